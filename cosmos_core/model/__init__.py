@@ -1,0 +1,1 @@
+"""The model: OpenCLIP's towers, cross-attention, the teacher, and checkpoint files."""

@@ -1,0 +1,165 @@
+"""Checkpoint files: the published layout, ours, and the one place that knows their key names.
+
+Published (github.com/ExplainableML/cosmos): a dict saved by torch with `student` and `teacher`
+state dicts, whose keys may start with `module.`. Ours: one safetensors file with keys
+`student.*` and `teacher.*`; its metadata holds `method`, `architecture` (JSON) and `training`
+(JSON).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from cosmos_core.model.build import Architecture, Method, create_model
+from cosmos_core.model.clip import MultiViewCLIP
+
+Weights = Literal["teacher", "student"]
+DISTRIBUTED_PREFIX = "module."  # left by DistributedDataParallel in published files
+NAMED_KEYS = 3
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used, with the reason in one line."""
+
+
+class Checkpoint(NamedTuple):
+    """State dicts by name (`student`, `teacher`) and, in our layout, what the file says of them."""
+
+    weights: dict[str, dict[str, Tensor]]
+    method: Method
+    architecture: dict[str, Any] | None
+
+
+def read_checkpoint(path: str | Path) -> Checkpoint:
+    """Read either layout; CheckpointError where the file is neither. Nothing is unpickled."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint")
+    if path.suffix == ".safetensors":
+        return _read_safetensors(path)
+    return _read_published(path)
+
+
+def load_model(
+    path: str | Path,
+    architecture: Architecture | None = None,
+    weights: Weights = "teacher",
+) -> MultiViewCLIP:
+    """The student or teacher of a checkpoint, float32, in evaluation mode.
+
+    `architecture` may be left out where the file states its own. Raises CheckpointError where
+    keys are missing, unexpected or wrongly shaped (the first three are named), and ValueError for
+    an unknown architecture.
+    """
+    checkpoint = read_checkpoint(path)
+    architecture = architecture or checkpoint.architecture
+    if architecture is None:
+        raise CheckpointError(f"{path}: the file does not state its architecture; name one")
+    if weights not in checkpoint.weights:
+        raise CheckpointError(f"{path}: no {weights} weights, only {', '.join(checkpoint.weights)}")
+    model = create_model(architecture, checkpoint.method)
+    load_state(model, checkpoint.weights[weights], str(path))
+    return model.eval()
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Copy a state dict into a model, key for key; CheckpointError names what does not fit."""
+    own = model.state_dict()
+    shared = own.keys() & state.keys()
+    wrong = [key for key in own if key in shared and own[key].shape != state[key].shape]
+    for problem, keys in (
+        ("missing", [key for key in own if key not in shared]),
+        ("unexpected", [key for key in state if key not in shared]),
+        (
+            "wrongly shaped",
+            [f"{k} {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in wrong],
+        ),
+    ):
+        if keys:
+            named = ", ".join(keys[:NAMED_KEYS])
+            raise CheckpointError(f"{source}: {len(keys)} {problem} keys, first: {named}")
+    model.load_state_dict(state)
+
+
+def save_checkpoint(
+    path: str | Path,
+    weights: Mapping[str, nn.Module],
+    method: Method,
+    architecture: Mapping[str, Any],
+    training: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write models (`student`, `teacher`) in our layout: a temporary file, fsync, rename."""
+    tensors = {
+        f"{name}.{key}": value.detach().to("cpu", dtype).contiguous()
+        for name, model in weights.items()
+        for key, value in model.state_dict().items()
+    }
+    metadata = {
+        "format": "cosmos",
+        "method": method,
+        "architecture": json.dumps(architecture, sort_keys=True),
+        "training": json.dumps(training, sort_keys=True),
+    }
+    write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is either whole or absent, also when the process is killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _read_safetensors(path: Path) -> Checkpoint:
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        tensors = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from error
+    if metadata.get("format") != "cosmos":
+        raise CheckpointError(f"{path}: not written by cosmos-train (no format in its metadata)")
+    weights: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        name, _, rest = key.partition(".")
+        weights.setdefault(name, {})[rest] = value
+    method: Method = "clip" if metadata["method"] == "clip" else "cosmos"
+    return Checkpoint(weights, method, json.loads(metadata["architecture"]))
+
+
+def _read_published(path: Path) -> Checkpoint:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
+    names = (
+        [name for name in ("student", "teacher") if name in content]
+        if isinstance(content, dict)
+        else []
+    )
+    if not names:
+        raise CheckpointError(f"{path}: holds neither `student` nor `teacher` weights")
+    weights = {
+        name: {key.removeprefix(DISTRIBUTED_PREFIX): value for key, value in content[name].items()}
+        for name in names
+    }
+    return Checkpoint(weights, "cosmos", None)

@@ -1,0 +1,95 @@
+"""COSMOS: OpenCLIP's CLIP with a cross-attention module a modality (arXiv 2412.01814)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cosmos_core.model.clip import MultiViewCLIP, trim
+from cosmos_core.model.pooler import CrossAttentionPooler
+from cosmos_core.types import Features, Views
+
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # arXiv 2103.00020; both scales of COSMOS start here
+
+
+class Cosmos(MultiViewCLIP):
+    """A student or a teacher; the state-dict keys are those of the published checkpoints."""
+
+    def __init__(self, embed_dim: int, *args: object, **kwargs: object) -> None:
+        super().__init__(embed_dim, *args, **kwargs)
+        self.distill_logit_scale = nn.Parameter(torch.tensor(INITIAL_LOGIT_SCALE))
+        self.image_token_mapping = nn.Linear(self.visual.ln_post.weight.shape[0], embed_dim)
+        self.text_token_mapping = nn.Linear(self.ln_final.weight.shape[0], embed_dim)
+        self.visual.attn_cross_pool = CrossAttentionPooler(embed_dim)
+        self.text_attn_cross_pool = CrossAttentionPooler(embed_dim)
+
+    def encode_views(self, views: Views) -> Features:
+        """The student's features of all views of a batch, with the cross-modal ones.
+
+        Keys and values of the cross-attention are the tokens of the *first global view* of the
+        other modality: patch tokens without the class token, and all tokens of the caption,
+        padding included and unmasked; hence only that caption keeps its full length.
+        """
+        image, image_tokens = self._encode_images(views)
+        text, text_tokens = self._encode_texts(views)
+        text_keys = self.text_token_mapping(text_tokens)
+        image_keys = self.image_token_mapping(image_tokens)
+        image_pooled = self.text_attn_cross_pool(image.transpose(0, 1), text_keys)
+        text_pooled = self.visual.attn_cross_pool(text.transpose(0, 1), image_keys)
+        return Features(
+            image=F.normalize(image, dim=-1),
+            text=F.normalize(text, dim=-1),
+            image_crossmodal=F.normalize(image + image_pooled.transpose(0, 1), dim=-1),
+            text_crossmodal=F.normalize(text + text_pooled.transpose(0, 1), dim=-1),
+            logit_scale=self.logit_scale.exp(),
+            distill_logit_scale=self.distill_logit_scale.exp(),
+        )
+
+    @torch.no_grad()
+    def encode_globals(self, views: Views) -> Features:
+        """The teacher's features of the two global views, without gradient."""
+        image = self.encode_image(views.global_images.flatten(0, 1), normalize=True)
+        text = self.encode_text(trim(views.texts[:2].flatten(0, 1)), normalize=True)
+        return Features(
+            image=image.unflatten(0, views.global_images.shape[:2]),
+            text=text.unflatten(0, views.texts[:2].shape[:2]),
+            image_crossmodal=None,
+            text_crossmodal=None,
+            logit_scale=self.logit_scale.exp(),
+            distill_logit_scale=self.distill_logit_scale.exp(),
+        )
+
+    def _encode_images(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Features of all views (V, B, D), not normalised, and tokens of the first (B, N, width)."""
+        batch = views.global_images.shape[1]
+        features, tokens = self.image_tokens(views.global_images.flatten(0, 1))
+        features = features.unflatten(0, (-1, batch))
+        if views.local_images.shape[0]:
+            local = self.image_tokens(views.local_images.flatten(0, 1))[0]
+            features = torch.cat([features, local.unflatten(0, (-1, batch))])
+        return features, tokens[:batch]
+
+    def _encode_texts(self, views: Views) -> tuple[Tensor, Tensor]:
+        """Features of all captions (T, B, D), not normalised, and tokens of the first global.
+
+        Second globals and locals are encoded apart, each at its own longest caption.
+        """
+        first, tokens = self.text_tokens(views.texts[0])
+        second = self.encode_text(trim(views.texts[1]))
+        features = torch.stack([first, second])
+        if views.texts.shape[0] > 2:
+            local = self.encode_text(trim(views.texts[2:].flatten(0, 1)))
+            features = torch.cat([features, local.unflatten(0, (-1, first.shape[0]))])
+        return features, tokens
+
+
+@torch.no_grad()
+def clamp_logit_scales(model: nn.Module) -> None:
+    """Clamp `logit_scale` and, where there is one, `distill_logit_scale` to [0, ln 100]."""
+    for name in ("logit_scale", "distill_logit_scale"):
+        scale = getattr(model, name, None)
+        if scale is not None:
+            scale.clamp_(0, math.log(100))

@@ -1,0 +1,29 @@
+"""The cross-attention module of COSMOS (arXiv 2412.01814, section 3.2)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+CROSS_ATTENTION_HEADS = 8  # github.com/ExplainableML/cosmos, both modalities
+
+
+class CrossAttentionPooler(nn.Module):
+    """Pools the tokens of one modality with the features of the other as queries.
+
+    Parameter names (`attn`, `ln_q`, `ln_k`) are those of the published checkpoints.
+    """
+
+    def __init__(self, embed_dim: int, heads: int = CROSS_ATTENTION_HEADS) -> None:
+        super().__init__()
+        self.attn = nn.MultiheadAttention(embed_dim, heads, batch_first=True)
+        self.ln_q = nn.LayerNorm(embed_dim)
+        self.ln_k = nn.LayerNorm(embed_dim)
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """Queries (B, V, D) over tokens (B, N, D) -> (B, V, D).
+
+        All views of a sample query the same tokens, so the tokens are normalised and projected
+        once a sample; equal to repeating them for every view.
+        """
+        keys = self.ln_k(tokens)
+        return self.attn(self.ln_q(queries), keys, keys, need_weights=False)[0]
