@@ -1,0 +1,1 @@
+"""Training data: shards, captions and the embedded scenes."""

@@ -1,0 +1,286 @@
+"""The ten things, each drawn from parts: what stays is its build, what varies is the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+
+from .canvas import DARK, Canvas, Colour, Shape, Sprite, box, oval, shade, shape
+from .classes import COLOURS, PALETTE, THINGS
+
+VARIANTS = 12
+# Apart from the scenes' own seeds: drawings belong to no split.
+_BANK_SEED = 7002
+
+_WHITE: Colour = (246, 246, 242)
+_CREAM: Colour = (240, 226, 196)
+_BARK: Colour = (112, 72, 42)
+_LEAF: Colour = (62, 142, 52)
+_GLASS: Colour = (168, 214, 240)
+
+Rng = np.random.Generator
+
+
+def _apple(pen: Canvas, colour: Colour, rng: Rng) -> None:
+    turn = np.linspace(0, 2 * np.pi, 60, endpoint=False)
+    dip = rng.uniform(0.28, 0.4)
+    radius = 0.78 - dip * np.exp(-((np.angle(np.exp(1j * (turn + np.pi / 2))) / 0.42) ** 2))
+    width = rng.uniform(1.0, 1.12)
+    body = np.stack([radius * width * np.cos(turn), 0.16 + radius * np.sin(turn)], 1)
+    pen.fill(body, colour)
+    with pen.inside(body):
+        pen.fill(oval(0.34, 0.42, 0.72, 0.66), shade(colour, 0.86))
+        pen.fill(oval(-0.08, 0.1, 0.72, 0.66), colour)
+        for x, y in rng.uniform(-0.75, 0.75, (int(rng.integers(18, 40)), 2)):
+            pen.fill(oval(x, y + 0.16, 0.03, 0.03), shade(colour, 1.45))
+    pen.fill(oval(-0.42, -0.12, 0.1, 0.2, 28), shade(colour, 1.8))
+    pen.line(shape((0, -0.22), (0.03, -0.55), (0.12, -0.86)), _BARK, 15)
+    pen.fill(oval(0.38, -0.7, 0.3, 0.13, -22), _LEAF, 3)
+    pen.line(shape((0.14, -0.6), (0.6, -0.8)), shade(_LEAF, 0.6), 3)
+
+
+def _ball(pen: Canvas, colour: Colour, rng: Rng) -> None:
+    disc = oval(0, 0, 0.9, 0.9)
+    pen.fill(disc, _WHITE)
+    pole = rng.uniform(-0.3, 0.3, 2)
+    wedges = int(rng.choice([3, 4]))
+    start = rng.uniform(0, 2 * np.pi)
+    with pen.inside(disc):
+        for wedge in range(wedges):
+            turn = start + (wedge + np.linspace(0, 0.5, 9)) / wedges * 2 * np.pi
+            rim = np.stack([1.6 * np.cos(turn), 1.6 * np.sin(turn)], 1)
+            pen.fill(np.vstack([pole, rim]), colour, 4)
+        pen.fill(oval(pole[0], pole[1], 0.17, 0.17), shade(colour, 0.7), 4)
+        pen.fill(oval(-0.45, -0.5, 0.16, 0.09, -45), (255, 255, 255))
+
+
+def _boat(pen: Canvas, colour: Colour, rng: Rng) -> None:
+    mast = rng.uniform(-0.12, 0.08)
+    sail = PALETTE["white"] if colour != PALETTE["white"] else _CREAM
+    pen.fill(box(mast - 0.035, -0.9, mast + 0.035, 0.4), _BARK)
+    main = shape((mast + 0.07, -0.82), (mast + 0.07, 0.33), (rng.uniform(0.62, 0.8), 0.33))
+    jib = shape((mast - 0.07, -0.7), (mast - 0.07, 0.33), (rng.uniform(-0.72, -0.5), 0.33))
+    stripes = rng.integers(2, 5)
+    for part in (main, jib):
+        pen.fill(part, sail)
+        with pen.inside(part):
+            for y in np.linspace(-0.45, 0.2, stripes):
+                pen.line(shape((-1, y), (1, y)), shade(colour, 0.72), 9)
+    hull = shape((-0.95, 0.36), (0.95, 0.36), (0.62, 0.84), (-0.66, 0.84))
+    pen.fill(hull, colour)
+    with pen.inside(hull):
+        pen.fill(box(-1, 0.36, 1, 0.47), shade(colour, 0.6))
+        pen.fill(box(-1, 0.72, 1, 0.9), shade(colour, 0.75))
+    for x in np.linspace(-0.45, 0.45, int(rng.integers(2, 5))):
+        pen.fill(oval(x, 0.59, 0.075, 0.075), _GLASS, 4)
+    pen.fill(shape((mast, -0.98), (mast, -0.78), (mast + 0.3, -0.88)), shade(colour, 0.8))
+
+
+def _wheel(pen: Canvas, x: float, radius: float) -> None:
+    pen.fill(oval(x, 0.4, radius, radius), (38, 38, 42))
+    pen.fill(oval(x, 0.4, radius * 0.52, radius * 0.52), (190, 194, 200), 3)
+    pen.fill(oval(x, 0.4, radius * 0.18, radius * 0.18), (90, 92, 98))
+
+
+def _car(pen: Canvas, colour: Colour, rng: Rng) -> None:
+    back, roof = rng.uniform(-0.62, -0.42), rng.uniform(-0.56, -0.46)
+    front = rng.uniform(0.22, 0.36)
+    cabin = shape((back - 0.18, -0.06), (back, roof), (front, roof), (front + 0.26, -0.06))
+    body = shape(
+        (-0.95, 0.38), (-0.95, 0.02), (-0.86, -0.1), (0.62, -0.1), (0.95, 0.08), (0.95, 0.38)
+    )
+    pen.fill(cabin, colour, 4)
+    pen.fill(body, colour)
+    middle = (back + front) / 2
+    top = roof + 0.09
+    pen.fill(shape((back - 0.06, -0.1), (back + 0.05, top), (middle - 0.05, top),
+                   (middle - 0.05, -0.1)), _GLASS, 3)  # fmt: skip
+    pen.fill(shape((middle + 0.05, -0.1), (middle + 0.05, top), (front - 0.04, top),
+                   (front + 0.14, -0.1)), _GLASS, 3)  # fmt: skip
+    pen.fill(box(-0.95, 0.24, 0.95, 0.38), shade(colour, 0.68))
+    pen.line(shape((middle, -0.06), (middle, 0.24)), shade(colour, 0.5), 4)
+    pen.line(shape((middle + 0.1, 0.04), (middle + 0.22, 0.04)), shade(colour, 0.4), 6)
+    pen.fill(oval(0.86, 0.1, 0.08, 0.07), (255, 240, 150), 3)
+    pen.fill(box(-0.95, 0.02, -0.86, 0.16), (190, 30, 40))
+    radius = rng.uniform(0.21, 0.26)
+    _wheel(pen, -0.54, radius)
+    _wheel(pen, 0.52, radius)
+
+
+def _fish(pen: Canvas, colour: Colour, rng: Rng) -> None:
+    dark, tall = shade(colour, 0.72), rng.uniform(0.42, 0.54)
+    pen.fill(shape((-0.48, 0), (-0.96, -0.44), (-0.84, 0), (-0.96, 0.44)), dark, 4)
+    pen.fill(shape((-0.3, -tall * 0.7), (0.02, -tall - 0.28), (0.34, -tall * 0.7)), dark, 4)
+    pen.fill(shape((-0.1, tall * 0.7), (-0.14, tall + 0.2), (0.2, tall * 0.8)), dark, 4)
+    body = oval(0.14, 0, 0.76, tall)
+    pen.fill(body, colour)
+    striped = rng.random() < 0.4
+    with pen.inside(body):
+        pen.fill(oval(0.14, tall, 0.8, tall * 0.75), shade(colour, 1.5))
+        for row, y in enumerate(np.arange(-0.5, 0.5, 0.17)):
+            for x in np.arange(-0.62 + 0.11 * (row % 2), 0.4, 0.22):
+                pen.line(oval(x, y, 0.11, 0.11)[30:] * 1.0, dark, 4)
+                pen.line(oval(x, y, 0.11, 0.11)[:11], dark, 4)
+        for x in (-0.32, 0.04) if striped else ():
+            pen.fill(shape((x, -1), (x + 0.16, -1), (x + 0.12, 1), (x - 0.04, 1)), _WHITE)
+        pen.line(oval(0.34, 0, 0.24, tall * 1.1)[30:], dark, 6)
+        pen.line(oval(0.34, 0, 0.24, tall * 1.1)[:11], dark, 6)
+    pen.fill(oval(0.68, -0.1, 0.11, 0.11), (255, 255, 255), 3)
+    pen.fill(oval(0.7, -0.1, 0.055, 0.055), (16, 16, 20))
+    pen.line(shape((0.86, 0.12), (0.76, 0.17), (0.68, 0.15)), DARK, 5)
+
+
+def _window(pen: Canvas, x: float, y: float, half: float) -> None:
+    pen.fill(box(x - half, y - half, x + half, y + half), _WHITE)
+    for dx in (-0.45, 0.45):
+        for dy in (-0.45, 0.45):
+            cx, cy, r = x + dx * half, y + dy * half, half * 0.33
+            pen.fill(box(cx - r, cy - r, cx + r, cy + r), (70, 130, 190))
+
+
+def _house(pen: Canvas, colour: Colour, rng: Rng) -> None:
+    roof: Colour = ((122, 52, 40), (78, 82, 96), (96, 60, 36))[int(rng.integers(3))]
+    eaves, wall = rng.uniform(-0.2, -0.08), rng.uniform(0.66, 0.76)
+    chimney = rng.uniform(0.3, 0.46)
+    pen.fill(box(chimney, -0.86, chimney + 0.2, -0.3), shade(roof, 0.8))
+    pen.fill(box(-wall, eaves, wall, 0.88), colour, 4)
+    for y in np.arange(eaves + 0.14, 0.86, 0.14):
+        pen.line(shape((-wall, y), (wall, y)), shade(colour, 0.86), 3)
+    gable = shape((-wall - 0.2, eaves), (0, -0.92), (wall + 0.2, eaves))
+    pen.fill(gable, roof)
+    with pen.inside(gable):
+        for y in np.arange(-0.8, eaves, 0.13):
+            pen.line(shape((-1, y), (1, y)), shade(roof, 0.65), 4)
+    pen.fill(box(-0.15, 0.36, 0.15, 0.88), (104, 62, 34), 4)
+    pen.fill(oval(0.09, 0.62, 0.03, 0.03), (240, 210, 90))
+    for x in (-wall + 0.27, wall - 0.27):
+        _window(pen, x, rng.uniform(0.2, 0.34), 0.17)
+
+
+def _ladybird(pen: Canvas, colour: Colour, rng: Rng) -> None:
+    for y in (-0.22, 0.12, 0.46):
+        reach = rng.uniform(0.86, 0.96)
+        for side in (-1, 1):
+            pen.line(shape((0, y), (side * 0.78, y), (side * reach, y + 0.14)), DARK, 11)
+    for side in (-1, 1):
+        pen.line(shape((0, -0.6), (side * 0.2, -0.84), (side * 0.36, -0.94)), DARK, 8)
+    pen.fill(oval(0, -0.56, 0.4, 0.28), (30, 28, 32))
+    for side in (-1, 1):
+        pen.fill(oval(side * 0.2, -0.62, 0.09, 0.08), _WHITE)
+    body = oval(0, 0.16, 0.7, 0.72)
+    pen.fill(body, colour)
+    with pen.inside(body):
+        pen.fill(oval(-0.3, -0.14, 0.2, 0.13, -35), shade(colour, 1.5))
+        spots = ((0.34, -0.2), (0.42, 0.26), (0.2, 0.6), (0.14, 0.08))
+        radius = rng.uniform(0.11, 0.15)
+        for x, y in spots[: int(rng.integers(3, 5))]:
+            for side in (-1, 1):
+                pen.fill(oval(side * x, y, radius, radius), DARK)
+        pen.line(shape((0, -0.6), (0, 0.9)), DARK, 8)
+
+
+def _mushroom(pen: Canvas, colour: Colour, rng: Rng) -> None:
+    thin = rng.uniform(0.17, 0.25)
+    stem = shape((-thin, -0.1), (thin, -0.1), (thin + 0.12, 0.84), (-thin - 0.12, 0.84))
+    pen.fill(stem, _CREAM)
+    with pen.inside(stem):
+        pen.fill(box(thin * 0.35, -0.1, 1, 0.9), shade(_CREAM, 0.84))
+        pen.fill(oval(0, 0.3, 0.5, 0.07), shade(_CREAM, 0.7))
+    tall = rng.uniform(0.86, 1.02)
+    dome = oval(0, 0.06, 0.9, tall)
+    cap = dome[dome[:, 1] <= 0.07]
+    under = oval(0, 0.06, 0.9, 0.16)
+    pen.fill(under, shade(_CREAM, 0.82))
+    with pen.inside(under):
+        for x in np.linspace(-0.8, 0.8, 15):
+            pen.line(shape((x * 0.3, -0.1), (x, 0.3)), shade(_CREAM, 0.55), 3)
+    # The half ellipse starts at its right end, goes over the top and comes back by a chord.
+    cap = cap[np.argsort(-cap[:, 0], kind="stable")]
+    pen.fill(np.vstack([cap, oval(0, 0.04, 0.9, 0.1)[:20][::-1]]), colour)
+    spots = ((-0.5, -0.22), (0.04, -0.42), (0.52, -0.2), (-0.2, -0.7), (0.3, -0.66), (0.02, -0.1))
+    with pen.inside(dome):
+        for x, y in spots[: int(rng.integers(4, 7))]:
+            radius = rng.uniform(0.09, 0.15)
+            pen.fill(oval(x + rng.uniform(-0.06, 0.06), y * tall, radius, radius * 0.85), _WHITE)
+
+
+def _petals(colour: Colour, count: int, ring: float) -> list[tuple[Shape, Colour]]:
+    turns = np.arange(count) * 2 * np.pi / count
+    levels = (1.0, 0.86)
+    return [
+        (
+            oval(ring * np.cos(t), -0.34 + ring * np.sin(t), 0.24, 0.12, float(np.degrees(t))),
+            shade(colour, levels[i % 2]),
+        )
+        for i, t in enumerate(turns)
+    ]
+
+
+def _sunflower(pen: Canvas, colour: Colour, rng: Rng) -> None:
+    sway = rng.uniform(-0.12, 0.12)
+    pen.line(shape((0, -0.3), (sway, 0.4), (0, 0.95)), _LEAF, 19)
+    for side in (-1, 1):
+        y = rng.uniform(0.5, 0.72)
+        pen.fill(oval(side * 0.32, y, 0.3, 0.12, -side * 28), _LEAF, 4)
+        pen.line(shape((0, y + 0.14), (side * 0.52, y - 0.1)), shade(_LEAF, 0.6), 3)
+    for petal, tone in _petals(colour, int(rng.integers(11, 16)), 0.42):
+        pen.fill(petal, tone, 4)
+    disc = oval(0, -0.34, 0.31, 0.31)
+    pen.fill(disc, (94, 54, 26), 4)
+    with pen.inside(disc):
+        for row, y in enumerate(np.arange(-0.66, 0, 0.09)):
+            for x in np.arange(-0.4 + 0.05 * (row % 2), 0.4, 0.1):
+                pen.fill(oval(x, y, 0.024, 0.024), (176, 118, 60))
+
+
+def _crown(rng: Rng) -> list[Shape]:
+    turns = np.linspace(0, 2 * np.pi, int(rng.integers(6, 9)), endpoint=False)
+    ring = [
+        oval(0.44 * np.cos(t), -0.32 + 0.3 * np.sin(t), *rng.uniform(0.27, 0.36, 2)) for t in turns
+    ]
+    return [oval(0, -0.32, 0.5, 0.42), *ring]
+
+
+def _tree(pen: Canvas, colour: Colour, rng: Rng) -> None:
+    foot = rng.uniform(0.2, 0.28)
+    trunk = shape((-0.12, 0), (0.12, 0), (0.14, 0.7), (foot, 0.92), (-foot, 0.92), (-0.14, 0.7))
+    pen.fill(trunk, _BARK)
+    with pen.inside(trunk):
+        for x in (-0.08, 0.0, 0.07):
+            pen.line(shape((x, 0), (x * 1.3, 1)), shade(_BARK, 0.6), 4)
+    crown = _crown(rng)
+    for blob in crown:
+        pen.fill(blob, shade(colour, 0.78), 5)
+    for blob in crown:
+        pen.fill(blob * 0.92 + np.array([-0.01, -0.05]), shade(colour, 0.88))
+    for x, y, light in rng.uniform(0, 1, (70, 3)):
+        t, r = x * 2 * np.pi, np.sqrt(y)
+        tone = shade(colour, 0.55 if light < 0.5 else 1.3)
+        pen.fill(oval(0.66 * r * np.cos(t), -0.34 + 0.52 * r * np.sin(t), 0.06, 0.035, 30), tone)
+
+
+_PAINTERS: dict[str, Callable[[Canvas, Colour, Rng], None]] = {
+    "apple": _apple,
+    "ball": _ball,
+    "boat": _boat,
+    "car": _car,
+    "fish": _fish,
+    "house": _house,
+    "ladybird": _ladybird,
+    "mushroom": _mushroom,
+    "sunflower": _sunflower,
+    "tree": _tree,
+}
+
+
+@cache
+def sprite(kind: str, colour: str, variant: int) -> Sprite:
+    """Return the drawing of one kind, colour and variant, the same in any process."""
+    shape_rng = np.random.default_rng(
+        [_BANK_SEED, THINGS.index(kind), COLOURS[kind].index(colour), variant]
+    )
+    pen = Canvas()
+    _PAINTERS[kind](pen, PALETTE[colour], shape_rng)
+    return pen.sprite()

@@ -1,0 +1,99 @@
+"""A vocabulary in which every word of the captions, and of usual prompts, is one token."""
+
+from __future__ import annotations
+
+import gzip
+import string
+from collections import Counter
+from collections.abc import Iterable
+from functools import lru_cache
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from . import captions
+from .classes import CLASSES, PALETTE
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
+
+CONTEXT_LENGTH = 64
+"""Tokens of a text with its start and end: five of the longest sentences joined fit."""
+
+MERGES_FILE = Path(__file__).parents[2] / "bundled" / "scenes_merges.txt.gz"
+_HEADER = "#version: scenes, byte pairs of the scenes' captions and of prompt templates"
+
+# Words of the 80 prompts that OpenAI published for ImageNet (open_clip,
+# zero_shot_metadata.py: OPENAI_IMAGENET_TEMPLATES) and of a few other usual prompts.
+_PROMPT_WORDS = """
+    a an the of in my this that one it there is are many some on with at and
+    photo photos picture pictures image scene drawing sketch painting rendering rendition
+    sculpture statue graffiti tattoo doodle origami toy plushie embroidery cartoon art
+    bad good low resolution cropped hard to see bright clean dirty dark close up black white
+    plastic blurry jpeg corrupted video game pixelated embroidered large small big little tiny
+    nice cool weird rendered rendition cgi itap i took type kind thing things object objects
+    texture background ground colour color colored
+"""
+
+
+def _pattern_words(patterns: Iterable[str]) -> set[str]:
+    """Return the literal words of format patterns, without their fields."""
+    literals = (text for p in patterns for text, *_ in string.Formatter().parse(p))
+    return {word for text in literals for word in text.split()}
+
+
+@lru_cache(maxsize=1)
+def words() -> tuple[str, ...]:
+    """Return every word that captions and usual prompts can contain, sorted."""
+    found = {*CLASSES, *PALETTE, *_PROMPT_WORDS.split()}
+    patterns = [*captions.RAW_PATTERNS, *captions.PLACE_PHRASES.values()]
+    patterns += [*captions.SIDES.values(), "{} and {} a an left right"]
+    for style in captions.STYLES.values():
+        found.add(style.small_adjective)
+        for field in style:
+            patterns += field if isinstance(field, tuple) else ()
+    return tuple(sorted(found | _pattern_words(patterns)))
+
+
+def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
+    out: list[str] = []
+    for symbol in word:
+        if out and (out[-1], symbol) == pair:
+            out[-1] += symbol
+        else:
+            out.append(symbol)
+    return tuple(out)
+
+
+def merges() -> list[tuple[str, str]]:
+    """Return byte pair merges, in order, that make each of `words()` one token."""
+    spelled = {(*word[:-1], word[-1] + "</w>") for word in words()}
+    found = []
+    while spelled := {word for word in spelled if len(word) > 1}:
+        pairs = Counter(pair for word in spelled for pair in pairwise(word))
+        # Ties go by spelling, so that the order is the same in any process.
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        found.append(best)
+        spelled = {_merged(word, best) for word in spelled}
+    return found
+
+
+def write_merges(path: Path) -> None:
+    """Write the merges as OpenCLIP's SimpleTokenizer reads them: gzip text after one header.
+
+    The time stamp is left out, so that the same vocabulary gives the same bytes.
+    """
+    text = "\n".join([_HEADER, *(" ".join(pair) for pair in merges())])
+    with open(path, "wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
+        file.write(text.encode())
+
+
+def scenes_tokenizer(context_length: int = CONTEXT_LENGTH) -> SimpleTokenizer:
+    """Return OpenCLIP's tokenizer with the bundled vocabulary.
+
+    It maps a list of N texts to int64 tokens (N, context_length).
+    """
+    # Imported late: it brings torch, which pictures and captions do without.
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer(bpe_path=str(MERGES_FILE), context_length=context_length)

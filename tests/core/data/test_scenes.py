@@ -1,0 +1,448 @@
+"""The embedded scenes: pictures, captions, vocabulary and files, against independent views."""
+
+import gzip
+import hashlib
+import json
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosmos_core.data import scenes
+from cosmos_core.data.scenes.captions import relation_of
+from cosmos_core.data.scenes.compose import place_of
+
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def some():
+    return list(scenes.split_scenes(scenes.TEST, 200))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    where = tmp_path_factory.mktemp("scenes") / "data"
+    return scenes.write_layouts(where, count=COUNT, shard_size=16)
+
+
+def digest(scene):
+    parts = (scene.image.tobytes(), scene.label_map.tobytes(), repr(scene.captions).encode())
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+# --- pictures
+
+
+def test_a_scene_has_the_promised_shapes(some):
+    for scene in some:
+        assert scene.image.shape == (128, 128, 3)
+        assert scene.image.dtype == np.uint8
+        assert scene.label_map.shape == (128, 128)
+        assert scene.label_map.dtype == np.uint8
+        assert 2 <= len(scene.things) - 1 <= 4
+        assert [thing.size for thing in scene.things[1:]] == ["small"] * (len(scene.things) - 1)
+
+
+def test_another_process_draws_the_same_scenes_in_another_order():
+    indices = [11, 3, 3, 7]
+    program = (
+        "from cosmos_core.data.scenes import render_scene as r; import hashlib\n"
+        f"for i in {indices}:\n"
+        "    s = r(5, i)\n"
+        "    parts = s.image.tobytes(), s.label_map.tobytes(), repr(s.captions).encode()\n"
+        "    print(hashlib.sha256(b''.join(parts)).hexdigest())\n"
+    )
+    root = Path(scenes.__file__).parents[3]
+    command = [sys.executable, "-c", program]
+    run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
+    here = {i: digest(scenes.render_scene(5, i)) for i in sorted(indices)}
+    assert run.stdout.split() == [here[i] for i in indices]
+
+
+def test_the_splits_share_no_scene():
+    train = {digest(scene) for scene in scenes.split_scenes(scenes.TRAIN, 100)}
+    test = {digest(scene) for scene in scenes.split_scenes(scenes.TEST, 100)}
+    assert len(train) == len(test) == 100
+    assert not train & test
+
+
+def test_a_slice_of_a_split_starts_where_it_is_asked_to():
+    (third,) = scenes.split_scenes(scenes.TEST, 1, start=3)
+    assert digest(third) == digest(list(scenes.split_scenes(scenes.TEST, 4))[3])
+
+
+def test_classes_of_dominant_things_are_balanced(some):
+    counts = np.bincount([scene.label for scene in some])
+    assert counts.tolist() == [20] * 10
+
+
+def test_the_label_map_agrees_with_the_records(some):
+    for scene in some:
+        named = {thing.kind for thing in scene.things} | {stuff.kind for stuff in scene.stuff}
+        assert {scenes.CLASSES[i] for i in np.unique(scene.label_map)} == named
+        for kind in {thing.kind for thing in scene.things}:
+            same = [thing for thing in scene.things if thing.kind == kind]
+            ys, xs = np.nonzero(scene.label_map == scenes.CLASSES.index(kind))
+            boxes = np.array([thing.box for thing in same])
+            assert (xs.min(), ys.min()) == tuple(boxes[:, :2].min(0))
+            assert (xs.max() + 1, ys.max() + 1) == tuple(boxes[:, 2:].max(0))
+            assert len(xs) / 128**2 == pytest.approx(sum(thing.area for thing in same))
+
+
+def test_the_label_map_follows_the_picture():
+    # The outline of a thing is nearly black: just inside its border pixels are darker than
+    # just outside, where a light rim surrounds it.
+    import cv2
+
+    inside, outside = [], []
+    for scene in scenes.split_scenes(scenes.TEST, 40):
+        mask = (scene.label_map == scene.label).astype(np.uint8)
+        grey = scene.image.mean(2)
+        kernel = np.ones((3, 3), np.uint8)
+        inside.append(grey[(mask - cv2.erode(mask, kernel)) > 0].mean())
+        outside.append(grey[(cv2.dilate(mask, kernel) - mask) > 0].mean())
+    assert np.mean(inside) + 20 < np.mean(outside)
+
+
+def test_the_dominant_thing_dominates_and_small_things_stay_visible(some):
+    for scene in some:
+        areas = [thing.area for thing in scene.things]
+        assert scene.things[0].kind == scenes.THINGS[scene.label]
+        assert scene.things[0].size == "large"
+        assert areas[0] > 1.3 * max(areas[1:])
+        assert min(areas[1:]) > 0.005
+        assert all(thing.kind != scene.things[0].kind for thing in scene.things[1:])
+
+
+def test_colour_alone_does_not_name_a_class():
+    for colour in scenes.PALETTE:
+        assert sum(colour in known for known in scenes.COLOURS.values()) >= 2
+
+
+def test_things_have_the_colour_that_is_said():
+    # In hue, out of 180: a saturated red thing is red, a blue one blue.
+    import cv2
+
+    hues = {"red": 0, "yellow": 25, "green": 59, "blue": 110, "purple": 140}
+    for scene in scenes.split_scenes(scenes.TEST, 80):
+        thing = scene.things[0]
+        if thing.colour not in hues or thing.kind in ("ball", "boat", "house"):
+            continue
+        hsv = cv2.cvtColor(scene.image, cv2.COLOR_RGB2HSV)[scene.label_map == scene.label]
+        vivid = hsv[(hsv[:, 1] > 90) & (hsv[:, 2] > 70), 0].astype(int)
+        apart = np.abs((vivid - hues[thing.colour] + 90) % 180 - 90)
+        assert np.mean(apart < 16) > 0.35, (thing, np.median(vivid))
+
+
+@pytest.mark.parametrize(
+    ("box", "place"),
+    [
+        ((0, 0, 30, 30), "upper left"),
+        ((50, 0, 78, 20), "top"),
+        ((100, 54, 128, 74), "right"),
+        ((44, 44, 84, 84), "center"),
+        ((0, 100, 20, 128), "lower left"),
+        ((54, 108, 74, 128), "bottom"),
+    ],
+)
+def test_places_are_thirds_of_the_picture(box, place):
+    assert place_of(box) == place
+
+
+def test_rendering_is_quick(some):
+    # 500 a second is the aim on one idle core; a busy machine gets some allowance.
+    start = time.process_time()
+    for index in range(200):
+        scenes.render_scene(1, index)
+    assert 200 / (time.process_time() - start) > 250
+
+
+# --- captions
+
+
+def long_sentences(scene):
+    return [s for name in scenes.CAPTIONERS for s in scene.captions[f"long{name}_captions"]]
+
+
+def every_sentence(scene):
+    return [s for sentences in scene.captions.values() for s in sentences]
+
+
+def words_of(sentence):
+    return set(sentence.split())
+
+
+def place_words(sentence):
+    return {"upper", "lower", "left", "right", "top", "bottom", "center"} & words_of(sentence)
+
+
+def test_captions_have_dreamlips_keys_and_no_full_stop(some):
+    expected = {"raw_caption"} | {
+        f"{length}{name}_captions" for length in ("short", "long") for name in ("IB", "SV", "LLA")
+    }
+    for scene in some:
+        assert set(scene.captions) == expected == set(scenes.CAPTION_KEYS)
+        for sentence in every_sentence(scene):
+            assert sentence == sentence.lower()
+            assert "." not in sentence
+            assert len(sentence.split()) <= 11
+
+
+def test_counts_of_sentences(some):
+    for scene in some:
+        for key, sentences in scene.captions.items():
+            low, high = (4, 7) if key.startswith("long") else (1, 1)
+            assert low <= len(sentences) <= high
+
+
+def test_the_raw_caption_names_the_dominant_thing_only(some):
+    for scene in some:
+        (raw,) = scene.captions["raw_caption"]
+        named = words_of(raw) & set(scenes.CLASSES)
+        assert named == {scenes.THINGS[scene.label]}
+
+
+def test_no_sentence_says_anything_false(some):
+    for scene in some:
+        present = {t.kind for t in scene.things} | {s.kind for s in scene.stuff}
+        for sentence in every_sentence(scene):
+            assert words_of(sentence) & set(scenes.CLASSES) <= present, sentence
+            check_adjectives(scene, sentence)
+
+
+def check_adjectives(scene, sentence):
+    """The words right before a thing's name are its colour and its size."""
+    split = sentence.split()
+    for at, word in enumerate(split):
+        if word not in scenes.THINGS:
+            continue
+        before = split[max(0, at - 2) : at]
+        colours = set(before) & set(scenes.PALETTE)
+        small = bool(set(before) & {"small", "tiny", "little"})
+        large = bool(set(before) & {"large", "big"})
+        assert any(
+            thing.kind == word
+            and colours <= {thing.colour}
+            and not (small and thing.size != "small")
+            and not (large and thing.size != "large")
+            for thing in scene.things
+        ), sentence
+
+
+def test_a_long_sentence_is_about_one_element_and_right_about_its_place(some):
+    for scene in some:
+        for sentence in long_sentences(scene):
+            things = words_of(sentence) & set(scenes.THINGS)
+            stuff = words_of(sentence) & set(scenes.STUFF)
+            if stuff:
+                assert len(stuff) == 1
+                assert not things
+                assert_stuff_place(scene, stuff.pop(), sentence)
+            elif len(things) == 1:
+                assert_thing_place(scene, things.pop(), sentence)
+            else:
+                assert_relation(scene, things, sentence)
+
+
+def assert_thing_place(scene, kind, sentence):
+    said = place_words(sentence)
+    colours = words_of(sentence) & set(scenes.PALETTE)
+    assert not said or any(
+        set(thing.place.split()) == said and colours <= {thing.colour}
+        for thing in scene.things
+        if thing.kind == kind
+    ), sentence
+
+
+def assert_stuff_place(scene, kind, sentence):
+    ys, xs = np.nonzero(scene.label_map == scenes.CLASSES.index(kind))
+    if "left" in sentence:
+        assert xs.mean() < 64
+    if "right" in sentence:
+        assert xs.mean() > 64
+    if {"ground", "lower", "below"} & words_of(sentence):
+        assert ys.mean() > 64
+    if {"background", "upper", "above", "behind"} & words_of(sentence):
+        assert ys.mean() < 64
+
+
+def assert_relation(scene, kinds, sentence):
+    dominant = scene.things[0]
+    (other,) = kinds - {dominant.kind}
+    said = next(w for w in ("left", "right", "above", "below") if w in words_of(sentence))
+    axis, sign = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}[said]
+
+    def centre(thing):
+        return (thing.box[axis] + thing.box[axis + 2]) / 2
+
+    gaps = [sign * (centre(t) - centre(dominant)) for t in scene.things if t.kind == other]
+    assert max(gaps) > 10, sentence
+
+
+def test_relations_by_hand():
+    middle = (54, 54, 74, 74)
+    assert relation_of((0, 50, 20, 70), middle) == "left of"
+    assert relation_of((50, 100, 70, 120), middle) == "below"
+    assert relation_of((50, 50, 70, 70), middle) is None
+
+
+def test_most_small_things_have_sentences_of_their_own(some):
+    told = total = 0
+    for scene in some:
+        alone = [words_of(s) & set(scenes.THINGS) for s in long_sentences(scene)]
+        for thing in scene.things[1:]:
+            total += 1
+            told += {thing.kind} in alone
+    assert told / total > 0.98
+
+
+def test_joined_captions_tell_hundreds_of_scenes_apart():
+    joined = {scenes.joined_caption(s) for s in scenes.split_scenes(scenes.TEST, 500)}
+    assert len(joined) == 500
+
+
+# --- vocabulary
+
+
+def test_every_word_is_one_token(some):
+    tokenizer = scenes.scenes_tokenizer()
+    assert all(len(tokenizer.encode(word)) == 1 for word in scenes.words())
+    said = {word for scene in some for s in every_sentence(scene) for word in s.split()}
+    assert said <= set(scenes.words())
+    assert len(scenes.words()) < 200
+    assert len(set(tokenizer.encoder.values())) == len(tokenizer.encoder)
+
+
+def test_words_of_usual_prompts_are_one_token_each():
+    from open_clip import OPENAI_IMAGENET_TEMPLATES
+
+    tokenizer = scenes.scenes_tokenizer()
+    prompts = [template("apple") for template in OPENAI_IMAGENET_TEMPLATES]
+    for text in [*prompts, "there is a tree in the scene", "a picture of the brick."]:
+        words = tokenizer.pat.findall(text)
+        assert len(tokenizer.encode(text)) == len(words), text
+
+
+def test_five_sentences_and_joined_captions_fit_the_context(some):
+    tokenizer = scenes.scenes_tokenizer()
+    for scene in some:
+        long = sorted(every_sentence(scene), key=lambda s: -len(s.split()))[:5]
+        for text in (". ".join(long), *scenes.image_captions(scene)):
+            assert len(tokenizer.encode(text)) + 2 <= scenes.CONTEXT_LENGTH
+        assert scenes.joined_caption(scene) == ". ".join(scene.captions["longIB_captions"])
+
+
+def test_the_shipped_merges_are_the_ones_the_code_makes(tmp_path):
+    scenes.write_merges(tmp_path / "a.gz")
+    scenes.write_merges(tmp_path / "b.gz")
+    assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
+    # Compressed bytes differ between versions of zlib; what they hold does not.
+    shipped = gzip.decompress(scenes.MERGES_FILE.read_bytes())
+    assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == shipped
+
+
+# --- files
+
+
+def test_coco_captions_are_read_back(root, capsys):
+    from pycocotools.coco import COCO
+
+    annotations = root / "coco" / "annotations"
+    coco = COCO(str(annotations / "captions_test.json"))
+    joined = COCO(str(annotations / "captions_test_joined.json"))
+    assert coco.getImgIds() == joined.getImgIds() == list(range(1, COUNT + 1))
+    for image_id, scene in zip(coco.getImgIds(), scenes.split_scenes("test", COUNT), strict=True):
+        captions = [a["caption"] for a in coco.imgToAnns[image_id]]
+        assert captions == scenes.image_captions(scene)
+        assert len(captions) == 5
+        (only,) = joined.imgToAnns[image_id]
+        assert only["caption"] == ". ".join(scene.captions["longIB_captions"])
+        name = coco.loadImgs(image_id)[0]["file_name"]
+        pixels = np.asarray(Image.open(root / "coco" / "images" / "test" / name), np.float32)
+        assert np.abs(pixels - scene.image).mean() < 6
+
+
+def test_image_folder_numbers_classes_as_the_scenes_do(root):
+    from torchvision.datasets import ImageFolder
+
+    folder = ImageFolder(str(root / "folder" / "test"))
+    assert tuple(folder.classes) == scenes.THINGS
+    by_id = {int(Path(path).stem): label for path, label in folder.samples}
+    assert by_id == {i + 1: i % 10 for i in range(COUNT)}
+
+
+def test_voc_label_maps_are_exact(root):
+    voc = root / "voc"
+    ids = (voc / "ImageSets" / "Segmentation" / "test.txt").read_text().split()
+    assert len(ids) == COUNT
+    for name, scene in zip(ids, scenes.split_scenes("test", COUNT), strict=True):
+        assert (voc / "JPEGImages" / f"{name}.jpg").is_file()
+        with Image.open(voc / "SegmentationClass" / f"{name}.png") as image:
+            assert image.mode == "P"
+            whole = np.asarray(image)
+        small = np.asarray(Image.open(voc / "SegmentationClassSmall" / f"{name}.png"))
+        assert np.array_equal(whole, scene.label_map)
+        assert np.array_equal(small == 255, scene.label_map == scene.label)
+        assert np.array_equal(small[small != 255], whole[small != 255])
+
+
+def test_voc_palette_starts_like_pascals(root):
+    name = next((root / "voc" / "SegmentationClass").glob("*.png"))
+    palette = Image.open(name).getpalette()[:18]
+    assert palette == [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0, 0, 0, 128, 128, 0, 128]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_shards_are_read_back(root):
+    import webdataset
+
+    shards = sorted((root / "shards").iterdir())
+    assert [path.name for path in shards] == [f"scenes-{i:06d}.tar" for i in range(3)]
+    data = webdataset.WebDataset([str(p) for p in shards], shardshuffle=False, empty_check=False)
+    samples = list(data.decode("rgb8"))
+    assert len(samples) == COUNT
+    for sample, scene in zip(samples, scenes.split_scenes("test", COUNT), strict=True):
+        assert sample["json"] == {**scene.captions, "label": scene.label}
+        assert sample["jpg"].shape == (128, 128, 3)
+
+
+def test_shards_have_the_same_bytes_again(root, tmp_path):
+    scenes.write_layouts(tmp_path / "again", count=COUNT, shard_size=16, layouts=["shards"])
+    assert [p.name for p in (tmp_path / "again").iterdir()] == ["shards"]
+    for path in (root / "shards").iterdir():
+        assert path.read_bytes() == (tmp_path / "again" / "shards" / path.name).read_bytes()
+        with tarfile.open(path) as tar:
+            assert {member.mtime for member in tar} == {0}
+
+
+def test_records_hold_every_small_thing(root):
+    content = json.loads((root / "annotations.json").read_text())
+    assert content["classes"] == list(scenes.CLASSES)
+    for record, scene in zip(content["scenes"], scenes.split_scenes("test", COUNT), strict=True):
+        assert [t["kind"] for t in record["things"]] == [t.kind for t in scene.things]
+        assert [tuple(t["box"]) for t in record["things"]] == [t.box for t in scene.things]
+
+
+def test_a_failed_writing_leaves_nothing(tmp_path):
+    def stop(done, total):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        scenes.write_layouts(tmp_path / "data", count=5, progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_requests_are_refused(root, tmp_path):
+    with pytest.raises(FileExistsError):
+        scenes.write_layouts(root, count=1)
+    with pytest.raises(ValueError, match="known: coco"):
+        scenes.write_layouts(tmp_path / "data", count=1, layouts=["cocoa"])
+    with pytest.raises(ValueError, match="known: train, test"):
+        scenes.split_scenes("tset", 1)
