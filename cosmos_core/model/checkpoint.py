@@ -77,13 +77,11 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
     own = model.state_dict()
     shared = own.keys() & state.keys()
     wrong = [key for key in own if key in shared and own[key].shape != state[key].shape]
+    shapes = [f"{key} {tuple(state[key].shape)}, not {tuple(own[key].shape)}" for key in wrong]
     for problem, keys in (
         ("missing", [key for key in own if key not in shared]),
         ("unexpected", [key for key in state if key not in shared]),
-        (
-            "wrongly shaped",
-            [f"{k} {tuple(state[k].shape)}, not {tuple(own[k].shape)}" for k in wrong],
-        ),
+        ("wrongly shaped", shapes),
     ):
         if keys:
             named = ", ".join(keys[:NAMED_KEYS])

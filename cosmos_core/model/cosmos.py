@@ -63,7 +63,7 @@ class Cosmos(MultiViewCLIP):
         )
 
     def _encode_images(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Features of all views (V, B, D), not normalised, and tokens of the first (B, N, width)."""
+        """All views' features (V, B, D), not normalised; the first's tokens (B, N, width)."""
         batch = views.global_images.shape[1]
         features, tokens = self.image_tokens(views.global_images.flatten(0, 1))
         features = features.unflatten(0, (-1, batch))

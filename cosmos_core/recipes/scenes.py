@@ -1,0 +1,80 @@
+"""Recipes on the embedded scenes, at a size for two CPU cores."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from cosmos_core.config import DataConfig, ImageViewConfig, OptimConfig, TrainConfig
+from cosmos_core.data.scenes import CONTEXT_LENGTH, scenes_tokenizer
+
+TRAIN_SCENES = 20_000
+
+
+def scenes_architecture() -> dict[str, Any]:
+    """A small OpenCLIP architecture: ViT of 4 blocks at 64 px, text tower of 3 blocks."""
+    return {
+        "embed_dim": 128,
+        "vision_cfg": {
+            "image_size": 64,
+            "patch_size": 8,
+            "width": 128,
+            "layers": 4,
+            "head_width": 64,
+        },
+        "text_cfg": {
+            "context_length": CONTEXT_LENGTH,
+            "vocab_size": scenes_tokenizer().vocab_size,
+            "width": 128,
+            "heads": 2,
+            "layers": 3,
+        },
+    }
+
+
+def scenes_views(global_scale: tuple[float, float]) -> ImageViewConfig:
+    """Crops and mild brightness only: captions name colours, and left and right."""
+    return ImageViewConfig(
+        global_size=64,
+        local_size=32,
+        global_scale=global_scale,
+        flip_p=0.0,
+        jitter=(0.2, 0.0, 0.0, 0.0),
+        jitter_p=0.8,
+        grayscale_p=0.0,
+        blur_p=(0.0, 0.0, 0.0),
+        solarize_p=0.0,
+    )
+
+
+def _recipe(
+    name: str,
+    method: Literal["cosmos", "clip"],
+    steps: int,
+    *,
+    global_scale: tuple[float, float] = (0.4, 1.0),
+) -> TrainConfig:
+    return TrainConfig(
+        recipe=name,
+        method=method,
+        architecture=scenes_architecture(),
+        data=DataConfig(samples=TRAIN_SCENES),
+        optim=OptimConfig(
+            steps=steps,
+            batch_size=64,
+            lr=1e-3,
+            weight_decay=0.2,
+            warmup_steps=100,
+            momentum=0.99,
+        ),
+        image=scenes_views(global_scale),
+    )
+
+
+def scenes_cosmos() -> TrainConfig:
+    """COSMOS on scenes."""
+    return _recipe("scenes_cosmos", "cosmos", 2000)
+
+
+def scenes_clip() -> TrainConfig:
+    """CLIP on scenes: same data, encoder and samples seen as `scenes_cosmos`."""
+    return _recipe("scenes_clip", "clip", 2000)
