@@ -100,7 +100,7 @@ class ViewDataset(Dataset[SampleViews]):
         rng = np.random.default_rng([self._seed, epoch, index])
         image, record = self._read(self._samples[index])
         captions = caption_views(caption_sentences(record), self._texts, rng, self._global_views)
-        views = self._crops(image, int(rng.integers(2**62)))
+        views = self._crops(image, rng)
         return SampleViews(views, self._tokenizer(captions))
 
     def _read(self, sample: SampleIndex) -> tuple[PIL.Image.Image, dict[str, Any]]:

@@ -1,19 +1,28 @@
-"""Multi-crop views of an image, made of torchvision's transforms."""
+"""Multi-crop views of an image, by Pillow: small crops leave no time for a transform's overhead.
+
+The distributions are those of torchvision's transforms of the same names.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
+import numpy as np
 import PIL.Image
-import PIL.ImageFilter
 import torch
+from PIL import ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
-from torchvision.transforms import v2
+from torchvision.transforms.functional import adjust_hue
 
 from cosmos_core.config import ImageViewConfig
 
 BLUR_RADIUS = (0.1, 2.0)  # pixels; github.com/ExplainableML/cosmos, after DINO
 SOLARIZE_THRESHOLD = 128
+ASPECT_RATIO = (3 / 4, 4 / 3)  # torchvision's RandomResizedCrop
+CROP_TRIALS = 10
+ENHANCERS = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+Box = tuple[int, int, int, int]
 
 
 class ImageViews(NamedTuple):
@@ -23,55 +32,95 @@ class ImageViews(NamedTuple):
     local_images: Tensor
 
 
-class PilGaussianBlur(torch.nn.Module):
-    """Pillow's Gaussian blur with a radius drawn from `BLUR_RADIUS`.
-
-    torchvision's has a fixed kernel size, so it is another distribution of blurs.
-    """
-
-    def forward(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        radius = torch.empty(1).uniform_(*BLUR_RADIUS).item()
-        return image.filter(PIL.ImageFilter.GaussianBlur(radius))
-
-
 class MultiCrop:
     """Two global and several local views; `global_views` 1 gives the CLIP baseline's one view."""
 
     def __init__(self, config: ImageViewConfig, global_views: int = 2) -> None:
-        first, second, local = config.blur_p
-        self._globals = [
-            view_transform(config, config.global_size, config.global_scale, first, 0.0),
-            view_transform(
-                config, config.global_size, config.global_scale, second, config.solarize_p
-            ),
-        ][:global_views]
-        self._local = view_transform(config, config.local_size, config.local_scale, local, 0.0)
+        self._config, self._global_views = config, global_views
         self._locals = config.locals if global_views == 2 else 0
-        self._local_shape = (0, 3, config.local_size, config.local_size)
 
-    def __call__(self, image: PIL.Image.Image, seed: int) -> ImageViews:
-        """Views of an RGB image, decided by `seed` alone; torch's generator is left as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            large = [transform(image) for transform in self._globals]
-            small = [self._local(image) for _ in range(self._locals)]
-        return ImageViews(
-            torch.stack(large),
-            torch.stack(small) if small else torch.empty(self._local_shape, dtype=torch.uint8),
-        )
+    def __call__(self, image: PIL.Image.Image, rng: np.random.Generator) -> ImageViews:
+        """Views of an RGB image."""
+        config, (first, second, local) = self._config, self._config.blur_p
+        large, small = config.global_size, config.local_size
+        solarize = config.solarize_p
+        globals_ = [
+            random_view(image, config, large, config.global_scale, first, 0.0, rng),
+            random_view(image, config, large, config.global_scale, second, solarize, rng),
+        ][: self._global_views]
+        locals_ = [
+            random_view(image, config, small, config.local_scale, local, 0.0, rng)
+            for _ in range(self._locals)
+        ]
+        return ImageViews(_stack(globals_, large), _stack(locals_, small))
 
 
-def view_transform(
-    config: ImageViewConfig, size: int, scale: tuple[float, float], blur_p: float, solarize_p: float
-) -> v2.Compose:
-    """One kind of view: a PIL image -> (3, size, size) uint8."""
-    chances = [
-        (1.0, v2.RandomResizedCrop(size, scale, interpolation=v2.InterpolationMode.BICUBIC)),
-        (config.flip_p, v2.RandomHorizontalFlip(1.0)),
-        (config.jitter_p if any(config.jitter) else 0.0, v2.ColorJitter(*config.jitter)),
-        (config.grayscale_p, v2.RandomGrayscale(1.0)),
-        (blur_p, PilGaussianBlur()),
-        (solarize_p, v2.RandomSolarize(SOLARIZE_THRESHOLD, 1.0)),
-    ]
-    steps = [step if p == 1 else v2.RandomApply([step], p) for p, step in chances if p > 0]
-    return v2.Compose([*steps, v2.PILToTensor()])
+def random_view(
+    image: PIL.Image.Image,
+    config: ImageViewConfig,
+    size: int,
+    scale: tuple[float, float],
+    blur_p: float,
+    solarize_p: float,
+    rng: np.random.Generator,
+) -> PIL.Image.Image:
+    """One square view of `size` pixels."""
+    box = random_box(image.width, image.height, scale, rng)
+    view = image.resize((size, size), PIL.Image.Resampling.BICUBIC, box)
+    if rng.random() < config.flip_p:
+        view = ImageOps.mirror(view)
+    if rng.random() < config.jitter_p:
+        view = jitter(view, config.jitter, rng)
+    if rng.random() < config.grayscale_p:
+        view = ImageOps.grayscale(view).convert("RGB")
+    if rng.random() < blur_p:
+        view = view.filter(ImageFilter.GaussianBlur(rng.uniform(*BLUR_RADIUS)))
+    if rng.random() < solarize_p:
+        view = ImageOps.solarize(view, SOLARIZE_THRESHOLD)
+    return view
+
+
+def random_box(
+    width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
+) -> Box:
+    """Left, top, right, bottom of a random crop: `scale` of the area, log-uniform aspect.
+
+    After ten misses the largest centred crop whose aspect is allowed.
+    """
+    log_ratio = (math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1]))
+    for _ in range(CROP_TRIALS):
+        area = width * height * rng.uniform(*scale)
+        ratio = math.exp(rng.uniform(*log_ratio))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w = min(width, round(height * ASPECT_RATIO[1]))
+    h = min(height, round(width / ASPECT_RATIO[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def jitter(
+    view: PIL.Image.Image,
+    strengths: tuple[float, float, float, float],
+    rng: np.random.Generator,
+) -> PIL.Image.Image:
+    """Brightness, contrast and saturation by U(1 - s, 1 + s), hue by U(-s, s), in random order."""
+    for kind in rng.permutation(4):
+        strength = strengths[kind]
+        if strength == 0:
+            continue
+        if kind == 3:
+            view = adjust_hue(view, rng.uniform(-strength, strength))
+        else:
+            factor = rng.uniform(max(0, 1 - strength), 1 + strength)
+            view = ENHANCERS[kind](view).enhance(factor)
+    return view
+
+
+def _stack(views: list[PIL.Image.Image], size: int) -> Tensor:
+    """RGB images of one size -> (N, 3, size, size) uint8; N may be 0."""
+    if not views:
+        return torch.empty((0, 3, size, size), dtype=torch.uint8)
+    return torch.from_numpy(np.stack([np.asarray(view) for view in views])).permute(0, 3, 1, 2)

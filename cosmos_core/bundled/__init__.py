@@ -1,0 +1,30 @@
+"""The weights that come with the package: models trained on the embedded scenes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+FOLDER = Path(__file__).parent
+
+
+class BundledModel(NamedTuple):
+    """Files of a bundled model. The weights file (our layout) states its own architecture.
+
+    `merges_path` is the vocabulary of its tokenizer, `card_path` says how it was trained.
+    """
+
+    name: str
+    weights_path: Path
+    merges_path: Path
+    card_path: Path
+
+
+def bundled_models() -> dict[str, BundledModel]:
+    """Bundled models by name, e.g. `scenes-cosmos`."""
+    return {
+        path.stem: BundledModel(
+            path.stem, path, FOLDER / "scenes_merges.txt.gz", path.with_suffix(".md")
+        )
+        for path in sorted(FOLDER.glob("*.safetensors"))
+    }
