@@ -72,7 +72,8 @@ def test_student_features_of_all_views(recorded, views):
 
 def test_teacher_features_of_global_views(recorded, views):
     features = load("teacher").encode_globals(views)
-    assert features.image_crossmodal is None and features.text_crossmodal is None
+    assert features.image_crossmodal is None
+    assert features.text_crossmodal is None
     for ours, name in (
         (features.image, "teacher_image_features"),
         (features.text, "teacher_text_features"),
@@ -133,8 +134,10 @@ def test_no_weight_decay_list():
     student = load("student")
     names = {id(parameter): name for name, parameter in student.named_parameters()}
     exempt, decayed = cosmos_core.param_groups(student, 0.5)
-    assert exempt["weight_decay"] == 0 and decayed["weight_decay"] == 0.5
-    assert sorted(names.pop(id(p)) for p in exempt["params"]) == sorted(RECORDS["no_weight_decay"])
+    assert exempt["weight_decay"] == 0
+    assert decayed["weight_decay"] == 0.5
+    spared = sorted(names.pop(id(p)) for p in exempt["params"])
+    assert spared == sorted(RECORDS["no_weight_decay"])
     assert {id(p) for p in decayed["params"]} == names.keys()
 
 

@@ -1,0 +1,143 @@
+"""Checkpoint files: both layouts, and what is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+import cosmos_core
+from cosmos_core.model.checkpoint import save_checkpoint
+
+PARITY = Path(__file__).parents[2] / "parity"
+CONFIG = json.loads((PARITY / "model_config.json").read_text())
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {
+        "image_size": 32,
+        "patch_size": 16,
+        "width": 16,
+        "layers": 1,
+        "head_width": 8,
+    },
+    "text_cfg": {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture
+def published():
+    return torch.load(PARITY / "checkpoint.pt", weights_only=True)
+
+
+def test_published_keys_are_ours_exactly(published):
+    model = cosmos_core.create_model(CONFIG)
+    assert {"module." + key for key in model.state_dict()} == published["student"].keys()
+
+
+def test_teacher_and_student_differ_and_are_chosen(published):
+    for weights in ("teacher", "student"):
+        model = cosmos_core.load_model(PARITY / "checkpoint.pt", CONFIG, weights)
+        kept = published[weights]["module.visual.proj"].float()
+        assert torch.equal(model.visual.proj.detach(), kept)
+        assert not model.training
+    assert not torch.equal(
+        published["teacher"]["module.visual.proj"], published["student"]["module.visual.proj"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("module.visual.proj"), "1 missing keys, first: visual.proj"),
+        (lambda s: s.update({"module.extra": torch.zeros(1)}), "1 unexpected keys, first: extra"),
+        (
+            lambda s: s.update({"module.visual.proj": torch.zeros(3, 4)}),
+            r"wrongly shaped keys, first: visual.proj \(3, 4\), not \(48, 32\)",
+        ),
+        (
+            lambda s: [s.pop(key) for key in list(s) if "resblocks.0.ln" in key],
+            r"8 missing keys, first: [^,]+, [^,]+, [^,]+$",
+        ),
+    ],
+)
+def test_unfit_weights_stop_with_the_keys_named(published, tmp_path, change, message):
+    change(published["teacher"])
+    torch.save(published, tmp_path / "bad.pt")
+    with pytest.raises(cosmos_core.CheckpointError, match=message):
+        cosmos_core.load_model(tmp_path / "bad.pt", CONFIG)
+
+
+class Evil:
+    """Runs code when unpickled: what `weights_only` must refuse."""
+
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('ran')",))
+
+
+def test_pickled_code_is_not_run(tmp_path):
+    torch.save({"teacher": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(cosmos_core.CheckpointError, match=r"evil.pt: not a checkpoint of tensors"):
+        cosmos_core.load_model(tmp_path / "evil.pt", CONFIG)
+
+
+def test_files_that_are_no_checkpoints(tmp_path):
+    (tmp_path / "text.pt").write_text("hello")
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00")
+    torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
+    for name, message in (
+        ("absent.pt", "no such checkpoint"),
+        ("text.pt", "not a checkpoint of tensors alone"),
+        ("cut.safetensors", "not a whole safetensors file"),
+        ("other.pt", "holds neither `student` nor `teacher`"),
+        ("foreign.safetensors", "not written by cosmos-train"),
+    ):
+        with pytest.raises(cosmos_core.CheckpointError, match=f"{name}: {message}"):
+            cosmos_core.load_model(tmp_path / name, CONFIG)
+
+
+@pytest.mark.parametrize("method", ["cosmos", "clip"])
+def test_our_layout_keeps_models_and_architecture(tmp_path, method):
+    student, teacher = (cosmos_core.create_model(TINY, method) for _ in range(2))
+    path = tmp_path / "ours.safetensors"
+    save_checkpoint(path, {"student": student, "teacher": teacher}, method, TINY, {"seed": 0})
+    for weights, model in (("student", student), ("teacher", teacher)):
+        loaded = cosmos_core.load_model(path, weights=weights)
+        assert type(loaded) is type(model)
+        for key, value in model.state_dict().items():
+            assert torch.equal(loaded.state_dict()[key], value)
+    assert [file.name for file in tmp_path.iterdir()] == ["ours.safetensors"]
+
+
+def test_a_checkpoint_of_one_model_says_so(tmp_path):
+    path = tmp_path / "ours.safetensors"
+    save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY)}, "cosmos", TINY, {})
+    with pytest.raises(cosmos_core.CheckpointError, match="no student weights, only teacher"):
+        cosmos_core.load_model(path, weights="student")
+
+
+def test_published_file_needs_an_architecture():
+    with pytest.raises(cosmos_core.CheckpointError, match="does not state its architecture"):
+        cosmos_core.load_model(PARITY / "checkpoint.pt")
+
+
+def test_unknown_architectures(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown architecture 'ViT-B16'; nearest: .*ViT-B-16"):
+        cosmos_core.create_model("ViT-B16")
+    with pytest.raises(ValueError, match=r"needs text_cfg, vision_cfg"):
+        cosmos_core.create_model({"embed_dim": 8})
+    with pytest.raises(ValueError, match="cannot be built on custom_text"):
+        cosmos_core.create_model({**TINY, "custom_text": True})
+    (tmp_path / "broken.json").write_text("{")
+    with pytest.raises(ValueError, match=r"broken.json: not a JSON architecture"):
+        cosmos_core.create_model(tmp_path / "broken.json")
+    with pytest.raises(ValueError, match="ViT image tower"):
+        cosmos_core.create_model({**TINY, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 16}})
+
+
+def test_published_architecture_has_21_tensors_more_than_openclip():
+    ours = cosmos_core.create_model(TINY).state_dict().keys()
+    plain = cosmos_core.create_model(TINY, "clip").state_dict().keys()
+    assert len(ours - plain) == 21
+    assert not plain - ours
