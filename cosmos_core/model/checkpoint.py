@@ -37,6 +37,7 @@ class Checkpoint(NamedTuple):
     weights: dict[str, dict[str, Tensor]]
     method: Method
     architecture: dict[str, Any] | None
+    training: dict[str, Any] | None
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
@@ -139,7 +140,8 @@ def _read_safetensors(path: Path) -> Checkpoint:
         name, _, rest = key.partition(".")
         weights.setdefault(name, {})[rest] = value
     method: Method = "clip" if metadata["method"] == "clip" else "cosmos"
-    return Checkpoint(weights, method, json.loads(metadata["architecture"]))
+    described = (json.loads(metadata[key]) for key in ("architecture", "training"))
+    return Checkpoint(weights, method, *described)
 
 
 def _read_published(path: Path) -> Checkpoint:
@@ -159,4 +161,4 @@ def _read_published(path: Path) -> Checkpoint:
         name: {key.removeprefix(DISTRIBUTED_PREFIX): value for key, value in content[name].items()}
         for name in names
     }
-    return Checkpoint(weights, "cosmos", None)
+    return Checkpoint(weights, "cosmos", None, None)
