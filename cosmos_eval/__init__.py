@@ -1,0 +1,30 @@
+"""Measure CLIP-like models: zero-shot retrieval, classification and segmentation.
+
+`import cosmos_eval` is light; torch is imported when something is measured.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cosmos_eval._version import __version__
+
+if TYPE_CHECKING:
+    from cosmos_eval.run import evaluate
+    from cosmos_eval.store import load_results, read_results
+
+__all__ = ["__version__", "evaluate", "load_results", "read_results"]
+
+_HOMES = {
+    "evaluate": "cosmos_eval.run",
+    "load_results": "cosmos_eval.store",
+    "read_results": "cosmos_eval.store",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,52 @@
+"""What can be named on the command line, for people and programs. Imports no torch."""
+
+from __future__ import annotations
+
+from cosmos_eval.encoders.specs import BUNDLED, RELEASED
+from cosmos_eval.protocols import known_protocols
+from cosmos_eval.tasks import task_of
+
+Record = dict[str, str]
+
+# What the numbers of a family can be compared with.
+FAMILIES = {
+    "cosmos": "the evaluation code of COSMOS, github.com/ExplainableML/cosmos",
+    "karpathy": "CLIP Benchmark and OpenCLIP's tables",
+    "scenes": "the embedded scenes of this version",
+    "sclip": "published numbers of github.com/wangf3014/SCLIP",
+    "user": "your own data sets",
+}
+
+
+def models() -> list[Record]:
+    """Bundled and released models, and the forms that name any other."""
+    bundled = [{"model": name, "kind": "bundled"} for name in BUNDLED]
+    released = [
+        {"model": f"cosmos:{name}", "kind": f"released, {arch}"} for name, arch in RELEASED.items()
+    ]
+    forms = {
+        "cosmos:PATH": "a COSMOS checkpoint; --arch where it does not say its architecture",
+        "openclip:ARCH/TAG": "a pretrained OpenCLIP model; TAG `random`: random weights",
+        "openclip:ARCH/PATH": "an OpenCLIP checkpoint",
+    }
+    return [*bundled, *released, *({"model": form, "kind": kind} for form, kind in forms.items())]
+
+
+def datasets() -> list[Record]:
+    """Known data sets with their task and protocol family."""
+    return [
+        {"dataset": name, "task": task_of(protocol), "protocol": protocol.family}
+        for name, protocol in known_protocols().items()
+    ]
+
+
+def protocols() -> list[Record]:
+    """Protocol families, what their numbers can be compared with, and their data sets."""
+    records = []
+    known = known_protocols()
+    for family, comparable in FAMILIES.items():
+        names = [name for name, protocol in known.items() if protocol.family == family]
+        records.append(
+            {"protocol": family, "comparable with": comparable, "datasets": ", ".join(names)}
+        )
+    return records

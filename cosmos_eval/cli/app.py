@@ -1,0 +1,77 @@
+"""`cosmos-eval`: the commands, and how they end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+from cosmos_eval.cli import leaderboard, listing, run
+from cosmos_eval.types import UsageError
+
+app = typer.Typer(
+    name="cosmos-eval",
+    help="Measure CLIP-like models: retrieval, zero-shot classification and segmentation.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("list")(listing.list_known)
+app.command("leaderboard")(leaderboard.leaderboard)
+
+# What the parser raises on a wrong command line. Some versions of Typer bring their own copy of
+# Click, so that the class is only to be had as an ancestor of the one that Typer exports.
+_ParseError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+
+@app.callback()
+def _global_options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
+) -> None:
+    """Measure CLIP-like models: retrieval, zero-shot classification and segmentation."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command and exit: 0 done, 1 failed, 2 usage or input error, 130 interrupted.
+
+    An error is one line on standard error; its traceback is shown with --debug.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in given
+    try:
+        code = app([word for word in given if word != "--debug"], standalone_mode=False)
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        code = _end(error)
+    else:
+        # Some versions of Typer turn an interrupt into this status, others into Abort.
+        code = _end(KeyboardInterrupt()) if code == 130 else code
+    sys.exit(code)
+
+
+def _end(error: BaseException) -> int:
+    """Say in one line what went wrong; return the exit status."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _fail("interrupted; results written so far are complete", 130)
+    if isinstance(error, UsageError):
+        return _fail(str(error), 2)
+    if isinstance(error, _ParseError):
+        return _fail(f"{error.format_message()} (see --help)", 2)
+    if isinstance(error, BrokenPipeError):
+        # The reader of our output is gone; Python must not complain when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    if isinstance(error, ImportError) and ".so" in str(error):
+        return _fail(f"a system library is missing ({error}); see Set-up in README.md", 1)
+    return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"cosmos-eval: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,169 @@
+"""What the commands print: tables and JSON on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from cosmos_eval.types import Progress as Step
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import TaskID
+
+    from cosmos_eval.leaderboard import Entry, Format
+    from cosmos_eval.plan import Plan
+
+RESULTS = Path("runs/eval")
+"""Where results go and are looked for, in the current folder.
+
+Not `results`: in a checkout of this project that folder holds the results under version control,
+which a trial run must not replace.
+"""
+
+# Wide enough for any table where no terminal says how wide it is.
+_WIDTH_OF_FILES = 200
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False)
+
+
+# Seconds between two lines about the same phase where there is no terminal.
+_PATIENCE = 10.0
+
+
+class Progress:
+    """Bars on a terminal, elsewhere now and then a line; a line for every result in both.
+
+    Nothing is printed for phases that are quickly over, so that an error in the data or in the
+    model's name stays the only line.
+    """
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+        from rich.progress import Progress as Bars
+
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._bars = Bars(*columns, TimeRemainingColumn(), console=self._console, transient=True)
+        self._tasks: dict[tuple[str, str], TaskID] = {}
+        self._last_line: dict[tuple[str, str], float] = {}
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        # Elsewhere the bars would leave an empty line.
+        if self._console.is_terminal:
+            self._bars.stop()
+
+    def step(self, what: str, step: Step) -> None:
+        """Show how far a phase is; the first call of a phase starts it."""
+        if self._console.is_terminal:
+            self._show_bar(what, step)
+        else:
+            self._show_line(what, step)
+
+    def wrote(self, path: Path) -> None:
+        """Tell that a result is on the disk; its phases are over."""
+        for task in self._tasks.values():
+            self._bars.update(task, visible=False)
+        self._console.print(f"wrote {path}", markup=False)
+
+    def _show_bar(self, what: str, step: Step) -> None:
+        key = (what, step.phase)
+        if key not in self._tasks:
+            self._tasks[key] = self._bars.add_task(f"{what}: {step.phase}", total=step.total)
+        self._bars.update(self._tasks[key], completed=step.done, total=step.total)
+
+    def _show_line(self, what: str, step: Step) -> None:
+        now = time.monotonic()
+        last = self._last_line.setdefault((what, step.phase), now)
+        if now - last >= _PATIENCE:
+            self._last_line[what, step.phase] = now
+            self._console.print(f"{what}: {step.phase} {step.done}/{step.total}", markup=False)
+
+
+def show_plan(plan: Plan, *, as_json: bool) -> None:
+    """Print what would be measured and where its data are expected."""
+    from cosmos_eval.plan import data_folder
+    from cosmos_eval.tasks import task_of
+
+    records = [
+        {
+            "model": spec.text,
+            "task": task_of(protocol),
+            "dataset": protocol.dataset,
+            "protocol": protocol.family,
+            "data": str(data_folder(protocol, plan.options)),
+        }
+        for spec in plan.specs
+        for protocol in plan.protocols
+    ]
+    show_records(records, as_json=as_json)
+
+
+def show_results(paths: Sequence[Path], *, as_json: bool) -> None:
+    """Print the results that a run has just stored."""
+    from cosmos_eval.leaderboard import measured, to_tables
+    from cosmos_eval.store import read_result
+
+    if as_json:
+        print_json([json.loads(path.read_text("utf-8")) for path in paths])
+        return
+    rows = [read_result(path) for path in paths]
+    for table in to_tables(measured(rows)):
+        _console().print(table)
+    for note in dict.fromkeys(note for row in rows for note in row.provenance["notes"]):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def show_leaderboard(entries: Sequence[Entry], form: Format) -> None:
+    """Print entries in a form."""
+    from cosmos_eval import leaderboard
+
+    if form == "table":
+        for table in leaderboard.to_tables(entries):
+            _console().print(table)
+        return
+    writers = {
+        "md": leaderboard.to_markdown,
+        "csv": leaderboard.to_csv,
+        "json": leaderboard.to_json,
+    }
+    sys.stdout.write(writers[form](entries))
+
+
+def show_records(records: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """Print records with the same keys as a table or as JSON."""
+    if as_json:
+        print_json(records)
+        return
+    from rich import box
+    from rich.table import Table
+
+    table = Table(*records[0], box=box.SIMPLE)
+    for record in records:
+        table.add_row(*(str(value) for value in record.values()))
+    _console().print(table)
+
+
+def print_json(content: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False))

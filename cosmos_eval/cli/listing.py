@@ -1,0 +1,26 @@
+"""`cosmos-eval list`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import typer
+
+from cosmos_eval.cli import display
+
+
+def list_known(
+    what: Annotated[Literal["models", "datasets", "protocols"], typer.Argument(show_default=False)],
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on standard output.")
+    ] = False,
+) -> None:
+    """List the models, data sets or protocol families that are known."""
+    from cosmos_eval import catalog
+
+    listed = {
+        "models": catalog.models,
+        "datasets": catalog.datasets,
+        "protocols": catalog.protocols,
+    }
+    display.show_records(listed[what](), as_json=json)

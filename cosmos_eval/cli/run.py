@@ -1,0 +1,106 @@
+"""`cosmos-eval run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from cosmos_eval.cli import display
+from cosmos_eval.types import Attention, Precision, RunOptions, Weights
+
+
+def run(
+    task: Annotated[
+        Literal["retrieval", "cls", "seg", "all"],
+        typer.Option(help="Measure only this task."),
+    ] = "all",
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A known data set or a YAML file that describes yours; may be repeated. "
+            "Default: the embedded scenes.",
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPEC",
+            help="A model, see `cosmos-eval list models`; may be repeated. "
+            "Default: both bundled models.",
+        ),
+    ] = None,
+    arch: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="OpenCLIP architecture or JSON file, where a checkpoint does not say.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Weights, typer.Option(help="Which of a COSMOS checkpoint's two models.")
+    ] = "teacher",
+    attention: Annotated[
+        Attention, typer.Option(help="Last block of the image tower, for segmentation.")
+    ] = "csa",
+    data_root: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Where downloaded data sets lie.")
+    ] = None,
+    output: Annotated[
+        Path, typer.Option(metavar="DIR", help="Where results are written.")
+    ] = display.RESULTS,
+    precision: Annotated[Precision, typer.Option(help="Arithmetic of the model.")] = "fp32",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1...; auto: a GPU if there is one.")
+    ] = "auto",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = RunOptions.batch_size,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Threads that read images.")
+    ] = RunOptions.workers,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N samples; the result is marked.")
+    ] = None,
+    save_predictions: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Keep predictions here.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would be measured, and where.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on standard output.")
+    ] = False,
+) -> None:
+    """Measure models on data sets, write the results and print them as a table."""
+    from cosmos_eval.plan import Machine, make_plan
+
+    options = RunOptions(
+        data_root=data_root,
+        attention=attention,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        save_predictions=save_predictions,
+    )
+    plan = make_plan(
+        task=task,
+        datasets=dataset or (),
+        models=model or (),
+        arch=arch,
+        weights=weights,
+        options=options,
+        machine=Machine(device=device, precision=precision),
+    )
+    if dry_run:
+        display.show_plan(plan, as_json=json)
+        return
+    from cosmos_eval.run import run_all
+    from cosmos_eval.store import write_result
+
+    stored = []
+    with display.Progress() as progress:
+        for row, samples in run_all(plan, progress.step):
+            stored.append(write_result(output, row, samples))
+            progress.wrote(stored[-1])
+    display.show_results(stored, as_json=json)

@@ -1,0 +1,164 @@
+"""From an encoder and data to embeddings: batched, each distinct text once, padding trimmed."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from cosmos_eval.encoder import Encoder
+from cosmos_eval.types import Embeddings, OnProgress, Progress, UsageError, no_progress
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def embed_images(
+    encoder: Encoder,
+    paths: Sequence[Path],
+    *,
+    batch_size: int = 32,
+    workers: int = 2,
+    progress: OnProgress = no_progress,
+) -> Embeddings:
+    """Features of image files, in their order; `workers` threads decode ahead of the model.
+
+    Raises UsageError for an empty list and for a file that is missing or cannot be decoded.
+    """
+    _require_any(paths, "images")
+    features: list[torch.Tensor] = []
+    decoded = ahead(
+        paths,
+        lambda path: encoder.transform(read_rgb(path)),
+        workers=workers,
+        window=2 * batch_size,
+    )
+    done = 0
+    while batch := list(islice(decoded, batch_size)):
+        features.append(encoder.encode_image(torch.stack(batch)))
+        done += len(batch)
+        progress(Progress("images", done, len(paths)))
+    return Embeddings(torch.cat(features).numpy())
+
+
+def embed_texts(
+    encoder: Encoder,
+    texts: Sequence[str],
+    *,
+    batch_size: int = 32,
+    progress: OnProgress = no_progress,
+    phase: str = "texts",
+) -> Embeddings:
+    """Features of texts, in their order; equal texts are encoded once.
+
+    `batch_size` counts texts of full length: where the encoder trims, a batch of short texts holds
+    as many more as fill the same number of tokens. Raises UsageError for an empty list.
+    """
+    _require_any(texts, "texts")
+    position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
+    distinct = list(position)
+    tokens = encoder.tokenize(distinct)
+    batches = _text_batches(tokens, encoder.trims_text, batch_size)
+    encoded: list[torch.Tensor] = []
+    done = 0
+    for batch in batches:
+        encoded.append(encoder.encode_text(tokens[batch.rows, : batch.length]))
+        done += len(batch.rows)
+        progress(Progress(phase, done, len(distinct)))
+    features = torch.cat(encoded).numpy()
+    place = np.argsort(np.concatenate([batch.rows for batch in batches]))
+    inverse = [position[text] for text in texts]
+    truncated = _count_truncated(encoder, distinct, tokens, inverse)
+    return Embeddings(features[place[inverse]], truncated)
+
+
+class _TextBatch(NamedTuple):
+    """Rows of a token matrix that are encoded together, cut to `length` positions."""
+
+    rows: NDArray[np.int64]
+    length: int
+
+
+def _text_batches(tokens: torch.Tensor, trims: bool, batch_size: int) -> list[_TextBatch]:
+    """(N, L) tokens -> batches of about batch_size * L tokens, shortest texts first."""
+    context = tokens.shape[1]
+    if not trims:
+        rows = np.arange(len(tokens))
+        return [_TextBatch(rows[i : i + batch_size], context) for i in rows[::batch_size]]
+    lengths = _lengths(tokens)
+    order = np.argsort(lengths, kind="stable")
+    batches: list[_TextBatch] = []
+    start, budget = 0, batch_size * context
+    while start < len(order):
+        # Sorted ascending: adding a row can only lengthen the batch, so the last row decides.
+        sizes = np.arange(1, len(order) - start + 1) * lengths[order[start:]]
+        stop = start + max(1, int(np.searchsorted(sizes, budget, side="right")))
+        batches.append(_TextBatch(order[start:stop], int(lengths[order[stop - 1]])))
+        start = stop
+    return batches
+
+
+def _lengths(tokens: torch.Tensor) -> NDArray[np.int64]:
+    """Positions up to the last one that is not padding (0), (N,)."""
+    used = tokens.numpy() != 0
+    return tokens.shape[1] - np.argmax(used[:, ::-1], axis=1)
+
+
+def _count_truncated(
+    encoder: Encoder, distinct: Sequence[str], tokens: torch.Tensor, inverse: Sequence[int]
+) -> int:
+    """Texts (repeats counted) that were cut; only those that fill the context can have been."""
+    full = np.flatnonzero(tokens[:, -1].numpy())
+    if len(full) == 0:
+        return 0
+    cut = full[encoder.overlong([distinct[i] for i in full.tolist()]).numpy()]
+    return int(np.isin(inverse, cut).sum())
+
+
+def ahead(
+    items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, window: int
+) -> Iterator[Result]:
+    """Results of `work` in order, computed by threads that stay up to `window` items in front.
+
+    Without workers nothing runs beside the reader. An error is raised at its item's turn, and the
+    items behind it are then left alone.
+    """
+    if workers < 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > window:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """An image file as RGB, whatever its mode; raises UsageError that names a bad file."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError as error:
+        raise UsageError(f"image not found: {path}") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # PIL reports damaged files by all of these (SyntaxError for broken PNG chunks).
+        raise UsageError(f"cannot decode image {path}: {error}; replace or remove it") from error
+
+
+def _require_any(items: Sequence[object], what: str) -> None:
+    if not items:
+        raise UsageError(f"no {what} to embed: the data set is empty")

@@ -1,0 +1,54 @@
+"""What the suite needs of a model. Anything with these methods can be measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import PIL.Image
+from torch import Tensor
+
+from cosmos_eval.types import Attention, EncoderInfo
+
+
+@runtime_checkable
+class Encoder(Protocol):
+    """A CLIP-like model with its own transform and tokenizer, in evaluation mode, on its device."""
+
+    info: EncoderInfo
+
+    def transform(self, image: PIL.Image.Image) -> Tensor:
+        """The model's own evaluation transform: an RGB image -> (3, H, W) float32 on the CPU."""
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (B, context_length) int64 token ids, padded with 0 after the end of text."""
+
+    def overlong(self, texts: Sequence[str]) -> Tensor:
+        """(B,) bool: whether `tokenize` cuts a text because it does not fit the context."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D) float32 on the CPU, L2-normalised."""
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(B, L) -> (B, D) float32 on the CPU, L2-normalised.
+
+        L may be shorter than the context length where `trims_text` is true.
+        """
+
+    @property
+    def trims_text(self) -> bool:
+        """True where positions after the end of text cannot change the feature."""
+
+
+@runtime_checkable
+class DenseEncoder(Encoder, Protocol):
+    """An encoder whose image tower is a ViT with patch tokens."""
+
+    patch_size: int
+
+    def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
+        """(B, 3, H, W) -> (B, H // patch, W // patch, D) float32, L2-normalised, same device.
+
+        `attention` chooses the form of the last block; raises UsageError where the tower has no
+        patch tokens.
+        """

@@ -1,0 +1,138 @@
+"""The encoder shared by every model of OpenCLIP's shape: model, transform, tokenizer, identity."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+
+from cosmos_eval.encoders.dense import encode_patches
+from cosmos_eval.types import Attention, EncoderInfo, Precision
+
+_AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+Transform = Callable[[PIL.Image.Image], Tensor]
+_HASH_CHUNK = 1 << 20  # bytes
+
+
+class ClipParts(NamedTuple):
+    """What a loader hands over: a model with `encode_image`, `encode_text` and `visual`.
+
+    `tokenizer` maps (texts, context_length=...) -> (B, context_length) int64.
+    """
+
+    model: Any
+    transform: Transform
+    tokenizer: Callable[..., Tensor]
+
+
+class ClipEncoder:
+    """A DenseEncoder around an OpenCLIP-like model, in evaluation mode, on its device.
+
+    `patch_size` is 0 where the image tower is no ViT; `encode_patches` then raises UsageError.
+    """
+
+    def __init__(self, parts: ClipParts, info: EncoderInfo) -> None:
+        self.info = info
+        self.model = parts.model.eval().to(info.device)
+        self.transform = parts.transform
+        self._tokenizer = parts.tokenizer
+        self._trims_text = _text_can_be_trimmed(parts)
+        trimmed = _TrimmedText(self.model).encode
+        self._encode_tokens = trimmed if self._trims_text else self.model.encode_text
+        visual = self.model.visual
+        self.patch_size = visual.patch_size[0] if isinstance(visual, VisionTransformer) else 0
+
+    @property
+    def trims_text(self) -> bool:
+        """True where positions after the end of text cannot change the feature."""
+        return self._trims_text
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (B, context_length) int64, cut to the context as OpenCLIP does."""
+        return self._tokenizer(list(texts))
+
+    def overlong(self, texts: Sequence[str]) -> Tensor:
+        """(B,) bool: a text needs more than the context if one position more is not padding."""
+        longer = self.tokenize([""]).shape[1] + 1
+        padding = self._tokenizer([""], context_length=longer)[0, -1]
+        return self._tokenizer(list(texts), context_length=longer)[:, -1] != padding
+
+    @torch.inference_mode()
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D) float32 on the CPU, L2-normalised."""
+        with self._autocast():
+            features = self.model.encode_image(images.to(self.info.device))
+        return F.normalize(features.float(), dim=-1).cpu()
+
+    @torch.inference_mode()
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(B, L) -> (B, D) float32 on the CPU, L2-normalised; L < context where trims_text."""
+        tokens = tokens.to(self.info.device)
+        with self._autocast():
+            features = self._encode_tokens(tokens)
+        return F.normalize(features.float(), dim=-1).cpu()
+
+    @torch.inference_mode()
+    def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
+        """(B, 3, H, W) -> (B, H // patch, W // patch, D) float32, L2-normalised, same device."""
+        with self._autocast():
+            return encode_patches(self.model.visual, images, attention).float()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        dtype = _AUTOCAST.get(self.info.precision)
+        device = torch.device(self.info.device).type
+        return torch.autocast(device, dtype=dtype, enabled=dtype is not None)
+
+
+class _TrimmedText(nn.Module):
+    """open_clip.CLIP.encode_text for texts shorter than the context.
+
+    The two tensors of the model that have the context's length are swapped for their beginnings
+    while it runs; the mask is causal, so nothing else changes.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def encode(self, tokens: Tensor) -> Tensor:
+        """(B, L) tokens, L at most the context length -> (B, D), not normalised."""
+        length = tokens.shape[1]
+        swapped = {
+            "model.positional_embedding": self.model.positional_embedding[:length],
+            "model.attn_mask": self.model.attn_mask[:length, :length],
+        }
+        return torch.func.functional_call(self, swapped, (tokens,))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.model.encode_text(tokens)
+
+
+def _text_can_be_trimmed(parts: ClipParts) -> bool:
+    """Causal attention, feature read at the end-of-text token, zero padding after it."""
+    model, tokenizer = parts.model, parts.tokenizer
+    if not isinstance(model, open_clip.CLIP) or not isinstance(tokenizer, SimpleTokenizer):
+        return False
+    mask = model.attn_mask
+    causal = mask is not None and torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
+    return causal and model.text_pool_type in ("argmax", "eos") and tokenizer.reduction_fn is None
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

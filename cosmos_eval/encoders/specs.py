@@ -1,0 +1,71 @@
+"""Model specifications as users type them. Imports no torch: names are checked without loading."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from cosmos_eval.types import ModelSpec, UsageError, Weights, nearest
+
+# Files cosmos_<name>.pt of the Hugging Face repository sankim2/cosmos and their architectures
+# (README of github.com/ExplainableML/cosmos: ViT-B/16 and ViT-B/32, with GELU).
+RELEASED: dict[str, str] = {
+    f"vitb{patch}_{data}": f"ViT-B-{patch}"
+    for patch in (16, 32)
+    for data in ("cc3m", "cc12m", "yfcc15m", "merged30m", "pixelprose")
+}
+
+_FORMS = "cosmos:NAME|PATH, openclip:ARCH/TAG or openclip:ARCH/PATH"
+
+
+def _bundled_names() -> tuple[str, ...]:
+    """The two models of the default run first, then whatever else the package carries."""
+    first = ("scenes-cosmos", "scenes-clip")
+    package = importlib.util.find_spec("cosmos_core")
+    folders = package.submodule_search_locations if package else None
+    found = {file.stem for folder in folders or () for file in _weights_in(Path(folder))}
+    return (*first, *sorted(found - set(first)))
+
+
+def _weights_in(package: Path) -> list[Path]:
+    return list((package / "bundled").glob("*.safetensors"))
+
+
+BUNDLED: tuple[str, ...] = _bundled_names()
+
+
+def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "teacher") -> ModelSpec:
+    """A typed model name -> ModelSpec; nothing is loaded.
+
+    `arch` is used by `cosmos:PATH` only; every other form says its own architecture. Raises
+    UsageError with the nearest known names. OpenCLIP's names are checked when the model is loaded.
+    """
+    kind, separator, name = text.partition(":")
+    if text in BUNDLED:
+        return ModelSpec(text=text, kind="bundled", name=text, weights=weights)
+    if separator and kind == "cosmos":
+        return _cosmos_spec(text, name, arch, weights)
+    if separator and kind == "openclip":
+        return _openclip_spec(text, name)
+    known = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
+    raise UsageError(f"unknown model '{text}'; nearest: {nearest(text, known)}; forms: {_FORMS}")
+
+
+def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:
+    if name in RELEASED:
+        return ModelSpec(text=text, kind="cosmos", name=name, arch=RELEASED[name], weights=weights)
+    if not Path(name).is_file():
+        raise UsageError(
+            f"'{text}': no such file and no released model; nearest: {nearest(name, [*RELEASED])}"
+        )
+    return ModelSpec(text=text, kind="cosmos", name=name, arch=arch, weights=weights)
+
+
+def _openclip_spec(text: str, name: str) -> ModelSpec:
+    """ARCH/TAG or ARCH/PATH: no architecture's name holds a slash, so the first one separates."""
+    arch, _, source = name.partition("/")
+    if not arch or not source:
+        raise UsageError(
+            f"'{text}': use openclip:ARCH/TAG or openclip:ARCH/PATH, as in openclip:ViT-B-32/openai"
+        )
+    return ModelSpec(text=text, kind="openclip", name=source, arch=arch)

@@ -1,0 +1,26 @@
+"""How a result is told from others of the same model, data set and protocol."""
+
+from __future__ import annotations
+
+from cosmos_eval.types import ResultRow
+
+
+def variants(row: ResultRow) -> tuple[str, ...]:
+    """What of a result departs from the defaults, as short words; empty for a plain result.
+
+    A result of the student's weights, of another attention or precision, or of the first N
+    samples only must never pass for, nor overwrite, the plain one.
+    """
+    departures = {
+        "student": row.model["weights"] == "student",
+        str(row.provenance["attention"]): row.provenance["attention"] not in (None, "csa"),
+        str(row.provenance["precision"]): row.provenance["precision"] != "fp32",
+        f"first {row.provenance['limit']} only": row.provenance["limit"] is not None,
+    }
+    return tuple(word for word, departs in departures.items() if departs)
+
+
+def model_label(row: ResultRow) -> str:
+    """The model as tables show it: its spec, then what departs from the defaults in brackets."""
+    notes = (("random weights",) if row.model["random"] else ()) + variants(row)
+    return f"{row.model['spec']} ({', '.join(notes)})" if notes else str(row.model["spec"])

@@ -1,0 +1,66 @@
+"""Zero-shot classification: the best classes of every image, accuracy, mean per-class recall.
+
+Tie rule: of classes that score the same, the one listed first wins.
+
+Shapes: N images, C classes, D embedding.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOP = 5
+_BLOCK_BYTES = 64 << 20  # of float32 scores
+
+
+def top_classes(
+    image_features: NDArray[np.float32], class_embeddings: NDArray[np.float32], k: int = TOP
+) -> NDArray[np.int64]:
+    """The min(k, C) best classes of (N, D) images by product with (C, D), best first.
+
+    Raises ValueError for features that are not finite.
+    """
+    if not (np.isfinite(image_features).all() and np.isfinite(class_embeddings).all()):
+        raise ValueError("features hold NaN or infinity")
+    rows_at_once = max(1, _BLOCK_BYTES // (4 * len(class_embeddings)))
+    best = [
+        _top_columns(image_features[start : start + rows_at_once] @ class_embeddings.T, k)
+        for start in range(0, len(image_features), rows_at_once)
+    ]
+    return np.concatenate(best)
+
+
+def classification_metrics(
+    labels: NDArray[np.integer], top: NDArray[np.integer]
+) -> dict[str, float]:
+    """`acc1`, `acc5`, `mean_per_class_recall` from (N,) labels and (N, up to 5) best classes.
+
+    With five classes or fewer `acc5` is 1. The recall is averaged over classes that have images.
+    """
+    hits = top == labels[:, None]
+    return {
+        "acc1": float(hits[:, 0].mean()),
+        "acc5": float(hits.any(axis=1).mean()),
+        "mean_per_class_recall": float(np.mean([*class_recalls(labels, hits[:, 0]).values()])),
+    }
+
+
+def class_recalls(labels: NDArray[np.integer], hits: NDArray[np.bool_]) -> dict[int, float]:
+    """Share of hits of every class that has images, by class number."""
+    present, index = np.unique(labels, return_inverse=True)
+    shares = np.bincount(index, weights=hits) / np.bincount(index)
+    return dict(zip(present.tolist(), shares.tolist(), strict=True))
+
+
+def _top_columns(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Column numbers of the k greatest scores of every row; overwrites `scores`.
+
+    A maximum a pass is faster than a sort for few k, and argmax takes the first of equals.
+    """
+    rows = np.arange(len(scores))
+    best = np.empty((len(scores), min(k, scores.shape[1])), dtype=np.int64)
+    for place in range(best.shape[1]):
+        best[:, place] = scores.argmax(axis=1)
+        scores[rows, best[:, place]] = -np.inf
+    return best

@@ -1,0 +1,98 @@
+"""Confidence intervals of shares and means: Wilson's score interval and the bootstrap.
+
+Wilson 1927, "Probable inference"; Efron and Tibshirani 1993, "An Introduction to the Bootstrap",
+chapter 13 (percentile interval). Resampling whole clusters keeps the dependence inside them:
+captions of one image are not independent.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm
+
+from cosmos_eval.types import Interval
+
+LEVEL = 0.95
+RESAMPLES = 2_000
+_RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x clusters x 8 bytes
+
+
+def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
+    """Wilson's score interval of a share; raises ValueError unless 0 <= successes <= n > 0."""
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"no share of {successes} in {n}")
+    z2 = float(norm.ppf((1 + level) / 2)) ** 2
+    share = successes / n
+    center = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
+    return Interval(max(0.0, center - half), min(1.0, center + half), "wilson", level)
+
+
+def cluster_bootstrap(
+    values: ArrayLike,
+    clusters: ArrayLike,
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> list[Interval]:
+    """Percentile intervals of the column means of (N, K) values, whole clusters resampled.
+
+    `clusters` (N,) holds any integer label a row. One resample draws as many clusters as there
+    are, with replacement, and takes the mean over all rows drawn. Raises ValueError without rows.
+    """
+    table = np.asarray(values, dtype=np.float64)
+    labels, index, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    if len(labels) == 0:
+        raise ValueError("no values to resample")
+    sums = np.stack([np.bincount(index, weights=column) for column in table.T], axis=1)
+    rng = np.random.default_rng(seed)
+    means = []
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        size = min(_RESAMPLES_AT_ONCE, resamples - start)
+        drawn = _draw_counts(rng, len(labels), size)
+        means.append((drawn @ sums) / (drawn @ sizes)[:, None])
+    return [_percentile(column, "cluster bootstrap", level) for column in np.concatenate(means).T]
+
+
+def mean_class_recall_bootstrap(
+    labels: NDArray[np.integer],
+    hits: NDArray[np.bool_],
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Percentile interval of the mean over classes of their share of hits, images resampled.
+
+    `labels` and `hits` are (N,). Only how many images of a class hit and miss matters, so a
+    resample of N images is one multinomial draw over (class, hit or miss). A class that a
+    resample does not draw is left out of its mean. Raises ValueError without images.
+    """
+    if len(labels) == 0:
+        raise ValueError("no values to resample")
+    _, index = np.unique(labels, return_inverse=True)
+    cells = np.bincount(2 * index + hits, minlength=2 * (index.max() + 1))
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(len(labels), cells / len(labels), size=resamples)
+    missed, hit = drawn[:, 0::2], drawn[:, 1::2]
+    total = missed + hit
+    recall = np.divide(hit, total, out=np.zeros(total.shape), where=total > 0)
+    means = recall.sum(axis=1) / (total > 0).sum(axis=1)
+    return _percentile(means, "bootstrap", level)
+
+
+def _draw_counts(rng: np.random.Generator, clusters: int, resamples: int) -> NDArray[np.float64]:
+    """How often each cluster is drawn, (resamples, clusters): uniform multinomial counts."""
+    drawn = rng.integers(clusters, size=(resamples, clusters))
+    drawn += clusters * np.arange(resamples)[:, None]
+    counts = np.bincount(drawn.ravel(), minlength=resamples * clusters)
+    return counts.reshape(resamples, clusters).astype(np.float64)
+
+
+def _percentile(means: NDArray[np.float64], method: str, level: float) -> Interval:
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), method, level)

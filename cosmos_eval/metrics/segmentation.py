@@ -1,0 +1,151 @@
+"""Intersection over union and pixel accuracies from confusion counts.
+
+The definitions are those of MMSegmentation's IoUMetric: a class counts where it occurs in labels
+or predictions (IoU) or in labels (accuracy); ignored pixels count nowhere.
+Shapes: K classes, N images, R resamples; a leading `...` is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.metrics.intervals import LEVEL, RESAMPLES
+from cosmos_eval.types import Interval
+
+Counts = NDArray[np.int64]
+Values = NDArray[np.float64]
+Groups = Mapping[str, Sequence[int]]
+"""Class indices by the name of their group."""
+
+_RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x images x 8 bytes
+
+
+class SparseConfusion(NamedTuple):
+    """Non-zero confusion counts of all images: three arrays of the same length.
+
+    `pair` is label * K + prediction.
+    """
+
+    image: NDArray[np.int32]
+    pair: NDArray[np.int32]
+    pixels: Counts
+
+
+class Areas(NamedTuple):
+    """Pixels a class (..., K): labelled and predicted so, labelled so, predicted so."""
+
+    intersection: NDArray[Any]
+    labelled: NDArray[Any]
+    predicted: NDArray[Any]
+
+
+class ClassScores(NamedTuple):
+    """IoU and accuracy a class (..., K), in [0, 1]; NaN where the class does not occur."""
+
+    iou: Values
+    accuracy: Values
+
+
+def confusion(
+    labels: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int, ignore_index: int
+) -> Counts:
+    """Pixels by label (rows) and prediction (columns), (K, K), of label maps of equal shape.
+
+    Every label that is not ignored must be below `n_classes`.
+    """
+    valid = labels != ignore_index
+    pairs = labels[valid].astype(np.int64) * n_classes + predicted[valid]
+    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def pack(confusions: Iterable[Counts]) -> SparseConfusion:
+    """Confusion counts of images, (K, K) each, in the order of the images."""
+    parts: list[Counts] = []
+    for image, matrix in enumerate(confusions):
+        pair = np.flatnonzero(matrix)
+        parts.append(np.stack([np.full_like(pair, image), pair, matrix.ravel()[pair]]))
+    images, pairs, pixels = np.concatenate(parts, axis=1)
+    return SparseConfusion(images.astype(np.int32), pairs.astype(np.int32), pixels)
+
+
+def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> Areas:
+    """Areas of every image, (N, K)."""
+    label, prediction = np.divmod(sparse.pair, n_classes)
+
+    def summed(kept: NDArray[np.bool_], classes: NDArray[np.int32]) -> Counts:
+        areas = np.zeros((n_images, n_classes), np.int64)
+        np.add.at(areas, (sparse.image[kept], classes[kept]), sparse.pixels[kept])
+        return areas
+
+    every = np.ones(len(label), bool)
+    return Areas(
+        summed(label == prediction, label), summed(every, label), summed(every, prediction)
+    )
+
+
+def class_scores(areas: Areas) -> ClassScores:
+    """IoU and accuracy of every class."""
+    union = areas.labelled + areas.predicted - areas.intersection
+    return ClassScores(
+        _ratio(areas.intersection, union), _ratio(areas.intersection, areas.labelled)
+    )
+
+
+def segmentation_metrics(areas: Areas, groups: Groups) -> dict[str, Values]:
+    """`mIoU`, `mAcc`, `aAcc` and `mIoU_<group>`, each (...,); NaN where nothing occurs."""
+    iou, accuracy = class_scores(areas)
+    metrics = {
+        "mIoU": _mean_over_present(iou),
+        "mAcc": _mean_over_present(accuracy),
+        "aAcc": _ratio(areas.intersection.sum(-1), areas.labelled.sum(-1)),
+    }
+    for name, members in groups.items():
+        metrics[f"mIoU_{name}"] = _mean_over_present(iou[..., list(members)])
+    return metrics
+
+
+def bootstrap(
+    areas: Areas,
+    groups: Groups,
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> dict[str, Interval]:
+    """Percentile bootstrap intervals over images of every metric, from areas (N, K).
+
+    An image drawn n times counts n times, so resamples are a product of multinomial weights and
+    areas (exact: counts stay below 2^53). Efron and Tibshirani 1993, "An Introduction to the
+    Bootstrap", chapter 13. A resample in which a metric has no value (a group of rare classes,
+    drawn nowhere) does not count for it; a metric that never has one gets no interval.
+    """
+    n_images = len(areas.labelled)
+    rng = np.random.default_rng(seed)
+    parts = []
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        size = min(_RESAMPLES_AT_ONCE, resamples - start)
+        drawn = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size).astype(np.float64)
+        parts.append(segmentation_metrics(Areas(*(drawn @ part for part in areas)), groups))
+    intervals = {}
+    for name in parts[0]:
+        values = np.concatenate([part[name] for part in parts])
+        if not np.isnan(values).all():
+            low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+            intervals[name] = Interval(float(low), float(high), "bootstrap", level)
+    return intervals
+
+
+def _ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> Values:
+    """part / whole, NaN where whole is 0."""
+    empty = np.full(np.shape(whole), np.nan)
+    return np.divide(part, whole, out=empty, where=np.asarray(whole) > 0)
+
+
+def _mean_over_present(values: Values) -> Values:
+    """Mean over the last axis of what is not NaN."""
+    present = ~np.isnan(values)
+    return _ratio(np.where(present, values, 0.0).sum(-1), present.sum(-1))

@@ -1,0 +1,97 @@
+"""What a run measures: all models on all data sets. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from cosmos_eval.encoders.specs import BUNDLED, parse_model_spec
+from cosmos_eval.protocols import embedded_protocols, find_protocol
+from cosmos_eval.tasks import task_of
+from cosmos_eval.types import (
+    ModelSpec,
+    Precision,
+    Protocol,
+    RunOptions,
+    Task,
+    UsageError,
+    Weights,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What the models run on. `auto` is the first CUDA device, or the CPU where there is none."""
+
+    device: str = "auto"
+    precision: Precision = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All models on all data sets."""
+
+    specs: Sequence[ModelSpec]
+    protocols: Sequence[Protocol]
+    options: RunOptions = field(default_factory=RunOptions)
+    machine: Machine = field(default_factory=Machine)
+
+
+def make_plan(
+    *,
+    task: Task | Literal["all"] = "all",
+    datasets: Sequence[str] = (),
+    models: Sequence[str] = (),
+    arch: str | None = None,
+    weights: Weights = "teacher",
+    options: RunOptions | None = None,
+    machine: Machine | None = None,
+) -> Plan:
+    """A plan from names as they are typed; none: the bundled models, the embedded data sets.
+
+    Raises UsageError for unknown names, for a data set of another task and for data sets that
+    need a data root where none is given or it does not exist.
+    """
+    options = options or RunOptions()
+    specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models or BUNDLED]
+    protocols = _chosen(task, datasets)
+    _refuse_repeated([spec.text for spec in specs])
+    _refuse_repeated([protocol.dataset for protocol in protocols])
+    for protocol in protocols:
+        data_folder(protocol, options)
+    return Plan(specs=specs, protocols=protocols, options=options, machine=machine or Machine())
+
+
+def data_folder(protocol: Protocol, options: RunOptions) -> Path:
+    """The folder that a data set's paths are relative to. Raises UsageError where it cannot be."""
+    if protocol.root is not None:
+        return Path(protocol.root)
+    if options.data_root is None:
+        raise UsageError(
+            f"{protocol.dataset} is not embedded: say where it lies with --data-root DIR"
+        )
+    if not Path(options.data_root).is_dir():
+        raise UsageError(f"{protocol.dataset}: no folder {options.data_root}, see --data-root")
+    return Path(options.data_root)
+
+
+def _chosen(task: Task | Literal["all"], datasets: Sequence[str]) -> list[Protocol]:
+    if not datasets:
+        return [p for p in embedded_protocols() if task in ("all", task_of(p))]
+    protocols = [find_protocol(name) for name in datasets]
+    for protocol in protocols:
+        if task not in ("all", task_of(protocol)):
+            raise UsageError(
+                f"{protocol.dataset} is a data set of task {task_of(protocol)}, not {task}: "
+                "leave --task out"
+            )
+    return protocols
+
+
+def _refuse_repeated(names: Sequence[str]) -> None:
+    """The second result of a name would replace the first one."""
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(f"{name} is given twice")

@@ -1,0 +1,47 @@
+"""Known data sets and users' own, each with the protocol it is measured by. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cosmos_eval.protocols.classification import CLASSIFICATION
+from cosmos_eval.protocols.retrieval import RETRIEVAL
+from cosmos_eval.protocols.scenes import DEFAULT, prepare_scenes, scenes_protocols
+from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.protocols.user import read_protocol
+from cosmos_eval.types import Protocol, UsageError, nearest
+
+__all__ = ["embedded_protocols", "find_protocol", "known_protocols", "prepare"]
+
+
+def known_protocols() -> Mapping[str, Protocol]:
+    """Every data set that can be named, by name: the embedded ones first."""
+    return {**scenes_protocols(), **RETRIEVAL, **CLASSIFICATION, **SEGMENTATION}
+
+
+def embedded_protocols() -> Sequence[Protocol]:
+    """What is measured when no data set is named: needs neither download nor data root."""
+    return [known_protocols()[name] for name in DEFAULT]
+
+
+def find_protocol(name_or_file: str) -> Protocol:
+    """A known data set by its name, or the one that a YAML file describes.
+
+    Raises UsageError with the nearest known names, or what is wrong in the file.
+    """
+    if Path(name_or_file).suffix in (".yaml", ".yml"):
+        return read_protocol(Path(name_or_file))
+    known = known_protocols()
+    if name_or_file not in known:
+        raise UsageError(
+            f"unknown data set {name_or_file!r}; known: {nearest(name_or_file, list(known))}; "
+            "or a .yaml file that describes your own"
+        )
+    return known[name_or_file]
+
+
+def prepare(protocol: Protocol) -> None:
+    """Make sure that an embedded data set is on the disk; other data are left as they are."""
+    if protocol.dataset in scenes_protocols():
+        prepare_scenes()

@@ -1,0 +1,170 @@
+"""The embedded data sets: rendered scenes in standard layouts, made in the user's cache folder.
+
+Every data set is also measured on its small things alone, since the dominant thing of a scene is
+what hides them: queries that name nothing else, label maps that ignore the dominant thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from cosmos_eval.types import (
+    ClassificationProtocol,
+    Protocol,
+    RetrievalProtocol,
+    SegmentationProtocol,
+    UsageError,
+)
+
+DEFAULT = ("scenes-retrieval", "scenes-cls", "scenes-seg")
+"""Data sets that a run without arguments measures."""
+
+FAMILY = "scenes"
+TEST_IMAGES = 500
+
+# In the order of the label maps: cosmos_core.data.scenes.CLASSES, which a test compares. Written
+# out, because importing cosmos_core imports torch.
+THINGS = (
+    *("apple", "ball", "boat", "car", "fish"),
+    *("house", "ladybird", "mushroom", "sunflower", "tree"),
+)
+STUFF = ("grass", "water", "brick", "sand", "wood", "snow", "stone", "sky")
+
+# Prompts in the manner of the scenes' captions.
+THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
+TEMPLATES = ("{}", "a small {}", "there is {} in the picture")
+
+_COCO = "coco/annotations"
+_SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
+
+
+def scenes_protocols() -> Mapping[str, Protocol]:
+    """The embedded data sets by name; their files may not exist yet."""
+    root = str(_root())
+    protocols = (
+        _retrieval("scenes-retrieval", root, f"{_COCO}/captions_test_joined.json"),
+        ClassificationProtocol(
+            dataset="scenes-cls",
+            family=FAMILY,
+            root=root,
+            folder="folder/test",
+            templates=THING_TEMPLATES,
+        ),
+        _segmentation("scenes-seg", root, "voc/SegmentationClass"),
+        _retrieval("scenes-retrieval-five", root, f"{_COCO}/captions_test.json"),
+        _retrieval("scenes-retrieval-small", root, _SMALL_CAPTIONS),
+        _segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
+    )
+    return {protocol.dataset: protocol for protocol in protocols}
+
+
+def _retrieval(dataset: str, root: str, annotations: str) -> RetrievalProtocol:
+    return RetrievalProtocol(
+        dataset=dataset,
+        family=FAMILY,
+        root=root,
+        images="coco/images/test",
+        annotations=annotations,
+    )
+
+
+def _segmentation(dataset: str, root: str, masks: str) -> SegmentationProtocol:
+    classes = THINGS + STUFF
+    return SegmentationProtocol(
+        dataset=dataset,
+        family=FAMILY,
+        root=root,
+        mmseg_type=None,
+        images="voc/JPEGImages",
+        masks=masks,
+        split="voc/ImageSets/Segmentation/test.txt",
+        class_names=classes,
+        queries=tuple((name,) for name in classes),
+        templates=TEMPLATES,
+        short_side=128,
+        window=64,
+        stride=32,
+        groups={"things": THINGS, "stuff": STUFF},
+    )
+
+
+def prepare_scenes() -> None:
+    """Render the test scenes into the cache folder unless they are there.
+
+    All at once or not at all, so that a killed or a simultaneous run does no harm. Raises
+    UsageError where the folder cannot be written.
+    """
+    root = _root()
+    if root.is_dir():
+        return
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".scenes-", dir=root.parent) as temporary:
+            _publish(_render(Path(temporary) / "scenes"), root)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write the embedded scenes to {root.parent}: {error}; "
+            "set COSMOS_EVAL_CACHE to a folder that can be written"
+        ) from error
+
+
+def _render(folder: Path) -> Path:
+    from cosmos_core.data.scenes import TEST, write_layouts
+
+    layouts = ("coco", "folder", "voc", "records")
+    write_layouts(folder, split=TEST, count=TEST_IMAGES, layouts=layouts)
+    scenes = json.loads((folder / "annotations.json").read_text("utf-8"))["scenes"]
+    coco = json.loads((folder / _COCO / "captions_test_joined.json").read_text("utf-8"))
+    for annotation, scene in zip(coco["annotations"], scenes, strict=True):
+        annotation["caption"] = _small_query(scene)
+    (folder / _SMALL_CAPTIONS).write_text(json.dumps(coco), encoding="utf-8")
+    return folder
+
+
+def _small_query(scene: Mapping[str, Any]) -> str:
+    """A description of a scene's small things and of nothing else."""
+    from cosmos_core.data.scenes.captions import PLACE_PHRASES
+
+    small = [thing for thing in scene["things"] if thing["size"] == "small"]
+    return ". ".join(
+        f"a small {thing['colour']} {thing['kind']} {PLACE_PHRASES[thing['place']]}"
+        for thing in small
+    )
+
+
+def _publish(folder: Path, root: Path) -> None:
+    try:
+        folder.rename(root)
+    except OSError:
+        # Another run was faster; what it wrote is the same.
+        if not root.is_dir():
+            raise
+
+
+def _root() -> Path:
+    """Where the scenes belong: a changed generator gets another folder."""
+    chosen = os.environ.get("COSMOS_EVAL_CACHE")
+    cache_folder = Path(chosen) if chosen else platformdirs.user_cache_path("cosmos-eval")
+    return cache_folder.absolute() / f"scenes-{_fingerprint()}"
+
+
+def _fingerprint() -> str:
+    """Hash of all code that decides what the files hold, found without importing it."""
+    core = importlib.util.find_spec("cosmos_core")
+    folders = core.submodule_search_locations if core else None
+    if not folders:
+        raise UsageError("the package cosmos_core is missing: install cosmos-eval again")
+    generator = Path(folders[0]) / "data" / "scenes"
+    digest = hashlib.sha256(str(TEST_IMAGES).encode())
+    for path in [*sorted(generator.glob("*.py")), Path(__file__)]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:12]

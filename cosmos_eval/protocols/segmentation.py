@@ -1,0 +1,216 @@
+"""The eight zero-shot segmentation sets that COSMOS's published numbers were measured on.
+
+Constants and prompt names: the evaluation code of github.com/ExplainableML/cosmos, which follows
+SCLIP (arXiv:2312.01597). Class names: `METAINFO` of MMSegmentation 1.2; they are data here because
+importing MMSegmentation takes seconds. Folders: MMSegmentation's docs/en/user_guides/
+2_dataset_prepare.md, with instance maps beside COCO-Stuff's for coco_object.
+
+Prompts are the class names but for the synonyms and spellings listed here. The published lists
+write many names of several words without the space; this is kept, as it changes the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cosmos_eval.types import SegmentationProtocol
+
+_SOURCE = "https://github.com/ExplainableML/cosmos (evaluation code)"
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """A comma-separated list, written over several lines, as a tuple."""
+    return tuple(" ".join(name.split()) for name in text.split(","))
+
+
+VOC = _names("""
+    aeroplane, bicycle, bird, boat, bottle, bus, car, cat, chair, cow, diningtable, dog, horse,
+    motorbike, person, pottedplant, sheep, sofa, train, tvmonitor
+""")
+CONTEXT = _names("""
+    aeroplane, bag, bed, bedclothes, bench, bicycle, bird, boat, book, bottle, building, bus,
+    cabinet, car, cat, ceiling, chair, cloth, computer, cow, cup, curtain, dog, door, fence, floor,
+    flower, food, grass, ground, horse, keyboard, light, motorbike, mountain, mouse, person, plate,
+    platform, pottedplant, road, rock, sheep, shelves, sidewalk, sign, sky, snow, sofa, table,
+    track, train, tree, truck, tvmonitor, wall, water, window, wood
+""")
+CITYSCAPES = _names("""
+    road, sidewalk, building, wall, fence, pole, traffic light, traffic sign, vegetation, terrain,
+    sky, person, rider, car, truck, bus, train, motorcycle, bicycle
+""")
+ADE20K = _names("""
+    wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk,
+    person, earth, door, table, mountain, plant, curtain, chair, car, water, painting, sofa, shelf,
+    house, sea, mirror, rug, field, armchair, seat, fence, desk, rock, wardrobe, lamp, bathtub,
+    railing, cushion, base, box, column, signboard, chest of drawers, counter, sand, sink,
+    skyscraper, fireplace, refrigerator, grandstand, path, stairs, runway, case, pool table,
+    pillow, screen door, stairway, river, bridge, bookcase, blind, coffee table, toilet, flower,
+    book, hill, bench, countertop, stove, palm, kitchen island, computer, swivel chair, boat, bar,
+    arcade machine, hovel, bus, towel, light, truck, tower, chandelier, awning, streetlight, booth,
+    television receiver, airplane, dirt track, apparel, pole, land, bannister, escalator, ottoman,
+    bottle, buffet, poster, stage, van, ship, fountain, conveyer belt, canopy, washer, plaything,
+    swimming pool, stool, barrel, basket, waterfall, tent, bag, minibike, cradle, oven, ball, food,
+    step, tank, trade name, microwave, pot, animal, bicycle, lake, dishwasher, screen, blanket,
+    sculpture, hood, sconce, vase, traffic light, tray, ashcan, fan, pier, crt screen, plate,
+    monitor, bulletin board, shower, radiator, glass, clock, flag
+""")
+COCO_THINGS = _names("""
+    person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire
+    hydrant, stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear,
+    zebra, giraffe, backpack, umbrella, handbag, tie, suitcase, frisbee, skis, snowboard, sports
+    ball, kite, baseball bat, baseball glove, skateboard, surfboard, tennis racket, bottle, wine
+    glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli, carrot, hot
+    dog, pizza, donut, cake, chair, couch, potted plant, bed, dining table, toilet, tv, laptop,
+    mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink, refrigerator, book, clock,
+    vase, scissors, teddy bear, hair drier, toothbrush
+""")
+COCO_STUFF = _names("""
+    banner, blanket, branch, bridge, building-other, bush, cabinet, cage, cardboard, carpet,
+    ceiling-other, ceiling-tile, cloth, clothes, clouds, counter, cupboard, curtain, desk-stuff,
+    dirt, door-stuff, fence, floor-marble, floor-other, floor-stone, floor-tile, floor-wood,
+    flower, fog, food-other, fruit, furniture-other, grass, gravel, ground-other, hill, house,
+    leaves, light, mat, metal, mirror-stuff, moss, mountain, mud, napkin, net, paper, pavement,
+    pillow, plant-other, plastic, platform, playingfield, railing, railroad, river, road, rock,
+    roof, rug, salad, sand, sea, shelf, sky-other, skyscraper, snow, solid-other, stairs, stone,
+    straw, structural-other, table, tent, textile-other, towel, tree, vegetable, wall-brick,
+    wall-concrete, wall-other, wall-panel, wall-stone, wall-tile, wall-wood, water-other,
+    waterdrops, window-blind, window-other, wood
+""")
+
+_BACKGROUND = _names("""
+    sky, wall, tree, wood, grass, road, sea, river, mountain, sands, desk, bed, building, cloud,
+    lamp, door, window, wardrobe, ceiling, shelf, curtain, stair, floor, hill, rail, fence
+""")
+_PERSON = _names("""
+    person, person in shirt, person in jeans, person in dress, person in sweater, person in skirt,
+    person in jacket
+""")
+_VOC_PROMPTS = {
+    "boat": ("ship",),
+    "diningtable": ("table",),
+    "person": _PERSON,
+    "tvmonitor": _names("television monitor, tv monitor, monitor, television, screen"),
+}
+
+
+def _prompts(
+    names: Sequence[str], others: Mapping[str, tuple[str, ...]]
+) -> tuple[tuple[str, ...], ...]:
+    """Prompt names of every class: its own name unless `others` says differently."""
+    return tuple(others.get(name, (name,)) for name in names)
+
+
+def _joined(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Every name of several words, written without spaces."""
+    return {name: (name.replace(" ", ""),) for name in names}
+
+
+def _protocol(
+    dataset: str,
+    names: tuple[str, ...],
+    others: Mapping[str, tuple[str, ...]] | None = None,
+    **layout_and_constants: Any,
+) -> SegmentationProtocol:
+    return SegmentationProtocol(
+        dataset=dataset,
+        family="cosmos",
+        source=_SOURCE,
+        class_names=names,
+        queries=_prompts(names, others or {}),
+        **layout_and_constants,
+    )
+
+
+_VOC2012: dict[str, Any] = {
+    "mmseg_type": "PascalVOCDataset",
+    "usual_folder": "VOCdevkit/VOC2012",
+    "images": "JPEGImages",
+    "masks": "SegmentationClass",
+    "split": "ImageSets/Segmentation/val.txt",
+}
+_VOC2010: dict[str, Any] = {
+    "usual_folder": "VOCdevkit/VOC2010",
+    "images": "JPEGImages",
+    "masks": "SegmentationClassContext",
+    "split": "ImageSets/SegmentationContext/val.txt",
+}
+_COCO164K: dict[str, Any] = {
+    "usual_folder": "coco_stuff164k",
+    "images": "images/val2017",
+    "masks": "annotations/val2017",
+}
+
+_PROTOCOLS = (
+    _protocol(
+        "voc21",
+        ("background", *VOC),
+        {**_VOC_PROMPTS, "background": _BACKGROUND},
+        **_VOC2012,
+        scale=65.0,
+        prob_thd=0.1,
+        area_thd=0.1,
+    ),
+    _protocol(
+        "context60",
+        ("background", *CONTEXT),
+        mmseg_type="PascalContextDataset",
+        **_VOC2010,
+        scale=50.0,
+        prob_thd=0.1,
+    ),
+    # "bed" is also a prompt of the background, which comes first: that class can never win.
+    _protocol(
+        "coco_object",
+        ("background", *COCO_THINGS),
+        {"background": _BACKGROUND, "person": (*_PERSON, "body")},
+        mmseg_type="COCOObjectDataset",
+        **_COCO164K,
+        mask_suffix="_instanceTrainIds.png",
+        scale=50.0,
+        prob_thd=0.1,
+    ),
+    _protocol("voc20", VOC, _VOC_PROMPTS, **_VOC2012, reduce_zero_label=True),
+    _protocol(
+        "cityscapes",
+        CITYSCAPES,
+        _joined(CITYSCAPES),
+        mmseg_type="CityscapesDataset",
+        usual_folder="cityscapes",
+        images="leftImg8bit/val",
+        masks="gtFine/val",
+        image_suffix="_leftImg8bit.png",
+        mask_suffix="_gtFine_labelTrainIds.png",
+        short_side=560,
+    ),
+    _protocol(
+        "context59",
+        CONTEXT,
+        mmseg_type="PascalContextDataset59",
+        **_VOC2010,
+        reduce_zero_label=True,
+    ),
+    _protocol(
+        "ade20k",
+        ADE20K,
+        _joined(ADE20K),
+        mmseg_type="ADE20KDataset",
+        usual_folder="ade/ADEChallengeData2016",
+        images="images/validation",
+        masks="annotations/validation",
+        reduce_zero_label=True,
+    ),
+    _protocol(
+        "coco_stuff",
+        (*COCO_THINGS, *COCO_STUFF),
+        _joined(COCO_THINGS),
+        mmseg_type="COCOStuffDataset",
+        **_COCO164K,
+        mask_suffix="_labelTrainIds.png",
+        short_side=448,
+    ),
+)
+
+SEGMENTATION: dict[str, SegmentationProtocol] = {
+    protocol.dataset: protocol for protocol in _PROTOCOLS
+}

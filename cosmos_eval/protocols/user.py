@@ -1,0 +1,231 @@
+"""A user's own data set, described by a YAML file; README.md has an example a kind.
+
+The keys are the fields of the kind's protocol in cosmos_eval.types with the defaults given there,
+and `kind`, `name` (default: the file's name) and, for seg, `classes`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import yaml
+
+from cosmos_eval.types import (
+    ClassificationProtocol,
+    Protocol,
+    RetrievalProtocol,
+    SegmentationProtocol,
+    UsageError,
+    nearest,
+)
+
+FAMILY = "user"
+
+_KINDS = MappingProxyType(
+    {
+        "retrieval": RetrievalProtocol,
+        "cls": ClassificationProtocol,
+        "seg": SegmentationProtocol,
+    }
+)
+# Fields that a file does not set under their own name.
+_DERIVED = {"dataset", "family", "root", "mmseg_type", "usual_folder"}
+_DERIVED_SEG = {"class_names", "queries"}
+
+
+def read_protocol(path: Path) -> Protocol:
+    """Read a data set's description; paths in it are relative to the file.
+
+    Raises UsageError that names the file and the key where something is missing, unknown or of
+    the wrong type.
+    """
+    try:
+        return _protocol(_load(path), path)
+    except _FileError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+class _FileError(Exception):
+    """What is wrong in a file, without the file's name."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its silent acceptance of a key given twice."""
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    repeated = [key for key in keys if keys.count(key) > 1]
+    if repeated:
+        raise _FileError(f"key {repeated[0]!r} is given twice")
+    return loader.construct_mapping(node, deep=True)
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text("utf-8"), _Loader)
+    except FileNotFoundError:
+        raise _FileError("no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise _FileError(f"cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise _FileError(f"is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise _FileError("must hold keys and values, such as `kind: seg`")
+    return content
+
+
+def _protocol(content: dict[str, Any], path: Path) -> Protocol:
+    kind = content.pop("kind", None)
+    if kind not in _KINDS:
+        raise _FileError(f"`kind` must be one of {', '.join(_KINDS)}, not {kind!r}")
+    cls = _KINDS[kind]
+    name = _text(content.pop("name", path.stem), "name")
+    fields: dict[str, Any] = {}
+    if cls is SegmentationProtocol:
+        fields = {"mmseg_type": None, **_classes(content.pop("classes", None))}
+    derived = _DERIVED | (_DERIVED_SEG if fields else set())
+    settable = {f.name: f for f in dataclasses.fields(cls) if f.name not in derived}
+    _refuse_unknown(content, [*settable, *(["classes"] if fields else [])])
+    for key, item in settable.items():
+        if key in content:
+            fields[key] = _value(content[key], key, str(item.type))
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise _FileError(f"`{key}` is missing; a {kind} data set needs it")
+    protocol = cls(dataset=name, family=FAMILY, root=str(path.parent.absolute()), **fields)
+    _refuse_unknown_groups(protocol)
+    return protocol
+
+
+def _refuse_unknown(content: Mapping[str, Any], known: list[str]) -> None:
+    for key in content:
+        if key not in known:
+            names = nearest(key, ["kind", "name", *known])
+            raise _FileError(f"unknown key `{key}`; nearest known: {names}")
+
+
+def _refuse_unknown_groups(protocol: Protocol) -> None:
+    if not isinstance(protocol, SegmentationProtocol):
+        return
+    for group, members in protocol.groups.items():
+        for name in members:
+            if name not in protocol.class_names:
+                known = nearest(name, protocol.class_names)
+                raise _FileError(
+                    f"`groups.{group}` names no class {name!r}; nearest known: {known}"
+                )
+
+
+def _classes(value: Any) -> dict[str, Any]:
+    """`classes`: names, or {name, queries}, in the order of the label map's indices."""
+    if not isinstance(value, list) or not value:
+        raise _FileError(
+            "`classes` must list the class names in the order of the label map's indices"
+        )
+    classes = [_class(item, f"classes[{index}]") for index, item in enumerate(value)]
+    names = tuple(item.name for item in classes)
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise _FileError(f"`classes` names {repeated[0]!r} twice")
+    return {"class_names": names, "queries": tuple(item.queries for item in classes)}
+
+
+class _Class(NamedTuple):
+    name: str
+    queries: tuple[str, ...]
+
+
+def _class(item: Any, where: str) -> _Class:
+    if not isinstance(item, dict):
+        name = _text(item, where)
+        return _Class(name, (name,))
+    for key in item:
+        if key not in ("name", "queries"):
+            raise _FileError(f"unknown key `{key}` in `{where}`; known: name, queries")
+    name = _text(item.get("name"), f"{where}.name")
+    queries = _texts(item.get("queries", [name]), f"{where}.queries")
+    return _Class(name, queries)
+
+
+def _value(value: Any, key: str, kind: str) -> Any:
+    """Check a value against its field's annotation, the one place that says what it must be."""
+    if value is None and kind.endswith("| None"):
+        return None
+    kind = kind.removesuffix(" | None")
+    if kind not in _READERS:
+        raise TypeError(f"no reader for fields annotated {kind}")
+    return _READERS[kind](value, key)
+
+
+def _text(value: Any, key: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        # YAML reads an unquoted yes, no, on or 12 as something else than text.
+        raise _FileError(f"`{key}` must be text, not {value!r}; write it in quotes")
+    return value
+
+
+def _texts(value: Any, key: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not value:
+        raise _FileError(f"`{key}` must be a list of texts, not {value!r}")
+    return tuple(_text(item, f"{key}[{index}]") for index, item in enumerate(value))
+
+
+def _text_or_texts(value: Any, key: str) -> str | tuple[str, ...]:
+    return _text(value, key) if isinstance(value, str) else _texts(value, key)
+
+
+def _number(value: Any, key: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _FileError(f"`{key}` must be a number, not {value!r}")
+    return float(value)
+
+
+def _whole(value: Any, key: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise _FileError(f"`{key}` must be a whole number, not {value!r}")
+    return value
+
+
+def _truth(value: Any, key: str) -> bool:
+    if not isinstance(value, bool):
+        raise _FileError(f"`{key}` must be true or false, not {value!r}")
+    return value
+
+
+def _rgb(value: Any, key: str) -> tuple[float, ...]:
+    if not isinstance(value, list) or len(value) != 3:
+        raise _FileError(f"`{key}` must be a list of three numbers, not {value!r}")
+    return tuple(_number(item, f"{key}[{index}]") for index, item in enumerate(value))
+
+
+def _names(value: Any, key: str) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise _FileError(f"`{key}` must map names to names, not {value!r}")
+    return {_text(k, key): _text(v, f"{key}.{k}") for k, v in value.items()}
+
+
+def _groups(value: Any, key: str) -> dict[str, tuple[str, ...]]:
+    if not isinstance(value, dict):
+        raise _FileError(f"`{key}` must map group names to lists of classes, not {value!r}")
+    return {_text(k, key): _texts(v, f"{key}.{k}") for k, v in value.items()}
+
+
+_READERS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
+    {
+        "str": _text,
+        "float": _number,
+        "int": _whole,
+        "bool": _truth,
+        "tuple[float, float, float]": _rgb,
+        "tuple[str, ...] | str": _text_or_texts,
+        "Mapping[str, str]": _names,
+        "Mapping[str, tuple[str, ...]]": _groups,
+    }
+)

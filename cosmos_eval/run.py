@@ -1,0 +1,202 @@
+"""Measure models on data sets: ModelSpec -> Encoder -> Measurement -> ResultRow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from cosmos_eval import provenance
+from cosmos_eval.plan import Machine, Plan, make_plan
+from cosmos_eval.protocols import prepare
+from cosmos_eval.tasks import room_of, task_of
+from cosmos_eval.types import (
+    Attention,
+    Measurement,
+    ModelSpec,
+    Precision,
+    Progress,
+    Protocol,
+    ResultRow,
+    RunOptions,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    # At run time it would import torch.
+    from cosmos_eval.encoder import Encoder
+
+SCHEMA_VERSION = 1
+
+Watch = Callable[[str, Progress], None]
+"""Told of progress: what is being measured, and how far it is."""
+
+
+class Finished(NamedTuple):
+    """One result and the per-sample arrays that its metrics can be recomputed from."""
+
+    row: ResultRow
+    samples: Mapping[str, NDArray[Any]]
+
+
+def run_all(plan: Plan, watch: Watch = lambda what, progress: None) -> Iterator[Finished]:
+    """Yield a result for every model and data set of the plan, models outermost.
+
+    The data of every data set are checked before the first model is loaded, and each model is
+    loaded once. Raises UsageError for bad data or models.
+    """
+    for done, protocol in enumerate(plan.protocols):
+        watch("data", Progress("check", done, len(plan.protocols)))
+        prepare(protocol)
+        room_of(protocol).check(protocol, plan.options)
+    watch("data", Progress("check", len(plan.protocols), len(plan.protocols)))
+    surroundings = provenance.environment()
+    for spec in plan.specs:
+        started = time.perf_counter()
+        watch(spec.text, Progress("load", 0, 1))
+        encoder = _load(spec, plan.machine)
+        watch(spec.text, Progress("load", 1, 1))
+        shared = _Shared(surroundings, time.perf_counter() - started, plan.options)
+        for protocol in plan.protocols:
+            yield _measure(encoder, protocol, shared, watch)
+
+
+def run(
+    spec: ModelSpec,
+    protocol: Protocol,
+    options: RunOptions | None = None,
+    machine: Machine | None = None,
+) -> ResultRow:
+    """Measure one model on one data set. Raises UsageError for bad data or models."""
+    plan = Plan(
+        specs=[spec],
+        protocols=[protocol],
+        options=options or RunOptions(),
+        machine=machine or Machine(),
+    )
+    return next(run_all(plan)).row
+
+
+def evaluate(
+    model: str,
+    dataset: str,
+    *,
+    data_root: str | None = None,
+    arch: str | None = None,
+    weights: Weights = "teacher",
+    attention: Attention = "csa",
+    device: str = "auto",
+    precision: Precision = "fp32",
+    batch_size: int = RunOptions.batch_size,
+    workers: int = RunOptions.workers,
+    limit: int | None = None,
+) -> ResultRow:
+    """Measure a model on a data set, both named as on the command line.
+
+    Returns the result without storing it; metrics are fractions in [0, 1], ranks start at 1.
+    Raises UsageError for unknown names and for missing or inconsistent data.
+    """
+    options = RunOptions(
+        data_root=data_root,
+        attention=attention,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+    )
+    plan = make_plan(
+        datasets=[dataset],
+        models=[model],
+        arch=arch,
+        weights=weights,
+        options=options,
+        machine=Machine(device=device, precision=precision),
+    )
+    return next(run_all(plan)).row
+
+
+class _Shared(NamedTuple):
+    """What all results of one loaded model have in common."""
+
+    surroundings: Mapping[str, Any]
+    load_seconds: float
+    options: RunOptions
+
+
+def _load(spec: ModelSpec, machine: Machine) -> Encoder:
+    import torch
+
+    from cosmos_eval.encoders import load_encoder
+
+    device = machine.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_encoder(spec, device=device, precision=machine.precision)
+
+
+def _measure(encoder: Encoder, protocol: Protocol, shared: _Shared, watch: Watch) -> Finished:
+    started = time.perf_counter()
+    what = f"{encoder.info.spec} on {protocol.dataset}"
+    measurement = room_of(protocol).measure(
+        encoder, protocol, shared.options, lambda progress: watch(what, progress)
+    )
+    seconds = {
+        "load": shared.load_seconds,
+        **measurement.seconds,
+        "total": time.perf_counter() - started,
+    }
+    return Finished(_row(encoder, protocol, measurement, shared, seconds), measurement.samples)
+
+
+def _row(
+    encoder: Encoder,
+    protocol: Protocol,
+    measurement: Measurement,
+    shared: _Shared,
+    seconds: Mapping[str, float],
+) -> ResultRow:
+    info = encoder.info
+    return ResultRow(
+        schema_version=SCHEMA_VERSION,
+        model={
+            "spec": info.spec,
+            "architecture": info.architecture,
+            "weights": info.weights,
+            "weights_sha256": info.weights_sha256,
+            "random": info.random,
+        },
+        task=task_of(protocol),
+        dataset=protocol.dataset,
+        protocol=protocol.family,
+        metrics=dict(measurement.metrics),
+        intervals={name: value._asdict() for name, value in measurement.intervals.items()},
+        per_class=measurement.per_class,
+        n_samples=measurement.n_samples,
+        provenance=_provenance(encoder, protocol, measurement, shared, seconds),
+        samples="",
+    )
+
+
+def _provenance(
+    encoder: Encoder,
+    protocol: Protocol,
+    measurement: Measurement,
+    shared: _Shared,
+    seconds: Mapping[str, float],
+) -> dict[str, Any]:
+    options = shared.options
+    return {
+        **shared.surroundings,
+        "utc": provenance.utc_now(),
+        "device": encoder.info.device,
+        "precision": encoder.info.precision,
+        "seed": options.seed,
+        "limit": options.limit,
+        "attention": options.attention if task_of(protocol) == "seg" else None,
+        "batch_size": options.batch_size,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "peak_memory_bytes": provenance.peak_memory_bytes(),
+        "hashes": dict(measurement.hashes),
+        "notes": list(measurement.notes),
+    }

@@ -1,0 +1,40 @@
+"""Zero-shot classification on image folders.
+
+Importing this room imports no torch: data are checked and stored samples recomputed without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cosmos_eval.tasks.classification._data import open_data
+from cosmos_eval.tasks.classification._samples import metrics_from_samples
+from cosmos_eval.types import (
+    ClassificationProtocol,
+    Measurement,
+    OnProgress,
+    RunOptions,
+    no_progress,
+)
+
+if TYPE_CHECKING:
+    from cosmos_eval.encoder import Encoder
+
+__all__ = ["check", "measure", "metrics_from_samples"]
+
+
+def check(protocol: ClassificationProtocol, options: RunOptions) -> None:
+    """Raise UsageError where the folder has another layout or its classes other names."""
+    open_data(protocol, options)
+
+
+def measure(
+    encoder: Encoder,
+    protocol: ClassificationProtocol,
+    options: RunOptions,
+    progress: OnProgress = no_progress,
+) -> Measurement:
+    """Accuracy and recall; `options.limit` keeps the first images of all classes in turn."""
+    from cosmos_eval.tasks.classification._measure import measure_data
+
+    return measure_data(encoder, open_data(protocol, options), protocol, options, progress)

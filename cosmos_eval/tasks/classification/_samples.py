@@ -1,0 +1,18 @@
+"""The stored per-sample data of a classification result, and the metrics they give."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
+
+from cosmos_eval.metrics.classification import classification_metrics
+
+LABELS = "labels"  # (N,) class numbers in the order of the sorted folders
+TOP5 = "top5"  # (N, up to 5) predicted class numbers, best first
+
+
+def metrics_from_samples(samples: Mapping[str, NDArray[Any]]) -> dict[str, float]:
+    """The metrics of a stored result, computed anew. Raises KeyError where an array is missing."""
+    return classification_metrics(samples[LABELS], samples[TOP5])

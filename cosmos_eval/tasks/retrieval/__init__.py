@@ -1,0 +1,40 @@
+"""Image-text retrieval on COCO-captions JSON files.
+
+Importing this room imports no torch: data are checked and stored samples recomputed without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cosmos_eval.tasks.retrieval._data import open_data
+from cosmos_eval.tasks.retrieval._samples import metrics_from_samples
+from cosmos_eval.types import (
+    Measurement,
+    OnProgress,
+    RetrievalProtocol,
+    RunOptions,
+    no_progress,
+)
+
+if TYPE_CHECKING:
+    from cosmos_eval.encoder import Encoder
+
+__all__ = ["check", "measure", "metrics_from_samples"]
+
+
+def check(protocol: RetrievalProtocol, options: RunOptions) -> None:
+    """Raise UsageError where files are missing or images and captions do not belong together."""
+    open_data(protocol, options)
+
+
+def measure(
+    encoder: Encoder,
+    protocol: RetrievalProtocol,
+    options: RunOptions,
+    progress: OnProgress = no_progress,
+) -> Measurement:
+    """Recall and ranks both ways; `options.limit` keeps the images with the smallest ids."""
+    from cosmos_eval.tasks.retrieval._measure import measure_data
+
+    return measure_data(encoder, open_data(protocol, options), options, progress)

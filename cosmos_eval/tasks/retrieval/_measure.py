@@ -1,0 +1,80 @@
+"""Encode images and captions, rank, and put a retrieval measurement together."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import numpy as np
+
+from cosmos_eval.embed import embed_images, embed_texts
+from cosmos_eval.encoder import Encoder
+from cosmos_eval.metrics.intervals import cluster_bootstrap
+from cosmos_eval.metrics.retrieval import RECALL_AT, RetrievalRanks, recalled, retrieval_ranks
+from cosmos_eval.tasks.images import fingerprint, limit_notes
+from cosmos_eval.tasks.retrieval._data import RetrievalData
+from cosmos_eval.tasks.retrieval._samples import (
+    IMAGE_OF_TEXT,
+    IMAGE_RANK,
+    TEXT_RANK,
+    metrics_from_samples,
+)
+from cosmos_eval.types import Interval, Measurement, OnProgress, RunOptions
+
+
+def measure_data(
+    encoder: Encoder, data: RetrievalData, options: RunOptions, progress: OnProgress
+) -> Measurement:
+    """Measure an encoder on opened data."""
+    started = perf_counter()
+    images = embed_images(
+        encoder,
+        data.paths,
+        batch_size=options.batch_size,
+        workers=options.workers,
+        progress=progress,
+    )
+    imaged = perf_counter()
+    texts = embed_texts(
+        encoder, data.captions, batch_size=options.batch_size, progress=progress, phase="captions"
+    )
+    captioned = perf_counter()
+    ranks = retrieval_ranks(images.features, texts.features, data.image_of_text)
+    samples = {
+        IMAGE_RANK: ranks.image_to_text,
+        TEXT_RANK: ranks.text_to_image,
+        IMAGE_OF_TEXT: data.image_of_text,
+    }
+    return Measurement(
+        metrics=metrics_from_samples(samples),
+        intervals=_intervals(ranks, data, options.seed),
+        n_samples=len(data.paths),
+        samples=samples,
+        hashes={"sample_list": _sample_list_hash(data)},
+        seconds={
+            "images": imaged - started,
+            "captions": captioned - imaged,
+            "metrics": perf_counter() - captioned,
+        },
+        notes=(*limit_notes(options), *_truncation_notes(texts.truncated, len(data.captions))),
+    )
+
+
+def _intervals(ranks: RetrievalRanks, data: RetrievalData, seed: int) -> dict[str, Interval]:
+    """Of every recall, by resampling images with all their captions."""
+    image_of_query = RetrievalRanks(np.arange(len(data.paths)), data.image_of_text)
+    intervals: dict[str, Interval] = {}
+    for direction, clusters in image_of_query._asdict().items():
+        found = cluster_bootstrap(recalled(getattr(ranks, direction)), clusters, seed=seed)
+        names = [f"{direction}_R@{k}" for k in RECALL_AT]
+        intervals.update(zip(names, found, strict=True))
+    return intervals
+
+
+def _sample_list_hash(data: RetrievalData) -> str:
+    return fingerprint([data.names, data.captions, data.image_of_text.tolist()])
+
+
+def _truncation_notes(truncated: int, captions: int) -> tuple[str, ...]:
+    if not truncated:
+        return ()
+    return (f"{truncated} of {captions} captions did not fit the model's context and were cut",)

@@ -1,0 +1,112 @@
+"""Zero-shot semantic segmentation: classes named by text, patches compared with the names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from cosmos_eval.encoder import DenseEncoder, Encoder
+from cosmos_eval.metrics.segmentation import Counts, confusion
+from cosmos_eval.tasks.prompts import prompt_embeddings
+from cosmos_eval.tasks.segmentation._constants import check_constants
+from cosmos_eval.tasks.segmentation._data import SegmentationData, check_sample, open_data
+from cosmos_eval.tasks.segmentation._images import ahead, load_image
+from cosmos_eval.tasks.segmentation._inference import Prediction, Segmenter, predict
+from cosmos_eval.tasks.segmentation._pictures import save_label_map
+from cosmos_eval.tasks.segmentation._samples import (
+    fingerprints,
+    intervals_from_samples,
+    metrics_from_samples,
+    pack_samples,
+    per_class_from_samples,
+)
+from cosmos_eval.types import (
+    Measurement,
+    OnProgress,
+    Progress,
+    RunOptions,
+    SegmentationProtocol,
+    UsageError,
+)
+
+__all__ = ["check", "measure", "metrics_from_samples"]
+
+
+def check(protocol: SegmentationProtocol, options: RunOptions) -> None:
+    """Raise UsageError where data are missing or inconsistent, before any model is loaded.
+
+    Reads every label map, because an undeclared class would otherwise show after hours.
+    """
+    check_constants(protocol)
+    data = open_data(protocol, options)
+    for _ in ahead(data.samples, partial(check_sample, protocol=protocol), options.workers):
+        pass
+
+
+def measure(
+    encoder: Encoder,
+    protocol: SegmentationProtocol,
+    options: RunOptions,
+    progress: OnProgress,
+) -> Measurement:
+    """Segment every image and compare with its label map; `check` is assumed to have passed.
+
+    `options.batch_size` counts windows. Predictions go to `options.save_predictions` as palette
+    PNGs named after the images. Raises UsageError for a model without patch embeddings and, with
+    the file's name, for an image that cannot be decoded.
+    """
+    if not isinstance(encoder, DenseEncoder):
+        raise UsageError(f"{encoder.info.spec} has no patch embeddings to segment images with")
+    data = open_data(protocol, options)
+    started = time.perf_counter()
+    names = [name for synonyms in protocol.queries for name in synonyms]
+    queries = prompt_embeddings(encoder, names, protocol.templates, progress=progress)
+    segmenter = Segmenter(encoder, queries, protocol, options.attention, options.batch_size)
+    prompted = time.perf_counter()
+    confusions = list(_confusions(segmenter, data, options, progress))
+    seconds = {"prompts": prompted - started, "images": time.perf_counter() - prompted}
+    return _measurement(data, confusions, protocol, options, seconds)
+
+
+def _confusions(
+    segmenter: Segmenter, data: SegmentationData, options: RunOptions, progress: OnProgress
+) -> Iterator[Counts]:
+    """Confusion counts (K, K) of every image, in order."""
+    protocol = segmenter.protocol
+    images = ahead(data.samples, partial(load_image, protocol=protocol), options.workers)
+    for done, prediction in enumerate(predict(segmenter, images), start=1):
+        if options.save_predictions is not None:
+            _save(prediction, data, Path(options.save_predictions))
+        yield confusion(
+            prediction.image.label,
+            prediction.classes,
+            len(protocol.class_names),
+            protocol.ignore_index,
+        )
+        progress(Progress("images", done, len(data.samples)))
+
+
+def _save(prediction: Prediction, data: SegmentationData, folder: Path) -> None:
+    path = folder / f"{prediction.image.sample.name}.png"
+    save_label_map(path, prediction.classes, data.palette)
+
+
+def _measurement(
+    data: SegmentationData,
+    confusions: Sequence[Counts],
+    protocol: SegmentationProtocol,
+    options: RunOptions,
+    seconds: dict[str, float],
+) -> Measurement:
+    samples = pack_samples([sample.name for sample in data.samples], confusions)
+    return Measurement(
+        metrics=metrics_from_samples(samples, protocol),
+        intervals=intervals_from_samples(samples, protocol, options.seed),
+        n_samples=len(data.samples),
+        samples=samples,
+        hashes=fingerprints(samples, protocol, options.attention),
+        per_class=per_class_from_samples(samples, protocol),
+        seconds=seconds,
+    )

@@ -1,0 +1,86 @@
+"""Images as the protocol sees them: decoded, resized, normalised, read ahead of the model."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmos_eval.tasks.segmentation._data import Label, Sample, read_label, require_same_size
+from cosmos_eval.types import SegmentationProtocol, UsageError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class LoadedImage(NamedTuple):
+    """`pixels` (3, H, W) float32, resized and normalised; `label` at the original size."""
+
+    sample: Sample
+    pixels: Tensor
+    label: Label
+
+
+def load_image(sample: Sample, protocol: SegmentationProtocol) -> LoadedImage:
+    """Read an image and its label map. Raises UsageError that names a file it cannot use."""
+    image = decode(sample.image)
+    label = read_label(sample, protocol)
+    require_same_size(sample, (image.shape[0], image.shape[1]), label)
+    return LoadedImage(sample, normalised(image, protocol), label)
+
+
+def decode(path: Path) -> NDArray[np.uint8]:
+    """An image file -> (H, W, 3) BGR, decoded by OpenCV as MMSegmentation does."""
+    try:
+        data = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    except (OSError, cv2.error) as error:
+        raise UsageError(f"cannot read image {path}: {error}") from error
+    if image is None:
+        raise UsageError(f"cannot decode image {path}: replace it or take it off the list")
+    return image.astype(np.uint8, copy=False)
+
+
+def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
+    """(H, W, 3) BGR uint8 -> (3, h, w) RGB float32, resized keeping the ratio."""
+    height, width = resized_hw((image.shape[0], image.shape[1]), protocol)
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    rgb = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB).astype(np.float32)
+    scaled = (rgb - np.array(protocol.mean, np.float32)) / np.array(protocol.std, np.float32)
+    return torch.from_numpy(scaled).permute(2, 0, 1).contiguous()
+
+
+def resized_hw(image_hw: tuple[int, int], protocol: SegmentationProtocol) -> tuple[int, int]:
+    """The largest size that keeps the ratio and both bounds: mmcv.rescale_size."""
+    bounds = (protocol.long_side / max(image_hw), protocol.short_side / min(image_hw))
+    height, width = (int(side * min(bounds) + 0.5) for side in image_hw)
+    return max(height, 1), max(width, 1)
+
+
+def ahead(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterator[R]:
+    """Results in order, computed by threads that stay a few items in front of the reader.
+
+    With `workers` 0 nothing runs beside the reader. An error is raised at its item's turn.
+    """
+    if workers == 0:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(workers)
+    pending: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > 4 * workers:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -1,0 +1,151 @@
+"""Zero-shot label maps of images: windows of several images share the backbone's batches."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmos_eval.encoder import DenseEncoder
+from cosmos_eval.tasks.segmentation._data import Label
+from cosmos_eval.tasks.segmentation._images import LoadedImage
+from cosmos_eval.tasks.segmentation._merge import Axis, Decision, label_map, placement
+from cosmos_eval.types import Attention, SegmentationProtocol, UsageError
+
+
+class Segmenter(NamedTuple):
+    """A model, its query embeddings (Q, D) in class order, and how to use them.
+
+    `batch_size` counts windows.
+    """
+
+    encoder: DenseEncoder
+    queries: NDArray[np.float32]
+    protocol: SegmentationProtocol
+    attention: Attention
+    batch_size: int
+
+
+class Prediction(NamedTuple):
+    """Predicted classes (H, W) of an image, at its original size."""
+
+    image: LoadedImage
+    classes: Label
+
+
+class _Windows(NamedTuple):
+    """The windows of an image: all of one shape, a grid of rows and columns."""
+
+    image: LoadedImage
+    rows: Axis
+    columns: Axis
+
+    @property
+    def total(self) -> int:
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (
+            min(self.rows.window, self.rows.length),
+            min(self.columns.window, self.columns.length),
+        )
+
+    def pixels(self) -> Iterator[Tensor]:
+        """The windows, (3, h, w) each, row by row."""
+        height, width = self.shape
+        for top in self.rows.starts:
+            for left in self.columns.starts:
+                yield self.image.pixels[:, top : top + height, left : left + width]
+
+
+@torch.inference_mode()
+def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Prediction]:
+    """Label maps in the order of the images. Raises UsageError for an image under one patch."""
+    decision = _decision(segmenter)
+    windows = (_windows(image, segmenter) for image in images)
+    for group in _groups(windows, segmenter.batch_size):
+        for one, tokens in zip(group, _token_logits(group, segmenter), strict=True):
+            height, width = one.image.label.shape
+            rows = placement(one.rows, height).to(tokens.device)
+            columns = placement(one.columns, width).to(tokens.device)
+            classes = label_map(tokens, rows, columns, decision)
+            yield Prediction(one.image, classes.cpu().numpy())
+
+
+def _decision(segmenter: Segmenter) -> Decision:
+    protocol = segmenter.protocol
+    counts = torch.tensor([len(names) for names in protocol.queries])
+    classes = torch.arange(len(counts), dtype=torch.uint8).repeat_interleave(counts)
+    return Decision(
+        classes.to(segmenter.encoder.info.device),
+        protocol.scale,
+        protocol.prob_thd,
+        protocol.area_thd,
+    )
+
+
+def _windows(image: LoadedImage, segmenter: Segmenter) -> _Windows:
+    protocol, patch = segmenter.protocol, segmenter.encoder.patch_size
+    height, width = image.pixels.shape[1:]
+    if patch > min(height, width, protocol.window):
+        raise UsageError(
+            f"image {image.sample.image} is {width}x{height} px after the resize and windows are "
+            f"{protocol.window} px, but a patch of this model needs {patch}"
+        )
+    return _Windows(image, _axis(height, protocol, patch), _axis(width, protocol, patch))
+
+
+def _axis(length: int, protocol: SegmentationProtocol, patch: int) -> Axis:
+    tokens = min(protocol.window, length) // max(patch, 1)  # 0: a tower that has no patches
+    return Axis(length, protocol.window, protocol.stride, tokens)
+
+
+def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windows]]:
+    """Consecutive images whose windows together fill a batch without exceeding it."""
+    group: list[_Windows] = []
+    for image in images:
+        if group and sum(one.total for one in group) + image.total > batch_size:
+            yield group
+            group = []
+        group.append(image)
+    if group:
+        yield group
+
+
+def _token_logits(group: Sequence[_Windows], segmenter: Segmenter) -> list[Tensor]:
+    """Token logits (Q, A, B) of every image of a group, windows of equal shape encoded together."""
+    members = defaultdict(list)
+    for index, one in enumerate(group):
+        members[one.shape].append(index)
+    logits: dict[int, Tensor] = {}
+    for indices in members.values():
+        pixels = torch.stack([window for i in indices for window in group[i].pixels()])
+        parts = _encode(pixels, segmenter).split([group[i].total for i in indices])
+        logits.update({i: _tiled(part, group[i]) for i, part in zip(indices, parts, strict=True)})
+    return [logits[index] for index in range(len(group))]
+
+
+def _encode(pixels: Tensor, segmenter: Segmenter) -> Tensor:
+    """Windows (n, 3, h, w) -> token logits (n, h', w', Q), in batches of about equal size."""
+    encoder = segmenter.encoder
+    queries = torch.from_numpy(segmenter.queries).to(encoder.info.device)
+    batches = pixels.chunk(math.ceil(len(pixels) / segmenter.batch_size))
+    return torch.cat(
+        [
+            encoder.encode_patches(batch.to(encoder.info.device), segmenter.attention) @ queries.T
+            for batch in batches
+        ]
+    )
+
+
+def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
+    """Token logits (n, h, w, Q) of an image's windows -> side by side, (Q, A, B)."""
+    grid = logits.unflatten(0, (len(windows.rows.starts), len(windows.columns.starts)))
+    return grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2).contiguous()

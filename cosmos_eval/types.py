@@ -1,0 +1,225 @@
+"""The records that pass between the rooms of cosmos_eval. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Task = Literal["retrieval", "cls", "seg"]
+Weights = Literal["teacher", "student"]
+Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class CosmosEvalError(Exception):
+    """A user-facing error: one line that says what is wrong, where, and what to do."""
+
+
+class UsageError(CosmosEvalError):
+    """Bad input or bad usage; the command line ends with status 2."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model as the user named it.
+
+    `text` is what was typed (`scenes-cosmos`, `cosmos:PATH`, `openclip:ARCH/TAG`), `kind` and
+    `name` its parts, `arch` an OpenCLIP architecture or JSON file where the weights do not say.
+    """
+
+    text: str
+    kind: Literal["bundled", "cosmos", "openclip"]
+    name: str
+    arch: str | None = None
+    weights: Weights = "teacher"
+
+
+class EncoderInfo(NamedTuple):
+    """Identity of a loaded model, for provenance.
+
+    `weights` is None where the model has only one set; `weights_sha256` is None only for random
+    weights (`random` is then true).
+    """
+
+    spec: str
+    architecture: str
+    weights: Weights | None
+    weights_sha256: str | None
+    random: bool
+    precision: Precision
+    device: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How one data set is measured. `family` groups comparable numbers (`cosmos`, `karpathy`...).
+
+    Paths are relative to the data root; `root` is set where the data set brings its own (a user's
+    YAML file, the embedded scenes).
+    """
+
+    dataset: str
+    family: str
+    source: str = ""
+    root: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalProtocol(Protocol):
+    """Images and their captions in a COCO-captions JSON file.
+
+    `captions_per_image` keeps the first N captions of every image; None keeps all.
+    """
+
+    images: str
+    annotations: str
+    captions_per_image: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationProtocol(Protocol):
+    """An image folder with one folder a class.
+
+    `class_names` maps folder names to prompt names; empty: the folder name with underscores as
+    spaces. `class_list` instead names a known list of prompt names for the folders in sorted
+    order. `templates` holds prompts with one `{}`, or the name of a known set.
+    """
+
+    folder: str
+    class_names: Mapping[str, str] = field(default_factory=dict)
+    class_list: str | None = None
+    templates: tuple[str, ...] | str = "openai-imagenet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationProtocol(Protocol):
+    """A segmentation data set and every constant of its zero-shot protocol.
+
+    `mmseg_type` names an MMSegmentation data set class (None: a plain image/mask folder pair).
+    `usual_folder` is where MMSegmentation's documentation keeps such a set below a data root; the
+    root itself may hold the set as well.
+    `queries` holds, for every class in order, its prompt names (synonyms). `short_side` and
+    `long_side` bound the resize in pixels, `window` and `stride` are pixels, `mean` and `std` are
+    on the 0-255 scale, RGB. `scale`, `prob_thd`, `area_thd` as in the COSMOS evaluation code.
+    `class_names` are what results are reported under.
+    """
+
+    mmseg_type: str | None
+    images: str
+    masks: str
+    split: str | None = None
+    usual_folder: str | None = None
+    image_suffix: str = ".jpg"
+    mask_suffix: str = ".png"
+    class_names: tuple[str, ...]
+    queries: tuple[tuple[str, ...], ...]
+    templates: tuple[str, ...] | str = "openai-imagenet"
+    short_side: int = 336
+    long_side: int = 2048
+    window: int = 224
+    stride: int = 112
+    scale: float = 40.0
+    prob_thd: float = 0.0
+    area_thd: float | None = None
+    reduce_zero_label: bool = False
+    ignore_index: int = 255
+    mean: tuple[float, float, float] = (122.771, 116.746, 104.094)
+    std: tuple[float, float, float] = (68.501, 66.632, 70.323)
+    # Named groups of classes whose mean IoU is reported besides mIoU, e.g. things and stuff.
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+class Interval(NamedTuple):
+    """A confidence interval of a metric, in the metric's unit."""
+
+    low: float
+    high: float
+    method: str
+    level: float = 0.95
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What a task returns: metrics and what is needed to recompute them.
+
+    `samples` maps names to arrays, stored beside the result; `hashes` fingerprints everything
+    that defines the number (class names, templates, sample list); `notes` says, one line each,
+    what a reader of the number must know (captions that were cut to the context, a limit).
+    """
+
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, Interval]
+    n_samples: int
+    samples: Mapping[str, NDArray[Any]]
+    hashes: Mapping[str, str]
+    per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class Embeddings(NamedTuple):
+    """L2-normalised features, float32 (N, D), in the order of the input.
+
+    `truncated` counts the inputs that did not fit the model's context and were cut.
+    """
+
+    features: NDArray[np.float32]
+    truncated: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a measurement is carried out; none of it may change what is measured but `limit`."""
+
+    data_root: str | None = None
+    attention: Attention = "csa"
+    batch_size: int = 32
+    workers: int = 2
+    limit: int | None = None
+    save_predictions: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One (model, data set, protocol) result as stored; see schema.json in this package."""
+
+    schema_version: int
+    model: Mapping[str, Any]
+    task: Task
+    dataset: str
+    protocol: str
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, Mapping[str, Any]]
+    per_class: Mapping[str, Mapping[str, float | None]]
+    n_samples: int
+    provenance: Mapping[str, Any]
+    samples: str
+    source: Literal["measured"] = "measured"
+
+
+class Progress(NamedTuple):
+    """One step of a long loop, for progress bars: `done` of `total` units of `phase`."""
+
+    phase: str
+    done: int
+    total: int
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def no_progress(step: Progress) -> None:
+    """The progress callback that shows nothing."""
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Known names closest to an unknown one, as a comma-separated line for error messages."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    return ", ".join(close or list(known)[:10])

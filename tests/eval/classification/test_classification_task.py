@@ -1,0 +1,161 @@
+"""Classification on image folders: a case solved by hand, torchvision's rules, and bad data."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import pytest
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
+from cosmos_eval.tasks import classification
+from cosmos_eval.tasks.classification._data import SUFFIXES, open_data
+from cosmos_eval.tasks.classification._measure import class_names
+from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
+
+NAMES = {"c_one": "red", "c_two": "green", "c_three": "blue"}
+PROTOCOL = ClassificationProtocol(
+    dataset="colours",
+    family="test",
+    folder="test",
+    class_names=NAMES,
+    templates=("a {}.", "the {} one"),
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
+    """Sorted: c_one (red: right, right, wrong), c_three (blue: wrong), c_two (green: right)."""
+    images = {
+        "c_one/1.png": "red",
+        "c_one/2.PNG": "red",
+        "c_one/deep/1.jpg": "blue",
+        "c_two/1.png": "green",
+        "c_three/1.bmp": "red",
+    }
+    for name, colour in images.items():
+        save_colour(tmp_path / "test" / name, colour)
+    (tmp_path / "test" / "c_one" / "notes.txt").write_text("not an image")
+    return tmp_path
+
+
+def test_solved_by_hand(root: Path, colour_encoder) -> None:
+    options = RunOptions(data_root=str(root), batch_size=2)
+    result = classification.measure(colour_encoder, PROTOCOL, options)
+    # Classes in the order of the sorted folders: red, blue, green.
+    assert result.samples["labels"].tolist() == [0, 0, 0, 1, 2]
+    assert result.samples["top5"][:, 0].tolist() == [0, 0, 1, 0, 2]
+    assert result.metrics == {
+        "acc1": pytest.approx(3 / 5),
+        "acc5": 1.0,
+        "mean_per_class_recall": pytest.approx((2 / 3 + 0 + 1) / 3),
+    }
+    assert result.per_class == {
+        "c_one": {"recall": pytest.approx(2 / 3), "images": 3},
+        "c_three": {"recall": 0.0, "images": 1},
+        "c_two": {"recall": 1.0, "images": 1},
+    }
+    assert result.n_samples == 5
+    assert classification.metrics_from_samples(result.samples) == result.metrics
+    assert result.intervals.keys() == result.metrics.keys()
+    for name, interval in result.intervals.items():
+        assert interval.low <= result.metrics[name] <= interval.high
+    assert result.hashes.keys() == {"class_names", "templates", "sample_list"}
+
+
+def test_limit_takes_the_classes_in_turn(root: Path, colour_encoder) -> None:
+    options = RunOptions(data_root=str(root), limit=4)
+    result = classification.measure(colour_encoder, PROTOCOL, options)
+    assert result.samples["labels"].tolist() == [0, 0, 1, 2]
+    assert result.notes == ("at most 4 images were measured",)
+
+
+def test_images_and_classes_are_torchvisions(root: Path) -> None:
+    data = open_data(PROTOCOL, RunOptions(data_root=str(root)))
+    expected = ImageFolder(root / "test")
+    assert list(data.folders) == expected.classes
+    assert [(str(p), n) for p, n in zip(data.paths, data.labels, strict=True)] == expected.samples
+    assert SUFFIXES == IMG_EXTENSIONS
+
+
+def test_names_without_a_mapping(root: Path, colour_encoder) -> None:
+    protocol = ClassificationProtocol(**{**vars(PROTOCOL), "class_names": {}})
+    assert class_names(protocol, ("a_red_one", "blue")) == ("a red one", "blue")
+    # No folder is called after a colour: every class scores the same and the first one wins.
+    result = classification.measure(colour_encoder, protocol, RunOptions(data_root=str(root)))
+    assert result.metrics["acc1"] == pytest.approx(3 / 5)
+
+
+def test_bad_folders(root: Path, save_colour: Callable[..., Path]) -> None:
+    options = RunOptions(data_root=str(root))
+
+    def check(message: str, protocol: ClassificationProtocol = PROTOCOL) -> None:
+        with pytest.raises(UsageError, match=message) as raised:
+            classification.check(protocol, options)
+        assert "\n" not in str(raised.value)
+
+    save_colour(root / "test" / "c_tow" / "1.png", "red")
+    check("c_tow has no name .* nearest: c_two")
+    shutil.rmtree(root / "test" / "c_tow")
+    (root / "test" / "c_two" / "1.png").unlink()
+    check("c_two has no images")
+    shutil.rmtree(root / "test" / "c_two")
+    check(f"expected class folder {root}/test/c_two")
+    check("expected .*flat", ClassificationProtocol(**{**vars(PROTOCOL), "folder": "flat"}))
+    save_colour(root / "flat" / "1.png", "red")
+    check(
+        "no class folders: .*CLASS/IMAGE",
+        ClassificationProtocol(**{**vars(PROTOCOL), "folder": "flat"}),
+    )
+
+
+def test_missing_root() -> None:
+    with pytest.raises(UsageError, match="--data-root DIR, the folder that holds test"):
+        classification.check(PROTOCOL, RunOptions())
+
+
+@pytest.fixture(scope="module")
+def wordnet_ids() -> list[str]:
+    package = importlib.util.find_spec("timm")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    listed = Path(package.submodule_search_locations[0]) / "data/_info/imagenet_synsets.txt"
+    return listed.read_text().split()
+
+
+def test_imagenet_folders(
+    wordnet_ids: list[str], tmp_path: Path, save_colour: Callable[..., Path]
+) -> None:
+    imagenet = CLASSIFICATION["imagenet1k"]
+    assert isinstance(imagenet, ClassificationProtocol)
+    joined = "\n".join(sorted(wordnet_ids))
+    assert hashlib.sha256(joined.encode()).hexdigest() == CLASS_LISTS["imagenet1k"].folders_sha256
+    names = class_names(imagenet, tuple(sorted(wordnet_ids)))
+    named = dict(zip(sorted(wordnet_ids), names, strict=True))
+    assert (named["n02099712"], named["n04254777"]) == ("Labrador Retriever", "sock")
+    assert names == tuple(open_clip.IMAGENET_CLASSNAMES)
+    one = save_colour(tmp_path / "one.png", "red")
+    for wordnet_id in wordnet_ids:
+        (tmp_path / "val" / wordnet_id).mkdir(parents=True)
+        (tmp_path / "val" / wordnet_id / "1.png").hardlink_to(one)
+    options = RunOptions(data_root=str(tmp_path))
+    classification.check(imagenet, options)
+    (tmp_path / "val" / wordnet_ids[7]).rename(tmp_path / "val" / "n99999999")
+    with pytest.raises(UsageError, match="has 1000 class folders, which are not the 1000 WordNet"):
+        classification.check(imagenet, options)
+
+
+def test_class_lists_of_the_users_choice(root: Path) -> None:
+    options = RunOptions(data_root=str(root))
+    fields = {**vars(PROTOCOL), "class_list": "imagenet1k"}
+    with pytest.raises(UsageError, match="not both"):
+        classification.check(ClassificationProtocol(**fields), options)
+    fields |= {"class_names": {}, "class_list": "imagenet2k"}
+    with pytest.raises(UsageError, match="known: imagenet1k"):
+        classification.check(ClassificationProtocol(**fields), options)

@@ -1,0 +1,75 @@
+"""The installed command, from an empty folder to a table."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cosmos_eval.store import read_results
+
+PARITY = Path(__file__).parents[2] / "parity"
+
+
+def command() -> list[str]:
+    """The installed program beside this Python, or the module where it is not installed."""
+    program = shutil.which("cosmos-eval", path=str(Path(sys.executable).parent))
+    return [program] if program else [sys.executable, "-m", "cosmos_eval"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("empty")
+    environment = {
+        **os.environ,
+        "COSMOS_EVAL_CACHE": str(tmp_path_factory.mktemp("cache")),
+        "HF_HUB_OFFLINE": "1",
+    }
+    model = ["--model", f"cosmos:{PARITY}/checkpoint.pt", "--arch", f"{PARITY}/model_config.json"]
+    done = subprocess.run(
+        [*command(), "run", *model, "--limit", "10", "--json", "--device", "cpu"],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_all_three_tasks_are_measured_and_stored(finished):
+    folder, _ = finished
+    rows = read_results(folder / "runs" / "eval")
+    assert sorted(row.task for row in rows) == ["cls", "retrieval", "seg"]
+    for row in rows:
+        assert row.provenance["limit"] == 10
+        assert row.provenance["device"] == "cpu"
+        assert row.n_samples >= 10
+        assert set(row.intervals) <= set(row.metrics)
+        assert (folder / "runs" / "eval" / row.samples).is_file()
+    (seg,) = [row for row in rows if row.task == "seg"]
+    assert {"mIoU", "mAcc", "aAcc", "mIoU_things", "mIoU_stuff"} <= set(seg.metrics)
+    assert seg.provenance["attention"] == "csa"
+    assert len(seg.per_class) == 18
+
+
+def test_standard_output_is_one_document_of_the_stored_results(finished):
+    folder, done = finished
+    stored = [json.loads(p.read_text()) for p in (folder / "runs" / "eval").glob("*.json")]
+    printed = json.loads(done.stdout)
+    assert sorted(map(json.dumps, printed)) == sorted(map(json.dumps, stored))
+    assert done.stderr.count("wrote runs/eval/") == 3
+
+
+def test_the_leaderboard_marks_them_as_partial(finished):
+    folder, _ = finished
+    done = subprocess.run(
+        [*command(), "leaderboard"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert "(first 10 only)" in " ".join(done.stdout.split())

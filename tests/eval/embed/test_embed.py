@@ -1,0 +1,124 @@
+"""Embedding: the order of the input, equal texts once, trimming exact, bad files named."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from cosmos_eval.embed import ahead, embed_images, embed_texts, read_rgb
+from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.types import Progress, UsageError
+
+WORDS = ["a", "small", "red", "boat", "on", "the", "water", "near", "two", "green", "trees", "and"]
+
+
+def some_texts(n: int) -> list[str]:
+    rng = np.random.default_rng(0)
+    return [" ".join(rng.choice(WORDS, rng.integers(1, 30))) for _ in range(n)]
+
+
+def test_trimmed_texts_equal_full_length(
+    tiny_encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = some_texts(60)
+    texts += texts[:7]
+    lengths: list[int] = []
+    encode = tiny_encoder.encode_text
+
+    def recording(tokens: torch.Tensor) -> torch.Tensor:
+        lengths.extend([tokens.shape[1]] * len(tokens))
+        return encode(tokens)
+
+    monkeypatch.setattr(tiny_encoder, "encode_text", recording)
+    found = embed_texts(tiny_encoder, texts, batch_size=4)
+    assert len(lengths) == len(set(texts))
+    assert lengths == sorted(lengths)
+    assert lengths[0] < lengths[-1] == 20
+    full = torch.cat([encode(tiny_encoder.tokenize([text])) for text in texts])
+    np.testing.assert_allclose(found.features, full.numpy(), rtol=0, atol=1e-6)
+    # 18 words fit the context of 20; every word here is one token.
+    assert found.truncated == sum(len(text.split()) > 18 for text in texts) > 0
+
+
+def test_texts_of_an_encoder_that_does_not_trim(colour_encoder) -> None:
+    steps: list[Progress] = []
+    found = embed_texts(
+        colour_encoder, ["red", "blue", "red", "red green"], batch_size=2, progress=steps.append
+    )
+    half = 0.5**0.5
+    expected = [[1, 0, 0], [0, 0, 1], [1, 0, 0], [half, half, 0]]
+    np.testing.assert_allclose(found.features, expected, atol=1e-6)
+    assert found.truncated == 0
+    assert steps == [Progress("texts", 2, 3), Progress("texts", 3, 3)]
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_images_in_order(
+    workers: int, colour_encoder, save_colour: Callable[..., Path], tmp_path: Path
+) -> None:
+    colours = ["red", "blue", "green", "blue", "red"]
+    modes = ["RGB", "RGBA", "RGB", "CMYK", "P"]
+    paths = [
+        save_colour(tmp_path / f"{i}.{'jpg' if mode == 'CMYK' else 'png'}", colour, mode)
+        for i, (colour, mode) in enumerate(zip(colours, modes, strict=True))
+    ]
+    steps: list[Progress] = []
+    found = embed_images(
+        colour_encoder, paths, batch_size=2, workers=workers, progress=steps.append
+    )
+    assert found.features.argmax(axis=1).tolist() == [0, 2, 1, 2, 0]
+    assert found.features.dtype == np.float32
+    assert steps == [Progress("images", n, 5) for n in (2, 4, 5)]
+
+
+def test_greyscale_is_read_as_rgb(save_colour: Callable[..., Path], tmp_path: Path) -> None:
+    image = read_rgb(save_colour(tmp_path / "grey.jpg", "green", "L"))
+    assert image.mode == "RGB"
+    assert image.getpixel((2, 2)) == (150, 150, 150)
+
+
+def test_bad_images_are_named(
+    colour_encoder, save_colour: Callable[..., Path], tmp_path: Path
+) -> None:
+    good = save_colour(tmp_path / "good.png", "red")
+    cut = save_colour(tmp_path / "cut.png", "red")
+    cut.write_bytes(cut.read_bytes()[:40])
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    for bad, message in ((cut, "cut.png"), (text, "text.jpg"), (tmp_path / "no.jpg", "no.jpg")):
+        with pytest.raises(UsageError, match=message) as raised:
+            embed_images(colour_encoder, [good, bad, good])
+        assert "\n" not in str(raised.value)
+
+
+def test_nothing_to_embed(colour_encoder) -> None:
+    with pytest.raises(UsageError, match="no images"):
+        embed_images(colour_encoder, [])
+    with pytest.raises(UsageError, match="no texts"):
+        embed_texts(colour_encoder, [])
+
+
+def test_ahead_keeps_the_order_and_the_window() -> None:
+    started: list[int] = []
+
+    def work(item: int) -> int:
+        started.append(item)
+        time.sleep(0.002 * (item % 3))
+        return item * item
+
+    results = ahead(range(40), work, workers=4, window=6)
+    assert next(results) == 0
+    assert len(started) <= 7
+    assert list(results) == [i * i for i in range(1, 40)]
+
+
+def test_ahead_raises_at_the_items_turn() -> None:
+    results = ahead([4, 2, 0, 1], lambda x: 8 // x, workers=2, window=2)
+    assert [next(results), next(results)] == [2, 4]
+    with pytest.raises(ZeroDivisionError):
+        next(results)

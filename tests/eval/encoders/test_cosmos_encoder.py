@@ -1,0 +1,143 @@
+"""COSMOS checkpoints behind the encoder interface, against recorded features."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import huggingface_hub
+import huggingface_hub.errors
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import cosmos_core
+from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_core.model.checkpoint import save_checkpoint
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.encoders.specs import BUNDLED, parse_model_spec
+from cosmos_eval.types import UsageError, Weights
+
+PARITY = Path(__file__).parents[2] / "parity"
+CHECKPOINT, CONFIG = PARITY / "checkpoint.pt", PARITY / "model_config.json"
+
+
+def load(path: Path, arch: Path | None = None, weights: Weights = "teacher") -> ClipEncoder:
+    spec = parse_model_spec(f"cosmos:{path}", arch=str(arch) if arch else None, weights=weights)
+    return load_encoder(spec)
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[str, np.ndarray]:
+    with np.load(PARITY / "forward.npz") as file:
+        return dict(file)
+
+
+def transformed(encoder: ClipEncoder, crops: np.ndarray) -> torch.Tensor:
+    return torch.stack([encoder.transform(Image.fromarray(crop)) for crop in crops])
+
+
+@pytest.mark.parametrize("weights", ["teacher", "student"])
+def test_recorded_features(weights: Weights, records: dict[str, np.ndarray]) -> None:
+    encoder = load(CHECKPOINT, CONFIG, weights)
+    images = transformed(encoder, records["global_crops"].reshape(-1, 224, 224, 3))
+    features = encoder.encode_image(images).numpy()
+    np.testing.assert_allclose(features, records[f"{weights}_image_features"][:6], atol=1e-5)
+    captions = json.loads((PARITY / "training.json").read_text())["captions"]
+    tokens = encoder.tokenize(captions[0] + captions[1])
+    np.testing.assert_array_equal(tokens, records["text_tokens"][:2].reshape(6, 77))
+    texts = encoder.encode_text(tokens[:, : int(tokens.argmax(dim=1).max()) + 1]).numpy()
+    np.testing.assert_allclose(texts, records[f"{weights}_text_features"][:6], atol=1e-5)
+
+
+def test_identity() -> None:
+    info = load(CHECKPOINT, CONFIG).info
+    assert info.weights == "teacher"
+    assert info.weights_sha256 == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
+    assert json.loads(info.architecture) == json.loads(CONFIG.read_text())
+    assert not info.random
+
+
+def scenes_checkpoint(path: Path, vocab_size: int) -> Path:
+    """A file in our own layout, which states its architecture."""
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {
+            "image_size": 32,
+            "layers": 1,
+            "width": 32,
+            "head_width": 16,
+            "patch_size": 8,
+        },
+        "text_cfg": {
+            "context_length": 24,
+            "vocab_size": vocab_size,
+            "width": 16,
+            "heads": 2,
+            "layers": 1,
+        },
+        "preprocess": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
+    }
+    model = cosmos_core.create_model(config)
+    save_checkpoint(path, {"teacher": model}, "cosmos", config, {})
+    return path
+
+
+def test_a_file_that_states_its_architecture(tmp_path: Path) -> None:
+    expected = scenes_tokenizer(context_length=24)
+    encoder = load(scenes_checkpoint(tmp_path / "own.safetensors", expected.vocab_size))
+    texts = ["a red apple on the grass"]
+    torch.testing.assert_close(encoder.tokenize(texts), expected(texts))
+    white = encoder.transform(Image.new("RGB", (40, 60), "white"))
+    torch.testing.assert_close(white, torch.full((3, 32, 32), 2.0))
+
+
+def test_a_vocabulary_without_tokenizer(tmp_path: Path) -> None:
+    path = scenes_checkpoint(tmp_path / "own.safetensors", 1234)
+    with pytest.raises(UsageError, match="vocabulary of 1234 tokens"):
+        load(path)
+
+
+def test_weights_that_the_file_does_not_hold(tmp_path: Path) -> None:
+    path = scenes_checkpoint(tmp_path / "own.safetensors", 49408)
+    with pytest.raises(UsageError, match="no student weights"):
+        load(path, weights="student")
+
+
+def test_a_file_that_needs_an_architecture() -> None:
+    with pytest.raises(UsageError, match="--arch"):
+        load(CHECKPOINT)
+
+
+def test_an_architecture_that_does_not_fit(tmp_path: Path) -> None:
+    config = json.loads(CONFIG.read_text())
+    config["vision_cfg"]["layers"] = 2
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps(config))
+    with pytest.raises(UsageError, match="unexpected keys"):
+        load(CHECKPOINT, other)
+
+
+def test_an_unknown_architecture() -> None:
+    with pytest.raises(UsageError, match=r"nearest: .*ViT-B-16"):
+        load(CHECKPOINT, Path("ViT-B-161"))
+
+
+def test_a_released_model_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(repository: str, filename: str) -> str:
+        assert (repository, filename) == ("sankim2/cosmos", "cosmos_vitb16_cc3m.pt")
+        raise huggingface_hub.errors.LocalEntryNotFoundError("offline\nand much more")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(UsageError, match="cannot fetch cosmos_vitb16_cc3m") as raised:
+        load_encoder(parse_model_spec("cosmos:vitb16_cc3m"))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_bundled_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cosmos_core, "bundled_models", dict)
+    with pytest.raises(UsageError, match="not part of this installation"):
+        load_encoder(parse_model_spec(BUNDLED[0]))

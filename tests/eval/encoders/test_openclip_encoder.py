@@ -1,0 +1,200 @@
+"""OpenCLIP models behind the encoder interface, against OpenCLIP itself."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+
+from cosmos_eval.encoder import DenseEncoder
+from cosmos_eval.encoders import load_encoder, openclip
+from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.types import UsageError
+
+TEXTS = ["a dog", "two dogs on a sofa in front of a red brick wall", "!", ""]
+
+
+def load(spec: str, **options: str) -> ClipEncoder:
+    return load_encoder(parse_model_spec(spec), **options)
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(0).normal(size=(3, 3, 32, 32)).astype("f"))
+
+
+def test_random_weights_are_marked_and_the_same_every_time(
+    tiny_archs: dict[str, str], tiny_encoder: ClipEncoder, images: torch.Tensor
+) -> None:
+    again = load(f"openclip:{tiny_archs['tiny']}/random")
+    assert again.info.random
+    assert again.info.weights_sha256 is None
+    assert again.info.weights is None
+    torch.testing.assert_close(
+        again.encode_image(images), tiny_encoder.encode_image(images), rtol=0, atol=0
+    )
+
+
+def test_loading_logs_nothing(
+    tiny_archs: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    handlers = list(logging.root.handlers)
+    load(f"openclip:{tiny_archs['tiny']}/random")
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.handlers == handlers
+    assert logging.root.manager.disable == logging.NOTSET
+
+
+def test_loading_leaves_the_random_state_alone(tiny_archs: dict[str, str]) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    load(f"openclip:{tiny_archs['tiny']}/random")
+    assert torch.rand(1) == expected
+
+
+def test_a_file_gives_openclips_own_features(
+    tiny_archs: dict[str, str], images: torch.Tensor, tmp_path: Path
+) -> None:
+    arch = tiny_archs["tiny"]
+    model, _, transform = open_clip.create_model_and_transforms(arch)
+    path = tmp_path / "weights.pt"
+    torch.save(model.state_dict(), path)
+    encoder = load(f"openclip:{arch}/{path}")
+    assert isinstance(encoder, DenseEncoder)
+    assert not encoder.info.random
+    assert encoder.info.weights_sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    tokens = open_clip.get_tokenizer(arch)(TEXTS)
+    model.eval()
+    with torch.no_grad():
+        expected_images = model.encode_image(images, normalize=True)
+        expected_texts = model.encode_text(tokens, normalize=True)
+    torch.testing.assert_close(encoder.tokenize(TEXTS), tokens)
+    torch.testing.assert_close(encoder.encode_image(images), expected_images)
+    torch.testing.assert_close(encoder.encode_text(tokens), expected_texts)
+    picture = Image.effect_noise((50, 40), 80).convert("RGB")
+    torch.testing.assert_close(encoder.transform(picture), transform(picture))
+
+
+def test_texts_without_padding_give_the_same_features(tiny_encoder: ClipEncoder) -> None:
+    assert tiny_encoder.trims_text
+    tokens = tiny_encoder.tokenize(TEXTS)
+    full = tiny_encoder.encode_text(tokens)
+    length = int(tokens.argmax(dim=1).max()) + 1
+    assert length < tokens.shape[1]
+    trimmed = tiny_encoder.encode_text(tokens[:, :length])
+    torch.testing.assert_close(trimmed, full, rtol=0, atol=1e-6)
+    # The model is left as it was.
+    torch.testing.assert_close(tiny_encoder.encode_text(tokens), full, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["tiny-bidirectional", "tiny-last-token", "tiny-custom"])
+def test_towers_that_look_at_the_padding_are_not_trimmed(
+    kind: str, tiny_archs: dict[str, str]
+) -> None:
+    encoder = load(f"openclip:{tiny_archs[kind]}/random")
+    assert not encoder.trims_text
+    assert encoder.encode_text(encoder.tokenize(TEXTS)).shape == (4, 16)
+
+
+def test_overlong_texts(tiny_encoder: ClipEncoder) -> None:
+    # A context of 20 holds 18 words between start and end of text.
+    texts = ["dog " * 17, "dog " * 18, "dog " * 19, "dog"]
+    assert tiny_encoder.overlong(texts).tolist() == [False, False, True, False]
+
+
+def test_a_resnet_has_no_patches(tiny_archs: dict[str, str], images: torch.Tensor) -> None:
+    encoder = load(f"openclip:{tiny_archs['tiny-resnet']}/random")
+    assert encoder.patch_size == 0
+    assert encoder.encode_image(images).shape == (3, 16)
+    with pytest.raises(UsageError):
+        encoder.encode_patches(images, "csa")
+
+
+def test_patches(tiny_encoder: ClipEncoder, images: torch.Tensor) -> None:
+    patches = tiny_encoder.encode_patches(images, "vanilla")
+    assert tiny_encoder.patch_size == 8
+    assert patches.shape == (3, 4, 4, 16)
+    torch.testing.assert_close(patches.norm(dim=-1), torch.ones(3, 4, 4))
+
+
+def test_bfloat16_is_near_and_returned_as_float32(
+    tiny_archs: dict[str, str], tiny_encoder: ClipEncoder, images: torch.Tensor
+) -> None:
+    half = load(f"openclip:{tiny_archs['tiny']}/random", precision="bf16")
+    assert half.info.precision == "bf16"
+    for name, given in (("encode_image", images), ("encode_text", half.tokenize(TEXTS))):
+        features = getattr(half, name)(given)
+        exact = getattr(tiny_encoder, name)(given)
+        assert features.dtype == torch.float32
+        assert not torch.equal(features, exact)
+        torch.testing.assert_close(features, exact, rtol=0, atol=0.05)
+
+
+def test_a_tag_brings_its_own_activation(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {}
+
+    def create(arch: str, pretrained: str, **options: bool) -> None:
+        asked[arch, pretrained] = options
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
+    for tag in ("openai", "laion2b_s34b_b79k"):
+        with pytest.raises(UsageError, match="no network"):
+            load(f"openclip:ViT-B-32/{tag}")
+    assert asked["ViT-B-32", "openai"]["force_quick_gelu"] is True
+    assert asked["ViT-B-32", "laion2b_s34b_b79k"]["force_quick_gelu"] is False
+
+
+def test_downloaded_weights_are_hashed_by_content(tiny_encoder: ClipEncoder) -> None:
+    state = tiny_encoder.model.state_dict()
+    joined = b"".join(state[key].numpy().tobytes() for key in sorted(state))
+    # ViT-B-32/openai is a tag that OpenCLIP knows; only that matters here.
+    found = openclip._weights_sha256(tiny_encoder.model, "ViT-B-32", "openai")
+    assert found == hashlib.sha256(joined).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("openclip:ViT-B-33/openai", "nearest: .*ViT-B-32"),
+        ("openclip:ViT-B-32/opnai", "nearest: openai"),
+        ("openclip:ViT-B-32/no/such.pt", "neither a file nor"),
+    ],
+)
+def test_unknown_names(spec: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        load(spec)
+
+
+def test_unusable_files(tiny_archs: dict[str, str], tmp_path: Path) -> None:
+    arch = tiny_archs["tiny"]
+    state = open_clip.create_model(arch).state_dict()
+    del state["ln_final.weight"]
+    torch.save(state, tmp_path / "missing.pt")
+    torch.save(Path("an object, not tensors"), tmp_path / "object.pt")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"state_dict": print}))
+    for name, message in (
+        ("missing.pt", "ln_final.weight"),
+        ("object.pt", "cannot be loaded"),
+        ("text.pt", "cannot be loaded"),
+        ("pickle.pt", "cannot be loaded"),
+    ):
+        with pytest.raises(UsageError, match=message) as raised:
+            load(f"openclip:{arch}/{tmp_path / name}")
+        assert "\n" not in str(raised.value)
+
+
+def test_a_device_that_is_not_there(tiny_archs: dict[str, str]) -> None:
+    for device in ("cuda:77", "toaster"):
+        with pytest.raises(UsageError, match=f"device '{device}' cannot be used"):
+            load(f"openclip:{tiny_archs['tiny']}/random", device=device)

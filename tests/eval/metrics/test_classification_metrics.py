@@ -1,0 +1,39 @@
+"""Best classes and their metrics: solved by hand, and by a stable sort."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cosmos_eval.metrics import classification
+from cosmos_eval.metrics.classification import class_recalls, classification_metrics, top_classes
+
+
+def test_solved_by_hand() -> None:
+    labels = np.array([0, 0, 0, 2])
+    top = np.array([[0, 1], [1, 0], [0, 2], [1, 2]])
+    # Class 0: two of three; class 2: none; class 1 has no image and does not count.
+    assert classification_metrics(labels, top) == {
+        "acc1": 0.5,
+        "acc5": 1.0,
+        "mean_per_class_recall": pytest.approx((2 / 3 + 0) / 2),
+    }
+    assert class_recalls(labels, top[:, 0] == labels) == {0: pytest.approx(2 / 3), 2: 0.0}
+
+
+@pytest.mark.parametrize("block_bytes", [1, 64 << 20])
+@pytest.mark.parametrize("classes", [2, 5, 40])
+def test_top_classes_equal_a_stable_sort(
+    classes: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classification, "_BLOCK_BYTES", block_bytes)
+    rng = np.random.default_rng(0)
+    images = rng.integers(-2, 3, (30, 3)).astype(np.float32)
+    embeddings = rng.integers(-2, 3, (classes, 3)).astype(np.float32)
+    expected = np.argsort(-(images @ embeddings.T), axis=1, kind="stable")[:, :5]
+    np.testing.assert_array_equal(top_classes(images, embeddings), expected)
+
+
+def test_features_that_are_not_finite() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        top_classes(np.array([[np.inf]], np.float32), np.ones((1, 1), np.float32))

@@ -1,0 +1,85 @@
+"""Intervals: against scipy, normal theory, a plain bootstrap, and in simulated studies."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest
+
+from cosmos_eval.metrics.intervals import cluster_bootstrap, mean_class_recall_bootstrap, wilson
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 7), (7, 7), (1, 3), (412, 500), (1, 100_000)])
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_wilson_equals_scipy(successes: int, n: int, level: float) -> None:
+    expected = binomtest(successes, n).proportion_ci(level, method="wilson")
+    found = wilson(successes, n, level)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert (found.method, found.level) == ("wilson", level)
+    assert type(found.low) is type(found.high) is float
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 0), (-1, 4), (5, 4)])
+def test_wilson_refuses_what_is_no_share(successes: int, n: int) -> None:
+    with pytest.raises(ValueError, match="no share"):
+        wilson(successes, n)
+
+
+def test_cluster_bootstrap_of_equal_values_is_a_point() -> None:
+    (interval,) = cluster_bootstrap(np.full((6, 1), 0.25), [0, 0, 1, 1, 2, 9])
+    assert (interval.low, interval.high) == (0.25, 0.25)
+
+
+def test_cluster_bootstrap_equals_normal_theory_for_many_clusters() -> None:
+    values = np.random.default_rng(0).random(4000)
+    found = cluster_bootstrap(values[:, None], np.arange(4000), resamples=4000)[0]
+    half = 1.96 * values.std() / np.sqrt(4000)
+    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+
+
+def test_cluster_bootstrap_is_fixed_by_its_seed() -> None:
+    values = np.random.default_rng(1).random((60, 2))
+    clusters = np.repeat(np.arange(12), 5)
+    again = [cluster_bootstrap(values, clusters, seed=seed) for seed in (3, 3, 4)]
+    assert again[0] == again[1] != again[2]
+
+
+def test_cluster_bootstrap_covers_where_rows_depend_on_each_other() -> None:
+    rng = np.random.default_rng(2)
+    clusters = np.repeat(np.arange(80), 5)
+    covered = {"clusters": 0, "rows": 0}
+    for study in range(200):
+        # Rows of a cluster are equal: 400 rows hold what 80 tell.
+        values = np.repeat(rng.random(80) < 0.4, 5)[:, None]
+        for name, labels in (("clusters", clusters), ("rows", np.arange(400))):
+            interval = cluster_bootstrap(values, labels, seed=study, resamples=400)[0]
+            covered[name] += interval.low <= 0.4 <= interval.high
+    assert 0.90 <= covered["clusters"] / 200 <= 0.99
+    assert covered["rows"] / 200 < 0.75
+
+
+def test_mean_class_recall_equals_a_plain_bootstrap_over_images() -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.choice([0, 1, 4], size=150, p=[0.1, 0.3, 0.6])
+    hits = rng.random(150) < np.array([0.9, 0.5, 0, 0, 0.3])[labels]
+    means = []
+    for _ in range(3000):
+        drawn = rng.integers(150, size=150)
+        recalls = [hits[drawn][labels[drawn] == c].mean() for c in np.unique(labels[drawn])]
+        means.append(np.mean(recalls))
+    found = mean_class_recall_bootstrap(labels, hits, resamples=20_000)
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.012)
+
+
+def test_mean_class_recall_leaves_out_classes_that_were_not_drawn() -> None:
+    found = mean_class_recall_bootstrap(np.array([0, 1]), np.array([True, False]), resamples=400)
+    # Both, the first alone or the second alone: means 0.5, 1 and 0.
+    assert (found.low, found.high) == (0.0, 1.0)
+
+
+def test_nothing_to_resample() -> None:
+    with pytest.raises(ValueError, match="no values"):
+        cluster_bootstrap(np.empty((0, 1)), [])
+    with pytest.raises(ValueError, match="no values"):
+        mean_class_recall_bootstrap(np.empty(0, int), np.empty(0, bool))

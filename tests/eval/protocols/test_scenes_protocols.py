@@ -1,0 +1,94 @@
+"""The embedded data sets: written once, whole, and as the protocols say."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosmos_core.data import scenes as core
+from cosmos_eval.protocols import scenes
+from cosmos_eval.types import RetrievalProtocol, SegmentationProtocol, UsageError
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of its own and few scenes."""
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(scenes, "TEST_IMAGES", 10)
+    return tmp_path / "cache"
+
+
+def test_names_are_those_of_the_generator():
+    assert scenes.THINGS == core.THINGS
+    assert scenes.STUFF == core.STUFF
+    assert scenes.THINGS + scenes.STUFF == core.CLASSES
+
+
+def test_small_queries_name_the_small_things_and_nothing_else(small):
+    scenes.prepare_scenes()
+    protocol = scenes.scenes_protocols()["scenes-retrieval-small"]
+    assert isinstance(protocol, RetrievalProtocol)
+    root = Path(str(protocol.root))
+    coco = json.loads((root / protocol.annotations).read_text())
+    queries = {note["image_id"]: note["caption"] for note in coco["annotations"]}
+    assert sorted(queries) == list(range(1, 11))
+    for index in range(10):
+        scene = core.render_scene(core.SPLIT_SEEDS[core.TEST], index)
+        query = queries[index + 1]
+        assert core.THINGS[scene.label] not in query
+        assert not [stuff.kind for stuff in scene.stuff if stuff.kind in query.split()]
+        sentences = query.split(". ")
+        assert len(sentences) == len(scene.things) - 1
+        for thing, sentence in zip(scene.things[1:], sentences, strict=True):
+            assert sentence.startswith(f"a small {thing.colour} {thing.kind} ")
+
+
+def test_small_label_maps_ignore_the_dominant_thing(small):
+    scenes.prepare_scenes()
+    everything, alone = (
+        scenes.scenes_protocols()[name] for name in ("scenes-seg", "scenes-seg-small")
+    )
+    assert isinstance(everything, SegmentationProtocol)
+    assert isinstance(alone, SegmentationProtocol)
+    root = Path(str(alone.root))
+    for index in range(10):
+        label = core.render_scene(core.SPLIT_SEEDS[core.TEST], index).label
+        name = f"{index + 1:012d}.png"
+        full = np.asarray(Image.open(root / everything.masks / name))
+        small_only = np.asarray(Image.open(root / alone.masks / name))
+        assert (full == label).any()
+        assert ((small_only == alone.ignore_index) == (full == label)).all()
+
+
+def test_scenes_are_rendered_once_and_whole(small, monkeypatch):
+    def killed(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(core, "write_layouts", killed)
+        with pytest.raises(KeyboardInterrupt):
+            scenes.prepare_scenes()
+    assert list(small.iterdir()) == []
+    scenes.prepare_scenes()
+    (root,) = small.iterdir()
+    written = (root / "annotations.json").stat().st_mtime_ns
+    monkeypatch.setattr(core, "write_layouts", killed)
+    scenes.prepare_scenes()
+    assert (root / "annotations.json").stat().st_mtime_ns == written
+
+
+def test_another_number_of_scenes_gets_another_folder(small, monkeypatch):
+    first = scenes.scenes_protocols()["scenes-cls"].root
+    monkeypatch.setattr(scenes, "TEST_IMAGES", 11)
+    assert scenes.scenes_protocols()["scenes-cls"].root != first
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UsageError, match=r"cannot write the embedded scenes.*COSMOS_EVAL_CACHE"):
+        scenes.prepare_scenes()

@@ -1,0 +1,138 @@
+"""A user's own data set: what a file says, and what is wrong with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cosmos_eval.protocols import find_protocol
+from cosmos_eval.types import (
+    ClassificationProtocol,
+    RetrievalProtocol,
+    SegmentationProtocol,
+    UsageError,
+)
+
+SEG = "kind: seg\nimages: images\nmasks: masks\n"
+
+
+@pytest.fixture
+def read(tmp_path: Path):
+    def read_text(text: str, name: str = "mine.yaml"):
+        path = tmp_path / name
+        path.write_text(text)
+        return find_protocol(str(path))
+
+    return read_text
+
+
+def test_segmentation_with_defaults(read, tmp_path):
+    text = SEG + "classes: [sky, {name: car, queries: [car, van]}, 'no']\nignore_index: 11\n"
+    assert read(text) == SegmentationProtocol(
+        dataset="mine",
+        family="user",
+        root=str(tmp_path),
+        mmseg_type=None,
+        images="images",
+        masks="masks",
+        class_names=("sky", "car", "no"),
+        queries=(("sky",), ("car", "van"), ("no",)),
+        ignore_index=11,
+    )
+
+
+def test_every_constant_of_segmentation_can_be_set(read):
+    protocol = read(
+        SEG
+        + """
+name: streets
+source: somewhere
+split: val.txt
+image_suffix: .png
+mask_suffix: _ids.png
+classes: [road, car]
+templates: ["a photo of a {}."]
+short_side: 560
+long_side: 4096
+window: 448
+stride: 224
+scale: 65
+prob_thd: 0.1
+area_thd: 0.2
+reduce_zero_label: true
+mean: [1, 2.5, 3]
+std: [4, 5, 6]
+groups: {things: [car]}
+"""
+    )
+    assert isinstance(protocol, SegmentationProtocol)
+    assert (protocol.dataset, protocol.split, protocol.source) == (
+        "streets",
+        "val.txt",
+        "somewhere",
+    )
+    assert (protocol.short_side, protocol.long_side, protocol.window) == (560, 4096, 448)
+    assert (protocol.stride, protocol.scale, protocol.prob_thd) == (224, 65.0, 0.1)
+    assert (protocol.area_thd, protocol.reduce_zero_label) == (0.2, True)
+    assert (protocol.mean, protocol.std) == ((1.0, 2.5, 3.0), (4.0, 5.0, 6.0))
+    assert protocol.templates == ("a photo of a {}.",)
+    assert protocol.groups == {"things": ("car",)}
+    assert (protocol.image_suffix, protocol.mask_suffix) == (".png", "_ids.png")
+
+
+def test_classification_and_retrieval(read):
+    cls = read("kind: cls\nfolder: photos\nclass_names: {n01: tench}\n", "a.yml")
+    assert isinstance(cls, ClassificationProtocol)
+    assert (cls.dataset, cls.folder, dict(cls.class_names)) == ("a", "photos", {"n01": "tench"})
+    assert cls.templates == "openai-imagenet"
+    retrieval = read("kind: retrieval\nimages: i\nannotations: c.json\ncaptions_per_image: 5\n")
+    assert isinstance(retrieval, RetrievalProtocol)
+    assert retrieval.captions_per_image == 5
+    retrieval = read("kind: retrieval\nimages: i\nannotations: c.json\ncaptions_per_image: null\n")
+    assert retrieval.captions_per_image is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kind: segg\n", "`kind` must be one of retrieval, cls, seg, not 'segg'"),
+        ("images: a\n", "`kind` must be one of"),
+        ("[1, 2]", "must hold keys and values"),
+        ("", "must hold keys and values"),
+        ("kind: [", "is not YAML"),
+        ("kind: cls\nfolder: a\nfolder: b\n", "key 'folder' is given twice"),
+        ("kind: cls\n", "`folder` is missing"),
+        ("kind: cls\nfolder: a\nclassnames: {}\n", "unknown key `classnames`; .*class_names"),
+        ("kind: cls\nfolder: 3\n", "`folder` must be text, not 3"),
+        ("kind: cls\nfolder: a\nclass_names: [a]\n", "`class_names` must map"),
+        ("kind: cls\nfolder: a\ntemplates: []\n", "`templates` must be a list"),
+        ("kind: retrieval\nimages: i\nannotations: c\ncaptions_per_image: x\n", "whole number"),
+        (SEG, "`classes` must list the class names"),
+        (SEG + "classes: [sky, no]\n", r"`classes\[1\]` must be text, not False; .*quotes"),
+        (SEG + "classes: [sky, sky]\n", "names 'sky' twice"),
+        (SEG + "classes: [{queries: [a]}]\n", r"`classes\[0\].name` must be text"),
+        (SEG + "classes: [{name: a, query: b}]\n", "unknown key `query` in `classes"),
+        (SEG + "classes: [{name: a, queries: []}]\n", "must be a list of texts"),
+        (SEG + "classes: [a]\nscale: big\n", "`scale` must be a number"),
+        (SEG + "classes: [a]\nmean: [1, 2]\n", "`mean` must be a list of three numbers"),
+        (SEG + "classes: [a]\nreduce_zero_label: 1\n", "`reduce_zero_label` must be true or"),
+        (SEG + "classes: [a]\nignore_label: 3\n", "unknown key `ignore_label`; .*ignore_index"),
+        (SEG + "classes: [a]\nmmseg_type: X\n", "unknown key `mmseg_type`"),
+        (SEG + "classes: [car]\ngroups: {things: [cat]}\n", "names no class 'cat'; .*car"),
+    ],
+)
+def test_what_is_wrong_is_named(read, text, message):
+    with pytest.raises(UsageError, match=rf"mine\.yaml: .*{message}") as raised:
+        read(text)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match=r"none\.yaml: no such file"):
+        find_protocol(str(tmp_path / "none.yaml"))
+
+
+def test_unknown_names_list_the_nearest():
+    with pytest.raises(UsageError, match="unknown data set 'scenes-sge'; known: scenes-seg"):
+        find_protocol("scenes-sge")

@@ -1,0 +1,148 @@
+"""Result files: what is written is read back, whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import cosmos_eval
+from cosmos_eval.store import file_stem, load_results, read_result, read_results, write_result
+from cosmos_eval.types import UsageError
+
+SAMPLES = {"label": np.array([0, 1, 1]), "logits": np.array([[0.5, 0.25]], np.float32)}
+
+
+def test_a_result_comes_back_as_it_was(tmp_path, make_row):
+    path = write_result(tmp_path / "new" / "folder", make_row(), SAMPLES)
+    (row,) = read_results(path.parent)
+    assert row.metrics == {"acc1": 0.25, "acc5": 0.75}
+    assert row.per_class == {"apple": {"recall": 0.5}, "boat": {"recall": None}}
+    with np.load(path.parent / row.samples, allow_pickle=False) as stored:
+        assert {name: stored[name].tolist() for name in stored} == {
+            "label": [0, 1, 1],
+            "logits": [[0.5, 0.25]],
+        }
+    assert sorted(p.suffix for p in path.parent.iterdir()) == [".json", ".npz"]
+
+
+def test_the_same_result_gives_the_same_bytes(tmp_path, make_row):
+    first = write_result(tmp_path / "a", make_row(), SAMPLES)
+    second = write_result(tmp_path / "b", make_row(metrics={"acc5": 0.75, "acc1": 0.25}), SAMPLES)
+    assert first.read_bytes() == second.read_bytes()
+    samples = read_result(first).samples
+    assert (tmp_path / "a" / samples).read_bytes() == (tmp_path / "b" / samples).read_bytes()
+
+
+def test_floats_are_exact_and_numpy_scalars_plain(tmp_path, make_row):
+    row = make_row(metrics={"acc1": np.float32(0.1), "acc5": np.float64(1 / 3)})
+    metrics = json.loads(write_result(tmp_path, row, {}).read_text())["metrics"]
+    assert metrics == {"acc1": 0.10000000149011612, "acc5": 1 / 3}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, np.float32("nan")])
+def test_a_metric_that_is_no_number_is_refused(tmp_path, make_row, value):
+    with pytest.raises(UsageError, match=r"scenes-cosmos on scenes-cls: acc1 is (nan|inf)"):
+        write_result(tmp_path, make_row(metrics={"acc1": value}), SAMPLES)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"metrics": {"acc1": 71.0}}, "acc1"),
+        ({"metrics": {"image_to_text_mean_rank": 0.5}}, "rank"),
+        ({"metrics": {}}, "metrics"),
+        ({"task": "cook"}, "task"),
+        ({"n_samples": 0}, "n_samples"),
+        ({"intervals": {"acc1": {"low": 0.1, "high": 0.2}}}, "intervals"),
+        ({"model": {"weights_sha256": None}}, "weights_sha256"),
+        ({"provenance": {"precision": "fp8"}}, "precision"),
+    ],
+)
+def test_what_departs_from_the_schema_is_refused(tmp_path, make_row, changes, where):
+    with pytest.raises(UsageError, match=rf"\$\.[^:]*{where}.*: "):
+        write_result(tmp_path, make_row(**changes), SAMPLES)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_random_weights_need_no_hash(tmp_path, make_row):
+    write_result(tmp_path, make_row(model={"random": True, "weights_sha256": None}), SAMPLES)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}', '{"metrics": NaN}'])
+def test_a_file_that_is_no_result_is_named(tmp_path, make_row, text):
+    write_result(tmp_path, make_row(), SAMPLES)
+    (tmp_path / "odd.json").write_text(text)
+    with pytest.raises(UsageError, match=r"odd\.json: "):
+        read_results(tmp_path)
+
+
+def test_no_results(tmp_path):
+    with pytest.raises(UsageError, match=r"no results .* in .*nowhere: run"):
+        read_results(tmp_path / "nowhere")
+
+
+def test_a_new_result_replaces_the_former_with_its_samples(tmp_path, make_row):
+    write_result(tmp_path, make_row(), SAMPLES)
+    write_result(tmp_path, make_row(metrics={"acc1": 0.5}), {"label": np.arange(9)})
+    (row,) = read_results(tmp_path)
+    assert row.metrics == {"acc1": 0.5}
+    assert [p.name for p in tmp_path.glob("*.npz")] == [row.samples]
+
+
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_killed_run_leaves_the_former_result(tmp_path, make_row, monkeypatch, step):
+    write_result(tmp_path, make_row(), SAMPLES)
+    replace, calls = Path.replace, []
+
+    def killed(self, target):
+        calls.append(target)
+        if len(calls) == step:
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        write_result(tmp_path, make_row(metrics={"acc1": 0.5}), {"label": np.arange(9)})
+    (row,) = read_results(tmp_path)
+    assert row.metrics["acc1"] == 0.25
+    with np.load(tmp_path / row.samples) as stored:
+        assert stored["label"].tolist() == [0, 1, 1]
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_file_names_are_safe_and_tell_results_apart(make_row):
+    assert file_stem(make_row()) == "scenes-cosmos__scenes-cls__scenes"
+    odd = [
+        make_row(model={"spec": "cosmos:../../etc/x y.pt"}),
+        make_row(model={"spec": "cosmos:..-..-etc-x-y.pt"}),
+        make_row(model={"spec": "openclip:ViT-B-32/" + "a" * 300}),
+        make_row(dataset="..", protocol="user"),
+        make_row(model={"weights": "student"}),
+        make_row(provenance={"limit": 10}),
+        make_row(provenance={"precision": "bf16"}),
+        make_row(provenance={"attention": "vanilla"}),
+        make_row(),
+    ]
+    stems = [file_stem(row) for row in odd]
+    assert len(set(stems)) == len(odd)
+    for stem in stems:
+        assert not set(stem) - set(
+            "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-"
+        )
+        assert not stem.startswith(".")
+        assert len(stem) < 160
+
+
+def test_results_as_a_table(tmp_path, make_row):
+    write_result(tmp_path, make_row(), SAMPLES)
+    write_result(tmp_path, make_row(model={"weights": "student"}), SAMPLES)
+    table = cosmos_eval.load_results(tmp_path)
+    assert len(table) == 4
+    plain = table[(table.variant == "") & (table.metric == "acc1")]
+    assert plain[["value", "low", "high"]].to_numpy().tolist() == [[0.25, 0.125, 0.5]]
+    assert load_results is cosmos_eval.load_results

@@ -1,0 +1,149 @@
+"""Retrieval on COCO-captions files: a case solved by hand, and bad data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.protocols.retrieval import RETRIEVAL
+from cosmos_eval.tasks import retrieval
+from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
+
+PROTOCOL = RetrievalProtocol(
+    dataset="colours", family="test", images="images", annotations="captions.json"
+)
+
+IMAGES = {20: "red", 3: "green", 11: "blue"}
+# One caption is wrong, one names two colours and ties, one image has a single caption.
+CAPTIONS = [
+    (11, "the blue one"),
+    (20, "red"),
+    (20, "green, by mistake"),
+    (3, "green or blue"),
+    (3, "green"),
+]
+
+
+def write(root: Path, content: Any) -> None:
+    (root / "captions.json").write_text(json.dumps(content))
+
+
+def annotations() -> dict[str, Any]:
+    return {
+        "images": [{"id": i, "file_name": f"{colour}.png"} for i, colour in IMAGES.items()],
+        "annotations": [
+            {"id": n, "image_id": i, "caption": text} for n, (i, text) in enumerate(CAPTIONS)
+        ],
+    }
+
+
+@pytest.fixture
+def root(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
+    for colour in IMAGES.values():
+        save_colour(tmp_path / "images" / f"{colour}.png", colour)
+    write(tmp_path, annotations())
+    return tmp_path
+
+
+def test_solved_by_hand(root: Path, colour_encoder, capsys: pytest.CaptureFixture[str]) -> None:
+    options = RunOptions(data_root=str(root), batch_size=2)
+    result = retrieval.measure(colour_encoder, PROTOCOL, options)
+    # By id: green (3), blue (11), red (20), each with its captions in the order of the file.
+    assert result.samples["image_of_text"].tolist() == [0, 0, 1, 2, 2]
+    # "green or blue" ties with the blue image; "green, by mistake" scores 0 with red and blue.
+    assert result.samples["text_to_image_rank"].tolist() == [2, 1, 1, 1, 3]
+    # The green image's own "green" ties with the mistaken one.
+    assert result.samples["image_to_text_rank"].tolist() == [2, 1, 1]
+    assert result.metrics["text_to_image_R@1"] == pytest.approx(3 / 5)
+    assert result.metrics["image_to_text_R@1"] == pytest.approx(2 / 3)
+    assert result.metrics["text_to_image_mean_rank"] == pytest.approx(8 / 5)
+    assert result.n_samples == 3
+    assert result.notes == ()
+    assert retrieval.metrics_from_samples(result.samples) == result.metrics
+    assert set(result.intervals) == {
+        f"{way}_R@{k}" for way in ("image_to_text", "text_to_image") for k in (1, 5, 10)
+    }
+    for name, interval in result.intervals.items():
+        assert interval.low <= result.metrics[name] <= interval.high
+    assert capsys.readouterr() == ("", "")
+
+
+def test_limit_and_captions_per_image(root: Path, colour_encoder) -> None:
+    protocol = RetrievalProtocol(**{**vars(PROTOCOL), "captions_per_image": 1})
+    options = RunOptions(data_root=str(root), limit=2)
+    result = retrieval.measure(colour_encoder, protocol, options)
+    assert result.samples["image_of_text"].tolist() == [0, 1]
+    assert result.notes == ("at most 2 images were measured",)
+
+
+def test_the_sample_list_is_hashed(root: Path, colour_encoder) -> None:
+    options = RunOptions(data_root=str(root))
+    first = retrieval.measure(colour_encoder, PROTOCOL, options)
+    changed = annotations()
+    changed["annotations"][0]["caption"] += "."
+    write(root, changed)
+    second = retrieval.measure(colour_encoder, PROTOCOL, options)
+    assert first.hashes.keys() == {"sample_list"}
+    assert first.hashes != second.hashes
+
+
+def test_cut_captions_are_noted(root: Path, tiny_encoder: ClipEncoder) -> None:
+    content = annotations()
+    content["annotations"][0]["caption"] = "blue " * 40
+    write(root, content)
+    result = retrieval.measure(tiny_encoder, PROTOCOL, RunOptions(data_root=str(root)))
+    assert result.notes == ("1 of 5 captions did not fit the model's context and were cut",)
+
+
+def without(key: str) -> dict[str, Any]:
+    content = annotations()
+    del content[key]
+    return content
+
+
+def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict[str, Any]:
+    content = annotations()
+    change(content[part])
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "not a COCO-captions JSON"),
+        (without("annotations"), "3 images without captions, first: image id 3"),
+        (without("images"), "lists no images"),
+        (changed("images", lambda some: some.pop(0)), "captions of 1 images .* first: id 20"),
+        (changed("annotations", lambda some: some.pop(0)), "1 images without captions"),
+        (changed("annotations", lambda some: some[1].pop("image_id")), "not a COCO-captions"),
+        (changed("annotations", lambda some: some[1].pop("caption")), "image id 20 .* caption"),
+        (changed("images", lambda some: some[0].update(file_name="no.png")), "first: .*no.png"),
+    ],
+)
+def test_bad_annotations(content: Any, message: str, root: Path) -> None:
+    write(root, content)
+    with pytest.raises(UsageError, match=message) as raised:
+        retrieval.check(PROTOCOL, RunOptions(data_root=str(root)))
+    assert "\n" not in str(raised.value)
+
+
+def test_missing_data(root: Path) -> None:
+    with pytest.raises(UsageError, match="--data-root DIR, the folder that holds images"):
+        retrieval.check(PROTOCOL, RunOptions())
+    (root / "captions.json").write_text("{")
+    with pytest.raises(UsageError, match="not a COCO-captions JSON"):
+        retrieval.check(PROTOCOL, RunOptions(data_root=str(root)))
+    (root / "captions.json").unlink()
+    with pytest.raises(UsageError, match=f"expected {root}/captions.json"):
+        retrieval.check(PROTOCOL, RunOptions(data_root=str(root)))
+
+
+def test_known_data_sets() -> None:
+    coco = RETRIEVAL["coco-val2017"]
+    assert isinstance(coco, RetrievalProtocol)
+    assert (coco.family, coco.captions_per_image) == ("cosmos", None)

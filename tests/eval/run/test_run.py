@@ -1,0 +1,126 @@
+"""Plans are carried out: data first, each model once, everything recorded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import cosmos_eval
+from cosmos_eval import encoders
+from cosmos_eval.plan import Machine, Plan, make_plan
+from cosmos_eval.run import run, run_all
+from cosmos_eval.store import read_result, write_result
+from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
+
+SPEC = ModelSpec(text="cosmos:mine.pt", kind="cosmos", name="mine.pt")
+YAML = "kind: cls\nfolder: photos\ntemplates: ['{}']\n"
+
+
+@pytest.fixture
+def photos(tmp_path: Path, save_colour) -> Path:
+    """A classification set that a model of mean colours solves: three classes, four images."""
+    for path, colour in {
+        "red/a.png": "red",
+        "green/a.png": "green",
+        "blue/a.png": "blue",
+        "blue/b.png": "blue",
+    }.items():
+        save_colour(tmp_path / "photos" / path, colour)
+    (tmp_path / "photos.yaml").write_text(YAML)
+    return tmp_path / "photos.yaml"
+
+
+@pytest.fixture
+def loads(monkeypatch, colour_encoder) -> list[ModelSpec]:
+    """Every model loaded is the one of mean colours; lists what was asked for."""
+    asked: list[ModelSpec] = []
+
+    def load(spec, *, device, precision):
+        asked.append(spec)
+        return colour_encoder
+
+    monkeypatch.setattr(encoders, "load_encoder", load)
+    return asked
+
+
+def test_a_result_says_what_was_measured_and_how(photos, loads, tmp_path):
+    plan = make_plan(datasets=[str(photos)], models=["scenes-clip"])
+    ((row, samples),) = run_all(plan)
+    assert (row.task, row.dataset, row.protocol, row.n_samples) == ("cls", "photos", "user", 4)
+    assert row.metrics["acc1"] == 1.0
+    assert set(row.intervals["acc1"]) == {"low", "high", "method", "level"}
+    assert row.model["spec"] == "colours"
+    record = row.provenance
+    assert record["seconds"]["total"] > 0
+    assert record["peak_memory_bytes"] > 10_000_000
+    assert (record["limit"], record["attention"], record["precision"]) == (None, None, "fp32")
+    assert all(len(value) == 64 for value in record["hashes"].values())
+    stored = read_result(write_result(tmp_path / "out", row, samples))
+    assert stored.metrics == row.metrics
+
+
+def test_each_model_is_loaded_once_for_all_data_sets(photos, loads):
+    (photos.parent / "again.yaml").write_text(YAML)
+    datasets = [str(photos), str(photos.parent / "again.yaml")]
+    plan = make_plan(datasets=datasets, models=["scenes-clip", "scenes-cosmos"])
+    rows = [finished.row for finished in run_all(plan)]
+    assert [spec.text for spec in loads] == ["scenes-clip", "scenes-cosmos"]
+    assert [row.dataset for row in rows] == ["photos", "again"] * 2
+
+
+def test_all_data_are_checked_before_the_first_model_is_loaded(photos, loads):
+    (photos.parent / "lost.yaml").write_text(YAML.replace("photos", "lost"))
+    datasets = [str(photos), str(photos.parent / "lost.yaml")]
+    plan = make_plan(datasets=datasets, models=["scenes-clip"])
+    with pytest.raises(UsageError, match="lost"):
+        next(run_all(plan))
+    assert loads == []
+
+
+def test_progress_of_every_phase_reaches_its_end(photos, loads):
+    seen: dict[tuple[str, str], Progress] = {}
+    plan = make_plan(datasets=[str(photos)], models=["scenes-clip"])
+    for _ in run_all(plan, lambda what, step: seen.update({(what, step.phase): step})):
+        pass
+    assert ("data", "check") in seen
+    assert ("colours on photos", "images") in seen
+    assert all(step.done == step.total for step in seen.values())
+
+
+def test_run_and_evaluate_return_the_row(photos, loads):
+    plan = make_plan(datasets=[str(photos)], models=["scenes-clip"])
+    assert run(plan.specs[0], plan.protocols[0]).metrics["acc1"] == 1.0
+    row = cosmos_eval.evaluate("scenes-clip", str(photos), weights="student", limit=2)
+    assert loads[-1].weights == "student"
+    assert row.n_samples == 2
+    assert row.provenance["limit"] == 2
+
+
+def test_a_default_plan_is_the_bundled_models_on_the_embedded_data():
+    plan = make_plan()
+    assert {"scenes-cosmos", "scenes-clip"} <= {spec.text for spec in plan.specs}
+    names = [protocol.dataset for protocol in plan.protocols]
+    assert names == ["scenes-retrieval", "scenes-cls", "scenes-seg"]
+    assert [p.dataset for p in make_plan(task="seg").protocols] == ["scenes-seg"]
+    assert plan.machine == Machine()
+    assert isinstance(plan, Plan)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"datasets": ["voc20"]}, "voc20 is not embedded: .*--data-root"),
+        (
+            {"datasets": ["voc20"], "options": RunOptions(data_root="/nowhere/at/all")},
+            "no folder /nowhere/at/all",
+        ),
+        ({"datasets": ["scenes-seg"], "task": "cls"}, "scenes-seg is a data set of task seg"),
+        ({"datasets": ["scenes-seg", "scenes-seg"]}, "scenes-seg is given twice"),
+        ({"models": ["scenes-clip", "scenes-clip"]}, "scenes-clip is given twice"),
+        ({"models": ["scenes-klip"]}, "unknown model 'scenes-klip'; .*scenes-clip"),
+    ],
+)
+def test_plans_that_cannot_be(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        make_plan(**arguments)

@@ -1,0 +1,204 @@
+"""Where data are looked for and what is refused before inference."""
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.tasks.segmentation import check
+from cosmos_eval.tasks.segmentation._data import open_data, read_label
+from cosmos_eval.types import RunOptions, UsageError
+
+PARITY = Path(__file__).parents[2] / "parity"
+LAYOUTS = [("voc20", "voc"), ("voc21", "voc"), ("ade20k", "ade")]
+
+
+@pytest.mark.parametrize(("dataset", "recorded"), LAYOUTS)
+def test_the_root_or_its_usual_folder_holds_the_set(dataset, recorded, tmp_path):
+    protocol = SEGMENTATION[dataset]
+    assert protocol.usual_folder is not None
+    shutil.copytree(PARITY / recorded, tmp_path / protocol.usual_folder)
+    for root in (tmp_path, tmp_path / protocol.usual_folder):
+        options = RunOptions(data_root=str(root))
+        check(protocol, options)
+        data = open_data(protocol, options)
+        assert [s.image.is_file() and s.mask.is_file() for s in data.samples] == [True] * len(
+            data.samples
+        )
+        assert len(data.palette) == len(protocol.class_names)
+
+
+def test_voc_samples_follow_the_list_and_its_first_ones_are_the_limit():
+    options = RunOptions(data_root=str(PARITY / "voc"))
+    names = [s.name for s in open_data(SEGMENTATION["voc21"], options).samples]
+    listed = (PARITY / "voc/ImageSets/Segmentation/val.txt").read_text().split()
+    assert names == listed
+    some = open_data(SEGMENTATION["voc21"], dataclasses.replace(options, limit=2)).samples
+    assert [s.name for s in some] == listed[:2]
+
+
+def test_reduced_labels_start_at_the_first_class():
+    options = RunOptions(data_root=str(PARITY / "voc"))
+    sample = open_data(SEGMENTATION["voc20"], options).samples[0]
+    with Image.open(sample.mask) as image:
+        raw = np.asarray(image).astype(int)
+    expected = np.where((raw == 0) | (raw == 255), 255, raw - 1)
+    assert (read_label(sample, SEGMENTATION["voc20"]) == expected).all()
+
+
+def test_voc20_palette_is_vocs_without_the_background():
+    options = RunOptions(data_root=str(PARITY / "voc"))
+    assert open_data(SEGMENTATION["voc20"], options).palette[0] == (128, 0, 0)  # aeroplane
+    assert open_data(SEGMENTATION["voc21"], options).palette[1] == (128, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "layout"),
+    [
+        ("context59", "VOCdevkit/VOC2010"),
+        ("cityscapes", "cityscapes"),
+        ("coco_stuff", "coco_stuff164k"),
+        ("coco_object", "coco_stuff164k"),
+    ],
+)
+def test_other_published_layouts_are_read(dataset, layout, tmp_path):
+    protocol = SEGMENTATION[dataset]
+    below = "frankfurt/" if dataset == "cityscapes" else ""
+    image = tmp_path / layout / protocol.images / f"{below}one{protocol.image_suffix}"
+    mask = tmp_path / layout / protocol.masks / f"{below}one{protocol.mask_suffix}"
+    for path in (image, mask):
+        path.parent.mkdir(parents=True)
+        Image.new("L", (6, 4), color=2).save(path)
+    if protocol.split:
+        split = tmp_path / layout / protocol.split
+        split.parent.mkdir(parents=True)
+        split.write_text("one\n")
+    options = RunOptions(data_root=str(tmp_path))
+    check(protocol, options)
+    (sample,) = open_data(protocol, options).samples
+    assert sample.name == f"{below}one"
+    assert np.unique(read_label(sample, protocol)) == 2 - protocol.reduce_zero_label
+
+
+def test_a_missing_root_says_what_was_expected(tmp_path):
+    protocol = SEGMENTATION["voc20"]
+    with pytest.raises(UsageError, match="--data-root DIR that holds JPEGImages"):
+        check(protocol, RunOptions())
+    usual = tmp_path / "VOCdevkit" / "VOC2012" / "JPEGImages"
+    with pytest.raises(UsageError) as error:
+        check(protocol, RunOptions(data_root=str(tmp_path)))
+    assert str(tmp_path / "JPEGImages") in str(error.value)
+    assert str(usual) in str(error.value)
+
+
+@pytest.fixture
+def pets(tmp_path, write_set):
+    """Root of a plain pair of folders with two images."""
+    write_set(tmp_path, {"one": (20, 30), "sub/two": (25, 10)})
+    return tmp_path
+
+
+def test_a_plain_pair_of_folders_is_read_below_subfolders(pets, protocol):
+    own_root = dataclasses.replace(protocol, root=str(pets))
+    check(own_root, RunOptions(data_root="elsewhere"))
+    samples = open_data(own_root, RunOptions()).samples
+    assert [s.name for s in samples] == ["one", "sub/two"]
+
+
+def test_a_split_file_names_the_samples(pets, protocol):
+    (pets / "list.txt").write_text("sub/two\n")
+    options = RunOptions(data_root=str(pets))
+    samples = open_data(dataclasses.replace(protocol, split="list.txt"), options).samples
+    assert [s.name for s in samples] == ["sub/two"]
+
+
+def refusal(protocol, root) -> str:
+    with pytest.raises(UsageError) as error:
+        check(protocol, RunOptions(data_root=str(root)))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_an_undeclared_class_is_named(pets, protocol):
+    Image.fromarray(np.full((25, 10), 4, np.uint8)).save(pets / "masks/sub/two.png")
+    message = refusal(protocol, pets)
+    assert "two.png" in message
+    assert "class 4" in message
+
+
+def test_an_undeclared_class_is_named_as_the_file_has_it(tmp_path):
+    shutil.copytree(PARITY / "voc", tmp_path / "voc")
+    mask = tmp_path / "voc/SegmentationClass/2012_000003.png"
+    Image.new("L", (300, 300), color=21).save(mask)
+    for dataset in ("voc20", "voc21"):
+        assert "2012_000003.png holds class 21" in refusal(SEGMENTATION[dataset], tmp_path / "voc")
+
+
+@pytest.mark.parametrize(
+    ("damage", "named"),
+    [
+        (lambda root: (root / "masks/one.png").unlink(), "masks/one.png"),
+        (lambda root: (root / "masks/one.png").write_bytes(b"x"), "masks/one.png"),
+        (lambda root: (root / "images/one.png").write_bytes(b"x"), "images/one.png"),
+        (lambda root: Image.new("L", (30, 21)).save(root / "masks/one.png"), "30x21"),
+        (lambda root: Image.new("I;16", (30, 20)).save(root / "masks/one.png"), "8-bit"),
+        (lambda root: Image.new("RGB", (30, 20)).save(root / "masks/one.png"), "8-bit"),
+    ],
+)
+def test_damaged_files_are_named(pets, protocol, damage, named):
+    damage(pets)
+    assert named in refusal(protocol, pets)
+
+
+def test_a_truncated_label_map_is_named(pets, protocol):
+    path = pets / "masks/one.png"
+    path.write_bytes(path.read_bytes()[:-200])
+    assert "masks/one.png" in refusal(protocol, pets)
+
+
+def test_turned_photographs_are_compared_as_displayed(pets, protocol):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # displayed after a quarter turn
+    Image.new("RGB", (20, 30)).save(pets / "images/one.png", exif=exif)
+    check(protocol, RunOptions(data_root=str(pets)))
+
+
+def test_an_empty_folder_is_refused(pets, protocol):
+    assert "no image *.tif" in refusal(dataclasses.replace(protocol, image_suffix=".tif"), pets)
+
+
+def test_an_unknown_data_set_class_lists_the_nearest(pets, protocol):
+    wrong = dataclasses.replace(protocol, mmseg_type="PascalVocDataset")
+    assert "PascalVOCDataset" in refusal(wrong, pets)
+
+
+def test_a_class_list_of_another_length_is_refused(pets, protocol):
+    wrong = dataclasses.replace(protocol, mmseg_type="ADE20KDataset")
+    assert "4 classes declared, ADE20KDataset has 150" in refusal(wrong, pets)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"queries": (("a",),)}, "prompts for 1 classes"),
+        ({"queries": (("a",), ("b",), (), ("c",))}, "class 'dog' has no prompt"),
+        ({"class_names": ("cat", "cat", "dog", "grass")}, "same name"),
+        ({"class_names": (), "queries": ()}, "0 classes"),
+        ({"ignore_index": 3}, "ignore_index 3"),
+        ({"ignore_index": 256}, "ignore_index 256"),
+        ({"ignore_index": 4, "reduce_zero_label": True}, "must be that too"),
+        ({"prob_thd": 0.1, "reduce_zero_label": True}, "background class"),
+        ({"stride": 0}, "stride must be above 0"),
+        ({"stride": 33}, "must not exceed window"),
+        ({"std": (1.0, 0.0, 1.0)}, "std must be above 0"),
+        ({"prob_thd": 1.0}, "in \\[0, 1\\)"),
+        ({"area_thd": -0.1}, "in \\[0, 1\\)"),
+    ],
+)
+def test_contradictory_constants_are_refused(pets, protocol, changes, complaint):
+    with pytest.raises(UsageError, match=f"pets: .*{complaint}"):
+        check(dataclasses.replace(protocol, **changes), RunOptions(data_root=str(pets)))

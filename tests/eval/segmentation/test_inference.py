@@ -1,0 +1,138 @@
+"""Predictions of the batched pipeline against one window at a time, from files to label maps."""
+
+import dataclasses
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from cosmos_eval.tasks.segmentation._data import open_data
+from cosmos_eval.tasks.segmentation._images import load_image
+from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
+from cosmos_eval.types import RunOptions, UsageError
+
+SIZES = {
+    "a": (48, 48),
+    "b": (90, 900),
+    "c": (20, 1),
+    "d": (37, 41),
+    "e": (61, 200),
+    "f": (120, 97),
+    "g": (16, 48),
+}
+
+
+@pytest.fixture(scope="module")
+def queries():
+    rows = np.random.default_rng(1).normal(size=(7, 16)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def images_of(protocol, root):
+    data = open_data(protocol, RunOptions(data_root=str(root)))
+    return [load_image(sample, protocol) for sample in data.samples]
+
+
+@pytest.mark.parametrize(
+    ("attention", "rule"),
+    [("csa", {}), ("vanilla", {"prob_thd": 0.5}), ("naclip", {"prob_thd": 0.3, "area_thd": 0.2})],
+)
+def test_label_maps_equal_the_plain_pipeline(
+    attention, rule, encoder, protocol, queries, write_set, plain, tmp_path
+):
+    write_set(tmp_path, SIZES)
+    protocol = dataclasses.replace(protocol, **rule)
+    images = images_of(protocol, tmp_path)
+    segmenter = Segmenter(encoder, queries, protocol, attention, batch_size=16)
+    predictions = list(predict(segmenter, iter(images)))
+    assert [p.image.sample.name for p in predictions] == list(SIZES)
+    different = total = 0
+    for name, prediction in zip(SIZES, predictions, strict=True):
+        expected = plain_pipeline(tmp_path / "images" / f"{name}.png", segmenter, plain)
+        assert prediction.classes.shape == expected.shape == SIZES[name]
+        different += (prediction.classes != expected).sum()
+        total += expected.size
+    assert different <= total / 10_000
+
+
+def plain_pipeline(path, segmenter, plain):
+    """Read, resize and normalise with other functions, then encode one window at a time."""
+    plain_logits, plain_classes = plain
+    protocol = segmenter.protocol
+    image = cv2.imread(str(path))
+    scale = min(
+        protocol.long_side / max(image.shape[:2]), protocol.short_side / min(image.shape[:2])
+    )
+    height, width = (int(side * scale + 0.5) for side in image.shape[:2])
+    resized = cv2.resize(image, (width, height))[:, :, ::-1].astype(np.float64)
+    pixels = torch.from_numpy((resized - protocol.mean) / protocol.std).float().permute(2, 0, 1)
+
+    def window_logits(window):
+        patches = segmenter.encoder.encode_patches(window[None], segmenter.attention)[0]
+        return torch.einsum("hwd,qd->qhw", patches, torch.from_numpy(segmenter.queries))
+
+    logits = plain_logits(pixels, image.shape[:2], protocol, window_logits)
+    return plain_classes(logits, protocol)
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 1000])
+def test_batch_size_changes_no_logits(batch_size, encoder, protocol, queries, write_set, tmp_path):
+    from cosmos_eval.tasks.segmentation import _inference
+
+    write_set(tmp_path, SIZES)
+    images = images_of(protocol, tmp_path)
+
+    def logits(size):
+        segmenter = Segmenter(encoder, queries, protocol, "csa", size)
+        windows = [_inference._windows(image, segmenter) for image in images]
+        groups = list(_inference._groups(windows, size))
+        assert all(len(g) == 1 or sum(w.total for w in g) <= size for g in groups)
+        return [part for g in groups for part in _inference._token_logits(g, segmenter)]
+
+    for one, other in zip(logits(16), logits(batch_size), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
+def test_backbone_batches_hold_windows_of_several_images(
+    encoder, protocol, queries, write_set, tmp_path, monkeypatch
+):
+    # 48 px images have 2 x 2 windows; 16 of 20 fit one batch.
+    write_set(tmp_path, dict.fromkeys("abcde", (48, 48)))
+    batches = []
+    encode = encoder.encode_patches
+    monkeypatch.setattr(
+        encoder,
+        "encode_patches",
+        lambda images, form: (batches.append(len(images)), encode(images, form))[1],
+    )
+    segmenter = Segmenter(encoder, queries, protocol, "csa", batch_size=16)
+    assert len(list(predict(segmenter, images_of(protocol, tmp_path)))) == 5
+    assert batches == [16, 4]
+
+
+def test_an_image_under_one_patch_is_named(encoder, protocol, queries, write_set, tmp_path):
+    write_set(tmp_path, {"thin": (1, 900)})
+    segmenter = Segmenter(encoder, queries, protocol, "csa", batch_size=16)
+    with pytest.raises(UsageError, match=r"thin\.png is 2048x2 px after the resize"):
+        list(predict(segmenter, images_of(protocol, tmp_path)))
+
+
+def test_queries_are_compared_by_cosine(encoder, protocol, write_set, tmp_path):
+    """A query that is a patch's own embedding wins at that patch."""
+    write_set(tmp_path, {"a": (32, 32)})
+    protocol = dataclasses.replace(protocol, short_side=32)
+    (image,) = images_of(protocol, tmp_path)
+    patches = encoder.encode_patches(image.pixels[None], "csa")[0].flatten(0, 1)
+    similarity = F.normalize(patches, dim=-1) @ patches.T
+    chosen = [0, 3, 5, 6, 9, 12, 15]
+    segmenter = Segmenter(encoder, patches[chosen].numpy(), protocol, "csa", 8)
+    (prediction,) = predict(segmenter, [image])
+    query_class = np.repeat(range(4), [len(names) for names in protocol.queries])
+    for index in chosen:
+        # The pixel at a patch's upper left corner mixes in neighbours; corners of the grid do not.
+        if index in (0, 3, 12, 15):
+            row, column = divmod(index, 4)
+            pixel = prediction.classes[31 * (row > 0), 31 * (column > 0)]
+            assert pixel == query_class[int(similarity[index, chosen].argmax())]

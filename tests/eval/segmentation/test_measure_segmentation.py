@@ -1,0 +1,134 @@
+"""The whole task on a tiny set: what comes out, what is stored, what stops it."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosmos_eval.metrics.segmentation import SparseConfusion
+from cosmos_eval.tasks.segmentation import check, measure, metrics_from_samples
+from cosmos_eval.types import RunOptions, UsageError, no_progress
+
+SIZES = {"one": (48, 48), "sub/two": (30, 70), "three": (52, 33)}
+
+
+@pytest.fixture
+def options(tmp_path, write_set) -> RunOptions:
+    write_set(tmp_path / "data", SIZES)
+    return RunOptions(data_root=str(tmp_path / "data"), batch_size=8)
+
+
+def test_metrics_are_those_of_the_saved_predictions(encoder, protocol, options, tmp_path):
+    folder = tmp_path / "predictions"
+    options = dataclasses.replace(options, save_predictions=str(folder))
+    check(protocol, options)
+    measurement = measure(encoder, protocol, options, no_progress)
+    assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == {
+        f"{name}.png" for name in SIZES
+    }
+    intersection, union, right, labelled = np.zeros(4), np.zeros(4), 0, 0
+    for name in SIZES:
+        with Image.open(folder / f"{name}.png") as image:
+            assert image.mode == "P"
+            predicted = np.asarray(image)
+        with Image.open(tmp_path / "data/masks" / f"{name}.png") as image:
+            label = np.asarray(image)
+        valid = label != 255
+        right += (predicted == label)[valid].sum()
+        labelled += valid.sum()
+        for c in range(4):
+            both = (predicted == c) & (label == c) & valid
+            either = ((predicted == c) | (label == c)) & valid
+            intersection[c] += both.sum()
+            union[c] += either.sum()
+    iou = intersection / union
+    assert measurement.metrics["aAcc"] == pytest.approx(right / labelled)
+    assert measurement.metrics["mIoU"] == pytest.approx(iou.mean())
+    assert measurement.metrics["mIoU_animals"] == pytest.approx(iou[1:3].mean())
+    assert measurement.per_class["dog"]["IoU"] == pytest.approx(iou[2])
+
+
+def test_metrics_come_back_from_stored_samples(encoder, protocol, options, tmp_path):
+    measurement = measure(encoder, protocol, options, no_progress)
+    np.savez(tmp_path / "samples.npz", allow_pickle=False, **measurement.samples)
+    with np.load(tmp_path / "samples.npz") as stored:
+        assert set(stored) == {"name", *SparseConfusion._fields}
+        assert metrics_from_samples(stored, protocol) == measurement.metrics
+    for name, value in measurement.metrics.items():
+        assert measurement.intervals[name].low <= value <= measurement.intervals[name].high
+    assert measurement.n_samples == 3
+    assert set(measurement.seconds) == {"prompts", "images"}
+
+
+def test_workers_and_batches_change_nothing(encoder, protocol, options):
+    plain = dataclasses.replace(options, workers=0, batch_size=1)
+    one, other = (measure(encoder, protocol, o, no_progress) for o in (options, plain))
+    assert one.samples["name"].tolist() == other.samples["name"].tolist()
+    assert one.hashes == other.hashes
+    # Another batch may round a logit differently, which moves single pixels at borders.
+    assert one.metrics == pytest.approx(other.metrics, abs=1e-3)
+
+
+def test_hashes_tell_what_changed(encoder, protocol, options):
+    def changed(other_protocol, other_options=options):
+        hashes = measure(encoder, other_protocol, other_options, no_progress).hashes
+        return {name for name in base if hashes[name] != base[name]}
+
+    base = measure(encoder, protocol, options, no_progress).hashes
+    assert all(len(value) == 64 for value in base.values())
+    replace = dataclasses.replace
+    assert changed(replace(protocol, scale=50.0)) == {"constants"}
+    assert changed(replace(protocol, templates=("{}",))) == {"templates"}
+    queries = (*protocol.queries[:-1], ("lawn",))
+    assert changed(replace(protocol, queries=queries)) == {"queries"}
+    assert changed(protocol, replace(options, limit=2)) == {"samples"}
+    assert changed(protocol, replace(options, attention="vanilla")) == {"constants"}
+
+
+def test_progress_counts_images(encoder, protocol, options):
+    steps = []
+    measure(encoder, protocol, options, steps.append)
+    images = [(step.done, step.total) for step in steps if step.phase == "images"]
+    assert images == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_a_group_without_labels_is_left_out(encoder, protocol, options, tmp_path):
+    for name, size in SIZES.items():
+        Image.new("L", size[::-1], color=0).save(tmp_path / "data/masks" / f"{name}.png")
+    background = dataclasses.replace(
+        protocol, prob_thd=0.999, scale=1.0, groups={"animals": ("cat", "dog")}
+    )
+    measurement = measure(encoder, background, options, no_progress)
+    assert "mIoU_animals" not in measurement.metrics
+    assert measurement.per_class["cat"] == {"IoU": None, "Acc": None}
+    assert measurement.metrics["mIoU"] == 1.0
+
+
+def test_a_set_without_any_label_is_refused(encoder, protocol, options, tmp_path):
+    for name, size in SIZES.items():
+        Image.new("L", size[::-1], color=255).save(tmp_path / "data/masks" / f"{name}.png")
+    with pytest.raises(UsageError, match="no pixel of any image has a label"):
+        measure(encoder, protocol, options, no_progress)
+
+
+def test_an_undecodable_image_stops_the_run_and_is_named(encoder, protocol, options, tmp_path):
+    path = tmp_path / "data/images/three.png"
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UsageError, match=r"three\.png"):
+        measure(encoder, protocol, options, no_progress)
+
+
+def test_a_model_without_patches_is_refused(protocol, options):
+    class Pooled:
+        info = type("Info", (), {"spec": "openclip:RN50/random"})
+
+    with pytest.raises(UsageError, match="RN50/random has no patch embeddings"):
+        measure(Pooled(), protocol, options, no_progress)
+
+
+def test_predictions_that_cannot_be_written_stop_the_run(encoder, protocol, options, tmp_path):
+    (tmp_path / "file").write_text("")
+    options = dataclasses.replace(options, save_predictions=str(tmp_path / "file"))
+    with pytest.raises(UsageError, match="cannot write prediction"):
+        measure(encoder, protocol, options, no_progress)

@@ -1,0 +1,121 @@
+"""Metrics of a confusion worked out by hand, against MMSegmentation, and by plain resampling."""
+
+import numpy as np
+import pytest
+import torch
+
+from cosmos_eval.metrics.segmentation import (
+    Areas,
+    areas_of_images,
+    bootstrap,
+    class_scores,
+    confusion,
+    pack,
+    segmentation_metrics,
+)
+
+
+def test_confusion_by_hand():
+    labels = np.array([[0, 0, 1], [2, 255, 1]], np.uint8)
+    predicted = np.array([[0, 1, 1], [0, 2, 1]], np.uint8)
+    counts = confusion(labels, predicted, 3, 255)
+    assert counts.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
+    assert counts.dtype == np.int64
+
+
+def test_confusion_of_many_classes_does_not_overflow():
+    labels = np.full((2, 2), 250, np.uint8)
+    assert confusion(labels, labels, 251, 255)[250, 250] == 4
+
+
+def test_scores_by_hand():
+    # Class 0: label 4, predicted 3, both 2. Class 1: label 2, predicted 3, both 1.
+    # Class 2: neither. Class 3: predicted 1, never labelled; its label pixels are 0.
+    counts = np.array([[2, 2, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
+    areas = areas_of_images(pack([counts]), 1, 4)
+    total = Areas(*(part.sum(0) for part in areas))
+    scores = class_scores(total)
+    np.testing.assert_allclose(scores.iou, [2 / 4, 1 / 4, np.nan, 0])
+    np.testing.assert_allclose(scores.accuracy, [2 / 4, 1 / 2, np.nan, np.nan])
+    metrics = segmentation_metrics(total, {"first": [0, 2], "absent": [2]})
+    assert metrics["mIoU"] == pytest.approx((1 / 2 + 1 / 4 + 0) / 3)
+    assert metrics["mAcc"] == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert metrics["aAcc"] == pytest.approx(3 / 6)
+    assert metrics["mIoU_first"] == pytest.approx(1 / 2)
+    assert np.isnan(metrics["mIoU_absent"])
+
+
+def random_images(n_images: int, n_classes: int, size: int = 900):
+    rng = np.random.default_rng(0)
+    for _ in range(n_images):
+        # Few classes an image, so that some are absent from resamples.
+        present = rng.choice(n_classes, 3, replace=False)
+        label = rng.choice([*present, 255], size).astype(np.uint8)
+        yield label, rng.choice(present, size).astype(np.uint8)
+
+
+def test_metrics_equal_mmsegmentations():
+    from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets
+
+    mmseg_datasets()
+    from mmseg.evaluation.metrics.iou_metric import IoUMetric
+
+    images = list(random_images(6, 12))
+    parts = [
+        IoUMetric.intersect_and_union(torch.from_numpy(p), torch.from_numpy(t), 12, 255)
+        for t, p in images
+    ]
+    theirs = IoUMetric.total_area_to_metrics(*(sum(areas) for areas in zip(*parts, strict=True)))
+    confusions = [confusion(t, p, 12, 255) for t, p in images]
+    total = Areas(*(part.sum(0) for part in areas_of_images(pack(confusions), 6, 12)))
+    scores = class_scores(total)
+    np.testing.assert_allclose(scores.iou, theirs["IoU"], rtol=1e-6)
+    np.testing.assert_allclose(scores.accuracy, theirs["Acc"], rtol=1e-6)
+    metrics = segmentation_metrics(total, {})
+    assert metrics["mIoU"] == pytest.approx(np.nanmean(theirs["IoU"]), rel=1e-6)
+    assert metrics["mAcc"] == pytest.approx(np.nanmean(theirs["Acc"]), rel=1e-6)
+    assert metrics["aAcc"] == pytest.approx(float(theirs["aAcc"]), rel=1e-6)
+
+
+def test_packing_keeps_every_count():
+    confusions = [confusion(t, p, 5, 255) for t, p in random_images(4, 5)]
+    sparse = pack([*confusions, np.zeros((5, 5), np.int64)])
+    rebuilt = np.zeros((5, 25), np.int64)
+    rebuilt[sparse.image, sparse.pair] = sparse.pixels
+    assert rebuilt[:4].reshape(4, 5, 5).tolist() == np.stack(confusions).tolist()
+    assert not rebuilt[4].any()
+    assert (sparse.pixels > 0).all()
+
+
+def test_bootstrap_is_that_of_resampled_images():
+    """The same quantiles as drawing images one by one, up to the noise of another generator."""
+    confusions = np.stack([confusion(t, p, 6, 255) for t, p in random_images(25, 6)])
+    areas = areas_of_images(pack(confusions), 25, 6)
+    intervals = bootstrap(areas, {"pair": [0, 1]}, seed=0)
+    rng = np.random.default_rng(1)
+    drawn = [confusions[rng.integers(25, size=25)].sum(0) for _ in range(4000)]
+    with np.errstate(invalid="ignore"):
+        iou = [d.diagonal() / (d.sum(0) + d.sum(1) - d.diagonal()) for d in drawn]
+    plain = {"mIoU": np.nanmean(iou, axis=1), "mIoU_pair": np.nanmean(np.array(iou)[:, :2], axis=1)}
+    plain["aAcc"] = np.array([d.trace() / d.sum() for d in drawn])
+    for name, values in plain.items():
+        low, high = np.quantile(values, [0.025, 0.975])
+        tolerance = 0.1 * (high - low)
+        assert intervals[name].low == pytest.approx(low, abs=tolerance)
+        assert intervals[name].high == pytest.approx(high, abs=tolerance)
+
+
+def test_bootstrap_is_seeded_and_of_one_image_a_point():
+    counts = np.array([[3, 1], [0, 4]])
+    areas = areas_of_images(pack([counts]), 1, 2)
+    intervals = bootstrap(areas, {}, seed=0, resamples=1000)
+    assert intervals["mIoU"].low == intervals["mIoU"].high == pytest.approx((3 / 4 + 4 / 5) / 2)
+    many = areas_of_images(pack([counts, np.eye(2, dtype=np.int64), 3 * counts.T]), 3, 2)
+    few = {seed: bootstrap(many, {}, seed=seed, resamples=20) for seed in (1, 2)}
+    assert few[1] == bootstrap(many, {}, seed=1, resamples=20)
+    assert few[1] != few[2]
+
+
+def test_a_group_that_never_occurs_has_no_interval():
+    areas = areas_of_images(pack([np.diag([3, 4, 0])]), 1, 3)
+    assert "mIoU_rare" not in bootstrap(areas, {"rare": [2]})

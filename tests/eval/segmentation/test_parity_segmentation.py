@@ -1,0 +1,71 @@
+"""Recorded label maps and scores of the published implementation, through MMSegmentation's data."""
+
+import json
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.tasks import prompts, segmentation
+from cosmos_eval.types import RunOptions, no_progress
+
+PARITY = Path(__file__).parents[2] / "parity"
+RECORDED = json.loads((PARITY / "segmentation.json").read_text("utf-8"))
+ROOTS = {"voc20": "voc", "voc21": "voc", "ade20k": "ade"}
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    spec = parse_model_spec(
+        f"cosmos:{PARITY / 'checkpoint.pt'}",
+        arch=str(PARITY / "model_config.json"),
+        weights="teacher",
+    )
+    return load_encoder(spec)
+
+
+@pytest.fixture(scope="module")
+def embed_once():
+    """prompt_embeddings that remembers names: encoding their prompts is most of the time."""
+
+    @cache
+    def embed(encoder, name, templates):
+        return prompts.prompt_embeddings(encoder, [name], templates)
+
+    def embeddings(encoder, names, templates, **_):
+        return np.concatenate([embed(encoder, name, templates) for name in names])
+
+    return embeddings
+
+
+@pytest.mark.parametrize("case", RECORDED)
+def test_label_maps_and_scores(case, teacher, embed_once, monkeypatch, tmp_path):
+    monkeypatch.setattr(segmentation, "prompt_embeddings", embed_once)
+    dataset, attention = case.split("-")
+    options = RunOptions(
+        data_root=str(PARITY / ROOTS[dataset]),
+        attention=attention,
+        save_predictions=str(tmp_path),
+    )
+    protocol = SEGMENTATION[dataset]
+    segmentation.check(protocol, options)
+    measurement = segmentation.measure(teacher, protocol, options, no_progress)
+    for name, percent in RECORDED[case].items():
+        assert measurement.metrics[name] * 100 == pytest.approx(percent, abs=0.01)
+    assert measurement.n_samples == len(list((PARITY / "predictions" / case).iterdir()))
+    different, pixels = disagreement(PARITY / "predictions" / case, tmp_path)
+    assert different <= pixels / 10_000
+
+
+def disagreement(recorded: Path, predicted: Path) -> tuple[int, int]:
+    different = pixels = 0
+    for path in sorted(recorded.iterdir()):
+        with Image.open(path) as truth, Image.open(predicted / path.name) as ours:
+            different += int((np.asarray(truth) != np.asarray(ours)).sum())
+            pixels += truth.width * truth.height
+    return different, pixels

@@ -1,0 +1,55 @@
+"""A made-up result for the tests of everything that reads results."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from cosmos_eval.types import ResultRow
+
+PROVENANCE: dict[str, Any] = {
+    "version": "0.1.0",
+    "commit": None,
+    "dirty": None,
+    "packages": {"torch": "2.4.0", "mmcv-lite": None},
+    "python": "3.11.7",
+    "platform": "Linux",
+    "command": "cosmos-eval run",
+    "utc": "2025-01-01T00:00:00+00:00",
+    "device": "cpu",
+    "precision": "fp32",
+    "seed": 0,
+    "limit": None,
+    "attention": None,
+    "batch_size": 32,
+    "seconds": {"total": 1.5},
+    "peak_memory_bytes": 1,
+    "hashes": {},
+    "notes": [],
+}
+MODEL = {
+    "spec": "scenes-cosmos",
+    "architecture": "tiny",
+    "weights": "teacher",
+    "weights_sha256": "0" * 64,
+    "random": False,
+}
+
+
+def make_row(
+    provenance: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **fields: Any
+) -> ResultRow:
+    row = ResultRow(
+        schema_version=1,
+        model={**MODEL, **(model or {})},
+        task="cls",
+        dataset="scenes-cls",
+        protocol="scenes",
+        metrics={"acc1": 0.25, "acc5": 0.75},
+        intervals={"acc1": {"low": 0.125, "high": 0.5, "method": "wilson", "level": 0.95}},
+        per_class={"apple": {"recall": 0.5}, "boat": {"recall": None}},
+        n_samples=4,
+        provenance={**PROVENANCE, **(provenance or {})},
+        samples="",
+    )
+    return dataclasses.replace(row, **fields)
