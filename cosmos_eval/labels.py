@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
+
 from cosmos_eval.types import ResultRow
 
 
@@ -24,3 +27,11 @@ def model_label(row: ResultRow) -> str:
     """The model as tables show it: its spec, then what departs from the defaults in brackets."""
     notes = (("random weights",) if row.model["random"] else ()) + variants(row)
     return f"{row.model['spec']} ({', '.join(notes)})" if notes else str(row.model["spec"])
+
+
+def safe_name(text: str) -> str:
+    """A part of a file name, of letters, digits and `._-`; a changed one gets a hash of itself."""
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-_")[-60:].lstrip(".-_")
+    if kept == text.replace(" ", "-"):
+        return kept
+    return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from cosmos_eval import provenance
+from cosmos_eval.labels import safe_name
 from cosmos_eval.plan import Machine, Plan, make_plan
 from cosmos_eval.protocols import prepare
 from cosmos_eval.tasks import room_of, task_of
@@ -139,7 +142,10 @@ def _measure(encoder: Encoder, protocol: Protocol, shared: _Shared, watch: Watch
     started = time.perf_counter()
     what = f"{encoder.info.spec} on {protocol.dataset}"
     measurement = room_of(protocol).measure(
-        encoder, protocol, shared.options, lambda progress: watch(what, progress)
+        encoder,
+        protocol,
+        _own_predictions(shared.options, encoder, protocol),
+        lambda progress: watch(what, progress),
     )
     seconds = {
         "load": shared.load_seconds,
@@ -147,6 +153,14 @@ def _measure(encoder: Encoder, protocol: Protocol, shared: _Shared, watch: Watch
         "total": time.perf_counter() - started,
     }
     return Finished(_row(encoder, protocol, measurement, shared, seconds), measurement.samples)
+
+
+def _own_predictions(options: RunOptions, encoder: Encoder, protocol: Protocol) -> RunOptions:
+    """The options with a folder of its own for the predictions of one model on one data set."""
+    if options.save_predictions is None:
+        return options
+    own = Path(options.save_predictions) / safe_name(encoder.info.spec) / protocol.dataset
+    return replace(options, save_predictions=str(own))
 
 
 def _row(

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.labels import model_label, variants
+from cosmos_eval.labels import model_label, safe_name, variants
 from cosmos_eval.types import ResultRow, UsageError
 
 if TYPE_CHECKING:
@@ -115,15 +115,7 @@ def _records(row: ResultRow) -> Iterable[tuple[Any, ...]]:
 def file_stem(row: ResultRow) -> str:
     """A file name without suffix that is readable, safe everywhere, and the result's own."""
     parts = (row.model["spec"], row.dataset, row.protocol, *variants(row))
-    return "__".join(_safe(part) for part in parts)
-
-
-def _safe(text: str) -> str:
-    """Keep letters, digits, `.`, `_`, `-`; what had to be changed gets a hash of the original."""
-    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-_")[-60:].lstrip(".-_")
-    if kept == text.replace(" ", "-"):
-        return kept
-    return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+    return "__".join(safe_name(part) for part in parts)
 
 
 @cache

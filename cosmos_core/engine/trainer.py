@@ -59,8 +59,8 @@ class Trainer:
         torch.manual_seed(config.seed)
         self._student = create_model(config.architecture, config.method)
         self._teacher = create_teacher(self._student)
-        self._optimizer = _optimizer(self._student, config)
-        self._loader = _loader(config, shards, tokenizer)
+        self._optimizer = make_optimizer(self._student, config)
+        self._loader = make_loader(config, shards, tokenizer)
 
     def run(self) -> Trained:
         """Train to the end; the checkpoint is rewritten, whole, every `save_every` steps."""
@@ -137,15 +137,17 @@ def code_commit() -> str | None:
     return result.stdout.strip() or None
 
 
-def _optimizer(student: MultiViewCLIP, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(student: MultiViewCLIP, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW with the recipe's constants."""
     optim = config.optim
     groups = param_groups(student, optim.weight_decay)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
-def _loader(
+def make_loader(
     config: TrainConfig, shards: Sequence[Path], tokenizer: Tokenizer
 ) -> torch.utils.data.DataLoader[Views]:
+    """All batches of a run, in order."""
     samples = index_shards(shards)
     global_views = 2 if config.method == "cosmos" else 1
     crops = MultiCrop(config.image, global_views)

@@ -75,6 +75,11 @@ def scenes_cosmos() -> TrainConfig:
     return _recipe("scenes_cosmos", "cosmos", 2000)
 
 
+def scenes_clip_long() -> TrainConfig:
+    """CLIP on scenes with the training compute of `scenes_cosmos`, counted in FLOPs."""
+    return _recipe("scenes_clip_long", "clip", 9000)
+
+
 def scenes_clip() -> TrainConfig:
     """CLIP on scenes: same data, encoder and samples seen as `scenes_cosmos`."""
     return _recipe("scenes_clip", "clip", 2000)

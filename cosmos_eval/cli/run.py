@@ -63,7 +63,10 @@ def run(
         int | None, typer.Option(min=1, help="Only the first N samples; the result is marked.")
     ] = None,
     save_predictions: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Keep predictions here.")
+        str | None,
+        typer.Option(
+            metavar="DIR", help="Keep predicted label maps here, a folder a model and data set."
+        ),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be measured, and where.")

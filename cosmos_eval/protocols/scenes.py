@@ -1,7 +1,8 @@
 """The embedded data sets: rendered scenes in standard layouts, made in the user's cache folder.
 
 Every data set is also measured on its small things alone, since the dominant thing of a scene is
-what hides them: queries that name nothing else, label maps that ignore the dominant thing.
+what hides them: queries that name nothing else, cut-outs around one small thing a scene, label maps
+that ignore the dominant thing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
+from PIL import Image
 
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -41,9 +43,11 @@ STUFF = ("grass", "water", "brick", "sand", "wood", "snow", "stone", "sky")
 
 # Prompts in the manner of the scenes' captions.
 THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
+SMALL_TEMPLATES = ("a small {}", "a tiny {}", "a little {}")
 TEMPLATES = ("{}", "a small {}", "there is {} in the picture")
 
 _COCO = "coco/annotations"
+_SMALL_FOLDER = "folder/small"
 _SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
 
 
@@ -60,6 +64,13 @@ def scenes_protocols() -> Mapping[str, Protocol]:
             templates=THING_TEMPLATES,
         ),
         _segmentation("scenes-seg", root, "voc/SegmentationClass"),
+        ClassificationProtocol(
+            dataset="scenes-cls-small",
+            family=FAMILY,
+            root=root,
+            folder=_SMALL_FOLDER,
+            templates=SMALL_TEMPLATES,
+        ),
         _retrieval("scenes-retrieval-five", root, f"{_COCO}/captions_test.json"),
         _retrieval("scenes-retrieval-small", root, _SMALL_CAPTIONS),
         _segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
@@ -127,7 +138,25 @@ def _render(folder: Path) -> Path:
     for annotation, scene in zip(coco["annotations"], scenes, strict=True):
         annotation["caption"] = _small_query(scene)
     (folder / _SMALL_CAPTIONS).write_text(json.dumps(coco), encoding="utf-8")
+    for scene in scenes:
+        _cut_out_small(scene, folder)
     return folder
+
+
+def _cut_out_small(scene: Mapping[str, Any], folder: Path) -> None:
+    """Write the first small thing of a scene, with its surroundings, to the folder of its kind.
+
+    The square is half as large again as the thing and moved inside the picture.
+    """
+    thing = next(thing for thing in scene["things"] if thing["size"] == "small")
+    left, top, right, bottom = thing["box"]
+    target = folder / _SMALL_FOLDER / thing["kind"] / f"{scene['id']}.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(folder / "coco/images/test" / f"{scene['id']}.jpg") as picture:
+        side = min(round(1.5 * max(right - left, bottom - top)), *picture.size)
+        x = min(max((left + right - side) // 2, 0), picture.width - side)
+        y = min(max((top + bottom - side) // 2, 0), picture.height - side)
+        picture.crop((x, y, x + side, y + side)).save(target)
 
 
 def _small_query(scene: Mapping[str, Any]) -> str:

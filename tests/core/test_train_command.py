@@ -53,7 +53,7 @@ def test_the_same_seed_gives_the_same_losses(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["scenes_cosmo"], "unknown recipe 'scenes_cosmo'; known: scenes_cosmos, scenes_clip"),
+        (["scenes_cosmo"], "unknown recipe 'scenes_cosmo'; known: scenes_cosmos, scenes_clip, "),
         (["scenes_clip", "--set", "optim.step=1"], "no 'step'; nearest: steps"),
     ],
 )

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from cosmos_eval.embed import ahead
 from cosmos_eval.encoder import DenseEncoder, Encoder
 from cosmos_eval.metrics.segmentation import Counts, confusion
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation._constants import check_constants
 from cosmos_eval.tasks.segmentation._data import SegmentationData, check_sample, open_data
-from cosmos_eval.tasks.segmentation._images import ahead, load_image
+from cosmos_eval.tasks.segmentation._images import load_image
 from cosmos_eval.tasks.segmentation._inference import Prediction, Segmenter, predict
 from cosmos_eval.tasks.segmentation._pictures import save_label_map
 from cosmos_eval.tasks.segmentation._samples import (
@@ -41,7 +42,8 @@ def check(protocol: SegmentationProtocol, options: RunOptions) -> None:
     """
     check_constants(protocol)
     data = open_data(protocol, options)
-    for _ in ahead(data.samples, partial(check_sample, protocol=protocol), options.workers):
+    one = partial(check_sample, protocol=protocol)
+    for _ in ahead(data.samples, one, workers=options.workers, window=_window(options)):
         pass
 
 
@@ -75,7 +77,8 @@ def _confusions(
 ) -> Iterator[Counts]:
     """Confusion counts (K, K) of every image, in order."""
     protocol = segmenter.protocol
-    images = ahead(data.samples, partial(load_image, protocol=protocol), options.workers)
+    load = partial(load_image, protocol=protocol)
+    images = ahead(data.samples, load, workers=options.workers, window=_window(options))
     for done, prediction in enumerate(predict(segmenter, images), start=1):
         if options.save_predictions is not None:
             _save(prediction, data, Path(options.save_predictions))
@@ -86,6 +89,11 @@ def _confusions(
             protocol.ignore_index,
         )
         progress(Progress("images", done, len(data.samples)))
+
+
+def _window(options: RunOptions) -> int:
+    """Images read ahead: a few a thread, since windows of several images make up a batch."""
+    return 4 * options.workers
 
 
 def _save(prediction: Prediction, data: SegmentationData, folder: Path) -> None:

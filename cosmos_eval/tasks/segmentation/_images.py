@@ -1,12 +1,9 @@
-"""Images as the protocol sees them: decoded, resized, normalised, read ahead of the model."""
+"""Images as the protocol sees them: decoded, resized, normalised."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -16,9 +13,6 @@ from torch import Tensor
 
 from cosmos_eval.tasks.segmentation._data import Label, Sample, read_label, require_same_size
 from cosmos_eval.types import SegmentationProtocol, UsageError
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 
 class LoadedImage(NamedTuple):
@@ -63,24 +57,3 @@ def resized_hw(image_hw: tuple[int, int], protocol: SegmentationProtocol) -> tup
     bounds = (protocol.long_side / max(image_hw), protocol.short_side / min(image_hw))
     height, width = (int(side * min(bounds) + 0.5) for side in image_hw)
     return max(height, 1), max(width, 1)
-
-
-def ahead(items: Iterable[T], work: Callable[[T], R], workers: int) -> Iterator[R]:
-    """Results in order, computed by threads that stay a few items in front of the reader.
-
-    With `workers` 0 nothing runs beside the reader. An error is raised at its item's turn.
-    """
-    if workers == 0:
-        yield from map(work, items)
-        return
-    pool = ThreadPoolExecutor(workers)
-    pending: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > 4 * workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)

@@ -36,11 +36,3 @@ def test_values_are_replaced_and_nothing_else(config):
 def test_bad_assignments(config, assignment, message):
     with pytest.raises(ValueError, match=message):
         override(config, [assignment])
-
-
-def test_both_recipes_share_data_encoder_and_samples():
-    cosmos, clip = RECIPES["scenes_cosmos"](), RECIPES["scenes_clip"]()
-    assert cosmos.architecture == clip.architecture
-    assert cosmos.data == clip.data
-    assert cosmos.optim.steps == clip.optim.steps
-    assert cosmos.optim.batch_size == clip.optim.batch_size

@@ -64,6 +64,26 @@ def test_small_label_maps_ignore_the_dominant_thing(small):
         assert ((small_only == alone.ignore_index) == (full == label)).all()
 
 
+def test_cut_outs_show_one_small_thing_a_scene(small):
+    scenes.prepare_scenes()
+    protocol = scenes.scenes_protocols()["scenes-cls-small"]
+    files = sorted(
+        (Path(str(protocol.root)) / protocol.folder).rglob("*.png"), key=lambda p: p.name
+    )
+    assert len(files) == 10
+    for index, file in enumerate(files):
+        scene = core.render_scene(core.SPLIT_SEEDS[core.TEST], index)
+        thing = scene.things[1]
+        assert (file.stem, file.parent.name) == (f"{index + 1:012d}", thing.kind)
+        cut_out = np.asarray(Image.open(file), float)
+        x0, y0, x1, y1 = thing.box
+        assert cut_out.shape[0] == cut_out.shape[1] >= 1.4 * max(x1 - x0, y1 - y0)
+        # The thing is in the cut-out: the best match of its pixels differs by JPEG's loss only.
+        patch = scene.image[y0:y1, x0:x1].astype(float)
+        windows = np.lib.stride_tricks.sliding_window_view(cut_out, patch.shape)[:, :, 0]
+        assert np.abs(windows - patch).mean((-1, -2, -3)).min() < 6
+
+
 def test_scenes_are_rendered_once_and_whole(small, monkeypatch):
     def killed(*args, **kwargs):
         raise KeyboardInterrupt

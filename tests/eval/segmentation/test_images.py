@@ -1,11 +1,11 @@
-"""Decoding, resizing and reading ahead."""
+"""Decoding and resizing."""
 
 import cv2
 import numpy as np
 import pytest
 
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.tasks.segmentation._images import ahead, decode, normalised, resized_hw
+from cosmos_eval.tasks.segmentation._images import decode, normalised, resized_hw
 from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets
 from cosmos_eval.types import UsageError
 
@@ -53,26 +53,3 @@ def test_undecodable_images_are_named(tmp_path, content):
 def test_grey_images_have_three_channels(tmp_path):
     cv2.imwrite(str(tmp_path / "grey.png"), np.full((3, 4), 7, np.uint8))
     assert decode(tmp_path / "grey.png").tolist() == np.full((3, 4, 3), 7).tolist()
-
-
-@pytest.mark.parametrize("workers", [0, 1, 3])
-def test_reading_ahead_keeps_the_order_and_raises_in_turn(workers):
-    def half(number: int) -> int:
-        if number == 30:
-            raise UsageError("odd one out")
-        return number // 2
-
-    results = ahead(range(40), half, workers)
-    assert [next(results) for _ in range(30)] == [n // 2 for n in range(30)]
-    with pytest.raises(UsageError, match="odd one"):
-        next(results)
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_reading_ahead_stays_a_few_items_in_front(workers):
-    begun = []
-    results = ahead(range(100), begun.append, workers)
-    next(results)
-    assert len(begun) <= 4 * workers + 1
-    results.close()
-    assert len(begun) <= 4 * workers + 1
