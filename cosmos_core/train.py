@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -33,9 +34,7 @@ def train(
     """Train a model on the CPU; writes checkpoint.safetensors and log.jsonl."""
     try:
         config = override(_find(recipe), assignments or [])
-        trained = run(
-            config, output or Path("runs") / recipe, shlex.join(["cosmos-train", *sys.argv[1:]])
-        )
+        trained = run(config, output or Path("runs") / recipe, _command(recipe, assignments or []))
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
@@ -62,6 +61,12 @@ def run(config: TrainConfig, output: Path, command: str) -> Trained:
         command=command,
     )
     return trainer.run()
+
+
+def _command(recipe: str, assignments: Sequence[str]) -> str:
+    """The command as others can repeat it: the output folder is the machine's own matter."""
+    pairs = (("--set", assignment) for assignment in assignments)
+    return shlex.join(["cosmos-train", recipe, *itertools.chain.from_iterable(pairs)])
 
 
 def _find(name: str) -> TrainConfig:
