@@ -1,0 +1,48 @@
+"""The committed results, and the README's table of them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cosmos_eval import read_results
+from cosmos_eval.protocols import find_protocol
+from cosmos_eval.tasks import classification, retrieval, segmentation
+
+ROOT = Path(__file__).parents[1]
+RESULTS = read_results(ROOT / "results")
+
+
+def test_readme_shows_what_the_results_say():
+    script = ROOT / "benchmarks" / "scenes_table.py"
+    command = [sys.executable, str(script), str(ROOT / "results")]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    shown = (ROOT / "README.md").read_text("utf-8")
+    assert f"<!-- scenes table -->\n\n{table}\n<!-- end of scenes table -->" in shown
+
+
+@pytest.mark.parametrize("row", RESULTS, ids=lambda row: f"{row.model['spec']}-{row.dataset}")
+def test_metrics_follow_from_the_stored_samples(row):
+    with np.load(ROOT / "results" / row.samples) as arrays:
+        samples = {name: arrays[name] for name in arrays}
+    if row.task == "seg":
+        again = segmentation.metrics_from_samples(samples, find_protocol(row.dataset))
+    else:
+        again = {"retrieval": retrieval, "cls": classification}[row.task].metrics_from_samples(
+            samples
+        )
+    assert again == pytest.approx(row.metrics)
+
+
+@pytest.mark.parametrize("dataset", ["scenes-retrieval", "scenes-cls", "scenes-seg"])
+@pytest.mark.parametrize("small", ["", "-small"])
+def test_cosmos_is_above_clip_beyond_the_intervals(dataset, small):
+    cosmos, clip = (
+        next(r for r in RESULTS if (r.model["spec"], r.dataset) == (model, dataset + small))
+        for model in ("scenes-cosmos", "scenes-clip")
+    )
+    for metric in ("image_to_text_R@1", "text_to_image_R@1", "acc1", "mIoU", "mIoU_things"):
+        if metric in cosmos.metrics:
+            assert cosmos.intervals[metric]["low"] > clip.intervals[metric]["high"]
