@@ -1,5 +1,6 @@
-"""One thread a test: small tensors gain nothing from more, and lose much on a busy machine."""
+"""One thread a test and a child process of it: more gain nothing on small tensors, and lose much
+on a busy machine."""
 
-import torch
+import os
 
-torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported, here and in children

@@ -70,7 +70,8 @@ def test_what_departs_from_the_schema_is_refused(tmp_path, make_row, changes, wh
 
 
 def test_random_weights_need_no_hash(tmp_path, make_row):
-    write_result(tmp_path, make_row(model={"random": True, "weights_sha256": None}), SAMPLES)
+    row = make_row(model={"random": True, "weights_sha256": None})
+    assert read_result(write_result(tmp_path, row, SAMPLES)).model["random"] is True
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}', '{"metrics": NaN}'])
