@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cosmos_core.types import Method
+
 
 @dataclass(frozen=True, kw_only=True)
 class ImageViewConfig:
@@ -38,7 +40,13 @@ class TextViewConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW with linear warm-up and a cosine to zero; defaults are the published constants."""
+    """AdamW with linear warm-up and a cosine to zero; defaults are the published constants.
+
+    `batch_size` counts the samples of all processes. `momentum` is the teacher's, raised to 1 by a
+    cosine over the run where `momentum_ramp`. `clip_norm` 0 means no gradient clipping. `gradient`
+    "true" is that of the loss over the whole batch; "published" divides it by the number of
+    processes for everything but the scales, as the released models were trained.
+    """
 
     steps: int
     batch_size: int
@@ -48,29 +56,78 @@ class OptimConfig:
     weight_decay: float = 0.5
     warmup_steps: int = 2000
     momentum: float = 0.999
+    momentum_ramp: bool = False
+    clip_norm: float = 0.0
+    gradient: Literal["true", "published"] = "true"
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where the samples come from: rendered scenes, written once as webdataset shards."""
+    """Where the samples come from.
 
-    samples: int
-    seed: int = 0
+    `shards`: webdataset tars, as a path, a brace list, `pipe:` or a URL, several sets joined by
+    `::`; or `scenes:N`, N embedded scenes. `weights`, one a set joined by `::`, draw samples with
+    replacement in these proportions; without them every sample is seen once an epoch. A run stops
+    where more than `max_bad` of its samples cannot be read.
+    """
+
+    shards: str
+    weights: str = ""
     workers: int = 2
+    max_bad: float = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComputeConfig:
+    """How a step is carried out; none of it changes the mathematics.
+
+    `device` "auto" takes a GPU where there is one. `accumulate` encodes a batch in so many parts.
+    `checkpointing` recomputes activations in backward, `compile` compiles the towers' blocks.
+    """
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    accumulate: int = 1
+    checkpointing: bool = False
+    compile: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveConfig:
+    """Snapshots: one every so many steps, the last `keep` stay.
+
+    `best` names a metric of the evaluations in training, `dataset/metric`, whose best snapshot
+    stays too.
+    """
+
+    every: int = 1000
+    keep: int = 3
+    best: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchConfig:
+    """What is written down: a log line every so many steps, an evaluation on `datasets` (names of
+    cosmos_eval joined by commas, files under `data_root`) every so many."""
+
+    log_every: int = 10
+    evaluate_every: int = 0
+    datasets: str = ""
+    data_root: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """One training run. `method` is "cosmos" or "clip" (one image view against one caption)."""
+    """One training run. `architecture` is OpenCLIP's, by name or as its configuration."""
 
     recipe: str
-    method: Literal["cosmos", "clip"]
-    architecture: Mapping[str, Any]
+    method: Method
+    architecture: Mapping[str, Any] | str
     data: DataConfig
     optim: OptimConfig
     image: ImageViewConfig = field(default_factory=ImageViewConfig)
     text: TextViewConfig = field(default_factory=TextViewConfig)
-    precision: Literal["fp32", "bf16"] = "bf16"
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
+    save: SaveConfig = field(default_factory=SaveConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
     seed: int = 0
-    log_every: int = 10
-    save_every: int = 200

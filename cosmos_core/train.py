@@ -13,7 +13,9 @@ import typer
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.scenes import TRAIN, scenes_tokenizer, write_layouts
+from cosmos_core.engine.distributed import join_world
 from cosmos_core.engine.trainer import Trained, Trainer
+from cosmos_core.model.build import model_config
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 
@@ -48,17 +50,19 @@ def train(
 
 def run(config: TrainConfig, output: Path, command: str) -> Trained:
     """Write the scenes of a recipe as shards, once, and train on them."""
-    data = output / f"scenes-{config.data.samples}"
+    count = int(config.data.shards.removeprefix("scenes:"))
+    data = output / f"scenes-{count}"
     if not data.exists():
-        write_layouts(data, split=TRAIN, count=config.data.samples, layouts=["shards"])
+        write_layouts(data, split=TRAIN, count=count, layouts=["shards"])
     trainer = Trainer(
         config,
         sorted((data / "shards").glob("*.tar")),
-        scenes_tokenizer(config.architecture["text_cfg"]["context_length"]),
+        scenes_tokenizer(model_config(config.architecture)["text_cfg"]["context_length"]),
         mean=open_clip.OPENAI_DATASET_MEAN,
         std=open_clip.OPENAI_DATASET_STD,
         output=output,
         command=command,
+        world=join_world(config.compute.device),
     )
     return trainer.run()
 

@@ -1,26 +1,41 @@
 """What passes between the rooms of cosmos_core.
 
-Letters in shapes: V student views, T caption views, L local views, B samples, D embedding width,
-S tokens of a caption, H W pixels of a global view, h w pixels of a local view.
+Letters in shapes: V student views, T caption views, L local views, B samples of this process,
+N samples of all processes, D embedding width, S tokens of a caption, H W pixels of a global view,
+h w pixels of a local view.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class Views(NamedTuple):
     """The views of one batch.
 
-    `global_images` (2, B, 3, H, W), `local_images` (L, B, 3, h, w) with L >= 0, `texts` (T, B, S)
-    token ids padded with zeros; the first two texts are global.
+    `global_images` (G, B, 3, H, W), `local_images` (L, B, 3, h, w) with L >= 0, `texts` (T, B, S)
+    token ids padded with zeros. COSMOS has two global images, and its first two texts are global.
     """
 
     global_images: Tensor
     local_images: Tensor
     texts: Tensor
+
+
+class ViewCounts(NamedTuple):
+    """Which views a method trains on: numbers of global views, and whether there are local ones."""
+
+    global_images: int
+    local_images: bool
+    global_texts: int
+    local_texts: bool
+
+
+EVERY_VIEW = ViewCounts(global_images=2, local_images=True, global_texts=2, local_texts=True)
+"""What COSMOS trains on."""
 
 
 class Features(NamedTuple):
@@ -41,13 +56,67 @@ class Features(NamedTuple):
 class LossTerms(NamedTuple):
     """The terms of a loss, 0-d tensors; their sum, unweighted, is what is minimised.
 
-    `distill` is zero for a method without distillation.
+    `distill` is zero for a method without distillation; `simclr` is SLIP's term, zero elsewhere.
     """
 
     clip: Tensor
     distill: Tensor
+    simclr: Tensor | float = 0.0
 
     @property
     def total(self) -> Tensor:
         """The unweighted sum."""
-        return self.clip + self.distill
+        return self.clip + self.distill + self.simclr
+
+
+class Gathered(NamedTuple):
+    """Features of this process's samples and of everyone's.
+
+    `local` (V, B, D), `everywhere` (V, N, D); row b of `local` is row `offset + b` there.
+    """
+
+    local: Tensor
+    everywhere: Tensor
+    offset: int
+
+
+class Gather(Protocol):
+    """Collects what a loss needs of all processes."""
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
+        """Features (V_i, B, D) of everyone.
+
+        One forward collective however many tensors there are, and one backward where any of them
+        needs a gradient.
+        """
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        """The mean over processes, without gradient: one collective."""
+
+
+class Method(Protocol):
+    """How a model is trained: its views, its features, its loss (`cosmos_core.methods`).
+
+    Implementations are frozen dataclasses whose fields are the method's options. The features are
+    a NamedTuple of (V, B, D) tensors, one row a sample, and of 0-d tensors; fields may be None.
+    """
+
+    @property
+    def name(self) -> str:
+        """As in `cosmos_core.methods.METHODS`."""
+
+    @property
+    def counts(self) -> ViewCounts:
+        """The views that a sample is made into."""
+
+    def create_student(self, architecture: Any) -> nn.Module:
+        """A model with random weights; parameters that this method leaves idle are frozen."""
+
+    def student_features(self, student: Any, views: Views) -> Any:
+        """What the loss needs of the student."""
+
+    def teacher_features(self, teacher: Any, views: Views) -> Any:
+        """What the loss needs of the teacher, without gradient; None without a teacher."""
+
+    def loss(self, student: Any, teacher: Any, gather: Gather) -> LossTerms:
+        """The loss of this process's samples; its mean over processes is the loss of the batch."""

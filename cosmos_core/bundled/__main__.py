@@ -68,8 +68,8 @@ def card_text(name: str, checkpoint: Checkpoint, training: dict[str, Any]) -> st
         "Duration": f"{training['seconds'] / 60:.1f} minutes, {training['threads']} CPU thread(s)",
         "Steps, batch size": f"{training['steps']}, {optim['batch_size']}",
         "Samples seen": training["samples_seen"],
-        "Training images": training["config"]["data"]["samples"],
-        "Precision": training["config"]["precision"],
+        "Training data": training["config"]["data"]["shards"],
+        "Precision": training["config"]["compute"]["precision"],
         "Parameters": parameters,
         "PyTorch": training["torch"],
     }

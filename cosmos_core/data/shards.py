@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from cosmos_core.config import TextViewConfig
 from cosmos_core.data.captions import caption_sentences
-from cosmos_core.types import Views
+from cosmos_core.types import ViewCounts, Views
 from cosmos_core.views.image import ImageViews, MultiCrop
 from cosmos_core.views.text import caption_views
 
@@ -86,11 +86,11 @@ class ViewDataset(Dataset[SampleViews]):
         texts: TextViewConfig,
         tokenizer: Tokenizer,
         *,
-        global_views: int,
+        counts: ViewCounts,
         seed: int,
     ) -> None:
         self._samples, self._crops, self._texts = samples, crops, texts
-        self._tokenizer, self._global_views, self._seed = tokenizer, global_views, seed
+        self._tokenizer, self._counts, self._seed = tokenizer, counts, seed
 
     def __len__(self) -> int:
         return len(self._samples)
@@ -99,7 +99,7 @@ class ViewDataset(Dataset[SampleViews]):
         epoch, index = item
         rng = np.random.default_rng([self._seed, epoch, index])
         image, record = self._read(self._samples[index])
-        captions = caption_views(caption_sentences(record), self._texts, rng, self._global_views)
+        captions = caption_views(caption_sentences(record), self._texts, rng, self._counts)
         views = self._crops(image, rng)
         return SampleViews(views, self._tokenizer(captions))
 

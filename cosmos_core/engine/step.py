@@ -2,17 +2,60 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+import math
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.parallel import DistributedDataParallel
 
-from cosmos_core.losses.cosmos import clip_loss, cosmos_loss
-from cosmos_core.model.clip import MultiViewCLIP, trim
-from cosmos_core.model.cosmos import Cosmos, clamp_logit_scales
+from cosmos_core.engine.accumulate import (
+    as_leaves,
+    carry_back,
+    join_features,
+    part_gradients,
+    split_views,
+)
+from cosmos_core.engine.distributed import mean_over_processes
+from cosmos_core.model.cosmos import clamp_logit_scales
 from cosmos_core.model.teacher import update_teacher
-from cosmos_core.types import Features, LossTerms, Views
+from cosmos_core.types import Gather, LossTerms, Method, Views
+
+
+class Student(nn.Module):
+    """The student as one module whose forward gives the features: what DDP wraps."""
+
+    def __init__(self, method: Method, model: nn.Module) -> None:
+        super().__init__()
+        self.method, self.model = method, model
+
+    def forward(self, views: Views) -> Any:
+        """The method's student features."""
+        return self.method.student_features(self.model, views)
+
+
+@dataclass
+class Training:
+    """What a step changes. `student` is `model` as `Student`, wrapped by DDP where there are
+    several processes."""
+
+    method: Method
+    model: nn.Module
+    student: Student | DistributedDataParallel
+    teacher: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+
+
+class StepReport(NamedTuple):
+    """The loss terms before the step, means over all processes, and the norm of the gradient."""
+
+    terms: dict[str, float]
+    gradient_norm: float
 
 
 def normalise(views: Views, mean: Tensor, std: Tensor) -> Views:
@@ -26,58 +69,117 @@ def normalise(views: Views, mean: Tensor, std: Tensor) -> Views:
     )
 
 
-def loss_terms(student: MultiViewCLIP, teacher: MultiViewCLIP, views: Views) -> LossTerms:
-    """The loss of the student's method: COSMOS for a `Cosmos`, else plain CLIP."""
-    if isinstance(student, Cosmos) and isinstance(teacher, Cosmos):
-        return cosmos_loss(student.encode_views(views), teacher.encode_globals(views))
-    return clip_loss(
-        Features(
-            image=student.encode_image(views.global_images[0], normalize=True)[None],
-            text=student.encode_text(trim(views.texts[0]), normalize=True)[None],
-            image_crossmodal=None,
-            text_crossmodal=None,
-            logit_scale=student.logit_scale.exp(),
-            distill_logit_scale=None,
-        )
-    )
-
-
 def train_step(
-    student: MultiViewCLIP,
-    teacher: MultiViewCLIP,
-    optimizer: torch.optim.Optimizer,
+    training: Training,
     views: Views,
+    gather: Gather,
     *,
     momentum: float,
-    precision: str,
-) -> LossTerms:
+    precision: str = "fp32",
+    parts: int = 1,
+    clip_norm: float = 0.0,
+) -> StepReport:
     """Forward, backward, teacher, optimizer, clamping, in the published order.
 
-    `views` hold normalised images. Returns the loss terms before the step, detached. Raises
-    FloatingPointError, naming the term, where one is not finite: before anything is updated.
+    `views` hold normalised images of this process. Raises FloatingPointError, naming the term,
+    where one is not finite in any process: before anything is updated, and in every process.
     """
-    optimizer.zero_grad(set_to_none=True)
-    with autocast(precision):
-        terms = loss_terms(student, teacher, views)
-    for name, term in terms._asdict().items():
-        if not torch.isfinite(term):
-            raise FloatingPointError(f"the {name} loss is {term.item()}")
-    with autocast(precision):
-        terms.total.backward()
-    update_teacher(teacher, student, momentum)
-    optimizer.step()
-    clamp_logit_scales(student)
-    clamp_logit_scales(teacher)
-    return LossTerms(terms.clip.detach(), terms.distill.detach())
+    training.optimizer.zero_grad(set_to_none=True)
+    mixed = Precision(views.global_images.device.type, precision)
+    if parts == 1:
+        terms = _backward_whole(training, views, gather, mixed)
+    else:
+        terms = _backward_in_parts(training, views, gather, mixed, parts)
+    norm = _gradient_norm(training, clip_norm)
+    update_teacher(training.teacher, training.model, momentum)
+    training.scaler.step(training.optimizer)
+    training.scaler.update()
+    clamp_logit_scales(training.model)
+    clamp_logit_scales(training.teacher)
+    return StepReport(terms, norm)
 
 
-def autocast(precision: str) -> AbstractContextManager[object]:
-    """Mixed precision on the CPU, with attention in its plain form.
+class Precision(NamedTuple):
+    """Mixed precision on a device; `precision` "fp32", "bf16" or "fp16"."""
 
-    PyTorch's fused CPU attention is slow in backward at the sequence lengths of captions and
-    small crops; the plain form made a whole step 1.2 to 1.7 times faster.
+    device: str
+    precision: str
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
+        """The context of forward passes.
+
+        On a CPU, attention takes its plain form: PyTorch's fused one is slow in backward at the
+        sequence lengths of captions and small crops; the plain form made a whole step 1.2 to 1.7
+        times faster.
+        """
+        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        with ExitStack() as stack:
+            enabled = self.precision != "fp32"
+            stack.enter_context(torch.autocast(self.device, dtype, enabled=enabled))
+            if self.device == "cpu":
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            yield
+
+
+def _backward_whole(
+    training: Training, views: Views, gather: Gather, mixed: Precision
+) -> dict[str, float]:
+    with mixed.autocast():
+        student = training.student(views)
+        teacher = training.method.teacher_features(training.teacher, views)
+        terms = training.method.loss(student, teacher, gather)
+    figures = finite_terms(terms)
+    with mixed.autocast():  # the plain attention also in recomputed blocks
+        training.scaler.scale(terms.total).backward()
+    return figures
+
+
+def _backward_in_parts(
+    training: Training, views: Views, gather: Gather, mixed: Precision, parts: int
+) -> dict[str, float]:
+    """The gradient of the loss over the whole batch, with the activations of one part at a time.
+
+    Features are computed twice: first without gradient, for the loss and its gradient in the
+    features of all parts; then part by part, to carry that gradient on into the model. Processes
+    exchange the model's gradient once, with the last part.
     """
-    stack = ExitStack()
-    stack.enter_context(torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"))
-    stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-    return stack
+    method, pieces = training.method, split_views(views, parts)
+    with torch.no_grad(), mixed.autocast():
+        students = [method.student_features(training.model, piece) for piece in pieces]
+        teachers = [method.teacher_features(training.teacher, piece) for piece in pieces]
+    student = as_leaves(join_features(students))
+    with mixed.autocast():
+        terms = method.loss(student, join_features(teachers), gather)
+    figures = finite_terms(terms)
+    training.scaler.scale(terms.total).backward()
+    gradients = part_gradients(student, parts)
+    for number, (piece, gradient) in enumerate(zip(pieces, gradients, strict=True)):
+        with _synchronised(training.student, number == parts - 1), mixed.autocast():
+            carry_back(training.student(piece), gradient)
+    return figures
+
+
+def finite_terms(terms: LossTerms) -> dict[str, float]:
+    """The terms' means over all processes; FloatingPointError names one that is not finite."""
+    device = terms.clip.device
+    values = torch.stack([torch.as_tensor(term, device=device).detach().float() for term in terms])
+    figures = dict(zip(terms._fields, mean_over_processes(values).tolist(), strict=True))
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise FloatingPointError(f"the {name} loss is {value}")
+    return figures
+
+
+def _gradient_norm(training: Training, clip_norm: float) -> float:
+    """The norm over all gradients; clipped to `clip_norm` where that is positive."""
+    training.scaler.unscale_(training.optimizer)
+    limit = clip_norm if clip_norm > 0 else math.inf
+    return float(nn.utils.clip_grad_norm_(training.model.parameters(), limit))
+
+
+def _synchronised(student: nn.Module, last: bool) -> AbstractContextManager[object]:
+    """Gradients are exchanged in the backward of the last part alone."""
+    if isinstance(student, DistributedDataParallel) and not last:
+        return student.no_sync()
+    return nullcontext()

@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.shards import BatchOrder, Tokenizer, ViewDataset, index_shards, view_loader
+from cosmos_core.engine.distributed import World, make_gather
 from cosmos_core.engine.optim import learning_rate, param_groups
 from cosmos_core.engine.progress import TrainProgress
-from cosmos_core.engine.step import normalise, train_step
-from cosmos_core.model.build import create_model
+from cosmos_core.engine.step import Student, Training, normalise, train_step
+from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
-from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.teacher import create_teacher
 from cosmos_core.types import Views
 from cosmos_core.views.image import MultiCrop
@@ -53,18 +54,17 @@ class Trainer:
         std: Sequence[float],
         output: Path,
         command: str,
+        world: World,
     ) -> None:
         self._config, self._output, self._command = config, output, command
         self._mean, self._std = torch.tensor(mean), torch.tensor(std)
-        torch.manual_seed(config.seed)
-        self._student = create_model(config.architecture, config.method)
-        self._teacher = create_teacher(self._student)
-        self._optimizer = make_optimizer(self._student, config)
+        self._training = make_training(config)
+        self._gather = make_gather(world, config.optim.gradient)
         self._loader = make_loader(config, shards, tokenizer)
 
     def run(self) -> Trained:
         """Train to the end; the checkpoint is rewritten, whole, every `save_every` steps."""
-        steps = self._config.optim.steps
+        steps, every = self._config.optim.steps, self._config.watch.log_every
         self._output.mkdir(parents=True, exist_ok=True)
         start = time.monotonic()
         with (
@@ -74,40 +74,40 @@ class Trainer:
             for step, views in enumerate(self._loader):
                 record = self._step(step, views)
                 progress.update(step + 1, record)
-                if step % self._config.log_every == 0 or step == steps - 1:
+                if step % every == 0 or step == steps - 1:
                     log.write(json.dumps(record) + "\n")
                     log.flush()
-                if (step + 1) % self._config.save_every == 0 or step == steps - 1:
+                if (step + 1) % self._config.save.every == 0 or step == steps - 1:
                     card = self._save(step + 1, time.monotonic() - start)
         return Trained(self._output / CHECKPOINT, card)
 
     def _step(self, step: int, views: Views) -> dict[str, float]:
-        optim = self._config.optim
+        optim, compute = self._config.optim, self._config.compute
         lr = learning_rate(step, peak=optim.lr, warmup_steps=optim.warmup_steps, steps=optim.steps)
-        for group in self._optimizer.param_groups:
+        for group in self._training.optimizer.param_groups:
             group["lr"] = lr
-        terms = train_step(
-            self._student,
-            self._teacher,
-            self._optimizer,
+        report = train_step(
+            self._training,
             normalise(views, self._mean, self._std),
+            self._gather,
             momentum=optim.momentum,
-            precision=self._config.precision,
+            precision=compute.precision,
+            parts=compute.accumulate,
+            clip_norm=optim.clip_norm,
         )
         return {
             "step": step,
             "lr": lr,
-            "clip": terms.clip.item(),
-            "distill": terms.distill.item(),
-            "logit_scale": self._student.logit_scale.exp().item(),
+            **report.terms,
+            "gradient_norm": report.gradient_norm,
+            "logit_scale": self._training.model.get_parameter("logit_scale").exp().item(),
         }
 
     def _save(self, steps: int, seconds: float) -> dict[str, Any]:
         card = training_card(self._config, self._command, steps, seconds)
-        models = {"student": self._student, "teacher": self._teacher}
-        save_checkpoint(
-            self._output / CHECKPOINT, models, self._config.method, self._config.architecture, card
-        )
+        models = {"student": self._training.model, "teacher": self._training.teacher}
+        name, architecture = self._config.method.name, model_config(self._config.architecture)
+        save_checkpoint(self._output / CHECKPOINT, models, name, architecture, card)
         return card
 
 
@@ -137,7 +137,17 @@ def code_commit() -> str | None:
     return result.stdout.strip() or None
 
 
-def make_optimizer(student: MultiViewCLIP, config: TrainConfig) -> torch.optim.Optimizer:
+def make_training(config: TrainConfig) -> Training:
+    """Student, teacher and optimizer of a configuration, freshly initialised from its seed."""
+    torch.manual_seed(config.seed)
+    model = config.method.create_student(config.architecture)
+    teacher = create_teacher(model)
+    optimizer = make_optimizer(model, config)
+    scaler = torch.amp.GradScaler("cpu", enabled=config.compute.precision == "fp16")
+    return Training(config.method, model, Student(config.method, model), teacher, optimizer, scaler)
+
+
+def make_optimizer(student: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW with the recipe's constants."""
     optim = config.optim
     groups = param_groups(student, optim.weight_decay)
@@ -149,11 +159,9 @@ def make_loader(
 ) -> torch.utils.data.DataLoader[Views]:
     """All batches of a run, in order."""
     samples = index_shards(shards)
-    global_views = 2 if config.method == "cosmos" else 1
-    crops = MultiCrop(config.image, global_views)
-    dataset = ViewDataset(
-        samples, crops, config.text, tokenizer, global_views=global_views, seed=config.seed
-    )
+    counts = config.method.counts
+    crops = MultiCrop(config.image, counts)
+    dataset = ViewDataset(samples, crops, config.text, tokenizer, counts=counts, seed=config.seed)
     optim = config.optim
     order = BatchOrder(len(samples), optim.batch_size, optim.steps, config.seed)
     return view_loader(dataset, order, config.data.workers)

@@ -14,7 +14,7 @@ from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import Cosmos
 
 Architecture = str | Path | Mapping[str, Any]
-Method = Literal["cosmos", "clip"]
+ModelKind = Literal["cosmos", "clip"]
 MODELS: dict[str, type[MultiViewCLIP]] = {"cosmos": Cosmos, "clip": MultiViewCLIP}
 # What open_clip.CLIP takes of a configuration; `preprocess` is the evaluation transform's.
 MODEL_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
@@ -36,7 +36,7 @@ def model_config(architecture: Architecture) -> dict[str, Any]:
     return config
 
 
-def create_model(architecture: Architecture, method: Method = "cosmos") -> MultiViewCLIP:
+def create_model(architecture: Architecture, method: ModelKind = "cosmos") -> MultiViewCLIP:
     """A model with random weights, in training mode.
 
     `method` "cosmos" gives a `Cosmos`, "clip" its towers alone (the baseline). Raises ValueError

@@ -19,8 +19,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cosmos_core.model.build import Architecture, Method, create_model
+from cosmos_core.model.build import Architecture, ModelKind, create_model
 from cosmos_core.model.clip import MultiViewCLIP
+from cosmos_core.model.heads import HEAD
 
 Weights = Literal["teacher", "student"]
 DISTRIBUTED_PREFIX = "module."  # left by DistributedDataParallel in published files
@@ -35,7 +36,7 @@ class Checkpoint(NamedTuple):
     """State dicts by name (`student`, `teacher`) and, in our layout, what the file says of them."""
 
     weights: dict[str, dict[str, Tensor]]
-    method: Method
+    method: ModelKind
     architecture: dict[str, Any] | None
     training: dict[str, Any] | None
 
@@ -92,7 +93,7 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
 def save_checkpoint(
     path: str | Path,
     weights: Mapping[str, nn.Module],
-    method: Method,
+    method: str,
     architecture: Mapping[str, Any],
     training: Mapping[str, Any],
     dtype: torch.dtype = torch.float32,
@@ -102,6 +103,7 @@ def save_checkpoint(
         f"{name}.{key}": value.detach().to("cpu", dtype).contiguous()
         for name, model in weights.items()
         for key, value in model.state_dict().items()
+        if not key.startswith(f"{HEAD}.")
     }
     metadata = {
         "format": "cosmos",
@@ -139,7 +141,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
     for key, value in tensors.items():
         name, _, rest = key.partition(".")
         weights.setdefault(name, {})[rest] = value
-    method: Method = "clip" if metadata["method"] == "clip" else "cosmos"
+    method: ModelKind = "cosmos" if metadata["method"] == "cosmos" else "clip"
     described = (json.loads(metadata[key]) for key in ("architecture", "training"))
     return Checkpoint(weights, method, *described)
 

@@ -26,8 +26,17 @@ class Cosmos(MultiViewCLIP):
         self.visual.attn_cross_pool = CrossAttentionPooler(embed_dim)
         self.text_attn_cross_pool = CrossAttentionPooler(embed_dim)
 
-    def encode_views(self, views: Views) -> Features:
-        """The student's features of all views of a batch, with the cross-modal ones.
+    def cross_attention_modules(self) -> tuple[nn.Module, ...]:
+        """Everything that serves the cross-modal features alone."""
+        return (
+            self.image_token_mapping,
+            self.text_token_mapping,
+            self.visual.attn_cross_pool,
+            self.text_attn_cross_pool,
+        )
+
+    def encode_views(self, views: Views, *, crossmodal: bool = True) -> Features:
+        """The student's features of all views of a batch, with the cross-modal ones if wanted.
 
         Keys and values of the cross-attention are the tokens of the *first global view* of the
         other modality: patch tokens without the class token, and all tokens of the caption,
@@ -35,15 +44,19 @@ class Cosmos(MultiViewCLIP):
         """
         image, image_tokens = self._encode_images(views)
         text, text_tokens = self._encode_texts(views)
-        text_keys = self.text_token_mapping(text_tokens)
-        image_keys = self.image_token_mapping(image_tokens)
-        image_pooled = self.text_attn_cross_pool(image.transpose(0, 1), text_keys)
-        text_pooled = self.visual.attn_cross_pool(text.transpose(0, 1), image_keys)
+        image_crossmodal = text_crossmodal = None
+        if crossmodal:
+            text_keys = self.text_token_mapping(text_tokens)
+            image_keys = self.image_token_mapping(image_tokens)
+            image_pooled = self.text_attn_cross_pool(image.transpose(0, 1), text_keys)
+            text_pooled = self.visual.attn_cross_pool(text.transpose(0, 1), image_keys)
+            image_crossmodal = F.normalize(image + image_pooled.transpose(0, 1), dim=-1)
+            text_crossmodal = F.normalize(text + text_pooled.transpose(0, 1), dim=-1)
         return Features(
             image=F.normalize(image, dim=-1),
             text=F.normalize(text, dim=-1),
-            image_crossmodal=F.normalize(image + image_pooled.transpose(0, 1), dim=-1),
-            text_crossmodal=F.normalize(text + text_pooled.transpose(0, 1), dim=-1),
+            image_crossmodal=image_crossmodal,
+            text_crossmodal=text_crossmodal,
             logit_scale=self.logit_scale.exp(),
             distill_logit_scale=self.distill_logit_scale.exp(),
         )

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
-from cosmos_core.config import DataConfig, ImageViewConfig, OptimConfig, TrainConfig
+from cosmos_core.config import (
+    ComputeConfig,
+    DataConfig,
+    ImageViewConfig,
+    OptimConfig,
+    SaveConfig,
+    TrainConfig,
+)
 from cosmos_core.data.scenes import CONTEXT_LENGTH, scenes_tokenizer
+from cosmos_core.methods import METHODS
 
 TRAIN_SCENES = 20_000
 
@@ -48,16 +56,16 @@ def scenes_views(global_scale: tuple[float, float]) -> ImageViewConfig:
 
 def _recipe(
     name: str,
-    method: Literal["cosmos", "clip"],
+    method: str,
     steps: int,
     *,
     global_scale: tuple[float, float] = (0.4, 1.0),
 ) -> TrainConfig:
     return TrainConfig(
         recipe=name,
-        method=method,
+        method=METHODS[method](),
         architecture=scenes_architecture(),
-        data=DataConfig(samples=TRAIN_SCENES),
+        data=DataConfig(shards=f"scenes:{TRAIN_SCENES}"),
         optim=OptimConfig(
             steps=steps,
             batch_size=64,
@@ -67,6 +75,8 @@ def _recipe(
             momentum=0.99,
         ),
         image=scenes_views(global_scale),
+        compute=ComputeConfig(device="cpu"),
+        save=SaveConfig(every=200),
     )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torchvision.transforms.functional import adjust_hue
 
 from cosmos_core.config import ImageViewConfig
+from cosmos_core.types import EVERY_VIEW, ViewCounts
 
 BLUR_RADIUS = (0.1, 2.0)  # pixels; github.com/ExplainableML/cosmos, after DINO
 SOLARIZE_THRESHOLD = 128
@@ -33,11 +34,11 @@ class ImageViews(NamedTuple):
 
 
 class MultiCrop:
-    """Two global and several local views; `global_views` 1 gives the CLIP baseline's one view."""
+    """One or two global views, and the configured local ones where the method has any."""
 
-    def __init__(self, config: ImageViewConfig, global_views: int = 2) -> None:
-        self._config, self._global_views = config, global_views
-        self._locals = config.locals if global_views == 2 else 0
+    def __init__(self, config: ImageViewConfig, counts: ViewCounts = EVERY_VIEW) -> None:
+        self._config, self._global_views = config, counts.global_images
+        self._locals = config.locals if counts.local_images else 0
 
     def __call__(self, image: PIL.Image.Image, rng: np.random.Generator) -> ImageViews:
         """Views of an RGB image."""

@@ -11,10 +11,10 @@ import pytest
 import cosmos_core
 
 TINY = [
-    *("--set", "data.samples=24"),
+    *("--set", "data.shards=scenes:24"),
     *("--set", "data.workers=0"),
     *("--set", "optim.batch_size=8"),
-    *("--set", "log_every=1"),
+    *("--set", "watch.log_every=1"),
 ]
 
 
@@ -65,7 +65,7 @@ def test_usage_errors_are_one_line(tmp_path, arguments, message):
 
 
 def test_a_killed_run_leaves_a_whole_checkpoint_or_none(tmp_path):
-    arguments = ["scenes_clip", *TINY, "--set", "optim.steps=100000", "--set", "save_every=1"]
+    arguments = ["scenes_clip", *TINY, "--set", "optim.steps=100000", "--set", "save.every=1"]
     process = subprocess.Popen(
         command(*arguments, "--output", str(tmp_path)), stderr=subprocess.DEVNULL
     )

@@ -12,6 +12,7 @@ import webdataset
 from cosmos_core.config import ImageViewConfig, TextViewConfig
 from cosmos_core.data.captions import caption_sentences
 from cosmos_core.data.shards import BatchOrder, ShardError, ViewDataset, index_shards, view_loader
+from cosmos_core.types import EVERY_VIEW
 from cosmos_core.views.image import MultiCrop
 
 
@@ -54,7 +55,7 @@ def dataset(shards):
     image = ImageViewConfig(global_size=32, local_size=16)
     samples = index_shards(shards)
     return ViewDataset(
-        samples, MultiCrop(image), TextViewConfig(), tokenize, global_views=2, seed=3
+        samples, MultiCrop(image), TextViewConfig(), tokenize, counts=EVERY_VIEW, seed=3
     )
 
 

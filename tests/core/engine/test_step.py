@@ -6,7 +6,10 @@ import pytest
 import torch
 
 import cosmos_core
-from cosmos_core.engine.step import normalise, train_step
+from cosmos_core import Views
+from cosmos_core.engine.step import Student, Training, normalise, train_step
+from cosmos_core.losses import gather_locally
+from cosmos_core.methods import METHODS
 
 CONFIG = {
     "embed_dim": 16,
@@ -29,12 +32,19 @@ def views(seed=0):
     return normalise(raw, torch.full((3,), 0.5), torch.full((3,), 0.25))
 
 
-def parts(method):
+def start(method):
+    """A training of the tiny model at its beginning."""
     torch.manual_seed(0)
-    student = cosmos_core.create_model(CONFIG, method)
-    teacher = cosmos_core.create_teacher(student)
-    optimizer = torch.optim.AdamW(cosmos_core.param_groups(student, 0.1), lr=1e-3)
-    return student, teacher, optimizer
+    method = METHODS[method]()
+    model = method.create_student(CONFIG)
+    return Training(
+        method,
+        model,
+        Student(method, model),
+        cosmos_core.create_teacher(model),
+        torch.optim.AdamW(cosmos_core.param_groups(model, 0.1), lr=1e-3),
+        torch.amp.GradScaler("cpu", enabled=False),
+    )
 
 
 def test_normalise_by_hand():
@@ -47,38 +57,42 @@ def test_normalise_by_hand():
 @pytest.mark.parametrize("method", ["cosmos", "clip"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_batch_is_learned(method, precision):
-    student, teacher, optimizer = parts(method)
-    batch = views()
+    training, batch = start(method), views()
+    if method == "clip":
+        batch = Views(batch.global_images[:1], batch.local_images[:0], batch.texts[:1])
     losses = [
-        train_step(
-            student, teacher, optimizer, batch, momentum=0.9, precision=precision
-        ).total.item()
+        sum(
+            train_step(
+                training, batch, gather_locally, momentum=0.9, precision=precision
+            ).terms.values()
+        )
         for _ in range(30)
     ]
     assert losses[-1] < 0.8 * losses[0]
 
 
 def test_teacher_moves_towards_the_student_before_the_optimizer():
-    student, teacher, optimizer = parts("cosmos")
-    start = student.visual.proj.detach().clone()
-    train_step(student, teacher, optimizer, views(), momentum=0.5, precision="fp32")
-    assert torch.equal(teacher.visual.proj, start * 0.5 + start * 0.5)  # student had not moved yet
-    assert not torch.equal(student.visual.proj, start)
+    training = start("cosmos")
+    student, teacher = training.model, training.teacher
+    before = student.visual.proj.detach().clone()
+    train_step(training, views(), gather_locally, momentum=0.5)
+    assert torch.equal(teacher.visual.proj, before * 0.5 + before * 0.5)  # as before the step
+    assert not torch.equal(student.visual.proj, before)
 
 
 def test_scales_are_clamped():
-    student, teacher, optimizer = parts("cosmos")
+    training = start("cosmos")
     with torch.no_grad():
-        student.logit_scale.fill_(7.0)
-    train_step(student, teacher, optimizer, views(), momentum=0.5, precision="fp32")
-    assert student.logit_scale.item() == pytest.approx(math.log(100))
+        training.model.logit_scale.fill_(7.0)
+    train_step(training, views(), gather_locally, momentum=0.5)
+    assert training.model.logit_scale.item() == pytest.approx(math.log(100))
 
 
 def test_a_loss_that_is_not_finite_changes_nothing():
-    student, teacher, optimizer = parts("cosmos")
-    broken = views()
+    training, broken = start("cosmos"), views()
     broken.global_images[0, 0] = float("nan")
-    before = {key: value.clone() for key, value in student.state_dict().items()}
+    before = {key: value.clone() for key, value in training.model.state_dict().items()}
     with pytest.raises(FloatingPointError, match="the clip loss is nan"):
-        train_step(student, teacher, optimizer, broken, momentum=0.5, precision="fp32")
-    assert all(torch.equal(value, before[key]) for key, value in student.state_dict().items())
+        train_step(training, broken, gather_locally, momentum=0.5)
+    after = training.model.state_dict()
+    assert all(torch.equal(value, before[key]) for key, value in after.items())

@@ -13,11 +13,11 @@ def config():
 
 def test_values_are_replaced_and_nothing_else(config):
     changed = override(
-        config, ["optim.steps=7", "optim.lr=1", "image.global_scale=[0.9, 1]", "precision=fp32"]
+        config, ["optim.steps=7", "optim.lr=1", "image.global_scale=[0.9, 1]", "compute.precision=fp32"]
     )
     assert (changed.optim.steps, changed.optim.lr) == (7, 1.0)
     assert changed.image.global_scale == (0.9, 1.0)
-    assert changed.precision == "fp32"
+    assert changed.compute.precision == "fp32"
     assert changed.text == config.text
     assert changed.optim.betas == config.optim.betas
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import cosmos_core
 from cosmos_core.data.scenes import TRAIN, write_layouts
 from cosmos_core.engine.step import normalise, train_step
-from cosmos_core.engine.trainer import make_loader, make_optimizer
+from cosmos_core.engine.trainer import make_loader, make_training
+from cosmos_core.losses import gather_locally
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.scenes import scenes_tokenizer
 
@@ -28,17 +28,14 @@ def step_flops(recipe, shards):
     config = RECIPES[recipe]()
     config = dataclasses.replace(
         config,
-        precision="fp32",
         data=dataclasses.replace(config.data, workers=0),
         optim=dataclasses.replace(config.optim, batch_size=BATCH),
     )
-    student = cosmos_core.create_model(config.architecture, config.method)
-    teacher = cosmos_core.create_teacher(student)
     raw = next(iter(make_loader(config, shards, scenes_tokenizer())))
     views = normalise(raw, torch.full((3,), 0.5), torch.full((3,), 0.25))
-    optimizer = make_optimizer(student, config)
+    training = make_training(config)
     with FlopCounterMode(display=False) as counter:
-        train_step(student, teacher, optimizer, views, momentum=0.99, precision="fp32")
+        train_step(training, views, gather_locally, momentum=0.99)
     return counter.get_total_flops() / BATCH
 
 

@@ -7,12 +7,15 @@ import torch
 from torchvision.transforms import RandomResizedCrop
 
 from cosmos_core.config import ImageViewConfig, TextViewConfig
+from cosmos_core.types import ViewCounts
 from cosmos_core.views.image import MultiCrop, jitter, random_box, random_view
 from cosmos_core.views.text import caption_views
 
 PLAIN = ImageViewConfig(
     flip_p=0, jitter_p=0, grayscale_p=0, blur_p=(0, 0, 0), solarize_p=0, global_size=64
 )
+
+ONE_VIEW = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
 
 
 def noise_image(width=90, height=70, seed=0):
@@ -33,7 +36,7 @@ def test_shapes_types_and_determinism():
 
 
 def test_one_view_for_the_baseline():
-    views = MultiCrop(ImageViewConfig(), global_views=1)(noise_image(), np.random.default_rng(0))
+    views = MultiCrop(ImageViewConfig(), ONE_VIEW)(noise_image(), np.random.default_rng(0))
     assert views.global_images.shape[0] == 1
     assert views.local_images.shape == (0, 3, 96, 96)
 
@@ -113,7 +116,7 @@ def test_short_lists_repeat_only_as_needed():
     views = caption_views(["a", "b"], TextViewConfig(), np.random.default_rng(0))
     assert sorted(views[2:]) == ["a", "a", "a", "b", "b", "b"]
     assert all(len(joined.split(". ")) <= 2 for joined in views[:2])
-    single = caption_views(["a"], TextViewConfig(), np.random.default_rng(0), global_views=1)
+    single = caption_views(["a"], TextViewConfig(), np.random.default_rng(0), ONE_VIEW)
     assert single == ["a"]
 
 

@@ -1,0 +1,57 @@
+"""COSMOS (arXiv 2412.01814), whole or without one of its parts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cosmos_core.losses import clip_loss, cosmos_loss
+from cosmos_core.model.build import Architecture, create_model
+from cosmos_core.model.cosmos import Cosmos
+from cosmos_core.types import Features, Gather, LossTerms, ViewCounts, Views
+
+
+@dataclass(frozen=True, kw_only=True)
+class CosmosMethod:
+    """`local_texts` False leaves out the local captions; `cross_attention` False distils the
+    teacher into the student's own features; `distillation` False leaves the CLIP term alone."""
+
+    name: str = "cosmos"
+    local_texts: bool = True
+    cross_attention: bool = True
+    distillation: bool = True
+
+    @property
+    def counts(self) -> ViewCounts:
+        """Two global views of either modality; locals of the image, and of the caption."""
+        return ViewCounts(
+            global_images=2, local_images=True, global_texts=2, local_texts=self.local_texts
+        )
+
+    def create_student(self, architecture: Architecture) -> Cosmos:
+        """The whole model; what the loss does not reach is frozen."""
+        student = create_model(architecture, "cosmos")
+        assert isinstance(student, Cosmos)
+        if not self.distillation:
+            student.distill_logit_scale.requires_grad_(False)
+        if not (self.distillation and self.cross_attention):
+            for module in student.cross_attention_modules():
+                module.requires_grad_(False)
+        return student
+
+    def student_features(self, student: Cosmos, views: Views) -> Features:
+        """Features of all views."""
+        crossmodal = self.cross_attention and self.distillation
+        features = student.encode_views(views, crossmodal=crossmodal)
+        if crossmodal:
+            return features
+        return features._replace(image_crossmodal=features.image, text_crossmodal=features.text)
+
+    def teacher_features(self, teacher: Cosmos, views: Views) -> Features | None:
+        """Features of the global views."""
+        return teacher.encode_globals(views) if self.distillation else None
+
+    def loss(self, student: Features, teacher: Features | None, gather: Gather) -> LossTerms:
+        """CLIP plus distillation."""
+        if teacher is None:
+            return clip_loss(student.image[:2], student.text, student.logit_scale, gather)
+        return cosmos_loss(student, teacher, gather)

@@ -1,0 +1,60 @@
+"""SLIP (arXiv 2112.12750): CLIP, and SimCLR between two views of the image.
+
+As in the comparison of arXiv 2412.01814 there are two image views; here both meet the caption too.
+The head has no batch normalisation and reads the joint embedding, not the tower's last layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from cosmos_core.losses import clip_loss, simclr_loss
+from cosmos_core.methods.clip import encode_globals
+from cosmos_core.model.build import Architecture, create_model, model_config
+from cosmos_core.model.clip import MultiViewCLIP
+from cosmos_core.model.heads import ProjectionHead, add_head, project
+from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
+
+
+class SlipFeatures(NamedTuple):
+    """As of CLIP, with `projections` (2, B, P), L2-normalised."""
+
+    image: Tensor
+    text: Tensor
+    logit_scale: Tensor
+    projections: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlipMethod:
+    """Widths of the head: github.com/facebookresearch/SLIP."""
+
+    name: str = "slip"
+    hidden: int = 4096
+    out: int = 256
+    counts = ViewCounts(global_images=2, local_images=False, global_texts=1, local_texts=False)
+
+    def create_student(self, architecture: Architecture) -> MultiViewCLIP:
+        """The towers and a projection head."""
+        student = create_model(architecture, "clip")
+        width = model_config(architecture)["embed_dim"]
+        add_head(student, ProjectionHead(width, self.hidden, self.out))
+        return student
+
+    def student_features(self, student: MultiViewCLIP, views: Views) -> SlipFeatures:
+        """Features of both image views and of the caption, and the views' projections."""
+        features = encode_globals(student, views)
+        projections = F.normalize(project(student, features.image), dim=-1)
+        return SlipFeatures(*features, projections)
+
+    def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> None:
+        """Nothing: the moving average is kept for evaluation only."""
+
+    def loss(self, student: SlipFeatures, teacher: None, gather: Gather) -> LossTerms:
+        """CLIP plus SimCLR, unweighted as published."""
+        terms = clip_loss(student.image, student.text, student.logit_scale, gather)
+        return terms._replace(simclr=simclr_loss(student.projections, gather))

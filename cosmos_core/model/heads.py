@@ -1,0 +1,55 @@
+"""Heads on the image features of a CLIP, for losses between views of an image."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HEAD = "head"
+"""A head's name in its model. It serves the training alone and is left out of checkpoints."""
+
+
+def add_head(model: nn.Module, head: nn.Module) -> None:
+    """Make `head` a part of the model: it is trained, averaged and resumed with it."""
+    model.add_module(HEAD, head)
+
+
+def project(model: nn.Module, features: Tensor) -> Tensor:
+    """The head's output for features (..., D)."""
+    projected: Tensor = model.get_submodule(HEAD)(features)
+    return projected
+
+
+class ProjectionHead(nn.Sequential):
+    """Three linear layers, (..., embed_dim) -> (..., out).
+
+    Without batch normalisation, unlike SLIP's: a sample's projection then depends neither on the
+    other samples of its process nor on how a batch is split.
+    """
+
+    def __init__(self, embed_dim: int, hidden: int, out: int) -> None:
+        super().__init__(
+            nn.Linear(embed_dim, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, out),
+        )
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head (arXiv 2104.14294): an MLP to a bottleneck of unit length, then K prototypes of
+    unit length; `center` is the running mean of the logits."""
+
+    center: Tensor
+
+    def __init__(self, embed_dim: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        self.mlp = ProjectionHead(embed_dim, hidden, bottleneck)
+        self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck))
+        self.register_buffer("center", torch.zeros(prototypes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., D) -> cosines with the prototypes (..., K)."""
+        return F.normalize(self.mlp(features), dim=-1) @ F.normalize(self.prototypes, dim=-1).T
