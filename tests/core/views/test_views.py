@@ -1,26 +1,32 @@
 """Image and caption views."""
 
+from dataclasses import replace
+
 import numpy as np
 import PIL.Image
 import pytest
 import torch
-from torchvision.transforms import RandomResizedCrop
+from scipy.stats import ks_1samp, uniform
 
 from cosmos_core.config import ImageViewConfig, TextViewConfig
 from cosmos_core.types import ViewCounts
-from cosmos_core.views.image import MultiCrop, jitter, random_box, random_view
+from cosmos_core.views.image import MultiCrop, ViewKind, jitter, random_view
 from cosmos_core.views.text import caption_views
 
 PLAIN = ImageViewConfig(
     flip_p=0, jitter_p=0, grayscale_p=0, blur_p=(0, 0, 0), solarize_p=0, global_size=64
 )
+WHOLE = ViewKind(size=64, scale=(1.0, 1.0), blur_p=0.0, solarize_p=0.0)
 
 ONE_VIEW = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
 
 
-def noise_image(width=90, height=70, seed=0):
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return PIL.Image.fromarray(pixels)
+def noise(width=90, height=70, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def noise_image(width=90, height=70):
+    return PIL.Image.fromarray(noise(width, height))
 
 
 def test_shapes_types_and_determinism():
@@ -28,9 +34,12 @@ def test_shapes_types_and_determinism():
     views = crops(noise_image(), np.random.default_rng(5))
     assert views.global_images.shape == (2, 3, 224, 224)
     assert views.local_images.shape == (6, 3, 96, 96)
-    assert views.global_images.dtype == torch.uint8
+    assert views.global_images.dtype == views.local_images.dtype == torch.uint8
+    assert views.global_images.is_contiguous()
+    assert views.local_images.is_contiguous()
     again = crops(noise_image(), np.random.default_rng(5))
     other = crops(noise_image(), np.random.default_rng(6))
+    assert torch.equal(views.global_images, again.global_images)
     assert torch.equal(views.local_images, again.local_images)
     assert not torch.equal(views.local_images, other.local_images)
 
@@ -41,56 +50,96 @@ def test_one_view_for_the_baseline():
     assert views.local_images.shape == (0, 3, 96, 96)
 
 
-def test_whole_image_crop_is_pillows_resize():
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 300), (300, 1), (20, 15)])
+def test_images_smaller_than_a_view_are_enlarged(width, height):
+    image = PIL.Image.new("RGB", (width, height), (200, 100, 50))
+    config = replace(PLAIN, locals=2, local_size=32)
+    views = MultiCrop(config)(image, np.random.default_rng(0))
+    for group in views:
+        assert (group == torch.tensor([200, 100, 50]).view(1, 3, 1, 1)).all()
+
+
+def test_whole_image_view_is_pillows_resize_with_colours_first():
     image = noise_image(80, 80)
-    view = random_view(image, PLAIN, 64, (1.0, 1.0), 0, 0, np.random.default_rng(3))
-    expected = image.resize((64, 64), PIL.Image.Resampling.BICUBIC)
-    boxes = {random_box(80, 80, (1.0, 1.0), np.random.default_rng(s)) for s in range(20)}
-    assert boxes == {(0, 0, 80, 80)}  # a full-area crop of a square fits only when square
-    assert np.array_equal(np.asarray(view), np.asarray(expected))
+    config = replace(PLAIN, global_scale=(1.0, 1.0))
+    views = MultiCrop(config, ONE_VIEW)(image, np.random.default_rng(3))
+    expected = np.asarray(image.resize((64, 64), PIL.Image.Resampling.BICUBIC), dtype=int)
+    assert np.abs(views.global_images[0].permute(1, 2, 0).numpy() - expected).max() <= 1
 
 
-@pytest.mark.parametrize("scale", [(0.4, 1.0), (0.05, 0.4)])
-def test_boxes_have_torchvisions_distribution(scale):
-    """Means of width, height and place agree with RandomResizedCrop's within 4 standard errors."""
-    count, image = 4000, torch.empty(3, 70, 90)
-    rng = np.random.default_rng(0)
-    ours = np.array([random_box(90, 70, scale, rng) for _ in range(count)], float)
-    ours[:, 2:] -= ours[:, :2]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        drawn = [RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3)) for _ in range(count)]
-    theirs = np.array([(left, top, w, h) for top, left, h, w in drawn], float)
-    error = np.sqrt(ours.var(0) / count + theirs.var(0) / count)
-    assert (np.abs(ours.mean(0) - theirs.mean(0)) < 4 * error).all()
-    assert np.allclose(ours.std(0), theirs.std(0), rtol=0.06)
+# The change alone, with probability p, and what it makes of pixels (None: whatever differs).
+CHANGES = {
+    "flip": (lambda p: (replace(PLAIN, flip_p=p), WHOLE), lambda x: x[:, ::-1]),
+    "jitter": (lambda p: (replace(PLAIN, jitter_p=p), WHOLE), None),
+    "grey": (lambda p: (replace(PLAIN, grayscale_p=p), WHOLE), None),
+    "blur": (lambda p: (PLAIN, WHOLE._replace(blur_p=p)), None),
+    "solarize": (
+        lambda p: (PLAIN, WHOLE._replace(solarize_p=p)),
+        lambda x: np.minimum(x, 255 - x),
+    ),
+}
 
 
-def test_box_of_an_impossible_shape_is_the_centre():
-    assert random_box(300, 10, (0.9, 1.0), np.random.default_rng(0)) == (143, 0, 156, 10)
+@pytest.mark.parametrize("p", [0.2, 0.8])
+@pytest.mark.parametrize("name", CHANGES)
+def test_each_change_happens_with_its_probability(name, p):
+    arranged, expected = CHANGES[name]
+    config, kind = arranged(p)
+    image, draws, rng = noise(64, 64), 500, np.random.default_rng(0)
+    views = [random_view(image, kind, config, rng) for _ in range(draws)]
+    changed = [view for view in views if not np.array_equal(view, image)]
+    assert abs(len(changed) - p * draws) < 4 * np.sqrt(p * (1 - p) * draws)
+    if expected is not None:
+        assert all(np.array_equal(view, expected(image)) for view in changed)
 
 
-def test_each_change_happens_with_its_probability():
+def test_views_have_the_probabilities_and_sizes_of_their_kind():
+    """Blur always on the first global, never on the second; solarized the second alone."""
+    config = replace(PLAIN, global_scale=(1.0, 1.0), local_scale=(1.0, 1.0), local_size=32)
+    config = replace(config, blur_p=(1.0, 0.0, 1.0), solarize_p=1.0, locals=2)
     image = noise_image(64, 64)
-    config = ImageViewConfig(
-        flip_p=0, jitter_p=0, grayscale_p=0.2, blur_p=(0, 0, 0), solarize_p=0, global_size=64
+    pixels = torch.from_numpy(noise(64, 64)).permute(2, 0, 1)
+    first, second = MultiCrop(config)(image, np.random.default_rng(0)).global_images
+    assert torch.equal(second, torch.minimum(pixels, 255 - pixels))
+    assert first.float().std() < pixels.float().std() - 5
+    sharp = MultiCrop(replace(config, blur_p=(1.0, 0.0, 0.0)))(image, np.random.default_rng(0))
+    blurred = MultiCrop(config)(image, np.random.default_rng(0))
+    assert sharp.local_images.shape == (2, 3, 32, 32)
+    assert blurred.local_images.float().std() < sharp.local_images.float().std() - 5
+
+
+def jittered(colour, strengths):
+    """The first pixel of a plain image, jittered with 400 seeds."""
+    view = np.full((4, 4, 3), colour, np.uint8)
+    return np.array(
+        [jitter(view, strengths, np.random.default_rng(seed))[0, 0] for seed in range(400)], float
     )
-    rng = np.random.default_rng(0)
-    grey = 0
-    for _ in range(500):
-        view = np.asarray(random_view(image, config, 64, (0.4, 1.0), 0, 0, rng))
-        grey += bool((view[..., 0] == view[..., 1]).all())
-    assert 70 < grey < 130  # 100 expected, 9 the standard deviation
 
 
-def test_brightness_alone_scales_pixels():
-    image = PIL.Image.new("RGB", (8, 8), (100, 100, 100))
-    values = [
-        np.asarray(jitter(image, (0.2, 0, 0, 0), np.random.default_rng(seed)))[0, 0, 0]
-        for seed in range(200)
-    ]
-    assert 79 <= min(values) < 85
-    assert 115 < max(values) <= 120
+def test_brightness_is_uniform_within_its_strength():
+    factors = jittered((200, 200, 200), (0.2, 0, 0, 0))[:, 0] / 200
+    assert ks_1samp(factors, uniform(0.8, 0.4).cdf).pvalue > 0.01
+
+
+def test_saturation_is_uniform_within_its_strength():
+    red, green, _ = jittered((150, 100, 100), (0, 0, 0.4, 0)).T
+    assert ks_1samp((red - green) / 50, uniform(0.6, 0.8).cdf).pvalue > 0.01
+
+
+def test_hue_is_uniform_within_its_strength():
+    red, green, blue = jittered((255, 0, 0), (0, 0, 0, 0.1)).T
+    assert (red == 255).all()
+    turns = (green - blue) / 255 / 6
+    assert ks_1samp(turns, uniform(-0.1, 0.2).cdf).pvalue > 0.01
+
+
+def test_contrast_is_uniform_within_its_strength():
+    view = np.full((4, 4, 3), 100, np.uint8)
+    view[:, 2:] = 200
+    rngs = [np.random.default_rng(seed) for seed in range(400)]
+    views = [jitter(view, (0, 0.4, 0, 0), rng).astype(float) for rng in rngs]
+    factors = [(one[0, 3, 0] - one[0, 0, 0]) / 100 for one in views]
+    assert ks_1samp(factors, uniform(0.6, 0.8).cdf).pvalue > 0.01
 
 
 SENTENCES = ["one", "two", "three", "four", "five", "six", "seven"]

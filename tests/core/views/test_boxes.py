@@ -1,0 +1,94 @@
+"""Random boxes against torchvision's, cuts against Pillow's."""
+
+from typing import NamedTuple
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from scipy.stats import ks_2samp
+from torchvision.transforms import RandomResizedCrop
+
+from cosmos_core.views.boxes import Box, cut, random_box
+
+DRAWS = 3000
+GLOBAL, LOCAL = (0.4, 1.0), (0.05, 0.4)
+
+
+class Traits(NamedTuple):
+    """What is compared of many boxes: shares of the area, aspects, and places from 0 to 1."""
+
+    area: np.ndarray
+    aspect: np.ndarray
+    across: np.ndarray
+    down: np.ndarray
+
+
+def traits(boxes, width, height):
+    left, top, w, h = np.array(boxes, float).T
+    across, down = left / np.maximum(width - w, 1), top / np.maximum(height - h, 1)
+    return Traits(w * h / (width * height), w / h, across, down)
+
+
+def drawn(width, height, scale, rng):
+    for _ in range(DRAWS):
+        left, top, right, bottom = random_box(width, height, scale, rng)
+        yield left, top, right - left, bottom - top
+
+
+def drawn_by_torchvision(width, height, scale, seed):
+    image = torch.empty(3, height, width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for _ in range(DRAWS):
+            top, left, h, w = RandomResizedCrop.get_params(image, scale, (3 / 4, 4 / 3))
+            yield left, top, w, h
+
+
+@pytest.mark.parametrize("scale", [GLOBAL, LOCAL])
+@pytest.mark.parametrize(("width", "height"), [(500, 375), (90, 70), (300, 80), (20, 200)])
+def test_boxes_have_torchvisions_distribution(width, height, scale):
+    """Kolmogorov-Smirnov tests; elongated images often end at the centred box."""
+    ours = traits(list(drawn(width, height, scale, np.random.default_rng(0))), width, height)
+    theirs = traits(list(drawn_by_torchvision(width, height, scale, 0)), width, height)
+    for name, mine, reference in zip(Traits._fields, ours, theirs, strict=True):
+        assert ks_2samp(mine, reference).pvalue > 0.01, name
+
+
+def test_box_of_an_impossible_shape_is_the_centre():
+    assert random_box(300, 10, (0.9, 1.0), np.random.default_rng(0)) == (143, 0, 156, 10)
+
+
+def test_boxes_lie_inside_the_image():
+    rng = np.random.default_rng(0)
+    for width, height in ((1, 1), (1, 50), (50, 1), (2, 3), (7, 5)):
+        for _ in range(50):
+            left, top, right, bottom = random_box(width, height, LOCAL, rng)
+            assert 0 <= left < right <= width
+            assert 0 <= top < bottom <= height
+
+
+def noise(width, height):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("box", "size"),
+    [
+        (Box(50, 40, 450, 340), 224),
+        (Box(0, 0, 500, 375), 96),  # the whole image
+        (Box(100, 100, 201, 190), 96),
+        (Box(480, 360, 500, 375), 224),  # enlarged, in the corner
+        (Box(10, 0, 11, 300), 32),  # one pixel wide
+        (Box(10, 20, 300, 21), 32),  # one pixel high
+        (Box(499, 374, 500, 375), 8),  # one pixel
+        (Box(100, 100, 164, 164), 64),  # as large as the view
+    ],
+)
+def test_cut_is_pillows_crop_and_bicubic_resize(box, size):
+    pixels = noise(500, 375)
+    image = PIL.Image.fromarray(pixels).crop(box)
+    expected = np.asarray(image.resize((size, size), PIL.Image.Resampling.BICUBIC), dtype=int)
+    difference = np.abs(cut(pixels, box, size) - expected)
+    assert difference.max() <= 2
+    assert difference.mean() < 0.01

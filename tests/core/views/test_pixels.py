@@ -1,0 +1,102 @@
+"""Changes of pixels against Pillow's and torchvision's of the same parameters."""
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from PIL import ImageFilter, ImageOps
+from torchvision.transforms import functional
+
+from cosmos_core.views import pixels
+
+SIZE = 96
+
+
+def noise():
+    return np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+
+
+def ramps():
+    """Every channel a smooth ramp of its own direction: all hues and saturations."""
+    row, column = np.mgrid[0:SIZE, 0:SIZE]
+    levels = np.stack([row, column, SIZE - 1 - (row + column) // 2], axis=-1)
+    return (levels * 255 // (SIZE - 1)).astype(np.uint8)
+
+
+def extremes():
+    """Black, white and the pure colours, where changes are cut off at 0 and 255."""
+    corners = np.array([[r, g, b] for r in (0, 255) for g in (0, 255) for b in (0, 255)])
+    return np.tile(corners.astype(np.uint8)[None], (SIZE, SIZE // 8, 1))
+
+
+IMAGES = pytest.mark.parametrize("view", [noise(), ramps(), extremes()], ids=["noise", "ramp", "x"])
+
+
+def difference(ours, theirs):
+    return np.abs(np.asarray(ours, dtype=float) - np.asarray(theirs, dtype=float))
+
+
+@IMAGES
+@pytest.mark.parametrize("factor", [0.0, 0.6, 0.85, 1.0, 1.17, 1.4, 3.0])
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_jitter_is_torchvisions_within_one_grey_level(view, factor, name):
+    theirs = getattr(functional, f"adjust_{name}")(PIL.Image.fromarray(view), factor)
+    assert difference(getattr(pixels, name)(view, factor), theirs).max() <= 1
+
+
+@IMAGES
+def test_grey_is_torchvisions_within_one_grey_level(view):
+    theirs = functional.rgb_to_grayscale(PIL.Image.fromarray(view), 3)
+    assert difference(pixels.grey(view), theirs).max() <= 1
+
+
+@IMAGES
+def test_solarize_and_flip_are_pillows(view):
+    image = PIL.Image.fromarray(view)
+    assert np.array_equal(pixels.solarize(view), np.asarray(ImageOps.solarize(image, 128)))
+    assert np.array_equal(pixels.flip(view), np.asarray(ImageOps.mirror(image)))
+
+
+def exact_hue(view, turns):
+    """torchvision's formula on floats of 64 bits."""
+    levels = torch.tensor(view, dtype=torch.float64).permute(2, 0, 1) / 255
+    return (functional.adjust_hue(levels, turns) * 255).permute(1, 2, 0).numpy()
+
+
+@IMAGES
+@pytest.mark.parametrize("turns", [-0.5, -0.1, -0.05, -0.003, 0.0, 0.003, 0.05, 0.1, 0.5])
+def test_hue_is_as_near_to_the_exact_one_as_torchvisions_or_nearer(view, turns):
+    exact = exact_hue(view, turns)
+    ours = difference(pixels.hue(view, turns), exact)
+    theirs = difference(functional.adjust_hue(PIL.Image.fromarray(view), turns), exact)
+    assert ours.mean() < min(theirs.mean() + 0.01, 0.7)
+    assert ours.max() <= 7
+
+
+@pytest.mark.parametrize("radius", [0.1, 0.3, 0.5, 0.75, 1.0, 1.25, 1.5, 2.0])
+@pytest.mark.parametrize("view", [noise(), ramps()], ids=["noise", "ramp"])
+def test_blur_is_pillows_within_its_rounding(view, radius):
+    theirs = PIL.Image.fromarray(view).filter(ImageFilter.GaussianBlur(radius))
+    apart = difference(pixels.blur(view, radius), theirs)
+    assert apart[6:-6, 6:-6].max() <= 3
+    assert apart.mean() < 1.1
+
+
+@pytest.mark.parametrize("radius", np.linspace(0.1, 2, 20))
+def test_blur_has_the_radius_as_standard_deviation_and_keeps_brightness(radius):
+    kernel = pixels.blur_kernel(radius)
+    places = np.arange(len(kernel)) - len(kernel) // 2
+    assert kernel.sum() == pytest.approx(1, abs=1e-6)
+    assert (kernel * places**2).sum() == pytest.approx(radius**2, abs=1e-6)
+    for level in (1, 128, 255):
+        flat = np.full((20, 20, 3), level, np.uint8)
+        assert np.array_equal(pixels.blur(flat, radius), flat)
+
+
+def test_changes_leave_their_input_alone():
+    view, before = noise(), noise()
+    for name in ("brightness", "contrast", "saturation", "hue", "blur"):
+        getattr(pixels, name)(view, 0.7)
+    for name in ("grey", "solarize", "flip"):
+        getattr(pixels, name)(view)
+    assert np.array_equal(view, before)
