@@ -1,164 +1,107 @@
-"""Random access to the samples of local webdataset tars, and batches of their views."""
+"""What `data.shards` and `data.weights` say: sets of local tars, or of streams."""
 
 from __future__ import annotations
 
-import io
-import json
-import tarfile
-from collections.abc import Callable, Iterator, Sequence
+import glob
+import math
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
-import PIL.Image
-import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from webdataset.shardlists import expand_urls
 
-from cosmos_core.config import TextViewConfig
-from cosmos_core.data.captions import caption_sentences
-from cosmos_core.types import ViewCounts, Views
-from cosmos_core.views.image import ImageViews, MultiCrop
-from cosmos_core.views.text import caption_views
+from cosmos_core.config import DataConfig
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-Tokenizer = Callable[[list[str]], Tensor]
+SEPARATOR = "::"
+# A scheme has two letters or more: one is a drive.
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
+_PATTERN = re.compile(r"[*?[]")
 
 
 class ShardError(ValueError):
-    """A shard or a sample that cannot be read, named in one line."""
+    """Shards that cannot be used, in one line."""
 
 
-class Member(NamedTuple):
-    """Where a file of a sample lies in its tar, in bytes."""
+class ShardSets(NamedTuple):
+    """The shards of each set, and a weight a set or None.
 
-    offset: int
-    size: int
-
-
-class SampleIndex(NamedTuple):
-    """Where a sample lies: the tar, its image and its JSON record."""
-
-    shard: str
-    key: str
-    image: Member
-    record: Member
-
-
-def index_shards(shards: Sequence[str | Path]) -> list[SampleIndex]:
-    """The samples of local tars in order; ShardError where one lacks an image or a record."""
-    samples = [sample for shard in shards for sample in _index_shard(str(shard))]
-    if not samples:
-        raise ShardError("no samples in the given shards")
-    return samples
-
-
-def _index_shard(shard: str) -> Iterator[SampleIndex]:
-    members: dict[str, dict[str, Member]] = {}
-    try:
-        with tarfile.open(shard) as tar:
-            for entry in tar:
-                key, _, suffix = entry.name.partition(".")
-                kind = "image" if suffix.lower() in IMAGE_SUFFIXES else suffix.lower()
-                members.setdefault(key, {})[kind] = Member(entry.offset_data, entry.size)
-    except (tarfile.TarError, OSError) as error:
-        raise ShardError(f"{shard}: not a readable tar ({error})") from error
-    for key, files in members.items():
-        if missing := {"image", "json"} - files.keys():
-            raise ShardError(f"{shard}: sample {key} has no {' and no '.join(sorted(missing))}")
-        yield SampleIndex(shard, key, files["image"], files["json"])
-
-
-class SampleViews(NamedTuple):
-    """The views of one sample: uint8 images and captions (T, S)."""
-
-    images: ImageViews
-    texts: Tensor
-
-
-class ViewDataset(Dataset[SampleViews]):
-    """Samples of shards as views. An item is (epoch, index): both decide its augmentation."""
-
-    def __init__(
-        self,
-        samples: Sequence[SampleIndex],
-        crops: MultiCrop,
-        texts: TextViewConfig,
-        tokenizer: Tokenizer,
-        *,
-        counts: ViewCounts,
-        seed: int,
-    ) -> None:
-        self._samples, self._crops, self._texts = samples, crops, texts
-        self._tokenizer, self._counts, self._seed = tokenizer, counts, seed
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def __getitem__(self, item: tuple[int, int]) -> SampleViews:
-        epoch, index = item
-        rng = np.random.default_rng([self._seed, epoch, index])
-        image, record = self._read(self._samples[index])
-        captions = caption_views(caption_sentences(record), self._texts, rng, self._counts)
-        views = self._crops(image, rng)
-        return SampleViews(views, self._tokenizer(captions))
-
-    def _read(self, sample: SampleIndex) -> tuple[PIL.Image.Image, dict[str, Any]]:
-        try:
-            with open(sample.shard, "rb") as file:
-                image = PIL.Image.open(io.BytesIO(_read_member(file, sample.image))).convert("RGB")
-                record = json.loads(_read_member(file, sample.record))
-        except (OSError, ValueError) as error:
-            raise ShardError(f"{sample.shard}: sample {sample.key}: {error}") from error
-        return image, record
-
-
-def _read_member(file: io.BufferedReader, member: Member) -> bytes:
-    file.seek(member.offset)
-    return file.read(member.size)
-
-
-class BatchOrder(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index): a fresh permutation an epoch, decided by the seed alone.
-
-    Batches run on over the end of an epoch, so that every one is full.
+    Local paths, or, where `streams`, what webdataset opens: `pipe:` and URLs.
     """
 
-    def __init__(self, samples: int, batch_size: int, batches: int, seed: int) -> None:
-        self._samples, self._batch_size, self._batches = samples, batch_size, batches
-        self._seed = seed
+    sets: tuple[tuple[str, ...], ...]
+    weights: tuple[float, ...] | None
+    streams: bool
 
-    def __len__(self) -> int:
-        return self._batches
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        items = self._items()
-        for _ in range(self._batches):
-            yield [next(items) for _ in range(self._batch_size)]
-
-    def _items(self) -> Iterator[tuple[int, int]]:
-        epoch = 0
-        while True:
-            order = np.random.default_rng([self._seed, epoch]).permutation(self._samples)
-            yield from ((epoch, int(index)) for index in order)
-            epoch += 1
+    @property
+    def shards(self) -> list[str]:
+        """Those of all sets, in order."""
+        return [shard for shards in self.sets for shard in shards]
 
 
-def collate(samples: Sequence[SampleViews]) -> Views:
-    """Samples -> `Views` with uint8 images, view-major, in a worker."""
-    return Views(
-        torch.stack([sample.images.global_images for sample in samples], dim=1),
-        torch.stack([sample.images.local_images for sample in samples], dim=1),
-        torch.stack([sample.texts for sample in samples], dim=1),
-    )
+def parse_shards(config: DataConfig) -> ShardSets:
+    """The shards of a configuration; nothing is opened, but every local path is looked up.
+
+    Sets are joined by `::`. A set is a path, a pattern (`*`, `?`, `[...]`), `pipe:COMMAND` or a
+    URL; braces are expanded as webdataset does. Raises ShardError.
+    """
+    sets = [_expand(spec) for spec in config.shards.split(SEPARATOR)]
+    streams = {_is_stream(shard) for shards in sets for shard in shards}
+    if len(streams) > 1:
+        raise ShardError(
+            "data.shards mixes local tars with streams, whose order differs in kind; "
+            "name the local ones as pipe:cat PATH, or fetch the others"
+        )
+    if streams == {False}:
+        sets = [_find(shards) for shards in sets]
+    weights = _weights(config.weights, len(sets))
+    return ShardSets(tuple(map(tuple, sets)), weights, streams == {True})
 
 
-def view_loader(dataset: Dataset[Any], order: BatchOrder, workers: int) -> DataLoader[Views]:
-    """A loader of collated batches; what it yields does not depend on the number of workers."""
-    return DataLoader(
-        dataset,
-        batch_sampler=order,
-        num_workers=workers,
-        collate_fn=collate,
-        persistent_workers=workers > 0,
-    )
+def _expand(spec: str) -> list[str]:
+    if not spec.strip():
+        raise ShardError("data.shards is empty or has an empty set; name tars, as in data/*.tar")
+    try:
+        return list(expand_urls(spec.strip()))
+    except (ValueError, AssertionError) as error:  # unbalanced braces; an unknown ${variable}
+        raise ShardError(f"data.shards {spec!r} cannot be expanded: {error}") from error
+
+
+def _is_stream(shard: str) -> bool:
+    return _SCHEME.match(shard) is not None
+
+
+def _find(shards: Sequence[str]) -> list[str]:
+    found = [str(path) for shard in shards for path in _matches(shard)]
+    for path in found:
+        if not Path(path).is_file():
+            hint = f"; name its tars, as in {path}/*.tar" if Path(path).is_dir() else ""
+            raise ShardError(f"no such shard: {path}{hint}")
+    return found
+
+
+def _matches(shard: str) -> list[Path]:
+    path = Path(shard).expanduser()
+    if path.exists() or not _PATTERN.search(shard):
+        return [path]
+    found = sorted(glob.glob(str(path)))
+    if not found:
+        raise ShardError(f"no such shard: nothing matches {path}")
+    return [Path(name) for name in found]
+
+
+def _weights(spec: str, sets: int) -> tuple[float, ...] | None:
+    if not spec:
+        return None
+    try:
+        weights = tuple(float(weight) for weight in spec.split(SEPARATOR))
+    except ValueError as error:
+        raise ShardError(f"data.weights {spec!r}: a weight is no number") from error
+    if len(weights) != sets:
+        raise ShardError(
+            f"data.weights has {len(weights)} weights for {sets} sets in data.shards; "
+            "give one a set, joined by ::"
+        )
+    if not all(weight > 0 and math.isfinite(weight) for weight in weights):
+        raise ShardError(f"data.weights {spec!r}: weights must be greater than 0")
+    return weights

@@ -1,0 +1,226 @@
+"""Where samples lie in tars: the scan against the bytes, and the cache of it."""
+
+import io
+import json
+import logging
+import os
+import tarfile
+from multiprocessing.reduction import ForkingPickler
+
+import numpy as np
+import pytest
+import webdataset
+from support.shards import jpeg, sample, write_shard, write_shards
+
+from cosmos_core.data.index import SampleIndex, index_shards
+from cosmos_core.data.problems import BadSampleError
+from cosmos_core.data.samples import RawSample
+from cosmos_core.data.shards import ShardError
+from cosmos_core.data.tarindex import cached_rows, scan_tar
+
+
+def write_tar(path, files, *, format=tarfile.PAX_FORMAT):
+    """A tar of (name, content) pairs, in this order."""
+    with tarfile.open(path, "w", format=format) as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return str(path)
+
+
+def contents(index):
+    return {index.name(number)[1]: index.read(number) for number in range(len(index))}
+
+
+def entries(cache):
+    return sorted((cache / "cosmos-train" / "shards").iterdir())
+
+
+def test_every_sample_is_read_as_it_was_written(tmp_path):
+    folder = write_shards(tmp_path, [5, 0, 4])
+    shards = [str(folder / f"{name}.tar") for name in range(3)]
+    index = index_shards(shards)
+    assert [index.start(count) for count in range(4)] == [0, 5, 5, 9]
+    assert len(index) == 9
+    for number in range(9):
+        raw = index.read(number)
+        assert raw.image == jpeg(number)
+        assert json.loads(raw.record) == sample(number)["json"]
+        assert index.name(number) == (shards[0 if number < 5 else 2], f"{number:06d}")
+
+
+def test_a_shard_may_be_named_twice(tmp_path):
+    shard = str(write_shards(tmp_path, [3]) / "0.tar")
+    index = index_shards([shard, shard])
+    assert [index.read(number) for number in range(3)] == [index.read(n) for n in range(3, 6)]
+
+
+@pytest.mark.parametrize("format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT, tarfile.USTAR_FORMAT])
+def test_files_are_grouped_as_webdataset_does(tmp_path, format):
+    long = "a-folder/" + "x" * 120 if format != tarfile.USTAR_FORMAT else "a-folder/x"
+    files = [
+        ("./s.1/000.JPG", b"image 0"),
+        ("./s.1/000.json", b"{}"),
+        ("./s.1/000.txt", b"ignored"),
+        ("__meta__/info.json", b"{}"),
+        ("readme", b"no suffix"),
+        ("001.seg.png", b"not its image"),
+        ("001.webp", b"image 1"),
+        ("001.json", b"[]"),
+        (f"{long}.jpeg", b"image 2"),
+        (f"{long}.json", b"7"),
+    ]
+    shard = write_tar(tmp_path / "a.tar", files, format=format)
+    ours = contents(index_shards([shard]))
+    with open(shard, "rb") as stream:
+        source = [{"url": shard, "stream": stream}]
+        files = webdataset.tariterators.tar_file_expander(source)
+        theirs = {
+            found["__key__"]: RawSample(
+                next(found[s] for s in ("jpg", "jpeg", "webp") if s in found), found["json"]
+            )
+            for found in webdataset.tariterators.group_by_keys(files)
+            if "json" in found
+        }
+    assert len(theirs) == 3
+    assert list(ours.values()) == list(theirs.values())
+    # A name that is too long for its header is cut in messages.
+    assert [ours_ == theirs_[:100] for ours_, theirs_ in zip(ours, theirs, strict=True)] == [
+        True
+    ] * 3
+
+
+def test_files_of_a_sample_need_not_be_neighbours(tmp_path):
+    files = [("0.jpg", b"a"), ("1.jpg", b"b"), ("1.json", b"B"), ("0.json", b"A")]
+    ours = contents(index_shards([write_tar(tmp_path / "a.tar", files)]))
+    assert ours == {"0": RawSample(b"a", b"A"), "1": RawSample(b"b", b"B")}
+
+
+def test_what_a_sample_lacks_is_none(tmp_path):
+    files = [("0.jpg", b"a"), ("1.json", b"{}"), ("2.txt", b"neither")]
+    ours = contents(index_shards([write_tar(tmp_path / "a.tar", files)]))
+    assert ours == {"0": RawSample(b"a", None), "1": RawSample(None, b"{}")}
+
+
+def test_a_cut_tar_gives_the_samples_before(tmp_path, caplog):
+    shard = write_shards(tmp_path, [4]) / "0.tar"
+    whole = index_shards([str(shard)])
+    start = int(scan_tar(str(shard))[3, 0]) * tarfile.BLOCKSIZE
+    shard.write_bytes(shard.read_bytes()[: start + 100])  # within the last sample's image
+    index = index_shards([str(shard)])
+    assert len(index) == 4
+    assert [index.read(number) for number in range(3)] == [whole.read(n) for n in range(3)]
+    with pytest.raises(BadSampleError) as error:
+        index.read(3)
+    assert error.value.kind == "truncated"
+    assert index.name(3)[1] == "000003"
+    assert f"{shard}: cut off or damaged after 4 samples" in caplog.text
+
+
+@pytest.mark.parametrize("blocks", [1, 3])  # the header alone, or the extended one before as well
+def test_a_tar_damaged_in_the_middle_is_told_of(tmp_path, caplog, blocks):
+    shard = write_shards(tmp_path, [4]) / "0.tar"
+    data = bytearray(shard.read_bytes())
+    end = int(scan_tar(str(shard))[2, 0]) * tarfile.BLOCKSIZE
+    data[end - blocks * tarfile.BLOCKSIZE : end] = b"\xff" * blocks * tarfile.BLOCKSIZE
+    shard.write_bytes(data)
+    with caplog.at_level(logging.WARNING):
+        assert len(index_shards([str(shard)])) == 2
+    assert f"{shard}: cut off or damaged after 2 samples" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_tars_that_cannot_be_read_are_named(tmp_path, workers):
+    good = str(write_shards(tmp_path, [1]) / "0.tar")
+    (tmp_path / "no.tar").write_bytes(b"x" * 2000)
+    with tarfile.open(tmp_path / "gz.tar", "w:gz") as tar:
+        tar.add(good, "0.jpg")
+    for name in ("no", "gz"):
+        with pytest.raises(ShardError, match=f"{name}.tar: not a readable, uncompressed tar") as e:
+            index_shards([good, str(tmp_path / f"{name}.tar")], workers=workers)
+        assert "\n" not in str(e.value)
+    empty = write_shard(tmp_path / "empty.tar", [])
+    with pytest.raises(ShardError, match=r"no sample in 1 shards, of which the first is .*empty"):
+        index_shards([str(empty)], workers=workers)
+
+
+def test_a_tar_that_vanished_is_a_bad_sample(tmp_path):
+    shard = write_shards(tmp_path, [1]) / "0.tar"
+    index = index_shards([str(shard)])
+    shard.unlink()
+    with pytest.raises(BadSampleError, match="No such file") as error:
+        index.read(0)
+    assert error.value.kind == "unreadable"
+    assert index.name(0) == (str(shard), "sample 0")
+
+
+def test_an_index_is_scanned_once(tmp_path, cache):
+    shard = str(write_shards(tmp_path, [3]) / "0.tar")
+    assert cached_rows(shard) is None
+    index_shards([shard])
+    assert np.array_equal(cached_rows(shard), scan_tar(shard))
+    (entry,) = entries(cache)
+    written = entry.stat().st_mtime_ns
+    index_shards([shard])
+    assert entries(cache) == [entry]
+    assert entry.stat().st_mtime_ns == written
+
+
+def test_a_changed_tar_is_scanned_again(tmp_path, cache):
+    shard = write_shards(tmp_path, [3]) / "0.tar"
+    index_shards([str(shard)])
+    write_shards(tmp_path, [5])
+    assert len(index_shards([str(shard)])) == 5
+    before = shard.stat()
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    assert cached_rows(str(shard)) is None
+    index_shards([str(shard)])
+    assert len(entries(cache)) == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: data[:-1],
+        lambda data: data[:-16],
+        lambda data: data[:-1] + bytes([data[-1] ^ 1]),
+        lambda data: b"9" + data,
+        lambda data: b"",
+        lambda data: b"no end of line",
+    ],
+)
+def test_a_damaged_index_is_made_again(tmp_path, cache, damage):
+    shard = str(write_shards(tmp_path, [3]) / "0.tar")
+    index_shards([shard])
+    (entry,) = entries(cache)
+    whole = entry.read_bytes()
+    entry.write_bytes(damage(whole))
+    assert len(index_shards([shard])) == 3
+    assert entry.read_bytes() == whole
+    assert entries(cache) == [entry]
+
+
+def test_without_a_place_for_the_cache_tars_are_scanned_each_time(tmp_path, cache, caplog):
+    shard = str(write_shards(tmp_path, [3]) / "0.tar")
+    (cache / "cosmos-train").write_text("in the way")
+    assert len(index_shards([shard])) == 3
+    assert "cannot be kept" in caplog.text
+
+
+def test_workers_and_several_processes_find_the_same(tmp_path, monkeypatch):
+    folder = write_shards(tmp_path / "tars", [2, 3, 1, 4])
+    shards = [str(folder / f"{name}.tar") for name in range(4)]
+    alone = index_shards(shards)
+    for case, (rank, world_size, workers) in enumerate([(0, 1, 1), (1, 2, 0), (2, 3, 1)]):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache {case}"))
+        index = index_shards(shards, workers=workers, rank=rank, world_size=world_size)
+        assert contents(index) == contents(alone)
+
+
+def test_an_index_is_small_and_handed_to_other_processes_as_shared_memory():
+    rows = np.random.default_rng(0).integers(1, 1000, (200, 1000, 4), dtype=np.int32)
+    index = SampleIndex([f"{number}.tar" for number in range(200)], list(rows))
+    assert len(index) == 200_000
+    # What goes through a pipe to a spawned worker: names of shards, not 3.2 MB of rows.
+    assert len(ForkingPickler.dumps(index)) < 20_000

@@ -1,0 +1,218 @@
+"""Batches of streams: `pipe:` and HTTP through webdataset, against the same tars read locally."""
+
+import functools
+import http.server
+import shutil
+import threading
+
+import numpy as np
+import pytest
+from support.shards import (
+    assert_same_batches,
+    numbers_in,
+    sample,
+    tokenize,
+    train_config,
+    write_shard,
+    write_shards,
+)
+
+from cosmos_core.data.loading import ShardError, UnreadableDataError, make_loader
+from cosmos_core.data.order import Share
+from cosmos_core.data.problems import Problem
+from cosmos_core.data.shards import ShardSets
+from cosmos_core.data.stream import StreamPlan
+from cosmos_core.data.tarstream import read_stream
+
+pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
+SHARDS = 8
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_shards(tmp_path_factory.mktemp("shards"), [3] * SHARDS)
+
+
+@pytest.fixture
+def piped(folder):
+    return f"pipe:cat {folder}/{{0..{SHARDS - 1}}}.tar"
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
+        thread = threading.Thread(target=running.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+def load(config, **share):
+    return list(make_loader(config, tokenize, **share))
+
+
+def all_numbers(batches):
+    return sorted(number for batch in batches for number in numbers_in(batch))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_stream_has_the_samples_of_its_tars(piped, workers):
+    # Each worker has whole batches in its pass: 24, 24 and 12 samples.
+    batches = load(train_config(piped, steps=6, batch_size=4, workers=workers))
+    assert all_numbers(batches) == list(range(3 * SHARDS))
+    assert all(batch.problems == () for batch in batches)
+    assert numbers_in(batches[0]) != sorted(numbers_in(batches[0]))
+
+
+def test_processes_read_different_shards(piped):
+    config = train_config(piped, steps=2, batch_size=8, workers=2)
+    parts = [load(config, rank=rank, world_size=2) for rank in range(2)]
+    assert all(batch.views.texts.shape[1] == 4 for part in parts for batch in part)
+    # Each of the four readers has 6 samples in its pass, of which it gives 4.
+    assert len(all_numbers(parts[0] + parts[1])) == len(set(all_numbers(parts[0] + parts[1]))) == 16
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+def test_a_run_goes_on_exactly_with_the_same_workers(piped, workers):
+    config = train_config(piped, steps=11, batch_size=4, workers=workers)
+    whole = load(config)
+    assert_same_batches(load(config), whole)
+    for first_step in (1, 5, 9):
+        assert_same_batches(load(config, first_step=first_step), whole[first_step:])
+
+
+def test_passes_differ_in_order_and_augmentation(piped):
+    batches = load(train_config(piped, steps=4, batch_size=12))
+    first, second = batches[:2], batches[2:]
+    assert all_numbers(first) == all_numbers(second)
+    assert [numbers_in(batch) for batch in first] != [numbers_in(batch) for batch in second]
+    views = [
+        {
+            number: batch.views.global_images[:, row].numpy().tobytes()
+            for batch in part
+            for row, number in enumerate(numbers_in(batch))
+        }
+        for part in (first, second)
+    ]
+    assert all(views[0][number] != views[1][number] for number in views[0])
+
+
+def test_http_gives_what_a_pipe_gives(server, folder):
+    if shutil.which("curl") is None:
+        pytest.skip("webdataset reads HTTP by curl")
+    raw = [list(read_stream(f"{scheme}/2.tar")) for scheme in (server, f"pipe:cat {folder}")]
+    assert [item.raw for item in raw[0]] == [item.raw for item in raw[1]]
+    assert [item.key for item in raw[0]] == ["000006", "000007", "000008"]
+    batches = load(train_config(f"{server}/{{0..7}}.tar", steps=3, batch_size=8))
+    assert all_numbers(batches) == list(range(3 * SHARDS))
+    (problem,) = read_stream(f"{server}/missing.tar")
+    assert (problem.kind, problem.key) == ("unreadable", f"{server}/missing.tar")
+    assert "ended with status 22" in problem.detail
+
+
+def plan(sets, weights=None, rank=0, world_size=1, lanes=1):
+    return StreamPlan(ShardSets(sets, weights, True), 0, Share(1, 1, 0, rank, world_size), lanes)
+
+
+def test_every_pass_deals_every_shard_to_one_worker():
+    shards = tuple(f"pipe:{number}" for number in range(10))
+    passes = []
+    for number in range(3):
+        dealt = [
+            shard
+            for rank in range(2)
+            for lane in range(2)
+            for shard in plan((shards,), None, rank, 2, 2).passage(lane, number)
+        ]
+        assert sorted(dealt) == sorted(shards)
+        passes.append(tuple(dealt))
+    assert len(set(passes)) == 3
+
+
+def test_weights_draw_shards_by_weight():
+    # 30 shards of weight 1, 10 of weight 3: half of the draws each.
+    sets = tuple(f"pipe:a{n}" for n in range(30)), tuple(f"pipe:b{n}" for n in range(10))
+    drawn = [shard for n in range(500) for shard in plan(sets, (1.0, 3.0)).passage(0, n)]
+    share = np.mean([shard.startswith("pipe:a") for shard in drawn])
+    # 20,000 draws: 4 standard deviations are 0.014.
+    assert share == pytest.approx(0.5, abs=0.0142)
+
+
+def test_weighted_streams_need_fewer_shards_and_repeat_themselves_exactly(folder):
+    spec = f"pipe:cat {folder}/0.tar::pipe:cat {folder}/1.tar"
+    config = train_config(spec, weights="1::4", steps=30, batch_size=4, workers=3)
+    batches = load(config)
+    numbers = np.array(all_numbers(batches))
+    assert set(numbers) <= set(range(6))
+    assert np.mean(numbers >= 3) == pytest.approx(0.8, abs=0.25)
+    assert_same_batches(load(config, first_step=25), batches[25:])
+
+
+def test_fewer_shards_than_readers_are_refused(piped):
+    with pytest.raises(ShardError, match="8 stream shards are too few for 3 processes of 4 work"):
+        make_loader(train_config(piped, batch_size=9, workers=4), tokenize, world_size=3)
+
+
+def test_bad_samples_are_replaced_by_the_next_ones(tmp_path):
+    good = [sample(number) for number in range(6)]
+    bad = [{**sample(6), "jpg": b"no"}, {**sample(7), "json": b"{"}]
+    write_shard(tmp_path / "a.tar", [*good[:2], *bad, *good[2:]])
+    config = train_config(f"pipe:cat {tmp_path}/a.tar", steps=8, batch_size=3)
+    batches = load(config)
+    problems = [problem for batch in batches for problem in batch.problems]
+    assert {(p.key, p.kind) for p in problems} == {
+        ("000006", "image_broken"),
+        ("000007", "record_broken"),
+    }
+    assert problems[0].detail.startswith(f"pipe:cat {tmp_path}/a.tar: ")
+    assert all_numbers(batches) == sorted([*range(6)] * 4)
+    for first_step in (1, 3, 6):
+        assert_same_batches(load(config, first_step=first_step), batches[first_step:])
+
+
+def test_a_stream_that_breaks_off_gives_the_samples_before(folder):
+    size = (folder / "1.tar").stat().st_size
+    *samples, problem = read_stream(f"pipe:head -c {size // 2} {folder}/1.tar")
+    assert 1 <= len(samples) <= 2
+    assert samples[0].raw == next(read_stream(f"pipe:cat {folder}/1.tar")).raw
+    assert (problem.kind, problem.key) == ("truncated", f"pipe:head -c {size // 2} {folder}/1.tar")
+
+
+@pytest.mark.parametrize(
+    ("command", "kind", "count"),
+    [
+        ("pipe:false", "unreadable", 0),
+        ("pipe:true", "unreadable", 0),
+        ("pipe:head -c 5000 /dev/zero | tr '\\0' x", "unreadable", 0),
+        ("pipe:cat {folder}/1.tar; exit 3", "truncated", 3),
+        ("nowhere:1.tar", "unreadable", 0),
+    ],
+)
+def test_a_stream_that_fails_ends_with_a_problem(folder, command, kind, count):
+    command = command.format(folder=folder)
+    *samples, problem = read_stream(command)
+    assert len(samples) == count
+    assert isinstance(problem, Problem)
+    assert (problem.kind, problem.key) == (kind, command)
+    assert "\n" not in problem.detail
+
+
+def test_a_stream_can_be_left_early(folder):
+    stream = read_stream(f"pipe:cat {folder}/1.tar; yes")
+    assert next(stream).key == "000003"
+    stream.close()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_streams_without_a_good_sample_stop_the_run(workers):
+    config = train_config("pipe:false", workers=workers)
+    with pytest.raises(UnreadableDataError, match=r"no good sample .* pipe:false: unreadable") as e:
+        load(config)
+    assert "\n" not in str(e.value)

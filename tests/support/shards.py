@@ -1,0 +1,78 @@
+"""Small shards and configurations for the tests of training data."""
+
+import io
+import itertools
+
+import numpy as np
+import PIL.Image
+import torch
+import webdataset
+
+from cosmos_core.config import DataConfig, ImageViewConfig, OptimConfig, TextViewConfig, TrainConfig
+from cosmos_core.methods import METHODS
+
+
+def jpeg(seed, size=40):
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def sample(number):
+    """A sample whose every caption names it."""
+    record = {"raw_caption": [f"sample {number}"]}
+    return {"__key__": f"{number:06d}", "jpg": jpeg(number), "json": record}
+
+
+def write_shard(path, samples):
+    with webdataset.TarWriter(str(path)) as writer:
+        for entry in samples:
+            writer.write(entry)
+    return path
+
+
+def write_shards(folder, sizes, first=0):
+    """Shards of these sizes of samples numbered in order, `0.tar`, `1.tar`..."""
+    folder.mkdir(parents=True, exist_ok=True)
+    numbers = itertools.count(first)
+    for name, size in enumerate(sizes):
+        write_shard(folder / f"{name}.tar", map(sample, itertools.islice(numbers, size)))
+    return folder
+
+
+def tokenize(texts):
+    """A token a character, of 40 at most: enough to tell captions apart."""
+    ids = torch.zeros(len(texts), 40, dtype=torch.int64)
+    for row, text in zip(ids, texts, strict=True):
+        row[: len(text)] = torch.tensor([ord(letter) for letter in text[:40]])
+    return ids
+
+
+def numbers_in(batch):
+    """The numbers of the samples of a batch, from their captions."""
+    texts = ["".join(chr(i) for i in row if i) for row in batch.views.texts[0].tolist()]
+    return [int(text.split()[1]) for text in texts]
+
+
+def train_config(shards, *, steps=6, batch_size=8, seed=3, **data):
+    """A run on small views; `data` replaces the values of DataConfig."""
+    return TrainConfig(
+        recipe="test",
+        method=METHODS["cosmos"](),
+        architecture="ViT-B-32",
+        data=DataConfig(**{"shards": str(shards), "workers": 0, **data}),
+        optim=OptimConfig(steps=steps, batch_size=batch_size),
+        image=ImageViewConfig(global_size=32, local_size=16, locals=2),
+        text=TextViewConfig(locals=2),
+        seed=seed,
+    )
+
+
+def assert_same_batches(some, others):
+    assert len(some) == len(others) > 0
+    for one, other in zip(some, others, strict=True):
+        assert one.problems == other.problems
+        for a, b in zip(one.views, other.views, strict=True):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
