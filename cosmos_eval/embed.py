@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cosmos_eval.encoder import Encoder
+from cosmos_eval.share import ALONE, Share
 from cosmos_eval.types import Embeddings, OnProgress, Progress, UsageError, no_progress
 
 Item = TypeVar("Item")
@@ -28,25 +29,29 @@ def embed_images(
     batch_size: int = 32,
     workers: int = 2,
     progress: OnProgress = no_progress,
+    share: Share = ALONE,
 ) -> Embeddings:
     """Features of image files, in their order; `workers` threads decode ahead of the model.
 
-    Raises UsageError for an empty list and for a file that is missing or cannot be decoded.
+    Processes share whole batches, so that a feature does not depend on their number. Raises
+    UsageError for an empty list and for a file that is missing or cannot be decoded.
     """
     _require_any(paths, "images")
-    features: list[torch.Tensor] = []
-    decoded = ahead(
-        paths,
-        lambda path: encoder.transform(read_rgb(path)),
-        workers=workers,
-        window=2 * batch_size,
-    )
-    done = 0
-    while batch := list(islice(decoded, batch_size)):
-        features.append(encoder.encode_image(torch.stack(batch)))
-        done += len(batch)
-        progress(Progress("images", done, len(paths)))
-    return Embeddings(torch.cat(features).numpy())
+
+    def encode(own: Sequence[Path]) -> list[NDArray[np.float32]]:
+        features: list[NDArray[np.float32]] = []
+        decoded = ahead(
+            own,
+            lambda path: encoder.transform(read_rgb(path)),
+            workers=workers,
+            window=2 * batch_size,
+        )
+        while batch := list(islice(decoded, batch_size)):
+            features.extend(encoder.encode_image(torch.stack(batch)).numpy())
+            progress(Progress("images", len(features), len(own)))
+        return features
+
+    return Embeddings(np.stack(share.spread(encode, paths, unit=batch_size)))
 
 
 def embed_texts(
@@ -56,24 +61,30 @@ def embed_texts(
     batch_size: int = 32,
     progress: OnProgress = no_progress,
     phase: str = "texts",
+    share: Share = ALONE,
 ) -> Embeddings:
     """Features of texts, in their order; equal texts are encoded once.
 
     `batch_size` counts texts of full length: where the encoder trims, a batch of short texts holds
-    as many more as fill the same number of tokens. Raises UsageError for an empty list.
+    as many more as fill the same number of tokens. Processes share whole batches. Raises
+    UsageError for an empty list.
     """
     _require_any(texts, "texts")
     position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     distinct = list(position)
     tokens = encoder.tokenize(distinct)
     batches = _text_batches(tokens, encoder.trims_text, batch_size)
-    encoded: list[torch.Tensor] = []
-    done = 0
-    for batch in batches:
-        encoded.append(encoder.encode_text(tokens[batch.rows, : batch.length]))
-        done += len(batch.rows)
-        progress(Progress(phase, done, len(distinct)))
-    features = torch.cat(encoded).numpy()
+
+    def encode(own: Sequence[_TextBatch]) -> list[NDArray[np.float32]]:
+        features: list[NDArray[np.float32]] = []
+        done, total = 0, sum(len(batch.rows) for batch in own)
+        for batch in own:
+            features.append(encoder.encode_text(tokens[batch.rows, : batch.length]).numpy())
+            done += len(batch.rows)
+            progress(Progress(phase, done, total))
+        return features
+
+    features = np.concatenate(share.spread(encode, batches))
     place = np.argsort(np.concatenate([batch.rows for batch in batches]))
     inverse = [position[text] for text in texts]
     truncated = _count_truncated(encoder, distinct, tokens, inverse)

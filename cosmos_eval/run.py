@@ -37,6 +37,10 @@ Watch = Callable[[str, Progress], None]
 """Told of progress: what is being measured, and how far it is."""
 
 
+def _unwatched(what: str, progress: Progress) -> None:
+    """The watch that shows nothing."""
+
+
 class Finished(NamedTuple):
     """One result and the per-sample arrays that its metrics can be recomputed from."""
 
@@ -44,17 +48,27 @@ class Finished(NamedTuple):
     samples: Mapping[str, NDArray[Any]]
 
 
-def run_all(plan: Plan, watch: Watch = lambda what, progress: None) -> Iterator[Finished]:
+def run_all(plan: Plan, watch: Watch = _unwatched) -> Iterator[Finished]:
     """Yield a result for every model and data set of the plan, models outermost.
 
     The data of every data set are checked before the first model is loaded, and each model is
     loaded once. Raises UsageError for bad data or models.
     """
+    check_data(plan, watch)
+    yield from measure_all(plan, watch)
+
+
+def check_data(plan: Plan, watch: Watch = _unwatched) -> None:
+    """Look at the data of every data set. Raises UsageError where they cannot be measured on."""
     for done, protocol in enumerate(plan.protocols):
         watch("data", Progress("check", done, len(plan.protocols)))
         prepare(protocol)
         room_of(protocol).check(protocol, plan.options)
     watch("data", Progress("check", len(plan.protocols), len(plan.protocols)))
+
+
+def measure_all(plan: Plan, watch: Watch = _unwatched) -> Iterator[Finished]:
+    """`run_all` on data that are checked already."""
     surroundings = provenance.environment()
     for spec in plan.specs:
         started = time.perf_counter()

@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.share import ALONE, Share
+
 Task = Literal["retrieval", "cls", "seg"]
 Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
@@ -173,7 +175,10 @@ class Embeddings(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a measurement is carried out; none of it may change what is measured but `limit`."""
+    """How a measurement is carried out; none of it may change what is measured but `limit`.
+
+    `share` is this process's part where several make the measurement together.
+    """
 
     data_root: str | None = None
     attention: Attention = "csa"
@@ -182,6 +187,7 @@ class RunOptions:
     limit: int | None = None
     save_predictions: str | None = None
     seed: int = 0
+    share: Share = ALONE
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,12 +64,23 @@ def confusion(
 
 def pack(confusions: Iterable[Counts]) -> SparseConfusion:
     """Confusion counts of images, (K, K) each, in the order of the images."""
-    parts: list[Counts] = []
-    for image, matrix in enumerate(confusions):
-        pair = np.flatnonzero(matrix)
-        parts.append(np.stack([np.full_like(pair, image), pair, matrix.ravel()[pair]]))
-    images, pairs, pixels = np.concatenate(parts, axis=1)
-    return SparseConfusion(images.astype(np.int32), pairs.astype(np.int32), pixels)
+    return join([_pack_one(matrix) for matrix in confusions])
+
+
+def join(images: Sequence[SparseConfusion]) -> SparseConfusion:
+    """Confusion counts of one image each -> of all, numbered in this order."""
+    lengths = [len(one.pair) for one in images]
+    return SparseConfusion(
+        np.repeat(np.arange(len(images), dtype=np.int32), lengths),
+        np.concatenate([one.pair for one in images]),
+        np.concatenate([one.pixels for one in images]),
+    )
+
+
+def _pack_one(matrix: Counts) -> SparseConfusion:
+    pair = np.flatnonzero(matrix)
+    number = np.zeros(len(pair), np.int32)
+    return SparseConfusion(number, pair.astype(np.int32), matrix.ravel()[pair])
 
 
 def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> Areas:

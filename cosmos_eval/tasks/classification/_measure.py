@@ -35,7 +35,12 @@ def measure_data(
     started = perf_counter()
     names = class_names(protocol, data.folders)
     classifier = prompt_embeddings(
-        encoder, names, protocol.templates, batch_size=options.batch_size, progress=progress
+        encoder,
+        names,
+        protocol.templates,
+        batch_size=options.batch_size,
+        progress=progress,
+        share=options.share,
     )
     prompted = perf_counter()
     images = embed_images(
@@ -44,6 +49,7 @@ def measure_data(
         batch_size=options.batch_size,
         workers=options.workers,
         progress=progress,
+        share=options.share,
     )
     top = top_classes(images.features, classifier)
     samples = {LABELS: data.labels, TOP5: top}

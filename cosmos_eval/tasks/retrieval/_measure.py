@@ -32,10 +32,16 @@ def measure_data(
         batch_size=options.batch_size,
         workers=options.workers,
         progress=progress,
+        share=options.share,
     )
     imaged = perf_counter()
     texts = embed_texts(
-        encoder, data.captions, batch_size=options.batch_size, progress=progress, phase="captions"
+        encoder,
+        data.captions,
+        batch_size=options.batch_size,
+        progress=progress,
+        phase="captions",
+        share=options.share,
     )
     captioned = perf_counter()
     ranks = retrieval_ranks(images.features, texts.features, data.image_of_text)

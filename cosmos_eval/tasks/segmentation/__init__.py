@@ -9,10 +9,15 @@ from pathlib import Path
 
 from cosmos_eval.embed import ahead
 from cosmos_eval.encoder import DenseEncoder, Encoder
-from cosmos_eval.metrics.segmentation import Counts, confusion
+from cosmos_eval.metrics.segmentation import SparseConfusion, confusion, pack
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation._constants import check_constants
-from cosmos_eval.tasks.segmentation._data import SegmentationData, check_sample, open_data
+from cosmos_eval.tasks.segmentation._data import (
+    Sample,
+    SegmentationData,
+    check_sample,
+    open_data,
+)
 from cosmos_eval.tasks.segmentation._images import load_image
 from cosmos_eval.tasks.segmentation._inference import Prediction, Segmenter, predict
 from cosmos_eval.tasks.segmentation._pictures import save_label_map
@@ -67,27 +72,32 @@ def measure(
     queries = prompt_embeddings(encoder, names, protocol.templates, progress=progress)
     segmenter = Segmenter(encoder, queries, protocol, options.attention, options.batch_size)
     prompted = time.perf_counter()
-    confusions = list(_confusions(segmenter, data, options, progress))
+
+    def segment(own: Sequence[Sample]) -> list[SparseConfusion]:
+        return list(_confusions(segmenter, data._replace(samples=tuple(own)), options, progress))
+
+    confusions = options.share.spread(segment, data.samples)
     seconds = {"prompts": prompted - started, "images": time.perf_counter() - prompted}
     return _measurement(data, confusions, protocol, options, seconds)
 
 
 def _confusions(
     segmenter: Segmenter, data: SegmentationData, options: RunOptions, progress: OnProgress
-) -> Iterator[Counts]:
-    """Confusion counts (K, K) of every image, in order."""
+) -> Iterator[SparseConfusion]:
+    """Confusion counts of every image, in order."""
     protocol = segmenter.protocol
     load = partial(load_image, protocol=protocol)
     images = ahead(data.samples, load, workers=options.workers, window=_window(options))
     for done, prediction in enumerate(predict(segmenter, images), start=1):
         if options.save_predictions is not None:
             _save(prediction, data, Path(options.save_predictions))
-        yield confusion(
+        counts = confusion(
             prediction.image.label,
             prediction.classes,
             len(protocol.class_names),
             protocol.ignore_index,
         )
+        yield pack([counts])
         progress(Progress("images", done, len(data.samples)))
 
 
@@ -103,7 +113,7 @@ def _save(prediction: Prediction, data: SegmentationData, folder: Path) -> None:
 
 def _measurement(
     data: SegmentationData,
-    confusions: Sequence[Counts],
+    confusions: Sequence[SparseConfusion],
     protocol: SegmentationProtocol,
     options: RunOptions,
     seconds: dict[str, float],

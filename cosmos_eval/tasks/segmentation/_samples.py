@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 
 from cosmos_eval.metrics.segmentation import (
     Areas,
-    Counts,
     Groups,
     SparseConfusion,
     areas_of_images,
     bootstrap,
     class_scores,
-    pack,
+    join,
     segmentation_metrics,
 )
 from cosmos_eval.tasks.prompts import resolve_templates
@@ -33,9 +32,12 @@ _CONSTANTS = (
 Samples = Mapping[str, NDArray[Any]]
 
 
-def pack_samples(names: Sequence[str], confusions: Sequence[Counts]) -> Samples:
-    """Arrays to store: `name` (N,) of the images and the fields of SparseConfusion."""
-    return {"name": np.array(names), **pack(confusions)._asdict()}
+def pack_samples(names: Sequence[str], confusions: Sequence[SparseConfusion]) -> Samples:
+    """Arrays to store: `name` (N,) of the images and the fields of SparseConfusion.
+
+    `confusions` holds the counts of one image each, in the order of the names.
+    """
+    return {"name": np.array(names), **join(confusions)._asdict()}
 
 
 def metrics_from_samples(samples: Samples, protocol: SegmentationProtocol) -> dict[str, float]:

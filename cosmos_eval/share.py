@@ -1,0 +1,57 @@
+"""One measurement made by several processes, each on its share of the samples. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def _alone(outcome: Any) -> list[Any]:
+    return [outcome]
+
+
+class Share(NamedTuple):
+    """The share of the process with number `rank` among `size`.
+
+    `gather` maps an object to those of all processes, in the order of their ranks.
+    """
+
+    rank: int = 0
+    size: int = 1
+    gather: Callable[[Any], list[Any]] = _alone
+
+    def spread(
+        self,
+        work: Callable[[Sequence[Item]], Sequence[Result]],
+        items: Sequence[Item],
+        unit: int = 1,
+    ) -> list[Result]:
+        """What `work` makes of all items, one result an item, in their order, in every process.
+
+        All processes call it with the same items, and each works on every size-th run of `unit`
+        of them. An error in one is raised in all, so that none waits for ever.
+        """
+        turns = [number // unit % self.size for number in range(len(items))]
+        own = [item for item, rank in zip(items, turns, strict=True) if rank == self.rank]
+        outcomes = self.gather(_attempt(work, own))
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise outcome
+        results = [iter(outcome) for outcome in outcomes]
+        return [next(results[rank]) for rank in turns]
+
+
+def _attempt(
+    work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]
+) -> Sequence[Result] | Exception:
+    try:
+        return work(items)
+    except Exception as error:
+        return error
+
+
+ALONE = Share()
+"""The share of a process that measures everything."""
