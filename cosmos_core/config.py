@@ -96,8 +96,8 @@ class ComputeConfig:
 class SaveConfig:
     """Snapshots: one every so many steps, the last `keep` stay.
 
-    `best` names a metric of the evaluations in training, `dataset/metric`, whose best snapshot
-    stays too.
+    `best` names a metric of the evaluations in training, `dataset/weights/metric` such as
+    `scenes-cls/teacher/acc1`, whose highest snapshot stays too.
     """
 
     every: int = 1000

@@ -60,7 +60,7 @@ class LossTerms(NamedTuple):
     """
 
     clip: Tensor
-    distill: Tensor
+    distill: Tensor | float = 0.0
     simclr: Tensor | float = 0.0
 
     @property
@@ -84,7 +84,7 @@ class Gather(Protocol):
     """Collects what a loss needs of all processes."""
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
-        """Features (V_i, B, D) of everyone.
+        """Features (V_i, B, D_i) of everyone.
 
         One forward collective however many tensors there are, and one backward where any of them
         needs a gradient.

@@ -7,20 +7,20 @@ card beside them from what the checkpoint says of its training.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
 
 from cosmos_core.bundled import FOLDER
-from cosmos_core.model.build import create_model
 from cosmos_core.model.checkpoint import (
     Checkpoint,
-    load_state,
+    build_model,
     read_checkpoint,
     save_checkpoint,
     write_atomically,
 )
+from cosmos_core.model.modelcard import facts_table, training_facts
 
 SIZE_LIMIT = 8_000_000  # bytes a file: the package must stay small
 
@@ -41,48 +41,30 @@ def bundle(
     if training["commit"] is None:
         typer.echo(f"{checkpoint}: its commit is not known; name it with --commit", err=True)
         raise typer.Exit(2)
-    models = {}
-    for weights, state in read.weights.items():
-        models[weights] = create_model(read.architecture, read.method)
-        load_state(models[weights], state, str(checkpoint))
+    models = {name: build_model(read, name, None, str(checkpoint)) for name in read.weights}
     path = FOLDER / f"{name}.safetensors"
     save_checkpoint(path, models, read.method, read.architecture, training, torch.float16)
     if path.stat().st_size > SIZE_LIMIT:
         path.unlink()
         typer.echo(f"{name}: more than {SIZE_LIMIT} bytes", err=True)
         raise typer.Exit(1)
-    write_atomically(path.with_suffix(".md"), card_text(name, read, training).encode())
+    write_atomically(
+        path.with_suffix(".md"), card_text(name, read._replace(training=training)).encode()
+    )
     typer.echo(str(path))
 
 
-def card_text(name: str, checkpoint: Checkpoint, training: dict[str, Any]) -> str:
+def card_text(name: str, checkpoint: Checkpoint) -> str:
     """A model card in Markdown."""
-    optim = training["config"]["optim"]
     parameters = sum(value.numel() for value in checkpoint.weights["teacher"].values())
-    rows = {
-        "Method": checkpoint.method,
-        "Command": f"`{training['command']}`",
-        "Seed": training["seed"],
-        "Commit": training["commit"],
-        "Finished": training["date"],
-        "Duration": f"{training['seconds'] / 60:.1f} minutes, {training['threads']} CPU thread(s)",
-        "Steps, batch size": f"{training['steps']}, {optim['batch_size']}",
-        "Samples seen": training["samples_seen"],
-        "Training data": training["config"]["data"]["shards"],
-        "Precision": training["config"]["compute"]["precision"],
-        "Parameters": parameters,
-        "PyTorch": training["torch"],
-    }
-    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items())
+    facts = {**training_facts(checkpoint), "Parameters": parameters}
     return f"""# {name}
 
 Trained on the embedded scenes (`cosmos_core/data/scenes`) and of use on nothing else. Student and
 teacher (the moving average of the student) in float16; evaluation takes the teacher by default.
 MIT licence, like the code.
 
-| | |
-| --- | --- |
-{table}
+{facts_table(facts)}
 """
 
 

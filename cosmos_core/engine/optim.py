@@ -37,3 +37,10 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, steps: int) -> f
         return peak * (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * done)) * peak
+
+
+def teacher_momentum(step: int, *, momentum: float, steps: int, ramp: bool) -> float:
+    """The teacher's momentum: fixed, or raised to 1 by a half cosine over the run."""
+    if not ramp:
+        return momentum
+    return 1 - (1 - momentum) * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -6,29 +6,44 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column
+
+from cosmos_core.types import LossTerms
 
 LINE_SECONDS = 30  # between the plain lines of a run that is not in a terminal
 
 
-class TrainProgress:
-    """Losses, images a second and time left."""
+class Pace(NamedTuple):
+    """Samples of all processes a second, and the share of the time spent waiting for batches."""
 
-    def __init__(self, title: str, steps: int, batch_size: int) -> None:
-        self._steps, self._batch_size, self._title = steps, batch_size, title
-        self._console = Console(stderr=True)
+    samples_per_second: float
+    data_wait: float
+
+
+class TrainProgress:
+    """Loss terms, images a second, the wait for data and the time left.
+
+    `steps` counts from the run's beginning, `first_step` are over already where it is resumed.
+    """
+
+    def __init__(self, title: str, *, steps: int, first_step: int, batch_size: int) -> None:
+        self._title, self._steps, self._batch_size = title, steps, batch_size
+        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(),
+            # The one column that takes more lines where a terminal is narrow.
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=False)),
         )
         self._bar = Progress(*columns, console=self._console)
-        self._task = self._bar.add_task(title, total=steps, figures="")
-        self._start = self._last_line = time.monotonic()
+        self._task = self._bar.add_task(title, total=steps, completed=first_step, figures="")
+        self._last_line: float | None = None
 
     def __enter__(self) -> TrainProgress:
         if self._console.is_terminal:
@@ -41,19 +56,32 @@ class TrainProgress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._bar.stop()
-
-    def update(self, done: int, record: Mapping[str, float]) -> None:
-        """Show that `done` steps are over, and the figures of the last."""
-        now = time.monotonic()
-        rate = done * self._batch_size / max(now - self._start, 1e-9)
-        losses = f"clip {record['clip']:.3f}  distill {record['distill']:.3f}"
-        figures = f"{losses}  {rate:.0f} images/s"
+        # Elsewhere the bar would leave an empty line.
         if self._console.is_terminal:
-            self._bar.update(self._task, completed=done, figures=figures)
-        elif done == self._steps or done == 1 or now - self._last_line >= LINE_SECONDS:
-            self._last_line = now
-            left = timedelta(seconds=round((now - self._start) / done * (self._steps - done)))
-            self._console.print(
-                f"{self._title} {done}/{self._steps}  {figures}  {left} left", highlight=False
-            )
+            self._bar.stop()
+
+    def update(self, done: int, record: Mapping[str, float], pace: Pace) -> None:
+        """Show that `done` steps are over, and the figures of the last."""
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=done, figures=figures(record, pace))
+        elif self._line_is_due(done):
+            self._last_line = time.monotonic()
+            seconds = (self._steps - done) * self._batch_size / pace.samples_per_second
+            left = timedelta(seconds=round(seconds))
+            self.say(f"{self._title} {done}/{self._steps}  {figures(record, pace)}  {left} left")
+
+    def say(self, text: str) -> None:
+        """Print a line; in a terminal above the bar."""
+        self._console.print(text)
+
+    def _line_is_due(self, done: int) -> bool:
+        if done == self._steps or self._last_line is None:
+            return True
+        return time.monotonic() - self._last_line >= LINE_SECONDS
+
+
+def figures(record: Mapping[str, float], pace: Pace) -> str:
+    """The loss terms that a method has, and the pace, in a line."""
+    terms = [f"{name} {record[name]:.3f}" for name in LossTerms._fields if record.get(name)]
+    wait = f"data wait {pace.data_wait:.0%}"
+    return "  ".join([*terms, f"{pace.samples_per_second:.0f} images/s", wait])

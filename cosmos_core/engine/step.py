@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.parallel import DistributedDataParallel
 
 from cosmos_core.engine.accumulate import (
@@ -21,6 +19,7 @@ from cosmos_core.engine.accumulate import (
     split_views,
 )
 from cosmos_core.engine.distributed import mean_over_processes
+from cosmos_core.engine.precision import Precision
 from cosmos_core.model.cosmos import clamp_logit_scales
 from cosmos_core.model.teacher import update_teacher
 from cosmos_core.types import Gather, LossTerms, Method, Views
@@ -82,7 +81,9 @@ def train_step(
     """Forward, backward, teacher, optimizer, clamping, in the published order.
 
     `views` hold normalised images of this process. Raises FloatingPointError, naming the term,
-    where one is not finite in any process: before anything is updated, and in every process.
+    where one is not finite in any process, or the gradient is not: before any weight is updated,
+    and in every process. With a scaler, a gradient that is not finite skips the optimizer instead,
+    and the scale is halved.
     """
     training.optimizer.zero_grad(set_to_none=True)
     mixed = Precision(views.global_images.device.type, precision)
@@ -99,38 +100,15 @@ def train_step(
     return StepReport(terms, norm)
 
 
-class Precision(NamedTuple):
-    """Mixed precision on a device; `precision` "fp32", "bf16" or "fp16"."""
-
-    device: str
-    precision: str
-
-    @contextmanager
-    def autocast(self) -> Iterator[None]:
-        """The context of forward passes.
-
-        On a CPU, attention takes its plain form: PyTorch's fused one is slow in backward at the
-        sequence lengths of captions and small crops; the plain form made a whole step 1.2 to 1.7
-        times faster.
-        """
-        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        with ExitStack() as stack:
-            enabled = self.precision != "fp32"
-            stack.enter_context(torch.autocast(self.device, dtype, enabled=enabled))
-            if self.device == "cpu":
-                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            yield
-
-
 def _backward_whole(
     training: Training, views: Views, gather: Gather, mixed: Precision
 ) -> dict[str, float]:
-    with mixed.autocast():
+    with mixed.forward():
         student = training.student(views)
         teacher = training.method.teacher_features(training.teacher, views)
-        terms = training.method.loss(student, teacher, gather)
+    terms = training.method.loss(student, teacher, gather)
     figures = finite_terms(terms)
-    with mixed.autocast():  # the plain attention also in recomputed blocks
+    with mixed.backward():
         training.scaler.scale(terms.total).backward()
     return figures
 
@@ -145,25 +123,27 @@ def _backward_in_parts(
     exchange the model's gradient once, with the last part.
     """
     method, pieces = training.method, split_views(views, parts)
-    with torch.no_grad(), mixed.autocast():
+    with torch.no_grad(), mixed.forward():
         students = [method.student_features(training.model, piece) for piece in pieces]
         teachers = [method.teacher_features(training.teacher, piece) for piece in pieces]
     student = as_leaves(join_features(students))
-    with mixed.autocast():
-        terms = method.loss(student, join_features(teachers), gather)
+    terms = method.loss(student, join_features(teachers), gather)
     figures = finite_terms(terms)
     training.scaler.scale(terms.total).backward()
     gradients = part_gradients(student, parts)
     for number, (piece, gradient) in enumerate(zip(pieces, gradients, strict=True)):
-        with _synchronised(training.student, number == parts - 1), mixed.autocast():
-            carry_back(training.student(piece), gradient)
+        with _synchronised(training.student, number == parts - 1):
+            with mixed.forward():
+                features = training.student(piece)
+            with mixed.backward():
+                carry_back(features, gradient)
     return figures
 
 
 def finite_terms(terms: LossTerms) -> dict[str, float]:
     """The terms' means over all processes; FloatingPointError names one that is not finite."""
-    device = terms.clip.device
-    values = torch.stack([torch.as_tensor(term, device=device).detach().float() for term in terms])
+    clip = terms.clip.detach()
+    values = torch.stack([torch.as_tensor(term).detach().to(clip) for term in terms])
     figures = dict(zip(terms._fields, mean_over_processes(values).tolist(), strict=True))
     for name, value in figures.items():
         if not math.isfinite(value):
@@ -172,10 +152,13 @@ def finite_terms(terms: LossTerms) -> dict[str, float]:
 
 
 def _gradient_norm(training: Training, clip_norm: float) -> float:
-    """The norm over all gradients; clipped to `clip_norm` where that is positive."""
+    """The norm over all gradients; they are then clipped to `clip_norm` where that is positive."""
     training.scaler.unscale_(training.optimizer)
     limit = clip_norm if clip_norm > 0 else math.inf
-    return float(nn.utils.clip_grad_norm_(training.model.parameters(), limit))
+    norm = float(nn.utils.clip_grad_norm_(training.model.parameters(), limit))
+    if not (math.isfinite(norm) or training.scaler.is_enabled()):
+        raise FloatingPointError(f"the gradient's norm is {norm}")
+    return norm
 
 
 def _synchronised(student: nn.Module, last: bool) -> AbstractContextManager[object]:

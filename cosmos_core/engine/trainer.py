@@ -1,167 +1,233 @@
-"""The training loop: batches in, a checkpoint and a log out."""
+"""The training loop: batches in; snapshots, a checkpoint and a log out."""
 
 from __future__ import annotations
 
-import json
-import subprocess
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import datetime, timezone
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from cosmos_core.config import TrainConfig
-from cosmos_core.data.shards import BatchOrder, Tokenizer, ViewDataset, index_shards, view_loader
-from cosmos_core.engine.distributed import World, make_gather
-from cosmos_core.engine.optim import learning_rate, param_groups
-from cosmos_core.engine.progress import TrainProgress
-from cosmos_core.engine.step import Student, Training, normalise, train_step
+from cosmos_core.data.loading import Batch, Tokenizer, make_loader
+from cosmos_core.data.problems import ProblemCounter
+from cosmos_core.engine.build import make_training
+from cosmos_core.engine.card import training_card
+from cosmos_core.engine.distributed import World, gather_objects, make_gather, wait_for_all
+from cosmos_core.engine.evaluate import Evaluator, evaluate
+from cosmos_core.engine.optim import learning_rate, teacher_momentum
+from cosmos_core.engine.signals import StopRequest
+from cosmos_core.engine.snapshot import Best, Snapshots
+from cosmos_core.engine.state import (
+    find_state,
+    load_training,
+    random_state,
+    restore_random_state,
+    training_state,
+)
+from cosmos_core.engine.step import normalise, train_step
+from cosmos_core.engine.watch import Watch
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
-from cosmos_core.model.teacher import create_teacher
 from cosmos_core.types import Views
-from cosmos_core.views.image import MultiCrop
 
 CHECKPOINT = "checkpoint.safetensors"
-LOG = "log.jsonl"
 
 
-class Trained(NamedTuple):
-    """What a finished run leaves: its checkpoint and what its card says of it."""
+class Setting(NamedTuple):
+    """What a run needs besides its configuration.
 
+    `tokenizer` maps texts to (N, S) token ids; `mean` and `std` normalise images on the 0-1
+    scale; `command` is recorded beside the weights; `evaluator` measures checkpoints.
+    """
+
+    tokenizer: Tokenizer
+    mean: Sequence[float]
+    std: Sequence[float]
+    output: Path
+    command: str
+    world: World
+    evaluator: Evaluator | None = None
+
+
+class Outcome(NamedTuple):
+    """How a run ended: steps done, of how many, and the checkpoint."""
+
+    steps: int
+    of: int
     checkpoint: Path
-    card: dict[str, Any]
 
 
 class Trainer:
-    """Trains one configuration on local shards.
+    """Trains one configuration, from the start or from its newest snapshot.
 
-    `tokenizer` maps texts to (N, S) token ids; `mean` and `std` normalise images on the 0-1
-    scale; `command` is recorded beside the weights.
+    Raises SnapshotError where the output folder holds a run that is not to be resumed, or `resume`
+    finds none or another recipe's.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        shards: Sequence[Path],
-        tokenizer: Tokenizer,
-        *,
-        mean: Sequence[float],
-        std: Sequence[float],
-        output: Path,
-        command: str,
-        world: World,
-    ) -> None:
-        self._config, self._output, self._command = config, output, command
-        self._mean, self._std = torch.tensor(mean), torch.tensor(std)
-        self._training = make_training(config)
-        self._gather = make_gather(world, config.optim.gradient)
-        self._loader = make_loader(config, shards, tokenizer)
+    def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
+        self._config, self._setting, self._world = config, setting, setting.world
+        self._snapshots = Snapshots(setting.output, config.save.keep)
+        state = find_state(self._snapshots, setting.output, config, resume=resume)
+        self._training = make_training(config, self._world)
+        self._gather = make_gather(self._world, config.optim.gradient)
+        self._problems = ProblemCounter(config.data.max_bad)
+        self._mean = torch.tensor(setting.mean, device=self._world.device)
+        self._std = torch.tensor(setting.std, device=self._world.device)
+        self._done, self._seconds, self._random = 0, 0.0, random_state()
+        if state is not None:
+            load_training(self._training, state)
+            self._problems.load(state["problems"])
+            self._done, self._seconds = state["step"], state["seconds"]
+            self._random = state["random"][self._world.rank % len(state["random"])]
 
-    def run(self) -> Trained:
-        """Train to the end; the checkpoint is rewritten, whole, every `save_every` steps."""
-        steps, every = self._config.optim.steps, self._config.watch.log_every
-        self._output.mkdir(parents=True, exist_ok=True)
-        start = time.monotonic()
-        with (
-            TrainProgress(self._config.recipe, steps, self._config.optim.batch_size) as progress,
-            (self._output / LOG).open("w", encoding="utf-8") as log,
-        ):
-            for step, views in enumerate(self._loader):
-                record = self._step(step, views)
-                progress.update(step + 1, record)
-                if step % every == 0 or step == steps - 1:
-                    log.write(json.dumps(record) + "\n")
-                    log.flush()
-                if (step + 1) % self._config.save.every == 0 or step == steps - 1:
-                    card = self._save(step + 1, time.monotonic() - start)
-        return Trained(self._output / CHECKPOINT, card)
+    def run(self, shards: str) -> Outcome:
+        """Train on `shards` to the end, or until a signal asks to stop.
 
-    def _step(self, step: int, views: Views) -> dict[str, float]:
-        optim, compute = self._config.optim, self._config.compute
+        Raises FloatingPointError, with the step and the term, where a loss is not finite, and
+        ValueError where too many samples are bad.
+        """
+        self._setting.output.mkdir(parents=True, exist_ok=True)
+        start = time.monotonic() - self._seconds
+        saved = self._done
+        with StopRequest(self._world) as stop, self._watch() as watch:
+            for batch in self._batches(shards, watch, stop):
+                watch.step(self._done, self._step(batch))
+                self._done, self._seconds = self._done + 1, time.monotonic() - start
+                if self._due(self._config.save.every) or self._evaluates():
+                    saved = self._save()
+                if self._evaluates():
+                    self._evaluate(watch)
+            if saved != self._done:
+                self._save()
+        return Outcome(self._done, self._config.optim.steps, self._setting.output / CHECKPOINT)
+
+    def _watch(self) -> Watch:
+        output, world = self._setting.output, self._world
+        return Watch(self._config, output, rank=world.rank, first_step=self._done)
+
+    def _batches(self, shards: str, watch: Watch, stop: StopRequest) -> Iterator[Batch]:
+        """The batches from here on, until a process is asked to stop."""
+        config, world = self._config, self._world
+        loader = make_loader(
+            replace(config, data=replace(config.data, shards=shards)),
+            self._setting.tokenizer,
+            rank=world.rank,
+            world_size=world.size,
+            first_step=self._done,
+        )
+        batches = iter(loader)
+        restore_random_state(self._random)  # a loader may draw from the generators as it starts
+        while self._done < config.optim.steps:
+            with watch.waiting():
+                batch = _next(batches, stop)
+            if stop.agreed() or batch is None:
+                return
+            yield batch
+
+    def _step(self, batch: Batch) -> dict[str, float]:
+        optim, compute, step = self._config.optim, self._config.compute, self._done
         lr = learning_rate(step, peak=optim.lr, warmup_steps=optim.warmup_steps, steps=optim.steps)
+        momentum = teacher_momentum(
+            step, momentum=optim.momentum, steps=optim.steps, ramp=optim.momentum_ramp
+        )
         for group in self._training.optimizer.param_groups:
             group["lr"] = lr
-        report = train_step(
-            self._training,
-            normalise(views, self._mean, self._std),
-            self._gather,
-            momentum=optim.momentum,
-            precision=compute.precision,
-            parts=compute.accumulate,
-            clip_norm=optim.clip_norm,
-        )
+        self._problems.add(batch.problems, seen=batch.views.texts.shape[1])
+        views = Views(*(tensor.to(self._world.device, non_blocking=True) for tensor in batch.views))
+        try:
+            report = train_step(
+                self._training,
+                normalise(views, self._mean, self._std),
+                self._gather,
+                momentum=momentum,
+                precision=compute.precision,
+                parts=compute.accumulate,
+                clip_norm=optim.clip_norm,
+            )
+        except FloatingPointError as error:
+            raise FloatingPointError(f"step {step}: {error}; nothing was updated") from error
         return {
-            "step": step,
+            "samples_seen": (step + 1) * optim.batch_size,
             "lr": lr,
             **report.terms,
+            "total": sum(report.terms.values()),
+            **_scales(self._training.model),
+            "momentum": momentum,
             "gradient_norm": report.gradient_norm,
-            "logit_scale": self._training.model.get_parameter("logit_scale").exp().item(),
+            "bad_samples": self._problems.bad,
         }
 
-    def _save(self, steps: int, seconds: float) -> dict[str, Any]:
-        card = training_card(self._config, self._command, steps, seconds)
-        models = {"student": self._training.model, "teacher": self._training.teacher}
-        name, architecture = self._config.method.name, model_config(self._config.architecture)
-        save_checkpoint(self._output / CHECKPOINT, models, name, architecture, card)
-        return card
+    def _due(self, every: int) -> bool:
+        return every > 0 and (self._done % every == 0 or self._done == self._config.optim.steps)
+
+    def _evaluates(self) -> bool:
+        return self._setting.evaluator is not None and self._due(self._config.watch.evaluate_every)
+
+    def _evaluate(self, watch: Watch) -> None:
+        """Measure the checkpoint just written, and keep its snapshot if it is the best."""
+        assert self._setting.evaluator is not None
+        metrics = evaluate(
+            self._setting.evaluator,
+            self._setting.output / CHECKPOINT,
+            self._config.watch,
+            self._world,
+        )
+        watch.evaluation(self._done - 1, metrics)
+        name, best = self._config.save.best, self._snapshots.best()
+        if not name or self._world.rank != 0:
+            return
+        if name not in metrics:
+            raise ValueError(f"save.best names {name}, not among {', '.join(sorted(metrics))}")
+        if best is None or metrics[name] > best.value:
+            self._snapshots.note_best(Best(self._done, metrics[name]))
+
+    def _save(self) -> int:
+        """A snapshot of all processes and a checkpoint of the weights, written by the first."""
+        randoms = gather_objects(random_state())
+        if self._world.rank == 0:
+            state = {
+                **training_state(self._training, self._config),
+                "random": randoms,
+                "problems": self._problems.state(),
+                "seconds": self._seconds,
+            }
+            self._snapshots.save(self._done, state)
+            self._save_checkpoint()
+        wait_for_all()
+        return self._done
+
+    def _save_checkpoint(self) -> None:
+        config, training = self._config, self._training
+        card = training_card(
+            config,
+            self._setting.command,
+            steps=self._done,
+            seconds=self._seconds,
+            processes=self._world.size,
+        )
+        save_checkpoint(
+            self._setting.output / CHECKPOINT,
+            {"student": training.model, "teacher": training.teacher},
+            config.method.name,
+            model_config(config.architecture),
+            card,
+        )
 
 
-def training_card(config: TrainConfig, command: str, steps: int, seconds: float) -> dict[str, Any]:
-    """What must be known of a set of weights: command, seed, commit, duration, samples seen."""
-    return {
-        "command": command,
-        "commit": code_commit(),
-        "config": asdict(config),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "samples_seen": steps * config.optim.batch_size,
-        "seconds": round(seconds, 1),
-        "seed": config.seed,
-        "steps": steps,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
+def _next(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
+    """The next batch; None where loaders died of the signal that asks to stop."""
+    try:
+        return next(batches)
+    except ChildProcessError:
+        if stop.requested:
+            return None
+        raise
 
 
-def code_commit() -> str | None:
-    """The commit of this checkout, `-dirty` where it differs from it; None outside one."""
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
-        return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or None
-
-
-def make_training(config: TrainConfig) -> Training:
-    """Student, teacher and optimizer of a configuration, freshly initialised from its seed."""
-    torch.manual_seed(config.seed)
-    model = config.method.create_student(config.architecture)
-    teacher = create_teacher(model)
-    optimizer = make_optimizer(model, config)
-    scaler = torch.amp.GradScaler("cpu", enabled=config.compute.precision == "fp16")
-    return Training(config.method, model, Student(config.method, model), teacher, optimizer, scaler)
-
-
-def make_optimizer(student: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW with the recipe's constants."""
-    optim = config.optim
-    groups = param_groups(student, optim.weight_decay)
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
-
-
-def make_loader(
-    config: TrainConfig, shards: Sequence[Path], tokenizer: Tokenizer
-) -> torch.utils.data.DataLoader[Views]:
-    """All batches of a run, in order."""
-    samples = index_shards(shards)
-    counts = config.method.counts
-    crops = MultiCrop(config.image, counts)
-    dataset = ViewDataset(samples, crops, config.text, tokenizer, counts=counts, seed=config.seed)
-    optim = config.optim
-    order = BatchOrder(len(samples), optim.batch_size, optim.steps, config.seed)
-    return view_loader(dataset, order, config.data.workers)
+def _scales(model: nn.Module) -> dict[str, float]:
+    names = ("logit_scale", "distill_logit_scale")
+    return {name: getattr(model, name).exp().item() for name in names if hasattr(model, name)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from cosmos_core.losses.contrastive import contrastive_loss
@@ -15,5 +14,4 @@ def clip_loss(
 ) -> LossTerms:
     """Every view of `image` (V, B, D) against every one of `text` (T, B, D), L2-normalised."""
     images, texts = gather([image, text])
-    clip = contrastive_loss(images, texts, logit_scale)
-    return LossTerms(clip=clip, distill=torch.zeros_like(clip))
+    return LossTerms(clip=contrastive_loss(images, texts, logit_scale))

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cosmos_core.losses.precision import full_precision
 from cosmos_core.types import Gathered
 
 
@@ -40,8 +41,8 @@ def contrastive_loss(
 
 def _logits(first: Tensor, second: Tensor, logit_scale: Tensor) -> Tensor:
     """Every view of `first` (V, B, D) against every one of `second` (U, C, D): (V*U, B, C)."""
-    logits = logit_scale * torch.einsum("vbd,ucd->vubc", first, second)
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
+    cosines = torch.einsum("vbd,ucd->vubc", full_precision(first), full_precision(second))
+    return (logit_scale * cosines).flatten(0, 1)
 
 
 def _cross_entropy(logits: Tensor, offset: int) -> Tensor:

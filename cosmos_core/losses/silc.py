@@ -8,31 +8,42 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cosmos_core.losses.gather import gather_locally
+from cosmos_core.losses.precision import full_precision
 from cosmos_core.types import Gather
 
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04  # github.com/facebookresearch/dino
 CENTER_MOMENTUM = 0.9  # the same
 
 
-def silc_loss(
-    student_logits: Tensor, teacher_logits: Tensor, center: Tensor, gather: Gather = gather_locally
-) -> Tensor:
+def silc_loss(student_logits: Tensor, teacher_logits: Tensor, center: Tensor) -> Tensor:
     """Mean cross-entropy of every student view with every teacher view of the same sample.
 
-    `student_logits` (L, B, K) of local views, `teacher_logits` (G, B, K) of global ones. `center`
-    (K,), a running mean of the teacher's logits, is subtracted from them, so that no prototype
-    takes all; it is then moved in place by the whole batch, of all processes. In loops::
+    `student_logits` (L, B, K) of local views, `teacher_logits` (G, B, K) of global ones, `center`
+    (K,) as `move_center` keeps it. In loops::
 
         for l in range(L):
             for g in range(G):
                 target = softmax((teacher_logits[g] - center) / 0.04)
                 loss += -(target * log_softmax(student_logits[l] / 0.1)).sum(-1).mean() / (L * G)
+
+    Samples of other processes play no part: the mean over processes is the loss of the batch.
     """
-    targets = F.softmax((teacher_logits.float() - center) / TEACHER_TEMPERATURE, dim=-1)
-    logs = F.log_softmax(student_logits.float() / STUDENT_TEMPERATURE, dim=-1)
+    targets = F.softmax((full_precision(teacher_logits) - center) / TEACHER_TEMPERATURE, dim=-1)
+    logs = F.log_softmax(full_precision(student_logits) / STUDENT_TEMPERATURE, dim=-1)
     # The mean over pairs of views is a product of two means over views.
-    loss = -(targets.mean(dim=0) * logs.mean(dim=0)).sum(dim=-1).mean()
-    with torch.no_grad():
-        batch_mean = gather.mean(teacher_logits.float().mean(dim=(0, 1)))
-        center.lerp_(batch_mean, 1 - CENTER_MOMENTUM)
-    return loss
+    return -(targets.mean(dim=0) * logs.mean(dim=0)).sum(dim=-1).mean()
+
+
+@torch.no_grad()
+def move_center(
+    center: Tensor, teacher_logits: Tensor, loss: Tensor, gather: Gather = gather_locally
+) -> None:
+    """Move `center` (K,), a running mean of the teacher's logits (G, B, K), in place.
+
+    It is subtracted from them so that no prototype takes all. The mean is that of all processes:
+    one collective. Where the `loss` of any process is not finite, the center stays.
+    """
+    batch_mean = full_precision(teacher_logits).mean(dim=(0, 1))
+    figures = gather.mean(torch.cat([batch_mean, loss.detach()[None]]))
+    moved = center.lerp(figures[:-1], 1 - CENTER_MOMENTUM)
+    center.copy_(torch.where(figures.isfinite().all(), moved, center))

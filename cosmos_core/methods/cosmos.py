@@ -22,9 +22,13 @@ class CosmosMethod:
 
     @property
     def counts(self) -> ViewCounts:
-        """Two global views of either modality; locals of the image, and of the caption."""
+        """Two global views of either modality; locals of the caption, and of the image, which
+        distillation alone looks at."""
         return ViewCounts(
-            global_images=2, local_images=True, global_texts=2, local_texts=self.local_texts
+            global_images=2,
+            local_images=self.distillation,
+            global_texts=2,
+            local_texts=self.local_texts,
         )
 
     def create_student(self, architecture: Architecture) -> Cosmos:

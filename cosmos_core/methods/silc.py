@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosmos_core.losses import clip_loss, silc_loss
+from cosmos_core.losses import clip_loss, move_center, silc_loss
 from cosmos_core.methods.clip import encode_globals
 from cosmos_core.model.build import Architecture, create_model, model_config
 from cosmos_core.model.clip import MultiViewCLIP
@@ -68,4 +68,6 @@ class SilcMethod:
     def loss(self, student: SilcStudent, teacher: SilcTeacher, gather: Gather) -> LossTerms:
         """CLIP plus distillation, unweighted."""
         terms = clip_loss(student.image, student.text, student.logit_scale, gather)
-        return terms._replace(distill=silc_loss(student.prototypes, *teacher, gather))
+        terms = terms._replace(distill=silc_loss(student.prototypes, *teacher))
+        move_center(teacher.center, teacher.prototypes, terms.total, gather)
+        return terms

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosmos_core.losses import clip_loss, simclr_loss
+from cosmos_core.losses import slip_loss
 from cosmos_core.methods.clip import encode_globals
 from cosmos_core.model.build import Architecture, create_model, model_config
 from cosmos_core.model.clip import MultiViewCLIP
@@ -56,5 +56,4 @@ class SlipMethod:
 
     def loss(self, student: SlipFeatures, teacher: None, gather: Gather) -> LossTerms:
         """CLIP plus SimCLR, unweighted as published."""
-        terms = clip_loss(student.image, student.text, student.logit_scale, gather)
-        return terms._replace(simclr=simclr_loss(student.projections, gather))
+        return slip_loss(*student, gather)

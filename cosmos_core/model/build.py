@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
+from torch import nn
 
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import Cosmos
@@ -36,14 +37,29 @@ def model_config(architecture: Architecture) -> dict[str, Any]:
     return config
 
 
-def create_model(architecture: Architecture, method: ModelKind = "cosmos") -> MultiViewCLIP:
+def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> MultiViewCLIP:
     """A model with random weights, in training mode.
 
-    `method` "cosmos" gives a `Cosmos`, "clip" its towers alone (the baseline). Raises ValueError
-    for an unknown or unfit architecture.
+    `kind` "cosmos" gives a `Cosmos`, "clip" its towers alone. Raises ValueError for an unknown or
+    unfit architecture.
     """
+    config = openclip_config(architecture)
+    try:
+        return MODELS[kind](**config)
+    except (AssertionError, KeyError, TypeError, ZeroDivisionError) as error:
+        # What OpenCLIP and PyTorch say of keys they do not know and widths that do not divide.
+        raise ValueError(f"a model of this architecture cannot be built: {error}") from error
+
+
+def openclip_config(architecture: Architecture) -> dict[str, Any]:
+    """What of an architecture's configuration describes the model, as `open_clip.CLIP` takes it."""
     config = model_config(architecture)
-    return MODELS[method](**{key: config[key] for key in config if key in MODEL_KEYS})
+    return {key: config[key] for key in config if key in MODEL_KEYS}
+
+
+def model_kind(model: nn.Module) -> ModelKind:
+    """The kind of a model that `create_model` made."""
+    return "cosmos" if isinstance(model, Cosmos) else "clip"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 
 Published (github.com/ExplainableML/cosmos): a dict saved by torch with `student` and `teacher`
 state dicts, whose keys may start with `module.`. Ours: one safetensors file with keys
-`student.*` and `teacher.*`; its metadata holds `method`, `architecture` (JSON) and `training`
-(JSON).
+`student.*` and `teacher.*`; its metadata holds `model` (the kind of model), `method` (how it was
+trained), `architecture` (JSON) and `training` (JSON). Files without `model` name it as `method`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cosmos_core.model.build import Architecture, ModelKind, create_model
+from cosmos_core.model.build import MODELS, Architecture, ModelKind, create_model, model_kind
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.heads import HEAD
 
@@ -33,10 +33,15 @@ class CheckpointError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """State dicts by name (`student`, `teacher`) and, in our layout, what the file says of them."""
+    """State dicts by name (`student`, `teacher`) and what the file says of them.
+
+    `model_kind` tells which model they fit, `method` how it was trained; `architecture` and
+    `training` are None where the file does not say.
+    """
 
     weights: dict[str, dict[str, Tensor]]
-    method: ModelKind
+    model_kind: ModelKind
+    method: str
     architecture: dict[str, Any] | None
     training: dict[str, Any] | None
 
@@ -62,15 +67,22 @@ def load_model(
     keys are missing, unexpected or wrongly shaped (the first three are named), and ValueError for
     an unknown architecture.
     """
-    checkpoint = read_checkpoint(path)
+    return build_model(read_checkpoint(path), weights, architecture, str(path)).eval()
+
+
+def build_model(
+    checkpoint: Checkpoint, weights: str, architecture: Architecture | None, source: str
+) -> MultiViewCLIP:
+    """A model with weights of a checkpoint, in training mode; raises as `load_model` does."""
     architecture = architecture or checkpoint.architecture
     if architecture is None:
-        raise CheckpointError(f"{path}: the file does not state its architecture; name one")
+        raise CheckpointError(f"{source}: the file does not state its architecture; name one")
     if weights not in checkpoint.weights:
-        raise CheckpointError(f"{path}: no {weights} weights, only {', '.join(checkpoint.weights)}")
-    model = create_model(architecture, checkpoint.method)
-    load_state(model, checkpoint.weights[weights], str(path))
-    return model.eval()
+        known = ", ".join(checkpoint.weights)
+        raise CheckpointError(f"{source}: no {weights} weights, only {known}")
+    model = create_model(architecture, checkpoint.model_kind)
+    load_state(model, checkpoint.weights[weights], source)
+    return model
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
@@ -95,10 +107,13 @@ def save_checkpoint(
     weights: Mapping[str, nn.Module],
     method: str,
     architecture: Mapping[str, Any],
-    training: Mapping[str, Any],
+    training: Mapping[str, Any] | None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write models (`student`, `teacher`) in our layout: a temporary file, fsync, rename."""
+    """Write models (`student`, `teacher`) in our layout: a temporary file, fsync, rename.
+
+    `method` is the name of the training method, `training` what is to be known of the training.
+    """
     tensors = {
         f"{name}.{key}": value.detach().to("cpu", dtype).contiguous()
         for name, model in weights.items()
@@ -107,6 +122,7 @@ def save_checkpoint(
     }
     metadata = {
         "format": "cosmos",
+        "model": model_kind(next(iter(weights.values()))),
         "method": method,
         "architecture": json.dumps(architecture, sort_keys=True),
         "training": json.dumps(training, sort_keys=True),
@@ -141,9 +157,23 @@ def _read_safetensors(path: Path) -> Checkpoint:
     for key, value in tensors.items():
         name, _, rest = key.partition(".")
         weights.setdefault(name, {})[rest] = value
-    method: ModelKind = "cosmos" if metadata["method"] == "cosmos" else "clip"
-    described = (json.loads(metadata[key]) for key in ("architecture", "training"))
-    return Checkpoint(weights, method, *described)
+    try:
+        return _described(weights, metadata)
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(f"{path}: its metadata are damaged ({error})") from error
+
+
+def _described(weights: dict[str, dict[str, Tensor]], metadata: Mapping[str, str]) -> Checkpoint:
+    """Raises KeyError or ValueError for what `save_checkpoint` cannot have written."""
+    method = metadata["method"]
+    named = metadata.get("model", method)
+    if named not in MODELS:
+        raise ValueError(f"{named!r} is no kind of model; known: {', '.join(MODELS)}")
+    kind: ModelKind = "cosmos" if named == "cosmos" else "clip"
+    architecture, training = (json.loads(metadata[key]) for key in ("architecture", "training"))
+    if not all(value is None or isinstance(value, dict) for value in (architecture, training)):
+        raise ValueError("architecture and training are JSON objects")
+    return Checkpoint(weights, kind, method, architecture, training)
 
 
 def _read_published(path: Path) -> Checkpoint:
@@ -153,8 +183,8 @@ def _read_published(path: Path) -> Checkpoint:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
     names = (
-        [name for name in ("student", "teacher") if name in content]
-        if isinstance(content, dict)
+        [name for name in ("student", "teacher") if isinstance(content.get(name), Mapping)]
+        if isinstance(content, Mapping)
         else []
     )
     if not names:
@@ -163,4 +193,4 @@ def _read_published(path: Path) -> Checkpoint:
         name: {key.removeprefix(DISTRIBUTED_PREFIX): value for key, value in content[name].items()}
         for name in names
     }
-    return Checkpoint(weights, "cosmos", None, None)
+    return Checkpoint(weights, "cosmos", "cosmos", architecture=None, training=None)

@@ -20,7 +20,8 @@ def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, i
     side = round(patches.shape[0] ** 0.5)
     if grid == (side, side):
         return positional_embedding
-    square = patches.float().reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    precise = patches.to(torch.promote_types(patches.dtype, torch.float32))
+    square = precise.reshape(1, side, side, -1).permute(0, 3, 1, 2)
     factor = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
     resized = F.interpolate(square, scale_factor=factor, mode="bicubic")
     resized = resized.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1)

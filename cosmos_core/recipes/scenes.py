@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from cosmos_core.config import (
@@ -13,17 +14,20 @@ from cosmos_core.config import (
     TrainConfig,
 )
 from cosmos_core.data.scenes import CONTEXT_LENGTH, scenes_tokenizer
-from cosmos_core.methods import METHODS
+from cosmos_core.methods.clip import ClipMethod
+from cosmos_core.methods.cosmos import CosmosMethod
+from cosmos_core.methods.silc import SilcMethod
+from cosmos_core.methods.slip import SlipMethod
+from cosmos_core.types import Method
 
 TRAIN_SCENES = 20_000
+BATCH_SIZE = 64
+SAMPLES = 128_000  # seen by every model but one
+LONG_SAMPLES = 576_000  # seen by CLIP with the FLOPs of COSMOS; a test counts them
 
 
 def scenes_architecture() -> dict[str, Any]:
-    """A small OpenCLIP architecture: ViT of 4 blocks at 64 px, text tower of 3 blocks.
-
-    The image's feature is the mean over its patches: with the class token's, patches of so small
-    a model learn less of their own place (docs/log.md).
-    """
+    """A small OpenCLIP architecture: ViT of 4 blocks at 64 px, text tower of 3 blocks."""
     return {
         "embed_dim": 128,
         "vision_cfg": {
@@ -32,7 +36,6 @@ def scenes_architecture() -> dict[str, Any]:
             "width": 128,
             "layers": 4,
             "head_width": 64,
-            "pool_type": "avg",
         },
         "text_cfg": {
             "context_length": CONTEXT_LENGTH,
@@ -59,28 +62,21 @@ def scenes_views(global_scale: tuple[float, float]) -> ImageViewConfig:
     )
 
 
-def _recipe(
-    name: str,
-    method: str,
-    steps: int,
-    batch_size: int,
-    *,
-    global_scale: tuple[float, float] = (0.4, 1.0),
-) -> TrainConfig:
+def _recipe(name: str, method: Method, samples: int = SAMPLES) -> TrainConfig:
     return TrainConfig(
         recipe=name,
-        method=METHODS[method](),
+        method=method,
         architecture=scenes_architecture(),
         data=DataConfig(shards=f"scenes:{TRAIN_SCENES}"),
         optim=OptimConfig(
-            steps=steps,
-            batch_size=batch_size,
+            steps=samples // BATCH_SIZE,
+            batch_size=BATCH_SIZE,
             lr=1e-3,
             weight_decay=0.2,
-            warmup_steps=6400 // batch_size,
+            warmup_steps=100,
             momentum=0.99,
         ),
-        image=scenes_views(global_scale),
+        image=scenes_views(global_scale=(0.4, 1.0)),
         compute=ComputeConfig(device="cpu"),
         save=SaveConfig(every=400),
     )
@@ -88,17 +84,36 @@ def _recipe(
 
 def scenes_cosmos() -> TrainConfig:
     """COSMOS on scenes."""
-    return _recipe("scenes_cosmos", "cosmos", 4000, 32)
+    return _recipe("scenes_cosmos", CosmosMethod())
+
+
+def scenes_clip() -> TrainConfig:
+    """CLIP on scenes: same data, encoder and samples seen as `scenes_cosmos`."""
+    return _recipe("scenes_clip", ClipMethod())
+
+
+def scenes_small() -> TrainConfig:
+    """COSMOS on scenes at the size of many runs side by side, for comparing methods."""
+    large = scenes_architecture()
+    architecture = {
+        "embed_dim": 64,
+        "vision_cfg": {**large["vision_cfg"], "width": 64, "layers": 3},
+        "text_cfg": {**large["text_cfg"], "width": 64, "heads": 1, "layers": 2},
+    }
+    config = _recipe("scenes_small", CosmosMethod(), 24_000)
+    return replace(config, architecture=architecture)
+
+
+def scenes_slip() -> TrainConfig:
+    """SLIP on scenes, with a head of the scenes' size."""
+    return _recipe("scenes_slip", SlipMethod(hidden=512, out=128))
+
+
+def scenes_silc() -> TrainConfig:
+    """SILC on scenes, with a head of the scenes' size."""
+    return _recipe("scenes_silc", SilcMethod(hidden=512, bottleneck=128, prototypes=1024))
 
 
 def scenes_clip_long() -> TrainConfig:
     """CLIP on scenes with the training compute of `scenes_cosmos`, counted in FLOPs."""
-    return _recipe("scenes_clip_long", "clip", 9000, 64)
-
-
-def scenes_clip() -> TrainConfig:
-    """CLIP on scenes: same data, encoder and samples seen as `scenes_cosmos`.
-
-    Batches of 64 suit it better than those of COSMOS (docs/log.md).
-    """
-    return _recipe("scenes_clip", "clip", 2000, 64)
+    return _recipe("scenes_clip_long", ClipMethod(), LONG_SAMPLES)

@@ -1,9 +1,11 @@
 """Checkpoint files: both layouts, and what is refused."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
+import safetensors
 import safetensors.torch
 import torch
 
@@ -85,12 +87,14 @@ def test_files_that_are_no_checkpoints(tmp_path):
     (tmp_path / "text.pt").write_text("hello")
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00")
     torch.save({"state_dict": {}}, tmp_path / "other.pt")
+    torch.save({"teacher": torch.zeros(1)}, tmp_path / "tensor.pt")
     safetensors.torch.save_file({"a": torch.zeros(1)}, tmp_path / "foreign.safetensors")
     for name, message in (
         ("absent.pt", "no such checkpoint"),
         ("text.pt", "not a checkpoint of tensors alone"),
         ("cut.safetensors", "not a whole safetensors file"),
         ("other.pt", "holds neither `student` nor `teacher`"),
+        ("tensor.pt", "holds neither `student` nor `teacher`"),
         ("foreign.safetensors", "not written by cosmos-train"),
     ):
         with pytest.raises(cosmos_core.CheckpointError, match=f"{name}: {message}"):
@@ -117,6 +121,60 @@ def test_a_checkpoint_of_one_model_says_so(tmp_path):
         cosmos_core.load_model(path, weights="student")
 
 
+def rewrite_metadata(path, **changes):
+    """Replace entries of a safetensors file's metadata; None takes one out."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = {**file.metadata(), **changes}
+    tensors = safetensors.torch.load_file(path)
+    kept = {key: value for key, value in metadata.items() if value is not None}
+    safetensors.torch.save_file(tensors, path, kept)
+
+
+@pytest.mark.parametrize(
+    ("kind", "method"), [("clip", "clip"), ("clip", "silc"), ("cosmos", "cosmos")]
+)
+def test_the_kind_of_model_and_the_method_are_told_apart(tmp_path, kind, method):
+    path = tmp_path / "ours.safetensors"
+    save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY, kind)}, method, TINY, {})
+    read = cosmos_core.read_checkpoint(path)
+    assert (read.model_kind, read.method) == (kind, method)
+    assert isinstance(cosmos_core.load_model(path), cosmos_core.Cosmos) == (kind == "cosmos")
+
+
+@pytest.mark.parametrize("kind", ["clip", "cosmos"])
+def test_older_files_name_the_kind_as_the_method(tmp_path, kind):
+    path = tmp_path / "ours.safetensors"
+    save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY, kind)}, kind, TINY, {})
+    rewrite_metadata(path, model=None)
+    assert cosmos_core.read_checkpoint(path).model_kind == kind
+
+
+def test_a_training_that_is_not_known_stays_so(tmp_path):
+    path = tmp_path / "ours.safetensors"
+    save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY)}, "cosmos", TINY, None)
+    assert cosmos_core.read_checkpoint(path).training is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "siglip"}, "'siglip' is no kind of model; known: cosmos, clip"),
+        ({"model": None, "method": "slip"}, "'slip' is no kind of model"),
+        ({"method": None}, "'method'"),
+        ({"architecture": '{"embed_dim": 1'}, "Expecting"),
+        ({"architecture": None}, "'architecture'"),
+        ({"training": "[]"}, "architecture and training are JSON objects"),
+    ],
+)
+def test_damaged_metadata(tmp_path, changes, message):
+    path = tmp_path / "ours.safetensors"
+    save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY)}, "cosmos", TINY, {})
+    rewrite_metadata(path, **changes)
+    with pytest.raises(cosmos_core.CheckpointError, match=re.escape(message)) as caught:
+        cosmos_core.read_checkpoint(path)
+    assert str(caught.value).startswith(f"{path}: its metadata are damaged")
+
+
 def test_published_file_needs_an_architecture():
     with pytest.raises(cosmos_core.CheckpointError, match="does not state its architecture"):
         cosmos_core.load_model(PARITY / "checkpoint.pt")
@@ -132,6 +190,10 @@ def test_unknown_architectures(tmp_path):
     (tmp_path / "broken.json").write_text("{")
     with pytest.raises(ValueError, match=r"broken.json: not a JSON architecture"):
         cosmos_core.create_model(tmp_path / "broken.json")
+    with pytest.raises(ValueError, match=r"a model of this architecture cannot be built: .*widht"):
+        cosmos_core.create_model({**TINY, "vision_cfg": {"widht": 16}})
+    with pytest.raises(ValueError, match="cannot be built: embed_dim must be divisible"):
+        cosmos_core.create_model({**TINY, "embed_dim": 12})
     with pytest.raises(ValueError, match="ViT image tower"):
         cosmos_core.create_model({**TINY, "vision_cfg": {"layers": [1, 1, 1, 1], "width": 16}})
 

@@ -1,7 +1,11 @@
 """`--set` on the scenes recipe."""
 
+import json
+
 import pytest
 
+from cosmos_core.methods.silc import SilcMethod
+from cosmos_core.methods.slip import SlipMethod
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 
@@ -13,7 +17,8 @@ def config():
 
 def test_values_are_replaced_and_nothing_else(config):
     changed = override(
-        config, ["optim.steps=7", "optim.lr=1", "image.global_scale=[0.9, 1]", "compute.precision=fp32"]
+        config,
+        ["optim.steps=7", "optim.lr=1", "image.global_scale=[0.9, 1]", "compute.precision=fp32"],
     )
     assert (changed.optim.steps, changed.optim.lr) == (7, 1.0)
     assert changed.image.global_scale == (0.9, 1.0)
@@ -23,16 +28,92 @@ def test_values_are_replaced_and_nothing_else(config):
 
 
 @pytest.mark.parametrize(
-    ("assignment", "message"),
+    ("assignment", "value"),
     [
-        ("optim.step=7", r"no 'step'; nearest: steps"),
-        ("optm.steps=7", r"no 'optm'; nearest: optim"),
-        ("optim.steps", r"takes key=value"),
-        ("optim.steps=many", r"expected int, like"),
-        ("optim.steps.x=1", r"'steps' has no parts"),
-        ("image.global_scale=[0.9]", r"expected tuple"),
+        ("optim.lr=1e-3", 0.001),
+        ("optim.momentum_ramp=true", True),
+        ("optim.gradient=true", "true"),  # a choice whose name is JSON's for something else
+        ("optim.betas=0.9,0.95", (0.9, 0.95)),
+        ("image.jitter=[0, 0, 0, 0]", (0.0, 0.0, 0.0, 0.0)),
+        ("data.shards=0", "0"),
+        ("data.shards=a=b", "a=b"),
+        ("watch.datasets=", ""),
     ],
 )
-def test_bad_assignments(config, assignment, message):
-    with pytest.raises(ValueError, match=message):
+def test_texts_become_values_of_the_type_of_their_field(config, assignment, value):
+    group, name = assignment.partition("=")[0].split(".")
+    found = getattr(getattr(override(config, [assignment]), group), name)
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message"),
+    [
+        ("optim.step=7", "no 'step'; nearest: steps"),
+        ("optm.steps=7", "no 'optm'; nearest: optim"),
+        ("steps=7", "no 'steps'; nearest: optim.steps"),
+        ("optim.steps", "takes key=value, not 'optim.steps'"),
+        ("optim.steps=many", "expected int, like"),
+        ("optim.steps=1.5", "expected int, like"),
+        ("optim.lr=fast", "expected float, like"),
+        ("optim.lr=NaN", "expected float, like"),
+        ("optim.lr=true", "expected float, like"),
+        ("optim.momentum_ramp=tru", "expected bool, like false"),
+        ("optim.steps.x=1", "'steps' has no parts"),
+        ("optim=adam", "'optim' is not one value; its parts: steps, batch_size,"),
+        ("image.global_scale=[0.9]", "expected tuple, like 0.4, 1.0"),
+        ("image.global_scale=[0.9", "expected tuple, like 0.4, 1.0"),
+        ("image.global_scale=0.9,wide", "expected tuple, like 0.4, 1.0"),
+        ('image.global_scale=[0.9, "wide"]', "expected float, like 1.0"),
+        ("optim.gradient=tru", "'tru' is none of true, published; nearest: true"),
+        ("compute.precision=bf61", "'bf61' is none of fp32, bf16, fp16; nearest: bf16"),
+        ("compute.precision=double", "'double' is none of fp32, bf16, fp16"),
+        ("method=slipp", "'slipp' is none of clip, slip, silc, cosmos; nearest: slip"),
+        ("method.name=slip", "no 'name'; nearest: "),
+        ("method.crossattention=false", "no 'crossattention'; nearest: cross_attention"),
+        ("architecture=ViT-B16", "unknown architecture 'ViT-B16'; nearest: ViT-B-16"),
+        ("architecture=nowhere.json", "nowhere.json: cannot read the architecture"),
+        ('architecture={"embed_dim": 8}', "an architecture needs text_cfg, vision_cfg"),
+        ("architecture.embed_dim=8", "'architecture' has no parts"),
+    ],
+)
+def test_bad_assignments_are_one_line_that_begins_with_their_key(config, assignment, message):
+    with pytest.raises(ValueError, match=r"^--set") as caught:
         override(config, [assignment])
+    text = str(caught.value)
+    assert message in text
+    assert assignment.partition("=")[0] in text
+    assert "\n" not in text
+
+
+def test_a_method_is_chosen_by_name_and_brings_its_own_options(config):
+    assert override(config, ["method=slip"]).method == SlipMethod()
+    changed = override(config, ["method=silc", "method.prototypes=64"])
+    assert changed.method == SilcMethod(prototypes=64)
+    with pytest.raises(ValueError, match="no 'prototypes'; nearest: "):
+        override(config, ["method.prototypes=64", "method=silc"])
+
+
+def test_options_of_the_recipes_own_method_are_replaced_one_by_one(config):
+    changed = override(config, ["method.cross_attention=false"]).method
+    assert (changed.cross_attention, changed.distillation) == (False, True)
+
+
+def test_architectures_are_a_name_a_file_or_json(config, tmp_path):
+    named = override(config, ["architecture=ViT-B-32"]).architecture
+    assert named == "ViT-B-32"
+    small = {**config.architecture, "embed_dim": 64}
+    (tmp_path / "small.json").write_text(json.dumps(small))
+    for text in (tmp_path / "small.json", json.dumps(small)):
+        assert override(config, [f"architecture={text}"]).architecture == small
+
+
+def test_every_value_of_a_recipe_can_be_set_to_what_it_is(config):
+    """All fields have types that `--set` knows; no field is written wrongly as text."""
+    for group in ("optim", "data", "image", "text", "compute", "save", "watch", "method"):
+        for name, value in vars(getattr(config, group)).items():
+            if (group, name) == ("method", "name"):
+                continue
+            text = value if isinstance(value, str) else json.dumps(value)
+            assert override(config, [f"{group}.{name}={text}"]) == config

@@ -6,12 +6,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from cosmos_core.data.scenes import TRAIN, write_layouts
+from cosmos_core.data.loading import make_loader
+from cosmos_core.data.scenes import TRAIN, scenes_tokenizer, write_layouts
+from cosmos_core.engine.build import make_training
+from cosmos_core.engine.distributed import World
 from cosmos_core.engine.step import normalise, train_step
-from cosmos_core.engine.trainer import make_loader, make_training
 from cosmos_core.losses import gather_locally
 from cosmos_core.recipes import RECIPES
-from cosmos_core.recipes.scenes import scenes_tokenizer
 
 BATCH = 16
 
@@ -20,7 +21,7 @@ BATCH = 16
 def shards(tmp_path_factory):
     root = tmp_path_factory.mktemp("scenes") / "data"
     write_layouts(root, split=TRAIN, count=BATCH, layouts=["shards"])
-    return sorted((root / "shards").glob("*.tar"))
+    return str(root / "shards" / "*.tar")
 
 
 def step_flops(recipe, shards):
@@ -28,12 +29,12 @@ def step_flops(recipe, shards):
     config = RECIPES[recipe]()
     config = dataclasses.replace(
         config,
-        data=dataclasses.replace(config.data, workers=0),
+        data=dataclasses.replace(config.data, shards=shards, workers=0),
         optim=dataclasses.replace(config.optim, batch_size=BATCH),
     )
-    raw = next(iter(make_loader(config, shards, scenes_tokenizer())))
-    views = normalise(raw, torch.full((3,), 0.5), torch.full((3,), 0.25))
-    training = make_training(config)
+    batch = next(iter(make_loader(config, scenes_tokenizer())))
+    views = normalise(batch.views, torch.full((3,), 0.5), torch.full((3,), 0.25))
+    training = make_training(config, World(0, 1, torch.device("cpu")))
     with FlopCounterMode(display=False) as counter:
         train_step(training, views, gather_locally, momentum=0.99)
     return counter.get_total_flops() / BATCH
@@ -47,13 +48,15 @@ def test_long_clip_has_the_compute_of_cosmos(shards):
     assert total["scenes_clip_long"] == pytest.approx(total["scenes_cosmos"], rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["scenes_clip", "scenes_clip_long"])
-def test_baselines_share_data_and_encoder(name):
-    cosmos, clip = RECIPES["scenes_cosmos"](), RECIPES[name]()
-    assert cosmos.architecture == clip.architecture
-    assert cosmos.data == clip.data
+@pytest.mark.parametrize("method", ["clip", "slip", "silc"])
+def test_baselines_differ_from_cosmos_in_their_method_alone(method):
+    cosmos, baseline = RECIPES["scenes_cosmos"](), RECIPES[f"scenes_{method}"]()
+    assert baseline.method.name == method
+    same = {"recipe": cosmos.recipe, "method": cosmos.method}
+    assert dataclasses.replace(baseline, **same) == cosmos
 
 
-def test_the_short_baseline_sees_as_many_samples():
-    cosmos, clip = (RECIPES[name]().optim for name in ("scenes_cosmos", "scenes_clip"))
-    assert cosmos.steps * cosmos.batch_size == clip.steps * clip.batch_size
+def test_the_long_baseline_differs_from_the_short_one_in_its_steps_alone():
+    short, long = RECIPES["scenes_clip"](), RECIPES["scenes_clip_long"]()
+    steps = dataclasses.replace(long.optim, steps=short.optim.steps)
+    assert dataclasses.replace(long, recipe=short.recipe, optim=steps) == short

@@ -1,0 +1,90 @@
+"""What a training run writes down: a line of JSON a record, and TensorBoard's events."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cosmos_core.model.checkpoint import write_atomically
+
+LOG = "log.jsonl"
+TENSORBOARD = "tensorboard"
+NO_TENSORBOARD = (
+    "no TensorBoard log: the package tensorboard is not installed "
+    "(pip install 'cosmos-eval[train]'); everything is in log.jsonl"
+)
+
+
+class RunLog:
+    """The log files of a run in its output folder, from `first_step` on.
+
+    What a former run, or the one that is resumed, wrote of later steps is dropped.
+    """
+
+    def __init__(self, output: Path, first_step: int) -> None:
+        keep_before(output / LOG, first_step)
+        self._lines = (output / LOG).open("a", encoding="utf-8")
+        self._events: Any = None
+        if has_tensorboard():
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._events = SummaryWriter(str(output / TENSORBOARD), purge_step=first_step)
+
+    def write(self, step: int, record: Mapping[str, Any]) -> None:
+        """Append a record; values are numbers or mappings of names to numbers.
+
+        Numbers that are not finite become null in JSON, which has none.
+        """
+        line = {"step": step, **{name: _plain(value) for name, value in record.items()}}
+        self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+        self._lines.flush()
+        if self._events is not None:
+            for tag, value in _scalars(record):
+                self._events.add_scalar(tag, value, step)
+
+    def close(self) -> None:
+        """Write what is left and close the files."""
+        self._lines.close()
+        if self._events is not None:
+            self._events.close()
+
+
+def has_tensorboard() -> bool:
+    """Whether the package is installed; it is not imported."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+def keep_before(path: Path, first_step: int) -> None:
+    """Drop the records of a log from `first_step` on, and a line cut by a killed process."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if _step_of(line) < first_step]
+    write_atomically(path, "".join(kept).encode())
+
+
+def _step_of(line: str) -> float:
+    """The step of a record; infinity where the line is not a whole one."""
+    try:
+        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return value if math.isfinite(value) else None
+
+
+def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Tags and values: `train/lr`, and for a group its name, as in `timing/data_wait`."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{inner}", number) for inner, number in value.items())
+        else:
+            yield f"train/{name}", value

@@ -1,0 +1,105 @@
+"""What a run is built of: the seed, frozen parameters, recomputed and compiled blocks."""
+
+from functools import partial
+
+import pytest
+import torch
+from support.training import (
+    ABLATIONS,
+    ALONE,
+    ARCHITECTURE,
+    METHODS,
+    gradients,
+    kept_for_backward,
+    step,
+    tiny_config,
+    tiny_views,
+)
+
+from cosmos_core.engine import build
+from cosmos_core.methods.cosmos import CosmosMethod
+
+METHOD = METHODS["cosmos"]
+
+
+def with_vision(**options):
+    return {**ARCHITECTURE, "vision_cfg": {**ARCHITECTURE["vision_cfg"], **options}}
+
+
+def test_weights_follow_from_the_seed():
+    first, second = (build.make_training(tiny_config(METHOD), ALONE) for _ in range(2))
+    pairs = zip(first.model.parameters(), second.model.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+    pairs = zip(first.model.parameters(), first.teacher.parameters(), strict=True)
+    assert all(torch.equal(a, b) and not b.requires_grad for a, b in pairs)
+
+
+@pytest.mark.parametrize("method", ABLATIONS.values(), ids=ABLATIONS)
+def test_the_optimizer_has_every_parameter_that_is_trained(method):
+    training = build.make_training(tiny_config(method), ALONE)
+    groups = training.optimizer.param_groups
+    held = [id(p) for group in groups for p in group["params"]]
+    trained = [id(p) for p in training.model.parameters() if p.requires_grad]
+    assert sorted(held) == sorted(trained)
+    step(training, tiny_views(method))
+    assert [id(p) for p in training.model.parameters() if p.grad is not None] == trained
+
+
+def test_what_an_ablation_leaves_idle_is_frozen():
+    cross = ("token_mapping", "attn_cross_pool")
+    for method, parts in (
+        (CosmosMethod(), ()),
+        (CosmosMethod(local_texts=False), ()),
+        (CosmosMethod(cross_attention=False), cross),
+        (CosmosMethod(distillation=False), (*cross, "distill_logit_scale")),
+    ):
+        for name, parameter in method.create_student(ARCHITECTURE).named_parameters():
+            assert parameter.requires_grad == (not any(part in name for part in parts)), name
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_recomputed_blocks_give_the_same_step_bit_for_bit(precision):
+    """Also in the attention's form and the precision of what is computed anew."""
+    views, weights = tiny_views(METHOD), []
+    for checkpointing in (False, True):
+        config = tiny_config(METHOD, precision=precision, checkpointing=checkpointing)
+        training = build.make_training(config, ALONE)
+        step(training, views, precision=precision)
+        weights.append((gradients(training.model), training.model.state_dict()))
+    for plain, recomputed in zip(*weights, strict=True):
+        assert plain.keys() == recomputed.keys()
+        assert all(torch.equal(plain[key], recomputed[key]) for key in plain)
+
+
+def test_recomputed_blocks_keep_less_for_backward():
+    views, kept = tiny_views(METHOD), []
+    for checkpointing in (False, True):
+        training = build.make_training(tiny_config(METHOD, checkpointing=checkpointing), ALONE)
+        kept.append(kept_for_backward(training.model, partial(training.student, views)))
+    assert kept[1] < 0.4 * kept[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # PyTorch's own
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # PyTorch's own
+def test_compiled_blocks_give_the_same_losses(monkeypatch):
+    """Traced and differentiated as for any backend; generating code would take a minute here."""
+    monkeypatch.setattr(build, "compile_blocks", partial(build.compile_blocks, backend="aot_eager"))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    method, losses, keys = METHODS["silc"], [], []  # several sizes of images, and a teacher
+    views = tiny_views(method)
+    for compiled in (False, True):
+        config = tiny_config(method, compile=compiled, checkpointing=True)
+        training = build.make_training(config, ALONE)
+        losses.append([sum(step(training, views).terms.values()) for _ in range(3)])
+        keys.append(list(training.model.state_dict()))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert keys[1] == keys[0]
+    frames = torch._dynamo.utils.counters["frames"]
+    assert frames["ok"] == frames["total"] > 0
+
+
+def test_parts_with_dropout_are_refused():
+    config = tiny_config(METHOD, architecture=with_vision(patch_dropout=0.5), accumulate=2)
+    with pytest.raises(ValueError, match=r"without dropout, and visual\.patch_dropout has it"):
+        build.make_training(config, ALONE)

@@ -1,0 +1,146 @@
+"""What `check_config` lets through and what it refuses."""
+
+import dataclasses
+import random
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from cosmos_core.engine.check import check_config
+from cosmos_core.recipes import RECIPES
+from cosmos_core.recipes.overrides import override
+
+SMALL = (
+    '{"embed_dim": %d, "vision_cfg": {"image_size": 64, "patch_size": 8, "width": 32, "layers": 1, '
+    '"head_width": 16}, "text_cfg": {"context_length": 64, "vocab_size": %d, "width": 32, '
+    '"heads": 2, "layers": 1%s}}'
+)
+
+
+def check(*assignments, recipe="scenes_cosmos", world_size=1):
+    check_config(override(RECIPES[recipe](), assignments), world_size=world_size)
+
+
+@pytest.fixture
+def tars(tmp_path):
+    """Two empty tars: their contents are none of the check's business."""
+    for name in ("a.tar", "b.tar"):
+        (tmp_path / name).touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("world_size", [1, 16])
+def test_every_recipe_is_accepted_once_it_has_shards(recipe, world_size, tars):
+    config = RECIPES[recipe]()
+    shards = config.data.shards or f"{tars}/a.tar"
+    data = dataclasses.replace(config.data, shards=shards)
+    check_config(dataclasses.replace(config, data=data), world_size=world_size)
+
+
+@pytest.mark.parametrize("method", ["clip", "slip", "silc", "cosmos"])
+def test_any_method_goes_with_a_recipe(method):
+    check(f"method={method}")
+
+
+def test_a_warm_up_longer_than_the_run_is_accepted():
+    check("optim.steps=10", "optim.warmup_steps=200")
+
+
+def test_a_method_without_local_images_does_not_care_for_their_size():
+    check("method=clip", "image.local_size=30", "image.locals=0")
+
+
+def test_cosmos_without_local_images_is_accepted_but_not_silc():
+    check("image.locals=0")
+    with pytest.raises(ValueError, match=r"^image\.locals is 0, and SILC learns from local views"):
+        check("method=silc", "image.locals=0")
+
+
+@pytest.mark.parametrize("name", ["cc3m", "merged30m_vitb32"])
+def test_published_recipes_ask_for_their_shards(name):
+    with pytest.raises(ValueError, match=r"^no training data: .*--set data\.shards="):
+        check(recipe=name)
+
+
+@pytest.mark.parametrize(
+    ("assignments", "message"),
+    [
+        (["optim.steps=0"], "optim.steps is 0; it must be greater than 0"),
+        (["optim.batch_size=-1"], "optim.batch_size is -1; it must be greater than 0"),
+        (["optim.lr=0"], "optim.lr is 0.0; it must be greater than 0"),
+        (["optim.warmup_steps=-1"], "optim.warmup_steps is -1; it must be 0 or more"),
+        (["optim.betas=0.9,98"], "optim.betas is 98.0; it must be from 0 to 1"),
+        (["optim.momentum=1.1"], "optim.momentum is 1.1; it must be from 0 to 1"),
+        (["compute.accumulate=0"], "compute.accumulate is 0; it must be greater than 0"),
+        (["save.keep=0"], "save.keep is 0; it must be greater than 0"),
+        (["data.workers=-1"], "data.workers is -1; it must be 0 or more"),
+        (["data.max_bad=5"], "data.max_bad is 5.0; it must be from 0 to 1"),
+        (["image.blur_p=0,2,0"], "image.blur_p is 2.0; it must be from 0 to 1"),
+        (["image.global_scale=0.9,0.4"], "image.global_scale is (0.9, 0.4); it must be a smaller"),
+        (["image.local_scale=0,0.4"], "image.local_scale is 0.0; it must be greater than 0"),
+        (["seed=-1"], "seed is -1; it must be 0 or more"),
+        (["method=silc", "method.prototypes=0"], "method.prototypes is 0; it must be greater"),
+        (["data.shards="], "no training data"),
+        (["data.shards=scenes:"], "data.shards=scenes:: scenes:N takes a number of scenes"),
+        (["data.shards=scenes:0"], "data.shards=scenes:0: scenes:N takes a number of scenes"),
+        (["data.shards=scenes:many"], "data.shards=scenes:many: scenes:N takes a number"),
+        (["data.weights=1"], "data.weights weighs several sets, and the scenes are one"),
+        (["data.shards=/nowhere/a.tar"], "no such shard: /nowhere/a.tar"),
+        (["compute.accumulate=3"], "optim.batch_size=64 cannot be dealt to 1 processes in 3 parts"),
+        (["image.global_size=224"], "image.global_size is 224, but the architecture takes images"),
+        (["image.local_size=30"], "image.local_size=30 is no multiple of the architecture's patch"),
+        (["image.local_size=4"], "image.local_size=4 is no multiple of the architecture's patch"),
+        (["architecture=" + SMALL % (12, 882, "")], "architecture: embed_dim 12 does not divide"),
+        (["architecture=" + SMALL % (16, 49408, "")], "the architecture has a vocabulary of 49408"),
+        (
+            ["architecture=" + SMALL % (16, 882, ', "no_causal_mask": true')],
+            "architecture: the text tower must be causal",
+        ),
+        (
+            ["architecture=" + SMALL % (16, 882, ', "depth": 3')],
+            "a model of this architecture cannot be built: ",
+        ),
+        (["save.best=scenes-cls/teacher/acc1"], "save.best needs evaluations"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_in_one_line(assignments, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}") as caught:
+        check(*assignments)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_architecture_is_refused_with_the_nearest():
+    config = dataclasses.replace(RECIPES["scenes_cosmos"](), architecture="ViT-B-17")
+    with pytest.raises(ValueError, match=r"^unknown architecture 'ViT-B-17'; nearest: .*ViT-B-1"):
+        check_config(config, world_size=1)
+
+
+def test_batches_are_dealt_to_processes_and_to_parts():
+    check("optim.batch_size=32", "compute.accumulate=4", world_size=8)
+    with pytest.raises(ValueError, match=r"dealt to 8 processes in 8 parts each; .* of 64$"):
+        check("optim.batch_size=32", "compute.accumulate=8", world_size=8)
+
+
+def test_the_vocabulary_must_be_that_of_the_data(tars):
+    with pytest.raises(ValueError, match=r"vocabulary of 882 tokens, the tokenizer of shards one"):
+        check(f"data.shards={tars}/a.tar")
+
+
+def test_weights_are_one_a_set(tars):
+    sets = f"data.shards={tars}/a.tar::{tars}/b.tar"
+    check("data.weights=1::2", sets, recipe="cc3m")
+    with pytest.raises(ValueError, match=r"^data\.weights has 2 weights for 1 sets"):
+        check("data.weights=1::2", f"data.shards={tars}/a.tar", recipe="cc3m")
+
+
+def test_a_check_draws_no_random_numbers():
+    """It may come between seeding and training."""
+    before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy())
+    for method in ("silc", "cosmos"):
+        check(f"method={method}")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert (np.random.get_state()[1] == before[2]).all()

@@ -1,0 +1,166 @@
+"""Processes that train together, on the CPU: the gradient of one process, and few collectives."""
+
+import pytest
+import torch
+from support.processes import run_processes
+from support.training import ABLATIONS, ALONE, METHODS
+from support.workers import (
+    Case,
+    loss_elements,
+    many_first_steps,
+    meet,
+    one_bad_process,
+    one_step,
+    published_gradients,
+    three_steps,
+)
+
+from cosmos_core.engine.distributed import join_world, make_gather
+from cosmos_core.losses import gather_locally
+
+SCALES = {"logit_scale", "distill_logit_scale"}
+CASES = [
+    *(Case(name, parts=parts) for name in METHODS for parts in (1, 2)),
+    *(Case(name, "published", parts) for name in ("clip", "cosmos") for parts in (1, 2)),
+    *(Case("cosmos", parts=parts, checkpointing=True) for parts in (1, 2)),
+]
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def size(request):
+    """Number of processes."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def stepped(size):
+    """The first step of every case in every process."""
+    by_rank = run_processes(many_first_steps, size, CASES)
+    return {case: [rank[case] for rank in by_rank] for case in CASES}
+
+
+@pytest.fixture(scope="module")
+def transcribed(size):
+    """The gradients of the transcription of the published training."""
+    return run_processes(published_gradients, size, ["clip", "cosmos"])[0]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The first step of every method on the whole batch in one process."""
+    return {name: one_step(ALONE, Case(name)) for name in METHODS}
+
+
+def worst(ours, expected, factor=1.0):
+    """The largest difference of any gradient, as a share of that gradient's largest value."""
+    assert ours.keys() == expected.keys()
+    return max(
+        (ours[name] - factor * value).abs().max() / max(value.abs().max(), 1e-3)
+        for name, value in expected.items()
+    )
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_gradient_is_that_of_one_process_on_the_whole_batch(stepped, alone, name, parts):
+    for own in stepped[Case(name, parts=parts)]:
+        assert own.gradients.keys() == {
+            key for key in alone[name].student if not key.endswith("center")
+        }
+        assert worst(own.gradients, alone[name].gradients) < 1e-10
+        for term, value in alone[name].report.terms.items():
+            assert own.report.terms[term] == pytest.approx(value, abs=1e-12)
+        assert own.report.gradient_norm == pytest.approx(alone[name].report.gradient_norm)
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", METHODS)
+def test_weights_and_teacher_are_the_same_in_every_process(stepped, alone, name, parts):
+    first, *others = stepped[Case(name, parts=parts)]
+    for other in others:
+        for model in ("student", "teacher"):
+            pairs = zip(getattr(first, model).values(), getattr(other, model).values(), strict=True)
+            assert all(torch.equal(a, b) for a, b in pairs)
+    for model in ("student", "teacher"):
+        for key, value in getattr(alone[name], model).items():
+            assert (getattr(first, model)[key] - value).abs().max() < 1e-9, key
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("name", ["clip", "cosmos"])
+def test_published_gradients_are_the_transcriptions(stepped, transcribed, name, parts):
+    for own in stepped[Case(name, "published", parts)]:
+        assert worst(own.gradients, transcribed[name]) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["clip", "cosmos"])
+def test_published_gradients_are_divided_but_for_the_scales(size, stepped, alone, name):
+    true, own = alone[name].gradients, stepped[Case(name, "published")][0].gradients
+    encoders = true.keys() - SCALES
+    assert worst({k: own[k] for k in encoders}, {k: true[k] for k in encoders}, 1 / size) < 1e-10
+    scales = true.keys() & SCALES
+    assert len(scales) == (2 if name == "cosmos" else 1)
+    assert worst({k: own[k] for k in scales}, {k: true[k] for k in scales}) < 1e-10
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case)))
+def test_a_step_has_at_most_two_forward_collectives_and_one_backward(stepped, case):
+    """Of the loss. Apart from it a step has two all-reduces: the gradient's, in one bucket for so
+    small a model, also of a batch in parts; and that of the loss figures."""
+    gathers = 2 if case.method == "cosmos" else 1
+    reduces = 1 if case.method == "silc" else 0  # the mean of the teacher's logits
+    for own in stepped[case]:
+        assert own.collectives == {
+            "allgather_base": gathers,
+            "reduce_scatter_base": 1,
+            "allreduce": reduces + 2,
+        }
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_recomputed_activations_give_the_same_gradient(stepped, parts):
+    for plain, recomputed in zip(
+        stepped[Case("cosmos", parts=parts)],
+        stepped[Case("cosmos", parts=parts, checkpointing=True)],
+        strict=True,
+    ):
+        pairs = zip(plain.gradients.values(), recomputed.gradients.values(), strict=True)
+        assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_loss_memory_grows_with_the_samples_of_all_processes_not_their_square():
+    """With 16 samples a process, four processes hold twice as many samples as two."""
+    (two, plain_two), *_ = run_processes(loss_elements, 2, 16)
+    (four, plain_four), *_ = run_processes(loss_elements, 4, 16)
+    assert four < 2 * two
+    assert plain_four > 2.5 * plain_two  # the whole loss in every process: what must not happen
+
+
+def test_methods_leave_no_parameter_idle(size):
+    """A parameter without gradient would stop DDP in the second step."""
+    methods = [*METHODS.values(), *ABLATIONS.values()]
+    for losses in run_processes(three_steps, size, methods)[0]:
+        assert losses[2] < losses[0]
+
+
+def test_a_loss_that_is_not_finite_in_one_process_stops_all(size):
+    refusals = run_processes(one_bad_process, size, size - 1)
+    assert {refusal.message for refusal in refusals} == {"the distill loss is nan"}
+    assert all(refusal.changed == [] for refusal in refusals)
+
+
+def test_objects_of_all_processes_come_in_the_order_of_their_numbers(size):
+    expected = [(rank, f"process {rank}") for rank in range(size)]
+    assert run_processes(meet, size) == [expected] * size
+
+
+def test_one_process_exchanges_nothing(monkeypatch):
+    monkeypatch.delenv("RANK", raising=False)
+    assert join_world("cpu") == ALONE
+    assert make_gather(ALONE, "published") is gather_locally
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_missing_gpu_is_one_line():
+    with pytest.raises(ValueError, match=r"needs a GPU, and there is none; --set compute\.device"):
+        join_world("cuda")

@@ -1,0 +1,215 @@
+"""What a run shows and writes down, with real files, terminals and processes."""
+
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from support.processes import run_processes
+from support.watching import BATCH, TERMS, wait_by_rank, watch_config
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from cosmos_core.engine.watch import Watch
+
+TESTS = Path(__file__).parents[2]
+
+
+def config(log_every=1):
+    return watch_config(steps=6, log_every=log_every)
+
+
+def watched(output, steps, *, log_every=1, first_step=0, rank=0):
+    """The first `steps` steps of a run of six, from `first_step` on."""
+    with Watch(config(log_every=log_every), output, rank=rank, first_step=first_step) as watch:
+        for step in range(first_step, steps):
+            watch.step(step, {**TERMS, "clip": 2.5 - step / 8})
+
+
+def read_log(output):
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def read_scalars(output):
+    """Steps and values by tag, as TensorBoard shows them."""
+    events = EventAccumulator(str(output / "tensorboard"))
+    events.Reload()
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
+
+
+def test_every_so_many_steps_and_the_last_are_logged(tmp_path):
+    watched(tmp_path, 6, log_every=2)
+    log = read_log(tmp_path)
+    assert [record["step"] for record in log] == [0, 2, 4, 5]
+    assert [record["clip"] for record in log] == [2.5, 2.25, 2.0, 1.875]
+    timing = {"samples_per_second", "data_wait", "memory_bytes"}
+    assert all(set(record) == {"step", *TERMS, "timing"} for record in log)
+    assert all(set(record["timing"]) == timing for record in log)
+    assert log[0]["timing"]["memory_bytes"] > 10_000_000
+
+
+def test_pace_and_wait_are_those_since_the_last_line(tmp_path):
+    with Watch(config(log_every=2), tmp_path, rank=0, first_step=0) as watch:
+        time.sleep(0.5)
+        watch.step(0, TERMS)
+        start = time.monotonic()
+        for step in (1, 2):
+            with watch.waiting():
+                time.sleep(0.15)
+            time.sleep(0.05)
+            watch.step(step, TERMS)
+        seconds = time.monotonic() - start
+    first, second = (record["timing"] for record in read_log(tmp_path))
+    assert first["data_wait"] == 0
+    assert first["samples_per_second"] <= BATCH / 0.5
+    assert second["samples_per_second"] == pytest.approx(2 * BATCH / seconds, rel=0.05)
+    assert 0.3 / seconds - 0.01 <= second["data_wait"] <= 1 - 0.1 / seconds + 0.01
+
+
+def test_the_time_of_an_evaluation_counts_in_no_pace(tmp_path):
+    with Watch(config(log_every=3), tmp_path, rank=0, first_step=0) as watch:
+        for step in (0, 1):
+            watch.step(step, TERMS)
+        time.sleep(1)
+        watch.evaluation(1, {"cats/teacher/acc1": 0.5})
+        watch.step(3, TERMS)
+    assert read_log(tmp_path)[-1]["timing"]["samples_per_second"] > BATCH
+
+
+def test_evaluations_are_logged_beside_the_steps(tmp_path, capsys):
+    metrics = {"cats/teacher/acc1": 0.5, "cats/teacher/acc5": 0.75, "cats/student/acc1": 0.25}
+    with Watch(config(), tmp_path, rank=0, first_step=0) as watch:
+        watch.step(0, TERMS)
+        watch.evaluation(0, metrics)
+    assert read_log(tmp_path)[1] == {"step": 0, "evaluation": metrics}
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-2:] == [
+        "step 0: cats/teacher: acc1 0.5, acc5 0.75",
+        "step 0: cats/student: acc1 0.25",
+    ]
+    assert read_scalars(tmp_path)["evaluation/cats/teacher/acc5"] == [(0, 0.75)]
+
+
+def test_a_resumed_run_has_every_step_once(tmp_path):
+    watched(tmp_path, 5)
+    path = tmp_path / "log.jsonl"
+    before = path.read_text().splitlines()
+    path.write_text("\n".join([*before, '{"step": 2, "cli']))  # cut by a kill
+    watched(tmp_path, 6, first_step=3)
+    assert [record["step"] for record in read_log(tmp_path)] == [0, 1, 2, 3, 4, 5]
+    assert path.read_text().splitlines()[:3] == before[:3]
+    assert [step for step, _ in read_scalars(tmp_path)["train/clip"]] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_run_from_the_start_has_a_log_of_its_own(tmp_path):
+    watched(tmp_path, 6)
+    watched(tmp_path, 2)
+    assert [record["step"] for record in read_log(tmp_path)] == [0, 1]
+    assert [step for step, _ in read_scalars(tmp_path)["train/clip"]] == [0, 1]
+
+
+def test_tensorboard_has_the_scalars_of_the_log(tmp_path):
+    watched(tmp_path, 6, log_every=2)
+    log, scalars = read_log(tmp_path), read_scalars(tmp_path)
+    for name in TERMS:
+        found = scalars[f"train/{name}"]
+        assert found == [(record["step"], record[name]) for record in log]
+    found = scalars["timing/data_wait"]
+    assert found == [(record["step"], record["timing"]["data_wait"]) for record in log]
+
+
+def test_without_tensorboard_a_line_says_how_to_get_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if not installed
+    watched(tmp_path, 6)
+    assert not (tmp_path / "tensorboard").exists()
+    assert len(read_log(tmp_path)) == 6
+    first = capsys.readouterr().err.splitlines()[0]
+    assert first.startswith("no TensorBoard log")
+    assert "pip install 'cosmos-eval[train]'" in first
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+    with Watch(config(), tmp_path, rank=0, first_step=0) as watch:
+        watch.step(0, {**TERMS, "gradient_norm": float("inf")})
+    text = (tmp_path / "log.jsonl").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["gradient_norm"] is None
+
+
+def test_plain_lines_outside_a_terminal(tmp_path, capsys):
+    watched(tmp_path, 6)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    first, last = captured.err.splitlines()
+    pace = r"\d+ images/s  data wait \d+%  0:00:00 left"
+    assert re.fullmatch(rf"scenes_clip 1/6  clip 2\.500  {pace}", first)
+    assert re.fullmatch(rf"scenes_clip 6/6  clip 1\.875  {pace}", last)
+
+
+def test_other_processes_write_and_show_nothing(tmp_path, capsys):
+    watched(tmp_path, 6, rank=1)
+    with Watch(config(), tmp_path, rank=1, first_step=0) as watch:
+        watch.say("unheard")
+        watch.evaluation(0, {"cats/teacher/acc1": 0.5})
+    assert capsys.readouterr().err == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_log_line_every_0_steps_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"watch.log_every is 0; it must be at least 1"):
+        Watch(config(log_every=0), tmp_path, rank=0, first_step=0)
+
+
+IN_A_TERMINAL = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from support.watching import TERMS, Watch, watch_config
+config = watch_config(steps=6, log_every=1)
+with Watch(config, Path(sys.argv[1]), rank=0, first_step=0) as watch:
+    for step in range(6):
+        watch.step(step, TERMS)
+    watch.say("a line [of] its own")
+"""
+
+
+def test_a_bar_in_a_terminal(tmp_path):
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_A_TERMINAL, str(tmp_path), str(TESTS)],
+        stderr=theirs,
+        env=environment,
+    )
+    os.close(theirs)
+    shown = read_all(ours)
+    assert process.wait(timeout=60) == 0, shown
+    assert "━" in shown
+    assert "6/6" in shown
+    assert "images/s" in shown
+    assert "a line [of] its own\r\n" in shown
+
+
+def read_all(descriptor):
+    """All that a program writes to its terminal until it ends."""
+    content = b""
+    while True:
+        try:
+            content += (piece := os.read(descriptor, 4096))
+        except OSError:  # Linux, once the program has closed its side
+            piece = b""
+        if not piece:
+            os.close(descriptor)
+            return content.decode()
+
+
+def test_the_slowest_loader_of_all_processes_is_logged(tmp_path):
+    run_processes(wait_by_rank, 2, tmp_path)
+    (record,) = read_log(tmp_path)
+    assert record["timing"]["data_wait"] > 0.8

@@ -1,0 +1,124 @@
+"""Contrastive losses against loops over OpenCLIP's own and cases solved by hand."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from open_clip import ClipLoss
+
+from cosmos_core import Features
+from cosmos_core.losses import clip_loss, contrastive_loss, cosmos_loss, gather_locally
+from cosmos_core.methods.cosmos import CosmosMethod
+from cosmos_core.types import Gathered
+
+
+def random_features(views, texts, *, crossmodal=True, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count):
+        drawn = torch.randn(count, 4, 6, generator=generator, dtype=torch.float64)
+        return F.normalize(drawn, dim=-1)
+
+    return Features(
+        draw(views),
+        draw(texts),
+        draw(views) if crossmodal else None,
+        draw(texts) if crossmodal else None,
+        torch.tensor(7.0, dtype=torch.float64),
+        torch.tensor(11.0, dtype=torch.float64),
+    )
+
+
+def mean_of_pairs(first, second, scale):
+    """OpenCLIP's loss, averaged over all pairs of views."""
+    losses = [ClipLoss()(own, other, scale).item() for own in first for other in second]
+    return sum(losses) / len(losses)
+
+
+def distillation(own_views, teacher, scale):
+    """The mean over own views x teacher modalities, each the mean over pairs of views."""
+    targets = (teacher.image, teacher.text)
+    groups = [mean_of_pairs(own, target, scale) for own in own_views for target in targets]
+    return sum(groups) / len(groups)
+
+
+def test_two_samples_by_hand():
+    """Identity against itself at scale ln 3: every row and column is softmax([ln 3, 0])."""
+    identity = torch.eye(2)[None]
+    loss = contrastive_loss(identity, identity, torch.tensor(math.log(3)))
+    assert loss.item() == pytest.approx(-math.log(3 / 4))
+
+
+def test_shares_of_two_processes_by_hand():
+    """Three samples, of which this process has the last: its row and its column of the logits."""
+    images = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]])
+    texts = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [0.8, 0.6]]])
+    loss = contrastive_loss(
+        Gathered(images[:, 2:], images, 2), Gathered(texts[:, 2:], texts, 2), torch.tensor(2.0)
+    )
+    row = [2 * 0.8, 2 * 0.6, 2 * 0.96]  # the image with every text
+    column = [2 * 0.8, 2 * 0.6, 2 * 0.96]  # the text with every image
+    expected = sum(
+        math.log(sum(math.exp(logit) for logit in logits)) - logits[2] for logits in (row, column)
+    )
+    assert loss.item() == pytest.approx(expected / 2)
+
+
+def test_half_gathered_features_are_refused():
+    features = torch.eye(2)[None]
+    with pytest.raises(TypeError, match="gather both sides"):
+        contrastive_loss(features, gather_locally([features])[0], torch.tensor(1.0))
+
+
+def test_narrow_features_give_logits_of_full_precision():
+    """Cosines of 1 and 1 - 2^-8 at scale 100: bfloat16 would round the second logit."""
+    features = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=torch.bfloat16)[None]
+    other = torch.tensor([[1.0, 0.0], [1 - 2**-8, 0.0]], dtype=torch.bfloat16)[None]
+    loss = contrastive_loss(features, other, torch.tensor(100.0))
+    logits = 100 * torch.tensor([[1, 1 - 2**-8], [1, 1 - 2**-8]])
+    target = torch.arange(2)
+    expected = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_cosmos_loss_equals_loops_over_openclips():
+    student, teacher = random_features(8, 8), random_features(2, 2, crossmodal=False, seed=1)
+    clip = mean_of_pairs(student.image[:2], student.text, student.logit_scale)
+    own = (student.image_crossmodal, student.text_crossmodal)
+    distill = distillation(own, teacher, student.distill_logit_scale)
+    terms = cosmos_loss(student, teacher)
+    assert terms.clip.item() == pytest.approx(clip, rel=1e-12)
+    assert terms.distill.item() == pytest.approx(distill, rel=1e-12)
+    assert terms.total.item() == pytest.approx(clip + distill, rel=1e-12)
+
+
+def test_clip_loss_is_openclips_on_the_first_views():
+    student = random_features(2, 3, crossmodal=False)
+    expected = ClipLoss()(student.image[0], student.text[0], student.logit_scale)
+    terms = clip_loss(student.image[:1], student.text[:1], student.logit_scale)
+    assert terms.total.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert terms.distill == 0
+
+
+def test_cosmos_without_local_texts_has_two_captions():
+    student, teacher = random_features(8, 2), random_features(2, 2, crossmodal=False, seed=1)
+    own = (student.image_crossmodal, student.text_crossmodal)
+    terms = CosmosMethod(local_texts=False).loss(student, teacher, gather_locally)
+    clip = mean_of_pairs(student.image[:2], student.text, student.logit_scale)
+    distill = distillation(own, teacher, student.distill_logit_scale)
+    assert terms.clip.item() == pytest.approx(clip, rel=1e-12)
+    assert terms.distill.item() == pytest.approx(distill, rel=1e-12)
+
+
+def test_cosmos_without_distillation_is_clip_over_views():
+    method, student = CosmosMethod(distillation=False), random_features(2, 8, crossmodal=False)
+    terms = method.loss(student, None, gather_locally)
+    clip = mean_of_pairs(student.image, student.text, student.logit_scale)
+    assert terms.total.item() == pytest.approx(clip, rel=1e-12)
+
+
+def test_cosmos_loss_refuses_features_without_cross_attention():
+    with pytest.raises(ValueError, match="cross-modal"):
+        cosmos_loss(random_features(8, 8, crossmodal=False), random_features(2, 2))

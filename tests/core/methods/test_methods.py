@@ -1,0 +1,165 @@
+"""Training methods: their interface, their views and heads, and a new one."""
+
+import inspect
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.training import ABLATIONS, ALONE, ARCHITECTURE, METHODS, step, tiny_config, tiny_views
+from torch import Tensor, nn
+
+from cosmos_core import create_teacher, update_teacher
+from cosmos_core import methods as package
+from cosmos_core.engine.build import make_training
+from cosmos_core.losses import contrastive_loss, gather_locally
+from cosmos_core.methods.cosmos import CosmosMethod
+from cosmos_core.model.heads import PrototypeHead, project
+from cosmos_core.types import LossTerms, ViewCounts
+
+
+class ToyFeatures(NamedTuple):
+    """`image` and `text` (1, B, 4), L2-normalised, and a scale."""
+
+    image: Tensor
+    text: Tensor
+    scale: Tensor
+
+
+class ToyModel(nn.Module):
+    """A mean colour and a bag of words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.color, self.words = nn.Linear(3, 4), nn.Embedding(20, 4)
+        self.logit_scale = nn.Parameter(torch.zeros(()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyMethod:
+    """What an addition to the package would be: it fits the interface and nothing else."""
+
+    name: str = "toy"
+    counts = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
+
+    def create_student(self, architecture):
+        return ToyModel()
+
+    def student_features(self, student, views):
+        return ToyFeatures(
+            F.normalize(student.color(views.global_images.mean(dim=(-2, -1))), dim=-1),
+            F.normalize(student.words(views.texts).mean(dim=2), dim=-1),
+            student.logit_scale.exp(),
+        )
+
+    def teacher_features(self, teacher, views):
+        return None
+
+    def loss(self, student, teacher, gather):
+        images, texts = gather([student.image, student.text])
+        return LossTerms(clip=contrastive_loss(images, texts, student.scale))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_a_new_method_is_trained(parts):
+    training = make_training(tiny_config(ToyMethod(), lr=0.05, accumulate=parts), ALONE)
+    views = tiny_views(training.method)
+    losses = [step(training, views, parts=parts).terms["clip"] for _ in range(30)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_method_is_a_file_under_80_lines():
+    files = list(Path(package.__file__).parent.glob("*.py"))
+    assert len(files) > len(METHODS)
+    assert all(len(file.read_text().splitlines()) < 80 for file in files)
+    assert len(inspect.getsource(ToyMethod).splitlines()) < 80
+
+
+def test_every_method_has_its_name():
+    assert {name: make().name for name, make in package.METHODS.items()} == {
+        name: name for name in METHODS
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("clip", (1, False, 1, False)),
+        ("slip", (2, False, 1, False)),
+        ("silc", (2, True, 1, False)),
+        ("cosmos", (2, True, 2, True)),
+        ("without local texts", (2, True, 2, False)),
+        ("without cross-attention", (2, True, 2, True)),
+        ("without distillation", (2, False, 2, True)),
+    ],
+)
+def test_a_method_asks_for_the_views_it_looks_at(name, counts):
+    method = {**METHODS, **ABLATIONS}[name]
+    assert method.counts == counts
+    model, views = method.create_student(ARCHITECTURE), tiny_views(method)
+    for images in (views.global_images, views.local_images):
+        images.requires_grad_()
+    student = method.student_features(model, views)
+    teacher = method.teacher_features(model, views)
+    terms = method.loss(student, teacher, gather_locally)
+    terms.total.backward()
+    for images in (views.global_images, views.local_images):
+        assert images.numel() == 0 or images.grad.abs().amax(dim=(1, 2, 3, 4)).min() > 0
+
+
+def test_without_cross_attention_the_own_features_are_distilled():
+    method = CosmosMethod(cross_attention=False)
+    model, views = method.create_student(ARCHITECTURE), tiny_views(method)
+    features = method.student_features(model, views)
+    assert torch.equal(features.image_crossmodal, features.image)
+    assert torch.equal(features.text_crossmodal, features.text)
+    whole = model.encode_views(views)
+    assert torch.equal(features.image, whole.image)
+    assert not torch.equal(features.image, whole.image_crossmodal)
+
+
+@pytest.mark.parametrize("name", ["silc", "cosmos"])
+def test_teachers_features_carry_no_gradient(name):
+    method = METHODS[name]
+    model = method.create_student(ARCHITECTURE)  # with gradients: the method itself must stop them
+    for field in method.teacher_features(model, tiny_views(method)):
+        assert field is None or not field.requires_grad
+
+
+def test_prototypes_and_bottleneck_have_unit_length():
+    torch.manual_seed(0)
+    head = PrototypeHead(embed_dim=8, hidden=16, bottleneck=6, prototypes=10)
+    logits = head(torch.randn(2, 3, 8))
+    inner, prototypes = head.mlp(torch.zeros(8)), head.prototypes
+    expected = [F.cosine_similarity(inner, prototype, dim=0).item() for prototype in prototypes]
+    assert head(torch.zeros(8)).tolist() == pytest.approx(expected, abs=1e-6)
+    assert logits.shape == (2, 3, 10)
+
+
+def test_the_teachers_head_is_averaged_and_its_center_is_its_own():
+    method = METHODS["silc"]
+    student = method.create_student(ARCHITECTURE)
+    teacher = create_teacher(student)
+    with torch.no_grad():
+        for parameter in student.parameters():
+            parameter.add_(1.0)
+        student.head.center.add_(1.0)
+        teacher.head.center.add_(5.0)
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    update_teacher(teacher, student, 0.75)
+    assert torch.equal(teacher.head.center, before["head.center"])
+    for key in ("head.prototypes", "head.mlp.0.weight", "head.mlp.4.bias"):
+        assert torch.allclose(teacher.state_dict()[key], before[key] + 0.25)
+
+
+def test_a_step_moves_the_teachers_center_alone():
+    method = METHODS["silc"]
+    training, views = make_training(tiny_config(method), ALONE), tiny_views(method)
+    with torch.no_grad():
+        image = training.teacher.encode_image(views.global_images.flatten(0, 1), normalize=True)
+        mean = project(training.teacher, image).mean(dim=0)
+    step(training, views)
+    assert torch.allclose(training.teacher.head.center, 0.1 * mean, atol=1e-6)
+    assert not training.model.head.center.any()

@@ -1,0 +1,75 @@
+"""Processes that train together, as torchrun would start them, for the length of a test."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import queue
+import socket
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from cosmos_core.engine.distributed import World, join_world, leave_world
+
+TIMEOUT = 120  # seconds, for a machine that is busy with other things
+
+# Children are forked from a process that has loaded the libraries, once for all tests.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["cosmos_core.engine.build", "cosmos_core.methods"])
+
+
+def run_processes(worker: Callable[..., Any], size: int, *args: Any) -> list[Any]:
+    """What `worker(world, *args)` returns in each of `size` processes on the CPU, by rank.
+
+    `worker` is a function at the top of a module in tests/support, and what it takes and returns
+    can be pickled. An error of a worker is raised here, with its trace.
+    """
+    results: Any = _context.Queue()
+    processes = [
+        _context.Process(target=_run, args=(worker, rank, size, port, results, args))
+        for port in [_free_port()]
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        answers = [results.get(timeout=TIMEOUT) for _ in processes]
+    except queue.Empty:
+        raise TimeoutError(f"{worker.__name__}: no answer within {TIMEOUT} s") from None
+    finally:
+        for process in processes:
+            process.join(timeout=10)
+            process.kill()
+    for rank, failed, answer in answers:
+        if failed:
+            raise RuntimeError(f"process {rank} of {size} failed:\n{answer}")
+    return [pickle.loads(answer) for _, _, answer in sorted(answers)]
+
+
+def _run(
+    worker: Callable[..., Any], rank: int, size: int, port: int, results: Any, args: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(1)
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    os.environ.update(zip(names, map(str, (rank, rank, size, "127.0.0.1", port)), strict=True))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            world: World = join_world("cpu")
+            answer = worker(world, *args)
+            leave_world()
+    except BaseException:
+        results.put((rank, True, traceback.format_exc()))
+    else:
+        results.put((rank, False, pickle.dumps(answer)))  # by value: tensors outlive their process
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

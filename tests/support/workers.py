@@ -1,0 +1,176 @@
+"""What processes that train together do in tests; each returns what the test compares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from open_clip import ClipLoss
+from support.training import (
+    ALONE,
+    METHODS,
+    Recorder,
+    double_precision,
+    gradients,
+    share,
+    tiny_config,
+    tiny_views,
+)
+from torch import Tensor, nn
+
+from cosmos_core.engine.build import make_training
+from cosmos_core.engine.distributed import World, gather_objects, make_gather, wait_for_all
+from cosmos_core.engine.step import StepReport, train_step
+from cosmos_core.types import Features, Method
+
+
+class Case(NamedTuple):
+    """A kind of step."""
+
+    method: str
+    gradient: str = "true"
+    parts: int = 1
+    checkpointing: bool = False
+
+
+class Stepped(NamedTuple):
+    """One step in float64: what was reported, the gradient, the weights, and the collectives."""
+
+    report: StepReport
+    gradients: dict[str, Tensor]
+    student: dict[str, Tensor]
+    teacher: dict[str, Tensor]
+    collectives: Counter[str]
+
+
+def one_step(world: World, case: Case) -> Stepped:
+    """The first step on this process's share of the tiny batch."""
+    method, gradient, parts, checkpointing = METHODS[case.method], *case[1:]
+    with double_precision():
+        config = tiny_config(
+            method, gradient=gradient, accumulate=parts, checkpointing=checkpointing
+        )
+        training, views = make_training(config, world), share(tiny_views(method), world)
+        gather = make_gather(world, gradient)
+        with Recorder() as recorder:
+            report = train_step(training, views, gather, momentum=0.9, parts=parts)
+        states = (dict(model.state_dict()) for model in (training.model, training.teacher))
+        return Stepped(report, gradients(training.model), *states, recorder.collectives)
+
+
+def many_first_steps(world: World, cases: list[Case]) -> dict[Case, Stepped]:
+    """`one_step` of each case."""
+    return {case: one_step(world, case) for case in cases}
+
+
+def three_steps(world: World, methods: list[Method]) -> list[list[float]]:
+    """The loss of each of three steps, by method: idle parameters would stop the second."""
+    losses = []
+    for method in methods:
+        training = make_training(tiny_config(method), world)
+        views = share(tiny_views(method), world)
+        gather = make_gather(world, "true")
+        reports = [train_step(training, views, gather, momentum=0.9) for _ in range(3)]
+        losses.append([sum(report.terms.values()) for report in reports])
+    return losses
+
+
+def published_gradients(world: World, names: list[str]) -> dict[str, dict[str, Tensor]]:
+    """Transcribed from how the released models were trained: features gathered without gradient,
+    this process's put in their place, the whole loss in every process, gradients averaged."""
+    found = {}
+    for name in names:
+        method = METHODS[name]
+        with double_precision():
+            training = make_training(tiny_config(method), ALONE)
+            views = share(tiny_views(method), world)
+            student = method.student_features(training.model, views)
+            teacher = method.teacher_features(training.teacher, views)
+            _published_loss(world, student, teacher).backward()
+        for parameter in training.model.parameters():
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= world.size
+        found[name] = gradients(training.model)
+    return found
+
+
+def loss_elements(world: World, samples: int) -> tuple[int, int]:
+    """Elements of all tensors made by the COSMOS loss, forward and backward, with `samples` a
+    process: ours, and of the transcription that computes the whole loss in every process."""
+    method = METHODS["cosmos"]
+    training = make_training(tiny_config(method), ALONE)
+    views = tiny_views(method, samples, seed=world.rank)
+    with torch.no_grad():
+        student = method.student_features(training.model, views)
+        teacher = method.teacher_features(training.teacher, views)
+    student = Features(*(field.requires_grad_() for field in student))
+    with Recorder() as ours:
+        method.loss(student, teacher, make_gather(world, "true")).total.backward()
+    with Recorder() as plain:
+        _published_loss(world, student, teacher).backward()
+    return ours.elements, plain.elements
+
+
+def _published_loss(world: World, student, teacher) -> Tensor:
+    def everyone(tensor: Tensor) -> Tensor:
+        gathered = [torch.empty_like(tensor) for _ in range(world.size)]
+        dist.all_gather(gathered, tensor.detach().contiguous())
+        gathered[world.rank] = tensor
+        return torch.cat(gathered, dim=1)
+
+    pair = ClipLoss()
+    image, text = everyone(student.image), everyone(student.text)
+    if teacher is None:
+        return pair(image[0], text[0], student.logit_scale)
+    total = sum(
+        pair(image[v], text[t], student.logit_scale) / 2 / len(text)
+        for v in range(2)
+        for t in range(len(text))
+    )
+    for own in (everyone(student.image_crossmodal), everyone(student.text_crossmodal)):
+        for target in (everyone(teacher.image), everyone(teacher.text)):
+            for v in range(len(own)):
+                for u in range(2):
+                    loss = pair(own[v], target[u], student.distill_logit_scale)
+                    total = total + loss / len(own) / 2 / 4
+    return total
+
+
+def meet(world: World) -> list[tuple[int, str]]:
+    """What every process brings, once all are there."""
+    wait_for_all()
+    return gather_objects((world.rank, f"process {world.rank}"))
+
+
+class Refusal(NamedTuple):
+    """What a step raised, and the names of tensors that it changed."""
+
+    message: str
+    changed: list[str]
+
+
+def one_bad_process(world: World, bad: int) -> Refusal:
+    """A step of SILC where one process has an infinite local image: no other meets it."""
+    method = METHODS["silc"]
+    training = make_training(tiny_config(method), world)
+    views = share(tiny_views(method), world)
+    if world.rank == bad:
+        views.local_images[0, 0, 0, 0, 0] = torch.inf
+    before = _tensors(training.model, training.teacher)
+    try:
+        train_step(training, views, make_gather(world, "true"), momentum=0.9)
+    except FloatingPointError as error:
+        after = _tensors(training.model, training.teacher)
+        changed = [name for name in after if not torch.equal(after[name], before[name])]
+        return Refusal(str(error), changed)
+    raise AssertionError("the step went on")
+
+
+def _tensors(*models: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{number}.{name}": tensor.clone()
+        for number, model in enumerate(models)
+        for name, tensor in model.state_dict().items()
+    }
