@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -70,11 +70,13 @@ def test_light_commands_import_no_heavy_package(arguments, tmp_path, make_result
 def test_help_is_quick(tmp_path):
     seconds = []
     for _ in range(3):
-        started = time.perf_counter()
+        before = os.times()
         command = [sys.executable, "-m", "cosmos_eval", "--help"]
         subprocess.run(command, cwd=tmp_path, capture_output=True, check=True)
-        seconds.append(time.perf_counter() - started)
-    # The best of three: other processes may be busy.
+        after = os.times()
+        user = after.children_user - before.children_user
+        seconds.append(user + after.children_system - before.children_system)
+    # Time on the processor, the best of three: other processes may be busy.
     assert min(seconds) < 0.5
 
 
