@@ -1,0 +1,129 @@
+"""`python benchmarks/train_step.py [--json] [--quick] [--threads N]`: a step of COSMOS on a CPU.
+
+Ours against the plain transcription of `_plain_step`, interleaved, on the same views: batch 8,
+global captions of 30 to 77 tokens and local ones of 10 to 28. Memory is the peak of a process of
+its own, since peaks of one process do not come down again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import open_clip
+import torch
+from _plain_step import PlainStep
+from _report import Measurement, interleave, measurement, parser, report
+
+from cosmos_core import Views
+from cosmos_core.config import ComputeConfig, DataConfig, OptimConfig, TrainConfig
+from cosmos_core.engine.build import make_training
+from cosmos_core.engine.distributed import World
+from cosmos_core.engine.step import train_step
+from cosmos_core.losses import gather_locally
+from cosmos_core.methods import METHODS
+
+BATCH = 8
+MOMENTUM = 0.99
+TARGETS = {("ViT-B-32", "fp32"): 1.4, ("ViT-B-16", "fp32"): 1.2, ("ViT-B-32", "bf16"): 2.5}
+MEMORY_TARGET = 0.8
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--threads", type=int, default=os.cpu_count())
+    arguments.add_argument("--peak", help=argparse.SUPPRESS)  # of one step, for a child process
+    given = arguments.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.peak:
+        print(_peak_of(*given.peak.split(",")))
+        return
+    models = ["ViT-B-32"] if given.quick else ["ViT-B-32", "ViT-B-16"]
+    rounds = 1 if given.quick else 5
+    lines = [line for model in models for line in _lines(model, rounds, given.threads)]
+    report(f"Training step, batch {BATCH}, {given.threads} CPU threads", lines, given.json)
+
+
+def _lines(model: str, rounds: int, threads: int) -> Iterator[Measurement]:
+    views = make_views(model)
+    functions = {"plain": plain_step(model, views), "fp32": our_step(model, views, "fp32")}
+    if (model, "bf16") in TARGETS:
+        functions["bf16"] = our_step(model, views, "bf16")
+    seconds = interleave(functions, rounds)
+    for name, spread in seconds.items():
+        yield measurement(
+            f"{model} {'plain, fp32' if name == 'plain' else f'ours, {name}'}", spread, "s"
+        )
+    for name in list(functions)[1:]:
+        ratio = seconds["plain"].over(seconds[name])
+        target = TARGETS[model, name]
+        yield measurement(f"{model} plain to ours, {name}", ratio, "x", at_least=target)
+    peaks = {kind: _peak(kind, model, threads) for kind in ("plain", "ours")}
+    for kind, gigabytes in peaks.items():
+        yield measurement(f"{model} {kind}, peak memory, fp32", gigabytes, "GB")
+    ratio = peaks["ours"] / peaks["plain"]
+    yield measurement(f"{model} memory, ours to plain", ratio, "x", at_most=MEMORY_TARGET)
+
+
+def make_views(model: str) -> Views:
+    """Noise images, and captions of random words with the lengths of the title."""
+    generator = torch.Generator().manual_seed(0)
+    config = open_clip.get_model_config(model)
+    size, vocabulary = config["vision_cfg"]["image_size"], config["text_cfg"]["vocab_size"]
+    texts = torch.zeros(8, BATCH, config["text_cfg"]["context_length"], dtype=torch.long)
+    for view in range(8):
+        for sample in range(BATCH):
+            low, high = (30, 78) if view < 2 else (10, 29)
+            length = int(torch.randint(low, high, (), generator=generator))
+            words = torch.randint(1, vocabulary - 2, (length,), generator=generator)
+            words[0], words[-1] = vocabulary - 2, vocabulary - 1  # start and end of text
+            texts[view, sample, :length] = words
+    images = torch.randn(2, BATCH, 3, size, size, generator=generator)
+    return Views(images, torch.randn(6, BATCH, 3, 96, 96, generator=generator), texts)
+
+
+def plain_step(model: str, views: Views) -> Callable[[], object]:
+    """The plain step of a model."""
+    torch.manual_seed(0)
+    plain = PlainStep(open_clip.get_model_config(model), lr=5e-4, weight_decay=0.5)
+    return lambda: plain.step(*views, MOMENTUM)
+
+
+def our_step(model: str, views: Views, precision: str) -> Callable[[], object]:
+    """Ours, as `cosmos-train` makes it."""
+    config = TrainConfig(
+        recipe="train_step",
+        method=METHODS["cosmos"](),
+        architecture=model,
+        data=DataConfig(shards=""),
+        optim=OptimConfig(steps=1, batch_size=BATCH),
+        compute=ComputeConfig(device="cpu"),
+    )
+    training = make_training(config, World(0, 1, torch.device("cpu")))
+    return lambda: train_step(
+        training, views, gather_locally, momentum=MOMENTUM, precision=precision
+    )
+
+
+def _peak(kind: str, model: str, threads: int) -> float:
+    command = [sys.executable, __file__, "--peak", f"{kind},{model}", "--threads", str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def _peak_of(kind: str, model: str) -> float:
+    """Gigabytes that this process took at most for two steps of one kind."""
+    views = make_views(model)
+    step = plain_step(model, views) if kind == "plain" else our_step(model, views, "fp32")
+    step()
+    step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+
+
+if __name__ == "__main__":
+    main()
