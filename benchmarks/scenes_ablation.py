@@ -133,9 +133,10 @@ def table(frame: pd.DataFrame) -> str:
     for variant in VARIANTS:
         cells = [_cell(_values(frame, variant, key)) for key in METRICS]
         lines.append(f"| {variant} | {' | '.join(cells)} |")
-    seeds, samples = frame["seed"].nunique(), sorted(set(frame["samples_seen"]))
-    source = f"Mean and standard deviation of {seeds} trainings of {samples} samples each"
-    return "\n".join([*lines, "", f"{source}; runs.csv has every figure and its commit.", ""])
+    seeds, (samples,) = frame["seed"].nunique(), set(frame["samples_seen"])
+    of = "One training" if seeds == 1 else f"Mean and standard deviation of {seeds} trainings"
+    source = f"{of} of {samples:,} samples a variant; runs.csv has every figure and its commit."
+    return "\n".join([*lines, "", source, ""])
 
 
 def draw(frame: pd.DataFrame, path: Path) -> None:
