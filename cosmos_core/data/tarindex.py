@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,13 +33,24 @@ Rows = npt.NDArray[np.int32]
 _log = logging.getLogger(__name__)
 
 
+class Scan(NamedTuple):
+    """The rows of a tar, and whether it ends as a tar does."""
+
+    rows: Rows
+    whole: bool
+
+
 def tar_rows(shard: str) -> Rows:
-    """The rows of a tar, scanned where the cache does not hold them. Raises ShardError."""
+    """The rows of a tar, scanned where the cache does not hold them. Raises ShardError.
+
+    A damaged tar is not kept: every run is to tell of it.
+    """
     rows = cached_rows(shard)
     if rows is None:
         identity = _identity(shard)
-        rows = scan_tar(shard)
-        _save(_entry(shard), identity, rows)
+        rows, whole = scan_tar(shard)
+        if whole:
+            _save(_entry(shard), identity, rows)
     return rows
 
 
@@ -53,7 +65,7 @@ def cached_rows(shard: str) -> Rows | None:
     return np.frombuffer(data, dtype="<i4").astype(np.int32).reshape(-1, COLUMNS)
 
 
-def scan_tar(shard: str) -> Rows:
+def scan_tar(shard: str) -> Scan:
     """The rows of a tar, read from its headers: samples in the order of their first files.
 
     Files of one name up to its first full stop are one sample, of which the first image and the
@@ -75,7 +87,7 @@ def scan_tar(shard: str) -> Rows:
     if not whole:
         _log.warning("%s: cut off or damaged after %d samples", shard, len(samples))
     rows = np.array(list(samples.values()), dtype=np.int32)
-    return rows.reshape(-1, COLUMNS)
+    return Scan(rows.reshape(-1, COLUMNS), whole)
 
 
 def _note(samples: dict[str, list[int]], member: tarfile.TarInfo) -> None:
