@@ -78,11 +78,13 @@ class Trainer:
         self._mean = torch.tensor(setting.mean, device=self._world.device)
         self._std = torch.tensor(setting.std, device=self._world.device)
         self._done, self._seconds, self._random = 0, 0.0, random_state()
+        self._saved: int | None = None  # steps of the newest snapshot
         if state is not None:
             load_training(self._training, state)
             self._problems.load(state["problems"])
             self._done, self._seconds = state["step"], state["seconds"]
             self._random = state["random"][self._world.rank % len(state["random"])]
+            self._saved = self._done
 
     def run(self, shards: str) -> Outcome:
         """Train on `shards` to the end, or until a signal asks to stop.
@@ -92,16 +94,15 @@ class Trainer:
         """
         self._setting.output.mkdir(parents=True, exist_ok=True)
         start = time.monotonic() - self._seconds
-        saved = self._done
         with StopRequest(self._world) as stop, self._watch() as watch:
             for batch in self._batches(shards, watch, stop):
                 watch.step(self._done, self._step(batch))
                 self._done, self._seconds = self._done + 1, time.monotonic() - start
                 if self._due(self._config.save.every) or self._evaluates():
-                    saved = self._save()
+                    self._save()
                 if self._evaluates():
                     self._evaluate(watch)
-            if saved != self._done:
+            if self._saved != self._done:  # also before the first step, so that it can go on
                 self._save()
         return Outcome(self._done, self._config.optim.steps, self._setting.output / CHECKPOINT)
 
@@ -185,7 +186,7 @@ class Trainer:
         if best is None or metrics[name] > best.value:
             self._snapshots.note_best(Best(self._done, metrics[name]))
 
-    def _save(self) -> int:
+    def _save(self) -> None:
         """A snapshot of all processes and a checkpoint of the weights, written by the first."""
         randoms = gather_objects(random_state())
         if self._world.rank == 0:
@@ -198,7 +199,7 @@ class Trainer:
             self._snapshots.save(self._done, state)
             self._save_checkpoint()
         wait_for_all()
-        return self._done
+        self._saved = self._done
 
     def _save_checkpoint(self) -> None:
         config, training = self._config, self._training
