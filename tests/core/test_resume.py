@@ -1,73 +1,11 @@
 """`cosmos-train --resume`: a run that was stopped or killed goes on to the same weights."""
 
-import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from safetensors.torch import load_file
-
-STEPS = 6
-TINY = [
-    "scenes_cosmos",
-    *("--set", "data.shards=scenes:24"),
-    *("--set", "data.workers=0"),
-    *("--set", "optim.batch_size=4"),
-    *("--set", f"optim.steps={STEPS}"),
-    *("--set", "optim.warmup_steps=2"),
-    *("--set", "save.every=1"),
-    *("--set", "watch.log_every=1"),
-]
-
-
-def start(output, *arguments, processes=1):
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "cosmos_core.train"]
-    return subprocess.Popen(
-        [*command, *TINY, "--output", str(output), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-
-
-def finish(process, status=0):
-    out, err = process.communicate(timeout=150)
-    assert process.returncode == status, err
-    return out + err
-
-
-def wait_for_step(process, output, step):
-    """Until the log has this step's line."""
-    deadline = time.monotonic() + 120
-    while not any(record["step"] >= step for record in log(output)):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def log(output):
-    path = output / "log.jsonl"
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def reproducible(output):
-    """The log without what a clock measured."""
-    return [{k: v for k, v in record.items() if k != "timing"} for record in log(output)]
-
-
-def assert_same_run(output, reference):
-    ours, theirs = (load_file(folder / "checkpoint.safetensors") for folder in (output, reference))
-    assert ours.keys() == theirs.keys()
-    assert [name for name in ours if not ours[name].equal(theirs[name])] == []
-    assert reproducible(output) == reproducible(reference)
-    assert [record["step"] for record in log(output)] == list(range(STEPS))
+from support.runs import STEPS, assert_same_run, finish, start, wait_for_step
 
 
 @pytest.fixture(scope="module")
@@ -132,15 +70,3 @@ def test_refusals_take_one_line_and_no_work(tmp_path, reference):
 def test_a_finished_run_has_nothing_left_to_do(reference):
     said = finish(start(reference, "--resume"))
     assert str(reference / "checkpoint.safetensors") in said
-
-
-def test_two_processes_stop_and_go_on_together(tmp_path):
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    finish(start(whole, processes=2))
-    process = start(stopped, processes=2)
-    wait_for_step(process, stopped, 1)
-    process.send_signal(signal.SIGTERM)  # torchrun passes it on to both
-    _, said = process.communicate(timeout=60)
-    assert f"of {STEPS} steps; go on with" in said
-    finish(start(stopped, "--resume", processes=2))
-    assert_same_run(stopped, whole)

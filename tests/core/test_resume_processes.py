@@ -1,0 +1,17 @@
+"""`cosmos-train --resume` under torchrun."""
+
+import signal
+
+from support.runs import STEPS, assert_same_run, finish, start, wait_for_step
+
+
+def test_two_processes_stop_and_go_on_together(tmp_path):
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    finish(start(whole, processes=2))
+    process = start(stopped, processes=2)
+    wait_for_step(process, stopped, 1)
+    process.send_signal(signal.SIGTERM)  # torchrun passes it on to both
+    _, said = process.communicate(timeout=60)
+    assert f"of {STEPS} steps; go on with" in said
+    finish(start(stopped, "--resume", processes=2))
+    assert_same_run(stopped, whole)

@@ -1,0 +1,67 @@
+"""Tiny runs of `cosmos-train` in processes of their own, to be stopped and resumed."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+from safetensors.torch import load_file
+
+STEPS = 6
+TINY = [
+    "scenes_cosmos",
+    *("--set", "data.shards=scenes:24"),
+    *("--set", "data.workers=0"),
+    *("--set", "optim.batch_size=4"),
+    *("--set", f"optim.steps={STEPS}"),
+    *("--set", "optim.warmup_steps=2"),
+    *("--set", "save.every=1"),
+    *("--set", "watch.log_every=1"),
+]
+
+
+def start(output, *arguments, processes=1):
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "cosmos_core.train"]
+    return subprocess.Popen(
+        [*command, *TINY, "--output", str(output), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def finish(process, status=0):
+    out, err = process.communicate(timeout=150)
+    assert process.returncode == status, err
+    return out + err
+
+
+def wait_for_step(process, output, step):
+    """Until the log has this step's line."""
+    deadline = time.monotonic() + 120
+    while not any(record["step"] >= step for record in log(output)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def log(output):
+    path = output / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def reproducible(output):
+    """The log without what a clock measured."""
+    return [{k: v for k, v in record.items() if k != "timing"} for record in log(output)]
+
+
+def assert_same_run(output, reference):
+    ours, theirs = (load_file(folder / "checkpoint.safetensors") for folder in (output, reference))
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not ours[name].equal(theirs[name])] == []
+    assert reproducible(output) == reproducible(reference)
+    assert [record["step"] for record in log(output)] == list(range(STEPS))
