@@ -14,6 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,13 +31,20 @@ from cosmos_core.recipes import RECIPES
 RUNS = Path("runs/ablation")
 RESULTS = Path(__file__).parents[1] / "results" / "ablation"
 RECIPE = "scenes_small"
-# Heads at the scenes' size; the rest as in the recipe.
-SLIP = ("method=slip", "method.hidden=512", "method.out=128")
-SILC = ("method=silc", "method.hidden=512", "method.bottleneck=128", "method.prototypes=1024")
+
+
+def _method_of(recipe: str) -> tuple[str, ...]:
+    """The settings that give the small recipe the method of another, heads included."""
+    method = RECIPES[recipe]().method
+    options = asdict(method)
+    name = options.pop("name")
+    return (f"method={name}", *(f"method.{key}={value}" for key, value in options.items()))
+
+
 VARIANTS: dict[str, tuple[str, ...]] = {
-    "CLIP": ("method=clip",),
-    "SLIP": SLIP,
-    "SILC": SILC,
+    "CLIP": _method_of("scenes_clip"),
+    "SLIP": _method_of("scenes_slip"),
+    "SILC": _method_of("scenes_silc"),
     "COSMOS without text crops": ("method.local_texts=false",),
     "COSMOS without cross-attention": ("method.cross_attention=false",),
     "COSMOS without distillation": ("method.distillation=false",),
