@@ -1,8 +1,9 @@
 """The recipes of the released models: data sets, batches and schedules of arXiv 2412.01814.
 
-Every constant is that of github.com/ExplainableML/cosmos: the scripts src/train_cc3m.sh,
-train_cc12m.sh, train_yfcc15m.sh, train_merged30m.sh and train_pixelprose.sh. They name ViT-B-16;
-the README lists models of ViT-B-32 trained on the same data and says nothing else of them.
+Every constant is that of github.com/ExplainableML/cosmos, read in the fork geniusxxx/cosmos: the
+scripts src/train_cc3m.sh, train_cc12m.sh, train_yfcc15m.sh, train_merged30m.sh and
+train_pixelprose.sh. They name ViT-B-16; the README lists models of ViT-B-32 trained on the same
+data and says nothing else of them.
 """
 
 from __future__ import annotations
