@@ -160,8 +160,6 @@ def _check_local_images(image: ImageViewConfig, patch: tuple[int, int]) -> None:
 
 
 def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:
-    if model.attn_mask is None:
-        raise ValueError("architecture: the text tower must be causal, without no_causal_mask")
     scenes = data.shards.startswith(SCENES)
     tokenizer = scenes_tokenizer() if scenes else open_clip.SimpleTokenizer()
     if model.vocab_size != tokenizer.vocab_size:

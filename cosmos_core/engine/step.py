@@ -108,8 +108,7 @@ def _backward_whole(
         teacher = training.method.teacher_features(training.teacher, views)
     terms = training.method.loss(student, teacher, gather)
     figures = finite_terms(terms)
-    with mixed.backward():
-        training.scaler.scale(terms.total).backward()
+    training.scaler.scale(terms.total).backward()
     return figures
 
 
@@ -135,8 +134,7 @@ def _backward_in_parts(
         with _synchronised(training.student, number == parts - 1):
             with mixed.forward():
                 features = training.student(piece)
-            with mixed.backward():
-                carry_back(features, gradient)
+            carry_back(features, gradient)
     return figures
 
 

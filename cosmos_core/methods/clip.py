@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cosmos_core.losses import clip_loss
 from cosmos_core.model.build import Architecture, create_model
-from cosmos_core.model.clip import MultiViewCLIP, trim
+from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 
@@ -24,7 +24,7 @@ class ClipFeatures(NamedTuple):
 def encode_globals(model: MultiViewCLIP, views: Views) -> ClipFeatures:
     """Global images and all captions, each set in one batch."""
     image = model.encode_image(views.global_images.flatten(0, 1), normalize=True)
-    text = model.encode_text(trim(views.texts.flatten(0, 1)), normalize=True)
+    text = model.encode_text(views.texts.flatten(0, 1), normalize=True)
     return ClipFeatures(
         image.unflatten(0, views.global_images.shape[:2]),
         text.unflatten(0, views.texts.shape[:2]),

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.transformer import text_global_pool
 from torch import Tensor
+
+from cosmos_core.model.attention import Run
+from cosmos_core.model.packed import Packing, pack_blocks, through_blocks
+
+# Captions of about the same length are encoded together. A finer step saves tokens, a coarser one
+# calls of the attention: those cost little on a CPU, and a launch of kernels each on a GPU.
+LENGTH_STEPS = {"cpu": 4}
+OTHER_LENGTH_STEP = 16
 
 
 def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -28,8 +38,15 @@ def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, i
     return torch.cat([class_embedding, resized.to(patches.dtype)])
 
 
+class Tokens(NamedTuple):
+    """`features` (M, D), not normalised, and `tokens` (keep, N, width) of the first ones."""
+
+    features: Tensor
+    tokens: Tensor
+
+
 class MultiViewCLIP(open_clip.CLIP):
-    """OpenCLIP's CLIP whose towers also return tokens and take any image size and text length.
+    """OpenCLIP's CLIP for images of several sizes and captions of several lengths at once.
 
     State-dict keys are OpenCLIP's. The image tower must be a ViT with a class token, the text
     tower causal and read at the end of text.
@@ -39,43 +56,95 @@ class MultiViewCLIP(open_clip.CLIP):
         super().__init__(*args, **kwargs)
         if not isinstance(self.visual, open_clip.transformer.VisionTransformer):
             raise ValueError("COSMOS needs a ViT image tower: the config names another kind")
-        self.visual.output_tokens = True
+        if self.attn_mask is None or self.text_pool_type not in ("argmax", "eos"):
+            raise ValueError(
+                "architecture: the text tower must be causal and read at the end of text"
+            )
+        pack_blocks(self.visual.transformer)
+        pack_blocks(self.transformer)
 
-    def image_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> features (B, D), not normalised, and patch tokens (B, N, width)."""
-        patch_height, patch_width = self.visual.patch_size
-        grid = (images.shape[-2] // patch_height, images.shape[-1] // patch_width)
-        resized = resize_positional_embedding(self.visual.positional_embedding, grid)
-        if resized is self.visual.positional_embedding:
-            return self.visual(images)
-        swapped = {"positional_embedding": resized}
-        return torch.func.functional_call(self.visual, swapped, (images,))
+    def image_tokens(self, batches: Sequence[Tensor], keep: int = 0) -> Tokens:
+        """Images of several sizes, each (M_i, 3, H_i, W_i), in one pass: features in their order.
 
-    def text_tokens(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S) -> features (B, D), not normalised, and tokens (B, S, width) after `ln_final`.
-
-        S may be anything up to the context length: the mask is causal and the feature is read at
-        the end of text, so what follows it changes nothing.
+        `keep` images, of the first size, also give their patch tokens, as the pooling makes them.
         """
-        length = tokens.shape[1]
-        dtype = self.transformer.get_cast_dtype()
-        x = self.token_embedding(tokens).to(dtype) + self.positional_embedding[:length].to(dtype)
-        x = self.ln_final(self.transformer(x, attn_mask=self.attn_mask[:length, :length]))
-        pooled = text_global_pool(x, tokens, self.text_pool_type, eos_token_id=self.text_eos_id)
-        return pooled @ self.text_projection, x
+        visual = self.visual
+        first, *others = (self._embed(images) for images in batches)
+        embedded = [x for x in (first[:keep], first[keep:], *others) if len(x)]
+        runs = tuple(Run(*x.shape[:2]) for x in embedded)
+        x = visual.ln_pre(torch.cat([x.flatten(0, 1) for x in embedded]))
+        reads_class = visual.attn_pool is None and visual.pool_type == "tok"
+        whole = min(keep, 1) if reads_class else len(runs)
+        images = sum(run.sequences for run in runs[whole:])
+        ends = torch.zeros(images, dtype=torch.long, device=x.device)
+        encoded = through_blocks(visual.transformer, x, Packing(runs, False), whole, ends)
+        pieces = encoded.whole.split([run.tokens for run in runs[:whole]])
+        views = [piece.view(*run, -1) for piece, run in zip(pieces, runs[:whole], strict=True)]
+        pooled = [visual._pool(view) for view in (*views, encoded.ends[:, None])]
+        features = torch.cat([feature for feature, _ in pooled])
+        return Tokens(features @ visual.proj, pooled[0][1][:keep])
+
+    def _embed(self, images: Tensor) -> Tensor:
+        """(M, 3, H, W) -> class and patch tokens with their positions, (M, 1 + N, width)."""
+        visual = self.visual
+        patches = visual.conv1(images)
+        positions = resize_positional_embedding(
+            visual.positional_embedding, (patches.shape[2], patches.shape[3])
+        )
+        first = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
+        x = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1)
+        return visual.patch_dropout(x + positions.to(x.dtype))
+
+    def text_tokens(self, texts: Tensor, keep: int = 0) -> Tokens:
+        """Captions (M, S) in one pass, each about as long as it is: features in their order.
+
+        The mask is causal and the feature is read at the end of text, so what follows it changes
+        nothing. The first `keep` captions have all S positions, and give their tokens, after
+        `ln_final`. S may be anything up to the context length.
+        """
+        ends = self._ends(texts)
+        order, runs = sort_by_length(ends, texts.shape[1], keep)
+        rows = order.split([run.sequences for run in runs])
+        trimmed = [texts[r, : run.length] for r, run in zip(rows, runs, strict=True)]
+        places = [
+            torch.arange(run.length, device=texts.device).repeat(run.sequences) for run in runs
+        ]
+        x = self.token_embedding(torch.cat([t.flatten() for t in trimmed]))
+        x = x + F.embedding(torch.cat(places), self.positional_embedding)
+        whole, others = min(keep, 1), ends[order[keep:]]
+        encoded = through_blocks(self.transformer, x, Packing(runs, True), whole, others)
+        tokens = self.ln_final(encoded.whole).view(keep, texts.shape[1], x.shape[-1])
+        first = tokens[torch.arange(keep, device=ends.device), ends[:keep]]
+        pooled = torch.cat([first, self.ln_final(encoded.ends)])[order.argsort()]
+        return Tokens(pooled @ self.text_projection, tokens)
+
+    def _ends(self, texts: Tensor) -> Tensor:
+        """Places (M,) of the end of text: its id is the highest, unless the config names it."""
+        if self.text_pool_type == "eos":
+            return (texts == self.text_eos_id).int().argmax(dim=-1)
+        return texts.argmax(dim=-1)
 
     def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
-        features = self.image_tokens(image)[0]
+        features = self.image_tokens([image]).features
         return F.normalize(features, dim=-1) if normalize else features
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         """(B, S) token ids -> (B, D)."""
-        features = self.text_tokens(text)[0]
+        features = self.text_tokens(text).features
         return F.normalize(features, dim=-1) if normalize else features
 
 
-def trim(tokens: Tensor) -> Tensor:
-    """(..., S) token ids -> (..., S') without the columns that are padding in every caption."""
-    end = int(tokens.argmax(dim=-1).max())  # the end of text is the highest id of a vocabulary
-    return tokens[..., : end + 1]
+def sort_by_length(ends: Tensor, context: int, keep: int) -> tuple[Tensor, tuple[Run, ...]]:
+    """An order (M,) of captions by length, and the runs that follow from it.
+
+    `ends` (M,) are their last places. Lengths are rounded up to a multiple, so that runs are few;
+    the first `keep` captions stay first, at the length of the context.
+    """
+    step = LENGTH_STEPS.get(ends.device.type, OTHER_LENGTH_STEP)
+    lengths = ((ends // step + 1) * step).clamp(max=context)
+    lengths[:keep] = 0
+    order = lengths.argsort(stable=True)
+    found, counts = lengths[order].unique_consecutive(return_counts=True)
+    runs = zip(counts.tolist(), found.tolist(), strict=True)
+    return order, tuple(Run(count, length or context) for count, length in runs)

@@ -6,9 +6,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from cosmos_core.model.clip import MultiViewCLIP, trim
+from cosmos_core.model.clip import MultiViewCLIP, Tokens
 from cosmos_core.model.pooler import CrossAttentionPooler
 from cosmos_core.types import Features, Views
 
@@ -65,7 +65,7 @@ class Cosmos(MultiViewCLIP):
     def encode_globals(self, views: Views) -> Features:
         """The teacher's features of the two global views, without gradient."""
         image = self.encode_image(views.global_images.flatten(0, 1), normalize=True)
-        text = self.encode_text(trim(views.texts[:2].flatten(0, 1)), normalize=True)
+        text = self.encode_text(views.texts[:2].flatten(0, 1), normalize=True)
         return Features(
             image=image.unflatten(0, views.global_images.shape[:2]),
             text=text.unflatten(0, views.texts[:2].shape[:2]),
@@ -75,28 +75,18 @@ class Cosmos(MultiViewCLIP):
             distill_logit_scale=self.distill_logit_scale.exp(),
         )
 
-    def _encode_images(self, views: Views) -> tuple[Tensor, Tensor]:
+    def _encode_images(self, views: Views) -> Tokens:
         """All views' features (V, B, D), not normalised; the first's tokens (B, N, width)."""
         batch = views.global_images.shape[1]
-        features, tokens = self.image_tokens(views.global_images.flatten(0, 1))
-        features = features.unflatten(0, (-1, batch))
-        if views.local_images.shape[0]:
-            local = self.image_tokens(views.local_images.flatten(0, 1))[0]
-            features = torch.cat([features, local.unflatten(0, (-1, batch))])
-        return features, tokens[:batch]
+        sizes = [images.flatten(0, 1) for images in views[:2] if len(images)]
+        features, tokens = self.image_tokens(sizes, keep=batch)
+        return Tokens(features.unflatten(0, (-1, batch)), tokens)
 
-    def _encode_texts(self, views: Views) -> tuple[Tensor, Tensor]:
-        """Features of all captions (T, B, D), not normalised, and tokens of the first global.
-
-        Second globals and locals are encoded apart, each at its own longest caption.
-        """
-        first, tokens = self.text_tokens(views.texts[0])
-        second = self.encode_text(trim(views.texts[1]))
-        features = torch.stack([first, second])
-        if views.texts.shape[0] > 2:
-            local = self.encode_text(trim(views.texts[2:].flatten(0, 1)))
-            features = torch.cat([features, local.unflatten(0, (-1, first.shape[0]))])
-        return features, tokens
+    def _encode_texts(self, views: Views) -> Tokens:
+        """Features of all captions (T, B, D), not normalised, and tokens of the first global."""
+        batch = views.texts.shape[1]
+        features, tokens = self.text_tokens(views.texts.flatten(0, 1), keep=batch)
+        return Tokens(features.unflatten(0, (-1, batch)), tokens)
 
 
 @torch.no_grad()

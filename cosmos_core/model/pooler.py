@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from cosmos_core.model.attention import attend, project
+
 CROSS_ATTENTION_HEADS = 8  # github.com/ExplainableML/cosmos, both modalities
 
 
@@ -25,5 +27,8 @@ class CrossAttentionPooler(nn.Module):
         All views of a sample query the same tokens, so the tokens are normalised and projected
         once a sample; equal to repeating them for every view.
         """
-        keys = self.ln_k(tokens)
-        return self.attn(self.ln_q(queries), keys, keys, need_weights=False)[0]
+        heads = self.attn.num_heads
+        q, kv = project(self.attn, self.ln_q(queries), self.ln_k(tokens))
+        k, v = kv.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+        pooled = attend(q.unflatten(-1, (heads, -1)).transpose(1, 2), k, v)
+        return self.attn.out_proj(pooled.transpose(1, 2).flatten(2))

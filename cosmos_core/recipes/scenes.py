@@ -23,7 +23,7 @@ from cosmos_core.types import Method
 TRAIN_SCENES = 20_000
 BATCH_SIZE = 64
 SAMPLES = 128_000  # seen by every model but one
-LONG_SAMPLES = 576_000  # seen by CLIP with the FLOPs of COSMOS; a test counts them
+LONG_SAMPLES = 648_000  # seen by CLIP with the FLOPs of COSMOS; a test counts them
 
 
 def scenes_architecture() -> dict[str, Any]:

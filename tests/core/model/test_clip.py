@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 import cosmos_core
-from cosmos_core.model.clip import resize_positional_embedding, trim
+from cosmos_core.model.clip import resize_positional_embedding, sort_by_length
 
 CONFIG = {
     "embed_dim": 16,
@@ -26,25 +26,75 @@ def models():
     return ours, plain
 
 
-@pytest.fixture(scope="module")
-def tokens():
-    return torch.tensor(
-        [[17, 3, 5, 19, 0, 0, 0, 0, 0, 0, 0, 0], [17, 4, 6, 7, 8, 2, 19, 0, 0, 0, 0, 0]]
-    )
+def captions(lengths):
+    """Token ids (N, 12) that end with the highest id, after so many tokens in all."""
+    texts = torch.zeros(len(lengths), 12, dtype=torch.long)
+    for row, length in zip(texts, lengths, strict=True):
+        row[:length] = torch.arange(1, length + 1)
+        row[length - 1] = 19
+    return texts
 
 
-def test_training_size_equals_openclip(models, tokens):
+def test_training_size_equals_openclip(models):
     ours, plain = models
     images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     torch.testing.assert_close(ours.encode_image(images), plain.encode_image(images))
-    torch.testing.assert_close(ours.encode_text(tokens), plain.encode_text(tokens))
 
 
-def test_trimmed_text_equals_full_length(models, tokens):
+def test_texts_in_one_pass_equal_openclip_at_full_length(models):
+    """Captions of many lengths in any order: features come in the order given."""
     ours, plain = models
-    assert trim(tokens).shape == (2, 7)
-    difference = ours.encode_text(trim(tokens)) - plain.encode_text(tokens)
-    assert difference.abs().max() < 1e-12
+    texts = captions(lengths=(12, 3, 7, 2, 12, 5, 3, 9))
+    torch.testing.assert_close(ours.encode_text(texts), plain.encode_text(texts))
+    features, tokens = ours.text_tokens(texts, keep=3)
+    torch.testing.assert_close(features, plain.encode_text(texts))
+    x = plain.token_embedding(texts[:3]) + plain.positional_embedding
+    x = plain.ln_final(plain.transformer(x, attn_mask=plain.attn_mask))
+    torch.testing.assert_close(tokens, x)
+
+
+def test_texts_shorter_than_the_context(models):
+    ours, plain = models
+    texts = captions(lengths=(3, 7))
+    torch.testing.assert_close(ours.encode_text(texts[:, :7]), plain.encode_text(texts))
+
+
+@pytest.mark.parametrize("pool_type", ["tok", "avg"])
+def test_images_of_two_sizes_in_one_pass_equal_openclip_on_each(pool_type):
+    torch.manual_seed(0)
+    config = {**CONFIG, "vision_cfg": {**CONFIG["vision_cfg"], "pool_type": pool_type}}
+    ours = cosmos_core.create_model(config, "clip").double()
+    plain = open_clip.CLIP(**config).double()
+    plain.load_state_dict(ours.state_dict())
+    plain.visual.output_tokens = True
+    whole = torch.randn(4, 3, 32, 32, dtype=torch.float64)
+    small = torch.randn(5, 3, 16, 24, dtype=torch.float64)
+    features, tokens = ours.image_tokens([whole, small], keep=2)
+    expected, expected_tokens = plain.visual(whole)
+    torch.testing.assert_close(features[:4], expected)
+    torch.testing.assert_close(tokens, expected_tokens[:2])
+    embedding = resize_positional_embedding(plain.visual.positional_embedding, (2, 3))
+    plain.visual.positional_embedding = torch.nn.Parameter(embedding)
+    torch.testing.assert_close(features[4:], plain.visual(small)[0])
+
+
+def test_runs_by_hand(monkeypatch):
+    """Lengths 3, 8, 1, 6, 4, 10 are rounded up to 4, 8, 4, 8, 4, 12; the context has 10."""
+    monkeypatch.setitem(cosmos_core.model.clip.LENGTH_STEPS, "cpu", 4)
+    ends = torch.tensor([2, 7, 0, 5, 3, 9])
+    order, runs = sort_by_length(ends, 10, keep=0)
+    assert order.tolist() == [0, 2, 4, 1, 3, 5]
+    assert runs == ((3, 4), (2, 8), (1, 10))
+    order, runs = sort_by_length(ends, 10, keep=2)
+    assert order.tolist() == [0, 1, 2, 4, 3, 5]
+    assert runs == ((2, 10), (2, 4), (1, 8), (1, 10))
+
+
+@pytest.mark.parametrize("option", [{"no_causal_mask": True}, {"pool_type": "first"}])
+def test_text_towers_that_cannot_be_trimmed_are_refused(option):
+    config = {**CONFIG, "text_cfg": {**CONFIG["text_cfg"], **option}}
+    with pytest.raises(ValueError, match="the text tower must be causal and read at the end"):
+        cosmos_core.create_model(config, "clip")
 
 
 def cubic_row(values, position, a=-0.75):

@@ -55,12 +55,14 @@ def openclip(folder):
 
 
 def assert_same_features(model, folder, size, context_length, vocabulary):
-    """Ours and OpenCLIP's of random images and of captions that end at several places."""
+    """Ours and OpenCLIP's of random images and of captions that end at several places, in float64:
+    ours come by another order of sums."""
     plain, _, _ = openclip(folder)
     assert type(plain) is open_clip.CLIP
-    plain.eval()
+    plain.eval().double()
+    model.double()
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(3, 3, size, size, generator=generator)
+    images = torch.randn(3, 3, size, size, dtype=torch.float64, generator=generator)
     texts = torch.randint(1, vocabulary - 2, (3, context_length), generator=generator)
     for row, end in enumerate((2, context_length // 2, context_length - 1)):
         texts[row, end], texts[row, end + 1 :] = vocabulary - 1, 0
