@@ -49,10 +49,14 @@ def test_long_clip_has_the_compute_of_cosmos(shards):
 
 
 @pytest.mark.parametrize("method", ["clip", "slip", "silc"])
-def test_baselines_differ_from_cosmos_in_their_method_alone(method):
+def test_baselines_differ_from_cosmos_in_method_and_batch_alone(method):
     cosmos, baseline = RECIPES["scenes_cosmos"](), RECIPES[f"scenes_{method}"]()
     assert baseline.method.name == method
-    same = {"recipe": cosmos.recipe, "method": cosmos.method}
+    seen = [r.optim.steps * r.optim.batch_size for r in (cosmos, baseline)]
+    assert seen[0] == seen[1]
+    batches = {"steps": cosmos.optim.steps, "batch_size": cosmos.optim.batch_size}
+    optim = dataclasses.replace(baseline.optim, **batches)
+    same = {"recipe": cosmos.recipe, "method": cosmos.method, "optim": optim}
     assert dataclasses.replace(baseline, **same) == cosmos
 
 
