@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cosmos_eval.encoders.specs import BUNDLED, RELEASED
-from cosmos_eval.protocols import known_protocols
+from cosmos_eval.protocols import known_families, known_protocols
 from cosmos_eval.tasks import task_of
 
 Record = dict[str, str]
@@ -13,7 +13,10 @@ FAMILIES = {
     "cosmos": "the evaluation code of COSMOS, github.com/ExplainableML/cosmos",
     "karpathy": "CLIP Benchmark and OpenCLIP's tables",
     "scenes": "the embedded scenes of this version",
+    "fixed-names": "itself: `cosmos` without the faults in its lists of names",
     "sclip": "published numbers of github.com/wangf3014/SCLIP",
+    "clearclip": "published numbers of ClearCLIP, arXiv 2407.12442",
+    "naclip": "published numbers of github.com/sinahmr/NACLIP",
     "user": "your own data sets",
 }
 
@@ -33,7 +36,7 @@ def models() -> list[Record]:
 
 
 def datasets() -> list[Record]:
-    """Known data sets with their task and protocol family."""
+    """Known data sets with their task and usual protocol family."""
     return [
         {"dataset": name, "task": task_of(protocol), "protocol": protocol.family}
         for name, protocol in known_protocols().items()
@@ -45,7 +48,7 @@ def protocols() -> list[Record]:
     records = []
     known = known_protocols()
     for family, comparable in FAMILIES.items():
-        names = [name for name, protocol in known.items() if protocol.family == family]
+        names = [name for name in known if family in known_families(name)]
         records.append(
             {"protocol": family, "comparable with": comparable, "datasets": ", ".join(names)}
         )

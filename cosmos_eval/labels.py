@@ -14,9 +14,10 @@ def variants(row: ResultRow) -> tuple[str, ...]:
     A result of the student's weights, of another attention or precision, or of the first N
     samples only must never pass for, nor overwrite, the plain one.
     """
+    attention = row.provenance["attention"]
     departures = {
         "student": row.model["weights"] == "student",
-        str(row.provenance["attention"]): row.provenance["attention"] not in (None, "csa"),
+        str(attention): attention not in (None, row.provenance.get("protocol_attention", "csa")),
         str(row.provenance["precision"]): row.provenance["precision"] != "fp32",
         f"first {row.provenance['limit']} only": row.provenance["limit"] is not None,
     }

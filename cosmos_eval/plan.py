@@ -43,6 +43,7 @@ def make_plan(
     *,
     task: Task | Literal["all"] = "all",
     datasets: Sequence[str] = (),
+    families: Sequence[str] = (),
     models: Sequence[str] = (),
     arch: str | None = None,
     weights: Weights = "teacher",
@@ -51,14 +52,15 @@ def make_plan(
 ) -> Plan:
     """A plan from names as they are typed; none: the bundled models, the embedded data sets.
 
+    Every data set is measured by its protocol of every family; none: by its usual protocol.
     Raises UsageError for unknown names, for a data set of another task and for data sets that
     need a data root where none is given or it does not exist.
     """
     options = options or RunOptions()
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models or BUNDLED]
-    protocols = _chosen(task, datasets)
+    protocols = _chosen(task, datasets, families)
     _refuse_repeated([spec.text for spec in specs])
-    _refuse_repeated([protocol.dataset for protocol in protocols])
+    _refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
     for protocol in protocols:
         data_folder(protocol, options)
     return Plan(specs=specs, protocols=protocols, options=options, machine=machine or Machine())
@@ -77,10 +79,14 @@ def data_folder(protocol: Protocol, options: RunOptions) -> Path:
     return Path(options.data_root)
 
 
-def _chosen(task: Task | Literal["all"], datasets: Sequence[str]) -> list[Protocol]:
+def _chosen(
+    task: Task | Literal["all"], datasets: Sequence[str], families: Sequence[str]
+) -> list[Protocol]:
     if not datasets:
+        if families:
+            raise UsageError("--protocol needs --dataset: which data sets are to be measured by it")
         return [p for p in embedded_protocols() if task in ("all", task_of(p))]
-    protocols = [find_protocol(name) for name in datasets]
+    protocols = [find_protocol(name, family) for name in datasets for family in families or [None]]
     for protocol in protocols:
         if task not in ("all", task_of(protocol)):
             raise UsageError(

@@ -24,6 +24,7 @@ from cosmos_eval.types import (
     Protocol,
     ResultRow,
     RunOptions,
+    SegmentationProtocol,
     Weights,
 )
 
@@ -100,10 +101,11 @@ def evaluate(
     model: str,
     dataset: str,
     *,
+    protocol: str | None = None,
     data_root: str | None = None,
     arch: str | None = None,
     weights: Weights = "teacher",
-    attention: Attention = "csa",
+    attention: Attention | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
     batch_size: int = RunOptions.batch_size,
@@ -112,8 +114,9 @@ def evaluate(
 ) -> ResultRow:
     """Measure a model on a data set, both named as on the command line.
 
-    Returns the result without storing it; metrics are fractions in [0, 1], ranks start at 1.
-    Raises UsageError for unknown names and for missing or inconsistent data.
+    `protocol` is the data set's usual one where it is not named. Returns the result without
+    storing it; metrics are fractions in [0, 1], ranks start at 1. Raises UsageError for unknown
+    names and for missing or inconsistent data.
     """
     options = RunOptions(
         data_root=data_root,
@@ -124,6 +127,7 @@ def evaluate(
     )
     plan = make_plan(
         datasets=[dataset],
+        families=[protocol] if protocol else [],
         models=[model],
         arch=arch,
         weights=weights,
@@ -206,6 +210,12 @@ def _row(
     )
 
 
+def _attention(protocol: Protocol, options: RunOptions) -> dict[str, Attention | None]:
+    """The form of the last block that was used, and the one that the protocol is made for."""
+    own = protocol.attention if isinstance(protocol, SegmentationProtocol) else None
+    return {"attention": (options.attention or own) if own else None, "protocol_attention": own}
+
+
 def _provenance(
     encoder: Encoder,
     protocol: Protocol,
@@ -221,7 +231,7 @@ def _provenance(
         "precision": encoder.info.precision,
         "seed": options.seed,
         "limit": options.limit,
-        "attention": options.attention if task_of(protocol) == "seg" else None,
+        **_attention(protocol, options),
         "batch_size": options.batch_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_bytes": provenance.peak_memory_bytes(),

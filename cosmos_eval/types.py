@@ -107,7 +107,8 @@ class SegmentationProtocol(Protocol):
     `queries` holds, for every class in order, its prompt names (synonyms). `short_side` and
     `long_side` bound the resize in pixels, `window` and `stride` are pixels, `mean` and `std` are
     on the 0-255 scale, RGB. `scale`, `prob_thd`, `area_thd` as in the COSMOS evaluation code.
-    `class_names` are what results are reported under.
+    `class_names` are what results are reported under. `attention` is the form of the image tower's
+    last block that the settings were made for.
     """
 
     mmseg_type: str | None
@@ -131,6 +132,7 @@ class SegmentationProtocol(Protocol):
     ignore_index: int = 255
     mean: tuple[float, float, float] = (122.771, 116.746, 104.094)
     std: tuple[float, float, float] = (68.501, 66.632, 70.323)
+    attention: Attention = "csa"
     # Named groups of classes whose mean IoU is reported besides mIoU, e.g. things and stuff.
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
@@ -175,13 +177,14 @@ class Embeddings(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a measurement is carried out; none of it may change what is measured but `limit`.
+    """How a measurement is carried out; only `limit` and `attention` change what is measured.
 
-    `share` is this process's part where several make the measurement together.
+    `attention` None is the protocol's own. `share` is this process's part where several make the
+    measurement together.
     """
 
     data_root: str | None = None
-    attention: Attention = "csa"
+    attention: Attention | None = None
     batch_size: int = 32
     workers: int = 2
     limit: int | None = None

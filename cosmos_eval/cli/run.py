@@ -24,6 +24,14 @@ def run(
             "Default: the embedded scenes.",
         ),
     ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Settings of this family, see `cosmos-eval list protocols`; may be repeated. "
+            "Default: the data set's usual ones.",
+        ),
+    ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,8 +51,11 @@ def run(
         Weights, typer.Option(help="Which of a COSMOS checkpoint's two models.")
     ] = "teacher",
     attention: Annotated[
-        Attention, typer.Option(help="Last block of the image tower, for segmentation.")
-    ] = "csa",
+        Attention | None,
+        typer.Option(
+            help="Last block of the image tower, for segmentation. Default: the protocol's.",
+        ),
+    ] = None,
     data_root: Annotated[
         str | None, typer.Option(metavar="DIR", help="Where downloaded data sets lie.")
     ] = None,
@@ -89,6 +100,7 @@ def run(
     plan = make_plan(
         task=task,
         datasets=dataset or (),
+        families=protocol or (),
         models=model or (),
         arch=arch,
         weights=weights,

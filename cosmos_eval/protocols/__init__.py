@@ -9,10 +9,17 @@ from cosmos_eval.protocols.classification import CLASSIFICATION
 from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.protocols.scenes import DEFAULT, prepare_scenes, scenes_protocols
 from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
 from cosmos_eval.protocols.user import read_protocol
 from cosmos_eval.types import Protocol, UsageError, nearest
 
-__all__ = ["embedded_protocols", "find_protocol", "known_protocols", "prepare"]
+__all__ = [
+    "embedded_protocols",
+    "find_protocol",
+    "known_families",
+    "known_protocols",
+    "prepare",
+]
 
 
 def known_protocols() -> Mapping[str, Protocol]:
@@ -25,12 +32,26 @@ def embedded_protocols() -> Sequence[Protocol]:
     return [known_protocols()[name] for name in DEFAULT]
 
 
-def find_protocol(name_or_file: str) -> Protocol:
+def known_families(dataset: str) -> Mapping[str, Protocol]:
+    """The protocols of a known data set by their family, its usual one first."""
+    usual = known_protocols()[dataset]
+    others = {
+        family: protocols[dataset]
+        for family, protocols in SEGMENTATION_FAMILIES.items()
+        if dataset in protocols
+    }
+    return {usual.family: usual, **others}
+
+
+def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:
     """A known data set by its name, or the one that a YAML file describes.
 
-    Raises UsageError with the nearest known names, or what is wrong in the file.
+    `family` chooses among the protocols of a known data set; None is its usual one. Raises
+    UsageError with the nearest known names, or what is wrong in the file.
     """
     if Path(name_or_file).suffix in (".yaml", ".yml"):
+        if family is not None:
+            raise UsageError(f"{name_or_file} states its own protocol: leave --protocol out")
         return read_protocol(Path(name_or_file))
     known = known_protocols()
     if name_or_file not in known:
@@ -38,7 +59,14 @@ def find_protocol(name_or_file: str) -> Protocol:
             f"unknown data set {name_or_file!r}; known: {nearest(name_or_file, list(known))}; "
             "or a .yaml file that describes your own"
         )
-    return known[name_or_file]
+    if family is None:
+        return known[name_or_file]
+    families = known_families(name_or_file)
+    if family not in families:
+        raise UsageError(
+            f"{name_or_file} has no protocol {family!r}; it has: {', '.join(families)}"
+        )
+    return families[family]
 
 
 def prepare(protocol: Protocol) -> None:

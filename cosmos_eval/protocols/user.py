@@ -10,11 +10,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import yaml
 
 from cosmos_eval.types import (
+    Attention,
     ClassificationProtocol,
     Protocol,
     RetrievalProtocol,
@@ -90,7 +91,7 @@ def _protocol(content: dict[str, Any], path: Path) -> Protocol:
     name = _text(content.pop("name", path.stem), "name")
     fields: dict[str, Any] = {}
     if cls is SegmentationProtocol:
-        fields = {"mmseg_type": None, **_classes(content.pop("classes", None))}
+        fields = {"mmseg_type": None, **_classes(content.pop("classes", None), path.parent)}
     derived = _DERIVED | (_DERIVED_SEG if fields else set())
     settable = {f.name: f for f in dataclasses.fields(cls) if f.name not in derived}
     _refuse_unknown(content, [*settable, *(["classes"] if fields else [])])
@@ -123,13 +124,20 @@ def _refuse_unknown_groups(protocol: Protocol) -> None:
                 )
 
 
-def _classes(value: Any) -> dict[str, Any]:
-    """`classes`: names, or {name, queries}, in the order of the label map's indices."""
-    if not isinstance(value, list) or not value:
+def _classes(value: Any, folder: Path) -> dict[str, Any]:
+    """`classes`: names, or {name, queries}, in the order of the label map's indices.
+
+    Or the name of a text file with a class a line, its prompts separated by commas.
+    """
+    if isinstance(value, str):
+        classes = _class_lines(folder / value)
+    elif isinstance(value, list) and value:
+        classes = [_class(item, f"classes[{index}]") for index, item in enumerate(value)]
+    else:
         raise _FileError(
-            "`classes` must list the class names in the order of the label map's indices"
+            "`classes` must list the class names in the order of the label map's indices, "
+            "or name a text file with a class a line"
         )
-    classes = [_class(item, f"classes[{index}]") for index, item in enumerate(value)]
     names = tuple(item.name for item in classes)
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
@@ -140,6 +148,23 @@ def _classes(value: Any) -> dict[str, Any]:
 class _Class(NamedTuple):
     name: str
     queries: tuple[str, ...]
+
+
+def _class_lines(path: Path) -> list[_Class]:
+    """The form of SCLIP's lists: the prompts of a class on its line, the first one its name."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise _FileError(f"`classes`: cannot read {path}: {error}") from error
+    classes = []
+    for number, line in enumerate(lines, start=1):
+        prompts = tuple(prompt.strip() for prompt in line.split(","))
+        if not all(prompts):
+            raise _FileError(f"`classes`: {path}, line {number} is blank or has a blank prompt")
+        classes.append(_Class(prompts[0], prompts))
+    if not classes:
+        raise _FileError(f"`classes`: {path} is empty")
+    return classes
 
 
 def _class(item: Any, where: str) -> _Class:
@@ -199,6 +224,12 @@ def _truth(value: Any, key: str) -> bool:
     return value
 
 
+def _attention(value: Any, key: str) -> str:
+    if value not in get_args(Attention):
+        raise _FileError(f"`{key}` must be one of {', '.join(get_args(Attention))}, not {value!r}")
+    return str(value)
+
+
 def _rgb(value: Any, key: str) -> tuple[float, ...]:
     if not isinstance(value, list) or len(value) != 3:
         raise _FileError(f"`{key}` must be a list of three numbers, not {value!r}")
@@ -223,6 +254,7 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "float": _number,
         "int": _whole,
         "bool": _truth,
+        "Attention": _attention,
         "tuple[float, float, float]": _rgb,
         "tuple[str, ...] | str": _text_or_texts,
         "Mapping[str, str]": _names,

@@ -27,6 +27,7 @@ from cosmos_eval.tasks.segmentation._samples import (
     metrics_from_samples,
     pack_samples,
     per_class_from_samples,
+    shared_prompts,
 )
 from cosmos_eval.types import (
     Measurement,
@@ -70,7 +71,8 @@ def measure(
     started = time.perf_counter()
     names = [name for synonyms in protocol.queries for name in synonyms]
     queries = prompt_embeddings(encoder, names, protocol.templates, progress=progress)
-    segmenter = Segmenter(encoder, queries, protocol, options.attention, options.batch_size)
+    attention = options.attention or protocol.attention
+    segmenter = Segmenter(encoder, queries, protocol, attention, options.batch_size)
     prompted = time.perf_counter()
 
     def segment(own: Sequence[Sample]) -> list[SparseConfusion]:
@@ -124,7 +126,8 @@ def _measurement(
         intervals=intervals_from_samples(samples, protocol, options.seed),
         n_samples=len(data.samples),
         samples=samples,
-        hashes=fingerprints(samples, protocol, options.attention),
+        hashes=fingerprints(samples, protocol, options.attention or protocol.attention),
         per_class=per_class_from_samples(samples, protocol),
         seconds=seconds,
+        notes=shared_prompts(protocol),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 from cosmos_eval.types import SegmentationProtocol, UsageError
 
 # Label maps are read as 8 bits, and one value must be left for pixels without a label.
@@ -23,6 +25,8 @@ def _class_fault(protocol: SegmentationProtocol) -> str | None:
         return f"{len(names)} classes; label maps of 8 bits hold 1 to {_MOST_CLASSES}"
     if len(set(names)) < len(names):
         return "two classes have the same name"
+    if not all(name.strip() for name in [*names, *itertools.chain.from_iterable(queries)]):
+        return "a class or a prompt has a blank name"
     if len(queries) != len(names):
         return f"{len(names)} class names but prompts for {len(queries)} classes"
     silent = [name for name, prompts in zip(names, queries, strict=True) if not prompts]
@@ -37,7 +41,16 @@ def _label_fault(protocol: SegmentationProtocol) -> str | None:
         return f"reduce_zero_label turns 0 into {_REDUCED_ZERO}, so ignore_index must be that too"
     if protocol.reduce_zero_label and (protocol.prob_thd > 0 or protocol.area_thd is not None):
         return "prob_thd and area_thd need a background class 0, which reduce_zero_label removes"
+    if (protocol.prob_thd > 0 or protocol.area_thd is not None) and not _has_background(protocol):
+        return (
+            "prob_thd and area_thd turn pixels into class 0, and here that is "
+            f"'{protocol.class_names[0]}': set them only where class 0 is named 'background'"
+        )
     return None
+
+
+def _has_background(protocol: SegmentationProtocol) -> bool:
+    return protocol.class_names[0].lower() == "background"
 
 
 def _inference_fault(protocol: SegmentationProtocol) -> str | None:

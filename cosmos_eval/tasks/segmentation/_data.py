@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,6 +158,15 @@ def _require_class_count(kind: Any, protocol: SegmentationProtocol) -> None:
     if labelled not in (0, declared, declared + protocol.reduce_zero_label):
         raise UsageError(
             f"{protocol.dataset}: {declared} classes declared, {kind.__name__} has {labelled}"
+        )
+    # A class list without the background of the label maps asks for the reduction; one as long as
+    # MMSegmentation's leaves the choice to it.
+    reduces = inspect.signature(kind).parameters.get("reduce_zero_label")
+    usual = reduces is not None and reduces.default is True
+    if labelled == declared and protocol.reduce_zero_label != usual:
+        raise UsageError(
+            f"{protocol.dataset}: reduce_zero_label must be {str(usual).lower()} for the "
+            f"{declared} classes of {kind.__name__}"
         )
 
 

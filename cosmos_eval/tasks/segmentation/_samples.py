@@ -87,6 +87,19 @@ def fingerprints(
     }
 
 
+def shared_prompts(protocol: SegmentationProtocol) -> tuple[str, ...]:
+    """A line a prompt that several classes have: the first of them wins wherever it is best."""
+    owners: dict[str, list[str]] = {}
+    for name, prompts in zip(protocol.class_names, protocol.queries, strict=True):
+        for prompt in dict.fromkeys(prompts):
+            owners.setdefault(prompt, []).append(name)
+    return tuple(
+        f"prompt '{prompt}' belongs to {' and '.join(names)}: {names[0]} always wins with it"
+        for prompt, names in owners.items()
+        if len(names) > 1
+    )
+
+
 def class_groups(protocol: SegmentationProtocol) -> Groups:
     """Groups of class names as groups of class indices."""
     index = {name: i for i, name in enumerate(protocol.class_names)}

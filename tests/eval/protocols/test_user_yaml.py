@@ -59,6 +59,7 @@ window: 448
 stride: 224
 scale: 65
 prob_thd: 0.1
+attention: naclip
 area_thd: 0.2
 reduce_zero_label: true
 mean: [1, 2.5, 3]
@@ -74,6 +75,7 @@ groups: {things: [car]}
     )
     assert (protocol.short_side, protocol.long_side, protocol.window) == (560, 4096, 448)
     assert (protocol.stride, protocol.scale, protocol.prob_thd) == (224, 65.0, 0.1)
+    assert protocol.attention == "naclip"
     assert (protocol.area_thd, protocol.reduce_zero_label) == (0.2, True)
     assert (protocol.mean, protocol.std) == ((1.0, 2.5, 3.0), (4.0, 5.0, 6.0))
     assert protocol.templates == ("a photo of a {}.",)
@@ -91,6 +93,30 @@ def test_classification_and_retrieval(read):
     assert retrieval.captions_per_image == 5
     retrieval = read("kind: retrieval\nimages: i\nannotations: c.json\ncaptions_per_image: null\n")
     assert retrieval.captions_per_image is None
+
+
+def test_classes_in_a_file_are_a_line_each_with_their_prompts(read, tmp_path):
+    (tmp_path / "names.txt").write_text("background\nperson, person in shirt\nship \n")
+    protocol = read(SEG + "classes: names.txt\n")
+    assert protocol.class_names == ("background", "person", "ship")
+    assert protocol.queries == (("background",), ("person", "person in shirt"), ("ship",))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("sky\n\ncar\n", "line 2 is blank"),
+        ("sky\ncar, , van\n", "line 2 .*has a blank prompt"),
+        ("sky\ncar\nsky\n", "names 'sky' twice"),
+        ("", "is empty"),
+        (None, "cannot read"),
+    ],
+)
+def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
+    if lines is not None:
+        (tmp_path / "names.txt").write_text(lines)
+    with pytest.raises(UsageError, match=rf"mine\.yaml: `classes`.*{message}"):
+        read(SEG + "classes: names.txt\n")
 
 
 @pytest.mark.parametrize(
@@ -119,6 +145,7 @@ def test_classification_and_retrieval(read):
         (SEG + "classes: [a]\nreduce_zero_label: 1\n", "`reduce_zero_label` must be true or"),
         (SEG + "classes: [a]\nignore_label: 3\n", "unknown key `ignore_label`; .*ignore_index"),
         (SEG + "classes: [a]\nmmseg_type: X\n", "unknown key `mmseg_type`"),
+        (SEG + "classes: [a]\nattention: scip\n", "`attention` must be one of vanilla, csa"),
         (SEG + "classes: [car]\ngroups: {things: [cat]}\n", "names no class 'cat'; .*car"),
     ],
 )

@@ -118,6 +118,8 @@ def test_a_killed_run_leaves_the_former_result(tmp_path, make_row, monkeypatch, 
 
 def test_file_names_are_safe_and_tell_results_apart(make_row):
     assert file_stem(make_row()) == "scenes-cosmos__scenes-cls__scenes"
+    own = make_row(provenance={"attention": "naclip", "protocol_attention": "naclip"})
+    assert file_stem(own) == file_stem(make_row())
     odd = [
         make_row(model={"spec": "cosmos:../../etc/x y.pt"}),
         make_row(model={"spec": "cosmos:..-..-etc-x-y.pt"}),
@@ -127,6 +129,7 @@ def test_file_names_are_safe_and_tell_results_apart(make_row):
         make_row(provenance={"limit": 10}),
         make_row(provenance={"precision": "bf16"}),
         make_row(provenance={"attention": "vanilla"}),
+        make_row(provenance={"attention": "csa", "protocol_attention": "naclip"}),
         make_row(),
     ]
     stems = [file_stem(row) for row in odd]

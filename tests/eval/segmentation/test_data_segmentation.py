@@ -182,6 +182,18 @@ def test_a_class_list_of_another_length_is_refused(pets, protocol):
 
 
 @pytest.mark.parametrize(
+    ("name", "reduces"), [("ade20k", "true"), ("cityscapes", "false"), ("voc21", "false")]
+)
+def test_a_zero_label_setting_that_is_not_the_sets_is_refused(name, reduces, tmp_path):
+    """The other way round, label maps would be read shifted by one class."""
+    usual = dataclasses.replace(SEGMENTATION[name], prob_thd=0.0, area_thd=None)
+    for part in (usual.images, usual.masks, usual.split or usual.images):
+        (tmp_path / part).mkdir(parents=True, exist_ok=True)
+    wrong = dataclasses.replace(usual, reduce_zero_label=not usual.reduce_zero_label)
+    assert f"reduce_zero_label must be {reduces}" in refusal(wrong, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("changes", "complaint"),
     [
         ({"queries": (("a",),)}, "prompts for 1 classes"),
@@ -192,6 +204,10 @@ def test_a_class_list_of_another_length_is_refused(pets, protocol):
         ({"ignore_index": 256}, "ignore_index 256"),
         ({"ignore_index": 4, "reduce_zero_label": True}, "must be that too"),
         ({"prob_thd": 0.1, "reduce_zero_label": True}, "background class"),
+        ({"prob_thd": 0.1, "class_names": ("sky", "cat", "dog", "grass")}, "that is 'sky'"),
+        ({"area_thd": 0.1, "class_names": ("sky", "cat", "dog", "grass")}, "that is 'sky'"),
+        ({"class_names": ("background", "cat", " ", "grass")}, "blank name"),
+        ({"queries": (("a",), ("b",), ("c", ""), ("d",))}, "blank name"),
         ({"stride": 0}, "stride must be above 0"),
         ({"stride": 33}, "must not exceed window"),
         ({"std": (1.0, 0.0, 1.0)}, "std must be above 0"),

@@ -86,6 +86,16 @@ def test_hashes_tell_what_changed(encoder, protocol, options):
     assert changed(protocol, replace(options, attention="vanilla")) == {"constants"}
 
 
+def test_prompts_of_two_classes_are_noted(encoder, protocol, options):
+    assert measure(encoder, protocol, options, no_progress).notes == ()
+    queries = (*protocol.queries[:-1], (*protocol.queries[-1], *protocol.queries[1]))
+    (note,) = measure(
+        encoder, dataclasses.replace(protocol, queries=queries), options, no_progress
+    ).notes
+    first, last = protocol.class_names[1], protocol.class_names[-1]
+    assert note.endswith(f"belongs to {first} and {last}: {first} always wins with it")
+
+
 def test_progress_counts_images(encoder, protocol, options):
     steps = []
     measure(encoder, protocol, options, steps.append)

@@ -1,0 +1,121 @@
+"""The segmentation sets under other settings than those of COSMOS's published numbers.
+
+A family is a name for settings whose numbers can be compared with each other. All derive from the
+sets of `cosmos_eval.protocols.segmentation`, so that only what differs stands here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+
+from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.types import SegmentationProtocol
+
+# Names that COCO-Stuff, PASCAL VOC and PASCAL-Context themselves write without their spaces.
+_SPACED = {
+    "diningtable": "dining table",
+    "playingfield": "playing field",
+    "pottedplant": "potted plant",
+    "tvmonitor": "tv monitor",
+    "waterdrops": "water drops",
+}
+
+
+def _fixed_names(protocol: SegmentationProtocol) -> SegmentationProtocol:
+    """Constants of `cosmos` with prompts of whole words, none of which belongs to two classes.
+
+    The published lists join "traffic light" into one word, and the background of coco_object
+    claims "bed", which is a class of its own.
+    """
+    joined = {name.replace(" ", ""): name for name in protocol.class_names if " " in name}
+    spaced = {**_SPACED, **joined}
+    queries = [
+        tuple(spaced.get(prompt, prompt) for prompt in prompts) for prompts in protocol.queries
+    ]
+    if protocol.class_names[0] == "background":
+        queries[0] = tuple(p for p in queries[0] if p not in protocol.class_names[1:])
+    return replace(
+        protocol,
+        family="fixed-names",
+        source="constants as in `cosmos`; names with their spaces, each of one class",
+        queries=tuple(queries),
+    )
+
+
+def _sclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
+    """Settings of SCLIP, which COSMOS took over whole: names, constants and attention."""
+    return replace(
+        protocol,
+        family="sclip",
+        source="https://github.com/wangf3014/SCLIP/tree/main/configs",
+        attention="csa",
+    )
+
+
+# Differences from SCLIP's in clearclip_segmentor.py and configs/cfg_*.py of
+# github.com/mc-lan/ClearCLIP: thresholds and windows; voc21 has a list of names of its own.
+# The lists for coco_object and the settings for coco_stuff could not be read: neither is offered.
+_CLEARCLIP: dict[str, dict[str, object]] = {
+    "voc21": {"prob_thd": 0.5},
+    "context60": {"prob_thd": 0.15},
+    "voc20": {},
+    "cityscapes": {"window": 224},
+    "context59": {},
+    "ade20k": {},
+}
+
+
+def _clearclip(protocol: SegmentationProtocol) -> SegmentationProtocol | None:
+    """Settings of ClearCLIP: 448 px, windows of 448 px at 224, scale 50, no area threshold."""
+    if protocol.dataset not in _CLEARCLIP:
+        return None
+    common = {"short_side": 448, "window": 448, "stride": 224, "scale": 50.0, "area_thd": None}
+    queries = protocol.queries
+    if protocol.dataset == "voc21":
+        queries = tuple(_CLEARCLIP_VOC.get(name, (name,)) for name in protocol.class_names)
+    return replace(
+        protocol,
+        family="clearclip",
+        source="https://github.com/mc-lan/ClearCLIP (clearclip_segmentor.py, configs)",
+        attention="clearclip",
+        queries=queries,
+        **{**common, **_CLEARCLIP[protocol.dataset]},  # type: ignore[arg-type]
+    )
+
+
+_CLEARCLIP_VOC = {"boat": ("ship",), "diningtable": ("table",)}
+
+
+def _naclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
+    """Settings of NACLIP: scale 40 for every set, no area threshold, PAMR."""
+    return replace(
+        protocol,
+        family="naclip",
+        source="https://github.com/sinahmr/NACLIP (naclip.py, configs)",
+        attention="naclip",
+        scale=40.0,
+        area_thd=None,
+    )
+
+
+_FAMILIES: dict[str, Callable[[SegmentationProtocol], SegmentationProtocol | None]] = {
+    "fixed-names": _fixed_names,
+    "sclip": _sclip,
+    "clearclip": _clearclip,
+    "naclip": _naclip,
+}
+
+
+def _of_family(
+    derive: Callable[[SegmentationProtocol], SegmentationProtocol | None],
+) -> dict[str, SegmentationProtocol]:
+    derived = {name: derive(protocol) for name, protocol in SEGMENTATION.items()}
+    return {name: protocol for name, protocol in derived.items() if protocol is not None}
+
+
+SEGMENTATION_FAMILIES: Mapping[str, Mapping[str, SegmentationProtocol]] = MappingProxyType(
+    {"cosmos": SEGMENTATION, **{name: _of_family(derive) for name, derive in _FAMILIES.items()}}
+)
+"""Protocols of every set by family, then by data set."""

@@ -1,0 +1,126 @@
+"""Families of settings against what their authors' configurations say, and how one is chosen."""
+
+from collections import Counter
+
+import pytest
+
+from cosmos_eval.plan import make_plan
+from cosmos_eval.protocols import find_protocol, known_families
+from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
+from cosmos_eval.tasks.segmentation._constants import check_constants
+from cosmos_eval.types import RunOptions, UsageError
+
+# short side, window, stride, scale, prob_thd: clearclip_segmentor.py and configs/ of ClearCLIP.
+CLEARCLIP = {
+    "voc21": (448, 448, 224, 50, 0.5),
+    "context60": (448, 448, 224, 50, 0.15),
+    "voc20": (448, 448, 224, 50, 0),
+    "cityscapes": (448, 224, 224, 50, 0),
+    "context59": (448, 448, 224, 50, 0),
+    "ade20k": (448, 448, 224, 50, 0),
+}
+# The same of naclip.py and configs/ of NACLIP.
+NACLIP = {
+    "voc21": (336, 224, 112, 40, 0.1),
+    "context60": (336, 224, 112, 40, 0.1),
+    "coco_object": (336, 224, 112, 40, 0.1),
+    "voc20": (336, 224, 112, 40, 0),
+    "cityscapes": (560, 224, 112, 40, 0),
+    "context59": (336, 224, 112, 40, 0),
+    "ade20k": (336, 224, 112, 40, 0),
+    "coco_stuff": (448, 224, 112, 40, 0),
+}
+
+
+@pytest.mark.parametrize(("family", "table"), [("clearclip", CLEARCLIP), ("naclip", NACLIP)])
+def test_constants_are_those_of_the_authors_configurations(family, table):
+    protocols = SEGMENTATION_FAMILIES[family]
+    described = {
+        name: (p.short_side, p.window, p.stride, p.scale, p.prob_thd)
+        for name, p in protocols.items()
+    }
+    assert described == table
+    for protocol in protocols.values():
+        assert (protocol.family, protocol.attention, protocol.area_thd) == (family, family, None)
+
+
+def test_clearclip_names_one_prompt_a_class_of_voc21():
+    queries = SEGMENTATION_FAMILIES["clearclip"]["voc21"].queries
+    assert (queries[0], queries[4], queries[11]) == (("background",), ("ship",), ("table",))
+    assert all(len(prompts) == 1 for prompts in queries)
+
+
+def test_sclip_has_the_settings_of_cosmos():
+    for name, protocol in SEGMENTATION_FAMILIES["sclip"].items():
+        usual = SEGMENTATION[name]
+        same = ("queries", "short_side", "window", "stride", "scale", "prob_thd", "area_thd")
+        assert [getattr(protocol, field) for field in same] == [
+            getattr(usual, field) for field in same
+        ]
+        assert protocol.attention == "csa"
+
+
+@pytest.mark.parametrize("name", SEGMENTATION)
+def test_fixed_names_have_spaces_and_one_class_a_prompt(name):
+    fixed, usual = SEGMENTATION_FAMILIES["fixed-names"][name], SEGMENTATION[name]
+    prompts = [prompt for queries in fixed.queries for prompt in queries]
+    assert max(Counter(prompts).values()) == 1
+    joined = {cls.replace(" ", "") for cls in fixed.class_names if " " in cls}
+    assert not joined & set(prompts)
+    assert len(fixed.queries) == len(usual.queries)
+    assert fixed.scale == usual.scale
+
+
+def test_fixed_names_by_hand():
+    fixed = SEGMENTATION_FAMILIES["fixed-names"]
+    coco = dict(zip(fixed["coco_object"].class_names, fixed["coco_object"].queries, strict=True))
+    assert "bed" not in coco["background"]
+    assert len(coco["background"]) == 25
+    assert coco["bed"] == ("bed",)
+    stuff = dict(zip(fixed["coco_stuff"].class_names, fixed["coco_stuff"].queries, strict=True))
+    assert (stuff["hair drier"], stuff["playingfield"]) == (("hair drier",), ("playing field",))
+    assert fixed["context60"].queries[0] == ("background",)
+
+
+@pytest.mark.parametrize("family", SEGMENTATION_FAMILIES)
+def test_constants_of_every_family_make_sense_together(family):
+    for protocol in SEGMENTATION_FAMILIES[family].values():
+        check_constants(protocol)
+
+
+def test_a_family_is_chosen_by_name(tmp_path):
+    assert find_protocol("voc20").family == "cosmos"
+    assert find_protocol("voc20", "naclip").attention == "naclip"
+    assert list(known_families("coco_object")) == ["cosmos", "fixed-names", "sclip", "naclip"]
+    plan = make_plan(
+        datasets=["voc20", "voc21"],
+        families=["cosmos", "clearclip"],
+        models=["scenes-clip"],
+        options=RunOptions(data_root=str(tmp_path)),
+    )
+    assert [(p.dataset, p.family) for p in plan.protocols] == [
+        ("voc20", "cosmos"),
+        ("voc20", "clearclip"),
+        ("voc21", "cosmos"),
+        ("voc21", "clearclip"),
+    ]
+
+
+def test_wrong_families_are_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"coco_object has no protocol 'clearclip'; it has: cosmo"):
+        find_protocol("coco_object", "clearclip")
+    with pytest.raises(UsageError, match="scenes-cls has no protocol 'cosmos'; it has: scenes"):
+        find_protocol("scenes-cls", "cosmos")
+    with pytest.raises(
+        UsageError, match=r"mine\.yaml states its own protocol: leave --protocol out"
+    ):
+        find_protocol(str(tmp_path / "mine.yaml"), "cosmos")
+    with pytest.raises(UsageError, match="--protocol needs --dataset"):
+        make_plan(families=["cosmos"])
+    with pytest.raises(UsageError, match=r"voc20 \(cosmos\) is given twice"):
+        make_plan(
+            datasets=["voc20"],
+            families=["cosmos", "cosmos"],
+            options=RunOptions(data_root=str(tmp_path)),
+        )
