@@ -86,7 +86,8 @@ def _chosen(
         if families:
             raise UsageError("--protocol needs --dataset: which data sets are to be measured by it")
         return [p for p in embedded_protocols() if task in ("all", task_of(p))]
-    protocols = [find_protocol(name, family) for name in datasets for family in families or [None]]
+    wanted: Sequence[str | None] = families or [None]
+    protocols = [find_protocol(name, family) for name in datasets for family in wanted]
     for protocol in protocols:
         if task not in ("all", task_of(protocol)):
             raise UsageError(
