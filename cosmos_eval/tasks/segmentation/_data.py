@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cosmos_eval.protocols.segmentation import COCO_THINGS
+from cosmos_eval.tasks.layouts import find_root, needed_parts
 from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets
 from cosmos_eval.types import RunOptions, SegmentationProtocol, UsageError, nearest
 
@@ -42,7 +43,7 @@ def open_data(protocol: SegmentationProtocol, options: RunOptions) -> Segmentati
 
     Raises UsageError where files or folders are missing or the classes are not the data set's.
     """
-    root = _find_root(protocol, options.data_root)
+    root = find_root(protocol, options.data_root, needed_parts(protocol))
     dataset = _build(protocol, root, options.limit)
     folder, suffix = root / protocol.images, len(protocol.image_suffix)
     records = [dataset.get_data_info(index) for index in range(len(dataset))]
@@ -88,25 +89,6 @@ def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -
             f"label map {sample.mask} is {label.shape[1]}x{label.shape[0]} px, "
             f"its image {image_hw[1]}x{image_hw[0]}"
         )
-
-
-def _find_root(protocol: SegmentationProtocol, data_root: str | None) -> Path:
-    """The folder that holds images, masks and split: the root or the usual folder below it."""
-    parts = [part for part in (protocol.images, protocol.masks, protocol.split) if part]
-    base = protocol.root or data_root
-    usual = protocol.usual_folder or ""
-    if base is None:
-        raise UsageError(
-            f"{protocol.dataset}: give --data-root DIR that holds {', '.join(parts)}"
-            + (f", or {usual} with them" if usual else "")
-        )
-    candidates = list(dict.fromkeys([Path(base), Path(base) / usual]))
-    missing = [[c / part for part in parts if not (c / part).exists()] for c in candidates]
-    for candidate, absent in zip(candidates, missing, strict=True):
-        if not absent:
-            return candidate
-    expected = " or ".join(str(absent[0]) for absent in missing)
-    raise UsageError(f"{protocol.dataset}: expected {expected}, which is not there")
 
 
 def _build(protocol: SegmentationProtocol, root: Path, limit: int | None) -> Any:
