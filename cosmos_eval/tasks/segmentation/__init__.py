@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from cosmos_eval.embed import ahead
 from cosmos_eval.encoder import DenseEncoder, Encoder
 from cosmos_eval.metrics.segmentation import SparseConfusion, confusion, pack
 from cosmos_eval.tasks.prompts import prompt_embeddings
@@ -28,6 +27,7 @@ from cosmos_eval.tasks.segmentation._samples import (
     pack_samples,
     per_class_from_samples,
 )
+from cosmos_eval.threads import ahead
 from cosmos_eval.types import (
     Measurement,
     OnProgress,
