@@ -27,6 +27,7 @@ from cosmos_eval.tasks.segmentation._samples import (
     pack_samples,
     per_class_from_samples,
 )
+from cosmos_eval.tasks.segmentation._survey import survey
 from cosmos_eval.threads import ahead
 from cosmos_eval.types import (
     Measurement,
@@ -37,7 +38,7 @@ from cosmos_eval.types import (
     UsageError,
 )
 
-__all__ = ["check", "measure", "metrics_from_samples"]
+__all__ = ["check", "measure", "metrics_from_samples", "survey"]
 
 
 def check(protocol: SegmentationProtocol, options: RunOptions) -> None:

@@ -63,6 +63,13 @@ def read_label(sample: Sample, protocol: SegmentationProtocol) -> Label:
 
     Raises UsageError that names the file where it cannot be read or holds an undeclared class.
     """
+    label = load_label(sample)
+    require_declared(label, sample, protocol)
+    return label
+
+
+def load_label(sample: Sample) -> Label:
+    """`read_label` whatever classes the map holds."""
     load = mmseg_datasets().transforms.LoadAnnotations()
     try:
         with Image.open(sample.mask) as header:
@@ -72,14 +79,12 @@ def read_label(sample: Sample, protocol: SegmentationProtocol) -> Label:
         squeezed = load({**sample.record, "seg_fields": []})["gt_seg_map"]
     except (OSError, SyntaxError) as error:  # SyntaxError: PIL's word for a broken PNG
         raise UsageError(f"cannot read label map {sample.mask}: {error}") from error
-    label = squeezed.reshape(size[::-1])  # of a side of one pixel, which MMSegmentation drops
-    _require_declared(label, sample, protocol)
-    return label
+    return squeezed.reshape(size[::-1])  # a side of one pixel, which MMSegmentation drops
 
 
 def check_sample(sample: Sample, protocol: SegmentationProtocol) -> None:
     """Raise UsageError, naming the file, where image or label map do not fit each other."""
-    require_same_size(sample, _displayed_size(sample.image), read_label(sample, protocol))
+    require_same_size(sample, displayed_size(sample.image), read_label(sample, protocol))
 
 
 def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -> None:
@@ -89,6 +94,30 @@ def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -
             f"label map {sample.mask} is {label.shape[1]}x{label.shape[0]} px, "
             f"its image {image_hw[1]}x{image_hw[0]}"
         )
+
+
+def require_declared(label: Label, sample: Sample, protocol: SegmentationProtocol) -> None:
+    """Raise UsageError where a label map holds a class that the protocol does not declare."""
+    undeclared = np.bincount(label.ravel(), minlength=256) > 0
+    undeclared[: len(protocol.class_names)] = False
+    undeclared[protocol.ignore_index] = False
+    if undeclared.any():
+        value = int(undeclared.argmax()) + protocol.reduce_zero_label
+        raise UsageError(
+            f"label map {sample.mask} holds class {value}, which {protocol.dataset} does not "
+            f"declare ({len(protocol.class_names)} classes, ignored: {protocol.ignore_index})"
+        )
+
+
+def displayed_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image as OpenCV decodes it, turned as its EXIF says; header only."""
+    try:
+        with Image.open(path) as header:
+            width, height = header.size
+            turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except (OSError, SyntaxError) as error:
+        raise UsageError(f"cannot read image {path}: {error}") from error
+    return (width, height) if turned else (height, width)
 
 
 def _build(protocol: SegmentationProtocol, root: Path, limit: int | None) -> Any:
@@ -140,26 +169,3 @@ def _require_class_count(kind: Any, protocol: SegmentationProtocol) -> None:
         raise UsageError(
             f"{protocol.dataset}: {declared} classes declared, {kind.__name__} has {labelled}"
         )
-
-
-def _require_declared(label: Label, sample: Sample, protocol: SegmentationProtocol) -> None:
-    undeclared = np.bincount(label.ravel(), minlength=256) > 0
-    undeclared[: len(protocol.class_names)] = False
-    undeclared[protocol.ignore_index] = False
-    if undeclared.any():
-        value = int(undeclared.argmax()) + protocol.reduce_zero_label
-        raise UsageError(
-            f"label map {sample.mask} holds class {value}, which {protocol.dataset} does not "
-            f"declare ({len(protocol.class_names)} classes, ignored: {protocol.ignore_index})"
-        )
-
-
-def _displayed_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image as OpenCV decodes it, turned as its EXIF says; header only."""
-    try:
-        with Image.open(path) as header:
-            width, height = header.size
-            turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    except (OSError, SyntaxError) as error:
-        raise UsageError(f"cannot read image {path}: {error}") from error
-    return (width, height) if turned else (height, width)
