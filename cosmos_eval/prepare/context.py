@@ -8,15 +8,14 @@ same 459 categories.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.prepare._detail import Picture, draw, read_annotation
 from cosmos_eval.prepare._maps import Label, LabelMap, Work
 from cosmos_eval.prepare._places import missing_comes_from
 from cosmos_eval.protocols.segmentation import SEGMENTATION
@@ -56,64 +55,15 @@ def context(data_root: str | None) -> Work:
         raise UsageError(f"{annotation} is missing")
 
 
-class _Segment(NamedTuple):
-    """`mask` is COCO's compressed run-length code, {size, counts}."""
-
-    category: int
-    mask: Mapping[str, Any]
-
-
-class _Picture(NamedTuple):
-    """An image of the annotation file: height and width in pixels, and its segments in order."""
-
-    name: str
-    phase: str
-    size_hw: tuple[int, int]
-    segments: list[_Segment]
-
-
 def _from_annotation(root: Path, path: Path) -> Work:
-    pictures = _read_annotation(path)
-    maps = [_label_map(root, picture.name, partial(_draw, picture, path)) for picture in pictures]
+    pictures = read_annotation(path, _PHASES)
+    maps = [_label_map(root, picture.name, partial(_drawn, picture, path)) for picture in pictures]
     names = {phase: [p.name for p in pictures if p.phase == phase] for phase in _PHASES}
     return Work(maps, _lists(root, names))
 
 
-def _read_annotation(path: Path) -> list[_Picture]:
-    try:
-        content = json.loads(path.read_bytes())
-        pictures = {
-            image["image_id"]: _Picture(
-                Path(image["file_name"]).stem,
-                image["phase"],
-                (image["height"], image["width"]),
-                [],
-            )
-            for image in content["images"]
-            if image["phase"] in _PHASES
-        }
-        for note in content["annos_segmentation"]:
-            if note["image_id"] in pictures:
-                segment = _Segment(note["category_id"], note["segmentation"])
-                pictures[note["image_id"]].segments.append(segment)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{path} is not the Detail API's annotation file ({reason})") from error
-    return list(pictures.values())
-
-
-def _draw(picture: _Picture, path: Path) -> Label:
-    """The segments over each other, later ones on top, as the Detail API's `getMask` does."""
-    from pycocotools import mask
-
-    categories = np.zeros(picture.size_hw, np.uint16)
-    try:
-        for segment in picture.segments:
-            categories[mask.decode(segment.mask) > 0] = segment.category
-        return _classes(categories)
-    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{path}: image {picture.name} has a broken segment ({reason})") from error
+def _drawn(picture: Picture, path: Path) -> Label:
+    return _classes(draw(picture, path), f"{path}: image {picture.name}")
 
 
 def _from_matlab(root: Path) -> Work:
@@ -142,14 +92,18 @@ def _read_matlab(path: Path) -> Label:
     from scipy.io import loadmat
 
     try:
-        return _classes(loadmat(path, variable_names=["LabelMap"])["LabelMap"])
+        categories = loadmat(path, variable_names=["LabelMap"])["LabelMap"]
     except Exception as error:  # a damaged file fails wherever scipy and zlib first notice
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot read {path} ({reason}); fetch it again") from error
+    return _classes(categories, str(path))
 
 
-def _classes(categories: NDArray[Any]) -> Label:
-    """(H, W) of 0 and the 459 categories -> class indices. Raises IndexError for other values."""
+def _classes(categories: NDArray[np.uint16], where: str) -> Label:
+    """(H, W) of 0 and the 459 categories -> class indices. Raises UsageError for other values."""
+    highest = int(categories.max(initial=0))
+    if highest > _CATEGORIES:
+        raise UsageError(f"{where} holds category {highest}; there are {_CATEGORIES}")
     return _CLASS_OF[categories]
 
 
