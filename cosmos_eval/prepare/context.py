@@ -92,7 +92,8 @@ def _read_matlab(path: Path) -> Label:
     from scipy.io import loadmat
 
     try:
-        categories = loadmat(path, variable_names=["LabelMap"])["LabelMap"]
+        content = loadmat(path, variable_names=["LabelMap"])
+        categories = content["LabelMap"].astype(np.uint16)
     except Exception as error:  # a damaged file fails wherever scipy and zlib first notice
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot read {path} ({reason}); fetch it again") from error
