@@ -66,11 +66,12 @@ def choose(names: Sequence[str], options: RunOptions) -> list[Protocol]:
     Raises UsageError for unknown names, a data root that does not exist, and none where a named
     data set needs one.
     """
-    protocols = [find_protocol(name) for name in names]
-    for protocol in protocols or known_protocols().values():
-        if names or options.data_root is not None:
+    known = known_protocols().values()
+    protocols = [find_protocol(name) for name in names] if names else list(known)
+    if names or options.data_root is not None:
+        for protocol in protocols:
             data_folder(protocol, options)
-    return protocols or list(known_protocols().values())
+    return protocols
 
 
 def examine_all(

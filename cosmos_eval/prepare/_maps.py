@@ -21,6 +21,9 @@ Label = NDArray[np.uint8]
 IGNORE = 255
 """Pixels without a label, in label maps."""
 
+# Modes of PIL whose pixels are 8-bit indices.
+_INDEXED = ("L", "P")
+
 
 class LabelMap(NamedTuple):
     """A label map to be made.
@@ -85,7 +88,8 @@ def _is_whole(wanted: LabelMap) -> bool:
             values = np.asarray(image)
     except (OSError, SyntaxError, ValueError):  # missing or damaged; SyntaxError: a broken PNG
         return False
-    return image.mode == "L" and bool(((values < wanted.n_classes) | (values == IGNORE)).all())
+    declared = (values < wanted.n_classes) | (values == IGNORE)
+    return image.mode in _INDEXED and bool(declared.all())
 
 
 class Table(NamedTuple):
@@ -129,7 +133,7 @@ def _translate(original: Path, table: Table) -> Label:
             mode, values = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise UsageError(f"cannot read {original}: {error}; fetch it again") from error
-    if mode not in ("L", "P"):
+    if mode not in _INDEXED:
         raise UsageError(f"{original} is no map of 8-bit values (PIL mode {mode})")
     indices = table.index_of[values]
     if (indices < 0).any():
