@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,10 +14,8 @@ from PIL import Image
 
 from cosmos_eval.encoder import Encoder
 from cosmos_eval.share import ALONE, Share
+from cosmos_eval.threads import ahead
 from cosmos_eval.types import Embeddings, OnProgress, Progress, UsageError, no_progress
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 def embed_images(
@@ -132,30 +128,6 @@ def _count_truncated(
         return 0
     cut = full[encoder.overlong([distinct[i] for i in full.tolist()]).numpy()]
     return int(np.isin(inverse, cut).sum())
-
-
-def ahead(
-    items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, window: int
-) -> Iterator[Result]:
-    """Results of `work` in order, computed by threads that stay up to `window` items in front.
-
-    Without workers nothing runs beside the reader. An error is raised at its item's turn, and the
-    items behind it are then left alone.
-    """
-    if workers < 1:
-        yield from map(work, items)
-        return
-    pool = ThreadPoolExecutor(workers)
-    waiting: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(work, item))
-            if len(waiting) > window:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def read_rgb(path: Path) -> Image.Image:

@@ -7,9 +7,7 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
-import tempfile
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.files import write_atomically
 from cosmos_eval.labels import model_label, safe_name, variants
 from cosmos_eval.types import ResultRow, UsageError
 
@@ -53,8 +52,8 @@ def write_result(directory: Path, row: ResultRow, samples: Mapping[str, NDArray[
     text = to_json(named)
     _validate(json.loads(text), str(path))
     _make(directory)
-    _write_atomically(directory / named.samples, archive.getvalue())
-    _write_atomically(path, text.encode())
+    write_atomically(directory / named.samples, archive.getvalue())
+    write_atomically(path, text.encode())
     _remove_former_samples(directory, stem, named.samples)
     return path
 
@@ -143,24 +142,6 @@ def _make(directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
-
-
-def _write_atomically(path: Path, content: bytes) -> None:
-    """Write to a hidden file in the same folder, then rename: never a half-written result."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        # mkstemp makes the file private; a result may be read like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(name).chmod(0o666 & ~umask)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def _remove_former_samples(directory: Path, stem: str, current: str) -> None:

@@ -61,13 +61,14 @@ class Protocol:
     """How one data set is measured. `family` groups comparable numbers (`cosmos`, `karpathy`...).
 
     Paths are relative to the data root; `root` is set where the data set brings its own (a user's
-    YAML file, the embedded scenes).
+    YAML file, the embedded scenes). `download` is the page that its files come from.
     """
 
     dataset: str
     family: str
     source: str = ""
     root: str | None = None
+    download: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +109,8 @@ class SegmentationProtocol(Protocol):
     `long_side` bound the resize in pixels, `window` and `stride` are pixels, `mean` and `std` are
     on the 0-255 scale, RGB. `scale`, `prob_thd`, `area_thd` as in the COSMOS evaluation code.
     `class_names` are what results are reported under. `attention` is the form of the image tower's
-    last block that the settings were made for.
+    last block that the settings were made for. `n_images` is how many images the set has where
+    that is known, `preparation` the name under which its label maps can be made.
     """
 
     mmseg_type: str | None
@@ -116,6 +118,8 @@ class SegmentationProtocol(Protocol):
     masks: str
     split: str | None = None
     usual_folder: str | None = None
+    n_images: int | None = None
+    preparation: str | None = None
     image_suffix: str = ".jpg"
     mask_suffix: str = ".png"
     class_names: tuple[str, ...]

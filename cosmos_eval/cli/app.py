@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cosmos_eval.cli import leaderboard, listing, run
+from cosmos_eval.cli import data, leaderboard, listing, run
 from cosmos_eval.types import UsageError
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("list")(listing.list_known)
+app.add_typer(data.app, name="data")
 app.command("leaderboard")(leaderboard.leaderboard)
 
 # What the parser raises on a wrong command line. Some versions of Typer bring their own copy of

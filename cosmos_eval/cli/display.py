@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import time
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
+    from cosmos_eval.doctor import Diagnosis
     from cosmos_eval.leaderboard import Entry, Format
     from cosmos_eval.plan import Plan
 
@@ -148,6 +150,38 @@ def show_leaderboard(entries: Sequence[Entry], form: Format) -> None:
         "json": leaderboard.to_json,
     }
     sys.stdout.write(writers[form](entries))
+
+
+def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:
+    """Print what was found of data sets: a summary table, then faults and remedies, a line each."""
+    from cosmos_eval.doctor import CHECKED
+
+    if as_json:
+        print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
+        return
+    show_records([_summary(diagnosis) for diagnosis in diagnoses], as_json=False)
+    for task in dict.fromkeys(diagnosis.task for diagnosis in diagnoses):
+        print(f"looked at for {task}: {CHECKED[task]}")
+    for diagnosis in diagnoses:
+        for fault in diagnosis.faults:
+            print(f"{diagnosis.dataset}: {fault}")
+        if diagnosis.remedy:
+            print(f"{diagnosis.dataset}: to mend it: {diagnosis.remedy}")
+
+
+def _summary(diagnosis: Diagnosis) -> dict[str, str]:
+    expected = diagnosis.expected
+    counts = {"images": diagnosis.images, "label maps": diagnosis.label_maps}
+    ranges = {"labels": diagnosis.labels, "of": diagnosis.classes}
+    return {
+        "dataset": diagnosis.dataset,
+        "task": diagnosis.task,
+        "whole": "yes" if diagnosis.whole else "NO",
+        **{key: "" if n is None else f"{n} of {expected}" for key, n in counts.items()},
+        **{key: "" if ends is None else f"{ends[0]}-{ends[1]}" for key, ends in ranges.items()},
+        "suffix": diagnosis.mask_suffix or "",
+        "folder": diagnosis.folder or diagnosis.note,
+    }
 
 
 def show_records(records: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:

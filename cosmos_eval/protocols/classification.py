@@ -35,6 +35,7 @@ _IMAGENET1K = ClassificationProtocol(
     dataset="imagenet1k",
     family="cosmos",
     source="github.com/ExplainableML/cosmos",
+    download="https://image-net.org/download.php",
     folder="val",
     class_list="imagenet1k",
     templates="openai-imagenet",

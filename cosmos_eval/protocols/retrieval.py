@@ -13,6 +13,7 @@ _COCO_VAL2017 = RetrievalProtocol(
     dataset="coco-val2017",
     family="cosmos",
     source="github.com/ExplainableML/cosmos",
+    download="https://cocodataset.org/#download",
     images="images/val2017",
     annotations="annotations/captions_val2017.json",
 )

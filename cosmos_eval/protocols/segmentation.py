@@ -2,8 +2,13 @@
 
 Constants and prompt names: the evaluation code of github.com/ExplainableML/cosmos, which follows
 SCLIP (arXiv:2312.01597). Class names: `METAINFO` of MMSegmentation 1.2; they are data here because
-importing MMSegmentation takes seconds. Folders: MMSegmentation's docs/en/user_guides/
-2_dataset_prepare.md, with instance maps beside COCO-Stuff's for coco_object.
+importing MMSegmentation takes seconds. Folders, suffixes and pages: MMSegmentation's docs/en/
+user_guides/2_dataset_prepare.md, with instance maps beside COCO-Stuff's for coco_object.
+
+Numbers of images: VOC2012's list `val`; COCO's val2017; Cityscapes' and ADE20K's validation sets
+(cityscapes-dataset.com, groups.csail.mit.edu/vision/datasets/ADE20K); for Pascal-Context the list
+that MMSegmentation's converter writes, which is one short of the original 5,105
+(github.com/ccvl/detail-api/issues/1).
 
 Prompts are the class names but for the synonyms and spellings listed here. The published lists
 write many names of several words without the space; this is kept, as it changes the numbers.
@@ -17,6 +22,7 @@ from typing import Any
 from cosmos_eval.types import SegmentationProtocol
 
 _SOURCE = "https://github.com/ExplainableML/cosmos (evaluation code)"
+_GUIDE = "https://mmsegmentation.readthedocs.io/en/latest/user_guides/2_dataset_prepare.html"
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -124,18 +130,25 @@ def _protocol(
 
 _VOC2012: dict[str, Any] = {
     "mmseg_type": "PascalVOCDataset",
+    "download": "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/#devkit",
+    "n_images": 1449,
     "usual_folder": "VOCdevkit/VOC2012",
     "images": "JPEGImages",
     "masks": "SegmentationClass",
     "split": "ImageSets/Segmentation/val.txt",
 }
 _VOC2010: dict[str, Any] = {
+    "download": f"{_GUIDE}#pascal-context",
+    "preparation": "context",
+    "n_images": 5104,
     "usual_folder": "VOCdevkit/VOC2010",
     "images": "JPEGImages",
     "masks": "SegmentationClassContext",
     "split": "ImageSets/SegmentationContext/val.txt",
 }
 _COCO164K: dict[str, Any] = {
+    "download": "https://github.com/nightrome/cocostuff#downloads",
+    "n_images": 5000,
     "usual_folder": "coco_stuff164k",
     "images": "images/val2017",
     "masks": "annotations/val2017",
@@ -166,6 +179,7 @@ _PROTOCOLS = (
         {"background": _BACKGROUND, "person": (*_PERSON, "body")},
         mmseg_type="COCOObjectDataset",
         **_COCO164K,
+        preparation="coco_object",
         mask_suffix="_instanceTrainIds.png",
         scale=50.0,
         prob_thd=0.1,
@@ -176,6 +190,9 @@ _PROTOCOLS = (
         CITYSCAPES,
         _joined(CITYSCAPES),
         mmseg_type="CityscapesDataset",
+        download="https://www.cityscapes-dataset.com/downloads/",
+        preparation="cityscapes",
+        n_images=500,
         usual_folder="cityscapes",
         images="leftImg8bit/val",
         masks="gtFine/val",
@@ -195,6 +212,8 @@ _PROTOCOLS = (
         ADE20K,
         _joined(ADE20K),
         mmseg_type="ADE20KDataset",
+        download=f"{_GUIDE}#ade20k",
+        n_images=2000,
         usual_folder="ade/ADEChallengeData2016",
         images="images/validation",
         masks="annotations/validation",
@@ -206,6 +225,7 @@ _PROTOCOLS = (
         _joined(COCO_THINGS),
         mmseg_type="COCOStuffDataset",
         **_COCO164K,
+        preparation="coco_stuff",
         mask_suffix="_labelTrainIds.png",
         short_side=448,
     ),

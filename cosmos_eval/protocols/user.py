@@ -34,8 +34,11 @@ _KINDS = MappingProxyType(
     }
 )
 # Fields that a file does not set under their own name.
-_DERIVED = {"dataset", "family", "root", "mmseg_type", "usual_folder"}
-_DERIVED_SEG = {"class_names", "queries"}
+_DERIVED = {"dataset", "family", "root", "download"}
+_DERIVED_SEG = {
+    *("mmseg_type", "usual_folder", "n_images", "preparation"),
+    *("class_names", "queries"),
+}
 
 
 def read_protocol(path: Path) -> Protocol:

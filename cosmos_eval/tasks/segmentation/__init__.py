@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from cosmos_eval.embed import ahead
 from cosmos_eval.encoder import DenseEncoder, Encoder
 from cosmos_eval.metrics.segmentation import SparseConfusion, confusion, pack
 from cosmos_eval.tasks.prompts import prompt_embeddings
@@ -29,6 +28,8 @@ from cosmos_eval.tasks.segmentation._samples import (
     per_class_from_samples,
     shared_prompts,
 )
+from cosmos_eval.tasks.segmentation._survey import survey
+from cosmos_eval.threads import ahead
 from cosmos_eval.types import (
     Measurement,
     OnProgress,
@@ -38,7 +39,7 @@ from cosmos_eval.types import (
     UsageError,
 )
 
-__all__ = ["check", "measure", "metrics_from_samples"]
+__all__ = ["check", "measure", "metrics_from_samples", "survey"]
 
 
 def check(protocol: SegmentationProtocol, options: RunOptions) -> None:

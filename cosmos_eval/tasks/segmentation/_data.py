@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cosmos_eval.protocols.segmentation import COCO_THINGS
+from cosmos_eval.tasks.layouts import find_root, needed_parts
 from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets
 from cosmos_eval.types import RunOptions, SegmentationProtocol, UsageError, nearest
 
@@ -43,7 +44,7 @@ def open_data(protocol: SegmentationProtocol, options: RunOptions) -> Segmentati
 
     Raises UsageError where files or folders are missing or the classes are not the data set's.
     """
-    root = _find_root(protocol, options.data_root)
+    root = find_root(protocol, options.data_root, needed_parts(protocol))
     dataset = _build(protocol, root, options.limit)
     folder, suffix = root / protocol.images, len(protocol.image_suffix)
     records = [dataset.get_data_info(index) for index in range(len(dataset))]
@@ -63,6 +64,13 @@ def read_label(sample: Sample, protocol: SegmentationProtocol) -> Label:
 
     Raises UsageError that names the file where it cannot be read or holds an undeclared class.
     """
+    label = load_label(sample)
+    require_declared(label, sample, protocol)
+    return label
+
+
+def load_label(sample: Sample) -> Label:
+    """`read_label` whatever classes the map holds."""
     load = mmseg_datasets().transforms.LoadAnnotations()
     try:
         with Image.open(sample.mask) as header:
@@ -72,14 +80,12 @@ def read_label(sample: Sample, protocol: SegmentationProtocol) -> Label:
         squeezed = load({**sample.record, "seg_fields": []})["gt_seg_map"]
     except (OSError, SyntaxError) as error:  # SyntaxError: PIL's word for a broken PNG
         raise UsageError(f"cannot read label map {sample.mask}: {error}") from error
-    label = squeezed.reshape(size[::-1])  # of a side of one pixel, which MMSegmentation drops
-    _require_declared(label, sample, protocol)
-    return label
+    return squeezed.reshape(size[::-1])  # a side of one pixel, which MMSegmentation drops
 
 
 def check_sample(sample: Sample, protocol: SegmentationProtocol) -> None:
     """Raise UsageError, naming the file, where image or label map do not fit each other."""
-    require_same_size(sample, _displayed_size(sample.image), read_label(sample, protocol))
+    require_same_size(sample, displayed_size(sample.image), read_label(sample, protocol))
 
 
 def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -> None:
@@ -91,23 +97,28 @@ def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -
         )
 
 
-def _find_root(protocol: SegmentationProtocol, data_root: str | None) -> Path:
-    """The folder that holds images, masks and split: the root or the usual folder below it."""
-    parts = [part for part in (protocol.images, protocol.masks, protocol.split) if part]
-    base = protocol.root or data_root
-    usual = protocol.usual_folder or ""
-    if base is None:
+def require_declared(label: Label, sample: Sample, protocol: SegmentationProtocol) -> None:
+    """Raise UsageError where a label map holds a class that the protocol does not declare."""
+    undeclared = np.bincount(label.ravel(), minlength=256) > 0
+    undeclared[: len(protocol.class_names)] = False
+    undeclared[protocol.ignore_index] = False
+    if undeclared.any():
+        value = int(undeclared.argmax()) + protocol.reduce_zero_label
         raise UsageError(
-            f"{protocol.dataset}: give --data-root DIR that holds {', '.join(parts)}"
-            + (f", or {usual} with them" if usual else "")
+            f"label map {sample.mask} holds class {value}, which {protocol.dataset} does not "
+            f"declare ({len(protocol.class_names)} classes, ignored: {protocol.ignore_index})"
         )
-    candidates = list(dict.fromkeys([Path(base), Path(base) / usual]))
-    missing = [[c / part for part in parts if not (c / part).exists()] for c in candidates]
-    for candidate, absent in zip(candidates, missing, strict=True):
-        if not absent:
-            return candidate
-    expected = " or ".join(str(absent[0]) for absent in missing)
-    raise UsageError(f"{protocol.dataset}: expected {expected}, which is not there")
+
+
+def displayed_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image as OpenCV decodes it, turned as its EXIF says; header only."""
+    try:
+        with Image.open(path) as header:
+            width, height = header.size
+            turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except (OSError, SyntaxError) as error:
+        raise UsageError(f"cannot read image {path}: {error}") from error
+    return (width, height) if turned else (height, width)
 
 
 def _build(protocol: SegmentationProtocol, root: Path, limit: int | None) -> Any:
@@ -168,26 +179,3 @@ def _require_class_count(kind: Any, protocol: SegmentationProtocol) -> None:
             f"{protocol.dataset}: reduce_zero_label must be {str(usual).lower()} for the "
             f"{declared} classes of {kind.__name__}"
         )
-
-
-def _require_declared(label: Label, sample: Sample, protocol: SegmentationProtocol) -> None:
-    undeclared = np.bincount(label.ravel(), minlength=256) > 0
-    undeclared[: len(protocol.class_names)] = False
-    undeclared[protocol.ignore_index] = False
-    if undeclared.any():
-        value = int(undeclared.argmax()) + protocol.reduce_zero_label
-        raise UsageError(
-            f"label map {sample.mask} holds class {value}, which {protocol.dataset} does not "
-            f"declare ({len(protocol.class_names)} classes, ignored: {protocol.ignore_index})"
-        )
-
-
-def _displayed_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image as OpenCV decodes it, turned as its EXIF says; header only."""
-    try:
-        with Image.open(path) as header:
-            width, height = header.size
-            turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    except (OSError, SyntaxError) as error:
-        raise UsageError(f"cannot read image {path}: {error}") from error
-    return (width, height) if turned else (height, width)

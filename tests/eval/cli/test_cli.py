@@ -51,6 +51,8 @@ def in_process(capsys, monkeypatch, tmp_path):
         ["list", "datasets", "--json"],
         ["list", "protocols"],
         ["leaderboard", "--published"],
+        ["data", "doctor", "--help"],
+        ["data", "prepare", "--help"],
     ],
 )
 def test_light_commands_import_no_heavy_package(arguments, tmp_path, make_result):

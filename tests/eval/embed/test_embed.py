@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from cosmos_eval.embed import ahead, embed_images, embed_texts, read_rgb
+from cosmos_eval.embed import embed_images, embed_texts, read_rgb
 from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.threads import ahead
 from cosmos_eval.types import Progress, UsageError
 
 WORDS = ["a", "small", "red", "boat", "on", "the", "water", "near", "two", "green", "trees", "and"]

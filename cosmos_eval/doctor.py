@@ -1,0 +1,135 @@
+"""Whether data sets are whole on the disk, and what mends them. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cosmos_eval.plan import data_folder
+from cosmos_eval.prepare import can_prepare
+from cosmos_eval.protocols import find_protocol, known_protocols
+from cosmos_eval.protocols.scenes import FAMILY as SCENES
+from cosmos_eval.tasks import room_of, task_of
+from cosmos_eval.types import (
+    OnProgress,
+    Progress,
+    Protocol,
+    RunOptions,
+    SegmentationProtocol,
+    Task,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    # At run time it would import torch.
+    from cosmos_eval.tasks.segmentation._survey import Survey
+
+CHECKED: Mapping[Task, str] = {
+    "seg": "every file, the size of every image, every pixel of every label map",
+    "cls": "class folders and their names; images are listed, not decoded",
+    "retrieval": "the annotation file and that every image is there; none is decoded",
+}
+"""What is looked at, a task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What was found of a data set.
+
+    Counts, `labels` (lowest and highest class found, as the files have them) and `classes` (what
+    they may be) are None where they were not looked at. `faults` are a line each; `remedy` is the
+    command or the page that mends them, None where nothing has to be or can be said.
+    """
+
+    dataset: str
+    task: Task
+    whole: bool
+    faults: tuple[str, ...] = ()
+    remedy: str | None = None
+    folder: str | None = None
+    expected: int | None = None
+    images: int | None = None
+    label_maps: int | None = None
+    mask_suffix: str | None = None
+    labels: tuple[int, int] | None = None
+    classes: tuple[int, int] | None = None
+    note: str = ""
+
+
+def choose(names: Sequence[str], options: RunOptions) -> list[Protocol]:
+    """The data sets of these names and YAML files; all known ones for no name.
+
+    Raises UsageError for unknown names, a data root that does not exist, and none where a named
+    data set needs one.
+    """
+    known = known_protocols().values()
+    protocols = [find_protocol(name) for name in names] if names else list(known)
+    if names or options.data_root is not None:
+        for protocol in protocols:
+            data_folder(protocol, options)
+    return protocols
+
+
+def examine_all(
+    protocols: Sequence[Protocol], options: RunOptions, watch: Callable[[str, Progress], None]
+) -> Iterator[Diagnosis]:
+    """Look at every data set, without loading a model or writing anything."""
+    for protocol in protocols:
+        yield examine(protocol, options, partial(watch, protocol.dataset))
+
+
+def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Diagnosis:
+    """Look at a data set: a segmentation set file by file, another as before a run."""
+    name, task = protocol.dataset, task_of(protocol)
+    if protocol.family == SCENES and not Path(str(protocol.root)).is_dir():
+        return Diagnosis(
+            dataset=name, task=task, whole=True, note="embedded: the first run makes it"
+        )
+    try:
+        if isinstance(protocol, SegmentationProtocol):
+            return _of_segmentation(protocol, options, progress)
+        room_of(protocol).check(protocol, options)
+    except UsageError as error:
+        fault = str(error).removeprefix(f"{name}: ")
+        remedy = _remedy(protocol, options)
+        return Diagnosis(dataset=name, task=task, whole=False, faults=(fault,), remedy=remedy)
+    folder = protocol.root or options.data_root
+    return Diagnosis(dataset=name, task=task, whole=True, folder=folder)
+
+
+def _of_segmentation(
+    protocol: SegmentationProtocol, options: RunOptions, progress: OnProgress
+) -> Diagnosis:
+    from cosmos_eval.tasks.segmentation import survey
+
+    found = survey(protocol, options, progress)
+    first = int(protocol.reduce_zero_label)
+    return Diagnosis(
+        dataset=protocol.dataset,
+        task="seg",
+        whole=not found.faults,
+        faults=tuple(fault.text for fault in found.faults),
+        remedy=_remedy(protocol, options, found) if found.faults else None,
+        folder=str(found.root),
+        expected=found.expected,
+        images=found.images,
+        label_maps=found.masks,
+        mask_suffix=protocol.mask_suffix,
+        labels=found.labels,
+        classes=(first, first + len(protocol.class_names) - 1),
+    )
+
+
+def _remedy(protocol: Protocol, options: RunOptions, found: Survey | None = None) -> str | None:
+    """The command that makes what is wrong, where it can be made; else the page it comes from."""
+    if isinstance(protocol, SegmentationProtocol) and protocol.preparation:
+        kinds = {fault.kind for fault in found.faults} if found else set()
+        made_here = kinds <= {"label maps", "unreadable", "labels"}
+        if made_here and can_prepare(protocol.preparation, options.data_root):
+            root = shlex.quote(str(options.data_root))
+            return f"cosmos-eval data prepare {protocol.preparation} --data-root {root}"
+    return protocol.download

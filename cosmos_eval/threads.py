@@ -1,0 +1,35 @@
+"""Work done by threads ahead of the one that needs its results. Imports no torch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def ahead(
+    items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, window: int
+) -> Iterator[Result]:
+    """Results of `work` in order, computed by threads that stay up to `window` items in front.
+
+    Without workers nothing runs beside the reader. An error is raised at its item's turn, and the
+    items behind it are then left alone.
+    """
+    if workers < 1:
+        yield from map(work, items)
+        return
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) > window:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)

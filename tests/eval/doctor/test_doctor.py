@@ -1,0 +1,265 @@
+"""What the doctor says of whole sets and of each thing that can be wrong with one."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.sets import LAYOUTS, PRESENT, save_map, write_images, write_masks
+
+from cosmos_eval.cli.app import main
+from cosmos_eval.doctor import Diagnosis, examine
+from cosmos_eval.protocols import known_protocols
+from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.types import RunOptions, no_progress
+
+LABELS = {
+    **{"voc21": (0, 20), "voc20": (15, 20), "context60": (0, 59), "context59": (1, 59)},
+    **{"coco_object": (0, 80), "coco_stuff": (0, 170), "cityscapes": (0, 18)},
+    **{"ade20k": (1, 150)},
+}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("whole")
+    for layout in LAYOUTS.values():
+        write_images(root, layout)
+        write_masks(root, layout)
+    return root
+
+
+@pytest.fixture
+def sets(whole: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    shutil.copytree(whole, tmp_path / "sets")
+    return tmp_path / "sets"
+
+
+def examined(dataset: str, root: Path, n_images: int = 3) -> Diagnosis:
+    """The diagnosis of a published set, as if it had no more images than are made up here."""
+    protocol = dataclasses.replace(SEGMENTATION[dataset], n_images=n_images)
+    return examine(protocol, RunOptions(data_root=str(root)), no_progress)
+
+
+def path_of(dataset: str, root: Path, part: str, number: int) -> Path:
+    layout = LAYOUTS[PRESENT[dataset][0]]
+    return root / getattr(layout, part).format(layout.names[number])
+
+
+@pytest.mark.parametrize("dataset", PRESENT)
+def test_a_whole_set(dataset, whole):
+    found = examined(dataset, whole)
+    assert (found.whole, found.faults, found.remedy) == (True, (), None)
+    assert (found.expected, found.images, found.label_maps) == (3, 3, 3)
+    assert found.labels == LABELS[dataset]
+    assert found.folder is not None
+    folder = path_of(dataset, whole, "images", 0)
+    assert folder.is_relative_to(found.folder)
+
+
+def test_published_sets_are_compared_with_their_published_sizes():
+    assert {name: SEGMENTATION[name].n_images for name in PRESENT} == {
+        **{"voc21": 1449, "voc20": 1449, "context60": 5104, "context59": 5104},
+        **{"coco_object": 5000, "coco_stuff": 5000, "cityscapes": 500, "ade20k": 2000},
+    }
+
+
+@pytest.mark.parametrize("dataset", PRESENT)
+def test_a_missing_label_map_is_named(dataset, sets):
+    path = path_of(dataset, sets, "masks", 1)
+    path.unlink()
+    found = examined(dataset, sets)
+    assert found.faults == (f"1 of 3 label maps missing, first: {path}",)
+    assert (found.images, found.label_maps) == (3, 2)
+
+
+@pytest.mark.parametrize("dataset", PRESENT)
+def test_a_missing_image_is_named_by_the_list_or_by_its_label_map(dataset, sets):
+    path = path_of(dataset, sets, "images", 1)
+    path.unlink()
+    found = examined(dataset, sets)
+    assert found.faults == (f"1 of 3 images missing, first: {path}",)
+    assert found.images == 2
+    assert found.remedy == SEGMENTATION[dataset].download
+
+
+def test_images_that_nothing_names_are_counted(whole):
+    assert examined("ade20k", whole, n_images=5).faults == (
+        f"2 of 5 images missing from {whole}/ade/ADEChallengeData2016/images/validation",
+    )
+    assert examined("ade20k", whole, n_images=2).faults == (
+        f"3 images, 2 expected, in {whole}/ade/ADEChallengeData2016/images/validation",
+    )
+
+
+def test_label_maps_of_another_suffix_are_told(sets):
+    folder = sets / "cityscapes/gtFine/val"
+    for path in sorted(folder.rglob("*_labelTrainIds.png")):
+        path.rename(path.with_name(path.name.replace("TrainIds", "Ids")))
+    (fault,) = examined("cityscapes", sets).faults
+    assert fault.startswith("3 of 3 label maps missing, first: ")
+    assert fault.endswith(
+        "; none ends in _gtFine_labelTrainIds.png, "
+        "there is frankfurt_000000_000294_gtFine_labelIds.png"
+    )
+
+
+@pytest.mark.parametrize(
+    ("dataset", "value"), [("voc20", 21), ("voc21", 21), ("ade20k", 151), ("coco_stuff", 171)]
+)
+def test_a_label_out_of_range_is_told(dataset, value, sets):
+    path = path_of(dataset, sets, "masks", 2)
+    save_map(path, np.full((64, 64), value))
+    found = examined(dataset, sets)
+    (fault,) = found.faults
+    assert f"{path} holds class {value}" in fault
+    assert found.labels == (LABELS[dataset][0], value)
+
+
+def test_sizes_that_differ_are_told_once_with_their_number(sets):
+    for number in (0, 1):
+        save_map(path_of("voc21", sets, "masks", number), np.zeros((20, 30)))
+    found = examined("voc21", sets)
+    path = path_of("voc21", sets, "masks", 0)
+    assert found.faults == (f"label map {path} is 30x20 px, its image 61x37 (and 1 more)",)
+
+
+def test_a_broken_label_map_and_a_broken_image_are_told(sets):
+    broken = path_of("ade20k", sets, "masks", 0)
+    broken.write_bytes(b"no picture")
+    image = path_of("ade20k", sets, "images", 1)
+    image.write_bytes(b"no picture")
+    faults = "\n".join(examined("ade20k", sets).faults)
+    assert f"cannot read label map {broken}" in faults
+    assert f"cannot read image {image}" in faults
+
+
+def test_a_wrong_root_names_the_paths_looked_at(tmp_path):
+    found = examined("voc21", tmp_path)
+    usual = tmp_path / "VOCdevkit/VOC2012/JPEGImages"
+    assert found.faults == (f"expected {tmp_path}/JPEGImages or {usual}, which is not there",)
+    assert found.remedy == SEGMENTATION["voc21"].download
+    assert (found.images, found.labels) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "preparation"),
+    [
+        *(("coco_object", "coco_object"), ("coco_stuff", "coco_stuff")),
+        *(("cityscapes", "cityscapes"), ("context60", "context"), ("context59", "context")),
+    ],
+)
+def test_what_can_be_prepared_is_mended_by_that_command(dataset, preparation, sets):
+    (sets / "VOCdevkit/VOC2010/trainval_merged.json").write_text("{}")
+    path_of(dataset, sets, "masks", 0).unlink()
+    remedy = examined(dataset, sets).remedy
+    assert remedy == f"cosmos-eval data prepare {preparation} --data-root {sets}"
+
+
+def test_context_is_prepared_where_only_its_download_is_there(sets):
+    root = sets / "VOCdevkit/VOC2010"
+    shutil.rmtree(root / "SegmentationClassContext")
+    assert examined("context60", sets).remedy == SEGMENTATION["context60"].download
+    (root / "trainval").mkdir()
+    command = f"cosmos-eval data prepare context --data-root {sets}"
+    assert examined("context60", sets).remedy == command
+
+
+@pytest.fixture
+def run(capsys):
+    """Run `cosmos-eval data doctor`; returns status, stdout, stderr."""
+
+    def command(*arguments: str):
+        with pytest.raises(SystemExit) as ended:
+            main(["data", "doctor", *arguments])
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return command
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    """A user's own set of one image, described by a YAML file."""
+    Image.new("RGB", (6, 4)).save(save_map(tmp_path / "images/one.png", np.zeros((4, 6))))
+    save_map(tmp_path / "masks/one.png", np.array([[0, 1, 1, 0, 0, 255]] * 4))
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "{kind: seg, images: images, masks: masks, image_suffix: .png, classes: [sky, car]}"
+    )
+    return path
+
+
+def test_status_0_for_a_whole_set(own, run):
+    code, out, err = run(str(own))
+    assert (code, err) == (0, "")
+    (row,) = [line.split() for line in out.splitlines() if "mine" in line]
+    assert row[:10] == ["mine", "seg", "yes", "1", "of", "1", "1", "of", "1", "0-1"]
+
+
+def test_status_1_and_the_fault_for_a_set_that_is_not_whole(own, run):
+    mask = own.parent / "masks/one.png"
+    mask.unlink()
+    code, out, err = run(str(own))
+    assert (code, err) == (1, "")
+    assert f"mine: 1 of 1 label maps missing, first: {mask}" in out
+
+
+def test_contradictory_constants_are_a_fault(own, run):
+    own.write_text(own.read_text().replace("kind: seg", "kind: seg, stride: 500"))
+    code, out, _ = run(str(own))
+    assert code == 1
+    assert "mine: stride must not exceed window" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["voc2"], "unknown data set 'voc2'; known: .*voc21"),
+        (["none.yaml"], "none.yaml: no such file"),
+        (["voc21"], "--data-root"),
+        (["voc21", "--data-root", "nowhere"], "no folder nowhere"),
+        (["--data-root", "nowhere"], "no folder nowhere"),
+    ],
+)
+def test_status_2_for_wrong_usage(arguments, message, run):
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert len(err.splitlines()) == 1
+
+    assert re.search(message, err)
+
+
+def test_without_a_name_all_known_sets_are_summed_up(whole, run, tmp_path, monkeypatch):
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "empty"))
+    code, out, _ = run("--data-root", str(whole), "--json")
+    rows = {row["dataset"]: row for row in json.loads(out)}
+    assert code == 1
+    assert rows.keys() == known_protocols().keys()
+    assert rows["scenes-seg"]["whole"]
+    assert not (tmp_path / "empty").exists()
+    assert rows["voc21"]["images"] == 3
+    assert rows["voc21"]["expected"] == 1449
+    assert "images/val2017" in rows["coco-val2017"]["faults"][0]
+    assert rows["imagenet1k"]["remedy"].startswith("https://")
+
+
+def test_other_tasks_are_looked_at_as_before_a_run(tmp_path, run):
+    for name in ("a", "b"):
+        save_map(tmp_path / f"photos/{name}/one.png", np.zeros((4, 6)))
+    path = tmp_path / "photos.yaml"
+    path.write_text("{kind: cls, folder: photos, templates: ['{}']}")
+    code, out, _ = run(str(path))
+    assert code == 0
+    assert "looked at for cls: class folders" in out
+    (tmp_path / "photos/b/one.png").unlink()
+    code, out, _ = run(str(path))
+    assert code == 1
+    assert f"class folder {tmp_path}/photos/b has no images" in out

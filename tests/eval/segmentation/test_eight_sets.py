@@ -1,0 +1,51 @@
+"""Every published set, in its documented layout, measured from its files to the metrics."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+from support.sets import LAYOUTS, PRESENT, SIZES, write_images, write_masks
+
+import cosmos_eval
+from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.tasks.segmentation._data import _dataset_class
+
+
+@pytest.fixture(scope="module")
+def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("sets")
+    for layout in LAYOUTS.values():
+        write_images(root, layout)
+        write_masks(root, layout)
+    return root
+
+
+def test_all_eight_sets_are_here():
+    assert set(PRESENT) >= {name for name, p in SEGMENTATION.items() if p.family == "cosmos"}
+    assert len(PRESENT) == 8
+
+
+@pytest.mark.parametrize("dataset", PRESENT)
+def test_a_tiny_model_is_measured_from_files_to_metrics(dataset, data_root, tiny_archs):
+    row = cosmos_eval.evaluate(
+        f"openclip:{tiny_archs['tiny']}/random",
+        dataset,
+        data_root=str(data_root),
+        device="cpu",
+        batch_size=64,
+    )
+    assert row.n_samples == len(SIZES)
+    found = {name for name, scores in row.per_class.items() if scores["Acc"] is not None}
+    assert found == set(PRESENT[dataset][1])
+    assert {"mIoU", "mAcc", "aAcc"} <= set(row.metrics)
+    assert all(0 <= value <= 1 for value in row.metrics.values())
+
+
+@pytest.mark.parametrize("dataset", sorted(PRESENT.keys() - {"coco_object"}))
+def test_suffixes_are_those_of_mmsegmentations_class(dataset):
+    protocol = SEGMENTATION[dataset]
+    defaults = inspect.signature(_dataset_class(protocol.mmseg_type).__init__).parameters
+    assert protocol.image_suffix == defaults["img_suffix"].default
+    assert protocol.mask_suffix == defaults["seg_map_suffix"].default
