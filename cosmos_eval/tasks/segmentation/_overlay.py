@@ -40,7 +40,7 @@ class Legend(NamedTuple):
 
 
 def distinct_colours(count: int) -> tuple[Colour, ...]:
-    """Colours of classes for which a data set has none: hues that are far apart, two brightnesses."""
+    """Colours for classes that have none: hues that are far apart, of two brightnesses."""
     return tuple(
         _rgb(colorsys.hsv_to_rgb(index * _GOLDEN % 1, 0.75, 0.95 if index % 2 == 0 else 0.7))
         for index in range(count)
