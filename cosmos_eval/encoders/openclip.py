@@ -75,7 +75,8 @@ def _quiet() -> Iterator[None]:
 def _build(arch: str, source: str) -> ClipParts:
     create = _random if source == RANDOM else _pretrained
     model, transform = create(arch, source)
-    return ClipParts(model, transform, open_clip.get_tokenizer(arch))
+    mean, std = (tuple(values) for values in (model.visual.image_mean, model.visual.image_std))
+    return ClipParts(model, transform, open_clip.get_tokenizer(arch), mean, std)
 
 
 def _random(arch: str, source: str) -> tuple[nn.Module, Transform]:
