@@ -7,6 +7,7 @@ and `kind`, `name` (default: the file's name) and, for seg, `classes`.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,6 +18,7 @@ import yaml
 from cosmos_eval.types import (
     ClassificationProtocol,
     Protocol,
+    Refinement,
     RetrievalProtocol,
     SegmentationProtocol,
     UsageError,
@@ -205,6 +207,13 @@ def _rgb(value: Any, key: str) -> tuple[float, ...]:
     return tuple(_number(item, f"{key}[{index}]") for index, item in enumerate(value))
 
 
+def _refinement(value: Any, key: str) -> str:
+    known = typing.get_args(Refinement)
+    if value not in known:
+        raise _FileError(f"`{key}` must be one of {', '.join(known)}, not {value!r}")
+    return str(value)
+
+
 def _names(value: Any, key: str) -> dict[str, str]:
     if not isinstance(value, dict):
         raise _FileError(f"`{key}` must map names to names, not {value!r}")
@@ -223,7 +232,8 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "float": _number,
         "int": _whole,
         "bool": _truth,
-        "tuple[float, float, float]": _rgb,
+        "Rgb": _rgb,
+        "Refinement": _refinement,
         "tuple[str, ...] | str": _text_or_texts,
         "Mapping[str, str]": _names,
         "Mapping[str, tuple[str, ...]]": _groups,
