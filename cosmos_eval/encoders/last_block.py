@@ -15,7 +15,7 @@ Shapes: B images, N tokens (CLS first), h x w patches, C tower width.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import torch
 from open_clip import transformer
@@ -27,7 +27,7 @@ from cosmos_eval.types import Attention, UsageError
 # NACLIP, arXiv:2404.08181, section 4: standard deviation of its Gaussian, in patches.
 NACLIP_STD = 5.0
 
-Block = transformer.ResidualAttentionBlock | transformer.CustomResidualAttentionBlock
+Block: TypeAlias = transformer.ResidualAttentionBlock | transformer.CustomResidualAttentionBlock
 
 
 class Heads(NamedTuple):
