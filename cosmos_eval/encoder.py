@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import PIL.Image
 from torch import Tensor
 
-from cosmos_eval.types import Attention, EncoderInfo
+from cosmos_eval.types import Attention, EncoderInfo, Rgb
 
 
 @runtime_checkable
@@ -42,9 +42,14 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class DenseEncoder(Encoder, Protocol):
-    """An encoder whose image tower is a ViT with patch tokens."""
+    """An encoder whose image tower is a ViT with patch tokens.
+
+    `image_mean` and `image_std` are what its images are normalised by, RGB on the 0-1 scale.
+    """
 
     patch_size: int
+    image_mean: Rgb
+    image_std: Rgb
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
         """(B, 3, H, W) -> (B, H // patch, W // patch, D) float32, L2-normalised, same device.

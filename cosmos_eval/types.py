@@ -15,6 +15,8 @@ Task = Literal["retrieval", "cls", "seg"]
 Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
 Precision = Literal["fp32", "bf16", "fp16"]
+Refinement = Literal["pamr"]
+Rgb = tuple[float, float, float]
 
 
 class CosmosEvalError(Exception):
@@ -107,7 +109,8 @@ class SegmentationProtocol(Protocol):
     root itself may hold the set as well.
     `queries` holds, for every class in order, its prompt names (synonyms). `short_side` and
     `long_side` bound the resize in pixels, `window` and `stride` are pixels, `mean` and `std` are
-    on the 0-255 scale, RGB. `scale`, `prob_thd`, `area_thd` as in the COSMOS evaluation code.
+    on the 0-255 scale, RGB (None: the model's own). `scale`, `prob_thd`, `area_thd` as in the
+    COSMOS evaluation code. `refinement` moves the borders of classes to those of the image.
     `class_names` are what results are reported under. `attention` is the form of the image tower's
     last block that the settings were made for. `n_images` is how many images the set has where
     that is known, `preparation` the name under which its label maps can be made.
@@ -134,9 +137,10 @@ class SegmentationProtocol(Protocol):
     area_thd: float | None = None
     reduce_zero_label: bool = False
     ignore_index: int = 255
-    mean: tuple[float, float, float] = (122.771, 116.746, 104.094)
-    std: tuple[float, float, float] = (68.501, 66.632, 70.323)
+    mean: Rgb | None = None
+    std: Rgb | None = None
     attention: Attention = "csa"
+    refinement: Refinement | None = None
     # Named groups of classes whose mean IoU is reported besides mIoU, e.g. things and stuff.
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 

@@ -17,7 +17,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cosmos_eval.encoders.dense import encode_patches
-from cosmos_eval.types import Attention, EncoderInfo, Precision
+from cosmos_eval.types import Attention, EncoderInfo, Precision, Rgb
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -28,12 +28,15 @@ _HASH_CHUNK = 1 << 20  # bytes
 class ClipParts(NamedTuple):
     """What a loader hands over: a model with `encode_image`, `encode_text` and `visual`.
 
-    `tokenizer` maps (texts, context_length=...) -> (B, context_length) int64.
+    `tokenizer` maps (texts, context_length=...) -> (B, context_length) int64. `image_mean` and
+    `image_std` are those of `transform`; OpenCLIP's default is OpenAI's.
     """
 
     model: Any
     transform: Transform
     tokenizer: Callable[..., Tensor]
+    image_mean: Rgb = open_clip.OPENAI_DATASET_MEAN
+    image_std: Rgb = open_clip.OPENAI_DATASET_STD
 
 
 class ClipEncoder:
@@ -46,6 +49,7 @@ class ClipEncoder:
         self.info = info
         self.model = parts.model.eval().to(info.device)
         self.transform = parts.transform
+        self.image_mean, self.image_std = parts.image_mean, parts.image_std
         self._tokenizer = parts.tokenizer
         self._trims_text = _text_can_be_trimmed(parts)
         trimmed = _TrimmedText(self.model).encode

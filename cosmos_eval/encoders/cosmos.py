@@ -91,15 +91,18 @@ def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:
 
 def _parts(model: open_clip.CLIP, config: Mapping[str, Any]) -> ClipParts:
     preprocess = config.get("preprocess", {})
+    mean = tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN)
+    std = tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD)
     transform = open_clip.image_transform(
         model.visual.image_size,
         is_train=False,
-        mean=preprocess.get("mean"),
-        std=preprocess.get("std"),
+        mean=mean,
+        std=std,
         resize_mode="shortest",
         interpolation="bicubic",
     )
-    return ClipParts(model, transform, _tokenizer(model.vocab_size, model.context_length))
+    tokenizer = _tokenizer(model.vocab_size, model.context_length)
+    return ClipParts(model, transform, tokenizer, mean, std)
 
 
 def _tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:

@@ -8,6 +8,7 @@ import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import torch
@@ -75,7 +76,9 @@ def _quiet() -> Iterator[None]:
 def _build(arch: str, source: str) -> ClipParts:
     create = _random if source == RANDOM else _pretrained
     model, transform = create(arch, source)
-    return ClipParts(model, transform, open_clip.get_tokenizer(arch))
+    visual: Any = model.visual
+    mean, std = tuple(visual.image_mean), tuple(visual.image_std)
+    return ClipParts(model, transform, open_clip.get_tokenizer(arch), mean, std)
 
 
 def _random(arch: str, source: str) -> tuple[nn.Module, Transform]:

@@ -19,6 +19,7 @@ from typing import Any
 import platformdirs
 from PIL import Image
 
+from cosmos_eval.protocols.segmentation import MEAN, STD
 from cosmos_eval.types import (
     ClassificationProtocol,
     Protocol,
@@ -108,6 +109,8 @@ def _segmentation(dataset: str, root: str, masks: str) -> SegmentationProtocol:
         short_side=SHORT_SIDE,
         window=WINDOW,
         stride=STRIDE,
+        mean=MEAN,
+        std=STD,
         groups={"things": THINGS, "stuff": STUFF},
     )
 

@@ -24,6 +24,10 @@ from cosmos_eval.types import SegmentationProtocol
 _SOURCE = "https://github.com/ExplainableML/cosmos (evaluation code)"
 _GUIDE = "https://mmsegmentation.readthedocs.io/en/latest/user_guides/2_dataset_prepare.html"
 
+# OpenAI's mean and standard deviation as that code rounds them; RGB, 0-255.
+MEAN = (122.771, 116.746, 104.094)
+STD = (68.501, 66.632, 70.323)
+
 
 def _names(text: str) -> tuple[str, ...]:
     """A comma-separated list, written over several lines, as a tuple."""
@@ -124,6 +128,8 @@ def _protocol(
         source=_SOURCE,
         class_names=names,
         queries=_prompts(names, others or {}),
+        mean=MEAN,
+        std=STD,
         **layout_and_constants,
     )
 

@@ -97,6 +97,7 @@ def _naclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
         attention="naclip",
         scale=40.0,
         area_thd=None,
+        refinement="pamr",
     )
 
 

@@ -18,6 +18,7 @@ from cosmos_eval.types import (
     Attention,
     ClassificationProtocol,
     Protocol,
+    Refinement,
     RetrievalProtocol,
     SegmentationProtocol,
     UsageError,
@@ -227,10 +228,16 @@ def _truth(value: Any, key: str) -> bool:
     return value
 
 
-def _attention(value: Any, key: str) -> str:
-    if value not in get_args(Attention):
-        raise _FileError(f"`{key}` must be one of {', '.join(get_args(Attention))}, not {value!r}")
-    return str(value)
+def _one_of(known: Any) -> Callable[[Any, str], str]:
+    """A reader of the values of a Literal."""
+    values = get_args(known)
+
+    def read(value: Any, key: str) -> str:
+        if value not in values:
+            raise _FileError(f"`{key}` must be one of {', '.join(values)}, not {value!r}")
+        return str(value)
+
+    return read
 
 
 def _rgb(value: Any, key: str) -> tuple[float, ...]:
@@ -257,8 +264,9 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "float": _number,
         "int": _whole,
         "bool": _truth,
-        "Attention": _attention,
-        "tuple[float, float, float]": _rgb,
+        "Attention": _one_of(Attention),
+        "Rgb": _rgb,
+        "Refinement": _one_of(Refinement),
         "tuple[str, ...] | str": _text_or_texts,
         "Mapping[str, str]": _names,
         "Mapping[str, tuple[str, ...]]": _groups,

@@ -1,61 +1,73 @@
-"""Patch embeddings against OpenCLIP's own tower and against the papers' formulas in NumPy."""
+"""Patch embeddings against OpenCLIP's own tower and the papers' formulas, written plainly."""
 
 import math
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 from numpy.typing import NDArray
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmos_eval.encoders.dense import (
-    LAST_BLOCKS,
-    encode_patches,
-    neighbourhood,
-    resize_positional_embedding,
-)
+from cosmos_eval.encoders.dense import encode_patches, resize_positional_embedding
+from cosmos_eval.encoders.last_block import LAST_BLOCKS, neighbourhood
 from cosmos_eval.types import UsageError
 
 PATCH, WIDTH, HEADS, EMBED = 8, 32, 4, 16
+FORMS = ("vanilla", *sorted(LAST_BLOCKS))
+CUSTOM = ("qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
+TOWERS = {
+    "openai": {"quick_gelu": True},
+    "laion": {},
+    "average": {"pool_type": "avg"},
+    "clipa": {"pool_type": "avg", "final_ln_after_pool": True, "no_ln_pre": True},
+    "sine": {"pos_embed_type": "sin_cos_2d", "patch_dropout": 0.5},
+    "layer-scale": {"ls_init_value": 0.1},
+    "custom": dict.fromkeys(CUSTOM, True),
+    "custom-without-options": {"block_type": "custom"},
+    "wide": {"image_size": (24, 40)},
+}
 
 
-def tower(**changes: object) -> torch.nn.Module:
+def tower(*, quick_gelu: bool = False, **changes: object) -> nn.Module:
+    """Two blocks, every parameter away from its neutral start, in evaluation mode."""
     torch.manual_seed(0)
     config = {"image_size": 32, "layers": 2, "width": WIDTH, "head_width": 8, "patch_size": PATCH}
-    return _build_vision_tower(EMBED, CLIPVisionCfg(**{**config, **changes})).eval()
+    config_of_tower = CLIPVisionCfg(**{**config, **changes})
+    built = _build_vision_tower(EMBED, config_of_tower, quick_gelu=quick_gelu).eval()
+    with torch.no_grad():
+        for parameter in built.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return built
 
 
 @pytest.fixture(scope="module")
-def visual() -> torch.nn.Module:
+def visual() -> nn.Module:
     return tower()
 
 
 @pytest.fixture(scope="module")
-def images() -> torch.Tensor:
+def images() -> Tensor:
     return torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 
 
 @torch.no_grad()
-def test_vanilla_patches_are_those_of_the_tower(visual, images):
+@pytest.mark.parametrize("name", [name for name in TOWERS if name != "wide"])
+def test_vanilla_patches_are_those_of_the_tower(name, images):
+    visual = tower(**TOWERS[name])
     output = visual.forward_intermediates(
         images, indices=1, normalize_intermediates=True, output_fmt="NLC", intermediates_only=True
     )
     expected = F.normalize(output["image_intermediates"][0] @ visual.proj, dim=-1)
     patches = encode_patches(visual, images, "vanilla")
     assert patches.shape == (2, 4, 4, EMBED)
-    torch.testing.assert_close(patches.flatten(1, 2), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(patches.flatten(1, 2), expected, atol=2e-6, rtol=0)
 
 
-def softmax(scores: NDArray) -> NDArray:
-    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return weights / weights.sum(axis=-1, keepdims=True)
-
-
-def gaussian(rows: int, columns: int) -> NDArray:
+def gaussian(rows: int, columns: int) -> Tensor:
     """NACLIP's term, patch pair by patch pair; token 0 is CLS."""
-    term = np.zeros((1 + rows * columns, 1 + rows * columns))
+    term = torch.zeros(1 + rows * columns, 1 + rows * columns, dtype=torch.float64)
     for i in range(rows * columns):
         for j in range(rows * columns):
             (y, x), (v, u) = divmod(i, columns), divmod(j, columns)
@@ -63,53 +75,98 @@ def gaussian(rows: int, columns: int) -> NDArray:
     return term
 
 
-def weights_of(form: str, q: NDArray, k: NDArray, grid: tuple[int, int]) -> NDArray:
-    """Attention weights (N, N) of one head, as the papers write them."""
-    root = math.sqrt(q.shape[-1])
+def weights_of(form: str, q: Tensor, k: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Attention weights (B, N, N) of one head, as the papers write them."""
+
+    def compared(a: Tensor, b: Tensor, bias: Tensor | float = 0.0) -> Tensor:
+        scores = torch.einsum("bnd,bmd->bnm", a, b) / math.sqrt(q.shape[-1]) + bias
+        return scores.exp() / scores.exp().sum(-1, keepdim=True)
+
     return {
-        "csa": lambda: softmax(q @ q.T / root) + softmax(k @ k.T / root),
-        "maskclip": lambda: np.eye(len(q)),
-        "clearclip": lambda: softmax(q @ q.T / root),
-        "naclip": lambda: softmax(k @ k.T / root + gaussian(*grid)),
+        "vanilla": lambda: compared(q, k),
+        "csa": lambda: compared(q, q) + compared(k, k),
+        "maskclip": lambda: torch.eye(q.shape[1], dtype=q.dtype).expand(len(q), -1, -1),
+        "clearclip": lambda: compared(q, q),
+        "naclip": lambda: compared(k, k, gaussian(*grid)),
     }[form]()
 
 
-def last_block_in_numpy(block: torch.nn.Module, x: NDArray, form: str, grid: tuple[int, int]):
-    def call(module: torch.nn.Module, values: NDArray) -> NDArray:
-        return module(torch.from_numpy(values).float()).detach().double().numpy()
-
-    weight, bias = (
-        getattr(block.attn, name).detach().double().numpy()
-        for name in ("in_proj_weight", "in_proj_bias")
+def normed(x: Tensor, norm: nn.Module) -> Tensor:
+    """Layer normalisation, or nothing where the tower has none."""
+    if isinstance(norm, nn.Identity):
+        return x
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt() * (norm.weight) + (
+        norm.bias
     )
-    q, k, v = np.split(call(block.ln_1, x) @ weight.T + bias, 3, axis=-1)
-    heads = np.split(np.arange(WIDTH), HEADS)
-    mixed = [weights_of(form, q[:, h], k[:, h], grid) @ v[:, h] for h in heads]
-    out = call(block.attn.out_proj, np.concatenate(mixed, axis=-1))
+
+
+def plain_attention(block: nn.Module, x: Tensor, form: str, grid: tuple[int, int]) -> Tensor:
+    attn = block.attn
+    projected = x @ attn.in_proj_weight.T + attn.in_proj_bias
+    q, k, v = projected.split(WIDTH, dim=-1)
+    absent = nn.Identity()
+    mixed = []
+    for head, columns in enumerate(torch.arange(WIDTH).split(WIDTH // HEADS)):
+        own_q = normed(q[..., columns], getattr(attn, "ln_q", absent))
+        own_k = normed(k[..., columns], getattr(attn, "ln_k", absent))
+        weights = weights_of(form, own_q, own_k, grid)
+        scales = getattr(attn, "head_scale", None)
+        scale = 1.0 if scales is None else scales[head]
+        mixed.append(torch.einsum("bnm,bmd->bnd", weights, v[..., columns]) * scale)
+    joined = normed(torch.cat(mixed, -1), getattr(attn, "ln_inner", absent))
+    out = joined @ attn.out_proj.weight.T + attn.out_proj.bias
+    return scaled(normed(out, getattr(block, "ln_attn", absent)), block.ls_1)
+
+
+def scaled(x: Tensor, layer_scale: nn.Module) -> Tensor:
+    return x if isinstance(layer_scale, nn.Identity) else x * layer_scale.gamma
+
+
+def plain_mlp(block: nn.Module, x: Tensor, quick_gelu: bool) -> Tensor:
+    hidden = x @ block.mlp.c_fc.weight.T + block.mlp.c_fc.bias
+    if quick_gelu:
+        hidden = hidden / (1 + (-1.702 * hidden).exp())
+    else:
+        hidden = hidden * (1 + (hidden / math.sqrt(2)).erf()) / 2
+    hidden = normed(hidden, getattr(block.mlp, "ln", nn.Identity()))
+    return scaled(hidden @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias, block.ls_2)
+
+
+def plain_patches(visual: nn.Module, images: Tensor, form: str, *, quick_gelu: bool) -> Tensor:
+    """The whole tower, from pixels to patch embeddings (B, h, w, D) that are not normalised."""
+    grid = (images.shape[2] // PATCH, images.shape[3] // PATCH)
+    cut = images[:, :, : grid[0] * PATCH, : grid[1] * PATCH]
+    pieces = cut.unflatten(3, (grid[1], PATCH)).unflatten(2, (grid[0], PATCH))
+    patches = torch.einsum("bchpwq,ocpq->bhwo", pieces, visual.conv1.weight).flatten(1, 2)
+    cls = visual.class_embedding.expand(len(images), 1, -1)
+    x = torch.cat([cls, patches], 1) + plain_positions(visual, grid)
+    x = normed(x, visual.ln_pre)
+    first, last = visual.transformer.resblocks
+    x = x + plain_attention(first, normed(x, first.ln_1), "vanilla", grid)
+    x = x + plain_mlp(first, normed(x, first.ln_2), quick_gelu)
+    attended = plain_attention(last, normed(x, last.ln_1), form, grid)
     if form in ("clearclip", "naclip"):
-        return out
-    x = x + out
-    return x + call(block.mlp, call(block.ln_2, x))
+        x = attended
+    else:
+        x = x + attended
+        x = x + plain_mlp(last, normed(x, last.ln_2), quick_gelu)
+    return (normed(x, visual.ln_post)[:, 1:] @ visual.proj).unflatten(1, grid)
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("form", sorted(LAST_BLOCKS))
-@pytest.mark.parametrize("size", [(32, 32), (24, 45)])
-def test_last_block_forms_follow_their_formulas(visual, form, size):
-    image = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(2))
-    inputs = []
-    hook = visual.transformer.resblocks[-1].register_forward_pre_hook(
-        lambda module, arguments: inputs.append(arguments[0])
-    )
-    encode_patches(visual, image, "vanilla")
-    hook.remove()
-    grid = (size[0] // PATCH, size[1] // PATCH)
-    x = last_block_in_numpy(
-        visual.transformer.resblocks[-1], inputs[0][0].double().numpy(), form, grid
-    )
-    tokens = visual.ln_post(torch.from_numpy(x).float())[1:] @ visual.proj
-    expected = F.normalize(tokens, dim=-1).unflatten(0, grid)
-    torch.testing.assert_close(encode_patches(visual, image, form)[0], expected, atol=2e-6, rtol=0)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("name", TOWERS)
+def test_forms_of_the_last_block_follow_their_formulas(name, form):
+    visual = tower(**TOWERS[name]).double()
+    quick_gelu = bool(TOWERS[name].get("quick_gelu"))
+    for size in (visual.image_size, (24, 45)):
+        images = torch.randn(2, 3, *size, dtype=torch.float64)
+        expected = F.normalize(plain_patches(visual, images, form, quick_gelu=quick_gelu), dim=-1)
+        # Patches are returned in float32.
+        torch.testing.assert_close(
+            encode_patches(visual, images, form).double(), expected, atol=2e-6, rtol=0
+        )
 
 
 def test_neighbourhood_by_hand():
@@ -138,21 +195,38 @@ def resize_axis(length: int, side: int) -> NDArray:
     return matrix
 
 
+def plain_positions(visual: nn.Module, grid: tuple[int, int]) -> Tensor:
+    """Position embeddings (1 + h * w, width) of a grid, by matrices of bicubic interpolation."""
+    embedding = visual.positional_embedding
+    patches = embedding[1:].unflatten(0, visual.grid_size)
+    if grid != visual.grid_size:
+        rows, columns = (
+            torch.from_numpy(resize_axis(length, side)).to(embedding)
+            for length, side in zip(grid, visual.grid_size, strict=True)
+        )
+        patches = torch.einsum("hi,wj,ijc->hwc", rows, columns, patches)
+    return torch.cat([embedding[:1], patches.flatten(0, 1)])
+
+
 @pytest.mark.parametrize("grid", [(6, 6), (3, 9), (12, 1), (4, 5)])
-def test_positional_embedding_is_resized_by_a_shifted_factor(grid):
+@pytest.mark.parametrize("trained", [(4, 4), (2, 8)])
+def test_positional_embedding_is_resized_by_a_shifted_factor(grid, trained):
     embedding = torch.randn(1 + 16, 5, generator=torch.Generator().manual_seed(3))
-    patches = embedding[1:].reshape(4, 4, 5).double().numpy()
+    patches = embedding[1:].reshape(*trained, 5).double().numpy()
     expected = np.einsum(
-        "hi,wj,ijc->hwc", resize_axis(grid[0], 4), resize_axis(grid[1], 4), patches
+        "hi,wj,ijc->hwc",
+        resize_axis(grid[0], trained[0]),
+        resize_axis(grid[1], trained[1]),
+        patches,
     )
-    resized = resize_positional_embedding(embedding, grid)
+    resized = resize_positional_embedding(embedding, trained, grid)
     assert torch.equal(resized[0], embedding[0])
     np.testing.assert_allclose(resized[1:].numpy(), expected.reshape(-1, 5), atol=1e-5)
 
 
 def test_positional_embedding_of_the_training_size_is_untouched():
     embedding = torch.randn(1 + 16, 5)
-    assert resize_positional_embedding(embedding, (4, 4)) is embedding
+    assert resize_positional_embedding(embedding, (4, 4), (4, 4)) is embedding
 
 
 @pytest.mark.parametrize("size", [(7, 32), (32, 7)])
@@ -162,21 +236,33 @@ def test_an_image_under_one_patch_is_refused(visual, size):
 
 
 @pytest.mark.parametrize(
-    ("build", "kind"),
+    ("changes", "kind"),
     [
-        (lambda: tower(layers=(1, 1, 1, 1)), "ModifiedResNet"),
-        (lambda: tower(attentional_pool=True), "attentional pooling"),
-        (lambda: tower(image_size=(32, 64)), "not square"),
+        ({"layers": (1, 1, 1, 1)}, "a ModifiedResNet"),
+        ({"attentional_pool": True}, "attentional pooling"),
+        ({"attentional_pool": "parallel"}, "attentional pooling"),
+        ({"patch_size": (8, 4)}, "patches that are not square"),
+        ({"scaled_cosine_attn": True}, "scaled cosine attention"),
     ],
 )
-def test_towers_without_patch_tokens_are_refused(build, kind, images):
-    with pytest.raises(UsageError, match=kind):
-        encode_patches(build(), images, "vanilla")
+def test_towers_without_patch_tokens_are_refused(changes, kind, images):
+    with pytest.raises(UsageError, match=f"{kind}.* such as ViT-B-16") as error:
+        encode_patches(tower(**changes), images, "vanilla")
+    assert "\n" not in str(error.value)
 
 
-def test_other_attention_modules_know_only_their_own_form(images):
-    custom = tower(qk_norm=True)
-    assert isinstance(custom, open_clip.transformer.VisionTransformer)
-    assert encode_patches(custom, images, "vanilla").shape == (2, 4, 4, EMBED)
-    with pytest.raises(UsageError, match="only --attention vanilla"):
-        encode_patches(custom, images, "csa")
+def test_scaled_cosine_attention_fails_in_openclip_itself(images):
+    with pytest.raises(RuntimeError):
+        tower(scaled_cosine_attn=True)(images)
+
+
+def test_unknown_attention_knows_only_its_own_form(images):
+    class Other(nn.Module):
+        def forward(self, x: Tensor, *_: Tensor, **__: object) -> tuple[Tensor]:
+            return (x,)
+
+    visual = tower()
+    visual.transformer.resblocks[-1].attn = Other()
+    assert encode_patches(visual, images, "vanilla").shape == (2, 4, 4, EMBED)
+    with pytest.raises(UsageError, match="use Other, for which only --attention vanilla"):
+        encode_patches(visual, images, "csa")

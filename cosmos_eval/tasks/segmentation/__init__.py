@@ -19,6 +19,7 @@ from cosmos_eval.tasks.segmentation._data import (
 )
 from cosmos_eval.tasks.segmentation._images import load_image
 from cosmos_eval.tasks.segmentation._inference import Prediction, Segmenter, predict
+from cosmos_eval.tasks.segmentation._model import fit_to_model
 from cosmos_eval.tasks.segmentation._pictures import save_label_map
 from cosmos_eval.tasks.segmentation._samples import (
     fingerprints,
@@ -68,6 +69,7 @@ def measure(
     """
     if not isinstance(encoder, DenseEncoder):
         raise UsageError(f"{encoder.info.spec} has no patch embeddings to segment images with")
+    protocol = fit_to_model(protocol, encoder, options.attention)
     data = open_data(protocol, options)
     started = time.perf_counter()
     names = [name for synonyms in protocol.queries for name in synonyms]

@@ -58,7 +58,7 @@ def _inference_fault(protocol: SegmentationProtocol) -> str | None:
     for name in positive:
         if getattr(protocol, name) <= 0:
             return f"{name} must be above 0"
-    if min(protocol.std) <= 0:
+    if protocol.std is not None and min(protocol.std) <= 0:
         return "std must be above 0"
     if protocol.stride > protocol.window:
         return "stride must not exceed window: pixels between windows would have no prediction"

@@ -44,7 +44,12 @@ def decode(path: Path) -> NDArray[np.uint8]:
 
 
 def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
-    """(H, W, 3) BGR uint8 -> (3, h, w) RGB float32, resized keeping the ratio."""
+    """(H, W, 3) BGR uint8 -> (3, h, w) RGB float32, resized keeping the ratio.
+
+    The protocol must state mean and std, as `fit_to_model` makes it.
+    """
+    if protocol.mean is None or protocol.std is None:
+        raise ValueError(f"{protocol.dataset}: mean and std are still to be taken from a model")
     height, width = resized_hw((image.shape[0], image.shape[1]), protocol)
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     rgb = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB).astype(np.float32)

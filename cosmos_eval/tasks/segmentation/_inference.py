@@ -16,6 +16,7 @@ from cosmos_eval.encoder import DenseEncoder
 from cosmos_eval.tasks.segmentation._data import Label
 from cosmos_eval.tasks.segmentation._images import LoadedImage
 from cosmos_eval.tasks.segmentation._merge import Axis, Decision, label_map, placement
+from cosmos_eval.tasks.segmentation._refinement import refined_label_map
 from cosmos_eval.types import Attention, SegmentationProtocol, UsageError
 
 
@@ -75,7 +76,10 @@ def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Pre
             height, width = one.image.label.shape
             rows = placement(one.rows, height).to(tokens.device)
             columns = placement(one.columns, width).to(tokens.device)
-            classes = label_map(tokens, rows, columns, decision)
+            if segmenter.protocol.refinement == "pamr":
+                classes = refined_label_map(tokens, rows, columns, decision, one.image.pixels)
+            else:
+                classes = label_map(tokens, rows, columns, decision)
             yield Prediction(one.image, classes.cpu().numpy())
 
 

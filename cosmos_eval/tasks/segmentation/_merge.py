@@ -11,7 +11,7 @@ Shapes: Q queries, A x B tokens of all window rows and columns, H x W pixels of 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -80,19 +80,26 @@ def placement(axis: Axis, size: int) -> Tensor:
 
 
 def label_map(tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision) -> Tensor:
-    """Classes (H, W) uint8 from token logits (Q, A, B), rows (H, A) and columns (W, B).
+    """Classes (H, W) uint8 from token logits (Q, A, B), rows (H, A) and columns (W, B)."""
+    return decide(functools.partial(_best, tokens, rows, columns, decision), decision)
 
+
+def decide(best: Callable[[Tensor | None], tuple[Tensor, Tensor]], decision: Decision) -> Tensor:
+    """Classes (H, W) uint8 from a function that finds the best query of every pixel.
+
+    `best` maps queries that are ruled out (Q,), or None, to the class of the best other one and to
+    its score, which is a probability where `prob_thd` is above 0.
     The first of equal queries wins. With `area_thd`, classes but 0 with no more than that share
     of the pixels outside class 0 are ruled out for the image. Pixels whose probability
     (softmax over queries) is below `prob_thd` fall to class 0.
     """
-    classes, score = _best(tokens, rows, columns, decision, ruled_out=None)
+    classes, score = best(None)
     if decision.area_thd is not None:
         n_classes = int(decision.class_of_query[-1]) + 1
         small = _small_classes(classes, n_classes, decision.area_thd)
         if small.any():
             ruled_out = small[decision.class_of_query.long()]
-            classes, score = _best(tokens, rows, columns, decision, ruled_out)
+            classes, score = best(ruled_out)
     if decision.prob_thd > 0:
         classes[score < decision.prob_thd] = 0
     return classes

@@ -1,8 +1,9 @@
-"""Import MMSegmentation's data sets without MMCV's compiled operations.
+"""Import MMSegmentation's data sets and models without MMCV's compiled operations.
 
-`mmseg.datasets` reaches `mmcv.ops`, which loads the compiled module `mmcv._ext` at import. The
-wheel `mmcv-lite` has no such module, and full MMCV would have to be compiled on most machines.
-Data sets call none of these operations, so a placeholder that fails when one is called is enough.
+`mmseg.datasets` and `mmseg.models` reach `mmcv.ops`, which loads the compiled module `mmcv._ext` at
+import. The wheel `mmcv-lite` has no such module, and full MMCV would have to be compiled on most
+machines. Data sets and our segmentor call none of these operations, so a placeholder that fails
+when one is called is enough.
 It is removed once the import is done: MMEngine later asks `importlib` for the spec of `mmcv._ext`
 to tell whether MMCV was compiled, and a module without a spec makes that question an error.
 """
@@ -10,6 +11,7 @@ to tell whether MMCV was compiled, and a module without a spec makes that questi
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import sys
 import warnings
@@ -21,14 +23,24 @@ from typing import Any, NoReturn
 _EXTENSION = "mmcv._ext"
 
 
-@functools.cache
 def mmseg_datasets() -> ModuleType:
     """The module `mmseg.datasets`, imported on first use, which must not be in a thread."""
+    return _imported("mmseg.datasets")
+
+
+def mmseg_models() -> ModuleType:
+    """The module `mmseg.models`, imported on first use, which must not be in a thread."""
+    return _imported("mmseg.models")
+
+
+@functools.cache
+def _imported(module: str) -> ModuleType:
     with _extension_placeholder(), warnings.catch_warnings():
         # mmcv.ops compiles two functions with torch.jit at import, which newer torch deprecates.
         warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
-        import mmseg.datasets
-    return mmseg.datasets
+        # MMCV warns of a name that has moved wherever the name is there.
+        warnings.filterwarnings("ignore", message="``MultiScale", category=ImportWarning)
+        return importlib.import_module(module)
 
 
 @contextmanager

@@ -74,6 +74,8 @@ def fingerprints(
 ) -> dict[str, str]:
     """SHA-256 of everything that defines the number."""
     constants = {name: getattr(protocol, name) for name in _CONSTANTS}
+    if protocol.refinement is not None:  # else left out, so that older results keep their hash
+        constants["refinement"] = protocol.refinement
     described = {
         "class_names": protocol.class_names,
         "queries": protocol.queries,

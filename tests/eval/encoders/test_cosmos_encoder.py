@@ -93,6 +93,7 @@ def test_a_file_that_states_its_architecture(tmp_path: Path) -> None:
     torch.testing.assert_close(encoder.tokenize(texts), expected(texts))
     white = encoder.transform(Image.new("RGB", (40, 60), "white"))
     torch.testing.assert_close(white, torch.full((3, 32, 32), 2.0))
+    assert (encoder.image_mean, encoder.image_std) == ((0.5,) * 3, (0.25,) * 3)
 
 
 def test_a_vocabulary_without_tokenizer(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ area_thd: 0.2
 reduce_zero_label: true
 mean: [1, 2.5, 3]
 std: [4, 5, 6]
+refinement: pamr
 groups: {things: [car]}
 """
     )
@@ -78,6 +79,7 @@ groups: {things: [car]}
     assert protocol.attention == "naclip"
     assert (protocol.area_thd, protocol.reduce_zero_label) == (0.2, True)
     assert (protocol.mean, protocol.std) == ((1.0, 2.5, 3.0), (4.0, 5.0, 6.0))
+    assert protocol.refinement == "pamr"
     assert protocol.templates == ("a photo of a {}.",)
     assert protocol.groups == {"things": ("car",)}
     assert (protocol.image_suffix, protocol.mask_suffix) == (".png", "_ids.png")
@@ -142,6 +144,7 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
         (SEG + "classes: [{name: a, queries: []}]\n", "must be a list of texts"),
         (SEG + "classes: [a]\nscale: big\n", "`scale` must be a number"),
         (SEG + "classes: [a]\nmean: [1, 2]\n", "`mean` must be a list of three numbers"),
+        (SEG + "classes: [a]\nrefinement: crf\n", "`refinement` must be one of pamr, not 'crf'"),
         (SEG + "classes: [a]\nreduce_zero_label: 1\n", "`reduce_zero_label` must be true or"),
         (SEG + "classes: [a]\nignore_label: 3\n", "unknown key `ignore_label`; .*ignore_index"),
         (SEG + "classes: [a]\nmmseg_type: X\n", "unknown key `mmseg_type`"),

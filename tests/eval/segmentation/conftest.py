@@ -56,6 +56,8 @@ def protocol() -> SegmentationProtocol:
         short_side=48,
         window=32,
         stride=16,
+        mean=(122.771, 116.746, 104.094),
+        std=(68.501, 66.632, 70.323),
         groups={"animals": ("cat", "dog")},
     )
 

@@ -43,6 +43,7 @@ def test_constants_are_those_of_the_authors_configurations(family, table):
     assert described == table
     for protocol in protocols.values():
         assert (protocol.family, protocol.attention, protocol.area_thd) == (family, family, None)
+        assert protocol.refinement == ("pamr" if family == "naclip" else None)
 
 
 def test_clearclip_names_one_prompt_a_class_of_voc21():

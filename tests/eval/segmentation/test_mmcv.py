@@ -5,11 +5,12 @@ import sys
 
 import pytest
 
-from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets
+from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets, mmseg_models
 
 
 def test_placeholder_is_gone_after_the_import():
     assert hasattr(mmseg_datasets(), "PascalVOCDataset")
+    assert hasattr(mmseg_models(), "BaseSegmentor")
     assert "mmcv._ext" not in sys.modules
     if importlib.util.find_spec("mmcv._ext") is not None:
         pytest.skip("MMCV is compiled here")

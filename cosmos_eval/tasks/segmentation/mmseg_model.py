@@ -1,0 +1,133 @@
+"""Our models and data sets for MMSegmentation, so that MMEngine's Runner can evaluate them.
+
+A config lists this module in `custom_imports`; configs are in benchmarks/mmseg. Windows, merging,
+thresholds and refinement are those of `cosmos_eval run`: both call the same functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from mmengine.device import get_device
+from mmengine.structures import PixelData
+from mmseg.registry import DATASETS, MODELS
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.protocols import find_protocol, prepare
+from cosmos_eval.tasks.prompts import prompt_embeddings
+from cosmos_eval.tasks.segmentation._constants import check_constants
+from cosmos_eval.tasks.segmentation._data import Sample, open_data
+from cosmos_eval.tasks.segmentation._images import LoadedImage, normalised
+from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
+from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets, mmseg_models
+from cosmos_eval.tasks.segmentation._model import fit_to_model
+from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol, UsageError
+from cosmos_eval.types import Weights as WhichWeights
+
+# What IoUMetric leaves out unless a config says otherwise.
+_MMSEG_IGNORE = 255
+
+
+@MODELS.register_module()
+class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
+    """A zero-shot model under the protocol of a data set.
+
+    `model`, `arch`, `weights`, `attention`, `precision` and `batch_size` (windows) are those of
+    `cosmos_eval.evaluate`; `dataset` is a name or a YAML file and gives classes, prompts and every
+    constant. The pipeline must leave images as LoadImageFromFile reads them: BGR, 0-255, at their
+    own size. Raises UsageError as `evaluate` does.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        dataset: str,
+        arch: str | None = None,
+        weights: WhichWeights = "teacher",
+        attention: Attention = "csa",
+        precision: Precision = "fp32",
+        batch_size: int = 32,
+        data_preprocessor: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor=data_preprocessor)
+        protocol = _segmentation_protocol(dataset)  # names first: they cost nothing
+        spec = parse_model_spec(model, arch, weights)
+        encoder = load_encoder(spec, device=get_device(), precision=precision)
+        protocol = fit_to_model(protocol, encoder, attention)
+        names = [name for synonyms in protocol.queries for name in synonyms]
+        queries = prompt_embeddings(encoder, names, protocol.templates)
+        self.segmenter = Segmenter(encoder, queries, protocol, attention, batch_size)
+
+    def predict(
+        self, inputs: Sequence[Tensor], data_samples: Sequence[Any] | None = None
+    ) -> list[Any]:
+        """Images (3, H, W) -> SegDataSamples with `pred_sem_seg` (1, H, W) int64."""
+        samples = [SegDataSample() for _ in inputs] if data_samples is None else list(data_samples)
+        images = (self._load(*pair) for pair in zip(inputs, samples, strict=True))
+        for sample, prediction in zip(samples, predict(self.segmenter, images), strict=True):
+            classes = torch.from_numpy(prediction.classes.astype(np.int64))
+            sample.set_data({"pred_sem_seg": PixelData(data=classes[None])})
+        return samples
+
+    def _load(self, image: Tensor, sample: Any) -> LoadedImage:
+        pixels = image.permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy()
+        path = Path(sample.metainfo.get("img_path", "an image of the batch"))
+        unlabelled = np.full(pixels.shape[:2], _MMSEG_IGNORE, np.uint8)
+        return LoadedImage(
+            Sample(path.stem, path, path, {}),
+            normalised(pixels, self.segmenter.protocol),
+            unlabelled,
+        )
+
+    def loss(self, *_: Any, **__: Any) -> NoReturn:
+        """Nothing is trained here."""
+        raise NotImplementedError("CosmosSegmentor is zero-shot: it can be tested, not trained")
+
+    extract_feat = encode_decode = _forward = loss
+
+
+@DATASETS.register_module()
+class CosmosEvalDataset(mmseg_datasets().BaseSegDataset):  # type: ignore[misc]
+    """The images and label maps of a data set that `cosmos-eval` knows, or of a YAML file.
+
+    `data_root` and `limit` are those of `cosmos_eval.evaluate`, which also says what is raised.
+    Classes are the protocol's, and pixels to ignore become 255.
+    """
+
+    def __init__(
+        self,
+        dataset: str,
+        data_root: str | None = None,
+        limit: int | None = None,
+        pipeline: Sequence[Any] = (),
+    ) -> None:
+        protocol = _segmentation_protocol(dataset)
+        prepare(protocol)
+        data = open_data(protocol, RunOptions(data_root=data_root, limit=limit))
+        relabelled = {protocol.ignore_index: _MMSEG_IGNORE}
+        self._records = [{**sample.record, "label_map": relabelled} for sample in data.samples]
+        super().__init__(
+            metainfo={"classes": protocol.class_names, "palette": list(data.palette)},
+            reduce_zero_label=protocol.reduce_zero_label,
+            pipeline=list(pipeline),
+            test_mode=True,
+        )
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """The records that MMSegmentation's loading transforms read."""
+        return self._records
+
+
+def _segmentation_protocol(dataset: str) -> SegmentationProtocol:
+    protocol = find_protocol(dataset)
+    if not isinstance(protocol, SegmentationProtocol):
+        raise UsageError(f"{dataset} is no segmentation data set: name one, such as voc20")
+    check_constants(protocol)
+    return protocol

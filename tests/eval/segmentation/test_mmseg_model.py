@@ -1,0 +1,169 @@
+"""MMEngine's Runner against our own runner: the same label maps, so the same counts."""
+
+import json
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cosmos_eval.plan import Machine, make_plan
+from cosmos_eval.protocols import find_protocol
+from cosmos_eval.run import check_data, measure_all
+from cosmos_eval.tasks.segmentation._data import open_data, read_label
+from cosmos_eval.tasks.segmentation.mmseg_model import CosmosEvalDataset, CosmosSegmentor
+from cosmos_eval.types import RunOptions, UsageError
+
+ROOT = Path(__file__).parents[3]
+PARITY = ROOT / "tests" / "parity"
+MODEL = f"cosmos:{PARITY / 'checkpoint.pt'}"
+ARCH = str(PARITY / "model_config.json")
+
+OWN_SET = """
+kind: seg
+images: JPEGImages
+masks: SegmentationClass
+split: ImageSets/Segmentation/val.txt
+classes: [nothing, {name: cat, queries: [cat, kitten]}, dog, grass]
+templates: ["a photo of a {}."]
+short_side: 96
+window: 64
+stride: 32
+prob_thd: 0.26
+area_thd: 0.05
+scale: 5
+ignore_index: 9
+refinement: pamr
+"""
+
+
+@pytest.fixture(scope="module")
+def own_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A YAML file beside images and label maps in VOC's layout."""
+    root = tmp_path_factory.mktemp("set")
+    rng = np.random.default_rng(0)
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    sizes = {"2007_000032": (60, 90), "2007_000039": (97, 40), "2007_000063": (48, 210)}
+    for name, size in sizes.items():
+        coarse = Image.fromarray(rng.integers(0, 256, (6, 6, 3), np.uint8))
+        coarse.resize(size[::-1]).save(root / "JPEGImages" / f"{name}.jpg")
+        label = np.kron(rng.integers(0, 4, (8, 8)), np.ones((30, 30), int))[: size[0], : size[1]]
+        label = np.where(rng.random(size) < 0.1, 9, np.resize(label, size))
+        Image.fromarray(label.astype(np.uint8)).save(root / "SegmentationClass" / f"{name}.png")
+    (root / "ImageSets/Segmentation/val.txt").write_text("\n".join(sizes))
+    (root / "own.yaml").write_text(OWN_SET)
+    return root / "own.yaml"
+
+
+def run_mmengine(config: str, folder: Path, options: list[str], **environment: str):
+    """The documented command, in an empty folder; returns what it prints last."""
+    command = [sys.executable, str(ROOT / "benchmarks/mmseg/run.py")]
+    command += [str(ROOT / "benchmarks/mmseg" / config), "--cfg-options", *options]
+    command += ["test_dataloader.num_workers=0", f"test_evaluator.output_dir={folder / 'maps'}"]
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def metrics_of(output: str) -> dict[str, float]:
+    words = output.splitlines()[-1].split()
+    return {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
+
+
+def test_a_config_by_name_gives_our_label_maps(own_set, tmp_path):
+    done = run_mmengine(
+        "by_name.py", tmp_path, [f"model.arch={ARCH}"], MODEL=MODEL, DATASET=str(own_set)
+    )
+    assert done.returncode == 0, done.stderr
+    plan = make_plan(
+        datasets=[str(own_set)],
+        models=[MODEL],
+        arch=ARCH,
+        options=RunOptions(save_predictions=str(tmp_path / "ours"), batch_size=7),
+        machine=Machine(device="cpu"),
+    )
+    check_data(plan)
+    (finished,) = measure_all(plan)
+    for name, percent in metrics_of(done.stdout).items():
+        assert 100 * finished.row.metrics[name] == pytest.approx(percent, abs=0.0051)
+    ours = sorted((tmp_path / "ours").rglob("*.png"))
+    assert len(ours) == 3
+    different = 0
+    for path in ours:
+        with Image.open(path) as one, Image.open(tmp_path / "maps" / path.name) as other:
+            assert len(np.unique(one)) > 1
+            different += int((np.asarray(one) != np.asarray(other)).sum())
+    assert different == 0
+
+
+def test_mmsegmentations_own_data_set_class_gives_the_recorded_scores(tmp_path):
+    options = [
+        f"model.model={MODEL}",
+        f"model.arch={ARCH}",
+        f"test_dataloader.dataset.data_root={PARITY / 'voc'}",
+    ]
+    done = run_mmengine("voc21.py", tmp_path, options)
+    assert done.returncode == 0, done.stderr
+    recorded = json.loads((PARITY / "segmentation.json").read_text("utf-8"))["voc21-csa"]
+    assert metrics_of(done.stdout) == pytest.approx(recorded, abs=0.01)
+
+
+def test_bad_input_ends_with_status_2(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", "none.py"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks/mmseg/run.py"), run_name="__main__")
+    assert ended.value.code == 2
+    assert "error: none.py: no such file" in capsys.readouterr().err
+
+
+def test_names_are_checked_before_a_model_is_loaded():
+    with pytest.raises(UsageError, match="unknown data set 'voc22'; known: voc2"):
+        CosmosSegmentor("cosmos:not-there.pt", "voc22")
+
+
+@pytest.mark.parametrize("dataset", ["voc20", "voc21"])
+def test_labels_are_those_of_our_own_reading(dataset):
+    root = str(PARITY / "voc")
+    protocol = find_protocol(dataset)
+    pipeline = [{"type": "LoadAnnotations", "_scope_": "mmseg"}]
+    data = CosmosEvalDataset(dataset, root, pipeline=pipeline)
+    assert data.metainfo["classes"] == protocol.class_names
+    assert len(data.metainfo["palette"]) == len(protocol.class_names)
+    samples = open_data(protocol, RunOptions(data_root=root)).samples
+    assert len(data) == len(samples)
+    for record, sample in zip(data, samples, strict=True):
+        assert record["img_path"] == str(sample.image)
+        assert (record["gt_seg_map"] == read_label(sample, protocol)).all()
+
+
+def test_ignored_pixels_become_255(own_set):
+    pipeline = [{"type": "LoadAnnotations", "_scope_": "mmseg"}]
+    labels = [record["gt_seg_map"] for record in CosmosEvalDataset(str(own_set), pipeline=pipeline)]
+    assert {value for label in labels for value in np.unique(label)} == {0, 1, 2, 3, 255}
+
+
+def test_images_alone_can_be_segmented(own_set):
+    segmentor = CosmosSegmentor(MODEL, str(own_set), arch=ARCH)
+    images = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((50, 61), (33, 20))]
+    samples = segmentor.test_step({"inputs": images})
+    for image, sample in zip(images, samples, strict=True):
+        assert sample.pred_sem_seg.data.shape == (1, *image.shape[1:])
+        assert sample.pred_sem_seg.data.dtype == torch.int64
+    with pytest.raises(NotImplementedError, match="can be tested, not trained"):
+        segmentor(images, samples, mode="loss")
+
+
+def test_another_kind_of_data_set_is_refused():
+    with pytest.raises(UsageError, match="coco-val2017 is no segmentation data set"):
+        CosmosEvalDataset("coco-val2017")
