@@ -86,10 +86,11 @@ def test_batch_size_changes_no_logits(batch_size, encoder, protocol, queries, wr
 
     def logits(size):
         segmenter = Segmenter(encoder, queries, protocol, "csa", size)
-        windows = [_inference._windows(image, segmenter) for image in images]
+        windows = [_inference._windows([image], segmenter) for image in images]
         groups = list(_inference._groups(windows, size))
         assert all(len(g) == 1 or sum(w.total for w in g) <= size for g in groups)
-        return [part for g in groups for part in _inference._token_logits(g, segmenter)]
+        patches = [part for g in groups for part in _inference._patches(g, segmenter)]
+        return [part @ torch.from_numpy(queries).T for part in patches]
 
     for one, other in zip(logits(16), logits(batch_size), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
