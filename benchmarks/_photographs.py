@@ -15,22 +15,22 @@ SHAPES = 6
 COMMON, OWN = 40.0, 20.0  # contrast of what the colours share, and of each by itself
 
 
-def jpegs(count: int) -> list[bytes]:
-    """The same `count` files every time."""
-    return [_jpeg(np.random.default_rng(seed)) for seed in range(count)]
+def jpegs(count: int, size: tuple[int, int] = SIZE) -> list[bytes]:
+    """The same `count` files of a size (width, height) every time."""
+    return [_jpeg(np.random.default_rng(seed), size) for seed in range(count)]
 
 
-def _jpeg(rng: np.random.Generator) -> bytes:
+def _jpeg(rng: np.random.Generator, size: tuple[int, int]) -> bytes:
     file = io.BytesIO()
     quality = int(rng.integers(*QUALITIES))
-    PIL.Image.fromarray(_picture(rng)).save(file, "JPEG", quality=quality)
+    PIL.Image.fromarray(_picture(rng, size)).save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
-def _picture(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    width, height = SIZE
-    shared = _noise(rng, 1.2)
-    levels = [128 + COMMON * shared + OWN * _noise(rng, 1.5) for _ in range(3)]
+def _picture(rng: np.random.Generator, size: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    width, height = size
+    shared = _noise(rng, size, 1.2)
+    levels = [128 + COMMON * shared + OWN * _noise(rng, size, 1.5) for _ in range(3)]
     pixels = np.ascontiguousarray(np.stack(levels, axis=-1).clip(0, 255).astype(np.uint8))
     for _ in range(SHAPES):
         centre = (int(rng.integers(width)), int(rng.integers(height)))
@@ -40,9 +40,11 @@ def _picture(rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     return pixels
 
 
-def _noise(rng: np.random.Generator, slope: float) -> npt.NDArray[np.float64]:
+def _noise(
+    rng: np.random.Generator, size: tuple[int, int], slope: float
+) -> npt.NDArray[np.float64]:
     """Noise whose amplitude falls with frequency to the power `slope`; mean 0, deviation 1."""
-    width, height = SIZE
+    width, height = size
     rows, columns = np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]
     amplitude = np.maximum(np.hypot(rows, columns), 1 / width) ** -slope
     phase = np.exp(2j * np.pi * rng.random(amplitude.shape))

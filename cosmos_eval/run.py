@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +15,7 @@ from numpy.typing import NDArray
 from cosmos_eval import provenance
 from cosmos_eval.labels import safe_name
 from cosmos_eval.plan import Machine, Plan, make_plan
+from cosmos_eval.processes import own_device
 from cosmos_eval.protocols import prepare
 from cosmos_eval.tasks import room_of, task_of
 from cosmos_eval.types import (
@@ -52,8 +55,10 @@ class Finished(NamedTuple):
 def run_all(plan: Plan, watch: Watch = _unwatched) -> Iterator[Finished]:
     """Yield a result for every model and data set of the plan, models outermost.
 
-    The data of every data set are checked before the first model is loaded, and each model is
-    loaded once. Raises UsageError for bad data or models.
+    The data of every data set are checked before the first model is loaded, each model is loaded
+    once, and data sets whose images a model sees alike are measured in one pass over them, right
+    after each other. A result should be stored before the next is asked for, since what is kept of
+    unfinished measurements then goes. Raises UsageError for bad data or models, in all processes.
     """
     check_data(plan, watch)
     yield from measure_all(plan, watch)
@@ -61,24 +66,26 @@ def run_all(plan: Plan, watch: Watch = _unwatched) -> Iterator[Finished]:
 
 def check_data(plan: Plan, watch: Watch = _unwatched) -> None:
     """Look at the data of every data set. Raises UsageError where they cannot be measured on."""
+    share = plan.options.share
     for done, protocol in enumerate(plan.protocols):
         watch("data", Progress("check", done, len(plan.protocols)))
-        prepare(protocol)
-        room_of(protocol).check(protocol, plan.options)
+        share.first_alone(partial(prepare, protocol))
+        share.together(partial(room_of(protocol).check, protocol, plan.options))
     watch("data", Progress("check", len(plan.protocols), len(plan.protocols)))
 
 
 def measure_all(plan: Plan, watch: Watch = _unwatched) -> Iterator[Finished]:
     """`run_all` on data that are checked already."""
     surroundings = provenance.environment()
+    groups = _groups(plan)
     for spec in plan.specs:
         started = time.perf_counter()
         watch(spec.text, Progress("load", 0, 1))
-        encoder = _load(spec, plan.machine)
+        encoder = plan.options.share.together(partial(_load, spec, plan.machine))
         watch(spec.text, Progress("load", 1, 1))
         shared = _Shared(surroundings, time.perf_counter() - started, plan.options)
-        for protocol in plan.protocols:
-            yield _measure(encoder, protocol, shared, watch)
+        for protocols in groups:
+            yield from _measure(encoder, protocols, shared, watch)
 
 
 def run(
@@ -146,38 +153,46 @@ class _Shared(NamedTuple):
 
 
 def _load(spec: ModelSpec, machine: Machine) -> Encoder:
-    import torch
-
     from cosmos_eval.encoders import load_encoder
 
-    device = machine.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_encoder(spec, device=device, precision=machine.precision)
+    return load_encoder(spec, device=own_device(machine.device), precision=machine.precision)
 
 
-def _measure(encoder: Encoder, protocol: Protocol, shared: _Shared, watch: Watch) -> Finished:
+def _groups(plan: Plan) -> list[list[Protocol]]:
+    """The protocols that are measured in one pass over their images, in the order of the first."""
+    groups: dict[tuple[str, Hashable], list[Protocol]] = defaultdict(list)
+    for protocol in plan.protocols:
+        key = room_of(protocol).image_pass(protocol, plan.options)
+        groups[task_of(protocol), key].append(protocol)
+    return list(groups.values())
+
+
+def _measure(
+    encoder: Encoder, protocols: Sequence[Protocol], shared: _Shared, watch: Watch
+) -> Iterator[Finished]:
     started = time.perf_counter()
-    what = f"{encoder.info.spec} on {protocol.dataset}"
-    measurement = room_of(protocol).measure(
+    what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
+    measured = room_of(protocols[0]).measure(
         encoder,
-        protocol,
-        _own_predictions(shared.options, encoder, protocol),
+        protocols,
+        _own_predictions(shared.options, encoder),
         lambda progress: watch(what, progress),
     )
-    seconds = {
-        "load": shared.load_seconds,
-        **measurement.seconds,
-        "total": time.perf_counter() - started,
-    }
-    return Finished(_row(encoder, protocol, measurement, shared, seconds), measurement.samples)
+    for protocol, measurement in zip(protocols, measured, strict=True):
+        seconds = {
+            "load": shared.load_seconds,
+            **measurement.seconds,
+            "total": time.perf_counter() - started,
+        }
+        row = _row(encoder, protocol, measurement, shared, seconds)
+        yield Finished(row, measurement.samples)
 
 
-def _own_predictions(options: RunOptions, encoder: Encoder, protocol: Protocol) -> RunOptions:
-    """The options with a folder of its own for the predictions of one model on one data set."""
+def _own_predictions(options: RunOptions, encoder: Encoder) -> RunOptions:
+    """The options with a folder of its own for the predictions of one model."""
     if options.save_predictions is None:
         return options
-    own = Path(options.save_predictions) / safe_name(encoder.info.spec) / protocol.dataset
+    own = Path(options.save_predictions) / safe_name(encoder.info.spec)
     return replace(options, save_predictions=str(own))
 
 

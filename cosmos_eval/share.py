@@ -36,21 +36,42 @@ class Share(NamedTuple):
         """
         turns = [number // unit % self.size for number in range(len(items))]
         own = [item for item, rank in zip(items, turns, strict=True) if rank == self.rank]
-        outcomes = self.gather(_attempt(work, own))
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+        outcomes = self.gather(_attempt(lambda: work(own)))
+        _raise_first(outcomes)
         results = [iter(outcome) for outcome in outcomes]
         return [next(results[rank]) for rank in turns]
 
+    def together(self, act: Callable[[], Result]) -> Result:
+        """What `act` gives in this process, once it has ended in all; it must not meet the others.
 
-def _attempt(
-    work: Callable[[Sequence[Item]], Sequence[Result]], items: Sequence[Item]
-) -> Sequence[Result] | Exception:
+        An error in one is raised in all, so that none waits for ever.
+        """
+        outcome = _attempt(act)
+        _raise_first(self.gather(outcome if isinstance(outcome, Exception) else None))
+        assert not isinstance(outcome, Exception)  # it would have been raised
+        return outcome
+
+    def first_alone(self, act: Callable[[], None]) -> None:
+        """`act` in the first process, then in all others, who may find its files."""
+        for own in (self.rank == 0, self.rank > 0):
+            self.together(act if own else _nothing)
+
+
+def _attempt(act: Callable[[], Result]) -> Result | Exception:
     try:
-        return work(items)
+        return act()
     except Exception as error:
         return error
+
+
+def _raise_first(outcomes: Sequence[Any]) -> None:
+    for outcome in outcomes:
+        if isinstance(outcome, Exception):
+            raise outcome
+
+
+def _nothing() -> None:
+    """The part of a process whose turn it is not."""
 
 
 ALONE = Share()

@@ -188,7 +188,8 @@ class RunOptions:
     """How a measurement is carried out; only `limit` and `attention` change what is measured.
 
     `attention` None is the protocol's own. `share` is this process's part where several make the
-    measurement together.
+    measurement together. `partial` is a folder where finished parts of a measurement stay until its
+    result is stored, so that a killed run can go on; None keeps none.
     """
 
     data_root: str | None = None
@@ -197,6 +198,7 @@ class RunOptions:
     workers: int = 2
     limit: int | None = None
     save_predictions: str | None = None
+    partial: str | None = None
     seed: int = 0
     share: Share = ALONE
 
@@ -220,11 +222,15 @@ class ResultRow:
 
 
 class Progress(NamedTuple):
-    """One step of a long loop, for progress bars: `done` of `total` units of `phase`."""
+    """One step of a long loop, for progress bars: `done` of `total` units of `phase`.
+
+    `note` is a line that the user should see, not just the bar.
+    """
 
     phase: str
     done: int
     total: int
+    note: str = ""
 
 
 OnProgress = Callable[[Progress], None]

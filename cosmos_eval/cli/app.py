@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cosmos_eval.cli import data, leaderboard, listing, run
+from cosmos_eval.processes import is_first
 from cosmos_eval.types import UsageError
 
 app = typer.Typer(
@@ -57,13 +58,17 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _end(error: BaseException) -> int:
-    """Say in one line what went wrong; return the exit status."""
+    """Say in one line what went wrong; return the exit status.
+
+    What the processes of one torchrun all know of, one of them says.
+    """
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return _fail("interrupted; results written so far are complete", 130)
+        said = "interrupted; results written so far are complete"
+        return _fail(said, 130, silent=not is_first())
     if isinstance(error, UsageError):
-        return _fail(str(error), 2)
+        return _fail(str(error), 2, silent=not is_first())
     if isinstance(error, _ParseError):
-        return _fail(f"{error.format_message()} (see --help)", 2)
+        return _fail(f"{error.format_message()} (see --help)", 2, silent=not is_first())
     if isinstance(error, BrokenPipeError):
         # The reader of our output is gone; Python must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,6 +78,7 @@ def _end(error: BaseException) -> int:
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"cosmos-eval: {' '.join(message.split())}", file=sys.stderr)
+def _fail(message: str, code: int, *, silent: bool = False) -> int:
+    if not silent:
+        print(f"cosmos-eval: {' '.join(message.split())}", file=sys.stderr)
     return code

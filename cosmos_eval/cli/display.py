@@ -49,12 +49,12 @@ class Progress:
     model's name stays the only line.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, silent: bool = False) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=silent)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         self._bars = Bars(*columns, TimeRemainingColumn(), console=self._console, transient=True)
         self._tasks: dict[tuple[str, str], TaskID] = {}
@@ -76,7 +76,9 @@ class Progress:
             self._bars.stop()
 
     def step(self, what: str, step: Step) -> None:
-        """Show how far a phase is; the first call of a phase starts it."""
+        """Show how far a phase is, and its note; the first call of a phase starts it."""
+        if step.note:
+            self._console.print(f"{what}: {step.note}", markup=False)
         if self._console.is_terminal:
             self._show_bar(what, step)
         else:

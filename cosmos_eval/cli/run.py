@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from cosmos_eval.cli import display
+from cosmos_eval.processes import is_first, joined
 from cosmos_eval.types import Attention, Precision, RunOptions, Weights
+
+if TYPE_CHECKING:
+    from cosmos_eval.plan import Plan
 
 
 def run(
@@ -89,33 +94,50 @@ def run(
     """Measure models on data sets, write the results and print them as a table."""
     from cosmos_eval.plan import Machine, make_plan
 
-    options = RunOptions(
-        data_root=data_root,
-        attention=attention,
-        batch_size=batch_size,
-        workers=workers,
-        limit=limit,
-        save_predictions=save_predictions,
-    )
-    plan = make_plan(
-        task=task,
-        datasets=dataset or (),
-        families=protocol or (),
-        models=model or (),
-        arch=arch,
-        weights=weights,
-        options=options,
-        machine=Machine(device=device, precision=precision),
-    )
+    with joined() as share:
+        options = RunOptions(
+            data_root=data_root,
+            attention=attention,
+            batch_size=batch_size,
+            workers=workers,
+            limit=limit,
+            save_predictions=save_predictions,
+            partial=str(output / ".partial"),
+            share=share,
+        )
+        make = partial(
+            make_plan,
+            task=task,
+            datasets=dataset or (),
+            families=protocol or (),
+            models=model or (),
+            arch=arch,
+            weights=weights,
+            options=options,
+            machine=Machine(device=device, precision=precision),
+        )
+        plan = share.together(make)
+        if not dry_run:
+            stored = _measure(plan, output)
+    if not is_first():
+        return
     if dry_run:
         display.show_plan(plan, as_json=json)
-        return
+    else:
+        display.show_results(stored, as_json=json)
+
+
+def _measure(plan: Plan, output: Path) -> list[Path]:
+    """Carry out a plan; the first process writes the results and returns their paths."""
     from cosmos_eval.run import run_all
     from cosmos_eval.store import write_result
 
-    stored = []
-    with display.Progress() as progress:
-        for row, samples in run_all(plan, progress.step):
-            stored.append(write_result(output, row, samples))
-            progress.wrote(stored[-1])
-    display.show_results(stored, as_json=json)
+    share, stored = plan.options.share, []
+    with display.Progress(silent=not is_first()) as progress:
+        for finished in run_all(plan, progress.step):
+            write = partial(write_result, output, *finished)
+            path = share.together(write if is_first() else lambda: None)
+            if path is not None:
+                stored.append(path)
+                progress.wrote(path)
+    return stored

@@ -77,6 +77,15 @@ def join(images: Sequence[SparseConfusion]) -> SparseConfusion:
     )
 
 
+def separate(every: SparseConfusion, n_images: int) -> list[SparseConfusion]:
+    """Confusion counts of all images -> of one image each: undoes `join`."""
+    ends = np.searchsorted(every.image, np.arange(1, n_images))
+    return [
+        SparseConfusion(np.zeros_like(image), pair, pixels)
+        for image, pair, pixels in zip(*(np.split(part, ends) for part in every), strict=True)
+    ]
+
+
 def _pack_one(matrix: Counts) -> SparseConfusion:
     pair = np.flatnonzero(matrix)
     number = np.zeros(len(pair), np.int32)

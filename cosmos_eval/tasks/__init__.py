@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.types import (
     ClassificationProtocol,
     Measurement,
-    Progress,
+    OnProgress,
     Protocol,
     RetrievalProtocol,
     RunOptions,
@@ -28,14 +28,17 @@ _TASKS: dict[type[Protocol], Task] = {
 
 
 class Room(NamedTuple):
-    """A task's two functions; the protocol is of the task's own kind.
+    """A task's functions; the protocols are of the task's own kind.
 
     `check` raises UsageError where the data are missing or inconsistent, before any model is
-    loaded.
+    loaded. `measure` yields a measurement a protocol, in their order; protocols of one call must
+    have the same `image_pass`, and their images are encoded once. What it keeps of an unfinished
+    run it removes when it is asked to go on after the last: by then the results are stored.
     """
 
     check: Callable[[Any, RunOptions], None]
-    measure: Callable[[Encoder, Any, RunOptions, Callable[[Progress], None]], Measurement]
+    measure: Callable[[Encoder, Sequence[Any], RunOptions, OnProgress], Iterator[Measurement]]
+    image_pass: Callable[[Any, RunOptions], Hashable]
 
 
 def task_of(protocol: Protocol) -> Task:
@@ -49,12 +52,27 @@ def room_of(protocol: Protocol) -> Room:
         case "retrieval":
             from cosmos_eval.tasks import retrieval
 
-            return Room(retrieval.check, retrieval.measure)
+            return _one_by_one(retrieval.check, retrieval.measure)
         case "cls":
             from cosmos_eval.tasks import classification
 
-            return Room(classification.check, classification.measure)
+            return _one_by_one(classification.check, classification.measure)
         case "seg":
             from cosmos_eval.tasks import segmentation
 
-            return Room(segmentation.check, segmentation.measure)
+            return Room(segmentation.check, segmentation.measure_together, segmentation.image_pass)
+
+
+def _one_by_one(
+    check: Callable[[Any, RunOptions], None],
+    measure: Callable[[Encoder, Any, RunOptions, OnProgress], Measurement],
+) -> Room:
+    """The room of a task whose protocols share no images."""
+
+    def measure_each(
+        encoder: Encoder, protocols: Sequence[Any], options: RunOptions, progress: OnProgress
+    ) -> Iterator[Measurement]:
+        for protocol in protocols:
+            yield measure(encoder, protocol, options, progress)
+
+    return Room(check, measure_each, lambda protocol, _: protocol.dataset)

@@ -1,35 +1,14 @@
-"""Measurements shared by several processes; threads stand for them, which meet at a barrier."""
+"""Measurements shared by several processes, for which threads stand."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from support.sharing import together
 
 from cosmos_eval.share import ALONE, Share
 from cosmos_eval.types import UsageError
-
-
-def together(size: int, act: Callable[[Share], Any]) -> list[Any]:
-    """What `act` gives in each of `size` threads; exceptions as values."""
-    barrier, slots = threading.Barrier(size, timeout=60), [None] * size
-
-    def gather(rank: int, item: Any) -> list[Any]:
-        slots[rank] = item
-        barrier.wait()
-        found = list(slots)
-        barrier.wait()  # none writes its next item before all have read this one
-        return found
-
-    def one(rank: int) -> Any:
-        return act(Share(rank, size, lambda item: gather(rank, item)))
-
-    with ThreadPoolExecutor(size) as pool:
-        futures = [pool.submit(one, rank) for rank in range(size)]
-        return [future.exception() or future.result() for future in futures]
 
 
 def test_items_are_dealt_in_runs_and_results_come_back_in_order():
@@ -70,3 +49,19 @@ def test_an_error_in_one_process_is_raised_in_all():
     errors = together(2, act)
     assert [type(error) for error in errors] == [UsageError] * 2
     assert {str(error) for error in errors} == {"cannot decode image 3"}
+
+
+def test_an_act_of_all_gives_each_its_own_and_an_error_to_all():
+    assert together(3, lambda share: share.together(lambda: share.rank)) == [0, 1, 2]
+
+    def act(share: Share) -> None:
+        share.together(lambda: None if share.rank != 1 else int("x"))
+
+    assert [type(error) for error in together(3, act)] == [ValueError] * 3
+
+
+def test_the_first_process_acts_before_the_others():
+    acted: list[int] = []
+    together(3, lambda share: share.first_alone(lambda: acted.append(share.rank)))
+    assert acted[0] == 0
+    assert sorted(acted) == [0, 1, 2]

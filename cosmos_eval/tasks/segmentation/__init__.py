@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from cosmos_eval.encoder import DenseEncoder, Encoder
-from cosmos_eval.metrics.segmentation import SparseConfusion, confusion, pack
+from cosmos_eval.metrics.segmentation import SparseConfusion
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation._constants import check_constants
-from cosmos_eval.tasks.segmentation._data import (
-    Sample,
-    SegmentationData,
-    check_sample,
-    open_data,
-)
-from cosmos_eval.tasks.segmentation._images import load_image
-from cosmos_eval.tasks.segmentation._inference import Prediction, Segmenter, predict
+from cosmos_eval.tasks.segmentation._data import check_sample, open_data
+from cosmos_eval.tasks.segmentation._inference import Segmenter
 from cosmos_eval.tasks.segmentation._model import fit_to_model
-from cosmos_eval.tasks.segmentation._pictures import save_label_map
+from cosmos_eval.tasks.segmentation._partial import kept_of
+from cosmos_eval.tasks.segmentation._pass import Job, count_images
 from cosmos_eval.tasks.segmentation._samples import (
     fingerprints,
     intervals_from_samples,
@@ -32,15 +27,18 @@ from cosmos_eval.tasks.segmentation._samples import (
 from cosmos_eval.tasks.segmentation._survey import survey
 from cosmos_eval.threads import ahead
 from cosmos_eval.types import (
+    Attention,
     Measurement,
     OnProgress,
-    Progress,
     RunOptions,
     SegmentationProtocol,
     UsageError,
 )
 
-__all__ = ["check", "measure", "metrics_from_samples", "survey"]
+__all__ = ["check", "image_pass", "measure", "measure_together", "metrics_from_samples", "survey"]
+
+# What of a protocol decides how a model sees an image, beside the form of attention.
+_SEEN = ("short_side", "long_side", "window", "stride", "mean", "std")
 
 
 def check(protocol: SegmentationProtocol, options: RunOptions) -> None:
@@ -51,8 +49,18 @@ def check(protocol: SegmentationProtocol, options: RunOptions) -> None:
     check_constants(protocol)
     data = open_data(protocol, options)
     one = partial(check_sample, protocol=protocol)
-    for _ in ahead(data.samples, one, workers=options.workers, window=_window(options)):
+    for _ in ahead(data.samples, one, workers=options.workers, window=4 * options.workers):
         pass
+
+
+def image_pass(protocol: SegmentationProtocol, options: RunOptions) -> Hashable:
+    """What a model sees of a protocol: those of equal keys are measured in one pass over images."""
+    seen = [getattr(protocol, name) for name in _SEEN]
+    return (
+        *seen,
+        _attention(protocol, options),
+        *(sample.image for sample in open_data(protocol, options).samples),
+    )
 
 
 def measure(
@@ -61,75 +69,87 @@ def measure(
     options: RunOptions,
     progress: OnProgress,
 ) -> Measurement:
-    """Segment every image and compare with its label map; `check` is assumed to have passed.
+    """`measure_together` of one protocol."""
+    (measurement,) = measure_together(encoder, [protocol], options, progress)
+    return measurement
 
-    `options.batch_size` counts windows. Predictions go to `options.save_predictions` as palette
-    PNGs named after the images. Raises UsageError for a model without patch embeddings and, with
-    the file's name, for an image that cannot be decoded.
+
+def measure_together(
+    encoder: Encoder,
+    protocols: Sequence[SegmentationProtocol],
+    options: RunOptions,
+    progress: OnProgress,
+) -> Iterator[Measurement]:
+    """Segment every image once and compare with each protocol's label maps, in their order.
+
+    The protocols have the same `image_pass`; `check` is assumed to have passed.
+    `options.batch_size` counts windows. Predictions go to a folder a protocol below
+    `options.save_predictions`, as palette PNGs named after the images. Finished shards are kept
+    below `options.partial` until the caller goes on after the last measurement. Raises UsageError
+    for a model without patch embeddings and, with the file's name, for an image that cannot be
+    decoded.
     """
     if not isinstance(encoder, DenseEncoder):
         raise UsageError(f"{encoder.info.spec} has no patch embeddings to segment images with")
-    protocol = fit_to_model(protocol, encoder, options.attention)
-    data = open_data(protocol, options)
+    dense = encoder  # known to be one inside the function below as well
+    fitted = [fit_to_model(one, encoder, _attention(one, options)) for one in protocols]
+    jobs = [_job(encoder, protocol, options) for protocol in fitted]
     started = time.perf_counter()
+    prompting = []
+
+    def segmenters() -> list[Segmenter]:
+        begun = time.perf_counter()
+        made = [_segmenter(dense, protocol, options, progress) for protocol in fitted]
+        prompting.append(time.perf_counter() - begun)
+        return made
+
+    counted = count_images(jobs, segmenters, options, progress)
+    seconds = {"prompts": sum(prompting)}
+    seconds["images"] = time.perf_counter() - started - seconds["prompts"]
+    for job, confusions in zip(jobs, counted, strict=True):
+        yield _measurement(job, confusions, options, seconds)
+    for job in jobs:
+        job.kept.discard()
+
+
+def _job(encoder: Encoder, protocol: SegmentationProtocol, options: RunOptions) -> Job:
+    data = open_data(protocol, options)
+    kept = kept_of(encoder.info, protocol, options, data.samples)
+    pictures = None
+    if options.save_predictions is not None:
+        pictures = Path(options.save_predictions) / f"{protocol.dataset}__{protocol.family}"
+    return Job(protocol, data, kept, pictures)
+
+
+def _segmenter(
+    encoder: DenseEncoder, protocol: SegmentationProtocol, options: RunOptions, progress: OnProgress
+) -> Segmenter:
     names = [name for synonyms in protocol.queries for name in synonyms]
-    queries = prompt_embeddings(encoder, names, protocol.templates, progress=progress)
-    attention = options.attention or protocol.attention
-    segmenter = Segmenter(encoder, queries, protocol, attention, options.batch_size)
-    prompted = time.perf_counter()
-
-    def segment(own: Sequence[Sample]) -> list[SparseConfusion]:
-        return list(_confusions(segmenter, data._replace(samples=tuple(own)), options, progress))
-
-    confusions = options.share.spread(segment, data.samples)
-    seconds = {"prompts": prompted - started, "images": time.perf_counter() - prompted}
-    return _measurement(data, confusions, protocol, options, seconds)
+    queries = prompt_embeddings(
+        encoder, names, protocol.templates, progress=progress, share=options.share
+    )
+    attention = _attention(protocol, options)
+    return Segmenter(encoder, queries, protocol, attention, options.batch_size)
 
 
-def _confusions(
-    segmenter: Segmenter, data: SegmentationData, options: RunOptions, progress: OnProgress
-) -> Iterator[SparseConfusion]:
-    """Confusion counts of every image, in order."""
-    protocol = segmenter.protocol
-    load = partial(load_image, protocol=protocol)
-    images = ahead(data.samples, load, workers=options.workers, window=_window(options))
-    for done, prediction in enumerate(predict(segmenter, images), start=1):
-        if options.save_predictions is not None:
-            _save(prediction, data, Path(options.save_predictions))
-        counts = confusion(
-            prediction.image.label,
-            prediction.classes,
-            len(protocol.class_names),
-            protocol.ignore_index,
-        )
-        yield pack([counts])
-        progress(Progress("images", done, len(data.samples)))
-
-
-def _window(options: RunOptions) -> int:
-    """Images read ahead: a few a thread, since windows of several images make up a batch."""
-    return 4 * options.workers
-
-
-def _save(prediction: Prediction, data: SegmentationData, folder: Path) -> None:
-    path = folder / f"{prediction.image.sample.name}.png"
-    save_label_map(path, prediction.classes, data.palette)
+def _attention(protocol: SegmentationProtocol, options: RunOptions) -> Attention:
+    return options.attention or protocol.attention
 
 
 def _measurement(
-    data: SegmentationData,
+    job: Job,
     confusions: Sequence[SparseConfusion],
-    protocol: SegmentationProtocol,
     options: RunOptions,
-    seconds: dict[str, float],
+    seconds: Mapping[str, float],
 ) -> Measurement:
+    protocol, data = job.protocol, job.data
     samples = pack_samples([sample.name for sample in data.samples], confusions)
     return Measurement(
         metrics=metrics_from_samples(samples, protocol),
         intervals=intervals_from_samples(samples, protocol, options.seed),
         n_samples=len(data.samples),
         samples=samples,
-        hashes=fingerprints(samples, protocol, options.attention or protocol.attention),
+        hashes=fingerprints(samples, protocol, _attention(protocol, options)),
         per_class=per_class_from_samples(samples, protocol),
         seconds=seconds,
         notes=shared_prompts(protocol),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +26,25 @@ class LoadedImage(NamedTuple):
 
 def load_image(sample: Sample, protocol: SegmentationProtocol) -> LoadedImage:
     """Read an image and its label map. Raises UsageError that names a file it cannot use."""
-    image = decode(sample.image)
-    label = read_label(sample, protocol)
-    require_same_size(sample, (image.shape[0], image.shape[1]), label)
-    return LoadedImage(sample, normalised(image, protocol), label)
+    (loaded,) = load_together([sample], [protocol])
+    return loaded
+
+
+def load_together(
+    samples: Sequence[Sample], protocols: Sequence[SegmentationProtocol]
+) -> list[LoadedImage]:
+    """Read one image with the label map of each protocol; the protocols see it alike.
+
+    The pixels are shared. Raises UsageError that names a file it cannot use.
+    """
+    image = decode(samples[0].image)
+    pixels = normalised(image, protocols[0])
+    loaded = []
+    for sample, protocol in zip(samples, protocols, strict=True):
+        label = read_label(sample, protocol)
+        require_same_size(sample, (image.shape[0], image.shape[1]), label)
+        loaded.append(LoadedImage(sample, pixels, label))
+    return loaded
 
 
 def decode(path: Path) -> NDArray[np.uint8]:

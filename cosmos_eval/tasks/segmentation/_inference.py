@@ -1,4 +1,7 @@
-"""Zero-shot label maps of images: windows of several images share the backbone's batches."""
+"""Zero-shot label maps of images: windows of several images share the backbone's batches.
+
+Protocols that see an image alike share its patch embeddings, which each compares with its queries.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from cosmos_eval.tasks.segmentation._data import Label
 from cosmos_eval.tasks.segmentation._images import LoadedImage
 from cosmos_eval.tasks.segmentation._merge import Axis, Decision, label_map, placement
 from cosmos_eval.tasks.segmentation._refinement import refined_label_map
-from cosmos_eval.types import Attention, SegmentationProtocol, UsageError
+from cosmos_eval.types import Attention, Refinement, SegmentationProtocol, UsageError
 
 
 class Segmenter(NamedTuple):
@@ -41,9 +44,12 @@ class Prediction(NamedTuple):
 
 
 class _Windows(NamedTuple):
-    """The windows of an image: all of one shape, a grid of rows and columns."""
+    """The windows of an image: all of one shape, a grid of rows and columns.
 
-    image: LoadedImage
+    `images` holds it with the label map of every protocol.
+    """
+
+    images: Sequence[LoadedImage]
     rows: Axis
     columns: Axis
 
@@ -63,47 +69,73 @@ class _Windows(NamedTuple):
         height, width = self.shape
         for top in self.rows.starts:
             for left in self.columns.starts:
-                yield self.image.pixels[:, top : top + height, left : left + width]
+                yield self.images[0].pixels[:, top : top + height, left : left + width]
+
+
+def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Prediction]:
+    """Label maps in the order of the images. Raises UsageError for an image under one patch."""
+    for (prediction,) in predict_together([segmenter], ([image] for image in images)):
+        yield prediction
 
 
 @torch.inference_mode()
-def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Prediction]:
-    """Label maps in the order of the images. Raises UsageError for an image under one patch."""
-    decision = _decision(segmenter)
-    windows = (_windows(image, segmenter) for image in images)
-    for group in _groups(windows, segmenter.batch_size):
-        for one, tokens in zip(group, _token_logits(group, segmenter), strict=True):
-            height, width = one.image.label.shape
-            rows = placement(one.rows, height).to(tokens.device)
-            columns = placement(one.columns, width).to(tokens.device)
-            if segmenter.protocol.refinement == "pamr":
-                classes = refined_label_map(tokens, rows, columns, decision, one.image.pixels)
-            else:
-                classes = label_map(tokens, rows, columns, decision)
-            yield Prediction(one.image, classes.cpu().numpy())
+def predict_together(
+    segmenters: Sequence[Segmenter], images: Iterable[Sequence[LoadedImage]]
+) -> Iterator[list[Prediction]]:
+    """Label maps of every segmenter, in the order of the images, each of which is encoded once.
+
+    An image comes with the label map of every segmenter. The segmenters have the same model,
+    attention, batch size and windows. Raises UsageError for an image under one patch.
+    """
+    heads = [_head(segmenter) for segmenter in segmenters]
+    windows = (_windows(one, segmenters[0]) for one in images)
+    for group in _groups(windows, segmenters[0].batch_size):
+        for one, patches in zip(group, _patches(group, segmenters[0]), strict=True):
+            maps = [_label_map(one, patches, head) for head in heads]
+            yield [Prediction(*pair) for pair in zip(one.images, maps, strict=True)]
 
 
-def _decision(segmenter: Segmenter) -> Decision:
-    protocol = segmenter.protocol
+class _Head(NamedTuple):
+    """What turns patch embeddings into classes: queries (Q, D), and the rule."""
+
+    queries: Tensor
+    decision: Decision
+    refinement: Refinement | None
+
+
+def _head(segmenter: Segmenter) -> _Head:
+    protocol, device = segmenter.protocol, segmenter.encoder.info.device
     counts = torch.tensor([len(names) for names in protocol.queries])
     classes = torch.arange(len(counts), dtype=torch.uint8).repeat_interleave(counts)
-    return Decision(
-        classes.to(segmenter.encoder.info.device),
-        protocol.scale,
-        protocol.prob_thd,
-        protocol.area_thd,
-    )
+    decision = Decision(classes.to(device), protocol.scale, protocol.prob_thd, protocol.area_thd)
+    queries = torch.from_numpy(segmenter.queries).to(device)
+    return _Head(queries, decision, protocol.refinement)
 
 
-def _windows(image: LoadedImage, segmenter: Segmenter) -> _Windows:
+def _label_map(windows: _Windows, patches: Tensor, head: _Head) -> Label:
+    """Classes (H, W) from the patch embeddings (n, h, w, D) of an image's windows."""
+    tokens = _tiled(patches @ head.queries.T, windows)
+    height, width = windows.images[0].label.shape
+    rows = placement(windows.rows, height).to(tokens.device)
+    columns = placement(windows.columns, width).to(tokens.device)
+    if head.refinement is None:
+        classes = label_map(tokens, rows, columns, head.decision)
+    else:
+        pixels = windows.images[0].pixels
+        classes = refined_label_map(tokens, rows, columns, head.decision, pixels)
+    return classes.cpu().numpy()
+
+
+def _windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
     protocol, patch = segmenter.protocol, segmenter.encoder.patch_size
+    image = images[0]
     height, width = image.pixels.shape[1:]
     if patch > min(height, width, protocol.window):
         raise UsageError(
             f"image {image.sample.image} is {width}x{height} px after the resize and windows are "
             f"{protocol.window} px, but a patch of this model needs {patch}"
         )
-    return _Windows(image, _axis(height, protocol, patch), _axis(width, protocol, patch))
+    return _Windows(images, _axis(height, protocol, patch), _axis(width, protocol, patch))
 
 
 def _axis(length: int, protocol: SegmentationProtocol, patch: int) -> Axis:
@@ -123,27 +155,29 @@ def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windo
         yield group
 
 
-def _token_logits(group: Sequence[_Windows], segmenter: Segmenter) -> list[Tensor]:
-    """Token logits (Q, A, B) of every image of a group, windows of equal shape encoded together."""
+def _patches(group: Sequence[_Windows], segmenter: Segmenter) -> list[Tensor]:
+    """Patch embeddings (n, h, w, D) of the windows of every image of a group.
+
+    Windows of equal shape are encoded together.
+    """
     members = defaultdict(list)
     for index, one in enumerate(group):
         members[one.shape].append(index)
-    logits: dict[int, Tensor] = {}
+    patches: dict[int, Tensor] = {}
     for indices in members.values():
         pixels = torch.stack([window for i in indices for window in group[i].pixels()])
         parts = _encode(pixels, segmenter).split([group[i].total for i in indices])
-        logits.update({i: _tiled(part, group[i]) for i, part in zip(indices, parts, strict=True)})
-    return [logits[index] for index in range(len(group))]
+        patches.update(zip(indices, parts, strict=True))
+    return [patches[index] for index in range(len(group))]
 
 
 def _encode(pixels: Tensor, segmenter: Segmenter) -> Tensor:
-    """Windows (n, 3, h, w) -> token logits (n, h', w', Q), in batches of about equal size."""
+    """Windows (n, 3, H, W) -> patch embeddings (n, h, w, D), in batches of about equal size."""
     encoder = segmenter.encoder
-    queries = torch.from_numpy(segmenter.queries).to(encoder.info.device)
     batches = pixels.chunk(math.ceil(len(pixels) / segmenter.batch_size))
     return torch.cat(
         [
-            encoder.encode_patches(batch.to(encoder.info.device), segmenter.attention) @ queries.T
+            encoder.encode_patches(batch.to(encoder.info.device), segmenter.attention)
             for batch in batches
         ]
     )

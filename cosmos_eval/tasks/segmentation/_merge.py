@@ -18,8 +18,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Logits held at once: 2^22 float32 values are 16 MB, about what stays in a CPU's last cache.
-_TILE_VALUES = 2**22
+# Logits formed at once: 2^19 float32 values are 2 MB, what a core's own cache can hold.
+_TILE_VALUES = 2**19
+# Values held at once with columns placed and rows still to be: 16 MB.
+_BAND_VALUES = 2**22
 
 
 class Axis(NamedTuple):
@@ -62,7 +64,7 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
     return [min(i * stride, max(length - window, 0)) for i in range(count)]
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)  # up to about 1 MB each
 def placement(axis: Axis, size: int) -> Tensor:
     """The matrix (size, windows * tokens) that takes tokens of all windows to output pixels.
 
@@ -81,63 +83,66 @@ def placement(axis: Axis, size: int) -> Tensor:
 
 def label_map(tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision) -> Tensor:
     """Classes (H, W) uint8 from token logits (Q, A, B), rows (H, A) and columns (W, B)."""
-    return decide(functools.partial(_best, tokens, rows, columns, decision), decision)
+    return decide(functools.partial(_best_classes, tokens, rows, columns), decision)
 
 
-def decide(best: Callable[[Tensor | None], tuple[Tensor, Tensor]], decision: Decision) -> Tensor:
-    """Classes (H, W) uint8 from a function that finds the best query of every pixel.
+def decide(best: Callable[[Decision, Tensor | None], Tensor], decision: Decision) -> Tensor:
+    """Classes (H, W) uint8 from a function that finds every pixel's class.
 
-    `best` maps queries that are ruled out (Q,), or None, to the class of the best other one and to
-    its score, which is a probability where `prob_thd` is above 0.
-    The first of equal queries wins. With `area_thd`, classes but 0 with no more than that share
-    of the pixels outside class 0 are ruled out for the image. Pixels whose probability
-    (softmax over queries) is below `prob_thd` fall to class 0.
+    `best` maps a decision without its area threshold, and queries (Q,) bool that are ruled out or
+    None, to the class of each pixel's best other query, 0 where its probability is below
+    `prob_thd` (softmax over all queries). The first of equal queries wins. With `area_thd`,
+    classes but 0 with no more than that share of the pixels outside class 0 are ruled out for the
+    image.
     """
-    classes, score = best(None)
+    ruled_out = None
     if decision.area_thd is not None:
+        classes = best(decision._replace(prob_thd=0.0), None)
         n_classes = int(decision.class_of_query[-1]) + 1
         small = _small_classes(classes, n_classes, decision.area_thd)
-        if small.any():
-            ruled_out = small[decision.class_of_query.long()]
-            classes, score = best(ruled_out)
-    if decision.prob_thd > 0:
-        classes[score < decision.prob_thd] = 0
-    return classes
+        ruled_out = small[decision.class_of_query.long()]
+    return best(decision, ruled_out)
 
 
 def tiles(tokens: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Tile]:
-    """Logits of the image in rectangles of at most about _TILE_VALUES values."""
+    """Logits of the image in rectangles of at most about _TILE_VALUES values.
+
+    A strip of pixel rows takes something from few token rows; the others are left out.
+    """
     n_queries, n_rows, _ = tokens.shape
-    width = max(1, _TILE_VALUES // (n_queries * n_rows))
+    width = max(1, min(_BAND_VALUES // (n_queries * n_rows), _TILE_VALUES // n_queries))
     for left in range(0, len(columns), width):
         band = columns[left : left + width]
         across = tokens @ band.T
         height = max(1, _TILE_VALUES // (n_queries * len(band)))
         for top in range(0, len(rows), height):
-            down = rows[top : top + height]
+            strip = rows[top : top + height]
+            used = strip.any(0).nonzero()[:, 0]
             where = (slice(top, top + height), slice(left, left + width))
-            yield Tile(*where, down @ across)
+            yield Tile(*where, strip[:, used] @ across[:, used])
 
 
-def _best(
+def _best_classes(
     tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, ruled_out: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Class (H, W) of every pixel's best query, and that query's score.
+) -> Tensor:
+    """Class (H, W) uint8 of every pixel's best query that is not ruled out, 0 if improbable.
 
-    The score is its probability where one is asked for, else its logit: both have the same order.
+    `ruled_out` (Q,) bool; such queries still have their share of probability.
     """
     classes = torch.empty(len(rows), len(columns), dtype=torch.uint8, device=tokens.device)
-    score = torch.empty(len(rows), len(columns), device=tokens.device)
     for tile in tiles(tokens, rows, columns):
-        scores = tile.logits
-        if decision.prob_thd > 0:
-            scores = scores.mul_(decision.scale).softmax(0)
+        kept = tile.logits
         if ruled_out is not None:
-            scores[ruled_out] = -torch.inf
-        best = scores.max(0)
-        classes[tile.rows, tile.columns] = decision.class_of_query[best.indices]
-        score[tile.rows, tile.columns] = best.values
-    return classes, score
+            kept = kept.masked_fill(ruled_out[:, None, None], -torch.inf)
+        best = kept.max(0)
+        found = decision.class_of_query[best.indices]
+        if decision.prob_thd > 0:
+            # The best query's probability is one over this sum, the softmax's own, without a
+            # division for every query.
+            weights = tile.logits.sub_(best.values).mul_(decision.scale).exp_().sum(0)
+            found[weights.reciprocal() < decision.prob_thd] = 0
+        classes[tile.rows, tile.columns] = found
+    return classes
 
 
 def _small_classes(classes: Tensor, n_classes: int, area_thd: float) -> Tensor:

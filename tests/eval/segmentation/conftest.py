@@ -1,4 +1,4 @@
-"""A tiny random model, a tiny data set and the plain formulation of sliding-window inference."""
+"""A tiny random model and a tiny data set."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +8,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from numpy.typing import NDArray
 from open_clip.tokenizer import SimpleTokenizer
-from torch.nn import functional as F
 
 from cosmos_eval.encoders.clip import ClipEncoder, ClipParts
 from cosmos_eval.types import EncoderInfo, SegmentationProtocol
@@ -79,57 +77,3 @@ def write_set() -> Callable[[Path, dict[str, tuple[int, int]]], None]:
                 cv2.imwrite(str(path), content)
 
     return write
-
-
-def plain_logits(
-    pixels: torch.Tensor,
-    size: tuple[int, int],
-    protocol: SegmentationProtocol,
-    window_logits: Callable[[torch.Tensor], torch.Tensor],
-) -> torch.Tensor:
-    """Query logits (Q, *size), window by window at full size.
-
-    `window_logits` maps a window (3, h, w) to token logits (Q, h', w').
-    """
-    _, height, width = pixels.shape
-    window, stride = protocol.window, protocol.stride
-    total: torch.Tensor | None = None
-    count = torch.zeros(1, height, width)
-    for i in range(max(height - window + stride - 1, 0) // stride + 1):
-        for j in range(max(width - window + stride - 1, 0) // stride + 1):
-            bottom, right = min(i * stride + window, height), min(j * stride + window, width)
-            top, left = max(bottom - window, 0), max(right - window, 0)
-            tokens = window_logits(pixels[:, top:bottom, left:right])
-            up = F.interpolate(tokens[None], size=(bottom - top, right - left), mode="bilinear")[0]
-            if total is None:
-                total = torch.zeros(len(up), height, width)
-            total[:, top:bottom, left:right] += up
-            count[:, top:bottom, left:right] += 1
-    assert total is not None
-    return F.interpolate((total / count)[None], size=size, mode="bilinear")[0]
-
-
-def plain_classes(logits: torch.Tensor, protocol: SegmentationProtocol) -> NDArray[np.uint8]:
-    """Classes from query logits (Q, H, W), with every probability of every class at hand."""
-    probabilities = (logits * protocol.scale).softmax(0)
-    ends = np.cumsum([len(names) for names in protocol.queries])
-    parts = [
-        probabilities[end - len(names) : end].amax(0)
-        for end, names in zip(ends, protocol.queries, strict=True)
-    ]
-    classes = torch.stack(parts)
-    if protocol.area_thd is not None:
-        chosen = classes.argmax(0)
-        areas = torch.stack([(chosen == c).sum() for c in range(1, len(classes))])
-        for c, area in enumerate(areas, start=1):
-            if area <= protocol.area_thd * areas.sum():
-                classes[c] = 0
-    best = classes.argmax(0)
-    best[classes.amax(0) < protocol.prob_thd] = 0
-    return best.numpy().astype(np.uint8)
-
-
-@pytest.fixture
-def plain() -> tuple[Callable[..., torch.Tensor], Callable[..., NDArray[np.uint8]]]:
-    """The plain formulation: logits of an image, classes from logits."""
-    return plain_logits, plain_classes

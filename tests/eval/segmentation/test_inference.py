@@ -2,10 +2,10 @@
 
 import dataclasses
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from support.plain_segmentation import plain_classes, plain_query_logits
 from torch.nn import functional as F
 
 from cosmos_eval.tasks.segmentation._data import open_data
@@ -40,7 +40,7 @@ def images_of(protocol, root):
     [("csa", {}), ("vanilla", {"prob_thd": 0.5}), ("naclip", {"prob_thd": 0.3, "area_thd": 0.2})],
 )
 def test_label_maps_equal_the_plain_pipeline(
-    attention, rule, encoder, protocol, queries, write_set, plain, tmp_path
+    attention, rule, encoder, protocol, queries, write_set, tmp_path
 ):
     write_set(tmp_path, SIZES)
     protocol = dataclasses.replace(protocol, **rule)
@@ -50,31 +50,15 @@ def test_label_maps_equal_the_plain_pipeline(
     assert [p.image.sample.name for p in predictions] == list(SIZES)
     different = total = 0
     for name, prediction in zip(SIZES, predictions, strict=True):
-        expected = plain_pipeline(tmp_path / "images" / f"{name}.png", segmenter, plain)
+        path = tmp_path / "images" / f"{name}.png"
+        logits = plain_query_logits(
+            path, protocol, queries, lambda window: encoder.encode_patches(window, attention)
+        )
+        expected = plain_classes(logits, protocol)
         assert prediction.classes.shape == expected.shape == SIZES[name]
         different += (prediction.classes != expected).sum()
         total += expected.size
     assert different <= total / 10_000
-
-
-def plain_pipeline(path, segmenter, plain):
-    """Read, resize and normalise with other functions, then encode one window at a time."""
-    plain_logits, plain_classes = plain
-    protocol = segmenter.protocol
-    image = cv2.imread(str(path))
-    scale = min(
-        protocol.long_side / max(image.shape[:2]), protocol.short_side / min(image.shape[:2])
-    )
-    height, width = (int(side * scale + 0.5) for side in image.shape[:2])
-    resized = cv2.resize(image, (width, height))[:, :, ::-1].astype(np.float64)
-    pixels = torch.from_numpy((resized - protocol.mean) / protocol.std).float().permute(2, 0, 1)
-
-    def window_logits(window):
-        patches = segmenter.encoder.encode_patches(window[None], segmenter.attention)[0]
-        return torch.einsum("hwd,qd->qhw", patches, torch.from_numpy(segmenter.queries))
-
-    logits = plain_logits(pixels, image.shape[:2], protocol, window_logits)
-    return plain_classes(logits, protocol)
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 1000])
@@ -86,10 +70,11 @@ def test_batch_size_changes_no_logits(batch_size, encoder, protocol, queries, wr
 
     def logits(size):
         segmenter = Segmenter(encoder, queries, protocol, "csa", size)
-        windows = [_inference._windows(image, segmenter) for image in images]
+        windows = [_inference._windows([image], segmenter) for image in images]
         groups = list(_inference._groups(windows, size))
         assert all(len(g) == 1 or sum(w.total for w in g) <= size for g in groups)
-        return [part for g in groups for part in _inference._token_logits(g, segmenter)]
+        patches = [part for g in groups for part in _inference._patches(g, segmenter)]
+        return [part @ torch.from_numpy(queries).T for part in patches]
 
     for one, other in zip(logits(16), logits(batch_size), strict=True):
         torch.testing.assert_close(one, other, atol=1e-6, rtol=0)

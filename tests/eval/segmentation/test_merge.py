@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+from support.plain_segmentation import plain_classes, plain_logits
 
 from cosmos_eval.tasks.segmentation import _merge
 from cosmos_eval.tasks.segmentation._merge import (
@@ -66,7 +67,7 @@ def axes_of(resized, protocol):
     ]
 
 
-def plain_from_tokens(tokens, axes, size, protocol, plain_logits):
+def plain_from_tokens(tokens, axes, size, protocol):
     """The plain formulation, fed with the windows' token logits in their order."""
     heights, widths = (axis.tokens for axis in axes)
     windows = (
@@ -93,11 +94,11 @@ RULES = [
 
 
 @pytest.mark.parametrize(("resized", "size"), SIZES)
-def test_logits_equal_the_plain_formulation(resized, size, protocol, plain, monkeypatch):
+def test_logits_equal_the_plain_formulation(resized, size, protocol, monkeypatch):
     monkeypatch.setattr(_merge, "_TILE_VALUES", 3000)
     axes = axes_of(resized, protocol)
     tokens = torch.randn(7, grid(axes[0]), grid(axes[1]))
-    expected = plain_from_tokens(tokens, axes, size, protocol, plain[0])
+    expected = plain_from_tokens(tokens, axes, size, protocol)
     rows, columns = (placement(axis, length) for axis, length in zip(axes, size, strict=True))
     logits = torch.full_like(expected, torch.nan)
     for tile in tiles(tokens, rows, columns):
@@ -108,12 +109,12 @@ def test_logits_equal_the_plain_formulation(resized, size, protocol, plain, monk
 
 @pytest.mark.parametrize(("resized", "size"), SIZES)
 @pytest.mark.parametrize("rule", RULES)
-def test_classes_equal_the_plain_formulation(resized, size, rule, protocol, plain):
+def test_classes_equal_the_plain_formulation(resized, size, rule, protocol):
     protocol = dataclasses.replace(protocol, **rule)
     axes = axes_of(resized, protocol)
     tokens = 0.1 * torch.randn(7, grid(axes[0]), grid(axes[1]))
-    logits = plain_from_tokens(tokens, axes, size, protocol, plain[0])
-    expected = torch.from_numpy(plain[1](logits, protocol))
+    logits = plain_from_tokens(tokens, axes, size, protocol)
+    expected = torch.from_numpy(plain_classes(logits, protocol))
     rows, columns = (placement(axis, length) for axis, length in zip(axes, size, strict=True))
     decision = Decision(
         torch.tensor([0, 0, 0, 1, 2, 2, 3], dtype=torch.uint8),

@@ -1,0 +1,233 @@
+"""`python benchmarks/segmentation.py [--json] [--quick] [--threads N]`: segmentation on a CPU.
+
+With ViT-B/16 of random weights and made-up photographs of real sizes:
+- merge and post-processing, from patch embeddings to a label map, against the plain form, which
+  tests hold ours against: one window at a time, at full size;
+- the whole pipeline, from files to counts, against the model alone on the same windows in the same
+  batches; prompts, encoded once a set, are left out;
+- bf16 against float32, and how many pixels get another class by it;
+- peak memory above that of the loaded model, a set in a process of its own.
+`--quick` measures fewer images and sets, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from _report import Measurement, interleave, measurement, parser, report
+from _segmentation_sets import SIZES, write_set
+from torch import Tensor
+
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.tasks import segmentation
+from cosmos_eval.tasks.segmentation import _inference
+from cosmos_eval.tasks.segmentation._data import Sample, open_data
+from cosmos_eval.tasks.segmentation._images import LoadedImage, load_image, resized_hw
+from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
+from cosmos_eval.tasks.segmentation._partial import Kept
+from cosmos_eval.tasks.segmentation._pass import Job, count_images
+from cosmos_eval.types import Precision, RunOptions, SegmentationProtocol, no_progress
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.plain_segmentation import plain_classes, plain_logits
+
+MODEL = "openclip:ViT-B-16/random"
+EMBEDDING = 512  # of ViT-B/16
+MERGE_TARGETS = {"coco_stuff": 5.0, "cityscapes": 4.0}
+PIPELINE_TARGET = 1.15
+BF16_TARGET = 1.8  # where the CPU has AMX
+MEMORY_TARGET = 400.0  # MB
+IMAGES_OF_PEAK = 6  # more than a batch of 32 windows
+
+
+class Effort(NamedTuple):
+    """How much is measured."""
+
+    rounds: int
+    warmup: int
+    pipelines: Sequence[str]
+    images: int
+    memory: Sequence[str]
+
+
+FULL = Effort(5, 1, ("coco_object", "coco_stuff"), 5, tuple(SIZES))
+QUICK = Effort(1, 0, ("coco_object",), 2, ("coco_object",))
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = parser(__doc__ or "")
+    arguments.add_argument("--threads", type=int, default=os.cpu_count())
+    arguments.add_argument("--peak", help=argparse.SUPPRESS)  # of one set, for a child process
+    given = arguments.parse_args()
+    torch.set_num_threads(given.threads)
+    if given.peak:
+        print(_peak_of(given.peak))
+        return
+    effort = QUICK if given.quick else FULL
+    lines = [line for name in MERGE_TARGETS for line in _merge_lines(name, effort)]
+    lines += [line for name in effort.pipelines for line in _pipeline_lines(name, effort)]
+    lines += [_memory_line(name, given.threads) for name in effort.memory]
+    title = f"Segmentation, {given.threads} CPU threads, {_matrix_units()}"
+    report(title, lines, given.json)
+
+
+def _merge_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
+    protocol, (width, height) = SEGMENTATION[dataset], SIZES[dataset]
+    queries = _random_queries(protocol)
+    # Only the sizes matter: the patch embeddings are made up, and shared by both.
+    label = np.zeros((height, width), np.uint8)
+    pixels = torch.zeros(3, *resized_hw((height, width), protocol))
+    image = LoadedImage(Sample("", Path(), Path(), {}), pixels, label)
+    segmenter = Segmenter(_Sized(), queries, protocol, "csa", 32)  # type: ignore[arg-type]
+    windows = _inference._windows([image], segmenter)
+    generator = torch.Generator().manual_seed(0)
+    patches = torch.randn(
+        windows.total, windows.rows.tokens, windows.columns.tokens, EMBEDDING, generator=generator
+    )
+    patches = torch.nn.functional.normalize(patches, dim=-1)
+    head = _inference._head(segmenter)
+
+    def plain() -> np.ndarray:
+        tokens = iter((patches @ head.queries.T).permute(0, 3, 1, 2))
+        logits = plain_logits(pixels, (height, width), protocol, lambda _: next(tokens))
+        return plain_classes(logits, protocol)
+
+    def ours() -> np.ndarray:
+        return _inference._label_map(windows, patches, head)
+
+    with torch.inference_mode():
+        differing = float((plain() != ours()).mean()) * 1e6
+        seconds = interleave({"plain": plain, "ours": ours}, effort.rounds, effort.warmup)
+    what = f"merge, {len(protocol.class_names)} classes on {width}x{height}"
+    for kind, spread in seconds.items():
+        yield measurement(f"{what}, {kind}", spread, "s")
+    ratio, target = seconds["plain"].over(seconds["ours"]), MERGE_TARGETS[dataset]
+    yield measurement(f"{what}, plain to ours", ratio, "x", at_least=target)
+    yield measurement(f"{what}, pixels that differ", differing, "in a million", at_most=100)
+
+
+def _pipeline_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
+    with tempfile.TemporaryDirectory() as folder:
+        protocol = write_set(dataset, Path(folder), effort.images)
+        options = RunOptions()
+        data = open_data(protocol, options)
+        job = Job(protocol, data, Kept(None), None)
+        segmenters = {precision: _segmenter(protocol, precision) for precision in ("fp32", "bf16")}
+        images = [load_image(sample, protocol) for sample in data.samples]
+        batches = _batches(images, segmenters["fp32"])
+
+        def backbone() -> list[Tensor]:
+            return [segmenters["fp32"].encoder.encode_patches(one, "csa") for one in batches]
+
+        def pipeline(precision: str) -> object:
+            return count_images([job], lambda: [segmenters[precision]], options, no_progress)
+
+        functions = {
+            "model alone, fp32": backbone,
+            "files to counts, fp32": lambda: pipeline("fp32"),
+            "files to counts, bf16": lambda: pipeline("bf16"),
+        }
+        seconds = interleave(functions, effort.rounds, effort.warmup)
+        differing = _disagreement(images, list(segmenters.values()))
+    alone, whole, half = seconds.values()
+    for kind, spread in seconds.items():
+        yield measurement(f"{dataset}, {kind}", spread, "s")
+    ratio = whole.over(alone)
+    yield measurement(f"{dataset}, files to counts to model alone", ratio, "x", at_most=1.15)
+    target = BF16_TARGET if _has_amx() else None
+    yield measurement(f"{dataset}, fp32 to bf16", whole.over(half), "x", at_least=target)
+    yield measurement(f"{dataset}, pixels that bf16 changes", differing, "%")
+
+
+def _segmenter(protocol: SegmentationProtocol, precision: Precision) -> Segmenter:
+    return Segmenter(_encoder(precision), _random_queries(protocol), protocol, "csa", 32)
+
+
+def _encoder(precision: Precision) -> ClipEncoder:
+    return load_encoder(parse_model_spec(MODEL), precision=precision)
+
+
+def _random_queries(protocol: SegmentationProtocol) -> np.ndarray:
+    count = sum(len(names) for names in protocol.queries)
+    rows = np.random.default_rng(0).normal(size=(count, EMBEDDING)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def _batches(images: Sequence[LoadedImage], segmenter: Segmenter) -> list[Tensor]:
+    """The windows as the pipeline puts them into batches."""
+    windows = [_inference._windows([image], segmenter) for image in images]
+    groups = _inference._groups(windows, segmenter.batch_size)
+    return [torch.stack([pixels for one in group for pixels in one.pixels()]) for group in groups]
+
+
+def _disagreement(images: Sequence[LoadedImage], segmenters: Sequence[Segmenter]) -> float:
+    """Percent of the pixels of the first two images that get different classes."""
+    one, other = (
+        np.concatenate([p.classes.ravel() for p in predict(segmenter, iter(images[:2]))])
+        for segmenter in segmenters
+    )
+    return float((one != other).mean()) * 100
+
+
+def _memory_line(dataset: str, threads: int) -> Measurement:
+    command = [sys.executable, __file__, "--peak", dataset, "--threads", str(threads)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    name = f"{dataset}, peak memory above the model"
+    return measurement(name, float(done.stdout), "MB", at_most=MEMORY_TARGET)
+
+
+def _peak_of(dataset: str) -> float:
+    """Megabytes that measuring a set takes at most beside the loaded model, in this process."""
+    with tempfile.TemporaryDirectory() as folder:
+        protocol = write_set(dataset, Path(folder), IMAGES_OF_PEAK)
+        encoder = _encoder("fp32")
+        segmentation.check(protocol, RunOptions())  # imports what reads the data
+        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak starts again from here
+        before = _status("VmRSS")
+        segmentation.measure(encoder, protocol, RunOptions(), no_progress)
+        return (_status("VmHWM") - before) / 1e6
+
+
+def _status(name: str) -> int:
+    """A number of bytes in this process's status."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    (kilobytes,) = re.findall(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(kilobytes) * 1024
+
+
+def _has_amx() -> bool:
+    return "amx_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+
+
+def _matrix_units() -> str:
+    flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    if _has_amx():
+        return "AMX"
+    return "AVX512-BF16 without AMX" if "avx512_bf16" in flags else "no bf16 instructions"
+
+
+class _Sized:
+    """What windows are cut for, without a model."""
+
+    patch_size = 16
+
+    class info:  # noqa: N801 as the encoders name it
+        device = "cpu"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""`torchrun -m cosmos_eval run`: the first process prints and writes what all have measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
+from cosmos_eval.cli.app import main
+
+PARITY = Path(__file__).parents[2] / "parity"
+MODEL = ["--model", f"cosmos:{PARITY}/checkpoint.pt", "--arch", f"{PARITY}/model_config.json"]
+SCENES = 37  # more than a batch, and than a shard
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three tasks on few scenes, as a user's files."""
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_layouts(folder, split=TEST, count=SCENES, layouts=["coco", "folder", "voc"])
+    classes = ", ".join(CLASSES)
+    for name, text in {
+        "found": "kind: retrieval\nimages: coco/images/test\n"
+        "annotations: coco/annotations/captions_test.json\n",
+        "named": "kind: cls\nfolder: folder/test\ntemplates: ['a large {}']\n",
+        "segmented": "kind: seg\nimages: voc/JPEGImages\nmasks: voc/SegmentationClass\n"
+        "split: voc/ImageSets/Segmentation/test.txt\ntemplates: ['{}']\n"
+        f"short_side: 64\nwindow: 32\nstride: 16\nclasses: [{classes}]\n",
+    }.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder
+
+
+def command(data: Path, output: Path, *names: str) -> list[str]:
+    datasets = [word for name in names for word in ("--dataset", str(data / f"{name}.yaml"))]
+    return ["run", *MODEL, *datasets, "--device", "cpu", "--output", str(output)]
+
+
+def torchrun(processes: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "cosmos_eval", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+
+
+def test_two_processes_write_what_one_writes(data, tmp_path, capsys):
+    names = ["found", "named", "segmented"]
+    done = torchrun(2, [*command(data, tmp_path / "two", *names), "--json"])
+    assert done.returncode == 0, done.stderr
+    printed = {row["dataset"]: row for row in json.loads(done.stdout)}
+    assert list(printed) == names
+    assert done.stderr.count("wrote ") == 3
+    with pytest.raises(SystemExit) as ended:
+        main([*command(data, tmp_path / "one", *names), "--json"])
+    assert not ended.value.code
+    for row in json.loads(capsys.readouterr().out):
+        two = printed[row["dataset"]]
+        assert two["metrics"] == row["metrics"]
+        assert two["provenance"]["hashes"] == row["provenance"]["hashes"]
+        with (
+            np.load(tmp_path / "one" / row["samples"]) as alone,
+            np.load(tmp_path / "two" / two["samples"]) as shared,
+        ):
+            for name in alone:
+                np.testing.assert_array_equal(alone[name], shared[name])
+    assert list((tmp_path / "two" / ".partial").iterdir()) == []
+
+
+def test_an_error_in_one_process_ends_all_with_one_line(data, tmp_path):
+    images = sorted((data / "folder/test").rglob("*.*"))
+    broken = next(path for path in reversed(images) if path.is_file())
+    content = broken.read_bytes()
+    broken.write_bytes(b"no image")
+    try:
+        done = torchrun(2, command(data, tmp_path / "out", "named"))
+    finally:
+        broken.write_bytes(content)
+    ours = [line for line in done.stderr.splitlines() if line.startswith("cosmos-eval:")]
+    assert len(ours) == 1
+    assert f"cannot decode image {broken}" in ours[0]
+    assert done.returncode != 0
+    assert "exitcode  : 2 " in done.stderr  # what torchrun, which ends with 1, says of ours
+    assert done.stdout == ""
+    assert not (tmp_path / "out").exists()
