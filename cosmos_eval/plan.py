@@ -57,6 +57,8 @@ def make_plan(
     need a data root where none is given or it does not exist.
     """
     options = options or RunOptions()
+    if options.overlays and options.save_predictions is None:
+        raise UsageError("--overlays needs --save-predictions DIR: where the pictures go")
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models or BUNDLED]
     protocols = _chosen(task, datasets, families)
     _refuse_repeated([spec.text for spec in specs])

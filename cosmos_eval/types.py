@@ -187,7 +187,8 @@ class Embeddings(NamedTuple):
 class RunOptions:
     """How a measurement is carried out; only `limit` and `attention` change what is measured.
 
-    `attention` None is the protocol's own. `share` is this process's part where several make the
+    `attention` None is the protocol's own. `overlays` draws pictures for people beside saved
+    predictions. `share` is this process's part where several make the
     measurement together. `partial` is a folder where finished parts of a measurement stay until its
     result is stored, so that a killed run can go on; None keeps none.
     """
@@ -198,6 +199,7 @@ class RunOptions:
     workers: int = 2
     limit: int | None = None
     save_predictions: str | None = None
+    overlays: bool = False
     partial: str | None = None
     seed: int = 0
     share: Share = ALONE

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cosmos_eval.cli import data, leaderboard, listing, run
+from cosmos_eval.cli import data, leaderboard, listing, run, segment
 from cosmos_eval.processes import is_first
 from cosmos_eval.types import UsageError
 
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
+app.command("segment")(segment.segment)
 app.command("list")(listing.list_known)
 app.add_typer(data.app, name="data")
 app.command("leaderboard")(leaderboard.leaderboard)

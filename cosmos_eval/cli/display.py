@@ -186,6 +186,22 @@ def _summary(diagnosis: Diagnosis) -> dict[str, str]:
     }
 
 
+def show_shares(shares: Mapping[str, float], *, as_json: bool) -> None:
+    """Print the share of an image's pixels that each class has."""
+    if as_json:
+        print_json(shares)
+        return
+    records = [
+        {"class": name, "pixels (%)": f"{100 * share:.1f}"} for name, share in shares.items()
+    ]
+    show_records(records, as_json=False)
+
+
+def show_wrote(path: Path) -> None:
+    """Tell on standard error that a file is on the disk."""
+    print(f"wrote {path}", file=sys.stderr)
+
+
 def show_records(records: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
     """Print records with the same keys as a table or as JSON."""
     if as_json:

@@ -84,6 +84,12 @@ def run(
             metavar="DIR", help="Keep predicted label maps here, a folder a model and data set."
         ),
     ] = None,
+    overlays: Annotated[
+        bool,
+        typer.Option(
+            "--overlays", help="With --save-predictions: pictures of image, truth and prediction."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be measured, and where.")
     ] = False,
@@ -102,6 +108,7 @@ def run(
             workers=workers,
             limit=limit,
             save_predictions=save_predictions,
+            overlays=overlays,
             partial=str(output / ".partial"),
             share=share,
         )

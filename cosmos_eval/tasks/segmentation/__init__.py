@@ -24,6 +24,7 @@ from cosmos_eval.tasks.segmentation._samples import (
     per_class_from_samples,
     shared_prompts,
 )
+from cosmos_eval.tasks.segmentation._single import draw_image
 from cosmos_eval.tasks.segmentation._survey import survey
 from cosmos_eval.threads import ahead
 from cosmos_eval.types import (
@@ -35,7 +36,15 @@ from cosmos_eval.types import (
     UsageError,
 )
 
-__all__ = ["check", "image_pass", "measure", "measure_together", "metrics_from_samples", "survey"]
+__all__ = [
+    "check",
+    "draw_image",
+    "image_pass",
+    "measure",
+    "measure_together",
+    "metrics_from_samples",
+    "survey",
+]
 
 # What of a protocol decides how a model sees an image, beside the form of attention.
 _SEEN = ("short_side", "long_side", "window", "stride", "mean", "std")
@@ -118,7 +127,7 @@ def _job(encoder: Encoder, protocol: SegmentationProtocol, options: RunOptions) 
     pictures = None
     if options.save_predictions is not None:
         pictures = Path(options.save_predictions) / f"{protocol.dataset}__{protocol.family}"
-    return Job(protocol, data, kept, pictures)
+    return Job(protocol, data, kept, pictures, options.overlays)
 
 
 def _segmenter(

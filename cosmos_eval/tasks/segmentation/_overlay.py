@@ -53,7 +53,14 @@ def shares(classes: Pixels, n_classes: int) -> dict[int, float]:
     return {int(index): counts[index] / classes.size for index in np.flatnonzero(counts)}
 
 
-def picture(panels: Sequence[Panel], legend: Legend) -> Image.Image:
+class Picture(NamedTuple):
+    """A drawing, and the share of the pixels of every class in its legend, the largest first."""
+
+    image: Image.Image
+    shares: dict[str, float]
+
+
+def picture(panels: Sequence[Panel], legend: Legend) -> Picture:
     """Panels side by side, the legend at their right."""
     drawn = [_fit(_blend(panel, legend.colours)) for panel in panels]
     lines = sorted(legend.shares, key=lambda index: -legend.shares[index])
@@ -73,7 +80,7 @@ def picture(panels: Sequence[Panel], legend: Legend) -> Image.Image:
         top = _MARGIN + _LINE * (number + 1)
         draw.rectangle((left, top, left + 16, top + 16), legend.colours[index], "black")
         draw.text((left + _LINE, top - 1), text[number], "black", font)
-    return page
+    return Picture(page, {legend.names[index]: legend.shares[index] for index in lines})
 
 
 def _blend(panel: Panel, colours: Sequence[Colour]) -> Pixels:

@@ -19,7 +19,7 @@ from cosmos_eval.tasks.segmentation._data import Sample, SegmentationData
 from cosmos_eval.tasks.segmentation._images import load_together
 from cosmos_eval.tasks.segmentation._inference import Prediction, Segmenter, predict_together
 from cosmos_eval.tasks.segmentation._partial import Counts, DamagedError, Kept
-from cosmos_eval.tasks.segmentation._pictures import is_saved, save_label_map
+from cosmos_eval.tasks.segmentation._pictures import is_saved, save_label_map, save_overlay
 from cosmos_eval.types import OnProgress, Progress, RunOptions, SegmentationProtocol
 
 # Images of a shard: what a killed run loses at most, and what processes are dealt at once.
@@ -27,12 +27,16 @@ SHARD = 32
 
 
 class Job(NamedTuple):
-    """A protocol of a pass, its data, where its finished shards and its label maps are kept."""
+    """A protocol of a pass, its data, where its finished shards and its label maps are kept.
+
+    `overlays`: whether pictures of image, truth and prediction are drawn beside the label maps.
+    """
 
     protocol: SegmentationProtocol
     data: SegmentationData
     kept: Kept
     pictures: Path | None
+    overlays: bool
 
 
 def count_images(
@@ -159,7 +163,11 @@ def _save(prediction: Prediction, job: Job) -> str:
     """Save a label map where that is wanted; its file's SHA-256, or nothing."""
     if job.pictures is None:
         return ""
-    path = _picture(job.pictures, prediction.image.sample)
+    sample = prediction.image.sample
+    path = _picture(job.pictures, sample)
+    if job.overlays:
+        names, colours = job.protocol.class_names, job.data.palette
+        save_overlay(job.pictures / "overlays" / f"{sample.name}.jpg", prediction, names, colours)
     return save_label_map(path, prediction.classes, job.data.palette)
 
 

@@ -1,4 +1,4 @@
-"""Predicted label maps as palette PNG files."""
+"""Predicted label maps as palette PNG files, and pictures of them."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import cv2
+import numpy as np
 from PIL import Image
 
 from cosmos_eval.tasks.segmentation._data import Label
 from cosmos_eval.tasks.segmentation._files import replacing
+from cosmos_eval.tasks.segmentation._images import decode
+from cosmos_eval.tasks.segmentation._inference import Prediction
+from cosmos_eval.tasks.segmentation._overlay import Colour, Legend, Panel, picture, shares
 from cosmos_eval.types import UsageError
 
 
-def save_label_map(path: Path, classes: Label, palette: Sequence[tuple[int, int, int]]) -> str:
+def save_label_map(path: Path, classes: Label, palette: Sequence[Colour]) -> str:
     """Write class indices (H, W) with a colour each; returns the file's SHA-256.
 
     The file is complete or not there. Raises UsageError where the folder cannot be written.
@@ -26,6 +31,30 @@ def save_label_map(path: Path, classes: Label, palette: Sequence[tuple[int, int,
             return hashlib.sha256(unfinished.read_bytes()).hexdigest()
     except OSError as error:
         raise UsageError(f"cannot write prediction {path}: {error.strerror}") from error
+
+
+def save_overlay(
+    path: Path, prediction: Prediction, names: Sequence[str], colours: Sequence[Colour]
+) -> None:
+    """Write a JPEG of image, truth and prediction with a legend of what truth and prediction hold.
+
+    Raises UsageError where the folder cannot be written.
+    """
+    image, classes = prediction.image, prediction.classes
+    rgb = cv2.cvtColor(decode(image.sample.image), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    panels = [
+        Panel(image.sample.image.name, rgb),
+        Panel("truth", rgb, image.label),
+        Panel("prediction", rgb, classes),
+    ]
+    found = shares(classes, len(names))
+    for index in shares(image.label, len(names)):
+        found.setdefault(index, 0.0)
+    try:
+        with replacing(path) as unfinished:
+            picture(panels, Legend(names, colours, found)).image.save(unfinished, format="JPEG")
+    except OSError as error:
+        raise UsageError(f"cannot write picture {path}: {error.strerror}") from error
 
 
 def is_saved(path: Path, sha256: str) -> bool:

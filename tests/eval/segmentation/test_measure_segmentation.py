@@ -24,7 +24,7 @@ def test_metrics_are_those_of_the_saved_predictions(encoder, protocol, options, 
     options = dataclasses.replace(options, save_predictions=str(folder))
     check(protocol, options)
     measurement = measure(encoder, protocol, options, no_progress)
-    folder = folder / protocol.dataset
+    folder = folder / f"{protocol.dataset}__{protocol.family}"
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == {
         f"{name}.png" for name in SIZES
     }

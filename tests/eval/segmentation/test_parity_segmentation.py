@@ -58,7 +58,7 @@ def test_label_maps_and_scores(case, teacher, embed_once, monkeypatch, tmp_path)
     for name, percent in RECORDED[case].items():
         assert measurement.metrics[name] * 100 == pytest.approx(percent, abs=0.01)
     assert measurement.n_samples == len(list((PARITY / "predictions" / case).iterdir()))
-    different, pixels = disagreement(PARITY / "predictions" / case, tmp_path / dataset)
+    different, pixels = disagreement(PARITY / "predictions" / case, tmp_path / f"{dataset}__cosmos")
     assert different <= pixels / 10_000
 
 

@@ -132,7 +132,8 @@ def test_any_batch_size_and_any_workers(
     measure(encoder, replace(protocol, prob_thd=0.3), options, no_progress)
     different = total = 0
     for name, expected in plain_maps(encoder, replace(protocol, prob_thd=0.3), tmp_path):
-        with Image.open(tmp_path / "out" / protocol.dataset / f"{name}.png") as picture:
+        folder = tmp_path / "out" / f"{protocol.dataset}__{protocol.family}"
+        with Image.open(folder / f"{name}.png") as picture:
             different += (np.asarray(picture) != expected).sum()
         total += expected.size
     assert different <= total / 10_000

@@ -142,8 +142,9 @@ def test_label_maps_that_are_wanted_must_be_there_as_saved(encoder, protocol, op
     assert notes == []  # the former run saved none
     pictures = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.png")}
     assert len(pictures) == 7
-    (tmp_path / "out" / protocol.dataset / "0.png").unlink()
-    (tmp_path / "out" / protocol.dataset / "6.png").write_bytes(b"another run's")
+    folder = tmp_path / "out" / f"{protocol.dataset}__{protocol.family}"
+    (folder / "0.png").unlink()
+    (folder / "6.png").write_bytes(b"another run's")
     start(encoder, protocol, saving, notes)
     assert notes == ["resumed: 4 of 7 images were measured already"]
     assert {path: path.read_bytes() for path in pictures} == pictures
