@@ -1,0 +1,115 @@
+"""Pictures for people: what is drawn where, by hand-made images."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosmos_eval.cli.app import main
+from cosmos_eval.plan import make_plan
+from cosmos_eval.tasks.segmentation import draw_image, measure
+from cosmos_eval.tasks.segmentation._overlay import (
+    Legend,
+    Panel,
+    distinct_colours,
+    picture,
+    shares,
+)
+from cosmos_eval.types import RunOptions, UsageError, no_progress
+
+
+def test_shares_count_classes_and_leave_out_ignored_pixels():
+    classes = np.array([[0, 0, 2, 255]], np.uint8)
+    assert shares(classes, 3) == {0: 0.5, 2: 0.25}
+
+
+def test_colours_of_many_classes_differ():
+    colours = distinct_colours(150)
+    assert len(set(colours)) == 150
+    for first, second in itertools.pairwise(colours):
+        assert np.abs(np.subtract(first, second)).max() > 60
+
+
+def test_the_legend_lists_classes_by_size_and_pixels_without_one_stay():
+    white = np.full((480, 480, 3), 255, np.uint8)
+    classes = np.full((480, 480), 255, np.uint8)
+    classes[:120], classes[120:180] = 1, 0
+    legend = Legend(("sky", "sea", "sand"), ((255, 0, 0), (0, 0, 255), (0, 255, 0)), {1: 0.5, 0: 1})
+    drawn = picture([Panel("image", white), Panel("found", white, classes)], legend)
+    assert list(drawn.shares) == ["sky", "sea"]
+    pixels = np.asarray(drawn.image)
+    left, top = 10 + 480 + 10, 32  # of the second panel: two margins and a panel, a title
+    # 0.6 of the class's colour, 0.4 of white.
+    assert pixels[top + 60, left + 60].tolist() == [102, 102, 255]
+    assert pixels[top + 150, left + 60].tolist() == [255, 102, 102]
+    assert pixels[top + 300, left + 60].tolist() == [255, 255, 255]
+    assert pixels[top + 60, 60].tolist() == [255, 255, 255]
+    # The first square of the legend has the colour of the larger class.
+    assert pixels[top + 8, left + 480 + 10 + 8].tolist() == [255, 0, 0]
+
+
+def test_an_image_of_no_data_set_is_drawn_as_it_is_segmented(
+    encoder, protocol, write_set, tmp_path
+):
+    write_set(tmp_path / "data", {"one": (48, 60)})
+    options = RunOptions(data_root=str(tmp_path / "data"), save_predictions=str(tmp_path / "out"))
+    measure(encoder, protocol, options, no_progress)
+    with Image.open(tmp_path / "out/pets__user/one.png") as saved:
+        expected = shares(np.asarray(saved), 4)
+    drawn = draw_image(encoder, protocol, tmp_path / "data/images/one.png", RunOptions())
+    assert drawn.shares == {
+        protocol.class_names[i]: expected[i] for i in sorted(expected, key=lambda i: -expected[i])
+    }
+
+
+def test_overlays_are_drawn_beside_saved_predictions(encoder, protocol, write_set, tmp_path):
+    write_set(tmp_path / "data", {"one": (48, 60), "sub/two": (30, 70)})
+    options = RunOptions(data_root=str(tmp_path / "data"), save_predictions=str(tmp_path / "out"))
+    measure(encoder, protocol, options, no_progress)
+    assert not list(tmp_path.rglob("*.jpg"))
+    measure(encoder, protocol, dataclasses.replace(options, overlays=True), no_progress)
+    for name in ("one", "sub/two"):
+        with Image.open(tmp_path / "out/pets__user/overlays" / f"{name}.jpg") as drawn:
+            assert drawn.width > 3 * 480
+    with pytest.raises(UsageError, match="--overlays needs --save-predictions DIR"):
+        make_plan(options=RunOptions(overlays=True))
+
+
+def test_the_command_writes_one_picture(tmp_path, capsys):
+    image = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(image)
+    out = tmp_path / "new/drawn.png"
+    classes = "the ground is covered with grass, a red apple"
+    with pytest.raises(SystemExit) as ended:
+        main(["segment", str(image), "--out", str(out), "--classes", classes, "--json"])
+    assert not ended.value.code
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) <= {"the ground is covered with grass", "a red apple"}
+    assert sum(found.values()) == pytest.approx(1)
+    with Image.open(out) as drawn:
+        assert drawn.width > 2 * 480
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["photo.jpg"], "cannot read image photo.jpg"),
+        (["photo.jpg", "--out", "drawn.jpg"], "pictures are PNG files"),
+        (["photo.jpg", "--classes", "apple,,sky"], "blank name"),
+        (["photo.jpg", "--dataset", "scenes-cls"], "scenes-cls is no segmentation data set"),
+        (["photo.jpg", "--dataset", "voc22"], "unknown data set 'voc22'"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said_in_one_line(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["segment", *arguments])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not list(tmp_path.iterdir())
