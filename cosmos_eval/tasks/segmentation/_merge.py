@@ -81,28 +81,25 @@ def placement(axis: Axis, size: int) -> Tensor:
 
 def label_map(tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision) -> Tensor:
     """Classes (H, W) uint8 from token logits (Q, A, B), rows (H, A) and columns (W, B)."""
-    return decide(functools.partial(_best, tokens, rows, columns, decision), decision)
+    return decide(functools.partial(_best_classes, tokens, rows, columns), decision)
 
 
-def decide(best: Callable[[Tensor | None], tuple[Tensor, Tensor]], decision: Decision) -> Tensor:
-    """Classes (H, W) uint8 from a function that finds the best query of every pixel.
+def decide(best_classes: Callable[[Decision, Tensor | None], Tensor], decision: Decision) -> Tensor:
+    """Classes (H, W) uint8 by a function that finds the best query of every pixel.
 
-    `best` maps queries that are ruled out (Q,), or None, to the class of the best other one and to
-    its score, which is a probability where `prob_thd` is above 0.
+    `best_classes` maps a decision and the queries that are ruled out, (Q,) bool or None, to the
+    class of the best other query, or to 0 where its probability is below `prob_thd`.
     The first of equal queries wins. With `area_thd`, classes but 0 with no more than that share
     of the pixels outside class 0 are ruled out for the image. Pixels whose probability
     (softmax over queries) is below `prob_thd` fall to class 0.
     """
-    classes, score = best(None)
+    ruled_out = None
     if decision.area_thd is not None:
+        classes = best_classes(decision._replace(prob_thd=0.0), None)
         n_classes = int(decision.class_of_query[-1]) + 1
         small = _small_classes(classes, n_classes, decision.area_thd)
-        if small.any():
-            ruled_out = small[decision.class_of_query.long()]
-            classes, score = best(ruled_out)
-    if decision.prob_thd > 0:
-        classes[score < decision.prob_thd] = 0
-    return classes
+        ruled_out = small[decision.class_of_query.long()]
+    return best_classes(decision, ruled_out)
 
 
 def tiles(tokens: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Tile]:
@@ -119,15 +116,11 @@ def tiles(tokens: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Tile]:
             yield Tile(*where, down @ across)
 
 
-def _best(
+def _best_classes(
     tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, ruled_out: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    """Class (H, W) of every pixel's best query, and that query's score.
-
-    The score is its probability where one is asked for, else its logit: both have the same order.
-    """
+) -> Tensor:
+    """Class (H, W) uint8 of every pixel's best query that is not ruled out, 0 if improbable."""
     classes = torch.empty(len(rows), len(columns), dtype=torch.uint8, device=tokens.device)
-    score = torch.empty(len(rows), len(columns), device=tokens.device)
     for tile in tiles(tokens, rows, columns):
         scores = tile.logits
         if decision.prob_thd > 0:
@@ -135,9 +128,11 @@ def _best(
         if ruled_out is not None:
             scores[ruled_out] = -torch.inf
         best = scores.max(0)
-        classes[tile.rows, tile.columns] = decision.class_of_query[best.indices]
-        score[tile.rows, tile.columns] = best.values
-    return classes, score
+        found = decision.class_of_query[best.indices]
+        if decision.prob_thd > 0:
+            found[best.values < decision.prob_thd] = 0
+        classes[tile.rows, tile.columns] = found
+    return classes
 
 
 def _small_classes(classes: Tensor, n_classes: int, area_thd: float) -> Tensor:

@@ -49,8 +49,7 @@ def refined_label_map(
     size = (len(rows), len(columns))
     image = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
     weights = affinities(image.to(tokens.device))
-    best = functools.partial(_refined_best, tokens, rows, columns, decision, weights)
-    return decide(best, decision)
+    return decide(functools.partial(_best_classes, tokens, rows, columns, weights), decision)
 
 
 def affinities(image: Tensor) -> Tensor:
@@ -96,15 +95,15 @@ def _neighbours(maps: Tensor) -> Iterator[Tensor]:
         yield padded[:, top : top + height, left : left + width]
 
 
-def _refined_best(
+def _best_classes(
     tokens: Tensor,
     rows: Tensor,
     columns: Tensor,
-    decision: Decision,
     weights: Tensor,
+    decision: Decision,
     ruled_out: Tensor | None,
-) -> tuple[Tensor, Tensor]:
-    """Class (H, W) of every pixel's best query, and its probability or, without prob_thd, logit."""
+) -> Tensor:
+    """Class (H, W) uint8 of every pixel's best query that is not ruled out, 0 if improbable."""
     best = weights.new_full(weights.shape[1:], -torch.inf)
     total = torch.full_like(best, -torch.inf)
     classes = torch.zeros_like(best, dtype=torch.uint8)
@@ -120,4 +119,6 @@ def _refined_best(
         better = peak.values > best
         best = torch.where(better, peak.values, best)
         classes = torch.where(better, decision.class_of_query[some][peak.indices], classes)
-    return classes, (best - total).exp_() if decision.prob_thd > 0 else best
+    if decision.prob_thd > 0:
+        classes[(best - total).exp_() < decision.prob_thd] = 0
+    return classes
