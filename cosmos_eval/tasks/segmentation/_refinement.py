@@ -49,8 +49,7 @@ def refined_label_map(
     size = (len(rows), len(columns))
     image = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
     weights = affinities(image.to(tokens.device))
-    best = functools.partial(_best_classes, tokens, rows, columns, weights)
-    return decide(best, decision)
+    return decide(functools.partial(_best_classes, tokens, rows, columns, weights), decision)
 
 
 def affinities(image: Tensor) -> Tensor:
