@@ -25,7 +25,7 @@ templates: ["a {}", "{}"]
 window: 32
 stride: 16
 """
-FOUR = "classes: [sky, {name: cat, queries: [cat, kitten]}, dog, grass]\nprob_thd: 0.3\n"
+FOUR = "classes: [background, {name: cat, queries: [cat, kitten]}, dog, grass]\nprob_thd: 0.3\n"
 THREE = "classes: [cat, dog, grass]\nreduce_zero_label: true\n"
 
 

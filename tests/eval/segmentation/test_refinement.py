@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from support.plain_segmentation import plain_classes
+
 from cosmos_eval.tasks.segmentation import _refinement, measure
 from cosmos_eval.tasks.segmentation._merge import Axis, Decision, placement
 from cosmos_eval.tasks.segmentation._refinement import affinities, refine, refined_label_map
@@ -116,7 +118,7 @@ def test_a_sharp_edge_of_colour_sharpens_the_mask():
 @pytest.mark.parametrize(
     "rule", [{}, {"prob_thd": 0.4}, {"prob_thd": 0.3, "area_thd": 0.2}, {"area_thd": 0.3}]
 )
-def test_label_maps_follow_from_refined_logits(chunk, rule, protocol, plain, monkeypatch):
+def test_label_maps_follow_from_refined_logits(chunk, rule, protocol, monkeypatch):
     """Queries a few at a time against all logits, refined at once and then decided on plainly."""
     monkeypatch.setattr(_refinement, "_CHUNK_VALUES", chunk)
     protocol = dataclasses.replace(protocol, scale=3.0, **rule)
@@ -124,7 +126,6 @@ def test_label_maps_follow_from_refined_logits(chunk, rule, protocol, plain, mon
     tokens, pixels = torch.randn(7, rows.shape[1], columns.shape[1]), torch.randn(3, 48, 64)
     logits = torch.einsum("ha,qab,wb->qhw", rows, tokens, columns)
     image = F.interpolate(pixels[None], size=(50, 61), mode="bilinear")[0]
-    _, plain_classes = plain
     expected = plain_classes(refine(logits, affinities(image)), protocol)
     class_of_query = torch.tensor([0, 0, 0, 1, 2, 2, 3], dtype=torch.uint8)
     decision = Decision(class_of_query, protocol.scale, protocol.prob_thd, protocol.area_thd)
