@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from cosmos_eval.embed import ahead
-from cosmos_eval.encoder import DenseEncoder, Encoder
+from cosmos_eval.encoder import Encoder
 from cosmos_eval.metrics.segmentation import SparseConfusion, confusion, pack
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation._constants import check_constants
@@ -20,7 +20,7 @@ from cosmos_eval.tasks.segmentation._data import (
 )
 from cosmos_eval.tasks.segmentation._images import load_image
 from cosmos_eval.tasks.segmentation._inference import Prediction, Segmenter, predict
-from cosmos_eval.tasks.segmentation._model import fit_to_model
+from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
 from cosmos_eval.tasks.segmentation._pictures import save_label_map
 from cosmos_eval.tasks.segmentation._samples import (
     fingerprints,
@@ -35,7 +35,6 @@ from cosmos_eval.types import (
     Progress,
     RunOptions,
     SegmentationProtocol,
-    UsageError,
 )
 
 __all__ = ["check", "measure", "metrics_from_samples"]
@@ -65,14 +64,13 @@ def measure(
     PNGs named after the images. Raises UsageError for a model without patch embeddings and, with
     the file's name, for an image that cannot be decoded.
     """
-    if not isinstance(encoder, DenseEncoder):
-        raise UsageError(f"{encoder.info.spec} has no patch embeddings to segment images with")
-    protocol = fit_to_model(protocol, encoder, options.attention)
+    dense = with_patches(encoder, options.attention)
+    protocol = fit_to_model(protocol, dense)
     data = open_data(protocol, options)
     started = time.perf_counter()
     names = [name for synonyms in protocol.queries for name in synonyms]
     queries = prompt_embeddings(encoder, names, protocol.templates, progress=progress)
-    segmenter = Segmenter(encoder, queries, protocol, options.attention, options.batch_size)
+    segmenter = Segmenter(dense, queries, protocol, options.attention, options.batch_size)
     prompted = time.perf_counter()
 
     def segment(own: Sequence[Sample]) -> list[SparseConfusion]:

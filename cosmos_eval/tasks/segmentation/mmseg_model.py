@@ -27,7 +27,7 @@ from cosmos_eval.tasks.segmentation._data import Sample, open_data
 from cosmos_eval.tasks.segmentation._images import LoadedImage, normalised
 from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
 from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets, mmseg_models
-from cosmos_eval.tasks.segmentation._model import fit_to_model
+from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
 from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol, UsageError
 from cosmos_eval.types import Weights as WhichWeights
 
@@ -59,8 +59,9 @@ class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
         super().__init__(data_preprocessor=data_preprocessor)
         protocol = _segmentation_protocol(dataset)  # names first: they cost nothing
         spec = parse_model_spec(model, arch, weights)
-        encoder = load_encoder(spec, device=get_device(), precision=precision)
-        protocol = fit_to_model(protocol, encoder, attention)
+        loaded = load_encoder(spec, device=get_device(), precision=precision)
+        encoder = with_patches(loaded, attention)
+        protocol = fit_to_model(protocol, encoder)
         names = [name for synonyms in protocol.queries for name in synonyms]
         queries = prompt_embeddings(encoder, names, protocol.templates)
         self.segmenter = Segmenter(encoder, queries, protocol, attention, batch_size)
