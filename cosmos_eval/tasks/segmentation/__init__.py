@@ -13,7 +13,7 @@ from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation._constants import check_constants
 from cosmos_eval.tasks.segmentation._data import check_sample, open_data
 from cosmos_eval.tasks.segmentation._inference import Segmenter
-from cosmos_eval.tasks.segmentation._model import fit_to_model
+from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
 from cosmos_eval.tasks.segmentation._partial import kept_of
 from cosmos_eval.tasks.segmentation._pass import Job, count_images
 from cosmos_eval.tasks.segmentation._samples import (
@@ -33,7 +33,6 @@ from cosmos_eval.types import (
     OnProgress,
     RunOptions,
     SegmentationProtocol,
-    UsageError,
 )
 
 __all__ = [
@@ -98,10 +97,8 @@ def measure_together(
     for a model without patch embeddings and, with the file's name, for an image that cannot be
     decoded.
     """
-    if not isinstance(encoder, DenseEncoder):
-        raise UsageError(f"{encoder.info.spec} has no patch embeddings to segment images with")
-    dense = encoder  # known to be one inside the function below as well
-    fitted = [fit_to_model(one, encoder, _attention(one, options)) for one in protocols]
+    dense = with_patches(encoder, _attention(protocols[0], options))
+    fitted = [fit_to_model(protocol, dense) for protocol in protocols]
     jobs = [_job(encoder, protocol, options) for protocol in fitted]
     started = time.perf_counter()
     prompting = []

@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from cosmos_eval.encoder import DenseEncoder, Encoder
+from cosmos_eval.encoder import Encoder
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation._constants import check_constants
 from cosmos_eval.tasks.segmentation._data import Sample
 from cosmos_eval.tasks.segmentation._images import LoadedImage, decode, normalised
 from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
-from cosmos_eval.tasks.segmentation._model import fit_to_model
+from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
 from cosmos_eval.tasks.segmentation._overlay import (
     Legend,
     Panel,
@@ -22,7 +22,7 @@ from cosmos_eval.tasks.segmentation._overlay import (
     picture,
     shares,
 )
-from cosmos_eval.types import RunOptions, SegmentationProtocol, UsageError
+from cosmos_eval.types import RunOptions, SegmentationProtocol
 
 
 def draw_image(
@@ -34,17 +34,16 @@ def draw_image(
     an image that cannot be decoded.
     """
     check_constants(protocol)
-    if not isinstance(encoder, DenseEncoder):
-        raise UsageError(f"{encoder.info.spec} has no patch embeddings to segment images with")
     image = decode(path)
     attention = options.attention or protocol.attention
-    fitted = fit_to_model(protocol, encoder, attention)
+    dense = with_patches(encoder, attention)
+    fitted = fit_to_model(protocol, dense)
     names = [name for synonyms in fitted.queries for name in synonyms]
     queries = prompt_embeddings(encoder, names, fitted.templates)
     unlabelled = np.full(image.shape[:2], fitted.ignore_index, np.uint8)
     sample = Sample(path.stem, path, path, {})
     loaded = LoadedImage(sample, normalised(image, fitted), unlabelled)
-    segmenter = Segmenter(encoder, queries, fitted, attention, options.batch_size)
+    segmenter = Segmenter(dense, queries, fitted, attention, options.batch_size)
     (prediction,) = predict(segmenter, [loaded])
     rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
     n_classes = len(fitted.class_names)

@@ -27,7 +27,7 @@ from cosmos_eval.tasks.segmentation._data import Sample, open_data
 from cosmos_eval.tasks.segmentation._images import LoadedImage, normalised
 from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
 from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets, mmseg_models
-from cosmos_eval.tasks.segmentation._model import fit_to_model
+from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
 from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol, UsageError
 from cosmos_eval.types import Weights as WhichWeights
 
@@ -37,9 +37,9 @@ _MMSEG_IGNORE = 255
 
 @MODELS.register_module()
 class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
-    """A zero-shot model under the protocol of a data set.
+    """A zero-shot model under a protocol of a data set.
 
-    `model`, `arch`, `weights`, `attention`, `precision` and `batch_size` (windows) are those of
+    `model`, `protocol`, `arch`, `weights`, `attention`, `precision` and `batch_size` are those of
     `cosmos_eval.evaluate`; `dataset` is a name or a YAML file and gives classes, prompts and every
     constant. The pipeline must leave images as LoadImageFromFile reads them: BGR, 0-255, at their
     own size. Raises UsageError as `evaluate` does.
@@ -49,21 +49,24 @@ class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
         self,
         model: str,
         dataset: str,
+        protocol: str | None = None,
         arch: str | None = None,
         weights: WhichWeights = "teacher",
-        attention: Attention = "csa",
+        attention: Attention | None = None,
         precision: Precision = "fp32",
         batch_size: int = 32,
         data_preprocessor: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
-        protocol = _segmentation_protocol(dataset)  # names first: they cost nothing
+        known = _segmentation_protocol(dataset, protocol)  # names first: they cost nothing
+        attention = attention or known.attention
         spec = parse_model_spec(model, arch, weights)
-        encoder = load_encoder(spec, device=get_device(), precision=precision)
-        protocol = fit_to_model(protocol, encoder, attention)
-        names = [name for synonyms in protocol.queries for name in synonyms]
-        queries = prompt_embeddings(encoder, names, protocol.templates)
-        self.segmenter = Segmenter(encoder, queries, protocol, attention, batch_size)
+        loaded = load_encoder(spec, device=get_device(), precision=precision)
+        encoder = with_patches(loaded, attention)
+        fitted = fit_to_model(known, encoder)
+        names = [name for synonyms in fitted.queries for name in synonyms]
+        queries = prompt_embeddings(encoder, names, fitted.templates)
+        self.segmenter = Segmenter(encoder, queries, fitted, attention, batch_size)
 
     def predict(
         self, inputs: Sequence[Tensor], data_samples: Sequence[Any] | None = None
@@ -125,8 +128,8 @@ class CosmosEvalDataset(mmseg_datasets().BaseSegDataset):  # type: ignore[misc]
         return self._records
 
 
-def _segmentation_protocol(dataset: str) -> SegmentationProtocol:
-    protocol = find_protocol(dataset)
+def _segmentation_protocol(dataset: str, family: str | None = None) -> SegmentationProtocol:
+    protocol = find_protocol(dataset, family)
     if not isinstance(protocol, SegmentationProtocol):
         raise UsageError(f"{dataset} is no segmentation data set: name one, such as voc20")
     check_constants(protocol)

@@ -24,10 +24,10 @@ def options(tmp_path, write_set) -> RunOptions:
 
 def test_constants_that_are_not_stated_are_the_models(encoder, protocol):
     unstated = dataclasses.replace(protocol, mean=None, std=(1.0, 2.0, 3.0))
-    fitted = fit_to_model(unstated, encoder, "csa")
+    fitted = fit_to_model(unstated, encoder)
     assert fitted.mean == pytest.approx(OPENAI_MEAN)
     assert fitted == dataclasses.replace(protocol, mean=fitted.mean, std=(1.0, 2.0, 3.0))
-    assert fit_to_model(protocol, encoder, "csa") == protocol
+    assert fit_to_model(protocol, encoder) == protocol
 
 
 def test_the_published_and_the_scenes_protocols_state_their_own():

@@ -6,9 +6,8 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
-
 from support.plain_segmentation import plain_classes
+from torch.nn import functional as F
 
 from cosmos_eval.tasks.segmentation import _refinement, measure
 from cosmos_eval.tasks.segmentation._merge import Axis, Decision, placement
