@@ -16,6 +16,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
+from cosmos_eval.encoders.attention import project_in_one_piece
 from cosmos_eval.encoders.dense import encode_patches
 from cosmos_eval.types import Attention, EncoderInfo, Precision, Rgb
 
@@ -48,6 +49,8 @@ class ClipEncoder:
     def __init__(self, parts: ClipParts, info: EncoderInfo) -> None:
         self.info = info
         self.model = parts.model.eval().to(info.device)
+        if info.precision != "fp32":
+            project_in_one_piece(self.model)
         self.transform = parts.transform
         self.image_mean, self.image_std = parts.image_mean, parts.image_std
         self._tokenizer = parts.tokenizer
