@@ -10,8 +10,10 @@ from uuid import uuid4
 def write_atomically(path: Path, content: bytes) -> None:
     """Write to a hidden file in the same folder, then rename: never a half-written file.
 
-    Several threads or processes may write the same path: each has a file of its own until the end.
+    Folders are made as needed. Several threads or processes may write the same path: each has a
+    file of its own until the end.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid4().hex}.tmp")
     try:
         with temporary.open("xb") as file:

@@ -56,7 +56,6 @@ def segment(
     content = io.BytesIO()
     drawn.image.save(content, format="PNG")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, content.getvalue())
     except OSError as error:
         raise UsageError(f"cannot write {out}: {error.strerror}") from error

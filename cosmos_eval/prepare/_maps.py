@@ -76,7 +76,6 @@ def _write(wanted: LabelMap) -> bool:
 def _publish(path: Path, content: bytes) -> None:
     """Write a file at once. Raises UsageError where that cannot be done."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error

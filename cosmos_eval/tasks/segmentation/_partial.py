@@ -25,9 +25,9 @@ import numpy as np
 import open_clip
 import torch
 
+from cosmos_eval.files import write_atomically
 from cosmos_eval.metrics.segmentation import SparseConfusion, join, separate
 from cosmos_eval.tasks.segmentation._data import Sample
-from cosmos_eval.tasks.segmentation._files import replacing
 from cosmos_eval.types import EncoderInfo, RunOptions, SegmentationProtocol, UsageError
 
 # How a measurement is carried out; any other option is taken to decide its counts. The samples
@@ -79,9 +79,10 @@ class Kept(NamedTuple):
         if path is None:
             return
         arrays = join(counts.confusions)._asdict()
+        content = io.BytesIO()
+        np.savez(content, pictures=np.array(counts.pictures), **arrays)
         try:
-            with replacing(path) as unfinished:
-                np.savez(unfinished, pictures=np.array(counts.pictures), **arrays)
+            write_atomically(path, content.getvalue())
         except OSError as error:
             raise UsageError(
                 f"cannot write finished parts to {path.parent}: {error.strerror}"

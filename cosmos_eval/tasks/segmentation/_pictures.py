@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from cosmos_eval.files import write_atomically
 from cosmos_eval.tasks.segmentation._data import Label
-from cosmos_eval.tasks.segmentation._files import replacing
 from cosmos_eval.tasks.segmentation._images import decode
 from cosmos_eval.tasks.segmentation._inference import Prediction
 from cosmos_eval.tasks.segmentation._overlay import Colour, Legend, Panel, picture, shares
@@ -23,14 +24,9 @@ def save_label_map(path: Path, classes: Label, palette: Sequence[Colour]) -> str
 
     The file is complete or not there. Raises UsageError where the folder cannot be written.
     """
-    picture = Image.fromarray(classes).convert("P")
-    picture.putpalette([value for colour in palette for value in colour])
-    try:
-        with replacing(path) as unfinished:
-            picture.save(unfinished, format="PNG")
-            return hashlib.sha256(unfinished.read_bytes()).hexdigest()
-    except OSError as error:
-        raise UsageError(f"cannot write prediction {path}: {error.strerror}") from error
+    drawn = Image.fromarray(classes).convert("P")
+    drawn.putpalette([value for colour in palette for value in colour])
+    return hashlib.sha256(_write(path, drawn, "PNG")).hexdigest()
 
 
 def save_overlay(
@@ -50,11 +46,7 @@ def save_overlay(
     found = shares(classes, len(names))
     for index in shares(image.label, len(names)):
         found.setdefault(index, 0.0)
-    try:
-        with replacing(path) as unfinished:
-            picture(panels, Legend(names, colours, found)).image.save(unfinished, format="JPEG")
-    except OSError as error:
-        raise UsageError(f"cannot write picture {path}: {error.strerror}") from error
+    _write(path, picture(panels, Legend(names, colours, found)).image, "JPEG")
 
 
 def is_saved(path: Path, sha256: str) -> bool:
@@ -63,3 +55,14 @@ def is_saved(path: Path, sha256: str) -> bool:
         return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
     except OSError:
         return False
+
+
+def _write(path: Path, image: Image.Image, form: str) -> bytes:
+    """Write a picture in a format of PIL; returns the file's content."""
+    content = io.BytesIO()
+    image.save(content, format=form)
+    try:
+        write_atomically(path, content.getvalue())
+    except OSError as error:
+        raise UsageError(f"cannot write prediction {path}: {error.strerror}") from error
+    return content.getvalue()
