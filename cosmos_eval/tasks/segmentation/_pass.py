@@ -36,7 +36,7 @@ class Job(NamedTuple):
     data: SegmentationData
     kept: Kept
     pictures: Path | None
-    overlays: bool
+    overlays: bool = False
 
 
 def count_images(
