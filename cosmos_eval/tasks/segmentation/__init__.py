@@ -83,8 +83,8 @@ def measure_together(
     """
     if not isinstance(encoder, DenseEncoder):
         raise UsageError(f"{encoder.info.spec} has no patch embeddings to segment images with")
-    dense = encoder  # known to be one inside the function below as well
-    jobs = [_job(encoder, protocol, options) for protocol in protocols]
+    dense = encoder  # known to be one inside the functions below as well
+    jobs = options.share.together(lambda: [_job(dense, one, options) for one in protocols])
     started = time.perf_counter()
     prompting = []
 
