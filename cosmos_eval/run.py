@@ -77,7 +77,7 @@ def check_data(plan: Plan, watch: Watch = _unwatched) -> None:
 def measure_all(plan: Plan, watch: Watch = _unwatched) -> Iterator[Finished]:
     """`run_all` on data that are checked already."""
     surroundings = provenance.environment()
-    groups = _groups(plan)
+    groups = plan.options.share.together(partial(_groups, plan))
     for spec in plan.specs:
         started = time.perf_counter()
         watch(spec.text, Progress("load", 0, 1))

@@ -97,9 +97,10 @@ def measure_together(
     for a model without patch embeddings and, with the file's name, for an image that cannot be
     decoded.
     """
-    dense = with_patches(encoder, _attention(protocols[0], options))
+    share, attention = options.share, _attention(protocols[0], options)
+    dense = share.together(lambda: with_patches(encoder, attention))
     fitted = [fit_to_model(protocol, dense) for protocol in protocols]
-    jobs = [_job(encoder, protocol, options) for protocol in fitted]
+    jobs = share.together(lambda: [_job(dense, protocol, options) for protocol in fitted])
     started = time.perf_counter()
     prompting = []
 
