@@ -129,7 +129,7 @@ def test_embedded_and_downloaded_data_sets_are_checked(tmp_path, monkeypatch):
     ("datasets", "message"),
     [
         ("scenes-clss", "unknown data set 'scenes-clss'; known: scenes-cls"),
-        ("scenes-cls, scenes-cls", "scenes-cls is given twice"),
+        ("scenes-cls, scenes-cls", r"scenes-cls \(scenes\) is given twice"),
         ("voc20", "voc20 is not embedded: say where it lies"),
         (" ,", "watch.datasets names no data set"),
     ],

@@ -89,7 +89,7 @@ def test_published_recipes_ask_for_their_shards(name):
         (["data.shards=scenes:many"], "data.shards=scenes:many: scenes:N takes a number"),
         (["data.weights=1"], "data.weights weighs several sets, and the scenes are one"),
         (["data.shards=/nowhere/a.tar"], "no such shard: /nowhere/a.tar"),
-        (["compute.accumulate=3"], "optim.batch_size=64 cannot be dealt to 1 processes in 3 parts"),
+        (["compute.accumulate=3"], "optim.batch_size=32 cannot be dealt to 1 processes in 3 parts"),
         (["image.global_size=224"], "image.global_size is 224, but the architecture takes images"),
         (["image.local_size=30"], "image.local_size=30 is no multiple of the architecture's patch"),
         (["image.local_size=4"], "image.local_size=4 is no multiple of the architecture's patch"),

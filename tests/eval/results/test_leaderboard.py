@@ -106,9 +106,9 @@ def test_two_results_for_one_cell(make_row):
 
 def test_published_numbers_are_complete_and_well_formed():
     entries = published()
-    # protocol.md's tables: 10 checkpoints x 5, 6 segmentation sets, 8 models x 9, 8 sets of SCLIP.
-    assert sum(len(entry.metrics) for entry in entries) == 50 + 6 + 72 + 8
-    assert {entry.protocol for entry in entries} == {"cosmos", "karpathy", "sclip"}
+    # 10 checkpoints x 5, 6 segmentation sets, 8 models x 9, 8 sets each of SCLIP and NACLIP.
+    assert sum(len(entry.metrics) for entry in entries) == 50 + 6 + 72 + 8 + 8
+    assert {entry.protocol for entry in entries} == {"cosmos", "karpathy", "sclip", "naclip"}
     for entry in entries:
         assert entry.url.startswith("https://")
         assert entry.source in ("published", "unverified")
@@ -123,6 +123,7 @@ def test_published_numbers_are_complete_and_well_formed():
         ("openclip:ViT-B-32/openai", "coco-karpathy", "text_to_image_R@1", 0.3044),
         ("openclip:ViT-B-16/datacomp_xl_s13b_b90k", "sun397", "acc1", 0.7051),
         ("SCLIP, openclip:ViT-B-16/openai", "ade20k", "mIoU", 0.1645),
+        ("NACLIP, openclip:ViT-B-16/openai", "ade20k", "mIoU", 0.1905),
     ],
 )
 def test_published_numbers_by_sample(model, dataset, metric, value):

@@ -33,7 +33,7 @@ kind: seg
 images: JPEGImages
 masks: SegmentationClass
 split: ImageSets/Segmentation/val.txt
-classes: [nothing, {name: cat, queries: [cat, kitten]}, dog, grass]
+classes: [background, {name: cat, queries: [cat, kitten]}, dog, grass]
 templates: ["a photo of a {}."]
 short_side: 96
 window: 64
