@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from cosmos_eval.cli import display
+from cosmos_eval.cli.options import (
+    DataRootOption,
+    JsonOption,
+)
 from cosmos_eval.types import RunOptions
 
 app = typer.Typer(help="Look at data sets on the disk, and make label maps that they lack.")
 
-_DataRoot = Annotated[
-    str | None, typer.Option("--data-root", metavar="DIR", help="Where downloaded data sets lie.")
-]
-_Json = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 _WORKERS = os.cpu_count() or 1
 
 
@@ -28,8 +28,8 @@ def doctor(
             help="Known data sets or YAML files that describe yours. Default: all known ones.",
         ),
     ] = None,
-    data_root: _DataRoot = None,
-    json: _Json = False,
+    data_root: DataRootOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Tell whether data sets are whole, what is missing or wrong, and what mends it.
 
@@ -49,8 +49,8 @@ def doctor(
 @app.command("prepare")
 def prepare(
     name: Annotated[str, typer.Argument(help="coco_object, coco_stuff, cityscapes or context.")],
-    data_root: _DataRoot = None,
-    json: _Json = False,
+    data_root: DataRootOption = None,
+    json: JsonOption = False,
 ) -> None:
     """Make the label maps that a set needs from its download; what is there is kept."""
     from cosmos_eval.prepare import prepare as make

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 import typer
 
 from cosmos_eval.cli import display
+from cosmos_eval.cli.options import (
+    JsonOption,
+)
 
 
 def list_known(
     what: Annotated[Literal["models", "datasets", "protocols"], typer.Argument(show_default=False)],
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on standard output.")
-    ] = False,
+    json: JsonOption = False,
 ) -> None:
     """List the models, data sets or protocol families that are known."""
     from cosmos_eval import catalog

@@ -9,8 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from cosmos_eval.cli import display
+from cosmos_eval.cli.options import (
+    ArchOption,
+    AttentionOption,
+    DataRootOption,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    WeightsOption,
+)
 from cosmos_eval.processes import is_first, joined
-from cosmos_eval.types import Attention, Precision, RunOptions, Weights
+from cosmos_eval.types import RunOptions
 
 if TYPE_CHECKING:
     from cosmos_eval.plan import Plan
@@ -45,32 +54,15 @@ def run(
             "Default: both bundled models.",
         ),
     ] = None,
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="OpenCLIP architecture or JSON file, where a checkpoint does not say.",
-        ),
-    ] = None,
-    weights: Annotated[
-        Weights, typer.Option(help="Which of a COSMOS checkpoint's two models.")
-    ] = "teacher",
-    attention: Annotated[
-        Attention | None,
-        typer.Option(
-            help="Last block of the image tower, for segmentation. Default: the protocol's.",
-        ),
-    ] = None,
-    data_root: Annotated[
-        str | None, typer.Option(metavar="DIR", help="Where downloaded data sets lie.")
-    ] = None,
+    arch: ArchOption = None,
+    weights: WeightsOption = "teacher",
+    attention: AttentionOption = None,
+    data_root: DataRootOption = None,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where results are written.")
     ] = display.RESULTS,
-    precision: Annotated[Precision, typer.Option(help="Arithmetic of the model.")] = "fp32",
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1...; auto: a GPU if there is one.")
-    ] = "auto",
+    precision: PrecisionOption = "fp32",
+    device: DeviceOption = "auto",
     batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = RunOptions.batch_size,
     workers: Annotated[
         int, typer.Option(min=0, help="Threads that read images.")
@@ -81,7 +73,7 @@ def run(
     save_predictions: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", help="Keep predicted label maps here, a folder a model and data set."
+            metavar="DIR", help="Keep predicted label maps here, a folder a model and protocol."
         ),
     ] = None,
     overlays: Annotated[
@@ -93,9 +85,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be measured, and where.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on standard output.")
-    ] = False,
+    json: JsonOption = False,
 ) -> None:
     """Measure models on data sets, write the results and print them as a table."""
     from cosmos_eval.plan import Machine, make_plan

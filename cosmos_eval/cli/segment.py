@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from cosmos_eval.cli import display
-from cosmos_eval.types import Attention, Precision, RunOptions, Weights
+from cosmos_eval.cli.options import (
+    ArchOption,
+    AttentionOption,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    WeightsOption,
+)
+from cosmos_eval.types import RunOptions
 
 
 def segment(
@@ -29,25 +37,12 @@ def segment(
     model: Annotated[
         str, typer.Option(metavar="SPEC", help="A model, see `cosmos-eval list models`.")
     ] = "scenes-cosmos",
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="OpenCLIP architecture or JSON file, where a checkpoint does not say.",
-        ),
-    ] = None,
-    weights: Annotated[
-        Weights, typer.Option(help="Which of a COSMOS checkpoint's two models.")
-    ] = "teacher",
-    attention: Annotated[
-        Attention | None,
-        typer.Option(help="Last block of the image tower. Default: the protocol's."),
-    ] = None,
-    precision: Annotated[Precision, typer.Option(help="Arithmetic of the model.")] = "fp32",
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1... or auto.")] = "auto",
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON document on standard output.")
-    ] = False,
+    arch: ArchOption = None,
+    weights: WeightsOption = "teacher",
+    attention: AttentionOption = None,
+    precision: PrecisionOption = "fp32",
+    device: DeviceOption = "auto",
+    json: JsonOption = False,
 ) -> None:
     """Segment one image and draw image, label map and legend in one picture."""
     from cosmos_eval.encoders.specs import parse_model_spec

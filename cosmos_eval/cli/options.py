@@ -1,0 +1,32 @@
+"""Options that several commands have, each with the same name, form and help."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from cosmos_eval.types import Attention, Precision, Weights
+
+ArchOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE",
+        help="OpenCLIP architecture or JSON file, where a checkpoint does not say.",
+    ),
+]
+WeightsOption = Annotated[Weights, typer.Option(help="Which of a COSMOS checkpoint's two models.")]
+AttentionOption = Annotated[
+    Attention | None,
+    typer.Option(
+        help="Last block of the image tower, for segmentation. Default: the protocol's.",
+    ),
+]
+PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic of the model.")]
+DeviceOption = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1...; auto: a GPU if there is one.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+DataRootOption = Annotated[
+    str | None, typer.Option("--data-root", metavar="DIR", help="Where downloaded data sets lie.")
+]
