@@ -46,10 +46,10 @@ STUFF = ("grass", "water", "brick", "sand", "wood", "snow", "stone", "sky")
 # the training split (docs/log.md).
 THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
 SMALL_TEMPLATES = ("a {}",)
-THING_PROMPTS = ("a {}",)
-STUFF_PROMPTS = ("the ground is covered with {}", "the upper part shows {}")
-# Windows as small as a local crop's content: a thing then fills one, as in training.
-SHORT_SIDE, WINDOW, STRIDE = 128, 24, 12
+THING_PROMPTS = ("we see a {}",)
+STUFF_PROMPTS = ("with {}",)
+# Windows about as small as a local crop's content: a thing then fills one, as in training.
+SHORT_SIDE, WINDOW, STRIDE = 128, 40, 20
 
 _COCO = "coco/annotations"
 _SMALL_FOLDER = "folder/small"
