@@ -1,4 +1,4 @@
-"""`python benchmarks/segmentation.py [--json] [--quick] [--threads N]`: segmentation on a CPU.
+"""`python benchmarks/segmentation.py [--json] [--quick] [--sets NAME ...]`: segmentation on a CPU.
 
 With ViT-B/16 of random weights and made-up photographs of real sizes:
 - merge and post-processing, from patch embeddings to a label map, against the plain form, which
@@ -73,18 +73,30 @@ def main() -> None:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--threads", type=int, default=os.cpu_count())
     arguments.add_argument("--peak", help=argparse.SUPPRESS)  # of one set, for a child process
+    arguments.add_argument("--rounds", type=int, help="5, or 1 if quick")
+    arguments.add_argument("--sets", nargs="+", choices=SIZES, help="only these, default: all")
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
     if given.peak:
         name, count = given.peak.split(",")
         print(_peak_of(name, int(count)))
         return
-    effort = QUICK if given.quick else FULL
+    effort = _effort(given)
     lines = [line for name in MERGE_TARGETS for line in _merge_lines(name, effort)]
     lines += [line for name in effort.pipelines for line in _pipeline_lines(name, effort)]
     lines += [_memory_line(name, effort, given.threads) for name in effort.memory]
     title = f"Segmentation, {given.threads} CPU threads, {_matrix_units()}"
     report(title, lines, given.json)
+
+
+def _effort(given: argparse.Namespace) -> Effort:
+    usual = QUICK if given.quick else FULL
+    chosen = given.sets or SIZES
+    return usual._replace(
+        rounds=given.rounds or usual.rounds,
+        pipelines=[name for name in usual.pipelines if name in chosen],
+        memory=[name for name in usual.memory if name in chosen],
+    )
 
 
 def _merge_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:

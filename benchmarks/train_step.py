@@ -31,6 +31,7 @@ from cosmos_core.losses import gather_locally
 from cosmos_core.methods import METHODS
 
 BATCH, QUICK_BATCH = 8, 2
+ROUNDS = 5
 MOMENTUM = 0.99
 TARGETS = {("ViT-B-32", "fp32"): 1.4, ("ViT-B-16", "fp32"): 1.2, ("ViT-B-32", "bf16"): 2.5}
 MEMORY_TARGET = 0.8
@@ -47,6 +48,7 @@ def main() -> None:
     """Measure and print."""
     arguments = parser(__doc__ or "")
     arguments.add_argument("--threads", type=int, default=os.cpu_count())
+    arguments.add_argument("--rounds", type=int, help=f"{ROUNDS}, or 1 if quick")
     arguments.add_argument("--batch-size", type=int, help=f"{BATCH}, or {QUICK_BATCH} if quick")
     arguments.add_argument("--peak", help=argparse.SUPPRESS)  # of one step, for a child process
     given = arguments.parse_args()
@@ -56,7 +58,7 @@ def main() -> None:
         print(_peak_of(*given.peak.split(","), size.batch))
         return
     models = ["ViT-B-32"] if given.quick else ["ViT-B-32", "ViT-B-16"]
-    rounds = 1 if given.quick else 5
+    rounds = given.rounds or (1 if given.quick else ROUNDS)
     lines = [line for model in models for line in _lines(model, rounds, size)]
     if not given.quick:
         lines += [line for model in models for line in _memory_lines(model, size)]
