@@ -89,14 +89,15 @@ def _render(output: Path) -> Path:
 
 
 def _run(output: Path, scenes: Path, variant: str, seed: int) -> list[dict[str, Any]]:
-    """Train and measure one variant with one seed, unless its folder has the figures."""
+    """Train and measure one variant with one seed, unless its folder has weights or figures."""
     folder = output / f"{variant.lower().replace(' ', '-')}-{seed}"
     measured = folder / "metrics.json"
     if not measured.exists():
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / scenes.name).exists():
             (folder / scenes.name).symlink_to(scenes)
-        _train(folder, (*VARIANTS[variant], f"seed={seed}"))
+        if not (folder / "checkpoint.safetensors").exists():
+            _train(folder, (*VARIANTS[variant], f"seed={seed}"))
         records = [{"variant": variant, "seed": seed, **record} for record in _measure(folder)]
         write_atomically(measured, json.dumps(records, indent=1).encode())
     loaded: list[dict[str, Any]] = json.loads(measured.read_text(encoding="utf-8"))
