@@ -12,6 +12,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -31,6 +32,8 @@ from cosmos_core.recipes import RECIPES
 RUNS = Path("runs/ablation")
 RESULTS = Path(__file__).parents[1] / "results" / "ablation"
 RECIPE = "scenes_small"
+# MMSegmentation must not be imported by two threads at once.
+ONE_MEASUREMENT = threading.Lock()
 
 
 def _method_of(recipe: str) -> tuple[str, ...]:
@@ -98,7 +101,8 @@ def _run(output: Path, scenes: Path, variant: str, seed: int) -> list[dict[str, 
             (folder / scenes.name).symlink_to(scenes)
         if not (folder / "checkpoint.safetensors").exists():
             _train(folder, (*VARIANTS[variant], f"seed={seed}"))
-        records = [{"variant": variant, "seed": seed, **record} for record in _measure(folder)]
+        with ONE_MEASUREMENT:
+            records = [{"variant": variant, "seed": seed, **record} for record in _measure(folder)]
         write_atomically(measured, json.dumps(records, indent=1).encode())
     loaded: list[dict[str, Any]] = json.loads(measured.read_text(encoding="utf-8"))
     return loaded
