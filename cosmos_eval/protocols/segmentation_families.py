@@ -57,6 +57,8 @@ def _sclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
 # Differences from SCLIP's in clearclip_segmentor.py and configs/cfg_*.py of
 # github.com/mc-lan/ClearCLIP: thresholds and windows; voc21 has a list of names of its own.
 # The lists for coco_object and the settings for coco_stuff could not be read: neither is offered.
+# Those for ade20k were read in a copy of that repository; lists of names other than voc21's are
+# taken to be SCLIP's, on which its code is based.
 _CLEARCLIP: dict[str, dict[str, object]] = {
     "voc21": {"prob_thd": 0.5},
     "context60": {"prob_thd": 0.15},

@@ -72,7 +72,7 @@ def our_logits(image: LoadedImage, segmenter: Segmenter) -> torch.Tensor:
     return logits
 
 
-def compare(path: Path, segmenter: Segmenter) -> NDArray[np.uint8]:
+def assert_plain(path: Path, segmenter: Segmenter) -> NDArray[np.uint8]:
     """Logits and label map of one image against the plain ones; the latter are returned."""
     protocol = segmenter.protocol
     image = decode(path)
@@ -96,21 +96,25 @@ def compare(path: Path, segmenter: Segmenter) -> NDArray[np.uint8]:
 def test_logits_and_label_maps_are_the_plain_ones(dataset, wide_encoder, tmp_path):
     path = photograph(tmp_path / "a.png", (50, 67))
     segmenter = segmenter_of(dataset, wide_encoder, path)
-    classes = compare(path, segmenter)
+    classes = assert_plain(path, segmenter)
     assert len(np.unique(classes)) > 3
     if segmenter.protocol.prob_thd > 0:  # it decides something, and not everything
         certain = replace(segmenter.protocol, prob_thd=0.0)
-        assert 0.01 < (compare(path, segmenter._replace(protocol=certain)) != classes).mean() < 0.99
+        assert (
+            0.01
+            < (assert_plain(path, segmenter._replace(protocol=certain)) != classes).mean()
+            < 0.99
+        )
     if segmenter.protocol.area_thd is not None:
         unlimited = replace(segmenter.protocol, area_thd=None)
-        assert (compare(path, segmenter._replace(protocol=unlimited)) != classes).any()
+        assert (assert_plain(path, segmenter._replace(protocol=unlimited)) != classes).any()
 
 
 @pytest.mark.parametrize("dataset", ["voc20", "voc21"])
 @pytest.mark.parametrize("size", ODD_SIZES.values(), ids=ODD_SIZES)
 def test_odd_sizes(dataset, size, wide_encoder, tmp_path):
     path = photograph(tmp_path / "a.png", size)
-    compare(path, segmenter_of(dataset, wide_encoder, path))
+    assert_plain(path, segmenter_of(dataset, wide_encoder, path))
 
 
 @pytest.fixture(scope="module")
