@@ -4,72 +4,72 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from cosmos_eval.encoder import Encoder
-from cosmos_eval.share import ALONE, Share
+from cosmos_eval.sources import ImageSource
 from cosmos_eval.threads import ahead
-from cosmos_eval.types import Embeddings, OnProgress, Progress, UsageError, no_progress
+from cosmos_eval.types import (
+    Embeddings,
+    OnProgress,
+    Progress,
+    RunOptions,
+    UsageError,
+    no_progress,
+)
 
 
 def embed_images(
     encoder: Encoder,
-    paths: Sequence[Path],
-    *,
-    batch_size: int = 32,
-    workers: int = 2,
+    images: Sequence[ImageSource],
+    options: RunOptions,
     progress: OnProgress = no_progress,
-    share: Share = ALONE,
 ) -> Embeddings:
-    """Features of image files, in their order; `workers` threads decode ahead of the model.
+    """Features of images, in their order; threads decode ahead of the model.
 
     Processes share whole batches, so that a feature does not depend on their number. Raises
-    UsageError for an empty list and for a file that is missing or cannot be decoded.
+    UsageError for an empty list and for an image that is missing or cannot be decoded.
     """
-    _require_any(paths, "images")
+    _require_any(images, "images")
 
-    def encode(own: Sequence[Path]) -> list[NDArray[np.float32]]:
+    def encode(own: Sequence[ImageSource]) -> list[NDArray[np.float32]]:
         features: list[NDArray[np.float32]] = []
         decoded = ahead(
             own,
-            lambda path: encoder.transform(read_rgb(path)),
-            workers=workers,
-            window=2 * batch_size,
+            lambda image: encoder.transform(image.decode(image.read())),
+            workers=options.workers,
+            window=2 * options.batch_size,
         )
-        while batch := list(islice(decoded, batch_size)):
+        while batch := list(islice(decoded, options.batch_size)):
             features.extend(encoder.encode_image(torch.stack(batch)).numpy())
             progress(Progress("images", len(features), len(own)))
         return features
 
-    return Embeddings(np.stack(share.spread(encode, paths, unit=batch_size)))
+    return Embeddings(np.stack(options.share.spread(encode, images, unit=options.batch_size)))
 
 
 def embed_texts(
     encoder: Encoder,
     texts: Sequence[str],
-    *,
-    batch_size: int = 32,
+    options: RunOptions,
     progress: OnProgress = no_progress,
     phase: str = "texts",
-    share: Share = ALONE,
 ) -> Embeddings:
     """Features of texts, in their order; equal texts are encoded once.
 
-    `batch_size` counts texts of full length: where the encoder trims, a batch of short texts holds
-    as many more as fill the same number of tokens. Processes share whole batches. Raises
+    The batch size counts texts of full length: where the encoder trims, a batch of short texts
+    holds as many more as fill the same number of tokens. Processes share whole batches. Raises
     UsageError for an empty list.
     """
     _require_any(texts, "texts")
     position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
     distinct = list(position)
     tokens = encoder.tokenize(distinct)
-    batches = _text_batches(tokens, encoder.trims_text, batch_size)
+    batches = _text_batches(tokens, encoder.trims_text, options.batch_size)
 
     def encode(own: Sequence[_TextBatch]) -> list[NDArray[np.float32]]:
         features: list[NDArray[np.float32]] = []
@@ -80,7 +80,7 @@ def embed_texts(
             progress(Progress(phase, done, total))
         return features
 
-    features = np.concatenate(share.spread(encode, batches))
+    features = np.concatenate(options.share.spread(encode, batches))
     place = np.argsort(np.concatenate([batch.rows for batch in batches]))
     inverse = [position[text] for text in texts]
     truncated = _count_truncated(encoder, distinct, tokens, inverse)
@@ -128,18 +128,6 @@ def _count_truncated(
         return 0
     cut = full[encoder.overlong([distinct[i] for i in full.tolist()]).numpy()]
     return int(np.isin(inverse, cut).sum())
-
-
-def read_rgb(path: Path) -> Image.Image:
-    """An image file as RGB, whatever its mode; raises UsageError that names a bad file."""
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError as error:
-        raise UsageError(f"image not found: {path}") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # PIL reports damaged files by all of these (SyntaxError for broken PNG chunks).
-        raise UsageError(f"cannot decode image {path}: {error}; replace or remove it") from error
 
 
 def _require_any(items: Sequence[object], what: str) -> None:

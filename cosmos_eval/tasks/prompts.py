@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval.embed import embed_texts
 from cosmos_eval.encoder import Encoder
-from cosmos_eval.share import ALONE, Share
-from cosmos_eval.types import OnProgress, Progress, UsageError, nearest, no_progress
+from cosmos_eval.types import OnProgress, Progress, RunOptions, UsageError, nearest, no_progress
 
 # The 80 templates of OpenCLIP's open_clip.OPENAI_IMAGENET_TEMPLATES.
 TEMPLATE_SETS = ("openai-imagenet",)
@@ -45,15 +44,12 @@ def prompt_embeddings(
     encoder: Encoder,
     names: Sequence[str],
     templates: tuple[str, ...] | str,
-    *,
-    batch_size: int = 32,
+    options: RunOptions,
     progress: OnProgress = no_progress,
-    share: Share = ALONE,
 ) -> NDArray[np.float32]:
     """One L2-normalised embedding a name, (N, D) float32.
 
-    `batch_size` and `share` are those of embed_texts. Raises UsageError for no names or bad
-    templates.
+    Raises UsageError for no names or bad templates.
     """
     if not names:
         raise UsageError("no class names to build prompts from")
@@ -63,7 +59,7 @@ def prompt_embeddings(
     for start in range(0, len(names), step):
         some = names[start : start + step]
         prompts = [pattern.replace("{}", name) for name in some for pattern in patterns]
-        features = embed_texts(encoder, prompts, batch_size=batch_size, share=share).features
+        features = embed_texts(encoder, prompts, options).features
         mean = features.reshape(len(some), len(patterns), -1).mean(axis=1)
         rows.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))
         progress(Progress("prompts", start + len(some), len(names)))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.protocols.classification import CLASS_LISTS
+from cosmos_eval.sources import ImageFile, ImageSource
 from cosmos_eval.tasks.images import data_path
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError, nearest
 
@@ -19,11 +20,14 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".
 
 
 class FolderData(NamedTuple):
-    """Sorted class folders and their images; `labels` (N,) numbers the folders from 0."""
+    """Sorted class folders and their images; `labels` (N,) numbers the folders from 0.
 
-    root: Path
+    `names` are paths below the root.
+    """
+
     folders: tuple[str, ...]
-    paths: tuple[Path, ...]
+    names: tuple[str, ...]
+    images: tuple[ImageSource, ...]
     labels: NDArray[np.int64]
 
 
@@ -43,7 +47,12 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> FolderDa
     paths = [path for found in images for path in found]
     labels = np.repeat(np.arange(len(folders)), [len(found) for found in images])
     kept = _limited(labels, options.limit)
-    return FolderData(root, folders, tuple(paths[i] for i in kept), labels[kept])
+    return FolderData(
+        folders=folders,
+        names=tuple(paths[i].relative_to(root).as_posix() for i in kept),
+        images=tuple(ImageFile(paths[i]) for i in kept),
+        labels=labels[kept],
+    )
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:

@@ -34,29 +34,15 @@ def measure_data(
     """Measure an encoder on opened data."""
     started = perf_counter()
     names = class_names(protocol, data.folders)
-    classifier = prompt_embeddings(
-        encoder,
-        names,
-        protocol.templates,
-        batch_size=options.batch_size,
-        progress=progress,
-        share=options.share,
-    )
+    classifier = prompt_embeddings(encoder, names, protocol.templates, options, progress)
     prompted = perf_counter()
-    images = embed_images(
-        encoder,
-        data.paths,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        progress=progress,
-        share=options.share,
-    )
+    images = embed_images(encoder, data.images, options, progress)
     top = top_classes(images.features, classifier)
     samples = {LABELS: data.labels, TOP5: top}
     return Measurement(
         metrics=metrics_from_samples(samples),
         intervals=_intervals(data.labels, top, options.seed),
-        n_samples=len(data.paths),
+        n_samples=len(data.images),
         samples=samples,
         hashes=_hashes(data, names, protocol),
         per_class=_per_class(data, top),
@@ -99,9 +85,8 @@ def _per_class(data: FolderData, top: NDArray[np.int64]) -> dict[str, dict[str, 
 def _hashes(
     data: FolderData, names: tuple[str, ...], protocol: ClassificationProtocol
 ) -> dict[str, str]:
-    files = [path.relative_to(data.root).as_posix() for path in data.paths]
     return {
         "class_names": fingerprint(names),
         "templates": fingerprint(resolve_templates(protocol.templates)),
-        "sample_list": fingerprint(files),
+        "sample_list": fingerprint(data.names),
     }

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
+from cosmos_eval.sources import ImageFile, ImageSource
 from cosmos_eval.tasks.images import data_path
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
 
@@ -22,7 +23,7 @@ class RetrievalData(NamedTuple):
     """
 
     names: tuple[str, ...]
-    paths: tuple[Path, ...]
+    images: tuple[ImageSource, ...]
     captions: tuple[str, ...]
     image_of_text: NDArray[np.int64]
 
@@ -44,7 +45,7 @@ def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData
     _require_files(paths, annotations)
     return RetrievalData(
         names=names,
-        paths=paths,
+        images=tuple(ImageFile(path) for path in paths),
         captions=tuple(caption for some in captions for caption in some),
         image_of_text=np.repeat(np.arange(len(ids)), [len(some) for some in captions]),
     )

@@ -26,23 +26,9 @@ def measure_data(
 ) -> Measurement:
     """Measure an encoder on opened data."""
     started = perf_counter()
-    images = embed_images(
-        encoder,
-        data.paths,
-        batch_size=options.batch_size,
-        workers=options.workers,
-        progress=progress,
-        share=options.share,
-    )
+    images = embed_images(encoder, data.images, options, progress)
     imaged = perf_counter()
-    texts = embed_texts(
-        encoder,
-        data.captions,
-        batch_size=options.batch_size,
-        progress=progress,
-        phase="captions",
-        share=options.share,
-    )
+    texts = embed_texts(encoder, data.captions, options, progress, phase="captions")
     captioned = perf_counter()
     ranks = retrieval_ranks(images.features, texts.features, data.image_of_text)
     samples = {
@@ -53,7 +39,7 @@ def measure_data(
     return Measurement(
         metrics=metrics_from_samples(samples),
         intervals=_intervals(ranks, data, options.seed),
-        n_samples=len(data.paths),
+        n_samples=len(data.images),
         samples=samples,
         hashes={"sample_list": _sample_list_hash(data)},
         seconds={
@@ -67,7 +53,7 @@ def measure_data(
 
 def _intervals(ranks: RetrievalRanks, data: RetrievalData, seed: int) -> dict[str, Interval]:
     """Of every recall, by resampling images with all their captions."""
-    image_of_query = RetrievalRanks(np.arange(len(data.paths)), data.image_of_text)
+    image_of_query = RetrievalRanks(np.arange(len(data.images)), data.image_of_text)
     intervals: dict[str, Interval] = {}
     for direction, clusters in image_of_query._asdict().items():
         found = cluster_bootstrap(recalled(getattr(ranks, direction)), clusters, seed=seed)

@@ -132,9 +132,7 @@ def _segmenter(
     encoder: DenseEncoder, protocol: SegmentationProtocol, options: RunOptions, progress: OnProgress
 ) -> Segmenter:
     names = [name for synonyms in protocol.queries for name in synonyms]
-    queries = prompt_embeddings(
-        encoder, names, protocol.templates, progress=progress, share=options.share
-    )
+    queries = prompt_embeddings(encoder, names, protocol.templates, options, progress)
     attention = _attention(protocol, options)
     return Segmenter(encoder, queries, protocol, attention, options.batch_size)
 

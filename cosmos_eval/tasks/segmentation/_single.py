@@ -39,7 +39,7 @@ def draw_image(
     dense = with_patches(encoder, attention)
     fitted = fit_to_model(protocol, dense)
     names = [name for synonyms in fitted.queries for name in synonyms]
-    queries = prompt_embeddings(encoder, names, fitted.templates)
+    queries = prompt_embeddings(encoder, names, fitted.templates, options)
     unlabelled = np.full(image.shape[:2], fitted.ignore_index, np.uint8)
     sample = Sample(path.stem, path, path, {})
     loaded = LoadedImage(sample, normalised(image, fitted), unlabelled)

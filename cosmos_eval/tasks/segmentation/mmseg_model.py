@@ -65,7 +65,7 @@ class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
         encoder = with_patches(loaded, attention)
         fitted = fit_to_model(known, encoder)
         names = [name for synonyms in fitted.queries for name in synonyms]
-        queries = prompt_embeddings(encoder, names, fitted.templates)
+        queries = prompt_embeddings(encoder, names, fitted.templates, RunOptions())
         self.segmenter = Segmenter(encoder, queries, fitted, attention, batch_size)
 
     def predict(

@@ -80,7 +80,7 @@ def test_images_and_classes_are_torchvisions(root: Path) -> None:
     data = open_data(PROTOCOL, RunOptions(data_root=str(root)))
     expected = ImageFolder(root / "test")
     assert list(data.folders) == expected.classes
-    assert [(str(p), n) for p, n in zip(data.paths, data.labels, strict=True)] == expected.samples
+    assert [(p.name, n) for p, n in zip(data.images, data.labels, strict=True)] == expected.samples
     assert SUFFIXES == IMG_EXTENSIONS
 
 

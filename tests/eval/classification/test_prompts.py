@@ -16,7 +16,7 @@ from cosmos_eval.encoders.clip import ClipEncoder
 from cosmos_eval.encoders.specs import parse_model_spec
 from cosmos_eval.tasks import prompts
 from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import RunOptions, UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"
 
@@ -28,7 +28,9 @@ def test_recorded_classifier_and_logits() -> None:
     encoder = load_encoder(spec)
     classes = json.loads((PARITY / "classification.json").read_text())
     recorded = np.load(PARITY / "classification.npz")
-    classifier = prompt_embeddings(encoder, classes["classnames"], tuple(classes["templates"]))
+    classifier = prompt_embeddings(
+        encoder, classes["classnames"], tuple(classes["templates"]), RunOptions()
+    )
     np.testing.assert_allclose(classifier.T, recorded["classifier"], rtol=0, atol=1e-6)
     crops = np.load(PARITY / "forward.npz")["global_crops"].reshape(-1, 224, 224, 3)
     images = torch.stack([encoder.transform(Image.fromarray(crop)) for crop in crops])
@@ -45,9 +47,10 @@ def test_openai_templates_are_openclips() -> None:
 
 def test_chunks_do_not_matter(tiny_encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     names, templates = ["cat", "dog", "hot dog", "{x}", "ship"], ("{}", "a photo of a {}.")
-    whole = prompt_embeddings(tiny_encoder, names, templates)
+    whole = prompt_embeddings(tiny_encoder, names, templates, RunOptions())
     monkeypatch.setattr(prompts, "_PROMPTS_AT_ONCE", 4)
-    np.testing.assert_allclose(prompt_embeddings(tiny_encoder, names, templates), whole, atol=1e-6)
+    parts = prompt_embeddings(tiny_encoder, names, templates, RunOptions())
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
     # The mean of two normalised embeddings, written out.
     pair = tiny_encoder.encode_text(tiny_encoder.tokenize(["dog", "a photo of a dog."])).numpy()
@@ -71,4 +74,4 @@ def test_bad_templates(templates: tuple[str, ...] | str, message: str) -> None:
 
 def test_no_names(tiny_encoder: ClipEncoder) -> None:
     with pytest.raises(UsageError, match="no class names"):
-        prompt_embeddings(tiny_encoder, [], ("{}",))
+        prompt_embeddings(tiny_encoder, [], ("{}",), RunOptions())

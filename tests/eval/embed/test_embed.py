@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from cosmos_eval.embed import embed_images, embed_texts, read_rgb
+from cosmos_eval.embed import embed_images, embed_texts
 from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.sources import ImageFile
 from cosmos_eval.threads import ahead
-from cosmos_eval.types import Progress, UsageError
+from cosmos_eval.types import Progress, RunOptions, UsageError
 
 WORDS = ["a", "small", "red", "boat", "on", "the", "water", "near", "two", "green", "trees", "and"]
 
@@ -36,7 +37,7 @@ def test_trimmed_texts_equal_full_length(
         return encode(tokens)
 
     monkeypatch.setattr(tiny_encoder, "encode_text", recording)
-    found = embed_texts(tiny_encoder, texts, batch_size=4)
+    found = embed_texts(tiny_encoder, texts, RunOptions(batch_size=4))
     assert len(lengths) == len(set(texts))
     assert lengths == sorted(lengths)
     assert lengths[0] < lengths[-1] == 20
@@ -48,9 +49,8 @@ def test_trimmed_texts_equal_full_length(
 
 def test_texts_of_an_encoder_that_does_not_trim(colour_encoder) -> None:
     steps: list[Progress] = []
-    found = embed_texts(
-        colour_encoder, ["red", "blue", "red", "red green"], batch_size=2, progress=steps.append
-    )
+    texts = ["red", "blue", "red", "red green"]
+    found = embed_texts(colour_encoder, texts, RunOptions(batch_size=2), steps.append)
     half = 0.5**0.5
     expected = [[1, 0, 0], [0, 0, 1], [1, 0, 0], [half, half, 0]]
     np.testing.assert_allclose(found.features, expected, atol=1e-6)
@@ -64,21 +64,21 @@ def test_images_in_order(
 ) -> None:
     colours = ["red", "blue", "green", "blue", "red"]
     modes = ["RGB", "RGBA", "RGB", "CMYK", "P"]
-    paths = [
-        save_colour(tmp_path / f"{i}.{'jpg' if mode == 'CMYK' else 'png'}", colour, mode)
+    images = [
+        ImageFile(save_colour(tmp_path / f"{i}.{'jpg' if mode == 'CMYK' else 'png'}", colour, mode))
         for i, (colour, mode) in enumerate(zip(colours, modes, strict=True))
     ]
     steps: list[Progress] = []
-    found = embed_images(
-        colour_encoder, paths, batch_size=2, workers=workers, progress=steps.append
-    )
+    options = RunOptions(batch_size=2, workers=workers)
+    found = embed_images(colour_encoder, images, options, steps.append)
     assert found.features.argmax(axis=1).tolist() == [0, 2, 1, 2, 0]
     assert found.features.dtype == np.float32
     assert steps == [Progress("images", n, 5) for n in (2, 4, 5)]
 
 
 def test_greyscale_is_read_as_rgb(save_colour: Callable[..., Path], tmp_path: Path) -> None:
-    image = read_rgb(save_colour(tmp_path / "grey.jpg", "green", "L"))
+    source = ImageFile(save_colour(tmp_path / "grey.jpg", "green", "L"))
+    image = source.decode(source.read())
     assert image.mode == "RGB"
     assert image.getpixel((2, 2)) == (150, 150, 150)
 
@@ -93,15 +93,15 @@ def test_bad_images_are_named(
     text.write_text("no image")
     for bad, message in ((cut, "cut.png"), (text, "text.jpg"), (tmp_path / "no.jpg", "no.jpg")):
         with pytest.raises(UsageError, match=message) as raised:
-            embed_images(colour_encoder, [good, bad, good])
+            embed_images(colour_encoder, [*map(ImageFile, (good, bad, good))], RunOptions())
         assert "\n" not in str(raised.value)
 
 
 def test_nothing_to_embed(colour_encoder) -> None:
     with pytest.raises(UsageError, match="no images"):
-        embed_images(colour_encoder, [])
+        embed_images(colour_encoder, [], RunOptions())
     with pytest.raises(UsageError, match="no texts"):
-        embed_texts(colour_encoder, [])
+        embed_texts(colour_encoder, [], RunOptions())
 
 
 def test_ahead_keeps_the_order_and_the_window() -> None:

@@ -35,9 +35,9 @@ def embed_once():
 
     @cache
     def embed(encoder, name, templates):
-        return prompts.prompt_embeddings(encoder, [name], templates)
+        return prompts.prompt_embeddings(encoder, [name], templates, RunOptions())
 
-    def embeddings(encoder, names, templates, **_):
+    def embeddings(encoder, names, templates, *_):
         return np.concatenate([embed(encoder, name, templates) for name in names])
 
     return embeddings

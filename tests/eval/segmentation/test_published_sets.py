@@ -145,7 +145,7 @@ def test_any_batch_size_and_any_workers(
 
 def plain_maps(encoder, protocol, root: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     names = [name for synonyms in protocol.queries for name in synonyms]
-    queries = prompt_embeddings(encoder, names, protocol.templates)
+    queries = prompt_embeddings(encoder, names, protocol.templates, RunOptions())
     for path in sorted((root / "images").iterdir()):
         logits = plain_query_logits(
             path, protocol, queries, lambda window: encoder.encode_patches(window, "csa")

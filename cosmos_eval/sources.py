@@ -1,0 +1,154 @@
+"""Where an image comes from: a file, a member of a tar archive, an array, a part of another.
+
+Reading and decoding are two steps, so that what was read can be hashed: two sources with the same
+content are the same image, whatever they are called. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cosmos_eval.types import UsageError
+
+
+class ImageSource(Protocol):
+    """One image of a data set. Both methods raise UsageError that names it."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+
+    def read(self) -> bytes:
+        """Everything that decides its pixels."""
+
+    def decode(self, content: bytes) -> Image.Image:
+        """What was read, as RGB."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file of any format that PIL reads."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def read(self) -> bytes:
+        """The file's bytes."""
+        try:
+            return self.path.read_bytes()
+        except FileNotFoundError as error:
+            raise UsageError(f"image not found: {self.path}") from error
+        except OSError as error:
+            raise UsageError(f"cannot read image {self.path}: {error.strerror}") from error
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The image, whatever its mode, as RGB."""
+        return _decode(content, self.name)
+
+
+@dataclass(frozen=True)
+class ArchiveMember:
+    """A file inside an uncompressed tar archive: `size` bytes from `offset` on.
+
+    Members that are no images are only read.
+    """
+
+    archive: Path
+    member: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Archive and member."""
+        return f"{self.archive}:{self.member}"
+
+    def read(self) -> bytes:
+        """The member's bytes."""
+        try:
+            with self.archive.open("rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise UsageError(f"cannot read {self.name}: {error.strerror}") from error
+        if len(content) != self.size:
+            raise UsageError(f"{self.archive} is cut off inside {self.member}; fetch it again")
+        return content
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The image, whatever its mode, as RGB."""
+        return _decode(content, self.name)
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """Pixels (H, W, 3) uint8 that a data set holds in memory."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+
+    def read(self) -> bytes:
+        """Height and width, then the pixels."""
+        return np.array(self.pixels.shape[:2], "<i8").tobytes() + self.pixels.tobytes()
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The pixels as they are."""
+        height, width = np.frombuffer(content, "<i8", 2)
+        pixels = np.frombuffer(content, np.uint8, offset=16).reshape(height, width, 3)
+        return Image.fromarray(pixels)
+
+
+@dataclass(frozen=True)
+class CroppedImage:
+    """A box (left, top, right, bottom), in pixels, of another source."""
+
+    whole: ImageSource
+    box: tuple[int, int, int, int]
+
+    @property
+    def name(self) -> str:
+        """The whole image's and the box."""
+        return f"{self.whole.name} {list(self.box)}"
+
+    def read(self) -> bytes:
+        """The box in a line, then the whole image's content."""
+        return json.dumps(self.box).encode() + b"\n" + self.whole.read()
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The box as RGB. Raises UsageError where it is empty or not inside the image."""
+        _, _, inner = content.partition(b"\n")
+        image = self.whole.decode(inner)
+        left, top, right, bottom = self.box
+        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+            raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")
+        return image.crop(self.box)
+
+
+def _decode(content: bytes, name: str) -> Image.Image:
+    with _decoding(name), Image.open(io.BytesIO(content)) as image:
+        return image.convert("RGB")
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        # PIL reports damaged files by all of these (SyntaxError for broken PNG chunks) and calls
+        # the file by the address of the buffer.
+        reason = str(error).partition(" <_io.BytesIO")[0]
+        raise UsageError(f"cannot decode image {name}: {reason}; replace or remove it") from error
