@@ -22,8 +22,8 @@ from cosmos_eval.tasks.segmentation._merge import Axis, Decision, label_map, pla
 from cosmos_eval.tasks.segmentation._refinement import refined_label_map
 from cosmos_eval.types import Attention, Refinement, SegmentationProtocol, UsageError
 
-# Patches that a CPU encodes at once: eight windows of 224 pixels in patches of 16. More of them take
-# longer, since they leave its caches, and memory (docs/log.md).
+# Patches that a CPU encodes at once: eight windows of 224 pixels in patches of 16. More take more
+# memory, and longer, since they leave its caches (docs/log.md).
 _CPU_PATCHES = 8 * 14 * 14
 
 
