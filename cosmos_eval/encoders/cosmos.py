@@ -19,6 +19,7 @@ from open_clip.transform import PreprocessCfg
 import cosmos_core
 from cosmos_core.data.scenes import scenes_tokenizer
 from cosmos_core.model.build import model_config
+from cosmos_eval.encoders import audit
 from cosmos_eval.encoders.clip import ClipEncoder, ClipParts, file_sha256
 from cosmos_eval.encoders.specs import RELEASED
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
@@ -30,11 +31,11 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     """Raises UsageError where the file is missing, does not fit or cannot be fetched."""
     path = _weights_path(spec)
     try:
-        # What a file in our layout says of itself, unless the user names an architecture.
-        config = model_config(spec.arch or _stated_architecture(path))
+        config = _config(path, spec.arch)
         model = cosmos_core.load_model(path, config, weights=spec.weights)
     except ValueError as error:
         raise UsageError(f"'{spec.text}': {error}") from error
+    audit.require_finite(model.state_dict(), f"{spec.weights} of {path}")
     info = EncoderInfo(
         spec=spec.text,
         architecture=_describe(spec, config),
@@ -76,11 +77,19 @@ def _fetch(name: str) -> Path:
         ) from error
 
 
-def _stated_architecture(path: Path) -> Mapping[str, Any]:
+def _config(path: Path, arch: str | None) -> dict[str, Any]:
+    """The architecture that a file in our layout states, else the one that the user names."""
     stated = cosmos_core.read_checkpoint(path).architecture
     if stated is None:
-        raise UsageError(f"{path} does not state its architecture: name it with --arch")
-    return stated
+        if arch is None:
+            raise UsageError(f"{path} does not state its architecture: name it with --arch")
+        return model_config(arch)
+    if arch is not None and (differences := audit.config_differences(stated, model_config(arch))):
+        raise UsageError(
+            f"{path} states another architecture than {arch}: {audit.named(differences)}; "
+            "leave --arch out"
+        )
+    return model_config(stated)
 
 
 def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:

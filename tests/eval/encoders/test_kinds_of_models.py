@@ -151,7 +151,10 @@ def tags(
     torch.manual_seed(0)
     for name, kind in found.items():
         model = open_clip.create_model(f"cosmos-eval-{name}", pretrained_text=False)
-        torch.save(model.state_dict(), folder / f"{name}.pt")
+        state = model.state_dict()
+        if name == "coca":  # OpenCLIP leaves what the memory held; features do not use it
+            state["text_decoder.text_projection"].zero_()
+        torch.save(state, folder / f"{name}.pt")
         tag = {**kind.preprocessing, "file": str(folder / f"{name}.pt")}
         open_clip.pretrained._PRETRAINED[f"cosmos-eval-{name}"] = {"made": tag}
     yield found
