@@ -10,8 +10,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import huggingface_hub.errors
 import open_clip
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg
@@ -21,10 +19,9 @@ from cosmos_core.data.scenes import scenes_tokenizer
 from cosmos_core.model.build import model_config
 from cosmos_eval.encoders import audit
 from cosmos_eval.encoders.clip import ClipEncoder, ClipParts, file_sha256
+from cosmos_eval.encoders.hub import fetch
 from cosmos_eval.encoders.specs import RELEASED
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
-
-RELEASED_REPOSITORY = "sankim2/cosmos"
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
@@ -52,7 +49,7 @@ def _weights_path(spec: ModelSpec) -> Path:
     if spec.kind == "bundled":
         return _bundled_path(spec.name)
     if spec.name in RELEASED:
-        return _fetch(spec.name)
+        return fetch(spec.name)
     return Path(spec.name)
 
 
@@ -62,19 +59,6 @@ def _bundled_path(name: str) -> Path:
         known = nearest(name, sorted(bundled)) or "none"
         raise UsageError(f"'{name}' is not part of this installation; bundled: {known}")
     return Path(bundled[name].weights_path)
-
-
-def _fetch(name: str) -> Path:
-    """From huggingface_hub's cache or its network; its own switches and HF_ENDPOINT apply."""
-    filename = f"cosmos_{name}.pt"
-    try:
-        return Path(huggingface_hub.hf_hub_download(RELEASED_REPOSITORY, filename))
-    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(
-            f"cannot fetch {filename} of {RELEASED_REPOSITORY} on the Hugging Face hub ({reason}); "
-            f"download it elsewhere and use cosmos:PATH --arch {RELEASED[name]}"
-        ) from error
 
 
 def _config(path: Path, arch: str | None) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,11 +17,13 @@ from typing import Any, NamedTuple
 import open_clip
 import torch
 from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.transform import PreprocessCfg
 from torch import nn
 
 from cosmos_eval.encoders import audit
 from cosmos_eval.encoders.clip import ClipEncoder, ClipParts, file_sha256
+from cosmos_eval.encoders.hub import reason
 from cosmos_eval.encoders.specs import HUB
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
@@ -58,8 +59,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     except Exception as error:
         # OpenCLIP downloads, unpickles and fills models it was not asked for by us: whatever goes
         # wrong there is a matter of the named weights.
-        reason = textwrap.shorten(str(error) or type(error).__name__, 300)
-        raise UsageError(f"'{spec.text}' cannot be loaded: {reason}") from error
+        raise UsageError(f"'{spec.text}' cannot be loaded: {reason(error)}") from error
     info = EncoderInfo(
         spec=spec.text,
         architecture=source.architecture,
@@ -132,8 +132,8 @@ def _in_folder(folder: Path) -> _Source:
 def _on_the_hub(name: str) -> _Source:
     # Fetched here, since OpenCLIP goes on without what it cannot fetch.
     repository = name.removeprefix(HUB)
-    config = open_clip.download_pretrained_from_hf(repository, filename=HF_CONFIG_NAME)
-    weights = open_clip.download_pretrained_from_hf(repository)
+    config = download_pretrained_from_hf(repository, filename=HF_CONFIG_NAME)
+    weights = download_pretrained_from_hf(repository)
     return _described(name, Path(config), Path(weights))
 
 
