@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ def _parts(model: open_clip.CLIP, config: Mapping[str, Any]) -> ClipParts:
         resize_mode="shortest",
         interpolation="bicubic",
     )
+    statement = audit.Statement("architecture", None, stated)
+    if differences := audit.stated_differences(statement, False, asdict(preprocessing)):
+        raise UsageError(
+            f"'preprocess' of this architecture cannot be had: {audit.named(differences)}; images "
+            "are made as COSMOS's are, mean and std can be chosen"
+        )
     return ClipParts(model, preprocessing, _tokenizer(model.vocab_size, model.context_length))
 
 

@@ -40,11 +40,10 @@ def state(tiny_archs: dict[str, str]) -> State:
 
 
 @pytest.fixture
-def pets(tmp_path: Path) -> Path:
+def pets(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
     """Two classes of one image each."""
-    for name in ("cat", "dog"):
-        (tmp_path / "pets" / name).mkdir(parents=True)
-        Image.new("RGB", (32, 32)).save(tmp_path / "pets" / name / "0.png")
+    for name, colour in (("cat", "red"), ("dog", "blue")):
+        save_colour(tmp_path / "pets" / name / "0.png", colour)
     path = tmp_path / "pets.yaml"
     path.write_text("kind: cls\nfolder: pets\n")
     return path
@@ -278,6 +277,25 @@ def test_an_architecture_that_denies_what_a_file_states(tmp_path):
         message_found = refusal(f"cosmos:{path}", str(named))
         assert message in message_found
         assert message_found.endswith("leave --arch out")
+
+
+def test_a_transform_that_cosmos_has_not(tmp_path):
+    path = tmp_path / "own.safetensors"
+    own_checkpoint(path, preprocess={"interpolation": "bicubic", "resize_mode": "shortest"})
+    assert load(f"cosmos:{path}").preprocessing["interpolation"] == "bicubic"
+    own_checkpoint(path, preprocess={"interpolation": "bilinear"})
+    assert "interpolation is bilinear, not bicubic" in refusal(f"cosmos:{path}")
+
+
+def test_published_cosmos_weights_that_are_no_numbers(tmp_path):
+    """In the layout of the released files, with the prefix of distributed training."""
+    parity = Path(__file__).parents[2] / "parity"
+    content = torch.load(parity / "checkpoint.pt", weights_only=True)
+    content["teacher"]["module.visual.proj"][0, 0] = torch.inf
+    torch.save(content, tmp_path / "published.pt")
+    spec, arch = f"cosmos:{tmp_path / 'published.pt'}", str(parity / "model_config.json")
+    assert refusal(spec, arch).endswith("infinite weights: visual.proj; fetch or train anew")
+    assert load_encoder(parse_model_spec(spec, arch=arch, weights="student"))
 
 
 def test_an_architecture_that_is_none(tmp_path):

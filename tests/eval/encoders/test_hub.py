@@ -19,6 +19,7 @@ import torch
 from open_clip.pretrained import _pcfg, _slpcfg
 from support.hub import Hub, serving
 
+from cosmos_eval.cli.app import main
 from cosmos_eval.encoders import load_encoder
 from cosmos_eval.encoders.clip import ClipEncoder
 from cosmos_eval.encoders.hub import fetch
@@ -178,27 +179,33 @@ def test_a_repository_that_describes_itself(hub, state, tiny_archs, siglip_token
     assert "open_clip_pytorch_model.bin" in refusal("openclip:hf-hub:made/empty")
 
 
-def test_the_command_and_the_environment(hub: Hub, tmp_path: Path) -> None:
-    """HF_ENDPOINT and HF_HOME as a user sets them."""
-    from PIL import Image
-
-    (tmp_path / "pets" / "cat").mkdir(parents=True)
-    Image.new("RGB", (32, 32)).save(tmp_path / "pets" / "cat" / "0.png")
-    (tmp_path / "pets.yaml").write_text("kind: cls\nfolder: pets\n")
+def test_what_a_user_sets(hub: Hub, tmp_path: Path) -> None:
+    """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, which the client reads when it is imported."""
     hub.files[FILE] = CONTENT
+    program = "from cosmos_eval.encoders.hub import fetch; print(fetch('vitb16_cc3m'))"
     surroundings = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
-    command = ["run", "--dataset", "pets.yaml", "--model", "cosmos:vitb16_cc3m"]
-    done = subprocess.run(
-        [sys.executable, "-m", "cosmos_eval", *command],
-        cwd=tmp_path,
-        env=surroundings,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stdout == ""
-    assert "missing keys, first: " in done.stderr.splitlines()[-1]
-    assert f"GET {FILE}" in hub.requests
-    (cached,) = (tmp_path / "home").rglob("cosmos_vitb16_cc3m.pt")
-    assert cached.read_bytes() == CONTENT
+    for more in ({}, {"HF_HUB_OFFLINE": "1"}):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**surroundings, **more},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        path = Path(done.stdout.strip())
+        assert path.is_relative_to(tmp_path / "home")
+        assert path.read_bytes() == CONTENT
+    assert hub.requests == [f"HEAD {FILE}", f"GET {FILE}"]
+
+
+def test_the_command_ends_with_status_2(hub, tmp_path, capsys, monkeypatch, save_colour) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_colour(tmp_path / "pets" / "cat" / "0.png", "red")
+    (tmp_path / "pets.yaml").write_text("kind: cls\nfolder: pets\n")
+    hub.files[FILE], hub.trouble[FILE] = CONTENT, 401
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--dataset", "pets.yaml", "--model", "cosmos:vitb16_cc3m"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cosmos-eval: cannot fetch cosmos_vitb16_cc3m.pt of sankim2/cosmos")
+    assert "401" in line
