@@ -19,9 +19,11 @@ import safetensors.torch
 import torch
 from open_clip.coca_model import MultimodalCfg
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
+from cosmos_eval.encoders.inputs import Tokenizer
 from cosmos_eval.types import UsageError
 
 _NAMED = 3  # differences that a message names
@@ -141,6 +143,16 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise UsageError(f"{source} has NaN or infinite weights: {named(bad)}; fetch or train anew")
+
+
+def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> None:
+    """UsageError where OpenCLIP's own tokenizer has ids that a model does not know."""
+    if isinstance(tokenizer, SimpleTokenizer) and tokenizer.vocab_size > vocab_size:
+        raise UsageError(
+            f"{source} knows {vocab_size} tokens, OpenCLIP's tokenizer has {tokenizer.vocab_size}: "
+            "it was trained with another one, which is not here; use the COSMOS checkpoint itself "
+            "(cosmos:PATH), or say hf_tokenizer_name in its description"
+        )
 
 
 def named(items: Sequence[str]) -> str:

@@ -173,7 +173,10 @@ def _build(source: _Source) -> ClipParts:
     audit.require_fit(stored, model.state_dict(), str(source.file))
     if source.pretrained != RANDOM:  # some of CoCa's decoder is then whatever the memory held
         audit.require_finite(model.state_dict(), str(source.file or source.pretrained))
-    return ClipParts(model, _preprocessing(config), open_clip.get_tokenizer(source.name))
+    tokenizer = open_clip.get_tokenizer(source.name)
+    text: Any = model if isinstance(model, open_clip.CLIP) else model.text
+    audit.require_vocabulary(text.vocab_size, tokenizer, str(source.file or source.name))
+    return ClipParts(model, _preprocessing(config), tokenizer)
 
 
 def _quick_gelu(source: _Source) -> bool:

@@ -22,7 +22,7 @@ from cosmos_eval.cli.app import main
 from cosmos_eval.encoders import load_encoder
 from cosmos_eval.encoders.audit import config_differences, published
 from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.encoders.specs import BUNDLED, parse_model_spec
 from cosmos_eval.types import UsageError
 
 State = dict[str, torch.Tensor]
@@ -262,6 +262,14 @@ def test_an_exported_model_is_the_same_model(tmp_path):
     torch.testing.assert_close(exported.encode_image(images), ours.encode_image(images), **close)
     tokens = ours.tokenize(["a dog"])
     torch.testing.assert_close(exported.encode_text(tokens), ours.encode_text(tokens), **close)
+
+
+def test_an_exported_model_without_its_tokenizer(tmp_path):
+    """That of the scenes has a vocabulary which OpenCLIP cannot name."""
+    export(Path(cosmos_core.bundled_models()[BUNDLED[0]].weights_path), tmp_path / "exported")
+    message = refusal(f"openclip:{tmp_path / 'exported'}")
+    assert "OpenCLIP's tokenizer has 49408" in message
+    assert "use the COSMOS checkpoint itself" in message
 
 
 def test_an_architecture_that_denies_what_a_file_states(tmp_path):
