@@ -31,6 +31,8 @@ def models() -> list[Record]:
         "cosmos:PATH": "a COSMOS checkpoint; --arch where it does not say its architecture",
         "openclip:ARCH/TAG": "a pretrained OpenCLIP model; TAG `random`: random weights",
         "openclip:ARCH/PATH": "an OpenCLIP checkpoint",
+        "openclip:FOLDER": "a folder in OpenCLIP's hub layout, as `cosmos-train export` writes it",
+        "openclip:hf-hub:ORG/NAME": "a repository of the Hugging Face hub in that layout",
     }
     return [*bundled, *released, *({"model": form, "kind": kind} for form, kind in forms.items())]
 

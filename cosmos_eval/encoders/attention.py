@@ -33,9 +33,9 @@ class _SelfAttention(nn.MultiheadAttention):
         """Tokens (B, N, C) -> mixed tokens (B, N, C); `attn_mask` (N, N) is added to the logits."""
         mask = options.pop("attn_mask", None)
         usual = {"need_weights": False, "is_causal": False}
-        own = (
-            query is key is value and query.ndim == 3 and (mask is None or mask.is_floating_point())
-        )
+        # A mask of its own for every sample and head (CoCa's texts) is the base's.
+        shared_mask = mask is None or (mask.ndim == 2 and mask.is_floating_point())
+        own = query is key is value and query.ndim == 3 and shared_mask
         if self.training or not own or {**usual, **options} != usual:
             return super().forward(query, key, value, attn_mask=mask, **options)
         projected = F.linear(query, self.in_proj_weight, self.in_proj_bias)

@@ -14,12 +14,17 @@ import torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from cosmos_eval.encoders.attention import project_in_one_piece
 from cosmos_eval.encoders.dense import encode_patches
-from cosmos_eval.encoders.inputs import Tokenizer, describe_preprocessing, describe_tokenizer
+from cosmos_eval.encoders.inputs import (
+    Tokenizer,
+    describe_preprocessing,
+    describe_tokenizer,
+    positions_needed,
+)
 from cosmos_eval.types import Attention, EncoderInfo, Precision
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -75,10 +80,9 @@ class ClipEncoder:
         return self._tokenizer(list(texts))
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        """(B,) bool: a text needs more than the context if one position more is not padding."""
-        longer = self.tokenize([""]).shape[1] + 1
-        padding = self._tokenizer([""], context_length=longer)[0, -1]
-        return self._tokenizer(list(texts), context_length=longer)[:, -1] != padding
+        """(B,) bool: a text needs more positions than the context has."""
+        needed = positions_needed(self._tokenizer, texts)
+        return torch.tensor(needed) > self._tokenizer.context_length
 
     @torch.inference_mode()
     def encode_image(self, images: Tensor) -> Tensor:
@@ -108,22 +112,24 @@ class ClipEncoder:
 
 
 class _TrimmedText(nn.Module):
-    """open_clip.CLIP.encode_text for texts shorter than the context.
+    """`encode_text` of an OpenCLIP model for texts shorter than the context.
 
-    The two tensors of the model that have the context's length are swapped for their beginnings
-    while it runs; the mask is causal, so nothing else changes.
+    The two tensors of the text tower that have the context's length are swapped for their
+    beginnings while it runs; the mask is causal, so nothing else changes.
     """
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self._path = "model" if isinstance(model, open_clip.CLIP) else "model.text"
 
     def encode(self, tokens: Tensor) -> Tensor:
         """(B, L) tokens, L at most the context length -> (B, D), not normalised."""
         length = tokens.shape[1]
+        tower: Any = self.get_submodule(self._path)
         swapped = {
-            "model.positional_embedding": self.model.positional_embedding[:length],
-            "model.attn_mask": self.model.attn_mask[:length, :length],
+            f"{self._path}.positional_embedding": tower.positional_embedding[:length],
+            f"{self._path}.attn_mask": tower.attn_mask[:length, :length],
         }
         return torch.func.functional_call(self, swapped, (tokens,))
 
@@ -132,13 +138,27 @@ class _TrimmedText(nn.Module):
 
 
 def _text_can_be_trimmed(parts: ClipParts) -> bool:
-    """Causal attention, feature read at the end-of-text token, zero padding after it."""
+    """Causal attention, feature read at the end-of-text token, zero padding after it.
+
+    Not CoCa's tower, whose feature is that of a class token behind the padding.
+    """
     model, tokenizer = parts.model, parts.tokenizer
-    if not isinstance(model, open_clip.CLIP) or not isinstance(tokenizer, SimpleTokenizer):
+    if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
         return False
-    mask = model.attn_mask
+    if isinstance(model, open_clip.CLIP):
+        mask, pool, end = model.attn_mask, model.text_pool_type, model.text_eos_id
+    elif isinstance(model, open_clip.CustomTextCLIP) and _is_plain(model.text):
+        mask, pool, end = model.text.attn_mask, model.text.pool_type, model.text.eos_id
+    else:
+        return False
     causal = mask is not None and torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
-    return causal and model.text_pool_type in ("argmax", "eos") and tokenizer.reduction_fn is None
+    # "eos" reads at the first such token: at padding, if another token were meant.
+    return causal and (pool == "argmax" or (pool == "eos" and end == tokenizer.eot_token_id))
+
+
+def _is_plain(tower: nn.Module) -> bool:
+    """OpenCLIP's own transformer, without a class token."""
+    return isinstance(tower, TextTransformer) and tower.cls_emb is None
 
 
 def file_sha256(path: Path) -> str:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-import huggingface_hub.errors
 import open_clip
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg
@@ -19,22 +18,22 @@ from open_clip.transform import PreprocessCfg
 import cosmos_core
 from cosmos_core.data.scenes import scenes_tokenizer
 from cosmos_core.model.build import model_config
+from cosmos_eval.encoders import audit
 from cosmos_eval.encoders.clip import ClipEncoder, ClipParts, file_sha256
+from cosmos_eval.encoders.hub import fetch
 from cosmos_eval.encoders.specs import RELEASED
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
-
-RELEASED_REPOSITORY = "sankim2/cosmos"
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     """Raises UsageError where the file is missing, does not fit or cannot be fetched."""
     path = _weights_path(spec)
     try:
-        # What a file in our layout says of itself, unless the user names an architecture.
-        config = model_config(spec.arch or _stated_architecture(path))
+        config = _config(path, spec.arch)
         model = cosmos_core.load_model(path, config, weights=spec.weights)
     except ValueError as error:
         raise UsageError(f"'{spec.text}': {error}") from error
+    audit.require_finite(model.state_dict(), f"{spec.weights} of {path}")
     info = EncoderInfo(
         spec=spec.text,
         architecture=_describe(spec, config),
@@ -51,7 +50,7 @@ def _weights_path(spec: ModelSpec) -> Path:
     if spec.kind == "bundled":
         return _bundled_path(spec.name)
     if spec.name in RELEASED:
-        return _fetch(spec.name)
+        return fetch(spec.name)
     return Path(spec.name)
 
 
@@ -63,24 +62,19 @@ def _bundled_path(name: str) -> Path:
     return Path(bundled[name].weights_path)
 
 
-def _fetch(name: str) -> Path:
-    """From huggingface_hub's cache or its network; its own switches and HF_ENDPOINT apply."""
-    filename = f"cosmos_{name}.pt"
-    try:
-        return Path(huggingface_hub.hf_hub_download(RELEASED_REPOSITORY, filename))
-    except (OSError, huggingface_hub.errors.HfHubHTTPError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise UsageError(
-            f"cannot fetch {filename} of {RELEASED_REPOSITORY} on the Hugging Face hub ({reason}); "
-            f"download it elsewhere and use cosmos:PATH --arch {RELEASED[name]}"
-        ) from error
-
-
-def _stated_architecture(path: Path) -> Mapping[str, Any]:
+def _config(path: Path, arch: str | None) -> dict[str, Any]:
+    """The architecture that a file in our layout states, else the one that the user names."""
     stated = cosmos_core.read_checkpoint(path).architecture
     if stated is None:
-        raise UsageError(f"{path} does not state its architecture: name it with --arch")
-    return stated
+        if arch is None:
+            raise UsageError(f"{path} does not state its architecture: name it with --arch")
+        return model_config(arch)
+    if arch is not None and (differences := audit.config_differences(stated, model_config(arch))):
+        raise UsageError(
+            f"{path} states another architecture than {arch}: {audit.named(differences)}; "
+            "leave --arch out"
+        )
+    return model_config(stated)
 
 
 def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:
@@ -99,6 +93,12 @@ def _parts(model: open_clip.CLIP, config: Mapping[str, Any]) -> ClipParts:
         resize_mode="shortest",
         interpolation="bicubic",
     )
+    statement = audit.Statement("architecture", None, stated)
+    if differences := audit.stated_differences(statement, False, asdict(preprocessing)):
+        raise UsageError(
+            f"'preprocess' of this architecture cannot be had: {audit.named(differences)}; images "
+            "are made as COSMOS's are, mean and std can be chosen"
+        )
     return ClipParts(model, preprocessing, _tokenizer(model.vocab_size, model.context_length))
 
 

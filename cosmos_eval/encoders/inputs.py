@@ -1,4 +1,4 @@
-"""What decides a model's inputs, as plain JSON: its transform and its tokenizer.
+"""A model's inputs: what a tokenizer needs, and what decides them, as plain JSON.
 
 Equal descriptions mean equal pixels and equal token ids, in every process; anything that changes
 one of them changes its description. No name of a file and no address in memory is part of it.
@@ -8,18 +8,46 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
-from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
+from open_clip.tokenizer import (
+    HFTokenizer,
+    SigLipTokenizer,
+    SimpleTokenizer,
+    basic_clean,
+    canonicalize_text,
+)
 from open_clip.transform import PreprocessCfg
 
 Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
 """The tokenizers that open_clip.get_tokenizer (3.3) returns."""
+
+
+def positions_needed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    """How many positions of the context each text takes with its special tokens, uncut.
+
+    What a tokenizer returns does not always tell: an end of text may look like padding (SigLIP) or
+    be replaced by it (CLIPA), and a class token may stand behind the padding.
+    """
+    if isinstance(tokenizer, SimpleTokenizer):
+        return [len(tokenizer.encode(text)) + 2 for text in texts]  # start and end of text
+    if isinstance(tokenizer, SigLipTokenizer):
+        cleaned = [canonicalize_text(basic_clean(text)) for text in texts]
+        return _lengths(tokenizer, cleaned)
+    cleaned = [tokenizer.clean_fn(text) for text in texts]
+    if tokenizer.tokenizer_mode == "clips":  # start, end and the class token at the end
+        return [length + 3 for length in _lengths(tokenizer, cleaned, add_special_tokens=False)]
+    return _lengths(tokenizer, cleaned)
+
+
+def _lengths(tokenizer: Tokenizer, texts: list[str], **options: bool) -> list[int]:
+    encoded = tokenizer.tokenizer(texts, padding=False, truncation=False, verbose=False, **options)
+    return [len(ids) for ids in encoded.input_ids]
 
 
 def describe_preprocessing(config: PreprocessCfg) -> dict[str, Any]:

@@ -15,7 +15,11 @@ RELEASED: dict[str, str] = {
     for data in ("cc3m", "cc12m", "yfcc15m", "merged30m", "pixelprose")
 }
 
-_FORMS = "cosmos:NAME|PATH, openclip:ARCH/TAG or openclip:ARCH/PATH"
+HUB = "hf-hub:"  # as OpenCLIP marks a repository of the Hugging Face hub
+# As OpenCLIP describes a model beside its weights; its constant would import torch.
+_DESCRIPTION = "open_clip_config.json"
+
+_FORMS = "cosmos:NAME|PATH, openclip:ARCH/TAG|PATH, openclip:FOLDER or openclip:hf-hub:ORG/NAME"
 
 
 def _bundled_names() -> tuple[str, ...]:
@@ -62,10 +66,16 @@ def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> Mo
 
 
 def _openclip_spec(text: str, name: str) -> ModelSpec:
-    """ARCH/TAG or ARCH/PATH: no architecture's name holds a slash, so the first one separates."""
+    """ARCH/TAG or ARCH/PATH: no architecture's name holds a slash, so the first one separates.
+
+    A model that describes itself, in a folder or on the hub, needs no ARCH.
+    """
+    if name.startswith(HUB) or (Path(name) / _DESCRIPTION).is_file():
+        return ModelSpec(text=text, kind="openclip", name=name)
     arch, _, source = name.partition("/")
     if not arch or not source:
         raise UsageError(
-            f"'{text}': use openclip:ARCH/TAG or openclip:ARCH/PATH, as in openclip:ViT-B-32/openai"
+            f"'{text}': use openclip:ARCH/TAG or openclip:ARCH/PATH, as in "
+            f"openclip:ViT-B-32/openai; a FOLDER needs an {_DESCRIPTION}"
         )
     return ModelSpec(text=text, kind="openclip", name=source, arch=arch)

@@ -11,13 +11,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import open_clip
 import pytest
 import transformers
 from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 
 import cosmos_core
+from cosmos_core.data.scenes import MERGES_FILE
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_eval.encoder import Encoder
 from cosmos_eval.encoders import load_encoder
@@ -58,8 +58,8 @@ def test_another_transform_has_another_description(name: str) -> None:
 
 @pytest.fixture(scope="module")
 def other_merges(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """OpenCLIP's vocabulary with two merges exchanged: the same tokens, other ids."""
-    with gzip.open(open_clip.tokenizer.default_bpe(), "rt", encoding="utf-8") as file:
+    """The scenes' vocabulary with two merges exchanged: the same tokens, other ids."""
+    with gzip.open(MERGES_FILE, "rt", encoding="utf-8") as file:
         lines = file.read().split("\n")
     lines[1], lines[2] = lines[2], lines[1]
     path = tmp_path_factory.mktemp("merges") / "merges.txt.gz"
@@ -69,7 +69,7 @@ def other_merges(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_other_simple_tokenizers(other_merges: Path) -> None:
-    make = partial(SimpleTokenizer, context_length=20)
+    make = partial(SimpleTokenizer, bpe_path=str(MERGES_FILE), context_length=20)
     descriptions = [
         describe_tokenizer(tokenizer)
         for tokenizer in (

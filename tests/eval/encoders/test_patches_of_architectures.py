@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -78,21 +77,19 @@ def test_towers_without_patches_in_the_joint_space_are_refused(name, vision, kin
         encoder.encode_patches(torch.zeros(1, 3, 32, 32), "csa")
 
 
-def test_mean_and_std_are_the_models(
-    tmp_path: Path, tiny_archs: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    half = (0.5, 0.5, 0.5)
-    torch.save(open_clip.create_model(tiny_archs["tiny"]).state_dict(), tmp_path / "weights.pt")
-    spec = parse_model_spec(f"openclip:{tiny_archs['tiny']}/{tmp_path / 'weights.pt'}")
+def test_mean_and_std_are_the_models(tmp_path: Path, tiny_archs: dict[str, str]) -> None:
+    arch, half = tiny_archs["tiny"], (0.5, 0.5, 0.5)
+    torch.save(open_clip.create_model(arch).state_dict(), tmp_path / "weights.pt")
+    spec = parse_model_spec(f"openclip:{arch}/{tmp_path / 'weights.pt'}")
     usual = load_encoder(spec)
     assert (usual.image_mean, usual.image_std) == (
         open_clip.OPENAI_DATASET_MEAN,
         open_clip.OPENAI_DATASET_STD,
     )
-    # As the tags of SigLIP and of TensorFlow's models have it.
-    create = functools.partial(
-        open_clip.create_model_from_pretrained, image_mean=half, image_std=half
-    )
-    monkeypatch.setattr(open_clip, "create_model_from_pretrained", create)
+    description = {
+        "model_cfg": open_clip.get_model_config(arch),
+        "preprocess_cfg": {"mean": half, "std": half},
+    }
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(description))
     other = load_encoder(spec)
     assert (other.image_mean, other.image_std) == (half, half)

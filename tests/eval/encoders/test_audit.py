@@ -1,0 +1,366 @@
+"""Weights that must not be measured: what is wrong with them in one line, status 2."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+from open_clip.pretrained import _pcfg, _slpcfg
+from PIL import Image
+
+import cosmos_core
+from cosmos_core.model.checkpoint import save_checkpoint
+from cosmos_core.model.export import export
+from cosmos_eval.cli.app import main
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.audit import config_differences, published
+from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.encoders.specs import BUNDLED, parse_model_spec
+from cosmos_eval.types import UsageError
+
+State = dict[str, torch.Tensor]
+WRAPPINGS: dict[str, Callable[[State], Any]] = {
+    "bare": dict,
+    "state_dict": lambda state: {"epoch": 3, "state_dict": state},
+    "module": lambda state: {"state_dict": {f"module.{key}": state[key] for key in state}},
+}
+
+
+@pytest.fixture(scope="module")
+def state(tiny_archs: dict[str, str]) -> State:
+    torch.manual_seed(0)
+    return open_clip.create_model(tiny_archs["tiny"]).state_dict()
+
+
+@pytest.fixture
+def pets(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
+    """Two classes of one image each."""
+    for name, colour in (("cat", "red"), ("dog", "blue")):
+        save_colour(tmp_path / "pets" / name / "0.png", colour)
+    path = tmp_path / "pets.yaml"
+    path.write_text("kind: cls\nfolder: pets\n")
+    return path
+
+
+def load(spec: str, arch: str | None = None) -> ClipEncoder:
+    return load_encoder(parse_model_spec(spec, arch=arch))
+
+
+def refusal(spec: str, arch: str | None = None) -> str:
+    with pytest.raises(UsageError) as raised:
+        load(spec, arch)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def without(state: State) -> State:
+    return {key: value for key, value in state.items() if key != "ln_final.bias"}
+
+
+def with_more(state: State) -> State:
+    return {**state, "visual.extra": torch.zeros(1)}
+
+
+def misshapen(state: State) -> State:
+    return {**state, "text_projection": torch.zeros(16, 17)}
+
+
+def of_larger_images(state: State) -> State:
+    """Positions of an 8 x 8 grid, which OpenCLIP would interpolate."""
+    return {**state, "visual.positional_embedding": torch.zeros(65, 32)}
+
+
+def of_longer_texts(state: State) -> State:
+    return {**state, "positional_embedding": torch.zeros(30, 16)}
+
+
+def with_nan(state: State) -> State:
+    broken = state["visual.proj"].clone()
+    broken[3, 3] = torch.nan
+    return {**state, "visual.proj": broken}
+
+
+def with_infinity(state: State) -> State:
+    return {**state, "logit_scale": torch.tensor(torch.inf)}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (without, "ln_final.bias"),
+        (with_more, "visual.extra"),
+        (misshapen, "text_projection"),
+        (of_larger_images, r"visual.positional_embedding is \(65, 32\), not \(17, 32\)"),
+        (of_longer_texts, r"positional_embedding is \(30, 16\), not \(20, 16\)"),
+        (with_nan, "NaN or infinite weights: visual.proj"),
+        (with_infinity, "NaN or infinite weights: logit_scale"),
+    ],
+)
+def test_files_for_openclip(spoil, message, wrapping, state, tiny_archs, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save(WRAPPINGS[wrapping](spoil(state)), path)
+    with pytest.raises(UsageError, match=message):
+        load(f"openclip:{tiny_archs['tiny']}/{path}")
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_whole_files_load_however_they_are_wrapped(wrapping, state, tiny_archs, tmp_path):
+    torch.save(WRAPPINGS[wrapping](state), tmp_path / "weights.pt")
+    encoder = load(f"openclip:{tiny_archs['tiny']}/{tmp_path / 'weights.pt'}")
+    for key, value in encoder.model.state_dict().items():
+        torch.testing.assert_close(value, state[key], rtol=0, atol=0)
+
+
+def test_files_of_old_torch_and_of_safetensors(state, tiny_archs, tmp_path):
+    old, safe = tmp_path / "old.pt", tmp_path / "weights.safetensors"
+    torch.save(of_larger_images(state), old, _use_new_zipfile_serialization=False)
+    safetensors.torch.save_file(of_larger_images(state), safe)
+    for path in (old, safe):
+        assert "(65, 32)" in refusal(f"openclip:{tiny_archs['tiny']}/{path}")
+
+
+def test_files_whose_weights_are_elsewhere(state, tiny_archs, tmp_path):
+    for name, content in (
+        ("wrapped.pt", {"model": state}),
+        ("cosmos.pt", {"student": state, "teacher": state}),
+    ):
+        torch.save(content, tmp_path / name)
+    spec = f"openclip:{tiny_archs['tiny']}/{tmp_path}"
+    assert "under 'model', where OpenCLIP does not look" in refusal(f"{spec}/wrapped.pt")
+    assert f"name it as cosmos:{tmp_path}/cosmos.pt" in refusal(f"{spec}/cosmos.pt")
+
+
+def test_a_bias_of_logits_that_would_be_made_up(state, tmp_path):
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16},
+        "text_cfg": {"context_length": 20, "width": 16, "heads": 2, "layers": 2},
+        "init_logit_bias": -10,
+    }
+    config["vision_cfg"]["patch_size"] = 8
+    (tmp_path / "cosmos-eval-biased.json").write_text(json.dumps(config))
+    open_clip.add_model_config(tmp_path)
+    torch.save(state, tmp_path / "weights.pt")
+    message = refusal(f"openclip:cosmos-eval-biased/{tmp_path / 'weights.pt'}")
+    assert message.endswith("logit_bias is missing")
+
+
+def test_random_weights_are_never_an_accident(tiny_archs, monkeypatch, tmp_path):
+    """A tag that leads nowhere; OpenCLIP itself would only warn."""
+    arch = tiny_archs["tiny"]
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, arch, {"nowhere": _pcfg()})
+    assert "could not be loaded" in refusal(f"openclip:{arch}/nowhere")
+    description = {"model_cfg": open_clip.get_model_config(arch)}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(description))
+    assert "holds no weights" in refusal(f"openclip:{tmp_path}")
+
+
+def test_an_activation_that_a_tag_denies(tiny_archs, monkeypatch, tmp_path, state):
+    quick = {**open_clip.get_model_config(tiny_archs["tiny"]), "quick_gelu": True}
+    (tmp_path / "cosmos-eval-quick.json").write_text(json.dumps(quick))
+    open_clip.add_model_config(tmp_path)
+    torch.save(state, tmp_path / "weights.pt")
+    tag = _pcfg(file=str(tmp_path / "weights.pt"), quick_gelu=False)
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "cosmos-eval-quick", {"made": tag})
+    with pytest.warns(UserWarning, match="QuickGELU mismatch"):
+        message = refusal("openclip:cosmos-eval-quick/made")
+    assert "quick_gelu is False, not True" in message
+
+
+def test_a_bare_file_where_all_published_weights_differ_from_the_default(
+    tiny_archs, monkeypatch, tmp_path, state
+):
+    arch, path = tiny_archs["tiny"], tmp_path / "weights.pt"
+    torch.save(state, path)
+    spec = f"openclip:{arch}/{path}"
+    for tag, message in (
+        (_slpcfg(), r"mean is [0.5, 0.5, 0.5], not [0.48145466"),
+        (_pcfg(quick_gelu=True), "quick_gelu is True, not False"),
+    ):
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, arch, {"one": tag, "two": tag})
+        assert message in refusal(spec)
+        assert "open_clip_config.json" in refusal(spec)
+        # One that is as the default leaves it open, and the default is taken.
+        tags = {"one": tag, "two": _pcfg()}
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, arch, tags)
+        assert load(spec).preprocessing["resize_mode"] == "shortest"
+
+
+def describe(folder: Path, model: dict[str, Any], preprocessing: dict[str, Any]) -> None:
+    description = {"model_cfg": model, "preprocess_cfg": preprocessing}
+    (folder / "open_clip_config.json").write_text(json.dumps(description))
+
+
+def test_a_file_is_what_is_said_beside_it(tiny_archs, tmp_path, state):
+    arch, path = tiny_archs["tiny"], tmp_path / "weights.pt"
+    config = open_clip.get_model_config(arch)
+    torch.save(state, path)
+    spec = f"openclip:{arch}/{path}"
+    half = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash", "size": 32}
+    describe(tmp_path, config, half)
+    assert load(spec).preprocessing["resize_mode"] == "squash"
+    describe(tmp_path, config, {**half, "size": 64})
+    assert "size is [64, 64], not [32, 32]" in refusal(spec)
+    describe(tmp_path, {**config, "quick_gelu": True}, half)
+    assert "quick_gelu is True, not False" in refusal(spec)
+    assert f"use openclip:{tmp_path}" in refusal(spec)
+    narrow = {**config, "vision_cfg": {**config["vision_cfg"], "head_width": 8}}
+    describe(tmp_path, narrow, half)
+    assert "vision_cfg.head_width is 8, not 16" in refusal(spec)
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    assert "does not describe an OpenCLIP model" in refusal(spec)
+
+
+def test_folders_describe_themselves(tiny_archs, tmp_path, state):
+    """QuickGELU, one half for mean and std: neither is the default."""
+    config = {**open_clip.get_model_config(tiny_archs["tiny"]), "quick_gelu": True}
+    describe(tmp_path, config, {"mean": 0.5, "std": 0.5, "interpolation": "bilinear"})
+    safetensors.torch.save_file(state, tmp_path / "open_clip_model.safetensors")
+    encoder = load(f"openclip:{tmp_path}")
+    assert encoder.preprocessing["interpolation"] == "bilinear"
+    assert encoder.image_mean == (0.5, 0.5, 0.5)
+    model, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    torch.testing.assert_close(encoder.transform(picture), transform(picture), rtol=0, atol=0)
+    images = transform(picture)[None]
+    with torch.no_grad():
+        expected = model.eval().encode_image(images, normalize=True)
+    torch.testing.assert_close(encoder.encode_image(images), expected, rtol=0, atol=1e-6)
+    assert json.loads(encoder.info.architecture)["quick_gelu"] is True
+    safetensors.torch.save_file(with_nan(state), tmp_path / "open_clip_model.safetensors")
+    assert "NaN or infinite" in refusal(f"openclip:{tmp_path}")
+
+
+def own_checkpoint(path: Path, **more: Any) -> dict[str, Any]:
+    config = {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16},
+        "text_cfg": {"context_length": 20, "width": 16, "heads": 2, "layers": 1},
+        **more,
+    }
+    save_checkpoint(path, {"teacher": cosmos_core.create_model(config)}, "cosmos", config, {})
+    return config
+
+
+def test_an_exported_model_is_the_same_model(tmp_path):
+    path = tmp_path / "own.safetensors"
+    own_checkpoint(path, preprocess={"mean": [0.5] * 3, "std": [0.25] * 3}, quick_gelu=True)
+    export(path, tmp_path / "exported")
+    ours, exported = load(f"cosmos:{path}"), load(f"openclip:{tmp_path / 'exported'}")
+    assert exported.preprocessing == ours.preprocessing
+    assert exported.tokenizer == ours.tokenizer
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    close = {"rtol": 0, "atol": 1e-6}
+    torch.testing.assert_close(exported.encode_image(images), ours.encode_image(images), **close)
+    tokens = ours.tokenize(["a dog"])
+    torch.testing.assert_close(exported.encode_text(tokens), ours.encode_text(tokens), **close)
+
+
+def test_an_exported_model_without_its_tokenizer(tmp_path):
+    """That of the scenes has a vocabulary which OpenCLIP cannot name."""
+    export(Path(cosmos_core.bundled_models()[BUNDLED[0]].weights_path), tmp_path / "exported")
+    message = refusal(f"openclip:{tmp_path / 'exported'}")
+    assert "OpenCLIP's tokenizer has 49408" in message
+    assert "use the COSMOS checkpoint itself" in message
+
+
+def test_an_architecture_that_denies_what_a_file_states(tmp_path):
+    path, named = tmp_path / "own.safetensors", tmp_path / "named.json"
+    stated = own_checkpoint(path, preprocess={"mean": [0.5] * 3}, quick_gelu=True)
+    named.write_text(json.dumps(stated))
+    assert load(f"cosmos:{path}", str(named)).image_mean == (0.5,) * 3
+    for key, message in (
+        ("quick_gelu", "quick_gelu is True, not False"),
+        ("preprocess", "preprocess.mean is [0.5, 0.5, 0.5], not [0.48145466"),
+    ):
+        named.write_text(json.dumps({name: stated[name] for name in stated if name != key}))
+        message_found = refusal(f"cosmos:{path}", str(named))
+        assert message in message_found
+        assert message_found.endswith("leave --arch out")
+
+
+def test_a_transform_that_cosmos_has_not(tmp_path):
+    path = tmp_path / "own.safetensors"
+    own_checkpoint(path, preprocess={"interpolation": "bicubic", "resize_mode": "shortest"})
+    assert load(f"cosmos:{path}").preprocessing["interpolation"] == "bicubic"
+    own_checkpoint(path, preprocess={"interpolation": "bilinear"})
+    assert "interpolation is bilinear, not bicubic" in refusal(f"cosmos:{path}")
+
+
+def test_published_cosmos_weights_that_are_no_numbers(tmp_path):
+    """In the layout of the released files, with the prefix of distributed training."""
+    parity = Path(__file__).parents[2] / "parity"
+    content = torch.load(parity / "checkpoint.pt", weights_only=True)
+    content["teacher"]["module.visual.proj"][0, 0] = torch.inf
+    torch.save(content, tmp_path / "published.pt")
+    spec, arch = f"cosmos:{tmp_path / 'published.pt'}", str(parity / "model_config.json")
+    assert refusal(spec, arch).endswith("infinite weights: visual.proj; fetch or train anew")
+    assert load_encoder(parse_model_spec(spec, arch=arch, weights="student"))
+
+
+def test_an_architecture_that_is_none(tmp_path):
+    path, named = tmp_path / "own.safetensors", tmp_path / "named.json"
+    stated = own_checkpoint(path)
+    named.write_text(json.dumps({**stated, "vision_cfg": {"layer": 1}}))
+    assert "unexpected keyword argument 'layer'" in refusal(f"cosmos:{path}", str(named))
+
+
+def test_cosmos_weights_that_are_no_numbers(tmp_path):
+    path = tmp_path / "own.safetensors"
+    config = own_checkpoint(path)
+    model = cosmos_core.create_model(config)
+    with torch.no_grad():
+        model.visual.proj[0, 0] = torch.nan
+    save_checkpoint(path, {"teacher": model}, "cosmos", config, {})
+    assert refusal(f"cosmos:{path}").startswith(f"teacher of {path} has NaN or infinite weights")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [("openclip", "has NaN or infinite weights: visual.proj"), ("cosmos", "leave --arch out")],
+)
+def test_the_command_ends_with_status_2(
+    kind, message, pets, state, tiny_archs, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": with_nan(state)}, tmp_path / "weights.pt")
+    own_checkpoint(tmp_path / "own.safetensors", quick_gelu=True)
+    models = {
+        "openclip": [f"openclip:{tiny_archs['tiny']}/{tmp_path / 'weights.pt'}"],
+        "cosmos": [f"cosmos:{tmp_path / 'own.safetensors'}", "--arch", "ViT-B-32"],
+    }
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--dataset", str(pets), "--model", *models[kind]])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_defaults_are_no_difference():
+    short = {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}
+    long = {
+        "embed_dim": 512,
+        "quick_gelu": False,
+        "vision_cfg": {"layers": 12, "image_size": [224, 224], "timm_model_pretrained": True},
+        "text_cfg": {"vocab_size": 49408},
+    }
+    assert config_differences(short, long) == []
+    assert config_differences(short, {**long, "embed_dim": 16}) == ["embed_dim is 512, not 16"]
+
+
+def test_what_published_weights_agree_on():
+    siglip = published("ViT-B-16-SigLIP")
+    assert siglip.preprocessing["resize_mode"] == "squash"
+    assert siglip.quick_gelu is None
+    assert published("RN50x64").quick_gelu is True
+    mixed = published("ViT-B-32")
+    assert mixed.quick_gelu is None
+    assert published("ViT-S-16") == ("all published weights of ViT-S-16", None, {})

@@ -1,0 +1,211 @@
+"""Weights from the Hugging Face hub: its client as it is, against a hub on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub.constants
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+from open_clip.pretrained import _pcfg, _slpcfg
+from support.hub import Hub, serving
+
+from cosmos_eval.cli.app import main
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.encoders.hub import fetch
+from cosmos_eval.encoders.specs import RELEASED, parse_model_spec
+from cosmos_eval.types import UsageError
+
+PARITY = Path(__file__).parents[2] / "parity"
+FILE = "sankim2/cosmos/cosmos_vitb16_cc3m.pt"
+CONTENT = (PARITY / "checkpoint.pt").read_bytes()
+TEXTS = ["a dog", "two dogs on the red sofa"]
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """An empty hub, with an empty cache, whose client does not wait before it tries again.
+
+    The constants are what the client makes of HF_ENDPOINT and HF_HOME when it is imported.
+    """
+    with serving() as hub:
+        constants = huggingface_hub.constants
+        path = "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + path)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        yield hub
+
+
+def load(spec: str) -> ClipEncoder:
+    return load_encoder(parse_model_spec(spec))
+
+
+def refusal(spec: str) -> str:
+    with pytest.raises(UsageError) as raised:
+        load(spec)
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_a_released_file_is_fetched_once_and_then_cached(hub: Hub) -> None:
+    hub.files[FILE] = CONTENT
+    assert fetch("vitb16_cc3m").read_bytes() == CONTENT
+    assert hub.requests == [f"HEAD {FILE}", f"GET {FILE}"]
+    assert fetch("vitb16_cc3m").read_bytes() == CONTENT
+    assert hub.requests[2:] == [f"HEAD {FILE}"]
+
+
+def test_every_released_name_asks_for_its_file(hub: Hub) -> None:
+    for name in RELEASED:
+        hub.files[f"sankim2/cosmos/cosmos_{name}.pt"] = name.encode()
+        assert fetch(name).read_text() == name
+    assert len(hub.files) == 10
+
+
+def test_what_was_fetched_is_audited(hub: Hub) -> None:
+    """The file of another architecture than the name promises."""
+    hub.files[FILE] = CONTENT
+    message = refusal("cosmos:vitb16_cc3m")
+    assert message.startswith("'cosmos:vitb16_cc3m': ")
+    assert "missing keys, first: " in message
+
+
+@pytest.mark.parametrize("trouble", ["cut", "short"])
+def test_a_broken_download(trouble: Any, hub: Hub) -> None:
+    hub.files[FILE], hub.trouble[FILE] = CONTENT, trouble
+    assert "cannot fetch cosmos_vitb16_cc3m.pt" in refusal("cosmos:vitb16_cc3m")
+    # Without a hub there is still no file that would pass for one.
+    hub.trouble[FILE] = 503
+    assert "cannot fetch cosmos_vitb16_cc3m.pt" in refusal("cosmos:vitb16_cc3m")
+    del hub.trouble[FILE]
+    assert fetch("vitb16_cc3m").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [(404, "404"), (401, "401"), (403, "403"), (500, "500"), (None, "404")],
+)
+def test_a_hub_that_refuses(status: int | None, message: str, hub: Hub) -> None:
+    if status is not None:
+        hub.trouble[FILE] = status
+    found = refusal("cosmos:vitb16_cc3m")
+    assert message in found
+    assert found.endswith("use cosmos:PATH --arch ViT-B-16")
+
+
+def test_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    hub.files[FILE] = CONTENT
+    message = refusal("cosmos:vitb16_cc3m")
+    assert "offline mode is enabled" in message
+    assert "HF_HUB_OFFLINE" in message
+    assert hub.requests == []
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    fetch("vitb16_cc3m")
+    asked = len(hub.requests)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert fetch("vitb16_cc3m").read_bytes() == CONTENT
+    assert len(hub.requests) == asked
+    assert "offline mode is enabled" in refusal("openclip:ViT-B-32/laion2b_s34b_b79k")
+
+
+def test_openclips_tags_come_from_the_same_hub(hub: Hub) -> None:
+    message = refusal("openclip:ViT-B-32/laion2b_s34b_b79k")
+    assert message.startswith("'openclip:ViT-B-32/laion2b_s34b_b79k' cannot be loaded: ")
+    assert "404" in message
+    repository = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
+    assert f"HEAD {repository}/open_clip_model.safetensors" in hub.requests
+    assert f"HEAD {repository}/open_clip_pytorch_model.bin" in hub.requests
+
+
+@pytest.fixture
+def state(tiny_archs: dict[str, str]) -> dict[str, torch.Tensor]:
+    return open_clip.create_model(tiny_archs["tiny"]).state_dict()
+
+
+def test_a_tag_on_the_hub(hub, tiny_archs, state, monkeypatch) -> None:
+    arch = tiny_archs["tiny"]
+    tag = _pcfg(hf_hub="made/tiny/")
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, arch, {"made": tag})
+    content = safetensors.torch.save(state)
+    hub.files["made/tiny/open_clip_model.safetensors"] = content
+    encoder = load(f"openclip:{arch}/made")
+    for key, value in encoder.model.state_dict().items():
+        torch.testing.assert_close(value, state[key], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("trouble", ["cut", "short", 404])
+def test_a_broken_tag(trouble, hub, tiny_archs, state, monkeypatch) -> None:
+    arch, file = tiny_archs["tiny"], "made/tiny/open_clip_model.safetensors"
+    tag = _pcfg(hf_hub="made/tiny/")
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, arch, {"made": tag})
+    hub.files[file], hub.trouble[file] = safetensors.torch.save(state), trouble
+    assert "Failed to download" in refusal(f"openclip:{arch}/made")
+    del hub.trouble[file]
+    assert load(f"openclip:{arch}/made").info.random is False
+
+
+def test_a_repository_that_describes_itself(hub, state, tiny_archs, siglip_tokenizer) -> None:
+    """With a tokenizer of its own in another repository, as SigLIP's."""
+    config = open_clip.get_model_config(tiny_archs["tiny"])
+    config["text_cfg"] |= {"hf_tokenizer_name": "made/words"}
+    description = {
+        "model_cfg": config,
+        "preprocess_cfg": {key: _slpcfg()[key] for key in ("mean", "std", "resize_mode")},
+    }
+    for name in siglip_tokenizer.iterdir():
+        hub.files[f"made/words/{name.name}"] = name.read_bytes()
+    content = safetensors.torch.save(state)
+    hub.files["made/whole/open_clip_model.safetensors"] = content
+    hub.files["made/whole/open_clip_config.json"] = json.dumps(description).encode()
+    encoder = load("openclip:hf-hub:made/whole")
+    assert encoder.preprocessing["resize_mode"] == "squash"
+    assert encoder.tokenize(["a dog"]).tolist() == [[2, 3] + [1] * 18]
+    assert "made/none" in refusal("openclip:hf-hub:made/none")
+    del hub.files["made/whole/open_clip_model.safetensors"]
+    hub.files["made/empty/open_clip_config.json"] = json.dumps(description).encode()
+    assert "open_clip_pytorch_model.bin" in refusal("openclip:hf-hub:made/empty")
+
+
+def test_what_a_user_sets(hub: Hub, tmp_path: Path) -> None:
+    """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, which the client reads when it is imported."""
+    hub.files[FILE] = CONTENT
+    program = "from cosmos_eval.encoders.hub import fetch; print(fetch('vitb16_cc3m'))"
+    surroundings = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
+    for more in ({}, {"HF_HUB_OFFLINE": "1"}):
+        done = subprocess.run(
+            [sys.executable, "-c", program],
+            env={**surroundings, **more},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        path = Path(done.stdout.strip())
+        assert path.is_relative_to(tmp_path / "home")
+        assert path.read_bytes() == CONTENT
+    assert hub.requests == [f"HEAD {FILE}", f"GET {FILE}"]
+
+
+def test_the_command_ends_with_status_2(hub, tmp_path, capsys, monkeypatch, save_colour) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_colour(tmp_path / "pets" / "cat" / "0.png", "red")
+    (tmp_path / "pets.yaml").write_text("kind: cls\nfolder: pets\n")
+    hub.files[FILE], hub.trouble[FILE] = CONTENT, 401
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--dataset", "pets.yaml", "--model", "cosmos:vitb16_cc3m"])
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cosmos-eval: cannot fetch cosmos_vitb16_cc3m.pt of sankim2/cosmos")
+    assert "401" in line

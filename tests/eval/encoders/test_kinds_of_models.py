@@ -1,0 +1,250 @@
+"""Every kind of OpenCLIP model, tiny, against OpenCLIP's own functions.
+
+What tells a kind's inputs apart: SigLIP squashes images, normalises by one half, pads with its end
+of text and lets every position see every other; CLIPA's end of text becomes padding; CoCa's feature
+is that of a class token behind the padding; text towers may be transformers' own.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import transformers
+from open_clip.pretrained import _apcfg, _mccfg, _pcfg, _slpcfg
+from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
+from PIL import Image
+
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.encoders.inputs import positions_needed
+from cosmos_eval.encoders.specs import parse_model_spec
+
+TEXTS = ["a dog", "two dogs on the red sofa", "A photo of a CAT!", ""]
+VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}
+TIMM = {"timm_model_name": "test_vit", "image_size": 32}
+TEXT = {"context_length": 8, "width": 16, "heads": 2, "layers": 2}
+WORDS = {"vocab_size": 49408}
+
+
+class Kind(NamedTuple):
+    """An architecture and how the weights of its tag want their images."""
+
+    config: dict[str, Any]
+    preprocessing: dict[str, Any]
+    trims: bool
+
+
+def kinds(siglip: Path, bert: Path, roberta: Path) -> dict[str, Kind]:
+    canonical = {"hf_tokenizer_name": str(siglip), "tokenizer_kwargs": {"clean": "canonicalize"}}
+    two_way = {"no_causal_mask": True, "pool_type": "last", "vocab_size": 14, **TEXT}
+    coca = {**TEXT, **WORDS, "output_tokens": True}
+    return {
+        "siglip": Kind(
+            {
+                "vision_cfg": {**TIMM, "timm_pool": "map", "timm_proj": "none"},
+                "embed_dim": 64,
+                "text_cfg": {**two_way, **canonical, "proj_bias": True},
+                "init_logit_bias": -10,
+                "custom_text": True,
+            },
+            _slpcfg(),
+            False,
+        ),
+        "clipa": Kind(
+            {
+                "vision_cfg": {**VIT, "pool_type": "avg", "final_ln_after_pool": True},
+                "text_cfg": {
+                    **two_way,
+                    "vocab_size": 16,
+                    "hf_tokenizer_name": str(bert),
+                    "tokenizer_kwargs": {"strip_sep_token": True},
+                },
+            },
+            _apcfg(),
+            False,
+        ),
+        "worldwide": Kind(
+            {
+                "vision_cfg": VIT,
+                "text_cfg": {
+                    **TEXT,
+                    "vocab_size": 16,
+                    "hf_tokenizer_name": str(bert),
+                    "pool_type": "eos",
+                    "eos_id": 3,
+                },
+            },
+            _pcfg(),
+            False,
+        ),
+        "coca": Kind(
+            {
+                "vision_cfg": {
+                    **VIT,
+                    "attentional_pool": True,
+                    "attn_pooler_heads": 2,
+                    "output_tokens": True,
+                },
+                "text_cfg": {**coca, "embed_cls": True},
+                "multimodal_cfg": {**TEXT, **WORDS, "attn_pooler_heads": 2},
+                "custom_text": True,
+            },
+            _pcfg(),
+            False,
+        ),
+        "roberta": Kind(
+            {
+                "vision_cfg": VIT,
+                "text_cfg": {
+                    "hf_model_name": str(roberta),
+                    "hf_tokenizer_name": str(bert),
+                    "hf_proj_type": "mlp",
+                    "hf_pooler_type": "mean_pooler",
+                    "context_length": 8,
+                },
+            },
+            _pcfg(),
+            False,
+        ),
+        "eva": Kind(
+            {
+                "vision_cfg": {**TIMM, "timm_pool": "avg", "timm_proj": "linear"},
+                "text_cfg": {**TEXT, **WORDS},
+                "custom_text": True,
+            },
+            _mccfg(),
+            True,
+        ),
+    }
+
+
+KINDS = ("siglip", "clipa", "worldwide", "coca", "roberta", "eva")
+
+
+@pytest.fixture(scope="module")
+def tags(
+    siglip_tokenizer: Path, bert_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Kind]:
+    """The kinds as architectures of OpenCLIP with random weights under the tag `made`."""
+    folder = tmp_path_factory.mktemp("kinds")
+    roberta = folder / "roberta"
+    transformers.RobertaConfig(
+        vocab_size=16,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        max_position_embeddings=16,
+        pad_token_id=0,
+    ).save_pretrained(roberta)
+    found = kinds(siglip_tokenizer, bert_tokenizer, roberta)
+    for name, kind in found.items():
+        config = {"embed_dim": 16, **kind.config}
+        (folder / f"cosmos-eval-{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder)
+    torch.manual_seed(0)
+    for name, kind in found.items():
+        model = open_clip.create_model(f"cosmos-eval-{name}", pretrained_text=False)
+        state = model.state_dict()
+        if name == "coca":  # OpenCLIP leaves what the memory held; features do not use it
+            state["text_decoder.text_projection"].zero_()
+        torch.save(state, folder / f"{name}.pt")
+        tag = {**kind.preprocessing, "file": str(folder / f"{name}.pt")}
+        open_clip.pretrained._PRETRAINED[f"cosmos-eval-{name}"] = {"made": tag}
+    yield found
+    for name in found:
+        del open_clip.pretrained._PRETRAINED[f"cosmos-eval-{name}"]
+
+
+def load(name: str, precision: Any = "fp32") -> ClipEncoder:
+    return load_encoder(parse_model_spec(f"openclip:cosmos-eval-{name}/made"), precision=precision)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_as_openclip_runs_it(name: str, tags: dict[str, Kind]) -> None:
+    arch = f"cosmos-eval-{name}"
+    model, transform = open_clip.create_model_from_pretrained(arch, "made")
+    model.eval()
+    tokens = open_clip.get_tokenizer(arch)(TEXTS)
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+    picture = Image.fromarray(pixels)
+    images = torch.stack([transform(picture), transform(picture.rotate(90))])
+    encoder = load(name)
+    torch.testing.assert_close(encoder.transform(picture), images[0], rtol=0, atol=0)
+    torch.testing.assert_close(encoder.tokenize(TEXTS), tokens, rtol=0, atol=0)
+    with torch.no_grad():
+        expected_images = model.encode_image(images, normalize=True)
+        expected_texts = model.encode_text(tokens, normalize=True)
+    close = {"rtol": 0, "atol": 1e-6}
+    torch.testing.assert_close(encoder.encode_image(images), expected_images, **close)
+    torch.testing.assert_close(encoder.encode_text(tokens), expected_texts, **close)
+    assert encoder.trims_text == tags[name].trims
+    stated = tags[name].preprocessing
+    for key in ("mean", "std"):
+        assert encoder.preprocessing[key] == list(stated[key])
+    for key in ("interpolation", "resize_mode"):
+        assert encoder.preprocessing[key] == stated[key]
+    assert encoder.preprocessing["size"] in (32, [32, 32])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_in_reduced_precision(name: str, tags: dict[str, Kind]) -> None:
+    exact, half = load(name), load(name, "bf16")
+    tokens = exact.tokenize(TEXTS)
+    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for found, expected in (
+        (half.encode_text(tokens), exact.encode_text(tokens)),
+        (half.encode_image(images), exact.encode_image(images)),
+    ):
+        assert (found * expected).sum(1).min() > 0.99
+
+
+def test_custom_text_towers_are_trimmed_exactly(tags: dict[str, Kind]) -> None:
+    encoder = load("eva")
+    tokens = encoder.tokenize(["a dog", "a red dog"])
+    trimmed = encoder.encode_text(tokens[:, :5])
+    torch.testing.assert_close(trimmed, encoder.encode_text(tokens), rtol=0, atol=1e-6)
+    assert encoder.model.text.attn_mask.shape == (8, 8)
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [
+        ("siglip", 7),  # and an end of text, which is also the padding
+        ("clipa", 6),  # between [CLS] and [SEP], which becomes padding
+        ("worldwide", 6),
+        ("coca", 6),
+        ("roberta", 6),
+        ("eva", 6),
+    ],
+)
+def test_which_texts_are_cut(name: str, fits: int, tags: dict[str, Kind]) -> None:
+    encoder = load(name)
+    texts = [" ".join(["dog"] * n) for n in (0, 1, fits, fits + 1, fits + 2, 30)]
+    assert encoder.overlong(texts).tolist() == [False, False, False, True, True, True]
+    # The second way to see it: a longer context changes nothing where nothing was cut.
+    longer = encoder._tokenizer(texts, context_length=9)[:, :8]
+    changed = (longer != encoder.tokenize(texts)).any(dim=1)
+    assert changed.tolist() == [False, False, False, True, True, True]
+
+
+def test_other_modes_of_tokenizers(siglip_tokenizer: Path, bert_tokenizer: Path) -> None:
+    texts = ["dog", "dog dog dog"]
+    clips = HFTokenizer(bert_tokenizer, context_length=8, tokenizer_mode="clips")
+    for tokens, needed in zip(clips(texts), positions_needed(clips, texts), strict=True):
+        assert needed == int((tokens != 0).sum())  # padding is 0, and nothing is cut
+    own = SigLipTokenizer.__new__(SigLipTokenizer)  # its constructor downloads
+    own.tokenizer = HFTokenizer(siglip_tokenizer).tokenizer
+    assert positions_needed(own, ["Dog!", "a dog"]) == [2, 3]
+
+
+def test_an_exclamation_mark_is_no_padding() -> None:
+    """Its id is 0, as the padding's is."""
+    tokenizer = SimpleTokenizer(context_length=4)
+    assert positions_needed(tokenizer, ["a b", "a ! !"]) == [4, 5]

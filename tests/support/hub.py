@@ -1,0 +1,97 @@
+"""A Hugging Face hub on this machine: what huggingface_hub asks of one when it fetches files.
+
+HEAD and GET of /REPOSITORY/resolve/REVISION/FILE with a commit, an ETag and ranges, and 404 with a
+code that says what is missing (huggingface_hub 2.4, file_download.py and utils/_http.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Literal
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+Trouble = Literal["cut", "short"] | int
+"""`cut`: every connection breaks after half of what was asked for, or at once where it goes on from
+the middle. `short`: half of the file, as if it were all. A number: this status."""
+
+
+@dataclass
+class Hub:
+    """`files` by REPOSITORY/FILE; `trouble` by the same names; `requests` as METHOD NAME."""
+
+    url: str
+    files: dict[str, bytes] = field(default_factory=dict)
+    trouble: dict[str, Trouble] = field(default_factory=dict)
+    requests: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def serving() -> Iterator[Hub]:
+    """A hub without files on a free port of 127.0.0.1."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
+    server.hub = Hub(f"http://127.0.0.1:{server.server_address[1]}")  # type: ignore[attr-defined]
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield server.hub  # type: ignore[attr-defined]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def log_message(self, *_: object) -> None:
+        """Nothing is printed."""
+
+    def _answer(self) -> None:
+        if self.path.startswith("/api/"):  # asked for what a hub may lack
+            self._refuse(404, {"X-Error-Code": "EntryNotFound"})
+            return
+        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        name = re.sub(r"^/(.+)/resolve/[^/]+/", r"\1/", self.path)
+        hub.requests.append(f"{self.command} {name}")
+        trouble, content = hub.trouble.get(name), hub.files.get(name)
+        if isinstance(trouble, int):
+            self._refuse(trouble, {})
+        elif content is None:
+            repository = any(file.startswith(name.rpartition("/")[0]) for file in hub.files)
+            self._refuse(404, {"X-Error-Code": "EntryNotFound" if repository else "RepoNotFound"})
+        else:
+            self._send(content, trouble)
+
+    def _refuse(self, status: int, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for key, value in {"Content-Length": "0", **headers}.items():
+            self.send_header(key, value)
+        self.end_headers()
+
+    def _send(self, content: bytes, trouble: Trouble | None) -> None:
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(asked[1]) if asked else 0
+        body = content[start:]
+        half = body[: len(content) // 2 - start] if start < len(content) // 2 else b""
+        if trouble == "short" and self.command == "GET":
+            body = half
+        self.send_response(206 if asked else 200)
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(body)))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(half if trouble == "cut" else body)
