@@ -254,8 +254,11 @@ def _lengths(tokens: torch.Tensor) -> NDArray[np.int64]:
 
 
 def _count_truncated(encoder: Encoder, texts: Sequence[str], tokens: torch.Tensor) -> int:
-    """Texts (repeats counted) that were cut; only those that fill the context can have been."""
-    full = np.flatnonzero(tokens[:, -1].numpy())
+    """Texts (repeats counted) that were cut.
+
+    Where the end of a text is padded by 0, only those that fill the context can have been.
+    """
+    full = np.flatnonzero(tokens[:, -1].numpy()) if encoder.trims_text else np.arange(len(tokens))
     if len(full) == 0:
         return 0
     return int(encoder.overlong([texts[number] for number in full.tolist()]).sum())
