@@ -101,7 +101,7 @@ def test_a_default_plan_is_the_bundled_models_on_the_embedded_data():
     plan = make_plan()
     assert {"scenes-cosmos", "scenes-clip"} <= {spec.text for spec in plan.specs}
     names = [protocol.dataset for protocol in plan.protocols]
-    assert names == ["scenes-retrieval", "scenes-cls", "scenes-seg"]
+    assert names == ["scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select"]
     assert [p.dataset for p in make_plan(task="seg").protocols] == ["scenes-seg"]
     assert plan.machine == Machine()
     assert isinstance(plan, Plan)
