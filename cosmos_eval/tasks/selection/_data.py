@@ -56,7 +56,10 @@ def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData
     annotations = data_path(protocol, options, protocol.annotations)
     items = read_items(protocol, annotations)
     for item in items:
-        _require_solvable(item)
+        _require_wrong_captions(item)
+        if protocol.n_items is None:
+            # Published sets are measured as they are; what cannot be solved there counts as wrong.
+            _require_solvable(item)
     counts = Counter(item.subset for item in items)
     _require_subsets(protocol, counts, annotations)
     if options.limit is None:
@@ -105,11 +108,14 @@ def _source(folder: Path, picture: Picture) -> ImageSource:
     return whole if picture.box is None else CroppedImage(whole, picture.box)
 
 
+def _require_wrong_captions(item: Item) -> None:
+    if len(item.captions) < 2:
+        raise UsageError(f"{item.where} has no wrong caption: give it a `negative`")
+
+
 def _require_solvable(item: Item) -> None:
     """The right caption must differ from the wrong ones, and both images from each other."""
     right, *wrong = item.captions
-    if not wrong:
-        raise UsageError(f"{item.where} has no wrong caption: give it a `negative`")
     if right in wrong:
         raise UsageError(f"{item.where}: {right!r} is the right caption and a wrong one")
     if len(set(item.pictures)) != len(item.pictures):

@@ -74,6 +74,7 @@ def measure_data(
         notes=(
             *limit_notes(options, "items"),
             *truncation_notes(texts.truncated, len(data.captions)),
+            *_unsolvable_notes(data),
         ),
     )
 
@@ -148,6 +149,13 @@ def _per_subset(hits: Hits, data: SelectionData) -> dict[str, dict[str, float | 
         }
         for i, subset in enumerate(subsets)
     }
+
+
+def _unsolvable_notes(data: SelectionData) -> tuple[str, ...]:
+    found = sum(bool((some[1:] == some[0]).any()) for some in data.captions_of_item)
+    if not found:
+        return ()
+    return (f"{found} items have a wrong caption equal to the right one and count as wrong",)
 
 
 def _sample_list_hash(data: SelectionData) -> str:

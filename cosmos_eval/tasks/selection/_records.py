@@ -143,11 +143,11 @@ def _aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         x, y, w, h = (record.number(f"bbox_{side}") for side in "xywh")
         picture = Picture(record.text("image_path"), (x, y, x + w, y + h))
         captions = record.text("true_caption"), record.text("false_caption")
-        if "relation_name" in record.fields:
-            subset = record.text("relation_name")
-        else:
-            subset = "_".join(record.texts("attributes"))
-        yield Item((picture,), captions, subset, record.where)
+        named = record.texts("relation_name") or record.texts("attributes")
+        if not named:
+            raise UsageError(f"{record.where} has neither `relation_name` nor `attributes`")
+        # aro_datasets.py calls a pair of attributes so.
+        yield Item((picture,), captions, "_".join(named), record.where)
 
 
 _READERS: Mapping[SelectionLayout, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
