@@ -21,9 +21,9 @@ SCENES = 37  # more than a batch, and than a shard
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three tasks on few scenes, as a user's files."""
+    """All tasks on few scenes, as a user's files."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_layouts(folder, split=TEST, count=SCENES, layouts=["coco", "folder", "voc"])
+    write_layouts(folder, split=TEST, count=SCENES, layouts=["coco", "folder", "voc", "choices"])
     classes = ", ".join(CLASSES)
     for name, text in {
         "found": "kind: retrieval\nimages: coco/images/test\n"
@@ -32,6 +32,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "segmented": "kind: seg\nimages: voc/JPEGImages\nmasks: voc/SegmentationClass\n"
         "split: voc/ImageSets/Segmentation/test.txt\ntemplates: ['{}']\n"
         f"short_side: 64\nwindow: 32\nstride: 16\nclasses: [{classes}]\n",
+        "chosen": "kind: select\nimages: coco/images/test\nannotations: choices\n"
+        "layout: sugarcrepe\n",
     }.items():
         (folder / f"{name}.yaml").write_text(text)
     return folder
@@ -55,12 +57,12 @@ def torchrun(processes: int, arguments: list[str]) -> subprocess.CompletedProces
 
 
 def test_two_processes_write_what_one_writes(data, tmp_path, capsys):
-    names = ["found", "named", "segmented"]
+    names = ["found", "named", "segmented", "chosen"]
     done = torchrun(2, [*command(data, tmp_path / "two", *names), "--json"])
     assert done.returncode == 0, done.stderr
     printed = {row["dataset"]: row for row in json.loads(done.stdout)}
     assert list(printed) == names
-    assert done.stderr.count("wrote ") == 3
+    assert done.stderr.count("wrote ") == 4
     with pytest.raises(SystemExit) as ended:
         main([*command(data, tmp_path / "one", *names), "--json"])
     assert not ended.value.code
