@@ -145,7 +145,7 @@ def _pipeline_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
         batches = _batches(images, segmenters["fp32"])
 
         def backbone() -> list[Tensor]:
-            return [segmenters["fp32"].encoder.encode_patches(one, "csa") for one in batches]
+            return [_inference._encode(one, segmenters["fp32"]) for one in batches]
 
         def pipeline(precision: str) -> object:
             return count_images([job], lambda: [segmenters[precision]], options, no_progress)

@@ -1,15 +1,25 @@
-"""From an encoder and data to embeddings: batched, each distinct text once, padding trimmed."""
+"""From an encoder and data to embeddings: each distinct input once, batched, padding trimmed, kept.
+
+Inputs are told apart by their content. They are encoded in shards of a fixed number, which no batch
+mixes: what a killed run loses at most, and what processes are dealt at once. Neither the number of
+processes nor a resumed run changes what is encoded together, so that features stay the same to the
+bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cosmos_eval.cache import Shelf
+from cosmos_eval.code import fingerprint
 from cosmos_eval.encoder import Encoder
 from cosmos_eval.sources import ImageSource
 from cosmos_eval.threads import ahead
@@ -22,6 +32,92 @@ from cosmos_eval.types import (
     no_progress,
 )
 
+Features = NDArray[np.float32]
+
+IMAGES_A_SHARD = 32  # at least a batch, and whole batches
+TEXTS_A_SHARD = 1024
+_HASHED_AT_ONCE = 256
+
+# The code that decides a feature; a change of it makes all that was kept useless.
+_CODE = (
+    *("cosmos_core.model", "cosmos_eval.encoders", "cosmos_eval.embed", "cosmos_eval.sources"),
+    "cosmos_eval.tasks.prompts",
+)
+
+
+class Inputs(NamedTuple):
+    """Inputs to embed, and how.
+
+    `identity` holds all besides an input itself that decides its feature, `keys` the SHA-256 of
+    every input. `encode` makes the features (n, D) of each of several runs of inputs, which are
+    given by their numbers, one run after the other.
+    """
+
+    identity: Mapping[str, Any]
+    keys: Sequence[bytes]
+    encode: Callable[[Sequence[Sequence[int]]], Iterator[Features]]
+    a_shard: int
+    phase: str
+
+
+def embed(inputs: Inputs, options: RunOptions, progress: OnProgress) -> Features:
+    """Features (N, D) in the order of the inputs; equal inputs are encoded once, or found kept."""
+    first = {key: number for number, key in reversed([*enumerate(inputs.keys)])}
+    distinct = sorted(first.values())
+    shards = [
+        distinct[start : start + inputs.a_shard]
+        for start in range(0, len(distinct), inputs.a_shard)
+    ]
+    work = partial(_embed_shards, inputs, options, progress)
+    features = np.concatenate(options.share.spread(work, shards))
+    row = {inputs.keys[number]: place for place, number in enumerate(distinct)}
+    return features[[row[key] for key in inputs.keys]]
+
+
+def _embed_shards(
+    inputs: Inputs, options: RunOptions, progress: OnProgress, shards: Sequence[Sequence[int]]
+) -> list[Features]:
+    """Features of this process's shards: those that are kept, and the others encoded and kept."""
+    total = sum(map(len, shards))
+    shelf = Shelf(options.cache, inputs.identity)
+
+    def report(note: str) -> None:
+        progress(Progress(inputs.phase, 0, total, note))
+
+    keys = inputs.keys
+    found = shelf.find([keys[number] for shard in shards for number in shard], report)
+    missing = [[number for number in shard if keys[number] not in found] for shard in shards]
+    done = total - sum(map(len, missing))
+    if done:
+        report(f"{done} of {total} {inputs.phase} were embedded already")
+    encoded = inputs.encode([numbers for numbers in missing if numbers])
+    features = []
+    for shard, numbers in zip(shards, missing, strict=True):
+        if numbers:
+            own = [keys[number] for number in numbers]
+            new = next(encoded)
+            shelf.keep(own, new)
+            found.update(zip(own, new, strict=True))
+            done += len(own)
+            progress(Progress(inputs.phase, done, total))
+        features.append(np.stack([found[keys[number]] for number in shard]))
+    return features
+
+
+def identity(encoder: Encoder, role: str, **of_role: Any) -> dict[str, Any]:
+    """What decides the embeddings of an encoder in a role, besides the inputs; as JSON has it."""
+    info = encoder.info
+    return {
+        "role": role,
+        "architecture": info.architecture,
+        "weights_sha256": info.weights_sha256 or "random",
+        "weights": info.weights,
+        "precision": info.precision,
+        "device": torch.device(info.device).type,
+        "code": fingerprint(*_CODE),
+        **of_role,
+    }
+
 
 def embed_images(
     encoder: Encoder,
@@ -29,27 +125,51 @@ def embed_images(
     options: RunOptions,
     progress: OnProgress = no_progress,
 ) -> Embeddings:
-    """Features of images, in their order; threads decode ahead of the model.
+    """Features of images, in their order; threads read and decode ahead of the model.
 
-    Processes share whole batches, so that a feature does not depend on their number. Raises
-    UsageError for an empty list and for an image that is missing or cannot be decoded.
+    Raises UsageError for an empty list and for an image that is missing, cannot be decoded, or
+    changes meanwhile.
     """
     _require_any(images, "images")
+    keys = options.share.spread(partial(_keys, options.workers), images, unit=_HASHED_AT_ONCE)
+    inputs = Inputs(
+        identity=identity(encoder, "image", preprocessing=dict(encoder.preprocessing)),
+        keys=keys,
+        encode=partial(_encode_images, encoder, images, keys, options),
+        a_shard=options.batch_size * max(1, IMAGES_A_SHARD // options.batch_size),
+        phase="images",
+    )
+    return Embeddings(embed(inputs, options, progress))
 
-    def encode(own: Sequence[ImageSource]) -> list[NDArray[np.float32]]:
-        features: list[NDArray[np.float32]] = []
-        decoded = ahead(
-            own,
-            lambda image: encoder.transform(image.decode(image.read())),
-            workers=options.workers,
-            window=2 * options.batch_size,
-        )
-        while batch := list(islice(decoded, options.batch_size)):
-            features.extend(encoder.encode_image(torch.stack(batch)).numpy())
-            progress(Progress("images", len(features), len(own)))
-        return features
 
-    return Embeddings(np.stack(options.share.spread(encode, images, unit=options.batch_size)))
+def _keys(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
+    def key(image: ImageSource) -> bytes:
+        return hashlib.sha256(image.read()).digest()
+
+    return list(ahead(images, key, workers=workers, window=4 * workers))
+
+
+def _encode_images(
+    encoder: Encoder,
+    images: Sequence[ImageSource],
+    keys: Sequence[bytes],
+    options: RunOptions,
+    runs: Sequence[Sequence[int]],
+) -> Iterator[Features]:
+    def load(number: int) -> torch.Tensor:
+        content = images[number].read()
+        if hashlib.sha256(content).digest() != keys[number]:
+            raise UsageError(f"{images[number].name} has changed while it was read; run again")
+        return encoder.transform(images[number].decode(content))
+
+    numbers = (number for run in runs for number in run)
+    loaded = ahead(numbers, load, workers=options.workers, window=2 * options.batch_size)
+    for run in runs:
+        batches = []
+        for start in range(0, len(run), options.batch_size):
+            size = min(options.batch_size, len(run) - start)
+            batches.append(encoder.encode_image(torch.stack([*islice(loaded, size)])).numpy())
+        yield np.concatenate(batches)
 
 
 def embed_texts(
@@ -59,58 +179,72 @@ def embed_texts(
     progress: OnProgress = no_progress,
     phase: str = "texts",
 ) -> Embeddings:
-    """Features of texts, in their order; equal texts are encoded once.
+    """Features of texts, in their order.
 
     The batch size counts texts of full length: where the encoder trims, a batch of short texts
-    holds as many more as fill the same number of tokens. Processes share whole batches. Raises
-    UsageError for an empty list.
+    holds as many more as fill the same number of tokens. Raises UsageError for an empty list.
     """
     _require_any(texts, "texts")
-    position = {text: i for i, text in enumerate(dict.fromkeys(texts))}
-    distinct = list(position)
-    tokens = encoder.tokenize(distinct)
-    batches = _text_batches(tokens, encoder.trims_text, options.batch_size)
+    tokens = encoder.tokenize(texts)
+    # Neighbours of about one length leave little padding in a batch.
+    lengths = _lengths(tokens) if encoder.trims_text else np.zeros(len(texts))
+    order = np.argsort(lengths, kind="stable")
+    inputs = Inputs(
+        identity=identity(encoder, "text", tokenizer=dict(encoder.tokenizer)),
+        keys=[hashlib.sha256(texts[number].encode()).digest() for number in order],
+        encode=partial(_encode_texts, encoder, tokens[order], options.batch_size),
+        a_shard=TEXTS_A_SHARD,
+        phase=phase,
+    )
+    features = embed(inputs, options, progress)
+    return Embeddings(features[np.argsort(order)], _count_truncated(encoder, texts, tokens))
 
-    def encode(own: Sequence[_TextBatch]) -> list[NDArray[np.float32]]:
-        features: list[NDArray[np.float32]] = []
-        done, total = 0, sum(len(batch.rows) for batch in own)
-        for batch in own:
-            features.append(encoder.encode_text(tokens[batch.rows, : batch.length]).numpy())
-            done += len(batch.rows)
-            progress(Progress(phase, done, total))
-        return features
 
-    features = np.concatenate(options.share.spread(encode, batches))
-    place = np.argsort(np.concatenate([batch.rows for batch in batches]))
-    inverse = [position[text] for text in texts]
-    truncated = _count_truncated(encoder, distinct, tokens, inverse)
-    return Embeddings(features[place[inverse]], truncated)
+def encode_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Features:
+    """Features of distinct texts, in their order, encoded here and now."""
+    tokens = encoder.tokenize(texts)
+    lengths = _lengths(tokens) if encoder.trims_text else np.zeros(len(texts))
+    order = np.argsort(lengths, kind="stable")
+    (features,) = _encode_texts(encoder, tokens[order], batch_size, [range(len(texts))])
+    return features[np.argsort(order)]
+
+
+def _encode_texts(
+    encoder: Encoder, tokens: torch.Tensor, batch_size: int, runs: Sequence[Sequence[int]]
+) -> Iterator[Features]:
+    """Features of rows of tokens, (N, L), which a run names in the order of their lengths."""
+    for run in runs:
+        own = tokens[list(run)]
+        yield np.concatenate(
+            [
+                encoder.encode_text(own[batch.rows, : batch.length]).numpy()
+                for batch in _text_batches(own, encoder.trims_text, batch_size)
+            ]
+        )
 
 
 class _TextBatch(NamedTuple):
-    """Rows of a token matrix that are encoded together, cut to `length` positions."""
+    """Consecutive rows of a token matrix that are encoded together, cut to `length` positions."""
 
-    rows: NDArray[np.int64]
+    rows: slice
     length: int
 
 
-def _text_batches(tokens: torch.Tensor, trims: bool, batch_size: int) -> list[_TextBatch]:
-    """(N, L) tokens -> batches of about batch_size * L tokens, shortest texts first."""
-    context = tokens.shape[1]
+def _text_batches(tokens: torch.Tensor, trims: bool, batch_size: int) -> Iterator[_TextBatch]:
+    """(N, L) tokens, shortest first -> batches of about batch_size * L tokens."""
+    count, context = tokens.shape
     if not trims:
-        rows = np.arange(len(tokens))
-        return [_TextBatch(rows[i : i + batch_size], context) for i in rows[::batch_size]]
+        for start in range(0, count, batch_size):
+            yield _TextBatch(slice(start, start + batch_size), context)
+        return
     lengths = _lengths(tokens)
-    order = np.argsort(lengths, kind="stable")
-    batches: list[_TextBatch] = []
     start, budget = 0, batch_size * context
-    while start < len(order):
+    while start < count:
         # Sorted ascending: adding a row can only lengthen the batch, so the last row decides.
-        sizes = np.arange(1, len(order) - start + 1) * lengths[order[start:]]
+        sizes = np.arange(1, count - start + 1) * lengths[start:]
         stop = start + max(1, int(np.searchsorted(sizes, budget, side="right")))
-        batches.append(_TextBatch(order[start:stop], int(lengths[order[stop - 1]])))
+        yield _TextBatch(slice(start, stop), int(lengths[stop - 1]))
         start = stop
-    return batches
 
 
 def _lengths(tokens: torch.Tensor) -> NDArray[np.int64]:
@@ -119,15 +253,12 @@ def _lengths(tokens: torch.Tensor) -> NDArray[np.int64]:
     return tokens.shape[1] - np.argmax(used[:, ::-1], axis=1)
 
 
-def _count_truncated(
-    encoder: Encoder, distinct: Sequence[str], tokens: torch.Tensor, inverse: Sequence[int]
-) -> int:
+def _count_truncated(encoder: Encoder, texts: Sequence[str], tokens: torch.Tensor) -> int:
     """Texts (repeats counted) that were cut; only those that fill the context can have been."""
     full = np.flatnonzero(tokens[:, -1].numpy())
     if len(full) == 0:
         return 0
-    cut = full[encoder.overlong([distinct[i] for i in full.tolist()]).numpy()]
-    return int(np.isin(inverse, cut).sum())
+    return int(encoder.overlong([texts[number] for number in full.tolist()]).sum())
 
 
 def _require_any(items: Sequence[object], what: str) -> None:

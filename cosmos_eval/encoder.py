@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import PIL.Image
 from torch import Tensor
@@ -16,6 +16,17 @@ class Encoder(Protocol):
     """A CLIP-like model with its own transform and tokenizer, in evaluation mode, on its device."""
 
     info: EncoderInfo
+
+    @property
+    def preprocessing(self) -> Mapping[str, Any]:
+        """Everything that decides what `transform` returns, in JSON's types.
+
+        Equal in every process for equal transforms, different for different ones.
+        """
+
+    @property
+    def tokenizer(self) -> Mapping[str, Any]:
+        """Everything that decides what `tokenize` returns, as `preprocessing` does for images."""
 
     def transform(self, image: PIL.Image.Image) -> Tensor:
         """The model's own evaluation transform: an RGB image -> (3, H, W) float32 on the CPU."""

@@ -1,10 +1,18 @@
-"""Files that are whole or not there, whatever kills the process that writes them."""
+"""Files that are whole or not there, whatever kills the process, and where this program's lie."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 from uuid import uuid4
+
+import platformdirs
+
+
+def cache_folder() -> Path:
+    """Where files lie that can be made again: COSMOS_EVAL_CACHE, or the user's cache folder."""
+    chosen = os.environ.get("COSMOS_EVAL_CACHE")
+    return Path(chosen or platformdirs.user_cache_path("cosmos-eval")).absolute()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

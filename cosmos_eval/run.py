@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from numpy.typing import NDArray
 
 from cosmos_eval import provenance
+from cosmos_eval.cache import embeddings_folder
 from cosmos_eval.labels import safe_name
 from cosmos_eval.plan import Machine, Plan, make_plan
 from cosmos_eval.processes import own_device
@@ -118,10 +119,12 @@ def evaluate(
     batch_size: int = RunOptions.batch_size,
     workers: int = RunOptions.workers,
     limit: int | None = None,
+    cache: bool = True,
 ) -> ResultRow:
     """Measure a model on a data set, both named as on the command line.
 
-    `protocol` is the data set's usual one where it is not named. Returns the result without
+    `protocol` is the data set's usual one where it is not named; `cache` keeps embeddings for the
+    next call, in the folder that `cosmos-eval cache info` shows. Returns the result without
     storing it; metrics are fractions in [0, 1], ranks start at 1. Raises UsageError for unknown
     names and for missing or inconsistent data.
     """
@@ -131,6 +134,7 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         limit=limit,
+        cache=str(embeddings_folder()) if cache else None,
     )
     plan = make_plan(
         datasets=[dataset],

@@ -218,7 +218,8 @@ class RunOptions:
     `attention` None is the protocol's own. `overlays` draws pictures for people beside saved
     predictions. `share` is this process's part where several make the
     measurement together. `partial` is a folder where finished parts of a measurement stay until its
-    result is stored, so that a killed run can go on; None keeps none.
+    result is stored, so that a killed run can go on, `cache` one where embeddings stay; None keeps
+    none.
     """
 
     data_root: str | None = None
@@ -229,6 +230,7 @@ class RunOptions:
     save_predictions: str | None = None
     overlays: bool = False
     partial: str | None = None
+    cache: str | None = None
     seed: int = 0
     share: Share = ALONE
 

@@ -1,6 +1,20 @@
 """One thread a test and a child process of it: more gain nothing on small tensors, and lose much
-on a busy machine."""
+on a busy machine. And a cache folder that only this session has."""
 
 import os
+import tempfile
+
+import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported, here and in children
+
+_CACHE = "COSMOS_EVAL_CACHE"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What a former session kept must not be taken for what this one computes."""
+    if "PYTEST_XDIST_WORKER" in os.environ:  # it has the folder of the process that started it
+        return
+    folder = tempfile.TemporaryDirectory(prefix="cosmos-eval-tests-")
+    os.environ[_CACHE] = folder.name
+    config.add_cleanup(folder.cleanup)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cosmos_eval.cli import data, leaderboard, listing, run, segment
+from cosmos_eval.cli import cache, data, leaderboard, listing, run, segment
 from cosmos_eval.processes import is_first
 from cosmos_eval.types import UsageError
 
@@ -23,6 +23,7 @@ app.command("run")(run.run)
 app.command("segment")(segment.segment)
 app.command("list")(listing.list_known)
 app.add_typer(data.app, name="data")
+app.add_typer(cache.app, name="cache")
 app.command("leaderboard")(leaderboard.leaderboard)
 
 # What the parser raises on a wrong command line. Some versions of Typer bring their own copy of

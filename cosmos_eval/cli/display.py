@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
+    from cosmos_eval.cache import Space
     from cosmos_eval.doctor import Diagnosis
     from cosmos_eval.leaderboard import Entry, Format
     from cosmos_eval.plan import Plan
@@ -184,6 +186,38 @@ def _summary(diagnosis: Diagnosis) -> dict[str, str]:
         "suffix": diagnosis.mask_suffix or "",
         "folder": diagnosis.folder or diagnosis.note,
     }
+
+
+def show_cache(folder: Path, limit: int, spaces: Sequence[Space], *, as_json: bool) -> None:
+    """Print what embeddings are kept, a line a model and role, and how much room they take."""
+    size = sum(space.size for space in spaces)
+    if as_json:
+        listed = [space._asdict() for space in spaces]
+        content = {"folder": str(folder), "bytes": size, "limit_bytes": limit, "spaces": listed}
+        print_json(content)
+        return
+    if spaces:
+        show_records([_kept(space) for space in spaces], as_json=False)
+    print(f"{folder}: {size / 1e6:.1f} MB of {limit / 1e9:g} GB")
+
+
+def _kept(space: Space) -> dict[str, str]:
+    identity = space.identity
+    used = datetime.fromtimestamp(space.used, timezone.utc)
+    return {
+        "of": str(identity.get("role", "unknown")),
+        "architecture": _shortened(str(identity.get("architecture", ""))),
+        "weights": str(identity.get("weights_sha256", ""))[:12],
+        "precision": str(identity.get("precision", "")),
+        "embeddings": str(space.embeddings),
+        "MB": f"{space.size / 1e6:.1f}",
+        "used (UTC)": f"{used:%Y-%m-%d %H:%M}",
+    }
+
+
+def _shortened(text: str, length: int = 24) -> str:
+    """A configuration instead of a name is too long for a table."""
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def show_shares(shares: Mapping[str, float], *, as_json: bool) -> None:

@@ -82,12 +82,19 @@ def run(
             "--overlays", help="With --save-predictions: pictures of image, truth and prediction."
         ),
     ] = False,
+    cache: Annotated[
+        bool,
+        typer.Option(
+            "--cache/--no-cache", help="Keep embeddings, see `cosmos-eval cache`, and use them."
+        ),
+    ] = True,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only show what would be measured, and where.")
     ] = False,
     json: JsonOption = False,
 ) -> None:
     """Measure models on data sets, write the results and print them as a table."""
+    from cosmos_eval.cache import embeddings_folder
     from cosmos_eval.plan import Machine, make_plan
 
     with joined() as share:
@@ -100,6 +107,7 @@ def run(
             save_predictions=save_predictions,
             overlays=overlays,
             partial=str(output / ".partial"),
+            cache=str(embeddings_folder()) if cache else None,
             share=share,
         )
         make = partial(

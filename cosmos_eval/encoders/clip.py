@@ -3,41 +3,39 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import open_clip
-import PIL.Image
 import torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from cosmos_eval.encoders.attention import project_in_one_piece
 from cosmos_eval.encoders.dense import encode_patches
-from cosmos_eval.types import Attention, EncoderInfo, Precision, Rgb
+from cosmos_eval.encoders.inputs import Tokenizer, describe_preprocessing, describe_tokenizer
+from cosmos_eval.types import Attention, EncoderInfo, Precision
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
-Transform = Callable[[PIL.Image.Image], Tensor]
 _HASH_CHUNK = 1 << 20  # bytes
 
 
 class ClipParts(NamedTuple):
     """What a loader hands over: a model with `encode_image`, `encode_text` and `visual`.
 
-    `tokenizer` maps (texts, context_length=...) -> (B, context_length) int64. `image_mean` and
-    `image_std` are those of `transform`; OpenCLIP's default is OpenAI's.
+    `preprocessing` is OpenCLIP's description of the transform, which is made from it.
     """
 
     model: Any
-    transform: Transform
-    tokenizer: Callable[..., Tensor]
-    image_mean: Rgb = open_clip.OPENAI_DATASET_MEAN
-    image_std: Rgb = open_clip.OPENAI_DATASET_STD
+    preprocessing: PreprocessCfg
+    tokenizer: Tokenizer
 
 
 class ClipEncoder:
@@ -51,14 +49,21 @@ class ClipEncoder:
         self.model = parts.model.eval().to(info.device)
         if info.precision != "fp32":
             project_in_one_piece(self.model)
-        self.transform = parts.transform
-        self.image_mean, self.image_std = parts.image_mean, parts.image_std
+        self.transform = image_transform_v2(parts.preprocessing, is_train=False)
+        self.preprocessing: Mapping[str, Any] = describe_preprocessing(parts.preprocessing)
+        self.image_mean = tuple(parts.preprocessing.mean)
+        self.image_std = tuple(parts.preprocessing.std)
         self._tokenizer = parts.tokenizer
         self._trims_text = _text_can_be_trimmed(parts)
         trimmed = _TrimmedText(self.model).encode
         self._encode_tokens = trimmed if self._trims_text else self.model.encode_text
         visual = self.model.visual
         self.patch_size = visual.patch_size[0] if isinstance(visual, VisionTransformer) else 0
+
+    @cached_property
+    def tokenizer(self) -> Mapping[str, Any]:
+        """Everything that decides the ids of a text, as JSON has it."""
+        return describe_tokenizer(self._tokenizer)
 
     @property
     def trims_text(self) -> bool:

@@ -14,6 +14,7 @@ import huggingface_hub
 import huggingface_hub.errors
 import open_clip
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg
 
 import cosmos_core
 from cosmos_core.data.scenes import scenes_tokenizer
@@ -90,19 +91,15 @@ def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:
 
 
 def _parts(model: open_clip.CLIP, config: Mapping[str, Any]) -> ClipParts:
-    preprocess = config.get("preprocess", {})
-    mean = tuple(preprocess.get("mean") or open_clip.OPENAI_DATASET_MEAN)
-    std = tuple(preprocess.get("std") or open_clip.OPENAI_DATASET_STD)
-    transform = open_clip.image_transform(
-        model.visual.image_size,
-        is_train=False,
-        mean=mean,
-        std=std,
+    stated = config.get("preprocess", {})
+    preprocessing = PreprocessCfg(
+        size=model.visual.image_size,
+        mean=tuple(stated.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=tuple(stated.get("std") or open_clip.OPENAI_DATASET_STD),
         resize_mode="shortest",
         interpolation="bicubic",
     )
-    tokenizer = _tokenizer(model.vocab_size, model.context_length)
-    return ClipParts(model, transform, tokenizer, mean, std)
+    return ClipParts(model, preprocessing, _tokenizer(model.vocab_size, model.context_length))
 
 
 def _tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:

@@ -12,9 +12,10 @@ from typing import Any
 
 import open_clip
 import torch
+from open_clip.transform import PreprocessCfg
 from torch import nn
 
-from cosmos_eval.encoders.clip import ClipEncoder, ClipParts, Transform, file_sha256
+from cosmos_eval.encoders.clip import ClipEncoder, ClipParts, file_sha256
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
 RANDOM = "random"
@@ -75,26 +76,27 @@ def _quiet() -> Iterator[None]:
 
 def _build(arch: str, source: str) -> ClipParts:
     create = _random if source == RANDOM else _pretrained
-    model, transform = create(arch, source)
-    visual: Any = model.visual
-    mean, std = tuple(visual.image_mean), tuple(visual.image_std)
-    return ClipParts(model, transform, open_clip.get_tokenizer(arch), mean, std)
+    model: Any = create(arch, source)
+    preprocessing = PreprocessCfg(**model.visual.preprocess_cfg)
+    return ClipParts(model, preprocessing, open_clip.get_tokenizer(arch))
 
 
-def _random(arch: str, source: str) -> tuple[nn.Module, Transform]:
+def _random(arch: str, source: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_RANDOM_SEED)
         # Text towers from the Hugging Face hub would otherwise fetch weights of their own.
-        model, _, transform = open_clip.create_model_and_transforms(arch, pretrained_text=False)
-    return model, transform
+        return open_clip.create_model(arch, pretrained_text=False)
 
 
-def _pretrained(arch: str, source: str) -> tuple[nn.Module, Transform]:
+def _pretrained(arch: str, source: str) -> nn.Module:
     """Checkpoints are opened with weights_only and loaded strictly: OpenCLIP's defaults."""
     # A tag says which activation its weights were trained with; OpenCLIP would only warn.
     tag = open_clip.get_pretrained_cfg(arch, source)
     return open_clip.create_model_from_pretrained(
-        arch, pretrained=source, force_quick_gelu=bool(tag.get("quick_gelu", False))
+        arch,
+        pretrained=source,
+        force_quick_gelu=bool(tag.get("quick_gelu", False)),
+        return_transform=False,
     )
 
 

@@ -10,15 +10,14 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 from PIL import Image
 
+from cosmos_eval.files import cache_folder
 from cosmos_eval.protocols.segmentation import MEAN, STD
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -204,9 +203,7 @@ def _publish(folder: Path, root: Path) -> None:
 
 def _root() -> Path:
     """Where the scenes belong: a changed generator gets another folder."""
-    chosen = os.environ.get("COSMOS_EVAL_CACHE")
-    cache_folder = Path(chosen) if chosen else platformdirs.user_cache_path("cosmos-eval")
-    return cache_folder.absolute() / f"scenes-{_fingerprint()}"
+    return cache_folder() / f"scenes-{_fingerprint()}"
 
 
 def _fingerprint() -> str:

@@ -7,20 +7,22 @@ al. 2021 (CLIP), section 3.1.4, and the zero-shot classifier of github.com/opena
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.embed import embed_texts
+from cosmos_eval.embed import Inputs, embed, encode_texts, identity
 from cosmos_eval.encoder import Encoder
-from cosmos_eval.types import OnProgress, Progress, RunOptions, UsageError, nearest, no_progress
+from cosmos_eval.types import OnProgress, RunOptions, UsageError, nearest, no_progress
 
 # The 80 templates of OpenCLIP's open_clip.OPENAI_IMAGENET_TEMPLATES.
 TEMPLATE_SETS = ("openai-imagenet",)
 
-# Prompts encoded at once; bounds the memory of their embeddings (16,384 x 512 x 4 B = 34 MB).
-_PROMPTS_AT_ONCE = 16_384
+# Prompts of the names that are encoded and kept together.
+PROMPTS_A_SHARD = 4096
 
 
 def resolve_templates(templates: tuple[str, ...] | str) -> tuple[str, ...]:
@@ -49,18 +51,33 @@ def prompt_embeddings(
 ) -> NDArray[np.float32]:
     """One L2-normalised embedding a name, (N, D) float32.
 
-    Raises UsageError for no names or bad templates.
+    What is kept for the next run is the mean, not every prompt. Raises UsageError for no names or
+    bad templates.
     """
     if not names:
         raise UsageError("no class names to build prompts from")
     patterns = resolve_templates(templates)
-    step = max(1, _PROMPTS_AT_ONCE // len(patterns))
-    rows = []
-    for start in range(0, len(names), step):
-        some = names[start : start + step]
-        prompts = [pattern.replace("{}", name) for name in some for pattern in patterns]
-        features = embed_texts(encoder, prompts, options).features
-        mean = features.reshape(len(some), len(patterns), -1).mean(axis=1)
-        rows.append(mean / np.linalg.norm(mean, axis=1, keepdims=True))
-        progress(Progress("prompts", start + len(some), len(names)))
-    return np.concatenate(rows)
+    inputs = Inputs(
+        identity=identity(
+            encoder, "class", tokenizer=dict(encoder.tokenizer), templates=list(patterns)
+        ),
+        keys=[hashlib.sha256(name.encode()).digest() for name in names],
+        encode=partial(_encode_names, encoder, names, patterns, options.batch_size),
+        a_shard=max(1, PROMPTS_A_SHARD // len(patterns)),
+        phase="prompts",
+    )
+    return embed(inputs, options, progress)
+
+
+def _encode_names(
+    encoder: Encoder,
+    names: Sequence[str],
+    patterns: tuple[str, ...],
+    batch_size: int,
+    runs: Sequence[Sequence[int]],
+) -> Iterator[NDArray[np.float32]]:
+    for run in runs:
+        prompts = [pattern.replace("{}", names[number]) for number in run for pattern in patterns]
+        features = encode_texts(encoder, prompts, batch_size)
+        mean = features.reshape(len(run), len(patterns), -1).mean(axis=1)
+        yield mean / np.linalg.norm(mean, axis=1, keepdims=True)

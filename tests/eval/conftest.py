@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import open_clip
@@ -54,6 +55,8 @@ class ColourEncoder:
     """Sees the mean colour of an image and the colour words of a text (all, if it names none)."""
 
     info = EncoderInfo("colours", "colours", None, "0" * 64, False, "fp32", "cpu")
+    preprocessing = MappingProxyType({"size": None})
+    tokenizer = MappingProxyType({"words": list(COLOURS)})
     trims_text = False
 
     def transform(self, image: Image.Image) -> torch.Tensor:

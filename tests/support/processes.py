@@ -20,18 +20,26 @@ TIMEOUT = 120  # seconds, for a machine that is busy with other things
 
 # Children are forked from a process that has loaded the libraries, once for all tests.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["cosmos_core.engine.build", "cosmos_core.methods"])
+_context.set_forkserver_preload(
+    [
+        *("cosmos_core.engine.build", "cosmos_core.methods"),
+        *("cosmos_eval.run", "cosmos_eval.tasks.segmentation", "cosmos_eval.encoders.cosmos"),
+    ]
+)
 
 
-def run_processes(worker: Callable[..., Any], size: int, *args: Any) -> list[Any]:
+def run_processes(
+    worker: Callable[..., Any], size: int, *args: Any, join: bool = True
+) -> list[Any]:
     """What `worker(world, *args)` returns in each of `size` processes on the CPU, by rank.
 
     `worker` is a function at the top of a module in tests/support, and what it takes and returns
-    can be pickled. An error of a worker is raised here, with its trace.
+    can be pickled. Without `join` the processes have not met and get no world: the worker joins
+    them. An error of a worker is raised here, with its trace.
     """
     results: Any = _context.Queue()
     processes = [
-        _context.Process(target=_run, args=(worker, rank, size, port, results, args))
+        _context.Process(target=_run, args=(worker, rank, size, port, results, args, join))
         for port in [_free_port()]
         for rank in range(size)
     ]
@@ -52,7 +60,13 @@ def run_processes(worker: Callable[..., Any], size: int, *args: Any) -> list[Any
 
 
 def _run(
-    worker: Callable[..., Any], rank: int, size: int, port: int, results: Any, args: tuple[Any, ...]
+    worker: Callable[..., Any],
+    rank: int,
+    size: int,
+    port: int,
+    results: Any,
+    args: tuple[Any, ...],
+    join: bool,
 ) -> None:
     torch.set_num_threads(1)
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -60,13 +74,18 @@ def _run(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            world: World = join_world("cpu")
-            answer = worker(world, *args)
-            leave_world()
+            answer = _joined(worker, args) if join else worker(*args)
     except BaseException:
         results.put((rank, True, traceback.format_exc()))
     else:
         results.put((rank, False, pickle.dumps(answer)))  # by value: tensors outlive their process
+
+
+def _joined(worker: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    world: World = join_world("cpu")
+    answer = worker(world, *args)
+    leave_world()
+    return answer
 
 
 def _free_port() -> int:

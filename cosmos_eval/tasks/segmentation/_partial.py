@@ -8,7 +8,6 @@ how logits are rounded, which moves a pixel at a border now and then, as another
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import shutil
@@ -16,15 +15,13 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import fields
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-import open_clip
 import torch
 
+from cosmos_eval.code import fingerprint
 from cosmos_eval.files import write_atomically
 from cosmos_eval.metrics.segmentation import SparseConfusion, join, separate
 from cosmos_eval.tasks.segmentation._data import Sample
@@ -34,7 +31,7 @@ from cosmos_eval.types import EncoderInfo, RunOptions, SegmentationProtocol, Usa
 # that `data_root` and `limit` lead to are named one by one.
 _CARRYING_OUT = {
     *("data_root", "limit", "batch_size", "workers", "seed"),
-    *("save_predictions", "partial", "share"),
+    *("save_predictions", "partial", "cache", "share"),
 }
 _DAMAGES = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -118,7 +115,7 @@ def _identity(
     """A hash of everything that decides the counts."""
     names = {field.name for field in fields(options)} - _CARRYING_OUT
     described = {
-        "code": _code_fingerprint(),
+        "code": fingerprint("cosmos_core", "cosmos_eval"),
         "model": [info.architecture, info.weights, info.weights_sha256, info.precision],
         "device": torch.device(info.device).type,
         "protocol": vars(protocol),
@@ -135,17 +132,3 @@ def _state(path: Path) -> tuple[int, int]:
     """Size and time of the last change: other content under the same name shows in them."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns
-
-
-@cache
-def _code_fingerprint() -> str:
-    """Of the code that makes counts out of images: this project's, and versions of what it uses."""
-    digest = hashlib.sha256(
-        f"{torch.__version__} {open_clip.__version__} {cv2.__version__}".encode()
-    )
-    for package in ("cosmos_core", "cosmos_eval"):
-        spec = importlib.util.find_spec(package)
-        for folder in (spec.submodule_search_locations if spec else None) or ():
-            for path in sorted(Path(folder).rglob("*.py")):
-                digest.update(path.read_bytes())
-    return digest.hexdigest()

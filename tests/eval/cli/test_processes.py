@@ -1,4 +1,4 @@
-"""`torchrun -m cosmos_eval run`: the first process prints and writes what all have measured."""
+"""Several processes: the first prints and writes what all have measured; a dead one ends all."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from support.measuring import measure, measure_together
+from support.processes import run_processes
 
 from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
 from cosmos_eval.cli.app import main
+from cosmos_eval.share import ALONE
 
 PARITY = Path(__file__).parents[2] / "parity"
 MODEL = ["--model", f"cosmos:{PARITY}/checkpoint.pt", "--arch", f"{PARITY}/model_config.json"]
@@ -41,13 +45,38 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(data: Path, output: Path, *names: str) -> list[str]:
     datasets = [word for name in names for word in ("--dataset", str(data / f"{name}.yaml"))]
-    return ["run", *MODEL, *datasets, "--device", "cpu", "--output", str(output)]
+    return ["run", *MODEL, *datasets, "--device", "cpu", "--output", str(output), "--no-cache"]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4])
+def test_any_number_of_processes_gives_the_same_files(size, data, alone, tmp_path):
+    metrics, files = alone
+    found = run_processes(measure_together, size, *arguments(data, tmp_path), join=False)
+    assert found == [metrics] * size
+    # The name of a per-sample file holds the hash of its content.
+    assert sorted(path.name for path in tmp_path.iterdir()) == files
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], list[str]]:
+    output = tmp_path_factory.mktemp("alone")
+    metrics = measure(ALONE, *arguments(data, output))
+    return metrics, sorted(path.name for path in output.iterdir())
+
+
+def arguments(data: Path, output: Path) -> tuple[list[str], str, str, str]:
+    datasets = [str(data / f"{name}.yaml") for name in ("found", "named", "segmented", "chosen")]
+    return datasets, f"{PARITY}/checkpoint.pt", f"{PARITY}/model_config.json", str(output)
 
 
 def torchrun(processes: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return launch(processes, ["-m", "cosmos_eval", *arguments])
+
+
+def launch(processes: int, program: list[str]) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     return subprocess.run(
-        [sys.executable, *launcher, "-m", "cosmos_eval", *arguments],
+        [sys.executable, *launcher, *program],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -57,12 +86,12 @@ def torchrun(processes: int, arguments: list[str]) -> subprocess.CompletedProces
 
 
 def test_two_processes_write_what_one_writes(data, tmp_path, capsys):
-    names = ["found", "named", "segmented", "chosen"]
+    names = ["named", "found"]
     done = torchrun(2, [*command(data, tmp_path / "two", *names), "--json"])
     assert done.returncode == 0, done.stderr
     printed = {row["dataset"]: row for row in json.loads(done.stdout)}
     assert list(printed) == names
-    assert done.stderr.count("wrote ") == 4
+    assert done.stderr.count("wrote ") == 2
     with pytest.raises(SystemExit) as ended:
         main([*command(data, tmp_path / "one", *names), "--json"])
     assert not ended.value.code
@@ -95,3 +124,33 @@ def test_an_error_in_one_process_ends_all_with_one_line(data, tmp_path):
     assert "exitcode  : 2 " in done.stderr  # what torchrun, which ends with 1, says of ours
     assert done.stdout == ""
     assert not (tmp_path / "out").exists()
+
+
+# Runs the command as a process of torchrun; the second one dies when it has encoded a batch.
+DYING = """
+import os, signal, sys
+from cosmos_eval.cli.app import main
+from cosmos_eval.encoders.clip import ClipEncoder
+
+encode = ClipEncoder.encode_image
+
+def dying(encoder, images):
+    features = encode(encoder, images)
+    if os.environ["RANK"] == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return features
+
+ClipEncoder.encode_image = dying
+main(sys.argv[1:])
+"""
+
+
+def test_a_dead_process_ends_all_within_a_minute(data, tmp_path):
+    script = tmp_path / "dying.py"
+    script.write_text(DYING)
+    started = time.monotonic()
+    done = launch(3, [str(script), *command(data, tmp_path / "out", "named")])
+    assert time.monotonic() - started < 60
+    assert done.returncode != 0
+    assert "Signal 9 (SIGKILL) received by PID" in done.stderr
+    assert not list((tmp_path / "out").glob("*.json"))

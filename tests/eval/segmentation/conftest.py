@@ -9,6 +9,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg
 
 from cosmos_eval.encoders.clip import ClipEncoder, ClipParts
 from cosmos_eval.types import EncoderInfo, SegmentationProtocol
@@ -31,9 +32,7 @@ def encoder() -> ClipEncoder:
         },
         text_cfg={"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
     )
-    parts = ClipParts(
-        model, lambda image: torch.zeros(3, 32, 32), SimpleTokenizer(context_length=16)
-    )
+    parts = ClipParts(model, PreprocessCfg(size=32), SimpleTokenizer(context_length=16))
     info = EncoderInfo("tiny", "tiny", None, None, True, "fp32", "cpu")
     return ClipEncoder(parts, info)
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg
 from PIL import Image
 from support.plain_segmentation import plain_classes, plain_query_logits
 
@@ -35,7 +36,7 @@ def wide_encoder() -> ClipEncoder:
     vision = {"image_size": 64, "layers": 2, "width": 32, "head_width": 8, "patch_size": 16}
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     model = open_clip.CLIP(embed_dim=WIDTH, vision_cfg=vision, text_cfg=text)
-    parts = ClipParts(model, lambda image: torch.zeros(3, 64, 64), SimpleTokenizer())
+    parts = ClipParts(model, PreprocessCfg(size=64), SimpleTokenizer())
     return ClipEncoder(parts, EncoderInfo("wide", "wide", None, None, True, "fp32", "cpu"))
 
 

@@ -1,0 +1,312 @@
+"""Kept embeddings: found by content alone, missed by any change, never trusted when damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cosmos_eval import cache, embed
+from cosmos_eval.cli.app import main
+from cosmos_eval.embed import embed_images, embed_texts
+from cosmos_eval.sources import ImageFile
+from cosmos_eval.tasks.prompts import prompt_embeddings
+from cosmos_eval.types import EncoderInfo, Progress, RunOptions, UsageError
+
+TEXTS = [f"thing {number} is {'very ' * (number % 7)}small" for number in range(20)]
+IMAGES = 11
+
+
+class Counting:
+    """An encoder of sums, which counts what it encodes; everything of its identity can be set."""
+
+    trims_text = False
+
+    def __init__(self) -> None:
+        self.info = EncoderInfo("sums", "sums", "teacher", "0" * 64, False, "fp32", "cpu")
+        self.preprocessing: dict[str, Any] = {"size": 8, "mean": [0.5]}
+        self.tokenizer: dict[str, Any] = {"context_length": 4}
+        self.encoded = 0
+
+    def transform(self, image: Image.Image) -> torch.Tensor:
+        return torch.from_numpy(np.asarray(image, np.float32)).permute(2, 0, 1)
+
+    def tokenize(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.tensor([[len(text), sum(map(ord, text)), ord(text[-1])] for text in texts])
+
+    def overlong(self, texts: Sequence[str]) -> torch.Tensor:
+        return torch.zeros(len(texts), dtype=torch.bool)
+
+    def encode_image(self, images: torch.Tensor) -> torch.Tensor:
+        self.encoded += len(images)
+        return torch.nn.functional.normalize(images.mean(dim=(2, 3)) + 1, dim=1)
+
+    def encode_text(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.encoded += len(tokens)
+        return torch.nn.functional.normalize(tokens.float(), dim=1)
+
+
+@pytest.fixture
+def encoder() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunOptions:
+    """Small batches, and shards of four images and five texts."""
+    monkeypatch.setattr(embed, "IMAGES_A_SHARD", 4)
+    monkeypatch.setattr(embed, "TEXTS_A_SHARD", 5)
+    return RunOptions(cache=str(tmp_path / "cache"), batch_size=2)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[ImageFile]:
+    rng = np.random.default_rng(0)
+    paths = [tmp_path / f"{number}.png" for number in range(IMAGES)]
+    for path in paths:
+        Image.fromarray(rng.integers(0, 256, (6, 5, 3), np.uint8)).save(path)
+    return [ImageFile(path) for path in paths]
+
+
+def shards(options: RunOptions) -> list[Path]:
+    return sorted(Path(str(options.cache)).glob("*/*.safetensors"))
+
+
+def newly_encoded(encoder: Counting, act: Callable[[], object]) -> int:
+    before = encoder.encoded
+    act()
+    return encoder.encoded - before
+
+
+def test_a_second_run_encodes_nothing(encoder, options, images):
+    acts: dict[Callable[[], np.ndarray], int] = {
+        lambda: embed_images(encoder, images, options).features: IMAGES,
+        lambda: embed_texts(encoder, TEXTS, options).features: 20,
+        lambda: prompt_embeddings(encoder, ["cat", "dog"], ("a {}", "the {}"), options): 4,
+    }
+    for act, count in acts.items():
+        alone = act()
+        assert encoder.encoded == count
+        again = act()
+        assert encoder.encoded == count
+        assert again.dtype == np.float32
+        np.testing.assert_array_equal(again, alone)
+        encoder.encoded = 0
+
+
+def test_nothing_is_kept_without_a_folder(encoder, options, images):
+    nowhere = replace(options, cache=None)
+    for _ in range(2):
+        assert newly_encoded(encoder, lambda: embed_images(encoder, images, nowhere)) == IMAGES
+    assert shards(options) == []
+
+
+def test_content_counts_and_names_do_not(encoder, options, images, tmp_path):
+    first = embed_images(encoder, images, options).features
+    moved = []
+    for number, image in enumerate(reversed(images)):
+        moved.append(ImageFile(image.path.rename(tmp_path / f"moved-{number}.png")))
+    twice = [*moved, *moved[:3]]
+    assert newly_encoded(encoder, lambda: embed_images(encoder, twice, options)) == 0
+    again = embed_images(encoder, twice, options).features
+    np.testing.assert_array_equal(again, np.concatenate([first[::-1], first[::-1][:3]]))
+    Image.new("RGB", (3, 3)).save(moved[4].path)
+    assert newly_encoded(encoder, lambda: embed_images(encoder, twice, options)) == 1
+
+
+def test_equal_images_are_encoded_once(encoder, options, images, tmp_path):
+    copy = tmp_path / "copy.png"
+    copy.write_bytes(images[2].path.read_bytes())
+    some = [*images, ImageFile(copy), images[5]]
+    nowhere = replace(options, cache=None)
+    assert newly_encoded(encoder, lambda: embed_images(encoder, some, nowhere)) == IMAGES
+
+
+CHANGES: dict[str, Callable[[Counting], object]] = {
+    "weights": lambda e: setattr(e, "info", e.info._replace(weights_sha256="1" * 64)),
+    "which weights": lambda e: setattr(e, "info", e.info._replace(weights="student")),
+    "random weights": lambda e: setattr(e, "info", e.info._replace(weights_sha256=None)),
+    "architecture": lambda e: setattr(e, "info", e.info._replace(architecture="products")),
+    "precision": lambda e: setattr(e, "info", e.info._replace(precision="bf16")),
+    "device": lambda e: setattr(e, "info", e.info._replace(device="cuda:1")),
+}
+OF_IMAGES = {"preprocessing": lambda e: e.preprocessing.update(mean=[0.4])}
+OF_TEXTS = {"tokenizer": lambda e: e.tokenizer.update(context_length=5)}
+
+
+@pytest.mark.parametrize("change", {**CHANGES, **OF_IMAGES})
+def test_a_change_misses_images(change, encoder, options, images):
+    embed_images(encoder, images, options)
+    {**CHANGES, **OF_IMAGES}[change](encoder)
+    assert newly_encoded(encoder, lambda: embed_images(encoder, images, options)) == IMAGES
+
+
+@pytest.mark.parametrize("change", {**CHANGES, **OF_TEXTS})
+def test_a_change_misses_texts_and_prompts(change, encoder, options):
+    def prompts() -> object:
+        return prompt_embeddings(encoder, TEXTS[:3], ("{}",), options)
+
+    embed_texts(encoder, TEXTS, options)
+    prompts()
+    {**CHANGES, **OF_TEXTS}[change](encoder)
+    assert newly_encoded(encoder, lambda: embed_texts(encoder, TEXTS, options)) == 20
+    assert newly_encoded(encoder, prompts) == 3
+
+
+def test_what_belongs_to_the_other_role_does_not_matter(encoder, options, images):
+    embed_images(encoder, images, options)
+    embed_texts(encoder, TEXTS, options)
+    encoder.tokenizer["context_length"] = 5
+    assert newly_encoded(encoder, lambda: embed_images(encoder, images, options)) == 0
+    encoder.tokenizer["context_length"] = 4
+    encoder.preprocessing["size"] = 9
+    assert newly_encoded(encoder, lambda: embed_texts(encoder, TEXTS, options)) == 0
+
+
+def test_roles_templates_and_code_are_told_apart(encoder, options, monkeypatch):
+    # A prompt of the bare name is the same text as a caption, and yet another embedding.
+    assert newly_encoded(encoder, lambda: embed_texts(encoder, TEXTS, options)) == 20
+    for templates, count in ((("{}",), 20), (("a {}",), 20), (("a {}", "{}"), 40), (("{}",), 0)):
+        found = newly_encoded(
+            encoder, lambda kept=templates: prompt_embeddings(encoder, TEXTS, kept, options)
+        )
+        assert found == count
+    monkeypatch.setattr(embed, "fingerprint", lambda *_: "other code")
+    assert newly_encoded(encoder, lambda: embed_texts(encoder, TEXTS, options)) == 20
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "cut": lambda content: content[:-3],
+    "empty": lambda content: b"",
+    "longer": lambda content: content + b"\0",
+    "no safetensors": lambda content: b"PK" + content[2:],
+    "a bit of a feature": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_shard_is_dropped_and_computed_again(damage, encoder, options, images):
+    whole = embed_images(encoder, images, options).features
+    bad = shards(options)[1]
+    bad.write_bytes(DAMAGES[damage](bad.read_bytes()))
+    notes: list[str] = []
+
+    def watch(step: Progress) -> None:
+        notes.extend([step.note] if step.note else [])
+
+    lost = newly_encoded(encoder, lambda: embed_images(encoder, images, options, watch))
+    assert lost in (3, 4)  # eleven images are shards of four, four and three
+    assert notes == [
+        f"warning: {bad} was damaged and is computed again",
+        f"{IMAGES - lost} of {IMAGES} images were embedded already",
+    ]
+    assert newly_encoded(encoder, lambda: embed_images(encoder, images, options)) == 0
+    np.testing.assert_array_equal(embed_images(encoder, images, options).features, whole)
+
+
+def test_a_damaged_key_finds_nothing_false(encoder, options, images):
+    whole = embed_images(encoder, images, options).features
+    for bad in shards(options):
+        content = bytearray(bad.read_bytes())
+        content[-1 - content[::-1].index(0)] ^= 255
+        bad.write_bytes(content)
+    np.testing.assert_array_equal(embed_images(encoder, images, options).features, whole)
+
+
+def test_the_least_recently_used_goes_first(encoder, options, images, monkeypatch):
+    few = RunOptions(cache=options.cache, batch_size=2)
+    parts = [images[0:4], images[4:8]]
+    for part in parts:
+        embed_images(encoder, part, few)
+    ages = {path: number for number, path in enumerate(shards(options))}
+    for path, age in ages.items():
+        os.utime(path, (age, age))
+    embed_images(encoder, parts[0], few)  # used now
+    size = sum(path.stat().st_size for path in shards(options))
+    monkeypatch.setenv(cache.LIMIT_VARIABLE, str((size + 50) / 1e9))
+    embed_images(encoder, images[8:], few)
+    assert newly_encoded(encoder, lambda: embed_images(encoder, parts[0], few)) == 0
+    assert sum(path.stat().st_size for path in shards(options)) <= size + 50
+    assert newly_encoded(encoder, lambda: embed_images(encoder, parts[1], few)) == 4
+
+
+def test_no_room_at_all_still_measures(encoder, options, images, monkeypatch):
+    monkeypatch.setenv(cache.LIMIT_VARIABLE, "0")
+    for _ in range(2):
+        assert newly_encoded(encoder, lambda: embed_images(encoder, images, options)) == IMAGES
+    assert shards(options) == []
+
+
+@pytest.mark.parametrize("wish", ["much", "-1", "nan", "inf"])
+def test_a_limit_that_is_no_number(wish, encoder, options, images, monkeypatch):
+    monkeypatch.setenv(cache.LIMIT_VARIABLE, wish)
+    with pytest.raises(UsageError, match=f"{cache.LIMIT_VARIABLE} must be a number .*{wish}"):
+        embed_images(encoder, images, options)
+
+
+def test_a_folder_that_cannot_be_written(encoder, options, images, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    with pytest.raises(UsageError, match=r"cannot keep embeddings in .*--no-cache"):
+        embed_images(encoder, images, options)
+
+
+def test_an_image_that_changes_while_it_is_read(encoder, options, images, monkeypatch):
+    read = ImageFile.read
+    reads: list[str] = []
+
+    def changing(image: ImageFile) -> bytes:
+        reads.append(image.name)
+        return read(image) + (b"\0" if reads.count(image.name) > 1 else b"")
+
+    monkeypatch.setattr(ImageFile, "read", changing)
+    with pytest.raises(UsageError, match=r"0\.png has changed while it was read"):
+        embed_images(encoder, images, options)
+    assert shards(options) == []
+
+
+def test_runs_at_the_same_time(options, images):
+    expected = embed_images(Counting(), images, replace(options, cache=None)).features
+
+    def run(number: int) -> np.ndarray:
+        if number % 4 == 3:
+            cache.clear(Path(str(options.cache)))
+        return embed_images(Counting(), images[:: 1 if number % 2 else -1], options).features
+
+    with ThreadPoolExecutor(8) as pool:
+        for number, found in enumerate(pool.map(run, range(40))):
+            np.testing.assert_array_equal(found, expected[:: 1 if number % 2 else -1])
+    for path in shards(options):
+        assert cache._keys_of(path)
+
+
+def test_info_and_clear(encoder, options, images, monkeypatch, tmp_path, capsys):
+    def command(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            main(["cache", *arguments])
+        assert not ended.value.code
+        return capsys.readouterr().out
+
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "own"))
+    assert "0.0 MB of 20 GB" in command("info")
+    kept = replace(options, cache=str(cache.embeddings_folder()))
+    embed_images(encoder, images, kept)
+    embed_texts(encoder, TEXTS, kept)
+    size = sum(path.stat().st_size for path in shards(kept))
+    document = json.loads(command("info", "--json"))
+    assert document["bytes"] == size
+    assert document["limit_bytes"] == 20_000_000_000
+    counts = {space["identity"]["role"]: space["embeddings"] for space in document["spaces"]}
+    assert counts == {"image": IMAGES, "text": 20}
+    assert "sums" in command("info")
+    assert json.loads(command("clear", "--json"))[0]["removed_bytes"] == size
+    assert list(cache.embeddings_folder().iterdir()) == []
+    assert json.loads(command("clear", "--json"))[0]["removed_bytes"] == 0

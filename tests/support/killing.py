@@ -1,0 +1,129 @@
+"""`python -m support.killing DATA.yaml FOLDER TRIALS SEED`: a measurement killed again and again.
+
+Every trial measures with an empty cache in a forked process, kills it with SIGKILL at a random
+moment, measures once more and prints a JSON line with what a test compares. This process has loaded
+the libraries and the model, so that a trial costs what it measures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+from cosmos_eval import embed, encoders
+from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.plan import Machine, Plan, make_plan
+from cosmos_eval.run import run_all
+from cosmos_eval.store import write_result
+from cosmos_eval.types import Progress, RunOptions
+
+PARITY = Path(__file__).parents[1] / "parity"
+SHARD = {"image": 4, "text": 6}
+
+
+def main() -> None:
+    data, folder, trials, seed = sys.argv[1:]
+    embed.IMAGES_A_SHARD, embed.TEXTS_A_SHARD = SHARD["image"], SHARD["text"]
+    encoders.load_encoder = cache(encoders.load_encoder)
+    list(run_all(_plan(data, None)))  # loads everything that is loaded late
+    root = Path(folder)
+    whole = _forked(lambda: _measure(data, root / "whole"))
+    seconds = _wait(whole, root / "whole")
+    moments = random.Random(int(seed))
+    for number in range(int(trials)):
+        place = root / str(number)
+        killed = _forked(lambda place=place: _measure(data, place))  # type: ignore[misc]
+        while not (place / "started").exists():
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, seconds))
+        os.kill(killed, signal.SIGKILL)
+        os.waitpid(killed, 0)
+        before = _encoded(place)
+        results = [path.name for path in (place / "results").glob("*.json")]
+        _wait(_forked(lambda place=place: _measure(data, place)), place)  # type: ignore[misc]
+        line = {
+            "killed_after": before,
+            "in_all": _encoded(place),
+            "finished": results,
+            "files": _files(place),
+        }
+        print(json.dumps(line), flush=True)
+        shutil.rmtree(place)
+    print(json.dumps({"in_all": _encoded(root / "whole"), "files": _files(root / "whole")}))
+
+
+def _files(place: Path) -> list[str]:
+    """The names, but for what a process that was killed while it wrote leaves hidden."""
+    return sorted(path.name for path in (place / "results").glob("[!.]*"))
+
+
+def _forked(act: Callable[[], None]) -> int:
+    child = os.fork()
+    if child:
+        return child
+    try:
+        act()
+    except BaseException as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        os._exit(1)
+    os._exit(0)
+
+
+def _wait(child: int, place: Path) -> float:
+    """Seconds from the end of loading to the end."""
+    _, status = os.waitpid(child, 0)
+    if status:
+        raise RuntimeError(f"a measurement ended with status {status}")
+    return time.time() - (place / "started").stat().st_mtime
+
+
+def _measure(data: str, place: Path) -> None:
+    """What `cosmos-eval run` does, noting every input that a model encodes."""
+    place.mkdir(parents=True, exist_ok=True)
+    _note_encoded(place)
+
+    def watch(what: str, step: Progress) -> None:
+        if step.phase == "load" and step.done:
+            (place / "started").touch()
+
+    for finished in run_all(_plan(data, place / "cache"), watch):
+        write_result(place / "results", *finished)
+
+
+def _plan(data: str, kept: Path | None) -> Plan:
+    return make_plan(
+        datasets=[data],
+        models=[f"cosmos:{PARITY / 'checkpoint.pt'}"],
+        arch=str(PARITY / "model_config.json"),
+        options=RunOptions(cache=kept and str(kept), batch_size=2, workers=1),
+        machine=Machine(device="cpu"),
+    )
+
+
+def _note_encoded(place: Path) -> None:
+    for name, role in (("encode_image", "image"), ("encode_text", "text")):
+        encode = getattr(ClipEncoder, name)
+
+        def noting(encoder, inputs, encode=encode, role=role):  # type: ignore[no-untyped-def]
+            features = encode(encoder, inputs)
+            with (place / role).open("ab") as file:
+                file.write(b"." * len(inputs))
+            return features
+
+        setattr(ClipEncoder, name, noting)
+
+
+def _encoded(place: Path) -> dict[str, int]:
+    return {role: (place / role).stat().st_size if (place / role).exists() else 0 for role in SHARD}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""What the processes of one measurement do, for the length of a test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from cosmos_eval.plan import Machine, make_plan
+from cosmos_eval.processes import joined
+from cosmos_eval.run import run_all
+from cosmos_eval.share import Share
+from cosmos_eval.store import write_result
+from cosmos_eval.types import RunOptions
+
+
+def measure_together(
+    datasets: Sequence[str], checkpoint: str, arch: str, output: str
+) -> list[dict[str, float]]:
+    """The metrics of every data set as this process has them; the first one writes the results."""
+    with joined() as share:
+        return measure(share, datasets, checkpoint, arch, output)
+
+
+def measure(
+    share: Share, datasets: Sequence[str], checkpoint: str, arch: str, output: str
+) -> list[dict[str, float]]:
+    """The metrics of every data set; nothing is kept."""
+    plan = make_plan(
+        datasets=datasets,
+        models=[f"cosmos:{checkpoint}"],
+        arch=arch,
+        options=RunOptions(share=share, workers=1),
+        machine=Machine(device="cpu"),
+    )
+    metrics = []
+    for finished in run_all(plan):
+        if share.rank == 0:
+            write_result(Path(output), *finished)
+        metrics.append(dict(finished.row.metrics))
+    return metrics
