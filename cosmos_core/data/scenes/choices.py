@@ -16,12 +16,18 @@ import numpy as np
 
 from .captions import PLACE_PHRASES
 from .classes import COLOURS, PALETTE, SIDE, THINGS
-from .compose import LARGE, SMALL, Thing
+from .compose import LARGE, SMALL, Thing, place_of
 
 ATTRIBUTES = ("colour", "place", "kind", "size")
 
 # Pixels that a thing's centre must lie outside of a place for that place to be clearly wrong.
 _CLEAR = 8.0
+# Place -> its column and row of thirds.
+_THIRDS = {
+    place_of((x * SIDE // 3, y * SIDE // 3, (x + 1) * SIDE // 3, (y + 1) * SIDE // 3)): (x, y)
+    for x in range(3)
+    for y in range(3)
+}
 _VALUES = {
     "colour": tuple(PALETTE),
     "place": tuple(PLACE_PHRASES),
@@ -105,15 +111,10 @@ def _is_wrong(claim: Claim, things: Sequence[Thing]) -> bool:
 
 def _outside(thing: Thing, place: str) -> float:
     """Pixels along the farther axis from a thing's centre to the third of the image of a place."""
+    column, row = _THIRDS[place]
     x0, y0, x1, y1 = thing.box
-    words = place.split()
-    column = 0 if "left" in words else 2 if "right" in words else 1
-    row = 0 if {"upper", "top"} & set(words) else 2 if {"lower", "bottom"} & set(words) else 1
-    gaps = []
-    for centre, third in (((x0 + x1) / 2, column), ((y0 + y1) / 2, row)):
-        low, high = third * SIDE / 3, (third + 1) * SIDE / 3
-        gaps.append(max(low - centre, centre - high, 0.0))
-    return max(gaps)
+    x, y = 1.5 * (x0 + x1) / SIDE, 1.5 * (y0 + y1) / SIDE
+    return max(column - x, x - column - 1, row - y, y - row - 1, 0.0) * SIDE / 3
 
 
 def _caption(pair: _Pair) -> str:
