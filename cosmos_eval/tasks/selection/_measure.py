@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
@@ -59,9 +60,10 @@ def measure_data(
         AVERAGED: data.subsets.averaged,
         CLUSTER: clusters,
     }
+    metrics = metrics_from_samples(samples)
     return Measurement(
-        metrics=metrics_from_samples(samples),
-        intervals=_intervals(hits, data, clusters, options.seed),
+        metrics=metrics,
+        intervals=_intervals(metrics, hits, data, clusters, options.seed),
         n_samples=len(clusters),
         samples=samples,
         hashes={"sample_list": _sample_list_hash(data)},
@@ -109,9 +111,13 @@ def _clusters(data: SelectionData) -> NDArray[np.int64]:
 
 
 def _intervals(
-    hits: Hits, data: SelectionData, clusters: NDArray[np.int64], seed: int
+    metrics: Mapping[str, float],
+    hits: Hits,
+    data: SelectionData,
+    clusters: NDArray[np.int64],
+    seed: int,
 ) -> dict[str, Interval]:
-    """Of all scores; Wilson's where no items share an image, else by resampling images."""
+    """Of all metrics; Wilson's where no items share an image, else by resampling images."""
     scores = {"accuracy": hits[CORRECT]}
     if TEXT in hits:
         group = hits[TEXT] & hits[IMAGE]
@@ -123,11 +129,11 @@ def _intervals(
         table = np.stack(list(scores.values()), axis=1)
         found = cluster_bootstrap(table, clusters, seed=seed)
         intervals = dict(zip(scores, found, strict=True))
-    subset = data.subsets.of_item
-    averaged = data.subsets.averaged[subset]
-    if len(np.unique(subset[averaged])) > 1:
+    if "mean_subset_accuracy" in metrics:
+        subset = data.subsets.of_item
+        kept = data.subsets.averaged[subset]
         intervals["mean_subset_accuracy"] = mean_of_groups_bootstrap(
-            subset[averaged], hits[CORRECT][averaged], clusters[averaged], seed=seed
+            subset[kept], hits[CORRECT][kept], clusters[kept], seed=seed
         )
     return intervals
 

@@ -102,6 +102,8 @@ def test_metrics_and_subsets_by_hand() -> None:
         # The second subset is empty, the fourth is left out.
         "mean_subset_accuracy": pytest.approx(5 / 6),
     }
+    halves = np.array([0, 0, 0, 2, 2, 2])
+    assert set(selection_metrics(correct, None, halves, np.array([True] * 3))) == {"accuracy"}
     alone = selection_metrics(correct, None, np.zeros(6, int), np.array([True]))
     assert alone == {"accuracy": 0.5}
 
