@@ -17,6 +17,10 @@ FAMILIES = {
     "sclip": "published numbers of github.com/wangf3014/SCLIP",
     "clearclip": "published numbers of ClearCLIP, arXiv 2407.12442",
     "naclip": "published numbers of github.com/sinahmr/NACLIP",
+    "sugarcrepe": "SugarCrepe, arXiv 2306.14610, and CLIP Benchmark's sugar_crepe",
+    "winoground": "Winoground, arXiv 2204.03162, and CLIP Benchmark's winoground",
+    "mmvp": "MMVP-VLM, arXiv 2401.06209",
+    "aro": "ARO, arXiv 2210.01936",
     "user": "your own data sets",
 }
 

@@ -32,6 +32,7 @@ CHECKED: Mapping[Task, str] = {
     "seg": "every file, the size of every image, every pixel of every label map",
     "cls": "class folders and their names; images are listed, not decoded",
     "retrieval": "the annotation file and that every image is there; none is decoded",
+    "select": "captions, numbers of items, and that every image is there; none is decoded",
 }
 """What is looked at, a task."""
 

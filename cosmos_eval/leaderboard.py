@@ -28,6 +28,13 @@ HEADLINES: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
         "cls": {"acc1": "acc1"},
         "seg": {"mIoU": "mIoU", "mIoU_things": "mIoU things", "mIoU_stuff": "mIoU stuff"},
+        "select": {
+            "accuracy": "accuracy",
+            "mean_subset_accuracy": "mean over subsets",
+            "text_score": "text score",
+            "image_score": "image score",
+            "group_score": "group score",
+        },
     }
 )
 

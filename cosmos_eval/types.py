@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from cosmos_eval.share import ALONE, Share
 
-Task = Literal["retrieval", "cls", "seg"]
+Task = Literal["retrieval", "cls", "seg", "select"]
 Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Refinement = Literal["pamr"]
+SelectionLayout = Literal["items", "pairs", "sugarcrepe", "mmvp", "aro"]
+PairAccuracy = Literal["group", "image"]
 Rgb = tuple[float, float, float]
 
 
@@ -98,6 +100,32 @@ class ClassificationProtocol(Protocol):
     class_names: Mapping[str, str] = field(default_factory=dict)
     class_list: str | None = None
     templates: tuple[str, ...] | str = "openai-imagenet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectionProtocol(Protocol):
+    """Images, each with captions of which one is right, or pairs of two images and two captions.
+
+    `annotations` is a file, for `sugarcrepe` a folder with a file a subset, in the form that
+    `layout` names (docs/data.md describes each); images are paths below `images`, with
+    `image_suffix` added. `subset_key` is where a record says its subset. `template` is what
+    captions are put into. `pair_accuracy` says when a pair counts as right: when each caption
+    finds its image (`image`), or each image its caption as well (`group`). `left_out` and
+    `smallest` keep subsets out of the mean over subsets: those named, and those with fewer items.
+    `n_items` and `subset_items` are how many there are where that is known.
+    """
+
+    images: str
+    annotations: str
+    layout: SelectionLayout
+    image_suffix: str = ""
+    subset_key: str = "subset"
+    template: str = "{}"
+    pair_accuracy: PairAccuracy = "group"
+    left_out: tuple[str, ...] = ()
+    smallest: int = 1
+    n_items: int | None = None
+    subset_items: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

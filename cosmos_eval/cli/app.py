@@ -15,7 +15,7 @@ from cosmos_eval.types import UsageError
 
 app = typer.Typer(
     name="cosmos-eval",
-    help="Measure CLIP-like models: retrieval, zero-shot classification and segmentation.",
+    help="Measure CLIP-like models: retrieval, classification, segmentation, caption selection.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -37,7 +37,7 @@ def _global_options(
         bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
     ] = False,
 ) -> None:
-    """Measure CLIP-like models: retrieval, zero-shot classification and segmentation."""
+    """Measure CLIP-like models: retrieval, classification, segmentation, caption selection."""
 
 
 def main(arguments: list[str] | None = None) -> None:

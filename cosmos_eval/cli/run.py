@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 def run(
     task: Annotated[
-        Literal["retrieval", "cls", "seg", "all"],
+        Literal["retrieval", "cls", "seg", "select", "all"],
         typer.Option(help="Measure only this task."),
     ] = "all",
     dataset: Annotated[

@@ -85,6 +85,37 @@ def mean_class_recall_bootstrap(
     return _percentile(means, "bootstrap", level)
 
 
+def mean_of_groups_bootstrap(
+    groups: NDArray[np.integer],
+    hits: NDArray[np.bool_],
+    clusters: NDArray[np.integer],
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Percentile interval of the mean over groups of their share of hits, whole clusters resampled.
+
+    `groups`, `hits` and `clusters` are (N,); a cluster may reach over several groups. A group that
+    a resample does not draw is left out of its mean. Raises ValueError without values.
+    """
+    if len(groups) == 0:
+        raise ValueError("no values to resample")
+    names, group = np.unique(groups, return_inverse=True)
+    labels, cluster = np.unique(clusters, return_inverse=True)
+    cells, shape = cluster * len(names) + group, (len(labels), len(names))
+    counts = np.bincount(cells, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
+    sums = np.bincount(cells, weights=hits, minlength=math.prod(shape)).reshape(shape)
+    rng = np.random.default_rng(seed)
+    means = []
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        drawn = _draw_counts(rng, len(labels), min(_RESAMPLES_AT_ONCE, resamples - start))
+        total = drawn @ counts
+        share = np.divide(drawn @ sums, total, out=np.zeros(total.shape), where=total > 0)
+        means.append(share.sum(axis=1) / (total > 0).sum(axis=1))
+    return _percentile(np.concatenate(means), "cluster bootstrap", level)
+
+
 def _draw_counts(rng: np.random.Generator, clusters: int, resamples: int) -> NDArray[np.float64]:
     """How often each cluster is drawn, (resamples, clusters): uniform multinomial counts."""
     drawn = rng.integers(clusters, size=(resamples, clusters))

@@ -10,6 +10,7 @@ from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.protocols.scenes import DEFAULT, prepare_scenes, scenes_protocols
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
+from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.protocols.user import read_protocol
 from cosmos_eval.types import Protocol, UsageError, nearest
 
@@ -24,7 +25,7 @@ __all__ = [
 
 def known_protocols() -> Mapping[str, Protocol]:
     """Every data set that can be named, by name: the embedded ones first."""
-    return {**scenes_protocols(), **RETRIEVAL, **CLASSIFICATION, **SEGMENTATION}
+    return {**scenes_protocols(), **RETRIEVAL, **CLASSIFICATION, **SEGMENTATION, **SELECTION}
 
 
 def embedded_protocols() -> Sequence[Protocol]:

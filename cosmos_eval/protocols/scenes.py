@@ -24,10 +24,11 @@ from cosmos_eval.types import (
     Protocol,
     RetrievalProtocol,
     SegmentationProtocol,
+    SelectionProtocol,
     UsageError,
 )
 
-DEFAULT = ("scenes-retrieval", "scenes-cls", "scenes-seg")
+DEFAULT = ("scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select")
 """Data sets that a run without arguments measures."""
 
 FAMILY = "scenes"
@@ -51,6 +52,7 @@ STUFF_PROMPTS = ("with {}",)
 SHORT_SIDE, WINDOW, STRIDE = 128, 40, 20
 
 _COCO = "coco/annotations"
+_COCO_IMAGES = "coco/images/test"
 _SMALL_FOLDER = "folder/small"
 _SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
 
@@ -68,6 +70,15 @@ def scenes_protocols() -> Mapping[str, Protocol]:
             templates=THING_TEMPLATES,
         ),
         _segmentation("scenes-seg", root, "voc/SegmentationClass"),
+        # cosmos_core.data.scenes.choices says how the wrong captions are made.
+        SelectionProtocol(
+            dataset="scenes-select",
+            family=FAMILY,
+            root=root,
+            images=_COCO_IMAGES,
+            annotations="choices",
+            layout="sugarcrepe",
+        ),
         ClassificationProtocol(
             dataset="scenes-cls-small",
             family=FAMILY,
@@ -87,7 +98,7 @@ def _retrieval(dataset: str, root: str, annotations: str) -> RetrievalProtocol:
         dataset=dataset,
         family=FAMILY,
         root=root,
-        images="coco/images/test",
+        images=_COCO_IMAGES,
         annotations=annotations,
     )
 
@@ -142,7 +153,7 @@ def prepare_scenes() -> None:
 def _render(folder: Path) -> Path:
     from cosmos_core.data.scenes import TEST, write_layouts
 
-    layouts = ("coco", "folder", "voc", "records")
+    layouts = ("coco", "folder", "voc", "records", "choices")
     write_layouts(folder, split=TEST, count=TEST_IMAGES, layouts=layouts)
     scenes = json.loads((folder / "annotations.json").read_text("utf-8"))["scenes"]
     coco = json.loads((folder / _COCO / "captions_test_joined.json").read_text("utf-8"))
@@ -163,7 +174,7 @@ def _cut_out_small(scene: Mapping[str, Any], folder: Path) -> None:
     left, top, right, bottom = thing["box"]
     target = folder / _SMALL_FOLDER / thing["kind"] / f"{scene['id']}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(folder / "coco/images/test" / f"{scene['id']}.jpg") as picture:
+    with Image.open(folder / _COCO_IMAGES / f"{scene['id']}.jpg") as picture:
         side = min(round(1.5 * max(right - left, bottom - top)), *picture.size)
         x = min(max((left + right - side) // 2, 0), picture.width - side)
         y = min(max((top + bottom - side) // 2, 0), picture.height - side)

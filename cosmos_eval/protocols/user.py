@@ -17,10 +17,13 @@ import yaml
 from cosmos_eval.types import (
     Attention,
     ClassificationProtocol,
+    PairAccuracy,
     Protocol,
     Refinement,
     RetrievalProtocol,
     SegmentationProtocol,
+    SelectionLayout,
+    SelectionProtocol,
     UsageError,
     nearest,
 )
@@ -32,10 +35,12 @@ _KINDS = MappingProxyType(
         "retrieval": RetrievalProtocol,
         "cls": ClassificationProtocol,
         "seg": SegmentationProtocol,
+        "select": SelectionProtocol,
     }
 )
 # Fields that a file does not set under their own name.
 _DERIVED = {"dataset", "family", "root", "download"}
+_DERIVED_SELECT = {"n_items", "subset_items", "left_out", "smallest"}
 _DERIVED_SEG = {
     *("mmseg_type", "usual_folder", "n_images", "preparation"),
     *("class_names", "queries"),
@@ -96,7 +101,7 @@ def _protocol(content: dict[str, Any], path: Path) -> Protocol:
     fields: dict[str, Any] = {}
     if cls is SegmentationProtocol:
         fields = {"mmseg_type": None, **_classes(content.pop("classes", None), path.parent)}
-    derived = _DERIVED | (_DERIVED_SEG if fields else set())
+    derived = _DERIVED | _DERIVED_SELECT | (_DERIVED_SEG if fields else set())
     settable = {f.name: f for f in dataclasses.fields(cls) if f.name not in derived}
     _refuse_unknown(content, [*settable, *(["classes"] if fields else [])])
     for key, item in settable.items():
@@ -267,6 +272,8 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "Attention": _one_of(Attention),
         "Rgb": _rgb,
         "Refinement": _one_of(Refinement),
+        "SelectionLayout": _one_of(SelectionLayout),
+        "PairAccuracy": _one_of(PairAccuracy),
         "tuple[str, ...] | str": _text_or_texts,
         "Mapping[str, str]": _names,
         "Mapping[str, tuple[str, ...]]": _groups,

@@ -13,6 +13,7 @@ from cosmos_eval.types import (
     RetrievalProtocol,
     RunOptions,
     SegmentationProtocol,
+    SelectionProtocol,
     Task,
 )
 
@@ -24,6 +25,7 @@ _TASKS: dict[type[Protocol], Task] = {
     RetrievalProtocol: "retrieval",
     ClassificationProtocol: "cls",
     SegmentationProtocol: "seg",
+    SelectionProtocol: "select",
 }
 
 
@@ -57,6 +59,10 @@ def room_of(protocol: Protocol) -> Room:
             from cosmos_eval.tasks import classification
 
             return _one_by_one(classification.check, classification.measure)
+        case "select":
+            from cosmos_eval.tasks import selection
+
+            return _one_by_one(selection.check, selection.measure)
         case "seg":
             from cosmos_eval.tasks import segmentation
 

@@ -29,6 +29,13 @@ def fingerprint(items: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(list(items), ensure_ascii=True).encode()).hexdigest()
 
 
-def limit_notes(options: RunOptions) -> tuple[str, ...]:
+def limit_notes(options: RunOptions, samples: str = "images") -> tuple[str, ...]:
     """The note of a result that covers the first samples only."""
-    return () if options.limit is None else (f"at most {options.limit} images were measured",)
+    return () if options.limit is None else (f"at most {options.limit} {samples} were measured",)
+
+
+def truncation_notes(truncated: int, captions: int) -> tuple[str, ...]:
+    """The note of a result some of whose captions were cut."""
+    if not truncated:
+        return ()
+    return (f"{truncated} of {captions} captions did not fit the model's context and were cut",)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 
 from .captions import join
+from .choices import ATTRIBUTES, choose
 from .classes import CLASSES, TEST, THINGS
 from .scene import Scene, split_scenes
 from .vocabulary import CONTEXT_LENGTH
@@ -215,6 +216,32 @@ class _RecordWriter:
         _dump(self._path, {"split": self._split, "classes": CLASSES, "scenes": self._records})
 
 
+class _ChoicesWriter:
+    """SugarCrepe's form: a JSON file an attribute, of images and a right and a wrong caption.
+
+    The images are those of the COCO layout.
+    """
+
+    def __init__(self, root: Path, split: str, shard_size: int) -> None:
+        self._root = root / "choices"
+        self._records: dict[str, dict[str, dict[str, str]]] = {name: {} for name in ATTRIBUTES}
+
+    def add(self, entry: _Entry) -> None:
+        # A stream of its own, so that the captions of scenes stay what they are.
+        rng = np.random.default_rng(entry.number)
+        for attribute, records in self._records.items():
+            choice = choose(rng, entry.scene.things, attribute)
+            records[str(len(records))] = {
+                "filename": f"{entry.id}.jpg",
+                "caption": choice.caption,
+                "negative_caption": choice.negative,
+            }
+
+    def close(self) -> None:
+        for attribute, records in self._records.items():
+            _dump(self._root / f"{attribute}.json", records)
+
+
 _WRITERS: MappingProxyType[str, Callable[[Path, str, int], _Writer]] = MappingProxyType(
     {
         "coco": _CocoWriter,
@@ -222,6 +249,7 @@ _WRITERS: MappingProxyType[str, Callable[[Path, str, int], _Writer]] = MappingPr
         "voc": _VocWriter,
         "shards": _ShardWriter,
         "records": _RecordWriter,
+        "choices": _ChoicesWriter,
     }
 )
 LAYOUTS = tuple(_WRITERS)

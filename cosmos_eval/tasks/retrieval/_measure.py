@@ -10,7 +10,7 @@ from cosmos_eval.embed import embed_images, embed_texts
 from cosmos_eval.encoder import Encoder
 from cosmos_eval.metrics.intervals import cluster_bootstrap
 from cosmos_eval.metrics.retrieval import RECALL_AT, RetrievalRanks, recalled, retrieval_ranks
-from cosmos_eval.tasks.images import fingerprint, limit_notes
+from cosmos_eval.tasks.images import fingerprint, limit_notes, truncation_notes
 from cosmos_eval.tasks.retrieval._data import RetrievalData
 from cosmos_eval.tasks.retrieval._samples import (
     IMAGE_OF_TEXT,
@@ -47,7 +47,7 @@ def measure_data(
             "captions": captioned - imaged,
             "metrics": perf_counter() - captioned,
         },
-        notes=(*limit_notes(options), *_truncation_notes(texts.truncated, len(data.captions))),
+        notes=(*limit_notes(options), *truncation_notes(texts.truncated, len(data.captions))),
     )
 
 
@@ -64,9 +64,3 @@ def _intervals(ranks: RetrievalRanks, data: RetrievalData, seed: int) -> dict[st
 
 def _sample_list_hash(data: RetrievalData) -> str:
     return fingerprint([data.names, data.captions, data.image_of_text.tolist()])
-
-
-def _truncation_notes(truncated: int, captions: int) -> tuple[str, ...]:
-    if not truncated:
-        return ()
-    return (f"{truncated} of {captions} captions did not fit the model's context and were cut",)

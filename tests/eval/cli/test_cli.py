@@ -88,7 +88,7 @@ def test_help_is_quick(tmp_path):
         ([], "Missing command"),
         (["rum"], "No such command 'rum'"),
         (["run", "--modle", "x"], "No such option"),
-        (["run", "--task", "segm"], "'segm' is not one of 'retrieval', 'cls', 'seg', 'all'"),
+        (["run", "--task", "segm"], "'segm' is not one of 'retrieval', 'cls', 'seg', 'select'"),
         (["run", "--limit", "0"], "--limit"),
         (["run", "--limit", "few"], "--limit"),
         (["run", "--model", "scenes-cosmo"], "unknown model 'scenes-cosmo'; .*scenes-cosmos"),

@@ -25,9 +25,9 @@ SCENES = 37  # more than a batch, and than a shard
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The three tasks on few scenes, as a user's files."""
+    """All tasks on few scenes, as a user's files."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_layouts(folder, split=TEST, count=SCENES, layouts=["coco", "folder", "voc"])
+    write_layouts(folder, split=TEST, count=SCENES, layouts=["coco", "folder", "voc", "choices"])
     classes = ", ".join(CLASSES)
     for name, text in {
         "found": "kind: retrieval\nimages: coco/images/test\n"
@@ -36,6 +36,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "segmented": "kind: seg\nimages: voc/JPEGImages\nmasks: voc/SegmentationClass\n"
         "split: voc/ImageSets/Segmentation/test.txt\ntemplates: ['{}']\n"
         f"short_side: 64\nwindow: 32\nstride: 16\nclasses: [{classes}]\n",
+        "chosen": "kind: select\nimages: coco/images/test\nannotations: choices\n"
+        "layout: sugarcrepe\n",
     }.items():
         (folder / f"{name}.yaml").write_text(text)
     return folder
@@ -63,7 +65,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[di
 
 
 def arguments(data: Path, output: Path) -> tuple[list[str], str, str, str]:
-    datasets = [str(data / f"{name}.yaml") for name in ("found", "named", "segmented")]
+    datasets = [str(data / f"{name}.yaml") for name in ("found", "named", "segmented", "chosen")]
     return datasets, f"{PARITY}/checkpoint.pt", f"{PARITY}/model_config.json", str(output)
 
 

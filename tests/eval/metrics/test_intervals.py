@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from cosmos_eval.metrics.intervals import cluster_bootstrap, mean_class_recall_bootstrap, wilson
+from cosmos_eval.metrics.intervals import (
+    cluster_bootstrap,
+    mean_class_recall_bootstrap,
+    mean_of_groups_bootstrap,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 7), (7, 7), (1, 3), (412, 500), (1, 100_000)])
@@ -83,3 +88,29 @@ def test_nothing_to_resample() -> None:
         cluster_bootstrap(np.empty((0, 1)), [])
     with pytest.raises(ValueError, match="no values"):
         mean_class_recall_bootstrap(np.empty(0, int), np.empty(0, bool))
+
+
+def test_mean_of_groups_equals_a_plain_bootstrap_over_clusters() -> None:
+    rng = np.random.default_rng(6)
+    clusters = rng.integers(0, 40, 200)
+    groups = rng.choice([0, 2, 3], size=200, p=[0.1, 0.3, 0.6])
+    hits = (rng.random(200) + rng.random(40)[clusters]) / 2 < np.array([0.7, 0, 0.5, 0.4])[groups]
+    labels = np.unique(clusters)
+    rows = [np.flatnonzero(clusters == label) for label in labels]
+    means = []
+    for _ in range(3000):
+        drawn = np.concatenate([rows[i] for i in rng.integers(len(labels), size=len(labels))])
+        means.append(
+            np.mean([hits[drawn][groups[drawn] == g].mean() for g in np.unique(groups[drawn])])
+        )
+    found = mean_of_groups_bootstrap(groups, hits, clusters, resamples=20_000)
+    assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.012)
+    assert found.method == "cluster bootstrap"
+
+
+def test_mean_of_groups_leaves_out_groups_that_were_not_drawn() -> None:
+    arguments = np.array([0, 1]), np.array([True, False]), np.array([7, 9])
+    found = mean_of_groups_bootstrap(*arguments, resamples=400)
+    assert (found.low, found.high) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="no values"):
+        mean_of_groups_bootstrap(*(some[:0] for some in arguments))

@@ -11,7 +11,8 @@ from PIL import Image
 
 from cosmos_core.data import scenes as core
 from cosmos_eval.protocols import scenes
-from cosmos_eval.types import RetrievalProtocol, SegmentationProtocol, UsageError
+from cosmos_eval.tasks.selection._data import open_data
+from cosmos_eval.types import RetrievalProtocol, RunOptions, SegmentationProtocol, UsageError
 
 
 @pytest.fixture
@@ -62,6 +63,15 @@ def test_small_label_maps_ignore_the_dominant_thing(small):
         small_only = np.asarray(Image.open(root / alone.masks / name))
         assert (full == label).any()
         assert ((small_only == alone.ignore_index) == (full == label)).all()
+
+
+def test_choices_are_a_right_and_a_wrong_caption_of_every_scene(small):
+    scenes.prepare_scenes()
+    protocol = scenes.scenes_protocols()["scenes-select"]
+    data = open_data(protocol, RunOptions())
+    assert data.subsets.names == ("colour", "kind", "place", "size")
+    assert np.bincount(data.subsets.of_item).tolist() == [10] * 4
+    assert len(data.images) == 10
 
 
 def test_cut_outs_show_one_small_thing_a_scene(small):

@@ -11,6 +11,7 @@ from cosmos_eval.types import (
     ClassificationProtocol,
     RetrievalProtocol,
     SegmentationProtocol,
+    SelectionProtocol,
     UsageError,
 )
 
@@ -97,6 +98,18 @@ def test_classification_and_retrieval(read):
     assert retrieval.captions_per_image is None
 
 
+def test_selection(read):
+    items = read("kind: select\nimages: i\nannotations: items.csv\nlayout: items\n")
+    assert isinstance(items, SelectionProtocol)
+    assert (items.annotations, items.template, items.pair_accuracy) == ("items.csv", "{}", "group")
+    pairs = read(
+        "kind: select\nimages: i\nannotations: p.jsonl\nlayout: pairs\nimage_suffix: .png\n"
+        "subset_key: tag\ntemplate: a photo of {}\npair_accuracy: image\n"
+    )
+    assert isinstance(pairs, SelectionProtocol)
+    assert (pairs.layout, pairs.subset_key, pairs.pair_accuracy) == ("pairs", "tag", "image")
+
+
 def test_classes_in_a_file_are_a_line_each_with_their_prompts(read, tmp_path):
     (tmp_path / "names.txt").write_text("background\nperson, person in shirt\nship \n")
     protocol = read(SEG + "classes: names.txt\n")
@@ -124,7 +137,7 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kind: segg\n", "`kind` must be one of retrieval, cls, seg, not 'segg'"),
+        ("kind: segg\n", "`kind` must be one of retrieval, cls, seg, select, not 'segg'"),
         ("images: a\n", "`kind` must be one of"),
         ("[1, 2]", "must hold keys and values"),
         ("", "must hold keys and values"),
@@ -136,6 +149,12 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
         ("kind: cls\nfolder: a\nclass_names: [a]\n", "`class_names` must map"),
         ("kind: cls\nfolder: a\ntemplates: []\n", "`templates` must be a list"),
         ("kind: retrieval\nimages: i\nannotations: c\ncaptions_per_image: x\n", "whole number"),
+        ("kind: select\nimages: i\nannotations: c\n", "`layout` is missing"),
+        (
+            "kind: select\nimages: i\nannotations: c\nlayout: triples\n",
+            "`layout` must be one of items, pairs, .*not 'triples'",
+        ),
+        ("kind: select\nimages: i\nn_items: 3\n", "unknown key `n_items`"),
         (SEG, "`classes` must list the class names"),
         (SEG + "classes: [sky, no]\n", r"`classes\[1\]` must be text, not False; .*quotes"),
         (SEG + "classes: [sky, sky]\n", "names 'sky' twice"),

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 import cosmos_eval
 from cosmos_eval import encoders
+from cosmos_eval.doctor import CHECKED
+from cosmos_eval.leaderboard import HEADLINES
 from cosmos_eval.plan import Machine, Plan, make_plan
+from cosmos_eval.protocols import known_protocols
 from cosmos_eval.run import run, run_all
 from cosmos_eval.store import read_result, write_result
-from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
+from cosmos_eval.tasks import task_of
+from cosmos_eval.types import ModelSpec, Progress, RunOptions, Task, UsageError
 
 SPEC = ModelSpec(text="cosmos:mine.pt", kind="cosmos", name="mine.pt")
 YAML = "kind: cls\nfolder: photos\ntemplates: ['{}']\n"
@@ -97,11 +104,21 @@ def test_run_and_evaluate_return_the_row(photos, loads):
     assert row.provenance["limit"] == 2
 
 
+def test_every_task_is_known_wherever_tasks_are_listed():
+    tasks = set(get_args(Task))
+    assert set(HEADLINES) == tasks
+    assert set(CHECKED) == tasks
+    schema = json.loads(files("cosmos_eval").joinpath("schema.json").read_text("utf-8"))
+    assert set(schema["properties"]["task"]["enum"]) == tasks
+    assert {task_of(protocol) for protocol in known_protocols().values()} == tasks
+    assert {task_of(protocol) for protocol in make_plan().protocols} == tasks
+
+
 def test_a_default_plan_is_the_bundled_models_on_the_embedded_data():
     plan = make_plan()
     assert {"scenes-cosmos", "scenes-clip"} <= {spec.text for spec in plan.specs}
     names = [protocol.dataset for protocol in plan.protocols]
-    assert names == ["scenes-retrieval", "scenes-cls", "scenes-seg"]
+    assert names == ["scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select"]
     assert [p.dataset for p in make_plan(task="seg").protocols] == ["scenes-seg"]
     assert plan.machine == Machine()
     assert isinstance(plan, Plan)

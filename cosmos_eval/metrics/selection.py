@@ -1,0 +1,125 @@
+"""Caption selection: of captions alike but for a detail, does the right one score highest?
+
+Tie rule: what is right must score strictly higher than everything wrong. A model that gives every
+pair one score is thereby always wrong, not always right. Every score is a sum of D products taken
+in the same order, so that equal features tie to the last bit.
+
+Shapes: N items, I images, T captions, D embedding, S subsets. Scores of pairs as in Winoground
+(Thrush et al. 2022, arXiv 2204.03162, section 3.2), with images i0, i1 and their captions c0, c1:
+text: s(c0, i0) > s(c1, i0) and s(c1, i1) > s(c0, i1); image: s(c0, i0) > s(c0, i1) and
+s(c1, i1) > s(c1, i0); group: both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+_BLOCK_BYTES = 64 << 20  # of float32 products
+
+
+class PairHits(NamedTuple):
+    """Whether each image of a pair finds its caption, each caption its image: (N,) each."""
+
+    text: NDArray[np.bool_]
+    image: NDArray[np.bool_]
+
+
+def single_hits(
+    images: NDArray[np.float32],
+    captions: NDArray[np.float32],
+    image_of_item: NDArray[np.integer],
+    captions_of_item: Sequence[NDArray[np.integer]],
+) -> NDArray[np.bool_]:
+    """Whether an item's image (I, D) scores its first caption (T, D) above all its others, (N,).
+
+    `image_of_item` (N,) and `captions_of_item`, two or more an item, are rows of the features.
+    Raises ValueError for features that are not finite.
+    """
+    _require_finite(images, captions)
+    lengths = np.array([len(some) for some in captions_of_item])
+    starts = np.cumsum(lengths) - lengths
+    rows = np.concatenate(captions_of_item)
+    scores = _scores(images, captions, np.repeat(image_of_item, lengths), rows)
+    right = scores[starts].copy()
+    scores[starts] = -np.inf
+    return right > np.maximum.reduceat(scores, starts)
+
+
+def pair_hits(
+    images: NDArray[np.float32],
+    captions: NDArray[np.float32],
+    images_of_item: NDArray[np.integer],
+    captions_of_item: NDArray[np.integer],
+) -> PairHits:
+    """Text and image hits of pairs: (N, 2) rows of image (I, D) and caption (T, D) features.
+
+    Raises ValueError for features that are not finite.
+    """
+    _require_finite(images, captions)
+    rows = np.repeat(images_of_item, 2, axis=1).ravel()
+    columns = np.tile(captions_of_item, (1, 2)).ravel()
+    # s[:, image, caption]
+    s = _scores(images, captions, rows, columns).reshape(-1, 2, 2)
+    return PairHits(
+        text=(s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0]),
+        image=(s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1]),
+    )
+
+
+def subset_accuracies(
+    correct: NDArray[np.bool_], subset: NDArray[np.integer], subsets: int
+) -> NDArray[np.float64]:
+    """Share of hits (N,) in every one of the numbered subsets, (S,); NaN where one is empty."""
+    counts = np.bincount(subset, minlength=subsets)
+    hits = np.bincount(subset, weights=correct, minlength=subsets)
+    return np.divide(hits, counts, out=np.full(subsets, np.nan), where=counts > 0)
+
+
+def selection_metrics(
+    correct: NDArray[np.bool_],
+    pairs: PairHits | None,
+    subset: NDArray[np.integer],
+    averaged: NDArray[np.bool_],
+) -> dict[str, float]:
+    """`accuracy`; of pairs also `text_score`, `image_score` and `group_score`.
+
+    `subset` (N,) numbers subsets and `averaged` (S,) says which make `mean_subset_accuracy`, the
+    mean of their accuracies. It is given where there are several and it is not the accuracy
+    itself, as it is of subsets of one size.
+    """
+    metrics = {"accuracy": float(correct.mean())}
+    if pairs is not None:
+        metrics["text_score"] = float(pairs.text.mean())
+        metrics["image_score"] = float(pairs.image.mean())
+        metrics["group_score"] = float((pairs.text & pairs.image).mean())
+    counts = np.bincount(subset, minlength=len(averaged))
+    chosen = averaged & (counts > 0)
+    same = counts[chosen].sum() == len(subset) and len(np.unique(counts[chosen])) == 1
+    if chosen.sum() > 1 and not same:
+        shares = subset_accuracies(correct, subset, len(averaged))
+        metrics["mean_subset_accuracy"] = float(shares[chosen].mean())
+    return metrics
+
+
+def _scores(
+    images: NDArray[np.float32],
+    captions: NDArray[np.float32],
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+) -> NDArray[np.float32]:
+    """Products of the named rows of both, (K,): not a matrix product, whose columns may be summed
+    in different orders."""
+    at_once = max(1, _BLOCK_BYTES // (4 * images.shape[1]))
+    blocks = [slice(a, a + at_once) for a in range(0, len(rows), at_once)]
+    return np.concatenate(
+        [(images[rows[some]] * captions[columns[some]]).sum(axis=1) for some in blocks]
+    )
+
+
+def _require_finite(images: NDArray[np.float32], captions: NDArray[np.float32]) -> None:
+    if not (np.isfinite(images).all() and np.isfinite(captions).all()):
+        raise ValueError("features hold NaN or infinity")

@@ -1,0 +1,40 @@
+"""Caption selection: which of some captions, alike but for a detail, belongs to an image.
+
+Importing this room imports no torch: data are checked and stored samples recomputed without it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cosmos_eval.tasks.selection._data import open_data
+from cosmos_eval.tasks.selection._samples import metrics_from_samples
+from cosmos_eval.types import (
+    Measurement,
+    OnProgress,
+    RunOptions,
+    SelectionProtocol,
+    no_progress,
+)
+
+if TYPE_CHECKING:
+    from cosmos_eval.encoder import Encoder
+
+__all__ = ["check", "measure", "metrics_from_samples"]
+
+
+def check(protocol: SelectionProtocol, options: RunOptions) -> None:
+    """Raise UsageError where files are missing, malformed, or not the data set's own items."""
+    open_data(protocol, options)
+
+
+def measure(
+    encoder: Encoder,
+    protocol: SelectionProtocol,
+    options: RunOptions,
+    progress: OnProgress = no_progress,
+) -> Measurement:
+    """Accuracy, overall and a subset; `options.limit` keeps the first items of subsets in turn."""
+    from cosmos_eval.tasks.selection._measure import measure_data
+
+    return measure_data(encoder, open_data(protocol, options), protocol, options, progress)

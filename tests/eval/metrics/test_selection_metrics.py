@@ -1,0 +1,116 @@
+"""Which caption is chosen: solved by hand, by plain loops, and for a model that is constant."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cosmos_eval.metrics import selection
+from cosmos_eval.metrics.selection import (
+    PairHits,
+    pair_hits,
+    selection_metrics,
+    single_hits,
+    subset_accuracies,
+)
+
+EYE = np.eye(3, dtype=np.float32)
+
+
+def test_single_images_solved_by_hand() -> None:
+    # Scores of each caption with the three images.
+    captions = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0.5], [0.9, 0.5, 0.5]], np.float32)
+    hits = single_hits(
+        EYE,
+        captions,
+        np.array([0, 0, 1, 2, 2]),
+        [np.array(some) for some in ([0, 1], [0, 2], [1, 0, 2], [2, 0], [1, 0, 2])],
+    )
+    # The second item is a tie, and so is the last, with one of its two wrong captions.
+    assert hits.tolist() == [True, False, True, True, False]
+
+
+def test_pairs_solved_by_hand() -> None:
+    def of(scores: list[list[float]]) -> tuple[bool, bool]:
+        """Rows are images, columns captions."""
+        images = np.eye(2, dtype=np.float32)
+        captions = np.array(scores, np.float32).T
+        hits = pair_hits(
+            images, np.ascontiguousarray(captions), np.array([[0, 1]]), np.array([[0, 1]])
+        )
+        return bool(hits.text[0]), bool(hits.image[0])
+
+    assert of([[0.9, 0.1], [0.2, 0.8]]) == (True, True)
+    # Each image prefers its caption, but the second image scores higher with both.
+    assert of([[0.3, 0.2], [0.4, 0.5]]) == (True, False)
+    # Each caption prefers its image, but the second caption scores higher with both.
+    assert of([[0.3, 0.4], [0.2, 0.5]]) == (False, True)
+    assert of([[0.1, 0.9], [0.8, 0.2]]) == (False, False)
+    assert of([[0.5, 0.5], [0.5, 0.5]]) == (False, False)
+    assert of([[0.5, 0.5], [0.2, 0.8]]) == (False, True)
+
+
+@pytest.mark.parametrize("width", [1, 5, 513])
+def test_a_constant_model_is_always_wrong(width: int) -> None:
+    rng = np.random.default_rng(0)
+    images = np.tile(rng.normal(size=width).astype(np.float32), (7, 1))
+    captions = np.tile(rng.normal(size=width).astype(np.float32), (13, 1))
+    several = [np.array([0, *range(1, 2 + i)]) for i in range(7)]
+    assert not single_hits(images, captions, np.arange(7), several).any()
+    two = np.array([[0, 1], [3, 5]])
+    assert not np.any(pair_hits(images, captions, two, two))
+
+
+@pytest.mark.parametrize("block_bytes", [1, 4 * 4 * 9, 64 << 20])
+def test_equals_plain_loops_with_many_ties(
+    block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(selection, "_BLOCK_BYTES", block_bytes)
+    rng = np.random.default_rng(3)
+    # Small whole numbers: every product is exact, and many are equal.
+    images = rng.integers(-2, 3, (11, 4)).astype(np.float32)
+    captions = rng.integers(-2, 3, (17, 4)).astype(np.float32)
+    s = images @ captions.T
+    image = rng.integers(0, 11, 60)
+    several = [rng.permutation(17)[: rng.integers(2, 6)] for _ in range(60)]
+    expected = [
+        all(s[i, some[0]] > s[i, wrong] for wrong in some[1:])
+        for i, some in zip(image, several, strict=True)
+    ]
+    assert single_hits(images, captions, image, several).tolist() == expected
+    two_images = np.array([rng.permutation(11)[:2] for _ in range(60)])
+    two_captions = np.array([rng.permutation(17)[:2] for _ in range(60)])
+    hits = pair_hits(images, captions, two_images, two_captions)
+    for n, ((i, j), (a, b)) in enumerate(zip(two_images, two_captions, strict=True)):
+        assert hits.text[n] == (s[i, a] > s[i, b] and s[j, b] > s[j, a])
+        assert hits.image[n] == (s[i, a] > s[j, a] and s[j, b] > s[i, b])
+
+
+def test_metrics_and_subsets_by_hand() -> None:
+    correct = np.array([True, True, False, True, False, False])
+    subset = np.array([0, 0, 0, 2, 3, 3])
+    assert subset_accuracies(correct, subset, 4).tolist() == pytest.approx(
+        [2 / 3, np.nan, 1, 0], nan_ok=True
+    )
+    averaged = np.array([True, True, True, False])
+    pairs = PairHits(correct | (subset == 3), correct)
+    assert selection_metrics(correct, pairs, subset, averaged) == {
+        "accuracy": 0.5,
+        "text_score": pytest.approx(5 / 6),
+        "image_score": 0.5,
+        "group_score": 0.5,
+        # The second subset is empty, the fourth is left out.
+        "mean_subset_accuracy": pytest.approx(5 / 6),
+    }
+    halves = np.array([0, 0, 0, 2, 2, 2])
+    assert set(selection_metrics(correct, None, halves, np.array([True] * 3))) == {"accuracy"}
+    alone = selection_metrics(correct, None, np.zeros(6, int), np.array([True]))
+    assert alone == {"accuracy": 0.5}
+
+
+def test_features_that_are_not_finite() -> None:
+    broken = np.where(EYE == 1, np.nan, EYE)
+    with pytest.raises(ValueError, match="NaN"):
+        single_hits(EYE, broken, np.array([0]), [np.array([0, 1])])
+    with pytest.raises(ValueError, match="NaN"):
+        pair_hits(broken, EYE, np.array([[0, 1]]), np.array([[0, 1]]))

@@ -1,0 +1,235 @@
+"""Selection sets in their published layouts and users' own, and what is wrong in files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosmos_eval.protocols.selection import SELECTION
+from cosmos_eval.tasks import selection
+from cosmos_eval.tasks.selection._data import SelectionData, open_data
+from cosmos_eval.types import RunOptions, SelectionProtocol, UsageError
+
+Make = Callable[..., SelectionProtocol]
+
+IMAGES = {"a.png": "red", "b.png": "green"}
+
+
+def opened(protocol: SelectionProtocol, **options: Any) -> SelectionData:
+    return open_data(protocol, RunOptions(**options))
+
+
+def described(data: SelectionData) -> list[tuple[list[str], list[str], str]]:
+    """Every item's image files, captions and subset."""
+    return [
+        (
+            [data.pictures[i].file for i in images],
+            [data.captions[c] for c in captions],
+            data.subsets.names[subset],
+        )
+        for images, captions, subset in zip(
+            data.images_of_item, data.captions_of_item, data.subsets.of_item, strict=True
+        )
+    ]
+
+
+ITEMS = [
+    {"image": "a.png", "caption": "red", "negative": "green", "id": 7},
+    {"image": "b.png", "caption": "green", "negative": "red", "negative_2": "blue", "id": 8},
+]
+ROWS = [["id", "image", "caption", "negative", "negative_2"]]
+ROWS += [["7", "a.png", "red", "green", ""], ["8", "b.png", "green", "red", "blue"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "file"),
+    [
+        (ITEMS, "i.json"),
+        ({"3": ITEMS[0], "9": ITEMS[1]}, "i.json"),
+        (ITEMS, "i.jsonl"),
+        (ROWS, "i.csv"),
+    ],
+)
+def test_own_items_in_every_form(make_set: Make, content: Any, file: str) -> None:
+    data = opened(make_set(IMAGES, content, file))
+    assert described(data) == [
+        (["a.png"], ["red", "green"], ""),
+        (["b.png"], ["green", "red", "blue"], ""),
+    ]
+    assert len(data.captions) == 3
+
+
+def test_sugarcrepe_has_a_file_a_subset(make_set: Make) -> None:
+    def record(name: str, right: str, wrong: str) -> dict[str, str]:
+        return {"filename": name, "caption": right, "negative_caption": wrong}
+
+    files = {
+        "swap_obj.json": {"0": record("a.png", "x", "y"), "2": record("b.png", "y", "x")},
+        "add_att.json": {"0": record("a.png", "z", "x")},
+    }
+    data = opened(make_set(IMAGES, files, "data", layout="sugarcrepe"))
+    assert described(data) == [
+        (["a.png"], ["z", "x"], "add_att"),
+        (["a.png"], ["x", "y"], "swap_obj"),
+        (["b.png"], ["y", "x"], "swap_obj"),
+    ]
+
+
+def test_winoground(make_set: Make) -> None:
+    record = {"id": 0, "image_0": "a", "image_1": "b", "tag": "Adjective", "num_main_preds": 1}
+    record |= {"caption_0": "old kisses young", "caption_1": "young kisses old"}
+    known = SELECTION["winoground"]
+    assert isinstance(known, SelectionProtocol)
+    protocol = make_set(
+        IMAGES,
+        [{**record, "collapsed_tag": "Object"}],
+        "examples.jsonl",
+        layout=known.layout,
+        image_suffix=known.image_suffix,
+        subset_key=known.subset_key,
+    )
+    assert described(opened(protocol)) == [
+        (["a.png", "b.png"], ["old kisses young", "young kisses old"], "Object")
+    ]
+
+
+QUESTIONS = [
+    ["Question ID", "Type", "Statement"],
+    *(["1", "Color", "red"], ["2", "Color", "green"]),
+    *(["31", "Text", "one"], ["32", "Text", "two"]),
+]
+PATTERNS = {f"{name}.jpg": "red" for name in ("Color/1", "Color/2", "Text/31", "Text/32")}
+
+
+def test_mmvp_pairs_are_rows_that_follow_each_other(make_set: Make) -> None:
+    protocol = make_set(
+        PATTERNS, QUESTIONS, "Questions.csv", layout="mmvp", template="a photo of {}"
+    )
+    assert described(opened(protocol)) == [
+        (["Color/1.jpg", "Color/2.jpg"], ["a photo of red", "a photo of green"], "Color"),
+        (["Text/31.jpg", "Text/32.jpg"], ["a photo of one", "a photo of two"], "Text"),
+    ]
+
+
+ARO = {"image_path": "a.png", "true_caption": "x on y", "false_caption": "y on x"}
+BOX = {"bbox_x": 2, "bbox_y": 1, "bbox_w": 4, "bbox_h": 3}
+
+
+def test_aro_looks_at_boxes(make_set: Make, tmp_path: Path) -> None:
+    records = [
+        {**ARO, **BOX, "relation_name": "on"},
+        {**ARO, **BOX, "bbox_x": 0, "relation_name": "by"},
+    ]
+    data = opened(make_set(IMAGES, records, layout="aro"))
+    pixels = np.zeros((6, 8, 3), np.uint8)
+    pixels[1:4, 2:6] = 200
+    Image.fromarray(pixels).save(tmp_path / "images" / "a.png")
+    assert [subset for *_, subset in described(data)] == ["on", "by"]
+    first, second = (np.asarray(source.decode(source.read())) for source in data.images)
+    assert first.shape == (3, 4, 3)
+    assert (first == 200).all()
+    assert (second == pixels[1:4, 0:4]).all()
+    named = [{**ARO, **BOX, "attributes": ["red", "old"]}]
+    assert described(opened(make_set(IMAGES, named, "b.json", layout="aro")))[0][2] == "red_old"
+
+
+def changed(**fields: Any) -> list[dict[str, Any]]:
+    """The items with the second one changed; None takes a field away."""
+    record = {**ITEMS[1], **fields}
+    return [ITEMS[0], {name: value for name, value in record.items() if value is not None}]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (changed(caption=None), r"items\.json, record 1 has no `caption`, only image, negative"),
+        (changed(caption=" "), "record 1: `caption` must be text, not ' '"),
+        (changed(caption=3), "record 1: `caption` must be text, not 3"),
+        (changed(negative=["red", ""]), "record 1: `negative` must be text, not ''"),
+        (changed(negative=None, negative_2=None), "record 1 has no wrong caption"),
+        (changed(caption="blue"), "record 1: 'blue' is the right caption and a wrong one"),
+        (changed(image="no.png"), r"1 of the 2 images of items\.json are not there.*no\.png"),
+        (changed(subset="one"), "1 items have no `subset`, the others have one"),
+        ([], "holds no items"),
+        ("[", r"cannot read .*items\.json"),
+        ("3", "a list of records, or an object"),
+        ([3], "record 0 must hold names and values, not 3"),
+    ],
+)
+def test_bad_items(make_set: Make, content: Any, message: str) -> None:
+    refused(make_set(IMAGES, content), message)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (QUESTIONS[:-1], "has 3 rows: two are a pair, so one is missing"),
+        (
+            [QUESTIONS[0], *QUESTIONS[2:], QUESTIONS[1]],
+            r"line 2: 2 \(Color\) and 31 \(Text\) are no",
+        ),
+        ([QUESTIONS[0], QUESTIONS[2], QUESTIONS[1]], r"2 \(Color\) and 1 \(Color\) are no pair"),
+        ([QUESTIONS[0], QUESTIONS[1][:2]], "line 2 has not as many cells as the header"),
+        ([["Id", *QUESTIONS[0][1:]], *QUESTIONS[1:]], "line 2 has no `Question ID`, only Id, Type"),
+        ([QUESTIONS[0], ["one", "Color", "red"], QUESTIONS[2]], "`Question ID` must be a whole"),
+        ([QUESTIONS[0], QUESTIONS[1], ["2", "Color", "red"]], "'red' is the right caption and a"),
+    ],
+)
+def test_bad_questions(make_set: Make, content: Any, message: str) -> None:
+    refused(make_set(PATTERNS, content, "Questions.csv", layout="mmvp"), message)
+
+
+def test_other_faults(make_set: Make) -> None:
+    twice = [{"image_0": "a.png", "image_1": "a.png", "caption_0": "x", "caption_1": "y"}]
+    refused(make_set(IMAGES, twice, "p.json", layout="pairs"), "both images are a.png")
+    refused(make_set(IMAGES, [{**ARO, **BOX}], "b.json", layout="aro"), "has neither")
+    refused(make_set(IMAGES, "", "items.txt"), r"must be a \.json, \.jsonl or \.csv file")
+    refused(make_set(IMAGES, ITEMS, "c.json", template="a photo"), "must hold '{}' exactly once")
+    refused(make_set(IMAGES, {}, "empty", layout="sugarcrepe"), r"a folder with a \.json file a")
+    with pytest.raises(UsageError, match="--data-root DIR, the folder that holds images/val2017"):
+        selection.check(SELECTION["sugarcrepe"], RunOptions())  # type: ignore[arg-type]
+
+
+def test_counts_are_part_of_a_published_set(make_set: Make) -> None:
+    records = {
+        name: {"0": {"filename": "a.png", "caption": "x", "negative_caption": "y"}}
+        for name in ("one.json", "two.json")
+    }
+    of = {"one": 1, "two": 2}
+    short = make_set(IMAGES, records, "s", layout="sugarcrepe", n_items=3, subset_items=of)
+    refused(short, r"mine: .*s has 1 items of two, not the data set's 2; fetch it again")
+    assert len(opened(short, limit=2).subsets.of_item) == 2
+    other = make_set(
+        IMAGES, records, "o", layout="sugarcrepe", n_items=2, subset_items={"one": 1, "too": 1}
+    )
+    refused(other, "has no subset 'too'; the data set has: one, too")
+    with pytest.raises(UsageError, match="no subset 'too'"):
+        opened(other, limit=1)
+    refused(make_set(IMAGES, ITEMS, n_items=3), "has 2 items, not the data set's 3")
+
+
+def test_known_sets() -> None:
+    sugarcrepe = SELECTION["sugarcrepe"]
+    assert isinstance(sugarcrepe, SelectionProtocol)
+    assert sum(sugarcrepe.subset_items.values()) == sugarcrepe.n_items
+    relation = SELECTION["aro-relation"]
+    assert isinstance(relation, SelectionProtocol)
+    assert len(relation.left_out) == len(set(relation.left_out))
+    assert {"adjusting", "close to", "standing next to", "around"} <= set(relation.left_out)
+    assert not [name for name in relation.left_out if name != name.strip() or not name]
+    for protocol in SELECTION.values():
+        assert isinstance(protocol, SelectionProtocol)
+        assert protocol.n_items
+        assert protocol.download
+        assert protocol.source
+
+
+def refused(protocol: SelectionProtocol, message: str) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        selection.check(protocol, RunOptions())
+    assert "\n" not in str(raised.value)
