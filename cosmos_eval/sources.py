@@ -114,7 +114,10 @@ class ImageArray:
 
 @dataclass(frozen=True)
 class CroppedImage:
-    """A box (left, top, right, bottom), in pixels, of another source."""
+    """A box (left, top, right, bottom), in pixels, of another source.
+
+    What of the box lies outside the image is black, as `PIL.Image.Image.crop` has it.
+    """
 
     whole: ImageSource
     box: tuple[int, int, int, int]
@@ -129,11 +132,12 @@ class CroppedImage:
         return json.dumps(self.box).encode() + b"\n" + self.whole.read()
 
     def decode(self, content: bytes) -> Image.Image:
-        """The box as RGB. Raises UsageError where it is empty or not inside the image."""
+        """The box as RGB. Raises UsageError where it is empty or has no pixel of the image."""
         _, _, inner = content.partition(b"\n")
         image = self.whole.decode(inner)
         left, top, right, bottom = self.box
-        if not (0 <= left < right <= image.width and 0 <= top < bottom <= image.height):
+        inside = max(left, 0) < min(right, image.width) and max(top, 0) < min(bottom, image.height)
+        if not inside:
             raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")
         return image.crop(self.box)
 

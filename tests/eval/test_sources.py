@@ -48,11 +48,15 @@ def test_the_same_pixels_from_everywhere(shards: list[Path], tmp_path: Path) -> 
     box = CroppedImage(file, (1, 2, 6, 5))
     np.testing.assert_array_equal(decoded(box), pixels()[2:5, 1:6])
     assert box.read() != CroppedImage(file, (1, 2, 6, 4)).read()
+    beyond = decoded(CroppedImage(file, (-1, 3, 2, 6)))
+    np.testing.assert_array_equal(beyond[:2, 1:], pixels()[3:5, :2])
+    assert not beyond[:, 0].any()
+    assert not beyond[2].any()
     wide = ImageArray("wide", pixels().reshape(7, 5, 3))
     assert wide.read() != ImageArray("high", pixels()).read()
 
 
-@pytest.mark.parametrize("box", [(0, 0, 8, 5), (-1, 0, 3, 3), (3, 3, 3, 4)])
+@pytest.mark.parametrize("box", [(7, 0, 9, 5), (-3, 0, 0, 3), (3, 3, 3, 4), (4, 4, 3, 5)])
 def test_boxes_that_are_not_there(box: tuple[int, int, int, int]) -> None:
     source = CroppedImage(ImageArray("array", pixels()), box)
     with pytest.raises(UsageError, match=r"array .*: no such box in 7x5 pixels"):
