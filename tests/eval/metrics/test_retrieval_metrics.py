@@ -93,6 +93,15 @@ def test_a_positive_is_not_outranked_by_itself() -> None:
     assert metrics["text_to_image_R@1"] == metrics["image_to_text_R@1"] == 1.0
 
 
+def test_equals_in_other_blocks_tie() -> None:
+    rng = np.random.default_rng(6)
+    once = rng.normal(size=(601, 96)).astype(np.float32)
+    once /= np.linalg.norm(once, axis=1, keepdims=True)
+    images = np.concatenate([once, once])
+    ranks = retrieval_ranks(images, images, np.arange(1202))
+    assert ranks.text_to_image.tolist() == ranks.image_to_text.tolist() == [2] * 1202
+
+
 def test_recorded_metrics() -> None:
     features = np.load(PARITY / "retrieval.npz")
     recorded = json.loads((PARITY / "retrieval.json").read_text())
