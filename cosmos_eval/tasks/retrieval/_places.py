@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
@@ -58,5 +58,13 @@ def image_folder(root: Path, protocol: RetrievalProtocol, names: Sequence[str]) 
 def _expected(protocol: RetrievalProtocol, what: str, root: Path, candidates: Sequence[str]) -> str:
     if len(candidates) == 1:
         return f"{protocol.dataset}: expected {root / candidates[0]}, which is not there"
-    looked = ", ".join(candidates)
-    return f"{protocol.dataset}: no {what} below {root}: looked for {looked}"
+    return f"{protocol.dataset}: no {what} below {root}: looked for {_summed_up(candidates)}"
+
+
+def _summed_up(candidates: Sequence[str]) -> str:
+    """Paths in short, where every name is looked for in every folder."""
+    names = dict.fromkeys(PurePosixPath(path).name for path in candidates)
+    folders = dict.fromkeys(str(PurePosixPath(path).parent) for path in candidates)
+    if len(names) * len(folders) == len(candidates):
+        return f"{', '.join(names)} in {', '.join(folders)}"
+    return ", ".join(candidates)
