@@ -125,11 +125,10 @@ def _read(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
         raise UsageError(f"cannot read {path}: {error.strerror}") from error
     if not captioned:
         raise UsageError(f"{path} lists no images")
-    if not protocol.bare_names:
-        return captioned
-    bare = [some._replace(name=PurePosixPath(some.name).name) for some in captioned]
-    require_distinct((some.name for some in bare), f"{path}: image")
-    return bare
+    if protocol.bare_names:
+        captioned = [some._replace(name=PurePosixPath(some.name).name) for some in captioned]
+    require_distinct((some.name for some in captioned), f"{path}: image")
+    return captioned
 
 
 def _require_sound(protocol: RetrievalProtocol) -> None:

@@ -97,9 +97,7 @@ def _karpathy(images: list[Any], path: Path, split: str) -> list[Captioned]:
         splits = Counter(image["split"] for image in images)
         has = ", ".join(f"{name} ({count})" for name, count in splits.items())
         raise UsageError(f"{path} has no images of split {split!r}, only of {has}")
-    found = [_karpathy_image(image, f"{path}, images[{i}]") for i, image in wanted]
-    require_distinct((image.name for image in found), f"{path}: image")
-    return found
+    return [_karpathy_image(image, f"{path}, images[{i}]") for i, image in wanted]
 
 
 def _karpathy_image(image: dict[str, Any], where: str) -> Captioned:

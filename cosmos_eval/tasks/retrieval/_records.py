@@ -53,7 +53,9 @@ def the_one(wanted: Iterable[str], present: Collection[str], where: str) -> str:
         return found[0]
     names = " or ".join(f"`{name}`" for name in wanted)
     if found:
-        raise UsageError(f"{where}: which of {', '.join(found)} counts? Say it, see docs/data.md")
+        raise UsageError(
+            f"{where}: has {' and '.join(found)}; say which with image_key or caption_key"
+        )
     raise UsageError(f"{where}: no {names}, only {', '.join(map(str, present)) or 'nothing'}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from cosmos_eval.protocols.user import read_protocol
 from cosmos_eval.tasks import retrieval
 from cosmos_eval.tasks.retrieval._data import open_data
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
@@ -202,7 +204,11 @@ def with_item(content: Any, *path: Any, value: Any) -> bytes:
         ("a.json", with_item(grouped(), 1, "caption", value=[]), r"\[1\]: an image without cap"),
         ("a.json", with_item(grouped(), 1, "caption", value=[" "]), r"\[1\]: a caption is blank"),
         ("a.json", with_item(grouped(), 1, "caption", value=7), r"\[1\]: captions must be text"),
-        ("a.json", with_item(grouped(), 1, "title", value="a"), r"\[1\]: which of caption, title"),
+        (
+            "a.json",
+            with_item(grouped(), 1, "title", value="a"),
+            r"\[1\]: has caption and title; say wh",
+        ),
         ("a.json", with_item(grouped(), 1, value="a"), r"\[1\]: must be a record"),
         ("a.json", with_item(grouped(), 2, "image", value="no.jpg"), r"1 of 3 .*/images/no\.jpg"),
         ("a.json", as_json(karpathy("val")), r"no images of split 'test', only of train \(1\), v"),
@@ -362,3 +368,22 @@ def test_fields_that_exclude_each_other(tmp_path: Path, read) -> None:
         opened(tmp_path, "none-*.tar")
     with pytest.raises(UsageError, match="must be 1 or more"):
         read("a.json", FORMS["list.json"], captions_per_image=0)
+
+
+def test_the_documents_examples_can_be_read(tmp_path: Path, save_colour) -> None:
+    text = (Path(__file__).parents[3] / "docs/data.md").read_text()
+    examples = re.findall(r"```yaml\n(kind: retrieval\n.*?)```", text, re.DOTALL)
+    table, archives = (tmp_path / f"{i}.yaml" for i in range(len(examples)))
+    for path, example in zip((table, archives), examples, strict=True):
+        path.write_text(example)
+    (tmp_path / "captions.tsv").write_text("filepath\ttitle\nred.jpg\tred\n")
+    save_colour(tmp_path / "photos/red.jpg", "red")
+    write_tar(tmp_path / "shards/0.tar", RED)
+    assert opened_file(table).captions == ("red",)
+    assert opened_file(archives).names == ("shards/0.tar:red",)
+
+
+def opened_file(path: Path):
+    protocol = read_protocol(path)
+    assert isinstance(protocol, RetrievalProtocol)
+    return open_data(protocol, RunOptions())

@@ -129,6 +129,10 @@ def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict
         (changed("images", lambda some: some[0].update(file_name="no.png")), "first: .*no.png"),
         (changed("images", lambda some: some[0].pop("file_name")), "image id 20 has no file_name"),
         (changed("images", lambda some: some.append(some[0])), "image id 20 is listed twice"),
+        (
+            changed("images", lambda some: some[0].update(file_name="blue.png")),
+            r"image blue\.png is listed twice",
+        ),
     ],
 )
 def test_bad_annotations(content: Any, message: str, root: Path) -> None:
