@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from _memory import peak_of
 from _report import Measurement, interleave, measurement, parser, report
 from _segmentation_sets import SIZES, write_set
 from torch import Tensor
@@ -213,17 +213,7 @@ def _peak_of(dataset: str, count: int) -> float:
         protocol = write_set(dataset, Path(folder), count)
         encoder = _encoder("fp32")
         segmentation.check(protocol, RunOptions())  # imports what reads the data
-        Path("/proc/self/clear_refs").write_text("5")  # proc(5): the peak starts again from here
-        before = _status("VmRSS")
-        segmentation.measure(encoder, protocol, RunOptions(), no_progress)
-        return (_status("VmHWM") - before) / 1e6
-
-
-def _status(name: str) -> int:
-    """A number of bytes in this process's status."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    (kilobytes,) = re.findall(rf"^{name}:\s+(\d+) kB$", status, re.MULTILINE)
-    return int(kilobytes) * 1024
+        return peak_of(lambda: segmentation.measure(encoder, protocol, RunOptions(), no_progress))
 
 
 def _has_amx() -> bool:

@@ -18,6 +18,7 @@ from cosmos_eval.types import (
     OnProgress,
     Progress,
     Protocol,
+    RetrievalProtocol,
     RunOptions,
     SegmentationProtocol,
     Task,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 CHECKED: Mapping[Task, str] = {
     "seg": "every file, the size of every image, every pixel of every label map",
     "cls": "class folders and their names; images are listed, not decoded",
-    "retrieval": "the annotation file and that every image is there; none is decoded",
+    "retrieval": "captions and their number, and that every image is there; none is decoded",
     "select": "captions, numbers of items, and that every image is there; none is decoded",
 }
 """What is looked at, a task."""
@@ -41,9 +42,10 @@ CHECKED: Mapping[Task, str] = {
 class Diagnosis:
     """What was found of a data set.
 
-    Counts, `labels` (lowest and highest class found, as the files have them) and `classes` (what
-    they may be) are None where they were not looked at. `faults` are a line each; `remedy` is the
-    command or the page that mends them, None where nothing has to be or can be said.
+    Counts (`expected` is of images), `labels` (lowest and highest class found, as the files have
+    them) and `classes` (what they may be) are None where they were not looked at. `faults` are a
+    line each; `remedy` is the command or the page that mends them, None where nothing has to be or
+    can be said.
     """
 
     dataset: str
@@ -54,6 +56,8 @@ class Diagnosis:
     folder: str | None = None
     expected: int | None = None
     images: int | None = None
+    expected_captions: int | None = None
+    captions: int | None = None
     label_maps: int | None = None
     mask_suffix: str | None = None
     labels: tuple[int, int] | None = None
@@ -84,7 +88,7 @@ def examine_all(
 
 
 def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Diagnosis:
-    """Look at a data set: a segmentation set file by file, another as before a run."""
+    """Look at a data set: a segmentation or retrieval set file by file, another as before a run."""
     name, task = protocol.dataset, task_of(protocol)
     if protocol.family == SCENES and not Path(str(protocol.root)).is_dir():
         return Diagnosis(
@@ -93,6 +97,8 @@ def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Di
     try:
         if isinstance(protocol, SegmentationProtocol):
             return _of_segmentation(protocol, options, progress)
+        if isinstance(protocol, RetrievalProtocol):
+            return _of_retrieval(protocol, options)
         room_of(protocol).check(protocol, options)
     except UsageError as error:
         fault = str(error).removeprefix(f"{name}: ")
@@ -122,6 +128,24 @@ def _of_segmentation(
         mask_suffix=protocol.mask_suffix,
         labels=found.labels,
         classes=(first, first + len(protocol.class_names) - 1),
+    )
+
+
+def _of_retrieval(protocol: RetrievalProtocol, options: RunOptions) -> Diagnosis:
+    from cosmos_eval.tasks.retrieval import survey
+
+    found = survey(protocol, options)
+    return Diagnosis(
+        dataset=protocol.dataset,
+        task="retrieval",
+        whole=not found.faults,
+        faults=found.faults,
+        remedy=protocol.download if found.faults else None,
+        folder=str(found.folder),
+        expected=protocol.n_images or found.listed,
+        images=found.images,
+        expected_captions=protocol.n_captions or found.captions,
+        captions=found.captions,
     )
 
 

@@ -77,14 +77,29 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalProtocol(Protocol):
-    """Images and their captions in a COCO-captions JSON file.
+    """Images and their captions, listed in an annotation file or side by side in tar archives.
 
-    `captions_per_image` keeps the first N captions of every image; None keeps all.
+    `annotations` is a file, or the places where it may lie, of which the first that is there
+    counts; docs/data.md has its forms. `images` is the folder that image names are relative to, or
+    several that it may be; `bare_names` drops the folders that names have themselves, where files
+    have names of their own and annotation files differ in the folders. `archives` instead names
+    tar archives by patterns, or a folder in CLIP Benchmark's layout. `split` is the part that is
+    measured where files hold several. `image_key` and `caption_key` name a table's columns, or the
+    keys of records, that are not called as usual. `captions_per_image` keeps the first N captions
+    of every image; None keeps all. `n_images` and `n_captions` are what the set has where that is
+    known.
     """
 
-    images: str
-    annotations: str
+    images: tuple[str, ...] | str = "."
+    annotations: tuple[str, ...] | str = ()
+    archives: tuple[str, ...] | str = ()
+    bare_names: bool = False
+    split: str = "test"
+    image_key: str | None = None
+    caption_key: str | None = None
     captions_per_image: int | None = None
+    n_images: int | None = None
+    n_captions: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

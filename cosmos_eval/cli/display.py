@@ -175,13 +175,17 @@ def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:
 
 def _summary(diagnosis: Diagnosis) -> dict[str, str]:
     expected = diagnosis.expected
-    counts = {"images": diagnosis.images, "label maps": diagnosis.label_maps}
+    counts = {
+        "images": (diagnosis.images, expected),
+        "captions": (diagnosis.captions, diagnosis.expected_captions),
+        "label maps": (diagnosis.label_maps, expected),
+    }
     ranges = {"labels": diagnosis.labels, "of": diagnosis.classes}
     return {
         "dataset": diagnosis.dataset,
         "task": diagnosis.task,
         "whole": "yes" if diagnosis.whole else "NO",
-        **{key: "" if n is None else f"{n} of {expected}" for key, n in counts.items()},
+        **{key: "" if n is None else f"{n} of {of}" for key, (n, of) in counts.items()},
         **{key: "" if ends is None else f"{ends[0]}-{ends[1]}" for key, ends in ranges.items()},
         "suffix": diagnosis.mask_suffix or "",
         "folder": diagnosis.folder or diagnosis.note,

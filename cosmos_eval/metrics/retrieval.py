@@ -8,13 +8,17 @@ Shapes: N images, M texts, D embedding.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RECALL_AT = (1, 5, 10)
-_BLOCK_BYTES = 64 << 20  # of float32 scores
+# Of float32 scores at a time: they stay in the cache while they are compared twice.
+_BLOCK_BYTES = 4 << 20
 
 
 class RetrievalRanks(NamedTuple):
@@ -37,12 +41,12 @@ def retrieval_ranks(
     owner = np.asarray(image_of_text)
     _require_sound(image_features, text_features, owner)
     order = np.argsort(owner, kind="stable")
-    starts = np.searchsorted(owner[order], np.arange(len(image_features) + 1))
-    one_each = np.arange(len(text_features) + 1)
-    return RetrievalRanks(
-        _best_ranks(image_features, text_features, _Positives(order, starts)),
-        _best_ranks(text_features, image_features, _Positives(owner, one_each)),
-    )
+    matrix = _Matrix(image_features, text_features, order, owner[order])
+    bands = list(_bands(matrix))
+    ranks = _count(matrix, bands, _best_positives(matrix, bands))
+    in_given_order = np.empty_like(ranks.text_to_image)
+    in_given_order[order] = ranks.text_to_image
+    return ranks._replace(text_to_image=in_given_order)
 
 
 def retrieval_metrics(ranks: RetrievalRanks) -> dict[str, float]:
@@ -64,33 +68,96 @@ def recalled(ranks: NDArray[np.int64]) -> NDArray[np.bool_]:
     return ranks[:, None] <= np.array(RECALL_AT)
 
 
-class _Positives(NamedTuple):
-    """Item numbers of every query's positives: those of q are items[starts[q] : starts[q + 1]]."""
+class _Matrix(NamedTuple):
+    """The scores of all texts with all images, of which one block is computed at a time.
 
-    items: NDArray[np.integer]
-    starts: NDArray[np.integer]
-
-
-def _best_ranks(
-    queries: NDArray[np.float32], items: NDArray[np.float32], positives: _Positives
-) -> NDArray[np.int64]:
-    """Rank of the best positive of (Q, D) queries among (I, D) items, a block of rows at a time.
-
-    A positive's score is read from the very product it is compared with: computed apart, it would
-    differ in the last bit and be outranked by itself.
+    Rows are texts in the order of their images, whose numbers are `owner` (M,): positives lie in
+    blocks along the diagonal. `order` (M,) holds the places of the rows in `texts` (M, D). Columns
+    are `images` (N, D).
     """
-    rows_at_once = max(1, _BLOCK_BYTES // (4 * len(items)))
-    ranks = np.empty(len(queries), dtype=np.int64)
-    for a in range(0, len(queries), rows_at_once):
-        scores = queries[a : a + rows_at_once] @ items.T
-        starts = positives.starts[a : a + len(scores) + 1]
-        row = np.repeat(np.arange(len(scores)), np.diff(starts))
-        offsets = starts[:-1] - starts[0]
-        own = scores[row, positives.items[starts[0] : starts[-1]]]
-        best = np.maximum.reduceat(own, offsets)
-        own_at_best = np.add.reduceat((own == best[row]).astype(np.int64), offsets)
-        at_least = np.count_nonzero(scores >= best[:, None], axis=1)
-        ranks[a : a + len(scores)] = 1 + at_least - own_at_best
+
+    images: NDArray[np.float32]
+    texts: NDArray[np.float32]
+    order: NDArray[np.int64]
+    owner: NDArray[np.integer]
+
+    def features(self, rows: slice) -> NDArray[np.float32]:
+        """(rows, D) features of these texts."""
+        return self.texts[self.order[rows]]
+
+    def scores(self, features: NDArray[np.float32], columns: slice) -> NDArray[np.float32]:
+        """(rows, columns): the block of texts with these features."""
+        return features @ self.images[columns].T
+
+    def own(self, scores: NDArray[np.float32], rows: slice, columns: slice) -> NDArray[np.float32]:
+        """(rows,) every text's score with its own image, out of a block that holds it."""
+        return scores[np.arange(len(scores)), self.owner[rows] - columns.start]
+
+
+class _Band(NamedTuple):
+    """Some images, and all of their texts in blocks."""
+
+    columns: slice
+    rows: list[slice]
+
+
+class _Best(NamedTuple):
+    """The best positive's score of every query: (N,) images, (M,) rows."""
+
+    of_image: NDArray[np.float32]
+    of_row: NDArray[np.float32]
+
+
+def _bands(matrix: _Matrix) -> Iterator[_Band]:
+    """Blocks on the diagonal, as even as can be: BLAS has other code, which rounds in another
+    way, for blocks that are much smaller than others."""
+    wide = max(1, math.isqrt(_BLOCK_BYTES // 16))
+    high = max(1, _BLOCK_BYTES // (4 * wide))
+    for columns in _even_slices(0, len(matrix.images), wide):
+        first, last = np.searchsorted(matrix.owner, [columns.start, columns.stop]).tolist()
+        yield _Band(columns, list(_even_slices(first, last, high)))
+
+
+def _even_slices(start: int, stop: int, most: int) -> Iterator[slice]:
+    """As few slices as hold no more than `most` each; their lengths are one apart."""
+    edges = np.linspace(start, stop, 1 + math.ceil((stop - start) / most)).astype(int).tolist()
+    return (slice(a, b) for a, b in pairwise(edges))
+
+
+def _best_positives(matrix: _Matrix, bands: list[_Band]) -> _Best:
+    """Read from the blocks that they are later compared with.
+
+    Computed in any other way they would differ in the last bit, and be outranked by themselves.
+    """
+    best = _Best(
+        np.full(len(matrix.images), -np.inf, np.float32), np.empty(len(matrix.texts), np.float32)
+    )
+    for band in bands:
+        for rows in band.rows:
+            scores = matrix.scores(matrix.features(rows), band.columns)
+            own = matrix.own(scores, rows, band.columns)
+            best.of_row[rows] = own
+            np.maximum.at(best.of_image, matrix.owner[rows], own)
+    return best
+
+
+def _count(matrix: _Matrix, bands: list[_Band], best: _Best) -> RetrievalRanks:
+    """Ranks of images and of rows: one, and what is no positive and no worse than the best."""
+    ranks = RetrievalRanks(np.ones(len(matrix.images), int), np.ones(len(matrix.texts), int))
+    for home in bands:
+        for rows in home.rows:
+            features = matrix.features(rows)
+            for band in bands:
+                columns = band.columns
+                scores = matrix.scores(features, columns)
+                above = scores >= best.of_row[rows, None]
+                ranks.text_to_image[rows] += np.count_nonzero(above, axis=1)
+                above = scores >= best.of_image[columns]
+                ranks.image_to_text[columns] += np.count_nonzero(above, axis=0)
+                if band is home:
+                    own, owner = matrix.own(scores, rows, columns), matrix.owner[rows]
+                    ranks.text_to_image[rows] -= own >= best.of_row[rows]
+                    np.subtract.at(ranks.image_to_text, owner, own >= best.of_image[owner])
     return ranks
 
 

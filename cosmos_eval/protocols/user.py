@@ -40,11 +40,16 @@ _KINDS = MappingProxyType(
 )
 # Fields that a file does not set under their own name.
 _DERIVED = {"dataset", "family", "root", "download"}
-_DERIVED_SELECT = {"n_items", "subset_items", "left_out", "smallest"}
-_DERIVED_SEG = {
-    *("mmseg_type", "usual_folder", "n_images", "preparation"),
-    *("class_names", "queries"),
-}
+_DERIVED_OF: Mapping[type[Protocol], set[str]] = MappingProxyType(
+    {
+        RetrievalProtocol: {"bare_names", "n_images", "n_captions"},
+        SelectionProtocol: {"n_items", "subset_items", "left_out", "smallest"},
+        SegmentationProtocol: {
+            *("mmseg_type", "usual_folder", "n_images", "preparation"),
+            *("class_names", "queries"),
+        },
+    }
+)
 
 
 def read_protocol(path: Path) -> Protocol:
@@ -101,7 +106,7 @@ def _protocol(content: dict[str, Any], path: Path) -> Protocol:
     fields: dict[str, Any] = {}
     if cls is SegmentationProtocol:
         fields = {"mmseg_type": None, **_classes(content.pop("classes", None), path.parent)}
-    derived = _DERIVED | _DERIVED_SELECT | (_DERIVED_SEG if fields else set())
+    derived = _DERIVED | _DERIVED_OF.get(cls, set())
     settable = {f.name: f for f in dataclasses.fields(cls) if f.name not in derived}
     _refuse_unknown(content, [*settable, *(["classes"] if fields else [])])
     for key, item in settable.items():

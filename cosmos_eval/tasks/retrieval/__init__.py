@@ -1,4 +1,4 @@
-"""Image-text retrieval on COCO-captions JSON files.
+"""Image-text retrieval on images with captions in any of the forms of docs/data.md.
 
 Importing this room imports no torch: data are checked and stored samples recomputed without it.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks.retrieval._data import open_data
+from cosmos_eval.tasks.retrieval._data import Survey, open_data, survey
 from cosmos_eval.tasks.retrieval._samples import metrics_from_samples
 from cosmos_eval.types import (
     Measurement,
@@ -20,7 +20,7 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
-__all__ = ["check", "measure", "metrics_from_samples"]
+__all__ = ["Survey", "check", "measure", "metrics_from_samples", "survey"]
 
 
 def check(protocol: RetrievalProtocol, options: RunOptions) -> None:
@@ -34,7 +34,7 @@ def measure(
     options: RunOptions,
     progress: OnProgress = no_progress,
 ) -> Measurement:
-    """Recall and ranks both ways; `options.limit` keeps the images with the smallest ids."""
+    """Recall and ranks both ways; `options.limit` keeps the first images."""
     from cosmos_eval.tasks.retrieval._measure import measure_data
 
     return measure_data(encoder, open_data(protocol, options), options, progress)

@@ -1,25 +1,38 @@
-"""COCO-captions JSON -> images and captions, read by pycocotools. Imports no torch."""
+"""A retrieval data set on the disk -> images and captions. Imports no torch."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO
 
 from cosmos_eval.sources import ImageFile, ImageSource
-from cosmos_eval.tasks.images import data_path
+from cosmos_eval.tasks.retrieval._archives import read_archives
+from cosmos_eval.tasks.retrieval._json import read_json
+from cosmos_eval.tasks.retrieval._lines import read_flickr_list, read_json_lines, read_table
+from cosmos_eval.tasks.retrieval._places import annotation_file, image_folder, root_of
+from cosmos_eval.tasks.retrieval._records import Captioned, require_distinct
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
+
+_FORMS: Mapping[str, Callable[[Path, RetrievalProtocol], list[Captioned]]] = MappingProxyType(
+    {
+        ".json": read_json,
+        ".jsonl": read_json_lines,
+        ".csv": read_table,
+        ".tsv": read_table,
+        ".txt": read_flickr_list,
+    }
+)
 
 
 class RetrievalData(NamedTuple):
-    """Images in the order of their ids, an image's captions in the order of the file.
+    """Images and captions in the order of the file; those of a COCO file in that of image ids.
 
-    `names` are paths below the image folder; `image_of_text` (M,) numbers images from 0.
+    `names` are paths as the file has them; `image_of_text` (M,) numbers images from 0.
     """
 
     names: tuple[str, ...]
@@ -28,63 +41,121 @@ class RetrievalData(NamedTuple):
     image_of_text: NDArray[np.int64]
 
 
-def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData:
-    """Read the annotations and look for every image file; no image is decoded.
+class Survey(NamedTuple):
+    """What there is of a data set: images `listed`, `images` that are there, in a folder, captions.
 
-    Raises UsageError for missing files, a malformed annotation file, images without captions and
-    captions without images.
+    `faults` says, a line each, why it cannot be measured.
     """
-    folder = data_path(protocol, options, protocol.images)
-    annotations = data_path(protocol, options, protocol.annotations)
-    coco = _read_coco(annotations)
-    _require_matched(coco, annotations)
-    ids = sorted(coco.imgs)[: options.limit]
-    captions = [_captions(coco, image_id, protocol, annotations) for image_id in ids]
-    names = tuple(str(coco.imgs[image_id].get("file_name")) for image_id in ids)
-    paths = tuple(folder / name for name in names)
-    _require_files(paths, annotations)
+
+    folder: Path
+    listed: int
+    images: int
+    captions: int
+    faults: tuple[str, ...]
+
+
+class _Found(NamedTuple):
+    """Captioned images, where each is, and those of files that are not there."""
+
+    captioned: list[Captioned]
+    images: Sequence[ImageSource]
+    missing: Sequence[Path]
+    listed_in: Path
+    folder: Path
+
+
+def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData:
+    """Read the captions and look for every image; none is decoded.
+
+    `options.limit` keeps the first images. Raises UsageError for missing files, a malformed
+    annotation file, images without captions, captions without images, and counts that are not the
+    protocol's.
+    """
+    found = _find(protocol, options)
+    for fault in _faults(found, protocol, options):
+        raise UsageError(fault)
+    kept = [some.captions[: protocol.captions_per_image] for some in found.captioned]
     return RetrievalData(
-        names=names,
-        images=tuple(ImageFile(path) for path in paths),
-        captions=tuple(caption for some in captions for caption in some),
-        image_of_text=np.repeat(np.arange(len(ids)), [len(some) for some in captions]),
+        names=tuple(some.name for some in found.captioned),
+        images=tuple(found.images),
+        captions=tuple(caption for some in kept for caption in some),
+        image_of_text=np.repeat(np.arange(len(kept)), [len(some) for some in kept]),
     )
 
 
-def _read_coco(path: Path) -> COCO:
-    try:
-        # pycocotools prints how long it takes.
-        with contextlib.redirect_stdout(io.StringIO()):
-            return COCO(path)
-    except (OSError, ValueError, AssertionError, KeyError, TypeError, AttributeError) as error:
-        # It checks nothing: a file of another shape fails wherever it is first looked into.
-        reason = f"{type(error).__name__}: {error}"
-        raise UsageError(f"{path} is not a COCO-captions JSON file ({reason})") from error
+def survey(protocol: RetrievalProtocol, options: RunOptions) -> Survey:
+    """Count what there is, and say all that is wrong with it.
+
+    Raises UsageError where captions cannot be read, or no folder of images is there.
+    """
+    found = _find(protocol, options)
+    return Survey(
+        folder=found.folder,
+        listed=len(found.captioned),
+        images=len(found.captioned) - len(found.missing),
+        captions=sum(len(some.captions) for some in found.captioned),
+        faults=tuple(_faults(found, protocol, options)),
+    )
 
 
-def _require_matched(coco: COCO, path: Path) -> None:
-    if not coco.imgs:
-        raise UsageError(f"{path} lists no images")
-    bare = sorted(coco.imgs.keys() - coco.imgToAnns.keys())
-    if bare:
-        raise UsageError(f"{path}: {len(bare)} images without captions, first: image id {bare[0]}")
-    lost = sorted(coco.imgToAnns.keys() - coco.imgs.keys())
-    if lost:
-        raise UsageError(f"{path}: captions of {len(lost)} images not listed, first: id {lost[0]}")
+def _find(protocol: RetrievalProtocol, options: RunOptions) -> _Found:
+    _require_sound(protocol)
+    root = root_of(protocol, options)
+    if protocol.archives:
+        captioned, members = read_archives(root, protocol)
+        folder = members[0].archive.parent
+        return _Found(captioned[: options.limit], members[: options.limit], (), folder, folder)
+    path = annotation_file(root, protocol)
+    captioned = _read(path, protocol)[: options.limit]
+    folder, missing = image_folder(root, protocol, [some.name for some in captioned])
+    images = [ImageFile(folder / some.name) for some in captioned]
+    return _Found(captioned, images, missing, path, folder)
 
 
-def _captions(coco: COCO, image_id: Any, protocol: RetrievalProtocol, path: Path) -> list[str]:
-    found = [note.get("caption") for note in coco.imgToAnns[image_id]]
-    for caption in found:
-        if not isinstance(caption, str) or not caption.strip():
-            raise UsageError(f"{path}: image id {image_id} has an annotation without a caption")
-    return found[: protocol.captions_per_image]
-
-
-def _require_files(paths: tuple[Path, ...], annotations: Path) -> None:
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
+def _read(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+    form = _FORMS.get(path.suffix.lower())
+    if form is None:
         raise UsageError(
-            f"{len(missing)} of the {len(paths)} images of {annotations.name} are not there, "
-            f"first: {missing[0]}"
+            f"{path} has no known form of captions: {', '.join(_FORMS)}; "
+            "tar archives are named by `archives`"
         )
+    try:
+        captioned = form(path, protocol)
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    if not captioned:
+        raise UsageError(f"{path} lists no images")
+    if protocol.bare_names:
+        captioned = [some._replace(name=PurePosixPath(some.name).name) for some in captioned]
+    require_distinct((some.name for some in captioned), f"{path}: image")
+    return captioned
+
+
+def _require_sound(protocol: RetrievalProtocol) -> None:
+    if bool(protocol.annotations) == bool(protocol.archives):
+        raise UsageError(f"{protocol.dataset}: give `annotations` or `archives`, one of them")
+    if protocol.captions_per_image == 0:
+        raise UsageError(f"{protocol.dataset}: `captions_per_image` must be 1 or more, or null")
+
+
+def _faults(found: _Found, protocol: RetrievalProtocol, options: RunOptions) -> Iterator[str]:
+    """What is wrong with data that can be read; a limit measures fewer than the protocol has."""
+    if options.limit is None:
+        captions = sum(len(some.captions) for some in found.captioned)
+        counts = {"images": (len(found.captioned), protocol.n_images)}
+        counts["captions"] = (captions, protocol.n_captions)
+        for what, (count, expected) in counts.items():
+            if expected is not None and count != expected:
+                yield f"{found.listed_in} has {count} {what}, but {protocol.dataset} {expected}"
+    if found.missing:
+        yield (
+            f"{len(found.missing)} of {len(found.captioned)} images missing, "
+            f"first: {found.missing[0]}" + _also_looked(found, protocol)
+        )
+
+
+def _also_looked(found: _Found, protocol: RetrievalProtocol) -> str:
+    """Where else no image is, so that a folder that is only called otherwise is seen."""
+    if len(found.missing) < len(found.captioned) or isinstance(protocol.images, str):
+        return ""
+    return f"; images are looked for in {', '.join(protocol.images)}"

@@ -247,7 +247,7 @@ def test_without_a_name_all_known_sets_are_summed_up(whole, run, tmp_path, monke
     assert not (tmp_path / "empty").exists()
     assert rows["voc21"]["images"] == 3
     assert rows["voc21"]["expected"] == 1449
-    assert "images/val2017" in rows["coco-val2017"]["faults"][0]
+    assert "captions_val2017.json in annotations" in rows["coco-val2017"]["faults"][0]
     assert rows["imagenet1k"]["remedy"].startswith("https://")
 
 

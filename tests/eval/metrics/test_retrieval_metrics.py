@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,27 @@ def test_a_positive_is_not_outranked_by_itself() -> None:
     images /= np.linalg.norm(images, axis=1, keepdims=True)
     metrics = retrieval_metrics(retrieval_ranks(images, images, np.arange(701)))
     assert metrics["text_to_image_R@1"] == metrics["image_to_text_R@1"] == 1.0
+
+
+def test_equals_in_other_blocks_tie() -> None:
+    rng = np.random.default_rng(6)
+    once = rng.normal(size=(601, 96)).astype(np.float32)
+    once /= np.linalg.norm(once, axis=1, keepdims=True)
+    images = np.concatenate([once, once])
+    ranks = retrieval_ranks(images, images, np.arange(1202))
+    assert ranks.text_to_image.tolist() == ranks.image_to_text.tolist() == [2] * 1202
+
+
+def test_the_whole_score_matrix_is_never_there() -> None:
+    rng = np.random.default_rng(8)
+    images = rng.normal(size=(3000, 16)).astype(np.float32)
+    owner = np.arange(9000) % 3000
+    texts = images[owner]
+    tracemalloc.start()
+    retrieval_ranks(images, texts, owner)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < len(images) * len(texts) * 4 / 10
 
 
 def test_recorded_metrics() -> None:

@@ -110,6 +110,21 @@ def test_selection(read):
     assert (pairs.layout, pairs.subset_key, pairs.pair_accuracy) == ("pairs", "tag", "image")
 
 
+def test_every_field_of_retrieval_can_be_set(read):
+    protocol = read(
+        "{kind: retrieval, annotations: [a.tsv, b.tsv], images: [one, two], split: val, "
+        "image_key: filepath, caption_key: title, source: somewhere}"
+    )
+    assert isinstance(protocol, RetrievalProtocol)
+    assert (protocol.annotations, protocol.images) == (("a.tsv", "b.tsv"), ("one", "two"))
+    assert (protocol.split, protocol.image_key, protocol.caption_key) == (
+        *("val", "filepath", "title"),
+    )
+    protocol = read("{kind: retrieval, archives: 'shards/*.tar'}")
+    assert isinstance(protocol, RetrievalProtocol)
+    assert (protocol.archives, protocol.images) == ("shards/*.tar", ".")
+
+
 def test_classes_in_a_file_are_a_line_each_with_their_prompts(read, tmp_path):
     (tmp_path / "names.txt").write_text("background\nperson, person in shirt\nship \n")
     protocol = read(SEG + "classes: names.txt\n")
@@ -155,6 +170,8 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
             "`layout` must be one of items, pairs, .*not 'triples'",
         ),
         ("kind: select\nimages: i\nn_items: 3\n", "unknown key `n_items`"),
+        ("kind: retrieval\narchives: []\n", "`archives` must be a list of texts"),
+        ("kind: retrieval\nn_images: 3\n", "unknown key `n_images`"),
         (SEG, "`classes` must list the class names"),
         (SEG + "classes: [sky, no]\n", r"`classes\[1\]` must be text, not False; .*quotes"),
         (SEG + "classes: [sky, sky]\n", "names 'sky' twice"),

@@ -1,4 +1,4 @@
-"""Retrieval on COCO-captions files: a case solved by hand, and bad data."""
+"""Retrieval on a COCO-captions file: a case solved by hand, and bad data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.tasks import retrieval
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
 
@@ -115,14 +114,25 @@ def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "not a COCO-captions JSON"),
+        ([], "lists no images"),
+        ({}, "none of the known forms: COCO's"),
         (without("annotations"), "3 images without captions, first: image id 3"),
-        (without("images"), "lists no images"),
+        (without("images"), "none of the known forms"),
+        (changed("images", lambda some: some.clear()), "lists no images"),
         (changed("images", lambda some: some.pop(0)), "captions of 1 images .* first: id 20"),
         (changed("annotations", lambda some: some.pop(0)), "1 images without captions"),
         (changed("annotations", lambda some: some[1].pop("image_id")), "not a COCO-captions"),
-        (changed("annotations", lambda some: some[1].pop("caption")), "image id 20 .* caption"),
+        (
+            changed("annotations", lambda some: some[1].pop("caption")),
+            "image id 20: a caption is blank",
+        ),
         (changed("images", lambda some: some[0].update(file_name="no.png")), "first: .*no.png"),
+        (changed("images", lambda some: some[0].pop("file_name")), "image id 20 has no file_name"),
+        (changed("images", lambda some: some.append(some[0])), "image id 20 is listed twice"),
+        (
+            changed("images", lambda some: some[0].update(file_name="blue.png")),
+            r"image blue\.png is listed twice",
+        ),
     ],
 )
 def test_bad_annotations(content: Any, message: str, root: Path) -> None:
@@ -133,17 +143,11 @@ def test_bad_annotations(content: Any, message: str, root: Path) -> None:
 
 
 def test_missing_data(root: Path) -> None:
-    with pytest.raises(UsageError, match="--data-root DIR, the folder that holds images"):
+    with pytest.raises(UsageError, match=r"--data-root DIR, the folder that holds captions.json"):
         retrieval.check(PROTOCOL, RunOptions())
     (root / "captions.json").write_text("{")
-    with pytest.raises(UsageError, match="not a COCO-captions JSON"):
+    with pytest.raises(UsageError, match=r"captions\.json is not JSON"):
         retrieval.check(PROTOCOL, RunOptions(data_root=str(root)))
     (root / "captions.json").unlink()
     with pytest.raises(UsageError, match=f"expected {root}/captions.json"):
         retrieval.check(PROTOCOL, RunOptions(data_root=str(root)))
-
-
-def test_known_data_sets() -> None:
-    coco = RETRIEVAL["coco-val2017"]
-    assert isinstance(coco, RetrievalProtocol)
-    assert (coco.family, coco.captions_per_image) == ("cosmos", None)

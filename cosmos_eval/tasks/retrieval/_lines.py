@@ -1,0 +1,103 @@
+"""Files of captions with a record a line: tables, JSON lines, CLIP Benchmark's Flickr list.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from cosmos_eval.tasks.retrieval._records import (
+    Captioned,
+    Keys,
+    captioned,
+    merged,
+    require_distinct,
+    texts,
+    the_one,
+)
+from cosmos_eval.types import RetrievalProtocol, UsageError
+
+
+def read_table(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+    """A table with a header, its columns separated by tabs or commas, as the header shows.
+
+    The suffix does not tell: OpenCLIP's .csv files are separated by tabs.
+    """
+    return merged(_rows(path, Keys.of(protocol)))
+
+
+def _rows(path: Path, keys: Keys) -> Iterator[Captioned]:
+    content = _text(path)
+    separator = "\t" if "\t" in content.partition("\n")[0] else ","
+    rows = csv.reader(io.StringIO(content, newline=""), delimiter=separator, strict=True)
+    try:
+        header = next(rows, [])
+        require_distinct(header, f"{path}, line 1: column")
+        columns = Keys(*((the_one(names, header, f"{path}, line 1"),) for names in keys))
+        for row in filter(None, rows):
+            where = f"{path}, line {rows.line_num}"
+            yield captioned(_record(header, row, where), columns, where)
+    except csv.Error as error:
+        raise UsageError(f"{path}, line {rows.line_num}: {error}") from error
+
+
+def _record(header: list[str], row: list[str], where: str) -> dict[str, str]:
+    if len(row) != len(header):
+        raise UsageError(
+            f"{where}: {len(row)} fields, but the header has {len(header)}; "
+            "a caption that holds the separator stands in double quotes"
+        )
+    return dict(zip(header, row, strict=True))
+
+
+def read_json_lines(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+    """A JSON record a line."""
+    return merged(_json_lines(path, Keys.of(protocol)))
+
+
+def _json_lines(path: Path, keys: Keys) -> Iterator[Captioned]:
+    for where, line in _lines(path):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UsageError(f"{where}: is not JSON: {error}") from error
+        yield captioned(record, keys, where)
+
+
+def read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+    """A header, then `IMAGE.jpg,caption` lines: clip_benchmark/datasets/flickr.py.
+
+    As there, a caption is all that follows, commas and quotes included.
+    """
+    return merged(_flickr_lines(path))
+
+
+def _flickr_lines(path: Path) -> Iterator[Captioned]:
+    for number, (where, line) in enumerate(_lines(path)):
+        image, suffix, caption = line.partition(".jpg,")
+        if number == 0:
+            if suffix:
+                raise UsageError(f"{where}: must be a header, not an image")
+        elif not (image and suffix):
+            raise UsageError(f"{where}: expected IMAGE.jpg,caption")
+        else:
+            yield Captioned(image + ".jpg", texts(caption, where))
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines that hold anything, each with what errors call it."""
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            yield f"{path}, line {number}", line.strip()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text: {error}") from error

@@ -1,0 +1,389 @@
+"""Every form that captions come in: the same images and captions, and what can be wrong."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tarfile
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from cosmos_eval.protocols.user import read_protocol
+from cosmos_eval.tasks import retrieval
+from cosmos_eval.tasks.retrieval._data import open_data
+from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
+
+PROTOCOL = RetrievalProtocol(dataset="colours", family="test", images="images")
+
+CAPTIONS = {
+    "green.jpg": ("a green one", "green"),
+    "blue.jpg": ("the blue one",),
+    "red.jpg": ('red, like "a rose"', "green, by mistake", "red"),
+}
+ROWS = [(name, caption) for name, some in CAPTIONS.items() for caption in some]
+# Rows of an image need not stand together.
+MIXED_ROWS = [ROWS[i] for i in (0, 2, 3, 1, 4, 5)]
+
+
+def as_json(content: Any) -> bytes:
+    return json.dumps(content).encode()
+
+
+def as_lines(records: list[Any]) -> bytes:
+    return b"".join(as_json(record) + b"\n" for record in records)
+
+
+def as_table(separator: str, *header: str) -> bytes:
+    """With quotes as the csv module and pandas write them, and a byte-order mark as Excel does."""
+    quoted = [(name, '"' + caption.replace('"', '""') + '"') for name, caption in MIXED_ROWS]
+    lines = [separator.join(cells) for cells in (header, *quoted)]
+    return "\ufeff".encode() + "\r\n".join(lines).encode()
+
+
+def coco(captions: Mapping[str, tuple[str, ...]] = CAPTIONS) -> dict[str, Any]:
+    numbers = {name: 10 * i for i, name in enumerate(captions)}
+    rows = [(numbers[name], caption) for name in captions for caption in captions[name]]
+    return {
+        "images": [{"id": i, "file_name": name} for name, i in reversed(numbers.items())],
+        "annotations": [
+            {"id": n, "image_id": i, "caption": caption} for n, (i, caption) in enumerate(rows)
+        ],
+    }
+
+
+def karpathy(split: str = "test", folder: str | None = None) -> dict[str, Any]:
+    def image(name: str, some: tuple[str, ...], split: str) -> dict[str, Any]:
+        place = {} if folder is None else {"filepath": folder}
+        sentences = [{"raw": caption, "tokens": []} for caption in some]
+        return {**place, "filename": name, "split": split, "sentences": sentences}
+
+    others = [image("other.jpg", ("a",), "train"), image("another.jpg", ("a",), "val")]
+    return {"images": others + [image(name, some, split) for name, some in CAPTIONS.items()]}
+
+
+def grouped(caption: str = "caption") -> list[Any]:
+    return [{"image": name, caption: list(some)} for name, some in CAPTIONS.items()]
+
+
+SINGLE = [{"image": name, "caption": caption} for name, caption in MIXED_ROWS]
+FLICKR = "image,caption\n" + "\n".join(",".join(row) for row in MIXED_ROWS) + "\n"
+
+FORMS = {
+    "coco.json": as_json(coco()),
+    "dataset_flickr30k.json": as_json(karpathy()),
+    "list.json": as_json(grouped()),
+    "rows.json": as_json(SINGLE),
+    "list.jsonl": as_lines(grouped("captions")) + b"\n",
+    "rows.jsonl": as_lines(SINGLE),
+    "comma.csv": as_table(",", "image", "caption"),
+    "openclip.csv": as_table("\t", "filepath", "title"),
+    "tab.tsv": as_table("\t", "image", "caption"),
+    "flickr30k_test_karpathy.txt": FLICKR.encode(),
+}
+
+
+@pytest.fixture
+def root(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
+    for name in CAPTIONS:
+        save_colour(tmp_path / "images" / name, Path(name).stem)
+    return tmp_path
+
+
+@pytest.fixture
+def read(root: Path):
+    """Open a file with this content by a protocol with these changes."""
+
+    def open_file(name: str, content: bytes, **changes: Any):
+        (root / name).write_bytes(content)
+        protocol = replace(PROTOCOL, annotations=name, **changes)
+        return open_data(protocol, RunOptions(data_root=str(root)))
+
+    return open_file
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_every_form_gives_the_same_images_and_captions(name: str, root: Path, read) -> None:
+    data = read(name, FORMS[name])
+    assert data.names == tuple(CAPTIONS)
+    assert [image.name for image in data.images] == [f"{root}/images/{name}" for name in CAPTIONS]
+    assert data.captions == tuple(caption for _, caption in ROWS)
+    assert data.image_of_text.tolist() == [0, 0, 1, 2, 2, 2]
+
+
+def test_any_form_can_be_measured(root: Path, colour_encoder) -> None:
+    (root / "list.json").write_bytes(FORMS["list.json"])
+    protocol = replace(PROTOCOL, annotations="list.json", captions_per_image=2)
+    result = retrieval.measure(colour_encoder, protocol, RunOptions(data_root=str(root)))
+    # The mistaken caption of the red image is no worse for the green one than its own.
+    assert result.samples["text_to_image_rank"].tolist() == [1, 1, 1, 1, 3]
+    assert result.samples["image_to_text_rank"].tolist() == [2, 1, 1]
+
+
+def test_folders_of_names_are_kept_or_dropped(root: Path, read) -> None:
+    content = as_json(karpathy(folder="images"))
+    assert read("a.json", content, images=".").names[0] == "images/green.jpg"
+    content = as_json(karpathy(folder="val2014"))
+    assert read("a.json", content, bare_names=True).names[0] == "green.jpg"
+
+
+def test_absolute_names_need_no_folder(root: Path, read) -> None:
+    content = as_lines([{"image": f"{root}/images/red.jpg", "caption": "red"}])
+    assert read("a.jsonl", content, images=".").images[0].name == f"{root}/images/red.jpg"
+
+
+def test_columns_and_keys_can_be_named(read) -> None:
+    content = b"url,title,alt\nred.jpg,x,red\n"
+    assert read("a.csv", content, image_key="url", caption_key="alt").captions == ("red",)
+    content = as_json([{"image": "red.jpg", "caption": "x", "long": ["red", "a red one"]}])
+    assert read("a.json", content, caption_key="long").captions == ("red", "a red one")
+
+
+def test_the_split_is_chosen(read) -> None:
+    assert len(read("a.json", as_json(karpathy("restval")), split="restval").names) == 3
+
+
+@pytest.mark.parametrize("places", [("no", "images"), ("empty", "images"), ("half", "images")])
+def test_the_first_folder_that_holds_all_images_counts(places, root: Path, read) -> None:
+    (root / "empty").mkdir()
+    (root / "half").mkdir()
+    (root / "half/red.jpg").write_bytes(b"")
+    data = read("a.json", FORMS["list.json"], images=places)
+    assert data.images[0].name == f"{root}/images/green.jpg"
+
+
+def test_the_first_file_that_is_there_counts(root: Path, read) -> None:
+    (root / "second.json").write_bytes(FORMS["list.json"])
+    protocol = replace(PROTOCOL, annotations=("first.json", "second.json"))
+    options = RunOptions(data_root=str(root))
+    assert len(open_data(protocol, options).names) == 3
+    (root / "second.json").unlink()
+    with pytest.raises(UsageError, match=r"looked for first\.json, second\.json"):
+        open_data(protocol, options)
+    (root / "first.json").write_bytes(FORMS["list.json"])
+    with pytest.raises(UsageError, match=r"no images below .* looked for photos, a/pictures"):
+        open_data(replace(protocol, images=("photos", "a/pictures")), options)
+
+
+def test_other_counts_than_the_protocol_has_are_refused(root: Path, read) -> None:
+    read("a.json", FORMS["list.json"], n_images=3, n_captions=6)
+    with pytest.raises(UsageError, match=r"a\.json has 3 images, but colours 4"):
+        read("a.json", FORMS["list.json"], n_images=4)
+    with pytest.raises(UsageError, match=r"a\.json has 6 captions, but colours 7"):
+        read("a.json", FORMS["list.json"], n_images=3, n_captions=7)
+    protocol = replace(PROTOCOL, annotations="a.json", n_images=4)
+    limited = open_data(protocol, RunOptions(data_root=str(root), limit=2))
+    assert limited.names == ("green.jpg", "blue.jpg")
+
+
+def with_item(content: Any, *path: Any, value: Any) -> bytes:
+    """The content with an item replaced, or removed where the value is None."""
+    part = content
+    for key in path[:-1]:
+        part = part[key]
+    if value is None:
+        del part[path[-1]]
+    else:
+        part[path[-1]] = value
+    return as_json(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", b"[]", r"a\.json lists no images"),
+        ("a.json", b"{", r"a\.json is not JSON: .*; one record a line is \.jsonl"),
+        ("a.json", b'{"data": []}', "none of the known forms: COCO's"),
+        ("a.json", with_item(grouped(), 1, "image", value=None), r"\[1\]: no `image` or `file"),
+        ("a.json", with_item(grouped(), 1, "image", value=3), r"\[1\]: the image must be a path"),
+        ("a.json", with_item(grouped(), 1, "caption", value=[]), r"\[1\]: an image without cap"),
+        ("a.json", with_item(grouped(), 1, "caption", value=[" "]), r"\[1\]: a caption is blank"),
+        ("a.json", with_item(grouped(), 1, "caption", value=7), r"\[1\]: captions must be text"),
+        (
+            "a.json",
+            with_item(grouped(), 1, "title", value="a"),
+            r"\[1\]: has caption and title; say wh",
+        ),
+        ("a.json", with_item(grouped(), 1, value="a"), r"\[1\]: must be a record"),
+        ("a.json", with_item(grouped(), 2, "image", value="no.jpg"), r"1 of 3 .*/images/no\.jpg"),
+        ("a.json", as_json(karpathy("val")), r"no images of split 'test', only of train \(1\), v"),
+        (
+            "a.json",
+            with_item(karpathy(), "images", 3, "split", value=None),
+            r"\[3\] has no `split`",
+        ),
+        (
+            "a.json",
+            with_item(karpathy(), "images", 2, "filename", value="red.jpg"),
+            "red.jpg is li",
+        ),
+        (
+            "a.json",
+            with_item(karpathy(), "images", 3, "sentences", 0, "raw", value=None),
+            r"images\[3\]: a sentence has no `raw`",
+        ),
+        (
+            "a.json",
+            with_item(karpathy(), "images", 3, "sentences", value=[]),
+            r"\[3\]: an image wi",
+        ),
+        ("a.jsonl", as_lines(SINGLE) + b"{", "line 7: is not JSON"),
+        ("a.jsonl", as_lines([{"image": "red.jpg"}]), "line 1: no `caption`.* only image"),
+        ("a.csv", b"", "line 1: no `image` or `filepath`, only nothing"),
+        ("a.csv", b"image;caption\nred.jpg;red\n", "line 1: no `image` .* only image;caption"),
+        ("a.csv", b"image,caption,caption\n", "line 1: column caption is listed twice"),
+        ("a.csv", b"image,caption\nred.jpg,red, or so\n", "line 2: 3 fields, but the header has 2"),
+        ("a.csv", b"image,caption\nred.jpg,red\nred.jpg\n", "line 3: 1 fields"),
+        ("a.csv", b"image,caption\nred.jpg, \n", "line 2: a caption is blank"),
+        ("a.csv", b'image,caption\nred.jpg,"red\n', "line 2: unexpected end of data"),
+        ("a.csv", b"image,caption\n", r"a\.csv lists no images"),
+        ("a.csv", b"image,caption\nred.jpg,\xff\n", r"a\.csv is not UTF-8 text"),
+        ("a.txt", b"red.jpg,red\n", "line 1: must be a header, not an image"),
+        ("a.txt", b"image,caption\nred.png,red\n", r"line 2: expected IMAGE\.jpg,caption"),
+        ("a.txt", b"image,caption\nred.jpg,\n", "line 2: a caption is blank"),
+        ("a.npz", b"", r"no known form of captions: \.json, \.jsonl, .*`archives`"),
+    ],
+)
+def test_what_is_wrong_is_named(name: str, content: bytes, message: str, read) -> None:
+    with pytest.raises(UsageError, match=message) as raised:
+        read(name, content)
+    assert "\n" not in str(raised.value)
+
+
+Members = dict[str, bytes]
+
+
+def write_tar(path: Path, members: Members) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+
+
+def picture(name: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), Path(name).stem).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def sample(name: str, extension: str = "txt") -> Members:
+    some = CAPTIONS[name]
+    captions = "\n".join(some).encode() if extension == "txt" else as_json({"caption": some})
+    return {f"{name[:-4]}.png": picture(name), f"{name[:-4]}.{extension}": captions}
+
+
+def opened(root: Path, archives: Any, **changes: Any):
+    protocol = replace(PROTOCOL, archives=archives, **changes)
+    return open_data(protocol, RunOptions(data_root=str(root)))
+
+
+def clip_benchmark(root: Path, split: str = "test") -> Path:
+    """Written as clip_benchmark/webdataset_builder.py does."""
+    names = list(CAPTIONS)
+    write_tar(root / f"wds/{split}/0.tar", {**sample(names[0]), **sample(names[1])})
+    write_tar(root / f"wds/{split}/1.tar", sample(names[2]))
+    (root / "wds/dataset_type.txt").write_text("retrieval\n")
+    (root / f"wds/{split}/nshards.txt").write_text("2\n")
+    return root / "wds"
+
+
+def test_clip_benchmarks_archives(tmp_path: Path, colour_encoder) -> None:
+    clip_benchmark(tmp_path)
+    data = opened(tmp_path, "wds")
+    assert data.names == ("wds/test/0.tar:green", "wds/test/0.tar:blue", "wds/test/1.tar:red")
+    assert data.captions == tuple(caption for _, caption in ROWS)
+    protocol = replace(PROTOCOL, archives="wds", captions_per_image=2)
+    result = retrieval.measure(colour_encoder, protocol, RunOptions(data_root=str(tmp_path)))
+    assert result.samples["text_to_image_rank"].tolist() == [1, 1, 1, 1, 3]
+
+
+def test_a_split_of_clip_benchmarks_archives(tmp_path: Path) -> None:
+    clip_benchmark(tmp_path, "val")
+    assert len(opened(tmp_path, "wds", split="val").names) == 3
+    with pytest.raises(UsageError, match=r"cannot read .*test/nshards\.txt"):
+        opened(tmp_path, "wds")
+
+
+@pytest.mark.parametrize("extension", ["txt", "json"])
+@pytest.mark.parametrize("archives", ["*.tar", ("a.tar", "b.tar"), ("a.tar", "[b-z].tar")])
+def test_any_archives(extension: str, archives: Any, tmp_path: Path) -> None:
+    names = list(CAPTIONS)
+    write_tar(tmp_path / "a.tar", sample(names[0], extension))
+    write_tar(tmp_path / "b.tar", {**sample(names[1], extension), **sample(names[2], extension)})
+    data = opened(tmp_path, archives)
+    assert data.names == ("a.tar:green", "b.tar:blue", "b.tar:red")
+    assert data.captions == tuple(caption for _, caption in ROWS)
+    assert data.image_of_text.tolist() == [0, 0, 1, 2, 2, 2]
+
+
+RED = sample("red.jpg")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ({}, "no samples in"),
+        ({"red.txt": b"red"}, "red has no image"),
+        ({**RED, "b.png": RED["red.png"]}, r"a\.tar:b has no \.txt, only png"),
+        ({**RED, "red.txt": b"red\n\nred"}, r"a\.tar:red\.txt: a caption is blank"),
+        ({**RED, "red.txt": b""}, "an image without captions"),
+        ({"red.png": b"", "red.json": b"{"}, r"red\.json is not JSON"),
+        ({"red.png": b"", "red.json": b"[]"}, "must be a record with captions"),
+        ({"red.png": b"", "red.json": b'{"text": "a"}'}, "no `caption` .* only text"),
+    ],
+)
+def test_what_is_wrong_with_archives(members: Members, message: str, tmp_path: Path) -> None:
+    write_tar(tmp_path / "a.tar", members)
+    with pytest.raises(UsageError, match=message):
+        opened(tmp_path, "a.tar")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "dataset_type.txt").unlink(), "cannot read .*dataset_type.txt"),
+        (lambda folder: (folder / "dataset_type.txt").write_text("multilabel"), "'multilabel'"),
+        (lambda folder: (folder / "test/nshards.txt").write_text("many"), "must hold a number"),
+        (lambda folder: (folder / "test/1.tar").unlink(), r"1\.tar is not there"),
+    ],
+)
+def test_what_is_wrong_with_clip_benchmarks_archives(change, message, tmp_path: Path) -> None:
+    change(clip_benchmark(tmp_path))
+    with pytest.raises(UsageError, match=message):
+        opened(tmp_path, "wds")
+
+
+def test_fields_that_exclude_each_other(tmp_path: Path, read) -> None:
+    for changes in ({}, {"archives": "a", "annotations": "b"}):
+        with pytest.raises(UsageError, match="`annotations` or `archives`, one of them"):
+            open_data(replace(PROTOCOL, **changes), RunOptions(data_root=str(tmp_path)))
+    with pytest.raises(UsageError, match=r"no archive .*/none-"):
+        opened(tmp_path, "none-*.tar")
+    with pytest.raises(UsageError, match="must be 1 or more"):
+        read("a.json", FORMS["list.json"], captions_per_image=0)
+
+
+def test_the_documents_examples_can_be_read(tmp_path: Path, save_colour) -> None:
+    text = (Path(__file__).parents[3] / "docs/data.md").read_text()
+    examples = re.findall(r"```yaml\n(kind: retrieval\n.*?)```", text, re.DOTALL)
+    table, archives = (tmp_path / f"{i}.yaml" for i in range(len(examples)))
+    for path, example in zip((table, archives), examples, strict=True):
+        path.write_text(example)
+    (tmp_path / "captions.tsv").write_text("filepath\ttitle\nred.jpg\tred\n")
+    save_colour(tmp_path / "photos/red.jpg", "red")
+    write_tar(tmp_path / "shards/0.tar", RED)
+    assert opened_file(table).captions == ("red",)
+    assert opened_file(archives).names == ("shards/0.tar:red",)
+
+
+def opened_file(path: Path):
+    protocol = read_protocol(path)
+    assert isinstance(protocol, RetrievalProtocol)
+    return open_data(protocol, RunOptions())

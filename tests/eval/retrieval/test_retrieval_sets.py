@@ -1,0 +1,205 @@
+"""The known sets: their sizes, and every layout that a download of them may have."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cosmos_eval.doctor import Diagnosis, examine
+from cosmos_eval.protocols.retrieval import RETRIEVAL
+from cosmos_eval.tasks.retrieval._data import RetrievalData, open_data
+from cosmos_eval.types import RetrievalProtocol, RunOptions, no_progress
+
+FAMILY_AND_SIZES = {
+    "coco-val2017": ("cosmos", 5000, 25014),
+    "coco-karpathy": ("karpathy", 5000, 25010),
+    "flickr30k-karpathy": ("karpathy", 1000, 5000),
+    "flickr30k-val": ("cosmos", 1014, 5070),
+}
+CAPTIONS = ["a red one", "red, or so"]
+COCO_NAME, FLICKR_NAME = "COCO_val2014_000000391895.jpg", "1007129816.jpg"
+
+
+def of_coco(name: str) -> str:
+    notes = [{"id": i, "image_id": 7, "caption": text} for i, text in enumerate(CAPTIONS)]
+    return json.dumps({"images": [{"id": 7, "file_name": name}], "annotations": notes})
+
+
+def of_karpathy(**image: Any) -> str:
+    sentences = [{"raw": text} for text in CAPTIONS]
+    other = {"filename": "other.jpg", "split": "train", "sentences": sentences}
+    return json.dumps({"images": [other, {"split": "test", "sentences": sentences, **image}]})
+
+
+def of_blip(name: str) -> str:
+    return json.dumps([{"image": name, "caption": CAPTIONS}])
+
+
+FLICKR_LIST = "image,caption\n" + "".join(f"{FLICKR_NAME},{text}\n" for text in CAPTIONS)
+FLICKR_KARPATHY = of_karpathy(filename=FLICKR_NAME)
+FLICKR_BLIP = of_blip(f"flickr30k-images/{FLICKR_NAME}")
+COCO_KARPATHY = of_karpathy(filepath="val2014", filename=COCO_NAME)
+COCO_BLIP = of_blip(f"val2014/{COCO_NAME}")
+
+# (data set, annotation file, its content, image)
+LAYOUTS = [
+    (
+        "coco-val2017",
+        "annotations/captions_val2017.json",
+        of_coco("000000000139.jpg"),
+        "images/val2017/000000000139.jpg",
+    ),
+    (
+        "coco-val2017",
+        "coco/annotations/captions_val2017.json",
+        of_coco("000000000139.jpg"),
+        "coco/val2017/000000000139.jpg",
+    ),
+    (
+        "coco-val2017",
+        "coco/annotations/captions_val2017.json",
+        of_coco("000000000139.jpg"),
+        "coco_stuff164k/images/val2017/000000000139.jpg",
+    ),
+    ("coco-karpathy", "coco_test_karpathy.json", of_coco(COCO_NAME), f"val2014/{COCO_NAME}"),
+    (
+        "coco-karpathy",
+        "mscoco_captions/coco_test_karpathy.json",
+        of_coco(COCO_NAME),
+        f"mscoco_captions/val2014/{COCO_NAME}",
+    ),
+    ("coco-karpathy", "dataset_coco.json", COCO_KARPATHY, f"images/val2014/{COCO_NAME}"),
+    ("coco-karpathy", "coco/dataset_coco.json", COCO_KARPATHY, f"coco/val2014/{COCO_NAME}"),
+    (
+        "coco-karpathy",
+        "coco/annotations/coco_karpathy_test.json",
+        COCO_BLIP,
+        f"coco/images/val2014/{COCO_NAME}",
+    ),
+    (
+        "flickr30k-karpathy",
+        "flickr30k/flickr30k_test_karpathy.txt",
+        FLICKR_LIST,
+        f"flickr30k/{FLICKR_NAME}",
+    ),
+    (
+        "flickr30k-karpathy",
+        "flickr30k/dataset_flickr30k.json",
+        FLICKR_KARPATHY,
+        f"flickr30k/flickr30k-images/{FLICKR_NAME}",
+    ),
+    (
+        "flickr30k-karpathy",
+        "flickr30k_test_karpathy.txt",
+        FLICKR_LIST,
+        f"flickr30k_images/flickr30k_images/{FLICKR_NAME}",
+    ),
+    (
+        "flickr30k-karpathy",
+        "flickr30k/annotations/flickr30k_test.json",
+        FLICKR_BLIP,
+        f"flickr30k/images/flickr30k-images/{FLICKR_NAME}",
+    ),
+    ("flickr30k-val", "flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR_NAME}"),
+    (
+        "flickr30k-val",
+        "flickr30k/flickr30k_val.json",
+        FLICKR_BLIP,
+        f"flickr30k/Images/{FLICKR_NAME}",
+    ),
+]
+
+
+def small(dataset: str) -> RetrievalProtocol:
+    """A known set, as if it had one image with two captions."""
+    protocol = RETRIEVAL[dataset]
+    assert isinstance(protocol, RetrievalProtocol)
+    return replace(protocol, n_images=1, n_captions=2)
+
+
+@pytest.fixture
+def place(tmp_path: Path, save_colour: Callable[..., Path]):
+    """Write a layout below a data root."""
+
+    def write(annotations: str, content: str, image: str) -> Path:
+        path = tmp_path / annotations
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content)
+        return save_colour(tmp_path / image, "red")
+
+    return write
+
+
+def read(dataset: str, root: Path) -> RetrievalData:
+    return open_data(small(dataset), RunOptions(data_root=str(root)))
+
+
+def examined(protocol: RetrievalProtocol, root: Path) -> Diagnosis:
+    return examine(protocol, RunOptions(data_root=str(root)), no_progress)
+
+
+def test_families_and_sizes() -> None:
+    found = {name: (p.family, p.n_images, p.n_captions) for name, p in RETRIEVAL.items()}
+    assert found == FAMILY_AND_SIZES
+    assert {p.captions_per_image for p in RETRIEVAL.values()} == {None}
+
+
+@pytest.mark.parametrize(("dataset", "annotations", "content", "image"), LAYOUTS)
+def test_a_documented_layout_is_found(
+    dataset: str, annotations: str, content: str, image: str, tmp_path: Path, place
+) -> None:
+    path = place(annotations, content, image)
+    data = read(dataset, tmp_path)
+    assert [source.name for source in data.images] == [str(path)]
+    assert data.names == (path.name,)
+    assert data.captions == tuple(CAPTIONS)
+
+
+def test_the_first_folder_of_images_may_be_another_sets(tmp_path: Path, place, save_colour) -> None:
+    save_colour(tmp_path / "images/other.jpg", "blue")
+    place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k/{FLICKR_NAME}")
+    assert read("flickr30k-val", tmp_path).names == (FLICKR_NAME,)
+
+
+@pytest.mark.parametrize(("dataset", "annotations", "content", "image"), LAYOUTS[::3])
+def test_the_doctor_counts_what_it_finds(
+    dataset: str, annotations: str, content: str, image: str, tmp_path: Path, place
+) -> None:
+    path = place(annotations, content, image)
+    found = examined(small(dataset), tmp_path)
+    assert (found.whole, found.faults, found.remedy) == (True, (), None)
+    assert (found.images, found.expected) == (1, 1)
+    assert (found.captions, found.expected_captions) == (2, 2)
+    assert found.folder == str(path.parent)
+
+
+def test_the_doctor_tells_other_counts_and_missing_images(tmp_path: Path, place) -> None:
+    path = place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR_NAME}")
+    path.unlink()
+    protocol = RETRIEVAL["flickr30k-val"]
+    assert isinstance(protocol, RetrievalProtocol)
+    found = examined(protocol, tmp_path)
+    assert not found.whole
+    assert (found.images, found.expected) == (0, 1014)
+    assert (found.captions, found.expected_captions) == (2, 5070)
+    images, captions, missing = found.faults
+    assert images == f"{tmp_path}/flickr30k_val.json has 1 images, but flickr30k-val 1014"
+    assert captions == f"{tmp_path}/flickr30k_val.json has 2 captions, but flickr30k-val 5070"
+    assert missing.startswith(f"1 of 1 images missing, first: {path}; images are looked for in ")
+    assert "flickr30k/Images" in missing
+    assert found.remedy == protocol.download
+
+
+def test_the_doctor_names_all_places_looked_at(tmp_path: Path) -> None:
+    found = examined(small("flickr30k-val"), tmp_path)
+    assert found.faults == (
+        f"no captions below {tmp_path}: looked for flickr30k_val.json "
+        "in ., annotations, flickr30k, flickr30k/annotations",
+    )
+    assert found.remedy is not None
+    assert found.remedy.endswith("/flickr30k_val.json")
