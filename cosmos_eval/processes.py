@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, NoReturn
 
 from cosmos_eval.share import ALONE, Share
 
@@ -35,6 +36,20 @@ def joined() -> Iterator[Share]:
         yield Share(dist.get_rank(), dist.get_world_size(), _gather)
     finally:
         dist.destroy_process_group()
+
+
+def leave(code: int) -> NoReturn:
+    """End this process with a status.
+
+    Threads that a process group has left behind now and then abort the interpreter while it tidies
+    up ("terminate called without an active exception", PyTorch 2.13), and another status than ours
+    would be reported. Several processes therefore end at once.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def own_device(device: str) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cosmos_eval.cli import cache, data, leaderboard, listing, run, segment
-from cosmos_eval.processes import is_first
+from cosmos_eval.processes import is_first, leave
 from cosmos_eval.types import UsageError
 
 app = typer.Typer(
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     else:
         # Some versions of Typer turn an interrupt into this status, others into Abort.
         code = _end(KeyboardInterrupt()) if code == 130 else code
-    sys.exit(code)
+    leave(code or 0)
 
 
 def _end(error: BaseException) -> int:
