@@ -17,6 +17,7 @@ import yaml
 from cosmos_eval.types import (
     Attention,
     ClassificationProtocol,
+    ClassLayout,
     Protocol,
     Refinement,
     RetrievalProtocol,
@@ -36,10 +37,18 @@ _KINDS = MappingProxyType(
 )
 # Fields that a file does not set under their own name.
 _DERIVED = {"dataset", "family", "root", "download"}
-_DERIVED_SEG = {
-    *("mmseg_type", "usual_folder", "n_images", "preparation"),
-    *("class_names", "queries"),
-}
+_DERIVED_OF: Mapping[type[Protocol], set[str]] = MappingProxyType(
+    {
+        RetrievalProtocol: set(),
+        ClassificationProtocol: {
+            *("torchvision", "usual_folders", "separators", "n_images", "remark"),
+        },
+        SegmentationProtocol: {
+            *("mmseg_type", "usual_folder", "n_images", "preparation"),
+            *("class_names", "queries"),
+        },
+    }
+)
 
 
 def read_protocol(path: Path) -> Protocol:
@@ -96,7 +105,7 @@ def _protocol(content: dict[str, Any], path: Path) -> Protocol:
     fields: dict[str, Any] = {}
     if cls is SegmentationProtocol:
         fields = {"mmseg_type": None, **_classes(content.pop("classes", None), path.parent)}
-    derived = _DERIVED | (_DERIVED_SEG if fields else set())
+    derived = _DERIVED | _DERIVED_OF[cls]
     settable = {f.name: f for f in dataclasses.fields(cls) if f.name not in derived}
     _refuse_unknown(content, [*settable, *(["classes"] if fields else [])])
     for key, item in settable.items():
@@ -206,7 +215,12 @@ def _texts(value: Any, key: str) -> tuple[str, ...]:
     return tuple(_text(item, f"{key}[{index}]") for index, item in enumerate(value))
 
 
-def _text_or_texts(value: Any, key: str) -> str | tuple[str, ...]:
+def _templates(value: Any, key: str) -> str | tuple[str, ...]:
+    if isinstance(value, dict):
+        raise _FileError(
+            f"`{key}` must be the same for all classes: a list of texts with {{}}, not prompts "
+            f"for each class such as {next(iter(value), None)!r}"
+        )
     return _text(value, key) if isinstance(value, str) else _texts(value, key)
 
 
@@ -265,9 +279,10 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "int": _whole,
         "bool": _truth,
         "Attention": _one_of(Attention),
+        "ClassLayout": _one_of(ClassLayout),
         "Rgb": _rgb,
         "Refinement": _one_of(Refinement),
-        "tuple[str, ...] | str": _text_or_texts,
+        "tuple[str, ...] | str": _templates,
         "Mapping[str, str]": _names,
         "Mapping[str, tuple[str, ...]]": _groups,
     }

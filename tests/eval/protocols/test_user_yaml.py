@@ -89,7 +89,7 @@ def test_classification_and_retrieval(read):
     cls = read("kind: cls\nfolder: photos\nclass_names: {n01: tench}\n", "a.yml")
     assert isinstance(cls, ClassificationProtocol)
     assert (cls.dataset, cls.folder, dict(cls.class_names)) == ("a", "photos", {"n01": "tench"})
-    assert cls.templates == "openai-imagenet"
+    assert (cls.layout, cls.templates) == ("folders", None)
     retrieval = read("kind: retrieval\nimages: i\nannotations: c.json\ncaptions_per_image: 5\n")
     assert isinstance(retrieval, RetrievalProtocol)
     assert retrieval.captions_per_image == 5
