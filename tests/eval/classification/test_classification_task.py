@@ -63,6 +63,10 @@ def test_solved_by_hand(root: Path, colour_encoder) -> None:
         "c_three": {"recall": 0.0, "images": 1},
         "c_two": {"recall": 1.0, "images": 1},
     }
+    assert result.confusion_pairs == [
+        {"true": "c_one", "predicted": "c_three", "images": 1},
+        {"true": "c_three", "predicted": "c_one", "images": 1},
+    ]
     assert result.n_samples == 5
     assert classification.metrics_from_samples(result.samples) == result.metrics
     assert result.intervals.keys() == result.metrics.keys()
