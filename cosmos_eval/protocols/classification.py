@@ -172,7 +172,7 @@ _PROTOCOLS = (
         "stanford_cars",
         "cars",
         8_041,
-        # The authors' page is gone; torchvision's issue tells where copies are.
+        # The authors' page is gone; torchvision's reader points here for copies (its change 8309).
         "https://github.com/pytorch/vision/issues/7545",
     ),
     _torchvision(
