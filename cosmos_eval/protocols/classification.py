@@ -195,11 +195,11 @@ _PROTOCOLS = (
         "caltech101",
         "caltech101/101_ObjectCategories",
         "caltech101",
-        # The second part of torch.utils.data.random_split into 3,000 and 5,677: the number and the
-        # seed are published, that it is the second part is taken to be as for training and test.
+        # Number and seed are published, not which part of torch.utils.data.random_split it is.
         5_677,
         "https://data.caltech.edu/records/mzrjq-6wc02",
         class_list="caltech101",
+        remark="the 5,677 images are taken to be the second part of the published random split",
     ),
     _torchvision(
         "flowers102",

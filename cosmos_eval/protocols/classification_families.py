@@ -28,6 +28,7 @@ _DIFFERENCES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "torchvision": "caltech101-with-background",
             "class_list": "caltech101-with-background",
             "n_images": 9_144,
+            "remark": "",
         },
     }
 )
