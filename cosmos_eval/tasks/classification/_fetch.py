@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import tarfile
 from pathlib import Path
 
 from cosmos_eval.tasks.classification._folders import find_folder
@@ -59,5 +60,9 @@ def _fetch_imagenetv2(protocol: ClassificationProtocol, root: Path) -> None:
     try:
         with contextlib.redirect_stdout(sys.stderr):
             download_and_extract_archive(_IMAGENETV2, str(root))
-    except (OSError, RuntimeError) as error:
-        raise UsageError(f"{protocol.dataset}: cannot download {_IMAGENETV2}: {error}") from error
+    except (OSError, EOFError, RuntimeError, tarfile.TarError) as error:
+        archive = root / _IMAGENETV2.rpartition("/")[2]
+        raise UsageError(
+            f"{protocol.dataset}: cannot download or unpack {_IMAGENETV2}: {error}; remove "
+            f"{archive} if it is there, and try again"
+        ) from error

@@ -53,9 +53,13 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
     protocol's classes.
     """
     class_list = CLASS_LISTS.get(protocol.class_list or "")
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not a folder")
+    if protocol.class_list == "imagenet1k":
+        _refuse_flat(folder, protocol.root or options.data_root)
     classes = _class_folders(folder, class_list)
     if class_list is not None:
-        _require_list(protocol, folder, classes, class_list, options)
+        _require_list(protocol, folder, classes, class_list)
     images = [_images(folder / name) for name in classes]
     for name, found in zip(classes, images, strict=True):
         if not found:
@@ -73,10 +77,8 @@ def _holds_imagenet(folder: Path) -> bool:
 
 
 def _class_folders(folder: Path, class_list: ClassList | None) -> tuple[str, ...]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is not a folder")
     found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    if not found and not flat_images(folder):
+    if not found:
         raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
     if class_list is not None and class_list.numeric:
         # What is no number is found out by the list's hash.
@@ -94,24 +96,22 @@ def _images(folder: Path) -> list[Path]:
     ]
 
 
-def _require_list(
-    protocol: ClassificationProtocol,
-    folder: Path,
-    classes: tuple[str, ...],
-    expected: ClassList,
-    options: RunOptions,
-) -> None:
-    flat = flat_images(folder) if protocol.class_list == "imagenet1k" else []
+def _refuse_flat(folder: Path, root: str | None) -> None:
+    flat = flat_images(folder)
     if flat:
-        root = shlex.quote(str(protocol.root or options.data_root))
         raise UsageError(
             f"{folder} holds {len(flat)} images outside class folders, the first {flat[0]}: one "
-            f"folder a class is made by `cosmos-eval data prepare imagenet --data-root {root}`"
+            f"folder a class is made by `cosmos-eval data prepare imagenet --data-root "
+            f"{shlex.quote(str(root))}`"
         )
+
+
+def _require_list(
+    protocol: ClassificationProtocol, folder: Path, classes: tuple[str, ...], expected: ClassList
+) -> None:
     found = hashlib.sha256("\n".join(classes).encode()).hexdigest()
     if expected.classes_sha256 not in (None, found):
         raise UsageError(
             f"{folder} has {len(classes)} class folders, which are not the {expected.n_classes} "
-            f"{expected.classes} of {protocol.class_list}; "
-            f"the first found is {next(iter(classes), 'none')}"
+            f"{expected.classes} of {protocol.class_list}; the first found is {classes[0]}"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import pickle
 import sys
+import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,10 @@ from cosmos_eval.tasks.classification._types import ClassData, make_data
 from cosmos_eval.types import ClassificationProtocol, UsageError
 
 # What torchvision raises for data that are missing, damaged or of another layout.
-_FAULTS = (RuntimeError, OSError, ValueError, KeyError, IndexError, pickle.UnpicklingError)
+_FAULTS = (
+    *(RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError),
+    *(pickle.UnpicklingError, tarfile.TarError),
+)
 
 
 class Found(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from clip_benchmark.datasets import imagenetv2
 from clip_benchmark.datasets.builder import build_dataset
 from support.class_sets import CLASSES, write_class_set
 from torchvision import datasets
@@ -243,6 +245,23 @@ def test_downloading_is_torchvisions_and_only_when_asked(tmp_path, monkeypatch, 
         classification.check(CLASSIFICATION["dtd"], options)
     assert asked == [(datasets.DTD._URL, datasets.DTD._MD5)]
     assert capsys.readouterr().out == ""
+
+
+def test_imagenetv2s_archive_is_fetched_and_unpacked(tmp_path):
+    """From an archive beside it, whose folders are those that CLIP Benchmark expects."""
+    name = "imagenetv2-matched-frequency"
+    (tmp_path / f"{name}.tar.gz").write_bytes(b"cut off")
+    protocol = CLASSIFICATION["imagenetv2"]
+    options = RunOptions(data_root=str(tmp_path), download=True)
+    # A file of that name is taken for the archive, so nothing is downloaded here.
+    with pytest.raises(UsageError, match=rf"cannot download or unpack .*remove .*/{name}.tar.gz"):
+        classification.fetch(protocol, options)
+    with tarfile.open(tmp_path / f"{name}.tar.gz", "w:gz") as tar:
+        tar.addfile(tarfile.TarInfo(f"{imagenetv2.FNAMES['matched-frequency']}/7/a.jpeg"))
+    classification.fetch(protocol, options)
+    assert (tmp_path / protocol.folder / "7/a.jpeg").is_file()
+    (tmp_path / f"{name}.tar.gz").write_bytes(b"not read again")
+    classification.fetch(protocol, options)
 
 
 def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
