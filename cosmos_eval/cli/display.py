@@ -151,7 +151,7 @@ def _most_confused(row: ResultRow) -> str:
         f"{pair['true']} as {pair['predicted']} ({pair['images']})"
         for pair in row.confusion_pairs[:_PAIRS_SHOWN]
     )
-    return f"most confused by {row.model['spec']} on {row.dataset}: {pairs}"
+    return f"most confused by {row.model['spec']} on {row.dataset} ({row.protocol}): {pairs}"
 
 
 def show_leaderboard(entries: Sequence[Entry], form: Format) -> None:

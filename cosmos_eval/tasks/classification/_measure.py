@@ -58,8 +58,12 @@ def measure_data(
         per_class=_per_class(data, top),
         confusion_pairs=confusion_from_samples(samples, data.classes),
         seconds={"prompts": prompted - started, "images": perf_counter() - prompted},
-        notes=(*limit_notes(options), *([protocol.remark] if protocol.remark else [])),
+        notes=(*limit_notes(options), *_remarks(protocol)),
     )
+
+
+def _remarks(protocol: ClassificationProtocol) -> tuple[str, ...]:
+    return (f"{protocol.dataset}: {protocol.remark}",) if protocol.remark else ()
 
 
 def _intervals(labels: NDArray[np.int64], top: NDArray[np.int64], seed: int) -> dict[str, Interval]:

@@ -58,8 +58,9 @@ def _opened(protocol: ClassificationProtocol, root: Path, *, download: bool) -> 
         return READERS[str(protocol.torchvision)](root, download)
     except _FAULTS as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        cannot = "fetch" if download else "read"
         raise UsageError(
-            f"{protocol.dataset}: torchvision cannot read {root / protocol.folder}: {reason}; "
+            f"{protocol.dataset}: torchvision cannot {cannot} {root / protocol.folder}: {reason}; "
             f"from: {protocol.download}"
         ) from error
 

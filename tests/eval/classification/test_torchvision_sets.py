@@ -270,5 +270,16 @@ def test_a_download_that_fails_is_one_line(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets.dtd, "download_and_extract_archive", fail)
     options = RunOptions(data_root=str(tmp_path), download=True)
-    with pytest.raises(UsageError, match=r"dtd: torchvision cannot .*no network; from: https"):
+    with pytest.raises(
+        UsageError, match=r"dtd: torchvision cannot fetch .*no network; from: https"
+    ):
         classification.fetch(CLASSIFICATION["dtd"], options)
+
+
+def test_a_remark_is_in_the_result(tmp_path, monkeypatch, colour_encoder):
+    write_class_set("sun397", tmp_path, monkeypatch)
+    protocol = replace(of_any_size("sun397"), templates=("{}",))
+    result = classification.measure(colour_encoder, protocol, RunOptions(data_root=str(tmp_path)))
+    (note,) = result.notes
+    assert note.startswith("sun397: all images, as CLIP Benchmark takes them")
+    assert of_any_size("sun397", "clip-benchmark").remark == ""

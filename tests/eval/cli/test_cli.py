@@ -150,7 +150,7 @@ def test_frequent_mistakes_are_told_beside_the_table(tmp_path, capsys):
     ]
     row = make_row(confusion_pairs=pairs)
     display.show_results([write_result(tmp_path, row, {"x": np.arange(3)})], as_json=False)
-    told = "scenes-cls: apple as boat (7), car as boat (5), fish as boat (5)\n"
+    told = "scenes-cls (scenes): apple as boat (7), car as boat (5), fish as boat (5)\n"
     assert capsys.readouterr().err == f"most confused by scenes-cosmos on {told}"
 
 
