@@ -40,7 +40,7 @@ MODEL = "openclip:ViT-B-32/random"
 PROMPTS_TARGET = 4.0
 PROMPTS_TOLERANCE = 1e-6
 RUN_TARGET = 0.9
-PHOTO_CLASSES = 24
+PHOTO_CLASSES = 10
 DISTINCT = 48  # photographs; the others repeat their pixels in files of their own
 IN_MEMORY = 128  # images that the model alone is fed with, again and again
 
