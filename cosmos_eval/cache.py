@@ -107,7 +107,9 @@ class Shelf:
         _evict(self._root, self._limit)
 
     def _shards(self) -> list[Path]:
-        return [] if self._root is None else sorted((self._root / self._name).glob(f"*{_SUFFIX}"))
+        if self._root is None:
+            return []
+        return sorted(path for path in _entries(self._root / self._name) if path.suffix == _SUFFIX)
 
 
 def _keys_of(path: Path) -> set[bytes] | None:
@@ -150,13 +152,20 @@ class _File(NamedTuple):
 def _files(root: Path) -> list[_File]:
     """Every shard, the least recently used first."""
     found = []
-    for path in root.glob(f"*/*{_SUFFIX}"):
-        try:
-            state = path.stat()
-        except FileNotFoundError:  # another run has removed it
-            continue
-        found.append(_File(state.st_mtime_ns, state.st_size, path))
+    for path in (path for folder in _entries(root) for path in _entries(folder)):
+        with suppress(FileNotFoundError):  # another run has removed it
+            if path.suffix == _SUFFIX:
+                state = path.stat()
+                found.append(_File(state.st_mtime_ns, state.st_size, path))
     return sorted(found)
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing where another run has removed it, or it is none."""
+    try:
+        return [folder / name for name in os.listdir(folder)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _evict(root: Path, limit: int) -> None:
@@ -214,8 +223,9 @@ def clear(root: Path) -> int:
     for file in _files(root):
         removed += file.size
         _remove(file.path)
-    for path in [*root.glob("*/*"), *root.glob("*")]:
-        _remove(path)
+    for folder in _entries(root):
+        for path in [*_entries(folder), folder]:
+            _remove(path)
     return removed
 
 

@@ -11,7 +11,8 @@ Record = dict[str, str]
 # What the numbers of a family can be compared with.
 FAMILIES = {
     "cosmos": "the evaluation code of COSMOS, github.com/ExplainableML/cosmos",
-    "karpathy": "CLIP Benchmark and OpenCLIP's tables",
+    "karpathy": "CLIP Benchmark's and OpenCLIP's tables of retrieval",
+    "clip-benchmark": "CLIP Benchmark's and OpenCLIP's tables of classification",
     "scenes": "the embedded scenes of this version",
     "fixed-names": "itself: `cosmos` without the faults in its lists of names",
     "sclip": "published numbers of github.com/wangf3014/SCLIP",

@@ -15,6 +15,7 @@ from cosmos_eval.protocols import find_protocol, known_protocols
 from cosmos_eval.protocols.scenes import FAMILY as SCENES
 from cosmos_eval.tasks import room_of, task_of
 from cosmos_eval.types import (
+    ClassificationProtocol,
     OnProgress,
     Progress,
     Protocol,
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 CHECKED: Mapping[Task, str] = {
     "seg": "every file, the size of every image, every pixel of every label map",
-    "cls": "class folders and their names; images are listed, not decoded",
+    "cls": "class folders or lists, and how many images are there; none is decoded",
     "retrieval": "captions and their number, and that every image is there; none is decoded",
     "select": "captions, numbers of items, and that every image is there; none is decoded",
 }
@@ -157,4 +158,17 @@ def _remedy(protocol: Protocol, options: RunOptions, found: Survey | None = None
         if made_here and can_prepare(protocol.preparation, options.data_root):
             root = shlex.quote(str(options.data_root))
             return f"cosmos-eval data prepare {protocol.preparation} --data-root {root}"
+    if isinstance(protocol, ClassificationProtocol):
+        return _remedy_of_classification(protocol, options)
+    return protocol.download
+
+
+def _remedy_of_classification(protocol: ClassificationProtocol, options: RunOptions) -> str | None:
+    from cosmos_eval.tasks.classification import can_fetch
+
+    root = shlex.quote(str(options.data_root))
+    if protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
+        return f"cosmos-eval data prepare imagenet --data-root {root}"
+    if can_fetch(protocol) and options.data_root is not None:
+        return f"cosmos-eval run --dataset {protocol.dataset} --data-root {root} --download"
     return protocol.download

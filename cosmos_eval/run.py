@@ -18,7 +18,7 @@ from cosmos_eval.labels import safe_name
 from cosmos_eval.plan import Machine, Plan, make_plan
 from cosmos_eval.processes import own_device
 from cosmos_eval.protocols import prepare
-from cosmos_eval.tasks import room_of, task_of
+from cosmos_eval.tasks import fetch, room_of, task_of
 from cosmos_eval.types import (
     Attention,
     Measurement,
@@ -70,9 +70,15 @@ def check_data(plan: Plan, watch: Watch = _unwatched) -> None:
     share = plan.options.share
     for done, protocol in enumerate(plan.protocols):
         watch("data", Progress("check", done, len(plan.protocols)))
-        share.first_alone(partial(prepare, protocol))
+        share.first_alone(partial(_provide, protocol, plan.options))
         share.together(partial(room_of(protocol).check, protocol, plan.options))
     watch("data", Progress("check", len(plan.protocols), len(plan.protocols)))
+
+
+def _provide(protocol: Protocol, options: RunOptions) -> None:
+    prepare(protocol)
+    if options.download:
+        fetch(protocol, options)
 
 
 def measure_all(plan: Plan, watch: Watch = _unwatched) -> Iterator[Finished]:
@@ -111,6 +117,7 @@ def evaluate(
     *,
     protocol: str | None = None,
     data_root: str | None = None,
+    download: bool = False,
     arch: str | None = None,
     weights: Weights = "teacher",
     attention: Attention | None = None,
@@ -123,13 +130,15 @@ def evaluate(
 ) -> ResultRow:
     """Measure a model on a data set, both named as on the command line.
 
-    `protocol` is the data set's usual one where it is not named; `cache` keeps embeddings for the
-    next call, in the folder that `cosmos-eval cache info` shows. Returns the result without
+    `protocol` is the data set's usual one where it is not named; `download` fetches a missing set
+    of torchvision below `data_root`; `cache` keeps embeddings for the next call, in the folder that
+    `cosmos-eval cache info` shows. Returns the result without
     storing it; metrics are fractions in [0, 1], ranks start at 1. Raises UsageError for unknown
     names and for missing or inconsistent data.
     """
     options = RunOptions(
         data_root=data_root,
+        download=download,
         attention=attention,
         batch_size=batch_size,
         workers=workers,
@@ -223,6 +232,7 @@ def _row(
         metrics=dict(measurement.metrics),
         intervals={name: value._asdict() for name, value in measurement.intervals.items()},
         per_class=measurement.per_class,
+        confusion_pairs=measurement.confusion_pairs,
         n_samples=measurement.n_samples,
         provenance=_provenance(encoder, protocol, measurement, shared, seconds),
         samples="",

@@ -67,6 +67,8 @@ def to_json(row: ResultRow) -> str:
                 "look for NaN in the model's features"
             )
     document = {item.name: getattr(row, item.name) for item in dataclasses.fields(row)}
+    if not row.confusion_pairs:
+        del document["confusion_pairs"]
     return json.dumps(document, indent=2, sort_keys=True, allow_nan=False, default=_plain) + "\n"
 
 

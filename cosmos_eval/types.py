@@ -16,6 +16,7 @@ Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
 Precision = Literal["fp32", "bf16", "fp16"]
 Refinement = Literal["pamr"]
+ClassLayout = Literal["folders", "webdataset"]
 SelectionLayout = Literal["items", "pairs", "sugarcrepe", "mmvp", "aro"]
 PairAccuracy = Literal["group", "image"]
 Rgb = tuple[float, float, float]
@@ -104,17 +105,30 @@ class RetrievalProtocol(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationProtocol(Protocol):
-    """An image folder with one folder a class.
+    """Images and the class of each.
 
-    `class_names` maps folder names to prompt names; empty: the folder name with underscores as
-    spaces. `class_list` instead names a known list of prompt names for the folders in sorted
-    order. `templates` holds prompts with one `{}`, or the name of a known set.
+    `folder` holds one folder a class, or by `layout` webdataset archives and texts as CLIP
+    Benchmark writes them. `torchvision` names instead a set that torchvision reads (a key of
+    cosmos_eval.tasks.classification.READERS), which then lies in `folder`. `usual_folders` are
+    other places where people keep the set.
+    `class_names` maps classes to prompt names; a set of torchvision may leave some out. Without
+    it the class itself, every character of `separators` as a space. `class_list` instead names a
+    known list (a key of cosmos_eval.protocols.classification.CLASS_LISTS).
+    `templates` holds prompts with one `{}`, or the name of a known set; None: those that the data
+    bring, else OpenAI's for ImageNet. `n_images` is how many test images the set has where that
+    is known; `remark` is what a reader of its numbers must know.
     """
 
     folder: str
+    layout: ClassLayout = "folders"
+    torchvision: str | None = None
+    usual_folders: tuple[str, ...] = ()
     class_names: Mapping[str, str] = field(default_factory=dict)
+    separators: str = "_"
     class_list: str | None = None
-    templates: tuple[str, ...] | str = "openai-imagenet"
+    templates: tuple[str, ...] | str | None = None
+    n_images: int | None = None
+    remark: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,6 +218,8 @@ class Measurement:
     `samples` maps names to arrays, stored beside the result; `hashes` fingerprints everything
     that defines the number (class names, templates, sample list); `notes` says, one line each,
     what a reader of the number must know (captions that were cut to the context, a limit).
+    `confusion_pairs` are the most frequent mistakes of a classification: `true`, `predicted` and
+    `images`.
     """
 
     metrics: Mapping[str, float]
@@ -212,6 +228,7 @@ class Measurement:
     samples: Mapping[str, NDArray[Any]]
     hashes: Mapping[str, str]
     per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    confusion_pairs: Sequence[Mapping[str, Any]] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -230,14 +247,15 @@ class Embeddings(NamedTuple):
 class RunOptions:
     """How a measurement is carried out; only `limit` and `attention` change what is measured.
 
-    `attention` None is the protocol's own. `overlays` draws pictures for people beside saved
-    predictions. `share` is this process's part where several make the
-    measurement together. `partial` is a folder where finished parts of a measurement stay until its
-    result is stored, so that a killed run can go on, `cache` one where embeddings stay; None keeps
-    none.
+    `download` fetches data sets that are not there, where that is known how. `attention` None is
+    the protocol's own. `overlays` draws pictures for people beside saved predictions. `share` is
+    this process's part where several make the measurement together. `partial` is a folder where
+    finished parts of a measurement stay until its result is stored, so that a killed run can go on,
+    `cache` one where embeddings stay; None keeps none.
     """
 
     data_root: str | None = None
+    download: bool = False
     attention: Attention | None = None
     batch_size: int = 32
     workers: int = 2
@@ -266,6 +284,7 @@ class ResultRow:
     provenance: Mapping[str, Any]
     samples: str
     source: Literal["measured"] = "measured"
+    confusion_pairs: Sequence[Mapping[str, Any]] = ()
 
 
 class Progress(NamedTuple):

@@ -14,7 +14,7 @@ from cosmos_eval.cli.options import (
 )
 from cosmos_eval.types import RunOptions
 
-app = typer.Typer(help="Look at data sets on the disk, and make label maps that they lack.")
+app = typer.Typer(help="Look at data sets on the disk, and make what they lack.")
 
 _WORKERS = os.cpu_count() or 1
 
@@ -48,11 +48,13 @@ def doctor(
 
 @app.command("prepare")
 def prepare(
-    name: Annotated[str, typer.Argument(help="coco_object, coco_stuff, cityscapes or context.")],
+    name: Annotated[
+        str, typer.Argument(help="coco_object, coco_stuff, cityscapes, context or imagenet.")
+    ],
     data_root: DataRootOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make the label maps that a set needs from its download; what is there is kept."""
+    """Make the label maps or class folders that a download lacks; what is there is kept."""
     from cosmos_eval.prepare import prepare as make
 
     with display.Progress() as progress:

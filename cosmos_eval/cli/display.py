@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cosmos_eval.doctor import Diagnosis
     from cosmos_eval.leaderboard import Entry, Format
     from cosmos_eval.plan import Plan
+    from cosmos_eval.types import ResultRow
 
 RESULTS = Path("runs/eval")
 """Where results go and are looked for, in the current folder.
@@ -39,6 +40,9 @@ def _console() -> Console:
 
     return Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False)
 
+
+# Of the most frequent mistakes, which the result file has in full.
+_PAIRS_SHOWN = 3
 
 # Seconds between two lines about the same phase where there is no terminal.
 _PATIENCE = 10.0
@@ -136,8 +140,20 @@ def show_results(paths: Sequence[Path], *, as_json: bool) -> None:
     rows = [read_result(path) for path in paths]
     for table in to_tables(measured(rows)):
         _console().print(table)
+    for row in rows:
+        if row.confusion_pairs:
+            print(_most_confused(row), file=sys.stderr)
     for note in dict.fromkeys(note for row in rows for note in row.provenance["notes"]):
         print(f"note: {note}", file=sys.stderr)
+
+
+def _most_confused(row: ResultRow) -> str:
+    """The most frequent mistakes of a classification, in a line."""
+    pairs = ", ".join(
+        f"{pair['true']} as {pair['predicted']} ({pair['images']})"
+        for pair in row.confusion_pairs[:_PAIRS_SHOWN]
+    )
+    return f"most confused by {row.model['spec']} on {row.dataset} ({row.protocol}): {pairs}"
 
 
 def show_leaderboard(entries: Sequence[Entry], form: Format) -> None:

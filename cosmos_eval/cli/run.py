@@ -58,6 +58,12 @@ def run(
     weights: WeightsOption = "teacher",
     attention: AttentionOption = None,
     data_root: DataRootOption = None,
+    download: Annotated[
+        bool,
+        typer.Option(
+            "--download", help="Fetch classification sets that are missing below --data-root."
+        ),
+    ] = False,
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where results are written.")
     ] = display.RESULTS,
@@ -100,6 +106,7 @@ def run(
     with joined() as share:
         options = RunOptions(
             data_root=data_root,
+            download=download,
             attention=attention,
             batch_size=batch_size,
             workers=workers,

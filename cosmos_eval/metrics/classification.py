@@ -1,4 +1,4 @@
-"""Zero-shot classification: the best classes of every image, accuracy, mean per-class recall.
+"""Zero-shot classification: best classes of every image, accuracy, recall, frequent mistakes.
 
 Tie rule: of classes that score the same, the one listed first wins.
 
@@ -7,10 +7,13 @@ Shapes: N images, C classes, D embedding.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 TOP = 5
+PAIRS = 10
 _BLOCK_BYTES = 64 << 20  # of float32 scores
 
 
@@ -51,6 +54,29 @@ def class_recalls(labels: NDArray[np.integer], hits: NDArray[np.bool_]) -> dict[
     present, index = np.unique(labels, return_inverse=True)
     shares = np.bincount(index, weights=hits) / np.bincount(index)
     return dict(zip(present.tolist(), shares.tolist(), strict=True))
+
+
+class ConfusedPair(NamedTuple):
+    """How many `images` of class `true` were given class `predicted` instead."""
+
+    true: int
+    predicted: int
+    images: int
+
+
+def confusion_pairs(
+    labels: NDArray[np.integer], predicted: NDArray[np.integer], k: int = PAIRS
+) -> list[ConfusedPair]:
+    """The at most k most frequent mistakes of (N,) labels and predictions, most frequent first.
+
+    Of equally frequent ones the lower true class, then the lower predicted class comes first.
+    """
+    wrong = labels != predicted
+    mistakes = np.stack([labels[wrong], predicted[wrong]], axis=1)
+    pairs, counts = np.unique(mistakes, axis=0, return_counts=True)
+    # np.unique sorts by true and predicted class, which a stable sort keeps among equals.
+    order = np.argsort(-counts, kind="stable")[:k]
+    return [ConfusedPair(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i])) for i in order]
 
 
 def _top_columns(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:

@@ -45,7 +45,7 @@ class Work(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many label maps were made, and how many were there already."""
+    """How many files were made (or moved to where they belong), and how many were there already."""
 
     made: int
     kept: int

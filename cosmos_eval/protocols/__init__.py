@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cosmos_eval.protocols.classification import CLASSIFICATION
+from cosmos_eval.protocols.classification_families import CLASSIFICATION_FAMILIES
 from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.protocols.scenes import DEFAULT, prepare_scenes, scenes_protocols
 from cosmos_eval.protocols.segmentation import SEGMENTATION
@@ -38,7 +39,8 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
     usual = known_protocols()[dataset]
     others = {
         family: protocols[dataset]
-        for family, protocols in SEGMENTATION_FAMILIES.items()
+        for families in (CLASSIFICATION_FAMILIES, SEGMENTATION_FAMILIES)
+        for family, protocols in families.items()
         if dataset in protocols
     }
     return {usual.family: usual, **others}

@@ -17,6 +17,7 @@ import yaml
 from cosmos_eval.types import (
     Attention,
     ClassificationProtocol,
+    ClassLayout,
     PairAccuracy,
     Protocol,
     Refinement,
@@ -44,6 +45,9 @@ _DERIVED_OF: Mapping[type[Protocol], set[str]] = MappingProxyType(
     {
         RetrievalProtocol: {"bare_names", "n_images", "n_captions"},
         SelectionProtocol: {"n_items", "subset_items", "left_out", "smallest"},
+        ClassificationProtocol: {
+            *("torchvision", "usual_folders", "separators", "n_images", "remark"),
+        },
         SegmentationProtocol: {
             *("mmseg_type", "usual_folder", "n_images", "preparation"),
             *("class_names", "queries"),
@@ -217,6 +221,11 @@ def _texts(value: Any, key: str) -> tuple[str, ...]:
 
 
 def _text_or_texts(value: Any, key: str) -> str | tuple[str, ...]:
+    if key == "templates" and isinstance(value, dict):
+        raise _FileError(
+            f"`{key}` must be the same for all classes: a list of texts with {{}}, not prompts "
+            f"for each class such as {next(iter(value), None)!r}"
+        )
     return _text(value, key) if isinstance(value, str) else _texts(value, key)
 
 
@@ -275,6 +284,7 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "int": _whole,
         "bool": _truth,
         "Attention": _one_of(Attention),
+        "ClassLayout": _one_of(ClassLayout),
         "Rgb": _rgb,
         "Refinement": _one_of(Refinement),
         "SelectionLayout": _one_of(SelectionLayout),

@@ -69,6 +69,18 @@ def room_of(protocol: Protocol) -> Room:
             return Room(segmentation.check, segmentation.measure_together, segmentation.image_pass)
 
 
+def fetch(protocol: Protocol, options: RunOptions) -> None:
+    """Download a data set below the data root where it is missing and that is known how.
+
+    Raises UsageError where it fails. Other sets are left as they are: `check` says where they are
+    expected.
+    """
+    if isinstance(protocol, ClassificationProtocol):
+        from cosmos_eval.tasks import classification
+
+        classification.fetch(protocol, options)
+
+
 def _one_by_one(
     check: Callable[[Any, RunOptions], None],
     measure: Callable[[Encoder, Any, RunOptions, OnProgress], Measurement],

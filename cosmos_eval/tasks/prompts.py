@@ -16,10 +16,13 @@ from numpy.typing import NDArray
 
 from cosmos_eval.embed import Inputs, embed, encode_texts, identity
 from cosmos_eval.encoder import Encoder
+from cosmos_eval.tasks import clip_benchmark_lists
 from cosmos_eval.types import OnProgress, RunOptions, UsageError, nearest, no_progress
 
 # The 80 templates of OpenCLIP's open_clip.OPENAI_IMAGENET_TEMPLATES.
 TEMPLATE_SETS = ("openai-imagenet",)
+# Those of a data set in CLIP Benchmark, such as clip-benchmark/food101.
+_CLIP_BENCHMARK = "clip-benchmark/"
 
 # Prompts of the names that are encoded and kept together.
 PROMPTS_A_SHARD = 4096
@@ -28,6 +31,8 @@ PROMPTS_A_SHARD = 4096
 def resolve_templates(templates: tuple[str, ...] | str) -> tuple[str, ...]:
     """Templates with one `{}` each, from such a tuple or the name of a known set."""
     if isinstance(templates, str):
+        if templates.startswith(_CLIP_BENCHMARK):
+            return clip_benchmark_lists.templates(templates.removeprefix(_CLIP_BENCHMARK))
         if templates not in TEMPLATE_SETS:
             known = nearest(templates, TEMPLATE_SETS)
             raise UsageError(f"unknown template set '{templates}'; known: {known}")

@@ -1,4 +1,4 @@
-"""Zero-shot classification on image folders.
+"""Zero-shot classification on image folders, webdatasets and torchvision's sets.
 
 Importing this room imports no torch: data are checked and stored samples recomputed without it.
 """
@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks.classification._data import open_data
+from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
+from cosmos_eval.tasks.classification._folders import find_folder, flat_images
 from cosmos_eval.tasks.classification._samples import metrics_from_samples
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -20,11 +22,19 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
-__all__ = ["check", "measure", "metrics_from_samples"]
+__all__ = [
+    "can_fetch",
+    "check",
+    "fetch",
+    "find_folder",
+    "flat_images",
+    "measure",
+    "metrics_from_samples",
+]
 
 
 def check(protocol: ClassificationProtocol, options: RunOptions) -> None:
-    """Raise UsageError where the folder has another layout or its classes other names."""
+    """Raise UsageError where data are missing, of another layout, of other classes or number."""
     open_data(protocol, options)
 
 

@@ -1,115 +1,104 @@
-"""An image folder by torchvision's ImageFolder rules: one folder a class. Imports no torch."""
+"""A classification set on the disk -> classes, images and labels. Imports no torch by itself."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.protocols.classification import CLASS_LISTS
-from cosmos_eval.sources import ImageFile, ImageSource
-from cosmos_eval.tasks.images import data_path
+from cosmos_eval.tasks.classification._fetch import how_to_get
+from cosmos_eval.tasks.classification._folders import find_folder, read_folders
+from cosmos_eval.tasks.classification._types import ClassData
+from cosmos_eval.tasks.classification._webdataset import read_webdataset
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError, nearest
 
-# torchvision/datasets/folder.py, IMG_EXTENSIONS (compared by a test).
-SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
-
-class FolderData(NamedTuple):
-    """Sorted class folders and their images; `labels` (N,) numbers the folders from 0.
-
-    `names` are paths below the root.
-    """
-
-    folders: tuple[str, ...]
-    names: tuple[str, ...]
-    images: tuple[ImageSource, ...]
-    labels: NDArray[np.int64]
-
-
-def open_data(protocol: ClassificationProtocol, options: RunOptions) -> FolderData:
+def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
     """List the images of every class; none is decoded.
 
-    Raises UsageError for a missing folder, another layout, a class without images, and folders
-    that are not the protocol's classes.
+    Raises UsageError for a missing folder, another layout, a class without images, classes that
+    are not the protocol's and another number of images than it has, unless there is a limit.
     """
-    root = data_path(protocol, options, protocol.folder)
-    folders = _class_folders(root)
-    _require_classes(protocol, root, folders)
-    images = [_images(root / folder) for folder in folders]
-    for folder, found in zip(folders, images, strict=True):
-        if not found:
-            raise UsageError(f"class folder {root / folder} has no images ({', '.join(SUFFIXES)})")
-    paths = [path for found in images for path in found]
-    labels = np.repeat(np.arange(len(folders)), [len(found) for found in images])
-    kept = _limited(labels, options.limit)
-    return FolderData(
-        folders=folders,
-        names=tuple(paths[i].relative_to(root).as_posix() for i in kept),
-        images=tuple(ImageFile(paths[i]) for i in kept),
-        labels=labels[kept],
+    _require_one_kind_of_names(protocol)
+    try:
+        folder = find_folder(protocol, options)
+    except UsageError as error:
+        raise UsageError(f"{error}{how_to_get(protocol)}") from None
+    data = _read(protocol, folder, options)
+    if protocol.class_names and protocol.torchvision is None:
+        _require_named(protocol, folder, data.classes)
+    _require_number(protocol, folder, data, options)
+    kept = _limited(data.labels, options.limit)
+    return data._replace(
+        names=tuple(data.names[i] for i in kept),
+        images=tuple(data.images[i] for i in kept),
+        labels=data.labels[kept],
     )
 
 
-def _class_folders(root: Path) -> tuple[str, ...]:
-    if not root.is_dir():
-        raise UsageError(f"{root} is not a folder")
-    folders = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir()))
-    if not folders:
-        raise UsageError(f"{root} has no class folders: the layout is {root}/CLASS/IMAGE")
-    return folders
+def _read(protocol: ClassificationProtocol, folder: Path, options: RunOptions) -> ClassData:
+    if protocol.torchvision is not None:
+        from cosmos_eval.tasks.classification._torchvision import read_torchvision
+
+        return read_torchvision(protocol, Path(str(protocol.root or options.data_root)))
+    if protocol.layout == "webdataset":
+        return read_webdataset(folder)
+    return read_folders(folder, protocol, options)
 
 
-def _images(folder: Path) -> list[Path]:
-    """Images at any depth, in ImageFolder's order."""
-    return [
-        Path(parent, name)
-        for parent, _, names in sorted(os.walk(folder, followlinks=True))
-        for name in sorted(names)
-        if name.lower().endswith(SUFFIXES)
-    ]
-
-
-def _require_classes(
-    protocol: ClassificationProtocol, root: Path, folders: tuple[str, ...]
-) -> None:
-    """The folders must be exactly those that the protocol names, where it names any."""
-    if protocol.class_list is not None and protocol.class_names:
+def _require_one_kind_of_names(protocol: ClassificationProtocol) -> None:
+    if protocol.class_list is None:
+        return
+    if protocol.class_names:
         raise UsageError(f"{protocol.dataset}: give class_names or class_list, not both")
-    if protocol.class_list is not None:
-        _require_list(protocol, root, folders)
-    elif protocol.class_names:
-        known = list(protocol.class_names)
-        for folder in folders:
-            if folder not in known:
-                raise UsageError(
-                    f"class folder {root / folder} has no name in the protocol of "
-                    f"{protocol.dataset}; nearest: {nearest(folder, known)}"
-                )
-        for name in known:
-            if name not in folders:
-                raise UsageError(f"{protocol.dataset}: expected class folder {root / name}")
-
-
-def _require_list(protocol: ClassificationProtocol, root: Path, folders: tuple[str, ...]) -> None:
-    name = str(protocol.class_list)
-    if name not in CLASS_LISTS:
-        known = nearest(name, list(CLASS_LISTS))
-        raise UsageError(f"{protocol.dataset}: unknown class list '{name}'; known: {known}")
-    expected = CLASS_LISTS[name]
-    if hashlib.sha256("\n".join(folders).encode()).hexdigest() != expected.folders_sha256:
+    if protocol.class_list not in CLASS_LISTS:
+        known = nearest(protocol.class_list, list(CLASS_LISTS))
         raise UsageError(
-            f"{root} has {len(folders)} class folders, which are not the {expected.n_folders} "
-            f"{expected.folders} of {name}; the first found is {folders[0]}"
+            f"{protocol.dataset}: unknown class list '{protocol.class_list}'; known: {known}"
+        )
+
+
+def _require_named(
+    protocol: ClassificationProtocol, folder: Path, classes: tuple[str, ...]
+) -> None:
+    """The classes must be exactly those that the protocol names."""
+    known = list(protocol.class_names)
+    for name in classes:
+        if name not in known:
+            raise UsageError(
+                f"{protocol.dataset}: class {name} of {folder} has no name in class_names; "
+                f"nearest: {nearest(name, known)}"
+            )
+    for name in known:
+        if name not in classes:
+            raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
+
+
+def _require_number(
+    protocol: ClassificationProtocol, folder: Path, data: ClassData, options: RunOptions
+) -> None:
+    """As many classes as names, and as many images as the set has."""
+    if protocol.class_list is not None:
+        expected = CLASS_LISTS[protocol.class_list]
+        if len(data.classes) != expected.n_classes:
+            raise UsageError(
+                f"{protocol.dataset}: {folder} has {len(data.classes)} classes, not the "
+                f"{expected.n_classes} {expected.classes} of {protocol.class_list}"
+            )
+    if protocol.n_images not in (None, len(data.images)) and options.limit is None:
+        raise UsageError(
+            f"{protocol.dataset}: {folder} has {len(data.images)} test images, not "
+            f"{protocol.n_images}; get the rest from {protocol.download}, or measure some of "
+            "them with --limit"
         )
 
 
 def _limited(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
     """Numbers of the images to measure: the first of every class, then the second, ..."""
-    first_of_class = np.searchsorted(labels, labels)
-    turn = np.arange(len(labels)) - first_of_class
+    by_class = np.argsort(labels, kind="stable")
+    in_order = labels[by_class]
+    turn = np.empty_like(by_class)
+    turn[by_class] = np.arange(len(labels)) - np.searchsorted(in_order, in_order)
     return np.sort(np.lexsort((labels, turn))[:limit])

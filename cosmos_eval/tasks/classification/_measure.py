@@ -11,8 +11,14 @@ from cosmos_eval.embed import embed_images
 from cosmos_eval.encoder import Encoder
 from cosmos_eval.metrics.classification import class_recalls, top_classes
 from cosmos_eval.metrics.intervals import mean_class_recall_bootstrap, wilson
-from cosmos_eval.tasks.classification._data import FolderData
-from cosmos_eval.tasks.classification._samples import LABELS, TOP5, metrics_from_samples
+from cosmos_eval.tasks.classification._names import class_names, templates_of
+from cosmos_eval.tasks.classification._samples import (
+    LABELS,
+    TOP5,
+    confusion_from_samples,
+    metrics_from_samples,
+)
+from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.tasks.images import fingerprint, limit_notes
 from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
 from cosmos_eval.types import (
@@ -26,15 +32,15 @@ from cosmos_eval.types import (
 
 def measure_data(
     encoder: Encoder,
-    data: FolderData,
+    data: ClassData,
     protocol: ClassificationProtocol,
     options: RunOptions,
     progress: OnProgress,
 ) -> Measurement:
     """Measure an encoder on opened data."""
     started = perf_counter()
-    names = class_names(protocol, data.folders)
-    classifier = prompt_embeddings(encoder, names, protocol.templates, options, progress)
+    names, templates = class_names(protocol, data), templates_of(protocol, data)
+    classifier = prompt_embeddings(encoder, names, templates, options, progress)
     prompted = perf_counter()
     images = embed_images(encoder, data.images, options, progress)
     top = top_classes(images.features, classifier)
@@ -44,22 +50,20 @@ def measure_data(
         intervals=_intervals(data.labels, top, options.seed),
         n_samples=len(data.images),
         samples=samples,
-        hashes=_hashes(data, names, protocol),
+        hashes={
+            "class_names": fingerprint(names),
+            "templates": fingerprint(resolve_templates(templates)),
+            "sample_list": fingerprint(data.names),
+        },
         per_class=_per_class(data, top),
+        confusion_pairs=confusion_from_samples(samples, data.classes),
         seconds={"prompts": prompted - started, "images": perf_counter() - prompted},
-        notes=limit_notes(options),
+        notes=(*limit_notes(options), *_remarks(protocol)),
     )
 
 
-def class_names(protocol: ClassificationProtocol, folders: tuple[str, ...]) -> tuple[str, ...]:
-    """What the prompts call the classes, in the order of the folders."""
-    if protocol.class_list == "imagenet1k":
-        import open_clip
-
-        return tuple(open_clip.IMAGENET_CLASSNAMES)
-    if protocol.class_names:
-        return tuple(protocol.class_names[folder] for folder in folders)
-    return tuple(folder.replace("_", " ") for folder in folders)
+def _remarks(protocol: ClassificationProtocol) -> tuple[str, ...]:
+    return (f"{protocol.dataset}: {protocol.remark}",) if protocol.remark else ()
 
 
 def _intervals(labels: NDArray[np.int64], top: NDArray[np.int64], seed: int) -> dict[str, Interval]:
@@ -72,21 +76,11 @@ def _intervals(labels: NDArray[np.int64], top: NDArray[np.int64], seed: int) -> 
     }
 
 
-def _per_class(data: FolderData, top: NDArray[np.int64]) -> dict[str, dict[str, float | None]]:
-    """By folder name, since several classes may share a prompt name."""
+def _per_class(data: ClassData, top: NDArray[np.int64]) -> dict[str, dict[str, float | None]]:
+    """By the data's own names, since several classes may share a prompt name."""
     recalls = class_recalls(data.labels, top[:, 0] == data.labels)
-    counts = np.bincount(data.labels, minlength=len(data.folders))
+    counts = np.bincount(data.labels, minlength=len(data.classes))
     return {
-        folder: {"recall": recalls.get(number), "images": int(counts[number])}
-        for number, folder in enumerate(data.folders)
-    }
-
-
-def _hashes(
-    data: FolderData, names: tuple[str, ...], protocol: ClassificationProtocol
-) -> dict[str, str]:
-    return {
-        "class_names": fingerprint(names),
-        "templates": fingerprint(resolve_templates(protocol.templates)),
-        "sample_list": fingerprint(data.names),
+        name: {"recall": recalls.get(number), "images": int(counts[number])}
+        for number, name in enumerate(data.classes)
     }

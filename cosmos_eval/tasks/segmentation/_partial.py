@@ -30,7 +30,7 @@ from cosmos_eval.types import EncoderInfo, RunOptions, SegmentationProtocol, Usa
 # How a measurement is carried out; any other option is taken to decide its counts. The samples
 # that `data_root` and `limit` lead to are named one by one.
 _CARRYING_OUT = {
-    *("data_root", "limit", "batch_size", "workers", "seed"),
+    *("data_root", "download", "limit", "batch_size", "workers", "seed"),
     *("save_predictions", "partial", "cache", "share"),
 }
 _DAMAGES = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)

@@ -15,8 +15,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
 from cosmos_eval.tasks import classification
-from cosmos_eval.tasks.classification._data import SUFFIXES, open_data
-from cosmos_eval.tasks.classification._measure import class_names
+from cosmos_eval.tasks.classification._data import open_data
+from cosmos_eval.tasks.classification._folders import SUFFIXES
+from cosmos_eval.tasks.classification._names import class_names
+from cosmos_eval.tasks.classification._types import make_data
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 
 NAMES = {"c_one": "red", "c_two": "green", "c_three": "blue"}
@@ -61,6 +63,10 @@ def test_solved_by_hand(root: Path, colour_encoder) -> None:
         "c_three": {"recall": 0.0, "images": 1},
         "c_two": {"recall": 1.0, "images": 1},
     }
+    assert result.confusion_pairs == [
+        {"true": "c_one", "predicted": "c_three", "images": 1},
+        {"true": "c_three", "predicted": "c_one", "images": 1},
+    ]
     assert result.n_samples == 5
     assert classification.metrics_from_samples(result.samples) == result.metrics
     assert result.intervals.keys() == result.metrics.keys()
@@ -79,14 +85,15 @@ def test_limit_takes_the_classes_in_turn(root: Path, colour_encoder) -> None:
 def test_images_and_classes_are_torchvisions(root: Path) -> None:
     data = open_data(PROTOCOL, RunOptions(data_root=str(root)))
     expected = ImageFolder(root / "test")
-    assert list(data.folders) == expected.classes
+    assert list(data.classes) == expected.classes
     assert [(p.name, n) for p, n in zip(data.images, data.labels, strict=True)] == expected.samples
     assert SUFFIXES == IMG_EXTENSIONS
 
 
 def test_names_without_a_mapping(root: Path, colour_encoder) -> None:
     protocol = ClassificationProtocol(**{**vars(PROTOCOL), "class_names": {}})
-    assert class_names(protocol, ("a_red_one", "blue")) == ("a red one", "blue")
+    data = make_data(("a_red_one", "blue"), [], [])
+    assert class_names(protocol, data) == ("a red one", "blue")
     # No folder is called after a colour: every class scores the same and the first one wins.
     result = classification.measure(colour_encoder, protocol, RunOptions(data_root=str(root)))
     assert result.metrics["acc1"] == pytest.approx(3 / 5)
@@ -101,12 +108,12 @@ def test_bad_folders(root: Path, save_colour: Callable[..., Path]) -> None:
         assert "\n" not in str(raised.value)
 
     save_colour(root / "test" / "c_tow" / "1.png", "red")
-    check("c_tow has no name .* nearest: c_two")
+    check("class c_tow of .* has no name .* nearest: c_two")
     shutil.rmtree(root / "test" / "c_tow")
     (root / "test" / "c_two" / "1.png").unlink()
     check("c_two has no images")
     shutil.rmtree(root / "test" / "c_two")
-    check(f"expected class folder {root}/test/c_two")
+    check(f"{root}/test has no class c_two")
     check("expected .*flat", ClassificationProtocol(**{**vars(PROTOCOL), "folder": "flat"}))
     save_colour(root / "flat" / "1.png", "red")
     check(
@@ -133,10 +140,9 @@ def test_imagenet_folders(
     wordnet_ids: list[str], tmp_path: Path, save_colour: Callable[..., Path]
 ) -> None:
     imagenet = CLASSIFICATION["imagenet1k"]
-    assert isinstance(imagenet, ClassificationProtocol)
     joined = "\n".join(sorted(wordnet_ids))
-    assert hashlib.sha256(joined.encode()).hexdigest() == CLASS_LISTS["imagenet1k"].folders_sha256
-    names = class_names(imagenet, tuple(sorted(wordnet_ids)))
+    assert hashlib.sha256(joined.encode()).hexdigest() == CLASS_LISTS["imagenet1k"].classes_sha256
+    names = class_names(imagenet, make_data(sorted(wordnet_ids), [], []))
     named = dict(zip(sorted(wordnet_ids), names, strict=True))
     assert (named["n02099712"], named["n04254777"]) == ("Labrador Retriever", "sock")
     assert names == tuple(open_clip.IMAGENET_CLASSNAMES)
@@ -144,7 +150,7 @@ def test_imagenet_folders(
     for wordnet_id in wordnet_ids:
         (tmp_path / "val" / wordnet_id).mkdir(parents=True)
         (tmp_path / "val" / wordnet_id / "1.png").hardlink_to(one)
-    options = RunOptions(data_root=str(tmp_path))
+    options = RunOptions(data_root=str(tmp_path), limit=1000)
     classification.check(imagenet, options)
     (tmp_path / "val" / wordnet_ids[7]).rename(tmp_path / "val" / "n99999999")
     with pytest.raises(UsageError, match="has 1000 class folders, which are not the 1000 WordNet"):

@@ -9,10 +9,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from support.rows import make_row
 
 from cosmos_eval import run as run_module
+from cosmos_eval.cli import display
 from cosmos_eval.cli.app import main
+from cosmos_eval.store import write_result
 
 # Runs a command in a fresh process and tells on standard error which heavy packages it imported.
 SPY = """
@@ -137,6 +141,17 @@ def test_failures_are_one_line_too(in_process, monkeypatch, tmp_path, error, sta
     assert len(err.splitlines()) == 1
     assert f"cosmos-eval: {message}" in err
     assert not (tmp_path / "runs").exists()
+
+
+def test_frequent_mistakes_are_told_beside_the_table(tmp_path, capsys):
+    pairs = [
+        {"true": true, "predicted": "boat", "images": images}
+        for true, images in (("apple", 7), ("car", 5), ("fish", 5), ("tree", 1))
+    ]
+    row = make_row(confusion_pairs=pairs)
+    display.show_results([write_result(tmp_path, row, {"x": np.arange(3)})], as_json=False)
+    told = "scenes-cls (scenes): apple as boat (7), car as boat (5), fish as boat (5)\n"
+    assert capsys.readouterr().err == f"most confused by scenes-cosmos on {told}"
 
 
 def test_a_dry_run_shows_every_measurement_and_writes_nothing(in_process, tmp_path):

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from cosmos_eval.metrics import classification
-from cosmos_eval.metrics.classification import class_recalls, classification_metrics, top_classes
+from cosmos_eval.metrics.classification import (
+    class_recalls,
+    classification_metrics,
+    confusion_pairs,
+    top_classes,
+)
 
 
 def test_solved_by_hand() -> None:
@@ -37,3 +42,29 @@ def test_top_classes_equal_a_stable_sort(
 def test_features_that_are_not_finite() -> None:
     with pytest.raises(ValueError, match="NaN"):
         top_classes(np.array([[np.inf]], np.float32), np.ones((1, 1), np.float32))
+
+
+def test_confusion_pairs_solved_by_hand() -> None:
+    labels = np.array([0, 0, 0, 1, 1, 2, 2, 2, 2])
+    predicted = np.array([1, 1, 0, 0, 2, 1, 1, 2, 0])
+    pairs = confusion_pairs(labels, predicted)
+    # Twice 0 as 1 and 2 as 1, once the others; equals in the order of their classes.
+    assert [tuple(pair) for pair in pairs] == [
+        *[(0, 1, 2), (2, 1, 2)],
+        *[(1, 0, 1), (1, 2, 1), (2, 0, 1)],
+    ]
+    assert confusion_pairs(labels, predicted, k=1) == pairs[:1]
+    assert confusion_pairs(labels, labels) == []
+
+
+def test_confusion_pairs_are_those_of_a_confusion_matrix() -> None:
+    rng = np.random.default_rng(0)
+    labels, predicted = rng.integers(0, 6, (2, 500))
+    matrix = np.zeros((6, 6), int)
+    np.add.at(matrix, (labels, predicted), 1)
+    np.fill_diagonal(matrix, 0)
+    pairs = confusion_pairs(labels, predicted, k=36)
+    assert sum(pair.images for pair in pairs) == matrix.sum()
+    assert all(matrix[pair.true, pair.predicted] == pair.images for pair in pairs)
+    counts = [pair.images for pair in pairs]
+    assert counts == sorted(counts, reverse=True)

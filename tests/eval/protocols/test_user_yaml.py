@@ -90,7 +90,7 @@ def test_classification_and_retrieval(read):
     cls = read("kind: cls\nfolder: photos\nclass_names: {n01: tench}\n", "a.yml")
     assert isinstance(cls, ClassificationProtocol)
     assert (cls.dataset, cls.folder, dict(cls.class_names)) == ("a", "photos", {"n01": "tench"})
-    assert cls.templates == "openai-imagenet"
+    assert (cls.layout, cls.templates) == ("folders", None)
     retrieval = read("kind: retrieval\nimages: i\nannotations: c.json\ncaptions_per_image: 5\n")
     assert isinstance(retrieval, RetrievalProtocol)
     assert retrieval.captions_per_image == 5
@@ -163,6 +163,9 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
         ("kind: cls\nfolder: 3\n", "`folder` must be text, not 3"),
         ("kind: cls\nfolder: a\nclass_names: [a]\n", "`class_names` must map"),
         ("kind: cls\nfolder: a\ntemplates: []\n", "`templates` must be a list"),
+        ("kind: cls\nfolder: a\ntemplates: {cat: [a cat]}\n", "the same for all .*'cat'"),
+        ("kind: cls\nfolder: a\nlayout: tar\n", "`layout` must be one of folders, webdataset"),
+        ("kind: cls\nfolder: a\ntorchvision: dtd\n", "unknown key `torchvision`"),
         ("kind: retrieval\nimages: i\nannotations: c\ncaptions_per_image: x\n", "whole number"),
         ("kind: select\nimages: i\nannotations: c\n", "`layout` is missing"),
         (

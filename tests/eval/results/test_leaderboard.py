@@ -108,7 +108,8 @@ def test_published_numbers_are_complete_and_well_formed():
     entries = published()
     # 10 checkpoints x 5, 6 segmentation sets, 8 models x 9, 8 sets each of SCLIP and NACLIP.
     assert sum(len(entry.metrics) for entry in entries) == 50 + 6 + 72 + 8 + 8
-    assert {entry.protocol for entry in entries} == {"cosmos", "karpathy", "sclip", "naclip"}
+    community = {"karpathy", "clip-benchmark", "clip-benchmark-vtab"}
+    assert {entry.protocol for entry in entries} == {"cosmos", *community, "sclip", "naclip"}
     for entry in entries:
         assert entry.url.startswith("https://")
         assert entry.source in ("published", "unverified")

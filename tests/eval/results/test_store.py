@@ -29,6 +29,15 @@ def test_a_result_comes_back_as_it_was(tmp_path, make_row):
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".json", ".npz"]
 
 
+def test_frequent_mistakes_are_stored_where_there_are_any(tmp_path, make_row):
+    pairs = [{"true": "apple", "predicted": "boat", "images": 3}]
+    with_pairs = write_result(tmp_path / "a", make_row(confusion_pairs=pairs), SAMPLES)
+    assert read_result(with_pairs).confusion_pairs == pairs
+    without = write_result(tmp_path / "b", make_row(), SAMPLES)
+    assert "confusion_pairs" not in json.loads(without.read_text())
+    assert read_result(without).confusion_pairs == ()
+
+
 def test_the_same_result_gives_the_same_bytes(tmp_path, make_row):
     first = write_result(tmp_path / "a", make_row(), SAMPLES)
     second = write_result(tmp_path / "b", make_row(metrics={"acc5": 0.75, "acc1": 0.25}), SAMPLES)
@@ -58,6 +67,7 @@ def test_a_metric_that_is_no_number_is_refused(tmp_path, make_row, value):
         ({"metrics": {}}, "metrics"),
         ({"task": "cook"}, "task"),
         ({"n_samples": 0}, "n_samples"),
+        ({"confusion_pairs": [{"true": "a", "predicted": "b"}]}, "confusion_pairs"),
         ({"intervals": {"acc1": {"low": 0.1, "high": 0.2}}}, "intervals"),
         ({"model": {"weights_sha256": None}}, "weights_sha256"),
         ({"provenance": {"precision": "fp8"}}, "precision"),

@@ -1,0 +1,151 @@
+"""Sets in CLIP Benchmark's webdataset layout, described by a YAML file; ImageNetV2's folders."""
+
+from __future__ import annotations
+
+import gc
+import io
+import tarfile
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clip_benchmark.datasets.builder import build_wds_dataset
+from PIL import Image
+
+from cosmos_eval.protocols import find_protocol
+from cosmos_eval.protocols.classification import CLASSIFICATION
+from cosmos_eval.tasks import classification
+from cosmos_eval.tasks.classification._data import open_data
+from cosmos_eval.tasks.classification._names import class_names, list_names, templates_of
+from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    info = tarfile.TarInfo(name)
+    info.size = len(content)
+    tar.addfile(info, io.BytesIO(content))
+
+
+def picture(colour: str, form: str) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 6), COLOURS[colour]).save(file, form)
+    return file.getvalue()
+
+
+@pytest.fixture
+def protocol(tmp_path: Path) -> ClassificationProtocol:
+    """Two archives: red, then green and red that is called blue; the last is wrong."""
+    folder = tmp_path / "wds_colours"
+    (folder / "test").mkdir(parents=True)
+    (folder / "classnames.txt").write_text("red_one\ngreen\nblue\n")
+    templates = folder / "zeroshot_classification_templates.txt"
+    templates.write_text("a {c} photo.\nthe {c} one.\n")
+    (folder / "test/nshards.txt").write_text("2\n")
+    with tarfile.open(folder / "test/0.tar", "w") as tar:
+        add(tar, "s0000000.webp", picture("red", "WEBP"))
+        add(tar, "s0000000.cls", b"0")
+    with tarfile.open(folder / "test/1.tar", "w") as tar:
+        add(tar, "s0000001.jpg", picture("green", "JPEG"))
+        add(tar, "s0000001.cls", b"1")
+        add(tar, "s0000002.png", picture("red", "PNG"))
+        add(tar, "s0000002.cls", b"2")
+    (tmp_path / "colours.yaml").write_text("{kind: cls, layout: webdataset, folder: wds_colours}")
+    found = find_protocol(str(tmp_path / "colours.yaml"))
+    assert isinstance(found, ClassificationProtocol)
+    return found
+
+
+def test_samples_are_clip_benchmarks(protocol):
+    data = open_data(protocol, RunOptions())
+    with warnings.catch_warnings():
+        # It says nothing of shuffling, and leaves the archives to the garbage collector.
+        warnings.simplefilter("ignore")
+        folder = f"{protocol.root}/wds_colours"
+        theirs = build_wds_dataset("colours", transform=np.asarray, data_dir=folder)
+        expected = list(theirs)
+        gc.collect()
+    assert class_names(protocol, data) == ("red_one", "green", "blue") == tuple(theirs.classes)
+    assert templates_of(protocol, data) == ("a {} photo.", "the {} one.")
+    assert data.labels.tolist() == [label for _, label in expected]
+    for image, (pixels, _) in zip(data.images, expected, strict=True):
+        np.testing.assert_array_equal(np.asarray(image.decode(image.read())), pixels)
+    assert data.names == ("test/0.tar:s0000000", "test/1.tar:s0000001", "test/1.tar:s0000002")
+
+
+def test_it_is_measured(protocol, colour_encoder):
+    result = classification.measure(colour_encoder, protocol, RunOptions())
+    assert result.metrics["acc1"] == pytest.approx(2 / 3)
+    assert result.per_class["blue"] == {"recall": 0.0, "images": 1}
+    assert result.confusion_pairs == [{"true": "blue", "predicted": "red_one", "images": 1}]
+
+
+def test_prompts_of_the_yaml_file_come_first(protocol):
+    own = replace(
+        protocol,
+        class_names={"red_one": "red", "green": "green", "blue": "blue"},
+        templates=("{}",),
+    )
+    data = open_data(own, RunOptions())
+    assert class_names(own, data) == ("red", "green", "blue")
+    assert templates_of(own, data) == ("{}",)
+    with pytest.raises(UsageError, match=r"class green of .* has no name .* nearest: greene"):
+        open_data(replace(own, class_names={"red_one": "a", "greene": "b"}), RunOptions())
+
+
+def test_names_of_several_classes_are_told_apart_in_reports_only(protocol):
+    folder = Path(str(protocol.root)) / "wds_colours"
+    (folder / "classnames.txt").write_text("missile\ngreen\nmissile\n")
+    data = open_data(protocol, RunOptions())
+    assert data.classes == ("missile (0)", "green", "missile (2)")
+    assert class_names(protocol, data) == ("missile", "green", "missile")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("classnames.txt", None, r"expected .*classnames\.txt, which is not there"),
+        ("classnames.txt", "red\n", r"1\.tar:s0000001\.cls holds '1', which is no class"),
+        ("classnames.txt", "red\n\nblue\n", "has a blank line"),
+        ("zeroshot_classification_templates.txt", "a photo\n", r"must hold '\{c\}' exactly once"),
+        ("zeroshot_classification_templates.txt", '{"red": ["a"]}', "each class are not supported"),
+        ("test/nshards.txt", "many", "must hold the number of archives, not 'many'"),
+        ("test/nshards.txt", "3", r"2\.tar is not there"),
+        ("test/1.tar", "no archive", "no uncompressed tar archive"),
+    ],
+)
+def test_what_is_wrong_is_named(protocol, name, content, message):
+    path = Path(str(protocol.root)) / "wds_colours" / name
+    path.unlink()
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UsageError, match=message) as raised:
+        classification.check(protocol, RunOptions())
+    assert "\n" not in str(raised.value)
+
+
+def test_imagenetv2s_folders_are_sorted_as_numbers(
+    tmp_path: Path, save_colour: Callable[..., Path]
+) -> None:
+    protocol = CLASSIFICATION["imagenetv2"]
+    one = save_colour(tmp_path / "one.jpeg", "red")
+    folder = tmp_path / "imagenetv2-matched-frequency-format-val"
+    for number in range(1000):
+        (folder / str(number)).mkdir(parents=True)
+        (folder / str(number) / "a.jpeg").hardlink_to(one)
+    options = RunOptions(data_root=str(tmp_path), limit=1000)
+    data = open_data(protocol, options)
+    assert data.classes == tuple(str(number) for number in range(1000))
+    assert data.names[2] == "2/a.jpeg"
+    assert class_names(protocol, data) == list_names("imagenet1k")
+    with pytest.raises(UsageError, match="has 1000 test images, not 10000"):
+        open_data(protocol, replace(options, limit=None))
+    folder = folder.rename(tmp_path / "ImageNetV2-matched-frequency")
+    assert open_data(protocol, options).names == data.names
+    (folder / "7").rename(folder / "n07")
+    with pytest.raises(UsageError, match="are not the 1000 numbers 0 to 999 of imagenet1k-numb"):
+        open_data(protocol, options)
