@@ -82,6 +82,24 @@ def read_result(path: Path) -> ResultRow:
     return ResultRow(**document)
 
 
+def read_samples(path: Path) -> dict[str, NDArray[Any]]:
+    """The per-sample arrays of the result in a JSON file, by name.
+
+    Raises UsageError where they are missing, cannot be read, or are not those that were stored with
+    the result.
+    """
+    row = read_result(path)
+    archive = path.with_name(row.samples)
+    try:
+        content = archive.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path}: its samples {archive.name} cannot be read: {error}") from error
+    if hashlib.sha256(content).hexdigest() != row.provenance["samples_sha256"]:
+        raise UsageError(f"{archive} is not what was stored with {path.name}: measure again")
+    with np.load(io.BytesIO(content)) as arrays:
+        return {name: arrays[name] for name in arrays}
+
+
 def read_results(directory: str | Path) -> list[ResultRow]:
     """Read every *.json of a folder, in the order of their names.
 

@@ -11,7 +11,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from cosmos_eval.types import Interval
 
@@ -24,7 +24,7 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
     """Wilson's score interval of a share; raises ValueError unless 0 <= successes <= n > 0."""
     if not 0 <= successes <= n or n == 0:
         raise ValueError(f"no share of {successes} in {n}")
-    z2 = float(norm.ppf((1 + level) / 2)) ** 2
+    z2 = float(ndtri((1 + level) / 2)) ** 2
     share = successes / n
     center = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)

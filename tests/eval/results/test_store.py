@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 
 import cosmos_eval
-from cosmos_eval.store import file_stem, load_results, read_result, read_results, write_result
+from cosmos_eval.store import (
+    file_stem,
+    load_results,
+    read_result,
+    read_results,
+    read_samples,
+    write_result,
+)
 from cosmos_eval.types import UsageError
 
 SAMPLES = {"label": np.array([0, 1, 1]), "logits": np.array([[0.5, 0.25]], np.float32)}
@@ -27,6 +34,20 @@ def test_a_result_comes_back_as_it_was(tmp_path, make_row):
             "logits": [[0.5, 0.25]],
         }
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".json", ".npz"]
+
+
+def test_samples_come_back_and_others_do_not_pass_for_them(tmp_path, make_row):
+    path = write_result(tmp_path, make_row(), SAMPLES)
+    for name, array in read_samples(path).items():
+        np.testing.assert_array_equal(array, SAMPLES[name])
+    archive = tmp_path / read_result(path).samples
+    other = write_result(tmp_path / "other", make_row(), {"label": np.array([1, 1, 1])})
+    archive.write_bytes((other.parent / read_result(other).samples).read_bytes())
+    with pytest.raises(UsageError, match=r"\.npz is not what was stored with .*\.json"):
+        read_samples(path)
+    archive.unlink()
+    with pytest.raises(UsageError, match=r"its samples .*\.npz cannot be read"):
+        read_samples(path)
 
 
 def test_frequent_mistakes_are_stored_where_there_are_any(tmp_path, make_row):

@@ -1,0 +1,67 @@
+"""A second run of the whole command's path encodes nothing, and gives the same files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from cosmos_core.data.scenes import TEST, write_layouts
+from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.plan import Machine, make_plan
+from cosmos_eval.run import run_all
+from cosmos_eval.store import write_result
+from cosmos_eval.types import RunOptions
+
+PARITY = Path(__file__).parents[2] / "parity"
+OWN = {
+    "found": "kind: retrieval\nimages: coco/images/test\n"
+    "annotations: coco/annotations/captions_test.json\n",
+    "named": "kind: cls\nfolder: folder/test\ntemplates: ['a large {}', 'a {}']\n",
+    "chosen": "kind: select\nimages: coco/images/test\nannotations: choices.jsonl\nlayout: items\n",
+}
+CHOICES = '{"image": "000000000000.jpg", "caption": "a boat", "negative": "a house"}\n'
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> list[str]:
+    write_layouts(tmp_path, split=TEST, count=6, layouts=["coco", "folder"])
+    (tmp_path / "choices.jsonl").write_text(CHOICES)
+    for name, text in OWN.items():
+        (tmp_path / f"{name}.yaml").write_text(text)
+    return [str(tmp_path / f"{name}.yaml") for name in OWN]
+
+
+def test_nothing_is_encoded_twice(data, tmp_path, monkeypatch):
+    encoded: list[str] = []
+    for name in ("encode_image", "encode_text"):
+        encode = getattr(ClipEncoder, name)
+
+        def counting(encoder, inputs: torch.Tensor, name=name, encode=encode) -> torch.Tensor:
+            encoded.extend([name] * len(inputs))
+            return encode(encoder, inputs)
+
+        monkeypatch.setattr(ClipEncoder, name, counting)
+
+    def run(output: Path, cache: str | None) -> list[str]:
+        plan = make_plan(
+            datasets=data,
+            models=[f"cosmos:{PARITY / 'checkpoint.pt'}"],
+            arch=str(PARITY / "model_config.json"),
+            options=RunOptions(cache=cache),
+            machine=Machine(device="cpu"),
+        )
+        for finished in run_all(plan):
+            write_result(output, *finished)
+        # The name of a per-sample file holds the hash of its content.
+        return sorted(path.name for path in output.iterdir())
+
+    first = run(tmp_path / "first", str(tmp_path / "cache"))
+    # The three data sets have the same six images, which are encoded once.
+    assert encoded.count("encode_image") == 6
+    encoded.clear()
+    assert run(tmp_path / "second", str(tmp_path / "cache")) == first
+    assert encoded == []
+    assert run(tmp_path / "third", None) == first
+    assert encoded.count("encode_image") == 13
