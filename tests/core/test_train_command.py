@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from support import forked
 
 import cosmos_core
 
@@ -23,7 +24,7 @@ def command(*arguments):
 
 
 def train(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=120)
+    return forked.run(arguments, timeout=120)
 
 
 @pytest.mark.parametrize("recipe", ["scenes_cosmos", "scenes_clip"])

@@ -19,10 +19,10 @@ from cosmos_core.engine.distributed import World, join_world, leave_world
 TIMEOUT = 120  # seconds, for a machine that is busy with other things
 
 # Children are forked from a process that has loaded the libraries, once for all tests.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(
     [
-        *("cosmos_core.engine.build", "cosmos_core.methods"),
+        *("cosmos_core.train", "cosmos_core.engine.trainer", "cosmos_core.methods"),
         *("cosmos_eval.run", "cosmos_eval.tasks.segmentation", "cosmos_eval.encoders.cosmos"),
     ]
 )
@@ -37,9 +37,9 @@ def run_processes(
     can be pickled. Without `join` the processes have not met and get no world: the worker joins
     them. An error of a worker is raised here, with its trace.
     """
-    results: Any = _context.Queue()
+    results: Any = context.Queue()
     processes = [
-        _context.Process(target=_run, args=(worker, rank, size, port, results, args, join))
+        context.Process(target=_run, args=(worker, rank, size, port, results, args, join))
         for port in [_free_port()]
         for rank in range(size)
     ]

@@ -7,6 +7,7 @@ import sys
 import time
 
 from safetensors.torch import load_file
+from support.forked import Forked
 
 STEPS = 6
 TINY = [
@@ -22,10 +23,12 @@ TINY = [
 
 
 def start(output, *arguments, processes=1):
+    words = [*TINY, "--output", str(output), *arguments]
+    if processes == 1:
+        return Forked(words)
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
-    command = [sys.executable, *(launcher if processes > 1 else []), "-m", "cosmos_core.train"]
     return subprocess.Popen(
-        [*command, *TINY, "--output", str(output), *arguments],
+        [sys.executable, *launcher, "-m", "cosmos_core.train", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

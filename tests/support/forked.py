@@ -1,0 +1,61 @@
+"""`cosmos-train` in a process forked from one that has loaded the libraries.
+
+It has its own signals, output and exit status, as a program has, and starts in no time. That the
+program starts from nothing as well is tested where a run is killed and under torchrun.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from subprocess import CompletedProcess, TimeoutExpired
+
+from support.processes import context
+
+from cosmos_core.train import main
+
+
+class Forked:
+    """As much of subprocess.Popen as the tests use; standard output and error are kept apart."""
+
+    def __init__(self, arguments: Sequence[object]) -> None:
+        self._folder = Path(tempfile.mkdtemp())
+        self._out, self._err = self._folder / "out", self._folder / "err"
+        words = [str(word) for word in arguments]
+        self._process = context.Process(target=_run, args=(words, self._out, self._err))
+        self._process.start()
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        self._process.join(timeout)
+        if self._process.is_alive():
+            self._process.kill()
+            raise TimeoutExpired("cosmos-train", timeout or 0)
+        out, err = (p.read_text() if p.exists() else "" for p in (self._out, self._err))
+        shutil.rmtree(self._folder, ignore_errors=True)
+        return out, err
+
+
+def run(arguments: Sequence[object], timeout: float) -> CompletedProcess[str]:
+    process = Forked(arguments)
+    out, err = process.communicate(timeout)
+    return CompletedProcess(arguments, process.returncode or 0, out, err)
+
+
+def _run(arguments: list[str], out: Path, err: Path) -> None:
+    for path, descriptor in ((out, 1), (err, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    sys.argv = ["cosmos-train", *arguments]
+    main()
