@@ -137,15 +137,16 @@ class SelectionProtocol(Protocol):
 
     `annotations` is a file, for `sugarcrepe` a folder with a file a subset, in the form that
     `layout` names (docs/data.md describes each); images are paths below `images`, with
-    `image_suffix` added. `subset_key` is where a record says its subset. `template` is what
-    captions are put into. `pair_accuracy` says when a pair counts as right: when each caption
-    finds its image (`image`), or each image its caption as well (`group`). `left_out` and
-    `smallest` keep subsets out of the mean over subsets: those named, and those with fewer items.
-    `n_items` and `subset_items` are how many there are where that is known.
+    `image_suffix` added. Of several places the first that is there counts. `subset_key` is where a
+    record says its subset. `template` is what captions are put into. `pair_accuracy` says when a
+    pair counts as right: when each caption finds its image (`image`), or each image its caption as
+    well (`group`). `left_out` and `smallest` keep subsets out of the mean over subsets: those
+    named, and those with fewer items. `n_items` and `subset_items` are how many there are where
+    that is known.
     """
 
-    images: str
-    annotations: str
+    images: tuple[str, ...] | str
+    annotations: tuple[str, ...] | str
     layout: SelectionLayout
     image_suffix: str = ""
     subset_key: str = "subset"

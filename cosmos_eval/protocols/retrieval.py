@@ -30,6 +30,9 @@ _BLIP_LISTS = "https://storage.googleapis.com/sfr-vision-language-research/datas
 # name of the set. coco_stuff164k, MMSegmentation's name of COCO-Stuff, has the same images.
 _COCO_FOLDERS = (".", "coco", "mscoco_captions")
 
+COCO_VAL2017_IMAGES = _below((*_COCO_FOLDERS[:2], "coco_stuff164k"), ("images/val2017", "val2017"))
+"""Where the images of COCO val2017 may lie."""
+
 # The published COSMOS evaluation keeps all captions of COCO val2017 (5,000 images, 25,014
 # captions; some images have more than five): github.com/ExplainableML/cosmos.
 _COCO_VAL2017 = RetrievalProtocol(
@@ -37,7 +40,7 @@ _COCO_VAL2017 = RetrievalProtocol(
     family="cosmos",
     source="github.com/ExplainableML/cosmos",
     download=_COCO_IMAGES,
-    images=_below((*_COCO_FOLDERS[:2], "coco_stuff164k"), ("images/val2017", "val2017")),
+    images=COCO_VAL2017_IMAGES,
     annotations=_below(_COCO_FOLDERS[:2], ("annotations/captions_val2017.json",)),
     bare_names=True,
     n_images=5000,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cosmos_eval.protocols.retrieval import COCO_VAL2017_IMAGES
 from cosmos_eval.types import Protocol, SelectionProtocol
 
 # Hsieh et al. 2023, arXiv 2306.14610. Files, and images as main_eval.py of
@@ -17,8 +18,8 @@ _SUGARCREPE = SelectionProtocol(
     family="sugarcrepe",
     source="github.com/RAIVNLab/sugar-crepe, main_eval.py",
     download="https://github.com/RAIVNLab/sugar-crepe/tree/main/data",
-    images="images/val2017",
-    annotations="sugar-crepe/data",
+    images=COCO_VAL2017_IMAGES,
+    annotations=("sugar-crepe/data", "sugar_crepe", "sugarcrepe"),
     layout="sugarcrepe",
     n_items=7511,
     subset_items={
@@ -39,8 +40,8 @@ _WINOGROUND = SelectionProtocol(
     family="winoground",
     source="huggingface.co/datasets/facebook/winoground",
     download="https://huggingface.co/datasets/facebook/winoground",
-    images="winoground/data/images",
-    annotations="winoground/data/examples.jsonl",
+    images=("winoground/data/images", "winoground/images"),
+    annotations=("winoground/data/examples.jsonl", "winoground/examples.jsonl"),
     layout="pairs",
     image_suffix=".png",
     subset_key="collapsed_tag",

@@ -10,18 +10,22 @@ from pathlib import Path
 from cosmos_eval.types import Protocol, RunOptions, UsageError
 
 
-def data_path(protocol: Protocol, options: RunOptions, part: str) -> Path:
+def data_path(protocol: Protocol, options: RunOptions, parts: tuple[str, ...] | str) -> Path:
     """A file or folder of a data set, below its own root or the user's data root.
 
-    Raises UsageError that says which path was expected.
+    Of several places the first that is there. Raises UsageError that says what was expected.
     """
+    places = (parts,) if isinstance(parts, str) else parts
     root = protocol.root or options.data_root
     if root is None:
-        raise UsageError(f"{protocol.dataset}: give --data-root DIR, the folder that holds {part}")
-    path = Path(root) / part
-    if not path.exists():
-        raise UsageError(f"{protocol.dataset}: expected {path}, which is not there")
-    return path
+        holds = " or ".join(places)
+        raise UsageError(f"{protocol.dataset}: give --data-root DIR, the folder that holds {holds}")
+    paths = [Path(root) / place for place in places]
+    for path in paths:
+        if path.exists():
+            return path
+    expected = " or ".join(map(str, paths))
+    raise UsageError(f"{protocol.dataset}: expected {expected}, which is not there")
 
 
 def fingerprint(items: Sequence[object]) -> str:

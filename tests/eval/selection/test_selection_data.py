@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,16 @@ def test_own_items_in_every_form(make_set: Make, content: Any, file: str) -> Non
         (["b.png"], ["green", "red", "blue"], ""),
     ]
     assert len(data.captions) == 3
+
+
+def test_the_first_place_that_is_there_counts(make_set: Make, tmp_path: Path) -> None:
+    protocol = make_set(IMAGES, ITEMS, "items.json")
+    elsewhere = replace(
+        protocol, images=("photos", "images"), annotations=("no.json", "items.json")
+    )
+    assert opened(elsewhere).images == opened(protocol).images
+    nowhere = replace(protocol, images=("photos", "pictures"))
+    refused(nowhere, f"expected {tmp_path}/photos or {tmp_path}/pictures, which is not there")
 
 
 def test_sugarcrepe_has_a_file_a_subset(make_set: Make) -> None:
