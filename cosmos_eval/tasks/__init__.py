@@ -49,7 +49,7 @@ def task_of(protocol: Protocol) -> Task:
 
 
 def room_of(protocol: Protocol) -> Room:
-    """The functions of a protocol's task; importing them imports torch, for seg also mmseg."""
+    """The functions of a protocol's task."""
     match task_of(protocol):
         case "retrieval":
             from cosmos_eval.tasks import retrieval

@@ -23,7 +23,8 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         *("cosmos_core.engine.build", "cosmos_core.methods"),
-        *("cosmos_eval.run", "cosmos_eval.tasks.segmentation", "cosmos_eval.encoders.cosmos"),
+        *("cosmos_eval.run", "cosmos_eval.tasks.segmentation._measure"),
+        "cosmos_eval.encoders.cosmos",
     ]
 )
 
