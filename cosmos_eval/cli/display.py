@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cosmos_eval.leaderboard import Entry, Format
     from cosmos_eval.plan import Plan
     from cosmos_eval.types import ResultRow
+    from cosmos_eval.verify import Verdict
 
 RESULTS = Path("runs/eval")
 """Where results go and are looked for, in the current folder.
@@ -170,6 +172,21 @@ def show_leaderboard(entries: Sequence[Entry], form: Format) -> None:
         "json": leaderboard.to_json,
     }
     sys.stdout.write(writers[form](entries))
+
+
+def show_verdicts(verdicts: Sequence[Verdict], *, as_json: bool) -> None:
+    """Print what was found of results, a line a finding, then how many are verified."""
+    if as_json:
+        print_json([{**verdict._asdict(), "outcome": verdict.outcome} for verdict in verdicts])
+        return
+    for verdict in verdicts:
+        if verdict.outcome == "verified":
+            print(f"{verdict.path}: verified, {verdict.figures} figures")
+        for line in verdict.differences or filter(None, [verdict.obstacle]):
+            print(f"{verdict.path}: {line}")
+    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    print(f"{len(verdicts)} results: {counts}")
 
 
 def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:
