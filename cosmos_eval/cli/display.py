@@ -6,12 +6,14 @@ import dataclasses
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from cosmos_eval.files import RESULTS as RESULTS
 from cosmos_eval.types import Progress as Step
 
 if TYPE_CHECKING:
@@ -23,13 +25,7 @@ if TYPE_CHECKING:
     from cosmos_eval.leaderboard import Entry, Format
     from cosmos_eval.plan import Plan
     from cosmos_eval.types import ResultRow
-
-RESULTS = Path("runs/eval")
-"""Where results go and are looked for, in the current folder.
-
-Not `results`: in a checkout of this project that folder holds the results under version control,
-which a trial run must not replace.
-"""
+    from cosmos_eval.verify import Verdict
 
 # Wide enough for any table where no terminal says how wide it is.
 _WIDTH_OF_FILES = 200
@@ -170,6 +166,21 @@ def show_leaderboard(entries: Sequence[Entry], form: Format) -> None:
         "json": leaderboard.to_json,
     }
     sys.stdout.write(writers[form](entries))
+
+
+def show_verdicts(verdicts: Sequence[Verdict], *, as_json: bool) -> None:
+    """Print what was found of results, a line a finding, then how many are verified."""
+    if as_json:
+        print_json([{**verdict._asdict(), "outcome": verdict.outcome} for verdict in verdicts])
+        return
+    for verdict in verdicts:
+        if verdict.outcome == "verified":
+            print(f"{verdict.path}: verified, {verdict.figures} figures")
+        for line in verdict.differences or filter(None, [verdict.obstacle]):
+            print(f"{verdict.path}: {line}")
+    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    print(f"{len(verdicts)} results: {counts}")
 
 
 def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:

@@ -1,39 +1,30 @@
-"""Zero-shot semantic segmentation: classes named by text, patches compared with the names."""
+"""Zero-shot semantic segmentation: classes named by text, patches compared with the names.
+
+Importing this room imports no torch: stored samples are recomputed without it.
+"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cosmos_eval.encoder import DenseEncoder, Encoder
-from cosmos_eval.metrics.segmentation import SparseConfusion
-from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation._constants import check_constants
 from cosmos_eval.tasks.segmentation._data import check_sample, open_data
-from cosmos_eval.tasks.segmentation._inference import Segmenter
-from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
-from cosmos_eval.tasks.segmentation._partial import kept_of
-from cosmos_eval.tasks.segmentation._pass import Job, count_images
-from cosmos_eval.tasks.segmentation._samples import (
-    fingerprints,
-    intervals_from_samples,
-    metrics_from_samples,
-    pack_samples,
-    per_class_from_samples,
-    shared_prompts,
-)
-from cosmos_eval.tasks.segmentation._single import draw_image
+from cosmos_eval.tasks.segmentation._samples import recompute
 from cosmos_eval.tasks.segmentation._survey import survey
 from cosmos_eval.threads import ahead
 from cosmos_eval.types import (
-    Attention,
     Measurement,
     OnProgress,
     RunOptions,
     SegmentationProtocol,
 )
+
+if TYPE_CHECKING:
+    from cosmos_eval.encoder import Encoder
+    from cosmos_eval.tasks.segmentation._overlay import Picture
 
 __all__ = [
     "check",
@@ -41,7 +32,7 @@ __all__ = [
     "image_pass",
     "measure",
     "measure_together",
-    "metrics_from_samples",
+    "recompute",
     "survey",
 ]
 
@@ -66,7 +57,7 @@ def image_pass(protocol: SegmentationProtocol, options: RunOptions) -> Hashable:
     seen = [getattr(protocol, name) for name in _SEEN]
     return (
         *seen,
-        _attention(protocol, options),
+        options.attention or protocol.attention,
         *(sample.image for sample in open_data(protocol, options).samples),
     )
 
@@ -97,65 +88,19 @@ def measure_together(
     for a model without patch embeddings and, with the file's name, for an image that cannot be
     decoded.
     """
-    share, attention = options.share, _attention(protocols[0], options)
-    dense = share.together(lambda: with_patches(encoder, attention))
-    fitted = [fit_to_model(protocol, dense) for protocol in protocols]
-    jobs = share.together(lambda: [_job(dense, protocol, options) for protocol in fitted])
-    started = time.perf_counter()
-    prompting = []
+    from cosmos_eval.tasks.segmentation._measure import measure_data
 
-    def segmenters() -> list[Segmenter]:
-        begun = time.perf_counter()
-        made = [_segmenter(dense, protocol, options, progress) for protocol in fitted]
-        prompting.append(time.perf_counter() - begun)
-        return made
-
-    counted = count_images(jobs, segmenters, options, progress)
-    seconds = {"prompts": sum(prompting)}
-    seconds["images"] = time.perf_counter() - started - seconds["prompts"]
-    for job, confusions in zip(jobs, counted, strict=True):
-        yield _measurement(job, confusions, options, seconds)
-    for job in jobs:
-        job.kept.discard()
+    return measure_data(encoder, protocols, options, progress)
 
 
-def _job(encoder: Encoder, protocol: SegmentationProtocol, options: RunOptions) -> Job:
-    data = open_data(protocol, options)
-    kept = kept_of(encoder.info, protocol, options, data.samples)
-    pictures = None
-    if options.save_predictions is not None:
-        pictures = Path(options.save_predictions) / f"{protocol.dataset}__{protocol.family}"
-    return Job(protocol, data, kept, pictures, options.overlays)
+def draw_image(
+    encoder: Encoder, protocol: SegmentationProtocol, path: Path, options: RunOptions
+) -> Picture:
+    """The image, its label map under a protocol, and what the colours mean.
 
+    Raises UsageError for a model without patch embeddings, constants that contradict each other and
+    an image that cannot be decoded.
+    """
+    from cosmos_eval.tasks.segmentation._single import draw
 
-def _segmenter(
-    encoder: DenseEncoder, protocol: SegmentationProtocol, options: RunOptions, progress: OnProgress
-) -> Segmenter:
-    names = [name for synonyms in protocol.queries for name in synonyms]
-    queries = prompt_embeddings(encoder, names, protocol.templates, options, progress)
-    attention = _attention(protocol, options)
-    return Segmenter(encoder, queries, protocol, attention, options.batch_size)
-
-
-def _attention(protocol: SegmentationProtocol, options: RunOptions) -> Attention:
-    return options.attention or protocol.attention
-
-
-def _measurement(
-    job: Job,
-    confusions: Sequence[SparseConfusion],
-    options: RunOptions,
-    seconds: Mapping[str, float],
-) -> Measurement:
-    protocol, data = job.protocol, job.data
-    samples = pack_samples([sample.name for sample in data.samples], confusions)
-    return Measurement(
-        metrics=metrics_from_samples(samples, protocol),
-        intervals=intervals_from_samples(samples, protocol, options.seed),
-        n_samples=len(data.samples),
-        samples=samples,
-        hashes=fingerprints(samples, protocol, _attention(protocol, options)),
-        per_class=per_class_from_samples(samples, protocol),
-        seconds=seconds,
-        notes=shared_prompts(protocol),
-    )
+    return draw(encoder, protocol, path, options)

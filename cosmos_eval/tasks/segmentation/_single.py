@@ -25,14 +25,10 @@ from cosmos_eval.tasks.segmentation._overlay import (
 from cosmos_eval.types import RunOptions, SegmentationProtocol
 
 
-def draw_image(
+def draw(
     encoder: Encoder, protocol: SegmentationProtocol, path: Path, options: RunOptions
 ) -> Picture:
-    """The image, its label map under a protocol, and what the colours mean.
-
-    Raises UsageError for a model without patch embeddings, constants that contradict each other and
-    an image that cannot be decoded.
-    """
+    """The image, its label map under a protocol, and what the colours mean."""
     check_constants(protocol)
     image = decode(path)
     attention = options.attention or protocol.attention
