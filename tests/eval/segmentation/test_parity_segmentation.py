@@ -12,6 +12,7 @@ from cosmos_eval.encoders import load_encoder
 from cosmos_eval.encoders.specs import parse_model_spec
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks import prompts, segmentation
+from cosmos_eval.tasks.segmentation import _measure
 from cosmos_eval.types import RunOptions, no_progress
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -45,7 +46,7 @@ def embed_once():
 
 @pytest.mark.parametrize("case", RECORDED)
 def test_label_maps_and_scores(case, teacher, embed_once, monkeypatch, tmp_path):
-    monkeypatch.setattr(segmentation, "prompt_embeddings", embed_once)
+    monkeypatch.setattr(_measure, "prompt_embeddings", embed_once)
     dataset, attention = case.split("-")
     options = RunOptions(
         data_root=str(PARITY / ROOTS[dataset]),
