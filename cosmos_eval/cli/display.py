@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from cosmos_eval.cache import Space
     from cosmos_eval.doctor import Diagnosis
-    from cosmos_eval.leaderboard import Entry, Format
+    from cosmos_eval.leaderboard import Entry, Format, Ties
     from cosmos_eval.plan import Plan
     from cosmos_eval.types import ResultRow
 
@@ -138,8 +138,9 @@ def show_results(paths: Sequence[Path], *, as_json: bool) -> None:
         print_json([json.loads(path.read_text("utf-8")) for path in paths])
         return
     rows = [read_result(path) for path in paths]
-    for table in to_tables(measured(rows)):
-        _console().print(table)
+    console = _console()
+    for table in to_tables(measured(rows), console.width):
+        console.print(table)
     for row in rows:
         if row.confusion_pairs:
             print(_most_confused(row), file=sys.stderr)
@@ -156,20 +157,16 @@ def _most_confused(row: ResultRow) -> str:
     return f"most confused by {row.model['spec']} on {row.dataset} ({row.protocol}): {pairs}"
 
 
-def show_leaderboard(entries: Sequence[Entry], form: Format) -> None:
-    """Print entries in a form."""
+def show_leaderboard(entries: Sequence[Entry], ties: Ties, form: Format) -> None:
+    """Print entries in a form; `ties` is what samples told of those near the best."""
     from cosmos_eval import leaderboard
 
     if form == "table":
-        for table in leaderboard.to_tables(entries):
-            _console().print(table)
-        return
-    writers = {
-        "md": leaderboard.to_markdown,
-        "csv": leaderboard.to_csv,
-        "json": leaderboard.to_json,
-    }
-    sys.stdout.write(writers[form](entries))
+        console = _console()
+        for table in leaderboard.to_tables(entries, console.width, ties):
+            console.print(table)
+    else:
+        sys.stdout.write(leaderboard.WRITERS[form](entries, ties))
 
 
 def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:

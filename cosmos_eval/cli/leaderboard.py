@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cosmos_eval.cli import display
-from cosmos_eval.leaderboard import Format, measured, published
+from cosmos_eval.leaderboard import Format, TieRule, find_ties, measured, published
 
 
 def leaderboard(
@@ -19,9 +19,18 @@ def leaderboard(
     with_published: Annotated[
         bool, typer.Option("--published", help="Add numbers that others published.")
     ] = False,
+    ties: Annotated[
+        TieRule,
+        typer.Option(
+            help="What tells models from the best: paired differences of their samples, or whether "
+            "their intervals overlap. auto: samples where that is quick."
+        ),
+    ] = "auto",
 ) -> None:
     """Print results side by side, one table a protocol family."""
-    from cosmos_eval.store import read_results
+    from cosmos_eval.store import file_stem, read_results, read_samples
 
     entries = measured(read_results(directory))
-    display.show_leaderboard(entries + (published() if with_published else []), format)
+    entries += published() if with_published else ()
+    told = find_ties(entries, lambda row: read_samples(directory / f"{file_stem(row)}.json"), ties)
+    display.show_leaderboard(entries, told, format)
