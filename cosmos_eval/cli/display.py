@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cosmos_eval.types import Progress as Step
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from cosmos_eval.cache import Space
     from cosmos_eval.doctor import Diagnosis
-    from cosmos_eval.leaderboard import Entry, Format, Ties
+    from cosmos_eval.leaderboard import Entry, Format, Reproduction, Ties
     from cosmos_eval.plan import Plan
     from cosmos_eval.types import ResultRow
+
+ReproductionFormat = Literal["table", "md", "json"]
 
 RESULTS = Path("runs/eval")
 """Where results go and are looked for, in the current folder.
@@ -167,6 +169,20 @@ def show_leaderboard(entries: Sequence[Entry], ties: Ties, form: Format) -> None
             console.print(table)
     else:
         sys.stdout.write(leaderboard.WRITERS[form](entries, ties))
+
+
+def show_reproductions(numbers: Sequence[Reproduction], form: ReproductionFormat) -> None:
+    """Print published numbers of the released checkpoints beside those measured here."""
+    from cosmos_eval import leaderboard
+
+    if form == "json":
+        sys.stdout.write(leaderboard.reproductions_to_json(numbers))
+    elif form == "md":
+        sys.stdout.write(leaderboard.reproductions_to_markdown(numbers))
+    else:
+        console = _console()
+        for table in leaderboard.reproductions_to_tables(numbers, console.width):
+            console.print(table)
 
 
 def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:

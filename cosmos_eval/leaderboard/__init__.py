@@ -17,6 +17,13 @@ from cosmos_eval.leaderboard._html import to_html
 from cosmos_eval.leaderboard._json import to_json
 from cosmos_eval.leaderboard._latex import to_latex
 from cosmos_eval.leaderboard._markdown import to_markdown
+from cosmos_eval.leaderboard._reproduce import (
+    Reproduction,
+    reproductions,
+    reproductions_to_json,
+    reproductions_to_markdown,
+    reproductions_to_tables,
+)
 from cosmos_eval.leaderboard._standings import NO_TIES, Pair, Standing, Ties, close_pairs, standings
 from cosmos_eval.leaderboard._terminal import to_tables
 from cosmos_eval.leaderboard._ties import TieRule, find_ties
@@ -29,6 +36,7 @@ __all__ = [
     "Entry",
     "Format",
     "Pair",
+    "Reproduction",
     "Standing",
     "TieRule",
     "Ties",
@@ -37,6 +45,10 @@ __all__ = [
     "find_ties",
     "measured",
     "published",
+    "reproductions",
+    "reproductions_to_json",
+    "reproductions_to_markdown",
+    "reproductions_to_tables",
     "standings",
     "to_csv",
     "to_html",

@@ -86,7 +86,7 @@ def boards(entries: Iterable[Entry], ties: Ties = NO_TIES) -> list[Board]:
 
 
 def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:
-    columns = tuple(sorted({column for entry in entries for column in _columns(entry)}))
+    columns = tuple(sorted({column for entry in entries for column in columns_of(entry)}))
     standing = standings(entries, ties)
     by_key = {entry.key: entry for entry in entries}
     rows = []
@@ -97,7 +97,8 @@ def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:
     return Board(protocol, columns, tuple(rows), _notes(entries, rows, standing))
 
 
-def _columns(entry: Entry) -> list[Column]:
+def columns_of(entry: Entry) -> list[Column]:
+    """The columns that an entry has numbers in."""
     task = list(HEADLINES).index(entry.task)
     return [
         Column(task, entry.dataset, position, metric)

@@ -24,8 +24,12 @@ def bounds(interval: Mapping[str, Any] | None) -> str:
     return f"[{percent(interval['low'])}, {percent(interval['high'])}]"
 
 
+def exact_difference(fraction: float, other: float) -> Decimal:
+    """A fraction minus another as their shortest texts say: 0.3 - 0.2 is 0.1."""
+    return Decimal(repr(fraction)) - Decimal(repr(other))
+
+
 def difference(fraction: float, other: float) -> str:
     """By how many percentage points a fraction is above another, with its sign: `+0.4`."""
-    points = (Decimal(repr(fraction)) - Decimal(repr(other))) * 100
-    rounded = points.quantize(_TENTH, ROUND_HALF_UP)
-    return f"{rounded:+}" if rounded else "0.0"
+    points = (exact_difference(fraction, other) * 100).quantize(_TENTH, ROUND_HALF_UP)
+    return f"{points:+}" if points else "0.0"
