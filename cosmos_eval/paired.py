@@ -47,7 +47,10 @@ HEADLINES: Mapping[Task, tuple[str, ...]] = MappingProxyType(
 )
 """The metrics that a comparison of models is about."""
 
-_NAME = "name"  # (N,) of a segmentation's images
+# Of a segmentation:
+_NAME = "name"  # (N,) of its images
+_CLASSES = "classes"  # (K,) names
+_GROUPS, _MEMBERS = "groups", "members"  # (G,) names of groups of classes, (G, K) who is in them
 _SUBSETS = "mean_subset_accuracy"
 
 # What is true of the samples, whatever the model: two results of one sample list have it alike.
@@ -55,7 +58,7 @@ _TRUTH: Mapping[Task, tuple[str, ...]] = MappingProxyType(
     {
         "retrieval": (IMAGE_OF_TEXT,),
         "cls": (LABELS,),
-        "seg": (_NAME,),
+        "seg": (_NAME, _CLASSES, _GROUPS, _MEMBERS),
         "select": (SUBSET, AVERAGED, CLUSTER),
     }
 )
@@ -89,7 +92,7 @@ def paired_differences(
         for name in _TRUTH[row_a.task]:
             if not np.array_equal(samples_a[name], samples_b[name]):
                 raise UsageError(f"{row_a.dataset}: `{name}` of the samples differs")
-        return dict(_differences(row_a, samples_a, row_b, samples_b))
+        return _differences(row_a, samples_a, samples_b)
     except KeyError as error:
         raise UsageError(f"{row_a.dataset}: the samples lack {error}: measure again") from error
     except ValueError as error:
@@ -100,7 +103,7 @@ def check_metrics(row: ResultRow, samples: Samples) -> None:
     """Raise UsageError unless a result's metrics are those that its samples give."""
     where = f"{row.model['spec']} on {row.dataset} ({row.protocol})"
     try:
-        found = _metrics(row, samples)
+        found = _metrics(row.task, samples)
     except (KeyError, ValueError, IndexError) as error:
         raise UsageError(f"{where}: the samples give no metrics: {error}") from error
     for name, value in row.metrics.items():
@@ -111,28 +114,26 @@ def check_metrics(row: ResultRow, samples: Samples) -> None:
             raise UsageError(f"{where}: {name} is {value}, but {found[name]} from its samples")
 
 
-def _metrics(row: ResultRow, samples: Samples) -> Mapping[str, float]:
-    if row.task == "seg":
-        total = Areas(*(part.sum(0) for part in _areas(row, samples)))
-        return {k: float(v) for k, v in segmentation_metrics(total, _groups(row, samples)).items()}
+def _metrics(task: Task, samples: Samples) -> Mapping[str, float]:
+    if task == "seg":
+        total = Areas(*(part.sum(0) for part in _areas(samples)))
+        return {k: float(v) for k, v in segmentation_metrics(total, _groups(samples)).items()}
     rooms = {"retrieval": retrieval, "cls": classification, "select": selection}
-    return rooms[row.task].metrics_from_samples(samples)
+    return rooms[task].metrics_from_samples(samples)
 
 
-def _differences(
-    row_a: ResultRow, a: Samples, row_b: ResultRow, b: Samples
-) -> Mapping[str, PairedDifference]:
-    match row_a.task:
+def _differences(row: ResultRow, a: Samples, b: Samples) -> dict[str, PairedDifference]:
+    match row.task:
         case "retrieval":
             clusters = np.ones(len(a[IMAGE_RANK]), int)
             return paired_bootstrap(_retrieval(a), _retrieval(b), clusters)
         case "cls":
             return _classification(a, b)
         case "seg":
-            of_a, of_b = _areas(row_a, a), _areas(row_b, b)
+            of_a, of_b = _areas(a), _areas(b)
             if not np.array_equal(of_a.labelled, of_b.labelled):
-                raise UsageError(f"{row_a.dataset}: the label maps of the samples differ")
-            groups, clusters = _groups(row_a, a), np.ones(len(a[_NAME]), int)
+                raise UsageError(f"{row.dataset}: the label maps of the samples differ")
+            groups, clusters = _groups(a), np.ones(len(a[_NAME]), int)
             return paired_bootstrap(
                 area_statistic(of_a, groups), area_statistic(of_b, groups), clusters
             )
@@ -185,10 +186,11 @@ def _scores(samples: Samples) -> dict[str, NDArray[np.bool_]]:
     return scores
 
 
-def _areas(row: ResultRow, samples: Samples) -> Areas:
+def _areas(samples: Samples) -> Areas:
     sparse = SparseConfusion(*(samples[field] for field in SparseConfusion._fields))
-    return areas_of_images(sparse, len(samples[_NAME]), len(row.per_class))
+    return areas_of_images(sparse, len(samples[_NAME]), len(samples[_CLASSES]))
 
 
-def _groups(row: ResultRow, samples: Samples) -> Groups:
-    return {}
+def _groups(samples: Samples) -> Groups:
+    members = zip(samples[_GROUPS].tolist(), samples[_MEMBERS], strict=True)
+    return {name: np.flatnonzero(some).tolist() for name, some in members}

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from cosmos_eval.matching import lower_is_better
 from cosmos_eval.types import Progress as Step
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from cosmos_eval.cache import Space
+    from cosmos_eval.compare import Comparison, MetricTest
     from cosmos_eval.doctor import Diagnosis
     from cosmos_eval.leaderboard import Entry, Format
     from cosmos_eval.plan import Plan
@@ -170,6 +172,41 @@ def show_leaderboard(entries: Sequence[Entry], form: Format) -> None:
         "json": leaderboard.to_json,
     }
     sys.stdout.write(writers[form](entries))
+
+
+def show_comparison(comparison: Comparison, unpaired: Sequence[str], *, as_json: bool) -> None:
+    """Print the differences of two models, headline metrics with Holm's p-value; notes apart."""
+    from cosmos_eval.compare import to_records
+
+    if as_json:
+        content = to_records(comparison)
+        print_json({**content, "notes": [*unpaired, *content["notes"]]})
+        return
+    print(f"A: {comparison.a}\nB: {comparison.b}")
+    show_records([_compared(test) for test in comparison.tests], as_json=False)
+    for note in (*unpaired, *comparison.notes):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _compared(test: MetricTest) -> dict[str, str]:
+    difference = test.difference
+    factor = 1 if lower_is_better(test.metric) else 100
+    low, high = difference.interval()[:2]
+    least = difference.detectable()
+    return {
+        "data set": test.dataset,
+        "protocol": test.protocol,
+        "metric": test.metric,
+        "A": f"{factor * test.a:.2f}",
+        "B": f"{factor * test.b:.2f}",
+        "A - B [95%]": f"{factor * difference.difference:+.2f} "
+        f"[{factor * low:+.2f}, {factor * high:+.2f}]",
+        "p": f"{difference.p_value:.2g}",
+        "p (Holm)": "" if test.adjusted is None else f"{test.adjusted:.2g}",
+        "better": test.better,
+        "detectable": "" if least is None else f"{factor * least:.2f}",
+        "test": f"{difference.method}, n = {difference.units}",
+    }
 
 
 def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:
