@@ -10,8 +10,8 @@ from cosmos_eval.labels import model_label
 from cosmos_eval.matching import departures, lower_is_better, mismatches, setting
 from cosmos_eval.metrics.intervals import LEVEL
 from cosmos_eval.metrics.paired import PairedDifference, holm
-from cosmos_eval.paired import HEADLINES, Samples, check_metrics, paired_differences
-from cosmos_eval.types import ResultRow, UsageError
+from cosmos_eval.paired import HEADLINES, paired_differences
+from cosmos_eval.types import ResultRow, Samples, UsageError
 
 ReadSamples = Callable[[Path], Samples]
 
@@ -33,8 +33,6 @@ class MetricTest(NamedTuple):
     dataset: str
     protocol: str
     metric: str
-    a: float
-    b: float
     difference: PairedDifference
     adjusted: float | None
 
@@ -129,7 +127,9 @@ def to_records(comparison: Comparison) -> dict[str, Any]:
 def _record(test: MetricTest) -> dict[str, Any]:
     difference = test.difference
     return {
-        **{name: getattr(test, name) for name in ("dataset", "protocol", "metric", "a", "b")},
+        **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
+        "a": difference.a,
+        "b": difference.b,
         "difference": difference.difference,
         "interval": difference.interval()._asdict(),
         "p_value": difference.p_value,
@@ -156,10 +156,7 @@ def _require_comparable(a: Stored, b: Stored) -> None:
 
 def _tests(a: Stored, b: Stored, read_samples: ReadSamples) -> list[MetricTest]:
     """Tests of all metrics, headlines first, before adjustment."""
-    samples_a, samples_b = read_samples(a.path), read_samples(b.path)
-    for some, samples in ((a, samples_a), (b, samples_b)):
-        check_metrics(some.row, samples)
-    found = paired_differences(a.row, samples_a, b.row, samples_b)
+    found = paired_differences(a.row, read_samples(a.path), b.row, read_samples(b.path))
     headlines = HEADLINES[a.row.task]
     names = [name for name in found if name in a.row.metrics and name in b.row.metrics]
     return [
@@ -167,8 +164,6 @@ def _tests(a: Stored, b: Stored, read_samples: ReadSamples) -> list[MetricTest]:
             a.row.dataset,
             a.row.protocol,
             name,
-            a.row.metrics[name],
-            b.row.metrics[name],
             found[name],
             found[name].p_value if name in headlines else None,
         )

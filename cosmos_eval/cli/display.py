@@ -6,6 +6,7 @@ import dataclasses
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from cosmos_eval.leaderboard import Entry, Format
     from cosmos_eval.plan import Plan
     from cosmos_eval.types import ResultRow
+    from cosmos_eval.verify import Verdict
 
 RESULTS = Path("runs/eval")
 """Where results go and are looked for, in the current folder.
@@ -197,8 +199,8 @@ def _compared(test: MetricTest) -> dict[str, str]:
         "data set": test.dataset,
         "protocol": test.protocol,
         "metric": test.metric,
-        "A": f"{factor * test.a:.2f}",
-        "B": f"{factor * test.b:.2f}",
+        "A": f"{factor * difference.a:.2f}",
+        "B": f"{factor * difference.b:.2f}",
         "A - B [95%]": f"{factor * difference.difference:+.2f} "
         f"[{factor * low:+.2f}, {factor * high:+.2f}]",
         "p": f"{difference.p_value:.2g}",
@@ -207,6 +209,21 @@ def _compared(test: MetricTest) -> dict[str, str]:
         "detectable": "" if least is None else f"{factor * least:.2f}",
         "test": f"{difference.method}, n = {difference.units}",
     }
+
+
+def show_verdicts(verdicts: Sequence[Verdict], *, as_json: bool) -> None:
+    """Print what was found of results, a line a finding, then how many are verified."""
+    if as_json:
+        print_json([{**verdict._asdict(), "outcome": verdict.outcome} for verdict in verdicts])
+        return
+    for verdict in verdicts:
+        if verdict.outcome == "verified":
+            print(f"{verdict.path}: verified, {verdict.figures} figures")
+        for line in verdict.differences or filter(None, [verdict.obstacle]):
+            print(f"{verdict.path}: {line}")
+    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    print(f"{len(verdicts)} results: {counts}")
 
 
 def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:

@@ -1,150 +1,58 @@
-"""Made-up results of every task whose metrics are those of their samples."""
+"""Made-up samples of every task, and results whose figures follow from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from support.rows import make_row
 
-from cosmos_eval.metrics.classification import classification_metrics
-from cosmos_eval.metrics.retrieval import RetrievalRanks, retrieval_metrics
-from cosmos_eval.metrics.segmentation import (
-    Areas,
-    SparseConfusion,
-    areas_of_images,
-    pack,
-    segmentation_metrics,
-)
-from cosmos_eval.metrics.selection import selection_metrics
 from cosmos_eval.store import write_result
-from cosmos_eval.types import ResultRow
+from cosmos_eval.tasks import recompute
+from cosmos_eval.types import ResultRow, Samples, Task
 
-Samples = Mapping[str, NDArray[Any]]
-HASHES = {name: letter * 64 for name, letter in (("class_names", "a"), ("templates", "b"))}
-IMAGES = 120
-CLASSES = 4
-
-# The same for every model: what is on the images.
-_TRUTH = np.random.default_rng(0)
-LABELS = _TRUTH.integers(0, CLASSES, IMAGES)
-HARDNESS = _TRUTH.random(IMAGES)
-
-
-def _right(skill: float, rng: np.random.Generator, n: int = IMAGES) -> NDArray[np.bool_]:
-    """Whether a model of this skill in [0, 1] gets each of n images right."""
-    return rng.random(n) < skill - 0.2 + 0.4 * HARDNESS[:n]
-
-
-def cls_samples(skill: float, rng: np.random.Generator) -> Samples:
-    first = np.where(_right(skill, rng), LABELS, (LABELS + 1) % CLASSES)
-    top = (first[:, None] + np.arange(CLASSES)) % CLASSES
-    return {"labels": LABELS, "top5": top, "classes": np.array(list("abcd"))}
-
-
-def retrieval_samples(skill: float, rng: np.random.Generator) -> Samples:
-    image_of_text = np.repeat(np.arange(IMAGES), 2)
-    chance = np.clip(skill - 0.2 + 0.4 * HARDNESS, 0.05, 1)
-    return {
-        "image_to_text_rank": rng.geometric(chance),
-        "text_to_image_rank": rng.geometric(chance[image_of_text]),
-        "image_of_text": image_of_text,
-    }
-
-
-def select_samples(skill: float, rng: np.random.Generator, shared: int = 1) -> Samples:
-    """`shared` items in a row have one image."""
-    return {
-        "correct": _right(skill, rng),
-        "subset": np.arange(IMAGES) % 3 // 2,
+SAMPLES: dict[Task, Samples] = {
+    "retrieval": {
+        "image_to_text_rank": np.array([1, 3, 12]),
+        "text_to_image_rank": np.array([1, 1, 2, 3, 6]),
+        "image_of_text": np.array([0, 0, 1, 2, 2]),
+    },
+    # In no alphabetical order, as the classes of torchvision's sets may be.
+    "cls": {
+        "labels": np.array([0, 0, 0, 1, 2]),
+        "top5": np.array([[0, 1, 2], [1, 0, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0]]),
+        "classes": np.array(["pear", "apple", "fig"]),
+    },
+    "select": {
+        "correct": np.array([True, False, True, False]),
+        "text_correct": np.array([True, True, True, False]),
+        "image_correct": np.array([True, False, True, False]),
+        "subset": np.array([0, 0, 0, 1]),
         "subsets": np.array(["one", "two"]),
-        "averaged": np.ones(2, bool),
-        "cluster": np.arange(IMAGES) // shared,
-    }
-
-
-def seg_samples(skill: float, rng: np.random.Generator, images: int = 30) -> Samples:
-    confusions = []
-    for image in range(images):
-        counts = np.zeros((CLASSES, CLASSES), np.int64)
-        for label in {int(LABELS[image]), int(LABELS[image + 1])}:
-            right = rng.binomial(100, np.clip(skill + 0.2 * HARDNESS[image] - 0.1, 0, 1))
-            counts[label, label] = right
-            counts[label, (label + 1) % CLASSES] = 100 - right
-        confusions.append(counts)
-    return {
-        "name": np.array([f"{n:03}" for n in range(images)]),
-        **pack(confusions)._asdict(),
-        "classes": np.array(list("abcd")),
-        "groups": np.array(["things"]),
-        "members": np.array([[True, True, False, False]]),
-    }
-
-
-def metrics_of(task: str, samples: Samples) -> dict[str, float]:
-    if task == "cls":
-        return classification_metrics(samples["labels"], samples["top5"])
-    if task == "retrieval":
-        ranks = samples["image_to_text_rank"], samples["text_to_image_rank"]
-        return retrieval_metrics(RetrievalRanks(*ranks))
-    if task == "select":
-        return selection_metrics(samples["correct"], None, samples["subset"], samples["averaged"])
-    sparse = SparseConfusion(*(samples[field] for field in SparseConfusion._fields))
-    areas = areas_of_images(sparse, len(samples["name"]), CLASSES)
-    total = Areas(*(part.sum(0) for part in areas))
-    found = segmentation_metrics(total, {"things": [0, 1]})
-    return {name: float(value) for name, value in found.items()}
-
-
-SAMPLES = {
-    "cls": cls_samples,
-    "retrieval": retrieval_samples,
-    "select": select_samples,
-    "seg": seg_samples,
+        "averaged": np.array([True, True]),
+        "cluster": np.array([0, 0, 1, 2]),
+    },
+    "seg": {
+        "name": np.array(["a", "b"]),
+        "classes": np.array(["sky", "cow", "cat"]),
+        "groups": np.array(["animals"]),
+        "members": np.array([[False, True, True]]),
+        "image": np.array([0, 0, 1, 1], np.int32),
+        "pair": np.array([0, 1, 4, 8], np.int32),
+        "pixels": np.array([5, 2, 7, 1]),
+    },
 }
 
 
-def make_result(
-    task: str = "cls",
-    skill: float = 0.6,
-    seed: int = 1,
-    *,
-    samples: Samples | None = None,
-    **changes: Any,
-) -> tuple[ResultRow, Samples]:
-    """A result and its samples; `changes` are make_row's, `hashes` those of the provenance."""
-    some = SAMPLES[task](skill, np.random.default_rng(seed)) if samples is None else samples
-    metrics = metrics_of(task, some)
-    provenance = {
-        "hashes": {**HASHES, "sample_list": "c" * 64, **changes.pop("hashes", {})},
-        "commit": "1" * 40,
-        "dirty": False,
-        **({"attention": "csa", "protocol_attention": "csa"} if task == "seg" else {}),
-        **changes.pop("provenance", {}),
-    }
-    fields: dict[str, Any] = {
-        "task": task,
-        "dataset": f"scenes-{task}",
-        "metrics": metrics,
-        "intervals": {
-            name: {
-                "low": value - 0.05,
-                "high": value + 0.05,
-                "method": "wilson",
-                "level": 0.95,
-            }
-            for name, value in metrics.items()
-            if not name.endswith("_rank")
-        },
-        "n_samples": len(next(iter(some.values()))),
-        **changes,
-    }
-    return make_row(provenance=provenance, **fields), some
+def measured_row(task: Task, samples: Samples | None = None, **fields: Any) -> ResultRow:
+    """A result of samples."""
+    figures = vars(recompute(task, samples or SAMPLES[task], 0))
+    intervals = {name: value._asdict() for name, value in figures["intervals"].items()}
+    return make_row(task=task, **{**figures, "intervals": intervals, **fields})
 
 
-def store(folder: Path, task: str = "cls", skill: float = 0.6, seed: int = 1, **more: Any) -> Path:
-    """Write a made-up result into a folder; returns its file."""
-    return write_result(folder, *make_result(task, skill, seed, **more))
+def store_result(folder: Path, task: Task, samples: Samples | None = None, **fields: Any) -> Path:
+    """Write such a result with its samples."""
+    row = measured_row(task, samples, **fields)
+    return write_result(folder, row, samples or SAMPLES[task])

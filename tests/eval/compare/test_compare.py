@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 
 import numpy as np
 import pytest
-from support.results import make_result, seg_samples, select_samples, store
+from support.models import make_result, seg_samples, select_samples, store
 
-from cosmos_eval.paired import check_metrics, paired_differences, paired_interval
+from cosmos_eval.paired import paired_differences, paired_interval
 from cosmos_eval.types import UsageError
 
 TASKS = ("cls", "retrieval", "seg", "select")
@@ -59,9 +60,9 @@ def test_pairs_of_images_and_captions_are_compared_by_score():
     for _ in range(2):
         text, image = rng.random((2, 120)) < 0.7
         samples = {**select_samples(0.5, rng), "correct": text & image}
-        both.append({**samples, "text_correct": text, "image_correct": image})
-    row, _ = make_result("select")
-    found = paired_differences(row, both[0], row, both[1])
+        samples |= {"text_correct": text, "image_correct": image}
+        both += make_result("select", samples=samples)
+    found = paired_differences(*both)
     scores = {"accuracy", "text_score", "image_score", "group_score", "mean_subset_accuracy"}
     assert set(found) == scores
     assert found["group_score"] == found["accuracy"]
@@ -94,7 +95,7 @@ def test_other_label_maps_are_refused():
 def test_samples_that_lack_an_array_are_named():
     row, samples = make_result("seg")
     partial = {name: some for name, some in samples.items() if name != "members"}
-    with pytest.raises(UsageError, match="lack 'members'"):
+    with pytest.raises(UsageError, match="lack 'members' are not of this task"):
         paired_differences(row, samples, row, partial)
     with pytest.raises(UsageError, match="do not give mIoU_stuff"):
         paired_interval(row, samples, row, samples, "mIoU_stuff")
@@ -103,16 +104,14 @@ def test_samples_that_lack_an_array_are_named():
 @pytest.mark.parametrize("task", TASKS)
 def test_metrics_must_be_those_of_the_samples(task):
     row, samples = make_result(task)
-    check_metrics(row, samples)
     name = next(iter(row.metrics))
     for value in (row.metrics[name] + 1e-6, float("nan")):
-        edited, _ = make_result(task, metrics={**row.metrics, name: value})
-        with pytest.raises(UsageError, match=f"{name} is .* from its samples"):
-            check_metrics(edited, samples)
+        edited = dataclasses.replace(row, metrics={**row.metrics, name: value})
+        with pytest.raises(UsageError, match=f"{name} is .*, but its samples give"):
+            paired_differences(row, samples, edited, samples)
+    odd = dataclasses.replace(row, metrics={"odd": 0.5})
     with pytest.raises(UsageError, match="do not give odd"):
-        check_metrics(make_result(task, metrics={"odd": 0.5})[0], samples)
-    with pytest.raises(UsageError, match="samples give no metrics"):
-        check_metrics(row, {})
+        paired_differences(odd, samples, row, samples)
 
 
 def test_two_files(command, tmp_path):
