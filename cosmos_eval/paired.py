@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,20 +22,12 @@ from cosmos_eval.metrics.paired import (
     paired_recall,
     rank_statistic,
 )
-from cosmos_eval.metrics.segmentation import (
-    Areas,
-    Groups,
-    SparseConfusion,
-    areas_of_images,
-    segmentation_metrics,
-)
-from cosmos_eval.tasks import classification, retrieval, selection
+from cosmos_eval.metrics.segmentation import Areas, SparseConfusion, areas_of_images
 from cosmos_eval.tasks.classification._samples import LABELS, TOP5
 from cosmos_eval.tasks.retrieval._samples import IMAGE_OF_TEXT, IMAGE_RANK, TEXT_RANK
+from cosmos_eval.tasks.segmentation._samples import CLASSES, GROUPS, MEMBERS, NAME, class_groups
 from cosmos_eval.tasks.selection._samples import AVERAGED, CLUSTER, CORRECT, IMAGE, SUBSET, TEXT
-from cosmos_eval.types import Interval, ResultRow, Task, UsageError
-
-Samples = Mapping[str, NDArray[Any]]
+from cosmos_eval.types import Interval, ResultRow, Samples, Task, UsageError
 
 HEADLINES: Mapping[Task, tuple[str, ...]] = MappingProxyType(
     {
@@ -47,7 +39,6 @@ HEADLINES: Mapping[Task, tuple[str, ...]] = MappingProxyType(
 )
 """The metrics that a comparison of models is about."""
 
-_NAME = "name"  # (N,) of a segmentation's images
 _SUBSETS = "mean_subset_accuracy"
 
 # What is true of the samples, whatever the model: two results of one sample list have it alike.
@@ -55,7 +46,7 @@ _TRUTH: Mapping[Task, tuple[str, ...]] = MappingProxyType(
     {
         "retrieval": (IMAGE_OF_TEXT,),
         "cls": (LABELS,),
-        "seg": (_NAME,),
+        "seg": (NAME, CLASSES, GROUPS, MEMBERS),
         "select": (SUBSET, AVERAGED, CLUSTER),
     }
 )
@@ -64,75 +55,78 @@ _TRUTH: Mapping[Task, tuple[str, ...]] = MappingProxyType(
 _ROUNDING = 1e-9
 
 
+class Sampled(NamedTuple):
+    """The metrics of a result and the samples that they follow from."""
+
+    metrics: Mapping[str, float]
+    samples: Samples
+
+
 def paired_interval(
     row_a: ResultRow, samples_a: Samples, row_b: ResultRow, samples_b: Samples, metric: str
 ) -> Interval:
     """The 95% interval of a metric of A minus that of B, two results of the same samples.
 
     Whether two results are of the same samples and protocol, `cosmos_eval.matching.mismatches`
-    says. Raises UsageError where their samples differ, or do not give the metric.
+    says. Raises UsageError as `paired_differences` does, and where the samples give no such metric.
     """
     found = paired_differences(row_a, samples_a, row_b, samples_b)
     if metric not in found:
-        raise UsageError(f"{row_a.dataset}: the samples do not give {metric}: measure again")
+        raise UsageError(f"{row_a.dataset}: the samples do not give {metric}")
     return found[metric].interval()
 
 
 def paired_differences(
     row_a: ResultRow, samples_a: Samples, row_b: ResultRow, samples_b: Samples
 ) -> dict[str, PairedDifference]:
-    """Every metric of A minus that of B, by name, as far as their samples give it.
+    """Every metric of A minus that of B, by name.
 
-    Raises UsageError where the samples are not of the same images and labels.
+    Raises UsageError where the samples are not of the same images and labels, and where a metric
+    is not what its samples give.
     """
     try:
-        for name in _TRUTH[row_a.task]:
-            if not np.array_equal(samples_a[name], samples_b[name]):
-                raise UsageError(f"{row_a.dataset}: `{name}` of the samples differs")
-        return dict(_differences(row_a, samples_a, row_b, samples_b))
-    except KeyError as error:
-        raise UsageError(f"{row_a.dataset}: the samples lack {error}: measure again") from error
+        return differences_of(
+            row_a.task, Sampled(row_a.metrics, samples_a), Sampled(row_b.metrics, samples_b)
+        )
     except ValueError as error:
         raise UsageError(f"{row_a.dataset}: {error}") from error
 
 
-def check_metrics(row: ResultRow, samples: Samples) -> None:
-    """Raise UsageError unless a result's metrics are those that its samples give."""
-    where = f"{row.model['spec']} on {row.dataset} ({row.protocol})"
+def differences_of(task: Task, a: Sampled, b: Sampled) -> dict[str, PairedDifference]:
+    """The same of metrics and samples alone; raises ValueError, which does not say where."""
     try:
-        found = _metrics(row, samples)
-    except (KeyError, ValueError, IndexError) as error:
-        raise UsageError(f"{where}: the samples give no metrics: {error}") from error
-    for name, value in row.metrics.items():
-        if name not in found:
-            raise UsageError(f"{where}: the samples do not give {name}")
-        # Not the other way round: nothing is close to NaN.
-        if not math.isclose(value, found[name], rel_tol=_ROUNDING, abs_tol=_ROUNDING):
-            raise UsageError(f"{where}: {name} is {value}, but {found[name]} from its samples")
+        for name in _TRUTH[task]:
+            if not np.array_equal(a.samples[name], b.samples[name]):
+                raise ValueError(f"`{name}` of the samples differs")
+        found = _differences(task, a.samples, b.samples)
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"samples that lack {error} are not of this task") from error
+    for metrics, side in ((a.metrics, "a"), (b.metrics, "b")):
+        for name, value in metrics.items():
+            _require_own(name, value, getattr(found[name], side) if name in found else None)
+    return found
 
 
-def _metrics(row: ResultRow, samples: Samples) -> Mapping[str, float]:
-    if row.task == "seg":
-        total = Areas(*(part.sum(0) for part in _areas(row, samples)))
-        return {k: float(v) for k, v in segmentation_metrics(total, _groups(row, samples)).items()}
-    rooms = {"retrieval": retrieval, "cls": classification, "select": selection}
-    return rooms[row.task].metrics_from_samples(samples)
+def _require_own(name: str, value: float, computed: float | None) -> None:
+    if computed is None:
+        raise ValueError(f"the samples do not give {name}")
+    # Not the other way round: nothing is close to NaN.
+    if not math.isclose(value, computed, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+        raise ValueError(f"{name} is {value}, but its samples give {computed}")
 
 
-def _differences(
-    row_a: ResultRow, a: Samples, row_b: ResultRow, b: Samples
-) -> Mapping[str, PairedDifference]:
-    match row_a.task:
+def _differences(task: Task, a: Samples, b: Samples) -> dict[str, PairedDifference]:
+    match task:
         case "retrieval":
             clusters = np.ones(len(a[IMAGE_RANK]), int)
             return paired_bootstrap(_retrieval(a), _retrieval(b), clusters)
         case "cls":
             return _classification(a, b)
         case "seg":
-            of_a, of_b = _areas(row_a, a), _areas(row_b, b)
+            of_a, of_b = _areas(a), _areas(b)
             if not np.array_equal(of_a.labelled, of_b.labelled):
-                raise UsageError(f"{row_a.dataset}: the label maps of the samples differ")
-            groups, clusters = _groups(row_a, a), np.ones(len(a[_NAME]), int)
+                raise ValueError("the label maps of the samples differ")
+            groups, clusters = class_groups(a), np.ones(len(a[NAME]), int)
             return paired_bootstrap(
                 area_statistic(of_a, groups), area_statistic(of_b, groups), clusters
             )
@@ -185,10 +179,6 @@ def _scores(samples: Samples) -> dict[str, NDArray[np.bool_]]:
     return scores
 
 
-def _areas(row: ResultRow, samples: Samples) -> Areas:
+def _areas(samples: Samples) -> Areas:
     sparse = SparseConfusion(*(samples[field] for field in SparseConfusion._fields))
-    return areas_of_images(sparse, len(samples[_NAME]), len(row.per_class))
-
-
-def _groups(row: ResultRow, samples: Samples) -> Groups:
-    return {}
+    return areas_of_images(sparse, len(samples[NAME]), len(samples[CLASSES]))

@@ -20,6 +20,7 @@ from cosmos_eval.processes import own_device
 from cosmos_eval.protocols import prepare
 from cosmos_eval.tasks import fetch, room_of, task_of
 from cosmos_eval.types import (
+    SCHEMA_VERSION,
     Attention,
     Measurement,
     ModelSpec,
@@ -35,8 +36,6 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     # At run time it would import torch.
     from cosmos_eval.encoder import Encoder
-
-SCHEMA_VERSION = 1
 
 Watch = Callable[[str, Progress], None]
 """Told of progress: what is being measured, and how far it is."""

@@ -7,7 +7,9 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -15,15 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cosmos_eval.files import write_atomically
 from cosmos_eval.labels import model_label, safe_name, variants
-from cosmos_eval.types import ResultRow, UsageError
+from cosmos_eval.types import ResultRow, Samples, UsageError
+from cosmos_eval.versions import Record, upgrade_record, upgrade_samples
 
 if TYPE_CHECKING:
     import pandas as pd
-    from jsonschema.protocols import Validator
+    from jsonschema_rs import Validator
 
 COLUMNS = (
     *("model", "weights", "random", "task", "dataset", "protocol", "variant"),
@@ -32,7 +34,7 @@ COLUMNS = (
 """Columns of `load_results`."""
 
 
-def write_result(directory: Path, row: ResultRow, samples: Mapping[str, NDArray[Any]]) -> Path:
+def write_result(directory: Path, row: ResultRow, samples: Samples) -> Path:
     """Write a result and its per-sample arrays; return the path of the JSON file.
 
     The samples come first and carry their hash in their name, so that at every moment a JSON
@@ -45,21 +47,29 @@ def write_result(directory: Path, row: ResultRow, samples: Mapping[str, NDArray[
     digest = hashlib.sha256(archive.getvalue()).hexdigest()
     named = dataclasses.replace(
         row,
-        samples=f"{stem}.{digest[:8]}.npz",
+        samples=samples_name(row, digest),
         provenance={**row.provenance, "samples_sha256": digest},
     )
     path = directory / f"{stem}.json"
-    text = to_json(named)
-    _validate(json.loads(text), str(path))
+    record = _to_record(named)
+    record["provenance"]["record_sha256"] = record_sha256(record)
+    _validate(record, str(path))
     _make(directory)
     write_atomically(directory / named.samples, archive.getvalue())
-    write_atomically(path, text.encode())
+    write_atomically(path, _to_text(record, indent=2).encode() + b"\n")
     _remove_former_samples(directory, stem, named.samples)
     return path
 
 
-def to_json(row: ResultRow) -> str:
-    """A result as it is stored: sorted keys, shortest exact floats, no NaN."""
+def record_sha256(record: Record) -> str:
+    """The hash that a record holds of itself: of all but that hash."""
+    others = {k: v for k, v in record["provenance"].items() if k != "record_sha256"}
+    text = _to_text({**record, "provenance": others}, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _to_record(row: ResultRow) -> dict[str, Any]:
+    """A result as JSON has it."""
     for name, value in row.metrics.items():
         if not math.isfinite(value):
             raise UsageError(
@@ -69,26 +79,49 @@ def to_json(row: ResultRow) -> str:
     document = {item.name: getattr(row, item.name) for item in dataclasses.fields(row)}
     if not row.confusion_pairs:
         del document["confusion_pairs"]
-    return json.dumps(document, indent=2, sort_keys=True, allow_nan=False, default=_plain) + "\n"
+    record: dict[str, Any] = json.loads(_to_text(document))
+    return record
+
+
+def _to_text(content: Any, **form: Any) -> str:
+    """JSON: sorted keys, shortest exact floats, no NaN."""
+    return json.dumps(content, sort_keys=True, allow_nan=False, default=_plain, **form)
 
 
 def read_result(path: Path) -> ResultRow:
-    """Read one result. Raises UsageError, naming the file, where it is not one."""
+    """Read one result, of any version so far.
+
+    Raises UsageError, naming the file, where it is not one or of a newer version.
+    """
+    return to_row(read_record(path), str(path))
+
+
+def read_record(path: Path) -> Record:
+    """The content of a result's JSON file, of whatever version. Raises UsageError."""
     try:
-        document = json.loads(path.read_text("utf-8"))
+        record = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path}: cannot be read as a result: {error}") from error
-    _validate(document, str(path))
-    return ResultRow(**document)
+    if not isinstance(record, dict) or not isinstance(record.get("schema_version"), int):
+        raise UsageError(f"{path}: no result: it has no `schema_version`")
+    return record
 
 
-def read_samples(path: Path) -> dict[str, NDArray[Any]]:
-    """The per-sample arrays of the result in a JSON file, by name.
+def to_row(record: Record, where: str) -> ResultRow:
+    """The result that a JSON file holds, brought to this version. Raises UsageError."""
+    record = upgrade_record(record, where)
+    _validate(record, where)
+    return ResultRow(**record)
+
+
+def read_samples(path: Path) -> Samples:
+    """The per-sample arrays of the result in a JSON file, by name, brought to this version.
 
     Raises UsageError where they are missing, cannot be read, or are not those that were stored with
     the result.
     """
-    row = read_result(path)
+    record = read_record(path)
+    row = to_row(record, str(path))
     archive = path.with_name(row.samples)
     try:
         content = archive.read_bytes()
@@ -96,19 +129,35 @@ def read_samples(path: Path) -> dict[str, NDArray[Any]]:
         raise UsageError(f"{path}: its samples {archive.name} cannot be read: {error}") from error
     if hashlib.sha256(content).hexdigest() != row.provenance["samples_sha256"]:
         raise UsageError(f"{archive} is not what was stored with {path.name}: measure again")
-    with np.load(io.BytesIO(content)) as arrays:
-        return {name: arrays[name] for name in arrays}
+    try:
+        with np.load(io.BytesIO(content)) as arrays:
+            samples = {name: arrays[name] for name in arrays}
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(f"{archive} holds no arrays: measure again") from error
+    return upgrade_samples(samples, record, str(path))
 
 
 def read_results(directory: str | Path) -> list[ResultRow]:
-    """Read every *.json of a folder, in the order of their names.
+    """Read every result of a folder, in the order of `result_paths`.
 
     Raises UsageError where there are none or a file is not a result.
     """
-    paths = sorted(Path(directory).glob("*.json"))
-    if not paths:
+    return [read_result(path) for path in result_paths(Path(directory))]
+
+
+def result_paths(directory: Path) -> list[Path]:
+    """Every *.json of a folder and the folders in it, sorted. Raises UsageError where none is.
+
+    Hidden ones, which killed runs may leave, are no results.
+    """
+    found = []
+    for folder, folders, names in os.walk(directory):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        visible = (name for name in names if not name.startswith("."))
+        found += [Path(folder, name) for name in visible if name.endswith(".json")]
+    if not found:
         raise UsageError(f"no results (*.json) in {directory}: run `cosmos-eval run` first")
-    return [read_result(path) for path in paths]
+    return sorted(found)
 
 
 def load_results(directory: str | Path) -> pd.DataFrame:
@@ -137,19 +186,24 @@ def file_stem(row: ResultRow) -> str:
     return "__".join(safe_name(part) for part in parts)
 
 
+def samples_name(row: ResultRow, digest: str) -> str:
+    """The name of the file of a result's samples, whose SHA-256 is `digest`."""
+    return f"{file_stem(row)}.{digest[:8]}.npz"
+
+
 @cache
 def _validator() -> Validator:
-    from jsonschema import Draft202012Validator
+    import jsonschema_rs
 
     schema = json.loads(files("cosmos_eval").joinpath("schema.json").read_text("utf-8"))
-    return Draft202012Validator(schema)
+    return jsonschema_rs.validator_for(schema)
 
 
-def _validate(document: Any, where: str) -> None:
+def _validate(record: Record, where: str) -> None:
     """Raise UsageError with the first departure from the schema."""
-    errors = sorted(_validator().iter_errors(document), key=lambda error: error.json_path)
-    if errors:
-        raise UsageError(f"{where}: {errors[0].json_path}: {errors[0].message}")
+    for error in _validator().iter_errors(record):
+        place = ".".join(("$", *map(str, error.instance_path)))
+        raise UsageError(f"{where}: {place}: {error.message}")
 
 
 def _plain(value: Any) -> Any:

@@ -211,13 +211,14 @@ class Interval(NamedTuple):
     level: float = 0.95
 
 
-@dataclass(frozen=True, kw_only=True)
-class Measurement:
-    """What a task returns: metrics and what is needed to recompute them.
+Samples = Mapping[str, NDArray[Any]]
+"""What a result's figures follow from: arrays by name, stored beside it."""
 
-    `samples` maps names to arrays, stored beside the result; `hashes` fingerprints everything
-    that defines the number (class names, templates, sample list); `notes` says, one line each,
-    what a reader of the number must know (captions that were cut to the context, a limit).
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """All that follows from stored samples and a seed, and from nothing else.
+
     `confusion_pairs` are the most frequent mistakes of a classification: `true`, `predicted` and
     `images`.
     """
@@ -225,10 +226,21 @@ class Measurement:
     metrics: Mapping[str, float]
     intervals: Mapping[str, Interval]
     n_samples: int
-    samples: Mapping[str, NDArray[Any]]
-    hashes: Mapping[str, str]
     per_class: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     confusion_pairs: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement(Figures):
+    """What a task returns: figures, and the samples that they follow from.
+
+    `hashes` fingerprints everything that defines the number (class names, templates, sample list);
+    `notes` says, one line each, what a reader of the number must know (captions that were cut to
+    the context, a limit).
+    """
+
+    samples: Samples
+    hashes: Mapping[str, str]
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -266,6 +278,10 @@ class RunOptions:
     cache: str | None = None
     seed: int = 0
     share: Share = ALONE
+
+
+SCHEMA_VERSION = 2
+"""Of result files; cosmos_eval.versions tells what changed between them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from cosmos_eval.cli import cache, data, leaderboard, listing, reproduce, run, segment
+from cosmos_eval.cli import (
+    cache,
+    compare,
+    data,
+    leaderboard,
+    listing,
+    reproduce,
+    run,
+    segment,
+    verify,
+)
 from cosmos_eval.processes import is_first, leave
 from cosmos_eval.types import UsageError
 
@@ -26,6 +36,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("reproduce")(reproduce.reproduce)
+app.command("compare")(compare.compare)
+app.command("verify")(verify.verify)
 
 # What the parser raises on a wrong command line. Some versions of Typer bring their own copy of
 # Click, so that the class is only to be had as an ancestor of the one that Typer exports.

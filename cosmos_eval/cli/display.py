@@ -6,12 +6,14 @@ import dataclasses
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from cosmos_eval.matching import lower_is_better
 from cosmos_eval.types import Progress as Step
 
 if TYPE_CHECKING:
@@ -19,10 +21,12 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from cosmos_eval.cache import Space
+    from cosmos_eval.compare import Comparison, MetricTest
     from cosmos_eval.doctor import Diagnosis
     from cosmos_eval.leaderboard import Entry, Format, Reproduction, Ties
     from cosmos_eval.plan import Plan
     from cosmos_eval.types import ResultRow
+    from cosmos_eval.verify import Verdict
 
 ReproductionFormat = Literal["table", "md", "json"]
 
@@ -183,6 +187,56 @@ def show_reproductions(numbers: Sequence[Reproduction], form: ReproductionFormat
         console = _console()
         for table in leaderboard.reproductions_to_tables(numbers, console.width):
             console.print(table)
+
+
+def show_comparison(comparison: Comparison, unpaired: Sequence[str], *, as_json: bool) -> None:
+    """Print the differences of two models, headline metrics with Holm's p-value; notes apart."""
+    from cosmos_eval.compare import to_records
+
+    if as_json:
+        content = to_records(comparison)
+        print_json({**content, "notes": [*unpaired, *content["notes"]]})
+        return
+    print(f"A: {comparison.a}\nB: {comparison.b}")
+    show_records([_compared(test) for test in comparison.tests], as_json=False)
+    for note in (*unpaired, *comparison.notes):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _compared(test: MetricTest) -> dict[str, str]:
+    difference = test.difference
+    factor = 1 if lower_is_better(test.metric) else 100
+    low, high = difference.interval()[:2]
+    least = difference.detectable()
+    return {
+        "data set": test.dataset,
+        "protocol": test.protocol,
+        "metric": test.metric,
+        "A": f"{factor * difference.a:.2f}",
+        "B": f"{factor * difference.b:.2f}",
+        "A - B [95%]": f"{factor * difference.difference:+.2f} "
+        f"[{factor * low:+.2f}, {factor * high:+.2f}]",
+        "p": f"{difference.p_value:.2g}",
+        "p (Holm)": "" if test.adjusted is None else f"{test.adjusted:.2g}",
+        "better": test.better,
+        "detectable": "" if least is None else f"{factor * least:.2f}",
+        "test": f"{difference.method}, n = {difference.units}",
+    }
+
+
+def show_verdicts(verdicts: Sequence[Verdict], *, as_json: bool) -> None:
+    """Print what was found of results, a line a finding, then how many are verified."""
+    if as_json:
+        print_json([{**verdict._asdict(), "outcome": verdict.outcome} for verdict in verdicts])
+        return
+    for verdict in verdicts:
+        if verdict.outcome == "verified":
+            print(f"{verdict.path}: verified, {verdict.figures} figures")
+        for line in verdict.differences or filter(None, [verdict.obstacle]):
+            print(f"{verdict.path}: {line}")
+    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+    print(f"{len(verdicts)} results: {counts}")
 
 
 def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:

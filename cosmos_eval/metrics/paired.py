@@ -30,6 +30,7 @@ POWER = 0.8
 MCNEMAR = "exact McNemar"
 AGRESTI_MIN = "Agresti and Min"
 BOOTSTRAP = "paired cluster bootstrap"
+INDEPENDENT = "independent intervals"
 _RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x samples x 8 bytes
 _NORMAL = math.inf  # degrees of freedom
 
@@ -39,19 +40,25 @@ Statistic = Callable[[Values], Mapping[str, Values]]
 
 
 class PairedDifference(NamedTuple):
-    """A metric of one model minus that of another, in the metric's unit.
+    """A metric of one model (`a`) minus that of another (`b`), in the metric's unit.
 
     `center`, `error` (a standard error) and `dof` (degrees of freedom) make its interval; `p_value`
     is two-sided, of no difference; `units` counts independent samples or clusters.
     """
 
-    difference: float
+    a: float
+    b: float
     center: float
     error: float
     dof: float
     p_value: float
     units: int
     method: str
+
+    @property
+    def difference(self) -> float:
+        """The difference that was observed."""
+        return self.a - self.b
 
     def interval(self, level: float = LEVEL) -> Interval:
         """The two-sided confidence interval of the difference."""
@@ -79,16 +86,17 @@ class PairedDifference(NamedTuple):
 
     def flipped(self) -> PairedDifference:
         """The difference the other way round."""
-        return self._replace(difference=-self.difference, center=-self.center)
+        return self._replace(a=self.b, b=self.a, center=-self.center)
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
     """Difference of two shares of hits, (N,) each, of the same independent samples."""
-    return matched_shares(int((a & ~b).sum()), int((b & ~a).sum()), len(a))
+    both, only_a, only_b = (int(some.sum()) for some in (a & b, a & ~b, b & ~a))
+    return matched_shares(both, only_a, only_b, len(a))
 
 
-def matched_shares(only_a: int, only_b: int, n: int) -> PairedDifference:
-    """The same from how many of n samples only the one, and only the other, gets right.
+def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDifference:
+    """The same from how many of n samples both, only the one, and only the other get right.
 
     The p-value is the two-sided binomial one of (only_a, only_b) at a half. The interval is Wald's
     after half a sample is added to each of the four cells. Raises ValueError without samples.
@@ -98,8 +106,8 @@ def matched_shares(only_a: int, only_b: int, n: int) -> PairedDifference:
     p_value = min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
     center = (only_a - only_b) / (n + 2)
     error = math.sqrt((only_a + only_b + 1) / (n + 2) - center**2) / math.sqrt(n + 2)
-    difference = (only_a - only_b) / n
-    return PairedDifference(difference, center, error, _NORMAL, p_value, n, MCNEMAR)
+    shares = (both + only_a) / n, (both + only_b) / n
+    return PairedDifference(*shares, center, error, _NORMAL, p_value, n, MCNEMAR)
 
 
 def paired_bootstrap(
@@ -124,16 +132,24 @@ def paired_bootstrap(
         _differences(a, b, rng.multinomial(n, clusters / n, size).astype(np.float64))
         for size in _block_sizes(resamples)
     ]
-    observed = _differences(a, b, clusters[None].astype(np.float64))
+    once = clusters[None].astype(np.float64)
+    of_a, of_b = a(once), b(once)
     found = {}
-    for name, (difference,) in observed.items():
+    for name in parts[0]:
         drawn = np.concatenate([part[name] for part in parts])
         drawn = drawn[~np.isnan(drawn)]
-        if not math.isnan(difference) and len(drawn) > 1:
+        values = float(of_a[name][0]), float(of_b[name][0])
+        if len(drawn) > 1 and not any(map(math.isnan, values)):
             # Resampling n clusters varies by a factor (n - 1) / n too little.
             error = float(drawn.std(ddof=1)) * math.sqrt(n / (n - 1))
-            found[name] = _bootstrapped(float(difference), error, n)
+            found[name] = _bootstrapped(*values, error, n)
     return found
+
+
+def independent_difference(a: float, b: float, error: float, units: int) -> PairedDifference:
+    """A difference whose standard error is known, of results whose samples are not."""
+    p_value = 2 * float(stdtr(_NORMAL, -abs(a - b) / error)) if error > 0 else 1.0
+    return PairedDifference(a, b, a - b, error, _NORMAL, p_value, units, INDEPENDENT)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -249,12 +265,12 @@ def _differences(a: Statistic, b: Statistic, weights: Values) -> dict[str, Value
     return {name: of_a[name] - of_b[name] for name in of_a if name in of_b}
 
 
-def _bootstrapped(difference: float, error: float, n: int) -> PairedDifference:
+def _bootstrapped(a: float, b: float, error: float, n: int) -> PairedDifference:
     if error > 0:
-        p_value = 2 * float(stdtr(n - 1, -abs(difference) / error))
+        p_value = 2 * float(stdtr(n - 1, -abs(a - b) / error))
     else:
-        p_value = 1.0 if difference == 0 else _least_p(n)
-    return PairedDifference(difference, difference, error, n - 1, p_value, n, BOOTSTRAP)
+        p_value = 1.0 if a == b else _least_p(n)
+    return PairedDifference(a, b, a - b, error, n - 1, p_value, n, BOOTSTRAP)
 
 
 def _least_p(n: int) -> float:

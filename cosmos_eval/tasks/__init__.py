@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.types import (
     ClassificationProtocol,
+    Figures,
     Measurement,
     OnProgress,
     Protocol,
     RetrievalProtocol,
     RunOptions,
+    Samples,
     SegmentationProtocol,
     SelectionProtocol,
     Task,
@@ -67,6 +69,30 @@ def room_of(protocol: Protocol) -> Room:
             from cosmos_eval.tasks import segmentation
 
             return Room(segmentation.check, segmentation.measure_together, segmentation.image_pass)
+
+
+def recompute(task: Task, samples: Samples, seed: int) -> Figures:
+    """All figures of a stored result from its samples: the function that measuring itself uses.
+
+    Raises KeyError, ValueError or IndexError for samples that are not those of such a task.
+    """
+    match task:
+        case "retrieval":
+            from cosmos_eval.tasks import retrieval
+
+            return retrieval.recompute(samples, seed)
+        case "cls":
+            from cosmos_eval.tasks import classification
+
+            return classification.recompute(samples, seed)
+        case "select":
+            from cosmos_eval.tasks import selection
+
+            return selection.recompute(samples, seed)
+        case "seg":
+            from cosmos_eval.tasks import segmentation
+
+            return segmentation.recompute(samples, seed)
 
 
 def fetch(protocol: Protocol, options: RunOptions) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from cosmos_eval.types import ResultRow
+from cosmos_eval.types import SCHEMA_VERSION, ResultRow
 
 PROVENANCE: dict[str, Any] = {
     "version": "0.1.0",
@@ -40,7 +40,7 @@ def make_row(
     provenance: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **fields: Any
 ) -> ResultRow:
     row = ResultRow(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         model={**MODEL, **(model or {})},
         task="cls",
         dataset="scenes-cls",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from cosmos_eval.tasks.classification._data import open_data
 from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
 from cosmos_eval.tasks.classification._folders import find_folder, flat_images
-from cosmos_eval.tasks.classification._samples import metrics_from_samples
+from cosmos_eval.tasks.classification._samples import recompute
 from cosmos_eval.types import (
     ClassificationProtocol,
     Measurement,
@@ -29,7 +29,7 @@ __all__ = [
     "find_folder",
     "flat_images",
     "measure",
-    "metrics_from_samples",
+    "recompute",
 ]
 
 

@@ -1,29 +1,65 @@
-"""The stored per-sample data of a classification result, and the metrics they give."""
+"""The stored per-sample data of a classification result, and the figures that follow from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.metrics.classification import classification_metrics, confusion_pairs
+from cosmos_eval.metrics.classification import (
+    class_recalls,
+    classification_metrics,
+    confusion_pairs,
+)
+from cosmos_eval.metrics.intervals import mean_class_recall_bootstrap, wilson
+from cosmos_eval.types import Figures, Interval, Samples
 
-LABELS = "labels"  # (N,) class numbers in the order of the result's classes
+LABELS = "labels"  # (N,) class numbers
 TOP5 = "top5"  # (N, up to 5) predicted class numbers, best first
+CLASSES = "classes"  # (C,) the data's own names, since several classes may share a prompt name
 
 
-def metrics_from_samples(samples: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-    """The metrics of a stored result, computed anew. Raises KeyError where an array is missing."""
-    return classification_metrics(samples[LABELS], samples[TOP5])
+def recompute(samples: Samples, seed: int) -> Figures:
+    """All figures of a result. Raises KeyError where an array is missing."""
+    labels, top, classes = samples[LABELS], samples[TOP5], samples[CLASSES].tolist()
+    hits = top == labels[:, None]
+    return Figures(
+        metrics=classification_metrics(labels, top),
+        intervals=_intervals(labels, hits, seed),
+        n_samples=len(labels),
+        per_class=_per_class(labels, hits[:, 0], classes),
+        confusion_pairs=_confusion_pairs(labels, top[:, 0], classes),
+    )
 
 
-def confusion_from_samples(
-    samples: Mapping[str, NDArray[Any]], classes: Sequence[str]
+def _intervals(
+    labels: NDArray[np.integer], hits: NDArray[np.bool_], seed: int
+) -> dict[str, Interval]:
+    first = hits[:, 0]
+    return {
+        "acc1": wilson(int(first.sum()), len(labels)),
+        "acc5": wilson(int(hits.any(axis=1).sum()), len(labels)),
+        "mean_per_class_recall": mean_class_recall_bootstrap(labels, first, seed=seed),
+    }
+
+
+def _per_class(
+    labels: NDArray[np.integer], first: NDArray[np.bool_], classes: Sequence[str]
+) -> dict[str, dict[str, float | None]]:
+    recalls = class_recalls(labels, first)
+    counts = np.bincount(labels, minlength=len(classes))
+    return {
+        name: {"recall": recalls.get(number), "images": int(counts[number])}
+        for number, name in enumerate(classes)
+    }
+
+
+def _confusion_pairs(
+    labels: NDArray[np.integer], predicted: NDArray[np.integer], classes: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The most frequent mistakes of a stored result, by the names of its classes."""
-    pairs = confusion_pairs(samples[LABELS], samples[TOP5][:, 0])
     return [
         {"true": classes[pair.true], "predicted": classes[pair.predicted], "images": pair.images}
-        for pair in pairs
+        for pair in confusion_pairs(labels, predicted)
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks.retrieval._data import Survey, open_data, survey
-from cosmos_eval.tasks.retrieval._samples import metrics_from_samples
+from cosmos_eval.tasks.retrieval._samples import recompute
 from cosmos_eval.types import (
     Measurement,
     OnProgress,
@@ -20,7 +20,7 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
-__all__ = ["Survey", "check", "measure", "metrics_from_samples", "survey"]
+__all__ = ["Survey", "check", "measure", "recompute", "survey"]
 
 
 def check(protocol: RetrievalProtocol, options: RunOptions) -> None:

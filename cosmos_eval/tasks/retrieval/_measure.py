@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from time import perf_counter
 
-import numpy as np
-
 from cosmos_eval.embed import embed_images, embed_texts
 from cosmos_eval.encoder import Encoder
-from cosmos_eval.metrics.intervals import cluster_bootstrap
-from cosmos_eval.metrics.retrieval import RECALL_AT, RetrievalRanks, recalled, retrieval_ranks
+from cosmos_eval.metrics.retrieval import retrieval_ranks
 from cosmos_eval.tasks.images import fingerprint, limit_notes, truncation_notes
 from cosmos_eval.tasks.retrieval._data import RetrievalData
 from cosmos_eval.tasks.retrieval._samples import (
     IMAGE_OF_TEXT,
     IMAGE_RANK,
     TEXT_RANK,
-    metrics_from_samples,
+    recompute,
 )
-from cosmos_eval.types import Interval, Measurement, OnProgress, RunOptions
+from cosmos_eval.types import Measurement, OnProgress, RunOptions
 
 
 def measure_data(
@@ -37,9 +34,7 @@ def measure_data(
         IMAGE_OF_TEXT: data.image_of_text,
     }
     return Measurement(
-        metrics=metrics_from_samples(samples),
-        intervals=_intervals(ranks, data, options.seed),
-        n_samples=len(data.images),
+        **vars(recompute(samples, options.seed)),
         samples=samples,
         hashes={"sample_list": _sample_list_hash(data)},
         seconds={
@@ -49,17 +44,6 @@ def measure_data(
         },
         notes=(*limit_notes(options), *truncation_notes(texts.truncated, len(data.captions))),
     )
-
-
-def _intervals(ranks: RetrievalRanks, data: RetrievalData, seed: int) -> dict[str, Interval]:
-    """Of every recall, by resampling images with all their captions."""
-    image_of_query = RetrievalRanks(np.arange(len(data.images)), data.image_of_text)
-    intervals: dict[str, Interval] = {}
-    for direction, clusters in image_of_query._asdict().items():
-        found = cluster_bootstrap(recalled(getattr(ranks, direction)), clusters, seed=seed)
-        names = [f"{direction}_R@{k}" for k in RECALL_AT]
-        intervals.update(zip(names, found, strict=True))
-    return intervals
 
 
 def _sample_list_hash(data: RetrievalData) -> str:

@@ -1,19 +1,36 @@
-"""The stored per-sample data of a retrieval result, and the metrics they give."""
+"""The stored per-sample data of a retrieval result, and the figures that follow from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import numpy as np
 
-from numpy.typing import NDArray
-
-from cosmos_eval.metrics.retrieval import RetrievalRanks, retrieval_metrics
+from cosmos_eval.metrics.intervals import cluster_bootstrap
+from cosmos_eval.metrics.retrieval import RECALL_AT, RetrievalRanks, recalled, retrieval_metrics
+from cosmos_eval.types import Figures, Interval, Samples
 
 IMAGE_RANK = "image_to_text_rank"  # (N,) rank of every image's best caption, from 1
 TEXT_RANK = "text_to_image_rank"  # (M,) rank of every caption's image, from 1
 IMAGE_OF_TEXT = "image_of_text"  # (M,) number of every caption's image
 
 
-def metrics_from_samples(samples: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-    """The metrics of a stored result, computed anew. Raises KeyError where an array is missing."""
-    return retrieval_metrics(RetrievalRanks(samples[IMAGE_RANK], samples[TEXT_RANK]))
+def recompute(samples: Samples, seed: int) -> Figures:
+    """All figures of a result. Raises KeyError where an array is missing."""
+    ranks = RetrievalRanks(samples[IMAGE_RANK], samples[TEXT_RANK])
+    images = np.arange(len(ranks.image_to_text))
+    return Figures(
+        metrics=retrieval_metrics(ranks),
+        intervals=_intervals(ranks, RetrievalRanks(images, samples[IMAGE_OF_TEXT]), seed),
+        n_samples=len(images),
+    )
+
+
+def _intervals(
+    ranks: RetrievalRanks, image_of_query: RetrievalRanks, seed: int
+) -> dict[str, Interval]:
+    """Of every recall, by resampling images with all their captions."""
+    intervals: dict[str, Interval] = {}
+    for direction, values, images in zip(ranks._fields, ranks, image_of_query, strict=True):
+        found = cluster_bootstrap(recalled(values), images, seed=seed)
+        names = [f"{direction}_R@{k}" for k in RECALL_AT]
+        intervals.update(zip(names, found, strict=True))
+    return intervals

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks.segmentation._constants import check_constants
 from cosmos_eval.tasks.segmentation._data import check_sample, open_data
-from cosmos_eval.tasks.segmentation._samples import metrics_from_samples
+from cosmos_eval.tasks.segmentation._samples import recompute
 from cosmos_eval.tasks.segmentation._survey import survey
 from cosmos_eval.threads import ahead
 from cosmos_eval.types import (
@@ -32,7 +32,7 @@ __all__ = [
     "image_pass",
     "measure",
     "measure_together",
-    "metrics_from_samples",
+    "recompute",
     "survey",
 ]
 

@@ -6,8 +6,8 @@ import hashlib
 import json
 
 from cosmos_eval.tasks.prompts import resolve_templates
-from cosmos_eval.tasks.segmentation._samples import Samples
-from cosmos_eval.types import Attention, SegmentationProtocol
+from cosmos_eval.tasks.segmentation._samples import NAME
+from cosmos_eval.types import Attention, Samples, SegmentationProtocol
 
 # Constants of a protocol that change the number, beside names, prompts and templates.
 _CONSTANTS = (
@@ -28,7 +28,7 @@ def fingerprints(
         "queries": protocol.queries,
         "templates": resolve_templates(protocol.templates),
         "constants": {**constants, "attention": attention},
-        "samples": samples["name"].tolist(),
+        "samples": samples[NAME].tolist(),
     }
     return {
         name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -15,18 +15,14 @@ from cosmos_eval.tasks.segmentation._inference import Segmenter
 from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
 from cosmos_eval.tasks.segmentation._partial import kept_of
 from cosmos_eval.tasks.segmentation._pass import Job, count_images
-from cosmos_eval.tasks.segmentation._samples import (
-    intervals_from_samples,
-    metrics_from_samples,
-    pack_samples,
-    per_class_from_samples,
-)
+from cosmos_eval.tasks.segmentation._samples import pack_samples, recompute
 from cosmos_eval.types import (
     Attention,
     Measurement,
     OnProgress,
     RunOptions,
     SegmentationProtocol,
+    UsageError,
 )
 
 
@@ -88,14 +84,13 @@ def _measurement(
     seconds: Mapping[str, float],
 ) -> Measurement:
     protocol, data = job.protocol, job.data
-    samples = pack_samples([sample.name for sample in data.samples], confusions)
+    if not any(one.pixels.any() for one in confusions):
+        raise UsageError(f"{protocol.dataset}: no pixel of any image has a label to compare with")
+    samples = pack_samples([sample.name for sample in data.samples], confusions, protocol)
     return Measurement(
-        metrics=metrics_from_samples(samples, protocol),
-        intervals=intervals_from_samples(samples, protocol, options.seed),
-        n_samples=len(data.samples),
+        **vars(recompute(samples, options.seed)),
         samples=samples,
         hashes=fingerprints(samples, protocol, _attention(protocol, options)),
-        per_class=per_class_from_samples(samples, protocol),
         seconds=seconds,
         notes=shared_prompts(protocol),
     )

@@ -1,12 +1,10 @@
-"""What a segmentation result keeps: confusion counts of every image, and metrics from them."""
+"""The stored confusion counts of a segmentation result, and the figures that follow from them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cosmos_eval.metrics.segmentation import (
     Areas,
@@ -18,59 +16,55 @@ from cosmos_eval.metrics.segmentation import (
     join,
     segmentation_metrics,
 )
-from cosmos_eval.types import Interval, SegmentationProtocol, UsageError
+from cosmos_eval.types import Figures, Samples, SegmentationProtocol
 
-Samples = Mapping[str, NDArray[Any]]
-
-
-def pack_samples(names: Sequence[str], confusions: Sequence[SparseConfusion]) -> Samples:
-    """Arrays to store: `name` (N,) of the images and the fields of SparseConfusion.
-
-    `confusions` holds the counts of one image each, in the order of the names.
-    """
-    return {"name": np.array(names), **join(confusions)._asdict()}
+# Beside the fields of SparseConfusion.
+NAME = "name"  # (N,) of the images
+CLASSES = "classes"  # (C,) names
+GROUPS = "groups"  # (G,) names of groups of classes whose mean IoU is reported
+MEMBERS = "members"  # (G, C) whether a class belongs to a group
 
 
-def metrics_from_samples(samples: Samples, protocol: SegmentationProtocol) -> dict[str, float]:
-    """Metrics, fractions in [0, 1], from stored samples: `mIoU`, `mAcc`, `aAcc`, `mIoU_<group>`.
-
-    A group of which no class occurs has no mean and is left out. Raises UsageError where no pixel
-    has a label.
-    """
-    total = Areas(*(part.sum(0) for part in _areas(samples, protocol)))
-    if total.labelled.sum() == 0:
-        raise UsageError(f"{protocol.dataset}: no pixel of any image has a label to compare with")
-    values = segmentation_metrics(total, class_groups(protocol))
-    return {name: float(value) for name, value in values.items() if not np.isnan(value)}
-
-
-def intervals_from_samples(
-    samples: Samples, protocol: SegmentationProtocol, seed: int
-) -> dict[str, Interval]:
-    """Bootstrap intervals of the metrics, resampling images."""
-    return bootstrap(_areas(samples, protocol), class_groups(protocol), seed=seed)
-
-
-def per_class_from_samples(
-    samples: Samples, protocol: SegmentationProtocol
-) -> dict[str, dict[str, float | None]]:
-    """`IoU` and `Acc` of every class; None where the class does not occur."""
-    scores = class_scores(Areas(*(part.sum(0) for part in _areas(samples, protocol))))
-    rows = zip(protocol.class_names, scores.iou, scores.accuracy, strict=True)
-    return {name: {"IoU": _value(iou), "Acc": _value(acc)} for name, iou, acc in rows}
-
-
-def class_groups(protocol: SegmentationProtocol) -> Groups:
-    """Groups of class names as groups of class indices."""
-    index = {name: i for i, name in enumerate(protocol.class_names)}
+def pack_samples(
+    names: Sequence[str], confusions: Sequence[SparseConfusion], protocol: SegmentationProtocol
+) -> Samples:
+    """Arrays to store; `confusions` holds the counts of one image each, in the order of names."""
+    classes, groups = protocol.class_names, protocol.groups
+    members = [[name in some for name in classes] for some in groups.values()]
     return {
-        name: [index[member] for member in members] for name, members in protocol.groups.items()
+        NAME: np.array(names),
+        CLASSES: np.array(classes),
+        GROUPS: np.array(list(groups), dtype=np.str_),
+        MEMBERS: np.array(members, dtype=np.bool_).reshape(len(groups), len(classes)),
+        **join(confusions)._asdict(),
     }
 
 
-def _areas(samples: Samples, protocol: SegmentationProtocol) -> Areas:
+def recompute(samples: Samples, seed: int) -> Figures:
+    """All figures of a result. Raises KeyError where an array is missing.
+
+    A group of which no class occurs has no mean and is left out. An `IoU` or `Acc` of a class is
+    None where it does not occur.
+    """
     sparse = SparseConfusion(*(samples[field] for field in SparseConfusion._fields))
-    return areas_of_images(sparse, len(samples["name"]), len(protocol.class_names))
+    classes, n_images = samples[CLASSES].tolist(), len(samples[NAME])
+    areas = areas_of_images(sparse, n_images, len(classes))
+    total = Areas(*(part.sum(0) for part in areas))
+    groups = class_groups(samples)
+    metrics = segmentation_metrics(total, groups)
+    scores = zip(classes, *class_scores(total), strict=True)
+    return Figures(
+        metrics={name: float(value) for name, value in metrics.items() if not np.isnan(value)},
+        intervals=bootstrap(areas, groups, seed=seed),
+        n_samples=n_images,
+        per_class={name: {"IoU": _value(iou), "Acc": _value(acc)} for name, iou, acc in scores},
+    )
+
+
+def class_groups(samples: Samples) -> Groups:
+    """Numbers of the classes of every group, by its name."""
+    members = [np.flatnonzero(row).tolist() for row in samples[MEMBERS]]
+    return dict(zip(samples[GROUPS].tolist(), members, strict=True))
 
 
 def _value(score: np.float64) -> float | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks.selection._data import open_data
-from cosmos_eval.tasks.selection._samples import metrics_from_samples
+from cosmos_eval.tasks.selection._samples import recompute
 from cosmos_eval.types import (
     Measurement,
     OnProgress,
@@ -20,7 +20,7 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
-__all__ = ["check", "measure", "metrics_from_samples"]
+__all__ = ["check", "measure", "recompute"]
 
 
 def check(protocol: SelectionProtocol, options: RunOptions) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from time import perf_counter
 from typing import Any
 
@@ -13,8 +12,7 @@ from scipy.sparse.csgraph import connected_components
 
 from cosmos_eval.embed import embed_images, embed_texts
 from cosmos_eval.encoder import Encoder
-from cosmos_eval.metrics.intervals import cluster_bootstrap, mean_of_groups_bootstrap, wilson
-from cosmos_eval.metrics.selection import pair_hits, single_hits, subset_accuracies
+from cosmos_eval.metrics.selection import pair_hits, single_hits
 from cosmos_eval.tasks.images import fingerprint, limit_notes, truncation_notes
 from cosmos_eval.tasks.selection._data import SelectionData
 from cosmos_eval.tasks.selection._samples import (
@@ -23,12 +21,12 @@ from cosmos_eval.tasks.selection._samples import (
     CORRECT,
     IMAGE,
     SUBSET,
+    SUBSETS,
     TEXT,
-    metrics_from_samples,
+    recompute,
 )
 from cosmos_eval.types import (
     Embeddings,
-    Interval,
     Measurement,
     OnProgress,
     PairAccuracy,
@@ -52,22 +50,17 @@ def measure_data(
     imaged = perf_counter()
     texts = embed_texts(encoder, data.captions, options, progress, phase="captions")
     captioned = perf_counter()
-    hits = _hits(data, images, texts, protocol.pair_accuracy)
-    clusters = _clusters(data)
     samples: dict[str, NDArray[Any]] = {
-        **hits,
+        **_hits(data, images, texts, protocol.pair_accuracy),
         SUBSET: data.subsets.of_item,
+        SUBSETS: np.array(data.subsets.names),
         AVERAGED: data.subsets.averaged,
-        CLUSTER: clusters,
+        CLUSTER: _clusters(data),
     }
-    metrics = metrics_from_samples(samples)
     return Measurement(
-        metrics=metrics,
-        intervals=_intervals(metrics, hits, data, clusters, options.seed),
-        n_samples=len(clusters),
+        **vars(recompute(samples, options.seed)),
         samples=samples,
         hashes={"sample_list": _sample_list_hash(data)},
-        per_class=_per_subset(hits, data),
         seconds={
             "images": imaged - started,
             "captions": captioned - imaged,
@@ -108,53 +101,6 @@ def _clusters(data: SelectionData) -> NDArray[np.int64]:
     size = n_items + len(files)
     graph = coo_array((np.ones(len(item), bool), (item, file)), shape=(size, size))
     return connected_components(graph, directed=False)[1][:n_items].astype(np.int64)
-
-
-def _intervals(
-    metrics: Mapping[str, float],
-    hits: Hits,
-    data: SelectionData,
-    clusters: NDArray[np.int64],
-    seed: int,
-) -> dict[str, Interval]:
-    """Of all metrics; Wilson's where no items share an image, else by resampling images."""
-    scores = {"accuracy": hits[CORRECT]}
-    if TEXT in hits:
-        group = hits[TEXT] & hits[IMAGE]
-        scores |= {"text_score": hits[TEXT], "image_score": hits[IMAGE], "group_score": group}
-    n = len(clusters)
-    if len(np.unique(clusters)) == n:
-        intervals = {name: wilson(int(right.sum()), n) for name, right in scores.items()}
-    else:
-        table = np.stack(list(scores.values()), axis=1)
-        found = cluster_bootstrap(table, clusters, seed=seed)
-        intervals = dict(zip(scores, found, strict=True))
-    if "mean_subset_accuracy" in metrics:
-        subset = data.subsets.of_item
-        kept = data.subsets.averaged[subset]
-        intervals["mean_subset_accuracy"] = mean_of_groups_bootstrap(
-            subset[kept], hits[CORRECT][kept], clusters[kept], seed=seed
-        )
-    return intervals
-
-
-def _per_subset(hits: Hits, data: SelectionData) -> dict[str, dict[str, float | None]]:
-    """Accuracy, items, and of pairs both scores, by the subset's name, where there are subsets."""
-    subsets, of_item, _ = data.subsets
-    if subsets == ("",):
-        return {}
-    names = {CORRECT: "accuracy", TEXT: "text_score", IMAGE: "image_score"}
-    columns = {
-        names[name]: subset_accuracies(right, of_item, len(subsets)) for name, right in hits.items()
-    }
-    counts = np.bincount(of_item, minlength=len(subsets))
-    return {
-        subset: {
-            **{name: float(c[i]) if counts[i] else None for name, c in columns.items()},
-            "items": int(counts[i]),
-        }
-        for i, subset in enumerate(subsets)
-    }
 
 
 def _unsolvable_notes(data: SelectionData) -> tuple[str, ...]:

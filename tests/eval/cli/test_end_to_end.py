@@ -72,3 +72,11 @@ def test_the_leaderboard_marks_them_as_partial(finished):
     board = [*command(), "leaderboard", "--format", "md"]
     done = subprocess.run(board, cwd=folder, capture_output=True, text=True, check=True)
     assert "(first 10 only)" in done.stdout
+
+
+def test_they_are_verified(finished):
+    folder, _ = finished
+    done = subprocess.run(
+        [*command(), "verify"], cwd=folder, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.endswith("4 results: 4 verified\n")

@@ -29,8 +29,8 @@ from cosmos_eval.metrics.segmentation import Areas, segmentation_metrics
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (5, 0), (1, 1), (12, 5), (121, 59), (1000, 1100)])
 def test_mcnemar_equals_scipy(b: int, c: int) -> None:
     expected = binomtest(b, b + c).pvalue if b + c else 1.0
-    assert matched_shares(b, c, 3000).p_value == pytest.approx(expected, rel=1e-12)
-    assert matched_shares(c, b, 3000).p_value == pytest.approx(expected, rel=1e-12)
+    assert matched_shares(0, b, c, 3000).p_value == pytest.approx(expected, rel=1e-12)
+    assert matched_shares(0, c, b, 3000).p_value == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_mcnemar_equals_scipy(b: int, c: int) -> None:
     ],
 )
 def test_mcnemar_equals_statsmodels(b: int, c: int, p_value: float) -> None:
-    assert matched_shares(b, c, b + c + 57).p_value == pytest.approx(p_value, rel=1e-12)
+    assert matched_shares(0, b, c, b + c + 57).p_value == pytest.approx(p_value, rel=1e-12)
 
 
 def test_mcnemar_by_hand() -> None:
@@ -68,7 +68,7 @@ def test_the_interval_of_matched_shares_covers() -> None:
         counts = rng.multinomial(400, [only_a, only_b, 1 - only_a - only_b], size=2000)
         inside = 0
         for b, c, _ in counts:
-            low, high = matched_shares(b, c, 400).interval()[:2]
+            low, high = matched_shares(0, b, c, 400).interval()[:2]
             inside += low <= only_a - only_b <= high
         assert 0.93 <= inside / 2000 <= 0.98
 
@@ -179,7 +179,7 @@ def test_the_bootstrap_is_fixed_by_its_seed() -> None:
 
 
 def test_one_sided_p_values_agree_with_the_interval() -> None:
-    found = matched_shares(4, 20, 300)
+    found = matched_shares(9, 4, 20, 300)
     low, high = found.interval(0.95)[:2]
     assert found.p_below(high) == pytest.approx(0.025)
     assert found.p_below(low) == pytest.approx(0.975)
@@ -188,11 +188,11 @@ def test_one_sided_p_values_agree_with_the_interval() -> None:
 def test_the_detectable_difference_is_found_with_the_power_stated() -> None:
     rng = np.random.default_rng(7)
     n, discordant = 1000, 0.1
-    mean_of = matched_shares(50, 50, n).detectable()
+    mean_of = matched_shares(0, 50, 50, n).detectable()
     assert mean_of == pytest.approx((1.959964 + 0.841621) * math.sqrt(discordant / n), rel=0.02)
     only_a = (discordant + mean_of) / 2
     shares = [only_a, discordant - only_a, 1 - discordant]
-    tests = [matched_shares(b, c, n).p_value for b, c, _ in rng.multinomial(n, shares, 1000)]
+    tests = [matched_shares(0, b, c, n).p_value for b, c, _ in rng.multinomial(n, shares, 1000)]
     assert 0.74 <= np.mean(np.array(tests) < 0.05) <= 0.86
 
 

@@ -1,0 +1,58 @@
+"""Made-up samples of every task, and results whose figures follow from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from support.rows import make_row
+
+from cosmos_eval.store import write_result
+from cosmos_eval.tasks import recompute
+from cosmos_eval.types import ResultRow, Samples, Task
+
+SAMPLES: dict[Task, Samples] = {
+    "retrieval": {
+        "image_to_text_rank": np.array([1, 3, 12]),
+        "text_to_image_rank": np.array([1, 1, 2, 3, 6]),
+        "image_of_text": np.array([0, 0, 1, 2, 2]),
+    },
+    # In no alphabetical order, as the classes of torchvision's sets may be.
+    "cls": {
+        "labels": np.array([0, 0, 0, 1, 2]),
+        "top5": np.array([[0, 1, 2], [1, 0, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0]]),
+        "classes": np.array(["pear", "apple", "fig"]),
+    },
+    "select": {
+        "correct": np.array([True, False, True, False]),
+        "text_correct": np.array([True, True, True, False]),
+        "image_correct": np.array([True, False, True, False]),
+        "subset": np.array([0, 0, 0, 1]),
+        "subsets": np.array(["one", "two"]),
+        "averaged": np.array([True, True]),
+        "cluster": np.array([0, 0, 1, 2]),
+    },
+    "seg": {
+        "name": np.array(["a", "b"]),
+        "classes": np.array(["sky", "cow", "cat"]),
+        "groups": np.array(["animals"]),
+        "members": np.array([[False, True, True]]),
+        "image": np.array([0, 0, 1, 1], np.int32),
+        "pair": np.array([0, 1, 4, 8], np.int32),
+        "pixels": np.array([5, 2, 7, 1]),
+    },
+}
+
+
+def measured_row(task: Task, samples: Samples | None = None, **fields: Any) -> ResultRow:
+    """A result of samples."""
+    figures = vars(recompute(task, samples or SAMPLES[task], 0))
+    intervals = {name: value._asdict() for name, value in figures["intervals"].items()}
+    return make_row(task=task, **{**figures, "intervals": intervals, **fields})
+
+
+def store_result(folder: Path, task: Task, samples: Samples | None = None, **fields: Any) -> Path:
+    """Write such a result with its samples."""
+    row = measured_row(task, samples, **fields)
+    return write_result(folder, row, samples or SAMPLES[task])
