@@ -28,9 +28,12 @@ def leaderboard(
     ] = "auto",
 ) -> None:
     """Print results side by side, one table a protocol family."""
-    from cosmos_eval.store import file_stem, read_results, read_samples
+    from cosmos_eval.store import read_result, read_samples, result_paths
 
-    entries = measured(read_results(directory))
-    entries += published() if with_published else ()
-    told = find_ties(entries, lambda row: read_samples(directory / f"{file_stem(row)}.json"), ties)
+    paths = result_paths(directory)
+    rows = [read_result(path) for path in paths]
+    # The name of a result's samples holds their hash: no other result has it.
+    path_of = {row.samples: path for row, path in zip(rows, paths, strict=True)}
+    entries = [*measured(rows), *(published() if with_published else ())]
+    told = find_ties(entries, lambda row: read_samples(path_of[row.samples]), ties)
     display.show_leaderboard(entries, told, format)

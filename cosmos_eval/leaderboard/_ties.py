@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
-from numpy.typing import NDArray
-
+from cosmos_eval.labels import model_label
 from cosmos_eval.leaderboard._entries import Entry, Key
 from cosmos_eval.leaderboard._standings import NO_TIES, Pair, Ties, close_pairs
-from cosmos_eval.types import ResultRow, UsageError
+from cosmos_eval.matching import mismatches, setting
+from cosmos_eval.types import ResultRow, Samples, UsageError
 
 TieRule = Literal["auto", "paired", "intervals"]
 
-Read = Callable[[ResultRow], Mapping[str, NDArray[Any]]]
+Read = Callable[[ResultRow], Samples]
 """The per-sample arrays of a result; raises UsageError where there are none."""
 
 # What `auto` compares at most: pairs of results, and samples of those that need a bootstrap. A
@@ -76,6 +76,12 @@ def _ties(results: _Results, read: Read) -> Ties:
     from cosmos_eval.paired import paired_differences
 
     best, other, pairs = results
+    differing = mismatches(setting(best), setting(other))
+    if differing:
+        raise UsageError(
+            f"{model_label(best)} and {model_label(other)} on {best.dataset} cannot be compared: "
+            f"{'; '.join(map(str, differing))}"
+        )
     found = paired_differences(best, read(best), other, read(other))
     intervals = {pair: found[pair.metric].interval() for pair in pairs if pair.metric in found}
     return {pair: interval.low <= 0 <= interval.high for pair, interval in intervals.items()}

@@ -10,6 +10,7 @@ from cosmos_eval.store import file_stem, read_results, read_samples, write_resul
 from cosmos_eval.types import UsageError
 
 N = 200
+SAME_LIST = {"hashes": {"sample_list": "1" * 64}}
 CLOSE = {"acc1": {"low": 0.5, "high": 0.7, "method": "wilson", "level": 0.95}}
 
 
@@ -24,7 +25,7 @@ def board(tmp_path, make_row):
     for model, hits in (("best", 120), ("near", 117), ("apart", 110)):
         top5 = np.where(np.arange(N) < hits, 0, 1)[:, None]
         row = make_row(
-            model={"spec": model}, metrics={"acc1": hits / N}, intervals=CLOSE, n_samples=N
+            SAME_LIST, {"spec": model}, metrics={"acc1": hits / N}, intervals=CLOSE, n_samples=N
         )
         write_result(tmp_path, row, {"labels": labels, "top5": top5})
     return tmp_path
@@ -62,12 +63,21 @@ def test_pairs_without_samples_fall_back_or_are_refused(board):
         told(board, "paired")
 
 
-def test_samples_of_other_images_are_not_compared(board, make_row):
-    row = make_row(model={"spec": "near"}, metrics={"acc1": 0.585}, intervals=CLOSE, n_samples=N)
-    ones = np.ones(N, np.int64)
-    write_result(board, row, {"labels": ones, "top5": ones[:, None]})
+@pytest.mark.parametrize(
+    ("provenance", "label", "said"),
+    [
+        ({"hashes": {"sample_list": "2" * 64}}, 0, "hashes.sample_list is 1+ and 2+"),
+        ({"hashes": {}}, 0, "hashes.sample_list is 1+ and missing"),
+        (SAME_LIST, 1, "`labels` of the samples differs"),
+    ],
+)
+def test_samples_of_other_images_are_not_compared(board, make_row, provenance, label, said):
+    figures = {"metrics": {"acc1": 0.585}, "intervals": CLOSE, "n_samples": N}
+    labels = np.full(N, label)
+    row = make_row(provenance, {"spec": "near"}, **figures)
+    write_result(board, row, {"labels": labels, "top5": labels[:, None]})
     assert told(board, "auto")[0] == {"apart": False}
-    with pytest.raises(UsageError, match="`labels` of the samples differs"):
+    with pytest.raises(UsageError, match=said):
         told(board, "paired")
 
 
