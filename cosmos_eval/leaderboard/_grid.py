@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from textwrap import wrap
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -33,11 +34,11 @@ def grid_tables(grid: Grid, width: int) -> list[Table]:
     """
     from rich.text import Text
 
-    least = [_narrowest(grid, place) for place in range(len(grid.titles))]
-    heads = [[Text(text) for text in row] for row in [grid.texts, *grid.heads]]
-    room = width - 1 - sum(_FRAME + _widest(column) for column in zip(*heads, strict=True))
-    parts = list(_parts(least, room))
-    tables = [_table(grid, part, least) for part in parts]
+    widths = [_width(grid, place) for place in range(len(grid.titles))]
+    texts = zip(*[grid.texts, *grid.heads], strict=True)
+    room = width - 1 - sum(_FRAME + _widest(column) for column in texts)
+    parts = list(_parts(widths, room))
+    tables = [_table(grid, part, widths) for part in parts]
     for number, table in enumerate(tables, start=1):
         part = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
         table.title = Text(grid.title + part)
@@ -45,30 +46,31 @@ def grid_tables(grid: Grid, width: int) -> list[Table]:
     return tables
 
 
-def _parts(least: list[int], room: int) -> Iterator[range]:
+def _parts(widths: list[int], room: int) -> Iterator[range]:
     """Consecutive columns that fit into a room, at least one at a time."""
     start, used = 0, 0
-    for place, needed in enumerate(least):
-        if place > start and used + _FRAME + needed > room:
+    for place, width in enumerate(widths):
+        if place > start and used + _FRAME + width > room:
             yield range(start, place)
             start, used = place, 0
-        used += _FRAME + needed
-    yield range(start, len(least))
+        used += _FRAME + width
+    yield range(start, len(widths))
 
 
-def _narrowest(grid: Grid, place: int) -> int:
+def _width(grid: Grid, place: int) -> int:
     """The width at which a column's cells and the words of its title are whole."""
-    from rich.text import Text
-
-    words = map(Text, grid.titles[place].split())
-    return max(_widest(words), _widest(row[place] for row in grid.cells))
+    words = _widest(grid.titles[place].split())
+    return max(words, _widest(row[place].plain for row in grid.cells))
 
 
-def _widest(texts: Iterable[Text]) -> int:
-    return max(line.cell_len for text in texts for line in text.split() or [text])
+def _widest(texts: Iterable[str]) -> int:
+    from rich.cells import cell_len
+
+    return max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
-def _table(grid: Grid, part: range, least: list[int]) -> Table:
+def _table(grid: Grid, part: range, widths: list[int]) -> Table:
+    """Columns of numbers have their widths and line breaks: finding them takes long."""
     from rich.table import Table
     from rich.text import Text
 
@@ -76,7 +78,16 @@ def _table(grid: Grid, part: range, least: list[int]) -> Table:
     for text in grid.texts:
         table.add_column(text, overflow="fold")
     for place in part:
-        table.add_column(Text(grid.titles[place]), justify="right", min_width=least[place])
+        title = Text(_broken(grid.titles[place], widths[place]))
+        table.add_column(
+            title, justify="right", width=widths[place], min_width=widths[place], no_wrap=True
+        )
     for head, cells in zip(grid.heads, grid.cells, strict=True):
         table.add_row(*map(Text, head), *(cells[place] for place in part))
     return table
+
+
+def _broken(title: str, width: int) -> str:
+    """A title with the line breaks that it has or needs."""
+    lines = (wrap(line, width, break_on_hyphens=False) for line in title.split("\n"))
+    return "\n".join(part for parts in lines for part in parts)
