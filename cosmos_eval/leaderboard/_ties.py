@@ -18,7 +18,7 @@ Read = Callable[[ResultRow], Samples]
 
 # What `auto` compares at most: pairs of results, and samples of those that need a bootstrap. A
 # bootstrap of COCO's 5,000 images takes seconds.
-_MOST_PAIRS = 40
+_MOST_PAIRS = 16
 _MOST_SAMPLES = 10_000
 
 
