@@ -13,6 +13,7 @@ from cosmos_eval.cli import (
     cache,
     compare,
     data,
+    export,
     leaderboard,
     listing,
     reproduce,
@@ -38,6 +39,7 @@ app.command("leaderboard")(leaderboard.leaderboard)
 app.command("reproduce")(reproduce.reproduce)
 app.command("compare")(compare.compare)
 app.command("verify")(verify.verify)
+app.command("export")(export.export)
 
 # What the parser raises on a wrong command line. Some versions of Typer bring their own copy of
 # Click, so that the class is only to be had as an ancestor of the one that Typer exports.
