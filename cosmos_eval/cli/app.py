@@ -9,7 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from cosmos_eval.cli import cache, data, export, leaderboard, listing, run, segment, verify
+from cosmos_eval.cli import (
+    cache,
+    compare,
+    data,
+    export,
+    leaderboard,
+    listing,
+    reproduce,
+    run,
+    segment,
+    verify,
+)
 from cosmos_eval.processes import is_first, leave
 from cosmos_eval.types import UsageError
 
@@ -25,6 +36,8 @@ app.command("list")(listing.list_known)
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("reproduce")(reproduce.reproduce)
+app.command("compare")(compare.compare)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
 

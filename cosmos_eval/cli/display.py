@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cosmos_eval.files import RESULTS as RESULTS
+from cosmos_eval.matching import lower_is_better
 from cosmos_eval.types import Progress as Step
 
 if TYPE_CHECKING:
@@ -21,11 +22,14 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from cosmos_eval.cache import Space
+    from cosmos_eval.compare import Comparison, MetricTest
     from cosmos_eval.doctor import Diagnosis
-    from cosmos_eval.leaderboard import Entry, Format
+    from cosmos_eval.leaderboard import Entry, Format, Reproduction, Ties
     from cosmos_eval.plan import Plan
     from cosmos_eval.types import ResultRow
     from cosmos_eval.verify import Verdict
+
+ReproductionFormat = Literal["table", "md", "json"]
 
 # Wide enough for any table where no terminal says how wide it is.
 _WIDTH_OF_FILES = 200
@@ -134,8 +138,9 @@ def show_results(paths: Sequence[Path], *, as_json: bool) -> None:
         print_json([json.loads(path.read_text("utf-8")) for path in paths])
         return
     rows = [read_result(path) for path in paths]
-    for table in to_tables(measured(rows)):
-        _console().print(table)
+    console = _console()
+    for table in to_tables(measured(rows), console.width):
+        console.print(table)
     for row in rows:
         if row.confusion_pairs:
             print(_most_confused(row), file=sys.stderr)
@@ -152,20 +157,65 @@ def _most_confused(row: ResultRow) -> str:
     return f"most confused by {row.model['spec']} on {row.dataset} ({row.protocol}): {pairs}"
 
 
-def show_leaderboard(entries: Sequence[Entry], form: Format) -> None:
-    """Print entries in a form."""
+def show_leaderboard(entries: Sequence[Entry], ties: Ties, form: Format) -> None:
+    """Print entries in a form; `ties` is what samples told of those near the best."""
     from cosmos_eval import leaderboard
 
     if form == "table":
-        for table in leaderboard.to_tables(entries):
-            _console().print(table)
+        console = _console()
+        for table in leaderboard.to_tables(entries, console.width, ties):
+            console.print(table)
+    else:
+        sys.stdout.write(leaderboard.WRITERS[form](entries, ties))
+
+
+def show_reproductions(numbers: Sequence[Reproduction], form: ReproductionFormat) -> None:
+    """Print published numbers of the released checkpoints beside those measured here."""
+    from cosmos_eval import leaderboard
+
+    if form == "json":
+        sys.stdout.write(leaderboard.reproductions_to_json(numbers))
+    elif form == "md":
+        sys.stdout.write(leaderboard.reproductions_to_markdown(numbers))
+    else:
+        console = _console()
+        for table in leaderboard.reproductions_to_tables(numbers, console.width):
+            console.print(table)
+
+
+def show_comparison(comparison: Comparison, unpaired: Sequence[str], *, as_json: bool) -> None:
+    """Print the differences of two models, headline metrics with Holm's p-value; notes apart."""
+    from cosmos_eval.compare import to_records
+
+    if as_json:
+        content = to_records(comparison)
+        print_json({**content, "notes": [*unpaired, *content["notes"]]})
         return
-    writers = {
-        "md": leaderboard.to_markdown,
-        "csv": leaderboard.to_csv,
-        "json": leaderboard.to_json,
+    print(f"A: {comparison.a}\nB: {comparison.b}")
+    show_records([_compared(test) for test in comparison.tests], as_json=False)
+    for note in (*unpaired, *comparison.notes):
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _compared(test: MetricTest) -> dict[str, str]:
+    difference = test.difference
+    factor = 1 if lower_is_better(test.metric) else 100
+    low, high = difference.interval()[:2]
+    least = difference.detectable()
+    return {
+        "data set": test.dataset,
+        "protocol": test.protocol,
+        "metric": test.metric,
+        "A": f"{factor * difference.a:.2f}",
+        "B": f"{factor * difference.b:.2f}",
+        "A - B [95%]": f"{factor * difference.difference:+.2f} "
+        f"[{factor * low:+.2f}, {factor * high:+.2f}]",
+        "p": f"{difference.p_value:.2g}",
+        "p (Holm)": "" if test.adjusted is None else f"{test.adjusted:.2g}",
+        "better": test.better,
+        "detectable": "" if least is None else f"{factor * least:.2f}",
+        "test": f"{difference.method}, n = {difference.units}",
     }
-    sys.stdout.write(writers[form](entries))
 
 
 def show_verdicts(verdicts: Sequence[Verdict], *, as_json: bool) -> None:

@@ -50,7 +50,7 @@ def recompute(samples: Samples, seed: int) -> Figures:
     classes, n_images = samples[CLASSES].tolist(), len(samples[NAME])
     areas = areas_of_images(sparse, n_images, len(classes))
     total = Areas(*(part.sum(0) for part in areas))
-    groups = _groups(samples)
+    groups = class_groups(samples)
     metrics = segmentation_metrics(total, groups)
     scores = zip(classes, *class_scores(total), strict=True)
     return Figures(
@@ -61,7 +61,7 @@ def recompute(samples: Samples, seed: int) -> Figures:
     )
 
 
-def _groups(samples: Samples) -> Groups:
+def class_groups(samples: Samples) -> Groups:
     """Numbers of the classes of every group, by its name."""
     members = [np.flatnonzero(row).tolist() for row in samples[MEMBERS]]
     return dict(zip(samples[GROUPS].tolist(), members, strict=True))

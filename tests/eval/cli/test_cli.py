@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.rows import make_row
+from support.results import SAMPLES, store_result
+from support.rows import MODEL, PROVENANCE, make_row
 
 from cosmos_eval import run as run_module
 from cosmos_eval.cli import display
@@ -187,12 +188,28 @@ def test_every_family_of_a_known_data_set_is_described(in_process):
 
 def test_leaderboard_formats(in_process, tmp_path, make_result):
     make_result(tmp_path / "runs" / "eval")
-    forms = {form: in_process("leaderboard", "--format", form)[1] for form in ("md", "csv", "json")}
+    names = ("table", "md", "csv", "tex", "html", "json")
+    forms = {name: in_process("leaderboard", "--format", name)[1] for name in names}
+    assert "[12.5, 50.0]" in forms["table"]
     assert "| scenes-cosmos | 25.0 [12.5, 50.0] |" in forms["md"]
     assert forms["csv"].startswith("model,task,dataset,protocol,metric,value")
+    assert r"\toprule" in forms["tex"]
+    assert forms["html"].startswith("<!DOCTYPE html>")
     assert json.loads(forms["json"])[0]["source"] == "measured"
-    assert "25.0 [12.5, 50.0]" in in_process("leaderboard")[1]
     assert "cosmos:vitb16_cc3m" in in_process("leaderboard", "--published", "--format", "md")[1]
+
+
+def test_leaderboard_with_ties_by_samples(in_process, tmp_path):
+    """Retrieval of the same three images by two models: one image differs, which proves nothing."""
+    worse = {**SAMPLES["retrieval"], "image_to_text_rank": np.array([2, 3, 12])}
+    for spec, samples in (("a", SAMPLES["retrieval"]), ("b", worse)):
+        provenance = {**PROVENANCE, "hashes": {"sample_list": "1" * 64}}
+        model = {**MODEL, "spec": spec}
+        store_result(tmp_path / spec, "retrieval", samples, model=model, provenance=provenance)
+    tied = "| b | 0.0{} "
+    assert tied.format("†") in in_process("leaderboard", ".", "--format", "md")[1]
+    forced = in_process("leaderboard", ".", "--format", "md", "--ties", "intervals")[1]
+    assert tied.format("‡") in forced
 
 
 def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, make_result):

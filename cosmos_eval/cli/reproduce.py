@@ -1,0 +1,29 @@
+"""`cosmos-eval reproduce`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cosmos_eval.cli import display
+from cosmos_eval.leaderboard import measured, reproductions
+
+
+def reproduce(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help=f"A folder of results. [default: {display.RESULTS}]"),
+    ] = None,
+    format: Annotated[display.ReproductionFormat, typer.Option(help="How to print it.")] = "table",
+) -> None:
+    """Print the released checkpoints' published numbers beside those measured here.
+
+    What was not measured is `unverified`; without any results that is everything.
+    """
+    from cosmos_eval.store import read_results
+
+    nothing_yet = directory is None and not any(display.RESULTS.glob("*.json"))
+    rows = [] if nothing_yet else read_results(directory or display.RESULTS)
+    display.show_reproductions(reproductions(measured(rows)), format)

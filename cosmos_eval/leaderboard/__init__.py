@@ -1,0 +1,66 @@
+"""Results side by side: one table a protocol family, never two families in one ranking.
+
+`measured` and `published` give entries; each writer takes entries and what samples told of close
+pairs, and gives the same bytes for the same input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from cosmos_eval.leaderboard._boards import Board, boards
+from cosmos_eval.leaderboard._csv import to_csv
+from cosmos_eval.leaderboard._entries import HEADLINES, Entry, measured, published
+from cosmos_eval.leaderboard._html import to_html
+from cosmos_eval.leaderboard._json import to_json
+from cosmos_eval.leaderboard._latex import to_latex
+from cosmos_eval.leaderboard._markdown import to_markdown
+from cosmos_eval.leaderboard._reproduce import (
+    Reproduction,
+    reproductions,
+    reproductions_to_json,
+    reproductions_to_markdown,
+    reproductions_to_tables,
+)
+from cosmos_eval.leaderboard._standings import NO_TIES, Pair, Standing, Ties, close_pairs, standings
+from cosmos_eval.leaderboard._terminal import to_tables
+from cosmos_eval.leaderboard._ties import TieRule, find_ties
+
+__all__ = [
+    "HEADLINES",
+    "NO_TIES",
+    "WRITERS",
+    "Board",
+    "Entry",
+    "Format",
+    "Pair",
+    "Reproduction",
+    "Standing",
+    "TieRule",
+    "Ties",
+    "boards",
+    "close_pairs",
+    "find_ties",
+    "measured",
+    "published",
+    "reproductions",
+    "reproductions_to_json",
+    "reproductions_to_markdown",
+    "reproductions_to_tables",
+    "standings",
+    "to_csv",
+    "to_html",
+    "to_json",
+    "to_latex",
+    "to_markdown",
+    "to_tables",
+]
+
+Format = Literal["table", "md", "csv", "tex", "html", "json"]
+
+WRITERS: Mapping[str, Callable[..., str]] = MappingProxyType(
+    {"md": to_markdown, "csv": to_csv, "tex": to_latex, "html": to_html, "json": to_json}
+)
+"""What writes entries in each form but the terminal's."""

@@ -1,0 +1,138 @@
+"""What a leaderboard is made of: numbers measured here and numbers that others published."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, cast
+
+from cosmos_eval.labels import model_label
+from cosmos_eval.types import ResultRow, UsageError
+
+Source = Literal["measured", "published", "unverified"]
+
+# Metric -> what its column is called; the order of tasks and of a task's columns.
+HEADLINES: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "retrieval": {
+            "image_to_text_R@1": "image to text R@1",
+            "text_to_image_R@1": "text to image R@1",
+        },
+        "cls": {"acc1": "acc1"},
+        "seg": {"mIoU": "mIoU", "mIoU_things": "mIoU things", "mIoU_stuff": "mIoU stuff"},
+        "select": {
+            "accuracy": "accuracy",
+            "mean_subset_accuracy": "mean over subsets",
+            "text_score": "text score",
+            "image_score": "image score",
+            "group_score": "group score",
+        },
+    }
+)
+
+_PUBLISHED_KEY = ("model", "task", "dataset", "protocol", "source", "url")
+
+
+class Key(NamedTuple):
+    """What makes an entry itself; no two entries of a leaderboard have the same."""
+
+    protocol: str
+    model: str
+    source: Source
+    url: str
+    dataset: str
+
+
+class Entry(NamedTuple):
+    """One model's metrics on one data set, measured here or published elsewhere.
+
+    `metrics` are fractions in [0, 1]; `partial` marks a result of the first samples only, which
+    is shown but never ranked; `url` says where a published number stands. `published` holds what
+    the model's authors published for the same data set and protocol, for a measured entry;
+    `result` is what it was made from.
+    """
+
+    model: str
+    task: str
+    dataset: str
+    protocol: str
+    metrics: Mapping[str, float]
+    intervals: Mapping[str, Mapping[str, Any]]
+    source: Source
+    partial: bool = False
+    url: str = ""
+    published: Mapping[str, float] = MappingProxyType({})
+    result: ResultRow | None = None
+
+    @property
+    def key(self) -> Key:
+        """What tells it from the other entries."""
+        return Key(self.protocol, self.model, self.source, self.url, self.dataset)
+
+
+def measured(rows: Iterable[ResultRow]) -> list[Entry]:
+    """Entries of stored results. Raises UsageError where two results would be the same entry."""
+    entries: dict[Key, Entry] = {}
+    for row in rows:
+        entry = _entry(row)
+        if entry.key in entries:
+            raise UsageError(
+                f"two results of {entry.model} on {row.dataset} ({row.protocol}): "
+                "keep one of the files"
+            )
+        entries[entry.key] = entry
+    return [entries[key] for key in sorted(entries)]
+
+
+def _entry(row: ResultRow) -> Entry:
+    model = model_label(row)
+    return Entry(
+        model=model,
+        task=row.task,
+        dataset=row.dataset,
+        protocol=row.protocol,
+        metrics=row.metrics,
+        intervals=row.intervals,
+        source=row.source,
+        partial=row.provenance["limit"] is not None,
+        published=_of_authors().get((model, row.dataset, row.protocol), {}),
+        result=row,
+    )
+
+
+@cache
+def published() -> tuple[Entry, ...]:
+    """Numbers of others, as this package ships them, each with the URL where it stands.
+
+    Their source is `unverified` where it is not the authors' own page.
+    """
+    numbers: dict[tuple[str, ...], dict[str, float]] = {}
+    for file in files("cosmos_eval").joinpath("published").iterdir():
+        for line in csv.DictReader(io.StringIO(file.read_text("utf-8"))):
+            key = tuple(line[name] for name in _PUBLISHED_KEY)
+            # The sources give at most two decimals of a percentage.
+            numbers.setdefault(key, {})[line["metric"]] = round(float(line["percent"]) / 100, 4)
+    entries = (_published_entry(metrics, *key) for key, metrics in numbers.items())
+    return tuple(sorted(entries, key=lambda entry: entry.key))
+
+
+def _published_entry(
+    metrics: Mapping[str, float],
+    *names: str,
+) -> Entry:
+    model, task, dataset, protocol, source, url = names
+    return Entry(model, task, dataset, protocol, metrics, {}, cast(Source, source), url=url)
+
+
+@cache
+def _of_authors() -> Mapping[tuple[str, str, str], Mapping[str, float]]:
+    """What authors published themselves, by model, data set and protocol."""
+    return {
+        (entry.model, entry.dataset, entry.protocol): entry.metrics
+        for entry in published()
+        if entry.source == "published"
+    }

@@ -1,0 +1,58 @@
+"""Boards as GitHub's Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from cosmos_eval.leaderboard._boards import Board, Row, Shown, boards
+from cosmos_eval.leaderboard._entries import Entry
+from cosmos_eval.leaderboard._standings import NO_TIES, Ties
+
+# What Markdown or the HTML in it would read as more than a character. An underscore between
+# letters is one.
+_SPECIAL = re.compile(r"[\\`*\[\]|<>&]|(?<![^\W_])_|_(?![^\W_])")
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
+
+
+def to_markdown(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
+    """Tables as GitHub's Markdown, best in bold; published numbers link to where they stand."""
+    return "\n".join(_markdown(board) for board in boards(entries, ties))
+
+
+def markdown_text(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    flat = " ".join(text.split())
+    return _SPECIAL.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), flat)
+
+
+def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int) -> str:
+    """A table of cells that are Markdown already; the columns after the first `texts` are numbers.
+
+    Ends with a line break.
+    """
+    titles = list(header)
+    marks = ["---"] * texts + ["--:"] * (len(titles) - texts)
+    lines = (f"| {' | '.join(cells)} |\n" for cells in (titles, marks, *rows))
+    return "".join(lines)
+
+
+def _markdown(board: Board) -> str:
+    texts = ["model", "source"] if board.shows_source else ["model"]
+    titles = (f"{markdown_text(c.dataset)} {markdown_text(c.title)}" for c in board.columns)
+    rows = ([*_texts(row)[: len(texts)], *map(_cell, row.cells)] for row in board.rows)
+    table = markdown_table([*texts, *titles], rows, len(texts))
+    notes = "".join(f"- {note}\n" for note in board.notes)
+    return f"### Protocol `{board.protocol}` (%)\n\n{table}" + (f"\n{notes}" if notes else "")
+
+
+def _texts(row: Row) -> list[str]:
+    source = f"[{row.source}](<{row.url}>)" if row.url else row.source
+    return [markdown_text(row.model), source]
+
+
+def _cell(cell: Shown) -> str:
+    value = f"**{cell.value}**" if cell.best else f"{cell.value}{cell.mark}"
+    details = ", ".join(text for text in (cell.ranks and f"rank {cell.ranks}", cell.delta) if text)
+    numbers = f"{value} {cell.interval}".strip()
+    return f"{numbers}<br>{details}" if details else numbers

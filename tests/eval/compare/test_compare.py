@@ -1,0 +1,259 @@
+"""Comparing stored results: by hand, against the metrics' own bootstrap, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+from support.models import make_result, seg_samples, select_samples, store
+
+from cosmos_eval.paired import paired_differences, paired_interval
+from cosmos_eval.types import UsageError
+
+TASKS = ("cls", "retrieval", "seg", "select")
+OTHER = {"model": {"spec": "scenes-clip"}}
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_every_metric_is_compared(task):
+    (row_a, samples_a), (row_b, samples_b) = make_result(task, 0.7, 1), make_result(task, 0.5, 2)
+    found = paired_differences(row_a, samples_a, row_b, samples_b)
+    assert set(found) == set(row_a.metrics)
+    for name, difference in found.items():
+        expected = row_a.metrics[name] - row_b.metrics[name]
+        assert difference.difference == pytest.approx(expected)
+        interval = paired_interval(row_a, samples_a, row_b, samples_b, name)
+        assert interval == difference.interval()
+        assert interval.low <= expected <= interval.high
+    back = paired_differences(row_b, samples_b, row_a, samples_a)
+    for name, difference in back.items():
+        assert difference.difference == pytest.approx(-found[name].difference)
+        assert difference.error == pytest.approx(found[name].error, rel=0.05)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_result_and_itself_do_not_differ(task):
+    row, samples = make_result(task)
+    for difference in paired_differences(row, samples, row, samples).values():
+        assert (difference.difference, difference.p_value) == (0, 1)
+
+
+def test_items_that_share_an_image_are_no_independent_samples():
+    rows = [
+        make_result("select", samples=select_samples(s, np.random.default_rng(n), shared=4))
+        for n, s in enumerate((0.6, 0.7))
+    ]
+    (row_a, samples_a), (row_b, samples_b) = rows
+    found = paired_differences(row_a, samples_a, row_b, samples_b)["accuracy"]
+    assert (found.method, found.units) == ("paired cluster bootstrap", 30)
+    alone = [make_result("select", s, n) for n, s in enumerate((0.6, 0.7))]
+    found = paired_differences(*alone[0], *alone[1])["accuracy"]
+    assert (found.method, found.units) == ("exact McNemar", 120)
+
+
+def test_pairs_of_images_and_captions_are_compared_by_score():
+    rng = np.random.default_rng(3)
+    both = []
+    for _ in range(2):
+        text, image = rng.random((2, 120)) < 0.7
+        samples = {**select_samples(0.5, rng), "correct": text & image}
+        samples |= {"text_correct": text, "image_correct": image}
+        both += make_result("select", samples=samples)
+    found = paired_differences(*both)
+    scores = {"accuracy", "text_score", "image_score", "group_score", "mean_subset_accuracy"}
+    assert set(found) == scores
+    assert found["group_score"] == found["accuracy"]
+
+
+@pytest.mark.parametrize(
+    ("task", "array"),
+    [
+        ("cls", "labels"),
+        ("retrieval", "image_of_text"),
+        ("select", "cluster"),
+        ("seg", "name"),
+        ("seg", "members"),
+    ],
+)
+def test_samples_of_other_images_are_refused(task, array):
+    row, samples = make_result(task)
+    other = {**samples, array: np.roll(samples[array], 1, axis=-1)}
+    with pytest.raises(UsageError, match=f"`{array}` of the samples differs"):
+        paired_differences(row, samples, row, other)
+
+
+def test_other_label_maps_are_refused():
+    row, samples = make_result("seg")
+    other = {**samples, "pixels": samples["pixels"] + 1}
+    with pytest.raises(UsageError, match="label maps of the samples differ"):
+        paired_differences(row, samples, row, other)
+
+
+def test_samples_that_lack_an_array_are_named():
+    row, samples = make_result("seg")
+    partial = {name: some for name, some in samples.items() if name != "members"}
+    with pytest.raises(UsageError, match="lack 'members' are not of this task"):
+        paired_differences(row, samples, row, partial)
+    with pytest.raises(UsageError, match="do not give mIoU_stuff"):
+        paired_interval(row, samples, row, samples, "mIoU_stuff")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_metrics_must_be_those_of_the_samples(task):
+    row, samples = make_result(task)
+    name = next(iter(row.metrics))
+    for value in (row.metrics[name] + 1e-6, float("nan")):
+        edited = dataclasses.replace(row, metrics={**row.metrics, name: value})
+        with pytest.raises(UsageError, match=f"{name} is .*, but its samples give"):
+            paired_differences(row, samples, edited, samples)
+    odd = dataclasses.replace(row, metrics={"odd": 0.5})
+    with pytest.raises(UsageError, match="do not give odd"):
+        paired_differences(odd, samples, row, samples)
+
+
+def test_two_files(command, tmp_path):
+    a = store(tmp_path / "a", skill=0.9)
+    b = store(tmp_path / "b", skill=0.5, seed=2, **OTHER)
+    ended = command("compare", a, b)
+    assert ended.status == 0
+    assert ended.out.startswith("A: scenes-cosmos\nB: scenes-clip\n")
+    assert "exact McNemar, n = 120" in ended.out
+    assert ended.err == ""
+    found = json.loads(command("compare", a, b, "--json").out)
+    first = found["tests"][0]
+    assert (first["metric"], first["better"]) == ("acc1", "A")
+    assert first["difference"] == pytest.approx(first["a"] - first["b"])
+    assert first["p_value_holm"] == first["p_value"] < 0.001
+    assert {t["metric"]: t["p_value_holm"] for t in found["tests"][1:]} == {
+        "acc5": None, "mean_per_class_recall": None,
+    }  # fmt: skip
+    assert json.loads(command("compare", b, a, "--json").out)["tests"][0]["better"] == "B"
+
+
+def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
+    for task in TASKS:
+        store(tmp_path / "a", task, 0.65)
+        store(tmp_path / "b", task, 0.6, seed=2, **OTHER)
+    store(tmp_path / "a", dataset="only-here")
+    ended = command("compare", "a", "b", "--json")
+    found = json.loads(ended.out)
+    assert found["notes"] == ["not compared: only A has only-here (scenes)"]
+    headlines = [test for test in found["tests"] if test["p_value_holm"] is not None]
+    assert sorted((test["dataset"], test["metric"]) for test in headlines) == [
+        ("scenes-cls", "acc1"),
+        ("scenes-retrieval", "image_to_text_R@1"),
+        ("scenes-retrieval", "text_to_image_R@1"),
+        ("scenes-seg", "mIoU"),
+        ("scenes-select", "accuracy"),
+    ]
+    least = min(headlines, key=lambda test: test["p_value"])
+    assert least["p_value_holm"] == pytest.approx(min(1, 5 * least["p_value"]))
+
+
+def test_one_folder_with_two_models(command, tmp_path):
+    store(tmp_path / "all")
+    store(tmp_path / "all", skill=0.5, **OTHER)
+    store(tmp_path / "all", provenance={"precision": "bf16"})
+    ended = command("compare", "all", "all")
+    assert ended.status == 2
+    assert (
+        "has several models (scenes-clip, scenes-cosmos, scenes-cosmos (bf16)): choose" in ended.err
+    )
+    ended = command("compare", "all", "all", "--model", "scenes-cosmos", "--model", "scenes-clip")
+    assert ended.status == 0
+    assert "B: scenes-clip" in ended.out
+    models = ["--model", "scenes-cosmos", "--model", "scenes-cosmos (bf16)"]
+    ended = command("compare", "all", "all", *models)
+    assert ended.err == "note: scenes-cls: precision is fp32 and bf16\n"
+
+
+def test_differences_of_ranks_count_the_other_way(command, tmp_path):
+    a = store(tmp_path / "a", "retrieval", 0.9)
+    b = store(tmp_path / "b", "retrieval", 0.4, seed=2)
+    tests = {t["metric"]: t for t in json.loads(command("compare", a, b, "--json").out)["tests"]}
+    assert tests["image_to_text_mean_rank"]["difference"] < 0
+    assert tests["image_to_text_R@1"]["better"] == "A"
+
+
+SEG_LIMITED = {"samples": seg_samples(0.6, np.random.default_rng(1), images=20)}
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("cls", {"dataset": "other"}, "dataset is scenes-cls and other"),
+        ("cls", {"protocol": "cosmos"}, "protocol is scenes and cosmos"),
+        ("cls", {"hashes": {"class_names": "d" * 64}}, "hashes.class_names is aaaaaaaaaaaa and"),
+        ("cls", {"hashes": {"templates": "d" * 64}}, "hashes.templates is bbbbbbbbbbbb and ddd"),
+        ("cls", {"hashes": {"sample_list": "d" * 64}}, "hashes.sample_list is cccccccccccc and"),
+        ("cls", {"hashes": {"extra": "d" * 64}}, "hashes.extra is missing and dddddddddddd"),
+        ("cls", {"provenance": {"limit": 120}}, "limit is none and 120"),
+        ("cls", {"n_samples": 7}, "n_samples is 120 and 7"),
+        ("seg", {"provenance": {"attention": "vanilla"}}, "attention is csa and vanilla"),
+        ("seg", SEG_LIMITED, "n_samples is 30 and 20"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_compared(command, tmp_path, task, changes, message):
+    a, b = store(tmp_path / "a", task), store(tmp_path / "b", task, **changes)
+    ended = command("compare", a, b)
+    assert ended.status == 2
+    assert ended.out == ""
+    assert len(ended.err.splitlines()) == 1
+    assert f"cannot be compared: {message}" in ended.err or f"; {message}" in ended.err
+
+
+def test_results_of_different_tasks(command, tmp_path):
+    ended = command("compare", store(tmp_path / "a"), store(tmp_path / "b", "seg"))
+    assert ended.status == 2
+    assert "task is cls and seg" in ended.err
+
+
+def test_results_that_do_not_say_their_samples(command, tmp_path):
+    unknown = {"provenance": {"hashes": {}}}
+    ended = command("compare", store(tmp_path / "a", **unknown), store(tmp_path / "b", **unknown))
+    assert ended.status == 2
+    assert "hashes.sample_list is not recorded" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["a"], "Missing argument 'B'"),
+        (["a", "nowhere"], "nowhere: cannot be read as a result"),
+        (["a", "empty"], "no results .* in empty"),
+        (["a", "a/broken.txt"], "broken.txt: cannot be read"),
+        (["a", "a", "--model", "x", "--model", "y", "--model", "z"], "at most twice"),
+        (["a", "a", "--model", "scenes-clop"], "a has no result of model 'scenes-clop'"),
+        (["two", "a"], "two has several models"),
+    ],
+)
+def test_usage_errors(command, tmp_path, arguments, message):
+    store(tmp_path / "a")
+    (tmp_path / "a" / "broken.txt").write_text("{")
+    (tmp_path / "empty").mkdir()
+    store(tmp_path / "two", model={"weights": "student"})
+    store(tmp_path / "two", model={"weights": "student"}, dataset="x", provenance={"limit": 5})
+    ended = command("compare", *arguments)
+    assert ended.status == 2
+    assert re.search(message, ended.err)
+
+
+def test_sets_that_no_two_results_share(command, tmp_path):
+    for folder, names in (("a", ("p", "q")), ("b", ("r", "s"))):
+        for name in names:
+            store(tmp_path / folder, dataset=name)
+    ended = command("compare", "a", "b")
+    assert ended.status == 2
+    assert "A has p (scenes), q (scenes), B r (scenes), s (scenes)" in ended.err
+
+
+def test_edited_samples(command, tmp_path):
+    a, b = store(tmp_path / "a"), store(tmp_path / "b")
+    (samples,) = (tmp_path / "b").glob("*.npz")
+    samples.write_bytes(samples.read_bytes() + b" ")
+    ended = command("compare", a, b)
+    assert ended.status == 2
+    assert "is not what was stored" in ended.err

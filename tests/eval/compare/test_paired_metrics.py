@@ -1,0 +1,243 @@
+"""Paired statistics: against SciPy and statsmodels, solved by hand, and in simulated studies."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, ttest_1samp
+
+from cosmos_eval.metrics import paired
+from cosmos_eval.metrics.paired import (
+    PairedDifference,
+    area_statistic,
+    group_mean_statistic,
+    holm,
+    joined,
+    matched_shares,
+    mcnemar,
+    mean_statistic,
+    paired_bootstrap,
+    paired_recall,
+    rank_statistic,
+)
+from cosmos_eval.metrics.retrieval import RetrievalRanks, retrieval_metrics
+from cosmos_eval.metrics.segmentation import Areas, segmentation_metrics
+
+
+@pytest.mark.parametrize(("b", "c"), [(0, 0), (5, 0), (1, 1), (12, 5), (121, 59), (1000, 1100)])
+def test_mcnemar_equals_scipy(b: int, c: int) -> None:
+    expected = binomtest(b, b + c).pvalue if b + c else 1.0
+    assert matched_shares(0, b, c, 3000).p_value == pytest.approx(expected, rel=1e-12)
+    assert matched_shares(0, c, b, 3000).p_value == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("b", "c", "p_value"),
+    # mcnemar([[50, b], [c, 7]], exact=True).pvalue of statsmodels 0.15.0
+    [
+        (5, 0, 0.0625),
+        (12, 5, 0.143463134765625),
+        (121, 59, 4.4344492637551645e-06),
+        (1000, 1100, 0.03072070786424249),
+    ],
+)
+def test_mcnemar_equals_statsmodels(b: int, c: int, p_value: float) -> None:
+    assert matched_shares(0, b, c, b + c + 57).p_value == pytest.approx(p_value, rel=1e-12)
+
+
+def test_mcnemar_by_hand() -> None:
+    a = np.array([1, 1, 1, 0, 1, 0], bool)
+    b = np.array([1, 0, 0, 0, 0, 1], bool)
+    found = mcnemar(a, b)
+    # Three right by A alone, one by B alone: 2 (1 + 4) / 16.
+    assert found.p_value == pytest.approx(0.625)
+    assert found.difference == pytest.approx(2 / 6)
+    # Half a sample more a cell: 3.5 and 1.5 of 8.
+    error = math.sqrt((5 / 8 - (2 / 8) ** 2) / 8)
+    low, high = found.interval()[:2]
+    assert (low, high) == pytest.approx((0.25 - 1.959964 * error, 0.25 + 1.959964 * error))
+    assert found.interval().method == "Agresti and Min"
+    assert mcnemar(b, a).flipped() == found
+
+
+def test_the_interval_of_matched_shares_covers() -> None:
+    rng = np.random.default_rng(0)
+    for only_a, only_b in ((0.1, 0.1), (0.08, 0.02), (0.01, 0.01)):
+        counts = rng.multinomial(400, [only_a, only_b, 1 - only_a - only_b], size=2000)
+        inside = 0
+        for b, c, _ in counts:
+            low, high = matched_shares(0, b, c, 400).interval()[:2]
+            inside += low <= only_a - only_b <= high
+        assert 0.93 <= inside / 2000 <= 0.98
+
+
+@pytest.mark.parametrize(
+    ("p_values", "adjusted"),
+    # multipletests(p_values, method="holm")[1] of statsmodels 0.15.0
+    [
+        ([0.01, 0.04, 0.03, 0.005], [0.03, 0.06, 0.06, 0.02]),
+        ([0.2, 0.001, 0.001, 0.9, 0.03, 0.03], [0.4, 0.006, 0.006, 0.9, 0.12, 0.12]),
+        ([0.02, 0.02, 0.02], [0.06, 0.06, 0.06]),
+        ([0.5], [0.5]),
+        ([0.9, 0.8], [1.0, 1.0]),
+        ([], []),
+    ],
+)
+def test_holm_equals_statsmodels(p_values: list[float], adjusted: list[float]) -> None:
+    assert holm(p_values) == pytest.approx(adjusted)
+
+
+def test_the_bootstrap_of_a_mean_is_a_paired_t_test() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.random((2, 60))
+    own = np.arange(60)
+    statistics = (mean_statistic({"m": some}, own) for some in (a, b))
+    found = paired_bootstrap(*statistics, np.ones(60, int), resamples=20_000)["m"]
+    exact = ttest_1samp(a - b, 0)
+    assert found.p_value == pytest.approx(exact.pvalue, rel=0.05)
+    expected = exact.confidence_interval(0.95)
+    assert found.interval()[:2] == pytest.approx((expected.low, expected.high), abs=0.005)
+    assert (found.dof, found.units) == (59, 60)
+
+
+def test_a_clustered_share_by_hand() -> None:
+    statistic = mean_statistic({"share": np.array([1, 0, 1, 1])}, np.array([0, 0, 1, 2]))
+    weights = np.array([[1.0, 1, 1], [2, 0, 1], [0, 3, 0]])
+    assert statistic(weights)["share"].tolist() == [0.75, 0.6, 1.0]
+
+
+def test_ranks_are_those_of_the_samples_drawn() -> None:
+    rng = np.random.default_rng(4)
+    image = rng.permutation(np.repeat(np.arange(9), 3))
+    ranks = RetrievalRanks(rng.integers(1, 20, 9), rng.integers(1, 20, 27))
+    statistic = joined(
+        rank_statistic("image_to_text", ranks.image_to_text, np.arange(9)),
+        rank_statistic("text_to_image", ranks.text_to_image, image),
+    )
+    weights = rng.multinomial(9, np.full(9, 1 / 9), 20)
+    found = statistic(weights.astype(float))
+    for row, drawn in enumerate(weights):
+        images = np.repeat(ranks.image_to_text, drawn)
+        texts = np.repeat(ranks.text_to_image, drawn[image])
+        expected = retrieval_metrics(RetrievalRanks(images, texts))
+        assert {name: values[row] for name, values in found.items()} == pytest.approx(expected)
+
+
+def test_recall_over_kinds_is_recall_over_images() -> None:
+    rng = np.random.default_rng(5)
+    labels = rng.choice([1, 4, 7], 90, p=[0.2, 0.3, 0.5])
+    a, b = rng.random((2, 90)) < 0.6
+    own = np.arange(90)
+    statistics = (group_mean_statistic("r", labels, hits, own) for hits in (a, b))
+    plain = paired_bootstrap(*statistics, np.ones(90, int), seed=1, resamples=8000)["r"]
+    found = paired_recall(labels, a, b, resamples=8000)
+    assert found.difference == pytest.approx(plain.difference)
+    assert found.error == pytest.approx(plain.error, rel=0.04)
+
+
+def test_areas_drawn_twice_count_twice() -> None:
+    rng = np.random.default_rng(6)
+    areas = Areas(*(rng.integers(0, 9, (4, 3)) for _ in range(3)))
+    groups = {"some": [0, 2]}
+    (drawn,) = np.array([[2, 0, 1, 1]])
+    total = Areas(*(np.repeat(part, drawn, axis=0).sum(0) for part in areas))
+    found = area_statistic(areas, groups)(drawn[None].astype(float))
+    expected = {k: float(v) for k, v in segmentation_metrics(total, groups).items()}
+    assert {k: v[0] for k, v in found.items()} == pytest.approx(expected)
+
+
+def test_models_that_differ_nowhere() -> None:
+    same = mean_statistic({"m": np.array([1, 0, 1])}, np.arange(3))
+    found = paired_bootstrap(same, same, np.ones(3, int))["m"]
+    assert (found.difference, found.p_value, found.detectable()) == (0, 1, None)
+    assert found.interval()[:2] == (0, 0)
+    assert found.p_below(0) == 1
+
+
+def test_a_difference_that_is_the_same_in_every_sample_is_no_certainty() -> None:
+    always, never = (mean_statistic({"m": np.full(4, v)}, np.arange(4)) for v in (1, 0))
+    found = paired_bootstrap(never, always, np.ones(4, int))["m"]
+    # Of four signs all point the same way.
+    assert (found.difference, found.p_value, found.p_below(0)) == (-1, 2 / 16, 1 / 16)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_too_few_clusters(n: int) -> None:
+    one = mean_statistic({"m": np.array([1])}, np.array([0]))
+    with pytest.raises(ValueError, match="two images"):
+        paired_bootstrap(one, one, np.full(1, n))
+
+
+def test_the_bootstrap_is_fixed_by_its_seed() -> None:
+    a, b = (
+        mean_statistic({"m": v}, np.arange(50)) for v in np.random.default_rng(1).random((2, 50))
+    )
+    again = [paired_bootstrap(a, b, np.ones(50, int), seed=seed)["m"] for seed in (3, 3, 4)]
+    assert again[0] == again[1] != again[2]
+
+
+def test_one_sided_p_values_agree_with_the_interval() -> None:
+    found = matched_shares(9, 4, 20, 300)
+    low, high = found.interval(0.95)[:2]
+    assert found.p_below(high) == pytest.approx(0.025)
+    assert found.p_below(low) == pytest.approx(0.975)
+
+
+def test_the_detectable_difference_is_found_with_the_power_stated() -> None:
+    rng = np.random.default_rng(7)
+    n, discordant = 1000, 0.1
+    mean_of = matched_shares(0, 50, 50, n).detectable()
+    assert mean_of == pytest.approx((1.959964 + 0.841621) * math.sqrt(discordant / n), rel=0.02)
+    only_a = (discordant + mean_of) / 2
+    shares = [only_a, discordant - only_a, 1 - discordant]
+    tests = [matched_shares(0, b, c, n).p_value for b, c, _ in rng.multinomial(n, shares, 1000)]
+    assert 0.74 <= np.mean(np.array(tests) < 0.05) <= 0.86
+
+
+def _equal_models(rng: np.random.Generator) -> dict[str, PairedDifference]:
+    """Two models as good as each other on 150 images of three captions each, and as areas."""
+    image = np.repeat(np.arange(150), 3)
+    hard = rng.random(150)
+    ranks = [rng.geometric(0.2 + 0.6 * hard[image]) for _ in range(2)]
+    labelled = rng.integers(0, 60, (150, 4))
+    areas = []
+    for _ in range(2):
+        right = rng.binomial(labelled, (0.3 + 0.6 * hard)[:, None])
+        wrong = np.roll(labelled - right, 1, axis=1)
+        areas.append(Areas(right, labelled, right + wrong))
+    labels = rng.integers(0, 5, 150)
+    hits = [rng.random(150) < 0.3 + 0.5 * hard for _ in range(2)]
+    options = {"seed": int(rng.integers(1 << 30)), "resamples": 200}
+    ones = np.ones(150, int)
+    found = paired_bootstrap(*(rank_statistic("t", r, image) for r in ranks), ones, **options)
+    found |= paired_bootstrap(
+        *(area_statistic(one, {"half": [0, 1]}) for one in areas), ones, **options
+    )
+    return found | {"recall": paired_recall(labels, *hits, **options)}
+
+
+def test_equal_models_are_told_apart_as_rarely_as_stated() -> None:
+    rng = np.random.default_rng(8)
+    studies = [_equal_models(rng) for _ in range(400)]
+    for name in studies[0]:
+        if name.endswith("median_rank"):
+            continue
+        p_values = np.array([study[name].p_value for study in studies])
+        for level in (0.05, 0.2, 0.5):
+            spread = 3.3 * math.sqrt(level * (1 - level) / len(studies))
+            assert abs((p_values < level).mean() - level) <= spread, (name, level)
+
+
+def test_blocks_make_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    statistic = mean_statistic({"m": np.array([1, 0, 1])}, np.arange(3))
+
+    def counted(weights: np.ndarray) -> dict[str, np.ndarray]:
+        sizes.append(len(weights))
+        return dict(statistic(weights))
+
+    monkeypatch.setattr(paired, "_RESAMPLES_AT_ONCE", 100)
+    paired_bootstrap(counted, statistic, np.ones(3, int), resamples=250)
+    assert sorted(sizes) == [1, 50, 100, 100]

@@ -1,0 +1,87 @@
+"""Ties by the samples that lie beside real result files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cosmos_eval.leaderboard import _ties, find_ties, measured, to_markdown
+from cosmos_eval.store import file_stem, read_results, read_samples, write_result
+from cosmos_eval.types import UsageError
+
+N = 200
+SAME_LIST = {"hashes": {"sample_list": "1" * 64}}
+CLOSE = {"acc1": {"low": 0.5, "high": 0.7, "method": "wilson", "level": 0.95}}
+
+
+@pytest.fixture
+def board(tmp_path, make_row):
+    """Three models: the second misses 3 images more than the best, the third 10 more; nothing else.
+
+    Agresti and Min's interval is (b - c) / (N + 2) +- 1.96 times its error: 0.015 +- 0.019, which
+    covers 0, and 0.050 +- 0.031, which does not.
+    """
+    labels = np.zeros(N, np.int64)
+    for model, hits in (("best", 120), ("near", 117), ("apart", 110)):
+        top5 = np.where(np.arange(N) < hits, 0, 1)[:, None]
+        row = make_row(
+            SAME_LIST, {"spec": model}, metrics={"acc1": hits / N}, intervals=CLOSE, n_samples=N
+        )
+        write_result(tmp_path, row, {"labels": labels, "top5": top5})
+    return tmp_path
+
+
+def told(folder, rule):
+    entries = measured(read_results(folder))
+    ties = find_ties(entries, lambda row: read_samples(folder / f"{file_stem(row)}.json"), rule)
+    return {pair.other.model: tied for pair, tied in ties.items()}, to_markdown(entries, ties)
+
+
+@pytest.mark.parametrize("rule", ["auto", "paired"])
+def test_samples_tell_apart_what_intervals_do_not(board, rule):
+    ties, text = told(board, rule)
+    assert ties == {"near": True, "apart": False}
+    assert "| near | 58.5† [50.0, 70.0]<br>rank 1-3 |" in text
+    assert "| apart | 55.0 [50.0, 70.0]<br>rank 2-3 |" in text
+    assert "† tied with the best: the interval of the difference on the same samples" in text
+
+
+def test_intervals_alone_read_no_samples(board):
+    for archive in board.glob("*.npz"):
+        archive.unlink()
+    ties, text = told(board, "intervals")
+    assert ties == {}
+    assert text.count("‡ [50.0, 70.0]<br>rank 1-3") == 2
+
+
+def test_pairs_without_samples_fall_back_or_are_refused(board):
+    next(board.glob("near*.npz")).unlink()
+    ties, text = told(board, "auto")
+    assert ties == {"apart": False}
+    assert "| near | 58.5‡" in text
+    with pytest.raises(UsageError, match=r"near.*cannot be read"):
+        told(board, "paired")
+
+
+@pytest.mark.parametrize(
+    ("provenance", "label", "said"),
+    [
+        ({"hashes": {"sample_list": "2" * 64}}, 0, "hashes.sample_list is 1+ and 2+"),
+        ({"hashes": {}}, 0, "hashes.sample_list is 1+ and missing"),
+        (SAME_LIST, 1, "`labels` of the samples differs"),
+    ],
+)
+def test_samples_of_other_images_are_not_compared(board, make_row, provenance, label, said):
+    figures = {"metrics": {"acc1": 0.585}, "intervals": CLOSE, "n_samples": N}
+    labels = np.full(N, label)
+    row = make_row(provenance, {"spec": "near"}, **figures)
+    write_result(board, row, {"labels": labels, "top5": labels[:, None]})
+    assert told(board, "auto")[0] == {"apart": False}
+    with pytest.raises(UsageError, match=said):
+        told(board, "paired")
+
+
+def test_many_close_pairs_are_left_to_intervals_unless_asked_for(board, monkeypatch):
+    monkeypatch.setattr(_ties, "_MOST_PAIRS", 1)
+    assert told(board, "auto")[0] == {}
+    assert len(told(board, "paired")[0]) == 2

@@ -1,0 +1,135 @@
+"""Published numbers of the released checkpoints beside measured ones."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from cosmos_eval.cli.app import main
+from cosmos_eval.leaderboard import (
+    measured,
+    reproductions,
+    reproductions_to_json,
+    reproductions_to_markdown,
+    reproductions_to_tables,
+)
+from cosmos_eval.store import write_result
+
+
+def row(make_row, model, value, low, high, **provenance):
+    """ImageNet's accuracy of a checkpoint; the README has 37.1 for vitb16_cc3m."""
+    ends = {"acc1": {"low": low, "high": high, "method": "wilson", "level": 0.95}}
+    where = {"dataset": "imagenet1k", "protocol": "cosmos"}
+    return make_row(provenance, {"spec": model}, metrics={"acc1": value}, intervals=ends, **where)
+
+
+def records(rows):
+    return json.loads(reproductions_to_json(reproductions(measured(rows))))
+
+
+def of(found, model, metric="acc1"):
+    (record,) = [r for r in found if (r["model"], r["metric"]) == (model, metric)]
+    return record
+
+
+def test_ten_checkpoints_with_five_metrics_in_the_order_of_their_names():
+    found = records([])
+    assert len(found) == 50
+    assert [record["model"] for record in found[::5]] == [
+        f"cosmos:vitb{patch}_{data}"
+        for patch in (16, 32)
+        for data in ("cc3m", "cc12m", "yfcc15m", "merged30m", "pixelprose")
+    ]
+    assert [(record["dataset"], record["metric"]) for record in found[:5]] == [
+        ("coco-val2017", "image_to_text_R@1"),
+        ("coco-val2017", "text_to_image_R@1"),
+        ("flickr30k-val", "image_to_text_R@1"),
+        ("flickr30k-val", "text_to_image_R@1"),
+        ("imagenet1k", "acc1"),
+    ]
+    assert {record["protocol"] for record in found} == {"cosmos"}
+    assert {record["status"] for record in found} == {"unverified"}
+    assert all(record["measured"] is None for record in found)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "difference", "status"),
+    [
+        (0.373, 0.369, 0.377, 0.002, "inside"),
+        (0.371, 0.371, 0.371, 0.0, "inside"),
+        (0.38, 0.375, 0.385, 0.009, "outside"),
+        (0.36, 0.35, 0.3709, -0.011, "outside"),
+    ],
+)
+def test_a_measured_number(make_row, value, low, high, difference, status):
+    record = of(
+        records([row(make_row, "cosmos:vitb16_cc3m", value, low, high)]), "cosmos:vitb16_cc3m"
+    )
+    assert record["published"] == 0.371
+    assert (record["measured"], record["difference"]) == (value, difference)
+    assert record["status"] == status
+    assert record["interval"]["low"] == low
+
+
+def test_other_models_variants_and_parts_verify_nothing(make_row):
+    others = [
+        row(make_row, "cosmos:vitb16_cc3m", 0.37, 0.36, 0.38, limit=100),
+        row(make_row, "cosmos:vitb16_cc3m", 0.37, 0.36, 0.38, precision="bf16"),
+        row(make_row, "openclip:ViT-B-16/openai", 0.68, 0.67, 0.69),
+        make_row(model={"spec": "cosmos:vitb16_cc3m"}, dataset="imagenet1k", protocol="other"),
+    ]
+    assert {record["status"] for record in records(others)} == {"unverified"}
+
+
+def test_markdown(make_row):
+    rows = [
+        row(make_row, "cosmos:vitb16_cc3m", 0.38, 0.375, 0.385),
+        row(make_row, "cosmos:vitb32_cc3m", 0.331, 0.325, 0.335),
+    ]
+    lines = reproductions_to_markdown(reproductions(measured(rows))).splitlines()
+    unverified = " | ".join(f"{value}<br>unverified" for value in ("53.1", "40.1", "84.1", "68.6"))
+    assert (
+        f"| cosmos:vitb16_cc3m | {unverified} | 37.1<br>38.0<br>[37.5, 38.5]<br>+0.9 ! |" in lines
+    )
+    assert any(line.endswith(" | 33.0<br>33.1<br>[32.5, 33.5]<br>+0.1 |") for line in lines)
+    assert lines[-3:] == [
+        "50 published numbers: 2 measured (1 outside the measured interval, marked !), "
+        "48 unverified. Published by:",
+        "",
+        "- <https://github.com/ExplainableML/cosmos/blob/main/README.md>",
+    ]
+
+
+def ended(*arguments):
+    with pytest.raises(SystemExit) as end:
+        main(["reproduce", *arguments])
+    return end.value.code
+
+
+def test_the_command(tmp_path, monkeypatch, make_row, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert ended() == 0
+    shown = capsys.readouterr().out
+    assert shown.count("unverified") == 50 + 1
+    assert "50 published numbers: 0 measured" in shown
+    write_result(tmp_path, row(make_row, "cosmos:vitb16_cc3m", 0.38, 0.375, 0.385), {})
+    assert ended(".", "--format", "json") == 0
+    assert of(json.loads(capsys.readouterr().out), "cosmos:vitb16_cc3m")["status"] == "outside"
+    assert ended(".") == 0
+    assert "+0.9 !" in capsys.readouterr().out
+    assert ended("nowhere") == 2
+    assert "no results (*.json) in nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_table_fits_the_terminal(width):
+    out = io.StringIO()
+    console = Console(file=out, width=width)
+    for table in reproductions_to_tables(reproductions([]), width):
+        console.print(table)
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum(line.count(" unverified │") for line in lines) == 50

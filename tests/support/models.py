@@ -1,0 +1,107 @@
+"""Made-up models of some skill, and their results on images that are the same for all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from support.results import measured_row
+
+from cosmos_eval.metrics.segmentation import pack
+from cosmos_eval.store import write_result
+from cosmos_eval.types import ResultRow, Samples, Task
+
+HASHES = {name: letter * 64 for name, letter in (("class_names", "a"), ("templates", "b"))}
+IMAGES = 120
+CLASSES = 4
+
+# The same for every model: what is on the images.
+_TRUTH = np.random.default_rng(0)
+LABELS = _TRUTH.integers(0, CLASSES, IMAGES)
+HARDNESS = _TRUTH.random(IMAGES)
+
+
+def _right(skill: float, rng: np.random.Generator, n: int = IMAGES) -> NDArray[np.bool_]:
+    """Whether a model of this skill in [0, 1] gets each of n images right."""
+    return rng.random(n) < skill - 0.2 + 0.4 * HARDNESS[:n]
+
+
+def cls_samples(skill: float, rng: np.random.Generator) -> Samples:
+    first = np.where(_right(skill, rng), LABELS, (LABELS + 1) % CLASSES)
+    top = (first[:, None] + np.arange(CLASSES)) % CLASSES
+    return {"labels": LABELS, "top5": top, "classes": np.array(list("abcd"))}
+
+
+def retrieval_samples(skill: float, rng: np.random.Generator) -> Samples:
+    image_of_text = np.repeat(np.arange(IMAGES), 2)
+    chance = np.clip(skill - 0.2 + 0.4 * HARDNESS, 0.05, 1)
+    return {
+        "image_to_text_rank": rng.geometric(chance),
+        "text_to_image_rank": rng.geometric(chance[image_of_text]),
+        "image_of_text": image_of_text,
+    }
+
+
+def select_samples(skill: float, rng: np.random.Generator, shared: int = 1) -> Samples:
+    """`shared` items in a row have one image."""
+    return {
+        "correct": _right(skill, rng),
+        "subset": np.arange(IMAGES) % 3 // 2,
+        "subsets": np.array(["one", "two"]),
+        "averaged": np.ones(2, bool),
+        "cluster": np.arange(IMAGES) // shared,
+    }
+
+
+def seg_samples(skill: float, rng: np.random.Generator, images: int = 30) -> Samples:
+    confusions = []
+    for image in range(images):
+        counts = np.zeros((CLASSES, CLASSES), np.int64)
+        for label in {int(LABELS[image]), int(LABELS[image + 1])}:
+            right = rng.binomial(100, np.clip(skill + 0.2 * HARDNESS[image] - 0.1, 0, 1))
+            counts[label, label] = right
+            counts[label, (label + 1) % CLASSES] = 100 - right
+        confusions.append(counts)
+    return {
+        "name": np.array([f"{n:03}" for n in range(images)]),
+        **pack(confusions)._asdict(),
+        "classes": np.array(list("abcd")),
+        "groups": np.array(["things"]),
+        "members": np.array([[True, True, False, False]]),
+    }
+
+
+SAMPLES = {
+    "cls": cls_samples,
+    "retrieval": retrieval_samples,
+    "select": select_samples,
+    "seg": seg_samples,
+}
+
+
+def make_result(
+    task: Task = "cls",
+    skill: float = 0.6,
+    seed: int = 1,
+    *,
+    samples: Samples | None = None,
+    **changes: Any,
+) -> tuple[ResultRow, Samples]:
+    """A result and its samples; `changes` are make_row's, `hashes` those of the provenance."""
+    some = SAMPLES[task](skill, np.random.default_rng(seed)) if samples is None else samples
+    provenance = {
+        "hashes": {**HASHES, "sample_list": "c" * 64, **changes.pop("hashes", {})},
+        "commit": "1" * 40,
+        "dirty": False,
+        **({"attention": "csa", "protocol_attention": "csa"} if task == "seg" else {}),
+        **changes.pop("provenance", {}),
+    }
+    fields = {"dataset": f"scenes-{task}", **changes}
+    return measured_row(task, some, provenance=provenance, **fields), some
+
+
+def store(folder: Path, task: Task = "cls", skill: float = 0.6, seed: int = 1, **more: Any) -> Path:
+    """Write a made-up result into a folder; returns its file."""
+    return write_result(folder, *make_result(task, skill, seed, **more))
