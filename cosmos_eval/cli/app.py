@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cosmos_eval.cli import cache, compare, data, leaderboard, listing, run, segment, verify
+from cosmos_eval.cli import cache, check, compare, data, leaderboard, listing, run, segment, verify
 from cosmos_eval.processes import is_first, leave
 from cosmos_eval.types import UsageError
 
@@ -26,6 +26,7 @@ app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("compare")(compare.compare)
+app.command("check")(check.check)
 app.command("verify")(verify.verify)
 
 # What the parser raises on a wrong command line. Some versions of Typer bring their own copy of
