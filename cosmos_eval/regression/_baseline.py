@@ -7,9 +7,10 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,9 @@ from cosmos_eval.labels import model_label, safe_name
 from cosmos_eval.matching import setting
 from cosmos_eval.provenance import user_name, utc_now
 from cosmos_eval.types import ResultRow, Samples, UsageError
+
+if TYPE_CHECKING:
+    import jsonschema_rs
 
 SCHEMA_VERSION = 1
 
@@ -167,10 +171,15 @@ def _no_number(text: str) -> float:
     raise ValueError(f"{text} is no number")
 
 
-def _validate(document: Any, path: Path) -> None:
+@cache
+def _validator() -> jsonschema_rs.Validator:
     import jsonschema_rs
 
     schema = files("cosmos_eval.regression").joinpath("baseline.schema.json").read_text("utf-8")
-    for error in jsonschema_rs.validator_for(json.loads(schema)).iter_errors(document):
+    return jsonschema_rs.validator_for(json.loads(schema))
+
+
+def _validate(document: Any, path: Path) -> None:
+    for error in _validator().iter_errors(document):
         place = ".".join(("$", *map(str, error.instance_path)))
         raise UsageError(f"{path}: {place}: {error.message[:200]}")
