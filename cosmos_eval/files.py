@@ -8,6 +8,13 @@ from uuid import uuid4
 
 import platformdirs
 
+RESULTS = Path("runs/eval")
+"""Where results go and are looked for, in the current folder.
+
+Not `results`: in a checkout of this project that folder holds the results under version control,
+which a trial run must not replace.
+"""
+
 
 def cache_folder() -> Path:
     """Where files lie that can be made again: COSMOS_EVAL_CACHE, or the user's cache folder."""

@@ -10,7 +10,7 @@ import math
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,14 +24,7 @@ from cosmos_eval.types import ResultRow, Samples, UsageError
 from cosmos_eval.versions import Record, upgrade_record, upgrade_samples
 
 if TYPE_CHECKING:
-    import pandas as pd
     from jsonschema_rs import Validator
-
-COLUMNS = (
-    *("model", "weights", "random", "task", "dataset", "protocol", "variant"),
-    *("metric", "value", "low", "high", "n_samples"),
-)
-"""Columns of `load_results`."""
 
 
 def write_result(directory: Path, row: ResultRow, samples: Samples) -> Path:
@@ -158,26 +151,6 @@ def result_paths(directory: Path) -> list[Path]:
     if not found:
         raise UsageError(f"no results (*.json) in {directory}: run `cosmos-eval run` first")
     return sorted(found)
-
-
-def load_results(directory: str | Path) -> pd.DataFrame:
-    """Results of a folder as a table with one row a metric.
-
-    Columns: COLUMNS; `variant` says what departs from the defaults.
-    """
-    import pandas as pd
-
-    records = [record for row in read_results(directory) for record in _records(row)]
-    return pd.DataFrame(records, columns=list(COLUMNS))
-
-
-def _records(row: ResultRow) -> Iterable[tuple[Any, ...]]:
-    model = (row.model["spec"], row.model["weights"], row.model["random"])
-    setting = (row.task, row.dataset, row.protocol, ", ".join(variants(row)))
-    for metric, value in sorted(row.metrics.items()):
-        interval = row.intervals.get(metric, {})
-        bounds = (interval.get("low"), interval.get("high"))
-        yield (*model, *setting, metric, value, *bounds, row.n_samples)
 
 
 def file_stem(row: ResultRow) -> str:

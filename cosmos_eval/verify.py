@@ -152,7 +152,7 @@ def _shown(value: Any) -> str:
 
 
 def _other_numpy(row: ResultRow) -> str:
-    """Generators give the same numbers in every version of NumPy as a rule, but no promise."""
+    """NumPy does not promise that another version of it draws the same random numbers (NEP 19)."""
     then = row.provenance["packages"].get("numpy")
     return "" if then == np.__version__ else f" (by NumPy {np.__version__}, stored: by {then})"
 

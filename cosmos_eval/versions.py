@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from cosmos_eval.protocols import find_protocol
 from cosmos_eval.types import SCHEMA_VERSION, Samples, SegmentationProtocol, UsageError
 
 Record = Mapping[str, Any]
@@ -77,6 +76,8 @@ def _subsets_in_1(samples: Samples, record: Record, where: str) -> Samples:
 
 def _segments_in_1(samples: Samples, record: Record, where: str) -> Samples:
     """Classes and groups of the known protocol, where it still has the names of then."""
+    from cosmos_eval.protocols import find_protocol  # which takes longer than reading a result
+
     try:
         protocol = find_protocol(record["dataset"], record["protocol"])
     except UsageError as error:

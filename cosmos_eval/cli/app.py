@@ -9,7 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-from cosmos_eval.cli import cache, check, compare, data, leaderboard, listing, run, segment, verify
+from cosmos_eval.cli import (
+    cache,
+    check,
+    compare,
+    data,
+    export,
+    leaderboard,
+    listing,
+    run,
+    segment,
+    verify,
+)
 from cosmos_eval.processes import is_first, leave
 from cosmos_eval.types import UsageError
 
@@ -28,6 +39,7 @@ app.command("leaderboard")(leaderboard.leaderboard)
 app.command("compare")(compare.compare)
 app.command("check")(check.check)
 app.command("verify")(verify.verify)
+app.command("export")(export.export)
 
 # What the parser raises on a wrong command line. Some versions of Typer bring their own copy of
 # Click, so that the class is only to be had as an ancestor of the one that Typer exports.

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from cosmos_eval.files import RESULTS as RESULTS
 from cosmos_eval.matching import lower_is_better
 from cosmos_eval.types import Progress as Step
 
@@ -28,13 +29,6 @@ if TYPE_CHECKING:
     from cosmos_eval.regression import Report
     from cosmos_eval.types import ResultRow
     from cosmos_eval.verify import Verdict
-
-RESULTS = Path("runs/eval")
-"""Where results go and are looked for, in the current folder.
-
-Not `results`: in a checkout of this project that folder holds the results under version control,
-which a trial run must not replace.
-"""
 
 # Wide enough for any table where no terminal says how wide it is.
 _WIDTH_OF_FILES = 200

@@ -11,6 +11,7 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 from scipy.special import ndtri
 
 from cosmos_eval.types import Interval
@@ -56,6 +57,34 @@ def cluster_bootstrap(
         drawn = _draw_counts(rng, len(labels), size)
         means.append((drawn @ sums) / (drawn @ sizes)[:, None])
     return [_percentile(column, "cluster bootstrap", level) for column in np.concatenate(means).T]
+
+
+def cluster_median_bootstrap(
+    values: NDArray[np.integer],
+    clusters: NDArray[np.integer],
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Percentile interval of the median of (N,) values, whole clusters resampled.
+
+    Draws are those of `cluster_bootstrap`. The median of an even number of values is the mean of
+    the two in the middle. Raises ValueError without values.
+    """
+    if len(values) == 0:
+        raise ValueError("no values to resample")
+    steps, step = np.unique(values, return_inverse=True)
+    labels, cluster = np.unique(clusters, return_inverse=True)
+    table = csr_array((np.ones(len(values)), (step, cluster)), shape=(len(steps), len(labels)))
+    rng = np.random.default_rng(seed)
+    medians = []
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        drawn = _draw_counts(rng, len(labels), min(_RESAMPLES_AT_ONCE, resamples - start))
+        up_to = (table @ drawn.T).cumsum(axis=0)  # (steps, resamples): values drawn up to a step
+        middle = [(up_to[-1] + 1) // 2, up_to[-1] // 2 + 1]
+        medians.append(np.mean([steps[(up_to < place).sum(axis=0)] for place in middle], axis=0))
+    return _percentile(np.concatenate(medians), "cluster bootstrap", level)
 
 
 def mean_class_recall_bootstrap(

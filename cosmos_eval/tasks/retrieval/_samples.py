@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cosmos_eval.metrics.intervals import cluster_bootstrap
+from cosmos_eval.metrics.intervals import cluster_bootstrap, cluster_median_bootstrap
 from cosmos_eval.metrics.retrieval import RECALL_AT, RetrievalRanks, recalled, retrieval_metrics
 from cosmos_eval.types import Figures, Interval, Samples
 
@@ -27,10 +27,12 @@ def recompute(samples: Samples, seed: int) -> Figures:
 def _intervals(
     ranks: RetrievalRanks, image_of_query: RetrievalRanks, seed: int
 ) -> dict[str, Interval]:
-    """Of every recall, by resampling images with all their captions."""
+    """Of every metric, by resampling images with all their captions."""
     intervals: dict[str, Interval] = {}
     for direction, values, images in zip(ranks._fields, ranks, image_of_query, strict=True):
-        found = cluster_bootstrap(recalled(values), images, seed=seed)
-        names = [f"{direction}_R@{k}" for k in RECALL_AT]
-        intervals.update(zip(names, found, strict=True))
+        table = np.column_stack([recalled(values), values])
+        names = [*(f"{direction}_R@{k}" for k in RECALL_AT), f"{direction}_mean_rank"]
+        intervals.update(zip(names, cluster_bootstrap(table, images, seed=seed), strict=True))
+        median = cluster_median_bootstrap(values, images, seed=seed)
+        intervals[f"{direction}_median_rank"] = median
     return intervals

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import binomtest
+from support.coverage import cluster_coverage, miou_coverage, wilson_coverage
 
 from cosmos_eval.metrics.intervals import (
     cluster_bootstrap,
+    cluster_median_bootstrap,
     mean_class_recall_bootstrap,
     mean_of_groups_bootstrap,
     wilson,
@@ -50,18 +52,32 @@ def test_cluster_bootstrap_is_fixed_by_its_seed() -> None:
     assert again[0] == again[1] != again[2]
 
 
-def test_cluster_bootstrap_covers_where_rows_depend_on_each_other() -> None:
-    rng = np.random.default_rng(2)
-    clusters = np.repeat(np.arange(80), 5)
-    covered = {"clusters": 0, "rows": 0}
-    for study in range(200):
-        # Rows of a cluster are equal: 400 rows hold what 80 tell.
-        values = np.repeat(rng.random(80) < 0.4, 5)[:, None]
-        for name, labels in (("clusters", clusters), ("rows", np.arange(400))):
-            interval = cluster_bootstrap(values, labels, seed=study, resamples=400)[0]
-            covered[name] += interval.low <= 0.4 <= interval.high
-    assert 0.90 <= covered["clusters"] / 200 <= 0.99
-    assert covered["rows"] / 200 < 0.75
+@pytest.mark.parametrize(("n", "share"), [(500, 0.7), (500, 0.95), (5000, 0.4)])
+def test_wilson_covers(n: int, share: float) -> None:
+    assert 0.93 <= wilson_coverage(n, share, studies=10_000) <= 0.97
+
+
+def test_cluster_bootstrap_covers_where_captions_of_an_image_depend_on_each_other() -> None:
+    assert 0.93 <= cluster_coverage(200, blocks=10) <= 0.97
+    assert cluster_coverage(200, blocks=10, by_image=False) < 0.9
+
+
+def test_bootstrap_of_miou_covers() -> None:
+    assert 0.93 <= miou_coverage(500, 0.3, blocks=10) <= 0.97
+
+
+def test_cluster_median_equals_medians_of_the_same_draws() -> None:
+    rng = np.random.default_rng(7)
+    clusters = rng.choice([2, 5, 6, 9], size=31)
+    values = rng.integers(1, 9, size=31)
+    rows = [np.flatnonzero(clusters == label) for label in (2, 5, 6, 9)]
+    draws = np.random.default_rng(3).integers(4, size=(200, 4))
+    drawn = [values[np.concatenate([rows[i] for i in draw])] for draw in draws]
+    assert {len(some) % 2 for some in drawn} == {0, 1}
+    found = cluster_median_bootstrap(values, clusters, seed=3, resamples=200)
+    expected = np.quantile([np.median(some) for some in drawn], [0.025, 0.975])
+    assert [found.low, found.high] == expected.tolist()
+    assert found.method == "cluster bootstrap"
 
 
 def test_mean_class_recall_equals_a_plain_bootstrap_over_images() -> None:
@@ -86,6 +102,8 @@ def test_mean_class_recall_leaves_out_classes_that_were_not_drawn() -> None:
 def test_nothing_to_resample() -> None:
     with pytest.raises(ValueError, match="no values"):
         cluster_bootstrap(np.empty((0, 1)), [])
+    with pytest.raises(ValueError, match="no values"):
+        cluster_median_bootstrap(np.empty(0, int), np.empty(0, int))
     with pytest.raises(ValueError, match="no values"):
         mean_class_recall_bootstrap(np.empty(0, int), np.empty(0, bool))
 

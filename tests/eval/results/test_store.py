@@ -9,13 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import cosmos_eval
 from cosmos_eval.store import (
     file_stem,
-    load_results,
     read_result,
     read_results,
     read_samples,
+    result_paths,
     write_result,
 )
 from cosmos_eval.types import UsageError
@@ -173,11 +172,12 @@ def test_file_names_are_safe_and_tell_results_apart(make_row):
         assert len(stem) < 160
 
 
-def test_results_as_a_table(tmp_path, make_row):
-    write_result(tmp_path, make_row(), SAMPLES)
-    write_result(tmp_path, make_row(model={"weights": "student"}), SAMPLES)
-    table = cosmos_eval.load_results(tmp_path)
-    assert len(table) == 4
-    plain = table[(table.variant == "") & (table.metric == "acc1")]
-    assert plain[["value", "low", "high"]].to_numpy().tolist() == [[0.25, 0.125, 0.5]]
-    assert load_results is cosmos_eval.load_results
+def test_hidden_files_of_killed_runs_are_no_results(tmp_path, make_row):
+    path = write_result(tmp_path / "one", make_row(), SAMPLES)
+    nested = write_result(tmp_path / "more" / "two", make_row(), SAMPLES)
+    hidden = [".0123.tmp", ".x.json", ".partial/x.json", "more/.0123.tmp"]
+    for name in hidden:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("{")
+    assert result_paths(tmp_path) == [nested, path]
+    assert len(read_results(tmp_path)) == 2

@@ -46,6 +46,7 @@ def test_a_whole_result(tmp_path: Path, task: Task) -> None:
     verdict = verify(path)
     assert (verdict.outcome, verdict.differences, verdict.obstacle) == ("verified", (), "")
     row = read_result(path)
+    assert row.intervals.keys() == row.metrics.keys()
     per_class = sum(map(len, row.per_class.values()))
     assert verdict.figures == len(row.metrics) + len(row.intervals) + per_class
 

@@ -1,0 +1,145 @@
+"""`python benchmarks/intervals.py [--json] [--quick]`: all figures of a result, with intervals.
+
+From stored samples, as measuring and `cosmos-eval verify` make them, 2,000 resamples each: ranks of
+25,010 captions of 5,000 images (COCO's Karpathy test split), confusion counts of 5,000 images with
+171 classes (COCO-Stuff), and 50,000 predictions of 1,000 classes (ImageNet), all made up. The
+bootstraps are also compared with drawing images one by one, on 200 resamples. Coverage is that of
+tests/support/coverage.py: how often a 95% interval holds the true value, for recall and for mIoU of
+ten classes that are in so many images each. `--quick` has one round and no coverage.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+from _report import Measurement, interleave, measurement, parser, report
+from numpy.typing import NDArray
+
+from cosmos_eval.metrics.intervals import cluster_bootstrap
+from cosmos_eval.metrics.retrieval import recalled
+from cosmos_eval.metrics.segmentation import (
+    Areas,
+    SparseConfusion,
+    areas_of_images,
+    bootstrap,
+    segmentation_metrics,
+)
+from cosmos_eval.tasks import recompute
+from cosmos_eval.types import Samples, Task
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.coverage import cluster_coverage, miou_coverage
+
+IMAGES, CAPTIONS = 5000, 25010
+CLASSES, PAIRS = (
+    171,
+    60,
+)  # pairs of label and prediction an image, about as many as photographs have
+PREDICTIONS, NAMES = 50_000, 1000
+SECONDS = 10.0
+FEW = 200  # resamples, where they are drawn one by one
+
+
+def main() -> None:
+    """Measure and print."""
+    given = parser(__doc__ or "").parse_args()
+    lines = [*_seconds(1 if given.quick else 5), *_ratios(1 if given.quick else 3)]
+    if not given.quick:
+        lines += _coverage()
+    report("Intervals", lines, given.json)
+
+
+def make_up() -> dict[str, tuple[Task, Samples]]:
+    """Samples by what they are."""
+    rng = np.random.default_rng(0)
+    owner = np.arange(CAPTIONS) % IMAGES
+    difficulty = rng.exponential(3, IMAGES)
+    ranks = {
+        "image_to_text_rank": 1 + rng.poisson(difficulty),
+        "text_to_image_rank": 1 + rng.poisson(2 * difficulty[owner] ** 2),
+        "image_of_text": owner,
+    }
+    pairs = np.sort(rng.integers(0, CLASSES**2, (IMAGES, PAIRS)), axis=1)
+    pairs[:, 0] = rng.integers(0, CLASSES, IMAGES) * (CLASSES + 1)  # something is right
+    counts = {
+        "image": np.repeat(np.arange(IMAGES), PAIRS),
+        "pair": pairs.ravel(),
+        "pixels": rng.integers(1, 10_000, IMAGES * PAIRS),
+        "name": np.arange(IMAGES).astype(str),
+        "classes": np.arange(CLASSES).astype(str),
+        "groups": np.array(["things"]),
+        "members": np.arange(CLASSES)[None] < 80,
+    }
+    labels = rng.integers(0, NAMES, PREDICTIONS)
+    guesses = {
+        "labels": labels,
+        "top5": np.where(rng.random(PREDICTIONS) < 0.6, labels, 0)[:, None] + np.arange(5),
+        "classes": np.arange(NAMES).astype(str),
+    }
+    return {
+        f"{CAPTIONS:,} captions": ("retrieval", ranks),
+        f"{IMAGES:,} images x {CLASSES} classes": ("seg", counts),
+        f"{PREDICTIONS:,} predictions": ("cls", guesses),
+    }
+
+
+def _seconds(rounds: int) -> Iterator[Measurement]:
+    def figures(task: Task, samples: Samples) -> Callable[[], object]:
+        return lambda: recompute(task, samples, 0)
+
+    functions = {what: figures(*given) for what, given in make_up().items()}
+    for what, spread in interleave(functions, rounds).items():
+        yield measurement(f"{what}, all figures", spread, "s", at_most=SECONDS)
+
+
+def _ratios(rounds: int) -> Iterator[Measurement]:
+    (_, ranks), (_, counts), _ = make_up().values()
+    found, owner = recalled(ranks["text_to_image_rank"]), ranks["image_of_text"]
+    sparse = SparseConfusion(*(counts[field] for field in SparseConfusion._fields))
+    areas = areas_of_images(sparse, IMAGES, CLASSES)
+    spreads = interleave(
+        {
+            "captions": lambda: cluster_bootstrap(found, owner, resamples=FEW),
+            "captions, plain": lambda: plain_recalls(found, owner, FEW),
+            "mIoU": lambda: bootstrap(areas, {}, resamples=FEW),
+            "mIoU, plain": lambda: plain_mious(areas, FEW),
+        },
+        rounds,
+    )
+    for what in ("captions", "mIoU"):
+        ratio = spreads[f"{what}, plain"].over(spreads[what])
+        yield measurement(f"{what}, one by one to ours", ratio, "x")
+
+
+def plain_recalls(
+    found: NDArray[np.bool_], owner: NDArray[np.integer], resamples: int
+) -> list[NDArray[np.float64]]:
+    """Recalls of images drawn one by one, with all their captions."""
+    rng = np.random.default_rng(0)
+    rows = [np.flatnonzero(owner == image) for image in range(IMAGES)]
+    draws = (rng.integers(IMAGES, size=IMAGES) for _ in range(resamples))
+    return [found[np.concatenate([rows[image] for image in drawn])].mean(axis=0) for drawn in draws]
+
+
+def plain_mious(areas: Areas, resamples: int) -> list[float]:
+    """mIoU of images drawn one by one."""
+    rng = np.random.default_rng(0)
+    draws = (rng.integers(IMAGES, size=IMAGES) for _ in range(resamples))
+    totals = (Areas(*(part[drawn].sum(axis=0) for part in areas)) for drawn in draws)
+    return [float(segmentation_metrics(total, {})["mIoU"]) for total in totals]
+
+
+def _coverage() -> Iterator[Measurement]:
+    recall = cluster_coverage(IMAGES // 10, blocks=20)
+    yield measurement("coverage, recall, 500 images", 100 * recall, "%", at_least=93.0)
+    for images, presence, target in ((500, 0.3, 93.0), (500, 0.1, None), (200, 0.1, None)):
+        what = f"coverage, mIoU, {images} images, {presence * images:.0f} a class"
+        share = miou_coverage(images, presence, blocks=20)
+        yield measurement(what, 100 * share, "%", at_least=target)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,26 @@
+"""`cosmos-eval export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cosmos_eval.cli import display
+
+
+def export(
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="What to write: a .csv or a .parquet file.")
+    ],
+    directory: Annotated[
+        Path, typer.Argument(metavar="[DIR]", help="A folder of results.")
+    ] = display.RESULTS,
+) -> None:
+    """Write all results of a folder, and of those in it, as one table: a row a metric."""
+    from cosmos_eval.table import export as write
+    from cosmos_eval.table import load_results
+
+    write(load_results(directory), out)
+    display.show_wrote(out)

@@ -1,0 +1,75 @@
+"""Results as one table, read and written."""
+
+from __future__ import annotations
+
+import sys
+
+import pandas as pd
+import pytest
+from support.results import store_result
+
+import cosmos_eval
+from cosmos_eval.cli.app import main
+from cosmos_eval.store import write_result
+from cosmos_eval.table import COLUMNS, export, load_results
+from cosmos_eval.types import UsageError
+
+
+@pytest.fixture
+def folder(tmp_path, make_row):
+    """Four metrics in two results, one in a folder of its own."""
+    write_result(tmp_path / "runs/eval", make_row(), {})
+    write_result(tmp_path / "runs/eval/student", make_row(model={"weights": "student"}), {})
+    return tmp_path / "runs/eval"
+
+
+def test_one_table_of_a_folder_and_those_in_it(folder, monkeypatch):
+    table = cosmos_eval.load_results(folder)
+    assert (tuple(table.columns), len(table)) == (COLUMNS, 4)
+    plain = table[(table.variant == "") & (table.metric == "acc1")]
+    assert plain[["value", "low", "high"]].to_numpy().tolist() == [[0.25, 0.125, 0.5]]
+    assert plain["method"].tolist() == ["wilson"]
+    # The plain result's file sorts before that in the folder `student`.
+    assert table["variant"].tolist() == ["", "", "student", "student"]
+    assert table["file"].tolist()[0].endswith("runs/eval/scenes-cosmos__scenes-cls__scenes.json")
+    monkeypatch.chdir(folder.parents[1])
+    assert len(load_results()) == 4
+    parts = [load_results(folder / "student"), load_results(table["file"][0])]
+    assert len(load_results(folder / "student", table["file"][0])) == sum(map(len, parts)) == 4
+
+
+def test_nothing_to_load(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=r"no results \(\*.json\) in runs/eval: run "):
+        load_results()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_export_keeps_every_float(folder, suffix, capsys):
+    store_result(folder, "retrieval")
+    out = folder.parent / f"deep/all.{suffix}"
+    with pytest.raises(SystemExit) as ended:
+        main(["export", str(folder), "--out", str(out)])
+    assert not ended.value.code, capsys.readouterr().err
+    # By text, since how exactly pandas reads floats differs between its versions.
+    again = pd.read_parquet(out) if suffix == "parquet" else pd.read_csv(out, dtype=str)
+    table = load_results(folder)
+    assert list(again.columns) == list(COLUMNS)
+    for column in ("value", "low", "high"):
+        assert again[column].dropna().map(float).tolist() == table[column].dropna().tolist()
+    for column in ("model", "metric", "utc", "file"):
+        assert again[column].tolist() == table[column].tolist()
+    content = out.read_bytes()
+    export(table, out)
+    assert out.read_bytes() == content
+
+
+def test_what_cannot_be_exported(folder, monkeypatch):
+    table = load_results(folder)
+    with pytest.raises(UsageError, match=r"cannot export to '.xlsx' files: end --out in .csv or"):
+        export(table, folder / "all.xlsx")
+    with pytest.raises(UsageError, match="cannot write"):
+        export(table, folder / "scenes-cosmos__scenes-cls__scenes.json" / "all.csv")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(UsageError, match=r"pip install 'cosmos-eval\[parquet\]'"):
+        export(table, folder / "all.parquet")
