@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import importlib.metadata
 import platform
 import shlex
@@ -108,6 +109,17 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "command": command_line(),
     }
+
+
+def user_name() -> str:
+    """Who runs this: the name that git signs with, else the login name."""
+    name = _git(Path.cwd(), "config", "user.name")
+    if name:
+        return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number without a name, as in some containers
+        return "unknown"
 
 
 def utc_now() -> str:

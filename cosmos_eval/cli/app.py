@@ -11,6 +11,7 @@ import typer
 
 from cosmos_eval.cli import (
     cache,
+    check,
     compare,
     data,
     export,
@@ -38,6 +39,7 @@ app.add_typer(cache.app, name="cache")
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("reproduce")(reproduce.reproduce)
 app.command("compare")(compare.compare)
+app.command("check")(check.check)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from cosmos_eval.doctor import Diagnosis
     from cosmos_eval.leaderboard import Entry, Format, Reproduction, Ties
     from cosmos_eval.plan import Plan
+    from cosmos_eval.regression import Report
     from cosmos_eval.types import ResultRow
     from cosmos_eval.verify import Verdict
 
@@ -216,6 +217,28 @@ def _compared(test: MetricTest) -> dict[str, str]:
         "detectable": "" if least is None else f"{factor * least:.2f}",
         "test": f"{difference.method}, n = {difference.units}",
     }
+
+
+def show_report(report: Report, *, as_json: bool) -> None:
+    """Print a check: all metrics, the verdict; why something cannot be decided apart."""
+    from cosmos_eval.regression import to_cells, to_records
+
+    if as_json:
+        print_json(to_records(report))
+    else:
+        if report.findings:
+            show_records([to_cells(finding) for finding in report.findings], as_json=False)
+        print(report.verdict)
+    for note in report.notes:
+        print(f"note: {note}", file=sys.stderr)
+    for problem in report.problems:
+        print(f"cosmos-eval: cannot decide: {' '.join(str(problem).split())}", file=sys.stderr)
+
+
+def show_changes(baseline: Path, changes: Sequence[Mapping[str, str]], *, as_json: bool) -> None:
+    """Print what a new baseline has changed."""
+    show_records(changes, as_json=as_json)
+    show_wrote(baseline)
 
 
 def show_verdicts(verdicts: Sequence[Verdict], *, as_json: bool) -> None:

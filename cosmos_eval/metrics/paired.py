@@ -78,11 +78,14 @@ class PairedDifference(NamedTuple):
     def detectable(self, alpha: float = 1 - LEVEL, power: float = POWER) -> float | None:
         """The true difference that a two-sided test at `alpha` finds with probability `power`.
 
-        (t(1 - alpha / 2) + t(power)) x standard error, at this size and with models that differ
-        on as many samples as these do. None where they differ nowhere.
+        Of a size of (t(1 - alpha / 2) + t(power)) x standard error, for models that differ on as
+        many samples as these do. Of matched shares it is (t(1 - alpha / 2) + t(power))^2 / n at
+        least, since a difference of so much makes as many samples differ. None where a bootstrap
+        saw no difference at all.
         """
         factor = _quantile(self.dof, 1 - alpha / 2) + _quantile(self.dof, power)
-        return factor * self.error or None
+        least = factor**2 / self.units if self.method == MCNEMAR else 0.0
+        return max(factor * self.error, least) or None
 
     def flipped(self) -> PairedDifference:
         """The difference the other way round."""

@@ -1,0 +1,127 @@
+"""`cosmos-eval check`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cosmos_eval.cli import display
+from cosmos_eval.cli.loading import verified_results
+from cosmos_eval.cli.options import JsonOption
+from cosmos_eval.types import UsageError
+
+if TYPE_CHECKING:
+    from cosmos_eval.regression import Report
+
+
+def check(
+    results: Annotated[
+        list[Path],
+        typer.Argument(metavar="RESULT...", help="Result files, or folders of them."),
+    ],
+    baseline: Annotated[
+        Path, typer.Option(metavar="FILE", help="The baseline: results that were good.")
+    ],
+    strict: Annotated[
+        bool,
+        typer.Option("--strict", help="Refuse results of edited code or of an unknown commit."),
+    ] = False,
+    summary: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", envvar="GITHUB_STEP_SUMMARY", help="Append a report in Markdown."
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a report as JUnit XML.")
+    ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Make the results the baseline instead.")
+    ] = False,
+    reason: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="With --update: why, for later readers.")
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=0.5, help="With --update: by how much a metric may be worse. Default: 0."
+        ),
+    ] = None,
+    metrics_only: Annotated[
+        bool,
+        typer.Option(
+            "--metrics-only",
+            help="With --update: keep no samples; smaller, and finds only large regressions.",
+        ),
+    ] = False,
+    json: JsonOption = False,
+) -> None:
+    """Check results against a baseline: is any metric worse by more than chance?
+
+    Exit status: 0 no regression is shown, 1 one is, 2 it cannot be decided.
+    """
+    _require_together(update, reason, tolerance, metrics_only)
+    if update:
+        from cosmos_eval.regression import replace_baseline
+
+        found, problems = verified_results(results)
+        changes = replace_baseline(
+            baseline,
+            found,
+            problems,
+            strict=strict,
+            reason=str(reason),
+            tolerance=tolerance or 0.0,
+            keep_samples=not metrics_only,
+        )
+        display.show_changes(baseline, changes, as_json=json)
+        return
+    report = _report(results, baseline, strict=strict)
+    display.show_report(report, as_json=json)
+    _write(report, summary, junit)
+    raise typer.Exit(report.status)
+
+
+def _require_together(
+    update: bool, reason: str | None, tolerance: float | None, metrics_only: bool
+) -> None:
+    if update and not (reason or "").strip():
+        raise UsageError("--update needs --reason TEXT: why these results are the new baseline")
+    if not update and (reason is not None or tolerance is not None or metrics_only):
+        raise UsageError("--reason, --tolerance and --metrics-only go with --update")
+
+
+def _report(results: Sequence[Path], baseline: Path, *, strict: bool) -> Report:
+    """The outcome of a check, also where it fails: the files that a workflow reads are written."""
+    from cosmos_eval.regression import Problem, examine, read_baseline, undecided
+
+    try:
+        found, problems = verified_results(results)
+        return examine(found, read_baseline(baseline), strict=strict, problems=problems)
+    except UsageError as error:
+        return undecided(baseline, [Problem("check", str(error))])
+    except Exception as error:
+        # Status 1 would say that a regression was shown.
+        raise UsageError(f"cannot decide: {type(error).__name__}: {error}") from error
+
+
+def _write(report: Report, summary: Path | None, junit: Path | None) -> None:
+    from cosmos_eval.files import write_atomically
+    from cosmos_eval.regression import to_annotations, to_junit, to_markdown
+
+    if os.environ.get("GITHUB_ACTIONS") == "true":
+        # Runners read commands from both streams; standard output may be a JSON document.
+        print(*to_annotations(report), sep="\n", file=sys.stderr)
+    try:
+        if junit is not None:
+            write_atomically(junit, to_junit(report).encode())
+        if summary is not None:
+            with summary.open("a", encoding="utf-8") as file:
+                file.write(to_markdown(report))
+    except OSError as error:
+        raise UsageError(f"cannot write the report: {error} ({report.verdict})") from error

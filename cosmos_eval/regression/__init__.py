@@ -1,0 +1,42 @@
+"""The gate: are new results worse than a baseline by more than chance?
+
+It fails closed: whatever cannot be compared is a problem that is told, never a metric that passes.
+"""
+
+from __future__ import annotations
+
+from cosmos_eval.regression._baseline import Baseline, Entry, read_baseline
+from cosmos_eval.regression._check import (
+    Finding,
+    Measured,
+    Problem,
+    Report,
+    examine,
+    replace_baseline,
+    undecided,
+)
+from cosmos_eval.regression._reports import (
+    to_annotations,
+    to_cells,
+    to_junit,
+    to_markdown,
+    to_records,
+)
+
+__all__ = [
+    "Baseline",
+    "Entry",
+    "Finding",
+    "Measured",
+    "Problem",
+    "Report",
+    "examine",
+    "read_baseline",
+    "replace_baseline",
+    "to_annotations",
+    "to_cells",
+    "to_junit",
+    "to_markdown",
+    "to_records",
+    "undecided",
+]

@@ -1,0 +1,153 @@
+"""A report for people and for machines: Markdown, JUnit XML, GitHub's annotations, JSON."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from cosmos_eval.matching import lower_is_better
+from cosmos_eval.regression._baseline import described
+from cosmos_eval.regression._check import ALPHA, Finding, Report
+
+NAME = "cosmos-eval check"
+
+# What XML 1.0 cannot hold in any form (section 2.2 of its recommendation).
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def to_cells(finding: Finding) -> dict[str, str]:
+    """A finding as a line of a table: shares in percent, ranks as they are."""
+    change, factor = finding.change, 1 if lower_is_better(finding.metric) else 100
+    low, high = change.interval()[:2]
+    model, dataset, protocol = finding.key
+    least = finding.detectable
+    return {
+        "model": model,
+        "data set": dataset,
+        "protocol": protocol,
+        "metric": finding.metric,
+        "baseline": f"{factor * change.b:.2f}",
+        "new": f"{factor * change.a:.2f}",
+        "change [95%]": f"{factor * change.difference:+.2f} "
+        f"[{factor * low:+.2f}, {factor * high:+.2f}]",
+        "p (Holm)": f"{finding.adjusted:.2g}",
+        "detectable": "" if least is None else f"{factor * least:.2f}",
+        "test": change.method,
+        "decision": finding.status,
+    }
+
+
+def to_records(report: Report) -> dict[str, Any]:
+    """A report as JSON has it."""
+    return {
+        "baseline": str(report.baseline),
+        "status": report.status,
+        "verdict": report.verdict,
+        "alpha": ALPHA,
+        "findings": [_record(finding) for finding in report.findings],
+        "problems": [problem._asdict() for problem in report.problems],
+        "notes": list(report.notes),
+    }
+
+
+def to_markdown(report: Report) -> str:
+    """A section for a pull request or a step's summary: the verdict, problems, and all metrics."""
+    lines = [f"### {NAME}: {report.verdict}", "", f"Baseline: `{report.baseline}`", ""]
+    lines += [f"- **cannot decide** {_plain(str(problem))}" for problem in report.problems]
+    lines += [f"- note: {_plain(note)}" for note in report.notes]
+    if report.findings:
+        rows = [to_cells(finding) for finding in report.findings]
+        table = [list(rows[0]), ["---"] * len(rows[0])]
+        table += [[_plain(cell) for cell in row.values()] for row in rows]
+        lines += ["", *(f"| {' | '.join(row)} |" for row in table)]
+    return "\n".join(lines) + "\n"
+
+
+def to_junit(report: Report) -> str:
+    """JUnit XML: a case a metric, failed where it regressed, and a case with an error a problem."""
+    cases = [*_metric_cases(report), *_problem_cases(report)]
+    counts = {
+        "tests": str(len(cases)),
+        "failures": str(len(report.regressions)),
+        "errors": str(len(report.problems)),
+    }
+    suites = ET.Element("testsuites", counts)
+    ET.SubElement(suites, "testsuite", {"name": NAME, **counts}).extend(cases)
+    ET.indent(suites)
+    return ET.tostring(suites, "unicode", xml_declaration=True) + "\n"
+
+
+def to_annotations(report: Report) -> list[str]:
+    """Workflow commands of GitHub Actions: an error a regression and a problem, else a notice.
+
+    Their escaping is that of github.com/actions/toolkit, packages/core/src/command.ts.
+    """
+    errors = [("regression", _sentence(finding)) for finding in report.regressions]
+    errors += [("cannot decide", str(problem)) for problem in report.problems]
+    if not errors:
+        return [_annotation("notice", "no regression", report.verdict)]
+    return [_annotation("error", title, message) for title, message in errors]
+
+
+def _metric_cases(report: Report) -> Iterator[ET.Element]:
+    for finding in report.findings:
+        model, dataset, protocol = finding.key
+        names = {"classname": model, "name": f"{dataset} ({protocol}) {finding.metric}"}
+        case = ET.Element("testcase", {key: _xml(text) for key, text in names.items()})
+        if finding.status == "regression":
+            ET.SubElement(case, "failure", {"message": _xml(_sentence(finding))})
+        yield case
+
+
+def _problem_cases(report: Report) -> Iterator[ET.Element]:
+    for problem in report.problems:
+        case = ET.Element("testcase", {"classname": NAME, "name": _xml(problem.where)})
+        ET.SubElement(case, "error", {"message": _xml(problem.message)})
+        yield case
+
+
+def _record(finding: Finding) -> dict[str, Any]:
+    model, dataset, protocol = finding.key
+    return {
+        "model": model,
+        "dataset": dataset,
+        "protocol": protocol,
+        "metric": finding.metric,
+        "baseline": finding.change.b,
+        "new": finding.change.a,
+        "change": finding.change.difference,
+        "interval": finding.change.interval()._asdict(),
+        "p_value_holm": finding.adjusted,
+        "detectable": finding.detectable,
+        "test": finding.change.method,
+        "decision": finding.status,
+    }
+
+
+def _sentence(finding: Finding) -> str:
+    cells = to_cells(finding)
+    return (
+        f"{described(finding.key)}: {finding.metric} was {cells['baseline']}, is {cells['new']}: "
+        f"{cells['change [95%]']}"
+    )
+
+
+def _annotation(kind: str, title: str, message: str) -> str:
+    name = _escaped(f"{NAME}: {title}").replace(":", "%3A").replace(",", "%2C")
+    return f"::{kind} title={name}::{_escaped(message)}"
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _plain(text: str) -> str:
+    """Text for a cell of Markdown: on one line, without its signs or HTML's."""
+    flat = " ".join(text.split())
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", flat)
+
+
+def _xml(text: str) -> str:
+    return _NOT_XML.sub("?", text)

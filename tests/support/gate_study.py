@@ -1,0 +1,72 @@
+"""Simulated checks: how often the gate errs on equal models, and finds worse ones.
+
+`PYTHONPATH=.:tests python tests/support/gate_study.py 2000` prints the rates of docs/comparing.md.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from support.models import SAMPLES, make_result
+
+from cosmos_eval.regression import Measured, Report, examine, read_baseline, replace_baseline
+from cosmos_eval.types import Samples, Task
+
+
+def mixed(task: Task, old: Samples, new: Samples, same: np.ndarray) -> Samples:
+    """The new model's outcomes, but the old one's on the images (N,) that are `same`."""
+    match task:
+        case "cls":
+            return {**new, "top5": np.where(same[:, None], old["top5"], new["top5"])}
+        case "select":
+            return {**new, "correct": np.where(same, old["correct"], new["correct"])}
+        case "retrieval":
+            of_text = same[new["image_of_text"]]
+            names = {"image_to_text_rank": same, "text_to_image_rank": of_text}
+            return {**new, **{k: np.where(some, old[k], new[k]) for k, some in names.items()}}
+        case "seg":
+            kept, others = same[old["image"]], ~same[new["image"]]
+            fields = ("image", "pair", "pixels")
+            parts = {k: np.concatenate([old[k][kept], new[k][others]]) for k in fields}
+            order = np.argsort(parts["image"], kind="stable")
+            return {**new, **{name: part[order] for name, part in parts.items()}}
+
+
+def studies(n: int, same: float, loss: float = 0.0, seed: int = 0) -> Iterator[Report]:
+    """Checks of models that agree by design on a share `same` of the images.
+
+    On the others the new model is drawn with a skill of 0.65 less `loss`, the old one with 0.65.
+    """
+    rng = np.random.default_rng(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(n):
+            path = Path(folder) / f"{number}.json"
+            old, new = [], []
+            for task, make in SAMPLES.items():
+                first, second = make(0.65, rng), make(0.65 - loss, rng)
+                again = mixed(task, first, second, rng.random(120) < same)
+                old.append(Measured(path, *make_result(task, samples=first)))
+                new.append(Measured(path, *make_result(task, samples=again)))
+            replace_baseline(
+                path, old, [], strict=False, reason="study", tolerance=0.0, keep_samples=True
+            )
+            yield examine(new, read_baseline(path))
+
+
+def main(n: int) -> None:
+    for same in (0.0, 0.5, 0.95):
+        reports = list(studies(n, same))
+        alarms = sum(bool(report.regressions) for report in reports)
+        assert not any(report.problems for report in reports)
+        print(f"equal models, {same:.0%} of images alike: {100 * alarms / n:.1f}% alarms of {n}")
+    reports = list(studies(n, 0.0, loss=0.2))
+    found = sum(bool(report.regressions) for report in reports)
+    print(f"20 points worse everywhere: {100 * found / n:.1f}% found")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
