@@ -14,6 +14,7 @@ from cosmos_eval.run import run_all
 from cosmos_eval.store import write_result
 from cosmos_eval.types import RunOptions
 
+SCENES = 37  # with every class among them
 PARITY = Path(__file__).parents[2] / "parity"
 OWN = {
     "found": "kind: retrieval\nimages: coco/images/test\n"
@@ -21,16 +22,17 @@ OWN = {
     "named": "kind: cls\nfolder: folder/test\ntemplates: ['a large {}', 'a {}']\n",
     "chosen": "kind: select\nimages: coco/images/test\nannotations: choices.jsonl\nlayout: items\n",
 }
-CHOICES = '{"image": "000000000000.jpg", "caption": "a boat", "negative": "a house"}\n'
+CHOICE = '{"image": "%s", "caption": "a boat", "negative": "a house"}\n'
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> list[str]:
-    write_layouts(tmp_path, split=TEST, count=6, layouts=["coco", "folder"])
-    (tmp_path / "choices.jsonl").write_text(CHOICES)
+    folder = write_layouts(tmp_path / "data", split=TEST, count=SCENES, layouts=["coco", "folder"])
+    image = min((folder / "coco/images/test").iterdir()).name
+    (folder / "choices.jsonl").write_text(CHOICE % image)
     for name, text in OWN.items():
-        (tmp_path / f"{name}.yaml").write_text(text)
-    return [str(tmp_path / f"{name}.yaml") for name in OWN]
+        (folder / f"{name}.yaml").write_text(text)
+    return [str(folder / f"{name}.yaml") for name in OWN]
 
 
 def test_nothing_is_encoded_twice(data, tmp_path, monkeypatch):
@@ -58,10 +60,10 @@ def test_nothing_is_encoded_twice(data, tmp_path, monkeypatch):
         return sorted(path.name for path in output.iterdir())
 
     first = run(tmp_path / "first", str(tmp_path / "cache"))
-    # The three data sets have the same six images, which are encoded once.
-    assert encoded.count("encode_image") == 6
+    # The three data sets have the same images, which are encoded once.
+    assert encoded.count("encode_image") == SCENES
     encoded.clear()
     assert run(tmp_path / "second", str(tmp_path / "cache")) == first
     assert encoded == []
     assert run(tmp_path / "third", None) == first
-    assert encoded.count("encode_image") == 13
+    assert encoded.count("encode_image") == 2 * SCENES + 1
