@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.files import write_atomically
-from cosmos_eval.labels import model_label, safe_name, variants
+from cosmos_eval.labels import model_label, stem_of, variants
 from cosmos_eval.types import ResultRow, UsageError
 
 if TYPE_CHECKING:
@@ -133,8 +133,7 @@ def _records(row: ResultRow) -> Iterable[tuple[Any, ...]]:
 
 def file_stem(row: ResultRow) -> str:
     """A file name without suffix that is readable, safe everywhere, and the result's own."""
-    parts = (row.model["spec"], row.dataset, row.protocol, *variants(row))
-    return "__".join(safe_name(part) for part in parts)
+    return stem_of(row.model["spec"], row.dataset, row.protocol, variants(row))
 
 
 @cache
