@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,7 @@ from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
 from cosmos_eval.batch import Stored, carry_out
 from cosmos_eval.executors import Engine, engine_of
 from cosmos_eval.plan import Machine, Pair, Plan, make_plan
-from cosmos_eval.share import Share
+from cosmos_eval.share import ALONE, Share
 from cosmos_eval.types import RunOptions
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -56,10 +57,14 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def run(datasets: list[str]) -> Callable[..., Run]:
-    """Carry out the plan by an engine."""
+    """Carry out the plan by an engine; a part of it: one model, two data sets."""
 
-    def carried_out(output: Path, engine: Engine, share: Share = Share()) -> Run:  # noqa: B008
+    def carried_out(
+        output: Path, engine: Engine, share: Share = ALONE, *, in_part: bool = False
+    ) -> Run:
         plan = plan_of(datasets, output, share)
+        if in_part:
+            plan = replace(plan, specs=plan.specs[:1], protocols=plan.protocols[:2])
         events = [*carry_out(plan, output, engine)]
         assert all(isinstance(event, Stored) for event in events)
         return Run([event.pair for event in events], *written(output))
