@@ -188,22 +188,36 @@ class Space(NamedTuple):
     used: float
 
 
-def spaces(root: Path) -> list[Space]:
-    """All that is kept, the most recently used first; damaged shards count without embeddings."""
+def spaces(root: Path, **wanted: Any) -> list[Space]:
+    """What is kept under identities with the `wanted` values, the most recently used first.
+
+    Damaged shards count without embeddings.
+    """
     files = _files(root)
     by_folder: dict[Path, list[_File]] = {}
     for file in files:
         by_folder.setdefault(file.path.parent, []).append(file)
+    identities = {folder: _identity_of(folder) for folder in by_folder}
     found = [
         Space(
-            _identity_of(folder),
-            sum(len(_keys_of(file.path) or ()) for file in some),
+            identities[folder],
+            sum(_count(file.path) for file in some),
             sum(file.size for file in some),
             max(file.used_ns for file in some) / 1e9,
         )
         for folder, some in by_folder.items()
+        if wanted.items() <= identities[folder].items()
     ]
     return sorted(found, key=lambda space: -space.used)
+
+
+def _count(path: Path) -> int:
+    """How many embeddings a shard has, by what it says of itself."""
+    try:
+        with safe_open(path, "numpy") as shard:
+            return int(shard.get_slice("keys").get_shape()[0])
+    except (SafetensorError, OSError, ValueError):
+        return 0
 
 
 def _identity_of(folder: Path) -> Mapping[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from cosmos_eval.encoders.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import known_families, known_protocols
+from cosmos_eval.suites import known_suites, read_suite
 from cosmos_eval.tasks import task_of
 
 Record = dict[str, str]
@@ -59,4 +60,14 @@ def protocols() -> list[Record]:
         records.append(
             {"protocol": family, "comparable with": comparable, "datasets": ", ".join(names)}
         )
+    return records
+
+
+def suites() -> list[Record]:
+    """The suites of this package: how many models and which data sets."""
+    records = []
+    for name in known_suites():
+        models, protocols = read_suite(name)
+        listed = ", ".join(f"{protocol.dataset} ({protocol.family})" for protocol in protocols)
+        records.append({"suite": name, "models": str(len(models)), "datasets": listed})
     return records

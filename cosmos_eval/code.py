@@ -18,6 +18,12 @@ _LIBRARIES = (
     *("pillow", "opencv-python", "numpy"),
 )
 
+# Modules that decide an embedding: what was kept by another version of them is not used.
+EMBEDDING = (
+    *("cosmos_core.model", "cosmos_eval.encoders", "cosmos_eval.embed", "cosmos_eval.sources"),
+    "cosmos_eval.tasks.prompts",
+)
+
 
 @cache
 def fingerprint(*modules: str) -> str:
@@ -39,12 +45,18 @@ def _version(distribution: str) -> str:
 
 
 def _sources(module: str) -> Iterator[Path]:
-    """Source files of a module or of all modules of a package, found without importing them."""
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise ModuleNotFoundError(f"{module} is missing: install cosmos-eval again")
-    folders = spec.submodule_search_locations
-    if folders is None:
-        yield Path(spec.origin)
-    for folder in folders or ():
-        yield from sorted(Path(folder).rglob("*.py"))
+    """Source files of a module or of all modules of a package; nothing is imported.
+
+    Looking for a module below a package the usual way would import the package.
+    """
+    package, *rest = module.split(".")
+    spec = importlib.util.find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        place = Path(folder, *rest)
+        if place.is_dir():
+            yield from sorted(place.rglob("*.py"))
+            return
+        if place.with_suffix(".py").is_file():
+            yield place.with_suffix(".py")
+            return
+    raise ModuleNotFoundError(f"{module} is missing: install cosmos-eval again")

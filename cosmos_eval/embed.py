@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from cosmos_eval.cache import Shelf
-from cosmos_eval.code import fingerprint
+from cosmos_eval.code import EMBEDDING, fingerprint
 from cosmos_eval.encoder import Encoder
 from cosmos_eval.sources import ImageSource
 from cosmos_eval.threads import ahead
@@ -37,12 +37,6 @@ Features = NDArray[np.float32]
 IMAGES_A_SHARD = 32  # at least a batch, and whole batches
 TEXTS_A_SHARD = 1024
 _HASHED_AT_ONCE = 256
-
-# The code that decides a feature; a change of it makes all that was kept useless.
-_CODE = (
-    *("cosmos_core.model", "cosmos_eval.encoders", "cosmos_eval.embed", "cosmos_eval.sources"),
-    "cosmos_eval.tasks.prompts",
-)
 
 
 class Inputs(NamedTuple):
@@ -114,7 +108,7 @@ def identity(encoder: Encoder, role: str, **of_role: Any) -> dict[str, Any]:
         "weights": info.weights,
         "precision": info.precision,
         "device": torch.device(info.device).type,
-        "code": fingerprint(*_CODE),
+        "code": fingerprint(*EMBEDDING),
         **of_role,
     }
 

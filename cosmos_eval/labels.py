@@ -14,14 +14,37 @@ def variants(row: ResultRow) -> tuple[str, ...]:
     A result of the student's weights, of another attention or precision, or of the first N
     samples only must never pass for, nor overwrite, the plain one.
     """
-    attention = row.provenance["attention"]
-    departures = {
-        "student": row.model["weights"] == "student",
-        str(attention): attention not in (None, row.provenance.get("protocol_attention", "csa")),
-        str(row.provenance["precision"]): row.provenance["precision"] != "fp32",
-        f"first {row.provenance['limit']} only": row.provenance["limit"] is not None,
+    record = row.provenance
+    return departures(
+        student=row.model["weights"] == "student",
+        attention=record["attention"],
+        usual_attention=record.get("protocol_attention", "csa"),
+        precision=record["precision"],
+        limit=record["limit"],
+    )
+
+
+def departures(
+    *,
+    student: bool,
+    attention: str | None,
+    usual_attention: str | None,
+    precision: str,
+    limit: int | None,
+) -> tuple[str, ...]:
+    """The words for what departs from the defaults, of a result or of one that is planned."""
+    words = {
+        "student": student,
+        str(attention): attention not in (None, usual_attention),
+        precision: precision != "fp32",
+        f"first {limit} only": limit is not None,
     }
-    return tuple(word for word, departs in departures.items() if departs)
+    return tuple(word for word, departs in words.items() if departs)
+
+
+def stem_of(model: str, dataset: str, family: str, words: tuple[str, ...]) -> str:
+    """A file name without suffix that is readable, safe everywhere, and the result's own."""
+    return "__".join(safe_name(part) for part in (model, dataset, family, *words))
 
 
 def model_label(row: ResultRow) -> str:

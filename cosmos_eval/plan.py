@@ -1,11 +1,11 @@
-"""What a run measures: all models on all data sets. Imports no torch."""
+"""What a run measures: models on data sets. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cosmos_eval.encoders.specs import BUNDLED, parse_model_spec
 from cosmos_eval.protocols import embedded_protocols, find_protocol
@@ -29,6 +29,19 @@ class Machine:
     precision: Precision = "fp32"
 
 
+class Pair(NamedTuple):
+    """What one result is of: a model as it was named, a data set and its protocol family."""
+
+    model: str
+    dataset: str
+    family: str
+
+
+def pair_of(spec: ModelSpec, protocol: Protocol) -> Pair:
+    """The model and the data set by their names."""
+    return Pair(spec.text, protocol.dataset, protocol.family)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """All models on all data sets."""
@@ -37,6 +50,11 @@ class Plan:
     protocols: Sequence[Protocol]
     options: RunOptions = field(default_factory=RunOptions)
     machine: Machine = field(default_factory=Machine)
+
+    @property
+    def pairs(self) -> list[Pair]:
+        """Every model with every data set, models outermost."""
+        return [pair_of(spec, protocol) for spec in self.specs for protocol in self.protocols]
 
 
 def make_plan(
@@ -53,19 +71,44 @@ def make_plan(
     """A plan from names as they are typed; none: the bundled models, the embedded data sets.
 
     Every data set is measured by its protocol of every family; none: by its usual protocol.
-    Raises UsageError for unknown names, for a data set of another task and for data sets that
-    need a data root where none is given or it does not exist.
+    Raises UsageError for unknown names and for a data set of another task.
+    """
+    return plan_of(
+        choose_protocols(task, datasets, families),
+        models=models,
+        arch=arch,
+        weights=weights,
+        options=options,
+        machine=machine,
+    )
+
+
+def plan_of(
+    protocols: Sequence[Protocol],
+    *,
+    models: Sequence[str] = (),
+    arch: str | None = None,
+    weights: Weights = "teacher",
+    options: RunOptions | None = None,
+    machine: Machine | None = None,
+) -> Plan:
+    """A plan from protocols and names of models as they are typed; none: the bundled models.
+
+    Raises UsageError for unknown models, repetitions, and options that contradict each other.
     """
     options = options or RunOptions()
     if options.overlays and options.save_predictions is None:
         raise UsageError("--overlays needs --save-predictions DIR: where the pictures go")
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models or BUNDLED]
-    protocols = _chosen(task, datasets, families)
     _refuse_repeated([spec.text for spec in specs])
     _refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
-    for protocol in protocols:
-        data_folder(protocol, options)
     return Plan(specs=specs, protocols=protocols, options=options, machine=machine or Machine())
+
+
+def require_folders(plan: Plan) -> None:
+    """Raise UsageError for a data set whose folder the user has to name, and has not."""
+    for protocol in plan.protocols:
+        data_folder(protocol, plan.options)
 
 
 def data_folder(protocol: Protocol, options: RunOptions) -> Path:
@@ -81,9 +124,10 @@ def data_folder(protocol: Protocol, options: RunOptions) -> Path:
     return Path(options.data_root)
 
 
-def _chosen(
+def choose_protocols(
     task: Task | Literal["all"], datasets: Sequence[str], families: Sequence[str]
 ) -> list[Protocol]:
+    """The protocols that `make_plan` names; raises as it does."""
     if not datasets:
         if families:
             raise UsageError("--protocol needs --dataset: which data sets are to be measured by it")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,9 +16,10 @@ from numpy.typing import NDArray
 from cosmos_eval import provenance
 from cosmos_eval.cache import embeddings_folder
 from cosmos_eval.labels import safe_name
-from cosmos_eval.plan import Machine, Plan, make_plan
+from cosmos_eval.plan import Machine, Pair, Plan, make_plan, pair_of, require_folders
 from cosmos_eval.processes import own_device
 from cosmos_eval.protocols import prepare
+from cosmos_eval.share import Share
 from cosmos_eval.tasks import fetch, room_of, task_of
 from cosmos_eval.types import (
     SCHEMA_VERSION,
@@ -41,7 +43,7 @@ Watch = Callable[[str, Progress], None]
 """Told of progress: what is being measured, and how far it is."""
 
 
-def _unwatched(what: str, progress: Progress) -> None:
+def unwatched(what: str, progress: Progress) -> None:
     """The watch that shows nothing."""
 
 
@@ -52,7 +54,7 @@ class Finished(NamedTuple):
     samples: Mapping[str, NDArray[Any]]
 
 
-def run_all(plan: Plan, watch: Watch = _unwatched) -> Iterator[Finished]:
+def run_all(plan: Plan, watch: Watch = unwatched) -> Iterator[Finished]:
     """Yield a result for every model and data set of the plan, models outermost.
 
     The data of every data set are checked before the first model is loaded, each model is loaded
@@ -64,13 +66,30 @@ def run_all(plan: Plan, watch: Watch = _unwatched) -> Iterator[Finished]:
     yield from measure_all(plan, watch)
 
 
-def check_data(plan: Plan, watch: Watch = _unwatched) -> None:
+class Fault(NamedTuple):
+    """A data set that cannot be measured on, and why."""
+
+    protocol: Protocol
+    error: Exception
+
+
+def check_data(plan: Plan, watch: Watch = unwatched) -> None:
     """Look at the data of every data set. Raises UsageError where they cannot be measured on."""
+    require_folders(plan)
+    for fault in data_faults(plan, watch):
+        raise fault.error
+
+
+def data_faults(plan: Plan, watch: Watch = unwatched) -> Iterator[Fault]:
+    """Look at the data of every data set; yield those that cannot be measured on."""
     share = plan.options.share
     for done, protocol in enumerate(plan.protocols):
         watch("data", Progress("check", done, len(plan.protocols)))
-        share.first_alone(partial(_provide, protocol, plan.options))
-        share.together(partial(room_of(protocol).check, protocol, plan.options))
+        try:
+            share.first_alone(partial(_provide, protocol, plan.options))
+            share.together(partial(room_of(protocol).check, protocol, plan.options))
+        except Exception as error:
+            yield Fault(protocol, error)
     watch("data", Progress("check", len(plan.protocols), len(plan.protocols)))
 
 
@@ -80,18 +99,42 @@ def _provide(protocol: Protocol, options: RunOptions) -> None:
         fetch(protocol, options)
 
 
-def measure_all(plan: Plan, watch: Watch = _unwatched) -> Iterator[Finished]:
+class Job(NamedTuple):
+    """A model and protocols that it is measured by in one pass over their images."""
+
+    spec: ModelSpec
+    protocols: tuple[Protocol, ...]
+
+
+def jobs_of(plan: Plan, skip: Container[Pair] = ()) -> list[Job]:
+    """What a plan measures but for the pairs to be skipped, models outermost.
+
+    Data sets that are measured in one pass stand where the first of them does. Their data are
+    assumed to be checked.
+    """
+    keys = [_image_pass(protocol, plan.options) for protocol in plan.protocols]
+    jobs = []
+    for spec in plan.specs:
+        groups: dict[Hashable, list[Protocol]] = defaultdict(list)
+        for protocol, key in zip(plan.protocols, keys, strict=True):
+            if pair_of(spec, protocol) not in skip:
+                groups[key].append(protocol)
+        jobs += [Job(spec, tuple(group)) for group in groups.values()]
+    return jobs
+
+
+def _image_pass(protocol: Protocol, options: RunOptions) -> Hashable:
+    return task_of(protocol), room_of(protocol).image_pass(protocol, options)
+
+
+def measure_all(plan: Plan, watch: Watch = unwatched) -> Iterator[Finished]:
     """`run_all` on data that are checked already."""
     surroundings = provenance.environment()
-    groups = plan.options.share.together(partial(_groups, plan))
-    for spec in plan.specs:
-        started = time.perf_counter()
-        watch(spec.text, Progress("load", 0, 1))
-        encoder = plan.options.share.together(partial(_load, spec, plan.machine))
-        watch(spec.text, Progress("load", 1, 1))
-        shared = _Shared(surroundings, time.perf_counter() - started, plan.options)
-        for protocols in groups:
-            yield from _measure(encoder, protocols, shared, watch)
+    jobs = plan.options.share.together(partial(jobs_of, plan))
+    for spec, own in groupby(jobs, lambda job: job.spec):
+        model = load(spec, plan.machine, plan.options.share, watch)
+        for job in own:
+            yield from measure(model, job.protocols, plan.options, surroundings, watch)
 
 
 def run(
@@ -156,12 +199,20 @@ def evaluate(
     return next(run_all(plan)).row
 
 
-class _Shared(NamedTuple):
-    """What all results of one loaded model have in common."""
+class Loaded(NamedTuple):
+    """A model ready to be measured, and how long it took to load."""
 
-    surroundings: Mapping[str, Any]
-    load_seconds: float
-    options: RunOptions
+    encoder: Encoder
+    seconds: float
+
+
+def load(spec: ModelSpec, machine: Machine, share: Share, watch: Watch = unwatched) -> Loaded:
+    """Load a model in every process. Raises UsageError, in all, where it cannot be used."""
+    started = time.perf_counter()
+    watch(spec.text, Progress("load", 0, 1))
+    encoder = share.together(partial(_load, spec, machine))
+    watch(spec.text, Progress("load", 1, 1))
+    return Loaded(encoder, time.perf_counter() - started)
 
 
 def _load(spec: ModelSpec, machine: Machine) -> Encoder:
@@ -170,34 +221,35 @@ def _load(spec: ModelSpec, machine: Machine) -> Encoder:
     return load_encoder(spec, device=own_device(machine.device), precision=machine.precision)
 
 
-def _groups(plan: Plan) -> list[list[Protocol]]:
-    """The protocols that are measured in one pass over their images, in the order of the first."""
-    groups: dict[tuple[str, Hashable], list[Protocol]] = defaultdict(list)
-    for protocol in plan.protocols:
-        key = room_of(protocol).image_pass(protocol, plan.options)
-        groups[task_of(protocol), key].append(protocol)
-    return list(groups.values())
-
-
-def _measure(
-    encoder: Encoder, protocols: Sequence[Protocol], shared: _Shared, watch: Watch
+def measure(
+    model: Loaded,
+    protocols: Sequence[Protocol],
+    options: RunOptions,
+    surroundings: Mapping[str, Any],
+    watch: Watch = unwatched,
 ) -> Iterator[Finished]:
+    """A result a protocol, in their order; one pass over their images, which they share.
+
+    `surroundings` is `provenance.environment`'s. A result should be stored before the next is asked
+    for, as in `run_all`.
+    """
     started = time.perf_counter()
+    encoder = model.encoder
     what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
     measured = room_of(protocols[0]).measure(
         encoder,
         protocols,
-        _own_predictions(shared.options, encoder),
+        _own_predictions(options, encoder),
         lambda progress: watch(what, progress),
     )
     for protocol, measurement in zip(protocols, measured, strict=True):
         seconds = {
-            "load": shared.load_seconds,
+            "load": model.seconds,
             **measurement.seconds,
             "total": time.perf_counter() - started,
         }
-        row = _row(encoder, protocol, measurement, shared, seconds)
-        yield Finished(row, measurement.samples)
+        record = {**surroundings, **_record(encoder, protocol, measurement, options, seconds)}
+        yield Finished(_row(encoder, protocol, measurement, record), measurement.samples)
 
 
 def _own_predictions(options: RunOptions, encoder: Encoder) -> RunOptions:
@@ -212,8 +264,7 @@ def _row(
     encoder: Encoder,
     protocol: Protocol,
     measurement: Measurement,
-    shared: _Shared,
-    seconds: Mapping[str, float],
+    record: Mapping[str, Any],
 ) -> ResultRow:
     info = encoder.info
     return ResultRow(
@@ -233,7 +284,7 @@ def _row(
         per_class=measurement.per_class,
         confusion_pairs=measurement.confusion_pairs,
         n_samples=measurement.n_samples,
-        provenance=_provenance(encoder, protocol, measurement, shared, seconds),
+        provenance=record,
         samples="",
     )
 
@@ -244,16 +295,15 @@ def _attention(protocol: Protocol, options: RunOptions) -> dict[str, Attention |
     return {"attention": (options.attention or own) if own else None, "protocol_attention": own}
 
 
-def _provenance(
+def _record(
     encoder: Encoder,
     protocol: Protocol,
     measurement: Measurement,
-    shared: _Shared,
+    options: RunOptions,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    options = shared.options
+    """What of a result's provenance is its own."""
     return {
-        **shared.surroundings,
         "utc": provenance.utc_now(),
         "device": encoder.info.device,
         "precision": encoder.info.precision,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cosmos_eval.files import write_atomically
-from cosmos_eval.labels import model_label, safe_name, variants
+from cosmos_eval.labels import model_label, stem_of, variants
 from cosmos_eval.types import ResultRow, Samples, UsageError
 from cosmos_eval.versions import Record, upgrade_record, upgrade_samples
 
@@ -155,8 +155,7 @@ def result_paths(directory: Path) -> list[Path]:
 
 def file_stem(row: ResultRow) -> str:
     """A file name without suffix that is readable, safe everywhere, and the result's own."""
-    parts = (row.model["spec"], row.dataset, row.protocol, *variants(row))
-    return "__".join(safe_name(part) for part in parts)
+    return stem_of(row.model["spec"], row.dataset, row.protocol, variants(row))
 
 
 def samples_name(row: ResultRow, digest: str) -> str:

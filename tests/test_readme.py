@@ -58,7 +58,7 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize("line", MEASURE)
 def test_measuring_commands(line, users_folder, capsys):
     arguments = [re.sub("^~", str(users_folder), word) for word in shlex.split(line)[1:]]
-    if arguments[0] in ("leaderboard", "data", "segment", "verify", "export"):
+    if arguments[0] in ("leaderboard", "data", "segment", "verify", "export", "reproduce"):
         arguments.append("--help")
     if arguments[0] == "run":
         arguments.append("--dry-run")

@@ -23,7 +23,7 @@ from cosmos_eval.cli import (
     verify,
 )
 from cosmos_eval.processes import is_first, leave
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import CosmosEvalError, UsageError
 
 app = typer.Typer(
     name="cosmos-eval",
@@ -86,6 +86,8 @@ def _end(error: BaseException) -> int:
         return _fail(said, 130, silent=not is_first())
     if isinstance(error, UsageError):
         return _fail(str(error), 2, silent=not is_first())
+    if isinstance(error, CosmosEvalError):
+        return _fail(str(error), 1, silent=not is_first())
     if isinstance(error, _ParseError):
         return _fail(f"{error.format_message()} (see --help)", 2, silent=not is_first())
     if isinstance(error, BrokenPipeError):

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
+    from cosmos_eval.batch import Failed
     from cosmos_eval.cache import Space
     from cosmos_eval.compare import Comparison, MetricTest
     from cosmos_eval.doctor import Diagnosis
     from cosmos_eval.leaderboard import Entry, Format, Reproduction, Ties
-    from cosmos_eval.plan import Plan
+    from cosmos_eval.pending import Standing
+    from cosmos_eval.preview import Preview
     from cosmos_eval.regression import Report
     from cosmos_eval.types import ResultRow
     from cosmos_eval.verify import Verdict
@@ -97,6 +99,19 @@ class Progress:
             self._bars.update(task, visible=False)
         self._console.print(f"wrote {path}", markup=False)
 
+    def found(self, standing: Standing) -> None:
+        """Tell of a result file that was there before."""
+        line = standing.fault and f"{standing.fault}: measured again"
+        self._console.print(line or f"there already: {standing.path}", markup=False)
+
+    def failed(self, event: Failed) -> None:
+        """Tell what has no result, and why."""
+        models = {pair.model for pair in event.pairs}
+        sets = {f"{pair.dataset} ({pair.family})" for pair in event.pairs}
+        who = models.pop() if len(models) == 1 else f"{len(models)} models"
+        on = ", ".join(sorted(sets))
+        self._console.print(f"failed: {who} on {on}: {event.reason}", markup=False)
+
     def _show_bar(self, what: str, step: Step) -> None:
         key = (what, step.phase)
         if key not in self._tasks:
@@ -111,23 +126,79 @@ class Progress:
             self._console.print(f"{what}: {step.phase} {step.done}/{step.total}", markup=False)
 
 
-def show_plan(plan: Plan, *, as_json: bool) -> None:
-    """Print what would be measured and where its data are expected."""
-    from cosmos_eval.plan import data_folder
-    from cosmos_eval.tasks import task_of
+def show_preview(previews: Sequence[Preview], *, as_json: bool) -> None:
+    """Print what would be measured, what of it is there already, and about how long it takes."""
+    if as_json:
+        print_json([_preview_record(preview) for preview in previews])
+        return
+    show_records([_preview_row(preview) for preview in previews], as_json=False)
+    missing = {
+        preview.pair.dataset: preview.data
+        for preview in previews
+        if preview.data in ("not found", "no --data-root")
+    }
+    for dataset, data in missing.items():
+        print(f"data of {dataset}: {data}")
+    left = [preview for preview in previews if not preview.is_there]
+    known = [preview.estimate for preview in left if preview.estimate is not None]
+    print(f"there already: {len(previews) - len(left)} of {len(previews)}")
+    if known:
+        seconds = sum(estimate.seconds for estimate in known)
+        print(
+            f"estimate for {len(known)} of the other {len(left)}: about {_duration(seconds)}, one "
+            "after the other, each encoding all its images itself"
+        )
+        for basis in dict.fromkeys(estimate.basis for estimate in known):
+            print(f"estimated from {basis}")
 
-    records = [
-        {
-            "model": spec.text,
-            "task": task_of(protocol),
-            "dataset": protocol.dataset,
-            "protocol": protocol.family,
-            "data": str(data_folder(protocol, plan.options)),
-        }
-        for spec in plan.specs
-        for protocol in plan.protocols
-    ]
-    show_records(records, as_json=as_json)
+
+def _preview_record(preview: Preview) -> dict[str, Any]:
+    standing, estimate = preview.standing, preview.estimate
+    return {
+        "model": preview.pair.model,
+        "task": preview.task,
+        "dataset": preview.pair.dataset,
+        "protocol": preview.pair.family,
+        "data": None if preview.folder is None else str(preview.folder),
+        "data_state": preview.data,
+        "samples": preview.samples,
+        "result": None if standing is None else str(standing.path),
+        "result_fault": None if standing is None else standing.fault or None,
+        "embeddings_kept": preview.kept,
+        "estimated_seconds": None if estimate is None else round(estimate.seconds, 1),
+        "estimated_from": None if estimate is None else estimate.basis,
+    }
+
+
+def _preview_row(preview: Preview) -> dict[str, str]:
+    standing, estimate, kept = preview.standing, preview.estimate, preview.kept
+    found = "" if standing is None else "damaged" if standing.fault else "there"
+    counts = ", ".join(f"{count} {role}" for role, count in (kept or {}).items())
+    return {
+        "model": preview.pair.model,
+        "task": preview.task,
+        "dataset": preview.pair.dataset,
+        "protocol": preview.pair.family,
+        "data": preview.data,
+        "samples": "" if preview.samples is None else str(preview.samples),
+        "result": found,
+        "embeddings kept": "unknown" if kept is None else counts or "none",
+        "estimate": "unknown" if estimate is None else f"~{_duration(estimate.seconds)}",
+    }
+
+
+def _duration(seconds: float) -> str:
+    """A time in its two largest units."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def show_summary(measured: int, kept: int, failed: int) -> None:
+    """Tell on standard error how many results there are of each kind."""
+    print(f"measured {measured}, there already {kept}, failed {failed}", file=sys.stderr)
 
 
 def show_results(paths: Sequence[Path], *, as_json: bool) -> None:

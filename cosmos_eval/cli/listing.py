@@ -13,15 +13,18 @@ from cosmos_eval.cli.options import (
 
 
 def list_known(
-    what: Annotated[Literal["models", "datasets", "protocols"], typer.Argument(show_default=False)],
+    what: Annotated[
+        Literal["models", "datasets", "protocols", "suites"], typer.Argument(show_default=False)
+    ],
     json: JsonOption = False,
 ) -> None:
-    """List the models, data sets or protocol families that are known."""
+    """List the models, data sets, protocol families or suites that are known."""
     from cosmos_eval import catalog
 
     listed = {
         "models": catalog.models,
         "datasets": catalog.datasets,
         "protocols": catalog.protocols,
+        "suites": catalog.suites,
     }
     display.show_records(listed[what](), as_json=json)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -19,13 +20,22 @@ from cosmos_eval.cli.options import (
     WeightsOption,
 )
 from cosmos_eval.processes import is_first, joined
-from cosmos_eval.types import RunOptions
+from cosmos_eval.types import Executor, Protocol, RunOptions, UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.plan import Plan
+    from cosmos_eval.pending import Standing
+    from cosmos_eval.plan import Pair, Plan
 
 
 def run(
+    suite: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE",
+            help="A list of models and data sets, see `cosmos-eval list suites`; only what is "
+            "missing in --output is measured.",
+        ),
+    ] = None,
     task: Annotated[
         Literal["retrieval", "cls", "seg", "select", "all"],
         typer.Option(help="Measure only this task."),
@@ -94,16 +104,33 @@ def run(
             "--cache/--no-cache", help="Keep embeddings, see `cosmos-eval cache`, and use them."
         ),
     ] = True,
+    keep_going: Annotated[
+        bool,
+        typer.Option("--keep-going", help="Go on past what cannot be measured; then status 1."),
+    ] = False,
+    executor: Annotated[
+        Executor, typer.Option(help="Here, on a Ray cluster, or as SLURM jobs.")
+    ] = "local",
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only show what would be measured, and where.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Only show what would be measured, what is there, and about how long."
+        ),
     ] = False,
     json: JsonOption = False,
 ) -> None:
     """Measure models on data sets, write the results and print them as a table."""
     from cosmos_eval.cache import embeddings_folder
-    from cosmos_eval.plan import Machine, make_plan
+    from cosmos_eval.pending import standings
+    from cosmos_eval.plan import Machine, choose_protocols
 
+    if suite is not None and (task != "all" or dataset or protocol or model):
+        raise UsageError(
+            "--suite names models and data sets: leave --task, --dataset, --protocol, --model out"
+        )
     with joined() as share:
+        if executor != "local" and share.size > 1:
+            raise UsageError("--executor local is the one for torchrun")
         options = RunOptions(
             data_root=data_root,
             download=download,
@@ -118,10 +145,9 @@ def run(
             share=share,
         )
         make = partial(
-            make_plan,
-            task=task,
-            datasets=dataset or (),
-            families=protocol or (),
+            _plan,
+            suite,
+            partial(choose_protocols, task, dataset or (), protocol or ()),
             models=model or (),
             arch=arch,
             weights=weights,
@@ -129,27 +155,85 @@ def run(
             machine=Machine(device=device, precision=precision),
         )
         plan = share.together(make)
-        if not dry_run:
-            stored = _measure(plan, output)
+        there = {} if suite is None and not dry_run else share.gather(standings(plan, output))[0]
+        if dry_run:
+            _show_preview(plan, there, output, as_json=json)
+            return
+        ended = _carry_out(plan, output, there, executor, keep_going=keep_going)
     if not is_first():
         return
-    if dry_run:
-        display.show_plan(plan, as_json=json)
-    else:
-        display.show_results(stored, as_json=json)
+    display.show_results(ended.paths, as_json=json)
+    if suite is not None or keep_going:
+        display.show_summary(ended.measured, ended.kept, ended.failed)
+    if ended.failed:
+        raise typer.Exit(1)
 
 
-def _measure(plan: Plan, output: Path) -> list[Path]:
-    """Carry out a plan; the first process writes the results and returns their paths."""
-    from cosmos_eval.run import run_all
-    from cosmos_eval.store import write_result
+def _plan(
+    suite: str | None,
+    choose: Callable[[], Sequence[Protocol]],
+    *,
+    models: Sequence[str],
+    **how: Any,
+) -> Plan:
+    """The plan of a suite, or of models and data sets that were named one by one."""
+    from cosmos_eval.plan import plan_of
+    from cosmos_eval.suites import Suite, read_suite
 
-    share, stored = plan.options.share, []
+    chosen = Suite(tuple(models), tuple(choose())) if suite is None else read_suite(suite)
+    return plan_of(chosen.protocols, models=chosen.models, **how)
+
+
+class _Ended(NamedTuple):
+    """The result files of a run in the plan's order, and how many there are of each kind."""
+
+    paths: Sequence[Path]
+    measured: int
+    kept: int
+    failed: int
+
+
+def _carry_out(
+    plan: Plan,
+    output: Path,
+    there: Mapping[Pair, Standing],
+    executor: Executor,
+    *,
+    keep_going: bool,
+) -> _Ended:
+    """Measure what is not there, telling of every result."""
+    from cosmos_eval.batch import Failed, carry_out
+    from cosmos_eval.executors import engine_of
+
+    kept = {pair: standing.path for pair, standing in there.items() if standing.row is not None}
+    stored: dict[Pair, Path] = {}
+    failed = 0
     with display.Progress(silent=not is_first()) as progress:
-        for finished in run_all(plan, progress.step):
-            write = partial(write_result, output, *finished)
-            path = share.together(write if is_first() else lambda: None)
-            if path is not None:
-                stored.append(path)
-                progress.wrote(path)
-    return stored
+        for standing in there.values():
+            progress.found(standing)
+        for event in carry_out(
+            plan,
+            output,
+            engine_of(executor),
+            skip=kept,
+            keep_going=keep_going,
+            watch=progress.step,
+        ):
+            if isinstance(event, Failed):
+                failed += len(event.pairs)
+                progress.failed(event)
+            else:
+                stored[event.pair] = event.path
+                progress.wrote(event.path)
+    every = {**kept, **stored}
+    paths = [every[pair] for pair in plan.pairs if pair in every]
+    return _Ended(paths, len(stored), len(kept), failed)
+
+
+def _show_preview(
+    plan: Plan, there: Mapping[Pair, Standing], output: Path, *, as_json: bool
+) -> None:
+    from cosmos_eval.preview import preview
+
+    if is_first():
+        display.show_preview(preview(plan, there, output), as_json=as_json)

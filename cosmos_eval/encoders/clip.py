@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import open_clip
@@ -28,8 +26,6 @@ from cosmos_eval.encoders.inputs import (
 from cosmos_eval.types import Attention, EncoderInfo, Precision
 
 _AUTOCAST: dict[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-_HASH_CHUNK = 1 << 20  # bytes
 
 
 class ClipParts(NamedTuple):
@@ -159,12 +155,3 @@ def _text_can_be_trimmed(parts: ClipParts) -> bool:
 def _is_plain(tower: nn.Module) -> bool:
     """OpenCLIP's own transformer, without a class token."""
     return isinstance(tower, TextTransformer) and tower.cls_emb is None
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_HASH_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

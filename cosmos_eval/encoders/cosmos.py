@@ -19,9 +19,10 @@ import cosmos_core
 from cosmos_core.data.scenes import scenes_tokenizer
 from cosmos_core.model.build import model_config
 from cosmos_eval.encoders import audit
-from cosmos_eval.encoders.clip import ClipEncoder, ClipParts, file_sha256
+from cosmos_eval.encoders.clip import ClipEncoder, ClipParts
 from cosmos_eval.encoders.hub import fetch
 from cosmos_eval.encoders.specs import RELEASED
+from cosmos_eval.files import file_sha256
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
 

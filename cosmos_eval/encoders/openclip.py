@@ -22,9 +22,10 @@ from open_clip.transform import PreprocessCfg
 from torch import nn
 
 from cosmos_eval.encoders import audit
-from cosmos_eval.encoders.clip import ClipEncoder, ClipParts, file_sha256
+from cosmos_eval.encoders.clip import ClipEncoder, ClipParts
 from cosmos_eval.encoders.hub import reason
 from cosmos_eval.encoders.specs import HUB
+from cosmos_eval.files import file_sha256
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
 RANDOM = "random"

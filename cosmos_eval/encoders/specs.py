@@ -25,14 +25,15 @@ _FORMS = "cosmos:NAME|PATH, openclip:ARCH/TAG|PATH, openclip:FOLDER or openclip:
 def _bundled_names() -> tuple[str, ...]:
     """The two models of the default run first, then whatever else the package carries."""
     first = ("scenes-cosmos", "scenes-clip")
+    return (*first, *sorted(set(_bundled_files()) - set(first)))
+
+
+def _bundled_files() -> dict[str, Path]:
+    """The weights that the package carries, by the model's name."""
     package = importlib.util.find_spec("cosmos_core")
     folders = package.submodule_search_locations if package else None
-    found = {file.stem for folder in folders or () for file in _weights_in(Path(folder))}
-    return (*first, *sorted(found - set(first)))
-
-
-def _weights_in(package: Path) -> list[Path]:
-    return list((package / "bundled").glob("*.safetensors"))
+    files = [path for f in folders or () for path in (Path(f) / "bundled").glob("*.safetensors")]
+    return {path.stem: path for path in files}
 
 
 BUNDLED: tuple[str, ...] = _bundled_names()
@@ -53,6 +54,28 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
         return _openclip_spec(text, name)
     known = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
     raise UsageError(f"unknown model '{text}'; nearest: {nearest(text, known)}; forms: {_FORMS}")
+
+
+def located(text: str, folder: Path) -> str:
+    """A typed model name whose file or folder is relative to `folder`; other names as they are."""
+    kind, _, name = text.partition(":")
+    if kind == "cosmos" and name not in RELEASED:
+        return f"cosmos:{folder / name}"
+    if kind == "openclip" and (folder / name / _DESCRIPTION).is_file():
+        return f"openclip:{folder / name}"
+    arch, _, source = name.partition("/")
+    if kind == "openclip" and source and (folder / source).is_file():
+        return f"openclip:{arch}/{folder / source}"
+    return text
+
+
+def local_file(spec: ModelSpec) -> Path | None:
+    """The file of a model's weights, where its name says which file of this machine it is."""
+    if spec.kind == "bundled":
+        return _bundled_files().get(spec.name)
+    if spec.kind == "cosmos" and spec.name in RELEASED:
+        return None
+    return Path(spec.name) if Path(spec.name).is_file() else None
 
 
 def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:

@@ -12,8 +12,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
-import yaml
-
 from cosmos_eval.types import (
     Attention,
     ClassificationProtocol,
@@ -28,6 +26,7 @@ from cosmos_eval.types import (
     UsageError,
     nearest,
 )
+from cosmos_eval.yaml_files import FileError, read_yaml
 
 FAMILY = "user"
 
@@ -63,48 +62,15 @@ def read_protocol(path: Path) -> Protocol:
     the wrong type.
     """
     try:
-        return _protocol(_load(path), path)
-    except _FileError as error:
+        return _protocol(read_yaml(path, "kind: seg"), path)
+    except FileError as error:
         raise UsageError(f"{path}: {error}") from None
-
-
-class _FileError(Exception):
-    """What is wrong in a file, without the file's name."""
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without its silent acceptance of a key given twice."""
-
-
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    repeated = [key for key in keys if keys.count(key) > 1]
-    if repeated:
-        raise _FileError(f"key {repeated[0]!r} is given twice")
-    return loader.construct_mapping(node, deep=True)
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.load(path.read_text("utf-8"), _Loader)
-    except FileNotFoundError:
-        raise _FileError("no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise _FileError(f"cannot be read: {error}") from error
-    except yaml.YAMLError as error:
-        raise _FileError(f"is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise _FileError("must hold keys and values, such as `kind: seg`")
-    return content
 
 
 def _protocol(content: dict[str, Any], path: Path) -> Protocol:
     kind = content.pop("kind", None)
     if kind not in _KINDS:
-        raise _FileError(f"`kind` must be one of {', '.join(_KINDS)}, not {kind!r}")
+        raise FileError(f"`kind` must be one of {', '.join(_KINDS)}, not {kind!r}")
     cls = _KINDS[kind]
     name = _text(content.pop("name", path.stem), "name")
     fields: dict[str, Any] = {}
@@ -117,7 +83,7 @@ def _protocol(content: dict[str, Any], path: Path) -> Protocol:
         if key in content:
             fields[key] = _value(content[key], key, str(item.type))
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            raise _FileError(f"`{key}` is missing; a {kind} data set needs it")
+            raise FileError(f"`{key}` is missing; a {kind} data set needs it")
     protocol = cls(dataset=name, family=FAMILY, root=str(path.parent.absolute()), **fields)
     _refuse_unknown_groups(protocol)
     return protocol
@@ -127,7 +93,7 @@ def _refuse_unknown(content: Mapping[str, Any], known: list[str]) -> None:
     for key in content:
         if key not in known:
             names = nearest(key, ["kind", "name", *known])
-            raise _FileError(f"unknown key `{key}`; nearest known: {names}")
+            raise FileError(f"unknown key `{key}`; nearest known: {names}")
 
 
 def _refuse_unknown_groups(protocol: Protocol) -> None:
@@ -137,9 +103,7 @@ def _refuse_unknown_groups(protocol: Protocol) -> None:
         for name in members:
             if name not in protocol.class_names:
                 known = nearest(name, protocol.class_names)
-                raise _FileError(
-                    f"`groups.{group}` names no class {name!r}; nearest known: {known}"
-                )
+                raise FileError(f"`groups.{group}` names no class {name!r}; nearest known: {known}")
 
 
 def _classes(value: Any, folder: Path) -> dict[str, Any]:
@@ -152,14 +116,14 @@ def _classes(value: Any, folder: Path) -> dict[str, Any]:
     elif isinstance(value, list) and value:
         classes = [_class(item, f"classes[{index}]") for index, item in enumerate(value)]
     else:
-        raise _FileError(
+        raise FileError(
             "`classes` must list the class names in the order of the label map's indices, "
             "or name a text file with a class a line"
         )
     names = tuple(item.name for item in classes)
     repeated = [name for name in names if names.count(name) > 1]
     if repeated:
-        raise _FileError(f"`classes` names {repeated[0]!r} twice")
+        raise FileError(f"`classes` names {repeated[0]!r} twice")
     return {"class_names": names, "queries": tuple(item.queries for item in classes)}
 
 
@@ -173,15 +137,15 @@ def _class_lines(path: Path) -> list[_Class]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise _FileError(f"`classes`: cannot read {path}: {error}") from error
+        raise FileError(f"`classes`: cannot read {path}: {error}") from error
     classes = []
     for number, line in enumerate(lines, start=1):
         prompts = tuple(prompt.strip() for prompt in line.split(","))
         if not all(prompts):
-            raise _FileError(f"`classes`: {path}, line {number} is blank or has a blank prompt")
+            raise FileError(f"`classes`: {path}, line {number} is blank or has a blank prompt")
         classes.append(_Class(prompts[0], prompts))
     if not classes:
-        raise _FileError(f"`classes`: {path} is empty")
+        raise FileError(f"`classes`: {path} is empty")
     return classes
 
 
@@ -191,7 +155,7 @@ def _class(item: Any, where: str) -> _Class:
         return _Class(name, (name,))
     for key in item:
         if key not in ("name", "queries"):
-            raise _FileError(f"unknown key `{key}` in `{where}`; known: name, queries")
+            raise FileError(f"unknown key `{key}` in `{where}`; known: name, queries")
     name = _text(item.get("name"), f"{where}.name")
     queries = _texts(item.get("queries", [name]), f"{where}.queries")
     return _Class(name, queries)
@@ -210,19 +174,19 @@ def _value(value: Any, key: str, kind: str) -> Any:
 def _text(value: Any, key: str) -> str:
     if not isinstance(value, str) or not value.strip():
         # YAML reads an unquoted yes, no, on or 12 as something else than text.
-        raise _FileError(f"`{key}` must be text, not {value!r}; write it in quotes")
+        raise FileError(f"`{key}` must be text, not {value!r}; write it in quotes")
     return value
 
 
 def _texts(value: Any, key: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not value:
-        raise _FileError(f"`{key}` must be a list of texts, not {value!r}")
+        raise FileError(f"`{key}` must be a list of texts, not {value!r}")
     return tuple(_text(item, f"{key}[{index}]") for index, item in enumerate(value))
 
 
 def _text_or_texts(value: Any, key: str) -> str | tuple[str, ...]:
     if key == "templates" and isinstance(value, dict):
-        raise _FileError(
+        raise FileError(
             f"`{key}` must be the same for all classes: a list of texts with {{}}, not prompts "
             f"for each class such as {next(iter(value), None)!r}"
         )
@@ -231,19 +195,19 @@ def _text_or_texts(value: Any, key: str) -> str | tuple[str, ...]:
 
 def _number(value: Any, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise _FileError(f"`{key}` must be a number, not {value!r}")
+        raise FileError(f"`{key}` must be a number, not {value!r}")
     return float(value)
 
 
 def _whole(value: Any, key: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise _FileError(f"`{key}` must be a whole number, not {value!r}")
+        raise FileError(f"`{key}` must be a whole number, not {value!r}")
     return value
 
 
 def _truth(value: Any, key: str) -> bool:
     if not isinstance(value, bool):
-        raise _FileError(f"`{key}` must be true or false, not {value!r}")
+        raise FileError(f"`{key}` must be true or false, not {value!r}")
     return value
 
 
@@ -253,7 +217,7 @@ def _one_of(known: Any) -> Callable[[Any, str], str]:
 
     def read(value: Any, key: str) -> str:
         if value not in values:
-            raise _FileError(f"`{key}` must be one of {', '.join(values)}, not {value!r}")
+            raise FileError(f"`{key}` must be one of {', '.join(values)}, not {value!r}")
         return str(value)
 
     return read
@@ -261,19 +225,19 @@ def _one_of(known: Any) -> Callable[[Any, str], str]:
 
 def _rgb(value: Any, key: str) -> tuple[float, ...]:
     if not isinstance(value, list) or len(value) != 3:
-        raise _FileError(f"`{key}` must be a list of three numbers, not {value!r}")
+        raise FileError(f"`{key}` must be a list of three numbers, not {value!r}")
     return tuple(_number(item, f"{key}[{index}]") for index, item in enumerate(value))
 
 
 def _names(value: Any, key: str) -> dict[str, str]:
     if not isinstance(value, dict):
-        raise _FileError(f"`{key}` must map names to names, not {value!r}")
+        raise FileError(f"`{key}` must map names to names, not {value!r}")
     return {_text(k, key): _text(v, f"{key}.{k}") for k, v in value.items()}
 
 
 def _groups(value: Any, key: str) -> dict[str, tuple[str, ...]]:
     if not isinstance(value, dict):
-        raise _FileError(f"`{key}` must map group names to lists of classes, not {value!r}")
+        raise FileError(f"`{key}` must map group names to lists of classes, not {value!r}")
     return {_text(k, key): _texts(v, f"{key}.{k}") for k, v in value.items()}
 
 

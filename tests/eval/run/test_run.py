@@ -127,11 +127,6 @@ def test_a_default_plan_is_the_bundled_models_on_the_embedded_data():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"datasets": ["voc20"]}, "voc20 is not embedded: .*--data-root"),
-        (
-            {"datasets": ["voc20"], "options": RunOptions(data_root="/nowhere/at/all")},
-            "no folder /nowhere/at/all",
-        ),
         ({"datasets": ["scenes-seg"], "task": "cls"}, "scenes-seg is a data set of task seg"),
         ({"datasets": ["scenes-seg", "scenes-seg"]}, "scenes-seg .* given twice"),
         ({"models": ["scenes-clip", "scenes-clip"]}, "scenes-clip is given twice"),
@@ -141,3 +136,17 @@ def test_a_default_plan_is_the_bundled_models_on_the_embedded_data():
 def test_plans_that_cannot_be(arguments, message):
     with pytest.raises(UsageError, match=message):
         make_plan(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("data_root", "message"),
+    [
+        (None, "voc20 is not embedded: .*--data-root"),
+        ("/nowhere/at/all", "no folder /nowhere/at/all"),
+    ],
+)
+def test_data_sets_need_a_folder_that_is_there(data_root, message, loads):
+    plan = make_plan(datasets=["voc20"], options=RunOptions(data_root=data_root))
+    with pytest.raises(UsageError, match=message):
+        next(run_all(plan))
+    assert loads == []

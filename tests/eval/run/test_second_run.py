@@ -14,7 +14,7 @@ from cosmos_eval.run import run_all
 from cosmos_eval.store import write_result
 from cosmos_eval.types import RunOptions
 
-SCENES = 37  # enough for a picture of every class
+SCENES = 37  # with every class among them
 PARITY = Path(__file__).parents[2] / "parity"
 OWN = {
     "found": "kind: retrieval\nimages: coco/images/test\n"
@@ -22,14 +22,14 @@ OWN = {
     "named": "kind: cls\nfolder: folder/test\ntemplates: ['a large {}', 'a {}']\n",
     "chosen": "kind: select\nimages: coco/images/test\nannotations: choices.jsonl\nlayout: items\n",
 }
-CHOICES = '{"image": "000000000001.jpg", "caption": "a boat", "negative": "a house"}\n'
+CHOICE = '{"image": "%s", "caption": "a boat", "negative": "a house"}\n'
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> list[str]:
-    folder = tmp_path / "scenes"
-    write_layouts(folder, split=TEST, count=SCENES, layouts=["coco", "folder"])
-    (folder / "choices.jsonl").write_text(CHOICES)
+    folder = write_layouts(tmp_path / "data", split=TEST, count=SCENES, layouts=["coco", "folder"])
+    image = min((folder / "coco/images/test").iterdir()).name
+    (folder / "choices.jsonl").write_text(CHOICE % image)
     for name, text in OWN.items():
         (folder / f"{name}.yaml").write_text(text)
     return [str(folder / f"{name}.yaml") for name in OWN]

@@ -1,0 +1,58 @@
+"""Which results of a plan are there already. Imports no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from cosmos_eval.encoders.specs import local_file
+from cosmos_eval.files import file_sha256
+from cosmos_eval.labels import departures, stem_of
+from cosmos_eval.plan import Pair, Plan, pair_of
+from cosmos_eval.store import read_result, read_samples
+from cosmos_eval.types import ModelSpec, Protocol, ResultRow, SegmentationProtocol, UsageError
+
+
+class Standing(NamedTuple):
+    """A result file of a pair; `fault` says why it must be measured again, else `row` is it."""
+
+    path: Path
+    row: ResultRow | None
+    fault: str = ""
+
+
+def standings(plan: Plan, output: Path) -> dict[Pair, Standing]:
+    """The result files that are there of a plan's pairs, by what they are called."""
+    there = {}
+    for spec in plan.specs:
+        for protocol in plan.protocols:
+            path = output / f"{_stem(spec, protocol, plan)}.json"
+            if path.exists():
+                there[pair_of(spec, protocol)] = _standing(spec, path)
+    return there
+
+
+def _standing(spec: ModelSpec, path: Path) -> Standing:
+    """A result is valid with its own samples, and with the weights that its model has now."""
+    try:
+        row = read_result(path)
+        read_samples(path)
+    except UsageError as error:
+        return Standing(path, None, str(error))
+    file = local_file(spec)
+    if file is not None and file_sha256(file) != row.model["weights_sha256"]:
+        return Standing(path, None, f"{path} is of other weights than {file} now holds")
+    return Standing(path, row)
+
+
+def _stem(spec: ModelSpec, protocol: Protocol, plan: Plan) -> str:
+    """The file name that `store.file_stem` will give the result."""
+    own = protocol.attention if isinstance(protocol, SegmentationProtocol) else None
+    words = departures(
+        student=spec.kind != "openclip" and spec.weights == "student",
+        attention=(plan.options.attention or own) if own else None,
+        usual_attention=own,
+        precision=plan.machine.precision,
+        limit=plan.options.limit,
+    )
+    return stem_of(spec.text, protocol.dataset, protocol.family, words)

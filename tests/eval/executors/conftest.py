@@ -1,0 +1,118 @@
+"""Two models on data sets of three tasks, two of which share a pass, and what a run here gives."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
+from cosmos_eval.batch import Stored, carry_out
+from cosmos_eval.executors import Engine, engine_of
+from cosmos_eval.plan import Machine, Pair, Plan, make_plan
+from cosmos_eval.share import ALONE, Share
+from cosmos_eval.types import RunOptions
+
+PARITY = Path(__file__).parents[2] / "parity"
+MODELS = [f"cosmos:{PARITY}/checkpoint.pt", "scenes-clip"]
+ARCH = str(PARITY / "model_config.json")
+SCENES = 37  # more than a shard, and every class is there
+SEG = (
+    "kind: seg\nimages: voc/JPEGImages\nmasks: voc/SegmentationClass\n"
+    "split: voc/ImageSets/Segmentation/test.txt\n"
+    f"short_side: 64\nwindow: 32\nstride: 16\nclasses: [{', '.join(CLASSES)}]\n"
+)
+OWN = {
+    "segmented": f"{SEG}templates: ['{{}}']\n",
+    "named": "kind: cls\nfolder: folder/test\ntemplates: ['a large {}']\n",
+    "again": f"{SEG}templates: ['a {{}}']\n",
+    "found": "kind: retrieval\nimages: coco/images/test\n"
+    "annotations: coco/annotations/captions_test.json\n",
+}
+
+
+class Run(NamedTuple):
+    """Pairs in the order of their results; results by file name without what a clock or a machine
+    decides; the names of the files of samples, which hold their hashes."""
+
+    order: list[Pair]
+    results: dict[str, dict[str, Any]]
+    samples: list[str]
+
+
+@pytest.fixture(scope="session")
+def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    write_layouts(folder, split=TEST, count=SCENES, layouts=["coco", "folder", "voc"])
+    for name, text in OWN.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return [str(folder / f"{name}.yaml") for name in OWN]
+
+
+@pytest.fixture(scope="session")
+def run(datasets: list[str]) -> Callable[..., Run]:
+    """Carry out the plan by an engine; a part of it: one model, two data sets."""
+
+    def carried_out(
+        output: Path, engine: Engine, share: Share = ALONE, *, in_part: bool = False
+    ) -> Run:
+        plan = plan_of(datasets, output, share)
+        if in_part:
+            plan = replace(plan, specs=plan.specs[:1], protocols=plan.protocols[:2])
+        events = [*carry_out(plan, output, engine)]
+        assert all(isinstance(event, Stored) for event in events)
+        return Run([event.pair for event in events], *written(output))
+
+    return carried_out
+
+
+def plan_of(datasets: list[str], output: Path, share: Share) -> Plan:
+    return make_plan(
+        datasets=datasets,
+        models=MODELS,
+        arch=ARCH,
+        options=RunOptions(share=share, workers=1, partial=str(output / ".partial")),
+        machine=Machine(device="cpu"),
+    )
+
+
+def written(output: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The results of a folder, and the names of its files of samples."""
+    results = {path.name: json.loads(path.read_text()) for path in sorted(output.glob("*.json"))}
+    for result in results.values():
+        for name in ("seconds", "utc", "peak_memory_bytes", "command"):
+            del result["provenance"][name]
+    return results, sorted(path.name for path in output.glob("*.npz"))
+
+
+@pytest.fixture(scope="session")
+def here(run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """What a run in this process gives."""
+    return run(tmp_path_factory.mktemp("here"), engine_of("local"))
+
+
+@pytest.fixture
+def deadly(tmp_path: Path) -> Share:
+    """The share of a process alone; the first one other than this that is midway through a task is
+    killed, and leaves its process id in `killed`."""
+    home, note, calls = os.getpid(), str(tmp_path / "killed"), []
+
+    # Defined here, so that it reaches other processes by value, with what this one has counted.
+    def gather(outcome: Any) -> list[Any]:
+        calls.append(os.getpid())
+        if os.getpid() != home and calls.count(os.getpid()) == 3:
+            try:
+                with open(note, "x") as file:
+                    file.write(str(os.getpid()))
+            except FileExistsError:
+                return [outcome]
+            os.kill(os.getpid(), signal.SIGKILL)
+        return [outcome]
+
+    return Share(gather=gather)

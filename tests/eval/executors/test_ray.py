@@ -1,0 +1,61 @@
+"""A Ray cluster of two workers gives what this process gives, even if one is killed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cosmos_eval.batch import Failed, Stored, carry_out
+from cosmos_eval.cli.app import main
+from cosmos_eval.executors import engine_of
+from cosmos_eval.executors.ray import connected
+from cosmos_eval.share import ALONE
+
+from .conftest import ARCH, MODELS, plan_of, written
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster() -> Iterator[None]:
+    with connected(processors=2):
+        yield
+
+
+def test_a_killed_worker_changes_nothing(run, here, deadly, tmp_path):
+    assert run(tmp_path / "out", engine_of("ray"), deadly) == here
+    assert int((tmp_path / "killed").read_text()) > 1
+
+
+def test_the_command_prints_what_a_run_here_prints(datasets, here, tmp_path, capsys):
+    models = [word for model in MODELS for word in ("--model", model)]
+    sets = [word for name in datasets for word in ("--dataset", name)]
+    with pytest.raises(SystemExit) as ended:
+        main(
+            [
+                *("run", "--executor", "ray", "--json", "--no-cache", "--device", "cpu"),
+                *("--output", str(tmp_path), "--arch", ARCH, "--workers", "1", *models, *sets),
+            ]
+        )
+    assert not ended.value.code
+    printed = json.loads(capsys.readouterr().out)
+    named = [(row["model"]["spec"], row["dataset"], row["protocol"]) for row in printed]
+    assert named == [(model, Path(name).stem, "user") for model in MODELS for name in datasets]
+    assert written(tmp_path) == (here.results, here.samples)
+    # Not that of the worker process.
+    assert {row["provenance"]["command"].split()[0] for row in printed} == {Path(sys.argv[0]).name}
+
+
+def test_what_fails_elsewhere_is_told_here(datasets, tmp_path, capfd):
+    plan = plan_of(datasets[1:2], tmp_path, ALONE)
+    good, spoilt = plan.specs
+    # No result can be written where a folder has the name of its file.
+    (tmp_path / f"{spoilt.text}__named__user.json").mkdir()
+    events = list(carry_out(plan, tmp_path, engine_of("ray"), keep_going=True))
+    assert [type(event) for event in events] == [Stored, Failed]
+    assert events[0].pair.model == good.text
+    assert events[1].pairs[0].model == spoilt.text
+    assert events[1].reason.startswith("IsADirectoryError: ")
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,161 @@
+"""`--dry-run`: what is told of a plan is what is there, and nothing is made up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.rows import make_row
+
+from cosmos_eval.cache import Shelf
+from cosmos_eval.code import EMBEDDING, fingerprint
+from cosmos_eval.embed import identity
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.specs import local_file, parse_model_spec
+from cosmos_eval.files import file_sha256
+from cosmos_eval.pending import standings
+from cosmos_eval.plan import Machine, Pair, make_plan
+from cosmos_eval.preview import ROUGH, preview
+from cosmos_eval.protocols import known_protocols
+from cosmos_eval.store import write_result
+from cosmos_eval.types import RunOptions, UsageError
+
+SCENES = Pair("scenes-cosmos", "scenes-cls", "scenes")
+
+
+def test_a_suite_before_and_after_it_ran(command, own_suite, tmp_path):
+    arguments = ("run", "--device", "cpu", "--output", "out", "--suite", str(own_suite))
+    planned = json.loads(command(*arguments, "--dry-run", "--json").out)
+    assert [item["dataset"] for item in planned] == ["cold", "warm"] * 2
+    assert {item["data"] for item in planned} == {str(own_suite.parent)}
+    for item in planned:
+        assert item["data_state"] == "there"
+        nothing = ("result", "result_fault", "samples", "embeddings_kept", "estimated_seconds")
+        assert [item[key] for key in nothing] == [None] * len(nothing)
+    assert not (tmp_path / "out").exists()
+
+    ran = json.loads(command(*arguments, "--json").out)
+    (own_suite.parent / "warm").rename(own_suite.parent / "gone")
+    planned = json.loads(command(*arguments, "--dry-run", "--json").out)
+    for item, row in zip(planned, ran, strict=True):
+        assert item["result"].startswith("out/")
+        assert item["samples"] == row["n_samples"] == 4
+        assert item["data_state"] == {"cold": "there", "warm": "not found"}[item["dataset"]]
+        assert item["estimated_from"] == "results on this data set"
+        assert item["estimated_seconds"] == round(row["provenance"]["seconds"]["total"], 1)
+
+    shown = command(*arguments, "--dry-run").out
+    assert "there already: 4 of 4" in shown
+    assert "data of warm: not found" in shown
+
+
+@pytest.mark.parametrize(
+    ("provenance", "model", "how"),
+    [
+        ({}, {}, {}),
+        ({"precision": "bf16"}, {}, {"machine": Machine(precision="bf16")}),
+        ({"limit": 3}, {}, {"options": RunOptions(limit=3)}),
+        ({}, {"weights": "student"}, {"weights": "student"}),
+    ],
+)
+def test_results_are_found_under_the_name_that_they_are_stored_under(
+    provenance, model, how, tmp_path
+):
+    file = local_file(parse_model_spec("scenes-cosmos"))
+    assert file is not None
+    own = {**model, "weights_sha256": file_sha256(file)}
+    path = write_result(tmp_path, make_row(provenance, own), {"x": np.arange(3)})
+    plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"], **how)
+    standing = standings(plan, tmp_path)[SCENES]
+    assert standing.path == path
+    assert standing.row is not None
+
+
+def test_the_form_of_attention_is_part_of_the_name(tmp_path):
+    known = {"task": "seg", "dataset": "voc20", "protocol": "cosmos"}
+    for used, asked in (("csa", None), ("csa", "csa"), ("naclip", "naclip")):
+        row = make_row(
+            {"attention": used, "protocol_attention": "csa"},
+            {"spec": "openclip:ViT-B-16/openai", "weights": None},
+            **known,
+        )
+        path = write_result(tmp_path / used, row, {"x": np.arange(3)})
+        options = RunOptions(attention=asked)
+        plan = make_plan(datasets=["voc20"], models=["openclip:ViT-B-16/openai"], options=options)
+        (standing,) = standings(plan, tmp_path / used).values()
+        assert (standing.path, standing.fault) == (path, "")
+
+
+def test_a_result_of_weights_that_the_file_no_longer_holds_is_none(tmp_path):
+    write_result(tmp_path, make_row(), {"x": np.arange(3)})
+    plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"])
+    standing = standings(plan, tmp_path)[SCENES]
+    assert standing.row is None
+    assert "is of other weights than" in standing.fault
+
+
+def test_kept_embeddings_are_counted_by_the_weights_they_are_of(tmp_path):
+    plan = make_plan(
+        datasets=["scenes-cls"],
+        models=["scenes-clip", "scenes-cosmos", "openclip:ViT-B-16/openai"],
+        options=RunOptions(cache=str(tmp_path)),
+    )
+    encoder = load_encoder(parse_model_spec("scenes-clip"))
+    own = identity(encoder, "image", preprocessing={})
+    shelf = Shelf(tmp_path, own)
+    shelf.keep([bytes([n]) * 32 for n in range(5)], np.zeros((5, 2), np.float32))
+    for change in ({"code": "other"}, {"precision": "bf16"}, {"weights": "student"}):
+        Shelf(tmp_path, {**own, **change}).keep([bytes(32)], np.zeros((1, 2), np.float32))
+    counts = [item.kept for item in preview(plan, {}, tmp_path)]
+    assert counts == [{"image": 5}, {}, None]
+
+
+def test_an_estimate_says_what_it_is_concluded_from(tmp_path):
+    model = "cosmos:vitb16_cc3m"
+    names = ["food101", "dtd", "scenes-cls"]
+    plan = make_plan(datasets=names, models=[model], options=RunOptions(data_root=str(tmp_path)))
+
+    def estimates() -> list[tuple[float, str] | None]:
+        return [item.estimate for item in preview(plan, {}, tmp_path)]
+
+    assert [known_protocols()[name].n_images for name in names] == [25_250, 1_880, None]
+    assert [estimate and estimate[1] for estimate in estimates()] == [ROUGH, ROUGH, None]
+    # Another model of the same architecture took 3 s for 6 images of dtd; one of another, longer.
+    for spec, arch, seconds in (("a", "ViT-B-16", 3.0), ("b", "ViT-B-32", 99.0)):
+        row = make_row(
+            {"seconds": {"total": seconds}, "limit": 6},
+            {"spec": spec, "architecture": arch},
+            dataset="dtd",
+            n_samples=6,
+        )
+        write_result(tmp_path, row, {"x": np.arange(3)})
+    assert estimates() == [
+        (12_625.0, "results of this task"),
+        (940.0, "results on this data set"),
+        None,
+    ]
+
+
+def test_every_known_data_set_can_be_previewed_without_a_data_root():
+    known = list(known_protocols())
+    plan = make_plan(datasets=known, models=["scenes-clip"])
+    states = {item.pair.dataset: item.data for item in preview(plan, {}, Path("nowhere"))}
+    assert list(states) == known
+    assert states["voc20"] == "no --data-root"
+    assert states["scenes-cls"] in ("there", "made by the run")
+
+
+@pytest.mark.parametrize("name", ["EMBEDDING", "nosuch.module"])
+def test_code_is_fingerprinted_without_importing_it(name):
+    if name == "EMBEDDING":
+        assert len(fingerprint(*EMBEDDING)) == 64
+    else:
+        with pytest.raises(ModuleNotFoundError, match=r"nosuch\.module is missing"):
+            fingerprint(name)
+
+
+def test_user_errors_stay_errors():
+    with pytest.raises(UsageError, match="unknown data set"):
+        make_plan(datasets=["voc2"])

@@ -1,0 +1,150 @@
+"""`cosmos-eval run --suite`: what is missing is measured, what fails is told."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from cosmos_eval import encoders
+from cosmos_eval.store import read_results
+
+RUN = ("run", "--device", "cpu", "--no-cache", "--output", "out", "--suite")
+
+
+def results(folder: Path) -> dict[str, int]:
+    """When every result file was written, by its name."""
+    return {path.name: os.stat(path).st_mtime_ns for path in (folder / "out").glob("*.json")}
+
+
+@pytest.fixture
+def loaded(monkeypatch) -> list[str]:
+    """The models that have been loaded, as they are."""
+    names: list[str] = []
+    load = encoders.load_encoder
+
+    def noting(spec, **how):
+        names.append(spec.text)
+        return load(spec, **how)
+
+    monkeypatch.setattr(encoders, "load_encoder", noting)
+    return names
+
+
+def test_only_what_is_missing_is_measured(command, own_suite, tmp_path, loaded):
+    done = command(*RUN, str(own_suite), "--json")
+    assert done.status == 0, done.err
+    printed = json.loads(done.out)
+    order = [(row["model"]["spec"], row["dataset"]) for row in printed]
+    assert order == [(model, name) for model in loaded for name in ("cold", "warm")]
+    assert done.err.splitlines()[-1] == "measured 4, there already 0, failed 0"
+
+    before = results(tmp_path)
+    lost, *others = sorted(before)
+    damaged = others[-1]
+    (tmp_path / "out" / lost).unlink()
+    (tmp_path / "out" / damaged).write_text("{}")
+    loaded.clear()
+    done = command(*RUN, str(own_suite), "--json")
+    assert done.status == 0
+    after = results(tmp_path)
+    assert {name for name in before if after[name] == before[name]} == {*others} - {damaged}
+    assert done.err.count("there already: out/") == 2
+    assert f"out/{damaged}: $: " in done.err
+    assert done.err.splitlines()[-1] == "measured 2, there already 2, failed 0"
+    again = json.loads(done.out)
+    assert [row["metrics"] for row in again] == [row["metrics"] for row in printed]
+
+    loaded.clear()
+    assert command(*RUN, str(own_suite)).status == 0
+    assert loaded == []
+    assert results(tmp_path) == after
+
+
+def test_a_result_without_its_own_samples_is_measured_again(command, own_suite, tmp_path):
+    command(*RUN, str(own_suite))
+    swapped = sorted((tmp_path / "out").glob("*.npz"))
+    swapped[0].write_bytes(swapped[1].read_bytes() + b"0")
+    done = command(*RUN, str(own_suite))
+    assert "is not what was stored" in done.err
+    assert done.err.splitlines()[-1] == "measured 1, there already 3, failed 0"
+
+
+def test_other_precision_or_limit_is_another_result(command, own_suite, tmp_path):
+    command(*RUN, str(own_suite))
+    for option in (["--limit", "1"], ["--precision", "bf16"]):
+        for expected in ("measured 4, there already 0", "measured 0, there already 4"):
+            assert expected in command(*RUN, str(own_suite), *option).err
+    assert len(results(tmp_path)) == 12
+
+
+def test_all_missing_data_are_told_before_anything_is_loaded(command, own_suite, loaded):
+    for name in ("cold", "warm"):
+        (own_suite.parent / name).rename(own_suite.parent / f"{name}-lost")
+    done = command(*RUN, str(own_suite))
+    assert (done.status, done.out, loaded) == (2, "", [])
+    cold, warm, last = done.err.splitlines()
+    assert cold.startswith("failed: 2 models on cold (user): cold: expected ")
+    assert warm.startswith("failed: 2 models on warm (user): warm: expected ")
+    assert last.startswith("cosmos-eval: 2 of 2 data sets cannot be measured on")
+
+
+def test_one_missing_data_set_ends_the_run_or_is_left_out(command, own_suite, tmp_path, loaded):
+    (own_suite.parent / "cold").rename(own_suite.parent / "lost")
+    done = command(*RUN, str(own_suite))
+    assert (done.status, done.out, loaded) == (2, "", [])
+    assert done.err.startswith("cosmos-eval: cold: expected ")
+    assert len(done.err.splitlines()) == 1
+    done = command(*RUN, str(own_suite), "--keep-going")
+    assert done.status == 1
+    assert done.err.count("failed: ") == 1
+    assert done.err.splitlines()[-1] == "measured 2, there already 0, failed 2"
+    assert {row.dataset for row in read_results(tmp_path / "out")} == {"warm"}
+
+
+def test_data_that_break_in_the_middle(command, own_suite, tmp_path):
+    (own_suite.parent / "cold/blue/a.png").write_bytes(b"no image")
+    done = command(*RUN, str(own_suite))
+    assert (done.status, done.out, results(tmp_path)) == (2, "", {})
+    assert "cosmos-eval: cannot decode image" in done.err
+    done = command(*RUN, str(own_suite), "--keep-going", "--json")
+    assert done.status == 1
+    assert [row["dataset"] for row in json.loads(done.out)] == ["warm", "warm"]
+    assert done.err.count("cannot decode image") == 2
+    assert done.err.splitlines()[-1] == "measured 2, there already 0, failed 2"
+
+
+def test_a_model_that_cannot_be_loaded_is_tried_once(command, own_suite, tmp_path, loaded):
+    broken = own_suite.parent / "broken.pt"
+    broken.write_bytes(b"no checkpoint")
+    text = own_suite.read_text()
+    own_suite.write_text(text.replace("models: [", "models: [cosmos:broken.pt, "))
+    done = command(*RUN, str(own_suite))
+    assert (done.status, done.out, results(tmp_path)) == (2, "", {})
+    assert len(loaded) == 1
+    done = command(*RUN, str(own_suite), "--keep-going")
+    assert done.status == 1
+    assert len(loaded) == 4
+    assert done.err.count(f"failed: cosmos:{broken} on ") == 2
+    assert done.err.splitlines()[-1] == "measured 4, there already 0, failed 2"
+
+
+def test_keep_going_serves_runs_without_a_suite(command, own_suite, tmp_path):
+    (own_suite.parent / "cold/blue/a.png").write_bytes(b"no image")
+    named = [f"--dataset={own_suite.parent / name}.yaml" for name in ("cold", "warm")]
+    model = own_suite.read_text().split("[")[1].split(",")[0]
+    arguments = [*RUN[:-1], *named, "--model", model]
+    for _ in range(2):  # what is there is measured again: it was asked for
+        done = command(*arguments, "--keep-going")
+        assert done.status == 1
+        assert done.err.splitlines()[-1] == "measured 1, there already 0, failed 1"
+    assert command(*arguments).status == 2
+
+
+@pytest.mark.parametrize("option", ["--task=seg", "--dataset=voc20", "--model=scenes-clip"])
+def test_a_suite_says_all_that_is_measured(command, own_suite, option):
+    done = command(*RUN, str(own_suite), option)
+    assert done.status == 2
+    assert "leave --task, --dataset, --protocol, --model out" in done.err
