@@ -55,10 +55,17 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+# Commands that need results or data of the user's.
+HELP_ONLY = (
+    *("leaderboard", "data", "segment", "verify", "export", "reproduce"),
+    *("compare", "check"),
+)
+
+
 @pytest.mark.parametrize("line", MEASURE)
 def test_measuring_commands(line, users_folder, capsys):
     arguments = [re.sub("^~", str(users_folder), word) for word in shlex.split(line)[1:]]
-    if arguments[0] in ("leaderboard", "data", "segment", "verify", "export", "reproduce"):
+    if arguments[0] in HELP_ONLY:
         arguments.append("--help")
     if arguments[0] == "run":
         arguments.append("--dry-run")

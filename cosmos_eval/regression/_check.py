@@ -102,10 +102,10 @@ class Report(NamedTuple):
         """The outcome in a line."""
         total = len(self.findings)
         if self.regressions:
-            return f"regression in {len(self.regressions)} of {total} metrics"
+            return f"regression shown: {len(self.regressions)} of {total} metrics"
         if self.status == 2:
-            return f"cannot decide: {len(self.problems)} problems"
-        return f"no regression shown in {total} metrics"
+            return f"cannot decide, for {len(self.problems)} reasons"
+        return f"no regression shown, of {total} metrics"
 
 
 class _Pair(NamedTuple):

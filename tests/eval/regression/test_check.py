@@ -215,7 +215,7 @@ def _report(model: str = "a|b<c>") -> Report:
 def test_markdown():
     text = to_markdown(_report())
     first, *_ = text.splitlines()
-    assert first == "### cosmos-eval check: regression in 1 of 2 metrics"
+    assert first == "### cosmos-eval check: regression shown: 1 of 2 metrics"
     assert "- **cannot decide** there: 50% & \\<odd\\> end" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 4
@@ -247,7 +247,7 @@ def test_annotations_are_escaped():
         "::error title=cosmos-eval check%3A cannot decide::there: 50%25 & <odd>%0Aend\x00"
     )
     assert to_annotations(_report()._replace(findings=_report().findings[1:], problems=())) == [
-        "::notice title=cosmos-eval check%3A no regression::no regression shown in 1 metrics"
+        "::notice title=cosmos-eval check%3A no regression::no regression shown, of 1 metrics"
     ]
 
 
@@ -273,10 +273,10 @@ def test_reports_are_written_where_a_workflow_reads_them(command, update, tmp_pa
     check = ["check", "new", "--baseline", "base.json", "--junit", "out/junit.xml"]
     ended = command(*check, "--json")
     assert ended.status == 1
-    assert json.loads(ended.out)["verdict"].startswith("regression in ")
+    assert json.loads(ended.out)["verdict"].startswith("regression shown: ")
     assert "::error title=cosmos-eval check%3A regression::scenes-cosmos on" in ended.err
     summary = (tmp_path / "summary.md").read_text()
-    assert summary.startswith("# before\n### cosmos-eval check: regression in")
+    assert summary.startswith("# before\n### cosmos-eval check: regression shown")
     assert ET.parse(tmp_path / "out" / "junit.xml").getroot().get("failures") != "0"
     assert command(*check, "--summary", "own.md").status == 1
     assert (tmp_path / "own.md").read_text() in summary
