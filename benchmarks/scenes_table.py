@@ -19,6 +19,7 @@ ROWS = {
     ("scenes-seg", "mIoU"): "segmentation mIoU",
     ("scenes-seg", "mIoU_things"): "segmentation mIoU, things",
     ("scenes-seg", "mIoU_stuff"): "segmentation mIoU, stuff",
+    ("scenes-select", "accuracy"): "choice between two captions, accuracy",
     ("scenes-retrieval-small", "image_to_text_R@1"): "small things: image to text R@1",
     ("scenes-retrieval-small", "text_to_image_R@1"): "small things: text to image R@1",
     ("scenes-cls-small", "acc1"): "small things: classification acc1",
