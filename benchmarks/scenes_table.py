@@ -10,6 +10,7 @@ import sys
 import pandas as pd
 
 from cosmos_eval import load_results
+from cosmos_eval.leaderboard import percent
 
 MODELS = ("scenes-cosmos", "scenes-clip", "scenes-clip-long")
 ROWS = {
@@ -40,7 +41,7 @@ def table(results: str) -> str:
 
 
 def _cell(record: pd.Series) -> str:
-    value, low, high = (f"{100 * record[name]:.1f}" for name in ("value", "low", "high"))
+    value, low, high = (percent(record[name]) for name in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 

@@ -17,6 +17,7 @@ from cosmos_eval.leaderboard._html import to_html
 from cosmos_eval.leaderboard._json import to_json
 from cosmos_eval.leaderboard._latex import to_latex
 from cosmos_eval.leaderboard._markdown import to_markdown
+from cosmos_eval.leaderboard._numbers import percent
 from cosmos_eval.leaderboard._reproduce import (
     Reproduction,
     reproductions,
@@ -44,6 +45,7 @@ __all__ = [
     "close_pairs",
     "find_ties",
     "measured",
+    "percent",
     "published",
     "reproductions",
     "reproductions_to_json",
