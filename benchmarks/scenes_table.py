@@ -41,7 +41,7 @@ def table(results: str) -> str:
 
 
 def _cell(record: pd.Series) -> str:
-    value, low, high = (percent(record[name]) for name in ("value", "low", "high"))
+    value, low, high = (percent(float(record[name])) for name in ("value", "low", "high"))
     return f"{value} [{low}, {high}]"
 
 
