@@ -11,6 +11,9 @@ from cosmos_eval.types import ResultRow
 _SAMPLE_LISTS = ("sample_list", "samples")
 _SHOWN = 12  # characters of a hash
 
+# The smallest p-value that is written out: a bootstrap says no more of smaller ones.
+_SMALLEST_P = 1e-6
+
 
 class Mismatch(NamedTuple):
     """A field that two results should have alike, and what each of them has."""
@@ -71,3 +74,8 @@ def _shown(fields: Mapping[str, Any], name: str) -> str:
         return "missing"
     value = "none" if fields[name] is None else str(fields[name])
     return value[:_SHOWN] if name.startswith("hashes.") else value
+
+
+def p_value_text(value: float) -> str:
+    """A p-value in two digits; 0.000001 and less are not told apart."""
+    return f"{value:.2g}" if value >= _SMALLEST_P else f"<{_SMALLEST_P:.0e}"

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from cosmos_eval.files import RESULTS as RESULTS
-from cosmos_eval.matching import lower_is_better
+from cosmos_eval.matching import lower_is_better, p_value_text
 from cosmos_eval.types import Progress as Step
 
 if TYPE_CHECKING:
@@ -282,8 +282,8 @@ def _compared(test: MetricTest) -> dict[str, str]:
         "B": f"{factor * difference.b:.2f}",
         "A - B [95%]": f"{factor * difference.difference:+.2f} "
         f"[{factor * low:+.2f}, {factor * high:+.2f}]",
-        "p": f"{difference.p_value:.2g}",
-        "p (Holm)": "" if test.adjusted is None else f"{test.adjusted:.2g}",
+        "p": p_value_text(difference.p_value),
+        "p (Holm)": "" if test.adjusted is None else p_value_text(test.adjusted),
         "better": test.better,
         "detectable": "" if least is None else f"{factor * least:.2f}",
         "test": f"{difference.method}, n = {difference.units}",

@@ -104,7 +104,8 @@ class Report(NamedTuple):
         if self.regressions:
             return f"regression shown: {len(self.regressions)} of {total} metrics"
         if self.status == 2:
-            return f"cannot decide, for {len(self.problems)} reasons"
+            count = len(self.problems)
+            return f"cannot decide, for {count} reason{'s' if count > 1 else ''}"
         return f"no regression shown, of {total} metrics"
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from cosmos_eval.matching import lower_is_better
+from cosmos_eval.matching import lower_is_better, p_value_text
 from cosmos_eval.regression._baseline import described
 from cosmos_eval.regression._check import ALPHA, Finding, Report
 
@@ -32,7 +32,7 @@ def to_cells(finding: Finding) -> dict[str, str]:
         "new": f"{factor * change.a:.2f}",
         "change [95%]": f"{factor * change.difference:+.2f} "
         f"[{factor * low:+.2f}, {factor * high:+.2f}]",
-        "p (Holm)": f"{finding.adjusted:.2g}",
+        "p (Holm)": p_value_text(finding.adjusted),
         "detectable": "" if least is None else f"{factor * least:.2f}",
         "test": change.method,
         "decision": finding.status,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.models import make_result, seg_samples, select_samples, store
 
+from cosmos_eval.matching import p_value_text
 from cosmos_eval.paired import paired_differences, paired_interval
 from cosmos_eval.types import UsageError
 
@@ -257,3 +258,11 @@ def test_edited_samples(command, tmp_path):
     ended = command("compare", a, b)
     assert ended.status == 2
     assert "is not what was stored" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "<1e-06"), (3e-307, "<1e-06"), (1e-6, "1e-06"), (0.0423, "0.042"), (1.0, "1")],
+)
+def test_tiny_p_values_are_not_spelt_out(value, text):
+    assert p_value_text(value) == text
