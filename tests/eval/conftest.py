@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import open_clip
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from cosmos_eval.cli.app import main
 from cosmos_eval.encoders import load_encoder
 from cosmos_eval.encoders.clip import ClipEncoder
 from cosmos_eval.encoders.specs import parse_model_spec
@@ -91,3 +93,26 @@ def save_colour(path: Path, colour: str, mode: str = "RGB") -> Path:
 @pytest.fixture(name="save_colour")
 def save_colour_fixture():
     return save_colour
+
+
+class Ended(NamedTuple):
+    """How a command ended, and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Ended]:
+    """Run `cosmos-eval` in this process, in the test's folder."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Ended:
+        with pytest.raises(SystemExit) as ended:
+            main([str(argument) for argument in arguments])
+        return Ended(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run

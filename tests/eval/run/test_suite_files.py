@@ -40,7 +40,7 @@ def test_the_suites_of_the_package():
         "karpathy": ["coco-karpathy", "flickr30k-karpathy"],
     }
     assert measured("paper-segmentation") == {"cosmos": list(SEGMENTATION)}
-    assert len(measured("scenes")["scenes"]) == 6
+    assert len(measured("scenes")["scenes"]) == 7
     assert set(read_suite("scenes").models) <= set(BUNDLED)
 
 
