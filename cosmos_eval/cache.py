@@ -97,9 +97,9 @@ class Shelf:
             if not (folder / _IDENTITY).exists():
                 write_atomically(folder / _IDENTITY, self._identity.encode())
             write_atomically(folder / f"{hashlib.sha256(content).hexdigest()}{_SUFFIX}", content)
-        except FileNotFoundError:
-            return  # another run has cleared what is kept, this shard with it
         except OSError as error:
+            if isinstance(error, FileNotFoundError | FileExistsError) and not folder.is_file():
+                return  # another run has cleared what is kept, this shard with it
             raise UsageError(
                 f"cannot keep embeddings in {self._root}: {error.strerror}; "
                 "set COSMOS_EVAL_CACHE to another folder, or use --no-cache"
@@ -139,7 +139,7 @@ def _pairs(content: bytes) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
 
 def _touch(path: Path) -> None:
     """Mark a shard as used now."""
-    if path.exists():
+    with suppress(FileNotFoundError):  # another run has removed it
         os.utime(path)
 
 
