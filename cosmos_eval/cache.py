@@ -30,6 +30,7 @@ _DEFAULT_GB = 20.0
 _IDENTITY = "identity.json"
 _SUFFIX = ".safetensors"
 _KEY_BYTES = 32  # of a SHA-256
+_SIZED_EVERY = 64_000_000  # bytes that are written between two looks at how much is kept
 
 
 def embeddings_folder() -> Path:
@@ -58,6 +59,8 @@ class Shelf:
         self._name = hashlib.sha256(text.encode()).hexdigest()[:_KEY_BYTES]
         self._identity = text
         self._limit = limit_bytes()
+        # A look at a full folder takes as long as encoding a batch: not after every shard.
+        self._room = 0
 
     def find(
         self, keys: Sequence[bytes], report: Callable[[str], None]
@@ -86,7 +89,8 @@ class Shelf:
     def keep(self, keys: Sequence[bytes], features: NDArray[np.float32]) -> None:
         """Keep the (n, D) embeddings of inputs in a shard; the least recently used may go.
 
-        Raises UsageError where it cannot be written.
+        The limit may be exceeded by a hundredth of it. Raises UsageError where a shard cannot be
+        written.
         """
         if self._root is None:
             return
@@ -104,7 +108,10 @@ class Shelf:
                 f"cannot keep embeddings in {self._root}: {error.strerror}; "
                 "set COSMOS_EVAL_CACHE to another folder, or use --no-cache"
             ) from error
-        _evict(self._root, self._limit)
+        self._room -= len(content)
+        if self._room < 0:
+            _evict(self._root, self._limit)
+            self._room = min(_SIZED_EVERY, self._limit // 100)
 
     def _shards(self) -> list[Path]:
         if self._root is None:
