@@ -61,7 +61,7 @@ def run(
         typer.Option(
             metavar="SPEC",
             help="A model, see `cosmos-eval list models`; may be repeated. "
-            "Default: both bundled models.",
+            "Default: the bundled models.",
         ),
     ] = None,
     arch: ArchOption = None,

@@ -72,7 +72,9 @@ def test_the_first_place_that_is_there_counts(make_set: Make, tmp_path: Path) ->
     )
     assert opened(elsewhere).images == opened(protocol).images
     nowhere = replace(protocol, images=("photos", "pictures"))
-    refused(nowhere, f"expected {tmp_path}/photos or {tmp_path}/pictures, which is not there")
+    assert_refused(
+        nowhere, f"expected {tmp_path}/photos or {tmp_path}/pictures, which is not there"
+    )
 
 
 def test_sugarcrepe_has_a_file_a_subset(make_set: Make) -> None:
@@ -173,7 +175,7 @@ def changed(**fields: Any) -> list[dict[str, Any]]:
     ],
 )
 def test_bad_items(make_set: Make, content: Any, message: str) -> None:
-    refused(make_set(IMAGES, content), message)
+    assert_refused(make_set(IMAGES, content), message)
 
 
 @pytest.mark.parametrize(
@@ -192,16 +194,20 @@ def test_bad_items(make_set: Make, content: Any, message: str) -> None:
     ],
 )
 def test_bad_questions(make_set: Make, content: Any, message: str) -> None:
-    refused(make_set(PATTERNS, content, "Questions.csv", layout="mmvp"), message)
+    assert_refused(make_set(PATTERNS, content, "Questions.csv", layout="mmvp"), message)
 
 
 def test_other_faults(make_set: Make) -> None:
     twice = [{"image_0": "a.png", "image_1": "a.png", "caption_0": "x", "caption_1": "y"}]
-    refused(make_set(IMAGES, twice, "p.json", layout="pairs"), "both images are a.png")
-    refused(make_set(IMAGES, [{**ARO, **BOX}], "b.json", layout="aro"), "has neither")
-    refused(make_set(IMAGES, "", "items.txt"), r"must be a \.json, \.jsonl or \.csv file")
-    refused(make_set(IMAGES, ITEMS, "c.json", template="a photo"), "must hold '{}' exactly once")
-    refused(make_set(IMAGES, {}, "empty", layout="sugarcrepe"), r"a folder with a \.json file a")
+    assert_refused(make_set(IMAGES, twice, "p.json", layout="pairs"), "both images are a.png")
+    assert_refused(make_set(IMAGES, [{**ARO, **BOX}], "b.json", layout="aro"), "has neither")
+    assert_refused(make_set(IMAGES, "", "items.txt"), r"must be a \.json, \.jsonl or \.csv file")
+    assert_refused(
+        make_set(IMAGES, ITEMS, "c.json", template="a photo"), "must hold '{}' exactly once"
+    )
+    assert_refused(
+        make_set(IMAGES, {}, "empty", layout="sugarcrepe"), r"a folder with a \.json file a"
+    )
     with pytest.raises(UsageError, match="--data-root DIR, the folder that holds images/val2017"):
         selection.check(SELECTION["sugarcrepe"], RunOptions())  # type: ignore[arg-type]
 
@@ -213,15 +219,15 @@ def test_counts_are_part_of_a_published_set(make_set: Make) -> None:
     }
     of = {"one": 1, "two": 2}
     short = make_set(IMAGES, records, "s", layout="sugarcrepe", n_items=3, subset_items=of)
-    refused(short, r"mine: .*s has 1 items of two, not the data set's 2; fetch it again")
+    assert_refused(short, r"mine: .*s has 1 items of two, not the data set's 2; fetch it again")
     assert len(opened(short, limit=2).subsets.of_item) == 2
     other = make_set(
         IMAGES, records, "o", layout="sugarcrepe", n_items=2, subset_items={"one": 1, "too": 1}
     )
-    refused(other, "has no subset 'too'; the data set has: one, too")
+    assert_refused(other, "has no subset 'too'; the data set has: one, too")
     with pytest.raises(UsageError, match="no subset 'too'"):
         opened(other, limit=1)
-    refused(make_set(IMAGES, ITEMS, n_items=3), "has 2 items, not the data set's 3")
+    assert_refused(make_set(IMAGES, ITEMS, n_items=3), "has 2 items, not the data set's 3")
 
 
 def test_known_sets() -> None:
@@ -240,7 +246,7 @@ def test_known_sets() -> None:
         assert protocol.source
 
 
-def refused(protocol: SelectionProtocol, message: str) -> None:
+def assert_refused(protocol: SelectionProtocol, message: str) -> None:
     with pytest.raises(UsageError, match=message) as raised:
         selection.check(protocol, RunOptions())
     assert "\n" not in str(raised.value)
