@@ -39,6 +39,7 @@ def models() -> list[Record]:
         "openclip:ARCH/PATH": "an OpenCLIP checkpoint",
         "openclip:FOLDER": "a folder in OpenCLIP's hub layout, as `cosmos-train export` writes it",
         "openclip:hf-hub:ORG/NAME": "a repository of the Hugging Face hub in that layout",
+        "python:FILE.py": "a model of your own: the file's load(device, precision) makes it",
     }
     return [*bundled, *released, *({"model": form, "kind": kind} for form, kind in forms.items())]
 
