@@ -130,7 +130,10 @@ def choose_protocols(task: str, datasets: Sequence[str], families: Sequence[str]
     if not datasets:
         if families:
             raise UsageError("--protocol needs --dataset: which data sets are to be measured by it")
-        return [p for p in embedded_protocols() if task in ("all", task_of(p))]
+        embedded = [p for p in embedded_protocols() if task in ("all", task_of(p))]
+        if not embedded:
+            raise UsageError(f"no embedded data set is of task {task}: name one with --dataset")
+        return embedded
     wanted: Sequence[str | None] = families or [None]
     protocols = [find_protocol(name, family) for name in datasets for family in wanted]
     for protocol in protocols:

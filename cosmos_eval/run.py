@@ -28,7 +28,7 @@ from cosmos_eval.plan import (
 from cosmos_eval.processes import own_device
 from cosmos_eval.protocols import prepare
 from cosmos_eval.share import Share
-from cosmos_eval.tasks import fetch, room_of, task_of
+from cosmos_eval.tasks import fetch, packages_of, room_of, task_of
 from cosmos_eval.types import (
     SCHEMA_VERSION,
     Attention,
@@ -274,7 +274,11 @@ def measure(
             **measurement.seconds,
             "total": time.perf_counter() - started,
         }
-        record = {**surroundings, **_record(encoder, protocol, measurement, options, seconds)}
+        record = {
+            **surroundings,
+            "packages": {**surroundings["packages"], **packages_of(task_of(protocol))},
+            **_record(encoder, protocol, measurement, options, seconds),
+        }
         yield Finished(_row(encoder, protocol, measurement, record), measurement.samples)
 
 

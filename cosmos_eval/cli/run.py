@@ -39,7 +39,11 @@ def run(
     ] = None,
     task: Annotated[
         str,
-        typer.Option(metavar="NAME", help=f"Measure only this task: {', '.join(TASKS)}; or all."),
+        typer.Option(
+            metavar="NAME",
+            help=f"Measure only this task: {', '.join(TASKS)}, or another of `cosmos-eval list "
+            "tasks`.",
+        ),
     ] = "all",
     dataset: Annotated[
         list[str] | None,
