@@ -35,6 +35,7 @@ def test_a_run_stopped_before_its_first_step_can_go_on(tmp_path, shards):
     )
     setting = Setting(
         tokenizer=interrupted,
+        decode=tokenize.decode,
         mean=(0.5, 0.5, 0.5),
         std=(0.25, 0.25, 0.25),
         output=tmp_path,
