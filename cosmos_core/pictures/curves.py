@@ -78,7 +78,11 @@ def _draw(axes: Axes, panel: Panel) -> None:
         line = _draw_series(axes, series, colours[series.name], noisy=panel.noisy)
         lines.setdefault(series.name, line)
     if len(panel.series) > 1:
-        axes.legend(list(lines.values()), list(lines), fontsize=8)
+        told = "dashed: student" if any(series.dashed for series in panel.series) else None
+        legend = axes.legend(
+            list(lines.values()), list(lines), title=told, fontsize=8, framealpha=0.5
+        )
+        legend.get_title().set_fontsize(8)
     if panel.wide and _powers_of_ten(panel) > 1:
         axes.set_yscale("log")
     else:
@@ -115,12 +119,7 @@ def _dress(axes: Axes, panel: Panel) -> None:
     """Title, units, grid and whole steps."""
     from matplotlib.ticker import MaxNLocator
 
-    dashed = any(series.dashed for series in panel.series)
-    axes.set_title(
-        f"{panel.title} (dashed: student)" if dashed else panel.title,
-        fontsize=10,
-        parse_math=False,
-    )
+    axes.set_title(panel.title, fontsize=10, parse_math=False)
     axes.set_xlabel("step")
     axes.set_ylabel(panel.unit)
     axes.grid(color="lightgrey", linewidth=0.5)

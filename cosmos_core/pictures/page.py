@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 DPI = 100
+SPARE = 0.25  # pixels: of 1.13 inches, Matplotlib makes 112 otherwise
 
 
 @contextmanager
@@ -37,7 +38,8 @@ def new_page(width: int, height: int, colour: str = "white") -> Figure:
     """An empty sheet of so many pixels."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor=colour)
+    size = (width + SPARE) / DPI, (height + SPARE) / DPI
+    return Figure(figsize=size, dpi=DPI, facecolor=colour)
 
 
 def png(page: Figure, *, colours: int | None = None) -> bytes:

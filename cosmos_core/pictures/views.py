@@ -39,27 +39,32 @@ class Place(NamedTuple):
 
 
 def draw_views(samples: Sequence[Sequence[SampleView]], title: str) -> bytes:
-    """A PNG of samples, all with the same kinds of views.
+    """A PNG of samples, at least one, all with the same kinds of views."""
+    with plain_style():
+        return png(lay_out(samples, title))
+
+
+def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
+    """The page of all samples, as many side by side as fit.
 
     Views keep their proportions to each other: all are enlarged by the same whole factor, and none
     of their pixels is interpolated.
     """
-    with plain_style():
-        factor = _factor(samples[0])
-        placed = [_places(sample, factor) for sample in samples]
-        sample_width = placed[0][-1].left + placed[0][-1].width + 2 * GAP
-        columns = max(1, min(len(samples), PAGE_WIDTH // sample_width))
-        width = columns * sample_width
-        heading = _lines(_heading(samples[0], title, factor), width - 2 * GAP)
-        rows = [placed[start : start + columns] for start in range(0, len(placed), columns)]
-        heights = [max(_height(sample, factor) for sample in row) + 2 * GAP for row in rows]
-        tops = list(itertools.accumulate(heights, initial=2 * GAP + LINE * len(heading)))
-        page = new_page(width, tops[-1], PAPER)
-        _write(page, GAP, GAP, heading, BLACK)
-        for row, top in zip(rows, tops, strict=False):
-            for number, sample in enumerate(row):
-                _draw_sample(page, sample, factor, GAP + number * sample_width, top)
-        return png(page)
+    factor = _factor(samples[0])
+    placed = [_places(sample, factor) for sample in samples]
+    sample_width = placed[0][-1].left + placed[0][-1].width + 2 * GAP
+    columns = max(1, min(len(samples), PAGE_WIDTH // sample_width))
+    width = columns * sample_width
+    heading = _lines(_heading(samples[0], title, factor), width - 2 * GAP)
+    rows = [placed[start : start + columns] for start in range(0, len(placed), columns)]
+    heights = [max(_height(sample, factor) for sample in row) + 2 * GAP for row in rows]
+    tops = list(itertools.accumulate(heights, initial=2 * GAP + LINE * len(heading)))
+    page = new_page(width, tops[-1], PAPER)
+    _write(page, GAP, GAP, heading, BLACK)
+    for row, top in zip(rows, tops, strict=False):
+        for number, sample in enumerate(row):
+            _draw_sample(page, sample, factor, GAP + number * sample_width, top)
+    return page
 
 
 def _factor(sample: Sequence[SampleView]) -> int:
@@ -129,7 +134,7 @@ def _lines(text: str, width: int) -> list[str]:
 
 def _paste(page: Figure, left: int, top: int, pixels: Pixels) -> None:
     """Pixels onto pixels, with the upper left corner at (left, top)."""
-    bottom = round(page.bbox.height) - top - pixels.shape[0]
+    bottom = int(page.bbox.height) - top - pixels.shape[0]
     page.figimage(np.ascontiguousarray(pixels), left, bottom, origin="upper")
 
 

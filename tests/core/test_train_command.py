@@ -34,6 +34,8 @@ def test_trains_logs_and_saves(tmp_path, recipe):
     assert done.stdout.strip() == str(tmp_path / "run" / "checkpoint.safetensors")
     assert "3/3" in done.stderr
     assert "images/s" in done.stderr
+    assert f"pictures: {tmp_path}/run/views.png shows the first batch" in done.stderr
+    assert (tmp_path / "run" / "losses.png").exists()
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log] == [0, 1, 2]
     assert (log[0]["distill"] > 0) == (recipe == "scenes_cosmos")
