@@ -11,6 +11,7 @@ import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.training import METHODS, tiny_views
 
 from cosmos_core.engine import pictures
 from cosmos_core.engine.log import read_log
@@ -186,16 +187,16 @@ def make(chosen, setting, watch, *, rank=0):
     return RunPictures(chosen, setting.output, watch, inverse, rank=rank, first_step=0)
 
 
-def test_other_processes_draw_nothing(setting, capsys):
+def test_other_processes_draw_nothing(setting):
+    """Of a batch and a log that the first draws."""
+    chosen, views = config("method=clip"), tiny_views(METHODS["clip"])
     setting.output.mkdir()
-    with (
-        Watch(config(), setting.output, rank=1, first_step=0) as watch,
-        make(config(), setting, watch, rank=1) as drawing,
-    ):
-        drawing.batch(None)  # not looked at
-        drawing.curves()
-    assert list(setting.output.iterdir()) == []
-    assert capsys.readouterr().err == ""
+    (setting.output / "log.jsonl").write_text('{"step": 0, "clip": 2.0}\n')
+    for rank in (1, 0):
+        watch = Watch(chosen, setting.output, rank=rank, first_step=0)
+        with make(chosen, setting, watch, rank=rank) as drawing:
+            drawing.batch(views)
+        assert names(setting.output) == ([] if rank else ["losses.png", "views.png"])
 
 
 def test_curves_are_drawn_again_only_when_that_costs_little(setting, monkeypatch):
