@@ -90,8 +90,9 @@ class RunPictures:
         start = time.monotonic()
         with self._drawing(CURVES):
             if records := read_log(self._output / LOG):
-                last, steps = records[-1]["step"], self._config.optim.steps
-                title = f"{self._title}: steps 0 to {last:,} of {steps:,}"
+                first, last = records[0]["step"], records[-1]["step"]
+                of = self._config.optim.steps
+                title = f"{self._title}: steps {first:,} to {last:,} of {of:,}"
                 write_atomically(self._output / CURVES, draw_curves(records, title))
         self._drawn = time.monotonic()
         self._took = self._drawn - start

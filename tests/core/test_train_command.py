@@ -68,6 +68,12 @@ def test_usage_errors_are_one_line(tmp_path, arguments, message):
     assert message in done.stderr
 
 
+def test_matplotlib_waits_for_the_first_picture():
+    """It takes half a second, which `--help` can do without."""
+    program = "import sys, cosmos_core.train; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
 def test_a_killed_run_leaves_a_whole_checkpoint_or_none(tmp_path):
     arguments = ["scenes_clip", *TINY, "--set", "optim.steps=100000", "--set", "save.every=1"]
     process = subprocess.Popen(
