@@ -108,9 +108,11 @@ class SaveConfig:
 @dataclass(frozen=True, kw_only=True)
 class WatchConfig:
     """What is written down: a log line every so many steps, an evaluation on `datasets` (names of
-    cosmos_eval joined by commas, files under `data_root`) every so many."""
+    cosmos_eval joined by commas, files under `data_root`) every so many; `pictures` of the first
+    batch and of the log."""
 
     log_every: int = 10
+    pictures: bool = True
     evaluate_every: int = 0
     datasets: str = ""
     data_root: str = ""

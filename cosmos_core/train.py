@@ -112,9 +112,10 @@ def run(
     if config.watch.evaluate_every:
         evaluator = find_evaluator()
         check_datasets(evaluator, config.watch, world)
-    preprocess = preprocess_config(config.architecture)
+    preprocess, tokenizer = preprocess_config(config.architecture), _tokenizer(config)
     setting = Setting(
-        tokenizer=_tokenizer(config),
+        tokenizer=tokenizer,
+        decode=tokenizer.decode,
         mean=preprocess["mean"],
         std=preprocess["std"],
         output=output,

@@ -58,6 +58,14 @@ def has_tensorboard() -> bool:
     return importlib.util.find_spec("tensorboard") is not None
 
 
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The whole records of a log, in their order; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [record for record in map(_record, lines) if record is not None]
+
+
 def keep_before(path: Path, first_step: int) -> None:
     """Drop the records of a log from `first_step` on, and a line cut by a killed process."""
     if not path.exists():
@@ -69,10 +77,18 @@ def keep_before(path: Path, first_step: int) -> None:
 
 def _step_of(line: str) -> float:
     """The step of a record; infinity where the line is not a whole one."""
+    record = _record(line)
+    return math.inf if record is None else record["step"]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    """The record of a line; None where it is not a whole one."""
     try:
-        return float(json.loads(line)["step"]) if line.endswith("\n") else math.inf
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+        record = json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        return None
+    is_record = isinstance(record, dict) and isinstance(record.get("step"), int)
+    return record if is_record else None
 
 
 def _plain(value: Any) -> Any:

@@ -19,6 +19,7 @@ from cosmos_core.engine.card import training_card
 from cosmos_core.engine.distributed import World, gather_objects, make_gather, wait_for_all
 from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.optim import learning_rate, teacher_momentum
+from cosmos_core.engine.pictures import RunPictures
 from cosmos_core.engine.signals import StopRequest
 from cosmos_core.engine.snapshot import Best, Snapshots
 from cosmos_core.engine.state import (
@@ -32,6 +33,7 @@ from cosmos_core.engine.step import normalise, train_step
 from cosmos_core.engine.watch import Watch
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
+from cosmos_core.pictures.samples import Decoder, Inverse
 from cosmos_core.types import Views
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -40,11 +42,13 @@ CHECKPOINT = "checkpoint.safetensors"
 class Setting(NamedTuple):
     """What a run needs besides its configuration.
 
-    `tokenizer` maps texts to (N, S) token ids; `mean` and `std` normalise images on the 0-1
-    scale; `command` is recorded beside the weights; `evaluator` measures checkpoints.
+    `tokenizer` maps texts to (N, S) token ids and `decode` leads back, for pictures; `mean` and
+    `std` normalise images on the 0-1 scale; `command` is recorded beside the weights; `evaluator`
+    measures checkpoints.
     """
 
     tokenizer: Tokenizer
+    decode: Decoder
     mean: Sequence[float]
     std: Sequence[float]
     output: Path
@@ -94,14 +98,22 @@ class Trainer:
         """
         self._setting.output.mkdir(parents=True, exist_ok=True)
         start = time.monotonic() - self._seconds
-        with StopRequest(self._world) as stop, self._watch() as watch:
+        with (
+            StopRequest(self._world) as stop,
+            self._watch() as watch,
+            self._pictures(watch) as pictures,
+        ):
             for batch in self._batches(shards, watch, stop):
-                watch.step(self._done, self._step(batch))
+                views = self._views(batch)
+                pictures.batch(views)
+                watch.step(self._done, self._step(views))
                 self._done, self._seconds = self._done + 1, time.monotonic() - start
                 if self._due(self._config.save.every) or self._evaluates():
                     self._save()
                 if self._evaluates():
                     self._evaluate(watch)
+                if self._saved == self._done:
+                    pictures.curves()
             if self._saved != self._done:  # also before the first step, so that it can go on
                 self._save()
         return Outcome(self._done, self._config.optim.steps, self._setting.output / CHECKPOINT)
@@ -109,6 +121,13 @@ class Trainer:
     def _watch(self) -> Watch:
         output, world = self._setting.output, self._world
         return Watch(self._config, output, rank=world.rank, first_step=self._done)
+
+    def _pictures(self, watch: Watch) -> RunPictures:
+        setting, rank = self._setting, self._world.rank
+        inverse = Inverse(setting.mean, setting.std, setting.decode)
+        return RunPictures(
+            self._config, setting.output, watch, inverse, rank=rank, first_step=self._done
+        )
 
     def _batches(self, shards: str, watch: Watch, stop: StopRequest) -> Iterator[Batch]:
         """The batches from here on, until a process is asked to stop."""
@@ -129,7 +148,13 @@ class Trainer:
                 return
             yield batch
 
-    def _step(self, batch: Batch) -> dict[str, float]:
+    def _views(self, batch: Batch) -> Views:
+        """A batch as the model gets it: on this process's device, normalised."""
+        self._problems.add(batch.problems, seen=batch.views.texts.shape[1])
+        views = Views(*(tensor.to(self._world.device, non_blocking=True) for tensor in batch.views))
+        return normalise(views, self._mean, self._std)
+
+    def _step(self, views: Views) -> dict[str, float]:
         optim, compute, step = self._config.optim, self._config.compute, self._done
         lr = learning_rate(step, peak=optim.lr, warmup_steps=optim.warmup_steps, steps=optim.steps)
         momentum = teacher_momentum(
@@ -137,12 +162,10 @@ class Trainer:
         )
         for group in self._training.optimizer.param_groups:
             group["lr"] = lr
-        self._problems.add(batch.problems, seen=batch.views.texts.shape[1])
-        views = Views(*(tensor.to(self._world.device, non_blocking=True) for tensor in batch.views))
         try:
             report = train_step(
                 self._training,
-                normalise(views, self._mean, self._std),
+                views,
                 self._gather,
                 momentum=momentum,
                 precision=compute.precision,

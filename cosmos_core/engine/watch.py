@@ -71,6 +71,16 @@ class Watch:
             for meter in (self._since_start, self._since_line):
                 meter.waited += time.monotonic() - start
 
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Time spent in here counts in no step's pace."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            for meter in (self._since_start, self._since_line):
+                meter.leave_out(time.monotonic() - start)
+
     def step(self, step: int, record: Mapping[str, float]) -> None:
         """Take note of a finished step, counted from 0; `record` holds its figures by name."""
         optim = self._config.optim
@@ -117,6 +127,10 @@ class _Meter:
     def __init__(self) -> None:
         self._start = time.monotonic()
         self.steps, self.waited = 0, 0.0
+
+    def leave_out(self, seconds: float) -> None:
+        """Count as if these seconds had not passed."""
+        self._start += seconds
 
     def pace(self, batch_size: int) -> Pace:
         """Of all steps so far, `batch_size` samples each."""

@@ -37,6 +37,7 @@ def test_a_signal_ends_a_run_in_good_order(tmp_path, reference, number):
     assert time.monotonic() - started < 30
     assert f"of {STEPS} steps; go on with: cosmos-train scenes_cosmos" in said
     assert f"--output {output} --resume" in said
+    assert (output / "losses.png").exists()
     finish(start(output, "--resume", "--set", "save.every=100"))
     assert_same_run(output, reference)
 

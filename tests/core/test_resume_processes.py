@@ -7,7 +7,9 @@ from support.runs import STEPS, assert_same_run, finish, start, wait_for_step
 
 def test_two_processes_stop_and_go_on_together(tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    finish(start(whole, processes=2))
+    said = finish(start(whole, processes=2))
+    assert said.count("pictures: ") == 1
+    assert {path.name for path in whole.glob("*.png")} == {"views.png", "losses.png"}
     process = start(stopped, processes=2)
     wait_for_step(process, stopped, 1)
     process.send_signal(signal.SIGTERM)  # torchrun passes it on to both

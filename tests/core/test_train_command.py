@@ -34,6 +34,8 @@ def test_trains_logs_and_saves(tmp_path, recipe):
     assert done.stdout.strip() == str(tmp_path / "run" / "checkpoint.safetensors")
     assert "3/3" in done.stderr
     assert "images/s" in done.stderr
+    assert f"pictures: {tmp_path}/run/views.png shows the first batch" in done.stderr
+    assert (tmp_path / "run" / "losses.png").exists()
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log] == [0, 1, 2]
     assert (log[0]["distill"] > 0) == (recipe == "scenes_cosmos")
@@ -64,6 +66,12 @@ def test_usage_errors_are_one_line(tmp_path, arguments, message):
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert message in done.stderr
+
+
+def test_matplotlib_waits_for_the_first_picture():
+    """It takes half a second, which `--help` can do without."""
+    program = "import sys, cosmos_core.train; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
 def test_a_killed_run_leaves_a_whole_checkpoint_or_none(tmp_path):

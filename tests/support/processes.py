@@ -24,7 +24,7 @@ context.set_forkserver_preload(
     [
         *("cosmos_core.train", "cosmos_core.engine.trainer", "cosmos_core.methods"),
         *("cosmos_eval.run", "cosmos_eval.tasks.segmentation._measure"),
-        "cosmos_eval.encoders.cosmos",
+        *("cosmos_eval.encoders.cosmos", "matplotlib.figure"),
     ]
 )
 

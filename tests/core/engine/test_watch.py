@@ -14,6 +14,7 @@ from support.processes import run_processes
 from support.watching import BATCH, TERMS, wait_by_rank, watch_config
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cosmos_core.engine.log import read_log as read_records
 from cosmos_core.engine.watch import Watch
 
 TESTS = Path(__file__).parents[2]
@@ -81,6 +82,24 @@ def test_the_time_of_an_evaluation_counts_in_no_pace(tmp_path):
         watch.evaluation(1, {"cats/teacher/acc1": 0.5})
         watch.step(3, TERMS)
     assert read_log(tmp_path)[-1]["timing"]["samples_per_second"] > BATCH
+
+
+def test_time_spent_aside_counts_in_no_pace(tmp_path):
+    with Watch(config(), tmp_path, rank=0, first_step=0) as watch:
+        with watch.aside():
+            time.sleep(1)
+        watch.step(0, TERMS)
+    assert read_log(tmp_path)[0]["timing"]["samples_per_second"] > BATCH
+
+
+def test_a_log_is_read_up_to_a_line_that_was_cut(tmp_path):
+    watched(tmp_path, 3)
+    path = tmp_path / "log.jsonl"
+    whole = read_log(tmp_path)
+    with path.open("a") as file:
+        file.write('[1]\n{"step": "x"}\n{"clip": 1}\nnoise\n{"step": 3, "clip": 2.0}')
+    assert read_records(path) == whole
+    assert read_records(tmp_path / "none.jsonl") == []
 
 
 def test_evaluations_are_logged_beside_the_steps(tmp_path, capsys):

@@ -1,0 +1,31 @@
+"""A run of the trainer in this process: eight scenes, and what goes with them."""
+
+import pytest
+import torch
+
+from cosmos_core.data.scenes import TRAIN, scenes_tokenizer, write_layouts
+from cosmos_core.engine.distributed import World
+from cosmos_core.engine.trainer import Setting
+
+
+@pytest.fixture(scope="session")
+def scene_shards(tmp_path_factory):
+    """Eight scenes as a specification of shards."""
+    root = tmp_path_factory.mktemp("scenes") / "data"
+    write_layouts(root, split=TRAIN, count=8, layouts=["shards"])
+    return str(root / "shards" / "*.tar")
+
+
+@pytest.fixture
+def setting(tmp_path):
+    """The setting of a run of one process in the folder `run`."""
+    tokenizer = scenes_tokenizer()
+    return Setting(
+        tokenizer=tokenizer,
+        decode=tokenizer.decode,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        output=tmp_path / "run",
+        command="cosmos-train scenes_cosmos",
+        world=World(0, 1, torch.device("cpu")),
+    )

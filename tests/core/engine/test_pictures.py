@@ -1,0 +1,225 @@
+"""The pictures of real runs: when they are drawn, of what, and that they change nothing."""
+
+import io
+import json
+import signal
+import tarfile
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.training import METHODS, tiny_views
+
+from cosmos_core.engine import pictures
+from cosmos_core.engine.log import read_log
+from cosmos_core.engine.pictures import RunPictures
+from cosmos_core.engine.snapshot import Snapshots
+from cosmos_core.engine.trainer import Trainer
+from cosmos_core.engine.watch import Watch
+from cosmos_core.pictures.curves import draw_curves
+from cosmos_core.pictures.samples import Inverse
+from cosmos_core.recipes import RECIPES
+from cosmos_core.recipes.overrides import override
+
+STEPS = 4
+TINY = (
+    *("data.workers=0", "optim.batch_size=4", f"optim.steps={STEPS}", "optim.warmup_steps=1"),
+    *("watch.log_every=1", "save.every=2"),
+)
+AS_IT_IS = (  # views that are the whole image, unchanged
+    *("image.global_scale=1,1", "image.jitter_p=0", "image.flip_p=0", "image.grayscale_p=0"),
+    *("image.blur_p=0,0,0", "image.solarize_p=0"),
+)
+
+
+def config(*assignments, recipe="scenes_small"):
+    return override(RECIPES[recipe](), [*TINY, *assignments])
+
+
+def names(folder):
+    return sorted(path.name for path in folder.glob("*.png"))
+
+
+def snapshot(output):
+    state, _ = Snapshots(output, keep=1).newest()
+    return state
+
+
+def log_without_times(output):
+    lines = (output / "log.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "timing": None} for line in lines]
+
+
+def stopping_after(count, tokenizer):
+    """A tokenizer that makes so many batches; in the last a signal comes."""
+    made = 0
+
+    def tokenize(texts):
+        nonlocal made
+        made += 1
+        if made == count + 1:
+            signal.raise_signal(signal.SIGTERM)
+        return tokenizer(texts)
+
+    return tokenize
+
+
+def page(path):
+    return np.asarray(PIL.Image.open(path).convert("RGB"))
+
+
+def shows(picture, pixels):
+    """Whether a picture has these pixels somewhere."""
+    height, width, _ = pixels.shape
+    return any(
+        np.array_equal(picture[y : y + height, x : x + width], pixels)
+        for y, x in np.argwhere((picture == pixels[0, 0]).all(-1))
+    )
+
+
+@pytest.mark.parametrize("recipe", ["scenes_small", "scenes_slip"])
+def test_pictures_change_neither_weights_nor_log_nor_random_numbers(
+    tmp_path, setting, scene_shards, recipe, monkeypatch
+):
+    monkeypatch.setattr(pictures, "GUESS", 0.0)  # curves also at the first snapshot
+    outputs = tmp_path / "with", tmp_path / "without"
+    for output, on in zip(outputs, ("true", "false"), strict=True):
+        chosen = config(f"watch.pictures={on}", recipe=recipe)
+        Trainer(chosen, setting._replace(output=output)).run(scene_shards)
+    assert [names(output) for output in outputs] == [["losses.png", "views.png"], []]
+    ours, theirs = (load_file(output / "checkpoint.safetensors") for output in outputs)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not ours[name].equal(theirs[name])] == []
+    ours, theirs = (snapshot(output)["random"][0] for output in outputs)
+    assert torch.equal(ours["torch"], theirs["torch"])
+    assert ours["python"] == theirs["python"]
+    assert ours["numpy"][0] == theirs["numpy"][0]
+    assert torch.equal(ours["numpy"][1], theirs["numpy"][1])
+    assert ours["numpy"][2:] == theirs["numpy"][2:]
+    assert log_without_times(outputs[0]) == log_without_times(outputs[1])
+
+
+def write_shard(path, image):
+    """One sample: an image, without loss, and a caption."""
+    content = io.BytesIO()
+    PIL.Image.fromarray(image).save(content, "PNG")
+    record = json.dumps({"raw_caption": "a red fish", "shortIB_captions": []}).encode()
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("0.png", content.getvalue()), ("0.json", record)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+
+def test_a_known_image_is_shown_as_it_is_and_a_wrong_view_as_it_is_not(tmp_path, setting):
+    """From the shard through the views, the normalising and the picture to the file."""
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    shard = tmp_path / "one.tar"
+    write_shard(shard, image)
+    enlarged = image.repeat(3, 0).repeat(3, 1)
+    for name, changes in (("plain", ()), ("flipped", ("image.flip_p=1",))):
+        chosen = config("method=clip", "optim.batch_size=1", "optim.steps=1", *AS_IT_IS, *changes)
+        output = tmp_path / name
+        Trainer(chosen, setting._replace(output=output)).run(str(shard))
+        drawn = page(output / "views.png")
+        assert shows(drawn, enlarged) == (name == "plain")
+        assert shows(drawn, enlarged[:, ::-1]) == (name == "flipped")
+
+
+def test_a_resumed_run_keeps_the_picture_of_its_start(setting, scene_shards, capsys):
+    stopped = setting._replace(tokenizer=stopping_after(2, setting.tokenizer))
+    outcome = Trainer(config(), stopped).run(scene_shards)
+    assert outcome.steps == 2
+    output = setting.output
+    before = (output / "views.png").read_bytes(), (output / "losses.png").read_bytes()
+    assert names(output) == ["losses.png", "views.png"]
+    assert f"pictures: {output / 'views.png'} shows the first batch" in capsys.readouterr().err
+    Trainer(config(), setting, resume=True).run(scene_shards)
+    assert names(output) == ["losses.png", "views-resumed.png", "views.png"]
+    assert f"pictures: {output / 'views-resumed.png'} shows" in capsys.readouterr().err
+    assert (output / "views.png").read_bytes() == before[0]
+    records = read_log(output / "log.jsonl")
+    assert [record["step"] for record in records] == [0, 1, 2, 3]
+    curves = draw_curves(records, "scenes_small (cosmos): steps 0 to 3 of 4")
+    assert (output / "losses.png").read_bytes() == curves != before[1]
+
+
+def test_a_new_run_leaves_no_picture_of_another(setting, scene_shards):
+    setting.output.mkdir()
+    for name in ("views.png", "views-resumed.png", "losses.png"):
+        (setting.output / name).write_bytes(b"another run's")
+    Trainer(config("optim.steps=1"), setting).run(scene_shards)
+    assert names(setting.output) == ["losses.png", "views.png"]
+    assert page(setting.output / "views.png").ndim == page(setting.output / "losses.png").ndim == 3
+
+
+def broken_decoder(ids):
+    raise RuntimeError("no such\nlanguage")
+
+
+def test_a_picture_that_fails_is_told_and_the_training_goes_on(setting, scene_shards, capsys):
+    (setting.output / "losses.png").mkdir(parents=True)  # cannot be replaced by a file
+    Trainer(config(), setting._replace(decode=broken_decoder)).run(scene_shards)
+    assert snapshot(setting.output)["step"] == STEPS
+    said = capsys.readouterr().err.splitlines()
+    why = "could not be drawn, the training goes on"
+    assert said[0] == f"views.png {why} (RuntimeError: no such)"
+    assert said[-1].startswith(f"losses.png {why} (IsADirectoryError: ")
+    assert names(setting.output) == ["losses.png"]
+    assert not list(setting.output.glob(".*"))
+
+
+def test_a_run_that_diverges_leaves_its_curves(setting, scene_shards):
+    wild = config("optim.lr=1e30", "optim.warmup_steps=0", "compute.precision=fp32")
+    with pytest.raises(FloatingPointError):
+        Trainer(wild, setting).run(scene_shards)
+    records = read_log(setting.output / "log.jsonl")
+    assert 1 <= len(records) < STEPS
+    title = f"scenes_small (cosmos): steps 0 to {len(records) - 1} of {STEPS}"
+    assert (setting.output / "losses.png").read_bytes() == draw_curves(records, title)
+
+
+def make(chosen, setting, watch, *, rank=0):
+    inverse = Inverse(setting.mean, setting.std, setting.decode)
+    return RunPictures(chosen, setting.output, watch, inverse, rank=rank, first_step=0)
+
+
+def test_other_processes_draw_nothing(setting):
+    """Of a batch and a log that the first draws."""
+    chosen, views = config("method=clip"), tiny_views(METHODS["clip"])
+    setting.output.mkdir()
+    (setting.output / "log.jsonl").write_text('{"step": 0, "clip": 2.0}\n')
+    for rank in (1, 0):
+        watch = Watch(chosen, setting.output, rank=rank, first_step=0)
+        with make(chosen, setting, watch, rank=rank) as drawing:
+            drawing.batch(views)
+        assert names(setting.output) == ([] if rank else ["losses.png", "views.png"])
+
+
+def test_curves_are_drawn_again_only_when_that_costs_little(setting, monkeypatch):
+    setting.output.mkdir()
+    curves = setting.output / "losses.png"
+    with Watch(config(), setting.output, rank=0, first_step=0) as watch:
+        watch.step(0, {"clip": 2.0})
+        with make(config(), setting, watch) as drawing:
+            drawing.curves()
+            assert not curves.exists()  # a second's work within the first hundred seconds
+            monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 100)
+            drawing.curves()
+            first = curves.read_bytes()
+            watch.step(1, {"clip": 1.0})
+            drawing.curves()
+            assert curves.read_bytes() == first
+    assert curves.read_bytes() != first  # at the end
+
+
+def test_an_interrupted_user_does_not_wait_for_a_picture(setting):
+    setting.output.mkdir()
+    with Watch(config(), setting.output, rank=0, first_step=0) as watch:
+        watch.step(0, {"clip": 2.0})
+        with pytest.raises(KeyboardInterrupt), make(config(), setting, watch):
+            raise KeyboardInterrupt
+    assert not (setting.output / "losses.png").exists()

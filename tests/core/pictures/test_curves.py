@@ -1,0 +1,181 @@
+"""The curves of a log: what Matplotlib was given is what was logged."""
+
+import io
+import time
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from cosmos_core.pictures.curves import LONG, MOST, draw_curves, lay_out
+from cosmos_core.pictures.page import plain_style
+from cosmos_core.pictures.series import Series, panels, running_mean, thinned
+
+TITLE = "scenes_cosmos (cosmos): steps 0 to 9 of 10"
+
+
+def record(step, **figures):
+    return {
+        **{"step": step, "lr": 1e-3 / (step + 1), "clip": 3.5 - step / 8, "distill": 3.0},
+        **{"simclr": 0.0, "total": 6.5 - step / 8, "logit_scale": 14.25, "momentum": 0.99},
+        **{"distill_logit_scale": 10.0, "gradient_norm": 2.0 ** (step % 5), "bad_samples": 0},
+        "timing": {"samples_per_second": 100 + step % 7, "data_wait": 0.25, "memory_bytes": 2e9},
+        **figures,
+    }
+
+
+def drawn(records):
+    """The axes of a page by their titles."""
+    with plain_style():
+        return {axes.get_title(): axes for axes in lay_out(panels(records), TITLE).axes}
+
+
+def lines(axes):
+    """What is drawn on axes, by the legend's names."""
+    handles, names = axes.get_legend().legend_handles, axes.get_legend().get_texts()
+    colours = {
+        handle.get_color(): name.get_text() for handle, name in zip(handles, names, strict=True)
+    }
+    return {colours[line.get_color()]: line.get_xydata().tolist() for line in axes.lines}
+
+
+@pytest.mark.parametrize("steps", [1, 3, 24])
+def test_lines_are_the_logged_figures(steps):
+    axes = drawn([record(step) for step in range(steps)])
+    assert lines(axes["loss before the step"]) == {
+        "total": [[step, 6.5 - step / 8] for step in range(steps)],
+        "clip": [[step, 3.5 - step / 8] for step in range(steps)],
+        "distill": [[step, 3.0] for step in range(steps)],
+    }
+    (rate,) = axes["learning rate"].lines
+    assert rate.get_xydata().tolist() == [[step, 1e-3 / (step + 1)] for step in range(steps)]
+    scales = lines(axes["logit scales"])
+    assert {name: points[0] for name, points in scales.items()} == {
+        "logit_scale": [0, 14.25],
+        "distill_logit_scale": [0, 10.0],
+    }
+    for title, value, unit in (
+        ("teacher's momentum", 0.99, ""),
+        ("norm of the gradient", 1.0, ""),
+        ("speed", 100.0, "images a second"),
+        ("time spent waiting for batches", 25.0, "%"),
+        ("peak memory", 2.0, "GB"),
+    ):
+        (line,) = axes[title].lines
+        assert line.get_ydata()[0] == pytest.approx(value)
+        assert axes[title].get_ylabel() == unit
+    assert all(one.get_xlabel() == "step" for one in axes.values())
+    assert axes["loss before the step"].get_ylabel() == "nats"
+    assert len(axes) == 8  # no bad samples: no panel
+
+
+def test_the_only_term_is_drawn_without_a_total():
+    (loss, *_) = panels([record(step, distill=0.0, total=3.0) for step in range(3)])
+    assert [series.name for series in loss.series] == ["clip"]
+    (loss, *_) = panels([record(step, distill=0.0, simclr=1.0) for step in range(3)])
+    assert [series.name for series in loss.series] == ["total", "clip", "simclr"]
+
+
+def test_bad_samples_are_shown_where_there_are_some():
+    titles = [panel.title for panel in panels([record(0), record(1, bad_samples=2)])]
+    assert "samples that could not be read" in titles
+
+
+def test_what_is_not_finite_is_a_gap():
+    records = [record(step) for step in range(3)]
+    records[1] = record(1, gradient_norm=None)
+    (line,) = drawn(records)["norm of the gradient"].lines
+    assert np.isnan(line.get_ydata()).tolist() == [False, True, False]
+    assert draw_curves([record(0, gradient_norm=None)], TITLE)
+
+
+def test_evaluations_have_a_panel_a_data_set():
+    def measured(step, shift):
+        return {
+            "step": step,
+            "evaluation": {
+                "birds/teacher/acc1": 0.5 + shift,
+                "birds/teacher/mean_rank": 7.0 - shift,
+                "a/b.yaml/teacher/acc1": 0.25,
+                "birds/student/acc1": 0.125,
+                "birds/student/mean_rank": 9.0,
+                "a/b.yaml/student/acc1": None,
+            },
+        }
+
+    records = [record(0), record(1), measured(1, 0.0), record(2), record(3), measured(3, 0.25)]
+    axes = drawn(records)
+    birds, ranks = (axes[f"birds{more}"] for more in ("", ", not fractions"))
+    assert [line.get_xydata().tolist() for line in birds.lines] == [
+        [[1, 0.5], [3, 0.75]],
+        [[1, 0.125], [3, 0.125]],
+    ]
+    assert [line.get_linestyle() for line in birds.lines] == ["-", "--"]
+    assert len({line.get_color() for line in birds.lines}) == 1
+    assert [text.get_text() for text in birds.get_legend().get_texts()] == ["acc1"]
+    assert birds.get_legend().get_title().get_text() == "dashed: student"
+    assert ranks.lines[0].get_ydata().tolist() == [7.0, 6.75]
+    assert axes["a/b.yaml"].lines[0].get_ydata().tolist() == [0.25, 0.25]
+    assert axes["learning rate"].lines[0].get_xdata().tolist() == [0, 1, 2, 3]
+
+
+def test_a_long_noisy_line_has_its_mean_over_it():
+    noise = np.random.default_rng(0).normal(3, 0.5, 4 * LONG)
+    axes = drawn([record(step, clip=value) for step, value in enumerate(noise)])
+    loss = axes["loss before the step"]
+    raw, mean = (line for line in loss.lines if line.get_color() == "C1")
+    assert raw.get_ydata().tolist() == noise.tolist()
+    assert raw.get_alpha() < 0.5
+    expected = [noise[max(0, place - 4) : place + 5].mean() for place in range(len(noise))]
+    assert mean.get_ydata() == pytest.approx(expected)  # over 9 lines, 8 being a fiftieth of them
+    assert (
+        loss.figure.texts[0]
+        .get_text()
+        .endswith("thick: means over 9 lines of the log, pale: every line")
+    )
+    assert len(axes["learning rate"].lines) == 1
+
+
+def test_a_wide_range_has_a_logarithmic_axis_and_a_narrow_one_has_not():
+    for norms, scale in (((1.0, 100.0), "log"), ((5.0, 6.0), "linear"), ((0.0, 0.0), "linear")):
+        records = [record(step, gradient_norm=norm) for step, norm in enumerate(norms)]
+        assert drawn(records)["norm of the gradient"].get_yscale() == scale
+
+
+def test_the_running_mean_leaves_out_what_is_not_finite():
+    values = np.array([1.0, np.nan, 4.0, np.nan, np.nan, np.nan, 7.0])
+    expected = [1.0, 2.5, 4.0, 4.0, np.nan, 7.0, 7.0]
+    assert running_mean(values, 3) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("count", [MOST + 1, 12_345, 100_000])
+def test_a_thinned_line_keeps_every_peak(count):
+    values = np.random.default_rng(0).normal(size=count)
+    values[count // 3], values[count // 2], values[7] = 50.0, -50.0, np.nan
+    steps = np.arange(count, dtype=float) * 10
+    found = thinned(Series("clip", steps, values), MOST)
+    assert 0.6 * MOST <= len(found.values) <= MOST
+    places = (found.steps / 10).astype(int)
+    assert (np.diff(places) > 0).all()
+    assert found.values == pytest.approx(values[places], nan_ok=True)
+    assert {count // 3, count // 2} <= set(places)
+    near = 2 * count / MOST + 1
+    for place in np.linspace(10, count - 1, 300).astype(int):
+        around = found.values[abs(places - place) < near]
+        assert np.nanmin(around) <= values[place] <= np.nanmax(around)
+
+
+def test_a_short_line_is_not_thinned():
+    series = Series("clip", np.arange(MOST, dtype=float), np.zeros(MOST))
+    assert thinned(series, MOST) is series
+
+
+def test_a_hundred_thousand_lines_are_drawn_soon_and_in_a_small_file():
+    noise = np.random.default_rng(0).normal(1, 0.1, 100_000).tolist()
+    records = [record(step, clip=value, total=value + 3) for step, value in enumerate(noise)]
+    draw_curves(records[:3], TITLE)  # the first takes the time of importing
+    start = time.process_time()
+    content = draw_curves(records, TITLE)
+    assert time.process_time() - start < 2
+    assert len(content) < 300_000
+    assert PIL.Image.open(io.BytesIO(content)).size == (1380, 940)
