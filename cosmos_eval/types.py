@@ -20,6 +20,8 @@ Executor = Literal["local", "ray", "slurm"]
 ClassLayout = Literal["folders", "webdataset"]
 SelectionLayout = Literal["items", "pairs", "sugarcrepe", "mmvp", "aro"]
 PairAccuracy = Literal["group", "image"]
+MapKind = Literal["cross-attention", "text-to-patch similarity"]
+"""What a map over an image shows; only models with a cross-attention module have the first."""
 Rgb = tuple[float, float, float]
 
 

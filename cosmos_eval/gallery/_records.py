@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-MapKind = Literal["cross-attention", "text-to-patch similarity"]
-"""What a map over an image shows; only models with a cross-attention module have the first."""
+from cosmos_eval.types import MapKind
 
 
 class Picture(NamedTuple):
