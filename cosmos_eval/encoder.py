@@ -55,8 +55,7 @@ class Encoder(Protocol):
 class DenseEncoder(Encoder, Protocol):
     """An encoder whose image tower is a ViT with patch tokens.
 
-    `image_mean` and `image_std` are what its images are normalised by, RGB on the 0-1 scale;
-    `preprocessing` has OpenCLIP's `size` and `interpolation`.
+    `image_mean` and `image_std` are what its images are normalised by, RGB on the 0-1 scale.
     """
 
     patch_size: int

@@ -2,8 +2,8 @@
 
 The tokenizer cuts a text into letters, single digits, endings such as 's, and runs of other marks,
 and each of these into tokens of which the last one ends with `</w>`. Pieces that touch are one word
-again (2024, don't, t-shirt), but marks at its ends are words of their own, since a model may look
-at a full stop as such.
+again (2024, don't, and with a mark that connects t-shirt), but other marks are words of their own,
+since a model may look at a full stop as such.
 """
 
 from __future__ import annotations
@@ -17,14 +17,20 @@ from open_clip.tokenizer import SimpleTokenizer, basic_clean, whitespace_clean
 
 from cosmos_eval.types import CaptionWord
 
+_CONNECTING = ("-", "'", ".", "_")
+
 
 class _Piece(NamedTuple):
-    """What ends with `</w>`: characters [start, stop) of the cleaned text, as `tokens` tokens."""
+    """What ends with `</w>`: characters [start, stop) of the cleaned text, as `tokens` tokens.
+
+    A mark may be one that `connects` what is at both of its sides.
+    """
 
     start: int
     stop: int
     tokens: int
     is_mark: bool
+    connects: bool
 
 
 def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
@@ -49,7 +55,8 @@ def _pieces(tokenizer: SimpleTokenizer, cleaned: str, within: tuple[int, int]) -
     for match in tokenizer.pat.finditer(cleaned, *within):
         letters = "".join(tokenizer.byte_encoder[byte] for byte in match[0].encode())
         tokens = tokenizer.bpe(letters).count(" ") + 1
-        yield _Piece(match.start(), match.end(), tokens, _is_mark(match[0]))
+        connects = match[0] in _CONNECTING
+        yield _Piece(match.start(), match.end(), tokens, _is_mark(match[0]), connects)
 
 
 def _is_mark(piece: str) -> bool:
@@ -57,12 +64,19 @@ def _is_mark(piece: str) -> bool:
     return not any(c.isalnum() or unicodedata.category(c).startswith("M") for c in piece)
 
 
-def _words(touching: Sequence[_Piece]) -> list[Sequence[_Piece]]:
-    """Pieces without white space in between: marks, what lies between them as one, marks."""
-    inner = [index for index, piece in enumerate(touching) if not piece.is_mark] or [0]
-    first, last = inner[0], inner[-1] + 1
-    before, after = touching[:first], touching[last:]
-    return [*([mark] for mark in before), touching[first:last], *([mark] for mark in after)]
+def _words(touching: Sequence[_Piece]) -> list[list[_Piece]]:
+    """Pieces without white space in between: letters and digits that touch or are connected."""
+    solid = [not piece.is_mark for piece in touching]
+    for index in range(1, len(touching) - 1):
+        by_a_mark = touching[index - 1].is_mark or touching[index + 1].is_mark
+        solid[index] |= touching[index].connects and not by_a_mark
+    words: list[list[_Piece]] = []
+    for index, piece in enumerate(touching):
+        if index and solid[index - 1] and solid[index]:
+            words[-1].append(piece)
+        else:
+            words.append([piece])
+    return words
 
 
 def _in_own_case(text: str, cleaned: str) -> str:
