@@ -67,7 +67,7 @@ class ShownImage(ImageFile):
     def decode(self, content: bytes) -> Image.Image:
         """The image, whatever its mode, as RGB."""
         with _decoding(self.name), Image.open(io.BytesIO(content)) as image:
-            return _on_white(ImageOps.exif_transpose(image))
+            return as_shown(image)
 
 
 @dataclass(frozen=True)
@@ -152,12 +152,14 @@ class CroppedImage:
         return image.crop(self.box)
 
 
-def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):  # PIL would take all but the darkest greys for white
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if not image.has_transparency_data:
-        return image.convert("RGB")
-    layer = image.convert("RGBA")
+def as_shown(image: Image.Image) -> Image.Image:
+    """An image as viewers show it: upright, what is transparent in white; RGB."""
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16"):  # PIL would take all but the darkest greys for white
+        return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    layer = upright.convert("RGBA")
     page = Image.new("RGB", layer.size, "white")
     page.paste(layer, mask=layer.getchannel("A"))
     return page

@@ -77,7 +77,12 @@ def _view(row: Row, look: Look, view: View) -> dict[str, Any]:
     return {
         "head": view.head,
         "caption": view.caption,
-        "colours": data_uri(coloured(view, row.picture.size)),
+        "colours": data_uri(coloured(view, _half(row.picture.size))),
         "range": range_line(look, view),
         "said": said(row, look, view),
     }
+
+
+def _half(size: tuple[int, int]) -> tuple[int, int]:
+    """Of a picture: a map has no detail that would be lost."""
+    return (size[0] + 1) // 2, (size[1] + 1) // 2

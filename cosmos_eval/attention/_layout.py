@@ -29,6 +29,7 @@ _MARGIN, _GAP, _ROW_GAP = 20, 12, 18
 _WIDTH = 940  # about that of a page's text
 _PANEL = (180, 340)  # sides of a panel, at least and at most
 _IN_LINE = 4  # maps beside an image
+_HEADED = 8  # rows under one heading
 _RULE = "#d5d8dc"
 _NOTHING = Block(0, 0, [])
 
@@ -40,7 +41,10 @@ def page(rows: Sequence[Row]) -> Block:
     panel = min(max(side, _PANEL[0]), _PANEL[1])
     width = columns * panel + _GAP * (columns - 1)
     rule = Block(width, 1, [Box(0, 0, width, 1, _RULE)])
-    drawn = [block for row in rows for block in (_row(row, panel, width), rule)]
+    drawn = []
+    for number, row in enumerate(rows):
+        headed = number % _HEADED == 0 or len(_lines(row.looks)) > 1
+        drawn += [_row(row, panel, width, headed), rule]
     content = stacked([*drawn, _legend(rows, width)], _ROW_GAP)
     marks = moved(content, _MARGIN, _MARGIN)
     return Block(width + 2 * _MARGIN, content.height + 2 * _MARGIN, marks)
@@ -68,24 +72,24 @@ class _Cell(NamedTuple):
     caption: Block
 
 
-def _row(row: Row, panel: float, width: float) -> Block:
+def _row(row: Row, panel: float, width: float, headed: bool) -> Block:
     """An image, its maps, and what the words of the text weigh."""
     first, *others = _lines(row.looks)
     starts = [_image_cell(row, panel), *(_Cell(*[_NOTHING] * 4) for _ in others)]
     lines = [
-        _line([start, *(_map_cell(row, *shown, panel) for shown in line)], panel)
+        _line([start, *(_map_cell(row, *shown, panel) for shown in line)], panel, headed)
         for start, line in zip(starts, (first, *others), strict=True)
     ]
     return stacked([*lines, *_captions(row, width)], _GAP)
 
 
-def _line(cells: Sequence[_Cell], panel: float) -> Block:
+def _line(cells: Sequence[_Cell], panel: float, headed: bool) -> Block:
     """Cells beside each other, each part of them in a line of its own."""
     parts = [
         beside([part._replace(width=panel) for part in parts], _GAP)
         for parts in zip(*cells, strict=True)
     ]
-    return stacked(parts, 4)
+    return stacked([part for part in parts[0 if headed else 1 :] if part.height], 4)
 
 
 def _image_cell(row: Row, panel: float) -> _Cell:

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cosmos_eval.attention._records import Pair
-from cosmos_eval.sources import ImageArray, ImageSource, ShownImage
+from cosmos_eval.sources import ImageArray, ImageSource, ShownImage, as_shown
 from cosmos_eval.types import UsageError
 
 COLUMNS = ("image", "text")
@@ -33,29 +33,35 @@ def pairs_of(image: Path | Image.Image, texts: Sequence[str]) -> list[Pair]:
     for text in texts:
         _require_text(text, "--text")
     if isinstance(image, Path):
-        return _checked([Pair(image.name, ShownImage(image), text) for text in texts])
-    array = ImageArray("image", np.asarray(image.convert("RGB")))
-    return [Pair("image", array, text) for text in texts]
+        source: ImageSource = ShownImage(image)
+        source.decode(source.read())
+        return [Pair(image.name, source, text) for text in texts]
+    source = ImageArray("image", np.asarray(as_shown(image)))
+    return [Pair("image", source, text) for text in texts]
 
 
 def pairs_in(file: Path) -> list[Pair]:
     """The rows of a CSV file with columns `image` and `text`; images are relative to the file.
 
-    Raises UsageError that names the file, and the row where it is one's fault.
+    All are read once here: better now than after many others. Raises UsageError that names the
+    file, and the row where it is one's fault.
     """
     pairs = []
     for line, row in _rows(file):
         where = f"{file} line {line}"
-        _require_text(row["text"] or "", f"{where}, column text")
-        if not (row["image"] or "").strip():
+        name, text = row["image"] or "", row["text"] or ""
+        _require_text(text, f"{where}, column text")
+        if not name.strip():
             raise UsageError(f"{where}, column image: no file is named")
-        path = file.parent / row["image"]
-        if not path.is_file():
-            raise UsageError(f"{where}: image not found: {path}")
-        pairs.append(Pair(row["image"], ShownImage(path), row["text"]))
+        source = ShownImage(file.parent / name)
+        try:
+            source.decode(source.read())
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
+        pairs.append(Pair(name, source, text))
     if not pairs:
         raise UsageError(f"{file} has no rows: one an image and text, below {','.join(COLUMNS)}")
-    return _checked(pairs)
+    return pairs
 
 
 def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
@@ -78,12 +84,4 @@ def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
 
 def _require_text(text: str, where: str) -> None:
     if not text.strip():
-        raise UsageError(f"{where}: the text is empty; say what to look for")
-
-
-def _checked(pairs: list[Pair]) -> list[Pair]:
-    """Raise UsageError where an image cannot be read: better now than after many others."""
-    sources: dict[str, ImageSource] = {pair.name: pair.source for pair in pairs}
-    for source in sources.values():
-        source.decode(source.read())
-    return pairs
+        raise UsageError(f"{where} is empty: say what to look for")

@@ -39,7 +39,7 @@ def to_png(page: Block) -> bytes:
             size = (max(right - left, 1), max(bottom - top, 1))
             image.paste(mark.image.resize(size, Image.Resampling.LANCZOS), (left, top))
     content = io.BytesIO()
-    image.save(content, "PNG", optimize=True)
+    image.save(content, "PNG")
     return content.getvalue()
 
 

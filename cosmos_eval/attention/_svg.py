@@ -10,6 +10,8 @@ from cosmos_eval.attention._marks import Block, Box, Mark, Raster, Text
 
 _FONTS = f"{FAMILY}, Verdana, Geneva, sans-serif"
 
+_FINENESS = 2  # pixels of an embedded image for one of the picture
+
 
 def to_svg(page: Block, name: str) -> bytes:
     """`name` is what the whole picture is called, for those who do not see it."""
@@ -57,9 +59,10 @@ def _text(root: ET.Element, mark: Text, place: dict[str, str]) -> None:
 
 
 def _image(root: ET.Element, mark: Raster, place: dict[str, str]) -> None:
-    drawn = ET.SubElement(
-        root, "image", {**place, "preserveAspectRatio": "none", "href": data_uri(mark.image)}
-    )
+    image = mark.image.copy()
+    image.thumbnail((round(_FINENESS * mark.width), round(_FINENESS * mark.height)))
+    address = {"preserveAspectRatio": "none", "href": data_uri(image)}
+    drawn = ET.SubElement(root, "image", {**place, **address})
     ET.SubElement(drawn, "title").text = mark.title
 
 

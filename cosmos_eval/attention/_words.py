@@ -49,7 +49,9 @@ def percent(share: float) -> str:
 
 def value_text(look: Look, value: float) -> str:
     """A value of a map: a share of the weight, or a cosine."""
-    return percent(value) if look.kind == "cross-attention" else f"{value:.3f}"
+    if look.kind == "cross-attention":
+        return percent(value)
+    return f"{round(value, 3) + 0.0:.3f}"  # never -0.000
 
 
 def said(row: Row, look: Look, view: View) -> str:
@@ -82,10 +84,13 @@ def padding_line(caption: CaptionShares) -> str:
 
 def cut_line(caption: CaptionShares) -> str:
     """What of a caption the model does not read."""
-    half = f", {caption.words[-1].text} in part" if caption.halved else ""
     unread = len(caption.unread.split())
-    words = f"the last {unread} words are not read" if unread != 1 else "the last word is not read"
-    return f"The text has {caption.tokens} tokens and is cut to {caption.context}: {words}{half}"
+    parts = [f"“{printable(caption.words[-1].text)}” is read in part"] if caption.halved else []
+    if unread:
+        words = "the last word is" if unread == 1 else f"the last {unread} words are"
+        parts.append(f"{words} not read")
+    said = ", ".join(parts)
+    return f"The text has {caption.tokens} tokens and is cut to {caption.context}: {said}"
 
 
 def model_line(look: Look) -> str:
