@@ -9,6 +9,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 import cosmos_eval
@@ -45,11 +46,12 @@ def test_set_up_is_two_lines_each_enough_by_itself():
 
 @pytest.fixture
 def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, the current one, with the README's own YAML files and a data root."""
+    """The current folder, with the README's own YAML files, a photo and an empty data root."""
     names = re.findall(r"`(my-[a-z]+\.yaml)`:", README.read_text("utf-8"))
     for name, text in zip(names, blocks("yaml"), strict=True):
         (tmp_path / name).write_text(text)
     (tmp_path / "data").mkdir()
+    Image.new("RGB", (60, 40), "green").save(tmp_path / "my-photo.jpg")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -18,6 +18,7 @@ WORDS = (
 )
 
 
+_SHOWN = 40  # characters of a word that is named
 LEVEL_NAMES: dict[Level, str] = {
     "low": "low: below 1/3",
     "middle": "middle",
@@ -85,7 +86,8 @@ def padding_line(caption: CaptionShares) -> str:
 def cut_line(caption: CaptionShares) -> str:
     """What of a caption the model does not read."""
     unread = len(caption.unread.split())
-    parts = [f"“{printable(caption.words[-1].text)}” is read in part"] if caption.halved else []
+    last = printable(caption.words[-1].text)
+    parts = [f"“{last[:_SHOWN]}” is read in part"] if caption.halved else []
     if unread:
         words = "the last word is" if unread == 1 else f"the last {unread} words are"
         parts.append(f"{words} not read")
@@ -111,7 +113,7 @@ def footer(rows: Sequence[Row]) -> list[str]:
     looks = [look for row in rows for look in row.looks]
     lines = [MAPS, *([WORDS] if any(has_words(look) for look in looks) else [])]
     if any(max(row.size) > LONGEST * min(row.size) for row in rows):
-        lines.append(f"Images longer than {LONGEST} times their width are squeezed to that.")
+        lines.append(f"Images more than {LONGEST} times as long as wide are squeezed to that.")
     return [*lines, *dict.fromkeys(model_line(look) for look in looks)]
 
 
