@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import PIL.Image
 from torch import Tensor
 
-from cosmos_eval.types import Attention, EncoderInfo, Rgb
+from cosmos_eval.types import Attention, CaptionWord, EncoderInfo, Rgb
 
 
 @runtime_checkable
@@ -67,4 +67,34 @@ class DenseEncoder(Encoder, Protocol):
 
         `attention` chooses the form of the last block; raises UsageError where the tower has no
         patch tokens.
+        """
+
+
+@runtime_checkable
+class CrossAttentionEncoder(DenseEncoder, Protocol):
+    """An encoder in which each modality looks at the tokens of the other.
+
+    Queries are features that are not normalised, float32 on the CPU. Weights are float32 on the
+    CPU, and sum to 1 over the patches of an image and over the tokens of a text.
+    """
+
+    def words(self, text: str) -> Sequence[CaptionWord]:
+        """The words of a text, with the places of their tokens; all of them, also where it is cut.
+
+        They cover every token but the start and the end of text.
+        """
+
+    def image_queries(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D)."""
+
+    def text_queries(self, tokens: Tensor) -> Tensor:
+        """(T, L) -> (T, D)."""
+
+    def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Images (B, 3, H, W), queries of texts (T, D) -> (B, heads, T, H // patch, W // patch)."""
+
+    def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
+        """Texts (T, L) of the whole context, queries of images (B, D) -> (T, heads, B, L).
+
+        Padding is looked at as well, as in training.
         """

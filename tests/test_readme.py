@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 from support.packages import forget_tasks, install
 from support.pages import PAGES, README, ROOT, Typed, blocks, links, typed
 from typer.testing import CliRunner
@@ -77,7 +78,7 @@ def test_programs_and_packages_that_are_named_are_there():
 
 @pytest.fixture
 def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The current folder: the pages' own YAML files, the examples, a data root, a checkpoint."""
+    """The current folder, with all that the pages' commands name: YAML files, examples, a photo."""
     for page in (README, ROOT / "docs" / "your-data.md"):
         names = re.findall(r"`(my-[a-z]+\.yaml)`:", page.read_text("utf-8"))
         for name, text in zip(names, blocks(page, "yaml"), strict=True):
@@ -85,6 +86,7 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     install(tmp_path / "site", "image-retrieval-task", {"image-retrieval": "image_retrieval:TASK"})
     (tmp_path / "data").mkdir()
+    Image.new("RGB", (60, 40), "green").save(tmp_path / "my-photo.jpg")
     for run in ("short", "cc3m"):
         (tmp_path / "runs" / run).mkdir(parents=True)
         (tmp_path / "runs" / run / "checkpoint.safetensors").touch()

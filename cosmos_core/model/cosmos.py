@@ -6,7 +6,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from cosmos_core.model.clip import MultiViewCLIP, Tokens
 from cosmos_core.model.pooler import CrossAttentionPooler
@@ -74,6 +74,27 @@ class Cosmos(MultiViewCLIP):
             logit_scale=self.logit_scale.exp(),
             distill_logit_scale=self.distill_logit_scale.exp(),
         )
+
+    def patch_attention(self, images: Tensor, texts: Tensor) -> Tensor:
+        """How every text looks at every image: the weights of `visual.attn_cross_pool`.
+
+        Images (B, 3, H, W) and features of texts (T, D), not normalised -> (B, heads, T, h, w),
+        which sum to 1 over the h x w patches.
+        """
+        patch = self.visual.patch_size
+        grid = tuple(side // size for side, size in zip(images.shape[2:], patch, strict=True))
+        keys = self.image_token_mapping(self.image_tokens([images], keep=len(images)).tokens)
+        queries = texts.expand(len(images), -1, -1)
+        return self.visual.attn_cross_pool.weights(queries, keys).unflatten(-1, grid)
+
+    def token_attention(self, texts: Tensor, images: Tensor) -> Tensor:
+        """How every image looks at every text: the weights of `text_attn_cross_pool`.
+
+        Texts (T, S) token ids and features of images (B, D), not normalised -> (T, heads, B, S),
+        which sum to 1 over the S tokens, padding included.
+        """
+        keys = self.text_token_mapping(self.text_tokens(texts, keep=len(texts)).tokens)
+        return self.text_attn_cross_pool.weights(images.expand(len(texts), -1, -1), keys)
 
     def _encode_images(self, views: Views) -> Tokens:
         """All views' features (V, B, D), not normalised; the first's tokens (B, N, width)."""

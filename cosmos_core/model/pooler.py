@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor, nn
 
 from cosmos_core.model.attention import attend, project
@@ -32,3 +34,11 @@ class CrossAttentionPooler(nn.Module):
         k, v = kv.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
         pooled = attend(q.unflatten(-1, (heads, -1)).transpose(1, 2), k, v)
         return self.attn.out_proj(pooled.transpose(1, 2).flatten(2))
+
+    def weights(self, queries: Tensor, tokens: Tensor) -> Tensor:
+        """The weights that `forward` pools by, (B, heads, V, N); each row sums to 1."""
+        heads = self.attn.num_heads
+        q, kv = project(self.attn, self.ln_q(queries), self.ln_k(tokens))
+        q = q.unflatten(-1, (heads, -1)).transpose(1, 2)
+        k = kv.unflatten(-1, (2, heads, -1))[:, :, 0].transpose(1, 2)
+        return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)

@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+import torch
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg
+from torch import Tensor
 
 import cosmos_core
 from cosmos_core.data.scenes import scenes_tokenizer
@@ -22,8 +24,9 @@ from cosmos_eval.encoders import audit
 from cosmos_eval.encoders.clip import ClipEncoder, ClipParts
 from cosmos_eval.encoders.hub import fetch
 from cosmos_eval.encoders.specs import RELEASED
+from cosmos_eval.encoders.words import words_of
 from cosmos_eval.files import file_sha256
-from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
+from cosmos_eval.types import CaptionWord, EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
@@ -44,7 +47,44 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         precision=precision,
         device=device,
     )
-    return ClipEncoder(_parts(model, config), info)
+    kind = CosmosEncoder if isinstance(model, cosmos_core.Cosmos) else ClipEncoder
+    return kind(_parts(model, config), info)
+
+
+class CosmosEncoder(ClipEncoder):
+    """A CrossAttentionEncoder: a model with the cross-attention module of COSMOS."""
+
+    _tokenizer: SimpleTokenizer
+
+    def words(self, text: str) -> list[CaptionWord]:
+        """The words of a text, with the places of their tokens."""
+        return words_of(self._tokenizer, text)
+
+    @torch.inference_mode()
+    def image_queries(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D) float32 on the CPU, not normalised."""
+        with self._autocast():
+            return self.model.encode_image(images.to(self.info.device)).float().cpu()
+
+    @torch.inference_mode()
+    def text_queries(self, tokens: Tensor) -> Tensor:
+        """(T, L) -> (T, D) float32 on the CPU, not normalised."""
+        with self._autocast():
+            return self.model.encode_text(tokens.to(self.info.device)).float().cpu()
+
+    @torch.inference_mode()
+    def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
+        """(B, 3, H, W), (T, D) -> (B, heads, T, H // patch, W // patch) float32 on the CPU."""
+        images, queries = images.to(self.info.device), queries.to(self.info.device)
+        with self._autocast():
+            return self.model.patch_attention(images, queries).float().cpu()
+
+    @torch.inference_mode()
+    def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
+        """(T, L), (B, D) -> (T, heads, B, L) float32 on the CPU."""
+        tokens, queries = tokens.to(self.info.device), queries.to(self.info.device)
+        with self._autocast():
+            return self.model.token_attention(tokens, queries).float().cpu()
 
 
 def _weights_path(spec: ModelSpec) -> Path:

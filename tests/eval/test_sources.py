@@ -13,7 +13,14 @@ import pytest
 import webdataset
 from PIL import Image
 
-from cosmos_eval.sources import ArchiveMember, CroppedImage, ImageArray, ImageFile, ImageSource
+from cosmos_eval.sources import (
+    ArchiveMember,
+    CroppedImage,
+    ImageArray,
+    ImageFile,
+    ImageSource,
+    ShownImage,
+)
 from cosmos_eval.tasks.archives import open_archives
 from cosmos_eval.types import UsageError
 
@@ -54,6 +61,46 @@ def test_the_same_pixels_from_everywhere(shards: list[Path], tmp_path: Path) -> 
     assert not beyond[2].any()
     wide = ImageArray("wide", pixels().reshape(7, 5, 3))
     assert wide.read() != ImageArray("high", pixels()).read()
+
+
+def shown(path: Path) -> np.ndarray:
+    source = ShownImage(path)
+    return np.asarray(source.decode(source.read()))
+
+
+@pytest.mark.parametrize("mode", ["L", "CMYK", "1", "LA", "RGBA", "P", "YCbCr"])
+def test_images_of_any_mode_as_viewers_show_them(mode: str, tmp_path: Path) -> None:
+    image = Image.new("RGB", (4, 6), "white").convert(mode)
+    suffix = "tif" if mode in ("CMYK", "YCbCr") else "png"
+    image.save(tmp_path / f"a.{suffix}")
+    pixels = shown(tmp_path / f"a.{suffix}")
+    assert pixels.shape == (6, 4, 3)
+    assert pixels.min() >= 254  # YCbCr rounds
+
+
+def test_images_are_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # orientation: to be turned by 90 degrees
+    Image.fromarray(pixels()).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(shown(tmp_path / "a.png"), np.rot90(pixels(), -1))
+    np.testing.assert_array_equal(decoded(ImageFile(tmp_path / "a.png")), pixels())
+
+
+def test_what_is_transparent_is_white(tmp_path: Path) -> None:
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    image.save(tmp_path / "rgba.png")
+    palette = Image.new("P", (2, 1))
+    palette.putpalette([255, 0, 0, 0, 0, 0])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "p.png", transparency=bytes([255, 0]))
+    for name in ("rgba.png", "p.png"):
+        assert shown(tmp_path / name).tolist() == [[[255, 0, 0], [255, 255, 255]]]
+
+
+def test_sixteen_bits_of_grey(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 256, 0x8000, 0xFFFF]], np.uint16)).save(tmp_path / "a.png")
+    assert shown(tmp_path / "a.png")[0, :, 0].tolist() == [0, 1, 128, 255]
 
 
 @pytest.mark.parametrize("box", [(7, 0, 9, 5), (-3, 0, 0, 3), (3, 3, 3, 4), (4, 4, 3, 5)])

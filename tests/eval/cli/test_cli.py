@@ -60,6 +60,7 @@ def in_process(capsys, monkeypatch, tmp_path):
         ["list", "datasets", "--json"],
         ["list", "protocols"],
         ["leaderboard", "--published"],
+        ["attend", "--help"],
         ["data", "doctor", "--help"],
         ["data", "prepare", "--help"],
     ],

@@ -16,6 +16,7 @@ from PIL import Image
 import cosmos_core
 from cosmos_core.data.scenes import scenes_tokenizer
 from cosmos_core.model.checkpoint import save_checkpoint
+from cosmos_eval.encoder import CrossAttentionEncoder
 from cosmos_eval.encoders import load_encoder
 from cosmos_eval.encoders.clip import ClipEncoder
 from cosmos_eval.encoders.specs import BUNDLED, parse_model_spec
@@ -142,3 +143,17 @@ def test_a_bundled_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(cosmos_core, "bundled_models", dict)
     with pytest.raises(UsageError, match="not part of this installation"):
         load_encoder(parse_model_spec(BUNDLED[0]))
+
+
+def test_only_models_with_the_module_have_cross_attention() -> None:
+    cosmos, clip = (
+        load_encoder(parse_model_spec(name)) for name in ("scenes-cosmos", "scenes-clip")
+    )
+    assert not isinstance(clip, CrossAttentionEncoder)
+    assert isinstance(cosmos, CrossAttentionEncoder)
+    images = torch.rand(2, 3, 64, 64, generator=torch.manual_seed(0))
+    tokens = cosmos.tokenize(["a red cup", "we see grass", "a dog"])
+    over_patches = cosmos.patch_attention(images, cosmos.text_queries(tokens))
+    over_tokens = cosmos.token_attention(tokens, cosmos.image_queries(images))
+    torch.testing.assert_close(over_patches.sum((3, 4)), torch.ones(2, 8, 3))
+    torch.testing.assert_close(over_tokens.sum(3), torch.ones(3, 8, 2))

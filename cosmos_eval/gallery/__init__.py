@@ -1,0 +1,26 @@
+"""Single samples that stand for results: pictures with what models made of them.
+
+Importing this room imports no torch.
+"""
+
+from __future__ import annotations
+
+from cosmos_eval.gallery._records import (
+    AttentionExample,
+    ClassificationExample,
+    Gallery,
+    Picture,
+    RetrievalExample,
+    SegmentationExample,
+    Word,
+)
+
+__all__ = [
+    "AttentionExample",
+    "ClassificationExample",
+    "Gallery",
+    "Picture",
+    "RetrievalExample",
+    "SegmentationExample",
+    "Word",
+]

@@ -1,0 +1,85 @@
+"""What the cross-attention looks at, against torch's own module on OpenCLIP's own tokens."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import cosmos_core
+from cosmos_core.model.pooler import CrossAttentionPooler
+
+CONFIG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
+    "text_cfg": {"context_length": 12, "vocab_size": 60, "width": 16, "heads": 2, "layers": 2},
+}
+
+
+@pytest.fixture(scope="module")
+def model() -> cosmos_core.Cosmos:
+    torch.manual_seed(0)
+    made = cosmos_core.create_model(CONFIG)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            if parameter.ndim < 2:  # biases and norms start at constants, which would hide faults
+                parameter.add_(0.3 * torch.randn_like(parameter))
+    return made.double().eval()
+
+
+def torch_weights(pooler: CrossAttentionPooler, queries: Tensor, tokens: Tensor) -> Tensor:
+    keys = pooler.ln_k(tokens)
+    _, weights = pooler.attn(
+        pooler.ln_q(queries), keys, keys, need_weights=True, average_attn_weights=False
+    )
+    return weights
+
+
+def texts() -> Tensor:
+    made = torch.zeros(3, 12, dtype=torch.long)
+    for row, length in enumerate((3, 7, 12)):
+        made[row, :length] = torch.randint(1, 58, (length,), generator=torch.manual_seed(row))
+        made[row, length - 1] = 59
+    return made
+
+
+@torch.no_grad()
+def test_patches_that_texts_look_at(model: cosmos_core.Cosmos) -> None:
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    queries = model.encode_text(texts())
+    weights = model.patch_attention(images, queries)
+    model.visual.output_tokens = True
+    _, tokens = model.visual(images)
+    model.visual.output_tokens = False
+    expected = torch_weights(
+        model.visual.attn_cross_pool,
+        queries.expand(2, -1, -1),
+        nn.functional.linear(tokens, *model.image_token_mapping.parameters()),
+    )
+    assert weights.shape == (2, 8, 3, 4, 4)
+    torch.testing.assert_close(weights.flatten(3), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(weights.sum((3, 4)), torch.ones(2, 8, 3).double())
+
+
+@torch.no_grad()
+def test_tokens_that_images_look_at(model: cosmos_core.Cosmos) -> None:
+    queries = model.encode_image(torch.randn(2, 3, 32, 32, dtype=torch.float64))
+    weights = model.token_attention(texts(), queries)
+    x = model.token_embedding(texts()) + model.positional_embedding
+    tokens = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))
+    expected = torch_weights(
+        model.text_attn_cross_pool,
+        queries.expand(3, -1, -1),
+        nn.functional.linear(tokens, *model.text_token_mapping.parameters()),
+    )
+    assert weights.shape == (3, 8, 2, 12)
+    torch.testing.assert_close(weights, expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 8, 2).double())
+
+
+@torch.no_grad()
+def test_images_that_are_not_square(model: cosmos_core.Cosmos) -> None:
+    weights = model.patch_attention(
+        torch.randn(1, 3, 30, 48, dtype=torch.float64), model.encode_text(texts())
+    )
+    assert weights.shape == (1, 8, 3, 3, 6)
