@@ -396,17 +396,6 @@ def _shortened(text: str, length: int = 24) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
-def show_shares(shares: Mapping[str, float], *, as_json: bool) -> None:
-    """Print the share of an image's pixels that each class has."""
-    if as_json:
-        print_json(shares)
-        return
-    records = [
-        {"class": name, "pixels (%)": f"{100 * share:.1f}"} for name, share in shares.items()
-    ]
-    show_records(records, as_json=False)
-
-
 def show_looks(rows: Sequence[Row], out: Path, *, as_json: bool) -> None:
     """Print where maps are largest; of a single row also what its words weigh. Notes apart."""
     from cosmos_eval.attention import described, notes, to_records, weighed
@@ -419,6 +408,17 @@ def show_looks(rows: Sequence[Row], out: Path, *, as_json: bool) -> None:
             show_records(table, as_json=False)
     for note in notes(rows, out):
         print(f"note: {note}", file=sys.stderr)
+
+
+def show_shares(shares: Mapping[str, float], *, as_json: bool) -> None:
+    """Print the share of an image's pixels that each class has."""
+    if as_json:
+        print_json(shares)
+        return
+    records = [
+        {"class": name, "pixels (%)": f"{100 * share:.1f}"} for name, share in shares.items()
+    ]
+    show_records(records, as_json=False)
 
 
 def show_wrote(path: Path) -> None:
