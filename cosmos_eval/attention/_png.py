@@ -10,7 +10,7 @@ from cosmos_eval.attention._fonts import font
 from cosmos_eval.attention._marks import Block, Box, Raster, Text
 from cosmos_eval.types import UsageError
 
-_SCALE = 2
+_SCALE = 1.5
 # From here on PIL, like other programs, takes a picture for an attack and warns.
 _MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 
