@@ -1,4 +1,4 @@
-"""A picture as PNG, two of its pixels for one of the SVG."""
+"""A picture as PNG, three of its pixels for two of the SVG."""
 
 from __future__ import annotations
 
