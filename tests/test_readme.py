@@ -83,7 +83,8 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
         names = re.findall(r"`(my-[a-z]+\.yaml)`:", page.read_text("utf-8"))
         for name, text in zip(names, blocks(page, "yaml"), strict=True):
             (tmp_path / name).write_text(text)
-    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    for folder in ("examples", "docs/pictures"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
     install(tmp_path / "site", "image-retrieval-task", {"image-retrieval": "image_retrieval:TASK"})
     (tmp_path / "data").mkdir()
     Image.new("RGB", (60, 40), "green").save(tmp_path / "my-photo.jpg")

@@ -186,5 +186,5 @@ def test_what_is_not_read_is_said(unread: str, halved: bool, said: str) -> None:
 
 
 def test_a_picture_that_no_program_would_open() -> None:
-    with pytest.raises(UsageError, match=r"2000 x 200000 pixels, more than .* \.html"):
+    with pytest.raises(UsageError, match=r"1500 x 150000 pixels, more than .* \.html"):
         to_png(Block(1000, 100_000, []))
