@@ -6,7 +6,7 @@ that is asked for, and imports torch only to measure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
@@ -30,7 +30,7 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     # At run time they would import torch or take long.
     from cosmos_eval.encoder import Encoder
-    from cosmos_eval.metrics.paired import PairedDifference
+    from cosmos_eval.metrics.paired import Compare, PairedDifference
 
 
 class Task(NamedTuple):
@@ -114,8 +114,10 @@ class Room(NamedTuple):
 
     `recompute` gives all figures from stored samples and a seed, as measuring itself does.
     `differences` compares two results of the same samples, metric by metric, A minus B; `truth`
-    names the arrays that are the same for every model, which both must have alike. They raise
-    KeyError, ValueError or IndexError for samples that are not those of such a task.
+    names the arrays that are the same for every model, which both must have alike. `together`
+    prepares several such results to be compared two by two, by their places, without the metrics
+    that are named; it spares drawing a bootstrap anew for every pair. They raise KeyError,
+    ValueError or IndexError for samples that are not those of such a task.
     """
 
     check: Callable[[Any, RunOptions], None]
@@ -124,6 +126,7 @@ class Room(NamedTuple):
     differences: Callable[[Samples, Samples], Mapping[str, PairedDifference]]
     truth: tuple[str, ...]
     image_pass: Callable[[Any, RunOptions], Hashable] = own_pass
+    together: Callable[[Sequence[Samples], Collection[str]], Compare] | None = None
 
 
 def one_by_one(
