@@ -48,7 +48,8 @@ class PairedDifference(NamedTuple):
     """A metric of one model (`a`) minus that of another (`b`), in the metric's unit.
 
     `center`, `error` (a standard error) and `dof` (degrees of freedom) make its interval; `p_value`
-    is two-sided, of no difference; `units` counts independent samples or clusters.
+    is two-sided, of no difference; `units` counts independent samples or clusters. `changed` says
+    how many samples only `a` and only `b` gets right, where there is right and wrong.
     """
 
     a: float
@@ -59,6 +60,7 @@ class PairedDifference(NamedTuple):
     p_value: float
     units: int
     method: str
+    changed: tuple[int, int] | None = None
 
     @property
     def difference(self) -> float:
@@ -94,7 +96,8 @@ class PairedDifference(NamedTuple):
 
     def flipped(self) -> PairedDifference:
         """The difference the other way round."""
-        return self._replace(a=self.b, b=self.a, center=-self.center)
+        changed = self.changed and self.changed[::-1]
+        return self._replace(a=self.b, b=self.a, center=-self.center, changed=changed)
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
@@ -115,7 +118,8 @@ def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDiffere
     center = (only_a - only_b) / (n + 2)
     error = math.sqrt((only_a + only_b + 1) / (n + 2) - center**2) / math.sqrt(n + 2)
     shares = (both + only_a) / n, (both + only_b) / n
-    return PairedDifference(*shares, center, error, _NORMAL, p_value, n, MCNEMAR)
+    changed = (only_a, only_b)
+    return PairedDifference(*shares, center, error, _NORMAL, p_value, n, MCNEMAR, changed)
 
 
 Compare = Callable[[int, int], Mapping[str, PairedDifference]]

@@ -16,6 +16,7 @@ from cosmos_eval.types import (
     ClassificationProtocol,
     Figures,
     Measurement,
+    Mistakes,
     OnProgress,
     Protocol,
     RetrievalProtocol,
@@ -116,8 +117,9 @@ class Room(NamedTuple):
     `differences` compares two results of the same samples, metric by metric, A minus B; `truth`
     names the arrays that are the same for every model, which both must have alike. `together`
     prepares several such results to be compared two by two, by their places, without the metrics
-    that are named; it spares drawing a bootstrap anew for every pair. They raise KeyError,
-    ValueError or IndexError for samples that are not those of such a task.
+    that are named; it spares drawing a bootstrap anew for every pair. `mistakes` tells which
+    classes a model takes for which. They raise KeyError, ValueError or IndexError for samples that
+    are not those of such a task.
     """
 
     check: Callable[[Any, RunOptions], None]
@@ -127,6 +129,7 @@ class Room(NamedTuple):
     truth: tuple[str, ...]
     image_pass: Callable[[Any, RunOptions], Hashable] = own_pass
     together: Callable[[Sequence[Samples], Collection[str]], Compare] | None = None
+    mistakes: Callable[[Samples], Mistakes] | None = None
 
 
 def one_by_one(

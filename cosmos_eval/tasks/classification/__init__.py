@@ -12,7 +12,7 @@ from cosmos_eval.tasks.classification._data import open_data
 from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
 from cosmos_eval.tasks.classification._folders import find_folder, flat_images
 from cosmos_eval.tasks.classification._paired import TRUTH, differences, together
-from cosmos_eval.tasks.classification._samples import recompute
+from cosmos_eval.tasks.classification._samples import mistakes, recompute
 from cosmos_eval.types import (
     ClassificationProtocol,
     Measurement,
@@ -60,4 +60,5 @@ ROOM = Room(
     differences=differences,
     truth=TRUTH,
     together=together,
+    mistakes=mistakes,
 )
