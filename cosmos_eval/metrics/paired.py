@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
-from cosmos_eval.metrics.intervals import LEVEL, RESAMPLES
+from cosmos_eval.metrics.intervals import LEVEL, RESAMPLES, draw_counts
 from cosmos_eval.metrics.retrieval import RECALL_AT, recalled
 from cosmos_eval.metrics.segmentation import Areas, Groups, segmentation_metrics
 from cosmos_eval.types import Interval
@@ -152,7 +152,7 @@ def resampled(
     rng = np.random.default_rng(seed)
     parts: list[list[Mapping[str, Values]]] = [[] for _ in statistics]
     for size in _block_sizes(resamples):
-        weights = rng.multinomial(n, clusters / n, size).astype(np.float64)
+        weights = _draw(rng, clusters, size)
         for part, statistic in zip(parts, statistics, strict=True):
             part.append(statistic(weights))
     once = clusters[None].astype(np.float64)
@@ -164,6 +164,14 @@ def resampled(
         )
         for statistic, part in zip(statistics, parts, strict=True)
     ]
+
+
+def _draw(rng: np.random.Generator, clusters: NDArray[np.integer], size: int) -> Values:
+    """How often each kind of cluster is drawn, (size, C)."""
+    if (clusters == 1).all():
+        return draw_counts(rng, len(clusters), size)  # ten times as fast
+    n = int(clusters.sum())
+    return rng.multinomial(n, clusters / n, size).astype(np.float64)
 
 
 def resampled_difference(a: Resampled, b: Resampled) -> dict[str, PairedDifference]:
@@ -305,12 +313,36 @@ def paired_recall(
 
 def area_statistic(areas: Areas, groups: Groups) -> Statistic:
     """`mIoU`, `mAcc`, `aAcc` and `mIoU_<group>` from the areas of images, (C, classes)."""
-    parts = [part.astype(np.float64) for part in areas]
-
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        return segmentation_metrics(Areas(*(weights @ part for part in parts)), groups)
-
+    (statistic,) = area_statistics([areas], groups)
     return statistic
+
+
+def area_statistics(several: Sequence[Areas], groups: Groups) -> list[Statistic]:
+    """The same of several models on the same label maps, whose areas are summed once for all."""
+    labelled = _remembering(several[0].labelled)
+
+    def of_one(areas: Areas) -> Statistic:
+        right, predicted = (
+            part.astype(np.float64) for part in (areas.intersection, areas.predicted)
+        )
+        return lambda weights: segmentation_metrics(
+            Areas(weights @ right, labelled(weights), weights @ predicted), groups
+        )
+
+    return [of_one(areas) for areas in several]
+
+
+def _remembering(part: NDArray[Any]) -> Callable[[Values], Values]:
+    """`weights @ part`, which is there already when the same array of weights comes again."""
+    factor = part.astype(np.float64)
+    last: list[Values] = []
+
+    def product(weights: Values) -> Values:
+        if not last or last[0] is not weights:
+            last[:] = [weights, weights @ factor]
+        return last[1]
+
+    return product
 
 
 def joined(*statistics: Statistic) -> Statistic:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
-from cosmos_eval.metrics.paired import Compare, PairedDifference, area_statistic, by_bootstrap
+from cosmos_eval.metrics.paired import Compare, PairedDifference, area_statistics, by_bootstrap
 from cosmos_eval.metrics.segmentation import Areas, SparseConfusion, areas_of_images
 from cosmos_eval.tasks.segmentation._samples import CLASSES, GROUPS, MEMBERS, NAME, class_groups
 from cosmos_eval.types import Samples
@@ -25,7 +25,7 @@ def together(several: Sequence[Samples], without: Collection[str] = ()) -> Compa
     if any(not np.array_equal(areas[0].labelled, some.labelled) for some in areas):
         raise ValueError("the label maps of the samples differ")
     groups = class_groups(several[0])
-    return by_bootstrap([area_statistic(some, groups) for some in areas], len(several[0][NAME]))
+    return by_bootstrap(area_statistics(areas, groups), len(several[0][NAME]))
 
 
 def _areas(samples: Samples) -> Areas:
