@@ -10,6 +10,7 @@ from cosmos_eval.leaderboard import Board, Entry, boards, measured
 from cosmos_eval.report._mistakes import Confusions, confusions_of
 from cosmos_eval.report._pairs import Found, Versus, compare_set, ties_of, versus
 from cosmos_eval.report._sets import Read, Set, sets_of
+from cosmos_eval.types import OnProgress, Progress, no_progress
 
 
 class Content(NamedTuple):
@@ -33,7 +34,12 @@ class _Seen(NamedTuple):
     notes: Sequence[str]
 
 
-def content_of(results: Sequence[Stored], read: Read, others: Sequence[Entry] = ()) -> Content:
+def content_of(
+    results: Sequence[Stored],
+    read: Read,
+    others: Sequence[Entry] = (),
+    progress: OnProgress = no_progress,
+) -> Content:
     """Compare everything that can be compared.
 
     Of `others`, published numbers, those of data sets and protocols that were measured are kept.
@@ -42,7 +48,10 @@ def content_of(results: Sequence[Stored], read: Read, others: Sequence[Entry] = 
     own = measured(one.row for one in results)
     measured_sets = {(entry.protocol, entry.dataset) for entry in own}
     entries = [*own, *(o for o in others if (o.protocol, o.dataset) in measured_sets)]
-    seen = [_look_at(one) for one in sets_of(results, read)]
+    seen: list[_Seen] = []
+    for one in sets_of(results, read):
+        progress(Progress("data sets compared", len(seen), len(measured_sets)))
+        seen.append(_look_at(one))
     found = [pair for one in seen for pair in one.found]
     return Content(
         results=tuple(results),

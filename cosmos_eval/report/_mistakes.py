@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosmos_eval.report._sets import Set
 from cosmos_eval.tasks import room_named
@@ -24,7 +25,7 @@ class Taken(NamedTuple):
 
 
 class Confusions(NamedTuple):
-    """The most frequent mistakes of any model on a data set, by their mean share, and their unit."""
+    """The most frequent mistakes on a data set, by their mean share; shares are of `unit`."""
 
     protocol: str
     dataset: str
@@ -62,13 +63,13 @@ _Names = tuple[str, str]
 
 def _shares(some: Mistakes) -> Mapping[_Names, float]:
     shares = some.amounts / some.totals[some.true]
-    return dict(zip(_names(some, slice(None)), shares.tolist(), strict=True))
+    return dict(zip(_names(some, np.arange(len(some.true))), shares.tolist(), strict=True))
 
 
 def _most_frequent(some: Mistakes) -> list[_Names]:
     return _names(some, np.argsort(-some.amounts, kind="stable")[:OWN])
 
 
-def _names(some: Mistakes, places: object) -> list[_Names]:
+def _names(some: Mistakes, places: NDArray[np.integer]) -> list[_Names]:
     chosen = zip(some.true[places], some.predicted[places], strict=True)
     return [(some.classes[true], some.classes[predicted]) for true, predicted in chosen]
