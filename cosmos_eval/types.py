@@ -236,6 +236,21 @@ Samples = Mapping[str, NDArray[Any]]
 """What a result's figures follow from: arrays by name, stored beside it."""
 
 
+class Mistakes(NamedTuple):
+    """What was taken for what, of C classes, in P pairs of classes that differ.
+
+    `amounts` (P,) of `unit` (images, pixels) that are of class number `true` (P,) were given class
+    `predicted` (P,); `totals` (C,) are of each class altogether.
+    """
+
+    unit: str
+    classes: Sequence[str]
+    true: NDArray[np.integer]
+    predicted: NDArray[np.integer]
+    amounts: NDArray[np.integer]
+    totals: NDArray[np.integer]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figures:
     """All that follows from stored samples and a seed, and from nothing else.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cosmos_eval.pending import Standing
     from cosmos_eval.preview import Preview
     from cosmos_eval.regression import Report
+    from cosmos_eval.report import Page
     from cosmos_eval.types import ResultRow
     from cosmos_eval.verify import Verdict
 
@@ -419,6 +420,13 @@ def show_shares(shares: Mapping[str, float], *, as_json: bool) -> None:
         {"class": name, "pixels (%)": f"{100 * share:.1f}"} for name, share in shares.items()
     ]
     show_records(records, as_json=False)
+
+
+def show_page(path: Path, page: Page) -> None:
+    """Tell on standard error that a page is on the disk, how large it is, and what it lacks."""
+    print(f"wrote {path}, {len(page.content) / 1e6:.1f} MB", file=sys.stderr)
+    for note in page.notes:
+        print(f"note: not shown: {note}", file=sys.stderr)
 
 
 def show_wrote(path: Path) -> None:

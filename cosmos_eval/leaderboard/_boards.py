@@ -47,12 +47,13 @@ class Shown(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A model's numbers from one source, a cell a column."""
+    """A model's numbers from one source, a cell a column, and the entry behind each cell."""
 
     model: str
     source: str
     url: str
     cells: tuple[Shown, ...]
+    entries: tuple[Entry | None, ...]
 
 
 class Board(NamedTuple):
@@ -90,7 +91,7 @@ def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:
     for key in dict.fromkeys(entry.key._replace(dataset="") for entry in entries):
         found = [by_key.get(key._replace(dataset=column.dataset)) for column in columns]
         cells = (_cell(e, c.metric, standing) for e, c in zip(found, columns, strict=True))
-        rows.append(Row(key.model, key.source, key.url, tuple(cells)))
+        rows.append(Row(key.model, key.source, key.url, tuple(cells), tuple(found)))
     return Board(protocol, columns, tuple(rows), _notes(entries, rows, standing))
 
 

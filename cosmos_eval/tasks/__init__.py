@@ -7,7 +7,7 @@ entry points of the group `cosmos_eval.tasks`, which name a `Task`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint
@@ -20,6 +20,7 @@ from cosmos_eval.types import (
     ClassificationProtocol,
     Figures,
     Measurement,
+    Mistakes,
     OnProgress,
     Protocol,
     RetrievalProtocol,
@@ -34,7 +35,7 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     # At run time they would import torch or take long.
     from cosmos_eval.encoder import Encoder
-    from cosmos_eval.metrics.paired import PairedDifference
+    from cosmos_eval.metrics.paired import Compare, PairedDifference
 
 
 class Task(NamedTuple):
@@ -118,8 +119,11 @@ class Room(NamedTuple):
 
     `recompute` gives all figures from stored samples and a seed, as measuring itself does.
     `differences` compares two results of the same samples, metric by metric, A minus B; `truth`
-    names the arrays that are the same for every model, which both must have alike. They raise
-    KeyError, ValueError or IndexError for samples that are not those of such a task.
+    names the arrays that are the same for every model, which both must have alike. `together`
+    prepares several such results to be compared two by two, by their places, without the metrics
+    that are named; it spares drawing a bootstrap anew for every pair. `mistakes` tells which
+    classes a model takes for which. They raise KeyError, ValueError or IndexError for samples that
+    are not those of such a task.
     """
 
     check: Callable[[Any, RunOptions], None]
@@ -128,6 +132,8 @@ class Room(NamedTuple):
     differences: Callable[[Samples, Samples], Mapping[str, PairedDifference]]
     truth: tuple[str, ...]
     image_pass: Callable[[Any, RunOptions], Hashable] = own_pass
+    together: Callable[[Sequence[Samples], Collection[str]], Compare] | None = None
+    mistakes: Callable[[Samples], Mistakes] | None = None
 
 
 def one_by_one(

@@ -11,8 +11,8 @@ from cosmos_eval.tasks import Room, one_by_one
 from cosmos_eval.tasks.classification._data import open_data
 from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
 from cosmos_eval.tasks.classification._folders import find_folder, flat_images
-from cosmos_eval.tasks.classification._paired import TRUTH, differences
-from cosmos_eval.tasks.classification._samples import recompute
+from cosmos_eval.tasks.classification._paired import TRUTH, differences, together
+from cosmos_eval.tasks.classification._samples import mistakes, recompute
 from cosmos_eval.types import (
     ClassificationProtocol,
     Measurement,
@@ -59,4 +59,6 @@ ROOM = Room(
     recompute=recompute,
     differences=differences,
     truth=TRUTH,
+    together=together,
+    mistakes=mistakes,
 )

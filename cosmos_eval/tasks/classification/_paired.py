@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from cosmos_eval.metrics.paired import PairedDifference, mcnemar, paired_recall
+from collections.abc import Collection, Mapping, Sequence
+
+from cosmos_eval.metrics.paired import (
+    RECALL,
+    Compare,
+    PairedDifference,
+    mcnemar,
+    paired_recall,
+)
 from cosmos_eval.tasks.classification._samples import LABELS, TOP5
 from cosmos_eval.types import Samples
 
 TRUTH = (LABELS,)
 
 
-def differences(a: Samples, b: Samples) -> dict[str, PairedDifference]:
+def differences(a: Samples, b: Samples) -> Mapping[str, PairedDifference]:
     """Every metric of A minus that of B."""
-    labels = a[LABELS]
-    hits_a, hits_b = (some[TOP5] == labels[:, None] for some in (a, b))
-    return {
-        "acc1": mcnemar(hits_a[:, 0], hits_b[:, 0]),
-        "acc5": mcnemar(hits_a.any(axis=1), hits_b.any(axis=1)),
-        "mean_per_class_recall": paired_recall(labels, hits_a[:, 0], hits_b[:, 0]),
-    }
+    return together([a, b])(0, 1)
+
+
+def together(several: Sequence[Samples], without: Collection[str] = ()) -> Compare:
+    """The same of several results, two by two."""
+    labels = several[0][LABELS]
+    hits = [some[TOP5] == labels[:, None] for some in several]
+    first, any_of_5 = [hit[:, 0] for hit in hits], [hit.any(axis=1) for hit in hits]
+
+    def compare(a: int, b: int) -> dict[str, PairedDifference]:
+        found = {"acc1": mcnemar(first[a], first[b]), "acc5": mcnemar(any_of_5[a], any_of_5[b])}
+        if RECALL not in without:
+            found[RECALL] = paired_recall(labels, first[a], first[b])
+        return found
+
+    return compare

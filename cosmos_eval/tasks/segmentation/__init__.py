@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from cosmos_eval.tasks import Room
 from cosmos_eval.tasks.segmentation._constants import check_constants
 from cosmos_eval.tasks.segmentation._data import check_sample, open_data
-from cosmos_eval.tasks.segmentation._paired import TRUTH, differences
-from cosmos_eval.tasks.segmentation._samples import recompute
+from cosmos_eval.tasks.segmentation._paired import TRUTH, differences, together
+from cosmos_eval.tasks.segmentation._samples import mistakes, recompute
 from cosmos_eval.tasks.segmentation._survey import survey
 from cosmos_eval.threads import ahead
 from cosmos_eval.types import (
@@ -115,5 +115,7 @@ ROOM = Room(
     recompute=recompute,
     differences=differences,
     truth=TRUTH,
+    together=together,
+    mistakes=mistakes,
     image_pass=image_pass,
 )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room, one_by_one
 from cosmos_eval.tasks.selection._data import open_data
-from cosmos_eval.tasks.selection._paired import TRUTH, differences
+from cosmos_eval.tasks.selection._paired import TRUTH, differences, together
 from cosmos_eval.tasks.selection._samples import recompute
 from cosmos_eval.types import (
     Measurement,
@@ -48,4 +48,5 @@ ROOM = Room(
     recompute=recompute,
     differences=differences,
     truth=TRUTH,
+    together=together,
 )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.metrics.paired import (
+    Compare,
     PairedDifference,
+    by_bootstrap,
     group_mean_statistic,
     mcnemar,
     mean_statistic,
-    paired_bootstrap,
 )
 from cosmos_eval.tasks.selection._samples import AVERAGED, CLUSTER, CORRECT, IMAGE, SUBSET, TEXT
 from cosmos_eval.types import Samples
@@ -20,24 +23,32 @@ TRUTH = (SUBSET, AVERAGED, CLUSTER)
 _SUBSETS = "mean_subset_accuracy"
 
 
-def differences(a: Samples, b: Samples) -> dict[str, PairedDifference]:
+def differences(a: Samples, b: Samples) -> Mapping[str, PairedDifference]:
     """Every metric of A minus that of B; a bootstrap where items share an image."""
-    scores_a, scores_b = _scores(a), _scores(b)
-    labels, cluster = np.unique(a[CLUSTER], return_inverse=True)
-    if len(labels) == len(cluster):
-        found = {name: mcnemar(scores_a[name], scores_b[name]) for name in scores_a}
-    else:
-        of_a, of_b = mean_statistic(scores_a, cluster), mean_statistic(scores_b, cluster)
-        found = paired_bootstrap(of_a, of_b, np.ones(len(labels), int))
-    kept = a[AVERAGED][a[SUBSET]]
-    if len(np.unique(a[SUBSET][kept])) > 1:
-        labels, cluster = np.unique(a[CLUSTER][kept], return_inverse=True)
-        of_a, of_b = (
-            group_mean_statistic(_SUBSETS, a[SUBSET][kept], some[CORRECT][kept], cluster)
-            for some in (a, b)
-        )
-        found |= paired_bootstrap(of_a, of_b, np.ones(len(labels), int))
-    return found
+    return together([a, b])(0, 1)
+
+
+def together(several: Sequence[Samples], without: Collection[str] = ()) -> Compare:
+    """The same of several results, two by two; no metric is worth leaving out."""
+    parts = [_of_scores(several)]
+    truth = several[0]
+    kept = truth[AVERAGED][truth[SUBSET]]
+    if len(np.unique(truth[SUBSET][kept])) > 1:
+        labels, cluster = np.unique(truth[CLUSTER][kept], return_inverse=True)
+        means = [
+            group_mean_statistic(_SUBSETS, truth[SUBSET][kept], some[CORRECT][kept], cluster)
+            for some in several
+        ]
+        parts.append(by_bootstrap(means, len(labels)))
+    return lambda a, b: {name: found for part in parts for name, found in part(a, b).items()}
+
+
+def _of_scores(several: Sequence[Samples]) -> Compare:
+    scores = [_scores(some) for some in several]
+    labels, cluster = np.unique(several[0][CLUSTER], return_inverse=True)
+    if len(labels) < len(cluster):
+        return by_bootstrap([mean_statistic(some, cluster) for some in scores], len(labels))
+    return lambda a, b: {name: mcnemar(scores[a][name], scores[b][name]) for name in scores[a]}
 
 
 def _scores(samples: Samples) -> dict[str, NDArray[np.bool_]]:
