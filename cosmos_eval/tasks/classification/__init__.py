@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks.classification._data import open_data
+from cosmos_eval.tasks.classification._data import open_data, sample_list_hash
 from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
 from cosmos_eval.tasks.classification._folders import find_folder, flat_images
+from cosmos_eval.tasks.classification._names import class_names
 from cosmos_eval.tasks.classification._samples import recompute
+from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.types import (
     ClassificationProtocol,
     Measurement,
@@ -23,13 +25,17 @@ if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
 __all__ = [
+    "ClassData",
     "can_fetch",
     "check",
+    "class_names",
     "fetch",
     "find_folder",
     "flat_images",
     "measure",
+    "open_data",
     "recompute",
+    "sample_list_hash",
 ]
 
 

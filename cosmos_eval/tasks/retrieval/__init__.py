@@ -7,7 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks.retrieval._data import Survey, open_data, survey
+from cosmos_eval.tasks.retrieval._data import (
+    RetrievalData,
+    Survey,
+    open_data,
+    sample_list_hash,
+    survey,
+)
 from cosmos_eval.tasks.retrieval._samples import recompute
 from cosmos_eval.types import (
     Measurement,
@@ -20,7 +26,16 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
-__all__ = ["Survey", "check", "measure", "recompute", "survey"]
+__all__ = [
+    "RetrievalData",
+    "Survey",
+    "check",
+    "measure",
+    "open_data",
+    "recompute",
+    "sample_list_hash",
+    "survey",
+]
 
 
 def check(protocol: RetrievalProtocol, options: RunOptions) -> None:
