@@ -38,7 +38,8 @@ class ModelSpec:
     """A model as the user named it.
 
     `text` is what was typed (`scenes-cosmos`, `cosmos:PATH`, `openclip:ARCH/TAG`), `kind` and
-    `name` its parts, `arch` an OpenCLIP architecture or JSON file where the weights do not say.
+    `name` its parts, `arch` an OpenCLIP architecture or JSON file where the weights do not say, or
+    the JSON that a result has as its architecture.
     """
 
     text: str

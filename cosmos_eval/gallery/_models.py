@@ -1,0 +1,94 @@
+"""Models that are on this machine, asked for what is not stored. Imports torch when it loads one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.gallery._parts import Answers, Model, Need
+from cosmos_eval.gallery._results import listed
+from cosmos_eval.processes import own_device
+from cosmos_eval.run import Watch
+from cosmos_eval.types import ModelSpec, Progress, UsageError
+
+if TYPE_CHECKING:
+    from cosmos_eval.encoder import Encoder
+
+_REMEDY = "; `cosmos-eval run --save-predictions DIR` keeps label maps for --predictions DIR"
+
+
+class Answered(NamedTuple):
+    """What models answered, and a line for each thing that they could not."""
+
+    answers: Answers
+    notes: Sequence[str]
+
+
+def ask(needs: Iterable[Need], device: str, watch: Watch) -> Answered:
+    """Load every model once, one after the other, and ask it for all that is needed of it.
+
+    Models are not fetched: what is not on this machine is not asked, and noted.
+    """
+    by_model: dict[Model, list[Need]] = {}
+    for need in needs:
+        by_model.setdefault(need.model, []).append(need)
+    answers: dict[Any, Any] = {}
+    notes: list[str] = []
+    for model, own in by_model.items():
+        watch(model.spec, Progress("load", 0, 1))
+        try:
+            encoder = _load(model, device)
+        except UsageError as error:
+            notes += _unanswered(own, str(error))
+            continue
+        watch(model.spec, Progress("load", 1, 1))
+        for need in own:
+            try:
+                answers[need.key] = need.answer(encoder, partial(watch, f"{need.label} on {need.where}"))
+            except UsageError as error:
+                notes += _unanswered([need], str(error))
+    return Answered(answers, notes)
+
+
+def _load(model: Model, device: str) -> Encoder:
+    """The model with the weights that were measured. Raises UsageError where it is not here."""
+    from cosmos_eval.encoders import load_encoder
+    from cosmos_eval.encoders.hub import offline, was_not_fetched
+
+    spec = _spec(model)
+    try:
+        with offline():
+            encoder = load_encoder(spec, device=own_device(device), precision=model.precision)
+    except UsageError as error:
+        if was_not_fetched(error):
+            raise UsageError("its weights are not on this machine") from error
+        raise
+    info = encoder.info
+    if (info.weights_sha256, info.random) != (model.weights_sha256, model.random):
+        raise UsageError("its weights are not those that were measured any more")
+    return encoder
+
+
+def _spec(model: Model) -> ModelSpec:
+    """As it was named, with the architecture that was measured where files do not state theirs."""
+    weights = "student" if model.weights == "student" else "teacher"
+    spec = parse_model_spec(model.spec, weights=weights)
+    if spec.kind == "cosmos" and spec.arch is None:
+        return replace(spec, arch=model.architecture)
+    return spec
+
+
+def _unanswered(needs: Sequence[Need], why: str) -> list[str]:
+    """A line a kind of things that are not shown."""
+    lines = []
+    by_kind = sorted(needs, key=lambda need: need.kind)
+    for kind, own in groupby(by_kind, lambda need: need.kind):
+        some = list(own)
+        where = listed([*dict.fromkeys(need.where for need in some)])
+        remedy = _REMEDY if kind == "label maps" else ""
+        lines.append(f"{some[0].label}: no {kind} on {where}: {why}{remedy}")
+    return lines

@@ -1,0 +1,208 @@
+"""Images with their true label maps and those that models predicted, the same images for all.
+
+A predicted map is shown only where it gives the pixel counts that were measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from cosmos_eval.gallery._drafts import Draft
+from cosmos_eval.gallery._maps import Truth, choose, is_measured, saved_map
+from cosmos_eval.gallery._parts import Answers, Drafted, Need, Part, fault, model_of, other_data
+from cosmos_eval.gallery._pictures import Canvas
+from cosmos_eval.gallery._records import SegmentationExample
+from cosmos_eval.gallery._results import Group, Shown, listed
+from cosmos_eval.labels import predictions_of
+from cosmos_eval.tasks.segmentation import (
+    Label,
+    Sample,
+    SegmentationData,
+    colours,
+    open_data,
+    prediction_file,
+    predictions,
+    predictions_folder,
+    read_image,
+    read_label,
+)
+from cosmos_eval.tasks.segmentation._samples import CLASSES, NAME
+from cosmos_eval.types import OnProgress, RunOptions, SegmentationProtocol, UsageError
+
+if TYPE_CHECKING:
+    from cosmos_eval.encoder import Encoder
+
+Maps = dict[tuple[str, int], Label]
+"""Label maps by the model's label and the image's number."""
+
+
+class Chosen(NamedTuple):
+    """A data set's images that are shown, and the results that they are shown of."""
+
+    group: Group
+    results: Sequence[Shown]
+    truths: Sequence[Truth]
+
+
+class Looked(NamedTuple):
+    """Label maps that are those that were measured, and lines on others."""
+
+    maps: Maps
+    notes: list[str]
+
+
+def of_segmentation(group: Group, options: RunOptions, saved_in: Path | None) -> Part:
+    """The part of a group of segmentation results."""
+    try:
+        data = open_data(group.protocol, replace(options, limit=None))
+        results = [shown for shown in group.results if _is_of(data, group.protocol, shown)]
+        chosen = Chosen(group, results, _truths(results, data, group.protocol))
+    except UsageError as error:
+        return Part([fault(group, error)])
+    own = {shown.label for shown in results}
+    foreign = [shown.label for shown in group.results if shown.label not in own]
+    saved = _saved(chosen, saved_in)
+    notes = [*other_data(group, foreign), *saved.notes]
+    needs = list(_needs(chosen, saved.maps, options))
+    return Part(notes, needs, partial(_drafted, chosen, saved.maps))
+
+
+def _is_of(data: SegmentationData, protocol: SegmentationProtocol, shown: Shown) -> bool:
+    names = shown.samples[NAME].tolist()
+    same_images = names == [sample.name for sample in data.samples[: len(names)]]
+    return same_images and shown.samples[CLASSES].tolist() == list(protocol.class_names)
+
+
+def _truths(
+    results: Sequence[Shown], data: SegmentationData, protocol: SegmentationProtocol
+) -> list[Truth]:
+    numbers = choose([shown.samples for shown in results]) if results else []
+    samples = [data.samples[number] for number in numbers]
+    return [
+        Truth(number, sample, read_label(sample, protocol))
+        for number, sample in zip(numbers, samples, strict=True)
+    ]
+
+
+def _saved(chosen: Chosen, folder: Path | None) -> Looked:
+    """The label maps that a run has kept."""
+    maps: Maps = {}
+    notes: list[str] = []
+    for shown in chosen.results if folder is not None else ():
+        own = predictions_of(Path(folder or ""), shown.row.model["spec"])
+        own = predictions_folder(own, chosen.group.protocol)
+        found: dict[int, Label] = {}
+        for truth in chosen.truths:
+            try:
+                one = saved_map(prediction_file(own, truth.sample.name))
+            except UsageError as error:
+                notes.append(str(error))
+                continue
+            if one is not None:
+                found[truth.number] = one
+        good = _measured(found, shown, chosen)
+        if len(good) < len(found):
+            notes.append(f"{own}: not the label maps that {shown.label} was measured with")
+        maps.update({(shown.label, number): one for number, one in good.items()})
+    return Looked(maps, notes)
+
+
+def _measured(found: dict[int, Label], shown: Shown, chosen: Chosen) -> dict[int, Label]:
+    """Those of a result's label maps that are what was measured, by number."""
+    return {
+        truth.number: found[truth.number]
+        for truth in chosen.truths
+        if truth.number in found
+        and is_measured(found[truth.number], truth, shown, chosen.group.protocol)
+    }
+
+
+def _needs(chosen: Chosen, saved: Maps, options: RunOptions) -> Iterator[Need]:
+    """Every result's label maps that are not saved."""
+    for shown in chosen.results:
+        missing = [t for t in chosen.truths if (shown.label, t.number) not in saved]
+        if missing:
+            yield Need(
+                key=(chosen.group.name, shown.label),
+                model=model_of(shown.row),
+                label=shown.label,
+                kind="label maps",
+                where=chosen.group.name,
+                answer=partial(
+                    _predicted,
+                    chosen.group.protocol,
+                    missing,
+                    replace(options, attention=shown.row.provenance["attention"]),
+                ),
+            )
+
+
+def _predicted(
+    protocol: SegmentationProtocol,
+    truths: Sequence[Truth],
+    options: RunOptions,
+    encoder: Encoder,
+    progress: OnProgress,
+) -> dict[int, Label]:
+    """Label maps by the images' numbers."""
+    samples = [truth.sample for truth in truths]
+    maps = predictions(encoder, protocol, samples, options)
+    return {truth.number: classes for truth, classes in zip(truths, maps, strict=True)}
+
+
+def _drafted(chosen: Chosen, saved: Maps, answers: Answers) -> Drafted:
+    maps, differing = dict(saved), []
+    for shown in chosen.results:
+        found = answers.get((chosen.group.name, shown.label), {})
+        good = _measured(found, shown, chosen)
+        if len(good) < len(found):
+            differing.append(shown.label)
+        maps.update({(shown.label, number): one for number, one in good.items()})
+    notes = []
+    if differing:
+        notes.append(
+            f"{chosen.group.name}: label maps of {listed(differing)} are not shown, as they come "
+            "out otherwise than measured"
+        )
+    drafts = [
+        Draft(number, partial(_draw, chosen, truth, maps))
+        for number, truth in enumerate(chosen.truths)
+    ]
+    return Drafted(drafts, notes)
+
+
+def _draw(chosen: Chosen, truth: Truth, maps: Maps, canvas: Canvas) -> SegmentationExample:
+    protocol = chosen.group.protocol
+    image = read_image(truth.sample)
+    size, palette = canvas.size_of(image.size), colours(protocol)
+    own = {
+        shown.label: maps[shown.label, truth.number]
+        for shown in chosen.results
+        if (shown.label, truth.number) in maps
+    }
+    return SegmentationExample(
+        dataset=protocol.dataset,
+        protocol=protocol.family,
+        name=truth.sample.name,
+        image=canvas.large(image),
+        truth=canvas.label_map(truth.label, palette, size),
+        predictions={
+            label: canvas.label_map(classes, palette, size) for label, classes in own.items()
+        },
+        legend={
+            protocol.class_names[number]: "#{:02x}{:02x}{:02x}".format(*palette[number])
+            for number in _present([truth.label, *own.values()], len(protocol.class_names))
+        },
+    )
+
+
+def _present(maps: Iterable[Label], n_classes: int) -> list[int]:
+    """Numbers of the classes that occur in any of the maps."""
+    counts = sum(np.bincount(classes.ravel(), minlength=256) for classes in maps)
+    return np.flatnonzero(counts[:n_classes]).tolist()
