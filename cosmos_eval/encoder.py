@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import PIL.Image
 from torch import Tensor
 
-from cosmos_eval.types import Attention, EncoderInfo, Rgb
+from cosmos_eval.types import Attention, CaptionWord, EncoderInfo, Rgb
 
 
 @runtime_checkable
@@ -78,6 +78,12 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
     Queries are features that are not normalised, float32 on the CPU. Weights are float32 on the
     CPU, and sum to 1 over the patches of an image and over the tokens of a text.
     """
+
+    def words(self, text: str) -> Sequence[CaptionWord]:
+        """The words of a text, with the places of their tokens; all of them, also where it is cut.
+
+        They cover every token but the start and the end of text.
+        """
 
     def image_queries(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
