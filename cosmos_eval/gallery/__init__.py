@@ -5,6 +5,7 @@ Importing this room imports no torch.
 
 from __future__ import annotations
 
+from cosmos_eval.gallery._collect import BUDGET, collect
 from cosmos_eval.gallery._records import (
     AttentionExample,
     ClassificationExample,
@@ -16,6 +17,7 @@ from cosmos_eval.gallery._records import (
 )
 
 __all__ = [
+    "BUDGET",
     "AttentionExample",
     "ClassificationExample",
     "Gallery",
@@ -23,4 +25,5 @@ __all__ = [
     "RetrievalExample",
     "SegmentationExample",
     "Word",
+    "collect",
 ]

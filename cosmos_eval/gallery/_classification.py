@@ -20,10 +20,10 @@ from cosmos_eval.types import ClassificationProtocol, RunOptions, Samples
 _WRONG = 5  # at most, of a result
 
 
-def of_classification(group: Group, options: RunOptions) -> Part:
-    """The part of a group of classification results."""
+def of_classification(group: Group, protocol: ClassificationProtocol, options: RunOptions) -> Part:
+    """The part of a group of classification results by a protocol."""
     found = opened(group, options, open_data, _is_of)
-    return Part(found.notes, (), partial(_drafted, group, found))
+    return Part(found.notes, (), partial(_drafted, protocol, found))
 
 
 def _is_of(data: ClassData, shown: Shown) -> bool:
@@ -45,10 +45,10 @@ def chosen(samples: Samples) -> list[int]:
     return [number for number, _ in zip(turns, range(_WRONG), strict=False)]
 
 
-def _drafted(group: Group, found: Opened, answers: Answers) -> Drafted:
+def _drafted(protocol: ClassificationProtocol, found: Opened, answers: Answers) -> Drafted:
     drafts = []
     for shown, data in found.results:
-        names = _names(group.protocol, data)
+        names = _names(protocol, data)
         for place, number in enumerate(chosen(shown.samples)):
             drafts.append(Draft(place, partial(_draw, shown, data, names, number)))
     return Drafted(drafts, ())

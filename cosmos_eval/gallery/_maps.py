@@ -58,9 +58,7 @@ def _right_pixels(samples: Samples) -> NDArray[np.float64]:
     return np.divide(right, counts, out=np.full(n_images, np.nan), where=counts > 0)
 
 
-def is_measured(
-    classes: Label, truth: Truth, shown: Shown, protocol: SegmentationProtocol
-) -> bool:
+def is_measured(classes: Label, truth: Truth, shown: Shown, protocol: SegmentationProtocol) -> bool:
     """Whether predicted classes give the image's stored pixel counts, but for rounding."""
     n_classes = len(protocol.class_names)
     if classes.shape != truth.label.shape or classes.max() >= n_classes:

@@ -1,8 +1,8 @@
-"""Models that are on this machine, asked for what is not stored. Imports torch when it loads one."""
+"""Models that are on this machine, asked for what is not stored. Imports torch to load one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import groupby
@@ -47,8 +47,9 @@ def ask(needs: Iterable[Need], device: str, watch: Watch) -> Answered:
             continue
         watch(model.spec, Progress("load", 1, 1))
         for need in own:
+            progress = partial(watch, f"{need.label} on {need.where}")
             try:
-                answers[need.key] = need.answer(encoder, partial(watch, f"{need.label} on {need.where}"))
+                answers[need.key] = need.answer(encoder, progress)
             except UsageError as error:
                 notes += _unanswered([need], str(error))
     return Answered(answers, notes)
@@ -75,8 +76,9 @@ def _load(model: Model, device: str) -> Encoder:
 
 def _spec(model: Model) -> ModelSpec:
     """As it was named, with the architecture that was measured where files do not state theirs."""
-    weights = "student" if model.weights == "student" else "teacher"
-    spec = parse_model_spec(model.spec, weights=weights)
+    spec = parse_model_spec(model.spec)
+    if model.weights == "student":
+        spec = replace(spec, weights="student")
     if spec.kind == "cosmos" and spec.arch is None:
         return replace(spec, arch=model.architecture)
     return spec

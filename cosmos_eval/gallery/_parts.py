@@ -6,6 +6,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from PIL import Image
+
 from cosmos_eval.gallery._drafts import Draft
 from cosmos_eval.gallery._results import Group, Shown, listed
 from cosmos_eval.labels import model_label
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 Answers = Mapping[Hashable, Any]
 """What models answered, by the keys of the needs; without those that could not be answered."""
+
+PAIRS = 3
+"""Images with a text, at most, of a data set."""
 
 # Of places in a row: both ends, the middle, the quarters.
 _PLACES = (1.0, 0.0, 0.5, 0.75, 0.25)
@@ -48,6 +53,18 @@ class Need(NamedTuple):
     answer: Callable[[Encoder, OnProgress], Any]
 
 
+class Pair(NamedTuple):
+    """An image of a data set and a text about it.
+
+    `image` gives it as RGB; raises UsageError where it cannot be used.
+    """
+
+    dataset: str
+    name: str
+    image: Callable[[], Image.Image]
+    text: str
+
+
 class Drafted(NamedTuple):
     """Examples to be drawn, and a line for each thing that cannot be."""
 
@@ -56,11 +73,15 @@ class Drafted(NamedTuple):
 
 
 class Part(NamedTuple):
-    """What is shown of a data set: needed of models, and with their answers drafted."""
+    """What is shown of a data set: needed of models, and with their answers drafted.
+
+    `pairs` are a few of its images with texts that models can look for in them.
+    """
 
     notes: Sequence[str]
     needs: Sequence[Need] = ()
     finish: Callable[[Answers], Drafted] = lambda answers: Drafted((), ())
+    pairs: Sequence[Pair] = ()
 
 
 class Opened(NamedTuple):

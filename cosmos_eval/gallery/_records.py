@@ -70,10 +70,14 @@ class SegmentationExample:
 
 
 class Word(NamedTuple):
-    """A word of a caption and its share of the attention, scaled to [0, 1] over the caption."""
+    """A word of a caption and its share of the attention, scaled to [0, 1] over the caption.
+
+    `spaced` says whether white space precedes it.
+    """
 
     text: str
     weight: float
+    spaced: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

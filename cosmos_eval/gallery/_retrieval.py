@@ -8,13 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from cosmos_eval.gallery._drafts import Draft
 from cosmos_eval.gallery._parts import (
+    PAIRS,
     Answers,
     Drafted,
     Need,
     Opened,
+    Pair,
     Part,
     model_of,
     opened,
@@ -23,6 +26,7 @@ from cosmos_eval.gallery._parts import (
 from cosmos_eval.gallery._pictures import Canvas
 from cosmos_eval.gallery._records import Picture, RetrievalExample
 from cosmos_eval.gallery._results import Group, Shown, listed
+from cosmos_eval.sources import ImageSource
 from cosmos_eval.tasks.retrieval import RetrievalData, open_data, sample_list_hash
 from cosmos_eval.tasks.retrieval._samples import IMAGE_RANK, TEXT_RANK
 from cosmos_eval.types import OnProgress, Protocol, RunOptions, Samples, UsageError
@@ -55,8 +59,9 @@ class Found(NamedTuple):
     first: tuple[int, ...]
 
 
-def of_retrieval(group: Group, opened_group: Opened, options: RunOptions) -> Part:
-    """The part of a group of retrieval results, whose data are opened."""
+def of_retrieval(group: Group, options: RunOptions) -> Part:
+    """The part of a group of retrieval results."""
+    opened_group = opened(group, options, open_data, _is_of)
     needs = []
     for shown, data in opened_group.results:
         answer = partial(_embed_and_find, data, chosen(shown.samples), options)
@@ -70,12 +75,26 @@ def of_retrieval(group: Group, opened_group: Opened, options: RunOptions) -> Par
                 answer=answer,
             )
         )
-    return Part(opened_group.notes, needs, partial(_drafted, group, opened_group))
+    first = opened_group.results[:1]
+    pairs = [pair for _, data in first for pair in pairs_of(group.protocol, data)]
+    return Part(opened_group.notes, needs, partial(_drafted, group, opened_group), pairs)
 
 
-def open_retrieval(group: Group, options: RunOptions) -> Opened:
-    """The images and captions that results were measured on."""
-    return opened(group, options, open_data, _is_of)
+def pairs_of(protocol: Protocol, data: RetrievalData) -> list[Pair]:
+    """A few images, each with its first caption."""
+    return [
+        Pair(
+            dataset=protocol.dataset,
+            name=data.names[number],
+            image=partial(_image, data.images[number]),
+            text=data.captions[int(np.argmax(data.image_of_text == number))],
+        )
+        for number in spread(len(data.images), PAIRS)
+    ]
+
+
+def _image(source: ImageSource) -> Image.Image:
+    return source.decode(source.read())
 
 
 def _is_of(data: RetrievalData, shown: Shown) -> bool:
@@ -162,7 +181,8 @@ def _drafted(group: Group, opened_group: Opened, answers: Answers) -> Drafted:
         for queries in chosen(shown.samples):
             for number, query in enumerate(queries):
                 one = (found or {}).get(query)
-                drafts.append(Draft(number, partial(_draw, shown, group.protocol, data, query, one)))
+                draw = partial(_draw, shown, data, query, one)
+                drafts.append(Draft(number, draw))
                 if found is not None and one is None:
                     differing.append(shown.label)
     notes = []
@@ -175,12 +195,7 @@ def _drafted(group: Group, opened_group: Opened, answers: Answers) -> Drafted:
 
 
 def _draw(
-    shown: Shown,
-    protocol: Protocol,
-    data: RetrievalData,
-    query: Query,
-    found: Found | None,
-    canvas: Canvas,
+    shown: Shown, data: RetrievalData, query: Query, found: Found | None, canvas: Canvas
 ) -> RetrievalExample:
     def image(number: int) -> Picture:
         return canvas.thumbnail(data.images[number])
@@ -197,8 +212,8 @@ def _draw(
     items: Any = [other(number) for number in first]
     return RetrievalExample(
         model=shown.label,
-        dataset=protocol.dataset,
-        protocol=protocol.family,
+        dataset=shown.row.dataset,
+        protocol=shown.row.protocol,
         direction=query.direction,
         rank=query.rank,
         query=asked(query.number),

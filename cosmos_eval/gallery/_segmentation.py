@@ -15,14 +15,22 @@ import numpy as np
 
 from cosmos_eval.gallery._drafts import Draft
 from cosmos_eval.gallery._maps import Truth, choose, is_measured, saved_map
-from cosmos_eval.gallery._parts import Answers, Drafted, Need, Part, fault, model_of, other_data
+from cosmos_eval.gallery._parts import (
+    Answers,
+    Drafted,
+    Need,
+    Pair,
+    Part,
+    fault,
+    model_of,
+    other_data,
+)
 from cosmos_eval.gallery._pictures import Canvas
 from cosmos_eval.gallery._records import SegmentationExample
 from cosmos_eval.gallery._results import Group, Shown, listed
 from cosmos_eval.labels import predictions_of
 from cosmos_eval.tasks.segmentation import (
     Label,
-    Sample,
     SegmentationData,
     colours,
     open_data,
@@ -38,14 +46,19 @@ from cosmos_eval.types import OnProgress, RunOptions, SegmentationProtocol, Usag
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
+# Of an image's pixels.
+_EASILY_SEEN = 0.01
+_PROMPT = "a photo of a {}."
+
 Maps = dict[tuple[str, int], Label]
 """Label maps by the model's label and the image's number."""
 
 
 class Chosen(NamedTuple):
-    """A data set's images that are shown, and the results that they are shown of."""
+    """Images of a data set, `name` for notes, that are shown, and the results they are shown of."""
 
-    group: Group
+    protocol: SegmentationProtocol
+    name: str
     results: Sequence[Shown]
     truths: Sequence[Truth]
 
@@ -57,20 +70,35 @@ class Looked(NamedTuple):
     notes: list[str]
 
 
-def of_segmentation(group: Group, options: RunOptions, saved_in: Path | None) -> Part:
-    """The part of a group of segmentation results."""
+def of_segmentation(
+    group: Group, protocol: SegmentationProtocol, options: RunOptions, saved_in: Path | None
+) -> Part:
+    """The part of a group of segmentation results by a protocol."""
     try:
-        data = open_data(group.protocol, replace(options, limit=None))
-        results = [shown for shown in group.results if _is_of(data, group.protocol, shown)]
-        chosen = Chosen(group, results, _truths(results, data, group.protocol))
+        data = open_data(protocol, replace(options, limit=None))
     except UsageError as error:
         return Part([fault(group, error)])
+    results = [shown for shown in group.results if _is_of(data, protocol, shown)]
+    truths, faults = _truths(results, data, protocol)
+    chosen = Chosen(protocol, group.name, results, truths)
     own = {shown.label for shown in results}
     foreign = [shown.label for shown in group.results if shown.label not in own]
     saved = _saved(chosen, saved_in)
-    notes = [*other_data(group, foreign), *saved.notes]
+    notes = [*other_data(group, foreign), *faults, *saved.notes]
     needs = list(_needs(chosen, saved.maps, options))
-    return Part(notes, needs, partial(_drafted, chosen, saved.maps))
+    return Part(notes, needs, partial(_drafted, chosen, saved.maps), [*_pairs(chosen)])
+
+
+def _pairs(chosen: Chosen) -> Iterator[Pair]:
+    """Every image with a prompt of its smallest class that is easily seen."""
+    protocol = chosen.protocol
+    for truth in chosen.truths:
+        pixels = np.bincount(truth.label.ravel(), minlength=256)[: len(protocol.class_names)]
+        seen = np.flatnonzero(pixels >= _EASILY_SEEN * truth.label.size)
+        if len(seen):
+            name = protocol.queries[seen[np.argmin(pixels[seen])]][0]
+            image = partial(read_image, truth.sample)
+            yield Pair(protocol.dataset, truth.sample.name, image, _PROMPT.format(name))
 
 
 def _is_of(data: SegmentationData, protocol: SegmentationProtocol, shown: Shown) -> bool:
@@ -79,15 +107,24 @@ def _is_of(data: SegmentationData, protocol: SegmentationProtocol, shown: Shown)
     return same_images and shown.samples[CLASSES].tolist() == list(protocol.class_names)
 
 
+class _Truths(NamedTuple):
+    """True label maps, and a line for each that cannot be used."""
+
+    truths: list[Truth]
+    faults: list[str]
+
+
 def _truths(
     results: Sequence[Shown], data: SegmentationData, protocol: SegmentationProtocol
-) -> list[Truth]:
-    numbers = choose([shown.samples for shown in results]) if results else []
-    samples = [data.samples[number] for number in numbers]
-    return [
-        Truth(number, sample, read_label(sample, protocol))
-        for number, sample in zip(numbers, samples, strict=True)
-    ]
+) -> _Truths:
+    found = _Truths([], [])
+    for number in choose([shown.samples for shown in results]) if results else ():
+        sample = data.samples[number]
+        try:
+            found.truths.append(Truth(number, sample, read_label(sample, protocol)))
+        except UsageError as error:
+            found.faults.append(str(error))
+    return found
 
 
 def _saved(chosen: Chosen, folder: Path | None) -> Looked:
@@ -96,7 +133,7 @@ def _saved(chosen: Chosen, folder: Path | None) -> Looked:
     notes: list[str] = []
     for shown in chosen.results if folder is not None else ():
         own = predictions_of(Path(folder or ""), shown.row.model["spec"])
-        own = predictions_folder(own, chosen.group.protocol)
+        own = predictions_folder(own, chosen.protocol)
         found: dict[int, Label] = {}
         for truth in chosen.truths:
             try:
@@ -118,8 +155,7 @@ def _measured(found: dict[int, Label], shown: Shown, chosen: Chosen) -> dict[int
     return {
         truth.number: found[truth.number]
         for truth in chosen.truths
-        if truth.number in found
-        and is_measured(found[truth.number], truth, shown, chosen.group.protocol)
+        if truth.number in found and is_measured(found[truth.number], truth, shown, chosen.protocol)
     }
 
 
@@ -129,14 +165,14 @@ def _needs(chosen: Chosen, saved: Maps, options: RunOptions) -> Iterator[Need]:
         missing = [t for t in chosen.truths if (shown.label, t.number) not in saved]
         if missing:
             yield Need(
-                key=(chosen.group.name, shown.label),
+                key=(chosen.name, shown.label),
                 model=model_of(shown.row),
                 label=shown.label,
                 kind="label maps",
-                where=chosen.group.name,
+                where=chosen.name,
                 answer=partial(
                     _predicted,
-                    chosen.group.protocol,
+                    chosen.protocol,
                     missing,
                     replace(options, attention=shown.row.provenance["attention"]),
                 ),
@@ -159,7 +195,7 @@ def _predicted(
 def _drafted(chosen: Chosen, saved: Maps, answers: Answers) -> Drafted:
     maps, differing = dict(saved), []
     for shown in chosen.results:
-        found = answers.get((chosen.group.name, shown.label), {})
+        found = answers.get((chosen.name, shown.label), {})
         good = _measured(found, shown, chosen)
         if len(good) < len(found):
             differing.append(shown.label)
@@ -167,7 +203,7 @@ def _drafted(chosen: Chosen, saved: Maps, answers: Answers) -> Drafted:
     notes = []
     if differing:
         notes.append(
-            f"{chosen.group.name}: label maps of {listed(differing)} are not shown, as they come "
+            f"{chosen.name}: label maps of {listed(differing)} are not shown, as they come "
             "out otherwise than measured"
         )
     drafts = [
@@ -178,7 +214,7 @@ def _drafted(chosen: Chosen, saved: Maps, answers: Answers) -> Drafted:
 
 
 def _draw(chosen: Chosen, truth: Truth, maps: Maps, canvas: Canvas) -> SegmentationExample:
-    protocol = chosen.group.protocol
+    protocol = chosen.protocol
     image = read_image(truth.sample)
     size, palette = canvas.size_of(image.size), colours(protocol)
     own = {
@@ -204,5 +240,5 @@ def _draw(chosen: Chosen, truth: Truth, maps: Maps, canvas: Canvas) -> Segmentat
 
 def _present(maps: Iterable[Label], n_classes: int) -> list[int]:
     """Numbers of the classes that occur in any of the maps."""
-    counts = sum(np.bincount(classes.ravel(), minlength=256) for classes in maps)
+    counts = np.sum([np.bincount(classes.ravel(), minlength=256) for classes in maps], axis=0)
     return np.flatnonzero(counts[:n_classes]).tolist()
