@@ -145,7 +145,7 @@ def _reductions(
     page: _Page, drafts: Sequence[Draft], shown: int, scale: float, budget: int
 ) -> Iterator[str]:
     """What was left out or made smaller."""
-    room = f"so that all pictures fit into {budget / 1e6:.1f} MB"
+    room = f"so that all pictures fit into {budget / 1000:,.0f} kB"
     total = max(draft.round for draft in drafts) + 1
     if scale < 1:
         yield f"pictures are drawn at {scale:.0%} of their usual size, {room}"

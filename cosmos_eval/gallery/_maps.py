@@ -21,6 +21,13 @@ from cosmos_eval.types import Precision, Samples, SegmentationProtocol, UsageErr
 _ROUNDING: dict[Precision, float] = {"fp32": 0.001, "bf16": 0.02, "fp16": 0.02}
 
 
+IMAGES = 3
+"""At most, of a data set."""
+
+# Places in the order of quality: a typical image, a poor one, a good one.
+_PARTS = (0.5, 0.1, 0.9)
+
+
 class Truth(NamedTuple):
     """An image by its number among the samples, and its true classes (H, W)."""
 
@@ -30,10 +37,10 @@ class Truth(NamedTuple):
 
 
 def choose(results: Sequence[Samples]) -> list[int]:
-    """Numbers of images that all results have, of three kinds, no two the same.
+    """Numbers of up to IMAGES images that all results have, no two the same.
 
-    One on which models differ most, where there are several, a typical one and a poor one. Images
-    are judged by their share of right pixels.
+    Where there are several models, the one on which they differ most comes first; then a typical
+    one, a poor one and a good one. Images are judged by their share of right pixels.
     """
     n_images = min(len(samples[NAME]) for samples in results)
     shares = np.stack([_right_pixels(samples)[:n_images] for samples in results])
@@ -42,10 +49,13 @@ def choose(results: Sequence[Samples]) -> list[int]:
         return []
     shares = shares[:, judged]
     by_mean = np.argsort(shares.mean(axis=0), kind="stable")
-    places = [by_mean[round(part * (len(judged) - 1))] for part in (0.5, 0.1, 0.9)]
+    first = []
     if len(results) > 1:
-        places = [np.argmax(np.ptp(shares, axis=0)), *places[:2]]
-    return [int(judged[place]) for place in dict.fromkeys(map(int, places))]
+        first = [int(np.argmax(np.ptp(shares, axis=0)))]
+        by_mean = by_mean[by_mean != first[0]]
+    parts = _PARTS[: IMAGES - len(first)] if len(by_mean) else ()
+    others = (int(by_mean[round(part * (len(by_mean) - 1))]) for part in parts)
+    return [int(judged[place]) for place in dict.fromkeys([*first, *others])]
 
 
 def _right_pixels(samples: Samples) -> NDArray[np.float64]:
