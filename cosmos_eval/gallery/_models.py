@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.encoders.specs import parse_model_spec
@@ -37,13 +36,13 @@ def ask(needs: Iterable[Need], device: str, watch: Watch) -> Answered:
     for need in needs:
         by_model.setdefault(need.model, []).append(need)
     answers: dict[Any, Any] = {}
-    notes: list[str] = []
+    refusals: list[tuple[Need, str]] = []
     for model, own in by_model.items():
         watch(model.spec, Progress("load", 0, 1))
         try:
             encoder = _load(model, device)
         except UsageError as error:
-            notes += _unanswered(own, str(error))
+            refusals += [(need, str(error)) for need in own]
             continue
         watch(model.spec, Progress("load", 1, 1))
         for need in own:
@@ -51,8 +50,8 @@ def ask(needs: Iterable[Need], device: str, watch: Watch) -> Answered:
             try:
                 answers[need.key] = need.answer(encoder, progress)
             except UsageError as error:
-                notes += _unanswered([need], str(error))
-    return Answered(answers, notes)
+                refusals.append((need, str(error)))
+    return Answered(answers, _lines(refusals))
 
 
 def _load(model: Model, device: str) -> Encoder:
@@ -84,13 +83,19 @@ def _spec(model: Model) -> ModelSpec:
     return spec
 
 
-def _unanswered(needs: Sequence[Need], why: str) -> list[str]:
-    """A line a kind of things that are not shown."""
-    lines = []
-    by_kind = sorted(needs, key=lambda need: need.kind)
-    for kind, own in groupby(by_kind, lambda need: need.kind):
-        some = list(own)
-        where = listed([*dict.fromkeys(need.where for need in some)])
-        remedy = _REMEDY if kind == "label maps" else ""
-        lines.append(f"{some[0].label}: no {kind} on {where}: {why}{remedy}")
-    return lines
+def _lines(refusals: Sequence[tuple[Need, str]]) -> list[str]:
+    """What is not shown and why, a line for all models of which the same is to be said."""
+    by_label: dict[tuple[str, str, str], list[str]] = {}
+    for need, why in refusals:
+        # What names come near to one that is gone is of no help here.
+        by_label.setdefault((need.label, need.kind, why.partition("; nearest")[0]), []).append(
+            need.where
+        )
+    labels: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
+    for (label, kind, why), where in by_label.items():
+        labels.setdefault((kind, tuple(dict.fromkeys(where)), why), []).append(label)
+    return [
+        f"{listed(own)}: no {kind} on {listed(where)}: {why}"
+        + (_REMEDY if kind == "label maps" else "")
+        for (kind, where, why), own in labels.items()
+    ]

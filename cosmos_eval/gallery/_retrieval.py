@@ -70,7 +70,7 @@ def of_retrieval(group: Group, options: RunOptions) -> Part:
                 key=(group.name, shown.label),
                 model=model_of(shown.row),
                 label=shown.label,
-                kind="what was found",
+                kind="lists of what was found",
                 where=group.name,
                 answer=answer,
             )

@@ -14,8 +14,9 @@ import torch
 from support.models import store
 
 from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.encoders.specs import RELEASED, parse_model_spec
 from cosmos_eval.gallery import Gallery
+from cosmos_eval.protocols import find_protocol
 from cosmos_eval.store import read_result, read_samples
 from cosmos_eval.types import UsageError
 
@@ -142,8 +143,9 @@ def test_a_model_that_is_gone(retrieval, classes, measure, gallery, tmp_path, ti
         == {tuple(e.right) for e in found.retrieval}
     )
     assert len(found.notes) == 2
-    assert found.notes[0].startswith(f"{spec}: no attention maps on colours: ")
-    assert found.notes[1].startswith(f"{spec}: no what was found on colours (user): ")
+    assert found.notes[0].startswith(f"{spec}: no lists of what was found on colours (user): ")
+    assert found.notes[1].startswith(f"{spec}: no attention maps on colours: ")
+    assert all("nearest" not in note for note in found.notes)
 
 
 def test_weights_that_have_changed(retrieval, measure, gallery, tmp_path, tiny_archs) -> None:
@@ -164,6 +166,38 @@ def test_weights_that_have_changed(retrieval, measure, gallery, tmp_path, tiny_a
     )
     assert len(found.notes) == 2
     assert {tuple(example.found) for example in found.retrieval} == {()}
+
+
+def test_models_of_which_the_same_is_to_be_said(gallery, tmp_path, monkeypatch) -> None:
+    """Ten released models that nobody has fetched: a line a kind, not ten."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    root = Path(__file__).parents[2] / "parity" / "voc"
+    names = (root / "ImageSets/Segmentation/val.txt").read_text().split()
+    protocol = find_protocol("voc20")
+    samples = {
+        "name": np.array(names),
+        "classes": np.array(protocol.class_names),
+        "groups": np.array([], np.str_),
+        "members": np.zeros((0, 20), bool),
+        "image": np.arange(len(names), dtype=np.int32),
+        "pair": np.zeros(len(names), np.int32),
+        "pixels": np.full(len(names), 10),
+    }
+    made = {"dataset": "voc20", "protocol": "cosmos", "samples": samples}
+    paths = [
+        store(tmp_path / "results", "seg", **made, model={"spec": f"cosmos:{name}"})
+        for name in RELEASED
+    ]
+    found = gallery(paths, data_root=str(root))
+    some = ", ".join(sorted(f"cosmos:{name}" for name in RELEASED)[:3])
+    why = "its weights are not on this machine"
+    assert found.notes == (
+        f"{some} and 7 more: no label maps on voc20 (cosmos): {why}; "
+        "`cosmos-eval run --save-predictions DIR` keeps label maps for --predictions DIR",
+        f"{some} and 7 more: no attention maps on voc20: {why}",
+    )
 
 
 def test_wrong_images_with_their_classes(
