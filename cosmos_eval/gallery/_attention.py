@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.gallery._drafts import Draft
-from cosmos_eval.gallery._parts import Answers, Drafted, Need, Pair, Part, model_of, name_of
+from cosmos_eval.gallery._parts import (
+    PAIRS,
+    Answers,
+    Drafted,
+    Need,
+    Pair,
+    Part,
+    model_of,
+    name_of,
+)
 from cosmos_eval.gallery._pictures import Canvas
 from cosmos_eval.gallery._records import AttentionExample, Word
 from cosmos_eval.gallery._results import Group
@@ -20,6 +29,9 @@ if TYPE_CHECKING:
     import torch
 
     from cosmos_eval.encoder import Encoder
+
+
+_KIND = "attention maps"
 
 
 class Seen(NamedTuple):
@@ -35,7 +47,10 @@ def of_attention(groups: Sequence[Group], pairs: Sequence[Pair]) -> Part:
     rows = {name_of(shown.row): shown.row for group in groups for shown in group.results}
     by_set: dict[str, list[Pair]] = {}
     for pair in pairs:
-        by_set.setdefault(pair.dataset, []).append(pair)
+        own = by_set.setdefault(pair.dataset, [])
+        # Protocols of one data set may bring the same images.
+        if len(own) < PAIRS and pair.name not in {other.name for other in own}:
+            own.append(pair)
     needs = [
         _need(label, rows[label], dataset, own)
         for label in sorted(rows)
@@ -46,10 +61,9 @@ def of_attention(groups: Sequence[Group], pairs: Sequence[Pair]) -> Part:
 
 def _need(label: str, row: ResultRow, dataset: str, pairs: Sequence[Pair]) -> Need:
     return Need(
-        key=("attention", dataset, label),
         model=model_of(row),
         label=label,
-        kind="attention maps",
+        kind=_KIND,
         where=dataset,
         answer=partial(_look, pairs),
     )
@@ -95,7 +109,7 @@ def _drafted(
     drafts = []
     for dataset, pairs in by_set.items():
         for number, pair in enumerate(pairs):
-            of_models = {label: answers.get(("attention", dataset, label)) for label in labels}
+            of_models = {label: answers.get((_KIND, dataset, label)) for label in labels}
             seen = {label: found[number] for label, found in of_models.items() if found}
             if seen:
                 drafts.append(Draft(number, partial(_draw, pair, seen)))

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.encoders.specs import parse_model_spec
-from cosmos_eval.gallery._parts import Answers, Model, Need
+from cosmos_eval.gallery._parts import Answers, Key, Model, Need
 from cosmos_eval.gallery._results import listed
 from cosmos_eval.processes import own_device
 from cosmos_eval.run import Watch
@@ -35,7 +35,7 @@ def ask(needs: Iterable[Need], device: str, watch: Watch) -> Answered:
     by_model: dict[Model, list[Need]] = {}
     for need in needs:
         by_model.setdefault(need.model, []).append(need)
-    answers: dict[Any, Any] = {}
+    answers: dict[Key, Any] = {}
     refusals: list[tuple[Need, str]] = []
     for model, own in by_model.items():
         watch(model.spec, Progress("load", 0, 1))

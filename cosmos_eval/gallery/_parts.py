@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     # At run time it would import torch.
     from cosmos_eval.encoder import Encoder
 
-Answers = Mapping[Hashable, Any]
-"""What models answered, by the keys of the needs; without those that could not be answered."""
+Key = tuple[str, str, str]
+"""Kind, where and label of a need, which tell it from all others."""
+
+Answers = Mapping[Key, Any]
+"""What models answered; without what could not be answered."""
 
 PAIRS = 3
 """Images with a text, at most, of a data set."""
@@ -45,12 +48,16 @@ class Need(NamedTuple):
     `answer` raises UsageError where the model does not have it.
     """
 
-    key: Hashable
     model: Model
     label: str
     kind: str
     where: str
     answer: Callable[[Encoder, OnProgress], Any]
+
+    @property
+    def key(self) -> Key:
+        """Where its answer is found."""
+        return self.kind, self.where, self.label
 
 
 class Pair(NamedTuple):

@@ -64,7 +64,7 @@ class Canvas:
         """Classes (H, W) in their colours; what is no class is transparent."""
         table = np.zeros((256, 4), np.uint8)
         table[: len(colours)] = [(*colour, 255) for colour in colours]
-        nearest = Image.fromarray(classes).resize(size, Image.Resampling.NEAREST)
+        nearest = Image.fromarray(shrunk(classes)).resize(size, Image.Resampling.NEAREST)
         drawn = Image.fromarray(table[np.asarray(nearest)])
         return self._once(_encoded(drawn, lossless=True, method=_EFFORT_OF_MAPS))
 
@@ -84,6 +84,12 @@ class Canvas:
 
     def _once(self, picture: Picture) -> Picture:
         return self._by_content.setdefault(picture.content, picture)
+
+
+def shrunk(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A label map (H, W) no larger than it is ever drawn."""
+    size = _fit((classes.shape[1], classes.shape[0]), LARGE)
+    return np.asarray(Image.fromarray(classes).resize(size, Image.Resampling.NEAREST))
 
 
 def _fit(size: tuple[int, int], longest: float) -> Size:

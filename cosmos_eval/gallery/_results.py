@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from cosmos_eval.labels import model_label
 from cosmos_eval.protocols import find_protocol, prepare
 from cosmos_eval.protocols.user import FAMILY as USER
 from cosmos_eval.store import read_result, read_samples
+from cosmos_eval.tasks import task_of
 from cosmos_eval.types import Protocol, ResultRow, Samples, Task, UsageError
 
 WITH_PICTURES: tuple[Task, ...] = ("retrieval", "cls", "seg")
@@ -57,45 +58,60 @@ def grouped(paths: Sequence[Path], own: Sequence[str]) -> Grouped:
 
     Raises UsageError for a file that is no result, and for a YAML file that none is of.
     """
-    known = {protocol.dataset: protocol for protocol in map(find_protocol, own)}
-    by_name: dict[tuple[int, str, str], list[Shown]] = {}
+    by_name: dict[_Name, list[Shown]] = {}
     notes = []
     for path in paths:
         row = read_result(path)
-        if row.task not in WITH_PICTURES:
+        name = _Name(row.task, row.dataset, row.protocol)
+        if name.task not in WITH_PICTURES:
             continue
-        key = (WITH_PICTURES.index(row.task), row.dataset, row.protocol)
+        by_name.setdefault(name, [])
         try:
-            by_name.setdefault(key, []).append(Shown(row, read_samples(path)))
+            by_name[name].append(Shown(row, read_samples(path)))
         except UsageError as error:
             notes.append(f"{model_label(row)} on {row.dataset}: no pictures: {error}")
-    _require_used(known, {(dataset, family) for _, dataset, family in by_name})
+    known = _own(own, by_name)
     groups = []
-    for (_, dataset, family), results in sorted(by_name.items(), key=lambda item: item[0]):
-        if results:
-            try:
-                protocol = _protocol(dataset, family, known)
-                prepare(protocol)
-            except UsageError as error:
-                notes.append(f"{dataset}: no pictures: {error}")
-                continue
-            ordered = sorted(results, key=lambda shown: shown.label)
-            groups.append(Group(protocol, tuple(ordered)))
+    readable = [name for name, results in by_name.items() if results]
+    for name in sorted(readable, key=lambda name: (WITH_PICTURES.index(name.task), name)):
+        try:
+            protocol = _protocol(name, known)
+            prepare(protocol)
+        except UsageError as error:
+            notes.append(f"{name.dataset}: no pictures: {error}")
+            continue
+        results = sorted(by_name[name], key=lambda shown: shown.label)
+        groups.append(Group(protocol, tuple(results)))
     return Grouped(groups, notes)
 
 
-def _require_used(own: Mapping[str, Protocol], measured: set[tuple[str, str]]) -> None:
-    for name in own:
-        if (name, USER) not in measured:
-            raise UsageError(f"no result is of your data set {name}: leave its file out")
+class _Name(NamedTuple):
+    """What results of one protocol have in common."""
+
+    task: Task
+    dataset: str
+    family: str
 
 
-def _protocol(dataset: str, family: str, own: Mapping[str, Protocol]) -> Protocol:
-    if family != USER:
-        return find_protocol(dataset, family)
-    if dataset not in own:
+def _own(files: Sequence[str], measured: Container[_Name]) -> dict[_Name, Protocol]:
+    """The protocols that users' files describe. Raises UsageError for one of no result."""
+    known = {}
+    for protocol in map(find_protocol, files):
+        name = _Name(task_of(protocol), protocol.dataset, protocol.family)
+        if name not in measured:
+            raise UsageError(
+                f"no result is of your data set {protocol.dataset}: leave its file out"
+            )
+        known[name] = protocol
+    return known
+
+
+def _protocol(name: _Name, own: Mapping[_Name, Protocol]) -> Protocol:
+    if name.family != USER:
+        return find_protocol(name.dataset, name.family)
+    if name not in own:
         raise UsageError("name the YAML file that describes it with --dataset FILE")
-    return own[dataset]
+    return own[name]
 
 
 def listed(labels: Sequence[str]) -> str:

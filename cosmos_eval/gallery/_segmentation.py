@@ -5,7 +5,7 @@ A predicted map is shown only where it gives the pixel counts that were measured
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 
 from cosmos_eval.gallery._drafts import Draft
 from cosmos_eval.gallery._maps import Truth, choose, is_measured, saved_map
+from cosmos_eval.gallery._overlay import draw
 from cosmos_eval.gallery._parts import (
     Answers,
     Drafted,
@@ -25,14 +26,12 @@ from cosmos_eval.gallery._parts import (
     model_of,
     other_data,
 )
-from cosmos_eval.gallery._pictures import Canvas
-from cosmos_eval.gallery._records import SegmentationExample
+from cosmos_eval.gallery._pictures import shrunk
 from cosmos_eval.gallery._results import Group, Shown, listed
 from cosmos_eval.labels import predictions_of
 from cosmos_eval.tasks.segmentation import (
     Label,
     SegmentationData,
-    colours,
     open_data,
     prediction_file,
     predictions,
@@ -45,6 +44,8 @@ from cosmos_eval.types import OnProgress, RunOptions, SegmentationProtocol, Usag
 
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
+
+_KIND = "label maps"
 
 # Of an image's pixels.
 _EASILY_SEEN = 0.01
@@ -151,9 +152,9 @@ def _saved(chosen: Chosen, folder: Path | None) -> Looked:
 
 
 def _measured(found: dict[int, Label], shown: Shown, chosen: Chosen) -> dict[int, Label]:
-    """Those of a result's label maps that are what was measured, by number."""
+    """Those of a result's label maps that are what was measured, by number, as small as drawn."""
     return {
-        truth.number: found[truth.number]
+        truth.number: shrunk(found[truth.number])
         for truth in chosen.truths
         if truth.number in found and is_measured(found[truth.number], truth, shown, chosen.protocol)
     }
@@ -165,10 +166,9 @@ def _needs(chosen: Chosen, saved: Maps, options: RunOptions) -> Iterator[Need]:
         missing = [t for t in chosen.truths if (shown.label, t.number) not in saved]
         if missing:
             yield Need(
-                key=(chosen.name, shown.label),
                 model=model_of(shown.row),
                 label=shown.label,
-                kind="label maps",
+                kind=_KIND,
                 where=chosen.name,
                 answer=partial(
                     _predicted,
@@ -195,7 +195,7 @@ def _predicted(
 def _drafted(chosen: Chosen, saved: Maps, answers: Answers) -> Drafted:
     maps, differing = dict(saved), []
     for shown in chosen.results:
-        found = answers.get((chosen.name, shown.label), {})
+        found = answers.get((_KIND, chosen.name, shown.label), {})
         good = _measured(found, shown, chosen)
         if len(good) < len(found):
             differing.append(shown.label)
@@ -207,38 +207,13 @@ def _drafted(chosen: Chosen, saved: Maps, answers: Answers) -> Drafted:
             "out otherwise than measured"
         )
     drafts = [
-        Draft(number, partial(_draw, chosen, truth, maps))
+        Draft(number, partial(draw, chosen.protocol, truth, _of_image(truth, chosen, maps)))
         for number, truth in enumerate(chosen.truths)
     ]
     return Drafted(drafts, notes)
 
 
-def _draw(chosen: Chosen, truth: Truth, maps: Maps, canvas: Canvas) -> SegmentationExample:
-    protocol = chosen.protocol
-    image = read_image(truth.sample)
-    size, palette = canvas.size_of(image.size), colours(protocol)
-    own = {
-        shown.label: maps[shown.label, truth.number]
-        for shown in chosen.results
-        if (shown.label, truth.number) in maps
-    }
-    return SegmentationExample(
-        dataset=protocol.dataset,
-        protocol=protocol.family,
-        name=truth.sample.name,
-        image=canvas.large(image),
-        truth=canvas.label_map(truth.label, palette, size),
-        predictions={
-            label: canvas.label_map(classes, palette, size) for label, classes in own.items()
-        },
-        legend={
-            protocol.class_names[number]: "#{:02x}{:02x}{:02x}".format(*palette[number])
-            for number in _present([truth.label, *own.values()], len(protocol.class_names))
-        },
-    )
-
-
-def _present(maps: Iterable[Label], n_classes: int) -> list[int]:
-    """Numbers of the classes that occur in any of the maps."""
-    counts = np.sum([np.bincount(classes.ravel(), minlength=256) for classes in maps], axis=0)
-    return np.flatnonzero(counts[:n_classes]).tolist()
+def _of_image(truth: Truth, chosen: Chosen, maps: Maps) -> dict[str, Label]:
+    """An image's label maps by the model's label."""
+    labels = (shown.label for shown in chosen.results)
+    return {label: maps[label, truth.number] for label in labels if (label, truth.number) in maps}

@@ -8,7 +8,7 @@ import pytest
 from cosmos_eval.gallery._classification import chosen as chosen_images
 from cosmos_eval.gallery._maps import choose as choose_maps
 from cosmos_eval.gallery._parts import spread
-from cosmos_eval.gallery._retrieval import Found, Query, chosen, find
+from cosmos_eval.gallery._queries import Found, Query, chosen, find
 from cosmos_eval.metrics.segmentation import pack
 
 NOTHING = np.array([], int)

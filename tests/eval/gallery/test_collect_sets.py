@@ -264,6 +264,26 @@ def test_a_set_that_nobody_describes(retrieval, model, measure, gallery, tmp_pat
     )
 
 
+def test_two_sets_of_one_name(retrieval, classes, model, measure, gallery, tmp_path) -> None:
+    """A user's captions and classes of the same images may well be called the same."""
+    renamed = [str(path.rename(path.parent / name / "mine.yaml")) for path, name in (
+        (retrieval, "images"), (classes, "classes"),
+    )]  # fmt: skip
+    (tmp_path / "captions.json").rename(tmp_path / "images" / "captions.json")
+    Path(renamed[0]).write_text("kind: retrieval\nimages: .\nannotations: captions.json\n")
+    shutil.copytree(tmp_path / "classes", tmp_path / "classes" / "all")
+    (tmp_path / "classes" / "all" / "mine.yaml").unlink()
+    Path(renamed[1]).write_text("kind: cls\nfolder: all\ntemplates: ['a {}']\n")
+    paths = []
+    for number, described in enumerate(renamed):
+        paths += measure(tmp_path / f"results{number}", [described], [model])
+    found = gallery(paths, datasets=renamed)
+    assert found.notes == ()
+    assert {e.dataset for e in (*found.retrieval, *found.classification)} == {"mine"}
+    assert found.retrieval
+    assert found.classification
+
+
 def test_a_description_of_nothing_measured(retrieval, classes, model, measure, gallery, tmp_path):
     paths = measure(tmp_path / "results", [str(retrieval)], [model])
     with pytest.raises(
