@@ -17,6 +17,7 @@ from cosmos_eval.cli import (
     export,
     leaderboard,
     listing,
+    report,
     reproduce,
     run,
     segment,
@@ -37,6 +38,7 @@ app.command("list")(listing.list_known)
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.command("leaderboard")(leaderboard.leaderboard)
+app.command("report")(report.report)
 app.command("reproduce")(reproduce.reproduce)
 app.command("compare")(compare.compare)
 app.command("check")(check.check)

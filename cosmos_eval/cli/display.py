@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from cosmos_eval.pending import Standing
     from cosmos_eval.preview import Preview
     from cosmos_eval.regression import Report
+    from cosmos_eval.report import Page
     from cosmos_eval.types import ResultRow
     from cosmos_eval.verify import Verdict
 
@@ -329,14 +330,14 @@ def show_verdicts(verdicts: Sequence[Verdict], *, as_json: bool) -> None:
 
 def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:
     """Print what was found of data sets: a summary table, then faults and remedies, a line each."""
-    from cosmos_eval.doctor import CHECKED
+    from cosmos_eval.tasks import task_named
 
     if as_json:
         print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
         return
     show_records([_summary(diagnosis) for diagnosis in diagnoses], as_json=False)
     for task in dict.fromkeys(diagnosis.task for diagnosis in diagnoses):
-        print(f"looked at for {task}: {CHECKED[task]}")
+        print(f"looked at for {task}: {task_named(task).checked}")
     for diagnosis in diagnoses:
         for fault in diagnosis.faults:
             print(f"{diagnosis.dataset}: {fault}")
@@ -404,6 +405,13 @@ def show_shares(shares: Mapping[str, float], *, as_json: bool) -> None:
         {"class": name, "pixels (%)": f"{100 * share:.1f}"} for name, share in shares.items()
     ]
     show_records(records, as_json=False)
+
+
+def show_page(path: Path, page: Page) -> None:
+    """Tell on standard error that a page is on the disk, how large it is, and what it lacks."""
+    print(f"wrote {path}, {len(page.content) / 1e6:.1f} MB", file=sys.stderr)
+    for note in page.notes:
+        print(f"note: not shown: {note}", file=sys.stderr)
 
 
 def show_wrote(path: Path) -> None:

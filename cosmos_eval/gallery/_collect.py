@@ -22,9 +22,10 @@ from cosmos_eval.gallery._records import (
 from cosmos_eval.gallery._results import Group, grouped
 from cosmos_eval.gallery._retrieval import of_retrieval, pairs_of
 from cosmos_eval.gallery._segmentation import of_segmentation
-from cosmos_eval.protocols import find_protocol, prepare
+from cosmos_eval.protocols import prepare
 from cosmos_eval.protocols.scenes import FAMILY as SCENES
 from cosmos_eval.run import Watch, unwatched
+from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.retrieval import open_data
 from cosmos_eval.types import (
     ClassificationProtocol,

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cosmos_eval.labels import model_label
-from cosmos_eval.protocols import find_protocol, prepare
+from cosmos_eval.protocols import prepare
 from cosmos_eval.protocols.user import FAMILY as USER
 from cosmos_eval.store import read_result, read_samples
-from cosmos_eval.tasks import task_of
-from cosmos_eval.types import Protocol, ResultRow, Samples, Task, UsageError
+from cosmos_eval.tasks import find_protocol, task_of
+from cosmos_eval.types import Protocol, ResultRow, Samples, UsageError
 
-WITH_PICTURES: tuple[Task, ...] = ("retrieval", "cls", "seg")
+WITH_PICTURES: tuple[str, ...] = ("retrieval", "cls", "seg")
 """Tasks whose samples tell which images to show."""
 
 
@@ -88,7 +88,7 @@ def grouped(paths: Sequence[Path], own: Sequence[str]) -> Grouped:
 class _Name(NamedTuple):
     """What results of one protocol have in common."""
 
-    task: Task
+    task: str
     dataset: str
     family: str
 

@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal
 
-from cosmos_eval.leaderboard._boards import Board, boards
+from cosmos_eval.leaderboard._boards import Board, Column, Row, Shown, boards
 from cosmos_eval.leaderboard._csv import to_csv
-from cosmos_eval.leaderboard._entries import HEADLINES, Entry, measured, published
+from cosmos_eval.leaderboard._entries import Entry, Key, headlines_of, measured, published
 from cosmos_eval.leaderboard._html import to_html
 from cosmos_eval.leaderboard._json import to_json
 from cosmos_eval.leaderboard._latex import to_latex
 from cosmos_eval.leaderboard._markdown import to_markdown
-from cosmos_eval.leaderboard._numbers import percent
+from cosmos_eval.leaderboard._names import shortened
+from cosmos_eval.leaderboard._numbers import bounds, difference, percent
 from cosmos_eval.leaderboard._reproduce import (
     Reproduction,
     reproductions,
@@ -30,20 +31,26 @@ from cosmos_eval.leaderboard._terminal import to_tables
 from cosmos_eval.leaderboard._ties import TieRule, find_ties
 
 __all__ = [
-    "HEADLINES",
     "NO_TIES",
     "WRITERS",
     "Board",
+    "Column",
     "Entry",
     "Format",
+    "Key",
     "Pair",
     "Reproduction",
+    "Row",
+    "Shown",
     "Standing",
     "TieRule",
     "Ties",
     "boards",
+    "bounds",
     "close_pairs",
+    "difference",
     "find_ties",
+    "headlines_of",
     "measured",
     "percent",
     "published",
@@ -51,6 +58,7 @@ __all__ = [
     "reproductions_to_json",
     "reproductions_to_markdown",
     "reproductions_to_tables",
+    "shortened",
     "standings",
     "to_csv",
     "to_html",

@@ -54,7 +54,7 @@ def cluster_bootstrap(
     means = []
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):
         size = min(_RESAMPLES_AT_ONCE, resamples - start)
-        drawn = _draw_counts(rng, len(labels), size)
+        drawn = draw_counts(rng, len(labels), size)
         means.append((drawn @ sums) / (drawn @ sizes)[:, None])
     return [_percentile(column, "cluster bootstrap", level) for column in np.concatenate(means).T]
 
@@ -80,7 +80,7 @@ def cluster_median_bootstrap(
     rng = np.random.default_rng(seed)
     medians = []
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):
-        drawn = _draw_counts(rng, len(labels), min(_RESAMPLES_AT_ONCE, resamples - start))
+        drawn = draw_counts(rng, len(labels), min(_RESAMPLES_AT_ONCE, resamples - start))
         up_to = (table @ drawn.T).cumsum(axis=0)  # (steps, resamples): values drawn up to a step
         middle = [(up_to[-1] + 1) // 2, up_to[-1] // 2 + 1]
         medians.append(np.mean([steps[(up_to < place).sum(axis=0)] for place in middle], axis=0))
@@ -138,14 +138,14 @@ def mean_of_groups_bootstrap(
     rng = np.random.default_rng(seed)
     means = []
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):
-        drawn = _draw_counts(rng, len(labels), min(_RESAMPLES_AT_ONCE, resamples - start))
+        drawn = draw_counts(rng, len(labels), min(_RESAMPLES_AT_ONCE, resamples - start))
         total = drawn @ counts
         share = np.divide(drawn @ sums, total, out=np.zeros(total.shape), where=total > 0)
         means.append(share.sum(axis=1) / (total > 0).sum(axis=1))
     return _percentile(np.concatenate(means), "cluster bootstrap", level)
 
 
-def _draw_counts(rng: np.random.Generator, clusters: int, resamples: int) -> NDArray[np.float64]:
+def draw_counts(rng: np.random.Generator, clusters: int, resamples: int) -> NDArray[np.float64]:
     """How often each cluster is drawn, (resamples, clusters): uniform multinomial counts."""
     drawn = rng.integers(clusters, size=(resamples, clusters))
     drawn += clusters * np.arange(resamples)[:, None]

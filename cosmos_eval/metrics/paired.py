@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
-from cosmos_eval.metrics.intervals import LEVEL, RESAMPLES
+from cosmos_eval.metrics.intervals import LEVEL, RESAMPLES, draw_counts
 from cosmos_eval.metrics.retrieval import RECALL_AT, recalled
 from cosmos_eval.metrics.segmentation import Areas, Groups, segmentation_metrics
 from cosmos_eval.types import Interval
@@ -39,11 +39,17 @@ Statistic = Callable[[Values], Mapping[str, Values]]
 """Metrics (R,) by name, given how often each kind of cluster is drawn, (R, C)."""
 
 
+RECALL = "mean_per_class_recall"
+SLOW = ("image_to_text_median_rank", "text_to_image_median_rank", RECALL)
+"""Metrics that take longer to compare than all others together."""
+
+
 class PairedDifference(NamedTuple):
     """A metric of one model (`a`) minus that of another (`b`), in the metric's unit.
 
     `center`, `error` (a standard error) and `dof` (degrees of freedom) make its interval; `p_value`
-    is two-sided, of no difference; `units` counts independent samples or clusters.
+    is two-sided, of no difference; `units` counts independent samples or clusters. `changed` says
+    how many samples only `a` and only `b` gets right, where there is right and wrong.
     """
 
     a: float
@@ -54,6 +60,7 @@ class PairedDifference(NamedTuple):
     p_value: float
     units: int
     method: str
+    changed: tuple[int, int] | None = None
 
     @property
     def difference(self) -> float:
@@ -89,7 +96,8 @@ class PairedDifference(NamedTuple):
 
     def flipped(self) -> PairedDifference:
         """The difference the other way round."""
-        return self._replace(a=self.b, b=self.a, center=-self.center)
+        changed = self.changed and self.changed[::-1]
+        return self._replace(a=self.b, b=self.a, center=-self.center, changed=changed)
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
@@ -110,7 +118,84 @@ def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDiffere
     center = (only_a - only_b) / (n + 2)
     error = math.sqrt((only_a + only_b + 1) / (n + 2) - center**2) / math.sqrt(n + 2)
     shares = (both + only_a) / n, (both + only_b) / n
-    return PairedDifference(*shares, center, error, _NORMAL, p_value, n, MCNEMAR)
+    changed = (only_a, only_b)
+    return PairedDifference(*shares, center, error, _NORMAL, p_value, n, MCNEMAR, changed)
+
+
+Compare = Callable[[int, int], Mapping[str, PairedDifference]]
+"""Two of several results, by their places -> the difference of every metric."""
+
+
+class Resampled(NamedTuple):
+    """Metrics of one model: `observed` on all clusters, `drawn` (R,) on resamples of `units`."""
+
+    observed: Mapping[str, float]
+    drawn: Mapping[str, Values]
+    units: int
+
+
+def resampled(
+    statistics: Sequence[Statistic],
+    clusters: NDArray[np.integer],
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> list[Resampled]:
+    """The metrics of several models, by drawing the same clusters for all of them.
+
+    `clusters` (C,) holds how many clusters there are of each kind; 1 where each is its own.
+    Raises ValueError for fewer than two clusters.
+    """
+    n = int(clusters.sum())
+    if n < 2:
+        raise ValueError("two images or more are needed to tell models apart")
+    rng = np.random.default_rng(seed)
+    parts: list[list[Mapping[str, Values]]] = [[] for _ in statistics]
+    for size in _block_sizes(resamples):
+        weights = _draw(rng, clusters, size)
+        for part, statistic in zip(parts, statistics, strict=True):
+            part.append(statistic(weights))
+    once = clusters[None].astype(np.float64)
+    return [
+        Resampled(
+            {name: float(values[0]) for name, values in statistic(once).items()},
+            {name: np.concatenate([block[name] for block in part]) for name in part[0]},
+            n,
+        )
+        for statistic, part in zip(statistics, parts, strict=True)
+    ]
+
+
+def _draw(rng: np.random.Generator, clusters: NDArray[np.integer], size: int) -> Values:
+    """How often each kind of cluster is drawn, (size, C)."""
+    if (clusters == 1).all():
+        return draw_counts(rng, len(clusters), size)  # ten times as fast
+    n = int(clusters.sum())
+    return rng.multinomial(n, clusters / n, size).astype(np.float64)
+
+
+def resampled_difference(a: Resampled, b: Resampled) -> dict[str, PairedDifference]:
+    """Difference of every metric that both have, of the same draws.
+
+    A resample in which a metric has no value does not count for it; a metric without any is left
+    out.
+    """
+    found = {}
+    for name in (name for name in a.drawn if name in b.drawn):
+        drawn = a.drawn[name] - b.drawn[name]
+        drawn = drawn[~np.isnan(drawn)]
+        values = a.observed[name], b.observed[name]
+        if len(drawn) > 1 and not any(map(math.isnan, values)):
+            # Resampling n clusters varies by a factor (n - 1) / n too little.
+            error = float(drawn.std(ddof=1)) * math.sqrt(a.units / (a.units - 1))
+            found[name] = _bootstrapped(*values, error, a.units)
+    return found
+
+
+def by_bootstrap(statistics: Sequence[Statistic], units: int) -> Compare:
+    """The difference of two of several models, by their places; every cluster is its own kind."""
+    drawn = resampled(statistics, np.ones(units, int))
+    return lambda a, b: resampled_difference(drawn[a], drawn[b])
 
 
 def paired_bootstrap(
@@ -121,32 +206,8 @@ def paired_bootstrap(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> dict[str, PairedDifference]:
-    """Difference of every metric of both, by drawing the same clusters for both.
-
-    `clusters` (C,) holds how many clusters there are of each kind; 1 where each is its own. A
-    resample in which a metric has no value does not count for it; a metric without any is left out.
-    Raises ValueError for fewer than two clusters.
-    """
-    n = int(clusters.sum())
-    if n < 2:
-        raise ValueError("two images or more are needed to tell models apart")
-    rng = np.random.default_rng(seed)
-    parts = [
-        _differences(a, b, rng.multinomial(n, clusters / n, size).astype(np.float64))
-        for size in _block_sizes(resamples)
-    ]
-    once = clusters[None].astype(np.float64)
-    of_a, of_b = a(once), b(once)
-    found = {}
-    for name in parts[0]:
-        drawn = np.concatenate([part[name] for part in parts])
-        drawn = drawn[~np.isnan(drawn)]
-        values = float(of_a[name][0]), float(of_b[name][0])
-        if len(drawn) > 1 and not any(map(math.isnan, values)):
-            # Resampling n clusters varies by a factor (n - 1) / n too little.
-            error = float(drawn.std(ddof=1)) * math.sqrt(n / (n - 1))
-            found[name] = _bootstrapped(*values, error, n)
-    return found
+    """Difference of every metric of two models: both functions above, one after the other."""
+    return resampled_difference(*resampled([a, b], clusters, seed=seed, resamples=resamples))
 
 
 def independent_difference(a: float, b: float, error: float, units: int) -> PairedDifference:
@@ -181,20 +242,27 @@ def mean_statistic(values: Mapping[str, NDArray[Any]], cluster: NDArray[np.integ
     return statistic
 
 
-def rank_statistic(
+def recall_statistic(
     direction: str, ranks: NDArray[np.int64], cluster: NDArray[np.integer]
 ) -> Statistic:
-    """`{direction}_R@K`, `_mean_rank` and `_median_rank` of the ranks (N,) of queries."""
-    columns = {f"R@{k}": hit for k, hit in zip(RECALL_AT, recalled(ranks).T, strict=True)}
-    means = mean_statistic({**columns, "mean_rank": ranks}, cluster)
+    """`{direction}_R@K` and `{direction}_mean_rank` of the ranks (N,) of queries."""
+    columns = {
+        f"{direction}_R@{k}": hit for k, hit in zip(RECALL_AT, recalled(ranks).T, strict=True)
+    }
+    return mean_statistic({**columns, f"{direction}_mean_rank": ranks}, cluster)
+
+
+def median_rank_statistic(
+    direction: str, ranks: NDArray[np.int64], cluster: NDArray[np.integer]
+) -> Statistic:
+    """`{direction}_median_rank` of the ranks (N,) of queries."""
     order = np.argsort(ranks, kind="stable")
     distinct, starts = np.unique(ranks[order], return_index=True)
     owner = cluster[order]
 
     def statistic(weights: Values) -> Mapping[str, Values]:
         up_to = np.add.reduceat(weights[:, owner], starts, axis=1).cumsum(axis=1)
-        named = {**means(weights), "median_rank": _medians(distinct, up_to)}
-        return {f"{direction}_{name}": values for name, values in named.items()}
+        return {f"{direction}_median_rank": _medians(distinct, up_to)}
 
     return statistic
 
@@ -236,22 +304,45 @@ def paired_recall(
     table = np.stack([labels, a, b], axis=1).astype(np.int64)
     kinds, counts = np.unique(table, axis=0, return_counts=True)
     own = np.arange(len(kinds))
-    name = "mean_per_class_recall"
     of_a, of_b = (
-        group_mean_statistic(name, kinds[:, 0], kinds[:, column].astype(bool), own)
+        group_mean_statistic(RECALL, kinds[:, 0], kinds[:, column].astype(bool), own)
         for column in (1, 2)
     )
-    return paired_bootstrap(of_a, of_b, counts, seed=seed, resamples=resamples)[name]
+    return paired_bootstrap(of_a, of_b, counts, seed=seed, resamples=resamples)[RECALL]
 
 
 def area_statistic(areas: Areas, groups: Groups) -> Statistic:
     """`mIoU`, `mAcc`, `aAcc` and `mIoU_<group>` from the areas of images, (C, classes)."""
-    parts = [part.astype(np.float64) for part in areas]
-
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        return segmentation_metrics(Areas(*(weights @ part for part in parts)), groups)
-
+    (statistic,) = area_statistics([areas], groups)
     return statistic
+
+
+def area_statistics(several: Sequence[Areas], groups: Groups) -> list[Statistic]:
+    """The same of several models on the same label maps, whose areas are summed once for all."""
+    labelled = _remembering(several[0].labelled)
+
+    def of_one(areas: Areas) -> Statistic:
+        right, predicted = (
+            part.astype(np.float64) for part in (areas.intersection, areas.predicted)
+        )
+        return lambda weights: segmentation_metrics(
+            Areas(weights @ right, labelled(weights), weights @ predicted), groups
+        )
+
+    return [of_one(areas) for areas in several]
+
+
+def _remembering(part: NDArray[Any]) -> Callable[[Values], Values]:
+    """`weights @ part`, which is there already when the same array of weights comes again."""
+    factor = part.astype(np.float64)
+    last: list[Values] = []
+
+    def product(weights: Values) -> Values:
+        if not last or last[0] is not weights:
+            last[:] = [weights, weights @ factor]
+        return last[1]
+
+    return product
 
 
 def joined(*statistics: Statistic) -> Statistic:
@@ -261,11 +352,6 @@ def joined(*statistics: Statistic) -> Statistic:
         return {name: some for one in statistics for name, some in one(weights).items()}
 
     return statistic
-
-
-def _differences(a: Statistic, b: Statistic, weights: Values) -> dict[str, Values]:
-    of_a, of_b = a(weights), b(weights)
-    return {name: of_a[name] - of_b[name] for name in of_a if name in of_b}
 
 
 def _bootstrapped(a: float, b: float, error: float, n: int) -> PairedDifference:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cosmos_eval.tasks import Room, one_by_one
 from cosmos_eval.tasks.classification._data import open_data, sample_list_hash
 from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
 from cosmos_eval.tasks.classification._folders import find_folder, flat_images
 from cosmos_eval.tasks.classification._names import class_names
-from cosmos_eval.tasks.classification._samples import recompute
+from cosmos_eval.tasks.classification._paired import TRUTH, differences, together
+from cosmos_eval.tasks.classification._samples import mistakes, recompute
 from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
 __all__ = [
+    "ROOM",
     "ClassData",
     "can_fetch",
     "check",
@@ -54,3 +57,14 @@ def measure(
     from cosmos_eval.tasks.classification._measure import measure_data
 
     return measure_data(encoder, open_data(protocol, options), protocol, options, progress)
+
+
+ROOM = Room(
+    check=check,
+    measure=one_by_one(measure),
+    recompute=recompute,
+    differences=differences,
+    truth=TRUTH,
+    together=together,
+    mistakes=mistakes,
+)

@@ -14,7 +14,7 @@ from cosmos_eval.metrics.classification import (
     confusion_pairs,
 )
 from cosmos_eval.metrics.intervals import mean_class_recall_bootstrap, wilson
-from cosmos_eval.types import Figures, Interval, Samples
+from cosmos_eval.types import Figures, Interval, Mistakes, Samples
 
 LABELS = "labels"  # (N,) class numbers
 TOP5 = "top5"  # (N, up to 5) predicted class numbers, best first
@@ -32,6 +32,17 @@ def recompute(samples: Samples, seed: int) -> Figures:
         per_class=_per_class(labels, hits[:, 0], classes),
         confusion_pairs=_confusion_pairs(labels, top[:, 0], classes),
     )
+
+
+def mistakes(samples: Samples) -> Mistakes:
+    """What images of every class were taken for."""
+    labels, predicted = samples[LABELS].astype(np.int64), samples[TOP5][:, 0]
+    classes = samples[CLASSES].tolist()
+    pairs, images = np.unique(labels * len(classes) + predicted, return_counts=True)
+    true, taken_for = np.divmod(pairs, len(classes))
+    wrong = true != taken_for
+    totals = np.bincount(labels, minlength=len(classes))
+    return Mistakes("images", classes, true[wrong], taken_for[wrong], images[wrong], totals)
 
 
 def _intervals(

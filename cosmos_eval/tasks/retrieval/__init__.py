@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cosmos_eval.tasks import Room, one_by_one
 from cosmos_eval.tasks.retrieval._data import (
     RetrievalData,
     Survey,
@@ -14,6 +15,7 @@ from cosmos_eval.tasks.retrieval._data import (
     sample_list_hash,
     survey,
 )
+from cosmos_eval.tasks.retrieval._paired import TRUTH, differences, together
 from cosmos_eval.tasks.retrieval._samples import recompute
 from cosmos_eval.types import (
     Measurement,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
 __all__ = [
+    "ROOM",
     "RetrievalData",
     "Survey",
     "check",
@@ -53,3 +56,13 @@ def measure(
     from cosmos_eval.tasks.retrieval._measure import measure_data
 
     return measure_data(encoder, open_data(protocol, options), options, progress)
+
+
+ROOM = Room(
+    check=check,
+    measure=one_by_one(measure),
+    recompute=recompute,
+    differences=differences,
+    truth=TRUTH,
+    together=together,
+)

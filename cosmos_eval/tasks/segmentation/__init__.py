@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cosmos_eval.tasks import Room
 from cosmos_eval.tasks.segmentation._constants import check_constants
 from cosmos_eval.tasks.segmentation._data import (
     Label,
@@ -22,7 +23,8 @@ from cosmos_eval.tasks.segmentation._data import (
     predictions_folder,
     read_label,
 )
-from cosmos_eval.tasks.segmentation._samples import recompute
+from cosmos_eval.tasks.segmentation._paired import TRUTH, differences, together
+from cosmos_eval.tasks.segmentation._samples import mistakes, recompute
 from cosmos_eval.tasks.segmentation._survey import survey
 from cosmos_eval.threads import ahead
 from cosmos_eval.types import (
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from cosmos_eval.tasks.segmentation._overlay import Picture
 
 __all__ = [
+    "ROOM",
     "Label",
     "Sample",
     "SegmentationData",
@@ -151,3 +154,15 @@ def predictions(
     from cosmos_eval.tasks.segmentation._single import predict_samples
 
     return predict_samples(encoder, protocol, samples, options)
+
+
+ROOM = Room(
+    check=check,
+    measure=measure_together,
+    recompute=recompute,
+    differences=differences,
+    truth=TRUTH,
+    together=together,
+    mistakes=mistakes,
+    image_pass=image_pass,
+)

@@ -16,7 +16,7 @@ from cosmos_eval.metrics.segmentation import (
     join,
     segmentation_metrics,
 )
-from cosmos_eval.types import Figures, Samples, SegmentationProtocol
+from cosmos_eval.types import Figures, Mistakes, Samples, SegmentationProtocol
 
 # Beside the fields of SparseConfusion.
 NAME = "name"  # (N,) of the images
@@ -59,6 +59,18 @@ def recompute(samples: Samples, seed: int) -> Figures:
         n_samples=n_images,
         per_class={name: {"IoU": _value(iou), "Acc": _value(acc)} for name, iou, acc in scores},
     )
+
+
+def mistakes(samples: Samples) -> Mistakes:
+    """What pixels of every class were taken for."""
+    classes = samples[CLASSES].tolist()
+    pixels = np.zeros(len(classes) ** 2, np.int64)
+    np.add.at(pixels, samples["pair"], samples["pixels"])
+    square = pixels.reshape(len(classes), -1)
+    totals = square.sum(axis=1)
+    np.fill_diagonal(square, 0)
+    true, taken_for = np.nonzero(square)
+    return Mistakes("pixels", classes, true, taken_for, square[true, taken_for], totals)
 
 
 def class_groups(samples: Samples) -> Groups:

@@ -11,7 +11,8 @@ import pytest
 from support.models import make_result, seg_samples, select_samples, store
 
 from cosmos_eval.matching import p_value_text
-from cosmos_eval.paired import paired_differences, paired_interval
+from cosmos_eval.metrics.paired import SLOW
+from cosmos_eval.paired import all_differences, paired_differences, paired_interval
 from cosmos_eval.types import UsageError
 
 TASKS = ("cls", "retrieval", "seg", "select")
@@ -33,6 +34,18 @@ def test_every_metric_is_compared(task):
     for name, difference in back.items():
         assert difference.difference == pytest.approx(-found[name].difference)
         assert difference.error == pytest.approx(found[name].error, rel=0.05)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_many_results_are_compared_as_two_are(task):
+    results = [make_result(task, skill, seed) for seed, skill in enumerate((0.4, 0.5, 0.8))]
+    found = all_differences(task, [samples for _, samples in results])
+    assert list(found) == [(0, 1), (0, 2), (1, 2)]
+    for (a, b), differences in found.items():
+        assert differences == paired_differences(*results[a], *results[b])
+    quick = all_differences(task, [samples for _, samples in results], without=SLOW)
+    assert set(found[0, 1]) - set(quick[0, 1]) == set(found[0, 1]) & set(SLOW)
+    assert all(quick[place] == {n: found[place][n] for n in quick[place]} for place in found)
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -11,6 +11,7 @@ from scipy.stats import binomtest, ttest_1samp
 from cosmos_eval.metrics import paired
 from cosmos_eval.metrics.paired import (
     PairedDifference,
+    Statistic,
     area_statistic,
     group_mean_statistic,
     holm,
@@ -18,9 +19,10 @@ from cosmos_eval.metrics.paired import (
     matched_shares,
     mcnemar,
     mean_statistic,
+    median_rank_statistic,
     paired_bootstrap,
     paired_recall,
-    rank_statistic,
+    recall_statistic,
 )
 from cosmos_eval.metrics.retrieval import RetrievalRanks, retrieval_metrics
 from cosmos_eval.metrics.segmentation import Areas, segmentation_metrics
@@ -108,14 +110,19 @@ def test_a_clustered_share_by_hand() -> None:
     assert statistic(weights)["share"].tolist() == [0.75, 0.6, 1.0]
 
 
+def _of_ranks(*query) -> Statistic:
+    return joined(recall_statistic(*query), median_rank_statistic(*query))
+
+
 def test_ranks_are_those_of_the_samples_drawn() -> None:
     rng = np.random.default_rng(4)
     image = rng.permutation(np.repeat(np.arange(9), 3))
     ranks = RetrievalRanks(rng.integers(1, 20, 9), rng.integers(1, 20, 27))
-    statistic = joined(
-        rank_statistic("image_to_text", ranks.image_to_text, np.arange(9)),
-        rank_statistic("text_to_image", ranks.text_to_image, image),
+    queries = (
+        ("image_to_text", ranks.image_to_text, np.arange(9)),
+        ("text_to_image", ranks.text_to_image, image),
     )
+    statistic = joined(*(_of_ranks(*query) for query in queries))
     weights = rng.multinomial(9, np.full(9, 1 / 9), 20)
     found = statistic(weights.astype(float))
     for row, drawn in enumerate(weights):
@@ -211,7 +218,7 @@ def _equal_models(rng: np.random.Generator) -> dict[str, PairedDifference]:
     hits = [rng.random(150) < 0.3 + 0.5 * hard for _ in range(2)]
     options = {"seed": int(rng.integers(1 << 30)), "resamples": 200}
     ones = np.ones(150, int)
-    found = paired_bootstrap(*(rank_statistic("t", r, image) for r in ranks), ones, **options)
+    found = paired_bootstrap(*(_of_ranks("t", r, image) for r in ranks), ones, **options)
     found |= paired_bootstrap(
         *(area_statistic(one, {"half": [0, 1]}) for one in areas), ones, **options
     )

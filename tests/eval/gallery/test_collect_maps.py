@@ -13,7 +13,7 @@ from PIL import Image
 from support.models import store
 
 from cosmos_eval.gallery import SegmentationExample
-from cosmos_eval.protocols import find_protocol
+from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.segmentation import open_data
 from cosmos_eval.types import RunOptions
 

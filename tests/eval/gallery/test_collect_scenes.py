@@ -11,8 +11,8 @@ from PIL import Image
 from cosmos_eval.cache import embeddings_folder
 from cosmos_eval.gallery import Gallery, collect
 from cosmos_eval.gallery._drafts import pictures_of
-from cosmos_eval.protocols import find_protocol
 from cosmos_eval.run import unwatched
+from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions
 
 SETS = ("scenes-retrieval", "scenes-cls", "scenes-seg")

@@ -16,8 +16,8 @@ from support.models import store
 from cosmos_eval.encoders import load_encoder
 from cosmos_eval.encoders.specs import RELEASED, parse_model_spec
 from cosmos_eval.gallery import Gallery
-from cosmos_eval.protocols import find_protocol
 from cosmos_eval.store import read_result, read_samples
+from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import UsageError
 
 COLOURS = ("red", "green", "blue")

@@ -1,0 +1,28 @@
+"""All results as one web page that needs nothing beside it.
+
+`content_of` compares everything that can be compared, `to_page` writes it with pictures. Importing
+this room imports no torch.
+"""
+
+from __future__ import annotations
+
+from cosmos_eval.report._content import Content, content_of
+from cosmos_eval.report._page import (
+    LIMIT,
+    Page,
+    require_page_name,
+    room_for_pictures,
+    to_page,
+    write_page,
+)
+
+__all__ = [
+    "LIMIT",
+    "Content",
+    "Page",
+    "content_of",
+    "require_page_name",
+    "room_for_pictures",
+    "to_page",
+    "write_page",
+]

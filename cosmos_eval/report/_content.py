@@ -1,0 +1,67 @@
+"""Everything that a page says in words and numbers, from results and their samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cosmos_eval.compare import Stored
+from cosmos_eval.leaderboard import Board, Entry, boards, measured
+from cosmos_eval.report._mistakes import Confusions, confusions_of
+from cosmos_eval.report._pairs import Found, Versus, compare_set, ties_of, versus
+from cosmos_eval.report._sets import Read, Set, sets_of
+from cosmos_eval.types import OnProgress, Progress, no_progress
+
+
+class Content(NamedTuple):
+    """A page without pictures.
+
+    `results` are those measured here, `entries` these and the published ones beside them, `pairs`
+    every two models, `notes` what could not be shown, a line each.
+    """
+
+    results: tuple[Stored, ...]
+    entries: tuple[Entry, ...]
+    boards: tuple[Board, ...]
+    pairs: tuple[Versus, ...]
+    confusions: tuple[Confusions, ...]
+    notes: tuple[str, ...]
+
+
+class _Seen(NamedTuple):
+    found: Sequence[Found]
+    confusions: Confusions | None
+    notes: Sequence[str]
+
+
+def content_of(
+    results: Sequence[Stored],
+    read: Read,
+    others: Sequence[Entry] = (),
+    progress: OnProgress = no_progress,
+) -> Content:
+    """Compare everything that can be compared.
+
+    Of `others`, published numbers, those of data sets and protocols that were measured are kept.
+    Raises UsageError where two results are of the same model, data set and protocol.
+    """
+    own = measured(one.row for one in results)
+    measured_sets = {(entry.protocol, entry.dataset) for entry in own}
+    entries = [*own, *(o for o in others if (o.protocol, o.dataset) in measured_sets)]
+    seen: list[_Seen] = []
+    for one in sets_of(results, read):
+        progress(Progress("data sets compared", len(seen), len(measured_sets)))
+        seen.append(_look_at(one))
+    found = [pair for one in seen for pair in one.found]
+    return Content(
+        results=tuple(results),
+        entries=tuple(sorted(entries, key=lambda entry: entry.key)),
+        boards=tuple(boards(entries, ties_of(found, entries))),
+        pairs=tuple(versus(found)),
+        confusions=tuple(one.confusions for one in seen if one.confusions is not None),
+        notes=tuple(note for one in seen for note in one.notes),
+    )
+
+
+def _look_at(one: Set) -> _Seen:
+    return _Seen(compare_set(one), confusions_of(one), one.notes)

@@ -1,0 +1,93 @@
+"""What a page's scripts draw from: pairs of models and figures a class, as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cosmos_eval.compare import MetricTest
+from cosmos_eval.leaderboard import headlines_of
+from cosmos_eval.matching import p_value_text
+from cosmos_eval.report._classes import ClassTable
+from cosmos_eval.report._content import Content
+from cosmos_eval.report._pairs import Versus
+
+# What would end a script element, begin a comment or a tag in it, or end a line of old JavaScript.
+_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
+
+
+def script_json(content: Any) -> str:
+    """JSON that may stand inside an HTML script element, whatever it holds."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.translate(_ESCAPES)
+
+
+def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
+    """`models` by name; `pairs` and `classes` name them, and `metrics`, by their places.
+
+    A pair has `a`, `b`, `tests` and `why` (what was not compared, a line each). A test is [metric,
+    A, B, A - B, low, high, p, p by Holm, who is better, only A right, only B right], in percent. A
+    table of `classes` has a list of values a model, null where there is none.
+    """
+    models = {name: place for place, name in enumerate(model_names(content))}
+    metrics: dict[tuple[str, str, str], int] = {}
+    titles = _titles(content)
+    pairs = [_pair(pair, models, metrics) for pair in content.pairs]
+    return {
+        "models": list(models),
+        "metrics": [
+            {"protocol": key[0], "dataset": key[1], "title": titles[key]} for key in metrics
+        ],
+        "pairs": pairs,
+        "classes": [_table(table, models) for table in tables],
+    }
+
+
+def model_names(content: Content) -> list[str]:
+    """The models measured here, in alphabetical order."""
+    return sorted({entry.model for entry in content.entries if entry.source == "measured"})
+
+
+def _titles(content: Content) -> Mapping[tuple[str, str, str], str]:
+    return {
+        (entry.protocol, entry.dataset, metric): title
+        for entry in content.entries
+        for metric, title in headlines_of(entry).items()
+    }
+
+
+def _pair(
+    pair: Versus, models: Mapping[str, int], metrics: dict[tuple[str, str, str], int]
+) -> dict[str, Any]:
+    tests = []
+    for test in pair.tests:
+        place = metrics.setdefault((test.protocol, test.dataset, test.metric), len(metrics))
+        tests.append([place, *_test(test)])
+    a, b = (models[name] for name in pair.models)
+    return {"a": a, "b": b, "tests": tests, "why": list(pair.obstacles)}
+
+
+def _test(test: MetricTest) -> list[Any]:
+    found = test.difference
+    interval = found.interval()
+    shares = (found.a, found.b, found.difference, interval.low, interval.high)
+    adjusted = "" if test.adjusted is None else p_value_text(test.adjusted)
+    return [
+        *(round(100 * share, 3) for share in shares),
+        p_value_text(found.p_value),
+        adjusted,
+        test.better,
+        *(found.changed or (None, None)),
+    ]
+
+
+def _table(table: ClassTable, models: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "protocol": table.protocol,
+        "dataset": table.dataset,
+        "figure": table.figure,
+        "names": [row.name for row in table.rows],
+        "models": [models[name] for name in table.models],
+        "values": [[row.values[place] for row in table.rows] for place in range(len(table.models))],
+    }

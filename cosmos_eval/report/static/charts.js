@@ -1,0 +1,94 @@
+// Charts, drawn when they come into view, by a program that is unpacked when the first one does.
+const MOST_BARS = 40, BAR = 26;
+
+const unpacked = async () => {
+  const packed = document.getElementById("chart-program").textContent;
+  const bytes = Uint8Array.from(atob(packed), (character) => character.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const script = make("script", { textContent: await new Response(stream).text() });
+  document.head.append(script);
+  return window.vegaEmbed;
+};
+let chartProgram = null;
+
+const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+
+const chartConfig = () => {
+  const [text, soft, line] = ["text", "soft", "line"].map(colour);
+  const titles = { labelColor: text, titleColor: soft, labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal" };
+  return {
+    background: "transparent", font: "system-ui, sans-serif", view: { stroke: null },
+    axis: { ...titles, gridColor: line, domainColor: line, tickColor: line },
+    legend: titles, line: { color: soft }, range: { category: ["a", "b", "soft"].map(colour) },
+  };
+};
+
+const barRow = (row, place, showsSource) => {
+  const { value, low, high } = row.cells[place].dataset;
+  const source = row.dataset.source;
+  const name = row.querySelector(".name").textContent + (showsSource && source !== "measured" ? ` (${source})` : "");
+  const ends = low === high ? "" : ` [${Number(low).toFixed(1)}, ${Number(high).toFixed(1)}]`;
+  return {
+    name, source, value: Number(value), low: Number(low), high: Number(high),
+    told: `${row.dataset.model}, ${source}: ${Number(value).toFixed(1)}${ends}`,
+  };
+};
+
+const intervalRows = (chart) => {
+  const table = chart.closest("section").querySelector("table");
+  const titles = Array.from(table.tHead.rows[0].cells);
+  const first = titles.findIndex((title) => title.dataset.dataset);
+  const place = first + Number(chart.querySelector("select").value);
+  const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden && row.cells[place].dataset.value);
+  return rows.map((row) => barRow(row, place, first > 1)).sort((a, b) => b.value - a.value).slice(0, MOST_BARS);
+};
+
+const classRows = () => chosenClasses().map((one) => ({
+  ...one, side: one.a > one.b ? "A higher" : one.a < one.b ? "B higher" : "equal",
+  told: `${one.name}: A ${one.a.toFixed(1)}, B ${one.b.toFixed(1)}`,
+}));
+
+const chartRows = { intervals: intervalRows, classes: classRows };
+
+const drawChart = async (chart) => {
+  const kind = chart.dataset.chart;
+  const plot = chart.querySelector(".plot");
+  const turn = (chart.turn ?? 0) + 1;
+  chart.turn = turn;
+  try {
+    chartProgram ??= unpacked();
+    const embed = await chartProgram;
+    if (chart.turn !== turn) return;  // asked for again meanwhile
+    const specification = structuredClone(data.charts[kind]);
+    const rows = chartRows[kind](chart);
+    specification.datasets = { ...specification.datasets, rows };
+    // A height by steps would make Vega-Lite warn of the width, which it takes from the page.
+    specification.height ??= BAR * Math.max(1, rows.length);
+    chart.view?.finalize();
+    // Without evaluating expressions as code, and without style elements: the policy forbids both.
+    chart.view = await embed(plot, specification, {
+      ast: true, renderer: "svg", actions: false, defaultStyle: false, config: chartConfig(),
+      tooltip: { disableDefaultStyle: true },
+    });
+  } catch (problem) {
+    plot.textContent = `No chart can be drawn by this browser (${problem.message}); its numbers are in the table.`;
+  }
+};
+
+const charts = all(".chart");
+const seen = new WeakSet();
+const watcher = new IntersectionObserver((entries) => {
+  for (const { isIntersecting, target } of entries) {
+    if (!isIntersecting || seen.has(target)) continue;
+    seen.add(target);
+    drawChart(target);
+  }
+}, { rootMargin: "200px" });
+const redraw = (kind) => soon(() => charts.filter((chart) => seen.has(chart) && (!kind || chart.dataset.chart === kind)).forEach(drawChart));
+for (const chart of charts) {
+  chart.querySelector("select")?.addEventListener("change", () => drawChart(chart));
+  watcher.observe(chart);
+}
+filterListeners.push(redraw("intervals"));
+compareListeners.push(redraw("classes"));
+themeListeners.push(redraw());

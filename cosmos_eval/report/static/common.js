@@ -1,0 +1,35 @@
+// What the parts of the page share. Texts from data become text nodes, never markup.
+const data = JSON.parse(document.getElementById("data").textContent);
+
+const all = (selector, within = document) => Array.from(within.querySelectorAll(selector));
+
+const make = (tag, properties = {}, children = []) => {
+  const element = Object.assign(document.createElement(tag), properties);
+  element.append(...children);
+  return element;
+};
+
+const SVG = "http://www.w3.org/2000/svg";
+
+const draw = (tag, attributes, children = []) => {
+  const element = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+};
+
+const signed = (number, digits = 1) => {
+  const text = number.toFixed(digits);
+  return Number(text) > 0 ? `+${text}` : text.replace("-", "\u2212");
+};
+
+// Once a task is asked for, it runs when the browser has nothing better to do.
+const soon = (task) => {
+  let waiting = 0;
+  return () => {
+    cancelAnimationFrame(waiting);
+    waiting = requestAnimationFrame(task);
+  };
+};
+
+for (const part of all(".scripted")) part.hidden = false;

@@ -1,0 +1,29 @@
+// Light or dark. A page opened from a file may have no storage: then the choice lasts as long as it.
+const themeListeners = [];
+
+const remembered = () => {
+  try {
+    return localStorage.getItem("cosmos-eval-theme") || "";
+  } catch {
+    return "";
+  }
+};
+
+const useTheme = (theme) => {
+  if (theme) document.documentElement.dataset.theme = theme;
+  else delete document.documentElement.dataset.theme;
+  for (const listener of themeListeners) listener();
+};
+
+const themeChoice = document.getElementById("theme");
+themeChoice.value = ["light", "dark"].includes(remembered()) ? remembered() : "";
+useTheme(themeChoice.value);
+themeChoice.addEventListener("change", () => {
+  try {
+    localStorage.setItem("cosmos-eval-theme", themeChoice.value);
+  } catch {
+    // It is only not remembered.
+  }
+  useTheme(themeChoice.value);
+});
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => useTheme(themeChoice.value));
