@@ -15,6 +15,7 @@ from cosmos_eval.gallery._records import (
     SegmentationExample,
     Word,
 )
+from cosmos_eval.gallery._results import require_inputs
 
 __all__ = [
     "BUDGET",
@@ -26,4 +27,5 @@ __all__ = [
     "SegmentationExample",
     "Word",
     "collect",
+    "require_inputs",
 ]

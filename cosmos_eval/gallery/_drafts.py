@@ -144,13 +144,13 @@ def pictures_of(example: Example) -> Iterator[Picture]:
 def _reductions(
     page: _Page, drafts: Sequence[Draft], shown: int, scale: float, budget: int
 ) -> Iterator[str]:
-    """What was left out or made smaller."""
-    room = f"so that all pictures fit into {budget / 1000:,.0f} kB"
+    """What is not shown for lack of room."""
+    room = f"{budget / 1000:,.0f} kB"
     total = max(draft.round for draft in drafts) + 1
     if scale < 1:
-        yield f"pictures are drawn at {scale:.0%} of their usual size, {room}"
+        yield f"pictures at their usual size: at {scale:.0%} of it more of them fit into {room}"
     if shown < total:
-        yield f"{shown} of up to {total} examples of each kind are shown, {room}"
+        yield f"more than {shown} of up to {total} examples of a kind: no more fit into {room}"
     wanted = sum(draft.round < shown for draft in drafts)
     if missing := wanted - len(page.examples) - len(page.faults):
-        yield f"{missing} of {wanted} examples are left out, {room}"
+        yield f"{missing} of {wanted} examples: their pictures do not fit into {room}"

@@ -12,7 +12,7 @@ from cosmos_eval.gallery._parts import Answers, Key, Model, Need
 from cosmos_eval.gallery._results import listed
 from cosmos_eval.processes import own_device
 from cosmos_eval.run import Watch
-from cosmos_eval.types import ModelSpec, Progress, UsageError
+from cosmos_eval.types import ModelSpec, OnProgress, Progress, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
@@ -46,12 +46,22 @@ def ask(needs: Iterable[Need], device: str, watch: Watch) -> Answered:
             continue
         watch(model.spec, Progress("load", 1, 1))
         for need in own:
-            progress = partial(watch, f"{need.label} on {need.where}")
+            progress = _warnings_only(partial(watch, f"{need.label} on {need.where}"))
             try:
                 answers[need.key] = need.answer(encoder, progress)
             except UsageError as error:
                 refusals.append((need, str(error)))
     return Answered(answers, _lines(refusals))
+
+
+def _warnings_only(progress: OnProgress) -> OnProgress:
+    """Without the notes of a measurement that is none, such as how much was embedded already."""
+
+    def told(step: Progress) -> None:
+        note = step.note if step.note.startswith("warning: ") else ""
+        progress(step._replace(note=note))
+
+    return told
 
 
 def _load(model: Model, device: str) -> Encoder:

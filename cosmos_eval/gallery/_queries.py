@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 
 def chosen(samples: Samples) -> list[list[Query]]:
-    """Queries of both directions: the worst, a success, a near miss, what is between, a success."""
+    """Queries of both directions: the worst, a success, a near miss, one between, a success."""
     ranks: dict[Direction, NDArray[np.integer]] = {
         "image_to_text": samples[IMAGE_RANK],
         "text_to_image": samples[TEXT_RANK],
@@ -46,10 +46,20 @@ def chosen(samples: Samples) -> list[list[Query]]:
 def _queries(direction: Direction, ranks: NDArray[np.integer]) -> list[Query]:
     by_rank = np.argsort(ranks, kind="stable")
     successes, failures = np.split(by_rank, [np.count_nonzero(ranks == 1)])
-    wrong = [failures[place] for place in spread(len(failures), _FAILURES)]
+    wrong = [failures[place] for place in _places_by_rank(ranks[failures])]
     right = [successes[place] for place in spread(len(successes), _SUCCESSES)]
     numbers = [*wrong[:1], *right[:1], *wrong[1:], *right[1:]]
     return [Query(direction, int(number), int(ranks[number])) for number in numbers]
+
+
+def _places_by_rank(ranks: NDArray[np.integer]) -> list[int]:
+    """A few places of sorted ranks: of the worst, the best, and half-way as ranks multiply."""
+    if not len(ranks):
+        return []
+    logarithms = np.log(ranks)
+    half_way = int(np.abs(logarithms - logarithms[[0, -1]].mean()).argmin())
+    places = [len(ranks) - 1, 0, half_way, len(ranks) // 2]  # the last where many ranks are equal
+    return list(dict.fromkeys(places))[:_FAILURES]
 
 
 def find(

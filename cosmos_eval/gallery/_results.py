@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,17 +60,15 @@ def grouped(paths: Sequence[Path], own: Sequence[str]) -> Grouped:
     """
     by_name: dict[_Name, list[Shown]] = {}
     notes = []
-    for path in paths:
-        row = read_result(path)
-        name = _Name(row.task, row.dataset, row.protocol)
-        if name.task not in WITH_PICTURES:
+    rows = {path: read_result(path) for path in paths}
+    known = _own(own, rows.values())
+    for path, row in rows.items():
+        if row.task not in WITH_PICTURES:
             continue
-        by_name.setdefault(name, [])
         try:
-            by_name[name].append(Shown(row, read_samples(path)))
+            by_name.setdefault(_name(row), []).append(Shown(row, read_samples(path)))
         except UsageError as error:
             notes.append(f"{model_label(row)} on {row.dataset}: no pictures: {error}")
-    known = _own(own, by_name)
     groups = []
     readable = [name for name, results in by_name.items() if results]
     for name in sorted(readable, key=lambda name: (WITH_PICTURES.index(name.task), name)):
@@ -93,8 +91,26 @@ class _Name(NamedTuple):
     family: str
 
 
-def _own(files: Sequence[str], measured: Container[_Name]) -> dict[_Name, Protocol]:
+def _name(row: ResultRow) -> _Name:
+    return _Name(row.task, row.dataset, row.protocol)
+
+
+def require_inputs(
+    rows: Iterable[ResultRow],
+    data_root: str | None,
+    datasets: Sequence[str],
+    predictions: Path | None,
+) -> None:
+    """Raise UsageError for a folder that is not there and a YAML file that no result is of."""
+    for folder, option in ((data_root, "--data-root"), (predictions, "--predictions")):
+        if folder is not None and not Path(folder).is_dir():
+            raise UsageError(f"no folder {folder}, see {option}")
+    _own(datasets, rows)
+
+
+def _own(files: Sequence[str], rows: Iterable[ResultRow]) -> dict[_Name, Protocol]:
     """The protocols that users' files describe. Raises UsageError for one of no result."""
+    measured = set(map(_name, rows)) if files else set()
     known = {}
     for protocol in map(find_protocol, files):
         name = _Name(task_of(protocol), protocol.dataset, protocol.family)

@@ -32,18 +32,34 @@ def test_places_are_spread(n: int, most: int, places: list[int]) -> None:
 def test_queries_of_all_sorts() -> None:
     """Worst, a success, the nearest miss, one between, a second success."""
     samples = {
-        "image_to_text_rank": np.array([1, 9, 2, 1, 40, 3]),
+        "image_to_text_rank": np.array([1, 9, 2, 1, 41, 3]),
         "text_to_image_rank": np.array([1, 1]),
     }
     to_text, to_image = chosen(samples)
     assert to_text == [
-        Query("image_to_text", 4, 40),
+        Query("image_to_text", 4, 41),
         Query("image_to_text", 3, 1),
         Query("image_to_text", 2, 2),
-        Query("image_to_text", 1, 9),  # of 2, 3, 9, 40 the third
+        Query("image_to_text", 1, 9),  # half-way from 2 to 41: 2 x 4.5 = 41 / 4.5
         Query("image_to_text", 0, 1),
     ]
     assert to_image == [Query("text_to_image", 1, 1), Query("text_to_image", 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shown"),
+    [
+        ([2, 2, 2, 2, 3, 5, 18], [18, 2, 5]),  # 6 is half-way
+        ([7, 7, 7], [7, 7, 7]),
+        ([5, 2], [5, 2]),
+    ],
+)
+def test_failures_are_spread_over_ranks(ranks: list[int], shown: list[int]) -> None:
+    samples = {"image_to_text_rank": np.array(ranks), "text_to_image_rank": NOTHING}
+    queries, none = chosen(samples)
+    assert [query.rank for query in queries] == shown
+    assert len({query.number for query in queries}) == len(queries)
+    assert none == []
 
 
 IMAGES = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)  # red, green, blue

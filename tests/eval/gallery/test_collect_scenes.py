@@ -119,7 +119,7 @@ def test_again_and_with_less_room(found: Gallery, paths: list[Path]) -> None:
     assert sum({p.content: len(p.content) for e in kept for p in pictures_of(e)}.values()) <= budget
     assert sorted({example.model for example in less.retrieval}) == LABELS
     assert len(less.notes) == 1
-    assert "of each kind are shown, so that all pictures fit into" in less.notes[0]
+    assert "examples of a kind: no more fit into" in less.notes[0]
 
 
 def test_progress_is_told(paths: list[Path]) -> None:

@@ -66,14 +66,14 @@ def test_whole_rounds(a_picture: int) -> None:
     names = [f"model {model}, {number}" for model in range(A_ROUND) for number in range(2)]
     assert [example.model for example in fitted.examples] == names
     (note,) = fitted.notes
-    assert note.startswith("2 of up to 3 examples of each kind are shown, so that all pictures fit")
+    assert note.startswith("more than 2 of up to 3 examples of a kind: no more fit into ")
 
 
 def test_smaller_pictures_where_a_round_does_not_fit(a_picture: int) -> None:
     fitted = fit(drafts(), 3 * a_picture, 0, no_progress)
     assert len(fitted.examples) == 2 * A_ROUND  # smaller noise has far fewer bytes
     assert {example.image.width for example in fitted.examples} == {240}
-    assert fitted.notes[0].startswith("pictures are drawn at 75% of their usual size, so that")
+    assert fitted.notes[0].startswith("pictures at their usual size: at 75% of it more of them fit")
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 1.0, 2.5, 7.0])
@@ -83,7 +83,7 @@ def test_the_budget_is_kept(part: float, a_picture: int) -> None:
     assert bytes_of(fitted.examples) <= budget
     assert fitted.notes
     if not fitted.examples:
-        assert fitted.notes[-1].startswith("4 of 4 examples are left out")
+        assert fitted.notes[-1].startswith("4 of 4 examples: ")
 
 
 def test_a_picture_that_all_have_counts_once(a_picture: int) -> None:
