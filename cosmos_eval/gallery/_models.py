@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.encoders.specs import parse_model_spec
-from cosmos_eval.gallery._parts import Answers, Key, Model, Need
+from cosmos_eval.gallery._parts import MAPS, Answers, Key, Model, Need
 from cosmos_eval.gallery._results import listed
 from cosmos_eval.processes import own_device
 from cosmos_eval.run import Watch
@@ -95,17 +95,14 @@ def _spec(model: Model) -> ModelSpec:
 
 def _lines(refusals: Sequence[tuple[Need, str]]) -> list[str]:
     """What is not shown and why, a line for all models of which the same is to be said."""
-    by_label: dict[tuple[str, str, str], list[str]] = {}
+    missing: dict[tuple[str, str], dict[str, list[str]]] = {}
     for need, why in refusals:
         # What names come near to one that is gone is of no help here.
-        by_label.setdefault((need.label, need.kind, why.partition("; nearest")[0]), []).append(
-            need.where
-        )
-    labels: dict[tuple[str, tuple[str, ...], str], list[str]] = {}
-    for (label, kind, why), where in by_label.items():
-        labels.setdefault((kind, tuple(dict.fromkeys(where)), why), []).append(label)
-    return [
-        f"{listed(own)}: no {kind} on {listed(where)}: {why}"
-        + (_REMEDY if kind == "label maps" else "")
-        for (kind, where, why), own in labels.items()
-    ]
+        own = missing.setdefault((need.label, why.partition("; nearest")[0]), {})
+        own.setdefault(need.kind, []).append(need.where)
+    labels: dict[tuple[str, str], list[str]] = {}
+    for (label, why), kinds in missing.items():
+        said = [f"no {kind} on {listed([*dict.fromkeys(kinds[kind])])}" for kind in kinds]
+        remedy = _REMEDY if MAPS in kinds else ""
+        labels.setdefault((", ".join(said), f"{why}{remedy}"), []).append(label)
+    return [f"{listed(own)}: {said}: {why}" for (said, why), own in labels.items()]

@@ -24,6 +24,9 @@ Key = tuple[str, str, str]
 Answers = Mapping[Key, Any]
 """What models answered; without what could not be answered."""
 
+MAPS = "label maps"
+"""The kind of need that runs can keep."""
+
 PAIRS = 3
 """Images with a text, at most, of a data set."""
 

@@ -17,6 +17,7 @@ from cosmos_eval.gallery._drafts import Draft
 from cosmos_eval.gallery._maps import Truth, choose, is_measured, saved_map
 from cosmos_eval.gallery._overlay import draw
 from cosmos_eval.gallery._parts import (
+    MAPS,
     Answers,
     Drafted,
     Need,
@@ -44,8 +45,6 @@ from cosmos_eval.types import OnProgress, RunOptions, SegmentationProtocol, Usag
 
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
-
-_KIND = "label maps"
 
 # Of an image's pixels.
 _EASILY_SEEN = 0.01
@@ -168,7 +167,7 @@ def _needs(chosen: Chosen, saved: Maps, options: RunOptions) -> Iterator[Need]:
             yield Need(
                 model=model_of(shown.row),
                 label=shown.label,
-                kind=_KIND,
+                kind=MAPS,
                 where=chosen.name,
                 answer=partial(
                     _predicted,
@@ -195,7 +194,7 @@ def _predicted(
 def _drafted(chosen: Chosen, saved: Maps, answers: Answers) -> Drafted:
     maps, differing = dict(saved), []
     for shown in chosen.results:
-        found = answers.get((_KIND, chosen.name, shown.label), {})
+        found = answers.get((MAPS, chosen.name, shown.label), {})
         good = _measured(found, shown, chosen)
         if len(good) < len(found):
             differing.append(shown.label)

@@ -98,9 +98,10 @@ def test_saved_maps_are_used_and_equal(pets, measure, gallery, tmp_path, tiny_ar
     weights.unlink()
     without = gallery(paths, datasets=[str(pets)])
     assert [dict(example.predictions) for example in without.segmentation] == [{}, {}, {}]
-    assert without.notes[0].startswith(f"{spec}: no label maps on pets (user): ")
-    assert without.notes[0].endswith(
-        "`cosmos-eval run --save-predictions DIR` keeps label maps for --predictions DIR"
+    (note,) = without.notes
+    assert note.startswith(f"{spec}: no label maps on pets (user), no attention maps on pets: ")
+    assert note.endswith(
+        "; `cosmos-eval run --save-predictions DIR` keeps label maps for --predictions DIR"
     )
     found = gallery(paths, datasets=[str(pets)], predictions=saved)
     assert found.segmentation == live.segmentation
