@@ -38,7 +38,7 @@ class ModelSpec:
 
     `text` is what was typed (`scenes-cosmos`, `cosmos:PATH`, `openclip:ARCH/TAG`,
     `python:FILE.py`), `kind` and `name` its parts, `arch` an OpenCLIP architecture or JSON file
-    where the weights do not say.
+    where the weights do not say, or the JSON that a result has as its architecture.
     """
 
     text: str

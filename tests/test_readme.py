@@ -104,7 +104,7 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 # Commands that need results or data of the user's.
 HELP_ONLY = (
     *("leaderboard", "data", "segment", "verify", "export", "reproduce"),
-    *("compare", "check"),
+    *("compare", "check", "report"),
 )
 
 

@@ -109,13 +109,18 @@ def _config(path: Path, arch: str | None) -> dict[str, Any]:
     if stated is None:
         if arch is None:
             raise UsageError(f"{path} does not state its architecture: name it with --arch")
-        return model_config(arch)
-    if arch is not None and (differences := audit.config_differences(stated, model_config(arch))):
+        return _named_config(arch)
+    if arch is not None and (differences := audit.config_differences(stated, _named_config(arch))):
         raise UsageError(
             f"{path} states another architecture than {arch}: {audit.named(differences)}; "
             "leave --arch out"
         )
     return model_config(stated)
+
+
+def _named_config(arch: str) -> dict[str, Any]:
+    """Of a name, a file, or what `_describe` wrote."""
+    return model_config(json.loads(arch) if arch.startswith("{") else arch)
 
 
 def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ Importing this room imports no torch.
 
 from __future__ import annotations
 
+from cosmos_eval.gallery._collect import BUDGET, collect
 from cosmos_eval.gallery._records import (
     AttentionExample,
     ClassificationExample,
@@ -14,8 +15,10 @@ from cosmos_eval.gallery._records import (
     SegmentationExample,
     Word,
 )
+from cosmos_eval.gallery._results import require_inputs
 
 __all__ = [
+    "BUDGET",
     "AttentionExample",
     "ClassificationExample",
     "Gallery",
@@ -23,4 +26,6 @@ __all__ = [
     "RetrievalExample",
     "SegmentationExample",
     "Word",
+    "collect",
+    "require_inputs",
 ]
