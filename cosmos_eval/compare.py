@@ -10,7 +10,8 @@ from cosmos_eval.labels import model_label
 from cosmos_eval.matching import departures, lower_is_better, mismatches, setting
 from cosmos_eval.metrics.intervals import LEVEL
 from cosmos_eval.metrics.paired import PairedDifference, holm
-from cosmos_eval.paired import HEADLINES, paired_differences
+from cosmos_eval.paired import paired_differences
+from cosmos_eval.tasks import task_named
 from cosmos_eval.types import ResultRow, Samples, UsageError
 
 ReadSamples = Callable[[Path], Samples]
@@ -157,7 +158,7 @@ def _require_comparable(a: Stored, b: Stored) -> None:
 def _tests(a: Stored, b: Stored, read_samples: ReadSamples) -> list[MetricTest]:
     """Tests of all metrics, headlines first, before adjustment."""
     found = paired_differences(a.row, read_samples(a.path), b.row, read_samples(b.path))
-    headlines = HEADLINES[a.row.task]
+    headlines = task_named(a.row.task).decisive
     names = [name for name in found if name in a.row.metrics and name in b.row.metrics]
     return [
         MetricTest(

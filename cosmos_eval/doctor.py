@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from cosmos_eval.plan import data_folder
 from cosmos_eval.prepare import can_prepare
-from cosmos_eval.protocols import find_protocol, known_protocols
+from cosmos_eval.protocols import known_protocols
 from cosmos_eval.protocols.scenes import FAMILY as SCENES
-from cosmos_eval.tasks import room_of, task_of
+from cosmos_eval.tasks import find_protocol, room_of, task_of
 from cosmos_eval.types import (
     ClassificationProtocol,
     OnProgress,
@@ -22,21 +22,12 @@ from cosmos_eval.types import (
     RetrievalProtocol,
     RunOptions,
     SegmentationProtocol,
-    Task,
     UsageError,
 )
 
 if TYPE_CHECKING:
     # At run time it would import torch.
     from cosmos_eval.tasks.segmentation._survey import Survey
-
-CHECKED: Mapping[Task, str] = {
-    "seg": "every file, the size of every image, every pixel of every label map",
-    "cls": "class folders or lists, and how many images are there; none is decoded",
-    "retrieval": "captions and their number, and that every image is there; none is decoded",
-    "select": "captions, numbers of items, and that every image is there; none is decoded",
-}
-"""What is looked at, a task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +41,7 @@ class Diagnosis:
     """
 
     dataset: str
-    task: Task
+    task: str
     whole: bool
     faults: tuple[str, ...] = ()
     remedy: str | None = None

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from cosmos_eval.encoders.specs import BUNDLED, parse_model_spec
-from cosmos_eval.protocols import embedded_protocols, find_protocol
-from cosmos_eval.tasks import task_of
+from cosmos_eval.protocols import embedded_protocols
+from cosmos_eval.tasks import find_protocol, task_named, task_of
 from cosmos_eval.types import (
     ModelSpec,
     Precision,
     Protocol,
     RunOptions,
-    Task,
     UsageError,
     Weights,
 )
@@ -59,7 +58,7 @@ class Plan:
 
 def make_plan(
     *,
-    task: Task | Literal["all"] = "all",
+    task: str = "all",
     datasets: Sequence[str] = (),
     families: Sequence[str] = (),
     models: Sequence[str] = (),
@@ -71,7 +70,7 @@ def make_plan(
     """A plan from names as they are typed; none: the bundled models, the embedded data sets.
 
     Every data set is measured by its protocol of every family; none: by its usual protocol.
-    Raises UsageError for unknown names and for a data set of another task.
+    `task` may be `all`. Raises UsageError for unknown names and for a data set of another task.
     """
     return plan_of(
         choose_protocols(task, datasets, families),
@@ -124,10 +123,10 @@ def data_folder(protocol: Protocol, options: RunOptions) -> Path:
     return Path(options.data_root)
 
 
-def choose_protocols(
-    task: Task | Literal["all"], datasets: Sequence[str], families: Sequence[str]
-) -> list[Protocol]:
+def choose_protocols(task: str, datasets: Sequence[str], families: Sequence[str]) -> list[Protocol]:
     """The protocols that `make_plan` names; raises as it does."""
+    if task != "all":
+        task_named(task)
     if not datasets:
         if families:
             raise UsageError("--protocol needs --dataset: which data sets are to be measured by it")

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
-from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from cosmos_eval.cache import spaces
@@ -17,7 +16,7 @@ from cosmos_eval.pending import Standing
 from cosmos_eval.plan import Machine, Pair, Plan, pair_of
 from cosmos_eval.protocols.scenes import FAMILY as SCENES
 from cosmos_eval.store import read_result
-from cosmos_eval.tasks import task_of
+from cosmos_eval.tasks import task_named, task_of
 from cosmos_eval.tasks.layouts import find_root, needed_parts
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -28,7 +27,6 @@ from cosmos_eval.types import (
     RunOptions,
     SegmentationProtocol,
     SelectionProtocol,
-    Task,
     UsageError,
 )
 
@@ -39,11 +37,6 @@ _HASHED_BYTES = 100_000_000
 
 ROUGH = "rough: ViT-B/16 on two busy CPU cores, which a GPU leaves far behind"
 """What an estimate is based on where no result is of help."""
-# Seconds a sample, as measured on 48 scenes (images of other tasks than seg), and on 6 photographs
-# of voc20's usual size.
-_ROUGH: Mapping[Task, float] = MappingProxyType(
-    {"retrieval": 0.4, "cls": 0.4, "select": 0.4, "seg": 2.0}
-)
 
 
 class Estimate(NamedTuple):
@@ -63,7 +56,7 @@ class Preview(NamedTuple):
     """
 
     pair: Pair
-    task: Task
+    task: str
     folder: Path | None
     data: Data
     samples: int | None
@@ -150,7 +143,7 @@ def _has_folders(protocol: Protocol, root: Path) -> bool:
             return any(any(root.glob(pattern)) for pattern in patterns)
         case RetrievalProtocol() | SelectionProtocol():
             return any_of(*_several(protocol.annotations)) and any_of(*_several(protocol.images))
-    raise TypeError(f"no data are known of {type(protocol).__name__}")
+    return root.is_dir()
 
 
 def _several(stated: tuple[str, ...] | str) -> tuple[str, ...]:
@@ -159,8 +152,8 @@ def _several(stated: tuple[str, ...] | str) -> tuple[str, ...]:
 
 def _samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow]) -> int | None:
     """How many samples a data set has: by its protocol, else by whole results of it."""
-    name = "n_items" if isinstance(protocol, SelectionProtocol) else "n_images"
-    stated: int | None = getattr(protocol, name)
+    counts = (getattr(protocol, name, None) for name in ("n_items", "n_images"))
+    stated: int | None = next(filter(None, counts), None)
     measured = [
         row.n_samples
         for row in rows
@@ -226,7 +219,7 @@ def _estimate(
     ):
         if chosen:
             return Estimate(samples * median(map(_seconds_a_sample, chosen)), basis)
-    return Estimate(samples * _ROUGH[task_of(protocol)], ROUGH)
+    return Estimate(samples * task_named(task_of(protocol)).seconds, ROUGH)
 
 
 def _seconds_a_sample(row: ResultRow) -> float:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.share import ALONE, Share
 
-Task = Literal["retrieval", "cls", "seg", "select"]
 Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -72,6 +71,9 @@ class Protocol:
     YAML file, the embedded scenes). `download` is the page that its files come from.
     """
 
+    # Fields that a user's YAML file does not set under their own names.
+    NOT_IN_FILES: ClassVar[frozenset[str]] = frozenset({"dataset", "family", "root", "download"})
+
     dataset: str
     family: str
     source: str = ""
@@ -93,6 +95,8 @@ class RetrievalProtocol(Protocol):
     of every image; None keeps all. `n_images` and `n_captions` are what the set has where that is
     known.
     """
+
+    NOT_IN_FILES = Protocol.NOT_IN_FILES | {"bare_names", "n_images", "n_captions"}
 
     images: tuple[str, ...] | str = "."
     annotations: tuple[str, ...] | str = ()
@@ -122,6 +126,10 @@ class ClassificationProtocol(Protocol):
     is known; `remark` is what a reader of its numbers must know.
     """
 
+    NOT_IN_FILES = Protocol.NOT_IN_FILES | {
+        *("torchvision", "usual_folders", "separators", "n_images", "remark")
+    }
+
     folder: str
     layout: ClassLayout = "folders"
     torchvision: str | None = None
@@ -147,6 +155,8 @@ class SelectionProtocol(Protocol):
     named, and those with fewer items. `n_items` and `subset_items` are how many there are where
     that is known.
     """
+
+    NOT_IN_FILES = Protocol.NOT_IN_FILES | {"n_items", "subset_items", "left_out", "smallest"}
 
     images: tuple[str, ...] | str
     annotations: tuple[str, ...] | str
@@ -176,6 +186,10 @@ class SegmentationProtocol(Protocol):
     last block that the settings were made for. `n_images` is how many images the set has where
     that is known, `preparation` the name under which its label maps can be made.
     """
+
+    NOT_IN_FILES = Protocol.NOT_IN_FILES | {
+        *("mmseg_type", "usual_folder", "n_images", "preparation", "class_names", "queries")
+    }
 
     mmseg_type: str | None
     images: str
@@ -294,7 +308,7 @@ class ResultRow:
 
     schema_version: int
     model: Mapping[str, Any]
-    task: Task
+    task: str
     dataset: str
     protocol: str
     metrics: Mapping[str, float]

@@ -23,7 +23,7 @@ from cosmos_eval.store import (
     samples_name,
     to_row,
 )
-from cosmos_eval.tasks import recompute
+from cosmos_eval.tasks import room_named
 from cosmos_eval.types import SCHEMA_VERSION, Figures, ResultRow, UsageError
 from cosmos_eval.versions import Record
 
@@ -72,7 +72,7 @@ def verify(path: Path) -> Verdict:
 
 def _recomputed(path: Path, record: Record, row: ResultRow) -> Verdict:
     try:
-        again = recompute(row.task, read_samples(path), row.provenance["seed"])
+        again = room_named(row.task).recompute(read_samples(path), row.provenance["seed"])
     except (KeyError, ValueError, IndexError, TypeError) as error:
         foreign = f"swapped file: {row.samples} holds no samples of task {row.task}: {error!r}"
         return Verdict(str(path), (foreign,))

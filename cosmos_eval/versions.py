@@ -76,10 +76,10 @@ def _subsets_in_1(samples: Samples, record: Record, where: str) -> Samples:
 
 def _segments_in_1(samples: Samples, record: Record, where: str) -> Samples:
     """Classes and groups of the known protocol, where it still has the names of then."""
-    from cosmos_eval.protocols import find_protocol  # which takes longer than reading a result
+    from cosmos_eval.protocols import find_known  # which takes longer than reading a result
 
     try:
-        protocol = find_protocol(record["dataset"], record["protocol"])
+        protocol = find_known(record["dataset"], record["protocol"])
     except UsageError as error:
         raise _unordered(where) from error
     assert isinstance(protocol, SegmentationProtocol)

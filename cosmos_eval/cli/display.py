@@ -329,14 +329,14 @@ def show_verdicts(verdicts: Sequence[Verdict], *, as_json: bool) -> None:
 
 def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:
     """Print what was found of data sets: a summary table, then faults and remedies, a line each."""
-    from cosmos_eval.doctor import CHECKED
+    from cosmos_eval.tasks import task_named
 
     if as_json:
         print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
         return
     show_records([_summary(diagnosis) for diagnosis in diagnoses], as_json=False)
     for task in dict.fromkeys(diagnosis.task for diagnosis in diagnoses):
-        print(f"looked at for {task}: {CHECKED[task]}")
+        print(f"looked at for {task}: {task_named(task).checked}")
     for diagnosis in diagnoses:
         for fault in diagnosis.faults:
             print(f"{diagnosis.dataset}: {fault}")

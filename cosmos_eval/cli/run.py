@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -20,6 +20,7 @@ from cosmos_eval.cli.options import (
     WeightsOption,
 )
 from cosmos_eval.processes import is_first, joined
+from cosmos_eval.tasks import TASKS
 from cosmos_eval.types import Executor, Protocol, RunOptions, UsageError
 
 if TYPE_CHECKING:
@@ -37,8 +38,8 @@ def run(
         ),
     ] = None,
     task: Annotated[
-        Literal["retrieval", "cls", "seg", "select", "all"],
-        typer.Option(help="Measure only this task."),
+        str,
+        typer.Option(metavar="NAME", help=f"Measure only this task: {', '.join(TASKS)}; or all."),
     ] = "all",
     dataset: Annotated[
         list[str] | None,

@@ -46,7 +46,7 @@ def segment(
 ) -> None:
     """Segment one image and draw image, label map and legend in one picture."""
     from cosmos_eval.encoders.specs import parse_model_spec
-    from cosmos_eval.protocols import find_protocol
+    from cosmos_eval.tasks import find_protocol
 
     known = find_protocol(dataset, protocol)
     spec = parse_model_spec(model, arch=arch, weights=weights)

@@ -12,7 +12,7 @@ from typing import Literal
 
 from cosmos_eval.leaderboard._boards import Board, boards
 from cosmos_eval.leaderboard._csv import to_csv
-from cosmos_eval.leaderboard._entries import HEADLINES, Entry, measured, published
+from cosmos_eval.leaderboard._entries import Entry, measured, published
 from cosmos_eval.leaderboard._html import to_html
 from cosmos_eval.leaderboard._json import to_json
 from cosmos_eval.leaderboard._latex import to_latex
@@ -30,7 +30,6 @@ from cosmos_eval.leaderboard._terminal import to_tables
 from cosmos_eval.leaderboard._ties import TieRule, find_ties
 
 __all__ = [
-    "HEADLINES",
     "NO_TIES",
     "WRITERS",
     "Board",

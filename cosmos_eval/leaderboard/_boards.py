@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from cosmos_eval.leaderboard._entries import HEADLINES, Entry
+from cosmos_eval.leaderboard._entries import Entry, headlines_of
 from cosmos_eval.leaderboard._numbers import bounds, difference, percent
 from cosmos_eval.leaderboard._standings import NO_TIES, Cell, Standing, Tie, Ties, standings
+from cosmos_eval.tasks import known_tasks
 
 MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}
 
@@ -25,17 +26,13 @@ _MEANINGS = {
 
 
 class Column(NamedTuple):
-    """A data set's metric; its fields sort columns as tables show them."""
+    """A data set's metric and what people call it; the fields sort columns as tables show them."""
 
     task: int
     dataset: str
     position: int
     metric: str
-
-    @property
-    def title(self) -> str:
-        """The metric for people."""
-        return list(HEADLINES.values())[self.task][self.metric]
+    title: str
 
 
 class Shown(NamedTuple):
@@ -98,11 +95,19 @@ def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:
 
 
 def columns_of(entry: Entry) -> list[Column]:
-    """The columns that an entry has numbers in."""
-    task = list(HEADLINES).index(entry.task)
+    """The columns that an entry has numbers in; tasks that are not installed here come last."""
+    order = list(known_tasks())
+    installed = entry.task in order
     return [
-        Column(task, entry.dataset, position, metric)
-        for position, metric in enumerate(HEADLINES[entry.task])
+        Column(
+            task=order.index(entry.task) if installed else len(order),
+            dataset=entry.dataset,
+            # Of a foreign task other entries may have other metrics: their names are the order.
+            position=position if installed else 0,
+            metric=metric,
+            title=title,
+        )
+        for position, (metric, title) in enumerate(headlines_of(entry).items())
         if metric in entry.metrics
     ]
 

@@ -11,28 +11,10 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from cosmos_eval.labels import model_label
+from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import ResultRow, UsageError
 
 Source = Literal["measured", "published", "unverified"]
-
-# Metric -> what its column is called; the order of tasks and of a task's columns.
-HEADLINES: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "retrieval": {
-            "image_to_text_R@1": "image to text R@1",
-            "text_to_image_R@1": "text to image R@1",
-        },
-        "cls": {"acc1": "acc1"},
-        "seg": {"mIoU": "mIoU", "mIoU_things": "mIoU things", "mIoU_stuff": "mIoU stuff"},
-        "select": {
-            "accuracy": "accuracy",
-            "mean_subset_accuracy": "mean over subsets",
-            "text_score": "text score",
-            "image_score": "image score",
-            "group_score": "group score",
-        },
-    }
-)
 
 _PUBLISHED_KEY = ("model", "task", "dataset", "protocol", "source", "url")
 
@@ -72,6 +54,17 @@ class Entry(NamedTuple):
     def key(self) -> Key:
         """What tells it from the other entries."""
         return Key(self.protocol, self.model, self.source, self.url, self.dataset)
+
+
+def headlines_of(entry: Entry) -> Mapping[str, str]:
+    """The metrics that tables show of an entry, and what their columns are called.
+
+    Of a task that is not installed here, all that it has.
+    """
+    known = known_tasks()
+    if entry.task in known:
+        return known[entry.task].headlines
+    return {metric: metric for metric in sorted(entry.metrics)}
 
 
 def measured(rows: Iterable[ResultRow]) -> list[Entry]:

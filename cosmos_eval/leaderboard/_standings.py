@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, NamedTuple
 
-from cosmos_eval.leaderboard._entries import HEADLINES, Entry, Key
+from cosmos_eval.leaderboard._entries import Entry, Key, headlines_of
 from cosmos_eval.leaderboard._numbers import percent
 
 Tie = Literal["", "paired", "intervals"]
@@ -80,7 +80,7 @@ def _columns(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
     for entry in entries:
         if entry.partial or entry.source == "unverified":
             continue
-        for metric in HEADLINES[entry.task]:
+        for metric in headlines_of(entry):
             if metric in entry.metrics:
                 columns.setdefault((entry.protocol, entry.dataset, metric), []).append(entry)
     return [(metric, column) for (_, _, metric), column in columns.items()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from cosmos_eval.protocols.classification import CLASSIFICATION
 from cosmos_eval.protocols.classification_families import CLASSIFICATION_FAMILIES
@@ -12,12 +11,11 @@ from cosmos_eval.protocols.scenes import DEFAULT, prepare_scenes, scenes_protoco
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
 from cosmos_eval.protocols.selection import SELECTION
-from cosmos_eval.protocols.user import read_protocol
 from cosmos_eval.types import Protocol, UsageError, nearest
 
 __all__ = [
     "embedded_protocols",
-    "find_protocol",
+    "find_known",
     "known_families",
     "known_protocols",
     "prepare",
@@ -46,29 +44,23 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
     return {usual.family: usual, **others}
 
 
-def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:
-    """A known data set by its name, or the one that a YAML file describes.
+def find_known(name: str, family: str | None = None) -> Protocol:
+    """A known data set by its name.
 
-    `family` chooses among the protocols of a known data set; None is its usual one. Raises
-    UsageError with the nearest known names, or what is wrong in the file.
+    `family` chooses among its protocols; None is its usual one. Raises UsageError with the nearest
+    known names.
     """
-    if Path(name_or_file).suffix in (".yaml", ".yml"):
-        if family is not None:
-            raise UsageError(f"{name_or_file} states its own protocol: leave --protocol out")
-        return read_protocol(Path(name_or_file))
     known = known_protocols()
-    if name_or_file not in known:
+    if name not in known:
         raise UsageError(
-            f"unknown data set {name_or_file!r}; known: {nearest(name_or_file, list(known))}; "
+            f"unknown data set {name!r}; known: {nearest(name, list(known))}; "
             "or a .yaml file that describes your own"
         )
     if family is None:
-        return known[name_or_file]
-    families = known_families(name_or_file)
+        return known[name]
+    families = known_families(name)
     if family not in families:
-        raise UsageError(
-            f"{name_or_file} has no protocol {family!r}; it has: {', '.join(families)}"
-        )
+        raise UsageError(f"{name} has no protocol {family!r}; it has: {', '.join(families)}")
     return families[family]
 
 

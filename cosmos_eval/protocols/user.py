@@ -14,15 +14,12 @@ from typing import Any, NamedTuple, get_args
 
 from cosmos_eval.types import (
     Attention,
-    ClassificationProtocol,
     ClassLayout,
     PairAccuracy,
     Protocol,
     Refinement,
-    RetrievalProtocol,
     SegmentationProtocol,
     SelectionLayout,
-    SelectionProtocol,
     UsageError,
     nearest,
 )
@@ -30,54 +27,29 @@ from cosmos_eval.yaml_files import FileError, read_yaml
 
 FAMILY = "user"
 
-_KINDS = MappingProxyType(
-    {
-        "retrieval": RetrievalProtocol,
-        "cls": ClassificationProtocol,
-        "seg": SegmentationProtocol,
-        "select": SelectionProtocol,
-    }
-)
-# Fields that a file does not set under their own name.
-_DERIVED = {"dataset", "family", "root", "download"}
-_DERIVED_OF: Mapping[type[Protocol], set[str]] = MappingProxyType(
-    {
-        RetrievalProtocol: {"bare_names", "n_images", "n_captions"},
-        SelectionProtocol: {"n_items", "subset_items", "left_out", "smallest"},
-        ClassificationProtocol: {
-            *("torchvision", "usual_folders", "separators", "n_images", "remark"),
-        },
-        SegmentationProtocol: {
-            *("mmseg_type", "usual_folder", "n_images", "preparation"),
-            *("class_names", "queries"),
-        },
-    }
-)
 
-
-def read_protocol(path: Path) -> Protocol:
+def read_protocol(path: Path, kinds: Mapping[str, type[Protocol]]) -> Protocol:
     """Read a data set's description; paths in it are relative to the file.
 
-    Raises UsageError that names the file and the key where something is missing, unknown or of
-    the wrong type.
+    `kinds` are the types of protocols by what `kind` may be. Raises UsageError that names the file
+    and the key where something is missing, unknown or of the wrong type.
     """
     try:
-        return _protocol(read_yaml(path, "kind: seg"), path)
+        return _protocol(read_yaml(path, "kind: seg"), path, kinds)
     except FileError as error:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _protocol(content: dict[str, Any], path: Path) -> Protocol:
+def _protocol(content: dict[str, Any], path: Path, kinds: Mapping[str, type[Protocol]]) -> Protocol:
     kind = content.pop("kind", None)
-    if kind not in _KINDS:
-        raise FileError(f"`kind` must be one of {', '.join(_KINDS)}, not {kind!r}")
-    cls = _KINDS[kind]
+    if kind not in kinds:
+        raise FileError(f"`kind` must be one of {', '.join(kinds)}, not {kind!r}")
+    cls = kinds[kind]
     name = _text(content.pop("name", path.stem), "name")
     fields: dict[str, Any] = {}
     if cls is SegmentationProtocol:
         fields = {"mmseg_type": None, **_classes(content.pop("classes", None), path.parent)}
-    derived = _DERIVED | _DERIVED_OF.get(cls, set())
-    settable = {f.name: f for f in dataclasses.fields(cls) if f.name not in derived}
+    settable = {f.name: f for f in dataclasses.fields(cls) if f.name not in cls.NOT_IN_FILES}
     _refuse_unknown(content, [*settable, *(["classes"] if fields else [])])
     for key, item in settable.items():
         if key in content:

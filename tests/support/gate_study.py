@@ -14,10 +14,10 @@ import numpy as np
 from support.models import SAMPLES, make_result
 
 from cosmos_eval.regression import Measured, Report, examine, read_baseline, replace_baseline
-from cosmos_eval.types import Samples, Task
+from cosmos_eval.types import Samples
 
 
-def mixed(task: Task, old: Samples, new: Samples, same: np.ndarray) -> Samples:
+def mixed(task: str, old: Samples, new: Samples, same: np.ndarray) -> Samples:
     """The new model's outcomes, but the old one's on the images (N,) that are `same`."""
     match task:
         case "cls":

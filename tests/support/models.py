@@ -11,7 +11,7 @@ from support.results import measured_row
 
 from cosmos_eval.metrics.segmentation import pack
 from cosmos_eval.store import write_result
-from cosmos_eval.types import ResultRow, Samples, Task
+from cosmos_eval.types import ResultRow, Samples
 
 HASHES = {name: letter * 64 for name, letter in (("class_names", "a"), ("templates", "b"))}
 IMAGES = 120
@@ -82,7 +82,7 @@ SAMPLES = {
 
 
 def make_result(
-    task: Task = "cls",
+    task: str = "cls",
     skill: float = 0.6,
     seed: int = 1,
     *,
@@ -102,6 +102,6 @@ def make_result(
     return measured_row(task, some, provenance=provenance, **fields), some
 
 
-def store(folder: Path, task: Task = "cls", skill: float = 0.6, seed: int = 1, **more: Any) -> Path:
+def store(folder: Path, task: str = "cls", skill: float = 0.6, seed: int = 1, **more: Any) -> Path:
     """Write a made-up result into a folder; returns its file."""
     return write_result(folder, *make_result(task, skill, seed, **more))

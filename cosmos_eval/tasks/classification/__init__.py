@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cosmos_eval.tasks import Room, one_by_one
 from cosmos_eval.tasks.classification._data import open_data
 from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
 from cosmos_eval.tasks.classification._folders import find_folder, flat_images
+from cosmos_eval.tasks.classification._paired import TRUTH, differences
 from cosmos_eval.tasks.classification._samples import recompute
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
 __all__ = [
+    "ROOM",
     "can_fetch",
     "check",
     "fetch",
@@ -48,3 +51,12 @@ def measure(
     from cosmos_eval.tasks.classification._measure import measure_data
 
     return measure_data(encoder, open_data(protocol, options), protocol, options, progress)
+
+
+ROOM = Room(
+    check=check,
+    measure=one_by_one(measure),
+    recompute=recompute,
+    differences=differences,
+    truth=TRUTH,
+)

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cosmos_eval.tasks import Room, one_by_one
 from cosmos_eval.tasks.retrieval._data import Survey, open_data, survey
+from cosmos_eval.tasks.retrieval._paired import TRUTH, differences
 from cosmos_eval.tasks.retrieval._samples import recompute
 from cosmos_eval.types import (
     Measurement,
@@ -20,7 +22,7 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
-__all__ = ["Survey", "check", "measure", "recompute", "survey"]
+__all__ = ["ROOM", "Survey", "check", "measure", "recompute", "survey"]
 
 
 def check(protocol: RetrievalProtocol, options: RunOptions) -> None:
@@ -38,3 +40,12 @@ def measure(
     from cosmos_eval.tasks.retrieval._measure import measure_data
 
     return measure_data(encoder, open_data(protocol, options), options, progress)
+
+
+ROOM = Room(
+    check=check,
+    measure=one_by_one(measure),
+    recompute=recompute,
+    differences=differences,
+    truth=TRUTH,
+)

@@ -10,8 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cosmos_eval.tasks import Room
 from cosmos_eval.tasks.segmentation._constants import check_constants
 from cosmos_eval.tasks.segmentation._data import check_sample, open_data
+from cosmos_eval.tasks.segmentation._paired import TRUTH, differences
 from cosmos_eval.tasks.segmentation._samples import recompute
 from cosmos_eval.tasks.segmentation._survey import survey
 from cosmos_eval.threads import ahead
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from cosmos_eval.tasks.segmentation._overlay import Picture
 
 __all__ = [
+    "ROOM",
     "check",
     "draw_image",
     "image_pass",
@@ -104,3 +107,13 @@ def draw_image(
     from cosmos_eval.tasks.segmentation._single import draw
 
     return draw(encoder, protocol, path, options)
+
+
+ROOM = Room(
+    check=check,
+    measure=measure_together,
+    recompute=recompute,
+    differences=differences,
+    truth=TRUTH,
+    image_pass=image_pass,
+)

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from cosmos_eval.encoders import load_encoder
 from cosmos_eval.encoders.specs import parse_model_spec
-from cosmos_eval.protocols import find_protocol, prepare
+from cosmos_eval.protocols import prepare
+from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation._constants import check_constants
 from cosmos_eval.tasks.segmentation._data import Sample, open_data

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cosmos_eval.tasks import Room, one_by_one
 from cosmos_eval.tasks.selection._data import open_data
+from cosmos_eval.tasks.selection._paired import TRUTH, differences
 from cosmos_eval.tasks.selection._samples import recompute
 from cosmos_eval.types import (
     Measurement,
@@ -20,7 +22,7 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
-__all__ = ["check", "measure", "recompute"]
+__all__ = ["ROOM", "check", "measure", "recompute"]
 
 
 def check(protocol: SelectionProtocol, options: RunOptions) -> None:
@@ -38,3 +40,12 @@ def measure(
     from cosmos_eval.tasks.selection._measure import measure_data
 
     return measure_data(encoder, open_data(protocol, options), protocol, options, progress)
+
+
+ROOM = Room(
+    check=check,
+    measure=one_by_one(measure),
+    recompute=recompute,
+    differences=differences,
+    truth=TRUTH,
+)

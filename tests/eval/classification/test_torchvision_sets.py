@@ -19,10 +19,10 @@ from support.class_sets import CLASSES, write_class_set
 from torchvision import datasets
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.protocols import find_protocol, known_families
+from cosmos_eval.protocols import known_families
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
 from cosmos_eval.protocols.classification_families import CLASSIFICATION_FAMILIES
-from cosmos_eval.tasks import classification
+from cosmos_eval.tasks import classification, find_protocol
 from cosmos_eval.tasks.classification._data import open_data
 from cosmos_eval.tasks.classification._names import class_names, list_names, templates_of
 from cosmos_eval.tasks.classification._torchvision import READERS

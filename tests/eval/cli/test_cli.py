@@ -101,7 +101,7 @@ def test_light_commands_are_quick(limit, arguments, tmp_path):
         ([], "Missing command"),
         (["rum"], "No such command 'rum'"),
         (["run", "--modle", "x"], "No such option"),
-        (["run", "--task", "segm"], "'segm' is not one of 'retrieval', 'cls', 'seg', 'select'"),
+        (["run", "--task", "segm"], "unknown task 'segm'; known: seg"),
         (["run", "--limit", "0"], "--limit"),
         (["run", "--limit", "few"], "--limit"),
         (["run", "--model", "scenes-cosmo"], "unknown model 'scenes-cosmo'; .*scenes-cosmos"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_eval.protocols import find_protocol
+from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import (
     ClassificationProtocol,
     RetrievalProtocol,

@@ -85,7 +85,7 @@ def test_a_metric_that_is_no_number_is_refused(tmp_path, make_row, value):
         ({"metrics": {"acc1": 71.0}}, "acc1"),
         ({"metrics": {"image_to_text_mean_rank": 0.5}}, "rank"),
         ({"metrics": {}}, "metrics"),
-        ({"task": "cook"}, "task"),
+        ({"task": "a cook"}, "task"),
         ({"n_samples": 0}, "n_samples"),
         ({"confusion_pairs": [{"true": "a", "predicted": "b"}]}, "confusion_pairs"),
         ({"intervals": {"acc1": {"low": 0.1, "high": 0.2}}}, "intervals"),

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +18,8 @@ from support.results import SAMPLES, store_result
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.store import read_result, record_sha256
-from cosmos_eval.types import Task, UsageError
+from cosmos_eval.tasks import TASKS
+from cosmos_eval.types import UsageError
 from cosmos_eval.verify import verify, verify_all
 
 VERSION_1 = Path(__file__).parent / "version_1"  # as this project once stored them
@@ -32,7 +33,7 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     return path
 
 
-def other_samples(task: Task) -> dict[str, Any]:
+def other_samples(task: str) -> dict[str, Any]:
     """Those of the task in another order."""
     return {
         name: array[::-1] if name in ("labels", "correct", "image_to_text_rank") else array
@@ -40,8 +41,8 @@ def other_samples(task: Task) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("task", get_args(Task))
-def test_a_whole_result(tmp_path: Path, task: Task) -> None:
+@pytest.mark.parametrize("task", list(TASKS))
+def test_a_whole_result(tmp_path: Path, task: str) -> None:
     path = store_result(tmp_path, task)
     verdict = verify(path)
     assert (verdict.outcome, verdict.differences, verdict.obstacle) == ("verified", (), "")
@@ -107,7 +108,7 @@ def test_another_numpy_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("task", ["retrieval", "cls", "select"])
-def test_edited_samples(tmp_path: Path, task: Task) -> None:
+def test_edited_samples(tmp_path: Path, task: str) -> None:
     path = store_result(tmp_path, task)
     with (tmp_path / read_result(path).samples).open("wb") as file:
         np.savez_compressed(file, **other_samples(task))
@@ -163,7 +164,7 @@ def test_samples_of_another_task(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        (to(task="cook"), r'\$\.task: "cook" is not one of'),
+        (to(task="cook"), r"unknown task 'cook'; known: "),
         (to(schema_version=3), r"version 3, and this cosmos-eval knows versions up to 2: install"),
         (to(schema_version=0), r"\$\.schema_version: 2 was expected"),
         (to(metrics={}), r"\$\.metrics: "),
@@ -205,7 +206,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
             main(["verify", *map(str, arguments)])
         return int(ended.value.code or 0), capsys.readouterr().out.splitlines()
 
-    paths = [store_result(tmp_path, task, protocol=task) for task in get_args(Task)]
+    paths = [store_result(tmp_path, task, protocol=task) for task in list(TASKS)]
     status, lines = run(tmp_path)
     assert (status, len(lines), lines[-1]) == (0, 5, "4 results: 4 verified")
     (tmp_path / read_result(paths[0]).samples).unlink()
@@ -223,7 +224,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_without_torch(tmp_path: Path) -> None:
-    paths = [str(store_result(tmp_path, task, protocol=task)) for task in get_args(Task)]
+    paths = [str(store_result(tmp_path, task, protocol=task)) for task in list(TASKS)]
     code = (
         "import sys; from pathlib import Path; from cosmos_eval.verify import verify\n"
         "print([verify(Path(path)).outcome for path in sys.argv[1:]])\n"

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from cosmos_eval.protocols.user import read_protocol
-from cosmos_eval.tasks import retrieval
+from cosmos_eval.tasks import find_protocol, retrieval
 from cosmos_eval.tasks.retrieval._data import open_data
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
 
@@ -384,6 +383,6 @@ def test_the_documents_examples_can_be_read(tmp_path: Path, save_colour) -> None
 
 
 def opened_file(path: Path):
-    protocol = read_protocol(path)
+    protocol = find_protocol(str(path))
     assert isinstance(protocol, RetrievalProtocol)
     return open_data(protocol, RunOptions())

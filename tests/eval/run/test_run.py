@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from importlib.resources import files
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 import cosmos_eval
 from cosmos_eval import encoders
-from cosmos_eval.doctor import CHECKED
-from cosmos_eval.leaderboard import HEADLINES
 from cosmos_eval.plan import Machine, Plan, make_plan
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.run import run, run_all
 from cosmos_eval.store import read_result, write_result
-from cosmos_eval.tasks import task_of
-from cosmos_eval.types import ModelSpec, Progress, RunOptions, Task, UsageError
+from cosmos_eval.tasks import TASKS, room_named, task_of
+from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
 
 SPEC = ModelSpec(text="cosmos:mine.pt", kind="cosmos", name="mine.pt")
 YAML = "kind: cls\nfolder: photos\ntemplates: ['{}']\n"
@@ -104,14 +99,12 @@ def test_run_and_evaluate_return_the_row(photos, loads):
     assert row.provenance["limit"] == 2
 
 
-def test_every_task_is_known_wherever_tasks_are_listed():
-    tasks = set(get_args(Task))
-    assert set(HEADLINES) == tasks
-    assert set(CHECKED) == tasks
-    schema = json.loads(files("cosmos_eval").joinpath("schema.json").read_text("utf-8"))
-    assert set(schema["properties"]["task"]["enum"]) == tasks
-    assert {task_of(protocol) for protocol in known_protocols().values()} == tasks
-    assert {task_of(protocol) for protocol in make_plan().protocols} == tasks
+def test_every_task_has_a_room_data_sets_and_an_embedded_one():
+    for task in TASKS.values():
+        assert set(task.decisive) <= set(task.headlines)
+    assert all(room_named(name).truth for name in TASKS)
+    assert {task_of(protocol) for protocol in known_protocols().values()} == set(TASKS)
+    assert {task_of(protocol) for protocol in make_plan().protocols} == set(TASKS)
 
 
 def test_a_default_plan_is_the_bundled_models_on_the_embedded_data():

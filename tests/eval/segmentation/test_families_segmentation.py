@@ -5,9 +5,10 @@ from collections import Counter
 import pytest
 
 from cosmos_eval.plan import make_plan
-from cosmos_eval.protocols import find_protocol, known_families
+from cosmos_eval.protocols import known_families
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
+from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.segmentation._constants import check_constants
 from cosmos_eval.types import RunOptions, UsageError
 
