@@ -20,12 +20,12 @@ from cosmos_eval.tasks import task_named, task_of
 from cosmos_eval.tasks.layouts import find_root, needed_parts
 from cosmos_eval.types import (
     ClassificationProtocol,
+    LabelMapProtocol,
     ModelSpec,
     Protocol,
     ResultRow,
     RetrievalProtocol,
     RunOptions,
-    SegmentationProtocol,
     SelectionProtocol,
     UsageError,
 )
@@ -131,7 +131,7 @@ def _has_folders(protocol: Protocol, root: Path) -> bool:
         return any((root / place).exists() for place in places if place != ".")
 
     match protocol:
-        case SegmentationProtocol():
+        case LabelMapProtocol():
             try:
                 return bool(find_root(protocol, str(root), needed_parts(protocol)))
             except UsageError:

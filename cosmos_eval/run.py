@@ -24,6 +24,7 @@ from cosmos_eval.tasks import fetch, room_of, task_of
 from cosmos_eval.types import (
     SCHEMA_VERSION,
     Attention,
+    LabelMapProtocol,
     Measurement,
     ModelSpec,
     Precision,
@@ -31,7 +32,6 @@ from cosmos_eval.types import (
     Protocol,
     ResultRow,
     RunOptions,
-    SegmentationProtocol,
     Weights,
 )
 
@@ -291,7 +291,7 @@ def _row(
 
 def _attention(protocol: Protocol, options: RunOptions) -> dict[str, Attention | None]:
     """The form of the last block that was used, and the one that the protocol is made for."""
-    own = protocol.attention if isinstance(protocol, SegmentationProtocol) else None
+    own = protocol.attention if isinstance(protocol, LabelMapProtocol) else None
     return {"attention": (options.attention or own) if own else None, "protocol_attention": own}
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, get_args
 from cosmos_eval.types import (
     Attention,
     ClassLayout,
+    LabelMapProtocol,
     PairAccuracy,
     Protocol,
     Refinement,
@@ -47,7 +48,7 @@ def _protocol(content: dict[str, Any], path: Path, kinds: Mapping[str, type[Prot
     cls = kinds[kind]
     name = _text(content.pop("name", path.stem), "name")
     fields: dict[str, Any] = {}
-    if cls is SegmentationProtocol:
+    if issubclass(cls, LabelMapProtocol):
         fields = {"mmseg_type": None, **_classes(content.pop("classes", None), path.parent)}
     settable = {f.name: f for f in dataclasses.fields(cls) if f.name not in cls.NOT_IN_FILES}
     _refuse_unknown(content, [*settable, *(["classes"] if fields else [])])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmos_eval.encoder import DenseEncoder
-from cosmos_eval.tasks.segmentation._data import Label
+from cosmos_eval.tasks.label_maps import Label
 from cosmos_eval.tasks.segmentation._images import LoadedImage
 from cosmos_eval.tasks.segmentation._merge import Axis, Decision, label_map, placement
 from cosmos_eval.tasks.segmentation._refinement import refined_label_map

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cosmos_eval.encoder import DenseEncoder, Encoder
 from cosmos_eval.metrics.segmentation import SparseConfusion
+from cosmos_eval.tasks.label_maps import open_data
 from cosmos_eval.tasks.prompts import prompt_embeddings
-from cosmos_eval.tasks.segmentation._data import open_data
 from cosmos_eval.tasks.segmentation._identity import fingerprints, shared_prompts
 from cosmos_eval.tasks.segmentation._inference import Segmenter
 from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches

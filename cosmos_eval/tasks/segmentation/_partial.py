@@ -24,7 +24,7 @@ import torch
 from cosmos_eval.code import fingerprint
 from cosmos_eval.files import write_atomically
 from cosmos_eval.metrics.segmentation import SparseConfusion, join, separate
-from cosmos_eval.tasks.segmentation._data import Sample
+from cosmos_eval.tasks.label_maps import Sample
 from cosmos_eval.types import EncoderInfo, RunOptions, SegmentationProtocol, UsageError
 
 # How a measurement is carried out; any other option is taken to decide its counts. The samples

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from cosmos_eval.embed import ahead
 from cosmos_eval.metrics.segmentation import SparseConfusion, confusion, pack
-from cosmos_eval.tasks.segmentation._data import Sample, SegmentationData
+from cosmos_eval.tasks.label_maps import LabelMaps, Sample
 from cosmos_eval.tasks.segmentation._images import load_together
 from cosmos_eval.tasks.segmentation._inference import Prediction, Segmenter, predict_together
 from cosmos_eval.tasks.segmentation._partial import Counts, DamagedError, Kept
@@ -33,7 +33,7 @@ class Job(NamedTuple):
     """
 
     protocol: SegmentationProtocol
-    data: SegmentationData
+    data: LabelMaps
     kept: Kept
     pictures: Path | None
     overlays: bool = False

@@ -9,7 +9,7 @@ from cosmos_eval.protocols import known_families
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.tasks.segmentation._constants import check_constants
+from cosmos_eval.tasks.label_maps._constants import check_constants
 from cosmos_eval.types import RunOptions, UsageError
 
 # short side, window, stride, scale, prob_thd: clearclip_segmentor.py and configs/ of ClearCLIP.
