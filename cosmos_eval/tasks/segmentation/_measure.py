@@ -9,11 +9,12 @@ from pathlib import Path
 from cosmos_eval.encoder import DenseEncoder, Encoder
 from cosmos_eval.metrics.segmentation import SparseConfusion
 from cosmos_eval.tasks.label_maps import open_data
+from cosmos_eval.tasks.label_maps.kept import kept_of
+from cosmos_eval.tasks.label_maps.patches import with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation._identity import fingerprints, shared_prompts
 from cosmos_eval.tasks.segmentation._inference import Segmenter
-from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
-from cosmos_eval.tasks.segmentation._partial import kept_of
+from cosmos_eval.tasks.segmentation._model import fit_to_model
 from cosmos_eval.tasks.segmentation._pass import Job, count_images
 from cosmos_eval.tasks.segmentation._samples import pack_samples, recompute
 from cosmos_eval.types import (

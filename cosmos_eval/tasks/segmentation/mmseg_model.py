@@ -29,10 +29,11 @@ from cosmos_eval.tasks.label_maps import (
     mmseg_models,
     open_data,
 )
+from cosmos_eval.tasks.label_maps.patches import with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation._images import LoadedImage, normalised
 from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
-from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
+from cosmos_eval.tasks.segmentation._model import fit_to_model
 from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol, UsageError
 from cosmos_eval.types import Weights as WhichWeights
 
