@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from cosmos_eval.plan import data_folder
 from cosmos_eval.prepare import can_prepare
-from cosmos_eval.protocols import known_protocols
-from cosmos_eval.protocols.scenes import FAMILY as SCENES
+from cosmos_eval.protocols import is_embedded, known_protocols
 from cosmos_eval.tasks import find_protocol, room_of, task_of
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -81,7 +80,7 @@ def examine_all(
 def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Diagnosis:
     """Look at a data set: a segmentation or retrieval set file by file, another as before a run."""
     name, task = protocol.dataset, task_of(protocol)
-    if protocol.family == SCENES and not Path(str(protocol.root)).is_dir():
+    if is_embedded(protocol) and not Path(str(protocol.root)).is_dir():
         return Diagnosis(
             dataset=name, task=task, whole=True, note="embedded: the first run makes it"
         )

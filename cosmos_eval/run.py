@@ -25,6 +25,8 @@ from cosmos_eval.types import (
     SCHEMA_VERSION,
     Attention,
     LabelMapProtocol,
+    LocalisationProtocol,
+    MapKind,
     Measurement,
     ModelSpec,
     Precision,
@@ -295,6 +297,13 @@ def _attention(protocol: Protocol, options: RunOptions) -> dict[str, Attention |
     return {"attention": (options.attention or own) if own else None, "protocol_attention": own}
 
 
+def _map(protocol: Protocol, measurement: Measurement) -> dict[str, MapKind | None]:
+    """Of a localisation: the kind of map that was used, and the one that the protocol asks for."""
+    if not isinstance(protocol, LocalisationProtocol):
+        return {}
+    return {"map": measurement.maps, "protocol_map": protocol.map}
+
+
 def _record(
     encoder: Encoder,
     protocol: Protocol,
@@ -310,6 +319,7 @@ def _record(
         "seed": options.seed,
         "limit": options.limit,
         **_attention(protocol, options),
+        **_map(protocol, measurement),
         "batch_size": options.batch_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_bytes": provenance.peak_memory_bytes(),

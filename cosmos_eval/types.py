@@ -230,6 +230,23 @@ class SegmentationProtocol(LabelMapProtocol):
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class LocalisationProtocol(LabelMapProtocol):
+    """How much of a map of what a class is called falls on the class, in images with label maps.
+
+    `map` is the kind of map that all models are asked for; None: each model's own, which is
+    cross-attention where it has that. Similarities become shares of a map by a softmax over the
+    patches, times `scale`. A thing is small below a share `small` of the image and large from a
+    share `large` on; the usual bounds are COCO's areas of 32 x 32 and 96 x 96 pixels
+    (pycocotools, cocoeval.py) of its usual image, 640 x 480. A class 0 named `background` is no
+    thing.
+    """
+
+    map: MapKind | None = None
+    small: float = 32**2 / (640 * 480)
+    large: float = 96**2 / (640 * 480)
+
+
 class Interval(NamedTuple):
     """A confidence interval of a metric, in the metric's unit."""
 
@@ -263,12 +280,14 @@ class Measurement(Figures):
     """What a task returns: figures, and the samples that they follow from.
 
     `hashes` fingerprints everything that defines the number (class names, templates, sample list);
-    `notes` says, one line each, what a reader of the number must know (captions that were cut to
+    `maps` is the kind of map of a localisation, which a protocol may leave to the model; `notes`
+    says, one line each, what a reader of the number must know (captions that were cut to
     the context, a limit).
     """
 
     samples: Samples
     hashes: Mapping[str, str]
+    maps: MapKind | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -39,7 +39,11 @@ def run(
     ] = None,
     task: Annotated[
         str,
-        typer.Option(metavar="NAME", help=f"Measure only this task: {', '.join(TASKS)}; or all."),
+        typer.Option(
+            metavar="NAME",
+            help=f"Measure only this task: {', '.join(TASKS)}; or all. loc is measured on the "
+            "embedded scenes only where it is named.",
+        ),
     ] = "all",
     dataset: Annotated[
         list[str] | None,

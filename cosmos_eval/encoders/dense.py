@@ -67,7 +67,7 @@ def _vision_transformer(visual: nn.Module) -> VisionTransformer:
     else:
         return visual
     raise UsageError(
-        f"this model's image tower is {kind}; it has no patch embeddings to segment with: choose "
+        f"this model's image tower is {kind}; it has no patch embeddings for texts: choose "
         "a COSMOS model or an OpenCLIP ViT without attentional pooling, such as ViT-B-16"
     )
 

@@ -1,7 +1,7 @@
 """A user's own data set, described by a YAML file; README.md has an example a kind.
 
 The keys are the fields of the kind's protocol in cosmos_eval.types with the defaults given there,
-and `kind`, `name` (default: the file's name) and, for seg, `classes`.
+and `kind`, `name` (default: the file's name) and, for seg and loc, `classes`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cosmos_eval.types import (
     Attention,
     ClassLayout,
     LabelMapProtocol,
+    MapKind,
     PairAccuracy,
     Protocol,
     Refinement,
@@ -223,6 +224,7 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "Attention": _one_of(Attention),
         "ClassLayout": _one_of(ClassLayout),
         "Rgb": _rgb,
+        "MapKind": _one_of(MapKind),
         "Refinement": _one_of(Refinement),
         "SelectionLayout": _one_of(SelectionLayout),
         "PairAccuracy": _one_of(PairAccuracy),

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from cosmos_eval.types import (
     ClassificationProtocol,
     Figures,
+    LocalisationProtocol,
     Measurement,
     OnProgress,
     Protocol,
@@ -92,6 +93,20 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             },
             decisive=("accuracy",),
             checked="captions, numbers of items, and that every image is there; none is decoded",
+            seconds=0.4,
+        ),
+        "loc": Task(
+            protocol=LocalisationProtocol,
+            room="cosmos_eval.tasks.localisation",
+            headlines={
+                "attention_mass": "attention mass",
+                "mass_over_area": "mass / area",
+                "mass_over_other_names": "mass / other names",
+                "pointing_game": "pointing game",
+                "AUC": "AUC",
+            },
+            decisive=("attention_mass", "AUC"),
+            checked="every file, the size of every image, every pixel of every label map",
             seconds=0.4,
         ),
     }

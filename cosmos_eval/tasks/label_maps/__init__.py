@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from cosmos_eval.tasks.label_maps._constants import check_constants
+from cosmos_eval.tasks.label_maps._constants import check_constants, has_background
 from cosmos_eval.tasks.label_maps._data import (
     Label,
     LabelMaps,
@@ -29,6 +29,7 @@ __all__ = [
     "Survey",
     "check",
     "check_constants",
+    "has_background",
     "mmseg_datasets",
     "mmseg_models",
     "open_data",

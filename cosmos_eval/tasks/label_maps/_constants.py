@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import itertools
 
-from cosmos_eval.types import LabelMapProtocol, SegmentationProtocol, UsageError
+from cosmos_eval.types import (
+    LabelMapProtocol,
+    LocalisationProtocol,
+    SegmentationProtocol,
+    UsageError,
+)
 
 # Label maps are read as 8 bits, and one value must be left for pixels without a label.
 _MOST_CLASSES = 255
@@ -17,6 +22,8 @@ def check_constants(protocol: LabelMapProtocol) -> None:
     fault = _class_fault(protocol) or _label_fault(protocol)
     if fault is None and isinstance(protocol, SegmentationProtocol):
         fault = _background_fault(protocol) or _inference_fault(protocol)
+    if fault is None and isinstance(protocol, LocalisationProtocol):
+        fault = _size_fault(protocol)
     if fault is not None:
         raise UsageError(f"{protocol.dataset}: {fault}")
 
@@ -47,7 +54,7 @@ def _label_fault(protocol: LabelMapProtocol) -> str | None:
 def _background_fault(protocol: SegmentationProtocol) -> str | None:
     if protocol.reduce_zero_label and (protocol.prob_thd > 0 or protocol.area_thd is not None):
         return "prob_thd and area_thd need a background class 0, which reduce_zero_label removes"
-    if (protocol.prob_thd > 0 or protocol.area_thd is not None) and not _has_background(protocol):
+    if (protocol.prob_thd > 0 or protocol.area_thd is not None) and not has_background(protocol):
         return (
             "prob_thd and area_thd turn pixels into class 0, and here that is "
             f"'{protocol.class_names[0]}': set them only where class 0 is named 'background'"
@@ -55,7 +62,14 @@ def _background_fault(protocol: SegmentationProtocol) -> str | None:
     return None
 
 
-def _has_background(protocol: SegmentationProtocol) -> bool:
+def _size_fault(protocol: LocalisationProtocol) -> str | None:
+    if not 0 < protocol.small < protocol.large < 1:
+        return "small and large must be shares of the image, small below large"
+    return None
+
+
+def has_background(protocol: LabelMapProtocol) -> bool:
+    """Whether class 0 is what no other class is."""
     return protocol.class_names[0].lower() == "background"
 
 

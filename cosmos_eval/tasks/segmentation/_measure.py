@@ -9,10 +9,11 @@ from pathlib import Path
 from cosmos_eval.encoder import DenseEncoder, Encoder
 from cosmos_eval.metrics.segmentation import SparseConfusion
 from cosmos_eval.tasks.label_maps import open_data
+from cosmos_eval.tasks.label_maps.identity import fingerprints
 from cosmos_eval.tasks.label_maps.kept import kept_of
 from cosmos_eval.tasks.label_maps.patches import with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
-from cosmos_eval.tasks.segmentation._identity import fingerprints, shared_prompts
+from cosmos_eval.tasks.segmentation._identity import constants, shared_prompts
 from cosmos_eval.tasks.segmentation._inference import Segmenter
 from cosmos_eval.tasks.segmentation._model import fit_to_model
 from cosmos_eval.tasks.segmentation._pass import Job, count_images
@@ -87,11 +88,12 @@ def _measurement(
     protocol, data = job.protocol, job.data
     if not any(one.pixels.any() for one in confusions):
         raise UsageError(f"{protocol.dataset}: no pixel of any image has a label to compare with")
-    samples = pack_samples([sample.name for sample in data.samples], confusions, protocol)
+    names = [sample.name for sample in data.samples]
+    samples = pack_samples(names, confusions, protocol)
     return Measurement(
         **vars(recompute(samples, options.seed)),
         samples=samples,
-        hashes=fingerprints(samples, protocol, _attention(protocol, options)),
+        hashes=fingerprints(protocol, names, constants(protocol, _attention(protocol, options))),
         seconds=seconds,
         notes=shared_prompts(protocol),
     )
