@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING, Any
 from cosmos_eval._version import __version__
 
 if TYPE_CHECKING:
+    from cosmos_eval.attention import attend
     from cosmos_eval.run import evaluate
     from cosmos_eval.store import read_results
     from cosmos_eval.table import load_results
 
-__all__ = ["__version__", "evaluate", "load_results", "read_results"]
+__all__ = ["__version__", "attend", "evaluate", "load_results", "read_results"]
 
 _HOMES = {
+    "attend": "cosmos_eval.attention",
     "evaluate": "cosmos_eval.run",
     "load_results": "cosmos_eval.table",
     "read_results": "cosmos_eval.store",

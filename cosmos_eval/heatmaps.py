@@ -40,7 +40,7 @@ def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
     proportions comes out as by the model's own transform.
     """
     size = whole_size(encoder, (image.height, image.width))
-    bilinear = encoder.preprocessing["interpolation"] == "bilinear"
+    bilinear = encoder.preprocessing.get("interpolation") == "bilinear"
     how = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
     resized = image.convert("RGB").resize(size[::-1], how)
     return normalize(to_tensor(resized), encoder.image_mean, encoder.image_std)
@@ -48,8 +48,7 @@ def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
 
 def whole_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[int, int]:
     """Height and width in pixels at which the model sees a whole image of this size."""
-    own = encoder.preprocessing["size"]
-    own_hw = (own, own) if isinstance(own, int) else own
+    own_hw = encoder.transform(Image.new("RGB", (64, 64))).shape[1:]
     factor = max(model / side for model, side in zip(own_hw, image_hw, strict=True))
     height, width = (
         _whole_patches(factor * side, model, encoder.patch_size)

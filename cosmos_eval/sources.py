@@ -16,7 +16,7 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from cosmos_eval.types import UsageError
 
@@ -58,6 +58,16 @@ class ImageFile:
     def decode(self, content: bytes) -> Image.Image:
         """The image, whatever its mode, as RGB."""
         return _decode(content, self.name)
+
+
+@dataclass(frozen=True)
+class ShownImage(ImageFile):
+    """An image file as viewers show it: upright, the first frame, what is transparent in white."""
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The image, whatever its mode, as RGB."""
+        with _decoding(self.name), Image.open(io.BytesIO(content)) as image:
+            return _on_white(ImageOps.exif_transpose(image))
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,17 @@ class CroppedImage:
         if not inside:
             raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")
         return image.crop(self.box)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):  # PIL would take all but the darkest greys for white
+        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    layer = image.convert("RGBA")
+    page = Image.new("RGB", layer.size, "white")
+    page.paste(layer, mask=layer.getchannel("A"))
+    return page
 
 
 def _decode(content: bytes, name: str) -> Image.Image:

@@ -350,6 +350,19 @@ class ResultRow:
     confusion_pairs: Sequence[Mapping[str, Any]] = ()
 
 
+class CaptionWord(NamedTuple):
+    """A word of a text: its tokens are those at the places start, ..., stop - 1 of the context.
+
+    Places count from 0, the start of text; a text that is cut has words at places that the context
+    does not have. `text` is spelled as the user did; `spaced` says whether white space precedes it.
+    """
+
+    text: str
+    start: int
+    stop: int
+    spaced: bool
+
+
 class Progress(NamedTuple):
     """One step of a long loop, for progress bars: `done` of `total` units of `phase`.
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from cosmos_eval.cli import (
+    attend,
     cache,
     check,
     compare,
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("segment")(segment.segment)
+app.command("attend")(attend.attend)
 app.command("list")(listing.list_known)
 app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")

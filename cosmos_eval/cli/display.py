@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
+    from cosmos_eval.attention import Row
     from cosmos_eval.batch import Failed
     from cosmos_eval.cache import Space
     from cosmos_eval.compare import Comparison, MetricTest
@@ -406,6 +407,20 @@ def show_shares(shares: Mapping[str, float], *, as_json: bool) -> None:
     show_records(records, as_json=False)
 
 
+def show_looks(rows: Sequence[Row], out: Path, *, as_json: bool) -> None:
+    """Print where maps are largest; of a single row also what its words weigh. Notes apart."""
+    from cosmos_eval.attention import described, notes, to_records, weighed
+
+    if as_json:
+        print_json(to_records(rows))
+    else:
+        show_records(described(rows), as_json=False)
+        for table in weighed(rows[0]) if len(rows) == 1 else ():
+            show_records(table, as_json=False)
+    for note in notes(rows, out):
+        print(f"note: {note}", file=sys.stderr)
+
+
 def show_wrote(path: Path) -> None:
     """Tell on standard error that a file is on the disk."""
     print(f"wrote {path}", file=sys.stderr)
@@ -417,11 +432,13 @@ def show_records(records: Sequence[Mapping[str, Any]], *, as_json: bool) -> None
         print_json(records)
         return
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*records[0], box=box.SIMPLE)
+    table = Table(*map(escape, records[0]), box=box.SIMPLE)
     for record in records:
-        table.add_row(*(str(value) for value in record.values()))
+        # What stands in brackets is a user's text, not rich's markup.
+        table.add_row(*(escape(str(value)) for value in record.values()))
     _console().print(table)
 
 

@@ -24,8 +24,9 @@ from cosmos_eval.encoders import audit
 from cosmos_eval.encoders.clip import ClipEncoder, ClipParts
 from cosmos_eval.encoders.hub import fetch
 from cosmos_eval.encoders.specs import RELEASED
+from cosmos_eval.encoders.words import words_of
 from cosmos_eval.files import file_sha256
-from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
+from cosmos_eval.types import CaptionWord, EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
@@ -52,6 +53,12 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
 
 class CosmosEncoder(ClipEncoder):
     """A CrossAttentionEncoder: a model with the cross-attention module of COSMOS."""
+
+    _tokenizer: SimpleTokenizer
+
+    def words(self, text: str) -> list[CaptionWord]:
+        """The words of a text, with the places of their tokens."""
+        return words_of(self._tokenizer, text)
 
     @torch.inference_mode()
     def image_queries(self, images: Tensor) -> Tensor:

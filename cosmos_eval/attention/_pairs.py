@@ -1,0 +1,89 @@
+"""What is to be looked at: an image and texts, or a CSV file of both."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from cosmos_eval.attention._records import Pair
+from cosmos_eval.sources import ImageArray, ImageSource, ShownImage
+from cosmos_eval.types import UsageError
+
+COLUMNS = ("image", "text")
+
+
+def asked(image: Path | None, texts: Sequence[str], file: Path | None) -> list[Pair]:
+    """Pairs as they are typed: an image and texts, or a CSV file. Raises UsageError otherwise."""
+    if file is not None:
+        if image is not None or texts:
+            raise UsageError(f"--csv {file} names images and texts: leave IMAGE and --text out")
+        return pairs_in(file)
+    if image is None or not texts:
+        missing = "an IMAGE" if image is None else "what to look for with --text TEXT"
+        raise UsageError(f"say {missing}, or --csv FILE with columns {' and '.join(COLUMNS)}")
+    return pairs_of(image, texts)
+
+
+def pairs_of(image: Path | Image.Image, texts: Sequence[str]) -> list[Pair]:
+    """An image with each text. Raises UsageError where one is blank or the image no image."""
+    for text in texts:
+        _require_text(text, "--text")
+    if isinstance(image, Path):
+        return _checked([Pair(image.name, ShownImage(image), text) for text in texts])
+    array = ImageArray("image", np.asarray(image.convert("RGB")))
+    return [Pair("image", array, text) for text in texts]
+
+
+def pairs_in(file: Path) -> list[Pair]:
+    """The rows of a CSV file with columns `image` and `text`; images are relative to the file.
+
+    Raises UsageError that names the file, and the row where it is one's fault.
+    """
+    pairs = []
+    for line, row in _rows(file):
+        where = f"{file} line {line}"
+        _require_text(row["text"] or "", f"{where}, column text")
+        if not (row["image"] or "").strip():
+            raise UsageError(f"{where}, column image: no file is named")
+        path = file.parent / row["image"]
+        if not path.is_file():
+            raise UsageError(f"{where}: image not found: {path}")
+        pairs.append(Pair(row["image"], ShownImage(path), row["text"]))
+    if not pairs:
+        raise UsageError(f"{file} has no rows: one an image and text, below {','.join(COLUMNS)}")
+    return _checked(pairs)
+
+
+def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
+    """Rows with the number of the line where each ends."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as opened:
+            reader = csv.DictReader(opened, strict=True)
+            names = reader.fieldnames or ()
+            if missing := [name for name in COLUMNS if name not in names]:
+                raise UsageError(
+                    f"{file} has no column {' and no column '.join(missing)}: its first line must "
+                    f"name {' and '.join(COLUMNS)}, separated by commas"
+                )
+            return [(reader.line_num, row) for row in reader]
+    except FileNotFoundError as error:
+        raise UsageError(f"no such file: {file}") from error
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"cannot read {file} as CSV in UTF-8: {error}") from error
+
+
+def _require_text(text: str, where: str) -> None:
+    if not text.strip():
+        raise UsageError(f"{where}: the text is empty; say what to look for")
+
+
+def _checked(pairs: list[Pair]) -> list[Pair]:
+    """Raise UsageError where an image cannot be read: better now than after many others."""
+    sources: dict[str, ImageSource] = {pair.name: pair.source for pair in pairs}
+    for source in sources.values():
+        source.decode(source.read())
+    return pairs
