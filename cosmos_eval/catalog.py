@@ -5,7 +5,8 @@ from __future__ import annotations
 from cosmos_eval.encoders.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import known_families, known_protocols
 from cosmos_eval.suites import known_suites, read_suite
-from cosmos_eval.tasks import task_of
+from cosmos_eval.tasks import known_tasks, packages_of, task_of
+from cosmos_eval.types import UsageError
 
 Record = dict[str, str]
 
@@ -41,8 +42,27 @@ def models() -> list[Record]:
         "openclip:ARCH/PATH": "an OpenCLIP checkpoint",
         "openclip:FOLDER": "a folder in OpenCLIP's hub layout, as `cosmos-train export` writes it",
         "openclip:hf-hub:ORG/NAME": "a repository of the Hugging Face hub in that layout",
+        "python:FILE.py": "a model of your own: the file's load(device, precision) makes it",
     }
     return [*bundled, *released, *({"model": form, "kind": kind} for form, kind in forms.items())]
+
+
+def tasks() -> list[Record]:
+    """All tasks, what tables show of them, and who brings them."""
+    known = known_tasks()
+    return [{"task": name, "shown": _shown(name), "brought by": _bringer(name)} for name in known]
+
+
+def _shown(task: str) -> str:
+    try:
+        return ", ".join(known_tasks()[task].headlines)
+    except UsageError as error:
+        return str(error)
+
+
+def _bringer(task: str) -> str:
+    packages = packages_of(task)
+    return " ".join(part for package in packages.items() for part in package) or "cosmos-eval"
 
 
 def datasets() -> list[Record]:

@@ -111,6 +111,7 @@ def identity(encoder: Encoder, role: str, **of_role: Any) -> dict[str, Any]:
         "precision": info.precision,
         "device": torch.device(info.device).type,
         "code": fingerprint(*EMBEDDING),
+        "code_of_model": info.code_sha256,
         **of_role,
     }
 

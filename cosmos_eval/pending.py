@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from cosmos_eval.encoders.specs import local_file
+from cosmos_eval.encoders.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.files import file_sha256
 from cosmos_eval.labels import departures, stem_of
 from cosmos_eval.plan import Pair, Plan, pair_of
@@ -33,7 +33,7 @@ def standings(plan: Plan, output: Path) -> dict[Pair, Standing]:
 
 
 def _standing(spec: ModelSpec, path: Path) -> Standing:
-    """A result is valid with its own samples, and with the weights that its model has now."""
+    """A result is valid with its own samples, and with the weights and code its model has now."""
     try:
         row = read_result(path)
         read_samples(path)
@@ -42,6 +42,9 @@ def _standing(spec: ModelSpec, path: Path) -> Standing:
     file = local_file(spec)
     if file is not None and file_sha256(file) != row.model["weights_sha256"]:
         return Standing(path, None, f"{path} is of other weights than {file} now holds")
+    code = code_file(spec)
+    if code is not None and file_sha256(code) != row.model.get("code_sha256"):
+        return Standing(path, None, f"{path} is of other code than {code} now holds")
     return Standing(path, row)
 
 
@@ -49,7 +52,7 @@ def _stem(spec: ModelSpec, protocol: Protocol, plan: Plan) -> str:
     """The file name that `store.file_stem` will give the result."""
     own = protocol.attention if isinstance(protocol, LabelMapProtocol) else None
     words = departures(
-        student=spec.kind != "openclip" and spec.weights == "student",
+        student=spec.kind in TWO_SETS and spec.weights == "student",
         attention=(plan.options.attention or own) if own else None,
         usual_attention=own,
         precision=plan.machine.precision,

@@ -132,8 +132,11 @@ def choose_protocols(task: str, datasets: Sequence[str], families: Sequence[str]
             raise UsageError("--protocol needs --dataset: which data sets are to be measured by it")
         if task == "all":
             return list(embedded_protocols())
-        embedded = [*embedded_protocols(), *embedded_on_request()]
-        return [protocol for protocol in embedded if task_of(protocol) == task]
+        known = [*embedded_protocols(), *embedded_on_request()]
+        embedded = [protocol for protocol in known if task_of(protocol) == task]
+        if not embedded:
+            raise UsageError(f"no embedded data set is of task {task}: name one with --dataset")
+        return embedded
     wanted: Sequence[str | None] = families or [None]
     protocols = [find_protocol(name, family) for name in datasets for family in wanted]
     for protocol in protocols:

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from cosmos_eval.cache import spaces
 from cosmos_eval.code import EMBEDDING, fingerprint
-from cosmos_eval.encoders.specs import local_file
+from cosmos_eval.encoders.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.files import file_sha256
 from cosmos_eval.pending import Standing
 from cosmos_eval.plan import Machine, Pair, Plan, pair_of
@@ -170,7 +170,8 @@ def _kept(spec: ModelSpec, plan: Plan, rows: Sequence[ResultRow]) -> Mapping[str
         return None
     if plan.options.cache is None:
         return {}
-    weights = None if spec.kind == "openclip" else spec.weights
+    code = code_file(spec)
+    weights = spec.weights if spec.kind in TWO_SETS else None
     counts: Counter[str] = Counter()
     for space in spaces(
         Path(plan.options.cache),
@@ -178,6 +179,7 @@ def _kept(spec: ModelSpec, plan: Plan, rows: Sequence[ResultRow]) -> Mapping[str
         weights=weights,
         precision=plan.machine.precision,
         code=fingerprint(*EMBEDDING),
+        code_of_model=None if code is None else file_sha256(code),
     ):
         counts[str(space.identity["role"])] += space.embeddings
     return dict(sorted(counts.items()))

@@ -16,11 +16,19 @@ from numpy.typing import NDArray
 from cosmos_eval import provenance
 from cosmos_eval.cache import embeddings_folder
 from cosmos_eval.labels import safe_name
-from cosmos_eval.plan import Machine, Pair, Plan, make_plan, pair_of, require_folders
+from cosmos_eval.plan import (
+    Machine,
+    Pair,
+    Plan,
+    choose_protocols,
+    pair_of,
+    plan_of,
+    require_folders,
+)
 from cosmos_eval.processes import own_device
 from cosmos_eval.protocols import prepare
 from cosmos_eval.share import Share
-from cosmos_eval.tasks import fetch, room_of, task_of
+from cosmos_eval.tasks import fetch, packages_of, room_of, task_of
 from cosmos_eval.types import (
     SCHEMA_VERSION,
     Attention,
@@ -34,6 +42,7 @@ from cosmos_eval.types import (
     Protocol,
     ResultRow,
     RunOptions,
+    UsageError,
     Weights,
 )
 
@@ -156,7 +165,7 @@ def run(
 
 
 def evaluate(
-    model: str,
+    model: str | Encoder,
     dataset: str,
     *,
     protocol: str | None = None,
@@ -174,11 +183,14 @@ def evaluate(
 ) -> ResultRow:
     """Measure a model on a data set, both named as on the command line.
 
+    `model` may also be an encoder, ready on its device. Its embeddings are not kept, since nothing
+    here knows its code, and `arch`, `weights`, `device` and `precision` are left alone.
+
     `protocol` is the data set's usual one where it is not named; `download` fetches a missing set
     of torchvision below `data_root`; `cache` keeps embeddings for the next call, in the folder that
     `cosmos-eval cache info` shows. Returns the result without
     storing it; metrics are fractions in [0, 1], ranks start at 1. Raises UsageError for unknown
-    names and for missing or inconsistent data.
+    names, for missing or inconsistent data and for what is no encoder.
     """
     options = RunOptions(
         data_root=data_root,
@@ -189,9 +201,13 @@ def evaluate(
         limit=limit,
         cache=str(embeddings_folder()) if cache else None,
     )
-    plan = make_plan(
-        datasets=[dataset],
-        families=[protocol] if protocol else [],
+    protocols = choose_protocols("all", [dataset], [protocol] if protocol else [])
+    if not isinstance(model, str):
+        if (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):
+            raise UsageError("arch, weights, device and precision are of models that are named")
+        return _measure_object(model, protocols[0], options)
+    plan = plan_of(
+        protocols,
         models=[model],
         arch=arch,
         weights=weights,
@@ -199,6 +215,16 @@ def evaluate(
         machine=Machine(device=device, precision=precision),
     )
     return next(run_all(plan)).row
+
+
+def _measure_object(encoder: Encoder, protocol: Protocol, options: RunOptions) -> ResultRow:
+    from cosmos_eval.encoders.contract import require_encoder
+
+    unkept = replace(options, cache=None)
+    check_data(Plan(specs=[], protocols=[protocol], options=unkept))
+    require_encoder(encoder, type(encoder).__name__)
+    (finished,) = measure(Loaded(encoder, 0.0), [protocol], unkept, provenance.environment())
+    return finished.row
 
 
 class Loaded(NamedTuple):
@@ -250,7 +276,11 @@ def measure(
             **measurement.seconds,
             "total": time.perf_counter() - started,
         }
-        record = {**surroundings, **_record(encoder, protocol, measurement, options, seconds)}
+        record = {
+            **surroundings,
+            "packages": {**surroundings["packages"], **packages_of(task_of(protocol))},
+            **_record(encoder, protocol, measurement, options, seconds),
+        }
         yield Finished(_row(encoder, protocol, measurement, record), measurement.samples)
 
 
@@ -277,6 +307,7 @@ def _row(
             "weights": info.weights,
             "weights_sha256": info.weights_sha256,
             "random": info.random,
+            **({"code_sha256": info.code_sha256} if info.code_sha256 else {}),
         },
         task=task_of(protocol),
         dataset=protocol.dataset,

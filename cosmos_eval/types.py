@@ -36,12 +36,13 @@ class UsageError(CosmosEvalError):
 class ModelSpec:
     """A model as the user named it.
 
-    `text` is what was typed (`scenes-cosmos`, `cosmos:PATH`, `openclip:ARCH/TAG`), `kind` and
-    `name` its parts, `arch` an OpenCLIP architecture or JSON file where the weights do not say.
+    `text` is what was typed (`scenes-cosmos`, `cosmos:PATH`, `openclip:ARCH/TAG`,
+    `python:FILE.py`), `kind` and `name` its parts, `arch` an OpenCLIP architecture or JSON file
+    where the weights do not say.
     """
 
     text: str
-    kind: Literal["bundled", "cosmos", "openclip"]
+    kind: Literal["bundled", "cosmos", "openclip", "python"]
     name: str
     arch: str | None = None
     weights: Weights = "teacher"
@@ -51,7 +52,8 @@ class EncoderInfo(NamedTuple):
     """Identity of a loaded model, for provenance.
 
     `weights` is None where the model has only one set; `weights_sha256` is None only for random
-    weights (`random` is then true).
+    weights (`random` is then true). `code_sha256` is that of the user's file that made the model,
+    None where it is this package's.
     """
 
     spec: str
@@ -61,6 +63,7 @@ class EncoderInfo(NamedTuple):
     random: bool
     precision: Precision
     device: str
+    code_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

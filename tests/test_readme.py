@@ -1,14 +1,18 @@
-"""What README.md tells people to type works as written."""
+"""What README.md and docs/ tell people to type works as written; what they link to is there."""
 
 from __future__ import annotations
 
 import ast
 import itertools
 import re
-import shlex
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from support.packages import forget_tasks, install
+from support.pages import PAGES, README, ROOT, Typed, blocks, links, typed
 from typer.testing import CliRunner
 
 import cosmos_eval
@@ -18,41 +22,80 @@ from cosmos_core.train import COMMANDS as COMMANDS_OF_TRAIN
 from cosmos_core.train import app
 from cosmos_eval.cli.app import main
 
-README = Path(__file__).parents[1] / "README.md"
+COMMANDS = typed()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README.read_text("utf-8"), re.M | re.S)
+def of(program: str) -> list[Typed]:
+    return [command for command in COMMANDS if command.words[0] == program]
 
 
-COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
-MEASURE = [line for line in COMMANDS if line.startswith("cosmos-eval ")]
-TRAIN = [line for line in COMMANDS if line.startswith("cosmos-train ")]
-SET_UP = [line for line in COMMANDS if line.startswith("python3 -m venv")]
+def trained() -> list[Typed]:
+    """Trainings, whoever starts them, as if typed by themselves."""
+    found = of("cosmos-train")
+    for line in of("torchrun"):
+        _, module, words = line.line.partition(" -m cosmos_core.train ")
+        found += [line._replace(line=f"cosmos-train {words}")] if module else []
+    for line in of("sbatch"):
+        _, file, words = line.line.partition(" examples/train.sbatch ")
+        assert file, line
+        found.append(line._replace(line=f"cosmos-train {words}"))
+    return found
+
+
+def measured() -> list[Typed]:
+    """Measurements, whoever starts them."""
+    found = of("cosmos-eval")
+    for line in of("torchrun"):
+        _, module, words = line.line.partition(" -m cosmos_eval ")
+        found += [line._replace(line=f"cosmos-eval {words}")] if module else []
+    return found
 
 
 def test_every_command_is_of_a_kind_that_is_tested_here():
-    assert sorted(COMMANDS) == sorted(MEASURE + TRAIN + SET_UP)
+    known = {"cosmos-eval", "cosmos-train", "torchrun", "sbatch", "python", "pip", "python3"}
+    assert {command.words[0] for command in COMMANDS} == known
+    assert len(trained()) + len(measured()) == sum(
+        len(of(name)) for name in ("cosmos-eval", "cosmos-train", "torchrun", "sbatch")
+    )
 
 
-def test_set_up_is_two_lines_each_enough_by_itself():
-    run, tests = SET_UP
+@pytest.mark.parametrize("page", [README, ROOT / "docs" / "index.md"])
+def test_set_up_is_two_lines_each_enough_by_itself(page):
+    run, tests = [line for line in "".join(blocks(page, "sh")).splitlines() if "venv" in line]
     assert run.endswith("&& .venv/bin/cosmos-eval run")
     assert tests.endswith("&& .venv/bin/python -m pytest")
-    for line in SET_UP:
+    for line in (run, tests):
         assert line.startswith("python3 -m venv .venv && .venv/bin/pip install -e ")
 
 
+def test_programs_and_packages_that_are_named_are_there():
+    for command in of("python"):
+        assert (ROOT / command.words[1]).is_file(), command
+    for command in of("pip"):
+        assert (ROOT / command.words[2] / "pyproject.toml").is_file(), command
+
+
 @pytest.fixture
-def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder, the current one, with the README's own YAML files and a data root."""
-    names = re.findall(r"`(my-[a-z]+\.yaml)`:", README.read_text("utf-8"))
-    for name, text in zip(names, blocks("yaml"), strict=True):
-        (tmp_path / name).write_text(text)
+def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder: the pages' own YAML files, the examples, a data root, a checkpoint."""
+    for page in (README, ROOT / "docs" / "your-data.md"):
+        names = re.findall(r"`(my-[a-z]+\.yaml)`:", page.read_text("utf-8"))
+        for name, text in zip(names, blocks(page, "yaml"), strict=True):
+            (tmp_path / name).write_text(text)
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    install(tmp_path / "site", "image-retrieval-task", {"image-retrieval": "image_retrieval:TASK"})
     (tmp_path / "data").mkdir()
+    for run in ("short", "cc3m"):
+        (tmp_path / "runs" / run).mkdir(parents=True)
+        (tmp_path / "runs" / run / "checkpoint.safetensors").touch()
+    for path in (tmp_path / "site", tmp_path / "examples" / "own_task"):
+        monkeypatch.syspath_prepend(path)
+    forget_tasks("image_retrieval")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    return tmp_path
+    yield tmp_path
+    monkeypatch.undo()
+    forget_tasks("image_retrieval")
 
 
 # Commands that need results or data of the user's.
@@ -62,9 +105,9 @@ HELP_ONLY = (
 )
 
 
-@pytest.mark.parametrize("line", MEASURE)
-def test_measuring_commands(line, users_folder, capsys):
-    arguments = [re.sub("^~", str(users_folder), word) for word in shlex.split(line)[1:]]
+@pytest.mark.parametrize("command", measured(), ids=str)
+def test_measuring_commands(command, users_folder, capsys):
+    arguments = [re.sub("^~", str(users_folder), word) for word in command.arguments]
     if arguments[0] in HELP_ONLY:
         arguments.append("--help")
     if arguments[0] == "run":
@@ -74,25 +117,36 @@ def test_measuring_commands(line, users_folder, capsys):
     assert not ended.value.code, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("line", TRAIN)
-def test_training_commands(line):
-    _, name, *words = shlex.split(line)
-    command = name if name in COMMANDS_OF_TRAIN else "train"
-    usage = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+@pytest.mark.parametrize("command", trained(), ids=str)
+def test_training_commands(command):
+    name, *words = command.arguments
+    kind = name if name in COMMANDS_OF_TRAIN else "train"
+    usage = CliRunner().invoke(app, [kind, "--help"], env={"COLUMNS": "200"}).stdout
     assert [word for word in words if word.startswith("--") and word not in usage] == []
-    if command == "train":
+    if kind == "train":
         pairs = itertools.pairwise(words)
         override(RECIPES[name](), [value for option, value in pairs if option == "--set"])
 
 
 def test_python_examples_name_what_there_is():
-    for block in blocks("python"):
+    for block in (block for page in PAGES for block in blocks(page, "python")):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "cosmos_eval":
                 assert hasattr(cosmos_eval, node.attr)
 
 
-def test_linked_files_exist():
-    links = re.findall(r"\]\((?!https?:)([^)]+)\)", README.read_text("utf-8"))
-    assert links
-    assert [link for link in links if not (README.parent / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_linked_files_exist(page):
+    targets = [link.partition("#")[0] for link in links(page)]
+    assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_page_is_in_the_sites_menu():
+    sections = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))["nav"]
+    named = [page for section in sections for pages in section.values() for page in pages]
+    files = sorted(file for page in named for file in page.values())
+    assert files == sorted(page.name for page in PAGES if page != README)
+
+
+def test_the_readme_is_short():
+    assert len(README.read_text("utf-8").splitlines()) <= 250

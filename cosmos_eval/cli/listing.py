@@ -14,15 +14,17 @@ from cosmos_eval.cli.options import (
 
 def list_known(
     what: Annotated[
-        Literal["models", "datasets", "protocols", "suites"], typer.Argument(show_default=False)
+        Literal["models", "tasks", "datasets", "protocols", "suites"],
+        typer.Argument(show_default=False),
     ],
     json: JsonOption = False,
 ) -> None:
-    """List the models, data sets, protocol families or suites that are known."""
+    """List the models, tasks, data sets, protocol families or suites that are known."""
     from cosmos_eval import catalog
 
     listed = {
         "models": catalog.models,
+        "tasks": catalog.tasks,
         "datasets": catalog.datasets,
         "protocols": catalog.protocols,
         "suites": catalog.suites,

@@ -41,8 +41,8 @@ def run(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"Measure only this task: {', '.join(TASKS)}; or all. loc is measured on the "
-            "embedded scenes only where it is named.",
+            help=f"Measure only this task: {', '.join(TASKS)}, or another of `cosmos-eval list "
+            "tasks`. loc is measured on the embedded scenes only where it is named.",
         ),
     ] = "all",
     dataset: Annotated[

@@ -8,23 +8,27 @@ from cosmos_eval.types import ModelSpec, Precision, UsageError
 
 if TYPE_CHECKING:
     # At run time it would import torch.
-    from cosmos_eval.encoders.clip import ClipEncoder
+    from cosmos_eval.encoder import Encoder
 
 
-def load_encoder(
-    spec: ModelSpec, *, device: str = "cpu", precision: Precision = "fp32"
-) -> ClipEncoder:
-    """Load a model, ready to encode on `device`; a DenseEncoder.
+def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision = "fp32") -> Encoder:
+    """Load a model, ready to encode on `device`; a DenseEncoder unless it is of the user's own.
 
     `bf16` and `fp16` run under autocast, weights stay float32. Raises UsageError for unknown
     names, unusable files, a failed download or a device that is not there.
     """
     _require_device(device)
     if spec.kind == "openclip":
-        from cosmos_eval.encoders.openclip import load
-    else:
-        from cosmos_eval.encoders.cosmos import load
-    return load(spec, device, precision)
+        from cosmos_eval.encoders import openclip
+
+        return openclip.load(spec, device, precision)
+    if spec.kind == "python":
+        from cosmos_eval.encoders import python_file
+
+        return python_file.load(spec, device, precision)
+    from cosmos_eval.encoders import cosmos
+
+    return cosmos.load(spec, device, precision)
 
 
 def _require_device(device: str) -> None:

@@ -15,11 +15,17 @@ RELEASED: dict[str, str] = {
     for data in ("cc3m", "cc12m", "yfcc15m", "merged30m", "pixelprose")
 }
 
+TWO_SETS = ("bundled", "cosmos")
+"""The kinds of models that have two sets of weights, the teacher's and the student's."""
+
 HUB = "hf-hub:"  # as OpenCLIP marks a repository of the Hugging Face hub
 # As OpenCLIP describes a model beside its weights; its constant would import torch.
 _DESCRIPTION = "open_clip_config.json"
 
-_FORMS = "cosmos:NAME|PATH, openclip:ARCH/TAG|PATH, openclip:FOLDER or openclip:hf-hub:ORG/NAME"
+_FORMS = (
+    "cosmos:NAME|PATH, openclip:ARCH/TAG|PATH, openclip:FOLDER, openclip:hf-hub:ORG/NAME "
+    "or python:FILE.py"
+)
 
 
 def _bundled_names() -> tuple[str, ...]:
@@ -52,6 +58,8 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
         return _cosmos_spec(text, name, arch, weights)
     if separator and kind == "openclip":
         return _openclip_spec(text, name)
+    if separator and kind == "python":
+        return _python_spec(text, name)
     known = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
     raise UsageError(f"unknown model '{text}'; nearest: {nearest(text, known)}; forms: {_FORMS}")
 
@@ -59,8 +67,8 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
 def located(text: str, folder: Path) -> str:
     """A typed model name whose file or folder is relative to `folder`; other names as they are."""
     kind, _, name = text.partition(":")
-    if kind == "cosmos" and name not in RELEASED:
-        return f"cosmos:{folder / name}"
+    if (kind == "cosmos" and name not in RELEASED) or kind == "python":
+        return f"{kind}:{folder / name}"
     if kind == "openclip" and (folder / name / _DESCRIPTION).is_file():
         return f"openclip:{folder / name}"
     arch, _, source = name.partition("/")
@@ -71,11 +79,18 @@ def located(text: str, folder: Path) -> str:
 
 def local_file(spec: ModelSpec) -> Path | None:
     """The file of a model's weights, where its name says which file of this machine it is."""
+    if spec.kind == "python":
+        return None
     if spec.kind == "bundled":
         return _bundled_files().get(spec.name)
     if spec.kind == "cosmos" and spec.name in RELEASED:
         return None
     return Path(spec.name) if Path(spec.name).is_file() else None
+
+
+def code_file(spec: ModelSpec) -> Path | None:
+    """The user's Python file that makes a model, where one does."""
+    return Path(spec.name) if spec.kind == "python" else None
 
 
 def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:
@@ -102,3 +117,11 @@ def _openclip_spec(text: str, name: str) -> ModelSpec:
             f"openclip:ViT-B-32/openai; a FOLDER needs an {_DESCRIPTION}"
         )
     return ModelSpec(text=text, kind="openclip", name=source, arch=arch)
+
+
+def _python_spec(text: str, name: str) -> ModelSpec:
+    if not Path(name).is_file():
+        raise UsageError(
+            f"'{text}': no such file; python:FILE.py is a file whose `load` makes a model"
+        )
+    return ModelSpec(text=text, kind="python", name=name)

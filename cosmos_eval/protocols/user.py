@@ -7,7 +7,7 @@ and `kind`, `name` (default: the file's name) and, for seg and loc, `classes`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
@@ -30,23 +30,25 @@ from cosmos_eval.yaml_files import FileError, read_yaml
 FAMILY = "user"
 
 
-def read_protocol(path: Path, kinds: Mapping[str, type[Protocol]]) -> Protocol:
+def read_protocol(
+    path: Path, kinds: Sequence[str], type_of: Callable[[str], type[Protocol]]
+) -> Protocol:
     """Read a data set's description; paths in it are relative to the file.
 
-    `kinds` are the types of protocols by what `kind` may be. Raises UsageError that names the file
-    and the key where something is missing, unknown or of the wrong type.
+    `kinds` are what `kind` may be, `type_of` gives the type of its protocols. Raises UsageError
+    that names the file and the key where something is missing, unknown or of the wrong type.
     """
     try:
-        return _protocol(read_yaml(path, "kind: seg"), path, kinds)
+        content = read_yaml(path, "kind: seg")
+        kind = content.pop("kind", None)
+        if kind not in kinds:
+            raise FileError(f"`kind` must be one of {', '.join(kinds)}, not {kind!r}")
+        return _protocol(content, path, kind, type_of(kind))
     except FileError as error:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _protocol(content: dict[str, Any], path: Path, kinds: Mapping[str, type[Protocol]]) -> Protocol:
-    kind = content.pop("kind", None)
-    if kind not in kinds:
-        raise FileError(f"`kind` must be one of {', '.join(kinds)}, not {kind!r}")
-    cls = kinds[kind]
+def _protocol(content: dict[str, Any], path: Path, kind: str, cls: type[Protocol]) -> Protocol:
     name = _text(content.pop("name", path.stem), "name")
     fields: dict[str, Any] = {}
     if issubclass(cls, LabelMapProtocol):
@@ -55,12 +57,17 @@ def _protocol(content: dict[str, Any], path: Path, kinds: Mapping[str, type[Prot
     _refuse_unknown(content, [*settable, *(["classes"] if fields else [])])
     for key, item in settable.items():
         if key in content:
-            fields[key] = _value(content[key], key, str(item.type))
+            fields[key] = _value(content[key], key, _annotation(item))
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            raise FileError(f"`{key}` is missing; a {kind} data set needs it")
+            raise FileError(f"`{key}` is missing; data sets of kind {kind} need it")
     protocol = cls(dataset=name, family=FAMILY, root=str(path.parent.absolute()), **fields)
     _refuse_unknown_groups(protocol)
     return protocol
+
+
+def _annotation(item: dataclasses.Field[Any]) -> str:
+    """The type of a field as its class has it written."""
+    return item.type.__name__ if isinstance(item.type, type) else str(item.type)
 
 
 def _refuse_unknown(content: Mapping[str, Any], known: list[str]) -> None:
@@ -141,7 +148,8 @@ def _value(value: Any, key: str, kind: str) -> Any:
         return None
     kind = kind.removesuffix(" | None")
     if kind not in _READERS:
-        raise TypeError(f"no reader for fields annotated {kind}")
+        known = ", ".join(_READERS)
+        raise FileError(f"`{key}` cannot be read: its protocol has it of type {kind}, not {known}")
     return _READERS[kind](value, key)
 
 

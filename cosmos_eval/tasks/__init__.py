@@ -1,17 +1,21 @@
 """The tasks, in one table: what each is and where its room is, a package below this one.
 
 A room checks data, measures, and computes figures from stored samples again. It is imported when
-that is asked for, and imports torch only to measure.
+that is asked for, and imports torch only to measure. Other packages bring tasks of their own by
+entry points of the group `cosmos_eval.tasks`, which name a `Task`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cosmos_eval.tasks import _installed
 from cosmos_eval.types import (
     ClassificationProtocol,
     Figures,
@@ -155,28 +159,72 @@ def one_by_one(
     return measure_each
 
 
+class _Known(Mapping[str, Task]):
+    """The tasks of this package, then those of others, which are loaded when they are looked up."""
+
+    def __getitem__(self, name: str) -> Task:
+        return TASKS[name] if name in TASKS else _load(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*TASKS, *_entries()])
+
+    def __len__(self) -> int:
+        return len(TASKS) + len(_entries())
+
+    def __contains__(self, name: object) -> bool:
+        return name in TASKS or name in _entries()
+
+
 def known_tasks() -> Mapping[str, Task]:
-    """All tasks by name."""
-    return TASKS
+    """All tasks by name, this package's own first. A look-up raises UsageError for a broken one."""
+    return _Known()
+
+
+def _entries() -> Mapping[str, EntryPoint]:
+    return _installed.entries(tuple(TASKS))
+
+
+@cache
+def _load(name: str) -> Task:
+    """A task that another package brings. Raises KeyError where none does."""
+    entry = _entries()[name]
+    return _installed.loaded(entry, Task, entry.load)
+
+
+def packages_of(task: str) -> dict[str, str]:
+    """The package that brings a task and its version; empty for a task of this package."""
+    return {} if task in TASKS else _installed.versions(_entries()[task])
 
 
 def task_named(name: str) -> Task:
     """A task by its name. Raises UsageError with the nearest known names."""
     known = known_tasks()
     if name not in known:
-        raise UsageError(f"unknown task '{name}'; known: {nearest(name, list(known))}")
+        raise UsageError(
+            f"unknown task '{name}'; known: {nearest(name, list(known))}; "
+            "others are brought by packages, which must be installed"
+        )
     return known[name]
 
 
 def task_of(protocol: Protocol) -> str:
     """The name of the task that a protocol belongs to."""
-    return next(name for name, task in known_tasks().items() if task.protocol is type(protocol))
+    known = known_tasks()
+    for name in known:
+        if known[name].protocol is type(protocol):
+            return name
+    raise UsageError(f"{type(protocol).__name__} is the protocol of no task")
 
 
 def room_named(task: str) -> Room:
-    """The functions of a task. Raises UsageError as `task_named` does."""
-    room: Room = import_module(task_named(task).room).ROOM
-    return room
+    """The functions of a task. Raises UsageError as `task_named` does, and for a broken one."""
+    place = task_named(task).room
+
+    def load() -> Room:
+        room: Room = import_module(place).ROOM
+        return room
+
+    return load() if task in TASKS else _installed.loaded(_entries()[task], Room, load)
 
 
 def room_of(protocol: Protocol) -> Room:
@@ -197,8 +245,8 @@ def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:
         return find_known(name_or_file, family)
     if family is not None:
         raise UsageError(f"{name_or_file} states its own protocol: leave --protocol out")
-    kinds = {name: task.protocol for name, task in known_tasks().items()}
-    return read_protocol(Path(name_or_file), kinds)
+    known = known_tasks()
+    return read_protocol(Path(name_or_file), list(known), lambda kind: known[kind].protocol)
 
 
 def fetch(protocol: Protocol, options: RunOptions) -> None:

@@ -104,7 +104,7 @@ def _identity(
     names = {field.name for field in fields(options)} - _CARRYING_OUT
     described = {
         "code": fingerprint("cosmos_core", "cosmos_eval"),
-        "model": [info.architecture, info.weights, info.weights_sha256, info.precision],
+        "model": list(info._replace(spec="", device="")),
         "device": torch.device(info.device).type,
         "protocol": vars(protocol),
         "options": {name: getattr(options, name) for name in sorted(names)},

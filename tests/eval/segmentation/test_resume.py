@@ -124,6 +124,7 @@ def test_only_the_same_measurement_goes_on(encoder, protocol, options, monkeypat
     for changed in (
         {"weights_sha256": "1" * 64},
         {"architecture": "other"},
+        {"code_sha256": "1" * 64},
         {"weights": "student"},
         {"precision": "bf16"},
     ):

@@ -1,0 +1,208 @@
+"""Models of a user's own: a Python file's `load`, an object, and what is wrong with either."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+import cosmos_eval
+from cosmos_eval.cache import spaces
+from cosmos_eval.encoder import DenseEncoder, Encoder
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.specs import located, parse_model_spec
+from cosmos_eval.pending import standings
+from cosmos_eval.plan import make_plan
+from cosmos_eval.run import run_all
+from cosmos_eval.store import read_record, write_result
+from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
+
+# A model whose identity, but for its code, never changes: SHIFT is all that its versions differ in.
+MODEL = """
+import torch
+from cosmos_eval.types import EncoderInfo
+
+class Mean:
+    preprocessing = {}
+    tokenizer = {}
+    trims_text = False
+
+    def __init__(self, device, precision):
+        self.info = EncoderInfo("mine", "means", None, "0" * 64, False, precision, device)
+
+    def transform(self, image):
+        red, green, blue = image.resize((1, 1)).getpixel((0, 0))
+        return torch.tensor([red, green, blue]).float()[:, None, None] / 255
+
+    def tokenize(self, texts):
+        return torch.tensor([[len(text), 1 + SHIFT, 1] for text in texts])
+
+    def overlong(self, texts):
+        return torch.zeros(len(texts), dtype=torch.bool)
+
+    def encode_image(self, images):
+        return torch.nn.functional.normalize(images[:, :, 0, 0] + SHIFT + 0.5, dim=1)
+
+    def encode_text(self, tokens):
+        return torch.nn.functional.normalize(tokens.float(), dim=1)
+
+def load(device, precision):
+    return Mean(device, precision)
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path):
+    """Write a file of a model; returns how it is typed."""
+
+    def write(text: str = MODEL, shift: str = "0") -> str:
+        (tmp_path / "mine.py").write_text(text.replace("SHIFT", shift))
+        return f"python:{tmp_path / 'mine.py'}"
+
+    return write
+
+
+@pytest.fixture
+def photos(tmp_path: Path, save_colour) -> str:
+    """A red and a blue picture, each of its own class."""
+    for colour in ("red", "blue"):
+        save_colour(tmp_path / "photos" / colour / "1.png", colour)
+    (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: photos\n")
+    return str(tmp_path / "photos.yaml")
+
+
+def load(text: str) -> Encoder:
+    return load_encoder(parse_model_spec(text))
+
+
+def test_the_record_says_which_file_it_was(own, tmp_path, photos):
+    text = own()
+    info = load(text).info
+    digest = hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()
+    assert info == EncoderInfo(text, "means", None, "0" * 64, False, "fp32", "cpu", digest)
+    plan = make_plan(datasets=[photos], models=[text])
+    ((row, samples),) = run_all(plan)
+    record = read_record(write_result(tmp_path / "out", row, samples))
+    assert record["model"]["spec"] == text
+    assert record["model"]["code_sha256"] == digest
+    assert record["provenance"]["precision"] == "fp32"
+
+
+def test_versions_of_a_file_never_share_embeddings(own, tmp_path, photos):
+    folder = tmp_path / "kept"
+
+    def measure(shift: str) -> list[str]:
+        plan = make_plan(
+            datasets=[photos],
+            models=[own(shift=shift)],
+            options=RunOptions(cache=str(folder)),
+        )
+        notes: list[str] = []
+        for _ in run_all(plan, lambda _, step: notes.append(step.note)):
+            pass
+        return [note for note in notes if "already" in note]
+
+    assert measure("0") == []
+    assert len(spaces(folder)) == 2  # images and texts
+    assert measure("1") == []
+    assert len(spaces(folder)) == 4
+    assert sorted(measure("0")) == [
+        "2 of 2 images were embedded already",
+        "2 of 2 prompts were embedded already",
+    ]
+
+
+def test_a_changed_file_is_measured_again(own, tmp_path, photos):
+    plan = make_plan(datasets=[photos], models=[own()])
+    for row, samples in run_all(plan):
+        path = write_result(tmp_path / "out", row, samples)
+    assert [one.row is not None for one in standings(plan, tmp_path / "out").values()] == [True]
+    own(shift="1")
+    (standing,) = standings(plan, tmp_path / "out").values()
+    assert standing.fault == f"{path} is of other code than {tmp_path / 'mine.py'} now holds"
+
+
+def test_in_a_suite_a_file_is_relative_to_the_suite(tmp_path):
+    assert located("python:mine.py", tmp_path) == f"python:{tmp_path / 'mine.py'}"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "def lod(device, precision): ...",
+            r"has no function `load\(device, precision\)`",
+        ),
+        ("load = 3", r"mine\.py has no function `load"),
+        (
+            "import no_such_module",
+            r"mine\.py failed: ModuleNotFoundError: No mod",
+        ),
+        ("def load(:", r"mine\.py failed: SyntaxError: "),
+        ("def load(device): ...", r"load\('cpu', 'fp32'\) failed: TypeError: load\(\) takes 1"),
+        ("def load(d, p): raise OSError('no weights')", r"fp32'\) failed: OSError: no weights"),
+        ("def load(d, p): raise KeyError", r"fp32'\) failed: KeyError \(--debug"),
+        (
+            "def load(d, p): return 3",
+            r"Encoder: it has no info, preprocessing, tokenizer,",
+        ),
+        (MODEL.replace("def overlong", "def toolong"), r"Encoder: it has no overlong$"),
+        (MODEL.replace('"0" * 64', "None"), r"`info.weights_sha256` is missing, and"),
+        (MODEL.replace('"0" * 64, False', "None, True"), r"gives no `weights_sha256`: hash"),
+        (MODEL.replace('"0" * 64', '"me"'), r"must be the 64 hexadecimal digits"),
+        (
+            MODEL.replace('"means", None', '"means", "teacher"'),
+            r"`weights` is of COSMOS ch",
+        ),
+        (
+            MODEL.replace("precision, device)\n", "'bf16', device)\n"),
+            r"model of precision bf16",
+        ),
+        (MODEL.replace("EncoderInfo(", "tuple, ("), r"`info` is tuple, not"),
+        (MODEL.replace("(images[:, :, 0, 0] + SHIFT + 0.5, dim=1)", "(images)"), r"\(2, D\)"),
+        (MODEL.replace("(tokens.float(), dim=1)", "(tokens.float()) * 2"), r"length \d.*normalise"),
+        (
+            MODEL.replace("tokens.float()", "tokens.double()"),
+            r"`encode_text` returns torch.f",
+        ),
+        (
+            MODEL.replace("tokens.float(), dim=1)", "tokens.float()[:, :2], dim=1)"),
+            r"3 .* texts 2",
+        ),
+        (MODEL.replace("(images[", "(torch.ones(1, requires_grad=True) * images["), "a gradient"),
+        (MODEL.replace("len(texts), dtype", "1, dtype"), r"`overlong` must say one thing a text"),
+        (MODEL.replace("tokenizer = {}", "tokenizer = {'of': torch}"), "TypeError: Object of type"),
+    ],
+)
+def test_what_is_no_model(own, text, message):
+    with pytest.raises(UsageError, match=message) as raised:
+        load(own(text))
+    assert "\n" not in str(raised.value)
+    assert "mine.py" in str(raised.value)
+
+
+def test_a_file_that_is_not_there():
+    with pytest.raises(UsageError, match=r"'python:none\.py': no such file"):
+        parse_model_spec("python:none.py")
+
+
+def test_an_object_is_measured_as_it_is(colour_encoder, tmp_path, photos):
+    row = cosmos_eval.evaluate(colour_encoder, photos)
+    assert row.metrics["acc1"] == 1.0
+    assert row.model["spec"] == "colours"
+    assert "code_sha256" not in row.model
+    with pytest.raises(UsageError, match="arch, weights, device and precision are of models"):
+        cosmos_eval.evaluate(colour_encoder, photos, precision="bf16")
+    with pytest.raises(UsageError, match=r"dict is no cosmos_eval\.encoder\.Encoder"):
+        cosmos_eval.evaluate({}, photos)
+
+
+def test_an_object_without_patches_does_not_segment(colour_encoder, tmp_path, save_colour):
+    save_colour(tmp_path / "images" / "1.jpg", "red")
+    save_colour(tmp_path / "masks" / "1.png", "blue", "L")
+    text = "kind: seg\nimages: images\nmasks: masks\nclasses: [a, b]\nignore_index: 29\n"
+    (tmp_path / "seg.yaml").write_text(text)
+    assert not isinstance(colour_encoder, DenseEncoder)
+    with pytest.raises(UsageError, match="colours has no patch embeddings to segment images with"):
+        cosmos_eval.evaluate(colour_encoder, str(tmp_path / "seg.yaml"))

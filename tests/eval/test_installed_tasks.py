@@ -1,0 +1,154 @@
+"""Tasks that packages bring: what a package may get wrong, told in a line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from support.packages import forget_tasks, install
+
+from cosmos_eval.tasks import (
+    TASKS,
+    find_protocol,
+    known_tasks,
+    packages_of,
+    room_named,
+    task_named,
+    task_of,
+)
+from cosmos_eval.types import Protocol, UsageError
+
+MODULE = """
+from dataclasses import dataclass
+from cosmos_eval.tasks import Task
+from cosmos_eval.types import Protocol
+
+@dataclass(frozen=True, kw_only=True)
+class Mine(Protocol):
+    places: int
+    lists: bytes = b""
+
+TASK = Task(Mine, "{room}", {{"share": "share"}}, ("share",), "nothing", 0.1)
+ROOM = 3
+"""
+
+
+@pytest.fixture
+def bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Install a package `thirds` with the tasks given, and the module it has them from."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def write(text: str = MODULE.format(room="thirds"), name="thirds", **tasks: str) -> None:
+        (tmp_path / "thirds.py").write_text(text)
+        install(tmp_path, name, tasks or {"third": "thirds:TASK"}, version="1.2")
+        forget_tasks("thirds")
+
+    yield write
+    monkeypatch.undo()
+    forget_tasks("thirds")
+
+
+def test_without_any_the_tasks_are_those_of_the_table():
+    assert list(known_tasks()) == list(TASKS)
+    assert len(known_tasks()) == len(TASKS)
+    assert all(packages_of(name) == {} for name in TASKS)
+
+
+def test_an_installed_task_is_one_as_any_other(bring, tmp_path):
+    bring()
+    assert list(known_tasks()) == [*TASKS, "third"]
+    assert task_named("third").headlines == {"share": "share"}
+    assert packages_of("third") == {"thirds": "1.2"}
+    (tmp_path / "my.yaml").write_text("kind: third\nplaces: 4\n")
+    protocol = find_protocol(str(tmp_path / "my.yaml"))
+    assert (protocol.dataset, protocol.family, protocol.places) == ("my", "user", 4)
+    assert task_of(protocol) == "third"
+
+
+def test_fields_that_no_file_can_set(bring, tmp_path):
+    bring()
+    (tmp_path / "my.yaml").write_text("kind: third\nplaces: 4\nlists: a\n")
+    with pytest.raises(
+        UsageError, match=r"my\.yaml: `lists` cannot be read: .* type bytes, not str"
+    ):
+        find_protocol(str(tmp_path / "my.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import no_such_module", "task 'third' of thirds 1.2 cannot be loaded: ModuleNotFoundErr"),
+        ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
+        ("TUSK = 3", "cannot be loaded: AttributeError: "),
+        ("TASK = 3", r"task 'third' of thirds 1\.2: int is no cosmos_eval\.tasks\.Task"),
+    ],
+)
+def test_a_broken_package_is_named(bring, text, message):
+    bring(text)
+    with pytest.raises(UsageError, match=message) as raised:
+        task_named("third")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("room", "message"),
+    [("thirds", r"int is no cosmos_eval\.tasks\.Room"), ("fourths", "No module named 'fourths'")],
+)
+def test_a_room_that_is_none(bring, room, message):
+    bring(MODULE.format(room=room))
+    assert task_named("third")
+    with pytest.raises(UsageError, match=message):
+        room_named("third")
+
+
+def test_a_broken_package_leaves_the_other_tasks_alone(bring, tmp_path):
+    bring("1 / 0")
+    assert task_named("cls") is TASKS["cls"]
+    (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: photos\n")
+    assert task_of(find_protocol(str(tmp_path / "photos.yaml"))) == "cls"
+    (tmp_path / "bad.yaml").write_text("kind: clss\n")
+    with pytest.raises(UsageError, match="must be one of retrieval, cls, seg, select, third"):
+        find_protocol(str(tmp_path / "bad.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("tasks", "message"),
+    [
+        ({"Third": "thirds:TASK"}, "thirds 1.2 brings a task 'Third': a name is of small letters"),
+        ({"all": "thirds:TASK"}, "brings a task 'all'"),
+        ({"cls": "thirds:TASK"}, "thirds 1.2 brings a task 'cls', which cosmos-eval has itself"),
+    ],
+)
+def test_names_that_no_task_can_have(bring, tasks, message):
+    bring(**tasks)
+    with pytest.raises(UsageError, match=message):
+        list(known_tasks())
+
+
+def test_two_packages_with_one_name(bring):
+    bring()
+    bring(name="others", third="thirds:TASK")
+    with pytest.raises(UsageError, match=r"(thirds|others) 1\.2 and .* both bring a task 'third'"):
+        list(known_tasks())
+
+
+def test_a_protocol_of_no_task():
+    class Unknown(Protocol):
+        pass
+
+    with pytest.raises(UsageError, match="Unknown is the protocol of no task"):
+        task_of(Unknown(dataset="d", family="f"))
+
+
+def test_packages_are_not_looked_for_by_help(tmp_path):
+    install(tmp_path, "thirds", {"Third": "thirds:TASK"})
+    for words in (["--help"], ["run", "--help"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "cosmos_eval", *words],
+            env={"PYTHONPATH": f"{tmp_path}:{Path(__file__).parents[2]}"},
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr

@@ -1,0 +1,194 @@
+"""The files in examples/ do what they say, by the commands that people type."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from support.packages import forget_tasks, install
+
+from cosmos_eval.cli.app import main
+from cosmos_eval.encoder import DenseEncoder
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.specs import parse_model_spec
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+OWN_MODEL = "python:own_model.py"
+TASK = "image-retrieval"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the examples with their pictures, and beside it what an installer would write."""
+    folder = tmp_path_factory.mktemp("copy") / "examples"
+    shutil.copytree(EXAMPLES, folder, ignore=shutil.ignore_patterns("pictures"))
+    runpy.run_path(str(folder / "make_pictures.py"))["main"](folder / "pictures", 40)
+    stated = r'\[project\.entry-points\."cosmos_eval\.tasks"\]\n(.*) = "(.*)"\n'
+    found = re.search(stated, (folder / "own_task" / "pyproject.toml").read_text("utf-8"))
+    assert found
+    install(folder.parent / "site", "image-retrieval-task", {found[1]: found[2]})
+    return folder
+
+
+def run(*words: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([*words])
+    assert not ended.value.code
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The copy as the current folder; own_task is not installed."""
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def own_task(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same with own_task installed."""
+    for path in (here.parent / "site", here / "own_task"):
+        monkeypatch.syspath_prepend(path)
+    forget_tasks("image_retrieval")
+    yield
+    monkeypatch.undo()
+    forget_tasks("image_retrieval")
+
+
+def record(results: Path, pattern: str) -> dict[str, Any]:
+    (path,) = results.glob(pattern)
+    return json.loads(path.read_text("utf-8"))
+
+
+def test_own_model_and_own_dataset(here, tmp_path):
+    run("run", "--dataset", "own_dataset.yaml", "--model", OWN_MODEL, "--output", str(tmp_path))
+    result = record(tmp_path, "*.json")
+    assert (result["task"], result["n_samples"], len(result["per_class"])) == ("cls", 40, 10)
+    assert result["model"]["spec"] == OWN_MODEL
+    assert len(result["model"]["code_sha256"]) == 64
+    run("verify", str(tmp_path))
+
+
+def test_what_own_model_sees(here):
+    encoder = load_encoder(parse_model_spec(OWN_MODEL))
+    assert isinstance(encoder, DenseEncoder)
+    colours = [*encoder.tokenizer["words"]][:11]
+    black, red, blue = map(colours.index, ("black", "red", "blue"))
+
+    texts = encoder.encode_text(encoder.tokenize(["Red, red and a blue ball.", "a ball"]))
+    assert texts[0, [red, blue]].tolist() == pytest.approx([2 / 5**0.5, 1 / 5**0.5])
+    assert texts[1].tolist() == pytest.approx([11**-0.5] * 11)
+    assert encoder.overlong(["red " * 16, "red " * 17]).tolist() == [False, True]
+
+    picture = Image.new("RGB", (128, 128), (210, 50, 45))
+    picture.paste((20, 20, 20), (64, 0, 128, 128))
+    pixels = encoder.transform(picture)[None]
+    assert encoder.encode_image(pixels)[0, [black, red]].tolist() == pytest.approx([0.5**0.5] * 2)
+    patches = encoder.encode_patches(pixels, "csa")
+    assert patches.shape == (1, 16, 16, 11)
+    assert patches.argmax(dim=3)[0, 7].tolist() == [red] * 8 + [black] * 8
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Path:
+    """Results of own_task for a bundled model and for own_model."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for path in (folder.parent / "site", folder / "own_task"):
+            patch.syspath_prepend(path)
+        forget_tasks("image_retrieval")
+        data = ["--task", TASK, "--dataset", "own_task/pictures.yaml"]
+        run("run", *data, *models("scenes-cosmos", OWN_MODEL), "--output", "results-of-task")
+    forget_tasks("image_retrieval")
+    return folder / "results-of-task"
+
+
+def models(*names: str) -> list[str]:
+    return [word for name in names for word in ("--model", name)]
+
+
+def test_own_task_is_measured_and_verified(own_task, results, capsys):
+    cosmos = record(results, "scenes-cosmos*.json")
+    colours = record(results, "python*.json")
+    assert (cosmos["task"], cosmos["dataset"], cosmos["n_samples"]) == (TASK, "pictures", 40)
+    assert cosmos["provenance"]["packages"]["image-retrieval-task"] == "0.1"
+    name = "image_to_image_R@1"
+    assert 0.1 < cosmos["metrics"][name] > colours["metrics"][name]
+    assert cosmos["intervals"][name]["method"] == "wilson"
+    run("verify", str(results))
+    assert "2 results: 2 verified" in capsys.readouterr().out
+
+
+def test_own_task_is_listed_ranked_and_compared(own_task, results, capsys):
+    run("list", "tasks")
+    assert "image-retrieval-task 0.1" in capsys.readouterr().out
+    run("leaderboard", str(results), "--format", "md")
+    assert "| pictures image to image R@1 |" in capsys.readouterr().out
+    both = [str(results)] * 2
+    run("compare", *both, *models("scenes-cosmos", OWN_MODEL), "--json")
+    (test,) = json.loads(capsys.readouterr().out)["tests"]
+    assert (test["metric"], test["test"]) == ("image_to_image_R@1", "exact McNemar")
+    run("data", "doctor", "own_task/pictures.yaml")
+    assert "looked at for image-retrieval: folders of classes" in capsys.readouterr().out
+
+
+def test_own_task_fails_in_a_line(own_task, here, tmp_path, capsys):
+    file = tmp_path / "mine.yaml"
+    apples = tmp_path / "apples" / "apple" / "1.jpg"
+    apples.parent.mkdir(parents=True)
+    apples.touch()
+    for text, message in (
+        (
+            f"queries: {here}/pictures/test",
+            "mine.yaml: `gallery` is missing; data sets of kind image-retrieval need it",
+        ),
+        ("queries: a\ngallery: b\nsize: 3", "mine.yaml: unknown key `size`; nearest known:"),
+        ("queries: a\ngallery: b", f"mine: expected {tmp_path}/a, which is not there"),
+        (f"queries: {here}/pictures/test\ngallery: apples", "'ball' has queries, but no gallery"),
+    ):
+        file.write_text(f"kind: {TASK}\n{text}\n")
+        with pytest.raises(SystemExit) as ended:
+            main(["run", "--dataset", str(file)])
+        assert ended.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_results_of_own_task_without_it(here, results, capsys):
+    run("leaderboard", str(results), "--format", "md")
+    assert "image_to_image_R@1" in capsys.readouterr().out
+    said = f"unknown task '{TASK}'; known: retrieval; others are brought by packages, which must"
+    with pytest.raises(SystemExit) as ended:
+        main(["verify", str(results)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().out.count(said) == 2
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--dataset", "own_task/pictures.yaml"])
+    assert ended.value.code == 2
+    assert f"must be one of retrieval, cls, seg, select, not '{TASK}'" in capsys.readouterr().err
+
+
+def test_nothing_that_reads_results_imports_torch(here, results):
+    """In a process of its own, with the package on the path as an environment would have it."""
+    commands: Sequence[Sequence[str]] = (["list", "tasks"], ["leaderboard", str(results)])
+    program = (
+        "import json, sys\nfrom cosmos_eval.cli.app import app\n"
+        "for words in json.loads(sys.argv[1]):\n    app(words, standalone_mode=False)\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    paths = [here.parent / "site", here / "own_task", EXAMPLES.parent]
+    done = subprocess.run(
+        [sys.executable, "-c", program, json.dumps([*commands, ["verify", str(results)]])],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, paths))},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "2 verified" in done.stdout

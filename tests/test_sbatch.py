@@ -1,0 +1,73 @@
+"""examples/train.sbatch without a cluster: its very commands, on one node of two processes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.runs import STEPS, TINY, log
+
+ROOT = Path(__file__).parents[1]
+FILE = ROOT / "examples" / "train.sbatch"
+LINES = FILE.read_text("utf-8").splitlines()
+
+
+def test_it_is_bash_and_its_directives_come_before_its_commands():
+    assert subprocess.run(["bash", "-n", FILE], check=False).returncode == 0
+    directives = [line for line in LINES if line.startswith("#SBATCH ")]
+    first = next(n for n, line in enumerate(LINES) if line and not line.startswith("#"))
+    assert [line for line in LINES[:first] if line in directives] == directives
+    named = [re.fullmatch(r"#SBATCH --([a-z-]+)=\S+", line)[1] for line in directives]
+    assert {"nodes", "ntasks-per-node", "gpus-per-node", "time", "signal"} <= set(named)
+    assert len(set(named)) == len(named)
+
+
+@pytest.fixture
+def submit(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the file as a node would, with stand-ins for SLURM's own commands."""
+
+    def run(*words: str, srun: str = 'exec "$@"') -> subprocess.CompletedProcess[str]:
+        programs = {
+            "srun": srun,
+            "scontrol": '[ "$*" = "show hostnames gpu[1-2]" ] && printf "localhost\\ngpu2\\n"',
+            "torchrun": f'exec {sys.executable} -m torch.distributed.run "$@"',
+        }
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        for name, text in programs.items():
+            (tmp_path / "bin" / name).write_text(f"#!/bin/bash\n{text}\n")
+            (tmp_path / "bin" / name).chmod(0o755)
+        variables = {
+            "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "OUTPUT": str(tmp_path / "run"),
+            "SLURM_JOB_ID": str(os.getpid()),
+            "SLURM_JOB_NODELIST": "gpu[1-2]",
+            "SLURM_NNODES": "1",
+            "SLURM_GPUS_ON_NODE": "2",
+        }
+        return subprocess.run(
+            ["bash", FILE, *words], env={**os.environ, **variables}, cwd=tmp_path,
+            capture_output=True, text=True, timeout=150, check=False,
+        )  # fmt: skip
+
+    return run
+
+
+def test_a_run_and_its_second_submission(submit, tmp_path):
+    done = submit(*TINY)
+    assert done.returncode == 0, done.stderr
+    assert [record["step"] for record in log(tmp_path / "run")] == list(range(STEPS))
+    again = submit(*TINY, srun='printf "%s\\n" "$@"')
+    assert again.stdout.splitlines()[-3:] == ["--output", str(tmp_path / "run"), "--resume"]
+
+
+def test_a_recipe_must_be_named(submit):
+    done = submit()
+    assert done.returncode != 0
+    assert "name a recipe" in done.stderr
