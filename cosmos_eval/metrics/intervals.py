@@ -21,9 +21,6 @@ LEVEL = 0.95
 RESAMPLES = 2_000
 _RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x clusters x 8 bytes
 
-Statistic = Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]]
-"""Metrics (R,) by name, given how often each kind of cluster is drawn, (R, C)."""
-
 
 def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
     """Wilson's score interval of a share; raises ValueError unless 0 <= successes <= n > 0."""
@@ -92,7 +89,7 @@ def cluster_median_bootstrap(
 
 
 def statistic_bootstrap(
-    statistic: Statistic,
+    statistic: Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]],
     clusters: int,
     *,
     seed: int = 0,
@@ -101,8 +98,9 @@ def statistic_bootstrap(
 ) -> dict[str, Interval]:
     """Percentile intervals of every metric, whole clusters resampled.
 
-    A resample in which a metric has no value (NaN) does not count for it; a metric that never has
-    one gets no interval.
+    `statistic` gives metrics (R,) by name, given how often each cluster is drawn, (R, C). A
+    resample in which a metric has no value (NaN) does not count for it; a metric that never has one
+    gets no interval.
     """
     rng = np.random.default_rng(seed)
     parts = []

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.metrics.intervals import Statistic, ratio
+from cosmos_eval.metrics.intervals import ratio
+from cosmos_eval.metrics.paired import Statistic
 
 Values = NDArray[np.float64]
 

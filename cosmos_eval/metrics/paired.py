@@ -14,15 +14,16 @@ Shapes: N samples, C kinds of clusters, R resamples, G groups.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
-from cosmos_eval.metrics.intervals import LEVEL, RESAMPLES, Statistic
+from cosmos_eval.metrics.intervals import LEVEL, RESAMPLES
 from cosmos_eval.metrics.retrieval import RECALL_AT, recalled
+from cosmos_eval.metrics.segmentation import Areas, Groups, segmentation_metrics
 from cosmos_eval.types import Interval
 
 POWER = 0.8
@@ -34,6 +35,8 @@ _RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x samples x 8 bytes
 _NORMAL = math.inf  # degrees of freedom
 
 Values = NDArray[np.float64]
+Statistic = Callable[[Values], Mapping[str, Values]]
+"""Metrics (R,) by name, given how often each kind of cluster is drawn, (R, C)."""
 
 
 class PairedDifference(NamedTuple):
@@ -239,6 +242,16 @@ def paired_recall(
         for column in (1, 2)
     )
     return paired_bootstrap(of_a, of_b, counts, seed=seed, resamples=resamples)[name]
+
+
+def area_statistic(areas: Areas, groups: Groups) -> Statistic:
+    """`mIoU`, `mAcc`, `aAcc` and `mIoU_<group>` from the areas of images, (C, classes)."""
+    parts = [part.astype(np.float64) for part in areas]
+
+    def statistic(weights: Values) -> Mapping[str, Values]:
+        return segmentation_metrics(Areas(*(weights @ part for part in parts)), groups)
+
+    return statistic
 
 
 def joined(*statistics: Statistic) -> Statistic:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.metrics.intervals import LEVEL, RESAMPLES, Statistic, ratio, statistic_bootstrap
+from cosmos_eval.metrics.intervals import LEVEL, RESAMPLES, ratio, statistic_bootstrap
 from cosmos_eval.types import Interval
 
 Counts = NDArray[np.int64]
@@ -138,19 +138,12 @@ def bootstrap(
     areas (exact: counts stay below 2^53). Efron and Tibshirani 1993, "An Introduction to the
     Bootstrap", chapter 13.
     """
-    statistic = area_statistic(areas, groups)
+
+    def statistic(drawn: Values) -> Mapping[str, Values]:
+        return segmentation_metrics(Areas(*(drawn @ part for part in areas)), groups)
+
     n_images = len(areas.labelled)
     return statistic_bootstrap(statistic, n_images, seed=seed, level=level, resamples=resamples)
-
-
-def area_statistic(areas: Areas, groups: Groups) -> Statistic:
-    """`mIoU`, `mAcc`, `aAcc` and `mIoU_<group>` from the areas of images, (C, classes)."""
-    parts = [part.astype(np.float64) for part in areas]
-
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        return segmentation_metrics(Areas(*(weights @ part for part in parts)), groups)
-
-    return statistic
 
 
 def _mean_over_present(values: Values) -> Values:

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from cosmos_eval.metrics.paired import PairedDifference, paired_bootstrap
-from cosmos_eval.metrics.segmentation import (
-    Areas,
-    SparseConfusion,
-    area_statistic,
-    areas_of_images,
-)
+from cosmos_eval.metrics.paired import PairedDifference, area_statistic, paired_bootstrap
+from cosmos_eval.metrics.segmentation import Areas, SparseConfusion, areas_of_images
 from cosmos_eval.tasks.segmentation._samples import CLASSES, GROUPS, MEMBERS, NAME, class_groups
 from cosmos_eval.types import Samples
 

@@ -11,6 +11,7 @@ from scipy.stats import binomtest, ttest_1samp
 from cosmos_eval.metrics import paired
 from cosmos_eval.metrics.paired import (
     PairedDifference,
+    area_statistic,
     group_mean_statistic,
     holm,
     joined,
@@ -22,7 +23,7 @@ from cosmos_eval.metrics.paired import (
     rank_statistic,
 )
 from cosmos_eval.metrics.retrieval import RetrievalRanks, retrieval_metrics
-from cosmos_eval.metrics.segmentation import Areas, area_statistic, segmentation_metrics
+from cosmos_eval.metrics.segmentation import Areas, segmentation_metrics
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (5, 0), (1, 1), (12, 5), (121, 59), (1000, 1100)])
