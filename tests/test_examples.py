@@ -173,7 +173,9 @@ def test_results_of_own_task_without_it(here, results, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["run", "--dataset", "own_task/pictures.yaml"])
     assert ended.value.code == 2
-    assert f"must be one of retrieval, cls, seg, select, not '{TASK}'" in capsys.readouterr().err
+    assert (
+        f"must be one of retrieval, cls, seg, select, loc, not '{TASK}'" in capsys.readouterr().err
+    )
 
 
 def test_nothing_that_reads_results_imports_torch(here, results):

@@ -17,7 +17,7 @@ from cosmos_eval.leaderboard._html import to_html
 from cosmos_eval.leaderboard._json import to_json
 from cosmos_eval.leaderboard._latex import to_latex
 from cosmos_eval.leaderboard._markdown import to_markdown
-from cosmos_eval.leaderboard._numbers import percent
+from cosmos_eval.leaderboard._numbers import bounds, percent, shown_text
 from cosmos_eval.leaderboard._reproduce import (
     Reproduction,
     reproductions,
@@ -41,6 +41,7 @@ __all__ = [
     "TieRule",
     "Ties",
     "boards",
+    "bounds",
     "close_pairs",
     "find_ties",
     "measured",
@@ -50,6 +51,7 @@ __all__ = [
     "reproductions_to_json",
     "reproductions_to_markdown",
     "reproductions_to_tables",
+    "shown_text",
     "standings",
     "to_csv",
     "to_html",

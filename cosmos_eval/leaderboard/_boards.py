@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cosmos_eval.leaderboard._entries import Entry, headlines_of
-from cosmos_eval.leaderboard._numbers import bounds, difference, text
+from cosmos_eval.leaderboard._numbers import bounds, difference, shown_text
 from cosmos_eval.leaderboard._standings import NO_TIES, Cell, Standing, Tie, Ties, standings
 from cosmos_eval.tasks import known_tasks
 
@@ -118,7 +118,7 @@ def _cell(entry: Entry | None, metric: str, standing: Mapping[Cell, Standing]) -
     value = entry.metrics[metric]
     best, tie, ranks = standing.get(Cell(entry.key, metric), Standing())
     return Shown(
-        value=text(metric, value),
+        value=shown_text(metric, value),
         interval=bounds(metric, entry.intervals.get(metric)),
         best=best,
         mark=MARKS[tie],

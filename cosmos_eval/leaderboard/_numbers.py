@@ -26,7 +26,7 @@ def shown(metric: str, value: float) -> Decimal:
     return Decimal(repr(value)).quantize(_HUNDREDTH, ROUND_HALF_UP)
 
 
-def text(metric: str, value: float) -> str:
+def shown_text(metric: str, value: float) -> str:
     """The same as text: `67.1`, or `1.91x` of a ratio."""
     return f"{shown(metric, value)}{'' if is_share(metric) else 'x'}"
 

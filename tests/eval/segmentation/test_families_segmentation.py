@@ -94,7 +94,10 @@ def test_constants_of_every_family_make_sense_together(family):
 def test_a_family_is_chosen_by_name(tmp_path):
     assert find_protocol("voc20").family == "cosmos"
     assert find_protocol("voc20", "naclip").attention == "naclip"
-    assert list(known_families("coco_object")) == ["cosmos", "fixed-names", "sclip", "naclip"]
+    assert list(known_families("coco_object")) == [
+        *("cosmos", "fixed-names", "sclip", "naclip"),
+        *("localisation", "localisation-similarity"),
+    ]
     plan = make_plan(
         datasets=["voc20", "voc21"],
         families=["cosmos", "clearclip"],
