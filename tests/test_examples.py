@@ -21,6 +21,7 @@ from cosmos_eval.cli.app import main
 from cosmos_eval.encoder import DenseEncoder
 from cosmos_eval.encoders import load_encoder
 from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.tasks import TASKS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 OWN_MODEL = "python:own_model.py"
@@ -173,9 +174,7 @@ def test_results_of_own_task_without_it(here, results, capsys):
     with pytest.raises(SystemExit) as ended:
         main(["run", "--dataset", "own_task/pictures.yaml"])
     assert ended.value.code == 2
-    assert (
-        f"must be one of retrieval, cls, seg, select, loc, not '{TASK}'" in capsys.readouterr().err
-    )
+    assert f"must be one of {', '.join(TASKS)}, not '{TASK}'" in capsys.readouterr().err
 
 
 def test_nothing_that_reads_results_imports_torch(here, results):

@@ -64,6 +64,7 @@ def test_a_run_and_its_second_submission(submit, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [record["step"] for record in log(tmp_path / "run")] == list(range(STEPS))
     again = submit(*TINY, srun='printf "%s\\n" "$@"')
+    assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[-3:] == ["--output", str(tmp_path / "run"), "--resume"]
 
 

@@ -1,4 +1,4 @@
-"""A user's own data set, described by a YAML file; README.md has an example a kind.
+"""A user's own data set, described by a YAML file; docs/your-data.md has an example a kind.
 
 The keys are the fields of the kind's protocol in cosmos_eval.types with the defaults given there,
 and `kind`, `name` (default: the file's name) and, for seg and loc, `classes`.

@@ -166,7 +166,8 @@ class _Known(Mapping[str, Task]):
         return TASKS[name] if name in TASKS else _load(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*TASKS, *_entries()])
+        yield from TASKS
+        yield from _entries()
 
     def __len__(self) -> int:
         return len(TASKS) + len(_entries())

@@ -110,7 +110,7 @@ def test_a_broken_package_leaves_the_other_tasks_alone(bring, tmp_path):
     (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: photos\n")
     assert task_of(find_protocol(str(tmp_path / "photos.yaml"))) == "cls"
     (tmp_path / "bad.yaml").write_text("kind: clss\n")
-    with pytest.raises(UsageError, match="must be one of retrieval, cls, seg, select, loc, third"):
+    with pytest.raises(UsageError, match=f"must be one of {', '.join(TASKS)}, third"):
         find_protocol(str(tmp_path / "bad.yaml"))
 
 
@@ -126,6 +126,7 @@ def test_names_that_no_task_can_have(bring, tasks, message):
     bring(**tasks)
     with pytest.raises(UsageError, match=message):
         list(known_tasks())
+    assert task_of(find_protocol("scenes-cls")) == "cls"
 
 
 def test_two_packages_with_one_name(bring):
