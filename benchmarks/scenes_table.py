@@ -10,39 +10,55 @@ import sys
 import pandas as pd
 
 from cosmos_eval import load_results
-from cosmos_eval.leaderboard import percent
+from cosmos_eval.leaderboard import bounds, shown_text
 
 MODELS = ("scenes-cosmos", "scenes-clip", "scenes-clip-long")
+OWN, ALIKE = "localisation", "localisation-similarity"
 ROWS = {
-    ("scenes-retrieval", "image_to_text_R@1"): "image to text R@1",
-    ("scenes-retrieval", "text_to_image_R@1"): "text to image R@1",
-    ("scenes-cls", "acc1"): "classification acc1",
-    ("scenes-seg", "mIoU"): "segmentation mIoU",
-    ("scenes-seg", "mIoU_things"): "segmentation mIoU, things",
-    ("scenes-seg", "mIoU_stuff"): "segmentation mIoU, stuff",
-    ("scenes-select", "accuracy"): "choice between two captions, accuracy",
-    ("scenes-retrieval-small", "image_to_text_R@1"): "small things: image to text R@1",
-    ("scenes-retrieval-small", "text_to_image_R@1"): "small things: text to image R@1",
-    ("scenes-cls-small", "acc1"): "small things: classification acc1",
-    ("scenes-seg-small", "mIoU_things"): "small things: segmentation mIoU",
+    ("scenes", "scenes-retrieval", "image_to_text_R@1"): "image to text R@1",
+    ("scenes", "scenes-retrieval", "text_to_image_R@1"): "text to image R@1",
+    ("scenes", "scenes-cls", "acc1"): "classification acc1",
+    ("scenes", "scenes-seg", "mIoU"): "segmentation mIoU",
+    ("scenes", "scenes-seg", "mIoU_things"): "segmentation mIoU, things",
+    ("scenes", "scenes-seg", "mIoU_stuff"): "segmentation mIoU, stuff",
+    ("scenes", "scenes-select", "accuracy"): "choice between two captions, accuracy",
+    ("scenes", "scenes-retrieval-small", "image_to_text_R@1"): "small things: image to text R@1",
+    ("scenes", "scenes-retrieval-small", "text_to_image_R@1"): "small things: text to image R@1",
+    ("scenes", "scenes-cls-small", "acc1"): "small things: classification acc1",
+    ("scenes", "scenes-seg-small", "mIoU_things"): "small things: segmentation mIoU",
+    (OWN, "scenes-loc", "mass_over_area_small"): "own map, small things: mass / area",
+    (OWN, "scenes-loc", "mass_over_area_medium"): "own map, dominant things: mass / area",
+    (OWN, "scenes-loc", "mass_over_area_large"): "own map, stuff: mass / area",
+    (OWN, "scenes-loc", "pointing_game"): "own map: pointing game",
+    (ALIKE, "scenes-loc", "mass_over_area_small"): "similarity map, small things: mass / area",
+    (ALIKE, "scenes-loc", "mass_over_area_medium"): "similarity map, dominant things: mass / area",
+    (ALIKE, "scenes-loc", "mass_over_area_large"): "similarity map, stuff: mass / area",
+    (ALIKE, "scenes-loc", "pointing_game"): "similarity map: pointing game",
 }
 
 
 def table(results: str) -> str:
     """The table in Markdown; a model without results has no column."""
-    frame = load_results(results)
-    plain = frame[frame["variant"] == ""].set_index(["model", "dataset", "metric"])
-    models = [model for model in MODELS if model in plain.index.get_level_values("model")]
+    found = plain_results(results)
+    models = [model for model in MODELS if model in found.index.get_level_values("model")]
     lines = [f"| | {' | '.join(models)} |", f"| --- |{' --: |' * len(models)}"]
-    for (dataset, metric), title in ROWS.items():
-        cells = [_cell(plain.loc[(model, dataset, metric)]) for model in models]
+    for key, title in ROWS.items():
+        cells = [cell(found, (model, *key)) for model in models]
         lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _cell(record: pd.Series) -> str:
-    value, low, high = (percent(float(record[name])) for name in ("value", "low", "high"))
-    return f"{value} [{low}, {high}]"
+def plain_results(results: str) -> pd.DataFrame:
+    """Results without variants, by model, protocol, data set and metric."""
+    frame = load_results(results)
+    return frame[frame["variant"] == ""].set_index(["model", "protocol", "dataset", "metric"])
+
+
+def cell(found: pd.DataFrame, key: tuple[str, ...]) -> str:
+    """A metric with its interval."""
+    record = found.loc[key]
+    interval = {name: float(record[name]) for name in ("low", "high")}
+    return f"{shown_text(key[-1], float(record['value']))} {bounds(key[-1], interval)}"
 
 
 if __name__ == "__main__":

@@ -33,11 +33,11 @@ from cosmos_eval.encoders.clip import ClipEncoder
 from cosmos_eval.encoders.specs import parse_model_spec
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks import segmentation
+from cosmos_eval.tasks.label_maps import Sample, open_data
+from cosmos_eval.tasks.label_maps.kept import Kept
 from cosmos_eval.tasks.segmentation import _inference
-from cosmos_eval.tasks.segmentation._data import Sample, open_data
 from cosmos_eval.tasks.segmentation._images import LoadedImage, load_image, resized_hw
 from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
-from cosmos_eval.tasks.segmentation._partial import Kept
 from cosmos_eval.tasks.segmentation._pass import Job, count_images
 from cosmos_eval.types import Precision, RunOptions, SegmentationProtocol, no_progress
 

@@ -20,6 +20,8 @@ FAMILIES = {
     "sclip": "published numbers of github.com/wangf3014/SCLIP",
     "clearclip": "published numbers of ClearCLIP, arXiv 2407.12442",
     "naclip": "published numbers of github.com/sinahmr/NACLIP",
+    "localisation": "itself: attention mass and pointing of every model's own maps",
+    "localisation-similarity": "itself: the same of text-to-patch similarity, of all models",
     "sugarcrepe": "SugarCrepe, arXiv 2306.14610, and CLIP Benchmark's sugar_crepe",
     "winoground": "Winoground, arXiv 2204.03162, and CLIP Benchmark's winoground",
     "mmvp": "MMVP-VLM, arXiv 2401.06209",

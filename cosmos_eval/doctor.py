@@ -11,23 +11,21 @@ from typing import TYPE_CHECKING
 
 from cosmos_eval.plan import data_folder
 from cosmos_eval.prepare import can_prepare
-from cosmos_eval.protocols import known_protocols
-from cosmos_eval.protocols.scenes import FAMILY as SCENES
+from cosmos_eval.protocols import is_embedded, known_protocols
 from cosmos_eval.tasks import find_protocol, room_of, task_of
 from cosmos_eval.types import (
     ClassificationProtocol,
+    LabelMapProtocol,
     OnProgress,
     Progress,
     Protocol,
     RetrievalProtocol,
     RunOptions,
-    SegmentationProtocol,
     UsageError,
 )
 
 if TYPE_CHECKING:
-    # At run time it would import torch.
-    from cosmos_eval.tasks.segmentation._survey import Survey
+    from cosmos_eval.tasks.label_maps import Survey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +80,13 @@ def examine_all(
 def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Diagnosis:
     """Look at a data set: a segmentation or retrieval set file by file, another as before a run."""
     name, task = protocol.dataset, task_of(protocol)
-    if protocol.family == SCENES and not Path(str(protocol.root)).is_dir():
+    if is_embedded(protocol) and not Path(str(protocol.root)).is_dir():
         return Diagnosis(
             dataset=name, task=task, whole=True, note="embedded: the first run makes it"
         )
     try:
-        if isinstance(protocol, SegmentationProtocol):
-            return _of_segmentation(protocol, options, progress)
+        if isinstance(protocol, LabelMapProtocol):
+            return _of_label_maps(protocol, options, progress)
         if isinstance(protocol, RetrievalProtocol):
             return _of_retrieval(protocol, options)
         room_of(protocol).check(protocol, options)
@@ -100,16 +98,16 @@ def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Di
     return Diagnosis(dataset=name, task=task, whole=True, folder=folder)
 
 
-def _of_segmentation(
-    protocol: SegmentationProtocol, options: RunOptions, progress: OnProgress
+def _of_label_maps(
+    protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
 ) -> Diagnosis:
-    from cosmos_eval.tasks.segmentation import survey
+    from cosmos_eval.tasks.label_maps import survey
 
     found = survey(protocol, options, progress)
     first = int(protocol.reduce_zero_label)
     return Diagnosis(
         dataset=protocol.dataset,
-        task="seg",
+        task=task_of(protocol),
         whole=not found.faults,
         faults=tuple(fault.text for fault in found.faults),
         remedy=_remedy(protocol, options, found) if found.faults else None,
@@ -143,7 +141,7 @@ def _of_retrieval(protocol: RetrievalProtocol, options: RunOptions) -> Diagnosis
 
 def _remedy(protocol: Protocol, options: RunOptions, found: Survey | None = None) -> str | None:
     """The command that makes what is wrong, where it can be made; else the page it comes from."""
-    if isinstance(protocol, SegmentationProtocol) and protocol.preparation:
+    if isinstance(protocol, LabelMapProtocol) and protocol.preparation:
         kinds = {fault.kind for fault in found.faults} if found else set()
         made_here = kinds <= {"label maps", "unreadable", "labels"}
         if made_here and can_prepare(protocol.preparation, options.data_root):

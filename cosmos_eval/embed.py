@@ -33,6 +33,8 @@ from cosmos_eval.types import (
 )
 
 Features = NDArray[np.float32]
+EncodeTokens = Callable[[torch.Tensor], torch.Tensor]
+"""(B, L) tokens -> (B, D) features on the CPU; L may be cut where the encoder's text is trimmed."""
 
 IMAGES_A_SHARD = 32  # at least a batch, and whole batches
 TEXTS_A_SHARD = 1024
@@ -203,7 +205,9 @@ def embed_texts(
     inputs = Inputs(
         identity=identity(encoder, "text", tokenizer=dict(encoder.tokenizer)),
         keys=[hashlib.sha256(texts[number].encode()).digest() for number in order],
-        encode=partial(_encode_texts, encoder, tokens[order], options.batch_size),
+        encode=partial(
+            _encode_texts, encoder, encoder.encode_text, tokens[order], options.batch_size
+        ),
         a_shard=TEXTS_A_SHARD,
         phase=phase,
         most=most,
@@ -212,24 +216,37 @@ def embed_texts(
     return Embeddings(features[np.argsort(order)], _count_truncated(encoder, texts, tokens))
 
 
-def encode_texts(encoder: Encoder, texts: Sequence[str], batch_size: int) -> Features:
-    """Features of distinct texts, in their order, encoded here and now."""
+def encode_texts(
+    encoder: Encoder,
+    texts: Sequence[str],
+    batch_size: int,
+    encode: EncodeTokens | None = None,
+) -> Features:
+    """Features of distinct texts, in their order, encoded here and now.
+
+    `encode` makes them from tokens, as the encoder's own `encode_text`, which None stands for.
+    """
     tokens = encoder.tokenize(texts)
     lengths = _lengths(tokens) if encoder.trims_text else np.zeros(len(texts))
     order = np.argsort(lengths, kind="stable")
-    (features,) = _encode_texts(encoder, tokens[order], batch_size, [range(len(texts))])
+    by = encode or encoder.encode_text
+    (features,) = _encode_texts(encoder, by, tokens[order], batch_size, [range(len(texts))])
     return features[np.argsort(order)]
 
 
 def _encode_texts(
-    encoder: Encoder, tokens: torch.Tensor, batch_size: int, runs: Sequence[Sequence[int]]
+    encoder: Encoder,
+    encode: EncodeTokens,
+    tokens: torch.Tensor,
+    batch_size: int,
+    runs: Sequence[Sequence[int]],
 ) -> Iterator[Features]:
     """Features of rows of tokens, (N, L), which a run names in the order of their lengths."""
     for run in runs:
         own = tokens[list(run)]
         yield np.concatenate(
             [
-                encoder.encode_text(own[batch.rows, : batch.length]).numpy()
+                encode(own[batch.rows, : batch.length]).numpy()
                 for batch in _text_batches(own, encoder.trims_text, batch_size)
             ]
         )

@@ -88,7 +88,7 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
         """(B, 3, H, W) -> (B, D)."""
 
     def text_queries(self, tokens: Tensor) -> Tensor:
-        """(T, L) -> (T, D)."""
+        """(T, L) -> (T, D); L may be shorter than the context where `trims_text` is true."""
 
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
         """Images (B, 3, H, W), queries of texts (T, D) -> (B, heads, T, H // patch, W // patch)."""

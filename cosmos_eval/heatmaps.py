@@ -76,10 +76,22 @@ def heatmaps(
     the patches of a last block of the form `attention`, as one head. Raises UsageError where the
     model does not have this kind.
     """
+    features = _text_features(encoder, texts, kind)
+    return heatmaps_of_features(encoder, images, features, kind=kind, attention=attention)
+
+
+def heatmaps_of_features(
+    encoder: Encoder,
+    images: Tensor,
+    features: Tensor,
+    *,
+    kind: MapKind,
+    attention: Attention = "csa",
+) -> Tensor:
+    """`heatmaps` of texts whose features (T, D) are known: normalised, but for cross-attention."""
     if kind == "cross-attention":
-        return _cross_attention(encoder, images, texts)
+        return with_cross_attention(encoder).patch_attention(images, features).transpose(1, 2)
     patches = _with_patches(encoder).encode_patches(images.to(encoder.info.device), attention)
-    features = encoder.encode_text(encoder.tokenize(texts))
     return torch.einsum("bhwd,td->bthw", patches.cpu(), features)[:, :, None]
 
 
@@ -92,11 +104,18 @@ def _with_patches(encoder: Encoder) -> DenseEncoder:
     )
 
 
-def _cross_attention(encoder: Encoder, images: Tensor, texts: Sequence[str]) -> Tensor:
+def with_cross_attention(encoder: Encoder) -> CrossAttentionEncoder:
+    """The model itself, where it has cross-attention, else a UsageError."""
     if not isinstance(encoder, CrossAttentionEncoder):
         raise UsageError(f"{encoder.info.spec} has no cross-attention: choose a COSMOS model")
-    queries = encoder.text_queries(encoder.tokenize(texts))
-    return encoder.patch_attention(images, queries).transpose(1, 2)
+    return encoder
+
+
+def _text_features(encoder: Encoder, texts: Sequence[str], kind: MapKind) -> Tensor:
+    tokens = encoder.tokenize(texts)
+    if kind == "cross-attention":
+        return with_cross_attention(encoder).text_queries(tokens)
+    return encoder.encode_text(tokens)
 
 
 def upsample(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:

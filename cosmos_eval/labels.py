@@ -54,8 +54,19 @@ def predictions_of(folder: Path, model: str) -> Path:
 
 
 def model_label(row: ResultRow) -> str:
-    """The model as tables show it: its spec, then what departs from the defaults in brackets."""
-    notes = (("random weights",) if row.model["random"] else ()) + variants(row)
+    """The model's spec, then what departs from the defaults in brackets."""
+    return _with_notes(row, variants(row))
+
+
+def table_label(row: ResultRow) -> str:
+    """The model as tables show it: also with the kind of its maps, where a protocol leaves it."""
+    record = row.provenance
+    own_map = record.get("map") != record.get("protocol_map")
+    return _with_notes(row, ((record["map"],) if own_map else ()) + variants(row))
+
+
+def _with_notes(row: ResultRow, departing: tuple[str, ...]) -> str:
+    notes = (("random weights",) if row.model["random"] else ()) + departing
     return f"{row.model['spec']} ({', '.join(notes)})" if notes else str(row.model["spec"])
 
 

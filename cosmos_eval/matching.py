@@ -59,14 +59,19 @@ def departures(a: ResultRow, b: ResultRow) -> list[str]:
     """A line for what may differ between results, but should be known: how they were computed."""
     return [
         f"{a.dataset}: {name} is {a.provenance[name]} and {b.provenance[name]}"
-        for name in ("precision", "device", "version")
-        if a.provenance[name] != b.provenance[name]
+        for name in ("map", "precision", "device", "version")
+        if a.provenance.get(name) != b.provenance.get(name)
     ]
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a metric is a rank; all others are shares."""
+    """Whether a metric is a rank."""
     return metric.endswith("_rank")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share in [0, 1]; else it is a rank, or one share over another."""
+    return not lower_is_better(metric) and "_over_" not in metric
 
 
 def _shown(fields: Mapping[str, Any], name: str) -> str:

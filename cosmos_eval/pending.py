@@ -10,7 +10,7 @@ from cosmos_eval.files import file_sha256
 from cosmos_eval.labels import departures, stem_of
 from cosmos_eval.plan import Pair, Plan, pair_of
 from cosmos_eval.store import read_result, read_samples
-from cosmos_eval.types import ModelSpec, Protocol, ResultRow, SegmentationProtocol, UsageError
+from cosmos_eval.types import LabelMapProtocol, ModelSpec, Protocol, ResultRow, UsageError
 
 
 class Standing(NamedTuple):
@@ -50,7 +50,7 @@ def _standing(spec: ModelSpec, path: Path) -> Standing:
 
 def _stem(spec: ModelSpec, protocol: Protocol, plan: Plan) -> str:
     """The file name that `store.file_stem` will give the result."""
-    own = protocol.attention if isinstance(protocol, SegmentationProtocol) else None
+    own = protocol.attention if isinstance(protocol, LabelMapProtocol) else None
     words = departures(
         student=spec.kind in TWO_SETS and spec.weights == "student",
         attention=(plan.options.attention or own) if own else None,

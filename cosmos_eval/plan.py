@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cosmos_eval.encoders.specs import BUNDLED, parse_model_spec
-from cosmos_eval.protocols import embedded_protocols
+from cosmos_eval.protocols import embedded_on_request, embedded_protocols
 from cosmos_eval.tasks import find_protocol, task_named, task_of
 from cosmos_eval.types import (
     ModelSpec,
@@ -130,7 +130,10 @@ def choose_protocols(task: str, datasets: Sequence[str], families: Sequence[str]
     if not datasets:
         if families:
             raise UsageError("--protocol needs --dataset: which data sets are to be measured by it")
-        embedded = [p for p in embedded_protocols() if task in ("all", task_of(p))]
+        if task == "all":
+            return list(embedded_protocols())
+        known = [*embedded_protocols(), *embedded_on_request()]
+        embedded = [protocol for protocol in known if task_of(protocol) == task]
         if not embedded:
             raise UsageError(f"no embedded data set is of task {task}: name one with --dataset")
         return embedded

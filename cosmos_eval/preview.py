@@ -14,18 +14,18 @@ from cosmos_eval.encoders.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.files import file_sha256
 from cosmos_eval.pending import Standing
 from cosmos_eval.plan import Machine, Pair, Plan, pair_of
-from cosmos_eval.protocols.scenes import FAMILY as SCENES
+from cosmos_eval.protocols import is_embedded
 from cosmos_eval.store import read_result
 from cosmos_eval.tasks import task_named, task_of
 from cosmos_eval.tasks.layouts import find_root, needed_parts
 from cosmos_eval.types import (
     ClassificationProtocol,
+    LabelMapProtocol,
     ModelSpec,
     Protocol,
     ResultRow,
     RetrievalProtocol,
     RunOptions,
-    SegmentationProtocol,
     SelectionProtocol,
     UsageError,
 )
@@ -119,7 +119,7 @@ def _data(protocol: Protocol, options: RunOptions) -> Data:
     root = _folder(protocol, options)
     if root is None:
         return "no --data-root"
-    if protocol.family == SCENES and not root.is_dir():
+    if is_embedded(protocol) and not root.is_dir():
         return "made by the run"
     return "there" if _has_folders(protocol, root) else "not found"
 
@@ -131,7 +131,7 @@ def _has_folders(protocol: Protocol, root: Path) -> bool:
         return any((root / place).exists() for place in places if place != ".")
 
     match protocol:
-        case SegmentationProtocol():
+        case LabelMapProtocol():
             try:
                 return bool(find_root(protocol, str(root), needed_parts(protocol)))
             except UsageError:

@@ -32,6 +32,9 @@ from cosmos_eval.tasks import fetch, packages_of, room_of, task_of
 from cosmos_eval.types import (
     SCHEMA_VERSION,
     Attention,
+    LabelMapProtocol,
+    LocalisationProtocol,
+    MapKind,
     Measurement,
     ModelSpec,
     Precision,
@@ -39,7 +42,6 @@ from cosmos_eval.types import (
     Protocol,
     ResultRow,
     RunOptions,
-    SegmentationProtocol,
     UsageError,
     Weights,
 )
@@ -322,8 +324,15 @@ def _row(
 
 def _attention(protocol: Protocol, options: RunOptions) -> dict[str, Attention | None]:
     """The form of the last block that was used, and the one that the protocol is made for."""
-    own = protocol.attention if isinstance(protocol, SegmentationProtocol) else None
+    own = protocol.attention if isinstance(protocol, LabelMapProtocol) else None
     return {"attention": (options.attention or own) if own else None, "protocol_attention": own}
+
+
+def _map(protocol: Protocol, measurement: Measurement) -> dict[str, MapKind | None]:
+    """Of a localisation: the kind of map that was used, and the one that the protocol asks for."""
+    if not isinstance(protocol, LocalisationProtocol):
+        return {}
+    return {"map": measurement.maps, "protocol_map": protocol.map}
 
 
 def _record(
@@ -341,6 +350,7 @@ def _record(
         "seed": options.seed,
         "limit": options.limit,
         **_attention(protocol, options),
+        **_map(protocol, measurement),
         "batch_size": options.batch_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_bytes": provenance.peak_memory_bytes(),

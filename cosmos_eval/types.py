@@ -175,19 +175,17 @@ class SelectionProtocol(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationProtocol(Protocol):
-    """A segmentation data set and every constant of its zero-shot protocol.
+class LabelMapProtocol(Protocol):
+    """Images with a label map each, and how the classes in them are named.
 
     `mmseg_type` names an MMSegmentation data set class (None: a plain image/mask folder pair).
     `usual_folder` is where MMSegmentation's documentation keeps such a set below a data root; the
     root itself may hold the set as well.
-    `queries` holds, for every class in order, its prompt names (synonyms). `short_side` and
-    `long_side` bound the resize in pixels, `window` and `stride` are pixels, `mean` and `std` are
-    on the 0-255 scale, RGB (None: the model's own). `scale`, `prob_thd`, `area_thd` as in the
-    COSMOS evaluation code. `refinement` moves the borders of classes to those of the image.
-    `class_names` are what results are reported under. `attention` is the form of the image tower's
-    last block that the settings were made for. `n_images` is how many images the set has where
-    that is known, `preparation` the name under which its label maps can be made.
+    `class_names` are what results are reported under. `queries` holds, for every class in order,
+    its prompt names (synonyms). `scale` is what similarities are multiplied by before a softmax,
+    `attention` the form of the image tower's last block that the settings were made for.
+    `n_images` is how many images the set has where that is known, `preparation` the name under
+    which its label maps can be made.
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
@@ -206,21 +204,50 @@ class SegmentationProtocol(Protocol):
     class_names: tuple[str, ...]
     queries: tuple[tuple[str, ...], ...]
     templates: tuple[str, ...] | str = "openai-imagenet"
+    scale: float = 40.0
+    reduce_zero_label: bool = False
+    ignore_index: int = 255
+    attention: Attention = "csa"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationProtocol(LabelMapProtocol):
+    """A segmentation data set and every constant of its zero-shot protocol.
+
+    `short_side` and `long_side` bound the resize in pixels, `window` and `stride` are pixels,
+    `mean` and `std` are on the 0-255 scale, RGB (None: the model's own). `scale`, `prob_thd`,
+    `area_thd` as in the COSMOS evaluation code. `refinement` moves the borders of classes to those
+    of the image.
+    """
+
     short_side: int = 336
     long_side: int = 2048
     window: int = 224
     stride: int = 112
-    scale: float = 40.0
     prob_thd: float = 0.0
     area_thd: float | None = None
-    reduce_zero_label: bool = False
-    ignore_index: int = 255
     mean: Rgb | None = None
     std: Rgb | None = None
-    attention: Attention = "csa"
     refinement: Refinement | None = None
     # Named groups of classes whose mean IoU is reported besides mIoU, e.g. things and stuff.
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalisationProtocol(LabelMapProtocol):
+    """How much of a map of what a class is called falls on the class, in images with label maps.
+
+    `map` is the kind of map that all models are asked for; None: each model's own, which is
+    cross-attention where it has that. Similarities become shares of a map by a softmax over the
+    patches, times `scale`. A thing is small below a share `small` of the image and large from a
+    share `large` on; the usual bounds are COCO's areas of 32 x 32 and 96 x 96 pixels
+    (pycocotools, cocoeval.py) of its usual image, 640 x 480. A class 0 named `background` is no
+    thing.
+    """
+
+    map: MapKind | None = None
+    small: float = 32**2 / (640 * 480)
+    large: float = 96**2 / (640 * 480)
 
 
 class Interval(NamedTuple):
@@ -271,12 +298,14 @@ class Measurement(Figures):
     """What a task returns: figures, and the samples that they follow from.
 
     `hashes` fingerprints everything that defines the number (class names, templates, sample list);
-    `notes` says, one line each, what a reader of the number must know (captions that were cut to
+    `maps` is the kind of map of a localisation, which a protocol may leave to the model; `notes`
+    says, one line each, what a reader of the number must know (captions that were cut to
     the context, a limit).
     """
 
     samples: Samples
     hashes: Mapping[str, str]
+    maps: MapKind | None = None
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

@@ -13,12 +13,18 @@ ROOT = Path(__file__).parents[1]
 RESULTS = read_results(ROOT / "results")
 
 
-def test_readme_shows_what_the_results_say():
-    script = ROOT / "benchmarks" / "scenes_table.py"
-    command = [sys.executable, str(script), str(ROOT / "results")]
+@pytest.mark.parametrize(
+    ("script", "document", "name"),
+    [
+        ("scenes_table.py", "README.md", "scenes table"),
+        ("localisation_table.py", "docs/attention.md", "localisation table"),
+    ],
+)
+def test_documents_show_what_the_results_say(script, document, name):
+    command = [sys.executable, str(ROOT / "benchmarks" / script), str(ROOT / "results")]
     table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    shown = (ROOT / "README.md").read_text("utf-8")
-    assert f"<!-- scenes table -->\n\n{table}\n<!-- end of scenes table -->" in shown
+    shown = (ROOT / document).read_text("utf-8")
+    assert f"<!-- {name} -->\n\n{table}\n<!-- end of {name} -->" in shown
 
 
 def test_every_figure_follows_from_the_stored_samples():

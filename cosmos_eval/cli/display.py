@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from cosmos_eval.files import RESULTS as RESULTS
-from cosmos_eval.matching import lower_is_better, p_value_text
+from cosmos_eval.matching import is_share, p_value_text
 from cosmos_eval.types import Progress as Step
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ def show_comparison(comparison: Comparison, unpaired: Sequence[str], *, as_json:
 
 def _compared(test: MetricTest) -> dict[str, str]:
     difference = test.difference
-    factor = 1 if lower_is_better(test.metric) else 100
+    factor = 100 if is_share(test.metric) else 1
     low, high = difference.interval()[:2]
     least = difference.detectable()
     return {

@@ -19,7 +19,8 @@ WeightsOption = Annotated[Weights, typer.Option(help="Which of a COSMOS checkpoi
 AttentionOption = Annotated[
     Attention | None,
     typer.Option(
-        help="Last block of the image tower, for segmentation. Default: the protocol's.",
+        help="Last block of the image tower, for segmentation and similarity maps. "
+        "Default: the protocol's.",
     ),
 ]
 PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic of the model.")]

@@ -42,7 +42,7 @@ def run(
         typer.Option(
             metavar="NAME",
             help=f"Measure only this task: {', '.join(TASKS)}, or another of `cosmos-eval list "
-            "tasks`.",
+            "tasks`. loc is measured on the embedded scenes only where it is named.",
         ),
     ] = "all",
     dataset: Annotated[

@@ -68,9 +68,9 @@ class CosmosEncoder(ClipEncoder):
 
     @torch.inference_mode()
     def text_queries(self, tokens: Tensor) -> Tensor:
-        """(T, L) -> (T, D) float32 on the CPU, not normalised."""
+        """(T, L) -> (T, D) float32 on the CPU, not normalised; L < context where trims_text."""
         with self._autocast():
-            return self.model.encode_text(tokens.to(self.info.device)).float().cpu()
+            return self._encode_tokens(tokens.to(self.info.device)).float().cpu()
 
     @torch.inference_mode()
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cosmos_eval.gallery._results import Shown
 from cosmos_eval.metrics.segmentation import confusion
-from cosmos_eval.tasks.segmentation import Label, Sample
+from cosmos_eval.tasks.label_maps import Label, Sample
 from cosmos_eval.tasks.segmentation._samples import NAME
 from cosmos_eval.types import Precision, Samples, SegmentationProtocol, UsageError
 

@@ -9,7 +9,8 @@ import numpy as np
 from cosmos_eval.gallery._maps import Truth
 from cosmos_eval.gallery._pictures import Canvas
 from cosmos_eval.gallery._records import SegmentationExample
-from cosmos_eval.tasks.segmentation import Label, colours, read_image
+from cosmos_eval.tasks.label_maps import Label
+from cosmos_eval.tasks.segmentation import colours, read_image
 from cosmos_eval.types import SegmentationProtocol
 
 

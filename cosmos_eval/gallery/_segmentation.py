@@ -30,15 +30,12 @@ from cosmos_eval.gallery._parts import (
 from cosmos_eval.gallery._pictures import shrunk
 from cosmos_eval.gallery._results import Group, Shown, listed
 from cosmos_eval.labels import predictions_of
+from cosmos_eval.tasks.label_maps import Label, LabelMaps, open_data, read_label
 from cosmos_eval.tasks.segmentation import (
-    Label,
-    SegmentationData,
-    open_data,
     prediction_file,
     predictions,
     predictions_folder,
     read_image,
-    read_label,
 )
 from cosmos_eval.tasks.segmentation._samples import CLASSES, NAME
 from cosmos_eval.types import OnProgress, RunOptions, SegmentationProtocol, UsageError
@@ -101,7 +98,7 @@ def _pairs(chosen: Chosen) -> Iterator[Pair]:
             yield Pair(protocol.dataset, truth.sample.name, image, _PROMPT.format(name))
 
 
-def _is_of(data: SegmentationData, protocol: SegmentationProtocol, shown: Shown) -> bool:
+def _is_of(data: LabelMaps, protocol: SegmentationProtocol, shown: Shown) -> bool:
     names = shown.samples[NAME].tolist()
     same_images = names == [sample.name for sample in data.samples[: len(names)]]
     return same_images and shown.samples[CLASSES].tolist() == list(protocol.class_names)
@@ -114,9 +111,7 @@ class _Truths(NamedTuple):
     faults: list[str]
 
 
-def _truths(
-    results: Sequence[Shown], data: SegmentationData, protocol: SegmentationProtocol
-) -> _Truths:
+def _truths(results: Sequence[Shown], data: LabelMaps, protocol: SegmentationProtocol) -> _Truths:
     found = _Truths([], [])
     for number in choose([shown.samples for shown in results]) if results else ():
         sample = data.samples[number]

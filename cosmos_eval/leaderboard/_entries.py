@@ -10,7 +10,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
-from cosmos_eval.labels import model_label
+from cosmos_eval.labels import table_label
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import ResultRow, UsageError
 
@@ -82,7 +82,7 @@ def measured(rows: Iterable[ResultRow]) -> list[Entry]:
 
 
 def _entry(row: ResultRow) -> Entry:
-    model = model_label(row)
+    model = table_label(row)
     return Entry(
         model=model,
         task=row.task,

@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from cosmos_eval.leaderboard._entries import Entry, Key, headlines_of
-from cosmos_eval.leaderboard._numbers import percent
+from cosmos_eval.leaderboard._numbers import shown
 
 Tie = Literal["", "paired", "intervals"]
 
@@ -97,14 +97,14 @@ def _of_column(column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, St
     best = _best(column, metric)
     if best is None:
         return {}
-    top = percent(best.metrics[metric])
+    top = shown(metric, best.metrics[metric])
     tied = {entry.key: _tie(best, entry, metric, ties) for entry in column if entry is not best}
     ranks = _ranks(column, metric)
     if best.key in ranks:
         _sharpen(ranks, best.key, tied)
     return {
         entry.key: Standing(
-            best=(is_best := percent(entry.metrics[metric]) == top),
+            best=(is_best := shown(metric, entry.metrics[metric]) == top),
             tie="" if is_best else tied[entry.key][0],
             ranks=ranks.get(entry.key),
         )

@@ -8,6 +8,7 @@ captions of one image are not independent.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -85,6 +86,41 @@ def cluster_median_bootstrap(
         middle = [(up_to[-1] + 1) // 2, up_to[-1] // 2 + 1]
         medians.append(np.mean([steps[(up_to < place).sum(axis=0)] for place in middle], axis=0))
     return _percentile(np.concatenate(medians), "cluster bootstrap", level)
+
+
+def statistic_bootstrap(
+    statistic: Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]],
+    clusters: int,
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> dict[str, Interval]:
+    """Percentile intervals of every metric, whole clusters resampled.
+
+    `statistic` gives metrics (R,) by name, given how often each cluster is drawn, (R, C). A
+    resample in which a metric has no value (NaN) does not count for it; a metric that never has one
+    gets no interval.
+    """
+    rng = np.random.default_rng(seed)
+    parts = []
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        size = min(_RESAMPLES_AT_ONCE, resamples - start)
+        drawn = rng.multinomial(clusters, np.full(clusters, 1 / clusters), size)
+        parts.append(statistic(drawn.astype(np.float64)))
+    intervals = {}
+    for name in parts[0]:
+        values = np.concatenate([part[name] for part in parts])
+        if not np.isnan(values).all():
+            low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
+            intervals[name] = Interval(float(low), float(high), "bootstrap", level)
+    return intervals
+
+
+def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
+    """part / whole, NaN where whole is 0."""
+    empty = np.full(np.shape(whole), np.nan)
+    return np.divide(part, whole, out=empty, where=np.asarray(whole) > 0)
 
 
 def mean_class_recall_bootstrap(

@@ -13,15 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.metrics.intervals import LEVEL, RESAMPLES
+from cosmos_eval.metrics.intervals import LEVEL, RESAMPLES, ratio, statistic_bootstrap
 from cosmos_eval.types import Interval
 
 Counts = NDArray[np.int64]
 Values = NDArray[np.float64]
 Groups = Mapping[str, Sequence[int]]
 """Class indices by the name of their group."""
-
-_RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x images x 8 bytes
 
 
 class SparseConfusion(NamedTuple):
@@ -110,9 +108,7 @@ def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> A
 def class_scores(areas: Areas) -> ClassScores:
     """IoU and accuracy of every class."""
     union = areas.labelled + areas.predicted - areas.intersection
-    return ClassScores(
-        _ratio(areas.intersection, union), _ratio(areas.intersection, areas.labelled)
-    )
+    return ClassScores(ratio(areas.intersection, union), ratio(areas.intersection, areas.labelled))
 
 
 def segmentation_metrics(areas: Areas, groups: Groups) -> dict[str, Values]:
@@ -121,7 +117,7 @@ def segmentation_metrics(areas: Areas, groups: Groups) -> dict[str, Values]:
     metrics = {
         "mIoU": _mean_over_present(iou),
         "mAcc": _mean_over_present(accuracy),
-        "aAcc": _ratio(areas.intersection.sum(-1), areas.labelled.sum(-1)),
+        "aAcc": ratio(areas.intersection.sum(-1), areas.labelled.sum(-1)),
     }
     for name, members in groups.items():
         metrics[f"mIoU_{name}"] = _mean_over_present(iou[..., list(members)])
@@ -140,32 +136,17 @@ def bootstrap(
 
     An image drawn n times counts n times, so resamples are a product of multinomial weights and
     areas (exact: counts stay below 2^53). Efron and Tibshirani 1993, "An Introduction to the
-    Bootstrap", chapter 13. A resample in which a metric has no value (a group of rare classes,
-    drawn nowhere) does not count for it; a metric that never has one gets no interval.
+    Bootstrap", chapter 13.
     """
+
+    def statistic(drawn: Values) -> Mapping[str, Values]:
+        return segmentation_metrics(Areas(*(drawn @ part for part in areas)), groups)
+
     n_images = len(areas.labelled)
-    rng = np.random.default_rng(seed)
-    parts = []
-    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
-        size = min(_RESAMPLES_AT_ONCE, resamples - start)
-        drawn = rng.multinomial(n_images, np.full(n_images, 1 / n_images), size).astype(np.float64)
-        parts.append(segmentation_metrics(Areas(*(drawn @ part for part in areas)), groups))
-    intervals = {}
-    for name in parts[0]:
-        values = np.concatenate([part[name] for part in parts])
-        if not np.isnan(values).all():
-            low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
-            intervals[name] = Interval(float(low), float(high), "bootstrap", level)
-    return intervals
-
-
-def _ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> Values:
-    """part / whole, NaN where whole is 0."""
-    empty = np.full(np.shape(whole), np.nan)
-    return np.divide(part, whole, out=empty, where=np.asarray(whole) > 0)
+    return statistic_bootstrap(statistic, n_images, seed=seed, level=level, resamples=resamples)
 
 
 def _mean_over_present(values: Values) -> Values:
     """Mean over the last axis of what is not NaN."""
     present = ~np.isnan(values)
-    return _ratio(np.where(present, values, 0.0).sum(-1), present.sum(-1))
+    return ratio(np.where(present, values, 0.0).sum(-1), present.sum(-1))

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cosmos_eval.tasks.layouts import find_root
-from cosmos_eval.types import SegmentationProtocol, UsageError
+from cosmos_eval.types import LabelMapProtocol, UsageError
 
 
-def targets_of_images(protocol: SegmentationProtocol, data_root: str | None) -> list[Path]:
+def targets_of_images(protocol: LabelMapProtocol, data_root: str | None) -> list[Path]:
     """The label map of every image in the set's folder, in order.
 
     Raises UsageError where the folder of images or of label maps is missing or holds no image.
@@ -25,7 +25,7 @@ def targets_of_images(protocol: SegmentationProtocol, data_root: str | None) -> 
 
 
 @contextmanager
-def missing_comes_from(protocol: SegmentationProtocol) -> Iterator[None]:
+def missing_comes_from(protocol: LabelMapProtocol) -> Iterator[None]:
     """Add the page to download from to the errors about what is missing."""
     try:
         yield

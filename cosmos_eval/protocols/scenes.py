@@ -18,9 +18,12 @@ from typing import Any
 from PIL import Image
 
 from cosmos_eval.files import cache_folder
+from cosmos_eval.protocols.localisation import FAMILY as LOCALISATION
+from cosmos_eval.protocols.localisation import localisation_of
 from cosmos_eval.protocols.segmentation import MEAN, STD
 from cosmos_eval.types import (
     ClassificationProtocol,
+    LocalisationProtocol,
     Protocol,
     RetrievalProtocol,
     SegmentationProtocol,
@@ -30,6 +33,9 @@ from cosmos_eval.types import (
 
 DEFAULT = ("scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select")
 """Data sets that a run without arguments measures."""
+
+ASKED_FOR = ("scenes-loc",)
+"""Those that a run of their task alone measures."""
 
 FAMILY = "scenes"
 TEST_IMAGES = 500
@@ -48,6 +54,9 @@ THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
 SMALL_TEMPLATES = ("a {}",)
 THING_PROMPTS = ("we see a {}",)
 STUFF_PROMPTS = ("with {}",)
+# A small thing covers 1.6 to 6% of a picture, the dominant one 7.7 to 25%, stuff 20% and more. Two
+# small ones of a kind are one class.
+SMALL, LARGE = 0.06, 0.2
 # Windows about as small as a local crop's content: a thing then fills one, as in training.
 SHORT_SIDE, WINDOW, STRIDE = 128, 40, 20
 
@@ -89,8 +98,15 @@ def scenes_protocols() -> Mapping[str, Protocol]:
         _retrieval("scenes-retrieval-five", root, f"{_COCO}/captions_test.json"),
         _retrieval("scenes-retrieval-small", root, _SMALL_CAPTIONS),
         _segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
+        scenes_localisation(LOCALISATION),
     )
     return {protocol.dataset: protocol for protocol in protocols}
+
+
+def scenes_localisation(family: str) -> LocalisationProtocol:
+    """Where models look when a class of a scene is named, by a family of protocols/localisation."""
+    known = _segmentation("scenes-seg", str(_root()), "voc/SegmentationClass")
+    return localisation_of(known, family, dataset="scenes-loc", small=SMALL, large=LARGE)
 
 
 def _retrieval(dataset: str, root: str, annotations: str) -> RetrievalProtocol:

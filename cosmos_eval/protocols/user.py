@@ -1,7 +1,7 @@
 """A user's own data set, described by a YAML file; docs/your-data.md has an example a kind.
 
 The keys are the fields of the kind's protocol in cosmos_eval.types with the defaults given there,
-and `kind`, `name` (default: the file's name) and, for seg, `classes`.
+and `kind`, `name` (default: the file's name) and, for seg and loc, `classes`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Any, NamedTuple, get_args
 from cosmos_eval.types import (
     Attention,
     ClassLayout,
+    LabelMapProtocol,
+    MapKind,
     PairAccuracy,
     Protocol,
     Refinement,
@@ -49,7 +51,7 @@ def read_protocol(
 def _protocol(content: dict[str, Any], path: Path, kind: str, cls: type[Protocol]) -> Protocol:
     name = _text(content.pop("name", path.stem), "name")
     fields: dict[str, Any] = {}
-    if cls is SegmentationProtocol:
+    if issubclass(cls, LabelMapProtocol):
         fields = {"mmseg_type": None, **_classes(content.pop("classes", None), path.parent)}
     settable = {f.name: f for f in dataclasses.fields(cls) if f.name not in cls.NOT_IN_FILES}
     _refuse_unknown(content, [*settable, *(["classes"] if fields else [])])
@@ -230,6 +232,7 @@ _READERS: Mapping[str, Callable[[Any, str], Any]] = MappingProxyType(
         "Attention": _one_of(Attention),
         "ClassLayout": _one_of(ClassLayout),
         "Rgb": _rgb,
+        "MapKind": _one_of(MapKind),
         "Refinement": _one_of(Refinement),
         "SelectionLayout": _one_of(SelectionLayout),
         "PairAccuracy": _one_of(PairAccuracy),

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from scipy.special import ndtri
 
-from cosmos_eval.matching import lower_is_better, mismatches, setting
+from cosmos_eval.matching import is_share, lower_is_better, mismatches, setting
 from cosmos_eval.metrics.paired import PairedDifference, holm, independent_difference
 from cosmos_eval.paired import Sampled, differences_of
 from cosmos_eval.regression._baseline import (
@@ -280,8 +280,8 @@ def _detectable(pair: _Pair, tolerance: float, total: int) -> float | None:
 
 
 def _margin(pair: _Pair, tolerance: float) -> float:
-    """Tolerated loss: of a rank a share of it."""
-    return tolerance * (pair.change.b if lower_is_better(pair.metric) else 1.0)
+    """Tolerated loss: of what is no share a share of it."""
+    return tolerance * (1.0 if is_share(pair.metric) else pair.change.b)
 
 
 def _gain(change: PairedDifference, metric: str) -> PairedDifference:

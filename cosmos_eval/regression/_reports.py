@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from cosmos_eval.matching import lower_is_better, p_value_text
+from cosmos_eval.matching import is_share, p_value_text
 from cosmos_eval.regression._baseline import described
 from cosmos_eval.regression._check import ALPHA, Finding, Report
 
@@ -18,8 +18,8 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_cells(finding: Finding) -> dict[str, str]:
-    """A finding as a line of a table: shares in percent, ranks as they are."""
-    change, factor = finding.change, 1 if lower_is_better(finding.metric) else 100
+    """A finding as a line of a table: shares in percent, ranks and ratios as they are."""
+    change, factor = finding.change, 100 if is_share(finding.metric) else 1
     low, high = change.interval()[:2]
     model, dataset, protocol = finding.key
     least = finding.detectable

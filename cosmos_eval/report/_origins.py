@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from cosmos_eval.compare import Stored
-from cosmos_eval.leaderboard import Entry, bounds, difference, headlines_of, percent
+from cosmos_eval.leaderboard import Entry, bounds, difference, headlines_of, percent, shown_text
 from cosmos_eval.matching import lower_is_better
 from cosmos_eval.report._tables import Anchors
 from cosmos_eval.types import ResultRow
@@ -82,7 +82,9 @@ def _figure(entry: Entry, metric: str) -> FigureView:
     if metric in entry.published:
         others = entry.published[metric]
         published = f"{percent(others)} ({difference(value, others)})"
-    return FigureView(metric, f"{percent(value)} %", bounds(interval), told, published)
+    unit = " %" if is_share(metric) else ""
+    text = shown_text(metric, value) + unit
+    return FigureView(metric, text, bounds(metric, interval), told, published)
 
 
 def _groups(stored: Stored) -> Iterator[Group]:

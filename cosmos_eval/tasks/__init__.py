@@ -19,6 +19,7 @@ from cosmos_eval.tasks import _installed
 from cosmos_eval.types import (
     ClassificationProtocol,
     Figures,
+    LocalisationProtocol,
     Measurement,
     Mistakes,
     OnProgress,
@@ -97,6 +98,20 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             },
             decisive=("accuracy",),
             checked="captions, numbers of items, and that every image is there; none is decoded",
+            seconds=0.4,
+        ),
+        "loc": Task(
+            protocol=LocalisationProtocol,
+            room="cosmos_eval.tasks.localisation",
+            headlines={
+                "attention_mass": "attention mass",
+                "mass_over_area": "mass / area",
+                "mass_over_other_names": "mass / other names",
+                "pointing_game": "pointing game",
+                "AUC": "AUC",
+            },
+            decisive=("attention_mass", "AUC"),
+            checked="every file, the size of every image, every pixel of every label map",
             seconds=0.4,
         ),
     }

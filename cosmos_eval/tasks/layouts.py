@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cosmos_eval.types import SegmentationProtocol, UsageError
+from cosmos_eval.types import LabelMapProtocol, UsageError
 
 
-def needed_parts(protocol: SegmentationProtocol) -> tuple[str, ...]:
+def needed_parts(protocol: LabelMapProtocol) -> tuple[str, ...]:
     """What measuring needs: the folders of images and label maps, and the list of names if any."""
     return tuple(part for part in (protocol.images, protocol.masks, protocol.split) if part)
 
 
-def find_root(protocol: SegmentationProtocol, data_root: str | None, parts: Sequence[str]) -> Path:
+def find_root(protocol: LabelMapProtocol, data_root: str | None, parts: Sequence[str]) -> Path:
     """The folder that holds all `parts` of a set: the root or the usual folder below it.
 
     Raises UsageError that names the first path missing from either.

@@ -8,14 +8,13 @@ al. 2021 (CLIP), section 3.1.4, and the zero-shot classifier of github.com/opena
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
-from numpy.typing import NDArray
 
-from cosmos_eval.embed import Inputs, embed, encode_texts, identity
-from cosmos_eval.encoder import Encoder
+from cosmos_eval.embed import Features, Inputs, embed, encode_texts, identity
+from cosmos_eval.encoder import CrossAttentionEncoder, Encoder
 from cosmos_eval.tasks import clip_benchmark_lists
 from cosmos_eval.types import OnProgress, RunOptions, UsageError, nearest, no_progress
 
@@ -53,21 +52,53 @@ def prompt_embeddings(
     templates: tuple[str, ...] | str,
     options: RunOptions,
     progress: OnProgress = no_progress,
-) -> NDArray[np.float32]:
+) -> Features:
     """One L2-normalised embedding a name, (N, D) float32.
 
     What is kept for the next run is the mean, not every prompt. Raises UsageError for no names or
     bad templates.
     """
+    encode = partial(encode_texts, encoder, batch_size=options.batch_size)
+    means = _means_over_templates(encoder, "class", encode, names, templates, options, progress)
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
+
+
+def prompt_queries(
+    encoder: CrossAttentionEncoder,
+    names: Sequence[str],
+    templates: tuple[str, ...] | str,
+    options: RunOptions,
+    progress: OnProgress = no_progress,
+) -> Features:
+    """What cross-attention is asked with for every name, (N, D) float32: not normalised.
+
+    As `prompt_embeddings`, the mean over templates, and raises as it does.
+    """
+    encode = partial(
+        encode_texts, encoder, batch_size=options.batch_size, encode=encoder.text_queries
+    )
+    return _means_over_templates(encoder, "query", encode, names, templates, options, progress)
+
+
+def _means_over_templates(
+    encoder: Encoder,
+    role: str,
+    encode: Callable[[Sequence[str]], Features],
+    names: Sequence[str],
+    templates: tuple[str, ...] | str,
+    options: RunOptions,
+    progress: OnProgress,
+) -> Features:
+    """The mean of the prompts' features a name, kept under their role."""
     if not names:
         raise UsageError("no class names to build prompts from")
     patterns = resolve_templates(templates)
     inputs = Inputs(
         identity=identity(
-            encoder, "class", tokenizer=dict(encoder.tokenizer), templates=list(patterns)
+            encoder, role, tokenizer=dict(encoder.tokenizer), templates=list(patterns)
         ),
         keys=[hashlib.sha256(name.encode()).digest() for name in names],
-        encode=partial(_encode_names, encoder, names, patterns, options.batch_size),
+        encode=partial(_encode_names, encode, names, patterns),
         a_shard=max(1, PROMPTS_A_SHARD // len(patterns)),
         phase="prompts",
     )
@@ -75,14 +106,11 @@ def prompt_embeddings(
 
 
 def _encode_names(
-    encoder: Encoder,
+    encode: Callable[[Sequence[str]], Features],
     names: Sequence[str],
     patterns: tuple[str, ...],
-    batch_size: int,
     runs: Sequence[Sequence[int]],
-) -> Iterator[NDArray[np.float32]]:
+) -> Iterator[Features]:
     for run in runs:
         prompts = [pattern.replace("{}", names[number]) for number in run for pattern in patterns]
-        features = encode_texts(encoder, prompts, batch_size)
-        mean = features.reshape(len(run), len(patterns), -1).mean(axis=1)
-        yield mean / np.linalg.norm(mean, axis=1, keepdims=True)
+        yield encode(prompts).reshape(len(run), len(patterns), -1).mean(axis=1)

@@ -73,12 +73,37 @@ def seg_samples(skill: float, rng: np.random.Generator, images: int = 30) -> Sam
     }
 
 
+def loc_samples(skill: float, rng: np.random.Generator) -> Samples:
+    """A small and a large thing an image, of its label's class and the next."""
+    image = np.repeat(np.arange(IMAGES), 2)
+    noise = rng.normal(0, 0.05, (3, 2 * IMAGES))
+    good = np.clip(skill + 0.2 * HARDNESS[image] - 0.1 + noise, 0.05, 0.95).astype(np.float32)
+    return {
+        "name": np.array([f"{n:03}" for n in range(IMAGES)]),
+        "image_pixels": np.full(IMAGES, 1000),
+        "labelled_pixels": np.full(IMAGES, 900),
+        "classes": np.array(list("abcd")),
+        "bounds": np.array([0.06, 0.2]),
+        "image": image,
+        "class": (LABELS[image] + np.arange(2 * IMAGES) % 2) % CLASSES,
+        "thing_pixels": np.tile([50, 300], IMAGES),
+        "mass": good[0],
+        "hit": (good[1] > 0.5).astype(np.float32),
+        "auc": good[2],
+        "other_names": good[0][::-1] / 2,
+    }
+
+
 SAMPLES = {
     "cls": cls_samples,
     "retrieval": retrieval_samples,
     "select": select_samples,
     "seg": seg_samples,
+    "loc": loc_samples,
 }
+
+
+_MAP = {"map": "text-to-patch similarity", "protocol_map": "text-to-patch similarity"}
 
 
 def make_result(
@@ -95,7 +120,8 @@ def make_result(
         "hashes": {**HASHES, "sample_list": "c" * 64, **changes.pop("hashes", {})},
         "commit": "1" * 40,
         "dirty": False,
-        **({"attention": "csa", "protocol_attention": "csa"} if task == "seg" else {}),
+        **({"attention": "csa", "protocol_attention": "csa"} if task in ("seg", "loc") else {}),
+        **(_MAP if task == "loc" else {}),
         **changes.pop("provenance", {}),
     }
     fields = {"dataset": f"scenes-{task}", **changes}

@@ -42,6 +42,21 @@ SAMPLES: dict[str, Samples] = {
         "pair": np.array([0, 1, 4, 8], np.int32),
         "pixels": np.array([5, 2, 7, 1]),
     },
+    # The cow is alone in the second image.
+    "loc": {
+        "name": np.array(["a", "b"]),
+        "image_pixels": np.array([100, 100], np.int32),
+        "labelled_pixels": np.array([80, 100], np.int32),
+        "classes": np.array(["sky", "cow", "cat"]),
+        "bounds": np.array([0.06, 0.2]),
+        "image": np.array([0, 0, 1], np.int32),
+        "class": np.array([0, 1, 1], np.int16),
+        "thing_pixels": np.array([60, 5, 10], np.int32),
+        "mass": np.array([0.75, 0.25, 0.5], np.float32),
+        "hit": np.array([1, 0, 1], np.float32),
+        "auc": np.array([0.5, 0.75, 1], np.float32),
+        "other_names": np.array([0.5, 0.125, np.nan], np.float32),
+    },
 }
 
 

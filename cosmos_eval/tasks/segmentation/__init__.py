@@ -6,27 +6,14 @@ Importing this room imports no torch: stored samples are recomputed without it.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room
-from cosmos_eval.tasks.segmentation._constants import check_constants
-from cosmos_eval.tasks.segmentation._data import (
-    Label,
-    Sample,
-    SegmentationData,
-    check_sample,
-    colours,
-    open_data,
-    prediction_file,
-    predictions_folder,
-    read_label,
-)
+from cosmos_eval.tasks.label_maps import Label, Sample, check, open_data
 from cosmos_eval.tasks.segmentation._paired import TRUTH, differences, together
 from cosmos_eval.tasks.segmentation._samples import mistakes, recompute
-from cosmos_eval.tasks.segmentation._survey import survey
-from cosmos_eval.threads import ahead
+from cosmos_eval.tasks.segmentation._saved import colours, prediction_file, predictions_folder
 from cosmos_eval.types import (
     Measurement,
     OnProgress,
@@ -42,39 +29,21 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ROOM",
-    "Label",
-    "Sample",
-    "SegmentationData",
     "check",
     "colours",
     "draw_image",
     "image_pass",
     "measure",
     "measure_together",
-    "open_data",
     "prediction_file",
     "predictions",
     "predictions_folder",
     "read_image",
-    "read_label",
     "recompute",
-    "survey",
 ]
 
 # What of a protocol decides how a model sees an image, beside the form of attention.
 _SEEN = ("short_side", "long_side", "window", "stride", "mean", "std")
-
-
-def check(protocol: SegmentationProtocol, options: RunOptions) -> None:
-    """Raise UsageError where data are missing or inconsistent, before any model is loaded.
-
-    Reads every label map, because an undeclared class would otherwise show after hours.
-    """
-    check_constants(protocol)
-    data = open_data(protocol, options)
-    one = partial(check_sample, protocol=protocol)
-    for _ in ahead(data.samples, one, workers=options.workers, window=4 * options.workers):
-        pass
 
 
 def image_pass(protocol: SegmentationProtocol, options: RunOptions) -> Hashable:

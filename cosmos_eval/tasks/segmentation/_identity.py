@@ -1,13 +1,10 @@
-"""What defines a segmentation number, as hashes, and what of it a reader must know."""
+"""What defines a segmentation number, and what of it a reader must know."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+from typing import Any
 
-from cosmos_eval.tasks.prompts import resolve_templates
-from cosmos_eval.tasks.segmentation._samples import NAME
-from cosmos_eval.types import Attention, Samples, SegmentationProtocol
+from cosmos_eval.types import Attention, SegmentationProtocol
 
 # Constants of a protocol that change the number, beside names, prompts and templates.
 _CONSTANTS = (
@@ -16,24 +13,12 @@ _CONSTANTS = (
 )
 
 
-def fingerprints(
-    samples: Samples, protocol: SegmentationProtocol, attention: Attention
-) -> dict[str, str]:
-    """SHA-256 of everything that defines the number."""
-    constants = {name: getattr(protocol, name) for name in _CONSTANTS}
+def constants(protocol: SegmentationProtocol, attention: Attention) -> dict[str, Any]:
+    """All of them by name, with the form of attention."""
+    found = {name: getattr(protocol, name) for name in _CONSTANTS}
     if protocol.refinement is not None:  # else left out, so that older results keep their hash
-        constants["refinement"] = protocol.refinement
-    described = {
-        "class_names": protocol.class_names,
-        "queries": protocol.queries,
-        "templates": resolve_templates(protocol.templates),
-        "constants": {**constants, "attention": attention},
-        "samples": samples[NAME].tolist(),
-    }
-    return {
-        name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-        for name, value in described.items()
-    }
+        found["refinement"] = protocol.refinement
+    return {**found, "attention": attention}
 
 
 def shared_prompts(protocol: SegmentationProtocol) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmos_eval.tasks.segmentation._data import Label, Sample, read_label, require_same_size
+from cosmos_eval.tasks.label_maps import Label, Sample, read_label, require_same_size
 from cosmos_eval.types import SegmentationProtocol, UsageError
 
 

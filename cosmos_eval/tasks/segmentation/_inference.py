@@ -16,15 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cosmos_eval.encoder import DenseEncoder
-from cosmos_eval.tasks.segmentation._data import Label
+from cosmos_eval.tasks.label_maps import Label
+from cosmos_eval.tasks.label_maps.patches import images_at_once
 from cosmos_eval.tasks.segmentation._images import LoadedImage
 from cosmos_eval.tasks.segmentation._merge import Axis, Decision, label_map, placement
 from cosmos_eval.tasks.segmentation._refinement import refined_label_map
 from cosmos_eval.types import Attention, Refinement, SegmentationProtocol, UsageError
-
-# Patches that a CPU encodes at once: eight windows of 224 pixels in patches of 16. More take more
-# memory, and longer, since they leave its caches (docs/log.md).
-_CPU_PATCHES = 8 * 14 * 14
 
 
 class Segmenter(NamedTuple):
@@ -178,22 +175,14 @@ def _patches(group: Sequence[_Windows], segmenter: Segmenter) -> list[Tensor]:
 def _encode(pixels: Tensor, segmenter: Segmenter) -> Tensor:
     """Windows (n, 3, H, W) -> patch embeddings (n, h, w, D), in batches of about equal size."""
     encoder = segmenter.encoder
-    batches = pixels.chunk(math.ceil(len(pixels) / _at_once(pixels, segmenter)))
+    at_once = images_at_once(encoder, (pixels.shape[2], pixels.shape[3]), segmenter.batch_size)
+    batches = pixels.chunk(math.ceil(len(pixels) / at_once))
     return torch.cat(
         [
             encoder.encode_patches(batch.to(encoder.info.device), segmenter.attention)
             for batch in batches
         ]
     )
-
-
-def _at_once(pixels: Tensor, segmenter: Segmenter) -> int:
-    """How many windows; never 0, and a tower without patches is refused by the encoder."""
-    encoder = segmenter.encoder
-    if torch.device(encoder.info.device).type != "cpu" or not encoder.patch_size:
-        return segmenter.batch_size
-    patches = pixels.shape[2] * pixels.shape[3] // encoder.patch_size**2
-    return max(1, min(segmenter.batch_size, _CPU_PATCHES // max(1, patches)))
 
 
 def _tiled(logits: Tensor, windows: _Windows) -> Tensor:

@@ -8,14 +8,17 @@ from pathlib import Path
 
 from cosmos_eval.encoder import DenseEncoder, Encoder
 from cosmos_eval.metrics.segmentation import SparseConfusion
+from cosmos_eval.tasks.label_maps import open_data
+from cosmos_eval.tasks.label_maps.identity import fingerprints
+from cosmos_eval.tasks.label_maps.kept import kept_of
+from cosmos_eval.tasks.label_maps.patches import with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
-from cosmos_eval.tasks.segmentation._data import open_data, predictions_folder
-from cosmos_eval.tasks.segmentation._identity import fingerprints, shared_prompts
+from cosmos_eval.tasks.segmentation._identity import constants, shared_prompts
 from cosmos_eval.tasks.segmentation._inference import Segmenter
-from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
-from cosmos_eval.tasks.segmentation._partial import kept_of
+from cosmos_eval.tasks.segmentation._model import fit_to_model
 from cosmos_eval.tasks.segmentation._pass import Job, count_images
 from cosmos_eval.tasks.segmentation._samples import pack_samples, recompute
+from cosmos_eval.tasks.segmentation._saved import predictions_folder
 from cosmos_eval.types import (
     Attention,
     Measurement,
@@ -86,11 +89,12 @@ def _measurement(
     protocol, data = job.protocol, job.data
     if not any(one.pixels.any() for one in confusions):
         raise UsageError(f"{protocol.dataset}: no pixel of any image has a label to compare with")
-    samples = pack_samples([sample.name for sample in data.samples], confusions, protocol)
+    names = [sample.name for sample in data.samples]
+    samples = pack_samples(names, confusions, protocol)
     return Measurement(
         **vars(recompute(samples, options.seed)),
         samples=samples,
-        hashes=fingerprints(samples, protocol, _attention(protocol, options)),
+        hashes=fingerprints(protocol, names, constants(protocol, _attention(protocol, options))),
         seconds=seconds,
         notes=shared_prompts(protocol),
     )

@@ -1,9 +1,4 @@
-"""One pass over the images of protocols that see them alike: encoded once, counted for each.
-
-A shard is a fixed number of consecutive images, whose windows no batch mixes with those of others:
-neither the number of processes nor a resumed run changes what is encoded together, so that counts
-stay the same to the pixel.
-"""
+"""One pass over the images of protocols that see them alike: encoded once, counted for each."""
 
 from __future__ import annotations
 
@@ -13,17 +8,28 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from cosmos_eval.embed import ahead
-from cosmos_eval.metrics.segmentation import SparseConfusion, confusion, pack
-from cosmos_eval.tasks.segmentation._data import SegmentationData, prediction_file
+from cosmos_eval.metrics.segmentation import SparseConfusion, confusion, join, pack, separate
+from cosmos_eval.tasks.label_maps import LabelMaps
+from cosmos_eval.tasks.label_maps.kept import Arrays, DamagedError, Kept
+from cosmos_eval.tasks.label_maps.shards import Work, in_shards
 from cosmos_eval.tasks.segmentation._images import load_together
 from cosmos_eval.tasks.segmentation._inference import Prediction, Segmenter, predict_together
-from cosmos_eval.tasks.segmentation._partial import Counts, DamagedError, Kept
 from cosmos_eval.tasks.segmentation._pictures import is_saved, save_label_map, save_overlay
+from cosmos_eval.tasks.segmentation._saved import prediction_file
 from cosmos_eval.types import OnProgress, Progress, RunOptions, SegmentationProtocol
 
-# Images of a shard: what a killed run loses at most, and what processes are dealt at once.
-SHARD = 32
+
+class Counts(NamedTuple):
+    """Confusion counts of the images of a shard, and the SHA-256 of their saved label maps.
+
+    The latter is empty for an image whose label map was not saved.
+    """
+
+    confusions: list[SparseConfusion]
+    pictures: list[str]
 
 
 class Job(NamedTuple):
@@ -33,7 +39,7 @@ class Job(NamedTuple):
     """
 
     protocol: SegmentationProtocol
-    data: SegmentationData
+    data: LabelMaps
     kept: Kept
     pictures: Path | None
     overlays: bool = False
@@ -50,56 +56,48 @@ def count_images(
     The segmenters, one a job, are made where there is anything left to count. Raises UsageError
     for an image that cannot be used and where files cannot be written.
     """
-    shards = _shards(len(jobs[0].data.samples))
-    found = _finished(jobs, shards, options, progress)
-    left = [shard for shard in shards if shard not in found]
-    if left:
-        segmenters = make_segmenters()
-        done = sum(map(len, found))
-
-        def count(own: Sequence[range]) -> list[list[Counts]]:
-            return list(_count(jobs, segmenters, own, options, _ahead_by(done, progress)))
-
-        found.update(zip(left, options.share.spread(count, left), strict=True))
+    found = in_shards(
+        len(jobs[0].data.samples),
+        partial(_look, jobs),
+        lambda: _counting(jobs, make_segmenters(), options),
+        options,
+        progress,
+    )
     return [
-        [one for shard in shards for one in found[shard][number].confusions]
+        [one for counts in found for one in counts[number].confusions]
         for number in range(len(jobs))
     ]
 
 
-def _shards(n_images: int) -> list[range]:
-    return [range(n_images)[start : start + SHARD] for start in range(0, n_images, SHARD)]
+def _counting(
+    jobs: Sequence[Job], segmenters: Sequence[Segmenter], options: RunOptions
+) -> Work[list[Counts]]:
+    return lambda own, progress: list(_count(jobs, segmenters, own, options, progress))
 
 
-def _finished(
-    jobs: Sequence[Job], shards: Sequence[range], options: RunOptions, progress: OnProgress
-) -> dict[range, list[Counts]]:
-    """The counts, a job each, of the shards that a former run finished for all jobs."""
-    looked = options.share.spread(lambda own: [_look(jobs, shard) for shard in own], shards)
-    found = {
-        shard: counts
-        for shard, counts in zip(shards, looked, strict=True)
-        if not isinstance(counts, str) and counts is not None
-    }
-    done, total = sum(map(len, found)), len(jobs[0].data.samples)
-    for path in looked:
-        if isinstance(path, str):
-            note = f"warning: {path} is damaged, its images are measured again"
-            progress(Progress("images", done, total, note))
-    if done:
-        note = f"resumed: {done:,} of {total:,} images were measured already"
-        progress(Progress("images", done, total, note))
-    return found
-
-
-def _look(jobs: Sequence[Job], shard: range) -> list[Counts] | str | None:
-    """What is kept of a shard for all jobs, the path of a damaged file, or nothing."""
-    try:
-        counts = [job.kept.read(shard) for job in jobs]
-    except DamagedError as damaged:
-        return str(damaged)
+def _look(jobs: Sequence[Job], shard: range) -> list[Counts] | None:
+    """What is kept of a shard for all jobs. Raises DamagedError."""
+    counts = [_counts(job.kept, shard) for job in jobs]
     whole = [one for job, one in zip(jobs, counts, strict=True) if one and _has(job, shard, one)]
     return whole if len(whole) == len(jobs) else None
+
+
+def _counts(kept: Kept, shard: range) -> Counts | None:
+    arrays = kept.read(shard)
+    if arrays is None:
+        return None
+    try:
+        pictures = arrays["pictures"].tolist()
+        every = SparseConfusion(*(arrays[field] for field in SparseConfusion._fields))
+    except KeyError as error:
+        raise DamagedError(str(kept.path(shard))) from error
+    if len(pictures) != len(shard):
+        raise DamagedError(str(kept.path(shard)))
+    return Counts(separate(every, len(shard)), pictures)
+
+
+def _arrays(counts: Counts) -> Arrays:
+    return {"pictures": np.array(counts.pictures), **join(counts.confusions)._asdict()}
 
 
 def _has(job: Job, shard: range, counts: Counts) -> bool:
@@ -108,11 +106,6 @@ def _has(job: Job, shard: range, counts: Counts) -> bool:
         return True
     paths = [prediction_file(job.pictures, job.data.samples[number].name) for number in shard]
     return all(map(is_saved, paths, counts.pictures))
-
-
-def _ahead_by(done: int, progress: OnProgress) -> OnProgress:
-    """Progress over what is left, told as progress over everything."""
-    return lambda step: progress(step._replace(done=step.done + done, total=step.total + done))
 
 
 def _count(
@@ -142,7 +135,7 @@ def _count(
             done += 1
             progress(Progress("images", done, len(numbers)))
         for job, own in zip(jobs, counts, strict=True):
-            job.kept.write(shard, own)
+            job.kept.write(shard, _arrays(own))
         yield counts
 
 

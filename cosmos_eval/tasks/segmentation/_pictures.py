@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from cosmos_eval.files import write_atomically
-from cosmos_eval.tasks.segmentation._data import Label
+from cosmos_eval.tasks.label_maps import Label
 from cosmos_eval.tasks.segmentation._images import decode
 from cosmos_eval.tasks.segmentation._inference import Prediction
 from cosmos_eval.tasks.segmentation._overlay import Colour, Legend, Panel, picture, shares

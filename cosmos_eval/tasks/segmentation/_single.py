@@ -11,12 +11,12 @@ import numpy as np
 from PIL import Image
 
 from cosmos_eval.encoder import Encoder
+from cosmos_eval.tasks.label_maps import Label, Sample, check_constants
+from cosmos_eval.tasks.label_maps.patches import with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
-from cosmos_eval.tasks.segmentation._constants import check_constants
-from cosmos_eval.tasks.segmentation._data import Label, Sample
 from cosmos_eval.tasks.segmentation._images import LoadedImage, decode, load_image, normalised
 from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
-from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
+from cosmos_eval.tasks.segmentation._model import fit_to_model
 from cosmos_eval.tasks.segmentation._overlay import (
     Legend,
     Panel,

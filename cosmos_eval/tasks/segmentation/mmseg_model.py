@@ -22,13 +22,18 @@ from cosmos_eval.encoders import load_encoder
 from cosmos_eval.encoders.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.tasks import find_protocol
+from cosmos_eval.tasks.label_maps import (
+    Sample,
+    check_constants,
+    mmseg_datasets,
+    mmseg_models,
+    open_data,
+)
+from cosmos_eval.tasks.label_maps.patches import with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
-from cosmos_eval.tasks.segmentation._constants import check_constants
-from cosmos_eval.tasks.segmentation._data import Sample, open_data
 from cosmos_eval.tasks.segmentation._images import LoadedImage, normalised
 from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
-from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets, mmseg_models
-from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
+from cosmos_eval.tasks.segmentation._model import fit_to_model
 from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol, UsageError
 from cosmos_eval.types import Weights as WhichWeights
 

@@ -38,6 +38,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"short_side: 64\nwindow: 32\nstride: 16\nclasses: [{classes}]\n",
         "chosen": "kind: select\nimages: coco/images/test\nannotations: choices\n"
         "layout: sugarcrepe\n",
+        "looked-at": "kind: loc\nimages: voc/JPEGImages\nmasks: voc/SegmentationClass\n"
+        "split: voc/ImageSets/Segmentation/test.txt\ntemplates: ['a {}']\n"
+        f"classes: [{classes}]\nsmall: 0.06\nlarge: 0.2\n",
     }.items():
         (folder / f"{name}.yaml").write_text(text)
     return folder
@@ -65,7 +68,10 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[di
 
 
 def arguments(data: Path, output: Path) -> tuple[list[str], str, str, str]:
-    datasets = [str(data / f"{name}.yaml") for name in ("found", "named", "segmented", "chosen")]
+    datasets = [
+        str(data / f"{name}.yaml")
+        for name in ("found", "named", "segmented", "chosen", "looked-at")
+    ]
     return datasets, f"{PARITY}/checkpoint.pt", f"{PARITY}/model_config.json", str(output)
 
 

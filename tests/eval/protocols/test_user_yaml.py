@@ -152,7 +152,7 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kind: segg\n", "`kind` must be one of retrieval, cls, seg, select, not 'segg'"),
+        ("kind: segg\n", "`kind` must be one of retrieval, cls, seg, select, loc, not 'segg'"),
         ("images: a\n", "`kind` must be one of"),
         ("[1, 2]", "must hold keys and values"),
         ("", "must hold keys and values"),

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.tasks.label_maps._data import open_data, read_label
 from cosmos_eval.tasks.segmentation import check
-from cosmos_eval.tasks.segmentation._data import open_data, read_label
 from cosmos_eval.types import RunOptions, UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"

@@ -10,7 +10,7 @@ from support.sets import LAYOUTS, PRESENT, SIZES, write_images, write_masks
 
 import cosmos_eval
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.tasks.segmentation._data import _dataset_class
+from cosmos_eval.tasks.label_maps._data import _dataset_class
 
 
 @pytest.fixture(scope="module")

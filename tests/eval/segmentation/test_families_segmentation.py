@@ -9,7 +9,7 @@ from cosmos_eval.protocols import known_families
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.tasks.segmentation._constants import check_constants
+from cosmos_eval.tasks.label_maps._constants import check_constants
 from cosmos_eval.types import RunOptions, UsageError
 
 # short side, window, stride, scale, prob_thd: clearclip_segmentor.py and configs/ of ClearCLIP.
@@ -94,7 +94,10 @@ def test_constants_of_every_family_make_sense_together(family):
 def test_a_family_is_chosen_by_name(tmp_path):
     assert find_protocol("voc20").family == "cosmos"
     assert find_protocol("voc20", "naclip").attention == "naclip"
-    assert list(known_families("coco_object")) == ["cosmos", "fixed-names", "sclip", "naclip"]
+    assert list(known_families("coco_object")) == [
+        *("cosmos", "fixed-names", "sclip", "naclip"),
+        *("localisation", "localisation-similarity"),
+    ]
     plan = make_plan(
         datasets=["voc20", "voc21"],
         families=["cosmos", "clearclip"],

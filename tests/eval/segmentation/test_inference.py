@@ -8,7 +8,7 @@ import torch
 from support.plain_segmentation import plain_classes, plain_query_logits
 from torch.nn import functional as F
 
-from cosmos_eval.tasks.segmentation._data import open_data
+from cosmos_eval.tasks.label_maps._data import open_data
 from cosmos_eval.tasks.segmentation._images import load_image
 from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
 from cosmos_eval.types import RunOptions, UsageError

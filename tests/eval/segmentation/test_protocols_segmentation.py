@@ -3,8 +3,8 @@
 import pytest
 
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.tasks.segmentation._constants import check_constants
-from cosmos_eval.tasks.segmentation._data import _dataset_class
+from cosmos_eval.tasks.label_maps._constants import check_constants
+from cosmos_eval.tasks.label_maps._data import _dataset_class
 
 # set: short side, classes, queries, scale, prob_thd, area_thd, zero label reduced.
 TABLE = {

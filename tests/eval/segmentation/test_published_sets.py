@@ -17,9 +17,9 @@ from support.plain_segmentation import plain_classes, plain_query_logits
 
 from cosmos_eval.encoders.clip import ClipEncoder, ClipParts
 from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.tasks.label_maps._data import Sample
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import _inference, measure
-from cosmos_eval.tasks.segmentation._data import Sample
 from cosmos_eval.tasks.segmentation._images import LoadedImage, decode, normalised
 from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
 from cosmos_eval.tasks.segmentation._merge import placement, tiles

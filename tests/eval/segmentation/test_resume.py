@@ -16,7 +16,8 @@ from PIL import Image
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.store import read_results
-from cosmos_eval.tasks.segmentation import _pass, measure_together
+from cosmos_eval.tasks.label_maps import shards
+from cosmos_eval.tasks.segmentation import measure_together
 from cosmos_eval.types import RunOptions
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -25,7 +26,7 @@ SIZES = {f"{i}": (20 + 7 * i, 60 - 5 * i) for i in range(7)}
 
 @pytest.fixture
 def options(tmp_path, write_set, monkeypatch) -> RunOptions:
-    monkeypatch.setattr(_pass, "SHARD", 2)
+    monkeypatch.setattr(shards, "SHARD", 2)
     write_set(tmp_path / "data", SIZES)
     return RunOptions(
         data_root=str(tmp_path / "data"),
@@ -56,7 +57,7 @@ def interrupt(encoder, protocol, options, *, image):
         next(measure_together(encoder, [protocol], options, ending))
 
 
-def shards(options):
+def kept_shards(options):
     return sorted(Path(options.partial).rglob("*.npz"))
 
 
@@ -69,13 +70,13 @@ def assert_same(one, other):
 def test_an_interrupted_run_goes_on_at_its_shard(encoder, protocol, options):
     whole, _, _ = start(encoder, protocol, replace(options, partial=None))
     interrupt(encoder, protocol, options, image=6)
-    assert len(shards(options)) == 2
+    assert len(kept_shards(options)) == 2
     notes: list[str] = []
     resumed, running, done = start(encoder, protocol, options, notes)
     assert notes == ["resumed: 4 of 7 images were measured already"]
     assert done == [4, 5, 6, 7]
     assert_same(resumed, whole)
-    assert len(shards(options)) == 4
+    assert len(kept_shards(options)) == 4
     assert next(running, None) is None  # the result is stored by now
     assert list(Path(options.partial).iterdir()) == []
 
@@ -83,7 +84,7 @@ def test_an_interrupted_run_goes_on_at_its_shard(encoder, protocol, options):
 @pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: b"", lambda data: b"PK"])
 def test_a_damaged_shard_is_measured_again_and_told(encoder, protocol, options, damage):
     whole, _, _ = start(encoder, protocol, options)
-    bad = shards(options)[1]
+    bad = kept_shards(options)[1]
     bad.write_bytes(damage(bad.read_bytes()))
     notes: list[str] = []
     resumed, _, _ = start(encoder, protocol, options, notes)
@@ -96,7 +97,7 @@ def test_a_damaged_shard_is_measured_again_and_told(encoder, protocol, options, 
 
 def test_a_flipped_bit_in_a_shard_is_noticed(encoder, protocol, options):
     start(encoder, protocol, options)
-    bad = shards(options)[0]
+    bad = kept_shards(options)[0]
     with np.load(bad) as arrays:
         position = bad.read_bytes().index(arrays["pixels"].tobytes())
     content = bytearray(bad.read_bytes())

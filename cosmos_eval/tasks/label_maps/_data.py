@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cosmos_eval.protocols.segmentation import COCO_THINGS
+from cosmos_eval.tasks.label_maps._mmcv import mmseg_datasets
 from cosmos_eval.tasks.layouts import find_root, needed_parts
-from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets
-from cosmos_eval.tasks.segmentation._overlay import Colour, distinct_colours
-from cosmos_eval.types import RunOptions, SegmentationProtocol, UsageError, nearest
+from cosmos_eval.types import LabelMapProtocol, RunOptions, UsageError, nearest
 
 Label = NDArray[np.uint8]
 
@@ -33,14 +32,14 @@ class Sample(NamedTuple):
     record: Mapping[str, Any]
 
 
-class SegmentationData(NamedTuple):
+class LabelMaps(NamedTuple):
     """Samples in the data set's own order, and an RGB colour (0-255) a class."""
 
     samples: tuple[Sample, ...]
-    palette: tuple[Colour, ...]
+    palette: tuple[tuple[int, int, int], ...]
 
 
-def open_data(protocol: SegmentationProtocol, options: RunOptions) -> SegmentationData:
+def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     """List a data set; the first `options.limit` samples only where that is set.
 
     Raises UsageError where files or folders are missing or the classes are not the data set's.
@@ -57,27 +56,17 @@ def open_data(protocol: SegmentationProtocol, options: RunOptions) -> Segmentati
         name = image.relative_to(folder).as_posix()[:-suffix]
         samples.append(Sample(name, image, Path(record["seg_map_path"]), record))
     colours = dataset.metainfo["palette"][-len(protocol.class_names) :]
-    return SegmentationData(tuple(samples), tuple((r, g, b) for r, g, b in colours))
+    return LabelMaps(tuple(samples), tuple((r, g, b) for r, g, b in colours))
 
 
-def colours(protocol: SegmentationProtocol) -> tuple[Colour, ...]:
-    """An RGB colour (0-255) a class: MMSegmentation's, or distinct ones where it has none."""
-    count = len(protocol.class_names)
-    palette = _dataset_class(protocol.mmseg_type or "BaseSegDataset").METAINFO.get("palette", ())
-    return tuple((r, g, b) for r, g, b in palette[-count:]) or distinct_colours(count)
+def palette(protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
+    """The RGB colours (0-255) that MMSegmentation has for the classes; none for plain folders."""
+    kind = _dataset_class(protocol.mmseg_type or "BaseSegDataset")
+    colours = kind.METAINFO.get("palette", ())[-len(protocol.class_names) :]
+    return tuple((r, g, b) for r, g, b in colours)
 
 
-def predictions_folder(folder: Path, protocol: SegmentationProtocol) -> Path:
-    """Where the predictions of a data set lie below the folder of a model's."""
-    return folder / f"{protocol.dataset}__{protocol.family}"
-
-
-def prediction_file(folder: Path, name: str) -> Path:
-    """The predicted label map of an image in the folder of its data set."""
-    return folder / f"{name}.png"
-
-
-def read_label(sample: Sample, protocol: SegmentationProtocol) -> Label:
+def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
     """A label map (H, W) of class indices and ignore_index, as MMSegmentation loads it.
 
     Raises UsageError that names the file where it cannot be read or holds an undeclared class.
@@ -101,7 +90,7 @@ def load_label(sample: Sample) -> Label:
     return squeezed.reshape(size[::-1])  # a side of one pixel, which MMSegmentation drops
 
 
-def check_sample(sample: Sample, protocol: SegmentationProtocol) -> None:
+def check_sample(sample: Sample, protocol: LabelMapProtocol) -> None:
     """Raise UsageError, naming the file, where image or label map do not fit each other."""
     require_same_size(sample, displayed_size(sample.image), read_label(sample, protocol))
 
@@ -115,7 +104,7 @@ def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -
         )
 
 
-def require_declared(label: Label, sample: Sample, protocol: SegmentationProtocol) -> None:
+def require_declared(label: Label, sample: Sample, protocol: LabelMapProtocol) -> None:
     """Raise UsageError where a label map holds a class that the protocol does not declare."""
     undeclared = np.bincount(label.ravel(), minlength=256) > 0
     undeclared[: len(protocol.class_names)] = False
@@ -139,7 +128,7 @@ def displayed_size(path: Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def _build(protocol: SegmentationProtocol, root: Path, limit: int | None) -> Any:
+def _build(protocol: LabelMapProtocol, root: Path, limit: int | None) -> Any:
     kind = _dataset_class(protocol.mmseg_type or "BaseSegDataset")
     _require_class_count(kind, protocol)
     return kind(
@@ -180,7 +169,7 @@ def _dataset_class(name: str) -> Any:
     return kind
 
 
-def _require_class_count(kind: Any, protocol: SegmentationProtocol) -> None:
+def _require_class_count(kind: Any, protocol: LabelMapProtocol) -> None:
     """The classes of the label maps are the protocol's, and zero where that is reduced away."""
     labelled = len(kind.METAINFO.get("classes", ()))
     declared = len(protocol.class_names)

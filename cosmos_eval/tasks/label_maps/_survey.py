@@ -10,10 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.tasks.layouts import find_root, needed_parts
-from cosmos_eval.tasks.segmentation._absent import Fault, Kind, missing_images, missing_masks
-from cosmos_eval.tasks.segmentation._constants import check_constants
-from cosmos_eval.tasks.segmentation._data import (
+from cosmos_eval.tasks.label_maps._absent import Fault, Kind, missing_images, missing_masks
+from cosmos_eval.tasks.label_maps._constants import check_constants
+from cosmos_eval.tasks.label_maps._data import (
     Sample,
     displayed_size,
     load_label,
@@ -21,8 +20,9 @@ from cosmos_eval.tasks.segmentation._data import (
     require_declared,
     require_same_size,
 )
+from cosmos_eval.tasks.layouts import find_root, needed_parts
 from cosmos_eval.threads import ahead
-from cosmos_eval.types import OnProgress, Progress, RunOptions, SegmentationProtocol, UsageError
+from cosmos_eval.types import LabelMapProtocol, OnProgress, Progress, RunOptions, UsageError
 
 
 class Survey(NamedTuple):
@@ -40,7 +40,7 @@ class Survey(NamedTuple):
     faults: tuple[Fault, ...]
 
 
-def survey(protocol: SegmentationProtocol, options: RunOptions, progress: OnProgress) -> Survey:
+def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress) -> Survey:
     """Look for every file, at the headers of images and at every pixel of label maps.
 
     Raises UsageError where there is nothing to look at: no such folders, or no image.
@@ -76,7 +76,7 @@ class _Look(NamedTuple):
 
 def _look_at(
     samples: Sequence[Sample],
-    protocol: SegmentationProtocol,
+    protocol: LabelMapProtocol,
     options: RunOptions,
     progress: OnProgress,
 ) -> list[_Look]:
@@ -89,7 +89,7 @@ def _look_at(
     return looks
 
 
-def _look(sample: Sample, protocol: SegmentationProtocol) -> _Look:
+def _look(sample: Sample, protocol: LabelMapProtocol) -> _Look:
     try:
         label = load_label(sample)
     except UsageError as error:
@@ -108,7 +108,7 @@ def _look(sample: Sample, protocol: SegmentationProtocol) -> _Look:
 
 
 def _label_range(
-    present: Sequence[NDArray[np.bool_]], protocol: SegmentationProtocol
+    present: Sequence[NDArray[np.bool_]], protocol: LabelMapProtocol
 ) -> tuple[int, int] | None:
     if not present:
         return None

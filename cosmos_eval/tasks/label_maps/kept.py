@@ -1,8 +1,8 @@
 """What is kept of an unfinished measurement, so that a killed run goes on where it stopped.
 
-A measurement has a folder named after everything that decides its counts, with a file a shard, the
-confusion counts of consecutive images. Batch size and threads have no part in the name: they change
-how logits are rounded, which moves a pixel at a border now and then, as another processor would.
+A measurement has a folder named after everything that decides its results, with a file of arrays a
+shard, which is consecutive images. Batch size and threads have no part in the name: they change how
+sums are rounded, which moves a pixel at a border now and then, as another processor would.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ import json
 import shutil
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from cosmos_eval.code import fingerprint
 from cosmos_eval.files import write_atomically
-from cosmos_eval.metrics.segmentation import SparseConfusion, join, separate
-from cosmos_eval.tasks.segmentation._data import Sample
-from cosmos_eval.types import EncoderInfo, RunOptions, SegmentationProtocol, UsageError
+from cosmos_eval.tasks.label_maps import Sample
+from cosmos_eval.types import EncoderInfo, LabelMapProtocol, RunOptions, UsageError
 
-# How a measurement is carried out; any other option is taken to decide its counts. The samples
+# How a measurement is carried out; any other option is taken to decide its results. The samples
 # that `data_root` and `limit` lead to are named one by one.
 _CARRYING_OUT = {
     *("data_root", "download", "limit", "batch_size", "workers", "seed"),
@@ -35,19 +35,11 @@ _CARRYING_OUT = {
 }
 _DAMAGES = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
-
-class Counts(NamedTuple):
-    """Confusion counts of the images of a shard, and the SHA-256 of their saved label maps.
-
-    The latter is empty for an image whose label map was not saved.
-    """
-
-    confusions: list[SparseConfusion]
-    pictures: list[str]
+Arrays = Mapping[str, NDArray[Any]]
 
 
 class DamagedError(Exception):
-    """A file of counts that cannot be what was written."""
+    """A file of a finished shard that cannot be what was written."""
 
 
 class Kept(NamedTuple):
@@ -55,29 +47,24 @@ class Kept(NamedTuple):
 
     folder: Path | None
 
-    def read(self, shard: range) -> Counts | None:
-        """The counts of a shard, None where it is not finished. Raises DamagedError."""
-        path = self._path(shard)
+    def read(self, shard: range) -> Arrays | None:
+        """The arrays of a shard, None where it is not finished. Raises DamagedError."""
+        path = self.path(shard)
         if path is None or not path.exists():
             return None
         try:
             with np.load(io.BytesIO(path.read_bytes())) as arrays:
-                pictures = arrays["pictures"].tolist()
-                every = SparseConfusion(*(arrays[field] for field in SparseConfusion._fields))
+                return {name: arrays[name] for name in arrays}
         except _DAMAGES as error:
             raise DamagedError(str(path)) from error
-        if len(pictures) != len(shard):
-            raise DamagedError(str(path))
-        return Counts(separate(every, len(shard)), pictures)
 
-    def write(self, shard: range, counts: Counts) -> None:
+    def write(self, shard: range, arrays: Arrays) -> None:
         """Keep a finished shard, whole or not at all. Raises UsageError where it cannot."""
-        path = self._path(shard)
+        path = self.path(shard)
         if path is None:
             return
-        arrays = join(counts.confusions)._asdict()
         content = io.BytesIO()
-        np.savez(content, pictures=np.array(counts.pictures), **arrays)
+        np.savez(content, allow_pickle=False, **arrays)
         try:
             write_atomically(path, content.getvalue())
         except OSError as error:
@@ -90,13 +77,14 @@ class Kept(NamedTuple):
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _path(self, shard: range) -> Path | None:
+    def path(self, shard: range) -> Path | None:
+        """The file of a shard, whether it is there or not."""
         return None if self.folder is None else self.folder / f"{shard.start:06}.npz"
 
 
 def kept_of(
     info: EncoderInfo,
-    protocol: SegmentationProtocol,
+    protocol: LabelMapProtocol,
     options: RunOptions,
     samples: Sequence[Sample],
 ) -> Kept:
@@ -108,11 +96,11 @@ def kept_of(
 
 def _identity(
     info: EncoderInfo,
-    protocol: SegmentationProtocol,
+    protocol: LabelMapProtocol,
     options: RunOptions,
     samples: Sequence[Sample],
 ) -> str:
-    """A hash of everything that decides the counts."""
+    """A hash of everything that decides the results."""
     names = {field.name for field in fields(options)} - _CARRYING_OUT
     described = {
         "code": fingerprint("cosmos_core", "cosmos_eval"),

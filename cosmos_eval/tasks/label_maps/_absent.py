@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from cosmos_eval.tasks.segmentation._data import Sample
-from cosmos_eval.types import SegmentationProtocol
+from cosmos_eval.tasks.label_maps._data import Sample
+from cosmos_eval.types import LabelMapProtocol
 
 Kind = Literal["images", "label maps", "unreadable", "labels", "sizes"]
 
@@ -20,7 +20,7 @@ class Fault(NamedTuple):
 
 
 def missing_images(
-    samples: Sequence[Sample], protocol: SegmentationProtocol, root: Path, expected: int
+    samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path, expected: int
 ) -> Iterator[Fault]:
     """Images that the list names, or that label maps without an image tell of."""
     missing = [sample.image for sample in samples if not sample.image.is_file()]
@@ -36,7 +36,7 @@ def missing_images(
 
 
 def _images_of_spare_masks(
-    samples: Sequence[Sample], protocol: SegmentationProtocol, root: Path
+    samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path
 ) -> list[Path]:
     folder, suffix = root / protocol.masks, protocol.mask_suffix
     used = {sample.mask for sample in samples}
@@ -45,7 +45,7 @@ def _images_of_spare_masks(
     return [root / protocol.images / f"{name}{protocol.image_suffix}" for name in names]
 
 
-def missing_masks(samples: Sequence[Sample], protocol: SegmentationProtocol) -> Iterator[Fault]:
+def missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> Iterator[Fault]:
     """Label maps that are missing, and where all are, a file that is there instead."""
     missing = [sample.mask for sample in samples if not sample.mask.is_file()]
     if not missing:

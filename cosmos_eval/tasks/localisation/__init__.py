@@ -1,0 +1,47 @@
+"""Localisation: how much of a map of what a class is called falls on that class.
+
+Importing this room imports no torch: stored samples are recomputed without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cosmos_eval.tasks import Room
+from cosmos_eval.tasks.label_maps import check
+from cosmos_eval.tasks.localisation._paired import TRUTH, differences
+from cosmos_eval.tasks.localisation._samples import recompute
+from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions
+
+if TYPE_CHECKING:
+    from cosmos_eval.encoder import Encoder
+
+__all__ = ["ROOM", "check", "measure", "recompute"]
+
+
+def measure(
+    encoder: Encoder,
+    protocols: Sequence[LocalisationProtocol],
+    options: RunOptions,
+    progress: OnProgress,
+) -> Iterator[Measurement]:
+    """A measurement a protocol, in their order; `check` is assumed to have passed.
+
+    Finished shards are kept below `options.partial` until the caller goes on. Raises UsageError for
+    a model without patches or without the kind of map that is asked for and, with the file's name,
+    for an image that cannot be decoded.
+    """
+    from cosmos_eval.tasks.localisation._measure import measure_data
+
+    for protocol in protocols:
+        yield from measure_data(encoder, protocol, options, progress)
+
+
+ROOM = Room(
+    check=check,
+    measure=measure,
+    recompute=recompute,
+    differences=differences,
+    truth=TRUTH,
+)

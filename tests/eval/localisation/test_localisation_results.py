@@ -1,0 +1,105 @@
+"""Results of localisation in tables, comparisons and checks: labels, ratios, what is compared."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from support.models import store
+
+from cosmos_eval.labels import model_label, table_label
+from cosmos_eval.matching import is_share
+from cosmos_eval.store import read_result
+
+OWN = {"protocol": "localisation", "dataset": "scenes-loc"}
+ALIKE = {"protocol": "localisation-similarity", "dataset": "scenes-loc"}
+CLIP = {"model": {"spec": "scenes-clip"}}
+
+
+def of_own_map(folder: Path, skill: float, seed: int, kind: str, **more: object) -> Path:
+    provenance = {"map": kind, "protocol_map": None}
+    return store(folder, "loc", skill, seed, provenance=provenance, **OWN, **more)
+
+
+def write_both(folder: Path) -> None:
+    """Two models in both families."""
+    of_own_map(folder, 0.4, 1, "cross-attention")
+    of_own_map(folder, 0.6, 2, "text-to-patch similarity", **CLIP)
+    store(folder, "loc", 0.7, 3, **ALIKE)
+    store(folder, "loc", 0.6, 2, **ALIKE, **CLIP)
+
+
+def test_tables_tell_the_kinds_of_maps_apart(command, tmp_path):
+    write_both(tmp_path / "all")
+    found = json.loads(command("leaderboard", "all", "--format", "json").out)
+    assert sorted((entry["protocol"], entry["model"]) for entry in found) == [
+        ("localisation", "scenes-clip (text-to-patch similarity)"),
+        ("localisation", "scenes-cosmos (cross-attention)"),
+        ("localisation-similarity", "scenes-clip"),
+        ("localisation-similarity", "scenes-cosmos"),
+    ]
+    markdown = command("leaderboard", "all", "--format", "md").out
+    head = (
+        "| model | scenes-loc attention mass | scenes-loc mass / area "
+        "| scenes-loc mass / other names | scenes-loc pointing game | scenes-loc AUC |"
+    )
+    assert markdown.count(head) == 2
+    row = next(line for line in markdown.splitlines() if "cross-attention" in line)
+    entry = next(e for e in found if "cross-attention" in e["model"])
+    over_area = entry["metrics"]["mass_over_area"]
+    low, high = (entry["intervals"]["mass_over_area"][end] for end in ("low", "high"))
+    assert over_area > 1
+    assert f"{over_area:.2f}x [{low:.2f}, {high:.2f}]" in row
+    assert f"{100 * entry['metrics']['AUC']:.1f} [" in row
+    for form in ("table", "csv", "tex", "html"):
+        assert command("leaderboard", "all", "--format", form).status == 0
+
+
+def test_the_kind_is_no_part_of_what_a_model_is_called(tmp_path):
+    row = read_result(of_own_map(tmp_path, 0.4, 1, "cross-attention"))
+    assert model_label(row) == "scenes-cosmos"
+    assert table_label(row) == "scenes-cosmos (cross-attention)"
+    assert {name for name in row.metrics if not is_share(name)} == {
+        f"mass_over_{what}{size}"
+        for what in ("area", "other_names")
+        for size in ("", "_small", "_large")
+    }
+
+
+def test_both_families_of_a_folder_are_compared(command, tmp_path):
+    write_both(tmp_path / "all")
+    models = ["--model", "scenes-cosmos", "--model", "scenes-clip"]
+    ended = command("compare", "all", "all", *models, "--json")
+    found = json.loads(ended.out)
+    assert found["notes"] == [
+        "scenes-loc: map is cross-attention and text-to-patch similarity",
+    ]
+    headlines = [test for test in found["tests"] if test["p_value_holm"] is not None]
+    assert {(test["protocol"], test["metric"], test["better"]) for test in headlines} == {
+        ("localisation", "attention_mass", "B"),
+        ("localisation", "AUC", "B"),
+        ("localisation-similarity", "attention_mass", "A"),
+        ("localisation-similarity", "AUC", "A"),
+    }
+    shown = command("compare", "all", "all", *models).out
+    for test in found["tests"]:
+        if test["metric"] == "mass_over_area_small":
+            row = f"{test['protocol']} mass_over_area_small {test['a']:.2f} {test['b']:.2f} "
+            assert row in " ".join(shown.split())
+    area = next(test for test in found["tests"] if test["metric"] == "area")
+    assert (area["difference"], area["p_value"]) == (0, 1)
+
+
+def test_a_check_finds_a_model_that_looks_elsewhere(command, tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    store(old, "loc", 0.6, 1, **ALIKE)
+    store(new, "loc", 0.4, 2, **ALIKE)
+    baseline = ["--baseline", "base/line.json"]
+    update = ["--update", "--reason", "a first one", "--strict"]
+    assert command("check", old, *baseline, *update).status == 0
+    assert command("check", old, *baseline).status == 0
+    ended = command("check", new, *baseline, "--json")
+    assert ended.status == 1
+    decided = {f["metric"]: f["decision"] for f in json.loads(ended.out)["findings"]}
+    assert decided["AUC"] == decided["mass_over_area"] == "regression"
+    assert decided["area"] == "no change shown"

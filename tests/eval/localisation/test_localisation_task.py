@@ -1,0 +1,261 @@
+"""From images and label maps to figures: a second implementation, whose pixels count, resuming."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.stats import mannwhitneyu
+from support.sharing import together
+
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.heatmaps import heatmaps, whole_image
+from cosmos_eval.tasks.label_maps import shards
+from cosmos_eval.tasks.localisation import check, measure, recompute
+from cosmos_eval.types import Measurement, RunOptions, UsageError, no_progress
+
+OPTIONS = RunOptions(workers=0)
+
+
+def measured(encoder, protocol, options=OPTIONS) -> Measurement:
+    check(protocol, options)
+    (measurement,) = measure(encoder, [protocol], options, no_progress)
+    return measurement
+
+
+def plain_maps(encoder, image, protocol, kind) -> np.ndarray:
+    """The map of every class, name by name and template by template."""
+    pixels = whole_image(encoder, image)[None]
+    maps = []
+    for names in protocol.queries:
+        of_names = []
+        for name in names:
+            prompts = [template.replace("{}", name) for template in protocol.templates]
+            tokens = encoder.tokenize(prompts)
+            if kind == "cross-attention":
+                query = encoder.text_queries(tokens).mean(dim=0, keepdim=True)
+                weights = encoder.patch_attention(pixels, query)[0, :, 0]
+                of_names.append(weights.mean(dim=0))
+            else:
+                feature = encoder.encode_text(tokens).mean(dim=0)
+                patches = encoder.encode_patches(pixels, protocol.attention)[0]
+                of_names.append(patches @ (feature / feature.norm()))
+        mean = torch.stack(of_names).mean(dim=0).double()
+        if kind != "cross-attention":
+            mean = (protocol.scale * mean).exp() / (protocol.scale * mean).exp().sum()
+        maps.append(mean.numpy())
+    return np.stack(maps)
+
+
+@pytest.mark.parametrize("kind", ["cross-attention", "text-to-patch similarity"])
+def test_scores_equal_a_plain_implementation(kind, cosmos, protocol, write_set, labels, tmp_path):
+    labels = {name: labels[name] for name in ("i0", "i2", "i5")}
+    write_set(**labels)
+    protocol = replace(protocol, map=kind)
+    found = measured(cosmos, protocol)
+    assert found.maps == kind
+    samples, row = found.samples, 0
+    for number, (name, label) in enumerate(labels.items()):
+        maps = plain_maps(cosmos, Image.open(tmp_path / f"data/images/{name}.png"), protocol, kind)
+        # Pixels so small that every patch is whole pixels.
+        fine = label.repeat(maps.shape[1], 0).repeat(maps.shape[2], 1)
+        weights = [one.repeat(label.shape[0], 0).repeat(label.shape[1], 1) for one in maps]
+        assert samples["labelled_pixels"][number] == (label != 255).sum()
+        assert samples["image_pixels"][number] == label.size
+        for klass in (1, 2, 3):  # the background is no thing
+            assert (samples["image"][row], samples["class"][row]) == (number, klass)
+            assert samples["thing_pixels"][row] == (label == klass).sum()
+            thing, labelled = fine == klass, fine != 255
+            share = weights[klass][thing].sum() / weights[klass][labelled].sum()
+            assert samples["mass"][row] == pytest.approx(share, rel=1e-5)
+            others = [
+                weights[k][thing].sum() / weights[k][labelled].sum() for k in {1, 2, 3} - {klass}
+            ]
+            assert samples["other_names"][row] == pytest.approx(np.mean(others), rel=1e-5)
+            beats = mannwhitneyu(weights[klass][thing], weights[klass][labelled & ~thing]).statistic
+            pairs = thing.sum() * (labelled & ~thing).sum()
+            assert samples["auc"][row] == pytest.approx(beats / pairs, abs=1e-4)
+            row += 1
+    assert row == len(samples["image"])
+    assert found.n_samples == 3
+    again = recompute(samples, 0)
+    assert (again.metrics, again.intervals) == (found.metrics, found.intervals)
+    for name in ("attention_mass", "AUC", "pointing_game", "mass_over_area_medium"):
+        interval = found.intervals[name]
+        assert interval.low <= found.metrics[name] <= interval.high
+
+
+def test_maps_are_those_that_heatmaps_gives(cosmos, protocol, write_set, tmp_path):
+    label = np.zeros((224, 224), int)
+    label[:, :112] = 1
+    write_set(one=label)
+    plain = replace(protocol, queries=(("sky",), ("cat",), ("dog",), ("grass",)), templates=("{}",))
+    found = measured(cosmos, plain)
+    image = whole_image(cosmos, Image.open(tmp_path / "data/images/one.png"))[None]
+    weights = heatmaps(cosmos, image, ["cat"], kind="cross-attention")[0, 0].mean(dim=0)
+    assert found.samples["mass"].tolist() == pytest.approx([float(weights[:, :7].sum())])
+    assert np.isnan(found.samples["other_names"]).all()
+    assert "mass_over_other_names" not in found.metrics
+    assert found.per_class["cat"]["area"] == 0.5
+    assert found.per_class["dog"] == {
+        **dict.fromkeys(("attention_mass", "area", "pointing_game", "AUC")),
+        "images": 0,
+    }
+
+
+def test_sizes_are_shares_of_the_image(tiny_encoder, protocol, write_set):
+    label = np.full((40, 40), 255)
+    label[:10, :30] = 1  # 0.1875 of the image, 0.375 of the labelled pixels
+    label[10:20, :20] = 2  # 0.125 and 0.25
+    label[20:30, :30] = 3
+    write_set(one=label)
+    metrics = measured(tiny_encoder, protocol).metrics
+    assert metrics["area_small"] == pytest.approx(1 / 3)
+    assert not {name for name in metrics if name.endswith(("_medium", "_large"))}
+    metrics = measured(tiny_encoder, replace(protocol, small=0.15, large=0.1875)).metrics
+    assert metrics["area_large"] == pytest.approx(0.375)
+    assert metrics["area_small"] == pytest.approx(0.25)
+
+
+def test_an_image_of_one_class_is_left_out_and_told(tiny_encoder, protocol, write_set):
+    both, alone = np.ones((20, 20), int), np.ones((20, 20), int)
+    both[:10] = 0
+    alone[:10] = 255
+    nothing = np.zeros((20, 20), int)
+    write_set(a=alone, b=both, c=nothing)
+    found = measured(tiny_encoder, protocol)
+    assert found.samples["image"].tolist() == [1]
+    assert found.n_samples == 3
+    assert found.notes == (
+        "pets: left out are 1 of 3 images in which one class fills all labelled pixels",
+    )
+    with pytest.raises(UsageError, match="pets: no image has a thing beside something else"):
+        measured(tiny_encoder, protocol, replace(OPTIONS, limit=1))
+
+
+def test_an_image_that_is_turned_is_seen_as_its_label_map(cosmos, protocol, write_set, tmp_path):
+    label = np.zeros((32, 64), int)
+    label[:, :32] = 1
+    write_set(one=label)
+    plain = measured(cosmos, protocol)
+    path = tmp_path / "data/images/one.png"
+    image = Image.open(path)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned by 90 degrees clockwise
+    image.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    np.testing.assert_array_equal(measured(cosmos, protocol).samples["mass"], plain.samples["mass"])
+
+
+def test_each_model_has_its_own_kind_of_map(cosmos, tiny_encoder, protocol, write_set, labels):
+    write_set(**labels)
+    assert measured(cosmos, protocol).maps == "cross-attention"
+    assert measured(tiny_encoder, protocol).maps == "text-to-patch similarity"
+    alike = replace(protocol, map="text-to-patch similarity")
+    of_cosmos, of_clip = measured(cosmos, alike), measured(tiny_encoder, alike)
+    assert of_cosmos.maps == of_clip.maps == "text-to-patch similarity"
+    assert of_cosmos.hashes == of_clip.hashes != measured(cosmos, protocol).hashes
+    np.testing.assert_array_equal(
+        measured(tiny_encoder, protocol).samples["mass"], of_clip.samples["mass"]
+    )
+
+
+def test_ranks_of_similarity_do_not_depend_on_the_scale(tiny_encoder, protocol, write_set, labels):
+    write_set(**labels)
+    some, other = (measured(tiny_encoder, replace(protocol, scale=scale)) for scale in (40, 300))
+    for name in ("auc", "hit"):
+        np.testing.assert_array_equal(some.samples[name], other.samples[name])
+    assert some.metrics["attention_mass"] != other.metrics["attention_mass"]
+
+
+def test_the_form_of_attention_counts_for_similarity_alone(
+    cosmos, tiny_encoder, protocol, write_set, labels
+):
+    write_set(**labels)
+    vanilla = replace(OPTIONS, attention="vanilla")
+    for encoder, differs in ((cosmos, False), (tiny_encoder, True)):
+        usual, other = measured(encoder, protocol), measured(encoder, protocol, vanilla)
+        assert (usual.metrics != other.metrics) is differs
+        assert usual.hashes["constants"] != other.hashes["constants"]
+
+
+def test_what_a_model_lacks_is_told_in_a_line(
+    tiny_encoder, tiny_archs, protocol, write_set, labels
+):
+    write_set(**labels)
+    with pytest.raises(UsageError, match=r"random has no cross-attention: choose a COSMOS model"):
+        measured(tiny_encoder, replace(protocol, map="cross-attention"))
+    resnet = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny-resnet']}/random"))
+    for kind in (None, "text-to-patch similarity"):
+        with pytest.raises(UsageError, match="no patch"):
+            measured(resnet, replace(protocol, map=kind))
+
+
+@pytest.mark.parametrize("bounds", [{"small": 0.3}, {"small": 0.0}, {"large": 1.0}])
+def test_bounds_that_contradict_each_other(protocol, write_set, labels, bounds):
+    write_set(**labels)
+    with pytest.raises(UsageError, match="pets: small and large must be shares of the image"):
+        check(replace(protocol, **bounds), OPTIONS)
+
+
+def test_a_label_map_of_another_size_is_named(protocol, write_set, labels, tmp_path):
+    write_set(**labels)
+    Image.new("L", (5, 4)).save(tmp_path / "data/masks/i3.png")
+    with pytest.raises(UsageError, match=r"i3\.png is 5x4 px, its image 75x67"):
+        check(protocol, OPTIONS)
+
+
+def test_processes_and_batches_change_nothing(cosmos, protocol, write_set, labels, monkeypatch):
+    monkeypatch.setattr(shards, "SHARD", 2)
+    write_set(**labels)
+    alone = measured(cosmos, protocol)
+
+    def act(share):
+        return measured(cosmos, protocol, replace(OPTIONS, share=share, workers=1))
+
+    for shared in together(3, act):
+        for name, values in alone.samples.items():
+            np.testing.assert_array_equal(shared.samples[name], values)
+    single = measured(cosmos, protocol, replace(OPTIONS, batch_size=1))
+    for name in ("mass", "auc", "other_names"):
+        np.testing.assert_allclose(single.samples[name], alone.samples[name], atol=1e-5)
+
+
+def test_a_killed_run_goes_on_at_its_shard(
+    cosmos, protocol, write_set, labels, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(shards, "SHARD", 2)
+    write_set(**labels)
+    options = replace(OPTIONS, partial=str(tmp_path / ".partial"))
+
+    def ending(step):
+        if (step.phase, step.done) == ("images", 5):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(measure(cosmos, [protocol], options, ending))
+    kept = sorted((tmp_path / ".partial").rglob("*.npz"))
+    assert len(kept) == 2
+    kept[0].write_bytes(kept[0].read_bytes()[:-40])
+    with np.load(kept[1]) as arrays:
+        without = {name: arrays[name] for name in arrays if name != "hit"}
+    np.savez(kept[1], **without)
+    notes = []
+    running = measure(cosmos, [protocol], options, lambda step: notes.append(step.note))
+    resumed = next(running)
+    assert [note for note in notes if note] == [
+        f"warning: {path} is damaged, its images are measured again" for path in kept
+    ]
+    again = []
+    resumed_again = next(measure(cosmos, [protocol], options, lambda s: again.append(s.note)))
+    assert [note for note in again if note] == ["resumed: 7 of 7 images were measured already"]
+    whole = measured(cosmos, protocol)
+    for name, values in whole.samples.items():
+        np.testing.assert_array_equal(resumed.samples[name], values)
+        np.testing.assert_array_equal(resumed_again.samples[name], values)
+    assert next(running, None) is None  # the result is stored by now
+    assert list(Path(options.partial).iterdir()) == []
