@@ -61,10 +61,15 @@ const drawChart = async (chart) => {
     if (chart.turn !== turn) return;  // asked for again meanwhile
     const specification = structuredClone(data.charts[kind]);
     const rows = chartRows[kind](chart);
+    chart.view?.finalize();
+    chart.view = null;
+    if (rows.length === 0) {
+      plot.textContent = "No number of this column is shown.";
+      return;
+    }
     specification.datasets = { ...specification.datasets, rows };
     // A height by steps would make Vega-Lite warn of the width, which it takes from the page.
-    specification.height ??= BAR * Math.max(1, rows.length);
-    chart.view?.finalize();
+    specification.height ??= BAR * rows.length;
     // Without evaluating expressions as code, and without style elements: the policy forbids both.
     chart.view = await embed(plot, specification, {
       ast: true, renderer: "svg", actions: false, defaultStyle: false, config: chartConfig(),

@@ -33,3 +33,4 @@ const soon = (task) => {
 };
 
 for (const part of all(".scripted")) part.hidden = false;
+for (const part of all(".unscripted")) part.hidden = true;

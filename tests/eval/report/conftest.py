@@ -1,0 +1,48 @@
+"""A page in headless Chromium, opened from its file, which must not load anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support.pages import open_browser
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    with open_browser() as browser:
+        yield browser
+
+
+class Watched:
+    """What a page has asked for, and what it has complained about."""
+
+    def __init__(self, page: Page) -> None:
+        self.requests: set[str] = set()
+        self.complaints: list[str] = []
+        page.on("request", lambda request: self.requests.add(request.url))
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open a file; afterwards nothing else may have been asked for, nor anything complained of."""
+    opened: list[tuple[Path, Page, Watched]] = []
+
+    def open_file(path: Path, **context: Any) -> Page:
+        page = browser.new_context(**context).new_page()
+        opened.append((path, page, Watched(page)))
+        page.goto(path.as_uri())
+        return page
+
+    yield open_file
+    for path, page, watched in opened:
+        page.context.close()
+        assert {url for url in watched.requests if not url.startswith("data:")} == {path.as_uri()}
+        assert watched.complaints == []

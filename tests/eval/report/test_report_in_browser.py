@@ -1,0 +1,352 @@
+"""The page in a browser: what a reader does with it by mouse and by keyboard."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from playwright.sync_api import expect
+from support.pages import ODD, PUBLISHED, gallery_of, odd_shelf, shelf_of
+
+from cosmos_eval.report import to_page
+
+ROWS = ".leaderboard tbody tr:visible"
+MODELS = ["alpha", "beta", "gamma"]
+
+
+@pytest.fixture(scope="module")
+def shelf():
+    return shelf_of(MODELS)
+
+
+@pytest.fixture(scope="module")
+def file(shelf, tmp_path_factory):
+    """Three models on four data sets, two published numbers, an example of every kind."""
+    others = [
+        PUBLISHED._replace(model="beta"),
+        PUBLISHED._replace(model="delta", dataset="scenes-seg", task="seg", metrics={"mIoU": 0.4}),
+    ]
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_bytes(to_page(shelf.content(others), gallery_of(MODELS)).content)
+    return path
+
+
+@pytest.fixture
+def page(open_page, file):
+    return open_page(file)
+
+
+def texts(page, selector):
+    return [text.strip() for text in page.locator(selector).all_inner_texts()]
+
+
+def visible_models(page):
+    return texts(page, ".leaderboard tbody tr:visible .name")
+
+
+def title(page, name):
+    """The button of a column of the leaderboard."""
+    return page.locator(".leaderboard thead button", has_text=name)
+
+
+def test_it_opens_and_draws_everything_without_a_complaint(page):
+    for details in page.locator("details").all():
+        details.evaluate("one => { one.open = true; }")
+    for chart in page.locator(".chart").all():
+        chart.scroll_into_view_if_needed()
+        chart.locator("svg").wait_for()
+    assert page.locator("img").count() > 5
+    page.evaluate("""Promise.all(Array.from(document.images, (one) => {
+        one.loading = "eager";
+        return one.decode();
+    }))""")
+
+
+def test_it_is_soon_there(page):
+    ready = page.evaluate("performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd")
+    assert ready < 1000
+
+
+def test_sorting_by_mouse_and_by_keyboard(page, shelf):
+    acc1 = {
+        one.row.model["spec"]: one.row.metrics["acc1"]
+        for one in shelf.results
+        if one.row.task == "cls"
+    }
+    column = title(page, "scenes-cls")
+    column.click()
+    best_first = visible_models(page)
+    # Of the two rows of beta one is published, at 90%; delta has no number and comes last.
+    expected = sorted([*acc1.items(), ("beta", 0.9)], key=lambda item: -item[1])
+    assert best_first == [*(model for model, _ in expected), "delta"]
+    header = column.locator("xpath=..")
+    assert header.get_attribute("aria-sort") == "descending"
+    column.focus()
+    page.keyboard.press("Enter")
+    assert visible_models(page) == [*(model for model, _ in reversed(expected)), "delta"]
+    assert header.get_attribute("aria-sort") == "ascending"
+    title(page, "Model").focus()
+    page.keyboard.press("Space")
+    assert visible_models(page) == ["alpha", "beta", "beta", "delta", "gamma"]
+    assert header.get_attribute("aria-sort") is None
+
+
+def test_filters_by_model_source_task_and_data_set(page):
+    found = page.locator("#filters-found")
+    page.get_by_label("Model", exact=True).fill("ALPH")
+    assert visible_models(page) == ["alpha"]
+    assert found.inner_text() == "1 of 5 rows, 7 columns"
+    page.get_by_role("button", name="Show all").click()
+    expect(page.locator(ROWS)).to_have_count(5)
+    page.locator("#filters [name=source]").select_option("published")
+    assert visible_models(page) == ["beta", "delta"]
+    page.locator("#filters [name=task]").select_option("seg")
+    assert visible_models(page) == ["delta"]
+    heads = [re.sub(r"\s+", " ", head) for head in texts(page, ".leaderboard thead th:visible")]
+    assert heads == ["Model", "Source", "scenes-seg mIoU", "scenes-seg mIoU things"]
+    page.get_by_role("button", name="Show all").click()
+    expect(page.locator(ROWS)).to_have_count(5)
+    page.locator("#filters [name=dataset]").select_option("scenes-cls")
+    assert visible_models(page) == ["alpha", "beta", "beta", "gamma"]
+    assert found.inner_text() == "4 of 5 rows, 1 columns"
+    page.get_by_label("Model", exact=True).fill("nobody")
+    assert page.locator(".board:visible").count() == 0
+
+
+def test_a_chart_follows_the_column_and_the_filter(page):
+    chart = page.locator(".chart[data-chart=intervals]")
+    chart.scroll_into_view_if_needed()
+    points = chart.locator("path[aria-roledescription=point]")
+    points.first.wait_for()
+    assert points.count() == 3
+    chart.get_by_label("Chart of").select_option(label="scenes-cls: acc1")
+    page.wait_for_timeout(500)
+    assert points.count() == 4
+    names = chart.locator(".role-axis-label text").all_text_contents()
+    assert [name for name in names if not name.isdigit()][-4:] == [
+        "beta (published)", "gamma", "beta", "alpha",
+    ]  # fmt: skip
+    page.locator("#filters [name=source]").select_option("measured")
+    page.wait_for_timeout(500)
+    assert points.count() == 3
+    points.first.hover()
+    told = page.locator("#vg-tooltip-element")
+    assert re.search(r"gamma, measured: \d+\.\d \[\d+\.\d, \d+\.\d\]", told.inner_text())
+
+
+def test_provenance_opens_and_closes_by_keyboard(page, shelf):
+    link = page.locator(".leaderboard a.number").first
+    dialog = page.get_by_role("dialog")
+    assert not dialog.is_visible()
+    link.focus()
+    page.keyboard.press("Enter")
+    assert dialog.is_visible()
+    assert dialog.get_by_role("heading", level=2).inner_text() == (
+        "alpha on scenes-retrieval, protocol scenes"
+    )
+    row = next(one.row for one in shelf.results if one.row.task == "retrieval")
+    body = dialog.inner_text()
+    for told in (
+        row.provenance["hashes"]["sample_list"],
+        "1" * 40,
+        "cosmos-eval run",
+        "result-1.json",
+    ):
+        assert told in body
+    assert dialog.locator("tr.chosen th").inner_text() == "image_to_text_R@1"
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    assert link.evaluate("one => one === document.activeElement")
+    link.click()
+    dialog.get_by_role("button", name="Close").click()
+    assert not dialog.is_visible()
+
+
+def test_provenance_of_a_published_number_is_its_address(page):
+    page.locator("tr[data-source=published] a.number").first.click()
+    link = page.get_by_role("dialog").get_by_role("link")
+    assert link.get_attribute("href") == PUBLISHED.url
+
+
+def clip_of(page, name):
+    """From where to where a layer is shown, in percent from the left; None where it is not."""
+    layer = page.locator(f"figure.segmentation [data-layer='{name}']")
+    if not layer.is_visible():
+        return None
+    clip = layer.evaluate("one => getComputedStyle(one).clipPath")
+    sides = re.fullmatch(r"inset\((.*)\)", clip)[1].split()
+    # Top, right, bottom, left, without the last ones where they are as the opposite ones.
+    right = sides[min(1, len(sides) - 1)]
+    left = sides[3] if len(sides) == 4 else right
+    return float(left.rstrip("px%")), 100 - float(right.rstrip("px%"))
+
+
+def test_the_slider_moves_by_keyboard(page):
+    slider = page.get_by_role("slider")
+    slider.focus()
+    assert slider.get_attribute("aria-valuetext") == "truth"
+    assert clip_of(page, "truth") == (0, 100)
+    assert clip_of(page, "alpha") is None
+    page.keyboard.press("Home")
+    assert slider.get_attribute("aria-valuetext") == "image"
+    assert (clip_of(page, "truth"), clip_of(page, "alpha")) == (None, None)
+    page.keyboard.press("End")
+    assert slider.get_attribute("aria-valuetext") == "B, beta"
+    assert (clip_of(page, "alpha"), clip_of(page, "beta")) == (None, (0, 100))
+    for _ in range(30):
+        page.keyboard.press("ArrowLeft")
+    assert slider.get_attribute("aria-valuetext") == "truth, and A, alpha from the left up to 50%"
+    assert (clip_of(page, "alpha"), clip_of(page, "truth")) == ((0, 50), (50, 100))
+
+
+def test_the_slider_shows_the_chosen_models(page):
+    figure = page.locator("figure.segmentation")
+    figure.locator("select").nth(0).select_option("gamma")
+    stop = figure.get_by_role("button", name="A", exact=True)
+    stop.click()
+    assert stop.get_attribute("aria-pressed") == "true"
+    assert (clip_of(page, "gamma"), clip_of(page, "alpha")) == ((0, 100), None)
+    figure.locator("select").nth(1).select_option("gamma")
+    figure.get_by_role("button", name="B", exact=True).click()
+    assert clip_of(page, "gamma") == (0, 100)
+
+
+def number(text):
+    return float(text.replace("\u2212", "-"))
+
+
+def compared(page):
+    """Rows of the comparison by data set and metric: A, B, difference, better."""
+    rows = {}
+    for row in page.locator("#pair-table tbody tr").all():
+        cells = [cell.inner_text() for cell in row.locator("th, td").all()]
+        key = (cells[0].split()[0], cells[1])
+        rows[key] = (number(cells[2]), number(cells[3]), number(cells[4].split()[0]), cells[8])
+    return rows
+
+
+def test_two_models_are_compared(page, shelf):
+    page.get_by_label("A", exact=True).first.select_option("gamma")
+    page.get_by_label("B", exact=True).first.select_option("alpha")
+    rows = compared(page)
+    acc1 = {
+        one.row.model["spec"]: 100 * one.row.metrics["acc1"]
+        for one in shelf.results
+        if one.row.task == "cls"
+    }
+    a, b, difference, better = rows["scenes-cls", "acc1"]
+    assert (a, b) == pytest.approx((acc1["gamma"], acc1["alpha"]), abs=0.051)
+    assert difference == pytest.approx(acc1["gamma"] - acc1["alpha"], abs=0.011)
+    assert better == "A"
+    assert "A better in 5, B in 0 of 5 tests" in page.locator("#pair-found").inner_text()
+    page.get_by_role("button", name="Swap").click()
+    swapped = compared(page)
+    assert swapped.keys() == rows.keys()
+    for key, (a, b, difference, better) in swapped.items():
+        assert rows[key] == (b, a, -difference or 0.0, {"A": "B", "B": "A", "": ""}[better])
+    page.get_by_label("B", exact=True).first.select_option("alpha")
+    assert page.locator("#pair-found").inner_text() == "Choose two different models."
+
+
+def test_a_cell_of_the_matrix_chooses_its_models(page):
+    page.get_by_role("button", name="Compare gamma with beta").click()
+    assert page.locator("#model-a option:checked").inner_text() == "gamma"
+    assert page.locator("#model-b option:checked").inner_text() == "beta"
+    assert page.locator("#model-a").evaluate("one => one === document.activeElement")
+
+
+def test_classes_of_two_models(page, shelf):
+    page.get_by_label("Data set and figure").select_option(label="scenes-seg (scenes): IoU")
+    own = {
+        one.row.model["spec"]: one.row.per_class for one in shelf.results if one.row.task == "seg"
+    }
+    rows = texts(page, "#class-pair tbody tr")
+    assert {row.split()[0] for row in rows} == set("abcd")
+    for row in rows:
+        name, a, b, difference = row.split()[:4]
+        expected = [100 * own[model][name]["IoU"] for model in ("alpha", "beta")]
+        assert (float(a), float(b)) == pytest.approx(expected, abs=0.051)
+        assert number(difference) == pytest.approx(expected[0] - expected[1], abs=0.051)
+
+
+@pytest.mark.parametrize("odd", [*ODD, "w" * 400])
+def test_texts_from_data_are_shown_and_not_run(open_page, tmp_path, odd):
+    published = PUBLISHED._replace(dataset=odd, protocol=odd, model=odd, url=f"https://x/{odd}")
+    path = tmp_path / "report.html"
+    content = odd_shelf(odd).content([published])
+    path.write_bytes(to_page(content, gallery_of([odd, "b"], odd, odd)).content)
+    page = open_page(path, viewport={"width": 1000, "height": 700})
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    chart = page.locator(".chart[data-chart=intervals]")
+    chart.scroll_into_view_if_needed()
+    chart.locator("path[aria-roledescription=point]").first.hover()
+    page.locator("a.number").first.click()
+    assert odd in page.get_by_role("dialog").text_content()
+    page.keyboard.press("Escape")
+    page.get_by_role("slider").press("End")
+    shown = page.locator("body").text_content()
+    assert shown.count(odd) > 20
+    assert odd in page.locator("#model-a option").first.text_content()
+    assert odd in page.locator("#class-pair").text_content()
+    assert page.evaluate("window.__pwned") is None
+    assert page.locator("img[src=x], main script, main b:text-is('bold')").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def background(page):
+    return page.evaluate("getComputedStyle(document.body).backgroundColor")
+
+
+LIGHT, DARK = "rgb(255, 255, 255)", "rgb(20, 23, 27)"
+
+
+def test_it_is_light_or_dark_as_the_system_or_the_reader_says(open_page, file):
+    page = open_page(file, color_scheme="dark")
+    assert background(page) == DARK
+    page.get_by_label("Colours").select_option("light")
+    assert background(page) == LIGHT
+    page.reload()
+    assert background(page) == LIGHT
+    page.get_by_label("Colours").select_option("as the system")
+    page.emulate_media(color_scheme="light")
+    assert background(page) == LIGHT
+    page.get_by_label("Colours").select_option("dark")
+    assert background(page) == DARK
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_page_itself_does_not_scroll_sideways(open_page, file, width):
+    page = open_page(file, viewport={"width": width, "height": 700})
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    wide = page.locator(".wide").first
+    name = wide.locator("tbody th").first
+    before = name.bounding_box()["x"]
+    wide.evaluate("one => { one.scrollLeft = 300; }")
+    assert name.bounding_box()["x"] == before  # the model stays in sight
+
+
+def test_it_is_printed_with_its_tables_and_without_controls(page):
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    for selector in (".leaderboard", "table.wins", "#pair-table", "table.heat"):
+        assert page.locator(selector).first.is_visible()
+    assert page.locator("table.heat:visible").count() == page.locator("table.heat").count()
+    controls = page.locator("nav, .controls, input, .slider, dialog")
+    assert controls.count() > 5
+    assert not any(control.is_visible() for control in controls.all())
+    page.evaluate("dispatchEvent(new Event('afterprint'))")
+    pdf = page.pdf()
+    assert pdf.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) >= 2
+
+
+def test_it_can_be_read_without_scripts(open_page, file):
+    page = open_page(file, java_script_enabled=False)
+    assert visible_models(page) == ["alpha", "beta", "beta", "delta", "gamma"]
+    assert page.locator("table.wins").is_visible()
+    assert page.get_by_text("two models are compared by").is_visible()
+    assert not page.locator(".scripted:visible").count()
+    assert page.locator("figure.segmentation img:visible").count() == 5  # beside each other
+    page.locator(".leaderboard a.number").first.click()
+    assert page.locator("#origins article:visible").first.is_visible()

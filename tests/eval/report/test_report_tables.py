@@ -1,0 +1,201 @@
+"""Tables of a page, solved by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.models import make_result
+from support.pages import PUBLISHED, Shelf, shelf_of
+from support.results import SAMPLES
+from support.rows import make_row
+
+from cosmos_eval.compare import Stored
+from cosmos_eval.leaderboard import boards, measured
+from cosmos_eval.report._classes import ClassRow, class_tables
+from cosmos_eval.report._data import page_data, script_json
+from cosmos_eval.report._mistakes import Taken, confusions_of
+from cosmos_eval.report._origins import origin_of
+from cosmos_eval.report._sets import sets_of
+from cosmos_eval.report._summary import summary_of
+from cosmos_eval.report._tables import Bar, anchors_of, board_view
+from cosmos_eval.types import UsageError
+
+
+def test_bars_are_on_the_scale_of_their_column():
+    """From 20 to 60 percent and a margin of 6% of that: 17.6 to 62.4."""
+    intervals = {"acc1": {"low": 0.2, "high": 0.4, "method": "wilson", "level": 0.95}}
+    rows = [
+        make_row(metrics={"acc1": 0.3}, intervals=intervals),
+        make_row(model={"spec": "b"}, metrics={"acc1": 0.6}, intervals={}),
+    ]
+    entries = measured(rows)
+    (board,) = boards(entries)
+    view = board_view(board, anchors_of(entries))
+    by_model = {row.model: row.cells[0] for row in view.rows}
+    place = {value: round(100 * (value - 17.6) / 44.8, 2) for value in (20, 30, 40, 60)}
+    assert by_model["scenes-cosmos"].bar == pytest.approx(Bar(place[20], place[40], place[30]))
+    assert by_model["b"].bar == pytest.approx(Bar(*[place[60]] * 3))
+    assert (by_model["b"].exact, by_model["b"].low) == ("60", "60")
+    assert {cell.anchor for cell in by_model.values()} == {"entry-1", "entry-2"}
+
+
+def test_a_column_of_one_number_has_a_scale():
+    entries = measured([make_row(metrics={"acc1": 0.3}, intervals={})])
+    (board,) = boards(entries)
+    ((cell,),) = (row.cells for row in board_view(board, anchors_of(entries)).rows)
+    assert cell.bar == Bar(50, 50, 50)
+
+
+def stored(*rows):
+    return [Stored(Path(path), row) for path, row in zip("abcdefgh", rows, strict=False)]
+
+
+def test_figures_a_class_side_by_side():
+    per_class = {"sky": {"IoU": 0.5, "Acc": 0.75}, "cow": {"IoU": None, "Acc": 0.25}}
+    seg = {"task": "seg", "dataset": "d", "per_class": per_class}
+    rows = [
+        make_row(**seg),
+        make_row(model={"spec": "b"}, **{**seg, "per_class": {"sky": {"IoU": 0.123456}}}),
+        make_row(per_class={}),
+    ]
+    iou, acc = class_tables(stored(*rows))
+    assert (iou.figure, iou.models, iou.counted) == ("IoU", ("b", "scenes-cosmos"), "")
+    assert iou.rows == (ClassRow("sky", None, (12.35, 50.0)), ClassRow("cow", None, (None, None)))
+    assert acc.rows[1] == ClassRow("cow", None, (None, 25.0))
+
+
+def test_counts_of_classes_are_no_shares():
+    per_class = {"pear": {"recall": 1.0, "images": 3}, "fig": {"recall": None, "images": 0}}
+    (table,) = class_tables(stored(make_row(per_class=per_class)))
+    assert (table.figure, table.counted) == ("recall", "images")
+    assert table.rows == (ClassRow("pear", 3, (100.0,)), ClassRow("fig", 0, (None,)))
+
+
+@pytest.mark.parametrize(
+    ("task", "unit", "rows"),
+    [
+        # Of three pears two were taken for apples; nothing else went wrong.
+        ("cls", "images", (Taken("pear", "apple", (2 / 3, 2 / 3)),)),
+        # Of seven pixels of sky two were taken for a cow.
+        ("seg", "pixels", (Taken("sky", "cow", (2 / 7, 2 / 7)),)),
+    ],
+)
+def test_mistakes_by_hand(task, unit, rows):
+    shelf = Shelf()
+    for model in "ab":
+        shelf.add(*make_result(task, samples=SAMPLES[task], model={"spec": model}))
+    (one,) = sets_of(shelf.results, shelf.read)
+    found = confusions_of(one)
+    assert (found.unit, found.models, found.rows) == (unit, ("a", "b"), rows)
+
+
+def test_the_most_frequent_mistakes_of_any_model_by_their_share():
+    """Nine mistakes of `a`, once to nine times, of which the eight most frequent are shown."""
+    labels = np.repeat(np.arange(10), 10)
+    shelf = Shelf()
+    for model, most in (("a", 9), ("b", 0)):
+        top = labels.copy()
+        for number in range(1, most + 1):
+            top[10 * number : 11 * number] = 0
+        samples = {"labels": labels, "top5": top[:, None], "classes": np.array(list("abcdefghij"))}
+        shelf.add(*make_result("cls", samples=samples, model={"spec": model}))
+    (one,) = sets_of(shelf.results, shelf.read)
+    rows = confusions_of(one).rows
+    assert [(row.true, row.shares) for row in rows] == [
+        (name, (number / 10, 0.0)) for name, number in zip("jihgfedc", range(9, 1, -1), strict=True)
+    ]
+    assert {row.predicted for row in rows} == {"a"}
+
+
+def test_tasks_without_mistakes_have_none():
+    shelf = shelf_of(["a"], ["retrieval", "select"])
+    assert [confusions_of(one) for one in sets_of(shelf.results, shelf.read)] == [None, None]
+
+
+def test_provenance_holds_what_the_result_says():
+    told = {
+        "commit": "c" * 40,
+        "dirty": True,
+        "hashes": {"templates": "f" * 64},
+        "notes": ["first note"],
+        "limit": 5,
+    }
+    row = make_row(told, metrics={"acc5": 0.5, "acc1": 0.25, "x_mean_rank": 3.25})
+    (entry,) = measured([row])
+    entry = entry._replace(published={"acc1": 0.2})
+    one = origin_of(entry, Stored(Path("folder/r.json"), row), anchors_of([entry]))
+    facts = {fact.name: fact.value for group in one.groups for fact in group.facts}
+    assert facts["templates"] == "f" * 64
+    assert (facts["commit"], facts["code edited since"]) == ("c" * 40, "yes")
+    assert (facts["samples"], facts["limit"], facts["seconds"]) == ("4", "5", "total 1.5")
+    assert facts["SHA-256 of the weights"] == "0" * 64
+    assert facts["result"] == "r.json"
+    assert "attention" not in facts
+    assert one.notes == ("first note",)
+    first, second, third = one.figures
+    assert first == ("acc1", "25.0 %", "[12.5, 50.0]", "wilson, 95%", "20.0 (+5.0)")
+    assert (second.metric, second.value) == ("acc5", "50.0 %")
+    assert (third.value, third.interval) == ("3.25", "")
+
+
+def test_the_summary_counts():
+    rows = [
+        make_row({"utc": "2026-01-02T03:04:05+00:00", "limit": 9}),
+        make_row(
+            {"utc": "2025-01-02T03:04:05+00:00", "dirty": True}, {"spec": "b", "random": True}
+        ),
+    ]
+    told = dict(summary_of(stored(*rows)))
+    assert told["Measured (UTC)"] == "2025-01-02 03:04 to 2026-01-02 03:04"
+    assert (told["Results"], told["Models"], told["Data sets"]) == ("2", "2", "1")
+    assert told["Of edited code"] == told["Of random weights"] == "1 results"
+    assert told["Of the first samples only"] == "1 results"
+
+
+def test_published_numbers_stand_beside_what_was_measured_only():
+    shelf = shelf_of(["a", "b"], ["cls"])
+    elsewhere = PUBLISHED._replace(dataset="other")
+    entries = shelf.content([PUBLISHED, elsewhere]).entries
+    assert [(entry.model, entry.source) for entry in entries] == [
+        ("a", "measured"), ("b", "measured"), ("b", "published"),
+    ]  # fmt: skip
+
+
+def test_data_of_the_page():
+    shelf = shelf_of(["b", "a"], ["cls"])
+    content = shelf.content()
+    told = page_data(content, class_tables(content.results))
+    assert told["models"] == ["a", "b"]
+    assert told["metrics"] == [{"protocol": "scenes", "dataset": "scenes-cls", "title": "acc1"}]
+    ((pair,), (table,)) = told["pairs"], told["classes"]
+    rows = {one.row.model["spec"]: one.row for one in shelf.results}
+    metric, a, b, difference, low, high, *_, only_a, only_b = pair["tests"][0]
+    assert (metric, pair["a"], pair["b"], pair["why"]) == (0, 0, 1, [])
+    assert [a, b] == [pytest.approx(100 * rows[m].metrics["acc1"], abs=1e-3) for m in "ab"]
+    assert low < difference < high
+    assert difference == pytest.approx(a - b, abs=2e-3)
+    assert only_a - only_b == round((a - b) * 1.2)  # of 120 images
+    assert table["values"][0] == [
+        round(100 * rows["a"].per_class[name]["recall"], 2) for name in table["names"]
+    ]
+
+
+def test_json_in_a_script_cannot_end_it():
+    odd = '</script><!--<script>&amp;\u2028\u2029"é'
+    text = script_json({odd: [odd, 0.5, None]})
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert "é" in text
+    assert json.loads(text) == {odd: [odd, 0.5, None]}
+    with pytest.raises(ValueError, match="JSON"):
+        script_json(float("nan"))
+
+
+def test_two_results_of_the_same_are_refused():
+    shelf = shelf_of(["a"], ["cls"])
+    shelf.add(dataclasses.replace(shelf.results[0].row, n_samples=7), {})
+    with pytest.raises(UsageError, match="two results of a on scenes-cls"):
+        shelf.content()

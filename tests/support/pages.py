@@ -1,0 +1,187 @@
+"""Pages of made-up results, and the browser that they are opened in."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.models import cls_samples, make_result
+from support.ten_by_twelve import encoded
+
+from cosmos_eval.compare import Stored
+from cosmos_eval.gallery import (
+    AttentionExample,
+    ClassificationExample,
+    Gallery,
+    Picture,
+    RetrievalExample,
+    SegmentationExample,
+    Word,
+)
+from cosmos_eval.leaderboard import Entry
+from cosmos_eval.report import Content, content_of
+from cosmos_eval.types import ResultRow, Samples
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+TASKS = ("cls", "retrieval", "seg", "select")
+PUBLISHED = Entry(
+    "b", "cls", "scenes-cls", "scenes", {"acc1": 0.9}, {}, "published", url="https://x"
+)
+
+ODD = (
+    "<script>window.__pwned = 1</script>",
+    '"><img src=x onerror="window.__pwned = 2">',
+    "</script></style></title><!--",
+    "{{7*7}}{% raw %}${7*7}",
+    "a\u2028b\u2029c",
+    "it's & <b>bold</b>",
+)
+"""Texts that would do harm if they were taken for more than texts."""
+
+_FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+)
+# .ci/run sets it: there a browser is installed, and tests without one would prove nothing.
+_REQUIRED = "COSMOS_EVAL_REQUIRE_BROWSER"
+
+
+class Shelf:
+    """Results and samples in memory, as if they had been read from files."""
+
+    def __init__(self) -> None:
+        self.results: list[Stored] = []
+        self._samples: dict[Path, Samples] = {}
+
+    def add(self, row: ResultRow, samples: Samples) -> None:
+        """Another result."""
+        path = Path(f"result-{len(self.results)}.json")
+        self.results.append(Stored(path, row))
+        self._samples[path] = samples
+
+    def read(self, path: Path) -> Samples:
+        """The samples of a result."""
+        return self._samples[path]
+
+    def content(self, others: Sequence[Entry] = ()) -> Content:
+        """What a page says of them."""
+        return content_of(self.results, self.read, others)
+
+
+def shelf_of(models: Sequence[str], tasks: Sequence[str] = TASKS, **changes: Any) -> Shelf:
+    """Results of models whose skill grows in the order of their names."""
+    shelf = Shelf()
+    for place, model in enumerate(models):
+        for task in tasks:
+            skill = 0.35 + 0.5 * place / max(1, len(models) - 1)
+            shelf.add(*make_result(task, skill, place, model={"spec": model}, **changes))
+    return shelf
+
+
+def odd_shelf(odd: str) -> Shelf:
+    """Two models whose every text is odd, measured on a data set of that name."""
+    shelf = Shelf()
+    for place, model in enumerate((odd, f"{odd} too")):
+        samples = cls_samples(0.5, np.random.default_rng(place))
+        names = {"classes": np.array([odd, "b", f"{odd} again", "d"])}
+        told = {"notes": [odd], "command": odd, "commit": odd}
+        shelf.add(
+            *make_result("cls", samples={**samples, **names}, model={"spec": model}, dataset=odd,
+                         protocol=odd, provenance=told)
+        )  # fmt: skip
+    return shelf
+
+
+def plain_picture(colour: tuple[int, ...], size: tuple[int, int] = (40, 30)) -> Picture:
+    """One colour, with an opacity where four numbers are given."""
+    mode = "RGBA" if len(colour) == 4 else "RGB"
+    return encoded(Image.new(mode, size, colour), lossless=True)
+
+
+RED, GREEN, BLUE = ((255, 0, 0), (0, 160, 0), (0, 0, 255))
+
+
+def gallery_of(models: Sequence[str], text: str = "a red square", dataset: str = "set") -> Gallery:
+    """An example of every kind; `text` stands wherever an example has one."""
+    image = plain_picture(RED)
+    where = {"dataset": dataset, "protocol": "scenes"}
+    maps = {
+        model: plain_picture((*colour, 255))
+        for model, colour in zip(models, (GREEN, BLUE, RED), strict=False)
+    }
+    return Gallery(
+        retrieval=[
+            RetrievalExample(
+                model=models[0], **where, direction="image_to_text", rank=2, query=image,
+                expected=text, found=["a blue disc", text], right=[False, True],
+            ),
+            RetrievalExample(
+                model=models[0], **where, direction="text_to_image", rank=1, query=text,
+                expected=image, found=[image, plain_picture(BLUE)], right=[True, False],
+            ),
+        ],
+        classification=[
+            ClassificationExample(
+                model=models[0], **where, image=image, label=text, predicted=["disc", text]
+            )
+        ],
+        segmentation=[
+            SegmentationExample(
+                **where, name=text, image=image, truth=plain_picture((*BLUE, 128)),
+                predictions=maps, legend={text: "#0000ff"},
+            )
+        ],
+        attention=[
+            AttentionExample(
+                dataset=dataset, name=text, caption=text, image=image, maps=maps,
+                kinds=dict.fromkeys(models, "cross-attention"),
+                words={models[0]: [Word(word, 0.5) for word in text.split()]},
+            )
+        ],
+        notes=[f"{text}: no pictures"],
+    )  # fmt: skip
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """Headless Chromium; the test is skipped, or fails where one must be there, without it."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    program = next(filter(None, map(shutil.which, names)), None)
+    if program is None:
+        if os.environ.get(_REQUIRED):
+            pytest.fail("no Chromium, which has to be here")
+        pytest.skip("needs Chromium: apt install chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=list(_FLAGS))
+        yield browser
+        browser.close()
+
+
+def picture_sizes(gallery: Gallery) -> int:
+    """Bytes of a gallery's pictures, each counted once."""
+    parts: list[Any] = []
+    for query in gallery.retrieval:
+        parts += [query.query, query.expected, *query.found]
+    parts += [example.image for example in gallery.classification]
+    for segmented in gallery.segmentation:
+        parts += [segmented.image, segmented.truth, *segmented.predictions.values()]
+    for attended in gallery.attention:
+        parts += [attended.image, *attended.maps.values()]
+    return sum(len(part.content) for part in {p for p in parts if isinstance(p, Picture)})
+
+
+def noise(seed: int, size: int = 100) -> Picture:
+    """A picture that cannot be compressed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
+    return encoded(Image.fromarray(pixels), lossless=True)
