@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from cosmos_eval.compare import Stored
 from cosmos_eval.leaderboard import Entry, bounds, difference, headlines_of, percent, shown_text
-from cosmos_eval.matching import lower_is_better
+from cosmos_eval.matching import is_share, lower_is_better
 from cosmos_eval.report._tables import Anchors
 from cosmos_eval.types import ResultRow
 
