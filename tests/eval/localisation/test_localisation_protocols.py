@@ -14,7 +14,7 @@ from cosmos_eval.protocols.localisation import LOCALISATION_FAMILIES, MAPS
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
 from cosmos_eval.suites import read_suite
-from cosmos_eval.tasks import find_protocol, task_of
+from cosmos_eval.tasks import find_protocol, localisation, task_of
 from cosmos_eval.tasks.label_maps import check_constants, open_data, read_label
 from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, RunOptions, UsageError
 
@@ -60,8 +60,9 @@ def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff() -> None:
 
 
 def test_both_families_are_in_the_suite_of_scenes() -> None:
-    listed = [(p.dataset, p.family) for p in read_suite("scenes").protocols if task_of(p) == "loc"]
-    assert listed == [("scenes-loc", family) for family in MAPS]
+    listed = [p for p in read_suite("scenes").protocols if task_of(p) == "loc"]
+    assert [(p.dataset, p.family) for p in listed] == [("scenes-loc", family) for family in MAPS]
+    assert len({localisation.image_pass(p, RunOptions()) for p in listed}) == 2
 
 
 OWN = "kind: loc\nimages: images\nmasks: masks\nclasses: [sky, {name: car, queries: [car, van]}]\n"
