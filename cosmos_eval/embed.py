@@ -39,12 +39,17 @@ TEXTS_A_SHARD = 1024
 _HASHED_AT_ONCE = 256
 
 
+class TooManyError(UsageError):
+    """More inputs would have to be encoded than the caller wants to wait for."""
+
+
 class Inputs(NamedTuple):
     """Inputs to embed, and how.
 
     `identity` holds all besides an input itself that decides its feature, `keys` the SHA-256 of
     every input. `encode` makes the features (n, D) of each of several runs of inputs, which are
-    given by their numbers, one run after the other.
+    given by their numbers, one run after the other. `most` is how many it may be asked for, None
+    any number.
     """
 
     identity: Mapping[str, Any]
@@ -52,10 +57,14 @@ class Inputs(NamedTuple):
     encode: Callable[[Sequence[Sequence[int]]], Iterator[Features]]
     a_shard: int
     phase: str
+    most: int | None = None
 
 
 def embed(inputs: Inputs, options: RunOptions, progress: OnProgress) -> Features:
-    """Features (N, D) in the order of the inputs; equal inputs are encoded once, or found kept."""
+    """Features (N, D) in the order of the inputs; equal inputs are encoded once, or found kept.
+
+    Raises TooManyError where more than `most` would have to be encoded.
+    """
     first = {key: number for number, key in reversed([*enumerate(inputs.keys)])}
     distinct = sorted(first.values())
     shards = [
@@ -81,7 +90,10 @@ def _embed_shards(
     keys = inputs.keys
     found = shelf.find([keys[number] for shard in shards for number in shard], report)
     missing = [[number for number in shard if keys[number] not in found] for shard in shards]
-    done = total - sum(map(len, missing))
+    left = sum(map(len, missing))
+    if inputs.most is not None and left > inputs.most:
+        raise TooManyError(f"{left:,} of {total:,} {inputs.phase} are not among what is kept")
+    done = total - left
     if done:
         report(f"{done} of {total} {inputs.phase} were embedded already")
     encoded = inputs.encode([numbers for numbers in missing if numbers])
@@ -118,11 +130,12 @@ def embed_images(
     images: Sequence[ImageSource],
     options: RunOptions,
     progress: OnProgress = no_progress,
+    most: int | None = None,
 ) -> Embeddings:
     """Features of images, in their order; threads read and decode ahead of the model.
 
     Raises UsageError for an empty list and for an image that is missing, cannot be decoded, or
-    changes meanwhile.
+    changes meanwhile, and TooManyError where more than `most` would have to be encoded.
     """
     _require_any(images, "images")
     keys = options.share.spread(partial(_keys, options.workers), images, unit=_HASHED_AT_ONCE)
@@ -132,6 +145,7 @@ def embed_images(
         encode=partial(_encode_images, encoder, images, keys, options),
         a_shard=options.batch_size * max(1, IMAGES_A_SHARD // options.batch_size),
         phase="images",
+        most=most,
     )
     return Embeddings(embed(inputs, options, progress))
 
@@ -172,11 +186,13 @@ def embed_texts(
     options: RunOptions,
     progress: OnProgress = no_progress,
     phase: str = "texts",
+    most: int | None = None,
 ) -> Embeddings:
     """Features of texts, in their order.
 
     The batch size counts texts of full length: where the encoder trims, a batch of short texts
-    holds as many more as fill the same number of tokens. Raises UsageError for an empty list.
+    holds as many more as fill the same number of tokens. Raises UsageError for an empty list, and
+    TooManyError where more than `most` would have to be encoded.
     """
     _require_any(texts, "texts")
     tokens = encoder.tokenize(texts)
@@ -189,6 +205,7 @@ def embed_texts(
         encode=partial(_encode_texts, encoder, tokens[order], options.batch_size),
         a_shard=TEXTS_A_SHARD,
         phase=phase,
+        most=most,
     )
     features = embed(inputs, options, progress)
     return Embeddings(features[np.argsort(order)], _count_truncated(encoder, texts, tokens))

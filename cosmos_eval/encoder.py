@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import PIL.Image
 from torch import Tensor
 
-from cosmos_eval.types import Attention, EncoderInfo, Rgb
+from cosmos_eval.types import Attention, CaptionWord, EncoderInfo, Rgb
 
 
 @runtime_checkable
@@ -55,7 +55,8 @@ class Encoder(Protocol):
 class DenseEncoder(Encoder, Protocol):
     """An encoder whose image tower is a ViT with patch tokens.
 
-    `image_mean` and `image_std` are what its images are normalised by, RGB on the 0-1 scale.
+    `image_mean` and `image_std` are what its images are normalised by, RGB on the 0-1 scale;
+    `preprocessing` has OpenCLIP's `size` and `interpolation`.
     """
 
     patch_size: int
@@ -77,6 +78,12 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
     Queries are features that are not normalised, float32 on the CPU. Weights are float32 on the
     CPU, and sum to 1 over the patches of an image and over the tokens of a text.
     """
+
+    def words(self, text: str) -> Sequence[CaptionWord]:
+        """The words of a text, with the places of their tokens; all of them, also where it is cut.
+
+        They cover every token but the start and the end of text.
+        """
 
     def image_queries(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""

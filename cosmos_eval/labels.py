@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from pathlib import Path
 
 from cosmos_eval.types import ResultRow
 
@@ -45,6 +46,11 @@ def departures(
 def stem_of(model: str, dataset: str, family: str, words: tuple[str, ...]) -> str:
     """A file name without suffix that is readable, safe everywhere, and the result's own."""
     return "__".join(safe_name(part) for part in (model, dataset, family, *words))
+
+
+def predictions_of(folder: Path, model: str) -> Path:
+    """The folder of a model's saved predictions, all data sets', below that of all models'."""
+    return folder / safe_name(model)
 
 
 def model_label(row: ResultRow) -> str:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval import provenance
 from cosmos_eval.cache import embeddings_folder
-from cosmos_eval.labels import safe_name
+from cosmos_eval.labels import predictions_of
 from cosmos_eval.plan import Machine, Pair, Plan, make_plan, pair_of, require_folders
 from cosmos_eval.processes import own_device
 from cosmos_eval.protocols import prepare
@@ -256,7 +256,7 @@ def _own_predictions(options: RunOptions, encoder: Encoder) -> RunOptions:
     """The options with a folder of its own for the predictions of one model."""
     if options.save_predictions is None:
         return options
-    own = Path(options.save_predictions) / safe_name(encoder.info.spec)
+    own = predictions_of(Path(options.save_predictions), encoder.info.spec)
     return replace(options, save_predictions=str(own))
 
 

@@ -19,6 +19,8 @@ Executor = Literal["local", "ray", "slurm"]
 ClassLayout = Literal["folders", "webdataset"]
 SelectionLayout = Literal["items", "pairs", "sugarcrepe", "mmvp", "aro"]
 PairAccuracy = Literal["group", "image"]
+MapKind = Literal["cross-attention", "text-to-patch similarity"]
+"""What a map over an image shows; only models with a cross-attention module have the first."""
 Rgb = tuple[float, float, float]
 
 
@@ -35,7 +37,8 @@ class ModelSpec:
     """A model as the user named it.
 
     `text` is what was typed (`scenes-cosmos`, `cosmos:PATH`, `openclip:ARCH/TAG`), `kind` and
-    `name` its parts, `arch` an OpenCLIP architecture or JSON file where the weights do not say.
+    `name` its parts, `arch` an OpenCLIP architecture or JSON file where the weights do not say, or
+    the JSON that a result has as its architecture.
     """
 
     text: str
@@ -332,6 +335,19 @@ class ResultRow:
     samples: str
     source: Literal["measured"] = "measured"
     confusion_pairs: Sequence[Mapping[str, Any]] = ()
+
+
+class CaptionWord(NamedTuple):
+    """A word of a text: its tokens are those at the places start, ..., stop - 1 of the context.
+
+    Places count from 0, the start of text; a text that is cut has words at places that the context
+    does not have. `text` is spelled as the user did; `spaced` says whether white space precedes it.
+    """
+
+    text: str
+    start: int
+    stop: int
+    spaced: bool
 
 
 class Progress(NamedTuple):

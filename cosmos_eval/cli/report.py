@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from cosmos_eval.cli import display
+from cosmos_eval.cli.options import DataRootOption, DeviceOption
+from cosmos_eval.types import RunOptions
 
 
 def report(
@@ -23,15 +25,43 @@ def report(
             help="With numbers that others published for the same data sets and protocols.",
         ),
     ] = True,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures/--no-pictures",
+            help="With examples; models that are on this machine are asked for what is not stored.",
+        ),
+    ] = True,
+    data_root: DataRootOption = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Describes a data set of yours; may be repeated."),
+    ] = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Label maps that `run --save-predictions` kept."),
+    ] = None,
+    device: DeviceOption = "auto",
 ) -> None:
     """Write all results as one web page that works offline."""
+    from cosmos_eval.cache import embeddings_folder
     from cosmos_eval.compare import Stored
+    from cosmos_eval.gallery import Gallery, collect, require_inputs
     from cosmos_eval.leaderboard import published
-    from cosmos_eval.report import content_of, require_page_name, to_page, write_page
+    from cosmos_eval.report import (
+        content_of,
+        require_page_name,
+        room_for_pictures,
+        to_page,
+        write_page,
+    )
     from cosmos_eval.store import read_result, read_samples, result_paths
 
     require_page_name(out)
-    results = [Stored(path, read_result(path)) for path in result_paths(directory)]
+    paths = result_paths(directory)
+    results = [Stored(path, read_result(path)) for path in paths]
+    require_inputs((one.row for one in results), data_root, dataset or (), predictions)
+    gallery = Gallery()
     with display.Progress() as progress:
         content = content_of(
             results,
@@ -39,6 +69,16 @@ def report(
             published() if with_published else (),
             partial(progress.step, "report"),
         )
-    page = to_page(content)
+        if pictures:
+            gallery = collect(
+                paths,
+                RunOptions(data_root=data_root, cache=str(embeddings_folder())),
+                datasets=dataset or (),
+                predictions=predictions,
+                device=device,
+                budget=room_for_pictures(content),
+                watch=progress.step,
+            )
+    page = to_page(content, gallery)
     write_page(out, page)
     display.show_page(out, page)

@@ -24,8 +24,9 @@ from cosmos_eval.encoders import audit
 from cosmos_eval.encoders.clip import ClipEncoder, ClipParts
 from cosmos_eval.encoders.hub import fetch
 from cosmos_eval.encoders.specs import RELEASED
+from cosmos_eval.encoders.words import words_of
 from cosmos_eval.files import file_sha256
-from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
+from cosmos_eval.types import CaptionWord, EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
@@ -52,6 +53,12 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
 
 class CosmosEncoder(ClipEncoder):
     """A CrossAttentionEncoder: a model with the cross-attention module of COSMOS."""
+
+    _tokenizer: SimpleTokenizer
+
+    def words(self, text: str) -> list[CaptionWord]:
+        """The words of a text, with the places of their tokens."""
+        return words_of(self._tokenizer, text)
 
     @torch.inference_mode()
     def image_queries(self, images: Tensor) -> Tensor:
@@ -102,13 +109,18 @@ def _config(path: Path, arch: str | None) -> dict[str, Any]:
     if stated is None:
         if arch is None:
             raise UsageError(f"{path} does not state its architecture: name it with --arch")
-        return model_config(arch)
-    if arch is not None and (differences := audit.config_differences(stated, model_config(arch))):
+        return _named_config(arch)
+    if arch is not None and (differences := audit.config_differences(stated, _named_config(arch))):
         raise UsageError(
             f"{path} states another architecture than {arch}: {audit.named(differences)}; "
             "leave --arch out"
         )
     return model_config(stated)
+
+
+def _named_config(arch: str) -> dict[str, Any]:
+    """Of a name, a file, or what `_describe` wrote."""
+    return model_config(json.loads(arch) if arch.startswith("{") else arch)
 
 
 def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:

@@ -6,10 +6,14 @@ Its client's own cache and switches apply: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE,
 from __future__ import annotations
 
 import textwrap
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NoReturn
 
 import huggingface_hub
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from cosmos_eval.encoders.specs import RELEASED
 from cosmos_eval.types import UsageError
@@ -34,6 +38,35 @@ def fetch(name: str) -> Path:
             f"({reason(error)}); try again, or download it elsewhere and use "
             f"cosmos:PATH --arch {RELEASED[name]}"
         ) from error
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Fetch nothing inside the block: only what is on this machine can be loaded."""
+    constants, urlopen = huggingface_hub.constants, urllib.request.urlopen
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    # Weights that are on no hub are fetched by OpenCLIP itself.
+    urllib.request.urlopen = _refuse
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+        urllib.request.urlopen = urlopen
+
+
+def _refuse(url: Any, *_: Any, **__: Any) -> NoReturn:
+    raise OfflineModeIsEnabled(f"{url} is not fetched")
+
+
+def was_not_fetched(error: BaseException) -> bool:
+    """Whether an error came of something that is not on this machine and was not to be fetched."""
+    step: BaseException | None = error
+    while step is not None:
+        if isinstance(step, OfflineModeIsEnabled):
+            return True
+        step = step.__cause__ or step.__context__
+    return False
 
 
 def reason(error: BaseException) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-MapKind = Literal["cross-attention", "text-to-patch similarity"]
-"""What a map over an image shows; only models with a cross-attention module have the first."""
+from cosmos_eval.types import MapKind
 
 
 class Picture(NamedTuple):
@@ -24,8 +23,9 @@ class RetrievalExample:
     """A query and what a model put first, for a result's `model` label, data set and protocol.
 
     `direction` is `image_to_text` or `text_to_image`; the query and what was found are pictures or
-    captions accordingly. `rank` is that of the first right one, from 1; `found` are the first
-    ones, the best first, and `right` says which of them belong to the query.
+    captions accordingly. `rank` is that of the first right one, from 1, and `expected` is a right
+    one: the best, where embeddings are at hand. `found` are the first ones, the best first, and
+    `right` says which of them belong to the query; both are empty where no embeddings are at hand.
     """
 
     model: str
@@ -55,7 +55,8 @@ class ClassificationExample:
 class SegmentationExample:
     """An image of a data set, its true label map, and the map of every model that has one.
 
-    All pictures are of one size; maps are drawn opaque in the colours of `legend`, which names the
+    All pictures are of one size; `predictions` are by model, and a model whose map is not at hand
+    has none. Maps are drawn opaque in the colours of `legend`, which names the
     classes that occur in them, with pixels without a class transparent.
     """
 
@@ -69,18 +70,23 @@ class SegmentationExample:
 
 
 class Word(NamedTuple):
-    """A word of a caption and its share of the attention, scaled to [0, 1] over the caption."""
+    """A word of a caption and its share of the attention, scaled to [0, 1] over the caption.
+
+    `spaced` says whether white space precedes it.
+    """
 
     text: str
     weight: float
+    spaced: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionExample:
     """What one caption lights up in one image, by each model.
 
-    `maps` are heat maps over the image, by model, of the image's size; `kinds` says what they
-    show; `words` are the caption's words as the image weighs them, of models that can tell.
+    `maps` are heat maps by model, to be laid over the image, whose size they have: coloured where
+    the caption looks, transparent elsewhere. `kinds` says what they show; `words` are the
+    caption's words as the image weighs them, of models that can tell.
     """
 
     dataset: str

@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.classification._data import open_data
+from cosmos_eval.tasks.classification._data import open_data, sample_list_hash
 from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
 from cosmos_eval.tasks.classification._folders import find_folder, flat_images
+from cosmos_eval.tasks.classification._names import class_names
 from cosmos_eval.tasks.classification._paired import TRUTH, differences, together
 from cosmos_eval.tasks.classification._samples import mistakes, recompute
+from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.types import (
     ClassificationProtocol,
     Measurement,
@@ -26,13 +28,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ROOM",
+    "ClassData",
     "can_fetch",
     "check",
+    "class_names",
     "fetch",
     "find_folder",
     "flat_images",
     "measure",
+    "open_data",
     "recompute",
+    "sample_list_hash",
 ]
 
 

@@ -12,6 +12,7 @@ from cosmos_eval.tasks.classification._fetch import how_to_get
 from cosmos_eval.tasks.classification._folders import find_folder, read_folders
 from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.tasks.classification._webdataset import read_webdataset
+from cosmos_eval.tasks.images import fingerprint
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError, nearest
 
 
@@ -36,6 +37,11 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
         images=tuple(data.images[i] for i in kept),
         labels=data.labels[kept],
     )
+
+
+def sample_list_hash(data: ClassData) -> str:
+    """SHA-256 of the images' names, in hexadecimal."""
+    return fingerprint(data.names)
 
 
 def _read(protocol: ClassificationProtocol, folder: Path, options: RunOptions) -> ClassData:

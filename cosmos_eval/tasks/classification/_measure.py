@@ -9,6 +9,7 @@ import numpy as np
 from cosmos_eval.embed import embed_images
 from cosmos_eval.encoder import Encoder
 from cosmos_eval.metrics.classification import top_classes
+from cosmos_eval.tasks.classification._data import sample_list_hash
 from cosmos_eval.tasks.classification._names import class_names, templates_of
 from cosmos_eval.tasks.classification._samples import CLASSES, LABELS, TOP5, recompute
 from cosmos_eval.tasks.classification._types import ClassData
@@ -46,7 +47,7 @@ def measure_data(
         hashes={
             "class_names": fingerprint(names),
             "templates": fingerprint(resolve_templates(templates)),
-            "sample_list": fingerprint(data.names),
+            "sample_list": sample_list_hash(data),
         },
         seconds={"prompts": prompted - started, "images": perf_counter() - prompted},
         notes=(*limit_notes(options), *_remarks(protocol)),

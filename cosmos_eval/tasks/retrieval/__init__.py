@@ -8,7 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.retrieval._data import Survey, open_data, survey
+from cosmos_eval.tasks.retrieval._data import (
+    RetrievalData,
+    Survey,
+    open_data,
+    sample_list_hash,
+    survey,
+)
 from cosmos_eval.tasks.retrieval._paired import TRUTH, differences, together
 from cosmos_eval.tasks.retrieval._samples import recompute
 from cosmos_eval.types import (
@@ -22,7 +28,17 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
-__all__ = ["ROOM", "Survey", "check", "measure", "recompute", "survey"]
+__all__ = [
+    "ROOM",
+    "RetrievalData",
+    "Survey",
+    "check",
+    "measure",
+    "open_data",
+    "recompute",
+    "sample_list_hash",
+    "survey",
+]
 
 
 def check(protocol: RetrievalProtocol, options: RunOptions) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.sources import ImageFile, ImageSource
+from cosmos_eval.tasks.images import fingerprint
 from cosmos_eval.tasks.retrieval._archives import read_archives
 from cosmos_eval.tasks.retrieval._json import read_json
 from cosmos_eval.tasks.retrieval._lines import read_flickr_list, read_json_lines, read_table
@@ -81,6 +82,11 @@ def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData
         captions=tuple(caption for some in kept for caption in some),
         image_of_text=np.repeat(np.arange(len(kept)), [len(some) for some in kept]),
     )
+
+
+def sample_list_hash(data: RetrievalData) -> str:
+    """SHA-256 of names, captions and which belong together, in hexadecimal."""
+    return fingerprint([data.names, data.captions, data.image_of_text.tolist()])
 
 
 def survey(protocol: RetrievalProtocol, options: RunOptions) -> Survey:

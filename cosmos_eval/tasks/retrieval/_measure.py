@@ -7,8 +7,8 @@ from time import perf_counter
 from cosmos_eval.embed import embed_images, embed_texts
 from cosmos_eval.encoder import Encoder
 from cosmos_eval.metrics.retrieval import retrieval_ranks
-from cosmos_eval.tasks.images import fingerprint, limit_notes, truncation_notes
-from cosmos_eval.tasks.retrieval._data import RetrievalData
+from cosmos_eval.tasks.images import limit_notes, truncation_notes
+from cosmos_eval.tasks.retrieval._data import RetrievalData, sample_list_hash
 from cosmos_eval.tasks.retrieval._samples import (
     IMAGE_OF_TEXT,
     IMAGE_RANK,
@@ -36,7 +36,7 @@ def measure_data(
     return Measurement(
         **vars(recompute(samples, options.seed)),
         samples=samples,
-        hashes={"sample_list": _sample_list_hash(data)},
+        hashes={"sample_list": sample_list_hash(data)},
         seconds={
             "images": imaged - started,
             "captions": captioned - imaged,
@@ -44,7 +44,3 @@ def measure_data(
         },
         notes=(*limit_notes(options), *truncation_notes(texts.truncated, len(data.captions))),
     )
-
-
-def _sample_list_hash(data: RetrievalData) -> str:
-    return fingerprint([data.names, data.captions, data.image_of_text.tolist()])

@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room
 from cosmos_eval.tasks.segmentation._constants import check_constants
-from cosmos_eval.tasks.segmentation._data import check_sample, open_data
+from cosmos_eval.tasks.segmentation._data import (
+    Label,
+    Sample,
+    SegmentationData,
+    check_sample,
+    colours,
+    open_data,
+    prediction_file,
+    predictions_folder,
+    read_label,
+)
 from cosmos_eval.tasks.segmentation._paired import TRUTH, differences, together
 from cosmos_eval.tasks.segmentation._samples import mistakes, recompute
 from cosmos_eval.tasks.segmentation._survey import survey
@@ -25,16 +35,28 @@ from cosmos_eval.types import (
 )
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from cosmos_eval.encoder import Encoder
     from cosmos_eval.tasks.segmentation._overlay import Picture
 
 __all__ = [
     "ROOM",
+    "Label",
+    "Sample",
+    "SegmentationData",
     "check",
+    "colours",
     "draw_image",
     "image_pass",
     "measure",
     "measure_together",
+    "open_data",
+    "prediction_file",
+    "predictions",
+    "predictions_folder",
+    "read_image",
+    "read_label",
     "recompute",
     "survey",
 ]
@@ -107,6 +129,31 @@ def draw_image(
     from cosmos_eval.tasks.segmentation._single import draw
 
     return draw(encoder, protocol, path, options)
+
+
+def read_image(sample: Sample) -> Image:
+    """An image of a data set as it is measured: RGB, turned as its EXIF says.
+
+    Raises UsageError, naming the file, where it cannot be decoded.
+    """
+    from cosmos_eval.tasks.segmentation._single import read_picture
+
+    return read_picture(sample)
+
+
+def predictions(
+    encoder: Encoder,
+    protocol: SegmentationProtocol,
+    samples: Sequence[Sample],
+    options: RunOptions,
+) -> Iterator[Label]:
+    """Predicted classes (H, W) of a few images of a data set, each at its original size.
+
+    Raises UsageError as `measure_together` does.
+    """
+    from cosmos_eval.tasks.segmentation._single import predict_samples
+
+    return predict_samples(encoder, protocol, samples, options)
 
 
 ROOM = Room(

@@ -15,6 +15,7 @@ from PIL import ExifTags, Image
 from cosmos_eval.protocols.segmentation import COCO_THINGS
 from cosmos_eval.tasks.layouts import find_root, needed_parts
 from cosmos_eval.tasks.segmentation._mmcv import mmseg_datasets
+from cosmos_eval.tasks.segmentation._overlay import Colour, distinct_colours
 from cosmos_eval.types import RunOptions, SegmentationProtocol, UsageError, nearest
 
 Label = NDArray[np.uint8]
@@ -36,7 +37,7 @@ class SegmentationData(NamedTuple):
     """Samples in the data set's own order, and an RGB colour (0-255) a class."""
 
     samples: tuple[Sample, ...]
-    palette: tuple[tuple[int, int, int], ...]
+    palette: tuple[Colour, ...]
 
 
 def open_data(protocol: SegmentationProtocol, options: RunOptions) -> SegmentationData:
@@ -57,6 +58,23 @@ def open_data(protocol: SegmentationProtocol, options: RunOptions) -> Segmentati
         samples.append(Sample(name, image, Path(record["seg_map_path"]), record))
     colours = dataset.metainfo["palette"][-len(protocol.class_names) :]
     return SegmentationData(tuple(samples), tuple((r, g, b) for r, g, b in colours))
+
+
+def colours(protocol: SegmentationProtocol) -> tuple[Colour, ...]:
+    """An RGB colour (0-255) a class: MMSegmentation's, or distinct ones where it has none."""
+    count = len(protocol.class_names)
+    palette = _dataset_class(protocol.mmseg_type or "BaseSegDataset").METAINFO.get("palette", ())
+    return tuple((r, g, b) for r, g, b in palette[-count:]) or distinct_colours(count)
+
+
+def predictions_folder(folder: Path, protocol: SegmentationProtocol) -> Path:
+    """Where the predictions of a data set lie below the folder of a model's."""
+    return folder / f"{protocol.dataset}__{protocol.family}"
+
+
+def prediction_file(folder: Path, name: str) -> Path:
+    """The predicted label map of an image in the folder of its data set."""
+    return folder / f"{name}.png"
 
 
 def read_label(sample: Sample, protocol: SegmentationProtocol) -> Label:

@@ -9,7 +9,7 @@ from pathlib import Path
 from cosmos_eval.encoder import DenseEncoder, Encoder
 from cosmos_eval.metrics.segmentation import SparseConfusion
 from cosmos_eval.tasks.prompts import prompt_embeddings
-from cosmos_eval.tasks.segmentation._data import open_data
+from cosmos_eval.tasks.segmentation._data import open_data, predictions_folder
 from cosmos_eval.tasks.segmentation._identity import fingerprints, shared_prompts
 from cosmos_eval.tasks.segmentation._inference import Segmenter
 from cosmos_eval.tasks.segmentation._model import fit_to_model, with_patches
@@ -60,7 +60,7 @@ def _job(encoder: Encoder, protocol: SegmentationProtocol, options: RunOptions) 
     kept = kept_of(encoder.info, protocol, options, data.samples)
     pictures = None
     if options.save_predictions is not None:
-        pictures = Path(options.save_predictions) / f"{protocol.dataset}__{protocol.family}"
+        pictures = predictions_folder(Path(options.save_predictions), protocol)
     return Job(protocol, data, kept, pictures, options.overlays)
 
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from cosmos_eval.embed import ahead
 from cosmos_eval.metrics.segmentation import SparseConfusion, confusion, pack
-from cosmos_eval.tasks.segmentation._data import Sample, SegmentationData
+from cosmos_eval.tasks.segmentation._data import SegmentationData, prediction_file
 from cosmos_eval.tasks.segmentation._images import load_together
 from cosmos_eval.tasks.segmentation._inference import Prediction, Segmenter, predict_together
 from cosmos_eval.tasks.segmentation._partial import Counts, DamagedError, Kept
@@ -106,7 +106,7 @@ def _has(job: Job, shard: range, counts: Counts) -> bool:
     """Whether the label maps of a shard, where they are wanted, are there as they were saved."""
     if job.pictures is None:
         return True
-    paths = [_picture(job.pictures, job.data.samples[number]) for number in shard]
+    paths = [prediction_file(job.pictures, job.data.samples[number].name) for number in shard]
     return all(map(is_saved, paths, counts.pictures))
 
 
@@ -164,12 +164,8 @@ def _save(prediction: Prediction, job: Job) -> str:
     if job.pictures is None:
         return ""
     sample = prediction.image.sample
-    path = _picture(job.pictures, sample)
+    path = prediction_file(job.pictures, sample.name)
     if job.overlays:
         names, colours = job.protocol.class_names, job.data.palette
         save_overlay(job.pictures / "overlays" / f"{sample.name}.jpg", prediction, names, colours)
     return save_label_map(path, prediction.classes, job.data.palette)
-
-
-def _picture(folder: Path, sample: Sample) -> Path:
-    return folder / f"{sample.name}.png"

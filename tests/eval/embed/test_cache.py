@@ -17,7 +17,7 @@ from PIL import Image
 
 from cosmos_eval import cache, embed
 from cosmos_eval.cli.app import main
-from cosmos_eval.embed import embed_images, embed_texts
+from cosmos_eval.embed import TooManyError, embed_images, embed_texts
 from cosmos_eval.sources import ImageFile
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.types import EncoderInfo, Progress, RunOptions, UsageError
@@ -101,6 +101,18 @@ def test_a_second_run_encodes_nothing(encoder, options, images):
         assert again.dtype == np.float32
         np.testing.assert_array_equal(again, alone)
         encoder.encoded = 0
+
+
+def test_no_more_is_encoded_than_the_caller_waits_for(encoder, options, images):
+    with pytest.raises(TooManyError, match="11 of 11 images are not among what is kept"):
+        embed_images(encoder, images, options, most=IMAGES - 1)
+    with pytest.raises(TooManyError, match="20 of 20 texts"):
+        embed_texts(encoder, TEXTS, options, most=0)
+    assert encoder.encoded == 0
+    embed_images(encoder, images[:8], options)
+    whole = embed_images(encoder, images, options, most=3).features
+    assert encoder.encoded == IMAGES
+    np.testing.assert_array_equal(embed_images(encoder, images, options, most=0).features, whole)
 
 
 def test_nothing_is_kept_without_a_folder(encoder, options, images):

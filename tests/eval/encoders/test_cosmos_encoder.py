@@ -114,6 +114,20 @@ def test_a_file_that_needs_an_architecture() -> None:
         load(CHECKPOINT)
 
 
+def test_a_model_can_be_loaded_as_its_result_describes_it(tmp_path: Path) -> None:
+    """Results hold an architecture without a name as JSON."""
+    described = load(CHECKPOINT, CONFIG).info.architecture
+    again = parse_model_spec(f"cosmos:{CHECKPOINT}", arch=described)
+    assert load_encoder(again).info.architecture == described
+    own = scenes_checkpoint(tmp_path / "own.safetensors", scenes_tokenizer(24).vocab_size)
+    stated = load(own).info.architecture
+    assert load_encoder(parse_model_spec(f"cosmos:{own}", arch=stated)).info.architecture == stated
+    with pytest.raises(UsageError, match="states another architecture"):
+        load_encoder(parse_model_spec(f"cosmos:{own}", arch=described))
+    with pytest.raises(UsageError, match="Expecting"):
+        load_encoder(parse_model_spec(f"cosmos:{CHECKPOINT}", arch="{oops"))
+
+
 def test_an_architecture_that_does_not_fit(tmp_path: Path) -> None:
     config = json.loads(CONFIG.read_text())
     config["vision_cfg"]["layers"] = 2

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from support.hub import Hub, serving
 from cosmos_eval.cli.app import main
 from cosmos_eval.encoders import load_encoder
 from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.hub import fetch
+from cosmos_eval.encoders.hub import fetch, offline, was_not_fetched
 from cosmos_eval.encoders.specs import RELEASED, parse_model_spec
 from cosmos_eval.types import UsageError
 
@@ -119,6 +120,36 @@ def test_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert fetch("vitb16_cc3m").read_bytes() == CONTENT
     assert len(hub.requests) == asked
     assert "offline mode is enabled" in refusal("openclip:ViT-B-32/laion2b_s34b_b79k")
+
+
+def test_inside_a_block_that_is_offline(hub, monkeypatch, tmp_path) -> None:
+    """Neither the hub nor a plain download is asked, and what was fetched before is found."""
+    plain = urllib.request.urlopen
+    monkeypatch.setenv("HOME", str(tmp_path))  # OpenCLIP keeps plain downloads below it
+    hub.files[FILE] = CONTENT
+    tag = _pcfg(url=f"{hub.url}/weights.pt")
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-B-32", {"plain": tag})
+    specs = (
+        "cosmos:vitb16_cc3m",
+        "openclip:ViT-B-16/laion2b_s34b_b88k",
+        "openclip:ViT-B-32/plain",
+        "openclip:hf-hub:made/described",
+    )
+    for spec in specs:
+        with offline(), pytest.raises(UsageError) as raised:
+            load(spec)
+        assert was_not_fetched(raised.value), spec
+    assert hub.requests == []
+    fetch("vitb16_cc3m")
+    asked = len(hub.requests)
+    with offline():
+        assert fetch("vitb16_cc3m").read_bytes() == CONTENT
+    assert len(hub.requests) == asked
+    with pytest.raises(UsageError) as raised:
+        load("cosmos:vitb16_yfcc15m")  # outside it is asked for
+    assert hub.requests[asked:] == ["HEAD sankim2/cosmos/cosmos_vitb16_yfcc15m.pt"]
+    assert not was_not_fetched(raised.value)
+    assert urllib.request.urlopen is plain
 
 
 def test_openclips_tags_come_from_the_same_hub(hub: Hub) -> None:

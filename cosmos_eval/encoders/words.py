@@ -1,0 +1,72 @@
+"""Where the words of a text are among its tokens, for OpenCLIP's byte pair tokenizer.
+
+The tokenizer cuts a text into letters, single digits, endings such as 's, and runs of other marks,
+and each of these into tokens of which the last one ends with `</w>`. Pieces that touch are one word
+again (2024, don't, t-shirt), but marks at its ends are words of their own, since a model may look
+at a full stop as such.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from open_clip.tokenizer import SimpleTokenizer, basic_clean, whitespace_clean
+
+from cosmos_eval.types import CaptionWord
+
+
+class _Piece(NamedTuple):
+    """What ends with `</w>`: characters [start, stop) of the cleaned text, as `tokens` tokens."""
+
+    start: int
+    stop: int
+    tokens: int
+    is_mark: bool
+
+
+def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
+    """All words of a text, in its own spelling as far as the tokenizer's cleaning leaves it.
+
+    Lower case does not show: the model does not see capitals, the reader does.
+    """
+    cleaned = tokenizer.clean_fn(text)
+    shown = _in_own_case(text, cleaned)
+    words: list[CaptionWord] = []
+    place = 1  # 0 is the start of text
+    for chunk in re.finditer(r"\S+", cleaned):
+        for pieces in _words(list(_pieces(tokenizer, cleaned, chunk.span()))):
+            first, stop = pieces[0].start, place + sum(piece.tokens for piece in pieces)
+            spaced = first == chunk.start() and bool(words)
+            words.append(CaptionWord(shown[first : pieces[-1].stop], place, stop, spaced))
+            place = stop
+    return words
+
+
+def _pieces(tokenizer: SimpleTokenizer, cleaned: str, within: tuple[int, int]) -> Iterator[_Piece]:
+    for match in tokenizer.pat.finditer(cleaned, *within):
+        letters = "".join(tokenizer.byte_encoder[byte] for byte in match[0].encode())
+        tokens = tokenizer.bpe(letters).count(" ") + 1
+        yield _Piece(match.start(), match.end(), tokens, _is_mark(match[0]))
+
+
+def _is_mark(piece: str) -> bool:
+    """Punctuation or symbols; vowel signs, which the tokenizer takes for such, belong to words."""
+    return not any(c.isalnum() or unicodedata.category(c).startswith("M") for c in piece)
+
+
+def _words(touching: Sequence[_Piece]) -> list[Sequence[_Piece]]:
+    """Pieces without white space in between: marks, what lies between them as one, marks."""
+    inner = [index for index, piece in enumerate(touching) if not piece.is_mark] or [0]
+    first, last = inner[0], inner[-1] + 1
+    before, after = touching[:first], touching[last:]
+    return [*([mark] for mark in before), touching[first:last], *([mark] for mark in after)]
+
+
+def _in_own_case(text: str, cleaned: str) -> str:
+    """The cleaned text with the user's capitals, where it differs in nothing else."""
+    spelled = whitespace_clean(basic_clean(text))
+    # Some capitals become two characters in lower case, whose places would be lost.
+    return spelled if len(spelled) == len(cleaned) and spelled.lower() == cleaned else cleaned

@@ -1,0 +1,139 @@
+"""Which samples are shown, solved by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cosmos_eval.gallery._classification import chosen as chosen_images
+from cosmos_eval.gallery._maps import choose as choose_maps
+from cosmos_eval.gallery._parts import spread
+from cosmos_eval.gallery._queries import Found, Query, chosen, find
+from cosmos_eval.metrics.segmentation import pack
+
+NOTHING = np.array([], int)
+
+
+@pytest.mark.parametrize(
+    ("n", "most", "places"),
+    [
+        (0, 3, []),
+        (1, 3, [0]),
+        (2, 3, [1, 0]),
+        (5, 3, [4, 0, 2]),
+        (9, 5, [8, 0, 4, 6, 2]),
+        (9, 1, [8]),
+    ],
+)
+def test_places_are_spread(n: int, most: int, places: list[int]) -> None:
+    assert spread(n, most) == places
+
+
+def test_queries_of_all_sorts() -> None:
+    """Worst, a success, the nearest miss, one between, a second success."""
+    samples = {
+        "image_to_text_rank": np.array([1, 9, 2, 1, 41, 3]),
+        "text_to_image_rank": np.array([1, 1]),
+    }
+    to_text, to_image = chosen(samples)
+    assert to_text == [
+        Query("image_to_text", 4, 41),
+        Query("image_to_text", 3, 1),
+        Query("image_to_text", 2, 2),
+        Query("image_to_text", 1, 9),  # half-way from 2 to 41: 2 x 4.5 = 41 / 4.5
+        Query("image_to_text", 0, 1),
+    ]
+    assert to_image == [Query("text_to_image", 1, 1), Query("text_to_image", 0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "shown"),
+    [
+        ([2, 2, 2, 2, 3, 5, 18], [18, 2, 5]),  # 6 is half-way
+        ([7, 7, 7], [7, 7, 7]),
+        ([5, 2], [5, 2]),
+    ],
+)
+def test_failures_are_spread_over_ranks(ranks: list[int], shown: list[int]) -> None:
+    samples = {"image_to_text_rank": np.array(ranks), "text_to_image_rank": NOTHING}
+    queries, none = chosen(samples)
+    assert [query.rank for query in queries] == shown
+    assert len({query.number for query in queries}) == len(queries)
+    assert none == []
+
+
+IMAGES = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)  # red, green, blue
+TEXTS = np.array([[1, 0, 0], [0, 0.8, 0.6], [0, 0.6, 0.8], [0, 1, 0]], np.float32)
+OWNER = np.array([0, 2, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [
+        # The green image scores 0, .8, .6, 1: its own is the third text.
+        (Query("image_to_text", 1, 3), Found(2, (3, 1, 2))),
+        # The blue image scores 0, .6, .8, 0: its own are the second and the last.
+        (Query("image_to_text", 2, 2), Found(1, (2, 1, 0))),
+        # A text finds green at .8 before its own blue at .6.
+        (Query("text_to_image", 1, 2), Found(2, (1, 2, 0))),
+        # "red" is right, and what scores 0 comes in the order of numbers.
+        (Query("text_to_image", 0, 1), Found(0, (0, 1, 2))),
+        # The last text's own image ties with the red one, and comes after it.
+        (Query("text_to_image", 3, 3), Found(2, (1, 0, 2))),
+        # Not the rank that was measured.
+        (Query("text_to_image", 3, 2), None),
+    ],
+)
+def test_what_was_found_solved_by_hand(query: Query, found: Found | None) -> None:
+    assert find(query, IMAGES, TEXTS, OWNER) == found
+
+
+def test_a_rank_far_down_may_be_a_little_off() -> None:
+    images = np.eye(200, dtype=np.float32)
+    text = np.linspace(1, 0, 200, dtype=np.float32)[None]
+    owner = np.array([99])  # the hundredth best
+    for rank, agrees in {100: True, 104: True, 96: True, 110: False, 90: False, 1: False}.items():
+        found = find(Query("text_to_image", 0, rank), images, text, owner)
+        assert (found is not None) == agrees
+
+
+def test_images_of_the_most_frequent_mistakes_in_turn() -> None:
+    """Pear for apple three times, fig for pear once."""
+    samples = {
+        "labels": np.array([0, 0, 0, 1, 1, 2]),
+        "top5": np.array([[1, 0], [1, 0], [1, 0], [1, 0], [2, 1], [2, 0]]),
+    }
+    assert chosen_images(samples) == [0, 4, 1, 2]
+    assert chosen_images({"labels": np.array([0]), "top5": np.array([[0, 1]])}) == []
+
+
+def segmented(*shares: float) -> dict[str, np.ndarray]:
+    """Samples of images with 100 labelled pixels, of which a share is right; NaN has none."""
+    confusions = []
+    for share in shares:
+        right = 0 if np.isnan(share) else round(100 * share)
+        wrong = 0 if np.isnan(share) else 100 - right
+        confusions.append(np.array([[right, wrong], [0, 0]]))
+    return {
+        "name": np.array([str(n) for n in range(len(shares))]),
+        "classes": np.array(["a", "b"]),
+        **pack(confusions)._asdict(),
+    }
+
+
+def test_images_of_one_model_typical_poor_good() -> None:
+    samples = segmented(*np.linspace(1, 0.5, 11))
+    assert choose_maps([samples]) == [5, 9, 1]
+
+
+def test_images_where_models_differ_come_first() -> None:
+    one = segmented(0.9, 0.8, 0.5, 0.9, 0.2)
+    other = segmented(0.9, 0.8, 0.5, 0.1, 0.2)
+    # They differ on the fourth alone; the means of the others are .9, .8, .5 and .2.
+    assert choose_maps([one, other]) == [3, 1, 4]
+
+
+def test_images_that_all_have_and_that_have_labels() -> None:
+    whole, first_two = segmented(0.9, np.nan, 0.5), segmented(0.4, np.nan)
+    assert choose_maps([whole, first_two]) == [0]
+    assert choose_maps([segmented(np.nan)]) == []

@@ -1,0 +1,259 @@
+"""Label maps: drawn in the right colours, saved and predicted alike, never another model's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from support.models import store
+
+from cosmos_eval.gallery import SegmentationExample
+from cosmos_eval.tasks import find_protocol
+from cosmos_eval.tasks.segmentation import open_data
+from cosmos_eval.types import RunOptions
+
+PARITY = Path(__file__).parents[2] / "parity"
+NAMES = ("one", "two", "three", "four")
+CLASSES = ("wall", "cat", "dog")
+# As published with PASCAL VOC's development kit: its colour map's first entries.
+VOC = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128)}
+
+
+@pytest.fixture
+def model(tiny_archs: dict[str, str]) -> str:
+    return f"openclip:{tiny_archs['tiny']}/random"
+
+
+@pytest.fixture
+def pets(tmp_path: Path) -> Path:
+    """Four images with label maps of three classes and some ignored pixels."""
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        coarse = rng.integers(0, 256, (5, 5, 3), np.uint8)
+        image = cv2.resize(coarse, (60, 48), interpolation=cv2.INTER_CUBIC)
+        label = np.kron(rng.integers(0, 3, (4, 5)), np.ones((12, 12))).astype(np.uint8)
+        label[:6] = 255
+        for folder, content in (("images", image), ("masks", label)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            Image.fromarray(content).save(tmp_path / folder / f"{name}.png")
+    described = tmp_path / "pets.yaml"
+    described.write_text(
+        "kind: seg\nimages: images\nmasks: masks\nimage_suffix: .png\n"
+        f"classes: [{', '.join(CLASSES)}]\n"
+        "short_side: 48\nwindow: 32\nstride: 16\ntemplates: ['a {}']\n"
+    )
+    return described
+
+
+def classes_of(example: SegmentationExample, picture, pixels) -> np.ndarray:
+    """Class numbers (H, W) of a drawn map by the legend, 255 where it is transparent."""
+    drawn = pixels(picture).astype(int)
+    found = np.full(drawn.shape[:2], 255)
+    for name, colour in example.legend.items():
+        rgb = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        found[(drawn[..., :3] == rgb).all(-1) & (drawn[..., 3] == 255)] = CLASSES.index(name)
+    return found
+
+
+def test_drawn_maps_are_those_on_the_disk(pets, model, measure, gallery, pixels, tmp_path) -> None:
+    """Truth as the set has it, predictions as `--save-predictions` does; none is resized here."""
+    saved = tmp_path / "saved"
+    paths = measure(tmp_path / "results", [str(pets)], [model], save_predictions=str(saved))
+    found = gallery(paths, datasets=[str(pets)])
+    assert found.notes == ()
+    assert len(found.segmentation) == 3
+    for example in found.segmentation:
+        assert (example.dataset, example.protocol) == ("pets", "user")
+        truth = np.asarray(Image.open(tmp_path / "masks" / f"{example.name}.png"))
+        np.testing.assert_array_equal(classes_of(example, example.truth, pixels), truth)
+        (folder,) = saved.iterdir()
+        predicted = np.asarray(Image.open(folder / "pets__user" / f"{example.name}.png"))
+        ((label, picture),) = example.predictions.items()
+        assert label == f"{model} (random weights)"
+        np.testing.assert_array_equal(classes_of(example, picture, pixels), predicted)
+        present = {*np.unique(truth[truth < 255]), *np.unique(predicted)}
+        assert list(example.legend) == [CLASSES[number] for number in sorted(present)]
+        image = np.asarray(Image.open(tmp_path / "images" / f"{example.name}.png")).astype(int)
+        assert np.abs(pixels(example.image, "RGB") - image).mean() < 8
+
+
+def test_saved_maps_are_used_and_equal(pets, measure, gallery, tmp_path, tiny_archs) -> None:
+    """Also without the model; and two forms of attention need no torch to be told apart."""
+    import safetensors.torch
+
+    from cosmos_eval.encoders import load_encoder
+    from cosmos_eval.encoders.specs import parse_model_spec
+
+    weights = tmp_path / "model.safetensors"
+    random = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny']}/random"))
+    safetensors.torch.save_file(random.model.state_dict(), weights)
+    spec, saved = f"openclip:{tiny_archs['tiny']}/{weights}", tmp_path / "saved"
+    paths = measure(tmp_path / "results", [str(pets)], [spec], save_predictions=str(saved))
+    live = gallery(paths, datasets=[str(pets)])
+    weights.unlink()
+    without = gallery(paths, datasets=[str(pets)])
+    assert [dict(example.predictions) for example in without.segmentation] == [{}, {}, {}]
+    (note,) = without.notes
+    assert note.startswith(f"{spec}: no label maps on pets (user), no attention maps on pets: ")
+    assert note.endswith(
+        "; `cosmos-eval run --save-predictions DIR` keeps label maps for --predictions DIR"
+    )
+    found = gallery(paths, datasets=[str(pets)], predictions=saved)
+    assert found.segmentation == live.segmentation
+    assert all("label maps" not in note for note in found.notes)
+
+
+def test_saved_maps_of_another_result_are_not_shown(
+    pets, model, measure, gallery, tmp_path
+) -> None:
+    """A run with other attention has replaced them; the model is here and is asked instead."""
+    saved = tmp_path / "saved"
+    (path,) = measure(tmp_path / "results", [str(pets)], [model], save_predictions=str(saved))
+    live = gallery([path], datasets=[str(pets)])
+    measure(
+        tmp_path / "others", [str(pets)], [model], save_predictions=str(saved), attention="maskclip"
+    )
+    found = gallery([path], datasets=[str(pets)], predictions=saved)
+    assert found.segmentation == live.segmentation
+    (note,) = found.notes
+    assert note.startswith(str(saved))
+    assert note.endswith(f": not the label maps that {model} (random weights) was measured with")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:40]), "cannot read the saved label map"),
+        (lambda path: Image.new("RGB", (60, 48)).save(path), "is no saved label map: its mode is"),
+        (lambda path: Image.new("P", (6, 4)).save(path), "not the label maps that"),
+        (lambda path: Image.new("P", (60, 48), 9).save(path), "not the label maps that"),
+    ],
+)
+def test_spoilt_saved_maps(
+    spoil: Callable[[Path], None], said: str, pets, model, measure, gallery, tmp_path
+) -> None:
+    saved = tmp_path / "saved"
+    paths = measure(tmp_path / "results", [str(pets)], [model], save_predictions=str(saved))
+    live = gallery(paths, datasets=[str(pets)])
+    for path in saved.rglob("*.png"):
+        spoil(path)
+    found = gallery(paths, datasets=[str(pets)], predictions=saved)
+    assert found.segmentation == live.segmentation
+    assert found.notes
+    assert all(said in note for note in found.notes)
+
+
+def test_every_result_in_its_own_form_of_attention(
+    pets, model, measure, gallery, pixels, tmp_path
+) -> None:
+    results = tmp_path / "results"
+    measure(results, [str(pets)], [model])
+    paths = measure(
+        results, [str(pets)], [model], attention="vanilla", save_predictions=str(tmp_path / "v")
+    )
+    found = gallery(paths, datasets=[str(pets)])
+    assert found.notes == ()
+    labels = [f"{model} (random weights)", f"{model} (random weights, vanilla)"]
+    differ = 0
+    for example in found.segmentation:
+        assert list(example.predictions) == labels
+        own, vanilla = example.predictions.values()
+        differ += own != vanilla
+        (folder,) = (tmp_path / "v").iterdir()
+        predicted = np.asarray(Image.open(folder / "pets__user" / f"{example.name}.png"))
+        np.testing.assert_array_equal(classes_of(example, vanilla, pixels), predicted)
+    assert differ
+    (maps,) = {tuple(example.maps) for example in found.attention}
+    assert maps == (labels[0],)  # one model, however its segmentation was measured
+
+
+def test_other_label_maps_than_were_measured(pets, model, measure, gallery, tmp_path) -> None:
+    """The names are the same, so only the counts tell."""
+    paths = measure(tmp_path / "results", [str(pets)], [model])
+    for path in (tmp_path / "masks").iterdir():
+        truth = np.asarray(Image.open(path))
+        Image.fromarray(np.where(truth == 255, 255, (truth + 1) % 3).astype(np.uint8)).save(path)
+    found = gallery(paths, datasets=[str(pets)])
+    assert [dict(example.predictions) for example in found.segmentation] == [{}, {}, {}]
+    assert found.notes == (
+        f"pets (user): label maps of {model} (random weights) are not shown, as they come out "
+        "otherwise than measured",
+    )
+
+
+def test_images_that_were_not_measured(pets, model, measure, gallery, tmp_path) -> None:
+    paths = measure(tmp_path / "results", [str(pets)], [model])
+    for folder in ("images", "masks"):
+        shutil.copy(tmp_path / folder / "one.png", tmp_path / folder / "another.png")
+    found = gallery(paths, datasets=[str(pets)])
+    assert found.segmentation == ()
+    assert found.notes[0].startswith("pets (user): no pictures of ")
+
+
+def test_damaged_images_and_label_maps(pets, model, measure, gallery, tmp_path) -> None:
+    """One image is lost in one way, another in the other, and the last is shown."""
+    paths = measure(tmp_path / "results", [str(pets)], [model])
+    names = [example.name for example in gallery(paths, datasets=[str(pets)]).segmentation]
+    (tmp_path / "masks" / f"{names[0]}.png").write_bytes(b"no image")
+    (tmp_path / "images" / f"{names[1]}.png").write_bytes(b"no image")
+    found = gallery(paths, datasets=[str(pets)])
+    assert [example.name for example in found.segmentation] == [names[2]]
+    assert any(f"masks/{names[0]}.png" in note for note in found.notes)
+    assert any(f"images/{names[1]}.png" in note for note in found.notes)
+
+
+def test_prompts_of_classes_where_there_are_no_captions(
+    pets, model, measure, gallery, tmp_path
+) -> None:
+    paths = measure(tmp_path / "results", [str(pets)], [model])
+    found = gallery(paths, datasets=[str(pets)])
+    assert len(found.attention) == 3
+    for example in found.attention:
+        truth = np.asarray(Image.open(tmp_path / "masks" / f"{example.name}.png"))
+        counts = np.bincount(truth.ravel(), minlength=256)[:3]
+        smallest = min((count, number) for number, count in enumerate(counts) if count > 28)[1]
+        assert example.caption == f"a photo of a {CLASSES[smallest]}."
+
+
+def test_colours_of_voc(gallery, pixels, tmp_path) -> None:
+    """The set's own colours on its own label maps, without a model or its predictions."""
+    root = PARITY / "voc"
+    protocol = find_protocol("voc21")
+    data = open_data(protocol, RunOptions(data_root=str(root)))
+    n_images, n_classes = len(data.samples), len(protocol.class_names)
+    samples = {
+        "name": np.array([sample.name for sample in data.samples]),
+        "classes": np.array(protocol.class_names),
+        "groups": np.array([], np.str_),
+        "members": np.zeros((0, n_classes), bool),
+        "image": np.arange(n_images, dtype=np.int32),
+        "pair": np.zeros(n_images, np.int32),
+        "pixels": np.full(n_images, 10),
+    }
+    gone = {"spec": "cosmos:gone.pt"}
+    made = {"dataset": "voc21", "protocol": "cosmos", "samples": samples, "model": gone}
+    found = gallery([store(tmp_path, "seg", **made)], data_root=str(root))
+    assert len(found.segmentation) == 3
+    shown = set()
+    for example in found.segmentation:
+        truth = np.asarray(Image.open(root / "SegmentationClass" / f"{example.name}.png"))
+        drawn = pixels(example.truth)
+        assert max(drawn.shape[:2]) <= 320
+        # The middle of every drawn pixel.
+        rows, columns = (
+            ((np.arange(small) + 0.5) * large / small).astype(int)
+            for small, large in zip(drawn.shape[:2], truth.shape, strict=True)
+        )
+        values = truth[np.ix_(rows, columns)]
+        for value in np.unique(values):
+            (seen,) = {tuple(colour) for colour in drawn[values == value].tolist()}
+            assert seen[3] == (0 if value == 255 else 255)
+            if value in VOC:
+                assert seen[:3] == VOC[value]
+                shown.add(value)
+    assert shown

@@ -1,0 +1,140 @@
+"""The embedded scenes with bundled models, from measuring to pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cosmos_eval.cache import embeddings_folder
+from cosmos_eval.gallery import Gallery, collect
+from cosmos_eval.gallery._drafts import pictures_of
+from cosmos_eval.run import unwatched
+from cosmos_eval.tasks import find_protocol
+from cosmos_eval.types import Progress, RunOptions
+
+SETS = ("scenes-retrieval", "scenes-cls", "scenes-seg")
+MODELS = ("scenes-cosmos", "scenes-clip")
+LABELS = ["scenes-clip (first 12 only)", "scenes-cosmos (first 12 only)"]
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    from cosmos_eval.plan import Machine, make_plan
+    from cosmos_eval.run import run_all
+    from cosmos_eval.store import result_paths, write_result
+
+    folder = tmp_path_factory.mktemp("results")
+    options = RunOptions(workers=0, limit=12, cache=str(embeddings_folder()))
+    plan = make_plan(datasets=SETS, models=MODELS, options=options, machine=Machine(device="cpu"))
+    for finished in run_all(plan):
+        write_result(folder, *finished)
+    return result_paths(folder)
+
+
+@pytest.fixture(scope="module")
+def found(paths: list[Path]) -> Gallery:
+    return of(paths)
+
+
+def of(paths: list[Path], **options) -> Gallery:
+    cached = RunOptions(workers=2, cache=str(embeddings_folder()))
+    return collect(paths, cached, device="cpu", **options)
+
+
+def test_every_kind_is_there_of_both_models(found: Gallery) -> None:
+    assert found.notes == ()
+    for examples in (found.retrieval, found.classification):
+        assert sorted({example.model for example in examples}) == LABELS
+    assert [sorted(example.predictions) for example in found.segmentation] == [LABELS] * 3
+    assert [sorted(example.maps) for example in found.attention] == [
+        ["scenes-clip", "scenes-cosmos"]
+    ] * 3
+
+
+def test_cosmos_looks_at_words_as_well(found: Gallery) -> None:
+    for example in found.attention:
+        assert example.kinds["scenes-cosmos"] == "cross-attention"
+        assert example.kinds["scenes-clip"] == "text-to-patch similarity"
+        (words,) = example.words.values()
+        spelled = "".join(" " * word.spaced + word.text for word in words).strip()
+        assert spelled == example.caption
+        assert spelled.startswith("a small ")
+        weights = [word.weight for word in words]
+        assert min(weights) == 0
+        assert max(weights) == 1
+
+
+def test_the_best_patch_is_where_the_map_is_brightest(found: Gallery, pixels) -> None:
+    """The map of the text that it shows, not of another image or model."""
+    import torch
+
+    from cosmos_eval.encoders import load_encoder
+    from cosmos_eval.encoders.specs import parse_model_spec
+
+    encoder = load_encoder(parse_model_spec("scenes-cosmos"))
+    root = Path(str(find_protocol("scenes-retrieval-small").root))
+    for example in found.attention:
+        image = Image.open(root / "coco/images/test" / example.name)
+        batch = encoder.transform(image.convert("RGB"))[None]
+        queries = encoder.text_queries(encoder.tokenize([example.caption]))
+        attention = encoder.patch_attention(batch, queries)[0].mean(0)[0]
+        row, column = divmod(int(attention.argmax()), attention.shape[1])
+        drawn = pixels(example.maps["scenes-cosmos"])[..., 3].astype(int)
+        y, x = np.unravel_index(drawn.argmax(), drawn.shape)
+        patch = drawn.shape[0] / attention.shape[0]
+        assert abs(y / patch - row - 0.5) <= 1
+        assert abs(x / patch - column - 0.5) <= 1
+        assert isinstance(attention, torch.Tensor)
+
+
+def test_true_things_are_where_the_scene_has_them(found: Gallery, pixels) -> None:
+    root = Path(str(find_protocol("scenes-seg").root))
+    protocol = find_protocol("scenes-seg")
+    for example in found.segmentation:
+        label = np.asarray(Image.open(root / "voc/SegmentationClass" / f"{example.name}.png"))
+        drawn = pixels(example.truth)
+        assert drawn.shape[:2] == label.shape
+        for number in np.unique(label):
+            seen = {tuple(colour) for colour in drawn[label == number].tolist()}
+            if number == 255:
+                assert {colour[3] for colour in seen} == {0}
+            else:
+                name = protocol.class_names[number]
+                (colour,) = seen
+                assert "#{:02x}{:02x}{:02x}".format(*colour) == example.legend[name]
+    assert len(set(found.segmentation[0].legend.values())) == len(found.segmentation[0].legend)
+
+
+def test_again_and_with_less_room(found: Gallery, paths: list[Path]) -> None:
+    assert of(paths) == found
+    examples = [*found.retrieval, *found.classification, *found.segmentation, *found.attention]
+    size = sum({p.content: len(p.content) for e in examples for p in pictures_of(e)}.values())
+    budget = size * 2 // 3
+    less = of(paths, budget=budget)
+    kept = [*less.retrieval, *less.classification, *less.segmentation, *less.attention]
+    assert 0 < len(kept) < len(examples)
+    assert sum({p.content: len(p.content) for e in kept for p in pictures_of(e)}.values()) <= budget
+    assert sorted({example.model for example in less.retrieval}) == LABELS
+    assert len(less.notes) == 1
+    assert "examples of a kind: no more fit into" in less.notes[0]
+
+
+def test_progress_is_told(paths: list[Path]) -> None:
+    told: list[tuple[str, Progress]] = []
+    of(paths, watch=lambda what, step: told.append((what, step)))
+    assert {"scenes-clip", "scenes-cosmos", "pictures"} <= {what for what, _ in told}
+    assert {"load", "data sets", "pictures"} <= {step.phase for _, step in told}
+    assert unwatched("pictures", told[0][1]) is None
+
+
+def test_the_students_weights_show_the_student(tmp_path, measure, gallery) -> None:
+    paths = measure(tmp_path, ["scenes-seg"], ["scenes-cosmos"], weights="student", limit=3)
+    found = gallery(paths)
+    assert found.notes == ()
+    assert [list(e.predictions) for e in found.segmentation] == [
+        ["scenes-cosmos (student, first 3 only)"]
+    ] * 3
+    assert [list(e.maps) for e in found.attention] == [["scenes-cosmos (student)"]] * 3

@@ -1,0 +1,363 @@
+"""Galleries of users' own sets: retrieval and classification, models there and gone."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from support.models import store
+
+from cosmos_eval.encoders import load_encoder
+from cosmos_eval.encoders.specs import RELEASED, parse_model_spec
+from cosmos_eval.gallery import Gallery
+from cosmos_eval.store import read_result, read_samples
+from cosmos_eval.tasks import find_protocol
+from cosmos_eval.types import UsageError
+
+COLOURS = ("red", "green", "blue")
+CAPTIONS = {
+    "red": ["a red one", "nothing but red"],
+    "green": ["grass"],
+    "blue": ["<b>the sea</b>", "blue", "the sky & more"],
+}
+
+
+@pytest.fixture
+def model(tiny_archs: dict[str, str]) -> str:
+    return f"openclip:{tiny_archs['tiny']}/random"
+
+
+@pytest.fixture
+def retrieval(tmp_path: Path, save_colour) -> Path:
+    """Three images of one colour, and their captions."""
+    images, annotations = [], []
+    for number, colour in enumerate(COLOURS):
+        save_colour(tmp_path / "images" / f"{colour}.png", colour)
+        images.append({"id": number, "file_name": f"{colour}.png"})
+        for text in CAPTIONS[colour]:
+            annotations.append({"id": len(annotations), "image_id": number, "caption": text})
+    content = {"images": images, "annotations": annotations}
+    (tmp_path / "captions.json").write_text(json.dumps(content))
+    described = tmp_path / "colours.yaml"
+    described.write_text("kind: retrieval\nimages: images\nannotations: captions.json\n")
+    return described
+
+
+@pytest.fixture
+def classes(tmp_path: Path, save_colour) -> Path:
+    for colour in COLOURS:
+        for number in range(3):
+            save_colour(tmp_path / "classes" / f"class_{colour}" / f"{number}.png", colour)
+    described = tmp_path / "shades.yaml"
+    described.write_text("kind: cls\nfolder: classes\ntemplates: ['a {}']\n")
+    return described
+
+
+def colour_of(picture, pixels) -> str:
+    """The colour that most of a picture has."""
+    return COLOURS[int(pixels(picture, "RGB").mean((0, 1)).argmax())]
+
+
+def brute_force(model: str, folder: Path) -> np.ndarray:
+    """Scores of all captions (6) with all images (3), in the order of the files."""
+    from PIL import Image
+
+    encoder = load_encoder(parse_model_spec(model))
+    images = [encoder.transform(Image.open(folder / f"{colour}.png")) for colour in COLOURS]
+    texts = [text for colour in COLOURS for text in CAPTIONS[colour]]
+    features = encoder.encode_image(torch.stack(images))
+    return (encoder.encode_text(encoder.tokenize(texts)) @ features.T).numpy()
+
+
+def test_what_was_found_is_what_the_model_says(
+    retrieval, model, measure, gallery, pixels, tmp_path
+) -> None:
+    paths = measure(tmp_path / "results", [str(retrieval)], [model])
+    found = gallery(paths, datasets=[str(retrieval)])
+    scores = brute_force(model, tmp_path / "images")
+    texts = [text for colour in COLOURS for text in CAPTIONS[colour]]
+    owner = np.array([0, 0, 1, 2, 2, 2])
+    label = f"{model} (random weights)"
+    assert found.notes == ()
+    assert {example.direction for example in found.retrieval} == {"image_to_text", "text_to_image"}
+    assert len(found.retrieval) >= 6
+    for example in found.retrieval:
+        assert (example.model, example.dataset, example.protocol) == (label, "colours", "user")
+        if example.direction == "image_to_text":
+            number = COLOURS.index(colour_of(example.query, pixels))
+            order = np.argsort(-scores[:, number])
+            assert list(example.found) == [texts[n] for n in order[:3]]
+            assert list(example.right) == [owner[n] == number for n in order[:3]]
+            best = next(n for n in order if owner[n] == number)
+            assert example.expected == texts[best]
+            assert example.rank == 1 + list(order).index(best)
+        else:
+            number = texts.index(example.query)
+            order = np.argsort(-scores[number])
+            assert [colour_of(one, pixels) for one in example.found] == [COLOURS[n] for n in order]
+            assert colour_of(example.expected, pixels) == COLOURS[owner[number]]
+            assert example.right[example.rank - 1]
+
+
+def test_captions_light_up_patches(retrieval, model, measure, gallery, pixels, tmp_path) -> None:
+    paths = measure(tmp_path / "results", [str(retrieval)], [model])
+    found = gallery(paths, datasets=[str(retrieval)])
+    assert [example.name for example in found.attention] == ["blue.png", "red.png", "green.png"]
+    assert [example.caption for example in found.attention] == [
+        CAPTIONS[colour][0] for colour in ("blue", "red", "green")
+    ]
+    label = f"{model} (random weights)"
+    for example in found.attention:
+        assert dict(example.kinds) == {label: "text-to-patch similarity"}
+        assert example.words == {}
+        assert pixels(example.maps[label]).shape == (*pixels(example.image).shape[:2], 4)
+
+
+def test_a_model_that_is_gone(retrieval, classes, measure, gallery, tmp_path, tiny_archs) -> None:
+    """Queries, ranks and wrong images need none; the rest is noted in one line."""
+    import safetensors.torch
+
+    weights = tmp_path / "model.safetensors"
+    spec = f"openclip:{tiny_archs['tiny']}/{weights}"
+    encoder = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny']}/random"))
+    safetensors.torch.save_file(encoder.model.state_dict(), weights)
+    data = [str(retrieval), str(classes)]
+    paths = measure(tmp_path / "results", data, [spec])
+    whole = gallery(paths, datasets=data)
+    weights.rename(tmp_path / "elsewhere")
+    found = gallery(paths, datasets=data)
+    assert len(whole.attention) == 3
+    assert found.attention == ()
+    assert found.classification == whole.classification != ()
+    assert [e.rank for e in found.retrieval] == [e.rank for e in whole.retrieval]
+    assert [e.query for e in found.retrieval] == [e.query for e in whole.retrieval]
+    assert (
+        {tuple(e.found) for e in found.retrieval}
+        == {()}
+        == {tuple(e.right) for e in found.retrieval}
+    )
+    missing = "no lists of what was found on colours (user), no attention maps on colours"
+    (note,) = found.notes
+    assert note.startswith(f"{spec}: {missing}: ")
+    assert "nearest" not in note
+
+
+def test_weights_that_have_changed(retrieval, measure, gallery, tmp_path, tiny_archs) -> None:
+    import safetensors.torch
+
+    weights = tmp_path / "model.safetensors"
+    spec = f"openclip:{tiny_archs['tiny']}/{weights}"
+    state = load_encoder(
+        parse_model_spec(f"openclip:{tiny_archs['tiny']}/random")
+    ).model.state_dict()
+    safetensors.torch.save_file(state, weights)
+    paths = measure(tmp_path / "results", [str(retrieval)], [spec])
+    safetensors.torch.save_file({key: value * 1.01 for key, value in state.items()}, weights)
+    found = gallery(paths, datasets=[str(retrieval)])
+    (note,) = found.notes
+    assert note.endswith("its weights are not those that were measured any more")
+    assert {tuple(example.found) for example in found.retrieval} == {()}
+
+
+def test_models_of_which_the_same_is_to_be_said(gallery, tmp_path, monkeypatch) -> None:
+    """Ten released models that nobody has fetched: one line, not ten."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    root = Path(__file__).parents[2] / "parity" / "voc"
+    names = (root / "ImageSets/Segmentation/val.txt").read_text().split()
+    protocol = find_protocol("voc20")
+    samples = {
+        "name": np.array(names),
+        "classes": np.array(protocol.class_names),
+        "groups": np.array([], np.str_),
+        "members": np.zeros((0, 20), bool),
+        "image": np.arange(len(names), dtype=np.int32),
+        "pair": np.zeros(len(names), np.int32),
+        "pixels": np.full(len(names), 10),
+    }
+    made = {"dataset": "voc20", "protocol": "cosmos", "samples": samples}
+    paths = [
+        store(tmp_path / "results", "seg", **made, model={"spec": f"cosmos:{name}"})
+        for name in RELEASED
+    ]
+    found = gallery(paths, data_root=str(root))
+    some = ", ".join(sorted(f"cosmos:{name}" for name in RELEASED)[:3])
+    assert found.notes == (
+        f"{some} and 7 more: no label maps on voc20 (cosmos), no attention maps on voc20: its "
+        "weights are not on this machine; `cosmos-eval run --save-predictions DIR` keeps label "
+        "maps for --predictions DIR",
+    )
+
+
+def test_wrong_images_with_their_classes(
+    classes, model, measure, gallery, pixels, tmp_path
+) -> None:
+    (path,) = measure(tmp_path / "results", [str(classes)], [model])
+    samples = read_samples(path)
+    found = gallery([path], datasets=[str(classes)])
+    wrong = int((samples["top5"][:, 0] != samples["labels"]).sum())
+    assert len(found.classification) == min(5, wrong) > 0
+    for example in found.classification:
+        assert example.label == f"class {colour_of(example.image, pixels)}"
+        assert example.predicted[0] != example.label
+        assert sorted(example.predicted) == ["class blue", "class green", "class red"]
+
+
+def test_data_of_another_kind_are_never_shown(
+    retrieval, classes, model, measure, gallery, tmp_path
+) -> None:
+    """A caption less, and an image moved to another class."""
+    data = [str(retrieval), str(classes)]
+    paths = measure(tmp_path / "results", data, [model])
+    captions = json.loads((tmp_path / "captions.json").read_text())
+    captions["annotations"][0]["caption"] = "another one"
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    moved = tmp_path / "classes" / "class_red"
+    (moved / "0.png").rename(tmp_path / "classes" / "class_blue" / "9.png")
+    found = gallery(paths, datasets=data)
+    assert found.retrieval == found.classification == found.attention == ()
+    assert found.notes == tuple(
+        f"{name} (user): no pictures of {model} (random weights): measured on other images, "
+        "captions or classes than are there now"
+        for name in ("colours", "shades")
+    )
+
+
+def test_an_image_that_is_missing_or_broken(
+    retrieval, classes, model, measure, gallery, tmp_path
+) -> None:
+    """The set is noted where files are missing; a broken one costs only what shows it."""
+    data = [str(retrieval), str(classes)]
+    paths = measure(tmp_path / "results", data, [model])
+    whole = gallery(paths, datasets=data)
+    (tmp_path / "images" / "red.png").unlink()
+    label = whole.classification[0].label
+    for number in range(3):
+        broken = tmp_path / "classes" / label.replace(" ", "_") / f"{number}.png"
+        broken.write_bytes(b"no image")
+    found = gallery(paths, datasets=data)
+    assert found.retrieval == ()
+    assert 0 < len(found.classification) < len(whole.classification)
+    assert all(example.label != label for example in found.classification)
+    missing, *undecoded = found.notes
+    assert missing.startswith("colours (user): no pictures: 1 of 3 images missing, first: ")
+    assert undecoded
+    assert all(note.startswith("cannot decode image ") for note in undecoded)
+
+
+def test_a_set_that_nobody_describes(retrieval, model, measure, gallery, tmp_path) -> None:
+    paths = measure(tmp_path / "results", [str(retrieval)], [model])
+    found = gallery(paths)
+    assert found == Gallery(
+        notes=("colours: no pictures: name the YAML file that describes it with --dataset FILE",)
+    )
+
+
+def test_two_sets_of_one_name(retrieval, classes, model, measure, gallery, tmp_path) -> None:
+    """A user's captions and classes of the same images may well be called the same."""
+    renamed = [str(path.rename(path.parent / name / "mine.yaml")) for path, name in (
+        (retrieval, "images"), (classes, "classes"),
+    )]  # fmt: skip
+    (tmp_path / "captions.json").rename(tmp_path / "images" / "captions.json")
+    Path(renamed[0]).write_text("kind: retrieval\nimages: .\nannotations: captions.json\n")
+    shutil.copytree(tmp_path / "classes", tmp_path / "classes" / "all")
+    (tmp_path / "classes" / "all" / "mine.yaml").unlink()
+    Path(renamed[1]).write_text("kind: cls\nfolder: all\ntemplates: ['a {}']\n")
+    paths = []
+    for number, described in enumerate(renamed):
+        paths += measure(tmp_path / f"results{number}", [described], [model])
+    found = gallery(paths, datasets=renamed)
+    assert found.notes == ()
+    assert {e.dataset for e in (*found.retrieval, *found.classification)} == {"mine"}
+    assert found.retrieval
+    assert found.classification
+
+
+def test_a_description_of_nothing_measured(retrieval, classes, model, measure, gallery, tmp_path):
+    paths = measure(tmp_path / "results", [str(retrieval)], [model])
+    with pytest.raises(
+        UsageError, match="no result is of your data set shades: leave its file out"
+    ):
+        gallery(paths, datasets=[str(retrieval), str(classes)])
+
+
+def test_known_sets_without_a_data_root(gallery, tmp_path) -> None:
+    paths = [
+        store(tmp_path, "retrieval", dataset="flickr30k-karpathy", protocol="karpathy"),
+        store(tmp_path, "cls", dataset="food101", protocol="clip-benchmark"),
+        store(tmp_path, "seg", dataset="voc20", protocol="cosmos"),
+        store(tmp_path, "select", dataset="winoground", protocol="winoground"),
+    ]
+    found = gallery(paths)
+    assert found == Gallery(notes=found.notes)
+    assert len(found.notes) == 3  # of choices between captions nothing is shown
+    for note, name in zip(found.notes, ("flickr30k-karpathy", "food101", "voc20"), strict=True):
+        assert note.startswith(f"{name} (")
+        assert "--data-root" in note
+        assert note.endswith(f"(see `cosmos-eval data doctor {name}`)")
+    assert all("\n" not in note for note in found.notes)
+
+
+def test_samples_that_are_not_the_results_own(gallery, tmp_path) -> None:
+    path = store(tmp_path, "cls", dataset="food101", protocol="clip-benchmark")
+    archive = path.with_name(read_result(path).samples)
+    archive.write_bytes(b"others")
+    found = gallery([path])
+    (note,) = found.notes
+    assert note.startswith("scenes-cosmos on food101: no pictures: ")
+    assert note.endswith(f"{archive.name} is not what was stored with {path.name}: measure again")
+
+
+def test_no_torch_where_no_model_is_loaded(classes, model, measure, tmp_path) -> None:
+    """Also what makes collecting from many results quick to start."""
+    (path,) = measure(tmp_path / "results", [str(classes)], [model])
+    code = (
+        "import sys; from pathlib import Path; from cosmos_eval.gallery import collect\n"
+        "from cosmos_eval.types import RunOptions\n"
+        "found = collect([Path(sys.argv[1])], RunOptions(), datasets=[sys.argv[2]])\n"
+        "assert found.classification, found.notes\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path), str(classes)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_equal_input_gives_equal_bytes(
+    retrieval, classes, model, measure, gallery, tmp_path
+) -> None:
+    data = [str(retrieval), str(classes)]
+    paths = measure(tmp_path / "results", data, [model])
+    first = gallery(paths, datasets=data)
+    assert gallery(list(reversed(paths)), datasets=list(reversed(data))) == first
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "results", moved)
+    assert gallery([moved / path.name for path in paths], datasets=data) == first
+
+
+def test_results_of_fewer_samples_show_their_own(
+    retrieval, model, measure, gallery, tmp_path
+) -> None:
+    """Both together: each is opened as far as it was measured."""
+    folder = tmp_path / "results"
+    measure(folder, [str(retrieval)], [model], limit=2)
+    paths = measure(folder, [str(retrieval)], [model])
+    found = gallery(paths, datasets=[str(retrieval)])
+    assert found.notes == ()
+    labels = {example.model for example in found.retrieval}
+    assert labels == {f"{model} (random weights)", f"{model} (random weights, first 2 only)"}
+    few = [e for e in found.retrieval if "first 2" in e.model and e.direction == "text_to_image"]
+    assert {e.query for e in few} == {*CAPTIONS["red"], *CAPTIONS["green"]}
+    assert all(len(e.found) == 2 for e in few)
+    assert {tuple(example.maps) for example in found.attention} == {(f"{model} (random weights)",)}

@@ -1,0 +1,80 @@
+"""`cosmos-eval report` with pictures, as it is typed."""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def colours(tmp_path: Path, save_colour) -> Path:
+    for colour in ("red", "green", "blue"):
+        for number in range(2):
+            save_colour(tmp_path / "colours" / colour / f"{number}.png", colour)
+    described = tmp_path / "colours.yaml"
+    described.write_text("kind: cls\nfolder: colours\ntemplates: ['a {}']\n")
+    return described
+
+
+@pytest.fixture
+def results(colours: Path, measure, tiny_archs: dict[str, str], tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    measure(folder, [str(colours)], [f"openclip:{tiny_archs['tiny']}/random"])
+    return folder
+
+
+def pictures(page: Path) -> set[bytes]:
+    text = page.read_text("utf-8")
+    return {base64.b64decode(one) for one in re.findall(r"data:image/webp;base64,([\w+/=]+)", text)}
+
+
+def test_a_page_with_examples(command, results: Path, colours: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    ended = command("report", results, "--out", page, "--dataset", colours)
+    assert ended.status == 0, ended.err
+    shown = pictures(page)
+    assert shown
+    assert all(content[:4] == b"RIFF" and content[8:12] == b"WEBP" for content in shown)
+    first = page.read_bytes()
+    assert command("report", results, "--out", page, "--dataset", colours).status == 0
+    assert page.read_bytes() == first
+
+
+def test_a_page_without(command, results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    ended = command("report", results, "--out", page, "--no-pictures")
+    assert ended.status == 0, ended.err
+    assert "not shown" not in ended.err
+    assert pictures(page) == set()
+
+
+def test_what_is_missing_is_told(command, results: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    ended = command("report", results, "--out", page)
+    assert ended.status == 0
+    line = "colours: no pictures: name the YAML file that describes it with --dataset FILE"
+    assert line in ended.err
+    assert line in page.read_text("utf-8")
+    assert pictures(page) == set()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--dataset", "other.yaml", "no result is of your data set other: leave its file out"),
+        ("--dataset", "none.yaml", "none.yaml: no such file"),
+        ("--data-root", "nowhere", "no folder nowhere, see --data-root"),
+        ("--predictions", "nowhere", "no folder nowhere, see --predictions"),
+    ],
+)
+def test_bad_input(option: str, value: str, said: str, command, results, tmp_path) -> None:
+    (tmp_path / "other.yaml").write_text("kind: cls\nfolder: colours\n")
+    ended = command("report", results, "--out", "page.html", option, value)
+    assert ended.status == 2
+    assert ended.err.startswith("cosmos-eval: ")
+    assert said in ended.err
+    assert len(ended.err.splitlines()) == 1
+    assert not (tmp_path / "page.html").exists()
