@@ -18,14 +18,14 @@ def results(tmp_path):
 
 
 def test_the_usual_folder_becomes_a_page(command, results, tmp_path):
-    done = command("report", "--out", "sub/page.html")
+    done = command("report", "--out", "sub/page.html", "--no-pictures")
     assert (done.status, done.out) == (0, "")
     assert done.err == "wrote sub/page.html, 0.5 MB\n"
     text = (tmp_path / "sub" / "page.html").read_text("utf-8")
     assert text.startswith("<!DOCTYPE html>")
     assert "2 models, made by cosmos-eval" in text
     assert 'id="compare"' in text
-    again = command("report", results, "--out", "again.html")
+    again = command("report", results, "--out", "again.html", "--no-pictures")
     assert again.status == 0
     assert (tmp_path / "again.html").read_text("utf-8") == text
 
@@ -34,7 +34,7 @@ def test_published_numbers_can_be_left_out(command, tmp_path):
     where = {"dataset": "imagenet1k", "protocol": "cosmos"}
     store(tmp_path / "r", "cls", model={"spec": "cosmos:vitb16_cc3m"}, **where)
     for option, there in (("--published", True), ("--no-published", False)):
-        assert command("report", "r", "--out", "p.html", option).status == 0
+        assert command("report", "r", "--out", "p.html", "--no-pictures", option).status == 0
         text = (tmp_path / "p.html").read_text("utf-8")
         assert "vs published" in text  # the difference is said as by `leaderboard`, in either case
         assert ('data-source="published"' in text) == there
@@ -43,7 +43,7 @@ def test_published_numbers_can_be_left_out(command, tmp_path):
 def test_what_cannot_be_compared_is_told_on_the_page_and_beside_it(command, results, tmp_path):
     (samples,) = results.glob("a__scenes-cls__scenes.*.npz")
     samples.write_bytes(b"edited")
-    done = command("report", "--out", "page.html")
+    done = command("report", "--out", "page.html", "--no-pictures")
     assert done.status == 0
     first, note = done.err.splitlines()
     assert first.startswith("wrote page.html")
