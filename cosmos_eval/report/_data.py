@@ -24,8 +24,9 @@ def script_json(content: Any) -> str:
 
 
 def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
-    """`models` by name; `pairs` and `classes` name them, and `metrics`, by their places.
+    """`models` by name; `pairs`, `classes` and `first` name them, and `metrics`, by their places.
 
+    `first` are the two models that are compared until others are chosen.
     A pair has `a`, `b`, `tests` and `why` (what was not compared, a line each). A test is [metric,
     A, B, A - B, low, high, p, p by Holm, who is better, only A right, only B right], in percent. A
     table of `classes` has a list of values a model, null where there is none.
@@ -36,6 +37,7 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
     pairs = [_pair(pair, models, metrics) for pair in content.pairs]
     return {
         "models": list(models),
+        "first": _most_often_better(content, models),
         "metrics": [
             {"protocol": key[0], "dataset": key[1], "title": titles[key]} for key in metrics
         ],
@@ -47,6 +49,15 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
 def model_names(content: Content) -> list[str]:
     """The models measured here, in alphabetical order."""
     return sorted({entry.model for entry in content.entries if entry.source == "measured"})
+
+
+def _most_often_better(content: Content, models: Mapping[str, int]) -> list[int]:
+    """The places of the two models that won most tests; of equal ones the first by name."""
+    won = dict.fromkeys(models, 0)
+    for pair in content.pairs:
+        for model, side in zip(pair.models, "AB", strict=True):
+            won[model] += pair.wins(side)
+    return [models[name] for name in sorted(models, key=lambda name: -won[name])[:2]]
 
 
 def _titles(content: Content) -> Mapping[tuple[str, str, str], str]:

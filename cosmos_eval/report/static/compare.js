@@ -136,5 +136,5 @@ if (choice.a) {
     });
     cell.append(button);
   }));
-  choosePair(0, 1);
+  choosePair(...data.first);
 }

@@ -61,6 +61,7 @@ def in_process(capsys, monkeypatch, tmp_path):
         ["list", "protocols"],
         ["leaderboard", "--published"],
         ["attend", "--help"],
+        ["report", "--help"],
         ["data", "doctor", "--help"],
         ["data", "prepare", "--help"],
     ],

@@ -166,10 +166,10 @@ def test_published_numbers_stand_beside_what_was_measured_only():
 
 
 def test_data_of_the_page():
-    shelf = shelf_of(["b", "a"], ["cls"])
+    shelf = shelf_of(["a", "b"], ["cls"])
     content = shelf.content()
     told = page_data(content, class_tables(content.results))
-    assert told["models"] == ["a", "b"]
+    assert (told["models"], told["first"]) == (["a", "b"], [1, 0])
     assert told["metrics"] == [{"protocol": "scenes", "dataset": "scenes-cls", "title": "acc1"}]
     ((pair,), (table,)) = told["pairs"], told["classes"]
     rows = {one.row.model["spec"]: one.row for one in shelf.results}
