@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from cosmos_eval.compare import MetricTest
+from cosmos_eval.labels import model_label
 from cosmos_eval.leaderboard import Entry, Pair, Ties, close_pairs
 from cosmos_eval.matching import mismatches, setting
 from cosmos_eval.metrics.paired import SLOW, PairedDifference, holm
@@ -60,9 +61,12 @@ def versus(found: Sequence[Found]) -> list[Versus]:
 def ties_of(found: Sequence[Found], entries: Sequence[Entry]) -> Ties:
     """Whether the interval of each close pair's difference covers 0, where they were compared."""
     known = {(one.models, one.protocol, one.dataset): one.differences for one in found}
+    labels = {e.key: model_label(e.result) for e in entries if e.result is not None}
     ties = {}
     for pair in close_pairs(entries):
-        first, second = sorted((pair.best.model, pair.other.model))
+        if not (pair.best in labels and pair.other in labels):
+            continue
+        first, second = sorted((labels[pair.best], labels[pair.other]))
         differences = known.get(((first, second), pair.best.protocol, pair.best.dataset), {})
         if pair.metric in differences:
             interval = differences[pair.metric].interval()

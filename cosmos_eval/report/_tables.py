@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cosmos_eval.leaderboard import Board, Column, Entry, Key, Row, Shown
+from cosmos_eval.matching import is_share
 from cosmos_eval.tasks import known_tasks
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
@@ -20,7 +21,10 @@ class Bar(NamedTuple):
 
 
 class CellView(NamedTuple):
-    """A number: `exact`, `low` and `high` in percent, for sorting and drawing; all may be empty."""
+    """A number: `exact`, `low` and `high` in the column's unit, for sorting and drawing.
+
+    All may be empty.
+    """
 
     shown: Shown
     anchor: str = ""
@@ -31,12 +35,13 @@ class CellView(NamedTuple):
 
 
 class ColumnView(NamedTuple):
-    """A data set's metric."""
+    """A data set's metric; `unit` is `%`, or `x` of a ratio."""
 
     dataset: str
     task: str
     metric: str
     title: str
+    unit: str
 
 
 class RowView(NamedTuple):
@@ -106,7 +111,7 @@ def _ends(entry: Entry | None, metric: str) -> tuple[float, ...]:
 
 def _column(column: Column, tasks: Sequence[str]) -> ColumnView:
     task = tasks[column.task] if column.task < len(tasks) else "other"
-    return ColumnView(column.dataset, task, column.metric, column.title)
+    return ColumnView(column.dataset, task, column.metric, column.title, unit_of(column.metric))
 
 
 def _row(row: Row, board: Board, scales: Sequence[_Scale], anchors: Anchors) -> RowView:
@@ -125,12 +130,18 @@ def _cell(
     return CellView(
         shown,
         anchors[entry.key],
-        exact=_percent(value),
-        low=_percent(low),
-        high=_percent(high),
+        exact=_number(value, metric),
+        low=_number(low, metric),
+        high=_number(high, metric),
         bar=Bar(scale.place(low), scale.place(high), scale.place(value)),
     )
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.4f}".rstrip("0").rstrip(".")
+def unit_of(metric: str) -> str:
+    """What the page's numbers of a metric are in: percent, or nothing, as ratios are."""
+    return "%" if is_share(metric) else "x"
+
+
+def _number(value: float, metric: str) -> str:
+    factor = 100 if is_share(metric) else 1
+    return f"{factor * value:.4f}".rstrip("0").rstrip(".")

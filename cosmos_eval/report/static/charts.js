@@ -23,24 +23,31 @@ const chartConfig = () => {
   };
 };
 
-const barRow = (row, place, showsSource) => {
+const barRow = (row, place, showsSource, unit) => {
   const { value, low, high } = row.cells[place].dataset;
   const source = row.dataset.source;
   const name = row.querySelector(".name").textContent + (showsSource && source !== "measured" ? ` (${source})` : "");
-  const ends = low === high ? "" : ` [${Number(low).toFixed(1)}, ${Number(high).toFixed(1)}]`;
+  const text = (number) => Number(number).toFixed(digitsOf(unit));
+  const ends = low === high ? "" : ` [${text(low)}, ${text(high)}]`;
   return {
     name, source, value: Number(value), low: Number(low), high: Number(high),
-    told: `${row.dataset.model}, ${source}: ${Number(value).toFixed(1)}${ends}`,
+    told: `${row.dataset.model}, ${source}: ${text(value)}${ends}`,
   };
 };
 
-const intervalRows = (chart) => {
+// The table of a chart, which of its columns is drawn, and the first column of numbers.
+const drawnColumn = (chart) => {
   const table = chart.closest("section").querySelector("table");
   const titles = Array.from(table.tHead.rows[0].cells);
   const first = titles.findIndex((title) => title.dataset.dataset);
   const place = first + Number(chart.querySelector("select").value);
+  return { table, place, first, unit: titles[place].dataset.unit };
+};
+
+const intervalRows = (chart) => {
+  const { table, place, first, unit } = drawnColumn(chart);
   const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden && row.cells[place].dataset.value);
-  return rows.map((row) => barRow(row, place, first > 1)).sort((a, b) => b.value - a.value).slice(0, MOST_BARS);
+  return rows.map((row) => barRow(row, place, first > 1, unit)).sort((a, b) => b.value - a.value).slice(0, MOST_BARS);
 };
 
 const classRows = () => chosenClasses().map((one) => ({
@@ -67,6 +74,7 @@ const drawChart = async (chart) => {
       plot.textContent = "No number of this column is shown.";
       return;
     }
+    if (kind === "intervals") specification.layer[1].encoding.x.title = drawnColumn(chart).unit;
     specification.datasets = { ...specification.datasets, rows };
     // A height by steps would make Vega-Lite warn of the width, which it takes from the page.
     specification.height ??= BAR * rows.length;

@@ -43,7 +43,7 @@ const testRow = (test, reach) => {
   const dataset = make("th", { scope: "row" }, [
     metric.dataset, " ", make("span", { className: "protocol", textContent: metric.protocol })]);
   const difference = make("td", {}, [
-    signed(test[DIFFERENCE], 2),
+    signed(test[DIFFERENCE], 2), metric.unit === "%" ? "" : metric.unit,
     make("small", { textContent: `[${signed(test[LOW], 2)}, ${signed(test[HIGH], 2)}]` })]);
   difference.dataset.value = test[DIFFERENCE];
   const bar = forest(test[DIFFERENCE], test[LOW], test[HIGH], reach, sideOf(test[BETTER]));
@@ -52,7 +52,7 @@ const testRow = (test, reach) => {
   const better = make("td", { className: `text side-${sideOf(test[BETTER])}`, textContent: test[BETTER] });
   return make("tr", {}, [
     dataset, make("td", { className: "text", textContent: metric.title }),
-    number(test[OF_A]), number(test[OF_B]), difference, bar,
+    number(test[OF_A], digitsOf(metric.unit)), number(test[OF_B], digitsOf(metric.unit)), difference, bar,
     make("td", { textContent: test[P] }), make("td", { textContent: test[HOLM] }),
     better, count(test[ONLY_A]), count(test[ONLY_B])]);
 };
@@ -67,8 +67,11 @@ const fill = (table, rows) => {
 const showPair = () => {
   const a = Number(choice.a.value), b = Number(choice.b.value);
   const { tests, why } = pairOf(a, b);
-  const reach = reachOf(tests.flatMap((test) => [test[LOW], test[HIGH]]));
-  fill(document.getElementById("pair-table"), tests.map((test) => testRow(test, reach)));
+  // Points and ratios have a scale each.
+  const unitOf = (test) => data.metrics[test[METRIC]].unit;
+  const reach = (unit) => reachOf(
+    tests.filter((test) => unitOf(test) === unit).flatMap((test) => [test[LOW], test[HIGH]]));
+  fill(document.getElementById("pair-table"), tests.map((test) => testRow(test, reach(unitOf(test)))));
   document.getElementById("pair-why").replaceChildren(
     ...why.map((line) => make("li", { textContent: `not compared: ${line}` })));
   const wins = (side) => tests.filter((test) => test[BETTER] === side).length;

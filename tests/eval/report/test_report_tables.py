@@ -170,7 +170,9 @@ def test_data_of_the_page():
     content = shelf.content()
     told = page_data(content, class_tables(content.results))
     assert (told["models"], told["first"]) == (["a", "b"], [1, 0])
-    assert told["metrics"] == [{"protocol": "scenes", "dataset": "scenes-cls", "title": "acc1"}]
+    assert told["metrics"] == [
+        {"protocol": "scenes", "dataset": "scenes-cls", "title": "acc1", "unit": "%"}
+    ]
     ((pair,), (table,)) = told["pairs"], told["classes"]
     rows = {one.row.model["spec"]: one.row for one in shelf.results}
     metric, a, b, difference, low, high, *_, only_a, only_b = pair["tests"][0]
@@ -199,3 +201,33 @@ def test_two_results_of_the_same_are_refused():
     shelf.add(dataclasses.replace(shelf.results[0].row, n_samples=7), {})
     with pytest.raises(UsageError, match="two results of a on scenes-cls"):
         shelf.content()
+
+
+def test_ratios_stand_as_ratios_and_maps_make_no_other_model():
+    shelf = shelf_of(["a", "b"], ["cls", "loc"])
+    content = shelf.content()
+    told = page_data(content, class_tables(content.results))
+    assert told["models"] == ["a", "b"]
+    ((pair,), rows) = (
+        told["pairs"],
+        {(r.row.model["spec"], r.row.task): r.row for r in shelf.results},
+    )
+    of = {
+        told["metrics"][test[0]]["title"]: (told["metrics"][test[0]], test)
+        for test in pair["tests"]
+    }
+    metric, test = of["mass / area"]
+    assert metric["unit"] == "x"
+    ratios = [rows[model, "loc"].metrics["mass_over_area"] for model in "ab"]
+    assert test[1:4] == pytest.approx([*ratios, ratios[0] - ratios[1]], abs=2e-3)
+    views = [board_view(board, anchors_of(content.entries)) for board in content.boards]
+    cells = {
+        (row.model, column.metric): (column.unit, cell)
+        for view in views
+        for row in view.rows
+        for column, cell in zip(view.columns, row.cells, strict=True)
+    }
+    label = next(model for model, name in cells if name == "mass_over_area" and model[0] == "b")
+    unit, cell = cells[label, "mass_over_area"]
+    assert (unit, cell.shown.value) == ("x", f"{ratios[1]:.2f}x")
+    assert float(cell.exact) == pytest.approx(ratios[1], abs=1e-4)
