@@ -40,6 +40,8 @@ const intervalRows = (chart) => {
   const first = titles.findIndex((title) => title.dataset.dataset);
   const place = first + Number(chart.querySelector("select").value);
   const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden && row.cells[place].dataset.value);
+  chart.querySelector(".cut").textContent =
+    rows.length > MOST_BARS ? `The ${MOST_BARS} highest of ${rows.length} numbers; filter the table to see others.` : "";
   return rows.map((row) => barRow(row, place, first > 1)).sort((a, b) => b.value - a.value).slice(0, MOST_BARS);
 };
 
