@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Locator, Page
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "tests"))
-from support.pages import open_browser  # noqa: E402
+from support.report_pages import open_browser  # noqa: E402
 
 WIDTH, MARGIN = 1240, 24
 # The leaderboard stands at the left of its scrolled table; what lies beyond it is cut.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from support.pages import PUBLISHED, gallery_of, shelf_of
+from support.report_pages import PUBLISHED, gallery_of, shelf_of
 
 from cosmos_eval.report import to_page
 

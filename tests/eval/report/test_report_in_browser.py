@@ -6,7 +6,7 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from support.pages import ODD, PUBLISHED, gallery_of, odd_shelf, shelf_of
+from support.report_pages import ODD, PUBLISHED, gallery_of, odd_shelf, shelf_of
 
 from cosmos_eval.report import to_page
 

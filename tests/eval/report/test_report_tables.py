@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.models import make_result
-from support.pages import PUBLISHED, Shelf, shelf_of
+from support.report_pages import PUBLISHED, Shelf, shelf_of
 from support.results import SAMPLES
 from support.rows import make_row
 
