@@ -36,7 +36,7 @@ from cosmos_eval.report._sets import sets_of
 from cosmos_eval.store import read_result, read_samples, result_paths
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from support.pages import find_browser, open_browser
+from support.report_pages import find_browser, open_browser
 from support.ten_by_twelve import make_gallery, write_results
 
 SECONDS, READY, MEGABYTES = 20.0, 1.0, 5.0

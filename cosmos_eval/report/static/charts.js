@@ -47,6 +47,8 @@ const drawnColumn = (chart) => {
 const intervalRows = (chart) => {
   const { table, place, first, unit } = drawnColumn(chart);
   const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden && row.cells[place].dataset.value);
+  chart.querySelector(".cut").textContent =
+    rows.length > MOST_BARS ? `The ${MOST_BARS} highest of ${rows.length} numbers; filter the table to see others.` : "";
   return rows.map((row) => barRow(row, place, first > 1, unit)).sort((a, b) => b.value - a.value).slice(0, MOST_BARS);
 };
 
