@@ -26,14 +26,18 @@ ROWS = {
     ("scenes", "scenes-retrieval-small", "text_to_image_R@1"): "small things: text to image R@1",
     ("scenes", "scenes-cls-small", "acc1"): "small things: classification acc1",
     ("scenes", "scenes-seg-small", "mIoU_things"): "small things: segmentation mIoU",
-    (OWN, "scenes-loc", "mass_over_area_small"): "own map, small things: mass / area",
-    (OWN, "scenes-loc", "mass_over_area_medium"): "own map, dominant things: mass / area",
-    (OWN, "scenes-loc", "mass_over_area_large"): "own map, stuff: mass / area",
-    (OWN, "scenes-loc", "pointing_game"): "own map: pointing game",
-    (ALIKE, "scenes-loc", "mass_over_area_small"): "similarity map, small things: mass / area",
-    (ALIKE, "scenes-loc", "mass_over_area_medium"): "similarity map, dominant things: mass / area",
-    (ALIKE, "scenes-loc", "mass_over_area_large"): "similarity map, stuff: mass / area",
-    (ALIKE, "scenes-loc", "pointing_game"): "similarity map: pointing game",
+    (
+        OWN,
+        "scenes-loc",
+        "mass_over_area_small",
+    ): "its own map of a name: mass on small things / area",
+    (OWN, "scenes-loc", "pointing_game"): "its own map of a name: pointing game",
+    (
+        ALIKE,
+        "scenes-loc",
+        "mass_over_area_small",
+    ): "similarity map of a name: mass on small things / area",
+    (ALIKE, "scenes-loc", "pointing_game"): "similarity map of a name: pointing game",
 }
 
 

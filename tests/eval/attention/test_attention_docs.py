@@ -15,7 +15,9 @@ from cosmos_eval.attention import _WRITERS
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "attention.md").read_text("utf-8")
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S)
-COMMANDS = [line for block in BLOCKS for line in block.splitlines()]
+COMMANDS = [
+    line for block in BLOCKS for line in block.splitlines() if line.startswith("cosmos-eval attend")
+]
 
 
 def test_the_picture_is_what_its_command_draws(command, tmp_path: Path) -> None:
