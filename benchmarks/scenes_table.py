@@ -30,14 +30,14 @@ ROWS = {
         OWN,
         "scenes-loc",
         "mass_over_area_small",
-    ): "its own map of a name: mass on small things / area",
-    (OWN, "scenes-loc", "pointing_game"): "its own map of a name: pointing game",
+    ): "own map, small things: mass / area",
+    (OWN, "scenes-loc", "pointing_game"): "own map: pointing game",
     (
         ALIKE,
         "scenes-loc",
         "mass_over_area_small",
-    ): "similarity map of a name: mass on small things / area",
-    (ALIKE, "scenes-loc", "pointing_game"): "similarity map of a name: pointing game",
+    ): "similarity map, small things: mass / area",
+    (ALIKE, "scenes-loc", "pointing_game"): "similarity map: pointing game",
 }
 
 
