@@ -27,10 +27,10 @@ const barRow = (row, place, showsSource) => {
   const { value, low, high } = row.cells[place].dataset;
   const source = row.dataset.source;
   const name = row.querySelector(".name").textContent + (showsSource && source !== "measured" ? ` (${source})` : "");
-  const ends = low === high ? "" : ` [${Number(low).toFixed(1)}, ${Number(high).toFixed(1)}]`;
+  const ends = row.cells[place].querySelector(".ends")?.textContent ?? "";
   return {
     name, source, value: Number(value), low: Number(low), high: Number(high),
-    told: `${row.dataset.model}, ${source}: ${Number(value).toFixed(1)}${ends}`,
+    told: `${row.dataset.model}, ${source}: ${row.cells[place].querySelector(".number").textContent} ${ends}`,
   };
 };
 
