@@ -13,7 +13,6 @@ from cosmos_eval.matching import is_share, p_value_text
 from cosmos_eval.report._classes import ClassTable
 from cosmos_eval.report._content import Content
 from cosmos_eval.report._pairs import Versus
-from cosmos_eval.report._tables import unit_of
 
 # What would end a script element, begin a comment or a tag in it, or end a line of old JavaScript.
 _ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
@@ -30,8 +29,8 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
 
     `first` are the two models that are compared until others are chosen.
     A pair has `a`, `b`, `tests` and `why` (what was not compared, a line each). A test is [metric,
-    A, B, A - B, low, high, p, p by Holm, who is better, only A right, only B right], in the
-    metric's `unit`. A table of `classes` has a list of values a model, null where there is none.
+    A, B, A - B, low, high, p, p by Holm, who is better, only A right, only B right], shares in
+    percent. A table of `classes` has a list of values a model, null where there is none.
     """
     models = {name: place for place, name in enumerate(model_names(content))}
     metrics: dict[tuple[str, str, str], int] = {}
@@ -45,7 +44,7 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
                 "protocol": key[0],
                 "dataset": key[1],
                 "title": titles[key],
-                "unit": unit_of(key[2]),
+                "share": is_share(key[2]),
             }
             for key in metrics
         ],

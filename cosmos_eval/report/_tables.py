@@ -21,10 +21,7 @@ class Bar(NamedTuple):
 
 
 class CellView(NamedTuple):
-    """A number: `exact`, `low` and `high` in the column's unit, for sorting and drawing.
-
-    All may be empty.
-    """
+    """A number: `exact`, `low` and `high` for sorting and drawing, shares in percent."""
 
     shown: Shown
     anchor: str = ""
@@ -35,13 +32,12 @@ class CellView(NamedTuple):
 
 
 class ColumnView(NamedTuple):
-    """A data set's metric; `unit` is `%`, or `x` of a ratio."""
+    """A data set's metric."""
 
     dataset: str
     task: str
     metric: str
     title: str
-    unit: str
 
 
 class RowView(NamedTuple):
@@ -111,7 +107,7 @@ def _ends(entry: Entry | None, metric: str) -> tuple[float, ...]:
 
 def _column(column: Column, tasks: Sequence[str]) -> ColumnView:
     task = tasks[column.task] if column.task < len(tasks) else "other"
-    return ColumnView(column.dataset, task, column.metric, column.title, unit_of(column.metric))
+    return ColumnView(column.dataset, task, column.metric, column.title)
 
 
 def _row(row: Row, board: Board, scales: Sequence[_Scale], anchors: Anchors) -> RowView:
@@ -130,18 +126,13 @@ def _cell(
     return CellView(
         shown,
         anchors[entry.key],
-        exact=_number(value, metric),
-        low=_number(low, metric),
-        high=_number(high, metric),
+        exact=_exact(metric, value),
+        low=_exact(metric, low),
+        high=_exact(metric, high),
         bar=Bar(scale.place(low), scale.place(high), scale.place(value)),
     )
 
 
-def unit_of(metric: str) -> str:
-    """What the page's numbers of a metric are in: percent, or nothing, as ratios are."""
-    return "%" if is_share(metric) else "x"
-
-
-def _number(value: float, metric: str) -> str:
+def _exact(metric: str, value: float) -> str:
     factor = 100 if is_share(metric) else 1
     return f"{factor * value:.4f}".rstrip("0").rstrip(".")

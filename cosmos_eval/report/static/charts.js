@@ -23,33 +23,26 @@ const chartConfig = () => {
   };
 };
 
-const barRow = (row, place, showsSource, unit) => {
+const barRow = (row, place, showsSource) => {
   const { value, low, high } = row.cells[place].dataset;
   const source = row.dataset.source;
   const name = row.querySelector(".name").textContent + (showsSource && source !== "measured" ? ` (${source})` : "");
-  const text = (number) => Number(number).toFixed(digitsOf(unit));
-  const ends = low === high ? "" : ` [${text(low)}, ${text(high)}]`;
+  const ends = row.cells[place].querySelector(".ends")?.textContent ?? "";
   return {
     name, source, value: Number(value), low: Number(low), high: Number(high),
-    told: `${row.dataset.model}, ${source}: ${text(value)}${ends}`,
+    told: `${row.dataset.model}, ${source}: ${row.cells[place].querySelector(".number").textContent} ${ends}`,
   };
 };
 
-// The table of a chart, which of its columns is drawn, and the first column of numbers.
-const drawnColumn = (chart) => {
+const intervalRows = (chart) => {
   const table = chart.closest("section").querySelector("table");
   const titles = Array.from(table.tHead.rows[0].cells);
   const first = titles.findIndex((title) => title.dataset.dataset);
   const place = first + Number(chart.querySelector("select").value);
-  return { table, place, first, unit: titles[place].dataset.unit };
-};
-
-const intervalRows = (chart) => {
-  const { table, place, first, unit } = drawnColumn(chart);
   const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden && row.cells[place].dataset.value);
   chart.querySelector(".cut").textContent =
     rows.length > MOST_BARS ? `The ${MOST_BARS} highest of ${rows.length} numbers; filter the table to see others.` : "";
-  return rows.map((row) => barRow(row, place, first > 1, unit)).sort((a, b) => b.value - a.value).slice(0, MOST_BARS);
+  return rows.map((row) => barRow(row, place, first > 1)).sort((a, b) => b.value - a.value).slice(0, MOST_BARS);
 };
 
 const classRows = () => chosenClasses().map((one) => ({
@@ -76,7 +69,6 @@ const drawChart = async (chart) => {
       plot.textContent = "No number of this column is shown.";
       return;
     }
-    if (kind === "intervals") specification.layer[1].encoding.x.title = drawnColumn(chart).unit;
     specification.datasets = { ...specification.datasets, rows };
     // A height by steps would make Vega-Lite warn of the width, which it takes from the page.
     specification.height ??= BAR * rows.length;

@@ -23,9 +23,6 @@ const signed = (number, digits = 1) => {
   return Number(text) > 0 ? `+${text}` : text.replace("-", "\u2212");
 };
 
-// Shares have one decimal, ratios two.
-const digitsOf = (unit) => (unit === "%" ? 1 : 2);
-
 // Once a task is asked for, it runs when the browser has nothing better to do.
 const soon = (task) => {
   let waiting = 0;

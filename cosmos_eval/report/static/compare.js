@@ -35,15 +35,18 @@ const forest = (difference, low, high, reach, side) => {
 
 const sideOf = (better) => ({ A: "a", B: "b" })[better] ?? "none";
 
-const number = (value, digits = 1) =>
-  make("td", { textContent: value === null ? "" : value.toFixed(digits) });
+const number = (value, digits = 1) => make("td", { textContent: value.toFixed(digits) });
+
+// Shares are in percent; what is no share has a scale of its own.
+const isShare = (test) => data.metrics[test[METRIC]].share;
 
 const testRow = (test, reach) => {
   const metric = data.metrics[test[METRIC]];
+  const digits = isShare(test) ? 1 : 2;
   const dataset = make("th", { scope: "row" }, [
     metric.dataset, " ", make("span", { className: "protocol", textContent: metric.protocol })]);
   const difference = make("td", {}, [
-    signed(test[DIFFERENCE], 2), metric.unit === "%" ? "" : metric.unit,
+    signed(test[DIFFERENCE], 2),
     make("small", { textContent: `[${signed(test[LOW], 2)}, ${signed(test[HIGH], 2)}]` })]);
   difference.dataset.value = test[DIFFERENCE];
   const bar = forest(test[DIFFERENCE], test[LOW], test[HIGH], reach, sideOf(test[BETTER]));
@@ -52,12 +55,12 @@ const testRow = (test, reach) => {
   const better = make("td", { className: `text side-${sideOf(test[BETTER])}`, textContent: test[BETTER] });
   return make("tr", {}, [
     dataset, make("td", { className: "text", textContent: metric.title }),
-    number(test[OF_A], digitsOf(metric.unit)), number(test[OF_B], digitsOf(metric.unit)), difference, bar,
+    number(test[OF_A], digits), number(test[OF_B], digits), difference, bar,
     make("td", { textContent: test[P] }), make("td", { textContent: test[HOLM] }),
     better, count(test[ONLY_A]), count(test[ONLY_B])]);
 };
 
-const reachOf = (numbers) => Math.max(0.1, ...numbers.map(Math.abs));
+const reachOf = (numbers) => Math.max(0.01, ...numbers.map(Math.abs));
 
 const fill = (table, rows) => {
   for (const title of table.tHead.rows[0].cells) title.removeAttribute("aria-sort");
@@ -67,11 +70,9 @@ const fill = (table, rows) => {
 const showPair = () => {
   const a = Number(choice.a.value), b = Number(choice.b.value);
   const { tests, why } = pairOf(a, b);
-  // Points and ratios have a scale each.
-  const unitOf = (test) => data.metrics[test[METRIC]].unit;
-  const reach = (unit) => reachOf(
-    tests.filter((test) => unitOf(test) === unit).flatMap((test) => [test[LOW], test[HIGH]]));
-  fill(document.getElementById("pair-table"), tests.map((test) => testRow(test, reach(unitOf(test)))));
+  const ends = (share) => tests.filter((test) => isShare(test) === share).flatMap((test) => [test[LOW], test[HIGH]]);
+  const reach = new Map([true, false].map((share) => [share, reachOf(ends(share))]));
+  fill(document.getElementById("pair-table"), tests.map((test) => testRow(test, reach.get(isShare(test)))));
   document.getElementById("pair-why").replaceChildren(
     ...why.map((line) => make("li", { textContent: `not compared: ${line}` })));
   const wins = (side) => tests.filter((test) => test[BETTER] === side).length;

@@ -50,6 +50,28 @@ def test_a_column_of_one_number_has_a_scale():
     assert cell.bar == Bar(50, 50, 50)
 
 
+def test_ratios_are_no_percentages():
+    """Of a task that is not installed, as a task of another package may be."""
+    metrics = {"mass_over_area": 1.914, "pointing_game": 0.5}
+    interval = {"low": 1.5, "high": 2.25, "method": "bootstrap", "level": 0.95}
+    row = make_row(
+        task="elsewhere", metrics=metrics, intervals={"mass_over_area": interval}, per_class={}
+    )
+    entries = measured([row])
+    (board,) = boards(entries)
+    view = board_view(board, anchors_of(entries))
+    assert [(column.task, column.title) for column in view.columns] == [
+        ("other", "mass_over_area"), ("other", "pointing_game"),
+    ]  # fmt: skip
+    ratio, share = view.rows[0].cells
+    assert (ratio.shown.value, ratio.shown.interval) == ("1.91x", "[1.50, 2.25]")
+    assert (ratio.exact, ratio.low, ratio.high) == ("1.914", "1.5", "2.25")
+    assert (share.shown.value, share.exact) == ("50.0", "50")
+    figures = {f.metric: f for f in origin_of(entries[0], None, anchors_of(entries)).figures}
+    assert figures["mass_over_area"][1:3] == ("1.91", "[1.50, 2.25]")
+    assert figures["pointing_game"].value == "50.0 %"
+
+
 def stored(*rows):
     return [Stored(Path(path), row) for path, row in zip("abcdefgh", rows, strict=False)]
 
@@ -171,7 +193,7 @@ def test_data_of_the_page():
     told = page_data(content, class_tables(content.results))
     assert (told["models"], told["first"]) == (["a", "b"], [1, 0])
     assert told["metrics"] == [
-        {"protocol": "scenes", "dataset": "scenes-cls", "title": "acc1", "unit": "%"}
+        {"protocol": "scenes", "dataset": "scenes-cls", "title": "acc1", "share": True}
     ]
     ((pair,), (table,)) = told["pairs"], told["classes"]
     rows = {one.row.model["spec"]: one.row for one in shelf.results}
@@ -201,33 +223,3 @@ def test_two_results_of_the_same_are_refused():
     shelf.add(dataclasses.replace(shelf.results[0].row, n_samples=7), {})
     with pytest.raises(UsageError, match="two results of a on scenes-cls"):
         shelf.content()
-
-
-def test_ratios_stand_as_ratios_and_maps_make_no_other_model():
-    shelf = shelf_of(["a", "b"], ["cls", "loc"])
-    content = shelf.content()
-    told = page_data(content, class_tables(content.results))
-    assert told["models"] == ["a", "b"]
-    ((pair,), rows) = (
-        told["pairs"],
-        {(r.row.model["spec"], r.row.task): r.row for r in shelf.results},
-    )
-    of = {
-        told["metrics"][test[0]]["title"]: (told["metrics"][test[0]], test)
-        for test in pair["tests"]
-    }
-    metric, test = of["mass / area"]
-    assert metric["unit"] == "x"
-    ratios = [rows[model, "loc"].metrics["mass_over_area"] for model in "ab"]
-    assert test[1:4] == pytest.approx([*ratios, ratios[0] - ratios[1]], abs=2e-3)
-    views = [board_view(board, anchors_of(content.entries)) for board in content.boards]
-    cells = {
-        (row.model, column.metric): (column.unit, cell)
-        for view in views
-        for row in view.rows
-        for column, cell in zip(view.columns, row.cells, strict=True)
-    }
-    label = next(model for model, name in cells if name == "mass_over_area" and model[0] == "b")
-    unit, cell = cells[label, "mass_over_area"]
-    assert (unit, cell.shown.value) == ("x", f"{ratios[1]:.2f}x")
-    assert float(cell.exact) == pytest.approx(ratios[1], abs=1e-4)
