@@ -108,6 +108,7 @@ def _measurement(row: ResultRow) -> dict[str, Any]:
         "samples": row.n_samples,
         "limit": told["limit"],
         "attention": told["attention"],
+        "kind of map": told.get("map"),
         "precision": told["precision"],
         "batch size": told["batch_size"],
         "seed": told["seed"],
