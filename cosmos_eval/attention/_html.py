@@ -19,20 +19,12 @@ from cosmos_eval.attention._words import (
     said,
     title,
 )
+from cosmos_eval.templates import html_templates
 
 
 def to_html(rows: Sequence[Row], name: str) -> str:
     """A page with a slider for the maps' opacity and, where there are several, a choice of head."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("cosmos_eval.attention", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = html_templates("cosmos_eval.attention")
     environment.filters |= {"percent": percent, "printable": printable, "padding": padding_line}
     looks = [look for row in rows for look in row.looks]
     return environment.get_template("page.html").render(

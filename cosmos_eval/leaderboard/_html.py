@@ -8,24 +8,14 @@ from itertools import groupby
 from cosmos_eval.leaderboard._boards import Board, boards
 from cosmos_eval.leaderboard._entries import Entry
 from cosmos_eval.leaderboard._standings import NO_TIES, Ties
+from cosmos_eval.templates import html_templates
 
 
 def to_html(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
     """A page with a table a board, best in bold; published numbers link to where they stand."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("cosmos_eval.leaderboard", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    listed = boards(entries, ties)
-    return environment.get_template("page.html").render(
-        boards=[(board, _datasets(board)) for board in listed]
-    )
+    listed = [(board, _datasets(board)) for board in boards(entries, ties)]
+    page = html_templates("cosmos_eval.leaderboard").get_template("page.html")
+    return page.render(boards=listed)
 
 
 def _datasets(board: Board) -> list[tuple[str, int]]:

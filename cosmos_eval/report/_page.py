@@ -21,6 +21,7 @@ from cosmos_eval.report._pictures import Album, fitting, gallery_view, has_examp
 from cosmos_eval.report._summary import summary_of
 from cosmos_eval.report._tables import Anchors, anchors_of, board_view
 from cosmos_eval.report._wins import wins_of
+from cosmos_eval.templates import html_templates
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
@@ -116,15 +117,7 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("cosmos_eval.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = html_templates("cosmos_eval.report", "templates")
     environment.filters.update(step=_step, breakable=_breakable)
     return environment
 
