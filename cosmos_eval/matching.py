@@ -65,8 +65,13 @@ def departures(a: ResultRow, b: ResultRow) -> list[str]:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Whether a metric is a rank; all others are shares."""
+    """Whether a metric is a rank."""
     return metric.endswith("_rank")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share in [0, 1]; else it is a rank, or one share over another."""
+    return not lower_is_better(metric) and "_over_" not in metric
 
 
 def _shown(fields: Mapping[str, Any], name: str) -> str:

@@ -18,7 +18,7 @@ from cosmos_eval.leaderboard._json import to_json
 from cosmos_eval.leaderboard._latex import to_latex
 from cosmos_eval.leaderboard._markdown import to_markdown
 from cosmos_eval.leaderboard._names import shortened
-from cosmos_eval.leaderboard._numbers import bounds, difference, percent
+from cosmos_eval.leaderboard._numbers import bounds, difference, percent, shown_text
 from cosmos_eval.leaderboard._reproduce import (
     Reproduction,
     reproductions,
@@ -59,6 +59,7 @@ __all__ = [
     "reproductions_to_markdown",
     "reproductions_to_tables",
     "shortened",
+    "shown_text",
     "standings",
     "to_csv",
     "to_html",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from cosmos_eval.leaderboard._entries import Entry, headlines_of
-from cosmos_eval.leaderboard._numbers import bounds, difference, percent
+from cosmos_eval.leaderboard._numbers import bounds, difference, shown_text
 from cosmos_eval.leaderboard._standings import NO_TIES, Cell, Standing, Tie, Ties, standings
 from cosmos_eval.tasks import known_tasks
 
@@ -36,7 +36,7 @@ class Column(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """One number in percent and what is said about it, as text; all empty where it is unknown."""
+    """One number and what is said about it, as text; all empty where it is unknown."""
 
     value: str = ""
     interval: str = ""
@@ -119,8 +119,8 @@ def _cell(entry: Entry | None, metric: str, standing: Mapping[Cell, Standing]) -
     value = entry.metrics[metric]
     best, tie, ranks = standing.get(Cell(entry.key, metric), Standing())
     return Shown(
-        value=str(percent(value)),
-        interval=bounds(entry.intervals.get(metric)),
+        value=shown_text(metric, value),
+        interval=bounds(metric, entry.intervals.get(metric)),
         best=best,
         mark=MARKS[tie],
         ranks="" if ranks is None else "-".join(str(rank) for rank in dict.fromkeys(ranks)),

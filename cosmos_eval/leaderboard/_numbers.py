@@ -1,4 +1,4 @@
-"""Fractions as people read them: percent with one decimal."""
+"""Numbers as people read them: fractions in percent with one decimal, ratios as they are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
-_TENTH = Decimal("0.1")
+from cosmos_eval.matching import is_share
+
+_TENTH, _HUNDREDTH = Decimal("0.1"), Decimal("0.01")
 
 
 def percent(fraction: float) -> Decimal:
@@ -17,11 +19,23 @@ def percent(fraction: float) -> Decimal:
     return (Decimal(repr(fraction)) * 100).quantize(_TENTH, ROUND_HALF_UP)
 
 
-def bounds(interval: Mapping[str, Any] | None) -> str:
-    """An interval in percent, `[12.5, 50.0]`; empty where there is none."""
+def shown(metric: str, value: float) -> Decimal:
+    """A metric as tables have it: a share in percent, a ratio with two decimals."""
+    if is_share(metric):
+        return percent(value)
+    return Decimal(repr(value)).quantize(_HUNDREDTH, ROUND_HALF_UP)
+
+
+def shown_text(metric: str, value: float) -> str:
+    """The same as text: `67.1`, or `1.91x` of a ratio."""
+    return f"{shown(metric, value)}{'' if is_share(metric) else 'x'}"
+
+
+def bounds(metric: str, interval: Mapping[str, Any] | None) -> str:
+    """An interval of a metric, `[12.5, 50.0]`; empty where there is none."""
     if interval is None:
         return ""
-    return f"[{percent(interval['low'])}, {percent(interval['high'])}]"
+    return f"[{shown(metric, interval['low'])}, {shown(metric, interval['high'])}]"
 
 
 def exact_difference(fraction: float, other: float) -> Decimal:

@@ -133,7 +133,7 @@ def _lines(number: Reproduction) -> list[str]:
         return [published_here, number.status]
     metric = number.column.metric
     value = number.measured.metrics[metric]
-    interval = bounds(number.measured.intervals.get(metric))
+    interval = bounds(metric, number.measured.intervals.get(metric))
     mark = f" {_OUTSIDE}" if number.status == "outside" else ""
     return [
         published_here,

@@ -51,11 +51,11 @@ def _intervals() -> dict[str, Any]:
     import altair as alt
 
     y = alt.Y("name:N").sort(None).title(None).axis(labelLimit=320)
-    x = alt.X("value:Q").scale(zero=False, nice=True).title("%").axis(tickCount=10)
+    x = alt.X("value:Q").scale(zero=False, nice=True).title(None).axis(tickCount=10)
     colour = alt.Color("source:N").legend(orient="top", title=None, symbolOpacity=1)
     tooltip = alt.Tooltip("told:N")
     bars = alt.Chart().mark_rule(strokeWidth=7, opacity=0.35).encode(
-        x=alt.X("low:Q").scale(zero=False, nice=True), x2="high:Q", y=y, color=colour,
+        x=alt.X("low:Q").scale(zero=False, nice=True).title(None), x2="high:Q", y=y, color=colour,
         tooltip=tooltip,
     )  # fmt: skip
     shape = alt.Shape("source:N").legend(None)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from cosmos_eval.compare import Stored
 from cosmos_eval.labels import model_label
+from cosmos_eval.matching import is_share
 from cosmos_eval.types import ResultRow
 
 # Before the others of a table.
@@ -14,7 +15,10 @@ _FIRST = "IoU"
 
 
 class ClassRow(NamedTuple):
-    """A class, how much there is of it (None: not told), and a number a model in percent."""
+    """A class, how much there is of it (None: not told), and a number a model.
+
+    Shares are in percent.
+    """
 
     name: str
     counted: int | None
@@ -76,9 +80,10 @@ def _is_count(rows: Sequence[ResultRow], figure: str) -> bool:
 def _row(name: str, rows: Sequence[ResultRow], figure: str, counted: str) -> ClassRow:
     of_class = [row.per_class.get(name, {}) for row in rows]
     counts = [some[counted] for some in of_class if some.get(counted) is not None]
+    factor = 100 if is_share(figure) else 1
     values = (some.get(figure) for some in of_class)
     return ClassRow(
         name,
         int(counts[0] or 0) if counts else None,
-        tuple(None if value is None else round(100 * value, 2) for value in values),
+        tuple(None if value is None else round(factor * value, 2) for value in values),
     )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from threadpoolctl import threadpool_limits
+
 from cosmos_eval.compare import Stored
 from cosmos_eval.leaderboard import Board, Entry, boards, measured
 from cosmos_eval.report._mistakes import Confusions, confusions_of
@@ -49,9 +51,12 @@ def content_of(
     measured_sets = {(entry.protocol, entry.dataset) for entry in own}
     entries = [*own, *(o for o in others if (o.protocol, o.dataset) in measured_sets)]
     seen: list[_Seen] = []
-    for one in sets_of(results, read):
-        progress(Progress("data sets compared", len(seen), len(measured_sets)))
-        seen.append(_look_at(one))
+    # The matrices are small: more threads of NumPy's gain little, and wait for each other where
+    # other processes are busy.
+    with threadpool_limits(1):
+        for one in sets_of(results, read):
+            progress(Progress("data sets compared", len(seen), len(measured_sets)))
+            seen.append(_look_at(one))
     found = [pair for one in seen for pair in one.found]
     return Content(
         results=tuple(results),

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cosmos_eval.compare import MetricTest
+from cosmos_eval.labels import model_label
 from cosmos_eval.leaderboard import headlines_of
-from cosmos_eval.matching import p_value_text
+from cosmos_eval.matching import is_share, p_value_text
 from cosmos_eval.report._classes import ClassTable
 from cosmos_eval.report._content import Content
 from cosmos_eval.report._pairs import Versus
@@ -24,11 +25,12 @@ def script_json(content: Any) -> str:
 
 
 def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
-    """`models` by name; `pairs` and `classes` name them, and `metrics`, by their places.
+    """`models` by name; `pairs`, `classes` and `first` name them, and `metrics`, by their places.
 
+    `first` are the two models that are compared until others are chosen.
     A pair has `a`, `b`, `tests` and `why` (what was not compared, a line each). A test is [metric,
-    A, B, A - B, low, high, p, p by Holm, who is better, only A right, only B right], in percent. A
-    table of `classes` has a list of values a model, null where there is none.
+    A, B, A - B, low, high, p, p by Holm, who is better, only A right, only B right], shares in
+    percent. A table of `classes` has a list of values a model, null where there is none.
     """
     models = {name: place for place, name in enumerate(model_names(content))}
     metrics: dict[tuple[str, str, str], int] = {}
@@ -36,8 +38,15 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
     pairs = [_pair(pair, models, metrics) for pair in content.pairs]
     return {
         "models": list(models),
+        "first": _most_often_better(content, models),
         "metrics": [
-            {"protocol": key[0], "dataset": key[1], "title": titles[key]} for key in metrics
+            {
+                "protocol": key[0],
+                "dataset": key[1],
+                "title": titles[key],
+                "share": is_share(key[2]),
+            }
+            for key in metrics
         ],
         "pairs": pairs,
         "classes": [_table(table, models) for table in tables],
@@ -46,7 +55,16 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
 
 def model_names(content: Content) -> list[str]:
     """The models measured here, in alphabetical order."""
-    return sorted({entry.model for entry in content.entries if entry.source == "measured"})
+    return sorted({model_label(one.row) for one in content.results})
+
+
+def _most_often_better(content: Content, models: Mapping[str, int]) -> list[int]:
+    """The places of the two models that won most tests; of equal ones the first by name."""
+    won = dict.fromkeys(models, 0)
+    for pair in content.pairs:
+        for model, side in zip(pair.models, "AB", strict=True):
+            won[model] += pair.wins(side)
+    return [models[name] for name in sorted(models, key=lambda name: -won[name])[:2]]
 
 
 def _titles(content: Content) -> Mapping[tuple[str, str, str], str]:
@@ -71,10 +89,11 @@ def _pair(
 def _test(test: MetricTest) -> list[Any]:
     found = test.difference
     interval = found.interval()
-    shares = (found.a, found.b, found.difference, interval.low, interval.high)
+    numbers = (found.a, found.b, found.difference, interval.low, interval.high)
+    factor = 100 if is_share(test.metric) else 1
     adjusted = "" if test.adjusted is None else p_value_text(test.adjusted)
     return [
-        *(round(100 * share, 3) for share in shares),
+        *(round(factor * number, 3) for number in numbers),
         p_value_text(found.p_value),
         adjusted,
         test.better,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from cosmos_eval.compare import Stored
 from cosmos_eval.leaderboard import Entry, bounds, difference, headlines_of, percent
-from cosmos_eval.matching import lower_is_better
+from cosmos_eval.matching import is_share
 from cosmos_eval.report._tables import Anchors
 from cosmos_eval.types import ResultRow
 
@@ -75,14 +75,12 @@ def _ordered(entry: Entry) -> list[str]:
 def _figure(entry: Entry, metric: str) -> FigureView:
     value, interval = entry.metrics[metric], entry.intervals.get(metric)
     told = f"{interval['method']}, {100 * interval['level']:g}%" if interval else ""
-    if lower_is_better(metric):
-        ends = f"[{interval['low']:.2f}, {interval['high']:.2f}]" if interval else ""
-        return FigureView(metric, f"{value:.2f}", ends, told, "")
+    shown = f"{percent(value)} %" if is_share(metric) else f"{value:.2f}"
     published = ""
     if metric in entry.published:
         others = entry.published[metric]
         published = f"{percent(others)} ({difference(value, others)})"
-    return FigureView(metric, f"{percent(value)} %", bounds(interval), told, published)
+    return FigureView(metric, shown, bounds(metric, interval), told, published)
 
 
 def _groups(stored: Stored) -> Iterator[Group]:
@@ -110,6 +108,7 @@ def _measurement(row: ResultRow) -> dict[str, Any]:
         "samples": row.n_samples,
         "limit": told["limit"],
         "attention": told["attention"],
+        "kind of map": told.get("map"),
         "precision": told["precision"],
         "batch size": told["batch_size"],
         "seed": told["seed"],

@@ -85,7 +85,7 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
     style, script = style_sheet(), program_of_page()
     shown = gallery_view(gallery)
     models = model_names(content)
-    names = shortened(entry.model for entry in content.entries)
+    names = shortened([*models, *(entry.model for entry in content.entries)])
     text = (
         _environment()
         .get_template("page.html")

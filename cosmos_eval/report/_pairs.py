@@ -7,6 +7,7 @@ from itertools import combinations
 from typing import NamedTuple
 
 from cosmos_eval.compare import MetricTest
+from cosmos_eval.labels import model_label
 from cosmos_eval.leaderboard import Entry, Pair, Ties, close_pairs
 from cosmos_eval.matching import mismatches, setting
 from cosmos_eval.metrics.paired import SLOW, PairedDifference, holm
@@ -16,7 +17,7 @@ from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import CosmosEvalError
 
 Models = tuple[str, str]
-"""Two models by what tables call them, in alphabetical order."""
+"""Two models by their labels, in alphabetical order."""
 
 
 class Found(NamedTuple):
@@ -46,7 +47,9 @@ def compare_set(one: Set) -> list[Found]:
     """Every two models of a set. Those of other samples or settings have an obstacle instead."""
     split = _split(one)
     found = [_obstacle(one, apart.a, apart.b, apart.why) for apart in split.apart]
-    return found + [pair for alike in split.alike for pair in _compare_alike(one, alike)]
+    found += [pair for alike in split.alike for pair in _compare_alike(one, alike)]
+    # One model measured in two ways is not compared with itself.
+    return [pair for pair in found if len(set(pair.models)) == 2]
 
 
 def versus(found: Sequence[Found]) -> list[Versus]:
@@ -60,9 +63,11 @@ def versus(found: Sequence[Found]) -> list[Versus]:
 def ties_of(found: Sequence[Found], entries: Sequence[Entry]) -> Ties:
     """Whether the interval of each close pair's difference covers 0, where they were compared."""
     known = {(one.models, one.protocol, one.dataset): one.differences for one in found}
+    # Tables may call a model more than it is called where models are compared.
+    model = {entry.key: model_label(entry.result) for entry in entries if entry.result is not None}
     ties = {}
     for pair in close_pairs(entries):
-        first, second = sorted((pair.best.model, pair.other.model))
+        first, second = sorted((model[pair.best], model[pair.other]))
         differences = known.get(((first, second), pair.best.protocol, pair.best.dataset), {})
         if pair.metric in differences:
             interval = differences[pair.metric].interval()

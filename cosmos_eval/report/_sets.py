@@ -22,7 +22,7 @@ class Sampled(NamedTuple):
 
     @property
     def model(self) -> str:
-        """What tables call the model."""
+        """What the model is called where models are compared."""
         return model_label(self.stored.row)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cosmos_eval.leaderboard import Board, Column, Entry, Key, Row, Shown
+from cosmos_eval.matching import is_share
 from cosmos_eval.tasks import known_tasks
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
@@ -20,7 +21,7 @@ class Bar(NamedTuple):
 
 
 class CellView(NamedTuple):
-    """A number: `exact`, `low` and `high` in percent, for sorting and drawing; all may be empty."""
+    """A number: `exact`, `low` and `high` for sorting and drawing, shares in percent."""
 
     shown: Shown
     anchor: str = ""
@@ -125,12 +126,13 @@ def _cell(
     return CellView(
         shown,
         anchors[entry.key],
-        exact=_percent(value),
-        low=_percent(low),
-        high=_percent(high),
+        exact=_exact(metric, value),
+        low=_exact(metric, low),
+        high=_exact(metric, high),
         bar=Bar(scale.place(low), scale.place(high), scale.place(value)),
     )
 
 
-def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.4f}".rstrip("0").rstrip(".")
+def _exact(metric: str, value: float) -> str:
+    factor = 100 if is_share(metric) else 1
+    return f"{factor * value:.4f}".rstrip("0").rstrip(".")

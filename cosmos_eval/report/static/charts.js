@@ -27,10 +27,10 @@ const barRow = (row, place, showsSource) => {
   const { value, low, high } = row.cells[place].dataset;
   const source = row.dataset.source;
   const name = row.querySelector(".name").textContent + (showsSource && source !== "measured" ? ` (${source})` : "");
-  const ends = low === high ? "" : ` [${Number(low).toFixed(1)}, ${Number(high).toFixed(1)}]`;
+  const ends = row.cells[place].querySelector(".ends")?.textContent ?? "";
   return {
     name, source, value: Number(value), low: Number(low), high: Number(high),
-    told: `${row.dataset.model}, ${source}: ${Number(value).toFixed(1)}${ends}`,
+    told: `${row.dataset.model}, ${source}: ${row.cells[place].querySelector(".number").textContent} ${ends}`,
   };
 };
 
@@ -40,6 +40,8 @@ const intervalRows = (chart) => {
   const first = titles.findIndex((title) => title.dataset.dataset);
   const place = first + Number(chart.querySelector("select").value);
   const rows = Array.from(table.tBodies[0].rows).filter((row) => !row.hidden && row.cells[place].dataset.value);
+  chart.querySelector(".cut").textContent =
+    rows.length > MOST_BARS ? `The ${MOST_BARS} highest of ${rows.length} numbers; filter the table to see others.` : "";
   return rows.map((row) => barRow(row, place, first > 1)).sort((a, b) => b.value - a.value).slice(0, MOST_BARS);
 };
 

@@ -35,11 +35,14 @@ const forest = (difference, low, high, reach, side) => {
 
 const sideOf = (better) => ({ A: "a", B: "b" })[better] ?? "none";
 
-const number = (value, digits = 1) =>
-  make("td", { textContent: value === null ? "" : value.toFixed(digits) });
+const number = (value, digits = 1) => make("td", { textContent: value.toFixed(digits) });
+
+// Shares are in percent; what is no share has a scale of its own.
+const isShare = (test) => data.metrics[test[METRIC]].share;
 
 const testRow = (test, reach) => {
   const metric = data.metrics[test[METRIC]];
+  const digits = isShare(test) ? 1 : 2;
   const dataset = make("th", { scope: "row" }, [
     metric.dataset, " ", make("span", { className: "protocol", textContent: metric.protocol })]);
   const difference = make("td", {}, [
@@ -52,12 +55,12 @@ const testRow = (test, reach) => {
   const better = make("td", { className: `text side-${sideOf(test[BETTER])}`, textContent: test[BETTER] });
   return make("tr", {}, [
     dataset, make("td", { className: "text", textContent: metric.title }),
-    number(test[OF_A]), number(test[OF_B]), difference, bar,
+    number(test[OF_A], digits), number(test[OF_B], digits), difference, bar,
     make("td", { textContent: test[P] }), make("td", { textContent: test[HOLM] }),
     better, count(test[ONLY_A]), count(test[ONLY_B])]);
 };
 
-const reachOf = (numbers) => Math.max(0.1, ...numbers.map(Math.abs));
+const reachOf = (numbers) => Math.max(0.01, ...numbers.map(Math.abs));
 
 const fill = (table, rows) => {
   for (const title of table.tHead.rows[0].cells) title.removeAttribute("aria-sort");
@@ -67,8 +70,9 @@ const fill = (table, rows) => {
 const showPair = () => {
   const a = Number(choice.a.value), b = Number(choice.b.value);
   const { tests, why } = pairOf(a, b);
-  const reach = reachOf(tests.flatMap((test) => [test[LOW], test[HIGH]]));
-  fill(document.getElementById("pair-table"), tests.map((test) => testRow(test, reach)));
+  const ends = (share) => tests.filter((test) => isShare(test) === share).flatMap((test) => [test[LOW], test[HIGH]]);
+  const reach = new Map([true, false].map((share) => [share, reachOf(ends(share))]));
+  fill(document.getElementById("pair-table"), tests.map((test) => testRow(test, reach.get(isShare(test)))));
   document.getElementById("pair-why").replaceChildren(
     ...why.map((line) => make("li", { textContent: `not compared: ${line}` })));
   const wins = (side) => tests.filter((test) => test[BETTER] === side).length;
@@ -136,5 +140,5 @@ if (choice.a) {
     });
     cell.append(button);
   }));
-  choosePair(0, 1);
+  choosePair(...data.first);
 }

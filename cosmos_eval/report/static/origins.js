@@ -18,6 +18,9 @@ const openOrigin = (link, origin) => {
   const heading = copy.querySelector("h4");
   originTitle.textContent = heading.textContent;
   heading.remove();
+  for (const kind of all(".kind", copy)) {
+    kind.replaceWith(make("h3", { className: "kind", textContent: kind.textContent }));
+  }
   originBody.replaceChildren(copy);
   originFrom = link;
   originDialog.showModal();

@@ -4,10 +4,12 @@ const STOPS = ["image", "truth", "A", "B"];
 const layersOf = (figure) => Object.fromEntries(
   all(".layers > figure", figure).map((layer) => [layer.dataset.layer, layer]));
 
+// The model that the page compares first there, where it has a map; else the next one.
 const choiceOf = (letter, models, place) => {
   const options = models.map((model) => make("option", { value: model, textContent: model }));
   const select = make("select", {}, options);
-  select.selectedIndex = Math.min(place, models.length - 1);
+  const first = models.indexOf(data.models[data.first[place]]);
+  select.selectedIndex = first < 0 ? Math.min(place, models.length - 1) : first;
   return { select, label: make("label", {}, [`${letter} `, select]) };
 };
 

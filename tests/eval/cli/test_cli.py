@@ -60,6 +60,7 @@ def in_process(capsys, monkeypatch, tmp_path):
         ["list", "datasets", "--json"],
         ["list", "protocols"],
         ["leaderboard", "--published"],
+        ["report", "--help"],
         ["data", "doctor", "--help"],
         ["data", "prepare", "--help"],
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.pages import open_browser
+from support.report_pages import open_browser
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

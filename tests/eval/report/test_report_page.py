@@ -12,7 +12,7 @@ from html.parser import HTMLParser
 
 import pytest
 from support.models import make_result
-from support.pages import (
+from support.report_pages import (
     ODD,
     PUBLISHED,
     Shelf,

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from support.models import make_result
-from support.pages import TASKS, Shelf, shelf_of
+from support.report_pages import TASKS, Shelf, shelf_of
 
 from cosmos_eval.compare import compare, pair
 from cosmos_eval.report._pairs import compare_set, versus

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.models import make_result
-from support.pages import PUBLISHED, Shelf, shelf_of
+from support.report_pages import PUBLISHED, Shelf, shelf_of
 from support.results import SAMPLES
 from support.rows import make_row
 
@@ -48,6 +48,28 @@ def test_a_column_of_one_number_has_a_scale():
     (board,) = boards(entries)
     ((cell,),) = (row.cells for row in board_view(board, anchors_of(entries)).rows)
     assert cell.bar == Bar(50, 50, 50)
+
+
+def test_ratios_are_no_percentages():
+    """Of a task that is not installed, as a task of another package may be."""
+    metrics = {"mass_over_area": 1.914, "pointing_game": 0.5}
+    interval = {"low": 1.5, "high": 2.25, "method": "bootstrap", "level": 0.95}
+    row = make_row(
+        task="elsewhere", metrics=metrics, intervals={"mass_over_area": interval}, per_class={}
+    )
+    entries = measured([row])
+    (board,) = boards(entries)
+    view = board_view(board, anchors_of(entries))
+    assert [(column.task, column.title) for column in view.columns] == [
+        ("other", "mass_over_area"), ("other", "pointing_game"),
+    ]  # fmt: skip
+    ratio, share = view.rows[0].cells
+    assert (ratio.shown.value, ratio.shown.interval) == ("1.91x", "[1.50, 2.25]")
+    assert (ratio.exact, ratio.low, ratio.high) == ("1.914", "1.5", "2.25")
+    assert (share.shown.value, share.exact) == ("50.0", "50")
+    figures = {f.metric: f for f in origin_of(entries[0], None, anchors_of(entries)).figures}
+    assert figures["mass_over_area"][1:3] == ("1.91", "[1.50, 2.25]")
+    assert figures["pointing_game"].value == "50.0 %"
 
 
 def stored(*rows):
@@ -166,11 +188,13 @@ def test_published_numbers_stand_beside_what_was_measured_only():
 
 
 def test_data_of_the_page():
-    shelf = shelf_of(["b", "a"], ["cls"])
+    shelf = shelf_of(["a", "b"], ["cls"])
     content = shelf.content()
     told = page_data(content, class_tables(content.results))
-    assert told["models"] == ["a", "b"]
-    assert told["metrics"] == [{"protocol": "scenes", "dataset": "scenes-cls", "title": "acc1"}]
+    assert (told["models"], told["first"]) == (["a", "b"], [1, 0])
+    assert told["metrics"] == [
+        {"protocol": "scenes", "dataset": "scenes-cls", "title": "acc1", "share": True}
+    ]
     ((pair,), (table,)) = told["pairs"], told["classes"]
     rows = {one.row.model["spec"]: one.row for one in shelf.results}
     metric, a, b, difference, low, high, *_, only_a, only_b = pair["tests"][0]

@@ -151,11 +151,16 @@ def gallery_of(models: Sequence[str], text: str = "a red square", dataset: str =
     )  # fmt: skip
 
 
+def find_browser() -> str | None:
+    """Where Chromium is, if it is there."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
 @contextmanager
 def open_browser() -> Iterator[Browser]:
     """Headless Chromium; the test is skipped, or fails where one must be there, without it."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next(filter(None, map(shutil.which, names)), None)
+    program = find_browser()
     if program is None:
         if os.environ.get(_REQUIRED):
             pytest.fail("no Chromium, which has to be here")

@@ -1,0 +1,135 @@
+"""`python benchmarks/report.py [--json] [--quick]`: ten models on twelve data sets as one page.
+
+Made-up results with samples of the real sizes (50,000 images of ImageNet, COCO-Stuff's 171 classes)
+and a made-up gallery of 644 pictures. Measured are
+- the whole command on the results, without pictures, in a process of its own, start-up included;
+- the page with pictures: how long it takes from results and gallery, how large it is, and when its
+  document is ready in headless Chromium, where that is installed;
+- comparing every two models on two of the sets, against the plain formulation: pair by pair, with
+  the samples of both read and a bootstrap drawn for each pair. Both must find the same.
+Seconds are wall-clock time, but for the comparisons, which are time of the processor, so that other
+processes on the machine count little.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import combinations
+from pathlib import Path
+
+from _report import Measurement, Spread, interleave, measurement, parser, report
+from threadpoolctl import threadpool_limits
+
+from cosmos_eval.compare import Stored
+from cosmos_eval.labels import model_label
+from cosmos_eval.leaderboard import published
+from cosmos_eval.metrics.paired import SLOW, PairedDifference
+from cosmos_eval.paired import all_differences
+from cosmos_eval.report import Content, content_of, to_page
+from cosmos_eval.report._pairs import compare_set
+from cosmos_eval.report._sets import sets_of
+from cosmos_eval.store import read_result, read_samples, result_paths
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.report_pages import find_browser, open_browser
+from support.ten_by_twelve import make_gallery, write_results
+
+SECONDS, READY, MEGABYTES = 20.0, 1.0, 5.0
+COMPARED = ("flickr30k-val", "cityscapes")  # the plain formulation of all takes minutes
+FASTER = 3.0
+
+
+def main() -> None:
+    """Measure and print."""
+    given = parser(__doc__ or "").parse_args()
+    rounds = 1 if given.quick else 5
+    with tempfile.TemporaryDirectory() as folder:
+        write_results(Path(folder))
+        results = [Stored(path, read_result(path)) for path in result_paths(Path(folder))]
+        lines = [
+            *_command(folder, rounds),
+            *_page(results, Path(folder) / "page.html", rounds),
+            *_comparing(results, rounds),
+        ]
+    report("Report of 10 models on 12 data sets", lines, given.json)
+
+
+def _command(folder: str, rounds: int) -> Iterator[Measurement]:
+    out = str(Path(folder) / "command.html")
+    arguments = (sys.executable, "-m", "cosmos_eval", "report", folder, "--out", out)
+    run = partial(subprocess.run, arguments, check=True, stderr=subprocess.DEVNULL)
+    spread = interleave({"command": run}, rounds, warmup=0)["command"]
+    yield measurement("the command, no pictures", spread, "s", at_most=SECONDS)
+
+
+def _page(results: Sequence[Stored], path: Path, rounds: int) -> Iterator[Measurement]:
+    gallery = make_gallery()
+    seconds = []
+    for _ in range(rounds):
+        start = time.perf_counter()
+        page = to_page(_content(results), gallery)
+        seconds.append(time.perf_counter() - start)
+    path.write_bytes(page.content)
+    yield measurement("the page, with pictures", Spread(tuple(seconds)), "s", at_most=SECONDS)
+    yield measurement("size", len(page.content) / 1e6, "MB", at_most=MEGABYTES)
+    if find_browser() is not None:
+        yield measurement("document ready", _ready(path, rounds + 2), "s", at_most=READY)
+
+
+def _content(results: Sequence[Stored]) -> Content:
+    return content_of(results, read_samples, published())
+
+
+def _ready(path: Path, rounds: int) -> Spread:
+    """Seconds until the document is ready, each in a new window after a first one."""
+    ready = "performance.getEntriesByType('navigation')[0].domContentLoadedEventEnd"
+    seconds = []
+    with open_browser() as browser:
+        for _ in range(1 + rounds):
+            page = browser.new_context().new_page()
+            page.goto(path.as_uri())
+            seconds.append(page.evaluate(ready) / 1000)
+            page.context.close()
+    return Spread(tuple(seconds[1:]))
+
+
+def _comparing(results: Sequence[Stored], rounds: int) -> Iterator[Measurement]:
+    chosen = [one for one in results if one.row.dataset in COMPARED]
+    if _together(chosen) != _by_pairs(chosen):
+        raise AssertionError("comparing together does not find what comparing pair by pair does")
+    ways = {"together": partial(_together, chosen), "pair by pair": partial(_by_pairs, chosen)}
+    seconds = interleave(ways, rounds, warmup=0, clock=time.process_time)
+    together, by_pairs = seconds["together"], seconds["pair by pair"]
+    yield measurement("90 comparisons together", together, "s")
+    yield measurement("90 comparisons pair by pair", by_pairs, "s")
+    yield measurement("pair by pair / together", by_pairs.over(together), "x", at_least=FASTER)
+
+
+Differences = dict[tuple[str, str, str], Mapping[str, PairedDifference]]
+"""By data set and models."""
+
+
+def _together(results: Sequence[Stored]) -> Differences:
+    with threadpool_limits(1):
+        found = [pair for one in sets_of(results, read_samples) for pair in compare_set(one)]
+    return {(one.dataset, *one.models): one.differences for one in found}
+
+
+def _by_pairs(results: Sequence[Stored]) -> Differences:
+    found: Differences = {}
+    with threadpool_limits(1):
+        for a, b in combinations(sorted(results, key=lambda one: model_label(one.row)), 2):
+            if a.row.dataset == b.row.dataset:
+                samples = [read_samples(a.path), read_samples(b.path)]
+                (of_pair,) = all_differences(a.row.task, samples, without=SLOW).values()
+                found[a.row.dataset, model_label(a.row), model_label(b.row)] = of_pair
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""What readers who do not see the page, or use no mouse, depend on."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from support.report_pages import PUBLISHED, gallery_of, shelf_of
+
+from cosmos_eval.report import to_page
+
+MODELS = ["alpha", "beta", "gamma"]
+
+# A name as browsers compute it, for the kinds of elements on this page.
+NAME = """(one) => {
+    const labelled = (one.getAttribute("aria-labelledby") ?? "").split(" ").filter(Boolean);
+    const texts = labelled.map((id) => document.getElementById(id).textContent);
+    const labels = Array.from(one.labels ?? [], (label) => label.textContent);
+    const given = [one.getAttribute("aria-label"), ...texts, ...labels, one.alt, one.textContent];
+    return given.filter(Boolean).map((text) => text.trim()).find(Boolean) ?? "";
+}"""
+
+
+@pytest.fixture
+def page(open_page, tmp_path):
+    path = tmp_path / "report.html"
+    content = shelf_of(MODELS).content([PUBLISHED])
+    path.write_bytes(to_page(content, gallery_of(MODELS)).content)
+    page = open_page(path)
+    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    return page
+
+
+def names(page, selector):
+    return [one.evaluate(NAME) for one in page.locator(selector).all()]
+
+
+@pytest.mark.parametrize(
+    "selector",
+    ["button", "select", "input", "a[href]", "[role=region]:visible", "[role=img]", "dialog"],
+)
+def test_everything_that_is_used_has_a_name(page, selector):
+    found = names(page, selector)
+    assert found
+    assert "" not in found
+
+
+def test_regions_are_told_apart(page):
+    found = names(page, "section[aria-labelledby], [role=region]:not(dialog *)")
+    assert len(set(found)) == len(found)
+
+
+def levels(page, within):
+    found = page.locator(f"{within} :is(h1, h2, h3, h4, h5)").all()
+    return [int(one.evaluate("one => one.tagName[1]")) for one in found]
+
+
+def test_headings_are_in_order(page):
+    outside = levels(page, "body > :not(dialog)")
+    assert outside[0] == 1
+    assert outside.count(1) == 1
+    assert all(next_one - one <= 1 for one, next_one in itertools.pairwise(outside))
+    page.locator("a.number").first.click()
+    assert set(levels(page, "dialog")) == {2, 3}
+
+
+def test_tables_say_what_their_cells_are(page):
+    for table in page.locator("table").all():
+        assert table.evaluate(
+            "one => one.caption?.textContent || one.getAttribute('aria-labelledby')"
+        )
+    heads = page.locator("th")
+    assert set(heads.evaluate_all("all => all.map(one => one.scope)")) == {"col", "row"}
+
+
+def test_pictures_have_texts(page):
+    assert page.locator("img:not([alt])").count() == 0
+    told = page.locator("img").evaluate_all("all => all.map(one => one.alt)")
+    assert {"image a red square", "true classes of a red square", "query: a red square"} <= set(
+        told
+    )
+    decorative = page.locator("img[alt='']")
+    assert decorative.count() == page.locator(".over").count()  # told by the picture before
+
+
+def test_landmarks_language_and_the_way_past_the_contents(page):
+    assert page.locator("html").get_attribute("lang") == "en"
+    for landmark in ("banner", "navigation", "main", "contentinfo"):
+        assert page.get_by_role(landmark).count() == 1
+    page.keyboard.press("Tab")
+    skip = page.locator(":focus")
+    assert skip.inner_text() == "Skip to the results"
+    page.keyboard.press("Enter")
+    assert page.locator("main").evaluate("one => one === document.activeElement")
+
+
+def test_what_changes_is_told(page):
+    statuses = page.get_by_role("status")
+    assert statuses.count() == 2
+    page.locator("#filters [name=model]").fill("alpha")
+    assert "1 of 4 rows" in statuses.first.inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("colour", ["text", "soft", "accent", "a", "b", "good", "bad", "best"])
+def test_texts_stand_out_from_the_page(page, scheme, colour):
+    """WCAG 2.2, 1.4.3: a contrast of 4.5 at least."""
+    page.emulate_media(color_scheme=scheme)
+    text, ground = (
+        page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{name}')")
+        for name in (colour, "page")
+    )
+    lighter, darker = sorted((luminance(text), luminance(ground)), reverse=True)
+    assert (lighter + 0.05) / (darker + 0.05) >= 4.5
+
+
+def luminance(colour):
+    """Relative luminance as WCAG 2.2 defines it, of `#rrggbb`."""
+    parts = (int(colour.strip()[start : start + 2], 16) / 255 for start in (1, 3, 5))
+    linear = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
+    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))

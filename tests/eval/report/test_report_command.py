@@ -1,0 +1,85 @@
+"""`cosmos-eval report` on files: what it writes, and how it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.models import store
+from support.results import store_result
+
+
+@pytest.fixture
+def results(tmp_path):
+    for seed, model in enumerate(("a", "b")):
+        for task in ("cls", "seg"):
+            store(tmp_path / "runs" / "eval", task, seed=seed, model={"spec": model})
+    return tmp_path / "runs" / "eval"
+
+
+def test_the_usual_folder_becomes_a_page(command, results, tmp_path):
+    done = command("report", "--out", "sub/page.html", "--no-pictures")
+    assert (done.status, done.out) == (0, "")
+    assert done.err == "wrote sub/page.html, 0.5 MB\n"
+    text = (tmp_path / "sub" / "page.html").read_text("utf-8")
+    assert text.startswith("<!DOCTYPE html>")
+    assert "2 models, made by cosmos-eval" in text
+    assert 'id="compare"' in text
+    again = command("report", results, "--out", "again.html", "--no-pictures")
+    assert again.status == 0
+    assert (tmp_path / "again.html").read_text("utf-8") == text
+
+
+def test_published_numbers_can_be_left_out(command, tmp_path):
+    where = {"dataset": "imagenet1k", "protocol": "cosmos"}
+    store(tmp_path / "r", "cls", model={"spec": "cosmos:vitb16_cc3m"}, **where)
+    for option, there in (("--published", True), ("--no-published", False)):
+        assert command("report", "r", "--out", "p.html", "--no-pictures", option).status == 0
+        text = (tmp_path / "p.html").read_text("utf-8")
+        assert "vs published" in text  # the difference is said as by `leaderboard`, in either case
+        assert ('data-source="published"' in text) == there
+
+
+def test_what_cannot_be_compared_is_told_on_the_page_and_beside_it(command, results, tmp_path):
+    (samples,) = results.glob("a__scenes-cls__scenes.*.npz")
+    samples.write_bytes(b"edited")
+    done = command("report", "--out", "page.html", "--no-pictures")
+    assert done.status == 0
+    first, note = done.err.splitlines()
+    assert first.startswith("wrote page.html")
+    assert "note: not shown: not compared with others:" in note
+    assert f"{samples.name} is not what was stored" in note
+    assert f"{samples.name} is not what was stored" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def refused(command, *arguments):
+    done = command("report", *arguments)
+    assert done.status == 2
+    assert done.out == ""
+    (line,) = done.err.splitlines()
+    return line
+
+
+def test_wrong_usage_is_one_line(command, results, tmp_path):
+    assert "--out" in refused(command)
+    said = refused(command, "--out", "page.pdf")
+    assert said == "cosmos-eval: --out page.pdf: a page is written, so end its name in .html"
+    assert "no results (*.json) in nowhere" in refused(command, "nowhere", "--out", "p.html")
+    (tmp_path / "file").touch()
+    assert "cannot write file/p.html: " in refused(command, "--out", "file/p.html")
+    (tmp_path / "folder.html").mkdir()
+    assert "cannot write folder.html" in refused(command, "--out", "folder.html")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.html", "runs"]
+
+
+def test_a_broken_result_is_named(command, results):
+    (results / "broken.json").write_text("{")
+    assert "broken.json: cannot be read as a result" in refused(command, "--out", "p.html")
+    (results / "broken.json").write_text(json.dumps({"schema_version": 2}))
+    assert "broken.json: $:" in refused(command, "--out", "p.html")
+
+
+def test_two_results_of_one_model_are_named(command, results):
+    store_result(results / "more", "cls", model={"spec": "a"}, dataset="scenes-cls")
+    said = refused(command, "--out", "p.html")
+    assert "two results of a on scenes-cls (scenes): keep one of the files" in said
