@@ -24,6 +24,7 @@ def ahead(
         return
     pool = ThreadPoolExecutor(workers)
     waiting: deque[Future[Result]] = deque()
+    wait = True
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
@@ -31,5 +32,10 @@ def ahead(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except GeneratorExit:
+        # A reader that gave up. The garbage collector may do this late, in a thread of the pool,
+        # which cannot wait for itself.
+        wait = False
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=wait, cancel_futures=True)

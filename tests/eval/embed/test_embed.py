@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -124,3 +125,26 @@ def test_ahead_raises_at_the_items_turn() -> None:
     assert [next(results), next(results)] == [2, 4]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_ahead_can_be_given_up_by_one_of_its_own_threads() -> None:
+    """As when the garbage collector runs there."""
+    suspended, ended = threading.Event(), threading.Event()
+    problems: list[BaseException] = []
+
+    def work(item: int) -> int:
+        if item == 1:
+            suspended.wait()
+            try:
+                results.close()
+            except BaseException as problem:
+                problems.append(problem)
+            ended.set()
+        return item
+
+    results = ahead(range(4), work, workers=2, window=1)
+    assert next(results) == 0
+    suspended.set()
+    assert ended.wait(10)
+    assert problems == []
+    assert list(results) == []
