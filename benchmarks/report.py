@@ -2,7 +2,8 @@
 
 Made-up results with samples of the real sizes (50,000 images of ImageNet, COCO-Stuff's 171 classes)
 and a made-up gallery of 644 pictures. Measured are
-- the whole command on the results, without pictures, in a process of its own, start-up included;
+- the whole command on the results, for whose pictures there are no data here, in a process of its
+  own, start-up included;
 - the page with pictures: how long it takes from results and gallery, how large it is, and when its
   document is ready in headless Chromium, where that is installed;
 - comparing every two models on two of the sets, against the plain formulation: pair by pair, with
@@ -64,7 +65,7 @@ def _command(folder: str, rounds: int) -> Iterator[Measurement]:
     arguments = (sys.executable, "-m", "cosmos_eval", "report", folder, "--out", out)
     run = partial(subprocess.run, arguments, check=True, stderr=subprocess.DEVNULL)
     spread = interleave({"command": run}, rounds, warmup=0)["command"]
-    yield measurement("the command, no pictures", spread, "s", at_most=SECONDS)
+    yield measurement("the command, no data for pictures", spread, "s", at_most=SECONDS)
 
 
 def _page(results: Sequence[Stored], path: Path, rounds: int) -> Iterator[Measurement]:
