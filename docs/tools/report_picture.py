@@ -21,9 +21,10 @@ sys.path.append(str(ROOT / "tests"))
 from support.report_pages import open_browser  # noqa: E402
 
 WIDTH, MARGIN = 1240, 24
+BOARD = "section.board:has(h3:text-is('Protocol scenes'))"
 # The leaderboard stands at the left of its scrolled table; what lies beyond it is cut.
 PARTS = {
-    "report.png": ("header", "#leaderboards .wide", "#leaderboards .chart"),
+    "report.png": ("header", f"{BOARD} .wide", f"{BOARD} .chart"),
     "report-pair.png": ("#pair",),
     "report-examples.png": ("figure.segmentation", "figure.attention"),
 }
@@ -47,8 +48,8 @@ def _opened(browser: Browser, path: Path) -> Page:
     subprocess.run(command, cwd=ROOT, check=True)
     page = browser.new_page(viewport={"width": WIDTH, "height": 900})
     page.goto(path.as_uri())
-    page.locator("#leaderboards .chart").scroll_into_view_if_needed()
-    page.locator("#leaderboards .plot svg").wait_for()
+    page.locator(f"{BOARD} .chart").scroll_into_view_if_needed()
+    page.locator(f"{BOARD} .plot svg").wait_for()
     # The second model is wiped over the first one, up to the middle.
     for slider in page.get_by_role("slider").all():
         slider.evaluate("one => { one.value = 1.5; one.dispatchEvent(new Event('input')); }")
