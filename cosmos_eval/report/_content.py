@@ -12,7 +12,7 @@ from cosmos_eval.leaderboard import Board, Entry, boards, measured
 from cosmos_eval.report._mistakes import Confusions, confusions_of
 from cosmos_eval.report._pairs import Found, Versus, compare_set, ties_of, versus
 from cosmos_eval.report._sets import Read, Set, sets_of
-from cosmos_eval.types import OnProgress, Progress, no_progress
+from cosmos_eval.types import OnProgress, Progress, UsageError, no_progress
 
 
 class Content(NamedTuple):
@@ -69,4 +69,8 @@ def content_of(
 
 
 def _look_at(one: Set) -> _Seen:
-    return _Seen(compare_set(one), confusions_of(one), one.notes)
+    found = compare_set(one)
+    try:
+        return _Seen(found, confusions_of(one), one.notes)
+    except UsageError as error:
+        return _Seen(found, None, (*one.notes, str(error)))

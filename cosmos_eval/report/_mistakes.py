@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval.report._sets import Set
 from cosmos_eval.tasks import room_named
-from cosmos_eval.types import CosmosEvalError, Mistakes
+from cosmos_eval.types import CosmosEvalError, Mistakes, UsageError
 
 OWN = 8
 """How many of a model's most frequent mistakes are shown."""
@@ -35,7 +35,7 @@ class Confusions(NamedTuple):
 
 
 def confusions_of(one: Set) -> Confusions | None:
-    """None where the task knows no mistakes, or nothing can be made of the samples."""
+    """None where the task knows no mistakes. Raises UsageError for samples of no use."""
     found: dict[str, Mistakes] = {}
     try:
         mistakes = room_named(one.task).mistakes
@@ -43,8 +43,10 @@ def confusions_of(one: Set) -> Confusions | None:
             return None
         for result in one.results:
             found[result.model] = mistakes(result.samples)
-    except (CosmosEvalError, KeyError, IndexError, ValueError):
-        return None  # what is wrong is told where the samples are compared
+    except (CosmosEvalError, KeyError, IndexError, ValueError) as error:
+        raise UsageError(
+            f"{one.dataset} ({one.protocol}): no mistakes are shown: {error}"
+        ) from error
     if not found:
         return None
     shares = {model: _shares(some) for model, some in found.items()}

@@ -223,3 +223,12 @@ def test_two_results_of_the_same_are_refused():
     shelf.add(dataclasses.replace(shelf.results[0].row, n_samples=7), {})
     with pytest.raises(UsageError, match="two results of a on scenes-cls"):
         shelf.content()
+
+
+def test_samples_of_which_no_mistakes_can_be_made_are_told():
+    row, samples = make_result("cls", model={"spec": "a"})
+    shelf = Shelf()
+    shelf.add(row, {name: values for name, values in samples.items() if name != "labels"})
+    content = shelf.content()
+    assert content.confusions == ()
+    assert content.notes == ("scenes-cls (scenes): no mistakes are shown: 'labels'",)
