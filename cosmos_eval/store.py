@@ -157,7 +157,7 @@ def to_row(record: Record, where: str) -> ResultRow:
     return ResultRow(**record)
 
 
-class Stored(NamedTuple):
+class ResultFiles(NamedTuple):
     """Both files of a result: the record as stored, the result, and the samples' bytes.
 
     `archive` is the error instead where the samples' file cannot be read.
@@ -168,7 +168,7 @@ class Stored(NamedTuple):
     archive: bytes | OSError
 
 
-def read_stored(path: Path) -> Stored:
+def read_stored(path: Path) -> ResultFiles:
     """Read the JSON file of a result and the samples that it names.
 
     Where another process replaces the result meanwhile, it is read again. Raises UsageError for a
@@ -179,11 +179,11 @@ def read_stored(path: Path) -> Stored:
         record = _parse(text, path)
         row = to_row(record, str(path))
         try:
-            return Stored(record, row, read_whole(path.with_name(row.samples)))
+            return ResultFiles(record, row, read_whole(path.with_name(row.samples)))
         except OSError as error:
             before, text = text, _read_text(path)
             if text == before:
-                return Stored(record, row, error)
+                return ResultFiles(record, row, error)
 
 
 def read_samples(path: Path) -> Samples:
@@ -195,7 +195,7 @@ def read_samples(path: Path) -> Samples:
     return samples_of(path, read_stored(path))
 
 
-def samples_of(path: Path, stored: Stored) -> Samples:
+def samples_of(path: Path, stored: ResultFiles) -> Samples:
     """The samples of the result that was read from a JSON file; raises as `read_samples` does."""
     record, row, content = stored
     if isinstance(content, OSError):
@@ -218,19 +218,48 @@ def read_results(directory: str | Path) -> list[ResultRow]:
     return [read_result(path) for path in result_paths(Path(directory))]
 
 
-def result_paths(directory: Path) -> list[Path]:
-    """Every *.json of a folder and the folders in it, sorted. Raises UsageError where none is.
+class Listing(NamedTuple):
+    """Result files, and why there may be more: an error message per folder."""
 
-    Hidden ones, which killed runs may leave, are no results.
+    paths: list[Path]
+    faults: list[str]
+
+
+def list_results(place: Path) -> Listing:
+    """The result files that a path means: every *.json of a folder and those in it, or itself.
+
+    Paths are sorted. Hidden files, which killed runs may leave, are no results.
     """
-    found = []
-    for folder, folders, names in os.walk(directory):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    return _walk(place) if os.path.isdir(place) else Listing([place], [])
+
+
+def result_paths(place: Path) -> list[Path]:
+    """The files of `list_results`; what is not there would be a folder.
+
+    Raises UsageError where a folder has no results, and where it or one in it cannot be read.
+    """
+    paths, faults = list_results(place) if os.path.lexists(place) else _walk(place)
+    if faults:
+        raise UsageError(faults[0])
+    return paths
+
+
+def _walk(directory: Path) -> Listing:
+    """Symbolic links to folders are not followed: the same results would be found twice."""
+    paths: list[Path] = []
+    errors: list[OSError] = []
+    for folder, folders, names in os.walk(directory, onerror=errors.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         visible = (name for name in names if not name.startswith("."))
-        found += [Path(folder, name) for name in visible if name.endswith(".json")]
-    if not found:
-        raise UsageError(f"no results (*.json) in {directory}: run `cosmos-eval run` first")
-    return sorted(found)
+        paths += [Path(folder, name) for name in visible if name.endswith(".json")]
+    faults = [
+        f"cannot read folder {error.filename}: {error.strerror}"
+        for error in errors
+        if not isinstance(error, FileNotFoundError)
+    ]
+    if not (paths or faults):
+        faults = [f"no results (*.json) in {directory}: run `cosmos-eval run` first"]
+    return Listing(sorted(paths), faults)
 
 
 def file_stem(row: ResultRow) -> str:
