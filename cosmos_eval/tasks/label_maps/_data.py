@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cosmos_eval.protocols.segmentation import COCO_THINGS
+from cosmos_eval.tasks.images import require_distinct_folders
 from cosmos_eval.tasks.label_maps._mmcv import mmseg_datasets
 from cosmos_eval.tasks.layouts import find_root, needed_parts
 from cosmos_eval.types import LabelMapProtocol, RunOptions, UsageError, nearest
@@ -45,6 +46,8 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     Raises UsageError where files or folders are missing or the classes are not the data set's.
     """
     root = find_root(protocol, options.data_root, needed_parts(protocol))
+    if protocol.split is None:  # MMSegmentation then walks the folder, also in circles
+        require_distinct_folders(root / protocol.images)
     dataset = _build(protocol, root, options.limit)
     folder, suffix = root / protocol.images, len(protocol.image_suffix)
     records = [dataset.get_data_info(index) for index in range(len(dataset))]

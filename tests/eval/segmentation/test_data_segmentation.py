@@ -109,6 +109,12 @@ def test_a_plain_pair_of_folders_is_read_below_subfolders(pets, protocol):
     assert [s.name for s in samples] == ["one", "sub/two"]
 
 
+def test_a_link_to_a_parent_folder_is_refused_where_folders_are_walked(pets, protocol):
+    """MMSegmentation would list every image again for each round through the link."""
+    (pets / "images" / "again").symlink_to(pets / "images")
+    assert "images/again is the same folder as" in refusal(protocol, pets)
+
+
 def test_a_split_file_names_the_samples(pets, protocol):
     (pets / "list.txt").write_text("sub/two\n")
     options = RunOptions(data_root=str(pets))
