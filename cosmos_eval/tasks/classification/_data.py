@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.tasks.classification._fetch import how_to_get
 from cosmos_eval.tasks.classification._folders import find_folder, read_folders
+from cosmos_eval.tasks.classification._names import class_differences
 from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.tasks.classification._webdataset import read_webdataset
 from cosmos_eval.tasks.images import fingerprint
@@ -30,6 +31,7 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
     data = _read(protocol, folder, options)
     if protocol.class_names and protocol.torchvision is None:
         _require_named(protocol, folder, data.classes)
+    _require_classes(protocol, folder, data)
     _require_number(protocol, folder, data, options)
     kept = _limited(data.labels, options.limit)
     return data._replace(
@@ -82,17 +84,33 @@ def _require_named(
             raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
 
 
+def _require_classes(protocol: ClassificationProtocol, folder: Path, data: ClassData) -> None:
+    """As many classes as the set has, whatever the limit, and labels that are classes."""
+    listed = CLASS_LISTS.get(protocol.class_list or "")
+    expected = protocol.n_classes if listed is None else listed.n_classes
+    if expected not in (None, len(data.classes)):
+        what = "" if listed is None else f" {listed.classes} of {protocol.class_list}"
+        raise UsageError(
+            f"{protocol.dataset}: {folder} has {len(data.classes)} classes, not the {expected}"
+            f"{what}{class_differences(protocol, data.classes)}{_from_page(protocol)}"
+        )
+    beyond = np.flatnonzero((data.labels < 0) | (data.labels >= len(data.classes)))
+    if len(beyond):
+        raise UsageError(
+            f"{protocol.dataset}: {folder} gives {data.names[beyond[0]]} the class number "
+            f"{data.labels[beyond[0]] + 1}, but has {len(data.classes)} classes"
+            f"{_from_page(protocol)}"
+        )
+
+
+def _from_page(protocol: ClassificationProtocol) -> str:
+    return f"; get the whole set from {protocol.download}" if protocol.download else ""
+
+
 def _require_number(
     protocol: ClassificationProtocol, folder: Path, data: ClassData, options: RunOptions
 ) -> None:
-    """As many classes as names, and as many images as the set has."""
-    if protocol.class_list is not None:
-        expected = CLASS_LISTS[protocol.class_list]
-        if len(data.classes) != expected.n_classes:
-            raise UsageError(
-                f"{protocol.dataset}: {folder} has {len(data.classes)} classes, not the "
-                f"{expected.n_classes} {expected.classes} of {protocol.class_list}"
-            )
+    """As many images as the set has."""
     if protocol.n_images not in (None, len(data.images)) and options.limit is None:
         raise UsageError(
             f"{protocol.dataset}: {folder} has {len(data.images)} test images, not "

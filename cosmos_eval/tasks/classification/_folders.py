@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shlex
 from pathlib import Path
@@ -12,8 +11,9 @@ import numpy as np
 
 from cosmos_eval.protocols.classification import CLASS_LISTS, ClassList
 from cosmos_eval.sources import ImageFile
+from cosmos_eval.tasks.classification._names import class_differences
 from cosmos_eval.tasks.classification._types import ClassData, make_data
-from cosmos_eval.tasks.images import data_path
+from cosmos_eval.tasks.images import FolderWalk, data_path, folder_entries
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 
 # torchvision/datasets/folder.py, IMG_EXTENSIONS (compared by a test).
@@ -42,15 +42,14 @@ def find_folder(protocol: ClassificationProtocol, options: RunOptions) -> Path:
 
 def flat_images(folder: Path) -> list[str]:
     """ImageNet's validation images that lie in the folder itself, by name, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if _FLAT.fullmatch(entry.name))
+    return sorted(entry.name for entry in folder_entries(folder) if _FLAT.fullmatch(entry.name))
 
 
 def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
     """List the images of every class; none is decoded.
 
-    Raises UsageError for another layout, a class without images, and folders that are not the
-    protocol's classes.
+    Raises UsageError for another layout, a class without images, folders that are not the
+    protocol's classes, folders that cannot be read, and a folder that is reached twice by a link.
     """
     class_list = CLASS_LISTS.get(protocol.class_list or "")
     if not folder.is_dir():
@@ -60,7 +59,8 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
     classes = _class_folders(folder, class_list)
     if class_list is not None:
         _require_list(protocol, folder, classes, class_list)
-    images = [_images(folder / name) for name in classes]
+    walk = FolderWalk(folder)
+    images = [_images(folder / name, walk) for name in classes]
     for name, found in zip(classes, images, strict=True):
         if not found:
             raise UsageError(f"class folder {folder / name} has no images ({', '.join(SUFFIXES)})")
@@ -72,12 +72,12 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
 
 
 def _holds_imagenet(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(_WORDNET_ID.fullmatch(e.name) or _FLAT.fullmatch(e.name) for e in entries)
+    names = (entry.name for entry in folder_entries(folder))
+    return any(_WORDNET_ID.fullmatch(name) or _FLAT.fullmatch(name) for name in names)
 
 
 def _class_folders(folder: Path, class_list: ClassList | None) -> tuple[str, ...]:
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    found = sorted(entry.name for entry in folder_entries(folder) if entry.is_dir())
     if not found:
         raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
     if class_list is not None and class_list.numeric:
@@ -86,11 +86,11 @@ def _class_folders(folder: Path, class_list: ClassList | None) -> tuple[str, ...
     return tuple(found)
 
 
-def _images(folder: Path) -> list[Path]:
+def _images(folder: Path, walk: FolderWalk) -> list[Path]:
     """Images at any depth, in ImageFolder's order."""
     return [
         Path(parent, name)
-        for parent, _, names in sorted(os.walk(folder, followlinks=True))
+        for parent, names in sorted(walk.files(folder))
         for name in sorted(names)
         if name.lower().endswith(SUFFIXES)
     ]
@@ -113,5 +113,5 @@ def _require_list(
     if expected.classes_sha256 not in (None, found):
         raise UsageError(
             f"{folder} has {len(classes)} class folders, which are not the {expected.n_classes} "
-            f"{expected.classes} of {protocol.class_list}; the first found is {classes[0]}"
+            f"{expected.classes} of {protocol.class_list}{class_differences(protocol, classes)}"
         )

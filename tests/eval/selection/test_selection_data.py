@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -91,6 +92,13 @@ def test_sugarcrepe_has_a_file_a_subset(make_set: Make) -> None:
         (["a.png"], ["x", "y"], "swap_obj"),
         (["b.png"], ["y", "x"], "swap_obj"),
     ]
+
+
+def test_a_line_of_json_may_hold_other_line_separators(make_set: Make) -> None:
+    """JSON allows U+2028 in a text; only a line feed ends a record."""
+    item = {**ITEMS[0], "caption": "red\u2028or so"}
+    content = json.dumps(item, ensure_ascii=False) + "\n"
+    assert opened(make_set(IMAGES, content, "i.jsonl")).captions[0] == "red\u2028or so"
 
 
 def test_winoground(make_set: Make) -> None:
