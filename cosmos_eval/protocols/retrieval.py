@@ -69,6 +69,8 @@ _COCO_KARPATHY = RetrievalProtocol(
 # it twice), and as CLIP Benchmark moves it (clip_benchmark/datasets/builder.py: images beside the
 # list); `Images` is InternVL's (github.com/OpenGVLab/InternVL).
 _FLICKR_FOLDERS = (".", "flickr30k")
+# The list lies among the images in datasets/README.md of github.com/ExplainableML/cosmos.
+_FLICKR_LIST_FOLDERS = _below(_FLICKR_FOLDERS, (".", "annotations", "flickr30k-images"))
 _FLICKR_IMAGE_FOLDERS = _below(
     _FLICKR_FOLDERS,
     (
@@ -85,7 +87,7 @@ _FLICKR30K_KARPATHY = RetrievalProtocol(
     download=f"{_FLICKR_IMAGES} (images), {_KARPATHY_LISTS} (flickr30k_test_karpathy.txt)",
     images=_FLICKR_IMAGE_FOLDERS,
     annotations=_below(
-        _below(_FLICKR_FOLDERS, (".", "annotations")),
+        _FLICKR_LIST_FOLDERS,
         ("flickr30k_test_karpathy.txt", "dataset_flickr30k.json", "flickr30k_test.json"),
     ),
     bare_names=True,
@@ -101,7 +103,7 @@ _FLICKR30K_VAL = RetrievalProtocol(
     source="github.com/ExplainableML/cosmos",
     download=f"{_FLICKR_IMAGES} (images), {_BLIP_LISTS}/flickr30k_val.json",
     images=_FLICKR_IMAGE_FOLDERS,
-    annotations=_below(_below(_FLICKR_FOLDERS, (".", "annotations")), ("flickr30k_val.json",)),
+    annotations=_below(_FLICKR_LIST_FOLDERS, ("flickr30k_val.json",)),
     bare_names=True,
     n_images=1014,
     n_captions=5070,

@@ -112,6 +112,20 @@ LAYOUTS = [
         FLICKR_BLIP,
         f"flickr30k/Images/{FLICKR_NAME}",
     ),
+    # datasets/README.md of github.com/ExplainableML/cosmos: the list among the images.
+    (
+        "flickr30k-val",
+        "flickr30k-images/flickr30k_val.json",
+        FLICKR_BLIP,
+        f"flickr30k-images/{FLICKR_NAME}",
+    ),
+    (
+        "flickr30k-val",
+        "flickr30k/flickr30k-images/flickr30k_val.json",
+        FLICKR_BLIP,
+        f"flickr30k/flickr30k-images/{FLICKR_NAME}",
+    ),
+    ("flickr30k-val", "flickr30k_val.json", FLICKR_BLIP, FLICKR_NAME),
 ]
 
 
@@ -199,7 +213,8 @@ def test_the_doctor_names_all_places_looked_at(tmp_path: Path) -> None:
     found = examined(small("flickr30k-val"), tmp_path)
     assert found.faults == (
         f"no captions below {tmp_path}: looked for flickr30k_val.json "
-        "in ., annotations, flickr30k, flickr30k/annotations",
+        "in ., annotations, flickr30k-images, flickr30k, flickr30k/annotations, "
+        "flickr30k/flickr30k-images",
     )
     assert found.remedy is not None
     assert found.remedy.endswith("/flickr30k_val.json")
