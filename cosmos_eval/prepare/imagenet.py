@@ -115,9 +115,18 @@ def _mapping(folder: Path, root: Path) -> tuple[Path, ClassOf]:
             return path, class_of
     raise UsageError(
         f"{folder} needs to know the classes of its images: put {_TRUTH} and {_META} (development "
-        f"kit), {_KAGGLE} (Kaggle) or a text file with `NAME.JPEG nXXXXXXXX` a line into {root}; "
-        f"from: {_PROTOCOL.download}"
+        f"kit), {_KAGGLE} (Kaggle) or a text file with `NAME.JPEG nXXXXXXXX` a line into {root}"
+        f"{_half_found(searched)}; from: {_PROTOCOL.download}"
     )
+
+
+def _half_found(searched: Sequence[Path]) -> str:
+    """What is there of the development kit, which two files are needed of."""
+    for place in searched:
+        for name, other in ((_TRUTH, _META), (_META, _TRUTH)):
+            if (place / name).is_file():
+                return f" (found {place / name}, but no {other} beside it)"
+    return ""
 
 
 def _searched(folder: Path, root: Path) -> Iterator[Path]:

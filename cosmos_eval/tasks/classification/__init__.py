@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.classification._data import open_data, sample_list_hash
+from cosmos_eval.tasks.classification._data import Survey, open_data, sample_list_hash, survey
 from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
 from cosmos_eval.tasks.classification._folders import (
     FlatImage,
@@ -35,6 +35,7 @@ __all__ = [
     "ROOM",
     "ClassData",
     "FlatImage",
+    "Survey",
     "can_fetch",
     "check",
     "class_names",
@@ -46,6 +47,7 @@ __all__ = [
     "open_data",
     "recompute",
     "sample_list_hash",
+    "survey",
 ]
 
 

@@ -76,7 +76,8 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
         _require_sorted(folder, flat, protocol.root or options.data_root)
         return _read_flat(folder, flat, protocol)
     classes = _class_folders(folder, class_list)
-    _require_list(folder, classes, protocol, "{} class folders")
+    if class_list is not None:
+        _require_list(protocol, folder, classes, class_list)
     images = [_images(folder / name) for name in classes]
     for name, found in zip(classes, images, strict=True):
         if not found:
@@ -135,7 +136,9 @@ def _read_flat(
     """Read images that name their class, under the names and in the order of class folders."""
     images = sorted((str(image.wordnet_id), image.usual, image.name) for image in flat)
     classes = sorted({wordnet_id for wordnet_id, _, _ in images})
-    _require_list(folder, classes, protocol, "images of {} classes")
+    _require_list(
+        protocol, folder, classes, CLASS_LISTS["imagenet1k"], "classes in the names of its images"
+    )
     numbers = {wordnet_id: number for number, wordnet_id in enumerate(classes)}
     return make_data(
         classes,
@@ -145,14 +148,15 @@ def _read_flat(
 
 
 def _require_list(
-    folder: Path, classes: Sequence[str], protocol: ClassificationProtocol, holds: str
+    protocol: ClassificationProtocol,
+    folder: Path,
+    classes: Sequence[str],
+    expected: ClassList,
+    what: str = "class folders",
 ) -> None:
-    """The classes found are those of the protocol's list; `holds` describes {} of them."""
-    expected = CLASS_LISTS.get(protocol.class_list or "")
-    if expected is None or expected.classes_sha256 is None:
-        return
-    if expected.classes_sha256 != hashlib.sha256("\n".join(classes).encode()).hexdigest():
+    found = hashlib.sha256("\n".join(classes).encode()).hexdigest()
+    if expected.classes_sha256 not in (None, found):
         raise UsageError(
-            f"{folder} has {holds.format(len(classes))}, which are not the {expected.n_classes} "
+            f"{folder} has {len(classes)} {what}, which are not the {expected.n_classes} "
             f"{expected.classes} of {protocol.class_list}; the first found is {classes[0]}"
         )

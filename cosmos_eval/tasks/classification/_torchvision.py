@@ -37,12 +37,11 @@ class Found(NamedTuple):
 
 
 def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
-    """Images and labels of a set below `root`; none is decoded.
+    """Images and labels of a set below `root`; none is looked for or decoded.
 
-    Raises UsageError that says what torchvision misses, and for listed images that are not there.
+    Raises UsageError that says what torchvision misses.
     """
     found = _opened(protocol, root, download=False)
-    _require_files(protocol, [image for _, image in found.images])
     return make_data(found.classes, found.images, found.labels)
 
 
@@ -63,16 +62,6 @@ def _opened(protocol: ClassificationProtocol, root: Path, *, download: bool) -> 
             f"{protocol.dataset}: torchvision cannot {cannot} {root / protocol.folder}: {reason}; "
             f"from: {protocol.download}"
         ) from error
-
-
-def _require_files(protocol: ClassificationProtocol, images: Sequence[ImageSource]) -> None:
-    files = [image.path for image in images if isinstance(image, ImageFile)]
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        raise UsageError(
-            f"{protocol.dataset}: {len(missing)} of {len(files)} test images are not there, the "
-            f"first: {missing[0]}; from: {protocol.download}"
-        )
 
 
 def _data_set(name: str, root: Path, download: bool, **arguments: Any) -> Any:

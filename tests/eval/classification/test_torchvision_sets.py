@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tarfile
 from dataclasses import replace
@@ -16,6 +15,7 @@ import torch
 from clip_benchmark.datasets import imagenetv2
 from clip_benchmark.datasets.builder import build_dataset
 from support.class_sets import CLASSES, write_class_set
+from support.excerpts import caltech101_images
 from torchvision import datasets
 
 from cosmos_eval.cli.app import main
@@ -119,12 +119,26 @@ def test_caltech101_with_background_is_clip_benchmarks(tmp_path, monkeypatch):
         read(of_any_size("caltech101", "clip-benchmark"), tmp_path)
 
 
+def test_names_of_caltech101_are_in_the_order_of_its_folders():
+    other_names = {
+        **{"BACKGROUND_Google": "background", "Faces": "off-center face"},
+        **{"Faces_easy": "centered face", "Leopards": "leopard", "Motorbikes": "motorbike"},
+        **{"airplanes": "airplane", "car_side": "side of a car"},
+        **{"cougar_body": "body of a cougar cat", "cougar_face": "face of a cougar cat"},
+        **{"crocodile_head": "head of a  crocodile", "flamingo_head": "head of a flamingo"},
+        **{"snoopy": "snoopy (cartoon beagle)", "yin_yang": "yin and yang symbol"},
+    }
+    folders = sorted(caltech101_images())
+    expected = [other_names.get(name, name.replace("_", " ")) for name in folders]
+    assert list_names("caltech101-with-background") == tuple(expected)
+    assert list_names("caltech101") == tuple(expected[1:])
+
+
 def test_the_published_part_of_caltech101(tmp_path):
-    """8,677 images in 101 classes, of sizes that differ."""
+    """Of the set's own 8,677 images in 101 classes and 467 of the background, all empty files."""
     folder = tmp_path / "caltech101/101_ObjectCategories"
-    sizes = [85] * 100 + [8_677 - 8_500]
-    for number, size in enumerate([*sizes, 3]):
-        own = folder / ("BACKGROUND_Google" if number == 101 else f"class_{number:03d}")
+    for name, size in caltech101_images().items():
+        own = folder / name
         own.mkdir(parents=True)
         for place in range(1, size + 1):
             (own / f"image_{place:04d}.jpg").touch()
@@ -140,7 +154,7 @@ def test_the_published_part_of_caltech101(tmp_path):
         expected
     )
     assert data.labels.tolist() == [whole.y[i] for i in part.indices]
-    os.remove(folder / "class_000/image_0001.jpg")
+    (folder / "accordion/image_0001.jpg").unlink()
     with pytest.raises(UsageError, match=r"8676 images; the 5677 that are measured .* 8677"):
         read(protocol, tmp_path)
 

@@ -162,6 +162,14 @@ def test_an_image_in_both_places_is_not_overwritten(root):
     ("change", "message"),
     [
         (lambda root: (root / "val.txt").unlink(), "put ILSVRC2012_validation_ground_truth.txt"),
+        (
+            lambda root: remove_of_devkit(root, "meta.mat"),
+            "found .*data/ILSVRC2012_validation_ground_truth.txt, but no meta.mat beside it",
+        ),
+        (
+            lambda root: remove_of_devkit(root, "ILSVRC2012_validation_ground_truth.txt"),
+            "found .*data/meta.mat, but no ILSVRC2012_validation_ground_truth.txt beside it",
+        ),
         (lambda root: add_line(root, "nonsense"), "val.txt, line 1001 is not `NAME.JPEG"),
         (lambda root: add_line(root, "ILSVRC2012_val_00000001.JPEG n00001740"), "1000 classes,"),
         (lambda root: (root / "val/ILSVRC2012_val_00050000.JPEG").touch(), "no class for 1 images"),
@@ -184,6 +192,12 @@ def test_what_is_wrong_is_named_before_anything_is_moved(root, change, message):
 def add_line(root: Path, line: str) -> None:
     path = root / "val.txt"
     path.write_text(path.read_text() + line + "\n")
+
+
+def remove_of_devkit(root: Path, name: str) -> None:
+    (root / "val.txt").unlink()
+    write_devkit(root / "data")
+    (root / "data" / name).unlink()
 
 
 def broken_devkit(root: Path, name: str, content: str) -> None:
@@ -247,7 +261,7 @@ def test_too_few_classes_in_names_are_refused(tmp_path):
     folder = flat_with_classes(tmp_path / "val_images")
     for path in folder.glob(f"*{SHUFFLED[5]}.JPEG"):
         path.unlink()
-    with pytest.raises(UsageError, match="has images of 999 classes, which are not the 1000 Word"):
+    with pytest.raises(UsageError, match="has 999 classes in the names of its images, which"):
         open_data(CLASSIFICATION["imagenet1k"], RunOptions(data_root=str(tmp_path), limit=3))
 
 

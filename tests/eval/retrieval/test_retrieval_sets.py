@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.excerpts import coco_excerpt, write_coco_excerpt
 
 from cosmos_eval.doctor import Diagnosis, examine
 from cosmos_eval.protocols.retrieval import RETRIEVAL
@@ -172,6 +173,22 @@ def test_a_documented_layout_is_found(
     assert [source.name for source in data.images] == [str(path)]
     assert data.names == (path.name,)
     assert data.captions == tuple(CAPTIONS)
+
+
+def test_an_excerpt_of_the_published_coco_captions(tmp_path: Path) -> None:
+    """Captions in the order of the file, images in that of their ids, none beyond five dropped."""
+    paths = write_coco_excerpt(tmp_path)
+    content = json.loads((tmp_path / "annotations/captions_val2017.json").read_text())
+    data = open_data(coco_excerpt(), RunOptions(data_root=str(tmp_path)))
+    assert [source.name for source in data.images] == list(map(str, paths))
+    ids = sorted(image["id"] for image in content["images"])
+    assert [data.names[ids.index(i)] for i in (7816, 545958)] == [
+        "000000007816.jpg",
+        "000000545958.jpg",
+    ]
+    captions = sorted(content["annotations"], key=lambda note: note["image_id"])  # stable
+    assert data.captions == tuple(note["caption"] for note in captions)
+    assert data.image_of_text.tolist() == [0] * 5 + [1] * 5 + [2] * 6 + [3] * 6
 
 
 def test_the_first_folder_of_images_may_be_another_sets(tmp_path: Path, place, save_colour) -> None:
