@@ -59,7 +59,7 @@ def organise(data_root: str | None, workers: int, progress: OnProgress) -> Count
 
 
 def is_flat(data_root: str | None) -> bool:
-    """Whether there are images outside class folders that cannot be read where they are."""
+    """Tell whether there are images outside class folders that cannot be read where they are."""
     try:
         folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     except UsageError:
@@ -121,7 +121,7 @@ def _mapping(folder: Path, root: Path) -> tuple[Path, ClassOf]:
 
 
 def _half_found(searched: Sequence[Path]) -> str:
-    """What is there of the development kit, which two files are needed of."""
+    """Name the one of the development kit's two files that is there without the other."""
     for place in searched:
         for name, other in ((_TRUTH, _META), (_META, _TRUTH)):
             if (place / name).is_file():

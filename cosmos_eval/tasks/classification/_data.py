@@ -69,7 +69,7 @@ def sample_list_hash(data: ClassData) -> str:
 
 
 def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, ClassData]:
-    """The set's folder, and all of its images and classes."""
+    """Find the set's folder, and list all of its images and classes."""
     _require_one_kind_of_names(protocol)
     try:
         folder = find_folder(protocol, options)
@@ -121,7 +121,7 @@ def _require_named(
 
 
 def _require_classes(protocol: ClassificationProtocol, folder: Path, data: ClassData) -> None:
-    """As many classes as names."""
+    """Refuse another number of classes than the class list has names."""
     if protocol.class_list is not None:
         expected = CLASS_LISTS[protocol.class_list]
         if len(data.classes) != expected.n_classes:
@@ -134,7 +134,7 @@ def _require_classes(protocol: ClassificationProtocol, folder: Path, data: Class
 def _faults(
     protocol: ClassificationProtocol, folder: Path, data: ClassData, options: RunOptions
 ) -> Iterator[str]:
-    """Images that are not there, and another number of images than the set has."""
+    """Yield a line about images that are not there, and one about another number of images."""
     missing = _missing(protocol, data)
     if missing:
         yield (
@@ -150,7 +150,7 @@ def _faults(
 
 
 def _missing(protocol: ClassificationProtocol, data: ClassData) -> list[Path]:
-    """Images that the files of one of torchvision's sets list, and that are not there."""
+    """List the images that the files of one of torchvision's sets name and that are not there."""
     if protocol.torchvision is None:
         return []
     files = [image.path for image in data.images if isinstance(image, ImageFile)]

@@ -115,7 +115,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def must_be_sorted(folder: Path, flat: Sequence[FlatImage]) -> bool:
-    """Whether any image does not name its class, or others are in class folders already."""
+    """Tell whether any image does not name its class, or others are in class folders already."""
     with os.scandir(folder) as entries:
         has_folders = any(_WORDNET_ID.fullmatch(entry.name) for entry in entries)
     return bool(flat) and (has_folders or any(image.wordnet_id is None for image in flat))

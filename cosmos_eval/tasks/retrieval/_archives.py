@@ -43,7 +43,7 @@ def read_archives(
 
 
 def _extension(sample: ArchiveSample) -> str:
-    """Of the members that hold captions, as a sample has them."""
+    """Find which members hold captions."""
     for extension in ("txt", "json"):
         if extension in sample.members:
             return extension

@@ -114,7 +114,7 @@ def _image_folder(protocol: SelectionProtocol, options: RunOptions) -> Path:
 
 
 def _read(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path, list[Item]]:
-    """The file or folder of items, and the items."""
+    """Find the file or folder of items, and read them."""
     if protocol.template.count("{}") != 1:
         raise UsageError(f"template '{protocol.template}' must hold '{{}}' exactly once")
     try:
@@ -195,7 +195,7 @@ def _require_subsets(protocol: SelectionProtocol, counts: Counter[str], path: Pa
 
 
 def _count_faults(protocol: SelectionProtocol, counts: Counter[str], path: Path) -> Iterator[str]:
-    """Numbers of items that are not the data set's."""
+    """Yield a line about every number of items that is not the data set's."""
     for name, expected in protocol.subset_items.items():
         if counts[name] != expected:
             yield (

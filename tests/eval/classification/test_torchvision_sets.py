@@ -234,6 +234,27 @@ def test_what_is_missing_is_said_with_the_page(tmp_path, monkeypatch):
     assert "corrupted" in refusal("cifar10", tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        *(("food101", "images"), ("food101", "meta"), ("oxford_pets", "annotations")),
+        *(("cifar10", "batches.meta"), ("cifar10", "test_batch"), ("cifar100", "test")),
+        *(("stanford_cars", "cars_test_annos_withlabels.mat"), ("stanford_cars", "devkit")),
+        *(("flowers102", "setid.mat"), ("flowers102", "jpg"), ("dtd", "labels/test1.txt")),
+    ],
+)
+def test_the_part_that_is_missing_is_named(name, part, tmp_path, monkeypatch):
+    write_class_set(name, tmp_path, monkeypatch)
+    path = tmp_path / CLASSIFICATION[name].folder / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    message = refusal(name, tmp_path)
+    assert f"{path}" in message
+    assert "download=True" not in message
+    assert ("; --download fetches it, or get it from https://" in message) is (
+        name != "stanford_cars"
+    )
+
+
 def test_downloading_is_torchvisions_and_only_when_asked(tmp_path, monkeypatch, capsys):
     made = tmp_path / "made"
     write_class_set("dtd", made, monkeypatch)
