@@ -336,7 +336,9 @@ def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:
     if as_json:
         print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
         return
-    show_records([_summary(diagnosis) for diagnosis in diagnoses], as_json=False)
+    rows = [_summary(diagnosis) for diagnosis in diagnoses]
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    show_records([{name: row[name] for name in columns} for row in rows], as_json=False)
     for task in dict.fromkeys(diagnosis.task for diagnosis in diagnoses):
         print(f"looked at for {task}: {task_named(task).checked}")
     for diagnosis in diagnoses:
@@ -351,6 +353,7 @@ def _summary(diagnosis: Diagnosis) -> dict[str, str]:
     counts = {
         "images": (diagnosis.images, expected),
         "captions": (diagnosis.captions, diagnosis.expected_captions),
+        "items": (diagnosis.items, diagnosis.expected_items),
         "label maps": (diagnosis.label_maps, expected),
     }
     ranges = {"labels": diagnosis.labels, "of": diagnosis.classes}

@@ -123,9 +123,13 @@ def _torchvision(
 _PROTOCOLS = (
     _imagenet(
         "imagenet1k",
-        # torchvision.datasets.ImageNet; a parent of it; Kaggle's archive; the folder itself.
+        # torchvision.datasets.ImageNet; a parent of it; Kaggle's archive; datasets/README.md of
+        # github.com/ExplainableML/cosmos, from three folders; the folder itself.
         "val",
-        ("imagenet/val", "ILSVRC/Data/CLS-LOC/val", "."),
+        (
+            *("imagenet/val", "ILSVRC/Data/CLS-LOC/val"),
+            *("imagenet/data/val_images", "data/val_images", "val_images", "."),
+        ),
         "imagenet1k",
         50_000,
         "https://image-net.org/download.php",

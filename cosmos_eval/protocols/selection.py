@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cosmos_eval.protocols.retrieval import COCO_VAL2017_IMAGES
+from cosmos_eval.protocols.retrieval import COCO_IMAGES, COCO_VAL2017_IMAGES
 from cosmos_eval.types import Protocol, SelectionProtocol
 
 # Hsieh et al. 2023, arXiv 2306.14610. Files, and images as main_eval.py of
@@ -17,7 +17,8 @@ _SUGARCREPE = SelectionProtocol(
     dataset="sugarcrepe",
     family="sugarcrepe",
     source="github.com/RAIVNLab/sugar-crepe, main_eval.py",
-    download="https://github.com/RAIVNLab/sugar-crepe/tree/main/data",
+    download=f"{COCO_IMAGES} (images: COCO val2017), "
+    "https://github.com/RAIVNLab/sugar-crepe/tree/main/data (items)",
     images=COCO_VAL2017_IMAGES,
     annotations=("sugar-crepe/data", "sugar_crepe", "sugarcrepe"),
     layout="sugarcrepe",

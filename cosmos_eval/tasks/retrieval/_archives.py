@@ -29,7 +29,7 @@ def read_archives(
     or, where the first sample has none, a caption or a list of them in its .json.
     """
     samples = open_archives(_archives(root, protocol))
-    extension = "txt" if "txt" in samples[0].members else "json"
+    extension = _extension(samples[0])
     keys = Keys.of(protocol)
     found = [
         Captioned(
@@ -40,6 +40,17 @@ def read_archives(
     ]
     require_distinct((sample.name for sample in found), "sample")
     return found, [sample.image() for sample in samples]
+
+
+def _extension(sample: ArchiveSample) -> str:
+    """Find which members hold captions."""
+    for extension in ("txt", "json"):
+        if extension in sample.members:
+            return extension
+    raise UsageError(
+        f"{sample.name} has neither a .txt of captions, one a line, nor a .json record with them, "
+        f"only {', '.join(sample.members)}"
+    )
 
 
 def _captions(sample: ArchiveSample, extension: str, keys: Keys) -> tuple[str, ...]:

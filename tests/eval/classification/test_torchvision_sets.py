@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tarfile
 from dataclasses import replace
@@ -19,6 +18,7 @@ from clip_benchmark.datasets.builder import build_dataset
 from PIL import Image
 from scipy.io import savemat
 from support.class_sets import CLASSES, write_class_set
+from support.excerpts import caltech101_images
 from torchvision import datasets
 
 from cosmos_eval.cli.app import main
@@ -129,12 +129,26 @@ def test_caltech101_with_background_is_clip_benchmarks(tmp_path, monkeypatch):
         read(of_any_size("caltech101", "clip-benchmark"), tmp_path)
 
 
+def test_names_of_caltech101_are_in_the_order_of_its_folders():
+    other_names = {
+        **{"BACKGROUND_Google": "background", "Faces": "off-center face"},
+        **{"Faces_easy": "centered face", "Leopards": "leopard", "Motorbikes": "motorbike"},
+        **{"airplanes": "airplane", "car_side": "side of a car"},
+        **{"cougar_body": "body of a cougar cat", "cougar_face": "face of a cougar cat"},
+        **{"crocodile_head": "head of a  crocodile", "flamingo_head": "head of a flamingo"},
+        **{"snoopy": "snoopy (cartoon beagle)", "yin_yang": "yin and yang symbol"},
+    }
+    folders = sorted(caltech101_images())
+    expected = [other_names.get(name, name.replace("_", " ")) for name in folders]
+    assert list_names("caltech101-with-background") == tuple(expected)
+    assert list_names("caltech101") == tuple(expected[1:])
+
+
 def test_the_published_part_of_caltech101(tmp_path):
-    """8,677 images in 101 classes, of sizes that differ."""
+    """Of the set's own 8,677 images in 101 classes and 467 of the background, all empty files."""
     folder = tmp_path / "caltech101/101_ObjectCategories"
-    sizes = [85] * 100 + [8_677 - 8_500]
-    for number, size in enumerate([*sizes, 3]):
-        own = folder / ("BACKGROUND_Google" if number == 101 else f"class_{number:03d}")
+    for name, size in caltech101_images().items():
+        own = folder / name
         own.mkdir(parents=True)
         for place in range(1, size + 1):
             (own / f"image_{place:04d}.jpg").touch()
@@ -150,7 +164,7 @@ def test_the_published_part_of_caltech101(tmp_path):
         expected
     )
     assert data.labels.tolist() == [whole.y[i] for i in part.indices]
-    os.remove(folder / "class_000/image_0001.jpg")
+    (folder / "accordion/image_0001.jpg").unlink()
     with pytest.raises(UsageError, match=r"8676 images; the 5677 that are measured .* 8677"):
         read(protocol, tmp_path)
 
@@ -254,9 +268,9 @@ def test_another_number_of_images_is_refused_without_a_limit(tmp_path, monkeypat
     assert limited.labels.tolist() == [1, 0]
 
 
-def refusal(name: str, root: Path) -> str:
+def refusal(name: str, root: Path, **of_set: int) -> str:
     with pytest.raises(UsageError) as error:
-        read(CLASSIFICATION[name], root)
+        read(replace(CLASSIFICATION[name], **of_set), root)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -272,13 +286,34 @@ def test_what_is_missing_is_said_with_the_page(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     write_class_set("dtd", tmp_path, monkeypatch)
     (tmp_path / "dtd/dtd/images/banded/banded_0011.jpg").unlink()
-    assert "1 of 2 test images are not there, the first" in refusal("dtd", tmp_path)
+    assert "1 of 2 test images are not there, the first" in refusal("dtd", tmp_path, n_classes=2)
     (tmp_path / "dtd/dtd/labels/test1.txt").unlink()
     assert "test1.txt" in refusal("dtd", tmp_path)
     write_class_set("cifar10", tmp_path, monkeypatch)
     batch = tmp_path / "cifar-10-batches-py/test_batch"
     batch.write_bytes(batch.read_bytes()[:-1])
     assert "corrupted" in refusal("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        *(("food101", "images"), ("food101", "meta"), ("oxford_pets", "annotations")),
+        *(("cifar10", "batches.meta"), ("cifar10", "test_batch"), ("cifar100", "test")),
+        *(("stanford_cars", "cars_test_annos_withlabels.mat"), ("stanford_cars", "devkit")),
+        *(("flowers102", "setid.mat"), ("flowers102", "jpg"), ("dtd", "labels/test1.txt")),
+    ],
+)
+def test_the_part_that_is_missing_is_named(name, part, tmp_path, monkeypatch):
+    write_class_set(name, tmp_path, monkeypatch)
+    path = tmp_path / CLASSIFICATION[name].folder / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    message = refusal(name, tmp_path)
+    assert f"{path}" in message
+    assert "download=True" not in message
+    assert ("; --download fetches it, or get it from https://" in message) is (
+        name != "stanford_cars"
+    )
 
 
 def test_downloading_is_torchvisions_and_only_when_asked(tmp_path, monkeypatch, capsys):

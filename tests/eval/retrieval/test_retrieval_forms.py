@@ -359,6 +359,10 @@ RED = sample("red.jpg")
     [
         ({}, "no samples in"),
         ({"red.txt": b"red"}, "red has no image"),
+        (
+            {"red.png": RED["red.png"]},
+            r"a\.tar:red has neither a \.txt of captions, one a line, nor a \.json .*only png",
+        ),
         ({**RED, "b.png": RED["red.png"]}, r"a\.tar:b has no \.txt, only png"),
         ({**RED, "red.txt": b"red\n\nred"}, r"a\.tar:red\.txt: a caption is blank"),
         ({**RED, "red.txt": b""}, "an image without captions"),
