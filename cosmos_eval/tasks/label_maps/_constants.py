@@ -76,13 +76,14 @@ def has_background(protocol: LabelMapProtocol) -> bool:
 
 def _inference_fault(protocol: SegmentationProtocol) -> str | None:
     for name in ("short_side", "long_side", "window", "stride"):
-        if getattr(protocol, name) <= 0:
+        pixels = getattr(protocol, name)
+        if pixels is not None and pixels <= 0:
             return f"{name} must be above 0"
     if protocol.mean is not None and not all(map(math.isfinite, protocol.mean)):
         return "mean must hold finite numbers"
     if protocol.std is not None and not all(0 < value < math.inf for value in protocol.std):
         return "std must be above 0 and finite"
-    if protocol.stride > protocol.window:
+    if protocol.window is not None and protocol.stride > protocol.window:
         return "stride must not exceed window: pixels between windows would have no prediction"
     if not 0 <= protocol.prob_thd < 1 or not 0 <= (protocol.area_thd or 0) < 1:
         return "prob_thd and area_thd must be in [0, 1)"

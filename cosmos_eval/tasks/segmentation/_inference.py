@@ -132,17 +132,21 @@ def _windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
     protocol, patch = segmenter.protocol, segmenter.encoder.patch_size
     image = images[0]
     height, width = image.pixels.shape[1:]
-    if patch > min(height, width, protocol.window):
+    if patch > min(height, width, protocol.window or patch):
+        windows = f" and windows are {protocol.window} px" if protocol.window else ""
         raise UsageError(
-            f"image {image.sample.image} is {width}x{height} px after the resize and windows are "
-            f"{protocol.window} px, but a patch of this model needs {patch}"
+            f"image {image.sample.image} is {width}x{height} px after the resize{windows}, "
+            f"but a patch of this model needs {patch}"
         )
     return _Windows(images, _axis(height, protocol, patch), _axis(width, protocol, patch))
 
 
 def _axis(length: int, protocol: SegmentationProtocol, patch: int) -> Axis:
-    tokens = min(protocol.window, length) // max(patch, 1)  # 0: a tower that has no patches
-    return Axis(length, protocol.window, protocol.stride, tokens)
+    """The windows along an axis; the whole axis is one where the protocol has no windows."""
+    window = protocol.window or length
+    stride = protocol.stride if protocol.window else length
+    tokens = min(window, length) // max(patch, 1)  # 0: a tower that has no patches
+    return Axis(length, window, stride, tokens)
 
 
 def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windows]]:

@@ -43,6 +43,11 @@ def test_segmentation_with_defaults(read, tmp_path):
     )
 
 
+def test_a_window_of_null_is_the_whole_image(read):
+    assert read(SEG + "classes: [sky]\nwindow: null\n").window is None
+    assert read(SEG + "classes: [sky]\n").window == 224
+
+
 def test_every_constant_of_segmentation_can_be_set(read):
     protocol = read(
         SEG
