@@ -84,6 +84,8 @@ def _faults_of(features: Any, method: str) -> list[str]:
         return [f"`{method}` returns {features.dtype} on {features.device}, not float32 on the CPU"]
     if features.requires_grad:
         return [f"`{method}` returns features with a gradient: use torch.inference_mode()"]
+    if not torch.isfinite(features).all():
+        return [f"`{method}` returns features that are not finite (NaN or infinity)"]
     norms = features.norm(dim=1)
     if not torch.allclose(norms, torch.ones(2), atol=1e-3):
         return [f"`{method}` returns features of length {norms[0]:.3g}, not 1: normalise them"]

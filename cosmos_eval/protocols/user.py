@@ -12,6 +12,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
+
 from cosmos_eval.types import (
     Attention,
     ClassLayout,
@@ -28,6 +30,8 @@ from cosmos_eval.types import (
 from cosmos_eval.yaml_files import FileError, read_yaml
 
 FAMILY = "user"
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_protocol(
@@ -178,6 +182,8 @@ def _text_or_texts(value: Any, key: str) -> str | tuple[str, ...]:
 def _number(value: Any, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FileError(f"`{key}` must be a number, not {value!r}")
+    if not abs(value) <= _LARGEST:  # nor is NaN
+        raise FileError(f"`{key}` must be a finite number that float32 can hold")
     return float(value)
 
 
