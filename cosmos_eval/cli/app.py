@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import sys
 import traceback
@@ -47,6 +49,9 @@ app.command("check")(check.check)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
 
+# Errors of the names that users give, and of permissions, whichever look at a file finds them.
+_USERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+
 # What the parser raises on a wrong command line. Some versions of Typer bring their own copy of
 # Click, so that the class is only to be had as an ancestor of the one that Typer exports.
 _ParseError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -68,9 +73,11 @@ def main(arguments: list[str] | None = None) -> None:
     """
     given = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in given
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path need not be text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app([word for word in given if word != "--debug"], standalone_mode=False)
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:  # SystemExit too: it comes from a user's model, never from here
         if debug:
             traceback.print_exc()
         code = _end(error)
@@ -98,6 +105,10 @@ def _end(error: BaseException) -> int:
         # The reader of our output is gone; Python must not complain when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    if isinstance(error, OSError) and error.errno in _USERS:
+        return _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror}", 2)
+    if isinstance(error, SystemExit):
+        return _fail(f"a model or library called sys.exit({error.code!r}) (--debug shows where)", 2)
     if isinstance(error, ImportError) and ".so" in str(error):
         return _fail(f"a system library is missing ({error}); see Set-up in README.md", 1)
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
