@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,7 +70,8 @@ def _parquet(table: pd.DataFrame) -> bytes:
 def _records(path: Path, row: ResultRow) -> Iterator[tuple[Any, ...]]:
     model = (row.model["spec"], row.model["weights"], row.model["random"])
     setting = (row.task, row.dataset, row.protocol, ", ".join(variants(row)))
-    origin = (*(row.provenance[key] for key in ("version", "commit", "dirty", "utc")), str(path))
+    named = os.fsencode(path).decode(errors="backslashreplace")  # a table is UTF-8, a path need not
+    origin = (*(row.provenance[key] for key in ("version", "commit", "dirty", "utc")), named)
     for metric, value in sorted(row.metrics.items()):
         interval = row.intervals.get(metric, {})
         bounds = (interval.get(key) for key in ("low", "high", "method"))

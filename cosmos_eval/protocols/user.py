@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from cosmos_eval.readers import FileError, read_text, read_yaml
 from cosmos_eval.types import (
     Attention,
     ClassLayout,
@@ -27,7 +28,6 @@ from cosmos_eval.types import (
     UsageError,
     nearest,
 )
-from cosmos_eval.yaml_files import FileError, read_yaml
 
 FAMILY = "user"
 
@@ -120,8 +120,8 @@ class _Class(NamedTuple):
 def _class_lines(path: Path) -> list[_Class]:
     """The form of SCLIP's lists: the prompts of a class on its line, the first one its name."""
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except FileError as error:
         raise FileError(f"`classes`: cannot read {path}: {error}") from error
     classes = []
     for number, line in enumerate(lines, start=1):
