@@ -61,6 +61,23 @@ def record_sha256(record: Record) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def record_is_unchanged(record: Record) -> bool | None:
+    """Return whether the content of a record has the hash that the record holds of itself.
+
+    None for a record of version 1 without a hash, since that version has none. Samples are not
+    read: whether the figures follow from them is for `cosmos_eval.verify` to find out.
+    """
+    provenance = record.get("provenance")
+    stored = provenance.get("record_sha256") if isinstance(provenance, Mapping) else None
+    if stored is None:
+        version = record.get("schema_version")
+        return None if version == 1 and version is not True else False
+    try:
+        return bool(stored == record_sha256(record))
+    except ValueError:  # NaN, which no record holds
+        return False
+
+
 def _to_record(row: ResultRow) -> dict[str, Any]:
     """A result as JSON has it."""
     for name, value in row.metrics.items():

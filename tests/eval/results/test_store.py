@@ -14,6 +14,7 @@ from cosmos_eval.store import (
     read_result,
     read_results,
     read_samples,
+    record_is_unchanged,
     result_paths,
     write_result,
 )
@@ -47,6 +48,32 @@ def test_samples_come_back_and_others_do_not_pass_for_them(tmp_path, make_row):
     archive.unlink()
     with pytest.raises(UsageError, match=r"its samples .*\.npz cannot be read"):
         read_samples(path)
+
+
+# Hashed by hand: sha256sum of {"a":1,"provenance":{"limit":null},"schema_version":2}
+HASH = "2f1971722d32ae7ef4e254c80fbad80b23af6dd985d956a3796200c3e2f1fde4"
+
+
+@pytest.mark.parametrize(
+    ("record", "unchanged"),
+    [
+        ({"provenance": {"limit": None, "record_sha256": HASH}}, True),
+        ({"provenance": {"record_sha256": HASH, "limit": None}, "schema_version": 2}, True),
+        ({"provenance": {"limit": 5, "record_sha256": HASH}}, False),
+        ({"provenance": {"limit": None, "record_sha256": HASH}, "a": 2}, False),
+        ({"provenance": {"limit": None, "record_sha256": HASH}, "a": math.nan}, False),
+        ({"provenance": {"limit": None, "record_sha256": 5}}, False),
+        ({"provenance": {"limit": None}}, False),
+        ({"provenance": [HASH]}, False),
+        ({}, False),
+        ({"provenance": {"limit": None}, "schema_version": 1}, None),
+        ({"provenance": {"limit": None}, "schema_version": True}, False),
+        ({"provenance": {"limit": None, "record_sha256": HASH}, "schema_version": 1}, False),
+        ({"provenance": {"limit": None, "record_sha256": HASH}, "schema_version": True}, False),
+    ],
+)
+def test_the_hash_that_a_record_holds_of_itself(record, unchanged):
+    assert record_is_unchanged({"a": 1, "schema_version": 2, **record}) is unchanged
 
 
 def test_frequent_mistakes_are_stored_where_there_are_any(tmp_path, make_row):
