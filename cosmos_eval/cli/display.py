@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
@@ -218,8 +218,7 @@ def show_results(paths: Sequence[Path], *, as_json: bool) -> None:
     for row in rows:
         if row.confusion_pairs:
             print(_most_confused(row), file=sys.stderr)
-    for note in dict.fromkeys(note for row in rows for note in row.provenance["notes"]):
-        print(f"note: {note}", file=sys.stderr)
+    show_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
 
 
 def _most_confused(row: ResultRow) -> str:
@@ -267,8 +266,7 @@ def show_comparison(comparison: Comparison, unpaired: Sequence[str], *, as_json:
         return
     print(f"A: {comparison.a}\nB: {comparison.b}")
     show_records([_compared(test) for test in comparison.tests], as_json=False)
-    for note in (*unpaired, *comparison.notes):
-        print(f"note: {note}", file=sys.stderr)
+    show_notes((*unpaired, *comparison.notes))
 
 
 def _compared(test: MetricTest) -> dict[str, str]:
@@ -302,8 +300,7 @@ def show_report(report: Report, *, as_json: bool) -> None:
         if report.findings:
             show_records([to_cells(finding) for finding in report.findings], as_json=False)
         print(report.verdict)
-    for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+    show_notes(report.notes)
     for problem in report.problems:
         print(f"cosmos-eval: cannot decide: {' '.join(str(problem).split())}", file=sys.stderr)
 
@@ -407,8 +404,7 @@ def show_looks(rows: Sequence[Row], out: Path, *, as_json: bool) -> None:
         show_records(described(rows), as_json=False)
         for table in weighed(rows[0]) if len(rows) == 1 else ():
             show_records(table, as_json=False)
-    for note in notes(rows, out):
-        print(f"note: {note}", file=sys.stderr)
+    show_notes(notes(rows, out))
 
 
 def show_shares(shares: Mapping[str, float], *, as_json: bool) -> None:
@@ -420,6 +416,12 @@ def show_shares(shares: Mapping[str, float], *, as_json: bool) -> None:
         {"class": name, "pixels (%)": f"{100 * share:.1f}"} for name, share in shares.items()
     ]
     show_records(records, as_json=False)
+
+
+def show_notes(notes: Iterable[str]) -> None:
+    """Print notes on standard error, one per line."""
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def show_page(path: Path, page: Page) -> None:

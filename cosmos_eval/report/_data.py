@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cosmos_eval.compare import MetricTest
-from cosmos_eval.labels import model_label
 from cosmos_eval.leaderboard import headlines_of
 from cosmos_eval.matching import is_share, p_value_text
 from cosmos_eval.report._classes import ClassTable
@@ -55,7 +54,7 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
 
 def model_names(content: Content) -> list[str]:
     """The models measured here, in alphabetical order."""
-    return sorted({model_label(one.row) for one in content.results})
+    return sorted({one.model for one in content.results})
 
 
 def _most_often_better(content: Content, models: Mapping[str, int]) -> list[int]:

@@ -136,9 +136,8 @@ def _step(percent: float | None) -> str:
 
 def _origins(content: Content, anchors: Anchors) -> Sequence[tuple[str, list[Origin]]]:
     """Provenance by model, each in the order of protocols and data sets."""
-    stored = {id(one.row): one for one in content.results}
     by_model: dict[str, list[Origin]] = {}
     for entry in content.entries:
-        origin = origin_of(entry, stored.get(id(entry.result)), anchors)
+        origin = origin_of(entry, entry.stored, anchors)
         by_model.setdefault(entry.model, []).append(origin)
     return sorted(by_model.items())
