@@ -27,6 +27,7 @@ from cosmos_eval.cli import (
     verify,
 )
 from cosmos_eval.cli.output import OutputError, guarded_output
+from cosmos_eval.escaping import one_line
 from cosmos_eval.processes import is_first, leave
 from cosmos_eval.types import CosmosEvalError, UsageError
 
@@ -125,5 +126,5 @@ def _end(error: BaseException) -> int:
 def _fail(message: str, code: int, *, silent: bool = False) -> int:
     if not silent:
         with suppress(OutputError):  # there is no other place to say it
-            print(f"cosmos-eval: {' '.join(message.split())}", file=sys.stderr)
+            print(f"cosmos-eval: {one_line(message)}", file=sys.stderr)
     return code

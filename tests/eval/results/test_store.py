@@ -19,10 +19,10 @@ import pytest
 
 from cosmos_eval.store import (
     file_stem,
+    read_files,
     read_result,
     read_results,
     read_samples,
-    read_stored,
     record_is_unchanged,
     result_paths,
     samples_of,
@@ -200,7 +200,7 @@ def test_readers_see_whole_results_while_one_is_replaced(tmp_path, make_row):
         writing = pool.submit(write)
         seen = set()
         while not finished.is_set() and not writing.done():
-            stored = read_stored(path)
+            stored = read_files(path)
             (number,) = set(samples_of(path, stored)["x"].tolist())
             assert stored.row.metrics["acc1"] == number / 64
             seen.add(number)
