@@ -9,7 +9,6 @@ trained), `architecture` (JSON) and `training` (JSON). Files without `model` nam
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +18,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from cosmos_core.files import write_atomically
 from cosmos_core.json_text import parse_json
 from cosmos_core.model.build import MODELS, Architecture, ModelKind, create_model, model_kind
 from cosmos_core.model.clip import MultiViewCLIP
@@ -132,7 +132,7 @@ def save_checkpoint(
     training: Mapping[str, Any] | None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write models (`student`, `teacher`) in our layout: a temporary file, fsync, rename.
+    """Write models (`student`, `teacher`) in our layout, whole or not at all.
 
     `method` is the name of the training method, `training` what is to be known of the training.
     """
@@ -150,20 +150,6 @@ def save_checkpoint(
         "training": json.dumps(training, sort_keys=True),
     }
     write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is either whole or absent, also when the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
