@@ -13,7 +13,9 @@ from cosmos_eval.share import ALONE, Share
 
 Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "amp", "bf16", "fp16"]
+"""Arithmetic of a model with float32 weights: float32, or autocast to PyTorch's usual type of the
+device (`amp`: float16 on CUDA, bfloat16 on a CPU) or to the type named."""
 Refinement = Literal["pamr"]
 Executor = Literal["local", "ray", "slurm"]
 ClassLayout = Literal["folders", "webdataset"]

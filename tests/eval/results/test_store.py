@@ -310,6 +310,7 @@ def test_file_names_are_safe_and_tell_results_apart(make_row):
         make_row(model={"weights": "student"}),
         make_row(provenance={"limit": 10}),
         make_row(provenance={"precision": "bf16"}),
+        make_row(provenance={"precision": "amp"}),
         make_row(provenance={"attention": "vanilla"}),
         make_row(provenance={"attention": "csa", "protocol_attention": "naclip"}),
         make_row(),
