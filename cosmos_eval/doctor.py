@@ -172,7 +172,7 @@ def _of_classification(protocol: ClassificationProtocol, options: RunOptions) ->
         task="cls",
         whole=not found.faults,
         faults=_named_apart(protocol, found.faults),
-        remedy=_remedy(protocol, options) if found.faults else None,
+        remedy=protocol.download if found.faults else None,
         folder=str(found.folder),
         expected=protocol.n_images or found.listed,
         images=found.images,

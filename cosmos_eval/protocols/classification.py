@@ -4,7 +4,11 @@ Sizes are those of the test splits: github.com/mlfoundations/datacomp, tasklist.
 caltech101; numbers of classes are those of the sets' own pages. Templates:
 clip_benchmark/datasets/en_zeroshot_classification_templates.json, for ImageNet OpenCLIP's
 OPENAI_IMAGENET_TEMPLATES. Names of classes are torchvision's with underscores as spaces, where
-nothing else is said. Imports no torch.
+nothing else is stated. Imports no torch.
+
+Templates of all sets but imagenetv2 are those of templates.json in github.com/ExplainableML/cosmos,
+and the names of imagenet1k, flowers102, caltech101, food101, stanford_cars and oxford_pets are
+those of its class lists.
 """
 
 from __future__ import annotations
@@ -210,11 +214,11 @@ _PROTOCOLS = (
         "caltech101/101_ObjectCategories",
         "caltech101",
         None,  # its class list has it
-        # Number and seed are published, not which part of torch.utils.data.random_split it is.
+        # The second part of torch.utils.data.random_split(images, [3000, 5677]) by a generator with
+        # seed 3072, as in COSMOS's code.
         5_677,
         "https://data.caltech.edu/records/mzrjq-6wc02",
         class_list="caltech101",
-        remark="the 5,677 images are taken to be the second part of the published random split",
     ),
     _torchvision(
         "flowers102",

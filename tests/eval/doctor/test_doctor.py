@@ -321,6 +321,8 @@ def test_test_images_of_classification_sets_are_counted(tmp_path, monkeypatch):
     first, second = found.faults
     assert first.startswith(f"1 of 2 test images are not there, the first: {missing}; from: ")
     assert second.startswith(f"{tmp_path}/dtd/dtd has 2 test images, not 1880; ")
+    # torchvision fetches nothing where the folders are there.
+    assert found.remedy == dtd.download
 
 
 def test_columns_without_a_value_are_left_out(tmp_path, run):
