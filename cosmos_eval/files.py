@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import json
 import os
 import stat
 import zipfile
@@ -113,6 +114,12 @@ def unpack_arrays(content: bytes) -> dict[str, NDArray[Any]]:
     if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise ValueError(f"{foreign[0]} is not an array")
     return arrays
+
+
+def json_sha256(content: Any) -> str:
+    """SHA-256 of a JSON document with sorted keys and without white space, in hexadecimal."""
+    text = json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

@@ -15,7 +15,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cosmos_eval.files import exclusive, pack_arrays, read_whole, unpack_arrays, write_atomically
+from cosmos_eval.files import (
+    exclusive,
+    json_sha256,
+    pack_arrays,
+    read_whole,
+    unpack_arrays,
+    write_atomically,
+)
 from cosmos_eval.labels import model_label, stem_of, variants
 from cosmos_eval.types import ResultRow, Samples, UsageError
 from cosmos_eval.versions import Record, upgrade_record, upgrade_samples
@@ -78,8 +85,7 @@ def _samples_named_in(path: Path) -> str | None:
 def record_sha256(record: Record) -> str:
     """The hash that a record holds of itself: of all but that hash."""
     others = {k: v for k, v in record["provenance"].items() if k != "record_sha256"}
-    text = _to_text({**record, "provenance": others}, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return json_sha256({**record, "provenance": others})
 
 
 def record_is_unchanged(record: Record) -> bool | None:

@@ -294,13 +294,14 @@ def _compared(test: MetricTest) -> dict[str, str]:
 
 def show_report(report: Report, *, as_json: bool) -> None:
     """Print a check: all metrics, the verdict; why something cannot be decided apart."""
-    from cosmos_eval.regression import to_cells, to_records
+    from cosmos_eval.regression import baseline_text, to_cells, to_records
 
     if as_json:
         print_json(to_records(report))
     else:
         if report.findings:
             show_records([to_cells(finding) for finding in report.findings], as_json=False)
+        print(f"baseline: {baseline_text(report)}")
         print(report.verdict)
     for note in report.notes:
         print(f"note: {note}", file=sys.stderr)

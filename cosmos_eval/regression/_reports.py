@@ -39,6 +39,16 @@ def to_cells(finding: Finding) -> dict[str, str]:
     }
 
 
+def baseline_text(report: Report) -> str:
+    """The baseline's file, and its tolerance where it could be read."""
+    tolerance = report.tolerance
+    if tolerance is None:
+        return str(report.baseline)
+    percent = f"{100 * tolerance:g}"
+    units = f" ({percent} points of a share, {percent}% of a rank or ratio)" if tolerance else ""
+    return f"{report.baseline}, tolerance {tolerance:g}{units}"
+
+
 def to_records(report: Report) -> dict[str, Any]:
     """A report as JSON has it."""
     return {
@@ -46,6 +56,7 @@ def to_records(report: Report) -> dict[str, Any]:
         "status": report.status,
         "verdict": report.verdict,
         "alpha": ALPHA,
+        "tolerance": report.tolerance,
         "findings": [_record(finding) for finding in report.findings],
         "problems": [problem._asdict() for problem in report.problems],
         "notes": list(report.notes),
@@ -54,7 +65,7 @@ def to_records(report: Report) -> dict[str, Any]:
 
 def to_markdown(report: Report) -> str:
     """A section for a pull request or a step's summary: the verdict, problems, and all metrics."""
-    lines = [f"### {NAME}: {report.verdict}", "", f"Baseline: `{report.baseline}`", ""]
+    lines = [f"### {NAME}: {report.verdict}", "", f"Baseline: {_plain(baseline_text(report))}", ""]
     lines += [f"- **cannot decide** {_plain(str(problem))}" for problem in report.problems]
     lines += [f"- note: {_plain(note)}" for note in report.notes]
     if report.findings:
@@ -74,7 +85,11 @@ def to_junit(report: Report) -> str:
         "errors": str(len(report.problems)),
     }
     suites = ET.Element("testsuites", counts)
-    ET.SubElement(suites, "testsuite", {"name": NAME, **counts}).extend(cases)
+    suite = ET.SubElement(suites, "testsuite", {"name": NAME, **counts})
+    if report.tolerance is not None:
+        tolerance = {"name": "tolerance", "value": str(report.tolerance)}
+        ET.SubElement(ET.SubElement(suite, "properties"), "property", tolerance)
+    suite.extend(cases)
     ET.indent(suites)
     return ET.tostring(suites, "unicode", xml_declaration=True) + "\n"
 
