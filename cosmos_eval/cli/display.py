@@ -452,5 +452,6 @@ def show_records(records: Sequence[Mapping[str, Any]], *, as_json: bool) -> None
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON document."""
-    print(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False))
+    """Print one JSON document; where standard output is not UTF-8, with JSON's own escapes."""
+    is_ascii = (sys.stdout.encoding or "").lower() != "utf-8"
+    print(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=is_ascii))

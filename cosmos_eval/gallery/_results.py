@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cosmos_eval.labels import model_label
 from cosmos_eval.protocols import prepare
 from cosmos_eval.protocols.user import FAMILY as USER
-from cosmos_eval.store import read_result, read_samples
+from cosmos_eval.store import read_result, read_stored, samples_of
 from cosmos_eval.tasks import find_protocol, task_of
 from cosmos_eval.types import Protocol, ResultRow, Samples, UsageError
 
@@ -66,7 +66,9 @@ def grouped(paths: Sequence[Path], own: Sequence[str]) -> Grouped:
         if row.task not in WITH_PICTURES:
             continue
         try:
-            by_name.setdefault(_name(row), []).append(Shown(row, read_samples(path)))
+            stored = read_stored(path)
+            shown = Shown(stored.row, samples_of(path, stored))
+            by_name.setdefault(_name(stored.row), []).append(shown)
         except UsageError as error:
             notes.append(f"{model_label(row)} on {row.dataset}: no pictures: {error}")
     groups = []
