@@ -261,7 +261,7 @@ def test_bad_archives(shards: list[Path], tmp_path: Path) -> None:
     empty = tmp_path / "empty.tar"
     empty.write_bytes(b"\0" * 10240)
     for archive, message in (
-        (packed, "no uncompressed tar"),
+        (packed, "packed.tar: not an uncompressed tar"),
         (tmp_path / "no.tar", "not there"),
         (empty, "no samples"),
     ):
