@@ -84,6 +84,15 @@ def measured(rows: Iterable[ResultRow]) -> list[Entry]:
     return [entries[key] for key in sorted(entries)]
 
 
+def _as_published(model: str) -> str:
+    """The name under which a model's authors published numbers of the same weights.
+
+    Most of them measured in mixed precision: it and float32 are compared with their numbers.
+    OpenCLIP loads a tag that both architectures have with QuickGELU by either name.
+    """
+    return model.removesuffix(AMP).replace("-quickgelu/", "/")
+
+
 def _entry(row: ResultRow) -> Entry:
     model = table_label(row)
     return Entry(
@@ -95,8 +104,7 @@ def _entry(row: ResultRow) -> Entry:
         intervals=row.intervals,
         source=row.source,
         partial=row.provenance["limit"] is not None,
-        # Most authors measure in mixed precision: it and float32 are compared with their numbers.
-        published=_of_authors().get((model.removesuffix(AMP), row.dataset, row.protocol), {}),
+        published=_of_authors().get((_as_published(model), row.dataset, row.protocol), {}),
         result=row,
     )
 
