@@ -192,7 +192,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
             f"its white is not defined in Pillow's mode {image.mode}: save it with 8 or 16 bits"
         )
     grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    grey.info = dict(image.info)
+    grey.info = {key: value for key, value in image.info.items() if key == "exif"}
     return grey.convert("RGB")
 
 
