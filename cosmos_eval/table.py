@@ -33,7 +33,7 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     chosen = [Path(place) for place in places or (RESULTS,)]
-    paths = [path for place in chosen for path in _results_at(place)]
+    paths = [path for place in chosen for path in result_paths(place)]
     records = [record for path in paths for record in _records(path, read_result(path))]
     return pd.DataFrame(records, columns=list(COLUMNS))
 
@@ -64,10 +64,6 @@ def _parquet(table: pd.DataFrame) -> bytes:
         raise UsageError(
             "Parquet needs pyarrow: pip install 'cosmos-eval[parquet]', or export to .csv"
         ) from error
-
-
-def _results_at(place: Path) -> list[Path]:
-    return [place] if place.is_file() else result_paths(place)
 
 
 def _records(path: Path, row: ResultRow) -> Iterator[tuple[Any, ...]]:

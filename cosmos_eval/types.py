@@ -125,12 +125,13 @@ class ClassificationProtocol(Protocol):
     it the class itself, every character of `separators` as a space. `class_list` instead names a
     known list (a key of cosmos_eval.protocols.classification.CLASS_LISTS).
     `templates` holds prompts with one `{}`, or the name of a known set; None: those that the data
-    bring, else OpenAI's for ImageNet. `n_images` is how many test images the set has where that
-    is known; `remark` is what a reader of its numbers must know.
+    bring, else OpenAI's for ImageNet. `n_classes` and `n_images` are how many classes and test
+    images the set has where that is known, the former where no class list says it; `remark` is what
+    a reader of its numbers must know.
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
-        *("torchvision", "usual_folders", "separators", "n_images", "remark")
+        *("torchvision", "usual_folders", "separators", "n_classes", "n_images", "remark")
     }
 
     folder: str
@@ -141,6 +142,7 @@ class ClassificationProtocol(Protocol):
     separators: str = "_"
     class_list: str | None = None
     templates: tuple[str, ...] | str | None = None
+    n_classes: int | None = None
     n_images: int | None = None
     remark: str = ""
 

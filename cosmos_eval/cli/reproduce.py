@@ -24,6 +24,7 @@ def reproduce(
     """
     from cosmos_eval.store import read_results
 
-    nothing_yet = directory is None and not any(display.RESULTS.glob("*.json"))
-    rows = [] if nothing_yet else read_results(directory or display.RESULTS)
+    usual = display.RESULTS
+    nothing_yet = directory is None and not (usual.exists() and any(usual.iterdir()))
+    rows = [] if nothing_yet else read_results(directory or usual)
     display.show_reproductions(reproductions(measured(rows)), format)

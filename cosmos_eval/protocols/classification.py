@@ -1,9 +1,10 @@
 """Zero-shot classification sets as COSMOS's published evaluation measures them: family `cosmos`.
 
 Sizes are those of the test splits: github.com/mlfoundations/datacomp, tasklist.yml, but for
-caltech101. Templates: clip_benchmark/datasets/en_zeroshot_classification_templates.json, for
-ImageNet OpenCLIP's OPENAI_IMAGENET_TEMPLATES. Names of classes are torchvision's with underscores
-as spaces, where nothing else is stated. Imports no torch.
+caltech101; numbers of classes are those of the sets' own pages. Templates:
+clip_benchmark/datasets/en_zeroshot_classification_templates.json, for ImageNet OpenCLIP's
+OPENAI_IMAGENET_TEMPLATES. Names of classes are torchvision's with underscores as spaces, where
+nothing else is stated. Imports no torch.
 
 Templates of all sets but imagenetv2 are those of templates.json in github.com/ExplainableML/cosmos,
 and the names of imagenet1k, flowers102, caltech101, food101, stanford_cars and oxford_pets are
@@ -97,6 +98,7 @@ def _torchvision(
     dataset: str,
     folder: str,
     templates: str,
+    n_classes: int | None,
     n_images: int,
     page: str,
     *,
@@ -116,6 +118,7 @@ def _torchvision(
         class_list=class_list,
         separators=separators,
         templates=f"clip-benchmark/{templates}",
+        n_classes=n_classes,
         n_images=n_images,
         remark=remark,
     )
@@ -148,6 +151,7 @@ _PROTOCOLS = (
         "food101",
         "food-101",
         "food101",
+        101,
         25_250,
         "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
     ),
@@ -155,6 +159,7 @@ _PROTOCOLS = (
         "cifar10",
         "cifar-10-batches-py",
         "cifar10",
+        10,
         10_000,
         "https://www.cs.toronto.edu/~kriz/cifar.html",
     ),
@@ -162,6 +167,7 @@ _PROTOCOLS = (
         "cifar100",
         "cifar-100-python",
         "cifar100",
+        100,
         10_000,
         "https://www.cs.toronto.edu/~kriz/cifar.html",
     ),
@@ -169,6 +175,7 @@ _PROTOCOLS = (
         "sun397",
         "SUN397",
         "sun397",
+        397,
         108_754,
         "https://vision.princeton.edu/projects/2010/SUN/",
         separators="_/",
@@ -179,6 +186,7 @@ _PROTOCOLS = (
         "stanford_cars",
         "stanford_cars",
         "cars",
+        196,
         8_041,
         # The authors' page is gone; torchvision's reader points here for copies (its change 8309).
         "https://github.com/pytorch/vision/issues/7545",
@@ -187,14 +195,16 @@ _PROTOCOLS = (
         "fgvc_aircraft",
         "fgvc-aircraft-2013b",
         "fgvc_aircraft",
+        100,
         3_333,
         "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
     ),
-    _torchvision("dtd", "dtd/dtd", "dtd", 1_880, "https://www.robots.ox.ac.uk/~vgg/data/dtd/"),
+    _torchvision("dtd", "dtd/dtd", "dtd", 47, 1_880, "https://www.robots.ox.ac.uk/~vgg/data/dtd/"),
     _torchvision(
         "oxford_pets",
         "oxford-iiit-pet",
         "pets",
+        37,
         3_669,
         "https://www.robots.ox.ac.uk/~vgg/data/pets/",
         class_names=_PETS_AS_PUBLISHED,
@@ -203,6 +213,7 @@ _PROTOCOLS = (
         "caltech101",
         "caltech101/101_ObjectCategories",
         "caltech101",
+        None,  # its class list has it
         # The second part of torch.utils.data.random_split(images, [3000, 5677]) by a generator with
         # seed 3072, as in COSMOS's code.
         5_677,
@@ -213,6 +224,7 @@ _PROTOCOLS = (
         "flowers102",
         "flowers-102",
         "flowers",
+        None,
         6_149,
         "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
         class_list="flowers102",

@@ -197,7 +197,9 @@ def _faults(result: Measured, *, strict: bool) -> list[str]:
     bounds = [some[end] for some in row.intervals.values() for end in ("low", "high")]
     if not all(map(math.isfinite, bounds)):
         found.append("has an interval that is not finite")
-    if strict and row.provenance["commit"] is None:
+    if strict and "record_sha256" not in row.provenance:
+        found.append("is of version 1, without a hash that --strict could trust its commit by")
+    elif strict and row.provenance["commit"] is None:
         found.append("does not say its commit, as --strict wants")
     elif strict and row.provenance["dirty"] is not False:
         found.append("is of edited code (dirty), which --strict refuses")

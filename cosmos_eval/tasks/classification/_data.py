@@ -13,6 +13,7 @@ from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.sources import ImageFile
 from cosmos_eval.tasks.classification._fetch import how_to_get
 from cosmos_eval.tasks.classification._folders import find_folder, read_folders
+from cosmos_eval.tasks.classification._names import class_differences
 from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.tasks.classification._webdataset import read_webdataset
 from cosmos_eval.tasks.images import fingerprint
@@ -78,7 +79,6 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, 
     data = _read(protocol, folder, options)
     if protocol.class_names and protocol.torchvision is None:
         _require_named(protocol, folder, data.classes)
-    _require_classes(protocol, folder, data)
     return folder, data
 
 
@@ -120,27 +120,40 @@ def _require_named(
             raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
 
 
-def _require_classes(protocol: ClassificationProtocol, folder: Path, data: ClassData) -> None:
-    """Refuse another number of classes than the class list has names."""
-    if protocol.class_list is not None:
-        expected = CLASS_LISTS[protocol.class_list]
-        if len(data.classes) != expected.n_classes:
-            raise UsageError(
-                f"{protocol.dataset}: {folder} has {len(data.classes)} classes, not the "
-                f"{expected.n_classes} {expected.classes} of {protocol.class_list}"
-            )
+def _class_faults(protocol: ClassificationProtocol, folder: Path, data: ClassData) -> Iterator[str]:
+    """Yield a line about another number of classes, and one about a label that is no class."""
+    listed = CLASS_LISTS.get(protocol.class_list or "")
+    expected = protocol.n_classes if listed is None else listed.n_classes
+    if expected not in (None, len(data.classes)):
+        what = "" if listed is None else f" {listed.classes} of {protocol.class_list}"
+        yield (
+            f"{protocol.dataset}: {folder} has {len(data.classes)} classes, not the {expected}"
+            f"{what}{class_differences(protocol, data.classes)}{_from_page(protocol)}"
+        )
+    beyond = np.flatnonzero((data.labels < 0) | (data.labels >= len(data.classes)))
+    if len(beyond):
+        yield (
+            f"{protocol.dataset}: {folder} gives {data.names[beyond[0]]} the class number "
+            f"{data.labels[beyond[0]] + 1}, but has {len(data.classes)} classes"
+            f"{_from_page(protocol)}"
+        )
+
+
+def _from_page(protocol: ClassificationProtocol) -> str:
+    return f"; get the whole set from {protocol.download}" if protocol.download else ""
 
 
 def _faults(
     protocol: ClassificationProtocol, folder: Path, data: ClassData, options: RunOptions
 ) -> Iterator[str]:
-    """Yield a line about images that are not there, and one about another number of images."""
+    """Yield a line about images that are not there, and about other numbers than the set has."""
     missing = _missing(protocol, data)
     if missing:
         yield (
             f"{protocol.dataset}: {len(missing)} of {len(data.images)} test images are not there, "
             f"the first: {missing[0]}; from: {protocol.download}"
         )
+    yield from _class_faults(protocol, folder, data)
     if protocol.n_images not in (None, len(data.images)) and options.limit is None:
         yield (
             f"{protocol.dataset}: {folder} has {len(data.images)} test images, not "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -14,8 +13,9 @@ import numpy as np
 
 from cosmos_eval.protocols.classification import CLASS_LISTS, ClassList
 from cosmos_eval.sources import ImageFile
+from cosmos_eval.tasks.classification._names import class_differences
 from cosmos_eval.tasks.classification._types import ClassData, make_data
-from cosmos_eval.tasks.images import data_path
+from cosmos_eval.tasks.images import FolderWalk, data_path, folder_entries
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 
 # torchvision/datasets/folder.py, IMG_EXTENSIONS (compared by a test).
@@ -58,16 +58,15 @@ class FlatImage(NamedTuple):
 
 def flat_images(folder: Path) -> list[FlatImage]:
     """List ImageNet's validation images that lie in the folder itself, sorted by name."""
-    with os.scandir(folder) as entries:
-        matches = [match for entry in entries if (match := _FLAT.fullmatch(entry.name))]
-    return sorted(FlatImage(match[0], f"{match[1]}.JPEG", match[2]) for match in matches)
+    matches = (_FLAT.fullmatch(entry.name) for entry in folder_entries(folder))
+    return sorted(FlatImage(match[0], f"{match[1]}.JPEG", match[2]) for match in matches if match)
 
 
 def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
     """List the images of every class; none is decoded.
 
-    Raises UsageError for another layout, a class without images, and folders that are not the
-    protocol's classes.
+    Raises UsageError for another layout, a class without images, folders that are not the
+    protocol's classes, folders that cannot be read, and a folder that is reached twice by a link.
     """
     class_list = CLASS_LISTS.get(protocol.class_list or "")
     if not folder.is_dir():
@@ -78,7 +77,8 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
     classes = _class_folders(folder, class_list)
     if class_list is not None:
         _require_list(protocol, folder, classes, class_list)
-    images = [_images(folder / name) for name in classes]
+    walk = FolderWalk(folder)
+    images = [_images(folder / name, walk) for name in classes]
     for name, found in zip(classes, images, strict=True):
         if not found:
             raise UsageError(f"class folder {folder / name} has no images ({', '.join(SUFFIXES)})")
@@ -90,12 +90,12 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
 
 
 def _holds_imagenet(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(_WORDNET_ID.fullmatch(e.name) or _FLAT.fullmatch(e.name) for e in entries)
+    names = (entry.name for entry in folder_entries(folder))
+    return any(_WORDNET_ID.fullmatch(name) or _FLAT.fullmatch(name) for name in names)
 
 
 def _class_folders(folder: Path, class_list: ClassList | None) -> tuple[str, ...]:
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    found = sorted(entry.name for entry in folder_entries(folder) if entry.is_dir())
     if not found:
         raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
     if class_list is not None and class_list.numeric:
@@ -104,11 +104,11 @@ def _class_folders(folder: Path, class_list: ClassList | None) -> tuple[str, ...
     return tuple(found)
 
 
-def _images(folder: Path) -> list[Path]:
+def _images(folder: Path, walk: FolderWalk) -> list[Path]:
     """Images at any depth, in ImageFolder's order."""
     return [
         Path(parent, name)
-        for parent, _, names in sorted(os.walk(folder, followlinks=True))
+        for parent, names in sorted(walk.files(folder))
         for name in sorted(names)
         if name.lower().endswith(SUFFIXES)
     ]
@@ -116,8 +116,7 @@ def _images(folder: Path) -> list[Path]:
 
 def must_be_sorted(folder: Path, flat: Sequence[FlatImage]) -> bool:
     """Tell whether any image does not name its class, or others are in class folders already."""
-    with os.scandir(folder) as entries:
-        has_folders = any(_WORDNET_ID.fullmatch(entry.name) for entry in entries)
+    has_folders = any(_WORDNET_ID.fullmatch(entry.name) for entry in folder_entries(folder))
     return bool(flat) and (has_folders or any(image.wordnet_id is None for image in flat))
 
 
@@ -158,5 +157,5 @@ def _require_list(
     if expected.classes_sha256 not in (None, found):
         raise UsageError(
             f"{folder} has {len(classes)} {what}, which are not the {expected.n_classes} "
-            f"{expected.classes} of {protocol.class_list}; the first found is {classes[0]}"
+            f"{expected.classes} of {protocol.class_list}{class_differences(protocol, classes)}"
         )

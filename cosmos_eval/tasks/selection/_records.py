@@ -189,7 +189,8 @@ def _json(text: str) -> list[tuple[str, Any]]:
 
 
 def _json_lines(text: str) -> list[tuple[str, Any]]:
-    lines = enumerate(text.splitlines(), start=1)
+    # Not splitlines, which also breaks at characters that JSON allows in a text, such as U+2028.
+    lines = enumerate(text.split("\n"), start=1)
     return [(f"line {number}", json.loads(line)) for number, line in lines if line.strip()]
 
 

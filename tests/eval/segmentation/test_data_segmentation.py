@@ -109,6 +109,12 @@ def test_a_plain_pair_of_folders_is_read_below_subfolders(pets, protocol):
     assert [s.name for s in samples] == ["one", "sub/two"]
 
 
+def test_a_link_to_a_parent_folder_is_refused_where_folders_are_walked(pets, protocol):
+    """MMSegmentation would list every image again for each round through the link."""
+    (pets / "images" / "again").symlink_to(pets / "images")
+    assert "images/again is the same folder as" in refusal(protocol, pets)
+
+
 def test_a_split_file_names_the_samples(pets, protocol):
     (pets / "list.txt").write_text("sub/two\n")
     options = RunOptions(data_root=str(pets))
@@ -138,6 +144,16 @@ def test_an_undeclared_class_is_named_as_the_file_has_it(tmp_path):
         assert "2012_000003.png holds class 21" in refusal(SEGMENTATION[dataset], tmp_path / "voc")
 
 
+def save_mask(root, format, **options):
+    Image.new("L", (30, 20), 1).save(root / "masks/one.png", format, **options)
+
+
+@pytest.mark.parametrize(("format", "options"), [("BMP", {}), ("TIFF", {"compression": "lzma"})])
+def test_label_maps_of_other_lossless_formats_are_read(pets, protocol, format, options):
+    save_mask(pets, format, **options)
+    check(protocol, RunOptions(data_root=str(pets)))
+
+
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
@@ -147,6 +163,9 @@ def test_an_undeclared_class_is_named_as_the_file_has_it(tmp_path):
         (lambda root: Image.new("L", (30, 21)).save(root / "masks/one.png"), "30x21"),
         (lambda root: Image.new("I;16", (30, 20)).save(root / "masks/one.png"), "8-bit"),
         (lambda root: Image.new("RGB", (30, 20)).save(root / "masks/one.png"), "8-bit"),
+        (lambda root: save_mask(root, "JPEG"), "one.png is a JPEG file, whose compression"),
+        (lambda root: save_mask(root, "JPEG2000"), "one.png is a JPEG2000 file"),
+        (lambda root: save_mask(root, "TIFF", compression="jpeg"), "one.png is a TIFF file"),
     ],
 )
 def test_damaged_files_are_named(pets, protocol, damage, named):

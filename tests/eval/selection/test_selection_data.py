@@ -126,6 +126,13 @@ def test_numbers_of_the_released_sugarcrepe() -> None:
     assert protocol.n_items == sum(released.values()) == 7511
 
 
+def test_a_line_of_json_may_hold_other_line_separators(make_set: Make) -> None:
+    """JSON allows U+2028 in a text; only a line feed ends a record."""
+    item = {**ITEMS[0], "caption": "red\u2028or so"}
+    content = json.dumps(item, ensure_ascii=False) + "\n"
+    assert opened(make_set(IMAGES, content, "i.jsonl")).captions[0] == "red\u2028or so"
+
+
 def test_winoground(make_set: Make) -> None:
     record = {"id": 0, "image_0": "a", "image_1": "b", "tag": "Adjective", "num_main_preds": 1}
     record |= {"caption_0": "old kisses young", "caption_1": "young kisses old"}
