@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
     unless there is a limit.
     """
     folder, data = _find(protocol, options)
-    for fault in _faults(protocol, folder, data, options):
+    for fault in _faults(protocol, options, folder, data, _missing(protocol, data)):
         raise UsageError(fault)
     kept = _limited(data.labels, options.limit)
     return data._replace(
@@ -56,11 +56,12 @@ def survey(protocol: ClassificationProtocol, options: RunOptions) -> Survey:
     Raises UsageError where they cannot be listed.
     """
     folder, data = _find(protocol, options)
+    missing = _missing(protocol, data)
     return Survey(
         folder=folder,
         listed=len(data.images),
-        images=len(data.images) - len(_missing(protocol, data)),
-        faults=tuple(_faults(protocol, folder, data, options)),
+        images=len(data.images) - len(missing),
+        faults=tuple(_faults(protocol, options, folder, data, missing)),
     )
 
 
@@ -144,10 +145,13 @@ def _from_page(protocol: ClassificationProtocol) -> str:
 
 
 def _faults(
-    protocol: ClassificationProtocol, folder: Path, data: ClassData, options: RunOptions
+    protocol: ClassificationProtocol,
+    options: RunOptions,
+    folder: Path,
+    data: ClassData,
+    missing: Sequence[Path],
 ) -> Iterator[str]:
     """Yield a line about images that are not there, and about other numbers than the set has."""
-    missing = _missing(protocol, data)
     if missing:
         yield (
             f"{protocol.dataset}: {len(missing)} of {len(data.images)} test images are not there, "
