@@ -82,7 +82,10 @@ class Fuzzer:
 
     def _faults(self, outcome: Outcome, before: Mapping[str, str]) -> Iterator[str]:
         if outcome.status == 0:
-            yield from self.kind.judge(self._copy, self._pristine, outcome, self._reference)
+            try:
+                yield from self.kind.judge(self._copy, self._pristine, outcome, self._reference)
+            except Exception as error:  # what is damaged may be anything but what it was
+                yield f"a number of what the oracle cannot read: {error!r:.100}"
             return
         if outcome.status not in (2, *self.kind.verdicts):
             yield f"status {outcome.status}"
@@ -138,7 +141,8 @@ def _snapshot(folder: Path) -> dict[str, str]:
             found[os.path.join(parent, name)] = "folder"
         for name in names:
             path = Path(parent, name)
-            digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "other"
+            plain = path.is_file() and not path.is_symlink()
+            digest = hashlib.sha256(path.read_bytes()).hexdigest() if plain else "other"
             found[str(path)] = digest
     return found
 
