@@ -21,6 +21,7 @@ from cosmos_eval.types import (
     Protocol,
     RetrievalProtocol,
     RunOptions,
+    SelectionProtocol,
     UsageError,
 )
 
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 class Diagnosis:
     """What was found of a data set.
 
-    Counts (`expected` is of images), `labels` (lowest and highest class found, as the files have
-    them) and `classes` (what they may be) are None where they were not looked at. `faults` are a
-    line each; `remedy` is the command or the page that mends them, None where nothing has to be or
-    can be said.
+    Counts (`expected` is of images; `items` are those of a selection set), `labels` (lowest and
+    highest class found, as the files have them) and `classes` (what they may be) are None where
+    they were not looked at. `faults` are a line each; `remedy` is the command or the page that
+    mends them, None where nothing has to be or can be said.
     """
 
     dataset: str
@@ -48,6 +49,8 @@ class Diagnosis:
     images: int | None = None
     expected_captions: int | None = None
     captions: int | None = None
+    expected_items: int | None = None
+    items: int | None = None
     label_maps: int | None = None
     mask_suffix: str | None = None
     labels: tuple[int, int] | None = None
@@ -78,7 +81,7 @@ def examine_all(
 
 
 def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Diagnosis:
-    """Look at a data set: a segmentation or retrieval set file by file, another as before a run."""
+    """Look at a data set: a task of this package file by file, another as before a run."""
     name, task = protocol.dataset, task_of(protocol)
     if is_embedded(protocol) and not Path(str(protocol.root)).is_dir():
         return Diagnosis(
@@ -89,11 +92,14 @@ def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Di
             return _of_label_maps(protocol, options, progress)
         if isinstance(protocol, RetrievalProtocol):
             return _of_retrieval(protocol, options)
+        if isinstance(protocol, SelectionProtocol):
+            return _of_selection(protocol, options)
+        if isinstance(protocol, ClassificationProtocol):
+            return _of_classification(protocol, options)
         room_of(protocol).check(protocol, options)
     except UsageError as error:
-        fault = str(error).removeprefix(f"{name}: ")
-        remedy = _remedy(protocol, options)
-        return Diagnosis(dataset=name, task=task, whole=False, faults=(fault,), remedy=remedy)
+        faults, remedy = _named_apart(protocol, [str(error)]), _remedy(protocol, options)
+        return Diagnosis(dataset=name, task=task, whole=False, faults=faults, remedy=remedy)
     folder = protocol.root or options.data_root
     return Diagnosis(dataset=name, task=task, whole=True, folder=folder)
 
@@ -137,6 +143,45 @@ def _of_retrieval(protocol: RetrievalProtocol, options: RunOptions) -> Diagnosis
         expected_captions=protocol.n_captions or found.captions,
         captions=found.captions,
     )
+
+
+def _of_selection(protocol: SelectionProtocol, options: RunOptions) -> Diagnosis:
+    from cosmos_eval.tasks.selection import survey
+
+    found = survey(protocol, options)
+    return Diagnosis(
+        dataset=protocol.dataset,
+        task="select",
+        whole=not found.faults,
+        faults=_named_apart(protocol, found.faults),
+        remedy=protocol.download if found.faults else None,
+        folder=str(found.folder),
+        expected=found.listed,
+        images=found.images,
+        expected_items=protocol.n_items or found.items,
+        items=found.items,
+    )
+
+
+def _of_classification(protocol: ClassificationProtocol, options: RunOptions) -> Diagnosis:
+    from cosmos_eval.tasks.classification import survey
+
+    found = survey(protocol, options)
+    return Diagnosis(
+        dataset=protocol.dataset,
+        task="cls",
+        whole=not found.faults,
+        faults=_named_apart(protocol, found.faults),
+        remedy=protocol.download if found.faults else None,
+        folder=str(found.folder),
+        expected=protocol.n_images or found.listed,
+        images=found.images,
+    )
+
+
+def _named_apart(protocol: Protocol, faults: Sequence[str]) -> tuple[str, ...]:
+    """Faults without the data set's name, which is printed before each."""
+    return tuple(fault.removeprefix(f"{protocol.dataset}: ") for fault in faults)
 
 
 def _remedy(protocol: Protocol, options: RunOptions, found: Survey | None = None) -> str | None:

@@ -17,6 +17,7 @@ from cosmos_eval.plan import Machine, Pair, Plan, pair_of
 from cosmos_eval.protocols import is_embedded
 from cosmos_eval.store import read_result
 from cosmos_eval.tasks import task_named, task_of
+from cosmos_eval.tasks.classification import find_folder
 from cosmos_eval.tasks.layouts import find_root, needed_parts
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -128,7 +129,7 @@ def _has_folders(protocol: Protocol, root: Path) -> bool:
     """Whether files and folders that the protocol names are below `root`."""
 
     def any_of(*places: str) -> bool:
-        return any((root / place).exists() for place in places if place != ".")
+        return any((root / place).exists() for place in places)
 
     match protocol:
         case LabelMapProtocol():
@@ -137,7 +138,10 @@ def _has_folders(protocol: Protocol, root: Path) -> bool:
             except UsageError:
                 return False
         case ClassificationProtocol():
-            return any_of(protocol.folder, *protocol.usual_folders)
+            try:
+                return bool(find_folder(protocol, RunOptions(data_root=str(root))))
+            except UsageError:
+                return False
         case RetrievalProtocol() if protocol.archives:
             patterns = _several(protocol.archives)
             return any(any(root.glob(pattern)) for pattern in patterns)

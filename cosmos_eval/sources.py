@@ -15,10 +15,16 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import PIL.ImageFile
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
+from cosmos_eval.readers import FileError, MissingFileError, read_bytes
 from cosmos_eval.types import UsageError
+
+# Pillow's names. JPEG 2000 may be lossless, which the header does not say.
+_LOSSY = frozenset({"JPEG", "MPO", "JPEG2000"})
+_LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
 
 
 class ImageSource(Protocol):
@@ -49,11 +55,11 @@ class ImageFile:
     def read(self) -> bytes:
         """The file's bytes."""
         try:
-            return self.path.read_bytes()
-        except FileNotFoundError as error:
+            return read_bytes(self.path)
+        except MissingFileError as error:
             raise UsageError(f"image not found: {self.path}") from error
-        except OSError as error:
-            raise UsageError(f"cannot read image {self.path}: {error.strerror}") from error
+        except FileError as error:
+            raise UsageError(f"cannot read image {self.path}: {error}") from error
 
     def decode(self, content: bytes) -> Image.Image:
         """The image, whatever its mode, as RGB."""
@@ -149,16 +155,63 @@ class CroppedImage:
         inside = max(left, 0) < min(right, image.width) and max(top, 0) < min(bottom, image.height)
         if not inside:
             raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")
-        return image.crop(self.box)
+        try:
+            return image.crop(self.box)
+        except (Image.DecompressionBombError, OverflowError, MemoryError) as error:
+            raise UsageError(f"{self.name}: the box is too large ({error})") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Convert an image to 8-bit RGB as `Image.convert` does, but 16-bit greyscale by its high byte.
+
+    `convert` clips 16-bit greyscale at 255, which leaves all but the darkest greys white. The high
+    byte is what Pillow itself reads of 16-bit colours (its raw mode `RGB;16B`) and OpenCV of 16-bit
+    PNG files. Raises ValueError for pixels whose white is not defined: 32-bit integers, floats and
+    unusual TIFF encodings.
+    """
+    if not _is_deep(image):
+        return image.convert("RGB")
+    # Older releases of Pillow call 16-bit PNG files, and all releases 16-bit PGM files, `I`.
+    sixteen_bits = image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM")
+    )
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file: some have 12 bits, in some 0 is white
+    usual = (
+        tags.get(ExifTags.Base.BitsPerSample, (16,)) == (16,)
+        and tags.get(ExifTags.Base.PhotometricInterpretation, 1) == 1
+    )
+    if not (sixteen_bits and usual):
+        raise ValueError(
+            f"its white is not defined in Pillow's mode {image.mode}: save it with 8 or 16 bits"
+        )
+    grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    grey.info = dict(image.info)
+    return grey.convert("RGB")
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether pixels have more than 8 bits: modes I, I;16, I;16B, F."""
+    return image.mode.startswith(("I", "F"))
+
+
+def require_lossless(image: Image.Image, path: Path) -> None:
+    """Raise UsageError for a label map whose compression changes pixels, and with them classes.
+
+    The file's own format decides, whatever its name ends with.
+    """
+    compression = str(image.info.get("compression", ""))  # of a TIFF file
+    if image.format in _LOSSY or compression in _LOSSY_TIFF:
+        raise UsageError(
+            f"label map {path} is a {image.format} file, whose compression changes classes: "
+            "get it as PNG"
+        )
 
 
 def as_shown(image: Image.Image) -> Image.Image:
-    """An image as viewers show it: upright, what is transparent in white; RGB."""
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I;16"):  # PIL would take all but the darkest greys for white
-        return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
+    """Convert an image to RGB as viewers show it: upright, what is transparent in white."""
+    upright = ImageOps.exif_transpose(to_rgb(image) if _is_deep(image) else image)
     if not upright.has_transparency_data:
-        return upright.convert("RGB")
+        return to_rgb(upright)
     layer = upright.convert("RGBA")
     page = Image.new("RGB", layer.size, "white")
     page.paste(layer, mask=layer.getchannel("A"))
@@ -167,15 +220,17 @@ def as_shown(image: Image.Image) -> Image.Image:
 
 def _decode(content: bytes, name: str) -> Image.Image:
     with _decoding(name), Image.open(io.BytesIO(content)) as image:
-        return image.convert("RGB")
+        return to_rgb(image)
 
 
 @contextmanager
 def _decoding(name: str) -> Iterator[None]:
+    # Code that was imported with a model may have allowed it: half an image is another image.
+    PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
         yield
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        # PIL reports damaged files by all of these (SyntaxError for broken PNG chunks) and calls
-        # the file by the address of the buffer.
-        reason = str(error).partition(" <_io.BytesIO")[0]
+    except Exception as error:
+        # What Pillow's decoders raise for damaged files is not documented. Some messages end with
+        # the address of the buffer.
+        reason = str(error).partition(" <_io.BytesIO")[0] or type(error).__name__
         raise UsageError(f"cannot decode image {name}: {reason}; replace or remove it") from error

@@ -13,7 +13,9 @@ from cosmos_eval.share import ALONE, Share
 
 Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "amp", "bf16", "fp16"]
+"""Arithmetic of a model with float32 weights: float32, or autocast to PyTorch's usual type of the
+device (`amp`: float16 on CUDA, bfloat16 on a CPU) or to the type named."""
 Refinement = Literal["pamr"]
 Executor = Literal["local", "ray", "slurm"]
 ClassLayout = Literal["folders", "webdataset"]
@@ -125,12 +127,13 @@ class ClassificationProtocol(Protocol):
     it the class itself, every character of `separators` as a space. `class_list` instead names a
     known list (a key of cosmos_eval.protocols.classification.CLASS_LISTS).
     `templates` holds prompts with one `{}`, or the name of a known set; None: those that the data
-    bring, else OpenAI's for ImageNet. `n_images` is how many test images the set has where that
-    is known; `remark` is what a reader of its numbers must know.
+    bring, else OpenAI's for ImageNet. `n_classes` and `n_images` are how many classes and test
+    images the set has where that is known, the former where no class list says it; `remark` is what
+    a reader of its numbers must know.
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
-        *("torchvision", "usual_folders", "separators", "n_images", "remark")
+        *("torchvision", "usual_folders", "separators", "n_classes", "n_images", "remark")
     }
 
     folder: str
@@ -141,6 +144,7 @@ class ClassificationProtocol(Protocol):
     separators: str = "_"
     class_list: str | None = None
     templates: tuple[str, ...] | str | None = None
+    n_classes: int | None = None
     n_images: int | None = None
     remark: str = ""
 
@@ -214,7 +218,8 @@ class LabelMapProtocol(Protocol):
 class SegmentationProtocol(LabelMapProtocol):
     """A segmentation data set and every constant of its zero-shot protocol.
 
-    `short_side` and `long_side` bound the resize in pixels, `window` and `stride` are pixels,
+    `short_side` and `long_side` bound the resize in pixels, `window` and `stride` are pixels (a
+    `window` of None: the whole image in one pass, `stride` has no effect),
     `mean` and `std` are on the 0-255 scale, RGB (None: the model's own). `scale`, `prob_thd`,
     `area_thd` as in the COSMOS evaluation code. `refinement` moves the borders of classes to those
     of the image.
@@ -222,7 +227,7 @@ class SegmentationProtocol(LabelMapProtocol):
 
     short_side: int = 336
     long_side: int = 2048
-    window: int = 224
+    window: int | None = 224
     stride: int = 112
     prob_thd: float = 0.0
     area_thd: float | None = None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,16 +16,17 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cosmos_eval.store import (
+    ResultFiles,
     file_stem,
+    list_results,
+    read_files,
     read_record,
-    read_samples,
-    record_sha256,
-    result_paths,
+    record_is_unchanged,
     samples_name,
-    to_row,
+    samples_of,
 )
 from cosmos_eval.tasks import room_named
-from cosmos_eval.types import SCHEMA_VERSION, Figures, ResultRow, UsageError
+from cosmos_eval.types import SCHEMA_VERSION, Figures, ResultRow, Samples, UsageError
 from cosmos_eval.versions import Record
 
 
@@ -47,39 +49,56 @@ class Verdict(NamedTuple):
         return "not looked at" if self.obstacle else "verified"
 
 
+class Verified(NamedTuple):
+    """A result whose figures follow from its samples."""
+
+    row: ResultRow
+    samples: Samples
+    figures: int
+
+
 def verify_all(places: Iterable[Path]) -> Iterator[Verdict]:
     """Verdicts on results in files and folders, in the order of their names.
 
-    Raises UsageError for a folder without results.
+    A folder that cannot be listed or has no results has a verdict of its own.
     """
     for place in places:
-        for path in result_paths(place) if place.is_dir() else [place]:
-            yield verify(path)
+        paths, faults = list_results(place)
+        yield from (Verdict(str(place), obstacle=fault) for fault in faults)
+        yield from map(verify, paths)
 
 
 def verify(path: Path) -> Verdict:
     """The verdict on the result in a JSON file."""
+    found = read_verified(path)
+    return found if isinstance(found, Verdict) else Verdict(str(path), figures=found.figures)
+
+
+def read_verified(path: Path) -> Verified | Verdict:
+    """The result in a JSON file with its samples; a verdict says where it is not as measured."""
     try:
-        record = read_record(path)
-        row = to_row(record, str(path))
-        swapped = [*_misnamed(path, row), *_samples_of_another(path, row)]
-        if swapped:
-            return Verdict(str(path), tuple(swapped))
-        return _recomputed(path, record, row)
+        found = _examine(path, read_files(path))
     except UsageError as error:
         return Verdict(str(path), obstacle=str(error).removeprefix(f"{path}: "))
+    except Exception as error:  # one file must not hide what was found of the others
+        return Verdict(str(path), obstacle=f"cannot be verified: {type(error).__name__}: {error}")
+    return found if isinstance(found, Verified) else Verdict(str(path), tuple(found))
 
 
-def _recomputed(path: Path, record: Record, row: ResultRow) -> Verdict:
+def _examine(path: Path, stored: ResultFiles) -> Verified | list[str]:
+    """The verified result, or what differs. Raises UsageError where neither can be said."""
+    record, row, archive = stored
+    if swapped := [*_misnamed(path, row), *_samples_of_another(path, row, archive)]:
+        return swapped
+    samples = samples_of(path, stored)
     try:
-        again = room_named(row.task).recompute(read_samples(path), row.provenance["seed"])
+        again = room_named(row.task).recompute(samples, row.provenance["seed"])
     except (KeyError, ValueError, IndexError, TypeError) as error:
-        foreign = f"swapped file: {row.samples} holds no samples of task {row.task}: {error!r}"
-        return Verdict(str(path), (foreign,))
+        return [f"swapped file: {row.samples} holds no samples of task {row.task}: {error!r}"]
     if record["schema_version"] < SCHEMA_VERSION:
         again = _as_far_as_stored(row, again)
     found = [*_differences(row, again)] or [*_edited_elsewhere(record)]
-    return Verdict(str(path), tuple(found), figures=_count(again))
+    return found or Verified(row, samples, _count(again))
 
 
 def _as_far_as_stored(row: ResultRow, again: Figures) -> Figures:
@@ -98,7 +117,7 @@ def _misnamed(path: Path, row: ResultRow) -> Iterator[str]:
         yield f"swapped file: it holds the result that is called {file_stem(row)}.json"
 
 
-def _samples_of_another(path: Path, row: ResultRow) -> Iterator[str]:
+def _samples_of_another(path: Path, row: ResultRow, archive: bytes | OSError) -> Iterator[str]:
     """Samples that are not those stored with the result, by their name or their hash.
 
     Raises UsageError where there are none.
@@ -107,22 +126,28 @@ def _samples_of_another(path: Path, row: ResultRow) -> Iterator[str]:
     if row.samples != samples_name(row, digest):
         yield f"swapped file: it names {row.samples}, the samples of another result"
         return
-    archive = path.with_name(row.samples)
-    if not archive.is_file():
-        raise UsageError(f"missing samples: {archive.name} is not there")
-    found = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if isinstance(archive, FileNotFoundError):
+        raise UsageError(f"missing samples: {row.samples} is not there")
+    if isinstance(archive, OSError):
+        return  # `samples_of` says why they cannot be read
+    found = hashlib.sha256(archive).hexdigest()
     if found == digest:
         return
     owner = _owner(path.parent, found)
     if owner is None:
-        yield f"edited samples: {archive.name} has SHA-256 {found[:8]}..., stored: {digest[:8]}..."
+        yield f"edited samples: {row.samples} has SHA-256 {found[:8]}..., stored: {digest[:8]}..."
     else:
-        yield f"swapped file: {archive.name} holds the samples of {owner}"
+        yield f"swapped file: {row.samples} holds the samples of {owner}"
 
 
 def _owner(folder: Path, digest: str) -> str | None:
     """The result of the folder that these samples were stored with."""
-    return next((p.name for p in sorted(folder.glob("*.json")) if digest in p.read_text()), None)
+    for path in sorted(folder.glob("[!.]*.json")):
+        with suppress(UsageError):  # a file that is no result has no samples
+            provenance = read_record(path).get("provenance")
+            if isinstance(provenance, Mapping) and provenance.get("samples_sha256") == digest:
+                return path.name
+    return None
 
 
 def _differences(row: ResultRow, again: Figures) -> Iterator[str]:
@@ -158,10 +183,7 @@ def _other_numpy(row: ResultRow) -> str:
 
 
 def _edited_elsewhere(record: Record) -> Iterator[str]:
-    if record["schema_version"] < 2:
-        return
-    stored = record["provenance"].get("record_sha256")
-    if stored != record_sha256(record):
+    if record_is_unchanged(record) is False:
         yield "edited record: its figures follow from its samples, but something else was changed"
 
 

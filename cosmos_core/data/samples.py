@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 import torch
+from PIL import ExifTags
 from torch import Tensor
 
 from cosmos_core.config import TrainConfig
@@ -78,14 +80,38 @@ def _decode_record(data: bytes | None) -> dict[str, Any]:
     return record
 
 
+def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
+    """Convert an image to 8-bit RGB as `Image.convert` does, but 16-bit greyscale by its high byte.
+
+    `convert` clips 16-bit greyscale at 255, which leaves all but the darkest greys white. The same
+    as `cosmos_eval.sources.to_rgb`, which says more: evaluation does not import training's reader.
+    Raises ValueError for pixels whose white is not defined.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return image.convert("RGB")
+    sixteen_bits = image.mode.startswith("I;16") or (
+        image.mode == "I" and image.format in ("PNG", "PPM")
+    )
+    tags = getattr(image, "tag_v2", {})
+    usual = (
+        tags.get(ExifTags.Base.BitsPerSample, (16,)) == (16,)
+        and tags.get(ExifTags.Base.PhotometricInterpretation, 1) == 1
+    )
+    if not (sixteen_bits and usual):
+        raise ValueError(f"its white is not defined in Pillow's mode {image.mode}")
+    return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+
+
 def _decode_image(data: bytes | None) -> PIL.Image.Image:
     if data is None:
         raise BadSampleError("image_missing", "no jpg, jpeg, png or webp")
+    # Code that was imported beside may have allowed it: half an image is another image.
+    PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow tells of harmless oddities in metadata
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         try:
-            return PIL.Image.open(io.BytesIO(data)).convert("RGB")
+            return to_rgb(PIL.Image.open(io.BytesIO(data)))
         except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError) as error:
             raise BadSampleError("image_too_large", str(error)) from error
         except PIL.UnidentifiedImageError as error:  # its message holds an address in memory

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import errno
+import signal
 import sys
 import traceback
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -24,6 +26,8 @@ from cosmos_eval.cli import (
     segment,
     verify,
 )
+from cosmos_eval.cli.output import OutputError, guarded_output
+from cosmos_eval.escaping import one_line
 from cosmos_eval.processes import is_first, leave
 from cosmos_eval.types import CosmosEvalError, UsageError
 
@@ -47,6 +51,9 @@ app.command("check")(check.check)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
 
+# Errors of the names that users give, and of permissions, whichever look at a file finds them.
+_USERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
+
 # What the parser raises on a wrong command line. Some versions of Typer bring their own copy of
 # Click, so that the class is only to be had as an ancestor of the one that Typer exports.
 _ParseError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
@@ -62,22 +69,29 @@ def _global_options(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command and exit: 0 done, 1 failed, 2 usage or input error, 130 interrupted.
+    """Run a command and exit: 0 done, 1 failed, 2 usage, input or output error, 130 interrupted.
 
-    An error is one line on standard error; its traceback is shown with --debug.
+    An error is one line on standard error; its traceback is shown with --debug. Where the reader
+    of a pipe has gone the status is 141, as of a program that the signal ends.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    debug = "--debug" in given
+    with guarded_output():
+        code = _run([word for word in given if word != "--debug"], debug="--debug" in given)
+    leave(code)
+
+
+def _run(arguments: list[str], *, debug: bool) -> int:
+    """The exit status of a command line."""
     try:
-        code = app([word for word in given if word != "--debug"], standalone_mode=False)
-    except (Exception, KeyboardInterrupt) as error:
+        code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+    except BaseException as error:  # SystemExit too: it comes from a user's model, never from here
         if debug:
-            traceback.print_exc()
-        code = _end(error)
-    else:
-        # Some versions of Typer turn an interrupt into this status, others into Abort.
-        code = _end(KeyboardInterrupt()) if code == 130 else code
-    leave(code or 0)
+            with suppress(OutputError):
+                traceback.print_exc()
+        return _end(error)
+    # Some versions of Typer turn an interrupt into this status, others into Abort.
+    return _end(KeyboardInterrupt()) if code == 130 else code or 0
 
 
 def _end(error: BaseException) -> int:
@@ -85,19 +99,25 @@ def _end(error: BaseException) -> int:
 
     What the processes of one torchrun all know of, one of them says.
     """
+    if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
+        error = error.__cause__  # of a file: Typer thinks of a prompt that got no answer
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         said = "interrupted; results written so far are complete"
         return _fail(said, 130, silent=not is_first())
+    if isinstance(error, OutputError):
+        if error.is_closed_pipe:
+            return 128 + signal.SIGPIPE
+        return _fail(f"cannot write the output: {error}", 2)
     if isinstance(error, UsageError):
         return _fail(str(error), 2, silent=not is_first())
     if isinstance(error, CosmosEvalError):
         return _fail(str(error), 1, silent=not is_first())
     if isinstance(error, _ParseError):
         return _fail(f"{error.format_message()} (see --help)", 2, silent=not is_first())
-    if isinstance(error, BrokenPipeError):
-        # The reader of our output is gone; Python must not complain when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+    if isinstance(error, OSError) and error.errno in _USERS:
+        return _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror}", 2)
+    if isinstance(error, SystemExit):
+        return _fail(f"a model or library called sys.exit({error.code!r}) (--debug shows where)", 2)
     if isinstance(error, ImportError) and ".so" in str(error):
         return _fail(f"a system library is missing ({error}); see Set-up in README.md", 1)
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
@@ -105,5 +125,6 @@ def _end(error: BaseException) -> int:
 
 def _fail(message: str, code: int, *, silent: bool = False) -> int:
     if not silent:
-        print(f"cosmos-eval: {' '.join(message.split())}", file=sys.stderr)
+        with suppress(OutputError):  # there is no other place to say it
+            print(f"cosmos-eval: {one_line(message)}", file=sys.stderr)
     return code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,9 +82,14 @@ def check(
         )
         display.show_changes(baseline, changes, as_json=json)
         return
-    report = _report(results, baseline, strict=strict)
-    display.show_report(report, as_json=json)
-    _write(report, summary, junit)
+    report, fault = _report(results, baseline, strict=strict)
+    try:
+        if json or fault is None:
+            display.show_report(report, as_json=json)
+    finally:  # also where standard output cannot be written
+        _write(report, summary, junit)
+    if fault is not None:
+        raise UsageError(f"cannot decide: {report.problems[-1].message}") from fault
     raise typer.Exit(report.status)
 
 
@@ -96,32 +102,48 @@ def _require_together(
         raise UsageError("--reason, --tolerance and --metrics-only go with --update")
 
 
-def _report(results: Sequence[Path], baseline: Path, *, strict: bool) -> Report:
-    """The outcome of a check, also where it fails: the files that a workflow reads are written."""
+def _report(
+    results: Sequence[Path], baseline: Path, *, strict: bool
+) -> tuple[Report, Exception | None]:
+    """The outcome of a check, also where it fails, and the error where it is an unforeseen one.
+
+    Such an error would end other commands with status 1, which here says that a regression was
+    shown.
+    """
     from cosmos_eval.regression import Problem, examine, read_baseline, undecided
 
+    problems: list[Problem] = []
     try:
         found, problems = verified_results(results)
-        return examine(found, read_baseline(baseline), strict=strict, problems=problems)
+        report = examine(found, read_baseline(baseline), strict=strict, problems=problems)
     except UsageError as error:
-        return undecided(baseline, [Problem("check", str(error))])
+        return undecided(baseline, [*problems, Problem("check", str(error))]), None
     except Exception as error:
-        # Status 1 would say that a regression was shown.
-        raise UsageError(f"cannot decide: {type(error).__name__}: {error}") from error
+        message = f"{type(error).__name__}: {error}"
+        return undecided(baseline, [*problems, Problem("check", message)]), error
+    return report, None
 
 
 def _write(report: Report, summary: Path | None, junit: Path | None) -> None:
+    """Write all reports, each also where another cannot be written."""
     from cosmos_eval.files import write_atomically
     from cosmos_eval.regression import to_annotations, to_junit, to_markdown
 
-    if os.environ.get("GITHUB_ACTIONS") == "true":
+    def annotate() -> None:
         # Runners read commands from both streams; standard output may be a JSON document.
         print(*to_annotations(report), sep="\n", file=sys.stderr)
+
+    def append(path: Path) -> None:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(to_markdown(report))
+
     try:
-        if junit is not None:
-            write_atomically(junit, to_junit(report).encode())
-        if summary is not None:
-            with summary.open("a", encoding="utf-8") as file:
-                file.write(to_markdown(report))
+        with ExitStack() as reports:
+            if os.environ.get("GITHUB_ACTIONS") == "true":
+                reports.callback(annotate)
+            if summary is not None:
+                reports.callback(append, summary)
+            if junit is not None:
+                reports.callback(write_atomically, junit, to_junit(report).encode())
     except OSError as error:
         raise UsageError(f"cannot write the report: {error} ({report.verdict})") from error

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.regression import Measured, Problem
@@ -15,31 +14,28 @@ if TYPE_CHECKING:
 def result_files(place: Path) -> list[Path]:
     """The result files that a path means: itself, or those of a folder, by name.
 
-    Raises UsageError where there are none.
+    Raises UsageError where a folder has none or cannot be read.
     """
     from cosmos_eval.store import result_paths
 
-    return result_paths(place) if place.is_dir() else [place]
+    return result_paths(place) if os.path.isdir(place) else [place]
 
 
 def verified_results(places: Sequence[Path]) -> tuple[list[Measured], list[Problem]]:
     """Results whose figures follow from their samples, and what is wrong with the others."""
     from cosmos_eval.regression import Measured, Problem
-    from cosmos_eval.store import read_result, read_samples
-    from cosmos_eval.verify import verify
+    from cosmos_eval.store import list_results
+    from cosmos_eval.verify import Verdict, read_verified
 
     found, problems = [], []
     for place in places:
-        try:
-            files = result_files(place)
-        except UsageError as error:
-            problems.append(Problem(str(place), str(error)))
-            continue
+        files, faults = list_results(place)
+        problems += [Problem(str(place), fault) for fault in faults]
         for file in files:
-            verdict = verify(file)
-            if verdict.outcome == "verified":
-                found.append(Measured(file, read_result(file), read_samples(file)))
-            else:
-                wrong = "; ".join(verdict.differences) or verdict.obstacle
+            result = read_verified(file)
+            if isinstance(result, Verdict):
+                wrong = "; ".join(result.differences) or result.obstacle
                 problems.append(Problem(str(file), wrong))
+            else:
+                found.append(Measured(file, result.row, result.samples))
     return found, problems

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cosmos_eval.files import write_atomically
+from cosmos_eval.sources import require_lossless
 from cosmos_eval.threads import ahead
 from cosmos_eval.types import OnProgress, Progress, UsageError
 
@@ -129,6 +130,7 @@ def _translate(original: Path, table: Table) -> Label:
     """The original's values through the table."""
     try:
         with Image.open(original) as image:
+            require_lossless(image, original)
             mode, values = image.mode, np.asarray(image)
     except (OSError, SyntaxError, ValueError) as error:
         raise UsageError(f"cannot read {original}: {error}; fetch it again") from error

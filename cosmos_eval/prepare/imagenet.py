@@ -7,6 +7,8 @@ in one of three files that people have beside them:
   maps those of the leaves to WordNet ids (as torchvision/datasets/imagenet.py reads them);
 - Kaggle's LOC_val_solution.csv: ImageId, and the WordNet id before every box;
 - a text file with `ILSVRC2012_val_00000001.JPEG n01751748` a line.
+
+Images whose names end in the class (`ILSVRC2012_val_00000293_n01440764.JPEG`) need none of them.
 """
 
 from __future__ import annotations
@@ -19,7 +21,12 @@ from pathlib import Path
 
 from cosmos_eval.prepare._maps import Counts
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
-from cosmos_eval.tasks.classification import find_folder, flat_images
+from cosmos_eval.tasks.classification import (
+    FlatImage,
+    find_folder,
+    flat_images,
+    must_be_sorted,
+)
 from cosmos_eval.types import OnProgress, Progress, RunOptions, UsageError
 
 _PROTOCOL = CLASSIFICATION["imagenet1k"]
@@ -36,41 +43,52 @@ ClassOf = Mapping[str, str]
 def organise(data_root: str | None, workers: int, progress: OnProgress) -> Counts:
     """Move every image that is outside class folders into that of its class.
 
-    A move is a rename, so an image is always in one of both places and a killed call is repeated.
-    Returns how many were moved and how many were in their folders already. Raises UsageError,
-    before anything is moved, where no mapping is found, it lacks an image or classes, or an image
-    is in both places.
+    There it has the name of ILSVRC2012_img_val.tar, without the class. A move is a rename, so an
+    image is always in one of both places and a killed call is repeated. Returns how many were
+    moved and how many were in their folders already. Raises UsageError, before anything is moved,
+    where a class is in no name and no mapping, a mapping lacks classes, or an image is there twice.
     """
     folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     there = sum(1 for _ in folder.glob("n*/*.JPEG"))
     flat = flat_images(folder)
     if flat:
-        path, class_of = _mapping(folder, Path(str(data_root)))
-        progress(Progress("images", 0, len(flat), f"classes of {len(flat)} images from {path}"))
-        _move(folder, _targets(folder, flat, class_of, path), progress)
+        source, class_of = _classes(folder, flat, Path(str(data_root)))
+        progress(Progress("images", 0, len(flat), f"classes of {len(flat)} images from {source}"))
+        _move(folder, _targets(folder, flat, class_of), progress)
     return Counts(len(flat), there)
 
 
 def is_flat(data_root: str | None) -> bool:
-    """Whether there are images outside class folders."""
+    """Tell whether there are images outside class folders that cannot be read where they are."""
     try:
-        return bool(flat_images(find_folder(_PROTOCOL, RunOptions(data_root=data_root))))
+        folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     except UsageError:
         return False
+    return must_be_sorted(folder, flat_images(folder))
 
 
-def _targets(
-    folder: Path, flat: Sequence[str], class_of: ClassOf, mapping: Path
-) -> dict[str, Path]:
-    unknown = [name for name in flat if name not in class_of]
+def _classes(folder: Path, flat: Sequence[FlatImage], root: Path) -> tuple[str, ClassOf]:
+    """Find the class of every image by file name, and where the classes come from."""
+    class_of = {image.name: image.wordnet_id for image in flat if image.wordnet_id}
+    left = [image.name for image in flat if image.wordnet_id is None]
+    if not left:
+        return "their names", class_of
+    path, mapping = _mapping(folder, root)
+    unknown = [name for name in left if name not in mapping]
     if unknown:
-        raise UsageError(f"{mapping} has no class for {len(unknown)} images, first: {unknown[0]}")
-    targets = {name: folder / class_of[name] / name for name in flat}
-    for name, target in targets.items():
-        if target.exists():
-            raise UsageError(
-                f"both {folder / name} and {target} are there: remove one; nothing was moved"
-            )
+        raise UsageError(f"{path} has no class for {len(unknown)} images, first: {unknown[0]}")
+    return str(path), {**class_of, **{name: mapping[name] for name in left}}
+
+
+def _targets(folder: Path, flat: Sequence[FlatImage], class_of: ClassOf) -> dict[str, Path]:
+    targets: dict[str, Path] = {}
+    sources: dict[Path, Path] = {}
+    for name, usual, _ in flat:
+        source, target = folder / name, folder / class_of[name] / usual
+        other = target if target.exists() else sources.get(target)
+        if other is not None:
+            raise UsageError(f"both {source} and {other} are there: remove one; nothing was moved")
+        targets[name], sources[target] = target, source
     return targets
 
 
@@ -97,9 +115,18 @@ def _mapping(folder: Path, root: Path) -> tuple[Path, ClassOf]:
             return path, class_of
     raise UsageError(
         f"{folder} needs to know the classes of its images: put {_TRUTH} and {_META} (development "
-        f"kit), {_KAGGLE} (Kaggle) or a text file with `NAME.JPEG nXXXXXXXX` a line into {root}; "
-        f"from: {_PROTOCOL.download}"
+        f"kit), {_KAGGLE} (Kaggle) or a text file with `NAME.JPEG nXXXXXXXX` a line into {root}"
+        f"{_half_found(searched)}; from: {_PROTOCOL.download}"
     )
+
+
+def _half_found(searched: Sequence[Path]) -> str:
+    """Name the one of the development kit's two files that is there without the other."""
+    for place in searched:
+        for name, other in ((_TRUTH, _META), (_META, _TRUTH)):
+            if (place / name).is_file():
+                return f" (found {place / name}, but no {other} beside it)"
+    return ""
 
 
 def _searched(folder: Path, root: Path) -> Iterator[Path]:

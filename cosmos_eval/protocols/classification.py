@@ -1,9 +1,14 @@
 """Zero-shot classification sets as COSMOS's published evaluation measures them: family `cosmos`.
 
 Sizes are those of the test splits: github.com/mlfoundations/datacomp, tasklist.yml, but for
-caltech101. Templates: clip_benchmark/datasets/en_zeroshot_classification_templates.json, for
-ImageNet OpenCLIP's OPENAI_IMAGENET_TEMPLATES. Names of classes are torchvision's with underscores
-as spaces, where nothing else is said. Imports no torch.
+caltech101; numbers of classes are those of the sets' own pages. Templates:
+clip_benchmark/datasets/en_zeroshot_classification_templates.json, for ImageNet OpenCLIP's
+OPENAI_IMAGENET_TEMPLATES. Names of classes are torchvision's with underscores as spaces, where
+nothing else is stated. Imports no torch.
+
+Templates of all sets but imagenetv2 are those of templates.json in github.com/ExplainableML/cosmos,
+and the names of imagenet1k, flowers102, caltech101, food101, stanford_cars and oxford_pets are
+those of its class lists.
 """
 
 from __future__ import annotations
@@ -93,6 +98,7 @@ def _torchvision(
     dataset: str,
     folder: str,
     templates: str,
+    n_classes: int | None,
     n_images: int,
     page: str,
     *,
@@ -112,6 +118,7 @@ def _torchvision(
         class_list=class_list,
         separators=separators,
         templates=f"clip-benchmark/{templates}",
+        n_classes=n_classes,
         n_images=n_images,
         remark=remark,
     )
@@ -120,9 +127,13 @@ def _torchvision(
 _PROTOCOLS = (
     _imagenet(
         "imagenet1k",
-        # torchvision.datasets.ImageNet; a parent of it; Kaggle's archive; the folder itself.
+        # torchvision.datasets.ImageNet; a parent of it; Kaggle's archive; datasets/README.md of
+        # github.com/ExplainableML/cosmos, from three folders; the folder itself.
         "val",
-        ("imagenet/val", "ILSVRC/Data/CLS-LOC/val", "."),
+        (
+            *("imagenet/val", "ILSVRC/Data/CLS-LOC/val"),
+            *("imagenet/data/val_images", "data/val_images", "val_images", "."),
+        ),
         "imagenet1k",
         50_000,
         "https://image-net.org/download.php",
@@ -140,6 +151,7 @@ _PROTOCOLS = (
         "food101",
         "food-101",
         "food101",
+        101,
         25_250,
         "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
     ),
@@ -147,6 +159,7 @@ _PROTOCOLS = (
         "cifar10",
         "cifar-10-batches-py",
         "cifar10",
+        10,
         10_000,
         "https://www.cs.toronto.edu/~kriz/cifar.html",
     ),
@@ -154,6 +167,7 @@ _PROTOCOLS = (
         "cifar100",
         "cifar-100-python",
         "cifar100",
+        100,
         10_000,
         "https://www.cs.toronto.edu/~kriz/cifar.html",
     ),
@@ -161,6 +175,7 @@ _PROTOCOLS = (
         "sun397",
         "SUN397",
         "sun397",
+        397,
         108_754,
         "https://vision.princeton.edu/projects/2010/SUN/",
         separators="_/",
@@ -171,6 +186,7 @@ _PROTOCOLS = (
         "stanford_cars",
         "stanford_cars",
         "cars",
+        196,
         8_041,
         # The authors' page is gone; torchvision's reader points here for copies (its change 8309).
         "https://github.com/pytorch/vision/issues/7545",
@@ -179,14 +195,16 @@ _PROTOCOLS = (
         "fgvc_aircraft",
         "fgvc-aircraft-2013b",
         "fgvc_aircraft",
+        100,
         3_333,
         "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
     ),
-    _torchvision("dtd", "dtd/dtd", "dtd", 1_880, "https://www.robots.ox.ac.uk/~vgg/data/dtd/"),
+    _torchvision("dtd", "dtd/dtd", "dtd", 47, 1_880, "https://www.robots.ox.ac.uk/~vgg/data/dtd/"),
     _torchvision(
         "oxford_pets",
         "oxford-iiit-pet",
         "pets",
+        37,
         3_669,
         "https://www.robots.ox.ac.uk/~vgg/data/pets/",
         class_names=_PETS_AS_PUBLISHED,
@@ -195,16 +213,18 @@ _PROTOCOLS = (
         "caltech101",
         "caltech101/101_ObjectCategories",
         "caltech101",
-        # Number and seed are published, not which part of torch.utils.data.random_split it is.
+        None,  # its class list has it
+        # The second part of torch.utils.data.random_split(images, [3000, 5677]) by a generator with
+        # seed 3072, as in COSMOS's code.
         5_677,
         "https://data.caltech.edu/records/mzrjq-6wc02",
         class_list="caltech101",
-        remark="the 5,677 images are taken to be the second part of the published random split",
     ),
     _torchvision(
         "flowers102",
         "flowers-102",
         "flowers",
+        None,
         6_149,
         "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
         class_list="flowers102",

@@ -17,7 +17,9 @@ def _below(folders: Sequence[str], parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(PurePosixPath(folder, part)) for folder in folders for part in parts)
 
 
-_COCO_IMAGES = "https://cocodataset.org/#download"
+COCO_IMAGES = "https://cocodataset.org/#download"
+"""The page that the images of COCO come from."""
+
 _FLICKR_IMAGES = "https://shannon.cs.illinois.edu/DenotationGraph/"
 # What clip_benchmark/datasets/builder.py downloads.
 _KARPATHY_LISTS = "https://github.com/mehdidc/retrieval_annotations/releases/tag/1.0.0"
@@ -39,7 +41,7 @@ _COCO_VAL2017 = RetrievalProtocol(
     dataset="coco-val2017",
     family="cosmos",
     source="github.com/ExplainableML/cosmos",
-    download=_COCO_IMAGES,
+    download=COCO_IMAGES,
     images=COCO_VAL2017_IMAGES,
     annotations=_below(_COCO_FOLDERS[:2], ("annotations/captions_val2017.json",)),
     bare_names=True,
@@ -54,7 +56,7 @@ _COCO_KARPATHY = RetrievalProtocol(
     dataset="coco-karpathy",
     family="karpathy",
     source="github.com/LAION-AI/CLIP_benchmark",
-    download=f"{_COCO_IMAGES} (2014 Val images), {_KARPATHY_LISTS} (coco_test_karpathy.json)",
+    download=f"{COCO_IMAGES} (2014 Val images), {_KARPATHY_LISTS} (coco_test_karpathy.json)",
     images=_below(_COCO_FOLDERS, ("val2014", "images/val2014")),
     annotations=_below(
         _below(_COCO_FOLDERS, (".", "annotations")),
@@ -69,6 +71,8 @@ _COCO_KARPATHY = RetrievalProtocol(
 # it twice), and as CLIP Benchmark moves it (clip_benchmark/datasets/builder.py: images beside the
 # list); `Images` is InternVL's (github.com/OpenGVLab/InternVL).
 _FLICKR_FOLDERS = (".", "flickr30k")
+# The list lies among the images in datasets/README.md of github.com/ExplainableML/cosmos.
+_FLICKR_LIST_FOLDERS = _below(_FLICKR_FOLDERS, (".", "annotations", "flickr30k-images"))
 _FLICKR_IMAGE_FOLDERS = _below(
     _FLICKR_FOLDERS,
     (
@@ -85,7 +89,7 @@ _FLICKR30K_KARPATHY = RetrievalProtocol(
     download=f"{_FLICKR_IMAGES} (images), {_KARPATHY_LISTS} (flickr30k_test_karpathy.txt)",
     images=_FLICKR_IMAGE_FOLDERS,
     annotations=_below(
-        _below(_FLICKR_FOLDERS, (".", "annotations")),
+        _FLICKR_LIST_FOLDERS,
         ("flickr30k_test_karpathy.txt", "dataset_flickr30k.json", "flickr30k_test.json"),
     ),
     bare_names=True,
@@ -101,7 +105,7 @@ _FLICKR30K_VAL = RetrievalProtocol(
     source="github.com/ExplainableML/cosmos",
     download=f"{_FLICKR_IMAGES} (images), {_BLIP_LISTS}/flickr30k_val.json",
     images=_FLICKR_IMAGE_FOLDERS,
-    annotations=_below(_below(_FLICKR_FOLDERS, (".", "annotations")), ("flickr30k_val.json",)),
+    annotations=_below(_FLICKR_LIST_FOLDERS, ("flickr30k_val.json",)),
     bare_names=True,
     n_images=1014,
     n_captions=5070,

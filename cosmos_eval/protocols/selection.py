@@ -7,17 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cosmos_eval.protocols.retrieval import COCO_VAL2017_IMAGES
+from cosmos_eval.protocols.retrieval import COCO_IMAGES, COCO_VAL2017_IMAGES
 from cosmos_eval.types import Protocol, SelectionProtocol
 
 # Hsieh et al. 2023, arXiv 2306.14610. Files, and images as main_eval.py of
-# github.com/RAIVNLab/sugar-crepe reads them: data/SUBSET.json beside COCO's val2017. Numbers of the
-# released files; the paper has one swap_obj more, 246, whose index the file leaves out.
+# github.com/RAIVNLab/sugar-crepe reads them: data/SUBSET.json beside COCO's val2017. Numbers are
+# those of the released files (commit 0047054). The paper has 246 of swap_obj; of the indices 0 to
+# 245 the file leaves 108 out.
 _SUGARCREPE = SelectionProtocol(
     dataset="sugarcrepe",
     family="sugarcrepe",
     source="github.com/RAIVNLab/sugar-crepe, main_eval.py",
-    download="https://github.com/RAIVNLab/sugar-crepe/tree/main/data",
+    download=f"{COCO_IMAGES} (images: COCO val2017), "
+    "https://github.com/RAIVNLab/sugar-crepe/tree/main/data (items)",
     images=COCO_VAL2017_IMAGES,
     annotations=("sugar-crepe/data", "sugar_crepe", "sugarcrepe"),
     layout="sugarcrepe",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from cosmos_eval.types import Protocol, RunOptions, UsageError
 
@@ -26,6 +28,58 @@ def data_path(protocol: Protocol, options: RunOptions, parts: tuple[str, ...] | 
             return path
     expected = " or ".join(map(str, paths))
     raise UsageError(f"{protocol.dataset}: expected {expected}, which is not there")
+
+
+class FolderWalk:
+    """Walk through folders, following links, and refuse to enter the same folder twice.
+
+    One object covers a whole data set: a folder that two classes share has no class of its own.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._entered: dict[tuple[int, int], str] = {}
+        self._enter(str(root))
+
+    def files(self, folder: Path) -> Iterator[tuple[str, list[str]]]:
+        """Every folder below and including `folder`, and the names of its files, unsorted.
+
+        Raises UsageError for a folder that was entered before, such as by a link to a parent, and
+        for one that cannot be read.
+        """
+        for parent, _, names in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
+            self._enter(parent)
+            yield parent, names
+
+    def _enter(self, folder: str) -> None:
+        status = os.stat(folder)
+        first = self._entered.setdefault((status.st_dev, status.st_ino), folder)
+        if first != folder:
+            raise UsageError(
+                f"{folder} is the same folder as {first}, by a link: its images would be read "
+                "twice; remove the link"
+            )
+
+
+def require_distinct_folders(root: Path) -> None:
+    """Raise UsageError where links below `root` lead to a folder twice, or a folder is unreadable.
+
+    For readers that follow links on their own.
+    """
+    for _ in FolderWalk(root).files(root):
+        pass
+
+
+def folder_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What a folder holds, unsorted. Raises UsageError where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        _refuse_unreadable(error)
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    raise UsageError(f"cannot read folder {error.filename}: {error.strerror}") from error
 
 
 def fingerprint(items: Sequence[object]) -> str:

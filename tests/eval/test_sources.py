@@ -5,14 +5,20 @@ from __future__ import annotations
 import gzip
 import io
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
+import PIL.ImageFile
 import pytest
 import webdataset
-from PIL import Image
+from PIL import ExifTags, Image
 
+from cosmos_core.data.problems import BadSampleError
+from cosmos_core.data.samples import RawSample, decode_sample
 from cosmos_eval.sources import (
     ArchiveMember,
     CroppedImage,
@@ -22,6 +28,7 @@ from cosmos_eval.sources import (
     ShownImage,
 )
 from cosmos_eval.tasks.archives import open_archives
+from cosmos_eval.tasks.segmentation._images import decode as decode_segmented
 from cosmos_eval.types import UsageError
 
 
@@ -98,9 +105,135 @@ def test_what_is_transparent_is_white(tmp_path: Path) -> None:
         assert shown(tmp_path / name).tolist() == [[[255, 0, 0], [255, 255, 255]]]
 
 
-def test_sixteen_bits_of_grey(tmp_path: Path) -> None:
-    Image.fromarray(np.array([[0, 256, 0x8000, 0xFFFF]], np.uint16)).save(tmp_path / "a.png")
-    assert shown(tmp_path / "a.png")[0, :, 0].tolist() == [0, 1, 128, 255]
+def trained_on(content: bytes) -> np.ndarray:
+    """What training sees of the same file."""
+    return np.asarray(decode_sample(RawSample(content, b'{"raw_caption": "a"}')).image)
+
+
+GREYS = (0, 1, 255, 256, 0x7FFF, 0x8000, 0xFF00, 0xFFFF)
+HIGH_BYTES = [0, 0, 0, 1, 127, 128, 255, 255]
+
+
+def by_opencv(suffix: str, values: np.ndarray) -> bytes:
+    written, content = cv2.imencode(suffix, values)
+    assert written
+    return content.tobytes()
+
+
+def tiff(values: np.ndarray, bits: int, white: int = 1, order: str = "<") -> bytes:
+    """A greyscale TIFF of one strip; `white` is 1 where large values are bright, else 0."""
+    height, width = values.shape
+    content = values.astype(values.dtype.newbyteorder(order)).tobytes()
+    tags = ((256, width), (257, height), (258, bits), (259, 1), (262, white), (273, 8))
+    tags += ((277, 1), (278, height), (279, len(content)))
+    directory = struct.pack(f"{order}H", len(tags)) + b"".join(
+        struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags
+    )
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", 8 + len(content))
+    return start + content + directory + b"\0\0\0\0"
+
+
+def sixteen_bit_files() -> dict[str, bytes]:
+    values = np.array([GREYS], np.uint16)
+    return {
+        "png": by_opencv(".png", values),
+        "tif": by_opencv(".tiff", values),
+        "tif, large values first": tiff(values, 16, order=">"),
+        "pgm": b"P5 8 1 65535\n" + values.astype(">u2").tobytes(),
+    }
+
+
+@pytest.mark.parametrize("kind", sixteen_bit_files())
+def test_sixteen_bits_of_grey_are_read_by_their_high_byte(kind: str, tmp_path: Path) -> None:
+    content = sixteen_bit_files()[kind]
+    (tmp_path / "a.png").write_bytes(content)  # formats are known by what a file holds
+    image = ImageFile(tmp_path / "a.png").decode(content)
+    assert image.mode == "RGB"
+    expected = np.repeat(np.array([HIGH_BYTES], np.uint8)[..., None], 3, axis=2)
+    np.testing.assert_array_equal(image, expected)
+    np.testing.assert_array_equal(shown(tmp_path / "a.png"), expected)
+    np.testing.assert_array_equal(decode_segmented(tmp_path / "a.png"), expected)
+    np.testing.assert_array_equal(trained_on(content), expected)
+    # Pillow reads 16-bit colours in the same way.
+    colours = by_opencv(".png", np.repeat(np.array([GREYS], np.uint16)[..., None], 3, axis=2))
+    np.testing.assert_array_equal(ImageFile(tmp_path / "a.png").decode(colours), expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "mode"),
+    [
+        (by_opencv(".tiff", np.array([[0, 0.5, 1]], np.float32)), "F"),
+        (b"Pf 2 1 -1\n" + np.array([0.5, 1], "<f4").tobytes(), "F"),
+        (tiff(np.array([[0, 255, 65535]], np.uint32), 32), "I"),
+        (tiff(np.zeros((2, 6), np.uint8), 12)[:-4] + b"\0\0\0\0", "I;16"),
+        (tiff(np.array([GREYS], np.uint16), 16, white=0), "I;16"),
+    ],
+    ids=["float TIFF", "PFM", "32 bits", "12 bits", "0 is white"],
+)
+def test_grey_without_a_known_white_is_refused(content: bytes, mode: str, tmp_path: Path) -> None:
+    source = ImageFile(tmp_path / "a.tif")
+    with pytest.raises(UsageError, match=rf"a\.tif: its white is not .* mode {mode}: ") as raised:
+        source.decode(content)
+    assert "\n" not in str(raised.value)
+    with pytest.raises(BadSampleError, match="its white is not defined"):
+        trained_on(content)
+
+
+def ordinary_files() -> dict[str, bytes]:
+    """Files whose pixels are Pillow's `convert("RGB")`, as in the published code."""
+    photograph = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 7, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    files: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
+        "jpeg": (photograph, "JPEG", {}),
+        "turned jpeg": (photograph, "JPEG", {"exif": exif}),
+        "grey jpeg": (photograph.convert("L"), "JPEG", {}),
+        "cmyk jpeg": (photograph.convert("CMYK"), "JPEG", {}),
+        "png": (photograph, "PNG", {}),
+        "1 bit": (photograph.convert("1"), "PNG", {}),
+        "grey and transparency": (photograph.convert("LA"), "PNG", {}),
+        "colours and transparency": (photograph.convert("RGBA"), "PNG", {}),
+        "palette": (photograph.quantize(16), "PNG", {"transparency": 3}),
+        "palette and transparency": (photograph.quantize(4), "PNG", {"transparency": b"\0\x80"}),
+        "webp": (photograph, "WEBP", {}),
+        "ycbcr": (photograph.convert("YCbCr"), "TIFF", {}),
+        "bmp": (photograph, "BMP", {}),
+        "gif": (photograph.quantize(16), "GIF", {}),
+    }
+    frames = [photograph.rotate(180), photograph]
+    for format in ("GIF", "WEBP", "PNG"):
+        options = {"save_all": True, "append_images": frames}
+        files[f"animated {format}"] = (photograph, format, options)
+    contents = {}
+    for name, (image, format, options) in files.items():
+        buffer = io.BytesIO()
+        image.save(buffer, format, **options)
+        contents[name] = buffer.getvalue()
+    return contents
+
+
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("name", ordinary_files())
+def test_other_images_are_pillows_own(name: str, tmp_path: Path) -> None:
+    content = ordinary_files()[name]
+    expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    assert expected.shape == (9, 7, 3)  # no turning by EXIF
+    np.testing.assert_array_equal(ImageFile(tmp_path / "a.jpg").decode(content), expected)
+    np.testing.assert_array_equal(trained_on(content), expected)
+
+
+@pytest.mark.parametrize("name", ["jpeg", "png", "webp", "bmp", "gif"])
+def test_a_cut_file_is_refused_even_where_pillow_is_told_to_take_it(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = ordinary_files()[name]
+    cut = content[: 2 * len(content) // 3]
+    monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(UsageError, match=r"cannot decode image .*a\.jpg: "):
+        ImageFile(tmp_path / "a.jpg").decode(cut)
+    monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(BadSampleError):
+        trained_on(cut)
 
 
 @pytest.mark.parametrize("box", [(7, 0, 9, 5), (-3, 0, 0, 3), (3, 3, 3, 4), (4, 4, 3, 5)])
@@ -152,5 +285,5 @@ def test_errors_name_the_file_and_not_a_buffer(
     with pytest.raises(UsageError, match=r"cannot decode image .*cut\.png: ") as raised:
         decoded(ImageFile(tmp_path / "cut.png"))
     assert "BytesIO" not in str(raised.value)
-    with pytest.raises(UsageError, match=r"cannot read image .*: Is a directory"):
+    with pytest.raises(UsageError, match=r"cannot read image .*: is a folder"):
         ImageFile(tmp_path).read()

@@ -8,9 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.classification._data import open_data, sample_list_hash
+from cosmos_eval.tasks.classification._data import Survey, open_data, sample_list_hash, survey
 from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
-from cosmos_eval.tasks.classification._folders import find_folder, flat_images
+from cosmos_eval.tasks.classification._folders import (
+    FlatImage,
+    find_folder,
+    flat_images,
+    must_be_sorted,
+)
 from cosmos_eval.tasks.classification._names import class_names
 from cosmos_eval.tasks.classification._paired import TRUTH, differences, together
 from cosmos_eval.tasks.classification._samples import mistakes, recompute
@@ -29,6 +34,8 @@ if TYPE_CHECKING:
 __all__ = [
     "ROOM",
     "ClassData",
+    "FlatImage",
+    "Survey",
     "can_fetch",
     "check",
     "class_names",
@@ -36,9 +43,11 @@ __all__ = [
     "find_folder",
     "flat_images",
     "measure",
+    "must_be_sorted",
     "open_data",
     "recompute",
     "sample_list_hash",
+    "survey",
 ]
 
 

@@ -2,35 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.protocols.classification import CLASS_LISTS
+from cosmos_eval.sources import ImageFile
 from cosmos_eval.tasks.classification._fetch import how_to_get
 from cosmos_eval.tasks.classification._folders import find_folder, read_folders
+from cosmos_eval.tasks.classification._names import class_differences
 from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.tasks.classification._webdataset import read_webdataset
 from cosmos_eval.tasks.images import fingerprint
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError, nearest
 
 
+class Survey(NamedTuple):
+    """What there is of a set: test images listed, and how many of them are there.
+
+    `faults` says, one line each, why it cannot be measured.
+    """
+
+    folder: Path
+    listed: int
+    images: int
+    faults: tuple[str, ...]
+
+
 def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
     """List the images of every class; none is decoded.
 
     Raises UsageError for a missing folder, another layout, a class without images, classes that
-    are not the protocol's and another number of images than it has, unless there is a limit.
+    are not the protocol's, images that are not there, and another number of images than it has,
+    unless there is a limit.
     """
-    _require_one_kind_of_names(protocol)
-    try:
-        folder = find_folder(protocol, options)
-    except UsageError as error:
-        raise UsageError(f"{error}{how_to_get(protocol)}") from None
-    data = _read(protocol, folder, options)
-    if protocol.class_names and protocol.torchvision is None:
-        _require_named(protocol, folder, data.classes)
-    _require_number(protocol, folder, data, options)
+    folder, data = _find(protocol, options)
+    for fault in _faults(protocol, folder, data, options):
+        raise UsageError(fault)
     kept = _limited(data.labels, options.limit)
     return data._replace(
         names=tuple(data.names[i] for i in kept),
@@ -39,9 +50,37 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
     )
 
 
+def survey(protocol: ClassificationProtocol, options: RunOptions) -> Survey:
+    """Count the test images, and list all that is wrong with them.
+
+    Raises UsageError where they cannot be listed.
+    """
+    folder, data = _find(protocol, options)
+    return Survey(
+        folder=folder,
+        listed=len(data.images),
+        images=len(data.images) - len(_missing(protocol, data)),
+        faults=tuple(_faults(protocol, folder, data, options)),
+    )
+
+
 def sample_list_hash(data: ClassData) -> str:
     """SHA-256 of the images' names, in hexadecimal."""
     return fingerprint(data.names)
+
+
+def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, ClassData]:
+    """Find the set's folder, and list all of its images and classes."""
+    _require_one_kind_of_names(protocol)
+    try:
+        folder = find_folder(protocol, options)
+    except UsageError as error:
+        raise UsageError(f"{error}{how_to_get(protocol)}") from None
+    data = _read(protocol, folder, options)
+    if protocol.class_names and protocol.torchvision is None:
+        _require_named(protocol, folder, data.classes)
+    _require_classes(protocol, folder, data)
+    return folder, data
 
 
 def _read(protocol: ClassificationProtocol, folder: Path, options: RunOptions) -> ClassData:
@@ -82,23 +121,53 @@ def _require_named(
             raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
 
 
-def _require_number(
-    protocol: ClassificationProtocol, folder: Path, data: ClassData, options: RunOptions
-) -> None:
-    """As many classes as names, and as many images as the set has."""
-    if protocol.class_list is not None:
-        expected = CLASS_LISTS[protocol.class_list]
-        if len(data.classes) != expected.n_classes:
-            raise UsageError(
-                f"{protocol.dataset}: {folder} has {len(data.classes)} classes, not the "
-                f"{expected.n_classes} {expected.classes} of {protocol.class_list}"
-            )
-    if protocol.n_images not in (None, len(data.images)) and options.limit is None:
+def _require_classes(protocol: ClassificationProtocol, folder: Path, data: ClassData) -> None:
+    """As many classes as the set has, whatever the limit, and labels that are classes."""
+    listed = CLASS_LISTS.get(protocol.class_list or "")
+    expected = protocol.n_classes if listed is None else listed.n_classes
+    if expected not in (None, len(data.classes)):
+        what = "" if listed is None else f" {listed.classes} of {protocol.class_list}"
         raise UsageError(
+            f"{protocol.dataset}: {folder} has {len(data.classes)} classes, not the {expected}"
+            f"{what}{class_differences(protocol, data.classes)}{_from_page(protocol)}"
+        )
+    beyond = np.flatnonzero((data.labels < 0) | (data.labels >= len(data.classes)))
+    if len(beyond):
+        raise UsageError(
+            f"{protocol.dataset}: {folder} gives {data.names[beyond[0]]} the class number "
+            f"{data.labels[beyond[0]] + 1}, but has {len(data.classes)} classes"
+            f"{_from_page(protocol)}"
+        )
+
+
+def _from_page(protocol: ClassificationProtocol) -> str:
+    return f"; get the whole set from {protocol.download}" if protocol.download else ""
+
+
+def _faults(
+    protocol: ClassificationProtocol, folder: Path, data: ClassData, options: RunOptions
+) -> Iterator[str]:
+    """Yield a line about images that are not there, and one about another number of images."""
+    missing = _missing(protocol, data)
+    if missing:
+        yield (
+            f"{protocol.dataset}: {len(missing)} of {len(data.images)} test images are not there, "
+            f"the first: {missing[0]}; from: {protocol.download}"
+        )
+    if protocol.n_images not in (None, len(data.images)) and options.limit is None:
+        yield (
             f"{protocol.dataset}: {folder} has {len(data.images)} test images, not "
             f"{protocol.n_images}; get the rest from {protocol.download}, or measure some of "
             "them with --limit"
         )
+
+
+def _missing(protocol: ClassificationProtocol, data: ClassData) -> list[Path]:
+    """List the images that the files of one of torchvision's sets name and that are not there."""
+    if protocol.torchvision is None:
+        return []
+    files = [image.path for image in data.images if isinstance(image, ImageFile)]
+    return [path for path in files if not path.is_file()]
 
 
 def _limited(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:

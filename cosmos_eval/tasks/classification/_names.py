@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.tasks import clip_benchmark_lists
 from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.types import ClassificationProtocol
 
 DEFAULT_TEMPLATES = "openai-imagenet"
+_NAMED = 5  # classes that an error message names
 
 
 def list_names(class_list: str) -> tuple[str, ...]:
     """The prompt names of a known class list. Raises KeyError for an unknown one."""
     known = CLASS_LISTS[class_list]
     return clip_benchmark_lists.class_names(known.names)[known.skipped :]
+
+
+def known_classes(protocol: ClassificationProtocol) -> tuple[str, ...]:
+    """What the data call the classes of a known set; empty where no installed package lists them.
+
+    For error messages: the number of classes is the protocol's, and the list of ImageNet's folders
+    is compared by its hash.
+    """
+    if protocol.torchvision == "oxford_pets":
+        return clip_benchmark_lists.class_names("pets")
+    if protocol.class_list == "imagenet1k-numbers":
+        return tuple(map(str, range(1000)))
+    return _wordnet_ids() if protocol.class_list == "imagenet1k" else ()
+
+
+def class_differences(protocol: ClassificationProtocol, found: Sequence[str]) -> str:
+    """The end of an error message: which classes of a known set are missing or are not its own."""
+    known = known_classes(protocol)
+    missing = [name for name in known if name not in found]
+    others = [name for name in found if name not in known] if known else []
+    lists = {"missing": missing, "not of this set": others}
+    return "".join(f"; {what}: {_first_few(names)}" for what, names in lists.items() if names)
+
+
+def _first_few(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _wordnet_ids() -> tuple[str, ...]:
+    """ImageNet's WordNet ids, sorted, from timm's copy; timm, which imports torch, is not."""
+    package = find_spec("timm")
+    folders = (package and package.submodule_search_locations) or ()
+    files = (Path(folder, "data", "_info", "imagenet_synsets.txt") for folder in folders)
+    return next((tuple(sorted(f.read_text("utf-8").split())) for f in files if f.is_file()), ())
 
 
 def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...]:

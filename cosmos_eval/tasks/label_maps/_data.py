@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
 from cosmos_eval.protocols.segmentation import COCO_THINGS
+from cosmos_eval.sources import require_lossless
+from cosmos_eval.tasks.images import require_distinct_folders
 from cosmos_eval.tasks.label_maps._mmcv import mmseg_datasets
 from cosmos_eval.tasks.layouts import find_root, needed_parts
 from cosmos_eval.types import LabelMapProtocol, RunOptions, UsageError, nearest
@@ -45,6 +47,8 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     Raises UsageError where files or folders are missing or the classes are not the data set's.
     """
     root = find_root(protocol, options.data_root, needed_parts(protocol))
+    if protocol.split is None:  # MMSegmentation then walks the folder, also in circles
+        require_distinct_folders(root / protocol.images)
     dataset = _build(protocol, root, options.limit)
     folder, suffix = root / protocol.images, len(protocol.image_suffix)
     records = [dataset.get_data_info(index) for index in range(len(dataset))]
@@ -82,10 +86,13 @@ def load_label(sample: Sample) -> Label:
     try:
         with Image.open(sample.mask) as header:
             mode, size = header.mode, header.size
+            require_lossless(header, sample.mask)
         if mode not in ("1", "L", "P"):
             raise UsageError(f"{sample.mask} is no map of 8-bit class indices (PIL mode {mode})")
         squeezed = load({**sample.record, "seg_fields": []})["gt_seg_map"]
-    except (OSError, SyntaxError) as error:  # SyntaxError: PIL's word for a broken PNG
+    except UsageError:
+        raise
+    except Exception as error:  # what Pillow's decoders raise for damaged files is not documented
         raise UsageError(f"cannot read label map {sample.mask}: {error}") from error
     return squeezed.reshape(size[::-1])  # a side of one pixel, which MMSegmentation drops
 
@@ -123,7 +130,7 @@ def displayed_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as header:
             width, height = header.size
             turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
-    except (OSError, SyntaxError) as error:
+    except Exception as error:
         raise UsageError(f"cannot read image {path}: {error}") from error
     return (width, height) if turned else (height, width)
 

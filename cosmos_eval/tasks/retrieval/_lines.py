@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+from cosmos_eval.readers import FileError, parse_json, read_text
 from cosmos_eval.tasks.retrieval._records import (
     Captioned,
     Keys,
@@ -63,21 +64,41 @@ def read_json_lines(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
 def _json_lines(path: Path, keys: Keys) -> Iterator[Captioned]:
     for where, line in _lines(path):
         try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{where}: is not JSON: {error}") from error
+            record = parse_json(line)
+        except FileError as error:
+            raise UsageError(f"{where}: {error}") from error
         yield captioned(record, keys, where)
 
 
 def read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
-    """A header, then `IMAGE.jpg,caption` lines: clip_benchmark/datasets/flickr.py.
+    """Read a header, then `IMAGE.jpg,caption` lines, as in CLIP Benchmark's and Kaggle's lists.
 
-    As there, a caption is all that follows, commas and quotes included.
+    Where every caption is one CSV field, the file is CSV, as pandas writes it, and captions that
+    hold commas or quotes lose the quotes around them. Else a caption is all that follows the image.
+    clip_benchmark/datasets/flickr.py always reads the latter and keeps the quotes of CSV.
+    Raises UsageError for a file of which some lines are the one and some the other.
     """
-    return merged(_flickr_lines(path))
+    pairs = [(line, _csv_field(line.caption)) for line in _flickr_lines(path)]
+    free = [line for line, field in pairs if field is None]
+    quoted = [line for line, field in pairs if field not in (None, line.caption)]
+    if free and quoted:
+        raise UsageError(
+            f"{free[0].where}: the caption holds a comma or a quote and is no CSV field, but that "
+            f"of {quoted[0].where.rpartition(', ')[2]} is; write all lines as CSV"
+        )
+    return merged(
+        Captioned(line.image, texts(line.caption if free else field, line.where))
+        for line, field in pairs
+    )
 
 
-def _flickr_lines(path: Path) -> Iterator[Captioned]:
+class _FlickrLine(NamedTuple):
+    where: str
+    image: str
+    caption: str
+
+
+def _flickr_lines(path: Path) -> Iterator[_FlickrLine]:
     for number, (where, line) in enumerate(_lines(path)):
         image, suffix, caption = line.partition(".jpg,")
         if number == 0:
@@ -86,7 +107,16 @@ def _flickr_lines(path: Path) -> Iterator[Captioned]:
         elif not (image and suffix):
             raise UsageError(f"{where}: expected IMAGE.jpg,caption")
         else:
-            yield Captioned(image + ".jpg", texts(caption, where))
+            yield _FlickrLine(where, image + ".jpg", caption)
+
+
+def _csv_field(text: str) -> str | None:
+    """The content of a text that is one CSV field, None where it is none or several."""
+    try:
+        fields = next(csv.reader([text], strict=True)) or [""]
+    except csv.Error:
+        return None
+    return fields[0] if len(fields) == 1 else None
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
@@ -98,6 +128,6 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: {error}") from error
+        return read_text(path)
+    except FileError as error:
+        raise UsageError(f"{path} {error}") from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.selection._data import open_data
+from cosmos_eval.tasks.selection._data import Survey, open_data, survey
 from cosmos_eval.tasks.selection._paired import TRUTH, differences, together
 from cosmos_eval.tasks.selection._samples import recompute
 from cosmos_eval.types import (
@@ -22,7 +22,7 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.encoder import Encoder
 
-__all__ = ["ROOM", "check", "measure", "recompute"]
+__all__ = ["ROOM", "Survey", "check", "measure", "recompute", "survey"]
 
 
 def check(protocol: SelectionProtocol, options: RunOptions) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -44,26 +44,31 @@ class SelectionData(NamedTuple):
     subsets: Subsets
 
 
+class Survey(NamedTuple):
+    """What there is of a set: items, the images that they name, and how many of these are there.
+
+    `faults` says, one line each, why it cannot be measured.
+    """
+
+    folder: Path
+    items: int
+    listed: int
+    images: int
+    faults: tuple[str, ...]
+
+
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
     """Read the items and look for every image file; no image is decoded.
 
     Raises UsageError for missing and malformed files, items that cannot be solved, and numbers of
     items that are not the data set's.
     """
-    if protocol.template.count("{}") != 1:
-        raise UsageError(f"template '{protocol.template}' must hold '{{}}' exactly once")
-    folder = data_path(protocol, options, protocol.images)
-    annotations = data_path(protocol, options, protocol.annotations)
-    items = read_items(protocol, annotations)
-    for item in items:
-        _require_wrong_captions(item)
-        if protocol.n_items is None:
-            # Published sets are measured as they are; what cannot be solved there counts as wrong.
-            _require_solvable(item)
+    folder = _image_folder(protocol, options)
+    annotations, items = _read(protocol, options)
     counts = Counter(item.subset for item in items)
-    _require_subsets(protocol, counts, annotations)
     if options.limit is None:
-        _require_counts(protocol, counts, annotations)
+        for fault in _count_faults(protocol, counts, annotations):
+            raise UsageError(f"{fault}; fetch it again, or measure a part with --limit")
     subsets = _subsets(protocol, items, counts)
     kept = _limited(subsets.of_item, options.limit)
     data = _numbered(
@@ -72,8 +77,62 @@ def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData
         [items[i] for i in kept],
         subsets._replace(of_item=subsets.of_item[kept]),
     )
-    _require_files(folder, data.pictures, annotations)
+    for fault in _missing(folder, data.pictures, annotations, protocol).faults:
+        raise UsageError(fault)
     return data
+
+
+def survey(protocol: SelectionProtocol, options: RunOptions) -> Survey:
+    """Count the items and the images that are there, and list all that is wrong with them.
+
+    Raises UsageError where the items cannot be read.
+    """
+    annotations, items = _read(protocol, options)
+    counts = Counter(item.subset for item in items)
+    pictures = [picture for item in items for picture in item.pictures]
+    try:
+        folder = _image_folder(protocol, options)
+    except UsageError as error:
+        files = {picture.file for picture in pictures}
+        folder, missing = annotations, _Missing(len(files), len(files), (str(error),))
+    else:
+        missing = _missing(folder, pictures, annotations, protocol)
+    return Survey(
+        folder=folder,
+        items=len(items),
+        listed=missing.of,
+        images=missing.of - missing.number,
+        faults=(*_count_faults(protocol, counts, annotations), *missing.faults),
+    )
+
+
+def _image_folder(protocol: SelectionProtocol, options: RunOptions) -> Path:
+    try:
+        return data_path(protocol, options, protocol.images)
+    except UsageError as error:
+        raise UsageError(f"{error} (the images){_from_page(protocol)}") from None
+
+
+def _read(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path, list[Item]]:
+    """Find the file or folder of items, and read them."""
+    if protocol.template.count("{}") != 1:
+        raise UsageError(f"template '{protocol.template}' must hold '{{}}' exactly once")
+    try:
+        annotations = data_path(protocol, options, protocol.annotations)
+    except UsageError as error:
+        raise UsageError(f"{error} (the items){_from_page(protocol)}") from None
+    items = read_items(protocol, annotations)
+    for item in items:
+        _require_wrong_captions(item)
+        if protocol.n_items is None:
+            # Published sets are measured as they are; what cannot be solved there counts as wrong.
+            _require_solvable(item)
+    _require_subsets(protocol, Counter(item.subset for item in items), annotations)
+    return annotations, items
+
+
+def _from_page(protocol: SelectionProtocol) -> str:
+    return f"; from: {protocol.download}" if protocol.download else ""
 
 
 def _subsets(protocol: SelectionProtocol, items: Sequence[Item], counts: Counter[str]) -> Subsets:
@@ -135,17 +194,18 @@ def _require_subsets(protocol: SelectionProtocol, counts: Counter[str], path: Pa
         raise UsageError(f"{protocol.dataset}: {path} has {fault}; the data set has: {known}")
 
 
-def _require_counts(protocol: SelectionProtocol, counts: Counter[str], path: Path) -> None:
+def _count_faults(protocol: SelectionProtocol, counts: Counter[str], path: Path) -> Iterator[str]:
+    """Yield a line about every number of items that is not the data set's."""
     for name, expected in protocol.subset_items.items():
         if counts[name] != expected:
-            raise UsageError(
+            yield (
                 f"{protocol.dataset}: {path} has {counts[name]} items of {name}, not the data "
-                f"set's {expected}; fetch it again, or measure a part with --limit"
+                f"set's {expected}"
             )
-    if protocol.n_items not in (None, counts.total()):
-        raise UsageError(
+    if not protocol.subset_items and protocol.n_items not in (None, counts.total()):
+        yield (
             f"{protocol.dataset}: {path} has {counts.total()} items, not the data set's "
-            f"{protocol.n_items}; fetch it again, or measure a part with --limit"
+            f"{protocol.n_items}"
         )
 
 
@@ -157,11 +217,21 @@ def _limited(subset: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
     return np.sort(np.lexsort((subset, turn))[:limit])
 
 
-def _require_files(folder: Path, pictures: Sequence[Picture], annotations: Path) -> None:
+class _Missing(NamedTuple):
+    """How many image files are not there, of how many, and the fault that this is, if any."""
+
+    number: int
+    of: int
+    faults: tuple[str, ...]
+
+
+def _missing(
+    folder: Path, pictures: Sequence[Picture], annotations: Path, protocol: SelectionProtocol
+) -> _Missing:
     files = dict.fromkeys(picture.file for picture in pictures)
     missing = [file for file in files if not (folder / file).is_file()]
-    if missing:
-        raise UsageError(
-            f"{len(missing)} of the {len(files)} images of {annotations.name} are not there, "
-            f"first: {folder / missing[0]}"
-        )
+    fault = (
+        f"{len(missing)} of the {len(files)} images of {annotations} are not there, "
+        f"first: {folder / next(iter(missing), '')}{_from_page(protocol)}"
+    )
+    return _Missing(len(missing), len(files), (fault,) if missing else ())

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import importlib.util
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -121,6 +124,54 @@ def test_bad_folders(root: Path, save_colour: Callable[..., Path]) -> None:
     )
 
 
+def measured_names(root: Path) -> list[str]:
+    data = open_data(PROTOCOL, RunOptions(data_root=str(root)))
+    return list(data.names)
+
+
+def test_links_to_images_and_folders_are_followed(root: Path, tmp_path: Path) -> None:
+    before = measured_names(root)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (root / "test/c_two").rename(elsewhere / "greens")
+    (root / "test/c_two").symlink_to(elsewhere / "greens")
+    (root / "test/c_one/1.png").rename(elsewhere / "first.png")
+    (root / "test/c_one/1.png").symlink_to(elsewhere / "first.png")
+    assert measured_names(root) == before
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("c_one/again", "c_one"),
+        ("c_one/deep/up", "c_one"),
+        ("c_two/all", "."),
+        ("c_three/greens", "c_two"),  # one image would have two classes
+        ("c_one/outside", ".."),
+    ],
+)
+def test_a_folder_that_is_reached_twice_is_refused(link: str, target: str, root: Path) -> None:
+    (root / "test" / link).symlink_to(root / "test" / target)
+    with pytest.raises(UsageError, match=r"is the same folder as .*; remove the link") as raised:
+        measured_names(root)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_folder_that_cannot_be_read_is_refused(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = os.scandir
+
+    def scandir(path: str | Path) -> Any:
+        if str(path).endswith("deep"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UsageError, match=r"cannot read folder .*/c_one/deep: Permission denied"):
+        measured_names(root)
+
+
 def test_missing_root() -> None:
     with pytest.raises(UsageError, match="--data-root DIR, the folder that holds test"):
         classification.check(PROTOCOL, RunOptions())
@@ -152,7 +203,11 @@ def test_imagenet_folders(
     options = RunOptions(data_root=str(tmp_path), limit=1000)
     classification.check(imagenet, options)
     (tmp_path / "val" / wordnet_ids[7]).rename(tmp_path / "val" / "n99999999")
-    with pytest.raises(UsageError, match="has 1000 class folders, which are not the 1000 WordNet"):
+    with pytest.raises(
+        UsageError,
+        match=rf"has 1000 class folders, which are not the 1000 WordNet ids of imagenet1k; "
+        rf"missing: {wordnet_ids[7]}; not of this set: n99999999",
+    ):
         classification.check(imagenet, options)
 
 

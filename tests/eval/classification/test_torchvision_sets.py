@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import hashlib
 import shutil
 import tarfile
 from dataclasses import replace
@@ -15,7 +15,10 @@ import pytest
 import torch
 from clip_benchmark.datasets import imagenetv2
 from clip_benchmark.datasets.builder import build_dataset
+from PIL import Image
+from scipy.io import savemat
 from support.class_sets import CLASSES, write_class_set
+from support.excerpts import caltech101_images
 from torchvision import datasets
 
 from cosmos_eval.cli.app import main
@@ -23,6 +26,7 @@ from cosmos_eval.protocols import known_families
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
 from cosmos_eval.protocols.classification_families import CLASSIFICATION_FAMILIES
 from cosmos_eval.tasks import classification, find_protocol
+from cosmos_eval.tasks.classification import _torchvision
 from cosmos_eval.tasks.classification._data import open_data
 from cosmos_eval.tasks.classification._names import class_names, list_names, templates_of
 from cosmos_eval.tasks.classification._torchvision import READERS
@@ -41,6 +45,12 @@ INDEXED = {
     "oxford_pets": lambda root: datasets.OxfordIIITPet(root, split="test"),
     "flowers102": lambda root: datasets.Flowers102(root, split="test"),
 }
+# The sets' own pages.
+N_CLASSES = {
+    **{"imagenet1k": 1000, "imagenetv2": 1000, "food101": 101, "cifar10": 10, "cifar100": 100},
+    **{"sun397": 397, "stanford_cars": 196, "fgvc_aircraft": 100, "dtd": 47, "oxford_pets": 37},
+    **{"caltech101": 101, "flowers102": 102},
+}
 # What CLIP Benchmark calls the sets.
 THEIR_NAMES = {"stanford_cars": "cars", "oxford_pets": "pets", "flowers102": "flowers"}
 
@@ -48,7 +58,7 @@ THEIR_NAMES = {"stanford_cars": "cars", "oxford_pets": "pets", "flowers102": "fl
 def of_any_size(name: str, family: str = "cosmos") -> ClassificationProtocol:
     protocol = find_protocol(name, family)
     assert isinstance(protocol, ClassificationProtocol)
-    return replace(protocol, n_images=None)
+    return replace(protocol, n_classes=None, n_images=None)
 
 
 def read(protocol: ClassificationProtocol, root: Path) -> ClassData:
@@ -119,12 +129,26 @@ def test_caltech101_with_background_is_clip_benchmarks(tmp_path, monkeypatch):
         read(of_any_size("caltech101", "clip-benchmark"), tmp_path)
 
 
+def test_names_of_caltech101_are_in_the_order_of_its_folders():
+    other_names = {
+        **{"BACKGROUND_Google": "background", "Faces": "off-center face"},
+        **{"Faces_easy": "centered face", "Leopards": "leopard", "Motorbikes": "motorbike"},
+        **{"airplanes": "airplane", "car_side": "side of a car"},
+        **{"cougar_body": "body of a cougar cat", "cougar_face": "face of a cougar cat"},
+        **{"crocodile_head": "head of a  crocodile", "flamingo_head": "head of a flamingo"},
+        **{"snoopy": "snoopy (cartoon beagle)", "yin_yang": "yin and yang symbol"},
+    }
+    folders = sorted(caltech101_images())
+    expected = [other_names.get(name, name.replace("_", " ")) for name in folders]
+    assert list_names("caltech101-with-background") == tuple(expected)
+    assert list_names("caltech101") == tuple(expected[1:])
+
+
 def test_the_published_part_of_caltech101(tmp_path):
-    """8,677 images in 101 classes, of sizes that differ."""
+    """Of the set's own 8,677 images in 101 classes and 467 of the background, all empty files."""
     folder = tmp_path / "caltech101/101_ObjectCategories"
-    sizes = [85] * 100 + [8_677 - 8_500]
-    for number, size in enumerate([*sizes, 3]):
-        own = folder / ("BACKGROUND_Google" if number == 101 else f"class_{number:03d}")
+    for name, size in caltech101_images().items():
+        own = folder / name
         own.mkdir(parents=True)
         for place in range(1, size + 1):
             (own / f"image_{place:04d}.jpg").touch()
@@ -140,7 +164,7 @@ def test_the_published_part_of_caltech101(tmp_path):
         expected
     )
     assert data.labels.tolist() == [whole.y[i] for i in part.indices]
-    os.remove(folder / "class_000/image_0001.jpg")
+    (folder / "accordion/image_0001.jpg").unlink()
     with pytest.raises(UsageError, match=r"8676 images; the 5677 that are measured .* 8677"):
         read(protocol, tmp_path)
 
@@ -174,6 +198,8 @@ def test_every_set_has_both_families_and_its_size():
         assert (protocol.download or "").startswith("https://")
         assert protocol.torchvision is None or protocol.torchvision in READERS
         resolve_templates(protocol.templates or "")
+        listed = CLASS_LISTS.get(protocol.class_list or "")
+        assert (listed.n_classes if listed else protocol.n_classes) == N_CLASSES[name]
     assert list_names("imagenet1k") == tuple(open_clip.IMAGENET_CLASSNAMES)
     assert list_names("imagenet1k").count("missile") == 2
     for name, known in CLASS_LISTS.items():
@@ -182,9 +208,58 @@ def test_every_set_has_both_families_and_its_size():
         assert protocol.torchvision is None or protocol.torchvision in READERS
 
 
+def write_pets(root: Path, breeds: dict[str, int]) -> None:
+    """An image of each breed; numbers from 1 as in the original annotations/test.txt."""
+    folder = root / "oxford-iiit-pet"
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "images").mkdir()
+    lines = [f"{breed}_1 {number} 1 1\n" for breed, number in breeds.items()]
+    (folder / "annotations/test.txt").write_text("".join(lines))
+    for breed in breeds:
+        Image.new("RGB", (6, 4)).save(folder / f"images/{breed}_1.jpg")
+
+
+@pytest.mark.parametrize("limit", [None, 2])
+@pytest.mark.parametrize("family", ["cosmos", "clip-benchmark"])
+def test_oxford_pets_without_some_breeds(family, limit, tmp_path):
+    """Of two breeds it would be another task; without the second breed labels are no classes."""
+    protocol = known_families("oxford_pets")[family]
+    options = RunOptions(data_root=str(tmp_path), limit=limit)
+    write_pets(tmp_path, {"Abyssinian": 1, "Persian": 24})
+    message = (
+        rf"oxford_pets: {tmp_path}/oxford-iiit-pet has 2 classes, not the 37; missing: American "
+        r"Bulldog, American Pit Bull Terrier, Basset Hound, Beagle, Bengal and 30 more; "
+        r"get the whole set from https://www.robots.*/pets/$"
+    )
+    with pytest.raises(UsageError, match=message):
+        classification.check(protocol, options)
+
+
+def test_labels_that_are_no_classes(tmp_path):
+    write_pets(tmp_path, {"Abyssinian": 1, "Persian": 24})
+    with pytest.raises(UsageError, match=r"gives .*Persian_1.jpg the class number 24, but has 2"):
+        read(of_any_size("oxford_pets"), tmp_path)
+
+
+@pytest.mark.parametrize("name", [*CLASSES, "flowers102", "caltech101"])
+def test_a_set_with_fewer_classes_is_refused_at_any_limit(name, tmp_path, monkeypatch):
+    write_class_set(name, tmp_path, monkeypatch)
+    if name == "caltech101":
+        monkeypatch.setattr(_torchvision, "_CALTECH_IMAGES", 4)
+        monkeypatch.setattr(_torchvision, "_CALTECH_TRAIN", 1)
+    elif name == "flowers102":  # has no classes but those of the list, which labels must be
+        savemat(tmp_path / "flowers-102/imagelabels.mat", {"labels": np.array([[5, 103, 1, 103]])})
+        checked = dict(datasets.Flowers102._file_dict)
+        labels = tmp_path / "flowers-102/imagelabels.mat"
+        checked["label"] = ("imagelabels.mat", hashlib.md5(labels.read_bytes()).hexdigest())
+        monkeypatch.setattr(datasets.Flowers102, "_file_dict", checked)
+    with pytest.raises(UsageError, match=r"classes, not the|class number 103, but has 102"):
+        open_data(CLASSIFICATION[name], RunOptions(data_root=str(tmp_path), limit=1))
+
+
 def test_another_number_of_images_is_refused_without_a_limit(tmp_path, monkeypatch):
     write_class_set("food101", tmp_path, monkeypatch)
-    protocol = CLASSIFICATION["food101"]
+    protocol = replace(CLASSIFICATION["food101"], n_classes=2)
     with pytest.raises(UsageError, match=r"has 3 test images, not 25250; .*--limit"):
         read(protocol, tmp_path)
     limited = open_data(protocol, RunOptions(data_root=str(tmp_path), limit=2))
@@ -193,9 +268,9 @@ def test_another_number_of_images_is_refused_without_a_limit(tmp_path, monkeypat
     assert limited.labels.tolist() == [1, 0]
 
 
-def refusal(name: str, root: Path) -> str:
+def refusal(name: str, root: Path, **of_set: int) -> str:
     with pytest.raises(UsageError) as error:
-        read(CLASSIFICATION[name], root)
+        read(replace(CLASSIFICATION[name], **of_set), root)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -211,13 +286,34 @@ def test_what_is_missing_is_said_with_the_page(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     write_class_set("dtd", tmp_path, monkeypatch)
     (tmp_path / "dtd/dtd/images/banded/banded_0011.jpg").unlink()
-    assert "1 of 2 test images are not there, the first" in refusal("dtd", tmp_path)
+    assert "1 of 2 test images are not there, the first" in refusal("dtd", tmp_path, n_classes=2)
     (tmp_path / "dtd/dtd/labels/test1.txt").unlink()
     assert "test1.txt" in refusal("dtd", tmp_path)
     write_class_set("cifar10", tmp_path, monkeypatch)
     batch = tmp_path / "cifar-10-batches-py/test_batch"
     batch.write_bytes(batch.read_bytes()[:-1])
     assert "corrupted" in refusal("cifar10", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        *(("food101", "images"), ("food101", "meta"), ("oxford_pets", "annotations")),
+        *(("cifar10", "batches.meta"), ("cifar10", "test_batch"), ("cifar100", "test")),
+        *(("stanford_cars", "cars_test_annos_withlabels.mat"), ("stanford_cars", "devkit")),
+        *(("flowers102", "setid.mat"), ("flowers102", "jpg"), ("dtd", "labels/test1.txt")),
+    ],
+)
+def test_the_part_that_is_missing_is_named(name, part, tmp_path, monkeypatch):
+    write_class_set(name, tmp_path, monkeypatch)
+    path = tmp_path / CLASSIFICATION[name].folder / part
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    message = refusal(name, tmp_path)
+    assert f"{path}" in message
+    assert "download=True" not in message
+    assert ("; --download fetches it, or get it from https://" in message) is (
+        name != "stanford_cars"
+    )
 
 
 def test_downloading_is_torchvisions_and_only_when_asked(tmp_path, monkeypatch, capsys):
@@ -240,9 +336,10 @@ def test_downloading_is_torchvisions_and_only_when_asked(tmp_path, monkeypatch, 
     )
     assert asked == []
     options = RunOptions(data_root=str(tmp_path), download=True, limit=2)
+    protocol = replace(CLASSIFICATION["dtd"], n_classes=2)
     for _ in range(2):
-        classification.fetch(CLASSIFICATION["dtd"], options)
-        classification.check(CLASSIFICATION["dtd"], options)
+        classification.fetch(protocol, options)
+        classification.check(protocol, options)
     assert asked == [(datasets.DTD._URL, datasets.DTD._MD5)]
     assert capsys.readouterr().out == ""
 

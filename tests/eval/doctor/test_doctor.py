@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.class_sets import write_class_set
+from support.excerpts import sugarcrepe_excerpt, write_coco_excerpt
 from support.sets import LAYOUTS, PRESENT, save_map, write_images, write_masks
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.doctor import Diagnosis, examine
 from cosmos_eval.protocols import known_protocols
+from cosmos_eval.protocols.classification import CLASSIFICATION
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.types import RunOptions, no_progress
 
@@ -263,3 +266,72 @@ def test_other_tasks_are_looked_at_as_before_a_run(tmp_path, run):
     code, out, _ = run(str(path))
     assert code == 1
     assert f"class folder {tmp_path}/photos/b has no images" in out
+
+
+def test_items_and_images_of_a_selection_set_are_counted(tmp_path):
+    write_coco_excerpt(tmp_path)
+    found = examine(sugarcrepe_excerpt(), RunOptions(data_root=str(tmp_path)), no_progress)
+    assert (found.whole, found.faults, found.remedy) == (True, (), None)
+    assert (found.items, found.expected_items) == (16, 16)
+    assert (found.images, found.expected) == (4, 4)
+    assert found.folder == str(tmp_path / "val2017")
+
+
+def test_the_images_of_sugarcrepe_are_named_where_they_are_missing(tmp_path):
+    first, *_ = write_coco_excerpt(tmp_path)
+    options = RunOptions(data_root=str(tmp_path))
+    first.unlink()
+    found = examine(sugarcrepe_excerpt(), options, no_progress)
+    assert (found.images, found.expected, found.items) == (3, 4, 16)
+    (fault,) = found.faults
+    assert fault.startswith(f"1 of the 4 images of {tmp_path}/sugar-crepe/data are not there, ")
+    assert f"first: {first}; from: https://cocodataset.org/#download (images: COCO val" in fault
+    shutil.rmtree(first.parent)
+    found = examine(sugarcrepe_excerpt(), options, no_progress)
+    assert (found.images, found.expected, found.items) == (0, 4, 16)
+    (fault,) = found.faults
+    assert f"expected {tmp_path}/images/val2017 or {tmp_path}/val2017 or " in fault
+    for text in (fault, found.remedy or ""):
+        assert "https://cocodataset.org/#download (images: COCO val2017)" in text
+        assert "https://github.com/RAIVNLab/sugar-crepe" in text
+
+
+def test_a_selection_set_with_other_numbers_of_items(tmp_path):
+    write_coco_excerpt(tmp_path)
+    protocol = known_protocols()["sugarcrepe"]
+    found = examine(protocol, RunOptions(data_root=str(tmp_path)), no_progress)
+    assert (found.items, found.expected_items, found.images, found.expected) == (16, 7511, 4, 4)
+    assert len(found.faults) == 7
+    path = tmp_path / "sugar-crepe/data"
+    assert found.faults[-1] == f"{path} has 3 items of swap_obj, not the data set's 245"
+
+
+def test_test_images_of_classification_sets_are_counted(tmp_path, monkeypatch):
+    write_class_set("dtd", tmp_path, monkeypatch)
+    dtd = dataclasses.replace(CLASSIFICATION["dtd"], n_classes=2)
+    of_two = dataclasses.replace(dtd, n_images=2)
+    options = RunOptions(data_root=str(tmp_path))
+    found = examine(of_two, options, no_progress)
+    assert (found.whole, found.images, found.expected) == (True, 2, 2)
+    assert found.folder == str(tmp_path / "dtd/dtd")
+    missing = tmp_path / "dtd/dtd/images/banded/banded_0011.jpg"
+    missing.unlink()
+    found = examine(dtd, options, no_progress)
+    assert (found.whole, found.images, found.expected) == (False, 1, 1880)
+    first, second = found.faults
+    assert first.startswith(f"1 of 2 test images are not there, the first: {missing}; from: ")
+    assert second.startswith(f"{tmp_path}/dtd/dtd has 2 test images, not 1880; ")
+    # torchvision fetches nothing where the folders are there.
+    assert found.remedy == dtd.download
+
+
+def test_columns_without_a_value_are_left_out(tmp_path, run):
+    for name in ("a", "b"):
+        save_map(tmp_path / f"photos/{name}/one.png", np.zeros((4, 6)))
+    path = tmp_path / "photos.yaml"
+    path.write_text("{kind: cls, folder: photos, templates: ['{}']}")
+    code, out, _ = run(str(path))
+    assert code == 0
+    header, _, row, *_ = (line.split() for line in out.splitlines() if line.strip())
+    assert header == ["dataset", "task", "whole", "images", "folder"]
+    assert row[:6] == ["photos", "cls", "yes", "2", "of", "2"]

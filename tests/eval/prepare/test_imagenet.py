@@ -57,6 +57,14 @@ def flat(folder: Path) -> Path:
     return folder
 
 
+def flat_with_classes(folder: Path) -> Path:
+    """As `datasets/README.md` of COSMOS and val_images.tar.gz on Hugging Face name the images."""
+    folder.mkdir(parents=True)
+    for name, wordnet_id in zip(NAMES, SHUFFLED, strict=True):
+        (folder / f"{name.removesuffix('.JPEG')}_{wordnet_id}.JPEG").write_text(name)
+    return folder
+
+
 def write_devkit(folder: Path) -> None:
     """Leaves in another order than their ids, and groups of them, as in the kit's meta.mat."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -154,6 +162,14 @@ def test_an_image_in_both_places_is_not_overwritten(root):
     ("change", "message"),
     [
         (lambda root: (root / "val.txt").unlink(), "put ILSVRC2012_validation_ground_truth.txt"),
+        (
+            lambda root: remove_of_devkit(root, "meta.mat"),
+            "found .*data/ILSVRC2012_validation_ground_truth.txt, but no meta.mat beside it",
+        ),
+        (
+            lambda root: remove_of_devkit(root, "ILSVRC2012_validation_ground_truth.txt"),
+            "found .*data/meta.mat, but no ILSVRC2012_validation_ground_truth.txt beside it",
+        ),
         (lambda root: add_line(root, "nonsense"), "val.txt, line 1001 is not `NAME.JPEG"),
         (lambda root: add_line(root, "ILSVRC2012_val_00000001.JPEG n00001740"), "1000 classes,"),
         (lambda root: (root / "val/ILSVRC2012_val_00050000.JPEG").touch(), "no class for 1 images"),
@@ -178,10 +194,75 @@ def add_line(root: Path, line: str) -> None:
     path.write_text(path.read_text() + line + "\n")
 
 
+def remove_of_devkit(root: Path, name: str) -> None:
+    (root / "val.txt").unlink()
+    write_devkit(root / "data")
+    (root / "data" / name).unlink()
+
+
 def broken_devkit(root: Path, name: str, content: str) -> None:
     (root / "val.txt").unlink()
     write_devkit(root / "data")
     (root / "data" / name).write_text(content)
+
+
+def test_names_with_the_class_need_no_mapping(tmp_path):
+    folder = flat_with_classes(tmp_path / "imagenet/data/val_images")
+    assert prepare("imagenet", str(tmp_path)) == Counts(made=1000, kept=0)
+    assert organised(folder) == dict(zip(NAMES, SHUFFLED, strict=True))
+    assert prepare("imagenet", str(tmp_path)) == Counts(made=0, kept=1000)
+
+
+@pytest.mark.parametrize("below", ["imagenet/data/val_images", "data/val_images", "val_images"])
+def test_names_with_the_class_are_read_in_place_as_the_class_folders_are(tmp_path, below):
+    flat_with_classes(tmp_path / below)
+    options = RunOptions(data_root=str(tmp_path), limit=1000)
+    in_place = open_data(CLASSIFICATION["imagenet1k"], options)
+    assert [image.read().decode() for image in in_place.images] == [
+        name for _, name in sorted(zip(SHUFFLED, NAMES, strict=True))
+    ]
+    prepare("imagenet", str(tmp_path))
+    sorted_out = open_data(CLASSIFICATION["imagenet1k"], options)
+    assert in_place.classes == sorted_out.classes == tuple(IDS)
+    assert in_place.names == sorted_out.names
+    assert in_place.labels.tolist() == sorted_out.labels.tolist()
+
+
+def test_names_with_the_class_are_read_where_they_are_the_root(tmp_path):
+    flat_with_classes(tmp_path / "val_images")
+    options = RunOptions(data_root=str(tmp_path / "val_images"), limit=3)
+    assert len(open_data(CLASSIFICATION["imagenet1k"], options).images) == 3
+
+
+def test_names_with_the_class_beside_others_are_refused(tmp_path):
+    folder = flat_with_classes(tmp_path / "val_images")
+    write_lines(tmp_path)
+    first = folder / f"{NAMES[0].removesuffix('.JPEG')}_{SHUFFLED[0]}.JPEG"
+    (folder / SHUFFLED[0]).mkdir()
+    first.rename(folder / SHUFFLED[0] / NAMES[0])
+    options = RunOptions(data_root=str(tmp_path), limit=3)
+    with pytest.raises(UsageError, match="holds 999 images outside class folders"):
+        open_data(CLASSIFICATION["imagenet1k"], options)
+    second = folder / f"{NAMES[1].removesuffix('.JPEG')}_{SHUFFLED[1]}.JPEG"
+    second.rename(folder / NAMES[1])
+    assert prepare("imagenet", str(tmp_path)) == Counts(made=999, kept=1)
+    assert organised(folder) == dict(zip(NAMES, SHUFFLED, strict=True))
+
+
+def test_an_image_under_both_names_is_refused(tmp_path):
+    folder = flat_with_classes(tmp_path / "val_images")
+    (folder / NAMES[0]).write_text("another")
+    write_lines(tmp_path)
+    with_class = folder / f"{NAMES[0].removesuffix('.JPEG')}_{SHUFFLED[0]}.JPEG"
+    assert f"both {with_class} and {folder / NAMES[0]} are there" in refusal(tmp_path)
+
+
+def test_too_few_classes_in_names_are_refused(tmp_path):
+    folder = flat_with_classes(tmp_path / "val_images")
+    for path in folder.glob(f"*{SHUFFLED[5]}.JPEG"):
+        path.unlink()
+    with pytest.raises(UsageError, match="has 999 classes in the names of its images, which"):
+        open_data(CLASSIFICATION["imagenet1k"], RunOptions(data_root=str(tmp_path), limit=3))
 
 
 def test_run_and_doctor_say_how(root, capsys):
@@ -203,6 +284,16 @@ def test_run_and_doctor_say_how(root, capsys):
     assert json.loads(capsys.readouterr().out) == [
         {"prepared": "imagenet", "made": 1000, "kept": 0}
     ]
+
+
+def test_names_with_the_class_are_not_to_be_prepared_where_images_are_missing(tmp_path, capsys):
+    flat_with_classes(tmp_path / "val_images")
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "doctor", "imagenet1k", "--data-root", str(tmp_path), "--json"])
+    assert ended.value.code == 1
+    (found,) = json.loads(capsys.readouterr().out)
+    assert found["faults"][0].startswith(f"{tmp_path}/val_images has 1000 test images, not 50000")
+    assert found["remedy"] == CLASSIFICATION["imagenet1k"].download
 
 
 def test_the_doctor_says_how_sets_are_downloaded(tmp_path, capsys):

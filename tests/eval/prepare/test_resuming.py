@@ -109,6 +109,7 @@ def test_missing_folders_are_named_with_the_page(tmp_path):
         (lambda path: path.write_bytes(b"no picture"), "cannot read"),
         (lambda path: save_map(path, np.full((40, 50), 11)), "holds 11"),
         (lambda path: Image.new("RGB", (50, 40)).save(path), "8-bit"),
+        (lambda path: Image.new("L", (50, 40)).save(path, "JPEG"), "is a JPEG file"),
     ],
 )
 def test_a_broken_original_stops_and_is_named(many, damage, complaint):

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 from support.gate_study import studies
-from support.models import make_result, store
+from support.models import make_result, seal, store
 
 from cosmos_eval.metrics.paired import matched_shares
 from cosmos_eval.regression import (
@@ -18,12 +18,14 @@ from cosmos_eval.regression import (
     Measured,
     Problem,
     Report,
+    baseline_text,
     examine,
     read_baseline,
     replace_baseline,
     to_annotations,
     to_junit,
     to_markdown,
+    to_records,
     undecided,
 )
 from cosmos_eval.types import UsageError
@@ -115,6 +117,7 @@ def test_without_samples_and_interval_nothing_is_decided(command, update, tmp_pa
     document = json.loads((tmp_path / "base.json").read_text())
     del document["results"][0]["intervals"]["acc1"]
     (tmp_path / "base.json").write_text(json.dumps(document))
+    seal(tmp_path / "base.json")
     ended = command("check", "old", "--baseline", "base.json")
     assert ended.status == 2
     assert "acc1 has no interval, and the baseline no samples" in ended.err
@@ -171,6 +174,8 @@ def test_an_update_replaces_the_whole_baseline_and_says_so(update, tmp_path):
         (["--tolerance", "0.1"], "go with --update"),
         (["--metrics-only"], "go with --update"),
         ([*WHY, "--tolerance", "-1"], "--tolerance"),
+        ([*WHY, "--tolerance", "0.51"], "--tolerance"),
+        ([*WHY, "--tolerance", "nan"], "tolerance"),
         ([*WHY, "--strict"], "edited code"),
     ],
 )
@@ -212,14 +217,26 @@ def _report(model: str = "a|b<c>") -> Report:
     return Report(Path("base.json"), findings, problems, ("a note",))
 
 
+def test_every_report_prints_the_tolerance():
+    report = _report()._replace(tolerance=0.015)
+    said = "base.json, tolerance 0.015 (1.5 points of a share, 1.5% of a rank or ratio)"
+    assert to_markdown(report).splitlines()[2] == f"Baseline: {said}"
+    (tolerance,) = ET.fromstring(to_junit(report)).iter("property")
+    assert tolerance.attrib == {"name": "tolerance", "value": "0.015"}
+    assert to_records(report)["tolerance"] == 0.015
+    assert baseline_text(report) == said
+    assert baseline_text(report._replace(tolerance=0.0)) == "base.json, tolerance 0"
+    assert baseline_text(_report()) == "base.json"
+
+
 def test_markdown():
     text = to_markdown(_report())
     first, *_ = text.splitlines()
     assert first == "### cosmos-eval check: regression shown: 1 of 2 metrics"
-    assert "- **cannot decide** there: 50% & \\<odd\\> end" in text
+    assert "- **cannot decide** there: 50% &amp; &lt;odd&gt; end\\\\x00" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 4
-    assert rows[2].startswith("| a\\|b\\<c\\> | set | cosmos | acc1 | 65.00 | 50.50 | -14.50 ")
+    assert rows[2].startswith("| a\\|b&lt;c&gt; | set | cosmos | acc1 | 65.00 | 50.50 | -14.50 ")
     assert rows[2].endswith(" regression |")
     assert rows[3].endswith(" no change shown |")
 
@@ -234,17 +251,21 @@ def test_junit_is_xml_whatever_names_hold():
         "errors": "1",
     }
     acc1, acc5, problem = suite
-    assert (acc1.get("classname"), acc1.get("name")) == ("a&b?<é>", "set (cosmos) acc1")
-    assert acc1.find("failure").get("message").startswith("a&b?<é> on set (cosmos): acc1 was 65.00")
+    assert (acc1.get("classname"), acc1.get("name")) == ("a&b\\x07<é>", "set (cosmos) acc1")
+    assert (
+        acc1.find("failure")
+        .get("message")
+        .startswith("a&b\\x07<é> on set (cosmos): acc1 was 65.00")
+    )
     assert list(acc5) == []
-    assert problem.find("error").get("message") == "50% & <odd>\nend?"
+    assert problem.find("error").get("message") == "50% & <odd> end\\x00"
 
 
 def test_annotations_are_escaped():
     regression, problem = to_annotations(_report())
     assert regression.startswith("::error title=cosmos-eval check%3A regression::a|b<c> on set")
     assert problem == (
-        "::error title=cosmos-eval check%3A cannot decide::there: 50%25 & <odd>%0Aend\x00"
+        "::error title=cosmos-eval check%3A cannot decide::there: 50%25 & <odd> end\\x00"
     )
     assert to_annotations(_report()._replace(findings=_report().findings[1:], problems=())) == [
         "::notice title=cosmos-eval check%3A no regression::no regression shown, of 1 metrics"

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, Event
 
 import numpy as np
 import pytest
 
+from cosmos_eval.files import write_atomically
 from cosmos_eval.store import (
     file_stem,
+    read_files,
     read_result,
     read_results,
     read_samples,
+    record_is_unchanged,
     result_paths,
+    samples_of,
     write_result,
 )
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import ResultRow, Samples, UsageError
+
+TESTS = Path(__file__).parents[2]
 
 SAMPLES = {"label": np.array([0, 1, 1]), "logits": np.array([[0.5, 0.25]], np.float32)}
 
@@ -47,6 +61,32 @@ def test_samples_come_back_and_others_do_not_pass_for_them(tmp_path, make_row):
     archive.unlink()
     with pytest.raises(UsageError, match=r"its samples .*\.npz cannot be read"):
         read_samples(path)
+
+
+# Hashed by hand: sha256sum of {"a":1,"provenance":{"limit":null},"schema_version":2}
+HASH = "2f1971722d32ae7ef4e254c80fbad80b23af6dd985d956a3796200c3e2f1fde4"
+
+
+@pytest.mark.parametrize(
+    ("record", "unchanged"),
+    [
+        ({"provenance": {"limit": None, "record_sha256": HASH}}, True),
+        ({"provenance": {"record_sha256": HASH, "limit": None}, "schema_version": 2}, True),
+        ({"provenance": {"limit": 5, "record_sha256": HASH}}, False),
+        ({"provenance": {"limit": None, "record_sha256": HASH}, "a": 2}, False),
+        ({"provenance": {"limit": None, "record_sha256": HASH}, "a": math.nan}, False),
+        ({"provenance": {"limit": None, "record_sha256": 5}}, False),
+        ({"provenance": {"limit": None}}, False),
+        ({"provenance": [HASH]}, False),
+        ({}, False),
+        ({"provenance": {"limit": None}, "schema_version": 1}, None),
+        ({"provenance": {"limit": None}, "schema_version": True}, False),
+        ({"provenance": {"limit": None, "record_sha256": HASH}, "schema_version": 1}, False),
+        ({"provenance": {"limit": None, "record_sha256": HASH}, "schema_version": True}, False),
+    ],
+)
+def test_the_hash_that_a_record_holds_of_itself(record, unchanged):
+    assert record_is_unchanged({"a": 1, "schema_version": 2, **record}) is unchanged
 
 
 def test_frequent_mistakes_are_stored_where_there_are_any(tmp_path, make_row):
@@ -125,6 +165,132 @@ def test_a_new_result_replaces_the_former_with_its_samples(tmp_path, make_row):
     assert [p.name for p in tmp_path.glob("*.npz")] == [row.samples]
 
 
+def test_a_pipe_is_written_and_stays_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="No such device"):  # nobody reads it
+        write_atomically(pipe, b"x")
+    with ThreadPoolExecutor(1) as pool, open(os.open(pipe, os.O_RDWR), "rb") as reader:
+        writing = pool.submit(write_atomically, pipe, bytes(200_000))  # more than a pipe holds
+        assert len(reader.read(200_000)) == 200_000
+        writing.result()
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def numbered(make_row: Callable[..., ResultRow], number: int) -> tuple[ResultRow, Samples]:
+    """A result, always of the same name, whose metrics and samples tell its number."""
+    return make_row(metrics={"acc1": number / 64}), {"x": np.full(3, number)}
+
+
+def test_of_two_writers_of_one_result_one_wins_with_its_samples(tmp_path, make_row):
+    """Each round, two threads at once write the same result with different samples."""
+    barrier = Barrier(2)
+
+    def write(number: int) -> None:
+        barrier.wait()
+        write_result(tmp_path, *numbered(make_row, number))
+
+    with ThreadPoolExecutor(2) as pool:
+        for first in range(0, 60, 2):
+            list(pool.map(write, (first, first + 1)))
+            (path,) = tmp_path.glob("*.json")
+            number = read_result(path).metrics["acc1"] * 64
+            assert number in (first, first + 1)
+            assert read_samples(path)["x"].tolist() == [number] * 3
+            assert len(list(tmp_path.iterdir())) == 2  # the loser's samples are gone
+
+
+def test_readers_see_whole_results_while_one_is_replaced(tmp_path, make_row):
+    path = write_result(tmp_path, *numbered(make_row, 0))
+    finished = Event()
+
+    def write() -> None:
+        for number in range(1, 60):
+            write_result(tmp_path, *numbered(make_row, number))
+        finished.set()
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        seen = set()
+        while not finished.is_set() and not writing.done():
+            stored = read_files(path)
+            (number,) = set(samples_of(path, stored)["x"].tolist())
+            assert stored.row.metrics["acc1"] == number / 64
+            seen.add(number)
+        writing.result()
+    assert len(seen) > 1
+
+
+WRITER = """
+import sys
+from pathlib import Path
+import numpy as np
+from support.rows import make_row
+from cosmos_eval.store import write_result
+
+for count in range(1_000_000):
+    number = (3 * count + int(sys.argv[2])) % 64
+    row = make_row(metrics={"acc1": number / 64})
+    write_result(Path(sys.argv[1]), row, {"x": np.full(3, number), "count": np.array(count)})
+    print(number, flush=True)
+"""
+
+
+def test_processes_that_write_and_are_killed_leave_a_whole_result(tmp_path, make_row):
+    """Of three processes that write the same result, each is killed after some of its writes."""
+    command = [sys.executable, "-c", WRITER, str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    writers = [
+        subprocess.Popen([*command, str(n)], stdout=subprocess.PIPE, env=environment)
+        for n in range(3)
+    ]
+    for writes, writer in enumerate(writers, start=5):
+        with writer:
+            lines = [writer.stdout.readline() for _ in range(writes)]
+            writer.kill()
+            assert lines[-1].strip().isdigit()
+    (path,) = tmp_path.glob("*.json")
+    number = read_result(path).metrics["acc1"] * 64
+    assert read_samples(path)["x"].tolist() == [number] * 3
+    write_result(tmp_path, *numbered(make_row, 1))  # nobody holds the lock
+    assert read_samples(path)["x"].tolist() == [1, 1, 1]
+
+
+def test_without_a_lock_no_samples_are_removed(tmp_path, make_row, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for number in (1, 2):
+        path = write_result(tmp_path, *numbered(make_row, number))
+    assert read_samples(path)["x"].tolist() == [2, 2, 2]
+    assert len(list(tmp_path.glob("*.npz"))) == 2
+
+
+@pytest.mark.parametrize("name", ["other.npz", "../x.npz", "{stem}.0123456.npz", "{stem}.json", 5])
+def test_only_samples_of_this_result_are_removed(tmp_path, make_row, name):
+    path = write_result(tmp_path, *numbered(make_row, 1))
+    name = name.format(stem=path.stem) if isinstance(name, str) else name
+    foreign = [path.with_name("other.npz"), path.with_name(f"{path.stem}.01234567.npz")]
+    for file in foreign:
+        file.write_bytes(b"somebody else's")
+    path.write_text(json.dumps({**json.loads(path.read_text()), "samples": name}))
+    write_result(tmp_path, *numbered(make_row, 2))
+    assert all(file.read_bytes() == b"somebody else's" for file in foreign)
+    assert read_samples(path)["x"].tolist() == [2, 2, 2]
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, make_row, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UsageError, match=r"cannot write results to .*/out: No space left on dev"):
+        write_result(tmp_path / "out", make_row(), SAMPLES)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 @pytest.mark.parametrize("step", [1, 2])
 def test_a_killed_run_leaves_the_former_result(tmp_path, make_row, monkeypatch, step):
     write_result(tmp_path, make_row(), SAMPLES)
@@ -158,6 +324,7 @@ def test_file_names_are_safe_and_tell_results_apart(make_row):
         make_row(model={"weights": "student"}),
         make_row(provenance={"limit": 10}),
         make_row(provenance={"precision": "bf16"}),
+        make_row(provenance={"precision": "amp"}),
         make_row(provenance={"attention": "vanilla"}),
         make_row(provenance={"attention": "csa", "protocol_attention": "naclip"}),
         make_row(),

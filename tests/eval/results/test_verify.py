@@ -19,7 +19,6 @@ from support.results import SAMPLES, store_result
 from cosmos_eval.cli.app import main
 from cosmos_eval.store import read_result, record_sha256
 from cosmos_eval.tasks import TASKS
-from cosmos_eval.types import UsageError
 from cosmos_eval.verify import verify, verify_all
 
 VERSION_1 = Path(__file__).parent / "version_1"  # as this project once stored them
@@ -184,8 +183,11 @@ def test_missing_files(tmp_path: Path) -> None:
     assert verify(path).obstacle == f"missing samples: {samples.name} is not there"
     assert "cannot be read as a result" in verify(tmp_path / "none.json").obstacle
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="no results"):
-        list(verify_all([tmp_path / "empty"]))
+    verdicts = verify_all([tmp_path / "empty", path])
+    assert [verdict.obstacle.split(":")[0] for verdict in verdicts] == [
+        f"no results (*.json) in {tmp_path / 'empty'}",
+        "missing samples",
+    ]
 
 
 @pytest.mark.parametrize("name", ["cls", "retrieval-small", "seg"])
@@ -198,6 +200,37 @@ def test_results_of_version_1(tmp_path: Path, name: str) -> None:
     assert verify(path).outcome == "verified"
     edit(path, lambda record: record["metrics"].update({next(iter(record["metrics"])): 0.123}))
     assert verify(path).outcome == "differs"
+
+
+def without_hash(record: dict[str, Any]) -> None:
+    record["schema_version"] = 1
+    del record["provenance"]["record_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "line"),
+    [
+        ("cls", to(schema_version=1), "version is 1, but it has record_sha256"),
+        ("cls", to(schema_version=True), "no `schema_version` that is a number"),
+        ("cls", to(schema_version=1.0), "no `schema_version` that is a number"),
+        ("cls", without_hash, "version is 1, but it has samples with `classes`"),
+        ("select", without_hash, "version is 1, but it has samples with `subsets`"),
+        ("seg", without_hash, "version is 1, but it has samples with `classes`"),
+        (
+            "retrieval",
+            without_hash,
+            "version is 1, but it has an interval of image_to_text_mean_rank",
+        ),
+        ("loc", without_hash, "version is 1, but it has task loc"),
+    ],
+)
+def test_a_later_record_that_says_it_is_of_version_1(
+    tmp_path: Path, task: str, change: Any, line: str
+) -> None:
+    path = edit(store_result(tmp_path, task), change)
+    verdict = verify(path)
+    assert verdict.outcome == "not looked at"
+    assert line in verdict.obstacle
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -84,6 +85,10 @@ FORMS = {
     "openclip.csv": as_table("\t", "filepath", "title"),
     "tab.tsv": as_table("\t", "image", "caption"),
     "flickr30k_test_karpathy.txt": FLICKR.encode(),
+    # As pandas writes CLIP Benchmark's list, and as Kaggle's captions.txt of Flickr8k is.
+    "captions.txt": pd.DataFrame(MIXED_ROWS, columns=["image", "caption"])
+    .to_csv(index=False)
+    .encode(),
 }
 
 
@@ -113,6 +118,24 @@ def test_every_form_gives_the_same_images_and_captions(name: str, root: Path, re
     assert [image.name for image in data.images] == [f"{root}/images/{name}" for name in CAPTIONS]
     assert data.captions == tuple(caption for _, caption in ROWS)
     assert data.image_of_text.tolist() == [0, 0, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("lines", "captions"),
+    [
+        # Lines of one file are all CSV,
+        (('"red , green"', "red"), ("red , green", "red")),
+        (('"a "" SALE "" sign"', 'a "SALE" sign'), ('a " SALE " sign', 'a "SALE" sign')),
+        (('""""',), ('"',)),
+        # or a caption is all that follows.
+        (("red, green", 'a "SALE" sign'), ("red, green", 'a "SALE" sign')),
+        (('"red" and "green"', "red"), ('"red" and "green"', "red")),
+        (('"red, green', "red"), ('"red, green', "red")),
+    ],
+)
+def test_quotes_of_csv_are_no_part_of_captions(lines, captions, read) -> None:
+    content = "image,caption\n" + "".join(f"red.jpg,{line}\n" for line in lines)
+    assert read("a.txt", content.encode()).captions == captions
 
 
 def test_any_form_can_be_measured(root: Path, colour_encoder) -> None:
@@ -245,6 +268,12 @@ def with_item(content: Any, *path: Any, value: Any) -> bytes:
         ("a.txt", b"red.jpg,red\n", "line 1: must be a header, not an image"),
         ("a.txt", b"image,caption\nred.png,red\n", r"line 2: expected IMAGE\.jpg,caption"),
         ("a.txt", b"image,caption\nred.jpg,\n", "line 2: a caption is blank"),
+        ("a.txt", b'image,caption\nred.jpg,""\n', "line 2: a caption is blank"),
+        (
+            "a.txt",
+            b'image,caption\nred.jpg,"red, or so"\nred.jpg,red\nred.jpg,red, green\n',
+            r"a\.txt, line 4: the caption holds a comma .* that of line 2 is; write all .* as CSV",
+        ),
         ("a.npz", b"", r"no known form of captions: \.json, \.jsonl, .*`archives`"),
     ],
 )
@@ -330,6 +359,10 @@ RED = sample("red.jpg")
     [
         ({}, "no samples in"),
         ({"red.txt": b"red"}, "red has no image"),
+        (
+            {"red.png": RED["red.png"]},
+            r"a\.tar:red has neither a \.txt of captions, one a line, nor a \.json .*only png",
+        ),
         ({**RED, "b.png": RED["red.png"]}, r"a\.tar:b has no \.txt, only png"),
         ({**RED, "red.txt": b"red\n\nred"}, r"a\.tar:red\.txt: a caption is blank"),
         ({**RED, "red.txt": b""}, "an image without captions"),
@@ -349,7 +382,10 @@ def test_what_is_wrong_with_archives(members: Members, message: str, tmp_path: P
     [
         (lambda folder: (folder / "dataset_type.txt").unlink(), "cannot read .*dataset_type.txt"),
         (lambda folder: (folder / "dataset_type.txt").write_text("multilabel"), "'multilabel'"),
-        (lambda folder: (folder / "test/nshards.txt").write_text("many"), "must hold a number"),
+        (
+            lambda folder: (folder / "test/nshards.txt").write_text("many"),
+            "must hold the number of archives",
+        ),
         (lambda folder: (folder / "test/1.tar").unlink(), r"1\.tar is not there"),
     ],
 )

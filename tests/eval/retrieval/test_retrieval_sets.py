@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.excerpts import coco_excerpt, write_coco_excerpt
 
 from cosmos_eval.doctor import Diagnosis, examine
 from cosmos_eval.protocols.retrieval import RETRIEVAL
@@ -112,6 +113,20 @@ LAYOUTS = [
         FLICKR_BLIP,
         f"flickr30k/Images/{FLICKR_NAME}",
     ),
+    # datasets/README.md of github.com/ExplainableML/cosmos: the list among the images.
+    (
+        "flickr30k-val",
+        "flickr30k-images/flickr30k_val.json",
+        FLICKR_BLIP,
+        f"flickr30k-images/{FLICKR_NAME}",
+    ),
+    (
+        "flickr30k-val",
+        "flickr30k/flickr30k-images/flickr30k_val.json",
+        FLICKR_BLIP,
+        f"flickr30k/flickr30k-images/{FLICKR_NAME}",
+    ),
+    ("flickr30k-val", "flickr30k_val.json", FLICKR_BLIP, FLICKR_NAME),
 ]
 
 
@@ -160,6 +175,22 @@ def test_a_documented_layout_is_found(
     assert data.captions == tuple(CAPTIONS)
 
 
+def test_an_excerpt_of_the_published_coco_captions(tmp_path: Path) -> None:
+    """Captions in the order of the file, images in that of their ids, none beyond five dropped."""
+    paths = write_coco_excerpt(tmp_path)
+    content = json.loads((tmp_path / "annotations/captions_val2017.json").read_text())
+    data = open_data(coco_excerpt(), RunOptions(data_root=str(tmp_path)))
+    assert [source.name for source in data.images] == list(map(str, paths))
+    ids = sorted(image["id"] for image in content["images"])
+    assert [data.names[ids.index(i)] for i in (7816, 545958)] == [
+        "000000007816.jpg",
+        "000000545958.jpg",
+    ]
+    captions = sorted(content["annotations"], key=lambda note: note["image_id"])  # stable
+    assert data.captions == tuple(note["caption"] for note in captions)
+    assert data.image_of_text.tolist() == [0] * 5 + [1] * 5 + [2] * 6 + [3] * 6
+
+
 def test_the_first_folder_of_images_may_be_another_sets(tmp_path: Path, place, save_colour) -> None:
     save_colour(tmp_path / "images/other.jpg", "blue")
     place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k/{FLICKR_NAME}")
@@ -199,7 +230,8 @@ def test_the_doctor_names_all_places_looked_at(tmp_path: Path) -> None:
     found = examined(small("flickr30k-val"), tmp_path)
     assert found.faults == (
         f"no captions below {tmp_path}: looked for flickr30k_val.json "
-        "in ., annotations, flickr30k, flickr30k/annotations",
+        "in ., annotations, flickr30k-images, flickr30k, flickr30k/annotations, "
+        "flickr30k/flickr30k-images",
     )
     assert found.remedy is not None
     assert found.remedy.endswith("/flickr30k_val.json")

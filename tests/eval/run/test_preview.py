@@ -159,3 +159,26 @@ def test_code_is_fingerprinted_without_importing_it(name):
 def test_user_errors_stay_errors():
     with pytest.raises(UsageError, match="unknown data set"):
         make_plan(datasets=["voc2"])
+
+
+@pytest.mark.parametrize(
+    ("dataset", "files"),
+    [
+        ("imagenet1k", ("n01440764/ILSVRC2012_val_00000293.JPEG",)),
+        ("imagenet1k", ("ILSVRC2012_val_00000293_n01440764.JPEG",)),
+        ("flickr30k-val", ("flickr30k_val.json", "1007129816.jpg")),
+    ],
+)
+def test_a_data_root_that_is_the_sets_own_folder(tmp_path, dataset, files):
+    options = RunOptions(data_root=str(tmp_path))
+
+    def state() -> str:
+        plan = make_plan(datasets=[dataset], models=["scenes-clip"], options=options)
+        (found,) = preview(plan, {}, Path("nowhere"))
+        return found.data
+
+    assert state() == "not found"
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert state() == "there"

@@ -109,6 +109,12 @@ def test_a_plain_pair_of_folders_is_read_below_subfolders(pets, protocol):
     assert [s.name for s in samples] == ["one", "sub/two"]
 
 
+def test_a_link_to_a_parent_folder_is_refused_where_folders_are_walked(pets, protocol):
+    """MMSegmentation would list every image again for each round through the link."""
+    (pets / "images" / "again").symlink_to(pets / "images")
+    assert "images/again is the same folder as" in refusal(protocol, pets)
+
+
 def test_a_split_file_names_the_samples(pets, protocol):
     (pets / "list.txt").write_text("sub/two\n")
     options = RunOptions(data_root=str(pets))
@@ -138,6 +144,16 @@ def test_an_undeclared_class_is_named_as_the_file_has_it(tmp_path):
         assert "2012_000003.png holds class 21" in refusal(SEGMENTATION[dataset], tmp_path / "voc")
 
 
+def save_mask(root, format, **options):
+    Image.new("L", (30, 20), 1).save(root / "masks/one.png", format, **options)
+
+
+@pytest.mark.parametrize(("format", "options"), [("BMP", {}), ("TIFF", {"compression": "lzma"})])
+def test_label_maps_of_other_lossless_formats_are_read(pets, protocol, format, options):
+    save_mask(pets, format, **options)
+    check(protocol, RunOptions(data_root=str(pets)))
+
+
 @pytest.mark.parametrize(
     ("damage", "named"),
     [
@@ -147,6 +163,9 @@ def test_an_undeclared_class_is_named_as_the_file_has_it(tmp_path):
         (lambda root: Image.new("L", (30, 21)).save(root / "masks/one.png"), "30x21"),
         (lambda root: Image.new("I;16", (30, 20)).save(root / "masks/one.png"), "8-bit"),
         (lambda root: Image.new("RGB", (30, 20)).save(root / "masks/one.png"), "8-bit"),
+        (lambda root: save_mask(root, "JPEG"), "one.png is a JPEG file, whose compression"),
+        (lambda root: save_mask(root, "JPEG2000"), "one.png is a JPEG2000 file"),
+        (lambda root: save_mask(root, "TIFF", compression="jpeg"), "one.png is a TIFF file"),
     ],
 )
 def test_damaged_files_are_named(pets, protocol, damage, named):
@@ -210,7 +229,17 @@ def test_a_zero_label_setting_that_is_not_the_sets_is_refused(name, reduces, tmp
         ({"queries": (("a",), ("b",), ("c", ""), ("d",))}, "blank name"),
         ({"stride": 0}, "stride must be above 0"),
         ({"stride": 33}, "must not exceed window"),
+        ({"window": 0}, "window must be above 0"),
+        ({"short_side": 0}, "short_side must be above 0"),
         ({"std": (1.0, 0.0, 1.0)}, "std must be above 0"),
+        ({"std": (1.0, float("nan"), 1.0)}, "std must be above 0 and finite"),
+        ({"mean": (float("inf"), 0.0, 0.0)}, "mean must hold finite numbers"),
+        ({"mean": (0.0, float("nan"), 0.0)}, "mean must hold finite numbers"),
+        ({"scale": float("nan")}, "scale must be a finite number above 0"),
+        ({"scale": float("inf")}, "scale must be a finite number above 0"),
+        ({"scale": 0.0}, "scale must be a finite number above 0"),
+        ({"prob_thd": float("nan")}, "in \\[0, 1\\)"),
+        ({"area_thd": float("nan")}, "in \\[0, 1\\)"),
         ({"prob_thd": 1.0}, "in \\[0, 1\\)"),
         ({"area_thd": -0.1}, "in \\[0, 1\\)"),
     ],

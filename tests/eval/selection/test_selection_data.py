@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.excerpts import sugarcrepe_excerpt, write_coco_excerpt
 
 from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.tasks import selection
@@ -93,6 +95,44 @@ def test_sugarcrepe_has_a_file_a_subset(make_set: Make) -> None:
     ]
 
 
+def test_a_line_of_json_may_hold_other_line_separators(make_set: Make) -> None:
+    """JSON allows U+2028 in a text; only a line feed ends a record."""
+    item = {**ITEMS[0], "caption": "red\u2028or so"}
+    content = json.dumps(item, ensure_ascii=False) + "\n"
+    assert opened(make_set(IMAGES, content, "i.jsonl")).captions[0] == "red\u2028or so"
+
+
+def test_an_excerpt_of_the_published_sugarcrepe(tmp_path: Path) -> None:
+    """Read as main_eval.py of its authors does: by index, which `swap_obj` leaves gaps in."""
+    write_coco_excerpt(tmp_path)
+    data = opened(sugarcrepe_excerpt(), data_root=str(tmp_path))
+    expected = []
+    for path in sorted((tmp_path / "sugar-crepe/data").glob("*.json")):
+        records = json.loads(path.read_text())
+        for index in range(3000):
+            if (record := records.get(str(index))) is not None:
+                captions = [record["caption"], record["negative_caption"]]
+                expected.append(([record["filename"]], captions, path.stem))
+    assert described(data) == expected
+    assert len(data.images) == 4
+    assert next(captions for _, captions, subset in described(data) if subset == "swap_obj") == [
+        "A clock sits above green bushes under a blue sky.",
+        "Green bushes sit above a clock under a blue sky.",
+    ]
+
+
+def test_numbers_of_the_released_sugarcrepe() -> None:
+    """Counted in the seven released files; no item is left out or invented by the total."""
+    released = {
+        **{"add_att": 692, "add_obj": 2062, "replace_att": 788, "replace_obj": 1652},
+        **{"replace_rel": 1406, "swap_att": 666, "swap_obj": 245},
+    }
+    protocol = SELECTION["sugarcrepe"]
+    assert isinstance(protocol, SelectionProtocol)
+    assert protocol.subset_items == released
+    assert protocol.n_items == sum(released.values()) == 7511
+
+
 def test_winoground(make_set: Make) -> None:
     record = {"id": 0, "image_0": "a", "image_1": "b", "tag": "Adjective", "num_main_preds": 1}
     record |= {"caption_0": "old kisses young", "caption_1": "young kisses old"}
@@ -166,7 +206,7 @@ def changed(**fields: Any) -> list[dict[str, Any]]:
         (changed(negative=["red", ""]), "record 1: `negative` must be text, not ''"),
         (changed(negative=None, negative_2=None), "record 1 has no wrong caption"),
         (changed(caption="blue"), "record 1: 'blue' is the right caption and a wrong one"),
-        (changed(image="no.png"), r"1 of the 2 images of items\.json are not there.*no\.png"),
+        (changed(image="no.png"), r"1 of the 2 images of .*items\.json are not there.*no\.png"),
         (changed(subset="one"), "1 items have no `subset`, the others have one"),
         ([], "holds no items"),
         ("[", r"cannot read .*items\.json"),
