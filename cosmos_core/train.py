@@ -29,6 +29,7 @@ from cosmos_core.model.export import export as export_model
 from cosmos_core.model.export import preprocess_config
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
+from cosmos_core.text import OneLineFormatter, one_line
 
 COMMANDS = ("train", "prepare", "export")
 
@@ -149,13 +150,15 @@ def _shards(config: TrainConfig, output: Path, world: World) -> str:
 @contextmanager
 def _one_line_errors(debug: bool) -> Iterator[None]:
     """Failures as one line and a status: 2 for bad input, 1 for what went wrong later."""
-    logging.basicConfig(format="cosmos-train: %(message)s", level=logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLineFormatter("cosmos-train: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     try:
         yield
     except (ValueError, OSError, FloatingPointError) as error:
         if debug:
             raise
-        typer.echo(f"cosmos-train: {error}", err=True)
+        typer.echo(one_line(f"cosmos-train: {error}"), err=True)
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
     except KeyboardInterrupt as interrupt:
         typer.echo("cosmos-train: interrupted; the last snapshot is whole", err=True)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cosmos_eval.escaping import one_line
 from cosmos_eval.files import write_atomically
 from cosmos_eval.labels import Stored, model_label, stem_of, told_apart, variants, warnings_of
 from cosmos_eval.types import ResultRow, Samples, UsageError
@@ -199,7 +200,7 @@ def read_results(directory: str | Path) -> list[ResultRow]:
     """
     results = read_stored(result_paths(Path(directory)))
     for line in warnings_of(results):
-        warnings.warn(line, stacklevel=2)
+        warnings.warn(one_line(line), stacklevel=2)
     return [one.row for one in results]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cosmos_eval.escaping import csv_text, one_line
 from cosmos_eval.files import RESULTS, write_atomically
 from cosmos_eval.labels import Stored, variants, warnings_of
 from cosmos_eval.store import read_stored, result_paths
@@ -36,7 +37,7 @@ def load_results(*places: str | Path) -> pd.DataFrame:
     """
     results = stored_at(places or (RESULTS,))
     for line in warnings_of(results):
-        warnings.warn(line, stacklevel=2)
+        warnings.warn(one_line(line), stacklevel=2)
     return table_of(results)
 
 
@@ -53,15 +54,21 @@ def table_of(results: Iterable[Stored]) -> pd.DataFrame:
     return pd.DataFrame(records, columns=list(COLUMNS))
 
 
-def export(table: pd.DataFrame, path: Path) -> None:
+def export(table: pd.DataFrame, path: Path) -> int:
     """Write a table to a .csv or .parquet file, whole or not at all.
 
-    Floats are exact in both. Raises UsageError for another suffix, where pyarrow is missing, and
-    where the file cannot be written.
+    Floats are exact in both. Returns how many texts are not in a CSV file as they are, since a
+    spreadsheet would take them for formulas or a reader for several lines
+    (`cosmos_eval.escaping.csv_text`). Raises UsageError for another suffix, where pyarrow is
+    missing, and where the file cannot be written.
     """
+    changed = 0
     match path.suffix:
         case ".csv":
-            content = table.to_csv(index=False, lineterminator="\n").encode()
+            texts = table.select_dtypes(exclude="number")
+            safe = texts.apply(lambda column: column.map(_cell))
+            changed = int(((safe != texts) & texts.notna()).to_numpy().sum())
+            content = table.assign(**safe).to_csv(index=False, lineterminator="\n").encode()
         case ".parquet":
             content = _parquet(table)
         case other:
@@ -70,6 +77,11 @@ def export(table: pd.DataFrame, path: Path) -> None:
         write_atomically(path, content)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    return changed
+
+
+def _cell(value: Any) -> Any:
+    return csv_text(value) if isinstance(value, str) else value
 
 
 def _parquet(table: pd.DataFrame) -> bytes:

@@ -24,6 +24,7 @@ from cosmos_eval.cli import (
     segment,
     verify,
 )
+from cosmos_eval.escaping import one_line
 from cosmos_eval.processes import is_first, leave
 from cosmos_eval.types import CosmosEvalError, UsageError
 
@@ -105,5 +106,5 @@ def _end(error: BaseException) -> int:
 
 def _fail(message: str, code: int, *, silent: bool = False) -> int:
     if not silent:
-        print(f"cosmos-eval: {' '.join(message.split())}", file=sys.stderr)
+        print(f"cosmos-eval: {one_line(message)}", file=sys.stderr)
     return code

@@ -24,6 +24,7 @@ def export(
     from cosmos_eval.table import stored_at, table_of
 
     results = stored_at([directory])
-    write(table_of(results), out)
+    changed = write(table_of(results), out)
     display.show_wrote(out)
-    display.show_notes(warnings_of(results))
+    escaped = f"{changed} texts would be formulas or several lines in CSV, and are escaped"
+    display.show_notes([*([escaped] if changed else []), *warnings_of(results)])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cosmos_eval.encoders.specs import RELEASED
+from cosmos_eval.escaping import json_text, markdown_text
 from cosmos_eval.leaderboard._boards import Column, columns_of
 from cosmos_eval.leaderboard._entries import Entry, Source, published
 from cosmos_eval.leaderboard._grid import Grid, grid_tables
-from cosmos_eval.leaderboard._markdown import markdown_table, markdown_text
+from cosmos_eval.leaderboard._markdown import markdown_table
 from cosmos_eval.leaderboard._numbers import bounds, difference, exact_difference, percent
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def summary(numbers: Sequence[Reproduction]) -> str:
 def reproductions_to_json(numbers: Iterable[Reproduction]) -> str:
     """A list of records, a published number each; fractions, null where nothing was measured."""
     records = [_record(number) for number in numbers]
-    return json.dumps(records, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return json_text(records, indent=2, sort_keys=True) + "\n"
 
 
 def reproductions_to_markdown(numbers: Sequence[Reproduction]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,15 +11,6 @@ from cosmos_eval.matching import is_share, p_value_text
 from cosmos_eval.report._classes import ClassTable
 from cosmos_eval.report._content import Content
 from cosmos_eval.report._pairs import Versus
-
-# What would end a script element, begin a comment or a tag in it, or end a line of old JavaScript.
-_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
-
-
-def script_json(content: Any) -> str:
-    """JSON that may stand inside an HTML script element, whatever it holds."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.translate(_ESCAPES)
 
 
 def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
+from cosmos_eval.escaping import latex_text
 from cosmos_eval.leaderboard import Entry, measured, published, to_html, to_latex, to_tables
-from cosmos_eval.leaderboard._latex import latex_text
 from cosmos_eval.leaderboard._names import shortened
 
 ODD = "cosmos:[a]\\b_c$d&e#f%g{h}~i^j<script>alert('k')</script>--l*m|\"n\" é"
