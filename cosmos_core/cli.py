@@ -41,6 +41,7 @@ from cosmos_core.model.export import export as export_model
 from cosmos_core.model.export import preprocess_config
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
+from cosmos_core.text import OneLineFormatter, one_line
 
 COMMANDS = ("train", "prepare", "export")
 
@@ -199,7 +200,9 @@ def main() -> None:
     the reader of standard output is gone. An error is one line on standard error; --debug shows its
     traceback.
     """
-    logging.basicConfig(format="cosmos-train: %(message)s", level=logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLineFormatter("cosmos-train: %(message)s"))
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
     arguments = sys.argv[1:] or ["--help"]
     if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         arguments = ["train", *arguments]
@@ -237,7 +240,7 @@ def _end(error: BaseException) -> int:
 
 def _fail(message: str, status: int) -> int:
     with suppress(OSError):  # standard error may be full or closed, too
-        print(f"cosmos-train: {' '.join(message.split())}", file=sys.stderr)
+        print(one_line(f"cosmos-train: {message}"), file=sys.stderr)
     return status
 
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
+from cosmos_core.text import one_line
 from cosmos_core.types import LossTerms
 
 LINE_SECONDS = 30  # between the plain lines of a run that is not in a terminal
@@ -32,7 +33,9 @@ class TrainProgress:
 
     def __init__(self, title: str, *, steps: int, first_step: int, batch_size: int) -> None:
         self._title, self._steps, self._batch_size = title, steps, batch_size
-        self._console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+        self._console = Console(
+            stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True
+        )
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -72,7 +75,7 @@ class TrainProgress:
 
     def say(self, text: str) -> None:
         """Print a line; in a terminal above the bar."""
-        self._console.print(text)
+        self._console.print(one_line(text))
 
     def _line_is_due(self, done: int) -> bool:
         if done == self._steps or self._last_line is None:

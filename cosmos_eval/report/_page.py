@@ -113,8 +113,7 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
             origins=_origins(content, anchors),
         )
     )
-    # A lone surrogate, which JSON allows, has no bytes.
-    return text.encode("utf-8", "replace")
+    return text.encode()
 
 
 def _environment() -> Environment:

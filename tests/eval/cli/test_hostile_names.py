@@ -1,0 +1,394 @@
+"""Names from data arrive as text in every output of every command."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+from support.hostile import HOSTILE, assert_only_text
+from support.models import make_result, store
+
+import cosmos_core.text
+from cosmos_core.train import main as train
+from cosmos_eval import escaping
+from cosmos_eval.cli import display
+from cosmos_eval.store import write_result
+from cosmos_eval.types import Progress
+
+SHOWN = sorted(one.shown for one in HOSTILE)
+NAMES = sorted(one.name for one in HOSTILE)
+ODD_FOLDER = "\x1b[31m\n::error::7 <b>"
+ODD_FOLDER_SHOWN = r"\x1b[31m \x3a:error::7 <b>"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Results of models, data sets and protocols of each name; `b` are other models."""
+    made = tmp_path_factory.mktemp("hostile") / "r"
+    for place, (side, skill, more) in enumerate((("a", 0.8, ""), ("b", 0.5, " b"), ("c", 0.2, ""))):
+        row, samples = make_result("cls", skill, place)
+        for one in HOSTILE:
+            named = replace(
+                row,
+                model={**row.model, "spec": f"{one.name}{more}"},
+                dataset=one.name,
+                protocol=one.name,
+                provenance={**row.provenance, "notes": [one.name], "command": one.name},
+            )
+            write_result(made / side if side != "c" else made.with_name("worse"), named, samples)
+    return made
+
+
+def cells_of(text: str) -> list[list[str]]:
+    """The cells of all rows of all tables of Markdown, none of which may hold more than text."""
+    tokens = MarkdownIt("commonmark").enable(["table", "strikethrough"]).parse(text)
+    rows: list[list[str]] = []
+    for before, token in pairwise(tokens):
+        if before.type == "tr_open":
+            rows.append([])
+        if before.type in ("td_open", "th_open"):
+            kinds = {child.type for child in token.children}
+            # Bold numbers and line breaks inside cells are the table's own.
+            assert kinds <= {"text", "strong_open", "strong_close", "html_inline"}, token.content
+            inline = {c.content for c in token.children if c.type == "html_inline"}
+            assert inline <= {"<br>"}, token.content
+            rows[-1].append("".join(child.content for child in token.children))
+    return rows
+
+
+def test_leaderboard_md(command, folder):
+    text = command("leaderboard", folder / "a", "--format", "md").out
+    assert_only_text(text)
+    rows = cells_of(text)
+    assert sorted(row[0] for row in rows if row[0] != "model") == SHOWN
+    assert sorted(row[1].removesuffix(" acc1") for row in rows if row[0] == "model") == SHOWN
+    assert {len(row) for row in rows} == {2}
+    tokens = MarkdownIt("commonmark").parse(text)
+    titles = [token.children[1].content for token in tokens if token.content[:9] == "Protocol "]
+    assert sorted(titles) == SHOWN
+
+
+def test_leaderboard_table(command, folder):
+    text = command("leaderboard", folder / "a").out
+    assert_only_text(text)
+    rows = {line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")}
+    # Longer names lose folders, and titles are broken where they are wider than the table.
+    short = {shown for shown in SHOWN if len(shown) <= 40}
+    assert short <= rows
+    assert len(short) > 15
+    titles = set(re.findall(r"(?m)^Protocol (.*) \(%\) *$", text))
+    assert {shown for shown in SHOWN if len(shown) < 10} <= titles
+
+
+def test_leaderboard_csv(command, folder):
+    text = command("leaderboard", folder / "a", "--format", "csv").out
+    assert_only_text(text)
+    lines = list(csv.DictReader(io.StringIO(text)))
+    for column in ("model", "dataset", "protocol"):
+        cells = {line[column] for line in lines}
+        assert not [cell for cell in cells if cell.lstrip().startswith(("=", "+", "-", "@"))]
+        found = {cell.removeprefix("'") for cell in cells}
+        assert found == {in_csv(one.name) for one in HOSTILE}
+    frame = pd.read_csv(io.StringIO(text))
+    assert frame["value"].dtype == float
+    assert len(frame) == len(lines) == 3 * len(HOSTILE)
+
+
+def in_csv(name: str) -> str:
+    """What is expected in a cell: control characters by their codes, spaces as they are."""
+    codes = {"\t": r"\x09", "\n": r"\x0a", "\r": r"\x0d", "\u2028": r"\u2028", "\u2029": r"\u2029"}
+    text = "".join(codes.get(character, character) for character in name)
+    return next((one.shown for one in HOSTILE if one.name == name and text == name), None) or (
+        text.replace("::error title", r"\x3a:error title")
+    )
+
+
+_UNTEX = {
+    r"\textbackslash{}": "\\", r"\textasciicircum{}": "^", r"\textasciitilde{}": "~",
+    r"\textasciigrave{}": "`", r"\textless{}": "<", r"\textgreater{}": ">", r"\textbar{}": "|",
+    "{[}": "[", "{]}": "]", "{*}": "*", "-{}-": "--",
+    **{f"\\{character}": character for character in "{}$&#%_"},
+}  # fmt: skip
+
+
+def test_leaderboard_tex(command, folder):
+    text = command("leaderboard", folder / "a", "--format", "tex").out
+    assert_only_text(text)
+    escaped = re.compile("|".join(re.escape(key) for key in sorted(_UNTEX, key=len)[::-1]))
+    names = [line.split(" & ")[0] for line in text.split("\\midrule\n")[1:]]
+    for name in names:
+        assert not re.search(r"[\\{}$&#%_^~`<>|]", escaped.sub("", name)), name
+    assert sorted(escaped.sub(lambda found: _UNTEX[found[0]], name) for name in names) == SHOWN
+
+
+# Line breaks are white space of HTML.
+NOT_IN_PAGES = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+class Page(HTMLParser):
+    """Names of rows, all tags and all attributes of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.rows: list[str] = []
+        self.models: set[str] = set()
+        self.inside = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.models |= {value for name, value in attrs if name == "data-model"}
+        if ("scope", "row") in attrs:
+            self.inside = True
+            self.rows.append("")
+
+    def handle_endtag(self, tag):
+        self.inside = self.inside and tag != "th"
+
+    def handle_data(self, data):
+        if self.inside:
+            self.rows[-1] += data
+
+
+def in_html(text: str) -> str:
+    """A text as a page shows it: logs alone know commands."""
+    return " ".join(text.replace(r"\x3a:", "::").replace(r"\x23", "#").split())
+
+
+def test_leaderboard_html(command, folder):
+    text = command("leaderboard", folder / "a", "--format", "html").out
+    assert NOT_IN_PAGES.findall(text) == []
+    page = Page(text)
+    assert not page.tags & {"script", "img"}
+    assert not {name for name in page.attributes if name.startswith("on")}
+    assert sorted(map(in_html, page.rows)) == sorted(map(in_html, SHOWN))
+
+
+def test_leaderboard_json(command, folder):
+    text = command("leaderboard", folder / "a", "--format", "json").out
+    assert_only_text(text)
+    records = json.loads(text)
+    for field in ("model", "dataset", "protocol"):
+        assert sorted(record[field] for record in records) == NAMES
+
+
+@pytest.mark.parametrize("one", HOSTILE, ids=ascii)
+def test_compare(command, folder, one):
+    (a, b) = (store_of(folder / side, one.name) for side in "ab")
+    done = command("compare", a, b)
+    assert done.status == 0, done.err
+    assert_only_text(done.out + done.err)
+    first, second, *_ = done.out.splitlines()
+    assert first == f"A: {one.shown}"
+    assert second == f"B: {one.shown.strip()} b"
+    text = command("compare", a, b, "--json").out
+    assert_only_text(text)
+    assert json.loads(text)["a"] == one.name
+
+
+def store_of(folder: Path, name: str) -> Path:
+    """The file of a model of that name, or of that name and more."""
+    for path in folder.glob("*.json"):
+        if json.loads(path.read_text())["dataset"] == name:
+            return path
+    raise AssertionError(name)
+
+
+def test_check(command, folder, tmp_path, monkeypatch):
+    baseline = tmp_path / "base.json"
+    reason = ("--update", "--reason", "r")
+    done = command("check", folder / "a", "--baseline", baseline, *reason)
+    assert done.status == 0, done.err
+    assert_only_text(done.out + done.err)
+    worse = folder.with_name("worse")
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    files = ("--junit", tmp_path / "j.xml", "--summary", tmp_path / "s.md")
+    done = command("check", worse, "--baseline", baseline, *files, "--json")
+    assert done.status == 1
+    assert_only_text(done.out)
+    assert sorted({found["model"] for found in json.loads(done.out)["findings"]}) == NAMES
+    annotations = [line for line in done.err.splitlines() if line.startswith("::error title=")]
+    assert len(annotations) > len(HOSTILE)
+    assert_only_text(done.err, commands=len(annotations))
+    text = (tmp_path / "s.md").read_text("utf-8")
+    assert_only_text(text)
+    rows = cells_of(text)[1:]
+    for column in range(3):
+        assert sorted({row[column] for row in rows}) == SHOWN
+    cases = ET.parse(tmp_path / "j.xml").getroot().findall(".//testcase")
+    assert sorted({case.get("classname") for case in cases}) == SHOWN
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    done = command("check", *sorted(worse.glob("*.json"))[:3], "--baseline", baseline)
+    assert done.status == 1
+    assert_only_text(done.out + done.err)
+    assert len(done.err.splitlines()) >= len(HOSTILE) - 3  # results that are missing, a line each
+
+
+def test_export(command, folder, tmp_path):
+    done = command("export", folder / "a", "--out", tmp_path / "all.csv")
+    assert done.status == 0
+    assert "texts would be formulas or several lines in CSV, and are escaped" in done.err
+    content = (tmp_path / "all.csv").read_text("utf-8")
+    assert_only_text(content)
+    table = pd.read_csv(tmp_path / "all.csv")
+    assert len(table) == 3 * len(HOSTILE)
+    assert {name.removeprefix("'") for name in table["model"]} == {in_csv(o.name) for o in HOSTILE}
+    assert not table["model"].str.lstrip().str.startswith(("=", "+", "-", "@")).any()
+    assert (table["value"].dtype, table["low"].dtype) == (float, float)
+    command("export", folder / "a", "--out", tmp_path / "all.parquet")
+    # Parquet has no formulas and no lines.
+    exact = pd.read_parquet(tmp_path / "all.parquet")
+    assert sorted(set(exact["model"])) == NAMES
+    assert exact["value"].tolist() == table["value"].tolist()
+
+
+def test_numbers_that_begin_with_a_sign_stay_numbers(command, tmp_path):
+    where = {"dataset": "imagenet1k", "protocol": "cosmos"}
+    store(tmp_path / "r", "cls", 0.3, model={"spec": "cosmos:vitb16_cc3m"}, **where)
+    (line,) = [
+        line
+        for line in csv.DictReader(io.StringIO(command("leaderboard", "r", "--format", "csv").out))
+        if line["delta"]
+    ]
+    assert line["delta"][0] in "+-"
+    assert abs(float(line["delta"])) < 100
+
+
+def test_report(command, folder, tmp_path):
+    done = command("report", folder, "--out", tmp_path / "p.html", "--no-pictures")
+    assert done.status == 0
+    assert_only_text(done.out + done.err)
+    text = (tmp_path / "p.html").read_text("utf-8")
+    body = re.sub(r"(?s)<(script|style).*?</\1>", "", text)
+    assert NOT_IN_PAGES.findall(text) == []
+    page = Page(body)
+    assert not page.tags & {"script", "img", "style"}
+    assert not {name for name in page.attributes if name.startswith("on")}
+    assert set(map(in_html, SHOWN)) <= set(map(in_html, page.models))
+    data = json.loads(re.search(r'(?s)<script type="application/json".*?>(.*?)</script>', text)[1])
+    assert set(map(in_html, data["models"])) == set(map(in_html, page.models))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--dataset", "{}"),
+        ("run", "--model", "{}", "--dataset", "scenes-cls"),
+        ("run", "x{}"),
+        ("leaderboard", "x{}"),
+        ("export", "x{}", "--out", "x.csv"),
+        ("report", "x{}", "--out", "x.html"),
+        ("compare", "x{}", "x"),
+        ("check", "x{}", "--baseline", "x{}"),
+        ("verify", "x{}"),
+        ("reproduce", "x{}"),
+        ("data", "doctor", "{}"),
+        ("data", "prepare", "{}"),
+        ("list", "x{}"),
+    ],
+    ids=" ".join,
+)
+def test_error_lines(command, arguments):
+    # All that is not printed as it is, but for what no argument of a process can hold.
+    odd = "".join(one.name for one in HOSTILE if one.text and "\0" not in one.name)
+    done = command(*(argument.format(odd) for argument in arguments))
+    assert done.status == 2
+    assert_only_text(done.out + done.err)
+    # `check` also prints its verdict, `verify` a count.
+    lines = (done.out + done.err).splitlines()
+    assert len(lines) == (2 if arguments[0] in ("check", "verify") else 1)
+    assert r"\x1b[31mh" in done.out + done.err
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_progress(monkeypatch, capsys, terminal):
+    monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
+    for one in HOSTILE:
+        with display.Progress() as progress:
+            progress.step(one.name, Progress(one.name, 0, 1, note=one.name))
+            progress.wrote(Path(f"a{one.name.replace('/', '')}"))
+        err = capsys.readouterr().err
+        assert f"{one.shown}: {one.shown}\n" in err
+        assert one.text or f"wrote a{one.shown.replace('/', '')}\n" in err
+        if not terminal:
+            assert_only_text(err)
+
+
+def test_paths(command, tmp_path):
+    """Folders of odd names, whose paths commands print."""
+    path = store(tmp_path / ODD_FOLDER, "cls", model={"spec": "m"})
+    for arguments in (
+        ("verify", path),
+        ("verify", ODD_FOLDER),
+        ("export", ODD_FOLDER, "--out", f"{ODD_FOLDER}/all.csv"),
+        ("report", ODD_FOLDER, "--out", f"{ODD_FOLDER}/p.html", "--no-pictures"),
+        ("check", ODD_FOLDER, "--baseline", f"{ODD_FOLDER}.json", "--update", "--reason", "r"),
+        ("check", ODD_FOLDER, "--baseline", f"{ODD_FOLDER}.json", "--summary", "s.md"),
+    ):
+        done = command(*arguments)
+        assert_only_text(done.out + done.err)
+        assert ODD_FOLDER_SHOWN in done.out + done.err or arguments[-1] == "s.md"
+    tokens = MarkdownIt("commonmark").parse((tmp_path / "s.md").read_text())
+    (code,) = [c for t in tokens for c in t.children or () if c.type == "code_inline"]
+    assert code.content == f"{ODD_FOLDER_SHOWN}.json"
+
+
+def test_doctor_of_a_data_set_of_an_odd_name(command, tmp_path):
+    odd = "\x1b[31m[red]\n::error::a"
+    (tmp_path / "set.yaml").write_text(
+        json.dumps({"kind": "retrieval", "name": odd, "images": odd, "annotations": f"{odd}.json"})
+    )
+    done = command("data", "doctor", "set.yaml")
+    assert done.status in (1, 2)
+    assert_only_text(done.out + done.err)
+
+
+def test_errors_of_training(monkeypatch, capsys):
+    for one in HOSTILE:
+        monkeypatch.setattr(sys, "argv", ["cosmos-train", "scenes", "--set", f"a{one.name}=1"])
+        with pytest.raises(SystemExit) as ended:
+            train()
+        assert ended.value.code == 2
+        out, err = capsys.readouterr()
+        assert_only_text(out + err)
+        assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("one", HOSTILE, ids=ascii)
+def test_one_line(one):
+    assert escaping.one_line(one.name) == one.shown
+    assert escaping.one_line(one.shown) == one.shown
+    # The packages do not share code: both have to say the same.
+    assert cosmos_core.text.one_line(one.name) == one.shown
+
+
+def test_lone_surrogates_can_be_printed():
+    odd = "a\ud800b\udcff"
+    assert escaping.one_line(odd) == cosmos_core.text.one_line(odd) == r"a\ud800b\udcff"
+    for write in (
+        escaping.markdown_text, escaping.latex_text, escaping.csv_text, escaping.json_text,
+        escaping.script_json, escaping.html_value, escaping.markdown_code,
+    ):  # fmt: skip
+        write(odd).encode()
+    assert json.loads(escaping.json_text(odd)) == odd
+
+
+def test_code_of_markdown_may_hold_backticks():
+    for text in ("a", "`", "a``b`", "``` c", "|"):
+        (token,) = MarkdownIt().parseInline(escaping.markdown_code(text))
+        assert [(c.type, c.content) for c in token.children] == [("code_inline", text)]
