@@ -10,7 +10,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
-from cosmos_eval.labels import table_label
+from cosmos_eval.labels import is_partial, table_label
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import ResultRow, UsageError
 
@@ -32,7 +32,7 @@ class Key(NamedTuple):
 class Entry(NamedTuple):
     """One model's metrics on one data set, measured here or published elsewhere.
 
-    `metrics` are fractions in [0, 1]; `partial` marks a result of the first samples only, which
+    `metrics` are fractions in [0, 1]; `partial` marks a result of a part of the samples, which
     is shown but never ranked; `url` says where a published number stands. `published` holds what
     the model's authors published for the same data set and protocol, for a measured entry;
     `result` is what it was made from.
@@ -91,7 +91,7 @@ def _entry(row: ResultRow) -> Entry:
         metrics=row.metrics,
         intervals=row.intervals,
         source=row.source,
-        partial=row.provenance["limit"] is not None,
+        partial=is_partial(row),
         published=_of_authors().get((model, row.dataset, row.protocol), {}),
         result=row,
     )

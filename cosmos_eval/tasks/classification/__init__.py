@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.classification._data import open_data, sample_list_hash
+from cosmos_eval.tasks.classification._data import open_data, part, sample_list_hash
 from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
 from cosmos_eval.tasks.classification._folders import find_folder, flat_images
 from cosmos_eval.tasks.classification._names import class_names
@@ -67,4 +67,5 @@ ROOM = Room(
     truth=TRUTH,
     together=together,
     mistakes=mistakes,
+    part=part,
 )

@@ -12,15 +12,16 @@ from cosmos_eval.tasks.classification._fetch import how_to_get
 from cosmos_eval.tasks.classification._folders import find_folder, read_folders
 from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.tasks.classification._webdataset import read_webdataset
-from cosmos_eval.tasks.images import fingerprint
-from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError, nearest
+from cosmos_eval.tasks.images import fingerprint, parts_of, require_counts, shortfall
+from cosmos_eval.types import ClassificationProtocol, Part, RunOptions, UsageError, nearest
 
 
 def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
     """List the images of every class; none is decoded.
 
     Raises UsageError for a missing folder, another layout, a class without images, classes that
-    are not the protocol's and another number of images than it has, unless there is a limit.
+    are not the protocol's and another number of images than it has, unless there is a limit or
+    fewer are allowed.
     """
     _require_one_kind_of_names(protocol)
     try:
@@ -93,12 +94,19 @@ def _require_number(
                 f"{protocol.dataset}: {folder} has {len(data.classes)} classes, not the "
                 f"{expected.n_classes} {expected.classes} of {protocol.class_list}"
             )
-    if protocol.n_images not in (None, len(data.images)) and options.limit is None:
-        raise UsageError(
-            f"{protocol.dataset}: {folder} has {len(data.images)} test images, not "
-            f"{protocol.n_images}; get the rest from {protocol.download}, or measure some of "
-            "them with --limit"
-        )
+    require_counts(protocol, options, folder, _counts(protocol, data))
+
+
+def part(protocol: ClassificationProtocol, options: RunOptions) -> Part | None:
+    """The number of images of a known data set where some are missing, else None.
+
+    Raises UsageError as `open_data` does.
+    """
+    return shortfall(_counts(protocol, open_data(protocol, options)))
+
+
+def _counts(protocol: ClassificationProtocol, data: ClassData) -> list[Part]:
+    return parts_of(images=(len(data.images), protocol.n_images))
 
 
 def _limited(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:

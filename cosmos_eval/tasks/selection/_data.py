@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.sources import CroppedImage, ImageFile, ImageSource
-from cosmos_eval.tasks.images import data_path
+from cosmos_eval.tasks.images import data_path, parts_of, require_counts, shortfall
 from cosmos_eval.tasks.selection._records import Item, Picture, read_items
-from cosmos_eval.types import RunOptions, SelectionProtocol, UsageError
+from cosmos_eval.types import Part, RunOptions, SelectionProtocol, UsageError
 
 _T = TypeVar("_T")
 
@@ -47,8 +47,9 @@ class SelectionData(NamedTuple):
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
     """Read the items and look for every image file; no image is decoded.
 
-    Raises UsageError for missing and malformed files, items that cannot be solved, and numbers of
-    items that are not the data set's.
+    With `options.allow_partial`, the items of a known set whose images are there. Raises UsageError
+    for missing and malformed files, items that cannot be solved, and numbers of items that are not
+    the data set's.
     """
     if protocol.template.count("{}") != 1:
         raise UsageError(f"template '{protocol.template}' must hold '{{}}' exactly once")
@@ -60,10 +61,12 @@ def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData
         if protocol.n_items is None:
             # Published sets are measured as they are; what cannot be solved there counts as wrong.
             _require_solvable(item)
+    _require_subsets(protocol, Counter(item.subset for item in items), annotations)
+    if options.allow_partial and protocol.n_items is not None:
+        # Where no item is complete, the first image that is missing says more.
+        items = [item for item in items if _has_images(folder, item)] or items
     counts = Counter(item.subset for item in items)
-    _require_subsets(protocol, counts, annotations)
-    if options.limit is None:
-        _require_counts(protocol, counts, annotations)
+    require_counts(protocol, options, annotations, _counts(protocol, counts))
     subsets = _subsets(protocol, items, counts)
     kept = _limited(subsets.of_item, options.limit)
     data = _numbered(
@@ -135,18 +138,25 @@ def _require_subsets(protocol: SelectionProtocol, counts: Counter[str], path: Pa
         raise UsageError(f"{protocol.dataset}: {path} has {fault}; the data set has: {known}")
 
 
-def _require_counts(protocol: SelectionProtocol, counts: Counter[str], path: Path) -> None:
-    for name, expected in protocol.subset_items.items():
-        if counts[name] != expected:
-            raise UsageError(
-                f"{protocol.dataset}: {path} has {counts[name]} items of {name}, not the data "
-                f"set's {expected}; fetch it again, or measure a part with --limit"
-            )
-    if protocol.n_items not in (None, counts.total()):
-        raise UsageError(
-            f"{protocol.dataset}: {path} has {counts.total()} items, not the data set's "
-            f"{protocol.n_items}; fetch it again, or measure a part with --limit"
-        )
+def part(protocol: SelectionProtocol, options: RunOptions) -> Part | None:
+    """The number of items of a known data set where some are missing, else None.
+
+    Raises UsageError as `open_data` does.
+    """
+    subsets = open_data(protocol, options).subsets
+    counts = Counter(subsets.names[number] for number in subsets.of_item.tolist())
+    return shortfall(reversed(_counts(protocol, counts)))
+
+
+def _counts(protocol: SelectionProtocol, counts: Counter[str]) -> list[Part]:
+    """Numbers of items of every subset, then of all."""
+    known = protocol.subset_items.items()
+    subsets = [Part(counts[name], expected, f"items of {name}") for name, expected in known]
+    return [*subsets, *parts_of(items=(counts.total(), protocol.n_items))]
+
+
+def _has_images(folder: Path, item: Item) -> bool:
+    return all((folder / picture.file).is_file() for picture in item.pictures)
 
 
 def _limited(subset: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
