@@ -13,6 +13,7 @@ from cosmos_eval.plan import data_folder
 from cosmos_eval.prepare import can_prepare
 from cosmos_eval.protocols import is_embedded, known_protocols
 from cosmos_eval.tasks import find_protocol, room_of, task_of
+from cosmos_eval.tasks.images import ADVICE
 from cosmos_eval.types import (
     ClassificationProtocol,
     LabelMapProtocol,
@@ -98,7 +99,8 @@ def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Di
             return _of_classification(protocol, options)
         room_of(protocol).check(protocol, options)
     except UsageError as error:
-        faults, remedy = _named_apart(protocol, [str(error)]), _remedy(protocol, options)
+        faults = _named_apart(protocol, [str(error).partition(ADVICE)[0]])
+        remedy = _remedy(protocol, options)
         return Diagnosis(dataset=name, task=task, whole=False, faults=faults, remedy=remedy)
     folder = protocol.root or options.data_root
     return Diagnosis(dataset=name, task=task, whole=True, folder=folder)

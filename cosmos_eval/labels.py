@@ -116,8 +116,8 @@ def _differing(state: _State, states: set[_State]) -> list[str]:
 def variants(row: ResultRow) -> tuple[str, ...]:
     """What of a result departs from the defaults, as short words; empty for a plain result.
 
-    A result of the student's weights, of another attention or precision, or of the first N
-    samples only must never pass for, nor overwrite, the plain one.
+    A result of the student's weights, of another attention or precision, of the first N samples
+    only or of a data set that is not complete must never pass for, nor overwrite, the plain one.
     """
     record = row.provenance
     return departures(
@@ -126,6 +126,7 @@ def variants(row: ResultRow) -> tuple[str, ...]:
         usual_attention=record.get("protocol_attention", "csa"),
         precision=record["precision"],
         limit=record["limit"],
+        partial=record.get("partial"),
     )
 
 
@@ -136,25 +137,36 @@ def departures(
     usual_attention: str | None,
     precision: str,
     limit: int | None,
+    partial: str | None,
 ) -> tuple[str, ...]:
-    """The words for what departs from the defaults, of a result or of one that is planned."""
+    """The words for what departs from the defaults, of a result or of one that is planned.
+
+    `partial` is the number of samples of a data set that is not complete, as in provenance.
+    """
     words = {
         "student": student,
         str(attention): attention not in (None, usual_attention),
         precision: precision != "fp32",
         f"first {limit} only": limit is not None,
+        f"partial ({partial})": partial is not None,
     }
     return tuple(word for word, departs in words.items() if departs)
 
 
 def stem_of(model: str, dataset: str, family: str, words: tuple[str, ...]) -> str:
     """A file name without suffix that is readable, safe everywhere, and the result's own."""
-    return "__".join(safe_name(part) for part in (model, dataset, family, *words))
+    plain = [word.replace("(", "").replace(")", "") for word in words]
+    return "__".join(safe_name(part) for part in (model, dataset, family, *plain))
 
 
 def predictions_of(folder: Path, model: str) -> Path:
     """The folder of a model's saved predictions, all data sets', below that of all models'."""
     return folder / safe_name(model)
+
+
+def is_partial(row: ResultRow) -> bool:
+    """Whether a result is of a part of a data set only: the first samples, or those found."""
+    return row.provenance["limit"] is not None or "partial" in row.provenance
 
 
 def model_label(row: ResultRow, notes: tuple[str, ...] = ()) -> str:

@@ -35,6 +35,7 @@ def setting(row: ResultRow) -> dict[str, Any]:
         "protocol": row.protocol,
         "attention": recorded["attention"],
         "limit": recorded["limit"],
+        **({"partial": recorded["partial"]} if "partial" in recorded else {}),
         "n_samples": row.n_samples,
         **{f"hashes.{name}": value for name, value in sorted(recorded["hashes"].items())},
     }

@@ -10,7 +10,8 @@ from cosmos_eval.files import file_sha256
 from cosmos_eval.labels import departures, stem_of
 from cosmos_eval.plan import Pair, Plan, pair_of
 from cosmos_eval.store import read_files, samples_of
-from cosmos_eval.types import LabelMapProtocol, ModelSpec, Protocol, ResultRow, UsageError
+from cosmos_eval.tasks import part_of
+from cosmos_eval.types import LabelMapProtocol, ModelSpec, Part, Protocol, ResultRow, UsageError
 
 
 class Standing(NamedTuple):
@@ -52,11 +53,21 @@ def _standing(spec: ModelSpec, path: Path) -> Standing:
 def _stem(spec: ModelSpec, protocol: Protocol, plan: Plan) -> str:
     """The file name that `store.file_stem` will give the result."""
     own = protocol.attention if isinstance(protocol, LabelMapProtocol) else None
+    part = _part(protocol, plan)
     words = departures(
         student=spec.kind in TWO_SETS and spec.weights == "student",
         attention=(plan.options.attention or own) if own else None,
         usual_attention=own,
         precision=plan.machine.precision,
         limit=plan.options.limit,
+        partial=None if part is None else str(part),
     )
     return stem_of(spec.text, protocol.dataset, protocol.family, words)
+
+
+def _part(protocol: Protocol, plan: Plan) -> Part | None:
+    """The number of samples there are now of an incomplete set; None where none can be read."""
+    try:
+        return part_of(protocol, plan.options)
+    except UsageError:
+        return None  # the run reports it, unless it fetches the set

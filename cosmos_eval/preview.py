@@ -12,11 +12,12 @@ from cosmos_eval.cache import spaces
 from cosmos_eval.code import EMBEDDING, fingerprint
 from cosmos_eval.encoders.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.files import file_sha256
+from cosmos_eval.labels import is_partial
 from cosmos_eval.pending import Standing
 from cosmos_eval.plan import Machine, Pair, Plan, pair_of
 from cosmos_eval.protocols import is_embedded
 from cosmos_eval.store import read_result
-from cosmos_eval.tasks import task_named, task_of
+from cosmos_eval.tasks import part_of, task_named, task_of
 from cosmos_eval.tasks.classification import find_folder
 from cosmos_eval.tasks.layouts import find_root, needed_parts
 from cosmos_eval.types import (
@@ -155,17 +156,29 @@ def _several(stated: tuple[str, ...] | str) -> tuple[str, ...]:
 
 
 def _samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow]) -> int | None:
-    """How many samples a data set has: by its protocol, else by whole results of it."""
+    """How many samples are measured: by what there is, the protocol, else by complete results."""
+    found = _part(protocol, options)
+    if found is not None:
+        return found
     counts = (getattr(protocol, name, None) for name in ("n_items", "n_images"))
     stated: int | None = next(filter(None, counts), None)
     measured = [
         row.n_samples
         for row in rows
         if (row.dataset, row.protocol) == (protocol.dataset, protocol.family)
-        and row.provenance["limit"] is None
+        and not is_partial(row)
     ]
     count = stated or (measured[-1] if measured else None)
     return count if count is None or options.limit is None else min(count, options.limit)
+
+
+def _part(protocol: Protocol, options: RunOptions) -> int | None:
+    """The number of images or items of a set that is not complete, where that is allowed."""
+    try:
+        part = part_of(protocol, options)
+    except UsageError:
+        return None
+    return part.found if part is not None and part.unit in ("images", "items") else None
 
 
 def _kept(spec: ModelSpec, plan: Plan, rows: Sequence[ResultRow]) -> Mapping[str, int] | None:

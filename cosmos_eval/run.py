@@ -28,7 +28,7 @@ from cosmos_eval.plan import (
 from cosmos_eval.processes import own_device
 from cosmos_eval.protocols import prepare
 from cosmos_eval.share import Share
-from cosmos_eval.tasks import fetch, packages_of, room_of, task_of
+from cosmos_eval.tasks import fetch, packages_of, part_of, room_of, task_of
 from cosmos_eval.types import (
     SCHEMA_VERSION,
     Attention,
@@ -179,6 +179,7 @@ def evaluate(
     batch_size: int = RunOptions.batch_size,
     workers: int = RunOptions.workers,
     limit: int | None = None,
+    allow_partial: bool = False,
     cache: bool = True,
 ) -> ResultRow:
     """Measure a model on a data set, both named as on the command line.
@@ -187,10 +188,11 @@ def evaluate(
     here knows its code, and `arch`, `weights`, `device` and `precision` are left alone.
 
     `protocol` is the data set's usual one where it is not named; `download` fetches a missing set
-    of torchvision below `data_root`; `cache` keeps embeddings for the next call, in the folder that
-    `cosmos-eval cache info` shows. Returns the result without
-    storing it; metrics are fractions in [0, 1], ranks start at 1. Raises UsageError for unknown
-    names, for missing or inconsistent data and for what is no encoder.
+    of torchvision below `data_root`; `limit` measures the first samples only, `allow_partial` the
+    samples found of a known set that is not complete, and both mark the result; `cache` keeps
+    embeddings for the next call, in the folder that `cosmos-eval cache info` shows. Returns the
+    result without storing it; metrics are fractions in [0, 1], ranks start at 1. Raises UsageError
+    for unknown names, for missing or inconsistent data and for what is no encoder.
     """
     options = RunOptions(
         data_root=data_root,
@@ -199,6 +201,7 @@ def evaluate(
         batch_size=batch_size,
         workers=workers,
         limit=limit,
+        allow_partial=allow_partial,
         cache=str(embeddings_folder()) if cache else None,
     )
     protocols = choose_protocols("all", [dataset], [protocol] if protocol else [])
@@ -343,17 +346,19 @@ def _record(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     """What of a result's provenance is its own."""
+    part = part_of(protocol, options)
     return {
         "utc": provenance.utc_now(),
         "device": encoder.info.device,
         "precision": encoder.info.precision,
         "seed": options.seed,
         "limit": options.limit,
+        **({} if part is None else {"partial": str(part)}),
         **_attention(protocol, options),
         **_map(protocol, measurement),
         "batch_size": options.batch_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_bytes": provenance.peak_memory_bytes(),
         "hashes": dict(measurement.hashes),
-        "notes": list(measurement.notes),
+        "notes": [*measurement.notes, *([] if part is None else [f"{part} were found"])],
     }

@@ -325,13 +325,26 @@ class Embeddings(NamedTuple):
     truncated: int = 0
 
 
+class Part(NamedTuple):
+    """The number of samples (`unit`: images, captions or items) found of a known data set."""
+
+    found: int
+    known: int
+    unit: str
+
+    def __str__(self) -> str:
+        return f"{self.found} of {self.known} {self.unit}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a measurement is carried out; only `limit` and `attention` change what is measured.
+    """How a measurement is run; `limit`, `allow_partial` and `attention` change what is measured.
 
     `download` fetches data sets that are not there, where that is known how. `attention` None is
-    the protocol's own. `overlays` draws pictures for people beside saved predictions. `share` is
-    this process's part where several make the measurement together. `partial` is a folder where
+    the protocol's own. `limit` measures the first samples only. `allow_partial` measures the
+    samples that are there of a known data set that is not complete, and excludes a limit.
+    `overlays` draws pictures for people beside saved predictions. `share` is
+    this process's part where several make the measurement together. `unfinished` is a folder where
     finished parts of a measurement stay until its result is stored, so that a killed run can go on,
     `cache` one where embeddings stay; None keeps none.
     """
@@ -342,12 +355,17 @@ class RunOptions:
     batch_size: int = 32
     workers: int = 2
     limit: int | None = None
+    allow_partial: bool = False
     save_predictions: str | None = None
     overlays: bool = False
-    partial: str | None = None
+    unfinished: str | None = None
     cache: str | None = None
     seed: int = 0
     share: Share = ALONE
+
+    def __post_init__(self) -> None:
+        if self.allow_partial and self.limit is not None:
+            raise UsageError("--partial measures all samples found and --limit the first: give one")
 
 
 SCHEMA_VERSION = 2

@@ -91,6 +91,14 @@ def run(
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N samples; the result is marked.")
     ] = None,
+    allow_partial: Annotated[
+        bool,
+        typer.Option(
+            "--partial",
+            help="Measure the samples found of known data sets that are not complete; such results "
+            "are marked.",
+        ),
+    ] = False,
     save_predictions: Annotated[
         str | None,
         typer.Option(
@@ -143,9 +151,10 @@ def run(
             batch_size=batch_size,
             workers=workers,
             limit=limit,
+            allow_partial=allow_partial,
             save_predictions=save_predictions,
             overlays=overlays,
-            partial=str(output / ".partial"),
+            unfinished=str(output / ".partial"),
             cache=str(embeddings_folder()) if cache else None,
             share=share,
         )

@@ -116,11 +116,9 @@ def model_of(row: ResultRow) -> Model:
 
 def name_of(shown: Shown) -> str:
     """What tables call a model, without what concerns the measurement alone."""
-    row = shown.row
-    return model_label(
-        replace(row, provenance={**row.provenance, "limit": None, "attention": None}),
-        shown.stored.notes,
-    )
+    rest = {name: value for name, value in shown.row.provenance.items() if name != "partial"}
+    row = replace(shown.row, provenance={**rest, "limit": None, "attention": None})
+    return model_label(row, shown.stored.notes)
 
 
 def opened(
@@ -133,20 +131,26 @@ def opened(
 
     `is_of` tells whether a result was measured on what was opened.
     """
-    data: dict[int | None, Any] = {}
+    data: dict[RunOptions, Any] = {}
     faults, results, foreign = [], [], []
-    for limit in dict.fromkeys(shown.row.provenance["limit"] for shown in group.results):
+    for own in dict.fromkeys(_measured(shown.row, options) for shown in group.results):
         try:
-            data[limit] = open_data(group.protocol, replace(options, limit=limit))
+            data[own] = open_data(group.protocol, own)
         except UsageError as error:
             faults.append(fault(group, error))
     for shown in group.results:
-        found = data.get(shown.row.provenance["limit"])
+        found = data.get(_measured(shown.row, options))
         if found is not None and is_of(found, shown):
             results.append((shown, found))
         elif found is not None:
             foreign.append(shown.label)
     return Opened(results, [*dict.fromkeys(faults), *other_data(group, foreign)])
+
+
+def _measured(row: ResultRow, options: RunOptions) -> RunOptions:
+    """The options that lead to the samples of a result; whether these are the same is compared."""
+    limit = row.provenance["limit"]
+    return replace(options, limit=limit, allow_partial=limit is None)
 
 
 def fault(group: Group, error: UsageError) -> str:

@@ -72,7 +72,7 @@ def of_segmentation(
 ) -> Part:
     """The part of a group of segmentation results by a protocol."""
     try:
-        data = open_data(protocol, replace(options, limit=None))
+        data = open_data(protocol, replace(options, limit=None, allow_partial=True))
     except UsageError as error:
         return Part([fault(group, error)])
     results = [shown for shown in group.results if _is_of(data, protocol, shown)]

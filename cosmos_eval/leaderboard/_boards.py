@@ -21,7 +21,7 @@ _MEANINGS = {
     "samples were not compared).",
     "ranks": "Rank: the places that a result measured here can have by these intervals.",
     "delta": "Signed: percentage points above what its authors published.",
-    "partial": "Not ranked: results of the first samples only.",
+    "partial": "Not ranked: results of a part of the samples only.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",
 }
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
-from cosmos_eval.labels import Stored, told_apart
+from cosmos_eval.labels import Stored, is_partial, told_apart
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import ResultRow, UsageError
 
@@ -36,7 +36,7 @@ class Key(NamedTuple):
 class Entry(NamedTuple):
     """One model's metrics on one data set, measured here or published elsewhere.
 
-    `metrics` are fractions in [0, 1]; `partial` marks a result of the first samples only, which
+    `metrics` are fractions in [0, 1]; `partial` marks a result of a part of the samples, which
     is shown but never ranked; `url` says where a published number stands. `published` holds what
     the model's authors published for the same data set and protocol, for a measured entry;
     `stored` is what it was made from. An edited result is `unverified`.
@@ -120,7 +120,7 @@ def _entry(one: Stored) -> Entry:
         metrics=row.metrics,
         intervals=row.intervals,
         source="unverified" if one.is_edited else row.source,
-        partial=row.provenance["limit"] is not None,
+        partial=is_partial(row),
         published=_of_authors().get((_as_published(model), row.dataset, row.protocol), {}),
         stored=one,
     )

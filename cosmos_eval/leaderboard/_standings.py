@@ -65,7 +65,7 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
 def standings(entries: Iterable[Entry], ties: Ties = NO_TIES) -> dict[Cell, Standing]:
     """The standing of every number that is ranked; `ties` may tell close pairs apart.
 
-    Results of the first samples only, and numbers that are not verified, are not ranked.
+    Results of a part of the samples only, and numbers that are not verified, are not ranked.
     """
     return {
         Cell(key, metric): standing

@@ -107,6 +107,7 @@ def _measurement(row: ResultRow) -> dict[str, Any]:
         "task": row.task,
         "samples": row.n_samples,
         "limit": told["limit"],
+        "partial": told.get("partial"),
         "attention": told["attention"],
         "kind of map": told.get("map"),
         "precision": told["precision"],

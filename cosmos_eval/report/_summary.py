@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cosmos_eval.labels import Stored
+from cosmos_eval.labels import Stored, is_partial
 from cosmos_eval.report._origins import Fact
 
 
@@ -29,8 +29,7 @@ def _facts(results: Sequence[Stored]) -> Iterator[Fact]:
     yield Fact("Precision", _listed(row.provenance["precision"] for row in rows))
     yield Fact("Of edited code", _some(bool(row.provenance["dirty"]) for row in rows))
     yield Fact("Of random weights", _some(bool(row.model["random"]) for row in rows))
-    partial = (row.provenance["limit"] is not None for row in rows)
-    yield Fact("Of the first samples only", _some(partial))
+    yield Fact("Of a part of the samples only", _some(map(is_partial, rows)))
 
 
 def _listed(values: Iterator[str]) -> str:

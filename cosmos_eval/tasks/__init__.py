@@ -23,6 +23,7 @@ from cosmos_eval.types import (
     Measurement,
     Mistakes,
     OnProgress,
+    Part,
     Protocol,
     RetrievalProtocol,
     RunOptions,
@@ -124,6 +125,10 @@ def own_pass(protocol: Any, options: RunOptions) -> Hashable:
     return protocol.dataset
 
 
+def whole(protocol: Any, options: RunOptions) -> None:
+    """Return None: the `part` of a task that knows no number of samples."""
+
+
 class Room(NamedTuple):
     """A task's functions; the protocols are of the task's own kind.
 
@@ -137,8 +142,9 @@ class Room(NamedTuple):
     names the arrays that are the same for every model, which both must have alike. `together`
     prepares several such results to be compared two by two, by their places, without the metrics
     that are named; it spares drawing a bootstrap anew for every pair. `mistakes` tells which
-    classes a model takes for which. They raise KeyError, ValueError or IndexError for samples that
-    are not those of such a task.
+    classes a model takes for which. `part` gives the number of samples of a known
+    data set where some are missing, with options that allow this, else None. The functions of
+    samples raise KeyError, ValueError or IndexError for samples that are not those of such a task.
     """
 
     check: Callable[[Any, RunOptions], None]
@@ -149,6 +155,7 @@ class Room(NamedTuple):
     image_pass: Callable[[Any, RunOptions], Hashable] = own_pass
     together: Callable[[Sequence[Samples], Collection[str]], Compare] | None = None
     mistakes: Callable[[Samples], Mistakes] | None = None
+    part: Callable[[Any, RunOptions], Part | None] = whole
 
 
 def one_by_one(
@@ -237,6 +244,15 @@ def room_named(task: str) -> Room:
 def room_of(protocol: Protocol) -> Room:
     """The functions of a protocol's task."""
     return room_named(task_of(protocol))
+
+
+def part_of(protocol: Protocol, options: RunOptions) -> Part | None:
+    """The number of samples of a known data set that is not complete, where that is allowed.
+
+    None for a complete set, and without `options.allow_partial`. Raises UsageError as the task's
+    `check` does.
+    """
+    return room_of(protocol).part(protocol, options) if options.allow_partial else None
 
 
 def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cosmos_eval.types import Protocol, RunOptions, UsageError
+from cosmos_eval.types import Part, Protocol, RunOptions, UsageError
+
+ADVICE = "; see `cosmos-eval data doctor "
+"""The start of the advice in errors about the number of samples."""
 
 
 def data_path(protocol: Protocol, options: RunOptions, parts: tuple[str, ...] | str) -> Path:
@@ -85,6 +88,49 @@ def _refuse_unreadable(error: OSError) -> NoReturn:
 def fingerprint(items: Sequence[object]) -> str:
     """SHA-256 of a list of texts and numbers, in hexadecimal; order counts."""
     return hashlib.sha256(json.dumps(list(items), ensure_ascii=True).encode()).hexdigest()
+
+
+def wrong_counts(
+    protocol: Protocol, options: RunOptions, where: object, parts: Iterable[Part]
+) -> Iterator[str]:
+    """Yield what is wrong with the numbers of samples in `where`, of a known data set.
+
+    Fewer than known are accepted with `options.allow_partial`, and any number with a limit.
+    """
+    for part in parts if options.limit is None else ():
+        if part.found > part.known:
+            yield (
+                f"{where} has {part.found} {part.unit}, more than the {part.known} of "
+                f"{protocol.dataset}"
+            )
+        elif part.found < part.known and not options.allow_partial:
+            yield f"{where} has {part} of {protocol.dataset}"
+
+
+def require_counts(
+    protocol: Protocol, options: RunOptions, where: object, parts: Iterable[Part]
+) -> None:
+    """Raise UsageError, with advice, for the first fault of `wrong_counts`."""
+    fault = next(wrong_counts(protocol, options, where, parts), None)
+    if fault is None:
+        return
+    part = "" if options.allow_partial else "the samples found with --partial, "
+    raise UsageError(
+        f"{protocol.dataset}: {fault}{ADVICE}{protocol.dataset}`, or measure {part}"
+        "the first N with --limit N"
+    )
+
+
+def parts_of(**counts: tuple[int, int | None]) -> list[Part]:
+    """Numbers of samples found and known, by unit, where they are known."""
+    return [
+        Part(found, known, unit) for unit, (found, known) in counts.items() if known is not None
+    ]
+
+
+def shortfall(parts: Iterable[Part]) -> Part | None:
+    """The first number of samples that is less than known."""
+    return next((part for part in parts if part.found < part.known), None)
 
 
 def limit_notes(options: RunOptions, samples: str = "images") -> tuple[str, ...]:

@@ -8,7 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.classification._data import Survey, open_data, sample_list_hash, survey
+from cosmos_eval.tasks.classification._data import (
+    Survey,
+    open_data,
+    part,
+    sample_list_hash,
+    survey,
+)
 from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
 from cosmos_eval.tasks.classification._folders import (
     FlatImage,
@@ -76,4 +82,5 @@ ROOM = Room(
     truth=TRUTH,
     together=together,
     mistakes=mistakes,
+    part=part,
 )

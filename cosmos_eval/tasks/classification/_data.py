@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,8 +16,14 @@ from cosmos_eval.tasks.classification._folders import find_folder, read_folders
 from cosmos_eval.tasks.classification._names import class_differences
 from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.tasks.classification._webdataset import read_webdataset
-from cosmos_eval.tasks.images import fingerprint
-from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError, nearest
+from cosmos_eval.tasks.images import (
+    fingerprint,
+    parts_of,
+    require_counts,
+    shortfall,
+    wrong_counts,
+)
+from cosmos_eval.types import ClassificationProtocol, Part, RunOptions, UsageError, nearest
 
 
 class Survey(NamedTuple):
@@ -37,17 +43,25 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
 
     Raises UsageError for a missing folder, another layout, a class without images, classes that
     are not the protocol's, images that are not there, and another number of images than it has,
-    unless there is a limit.
+    unless there is a limit. With `options.allow_partial`, the images of a known set that are there.
     """
     folder, data = _find(protocol, options)
-    for fault in _faults(protocol, options, folder, data, _missing(protocol, data)):
+    missing = _missing(protocol, data)
+    if options.allow_partial and 0 < len(missing) < len(data.images):
+        there = [i for i in range(len(data.images)) if i not in missing]
+        data, missing = _chosen(data, there), {}
+    for fault in _faults(protocol, folder, data, missing):
         raise UsageError(fault)
-    kept = _limited(data.labels, options.limit)
-    return data._replace(
-        names=tuple(data.names[i] for i in kept),
-        images=tuple(data.images[i] for i in kept),
-        labels=data.labels[kept],
-    )
+    require_counts(protocol, options, folder, _counts(protocol, data))
+    return _chosen(data, _limited(data.labels, options.limit).tolist())
+
+
+def part(protocol: ClassificationProtocol, options: RunOptions) -> Part | None:
+    """The number of images of a known data set where some are missing, else None.
+
+    Raises UsageError as `open_data` does.
+    """
+    return shortfall(_counts(protocol, open_data(protocol, options)))
 
 
 def survey(protocol: ClassificationProtocol, options: RunOptions) -> Survey:
@@ -57,11 +71,12 @@ def survey(protocol: ClassificationProtocol, options: RunOptions) -> Survey:
     """
     folder, data = _find(protocol, options)
     missing = _missing(protocol, data)
+    wrong = wrong_counts(protocol, options, folder, _counts(protocol, data))
     return Survey(
         folder=folder,
         listed=len(data.images),
         images=len(data.images) - len(missing),
-        faults=tuple(_faults(protocol, options, folder, data, missing)),
+        faults=(*_faults(protocol, folder, data, missing), *wrong),
     )
 
 
@@ -145,33 +160,36 @@ def _from_page(protocol: ClassificationProtocol) -> str:
 
 
 def _faults(
-    protocol: ClassificationProtocol,
-    options: RunOptions,
-    folder: Path,
-    data: ClassData,
-    missing: Sequence[Path],
+    protocol: ClassificationProtocol, folder: Path, data: ClassData, missing: Mapping[int, Path]
 ) -> Iterator[str]:
-    """Yield a line about images that are not there, and about other numbers than the set has."""
+    """Yield a line about images that are not there, and about other classes than the set has."""
     if missing:
         yield (
             f"{protocol.dataset}: {len(missing)} of {len(data.images)} test images are not there, "
-            f"the first: {missing[0]}; from: {protocol.download}"
+            f"the first: {next(iter(missing.values()))}; from: {protocol.download}"
         )
     yield from _class_faults(protocol, folder, data)
-    if protocol.n_images not in (None, len(data.images)) and options.limit is None:
-        yield (
-            f"{protocol.dataset}: {folder} has {len(data.images)} test images, not "
-            f"{protocol.n_images}; get the rest from {protocol.download}, or measure some of "
-            "them with --limit"
-        )
 
 
-def _missing(protocol: ClassificationProtocol, data: ClassData) -> list[Path]:
+def _counts(protocol: ClassificationProtocol, data: ClassData) -> list[Part]:
+    return parts_of(images=(len(data.images), protocol.n_images))
+
+
+def _missing(protocol: ClassificationProtocol, data: ClassData) -> dict[int, Path]:
     """List the images that the files of one of torchvision's sets name and that are not there."""
     if protocol.torchvision is None:
-        return []
-    files = [image.path for image in data.images if isinstance(image, ImageFile)]
-    return [path for path in files if not path.is_file()]
+        return {}
+    images = enumerate(data.images)
+    files = {index: image.path for index, image in images if isinstance(image, ImageFile)}
+    return {index: path for index, path in files.items() if not path.is_file()}
+
+
+def _chosen(data: ClassData, indices: Sequence[int]) -> ClassData:
+    return data._replace(
+        names=tuple(data.names[i] for i in indices),
+        images=tuple(data.images[i] for i in indices),
+        labels=data.labels[indices],
+    )
 
 
 def _limited(labels: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:

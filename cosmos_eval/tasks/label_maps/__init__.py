@@ -15,6 +15,7 @@ from cosmos_eval.tasks.label_maps._data import (
     check_sample,
     open_data,
     palette,
+    part,
     read_label,
     require_same_size,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "mmseg_models",
     "open_data",
     "palette",
+    "part",
     "read_label",
     "require_same_size",
     "survey",

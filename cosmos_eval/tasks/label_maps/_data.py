@@ -14,10 +14,15 @@ from PIL import ExifTags, Image
 
 from cosmos_eval.protocols.segmentation import COCO_THINGS
 from cosmos_eval.sources import require_lossless
-from cosmos_eval.tasks.images import require_distinct_folders
+from cosmos_eval.tasks.images import (
+    parts_of,
+    require_counts,
+    require_distinct_folders,
+    shortfall,
+)
 from cosmos_eval.tasks.label_maps._mmcv import mmseg_datasets
 from cosmos_eval.tasks.layouts import find_root, needed_parts
-from cosmos_eval.types import LabelMapProtocol, RunOptions, UsageError, nearest
+from cosmos_eval.types import LabelMapProtocol, Part, RunOptions, UsageError, nearest
 
 Label = NDArray[np.uint8]
 
@@ -44,7 +49,36 @@ class LabelMaps(NamedTuple):
 def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     """List a data set; the first `options.limit` samples only where that is set.
 
-    Raises UsageError where files or folders are missing or the classes are not the data set's.
+    With `options.allow_partial`, the samples of a known set whose image and label map are there.
+    Raises UsageError where files or folders are missing, the classes are not the data set's or the
+    number of images is not.
+    """
+    root = find_root(protocol, options.data_root, needed_parts(protocol))
+    data = list_data(protocol, options)
+    if options.allow_partial and protocol.n_images is not None:
+        found = [s for s in data.samples if s.image.is_file() and s.mask.is_file()]
+        # Where no sample is complete, the first file that is missing says more.
+        data = data._replace(samples=tuple(found) or data.samples)
+    require_counts(protocol, options, root / protocol.images, _counts(protocol, data))
+    return data
+
+
+def part(protocol: LabelMapProtocol, options: RunOptions) -> Part | None:
+    """The number of images of a known data set where some are missing, else None.
+
+    Raises UsageError as `open_data` does.
+    """
+    return shortfall(_counts(protocol, open_data(protocol, options)))
+
+
+def _counts(protocol: LabelMapProtocol, data: LabelMaps) -> list[Part]:
+    return parts_of(images=(len(data.samples), protocol.n_images))
+
+
+def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
+    """List a data set as `open_data` does, whatever the number of its images.
+
+    Raises UsageError where folders are missing or the classes are not the data set's.
     """
     root = find_root(protocol, options.data_root, needed_parts(protocol))
     if protocol.split is None:  # MMSegmentation then walks the folder, also in circles

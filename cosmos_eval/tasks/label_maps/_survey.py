@@ -15,8 +15,8 @@ from cosmos_eval.tasks.label_maps._constants import check_constants
 from cosmos_eval.tasks.label_maps._data import (
     Sample,
     displayed_size,
+    list_data,
     load_label,
-    open_data,
     require_declared,
     require_same_size,
 )
@@ -47,7 +47,7 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
     """
     check_constants(protocol)
     root = find_root(protocol, options.data_root, needed_parts(protocol))
-    samples = open_data(protocol, options).samples
+    samples = list_data(protocol, options).samples
     expected = len(samples) if protocol.n_images is None else protocol.n_images
     with_image = [sample for sample in samples if sample.image.is_file()]
     with_mask = [sample for sample in samples if sample.mask.is_file()]

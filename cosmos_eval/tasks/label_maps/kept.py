@@ -28,10 +28,10 @@ from cosmos_eval.tasks.label_maps import Sample
 from cosmos_eval.types import EncoderInfo, LabelMapProtocol, RunOptions, UsageError
 
 # How a measurement is carried out; any other option is taken to decide its results. The samples
-# that `data_root` and `limit` lead to are named one by one.
+# that `data_root`, `limit` and `allow_partial` lead to are named one by one.
 _CARRYING_OUT = {
-    *("data_root", "download", "limit", "batch_size", "workers", "seed"),
-    *("save_predictions", "partial", "cache", "share"),
+    *("data_root", "download", "limit", "allow_partial", "batch_size", "workers", "seed"),
+    *("save_predictions", "unfinished", "cache", "share"),
 }
 _DAMAGES = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
@@ -89,9 +89,9 @@ def kept_of(
     samples: Sequence[Sample],
 ) -> Kept:
     """Where the shards of a measurement are."""
-    if options.partial is None:
+    if options.unfinished is None:
         return Kept(None)
-    return Kept(Path(options.partial) / _identity(info, protocol, options, samples))
+    return Kept(Path(options.unfinished) / _identity(info, protocol, options, samples))
 
 
 def _identity(

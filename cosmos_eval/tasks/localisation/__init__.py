@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room
-from cosmos_eval.tasks.label_maps import check
+from cosmos_eval.tasks.label_maps import check, part
 from cosmos_eval.tasks.localisation._paired import TRUTH, differences
 from cosmos_eval.tasks.localisation._samples import recompute
 from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions
@@ -28,9 +28,9 @@ def measure(
 ) -> Iterator[Measurement]:
     """A measurement a protocol, in their order; `check` is assumed to have passed.
 
-    Finished shards are kept below `options.partial` until the caller goes on. Raises UsageError for
-    a model without patches or without the kind of map that is asked for and, with the file's name,
-    for an image that cannot be decoded.
+    Finished shards are kept below `options.unfinished` until the caller goes on. Raises UsageError
+    for a model without patches or without the kind of map that is asked for and, with the file's
+    name, for an image that cannot be decoded.
     """
     from cosmos_eval.tasks.localisation._measure import measure_data
 
@@ -50,4 +50,5 @@ ROOM = Room(
     differences=differences,
     truth=TRUTH,
     image_pass=image_pass,
+    part=part,
 )

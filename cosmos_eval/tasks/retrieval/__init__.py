@@ -12,6 +12,7 @@ from cosmos_eval.tasks.retrieval._data import (
     RetrievalData,
     Survey,
     open_data,
+    part,
     sample_list_hash,
     survey,
 )
@@ -65,4 +66,5 @@ ROOM = Room(
     differences=differences,
     truth=TRUTH,
     together=together,
+    part=part,
 )

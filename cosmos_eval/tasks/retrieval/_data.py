@@ -11,13 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.sources import ImageFile, ImageSource
-from cosmos_eval.tasks.images import fingerprint
+from cosmos_eval.tasks.images import (
+    fingerprint,
+    parts_of,
+    require_counts,
+    shortfall,
+    wrong_counts,
+)
 from cosmos_eval.tasks.retrieval._archives import read_archives
 from cosmos_eval.tasks.retrieval._json import read_json
 from cosmos_eval.tasks.retrieval._lines import read_flickr_list, read_json_lines, read_table
 from cosmos_eval.tasks.retrieval._places import annotation_file, image_folder, root_of
 from cosmos_eval.tasks.retrieval._records import Captioned, require_distinct
-from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
+from cosmos_eval.types import Part, RetrievalProtocol, RunOptions, UsageError
 
 _FORMS: Mapping[str, Callable[[Path, RetrievalProtocol], list[Captioned]]] = MappingProxyType(
     {
@@ -68,12 +74,14 @@ class _Found(NamedTuple):
 def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData:
     """Read the captions and look for every image; none is decoded.
 
-    `options.limit` keeps the first images. Raises UsageError for missing files, a malformed
+    `options.limit` keeps the first images, `options.allow_partial` those of a known set that are
+    there. Raises UsageError for missing files, a malformed
     annotation file, images without captions, captions without images, and counts that are not the
     protocol's.
     """
     found = _find(protocol, options)
-    for fault in _faults(found, protocol, options):
+    require_counts(protocol, options, found.listed_in, _counts(found.captioned, protocol))
+    for fault in _faults(found, protocol):
         raise UsageError(fault)
     kept = [some.captions[: protocol.captions_per_image] for some in found.captioned]
     return RetrievalData(
@@ -95,12 +103,32 @@ def survey(protocol: RetrievalProtocol, options: RunOptions) -> Survey:
     Raises UsageError where captions cannot be read, or no folder of images is there.
     """
     found = _find(protocol, options)
+    counts = _counts(found.captioned, protocol)
+    wrong = wrong_counts(protocol, options, found.listed_in, counts)
     return Survey(
         folder=found.folder,
         listed=len(found.captioned),
         images=len(found.captioned) - len(found.missing),
         captions=sum(len(some.captions) for some in found.captioned),
-        faults=tuple(_faults(found, protocol, options)),
+        faults=(*wrong, *_faults(found, protocol)),
+    )
+
+
+def part(protocol: RetrievalProtocol, options: RunOptions) -> Part | None:
+    """The number of images or captions of a known data set where some are missing, else None.
+
+    Raises UsageError where captions cannot be read and where there are more than known.
+    """
+    found = _find(protocol, options)
+    counts = _counts(found.captioned, protocol)
+    require_counts(protocol, options, found.listed_in, counts)
+    return shortfall(counts)
+
+
+def _counts(captioned: Sequence[Captioned], protocol: RetrievalProtocol) -> list[Part]:
+    captions = sum(len(some.captions) for some in captioned)
+    return parts_of(
+        images=(len(captioned), protocol.n_images), captions=(captions, protocol.n_captions)
     )
 
 
@@ -114,6 +142,10 @@ def _find(protocol: RetrievalProtocol, options: RunOptions) -> _Found:
     path = annotation_file(root, protocol)
     captioned = _read(path, protocol)[: options.limit]
     folder, missing = image_folder(root, protocol, [some.name for some in captioned])
+    if options.allow_partial and protocol.n_images is not None and len(missing) < len(captioned):
+        absent = set(missing)
+        captioned = [some for some in captioned if folder / some.name not in absent]
+        missing = []
     images = [ImageFile(folder / some.name) for some in captioned]
     return _Found(captioned, images, missing, path, folder)
 
@@ -141,15 +173,8 @@ def _require_sound(protocol: RetrievalProtocol) -> None:
         raise UsageError(f"{protocol.dataset}: `captions_per_image` must be 1 or more, or null")
 
 
-def _faults(found: _Found, protocol: RetrievalProtocol, options: RunOptions) -> Iterator[str]:
-    """What is wrong with data that can be read; a limit measures fewer than the protocol has."""
-    if options.limit is None:
-        captions = sum(len(some.captions) for some in found.captioned)
-        counts = {"images": (len(found.captioned), protocol.n_images)}
-        counts["captions"] = (captions, protocol.n_captions)
-        for what, (count, expected) in counts.items():
-            if expected is not None and count != expected:
-                yield f"{found.listed_in} has {count} {what}, but {protocol.dataset} {expected}"
+def _faults(found: _Found, protocol: RetrievalProtocol) -> Iterator[str]:
+    """What is wrong with data that can be read, besides their number."""
     if found.missing:
         yield (
             f"{len(found.missing)} of {len(found.captioned)} images missing, "

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room
-from cosmos_eval.tasks.label_maps import Label, Sample, check, open_data
+from cosmos_eval.tasks.label_maps import Label, Sample, check, open_data, part
 from cosmos_eval.tasks.segmentation._paired import TRUTH, differences, together
 from cosmos_eval.tasks.segmentation._samples import mistakes, recompute
 from cosmos_eval.tasks.segmentation._saved import colours, prediction_file, predictions_folder
@@ -78,9 +78,9 @@ def measure_together(
     The protocols have the same `image_pass`; `check` is assumed to have passed.
     `options.batch_size` counts windows. Predictions go to a folder a protocol below
     `options.save_predictions`, as palette PNGs named after the images. Finished shards are kept
-    below `options.partial` until the caller goes on after the last measurement. Raises UsageError
-    for a model without patch embeddings and, with the file's name, for an image that cannot be
-    decoded.
+    below `options.unfinished` until the caller goes on after the last measurement. Raises
+    UsageError for a model without patch embeddings and, with the file's name, for an image that
+    cannot be decoded.
     """
     from cosmos_eval.tasks.segmentation._measure import measure_data
 
@@ -134,4 +134,5 @@ ROOM = Room(
     together=together,
     mistakes=mistakes,
     image_pass=image_pass,
+    part=part,
 )

@@ -106,7 +106,8 @@ class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
 class CosmosEvalDataset(mmseg_datasets().BaseSegDataset):  # type: ignore[misc]
     """The images and label maps of a data set that `cosmos-eval` knows, or of a YAML file.
 
-    `data_root` and `limit` are those of `cosmos_eval.evaluate`, which also says what is raised.
+    `data_root`, `limit` and `allow_partial` are those of `cosmos_eval.evaluate`, which also says
+    what is raised.
     Classes are the protocol's, and pixels to ignore become 255.
     """
 
@@ -116,10 +117,12 @@ class CosmosEvalDataset(mmseg_datasets().BaseSegDataset):  # type: ignore[misc]
         data_root: str | None = None,
         limit: int | None = None,
         pipeline: Sequence[Any] = (),
+        allow_partial: bool = False,
     ) -> None:
         protocol = _segmentation_protocol(dataset)
         prepare(protocol)
-        data = open_data(protocol, RunOptions(data_root=data_root, limit=limit))
+        options = RunOptions(data_root=data_root, limit=limit, allow_partial=allow_partial)
+        data = open_data(protocol, options)
         relabelled = {protocol.ignore_index: _MMSEG_IGNORE}
         self._records = [{**sample.record, "label_map": relabelled} for sample in data.samples]
         super().__init__(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.selection._data import Survey, open_data, survey
+from cosmos_eval.tasks.selection._data import Survey, open_data, part, survey
 from cosmos_eval.tasks.selection._paired import TRUTH, differences, together
 from cosmos_eval.tasks.selection._samples import recompute
 from cosmos_eval.types import (
@@ -49,4 +49,5 @@ ROOM = Room(
     differences=differences,
     truth=TRUTH,
     together=together,
+    part=part,
 )

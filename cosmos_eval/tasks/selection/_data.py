@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -11,9 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.sources import CroppedImage, ImageFile, ImageSource
-from cosmos_eval.tasks.images import data_path
+from cosmos_eval.tasks.images import (
+    data_path,
+    parts_of,
+    require_counts,
+    shortfall,
+    wrong_counts,
+)
 from cosmos_eval.tasks.selection._records import Item, Picture, read_items
-from cosmos_eval.types import RunOptions, SelectionProtocol, UsageError
+from cosmos_eval.types import Part, RunOptions, SelectionProtocol, UsageError
 
 _T = TypeVar("_T")
 
@@ -60,15 +66,17 @@ class Survey(NamedTuple):
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
     """Read the items and look for every image file; no image is decoded.
 
-    Raises UsageError for missing and malformed files, items that cannot be solved, and numbers of
-    items that are not the data set's.
+    With `options.allow_partial`, the items of a known set whose images are there. Raises UsageError
+    for missing and malformed files, items that cannot be solved, and numbers of items that are not
+    the data set's.
     """
     folder = _image_folder(protocol, options)
     annotations, items = _read(protocol, options)
+    if options.allow_partial and protocol.n_items is not None:
+        # Where no item is complete, the first image that is missing says more.
+        items = [item for item in items if _has_images(folder, item)] or items
     counts = Counter(item.subset for item in items)
-    if options.limit is None:
-        for fault in _count_faults(protocol, counts, annotations):
-            raise UsageError(f"{fault}; fetch it again, or measure a part with --limit")
+    require_counts(protocol, options, annotations, _counts(protocol, counts))
     subsets = _subsets(protocol, items, counts)
     kept = _limited(subsets.of_item, options.limit)
     data = _numbered(
@@ -89,6 +97,7 @@ def survey(protocol: SelectionProtocol, options: RunOptions) -> Survey:
     """
     annotations, items = _read(protocol, options)
     counts = Counter(item.subset for item in items)
+    wrong = wrong_counts(protocol, options, annotations, _counts(protocol, counts))
     pictures = [picture for item in items for picture in item.pictures]
     try:
         folder = _image_folder(protocol, options)
@@ -102,7 +111,7 @@ def survey(protocol: SelectionProtocol, options: RunOptions) -> Survey:
         items=len(items),
         listed=missing.of,
         images=missing.of - missing.number,
-        faults=(*_count_faults(protocol, counts, annotations), *missing.faults),
+        faults=(*wrong, *missing.faults),
     )
 
 
@@ -194,19 +203,24 @@ def _require_subsets(protocol: SelectionProtocol, counts: Counter[str], path: Pa
         raise UsageError(f"{protocol.dataset}: {path} has {fault}; the data set has: {known}")
 
 
-def _count_faults(protocol: SelectionProtocol, counts: Counter[str], path: Path) -> Iterator[str]:
-    """Yield a line about every number of items that is not the data set's."""
-    for name, expected in protocol.subset_items.items():
-        if counts[name] != expected:
-            yield (
-                f"{protocol.dataset}: {path} has {counts[name]} items of {name}, not the data "
-                f"set's {expected}"
-            )
-    if not protocol.subset_items and protocol.n_items not in (None, counts.total()):
-        yield (
-            f"{protocol.dataset}: {path} has {counts.total()} items, not the data set's "
-            f"{protocol.n_items}"
-        )
+def part(protocol: SelectionProtocol, options: RunOptions) -> Part | None:
+    """The number of items of a known data set where some are missing, else None.
+
+    Raises UsageError as `open_data` does.
+    """
+    found = len(open_data(protocol, options).images_of_item)
+    return shortfall(parts_of(items=(found, protocol.n_items)))
+
+
+def _counts(protocol: SelectionProtocol, counts: Counter[str]) -> list[Part]:
+    """Numbers of items of every subset, or of all where the set has no subsets."""
+    known = protocol.subset_items.items()
+    subsets = [Part(counts[name], expected, f"items of {name}") for name, expected in known]
+    return subsets or parts_of(items=(counts.total(), protocol.n_items))
+
+
+def _has_images(folder: Path, item: Item) -> bool:
+    return all((folder / picture.file).is_file() for picture in item.pictures)
 
 
 def _limited(subset: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:

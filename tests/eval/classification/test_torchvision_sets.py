@@ -260,7 +260,7 @@ def test_a_set_with_fewer_classes_is_refused_at_any_limit(name, tmp_path, monkey
 def test_another_number_of_images_is_refused_without_a_limit(tmp_path, monkeypatch):
     write_class_set("food101", tmp_path, monkeypatch)
     protocol = replace(CLASSIFICATION["food101"], n_classes=2)
-    with pytest.raises(UsageError, match=r"has 3 test images, not 25250; .*--limit"):
+    with pytest.raises(UsageError, match=r"has 3 of 25250 images of food101; .*--limit"):
         read(protocol, tmp_path)
     limited = open_data(protocol, RunOptions(data_root=str(tmp_path), limit=2))
     # The first of every class, in the order of the file.

@@ -141,7 +141,7 @@ def test_imagenetv2s_folders_are_sorted_as_numbers(
     assert data.classes == tuple(str(number) for number in range(1000))
     assert data.names[2] == "2/a.jpeg"
     assert class_names(protocol, data) == list_names("imagenet1k")
-    with pytest.raises(UsageError, match="has 1000 test images, not 10000"):
+    with pytest.raises(UsageError, match="has 1000 of 10000 images of"):
         open_data(protocol, replace(options, limit=None))
     folder = folder.rename(tmp_path / "ImageNetV2-matched-frequency")
     assert open_data(protocol, options).names == data.names

@@ -303,7 +303,7 @@ def test_a_selection_set_with_other_numbers_of_items(tmp_path):
     assert (found.items, found.expected_items, found.images, found.expected) == (16, 7511, 4, 4)
     assert len(found.faults) == 7
     path = tmp_path / "sugar-crepe/data"
-    assert found.faults[-1] == f"{path} has 3 items of swap_obj, not the data set's 245"
+    assert found.faults[-1] == f"{path} has 3 of 245 items of swap_obj of sugarcrepe"
 
 
 def test_test_images_of_classification_sets_are_counted(tmp_path, monkeypatch):
@@ -321,7 +321,7 @@ def test_test_images_of_classification_sets_are_counted(tmp_path, monkeypatch):
     first, classes, second = found.faults
     assert classes.startswith(f"{tmp_path}/dtd/dtd has 2 classes, not the 47; ")
     assert first.startswith(f"1 of 2 test images are not there, the first: {missing}; from: ")
-    assert second.startswith(f"{tmp_path}/dtd/dtd has 2 test images, not 1880; ")
+    assert second.startswith(f"{tmp_path}/dtd/dtd has 2 of 1880 images of dtd")
     # torchvision fetches nothing where the folders are there.
     assert found.remedy == dtd.download
 

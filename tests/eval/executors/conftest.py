@@ -77,7 +77,7 @@ def plan_of(datasets: list[str], output: Path, share: Share) -> Plan:
         datasets=datasets,
         models=MODELS,
         arch=ARCH,
-        options=RunOptions(share=share, workers=1, partial=str(output / ".partial")),
+        options=RunOptions(share=share, workers=1, unfinished=str(output / ".partial")),
         machine=Machine(device="cpu"),
     )
 

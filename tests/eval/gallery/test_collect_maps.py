@@ -224,7 +224,7 @@ def test_colours_of_voc(gallery, pixels, tmp_path) -> None:
     """The set's own colours on its own label maps, without a model or its predictions."""
     root = PARITY / "voc"
     protocol = find_protocol("voc21")
-    data = open_data(protocol, RunOptions(data_root=str(root)))
+    data = open_data(protocol, RunOptions(data_root=str(root), allow_partial=True))
     n_images, n_classes = len(data.samples), len(protocol.class_names)
     samples = {
         "name": np.array([sample.name for sample in data.samples]),

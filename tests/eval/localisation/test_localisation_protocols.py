@@ -135,10 +135,11 @@ def test_what_is_not_there_is_named(tmp_path: Path, missing: str, command) -> No
 
 def test_recorded_sets_are_read(command) -> None:
     options = ["--data-root", str(PARITY / "voc"), "--model", "scenes-cosmos", "--no-cache"]
+    options += ["--partial"]
     dataset = ["--dataset", "voc21", "--protocol", "localisation"]
     ended = command("run", *dataset, *options, "--output", "out", "--json")
     assert ended.status == 0, ended.err
-    assert "scenes-cosmos__voc21__localisation.json" in ended.err
+    assert "scenes-cosmos__voc21__localisation__partial-5-of-1449-images.json" in ended.err
     assert command("verify", "out").status == 0
     unnamed = command("run", "--task", "loc", "--dataset", "voc21", *options)
     assert (unnamed.status, unnamed.out) == (2, "")

@@ -230,7 +230,7 @@ def test_a_killed_run_goes_on_at_its_shard(
 ):
     monkeypatch.setattr(shards, "SHARD", 2)
     write_set(**labels)
-    options = replace(OPTIONS, partial=str(tmp_path / ".partial"))
+    options = replace(OPTIONS, unfinished=str(tmp_path / ".partial"))
 
     def ending(step):
         if (step.phase, step.done) == ("images", 5):
@@ -258,4 +258,4 @@ def test_a_killed_run_goes_on_at_its_shard(
         np.testing.assert_array_equal(resumed.samples[name], values)
         np.testing.assert_array_equal(resumed_again.samples[name], values)
     assert next(running, None) is None  # the result is stored by now
-    assert list(Path(options.partial).iterdir()) == []
+    assert list(Path(options.unfinished).iterdir()) == []

@@ -176,7 +176,7 @@ def test_the_summary_counts():
     assert told["Measured (UTC)"] == "2025-01-02 03:04 to 2026-01-02 03:04"
     assert (told["Results"], told["Models"], told["Data sets"]) == ("2", "2", "1")
     assert told["Of edited code"] == told["Of random weights"] == "1 results"
-    assert told["Of the first samples only"] == "1 results"
+    assert told["Of a part of the samples only"] == "1 results"
 
 
 def test_published_numbers_stand_beside_what_was_measured_only():

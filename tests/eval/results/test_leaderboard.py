@@ -59,7 +59,7 @@ def test_markdown(rows):
         "| scenes-cosmos (first 10 only) |  |  | 100.0 |\n"
         "\n"
         "- Bold: the best of its column.\n"
-        "- Not ranked: results of the first samples only.\n"
+        "- Not ranked: results of a part of the samples only.\n"
     )
 
 

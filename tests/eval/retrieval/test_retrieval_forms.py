@@ -194,9 +194,9 @@ def test_the_first_file_that_is_there_counts(root: Path, read) -> None:
 
 def test_other_counts_than_the_protocol_has_are_refused(root: Path, read) -> None:
     read("a.json", FORMS["list.json"], n_images=3, n_captions=6)
-    with pytest.raises(UsageError, match=r"a\.json has 3 images, but colours 4"):
+    with pytest.raises(UsageError, match=r"a\.json has 3 of 4 images of colours"):
         read("a.json", FORMS["list.json"], n_images=4)
-    with pytest.raises(UsageError, match=r"a\.json has 6 captions, but colours 7"):
+    with pytest.raises(UsageError, match=r"a\.json has 6 of 7 captions of colours"):
         read("a.json", FORMS["list.json"], n_images=3, n_captions=7)
     protocol = replace(PROTOCOL, annotations="a.json", n_images=4)
     limited = open_data(protocol, RunOptions(data_root=str(root), limit=2))

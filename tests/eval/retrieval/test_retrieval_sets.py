@@ -219,8 +219,8 @@ def test_the_doctor_tells_other_counts_and_missing_images(tmp_path: Path, place)
     assert (found.images, found.expected) == (0, 1014)
     assert (found.captions, found.expected_captions) == (2, 5070)
     images, captions, missing = found.faults
-    assert images == f"{tmp_path}/flickr30k_val.json has 1 images, but flickr30k-val 1014"
-    assert captions == f"{tmp_path}/flickr30k_val.json has 2 captions, but flickr30k-val 5070"
+    assert images == f"{tmp_path}/flickr30k_val.json has 1 of 1014 images of flickr30k-val"
+    assert captions == f"{tmp_path}/flickr30k_val.json has 2 of 5070 captions of flickr30k-val"
     assert missing.startswith(f"1 of 1 images missing, first: {path}; images are looked for in ")
     assert "flickr30k/Images" in missing
     assert found.remedy == protocol.download

@@ -23,7 +23,7 @@ def test_the_root_or_its_usual_folder_holds_the_set(dataset, recorded, tmp_path)
     assert protocol.usual_folder is not None
     shutil.copytree(PARITY / recorded, tmp_path / protocol.usual_folder)
     for root in (tmp_path, tmp_path / protocol.usual_folder):
-        options = RunOptions(data_root=str(root))
+        options = RunOptions(data_root=str(root), allow_partial=True)
         check(protocol, options)
         data = open_data(protocol, options)
         assert [s.image.is_file() and s.mask.is_file() for s in data.samples] == [True] * len(
@@ -33,16 +33,18 @@ def test_the_root_or_its_usual_folder_holds_the_set(dataset, recorded, tmp_path)
 
 
 def test_voc_samples_follow_the_list_and_its_first_ones_are_the_limit():
-    options = RunOptions(data_root=str(PARITY / "voc"))
+    options = RunOptions(data_root=str(PARITY / "voc"), allow_partial=True)
     names = [s.name for s in open_data(SEGMENTATION["voc21"], options).samples]
     listed = (PARITY / "voc/ImageSets/Segmentation/val.txt").read_text().split()
     assert names == listed
-    some = open_data(SEGMENTATION["voc21"], dataclasses.replace(options, limit=2)).samples
+    some = open_data(
+        SEGMENTATION["voc21"], dataclasses.replace(options, limit=2, allow_partial=False)
+    ).samples
     assert [s.name for s in some] == listed[:2]
 
 
 def test_reduced_labels_start_at_the_first_class():
-    options = RunOptions(data_root=str(PARITY / "voc"))
+    options = RunOptions(data_root=str(PARITY / "voc"), allow_partial=True)
     sample = open_data(SEGMENTATION["voc20"], options).samples[0]
     with Image.open(sample.mask) as image:
         raw = np.asarray(image).astype(int)
@@ -51,7 +53,7 @@ def test_reduced_labels_start_at_the_first_class():
 
 
 def test_voc20_palette_is_vocs_without_the_background():
-    options = RunOptions(data_root=str(PARITY / "voc"))
+    options = RunOptions(data_root=str(PARITY / "voc"), allow_partial=True)
     assert open_data(SEGMENTATION["voc20"], options).palette[0] == (128, 0, 0)  # aeroplane
     assert open_data(SEGMENTATION["voc21"], options).palette[1] == (128, 0, 0)
 
@@ -77,7 +79,7 @@ def test_other_published_layouts_are_read(dataset, layout, tmp_path):
         split = tmp_path / layout / protocol.split
         split.parent.mkdir(parents=True)
         split.write_text("one\n")
-    options = RunOptions(data_root=str(tmp_path))
+    options = RunOptions(data_root=str(tmp_path), allow_partial=True)
     check(protocol, options)
     (sample,) = open_data(protocol, options).samples
     assert sample.name == f"{below}one"
@@ -124,7 +126,7 @@ def test_a_split_file_names_the_samples(pets, protocol):
 
 def refusal(protocol, root) -> str:
     with pytest.raises(UsageError) as error:
-        check(protocol, RunOptions(data_root=str(root)))
+        check(protocol, RunOptions(data_root=str(root), allow_partial=True))
     assert "\n" not in str(error.value)
     return str(error.value)
 

@@ -101,7 +101,7 @@ def test_which_published_sets_share_a_pass(one, other, alike, tmp_path):
         if protocol.split:
             (root / protocol.split).parent.mkdir(parents=True, exist_ok=True)
             (root / protocol.split).write_text("one\n")
-    options = RunOptions(data_root=str(tmp_path))
+    options = RunOptions(data_root=str(tmp_path), allow_partial=True)
     keys = [image_pass(protocol, options) for protocol in protocols]
     assert (keys[0] == keys[1]) == alike
 

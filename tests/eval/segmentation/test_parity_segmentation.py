@@ -52,6 +52,7 @@ def test_label_maps_and_scores(case, teacher, embed_once, monkeypatch, tmp_path)
         data_root=str(PARITY / ROOTS[dataset]),
         attention=attention,
         save_predictions=str(tmp_path),
+        allow_partial=True,
     )
     protocol = SEGMENTATION[dataset]
     segmentation.check(protocol, options)

@@ -32,7 +32,7 @@ def options(tmp_path, write_set, monkeypatch) -> RunOptions:
         data_root=str(tmp_path / "data"),
         batch_size=8,
         workers=0,
-        partial=str(tmp_path / ".partial"),
+        unfinished=str(tmp_path / ".partial"),
     )
 
 
@@ -58,7 +58,7 @@ def interrupt(encoder, protocol, options, *, image):
 
 
 def kept_shards(options):
-    return sorted(Path(options.partial).rglob("*.npz"))
+    return sorted(Path(options.unfinished).rglob("*.npz"))
 
 
 def assert_same(one, other):
@@ -68,7 +68,7 @@ def assert_same(one, other):
 
 
 def test_an_interrupted_run_goes_on_at_its_shard(encoder, protocol, options):
-    whole, _, _ = start(encoder, protocol, replace(options, partial=None))
+    whole, _, _ = start(encoder, protocol, replace(options, unfinished=None))
     interrupt(encoder, protocol, options, image=6)
     assert len(kept_shards(options)) == 2
     notes: list[str] = []
@@ -78,7 +78,7 @@ def test_an_interrupted_run_goes_on_at_its_shard(encoder, protocol, options):
     assert_same(resumed, whole)
     assert len(kept_shards(options)) == 4
     assert next(running, None) is None  # the result is stored by now
-    assert list(Path(options.partial).iterdir()) == []
+    assert list(Path(options.unfinished).iterdir()) == []
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-30], lambda data: b"", lambda data: b"PK"])

@@ -259,7 +259,7 @@ def test_counts_are_part_of_a_published_set(make_set: Make) -> None:
     }
     of = {"one": 1, "two": 2}
     short = make_set(IMAGES, records, "s", layout="sugarcrepe", n_items=3, subset_items=of)
-    assert_refused(short, r"mine: .*s has 1 items of two, not the data set's 2; fetch it again")
+    assert_refused(short, r"mine: .*s has 1 of 2 items of two of mine; see")
     assert len(opened(short, limit=2).subsets.of_item) == 2
     other = make_set(
         IMAGES, records, "o", layout="sugarcrepe", n_items=2, subset_items={"one": 1, "too": 1}
@@ -267,7 +267,7 @@ def test_counts_are_part_of_a_published_set(make_set: Make) -> None:
     assert_refused(other, "has no subset 'too'; the data set has: one, too")
     with pytest.raises(UsageError, match="no subset 'too'"):
         opened(other, limit=1)
-    assert_refused(make_set(IMAGES, ITEMS, n_items=3), "has 2 items, not the data set's 3")
+    assert_refused(make_set(IMAGES, ITEMS, n_items=3), "has 2 of 3 items of mine")
 
 
 def test_known_sets() -> None:

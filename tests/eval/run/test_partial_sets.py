@@ -1,0 +1,251 @@
+"""Known data sets with another number of samples: refused, or measured in part and marked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from support.sets import LAYOUTS, save_map, write_images, write_masks
+
+import cosmos_eval
+from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.store import read_result
+from cosmos_eval.tasks import part_of, room_of
+from cosmos_eval.types import (
+    ClassificationProtocol,
+    LocalisationProtocol,
+    Part,
+    Protocol,
+    RetrievalProtocol,
+    RunOptions,
+    SegmentationProtocol,
+    SelectionProtocol,
+    UsageError,
+)
+
+N = 4  # samples of every made-up set
+ALLOWED = RunOptions(allow_partial=True, workers=0)
+
+
+def write_images_of(root: Path) -> list[str]:
+    names = [f"{number}.png" for number in range(N)]
+    for number, name in enumerate(names):
+        save_map(root / "images" / name, np.full((8, 8), 60 * number))
+        save_map(root / "masks" / name, np.arange(64).reshape(8, 8) % 2)
+        Image.new("RGB", (8, 8)).save(make(root / "classes" / "ab"[number % 2] / name))
+    return names
+
+
+def make(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def of_label_maps(kind: type[Any], root: Path, known: int) -> Protocol:
+    return kind(
+        dataset="mine",
+        family="test",
+        root=str(root),
+        mmseg_type=None,
+        images="images",
+        masks="masks",
+        image_suffix=".png",
+        class_names=("a", "b"),
+        queries=(("a",), ("b",)),
+        n_images=known,
+    )
+
+
+def of_retrieval(root: Path, known: int) -> Protocol:
+    records = [{"image": f"{number}.png", "caption": ["one", "two"]} for number in range(N)]
+    (root / "captions.json").write_text(json.dumps(records))
+    return RetrievalProtocol(
+        dataset="mine",
+        family="test",
+        root=str(root),
+        images="images",
+        annotations="captions.json",
+        n_images=known,
+        n_captions=2 * known,
+    )
+
+
+def of_classes(root: Path, known: int) -> Protocol:
+    return ClassificationProtocol(
+        dataset="mine", family="test", root=str(root), folder="classes", n_images=known
+    )
+
+
+def of_selection(root: Path, known: int) -> Protocol:
+    items = [
+        {"image": f"{number}.png", "caption": f"a {number}", "negative": "no", "subset": "ab"[n]}
+        for number, n in zip(range(N), (0, 1, 0, 1), strict=True)
+    ]
+    (root / "items.json").write_text(json.dumps(items))
+    return SelectionProtocol(
+        dataset="mine",
+        family="test",
+        root=str(root),
+        images="images",
+        annotations="items.json",
+        layout="items",
+        n_items=known,
+        subset_items={"a": 2, "b": known - 2},
+    )
+
+
+KINDS: dict[str, Callable[[Path, int], Protocol]] = {
+    "retrieval": of_retrieval,
+    "cls": of_classes,
+    "select": of_selection,
+    "seg": lambda root, known: of_label_maps(SegmentationProtocol, root, known),
+    "loc": lambda root, known: of_label_maps(LocalisationProtocol, root, known),
+}
+
+
+def check(protocol: Protocol, **options: Any) -> None:
+    room_of(protocol).check(protocol, RunOptions(workers=0, **options))
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_one_sample_too_few_or_too_many_is_refused(task, tmp_path):
+    write_images_of(tmp_path)
+    check(KINDS[task](tmp_path, N))
+    with pytest.raises(UsageError, match=r"^mine: .* has \d of \d .*data doctor mine.*--partial"):
+        check(KINDS[task](tmp_path, N + 1))
+    with pytest.raises(UsageError, match=r"^mine: .* has \d \w+.*, more than the \d of mine; see"):
+        check(KINDS[task](tmp_path, N - 1))
+    for known in (N - 1, N + 1):
+        check(KINDS[task](tmp_path, known), limit=2)
+
+
+@pytest.mark.parametrize("task", KINDS)
+def test_a_part_is_accepted_where_that_is_allowed(task, tmp_path):
+    write_images_of(tmp_path)
+    unit = "items" if task == "select" else "images"
+    less = KINDS[task](tmp_path, N + 1)
+    check(less, allow_partial=True)
+    assert part_of(less, ALLOWED) == Part(N, N + 1, unit)
+    assert part_of(less, RunOptions()) is None
+    assert part_of(KINDS[task](tmp_path, N), ALLOWED) is None
+    with pytest.raises(UsageError, match=r"more than the [13] of mine; .*`, or measure the first"):
+        check(KINDS[task](tmp_path, N - 1), allow_partial=True)
+
+
+@pytest.mark.parametrize("task", sorted(KINDS.keys() - {"cls"}))
+def test_samples_whose_files_are_missing_are_left_out_of_a_part(task, tmp_path):
+    write_images_of(tmp_path)
+    (tmp_path / "images" / "2.png").unlink()
+    protocol = KINDS[task](tmp_path, N)
+    with pytest.raises(UsageError):
+        check(protocol)
+    check(protocol, allow_partial=True)
+    assert str(part_of(protocol, ALLOWED)) == (
+        "3 of 4 items" if task == "select" else "3 of 4 images"
+    )
+
+
+@pytest.mark.parametrize("task", ["retrieval", "select"])
+def test_missing_files_of_the_users_own_sets_stay_an_error(task, tmp_path):
+    """Their number is not known, so that a result could not be marked."""
+    write_images_of(tmp_path)
+    (tmp_path / "images" / "2.png").unlink()
+    known: Any = KINDS[task](tmp_path, N)
+    own = {"retrieval": {"n_images": None, "n_captions": None}}.get(
+        task, {"n_items": None, "subset_items": {}}
+    )
+    with pytest.raises(UsageError, match=r"2\.png"):
+        check(replace(known, **own), allow_partial=True)
+
+
+def test_label_maps_that_are_missing_are_left_out_as_well(tmp_path):
+    write_images_of(tmp_path)
+    (tmp_path / "masks" / "1.png").unlink()
+    protocol = KINDS["seg"](tmp_path, N)
+    with pytest.raises(UsageError, match=r"cannot read label map .*masks/1\.png"):
+        check(protocol)
+    assert part_of(protocol, ALLOWED) == Part(3, 4, "images")
+    for number in range(N):
+        (tmp_path / "masks" / f"{number}.png").unlink(missing_ok=True)
+    with pytest.raises(UsageError, match=r"cannot read label map .*masks/0\.png"):
+        check(protocol, allow_partial=True)
+
+
+def test_a_list_of_one_line_is_not_the_set(tmp_path):
+    """PASCAL VOC with a val.txt of one name."""
+    voc = LAYOUTS["voc"]
+    write_images(tmp_path, voc)
+    write_masks(tmp_path, voc)
+    (tmp_path / str(voc.split)).write_text(f"{voc.names[0]}\n")
+    with pytest.raises(UsageError, match=r"^voc20: .*JPEGImages has 1 of 1449 images of voc20"):
+        room_of(SEGMENTATION["voc20"]).check(
+            SEGMENTATION["voc20"], RunOptions(data_root=str(tmp_path), workers=0)
+        )
+
+
+def test_a_limit_excludes_a_part():
+    with pytest.raises(UsageError, match=r"--partial .* --limit .*: give one"):
+        RunOptions(limit=3, allow_partial=True)
+
+
+@pytest.fixture(scope="module")
+def cityscapes(tmp_path_factory) -> Path:
+    """Three of 500 images."""
+    root = tmp_path_factory.mktemp("cityscapes")
+    write_images(root, LAYOUTS["cityscapes"])
+    write_masks(root, LAYOUTS["cityscapes"])
+    return root
+
+
+MARK = "partial (3 of 500 images)"
+
+
+def test_a_partial_result_is_marked_wherever_it_is_shown(command, cityscapes, tiny_archs, tmp_path):
+    model = f"openclip:{tiny_archs['tiny']}/random"
+    run = ["run", "--dataset", "cityscapes", "--data-root", cityscapes, "--model", model]
+    run += ["--output", "out", "--device", "cpu", "--no-cache"]
+    refused = command(*run)
+    assert refused.status == 2
+    assert "has 3 of 500 images of cityscapes; see `cosmos-eval data doctor city" in refused.err
+    assert not (tmp_path / "out").exists()
+
+    preview = command(*run, "--partial", "--dry-run", "--json")
+    assert json.loads(preview.out)[0]["samples"] == 3
+    done = command(*run, "--partial")
+    assert done.status == 0, done.err
+    assert "partial" in done.out
+    (path,) = (tmp_path / "out").glob("*.json")
+    assert path.stem.endswith("__cityscapes__cosmos__partial-3-of-500-images")
+    row = read_result(path)
+    assert (row.provenance["partial"], row.n_samples) == ("3 of 500 images", 3)
+    assert row.provenance["notes"][-1] == "3 of 500 images were found"
+    assert command("verify", path).status == 0
+
+    for form in ("table", "md", "csv", "tex", "html", "json"):
+        shown = " ".join(command("leaderboard", "out", "--format", form).out.split())
+        assert MARK in shown or form == "table", form
+    listed = json.loads(command("leaderboard", "out", "--published", "--format", "json").out)
+    (measured,) = [entry for entry in listed if entry["source"] == "measured"]
+    assert MARK in measured["model"]
+    assert command("report", "out", "--out", "page.html").status == 0
+    assert MARK in (tmp_path / "page.html").read_text()
+
+
+def test_a_whole_set_is_not_marked(cityscapes, tiny_archs, monkeypatch):
+    whole = replace(SEGMENTATION["cityscapes"], n_images=3)
+    monkeypatch.setitem(SEGMENTATION, "cityscapes", whole)
+    row = cosmos_eval.evaluate(
+        f"openclip:{tiny_archs['tiny']}/random",
+        "cityscapes",
+        data_root=str(cityscapes),
+        device="cpu",
+        allow_partial=True,
+        cache=False,
+    )
+    assert "partial" not in row.provenance
