@@ -86,7 +86,7 @@ def read_verified(path: Path) -> Verified | Verdict:
 
 
 def _examine(path: Path, stored: ResultFiles) -> Verified | list[str]:
-    """The verified result, or what differs. Raises UsageError where neither can be said."""
+    """The verified result, or what differs. Raises UsageError where it cannot be verified."""
     record, row, archive = stored
     if swapped := [*_misnamed(path, row), *_samples_of_another(path, row, archive)]:
         return swapped

@@ -125,6 +125,6 @@ def _end(error: BaseException) -> int:
 
 def _fail(message: str, code: int, *, silent: bool = False) -> int:
     if not silent:
-        with suppress(OutputError):  # there is no other place to say it
+        with suppress(OutputError):  # no other stream is left
             print(f"cosmos-eval: {one_line(message)}", file=sys.stderr)
     return code

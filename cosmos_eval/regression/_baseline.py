@@ -187,18 +187,18 @@ def described(key: Key) -> str:
 
 
 def _entry(row: ResultRow, archive: bytes | None) -> Entry:
-    """A result as an entry, with where its samples will lie if they are kept."""
+    """A result as an entry, with the name of its samples' file if there is to be one."""
     samples = None
     if archive is not None:
         digest = hashlib.sha256(archive).hexdigest()
         name = "__".join(safe_name(part) for part in result_key(row))
         samples = {"file": f"{name}.{digest[:8]}.baseline.npz", "sha256": digest}
-    kept = set(row.intervals if samples is None else row.metrics)
+    usable = set(row.intervals if samples is None else row.metrics)
     return Entry(
         model=model_label(row),
         weights_sha256=row.model["weights_sha256"],
         setting=setting(row),
-        metrics={name: value for name, value in row.metrics.items() if name in kept},
+        metrics={name: value for name, value in row.metrics.items() if name in usable},
         intervals=dict(row.intervals),
         samples=samples,
         commit=row.provenance["commit"],

@@ -80,9 +80,9 @@ def test_standard_output(regressed, monkeypatch, capsys, name, broken, status):
         monkeypatch.setattr(sys, "stdout", stream)
         assert status_of(*COMMANDS[name]) == status
         assert sys.stdout is stream
-    said = "cosmos-eval: cannot write the output: No space left on device"
+    message = "cosmos-eval: cannot write the output: No space left on device"
     assert [line for line in capsys.readouterr().err.splitlines() if "cosmos-eval" in line] == (
-        [said] if status == 2 else []
+        [message] if status == 2 else []
     )
 
 

@@ -219,12 +219,12 @@ def _report(model: str = "a|b<c>") -> Report:
 
 def test_every_report_prints_the_tolerance():
     report = _report()._replace(tolerance=0.015)
-    said = "base.json, tolerance 0.015 (1.5 points of a share, 1.5% of a rank or ratio)"
-    assert to_markdown(report).splitlines()[2] == f"Baseline: {said}"
+    text = "base.json, tolerance 0.015 (1.5 points of a share, 1.5% of a rank or ratio)"
+    assert to_markdown(report).splitlines()[2] == f"Baseline: {text}"
     (tolerance,) = ET.fromstring(to_junit(report)).iter("property")
     assert tolerance.attrib == {"name": "tolerance", "value": "0.015"}
     assert to_records(report)["tolerance"] == 0.015
-    assert baseline_text(report) == said
+    assert baseline_text(report) == text
     assert baseline_text(report._replace(tolerance=0.0)) == "base.json, tolerance 0"
     assert baseline_text(_report()) == "base.json"
 

@@ -179,7 +179,7 @@ def test_a_pipe_is_written_and_stays_a_pipe(tmp_path):
 
 
 def numbered(make_row: Callable[..., ResultRow], number: int) -> tuple[ResultRow, Samples]:
-    """A result, always of the same name, whose metrics and samples tell its number."""
+    """A result, always of the same name, whose metrics and samples hold its number."""
     return make_row(metrics={"acc1": number / 64}), {"x": np.full(3, number)}
 
 
