@@ -85,7 +85,7 @@ def _require_named(
 
 
 def _require_classes(protocol: ClassificationProtocol, folder: Path, data: ClassData) -> None:
-    """As many classes as the set has, whatever the limit, and labels that are classes."""
+    """Require as many classes as the set has, whatever the limit, and labels that are classes."""
     listed = CLASS_LISTS.get(protocol.class_list or "")
     expected = protocol.n_classes if listed is None else listed.n_classes
     if expected not in (None, len(data.classes)):
@@ -110,7 +110,7 @@ def _from_page(protocol: ClassificationProtocol) -> str:
 def _require_number(
     protocol: ClassificationProtocol, folder: Path, data: ClassData, options: RunOptions
 ) -> None:
-    """As many images as the set has."""
+    """Require as many images as the set has, unless there is a limit."""
     if protocol.n_images not in (None, len(data.images)) and options.limit is None:
         raise UsageError(
             f"{protocol.dataset}: {folder} has {len(data.images)} test images, not "
