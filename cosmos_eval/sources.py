@@ -197,7 +197,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether pixels have more than 8 bits: modes I, I;16, I;16B, F."""
+    """Return whether pixels have more than 8 bits: modes I, I;16, I;16B, F."""
     return image.mode.startswith(("I", "F"))
 
 

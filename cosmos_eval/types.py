@@ -128,7 +128,7 @@ class ClassificationProtocol(Protocol):
     known list (a key of cosmos_eval.protocols.classification.CLASS_LISTS).
     `templates` holds prompts with one `{}`, or the name of a known set; None: those that the data
     bring, else OpenAI's for ImageNet. `n_classes` and `n_images` are how many classes and test
-    images the set has where that is known, the former where no class list says it; `remark` is what
+    images the set has where that is known, the former where no class list has it; `remark` is what
     a reader of its numbers must know.
     """
 

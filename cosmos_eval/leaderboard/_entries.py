@@ -102,7 +102,7 @@ def _named(*entries: Entry) -> str:
 
 
 def _as_published(model: str) -> str:
-    """The name under which a model's authors published numbers of the same weights.
+    """Return the name under which a model's authors published numbers of the same weights.
 
     Most of them measured in mixed precision: it and float32 are compared with their numbers.
     OpenCLIP loads a tag that both architectures have with QuickGELU by either name.

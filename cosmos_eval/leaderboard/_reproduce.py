@@ -92,7 +92,7 @@ def _measurement(number: Entry, found: Mapping[Key, Entry]) -> Entry | None:
 
 
 def precision_note(numbers: Sequence[Reproduction]) -> str | None:
-    """In which precision numbers were measured where it is not the published one, in a line."""
+    """Name the precisions of measured numbers that are not the published one, in a line."""
     others = Counter(number.precision for number in numbers if number.measured is not None)
     others.pop(_PUBLISHED_PRECISION, None)
     if not others:

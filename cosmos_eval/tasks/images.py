@@ -44,7 +44,7 @@ class FolderWalk:
         self._enter(str(root))
 
     def files(self, folder: Path) -> Iterator[tuple[str, list[str]]]:
-        """Every folder below and including `folder`, and the names of its files, unsorted.
+        """Yield `folder` and every folder below it, each with the names of its files, unsorted.
 
         Raises UsageError for a folder that was entered before, such as by a link to a parent, and
         for one that cannot be read.
@@ -73,7 +73,7 @@ def require_distinct_folders(root: Path) -> None:
 
 
 def folder_entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What a folder holds, unsorted. Raises UsageError where it cannot be read."""
+    """List what a folder holds, unsorted. Raises UsageError where it cannot be read."""
     try:
         with os.scandir(folder) as entries:
             return list(entries)

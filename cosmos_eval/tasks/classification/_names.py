@@ -22,7 +22,7 @@ def list_names(class_list: str) -> tuple[str, ...]:
 
 
 def known_classes(protocol: ClassificationProtocol) -> tuple[str, ...]:
-    """What the data call the classes of a known set; empty where no installed package lists them.
+    """Return the classes of a known set as data name them; empty where no package lists them.
 
     For error messages: the number of classes is the protocol's, and the list of ImageNet's folders
     is compared by its hash.
@@ -35,7 +35,7 @@ def known_classes(protocol: ClassificationProtocol) -> tuple[str, ...]:
 
 
 def class_differences(protocol: ClassificationProtocol, found: Sequence[str]) -> str:
-    """The end of an error message: which classes of a known set are missing or are not its own."""
+    """Return the end of a message: which classes of a known set are missing, which are others."""
     known = known_classes(protocol)
     missing = [name for name in known if name not in found]
     others = [name for name in found if name not in known] if known else []
@@ -49,7 +49,7 @@ def _first_few(names: Sequence[str]) -> str:
 
 
 def _wordnet_ids() -> tuple[str, ...]:
-    """ImageNet's WordNet ids, sorted, from timm's copy; timm, which imports torch, is not."""
+    """Read ImageNet's WordNet ids, sorted, from timm's copy without importing timm and torch."""
     package = find_spec("timm")
     folders = (package and package.submodule_search_locations) or ()
     files = (Path(folder, "data", "_info", "imagenet_synsets.txt") for folder in folders)

@@ -111,7 +111,7 @@ def _flickr_lines(path: Path) -> Iterator[_FlickrLine]:
 
 
 def _csv_field(text: str) -> str | None:
-    """The content of a text that is one CSV field, None where it is none or several."""
+    """Return the content of a text that is one CSV field, None where it is none or several."""
     try:
         fields = next(csv.reader([text], strict=True)) or [""]
     except csv.Error:

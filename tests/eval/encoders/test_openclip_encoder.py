@@ -184,13 +184,13 @@ def test_amp_is_the_type_that_pytorch_takes_on_a_device(
 ) -> None:
     mixed = load(f"openclip:{tiny_archs['tiny']}/random", precision="amp")
     mixed.info = mixed.info._replace(device=f"{device}:0")
-    asked: list[tuple[str, Any, bool]] = []
-    # No GPU is needed for what is asked of PyTorch.
+    requested: list[tuple[str, Any, bool]] = []
+    # No GPU is needed to see what is requested of PyTorch.
     monkeypatch.setattr(
-        torch, "autocast", lambda kind, dtype, enabled: asked.append((kind, dtype, enabled))
+        torch, "autocast", lambda kind, dtype, enabled: requested.append((kind, dtype, enabled))
     )
     mixed._autocast()
-    assert asked == [(device, None, True)]
+    assert requested == [(device, None, True)]
     assert torch.get_autocast_dtype(device) == expected
 
 
