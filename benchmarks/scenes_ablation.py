@@ -26,7 +26,7 @@ import typer
 import cosmos_eval
 from cosmos_core import read_checkpoint
 from cosmos_core.data.scenes import TRAIN, write_layouts
-from cosmos_core.model.checkpoint import write_atomically
+from cosmos_core.files import write_atomically
 from cosmos_core.recipes import RECIPES
 
 RUNS = Path("runs/ablation")

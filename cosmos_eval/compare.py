@@ -6,22 +6,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_eval.labels import model_label
+from cosmos_eval.labels import Stored as Stored
+from cosmos_eval.labels import told_apart
 from cosmos_eval.matching import departures, lower_is_better, mismatches, setting
 from cosmos_eval.metrics.intervals import LEVEL
 from cosmos_eval.metrics.paired import PairedDifference, holm
 from cosmos_eval.paired import paired_differences
 from cosmos_eval.tasks import task_named
-from cosmos_eval.types import ResultRow, Samples, UsageError
+from cosmos_eval.types import Samples, UsageError
 
 ReadSamples = Callable[[Path], Samples]
-
-
-class Stored(NamedTuple):
-    """A result and the file that it was read from."""
-
-    path: Path
-    row: ResultRow
 
 
 class MetricTest(NamedTuple):
@@ -62,12 +56,12 @@ def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Sto
     """
     found = results
     if model is not None:
-        found = [r for r in results if model in (model_label(r.row), r.row.model["spec"])]
-        found = [r for r in found if model_label(r.row) == model] or found
-    labels = sorted({model_label(some.row) for some in found})
+        found = [r for r in results if model in (r.model, r.row.model["spec"])]
+        found = [r for r in found if r.model == model] or found
+    labels = sorted({some.model for some in found})
     if len(labels) == 1:
         return list(found)
-    there = ", ".join(sorted({model_label(some.row) for some in results}))
+    there = ", ".join(sorted({some.model for some in results}))
     if model is None:
         raise UsageError(f"{where} has several models ({there}): choose with --model, A's then B's")
     problem = f"several results of model '{model}'" if labels else f"no result of model '{model}'"
@@ -101,9 +95,11 @@ def pair(
 def compare(pairs: Sequence[tuple[Stored, Stored]], read_samples: ReadSamples) -> Comparison:
     """Compare results pair by pair.
 
-    Raises UsageError where a pair is not of the same samples and protocol, saying which field
-    differs, and where metrics are not those of their samples.
+    Raises UsageError for an edited result, where a pair is not of the same samples and protocol,
+    saying which field differs, and where metrics are not those of their samples.
     """
+    for stored in (stored for one in pairs for stored in one):
+        _require_unchanged(stored)
     for one in pairs:
         _require_comparable(*one)
     tests = [test for one in pairs for test in _tests(*one, read_samples)]
@@ -112,7 +108,10 @@ def compare(pairs: Sequence[tuple[Stored, Stored]], read_samples: ReadSamples) -
     final = (t if t.adjusted is None else t._replace(adjusted=next(adjusted)) for t in tests)
     notes = dict.fromkeys(line for one in pairs for line in _notes(*one))
     (first_a, first_b), *_ = pairs
-    return Comparison(model_label(first_a.row), model_label(first_b.row), tuple(final), (*notes,))
+    if first_a.model == first_b.model:
+        # Two states of one checkpoint, each from a folder of its own.
+        first_a, first_b = told_apart(pairs[0])
+    return Comparison(first_a.model, first_b.model, tuple(final), (*notes,))
 
 
 def to_records(comparison: Comparison) -> dict[str, Any]:
@@ -146,6 +145,14 @@ def _notes(a: Stored, b: Stored) -> list[str]:
     lone = sorted(set(a.row.metrics) ^ set(b.row.metrics))
     lines = [f"{a.row.dataset}: not compared, since only one of both has it: {m}" for m in lone]
     return lines + departures(a.row, b.row)
+
+
+def _require_unchanged(one: Stored) -> None:
+    if one.is_edited:
+        raise UsageError(
+            f"{one.path} was edited after it was written (`cosmos-eval verify` shows more): "
+            "measure again"
+        )
 
 
 def _require_comparable(a: Stored, b: Stored) -> None:

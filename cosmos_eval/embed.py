@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 
 from cosmos_eval.cache import Shelf
 from cosmos_eval.code import EMBEDDING, fingerprint
-from cosmos_eval.encoder import Encoder
+from cosmos_eval.encoder import Encoder, require_finite
 from cosmos_eval.sources import ImageSource
 from cosmos_eval.threads import ahead
 from cosmos_eval.types import (
     Embeddings,
+    EncoderInfo,
     OnProgress,
     Progress,
     RunOptions,
@@ -39,6 +40,7 @@ EncodeTokens = Callable[[torch.Tensor], torch.Tensor]
 IMAGES_A_SHARD = 32  # at least a batch, and whole batches
 TEXTS_A_SHARD = 1024
 _HASHED_AT_ONCE = 256
+_SHOWN = 60  # characters of a text in an error message
 
 
 class TooManyError(UsageError):
@@ -50,13 +52,15 @@ class Inputs(NamedTuple):
 
     `identity` holds all besides an input itself that decides its feature, `keys` the SHA-256 of
     every input. `encode` makes the features (n, D) of each of several runs of inputs, which are
-    given by their numbers, one run after the other. `most` is how many it may be asked for, None
-    any number.
+    given by their numbers, one run after the other. `info` (the model) and `name` (of an input by
+    its number) are for errors. `most` is how many it may be asked for, None any number.
     """
 
     identity: Mapping[str, Any]
     keys: Sequence[bytes]
     encode: Callable[[Sequence[Sequence[int]]], Iterator[Features]]
+    info: EncoderInfo
+    name: Callable[[int], str]
     a_shard: int
     phase: str
     most: int | None = None
@@ -65,7 +69,8 @@ class Inputs(NamedTuple):
 def embed(inputs: Inputs, options: RunOptions, progress: OnProgress) -> Features:
     """Features (N, D) in the order of the inputs; equal inputs are encoded once, or found kept.
 
-    Raises TooManyError where more than `most` would have to be encoded.
+    Raises TooManyError where more than `most` would have to be encoded, and UsageError where
+    features are not finite.
     """
     first = {key: number for number, key in reversed([*enumerate(inputs.keys)])}
     distinct = sorted(first.values())
@@ -104,12 +109,18 @@ def _embed_shards(
         if numbers:
             own = [keys[number] for number in numbers]
             new = next(encoded)
+            require_finite(torch.from_numpy(new), inputs.info, partial(_name, inputs, numbers))
             shelf.keep(own, new)
             found.update(zip(own, new, strict=True))
             done += len(own)
             progress(Progress(inputs.phase, done, total))
         features.append(np.stack([found[keys[number]] for number in shard]))
     return features
+
+
+def _name(inputs: Inputs, numbers: Sequence[int], row: int) -> str:
+    """The name of the input that a row of the features of a shard belongs to."""
+    return inputs.name(numbers[row])
 
 
 def identity(encoder: Encoder, role: str, **of_role: Any) -> dict[str, Any]:
@@ -146,6 +157,8 @@ def embed_images(
         identity=identity(encoder, "image", preprocessing=dict(encoder.preprocessing)),
         keys=keys,
         encode=partial(_encode_images, encoder, images, keys, options),
+        info=encoder.info,
+        name=lambda number: str(images[number].name),
         a_shard=options.batch_size * max(1, IMAGES_A_SHARD // options.batch_size),
         phase="images",
         most=most,
@@ -179,7 +192,8 @@ def _encode_images(
         batches = []
         for start in range(0, len(run), options.batch_size):
             size = min(options.batch_size, len(run) - start)
-            batches.append(encoder.encode_image(torch.stack([*islice(loaded, size)])).numpy())
+            pixels = _stacked([*islice(loaded, size)], encoder)
+            batches.append(_finite(encoder.encode_image(pixels).numpy(), encoder))
         yield np.concatenate(batches)
 
 
@@ -208,6 +222,8 @@ def embed_texts(
         encode=partial(
             _encode_texts, encoder, encoder.encode_text, tokens[order], options.batch_size
         ),
+        info=encoder.info,
+        name=lambda number: quoted(texts[order[number]]),
         a_shard=TEXTS_A_SHARD,
         phase=phase,
         most=most,
@@ -246,10 +262,28 @@ def _encode_texts(
         own = tokens[list(run)]
         yield np.concatenate(
             [
-                encode(own[batch.rows, : batch.length]).numpy()
+                _finite(encode(own[batch.rows, : batch.length]).numpy(), encoder)
                 for batch in _text_batches(own, encoder.trims_text, batch_size)
             ]
         )
+
+
+def _stacked(images: Sequence[torch.Tensor], encoder: Encoder) -> torch.Tensor:
+    """Stack transformed images. Raises UsageError where their shapes differ."""
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        raise UsageError(f"{encoder.info.spec}: images of one batch have shapes {sorted(shapes)}")
+    return torch.stack([*images])
+
+
+def _finite(features: Features, encoder: Encoder) -> Features:
+    """Return features, which are cached next. Raises UsageError for NaN and infinity."""
+    if not np.isfinite(features).all():
+        raise UsageError(
+            f"{encoder.info.spec} gives features with NaN or infinity: look for damaged weights, "
+            "or try --precision fp32"
+        )
+    return features
 
 
 class _TextBatch(NamedTuple):
@@ -291,6 +325,11 @@ def _count_truncated(encoder: Encoder, texts: Sequence[str], tokens: torch.Tenso
     if len(full) == 0:
         return 0
     return int(encoder.overlong([texts[number] for number in full.tolist()]).sum())
+
+
+def quoted(text: str) -> str:
+    """A text in quotes for an error message, at most about 60 characters of it."""
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 def _require_any(items: Sequence[object], what: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import PIL.Image
+import torch
 from torch import Tensor
 
-from cosmos_eval.types import Attention, CaptionWord, EncoderInfo, Rgb
+from cosmos_eval.types import Attention, CaptionWord, EncoderInfo, Rgb, UsageError
 
 
 @runtime_checkable
@@ -98,3 +99,22 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
 
         Padding is looked at as well, as in training.
         """
+
+
+def require_finite(features: Tensor, info: EncoderInfo, name: Callable[[int], str]) -> None:
+    """Raise UsageError where features (N, ...) hold NaN or infinity.
+
+    Rankings and label maps of such features look like poor results of a sound model. `name` gives
+    the name of an input by its index; the error names the model and the first input concerned.
+    """
+    finite = torch.isfinite(features).flatten(1).all(1)
+    if finite.all():
+        return
+    first = int(finite.int().argmin())
+    reason = "check its weights"
+    if info.precision != "fp32":
+        reason += f", or use --precision fp32, as values may exceed the range of {info.precision}"
+    raise UsageError(
+        f"{info.spec} returns features that are not finite (NaN or infinity) for {name(first)}: "
+        f"{reason}"
+    )

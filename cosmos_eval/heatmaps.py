@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.functional import normalize, to_tensor
 
-from cosmos_eval.encoder import CrossAttentionEncoder, DenseEncoder, Encoder
+from cosmos_eval.encoder import CrossAttentionEncoder, DenseEncoder, Encoder, require_finite
 from cosmos_eval.types import Attention, MapKind, UsageError
 
 # The longer side in units of the shorter one. A tower costs the square of its patches, and
@@ -74,10 +74,12 @@ def heatmaps(
 
     Cross-attention: weights that sum to 1 over h x w. Similarity: cosines of a text's feature with
     the patches of a last block of the form `attention`, as one head. Raises UsageError where the
-    model does not have this kind.
+    model does not have this kind, and where maps are not finite.
     """
     features = _text_features(encoder, texts, kind)
-    return heatmaps_of_features(encoder, images, features, kind=kind, attention=attention)
+    maps = heatmaps_of_features(encoder, images, features, kind=kind, attention=attention)
+    require_finite(maps, encoder.info, lambda number: f"image {number + 1} and its texts")
+    return maps
 
 
 def heatmaps_of_features(

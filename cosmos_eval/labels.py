@@ -4,9 +4,113 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from cosmos_eval.types import ResultRow
+
+_FILES = 5  # of edited results that a warning names
+_HASH = 8  # characters of a hash in a label
+
+
+class Stored(NamedTuple):
+    """A result and the file that it was read from.
+
+    `unchanged` is whether the record is the one that was written, by the hash that it holds of
+    itself; None where it holds none or was not read from a file. `notes` are what `told_apart`
+    adds to the model's name.
+    """
+
+    path: Path
+    row: ResultRow
+    unchanged: bool | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def is_edited(self) -> bool:
+        """Whether the record is known not to be the one that was written."""
+        return self.unchanged is False
+
+    @property
+    def model(self) -> str:
+        """The name of the model where models are compared."""
+        return model_label(self.row, self.notes)
+
+    @property
+    def table_model(self) -> str:
+        """The name of the model in tables."""
+        return table_label(self.row, self.notes)
+
+
+def told_apart(results: Iterable[Stored]) -> list[Stored]:
+    """The same results, with notes where the name of a model does not say which one it is.
+
+    Results of one name whose weights, code or architecture differ are of different models: each
+    gets the first digits of the hash of whatever differs. An edited record is marked as such.
+    """
+    listed = list(results)
+    states = _states(listed)
+    return [
+        one._replace(
+            notes=(
+                *_differing(_state(one.row), states[model_label(one.row)]),
+                *(["edited record"] if one.is_edited else []),
+            )
+        )
+        for one in listed
+    ]
+
+
+def warnings_of(results: Iterable[Stored]) -> list[str]:
+    """One line for each model of several states, and one for all edited records."""
+    listed = list(results)
+    lines = [
+        f"{len(states)} models are called {label}: their {' and '.join(_parts(states))} differ, "
+        "and each has a row of its own"
+        for label, states in sorted(_states(listed).items())
+        if len(states) > 1
+    ]
+    edited = list(dict.fromkeys(one.path.name for one in listed if one.is_edited))
+    if edited:
+        named = ", ".join(edited[:_FILES])
+        more = f" and {len(edited) - _FILES} more" if len(edited) > _FILES else ""
+        lines.append(
+            f"not ranked and not compared, since the file was edited after it was written: "
+            f"{named}{more}"
+        )
+    return lines
+
+
+class _State(NamedTuple):
+    """What a model is, whatever it is called: hashes, None where there is none."""
+
+    weights: str | None
+    code: str | None
+    architecture: str
+
+
+def _state(row: ResultRow) -> _State:
+    architecture = hashlib.sha256(row.model["architecture"].encode(errors="replace")).hexdigest()
+    return _State(row.model["weights_sha256"], row.model.get("code_sha256"), architecture)
+
+
+def _states(results: Sequence[Stored]) -> dict[str, set[_State]]:
+    """The states of every model by its name without notes."""
+    states: dict[str, set[_State]] = {}
+    for one in results:
+        states.setdefault(model_label(one.row), set()).add(_state(one.row))
+    return states
+
+
+def _parts(states: set[_State]) -> list[str]:
+    """The parts in which states differ."""
+    columns = zip(*states, strict=True)
+    return [name for name, of in zip(_State._fields, columns, strict=True) if len(set(of)) > 1]
+
+
+def _differing(state: _State, states: set[_State]) -> list[str]:
+    return [f"{name} {(getattr(state, name) or 'none')[:_HASH]}" for name in _parts(states)]
 
 
 def variants(row: ResultRow) -> tuple[str, ...]:
@@ -53,16 +157,16 @@ def predictions_of(folder: Path, model: str) -> Path:
     return folder / safe_name(model)
 
 
-def model_label(row: ResultRow) -> str:
-    """The model's spec, then what departs from the defaults in brackets."""
-    return _with_notes(row, variants(row))
+def model_label(row: ResultRow, notes: tuple[str, ...] = ()) -> str:
+    """The model's spec, then what departs from the defaults in brackets, and `notes`."""
+    return _with_notes(row, variants(row) + notes)
 
 
-def table_label(row: ResultRow) -> str:
+def table_label(row: ResultRow, notes: tuple[str, ...] = ()) -> str:
     """The model as tables show it: also with the kind of its maps, where a protocol leaves it."""
     record = row.provenance
     own_map = record.get("map") != record.get("protocol_map")
-    return _with_notes(row, ((record["map"],) if own_map else ()) + variants(row))
+    return _with_notes(row, ((record["map"],) if own_map else ()) + variants(row) + notes)
 
 
 def _with_notes(row: ResultRow, departing: tuple[str, ...]) -> str:

@@ -19,6 +19,7 @@ import PIL.ImageFile
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps
 
+from cosmos_eval.readers import FileError, MissingFileError, read_bytes
 from cosmos_eval.types import UsageError
 
 # Pillow's names. JPEG 2000 may be lossless, which the header does not say.
@@ -54,11 +55,11 @@ class ImageFile:
     def read(self) -> bytes:
         """The file's bytes."""
         try:
-            return self.path.read_bytes()
-        except FileNotFoundError as error:
+            return read_bytes(self.path)
+        except MissingFileError as error:
             raise UsageError(f"image not found: {self.path}") from error
-        except OSError as error:
-            raise UsageError(f"cannot read image {self.path}: {error.strerror}") from error
+        except FileError as error:
+            raise UsageError(f"cannot read image {self.path}: {error}") from error
 
     def decode(self, content: bytes) -> Image.Image:
         """The image, whatever its mode, as RGB."""
@@ -154,7 +155,10 @@ class CroppedImage:
         inside = max(left, 0) < min(right, image.width) and max(top, 0) < min(bottom, image.height)
         if not inside:
             raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")
-        return image.crop(self.box)
+        try:
+            return image.crop(self.box)
+        except (Image.DecompressionBombError, OverflowError, MemoryError) as error:
+            raise UsageError(f"{self.name}: the box is too large ({error})") from error
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -8,20 +8,25 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cosmos_eval.escaping import one_line
 from cosmos_eval.files import exclusive, pack_arrays, read_whole, unpack_arrays, write_atomically
-from cosmos_eval.labels import model_label, stem_of, variants
+from cosmos_eval.labels import Stored, model_label, stem_of, told_apart, variants, warnings_of
 from cosmos_eval.types import ResultRow, Samples, UsageError
 from cosmos_eval.versions import Record, upgrade_record, upgrade_samples
 
 if TYPE_CHECKING:
     from jsonschema_rs import Validator
+
+# Never the first field of a provenance, whose keys are sorted.
+_OWN_HASH = re.compile(rb',"record_sha256":"[0-9a-f]{64}"')
 
 
 def write_result(directory: Path, row: ResultRow, samples: Samples) -> Path:
@@ -99,6 +104,20 @@ def record_is_unchanged(record: Record) -> bool | None:
         return False
 
 
+def _is_as_written(content: bytes, record: Record) -> bool:
+    """Whether a file is, to the byte, what `write_result` makes of a record with this hash.
+
+    Hashing the text of the file takes a third of the time of writing all its numbers again. The
+    text is compacted to the form that is hashed: JSON has no raw line breaks inside strings, and
+    no quote without a backslash before it, hence no string is changed.
+    """
+    compact = b"".join([line.lstrip() for line in content.split(b"\n")])
+    for old, new in ((b'\\": ', b"\0"), (b'": ', b'":'), (b"\0", b'\\": ')):
+        compact = compact.replace(old, new)
+    without = _OWN_HASH.sub(b"", compact, count=1)
+    return hashlib.sha256(without).hexdigest() == record["provenance"].get("record_sha256")
+
+
 def _to_record(row: ResultRow) -> dict[str, Any]:
     """A result as JSON has it."""
     for name, value in row.metrics.items():
@@ -125,6 +144,21 @@ def read_result(path: Path) -> ResultRow:
     Raises UsageError, naming the file, where it is not one or of a newer version.
     """
     return to_row(read_record(path), str(path))
+
+
+def read_stored(paths: Iterable[Path]) -> list[Stored]:
+    """Read results and whether each is what was written, with their models told apart.
+
+    Raises UsageError, naming the file, where one is not a result or of a newer version.
+    """
+    return told_apart(map(_read_stored, paths))
+
+
+def _read_stored(path: Path) -> Stored:
+    content = _read_text(path)
+    record = _parse(content, path)
+    row = to_row(record, str(path))
+    return Stored(path, row, _is_as_written(content, record) or record_is_unchanged(record))
 
 
 def read_record(path: Path) -> Record:
@@ -168,7 +202,7 @@ class ResultFiles(NamedTuple):
     archive: bytes | OSError
 
 
-def read_stored(path: Path) -> ResultFiles:
+def read_files(path: Path) -> ResultFiles:
     """Read the JSON file of a result and the samples that it names.
 
     Where another process replaces the result meanwhile, it is read again. Raises UsageError for a
@@ -192,7 +226,7 @@ def read_samples(path: Path) -> Samples:
     Raises UsageError where they are missing, cannot be read, or are not those that were stored with
     the result.
     """
-    return samples_of(path, read_stored(path))
+    return samples_of(path, read_files(path))
 
 
 def samples_of(path: Path, stored: ResultFiles) -> Samples:
@@ -213,9 +247,13 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
 def read_results(directory: str | Path) -> list[ResultRow]:
     """Read every result of a folder, in the order of `result_paths`.
 
-    Raises UsageError where there are none or a file is not a result.
+    Warns of edited records, and of different models of the same name. Raises UsageError where
+    there are none or a file is not a result.
     """
-    return [read_result(path) for path in result_paths(Path(directory))]
+    results = read_stored(result_paths(Path(directory)))
+    for line in warnings_of(results):
+        warnings.warn(one_line(line), stacklevel=2)
+    return [one.row for one in results]
 
 
 class Listing(NamedTuple):

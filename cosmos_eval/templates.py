@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cosmos_eval.escaping import html_value
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
@@ -15,6 +17,7 @@ def html_templates(package: str, folder: str = ".") -> Environment:
     return Environment(
         loader=PackageLoader(package, folder),
         autoescape=True,
+        finalize=html_value,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -13,7 +13,9 @@ from cosmos_eval.share import ALONE, Share
 
 Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
-Precision = Literal["fp32", "bf16", "fp16"]
+Precision = Literal["fp32", "amp", "bf16", "fp16"]
+"""Arithmetic of a model with float32 weights: float32, or autocast to PyTorch's usual type of the
+device (`amp`: float16 on CUDA, bfloat16 on a CPU) or to the type named."""
 Refinement = Literal["pamr"]
 Executor = Literal["local", "ray", "slurm"]
 ClassLayout = Literal["folders", "webdataset"]
@@ -216,7 +218,8 @@ class LabelMapProtocol(Protocol):
 class SegmentationProtocol(LabelMapProtocol):
     """A segmentation data set and every constant of its zero-shot protocol.
 
-    `short_side` and `long_side` bound the resize in pixels, `window` and `stride` are pixels,
+    `short_side` and `long_side` bound the resize in pixels, `window` and `stride` are pixels (a
+    `window` of None: the whole image in one pass, `stride` has no effect),
     `mean` and `std` are on the 0-255 scale, RGB (None: the model's own). `scale`, `prob_thd`,
     `area_thd` as in the COSMOS evaluation code. `refinement` moves the borders of classes to those
     of the image.
@@ -224,7 +227,7 @@ class SegmentationProtocol(LabelMapProtocol):
 
     short_side: int = 336
     long_side: int = 2048
-    window: int = 224
+    window: int | None = 224
     stride: int = 112
     prob_thd: float = 0.0
     area_thd: float | None = None

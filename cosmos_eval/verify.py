@@ -19,8 +19,8 @@ from cosmos_eval.store import (
     ResultFiles,
     file_stem,
     list_results,
+    read_files,
     read_record,
-    read_stored,
     record_is_unchanged,
     samples_name,
     samples_of,
@@ -77,7 +77,7 @@ def verify(path: Path) -> Verdict:
 def read_verified(path: Path) -> Verified | Verdict:
     """The result in a JSON file with its samples; a verdict says where it is not as measured."""
     try:
-        found = _examine(path, read_stored(path))
+        found = _examine(path, read_files(path))
     except UsageError as error:
         return Verdict(str(path), obstacle=str(error).removeprefix(f"{path}: "))
     except Exception as error:  # one file must not hide what was found of the others

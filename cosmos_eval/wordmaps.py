@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cosmos_eval.encoder import CrossAttentionEncoder
+from cosmos_eval.encoder import CrossAttentionEncoder, require_finite
 from cosmos_eval.types import CaptionWord
 
 
@@ -33,9 +33,13 @@ class WordMap(NamedTuple):
 
 
 def wordmaps(encoder: CrossAttentionEncoder, images: Tensor, texts: Sequence[str]) -> list[WordMap]:
-    """Images (B, 3, H, W) look at each text; float32 on the CPU."""
+    """Images (B, 3, H, W) look at each text; float32 on the CPU.
+
+    Raises UsageError where attention weights are not finite.
+    """
     tokens = encoder.tokenize(texts)
     weights = encoder.token_attention(tokens, encoder.image_queries(images))
+    require_finite(weights, encoder.info, lambda number: repr(texts[number]))
     return [
         _of_text(encoder.words(text), one.transpose(0, 1))
         for text, one in zip(texts, weights, strict=True)

@@ -13,12 +13,12 @@ import torch
 import typer
 
 from cosmos_core.bundled import FOLDER
+from cosmos_core.files import write_atomically
 from cosmos_core.model.checkpoint import (
     Checkpoint,
     build_model,
     read_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
 from cosmos_core.model.modelcard import facts_table, training_facts
 

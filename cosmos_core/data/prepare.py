@@ -6,20 +6,20 @@ import hashlib
 import itertools
 import json
 import logging
-import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from types import TracebackType
+from typing import NamedTuple
 
 from webdataset import TarWriter
 
 from cosmos_core.data.download import Download, list_sources, read_source
 from cosmos_core.data.dreamlip import CaptionFile, Captions
+from cosmos_core.files import errors_of, replacing, require_writable, write_atomically
 
 MANIFEST = "prepared.json"
-_PART = ".part"
 _FORMAT = 1
 
 _log = logging.getLogger(__name__)
@@ -95,33 +95,38 @@ class _Shards:
 
     def __init__(self, output: Path, size: int) -> None:
         self._output, self._size = output, size
-        self._file: BinaryIO | None = None
         self._tar: TarWriter | None = None
+        self._writing = ExitStack()
         self.samples = self.written = 0
 
     def __enter__(self) -> _Shards:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if kind is None:
             self._finish()
-        elif self._tar is not None and self._file is not None:
-            with suppress(OSError):  # such as the full disk that brought us here
+        elif self._tar is not None:
+            with suppress(OSError):  # such as the full disk that led here
                 self._tar.close()
-                self._file.close()
+        self._writing.__exit__(kind, error, trace)
 
     def add(self, download: Download, captions: Captions) -> None:
         if self.samples % self._size == 0:
             self._begin()
         if self._tar is not None:
             record = {"url": download.url, "key": download.key, **captions}
-            self._tar.write(
-                {
-                    "__key__": f"{self.samples:09d}",
-                    download.suffix: download.read(),
-                    "json": json.dumps(record, ensure_ascii=False).encode(errors="replace"),
-                }
-            )
+            sample = {
+                "__key__": f"{self.samples:09d}",
+                download.suffix: download.read(),
+                "json": json.dumps(record, ensure_ascii=False).encode(errors="replace"),
+            }
+            with errors_of(self._path):
+                self._tar.write(sample)
         self.samples += 1
         if self.samples % self._size == 0:
             self._finish()
@@ -129,19 +134,17 @@ class _Shards:
     def _begin(self) -> None:
         self._path = self._output / f"{self.samples // self._size:05d}.tar"
         if not self._path.exists():
-            self._file = self._path.with_suffix(_PART).open("wb")
-            self._tar = TarWriter(self._file, user="", group="", mtime=0)
+            file = self._writing.enter_context(replacing(self._path))
+            self._tar = TarWriter(file, user="", group="", mtime=0)
 
     def _finish(self) -> None:
-        """The tar in hand, if any, gets its name once it is on the disk."""
-        if self._tar is None or self._file is None:
+        """Give the tar in hand, if any, its name once it is on the disk."""
+        if self._tar is None:
             return
-        self._tar.close()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        os.replace(self._path.with_suffix(_PART), self._path)
-        self._tar = self._file = None
+        with errors_of(self._path):
+            self._tar.close()
+            self._writing.close()
+        self._tar = None
         self.written += 1
         _log.info("wrote %s", self._path)
 
@@ -163,7 +166,8 @@ def _manifest(sources: list[Path], captions: Path, shard_size: int) -> str:
 
 
 def _claim(output: Path, manifest: str) -> None:
-    """Make the folder, or find that its shards are of the same inputs; clear away half a tar."""
+    """Make the folder, or find that its shards are of the same inputs."""
+    require_writable(output)
     path = output / MANIFEST
     if path.exists():
         if path.read_text(encoding="utf-8") != manifest:
@@ -173,9 +177,4 @@ def _claim(output: Path, manifest: str) -> None:
     elif any(output.glob("*.tar")):
         raise ValueError(f"{output}: holds other shards; choose another folder")
     else:
-        output.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(_PART)
-        part.write_text(manifest, encoding="utf-8")
-        os.replace(part, path)
-    for part in output.glob(f"*{_PART}"):
-        part.unlink()
+        write_atomically(path, manifest.encode())

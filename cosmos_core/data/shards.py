@@ -17,6 +17,11 @@ SEPARATOR = "::"
 # A scheme has two letters or more: one is a drive.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _PATTERN = re.compile(r"[*?[]")
+MOST_SHARDS = 1_000_000
+_INNERMOST = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
+_LETTERS = re.compile(r"[A-Za-z]\.\.[A-Za-z](?:\.\.-?\d+)?")
+_COUNTED = re.compile(r"\0(\d+)\0")
 
 
 class ShardError(ValueError):
@@ -61,10 +66,38 @@ def parse_shards(config: DataConfig) -> ShardSets:
 def _expand(spec: str) -> list[str]:
     if not spec.strip():
         raise ShardError("data.shards is empty or has an empty set; name tars, as in data/*.tar")
+    if _count(spec) > MOST_SHARDS:
+        raise ShardError(f"data.shards {spec!r} names more than {MOST_SHARDS} shards")
     try:
         return list(expand_urls(spec.strip()))
     except (ValueError, AssertionError) as error:  # unbalanced braces; an unknown ${variable}
         raise ShardError(f"data.shards {spec!r} cannot be expanded: {error}") from error
+
+
+def _count(pattern: str) -> int:
+    """Count what the braces of a pattern stand for at most, innermost first; expand nothing."""
+    counts: list[int] = []
+
+    def product(text: str) -> int:
+        return math.prod(counts[int(number)] for number in _COUNTED.findall(text))
+
+    def replace(group: re.Match[str]) -> str:
+        if bounds := _RANGE.fullmatch(group[1]):
+            first, last, step = bounds[1], bounds[2], bounds[3] or "1"
+            longest = max(map(len, (first, last, step)))
+            huge = longest > len(str(MOST_SHARDS)) + 1
+            size = MOST_SHARDS + 1 if huge else abs(int(last) - int(first)) // (int(step) or 1) + 1
+        elif _LETTERS.fullmatch(group[1]):
+            size = 52
+        else:
+            size = sum(product(part) for part in group[1].split(","))
+        counts.append(size)
+        return f"\0{len(counts) - 1}\0"
+
+    pattern = pattern.replace("\0", "")
+    while (shorter := _INNERMOST.sub(replace, pattern)) != pattern:
+        pattern = shorter
+    return product(pattern)
 
 
 def _is_stream(shard: str) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cosmos_core.model.checkpoint import write_atomically
+from cosmos_core.files import errors_of, write_atomically
 
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"
@@ -26,8 +26,9 @@ class RunLog:
     """
 
     def __init__(self, output: Path, first_step: int) -> None:
-        keep_before(output / LOG, first_step)
-        self._lines = (output / LOG).open("a", encoding="utf-8")
+        self._path = output / LOG
+        keep_before(self._path, first_step)
+        self._lines = self._path.open("a", encoding="utf-8")
         self._events: Any = None
         if has_tensorboard():
             from torch.utils.tensorboard import SummaryWriter
@@ -40,8 +41,9 @@ class RunLog:
         Numbers that are not finite become null in JSON, which has none.
         """
         line = {"step": step, **{name: _plain(value) for name, value in record.items()}}
-        self._lines.write(json.dumps(line, allow_nan=False) + "\n")
-        self._lines.flush()
+        with errors_of(self._path):
+            self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+            self._lines.flush()
         if self._events is not None:
             for tag, value in _scalars(record):
                 self._events.add_scalar(tag, value, step)

@@ -10,15 +10,16 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from cosmos_core.model.checkpoint import write_atomically
+from cosmos_core.files import errors_of, replacing, write_atomically
 
 FOLDER = "snapshots"
+CHECKPOINT = "checkpoint.safetensors"  # beside the folder: the weights of the newest snapshot
 BEST = "best.json"
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
@@ -47,24 +48,22 @@ class Snapshots:
         return sorted(int(name[1]) for name in names if name)
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Write the state after `step` steps; older ones beyond the last few and the best go."""
+        """Write the state after `step` steps; older ones beyond the last few and the best go.
+
+        Raises OSError, with the path, where it cannot be written; older ones then stay as they are.
+        """
         path = self._path(step)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                torch.save({**state, "format": FORMAT, "step": step}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with errors_of(path), replacing(path) as file:
+            torch.save({**state, "format": FORMAT, "step": step}, file)
         _synchronise(self._folder)
         self._thin()
         return path
 
-    def newest(self) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest whole snapshot, on the CPU, and a warning for each damaged one passed over."""
+    def newest(self, parts: Sequence[str] = ()) -> tuple[dict[str, Any] | None, list[str]]:
+        """The newest whole snapshot, on the CPU, and a warning for each damaged one passed over.
+
+        One that lacks any of `parts` is damaged. Raises SnapshotError for another format.
+        """
         warnings = []
         for step in reversed(self.steps()):
             path = self._path(step)
@@ -76,16 +75,24 @@ class Snapshots:
                 continue
             if not isinstance(state, dict) or state.get("format") != FORMAT:
                 raise SnapshotError(f"{path}: not a snapshot of this version of cosmos-train")
+            if missing := [name for name in parts if name not in state]:
+                warnings.append(f"{path}: damaged, passed over (lacks {', '.join(missing)})")
+                continue
             return state, warnings
         return None, warnings
 
     def best(self) -> Best | None:
-        """The step with the best evaluation, as `note_best` left it."""
+        """The step with the best evaluation, as `note_best` left it. SnapshotError if damaged."""
         path = self._folder / BEST
         if not path.is_file():
             return None
-        kept = json.loads(path.read_text(encoding="utf-8"))
-        return Best(kept["step"], kept["value"])
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return Best(int(content["step"]), float(content["value"]))
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as error:
+            raise SnapshotError(
+                f"{path}: damaged; remove it, and the best evaluation from then on is noted"
+            ) from error
 
     def note_best(self, best: Best) -> None:
         """Keep this step's snapshot whatever follows, in place of the former best's."""

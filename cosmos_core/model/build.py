@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +11,7 @@ from typing import Any, Literal
 import open_clip
 from torch import nn
 
+from cosmos_core.json_text import parse_json
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import Cosmos
 
@@ -20,6 +21,10 @@ MODELS: dict[str, type[MultiViewCLIP]] = {"cosmos": Cosmos, "clip": MultiViewCLI
 # What open_clip.CLIP takes of a configuration; `preprocess` is the evaluation transform's.
 MODEL_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 OTHER_KEYS = {"preprocess"}
+# Towers that OpenCLIP has others build, by what it fetches from the Hugging Face hub.
+OTHER_TOWERS = ("hf_model_name", "timm_model_name")
+MOST_LAYERS = 1000
+LARGEST_SIZE = 10_000_000
 
 
 def model_config(architecture: Architecture) -> dict[str, Any]:
@@ -34,7 +39,43 @@ def model_config(architecture: Architecture) -> dict[str, Any]:
         raise ValueError(f"{source}: COSMOS cannot be built on {', '.join(unknown)}")
     if missing := sorted({"embed_dim", "vision_cfg", "text_cfg"} - set(config)):
         raise ValueError(f"{source}: an architecture needs {', '.join(missing)}")
+    _require_size(config["embed_dim"], f"{source}: embed_dim")
+    for tower in ("vision_cfg", "text_cfg"):
+        _require_tower(config[tower], f"{source}: {tower}")
+    _require_preprocess(config.get("preprocess", {}), f"{source}: preprocess")
     return config
+
+
+def _require_tower(tower: Any, where: str) -> None:
+    """Refuse what OpenCLIP would fetch from elsewhere, and more layers than a model has."""
+    if not isinstance(tower, Mapping):
+        raise ValueError(f"{where} must be an object, not {tower!r:.60}")
+    if other := [key for key in OTHER_TOWERS if tower.get(key) is not None]:
+        raise ValueError(f"{where}: COSMOS cannot be built on {', '.join(other)}")
+    for key, value in tower.items():
+        _require_size(value, f"{where}.{key}")
+    layers = tower.get("layers")
+    if isinstance(layers, int) and not 0 < layers <= MOST_LAYERS:
+        raise ValueError(f"{where}: layers must be from 1 to {MOST_LAYERS}, not {layers}")
+
+
+def _require_size(value: Any, where: str) -> None:
+    """Refuse whole numbers that are negative or larger than any size in a model."""
+    if isinstance(value, int) and not 0 <= value <= LARGEST_SIZE:
+        raise ValueError(f"{where} must be from 0 to {LARGEST_SIZE}, not {value}"[:200])
+
+
+def _require_preprocess(stated: Any, where: str) -> None:
+    """Require three finite numbers for `mean` and `std`, where they are given."""
+    if not isinstance(stated, Mapping):
+        raise ValueError(f"{where} must be an object, not {stated!r:.60}")
+    for key in ("mean", "std"):
+        values = stated.get(key) or (1.0, 1.0, 1.0)
+        numbers = isinstance(values, list | tuple) and all(
+            type(value) in (int, float) and math.isfinite(value) for value in values
+        )
+        if not numbers or len(values) != 3 or (key == "std" and min(values) <= 0):
+            raise ValueError(f"{where}.{key} must be three numbers, not {values!r:.60}")
 
 
 def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> MultiViewCLIP:
@@ -46,9 +87,14 @@ def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> Mult
     config = openclip_config(architecture)
     try:
         return MODELS[kind](**config)
-    except (AssertionError, KeyError, TypeError, ZeroDivisionError) as error:
-        # What OpenCLIP and PyTorch say of keys they do not know and widths that do not divide.
-        raise ValueError(f"a model of this architecture cannot be built: {error}") from error
+    except (
+        *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
+        *(RuntimeError, TypeError),
+    ) as error:
+        # What OpenCLIP and PyTorch say of keys they do not know, values of another type, widths
+        # that do not divide, and sizes that are negative or too large.
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"a model of this architecture cannot be built: {reason}") from error
 
 
 def openclip_config(architecture: Architecture) -> dict[str, Any]:
@@ -64,7 +110,9 @@ def model_kind(model: nn.Module) -> ModelKind:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists() and not path.is_file():
+            raise ValueError("it is no file")
+        config = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path}: cannot read the architecture ({error.strerror})") from error
     except ValueError as error:

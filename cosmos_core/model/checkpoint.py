@@ -9,7 +9,6 @@ trained), `architecture` (JSON) and `training` (JSON). Files without `model` nam
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,6 +18,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from cosmos_core.files import write_atomically
+from cosmos_core.json_text import parse_json
 from cosmos_core.model.build import MODELS, Architecture, ModelKind, create_model, model_kind
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.heads import HEAD
@@ -80,6 +81,9 @@ def build_model(
     if weights not in checkpoint.weights:
         known = ", ".join(checkpoint.weights)
         raise CheckpointError(f"{source}: no {weights} weights, only {known}")
+    with torch.device("meta"):  # an architecture that is not the file's may be of any size
+        outline = create_model(architecture, checkpoint.model_kind)
+    require_fit(outline, checkpoint.weights[weights], source)
     model = create_model(architecture, checkpoint.model_kind)
     load_state(model, checkpoint.weights[weights], source)
     return model
@@ -87,7 +91,18 @@ def build_model(
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Copy a state dict into a model, key for key; CheckpointError names what does not fit."""
+    require_fit(model, state, source)
+    model.load_state_dict(state)
+
+
+def require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Raise CheckpointError where a state dict has not the keys, shapes and types of a model."""
     own = model.state_dict()
+    odd = [key for key, value in state.items() if not _holds_weights(value)]
+    if odd:
+        # PyTorch would take integers and booleans for numbers as they are.
+        found = ", ".join(f"{key} ({_kind(state[key])})" for key in odd[:NAMED_KEYS])
+        raise CheckpointError(f"{source}: {len(odd)} keys hold no floating-point weights: {found}")
     shared = own.keys() & state.keys()
     wrong = [key for key in own if key in shared and own[key].shape != state[key].shape]
     shapes = [f"{key} {tuple(state[key].shape)}, not {tuple(own[key].shape)}" for key in wrong]
@@ -99,7 +114,14 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> No
         if keys:
             named = ", ".join(keys[:NAMED_KEYS])
             raise CheckpointError(f"{source}: {len(keys)} {problem} keys, first: {named}")
-    model.load_state_dict(state)
+
+
+def _holds_weights(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and not value.is_sparse
+
+
+def _kind(value: Any) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
 
 
 def save_checkpoint(
@@ -110,7 +132,7 @@ def save_checkpoint(
     training: Mapping[str, Any] | None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write models (`student`, `teacher`) in our layout: a temporary file, fsync, rename.
+    """Write models (`student`, `teacher`) in our layout, whole or not at all.
 
     `method` is the name of the training method, `training` what is to be known of the training.
     """
@@ -128,20 +150,6 @@ def save_checkpoint(
         "training": json.dumps(training, sort_keys=True),
     }
     write_atomically(Path(path), safetensors.torch.save(tensors, metadata))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is either whole or absent, also when the process is killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path) -> Checkpoint:
@@ -170,7 +178,7 @@ def _described(weights: dict[str, dict[str, Tensor]], metadata: Mapping[str, str
     if named not in MODELS:
         raise ValueError(f"{named!r} is no kind of model; known: {', '.join(MODELS)}")
     kind: ModelKind = "cosmos" if named == "cosmos" else "clip"
-    architecture, training = (json.loads(metadata[key]) for key in ("architecture", "training"))
+    architecture, training = (parse_json(metadata[key]) for key in ("architecture", "training"))
     if not all(value is None or isinstance(value, dict) for value in (architecture, training)):
         raise ValueError("architecture and training are JSON objects")
     return Checkpoint(weights, kind, method, architecture, training)
@@ -190,7 +198,9 @@ def _read_published(path: Path) -> Checkpoint:
     if not names:
         raise CheckpointError(f"{path}: holds neither `student` nor `teacher` weights")
     weights = {
-        name: {key.removeprefix(DISTRIBUTED_PREFIX): value for key, value in content[name].items()}
+        name: {
+            str(key).removeprefix(DISTRIBUTED_PREFIX): value for key, value in content[name].items()
+        }
         for name in names
     }
     return Checkpoint(weights, "cosmos", "cosmos", architecture=None, training=None)

@@ -7,10 +7,7 @@ OUTPUT/open_clip_config.json and OUTPUT/open_clip_model.safetensors are the CLIP
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +21,13 @@ from open_clip.constants import (
     OPENAI_DATASET_STD,
 )
 
+from cosmos_core.files import appearing, require_writable, write_atomically
 from cosmos_core.model.build import Architecture, model_config, openclip_config
 from cosmos_core.model.checkpoint import (
     Weights,
     build_model,
     read_checkpoint,
     save_checkpoint,
-    write_atomically,
 )
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.modelcard import CARD_NAME, model_card
@@ -53,6 +50,7 @@ def export(
     """
     output = output.resolve()
     _refuse_contents(output)
+    require_writable(output.parent)
     read = read_checkpoint(checkpoint)
     names = dict.fromkeys([weights, *read.weights])
     models = {name: build_model(read, name, architecture, str(checkpoint)) for name in names}
@@ -62,7 +60,7 @@ def export(
         "model_cfg": openclip_config(architecture),
         "preprocess_cfg": preprocess_config(architecture),
     }
-    with _folder(output) as folder:
+    with appearing(output) as folder:
         _write_openclip(folder, models[weights], config)
         save_checkpoint(
             folder / ALL_WEIGHTS_NAME,
@@ -101,15 +99,3 @@ def _write_openclip(folder: Path, model: MultiViewCLIP, config: Mapping[str, Any
 def _refuse_contents(output: Path) -> None:
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} is there already; choose another folder")
-
-
-@contextmanager
-def _folder(output: Path) -> Iterator[Path]:
-    """A folder to fill; at the end it becomes `output`, after an error it vanishes."""
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        temporary.replace(output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from cosmos_core.config import TrainConfig
+from cosmos_core.json_text import parse_json
 from cosmos_core.methods import METHODS
 from cosmos_core.model.build import model_config
 
@@ -97,14 +98,9 @@ def _number(kind: type, value: Any, old: Any) -> Any:
 
 def _parse(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return parse_json(text)
     except ValueError:
         return text
-
-
-def _refuse(constant: str) -> None:
-    """NaN and the infinities are no values of a setting."""
-    raise ValueError(constant)
 
 
 def _method(text: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from cosmos_eval.attention._records import Pair
+from cosmos_eval.readers import FileError, MissingFileError, read_text
 from cosmos_eval.sources import ImageArray, ImageSource, ShownImage, as_shown
 from cosmos_eval.types import UsageError
 
@@ -67,18 +69,17 @@ def pairs_in(file: Path) -> list[Pair]:
 def _rows(file: Path) -> list[tuple[int, dict[str, str]]]:
     """Rows with the number of the line where each ends."""
     try:
-        with file.open(encoding="utf-8-sig", newline="") as opened:
-            reader = csv.DictReader(opened, strict=True)
-            names = reader.fieldnames or ()
-            if missing := [name for name in COLUMNS if name not in names]:
-                raise UsageError(
-                    f"{file} has no column {' and no column '.join(missing)}: its first line must "
-                    f"name {' and '.join(COLUMNS)}, separated by commas"
-                )
-            return [(reader.line_num, row) for row in reader]
-    except FileNotFoundError as error:
+        reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
+        names = reader.fieldnames or ()
+        if missing := [name for name in COLUMNS if name not in names]:
+            raise UsageError(
+                f"{file} has no column {' and no column '.join(missing)}: its first line must "
+                f"name {' and '.join(COLUMNS)}, separated by commas"
+            )
+        return [(reader.line_num, row) for row in reader]
+    except MissingFileError as error:
         raise UsageError(f"no such file: {file}") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (FileError, csv.Error) as error:
         raise UsageError(f"cannot read {file} as CSV in UTF-8: {error}") from error
 
 

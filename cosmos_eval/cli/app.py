@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import traceback
@@ -26,6 +27,7 @@ from cosmos_eval.cli import (
     verify,
 )
 from cosmos_eval.cli.output import OutputError, guarded_output
+from cosmos_eval.escaping import one_line
 from cosmos_eval.processes import is_first, leave
 from cosmos_eval.types import CosmosEvalError, UsageError
 
@@ -48,6 +50,9 @@ app.command("compare")(compare.compare)
 app.command("check")(check.check)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
+
+# Errors of the names that users give, and of permissions, whichever look at a file finds them.
+_USERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
 
 # What the parser raises on a wrong command line. Some versions of Typer bring their own copy of
 # Click, so that the class is only to be had as an ancestor of the one that Typer exports.
@@ -80,7 +85,7 @@ def _run(arguments: list[str], *, debug: bool) -> int:
     try:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()
-    except (Exception, KeyboardInterrupt) as error:
+    except BaseException as error:  # SystemExit too: it comes from a user's model, never from here
         if debug:
             with suppress(OutputError):
                 traceback.print_exc()
@@ -109,6 +114,10 @@ def _end(error: BaseException) -> int:
         return _fail(str(error), 1, silent=not is_first())
     if isinstance(error, _ParseError):
         return _fail(f"{error.format_message()} (see --help)", 2, silent=not is_first())
+    if isinstance(error, OSError) and error.errno in _USERS:
+        return _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror}", 2)
+    if isinstance(error, SystemExit):
+        return _fail(f"a model or library called sys.exit({error.code!r}) (--debug shows where)", 2)
     if isinstance(error, ImportError) and ".so" in str(error):
         return _fail(f"a system library is missing ({error}); see Set-up in README.md", 1)
     return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
@@ -117,5 +126,5 @@ def _end(error: BaseException) -> int:
 def _fail(message: str, code: int, *, silent: bool = False) -> int:
     if not silent:
         with suppress(OutputError):  # there is no other place to say it
-            print(f"cosmos-eval: {' '.join(message.split())}", file=sys.stderr)
+            print(f"cosmos-eval: {one_line(message)}", file=sys.stderr)
     return code

@@ -12,7 +12,7 @@ from cosmos_eval.cli.loading import result_files
 from cosmos_eval.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from cosmos_eval.compare import Stored
+    from cosmos_eval.labels import Stored
 
 
 def compare(
@@ -42,7 +42,6 @@ def compare(
 
 
 def _read(path: Path) -> list[Stored]:
-    from cosmos_eval.compare import Stored
-    from cosmos_eval.store import read_result
+    from cosmos_eval.store import read_stored
 
-    return [Stored(file, read_result(file)) for file in result_files(path)]
+    return read_stored(result_files(path))

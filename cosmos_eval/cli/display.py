@@ -7,12 +7,13 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
+from cosmos_eval.escaping import json_text, one_line
 from cosmos_eval.files import RESULTS as RESULTS
 from cosmos_eval.matching import is_share, p_value_text
 from cosmos_eval.types import Progress as Step
@@ -43,7 +44,13 @@ _WIDTH_OF_FILES = 200
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else _WIDTH_OF_FILES, highlight=False)
+    width = None if sys.stdout.isatty() else _WIDTH_OF_FILES
+    return Console(width=width, highlight=False, markup=False, emoji=False)
+
+
+def _say(text: str, *, error: bool = False) -> None:
+    """Print a line on standard output, or on standard error."""
+    print(one_line(text), file=sys.stderr if error else sys.stdout)
 
 
 # Of the most frequent mistakes, which the result file has in full.
@@ -65,8 +72,11 @@ class Progress:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
         from rich.progress import Progress as Bars
 
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=silent)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        self._console = Console(
+            stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True, quiet=silent
+        )
+        description = TextColumn("{task.description}", markup=False)
+        columns = (description, BarColumn(), MofNCompleteColumn())
         self._bars = Bars(*columns, TimeRemainingColumn(), console=self._console, transient=True)
         self._tasks: dict[tuple[str, str], TaskID] = {}
         self._last_line: dict[tuple[str, str], float] = {}
@@ -89,7 +99,7 @@ class Progress:
     def step(self, what: str, step: Step) -> None:
         """Show how far a phase is, and its note; the first call of a phase starts it."""
         if step.note:
-            self._console.print(f"{what}: {step.note}", markup=False)
+            self._console.print(one_line(f"{what}: {step.note}"))
         if self._console.is_terminal:
             self._show_bar(what, step)
         else:
@@ -99,12 +109,12 @@ class Progress:
         """Tell that a result is on the disk; its phases are over."""
         for task in self._tasks.values():
             self._bars.update(task, visible=False)
-        self._console.print(f"wrote {path}", markup=False)
+        self._console.print(one_line(f"wrote {path}"))
 
     def found(self, standing: Standing) -> None:
         """Tell of a result file that was there before."""
         line = standing.fault and f"{standing.fault}: measured again"
-        self._console.print(line or f"there already: {standing.path}", markup=False)
+        self._console.print(one_line(line or f"there already: {standing.path}"))
 
     def failed(self, event: Failed) -> None:
         """Tell what has no result, and why."""
@@ -112,12 +122,14 @@ class Progress:
         sets = {f"{pair.dataset} ({pair.family})" for pair in event.pairs}
         who = models.pop() if len(models) == 1 else f"{len(models)} models"
         on = ", ".join(sorted(sets))
-        self._console.print(f"failed: {who} on {on}: {event.reason}", markup=False)
+        self._console.print(one_line(f"failed: {who} on {on}: {event.reason}"))
 
     def _show_bar(self, what: str, step: Step) -> None:
         key = (what, step.phase)
         if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(f"{what}: {step.phase}", total=step.total)
+            self._tasks[key] = self._bars.add_task(
+                one_line(f"{what}: {step.phase}"), total=step.total
+            )
         self._bars.update(self._tasks[key], completed=step.done, total=step.total)
 
     def _show_line(self, what: str, step: Step) -> None:
@@ -125,7 +137,7 @@ class Progress:
         last = self._last_line.setdefault((what, step.phase), now)
         if now - last >= _PATIENCE:
             self._last_line[what, step.phase] = now
-            self._console.print(f"{what}: {step.phase} {step.done}/{step.total}", markup=False)
+            self._console.print(one_line(f"{what}: {step.phase} {step.done}/{step.total}"))
 
 
 def show_preview(previews: Sequence[Preview], *, as_json: bool) -> None:
@@ -140,18 +152,18 @@ def show_preview(previews: Sequence[Preview], *, as_json: bool) -> None:
         if preview.data in ("not found", "no --data-root")
     }
     for dataset, data in missing.items():
-        print(f"data of {dataset}: {data}")
+        _say(f"data of {dataset}: {data}")
     left = [preview for preview in previews if not preview.is_there]
     known = [preview.estimate for preview in left if preview.estimate is not None]
-    print(f"there already: {len(previews) - len(left)} of {len(previews)}")
+    _say(f"there already: {len(previews) - len(left)} of {len(previews)}")
     if known:
         seconds = sum(estimate.seconds for estimate in known)
-        print(
+        _say(
             f"estimate for {len(known)} of the other {len(left)}: about {_duration(seconds)}, one "
             "after the other, each encoding all its images itself"
         )
         for basis in dict.fromkeys(estimate.basis for estimate in known):
-            print(f"estimated from {basis}")
+            _say(f"estimated from {basis}")
 
 
 def _preview_record(preview: Preview) -> dict[str, Any]:
@@ -200,7 +212,7 @@ def _duration(seconds: float) -> str:
 
 def show_summary(measured: int, kept: int, failed: int) -> None:
     """Tell on standard error how many results there are of each kind."""
-    print(f"measured {measured}, there already {kept}, failed {failed}", file=sys.stderr)
+    _say(f"measured {measured}, there already {kept}, failed {failed}", error=True)
 
 
 def show_results(paths: Sequence[Path], *, as_json: bool) -> None:
@@ -217,9 +229,8 @@ def show_results(paths: Sequence[Path], *, as_json: bool) -> None:
         console.print(table)
     for row in rows:
         if row.confusion_pairs:
-            print(_most_confused(row), file=sys.stderr)
-    for note in dict.fromkeys(note for row in rows for note in row.provenance["notes"]):
-        print(f"note: {note}", file=sys.stderr)
+            _say(_most_confused(row), error=True)
+    show_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
 
 
 def _most_confused(row: ResultRow) -> str:
@@ -265,10 +276,10 @@ def show_comparison(comparison: Comparison, unpaired: Sequence[str], *, as_json:
         content = to_records(comparison)
         print_json({**content, "notes": [*unpaired, *content["notes"]]})
         return
-    print(f"A: {comparison.a}\nB: {comparison.b}")
+    _say(f"A: {comparison.a}")
+    _say(f"B: {comparison.b}")
     show_records([_compared(test) for test in comparison.tests], as_json=False)
-    for note in (*unpaired, *comparison.notes):
-        print(f"note: {note}", file=sys.stderr)
+    show_notes((*unpaired, *comparison.notes))
 
 
 def _compared(test: MetricTest) -> dict[str, str]:
@@ -301,11 +312,10 @@ def show_report(report: Report, *, as_json: bool) -> None:
     else:
         if report.findings:
             show_records([to_cells(finding) for finding in report.findings], as_json=False)
-        print(report.verdict)
-    for note in report.notes:
-        print(f"note: {note}", file=sys.stderr)
+        _say(report.verdict)
+    show_notes(report.notes)
     for problem in report.problems:
-        print(f"cosmos-eval: cannot decide: {' '.join(str(problem).split())}", file=sys.stderr)
+        _say(f"cosmos-eval: cannot decide: {problem}", error=True)
 
 
 def show_changes(baseline: Path, changes: Sequence[Mapping[str, str]], *, as_json: bool) -> None:
@@ -321,12 +331,12 @@ def show_verdicts(verdicts: Sequence[Verdict], *, as_json: bool) -> None:
         return
     for verdict in verdicts:
         if verdict.outcome == "verified":
-            print(f"{verdict.path}: verified, {verdict.figures} figures")
+            _say(f"{verdict.path}: verified, {verdict.figures} figures")
         for line in verdict.differences or filter(None, [verdict.obstacle]):
-            print(f"{verdict.path}: {line}")
+            _say(f"{verdict.path}: {line}")
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-    print(f"{len(verdicts)} results: {counts}")
+    _say(f"{len(verdicts)} results: {counts}")
 
 
 def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:
@@ -340,12 +350,12 @@ def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:
     columns = [name for name in rows[0] if any(row[name] for row in rows)]
     show_records([{name: row[name] for name in columns} for row in rows], as_json=False)
     for task in dict.fromkeys(diagnosis.task for diagnosis in diagnoses):
-        print(f"looked at for {task}: {task_named(task).checked}")
+        _say(f"looked at for {task}: {task_named(task).checked}")
     for diagnosis in diagnoses:
         for fault in diagnosis.faults:
-            print(f"{diagnosis.dataset}: {fault}")
+            _say(f"{diagnosis.dataset}: {fault}")
         if diagnosis.remedy:
-            print(f"{diagnosis.dataset}: to mend it: {diagnosis.remedy}")
+            _say(f"{diagnosis.dataset}: to mend it: {diagnosis.remedy}")
 
 
 def _summary(diagnosis: Diagnosis) -> dict[str, str]:
@@ -378,7 +388,7 @@ def show_cache(folder: Path, limit: int, spaces: Sequence[Space], *, as_json: bo
         return
     if spaces:
         show_records([_kept(space) for space in spaces], as_json=False)
-    print(f"{folder}: {size / 1e6:.1f} MB of {limit / 1e9:g} GB")
+    _say(f"{folder}: {size / 1e6:.1f} MB of {limit / 1e9:g} GB")
 
 
 def _kept(space: Space) -> dict[str, str]:
@@ -410,8 +420,7 @@ def show_looks(rows: Sequence[Row], out: Path, *, as_json: bool) -> None:
         show_records(described(rows), as_json=False)
         for table in weighed(rows[0]) if len(rows) == 1 else ():
             show_records(table, as_json=False)
-    for note in notes(rows, out):
-        print(f"note: {note}", file=sys.stderr)
+    show_notes(notes(rows, out))
 
 
 def show_shares(shares: Mapping[str, float], *, as_json: bool) -> None:
@@ -425,16 +434,22 @@ def show_shares(shares: Mapping[str, float], *, as_json: bool) -> None:
     show_records(records, as_json=False)
 
 
+def show_notes(notes: Iterable[str]) -> None:
+    """Print notes on standard error, one per line."""
+    for note in notes:
+        _say(f"note: {note}", error=True)
+
+
 def show_page(path: Path, page: Page) -> None:
     """Tell on standard error that a page is on the disk, how large it is, and what it lacks."""
-    print(f"wrote {path}, {len(page.content) / 1e6:.1f} MB", file=sys.stderr)
+    _say(f"wrote {path}, {len(page.content) / 1e6:.1f} MB", error=True)
     for note in page.notes:
-        print(f"note: not shown: {note}", file=sys.stderr)
+        _say(f"note: not shown: {note}", error=True)
 
 
 def show_wrote(path: Path) -> None:
     """Tell on standard error that a file is on the disk."""
-    print(f"wrote {path}", file=sys.stderr)
+    _say(f"wrote {path}", error=True)
 
 
 def show_records(records: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
@@ -443,16 +458,14 @@ def show_records(records: Sequence[Mapping[str, Any]], *, as_json: bool) -> None
         print_json(records)
         return
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
-    table = Table(*map(escape, records[0]), box=box.SIMPLE)
+    table = Table(*map(one_line, records[0]), box=box.SIMPLE)
     for record in records:
-        # What stands in brackets is a user's text, not rich's markup.
-        table.add_row(*(escape(str(value)) for value in record.values()))
+        table.add_row(*(one_line(str(value)) for value in record.values()))
     _console().print(table)
 
 
 def print_json(content: Any) -> None:
     """Print one JSON document."""
-    print(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False))
+    print(json_text(content, indent=2, sort_keys=True))

@@ -19,8 +19,12 @@ def export(
     ] = display.RESULTS,
 ) -> None:
     """Write all results of a folder, and of those in it, as one table: a row a metric."""
+    from cosmos_eval.labels import warnings_of
     from cosmos_eval.table import export as write
-    from cosmos_eval.table import load_results
+    from cosmos_eval.table import stored_at, table_of
 
-    write(load_results(directory), out)
+    results = stored_at([directory])
+    changed = write(table_of(results), out)
     display.show_wrote(out)
+    escaped = f"{changed} texts would be formulas or several lines in CSV, and are escaped"
+    display.show_notes([*([escaped] if changed else []), *warnings_of(results)])

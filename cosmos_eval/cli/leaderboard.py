@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cosmos_eval.cli import display
-from cosmos_eval.leaderboard import Format, TieRule, find_ties, measured, published
+from cosmos_eval.leaderboard import Format, TieRule, entries_of, find_ties, published
 
 
 def leaderboard(
@@ -28,12 +28,14 @@ def leaderboard(
     ] = "auto",
 ) -> None:
     """Print results side by side, one table a protocol family."""
-    from cosmos_eval.store import read_result, read_samples, result_paths
+    from cosmos_eval.labels import warnings_of
+    from cosmos_eval.store import read_samples, read_stored, result_paths
 
-    paths = result_paths(directory)
-    rows = [read_result(path) for path in paths]
-    # The name of a result's samples holds their hash: no other result has it.
-    path_of = {row.samples: path for row, path in zip(rows, paths, strict=True)}
-    entries = [*measured(rows), *(published() if with_published else ())]
-    told = find_ties(entries, lambda row: read_samples(path_of[row.samples]), ties)
+    results = read_stored(result_paths(directory))
+    path_of = {id(one.row): one.path for one in results}
+    entries = [*entries_of(results), *(published() if with_published else ())]
+    told = find_ties(entries, lambda row: read_samples(path_of[id(row)]), ties)
     display.show_leaderboard(entries, told, format)
+    if format in ("csv", "json"):
+        # The other forms say it below their tables.
+        display.show_notes(warnings_of(results))

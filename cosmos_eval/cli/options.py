@@ -23,7 +23,13 @@ AttentionOption = Annotated[
         "Default: the protocol's.",
     ),
 ]
-PrecisionOption = Annotated[Precision, typer.Option(help="Arithmetic of the model.")]
+PrecisionOption = Annotated[
+    Precision,
+    typer.Option(
+        help="Arithmetic of the model. amp, in which COSMOS's numbers were published, is float16 "
+        "on CUDA and bfloat16 on a CPU."
+    ),
+]
 DeviceOption = Annotated[
     str, typer.Option(help="cpu, cuda, cuda:1...; auto: a GPU if there is one.")
 ]

@@ -45,8 +45,8 @@ def report(
 ) -> None:
     """Write all results as one web page that works offline."""
     from cosmos_eval.cache import embeddings_folder
-    from cosmos_eval.compare import Stored
     from cosmos_eval.gallery import Gallery, collect, require_inputs
+    from cosmos_eval.labels import warnings_of
     from cosmos_eval.leaderboard import published
     from cosmos_eval.report import (
         content_of,
@@ -55,11 +55,11 @@ def report(
         to_page,
         write_page,
     )
-    from cosmos_eval.store import read_result, read_samples, result_paths
+    from cosmos_eval.store import read_samples, read_stored, result_paths
 
     require_page_name(out)
     paths = result_paths(directory)
-    results = [Stored(path, read_result(path)) for path in paths]
+    results = read_stored(paths)
     require_inputs((one.row for one in results), data_root, dataset or (), predictions)
     gallery = Gallery()
     with display.Progress() as progress:
@@ -82,3 +82,4 @@ def report(
     page = to_page(content, gallery)
     write_page(out, page)
     display.show_page(out, page)
+    display.show_notes(warnings_of(results))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cosmos_eval.cli import display
-from cosmos_eval.leaderboard import measured, reproductions
+from cosmos_eval.leaderboard import entries_of, reproductions
 
 
 def reproduce(
@@ -22,9 +22,12 @@ def reproduce(
 
     What was not measured is `unverified`; without any results that is everything.
     """
-    from cosmos_eval.store import read_results
+    from cosmos_eval.labels import warnings_of
+    from cosmos_eval.store import read_stored, result_paths
 
     usual = display.RESULTS
     nothing_yet = directory is None and not (usual.exists() and any(usual.iterdir()))
-    rows = [] if nothing_yet else read_results(directory or usual)
-    display.show_reproductions(reproductions(measured(rows)), format)
+    paths = [] if nothing_yet else result_paths(directory or usual)
+    results = read_stored(paths)
+    display.show_reproductions(reproductions(entries_of(results)), format)
+    display.show_notes(warnings_of(results))

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision = "fp32") -> Encoder:
     """Load a model, ready to encode on `device`; a DenseEncoder unless it is of the user's own.
 
-    `bf16` and `fp16` run under autocast, weights stay float32. Raises UsageError for unknown
+    `amp`, `bf16` and `fp16` run under autocast, weights stay float32. Raises UsageError for unknown
     names, unusable files, a failed download or a device that is not there.
     """
     _require_device(device)

@@ -24,6 +24,7 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
 from cosmos_eval.encoders.inputs import Tokenizer
+from cosmos_eval.readers import read_json
 from cosmos_eval.types import UsageError
 
 _NAMED = 3  # differences that a message names
@@ -53,9 +54,9 @@ def read_description(path: Path) -> dict[str, Any]:
     Raises UsageError where it cannot be read or describes no model.
     """
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = read_json(path)
         _filled(config["model_cfg"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{path} does not describe an OpenCLIP model ({error!r})") from error
     return config
 

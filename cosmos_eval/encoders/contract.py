@@ -74,17 +74,43 @@ def _faults_of_features(model: Encoder) -> list[str]:
     return found
 
 
-def _faults_of(features: Any, method: str) -> list[str]:
-    """What is wrong with the features of two inputs."""
+def require_output(method: str, given: Any, output: Any, widths: set[int], where: str) -> None:
+    """Raise UsageError where a method of an encoder returns what it must not, in any call.
+
+    `widths` collects the dimensions of features, of which a model has one number.
+    """
+    faults = []
+    if method in ("encode_image", "encode_text"):
+        faults = _faults_of(output, method, len(given))
+        widths |= set() if faults else {output.shape[1]}
+        if len(widths) > 1:
+            faults = [f"`{method}` returns features of other dimensions: {sorted(widths)}"]
+    elif method in ("transform", "tokenize", "overlong"):
+        ndim = {"transform": 3, "tokenize": 2, "overlong": 1}[method]
+        rows = 3 if method == "transform" else len(given)
+        if not isinstance(output, Tensor) or output.ndim != ndim or len(output) != rows:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            faults = [f"`{method}` returns {shape}"]
+    if faults:
+        raise UsageError(f"{where}: {'; '.join(faults)}")
+
+
+def _faults_of(features: Any, method: str, inputs: int = 2) -> list[str]:
+    """What is wrong with the features of some inputs."""
     if not isinstance(features, Tensor):
         return [f"`{method}` returns {type(features).__name__}, not a tensor"]
-    if features.ndim != 2 or len(features) != 2:
-        return [f"`{method}` returns {tuple(features.shape)} for two inputs, not (2, D)"]
+    if features.ndim != 2 or len(features) != inputs:
+        shape = tuple(features.shape)
+        return [f"`{method}` returns {shape} for {inputs} inputs, not ({inputs}, D)"]
     if features.dtype != torch.float32 or features.device.type != "cpu":
         return [f"`{method}` returns {features.dtype} on {features.device}, not float32 on the CPU"]
     if features.requires_grad:
         return [f"`{method}` returns features with a gradient: use torch.inference_mode()"]
+    if not torch.isfinite(features).all():
+        return [f"`{method}` returns features that are not finite (NaN or infinity)"]
     norms = features.norm(dim=1)
-    if not torch.allclose(norms, torch.ones(2), atol=1e-3):
-        return [f"`{method}` returns features of length {norms[0]:.3g}, not 1: normalise them"]
+    wrong = ~torch.isclose(norms, torch.ones(()), atol=1e-3)
+    if wrong.any():
+        length = norms[wrong][0]
+        return [f"`{method}` returns features of length {length:.3g}, not 1: normalise them"]
     return []

@@ -26,6 +26,7 @@ from cosmos_eval.encoders.hub import fetch
 from cosmos_eval.encoders.specs import RELEASED
 from cosmos_eval.encoders.words import words_of
 from cosmos_eval.files import file_sha256
+from cosmos_eval.readers import parse_json
 from cosmos_eval.types import CaptionWord, EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
 
@@ -120,7 +121,7 @@ def _config(path: Path, arch: str | None) -> dict[str, Any]:
 
 def _named_config(arch: str) -> dict[str, Any]:
     """Of a name, a file, or what `_describe` wrote."""
-    return model_config(json.loads(arch) if arch.startswith("{") else arch)
+    return model_config(parse_json(arch) if arch.startswith("{") else arch)
 
 
 def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:

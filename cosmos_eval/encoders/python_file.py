@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from cosmos_eval.encoder import Encoder
-from cosmos_eval.encoders.contract import require_encoder
+from cosmos_eval.encoders.contract import require_encoder, require_output
+from cosmos_eval.readers import FileError, read_bytes
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError
+
+_METHODS = (
+    *("transform", "tokenize", "overlong", "encode_image", "encode_text", "encode_patches"),
+    *("words", "image_queries", "text_queries", "patch_attention", "token_attention"),
+)
+"""Those of all kinds of encoders, see cosmos_eval.encoder."""
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
@@ -22,9 +31,9 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """
     path = Path(spec.name)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+        content = read_bytes(path)
+    except FileError as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
     with _its_own_errors(str(path)):
         module = _run(path, content)
     make = getattr(module, "load", None)
@@ -33,11 +42,18 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     where = f"{path}: load({device!r}, {precision!r})"
     with _its_own_errors(where):
         encoder = make(device, precision)
-    require_encoder(encoder, where)
+    with _its_own_errors(where):
+        require_encoder(encoder, where)
     _require_honest(encoder.info, precision, where)
     code = hashlib.sha256(content).hexdigest()
     with _its_own_errors(f"{where}: setting its `info`"):
         encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code)
+        widths: set[int] = set()
+        for name in _METHODS:
+            if hasattr(encoder, name):
+                setattr(encoder, name, _guarded(getattr(encoder, name), name, widths, path))
+    if encoder.info.code_sha256 != code:
+        raise UsageError(f"{where}: its `info` cannot be set, so that results would not say whose")
     return encoder
 
 
@@ -53,14 +69,29 @@ def _run(path: Path, content: bytes) -> ModuleType:
     return module
 
 
+def _guarded(
+    method: Callable[..., Any], name: str, widths: set[int], path: Path
+) -> Callable[..., Any]:
+    """Return a method whose errors, and outputs of another form, are a UsageError."""
+
+    @wraps(method)
+    def call(given: Any, *more: Any) -> Any:
+        with _its_own_errors(f"{path}: {name}"):
+            output = method(given, *more)
+            require_output(name, given, output, widths, str(path))
+            return output
+
+    return call
+
+
 @contextmanager
 def _its_own_errors(where: str) -> Iterator[None]:
-    """Whatever the user's code raises is a matter of that code; --debug shows where in it."""
+    """Report whatever the user's code raises, `sys.exit` included; --debug shows where in it."""
     try:
         yield
-    except UsageError:
+    except (UsageError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:
         said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         raise UsageError(f"{where} failed: {said} (--debug shows where)") from error
 

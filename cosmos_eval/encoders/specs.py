@@ -52,6 +52,8 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
     UsageError with the nearest known names. OpenCLIP's names are checked when the model is loaded.
     """
     kind, separator, name = text.partition(":")
+    if text != text.encode(errors="ignore").decode():
+        raise UsageError(f"model {text!r}: its name is not UTF-8, as results need; rename the file")
     if text in BUNDLED:
         return ModelSpec(text=text, kind="bundled", name=text, weights=weights)
     if separator and kind == "cosmos":

@@ -44,7 +44,7 @@ class Seen(NamedTuple):
 
 def of_attention(groups: Sequence[Group], pairs: Sequence[Pair]) -> Part:
     """The part of what the texts of pairs light up in their images, by every model measured."""
-    rows = {name_of(shown.row): shown.row for group in groups for shown in group.results}
+    rows = {name_of(shown): shown.row for group in groups for shown in group.results}
     by_set: dict[str, list[Pair]] = {}
     for pair in pairs:
         own = by_set.setdefault(pair.dataset, [])

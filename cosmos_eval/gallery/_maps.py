@@ -17,8 +17,8 @@ from cosmos_eval.tasks.segmentation._samples import NAME
 from cosmos_eval.types import Precision, Samples, SegmentationProtocol, UsageError
 
 # The share of an image's pixels that may be counted otherwise than measured: rounding moves a pixel
-# at a border, in bf16 and fp16 more (docs/log.md: 1% of the pixels from fp32 to bf16).
-_ROUNDING: dict[Precision, float] = {"fp32": 0.001, "bf16": 0.02, "fp16": 0.02}
+# at a border, under autocast more (docs/log.md: 1% of the pixels from fp32 to bf16).
+_ROUNDING: dict[Precision, float] = {"fp32": 0.001, "amp": 0.02, "bf16": 0.02, "fp16": 0.02}
 
 
 IMAGES = 3

@@ -114,10 +114,12 @@ def model_of(row: ResultRow) -> Model:
     )
 
 
-def name_of(row: ResultRow) -> str:
+def name_of(shown: Shown) -> str:
     """What tables call a model, without what concerns the measurement alone."""
+    row = shown.row
     return model_label(
-        replace(row, provenance={**row.provenance, "limit": None, "attention": None})
+        replace(row, provenance={**row.provenance, "limit": None, "attention": None}),
+        shown.stored.notes,
     )
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cosmos_eval.labels import model_label
+from cosmos_eval.labels import Stored
 from cosmos_eval.protocols import prepare
 from cosmos_eval.protocols.user import FAMILY as USER
-from cosmos_eval.store import read_result, read_samples
+from cosmos_eval.store import read_samples, read_stored
 from cosmos_eval.tasks import find_protocol, task_of
 from cosmos_eval.types import Protocol, ResultRow, Samples, UsageError
 
@@ -20,13 +20,18 @@ WITH_PICTURES: tuple[str, ...] = ("retrieval", "cls", "seg")
 class Shown(NamedTuple):
     """A result whose images can be shown, and what tables call its model."""
 
-    row: ResultRow
+    stored: Stored
     samples: Samples
+
+    @property
+    def row(self) -> ResultRow:
+        """The result."""
+        return self.stored.row
 
     @property
     def label(self) -> str:
         """The model with what departs from the defaults."""
-        return model_label(self.row)
+        return self.stored.model
 
 
 class Group(NamedTuple):
@@ -60,15 +65,16 @@ def grouped(paths: Sequence[Path], own: Sequence[str]) -> Grouped:
     """
     by_name: dict[_Name, list[Shown]] = {}
     notes = []
-    rows = {path: read_result(path) for path in paths}
-    known = _own(own, rows.values())
-    for path, row in rows.items():
-        if row.task not in WITH_PICTURES:
+    stored = read_stored(paths)
+    known = _own(own, (one.row for one in stored))
+    for one in stored:
+        row = one.row
+        if row.task not in WITH_PICTURES or one.is_edited:
             continue
         try:
-            by_name.setdefault(_name(row), []).append(Shown(row, read_samples(path)))
+            by_name.setdefault(_name(row), []).append(Shown(one, read_samples(one.path)))
         except UsageError as error:
-            notes.append(f"{model_label(row)} on {row.dataset}: no pictures: {error}")
+            notes.append(f"{one.model} on {row.dataset}: no pictures: {error}")
     groups = []
     readable = [name for name, results in by_name.items() if results]
     for name in sorted(readable, key=lambda name: (WITH_PICTURES.index(name.task), name)):

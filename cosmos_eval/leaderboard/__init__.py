@@ -12,7 +12,14 @@ from typing import Literal
 
 from cosmos_eval.leaderboard._boards import Board, Column, Row, Shown, boards
 from cosmos_eval.leaderboard._csv import to_csv
-from cosmos_eval.leaderboard._entries import Entry, Key, headlines_of, measured, published
+from cosmos_eval.leaderboard._entries import (
+    Entry,
+    Key,
+    entries_of,
+    headlines_of,
+    measured,
+    published,
+)
 from cosmos_eval.leaderboard._html import to_html
 from cosmos_eval.leaderboard._json import to_json
 from cosmos_eval.leaderboard._latex import to_latex
@@ -49,6 +56,7 @@ __all__ = [
     "bounds",
     "close_pairs",
     "difference",
+    "entries_of",
     "find_ties",
     "headlines_of",
     "measured",

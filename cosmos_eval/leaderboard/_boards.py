@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from cosmos_eval.labels import warnings_of
 from cosmos_eval.leaderboard._entries import Entry, headlines_of
 from cosmos_eval.leaderboard._numbers import bounds, difference, shown_text
 from cosmos_eval.leaderboard._standings import NO_TIES, Cell, Standing, Tie, Ties, standings
@@ -140,6 +141,15 @@ def _notes(
         "ranks": any(cell.ranks for cell in cells),
         "delta": any(cell.delta for cell in cells),
         "partial": any(entry.partial for entry in entries),
-        "unverified": any(entry.source == "unverified" for entry in entries),
+        "unverified": any(
+            entry.source == "unverified" and entry.stored is None for entry in entries
+        ),
     }
-    return tuple(meaning for name, meaning in _MEANINGS.items() if said[name])
+    results = [entry.stored for entry in entries if entry.stored is not None]
+    meanings = (meaning for name, meaning in _MEANINGS.items() if said[name])
+    return (*meanings, *(f"{_capital(line)}." for line in warnings_of(results)))
+
+
+def _capital(line: str) -> str:
+    """A line as a sentence."""
+    return line[:1].upper() + line[1:]

@@ -6,6 +6,7 @@ import csv
 import io
 from collections.abc import Iterable
 
+from cosmos_eval.escaping import csv_text
 from cosmos_eval.leaderboard._entries import Entry
 from cosmos_eval.leaderboard._numbers import difference
 from cosmos_eval.leaderboard._standings import NO_TIES, Cell, Standing, Ties, standings
@@ -38,9 +39,9 @@ def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
 
 def _number(entry: Entry, metric: str) -> tuple[object, ...]:
     ends = entry.intervals.get(metric, {})
-    where = (entry.model, entry.task, entry.dataset, entry.protocol, metric)
+    where = map(csv_text, (entry.model, entry.task, entry.dataset, entry.protocol, metric))
     value = (entry.metrics[metric], ends.get("low"), ends.get("high"))
-    return *where, *value, entry.source, entry.url
+    return *where, *value, entry.source, csv_text(entry.url)
 
 
 def _standing(standing: Standing) -> tuple[object, ...]:

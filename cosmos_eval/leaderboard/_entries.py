@@ -7,14 +7,18 @@ import io
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
-from cosmos_eval.labels import table_label
+from cosmos_eval.labels import Stored, told_apart
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import ResultRow, UsageError
 
 Source = Literal["measured", "published", "unverified"]
+
+AMP = " (amp)"
+"""What a model's name ends with where a plain result was measured in mixed precision."""
 
 _PUBLISHED_KEY = ("model", "task", "dataset", "protocol", "source", "url")
 
@@ -35,7 +39,7 @@ class Entry(NamedTuple):
     `metrics` are fractions in [0, 1]; `partial` marks a result of the first samples only, which
     is shown but never ranked; `url` says where a published number stands. `published` holds what
     the model's authors published for the same data set and protocol, for a measured entry;
-    `result` is what it was made from.
+    `stored` is what it was made from. An edited result is `unverified`.
     """
 
     model: str
@@ -48,7 +52,12 @@ class Entry(NamedTuple):
     partial: bool = False
     url: str = ""
     published: Mapping[str, float] = MappingProxyType({})
-    result: ResultRow | None = None
+    stored: Stored | None = None
+
+    @property
+    def result(self) -> ResultRow | None:
+        """The result that it was made from."""
+        return None if self.stored is None else self.stored.row
 
     @property
     def key(self) -> Key:
@@ -68,21 +77,32 @@ def headlines_of(entry: Entry) -> Mapping[str, str]:
 
 
 def measured(rows: Iterable[ResultRow]) -> list[Entry]:
+    """Entries of results. Raises UsageError where two results would be the same entry."""
+    return entries_of(told_apart(Stored(Path(), row) for row in rows))
+
+
+def entries_of(results: Iterable[Stored]) -> list[Entry]:
     """Entries of stored results. Raises UsageError where two results would be the same entry."""
     entries: dict[Key, Entry] = {}
-    for row in rows:
-        entry = _entry(row)
+    for one in results:
+        entry = _entry(one)
         if entry.key in entries:
             raise UsageError(
-                f"two results of {entry.model} on {row.dataset} ({row.protocol}): "
-                "keep one of the files"
+                f"two results of {entry.model} on {entry.dataset} ({entry.protocol}): "
+                f"keep one of the files{_named(entries[entry.key], entry)}"
             )
         entries[entry.key] = entry
     return [entries[key] for key in sorted(entries)]
 
 
-def _entry(row: ResultRow) -> Entry:
-    model = table_label(row)
+def _named(*entries: Entry) -> str:
+    """The files of entries, where they were read from files."""
+    paths = [str(one.stored.path) for one in entries if one.stored and one.stored.path.name]
+    return f" {' and '.join(paths)}" if paths else ""
+
+
+def _entry(one: Stored) -> Entry:
+    row, model = one.row, one.table_model
     return Entry(
         model=model,
         task=row.task,
@@ -90,10 +110,11 @@ def _entry(row: ResultRow) -> Entry:
         protocol=row.protocol,
         metrics=row.metrics,
         intervals=row.intervals,
-        source=row.source,
+        source="unverified" if one.is_edited else row.source,
         partial=row.provenance["limit"] is not None,
-        published=_of_authors().get((model, row.dataset, row.protocol), {}),
-        result=row,
+        # Most authors measure in mixed precision: it and float32 are compared with their numbers.
+        published=_of_authors().get((model.removesuffix(AMP), row.dataset, row.protocol), {}),
+        stored=one,
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from textwrap import wrap
 from typing import TYPE_CHECKING, NamedTuple
 
+from cosmos_eval.escaping import one_line
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
@@ -28,12 +30,13 @@ class Grid(NamedTuple):
 
 
 def grid_tables(grid: Grid, width: int) -> list[Table]:
-    """A grid as tables at most `width` characters wide.
+    """A grid as tables at most `width` characters wide; its texts may be any.
 
     One with more columns than fit becomes several tables, each with all rows' first texts.
     """
     from rich.text import Text
 
+    grid = _printable(grid)
     widths = [_width(grid, place) for place in range(len(grid.titles))]
     texts = zip(*[grid.texts, *grid.heads], strict=True)
     room = width - 1 - sum(_FRAME + _widest(column) for column in texts)
@@ -44,6 +47,16 @@ def grid_tables(grid: Grid, width: int) -> list[Table]:
         table.title = Text(grid.title + part)
     tables[-1].caption = Text("\n".join(grid.notes)) if grid.notes else None
     return tables
+
+
+def _printable(grid: Grid) -> Grid:
+    """The grid with texts that a terminal shows as they are; titles keep their line breaks."""
+    return grid._replace(
+        title=one_line(grid.title),
+        titles=["\n".join(map(one_line, title.split("\n"))) for title in grid.titles],
+        heads=[list(map(one_line, head)) for head in grid.heads],
+        notes=list(map(one_line, grid.notes)),
+    )
 
 
 def _parts(widths: list[int], room: int) -> Iterator[range]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from cosmos_eval.escaping import json_text
 from cosmos_eval.leaderboard._entries import Entry
 from cosmos_eval.leaderboard._standings import NO_TIES, Cell, Standing, Ties, standings
 
@@ -21,7 +21,7 @@ def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
     listed = sorted(entries, key=lambda entry: entry.key)
     found = standings(listed, ties)
     records = [_record(entry, found) for entry in listed]
-    return json.dumps(records, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return json_text(records, indent=2, sort_keys=True) + "\n"
 
 
 def _record(entry: Entry, found: Mapping[Cell, Standing]) -> dict[str, Any]:

@@ -5,48 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
+from cosmos_eval.escaping import latex_text
 from cosmos_eval.leaderboard._boards import MARKS, Board, Column, Row, Shown, boards
 from cosmos_eval.leaderboard._entries import Entry
 from cosmos_eval.leaderboard._standings import NO_TIES, Ties
 
 _MARKS = {"": "", MARKS["paired"]: r"$^\dagger$", MARKS["intervals"]: r"$^\ddagger$"}
 
-# What LaTeX reads as more than a character: its ten special ones, those that its usual font lacks,
-# and what would be an option after a line's end.
-_SPECIAL = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "{": r"\{",
-        "}": r"\}",
-        "$": r"\$",
-        "&": r"\&",
-        "#": r"\#",
-        "%": r"\%",
-        "_": r"\_",
-        "^": r"\textasciicircum{}",
-        "~": r"\textasciitilde{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "|": r"\textbar{}",
-        "[": "{[}",
-        "]": "{]}",
-        "*": "{*}",
-        "†": r"$\dagger$",
-        "‡": r"$\ddagger$",
-    }
-)
-
 
 def to_latex(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
     r"""A `table` a board, best in bold; the document needs `\usepackage{booktabs}`."""
     tables = "\n".join(_table(board) for board in boards(entries, ties))
     return "% needs \\usepackage{booktabs} in the preamble\n" + tables
-
-
-def latex_text(text: str) -> str:
-    """Text that LaTeX sets as it is, on one line."""
-    flat = " ".join(text.split()).translate(_SPECIAL)
-    return flat.replace("--", "-{}-").replace("--", "-{}-")  # two in a row would become a dash
 
 
 def _url(url: str) -> str:

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 
+from cosmos_eval.escaping import markdown_code, markdown_text
 from cosmos_eval.leaderboard._boards import Board, Row, Shown, boards
 from cosmos_eval.leaderboard._entries import Entry
 from cosmos_eval.leaderboard._standings import NO_TIES, Ties
-
-# What Markdown or the HTML in it would read as more than a character. An underscore between
-# letters is one.
-_SPECIAL = re.compile(r"[\\`*\[\]|<>&]|(?<![^\W_])_|_(?![^\W_])")
-_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;"}
 
 
 def to_markdown(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
     """Tables as GitHub's Markdown, best in bold; published numbers link to where they stand."""
     return "\n".join(_markdown(board) for board in boards(entries, ties))
-
-
-def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    flat = " ".join(text.split())
-    return _SPECIAL.sub(lambda found: _ENTITIES.get(found[0], f"\\{found[0]}"), flat)
 
 
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int) -> str:
@@ -42,8 +31,10 @@ def _markdown(board: Board) -> str:
     titles = (f"{markdown_text(c.dataset)} {markdown_text(c.title)}" for c in board.columns)
     rows = ([*_texts(row)[: len(texts)], *map(_cell, row.cells)] for row in board.rows)
     table = markdown_table([*texts, *titles], rows, len(texts))
-    notes = "".join(f"- {note}\n" for note in board.notes)
-    return f"### Protocol `{board.protocol}` (%)\n\n{table}" + (f"\n{notes}" if notes else "")
+    notes = "".join(f"- {markdown_text(note)}\n" for note in board.notes)
+    return f"### Protocol {markdown_code(board.protocol)} (%)\n\n{table}" + (
+        f"\n{notes}" if notes else ""
+    )
 
 
 def _texts(row: Row) -> list[str]:

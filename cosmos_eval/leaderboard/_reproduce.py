@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cosmos_eval.encoders.specs import RELEASED
+from cosmos_eval.escaping import json_text, markdown_text
 from cosmos_eval.leaderboard._boards import Column, columns_of
-from cosmos_eval.leaderboard._entries import Entry, Source, published
+from cosmos_eval.leaderboard._entries import AMP, Entry, Key, Source, published
 from cosmos_eval.leaderboard._grid import Grid, grid_tables
-from cosmos_eval.leaderboard._markdown import markdown_table, markdown_text
+from cosmos_eval.leaderboard._markdown import markdown_table
 from cosmos_eval.leaderboard._numbers import bounds, difference, exact_difference, percent
 
 if TYPE_CHECKING:
@@ -21,6 +21,9 @@ Status = Literal["inside", "outside", "measured", "unverified"]
 
 TITLE = "Released checkpoints: published, measured [interval], difference (%)"
 _OUTSIDE = "!"
+# github.com/ExplainableML/cosmos: the default of `--precision` in its params.py is `amp`, and its
+# README says that amp was used. On a GPU that is autocast to float16.
+_PUBLISHED_PRECISION = "amp float16"
 
 
 class Reproduction(NamedTuple):
@@ -41,6 +44,19 @@ class Reproduction(NamedTuple):
         return "inside" if interval["low"] <= self.value <= interval["high"] else "outside"
 
     @property
+    def precision(self) -> str | None:
+        """How the measured number was computed: the precision, and for `amp` its type.
+
+        None where nothing was measured.
+        """
+        if self.measured is None or self.measured.result is None:
+            return None
+        record = self.measured.result.provenance
+        precision = str(record["precision"])
+        half = "float16" if str(record["device"]).startswith("cuda") else "bfloat16"
+        return f"amp {half}" if precision == "amp" else precision
+
+    @property
     def value(self) -> float:
         """The published number, a fraction."""
         return self.published.metrics[self.column.metric]
@@ -49,12 +65,12 @@ class Reproduction(NamedTuple):
 def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
     """Every published number of the released checkpoints, in the order in which they are named.
 
-    Only a plain result counts as its measurement: the teacher's, in float32, of all samples.
+    Only a plain result counts as its measurement: the teacher's, of all samples, in mixed precision
+    as the published one or else in float32.
     """
     found = {entry.key: entry for entry in entries}
-    source: Source = "measured"
     numbers = [
-        Reproduction(entry, column, found.get(entry.key._replace(source=source, url="")))
+        Reproduction(entry, column, _measurement(entry, found))
         for entry in published()
         if entry.model.removeprefix("cosmos:") in RELEASED
         for column in columns_of(entry)
@@ -66,6 +82,25 @@ def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
             order.index(number.published.model.removeprefix("cosmos:")),
             number.column,
         ),
+    )
+
+
+def _measurement(number: Entry, found: Mapping[Key, Entry]) -> Entry | None:
+    source: Source = "measured"
+    key = number.key._replace(source=source, url="")
+    return found.get(key._replace(model=number.model + AMP), found.get(key))
+
+
+def precision_note(numbers: Sequence[Reproduction]) -> str | None:
+    """In which precision numbers were measured where it is not the published one, in a line."""
+    others = Counter(number.precision for number in numbers if number.measured is not None)
+    others.pop(_PUBLISHED_PRECISION, None)
+    if not others:
+        return None
+    listed = ", ".join(f"{count} in {precision}" for precision, count in sorted(others.items()))
+    return (
+        f"Published in {_PUBLISHED_PRECISION}, measured here: {listed}; "
+        "--precision amp on a GPU measures as published"
     )
 
 
@@ -82,7 +117,7 @@ def summary(numbers: Sequence[Reproduction]) -> str:
 def reproductions_to_json(numbers: Iterable[Reproduction]) -> str:
     """A list of records, a published number each; fractions, null where nothing was measured."""
     records = [_record(number) for number in numbers]
-    return json.dumps(records, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return json_text(records, indent=2, sort_keys=True) + "\n"
 
 
 def reproductions_to_markdown(numbers: Sequence[Reproduction]) -> str:
@@ -94,7 +129,9 @@ def reproductions_to_markdown(numbers: Sequence[Reproduction]) -> str:
     )
     table = markdown_table(map(markdown_text, titles), rows, texts=1)
     sources = "".join(f"- <{url}>\n" for url in _urls(numbers))
-    return f"### {TITLE}\n\n{table}\n{summary(numbers)}. Published by:\n\n{sources}"
+    note = precision_note(numbers)
+    remark = f"{markdown_text(note)}.\n\n" if note else ""
+    return f"### {TITLE}\n\n{table}\n{remark}{summary(numbers)}. Published by:\n\n{sources}"
 
 
 def reproductions_to_tables(numbers: Sequence[Reproduction], width: int) -> list[Table]:
@@ -108,7 +145,7 @@ def reproductions_to_tables(numbers: Sequence[Reproduction], width: int) -> list
         titles=[f"{column.dataset}\n{column.title}" for column in _columns(numbers)],
         heads=[[model] for model, _ in rows],
         cells=[[Text("\n".join(_lines(number))) for number in row] for _, row in rows],
-        notes=[summary(numbers), *_urls(numbers)],
+        notes=[summary(numbers), *filter(None, [precision_note(numbers)]), *_urls(numbers)],
     )
     return grid_tables(grid, width)
 
@@ -149,6 +186,8 @@ def _record(number: Reproduction) -> dict[str, Any]:
         **{name: getattr(entry, name) for name in ("model", "task", "dataset", "protocol", "url")},
         "metric": metric,
         "published": number.value,
+        "published_precision": _PUBLISHED_PRECISION,
+        "measured_precision": number.precision,
         "status": number.status,
         **dict.fromkeys(("measured", "interval", "difference")),
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from cosmos_eval.escaping import one_line
 from cosmos_eval.leaderboard._boards import Board, Row, Shown, boards
 from cosmos_eval.leaderboard._entries import Entry
 from cosmos_eval.leaderboard._grid import Grid, grid_tables
@@ -29,7 +30,9 @@ def _grid(board: Board) -> Grid:
     return Grid(
         title=f"Protocol {board.protocol} (%)",
         texts=["model", "source"][:texts],
-        titles=[f"{column.dataset}\n{column.title}" for column in board.columns],
+        titles=[
+            f"{one_line(column.dataset)}\n{one_line(column.title)}" for column in board.columns
+        ],
         heads=[head[:texts] for head in heads],
         cells=[[_cell(cell) for cell in row.cells] for row in board.rows],
         notes=[*board.notes, *urls],

@@ -7,7 +7,6 @@ code.
 
 from __future__ import annotations
 
-import json
 import threading
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.readers import read_json
 from cosmos_eval.types import UsageError
 
 # Warning filters belong to the process, not to a thread.
@@ -42,7 +42,7 @@ class Picture(NamedTuple):
 def read_annotation(path: Path, phases: Sequence[str]) -> list[Picture]:
     """The images of some phases. Raises UsageError where the file is not of this form."""
     try:
-        content = json.loads(path.read_bytes())
+        content = read_json(path)
         pictures = {
             image["image_id"]: _picture(image)
             for image in content["images"]
@@ -52,7 +52,7 @@ def read_annotation(path: Path, phases: Sequence[str]) -> list[Picture]:
             if note["image_id"] in pictures:
                 segment = Segment(note["category_id"], note["segmentation"])
                 pictures[note["image_id"]].segments.append(segment)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"{path} is not the Detail API's annotation file ({reason})") from error
     return list(pictures.values())

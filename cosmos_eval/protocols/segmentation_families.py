@@ -54,40 +54,50 @@ def _sclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
     )
 
 
-# Differences from SCLIP's in clearclip_segmentor.py and configs/cfg_*.py of
-# github.com/mc-lan/ClearCLIP: thresholds and windows; voc21 has a list of names of its own.
-# The lists for coco_object and the settings for coco_stuff could not be read: neither is offered.
-# Those for ade20k were read in a copy of that repository; lists of names other than voc21's are
-# taken to be SCLIP's, on which its code is based.
+# What differs from the common settings in configs/cfg_*.py of ClearCLIP, by data set.
 _CLEARCLIP: dict[str, dict[str, object]] = {
     "voc21": {"prob_thd": 0.5},
     "context60": {"prob_thd": 0.15},
+    "coco_object": {"prob_thd": 0.4},
     "voc20": {},
     "cityscapes": {"window": 224},
     "context59": {},
     "ade20k": {},
+    "coco_stuff": {"window": 224, "long_side": 448},
+}
+# Its lists that are not SCLIP's: one prompt per class, which is its name unless given here.
+_VOC_NAMES = {"boat": "ship", "diningtable": "table"}
+_CLEARCLIP_LISTS: dict[str, dict[str, str]] = {
+    "voc21": _VOC_NAMES,
+    "coco_object": {},
+    "voc20": _VOC_NAMES,
 }
 
 
-def _clearclip(protocol: SegmentationProtocol) -> SegmentationProtocol | None:
+def _clearclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
     """Settings of ClearCLIP: 448 px, windows of 448 px at 224, scale 50, no area threshold."""
-    if protocol.dataset not in _CLEARCLIP:
-        return None
     common = {"short_side": 448, "window": 448, "stride": 224, "scale": 50.0, "area_thd": None}
     queries = protocol.queries
-    if protocol.dataset == "voc21":
-        queries = tuple(_CLEARCLIP_VOC.get(name, (name,)) for name in protocol.class_names)
+    if protocol.dataset in _CLEARCLIP_LISTS:
+        renamed = _CLEARCLIP_LISTS[protocol.dataset]
+        queries = tuple((renamed.get(name, name),) for name in protocol.class_names)
     return replace(
         protocol,
         family="clearclip",
-        source="https://github.com/mc-lan/ClearCLIP (clearclip_segmentor.py, configs)",
+        source="https://github.com/mc-lan/ClearCLIP/tree/ad68a40 (clearclip_segmentor.py, configs)",
         attention="clearclip",
         queries=queries,
         **{**common, **_CLEARCLIP[protocol.dataset]},  # type: ignore[arg-type]
     )
 
 
-_CLEARCLIP_VOC = {"boat": ("ship",), "diningtable": ("table",)}
+# What differs from SCLIP's in configs/cfg_*.py of NACLIP, by data set. `slide_crop=0` there is
+# the whole image in one pass.
+_NACLIP: dict[str, dict[str, object]] = {
+    "voc21": {"window": None},
+    "voc20": {"window": None},
+    "coco_stuff": {"short_side": 336},
+}
 
 
 def _naclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
@@ -95,15 +105,16 @@ def _naclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
     return replace(
         protocol,
         family="naclip",
-        source="https://github.com/sinahmr/NACLIP (naclip.py, configs)",
+        source="https://github.com/sinahmr/NACLIP/tree/0cac3a6 (naclip.py, configs)",
         attention="naclip",
         scale=40.0,
         area_thd=None,
         refinement="pamr",
+        **_NACLIP.get(protocol.dataset, {}),  # type: ignore[arg-type]
     )
 
 
-_FAMILIES: dict[str, Callable[[SegmentationProtocol], SegmentationProtocol | None]] = {
+_FAMILIES: dict[str, Callable[[SegmentationProtocol], SegmentationProtocol]] = {
     "fixed-names": _fixed_names,
     "sclip": _sclip,
     "clearclip": _clearclip,
@@ -111,14 +122,13 @@ _FAMILIES: dict[str, Callable[[SegmentationProtocol], SegmentationProtocol | Non
 }
 
 
-def _of_family(
-    derive: Callable[[SegmentationProtocol], SegmentationProtocol | None],
-) -> dict[str, SegmentationProtocol]:
-    derived = {name: derive(protocol) for name, protocol in SEGMENTATION.items()}
-    return {name: protocol for name, protocol in derived.items() if protocol is not None}
-
-
 SEGMENTATION_FAMILIES: Mapping[str, Mapping[str, SegmentationProtocol]] = MappingProxyType(
-    {"cosmos": SEGMENTATION, **{name: _of_family(derive) for name, derive in _FAMILIES.items()}}
+    {
+        "cosmos": SEGMENTATION,
+        **{
+            family: {name: derive(protocol) for name, protocol in SEGMENTATION.items()}
+            for family, derive in _FAMILIES.items()
+        },
+    }
 )
 """Protocols of every set by family, then by data set."""

@@ -12,6 +12,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, get_args
 
+import numpy as np
+
+from cosmos_eval.readers import FileError, read_text, read_yaml
 from cosmos_eval.types import (
     Attention,
     ClassLayout,
@@ -25,9 +28,10 @@ from cosmos_eval.types import (
     UsageError,
     nearest,
 )
-from cosmos_eval.yaml_files import FileError, read_yaml
 
 FAMILY = "user"
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 def read_protocol(
@@ -116,8 +120,8 @@ class _Class(NamedTuple):
 def _class_lines(path: Path) -> list[_Class]:
     """The form of SCLIP's lists: the prompts of a class on its line, the first one its name."""
     try:
-        lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = read_text(path).splitlines()
+    except FileError as error:
         raise FileError(f"`classes`: cannot read {path}: {error}") from error
     classes = []
     for number, line in enumerate(lines, start=1):
@@ -178,6 +182,8 @@ def _text_or_texts(value: Any, key: str) -> str | tuple[str, ...]:
 def _number(value: Any, key: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise FileError(f"`{key}` must be a number, not {value!r}")
+    if not abs(value) <= _LARGEST:  # nor is NaN
+        raise FileError(f"`{key}` must be a finite number that float32 can hold")
     return float(value)
 
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from cosmos_eval.escaping import annotation, markdown_code, markdown_text, one_line
 from cosmos_eval.matching import is_share, p_value_text
 from cosmos_eval.regression._baseline import described
 from cosmos_eval.regression._check import ALPHA, Finding, Report
 
 NAME = "cosmos-eval check"
-
-# What XML 1.0 cannot hold in any form (section 2.2 of its recommendation).
-_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def to_cells(finding: Finding) -> dict[str, str]:
@@ -54,13 +51,18 @@ def to_records(report: Report) -> dict[str, Any]:
 
 def to_markdown(report: Report) -> str:
     """A section for a pull request or a step's summary: the verdict, problems, and all metrics."""
-    lines = [f"### {NAME}: {report.verdict}", "", f"Baseline: `{report.baseline}`", ""]
-    lines += [f"- **cannot decide** {_plain(str(problem))}" for problem in report.problems]
-    lines += [f"- note: {_plain(note)}" for note in report.notes]
+    lines = [
+        f"### {NAME}: {markdown_text(report.verdict)}",
+        "",
+        f"Baseline: {markdown_code(str(report.baseline))}",
+        "",
+    ]
+    lines += [f"- **cannot decide** {markdown_text(str(problem))}" for problem in report.problems]
+    lines += [f"- note: {markdown_text(note)}" for note in report.notes]
     if report.findings:
         rows = [to_cells(finding) for finding in report.findings]
         table = [list(rows[0]), ["---"] * len(rows[0])]
-        table += [[_plain(cell) for cell in row.values()] for row in rows]
+        table += [[markdown_text(cell) for cell in row.values()] for row in rows]
         lines += ["", *(f"| {' | '.join(row)} |" for row in table)]
     return "\n".join(lines) + "\n"
 
@@ -80,31 +82,28 @@ def to_junit(report: Report) -> str:
 
 
 def to_annotations(report: Report) -> list[str]:
-    """Workflow commands of GitHub Actions: an error a regression and a problem, else a notice.
-
-    Their escaping is that of github.com/actions/toolkit, packages/core/src/command.ts.
-    """
+    """Workflow commands of GitHub Actions: an error a regression and a problem, else a notice."""
     errors = [("regression", _sentence(finding)) for finding in report.regressions]
     errors += [("cannot decide", str(problem)) for problem in report.problems]
     if not errors:
-        return [_annotation("notice", "no regression", report.verdict)]
-    return [_annotation("error", title, message) for title, message in errors]
+        return [annotation("notice", f"{NAME}: no regression", report.verdict)]
+    return [annotation("error", f"{NAME}: {title}", message) for title, message in errors]
 
 
 def _metric_cases(report: Report) -> Iterator[ET.Element]:
     for finding in report.findings:
         model, dataset, protocol = finding.key
         names = {"classname": model, "name": f"{dataset} ({protocol}) {finding.metric}"}
-        case = ET.Element("testcase", {key: _xml(text) for key, text in names.items()})
+        case = ET.Element("testcase", {key: one_line(text) for key, text in names.items()})
         if finding.status == "regression":
-            ET.SubElement(case, "failure", {"message": _xml(_sentence(finding))})
+            ET.SubElement(case, "failure", {"message": one_line(_sentence(finding))})
         yield case
 
 
 def _problem_cases(report: Report) -> Iterator[ET.Element]:
     for problem in report.problems:
-        case = ET.Element("testcase", {"classname": NAME, "name": _xml(problem.where)})
-        ET.SubElement(case, "error", {"message": _xml(problem.message)})
+        case = ET.Element("testcase", {"classname": NAME, "name": one_line(problem.where)})
+        ET.SubElement(case, "error", {"message": one_line(problem.message)})
         yield case
 
 
@@ -132,22 +131,3 @@ def _sentence(finding: Finding) -> str:
         f"{described(finding.key)}: {finding.metric} was {cells['baseline']}, is {cells['new']}: "
         f"{cells['change [95%]']}"
     )
-
-
-def _annotation(kind: str, title: str, message: str) -> str:
-    name = _escaped(f"{NAME}: {title}").replace(":", "%3A").replace(",", "%2C")
-    return f"::{kind} title={name}::{_escaped(message)}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-
-def _plain(text: str) -> str:
-    """Text for a cell of Markdown: on one line, without its signs or HTML's."""
-    flat = " ".join(text.split())
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", flat)
-
-
-def _xml(text: str) -> str:
-    return _NOT_XML.sub("?", text)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cosmos_eval.compare import Stored
-from cosmos_eval.labels import model_label
+from cosmos_eval.labels import Stored
 from cosmos_eval.matching import is_share
 from cosmos_eval.types import ResultRow
 
@@ -38,25 +37,26 @@ class ClassTable(NamedTuple):
 
 def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
     """All tables, by protocol, data set and figure; classes in the order of the results."""
-    groups: dict[tuple[str, str], list[ResultRow]] = {}
+    groups: dict[tuple[str, str], list[Stored]] = {}
     for one in results:
         if one.row.per_class:
-            groups.setdefault((one.row.protocol, one.row.dataset), []).append(one.row)
+            groups.setdefault((one.row.protocol, one.row.dataset), []).append(one)
     return [
         table
         for key in sorted(groups)
-        for table in _tables(*key, sorted(groups[key], key=model_label))
+        for table in _tables(*key, sorted(groups[key], key=lambda one: one.model))
     ]
 
 
-def _tables(protocol: str, dataset: str, rows: Sequence[ResultRow]) -> list[ClassTable]:
+def _tables(protocol: str, dataset: str, results: Sequence[Stored]) -> list[ClassTable]:
+    rows = [one.row for one in results]
     classes = list(dict.fromkeys(name for row in rows for name in row.per_class))
     figures = list(
         dict.fromkeys(n for row in rows for some in row.per_class.values() for n in some)
     )
     counts = [name for name in figures if _is_count(rows, name)]
     counted = counts[0] if counts else ""
-    models = tuple(map(model_label, rows))
+    models = tuple(one.model for one in results)
     return [
         ClassTable(
             protocol,

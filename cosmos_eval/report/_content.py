@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from threadpoolctl import threadpool_limits
 
-from cosmos_eval.compare import Stored
-from cosmos_eval.leaderboard import Board, Entry, boards, measured
+from cosmos_eval.labels import Stored, told_apart
+from cosmos_eval.leaderboard import Board, Entry, boards, entries_of
 from cosmos_eval.report._mistakes import Confusions, confusions_of
 from cosmos_eval.report._pairs import Found, Versus, compare_set, ties_of, versus
 from cosmos_eval.report._sets import Read, Set, sets_of
@@ -18,8 +18,9 @@ from cosmos_eval.types import OnProgress, Progress, UsageError, no_progress
 class Content(NamedTuple):
     """A page without pictures.
 
-    `results` are those measured here, `entries` these and the published ones beside them, `pairs`
-    every two models, `notes` what could not be shown, a line each.
+    `results` are those measured here without the edited ones, `entries` all of them and the
+    published ones beside them, `pairs` every two models, `notes` what could not be shown, a line
+    each.
     """
 
     results: tuple[Stored, ...]
@@ -47,24 +48,33 @@ def content_of(
     Of `others`, published numbers, those of data sets and protocols that were measured are kept.
     Raises UsageError where two results are of the same model, data set and protocol.
     """
-    own = measured(one.row for one in results)
+    results = told_apart(results)
+    trusted = [one for one in results if not one.is_edited]
+    own = entries_of(results)
     measured_sets = {(entry.protocol, entry.dataset) for entry in own}
     entries = [*own, *(o for o in others if (o.protocol, o.dataset) in measured_sets)]
     seen: list[_Seen] = []
     # The matrices are small: more threads of NumPy's gain little, and wait for each other where
     # other processes are busy.
     with threadpool_limits(1):
-        for one in sets_of(results, read):
+        for one in sets_of(trusted, read):
             progress(Progress("data sets compared", len(seen), len(measured_sets)))
             seen.append(_look_at(one))
     found = [pair for one in seen for pair in one.found]
     return Content(
-        results=tuple(results),
+        results=tuple(trusted),
         entries=tuple(sorted(entries, key=lambda entry: entry.key)),
         boards=tuple(boards(entries, ties_of(found, entries))),
         pairs=tuple(versus(found)),
         confusions=tuple(one.confusions for one in seen if one.confusions is not None),
-        notes=tuple(note for one in seen for note in one.notes),
+        notes=(
+            *(note for one in seen for note in one.notes),
+            *(
+                f"in leaderboards alone: {one.path}, which was edited after it was written"
+                for one in results
+                if one.is_edited
+            ),
+        ),
     )
 
 

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cosmos_eval.compare import MetricTest
-from cosmos_eval.labels import model_label
 from cosmos_eval.leaderboard import headlines_of
 from cosmos_eval.matching import is_share, p_value_text
 from cosmos_eval.report._classes import ClassTable
 from cosmos_eval.report._content import Content
 from cosmos_eval.report._pairs import Versus
-
-# What would end a script element, begin a comment or a tag in it, or end a line of old JavaScript.
-_ESCAPES = {ord(c): f"\\u{ord(c):04x}" for c in "<>&\u2028\u2029"}
-
-
-def script_json(content: Any) -> str:
-    """JSON that may stand inside an HTML script element, whatever it holds."""
-    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.translate(_ESCAPES)
 
 
 def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
@@ -55,7 +44,7 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
 
 def model_names(content: Content) -> list[str]:
     """The models measured here, in alphabetical order."""
-    return sorted({model_label(one.row) for one in content.results})
+    return sorted({one.model for one in content.results})
 
 
 def _most_often_better(content: Content, models: Mapping[str, int]) -> list[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from cosmos_eval.compare import Stored
+from cosmos_eval.labels import Stored
 from cosmos_eval.leaderboard import Entry, bounds, difference, headlines_of, percent
 from cosmos_eval.matching import is_share
 from cosmos_eval.report._tables import Anchors
@@ -139,6 +139,7 @@ def _files(stored: Stored) -> dict[str, Any]:
         "samples": stored.row.samples,
         "SHA-256 of the samples": told.get("samples_sha256"),
         "SHA-256 of the record": told.get("record_sha256"),
+        "edited after it was written": "yes" if stored.is_edited else None,
     }
 
 

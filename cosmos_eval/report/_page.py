@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cosmos_eval._version import __version__
+from cosmos_eval.escaping import html_value, script_json
 from cosmos_eval.files import write_atomically
 from cosmos_eval.gallery import Gallery
 from cosmos_eval.leaderboard import shortened
@@ -15,7 +16,7 @@ from cosmos_eval.report._assets import policy, program_of_page, style_sheet
 from cosmos_eval.report._charts import program, specifications
 from cosmos_eval.report._classes import class_tables
 from cosmos_eval.report._content import Content
-from cosmos_eval.report._data import model_names, page_data, script_json
+from cosmos_eval.report._data import model_names, page_data
 from cosmos_eval.report._origins import Origin, origin_of
 from cosmos_eval.report._pictures import Album, fitting, gallery_view, has_examples, size_of
 from cosmos_eval.report._summary import summary_of
@@ -126,7 +127,7 @@ def _breakable(name: str) -> Markup:
     """A name that may be broken behind its separators and in long words, escaped."""
     from markupsafe import Markup, escape
 
-    return Markup("<wbr>").join(escape(part) for part in _NAME_PARTS.findall(name))
+    return Markup("<wbr>").join(escape(part) for part in _NAME_PARTS.findall(html_value(name)))
 
 
 def _step(percent: float | None) -> str:
@@ -136,9 +137,8 @@ def _step(percent: float | None) -> str:
 
 def _origins(content: Content, anchors: Anchors) -> Sequence[tuple[str, list[Origin]]]:
     """Provenance by model, each in the order of protocols and data sets."""
-    stored = {id(one.row): one for one in content.results}
     by_model: dict[str, list[Origin]] = {}
     for entry in content.entries:
-        origin = origin_of(entry, stored.get(id(entry.result)), anchors)
+        origin = origin_of(entry, entry.stored, anchors)
         by_model.setdefault(entry.model, []).append(origin)
     return sorted(by_model.items())

@@ -7,7 +7,6 @@ from itertools import combinations
 from typing import NamedTuple
 
 from cosmos_eval.compare import MetricTest
-from cosmos_eval.labels import model_label
 from cosmos_eval.leaderboard import Entry, Pair, Ties, close_pairs
 from cosmos_eval.matching import mismatches, setting
 from cosmos_eval.metrics.paired import SLOW, PairedDifference, holm
@@ -64,7 +63,7 @@ def ties_of(found: Sequence[Found], entries: Sequence[Entry]) -> Ties:
     """Whether the interval of each close pair's difference covers 0, where they were compared."""
     known = {(one.models, one.protocol, one.dataset): one.differences for one in found}
     # Tables may call a model more than it is called where models are compared.
-    model = {entry.key: model_label(entry.result) for entry in entries if entry.result is not None}
+    model = {entry.key: entry.stored.model for entry in entries if entry.stored is not None}
     ties = {}
     for pair in close_pairs(entries):
         first, second = sorted((model[pair.best], model[pair.other]))

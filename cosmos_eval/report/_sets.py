@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cosmos_eval.compare import Stored
-from cosmos_eval.labels import model_label
+from cosmos_eval.labels import Stored
 from cosmos_eval.types import Samples, UsageError
 
 Read = Callable[[Path], Samples]
@@ -23,7 +22,7 @@ class Sampled(NamedTuple):
     @property
     def model(self) -> str:
         """What the model is called where models are compared."""
-        return model_label(self.stored.row)
+        return self.stored.model
 
 
 class Set(NamedTuple):
@@ -42,7 +41,7 @@ class Set(NamedTuple):
 def sets_of(results: Sequence[Stored], read: Read) -> Iterator[Set]:
     """Sets in alphabetical order of protocol and data set; samples are read when one is reached."""
     groups: dict[tuple[str, str], list[Stored]] = {}
-    for one in sorted(results, key=lambda one: model_label(one.row)):
+    for one in sorted(results, key=lambda one: one.model):
         groups.setdefault((one.row.protocol, one.row.dataset), []).append(one)
     for (protocol, dataset), group in sorted(groups.items()):
         sampled, notes = [], []

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cosmos_eval.compare import Stored
-from cosmos_eval.labels import model_label
+from cosmos_eval.labels import Stored
 from cosmos_eval.report._origins import Fact
 
 
@@ -19,7 +18,7 @@ def _facts(results: Sequence[Stored]) -> Iterator[Fact]:
     # To the minute: the first 16 characters of ISO 8601.
     times = sorted(row.provenance["utc"][:16].replace("T", " ") for row in rows)
     yield Fact("Results", str(len(rows)))
-    yield Fact("Models", str(len({model_label(row) for row in rows})))
+    yield Fact("Models", str(len({one.model for one in results})))
     yield Fact("Data sets", str(len({row.dataset for row in rows})))
     yield Fact("Protocols", _listed(row.protocol for row in rows))
     yield Fact("Measured (UTC)", " to ".join(dict.fromkeys((times[0], times[-1]))))

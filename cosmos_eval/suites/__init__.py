@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 from cosmos_eval.encoders.specs import located, parse_model_spec
 from cosmos_eval.protocols.user import FAMILY as USER
+from cosmos_eval.readers import FileError, read_yaml
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Protocol, UsageError, nearest
-from cosmos_eval.yaml_files import FileError, read_yaml
 
 _SUFFIXES = (".yaml", ".yml")
 _KEYS = ("models", "datasets")

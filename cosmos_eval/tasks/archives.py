@@ -18,6 +18,9 @@ IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 """Of a sample's image; those that CLIP Benchmark's webdataset_builder.py and builder.py read."""
 
 
+_MOST_DIGITS = 6
+
+
 class ArchiveSample(NamedTuple):
     """A key and its members by their extension in lower case."""
 
@@ -59,6 +62,17 @@ def open_archives(archives: Sequence[Path]) -> list[ArchiveSample]:
     return samples
 
 
+def numbered_archives(folder: Path, count: str) -> list[Path]:
+    """Return 0.tar, 1.tar... of a folder, as many as its nshards.txt says.
+
+    Raises UsageError where that is no number from 1 to a million.
+    """
+    if not count.isdecimal() or not count.strip("0") or len(count) > _MOST_DIGITS:
+        stated = folder / "nshards.txt"
+        raise UsageError(f"{stated} must hold the number of archives, not {count[:40]!r}")
+    return [folder / f"{number}.tar" for number in range(int(count))]
+
+
 def _samples(archive: Path) -> Iterator[ArchiveSample]:
     from webdataset.tariterators import base_plus_ext
 
@@ -69,6 +83,8 @@ def _samples(archive: Path) -> Iterator[ArchiveSample]:
 
 
 def _members(archive: Path) -> Iterable[ArchiveMember]:
+    if archive.exists() and not archive.is_file():
+        raise UsageError(f"{archive} is a folder, a pipe or a device, not a tar archive")
     try:
         with tarfile.open(archive, "r:") as tar:
             return [

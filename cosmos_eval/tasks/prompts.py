@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from cosmos_eval.embed import Features, Inputs, embed, encode_texts, identity
+from cosmos_eval.embed import Features, Inputs, embed, encode_texts, identity, quoted
 from cosmos_eval.encoder import CrossAttentionEncoder, Encoder
 from cosmos_eval.tasks import clip_benchmark_lists
 from cosmos_eval.types import OnProgress, RunOptions, UsageError, nearest, no_progress
@@ -55,8 +55,8 @@ def prompt_embeddings(
 ) -> Features:
     """One L2-normalised embedding a name, (N, D) float32.
 
-    What is kept for the next run is the mean, not every prompt. Raises UsageError for no names or
-    bad templates.
+    What is kept for the next run is the mean, not every prompt. Raises UsageError for no names,
+    bad templates and features that are not finite.
     """
     encode = partial(encode_texts, encoder, batch_size=options.batch_size)
     means = _means_over_templates(encoder, "class", encode, names, templates, options, progress)
@@ -99,6 +99,8 @@ def _means_over_templates(
         ),
         keys=[hashlib.sha256(name.encode()).digest() for name in names],
         encode=partial(_encode_names, encode, names, patterns),
+        info=encoder.info,
+        name=lambda number: f"prompts of {quoted(names[number])}",
         a_shard=max(1, PROMPTS_A_SHARD // len(patterns)),
         phase="prompts",
     )

@@ -285,5 +285,5 @@ def test_errors_name_the_file_and_not_a_buffer(
     with pytest.raises(UsageError, match=r"cannot decode image .*cut\.png: ") as raised:
         decoded(ImageFile(tmp_path / "cut.png"))
     assert "BytesIO" not in str(raised.value)
-    with pytest.raises(UsageError, match=r"cannot read image .*: Is a directory"):
+    with pytest.raises(UsageError, match=r"cannot read image .*: is a folder"):
         ImageFile(tmp_path).read()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cosmos_eval.encoders import load_encoder
 from cosmos_eval.encoders.specs import parse_model_spec
-from cosmos_eval.types import CaptionWord
+from cosmos_eval.types import CaptionWord, EncoderInfo
 from cosmos_eval.wordmaps import WordMap, wordmaps
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -20,6 +20,7 @@ PARITY = Path(__file__).parents[1] / "parity"
 class SixPlaces:
     """Two heads over six places, the second head the first one's mirror image."""
 
+    info = EncoderInfo("six", "six", None, "0" * 64, False, "fp32", "cpu")
     weights = torch.tensor([0.05, 0.1, 0.2, 0.25, 0.3, 0.1])
 
     def words(self, text: str) -> list[CaptionWord]:

@@ -39,9 +39,13 @@ def plain_logits(
 ) -> Tensor:
     """Query logits (Q, *size).
 
-    `window_logits` maps a window (3, h, w) to token logits (Q, h', w').
+    `window_logits` maps a window (3, h, w) to token logits (Q, h', w'). Without a window the image
+    is encoded whole.
     """
     _, height, width = pixels.shape
+    if protocol.window is None:
+        whole = F.interpolate(window_logits(pixels)[None], size=(height, width), mode="bilinear")
+        return F.interpolate(whole, size=size, mode="bilinear")[0]
     window, stride = protocol.window, protocol.stride
     total: Tensor | None = None
     count = torch.zeros(1, height, width)

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import io
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
@@ -18,6 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
+
+from cosmos_core.files import appearing, errors_of
 
 from .captions import join
 from .choices import ATTRIBUTES, choose
@@ -256,21 +255,6 @@ LAYOUTS = tuple(_WRITERS)
 """Names of the layouts that `write_layouts` knows."""
 
 
-@contextmanager
-def _appearing(root: Path) -> Iterator[Path]:
-    """Give a temporary folder beside `root`, which takes its name when all went well."""
-    root.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
-    try:
-        # mkdtemp closes the folder to others; a data set is as open as any folder.
-        temporary.chmod(0o755)
-        yield temporary
-        temporary.rename(root)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-
-
 def _encode(image: npt.NDArray[np.uint8]) -> bytes:
     buffer = io.BytesIO()
     PILImage.fromarray(image).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
@@ -310,7 +294,7 @@ def write_layouts(
         raise ValueError(f"unknown layouts {unknown}; known: {', '.join(LAYOUTS)}")
     if root.exists():
         raise FileExistsError(f"{root} exists already")
-    with _appearing(root) as folder:
+    with errors_of(root), appearing(root) as folder:
         writers = [_WRITERS[name](folder, split, shard_size) for name in layouts]
         _write(writers, split, count, progress)
     return root

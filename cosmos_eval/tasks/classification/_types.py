@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.sources import ImageSource
+from cosmos_eval.types import UsageError
 
 
 class ClassData(NamedTuple):
@@ -32,7 +33,13 @@ def make_data(
     named_images: Sequence[tuple[str, ImageSource]],
     labels: Sequence[int] | NDArray[np.int64],
 ) -> ClassData:
-    """The data from pairs of name and image."""
+    """The data from pairs of name and image.
+
+    Raises UsageError for a class whose folder has a name that is no text.
+    """
+    for name in classes:
+        if name != name.encode(errors="ignore").decode():
+            raise UsageError(f"class folder {name!r}: its name is not UTF-8; rename it")
     return ClassData(
         classes=tuple(classes),
         names=tuple(name for name, _ in named_images),

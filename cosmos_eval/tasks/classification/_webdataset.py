@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cosmos_eval.tasks.archives import ArchiveSample, open_archives
+from cosmos_eval.readers import FileError, MissingFileError, read_text
+from cosmos_eval.tasks.archives import ArchiveSample, numbered_archives, open_archives
 from cosmos_eval.tasks.classification._types import ClassData, make_data
 from cosmos_eval.tasks.clip_benchmark_lists import from_clip_benchmark
 from cosmos_eval.types import UsageError
 
 _CLASSES = "classnames.txt"
+_MOST_DIGITS = 9
 _TEMPLATES = "zeroshot_classification_templates.txt"
 
 
@@ -35,10 +37,7 @@ def read_webdataset(folder: Path) -> ClassData:
 
 def _archives(folder: Path) -> list[Path]:
     path = folder / "test" / "nshards.txt"
-    text = " ".join(_lines(path))
-    if not text.isdecimal() or int(text) == 0:
-        raise UsageError(f"{path} must hold the number of archives, not {text[:40]!r}")
-    return [folder / "test" / f"{number}.tar" for number in range(int(text))]
+    return numbered_archives(folder / "test", " ".join(_lines(path)))
 
 
 def _templates(path: Path) -> tuple[str, ...] | None:
@@ -56,7 +55,7 @@ def _templates(path: Path) -> tuple[str, ...] | None:
 
 def _label(sample: ArchiveSample, n_classes: int) -> int:
     text = sample.text("cls").strip()
-    if not text.isdecimal() or int(text) >= n_classes:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) >= n_classes:
         raise UsageError(
             f"{sample.name}.cls holds {text[:40]!r}, which is no class from 0 to {n_classes - 1}"
         )
@@ -72,10 +71,10 @@ def _told_apart(names: list[str]) -> list[str]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-    except FileNotFoundError as error:
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    except MissingFileError as error:
         raise UsageError(f"expected {path}, which is not there") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except FileError as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     if not lines or "" in lines:
         raise UsageError(f"{path} is empty or has a blank line")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from cosmos_eval.types import (
     LabelMapProtocol,
@@ -48,7 +49,7 @@ def _label_fault(protocol: LabelMapProtocol) -> str | None:
         return f"ignore_index {ignored} must be above the {n_classes} class indices, at most 255"
     if protocol.reduce_zero_label and ignored != _REDUCED_ZERO:
         return f"reduce_zero_label turns 0 into {_REDUCED_ZERO}, so ignore_index must be that too"
-    return None if protocol.scale > 0 else "scale must be above 0"
+    return None if 0 < protocol.scale < math.inf else "scale must be a finite number above 0"
 
 
 def _background_fault(protocol: SegmentationProtocol) -> str | None:
@@ -75,11 +76,14 @@ def has_background(protocol: LabelMapProtocol) -> bool:
 
 def _inference_fault(protocol: SegmentationProtocol) -> str | None:
     for name in ("short_side", "long_side", "window", "stride"):
-        if getattr(protocol, name) <= 0:
+        pixels = getattr(protocol, name)
+        if pixels is not None and pixels <= 0:
             return f"{name} must be above 0"
-    if protocol.std is not None and min(protocol.std) <= 0:
-        return "std must be above 0"
-    if protocol.stride > protocol.window:
+    if protocol.mean is not None and not all(map(math.isfinite, protocol.mean)):
+        return "mean must hold finite numbers"
+    if protocol.std is not None and not all(0 < value < math.inf for value in protocol.std):
+        return "std must be above 0 and finite"
+    if protocol.window is not None and protocol.stride > protocol.window:
         return "stride must not exceed window: pixels between windows would have no prediction"
     if not 0 <= protocol.prob_thd < 1 or not 0 <= (protocol.area_thd or 0) < 1:
         return "prob_thd and area_thd must be in [0, 1)"

@@ -41,6 +41,7 @@ class Things(NamedTuple):
 class LoadedImage(NamedTuple):
     """`pixels` (3, H, W) float32, resized and normalised, and the things in the image."""
 
+    name: str
     pixels: Tensor
     things: Things
 
@@ -56,7 +57,7 @@ def load_image(
     require_same_size(sample, (image.height, image.width), label)
     pixels = whole_image(encoder, image)
     height, width = (side // encoder.patch_size for side in pixels.shape[1:])
-    return LoadedImage(pixels, things_of(label, (height, width), protocol))
+    return LoadedImage(sample.name, pixels, things_of(label, (height, width), protocol))
 
 
 def things_of(label: Label, grid: tuple[int, int], protocol: LocalisationProtocol) -> Things:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from cosmos_eval.encoder import require_finite
 from cosmos_eval.metrics.localisation import MapScores, score_maps
 from cosmos_eval.tasks.label_maps import Sample
 from cosmos_eval.tasks.label_maps.kept import Arrays, DamagedError, Kept
@@ -94,15 +95,20 @@ class _Scored(NamedTuple):
 
 
 def _scores(loaded: Sequence[LoadedImage], mapper: Mapper, batch_size: int) -> Iterator[_Scored]:
-    """Scores of the images of a shard; those of equal size are encoded together."""
+    """Scores of the images of a shard; those of equal size are encoded together.
+
+    Raises UsageError, naming the image, where its maps are not finite.
+    """
     of_size: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, image in enumerate(loaded):
         of_size[image.pixels.shape[1], image.pixels.shape[2]].append(number)
     for size, members in of_size.items():
         batches = math.ceil(len(members) / images_at_once(mapper.encoder, size, batch_size))
         for batch in np.array_split(members, batches):
-            maps = class_maps(mapper, torch.stack([loaded[n].pixels for n in batch])).numpy()
-            for number, every in zip(batch.tolist(), maps, strict=True):
+            maps = class_maps(mapper, torch.stack([loaded[n].pixels for n in batch]))
+            names = [loaded[n].name for n in batch]
+            require_finite(maps, mapper.encoder.info, names.__getitem__)
+            for number, every in zip(batch.tolist(), maps.numpy(), strict=True):
                 classes, *_, under, _ = loaded[number].things
                 yield _Scored(number, score_maps(every[classes], under) if under else None)
 

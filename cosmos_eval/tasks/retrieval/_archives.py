@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from cosmos_eval.readers import FileError, parse_json, read_text
 from cosmos_eval.sources import ArchiveMember
-from cosmos_eval.tasks.archives import ArchiveSample, open_archives
+from cosmos_eval.tasks.archives import ArchiveSample, numbered_archives, open_archives
 from cosmos_eval.tasks.retrieval._records import (
     Captioned,
     Keys,
@@ -58,9 +58,9 @@ def _captions(sample: ArchiveSample, extension: str, keys: Keys) -> tuple[str, .
     if extension == "txt":
         return texts(content.splitlines(), where)
     try:
-        record = json.loads(content)
-    except ValueError as error:
-        raise UsageError(f"{where} is not JSON: {error}") from error
+        record = parse_json(content)
+    except FileError as error:
+        raise UsageError(f"{where} {error}") from error
     if not isinstance(record, dict):
         raise UsageError(f"{where}: must be a record with captions")
     return texts(record[the_one(keys.caption, record, where)], where)
@@ -89,15 +89,13 @@ def _of_clip_benchmark(folder: Path, split: str) -> list[Path]:
     if kind.lower() != "retrieval":
         raise UsageError(f"{folder} is of type {kind!r}, not retrieval, by its dataset_type.txt")
     count = _stated(folder / split / "nshards.txt")
-    if not count.isdecimal():
-        raise UsageError(f"{folder / split / 'nshards.txt'} must hold a number, not {count!r}")
-    return [folder / split / f"{number}.tar" for number in range(int(count))]
+    return numbered_archives(folder / split, count)
 
 
 def _stated(path: Path) -> str:
     try:
-        return path.read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path).strip()
+    except FileError as error:
         raise UsageError(
             f"cannot read {path}, which CLIP Benchmark's layout has: {error}; "
             "name other archives by a pattern such as FOLDER/*.tar"

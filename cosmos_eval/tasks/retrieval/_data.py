@@ -125,10 +125,7 @@ def _read(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
             f"{path} has no known form of captions: {', '.join(_FORMS)}; "
             "tar archives are named by `archives`"
         )
-    try:
-        captioned = form(path, protocol)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}") from error
+    captioned = form(path, protocol)
     if not captioned:
         raise UsageError(f"{path} lists no images")
     if protocol.bare_names:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pycocotools.coco import COCO
 
+from cosmos_eval import readers
+from cosmos_eval.readers import FileError
 from cosmos_eval.tasks.retrieval._records import (
     Captioned,
     Keys,
@@ -33,9 +35,9 @@ _FORMS = (
 def read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     """Images and captions of a JSON file in any of the three forms."""
     try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise UsageError(f"{path} is not JSON: {error}; one record a line is .jsonl") from error
+        content = readers.read_json(path)
+    except FileError as error:
+        raise UsageError(f"{path} {error}; one record a line is .jsonl") from error
     if isinstance(content, list):
         keys = Keys.of(protocol)
         return merged(captioned(item, keys, f"{path}, [{i}]") for i, item in enumerate(content))
@@ -52,7 +54,9 @@ def read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
 def _coco(content: dict[str, Any], path: Path) -> list[Captioned]:
     """Images in the order of their ids, an image's captions in the order of the file."""
     coco = _index(content, path)
-    require_distinct((image["id"] for image in content["images"]), f"{path}: image id")
+    images, captions = content["images"], content.get("annotations", ())
+    _require_one_kind([*(i["id"] for i in images), *(c["image_id"] for c in captions)], path)
+    require_distinct((image["id"] for image in images), f"{path}: image id")
     bare = sorted(coco.imgs.keys() - coco.imgToAnns.keys())
     if bare:
         raise UsageError(f"{path}: {len(bare)} images without captions, first: image id {bare[0]}")
@@ -63,6 +67,14 @@ def _coco(content: dict[str, Any], path: Path) -> list[Captioned]:
         _coco_image(coco, image_id, f"{path}: image id {image_id}")
         for image_id in sorted(coco.imgs)
     ]
+
+
+def _require_one_kind(ids: Iterable[Any], path: Path) -> None:
+    """Require whole numbers, or else texts: 1, true and 1.0 would be one id, 1 and "1" two."""
+    kinds = Counter(map(type, ids))
+    if len(kinds) > 1 or kinds.keys() - {int, str}:
+        found = ", ".join(f"{kind.__name__} ({count})" for kind, count in kinds.items())
+        raise UsageError(f"{path}: image ids must be all whole numbers or all text, not {found}")
 
 
 def _index(content: dict[str, Any], path: Path) -> COCO:
@@ -106,6 +118,8 @@ def _karpathy_image(image: dict[str, Any], where: str) -> Captioned:
         captions = [sentence["raw"] for sentence in image["sentences"]]
     except (KeyError, TypeError) as error:
         raise UsageError(f"{where}: a sentence has no `raw`") from error
-    return Captioned(
-        "/".join(filter(None, (image.get("filepath"), image["filename"]))), texts(captions, where)
-    )
+    folder = image.get("filepath") or ""
+    if not isinstance(folder, str):
+        raise UsageError(f"{where}: `filepath` must be text, not {folder!r}")
+    name = f"{folder}/{image['filename']}" if folder else image["filename"]
+    return Captioned(name, texts(captions, where))

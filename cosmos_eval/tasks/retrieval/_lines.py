@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from cosmos_eval.readers import FileError, parse_json, read_text
 from cosmos_eval.tasks.retrieval._records import (
     Captioned,
     Keys,
@@ -64,9 +64,9 @@ def read_json_lines(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
 def _json_lines(path: Path, keys: Keys) -> Iterator[Captioned]:
     for where, line in _lines(path):
         try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UsageError(f"{where}: is not JSON: {error}") from error
+            record = parse_json(line)
+        except FileError as error:
+            raise UsageError(f"{where}: {error}") from error
         yield captioned(record, keys, where)
 
 
@@ -128,6 +128,6 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text: {error}") from error
+        return read_text(path)
+    except FileError as error:
+        raise UsageError(f"{path} {error}") from error

@@ -16,6 +16,8 @@ _CONSTANTS = (
 def constants(protocol: SegmentationProtocol, attention: Attention) -> dict[str, Any]:
     """All of them by name, with the form of attention."""
     found = {name: getattr(protocol, name) for name in _CONSTANTS}
+    if protocol.window is None:
+        found["stride"] = None  # it has no effect, so that its value must not change the hash
     if protocol.refinement is not None:  # else left out, so that older results keep their hash
         found["refinement"] = protocol.refinement
     return {**found, "attention": attention}

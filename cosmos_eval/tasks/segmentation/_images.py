@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cosmos_eval.readers import FileError, read_bytes
 from cosmos_eval.tasks.label_maps import Label, Sample, read_label, require_same_size
 from cosmos_eval.types import SegmentationProtocol, UsageError
 
@@ -50,9 +51,9 @@ def load_together(
 def decode(path: Path) -> NDArray[np.uint8]:
     """An image file -> (H, W, 3) BGR, decoded by OpenCV as MMSegmentation does."""
     try:
-        data = np.fromfile(path, np.uint8)
+        data = np.frombuffer(read_bytes(path), np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    except (OSError, cv2.error) as error:
+    except (FileError, cv2.error) as error:
         raise UsageError(f"cannot read image {path}: {error}") from error
     if image is None:
         raise UsageError(f"cannot decode image {path}: replace it or take it off the list")

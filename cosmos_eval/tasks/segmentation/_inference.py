@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmos_eval.encoder import DenseEncoder
+from cosmos_eval.encoder import DenseEncoder, require_finite
 from cosmos_eval.tasks.label_maps import Label
 from cosmos_eval.tasks.label_maps.patches import images_at_once
 from cosmos_eval.tasks.segmentation._images import LoadedImage
@@ -74,7 +74,7 @@ class _Windows(NamedTuple):
 
 
 def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Prediction]:
-    """Label maps in the order of the images. Raises UsageError for an image under one patch."""
+    """Label maps in the order of the images. Raises UsageError as `predict_together` does."""
     for (prediction,) in predict_together([segmenter], ([image] for image in images)):
         yield prediction
 
@@ -86,7 +86,8 @@ def predict_together(
     """Label maps of every segmenter, in the order of the images, each of which is encoded once.
 
     An image comes with the label map of every segmenter. The segmenters have the same model,
-    attention, batch size and windows. Raises UsageError for an image under one patch.
+    attention, batch size and windows. Raises UsageError for an image under one patch and for
+    patch embeddings that are not finite.
     """
     heads = [_head(segmenter) for segmenter in segmenters]
     windows = (_windows(one, segmenters[0]) for one in images)
@@ -131,17 +132,21 @@ def _windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
     protocol, patch = segmenter.protocol, segmenter.encoder.patch_size
     image = images[0]
     height, width = image.pixels.shape[1:]
-    if patch > min(height, width, protocol.window):
+    if patch > min(height, width, protocol.window or patch):
+        windows = f" and windows are {protocol.window} px" if protocol.window else ""
         raise UsageError(
-            f"image {image.sample.image} is {width}x{height} px after the resize and windows are "
-            f"{protocol.window} px, but a patch of this model needs {patch}"
+            f"image {image.sample.image} is {width}x{height} px after the resize{windows}, "
+            f"but a patch of this model needs {patch}"
         )
     return _Windows(images, _axis(height, protocol, patch), _axis(width, protocol, patch))
 
 
 def _axis(length: int, protocol: SegmentationProtocol, patch: int) -> Axis:
-    tokens = min(protocol.window, length) // max(patch, 1)  # 0: a tower that has no patches
-    return Axis(length, protocol.window, protocol.stride, tokens)
+    """The windows along an axis; the whole axis is one where the protocol has no windows."""
+    window = protocol.window or length
+    stride = protocol.stride if protocol.window else length
+    tokens = min(window, length) // max(patch, 1)  # 0: a tower that has no patches
+    return Axis(length, window, stride, tokens)
 
 
 def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windows]]:
@@ -159,7 +164,8 @@ def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windo
 def _patches(group: Sequence[_Windows], segmenter: Segmenter) -> list[Tensor]:
     """Patch embeddings (n, h, w, D) of the windows of every image of a group.
 
-    Windows of equal shape are encoded together.
+    Windows of equal shape are encoded together. Raises UsageError, naming an image, where they are
+    not finite.
     """
     members = defaultdict(list)
     for index, one in enumerate(group):
@@ -167,7 +173,10 @@ def _patches(group: Sequence[_Windows], segmenter: Segmenter) -> list[Tensor]:
     patches: dict[int, Tensor] = {}
     for indices in members.values():
         pixels = torch.stack([window for i in indices for window in group[i].pixels()])
-        parts = _encode(pixels, segmenter).split([group[i].total for i in indices])
+        owners = [group[i].images[0].sample.name for i in indices for _ in range(group[i].total)]
+        encoded = _encode(pixels, segmenter)
+        require_finite(encoded, segmenter.encoder.info, owners.__getitem__)
+        parts = encoded.split([group[i].total for i in indices])
         patches.update(zip(indices, parts, strict=True))
     return [patches[index] for index in range(len(group))]
 

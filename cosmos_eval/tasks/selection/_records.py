@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cosmos_eval.readers import parse_json, read_text
 from cosmos_eval.types import SelectionLayout, SelectionProtocol, UsageError
 
 Box = tuple[int, int, int, int]
@@ -170,8 +170,8 @@ def _records(path: Path) -> list[Record]:
     if parse is None:
         raise UsageError(f"{path} must be a .json, .jsonl or .csv file")
     try:
-        entries = parse(path.read_text("utf-8-sig"))
-    except (OSError, ValueError, csv.Error) as error:
+        entries = parse(read_text(path))
+    except (ValueError, csv.Error) as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     for where, entry in entries:
         if not isinstance(entry, dict):
@@ -180,7 +180,7 @@ def _records(path: Path) -> list[Record]:
 
 
 def _json(text: str) -> list[tuple[str, Any]]:
-    content = json.loads(text)
+    content = parse_json(text)
     if isinstance(content, dict):
         return [(f"record {key}", entry) for key, entry in content.items()]
     if isinstance(content, list):
@@ -189,9 +189,8 @@ def _json(text: str) -> list[tuple[str, Any]]:
 
 
 def _json_lines(text: str) -> list[tuple[str, Any]]:
-    # Not splitlines, which also breaks at characters that JSON allows in a text, such as U+2028.
-    lines = enumerate(text.split("\n"), start=1)
-    return [(f"line {number}", json.loads(line)) for number, line in lines if line.strip()]
+    lines = enumerate(text.split("\n"), start=1)  # not splitlines: JSON may hold U+2028
+    return [(f"line {number}", parse_json(line)) for number, line in lines if line.strip()]
 
 
 def _csv(text: str) -> list[tuple[str, Any]]:

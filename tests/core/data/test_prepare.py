@@ -8,6 +8,7 @@ import tarfile
 import pytest
 import webdataset
 from support.shards import jpeg, tokenize, train_config
+from support.writing import file_size_limit
 
 from cosmos_core.data.captions import DREAMLIP_KEYS, caption_sentences
 from cosmos_core.data.dreamlip import CaptionFile, read_cell
@@ -15,6 +16,8 @@ from cosmos_core.data.index import index_shards
 from cosmos_core.data.loading import make_loader
 from cosmos_core.data.prepare import PreparedReport, prepare
 
+# Names as downloaders and editors give them; no call may touch such files.
+FOREIGN = ("download.part", "00001.part", ".notes.tmp")
 HEADER = ["Image Path", *DREAMLIP_KEYS]
 
 
@@ -112,7 +115,7 @@ def test_images_are_joined_with_their_captions(tmp_path, captions, write):
             key: long if key.startswith("long") else [f"{key} of {image}"] for key in DREAMLIP_KEYS
         }
         assert len(caption_sentences(content)) == 16
-    assert not list(output.glob("*.part"))
+    assert not list(output.glob(".*.tmp"))
 
 
 @FORMATS
@@ -149,13 +152,33 @@ def test_a_call_that_broke_off_is_gone_on_with(tmp_path, captions):
         prepare(images, captions, output, shard_size=3)
     assert shards_of(output) == {"00000.tar": (tmp_path / "whole" / "00000.tar").read_bytes()}
     later.write_bytes(hidden)
-    (output / "00001.part").write_bytes(b"half a tar")
+    for name in FOREIGN:
+        (output / name).write_bytes(b"another program's")
     before = (output / "00000.tar").stat().st_mtime_ns
     assert prepare(images, captions, output, shard_size=3) == REPORT._replace(written=2)
     assert shards_of(output) == shards_of(tmp_path / "whole")
     assert (output / "00000.tar").stat().st_mtime_ns == before
-    assert not list(output.glob("*.part"))
     assert prepare(images, captions, output, shard_size=3) == REPORT._replace(written=0)
+    assert [(output / name).read_bytes() for name in FOREIGN] == [b"another program's"] * 3
+
+
+def test_a_full_disk_ends_a_call_in_a_line_and_the_next_one_goes_on(tmp_path, captions):
+    images, output = as_tars(tmp_path / "images"), tmp_path / "out"
+    prepare(images, captions, tmp_path / "whole", shard_size=4)
+    size = max(path.stat().st_size for path in (tmp_path / "whole").glob("*.tar"))
+    with file_size_limit(size // 2), pytest.raises(OSError, match="File too large") as caught:
+        prepare(images, captions, output, shard_size=4)
+    assert caught.value.filename == str(output / "00000.tar")
+    assert [path.name for path in output.iterdir()] == ["prepared.json"]
+    prepare(images, captions, output, shard_size=4)
+    assert shards_of(output) == shards_of(tmp_path / "whole")
+
+
+def test_an_output_that_cannot_be_written_is_refused_first(tmp_path, captions):
+    images = as_tars(tmp_path / "images")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"cannot write to .*/file/out: Not a directory"):
+        prepare(images, captions, tmp_path / "file" / "out")
 
 
 def test_an_image_that_is_cut_off_is_left_out(tmp_path, captions, caplog):

@@ -71,3 +71,34 @@ def test_what_cannot_be_used_is_refused_in_one_line(folder, spec, weights, messa
     with pytest.raises(ShardError, match=message) as error:
         sets(spec.format(folder=folder), weights)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "/x/{0..999999999}.tar",
+        "/x/{0..9}{0..9}{0..9}{0..9}{0..9}{0..9}{0..9}.tar",
+        "/x/{a..z}{a..z}{a..z}{a..z}{a..z}.tar",
+        "/x/{{0..9999},{0..9999}}{0..99}.tar",
+        "/x/" + "{a,b}" * 64,
+        "/x/{0.." + "9" * 6000 + "}.tar",
+        "pipe:cat /x/{00000000..99999999}.tar",
+    ],
+    ids=lambda spec: spec[:30],
+)
+def test_more_shards_than_there_can_be_are_not_expanded(spec):
+    with pytest.raises(ShardError, match="names more than 1000000 shards"):
+        sets(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "count"),
+    [
+        ("pipe:x{000000..231349}", 231350),
+        ("pipe:{a,b{0..999},c{0..999..2}}", 1501),
+        ("pipe:{train-{000..999},val-{000..999}}", 2000),
+        ("pipe:awk '{print}' {1,2}", 2),
+    ],
+)
+def test_braces_are_counted_as_they_are_expanded(spec, count):
+    assert len(sets(spec).shards) == count

@@ -203,3 +203,62 @@ def test_published_architecture_has_21_tensors_more_than_openclip():
     plain = cosmos_core.create_model(TINY, "clip").state_dict().keys()
     assert len(ours - plain) == 21
     assert not plain - ours
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"embed_dim": "16"}, "cannot be built"),
+        ({"embed_dim": -16}, "embed_dim must be from 0 to 10000000, not -16"),
+        ({"embed_dim": 10**7}, "wrongly shaped keys"),
+        ({"embed_dim": 10**30}, "not 1000"),
+        ({"vision_cfg": "ViT"}, "vision_cfg must be an object, not 'ViT'"),
+        ({"vision_cfg": {**TINY["vision_cfg"], "layers": 5000}}, "layers must be from 1 to 1000"),
+        ({"vision_cfg": {**TINY["vision_cfg"], "layers": "two"}}, "cannot be built"),
+        ({"vision_cfg": {**TINY["vision_cfg"], "width": 10**7}}, "wrongly shaped keys"),
+        ({"vision_cfg": {**TINY["vision_cfg"], "image_size": -32}}, "image_size must be from 0"),
+        ({"vision_cfg": {**TINY["vision_cfg"], "timm_model_name": "x"}}, "timm_model_name"),
+        ({"text_cfg": {**TINY["text_cfg"], "vocab_size": 2**20}}, "wrongly shaped keys"),
+        ({"text_cfg": {**TINY["text_cfg"], "hf_model_name": "a/b"}}, "hf_model_name"),
+        ({"text_cfg": None}, "text_cfg must be an object, not None"),
+        ({"preprocess": [1]}, "preprocess must be an object"),
+        ({"preprocess": {"mean": "abc"}}, "preprocess.mean must be three numbers"),
+        ({"preprocess": {"mean": [1, 2, 1e999]}}, "not JSON|damaged|three numbers"),
+        ({"preprocess": {"std": [1, 0, 1]}}, "preprocess.std must be three numbers"),
+    ],
+    ids=str,
+)
+def test_a_file_may_state_any_architecture(tmp_path, change, message):
+    model = cosmos_core.create_model(TINY)
+    path = tmp_path / "a.safetensors"
+    save_checkpoint(path, {"teacher": model}, "cosmos", {**TINY, **change}, None)
+    with pytest.raises(ValueError, match=message) as raised:
+        cosmos_core.load_model(path)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "named"),
+    [(torch.int8, "torch.int8"), (torch.bool, "torch.bool"), (torch.complex64, "torch.complex64")],
+)
+def test_weights_are_floating_point(tmp_path, published, kind, named):
+    """PyTorch would copy them into a model as if 127 were a weight."""
+    name = "module.visual.proj"
+    published["teacher"][name] = published["teacher"][name].to(kind)
+    torch.save(published, tmp_path / "a.pt")
+    with pytest.raises(cosmos_core.CheckpointError, match=rf"visual\.proj \({named}\)"):
+        cosmos_core.load_model(tmp_path / "a.pt", CONFIG)
+    published["teacher"][name] = "text"
+    torch.save(published, tmp_path / "a.pt")
+    with pytest.raises(cosmos_core.CheckpointError, match=r"visual\.proj \(str\)"):
+        cosmos_core.load_model(tmp_path / "a.pt", CONFIG)
+
+
+def test_metadata_may_be_nested_without_end(tmp_path):
+    path = tmp_path / "a.safetensors"
+    odd = {"format": "cosmos", "method": "cosmos", "training": "null"}
+    for architecture in ("[" * 100_000, '{"embed_dim": NaN}', "9" * 6000, "[]"):
+        tensors = {"teacher.a": torch.zeros(1)}
+        safetensors.torch.save_file(tensors, path, {**odd, "architecture": architecture})
+        with pytest.raises(cosmos_core.CheckpointError, match="its metadata are damaged"):
+            cosmos_core.read_checkpoint(path)

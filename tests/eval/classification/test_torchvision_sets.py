@@ -268,9 +268,9 @@ def test_another_number_of_images_is_refused_without_a_limit(tmp_path, monkeypat
     assert limited.labels.tolist() == [1, 0]
 
 
-def refusal(name: str, root: Path) -> str:
+def refusal(name: str, root: Path, **of_set: int) -> str:
     with pytest.raises(UsageError) as error:
-        read(CLASSIFICATION[name], root)
+        read(replace(CLASSIFICATION[name], **of_set), root)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -286,7 +286,7 @@ def test_what_is_missing_is_said_with_the_page(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
     write_class_set("dtd", tmp_path, monkeypatch)
     (tmp_path / "dtd/dtd/images/banded/banded_0011.jpg").unlink()
-    assert "1 of 2 test images are not there, the first" in refusal("dtd", tmp_path)
+    assert "1 of 2 test images are not there, the first" in refusal("dtd", tmp_path, n_classes=2)
     (tmp_path / "dtd/dtd/labels/test1.txt").unlink()
     assert "test1.txt" in refusal("dtd", tmp_path)
     write_class_set("cifar10", tmp_path, monkeypatch)

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -138,6 +139,59 @@ def test_bfloat16_is_near_and_returned_as_float32(
         assert features.dtype == torch.float32
         assert not torch.equal(features, exact)
         torch.testing.assert_close(features, exact, rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("arch", ["tiny", "tiny-bidirectional", "tiny-custom"])
+def test_amp_is_openclips_own_forward_under_autocast(
+    arch: str, tiny_archs: dict[str, str], images: torch.Tensor
+) -> None:
+    spec = f"openclip:{tiny_archs[arch]}/random"
+    plain, mixed = load(spec), load(spec, precision="amp")
+    tokens = plain.tokenize(TEXTS)
+    # CLIP Benchmark's `torch.autocast(device, enabled=amp)`: bfloat16 on a CPU.
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        image, text = plain.model.encode_image(images), plain.model.encode_text(tokens)
+    assert image.dtype == torch.bfloat16
+    for features, expected, exact in (
+        (mixed.encode_image(images), image, plain.encode_image(images)),
+        (mixed.encode_text(tokens), text, plain.encode_text(tokens)),
+    ):
+        expected = torch.nn.functional.normalize(expected.float(), dim=-1)
+        torch.testing.assert_close(features, expected, rtol=0, atol=1e-6)
+        assert not torch.allclose(features, exact, rtol=0, atol=1e-4)
+    assert {parameter.dtype for parameter in mixed.model.parameters()} == {torch.float32}
+    assert mixed.info.precision == "amp"
+
+
+def test_amp_reaches_patches(
+    tiny_archs: dict[str, str], tiny_encoder: ClipEncoder, images: torch.Tensor
+) -> None:
+    mixed = load(f"openclip:{tiny_archs['tiny']}/random", precision="amp")
+    for attention in ("vanilla", "csa", "maskclip", "clearclip", "naclip"):
+        exact = tiny_encoder.encode_patches(images, attention)
+        patches = mixed.encode_patches(images, attention)
+        assert patches.dtype == torch.float32
+        assert not torch.equal(patches, exact)
+        assert (patches * exact).sum(-1).min() > 0.99
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", torch.float16), ("cpu", torch.bfloat16)])
+def test_amp_is_the_type_that_pytorch_takes_on_a_device(
+    device: str,
+    expected: torch.dtype,
+    tiny_archs: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mixed = load(f"openclip:{tiny_archs['tiny']}/random", precision="amp")
+    mixed.info = mixed.info._replace(device=f"{device}:0")
+    asked: list[tuple[str, Any, bool]] = []
+    # No GPU is needed for what is asked of PyTorch.
+    monkeypatch.setattr(
+        torch, "autocast", lambda kind, dtype, enabled: asked.append((kind, dtype, enabled))
+    )
+    mixed._autocast()
+    assert asked == [(device, None, True)]
+    assert torch.get_autocast_dtype(device) == expected
 
 
 @pytest.fixture

@@ -43,6 +43,11 @@ def test_segmentation_with_defaults(read, tmp_path):
     )
 
 
+def test_a_window_of_null_is_the_whole_image(read):
+    assert read(SEG + "classes: [sky]\nwindow: null\n").window is None
+    assert read(SEG + "classes: [sky]\n").window == 224
+
+
 def test_every_constant_of_segmentation_can_be_set(read):
     protocol = read(
         SEG
@@ -182,6 +187,16 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
         (SEG + "classes: [{name: a, query: b}]\n", "unknown key `query` in `classes"),
         (SEG + "classes: [{name: a, queries: []}]\n", "must be a list of texts"),
         (SEG + "classes: [a]\nscale: big\n", "`scale` must be a number"),
+        (SEG + "classes: [a]\nscale: true\n", "`scale` must be a number, not True"),
+        (SEG + "classes: [a]\nscale: .nan\n", "`scale` must be a finite number"),
+        (SEG + "classes: [a]\nprob_thd: -.inf\n", "`prob_thd` must be a finite number"),
+        (SEG + f"classes: [a]\nscale: {10**400}\n", "`scale` must be a finite number"),
+        (SEG + "classes: [a]\nmean: [1, .nan, 2]\n", r"`mean\[1\]` must be a finite number"),
+        (SEG + "classes: [a]\nstd: [.inf, 1, 2]\n", r"`std\[0\]` must be a finite number"),
+        (SEG + "classes: [a]\nmean: [1, no, 2]\n", r"`mean\[1\]` must be a number, not False"),
+        (SEG + "classes: [a]\nwindow: -1\n", "`window` must be a whole number, not -1"),
+        (SEG + "classes: [a]\nwindow: 2.5\n", "`window` must be a whole number, not 2.5"),
+        (SEG + "classes: [a]\nstride: yes\n", "`stride` must be a whole number, not True"),
         (SEG + "classes: [a]\nmean: [1, 2]\n", "`mean` must be a list of three numbers"),
         (SEG + "classes: [a]\nrefinement: crf\n", "`refinement` must be one of pamr, not 'crf'"),
         (SEG + "classes: [a]\nreduce_zero_label: 1\n", "`reduce_zero_label` must be true or"),

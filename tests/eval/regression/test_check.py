@@ -216,10 +216,10 @@ def test_markdown():
     text = to_markdown(_report())
     first, *_ = text.splitlines()
     assert first == "### cosmos-eval check: regression shown: 1 of 2 metrics"
-    assert "- **cannot decide** there: 50% & \\<odd\\> end" in text
+    assert "- **cannot decide** there: 50% &amp; &lt;odd&gt; end\\\\x00" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
     assert len(rows) == 4
-    assert rows[2].startswith("| a\\|b\\<c\\> | set | cosmos | acc1 | 65.00 | 50.50 | -14.50 ")
+    assert rows[2].startswith("| a\\|b&lt;c&gt; | set | cosmos | acc1 | 65.00 | 50.50 | -14.50 ")
     assert rows[2].endswith(" regression |")
     assert rows[3].endswith(" no change shown |")
 
@@ -234,17 +234,21 @@ def test_junit_is_xml_whatever_names_hold():
         "errors": "1",
     }
     acc1, acc5, problem = suite
-    assert (acc1.get("classname"), acc1.get("name")) == ("a&b?<é>", "set (cosmos) acc1")
-    assert acc1.find("failure").get("message").startswith("a&b?<é> on set (cosmos): acc1 was 65.00")
+    assert (acc1.get("classname"), acc1.get("name")) == ("a&b\\x07<é>", "set (cosmos) acc1")
+    assert (
+        acc1.find("failure")
+        .get("message")
+        .startswith("a&b\\x07<é> on set (cosmos): acc1 was 65.00")
+    )
     assert list(acc5) == []
-    assert problem.find("error").get("message") == "50% & <odd>\nend?"
+    assert problem.find("error").get("message") == "50% & <odd> end\\x00"
 
 
 def test_annotations_are_escaped():
     regression, problem = to_annotations(_report())
     assert regression.startswith("::error title=cosmos-eval check%3A regression::a|b<c> on set")
     assert problem == (
-        "::error title=cosmos-eval check%3A cannot decide::there: 50%25 & <odd>%0Aend\x00"
+        "::error title=cosmos-eval check%3A cannot decide::there: 50%25 & <odd> end\\x00"
     )
     assert to_annotations(_report()._replace(findings=_report().findings[1:], problems=())) == [
         "::notice title=cosmos-eval check%3A no regression::no regression shown, of 1 metrics"

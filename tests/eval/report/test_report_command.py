@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 from support.models import store
@@ -50,6 +51,42 @@ def test_what_cannot_be_compared_is_told_on_the_page_and_beside_it(command, resu
     assert "note: not shown: not compared with others:" in note
     assert f"{samples.name} is not what was stored" in note
     assert f"{samples.name} is not what was stored" in (tmp_path / "page.html").read_text("utf-8")
+
+
+def page_data(text):
+    return json.loads(re.search(r'<script type="application/json".*?>(.*?)</script>', text)[1])
+
+
+def test_an_edited_result_is_in_leaderboards_alone(command, tmp_path):
+    store(tmp_path / "r", "cls", 0.9)
+    bad = store(tmp_path / "r", "cls", 0.4, 1, model={"spec": "scenes-clip"})
+    bad.write_text(re.sub(r'"acc1": 0\.\d+', '"acc1": 0.99', bad.read_text(), count=1))
+    done = command("report", "r", "--out", "p.html", "--no-pictures")
+    assert done.status == 0
+    note = f"since the file was edited after it was written: {bad.name}"
+    text = (tmp_path / "p.html").read_text("utf-8")
+    assert note in done.err
+    assert note in text
+    assert f"in leaderboards alone: r/{bad.name}" in text
+    start = text.index('<tr data-model="scenes-clip (edited record)" data-source="unverified">')
+    row = text[start : text.index("</tr>", start)]
+    assert "99.0" in row
+    assert "best" not in row
+    assert (page_data(text)["models"], page_data(text)["pairs"]) == (["scenes-cosmos"], [])
+    # Figures of classes may have been edited as well.
+    assert "scenes-clip" not in text[text.index('id="classes"') : text.index('id="origins"')]
+
+
+def test_two_states_of_a_checkpoint_are_two_models(command, tmp_path):
+    for place, state in enumerate("12"):
+        store(tmp_path / "r" / state, "cls", 0.5, place, model={"weights_sha256": state * 64})
+    done = command("report", "r", "--out", "p.html", "--no-pictures")
+    assert "note: 2 models are called scenes-cosmos: their weights differ" in done.err
+    text = (tmp_path / "p.html").read_text("utf-8")
+    names = [f"scenes-cosmos (weights {state * 8})" for state in "12"]
+    assert page_data(text)["models"] == names
+    assert len(page_data(text)["pairs"]) == 1
+    assert all(text.count(f'data-model="{name}"') == 1 for name in names)
 
 
 def refused(command, *arguments):

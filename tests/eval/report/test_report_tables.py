@@ -14,9 +14,10 @@ from support.results import SAMPLES
 from support.rows import make_row
 
 from cosmos_eval.compare import Stored
+from cosmos_eval.escaping import script_json
 from cosmos_eval.leaderboard import boards, measured
 from cosmos_eval.report._classes import ClassRow, class_tables
-from cosmos_eval.report._data import page_data, script_json
+from cosmos_eval.report._data import page_data
 from cosmos_eval.report._mistakes import Taken, confusions_of
 from cosmos_eval.report._origins import origin_of
 from cosmos_eval.report._sets import sets_of

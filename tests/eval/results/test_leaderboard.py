@@ -164,7 +164,9 @@ def test_a_variant_is_not_held_against_the_published_number(make_row):
         return found
 
     assert entry().published == {"acc1": 0.371}
+    assert entry(precision="amp").published == {"acc1": 0.371}  # as it was measured
     assert entry(precision="bf16").published == {}
+    assert entry(precision="amp", limit=5).published == {}
     assert entry(limit=5).published == {}
 
 

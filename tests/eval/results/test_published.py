@@ -16,6 +16,7 @@ COSMOS = "https://github.com/ExplainableML/cosmos/blob/main/README.md"
 COSMOS_SEGMENTATION = "https://paperswithcode2.com/paper/513034"
 SCLIP = "https://github.com/wangf3014/SCLIP/blob/main/README.md"
 NACLIP = "https://github.com/sinahmr/NACLIP/blob/main/README.md"
+CLEARCLIP = "https://github.com/mc-lan/ClearCLIP/blob/main/README.md"
 _OPENCLIP = "https://github.com/mlfoundations/open_clip/blob/main/docs"
 OPENCLIP = f"{_OPENCLIP}/openclip_results.csv"
 OPENCLIP_RETRIEVAL = f"{_OPENCLIP}/openclip_retrieval_results.csv"
@@ -90,6 +91,7 @@ def _table(columns, text, source="published"):
 
 EIGHT = ("voc21", "context60", "coco_object", "voc20", "cityscapes", "context59")
 EIGHT += ("ade20k", "coco_stuff")
+FIVE = ("voc20", "context59", "coco_stuff", "cityscapes", "ade20k")
 EXPECTED = {
     "cosmos.csv": _table(COSMOS_COLUMNS, COSMOS_TABLE),
     "cosmos_segmentation.csv": _table(
@@ -101,6 +103,11 @@ EXPECTED = {
     "sclip.csv": _table(
         _mious("sclip", SCLIP, EIGHT),
         "openclip:ViT-B-16/openai 59.63 31.74 33.52 81.54 32.34 34.46 16.45 22.77",
+    ),
+    # A picture of a table there: CLIP B/16 + ClearCLIP.
+    "clearclip.csv": _table(
+        _mious("clearclip", CLEARCLIP, FIVE),
+        "openclip:ViT-B-16/openai 80.9 35.9 23.9 30.0 16.7",
     ),
     # With PAMR, as `bash test_all.sh reduced naclip 5 on` of that README.
     "naclip.csv": _table(
@@ -173,7 +180,7 @@ def test_the_leaderboard_shows_exactly_these():
         for cell, (number, source, url) in table.items()
     }
     assert found == expected
-    assert len(found) == 50 + 6 + 72 + 8 + 8
+    assert len(found) == 50 + 6 + 72 + 8 + 8 + 5
 
 
 def test_numbers_can_be_measured_under_their_names():

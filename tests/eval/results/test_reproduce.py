@@ -84,6 +84,52 @@ def test_other_models_variants_and_parts_verify_nothing(make_row):
     assert {record["status"] for record in records(others)} == {"unverified"}
 
 
+def test_the_published_precision_is_taken_first(make_row):
+    rows = [
+        row(make_row, "cosmos:vitb16_cc3m", 0.38, 0.375, 0.385),
+        row(make_row, "cosmos:vitb16_cc3m", 0.37, 0.36, 0.38, precision="amp", device="cuda:0"),
+        row(make_row, "cosmos:vitb32_cc3m", 0.33, 0.32, 0.34, precision="amp"),
+        row(make_row, "cosmos:vitb16_cc12m", 0.51, 0.50, 0.52),
+        row(make_row, "cosmos:vitb16_yfcc15m", 0.51, 0.50, 0.52, precision="amp", limit=9),
+    ]
+    found = records(rows)
+    assert {record["published_precision"] for record in found} == {"amp float16"}
+    assert {
+        record["model"]: (record["measured"], record["measured_precision"])
+        for record in found
+        if record["measured"] is not None
+    } == {
+        "cosmos:vitb16_cc3m": (0.37, "amp float16"),
+        "cosmos:vitb16_cc12m": (0.51, "fp32"),
+        "cosmos:vitb32_cc3m": (0.33, "amp bfloat16"),  # on a CPU
+    }
+    assert {r["measured_precision"] for r in found if r["measured"] is None} == {None}
+
+
+def test_another_precision_than_the_published_one_is_named(make_row):
+    def shown(*rows):
+        numbers = reproductions(measured(rows))
+        table = reproductions_to_tables(numbers, 200)
+        out = io.StringIO()
+        for part in table:
+            Console(file=out, width=200).print(part)
+        text = " ".join(out.getvalue().split())
+        return text, " ".join(reproductions_to_markdown(numbers).split())
+
+    single = row(make_row, "cosmos:vitb16_cc3m", 0.38, 0.375, 0.385)
+    processor = row(make_row, "cosmos:vitb32_cc3m", 0.33, 0.32, 0.34, precision="amp")
+    graphics = row(
+        make_row, "cosmos:vitb16_cc12m", 0.51, 0.50, 0.52, precision="amp", device="cuda:1"
+    )
+    for text in shown(single, processor, graphics):
+        assert (
+            "Published in amp float16, measured here: 1 in amp bfloat16, 1 in fp32; "
+            "--precision amp on a GPU measures as published"
+        ) in text
+    for text in (*shown(graphics), *shown()):
+        assert "Published in" not in text
+
+
 def test_markdown(make_row):
     rows = [
         row(make_row, "cosmos:vitb16_cc3m", 0.38, 0.375, 0.385),

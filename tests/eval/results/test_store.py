@@ -19,10 +19,10 @@ import pytest
 
 from cosmos_eval.store import (
     file_stem,
+    read_files,
     read_result,
     read_results,
     read_samples,
-    read_stored,
     record_is_unchanged,
     result_paths,
     samples_of,
@@ -200,7 +200,7 @@ def test_readers_see_whole_results_while_one_is_replaced(tmp_path, make_row):
         writing = pool.submit(write)
         seen = set()
         while not finished.is_set() and not writing.done():
-            stored = read_stored(path)
+            stored = read_files(path)
             (number,) = set(samples_of(path, stored)["x"].tolist())
             assert stored.row.metrics["acc1"] == number / 64
             seen.add(number)
@@ -310,6 +310,7 @@ def test_file_names_are_safe_and_tell_results_apart(make_row):
         make_row(model={"weights": "student"}),
         make_row(provenance={"limit": 10}),
         make_row(provenance={"precision": "bf16"}),
+        make_row(provenance={"precision": "amp"}),
         make_row(provenance={"attention": "vanilla"}),
         make_row(provenance={"attention": "csa", "protocol_attention": "naclip"}),
         make_row(),

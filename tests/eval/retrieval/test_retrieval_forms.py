@@ -382,7 +382,10 @@ def test_what_is_wrong_with_archives(members: Members, message: str, tmp_path: P
     [
         (lambda folder: (folder / "dataset_type.txt").unlink(), "cannot read .*dataset_type.txt"),
         (lambda folder: (folder / "dataset_type.txt").write_text("multilabel"), "'multilabel'"),
-        (lambda folder: (folder / "test/nshards.txt").write_text("many"), "must hold a number"),
+        (
+            lambda folder: (folder / "test/nshards.txt").write_text("many"),
+            "must hold the number of archives",
+        ),
         (lambda folder: (folder / "test/1.tar").unlink(), r"1\.tar is not there"),
     ],
 )

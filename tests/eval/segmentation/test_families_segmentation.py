@@ -12,25 +12,28 @@ from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.label_maps._constants import check_constants
 from cosmos_eval.types import RunOptions, UsageError
 
-# short side, window, stride, scale, prob_thd: clearclip_segmentor.py and configs/ of ClearCLIP.
+# Short side, long side, window, stride, scale, prob_thd: clearclip_segmentor.py and configs/ of
+# ClearCLIP.
 CLEARCLIP = {
-    "voc21": (448, 448, 224, 50, 0.5),
-    "context60": (448, 448, 224, 50, 0.15),
-    "voc20": (448, 448, 224, 50, 0),
-    "cityscapes": (448, 224, 224, 50, 0),
-    "context59": (448, 448, 224, 50, 0),
-    "ade20k": (448, 448, 224, 50, 0),
+    "voc21": (448, 2048, 448, 224, 50, 0.5),
+    "context60": (448, 2048, 448, 224, 50, 0.15),
+    "coco_object": (448, 2048, 448, 224, 50, 0.4),
+    "voc20": (448, 2048, 448, 224, 50, 0),
+    "cityscapes": (448, 2048, 224, 224, 50, 0),
+    "context59": (448, 2048, 448, 224, 50, 0),
+    "ade20k": (448, 2048, 448, 224, 50, 0),
+    "coco_stuff": (448, 448, 224, 224, 50, 0),
 }
-# The same of naclip.py and configs/ of NACLIP.
+# The same of naclip.py and configs/ of NACLIP; None: `slide_crop=0`, the whole image in one pass.
 NACLIP = {
-    "voc21": (336, 224, 112, 40, 0.1),
-    "context60": (336, 224, 112, 40, 0.1),
-    "coco_object": (336, 224, 112, 40, 0.1),
-    "voc20": (336, 224, 112, 40, 0),
-    "cityscapes": (560, 224, 112, 40, 0),
-    "context59": (336, 224, 112, 40, 0),
-    "ade20k": (336, 224, 112, 40, 0),
-    "coco_stuff": (448, 224, 112, 40, 0),
+    "voc21": (336, 2048, None, 112, 40, 0.1),
+    "context60": (336, 2048, 224, 112, 40, 0.1),
+    "coco_object": (336, 2048, 224, 112, 40, 0.1),
+    "voc20": (336, 2048, None, 112, 40, 0),
+    "cityscapes": (560, 2048, 224, 112, 40, 0),
+    "context59": (336, 2048, 224, 112, 40, 0),
+    "ade20k": (336, 2048, 224, 112, 40, 0),
+    "coco_stuff": (336, 2048, 224, 112, 40, 0),
 }
 
 
@@ -38,7 +41,7 @@ NACLIP = {
 def test_constants_are_those_of_the_authors_configurations(family, table):
     protocols = SEGMENTATION_FAMILIES[family]
     described = {
-        name: (p.short_side, p.window, p.stride, p.scale, p.prob_thd)
+        name: (p.short_side, p.long_side, p.window, p.stride, p.scale, p.prob_thd)
         for name, p in protocols.items()
     }
     assert described == table
@@ -51,6 +54,35 @@ def test_clearclip_names_one_prompt_a_class_of_voc21():
     queries = SEGMENTATION_FAMILIES["clearclip"]["voc21"].queries
     assert (queries[0], queries[4], queries[11]) == (("background",), ("ship",), ("table",))
     assert all(len(prompts) == 1 for prompts in queries)
+
+
+def test_clearclip_has_plain_names_for_voc20():
+    """Its cls_voc20.txt: no synonyms of person and tvmonitor; two names as in SCLIP's list."""
+    expected = """
+        aeroplane bicycle bird ship bottle bus car cat chair cow table dog horse motorbike person
+        pottedplant sheep sofa train tvmonitor
+    """
+    queries = SEGMENTATION_FAMILIES["clearclip"]["voc20"].queries
+    assert queries == tuple((name,) for name in expected.split())
+
+
+def test_clearclip_names_coco_objects_with_spaces():
+    """Its cls_coco_object.txt: the background and COCO's 80 names, one prompt per class."""
+    protocol = SEGMENTATION_FAMILIES["clearclip"]["coco_object"]
+    assert len(protocol.queries) == 81
+    assert protocol.queries == tuple((name,) for name in protocol.class_names)
+    assert protocol.queries[0] == ("background",)
+    assert protocol.queries[1] == ("person",)
+    assert protocol.queries[9] == ("boat",)
+    assert protocol.queries[10] == ("traffic light",)
+
+
+@pytest.mark.parametrize("family", ["clearclip", "naclip"])
+def test_other_lists_are_those_of_sclip(family):
+    own = {"clearclip": ("voc21", "voc20", "coco_object"), "naclip": ()}[family]
+    for name, protocol in SEGMENTATION_FAMILIES[family].items():
+        same = protocol.queries == SEGMENTATION_FAMILIES["sclip"][name].queries
+        assert same == (name not in own)
 
 
 def test_sclip_has_the_settings_of_cosmos():
@@ -95,7 +127,7 @@ def test_a_family_is_chosen_by_name(tmp_path):
     assert find_protocol("voc20").family == "cosmos"
     assert find_protocol("voc20", "naclip").attention == "naclip"
     assert list(known_families("coco_object")) == [
-        *("cosmos", "fixed-names", "sclip", "naclip"),
+        *("cosmos", "fixed-names", "sclip", "clearclip", "naclip"),
         *("localisation", "localisation-similarity"),
     ]
     plan = make_plan(
@@ -113,8 +145,8 @@ def test_a_family_is_chosen_by_name(tmp_path):
 
 
 def test_wrong_families_are_refused(tmp_path):
-    with pytest.raises(UsageError, match=r"coco_object has no protocol 'clearclip'; it has: cosmo"):
-        find_protocol("coco_object", "clearclip")
+    with pytest.raises(UsageError, match=r"coco_object has no protocol 'clear'; it has: cosmos"):
+        find_protocol("coco_object", "clear")
     with pytest.raises(UsageError, match="scenes-cls has no protocol 'cosmos'; it has: scenes"):
         find_protocol("scenes-cls", "cosmos")
     with pytest.raises(

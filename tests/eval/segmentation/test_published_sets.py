@@ -17,13 +17,15 @@ from support.plain_segmentation import plain_classes, plain_query_logits
 
 from cosmos_eval.encoders.clip import ClipEncoder, ClipParts
 from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
 from cosmos_eval.tasks.label_maps._data import Sample
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import _inference, measure
+from cosmos_eval.tasks.segmentation._identity import constants
 from cosmos_eval.tasks.segmentation._images import LoadedImage, decode, normalised
 from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
 from cosmos_eval.tasks.segmentation._merge import placement, tiles
-from cosmos_eval.types import EncoderInfo, RunOptions, no_progress
+from cosmos_eval.types import EncoderInfo, RunOptions, UsageError, no_progress
 
 WIDTH = 16
 ODD_SIZES = {"tall": (110, 1), "flat": (1, 128), "long": (90, 900), "large": (2100, 40)}
@@ -50,16 +52,18 @@ def photograph(path: Path, size: tuple[int, int]) -> Path:
     return path
 
 
-def segmenter_of(dataset: str, encoder: ClipEncoder, path: Path) -> Segmenter:
+def segmenter_of(
+    dataset: str, encoder: ClipEncoder, path: Path, family: str = "cosmos"
+) -> Segmenter:
     """Queries about the image's own patches, close to each other: thresholds decide."""
-    protocol = SEGMENTATION[dataset]
+    protocol = SEGMENTATION_FAMILIES[family][dataset]
     rng = np.random.default_rng(1)
     pixels = normalised(decode(path), protocol)[None, :, :224, :224]
-    centre = encoder.encode_patches(pixels, "csa").mean((0, 1, 2)).numpy()
+    centre = encoder.encode_patches(pixels, protocol.attention).mean((0, 1, 2)).numpy()
     count = sum(len(names) for names in protocol.queries)
     rows = centre / np.linalg.norm(centre) + rng.normal(size=(count, WIDTH)) * 0.05
     queries = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    return Segmenter(encoder, queries, protocol, "csa", batch_size=32)
+    return Segmenter(encoder, queries, protocol, protocol.attention, batch_size=32)
 
 
 def our_logits(image: LoadedImage, segmenter: Segmenter) -> torch.Tensor:
@@ -73,21 +77,31 @@ def our_logits(image: LoadedImage, segmenter: Segmenter) -> torch.Tensor:
     return logits
 
 
+def load(path: Path, segmenter: Segmenter) -> LoadedImage:
+    image = decode(path)
+    sample = Sample(path.stem, path, path, {})
+    pixels = normalised(image, segmenter.protocol)
+    return LoadedImage(sample, pixels, np.zeros(image.shape[:2], np.uint8))
+
+
+def assert_plain_logits(path: Path, segmenter: Segmenter) -> torch.Tensor:
+    """Logits of one image against the plain ones, which are returned."""
+    expected = plain_query_logits(
+        path,
+        segmenter.protocol,
+        segmenter.queries,
+        lambda w: segmenter.encoder.encode_patches(w, segmenter.attention),
+    )
+    found = our_logits(load(path, segmenter), segmenter)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    return expected
+
+
 def assert_plain(path: Path, segmenter: Segmenter) -> NDArray[np.uint8]:
     """Logits and label map of one image against the plain ones; the latter are returned."""
-    protocol = segmenter.protocol
-    image = decode(path)
-    loaded = LoadedImage(
-        Sample(path.stem, path, path, {}),
-        normalised(image, protocol),
-        np.zeros(image.shape[:2], np.uint8),
-    )
-    expected = plain_query_logits(
-        path, protocol, segmenter.queries, lambda w: segmenter.encoder.encode_patches(w, "csa")
-    )
-    torch.testing.assert_close(our_logits(loaded, segmenter), expected, atol=1e-5, rtol=0)
-    (prediction,) = predict(segmenter, [loaded])
-    classes = plain_classes(expected, protocol)
+    expected = assert_plain_logits(path, segmenter)
+    (prediction,) = predict(segmenter, [load(path, segmenter)])
+    classes = plain_classes(expected, segmenter.protocol)
     assert prediction.classes.shape == classes.shape
     assert (prediction.classes != classes).sum() <= classes.size / 10_000
     return classes
@@ -116,6 +130,56 @@ def test_logits_and_label_maps_are_the_plain_ones(dataset, wide_encoder, tmp_pat
 def test_odd_sizes(dataset, size, wide_encoder, tmp_path):
     path = photograph(tmp_path / "a.png", size)
     assert_plain(path, segmenter_of(dataset, wide_encoder, path))
+
+
+@pytest.mark.parametrize("dataset", ["voc20", "voc21"])
+@pytest.mark.parametrize("size", [(50, 67), (67, 50), (110, 1), (90, 900)])
+def test_whole_images_in_one_pass(dataset, size, wide_encoder, tmp_path):
+    """NACLIP's; its refinement has tests of its own."""
+    path = photograph(tmp_path / "a.png", size)
+    segmenter = segmenter_of(dataset, wide_encoder, path, "naclip")
+    assert segmenter.protocol.window is None
+    assert_plain(path, segmenter._replace(protocol=replace(segmenter.protocol, refinement=None)))
+
+
+def test_a_whole_image_is_encoded_at_once(wide_encoder, tmp_path, monkeypatch):
+    """336 px on the short side, the other in proportion and not cut to whole patches."""
+    path = photograph(tmp_path / "a.png", (50, 67))
+    segmenter = segmenter_of("voc20", wide_encoder, path, "naclip")
+    encode, shapes = wide_encoder.encode_patches, []
+
+    def recording(images, attention):
+        shapes.append(tuple(images.shape))
+        return encode(images, attention)
+
+    monkeypatch.setattr(wide_encoder, "encode_patches", recording)
+    list(predict(segmenter, [load(path, segmenter)]))
+    assert shapes == [(1, 3, 336, 450)]  # 67 * 336 / 50 = 450.24
+
+
+@pytest.mark.parametrize("size", [(50, 67), (67, 50), (30, 90)])
+def test_a_long_side_of_448_pixels(size, wide_encoder, tmp_path):
+    """ClearCLIP's coco_stuff; of (30, 90) the short side is 149 px, less than a window."""
+    path = photograph(tmp_path / "a.png", size)
+    segmenter = segmenter_of("coco_stuff", wide_encoder, path, "clearclip")
+    assert max(load(path, segmenter).pixels.shape) == 448
+    assert_plain_logits(path, segmenter)
+
+
+def test_a_whole_image_under_one_patch_is_refused(wide_encoder, tmp_path):
+    path = photograph(tmp_path / "a.png", (1, 300))  # 7 x 2048 px after the resize
+    segmenter = segmenter_of("voc20", wide_encoder, photograph(tmp_path / "b.png", (9, 9)))
+    whole = segmenter._replace(protocol=SEGMENTATION_FAMILIES["naclip"]["voc20"])
+    with pytest.raises(UsageError, match=r"is 2048x7 px after the resize, but a patch .* 16"):
+        list(predict(whole, [load(path, whole)]))
+
+
+def test_the_stride_of_a_whole_image_does_not_change_its_hash():
+    protocol = SEGMENTATION_FAMILIES["naclip"]["voc20"]
+    described = constants(protocol, "naclip")
+    assert (described["window"], described["stride"]) == (None, None)
+    assert described == constants(replace(protocol, stride=1), "naclip")
+    assert constants(SEGMENTATION["voc20"], "csa")["stride"] == 112
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,190 @@
+"""Files and folders that are whole or absent, whatever ends the process that writes them.
+
+Each is written under a hidden temporary name in the same folder, `.MACHINE-RANDOM.tmp`, and renamed
+when it is complete. The writer holds a lock (flock) on it, which the kernel releases when the
+process dies: the next process that writes to the folder removes temporary files without a lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+from uuid import uuid4
+
+_MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+_TEMPORARY = re.compile(r"\.([0-9a-f]{8})-[0-9a-f]{32}\.tmp")
+_DAY = 86_400  # seconds
+_PROBE = bytes(4096)
+
+_cleared: set[str] = set()  # folders that this process has looked through
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file; folders are made as needed. Raises OSError, with the path, where it fails.
+
+    Several threads or processes may write the same path: the last one to finish wins.
+    """
+    with errors_of(path), replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Yield a file to write; it becomes `path` at the end of the block, or vanishes on an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, file = _create_file(path.parent)
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def appearing(path: Path) -> Iterator[Path]:
+    """Yield a folder to fill; it becomes `path` at the end of the block, or vanishes on an error.
+
+    Raises OSError where `path` exists and is not an empty folder.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, handle = _create_folder(path.parent)
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        os.close(handle)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def errors_of(path: Path) -> Iterator[None]:
+    """Name `path` in every OSError of a block that writes it and does nothing else.
+
+    The system names no file when a disk is full, and `torch.save` turns its error into another.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause = error if isinstance(error, OSError) else error.__context__
+        if not isinstance(cause, OSError) or cause.errno is None:
+            raise
+        raise OSError(cause.errno, os.strerror(cause.errno), str(path)) from error
+
+
+def require_writable(folder: Path) -> None:
+    """Raise ValueError, which names the folder, where no files can be written to it.
+
+    Writes a small file to it, or to the nearest folder above that exists, and removes it.
+    """
+    try:
+        temporary, file = _create_file(_nearest(folder))
+        try:
+            with file:
+                file.write(_PROBE)
+                file.flush()
+                os.fsync(file.fileno())
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def require_replaceable(path: Path) -> None:
+    """Raise ValueError, which names the file, where it cannot be written or is no regular file."""
+    if path.exists() and not path.is_file():
+        kind = "a folder" if path.is_dir() else "not a regular file"
+        raise ValueError(f"cannot write {path}: it is {kind}; name a file")
+    require_writable(path.parent)
+
+
+def _nearest(folder: Path) -> Path:
+    """Return a folder, or the first above it that exists. Raises OSError below a file."""
+    while True:
+        try:
+            os.lstat(folder)
+        except FileNotFoundError:
+            folder = folder.parent
+        else:
+            return folder
+
+
+def _create_file(folder: Path) -> tuple[Path, BinaryIO]:
+    """Create a temporary file and lock it."""
+    _clear(folder)
+    while True:
+        path = _temporary(folder)
+        file = path.open("xb")
+        if _is_held(file.fileno()):
+            return path, file
+        file.close()
+        path.unlink(missing_ok=True)
+
+
+def _create_folder(folder: Path) -> tuple[Path, int]:
+    """Create a temporary folder and lock it; return it with the handle that holds the lock."""
+    _clear(folder)
+    while True:
+        path = _temporary(folder)
+        path.mkdir()
+        handle = os.open(path, os.O_RDONLY)
+        if _is_held(handle):
+            return path, handle
+        os.close(handle)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _temporary(folder: Path) -> Path:
+    return folder / f".{_MACHINE}-{uuid4().hex}.tmp"
+
+
+def _is_held(handle: int) -> bool:
+    """Lock what was just created; False where another process took it for abandoned before."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks, where no process removes anything
+        return True
+    return os.fstat(handle).st_nlink > 0
+
+
+def _clear(folder: Path) -> None:
+    """Remove what killed processes left in a folder, once for each folder in a process.
+
+    On some network file systems a lock holds on one machine alone: files of another machine, whose
+    writer may be alive, are removed when they are a day old.
+    """
+    name = os.path.abspath(folder)
+    if name in _cleared:
+        return
+    _cleared.add(name)
+    with suppress(OSError), os.scandir(name) as entries:
+        for entry in entries:
+            machine = _TEMPORARY.fullmatch(entry.name)
+            if machine is not None:
+                _remove_abandoned(Path(entry.path), own=machine[1] == _MACHINE)
+
+
+def _remove_abandoned(path: Path, *, own: bool) -> None:
+    with suppress(OSError):
+        # NFS locks a file only where it is open for writing.
+        mode = os.O_RDONLY if path.is_dir() else os.O_RDWR
+        handle = os.open(path, mode | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if own or time.time() - os.fstat(handle).st_mtime > _DAY:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        finally:
+            os.close(handle)

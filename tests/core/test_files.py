@@ -1,0 +1,161 @@
+"""Files that are whole or absent; temporary files of killed processes, and of living ones."""
+
+import errno
+import os
+import threading
+import time
+
+import pytest
+import torch
+from support.writing import Writing, file_size_limit
+
+from cosmos_core import files
+from cosmos_core.files import (
+    appearing,
+    errors_of,
+    replacing,
+    require_replaceable,
+    require_writable,
+    write_atomically,
+)
+
+
+def names(folder):
+    return sorted(os.listdir(folder))
+
+
+def write_then_fail(folder):
+    (folder / "half").touch()
+    raise FileNotFoundError
+
+
+def forget_folders():
+    """Look through folders as a new process does."""
+    files._cleared.clear()
+
+
+@pytest.mark.parametrize("kind", ["replacing", "appearing"])
+def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path, kind):
+    for name in (".notes.tmp", "a.part", ".0123abcd.tmp", f".{'0' * 8}-{'0' * 31}.tmp"):
+        (tmp_path / name).touch()
+    foreign = names(tmp_path)
+    living = Writing(tmp_path, kind)
+    try:
+        (writing,) = set(names(tmp_path)) - set(foreign)
+        Writing(tmp_path, kind).kill()
+        assert len(names(tmp_path)) == len(foreign) + 2
+        forget_folders()
+        write_atomically(tmp_path / "result", b"new")
+        assert names(tmp_path) == sorted([*foreign, writing, "result"])
+    finally:
+        living.kill()
+    forget_folders()
+    write_atomically(tmp_path / "result", b"newer")
+    assert names(tmp_path) == sorted([*foreign, "result"])
+    assert (tmp_path / "result").read_bytes() == b"newer"
+
+
+def test_a_file_of_another_machine_stays_for_a_day(tmp_path):
+    """Locks of some network file systems hold on one machine alone."""
+    path = tmp_path / f".{'0' * 8}-{'a' * 32}.tmp"
+    path.touch()
+    write_atomically(tmp_path / "result", b"")
+    assert path.exists()
+    day_ago = time.time() - 86_500
+    os.utime(path, (day_ago, day_ago))
+    forget_folders()
+    write_atomically(tmp_path / "result", b"")
+    assert names(tmp_path) == ["result"]
+
+
+def test_writers_and_cleaners_at_once_lose_nothing(tmp_path):
+    """Every write here looks through the folder, as the first write of a process does."""
+    failures = []
+
+    def write(number):
+        try:
+            for turn in range(40):
+                forget_folders()
+                write_atomically(tmp_path / f"{number}", f"{turn}".encode())
+        except Exception as error:
+            failures.append(error)
+
+    writers = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert failures == []
+    assert names(tmp_path) == ["0", "1", "2", "3"]
+    assert {path.read_bytes() for path in tmp_path.iterdir()} == {b"39"}
+
+
+@pytest.mark.parametrize("write", [lambda file: file.write(bytes(9000)), "torch"])
+def test_a_full_disk_keeps_the_former_file_and_names_it(tmp_path, write):
+    path = tmp_path / "state"
+    path.write_bytes(b"former")
+    if write == "torch":  # which turns the system's error into one of its own
+
+        def write(file):
+            torch.save({"weights": torch.zeros(10_000)}, file)
+
+    with (
+        file_size_limit(4000),
+        pytest.raises(OSError, match="File too large") as caught,
+        errors_of(path),
+        replacing(path) as file,
+    ):
+        write(file)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
+    assert path.read_bytes() == b"former"
+    assert names(tmp_path) == ["state"]
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(FileNotFoundError), appearing(tmp_path / "new") as folder:
+        write_then_fail(folder)
+    assert names(tmp_path) == []
+    with appearing(tmp_path / "new") as folder:
+        (folder / "whole").touch()
+        assert not (tmp_path / "new").exists()
+    assert names(tmp_path) == ["new"]
+    assert names(tmp_path / "new") == ["whole"]
+
+
+def test_a_check_of_a_folder_leaves_nothing(tmp_path):
+    require_writable(tmp_path / "a" / "b")
+    require_replaceable(tmp_path / "a" / "b.html")
+    assert names(tmp_path) == []
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    below = tmp_path / "file" / "a" / "b"
+    with pytest.raises(ValueError, match=f"cannot write to {below}: Not a directory"):
+        require_writable(below)
+    with pytest.raises(ValueError, match=r"file: Not a directory"):
+        require_writable(tmp_path / "file")
+    with pytest.raises(ValueError, match="File name too long"):
+        require_writable(tmp_path / ("x" * 300))
+    with file_size_limit(100), pytest.raises(ValueError, match="File too large"):
+        require_writable(tmp_path)
+    with pytest.raises(ValueError, match="it is a folder; name a file"):
+        require_replaceable(tmp_path)
+    with pytest.raises(ValueError, match="not a regular file"):
+        require_replaceable(tmp_path / "pipe")
+    assert names(tmp_path) == ["file", "pipe"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_full_and_read_only_file_systems_are_named(tmp_path, monkeypatch, number):
+    def refuse(handle):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(ValueError, match=f"cannot write to {tmp_path}: {os.strerror(number)}"):
+        require_writable(tmp_path)
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        write_atomically(tmp_path / "result", b"")
+    assert caught.value.filename == str(tmp_path / "result")
+    assert names(tmp_path) == []
