@@ -1,13 +1,26 @@
-"""COSMOS: cross-modality self-distillation for vision-language pre-training (arXiv 2412.01814)."""
+"""COSMOS: cross-modality self-distillation for vision-language pre-training (arXiv 2412.01814).
 
-from cosmos_core import losses
-from cosmos_core.bundled import BundledModel, bundled_models
-from cosmos_core.engine.optim import param_groups
-from cosmos_core.model.build import create_model
-from cosmos_core.model.checkpoint import Checkpoint, CheckpointError, load_model, read_checkpoint
-from cosmos_core.model.cosmos import Cosmos, clamp_logit_scales
-from cosmos_core.model.teacher import create_teacher, update_teacher
-from cosmos_core.types import Features, LossTerms, Views
+`import cosmos_core` is light; what it offers is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cosmos_core import losses
+    from cosmos_core.bundled import BundledModel, bundled_models
+    from cosmos_core.engine.optim import param_groups
+    from cosmos_core.model.build import create_model
+    from cosmos_core.model.checkpoint import (
+        Checkpoint,
+        CheckpointError,
+        load_model,
+        read_checkpoint,
+    )
+    from cosmos_core.model.cosmos import Cosmos, clamp_logit_scales
+    from cosmos_core.model.teacher import create_teacher, update_teacher
+    from cosmos_core.types import Features, LossTerms, Views
 
 __all__ = [
     "BundledModel",
@@ -27,3 +40,35 @@ __all__ = [
     "read_checkpoint",
     "update_teacher",
 ]
+
+_HOMES = {
+    "BundledModel": "bundled",
+    "Checkpoint": "model.checkpoint",
+    "CheckpointError": "model.checkpoint",
+    "Cosmos": "model.cosmos",
+    "Features": "types",
+    "LossTerms": "types",
+    "Views": "types",
+    "bundled_models": "bundled",
+    "clamp_logit_scales": "model.cosmos",
+    "create_model": "model.build",
+    "create_teacher": "model.teacher",
+    "load_model": "model.checkpoint",
+    "param_groups": "engine.optim",
+    "read_checkpoint": "model.checkpoint",
+    "update_teacher": "model.teacher",
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name == "losses":
+        return import_module("cosmos_core.losses")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"cosmos_core.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,202 +1,30 @@
-"""`cosmos-train RECIPE`, `cosmos-train prepare`, `cosmos-train export`; also under torchrun:
-`torchrun --nproc-per-node N -m cosmos_core.train RECIPE`."""
+"""Entry point of `cosmos-train` and of `torchrun -m cosmos_core.train`.
+
+The commands are in `cosmos_core.cli`, whose import takes seconds.
+"""
 
 from __future__ import annotations
 
-import difflib
-import itertools
-import logging
 import os
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Annotated, Literal
-
-import open_clip
-import typer
-
-from cosmos_core.config import TrainConfig
-from cosmos_core.data.prepare import prepare as prepare_shards
-from cosmos_core.data.scenes import TRAIN, scenes_tokenizer, write_layouts
-from cosmos_core.engine.check import SCENES, check_config
-from cosmos_core.engine.distributed import World, join_world, leave_world, wait_for_all
-from cosmos_core.engine.evaluate import check_datasets, find_evaluator
-from cosmos_core.engine.trainer import Outcome, Setting, Trainer
-from cosmos_core.model.build import model_config
-from cosmos_core.model.export import export as export_model
-from cosmos_core.model.export import preprocess_config
-from cosmos_core.recipes import RECIPES
-from cosmos_core.recipes.overrides import override
-
-COMMANDS = ("train", "prepare", "export")
-
-app = typer.Typer(
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    no_args_is_help=True,
-    help=f"`cosmos-train RECIPE` trains. Recipes: {', '.join(RECIPES)}.",
-)
-Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
-
-
-@app.command()
-def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="Replace a value: --set optim.steps=100")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of snapshots, checkpoint and log [runs/RECIPE].")
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the newest snapshot in the folder.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """Train a model by a recipe."""
-    with _one_line_errors(debug):
-        config = override(_find(recipe), assignments or [])
-        folder = output or Path("runs") / recipe
-        command = _command(recipe, assignments or [])
-        check_config(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
-        world = join_world(config.compute.device)
-        try:
-            outcome = run(config, folder, command, world, resume=resume)
-        finally:
-            leave_world()
-    if world.rank == 0:
-        _report(outcome, f"{command} --output {shlex.quote(str(folder))} --resume")
-
-
-@app.command()
-def prepare(
-    images: Annotated[Path, typer.Argument(help="A folder that img2dataset wrote.")],
-    captions: Annotated[Path, typer.Argument(help="DreamLIP's caption CSV.")],
-    output: Annotated[Path, typer.Argument(help="Folder of the shards to write.")],
-    shard_size: Annotated[int, typer.Option(min=1, help="Samples a shard.")] = 10_000,
-    debug: Debug = False,
-) -> None:
-    """Make training shards of downloaded images and their captions."""
-    with _one_line_errors(debug):
-        report = prepare_shards(images, captions, output, shard_size=shard_size)
-    for name, value in report._asdict().items():
-        typer.echo(f"{name.replace('_', ' ')}: {value}")
-
-
-@app.command()
-def export(
-    checkpoint: Annotated[Path, typer.Argument(help="Written by cosmos-train, or published.")],
-    output: Annotated[Path, typer.Argument(help="Folder to write, in the Hub's layout.")],
-    weights: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
-    arch: Annotated[
-        str | None, typer.Option(help="OpenCLIP architecture, where the file does not say.")
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Write a folder that OpenCLIP loads and that can be pushed to the Hugging Face Hub."""
-    with _one_line_errors(debug):
-        for path in export_model(checkpoint, output, weights=_weights(weights), architecture=arch):
-            typer.echo(str(path))
-
-
-def run(
-    config: TrainConfig, output: Path, command: str, world: World, *, resume: bool = False
-) -> Outcome:
-    """Train a configuration that `check_config` has passed; its scenes are written as shards first.
-
-    Raises ValueError, before any work, for a folder or data sets that do not fit.
-    """
-    evaluator = None
-    if config.watch.evaluate_every:
-        evaluator = find_evaluator()
-        check_datasets(evaluator, config.watch, world)
-    preprocess, tokenizer = preprocess_config(config.architecture), _tokenizer(config)
-    setting = Setting(
-        tokenizer=tokenizer,
-        decode=tokenizer.decode,
-        mean=preprocess["mean"],
-        std=preprocess["std"],
-        output=output,
-        command=command,
-        world=world,
-        evaluator=evaluator,
-    )
-    trainer = Trainer(config, setting, resume=resume)
-    return trainer.run(_shards(config, output, world))
-
-
-def _tokenizer(config: TrainConfig) -> open_clip.SimpleTokenizer:
-    context_length = model_config(config.architecture)["text_cfg"].get("context_length", 77)
-    if config.data.shards.startswith(SCENES):
-        return scenes_tokenizer(context_length)
-    return open_clip.SimpleTokenizer(context_length=context_length)
-
-
-def _shards(config: TrainConfig, output: Path, world: World) -> str:
-    """The specification of the shards, with scenes written as tars where it asks for them."""
-    if not config.data.shards.startswith(SCENES):
-        return config.data.shards
-    count = int(config.data.shards.removeprefix(SCENES))
-    data = output / f"scenes-{count}"
-    if world.rank == 0 and not data.exists():
-        write_layouts(data, split=TRAIN, count=count, layouts=["shards"])
-    wait_for_all()
-    return str(data / "shards" / "*.tar")
-
-
-@contextmanager
-def _one_line_errors(debug: bool) -> Iterator[None]:
-    """Failures as one line and a status: 2 for bad input, 1 for what went wrong later."""
-    logging.basicConfig(format="cosmos-train: %(message)s", level=logging.INFO)
-    try:
-        yield
-    except (ValueError, OSError, FloatingPointError) as error:
-        if debug:
-            raise
-        typer.echo(f"cosmos-train: {error}", err=True)
-        raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
-    except KeyboardInterrupt as interrupt:
-        typer.echo("cosmos-train: interrupted; the last snapshot is whole", err=True)
-        raise typer.Exit(130) from interrupt
-
-
-def _report(outcome: Outcome, resume: str) -> None:
-    """Where the checkpoint is; for a run that was stopped, how to go on."""
-    if outcome.steps < outcome.of:
-        done = f"stopped after {outcome.steps} of {outcome.of} steps"
-        typer.echo(f"cosmos-train: {done}; go on with: {resume}", err=True)
-    typer.echo(str(outcome.checkpoint))
-
-
-def _command(recipe: str, assignments: Sequence[str]) -> str:
-    """The command as others can repeat it: the output folder is the machine's own matter."""
-    pairs = (("--set", assignment) for assignment in assignments)
-    return shlex.join(["cosmos-train", recipe, *itertools.chain.from_iterable(pairs)])
-
-
-def _find(name: str) -> TrainConfig:
-    if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise ValueError(f"unknown recipe {name!r}; nearest: {', '.join(close)}")
-    return RECIPES[name]()
-
-
-def _weights(name: str) -> Literal["teacher", "student"]:
-    if name == "teacher":
-        return "teacher"
-    if name == "student":
-        return "student"
-    raise ValueError(f"--weights takes teacher or student, not {name!r}")
+import signal
+from types import FrameType
 
 
 def main() -> None:
-    """Entry point of `cosmos-train`: the first word is a recipe unless it names a command."""
-    arguments = sys.argv[1:]
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        arguments = ["train", *arguments]
-    app(arguments)
+    """Run the command of the command line and exit with its status."""
+    former = signal.getsignal(signal.SIGINT)
+    if former is signal.default_int_handler:  # else it is ignored, as in a background job
+        signal.signal(signal.SIGINT, _end)
+    from cosmos_core.cli import main as run
+
+    signal.signal(signal.SIGINT, former)
+    run()
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    """End at once: some libraries drop an exception that interrupts their import, and then fail."""
+    os.write(2, b"cosmos-train: interrupted\n")
+    os._exit(130)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def csv_text(text: str) -> str:
 
 def json_text(content: Any, **form: Any) -> str:
     """JSON that terminals only show, of the same content; `form` as for `json.dumps`."""
-    text = json.dumps(content, ensure_ascii=False, **form)
+    text = json.dumps(content, **{"ensure_ascii": False, **form})
     return _NOT_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import json
 import os
 import stat
 import zipfile
@@ -40,8 +41,14 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write to a hidden file in the same folder, then rename: never a half-written file.
 
     Folders are made as needed. Several threads or processes may write the same path: each has a
-    file of its own until the end.
+    file of its own until the end. A pipe or device, such as /dev/stdout, is written and stays what
+    it is; OSError is raised for a pipe that nobody reads.
     """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        with open(path, "wb", opener=_open_at_once) as stream:
+            os.set_blocking(stream.fileno(), True)
+            stream.write(content)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{uuid4().hex}.tmp")
     try:
@@ -79,17 +86,18 @@ def _lock(handle: int) -> bool:
 
 def read_whole(path: Path) -> bytes:
     """Read a regular file. Raises OSError for pipes, which might block for ever, and devices."""
-
-    def open_at_once(name: str, flags: int) -> int:
-        return os.open(name, flags | os.O_NONBLOCK)
-
-    with open(path, "rb", opener=open_at_once) as file:
+    with open(path, "rb", opener=_open_at_once) as file:
         state = os.fstat(file.fileno())
         if not stat.S_ISREG(state.st_mode):
             raise OSError(f"{path} is not a regular file")
         if state.st_size > _LARGEST:
             raise OSError(f"{path} is larger than {_LARGEST >> 30} GiB")
         return file.read()
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    """Open a file without waiting for the other end of a pipe."""
+    return os.open(name, flags | os.O_NONBLOCK)
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
@@ -113,6 +121,12 @@ def unpack_arrays(content: bytes) -> dict[str, NDArray[Any]]:
     if foreign := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
         raise ValueError(f"{foreign[0]} is not an array")
     return arrays
+
+
+def json_sha256(content: Any) -> str:
+    """SHA-256 of a JSON document with sorted keys and without white space, in hexadecimal."""
+    text = json.dumps(content, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_sha256(path: Path) -> str:

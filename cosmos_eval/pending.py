@@ -9,7 +9,7 @@ from cosmos_eval.encoders.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.files import file_sha256
 from cosmos_eval.labels import departures, stem_of
 from cosmos_eval.plan import Pair, Plan, pair_of
-from cosmos_eval.store import read_result, read_samples
+from cosmos_eval.store import read_files, samples_of
 from cosmos_eval.types import LabelMapProtocol, ModelSpec, Protocol, ResultRow, UsageError
 
 
@@ -35,8 +35,9 @@ def standings(plan: Plan, output: Path) -> dict[Pair, Standing]:
 def _standing(spec: ModelSpec, path: Path) -> Standing:
     """A result is valid with its own samples, and with the weights and code its model has now."""
     try:
-        row = read_result(path)
-        read_samples(path)
+        stored = read_files(path)
+        row = stored.row
+        samples_of(path, stored)
     except UsageError as error:
         return Standing(path, None, str(error))
     file = local_file(spec)

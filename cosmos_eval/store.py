@@ -17,7 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.escaping import one_line
-from cosmos_eval.files import exclusive, pack_arrays, read_whole, unpack_arrays, write_atomically
+from cosmos_eval.files import (
+    exclusive,
+    json_sha256,
+    pack_arrays,
+    read_whole,
+    unpack_arrays,
+    write_atomically,
+)
 from cosmos_eval.labels import Stored, model_label, stem_of, told_apart, variants, warnings_of
 from cosmos_eval.types import ResultRow, Samples, UsageError
 from cosmos_eval.versions import Record, upgrade_record, upgrade_samples
@@ -83,8 +90,7 @@ def _samples_named_in(path: Path) -> str | None:
 def record_sha256(record: Record) -> str:
     """The hash that a record holds of itself: of all but that hash."""
     others = {k: v for k, v in record["provenance"].items() if k != "record_sha256"}
-    text = _to_text({**record, "provenance": others}, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return json_sha256({**record, "provenance": others})
 
 
 def record_is_unchanged(record: Record) -> bool | None:

@@ -17,10 +17,10 @@ from support.pages import PAGES, README, ROOT, Typed, blocks, links, typed
 from typer.testing import CliRunner
 
 import cosmos_eval
+from cosmos_core.cli import COMMANDS as COMMANDS_OF_TRAIN
+from cosmos_core.cli import app
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
-from cosmos_core.train import COMMANDS as COMMANDS_OF_TRAIN
-from cosmos_core.train import app
 from cosmos_eval.cli.app import main
 
 COMMANDS = typed()

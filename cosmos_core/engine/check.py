@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from operator import attrgetter
+import dataclasses
+import math
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from operator import attrgetter, ge
 from typing import Any
 
 import open_clip
@@ -57,6 +61,15 @@ SHARES = (
 )
 
 
+MOST = 2**31 - 1  # of whole numbers
+AT_MOST = {
+    "optim.steps": 10**8 - 1,  # snapshots have eight digits for it in their names
+    "data.workers": 1024,
+}
+WEIGHT_BYTES = 4  # float32
+TOKEN_BYTES = 8  # int64
+
+
 def check_config(config: TrainConfig, *, world_size: int) -> None:
     """Raise ValueError, one line, for what `world_size` processes cannot train.
 
@@ -66,12 +79,18 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
     _check_numbers(config)
     _check_data(config.data)
     _check_batch(config, world_size)
-    _check_model(config)
+    _check_model(config, world_size)
     if config.save.best and not config.watch.evaluate_every:
         raise ValueError("save.best needs evaluations: set watch.evaluate_every, watch.datasets")
 
 
 def _check_numbers(config: TrainConfig) -> None:
+    for name, value in _leaves(config):
+        if isinstance(value, float):
+            _require(name, (value,), math.isfinite, "finite")
+        most = AT_MOST.get(name, MOST)
+        if isinstance(value, int):
+            _require(name, (value,), partial(ge, most), f"at most {most}")
     for name in POSITIVE:
         _require(name, _values(config, name), lambda value: value > 0, "greater than 0")
     for name in NOT_NEGATIVE:
@@ -86,6 +105,16 @@ def _check_numbers(config: TrainConfig) -> None:
         _require(name, ((low, high),), lambda pair: pair[0] <= pair[1], "a smaller, then a larger")
 
 
+def _leaves(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a configuration with its name, those of tuples one by one."""
+    for field in dataclasses.fields(record):
+        name, value = f"{prefix}{field.name}", getattr(record, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{name}.")
+        else:
+            yield from ((name, one) for one in (value if isinstance(value, tuple) else (value,)))
+
+
 def _values(config: TrainConfig, name: str) -> tuple[Any, ...]:
     value = attrgetter(name)(config)
     return value if isinstance(value, tuple) else (value,)
@@ -96,7 +125,7 @@ def _require(
 ) -> None:
     for value in values:
         if not holds(value):
-            raise ValueError(f"{name} is {value}; it must be {must_be}")
+            raise ValueError(f"{name} is {value!s:.60}; it must be {must_be}")
 
 
 def _check_data(data: DataConfig) -> None:
@@ -106,8 +135,8 @@ def _check_data(data: DataConfig) -> None:
         parse_shards(data)
         return
     count = data.shards.removeprefix(SCENES)
-    if not (count.isdecimal() and int(count)):
-        raise ValueError(f"data.shards={data.shards}: {SCENES}N takes a number of scenes")
+    if not (count.isdecimal() and len(count) < 10 and int(count)):
+        raise ValueError(f"data.shards={data.shards:.40}: {SCENES}N takes a number of scenes")
     if data.weights:
         raise ValueError("data.weights weighs several sets, and the scenes are one; leave it empty")
 
@@ -121,7 +150,7 @@ def _check_batch(config: TrainConfig, world_size: int) -> None:
         )
 
 
-def _check_model(config: TrainConfig) -> None:
+def _check_model(config: TrainConfig, world_size: int) -> None:
     """Build the model without its memory and hold it against the views and the tokenizer."""
     width = model_config(config.architecture)["embed_dim"]
     if config.method.name == "cosmos" and width % CROSS_ATTENTION_HEADS:
@@ -129,11 +158,37 @@ def _check_model(config: TrainConfig) -> None:
             f"architecture: embed_dim {width} does not divide by the {CROSS_ATTENTION_HEADS} heads "
             "of the cross-attention"
         )
-    with torch.device("meta"):
-        model = config.method.create_student(config.architecture)
+    try:
+        with torch.device("meta"):
+            model = config.method.create_student(config.architecture)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"a model of this size cannot be built: {reason}") from error
     assert isinstance(model, MultiViewCLIP)
+    _check_memory(config, model, world_size)
     _check_images(config, model)
     _check_texts(config.data, model)
+
+
+def _check_memory(config: TrainConfig, model: MultiViewCLIP, world_size: int) -> None:
+    """Refuse weights, or one process's views of a batch, beyond the memory of this machine."""
+    weights = WEIGHT_BYTES * sum(parameter.numel() for parameter in model.parameters())
+    _require_memory("the model has weights of", weights)
+    image, counts = config.image, config.method.counts
+    local = image.locals * image.local_size**2 if counts.local_images else 0
+    pixels = counts.global_images * image.global_size**2 + local
+    texts = counts.global_texts + (config.text.locals if counts.local_texts else 0)
+    sample = 3 * pixels + texts * TOKEN_BYTES * model.context_length
+    _require_memory(
+        f"the views of a batch (optim.batch_size={config.optim.batch_size}) take",
+        sample * config.optim.batch_size // world_size,
+    )
+
+
+def _require_memory(what: str, size: int) -> None:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise ValueError(f"{what} {size / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB")
 
 
 def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:

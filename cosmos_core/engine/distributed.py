@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -95,6 +95,19 @@ def gather_objects(item: Any) -> list[Any]:
     items: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(items, item)
     return items
+
+
+def check_in_first(world: World, check: Callable[[], None]) -> None:
+    """Check in the first process, while the others wait; a ValueError is raised in all."""
+    problem = None
+    if world.rank == 0:
+        try:
+            check()
+        except ValueError as error:
+            problem = error
+    for found in gather_objects(problem):
+        if found is not None:
+            raise found
 
 
 class _GatherFromAll:

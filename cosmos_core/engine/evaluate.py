@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from cosmos_core.config import WatchConfig
-from cosmos_core.engine.distributed import World, gather_objects
+from cosmos_core.engine.distributed import World, check_in_first, gather_objects
 from cosmos_core.engine.state import random_state, restore_random_state
 from cosmos_core.model.checkpoint import Weights
 
@@ -69,15 +69,11 @@ def check_datasets(evaluator: Evaluator, watch: WatchConfig, world: World) -> No
 
     The first process looks and the others wait.
     """
-    problem = None
-    if world.rank == 0:
-        try:
-            evaluator.check(dataset_names(watch), watch.data_root or None)
-        except ValueError as error:
-            problem = error
-    for found in gather_objects(problem):
-        if found is not None:
-            raise found
+
+    def check() -> None:
+        evaluator.check(dataset_names(watch), watch.data_root or None)
+
+    check_in_first(world, check)
 
 
 def evaluate(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,18 @@ import numpy as np
 import torch
 
 from cosmos_core.config import TrainConfig
-from cosmos_core.engine.snapshot import SnapshotError, Snapshots
+from cosmos_core.engine.log import LOG
+from cosmos_core.engine.snapshot import CHECKPOINT, SnapshotError, Snapshots
 from cosmos_core.engine.step import Training
 
 # What may differ between a run and its continuation: it does not change the weights.
 FREE = ("data.workers", "save", "watch", "compute.checkpointing")
+
+# What `training_state` and the trainer put into a snapshot.
+PARTS = (
+    *("config", "student", "teacher", "optimizer", "scaler"),
+    *("step", "random", "problems", "seconds"),
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,15 +39,10 @@ def find_state(
     Raises SnapshotError where a new run would meet an older one in its folder, and where there is
     nothing to resume or it is another run's. Damaged snapshots are passed over with a warning.
     """
-    steps = snapshots.steps()
     if not resume:
-        if steps:
-            raise SnapshotError(
-                f"{output} holds a run of {steps[-1]} steps: go on with it by --resume, or choose "
-                "another folder by --output"
-            )
+        _require_unused(snapshots, output)
         return None
-    state, warnings = snapshots.newest()
+    state, warnings = snapshots.newest(PARTS)
     for warning in warnings:
         logger.warning(warning)
     if state is None:
@@ -47,6 +50,21 @@ def find_state(
     if different := _difference(state["config"], _plain(config)):
         raise SnapshotError(f"{output} holds another run: {different}")
     return state
+
+
+def _require_unused(snapshots: Snapshots, output: Path) -> None:
+    """Raise SnapshotError where the folder holds what a run wrote and a new one would replace."""
+    if steps := snapshots.steps():
+        raise SnapshotError(
+            f"{output} holds a run of {steps[-1]} steps: go on with it by --resume, or choose "
+            "another folder by --output"
+        )
+    files = (output / name for name in (CHECKPOINT, LOG))
+    if found := [path.name for path in files if path.exists() and path.stat().st_size]:
+        raise SnapshotError(
+            f"{output} holds {' and '.join(found)} of a run without a snapshot to resume: choose "
+            "another folder by --output, or remove what is not needed"
+        )
 
 
 def training_state(training: Training, config: TrainConfig) -> dict[str, Any]:
@@ -61,11 +79,28 @@ def training_state(training: Training, config: TrainConfig) -> dict[str, Any]:
 
 
 def load_training(training: Training, state: Mapping[str, Any]) -> None:
-    """Put what `training_state` took back in its place."""
-    training.model.load_state_dict(state["student"])
-    training.teacher.load_state_dict(state["teacher"])
-    training.optimizer.load_state_dict(state["optimizer"])
-    training.scaler.load_state_dict(state["scaler"])
+    """Put what `training_state` took back in its place. SnapshotError where it does not fit."""
+    for name, part in (
+        ("student", training.model),
+        ("teacher", training.teacher),
+        ("optimizer", training.optimizer),
+        ("scaler", training.scaler),
+    ):
+        with reading(state, name):
+            part.load_state_dict(state[name])
+
+
+@contextmanager
+def reading(state: Mapping[str, Any], part: str) -> Iterator[None]:
+    """Raise SnapshotError for whatever the content of a part leads to in the block."""
+    try:
+        yield
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise SnapshotError(
+            f"the snapshot of step {state['step']} cannot be resumed from ({part}: {reason:.200}); "
+            "remove it, and --resume goes on from the one before"
+        ) from error
 
 
 def random_state() -> dict[str, Any]:

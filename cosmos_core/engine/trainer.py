@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -21,11 +21,12 @@ from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.optim import learning_rate, teacher_momentum
 from cosmos_core.engine.pictures import RunPictures
 from cosmos_core.engine.signals import StopRequest
-from cosmos_core.engine.snapshot import Best, Snapshots
+from cosmos_core.engine.snapshot import CHECKPOINT, Best, Snapshots
 from cosmos_core.engine.state import (
     find_state,
     load_training,
     random_state,
+    reading,
     restore_random_state,
     training_state,
 )
@@ -35,8 +36,6 @@ from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_core.pictures.samples import Decoder, Inverse
 from cosmos_core.types import Views
-
-CHECKPOINT = "checkpoint.safetensors"
 
 
 class Setting(NamedTuple):
@@ -84,11 +83,7 @@ class Trainer:
         self._done, self._seconds, self._random = 0, 0.0, random_state()
         self._saved: int | None = None  # steps of the newest snapshot
         if state is not None:
-            load_training(self._training, state)
-            self._problems.load(state["problems"])
-            self._done, self._seconds = state["step"], state["seconds"]
-            self._random = state["random"][self._world.rank % len(state["random"])]
-            self._saved = self._done
+            self._resume(state)
 
     def run(self, shards: str) -> Outcome:
         """Train on `shards` to the end, or until a signal asks to stop.
@@ -117,6 +112,17 @@ class Trainer:
             if self._saved != self._done:  # also before the first step, so that it can go on
                 self._save()
         return Outcome(self._done, self._config.optim.steps, self._setting.output / CHECKPOINT)
+
+    def _resume(self, state: Mapping[str, Any]) -> None:
+        load_training(self._training, state)
+        with reading(state, "problems"):
+            self._problems.load(state["problems"])
+        with reading(state, "random"):
+            self._random = state["random"][self._world.rank % len(state["random"])]
+            restore_random_state(self._random)
+        with reading(state, "seconds"):
+            self._seconds = float(state["seconds"])
+        self._saved = self._done = state["step"]
 
     def _watch(self) -> Watch:
         output, world = self._setting.output, self._world

@@ -90,7 +90,10 @@ def _convert(hint: Any, text: str, old: Any) -> Any:
 def _number(kind: type, value: Any, old: Any) -> Any:
     """A bool, int or float; whole numbers are floats too, but true and false are no numbers."""
     if kind is float and type(value) is int:
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ValueError("the number is too large") from error
     if type(value) is not kind:
         raise ValueError(f"expected {kind.__name__}, like {json.dumps(old)}")
     return value

@@ -305,13 +305,14 @@ def _compared(test: MetricTest) -> dict[str, str]:
 
 def show_report(report: Report, *, as_json: bool) -> None:
     """Print a check: all metrics, the verdict; why something cannot be decided apart."""
-    from cosmos_eval.regression import to_cells, to_records
+    from cosmos_eval.regression import baseline_text, to_cells, to_records
 
     if as_json:
         print_json(to_records(report))
     else:
         if report.findings:
             show_records([to_cells(finding) for finding in report.findings], as_json=False)
+        _say(f"baseline: {baseline_text(report)}")
         _say(report.verdict)
     show_notes(report.notes)
     for problem in report.problems:
@@ -467,5 +468,6 @@ def show_records(records: Sequence[Mapping[str, Any]], *, as_json: bool) -> None
 
 
 def print_json(content: Any) -> None:
-    """Print one JSON document."""
-    print(json_text(content, indent=2, sort_keys=True))
+    """Print one JSON document; where standard output is not UTF-8, with JSON's own escapes."""
+    is_ascii = (sys.stdout.encoding or "").lower() != "utf-8"
+    print(json_text(content, indent=2, sort_keys=True, ensure_ascii=is_ascii))

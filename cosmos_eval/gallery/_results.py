@@ -9,7 +9,7 @@ from typing import NamedTuple
 from cosmos_eval.labels import Stored
 from cosmos_eval.protocols import prepare
 from cosmos_eval.protocols.user import FAMILY as USER
-from cosmos_eval.store import read_samples, read_stored
+from cosmos_eval.store import read_files, read_stored, samples_of
 from cosmos_eval.tasks import find_protocol, task_of
 from cosmos_eval.types import Protocol, ResultRow, Samples, UsageError
 
@@ -72,7 +72,9 @@ def grouped(paths: Sequence[Path], own: Sequence[str]) -> Grouped:
         if row.task not in WITH_PICTURES or one.is_edited:
             continue
         try:
-            by_name.setdefault(_name(row), []).append(Shown(one, read_samples(one.path)))
+            files = read_files(one.path)
+            shown = Shown(one._replace(row=files.row), samples_of(one.path, files))
+            by_name.setdefault(_name(files.row), []).append(shown)
         except UsageError as error:
             notes.append(f"{one.model} on {row.dataset}: no pictures: {error}")
     groups = []

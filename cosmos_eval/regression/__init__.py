@@ -16,6 +16,7 @@ from cosmos_eval.regression._check import (
     undecided,
 )
 from cosmos_eval.regression._reports import (
+    baseline_text,
     to_annotations,
     to_cells,
     to_junit,
@@ -30,6 +31,7 @@ __all__ = [
     "Measured",
     "Problem",
     "Report",
+    "baseline_text",
     "examine",
     "read_baseline",
     "replace_baseline",

@@ -78,12 +78,13 @@ class Finding(NamedTuple):
 
 
 class Report(NamedTuple):
-    """What a check found out."""
+    """What a check found out; `tolerance` is the baseline's, None where it could not be read."""
 
     baseline: Path
     findings: tuple[Finding, ...]
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
+    tolerance: float | None = None
 
     @property
     def regressions(self) -> list[Finding]:
@@ -148,8 +149,9 @@ def examine(
             except ValueError as error:
                 found.append(Problem(described(entry.key), str(error)))
     found += _missing_metrics(by_key, baseline)
-    notes = _unchecked_metrics(by_key, baseline)
-    return Report(baseline.path, _findings(pairs, baseline), tuple(found), tuple(notes))
+    notes = [*_unchecked_metrics(by_key, baseline), *_without_hash(baseline)]
+    findings = _findings(pairs, baseline)
+    return Report(baseline.path, findings, tuple(found), tuple(notes), baseline.tolerance)
 
 
 def replace_baseline(
@@ -299,6 +301,12 @@ def _missing_metrics(by_key: Mapping[Key, Measured], baseline: Baseline) -> list
         for name in entry.metrics
         if name not in by_key[entry.key].row.metrics
     ]
+
+
+def _without_hash(baseline: Baseline) -> list[str]:
+    if baseline.version > 1:
+        return []
+    return [f"{baseline.path} is of version 1 and has no hash of itself: write it with --update"]
 
 
 def _unchecked_metrics(by_key: Mapping[Key, Measured], baseline: Baseline) -> list[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from cosmos_eval.escaping import annotation, markdown_code, markdown_text, one_line
+from cosmos_eval.escaping import annotation, markdown_text, one_line
 from cosmos_eval.matching import is_share, p_value_text
 from cosmos_eval.regression._baseline import described
 from cosmos_eval.regression._check import ALPHA, Finding, Report
@@ -36,6 +36,16 @@ def to_cells(finding: Finding) -> dict[str, str]:
     }
 
 
+def baseline_text(report: Report) -> str:
+    """The baseline's file, and its tolerance where it could be read."""
+    tolerance = report.tolerance
+    if tolerance is None:
+        return str(report.baseline)
+    percent = f"{100 * tolerance:g}"
+    units = f" ({percent} points of a share, {percent}% of a rank or ratio)" if tolerance else ""
+    return f"{report.baseline}, tolerance {tolerance:g}{units}"
+
+
 def to_records(report: Report) -> dict[str, Any]:
     """A report as JSON has it."""
     return {
@@ -43,6 +53,7 @@ def to_records(report: Report) -> dict[str, Any]:
         "status": report.status,
         "verdict": report.verdict,
         "alpha": ALPHA,
+        "tolerance": report.tolerance,
         "findings": [_record(finding) for finding in report.findings],
         "problems": [problem._asdict() for problem in report.problems],
         "notes": list(report.notes),
@@ -54,7 +65,7 @@ def to_markdown(report: Report) -> str:
     lines = [
         f"### {NAME}: {markdown_text(report.verdict)}",
         "",
-        f"Baseline: {markdown_code(str(report.baseline))}",
+        f"Baseline: {markdown_text(baseline_text(report))}",
         "",
     ]
     lines += [f"- **cannot decide** {markdown_text(str(problem))}" for problem in report.problems]
@@ -76,7 +87,11 @@ def to_junit(report: Report) -> str:
         "errors": str(len(report.problems)),
     }
     suites = ET.Element("testsuites", counts)
-    ET.SubElement(suites, "testsuite", {"name": NAME, **counts}).extend(cases)
+    suite = ET.SubElement(suites, "testsuite", {"name": NAME, **counts})
+    if report.tolerance is not None:
+        tolerance = {"name": "tolerance", "value": str(report.tolerance)}
+        ET.SubElement(ET.SubElement(suite, "properties"), "property", tolerance)
+    suite.extend(cases)
     ET.indent(suites)
     return ET.tostring(suites, "unicode", xml_declaration=True) + "\n"
 

@@ -1,11 +1,29 @@
 """`cosmos-train --resume`: a run that was stopped or killed goes on to the same weights."""
 
 import random
+import shutil
 import signal
 import time
 
 import pytest
+import torch
 from support.runs import STEPS, assert_same_run, finish, start, wait_for_step
+
+FOREIGN = 12345  # a process id in the name of another program's file
+
+
+def copy_of(run, output):
+    shutil.copytree(run, output)
+    return output
+
+
+def snapshots_of(output):
+    return sorted((output / "snapshots").glob("*.pt"))
+
+
+def state_of(output):
+    """When every file and folder of a run was last changed."""
+    return {path: path.stat().st_mtime_ns for path in output.rglob("*")}
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +73,63 @@ def test_a_cut_snapshot_is_passed_over(tmp_path, reference):
     assert_same_run(output, reference)
 
 
+def test_a_full_disk_at_a_snapshot_ends_in_a_line_and_the_run_goes_on(tmp_path, reference):
+    output = tmp_path / "run"
+    process = start(output)
+    wait_for_step(process, output, 1)
+    process.limit_files(1_000_000)  # a snapshot has 28 MB
+    said = finish(process, status=1)
+    last = said.splitlines()[-1]
+    assert "File too large; the snapshots are whole: when that is mended, go on by --resume" in last
+    assert str(output) in last
+    assert "Traceback" not in said
+    assert list(output.rglob(".*")) == []
+    (output / "snapshots" / f".notes.{FOREIGN}.tmp").touch()
+    finish(start(output, "--resume"))
+    assert_same_run(output, reference)
+    assert (output / "snapshots" / f".notes.{FOREIGN}.tmp").exists()
+
+
+def test_a_snapshot_that_lacks_a_part_is_passed_over(tmp_path, reference):
+    output = copy_of(reference, tmp_path / "run")
+    *_, before, newest = snapshots_of(output)
+    state = torch.load(newest, weights_only=True)
+    del state["optimizer"]
+    torch.save(state, newest)
+    said = finish(start(output, "--resume"))
+    assert f"{newest}: damaged, passed over (lacks optimizer)" in said
+    assert "Traceback" not in said
+    assert_same_run(output, reference)
+    assert before.exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "content"),
+    [("student", {}), ("random", [{}])],
+)
+def test_a_snapshot_that_does_not_fit_is_refused_in_a_line(tmp_path, reference, part, content):
+    output = copy_of(reference, tmp_path / "run")
+    newest = snapshots_of(output)[-1]
+    torch.save({**torch.load(newest, weights_only=True), part: content}, newest)
+    before = state_of(output)
+    said = finish(start(output, "--resume"), status=2)
+    assert said.count("\n") == 1
+    assert f"the snapshot of step {STEPS} cannot be resumed from ({part}: " in said
+    assert state_of(output) == before
+
+
+def test_what_a_run_wrote_is_not_replaced_where_its_snapshots_are_gone(tmp_path, reference):
+    output = copy_of(reference, tmp_path / "run")
+    shutil.rmtree(output / "snapshots")
+    before = state_of(output)
+    said = finish(start(output), status=2)
+    assert f"{output} holds checkpoint.safetensors and log.jsonl of a run without a sna" in said
+    assert "choose another folder by --output" in said
+    assert state_of(output) == before
+
+
 def test_refusals_take_one_line_and_no_work(tmp_path, reference):
-    before = {path: path.stat().st_mtime_ns for path in reference.rglob("*")}
+    before = state_of(reference)
     for output, arguments, message in (
         (reference, [], f"holds a run of {STEPS} steps: go on with it by --resume"),
         (reference, ["--resume", "--set", "optim.lr=0.5"], "optim.lr is 0.001 there and 0.5 here"),
@@ -65,7 +138,7 @@ def test_refusals_take_one_line_and_no_work(tmp_path, reference):
         said = finish(start(output, *arguments), status=2)
         assert said.count("\n") == 1
         assert message in said
-    assert {path: path.stat().st_mtime_ns for path in reference.rglob("*")} == before
+    assert state_of(reference) == before
 
 
 def test_a_finished_run_has_nothing_left_to_do(reference):

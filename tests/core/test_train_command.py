@@ -1,6 +1,7 @@
 """`cosmos-train` as it is run: a tiny training from nothing to a checkpoint that loads."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from support import forked
 
 import cosmos_core
+from cosmos_core.data.captions import DREAMLIP_KEYS
 
 TINY = [
     *("--set", "data.shards=scenes:24"),
@@ -59,6 +61,8 @@ def test_the_same_seed_gives_the_same_losses(tmp_path):
     [
         (["scenes_cosmo"], "unknown recipe 'scenes_cosmo'; nearest: scenes_cosmos, "),
         (["scenes_clip", "--set", "optim.step=1"], "no 'step'; nearest: steps"),
+        (["scenes_clip", "--set", "optim.lr=1e400"], "optim.lr is inf; it must be finite"),
+        (["scenes_clip", "--nonsense"], "No such option: --nonsense (see --help)"),
     ],
 )
 def test_usage_errors_are_one_line(tmp_path, arguments, message):
@@ -68,9 +72,75 @@ def test_usage_errors_are_one_line(tmp_path, arguments, message):
     assert message in done.stderr
 
 
+def prepared(tmp_path):
+    """Arguments of a `prepare` that prints a short report."""
+    images = tmp_path / "images" / "00000"
+    images.mkdir(parents=True)
+    (images / "0.json").write_text('{"url": "https://host/0.jpg"}')
+    (images / "0.jpg").write_bytes(b"an image")
+    captions = tmp_path / "captions.csv"
+    header = ["Image Path", *DREAMLIP_KEYS]
+    captions.write_text(",".join(header) + "\nhttps://host/0.jpg" + ",a caption" * 7 + "\n")
+    return ["prepare", tmp_path / "images", captions, tmp_path / "out"]
+
+
+def test_output_that_cannot_be_printed_is_status_2_in_a_line(tmp_path):
+    process = forked.Forked(prepared(tmp_path), out="/dev/full")
+    _, err = process.communicate(timeout=120)
+    assert err.splitlines()[-1:] == [
+        "cosmos-train: cannot write the output: No space left on device"
+    ]
+    assert "Traceback" not in err
+    assert process.returncode == 2
+    assert (tmp_path / "out" / "00000.tar").exists()
+
+
+def test_a_reader_that_is_gone_is_status_141_without_a_word(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    process = forked.Forked(prepared(tmp_path), out=tmp_path / "pipe")
+    (tmp_path / "pipe").open().close()  # opens once the command does
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 141
+    assert [line for line in err.splitlines() if "wrote" not in line] == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["debug", "--output", "{file}/run"],
+        ["prepare", "{images}", "{captions}", "{file}/run"],
+        ["export", "{checkpoint}", "{file}/run"],
+    ],
+)
+def test_an_output_that_cannot_be_written_is_named_before_any_work(tmp_path, arguments):
+    (tmp_path / "file").touch()
+    _, images, captions, _ = prepared(tmp_path)
+    places = {
+        "file": tmp_path / "file",
+        "images": images,
+        "captions": captions,
+        "checkpoint": tmp_path / "none.safetensors",
+    }
+    done = train(*(word.format(**places) for word in arguments))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"cannot write to {tmp_path}/file" in done.stderr
+    assert "Not a directory" in done.stderr
+
+
+@pytest.mark.parametrize("program", ["cosmos_core.train", "cosmos_eval.__main__"])
+def test_an_interrupt_during_imports_ends_in_a_line(tmp_path, program):
+    """Some libraries catch whatever interrupts the import of another and then fail."""
+    done = forked.Forked([program], target=forked.interrupted_import)
+    _, err = done.communicate(timeout=60)
+    name = program.partition(".")[0].replace("cosmos_core", "cosmos_train").replace("_", "-")
+    assert err == f"{name}: interrupted\n"
+    assert done.returncode == 130
+
+
 def test_matplotlib_waits_for_the_first_picture():
     """It takes half a second, which `--help` can do without."""
-    program = "import sys, cosmos_core.train; sys.exit('matplotlib' in sys.modules)"
+    program = "import sys, cosmos_core.cli; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 

@@ -4,11 +4,15 @@ It has its own signals, output and exit status, as a program has, and starts in 
 program starts from nothing as well is tested where a run is killed and under torchrun.
 """
 
+import importlib
 import os
+import resource
 import shutil
+import signal
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from subprocess import CompletedProcess, TimeoutExpired
 
@@ -20,11 +24,18 @@ from cosmos_core.train import main
 class Forked:
     """As much of subprocess.Popen as the tests use; standard output and error are kept apart."""
 
-    def __init__(self, arguments: Sequence[object]) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[object],
+        *,
+        out: str | Path | None = None,
+        target: Callable[[list[str]], None] | None = None,
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp())
         self._out, self._err = self._folder / "out", self._folder / "err"
         words = [str(word) for word in arguments]
-        self._process = context.Process(target=_run, args=(words, self._out, self._err))
+        outputs = (Path(out or self._out), self._err)
+        self._process = context.Process(target=_run, args=(target or _train, words, *outputs))
         self._process.start()
 
     @property
@@ -33,6 +44,11 @@ class Forked:
 
     def poll(self) -> int | None:
         return self._process.exitcode
+
+    def limit_files(self, size: int) -> None:
+        """Let the process write no file beyond `size` bytes, as on a full disk."""
+        assert self._process.pid is not None
+        resource.prlimit(self._process.pid, resource.RLIMIT_FSIZE, (size, size))
 
     def send_signal(self, number: int) -> None:
         assert self._process.pid is not None
@@ -54,8 +70,28 @@ def run(arguments: Sequence[object], timeout: float) -> CompletedProcess[str]:
     return CompletedProcess(arguments, process.returncode or 0, out, err)
 
 
-def _run(arguments: list[str], out: Path, err: Path) -> None:
+def interrupted_import(arguments: list[str]) -> None:
+    """Run the `main` of a module whose first import is interrupted and does not pass that on."""
+    (program,) = arguments
+    module = importlib.import_module(program)
+    for name in ("cosmos_core.cli", "cosmos_eval.cli.app"):
+        sys.modules.pop(name, None)
+    sys.meta_path.insert(0, _Interrupted())  # type: ignore[arg-type]
+    module.main()
+
+
+class _Interrupted:
+    def find_spec(self, *_: object) -> None:
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def _run(target: Callable[[list[str]], None], arguments: list[str], out: Path, err: Path) -> None:
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    target(arguments)
+
+
+def _train(arguments: list[str]) -> None:
     sys.argv = ["cosmos-train", *arguments]
     main()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +133,12 @@ def make_result(
 def store(folder: Path, task: str = "cls", skill: float = 0.6, seed: int = 1, **more: Any) -> Path:
     """Write a made-up result into a folder; returns its file."""
     return write_result(folder, *make_result(task, skill, seed, **more))
+
+
+def seal(baseline: Path) -> None:
+    """Give a baseline that was edited the hash that its content has now."""
+    document = json.loads(baseline.read_text())
+    document.pop("baseline_sha256", None)
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    document["baseline_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+    baseline.write_text(json.dumps(document))

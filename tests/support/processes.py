@@ -22,7 +22,7 @@ TIMEOUT = 120  # seconds, for a machine that is busy with other things
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
     [
-        *("cosmos_core.train", "cosmos_core.engine.trainer", "cosmos_core.methods"),
+        *("cosmos_core.cli", "cosmos_core.engine.trainer", "cosmos_core.methods"),
         *("cosmos_eval.run", "cosmos_eval.tasks.segmentation._measure"),
         *("cosmos_eval.encoders.cosmos", "matplotlib.figure"),
     ]

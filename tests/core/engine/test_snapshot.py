@@ -5,9 +5,11 @@ import random
 import numpy as np
 import pytest
 import torch
+from support.training import METHODS, tiny_config
+from support.writing import file_size_limit
 
 from cosmos_core.engine.snapshot import Best, SnapshotError, Snapshots
-from cosmos_core.engine.state import random_state, restore_random_state
+from cosmos_core.engine.state import PARTS, find_state, random_state, restore_random_state
 
 
 def names(folder):
@@ -101,3 +103,51 @@ def test_random_generators_go_on_where_they_were(tmp_path):
     found, _ = snapshots.newest()
     restore_random_state(found["random"][0])
     assert (random.random(), np.random.standard_normal(), torch.rand(3).tolist()) == first
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_snapshot_without_a_part_is_damaged(tmp_path, part):
+    snapshots = Snapshots(tmp_path, keep=2)
+    whole = dict.fromkeys(PARTS, 0)
+    snapshots.save(1, whole)
+    newest = snapshots.save(2, whole)
+    state = torch.load(newest, weights_only=True)
+    del state[part]
+    torch.save(state, newest)
+    found, (warning,) = snapshots.newest(PARTS)
+    assert found["step"] == 1
+    assert warning == f"{newest}: damaged, passed over (lacks {part})"
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"step": 1, "value": null}', "[" * 9999])
+def test_a_damaged_note_of_the_best_is_named(tmp_path, content):
+    snapshots = Snapshots(tmp_path, keep=2)
+    snapshots.save(1, state(1))
+    (tmp_path / "snapshots" / "best.json").write_text(content)
+    with pytest.raises(SnapshotError, match=r"best.json: damaged; remove it"):
+        snapshots.best()
+
+
+@pytest.mark.parametrize("name", ["checkpoint.safetensors", "log.jsonl"])
+def test_a_new_run_does_not_replace_what_is_left_of_another(tmp_path, name):
+    snapshots, config = Snapshots(tmp_path, keep=1), tiny_config(METHODS["clip"])
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / name).touch()
+    assert find_state(snapshots, tmp_path, config, resume=False) is None
+    (tmp_path / name).write_text("content")
+    with pytest.raises(SnapshotError, match=f"holds {name} of a run without a snapshot"):
+        find_state(snapshots, tmp_path, config, resume=False)
+    with pytest.raises(SnapshotError, match="no whole snapshot to resume from"):
+        find_state(snapshots, tmp_path, config, resume=True)
+
+
+def test_a_full_disk_leaves_the_snapshots_before(tmp_path):
+    snapshots = Snapshots(tmp_path, keep=1)
+    snapshots.save(1, state(1))
+    with file_size_limit(10_000), pytest.raises(OSError, match="File too large") as caught:
+        snapshots.save(2, state(2))
+    assert caught.value.filename == str(tmp_path / "snapshots" / "step-00000002.pt")
+    assert names(tmp_path) == ["step-00000001.pt"]
+    found, warnings = snapshots.newest()
+    assert torch.equal(found["weights"], state(1)["weights"])
+    assert warnings == []

@@ -58,6 +58,8 @@ def test_texts_become_values_of_the_type_of_their_field(config, assignment, valu
         ("optim.steps=1.5", "expected int, like"),
         ("optim.lr=fast", "expected float, like"),
         ("optim.lr=NaN", "expected float, like"),
+        (f"optim.lr={10**400}", "the number is too large"),
+        ("optim.steps=" + "9" * 6000, "expected int, like"),
         ("optim.lr=true", "expected float, like"),
         ("optim.momentum_ramp=tru", "expected bool, like false"),
         ("optim.steps.x=1", "'steps' has no parts"),

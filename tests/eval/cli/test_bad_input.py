@@ -175,7 +175,10 @@ def late(method: str, statement: str) -> str:
         (late("encode_image", "return None"), "`encode_image` returns NoneType"),
         (late("encode_image", "return torch.eye(7)[:1]"), "for 2 inputs"),
         (late("encode_image", "return torch.eye(7)[:len(given)]"), "other dimensions: [3, 7]"),
-        (late("encode_image", "return torch.ones(len(given), 3) / 0"), "length inf"),
+        (
+            late("encode_image", "return torch.ones(len(given), 3) / 0"),
+            "features that are not finite",
+        ),
         (late("encode_text", "return torch.eye(3).bool()"), "`encode_text` returns"),
         (late("transform", "return 3"), "`transform` returns int"),
         (late("tokenize", "return [1]"), "`tokenize` returns list"),

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 from support.gate_study import studies
-from support.models import make_result, store
+from support.models import make_result, seal, store
 
 from cosmos_eval.metrics.paired import matched_shares
 from cosmos_eval.regression import (
@@ -18,12 +18,14 @@ from cosmos_eval.regression import (
     Measured,
     Problem,
     Report,
+    baseline_text,
     examine,
     read_baseline,
     replace_baseline,
     to_annotations,
     to_junit,
     to_markdown,
+    to_records,
     undecided,
 )
 from cosmos_eval.types import UsageError
@@ -115,6 +117,7 @@ def test_without_samples_and_interval_nothing_is_decided(command, update, tmp_pa
     document = json.loads((tmp_path / "base.json").read_text())
     del document["results"][0]["intervals"]["acc1"]
     (tmp_path / "base.json").write_text(json.dumps(document))
+    seal(tmp_path / "base.json")
     ended = command("check", "old", "--baseline", "base.json")
     assert ended.status == 2
     assert "acc1 has no interval, and the baseline no samples" in ended.err
@@ -171,6 +174,8 @@ def test_an_update_replaces_the_whole_baseline_and_says_so(update, tmp_path):
         (["--tolerance", "0.1"], "go with --update"),
         (["--metrics-only"], "go with --update"),
         ([*WHY, "--tolerance", "-1"], "--tolerance"),
+        ([*WHY, "--tolerance", "0.51"], "--tolerance"),
+        ([*WHY, "--tolerance", "nan"], "tolerance"),
         ([*WHY, "--strict"], "edited code"),
     ],
 )
@@ -210,6 +215,18 @@ def _report(model: str = "a|b<c>") -> Report:
     )
     problems = (Problem("there", "50% & <odd>\nend\x00"),)
     return Report(Path("base.json"), findings, problems, ("a note",))
+
+
+def test_every_report_prints_the_tolerance():
+    report = _report()._replace(tolerance=0.015)
+    said = "base.json, tolerance 0.015 (1.5 points of a share, 1.5% of a rank or ratio)"
+    assert to_markdown(report).splitlines()[2] == f"Baseline: {said}"
+    (tolerance,) = ET.fromstring(to_junit(report)).iter("property")
+    assert tolerance.attrib == {"name": "tolerance", "value": "0.015"}
+    assert to_records(report)["tolerance"] == 0.015
+    assert baseline_text(report) == said
+    assert baseline_text(report._replace(tolerance=0.0)) == "base.json, tolerance 0"
+    assert baseline_text(_report()) == "base.json"
 
 
 def test_markdown():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from support.models import make_result, seg_samples, store
+from support.models import make_result, seal, seg_samples, store
 
 GOOD = ("cls", "retrieval", "seg", "select", "loc")
 
@@ -36,9 +37,23 @@ class Bench(NamedTuple):
         path.write_text(json.dumps(document))
 
     def edit_baseline(self, number: int, **fields: Any) -> None:
+        """Change an entry, and the hash that the baseline holds of itself with it."""
+        results = json.loads(self.baseline.read_text())["results"]
+        results[number].update(fields)
+        self.edit(self.baseline, results=results)
+        seal(self.baseline)
+
+    def relabel(self) -> None:
+        """Make the baseline one of version 1."""
         document = json.loads(self.baseline.read_text())
-        document["results"][number].update(fields)
-        self.baseline.write_text(json.dumps(document))
+        del document["baseline_sha256"]
+        for entry in document["results"]:
+            old = entry["samples"]["file"]
+            new = old.replace(".baseline.npz", ".npz")
+            folder = self.baseline.with_suffix("")
+            (folder / old).rename(folder / new)
+            entry["samples"]["file"] = new
+        self.baseline.write_text(json.dumps({**document, "schema_version": 1}))
 
     def command(self, *more: object) -> list[str]:
         return ["check", str(self.new), "--baseline", str(self.baseline), *map(str, more)]
@@ -112,7 +127,7 @@ def _(bench):
 
 @scenario("baseline of another version", 2, r"line.json: \$.schema_version: ")
 def _(bench):
-    bench.edit(bench.baseline, schema_version=2)
+    bench.edit(bench.baseline, schema_version=3)
 
 
 @scenario("baseline without results", 2, r"line.json: \$.results: ")
@@ -129,6 +144,89 @@ def _(bench):
 def _(bench):
     results = json.loads(bench.baseline.read_text())["results"]
     bench.edit(bench.baseline, results=[*results, results[0]])
+    seal(bench.baseline)
+
+
+@scenario("a tolerance beyond what --update allows", 2, r"\$.tolerance: 0.51 is greater than")
+def _(bench):
+    bench.edit(bench.baseline, tolerance=0.51)
+    seal(bench.baseline)
+
+
+@scenario("an edited tolerance", 2, "line.json was edited: it has another content than baseline_sh")
+def _(bench):
+    bench.edit(bench.baseline, tolerance=0.5)
+
+
+@scenario("an edited metric of the baseline", 2, "line.json was edited")
+def _(bench):
+    text = bench.baseline.read_text()
+    value = json.loads(text)["results"][0]["metrics"]["acc1"]
+    assert f'"acc1": {value}' in text
+    bench.baseline.write_text(text.replace(f'"acc1": {value}', '"acc1": 0.1'))
+
+
+@scenario("a baseline whose samples were taken out", 2, "line.json was edited")
+def _(bench):
+    results = json.loads(bench.baseline.read_text())["results"]
+    bench.edit(bench.baseline, results=[{**entry, "samples": None} for entry in results])
+
+
+@scenario("a baseline without its hash", 2, "line.json was edited")
+def _(bench):
+    document = json.loads(bench.baseline.read_text())
+    del document["baseline_sha256"]
+    bench.baseline.write_text(json.dumps(document))
+
+
+@scenario("a baseline that says version 1", 2, "it says version 1, but has what version 2 brought")
+def _(bench):
+    bench.edit(bench.baseline, schema_version=1)
+
+
+@scenario("the same without its hash", 2, "it says version 1, but has what version 2 brought")
+def _(bench):
+    document = json.loads(bench.baseline.read_text())
+    del document["baseline_sha256"]
+    bench.baseline.write_text(json.dumps({**document, "schema_version": 1}))
+
+
+@scenario("a baseline of version true", 2, r"\$.schema_version: ")
+def _(bench):
+    bench.edit(bench.baseline, schema_version=True)
+
+
+@scenario("no samples in version 1", 2, "a result without samples, in a baseline of version 1")
+def _(bench):
+    bench.relabel()
+    results = json.loads(bench.baseline.read_text())["results"]
+    bench.edit(bench.baseline, results=[{**results[0], "samples": None}, *results[1:]])
+
+
+@scenario("an edited metric in version 1", 2, "acc1 is 0.1, but its samples give")
+def _(bench):
+    bench.relabel()
+    results = json.loads(bench.baseline.read_text())["results"]
+    bench.edit(bench.baseline, results=[{**results[0], "metrics": {"acc1": 0.1}}, *results[1:]])
+
+
+@scenario("a pipe as the baseline", 2, "is not a regular file")
+def _(bench):
+    bench.baseline.unlink()
+    os.mkfifo(bench.baseline)
+
+
+@scenario("a pipe as the baseline's samples", 2, "is not a regular file")
+def _(bench):
+    (path,) = bench.baseline.with_suffix("").glob("*cls*")
+    path.unlink()
+    os.mkfifo(path)
+
+
+@scenario("a relabelled result under --strict", 2, "version is 1, but it has record_sha256")
+def _(bench):
+    bench.edit(bench.file("cls"), schema_version=1)
+    return bench.command("--strict")
 
 
 @scenario("tolerance of everything", 2, r"\$.tolerance")

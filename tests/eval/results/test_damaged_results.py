@@ -30,10 +30,10 @@ def _no_blocking() -> Iterator[None]:
     """Fail instead of waiting for ever, as a pipe without a writer would."""
 
     def stop(*_: object) -> None:
-        raise AssertionError("blocked for 60 s")
+        raise AssertionError("blocked for 20 s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(60)
+    signal.alarm(20)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

@@ -17,6 +17,7 @@ from threading import Barrier, Event
 import numpy as np
 import pytest
 
+from cosmos_eval.files import write_atomically
 from cosmos_eval.store import (
     file_stem,
     read_files,
@@ -162,6 +163,19 @@ def test_a_new_result_replaces_the_former_with_its_samples(tmp_path, make_row):
     (row,) = read_results(tmp_path)
     assert row.metrics == {"acc1": 0.5}
     assert [p.name for p in tmp_path.glob("*.npz")] == [row.samples]
+
+
+def test_a_pipe_is_written_and_stays_a_pipe(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="No such device"):  # nobody reads it
+        write_atomically(pipe, b"x")
+    with ThreadPoolExecutor(1) as pool, open(os.open(pipe, os.O_RDWR), "rb") as reader:
+        writing = pool.submit(write_atomically, pipe, bytes(200_000))  # more than a pipe holds
+        assert len(reader.read(200_000)) == 200_000
+        writing.result()
+    assert pipe.is_fifo()
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
 def numbered(make_row: Callable[..., ResultRow], number: int) -> tuple[ResultRow, Samples]:

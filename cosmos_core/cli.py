@@ -1,0 +1,249 @@
+"""The commands `cosmos-train RECIPE`, `cosmos-train prepare`, `cosmos-train export`, and how they
+end."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import itertools
+import logging
+import os
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import open_clip
+import typer
+
+from cosmos_core.config import TrainConfig
+from cosmos_core.data.prepare import prepare as prepare_shards
+from cosmos_core.data.scenes import TRAIN, scenes_tokenizer, write_layouts
+from cosmos_core.engine.check import SCENES, check_config
+from cosmos_core.engine.distributed import (
+    World,
+    check_in_first,
+    join_world,
+    leave_world,
+    wait_for_all,
+)
+from cosmos_core.engine.evaluate import check_datasets, find_evaluator
+from cosmos_core.engine.snapshot import Snapshots
+from cosmos_core.engine.trainer import Outcome, Setting, Trainer
+from cosmos_core.files import require_writable
+from cosmos_core.model.build import model_config
+from cosmos_core.model.export import export as export_model
+from cosmos_core.model.export import preprocess_config
+from cosmos_core.recipes import RECIPES
+from cosmos_core.recipes.overrides import override
+
+COMMANDS = ("train", "prepare", "export")
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help=f"`cosmos-train RECIPE` trains. Recipes: {', '.join(RECIPES)}.",
+)
+# Without a file's name these are of standard output: all files are written under `errors_of`.
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+# Some versions of Typer bring their own copy of Click, whose class is an ancestor of this one.
+_ParseError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")],
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Replace a value: --set optim.steps=100")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of snapshots, checkpoint and log [runs/RECIPE].")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the newest snapshot in the folder.")
+    ] = False,
+    debug: Debug = False,
+) -> None:
+    """Train a model by a recipe."""
+    config = override(_find(recipe), assignments or [])
+    folder = output or Path("runs") / recipe
+    command = _command(recipe, assignments or [])
+    check_config(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
+    world = join_world(config.compute.device)
+    try:
+        outcome = run(config, folder, command, world, resume=resume)
+    except OSError as error:
+        if error.strerror and Snapshots(folder, config.save.keep).steps():
+            error.strerror += "; the snapshots are whole: when that is mended, go on by --resume"
+        raise
+    finally:
+        leave_world()
+    if world.rank == 0:
+        _report(outcome, f"{command} --output {shlex.quote(str(folder))} --resume")
+
+
+@app.command()
+def prepare(
+    images: Annotated[Path, typer.Argument(help="A folder that img2dataset wrote.")],
+    captions: Annotated[Path, typer.Argument(help="DreamLIP's caption CSV.")],
+    output: Annotated[Path, typer.Argument(help="Folder of the shards to write.")],
+    shard_size: Annotated[int, typer.Option(min=1, help="Samples a shard.")] = 10_000,
+    debug: Debug = False,
+) -> None:
+    """Make training shards of downloaded images and their captions."""
+    report = prepare_shards(images, captions, output, shard_size=shard_size)
+    for name, value in report._asdict().items():
+        typer.echo(f"{name.replace('_', ' ')}: {value}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="Written by cosmos-train, or published.")],
+    output: Annotated[Path, typer.Argument(help="Folder to write, in the Hub's layout.")],
+    weights: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
+    arch: Annotated[
+        str | None, typer.Option(help="OpenCLIP architecture, where the file does not say.")
+    ] = None,
+    debug: Debug = False,
+) -> None:
+    """Write a folder that OpenCLIP loads and that can be pushed to the Hugging Face Hub."""
+    for path in export_model(checkpoint, output, weights=_weights(weights), architecture=arch):
+        typer.echo(str(path))
+
+
+def run(
+    config: TrainConfig, output: Path, command: str, world: World, *, resume: bool = False
+) -> Outcome:
+    """Train a configuration that `check_config` has passed; its scenes are written as shards first.
+
+    Raises ValueError, before any work, for a folder or data sets that do not fit.
+    """
+    check_in_first(world, partial(require_writable, output))
+    evaluator = None
+    if config.watch.evaluate_every:
+        evaluator = find_evaluator()
+        check_datasets(evaluator, config.watch, world)
+    preprocess, tokenizer = preprocess_config(config.architecture), _tokenizer(config)
+    setting = Setting(
+        tokenizer=tokenizer,
+        decode=tokenizer.decode,
+        mean=preprocess["mean"],
+        std=preprocess["std"],
+        output=output,
+        command=command,
+        world=world,
+        evaluator=evaluator,
+    )
+    trainer = Trainer(config, setting, resume=resume)
+    return trainer.run(_shards(config, output, world))
+
+
+def _tokenizer(config: TrainConfig) -> open_clip.SimpleTokenizer:
+    context_length = model_config(config.architecture)["text_cfg"].get("context_length", 77)
+    if config.data.shards.startswith(SCENES):
+        return scenes_tokenizer(context_length)
+    return open_clip.SimpleTokenizer(context_length=context_length)
+
+
+def _shards(config: TrainConfig, output: Path, world: World) -> str:
+    """The specification of the shards, with scenes written as tars where it asks for them."""
+    if not config.data.shards.startswith(SCENES):
+        return config.data.shards
+    count = int(config.data.shards.removeprefix(SCENES))
+    data = output / f"scenes-{count}"
+    if world.rank == 0 and not data.exists():
+        write_layouts(data, split=TRAIN, count=count, layouts=["shards"])
+    wait_for_all()
+    return str(data / "shards" / "*.tar")
+
+
+def _report(outcome: Outcome, resume: str) -> None:
+    """Where the checkpoint is; for a run that was stopped, how to go on."""
+    if outcome.steps < outcome.of:
+        done = f"stopped after {outcome.steps} of {outcome.of} steps"
+        typer.echo(f"cosmos-train: {done}; go on with: {resume}", err=True)
+    typer.echo(str(outcome.checkpoint))
+
+
+def _command(recipe: str, assignments: Sequence[str]) -> str:
+    """The command as others can repeat it: the output folder is the machine's own matter."""
+    pairs = (("--set", assignment) for assignment in assignments)
+    return shlex.join(["cosmos-train", recipe, *itertools.chain.from_iterable(pairs)])
+
+
+def _find(name: str) -> TrainConfig:
+    if name not in RECIPES:
+        close = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
+        raise ValueError(f"unknown recipe {name!r}; nearest: {', '.join(close)}")
+    return RECIPES[name]()
+
+
+def _weights(name: str) -> Literal["teacher", "student"]:
+    if name == "teacher":
+        return "teacher"
+    if name == "student":
+        return "student"
+    raise ValueError(f"--weights takes teacher or student, not {name!r}")
+
+
+def main() -> None:
+    """Run a command and exit; the first word is a recipe unless it names a command.
+
+    Exit status: 0 done, 1 failed, 2 usage, input or output error, 130 interrupted, 141 where
+    the reader of standard output is gone. An error is one line on standard error; --debug shows its
+    traceback.
+    """
+    logging.basicConfig(format="cosmos-train: %(message)s", level=logging.INFO)
+    arguments = sys.argv[1:] or ["--help"]
+    if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        arguments = ["train", *arguments]
+    try:
+        status = app(arguments, standalone_mode=False) or 0
+        if status == 130:  # some versions of Typer turn an interrupt into this status
+            raise KeyboardInterrupt
+        sys.stdout.flush()
+    except BaseException as error:  # SystemExit is Rich's way to report a closed pipe
+        if "--debug" in arguments:
+            traceback.print_exc()
+        status = _end(error)
+        _discard_output()
+    sys.exit(status)
+
+
+def _end(error: BaseException) -> int:
+    """Print one line on what went wrong; return the exit status."""
+    if isinstance(error, KeyboardInterrupt | typer.Abort):
+        return _fail("interrupted; snapshots written before are whole", 130)
+    if isinstance(error, SystemExit | BrokenPipeError):
+        return 128 + signal.SIGPIPE
+    if isinstance(error, _ParseError):
+        return _fail(f"{error.format_message()} (see --help)", 2)
+    if isinstance(error, ValueError):
+        return _fail(str(error), 2)
+    if isinstance(error, FloatingPointError):
+        return _fail(str(error), 1)
+    if isinstance(error, OSError) and error.filename is not None:
+        return _fail(f"{error.filename}: {error.strerror}", 1)
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return _fail(f"cannot write the output: {error.strerror}", 2)
+    return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+
+
+def _fail(message: str, status: int) -> int:
+    with suppress(OSError):  # standard error may be full or closed, too
+        print(f"cosmos-train: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _discard_output() -> None:
+    """Drop what standard output cannot take, of which Python would complain at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
