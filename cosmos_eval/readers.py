@@ -39,6 +39,8 @@ def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     Raises FileError for what is not there, a folder, a pipe or a device (which may block or never
     end), and what cannot be read.
     """
+    if "\0" in str(path):
+        raise MissingFileError("no such file")
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):

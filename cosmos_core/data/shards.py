@@ -58,7 +58,10 @@ def parse_shards(config: DataConfig) -> ShardSets:
             "name the local ones as pipe:cat PATH, or fetch the others"
         )
     if streams == {False}:
-        sets = [_find(shards) for shards in sets]
+        try:
+            sets = [_find(shards) for shards in sets]
+        except OSError as error:  # a name that is too long, a folder that cannot be read
+            raise ShardError(f"no such shard: {error.filename} ({error.strerror})") from error
     weights = _weights(config.weights, len(sets))
     return ShardSets(tuple(map(tuple, sets)), weights, streams == {True})
 

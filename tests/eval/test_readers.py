@@ -100,8 +100,9 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path):
     ):
         with pytest.raises(FileError, match=message):
             read(path, largest=4)
-    with pytest.raises(MissingFileError, match="no such file"):
-        read(tmp_path / "none")
+    for name in ("none", "a\0b"):
+        with pytest.raises(MissingFileError, match="no such file"):
+            read(tmp_path / name)
 
 
 def test_text_is_utf_8(tmp_path):

@@ -156,6 +156,15 @@ def _judge_records(copy: Path, pristine: Path, _: Outcome, __: Outcome) -> Itera
         yield f"it passes, though {changed or ours.keys() ^ theirs.keys()} was changed"
 
 
+def _judge_tables(copy: Path, pristine: Path, outcome: Outcome, _: Outcome) -> Iterator[str]:
+    """What was changed may be shown, but not without a word."""
+    shown = outcome.out + outcome.err
+    ours, theirs = _contents(copy), _contents(pristine)
+    for name in ours.keys() & theirs.keys():
+        if name.endswith(".json") and ours[name] != theirs[name] and "edited" not in shown:
+            yield f"nothing says that {name} was edited"
+
+
 def _contents(folder: Path) -> dict[str, str]:
     found = {}
     for path in (p for p in folder.rglob("*") if p.is_file() and "out" not in p.parts):
@@ -166,6 +175,19 @@ def _contents(folder: Path) -> dict[str, str]:
             content = path.read_bytes().hex()
         found[str(path.relative_to(folder))] = content
     return found
+
+
+def _tables(*command: str) -> Kind:
+    def arguments(folder: Path) -> list[str]:
+        return [word.format(folder) for word in command]
+
+    return Kind(
+        command[0],
+        partial(_prepare_results, ("cls", "retrieval")),
+        partial(_mutate_record, ".json"),
+        arguments,
+        _judge_tables,
+    )
 
 
 def _results(task: str) -> Kind:
@@ -193,6 +215,9 @@ KINDS: dict[str, Kind] = {
             _judge_checkpoint,
         ),
         *map(_results, ("retrieval", "cls", "seg", "select", "loc")),
+        _tables("leaderboard", "{}/results", "--format", "md"),
+        _tables("export", "{}/results", "--out", "{}/out/table.csv"),
+        _tables("report", "{}/results", "--no-pictures", "--out", "{}/out/page.html"),
         Kind(
             "baseline",
             _prepare_baseline,

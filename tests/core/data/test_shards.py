@@ -91,6 +91,11 @@ def test_more_shards_than_there_can_be_are_not_expanded(spec):
         sets(spec)
 
 
+def test_a_name_that_is_too_long():
+    with pytest.raises(ShardError, match="File name too long"):
+        sets("x" * 5000)
+
+
 @pytest.mark.parametrize(
     ("spec", "count"),
     [

@@ -240,3 +240,9 @@ def test_the_command_ends_with_status_2(hub, tmp_path, capsys, monkeypatch, save
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("cosmos-eval: cannot fetch cosmos_vitb16_cc3m.pt of sankim2/cosmos")
     assert "401" in line
+
+
+def test_it_can_be_offline_before_anything_else_has_imported_the_hub() -> None:
+    """`huggingface_hub.constants` is a module that the package itself does not import."""
+    code = "from cosmos_eval.encoders.hub import offline\nwith offline(): pass"
+    subprocess.run([sys.executable, "-c", code], check=True)
