@@ -95,6 +95,9 @@ class ArchiveMember:
 
     def read(self) -> bytes:
         """The member's bytes."""
+        # Here, because importing cosmos_core imports torch.
+        from cosmos_core.data.tar import TarError, require_one_file
+
         try:
             with self.archive.open("rb") as file:
                 file.seek(self.offset)
@@ -103,6 +106,10 @@ class ArchiveMember:
             raise UsageError(f"cannot read {self.name}: {error.strerror}") from error
         if len(content) != self.size:
             raise UsageError(f"{self.archive} is cut off inside {self.member}; fetch it again")
+        try:
+            require_one_file(content)
+        except TarError as error:
+            raise UsageError(f"{self.name}: {error}") from error
         return content
 
     def decode(self, content: bytes) -> Image.Image:
@@ -185,7 +192,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
             f"its white is not defined in Pillow's mode {image.mode}: save it with 8 or 16 bits"
         )
     grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    grey.info = dict(image.info)
+    grey.info = {key: value for key, value in image.info.items() if key == "exif"}
     return grey.convert("RGB")
 
 

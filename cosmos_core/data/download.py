@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
-import tarfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+from cosmos_core.data.tar import Member, TarError, TarReader, require_one_file, split_name
 from cosmos_core.data.tarindex import IMAGE_SUFFIXES
 
 _Read = Callable[[], bytes]
-
-_log = logging.getLogger(__name__)
 
 
 class Download(NamedTuple):
@@ -28,13 +26,19 @@ class Download(NamedTuple):
 
 
 def list_sources(images: Path) -> list[Path]:
-    """The tars in a folder, or else its folders, by name. Raises ValueError where it has none."""
+    """The tars in a folder, or else its folders, by name.
+
+    Raises ValueError where it has none, and for a damaged tar, before any is used.
+    """
     if not images.is_dir():
         raise ValueError(f"{images}: no such folder; give the one that img2dataset wrote")
     tars = sorted(images.glob("*.tar"))
     sources = tars or sorted(path for path in images.iterdir() if path.is_dir())
     if not sources:
         raise ValueError(f"{images}: neither tars nor folders, which img2dataset writes")
+    for tar in tars:
+        with _open(tar) as files:
+            deque(files, maxlen=0)
     return sources
 
 
@@ -43,8 +47,8 @@ def read_source(source: Path) -> Iterator[Download]:
     with _open(source) as files:
         samples: dict[str, dict[str, _Read]] = {}
         for name, read in files:
-            key, _, suffix = name.rpartition("/")[2].partition(".")
-            samples.setdefault(key, {})[suffix.lower()] = read
+            if (parts := split_name(name)) is not None:
+                samples.setdefault(parts[0], {})[parts[1]] = read
         for key, found in samples.items():
             for image in IMAGE_SUFFIXES:
                 if image in found:
@@ -53,8 +57,11 @@ def read_source(source: Path) -> Iterator[Download]:
 
 
 def _url(read: _Read | None) -> str | None:
+    if read is None:
+        return None
+    content = read()
     try:
-        record = json.loads(read()) if read is not None else None
+        record = json.loads(content)
     except ValueError:
         return None
     url = record.get("url") if isinstance(record, dict) else None
@@ -68,22 +75,18 @@ def _open(source: Path) -> Iterator[Iterator[tuple[str, _Read]]]:
         yield ((path.name, path.read_bytes) for path in paths)
         return
     try:
-        with tarfile.open(source, "r:") as tar:
-            yield _members(tar, source)
-    except tarfile.TarError as error:
-        raise ValueError(f"{source}: not a readable tar ({error})") from error
+        with source.open("rb") as file:
+            members = TarReader(file)
+            yield ((member.name, partial(_read, source, file, member)) for member in members)
+    except TarError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
-def _members(tar: tarfile.TarFile, source: Path) -> Iterator[tuple[str, _Read]]:
-    size = source.stat().st_size
+def _read(source: Path, file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.offset)
+    content = file.read(member.size)
     try:
-        for member in tar:
-            if member.isreg() and member.offset_data + member.size <= size:
-                yield member.name, partial(_read_member, tar, member)
-    except tarfile.ReadError:
-        _log.warning("%s: cut off; the samples before are taken", source)
-
-
-def _read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    file = tar.extractfile(member)
-    return file.read() if file is not None else b""
+        require_one_file(content)
+    except TarError as error:
+        raise ValueError(f"{source}: {member.name}: {error}") from error
+    return content

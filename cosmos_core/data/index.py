@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader, Dataset
 from cosmos_core.data.problems import BadSampleError
 from cosmos_core.data.samples import RawSample
 from cosmos_core.data.shards import ShardError
-from cosmos_core.data.tarindex import BLOCK, COLUMNS, Rows, cached_rows, tar_rows
+from cosmos_core.data.tar import BLOCK, TarError, require_one_file
+from cosmos_core.data.tarindex import COLUMNS, Rows, cached_rows, tar_rows
 
 _Item = TypeVar("_Item")
 
@@ -44,6 +45,8 @@ class SampleIndex:
         try:
             with open(self._shard(number), "rb", buffering=0) as file:
                 return RawSample(_read(file, image, image_bytes), _read(file, record, record_bytes))
+        except TarError as error:
+            raise BadSampleError("unreadable", str(error)) from error
         except OSError as error:
             raise BadSampleError("unreadable", str(error.strerror or error)) from error
 
@@ -73,6 +76,7 @@ def _read(file: io.FileIO, block: int, size: int) -> bytes | None:
         raise BadSampleError(
             "truncated", f"the tar ends {size - len(data)} bytes before the sample"
         )
+    require_one_file(data)
     return data
 
 
@@ -112,10 +116,15 @@ def index_shards(
         collate_fn=as_is,
         generator=torch.Generator(),
     )
+    failures: list[str] = []
     for shard, result in zip(missing, scanned, strict=True):
         if isinstance(result, str):
-            raise ShardError(result)
-        rows[shard] = result
+            failures.append(result)
+        else:
+            rows[shard] = result
+    if failures:
+        others = f" ({len(failures) - 1} other shards fail as well)" if len(failures) > 1 else ""
+        raise ShardError(f"{failures[0]}{others}")
     index = SampleIndex(shards, [found for shard in shards if (found := rows[shard]) is not None])
     if len(index) == 0:
         raise ShardError(f"no sample in {len(shards)} shards, of which the first is {shards[0]}")

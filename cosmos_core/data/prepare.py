@@ -30,7 +30,7 @@ class PreparedReport(NamedTuple):
 
     `samples` images have captions and lie in `shards` tars, `written` of which this call wrote;
     `images_without_captions` have no row or only empty captions; `captions_without_image` are rows;
-    `unreadable_images` lack the record that tells their URL, or are cut off.
+    `unreadable_images` lack the record that tells their URL.
     """
 
     samples: int

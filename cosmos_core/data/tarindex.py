@@ -9,48 +9,33 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import re
-import tarfile
 import tempfile
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import platformdirs
 
 from cosmos_core.data.shards import ShardError
+from cosmos_core.data.tar import BLOCK, Member, TarError, TarReader, split_name
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
-BLOCK = tarfile.BLOCKSIZE
 COLUMNS = 4
-_VERSION = 1
-_META = re.compile(r"__[^/]*__(/|$)")  # what webdataset passes over
+_VERSION = 2  # indexes of version 1 may be of a part of a damaged tar
 _MOST = np.iinfo(np.int32).max
 Rows = npt.NDArray[np.int32]
 
 _log = logging.getLogger(__name__)
 
 
-class Scan(NamedTuple):
-    """The rows of a tar, and whether it ends as a tar does."""
-
-    rows: Rows
-    whole: bool
-
-
 def tar_rows(shard: str) -> Rows:
-    """The rows of a tar, scanned where the cache does not hold them. Raises ShardError.
-
-    A damaged tar is not kept: every run is to tell of it.
-    """
+    """The rows of a tar, scanned where the cache does not hold them. Raises ShardError."""
     rows = cached_rows(shard)
     if rows is None:
         identity = _identity(shard)
-        rows, whole = scan_tar(shard)
-        if whole:
-            _save(_entry(shard), identity, rows)
+        rows = scan_tar(shard)
+        _save(_entry(shard), identity, rows)
     return rows
 
 
@@ -65,50 +50,38 @@ def cached_rows(shard: str) -> Rows | None:
     return np.frombuffer(data, dtype="<i4").astype(np.int32).reshape(-1, COLUMNS)
 
 
-def scan_tar(shard: str) -> Scan:
+def scan_tar(shard: str) -> Rows:
     """The rows of a tar, read from its headers: samples in the order of their first files.
 
     Files of one name up to its first full stop are one sample, of which the first image and the
-    first JSON record count; a name without either is none. A tar that is cut off or damaged ends
-    there. Raises ShardError.
+    first JSON record count; a name without either is none. Raises ShardError for a tar that is
+    damaged or cannot be read.
     """
     samples: dict[str, list[int]] = {}
     try:
-        with tarfile.open(shard, "r:") as tar:
-            try:
-                for member in tar:
-                    _note(samples, member)
-                whole = _ends_well(shard, tar.offset)
-            except tarfile.ReadError:
-                whole = False
-    except (tarfile.TarError, OSError, OverflowError) as error:
-        hint = "compressed tars are read as pipe:zcat PATH"
-        raise ShardError(f"{shard}: not a readable, uncompressed tar ({error}); {hint}") from error
-    if not whole:
-        _log.warning("%s: cut off or damaged after %d samples", shard, len(samples))
-    rows = np.array(list(samples.values()), dtype=np.int32)
-    return Scan(rows.reshape(-1, COLUMNS), whole)
+        with open(shard, "rb") as file:
+            for member in TarReader(file):
+                _note(samples, member)
+        rows = np.array(list(samples.values()), dtype=np.int32)
+    except TarError as error:
+        raise ShardError(f"{shard}: {error}") from error
+    except OSError as error:
+        raise ShardError(f"{shard}: cannot be read ({error.strerror})") from error
+    except OverflowError as error:  # of the rows' int32
+        raise ShardError(f"{shard}: larger than 1 TiB; use smaller tars") from error
+    if not samples:
+        _log.warning("%s: has no samples", shard)
+    return rows.reshape(-1, COLUMNS)
 
 
-def _note(samples: dict[str, list[int]], member: tarfile.TarInfo) -> None:
-    folder, slash, name = member.name.rpartition("/")
-    stem, _, suffix = name.partition(".")
-    suffix = suffix.lower()
-    if not member.isreg() or not stem or suffix not in (*IMAGE_SUFFIXES, "json"):
+def _note(samples: dict[str, list[int]], member: Member) -> None:
+    found = split_name(member.name)
+    if found is None or found[1] not in (*IMAGE_SUFFIXES, "json"):
         return
-    if _META.match(member.name):
-        return
-    row = samples.setdefault(folder + slash + stem, [0] * COLUMNS)
-    column = 2 if suffix == "json" else 0
+    row = samples.setdefault(found[0], [0] * COLUMNS)
+    column = 2 if found[1] == "json" else 0
     if row[column] == 0:
-        row[column : column + 2] = member.offset_data // BLOCK, min(member.size, _MOST)
-
-
-def _ends_well(shard: str, end: int) -> bool:
-    """tarfile takes a damaged header for the end, which is zeros or the end of the file."""
-    with open(shard, "rb") as file:
-        file.seek(end)
-        return not file.read(BLOCK).strip(b"\0")
+        row[column : column + 2] = member.offset // BLOCK, min(member.size, _MOST)
 
 
 def _entry(shard: str) -> Path:

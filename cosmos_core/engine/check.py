@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import operator
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from operator import attrgetter
+from operator import attrgetter, ge
 from typing import Any
 
 import open_clip
@@ -91,7 +90,7 @@ def _check_numbers(config: TrainConfig) -> None:
             _require(name, (value,), math.isfinite, "finite")
         most = AT_MOST.get(name, MOST)
         if isinstance(value, int):
-            _require(name, (value,), partial(operator.ge, most), f"at most {most}")
+            _require(name, (value,), partial(ge, most), f"at most {most}")
     for name in POSITIVE:
         _require(name, _values(config, name), lambda value: value > 0, "greater than 0")
     for name in NOT_NEGATIVE:

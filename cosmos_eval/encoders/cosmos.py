@@ -1,6 +1,6 @@
 """COSMOS models: released ones, bundled ones, and checkpoint files of either layout.
 
-The only module of cosmos_eval, besides the embedded data's protocols, that knows cosmos_core.
+Only this module, the embedded data's protocols and the reader of archives import cosmos_core.
 """
 
 from __future__ import annotations

@@ -101,6 +101,15 @@ def _named(*entries: Entry) -> str:
     return f" {' and '.join(paths)}" if paths else ""
 
 
+def _as_published(model: str) -> str:
+    """The name under which a model's authors published numbers of the same weights.
+
+    Most of them measured in mixed precision: it and float32 are compared with their numbers.
+    OpenCLIP loads a tag that both architectures have with QuickGELU by either name.
+    """
+    return model.removesuffix(AMP).replace("-quickgelu/", "/")
+
+
 def _entry(one: Stored) -> Entry:
     row, model = one.row, one.table_model
     return Entry(
@@ -112,8 +121,7 @@ def _entry(one: Stored) -> Entry:
         intervals=row.intervals,
         source="unverified" if one.is_edited else row.source,
         partial=row.provenance["limit"] is not None,
-        # Most authors measure in mixed precision: it and float32 are compared with their numbers.
-        published=_of_authors().get((model.removesuffix(AMP), row.dataset, row.protocol), {}),
+        published=_of_authors().get((_as_published(model), row.dataset, row.protocol), {}),
         stored=one,
     )
 

@@ -5,7 +5,6 @@ A sample is what stands together under one key: `0001.jpg`, `0001.cls`, `0001.tx
 
 from __future__ import annotations
 
-import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -45,20 +44,34 @@ class ArchiveSample(NamedTuple):
         if extension not in self.members:
             known = ", ".join(self.members)
             raise UsageError(f"{self.name} has no .{extension}, only {known}")
+        content = self.members[extension].read()
         try:
-            return self.members[extension].read().decode()
+            text = content.decode()
         except UnicodeDecodeError as error:
             raise UsageError(f"{self.name}.{extension} is not UTF-8 text") from error
+        if "\0" in text:  # as in a tar of which a part is overwritten with zeros
+            raise UsageError(f"{self.name}.{extension} has zero bytes, which are no text")
+        return text
 
 
 def open_archives(archives: Sequence[Path]) -> list[ArchiveSample]:
     """All samples of some archives, in their order; only headers are read.
 
-    Raises UsageError for an archive that is missing, damaged, compressed or without samples.
+    Raises UsageError for an archive that is missing, damaged, compressed or without samples, and
+    for a sample with two files of one extension.
     """
-    samples = [sample for archive in archives for sample in _samples(archive)]
+    if not archives:
+        raise UsageError("no samples in no archives")
+    return [sample for archive in archives for sample in _samples(archive)]
+
+
+def _samples(archive: Path) -> list[ArchiveSample]:
+    groups = groupby(_members(archive), key=lambda part: part[0])
+    samples = [
+        ArchiveSample(archive, key, _by_extension(archive, key, group)) for key, group in groups
+    ]
     if not samples:
-        raise UsageError(f"no samples in {', '.join(map(str, archives[:3])) or 'no archives'}")
+        raise UsageError(f"no samples in {archive}")
     return samples
 
 
@@ -73,29 +86,32 @@ def numbered_archives(folder: Path, count: str) -> list[Path]:
     return [folder / f"{number}.tar" for number in range(int(count))]
 
 
-def _samples(archive: Path) -> Iterator[ArchiveSample]:
-    from webdataset.tariterators import base_plus_ext
+def _by_extension(
+    archive: Path, key: str, parts: Iterable[tuple[str, str, ArchiveMember]]
+) -> dict[str, ArchiveMember]:
+    members: dict[str, ArchiveMember] = {}
+    for _, extension, member in parts:
+        if extension in members:
+            raise UsageError(f"{archive}:{key} has two files .{extension}; keep one of them")
+        members[extension] = member
+    return members
 
-    parts = ((*base_plus_ext(member.member), member) for member in _members(archive))
-    named = ((key, str(extension).lower(), member) for key, extension, member in parts if key)
-    for key, group in groupby(named, key=lambda part: part[0]):
-        yield ArchiveSample(archive, key, {extension: member for _, extension, member in group})
 
+def _members(archive: Path) -> Iterator[tuple[str, str, ArchiveMember]]:
+    """The key and the extension of each file that belongs to a sample, and the file."""
+    # Here, because importing cosmos_core imports torch.
+    from cosmos_core.data.tar import TarError, TarReader, split_name
 
-def _members(archive: Path) -> Iterable[ArchiveMember]:
     if archive.exists() and not archive.is_file():
         raise UsageError(f"{archive} is a folder, a pipe or a device, not a tar archive")
     try:
-        with tarfile.open(archive, "r:") as tar:
-            return [
-                ArchiveMember(archive, info.name, info.offset_data, info.size)
-                for info in tar
-                if info.isfile()
-            ]
+        with archive.open("rb") as file:
+            for member in TarReader(file):
+                if (found := split_name(member.name)) is not None:
+                    yield *found, ArchiveMember(archive, *member)
     except FileNotFoundError as error:
         raise UsageError(f"{archive} is not there") from error
-    except (OSError, tarfile.TarError) as error:
-        raise UsageError(
-            f"{archive} is no uncompressed tar archive, or damaged ({error}); "
-            "fetch or unpack it again"
-        ) from error
+    except TarError as error:
+        raise UsageError(f"{archive}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {archive}: {error.strerror}") from error

@@ -15,7 +15,7 @@ import numpy as np
 import PIL.ImageFile
 import pytest
 import webdataset
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, ImageOps
 
 from cosmos_core.data.problems import BadSampleError
 from cosmos_core.data.samples import RawSample, decode_sample
@@ -159,6 +159,18 @@ def test_sixteen_bits_of_grey_are_read_by_their_high_byte(kind: str, tmp_path: P
     np.testing.assert_array_equal(ImageFile(tmp_path / "a.png").decode(colours), expected)
 
 
+def test_a_turned_image_of_sixteen_bits_is_shown_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    values = np.array([[0, 0x8000, 0xFF00]], np.uint16)
+    Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
+    assert shown(tmp_path / "a.png")[..., 0].tolist() == [[0], [128], [255]]
+    source = ImageFile(tmp_path / "a.png")
+    image = source.decode(source.read())
+    assert image.size == (3, 1)
+    assert ImageOps.exif_transpose(image).size == (1, 3)  # as localisation turns what it reads
+
+
 @pytest.mark.parametrize(
     ("content", "mode"),
     [
@@ -261,7 +273,7 @@ def test_bad_archives(shards: list[Path], tmp_path: Path) -> None:
     empty = tmp_path / "empty.tar"
     empty.write_bytes(b"\0" * 10240)
     for archive, message in (
-        (packed, "no uncompressed tar"),
+        (packed, "packed.tar: not an uncompressed tar"),
         (tmp_path / "no.tar", "not there"),
         (empty, "no samples"),
     ):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +40,7 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
     unless there is a limit.
     """
     folder, data = _find(protocol, options)
-    for fault in _faults(protocol, folder, data, options):
+    for fault in _faults(protocol, options, folder, data, _missing(protocol, data)):
         raise UsageError(fault)
     kept = _limited(data.labels, options.limit)
     return data._replace(
@@ -56,11 +56,12 @@ def survey(protocol: ClassificationProtocol, options: RunOptions) -> Survey:
     Raises UsageError where they cannot be listed.
     """
     folder, data = _find(protocol, options)
+    missing = _missing(protocol, data)
     return Survey(
         folder=folder,
         listed=len(data.images),
-        images=len(data.images) - len(_missing(protocol, data)),
-        faults=tuple(_faults(protocol, folder, data, options)),
+        images=len(data.images) - len(missing),
+        faults=tuple(_faults(protocol, options, folder, data, missing)),
     )
 
 
@@ -79,7 +80,6 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, 
     data = _read(protocol, folder, options)
     if protocol.class_names and protocol.torchvision is None:
         _require_named(protocol, folder, data.classes)
-    _require_classes(protocol, folder, data)
     return folder, data
 
 
@@ -121,19 +121,19 @@ def _require_named(
             raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
 
 
-def _require_classes(protocol: ClassificationProtocol, folder: Path, data: ClassData) -> None:
-    """As many classes as the set has, whatever the limit, and labels that are classes."""
+def _class_faults(protocol: ClassificationProtocol, folder: Path, data: ClassData) -> Iterator[str]:
+    """Yield a line about another number of classes, and one about a label that is no class."""
     listed = CLASS_LISTS.get(protocol.class_list or "")
     expected = protocol.n_classes if listed is None else listed.n_classes
     if expected not in (None, len(data.classes)):
         what = "" if listed is None else f" {listed.classes} of {protocol.class_list}"
-        raise UsageError(
+        yield (
             f"{protocol.dataset}: {folder} has {len(data.classes)} classes, not the {expected}"
             f"{what}{class_differences(protocol, data.classes)}{_from_page(protocol)}"
         )
     beyond = np.flatnonzero((data.labels < 0) | (data.labels >= len(data.classes)))
     if len(beyond):
-        raise UsageError(
+        yield (
             f"{protocol.dataset}: {folder} gives {data.names[beyond[0]]} the class number "
             f"{data.labels[beyond[0]] + 1}, but has {len(data.classes)} classes"
             f"{_from_page(protocol)}"
@@ -145,15 +145,19 @@ def _from_page(protocol: ClassificationProtocol) -> str:
 
 
 def _faults(
-    protocol: ClassificationProtocol, folder: Path, data: ClassData, options: RunOptions
+    protocol: ClassificationProtocol,
+    options: RunOptions,
+    folder: Path,
+    data: ClassData,
+    missing: Sequence[Path],
 ) -> Iterator[str]:
-    """Yield a line about images that are not there, and one about another number of images."""
-    missing = _missing(protocol, data)
+    """Yield a line about images that are not there, and about other numbers than the set has."""
     if missing:
         yield (
             f"{protocol.dataset}: {len(missing)} of {len(data.images)} test images are not there, "
             f"the first: {missing[0]}; from: {protocol.download}"
         )
+    yield from _class_faults(protocol, folder, data)
     if protocol.n_images not in (None, len(data.images)) and options.limit is None:
         yield (
             f"{protocol.dataset}: {folder} has {len(data.images)} test images, not "

@@ -58,9 +58,8 @@ class FlatImage(NamedTuple):
 
 def flat_images(folder: Path) -> list[FlatImage]:
     """List ImageNet's validation images that lie in the folder itself, sorted by name."""
-    names = (entry.name for entry in folder_entries(folder))
-    matches = [match for name in names if (match := _FLAT.fullmatch(name))]
-    return sorted(FlatImage(match[0], f"{match[1]}.JPEG", match[2]) for match in matches)
+    matches = (_FLAT.fullmatch(entry.name) for entry in folder_entries(folder))
+    return sorted(FlatImage(match[0], f"{match[1]}.JPEG", match[2]) for match in matches if match)
 
 
 def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOptions) -> ClassData:

@@ -2,7 +2,6 @@
 
 import io
 import json
-import logging
 import os
 import tarfile
 from multiprocessing.reduction import ForkingPickler
@@ -16,6 +15,7 @@ from cosmos_core.data.index import SampleIndex, index_shards
 from cosmos_core.data.problems import BadSampleError
 from cosmos_core.data.samples import RawSample
 from cosmos_core.data.shards import ShardError
+from cosmos_core.data.tar import BLOCK
 from cosmos_core.data.tarindex import cached_rows, scan_tar
 
 
@@ -103,34 +103,29 @@ def test_what_a_sample_lacks_is_none(tmp_path):
     assert ours == {"0": RawSample(b"a", None), "1": RawSample(None, b"{}")}
 
 
-def test_a_cut_tar_gives_the_samples_before(tmp_path, caplog):
+def test_a_tar_that_was_cut_after_it_was_indexed_is_told_of(tmp_path):
     shard = write_shards(tmp_path, [4]) / "0.tar"
-    whole = index_shards([str(shard)])
-    start = int(scan_tar(str(shard)).rows[3, 0]) * tarfile.BLOCKSIZE
-    shard.write_bytes(shard.read_bytes()[: start + 100])  # within the last sample's image
     index = index_shards([str(shard)])
-    assert len(index) == 4
-    assert [index.read(number) for number in range(3)] == [whole.read(n) for n in range(3)]
+    samples = [index.read(number) for number in range(4)]
+    start = int(scan_tar(str(shard))[3, 0]) * BLOCK
+    shard.write_bytes(shard.read_bytes()[: start + 100])  # within the last sample's image
+    assert [index.read(number) for number in range(3)] == samples[:3]
     with pytest.raises(BadSampleError) as error:
         index.read(3)
     assert error.value.kind == "truncated"
     assert index.name(3)[1] == "000003"
-    assert f"{shard}: cut off or damaged after 4 samples" in caplog.text
 
 
-@pytest.mark.parametrize("blocks", [1, 3])  # the header alone, or the extended one before as well
-def test_a_tar_damaged_in_the_middle_is_told_of(tmp_path, caplog, blocks):
-    shard = write_shards(tmp_path, [4]) / "0.tar"
-    data = bytearray(shard.read_bytes())
-    end = int(scan_tar(str(shard)).rows[2, 0]) * tarfile.BLOCKSIZE
-    data[end - blocks * tarfile.BLOCKSIZE : end] = b"\xff" * blocks * tarfile.BLOCKSIZE
-    shard.write_bytes(data)
-    with caplog.at_level(logging.WARNING):
-        assert len(index_shards([str(shard)])) == 2
-    assert f"{shard}: cut off or damaged after 2 samples" in caplog.text
-    caplog.clear()
-    assert len(index_shards([str(shard)])) == 2
-    assert f"{shard}: cut off or damaged after 2 samples" in caplog.text  # in every run
+@pytest.mark.parametrize("workers", [0, 2])
+def test_damaged_tars_are_refused_in_every_run(tmp_path, cache, workers):
+    folder = write_shards(tmp_path, [1, 2, 3])
+    shards = [folder / f"{number}.tar" for number in range(3)]
+    for shard in shards[1:]:
+        shard.write_bytes(shard.read_bytes()[:2000])
+    for _ in range(2):
+        with pytest.raises(ShardError, match=r"/1.tar: cut off .* \(1 other shards fail"):
+            index_shards([str(shard) for shard in shards], workers=workers)
+    assert len(entries(cache)) == 1
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -140,7 +135,7 @@ def test_tars_that_cannot_be_read_are_named(tmp_path, workers):
     with tarfile.open(tmp_path / "gz.tar", "w:gz") as tar:
         tar.add(good, "0.jpg")
     for name in ("no", "gz"):
-        with pytest.raises(ShardError, match=f"{name}.tar: not a readable, uncompressed tar") as e:
+        with pytest.raises(ShardError, match=f"{name}.tar: not an uncompressed tar") as e:
             index_shards([good, str(tmp_path / f"{name}.tar")], workers=workers)
         assert "\n" not in str(e.value)
     empty = write_shard(tmp_path / "empty.tar", [])
@@ -162,7 +157,7 @@ def test_an_index_is_scanned_once(tmp_path, cache):
     shard = str(write_shards(tmp_path, [3]) / "0.tar")
     assert cached_rows(shard) is None
     index_shards([shard])
-    assert np.array_equal(cached_rows(shard), scan_tar(shard).rows)
+    assert np.array_equal(cached_rows(shard), scan_tar(shard))
     (entry,) = entries(cache)
     written = entry.stat().st_mtime_ns
     index_shards([shard])

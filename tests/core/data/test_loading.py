@@ -138,29 +138,25 @@ def broken_samples():
 
 @pytest.fixture(scope="module")
 def broken(tmp_path_factory):
-    """20 good samples, six broken ones, and one cut off."""
+    """20 good samples and six broken ones."""
     folder = tmp_path_factory.mktemp("broken")
     bad = [{"__key__": kind, **files} for kind, files in broken_samples().items()]
     write_shard(folder / "a.tar", [*map(sample, range(10)), *bad, *map(sample, range(10, 20))])
-    write_shard(folder / "b.tar", [{**sample(20), "__key__": "truncated"}])
-    data = (folder / "b.tar").read_bytes()
-    start = data.index(b"\xff\xd8\xff")
-    (folder / "b.tar").write_bytes(data[: start + 200])
     return folder
 
 
 def test_bad_samples_are_told_of_and_replaced(broken):
-    config = train_config(f"{broken}/*.tar", steps=3, batch_size=9)  # one epoch of 27 samples
+    config = train_config(f"{broken}/*.tar", steps=2, batch_size=13)  # one epoch of 26 samples
     batches = load(config)
-    assert all(batch.views.texts.shape[1] == 9 for batch in batches)
+    assert all(batch.views.texts.shape[1] == 13 for batch in batches)
     problems = [problem for batch in batches for problem in batch.problems]
     # Substitutes may be bad as well, so that a kind can come twice.
-    assert {problem.kind for problem in problems} == {*broken_samples(), "truncated"}
+    assert {problem.kind for problem in problems} == {*broken_samples()}
     for problem in problems:
         assert problem.key == problem.kind
         assert problem.detail.startswith(f"{broken}/")
     numbers = [number for batch in batches for number in numbers_in(batch)]
-    assert len(numbers) == 27
+    assert len(numbers) == 26
     assert set(numbers) == set(range(20))
 
 

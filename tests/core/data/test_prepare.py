@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import tarfile
 
 import pytest
 import webdataset
@@ -11,6 +10,7 @@ from support.shards import jpeg, tokenize, train_config
 from support.writing import file_size_limit
 
 from cosmos_core.data.captions import DREAMLIP_KEYS, caption_sentences
+from cosmos_core.data.download import read_source
 from cosmos_core.data.dreamlip import CaptionFile, read_cell
 from cosmos_core.data.index import index_shards
 from cosmos_core.data.loading import make_loader
@@ -140,18 +140,20 @@ def test_what_is_prepared_can_be_trained_on(tmp_path, captions):
     assert [batch.problems for batch in batches] == [(), (), ()]
 
 
-def test_a_call_that_broke_off_is_gone_on_with(tmp_path, captions):
+def test_a_call_that_broke_off_is_gone_on_with(tmp_path, captions, monkeypatch):
     images, output = as_tars(tmp_path / "images"), tmp_path / "out"
     prepare(images, captions, tmp_path / "whole", shard_size=3)
-    later = (images / "00001.tar").rename(tmp_path / "later.tar")
-    (images / "00001.tar").symlink_to(later)
-    hidden = later.read_bytes()
-    # Same names and sizes, so that it is the same job; reading comes to grief on the way.
-    later.write_bytes(b"x" * len(hidden))
-    with pytest.raises(ValueError, match=r"00001.tar: not a readable tar"):
-        prepare(images, captions, output, shard_size=3)
+
+    def fail_at_second(source):
+        if source.name == "00001.tar":
+            raise OSError("no more")
+        return read_source(source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cosmos_core.data.prepare.read_source", fail_at_second)
+        with pytest.raises(OSError, match="no more"):
+            prepare(images, captions, output, shard_size=3)
     assert shards_of(output) == {"00000.tar": (tmp_path / "whole" / "00000.tar").read_bytes()}
-    later.write_bytes(hidden)
     for name in FOREIGN:
         (output / name).write_bytes(b"another program's")
     before = (output / "00000.tar").stat().st_mtime_ns
@@ -181,16 +183,22 @@ def test_an_output_that_cannot_be_written_is_refused_first(tmp_path, captions):
         prepare(images, captions, tmp_path / "file" / "out")
 
 
-def test_an_image_that_is_cut_off_is_left_out(tmp_path, captions, caplog):
+def test_a_damaged_tar_is_refused_before_anything_is_written(tmp_path, captions):
     images = as_tars(tmp_path / "images")
     path = images / "00001.tar"
-    with tarfile.open(path) as tar:
-        last = tar.getmembers()[-3]
-    assert last.name == "000000012.jpg"
-    path.write_bytes(path.read_bytes()[: last.offset_data + 100])
-    report = prepare(images, captions, tmp_path / "out", shard_size=4)
-    assert report == REPORT._replace(images_without_captions=1)
-    assert f"{path}: cut off" in caplog.text
+    path.write_bytes(path.read_bytes()[:-10240])
+    with pytest.raises(ValueError, match=r"00001\.tar: cut off at byte \d+; fetch it again$"):
+        prepare(images, captions, tmp_path / "out", shard_size=4)
+    assert not (tmp_path / "out").exists()
+
+
+def test_images_of_one_name_in_several_folders_are_several(tmp_path, captions):
+    (tmp_path / "images").mkdir()
+    with webdataset.TarWriter(str(tmp_path / "images" / "a.tar")) as writer:
+        for number in range(3):
+            content = json.dumps(record(number)).encode()
+            writer.write({"__key__": f"{number}/0", "jpg": jpeg(number), "json": content})
+    assert prepare(tmp_path / "images", captions, tmp_path / "out").samples == 3
 
 
 def test_the_output_must_be_empty_or_of_the_same_inputs(tmp_path, captions):

@@ -1,7 +1,10 @@
 """Batches of streams: `pipe:` and HTTP through webdataset, against the same tars read locally."""
 
+import bz2
 import functools
+import gzip
 import http.server
+import lzma
 import shutil
 import threading
 
@@ -183,6 +186,29 @@ def test_a_stream_that_breaks_off_gives_the_samples_before(folder):
     assert 1 <= len(samples) <= 2
     assert samples[0].raw == next(read_stream(f"pipe:cat {folder}/1.tar")).raw
     assert (problem.kind, problem.key) == ("truncated", f"pipe:head -c {size // 2} {folder}/1.tar")
+
+
+@pytest.mark.parametrize("module", [gzip, bz2, lzma])
+def test_compressed_streams_are_read_whole_or_fail(folder, tmp_path, module):
+    whole = module.compress((folder / "1.tar").read_bytes())
+    path = tmp_path / "1.tar.packed"
+    path.write_bytes(whole)
+    samples = list(read_stream(f"file:{path}"))
+    assert [item.raw for item in samples] == [
+        item.raw for item in read_stream(f"file:{folder}/1.tar")
+    ]
+    for data in (whole[:-3], whole + whole, whole[:200] + b"wrong" + whole[205:]):
+        path.write_bytes(data)
+        *samples, problem = read_stream(f"file:{path}")
+        assert len(samples) <= 3
+        assert problem.kind == ("truncated" if samples else "unreadable")
+        assert "\n" not in problem.detail
+
+
+def test_a_damaged_stream_does_not_wait_for_the_rest(folder):
+    *samples, problem = read_stream(f"pipe:cat {folder}/1.tar; yes")
+    assert len(samples) == 2  # without the one that it fails in
+    assert "goes on after its end" in problem.detail
 
 
 @pytest.mark.parametrize(

@@ -308,8 +308,8 @@ def test_a_selection_set_with_other_numbers_of_items(tmp_path):
 
 def test_test_images_of_classification_sets_are_counted(tmp_path, monkeypatch):
     write_class_set("dtd", tmp_path, monkeypatch)
-    dtd = dataclasses.replace(CLASSIFICATION["dtd"], n_classes=2)
-    of_two = dataclasses.replace(dtd, n_images=2)
+    dtd = CLASSIFICATION["dtd"]
+    of_two = dataclasses.replace(dtd, n_classes=2, n_images=2)
     options = RunOptions(data_root=str(tmp_path))
     found = examine(of_two, options, no_progress)
     assert (found.whole, found.images, found.expected) == (True, 2, 2)
@@ -318,7 +318,8 @@ def test_test_images_of_classification_sets_are_counted(tmp_path, monkeypatch):
     missing.unlink()
     found = examine(dtd, options, no_progress)
     assert (found.whole, found.images, found.expected) == (False, 1, 1880)
-    first, second = found.faults
+    first, classes, second = found.faults
+    assert classes.startswith(f"{tmp_path}/dtd/dtd has 2 classes, not the 47; ")
     assert first.startswith(f"1 of 2 test images are not there, the first: {missing}; from: ")
     assert second.startswith(f"{tmp_path}/dtd/dtd has 2 test images, not 1880; ")
     # torchvision fetches nothing where the folders are there.

@@ -9,7 +9,7 @@ from importlib.resources import files
 import open_clip
 import pytest
 
-from cosmos_eval.leaderboard import published
+from cosmos_eval.leaderboard import measured, published
 from cosmos_eval.protocols import known_families
 
 COSMOS = "https://github.com/ExplainableML/cosmos/blob/main/README.md"
@@ -89,6 +89,7 @@ def _table(columns, text, source="published"):
     return cells
 
 
+OPENCLIP_CELLS = _table(OPENCLIP_COLUMNS, OPENCLIP_TABLE)
 EIGHT = ("voc21", "context60", "coco_object", "voc20", "cityscapes", "context59")
 EIGHT += ("ade20k", "coco_stuff")
 FIVE = ("voc20", "context59", "coco_stuff", "cityscapes", "ade20k")
@@ -99,7 +100,7 @@ EXPECTED = {
         f"{UNSTATED} 77.7 34.7 33.7 17.7 23.2 31.3",
         "unverified",
     ),
-    "openclip.csv": _table(OPENCLIP_COLUMNS, OPENCLIP_TABLE),
+    "openclip.csv": OPENCLIP_CELLS,
     "sclip.csv": _table(
         _mious("sclip", SCLIP, EIGHT),
         "openclip:ViT-B-16/openai 59.63 31.74 33.52 81.54 32.34 34.46 16.45 22.77",
@@ -156,6 +157,25 @@ def test_a_row_of_openclips_table_has_the_activation_that_is_loaded(model):
     assert row_tag == tag
     assert row_arch.removesuffix("-quickgelu") == arch
     assert in_the_table == loaded
+
+
+@pytest.mark.parametrize("model", {line["model"]: None for line in openclip_lines()})
+def test_the_other_name_of_the_same_model_meets_the_same_numbers(model, make_row):
+    arch, tag = model.removeprefix("openclip:").split("/")
+    other = f"{arch}-quickgelu"
+    if not open_clip.is_pretrained_cfg(other, tag):
+        assert not open_clip.get_pretrained_cfg(arch, tag).get("quick_gelu", False)
+        return
+    assert open_clip.get_pretrained_cfg(other, tag) == open_clip.get_pretrained_cfg(arch, tag)
+    for name in (f"{arch}/{tag}", f"{other}/{tag}"):
+        row = make_row(
+            model={"spec": f"openclip:{name}", "weights": None},
+            dataset="imagenet1k",
+            protocol="clip-benchmark",
+        )
+        (entry,) = measured([row])
+        number = OPENCLIP_CELLS[model, "cls", "imagenet1k", "clip-benchmark", "acc1"][0]
+        assert entry.published == {"acc1": pytest.approx(float(number) / 100)}
 
 
 def test_no_file_is_unchecked():

@@ -95,13 +95,6 @@ def test_sugarcrepe_has_a_file_a_subset(make_set: Make) -> None:
     ]
 
 
-def test_a_line_of_json_may_hold_other_line_separators(make_set: Make) -> None:
-    """JSON allows U+2028 in a text; only a line feed ends a record."""
-    item = {**ITEMS[0], "caption": "red\u2028or so"}
-    content = json.dumps(item, ensure_ascii=False) + "\n"
-    assert opened(make_set(IMAGES, content, "i.jsonl")).captions[0] == "red\u2028or so"
-
-
 def test_an_excerpt_of_the_published_sugarcrepe(tmp_path: Path) -> None:
     """Read as main_eval.py of its authors does: by index, which `swap_obj` leaves gaps in."""
     write_coco_excerpt(tmp_path)
@@ -131,6 +124,13 @@ def test_numbers_of_the_released_sugarcrepe() -> None:
     assert isinstance(protocol, SelectionProtocol)
     assert protocol.subset_items == released
     assert protocol.n_items == sum(released.values()) == 7511
+
+
+def test_a_line_of_json_may_hold_other_line_separators(make_set: Make) -> None:
+    """JSON allows U+2028 in a text; only a line feed ends a record."""
+    item = {**ITEMS[0], "caption": "red\u2028or so"}
+    content = json.dumps(item, ensure_ascii=False) + "\n"
+    assert opened(make_set(IMAGES, content, "i.jsonl")).captions[0] == "red\u2028or so"
 
 
 def test_winoground(make_set: Make) -> None:

@@ -1,0 +1,299 @@
+"""Read the files of a tar strictly: a damaged tar is an error, never a shorter tar.
+
+Python's tarfile, and webdataset with it, takes a damaged or missing header for the end of the
+archive. Here an archive ends with two blocks of zeros, which POSIX demands and tar programs and
+libraries write, and then only zeros follow. Every header has the right checksum. A wrong size with
+a right checksum shows in one of three ways: it leads to what is no header, what should fill up the
+last block of the file is not zero, or the content holds the headers of other files.
+
+Formats: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Interchange Format"; for GNU's long
+names and large numbers, GNU tar's manual, "Basic Tar Format". Imports no torch by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+BLOCK = 512
+_MAGIC = 257  # where a header has "ustar"
+_ZEROS = bytes(BLOCK)
+_END_LIMIT = 1 << 20  # bytes of zeros after the end: more than any program pads an archive with
+_HEADER_LIMIT = 1 << 20  # bytes of an extended header, which holds names and attributes
+_CHUNK = 1 << 20
+_DIGITS = 13  # of a size: 10 TB, which every file system can seek to
+# What webdataset skips, and its keys and extensions: webdataset/tariterators.py.
+_META = re.compile(r"__[^/]*__(/|$)")
+_KEY = re.compile(r"((?:.*/|)[^./][^./]*)[.]([^/]*)", re.DOTALL)
+
+_FILES = (b"0", b"\0", b"7")
+_SKIPPED = (b"5", b"V")  # folders; the label of a volume
+_OTHERS = {
+    b"1": "a hard link",
+    b"2": "a symbolic link",
+    b"3": "a device",
+    b"4": "a device",
+    b"6": "a named pipe",
+    b"S": "a sparse file",
+}
+
+
+class TarError(ValueError):
+    """Raised for a tar that cannot be read whole; one line, without the name of the tar."""
+
+
+class Readable(Protocol):
+    """A binary file or stream. It is read in order; where it can seek, contents are skipped."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return `size` bytes, fewer only at the end."""
+
+
+class Member(NamedTuple):
+    """A file in a tar: its name, the offset of its first byte, and its size in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+class _Header(NamedTuple):
+    kind: bytes
+    name: bytes
+    size: int
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """Split a file's name into its sample's key and its extension in lower case.
+
+    The key ends at the first full stop of the last part of the path, as in webdataset. None for
+    names without either, and for metadata (`__meta__/...`).
+    """
+    found = _KEY.fullmatch(name)
+    if found is None or _META.match(name):
+        return None
+    return found[1], found[2].lower()
+
+
+def require_one_file(content: bytes) -> None:
+    """Raise TarError where a file's content, from its first byte on, holds headers of other files.
+
+    Iterating over a tar reads no contents and cannot see them.
+    """
+    magic = content.find(b"ustar")
+    while magic != -1:
+        start = magic - _MAGIC
+        if start >= 0 and start % BLOCK == 0 and _is_header(content[start : start + BLOCK]):
+            raise TarError("damaged: a file reaches into the next one; fetch it again")
+        magic = content.find(b"ustar", magic + 1)
+
+
+class TarReader:
+    """Iterate over the files of an uncompressed tar, from a file or a stream at its beginning.
+
+    Folders are skipped. Raises TarError for a tar that is damaged, cut off or followed by
+    another, for links, devices and sparse files, and for two files of one name.
+    """
+
+    def __init__(self, file: Readable) -> None:
+        self._file = file
+        seekable = getattr(file, "seekable", None)
+        self._seek = getattr(file, "seek", None) if seekable is not None and seekable() else None
+        self._position = 0
+        self._unread = 0  # bytes of the current file's content
+        self._padding = 0  # bytes between that content and the next header
+
+    def __iter__(self) -> Iterator[Member]:
+        names: set[str] = set()
+        while (member := self._next_file()) is not None:
+            if member.name in names:
+                raise TarError(f"two files are called {member.name!r}; pack it again")
+            names.add(member.name)
+            yield member
+
+    def read(self) -> bytes:
+        """Return the content of the file that the iteration has come to."""
+        content = self._content()
+        require_one_file(content)
+        return content
+
+    def _content(self) -> bytes:
+        content = self._take(self._unread)
+        self._unread = 0
+        return content
+
+    def _next_file(self) -> Member | None:
+        """Skip to the next file, past folders; None at the end of the archive."""
+        records: dict[bytes, bytes] = {}
+        while (header := self._header()) is not None:
+            if header.kind in b"xXgLK":
+                self._extend(header, records)
+                continue
+            name, size = _name_and_size(header, records)
+            if header.kind in _FILES and not name.endswith("/"):
+                self._expect(size)
+                return Member(name, self._position, size)
+            if header.kind not in (*_FILES, *_SKIPPED):
+                kind = _OTHERS.get(header.kind, f"of an unknown kind, {header.kind!r}")
+                how = "pack it again with --dereference --hard-dereference"
+                raise TarError(f"{name!r} is {kind}; {how}")
+            records = {}
+        if records:
+            raise self._damaged("an extended header has no file")
+        return None
+
+    def _extend(self, header: _Header, records: dict[bytes, bytes]) -> None:
+        """Read the content of an extended header, which is about the next file or, `g`, all."""
+        if header.size > _HEADER_LIMIT:
+            raise self._damaged("an extended header is too large")
+        self._expect(header.size)
+        content = self._content()
+        if header.kind == b"K":  # the target of a link
+            return
+        try:
+            found = {b"path": _long_name(content)} if header.kind == b"L" else _pax(content)
+        except ValueError as error:
+            raise self._damaged(f"an extended header is broken ({error})") from error
+        if header.kind != b"g":
+            records.update(found)
+        elif found.keys() & {b"path", b"size"}:
+            raise self._damaged("one name or size is stated for all files")
+
+    def _expect(self, size: int) -> None:
+        self._unread, self._padding = size, -size % BLOCK
+
+    def _header(self) -> _Header | None:
+        """Skip to the next header and read it; None at the end, once all has been read."""
+        self._skip(self._unread)
+        data = self._take(self._padding + BLOCK)
+        padding, block = data[: self._padding], data[self._padding :]
+        self._unread = self._padding = 0
+        if padding.strip(b"\0"):
+            raise self._damaged("the size of a file is wrong")
+        if block == _ZEROS:
+            self._require_end()
+            return None
+        try:
+            return _parse(block)
+        except ValueError as error:
+            if self._position == BLOCK:
+                raise _no_tar(str(error)) from error
+            raise self._damaged(str(error)) from error
+
+    def _require_end(self) -> None:
+        """Read the second block of zeros, and zeros to the end of the file."""
+        end = self._position - BLOCK
+        rest = self._read(_END_LIMIT)
+        if rest.strip(b"\0"):
+            raise TarError(
+                f"goes on after its end at byte {end}: fetch it again; if it is several tars "
+                "joined, unpack them by tar --ignore-zeros -xf and pack one tar"
+            )
+        if len(rest) < BLOCK:
+            raise self._cut_off()
+        if len(rest) == _END_LIMIT:
+            raise TarError(f"only zeros from byte {end} on: not written to its end; fetch it again")
+
+    def _skip(self, size: int) -> None:
+        if self._seek is not None and size:
+            self._position += size
+            self._seek(self._position)
+            return
+        while size:
+            size -= len(self._take(min(size, _CHUNK)))
+
+    def _take(self, size: int) -> bytes:
+        data = self._read(size)
+        if len(data) < size:
+            raise self._cut_off()
+        return data
+
+    def _read(self, size: int) -> bytes:
+        """Read up to `size` bytes, fewer at the end of the file."""
+        data = self._file.read(min(size, _CHUNK))
+        self._position += len(data)
+        if len(data) == size or not data:
+            return data
+        chunks = [data]  # what a wrong size asks for may not fit into memory
+        while size := size - len(data):
+            data = self._file.read(min(size, _CHUNK))
+            self._position += len(data)
+            chunks.append(data)
+            if not data:
+                break
+        return b"".join(chunks)
+
+    def _cut_off(self) -> TarError:
+        if self._position < BLOCK:
+            return _no_tar(f"{self._position} bytes")
+        return TarError(f"cut off at byte {self._position}; fetch it again")
+
+    def _damaged(self, reason: str) -> TarError:
+        return TarError(f"damaged before byte {self._position}: {reason}; fetch it again")
+
+
+def _no_tar(reason: str) -> TarError:
+    return TarError(f"not an uncompressed tar ({reason}); fetch it again, or uncompress it")
+
+
+def _is_header(block: bytes) -> bool:
+    try:
+        return len(block) == BLOCK and bool(_parse(block))
+    except ValueError:
+        return False
+
+
+def _parse(block: bytes) -> _Header:
+    """Read a header block. Raises ValueError for a wrong checksum or number."""
+    stated = _number(block[148:156])
+    blank = block[:148] + b" " * 8 + block[156:]
+    if sum(blank) != stated and sum(memoryview(blank).cast("b")) != stated:  # old Sun's was signed
+        raise ValueError("bad checksum")
+    name = block[:100].partition(b"\0")[0]
+    if block.startswith(b"ustar\0", _MAGIC) and block[345]:  # in GNU's format no prefix
+        name = block[345:500].partition(b"\0")[0] + b"/" + name
+    return _Header(block[156:157], name, _number(block[124:136]))
+
+
+def _number(field: bytes) -> int:
+    """Read octal digits, or GNU's large numbers: 0x80, then big-endian."""
+    if field[0] == 0x80:
+        return int.from_bytes(field[1:], "big")
+    digits = field.strip(b" \0") or b"0"
+    if digits.strip(b"01234567"):
+        raise ValueError("bad number")
+    return int(digits, 8)
+
+
+def _pax(content: bytes) -> dict[bytes, bytes]:
+    """Read the records `LENGTH KEYWORD=VALUE` of a pax header, which fill it to the byte."""
+    found, start = {}, 0
+    while start < len(content):
+        digits = content[start : start + 20].partition(b" ")[0]
+        end = start + (int(digits) if digits.isdigit() else 0)
+        keyword, equals, value = content[start + len(digits) + 1 : end - 1].partition(b"=")
+        if not equals or content[end - 1 : end] != b"\n":
+            raise ValueError("bad record")
+        found[keyword] = value
+        start = end
+    return found
+
+
+def _long_name(content: bytes) -> bytes:
+    """Read a GNU long name, which ends with a zero byte."""
+    name = content.removesuffix(b"\0")
+    if not name or b"\0" in name:
+        raise ValueError("bad name")
+    return name
+
+
+def _name_and_size(header: _Header, records: dict[bytes, bytes]) -> tuple[str, int]:
+    """Return what extended headers state, or else the header. Raises TarError."""
+    name = records.get(b"path", header.name).decode("utf-8", "surrogateescape")
+    size = records.get(b"size", b"%d" % header.size)
+    if not name or "\0" in name or not size.isdigit() or len(size) > _DIGITS:
+        raise TarError(f"damaged: a file called {name!r} of {size[:40].decode('latin-1')} bytes")
+    if any(keyword.startswith(b"GNU.sparse.") for keyword in records):
+        raise TarError(f"{name!r} is a sparse file; pack it again without --sparse")
+    return name, int(size)

@@ -1,0 +1,42 @@
+"""300 damaged inputs, the same in every run; `benchmarks/fuzz.py` tries thousands of others."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
+from support.fuzzed_inputs import KINDS
+from support.fuzzing import Fuzzer
+
+# Hypothesis keeps tables of characters even without its database; they are not to be in the tree.
+set_hypothesis_home_dir(tempfile.gettempdir())
+
+CASES = {"images": 30, "tars": 40, "checkpoint": 20, "baseline": 21}
+OTHERS = 9
+
+
+def test_there_are_300_cases():
+    assert sum(CASES.get(name, OTHERS) for name in KINDS) == 300
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_right_number_or_one_line(name: str, tmp_path: Path):
+    fuzzer = Fuzzer(KINDS[name], tmp_path)
+
+    @settings(
+        max_examples=CASES.get(name, OTHERS),
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.randoms(use_true_random=False))
+    def run(rng: Random) -> None:
+        fuzzer.case(rng)
+
+    run()

@@ -1,0 +1,186 @@
+"""Images and tar archives to be fuzzed, and the model that measures them.
+
+The model sees the mean colour of an image and the colour words of a text, so that an oracle needs
+Pillow and a maximum alone.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from random import Random
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from support.fuzzing import Kind, Outcome, damage, misplace
+
+COLOURS = {"red": (200, 30, 40), "green": (30, 180, 60), "blue": (20, 60, 220)}
+MODEL = """
+import numpy as np
+import torch
+from cosmos_eval.types import EncoderInfo
+
+COLOURS = ("red", "green", "blue")
+
+class Colours:
+    preprocessing = {}
+    tokenizer = {}
+    trims_text = False
+
+    def __init__(self, device, precision):
+        self.info = EncoderInfo("colours", "colours", None, "0" * 64, False, precision, device)
+
+    def transform(self, image):
+        mean = np.asarray(image, np.float64).reshape(-1, 3).mean(axis=0)
+        return torch.tensor(mean + 1e-3).float()[:, None, None]
+
+    def tokenize(self, texts):
+        named = torch.tensor([[int(colour in text) for colour in COLOURS] for text in texts])
+        return torch.where(named.any(dim=1, keepdim=True), named, 1)
+
+    def overlong(self, texts):
+        return torch.zeros(len(texts), dtype=torch.bool)
+
+    def encode_image(self, images):
+        return torch.nn.functional.normalize(images[:, :, 0, 0], dim=1)
+
+    def encode_text(self, tokens):
+        return torch.nn.functional.normalize(tokens.float(), dim=1)
+
+def load(device, precision):
+    return Colours(device, precision)
+"""
+SAMPLES = [(n, colour) for n, colour in enumerate(("red", "green", "blue", "blue", "green", "red"))]
+FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
+
+
+def picture(number: int, colour: str, form: str = "PNG") -> bytes:
+    """A small image of about one colour; every sixth number has another one than it says."""
+    colour = "red" if number == 4 else colour
+    rng = np.random.default_rng(number)
+    pixels = np.clip(rng.normal(COLOURS[colour], 8, (6, 8, 3)), 0, 255).astype(np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, form)
+    return content.getvalue()
+
+
+def seen(content: bytes) -> str | None:
+    """The colour that the model must see, by Pillow alone; None where Pillow cannot decode."""
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            mean = np.asarray(image.convert("RGB"), np.float64).reshape(-1, 3).mean(axis=0)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError):
+        return None
+    return list(COLOURS)[int(mean.argmax())]
+
+
+def measure(dataset: str, folder: Path, model: str = "python:{}/model.py") -> list[str]:
+    """The command that measures the data set of a YAML file."""
+    return [
+        *("run", "--dataset", str(folder / dataset), "--model", model.format(folder)),
+        *("--output", str(folder / "out"), "--device", "cpu", "--no-cache", "--workers", "0"),
+    ]
+
+
+def prepare_images(folder: Path) -> None:
+    """Write a data set, `set.yaml`, with an image of every format, and the model."""
+    (folder / "model.py").write_text(MODEL)
+    (folder / "set.yaml").write_text("kind: cls\nfolder: photos\n")
+    for (number, colour), form in zip(SAMPLES, FORMATS, strict=True):
+        path = folder / "photos" / colour / f"{number}.{form.lower()}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(number, colour, form))
+
+
+def _mutate_image(rng: Random, folder: Path) -> str:
+    path = rng.choice(sorted((folder / "photos").glob("*/*")))
+    return misplace(rng, path) if rng.random() < 0.1 else damage(rng, path)
+
+
+def _judge_images(copy: Path, _: Path, outcome: Outcome, __: Outcome) -> Iterator[str]:
+    paths = [path for path in (copy / "photos").glob("*/*.*") if path.is_file()]
+    labels = [(path.parent.name, path.read_bytes()) for path in paths]
+    yield from _judge_colours(labels, outcome)
+
+
+def _judge_colours(labels: list[tuple[str, bytes]], outcome: Outcome) -> Iterator[str]:
+    """Compare an accuracy with that of the oracle on labels and images."""
+    (result,) = outcome.results
+    colours = [(label, seen(content)) for label, content in labels]
+    if unread := sum(colour is None for _, colour in colours):
+        yield f"Pillow cannot decode {unread} of the images"
+        return
+    right = sum(label == colour for label, colour in colours)
+    expected = right / max(1, len(colours))
+    if result["n_samples"] != len(colours) or abs(result["metrics"]["acc1"] - expected) > 1e-9:
+        acc1 = result["metrics"]["acc1"]
+        yield f"acc1 {acc1} of {result['n_samples']}, the oracle: {expected} of {len(colours)}"
+
+
+# --- Tar archives ------------------------------------------------------------------------------
+
+
+def _prepare_tars(folder: Path) -> None:
+    (folder / "model.py").write_text(MODEL)
+    (folder / "set.yaml").write_text("kind: cls\nlayout: webdataset\nfolder: wds\n")
+    (folder / "wds/test").mkdir(parents=True)
+    (folder / "wds/classnames.txt").write_text("\n".join(COLOURS))
+    (folder / "wds/test/nshards.txt").write_text("1")
+    with tarfile.open(folder / "wds/test/0.tar", "w") as tar:
+        for number, colour in SAMPLES:
+            label = str(list(COLOURS).index(colour)).encode()
+            for suffix, content in (("cls", label), ("png", picture(number, colour))):
+                info = tarfile.TarInfo(f"{number:04}.{suffix}")
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+
+def _mutate_tar(rng: Random, folder: Path) -> str:
+    path = folder / "wds/test/0.tar"
+    if rng.random() < 0.05:
+        return misplace(rng, path)
+    if rng.random() < 0.5:
+        return damage(rng, path)
+    content = bytearray(path.read_bytes())
+    with tarfile.open(path) as tar:
+        starts = [info.offset for info in tar]
+    start = rng.choice(starts)
+    where, size = rng.choice(((0, 100), (100, 8), (124, 12), (148, 8), (156, 1), (157, 100)))
+    field = rng.choice((b"", b"7" * size, b"\xff" * size, rng.randbytes(size), b"00000000144"))
+    content[start + where : start + where + size] = field[:size].ljust(size, b"\0")
+    header = content[start : start + 512]
+    if rng.random() < 0.7:  # an adversary mends the checksum
+        header[148:156] = b" " * 8
+        content[start + 148 : start + 156] = f"{sum(header):06o}\0 ".encode()
+    path.write_bytes(content)
+    return f"0.tar: field {where} of the header at {start} is {bytes(field)[:12]!r}"
+
+
+def _judge_tar(copy: Path, _: Path, outcome: Outcome, __: Outcome) -> Iterator[str]:
+    """Compare with what GNU tar finds in the archive, which must be whole."""
+    content = (copy / "wds/test/0.tar").read_bytes()
+    if len(content) % 512 or any(content[-1024:]):
+        yield "it does not end as archives do, with two blocks of zeros"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["tar", "--ignore-zeros", "-xf", str(copy / "wds/test/0.tar"), "-C", folder]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode or done.stderr:
+            yield f"GNU tar refuses it: {done.stderr.strip()[:100]!r}"
+            return
+        labels = []
+        for path in Path(folder).rglob("*.cls"):
+            label = list(COLOURS)[int(path.read_text())]
+            labels.append((label, path.with_suffix(".png").read_bytes()))
+    yield from _judge_colours(labels, outcome)
+
+
+KINDS = (
+    Kind("images", prepare_images, _mutate_image, partial(measure, "set.yaml"), _judge_images),
+    Kind("tars", _prepare_tars, _mutate_tar, partial(measure, "set.yaml"), _judge_tar),
+)

@@ -1,0 +1,178 @@
+"""Tars with damage, through everything that reads tars: all samples or an error."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import webdataset
+from support.shards import jpeg
+
+from cosmos_core.data.index import index_shards
+from cosmos_core.data.prepare import prepare
+from cosmos_core.data.problems import BadSampleError, Problem
+from cosmos_core.data.tarstream import read_stream
+from cosmos_eval.doctor import examine
+from cosmos_eval.tasks import find_protocol
+from cosmos_eval.tasks.archives import open_archives
+from cosmos_eval.types import RunOptions, UsageError, no_progress
+
+SAMPLES = 10
+BLOCK = tarfile.BLOCKSIZE
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A tar that trains, prepares, and is a retrieval and a classification set."""
+    path = tmp_path_factory.mktemp("whole") / "0.tar"
+    with webdataset.TarWriter(str(path)) as writer:
+        for number in range(SAMPLES):
+            record = {"url": f"https://host/{number}.jpg", "raw_caption": [f"caption {number}"]}
+            writer.write(
+                {
+                    "__key__": f"{number:04d}",
+                    "cls": 0,
+                    "webp": jpeg(number),  # the last of its sample
+                    "json": json.dumps(record).encode(),
+                    "txt": f"caption {number}",
+                }
+            )
+    return path.read_bytes()
+
+
+def by_index(path: Path) -> int:
+    return len(index_shards([str(path)]))
+
+
+def by_stream(path: Path) -> int:
+    items = list(read_stream(f"file:{path}"))
+    if isinstance(items[-1], Problem):
+        raise ValueError(items[-1].detail)
+    return len(items)
+
+
+def by_prepare(path: Path) -> int:
+    captions = path.parent / "captions.csv"
+    with captions.open("w", newline="") as file:
+        rows = [[f"https://host/{number}.jpg", f"caption {number}"] for number in range(SAMPLES)]
+        csv.writer(file).writerows([["Image Path", "raw_caption"], *rows])
+    return prepare(path.parent, captions, path.parent.with_name("out")).samples
+
+
+def by_archives(path: Path) -> int:
+    return len(open_archives([path]))
+
+
+def by_doctor(path: Path, text: str) -> int:
+    yaml = path.parent / "set.yaml"
+    yaml.write_text(text)
+    found = examine(find_protocol(str(yaml)), RunOptions(), no_progress)
+    if not found.whole:
+        (fault,) = found.faults
+        raise ValueError(fault)
+    return SAMPLES
+
+
+def by_doctor_of_retrieval(path: Path) -> int:
+    return by_doctor(path, "{kind: retrieval, archives: '*.tar'}")
+
+
+def by_doctor_of_classification(path: Path) -> int:
+    (path.parent / "test").mkdir(exist_ok=True)
+    (path.parent / "test/0.tar").write_bytes(path.read_bytes())
+    (path.parent / "test/nshards.txt").write_text("1")
+    (path.parent / "classnames.txt").write_text("one\nother\n")
+    return by_doctor(path, "{kind: cls, layout: webdataset, folder: .}")
+
+
+READERS = [
+    *(by_index, by_stream, by_prepare, by_archives),
+    *(by_doctor_of_retrieval, by_doctor_of_classification),
+]
+
+
+def member(data: bytes, name: str) -> tarfile.TarInfo:
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        return tar.getmember(name)
+
+
+def header(data: bytes) -> int:
+    """Where the header of a file in the middle begins."""
+    return member(data, "0004.webp").offset_data - BLOCK
+
+
+def with_size(data: bytes, size: int) -> bytes:
+    """The size and the checksum of a file in the middle replaced."""
+    start = header(data)
+    block = bytearray(data[start : start + BLOCK])
+    block[124:136] = b"%011o\0" % size
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return data[:start] + bytes(block) + data[start + BLOCK :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "cut in a header": lambda data: data[: header(data) + 100],
+    "cut before a header": lambda data: data[: header(data)],
+    "cut before an extended header": lambda data: data[: header(data) - 2 * BLOCK],
+    "cut in a content": lambda data: data[: header(data) + BLOCK + 700],
+    "cut before the end of the archive": lambda data: data.rstrip(b"\0") + b"\0" * 100,
+    "zeros over an extended header": lambda data: (
+        data[: header(data) - 2 * BLOCK] + bytes(BLOCK) + data[header(data) - BLOCK :]
+    ),
+    "zeros over a page": lambda data: (
+        data[: header(data)] + bytes(4096) + data[header(data) + 4096 :]
+    ),
+    "zeros to the end": lambda data: data[: header(data)] + bytes(3 << 20),
+    "a wrong size": lambda data: with_size(data, 700),
+    "a wrong size in the same block": lambda data: with_size(
+        data, member(data, "0004.webp").size - 3
+    ),
+    "two tars joined": lambda data: data + data,
+    "bytes behind the end": lambda data: data + b"more",
+}
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_an_error_of_one_line(whole, tmp_path, read, damage):
+    path = tmp_path / "images" / "0.tar"
+    path.parent.mkdir()
+    path.write_bytes(DAMAGE[damage](whole))
+    says = r"0\.tar: .*(damaged|cut off|after its end|only zeros)"
+    with pytest.raises((ValueError, UsageError), match=says) as error:
+        read(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("read", READERS)
+def test_a_whole_tar_is_read(whole, tmp_path, read):
+    path = tmp_path / "images" / "0.tar"
+    path.parent.mkdir()
+    path.write_bytes(whole)
+    assert read(path) == SAMPLES
+
+
+def test_a_file_that_reaches_into_the_next_sample_is_an_error_when_it_is_read(whole, tmp_path):
+    path = tmp_path / "images" / "0.tar"
+    path.parent.mkdir()
+    after = member(whole, "0006.cls").offset_data - 3 * BLOCK  # before its extended header
+    path.write_bytes(with_size(whole, after - header(whole) - BLOCK))
+    assert by_index(path) == SAMPLES - 1
+    for read in (by_stream, by_prepare):
+        with pytest.raises(ValueError, match=r"0\.tar: .*a file reaches into the next one"):
+            read(path)
+    with pytest.raises(BadSampleError, match="a file reaches into the next one"):
+        index_shards([str(path)]).read(4)
+    with pytest.raises(UsageError, match=r"0004\.webp: damaged: a file reaches into the next one"):
+        open_archives([path])[4].image().read()
