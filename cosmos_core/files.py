@@ -31,8 +31,15 @@ _cleared: set[str] = set()  # folders that this process has looked through
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file; folders are made as needed. Raises OSError, with the path, where it fails.
 
-    Several threads or processes may write the same path: the last one to finish wins.
+    Several threads or processes may write the same path: the last one to finish wins. A pipe or
+    device, such as /dev/stdout, is written and stays what it is; OSError is raised for a pipe that
+    nobody reads.
     """
+    if _is_special(path):
+        with errors_of(path), open(path, "wb", opener=_open_at_once) as stream:
+            os.set_blocking(stream.fileno(), True)
+            stream.write(content)
+        return
     with errors_of(path), replacing(path) as file:
         file.write(content)
 
@@ -84,29 +91,43 @@ def errors_of(path: Path) -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> None:
-    """Raise ValueError, which names the folder, where no files can be written to it.
-
-    Writes a small file to it, or to the nearest folder above that exists, and removes it.
-    """
+    """Raise ValueError, which names the folder, where no files can be written to it."""
     try:
-        temporary, file = _create_file(_nearest(folder))
-        try:
-            with file:
-                file.write(_PROBE)
-                file.flush()
-                os.fsync(file.fileno())
-        finally:
-            temporary.unlink(missing_ok=True)
+        _probe(folder)
     except OSError as error:
         raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def require_replaceable(path: Path) -> None:
-    """Raise ValueError, which names the file, where it cannot be written or is no regular file."""
-    if path.exists() and not path.is_file():
-        kind = "a folder" if path.is_dir() else "not a regular file"
-        raise ValueError(f"cannot write {path}: it is {kind}; name a file")
-    require_writable(path.parent)
+    """Raise ValueError, which names the file, where `write_atomically` could not write it."""
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder; name a file")
+    try:
+        if not _is_special(path):
+            _probe(path.parent)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _probe(folder: Path) -> None:
+    """Write a small file to a folder, or to the nearest one above that exists, and remove it."""
+    temporary, file = _create_file(_nearest(folder))
+    try:
+        with file:
+            file.write(_PROBE)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not (path.is_file() or path.is_dir())
+
+
+def _open_at_once(name: str, flags: int) -> int:
+    """Open a file without waiting for the other end of a pipe."""
+    return os.open(name, flags | os.O_NONBLOCK)
 
 
 def _nearest(folder: Path) -> Path:

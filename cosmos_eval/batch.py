@@ -10,12 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from cosmos_core.files import require_writable
 from cosmos_eval.executors import Engine
 from cosmos_eval.executors.worker import Numbered, Outcome, Task
 from cosmos_eval.plan import Pair, Plan, pair_of, require_folders
 from cosmos_eval.provenance import command_line
 from cosmos_eval.run import Fault, Job, Watch, data_faults, jobs_of, unwatched
-from cosmos_eval.types import CosmosEvalError, Protocol, UsageError
+from cosmos_eval.types import CosmosEvalError, Protocol, RunOptions, UsageError
 
 
 class Stored(NamedTuple):
@@ -43,12 +44,14 @@ def carry_out(
 ) -> Iterator[Stored | Failed]:
     """Measure and store what of a plan is not to be skipped, in the plan's order.
 
-    The data of every data set are looked at first. With `keep_going` failures are yielded.
-    Otherwise the first one is raised; several data sets that cannot be measured on are yielded
-    before UsageError is.
+    The folders that are written, then the data of every data set, are looked at first. With
+    `keep_going` failures are yielded. Otherwise the first one is raised; several data sets that
+    cannot be measured on are yielded before UsageError is.
     """
     plan = _needed(plan, skip)
     require_folders(plan)
+    if plan.specs:
+        plan.options.share.first_alone(partial(_require_outputs, plan.options, output))
     faults = list(data_faults(plan, watch))
     if len(faults) == 1 and not keep_going:
         raise faults[0].error
@@ -69,6 +72,20 @@ def carry_out(
     with closing(engine(tasks, watch)) as outcomes:
         for number, outcome in _in_order(outcomes, raising=not keep_going):
             yield from _events(jobs[number], outcome)
+
+
+def _require_outputs(options: RunOptions, output: Path) -> None:
+    """Raise UsageError where the results of a run or what it keeps could not be written."""
+    for name, folder in (
+        ("--output", str(output)),
+        ("--save-predictions", options.save_predictions),
+        ("COSMOS_EVAL_CACHE (--no-cache does without)", options.cache),
+    ):
+        try:
+            if folder is not None:
+                require_writable(Path(folder))
+        except ValueError as error:
+            raise UsageError(f"{error}; choose another folder by {name}") from error
 
 
 def _needed(plan: Plan, skip: Container[Pair]) -> Plan:

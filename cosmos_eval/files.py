@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
+
+from cosmos_core.files import write_atomically as write_atomically
 
 RESULTS = Path("runs/eval")
 """Where results go and are looked for, in the current folder.
@@ -35,31 +36,6 @@ def cache_folder() -> Path:
     """Where files lie that can be made again: COSMOS_EVAL_CACHE, or the user's cache folder."""
     chosen = os.environ.get("COSMOS_EVAL_CACHE")
     return Path(chosen or platformdirs.user_cache_path("cosmos-eval")).absolute()
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write to a hidden file in the same folder, then rename: never a half-written file.
-
-    Folders are made as needed. Several threads or processes may write the same path: each has a
-    file of its own until the end. A pipe or device, such as /dev/stdout, is written and stays what
-    it is; OSError is raised for a pipe that nobody reads.
-    """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        with open(path, "wb", opener=_open_at_once) as stream:
-            os.set_blocking(stream.fileno(), True)
-            stream.write(content)
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from cosmos_eval.cli.options import (
     JsonOption,
     PrecisionOption,
     WeightsOption,
+    writable,
 )
 from cosmos_eval.types import Attention
 
@@ -31,7 +32,10 @@ def attend(
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="FILE.png|.svg|.html", help="Where the picture is written.")
+        Path,
+        typer.Option(
+            metavar="FILE.png|.svg|.html", callback=writable, help="Where the picture is written."
+        ),
     ] = Path("attention.png"),
     model: Annotated[
         list[str] | None,

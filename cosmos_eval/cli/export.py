@@ -8,11 +8,15 @@ from typing import Annotated
 import typer
 
 from cosmos_eval.cli import display
+from cosmos_eval.cli.options import writable
 
 
 def export(
     out: Annotated[
-        Path, typer.Option(metavar="FILE", help="What to write: a .csv or a .parquet file.")
+        Path,
+        typer.Option(
+            metavar="FILE", callback=writable, help="What to write: a .csv or a .parquet file."
+        ),
     ],
     directory: Annotated[
         Path, typer.Argument(metavar="[DIR]", help="A folder of results.")

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cosmos_eval.types import Attention, Precision, Weights
+from cosmos_core.files import require_replaceable
+from cosmos_eval.types import Attention, Precision, UsageError, Weights
+
+
+def writable(path: Path) -> Path:
+    """Refuse a file that cannot be written, before the work whose outcome it is to hold.
+
+    The callback of options that name such a file. Raises UsageError.
+    """
+    try:
+        require_replaceable(path)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    return path
+
 
 ArchOption = Annotated[
     str | None,

@@ -9,12 +9,19 @@ from typing import Annotated
 import typer
 
 from cosmos_eval.cli import display
-from cosmos_eval.cli.options import DataRootOption, DeviceOption
+from cosmos_eval.cli.options import DataRootOption, DeviceOption, writable
 from cosmos_eval.types import RunOptions
 
 
 def report(
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="Where the page is written.")],
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE.html",
+            callback=writable,
+            help="Where the page is written.",
+        ),
+    ],
     directory: Annotated[
         Path, typer.Argument(metavar="[DIR]", help="A folder of results.")
     ] = display.RESULTS,

@@ -15,6 +15,7 @@ from cosmos_eval.cli.options import (
     JsonOption,
     PrecisionOption,
     WeightsOption,
+    writable,
 )
 from cosmos_eval.types import RunOptions
 
@@ -22,7 +23,12 @@ from cosmos_eval.types import RunOptions
 def segment(
     image: Annotated[Path, typer.Argument(help="An image file.", show_default=False)],
     out: Annotated[
-        Path, typer.Option(metavar="FILE.png", help="Where the picture is written.")
+        Path,
+        typer.Option(
+            metavar="FILE.png",
+            callback=writable,
+            help="Where the picture is written.",
+        ),
     ] = Path("segmented.png"),
     classes: Annotated[
         str | None,

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from cosmos_core.files import appearing
 from cosmos_eval.files import cache_folder
 from cosmos_eval.protocols.localisation import FAMILY as LOCALISATION
 from cosmos_eval.protocols.localisation import localisation_of
@@ -156,21 +156,26 @@ def prepare_scenes() -> None:
     if root.is_dir():
         return
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".scenes-", dir=root.parent) as temporary:
-            _publish(_render(Path(temporary) / "scenes"), root)
+        with appearing(root) as temporary:
+            _render(temporary)
     except OSError as error:
+        if root.is_dir():
+            return  # another run was faster; what it wrote is the same
         raise UsageError(
             f"cannot write the embedded scenes to {root.parent}: {error}; "
             "set COSMOS_EVAL_CACHE to a folder that can be written"
         ) from error
 
 
-def _render(folder: Path) -> Path:
+def _render(folder: Path) -> None:
+    """Fill an empty folder with the layouts and what the small things need."""
     from cosmos_core.data.scenes import TEST, write_layouts
 
     layouts = ("coco", "folder", "voc", "records", "choices")
-    write_layouts(folder, split=TEST, count=TEST_IMAGES, layouts=layouts)
+    written = write_layouts(folder / "new", split=TEST, count=TEST_IMAGES, layouts=layouts)
+    for path in written.iterdir():
+        path.rename(folder / path.name)
+    written.rmdir()
     scenes = json.loads((folder / "annotations.json").read_text("utf-8"))["scenes"]
     coco = json.loads((folder / _COCO / "captions_test_joined.json").read_text("utf-8"))
     for annotation, scene in zip(coco["annotations"], scenes, strict=True):
@@ -178,7 +183,6 @@ def _render(folder: Path) -> Path:
     (folder / _SMALL_CAPTIONS).write_text(json.dumps(coco), encoding="utf-8")
     for scene in scenes:
         _cut_out_small(scene, folder)
-    return folder
 
 
 def _cut_out_small(scene: Mapping[str, Any], folder: Path) -> None:
@@ -206,15 +210,6 @@ def _small_query(scene: Mapping[str, Any]) -> str:
         f"a small {thing['colour']} {thing['kind']} {PLACE_PHRASES[thing['place']]}"
         for thing in small
     )
-
-
-def _publish(folder: Path, root: Path) -> None:
-    try:
-        folder.rename(root)
-    except OSError:
-        # Another run was faster; what it wrote is the same.
-        if not root.is_dir():
-            raise
 
 
 def _root() -> Path:

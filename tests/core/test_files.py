@@ -142,9 +142,20 @@ def test_what_cannot_be_written_is_named(tmp_path):
         require_writable(tmp_path)
     with pytest.raises(ValueError, match="it is a folder; name a file"):
         require_replaceable(tmp_path)
-    with pytest.raises(ValueError, match="not a regular file"):
-        require_replaceable(tmp_path / "pipe")
+    require_replaceable(tmp_path / "pipe")
+    with pytest.raises(OSError, match="No such device or address"):  # nobody reads it
+        write_atomically(tmp_path / "pipe", b"")
     assert names(tmp_path) == ["file", "pipe"]
+
+
+def test_a_pipe_is_written_and_stays_one(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_atomically(pipe, b"content")
+    assert os.read(reader, 100) == b"content"
+    os.close(reader)
+    assert pipe.is_fifo()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
