@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,31 +47,39 @@ def told_apart(results: Iterable[Stored]) -> list[Stored]:
     """The same results, with notes where the name of a model does not say which one it is.
 
     Results of one name whose weights, code or architecture differ are of different models: each
-    gets the first digits of the hash of whatever differs. An edited record is marked as such.
+    gets the first digits of the hash of whatever differs. An edited record is marked as such; what
+    it says of its model changes no other name.
     """
-    listed = list(results)
-    states = _states(listed)
+    named = [(one, model_label(one.row), _state(one.row)) for one in results]
+    states: dict[str, set[_State]] = {}
+    for one, label, state in named:
+        if not one.is_edited:
+            states.setdefault(label, set()).add(state)
     return [
         one._replace(
-            notes=(
-                *_differing(_state(one.row), states[model_label(one.row)]),
-                *(["edited record"] if one.is_edited else []),
-            )
+            notes=("edited record",) if one.is_edited else _differing(state, states[label])
         )
-        for one in listed
+        for one, label, state in named
     ]
 
 
 def warnings_of(results: Iterable[Stored]) -> list[str]:
-    """One line for each model of several states, and one for all edited records."""
-    listed = list(results)
+    """One line for each name of several models, and one for all edited records.
+
+    The results are those of `told_apart`.
+    """
+    noted = [one for one in results if one.notes]
+    states: dict[str, set[_State]] = {}
+    for one in noted:
+        if not one.is_edited:
+            states.setdefault(model_label(one.row), set()).add(_state(one.row))
     lines = [
-        f"{len(states)} models are called {label}: their {' and '.join(_parts(states))} differ, "
+        f"{len(of)} models are called {label}: their {' and '.join(_parts(of))} differ, "
         "and each has a row of its own"
-        for label, states in sorted(_states(listed).items())
-        if len(states) > 1
+        for label, of in sorted(states.items())
+        if len(of) > 1
     ]
-    edited = list(dict.fromkeys(one.path.name for one in listed if one.is_edited))
+    edited = list(dict.fromkeys(one.path.name for one in noted if one.is_edited))
     if edited:
         named = ", ".join(edited[:_FILES])
         more = f" and {len(edited) - _FILES} more" if len(edited) > _FILES else ""
@@ -95,22 +103,16 @@ def _state(row: ResultRow) -> _State:
     return _State(row.model["weights_sha256"], row.model.get("code_sha256"), architecture)
 
 
-def _states(results: Sequence[Stored]) -> dict[str, set[_State]]:
-    """The states of every model by its name without notes."""
-    states: dict[str, set[_State]] = {}
-    for one in results:
-        states.setdefault(model_label(one.row), set()).add(_state(one.row))
-    return states
-
-
 def _parts(states: set[_State]) -> list[str]:
     """The parts in which states differ."""
+    if len(states) == 1:
+        return []
     columns = zip(*states, strict=True)
     return [name for name, of in zip(_State._fields, columns, strict=True) if len(set(of)) > 1]
 
 
-def _differing(state: _State, states: set[_State]) -> list[str]:
-    return [f"{name} {(getattr(state, name) or 'none')[:_HASH]}" for name in _parts(states)]
+def _differing(state: _State, states: set[_State]) -> tuple[str, ...]:
+    return tuple(f"{name} {(getattr(state, name) or 'none')[:_HASH]}" for name in _parts(states))
 
 
 def variants(row: ResultRow) -> tuple[str, ...]:

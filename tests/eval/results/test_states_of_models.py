@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -43,12 +44,21 @@ NAMES = [f"{SPEC} (weights {state * 8})" for state in "ab"]
 )
 def test_a_name_gets_the_hash_of_what_differs(make_row, changes, notes):
     rows = [make_row(), make_row(model=changes, dataset="other")]
-    found = told_apart(Stored("", row) for row in rows)
+    found = told_apart(Stored(Path(), row) for row in rows)
     assert tuple(note for one in found for note in one.notes) == notes
     assert len(warnings_of(found)) == (1 if notes else 0)
     # Another order, and the same again, change nothing.
     assert told_apart(found) == found
     assert told_apart(reversed(found)) == found[::-1]
+
+
+def test_an_edited_record_changes_no_other_name(make_row):
+    good = Stored(Path("a.json"), make_row(), unchanged=True)
+    edited = Stored(Path("b.json"), make_row(model={"weights_sha256": "1" * 64}), unchanged=False)
+    found = told_apart([good, edited])
+    assert [one.model for one in found] == ["scenes-cosmos", "scenes-cosmos (edited record)"]
+    (line,) = warnings_of(found)
+    assert line.endswith(": b.json")
 
 
 def test_rows_of_a_board(make_row):
