@@ -4,6 +4,7 @@ It has its own signals, output and exit status, as a program has, and starts in 
 program starts from nothing as well is tested where a run is killed and under torchrun.
 """
 
+import multiprocessing
 import os
 import shutil
 import sys
@@ -58,4 +59,5 @@ def _run(arguments: list[str], out: Path, err: Path) -> None:
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
     sys.argv = ["cosmos-train", *arguments]
+    multiprocessing.set_start_method(None, force=True)  # a program's, not that of this process
     main()
