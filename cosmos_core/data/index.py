@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -16,6 +16,7 @@ from cosmos_core.data.samples import RawSample
 from cosmos_core.data.shards import ShardError
 from cosmos_core.data.tar import BLOCK, TarError, require_one_file
 from cosmos_core.data.tarindex import COLUMNS, Rows, cached_rows, tar_rows
+from cosmos_core.data.workers import worker_lifetime
 
 _Item = TypeVar("_Item")
 
@@ -96,6 +97,21 @@ class _Tars(Dataset["Rows | str"]):
             return str(error)  # an exception would come back with the worker's traceback
 
 
+def _scan(shards: Sequence[str], workers: int) -> Iterator[Rows | str]:
+    with worker_lifetime() as start_worker:
+        loader = DataLoader(
+            _Tars(shards),
+            batch_size=None,
+            sampler=range(len(shards)),
+            num_workers=min(workers, len(shards)),
+            collate_fn=as_is,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),
+        )
+        items = iter(loader)
+        yield from items
+
+
 def index_shards(
     shards: Sequence[str], *, workers: int = 0, rank: int = 0, world_size: int = 1
 ) -> SampleIndex:
@@ -108,16 +124,8 @@ def index_shards(
     missing = [shard for shard, found in rows.items() if found is None]
     first = rank * len(missing) // world_size
     missing = missing[first:] + missing[:first]
-    scanned = DataLoader(
-        _Tars(missing),
-        batch_size=None,
-        sampler=range(len(missing)),
-        num_workers=min(workers, len(missing)),
-        collate_fn=as_is,
-        generator=torch.Generator(),
-    )
     failures: list[str] = []
-    for shard, result in zip(missing, scanned, strict=True):
+    for shard, result in zip(missing, _scan(missing, workers), strict=True):
         if isinstance(result, str):
             failures.append(result)
         else:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import cv2
 import torch
@@ -19,6 +19,7 @@ from cosmos_core.data.problems import Problem, UnreadableDataError
 from cosmos_core.data.samples import Batch, Failure, Tokenizer, ViewMaker
 from cosmos_core.data.shards import ShardError, ShardSets, parse_shards
 from cosmos_core.data.stream import StreamBatches, StreamPlan
+from cosmos_core.data.workers import worker_lifetime
 
 __all__ = ["Batch", "Problem", "ShardError", "Tokenizer", "UnreadableDataError", "make_loader"]
 
@@ -56,8 +57,11 @@ def make_loader(
 def _stream_batches(
     config: TrainConfig, shards: ShardSets, maker: ViewMaker, share: Share
 ) -> Iterable[Batch]:
-    plan = StreamPlan(shards, config.seed, share, lanes=max(1, config.data.workers))
-    return _Batches(config, StreamBatches(plan, maker), None)
+    # Streams are read by a worker even where none is asked for: a command can stall, and what it
+    # started can only be ended with a process group of its own.
+    workers = max(1, config.data.workers)
+    plan = StreamPlan(shards, config.seed, share, lanes=workers)
+    return _Batches(config, StreamBatches(plan, maker), None, workers)
 
 
 def _local_batches(
@@ -72,35 +76,33 @@ def _local_batches(
     ends = itertools.accumulate(map(len, shards.sets), initial=0)
     sizes = [index.start(end) - index.start(first) for first, end in itertools.pairwise(ends)]
     order = BatchOrder(EpochOrder(sizes, shards.weights, config.seed), share)
-    return _Batches(config, LocalBatches(index, maker), order)
+    return _Batches(config, LocalBatches(index, maker), order, config.data.workers)
 
 
 class _Batches:
     """One pass over a loader's batches, in this process's form of failure."""
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset[Batch | Failure], order: BatchOrder | None
+        self,
+        config: TrainConfig,
+        dataset: Dataset[Batch | Failure],
+        order: BatchOrder | None,
+        workers: int,
     ) -> None:
-        self._loader = DataLoader(
-            dataset,
-            batch_size=None,  # an item is a batch, collated by a worker
-            sampler=order,
-            num_workers=config.data.workers,
-            collate_fn=as_is,
-            pin_memory=config.compute.device != "cpu" and torch.cuda.is_available(),
-            worker_init_fn=_start_worker,
-            generator=torch.Generator(),  # else a seed for workers is drawn from the global one
-        )
+        self._dataset, self._order, self._workers = dataset, order, workers
+        self._pin_memory = config.compute.device != "cpu" and torch.cuda.is_available()
 
     def __iter__(self) -> Iterator[Batch]:
-        with _one_opencv_thread():
-            items = iter(self._loader)
         try:
-            for item in items:
-                if isinstance(item, Failure):
-                    raise UnreadableDataError(item.reason)
-                # Pinning makes lists of tuples.
-                yield Batch(item.views, tuple(item.problems))
+            with worker_lifetime(commands=self._order is None) as start:
+                with _one_opencv_thread():
+                    # Here, so that workers are ended before the loader waits for them to end.
+                    items = iter(self._loader(start))
+                for item in items:
+                    if isinstance(item, Failure):
+                        raise UnreadableDataError(item.reason)
+                    # Pinning makes lists of tuples.
+                    yield Batch(item.views, tuple(item.problems))
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
                 raise
@@ -108,6 +110,18 @@ class _Batches:
                 f"a data worker died ({' '.join(str(error).split())}); "
                 "where memory ran out, lower data.workers or optim.batch_size"
             ) from error
+
+    def _loader(self, start: Callable[[int], None]) -> DataLoader[Batch | Failure]:
+        return DataLoader(
+            self._dataset,
+            batch_size=None,  # an item is a batch, collated by a worker
+            sampler=self._order,
+            num_workers=self._workers,
+            collate_fn=as_is,
+            pin_memory=self._pin_memory,
+            worker_init_fn=partial(_start_worker, start),
+            generator=torch.Generator(),  # else a seed for workers is drawn from the global one
+        )
 
 
 @contextmanager
@@ -122,10 +136,8 @@ def _one_opencv_thread() -> Iterator[None]:
         cv2.setNumThreads(threads)
 
 
-def _start_worker(number: int) -> None:
-    """One thread of OpenCV also in a worker that is no copy; and out of reach of signals to the
-    group of the main process, which ends its workers itself once it has done with their batches."""
+def _start_worker(start: Callable[[int], None], number: int) -> None:
+    """One thread of OpenCV also in a worker that is no copy."""
     if cv2.getNumThreads() != 1:
         cv2.setNumThreads(1)
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)
+    start(number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from cosmos_core.engine.distributed import World, gather_objects, make_gather, w
 from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.optim import learning_rate, teacher_momentum
 from cosmos_core.engine.pictures import RunPictures
-from cosmos_core.engine.signals import StopRequest
+from cosmos_core.engine.signals import StopRequest, StopWaiting
 from cosmos_core.engine.snapshot import CHECKPOINT, Best, Snapshots
 from cosmos_core.engine.state import (
     find_state,
@@ -138,14 +139,16 @@ class Trainer:
     def _batches(self, shards: str, watch: Watch, stop: StopRequest) -> Iterator[Batch]:
         """The batches from here on, until a process is asked to stop."""
         config, world = self._config, self._world
-        loader = make_loader(
-            replace(config, data=replace(config.data, shards=shards)),
-            self._setting.tokenizer,
-            rank=world.rank,
-            world_size=world.size,
-            first_step=self._done,
-        )
-        batches = iter(loader)
+        batches: Iterator[Batch] = iter(())
+        with suppress(StopWaiting), stop.interrupting():
+            loader = make_loader(
+                replace(config, data=replace(config.data, shards=shards)),
+                self._setting.tokenizer,
+                rank=world.rank,
+                world_size=world.size,
+                first_step=self._done,
+            )
+            batches = iter(loader)
         restore_random_state(self._random)  # a loader may draw from the generators as it starts
         while self._done < config.optim.steps:
             with watch.waiting():
@@ -249,9 +252,12 @@ class Trainer:
 
 
 def _next(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
-    """The next batch; None where loaders died of the signal that asks to stop."""
+    """The next batch; None where a signal that asks to stop comes first, or loaders died of it."""
     try:
-        return next(batches)
+        with stop.interrupting():
+            return next(batches)
+    except StopWaiting:
+        return None
     except ChildProcessError:
         if stop.requested:
             return None

@@ -5,6 +5,7 @@ program starts from nothing as well is tested where a run is killed and under to
 """
 
 import importlib
+import multiprocessing
 import os
 import resource
 import shutil
@@ -94,4 +95,5 @@ def _run(target: Callable[[list[str]], None], arguments: list[str], out: Path, e
 
 def _train(arguments: list[str]) -> None:
     sys.argv = ["cosmos-train", *arguments]
+    multiprocessing.set_start_method(None, force=True)  # a program's, not that of this process
     main()

@@ -1,0 +1,67 @@
+"""Processes of a DataLoader that end with the process that started them, however that one ends."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing.connection import Connection
+
+_guards: list[subprocess.Popen[bytes]] = []  # of this process, if it is a worker
+
+
+@contextmanager
+def worker_lifetime(*, commands: bool = False) -> Iterator[Callable[[int], None]]:
+    """Yield a `worker_init_fn`; workers that it starts end at once when the context does.
+
+    They also end when this process dies of SIGKILL, even while they wait for data that never come.
+    With `commands`, so do the commands that a worker has started, and all that these started.
+    """
+    # Workers read from the pipe, of which only this process has the other end: it is closed here,
+    # or by the system when this process dies.
+    lifeline, end = multiprocessing.Pipe(duplex=False)
+    try:
+        yield partial(_start, lifeline, end, commands)
+    finally:
+        end.close()
+        lifeline.close()
+
+
+def _start(lifeline: Connection, end: Connection, commands: bool, number: int) -> None:
+    """Prepare a worker, which is in a process group of its own, with all of its commands.
+
+    So signals to the group of the main process, as from Ctrl-C, do not reach it: the main process
+    ends its workers once it has done with their batches.
+    """
+    end.close()  # a copy, which would keep the pipe open
+    signal.signal(signal.SIGINT, _ignore)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
+        if commands:
+            _guards.append(_guard())
+    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+
+
+def _ignore(*_: object) -> None:
+    """Do nothing; unlike SIG_IGN, commands do not inherit it."""
+
+
+def _guard() -> subprocess.Popen[bytes]:
+    """Start a process that kills the group of this one, itself included, once this one has ended.
+
+    The system closes the pipe that the guard reads from, whatever ended this process.
+    """
+    script = "trap '' INT TERM HUP; read -r line; kill -s KILL 0"
+    quiet = subprocess.DEVNULL
+    return subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
+
+
+def _end_with(lifeline: Connection) -> None:
+    with suppress(EOFError, OSError):
+        lifeline.recv_bytes()
+    os._exit(0)
