@@ -39,6 +39,7 @@ def write_set(dataset: str, root: Path, count: int) -> SegmentationProtocol:
         images="images",
         masks="masks",
         split=None,
+        n_images=count,
         image_suffix=".jpg",
         mask_suffix=".png",
         reduce_zero_label=False,

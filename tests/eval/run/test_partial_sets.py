@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.rows import make_row
 from support.sets import LAYOUTS, save_map, write_images, write_masks
 
 import cosmos_eval
+from cosmos_eval.labels import model_label
+from cosmos_eval.leaderboard._entries import measured
+from cosmos_eval.matching import mismatches, setting
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.store import read_result
+from cosmos_eval.store import file_stem, read_result
 from cosmos_eval.tasks import part_of, room_of
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -226,6 +230,9 @@ def test_a_partial_result_is_marked_wherever_it_is_shown(command, cityscapes, ti
     assert (row.provenance["partial"], row.n_samples) == ("3 of 500 images", 3)
     assert row.provenance["notes"][-1] == "3 of 500 images were found"
     assert command("verify", path).status == 0
+    again = json.loads(command(*run, "--partial", "--dry-run", "--json").out)[0]
+    assert again["result"] == f"out/{path.name}"
+    assert json.loads(command(*run, "--dry-run", "--json").out)[0]["result"] is None
 
     for form in ("table", "md", "csv", "tex", "html", "json"):
         shown = " ".join(command("leaderboard", "out", "--format", form).out.split())
@@ -249,3 +256,24 @@ def test_a_whole_set_is_not_marked(cityscapes, tiny_archs, monkeypatch):
         cache=False,
     )
     assert "partial" not in row.provenance
+
+
+def test_a_partial_result_is_compared_only_with_one_of_the_same_part():
+    """The samples are taken to be the same, so that only the mark differs."""
+    hashes = {"sample_list": "a" * 64}
+    complete = make_row(provenance={"hashes": hashes})
+    part = make_row(provenance={"partial": "4 of 9 images", "hashes": hashes})
+    assert mismatches(setting(part), setting(part)) == []
+    (found,) = mismatches(setting(complete), setting(part))
+    assert str(found) == "partial is missing and 4 of 9 images"
+    other = make_row(provenance={"partial": "4 of 8 images", "hashes": hashes})
+    assert [one.field for one in mismatches(setting(other), setting(part))] == ["partial"]
+
+
+def test_a_partial_result_is_shown_and_not_ranked():
+    part = make_row(provenance={"partial": "4 of 9 images"})
+    assert model_label(part).endswith("(partial (4 of 9 images))")
+    assert file_stem(part).endswith("__partial-4-of-9-images")
+    (entry,) = measured([part])
+    assert entry.partial
+    assert not measured([make_row()])[0].partial
