@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import threading
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +32,14 @@ class RunLog:
         keep_before(self._path, first_step)
         self._lines = self._path.open("a", encoding="utf-8")
         self._events: Any = None
+        self._folder = output / TENSORBOARD
+        self._hook = threading.excepthook
         if has_tensorboard():
             from torch.utils.tensorboard import SummaryWriter
 
-            self._events = SummaryWriter(str(output / TENSORBOARD), purge_step=first_step)
+            threading.excepthook = self._report
+            with errors_of(self._folder):
+                self._events = SummaryWriter(str(self._folder), purge_step=first_step)
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Append a record; values are numbers or mappings of names to numbers.
@@ -45,14 +51,27 @@ class RunLog:
             self._lines.write(json.dumps(line, allow_nan=False) + "\n")
             self._lines.flush()
         if self._events is not None:
-            for tag, value in _scalars(record):
-                self._events.add_scalar(tag, value, step)
+            with errors_of(self._folder):
+                for tag, value in _scalars(record):
+                    self._events.add_scalar(tag, value, step)
 
     def close(self) -> None:
         """Write what is left and close the files."""
-        self._lines.close()
+        with ExitStack() as closing:  # all of it, also where one fails
+            closing.callback(setattr, threading, "excepthook", self._hook)
+            closing.callback(self._close_events)
+            with errors_of(self._path):
+                self._lines.close()
+
+    def _close_events(self) -> None:
         if self._events is not None:
-            self._events.close()
+            with errors_of(self._folder):
+                self._events.close()
+
+    def _report(self, error: threading.ExceptHookArgs) -> None:
+        """Print the errors of threads but for TensorBoard's, whose next call raises them again."""
+        if type(error.thread).__name__ != "_AsyncWriterThread":
+            self._hook(error)
 
 
 def has_tensorboard() -> bool:

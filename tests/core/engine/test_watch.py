@@ -6,14 +6,17 @@ import pty
 import re
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from support.processes import run_processes
 from support.watching import BATCH, TERMS, wait_by_rank, watch_config
+from support.writing import file_size_limit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cosmos_core.engine.log import RunLog
 from cosmos_core.engine.log import read_log as read_records
 from cosmos_core.engine.watch import Watch
 
@@ -232,3 +235,26 @@ def test_the_slowest_loader_of_all_processes_is_logged(tmp_path):
     run_processes(wait_by_rank, 2, tmp_path)
     (record,) = read_log(tmp_path)
     assert record["timing"]["data_wait"] > 0.8
+
+
+def test_a_full_disk_ends_the_log_in_one_error_that_names_it(tmp_path, capfd):
+    """TensorBoard writes in a thread, whose traceback would be printed besides."""
+    before = threading.excepthook
+    log = RunLog(tmp_path, first_step=0)
+    log.write(0, {"lr": 1.0})
+
+    def fill():
+        for step in range(1, 400):
+            log.write(step, {"lr": 1.0})
+            if step % 50 == 0:
+                log._events.flush()
+
+    with file_size_limit(4000):
+        with pytest.raises(OSError, match="File too large") as caught:
+            fill()
+        assert str(caught.value.filename).startswith(str(tmp_path))
+        with pytest.raises(OSError, match="File too large") as caught:
+            log.close()
+        assert str(caught.value.filename).startswith(str(tmp_path))
+    assert capfd.readouterr().err == ""
+    assert threading.excepthook is before
