@@ -30,7 +30,7 @@ def main() -> None:
     arguments.add_argument("--only", choices=list(KINDS), help="cases of this kind")
     arguments.add_argument("--first", type=int, default=0, help="number of the first case")
     given = arguments.parse_args()
-    seconds = 50.0 if given.quick else float("inf")
+    seconds = 35.0 if given.quick else float("inf")
     kinds = [given.only] if given.only else list(KINDS)
     lines = []
     with tempfile.TemporaryDirectory() as folder:
