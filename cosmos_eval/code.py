@@ -20,8 +20,8 @@ _LIBRARIES = (
 
 # Modules that decide an embedding: what was kept by another version of them is not used.
 EMBEDDING = (
-    *("cosmos_core.model", "cosmos_eval.encoders", "cosmos_eval.embed", "cosmos_eval.sources"),
-    "cosmos_eval.tasks.prompts",
+    *("cosmos_core.model", "cosmos_core.data.pixels", "cosmos_eval.encoders"),
+    *("cosmos_eval.embed", "cosmos_eval.sources", "cosmos_eval.tasks.prompts"),
 )
 
 

@@ -13,21 +13,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-# Characters that terminals obey (C0, DEL, C1), that turn the direction of text or are invisible,
-# and that are no characters: lone surrogates, U+FFFE, U+FFFF. White space is apart.
-_CONTROLS = (
-    "\\x00-\\x08\\x0b\\x0e-\\x1f\\x7f-\\x9f\\u061c\\u200b\\u200e\\u200f\\u202a-\\u202e"
-    "\\u2060-\\u206f\\ud800-\\udfff\\ufeff\\ufff9-\\ufffb\\ufffe\\uffff"
-)
-_CONTROL = re.compile(f"[{_CONTROLS}]")
-_NOT_IN_JSON = re.compile(rf"[{_CONTROLS}\u2028\u2029]|(?<=#)#(?=(?:vso)?\[)")
-_LINE_BREAK = re.compile(r"[\t-\r\x1c-\x1f\x85\u2028\u2029]")
-_LINE_BREAKS = re.compile(rf" *{_LINE_BREAK.pattern}\s*")
+from cosmos_core.text import CONTROLS, LINE_BREAK, code, visible, without_commands
+from cosmos_core.text import one_line as one_line
 
-# Commands in the log of a CI system: `::error title=...::` at the start of a line, which wrapping
-# may make of any place, and `##[error]` anywhere (actions/runner, ActionCommand.cs); `##vso[...]`
-# of Azure Pipelines.
-_COMMAND = re.compile(r"::(?=[A-Za-z-]+(?: |::))|(?<=#)#(?=(?:vso)?\[)")
+_NOT_IN_JSON = re.compile(rf"[{CONTROLS}\u2028\u2029]|(?<=#)#(?=(?:vso)?\[)")
 
 # A cell that begins with one of these is a formula for spreadsheets, in either width.
 _FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
@@ -67,12 +56,6 @@ _LATEX = str.maketrans(
 )
 
 
-def one_line(text: str) -> str:
-    r"""Text on one line that terminals and logs only show; control characters become `\x1b`."""
-    flat = text if text.isprintable() else _LINE_BREAKS.sub(" ", text)
-    return _without_commands(_visible(flat.strip()))
-
-
 def markdown_text(text: str) -> str:
     """Text that GitHub's Markdown shows as it is, also in a cell of a table."""
     return _MARKDOWN.sub(_markdown_escaped, one_line(text))
@@ -102,7 +85,7 @@ def csv_text(text: str) -> str:
     What begins like one, or with an apostrophe, gets an apostrophe in front: whoever drops that
     has the text again. Control characters and line breaks become `\x0a`; spaces stay.
     """
-    flat = _without_commands(_visible(_LINE_BREAK.sub(_code, text)))
+    flat = without_commands(visible(LINE_BREAK.sub(code, text)))
     return f"'{flat}" if flat.lstrip().startswith(_FORMULA) or flat.startswith("'") else flat
 
 
@@ -124,7 +107,7 @@ def script_json(content: Any) -> str:
 
 def html_value(value: Any) -> Any:
     """A value that a template of a web page shows; the template escapes HTML by itself."""
-    return _visible(value) if type(value) is str else value
+    return visible(value) if type(value) is str else value
 
 
 def annotation(kind: str, title: str, message: str) -> str:
@@ -134,20 +117,6 @@ def annotation(kind: str, title: str, message: str) -> str:
     """
     data, name = (one_line(text).replace("%", "%25") for text in (message, title))
     return f"::{kind} title={name.replace(':', '%3A').replace(',', '%2C')}::{data}"
-
-
-def _visible(text: str) -> str:
-    """Text with codes for control characters; white space stays."""
-    return text if text.isprintable() else _CONTROL.sub(_code, text)
-
-
-def _without_commands(text: str) -> str:
-    return _COMMAND.sub(lambda found: _code(found) + found[0][1:], text)
-
-
-def _code(found: re.Match[str]) -> str:
-    number = ord(found[0][0])
-    return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
 
 
 def _shown(content: Any) -> Any:

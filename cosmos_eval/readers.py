@@ -6,23 +6,20 @@ torch.
 
 from __future__ import annotations
 
-import json
-import re
 import stat
 from collections import Counter
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
+
+from cosmos_core import json_text
 
 LARGEST = 4 << 30
 """Bytes of the largest file that is read whole."""
 
 _LARGEST_YAML = 16 << 20
 _MOST_VALUES = 1_000_000  # of a YAML file, with its aliases written out
-
-# The escapes of a JSON text that may spell half a character.
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 class FileError(ValueError):
@@ -65,23 +62,11 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parse JSON strictly. Raises FileError.
-
-    Python also accepts NaN and infinities, names given twice (the last one counts), and characters
-    that no text can hold; all of them are refused here.
-    """
+    """Parse JSON as `cosmos_core.json_text.parse_json` does. Raises FileError."""
     try:
-        text = content
-        if isinstance(text, bytes):
-            text = text.decode(json.detect_encoding(text))
-        found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
-        if _SURROGATE.search(text):
-            json.dumps(found, ensure_ascii=False).encode()
-    except RecursionError:
-        raise FileError("is not JSON: it is nested too deeply") from None
+        return json_text.parse_json(content)
     except ValueError as error:
         raise FileError(f"is not JSON: {error}") from error
-    return found
 
 
 def read_json(path: Path) -> Any:
@@ -162,18 +147,6 @@ def _count(node: yaml.Node, counts: dict[int, int]) -> int:
     if counts[id(node)] > _MOST_VALUES:
         raise FileError(f"stands for more than {_MOST_VALUES} values with its aliases written out")
     return counts[id(node)]
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        repeated = next(n for n, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"name {_shortened(repeated)} is given twice in one object")
-    return found
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no number")
 
 
 def _shortened(value: Any, most: int = 60) -> str:

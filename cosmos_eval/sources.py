@@ -17,8 +17,10 @@ from typing import Protocol
 import numpy as np
 import PIL.ImageFile
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 
+from cosmos_core.data.pixels import has_deep_pixels, to_rgb
+from cosmos_core.data.tar import TarError, require_one_file
 from cosmos_eval.readers import FileError, MissingFileError, read_bytes
 from cosmos_eval.types import UsageError
 
@@ -95,9 +97,6 @@ class ArchiveMember:
 
     def read(self) -> bytes:
         """The member's bytes."""
-        # Here, because importing cosmos_core imports torch.
-        from cosmos_core.data.tar import TarError, require_one_file
-
         try:
             with self.archive.open("rb") as file:
                 file.seek(self.offset)
@@ -168,39 +167,6 @@ class CroppedImage:
             raise UsageError(f"{self.name}: the box is too large ({error})") from error
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert an image to 8-bit RGB as `Image.convert` does, but 16-bit greyscale by its high byte.
-
-    `convert` clips 16-bit greyscale at 255, which leaves all but the darkest greys white. The high
-    byte is what Pillow itself reads of 16-bit colours (its raw mode `RGB;16B`) and OpenCV of 16-bit
-    PNG files. Raises ValueError for pixels whose white is not defined: 32-bit integers, floats and
-    unusual TIFF encodings.
-    """
-    if not _is_deep(image):
-        return image.convert("RGB")
-    # Older releases of Pillow call 16-bit PNG files, and all releases 16-bit PGM files, `I`.
-    sixteen_bits = image.mode.startswith("I;16") or (
-        image.mode == "I" and image.format in ("PNG", "PPM")
-    )
-    tags = getattr(image, "tag_v2", {})  # of a TIFF file: some have 12 bits, in some 0 is white
-    usual = (
-        tags.get(ExifTags.Base.BitsPerSample, (16,)) == (16,)
-        and tags.get(ExifTags.Base.PhotometricInterpretation, 1) == 1
-    )
-    if not (sixteen_bits and usual):
-        raise ValueError(
-            f"its white is not defined in Pillow's mode {image.mode}: save it with 8 or 16 bits"
-        )
-    grey = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    grey.info = {key: value for key, value in image.info.items() if key == "exif"}
-    return grey.convert("RGB")
-
-
-def _is_deep(image: Image.Image) -> bool:
-    """Return whether pixels have more than 8 bits: modes I, I;16, I;16B, F."""
-    return image.mode.startswith(("I", "F"))
-
-
 def require_lossless(image: Image.Image, path: Path) -> None:
     """Raise UsageError for a label map whose compression changes pixels, and with them classes.
 
@@ -216,7 +182,7 @@ def require_lossless(image: Image.Image, path: Path) -> None:
 
 def as_shown(image: Image.Image) -> Image.Image:
     """Convert an image to RGB as viewers show it: upright, what is transparent in white."""
-    upright = ImageOps.exif_transpose(to_rgb(image) if _is_deep(image) else image)
+    upright = ImageOps.exif_transpose(to_rgb(image) if has_deep_pixels(image) else image)
     if not upright.has_transparency_data:
         return to_rgb(upright)
     layer = upright.convert("RGBA")

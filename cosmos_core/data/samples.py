@@ -12,11 +12,11 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFile
 import torch
-from PIL import ExifTags
 from torch import Tensor
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.captions import caption_sentences
+from cosmos_core.data.pixels import to_rgb
 from cosmos_core.data.problems import BadSampleError, Problem
 from cosmos_core.types import Views
 from cosmos_core.views.image import ImageViews, MultiCrop
@@ -78,28 +78,6 @@ def _decode_record(data: bytes | None) -> dict[str, Any]:
             "record_broken", f"JSON holds a {type(record).__name__}, not an object"
         )
     return record
-
-
-def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
-    """Convert an image to 8-bit RGB as `Image.convert` does, but 16-bit greyscale by its high byte.
-
-    `convert` clips 16-bit greyscale at 255, which leaves all but the darkest greys white. The same
-    as `cosmos_eval.sources.to_rgb`, which says more: evaluation does not import training's reader.
-    Raises ValueError for pixels whose white is not defined.
-    """
-    if not image.mode.startswith(("I", "F")):
-        return image.convert("RGB")
-    sixteen_bits = image.mode.startswith("I;16") or (
-        image.mode == "I" and image.format in ("PNG", "PPM")
-    )
-    tags = getattr(image, "tag_v2", {})
-    usual = (
-        tags.get(ExifTags.Base.BitsPerSample, (16,)) == (16,)
-        and tags.get(ExifTags.Base.PhotometricInterpretation, 1) == 1
-    )
-    if not (sixteen_bits and usual):
-        raise ValueError(f"its white is not defined in Pillow's mode {image.mode}")
-    return PIL.Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
 
 
 def _decode_image(data: bytes | None) -> PIL.Image.Image:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-import tempfile
 import zlib
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import platformdirs
 
 from cosmos_core.data.shards import ShardError
 from cosmos_core.data.tar import BLOCK, Member, TarError, TarReader, split_name
+from cosmos_core.files import write_atomically
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 COLUMNS = 4
@@ -100,10 +100,7 @@ def _identity(shard: str) -> str:
 def _save(entry: Path, identity: str, rows: Rows) -> None:
     data = rows.astype("<i4").tobytes()
     try:
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=entry.parent, delete=False) as file:
-            file.write(_head(identity, data) + b"\n" + data)
-        os.replace(file.name, entry)
+        write_atomically(entry, _head(identity, data) + b"\n" + data)
     except OSError as error:
         _log.warning("the index of a shard cannot be kept in %s: %s", entry.parent, error)
 

@@ -305,14 +305,14 @@ def _compared(test: MetricTest) -> dict[str, str]:
 
 def show_report(report: Report, *, as_json: bool) -> None:
     """Print a check: all metrics, the verdict; why something cannot be decided apart."""
-    from cosmos_eval.regression import baseline_text, to_cells, to_records
+    from cosmos_eval.regression import to_cells, to_records, tolerance_text
 
     if as_json:
         print_json(to_records(report))
     else:
         if report.findings:
             show_records([to_cells(finding) for finding in report.findings], as_json=False)
-        _say(f"baseline: {baseline_text(report)}")
+        _say(f"baseline: {report.baseline}{tolerance_text(report)}")
         _say(report.verdict)
     show_notes(report.notes)
     for problem in report.problems:

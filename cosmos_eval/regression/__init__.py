@@ -16,12 +16,12 @@ from cosmos_eval.regression._check import (
     undecided,
 )
 from cosmos_eval.regression._reports import (
-    baseline_text,
     to_annotations,
     to_cells,
     to_junit,
     to_markdown,
     to_records,
+    tolerance_text,
 )
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "Measured",
     "Problem",
     "Report",
-    "baseline_text",
     "examine",
     "read_baseline",
     "replace_baseline",
@@ -40,5 +39,6 @@ __all__ = [
     "to_junit",
     "to_markdown",
     "to_records",
+    "tolerance_text",
     "undecided",
 ]

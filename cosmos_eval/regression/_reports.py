@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from cosmos_eval.escaping import annotation, markdown_text, one_line
+from cosmos_eval.escaping import annotation, markdown_code, markdown_text, one_line
 from cosmos_eval.matching import is_share, p_value_text
 from cosmos_eval.regression._baseline import described
 from cosmos_eval.regression._check import ALPHA, Finding, Report
@@ -36,14 +36,14 @@ def to_cells(finding: Finding) -> dict[str, str]:
     }
 
 
-def baseline_text(report: Report) -> str:
-    """The baseline's file, and its tolerance where it could be read."""
+def tolerance_text(report: Report) -> str:
+    """The tolerance of the baseline, to follow its name; empty where it could not be read."""
     tolerance = report.tolerance
     if tolerance is None:
-        return str(report.baseline)
+        return ""
     percent = f"{100 * tolerance:g}"
     units = f" ({percent} points of a share, {percent}% of a rank or ratio)" if tolerance else ""
-    return f"{report.baseline}, tolerance {tolerance:g}{units}"
+    return f", tolerance {tolerance:g}{units}"
 
 
 def to_records(report: Report) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def to_markdown(report: Report) -> str:
     lines = [
         f"### {NAME}: {markdown_text(report.verdict)}",
         "",
-        f"Baseline: {markdown_text(baseline_text(report))}",
+        f"Baseline: {markdown_code(str(report.baseline))}{markdown_text(tolerance_text(report))}",
         "",
     ]
     lines += [f"- **cannot decide** {markdown_text(str(problem))}" for problem in report.problems]

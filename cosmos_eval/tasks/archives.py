@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from cosmos_core.data.tar import TarError, TarReader, split_name
 from cosmos_eval.sources import ArchiveMember
 from cosmos_eval.types import UsageError
 
@@ -99,9 +100,6 @@ def _by_extension(
 
 def _members(archive: Path) -> Iterator[tuple[str, str, ArchiveMember]]:
     """The key and the extension of each file that belongs to a sample, and the file."""
-    # Here, because importing cosmos_core imports torch.
-    from cosmos_core.data.tar import TarError, TarReader, split_name
-
     if archive.exists() and not archive.is_file():
         raise UsageError(f"{archive} is a folder, a pipe or a device, not a tar archive")
     try:

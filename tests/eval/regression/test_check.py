@@ -18,7 +18,6 @@ from cosmos_eval.regression import (
     Measured,
     Problem,
     Report,
-    baseline_text,
     examine,
     read_baseline,
     replace_baseline,
@@ -26,6 +25,7 @@ from cosmos_eval.regression import (
     to_junit,
     to_markdown,
     to_records,
+    tolerance_text,
     undecided,
 )
 from cosmos_eval.types import UsageError
@@ -219,14 +219,14 @@ def _report(model: str = "a|b<c>") -> Report:
 
 def test_every_report_prints_the_tolerance():
     report = _report()._replace(tolerance=0.015)
-    text = "base.json, tolerance 0.015 (1.5 points of a share, 1.5% of a rank or ratio)"
-    assert to_markdown(report).splitlines()[2] == f"Baseline: {text}"
+    text = ", tolerance 0.015 (1.5 points of a share, 1.5% of a rank or ratio)"
+    assert to_markdown(report).splitlines()[2] == f"Baseline: `base.json`{text}"
     (tolerance,) = ET.fromstring(to_junit(report)).iter("property")
     assert tolerance.attrib == {"name": "tolerance", "value": "0.015"}
     assert to_records(report)["tolerance"] == 0.015
-    assert baseline_text(report) == text
-    assert baseline_text(report._replace(tolerance=0.0)) == "base.json, tolerance 0"
-    assert baseline_text(_report()) == "base.json"
+    assert tolerance_text(report) == text
+    assert tolerance_text(report._replace(tolerance=0.0)) == ", tolerance 0"
+    assert tolerance_text(_report()) == ""
 
 
 def test_markdown():
