@@ -193,7 +193,7 @@ def _encode_images(
         for start in range(0, len(run), options.batch_size):
             size = min(options.batch_size, len(run) - start)
             pixels = _stacked([*islice(loaded, size)], encoder)
-            batches.append(_finite(encoder.encode_image(pixels).numpy(), encoder))
+            batches.append(encoder.encode_image(pixels).numpy())
         yield np.concatenate(batches)
 
 
@@ -262,7 +262,7 @@ def _encode_texts(
         own = tokens[list(run)]
         yield np.concatenate(
             [
-                _finite(encode(own[batch.rows, : batch.length]).numpy(), encoder)
+                encode(own[batch.rows, : batch.length]).numpy()
                 for batch in _text_batches(own, encoder.trims_text, batch_size)
             ]
         )
@@ -274,16 +274,6 @@ def _stacked(images: Sequence[torch.Tensor], encoder: Encoder) -> torch.Tensor:
     if len(shapes) > 1:
         raise UsageError(f"{encoder.info.spec}: images of one batch have shapes {sorted(shapes)}")
     return torch.stack([*images])
-
-
-def _finite(features: Features, encoder: Encoder) -> Features:
-    """Return features, which are cached next. Raises UsageError for NaN and infinity."""
-    if not np.isfinite(features).all():
-        raise UsageError(
-            f"{encoder.info.spec} gives features with NaN or infinity: look for damaged weights, "
-            "or try --precision fp32"
-        )
-    return features
 
 
 class _TextBatch(NamedTuple):

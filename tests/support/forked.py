@@ -74,6 +74,7 @@ def run(arguments: Sequence[object], timeout: float) -> CompletedProcess[str]:
 def interrupted_import(arguments: list[str]) -> None:
     """Run the `main` of a module whose first import is interrupted and does not pass that on."""
     (program,) = arguments
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     module = importlib.import_module(program)
     for name in ("cosmos_core.cli", "cosmos_eval.cli.app"):
         sys.modules.pop(name, None)

@@ -292,7 +292,7 @@ def test_names_with_the_class_are_not_to_be_prepared_where_images_are_missing(tm
         main(["data", "doctor", "imagenet1k", "--data-root", str(tmp_path), "--json"])
     assert ended.value.code == 1
     (found,) = json.loads(capsys.readouterr().out)
-    assert found["faults"][0].startswith(f"{tmp_path}/val_images has 1000 test images, not 50000")
+    assert found["faults"][0].startswith(f"{tmp_path}/val_images has 1000 of 50000 images")
     assert found["remedy"] == CLASSIFICATION["imagenet1k"].download
 
 
