@@ -30,15 +30,18 @@ def compare(
     """Compare two models on the same samples: differences, intervals, p-values."""
     from cosmos_eval.compare import choose, pair
     from cosmos_eval.compare import compare as compare_pairs
+    from cosmos_eval.labels import warnings_of
     from cosmos_eval.store import read_samples
     from cosmos_eval.types import UsageError
 
     if len(model or ()) > 2:
         raise UsageError("--model is given at most twice: A's model, then B's")
     of_a, of_b = (model[0], model[-1]) if model else (None, None)
-    pairs, unpaired = pair(choose(_read(a), of_a, str(a)), choose(_read(b), of_b, str(b)))
+    in_a, in_b = _read(a), _read(b)
+    pairs, unpaired = pair(choose(in_a, of_a, str(a)), choose(in_b, of_b, str(b)))
     comparison = compare_pairs(pairs, read_samples)
-    display.show_comparison(comparison, unpaired, as_json=json)
+    notes = dict.fromkeys([*warnings_of(in_a), *warnings_of(in_b)])
+    display.show_comparison(comparison, (*unpaired, *notes), as_json=json)
 
 
 def _read(path: Path) -> list[Stored]:

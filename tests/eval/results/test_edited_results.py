@@ -101,6 +101,16 @@ def test_an_edited_result_is_not_compared(command, folder):
         assert len(done.err.splitlines()) == 1
 
 
+def test_a_comparison_of_folders_names_what_an_edit_leaves_out(command, folder):
+    for spec, skill in (("scenes-cosmos", 0.9), ("scenes-clip", 0.4)):
+        store(folder, "select", skill, model={"spec": spec})
+    names = ("--model", "scenes-cosmos", "--model", "scenes-clip")
+    done = command("compare", folder, folder, *names)
+    assert done.status == 0
+    assert "scenes-cls" not in done.out
+    assert NOTE in done.err
+
+
 def test_an_edited_result_reproduces_nothing(command, tmp_path):
     where = {"dataset": "imagenet1k", "protocol": "cosmos"}
     path = store(tmp_path / "r", "cls", 0.4, model={"spec": "cosmos:vitb16_cc3m"}, **where)
