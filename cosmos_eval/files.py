@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +27,7 @@ which a trial run must not replace.
 """
 
 
-_LARGEST = 4 << 30  # bytes of a file that is read whole, and of the arrays in one
+_LARGEST = 4 << 30  # bytes of the arrays in a file
 # Samples of 5,000 images with 171 classes take 1.3 MB.
 
 
@@ -58,22 +57,6 @@ def _lock(handle: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def read_whole(path: Path) -> bytes:
-    """Read a regular file. Raises OSError for pipes, which might block for ever, and devices."""
-    with open(path, "rb", opener=_open_at_once) as file:
-        state = os.fstat(file.fileno())
-        if not stat.S_ISREG(state.st_mode):
-            raise OSError(f"{path} is not a regular file")
-        if state.st_size > _LARGEST:
-            raise OSError(f"{path} is larger than {_LARGEST >> 30} GiB")
-        return file.read()
-
-
-def _open_at_once(name: str, flags: int) -> int:
-    """Open a file without waiting for the other end of a pipe."""
-    return os.open(name, flags | os.O_NONBLOCK)
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:

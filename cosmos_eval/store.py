@@ -21,11 +21,11 @@ from cosmos_eval.files import (
     exclusive,
     json_sha256,
     pack_arrays,
-    read_whole,
     unpack_arrays,
     write_atomically,
 )
 from cosmos_eval.labels import Stored, model_label, stem_of, told_apart, variants, warnings_of
+from cosmos_eval.readers import FileError, read_bytes
 from cosmos_eval.types import ResultRow, Samples, UsageError
 from cosmos_eval.versions import Record, upgrade_record, upgrade_samples
 
@@ -174,9 +174,9 @@ def read_record(path: Path) -> Record:
 
 def _read_text(path: Path) -> bytes:
     try:
-        return read_whole(path)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
-        raise UsageError(f"{path}: cannot be read as a result: {error}") from error
+        return read_bytes(path)
+    except FileError as error:
+        raise UsageError(f"{path}: cannot be read as a result: it {error}") from error
 
 
 def _parse(text: bytes, path: Path) -> Record:
@@ -205,7 +205,7 @@ class ResultFiles(NamedTuple):
 
     record: Record
     row: ResultRow
-    archive: bytes | OSError
+    archive: bytes | FileError
 
 
 def read_files(path: Path) -> ResultFiles:
@@ -219,8 +219,8 @@ def read_files(path: Path) -> ResultFiles:
         record = _parse(text, path)
         row = to_row(record, str(path))
         try:
-            return ResultFiles(record, row, read_whole(path.with_name(row.samples)))
-        except OSError as error:
+            return ResultFiles(record, row, read_bytes(path.with_name(row.samples)))
+        except FileError as error:
             before, text = text, _read_text(path)
             if text == before:
                 return ResultFiles(record, row, error)
@@ -238,7 +238,7 @@ def read_samples(path: Path) -> Samples:
 def samples_of(path: Path, stored: ResultFiles) -> Samples:
     """The samples of the result that was read from a JSON file; raises as `read_samples` does."""
     record, row, content = stored
-    if isinstance(content, OSError):
+    if isinstance(content, FileError):
         raise UsageError(f"{path}: its samples {row.samples} cannot be read: {content}")
     archive = path.with_name(row.samples)
     if hashlib.sha256(content).hexdigest() != row.provenance["samples_sha256"]:

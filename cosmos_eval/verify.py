@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from cosmos_eval.readers import FileError, MissingFileError
 from cosmos_eval.store import (
     ResultFiles,
     file_stem,
@@ -117,7 +118,7 @@ def _misnamed(path: Path, row: ResultRow) -> Iterator[str]:
         yield f"swapped file: it holds the result that is called {file_stem(row)}.json"
 
 
-def _samples_of_another(path: Path, row: ResultRow, archive: bytes | OSError) -> Iterator[str]:
+def _samples_of_another(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
     """Samples that are not those stored with the result, by their name or their hash.
 
     Raises UsageError where there are none.
@@ -126,9 +127,9 @@ def _samples_of_another(path: Path, row: ResultRow, archive: bytes | OSError) ->
     if row.samples != samples_name(row, digest):
         yield f"swapped file: it names {row.samples}, the samples of another result"
         return
-    if isinstance(archive, FileNotFoundError):
+    if isinstance(archive, MissingFileError):
         raise UsageError(f"missing samples: {row.samples} is not there")
-    if isinstance(archive, OSError):
+    if isinstance(archive, FileError):
         return  # `samples_of` says why they cannot be read
     found = hashlib.sha256(archive).hexdigest()
     if found == digest:

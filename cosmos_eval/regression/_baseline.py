@@ -19,13 +19,13 @@ from cosmos_eval.files import (
     exclusive,
     json_sha256,
     pack_arrays,
-    read_whole,
     unpack_arrays,
     write_atomically,
 )
 from cosmos_eval.labels import model_label, safe_name
 from cosmos_eval.matching import setting
 from cosmos_eval.provenance import user_name, utc_now
+from cosmos_eval.readers import FileError, MissingFileError, read_bytes, read_json
 from cosmos_eval.types import ResultRow, Samples, UsageError
 
 if TYPE_CHECKING:
@@ -79,11 +79,11 @@ class Baseline(NamedTuple):
             return None
         path = _folder(self.path) / entry.samples["file"]
         try:
-            content = read_whole(path)
+            content = read_bytes(path)
             if hashlib.sha256(content).hexdigest() != entry.samples["sha256"]:
                 raise ValueError("not what the baseline was written with")
             return unpack_arrays(content)
-        except (OSError, ValueError) as error:
+        except ValueError as error:  # FileError is one
             raise ValueError(f"the baseline's samples {path.name}: {error}") from error
 
 
@@ -95,11 +95,11 @@ def result_key(row: ResultRow) -> Key:
 def read_baseline(path: Path) -> Baseline:
     """Read a baseline. Raises UsageError, naming the file, where it is not one or was edited."""
     try:
-        document = json.loads(read_whole(path).decode("utf-8"), parse_constant=_no_number)
-    except FileNotFoundError as error:
+        document = read_json(path)
+    except MissingFileError as error:
         raise UsageError(f"no baseline {path}: write it with --update --reason TEXT") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as a baseline: {error}") from error
+    except FileError as error:
+        raise UsageError(f"{path}: cannot be read as a baseline: it {error}") from error
     _validate(document, path)
     _require_unchanged(document, path)
     entries = tuple(Entry(**some) for some in document["results"])
@@ -233,10 +233,6 @@ def _require_unchanged(document: Mapping[str, Any], path: Path) -> None:
 
 def _folder(path: Path) -> Path:
     return path.with_suffix("")
-
-
-def _no_number(text: str) -> float:
-    raise ValueError(f"{text} is no number")
 
 
 @cache

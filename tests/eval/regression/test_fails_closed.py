@@ -210,13 +210,13 @@ def _(bench):
     bench.edit(bench.baseline, results=[{**results[0], "metrics": {"acc1": 0.1}}, *results[1:]])
 
 
-@scenario("a pipe as the baseline", 2, "is not a regular file")
+@scenario("a pipe as the baseline", 2, "is a pipe or a device, not a file")
 def _(bench):
     bench.baseline.unlink()
     os.mkfifo(bench.baseline)
 
 
-@scenario("a pipe as the baseline's samples", 2, "is not a regular file")
+@scenario("a pipe as the baseline's samples", 2, "is a pipe or a device, not a file")
 def _(bench):
     (path,) = bench.baseline.with_suffix("").glob("*cls*")
     path.unlink()
@@ -257,7 +257,7 @@ def _(bench):
     bench.edit_baseline(0, metrics={**metrics, "acc9": 0.5})
 
 
-@scenario("baseline's samples are missing", 2, "the baseline's samples .*No such file")
+@scenario("baseline's samples are missing", 2, "the baseline's samples .*no such file")
 def _(bench):
     for path in bench.baseline.with_suffix("").glob("*cls*"):
         path.unlink()

@@ -192,7 +192,7 @@ def test_the_samples_are_a_pipe(tmp_path: Path) -> None:
     samples = tmp_path / read_result(path).samples
     samples.unlink()
     os.mkfifo(samples)
-    assert verify(path).obstacle.endswith("is not a regular file")
+    assert verify(path).obstacle.endswith("is a pipe or a device, not a file")
 
 
 def test_the_command_prints_them_all(command: Callable, damaged: Path) -> None:
