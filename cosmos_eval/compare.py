@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_eval.labels import Stored as Stored
-from cosmos_eval.labels import told_apart
+from cosmos_eval.labels import distinguish
 from cosmos_eval.matching import departures, lower_is_better, mismatches, setting
 from cosmos_eval.metrics.intervals import LEVEL
 from cosmos_eval.metrics.paired import PairedDifference, holm
@@ -110,7 +110,7 @@ def compare(pairs: Sequence[tuple[Stored, Stored]], read_samples: ReadSamples) -
     (first_a, first_b), *_ = pairs
     if first_a.model == first_b.model:
         # Two states of one checkpoint, each from a folder of its own.
-        first_a, first_b = told_apart(pairs[0])
+        first_a, first_b = distinguish(pairs[0])
     return Comparison(first_a.model, first_b.model, tuple(final), (*notes,))
 
 

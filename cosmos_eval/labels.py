@@ -18,7 +18,7 @@ class Stored(NamedTuple):
     """A result and the file that it was read from.
 
     `unchanged` is whether the record is the one that was written, by the hash that it holds of
-    itself; None where it holds none or was not read from a file. `notes` are what `told_apart`
+    itself; None where it holds none or was not read from a file. `notes` are what `distinguish`
     adds to the model's name.
     """
 
@@ -43,7 +43,7 @@ class Stored(NamedTuple):
         return table_label(self.row, self.notes)
 
 
-def told_apart(results: Iterable[Stored]) -> list[Stored]:
+def distinguish(results: Iterable[Stored]) -> list[Stored]:
     """The same results, with notes where the name of a model does not say which one it is.
 
     Results of one name whose weights, code or architecture differ are of different models: each
@@ -66,7 +66,7 @@ def told_apart(results: Iterable[Stored]) -> list[Stored]:
 def warnings_of(results: Iterable[Stored]) -> list[str]:
     """One line for each name of several models, and one for all edited records.
 
-    The results are those of `told_apart`.
+    The results are those of `distinguish`.
     """
     noted = [one for one in results if one.notes]
     states: dict[str, set[_State]] = {}

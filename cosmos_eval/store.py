@@ -24,7 +24,7 @@ from cosmos_eval.files import (
     unpack_arrays,
     write_atomically,
 )
-from cosmos_eval.labels import Stored, model_label, stem_of, told_apart, variants, warnings_of
+from cosmos_eval.labels import Stored, distinguish, model_label, stem_of, variants, warnings_of
 from cosmos_eval.readers import FileError, read_bytes
 from cosmos_eval.types import ResultRow, Samples, UsageError
 from cosmos_eval.versions import Record, upgrade_record, upgrade_samples
@@ -153,11 +153,11 @@ def read_result(path: Path) -> ResultRow:
 
 
 def read_stored(paths: Iterable[Path]) -> list[Stored]:
-    """Read results and whether each is what was written, with their models told apart.
+    """Read results and whether each is what was written, with names that distinguish their models.
 
     Raises UsageError, naming the file, where one is not a result or of a newer version.
     """
-    return told_apart(map(_read_stored, paths))
+    return distinguish(map(_read_stored, paths))
 
 
 def _read_stored(path: Path) -> Stored:

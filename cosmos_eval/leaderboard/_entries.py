@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
-from cosmos_eval.labels import Stored, is_partial, told_apart
+from cosmos_eval.labels import Stored, distinguish, is_partial
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import ResultRow, UsageError
 
@@ -78,7 +78,7 @@ def headlines_of(entry: Entry) -> Mapping[str, str]:
 
 def measured(rows: Iterable[ResultRow]) -> list[Entry]:
     """Entries of results. Raises UsageError where two results would be the same entry."""
-    return entries_of(told_apart(Stored(Path(), row) for row in rows))
+    return entries_of(distinguish(Stored(Path(), row) for row in rows))
 
 
 def entries_of(results: Iterable[Stored]) -> list[Entry]:

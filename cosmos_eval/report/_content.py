@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from threadpoolctl import threadpool_limits
 
-from cosmos_eval.labels import Stored, told_apart
+from cosmos_eval.labels import Stored, distinguish
 from cosmos_eval.leaderboard import Board, Entry, boards, entries_of
 from cosmos_eval.report._mistakes import Confusions, confusions_of
 from cosmos_eval.report._pairs import Found, Versus, compare_set, ties_of, versus
@@ -48,7 +48,7 @@ def content_of(
     Of `others`, published numbers, those of data sets and protocols that were measured are kept.
     Raises UsageError where two results are of the same model, data set and protocol.
     """
-    results = told_apart(results)
+    results = distinguish(results)
     trusted = [one for one in results if not one.is_edited]
     own = entries_of(results)
     measured_sets = {(entry.protocol, entry.dataset) for entry in own}

@@ -12,7 +12,7 @@ import pytest
 from support.models import store
 
 import cosmos_eval
-from cosmos_eval.labels import Stored, told_apart, warnings_of
+from cosmos_eval.labels import Stored, distinguish, warnings_of
 from cosmos_eval.leaderboard import boards, measured
 
 SPEC = "cosmos:last.pt"
@@ -44,18 +44,18 @@ NAMES = [f"{SPEC} (weights {state * 8})" for state in "ab"]
 )
 def test_a_name_gets_the_hash_of_what_differs(make_row, changes, notes):
     rows = [make_row(), make_row(model=changes, dataset="other")]
-    found = told_apart(Stored(Path(), row) for row in rows)
+    found = distinguish(Stored(Path(), row) for row in rows)
     assert tuple(note for one in found for note in one.notes) == notes
     assert len(warnings_of(found)) == (1 if notes else 0)
     # Another order, and the same again, change nothing.
-    assert told_apart(found) == found
-    assert told_apart(reversed(found)) == found[::-1]
+    assert distinguish(found) == found
+    assert distinguish(reversed(found)) == found[::-1]
 
 
 def test_an_edited_record_changes_no_other_name(make_row):
     good = Stored(Path("a.json"), make_row(), unchanged=True)
     edited = Stored(Path("b.json"), make_row(model={"weights_sha256": "1" * 64}), unchanged=False)
-    found = told_apart([good, edited])
+    found = distinguish([good, edited])
     assert [one.model for one in found] == ["scenes-cosmos", "scenes-cosmos (edited record)"]
     (line,) = warnings_of(found)
     assert line.endswith(": b.json")
