@@ -40,12 +40,12 @@ def plain_logits(
     """Query logits (Q, *size).
 
     `window_logits` maps a window (3, h, w) to token logits (Q, h', w'). Without a window the image
-    is encoded whole.
+    is encoded whole, and its logits are interpolated once, as `predict` in naclip.py of
+    github.com/sinahmr/NACLIP does where `slide_crop` is 0.
     """
     _, height, width = pixels.shape
     if protocol.window is None:
-        whole = F.interpolate(window_logits(pixels)[None], size=(height, width), mode="bilinear")
-        return F.interpolate(whole, size=size, mode="bilinear")[0]
+        return F.interpolate(window_logits(pixels)[None], size=size, mode="bilinear")[0]
     window, stride = protocol.window, protocol.stride
     total: Tensor | None = None
     count = torch.zeros(1, height, width)

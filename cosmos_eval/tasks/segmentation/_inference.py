@@ -146,7 +146,7 @@ def _axis(length: int, protocol: SegmentationProtocol, patch: int) -> Axis:
     window = protocol.window or length
     stride = protocol.stride if protocol.window else length
     tokens = min(window, length) // max(patch, 1)  # 0: a tower that has no patches
-    return Axis(length, window, stride, tokens)
+    return Axis(length, window, stride, tokens, is_whole=protocol.window is None)
 
 
 def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windows]]:

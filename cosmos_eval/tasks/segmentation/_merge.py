@@ -25,12 +25,17 @@ _BAND_VALUES = 2**22
 
 
 class Axis(NamedTuple):
-    """One axis of the windows of an image, in pixels of the resized image and in tokens."""
+    """One axis of the windows of an image, in pixels of the resized image and in tokens.
+
+    `is_whole` marks an image that a protocol does not cut into windows: its logits are interpolated
+    from the tokens to the original size at once.
+    """
 
     length: int
     window: int
     stride: int
     tokens: int
+    is_whole: bool = False
 
     @property
     def starts(self) -> list[int]:
@@ -71,6 +76,8 @@ def placement(axis: Axis, size: int) -> Tensor:
     Interpolation weights come from the operation itself, applied to unit vectors, so that they
     carry its rounding.
     """
+    if axis.is_whole:
+        return _interpolate(torch.eye(axis.tokens), size).T.contiguous()
     window = min(axis.window, axis.length)
     upsample = _interpolate(torch.eye(axis.tokens), window)
     merged = torch.zeros(len(axis.starts), axis.tokens, axis.length)
