@@ -143,7 +143,7 @@ def _candidates(place: Path) -> Iterator[tuple[Path, Callable[[Path], ClassOf]]]
         yield place / _TRUTH, _read_devkit
     if (place / _KAGGLE).is_file():
         yield place / _KAGGLE, _read_kaggle
-    for path in sorted(place.glob("*.txt")):
+    for path in sorted(path for path in place.glob("*.txt") if path.is_file()):
         with path.open(encoding="utf-8", errors="replace") as file:
             if _LINE.fullmatch(file.readline(200).strip()):
                 yield path, _read_lines

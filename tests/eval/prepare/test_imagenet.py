@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import signal
 import subprocess
@@ -162,6 +163,7 @@ def test_an_image_in_both_places_is_not_overwritten(root):
     ("change", "message"),
     [
         (lambda root: (root / "val.txt").unlink(), "put ILSVRC2012_validation_ground_truth.txt"),
+        (lambda root: pipe_as_list(root), "put ILSVRC2012_validation_ground_truth.txt"),
         (
             lambda root: remove_of_devkit(root, "meta.mat"),
             "found .*data/ILSVRC2012_validation_ground_truth.txt, but no meta.mat beside it",
@@ -187,6 +189,11 @@ def test_an_image_in_both_places_is_not_overwritten(root):
 def test_what_is_wrong_is_named_before_anything_is_moved(root, change, message):
     change(root)
     assert re.search(message, refusal(root))
+
+
+def pipe_as_list(root: Path) -> None:
+    (root / "val.txt").unlink()
+    os.mkfifo(root / "val.txt")
 
 
 def add_line(root: Path, line: str) -> None:
