@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -120,6 +121,9 @@ def _matches(shard: str) -> list[Path]:
     path = Path(shard).expanduser()
     if path.exists() or not _PATTERN.search(shard):
         return [path]
+    for folder in glob.glob(str(path.parent)):  # whose tars glob would pass over in silence
+        if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+            raise ShardError(f"cannot read folder {folder}: permission denied")
     found = sorted(glob.glob(str(path)))
     if not found:
         raise ShardError(f"no such shard: nothing matches {path}")

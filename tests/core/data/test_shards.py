@@ -91,6 +91,17 @@ def test_more_shards_than_there_can_be_are_not_expanded(spec):
         sets(spec)
 
 
+def test_shards_of_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "0.tar").touch()
+    locked = str(tmp_path / "b")
+    # Permissions do not hinder root, who runs tests in containers.
+    monkeypatch.setattr("os.access", lambda path, mode: str(path) != locked)
+    with pytest.raises(ShardError, match=f"^cannot read folder {locked}: permission denied$"):
+        sets(f"{tmp_path}/*/*.tar")
+
+
 def test_a_name_that_is_too_long():
     with pytest.raises(ShardError, match="File name too long"):
         sets("x" * 5000)
