@@ -1,6 +1,6 @@
 """COSMOS models: released ones, bundled ones, and checkpoint files of either layout.
 
-Only this module, the embedded data's protocols and the reader of archives import cosmos_core.
+Of the models, only these import cosmos_core.
 """
 
 from __future__ import annotations
