@@ -112,13 +112,14 @@ def require_counts(
 ) -> None:
     """Raise UsageError, with advice, for the first fault of `wrong_counts`."""
     fault = next(wrong_counts(protocol, options, where, parts), None)
-    if fault is None:
-        return
+    if fault is not None:
+        raise UsageError(f"{protocol.dataset}: {fault}{advice(protocol, options)}")
+
+
+def advice(protocol: Protocol, options: RunOptions) -> str:
+    """The end of an error about a known data set that is not complete: what to do."""
     part = "" if options.allow_partial else "the samples found with --partial, "
-    raise UsageError(
-        f"{protocol.dataset}: {fault}{ADVICE}{protocol.dataset}`, or measure {part}"
-        "the first N with --limit N"
-    )
+    return f"{ADVICE}{protocol.dataset}`, or measure {part}the first N with --limit N"
 
 
 def parts_of(**counts: tuple[int, int | None]) -> list[Part]:

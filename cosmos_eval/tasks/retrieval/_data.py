@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval.sources import ImageFile, ImageSource
 from cosmos_eval.tasks.images import (
+    advice,
     fingerprint,
     parts_of,
     require_counts,
@@ -75,14 +76,15 @@ def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData
     """Read the captions and look for every image; none is decoded.
 
     `options.limit` keeps the first images, `options.allow_partial` those of a known set that are
-    there. Raises UsageError for missing files, a malformed
-    annotation file, images without captions, captions without images, and counts that are not the
-    protocol's.
+    there. Raises UsageError for missing files, a malformed annotation file, images without
+    captions, captions without images, and counts that are not the protocol's.
     """
     found = _find(protocol, options)
     require_counts(protocol, options, found.listed_in, _counts(found.captioned, protocol))
     for fault in _faults(found, protocol):
-        raise UsageError(fault)
+        if protocol.n_images is None:
+            raise UsageError(fault)
+        raise UsageError(f"{protocol.dataset}: {fault}{advice(protocol, options)}")
     kept = [some.captions[: protocol.captions_per_image] for some in found.captioned]
     return RetrievalData(
         names=tuple(some.name for some in found.captioned),

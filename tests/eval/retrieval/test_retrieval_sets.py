@@ -14,7 +14,7 @@ from support.excerpts import coco_excerpt, write_coco_excerpt
 from cosmos_eval.doctor import Diagnosis, examine
 from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.tasks.retrieval._data import RetrievalData, open_data
-from cosmos_eval.types import RetrievalProtocol, RunOptions, no_progress
+from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError, no_progress
 
 FAMILY_AND_SIZES = {
     "coco-val2017": ("cosmos", 5000, 25014),
@@ -224,6 +224,20 @@ def test_the_doctor_tells_other_counts_and_missing_images(tmp_path: Path, place)
     assert missing.startswith(f"1 of 1 images missing, first: {path}; images are looked for in ")
     assert "flickr30k/Images" in missing
     assert found.remedy == protocol.download
+
+
+def test_missing_images_of_a_known_set_come_with_what_to_do(tmp_path: Path, place) -> None:
+    path = place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR_NAME}")
+    path.unlink()
+    whole = small("flickr30k-val")
+    with pytest.raises(UsageError) as error:
+        open_data(whole, RunOptions(data_root=str(tmp_path)))
+    message = str(error.value)
+    assert message.startswith("flickr30k-val: 1 of 1 images missing, first: ")
+    assert message.endswith(
+        "; see `cosmos-eval data doctor flickr30k-val`, or measure the samples found with "
+        "--partial, the first N with --limit N"
+    )
 
 
 def test_the_doctor_names_all_places_looked_at(tmp_path: Path) -> None:
