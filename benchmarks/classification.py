@@ -29,13 +29,13 @@ import torch
 from _photographs import jpegs
 from _report import Measurement, interleave, measurement, parser, report
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.specs import parse_model_spec
-from cosmos_eval.sources import ImageFile
+from cosmos_eval.data.prefetch import ahead
+from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import classification
 from cosmos_eval.tasks.prompts import prompt_embeddings
-from cosmos_eval.threads import ahead
 from cosmos_eval.types import ClassificationProtocol, RunOptions
 
 MODEL = "openclip:ViT-B-32/random"

@@ -18,9 +18,9 @@ import numpy as np
 from _report import Measurement, interleave, measurement, parser, report
 from numpy.typing import NDArray
 
-from cosmos_eval.metrics.intervals import cluster_bootstrap
-from cosmos_eval.metrics.retrieval import recalled
-from cosmos_eval.metrics.segmentation import (
+from cosmos_eval.stats.intervals import cluster_bootstrap
+from cosmos_eval.stats.retrieval import recalled
+from cosmos_eval.stats.segmentation import (
     Areas,
     SparseConfusion,
     areas_of_images,

@@ -26,15 +26,15 @@ from pathlib import Path
 from _report import Measurement, Spread, interleave, measurement, parser, report
 from threadpoolctl import threadpool_limits
 
-from cosmos_eval.compare import Stored
-from cosmos_eval.labels import model_label
-from cosmos_eval.leaderboard import published
-from cosmos_eval.metrics.paired import SLOW, PairedDifference
-from cosmos_eval.paired import all_differences
 from cosmos_eval.report import Content, content_of, to_page
-from cosmos_eval.report._pairs import compare_set
-from cosmos_eval.report._sets import sets_of
-from cosmos_eval.store import read_result, read_samples, result_paths
+from cosmos_eval.report.pairs import compare_set
+from cosmos_eval.report.sets import sets_of
+from cosmos_eval.results.compare import Stored
+from cosmos_eval.results.labels import model_label
+from cosmos_eval.results.leaderboard import published
+from cosmos_eval.results.paired import all_differences
+from cosmos_eval.results.store import read_result, read_samples, result_paths
+from cosmos_eval.stats.paired import SLOW, PairedDifference
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.report_pages import find_browser, open_browser

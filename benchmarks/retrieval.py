@@ -28,7 +28,7 @@ from clip_benchmark.metrics.zeroshot_retrieval import batchify, recall_at_k
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmos_eval.metrics.retrieval import (
+from cosmos_eval.stats.retrieval import (
     RECALL_AT,
     RetrievalRanks,
     retrieval_metrics,

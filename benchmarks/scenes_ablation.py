@@ -26,8 +26,8 @@ import typer
 import cosmos_eval
 from cosmos_core import read_checkpoint
 from cosmos_core.data.scenes import TRAIN, write_layouts
-from cosmos_core.files import write_atomically
 from cosmos_core.recipes import RECIPES
+from cosmos_core.utils.files import write_atomically
 
 RUNS = Path("runs/ablation")
 RESULTS = Path(__file__).parents[1] / "results" / "ablation"

@@ -28,17 +28,17 @@ from _report import Measurement, interleave, measurement, parser, report
 from _segmentation_sets import SIZES, write_set
 from torch import Tensor
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.label_maps import Sample, open_data
 from cosmos_eval.tasks.label_maps.kept import Kept
-from cosmos_eval.tasks.segmentation import _inference
-from cosmos_eval.tasks.segmentation._images import LoadedImage, load_image, resized_hw
-from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
-from cosmos_eval.tasks.segmentation._pass import Job, count_images
+from cosmos_eval.tasks.segmentation import inference as _inference
+from cosmos_eval.tasks.segmentation.images import LoadedImage, load_image, resized_hw
+from cosmos_eval.tasks.segmentation.inference import Segmenter, predict
+from cosmos_eval.tasks.segmentation.one_pass import Job, count_images
 from cosmos_eval.types import Precision, RunOptions, SegmentationProtocol, no_progress
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

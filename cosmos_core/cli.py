@@ -35,13 +35,13 @@ from cosmos_core.engine.distributed import (
 from cosmos_core.engine.evaluate import check_datasets, find_evaluator
 from cosmos_core.engine.snapshot import Snapshots
 from cosmos_core.engine.trainer import Outcome, Setting, Trainer
-from cosmos_core.files import require_writable
 from cosmos_core.model.build import model_config
 from cosmos_core.model.export import export as export_model
 from cosmos_core.model.export import preprocess_config
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
-from cosmos_core.text import OneLineFormatter, one_line
+from cosmos_core.utils.files import require_writable
+from cosmos_core.utils.text import OneLineFormatter, one_line
 
 COMMANDS = ("train", "prepare", "export")
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 from cosmos_eval._version import __version__
 
 if TYPE_CHECKING:
-    from cosmos_eval.attention import attend
-    from cosmos_eval.run import evaluate
-    from cosmos_eval.store import read_results
-    from cosmos_eval.table import load_results
+    from cosmos_eval.report.attention import attend
+    from cosmos_eval.results.store import read_results
+    from cosmos_eval.results.table import load_results
+    from cosmos_eval.runner.run import evaluate
 
 __all__ = ["__version__", "attend", "evaluate", "load_results", "read_results"]
 
 _HOMES = {
-    "attend": "cosmos_eval.attention",
-    "evaluate": "cosmos_eval.run",
-    "load_results": "cosmos_eval.table",
-    "read_results": "cosmos_eval.store",
+    "attend": "cosmos_eval.report.attention",
+    "evaluate": "cosmos_eval.runner.run",
+    "load_results": "cosmos_eval.results.table",
+    "read_results": "cosmos_eval.results.store",
 }
 
 

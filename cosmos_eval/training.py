@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cosmos_eval.plan import Machine, make_plan
-from cosmos_eval.run import check_data, measure_all
-from cosmos_eval.share import Share
+from cosmos_core.utils.distributed import Share
+from cosmos_eval.runner.plan import Machine, make_plan
+from cosmos_eval.runner.run import check_data, measure_all
 from cosmos_eval.types import CosmosEvalError, RunOptions, Weights
 
 

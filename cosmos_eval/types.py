@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.share import ALONE, Share
+from cosmos_core.utils.distributed import ALONE, Share
 
 Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
@@ -369,7 +369,7 @@ class RunOptions:
 
 
 SCHEMA_VERSION = 2
-"""Of result files; cosmos_eval.versions tells what changed between them."""
+"""Of result files; cosmos_eval.results.versions tells what changed between them."""
 
 
 @dataclass(frozen=True, kw_only=True)

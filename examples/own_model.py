@@ -1,8 +1,8 @@
 """A model of your own: what `--model python:examples/own_model.py` measures.
 
-`load` returns an object with the members of `cosmos_eval.encoder.Encoder`; the last three make it a
-`DenseEncoder`, which segmentation needs. This one has no network: it compares the colours of a
-picture with the colours that a text names, which shows how far colour alone gets. Around a network
+`load` returns an object with the members of `cosmos_eval.models.encoder.Encoder`; the last three
+make it a `DenseEncoder`, which segmentation needs. This one has no network: it compares the colours
+of a picture with the colours that a text names, which shows how far colour alone gets. Around a network
 the members are the same: `transform` and `tokenize` prepare, the `encode_` functions run it.
 """
 

@@ -18,9 +18,9 @@ from PIL import Image
 from support.packages import forget_tasks, install
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.encoder import DenseEncoder
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.encoder import DenseEncoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import TASKS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

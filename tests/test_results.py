@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cosmos_eval import read_results
-from cosmos_eval.verify import verify_all
+from cosmos_eval.results.verify import verify_all
 
 ROOT = Path(__file__).parents[1]
 RESULTS = read_results(ROOT / "results")

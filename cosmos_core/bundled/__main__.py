@@ -13,7 +13,6 @@ import torch
 import typer
 
 from cosmos_core.bundled import FOLDER
-from cosmos_core.files import write_atomically
 from cosmos_core.model.checkpoint import (
     Checkpoint,
     build_model,
@@ -21,6 +20,7 @@ from cosmos_core.model.checkpoint import (
     save_checkpoint,
 )
 from cosmos_core.model.modelcard import facts_table, training_facts
+from cosmos_core.utils.files import write_atomically
 
 SIZE_LIMIT = 8_000_000  # bytes a file: the package must stay small
 

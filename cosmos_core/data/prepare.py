@@ -17,7 +17,7 @@ from webdataset import TarWriter
 
 from cosmos_core.data.download import Download, list_sources, read_source
 from cosmos_core.data.dreamlip import CaptionFile, Captions
-from cosmos_core.files import errors_of, replacing, require_writable, write_atomically
+from cosmos_core.utils.files import errors_of, replacing, require_writable, write_atomically
 
 MANIFEST = "prepared.json"
 _FORMAT = 1

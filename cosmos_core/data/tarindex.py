@@ -18,7 +18,7 @@ import platformdirs
 
 from cosmos_core.data.shards import ShardError
 from cosmos_core.data.tar import BLOCK, Member, TarError, TarReader, split_name
-from cosmos_core.files import write_atomically
+from cosmos_core.utils.files import write_atomically
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 COLUMNS = 4

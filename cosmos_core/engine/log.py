@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from cosmos_core.files import errors_of, write_atomically
+from cosmos_core.utils.files import errors_of, write_atomically
 
 LOG = "log.jsonl"
 TENSORBOARD = "tensorboard"

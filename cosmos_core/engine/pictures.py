@@ -11,11 +11,11 @@ from types import TracebackType
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.log import LOG, read_log
 from cosmos_core.engine.watch import Watch
-from cosmos_core.files import write_atomically
-from cosmos_core.pictures.curves import draw_curves
-from cosmos_core.pictures.samples import Inverse, read_samples
-from cosmos_core.pictures.views import draw_views
+from cosmos_core.plots.curves import draw_curves
+from cosmos_core.plots.samples import Inverse, read_samples
+from cosmos_core.plots.views import draw_views
 from cosmos_core.types import Views
+from cosmos_core.utils.files import write_atomically
 
 VIEWS = "views.png"
 RESUMED_VIEWS = "views-resumed.png"  # the start's stay

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column
 
-from cosmos_core.text import one_line
 from cosmos_core.types import LossTerms
+from cosmos_core.utils.text import one_line
 
 LINE_SECONDS = 30  # between the plain lines of a run that is not in a terminal
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cosmos_core.files import errors_of, replacing, write_atomically
+from cosmos_core.utils.files import errors_of, replacing, write_atomically
 
 FOLDER = "snapshots"
 CHECKPOINT = "checkpoint.safetensors"  # beside the folder: the weights of the newest snapshot

@@ -35,7 +35,7 @@ from cosmos_core.engine.step import normalise, train_step
 from cosmos_core.engine.watch import Watch
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
-from cosmos_core.pictures.samples import Decoder, Inverse
+from cosmos_core.plots.samples import Decoder, Inverse
 from cosmos_core.types import Views
 
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import open_clip
 from torch import nn
 
-from cosmos_core.json_text import parse_json
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import Cosmos
+from cosmos_core.utils.json_text import parse_json
 
 Architecture = str | Path | Mapping[str, Any]
 ModelKind = Literal["cosmos", "clip"]

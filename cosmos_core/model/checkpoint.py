@@ -18,11 +18,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cosmos_core.files import write_atomically
-from cosmos_core.json_text import parse_json
 from cosmos_core.model.build import MODELS, Architecture, ModelKind, create_model, model_kind
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.heads import HEAD
+from cosmos_core.utils.files import write_atomically
+from cosmos_core.utils.json_text import parse_json
 
 Weights = Literal["teacher", "student"]
 DISTRIBUTED_PREFIX = "module."  # left by DistributedDataParallel in published files

@@ -21,7 +21,6 @@ from open_clip.constants import (
     OPENAI_DATASET_STD,
 )
 
-from cosmos_core.files import appearing, require_writable, write_atomically
 from cosmos_core.model.build import Architecture, model_config, openclip_config
 from cosmos_core.model.checkpoint import (
     Weights,
@@ -31,6 +30,7 @@ from cosmos_core.model.checkpoint import (
 )
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.modelcard import CARD_NAME, model_card
+from cosmos_core.utils.files import appearing, require_writable, write_atomically
 
 ALL_WEIGHTS_NAME = "cosmos.safetensors"
 

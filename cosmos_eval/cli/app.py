@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from cosmos_core.utils.processes import is_first, leave
 from cosmos_eval.cli import (
     attend,
     cache,
@@ -27,8 +28,7 @@ from cosmos_eval.cli import (
     verify,
 )
 from cosmos_eval.cli.output import OutputError, guarded_output
-from cosmos_eval.escaping import one_line
-from cosmos_eval.processes import is_first, leave
+from cosmos_eval.results.escaping import one_line
 from cosmos_eval.types import CosmosEvalError, UsageError
 
 app = typer.Typer(

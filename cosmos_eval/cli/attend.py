@@ -61,11 +61,11 @@ def attend(
     json: JsonOption = False,
 ) -> None:
     """Draw what a model looks at in an image, given a text, and in the text, given the image."""
-    from cosmos_eval.encoders.specs import parse_model_spec
+    from cosmos_eval.models.specs import parse_model_spec
 
     names = model or ["scenes-cosmos"]
     specs = [parse_model_spec(name, arch=arch, weights=weights) for name in names]
-    from cosmos_eval.attention import Looking, asked, draw
+    from cosmos_eval.report.attention import Looking, asked, draw
 
     looking = Looking(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision

@@ -13,7 +13,7 @@ app = typer.Typer(help="Embeddings that are kept, so that no run computes them a
 @app.command("info")
 def info(json: JsonOption = False) -> None:
     """Show where embeddings are kept, how many of which models, and how much room they may take."""
-    from cosmos_eval.cache import embeddings_folder, limit_bytes, spaces
+    from cosmos_eval.embedding.cache import embeddings_folder, limit_bytes, spaces
 
     folder = embeddings_folder()
     display.show_cache(folder, limit_bytes(), spaces(folder), as_json=json)
@@ -22,8 +22,8 @@ def info(json: JsonOption = False) -> None:
 @app.command("clear")
 def clear(json: JsonOption = False) -> None:
     """Remove all kept embeddings; whatever needs them computes them again."""
-    from cosmos_eval.cache import clear as remove
-    from cosmos_eval.cache import embeddings_folder
+    from cosmos_eval.embedding.cache import clear as remove
+    from cosmos_eval.embedding.cache import embeddings_folder
 
     folder = embeddings_folder()
     removed = remove(folder)

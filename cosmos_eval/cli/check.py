@@ -17,7 +17,7 @@ from cosmos_eval.cli.options import JsonOption
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.regression import Report
+    from cosmos_eval.results.gate import Report
 
 
 def check(
@@ -68,7 +68,7 @@ def check(
     """
     _require_together(update, reason, tolerance, metrics_only)
     if update:
-        from cosmos_eval.regression import replace_baseline
+        from cosmos_eval.results.gate import replace_baseline
 
         found, problems = verified_results(results)
         changes = replace_baseline(
@@ -110,7 +110,7 @@ def _report(
     Such an error would end other commands with status 1, which here says that a regression was
     shown.
     """
-    from cosmos_eval.regression import Problem, examine, read_baseline, undecided
+    from cosmos_eval.results.gate import Problem, examine, read_baseline, undecided
 
     problems: list[Problem] = []
     try:
@@ -126,8 +126,8 @@ def _report(
 
 def _write(report: Report, summary: Path | None, junit: Path | None) -> None:
     """Write all reports, each also where another cannot be written."""
-    from cosmos_eval.files import write_atomically
-    from cosmos_eval.regression import to_annotations, to_junit, to_markdown
+    from cosmos_core.utils.storage import write_atomically
+    from cosmos_eval.results.gate import to_annotations, to_junit, to_markdown
 
     def annotate() -> None:
         # Runners read commands from both streams; standard output may be a JSON document.

@@ -12,7 +12,7 @@ from cosmos_eval.cli.loading import result_files
 from cosmos_eval.cli.options import JsonOption
 
 if TYPE_CHECKING:
-    from cosmos_eval.labels import Stored
+    from cosmos_eval.results.labels import Stored
 
 
 def compare(
@@ -28,10 +28,10 @@ def compare(
     json: JsonOption = False,
 ) -> None:
     """Compare two models on the same samples: differences, intervals, p-values."""
-    from cosmos_eval.compare import choose, pair
-    from cosmos_eval.compare import compare as compare_pairs
-    from cosmos_eval.labels import warnings_of
-    from cosmos_eval.store import read_samples
+    from cosmos_eval.results.compare import choose, pair
+    from cosmos_eval.results.compare import compare as compare_pairs
+    from cosmos_eval.results.labels import warnings_of
+    from cosmos_eval.results.store import read_samples
     from cosmos_eval.types import UsageError
 
     if len(model or ()) > 2:
@@ -45,6 +45,6 @@ def compare(
 
 
 def _read(path: Path) -> list[Stored]:
-    from cosmos_eval.store import read_stored
+    from cosmos_eval.results.store import read_stored
 
     return read_stored(result_files(path))

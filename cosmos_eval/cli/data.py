@@ -35,7 +35,7 @@ def doctor(
 
     Exit status: 0 all are whole, 1 one is not, 2 wrong usage.
     """
-    from cosmos_eval.doctor import choose, examine_all
+    from cosmos_eval.runner.doctor import choose, examine_all
 
     options = RunOptions(data_root=data_root, workers=_WORKERS)
     protocols = choose(names or (), options)
@@ -55,7 +55,7 @@ def prepare(
     json: JsonOption = False,
 ) -> None:
     """Make the label maps or class folders that a download lacks; what is there is kept."""
-    from cosmos_eval.prepare import prepare as make
+    from cosmos_eval.data.prepare import prepare as make
 
     with display.Progress() as progress:
         counts = make(

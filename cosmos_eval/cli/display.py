@@ -13,27 +13,27 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from cosmos_eval.escaping import json_text, one_line
-from cosmos_eval.files import RESULTS as RESULTS
-from cosmos_eval.matching import is_share, p_value_text
+from cosmos_core.utils.storage import RESULTS as RESULTS
+from cosmos_eval.results.escaping import json_text, one_line
+from cosmos_eval.results.matching import is_share, p_value_text
 from cosmos_eval.types import Progress as Step
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from cosmos_eval.attention import Row
-    from cosmos_eval.batch import Failed
-    from cosmos_eval.cache import Space
-    from cosmos_eval.compare import Comparison, MetricTest
-    from cosmos_eval.doctor import Diagnosis
-    from cosmos_eval.leaderboard import Entry, Format, Reproduction, Ties
-    from cosmos_eval.pending import Standing
-    from cosmos_eval.preview import Preview
-    from cosmos_eval.regression import Report
+    from cosmos_eval.embedding.cache import Space
     from cosmos_eval.report import Page
+    from cosmos_eval.report.attention import Row
+    from cosmos_eval.results.compare import Comparison, MetricTest
+    from cosmos_eval.results.gate import Report
+    from cosmos_eval.results.leaderboard import Entry, Format, Reproduction, Ties
+    from cosmos_eval.results.verify import Verdict
+    from cosmos_eval.runner.batch import Failed
+    from cosmos_eval.runner.doctor import Diagnosis
+    from cosmos_eval.runner.pending import Standing
+    from cosmos_eval.runner.preview import Preview
     from cosmos_eval.types import ResultRow
-    from cosmos_eval.verify import Verdict
 
 ReproductionFormat = Literal["table", "md", "json"]
 
@@ -217,8 +217,8 @@ def show_summary(measured: int, kept: int, failed: int) -> None:
 
 def show_results(paths: Sequence[Path], *, as_json: bool) -> None:
     """Print the results that a run has just stored."""
-    from cosmos_eval.leaderboard import measured, to_tables
-    from cosmos_eval.store import read_result
+    from cosmos_eval.results.leaderboard import measured, to_tables
+    from cosmos_eval.results.store import read_result
 
     if as_json:
         print_json([json.loads(path.read_text("utf-8")) for path in paths])
@@ -244,7 +244,7 @@ def _most_confused(row: ResultRow) -> str:
 
 def show_leaderboard(entries: Sequence[Entry], ties: Ties, form: Format) -> None:
     """Print entries in a form; `ties` is what samples told of those near the best."""
-    from cosmos_eval import leaderboard
+    from cosmos_eval.results import leaderboard
 
     if form == "table":
         console = _console()
@@ -256,7 +256,7 @@ def show_leaderboard(entries: Sequence[Entry], ties: Ties, form: Format) -> None
 
 def show_reproductions(numbers: Sequence[Reproduction], form: ReproductionFormat) -> None:
     """Print published numbers of the released checkpoints beside those measured here."""
-    from cosmos_eval import leaderboard
+    from cosmos_eval.results import leaderboard
 
     if form == "json":
         sys.stdout.write(leaderboard.reproductions_to_json(numbers))
@@ -270,7 +270,7 @@ def show_reproductions(numbers: Sequence[Reproduction], form: ReproductionFormat
 
 def show_comparison(comparison: Comparison, unpaired: Sequence[str], *, as_json: bool) -> None:
     """Print the differences of two models, headline metrics with Holm's p-value; notes apart."""
-    from cosmos_eval.compare import to_records
+    from cosmos_eval.results.compare import to_records
 
     if as_json:
         content = to_records(comparison)
@@ -305,7 +305,7 @@ def _compared(test: MetricTest) -> dict[str, str]:
 
 def show_report(report: Report, *, as_json: bool) -> None:
     """Print a check: all metrics, the verdict; why something cannot be decided apart."""
-    from cosmos_eval.regression import to_cells, to_records, tolerance_text
+    from cosmos_eval.results.gate import to_cells, to_records, tolerance_text
 
     if as_json:
         print_json(to_records(report))
@@ -413,7 +413,7 @@ def _shortened(text: str, length: int = 24) -> str:
 
 def show_looks(rows: Sequence[Row], out: Path, *, as_json: bool) -> None:
     """Print where maps are largest; of a single row also what its words weigh. Notes apart."""
-    from cosmos_eval.attention import described, notes, to_records, weighed
+    from cosmos_eval.report.attention import described, notes, to_records, weighed
 
     if as_json:
         print_json(to_records(rows))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cosmos_eval.cli import display
-from cosmos_eval.leaderboard import Format, TieRule, entries_of, find_ties, published
+from cosmos_eval.results.leaderboard import Format, TieRule, entries_of, find_ties, published
 
 
 def leaderboard(
@@ -28,8 +28,8 @@ def leaderboard(
     ] = "auto",
 ) -> None:
     """Print results side by side, one table a protocol family."""
-    from cosmos_eval.labels import warnings_of
-    from cosmos_eval.store import read_samples, read_stored, result_paths
+    from cosmos_eval.results.labels import warnings_of
+    from cosmos_eval.results.store import read_samples, read_stored, result_paths
 
     results = read_stored(result_paths(directory))
     path_of = {id(one.row): one.path for one in results}

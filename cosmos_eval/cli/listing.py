@@ -20,7 +20,7 @@ def list_known(
     json: JsonOption = False,
 ) -> None:
     """List the models, tasks, data sets, protocol families or suites that are known."""
-    from cosmos_eval import catalog
+    from cosmos_eval.runner import catalog
 
     listed = {
         "models": catalog.models,

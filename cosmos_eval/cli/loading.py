@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from cosmos_eval.regression import Measured, Problem
+    from cosmos_eval.results.gate import Measured, Problem
 
 
 def result_files(place: Path) -> list[Path]:
@@ -16,16 +16,16 @@ def result_files(place: Path) -> list[Path]:
 
     Raises UsageError where a folder has none or cannot be read.
     """
-    from cosmos_eval.store import result_paths
+    from cosmos_eval.results.store import result_paths
 
     return result_paths(place) if os.path.isdir(place) else [place]
 
 
 def verified_results(places: Sequence[Path]) -> tuple[list[Measured], list[Problem]]:
     """Results whose figures follow from their samples, and what is wrong with the others."""
-    from cosmos_eval.regression import Measured, Problem
-    from cosmos_eval.store import list_results
-    from cosmos_eval.verify import Verdict, read_verified
+    from cosmos_eval.results.gate import Measured, Problem
+    from cosmos_eval.results.store import list_results
+    from cosmos_eval.results.verify import Verdict, read_verified
 
     found, problems = [], []
     for place in places:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cosmos_core.files import require_replaceable
+from cosmos_core.utils.files import require_replaceable
 from cosmos_eval.types import Attention, Precision, UsageError, Weights
 
 

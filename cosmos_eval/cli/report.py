@@ -51,10 +51,7 @@ def report(
     device: DeviceOption = "auto",
 ) -> None:
     """Write all results as one web page that works offline."""
-    from cosmos_eval.cache import embeddings_folder
-    from cosmos_eval.gallery import Gallery, collect, require_inputs
-    from cosmos_eval.labels import warnings_of
-    from cosmos_eval.leaderboard import published
+    from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.report import (
         content_of,
         require_page_name,
@@ -62,7 +59,10 @@ def report(
         to_page,
         write_page,
     )
-    from cosmos_eval.store import read_samples, read_stored, result_paths
+    from cosmos_eval.report.gallery import Gallery, collect, require_inputs
+    from cosmos_eval.results.labels import warnings_of
+    from cosmos_eval.results.leaderboard import published
+    from cosmos_eval.results.store import read_samples, read_stored, result_paths
 
     require_page_name(out)
     paths = result_paths(directory)

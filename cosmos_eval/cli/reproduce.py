@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cosmos_eval.cli import display
-from cosmos_eval.leaderboard import entries_of, reproductions
+from cosmos_eval.results.leaderboard import entries_of, reproductions
 
 
 def reproduce(
@@ -22,8 +22,8 @@ def reproduce(
 
     What was not measured is `unverified`; without any results that is everything.
     """
-    from cosmos_eval.labels import warnings_of
-    from cosmos_eval.store import read_stored, result_paths
+    from cosmos_eval.results.labels import warnings_of
+    from cosmos_eval.results.store import read_stored, result_paths
 
     usual = display.RESULTS
     nothing_yet = directory is None and not (usual.exists() and any(usual.iterdir()))

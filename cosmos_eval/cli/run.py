@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from cosmos_core.utils.processes import is_first, joined
 from cosmos_eval.cli import display
 from cosmos_eval.cli.options import (
     ArchOption,
@@ -19,13 +20,12 @@ from cosmos_eval.cli.options import (
     PrecisionOption,
     WeightsOption,
 )
-from cosmos_eval.processes import is_first, joined
 from cosmos_eval.tasks import TASKS
 from cosmos_eval.types import Executor, Protocol, RunOptions, UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.pending import Standing
-    from cosmos_eval.plan import Pair, Plan
+    from cosmos_eval.runner.pending import Standing
+    from cosmos_eval.runner.plan import Pair, Plan
 
 
 def run(
@@ -133,9 +133,9 @@ def run(
     json: JsonOption = False,
 ) -> None:
     """Measure models on data sets, write the results and print them as a table."""
-    from cosmos_eval.cache import embeddings_folder
-    from cosmos_eval.pending import standings
-    from cosmos_eval.plan import Machine, choose_protocols
+    from cosmos_eval.embedding.cache import embeddings_folder
+    from cosmos_eval.runner.pending import standings
+    from cosmos_eval.runner.plan import Machine, choose_protocols
 
     if suite is not None and (task != "all" or dataset or protocol or model):
         raise UsageError(
@@ -191,8 +191,8 @@ def _plan(
     **how: Any,
 ) -> Plan:
     """The plan of a suite, or of models and data sets that were named one by one."""
-    from cosmos_eval.plan import plan_of
-    from cosmos_eval.suites import Suite, read_suite
+    from cosmos_eval.runner.plan import plan_of
+    from cosmos_eval.runner.suites import Suite, read_suite
 
     chosen = Suite(tuple(models), tuple(choose())) if suite is None else read_suite(suite)
     return plan_of(chosen.protocols, models=chosen.models, **how)
@@ -216,8 +216,8 @@ def _carry_out(
     keep_going: bool,
 ) -> _Ended:
     """Measure what is not there, telling of every result."""
-    from cosmos_eval.batch import Failed, carry_out
-    from cosmos_eval.executors import engine_of
+    from cosmos_eval.runner.batch import Failed, carry_out
+    from cosmos_eval.runner.executors import engine_of
 
     kept = {pair: standing.path for pair, standing in there.items() if standing.row is not None}
     stored: dict[Pair, Path] = {}
@@ -247,7 +247,7 @@ def _carry_out(
 def _show_preview(
     plan: Plan, there: Mapping[Pair, Standing], output: Path, *, as_json: bool
 ) -> None:
-    from cosmos_eval.preview import preview
+    from cosmos_eval.runner.preview import preview
 
     if is_first():
         display.show_preview(preview(plan, there, output), as_json=as_json)

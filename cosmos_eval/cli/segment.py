@@ -51,13 +51,13 @@ def segment(
     json: JsonOption = False,
 ) -> None:
     """Segment one image and draw image, label map and legend in one picture."""
-    from cosmos_eval.encoders.specs import parse_model_spec
+    from cosmos_eval.models.specs import parse_model_spec
     from cosmos_eval.tasks import find_protocol
 
     known = find_protocol(dataset, protocol)
     spec = parse_model_spec(model, arch=arch, weights=weights)
     names = tuple(name.strip() for name in classes.split(",")) if classes is not None else ()
-    from cosmos_eval.segment import segment as draw
+    from cosmos_eval.report.segment import segment as draw
 
     shares = draw(
         image,

@@ -25,7 +25,7 @@ def verify(
 
     Exit status: 0 all are verified, 1 something differs, 2 something cannot be looked at.
     """
-    from cosmos_eval.verify import verify_all
+    from cosmos_eval.results.verify import verify_all
 
     verdicts = list(verify_all(results or [display.RESULTS]))
     display.show_verdicts(verdicts, as_json=json)

@@ -6,8 +6,8 @@ this room imports no torch.
 
 from __future__ import annotations
 
-from cosmos_eval.report._content import Content, content_of
-from cosmos_eval.report._page import (
+from cosmos_eval.report.content import Content, content_of
+from cosmos_eval.report.page import (
     LIMIT,
     Page,
     require_page_name,

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cosmos_eval.tasks import _installed
+from cosmos_eval.tasks import installed as _installed
 from cosmos_eval.types import (
     ClassificationProtocol,
     Figures,
@@ -36,8 +36,8 @@ from cosmos_eval.types import (
 
 if TYPE_CHECKING:
     # At run time they would import torch or take long.
-    from cosmos_eval.encoder import Encoder
-    from cosmos_eval.metrics.paired import Compare, PairedDifference
+    from cosmos_eval.models.encoder import Encoder
+    from cosmos_eval.stats.paired import Compare, PairedDifference
 
 
 class Task(NamedTuple):
@@ -261,8 +261,8 @@ def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:
     `family` chooses among the protocols of a known data set; None is its usual one. Raises
     UsageError with the nearest known names, or what is wrong in the file.
     """
+    from cosmos_eval.data.user import read_protocol
     from cosmos_eval.protocols import find_known  # which makes images
-    from cosmos_eval.protocols.user import read_protocol
 
     if Path(name_or_file).suffix not in (".yaml", ".yml"):
         return find_known(name_or_file, family)

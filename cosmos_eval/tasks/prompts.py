@@ -13,9 +13,9 @@ from functools import partial
 
 import numpy as np
 
-from cosmos_eval.embed import Features, Inputs, embed, encode_texts, identity, quoted
-from cosmos_eval.encoder import CrossAttentionEncoder, Encoder
-from cosmos_eval.tasks import clip_benchmark_lists
+from cosmos_eval.data import clip_benchmark_lists
+from cosmos_eval.embedding.embed import Features, Inputs, embed, encode_texts, identity, quoted
+from cosmos_eval.models.encoder import CrossAttentionEncoder, Encoder
 from cosmos_eval.types import OnProgress, RunOptions, UsageError, nearest, no_progress
 
 # The 80 templates of OpenCLIP's open_clip.OPENAI_IMAGENET_TEMPLATES.

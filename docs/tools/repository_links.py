@@ -1,7 +1,7 @@
 """A hook of MkDocs: links to files of the repository outside docs/ work in the site as well.
 
-On a code host `[schema.json](../cosmos_eval/schema.json)` shows the file. The site has a copy of
-it; a folder, which no browser lists, is named instead.
+On a code host `[schema.json](../cosmos_eval/results/schema.json)` shows the file. The site has a
+copy of it; a folder, which no browser lists, is named instead.
 """
 
 from __future__ import annotations

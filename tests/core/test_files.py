@@ -9,8 +9,8 @@ import pytest
 import torch
 from support.writing import Writing, file_size_limit
 
-from cosmos_core import files
-from cosmos_core.files import (
+from cosmos_core.utils import files
+from cosmos_core.utils.files import (
     appearing,
     errors_of,
     replacing,

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import EncoderInfo
 
 TINY = {

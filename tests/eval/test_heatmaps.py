@@ -11,10 +11,17 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.specs import parse_model_spec
-from cosmos_eval.heatmaps import heatmaps, scaled, upsample, usual_kind, whole_image, whole_size
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.heatmaps import (
+    heatmaps,
+    scaled,
+    upsample,
+    usual_kind,
+    whole_image,
+    whole_size,
+)
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import UsageError
 
 PARITY = Path(__file__).parents[1] / "parity"
@@ -101,7 +108,7 @@ def test_square_pictures_are_as_the_model_sees_them(
 ) -> None:
     from open_clip.transform import PreprocessCfg
 
-    from cosmos_eval.encoders.clip import ClipParts
+    from cosmos_eval.models.clip import ClipParts
 
     config = PreprocessCfg(size=32, interpolation=interpolation, mean=(0.4, 0.5, 0.6))
     parts = ClipParts(tiny_encoder.model, config, tiny_encoder._tokenizer)
@@ -113,7 +120,7 @@ def test_square_pictures_are_as_the_model_sees_them(
 def test_a_model_with_an_input_that_is_not_square(tiny_encoder: ClipEncoder) -> None:
     from open_clip.transform import PreprocessCfg
 
-    from cosmos_eval.encoders.clip import ClipParts
+    from cosmos_eval.models.clip import ClipParts
 
     parts = ClipParts(tiny_encoder.model, PreprocessCfg(size=(24, 40)), tiny_encoder._tokenizer)
     encoder = ClipEncoder(parts, tiny_encoder.info)

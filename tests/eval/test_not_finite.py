@@ -9,13 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from cosmos_eval import provenance
-from cosmos_eval.encoder import require_finite
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.contract import require_encoder
-from cosmos_eval.heatmaps import heatmaps, whole_image
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.contract import require_encoder
+from cosmos_eval.models.encoder import require_finite
+from cosmos_eval.models.heatmaps import heatmaps, whole_image
 from cosmos_eval.protocols import known_protocols, prepare
-from cosmos_eval.run import Loaded, measure
+from cosmos_eval.results import provenance
+from cosmos_eval.runner.run import Loaded, measure
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
 
 DENSE = ("scenes-seg", "scenes-loc")

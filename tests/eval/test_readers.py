@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_eval.readers import FileError, MissingFileError, parse_json, read_text, read_yaml
-from cosmos_eval.readers import read_bytes as read
+from cosmos_eval.data.readers import FileError, MissingFileError, parse_json, read_text, read_yaml
+from cosmos_eval.data.readers import read_bytes as read
 
 # Nine lists of nine aliases each: 9 ** 10 values in 300 bytes.
 BOMB = f"key:\n  - &a [{', '.join(['x'] * 9)}]\n" + "".join(

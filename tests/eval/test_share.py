@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from support.sharing import together
 
-from cosmos_eval.share import ALONE, Share
+from cosmos_core.utils.distributed import ALONE, Share
 from cosmos_eval.types import UsageError
 
 

@@ -19,7 +19,8 @@ from PIL import ExifTags, Image, ImageOps
 
 from cosmos_core.data.problems import BadSampleError
 from cosmos_core.data.samples import RawSample, decode_sample
-from cosmos_eval.sources import (
+from cosmos_eval.data.archives import open_archives
+from cosmos_eval.data.sources import (
     ArchiveMember,
     CroppedImage,
     ImageArray,
@@ -27,8 +28,7 @@ from cosmos_eval.sources import (
     ImageSource,
     ShownImage,
 )
-from cosmos_eval.tasks.archives import open_archives
-from cosmos_eval.tasks.segmentation._images import decode as decode_segmented
+from cosmos_eval.tasks.segmentation.images import decode as decode_segmented
 from cosmos_eval.types import UsageError
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.models.wordmaps import WordMap, wordmaps
 from cosmos_eval.types import CaptionWord, EncoderInfo
-from cosmos_eval.wordmaps import WordMap, wordmaps
 
 PARITY = Path(__file__).parents[1] / "parity"
 

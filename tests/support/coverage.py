@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.metrics.intervals import cluster_bootstrap, wilson
-from cosmos_eval.metrics.segmentation import Areas, bootstrap, segmentation_metrics
+from cosmos_eval.stats.intervals import cluster_bootstrap, wilson
+from cosmos_eval.stats.segmentation import Areas, bootstrap, segmentation_metrics
 from cosmos_eval.types import Interval
 
 BLOCK = 100  # studies that share resamples

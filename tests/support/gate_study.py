@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from support.models import SAMPLES, make_result
 
-from cosmos_eval.regression import Measured, Report, examine, read_baseline, replace_baseline
+from cosmos_eval.results.gate import Measured, Report, examine, read_baseline, replace_baseline
 from cosmos_eval.types import Samples
 
 TASKS = ("cls", "retrieval", "select", "seg")  # those that docs/comparing.md has rates of

@@ -18,11 +18,12 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from cosmos_eval import embed, encoders
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.plan import Machine, Plan, make_plan
-from cosmos_eval.run import run_all
-from cosmos_eval.store import write_result
+from cosmos_eval import models as encoders
+from cosmos_eval.embedding import embed
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.results.store import write_result
+from cosmos_eval.runner.plan import Machine, Plan, make_plan
+from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import Progress, RunOptions
 
 PARITY = Path(__file__).parents[1] / "parity"

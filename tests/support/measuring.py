@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cosmos_eval.plan import Machine, make_plan
-from cosmos_eval.processes import joined
-from cosmos_eval.run import run_all
-from cosmos_eval.share import Share
-from cosmos_eval.store import write_result
+from cosmos_core.utils.distributed import Share
+from cosmos_core.utils.processes import joined
+from cosmos_eval.results.store import write_result
+from cosmos_eval.runner.plan import Machine, make_plan
+from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import RunOptions
 
 

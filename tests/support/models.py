@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from support.results import measured_row
 
-from cosmos_eval.metrics.segmentation import pack
-from cosmos_eval.store import write_result
+from cosmos_eval.results.store import write_result
+from cosmos_eval.stats.segmentation import pack
 from cosmos_eval.types import ResultRow, Samples
 
 HASHES = {name: letter * 64 for name, letter in (("class_names", "a"), ("templates", "b"))}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cosmos_eval import tasks
-from cosmos_eval.tasks import _installed
+from cosmos_eval.tasks import installed as _installed
 
 
 def install(folder: Path, name: str, tasks: Mapping[str, str], version: str = "0.1") -> None:

@@ -23,8 +23,8 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(
     [
         *("cosmos_core.cli", "cosmos_core.engine.trainer", "cosmos_core.methods"),
-        *("cosmos_eval.run", "cosmos_eval.tasks.segmentation._measure"),
-        *("cosmos_eval.encoders.cosmos", "matplotlib.figure"),
+        *("cosmos_eval.runner.run", "cosmos_eval.tasks.segmentation.evaluate"),
+        *("cosmos_eval.models.cosmos", "matplotlib.figure"),
     ]
 )
 

@@ -15,8 +15,8 @@ from PIL import Image
 from support.models import cls_samples, make_result
 from support.ten_by_twelve import encoded
 
-from cosmos_eval.compare import Stored
-from cosmos_eval.gallery import (
+from cosmos_eval.report import Content, content_of
+from cosmos_eval.report.gallery import (
     AttentionExample,
     ClassificationExample,
     Gallery,
@@ -25,8 +25,8 @@ from cosmos_eval.gallery import (
     SegmentationExample,
     Word,
 )
-from cosmos_eval.leaderboard import Entry
-from cosmos_eval.report import Content, content_of
+from cosmos_eval.results.compare import Stored
+from cosmos_eval.results.leaderboard import Entry
 from cosmos_eval.types import ResultRow, Samples
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from support.rows import make_row
 
-from cosmos_eval.store import write_result
+from cosmos_eval.results.store import write_result
 from cosmos_eval.tasks import room_named
 from cosmos_eval.types import ResultRow, Samples
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cosmos_eval.share import Share
+from cosmos_core.utils.distributed import Share
 
 
 def together(size: int, act: Callable[[Share], Any]) -> list[Any]:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from support.rows import make_row
 
-from cosmos_eval.gallery import (
+from cosmos_eval.report.gallery import (
     AttentionExample,
     ClassificationExample,
     Gallery,
@@ -26,18 +26,18 @@ from cosmos_eval.gallery import (
     SegmentationExample,
     Word,
 )
-from cosmos_eval.metrics.classification import class_recalls, classification_metrics
-from cosmos_eval.metrics.intervals import wilson
-from cosmos_eval.metrics.retrieval import RetrievalRanks, retrieval_metrics
-from cosmos_eval.metrics.segmentation import (
+from cosmos_eval.results.store import write_result
+from cosmos_eval.stats.classification import class_recalls, classification_metrics
+from cosmos_eval.stats.intervals import wilson
+from cosmos_eval.stats.retrieval import RetrievalRanks, retrieval_metrics
+from cosmos_eval.stats.segmentation import (
     Areas,
     SparseConfusion,
     areas_of_images,
     class_scores,
     segmentation_metrics,
 )
-from cosmos_eval.store import write_result
-from cosmos_eval.tasks.classification._samples import _confusion_pairs
+from cosmos_eval.tasks.classification.samples import _confusion_pairs
 from cosmos_eval.types import ResultRow, Samples
 
 MODELS = (

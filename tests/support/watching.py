@@ -12,7 +12,7 @@ from cosmos_core.engine.distributed import World
 from cosmos_core.engine.evaluate import check_datasets, evaluate, find_evaluator
 from cosmos_core.engine.watch import Watch
 from cosmos_core.recipes import RECIPES
-from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.models.clip import ClipEncoder
 
 BATCH = 32
 TERMS = {"clip": 2.5, "distill": 0.0, "lr": 0.125}

@@ -11,7 +11,7 @@ from typing import Any
 
 from support.processes import context
 
-from cosmos_core import files
+from cosmos_core.utils import files
 
 
 @contextmanager

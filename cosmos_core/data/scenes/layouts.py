@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image as PILImage
 
-from cosmos_core.files import appearing, errors_of
+from cosmos_core.utils.files import appearing, errors_of
 
 from .captions import join
 from .choices import ATTRIBUTES, choose

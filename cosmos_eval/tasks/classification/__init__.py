@@ -7,25 +7,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.classification._data import (
-    Survey,
-    open_data,
-    part,
-    sample_list_hash,
-    survey,
-)
-from cosmos_eval.tasks.classification._fetch import can_fetch, fetch
-from cosmos_eval.tasks.classification._folders import (
+from cosmos_eval.data.classification.fetch import can_fetch, fetch
+from cosmos_eval.data.classification.folders import (
     FlatImage,
     find_folder,
     flat_images,
     must_be_sorted,
 )
-from cosmos_eval.tasks.classification._names import class_names
-from cosmos_eval.tasks.classification._paired import TRUTH, differences, together
-from cosmos_eval.tasks.classification._samples import mistakes, recompute
-from cosmos_eval.tasks.classification._types import ClassData
+from cosmos_eval.data.classification.names import class_names
+from cosmos_eval.data.classification.read import Survey, open_data, part, sample_list_hash, survey
+from cosmos_eval.data.classification.types import ClassData
+from cosmos_eval.tasks import Room, one_by_one
+from cosmos_eval.tasks.classification.paired import TRUTH, differences, together
+from cosmos_eval.tasks.classification.samples import mistakes, recompute
 from cosmos_eval.types import (
     ClassificationProtocol,
     Measurement,
@@ -35,7 +29,7 @@ from cosmos_eval.types import (
 )
 
 if TYPE_CHECKING:
-    from cosmos_eval.encoder import Encoder
+    from cosmos_eval.models.encoder import Encoder
 
 __all__ = [
     "ROOM",
@@ -69,7 +63,7 @@ def measure(
     progress: OnProgress = no_progress,
 ) -> Measurement:
     """Accuracy and recall; `options.limit` keeps the first images of all classes in turn."""
-    from cosmos_eval.tasks.classification._measure import measure_data
+    from cosmos_eval.tasks.classification.evaluate import measure_data
 
     return measure_data(encoder, open_data(protocol, options), protocol, options, progress)
 

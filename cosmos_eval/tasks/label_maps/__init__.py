@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from functools import partial
 
-from cosmos_eval.tasks.label_maps._constants import check_constants, has_background
-from cosmos_eval.tasks.label_maps._data import (
+from cosmos_eval.data.label_maps.constants import check_constants, has_background
+from cosmos_eval.data.label_maps.mmcv import mmseg_datasets, mmseg_models
+from cosmos_eval.data.label_maps.read import (
     Label,
     LabelMaps,
     Sample,
@@ -19,9 +20,8 @@ from cosmos_eval.tasks.label_maps._data import (
     read_label,
     require_same_size,
 )
-from cosmos_eval.tasks.label_maps._mmcv import mmseg_datasets, mmseg_models
-from cosmos_eval.tasks.label_maps._survey import Survey, survey
-from cosmos_eval.threads import ahead
+from cosmos_eval.data.label_maps.survey import Survey, survey
+from cosmos_eval.data.prefetch import ahead
 from cosmos_eval.types import LabelMapProtocol, RunOptions
 
 __all__ = [

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cosmos_eval.code import fingerprint
-from cosmos_eval.files import write_atomically
+from cosmos_core.utils.storage import write_atomically
+from cosmos_eval.embedding.code import fingerprint
 from cosmos_eval.tasks.label_maps import Sample
 from cosmos_eval.types import EncoderInfo, LabelMapProtocol, RunOptions, UsageError
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from cosmos_eval.encoder import DenseEncoder, Encoder
+from cosmos_eval.models.encoder import DenseEncoder, Encoder
 from cosmos_eval.types import Attention, UsageError
 
 # Patches that a CPU encodes at once: eight windows of 224 pixels in patches of 16. More take more

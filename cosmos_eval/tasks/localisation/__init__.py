@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room
 from cosmos_eval.tasks.label_maps import check, part
-from cosmos_eval.tasks.localisation._paired import TRUTH, differences
-from cosmos_eval.tasks.localisation._samples import recompute
+from cosmos_eval.tasks.localisation.paired import TRUTH, differences
+from cosmos_eval.tasks.localisation.samples import recompute
 from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions
 
 if TYPE_CHECKING:
-    from cosmos_eval.encoder import Encoder
+    from cosmos_eval.models.encoder import Encoder
 
 __all__ = ["ROOM", "check", "image_pass", "measure", "recompute"]
 
@@ -32,7 +32,7 @@ def measure(
     for a model without patches or without the kind of map that is asked for and, with the file's
     name, for an image that cannot be decoded.
     """
-    from cosmos_eval.tasks.localisation._measure import measure_data
+    from cosmos_eval.tasks.localisation.evaluate import measure_data
 
     for protocol in protocols:
         yield from measure_data(encoder, protocol, options, progress)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.retrieval._data import (
+from cosmos_eval.data.retrieval.read import (
     RetrievalData,
     Survey,
     open_data,
@@ -16,8 +15,9 @@ from cosmos_eval.tasks.retrieval._data import (
     sample_list_hash,
     survey,
 )
-from cosmos_eval.tasks.retrieval._paired import TRUTH, differences, together
-from cosmos_eval.tasks.retrieval._samples import recompute
+from cosmos_eval.tasks import Room, one_by_one
+from cosmos_eval.tasks.retrieval.paired import TRUTH, differences, together
+from cosmos_eval.tasks.retrieval.samples import recompute
 from cosmos_eval.types import (
     Measurement,
     OnProgress,
@@ -27,7 +27,7 @@ from cosmos_eval.types import (
 )
 
 if TYPE_CHECKING:
-    from cosmos_eval.encoder import Encoder
+    from cosmos_eval.models.encoder import Encoder
 
 __all__ = [
     "ROOM",
@@ -54,7 +54,7 @@ def measure(
     progress: OnProgress = no_progress,
 ) -> Measurement:
     """Recall and ranks both ways; `options.limit` keeps the first images."""
-    from cosmos_eval.tasks.retrieval._measure import measure_data
+    from cosmos_eval.tasks.retrieval.evaluate import measure_data
 
     return measure_data(encoder, open_data(protocol, options), options, progress)
 

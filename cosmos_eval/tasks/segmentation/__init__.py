@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Room
 from cosmos_eval.tasks.label_maps import Label, Sample, check, open_data, part
-from cosmos_eval.tasks.segmentation._paired import TRUTH, differences, together
-from cosmos_eval.tasks.segmentation._samples import mistakes, recompute
-from cosmos_eval.tasks.segmentation._saved import colours, prediction_file, predictions_folder
+from cosmos_eval.tasks.segmentation.paired import TRUTH, differences, together
+from cosmos_eval.tasks.segmentation.samples import mistakes, recompute
+from cosmos_eval.tasks.segmentation.saved import colours, prediction_file, predictions_folder
 from cosmos_eval.types import (
     Measurement,
     OnProgress,
@@ -24,8 +24,8 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from cosmos_eval.encoder import Encoder
-    from cosmos_eval.tasks.segmentation._overlay import Picture
+    from cosmos_eval.models.encoder import Encoder
+    from cosmos_eval.tasks.segmentation.overlay import Picture
 
 __all__ = [
     "ROOM",
@@ -82,7 +82,7 @@ def measure_together(
     UsageError for a model without patch embeddings and, with the file's name, for an image that
     cannot be decoded.
     """
-    from cosmos_eval.tasks.segmentation._measure import measure_data
+    from cosmos_eval.tasks.segmentation.evaluate import measure_data
 
     return measure_data(encoder, protocols, options, progress)
 
@@ -95,7 +95,7 @@ def draw_image(
     Raises UsageError for a model without patch embeddings, constants that contradict each other and
     an image that cannot be decoded.
     """
-    from cosmos_eval.tasks.segmentation._single import draw
+    from cosmos_eval.tasks.segmentation.single import draw
 
     return draw(encoder, protocol, path, options)
 
@@ -105,7 +105,7 @@ def read_image(sample: Sample) -> Image:
 
     Raises UsageError, naming the file, where it cannot be decoded.
     """
-    from cosmos_eval.tasks.segmentation._single import read_picture
+    from cosmos_eval.tasks.segmentation.single import read_picture
 
     return read_picture(sample)
 
@@ -120,7 +120,7 @@ def predictions(
 
     Raises UsageError as `measure_together` does.
     """
-    from cosmos_eval.tasks.segmentation._single import predict_samples
+    from cosmos_eval.tasks.segmentation.single import predict_samples
 
     return predict_samples(encoder, protocol, samples, options)
 

@@ -18,8 +18,8 @@ from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.label_maps import (
@@ -31,9 +31,9 @@ from cosmos_eval.tasks.label_maps import (
 )
 from cosmos_eval.tasks.label_maps.patches import with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
-from cosmos_eval.tasks.segmentation._images import LoadedImage, normalised
-from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
-from cosmos_eval.tasks.segmentation._model import fit_to_model
+from cosmos_eval.tasks.segmentation.images import LoadedImage, normalised
+from cosmos_eval.tasks.segmentation.inference import Segmenter, predict
+from cosmos_eval.tasks.segmentation.model import fit_to_model
 from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol, UsageError
 from cosmos_eval.types import Weights as WhichWeights
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from cosmos_eval.data.selection.read import Survey, open_data, part, survey
 from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.selection._data import Survey, open_data, part, survey
-from cosmos_eval.tasks.selection._paired import TRUTH, differences, together
-from cosmos_eval.tasks.selection._samples import recompute
+from cosmos_eval.tasks.selection.paired import TRUTH, differences, together
+from cosmos_eval.tasks.selection.samples import recompute
 from cosmos_eval.types import (
     Measurement,
     OnProgress,
@@ -20,7 +20,7 @@ from cosmos_eval.types import (
 )
 
 if TYPE_CHECKING:
-    from cosmos_eval.encoder import Encoder
+    from cosmos_eval.models.encoder import Encoder
 
 __all__ = ["ROOM", "Survey", "check", "measure", "recompute", "survey"]
 
@@ -37,7 +37,7 @@ def measure(
     progress: OnProgress = no_progress,
 ) -> Measurement:
     """Accuracy, overall and a subset; `options.limit` keeps the first items of subsets in turn."""
-    from cosmos_eval.tasks.selection._measure import measure_data
+    from cosmos_eval.tasks.selection.evaluate import measure_data
 
     return measure_data(encoder, open_data(protocol, options), protocol, options, progress)
 

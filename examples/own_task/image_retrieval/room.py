@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cosmos_eval.metrics.intervals import wilson
-from cosmos_eval.metrics.paired import PairedDifference, mcnemar
-from cosmos_eval.sources import ImageFile
+from cosmos_eval.data.images import data_path, fingerprint, limit_notes
+from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.stats.intervals import wilson
+from cosmos_eval.stats.paired import PairedDifference, mcnemar
 from cosmos_eval.tasks import Room, one_by_one
-from cosmos_eval.tasks.images import data_path, fingerprint, limit_notes
 from cosmos_eval.types import Figures, Measurement, OnProgress, RunOptions, Samples, UsageError
 from image_retrieval import ImageRetrievalProtocol
 
 if TYPE_CHECKING:
-    from cosmos_eval.encoder import Encoder
+    from cosmos_eval.models.encoder import Encoder
 
 # What is stored beside a result: all that its figures follow from.
 LABEL = "class_of_query"  # (N,) names
@@ -50,7 +50,7 @@ def measure(
     encoder: Encoder, protocol: ImageRetrievalProtocol, options: RunOptions, progress: OnProgress
 ) -> Measurement:
     """Recall at 1. Embeddings are kept, and shared among processes, by `embed_images`."""
-    from cosmos_eval.embed import embed_images
+    from cosmos_eval.embedding.embed import embed_images
 
     data, started = _open(protocol, options), perf_counter()
     queries, gallery = (

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.attention import _WRITERS
+from cosmos_eval.report.attention import _WRITERS
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "attention.md").read_text("utf-8")

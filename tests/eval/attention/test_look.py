@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import cosmos_eval
-from cosmos_eval.attention import Look, Looking, asked, draw
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.specs import parse_model_spec
-from cosmos_eval.heatmaps import whole_image
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.heatmaps import whole_image
+from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.report.attention import Look, Looking, asked, draw
 from cosmos_eval.types import UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"

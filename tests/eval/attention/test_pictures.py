@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.attention._captions import caption_block
-from cosmos_eval.attention._colours import LEVELS, OPACITY, PLAIN, coloured, laid_over, scale
-from cosmos_eval.attention._fonts import (
+from cosmos_eval.report.attention.captions import caption_block
+from cosmos_eval.report.attention.colours import LEVELS, OPACITY, PLAIN, coloured, laid_over, scale
+from cosmos_eval.report.attention.fonts import (
     Item,
     broken,
     flowed,
@@ -17,10 +17,10 @@ from cosmos_eval.attention._fonts import (
     width_of,
     wrapped,
 )
-from cosmos_eval.attention._marks import Block, Box, Text, beside, moved, stacked
-from cosmos_eval.attention._png import to_png
-from cosmos_eval.attention._records import CaptionShares, View, WordShare
-from cosmos_eval.attention._words import printable
+from cosmos_eval.report.attention.marks import Block, Box, Text, beside, moved, stacked
+from cosmos_eval.report.attention.png import to_png
+from cosmos_eval.report.attention.records import CaptionShares, View, WordShare
+from cosmos_eval.report.attention.words import printable
 from cosmos_eval.types import UsageError
 
 

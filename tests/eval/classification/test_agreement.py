@@ -13,7 +13,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 
-from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.tasks import classification
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.types import ClassificationProtocol, RunOptions

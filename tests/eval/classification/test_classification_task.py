@@ -16,12 +16,12 @@ import pytest
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from cosmos_eval.data.classification.folders import SUFFIXES
+from cosmos_eval.data.classification.names import class_names
+from cosmos_eval.data.classification.read import open_data
+from cosmos_eval.data.classification.types import make_data
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
 from cosmos_eval.tasks import classification
-from cosmos_eval.tasks.classification._data import open_data
-from cosmos_eval.tasks.classification._folders import SUFFIXES
-from cosmos_eval.tasks.classification._names import class_names
-from cosmos_eval.tasks.classification._types import make_data
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 
 NAMES = {"c_one": "red", "c_two": "green", "c_three": "blue"}

@@ -11,9 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import prompts
 from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
 from cosmos_eval.types import RunOptions, UsageError

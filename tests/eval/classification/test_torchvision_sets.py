@@ -22,15 +22,15 @@ from support.excerpts import caltech101_images
 from torchvision import datasets
 
 from cosmos_eval.cli.app import main
+from cosmos_eval.data.classification import torchvision as _torchvision
+from cosmos_eval.data.classification.names import class_names, list_names, templates_of
+from cosmos_eval.data.classification.read import open_data
+from cosmos_eval.data.classification.torchvision import READERS
+from cosmos_eval.data.classification.types import ClassData
 from cosmos_eval.protocols import known_families
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
 from cosmos_eval.protocols.classification_families import CLASSIFICATION_FAMILIES
 from cosmos_eval.tasks import classification, find_protocol
-from cosmos_eval.tasks.classification import _torchvision
-from cosmos_eval.tasks.classification._data import open_data
-from cosmos_eval.tasks.classification._names import class_names, list_names, templates_of
-from cosmos_eval.tasks.classification._torchvision import READERS
-from cosmos_eval.tasks.classification._types import ClassData
 from cosmos_eval.tasks.prompts import resolve_templates
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 

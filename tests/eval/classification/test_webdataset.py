@@ -15,10 +15,10 @@ import pytest
 from clip_benchmark.datasets.builder import build_wds_dataset
 from PIL import Image
 
+from cosmos_eval.data.classification.names import class_names, list_names, templates_of
+from cosmos_eval.data.classification.read import open_data
 from cosmos_eval.protocols.classification import CLASSIFICATION
 from cosmos_eval.tasks import classification, find_protocol
-from cosmos_eval.tasks.classification._data import open_data
-from cosmos_eval.tasks.classification._names import class_names, list_names, templates_of
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

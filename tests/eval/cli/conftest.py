@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.rows import make_row
 
-from cosmos_eval.store import write_result
+from cosmos_eval.results.store import write_result
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ import pytest
 from support.results import SAMPLES, store_result
 from support.rows import MODEL, PROVENANCE, make_row
 
-from cosmos_eval import batch
 from cosmos_eval.cli import display
 from cosmos_eval.cli.app import main
-from cosmos_eval.store import write_result
+from cosmos_eval.results.store import write_result
+from cosmos_eval.runner import batch
 from cosmos_eval.types import CosmosEvalError
 
 # Runs a command in a fresh process and tells on standard error which heavy packages it imported.

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_eval.store import read_results
+from cosmos_eval.results.store import read_results
 
 PARITY = Path(__file__).parents[2] / "parity"
 

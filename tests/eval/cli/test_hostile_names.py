@@ -20,9 +20,9 @@ from support.hostile import HOSTILE, assert_only_text
 from support.models import make_result, store
 
 from cosmos_core.train import main as train
-from cosmos_eval import escaping
 from cosmos_eval.cli import display
-from cosmos_eval.store import write_result
+from cosmos_eval.results import escaping
+from cosmos_eval.results.store import write_result
 from cosmos_eval.types import Progress
 
 SHOWN = sorted(one.shown for one in HOSTILE)

@@ -15,8 +15,8 @@ from support.measuring import measure, measure_together
 from support.processes import run_processes
 
 from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
+from cosmos_core.utils.distributed import ALONE
 from cosmos_eval.cli.app import main
-from cosmos_eval.share import ALONE
 
 PARITY = Path(__file__).parents[2] / "parity"
 MODEL = ["--model", f"cosmos:{PARITY}/checkpoint.pt", "--arch", f"{PARITY}/model_config.json"]

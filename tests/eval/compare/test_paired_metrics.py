@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
-from cosmos_eval.metrics import paired
-from cosmos_eval.metrics.paired import (
+from cosmos_eval.stats import paired
+from cosmos_eval.stats.paired import (
     PairedDifference,
     Statistic,
     area_statistic,
@@ -24,8 +24,8 @@ from cosmos_eval.metrics.paired import (
     paired_recall,
     recall_statistic,
 )
-from cosmos_eval.metrics.retrieval import RetrievalRanks, retrieval_metrics
-from cosmos_eval.metrics.segmentation import Areas, segmentation_metrics
+from cosmos_eval.stats.retrieval import RetrievalRanks, retrieval_metrics
+from cosmos_eval.stats.segmentation import Areas, segmentation_metrics
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (5, 0), (1, 1), (12, 5), (121, 59), (1000, 1100)])

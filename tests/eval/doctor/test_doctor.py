@@ -16,10 +16,10 @@ from support.excerpts import sugarcrepe_excerpt, write_coco_excerpt
 from support.sets import LAYOUTS, PRESENT, save_map, write_images, write_masks
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.doctor import Diagnosis, examine
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.protocols.classification import CLASSIFICATION
 from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.runner.doctor import Diagnosis, examine
 from cosmos_eval.types import RunOptions, no_progress
 
 LABELS = {

@@ -15,10 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from cosmos_eval import cache, embed
 from cosmos_eval.cli.app import main
-from cosmos_eval.embed import TooManyError, embed_images, embed_texts
-from cosmos_eval.sources import ImageFile
+from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.embedding import cache, embed
+from cosmos_eval.embedding.embed import TooManyError, embed_images, embed_texts
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.types import EncoderInfo, Progress, RunOptions, UsageError
 

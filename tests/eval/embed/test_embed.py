@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from cosmos_eval.embed import embed_images, embed_texts
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.sources import ImageFile
-from cosmos_eval.threads import ahead
+from cosmos_eval.data.prefetch import ahead
+from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.embedding.embed import embed_images, embed_texts
+from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.types import Progress, RunOptions, UsageError
 
 SUFFIX = {"CMYK": "jpg"}

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.attention import project_in_one_piece
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.attention import project_in_one_piece
+from cosmos_eval.models.specs import parse_model_spec
 
 
 class Projections(TorchDispatchMode):

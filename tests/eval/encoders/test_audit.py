@@ -19,10 +19,10 @@ import cosmos_core
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_core.model.export import export
 from cosmos_eval.cli.app import main
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.audit import config_differences, published
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.specs import BUNDLED, parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.audit import config_differences, published
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.specs import BUNDLED, parse_model_spec
 from cosmos_eval.types import UsageError
 
 State = dict[str, torch.Tensor]

@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 import cosmos_core
 from cosmos_core.model.clip import MultiViewCLIP
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import classification, retrieval
 from cosmos_eval.types import ClassificationProtocol, RetrievalProtocol, RunOptions
 

@@ -16,10 +16,10 @@ from PIL import Image
 import cosmos_core
 from cosmos_core.data.scenes import scenes_tokenizer
 from cosmos_core.model.checkpoint import save_checkpoint
-from cosmos_eval.encoder import CrossAttentionEncoder
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.specs import BUNDLED, parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.encoder import CrossAttentionEncoder
+from cosmos_eval.models.specs import BUNDLED, parse_model_spec
 from cosmos_eval.types import UsageError, Weights
 
 PARITY = Path(__file__).parents[2] / "parity"

@@ -21,10 +21,10 @@ from open_clip.pretrained import _pcfg, _slpcfg
 from support.hub import Hub, serving
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.hub import fetch, offline, was_not_fetched
-from cosmos_eval.encoders.specs import RELEASED, parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.hub import fetch, offline, was_not_fetched
+from cosmos_eval.models.specs import RELEASED, parse_model_spec
 from cosmos_eval.types import UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -213,7 +213,7 @@ def test_a_repository_that_describes_itself(hub, state, tiny_archs, siglip_token
 def test_what_a_user_sets(hub: Hub, tmp_path: Path) -> None:
     """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, which the client reads when it is imported."""
     hub.files[FILE] = CONTENT
-    program = "from cosmos_eval.encoders.hub import fetch; print(fetch('vitb16_cc3m'))"
+    program = "from cosmos_eval.models.hub import fetch; print(fetch('vitb16_cc3m'))"
     surroundings = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "home")}
     for more in ({}, {"HF_HUB_OFFLINE": "1"}):
         done = subprocess.run(
@@ -244,5 +244,5 @@ def test_the_command_ends_with_status_2(hub, tmp_path, capsys, monkeypatch, save
 
 def test_it_can_be_offline_before_anything_else_has_imported_the_hub() -> None:
     """`huggingface_hub.constants` is a module that the package itself does not import."""
-    code = "from cosmos_eval.encoders.hub import offline\nwith offline(): pass"
+    code = "from cosmos_eval.models.hub import offline\nwith offline(): pass"
     subprocess.run([sys.executable, "-c", code], check=True)

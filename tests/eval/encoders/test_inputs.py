@@ -19,11 +19,11 @@ from open_clip.transform import PreprocessCfg
 import cosmos_core
 from cosmos_core.data.scenes import MERGES_FILE
 from cosmos_core.model.checkpoint import save_checkpoint
-from cosmos_eval.encoder import Encoder
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.inputs import describe_preprocessing, describe_tokenizer
-from cosmos_eval.encoders.specs import BUNDLED, parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.models.inputs import describe_preprocessing, describe_tokenizer
+from cosmos_eval.models.specs import BUNDLED, parse_model_spec
 
 USUAL = PreprocessCfg()
 OTHERS = {

@@ -20,10 +20,10 @@ from open_clip.pretrained import _apcfg, _mccfg, _pcfg, _slpcfg
 from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
 from PIL import Image
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.inputs import positions_needed
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.inputs import positions_needed
+from cosmos_eval.models.specs import parse_model_spec
 
 TEXTS = ["a dog", "two dogs on the red sofa", "A photo of a CAT!", ""]
 VIT = {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8}

@@ -15,10 +15,10 @@ import torch
 from open_clip.pretrained import _pcfg
 from PIL import Image
 
-from cosmos_eval.encoder import DenseEncoder
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.encoder import DenseEncoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import UsageError
 
 TEXTS = ["a dog", "two dogs on a sofa in front of a red brick wall", "!", ""]

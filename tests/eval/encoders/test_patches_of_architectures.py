@@ -11,9 +11,9 @@ import open_clip
 import pytest
 import torch
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import UsageError
 
 FORMS = ("vanilla", "csa", "maskclip", "clearclip", "naclip")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 import cosmos_eval
-from cosmos_eval.cache import spaces
-from cosmos_eval.encoder import DenseEncoder, Encoder
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.specs import located, parse_model_spec
-from cosmos_eval.pending import standings
-from cosmos_eval.plan import make_plan
-from cosmos_eval.run import run_all
-from cosmos_eval.store import read_record, write_result
+from cosmos_eval.embedding.cache import spaces
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.encoder import DenseEncoder, Encoder
+from cosmos_eval.models.specs import located, parse_model_spec
+from cosmos_eval.results.store import read_record, write_result
+from cosmos_eval.runner.pending import standings
+from cosmos_eval.runner.plan import make_plan
+from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
 
 # A model whose identity, but for its code, never changes: SHIFT is all that its versions differ in.

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
-from cosmos_eval.batch import Stored, carry_out
-from cosmos_eval.executors import Engine, engine_of
-from cosmos_eval.plan import Machine, Pair, Plan, make_plan
-from cosmos_eval.share import ALONE, Share
+from cosmos_core.utils.distributed import ALONE, Share
+from cosmos_eval.runner.batch import Stored, carry_out
+from cosmos_eval.runner.executors import Engine, engine_of
+from cosmos_eval.runner.plan import Machine, Pair, Plan, make_plan
 from cosmos_eval.types import RunOptions
 
 PARITY = Path(__file__).parents[2] / "parity"

@@ -9,11 +9,11 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from cosmos_eval.batch import Failed, Stored, carry_out
-from cosmos_eval.executors import engine_of
-from cosmos_eval.executors.worker import Numbered, Outcome
+from cosmos_core.utils.distributed import ALONE
 from cosmos_eval.protocols import known_families, known_protocols
-from cosmos_eval.share import ALONE
+from cosmos_eval.runner.batch import Failed, Stored, carry_out
+from cosmos_eval.runner.executors import engine_of
+from cosmos_eval.runner.executors.worker import Numbered, Outcome
 from cosmos_eval.types import UsageError
 
 from .conftest import plan_of
@@ -80,6 +80,6 @@ def test_every_known_protocol_can_be_sent_to_another_process():
 @pytest.mark.parametrize(("executor", "package"), [("ray", "ray"), ("slurm", "submitit")])
 def test_an_engine_that_is_not_installed(executor, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"cosmos_eval.executors.{executor}", raising=False)
+    monkeypatch.delitem(sys.modules, f"cosmos_eval.runner.executors.{executor}", raising=False)
     with pytest.raises(UsageError, match=rf"pip install 'cosmos-eval\[{executor}\]'"):
         engine_of(executor)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_eval.batch import Failed, Stored, carry_out
+from cosmos_core.utils.distributed import ALONE
 from cosmos_eval.cli.app import main
-from cosmos_eval.executors import engine_of
-from cosmos_eval.executors.ray import connected
-from cosmos_eval.share import ALONE
+from cosmos_eval.runner.batch import Failed, Stored, carry_out
+from cosmos_eval.runner.executors import engine_of
+from cosmos_eval.runner.executors.ray import connected
 
 from .conftest import ARCH, MODELS, plan_of, written
 

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import submitit
 
-from cosmos_eval.executors import engine_of
-from cosmos_eval.executors.slurm import carry_out
+from cosmos_eval.runner.executors import engine_of
+from cosmos_eval.runner.executors.slurm import carry_out
 from cosmos_eval.types import UsageError
 
 

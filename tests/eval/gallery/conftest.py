@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cosmos_eval.gallery import Gallery, Picture, collect
-from cosmos_eval.plan import Machine, make_plan
-from cosmos_eval.run import run_all
-from cosmos_eval.store import result_paths, write_result
+from cosmos_eval.report.gallery import Gallery, Picture, collect
+from cosmos_eval.results.store import result_paths, write_result
+from cosmos_eval.runner.plan import Machine, make_plan
+from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import RunOptions
 
 

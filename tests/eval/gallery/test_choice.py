@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cosmos_eval.gallery._classification import chosen as chosen_images
-from cosmos_eval.gallery._maps import choose as choose_maps
-from cosmos_eval.gallery._parts import spread
-from cosmos_eval.gallery._queries import Found, Query, chosen, find
-from cosmos_eval.metrics.segmentation import pack
+from cosmos_eval.report.gallery.classification import chosen as chosen_images
+from cosmos_eval.report.gallery.maps import choose as choose_maps
+from cosmos_eval.report.gallery.parts import spread
+from cosmos_eval.report.gallery.queries import Found, Query, chosen, find
+from cosmos_eval.stats.segmentation import pack
 
 NOTHING = np.array([], int)
 

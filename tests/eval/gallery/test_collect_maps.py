@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from support.models import store
 
-from cosmos_eval.gallery import SegmentationExample
+from cosmos_eval.report.gallery import SegmentationExample
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.segmentation import open_data
 from cosmos_eval.types import RunOptions
@@ -86,8 +86,8 @@ def test_saved_maps_are_used_and_equal(pets, measure, gallery, tmp_path, tiny_ar
     """Also without the model; and two forms of attention need no torch to be told apart."""
     import safetensors.torch
 
-    from cosmos_eval.encoders import load_encoder
-    from cosmos_eval.encoders.specs import parse_model_spec
+    from cosmos_eval.models import load_encoder
+    from cosmos_eval.models.specs import parse_model_spec
 
     weights = tmp_path / "model.safetensors"
     random = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny']}/random"))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.cache import embeddings_folder
-from cosmos_eval.gallery import Gallery, collect
-from cosmos_eval.gallery._drafts import pictures_of
-from cosmos_eval.run import unwatched
+from cosmos_eval.embedding.cache import embeddings_folder
+from cosmos_eval.report.gallery import Gallery, collect
+from cosmos_eval.report.gallery.drafts import pictures_of
+from cosmos_eval.runner.run import unwatched
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions
 
@@ -22,9 +22,9 @@ LABELS = ["scenes-clip (first 12 only)", "scenes-cosmos (first 12 only)"]
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    from cosmos_eval.plan import Machine, make_plan
-    from cosmos_eval.run import run_all
-    from cosmos_eval.store import result_paths, write_result
+    from cosmos_eval.results.store import result_paths, write_result
+    from cosmos_eval.runner.plan import Machine, make_plan
+    from cosmos_eval.runner.run import run_all
 
     folder = tmp_path_factory.mktemp("results")
     options = RunOptions(workers=0, limit=12, cache=str(embeddings_folder()))
@@ -71,8 +71,8 @@ def test_the_best_patch_is_where_the_map_is_brightest(found: Gallery, pixels) ->
     """The map of the text that it shows, not of another image or model."""
     import torch
 
-    from cosmos_eval.encoders import load_encoder
-    from cosmos_eval.encoders.specs import parse_model_spec
+    from cosmos_eval.models import load_encoder
+    from cosmos_eval.models.specs import parse_model_spec
 
     encoder = load_encoder(parse_model_spec("scenes-cosmos"))
     root = Path(str(find_protocol("scenes-retrieval-small").root))

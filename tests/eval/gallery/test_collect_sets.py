@@ -13,10 +13,10 @@ import pytest
 import torch
 from support.models import store
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.specs import RELEASED, parse_model_spec
-from cosmos_eval.gallery import Gallery
-from cosmos_eval.store import read_result, read_samples
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.specs import RELEASED, parse_model_spec
+from cosmos_eval.report.gallery import Gallery
+from cosmos_eval.results.store import read_result, read_samples
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import UsageError
 
@@ -319,7 +319,7 @@ def test_no_torch_where_no_model_is_loaded(classes, model, measure, tmp_path) ->
     """Also what makes collecting from many results quick to start."""
     (path,) = measure(tmp_path / "results", [str(classes)], [model])
     code = (
-        "import sys; from pathlib import Path; from cosmos_eval.gallery import collect\n"
+        "import sys; from pathlib import Path; from cosmos_eval.report.gallery import collect\n"
         "from cosmos_eval.types import RunOptions\n"
         "found = collect([Path(sys.argv[1])], RunOptions(), datasets=[sys.argv[2]])\n"
         "assert found.classification, found.notes\n"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.gallery import ClassificationExample
-from cosmos_eval.gallery._drafts import Draft, fit, pictures_of
-from cosmos_eval.gallery._pictures import Canvas
+from cosmos_eval.report.gallery import ClassificationExample
+from cosmos_eval.report.gallery.drafts import Draft, fit, pictures_of
+from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.types import Progress, UsageError, no_progress
 
 ROUNDS, A_ROUND = 3, 4

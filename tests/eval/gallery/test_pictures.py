@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from cosmos_eval.gallery._pictures import Canvas, Size
-from cosmos_eval.sources import ImageFile
+from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.report.gallery.pictures import Canvas, Size
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 

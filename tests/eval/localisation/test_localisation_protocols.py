@@ -13,7 +13,7 @@ from cosmos_eval.protocols import is_embedded, known_families, prepare
 from cosmos_eval.protocols.localisation import LOCALISATION_FAMILIES, MAPS
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
-from cosmos_eval.suites import read_suite
+from cosmos_eval.runner.suites import read_suite
 from cosmos_eval.tasks import find_protocol, localisation, task_of
 from cosmos_eval.tasks.label_maps import check_constants, open_data, read_label
 from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, RunOptions, UsageError

@@ -12,9 +12,9 @@ from PIL import Image
 from scipy.stats import mannwhitneyu
 from support.sharing import together
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.specs import parse_model_spec
-from cosmos_eval.heatmaps import heatmaps, whole_image
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.heatmaps import heatmaps, whole_image
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks.label_maps import shards
 from cosmos_eval.tasks.localisation import check, measure, recompute
 from cosmos_eval.types import Measurement, RunOptions, UsageError, no_progress

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cosmos_eval.metrics import classification
-from cosmos_eval.metrics.classification import (
+from cosmos_eval.stats import classification
+from cosmos_eval.stats.classification import (
     class_recalls,
     classification_metrics,
     confusion_pairs,

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest
 from support.coverage import cluster_coverage, miou_coverage, wilson_coverage
 
-from cosmos_eval.metrics.intervals import (
+from cosmos_eval.stats.intervals import (
     cluster_bootstrap,
     cluster_median_bootstrap,
     mean_class_recall_bootstrap,

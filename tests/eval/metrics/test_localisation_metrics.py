@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
-from cosmos_eval.metrics.intervals import statistic_bootstrap
-from cosmos_eval.metrics.localisation import (
+from cosmos_eval.stats.intervals import statistic_bootstrap
+from cosmos_eval.stats.localisation import (
     MapScores,
     Pairs,
     Sums,

@@ -11,8 +11,8 @@ import pytest
 import torch
 from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k
 
-from cosmos_eval.metrics import retrieval
-from cosmos_eval.metrics.retrieval import retrieval_metrics, retrieval_ranks
+from cosmos_eval.stats import retrieval
+from cosmos_eval.stats.retrieval import retrieval_metrics, retrieval_ranks
 
 PARITY = Path(__file__).parents[2] / "parity"
 

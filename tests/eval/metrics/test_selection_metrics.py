@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cosmos_eval.metrics import selection
-from cosmos_eval.metrics.selection import (
+from cosmos_eval.stats import selection
+from cosmos_eval.stats.selection import (
     PairHits,
     pair_hits,
     selection_metrics,

@@ -20,9 +20,9 @@ import pytest
 from scipy.io import savemat
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.prepare import Counts, prepare
+from cosmos_eval.data.classification.read import open_data
+from cosmos_eval.data.prepare import Counts, prepare
 from cosmos_eval.protocols.classification import CLASSIFICATION
-from cosmos_eval.tasks.classification._data import open_data
 from cosmos_eval.types import RunOptions, UsageError
 
 # Moves images until five are in their folders, then dies as by `kill -9`.

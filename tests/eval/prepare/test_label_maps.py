@@ -10,7 +10,7 @@ import scipy.io
 from PIL import Image
 from support.sets import LAYOUTS, save_map, write_images
 
-from cosmos_eval.prepare import Counts, prepare
+from cosmos_eval.data.prepare import Counts, prepare
 from cosmos_eval.protocols.segmentation import CITYSCAPES, COCO_THINGS, CONTEXT, SEGMENTATION
 
 from .conftest import EXPECTED, drawn, read

@@ -14,7 +14,7 @@ from PIL import Image
 from support.sets import save_map
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.prepare import Counts, prepare
+from cosmos_eval.data.prepare import Counts, prepare
 from cosmos_eval.types import UsageError
 
 from .conftest import read

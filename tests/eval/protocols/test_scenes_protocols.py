@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from cosmos_core.data import scenes as core
+from cosmos_eval.data.selection.read import open_data
 from cosmos_eval.protocols import scenes
-from cosmos_eval.tasks.selection._data import open_data
 from cosmos_eval.types import RetrievalProtocol, RunOptions, SegmentationProtocol, UsageError
 
 

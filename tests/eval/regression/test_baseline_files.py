@@ -11,9 +11,9 @@ from threading import Barrier
 import pytest
 from support.models import make_result, store
 
-from cosmos_eval.regression import Measured, read_baseline, replace_baseline
+from cosmos_eval.results.gate import Measured, read_baseline, replace_baseline
+from cosmos_eval.results.verify import verify_all
 from cosmos_eval.types import UsageError
-from cosmos_eval.verify import verify_all
 
 WHY = ["--update", "--reason", "a test"]
 VERSION_1 = Path(__file__).parent / "version_1"  # as this project once stored its own baseline

@@ -12,8 +12,7 @@ import pytest
 from support.gate_study import studies
 from support.models import make_result, seal, store
 
-from cosmos_eval.metrics.paired import matched_shares
-from cosmos_eval.regression import (
+from cosmos_eval.results.gate import (
     Finding,
     Measured,
     Problem,
@@ -28,6 +27,7 @@ from cosmos_eval.regression import (
     tolerance_text,
     undecided,
 )
+from cosmos_eval.stats.paired import matched_shares
 from cosmos_eval.types import UsageError
 
 WHY = ["--update", "--reason", "a test"]
@@ -317,7 +317,7 @@ def test_reports_are_also_written_where_nothing_can_be_compared(command, tmp_pat
 def test_what_nobody_foresaw_is_no_regression_either(command, update, tmp_path, monkeypatch):
     store(tmp_path / "new")
     update("new")
-    monkeypatch.setattr("cosmos_eval.regression.examine", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("cosmos_eval.results.gate.examine", lambda *_, **__: 1 / 0)
     ended = command("check", "new", "--baseline", "base.json")
     assert ended.status == 2
     assert ended.err == "cosmos-eval: cannot decide: ZeroDivisionError: division by zero\n"

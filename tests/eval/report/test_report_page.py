@@ -23,10 +23,11 @@ from support.report_pages import (
     shelf_of,
 )
 
-from cosmos_eval.gallery import ClassificationExample, Gallery
-from cosmos_eval.report import LIMIT, _page, content_of, room_for_pictures, to_page
-from cosmos_eval.report._charts import program
-from cosmos_eval.report._pictures import Album, fitting, size_of
+from cosmos_eval.report import LIMIT, content_of, room_for_pictures, to_page
+from cosmos_eval.report import page as _page
+from cosmos_eval.report.charts import program
+from cosmos_eval.report.gallery import ClassificationExample, Gallery
+from cosmos_eval.report.pictures import Album, fitting, size_of
 
 MODELS = ["a", "b", "c"]
 

@@ -9,10 +9,10 @@ import pytest
 from support.models import make_result
 from support.report_pages import TASKS, Shelf, shelf_of
 
-from cosmos_eval.compare import compare, pair
-from cosmos_eval.report._pairs import compare_set, versus
-from cosmos_eval.report._sets import sets_of
-from cosmos_eval.report._wins import Against, wins_of
+from cosmos_eval.report.pairs import compare_set, versus
+from cosmos_eval.report.sets import sets_of
+from cosmos_eval.report.wins import Against, wins_of
+from cosmos_eval.results.compare import compare, pair
 from cosmos_eval.types import UsageError
 
 

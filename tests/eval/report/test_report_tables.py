@@ -13,16 +13,16 @@ from support.report_pages import PUBLISHED, Shelf, shelf_of
 from support.results import SAMPLES
 from support.rows import make_row
 
-from cosmos_eval.compare import Stored
-from cosmos_eval.escaping import script_json
-from cosmos_eval.leaderboard import boards, measured
-from cosmos_eval.report._classes import ClassRow, class_tables
-from cosmos_eval.report._data import page_data
-from cosmos_eval.report._mistakes import Taken, confusions_of
-from cosmos_eval.report._origins import origin_of
-from cosmos_eval.report._sets import sets_of
-from cosmos_eval.report._summary import summary_of
-from cosmos_eval.report._tables import Bar, anchors_of, board_view
+from cosmos_eval.report.classes import ClassRow, class_tables
+from cosmos_eval.report.data import page_data
+from cosmos_eval.report.mistakes import Taken, confusions_of
+from cosmos_eval.report.origins import origin_of
+from cosmos_eval.report.sets import sets_of
+from cosmos_eval.report.summary import summary_of
+from cosmos_eval.report.tables import Bar, anchors_of, board_view
+from cosmos_eval.results.compare import Stored
+from cosmos_eval.results.escaping import script_json
+from cosmos_eval.results.leaderboard import boards, measured
 from cosmos_eval.types import UsageError
 
 

@@ -20,9 +20,15 @@ import numpy as np
 import pytest
 from support.results import store_result
 
-from cosmos_eval.store import read_result, read_results, record_sha256, result_paths, samples_name
+from cosmos_eval.results.store import (
+    read_result,
+    read_results,
+    record_sha256,
+    result_paths,
+    samples_name,
+)
+from cosmos_eval.results.verify import verify, verify_all
 from cosmos_eval.types import UsageError
-from cosmos_eval.verify import verify, verify_all
 
 
 @pytest.fixture(autouse=True)

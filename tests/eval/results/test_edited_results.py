@@ -14,7 +14,7 @@ from support.models import store
 from support.results import store_result
 
 import cosmos_eval
-from cosmos_eval.store import read_stored
+from cosmos_eval.results.store import read_stored
 from cosmos_eval.types import UsageError
 
 EDITED = "0.99"

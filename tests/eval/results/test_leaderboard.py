@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from cosmos_eval.leaderboard import (
+from cosmos_eval.results.leaderboard import (
     WRITERS,
     Entry,
     boards,
@@ -101,7 +101,7 @@ def test_the_order_of_the_input_changes_nothing(rows):
 def test_every_process_writes_the_same_bytes(tmp_path):
     """The order of sets and of a folder's files differs between processes."""
     code = (
-        "from cosmos_eval.leaderboard import *\n"
+        "from cosmos_eval.results.leaderboard import *\n"
         "print([write(published()) for write in WRITERS.values()])"
     )
     outputs = [

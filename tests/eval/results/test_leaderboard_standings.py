@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cosmos_eval.leaderboard import Entry, Pair, Standing, close_pairs, standings
-from cosmos_eval.leaderboard._standings import Cell
+from cosmos_eval.results.leaderboard import Entry, Pair, Standing, close_pairs, standings
+from cosmos_eval.results.leaderboard.ranking import Cell
 
 
 def entry(model, value, half=None, source="measured", partial=False):

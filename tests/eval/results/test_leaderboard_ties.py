@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cosmos_eval.leaderboard import _ties, find_ties, measured, to_markdown
-from cosmos_eval.store import file_stem, read_results, read_samples, write_result
+from cosmos_eval.results.leaderboard import find_ties, measured, to_markdown
+from cosmos_eval.results.leaderboard import ties as _ties
+from cosmos_eval.results.store import file_stem, read_results, read_samples, write_result
 from cosmos_eval.types import UsageError
 
 N = 200

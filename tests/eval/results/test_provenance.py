@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_eval.provenance import CodeState, code_state, environment
+from cosmos_eval.results.provenance import CodeState, code_state, environment
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 

@@ -9,8 +9,8 @@ from importlib.resources import files
 import open_clip
 import pytest
 
-from cosmos_eval.leaderboard import measured, published
 from cosmos_eval.protocols import known_families
+from cosmos_eval.results.leaderboard import measured, published
 
 COSMOS = "https://github.com/ExplainableML/cosmos/blob/main/README.md"
 COSMOS_SEGMENTATION = "https://paperswithcode2.com/paper/513034"
@@ -120,7 +120,7 @@ EXPECTED = {
 
 def shipped(name):
     """Cells of a file as they are written, digits included."""
-    text = files("cosmos_eval").joinpath("published", name).read_text("utf-8")
+    text = files("cosmos_eval.protocols").joinpath("published", name).read_text("utf-8")
     lines = list(csv.DictReader(io.StringIO(text)))
     where = ("model", "task", "dataset", "protocol", "metric")
     cells = {
@@ -137,7 +137,7 @@ def test_every_cell(name):
 
 
 def openclip_lines():
-    text = files("cosmos_eval").joinpath("published", "openclip.csv").read_text("utf-8")
+    text = files("cosmos_eval.protocols").joinpath("published", "openclip.csv").read_text("utf-8")
     return list(csv.DictReader(io.StringIO(text)))
 
 
@@ -179,9 +179,9 @@ def test_the_other_name_of_the_same_model_meets_the_same_numbers(model, make_row
 
 
 def test_no_file_is_unchecked():
-    assert {file.name for file in files("cosmos_eval").joinpath("published").iterdir()} == set(
-        EXPECTED
-    )
+    assert {
+        file.name for file in files("cosmos_eval.protocols").joinpath("published").iterdir()
+    } == set(EXPECTED)
 
 
 def test_the_leaderboard_shows_exactly_these():

@@ -9,14 +9,14 @@ import pytest
 from rich.console import Console
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.leaderboard import (
+from cosmos_eval.results.leaderboard import (
     measured,
     reproductions,
     reproductions_to_json,
     reproductions_to_markdown,
     reproductions_to_tables,
 )
-from cosmos_eval.store import write_result
+from cosmos_eval.results.store import write_result
 
 
 def row(make_row, model, value, low, high, **provenance):

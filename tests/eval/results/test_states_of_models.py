@@ -12,8 +12,8 @@ import pytest
 from support.models import store
 
 import cosmos_eval
-from cosmos_eval.labels import Stored, distinguish, warnings_of
-from cosmos_eval.leaderboard import boards, measured
+from cosmos_eval.results.labels import Stored, distinguish, warnings_of
+from cosmos_eval.results.leaderboard import boards, measured
 
 SPEC = "cosmos:last.pt"
 WARNING = f"2 models are called {SPEC}: their weights differ, and each has a row of its own"

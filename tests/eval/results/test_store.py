@@ -17,8 +17,8 @@ from threading import Barrier, Event
 import numpy as np
 import pytest
 
-from cosmos_eval.files import write_atomically
-from cosmos_eval.store import (
+from cosmos_core.utils.storage import write_atomically
+from cosmos_eval.results.store import (
     file_stem,
     read_files,
     read_result,

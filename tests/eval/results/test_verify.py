@@ -17,9 +17,9 @@ import pytest
 from support.results import SAMPLES, store_result
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.store import read_result, record_sha256
+from cosmos_eval.results.store import read_result, record_sha256
+from cosmos_eval.results.verify import verify, verify_all
 from cosmos_eval.tasks import TASKS
-from cosmos_eval.verify import verify, verify_all
 
 VERSION_1 = Path(__file__).parent / "version_1"  # as this project once stored them
 
@@ -259,7 +259,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 def test_without_torch(tmp_path: Path) -> None:
     paths = [str(store_result(tmp_path, task, protocol=task)) for task in list(TASKS)]
     code = (
-        "import sys; from pathlib import Path; from cosmos_eval.verify import verify\n"
+        "import sys; from pathlib import Path; from cosmos_eval.results.verify import verify\n"
         "print([verify(Path(path)).outcome for path in sys.argv[1:]])\n"
         "print([m for m in ('torch', 'mmseg', 'cv2', 'open_clip') if m in sys.modules])"
     )

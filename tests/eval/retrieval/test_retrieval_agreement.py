@@ -13,7 +13,7 @@ from clip_benchmark.datasets.flickr import Flickr
 from clip_benchmark.metrics import zeroshot_retrieval
 from PIL import Image
 
-from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.tasks import retrieval
 from cosmos_eval.types import RetrievalProtocol, RunOptions
 

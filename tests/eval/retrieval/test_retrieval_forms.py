@@ -15,8 +15,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from cosmos_eval.data.retrieval.read import open_data
 from cosmos_eval.tasks import find_protocol, retrieval
-from cosmos_eval.tasks.retrieval._data import open_data
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
 
 PROTOCOL = RetrievalProtocol(dataset="colours", family="test", images="images")

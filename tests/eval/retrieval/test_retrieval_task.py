@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.tasks import retrieval
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
 

@@ -7,8 +7,8 @@ import os
 import pytest
 from support.writing import Writing
 
-from cosmos_core import files
-from cosmos_eval import encoders
+from cosmos_core.utils import files
+from cosmos_eval import models as encoders
 
 RUN = ("run", "--device", "cpu")
 
@@ -52,7 +52,7 @@ def test_nothing_is_tested_where_nothing_is_measured(command, own_suite, tmp_pat
     def refuse(folder):
         raise ValueError("cannot write to it")
 
-    monkeypatch.setattr("cosmos_eval.batch.require_writable", refuse)
+    monkeypatch.setattr("cosmos_eval.runner.batch.require_writable", refuse)
     done = command(*run)
     assert done.status == 0, done.err
     next((tmp_path / "out").glob("*.json")).unlink()

@@ -15,11 +15,11 @@ from support.rows import make_row
 from support.sets import LAYOUTS, save_map, write_images, write_masks
 
 import cosmos_eval
-from cosmos_eval.labels import model_label
-from cosmos_eval.leaderboard._entries import measured
-from cosmos_eval.matching import mismatches, setting
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.store import file_stem, read_result
+from cosmos_eval.results.labels import model_label
+from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.results.matching import mismatches, setting
+from cosmos_eval.results.store import file_stem, read_result
 from cosmos_eval.tasks import part_of, room_of
 from cosmos_eval.types import (
     ClassificationProtocol,

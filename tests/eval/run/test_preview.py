@@ -9,17 +9,17 @@ import numpy as np
 import pytest
 from support.rows import make_row
 
-from cosmos_eval.cache import Shelf
-from cosmos_eval.code import EMBEDDING, fingerprint
-from cosmos_eval.embed import identity
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.specs import local_file, parse_model_spec
-from cosmos_eval.files import file_sha256
-from cosmos_eval.pending import standings
-from cosmos_eval.plan import Machine, Pair, make_plan
-from cosmos_eval.preview import ROUGH, preview
+from cosmos_core.utils.storage import file_sha256
+from cosmos_eval.embedding.cache import Shelf
+from cosmos_eval.embedding.code import EMBEDDING, fingerprint
+from cosmos_eval.embedding.embed import identity
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.specs import local_file, parse_model_spec
 from cosmos_eval.protocols import known_protocols
-from cosmos_eval.store import write_result
+from cosmos_eval.results.store import write_result
+from cosmos_eval.runner.pending import standings
+from cosmos_eval.runner.plan import Machine, Pair, make_plan
+from cosmos_eval.runner.preview import ROUGH, preview
 from cosmos_eval.types import RunOptions, UsageError
 
 SCENES = Pair("scenes-cosmos", "scenes-cls", "scenes")

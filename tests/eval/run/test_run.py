@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import cosmos_eval
-from cosmos_eval import encoders
-from cosmos_eval.plan import Machine, Plan, make_plan
+from cosmos_eval import models as encoders
 from cosmos_eval.protocols import known_protocols
-from cosmos_eval.run import run, run_all
-from cosmos_eval.store import read_result, write_result
+from cosmos_eval.results.store import read_result, write_result
+from cosmos_eval.runner.plan import Machine, Plan, make_plan
+from cosmos_eval.runner.run import run, run_all
 from cosmos_eval.tasks import TASKS, room_named, task_of
 from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from cosmos_core.data.scenes import TEST, write_layouts
-from cosmos_eval.encoders.clip import ClipEncoder
-from cosmos_eval.plan import Machine, make_plan
-from cosmos_eval.run import run_all
-from cosmos_eval.store import write_result
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.results.store import write_result
+from cosmos_eval.runner.plan import Machine, make_plan
+from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import RunOptions
 
 SCENES = 37  # with every class among them

@@ -9,9 +9,9 @@ from pathlib import Path
 import open_clip
 import pytest
 
-from cosmos_eval.encoders.specs import BUNDLED, RELEASED
+from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.suites import known_suites, read_suite
+from cosmos_eval.runner.suites import known_suites, read_suite
 from cosmos_eval.types import UsageError
 
 GOOD = "models: [scenes-cosmos]\ndatasets: {cosmos: [voc20]}\n"
@@ -47,7 +47,7 @@ def test_the_suites_of_the_package():
 @pytest.mark.parametrize("kind", ["classification", "retrieval", "segmentation"])
 def test_papers_models_are_the_released_and_those_with_published_numbers(kind):
     models = read_suite(f"paper-{kind}").models
-    text = files("cosmos_eval").joinpath("published/openclip.csv").read_text("utf-8")
+    text = files("cosmos_eval.protocols").joinpath("published/openclip.csv").read_text("utf-8")
     published = {row["model"] for row in csv.DictReader(text.splitlines())}
     assert {*models} == {*published, *(f"cosmos:{name}" for name in RELEASED)}
     for model in published:

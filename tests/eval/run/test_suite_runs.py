@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_eval import encoders
-from cosmos_eval.store import read_results
+from cosmos_eval import models as encoders
+from cosmos_eval.results.store import read_results
 
 RUN = ("run", "--device", "cpu", "--no-cache", "--output", "out", "--suite")
 

@@ -11,7 +11,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 
-from cosmos_eval.encoders.clip import ClipEncoder, ClipParts
+from cosmos_eval.models.clip import ClipEncoder, ClipParts
 from cosmos_eval.types import EncoderInfo, SegmentationProtocol
 
 CLASSES = ("background", "cat", "dog", "grass")

@@ -9,8 +9,8 @@ import pytest
 from support.sets import LAYOUTS, PRESENT, SIZES, write_images, write_masks
 
 import cosmos_eval
+from cosmos_eval.data.label_maps.read import _dataset_class
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.tasks.label_maps._data import _dataset_class
 
 
 @pytest.fixture(scope="module")

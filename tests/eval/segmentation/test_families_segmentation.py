@@ -4,12 +4,12 @@ from collections import Counter
 
 import pytest
 
-from cosmos_eval.plan import make_plan
+from cosmos_eval.data.label_maps.constants import check_constants
 from cosmos_eval.protocols import known_families
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
+from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.tasks.label_maps._constants import check_constants
 from cosmos_eval.types import RunOptions, UsageError
 
 # Short side, long side, window, stride, scale, prob_thd: clearclip_segmentor.py and configs/ of

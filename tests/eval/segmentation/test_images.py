@@ -4,9 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from cosmos_eval.data.label_maps.mmcv import mmseg_datasets
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.tasks.label_maps._mmcv import mmseg_datasets
-from cosmos_eval.tasks.segmentation._images import decode, normalised, resized_hw
+from cosmos_eval.tasks.segmentation.images import decode, normalised, resized_hw
 from cosmos_eval.types import UsageError
 
 VOC = SEGMENTATION["voc20"]

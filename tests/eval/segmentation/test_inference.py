@@ -8,9 +8,9 @@ import torch
 from support.plain_segmentation import plain_classes, plain_query_logits
 from torch.nn import functional as F
 
-from cosmos_eval.tasks.label_maps._data import open_data
-from cosmos_eval.tasks.segmentation._images import load_image
-from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
+from cosmos_eval.data.label_maps.read import open_data
+from cosmos_eval.tasks.segmentation.images import load_image
+from cosmos_eval.tasks.segmentation.inference import Segmenter, predict
 from cosmos_eval.types import RunOptions, UsageError
 
 SIZES = {
@@ -63,7 +63,7 @@ def test_label_maps_equal_the_plain_pipeline(
 
 @pytest.mark.parametrize("batch_size", [1, 5, 1000])
 def test_batch_size_changes_no_logits(batch_size, encoder, protocol, queries, write_set, tmp_path):
-    from cosmos_eval.tasks.segmentation import _inference
+    from cosmos_eval.tasks.segmentation import inference as _inference
 
     write_set(tmp_path, SIZES)
     images = images_of(protocol, tmp_path)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.metrics.segmentation import SparseConfusion
+from cosmos_eval.stats.segmentation import SparseConfusion
 from cosmos_eval.tasks.segmentation import check, measure, recompute
 from cosmos_eval.types import RunOptions, UsageError, no_progress
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from support.plain_segmentation import plain_classes, plain_logits
 
-from cosmos_eval.tasks.segmentation import _merge
-from cosmos_eval.tasks.segmentation._merge import (
+from cosmos_eval.tasks.segmentation import merge as _merge
+from cosmos_eval.tasks.segmentation.merge import (
     Axis,
     Decision,
     label_map,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from cosmos_eval.metrics.segmentation import (
+from cosmos_eval.stats.segmentation import (
     Areas,
     areas_of_images,
     bootstrap,
@@ -55,7 +55,7 @@ def random_images(n_images: int, n_classes: int, size: int = 900):
 
 
 def test_metrics_equal_mmsegmentations():
-    from cosmos_eval.tasks.label_maps._mmcv import mmseg_datasets
+    from cosmos_eval.data.label_maps.mmcv import mmseg_datasets
 
     mmseg_datasets()
     from mmseg.evaluation.metrics.iou_metric import IoUMetric

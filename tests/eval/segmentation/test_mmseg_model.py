@@ -16,10 +16,10 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, METRICS, MODELS
 from PIL import Image
 
-from cosmos_eval.plan import Machine, make_plan
-from cosmos_eval.run import check_data, measure_all
+from cosmos_eval.data.label_maps.read import open_data, read_label
+from cosmos_eval.runner.plan import Machine, make_plan
+from cosmos_eval.runner.run import check_data, measure_all
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.tasks.label_maps._data import open_data, read_label
 from cosmos_eval.tasks.segmentation.mmseg_model import CosmosEvalDataset, CosmosSegmentor
 from cosmos_eval.types import RunOptions, UsageError
 

@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 from support.sharing import together
 
-from cosmos_eval import encoders
-from cosmos_eval.plan import make_plan
+from cosmos_eval import models as encoders
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.run import run_all
+from cosmos_eval.runner.plan import make_plan
+from cosmos_eval.runner.run import run_all
 from cosmos_eval.tasks.label_maps import shards
 from cosmos_eval.tasks.segmentation import image_pass, measure, measure_together
 from cosmos_eval.types import RunOptions, no_progress

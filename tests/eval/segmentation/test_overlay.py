@@ -9,15 +9,9 @@ import pytest
 from PIL import Image
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.plan import make_plan
+from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.tasks.segmentation import draw_image, measure
-from cosmos_eval.tasks.segmentation._overlay import (
-    Legend,
-    Panel,
-    distinct_colours,
-    picture,
-    shares,
-)
+from cosmos_eval.tasks.segmentation.overlay import Legend, Panel, distinct_colours, picture, shares
 from cosmos_eval.types import RunOptions, UsageError, no_progress
 
 

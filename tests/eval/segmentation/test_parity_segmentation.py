@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks import prompts, segmentation
-from cosmos_eval.tasks.segmentation import _measure
+from cosmos_eval.tasks.segmentation import evaluate as _measure
 from cosmos_eval.types import RunOptions, no_progress
 
 PARITY = Path(__file__).parents[2] / "parity"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from cosmos_eval.data.label_maps.constants import check_constants
+from cosmos_eval.data.label_maps.read import _dataset_class
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.tasks.label_maps._constants import check_constants
-from cosmos_eval.tasks.label_maps._data import _dataset_class
 
 # set: short side, classes, queries, scale, prob_thd, area_thd, zero label reduced.
 TABLE = {

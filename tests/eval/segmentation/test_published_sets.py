@@ -15,16 +15,17 @@ from open_clip.transform import PreprocessCfg
 from PIL import Image
 from support.plain_segmentation import plain_classes, plain_query_logits
 
-from cosmos_eval.encoders.clip import ClipEncoder, ClipParts
+from cosmos_eval.data.label_maps.read import Sample
+from cosmos_eval.models.clip import ClipEncoder, ClipParts
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
-from cosmos_eval.tasks.label_maps._data import Sample
 from cosmos_eval.tasks.prompts import prompt_embeddings
-from cosmos_eval.tasks.segmentation import _inference, measure
-from cosmos_eval.tasks.segmentation._identity import constants
-from cosmos_eval.tasks.segmentation._images import LoadedImage, decode, normalised
-from cosmos_eval.tasks.segmentation._inference import Segmenter, predict
-from cosmos_eval.tasks.segmentation._merge import placement, tiles
+from cosmos_eval.tasks.segmentation import inference as _inference
+from cosmos_eval.tasks.segmentation import measure
+from cosmos_eval.tasks.segmentation.identity import constants
+from cosmos_eval.tasks.segmentation.images import LoadedImage, decode, normalised
+from cosmos_eval.tasks.segmentation.inference import Segmenter, predict
+from cosmos_eval.tasks.segmentation.merge import placement, tiles
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError, no_progress
 
 WIDTH = 16

@@ -9,9 +9,10 @@ import torch
 from support.plain_segmentation import plain_classes
 from torch.nn import functional as F
 
-from cosmos_eval.tasks.segmentation import _refinement, measure
-from cosmos_eval.tasks.segmentation._merge import Axis, Decision, placement
-from cosmos_eval.tasks.segmentation._refinement import affinities, refine, refined_label_map
+from cosmos_eval.tasks.segmentation import measure
+from cosmos_eval.tasks.segmentation import refinement as _refinement
+from cosmos_eval.tasks.segmentation.merge import Axis, Decision, placement
+from cosmos_eval.tasks.segmentation.refinement import affinities, refine, refined_label_map
 from cosmos_eval.types import RunOptions, no_progress
 
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.store import read_results
+from cosmos_eval.results.store import read_results
 from cosmos_eval.tasks.label_maps import shards
 from cosmos_eval.tasks.segmentation import measure_together
 from cosmos_eval.types import RunOptions

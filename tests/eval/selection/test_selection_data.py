@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 from support.excerpts import sugarcrepe_excerpt, write_coco_excerpt
 
+from cosmos_eval.data.selection.read import SelectionData, open_data
 from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.tasks import selection
-from cosmos_eval.tasks.selection._data import SelectionData, open_data
 from cosmos_eval.types import RunOptions, SelectionProtocol, UsageError
 
 Make = Callable[..., SelectionProtocol]

@@ -12,7 +12,7 @@ import torch
 from clip_benchmark.metrics.image_caption_selection import evaluate
 from PIL import Image
 
-from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.tasks import selection
 from cosmos_eval.types import RunOptions, SelectionProtocol
 

@@ -1,0 +1,205 @@
+"""Test images and labels of the sets that torchvision reads. Imports torch when it is called.
+
+Where torchvision keeps paths, they are in attributes that begin with an underscore; a test compares
+each reader with what indexing torchvision's data set gives.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import sys
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from cosmos_eval.data.classification.fetch import how_to_get
+from cosmos_eval.data.classification.names import list_names
+from cosmos_eval.data.classification.types import ClassData, make_data
+from cosmos_eval.data.sources import ImageArray, ImageFile, ImageSource
+from cosmos_eval.types import ClassificationProtocol, UsageError
+
+# What torchvision raises for data that are missing, damaged or of another layout.
+_FAULTS = (
+    *(RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError),
+    *(pickle.UnpicklingError, tarfile.TarError),
+)
+
+
+_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "food101": ("meta", "images"),
+        "stanford_cars": ("devkit", "cars_test", "cars_test_annos_withlabels.mat"),
+        "oxford_pets": ("annotations", "images"),
+        "flowers102": ("imagelabels.mat", "setid.mat", "jpg"),
+    }
+)
+
+
+class Found(NamedTuple):
+    """What a reader returns: classes, a name and a source for every image, and labels from 0."""
+
+    classes: Sequence[str]
+    images: Sequence[tuple[str, ImageSource]]
+    labels: Sequence[int]
+
+
+def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
+    """List images and labels of a set below `root`, whether the images are there or not.
+
+    Raises UsageError that says what torchvision misses.
+    """
+    found = _opened(protocol, root, download=False)
+    return make_data(found.classes, found.images, found.labels)
+
+
+def download_torchvision(protocol: ClassificationProtocol, root: Path) -> None:
+    """Fetch a set below `root` unless it is there. Raises UsageError where that fails."""
+    # torchvision prints on standard output, which belongs to the results.
+    with contextlib.redirect_stdout(sys.stderr):
+        _opened(protocol, root, download=True)
+
+
+def _opened(protocol: ClassificationProtocol, root: Path, *, download: bool) -> Found:
+    try:
+        return READERS[str(protocol.torchvision)](root, download)
+    except _FAULTS as error:
+        folder = root / protocol.folder
+        if download:
+            raise UsageError(
+                f"{protocol.dataset}: torchvision cannot fetch {folder}: {_reason(error)}; "
+                f"from: {protocol.download}"
+            ) from error
+        absent = [folder / part for part in _parts(protocol) if not (folder / part).exists()]
+        reason = f"expected {absent[0]}, which is not there" if absent else _reason(error)
+        raise UsageError(
+            f"{protocol.dataset}: torchvision cannot read {folder}: {reason}{how_to_get(protocol)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return torchvision's message without its advice to set an argument."""
+    text = " ".join(str(error).split()).replace(" You can use download=True to download it", "")
+    return text.removesuffix(".") or type(error).__name__
+
+
+def _parts(protocol: ClassificationProtocol) -> tuple[str, ...]:
+    """List what the set's folder must hold, where torchvision does not name what is missing."""
+    name = str(protocol.torchvision)
+    if not name.startswith("cifar"):
+        return _PARTS.get(name, ())
+    from torchvision import datasets
+
+    kind = getattr(datasets, name.upper())
+    return (kind.meta["filename"], *(part for part, _ in (*kind.train_list, *kind.test_list)))
+
+
+def _data_set(name: str, root: Path, download: bool, **arguments: Any) -> Any:
+    from torchvision import datasets
+
+    return getattr(datasets, name)(root, download=download, **arguments)
+
+
+def _files(root: Path, paths: Sequence[str | Path]) -> list[tuple[str, ImageSource]]:
+    return [(Path(path).relative_to(root).as_posix(), ImageFile(Path(path))) for path in paths]
+
+
+def _listed(name: str, root: Path, download: bool, **arguments: Any) -> Found:
+    found = _data_set(name, root, download, split="test", **arguments)
+    return Found(found.classes, _files(root, found._image_files), found._labels)
+
+
+def _arrays(name: str, root: Path, download: bool) -> Found:
+    found = _data_set(name, root, download, train=False)
+    images = [
+        (f"test/{number:05d}", ImageArray(f"{name} test image {number}", pixels))
+        for number, pixels in enumerate(found.data)
+    ]
+    return Found(found.classes, images, found.targets)
+
+
+def _sun397(root: Path, download: bool) -> Found:
+    """All images, sorted by path: torchvision leaves them in the order of the file system."""
+    found = _data_set("SUN397", root, download)
+    pairs = sorted(zip(found._image_files, found._labels, strict=True))
+    return Found(found.classes, _files(root, [p for p, _ in pairs]), [label for _, label in pairs])
+
+
+def _stanford_cars(root: Path, download: bool) -> Found:
+    found = _data_set("StanfordCars", root, download, split="test")
+    paths, labels = zip(*found._samples, strict=True)
+    return Found(found.classes, _files(root, paths), labels)
+
+
+def _oxford_pets(root: Path, download: bool) -> Found:
+    found = _data_set("OxfordIIITPet", root, download, split="test")
+    return Found(found.classes, _files(root, found._images), found._labels)
+
+
+def _flowers102(root: Path, download: bool) -> Found:
+    """Older releases of torchvision have no names of classes, and the files have none."""
+    found = _data_set("Flowers102", root, download, split="test")
+    return Found(list_names("flowers102"), _files(root, found._image_files), found._labels)
+
+
+_CALTECH_TRAIN, _CALTECH_SEED = 3_000, 3072
+_CALTECH_IMAGES = 8_677
+
+
+def _caltech101_published(root: Path, download: bool) -> Found:
+    """List the part of the images that COSMOS's published numbers are over.
+
+    The second of `random_split(images, [3000, 5677])` by a generator with seed 3072, as in the code
+    of github.com/ExplainableML/cosmos.
+    """
+    import torch
+
+    found = _caltech101(root, download, background=False)
+    if len(found.images) != _CALTECH_IMAGES:
+        raise ValueError(
+            f"{len(found.images)} images; the {_CALTECH_IMAGES - _CALTECH_TRAIN} that are measured "
+            f"are chosen from {_CALTECH_IMAGES}"
+        )
+    generator = torch.Generator().manual_seed(_CALTECH_SEED)
+    # What torch.utils.data.random_split does, which a test compares.
+    chosen = torch.randperm(_CALTECH_IMAGES, generator=generator)[_CALTECH_TRAIN:].tolist()
+    return Found(
+        found.classes, [found.images[i] for i in chosen], [found.labels[i] for i in chosen]
+    )
+
+
+def _caltech101(root: Path, download: bool, *, background: bool) -> Found:
+    """Folders and images in sorted order, capitals first, as torchvision and CLIP Benchmark do.
+
+    torchvision's own reader leaves the background out, but refuses to work without it.
+    """
+    if download:
+        _data_set("Caltech101", root, download)
+    folder = root / "caltech101" / "101_ObjectCategories"
+    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
+    if not background:
+        classes = [name for name in classes if name != "BACKGROUND_Google"]
+    paths = [sorted((folder / name).glob("*.jpg")) for name in classes]
+    labels = [label for label, own in enumerate(paths) for _ in own]
+    return Found(classes, _files(root, [path for own in paths for path in own]), labels)
+
+
+READERS: Mapping[str, Callable[[Path, bool], Found]] = MappingProxyType(
+    {
+        "food101": partial(_listed, "Food101"),
+        "cifar10": partial(_arrays, "CIFAR10"),
+        "cifar100": partial(_arrays, "CIFAR100"),
+        "sun397": _sun397,
+        "stanford_cars": _stanford_cars,
+        "fgvc_aircraft": partial(_listed, "FGVCAircraft", annotation_level="variant"),
+        "dtd": partial(_listed, "DTD"),
+        "oxford_pets": _oxford_pets,
+        "flowers102": _flowers102,
+        "caltech101": _caltech101_published,
+        "caltech101-with-background": partial(_caltech101, background=True),
+    }
+)
+"""Root and whether to download -> what torchvision finds, a set."""

@@ -1,0 +1,1 @@
+"""Images with a label map each: reading and checking them."""

@@ -1,0 +1,224 @@
+"""Segmentation data through MMSegmentation's data set classes: where it is and whether it fits."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image
+
+from cosmos_eval.data.images import parts_of, require_counts, require_distinct_folders, shortfall
+from cosmos_eval.data.label_maps.mmcv import mmseg_datasets
+from cosmos_eval.data.layouts import find_root, needed_parts
+from cosmos_eval.data.sources import require_lossless
+from cosmos_eval.protocols.segmentation import COCO_THINGS
+from cosmos_eval.types import LabelMapProtocol, Part, RunOptions, UsageError, nearest
+
+Label = NDArray[np.uint8]
+
+# MMSegmentation reads label maps as 8 bits and keeps 255 for pixels without a label.
+_MMSEG_IGNORE = 255
+
+
+class Sample(NamedTuple):
+    """An image and its label map. `name`: path below the image folder, without the suffix."""
+
+    name: str
+    image: Path
+    mask: Path
+    record: Mapping[str, Any]
+
+
+class LabelMaps(NamedTuple):
+    """Samples in the data set's own order, and an RGB colour (0-255) a class."""
+
+    samples: tuple[Sample, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+
+def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
+    """List a data set; the first `options.limit` samples only where that is set.
+
+    With `options.allow_partial`, the samples of a known set whose image and label map are there.
+    Raises UsageError where files or folders are missing, the classes are not the data set's or the
+    number of images is not.
+    """
+    root = find_root(protocol, options.data_root, needed_parts(protocol))
+    data = list_data(protocol, options)
+    if options.allow_partial and protocol.n_images is not None:
+        found = [s for s in data.samples if s.image.is_file() and s.mask.is_file()]
+        # Where no sample is complete, the first file that is missing says more.
+        data = data._replace(samples=tuple(found) or data.samples)
+    require_counts(protocol, options, root / protocol.images, _counts(protocol, data))
+    return data
+
+
+def part(protocol: LabelMapProtocol, options: RunOptions) -> Part | None:
+    """The number of images of a known data set where some are missing, else None.
+
+    Raises UsageError as `open_data` does.
+    """
+    return shortfall(_counts(protocol, open_data(protocol, options)))
+
+
+def _counts(protocol: LabelMapProtocol, data: LabelMaps) -> list[Part]:
+    return parts_of(images=(len(data.samples), protocol.n_images))
+
+
+def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
+    """List a data set as `open_data` does, whatever the number of its images.
+
+    Raises UsageError where folders are missing or the classes are not the data set's.
+    """
+    root = find_root(protocol, options.data_root, needed_parts(protocol))
+    if protocol.split is None:  # MMSegmentation then walks the folder, also in circles
+        require_distinct_folders(root / protocol.images)
+    dataset = _build(protocol, root, options.limit)
+    folder, suffix = root / protocol.images, len(protocol.image_suffix)
+    records = [dataset.get_data_info(index) for index in range(len(dataset))]
+    if not records:
+        raise UsageError(f"{protocol.dataset}: no image *{protocol.image_suffix} in {folder}")
+    samples = []
+    for record in records:
+        image = Path(record["img_path"])
+        name = image.relative_to(folder).as_posix()[:-suffix]
+        samples.append(Sample(name, image, Path(record["seg_map_path"]), record))
+    colours = dataset.metainfo["palette"][-len(protocol.class_names) :]
+    return LabelMaps(tuple(samples), tuple((r, g, b) for r, g, b in colours))
+
+
+def palette(protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
+    """The RGB colours (0-255) that MMSegmentation has for the classes; none for plain folders."""
+    kind = _dataset_class(protocol.mmseg_type or "BaseSegDataset")
+    colours = kind.METAINFO.get("palette", ())[-len(protocol.class_names) :]
+    return tuple((r, g, b) for r, g, b in colours)
+
+
+def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
+    """A label map (H, W) of class indices and ignore_index, as MMSegmentation loads it.
+
+    Raises UsageError that names the file where it cannot be read or holds an undeclared class.
+    """
+    label = load_label(sample)
+    require_declared(label, sample, protocol)
+    return label
+
+
+def load_label(sample: Sample) -> Label:
+    """`read_label` whatever classes the map holds."""
+    load = mmseg_datasets().transforms.LoadAnnotations()
+    try:
+        with Image.open(sample.mask) as header:
+            mode, size = header.mode, header.size
+            require_lossless(header, sample.mask)
+        if mode not in ("1", "L", "P"):
+            raise UsageError(f"{sample.mask} is no map of 8-bit class indices (PIL mode {mode})")
+        squeezed = load({**sample.record, "seg_fields": []})["gt_seg_map"]
+    except UsageError:
+        raise
+    except Exception as error:  # what Pillow's decoders raise for damaged files is not documented
+        raise UsageError(f"cannot read label map {sample.mask}: {error}") from error
+    return squeezed.reshape(size[::-1])  # a side of one pixel, which MMSegmentation drops
+
+
+def check_sample(sample: Sample, protocol: LabelMapProtocol) -> None:
+    """Raise UsageError, naming the file, where image or label map do not fit each other."""
+    require_same_size(sample, displayed_size(sample.image), read_label(sample, protocol))
+
+
+def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -> None:
+    """Raise UsageError where a label map is not of its image's size."""
+    if image_hw != label.shape:
+        raise UsageError(
+            f"label map {sample.mask} is {label.shape[1]}x{label.shape[0]} px, "
+            f"its image {image_hw[1]}x{image_hw[0]}"
+        )
+
+
+def require_declared(label: Label, sample: Sample, protocol: LabelMapProtocol) -> None:
+    """Raise UsageError where a label map holds a class that the protocol does not declare."""
+    undeclared = np.bincount(label.ravel(), minlength=256) > 0
+    undeclared[: len(protocol.class_names)] = False
+    undeclared[protocol.ignore_index] = False
+    if undeclared.any():
+        value = int(undeclared.argmax()) + protocol.reduce_zero_label
+        raise UsageError(
+            f"label map {sample.mask} holds class {value}, which {protocol.dataset} does not "
+            f"declare ({len(protocol.class_names)} classes, ignored: {protocol.ignore_index})"
+        )
+
+
+def displayed_size(path: Path) -> tuple[int, int]:
+    """(height, width) of an image as OpenCV decodes it, turned as its EXIF says; header only."""
+    try:
+        with Image.open(path) as header:
+            width, height = header.size
+            turned = header.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    except Exception as error:
+        raise UsageError(f"cannot read image {path}: {error}") from error
+    return (width, height) if turned else (height, width)
+
+
+def _build(protocol: LabelMapProtocol, root: Path, limit: int | None) -> Any:
+    kind = _dataset_class(protocol.mmseg_type or "BaseSegDataset")
+    _require_class_count(kind, protocol)
+    return kind(
+        data_root=str(root),
+        data_prefix={"img_path": protocol.images, "seg_map_path": protocol.masks},
+        ann_file=protocol.split or "",
+        img_suffix=protocol.image_suffix,
+        seg_map_suffix=protocol.mask_suffix,
+        reduce_zero_label=protocol.reduce_zero_label,
+        ignore_index=protocol.ignore_index,
+        indices=limit,
+        serialize_data=False,  # only pays where worker processes copy the list
+        # A class with classes of its own would take other names for a wish to relabel.
+        metainfo=None if kind.METAINFO else {"classes": protocol.class_names},
+    )
+
+
+@functools.cache
+def _registry() -> Any:
+    """MMSegmentation's registry of data set classes, with coco_object's added."""
+    base = mmseg_datasets().BaseSegDataset
+    from mmseg.registry import DATASETS
+
+    @DATASETS.register_module()
+    class COCOObjectDataset(base):  # type: ignore[misc, valid-type]
+        """COCO's 80 things and the background, in label maps made from COCO-Stuff's."""
+
+        METAINFO = {"classes": ("background", *COCO_THINGS)}  # noqa: RUF012 as its bases do
+
+    return DATASETS
+
+
+def _dataset_class(name: str) -> Any:
+    kind = _registry().get(name)
+    if kind is None:
+        known = nearest(name, list(_registry().module_dict))
+        raise UsageError(f"MMSegmentation has no data set class '{name}'; known: {known}")
+    return kind
+
+
+def _require_class_count(kind: Any, protocol: LabelMapProtocol) -> None:
+    """The classes of the label maps are the protocol's, and zero where that is reduced away."""
+    labelled = len(kind.METAINFO.get("classes", ()))
+    declared = len(protocol.class_names)
+    if labelled not in (0, declared, declared + protocol.reduce_zero_label):
+        raise UsageError(
+            f"{protocol.dataset}: {declared} classes declared, {kind.__name__} has {labelled}"
+        )
+    # A class list without the background of the label maps asks for the reduction; one as long as
+    # MMSegmentation's leaves the choice to it.
+    reduces = inspect.signature(kind).parameters.get("reduce_zero_label")
+    usual = reduces is not None and reduces.default is True
+    if labelled == declared and protocol.reduce_zero_label != usual:
+        raise UsageError(
+            f"{protocol.dataset}: reduce_zero_label must be {str(usual).lower()} for the "
+            f"{declared} classes of {kind.__name__}"
+        )

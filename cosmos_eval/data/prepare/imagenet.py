@@ -1,0 +1,202 @@
+"""ImageNet's validation images, which come in one folder, into one folder a class.
+
+The archive ILSVRC2012_img_val.tar holds 50,000 images without folders. Which class each has stands
+in one of three files that people have beside them:
+- the development kit (ILSVRC2012_devkit_t12, its readme.txt): line i of
+  data/ILSVRC2012_validation_ground_truth.txt is the ILSVRC2012_ID of image i, and data/meta.mat
+  maps those of the leaves to WordNet ids (as torchvision/datasets/imagenet.py reads them);
+- Kaggle's LOC_val_solution.csv: ImageId, and the WordNet id before every box;
+- a text file with `ILSVRC2012_val_00000001.JPEG n01751748` a line.
+
+Images whose names end in the class (`ILSVRC2012_val_00000293_n01440764.JPEG`) need none of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cosmos_eval.data.classification.folders import (
+    FlatImage,
+    find_folder,
+    flat_images,
+    must_be_sorted,
+)
+from cosmos_eval.data.prepare.maps import Counts
+from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
+from cosmos_eval.types import OnProgress, Progress, RunOptions, UsageError
+
+_PROTOCOL = CLASSIFICATION["imagenet1k"]
+_TRUTH, _META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
+_KAGGLE = "LOC_val_solution.csv"
+# Where the mapping may lie, below the folder of images or one above it.
+_BESIDE = (".", "data", "ILSVRC2012_devkit_t12/data")
+_LINE = re.compile(r"(ILSVRC2012_val_\d{8}\.JPEG)\s+(n\d{8})")
+
+ClassOf = Mapping[str, str]
+"""Image name -> WordNet id."""
+
+
+def organise(data_root: str | None, workers: int, progress: OnProgress) -> Counts:
+    """Move every image that is outside class folders into that of its class.
+
+    There it has the name of ILSVRC2012_img_val.tar, without the class. A move is a rename, so an
+    image is always in one of both places and a killed call is repeated. Returns how many were
+    moved and how many were in their folders already. Raises UsageError, before anything is moved,
+    where a class is in no name and no mapping, a mapping lacks classes, or an image is there twice.
+    """
+    folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
+    there = sum(1 for _ in folder.glob("n*/*.JPEG"))
+    flat = flat_images(folder)
+    if flat:
+        source, class_of = _classes(folder, flat, Path(str(data_root)))
+        progress(Progress("images", 0, len(flat), f"classes of {len(flat)} images from {source}"))
+        _move(folder, _targets(folder, flat, class_of), progress)
+    return Counts(len(flat), there)
+
+
+def is_flat(data_root: str | None) -> bool:
+    """Tell whether there are images outside class folders that cannot be read where they are."""
+    try:
+        folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
+    except UsageError:
+        return False
+    return must_be_sorted(folder, flat_images(folder))
+
+
+def _classes(folder: Path, flat: Sequence[FlatImage], root: Path) -> tuple[str, ClassOf]:
+    """Find the class of every image by file name, and where the classes come from."""
+    class_of = {image.name: image.wordnet_id for image in flat if image.wordnet_id}
+    left = [image.name for image in flat if image.wordnet_id is None]
+    if not left:
+        return "their names", class_of
+    path, mapping = _mapping(folder, root)
+    unknown = [name for name in left if name not in mapping]
+    if unknown:
+        raise UsageError(f"{path} has no class for {len(unknown)} images, first: {unknown[0]}")
+    return str(path), {**class_of, **{name: mapping[name] for name in left}}
+
+
+def _targets(folder: Path, flat: Sequence[FlatImage], class_of: ClassOf) -> dict[str, Path]:
+    targets: dict[str, Path] = {}
+    sources: dict[Path, Path] = {}
+    for name, usual, _ in flat:
+        source, target = folder / name, folder / class_of[name] / usual
+        other = target if target.exists() else sources.get(target)
+        if other is not None:
+            raise UsageError(f"both {source} and {other} are there: remove one; nothing was moved")
+        targets[name], sources[target] = target, source
+    return targets
+
+
+def _move(folder: Path, targets: Mapping[str, Path], progress: OnProgress) -> None:
+    for done, (name, target) in enumerate(targets.items(), start=1):
+        try:
+            target.parent.mkdir(exist_ok=True)
+            (folder / name).rename(target)
+        except OSError as error:
+            raise UsageError(
+                f"cannot move {folder / name} to {target}: {error.strerror}; the same command "
+                "goes on when that is mended"
+            ) from error
+        progress(Progress("images", done, len(targets)))
+
+
+def _mapping(folder: Path, root: Path) -> tuple[Path, ClassOf]:
+    """The first mapping found, and its file."""
+    searched = list(_searched(folder, root))
+    for place in searched:
+        for path, read in _candidates(place):
+            class_of = read(path)
+            _require_classes(path, class_of)
+            return path, class_of
+    raise UsageError(
+        f"{folder} needs to know the classes of its images: put {_TRUTH} and {_META} (development "
+        f"kit), {_KAGGLE} (Kaggle) or a text file with `NAME.JPEG nXXXXXXXX` a line into {root}"
+        f"{_half_found(searched)}; from: {_PROTOCOL.download}"
+    )
+
+
+def _half_found(searched: Sequence[Path]) -> str:
+    """Name the one of the development kit's two files that is there without the other."""
+    for place in searched:
+        for name, other in ((_TRUTH, _META), (_META, _TRUTH)):
+            if (place / name).is_file():
+                return f" (found {place / name}, but no {other} beside it)"
+    return ""
+
+
+def _searched(folder: Path, root: Path) -> Iterator[Path]:
+    """Folders from that of the images up to the data root, with the places below them."""
+    within = [folder, *(p for p in folder.parents if p == root or root in p.parents)]
+    for base in within:
+        for part in _BESIDE:
+            if (base / part).is_dir():
+                yield base / part
+
+
+def _candidates(place: Path) -> Iterator[tuple[Path, Callable[[Path], ClassOf]]]:
+    if (place / _TRUTH).is_file() and (place / _META).is_file():
+        yield place / _TRUTH, _read_devkit
+    if (place / _KAGGLE).is_file():
+        yield place / _KAGGLE, _read_kaggle
+    for path in sorted(path for path in place.glob("*.txt") if path.is_file()):
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if _LINE.fullmatch(file.readline(200).strip()):
+                yield path, _read_lines
+
+
+def _require_classes(path: Path, class_of: ClassOf) -> None:
+    known = CLASS_LISTS["imagenet1k"]
+    found = sorted(set(class_of.values()))
+    if hashlib.sha256("\n".join(found).encode()).hexdigest() != known.classes_sha256:
+        raise UsageError(
+            f"{path} has {len(found)} classes, which are not the {known.n_classes} of ImageNet-1k"
+        )
+
+
+def _read_devkit(path: Path) -> ClassOf:
+    from scipy.io import loadmat
+
+    meta = path.with_name(_META)
+    try:
+        synsets = loadmat(meta, squeeze_me=True)["synsets"]
+        leaves = synsets[synsets["num_children"] == 0]
+        ids = {int(leaf["ILSVRC2012_ID"]): str(leaf["WNID"]) for leaf in leaves}
+    except Exception as error:  # a damaged file fails wherever scipy and zlib first notice
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"cannot read {meta} ({reason}); fetch it again") from error
+    try:
+        numbers = [int(line) for line in path.read_text("utf-8").split()]
+        return {
+            f"ILSVRC2012_val_{place:08d}.JPEG": ids[number]
+            for place, number in enumerate(numbers, start=1)
+        }
+    except (ValueError, KeyError) as error:
+        raise UsageError(f"{path} holds what is no id of {meta}: {error}") from error
+
+
+def _read_kaggle(path: Path) -> ClassOf:
+    with path.open(encoding="utf-8", newline="") as file:
+        try:
+            return {
+                f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0]
+                for row in csv.DictReader(file)
+            }
+        except (KeyError, IndexError, AttributeError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"{path} is not Kaggle's list with ImageId and PredictionString: {error!r}"
+            ) from error
+
+
+def _read_lines(path: Path) -> ClassOf:
+    class_of = {}
+    for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+        match = _LINE.fullmatch(line.strip())
+        if match is None:
+            raise UsageError(f"{path}, line {number} is not `NAME.JPEG nXXXXXXXX`: {line[:60]!r}")
+        class_of[match[1]] = match[2]
+    return class_of

@@ -1,0 +1,154 @@
+"""Read users' files: bytes, text, JSON and YAML, and say what is wrong with them.
+
+Every format has one reader, so that each fault has one message wherever a file is named. Imports no
+torch.
+"""
+
+from __future__ import annotations
+
+import stat
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cosmos_core.utils import json_text
+
+LARGEST = 4 << 30
+"""Bytes of the largest file that is read whole."""
+
+_LARGEST_YAML = 16 << 20
+_MOST_VALUES = 1_000_000  # of a YAML file, with its aliases written out
+
+
+class FileError(ValueError):
+    """What is wrong in a file, without the file's name."""
+
+
+class MissingFileError(FileError):
+    """There is no such file."""
+
+
+def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
+    """Read a regular file of at most `largest` bytes.
+
+    Raises FileError for what is not there, a folder, a pipe or a device (which may block or never
+    end), and what cannot be read.
+    """
+    if "\0" in str(path):
+        raise MissingFileError("no such file")
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise FileError("is a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            raise FileError("is a pipe or a device, not a file")
+        if status.st_size > largest:
+            raise FileError(f"has {status.st_size} bytes; at most {largest} are read")
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise MissingFileError("no such file") from None
+    except OSError as error:
+        raise FileError(f"cannot be read: {error.strerror}") from error
+
+
+def read_text(path: Path, largest: int = LARGEST) -> str:
+    """Read a file of UTF-8 text, with or without a byte order mark. Raises FileError."""
+    try:
+        return read_bytes(path, largest).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"is not UTF-8 text: {error}; save it as UTF-8") from error
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Parse JSON as `cosmos_core.utils.json_text.parse_json` does. Raises FileError."""
+    try:
+        return json_text.parse_json(content)
+    except ValueError as error:
+        raise FileError(f"is not JSON: {error}") from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file in UTF-8, UTF-16 or UTF-32. Raises FileError."""
+    return parse_json(read_bytes(path))
+
+
+def read_yaml(path: Path, example: str) -> dict[str, Any]:
+    """Read the keys and values of a YAML file; `example` is a line that it may hold.
+
+    Raises FileError.
+    """
+    try:
+        content = _load(read_text(path, _LARGEST_YAML))
+    except RecursionError:
+        raise FileError("is not YAML: it is nested too deeply") from None
+    except yaml.YAMLError as error:
+        raise FileError(f"is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise FileError(f"must hold keys and values, such as `{example}`")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its silent acceptance of a key given twice."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """Make a value. PyYAML raises whatever it meets in a date or number that is none."""
+        if not isinstance(node, yaml.ScalarNode):
+            return super().construct_object(node, deep)
+        try:
+            node.value.encode()  # half a character, as in "\\ud800", is no text
+            return super().construct_object(node, deep)
+        except (ValueError, ArithmeticError, AttributeError, KeyError) as error:
+            kind = node.tag.rpartition(":")[2]
+            raise FileError(
+                f"line {node.start_mark.line + 1}: {_shortened(node.value)} cannot be read as "
+                f"{kind}; write text in quotes"
+            ) from error
+
+
+def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    keys = [loader.construct_object(key) for key, _ in node.value]
+    found = loader.construct_mapping(node, deep=True)
+    if len(found) < len(keys):
+        repeated = next(key for key, count in Counter(keys).items() if count > 1)
+        raise FileError(f"key {_shortened(repeated)} is given twice")
+    return found
+
+
+_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _load(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()
+
+
+def _count(node: yaml.Node, counts: dict[int, int]) -> int:
+    """Count the values below a node, those of an alias each time; `counts` is by node.
+
+    A few nested aliases can stand for more values than fit in any memory.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in counts:
+        counts[id(node)] = _MOST_VALUES  # met again below itself: it has no end
+        pairs = isinstance(node, yaml.MappingNode)
+        below = [part for pair in node.value for part in pair] if pairs else node.value
+        counts[id(node)] = 1 + sum(_count(part, counts) for part in below)
+    if counts[id(node)] > _MOST_VALUES:
+        raise FileError(f"stands for more than {_MOST_VALUES} values with its aliases written out")
+    return counts[id(node)]
+
+
+def _shortened(value: Any, most: int = 60) -> str:
+    text = repr(value)
+    return text if len(text) <= most else f"{text[:most]}..."

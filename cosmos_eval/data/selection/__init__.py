@@ -1,0 +1,1 @@
+"""Images with right and wrong captions: reading and checking them."""

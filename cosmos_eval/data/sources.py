@@ -1,0 +1,209 @@
+"""Where an image comes from: a file, a member of a tar archive, an array, a part of another.
+
+Reading and decoding are two steps, so that what was read can be hashed: two sources with the same
+content are the same image, whatever they are called. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import PIL.ImageFile
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from cosmos_core.data.pixels import has_deep_pixels, to_rgb
+from cosmos_core.data.tar import TarError, require_one_file
+from cosmos_eval.data.readers import FileError, MissingFileError, read_bytes
+from cosmos_eval.types import UsageError
+
+# Pillow's names. JPEG 2000 may be lossless, which the header does not say.
+_LOSSY = frozenset({"JPEG", "MPO", "JPEG2000"})
+_LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
+
+
+class ImageSource(Protocol):
+    """One image of a data set. Both methods raise UsageError that names it."""
+
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+
+    def read(self) -> bytes:
+        """Everything that decides its pixels."""
+
+    def decode(self, content: bytes) -> Image.Image:
+        """What was read, as RGB."""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file of any format that PIL reads."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The path."""
+        return str(self.path)
+
+    def read(self) -> bytes:
+        """The file's bytes."""
+        try:
+            return read_bytes(self.path)
+        except MissingFileError as error:
+            raise UsageError(f"image not found: {self.path}") from error
+        except FileError as error:
+            raise UsageError(f"cannot read image {self.path}: {error}") from error
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The image, whatever its mode, as RGB."""
+        return _decode(content, self.name)
+
+
+@dataclass(frozen=True)
+class ShownImage(ImageFile):
+    """An image file as viewers show it: upright, the first frame, what is transparent in white."""
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The image, whatever its mode, as RGB."""
+        with _decoding(self.name), Image.open(io.BytesIO(content)) as image:
+            return as_shown(image)
+
+
+@dataclass(frozen=True)
+class ArchiveMember:
+    """A file inside an uncompressed tar archive: `size` bytes from `offset` on.
+
+    Members that are no images are only read.
+    """
+
+    archive: Path
+    member: str
+    offset: int
+    size: int
+
+    @property
+    def name(self) -> str:
+        """Archive and member."""
+        return f"{self.archive}:{self.member}"
+
+    def read(self) -> bytes:
+        """The member's bytes."""
+        try:
+            with self.archive.open("rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise UsageError(f"cannot read {self.name}: {error.strerror}") from error
+        if len(content) != self.size:
+            raise UsageError(f"{self.archive} is cut off inside {self.member}; fetch it again")
+        try:
+            require_one_file(content)
+        except TarError as error:
+            raise UsageError(f"{self.name}: {error}") from error
+        return content
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The image, whatever its mode, as RGB."""
+        return _decode(content, self.name)
+
+
+@dataclass(frozen=True)
+class ImageArray:
+    """Pixels (H, W, 3) uint8 that a data set holds in memory."""
+
+    name: str
+    pixels: NDArray[np.uint8]
+
+    def read(self) -> bytes:
+        """Height and width, then the pixels."""
+        return np.array(self.pixels.shape[:2], "<i8").tobytes() + self.pixels.tobytes()
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The pixels as they are."""
+        height, width = np.frombuffer(content, "<i8", 2)
+        pixels = np.frombuffer(content, np.uint8, offset=16).reshape(height, width, 3)
+        return Image.fromarray(pixels)
+
+
+@dataclass(frozen=True)
+class CroppedImage:
+    """A box (left, top, right, bottom), in pixels, of another source.
+
+    What of the box lies outside the image is black, as `PIL.Image.Image.crop` has it.
+    """
+
+    whole: ImageSource
+    box: tuple[int, int, int, int]
+
+    @property
+    def name(self) -> str:
+        """The whole image's and the box."""
+        return f"{self.whole.name} {list(self.box)}"
+
+    def read(self) -> bytes:
+        """The box in a line, then the whole image's content."""
+        return json.dumps(self.box).encode() + b"\n" + self.whole.read()
+
+    def decode(self, content: bytes) -> Image.Image:
+        """The box as RGB. Raises UsageError where it is empty or has no pixel of the image."""
+        _, _, inner = content.partition(b"\n")
+        image = self.whole.decode(inner)
+        left, top, right, bottom = self.box
+        inside = max(left, 0) < min(right, image.width) and max(top, 0) < min(bottom, image.height)
+        if not inside:
+            raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")
+        try:
+            return image.crop(self.box)
+        except (Image.DecompressionBombError, OverflowError, MemoryError) as error:
+            raise UsageError(f"{self.name}: the box is too large ({error})") from error
+
+
+def require_lossless(image: Image.Image, path: Path) -> None:
+    """Raise UsageError for a label map whose compression changes pixels, and with them classes.
+
+    The file's own format decides, whatever its name ends with.
+    """
+    compression = str(image.info.get("compression", ""))  # of a TIFF file
+    if image.format in _LOSSY or compression in _LOSSY_TIFF:
+        raise UsageError(
+            f"label map {path} is a {image.format} file, whose compression changes classes: "
+            "get it as PNG"
+        )
+
+
+def as_shown(image: Image.Image) -> Image.Image:
+    """Convert an image to RGB as viewers show it: upright, what is transparent in white."""
+    upright = ImageOps.exif_transpose(to_rgb(image) if has_deep_pixels(image) else image)
+    if not upright.has_transparency_data:
+        return to_rgb(upright)
+    layer = upright.convert("RGBA")
+    page = Image.new("RGB", layer.size, "white")
+    page.paste(layer, mask=layer.getchannel("A"))
+    return page
+
+
+def _decode(content: bytes, name: str) -> Image.Image:
+    with _decoding(name), Image.open(io.BytesIO(content)) as image:
+        return to_rgb(image)
+
+
+@contextmanager
+def _decoding(name: str) -> Iterator[None]:
+    # Code that was imported with a model may have allowed it: half an image is another image.
+    PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    except Exception as error:
+        # What Pillow's decoders raise for damaged files is not documented. Some messages end with
+        # the address of the buffer.
+        reason = str(error).partition(" <_io.BytesIO")[0] or type(error).__name__
+        raise UsageError(f"cannot decode image {name}: {reason}; replace or remove it") from error

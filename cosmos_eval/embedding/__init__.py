@@ -1,0 +1,1 @@
+"""Embeddings of images and texts, and the cache that holds them."""

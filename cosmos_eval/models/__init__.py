@@ -1,0 +1,42 @@
+"""Models behind one interface; each kind is imported only when it is loaded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cosmos_eval.types import ModelSpec, Precision, UsageError
+
+if TYPE_CHECKING:
+    # At run time it would import torch.
+    from cosmos_eval.models.encoder import Encoder
+
+
+def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision = "fp32") -> Encoder:
+    """Load a model, ready to encode on `device`; a DenseEncoder unless it is of the user's own.
+
+    `amp`, `bf16` and `fp16` run under autocast, weights stay float32. Raises UsageError for unknown
+    names, unusable files, a failed download or a device that is not there.
+    """
+    _require_device(device)
+    if spec.kind == "openclip":
+        from cosmos_eval.models import openclip
+
+        return openclip.load(spec, device, precision)
+    if spec.kind == "python":
+        from cosmos_eval.models import python_file
+
+        return python_file.load(spec, device, precision)
+    from cosmos_eval.models import cosmos
+
+    return cosmos.load(spec, device, precision)
+
+
+def _require_device(device: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # PyTorch asserts that it was compiled with CUDA, all else is a RuntimeError.
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"device '{device}' cannot be used ({reason}); try cpu") from error

@@ -1,0 +1,215 @@
+"""What must hold of loaded weights before they are measured; every failure is one line.
+
+OpenCLIP (3.3) warns at most where a file's positions do not fit (they are interpolated), where
+activation or preprocessing are not those that the weights were trained with, and it checks no
+values. Each of these gives numbers that look like a model's but are not.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+import safetensors.torch
+import torch
+from open_clip.coca_model import MultimodalCfg
+from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg
+from torch import Tensor
+
+from cosmos_eval.data.readers import read_json
+from cosmos_eval.models.inputs import Tokenizer
+from cosmos_eval.types import UsageError
+
+_NAMED = 3  # differences that a message names
+# What a configuration says of training alone.
+_TRAINING = {
+    "hf_model_pretrained",
+    "patch_dropout",
+    "timm_drop",
+    "timm_drop_path",
+    "timm_model_pretrained",
+}
+_PARTS = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg, "multimodal_cfg": MultimodalCfg}
+_PREPROCESSING = ("size", "mean", "std", "interpolation", "resize_mode", "fill_color")
+
+
+class Statement(NamedTuple):
+    """Who says what of weights: their activation (None: nothing), and keys of a transform."""
+
+    source: str
+    quick_gelu: bool | None = None
+    preprocessing: Mapping[str, Any] = {}
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """open_clip_config.json of OpenCLIP's hub layout: `model_cfg`, maybe `preprocess_cfg`.
+
+    Raises UsageError where it cannot be read or describes no model.
+    """
+    try:
+        config = read_json(path)
+        _filled(config["model_cfg"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{path} does not describe an OpenCLIP model ({error!r})") from error
+    return config
+
+
+def published(arch: str) -> Statement:
+    """What all published weights of an architecture agree on."""
+    tags = [
+        open_clip.get_pretrained_cfg(arch, tag)
+        for tag in open_clip.list_pretrained_tags_by_model(arch)
+    ]
+    first = tags[0] if tags else {}
+    shared = {
+        key: first[key]
+        for key in _PREPROCESSING
+        if key in first and all(tag.get(key) == first[key] for tag in tags)
+    }
+    quick_gelu = True if tags and all(tag.get("quick_gelu") for tag in tags) else None
+    return Statement(f"all published weights of {arch}", quick_gelu, shared)
+
+
+def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
+    """What two OpenCLIP configurations of a model disagree on, with defaults filled in."""
+    return _differences(_filled(stated), _filled(built))
+
+
+def stated_differences(
+    statement: Statement, quick_gelu: bool, preprocessing: Mapping[str, Any]
+) -> list[str]:
+    """What was built otherwise than is stated of the weights; what is not stated is free."""
+    stated = {key: statement.preprocessing.get(key) for key in _PREPROCESSING}
+    stated["quick_gelu"] = statement.quick_gelu
+    built = {**preprocessing, "quick_gelu": quick_gelu}
+    keys = [key for key, value in stated.items() if value is not None]
+    return _differences(
+        {key: _side(key, stated[key]) for key in keys},
+        {key: _side(key, built[key]) for key in keys},
+    )
+
+
+def stored_tensors(path: Path) -> dict[str, Tensor]:
+    """A file's tensors by name, read when they are used; nested dicts have dots in their names.
+
+    Empty for NumPy's formats. Raises what torch and safetensors raise for other files.
+    """
+    if path.suffix in (".npz", ".npy"):
+        return {}
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    mapped = zipfile.is_zipfile(path)  # files of torch < 1.6 are none and cannot be mapped
+    return dict(_flat(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)))
+
+
+def require_layout(names: Sequence[str], path: Path | None) -> None:
+    """UsageError for a file whose weights OpenCLIP does not look for where they are."""
+    heads = {name.partition(".")[0] for name in names}
+    if heads & {"student", "teacher"}:
+        raise UsageError(f"{path} is a COSMOS checkpoint: name it as cosmos:{path}")
+    if "model" in heads and "state_dict" not in heads:
+        raise UsageError(
+            f"{path} holds its weights under 'model', where OpenCLIP does not look: save what is "
+            "under it as a file of its own"
+        )
+
+
+def require_fit(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
+    """UsageError where loading has made up what a file lacks, or bent what does not fit.
+
+    Strict loading leaves two such things in OpenCLIP: position embeddings of another size are
+    interpolated, and a bias of logits that is missing becomes 0.
+    """
+    names = {name.removeprefix("state_dict.").removeprefix("module."): name for name in stored}
+    bent = [
+        f"{name} is {tuple(stored[names[name]].shape)}, not {tuple(own[name].shape)}"
+        for name in names.keys() & own.keys()
+        if stored[names[name]].shape != own[name].shape and own[name].numel() > 1
+    ]
+    if bent:
+        raise UsageError(f"{source} does not fit the architecture: {named(sorted(bent))}")
+    if "logit_scale" in names and "logit_bias" in own and "logit_bias" not in names:
+        raise UsageError(f"{source} does not fit the architecture: logit_bias is missing")
+
+
+def require_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """UsageError for weights that are not numbers or infinite."""
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise UsageError(f"{source} has NaN or infinite weights: {named(bad)}; fetch or train anew")
+
+
+def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> None:
+    """UsageError where OpenCLIP's own tokenizer has ids that a model does not know."""
+    if isinstance(tokenizer, SimpleTokenizer) and tokenizer.vocab_size > vocab_size:
+        raise UsageError(
+            f"{source} knows {vocab_size} tokens, OpenCLIP's tokenizer has {tokenizer.vocab_size}: "
+            "it was trained with another one, which is not here; use the COSMOS checkpoint itself "
+            "(cosmos:PATH), or say hf_tokenizer_name in its description"
+        )
+
+
+def named(items: Sequence[str]) -> str:
+    """The first few of a list and how many more there are."""
+    more = len(items) - _NAMED
+    return ", ".join(items[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        else:
+            yield from _flat(value, f"{prefix}{key}.")
+
+
+def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as one level of names, with OpenCLIP's defaults; ValueError if it is none."""
+    try:
+        parts = {
+            part: asdict(known(**config[part]))
+            for part, known in _PARTS.items()
+            if part in config or part != "multimodal_cfg"  # CoCa's alone
+        }
+    except TypeError as error:
+        raise ValueError(f"not an OpenCLIP configuration: {error}") from error
+    flat = {
+        f"{part}.{key}": _side(key, value)
+        for part, values in parts.items()
+        for key, value in values.items()
+        if key not in _TRAINING
+    }
+    preprocessing = {**asdict(PreprocessCfg()), **config.get("preprocess", {})}
+    return {
+        **flat,
+        **{f"preprocess.{key}": _plain(preprocessing[key]) for key in ("mean", "std")},
+        "embed_dim": config["embed_dim"],
+        "quick_gelu": bool(config.get("quick_gelu", False)),
+    }
+
+
+def _differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
+    keys = [*stated, *(key for key in built if key not in stated)]
+    return [
+        f"{key} is {stated.get(key)}, not {built.get(key)}"
+        for key in keys
+        if stated.get(key) != built.get(key)
+    ]
+
+
+def _side(key: str, value: Any) -> Any:
+    """A plain value, where one side of a square stands for both."""
+    square = key in ("size", "image_size") and not isinstance(value, Sequence)
+    return [value, value] if square else _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value))

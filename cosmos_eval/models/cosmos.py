@@ -1,0 +1,159 @@
+"""COSMOS models: released ones, bundled ones, and checkpoint files of either layout.
+
+Of the models, only these import cosmos_core.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from open_clip.transform import PreprocessCfg
+from torch import Tensor
+
+import cosmos_core
+from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_core.model.build import model_config
+from cosmos_core.utils.storage import file_sha256
+from cosmos_eval.data.readers import parse_json
+from cosmos_eval.models import audit
+from cosmos_eval.models.clip import ClipEncoder, ClipParts
+from cosmos_eval.models.hub import fetch
+from cosmos_eval.models.specs import RELEASED
+from cosmos_eval.models.words import words_of
+from cosmos_eval.types import CaptionWord, EncoderInfo, ModelSpec, Precision, UsageError, nearest
+
+
+def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
+    """Raises UsageError where the file is missing, does not fit or cannot be fetched."""
+    path = _weights_path(spec)
+    try:
+        config = _config(path, spec.arch)
+        model = cosmos_core.load_model(path, config, weights=spec.weights)
+    except ValueError as error:
+        raise UsageError(f"'{spec.text}': {error}") from error
+    audit.require_finite(model.state_dict(), f"{spec.weights} of {path}")
+    info = EncoderInfo(
+        spec=spec.text,
+        architecture=_describe(spec, config),
+        weights=spec.weights,
+        weights_sha256=file_sha256(path),
+        random=False,
+        precision=precision,
+        device=device,
+    )
+    kind = CosmosEncoder if isinstance(model, cosmos_core.Cosmos) else ClipEncoder
+    return kind(_parts(model, config), info)
+
+
+class CosmosEncoder(ClipEncoder):
+    """A CrossAttentionEncoder: a model with the cross-attention module of COSMOS."""
+
+    _tokenizer: SimpleTokenizer
+
+    def words(self, text: str) -> list[CaptionWord]:
+        """The words of a text, with the places of their tokens."""
+        return words_of(self._tokenizer, text)
+
+    @torch.inference_mode()
+    def image_queries(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D) float32 on the CPU, not normalised."""
+        with self._autocast():
+            return self.model.encode_image(images.to(self.info.device)).float().cpu()
+
+    @torch.inference_mode()
+    def text_queries(self, tokens: Tensor) -> Tensor:
+        """(T, L) -> (T, D) float32 on the CPU, not normalised; L < context where trims_text."""
+        with self._autocast():
+            return self._encode_tokens(tokens.to(self.info.device)).float().cpu()
+
+    @torch.inference_mode()
+    def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
+        """(B, 3, H, W), (T, D) -> (B, heads, T, H // patch, W // patch) float32 on the CPU."""
+        images, queries = images.to(self.info.device), queries.to(self.info.device)
+        with self._autocast():
+            return self.model.patch_attention(images, queries).float().cpu()
+
+    @torch.inference_mode()
+    def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
+        """(T, L), (B, D) -> (T, heads, B, L) float32 on the CPU."""
+        tokens, queries = tokens.to(self.info.device), queries.to(self.info.device)
+        with self._autocast():
+            return self.model.token_attention(tokens, queries).float().cpu()
+
+
+def _weights_path(spec: ModelSpec) -> Path:
+    if spec.kind == "bundled":
+        return _bundled_path(spec.name)
+    if spec.name in RELEASED:
+        return fetch(spec.name)
+    return Path(spec.name)
+
+
+def _bundled_path(name: str) -> Path:
+    bundled = cosmos_core.bundled_models()
+    if name not in bundled:
+        known = nearest(name, sorted(bundled)) or "none"
+        raise UsageError(f"'{name}' is not part of this installation; bundled: {known}")
+    return Path(bundled[name].weights_path)
+
+
+def _config(path: Path, arch: str | None) -> dict[str, Any]:
+    """The architecture that a file in our layout states, else the one that the user names."""
+    stated = cosmos_core.read_checkpoint(path).architecture
+    if stated is None:
+        if arch is None:
+            raise UsageError(f"{path} does not state its architecture: name it with --arch")
+        return _named_config(arch)
+    if arch is not None and (differences := audit.config_differences(stated, _named_config(arch))):
+        raise UsageError(
+            f"{path} states another architecture than {arch}: {audit.named(differences)}; "
+            "leave --arch out"
+        )
+    return model_config(stated)
+
+
+def _named_config(arch: str) -> dict[str, Any]:
+    """Of a name, a file, or what `_describe` wrote."""
+    return model_config(parse_json(arch) if arch.startswith("{") else arch)
+
+
+def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:
+    """OpenCLIP's name, or the whole configuration: a file's name would say nothing."""
+    if spec.arch is not None and spec.arch in open_clip.list_models():
+        return spec.arch
+    return json.dumps(config, sort_keys=True)
+
+
+def _parts(model: open_clip.CLIP, config: Mapping[str, Any]) -> ClipParts:
+    stated = config.get("preprocess", {})
+    preprocessing = PreprocessCfg(
+        size=model.visual.image_size,
+        mean=tuple(stated.get("mean") or open_clip.OPENAI_DATASET_MEAN),
+        std=tuple(stated.get("std") or open_clip.OPENAI_DATASET_STD),
+        resize_mode="shortest",
+        interpolation="bicubic",
+    )
+    statement = audit.Statement("architecture", None, stated)
+    if differences := audit.stated_differences(statement, False, asdict(preprocessing)):
+        raise UsageError(
+            f"'preprocess' of this architecture cannot be had: {audit.named(differences)}; images "
+            "are made as COSMOS's are, mean and std can be chosen"
+        )
+    return ClipParts(model, preprocessing, _tokenizer(model.vocab_size, model.context_length))
+
+
+def _tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
+    """The tokenizer whose vocabulary the model was built for: OpenCLIP's or the scenes'."""
+    known = [make(context_length=context_length) for make in (SimpleTokenizer, scenes_tokenizer)]
+    for tokenizer in known:
+        if tokenizer.vocab_size == vocab_size:
+            return tokenizer
+    sizes = " or ".join(str(tokenizer.vocab_size) for tokenizer in known)
+    raise UsageError(f"no tokenizer for a vocabulary of {vocab_size} tokens, only for {sizes}")

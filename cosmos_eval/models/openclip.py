@@ -1,0 +1,225 @@
+"""OpenCLIP models as OpenCLIP itself runs them, and audited.
+
+`openclip:ARCH/TAG`, `openclip:ARCH/PATH`, and models that describe themselves as OpenCLIP's hub
+layout does: `openclip:FOLDER` and `openclip:hf-hub:ORG/NAME`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+import torch
+from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import download_pretrained_from_hf
+from open_clip.transform import PreprocessCfg
+from torch import nn
+
+from cosmos_core.utils.storage import file_sha256
+from cosmos_eval.models import audit
+from cosmos_eval.models.clip import ClipEncoder, ClipParts
+from cosmos_eval.models.hub import reason
+from cosmos_eval.models.specs import HUB
+from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
+
+RANDOM = "random"
+_RANDOM_SEED = 0  # random weights are the same in every run
+
+
+class _Source(NamedTuple):
+    """What OpenCLIP is asked for, and what is stated of the weights.
+
+    `name` and `pretrained` are open_clip.create_model's; `file` holds the weights, where that is
+    known. `statement` names who says what `quick_gelu` and `preprocessing` must be; `given` is what
+    of the latter OpenCLIP has to be told, `remedy` what to do where they cannot be had.
+    """
+
+    name: str
+    pretrained: str | None
+    architecture: str
+    statement: audit.Statement
+    given: Mapping[str, Any] = {}
+    remedy: str = ""
+    file: Path | None = None
+
+
+def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
+    """Raises UsageError for unknown names and for weights that do not load or fail the audit."""
+    try:
+        with _quiet():
+            source = _source(spec)
+            parts = _build(source)
+    except UsageError:
+        raise
+    except Exception as error:
+        # OpenCLIP downloads, unpickles and fills models it was not asked for by us: whatever goes
+        # wrong there is a matter of the named weights.
+        raise UsageError(f"'{spec.text}' cannot be loaded: {reason(error)}") from error
+    info = EncoderInfo(
+        spec=spec.text,
+        architecture=source.architecture,
+        weights=None,
+        weights_sha256=_weights_sha256(parts.model, source),
+        random=source.pretrained == RANDOM,
+        precision=precision,
+        device=device,
+    )
+    return ClipEncoder(parts, info)
+
+
+def _source(spec: ModelSpec) -> _Source:
+    arch, weights = spec.arch, spec.name
+    if arch is None:
+        return _on_the_hub(weights) if weights.startswith(HUB) else _in_folder(Path(weights))
+    _require_known(arch, weights)
+    if weights == RANDOM:
+        return _Source(arch, RANDOM, arch, audit.Statement("random weights"))
+    if open_clip.is_pretrained_cfg(arch, weights):
+        tag = open_clip.get_pretrained_cfg(arch, weights)
+        statement = audit.Statement(f"the weights '{weights}'", tag.get("quick_gelu"), tag)
+        return _Source(arch, weights, arch, statement, remedy="choose another architecture")
+    return _from_file(arch, Path(weights))
+
+
+def _require_known(arch: str, source: str) -> None:
+    architectures = open_clip.list_models()
+    if arch not in architectures:
+        raise UsageError(
+            f"unknown OpenCLIP architecture '{arch}'; nearest: {nearest(arch, architectures)}"
+        )
+    if source == RANDOM or open_clip.is_pretrained_cfg(arch, source) or Path(source).is_file():
+        return
+    tags = [*open_clip.list_pretrained_tags_by_model(arch), RANDOM]
+    raise UsageError(
+        f"'{source}' is neither a file nor pretrained weights of {arch}; "
+        f"nearest: {nearest(source, tags)}"
+    )
+
+
+def _from_file(arch: str, path: Path) -> _Source:
+    """A bare file is what is said beside it, else what its architecture's weights all are."""
+    described = path.parent / HF_CONFIG_NAME
+    if not described.is_file():
+        remedy = f"say in {described} what this file needs, as OpenCLIP's hub layout does"
+        return _Source(arch, str(path), arch, audit.published(arch), remedy=remedy, file=path)
+    config = audit.read_description(described)
+    own = open_clip.get_model_config(arch)
+    if differences := audit.config_differences(config["model_cfg"], own):
+        raise UsageError(
+            f"{described} describes another model than {arch}: {audit.named(differences)}; "
+            f"use openclip:{path.parent}"
+        )
+    stated = config.get("preprocess_cfg", {})
+    statement = audit.Statement(str(described), None, stated)
+    given = {key: value for key, value in stated.items() if key != "size"}  # it is the model's
+    return _Source(arch, str(path), arch, statement, given, "mend it", path)
+
+
+def _in_folder(folder: Path) -> _Source:
+    # In OpenCLIP's own order of preference.
+    names = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME.replace(".bin", ".safetensors"), HF_WEIGHTS_NAME)
+    files = [folder / name for name in names if (folder / name).is_file()]
+    if not files:
+        raise UsageError(f"{folder} holds no weights: one of {', '.join(names)}")
+    return _described(f"local-dir:{folder}", folder / HF_CONFIG_NAME, files[0])
+
+
+def _on_the_hub(name: str) -> _Source:
+    # Fetched here, since OpenCLIP goes on without what it cannot fetch.
+    repository = name.removeprefix(HUB)
+    config = download_pretrained_from_hf(repository, filename=HF_CONFIG_NAME)
+    weights = download_pretrained_from_hf(repository)
+    return _described(name, Path(config), Path(weights))
+
+
+def _described(name: str, description: Path, file: Path) -> _Source:
+    config = audit.read_description(description)
+    statement = audit.Statement(str(description), None, config.get("preprocess_cfg", {}))
+    architecture = json.dumps(config["model_cfg"], sort_keys=True)
+    return _Source(name, None, architecture, statement, remedy="mend it", file=file)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep OpenCLIP from the root logger: it repeats there what it raises, and sets it up."""
+    before, handler = logging.root.manager.disable, logging.NullHandler()
+    logging.disable(logging.ERROR)
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        logging.disable(before)
+
+
+def _build(source: _Source) -> ClipParts:
+    stored = audit.stored_tensors(source.file) if source.file else {}
+    audit.require_layout(list(stored), source.file)
+    quick_gelu = _quick_gelu(source)
+    model: Any = (
+        _random(source.name) if source.pretrained == RANDOM else _pretrained(source, quick_gelu)
+    )
+    config = model.visual.preprocess_cfg
+    if differences := audit.stated_differences(source.statement, quick_gelu, config):
+        raise UsageError(
+            f"{source.statement.source}: {audit.named(differences)} of {source.name}; "
+            f"{source.remedy}"
+        )
+    audit.require_fit(stored, model.state_dict(), str(source.file))
+    if source.pretrained != RANDOM:  # some of CoCa's decoder is then whatever the memory held
+        audit.require_finite(model.state_dict(), str(source.file or source.pretrained))
+    tokenizer = open_clip.get_tokenizer(source.name)
+    text: Any = model if isinstance(model, open_clip.CLIP) else model.text
+    audit.require_vocabulary(text.vocab_size, tokenizer, str(source.file or source.name))
+    return ClipParts(model, _preprocessing(config), tokenizer)
+
+
+def _quick_gelu(source: _Source) -> bool:
+    """The activation that will be built: a tag knows that of its weights, else the architecture."""
+    own = bool(open_clip.get_model_config(source.name).get("quick_gelu", False))
+    of_a_tag = open_clip.get_pretrained_cfg(source.name, source.pretrained or "")
+    return own or bool(of_a_tag.get("quick_gelu", False))
+
+
+def _preprocessing(config: Mapping[str, Any]) -> PreprocessCfg:
+    """OpenCLIP's configuration of a transform, one mean and std a channel."""
+    channels = {key: config[key] for key in ("mean", "std")}
+    for key, value in channels.items():
+        channels[key] = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
+    return PreprocessCfg(**{**config, **channels})
+
+
+def _random(arch: str) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_RANDOM_SEED)
+        # Text towers from the Hugging Face hub would otherwise fetch weights of their own.
+        return open_clip.create_model(arch, pretrained_text=False)
+
+
+def _pretrained(source: _Source, quick_gelu: bool) -> nn.Module:
+    """Checkpoints are opened with weights_only and loaded strictly: OpenCLIP's defaults."""
+    return open_clip.create_model(
+        source.name,
+        source.pretrained,
+        force_quick_gelu=quick_gelu,
+        force_preprocess_cfg=dict(source.given),
+        require_pretrained=True,
+    )
+
+
+def _weights_sha256(model: nn.Module, source: _Source) -> str | None:
+    """Of the file's bytes, or of downloaded tensors' bytes in the order of their sorted keys."""
+    if source.pretrained == RANDOM:
+        return None
+    if source.file is not None:
+        return file_sha256(source.file)
+    digest = hashlib.sha256()
+    for _, tensor in sorted(model.state_dict().items()):
+        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

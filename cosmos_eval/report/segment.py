@@ -1,0 +1,62 @@
+"""One image segmented and drawn: image, label map over it, and a legend in one picture."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from pathlib import Path
+
+from cosmos_core.utils.processes import own_device
+from cosmos_core.utils.storage import write_atomically
+from cosmos_eval.models import load_encoder
+from cosmos_eval.tasks.segmentation import draw_image
+from cosmos_eval.types import (
+    ModelSpec,
+    Precision,
+    Protocol,
+    RunOptions,
+    SegmentationProtocol,
+    UsageError,
+)
+
+
+def segment(
+    image: Path,
+    out: Path,
+    *,
+    spec: ModelSpec,
+    protocol: Protocol,
+    classes: tuple[str, ...] = (),
+    options: RunOptions,
+    device: str = "auto",
+    precision: Precision = "fp32",
+) -> dict[str, float]:
+    """Draw the label map of an image to a PNG file; returns the share of every class found.
+
+    `classes` replace those of the protocol, whose constants stay but for its thresholds, which
+    need a background. Raises UsageError for bad input and where the file cannot be written.
+    """
+    if not isinstance(protocol, SegmentationProtocol):
+        raise UsageError(f"{protocol.dataset} is no segmentation data set: name one, such as voc20")
+    if out.suffix.lower() != ".png":
+        raise UsageError(f"--out {out}: pictures are PNG files, so name it NAME.png")
+    if classes:
+        protocol = replace(
+            protocol,
+            class_names=classes,
+            queries=tuple((name,) for name in classes),
+            groups={},
+            prob_thd=0.0,
+            area_thd=None,
+            reduce_zero_label=False,
+            ignore_index=255,
+        )
+    encoder = load_encoder(spec, device=own_device(device), precision=precision)
+    drawn = draw_image(encoder, protocol, image, options)
+    content = io.BytesIO()
+    drawn.image.save(content, format="PNG")
+    try:
+        write_atomically(out, content.getvalue())
+    except OSError as error:
+        raise UsageError(f"cannot write {out}: {error.strerror}") from error
+    return drawn.shares

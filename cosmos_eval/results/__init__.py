@@ -1,0 +1,1 @@
+"""Result files: the record, the store, verification, comparison, tables."""

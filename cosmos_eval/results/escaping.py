@@ -1,0 +1,128 @@
+"""Text from data as text of each output format, in which nothing of it is interpreted.
+
+Names of models, data sets, classes and files come from users, from downloads and from results of
+other people. Each writer passes them through the function of its format: `one_line` for terminals,
+error lines and XML (whose library escapes the rest), `html_value` in templates of web pages, and
+the others as their names say.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cosmos_core.utils.text import CONTROLS, LINE_BREAK, code, visible, without_commands
+from cosmos_core.utils.text import one_line as one_line
+
+_NOT_IN_JSON = re.compile(rf"[{CONTROLS}\u2028\u2029]|(?<=#)#(?=(?:vso)?\[)")
+
+# A cell that begins with one of these is a formula for spreadsheets, in either width.
+_FORMULA = ("=", "+", "-", "@", "＝", "＋", "－", "＠")
+
+# What Markdown, GitHub's mathematics or HTML would read as more than a character; an underscore
+# between letters is one. Also what turns text into links, and what begins a heading or a list.
+_MARKDOWN = re.compile(
+    r"[\\`*\[\]|<>&$~]|(?<![^\W_])_|_(?![^\W_])|:(?=//)|(?<=\bwww)\."
+    r"|^(?:[#=]|[+-](?=[ +-]|$)|\d{1,9}[.)](?= |$))"
+)
+_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", ":": "&#58;", ".": "&#46;"}
+
+# What LaTeX reads as more than a character: its ten special ones, those that its usual font lacks,
+# and what would be an option after a line's end.
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "{": r"\{",
+        "}": r"\}",
+        "$": r"\$",
+        "&": r"\&",
+        "#": r"\#",
+        "%": r"\%",
+        "_": r"\_",
+        "^": r"\textasciicircum{}",
+        "~": r"\textasciitilde{}",
+        "`": r"\textasciigrave{}",
+        "<": r"\textless{}",
+        ">": r"\textgreater{}",
+        "|": r"\textbar{}",
+        "[": "{[}",
+        "]": "{]}",
+        "*": "{*}",
+        "†": r"$\dagger$",
+        "‡": r"$\ddagger$",
+    }
+)
+
+
+def markdown_text(text: str) -> str:
+    """Text that GitHub's Markdown shows as it is, also in a cell of a table."""
+    return _MARKDOWN.sub(_markdown_escaped, one_line(text))
+
+
+def _markdown_escaped(found: re.Match[str]) -> str:
+    return _ENTITIES.get(found[0], f"{found[0][:-1]}\\{found[0][-1]}")
+
+
+def markdown_code(text: str) -> str:
+    """Text as code of Markdown, between more backticks than it has in a row."""
+    flat = one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
+    space = " " if len(fence) > 1 else ""
+    return f"{fence}{space}{flat}{space}{fence}"
+
+
+def latex_text(text: str) -> str:
+    """Text that LaTeX sets as it is."""
+    flat = one_line(text).translate(_LATEX)
+    return flat.replace("--", "-{}-").replace("--", "-{}-")  # two in a row would become a dash
+
+
+def csv_text(text: str) -> str:
+    r"""Text as a cell on one line that no spreadsheet takes for a formula.
+
+    What begins like one, or with an apostrophe, gets an apostrophe in front: whoever drops that
+    has the text again. Control characters and line breaks become `\x0a`; spaces stay.
+    """
+    flat = without_commands(visible(LINE_BREAK.sub(code, text)))
+    return f"'{flat}" if flat.lstrip().startswith(_FORMULA) or flat.startswith("'") else flat
+
+
+def json_text(content: Any, **form: Any) -> str:
+    """JSON that terminals only show, of the same content; `form` as for `json.dumps`."""
+    text = json.dumps(content, **{"ensure_ascii": False, **form})
+    return _NOT_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def script_json(content: Any) -> str:
+    """JSON that may be inside an HTML script element, of texts that a page may show.
+
+    Raises ValueError for NaN.
+    """
+    text = json_text(_shown(content), separators=(",", ":"), allow_nan=False)
+    # What would end the element, or begin a comment or a tag in it.
+    return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})
+
+
+def html_value(value: Any) -> Any:
+    """A value that a template of a web page shows; the template escapes HTML by itself."""
+    return visible(value) if type(value) is str else value
+
+
+def annotation(kind: str, title: str, message: str) -> str:
+    """A workflow command of GitHub Actions, which shows a message as an annotation.
+
+    The escaping is that of github.com/actions/toolkit, packages/core/src/command.ts.
+    """
+    data, name = (one_line(text).replace("%", "%25") for text in (message, title))
+    return f"::{kind} title={name.replace(':', '%3A').replace(',', '%2C')}::{data}"
+
+
+def _shown(content: Any) -> Any:
+    """The same content with texts as a page shows them."""
+    if isinstance(content, Mapping):
+        return {html_value(key): _shown(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_shown(value) for value in content]
+    return html_value(content)

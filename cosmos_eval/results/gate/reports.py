@@ -1,0 +1,148 @@
+"""A report for people and for machines: Markdown, JUnit XML, GitHub's annotations, JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from cosmos_eval.results.escaping import annotation, markdown_code, markdown_text, one_line
+from cosmos_eval.results.gate.baseline import described
+from cosmos_eval.results.gate.check import ALPHA, Finding, Report
+from cosmos_eval.results.matching import is_share, p_value_text
+
+NAME = "cosmos-eval check"
+
+
+def to_cells(finding: Finding) -> dict[str, str]:
+    """A finding as a line of a table: shares in percent, ranks and ratios as they are."""
+    change, factor = finding.change, 100 if is_share(finding.metric) else 1
+    low, high = change.interval()[:2]
+    model, dataset, protocol = finding.key
+    least = finding.detectable
+    return {
+        "model": model,
+        "data set": dataset,
+        "protocol": protocol,
+        "metric": finding.metric,
+        "baseline": f"{factor * change.b:.2f}",
+        "new": f"{factor * change.a:.2f}",
+        "change [95%]": f"{factor * change.difference:+.2f} "
+        f"[{factor * low:+.2f}, {factor * high:+.2f}]",
+        "p (Holm)": p_value_text(finding.adjusted),
+        "detectable": "" if least is None else f"{factor * least:.2f}",
+        "test": change.method,
+        "decision": finding.status,
+    }
+
+
+def tolerance_text(report: Report) -> str:
+    """The tolerance of the baseline, to follow its name; empty where it could not be read."""
+    tolerance = report.tolerance
+    if tolerance is None:
+        return ""
+    percent = f"{100 * tolerance:g}"
+    units = f" ({percent} points of a share, {percent}% of a rank or ratio)" if tolerance else ""
+    return f", tolerance {tolerance:g}{units}"
+
+
+def to_records(report: Report) -> dict[str, Any]:
+    """A report as JSON has it."""
+    return {
+        "baseline": str(report.baseline),
+        "status": report.status,
+        "verdict": report.verdict,
+        "alpha": ALPHA,
+        "tolerance": report.tolerance,
+        "findings": [_record(finding) for finding in report.findings],
+        "problems": [problem._asdict() for problem in report.problems],
+        "notes": list(report.notes),
+    }
+
+
+def to_markdown(report: Report) -> str:
+    """A section for a pull request or a step's summary: the verdict, problems, and all metrics."""
+    lines = [
+        f"### {NAME}: {markdown_text(report.verdict)}",
+        "",
+        f"Baseline: {markdown_code(str(report.baseline))}{markdown_text(tolerance_text(report))}",
+        "",
+    ]
+    lines += [f"- **cannot decide** {markdown_text(str(problem))}" for problem in report.problems]
+    lines += [f"- note: {markdown_text(note)}" for note in report.notes]
+    if report.findings:
+        rows = [to_cells(finding) for finding in report.findings]
+        table = [list(rows[0]), ["---"] * len(rows[0])]
+        table += [[markdown_text(cell) for cell in row.values()] for row in rows]
+        lines += ["", *(f"| {' | '.join(row)} |" for row in table)]
+    return "\n".join(lines) + "\n"
+
+
+def to_junit(report: Report) -> str:
+    """JUnit XML: a case a metric, failed where it regressed, and a case with an error a problem."""
+    cases = [*_metric_cases(report), *_problem_cases(report)]
+    counts = {
+        "tests": str(len(cases)),
+        "failures": str(len(report.regressions)),
+        "errors": str(len(report.problems)),
+    }
+    suites = ET.Element("testsuites", counts)
+    suite = ET.SubElement(suites, "testsuite", {"name": NAME, **counts})
+    if report.tolerance is not None:
+        tolerance = {"name": "tolerance", "value": str(report.tolerance)}
+        ET.SubElement(ET.SubElement(suite, "properties"), "property", tolerance)
+    suite.extend(cases)
+    ET.indent(suites)
+    return ET.tostring(suites, "unicode", xml_declaration=True) + "\n"
+
+
+def to_annotations(report: Report) -> list[str]:
+    """Workflow commands of GitHub Actions: an error a regression and a problem, else a notice."""
+    errors = [("regression", _sentence(finding)) for finding in report.regressions]
+    errors += [("cannot decide", str(problem)) for problem in report.problems]
+    if not errors:
+        return [annotation("notice", f"{NAME}: no regression", report.verdict)]
+    return [annotation("error", f"{NAME}: {title}", message) for title, message in errors]
+
+
+def _metric_cases(report: Report) -> Iterator[ET.Element]:
+    for finding in report.findings:
+        model, dataset, protocol = finding.key
+        names = {"classname": model, "name": f"{dataset} ({protocol}) {finding.metric}"}
+        case = ET.Element("testcase", {key: one_line(text) for key, text in names.items()})
+        if finding.status == "regression":
+            ET.SubElement(case, "failure", {"message": one_line(_sentence(finding))})
+        yield case
+
+
+def _problem_cases(report: Report) -> Iterator[ET.Element]:
+    for problem in report.problems:
+        case = ET.Element("testcase", {"classname": NAME, "name": one_line(problem.where)})
+        ET.SubElement(case, "error", {"message": one_line(problem.message)})
+        yield case
+
+
+def _record(finding: Finding) -> dict[str, Any]:
+    model, dataset, protocol = finding.key
+    return {
+        "model": model,
+        "dataset": dataset,
+        "protocol": protocol,
+        "metric": finding.metric,
+        "baseline": finding.change.b,
+        "new": finding.change.a,
+        "change": finding.change.difference,
+        "interval": finding.change.interval()._asdict(),
+        "p_value_holm": finding.adjusted,
+        "detectable": finding.detectable,
+        "test": finding.change.method,
+        "decision": finding.status,
+    }
+
+
+def _sentence(finding: Finding) -> str:
+    cells = to_cells(finding)
+    return (
+        f"{described(finding.key)}: {finding.metric} was {cells['baseline']}, is {cells['new']}: "
+        f"{cells['change [95%]']}"
+    )

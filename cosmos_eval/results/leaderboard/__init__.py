@@ -1,0 +1,92 @@
+"""Results side by side: one table a protocol family, never two families in one ranking.
+
+`measured` and `published` give entries; each writer takes entries and what samples told of close
+pairs, and gives the same bytes for the same input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Literal
+
+from cosmos_eval.results.leaderboard.board import Board, Column, Row, Shown, boards
+from cosmos_eval.results.leaderboard.csv import to_csv
+from cosmos_eval.results.leaderboard.entries import (
+    Entry,
+    Key,
+    entries_of,
+    headlines_of,
+    measured,
+    published,
+)
+from cosmos_eval.results.leaderboard.html import to_html
+from cosmos_eval.results.leaderboard.json import to_json
+from cosmos_eval.results.leaderboard.latex import to_latex
+from cosmos_eval.results.leaderboard.markdown import to_markdown
+from cosmos_eval.results.leaderboard.names import shortened
+from cosmos_eval.results.leaderboard.numbers import bounds, difference, percent, shown_text
+from cosmos_eval.results.leaderboard.ranking import (
+    NO_TIES,
+    Pair,
+    Standing,
+    Ties,
+    close_pairs,
+    standings,
+)
+from cosmos_eval.results.leaderboard.reproduce import (
+    Reproduction,
+    reproductions,
+    reproductions_to_json,
+    reproductions_to_markdown,
+    reproductions_to_tables,
+)
+from cosmos_eval.results.leaderboard.terminal import to_tables
+from cosmos_eval.results.leaderboard.ties import TieRule, find_ties
+
+__all__ = [
+    "NO_TIES",
+    "WRITERS",
+    "Board",
+    "Column",
+    "Entry",
+    "Format",
+    "Key",
+    "Pair",
+    "Reproduction",
+    "Row",
+    "Shown",
+    "Standing",
+    "TieRule",
+    "Ties",
+    "boards",
+    "bounds",
+    "close_pairs",
+    "difference",
+    "entries_of",
+    "find_ties",
+    "headlines_of",
+    "measured",
+    "percent",
+    "published",
+    "reproductions",
+    "reproductions_to_json",
+    "reproductions_to_markdown",
+    "reproductions_to_tables",
+    "shortened",
+    "shown_text",
+    "standings",
+    "to_csv",
+    "to_html",
+    "to_json",
+    "to_latex",
+    "to_markdown",
+    "to_tables",
+]
+
+Format = Literal["table", "md", "csv", "tex", "html", "json"]
+
+WRITERS: Mapping[str, Callable[..., str]] = MappingProxyType(
+    {"md": to_markdown, "csv": to_csv, "tex": to_latex, "html": to_html, "json": to_json}
+)
+"""What writes entries in each form but the terminal's."""

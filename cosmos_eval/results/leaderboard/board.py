@@ -1,0 +1,155 @@
+"""Tables of a leaderboard before they are written: one a protocol family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from cosmos_eval.results.labels import warnings_of
+from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
+from cosmos_eval.results.leaderboard.numbers import bounds, difference, shown_text
+from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Standing, Tie, Ties, standings
+from cosmos_eval.tasks import known_tasks
+
+MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}
+
+_MEANINGS = {
+    "best": "Bold: the best of its column.",
+    "paired": f"{MARKS['paired']} tied with the best: the interval of the difference on the same "
+    "samples covers 0.",
+    "intervals": f"{MARKS['intervals']} not told from the best: the intervals overlap (their "
+    "samples were not compared).",
+    "ranks": "Rank: the places that a result measured here can have by these intervals.",
+    "delta": "Signed: percentage points above what its authors published.",
+    "partial": "Not ranked: results of a part of the samples only.",
+    "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",
+}
+
+
+class Column(NamedTuple):
+    """A data set's metric and what people call it; the fields sort columns as tables show them."""
+
+    task: int
+    dataset: str
+    position: int
+    metric: str
+    title: str
+
+
+class Shown(NamedTuple):
+    """One number and what is said about it, as text; all empty where it is unknown."""
+
+    value: str = ""
+    interval: str = ""
+    best: bool = False
+    mark: str = ""
+    ranks: str = ""
+    delta: str = ""
+
+
+class Row(NamedTuple):
+    """A model's numbers from one source, a cell a column, and the entry behind each cell."""
+
+    model: str
+    source: str
+    url: str
+    cells: tuple[Shown, ...]
+    entries: tuple[Entry | None, ...]
+
+
+class Board(NamedTuple):
+    """A protocol family's table, and what its readers must know, a line each."""
+
+    protocol: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The sources of numbers that were not measured here; a row's is found by its place."""
+        return tuple(sorted({row.url for row in self.rows if row.url}))
+
+    @property
+    def shows_source(self) -> bool:
+        """Whether some row was not measured here."""
+        return any(row.source != "measured" for row in self.rows)
+
+
+def boards(entries: Iterable[Entry], ties: Ties = NO_TIES) -> list[Board]:
+    """One table a protocol family, in alphabetical order of the families."""
+    families: dict[str, list[Entry]] = {}
+    for entry in sorted(entries, key=lambda entry: entry.key):
+        families.setdefault(entry.protocol, []).append(entry)
+    return [_board(name, family, ties) for name, family in families.items()]
+
+
+def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:
+    columns = tuple(sorted({column for entry in entries for column in columns_of(entry)}))
+    standing = standings(entries, ties)
+    by_key = {entry.key: entry for entry in entries}
+    rows = []
+    for key in dict.fromkeys(entry.key._replace(dataset="") for entry in entries):
+        found = [by_key.get(key._replace(dataset=column.dataset)) for column in columns]
+        cells = (_cell(e, c.metric, standing) for e, c in zip(found, columns, strict=True))
+        rows.append(Row(key.model, key.source, key.url, tuple(cells), tuple(found)))
+    return Board(protocol, columns, tuple(rows), _notes(entries, rows, standing))
+
+
+def columns_of(entry: Entry) -> list[Column]:
+    """The columns that an entry has numbers in; tasks that are not installed here come last."""
+    order = list(known_tasks())
+    installed = entry.task in order
+    return [
+        Column(
+            task=order.index(entry.task) if installed else len(order),
+            dataset=entry.dataset,
+            # Of a foreign task other entries may have other metrics: their names are the order.
+            position=position if installed else 0,
+            metric=metric,
+            title=title,
+        )
+        for position, (metric, title) in enumerate(headlines_of(entry).items())
+        if metric in entry.metrics
+    ]
+
+
+def _cell(entry: Entry | None, metric: str, standing: Mapping[Cell, Standing]) -> Shown:
+    if entry is None or metric not in entry.metrics:
+        return Shown()
+    value = entry.metrics[metric]
+    best, tie, ranks = standing.get(Cell(entry.key, metric), Standing())
+    return Shown(
+        value=shown_text(metric, value),
+        interval=bounds(metric, entry.intervals.get(metric)),
+        best=best,
+        mark=MARKS[tie],
+        ranks="" if ranks is None else "-".join(str(rank) for rank in dict.fromkeys(ranks)),
+        delta=difference(value, entry.published[metric]) if metric in entry.published else "",
+    )
+
+
+def _notes(
+    entries: Sequence[Entry], rows: Sequence[Row], standing: Mapping[Cell, Standing]
+) -> tuple[str, ...]:
+    cells = [cell for row in rows for cell in row.cells]
+    ties = {found.tie for found in standing.values()}
+    said = {
+        "best": any(cell.best for cell in cells),
+        "paired": "paired" in ties,
+        "intervals": "intervals" in ties,
+        "ranks": any(cell.ranks for cell in cells),
+        "delta": any(cell.delta for cell in cells),
+        "partial": any(entry.partial for entry in entries),
+        "unverified": any(
+            entry.source == "unverified" and entry.stored is None for entry in entries
+        ),
+    }
+    results = [entry.stored for entry in entries if entry.stored is not None]
+    meanings = (meaning for name, meaning in _MEANINGS.items() if said[name])
+    return (*meanings, *(f"{_capital(line)}." for line in warnings_of(results)))
+
+
+def _capital(line: str) -> str:
+    """A line as a sentence."""
+    return line[:1].upper() + line[1:]

@@ -1,0 +1,347 @@
+"""Results on disk: a JSON file a result, its per-sample arrays in an .npz file beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from cosmos_core.utils.storage import (
+    exclusive,
+    json_sha256,
+    pack_arrays,
+    unpack_arrays,
+    write_atomically,
+)
+from cosmos_eval.data.readers import FileError, read_bytes
+from cosmos_eval.results.escaping import one_line
+from cosmos_eval.results.labels import (
+    Stored,
+    distinguish,
+    model_label,
+    stem_of,
+    variants,
+    warnings_of,
+)
+from cosmos_eval.results.versions import Record, upgrade_record, upgrade_samples
+from cosmos_eval.types import ResultRow, Samples, UsageError
+
+if TYPE_CHECKING:
+    from jsonschema_rs import Validator
+
+# Never the first field of a provenance, whose keys are sorted.
+_OWN_HASH = re.compile(rb',"record_sha256":"[0-9a-f]{64}"')
+
+
+def write_result(directory: Path, row: ResultRow, samples: Samples) -> Path:
+    """Write a result and its per-sample arrays; return the path of the JSON file.
+
+    The samples come first and carry their hash in their name, so that at every moment a JSON
+    file names the samples that belong to it. A result of the same model, data set, protocol and
+    variants is replaced; of several processes that write it, one is the last. Raises UsageError
+    for values outside the schema, NaN included, and where the files cannot be written.
+    """
+    content = pack_arrays(samples)
+    digest = hashlib.sha256(content).hexdigest()
+    named = dataclasses.replace(
+        row,
+        samples=samples_name(row, digest),
+        provenance={**row.provenance, "samples_sha256": digest},
+    )
+    path = directory / f"{file_stem(row)}.json"
+    record = _to_record(named)
+    record["provenance"]["record_sha256"] = record_sha256(record)
+    _validate(record, str(path))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _replace(path, named.samples, content, _to_text(record, indent=2).encode() + b"\n")
+    except OSError as error:
+        raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
+    return path
+
+
+def _replace(path: Path, samples: str, archive: bytes, text: bytes) -> None:
+    """Write both files of a result, then remove the samples that the replaced one named.
+
+    Another writer in between could name the samples that this one removes. Without the lock of
+    the folder nothing is removed.
+    """
+    with exclusive(path.parent) as alone:
+        former = _samples_named_in(path)
+        write_atomically(path.with_name(samples), archive)
+        write_atomically(path, text)
+        if alone and former not in (None, samples):
+            with suppress(OSError):  # the new result is whole already
+                path.with_name(str(former)).unlink(missing_ok=True)
+
+
+def _samples_named_in(path: Path) -> str | None:
+    """The samples' file of the result in a JSON file; None where it names none of its own."""
+    try:
+        name = str(read_record(path).get("samples"))
+    except UsageError:
+        return None
+    return name if re.fullmatch(re.escape(path.stem) + r"\.[0-9a-f]{8}\.npz", name) else None
+
+
+def record_sha256(record: Record) -> str:
+    """The hash that a record holds of itself: of all but that hash."""
+    others = {k: v for k, v in record["provenance"].items() if k != "record_sha256"}
+    return json_sha256({**record, "provenance": others})
+
+
+def record_is_unchanged(record: Record) -> bool | None:
+    """Return whether the content of a record has the hash that the record holds of itself.
+
+    None for a record of version 1 without a hash, since that version has none. Samples are not
+    read: whether the figures follow from them is for `cosmos_eval.results.verify` to find out.
+    """
+    provenance = record.get("provenance")
+    stored = provenance.get("record_sha256") if isinstance(provenance, Mapping) else None
+    if stored is None:
+        version = record.get("schema_version")
+        return None if version == 1 and version is not True else False
+    try:
+        return bool(stored == record_sha256(record))
+    except ValueError:  # NaN, which no record holds
+        return False
+
+
+def _is_as_written(content: bytes, record: Record) -> bool:
+    """Whether a file is, to the byte, what `write_result` makes of a record with this hash.
+
+    Hashing the text of the file takes a third of the time of writing all its numbers again. The
+    text is compacted to the form that is hashed: JSON has no raw line breaks inside strings, and
+    no quote without a backslash before it, hence no string is changed.
+    """
+    compact = b"".join([line.lstrip() for line in content.split(b"\n")])
+    for old, new in ((b'\\": ', b"\0"), (b'": ', b'":'), (b"\0", b'\\": ')):
+        compact = compact.replace(old, new)
+    without = _OWN_HASH.sub(b"", compact, count=1)
+    return hashlib.sha256(without).hexdigest() == record["provenance"].get("record_sha256")
+
+
+def _to_record(row: ResultRow) -> dict[str, Any]:
+    """A result as JSON has it."""
+    for name, value in row.metrics.items():
+        if not math.isfinite(value):
+            raise UsageError(
+                f"{model_label(row)} on {row.dataset}: {name} is {value}, which is no result; "
+                "look for NaN in the model's features"
+            )
+    document = {item.name: getattr(row, item.name) for item in dataclasses.fields(row)}
+    if not row.confusion_pairs:
+        del document["confusion_pairs"]
+    record: dict[str, Any] = json.loads(_to_text(document))
+    return record
+
+
+def _to_text(content: Any, **form: Any) -> str:
+    """JSON: sorted keys, shortest exact floats, no NaN."""
+    return json.dumps(content, sort_keys=True, allow_nan=False, default=_plain, **form)
+
+
+def read_result(path: Path) -> ResultRow:
+    """Read one result, of any version so far.
+
+    Raises UsageError, naming the file, where it is not one or of a newer version.
+    """
+    return to_row(read_record(path), str(path))
+
+
+def read_stored(paths: Iterable[Path]) -> list[Stored]:
+    """Read results and whether each is what was written, with names that distinguish their models.
+
+    Raises UsageError, naming the file, where one is not a result or of a newer version.
+    """
+    return distinguish(map(_read_stored, paths))
+
+
+def _read_stored(path: Path) -> Stored:
+    content = _read_text(path)
+    record = _parse(content, path)
+    row = to_row(record, str(path))
+    return Stored(path, row, _is_as_written(content, record) or record_is_unchanged(record))
+
+
+def read_record(path: Path) -> Record:
+    """The content of a result's JSON file, of whatever version. Raises UsageError."""
+    return _parse(_read_text(path), path)
+
+
+def _read_text(path: Path) -> bytes:
+    try:
+        return read_bytes(path)
+    except FileError as error:
+        raise UsageError(f"{path}: cannot be read as a result: it {error}") from error
+
+
+def _parse(text: bytes, path: Path) -> Record:
+    try:
+        record = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: cannot be read as a result: {error}") from error
+    # True is an int in Python.
+    if not isinstance(record, dict) or type(record.get("schema_version")) is not int:
+        raise UsageError(f"{path}: no result: it has no `schema_version` that is a number")
+    return record
+
+
+def to_row(record: Record, where: str) -> ResultRow:
+    """The result that a JSON file holds, brought to this version. Raises UsageError."""
+    record = upgrade_record(record, where)
+    _validate(record, where)
+    return ResultRow(**record)
+
+
+class ResultFiles(NamedTuple):
+    """Both files of a result: the record as stored, the result, and the samples' bytes.
+
+    `archive` is the error instead where the samples' file cannot be read.
+    """
+
+    record: Record
+    row: ResultRow
+    archive: bytes | FileError
+
+
+def read_files(path: Path) -> ResultFiles:
+    """Read the JSON file of a result and the samples that it names.
+
+    Where another process replaces the result meanwhile, it is read again. Raises UsageError for a
+    JSON file that is not a result.
+    """
+    text = _read_text(path)
+    while True:
+        record = _parse(text, path)
+        row = to_row(record, str(path))
+        try:
+            return ResultFiles(record, row, read_bytes(path.with_name(row.samples)))
+        except FileError as error:
+            before, text = text, _read_text(path)
+            if text == before:
+                return ResultFiles(record, row, error)
+
+
+def read_samples(path: Path) -> Samples:
+    """The per-sample arrays of the result in a JSON file, by name, brought to this version.
+
+    Raises UsageError where they are missing, cannot be read, or are not those that were stored with
+    the result.
+    """
+    return samples_of(path, read_files(path))
+
+
+def samples_of(path: Path, stored: ResultFiles) -> Samples:
+    """The samples of the result that was read from a JSON file; raises as `read_samples` does."""
+    record, row, content = stored
+    if isinstance(content, FileError):
+        raise UsageError(f"{path}: its samples {row.samples} cannot be read: {content}")
+    archive = path.with_name(row.samples)
+    if hashlib.sha256(content).hexdigest() != row.provenance["samples_sha256"]:
+        raise UsageError(f"{archive} is not what was stored with {path.name}: measure again")
+    try:
+        samples = unpack_arrays(content)
+    except ValueError as error:
+        raise UsageError(f"{archive} holds no arrays: measure again ({error})") from error
+    return upgrade_samples(samples, record, str(path))
+
+
+def read_results(directory: str | Path) -> list[ResultRow]:
+    """Read every result of a folder, in the order of `result_paths`.
+
+    Warns of edited records, and of different models of the same name. Raises UsageError where
+    there are none or a file is not a result.
+    """
+    results = read_stored(result_paths(Path(directory)))
+    for line in warnings_of(results):
+        warnings.warn(one_line(line), stacklevel=2)
+    return [one.row for one in results]
+
+
+class Listing(NamedTuple):
+    """Result files, and why there may be more: an error message per folder."""
+
+    paths: list[Path]
+    faults: list[str]
+
+
+def list_results(place: Path) -> Listing:
+    """The result files that a path means: every *.json of a folder and those in it, or itself.
+
+    Paths are sorted. Hidden files, which killed runs may leave, are no results.
+    """
+    return _walk(place) if os.path.isdir(place) else Listing([place], [])
+
+
+def result_paths(place: Path) -> list[Path]:
+    """The files of `list_results`; what is not there would be a folder.
+
+    Raises UsageError where a folder has no results, and where it or one in it cannot be read.
+    """
+    paths, faults = list_results(place) if os.path.lexists(place) else _walk(place)
+    if faults:
+        raise UsageError(faults[0])
+    return paths
+
+
+def _walk(directory: Path) -> Listing:
+    """Symbolic links to folders are not followed: the same results would be found twice."""
+    paths: list[Path] = []
+    errors: list[OSError] = []
+    for folder, folders, names in os.walk(directory, onerror=errors.append):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        visible = (name for name in names if not name.startswith("."))
+        paths += [Path(folder, name) for name in visible if name.endswith(".json")]
+    faults = [
+        f"cannot read folder {error.filename}: {error.strerror}"
+        for error in errors
+        if not isinstance(error, FileNotFoundError)
+    ]
+    if not (paths or faults):
+        faults = [f"no results (*.json) in {directory}: run `cosmos-eval run` first"]
+    return Listing(sorted(paths), faults)
+
+
+def file_stem(row: ResultRow) -> str:
+    """A file name without suffix that is readable, safe everywhere, and the result's own."""
+    return stem_of(row.model["spec"], row.dataset, row.protocol, variants(row))
+
+
+def samples_name(row: ResultRow, digest: str) -> str:
+    """The name of the file of a result's samples, whose SHA-256 is `digest`."""
+    return f"{file_stem(row)}.{digest[:8]}.npz"
+
+
+@cache
+def _validator() -> Validator:
+    import jsonschema_rs
+
+    schema = json.loads(files("cosmos_eval.results").joinpath("schema.json").read_text("utf-8"))
+    return jsonschema_rs.validator_for(schema)
+
+
+def _validate(record: Record, where: str) -> None:
+    """Raise UsageError with the first departure from the schema."""
+    try:
+        error = next(iter(_validator().iter_errors(record)), None)
+    except ValueError as fault:  # too deep, or a key that is no Unicode text
+        raise UsageError(f"{where}: cannot be read as a result: {fault}") from fault
+    if error is not None:
+        place = ".".join(("$", *map(str, error.instance_path)))
+        raise UsageError(f"{where}: {place}: {error.message}")
+
+
+def _plain(value: Any) -> Any:
+    """What json does not know: NumPy scalars and mappings that are not dicts."""
+    return dict(value) if isinstance(value, Mapping) else value.item()

@@ -1,0 +1,193 @@
+"""Whether stored results are what they were when they were measured, from their two files alone.
+
+Every figure is computed anew from the stored samples, by the function that measuring uses and with
+the seed that it used, and has to be the same float. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from cosmos_eval.data.readers import FileError, MissingFileError
+from cosmos_eval.results.store import (
+    ResultFiles,
+    file_stem,
+    list_results,
+    read_files,
+    read_record,
+    record_is_unchanged,
+    samples_name,
+    samples_of,
+)
+from cosmos_eval.results.versions import Record
+from cosmos_eval.tasks import room_named
+from cosmos_eval.types import SCHEMA_VERSION, Figures, ResultRow, Samples, UsageError
+
+
+class Verdict(NamedTuple):
+    """What was found of one result, a line each: differences, or else why it cannot be looked at.
+
+    `figures` is how many were computed anew and compared.
+    """
+
+    path: str
+    differences: tuple[str, ...] = ()
+    obstacle: str = ""
+    figures: int = 0
+
+    @property
+    def outcome(self) -> Literal["verified", "differs", "not looked at"]:
+        """The verdict in a word or three."""
+        if self.differences:
+            return "differs"
+        return "not looked at" if self.obstacle else "verified"
+
+
+class Verified(NamedTuple):
+    """A result whose figures follow from its samples."""
+
+    row: ResultRow
+    samples: Samples
+    figures: int
+
+
+def verify_all(places: Iterable[Path]) -> Iterator[Verdict]:
+    """Verdicts on results in files and folders, in the order of their names.
+
+    A folder that cannot be listed or has no results has a verdict of its own.
+    """
+    for place in places:
+        paths, faults = list_results(place)
+        yield from (Verdict(str(place), obstacle=fault) for fault in faults)
+        yield from map(verify, paths)
+
+
+def verify(path: Path) -> Verdict:
+    """The verdict on the result in a JSON file."""
+    found = read_verified(path)
+    return found if isinstance(found, Verdict) else Verdict(str(path), figures=found.figures)
+
+
+def read_verified(path: Path) -> Verified | Verdict:
+    """The result in a JSON file with its samples; a verdict says where it is not as measured."""
+    try:
+        found = _examine(path, read_files(path))
+    except UsageError as error:
+        return Verdict(str(path), obstacle=str(error).removeprefix(f"{path}: "))
+    except Exception as error:  # one file must not hide what was found of the others
+        return Verdict(str(path), obstacle=f"cannot be verified: {type(error).__name__}: {error}")
+    return found if isinstance(found, Verified) else Verdict(str(path), tuple(found))
+
+
+def _examine(path: Path, stored: ResultFiles) -> Verified | list[str]:
+    """The verified result, or what differs. Raises UsageError where it cannot be verified."""
+    record, row, archive = stored
+    if swapped := [*_misnamed(path, row), *_samples_of_another(path, row, archive)]:
+        return swapped
+    samples = samples_of(path, stored)
+    try:
+        again = room_named(row.task).recompute(samples, row.provenance["seed"])
+    except (KeyError, ValueError, IndexError, TypeError) as error:
+        return [f"swapped file: {row.samples} holds no samples of task {row.task}: {error!r}"]
+    if record["schema_version"] < SCHEMA_VERSION:
+        again = _as_far_as_stored(row, again)
+    found = [*_differences(row, again)] or [*_edited_elsewhere(record)]
+    return found or Verified(row, samples, _count(again))
+
+
+def _as_far_as_stored(row: ResultRow, again: Figures) -> Figures:
+    """Without the figures that came later than an older result."""
+    return replace(
+        again,
+        intervals={
+            name: again.intervals[name] for name in row.intervals if name in again.intervals
+        },
+        confusion_pairs=again.confusion_pairs if row.confusion_pairs else (),
+    )
+
+
+def _misnamed(path: Path, row: ResultRow) -> Iterator[str]:
+    if path.stem != file_stem(row):
+        yield f"swapped file: it holds the result that is called {file_stem(row)}.json"
+
+
+def _samples_of_another(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
+    """Samples that are not those stored with the result, by their name or their hash.
+
+    Raises UsageError where there are none.
+    """
+    digest = row.provenance["samples_sha256"]
+    if row.samples != samples_name(row, digest):
+        yield f"swapped file: it names {row.samples}, the samples of another result"
+        return
+    if isinstance(archive, MissingFileError):
+        raise UsageError(f"missing samples: {row.samples} is not there")
+    if isinstance(archive, FileError):
+        return  # `samples_of` says why they cannot be read
+    found = hashlib.sha256(archive).hexdigest()
+    if found == digest:
+        return
+    owner = _owner(path.parent, found)
+    if owner is None:
+        yield f"edited samples: {row.samples} has SHA-256 {found[:8]}..., stored: {digest[:8]}..."
+    else:
+        yield f"swapped file: {row.samples} holds the samples of {owner}"
+
+
+def _owner(folder: Path, digest: str) -> str | None:
+    """The result of the folder that these samples were stored with."""
+    for path in sorted(folder.glob("[!.]*.json")):
+        with suppress(UsageError):  # a file that is no result has no samples
+            provenance = read_record(path).get("provenance")
+            if isinstance(provenance, Mapping) and provenance.get("samples_sha256") == digest:
+                return path.name
+    return None
+
+
+def _differences(row: ResultRow, again: Figures) -> Iterator[str]:
+    intervals = {name: value._asdict() for name, value in again.intervals.items()}
+    yield from _compare("metric", row.metrics, again.metrics)
+    for line in _compare("interval of", row.intervals, intervals):
+        yield f"{line}{_other_numpy(row)}"
+    yield from _compare("class", row.per_class, again.per_class)
+    if list(row.confusion_pairs) != list(again.confusion_pairs):
+        yield "edited confusion_pairs: not the most frequent mistakes of its samples"
+    if row.n_samples != again.n_samples:
+        yield f"edited n_samples: {row.n_samples}, its samples are {again.n_samples}"
+
+
+def _compare(kind: str, stored: Mapping[str, Any], again: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(stored.keys() | again.keys()):
+        has, gives = stored.get(name, "missing"), again.get(name, "none")
+        if has != gives:
+            yield f"edited {kind} {name}: {_shown(has)}, its samples give {_shown(gives)}"
+
+
+def _shown(value: Any) -> str:
+    """A number, or the numbers of a class or an interval."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    return ", ".join(f"{key} {part}" for key, part in sorted(value.items()))
+
+
+def _other_numpy(row: ResultRow) -> str:
+    """NumPy does not promise that another version of it draws the same random numbers (NEP 19)."""
+    then = row.provenance["packages"].get("numpy")
+    return "" if then == np.__version__ else f" (by NumPy {np.__version__}, stored: by {then})"
+
+
+def _edited_elsewhere(record: Record) -> Iterator[str]:
+    if record_is_unchanged(record) is False:
+        yield "edited record: its figures follow from its samples, but something else was changed"
+
+
+def _count(figures: Figures) -> int:
+    parts: Sequence[Mapping[str, Any]] = (figures.metrics, figures.intervals)
+    return sum(map(len, [*parts, *figures.per_class.values()]))

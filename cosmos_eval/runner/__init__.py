@@ -1,0 +1,1 @@
+"""From typed names to stored results: plans, jobs, executors."""

@@ -1,0 +1,95 @@
+"""What can be named on the command line, for people and programs. Imports no torch."""
+
+from __future__ import annotations
+
+from cosmos_eval.models.specs import BUNDLED, RELEASED
+from cosmos_eval.protocols import known_families, known_protocols
+from cosmos_eval.runner.suites import known_suites, read_suite
+from cosmos_eval.tasks import known_tasks, packages_of, task_of
+from cosmos_eval.types import UsageError
+
+Record = dict[str, str]
+
+# What the numbers of a family can be compared with.
+FAMILIES = {
+    "cosmos": "the evaluation code of COSMOS, github.com/ExplainableML/cosmos",
+    "karpathy": "CLIP Benchmark's and OpenCLIP's tables of retrieval",
+    "clip-benchmark": "CLIP Benchmark's and OpenCLIP's tables of classification",
+    "scenes": "the embedded scenes of this version",
+    "fixed-names": "itself: `cosmos` without the faults in its lists of names",
+    "sclip": "published numbers of github.com/wangf3014/SCLIP",
+    "clearclip": "published numbers of ClearCLIP, arXiv 2407.12442",
+    "naclip": "published numbers of github.com/sinahmr/NACLIP",
+    "localisation": "itself: attention mass and pointing of every model's own maps",
+    "localisation-similarity": "itself: the same of text-to-patch similarity, of all models",
+    "sugarcrepe": "SugarCrepe, arXiv 2306.14610, and CLIP Benchmark's sugar_crepe",
+    "winoground": "Winoground, arXiv 2204.03162, and CLIP Benchmark's winoground",
+    "mmvp": "MMVP-VLM, arXiv 2401.06209",
+    "aro": "ARO, arXiv 2210.01936",
+    "user": "your own data sets",
+}
+
+
+def models() -> list[Record]:
+    """Bundled and released models, and the forms that name any other."""
+    bundled = [{"model": name, "kind": "bundled"} for name in BUNDLED]
+    released = [
+        {"model": f"cosmos:{name}", "kind": f"released, {arch}"} for name, arch in RELEASED.items()
+    ]
+    forms = {
+        "cosmos:PATH": "a COSMOS checkpoint; --arch where it does not say its architecture",
+        "openclip:ARCH/TAG": "a pretrained OpenCLIP model; TAG `random`: random weights",
+        "openclip:ARCH/PATH": "an OpenCLIP checkpoint",
+        "openclip:FOLDER": "a folder in OpenCLIP's hub layout, as `cosmos-train export` writes it",
+        "openclip:hf-hub:ORG/NAME": "a repository of the Hugging Face hub in that layout",
+        "python:FILE.py": "a model of your own: the file's load(device, precision) makes it",
+    }
+    return [*bundled, *released, *({"model": form, "kind": kind} for form, kind in forms.items())]
+
+
+def tasks() -> list[Record]:
+    """All tasks, what tables show of them, and who brings them."""
+    known = known_tasks()
+    return [{"task": name, "shown": _shown(name), "brought by": _bringer(name)} for name in known]
+
+
+def _shown(task: str) -> str:
+    try:
+        return ", ".join(known_tasks()[task].headlines)
+    except UsageError as error:
+        return str(error)
+
+
+def _bringer(task: str) -> str:
+    packages = packages_of(task)
+    return " ".join(part for package in packages.items() for part in package) or "cosmos-eval"
+
+
+def datasets() -> list[Record]:
+    """Known data sets with their task and usual protocol family."""
+    return [
+        {"dataset": name, "task": task_of(protocol), "protocol": protocol.family}
+        for name, protocol in known_protocols().items()
+    ]
+
+
+def protocols() -> list[Record]:
+    """Protocol families, what their numbers can be compared with, and their data sets."""
+    records = []
+    known = known_protocols()
+    for family, comparable in FAMILIES.items():
+        names = [name for name in known if family in known_families(name)]
+        records.append(
+            {"protocol": family, "comparable with": comparable, "datasets": ", ".join(names)}
+        )
+    return records
+
+
+def suites() -> list[Record]:
+    """The suites of this package: how many models and which data sets."""
+    records = []
+    for name in known_suites():
+        models, protocols = read_suite(name)
+        listed = ", ".join(f"{protocol.dataset} ({protocol.family})" for protocol in protocols)
+        records.append({"suite": name, "models": str(len(models)), "datasets": listed})
+    return records

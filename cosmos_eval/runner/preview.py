@@ -1,0 +1,245 @@
+"""What a plan would do, and about how long, told without doing any of it. Imports no torch."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Literal, NamedTuple
+
+from cosmos_core.utils.storage import file_sha256
+from cosmos_eval.data.layouts import find_root, needed_parts
+from cosmos_eval.embedding.cache import spaces
+from cosmos_eval.embedding.code import EMBEDDING, fingerprint
+from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
+from cosmos_eval.protocols import is_embedded
+from cosmos_eval.results.labels import is_partial
+from cosmos_eval.results.store import read_result
+from cosmos_eval.runner.pending import Standing
+from cosmos_eval.runner.plan import Machine, Pair, Plan, pair_of
+from cosmos_eval.tasks import part_of, task_named, task_of
+from cosmos_eval.tasks.classification import find_folder
+from cosmos_eval.types import (
+    ClassificationProtocol,
+    LabelMapProtocol,
+    ModelSpec,
+    Protocol,
+    ResultRow,
+    RetrievalProtocol,
+    RunOptions,
+    SelectionProtocol,
+    UsageError,
+)
+
+Data = Literal["there", "not found", "no --data-root", "made by the run"]
+
+# Larger files of weights are not hashed for a preview.
+_HASHED_BYTES = 100_000_000
+
+ROUGH = "rough: ViT-B/16 on two busy CPU cores, which a GPU leaves far behind"
+"""What an estimate is based on where no result is of help."""
+
+
+class Estimate(NamedTuple):
+    """About how long a measurement takes, and what that is concluded from."""
+
+    seconds: float
+    basis: str
+
+
+class Preview(NamedTuple):
+    """What is known of a pair before it is measured.
+
+    `folder` is what the data set's paths are relative to, None where the user has to say it; `data`
+    is about the folders that it needs, not about what they hold. `samples` is None where neither
+    protocol nor results state it. `kept` counts embeddings by role that are kept of the model's
+    weights, of whatever images and texts; None: which weights these are is unknown.
+    """
+
+    pair: Pair
+    task: str
+    folder: Path | None
+    data: Data
+    samples: int | None
+    standing: Standing | None
+    kept: Mapping[str, int] | None
+    estimate: Estimate | None
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there is a valid result already."""
+        return self.standing is not None and self.standing.row is not None
+
+
+def preview(plan: Plan, there: Mapping[Pair, Standing], output: Path) -> list[Preview]:
+    """A line a pair, in the plan's order; `there` are the results that `output` has of them."""
+    rows = _results(output)
+    kept = {spec.text: _kept(spec, plan, rows) for spec in plan.specs}
+    sets = [
+        (
+            protocol,
+            _folder(protocol, plan.options),
+            _data(protocol, plan.options),
+            _samples(protocol, plan.options, rows),
+        )
+        for protocol in plan.protocols
+    ]
+    return [
+        Preview(
+            pair=(pair := pair_of(spec, protocol)),
+            task=task_of(protocol),
+            folder=folder,
+            data=data,
+            samples=samples,
+            standing=there.get(pair),
+            kept=kept[spec.text],
+            estimate=_estimate(spec, protocol, samples, plan.machine, rows),
+        )
+        for spec in plan.specs
+        for protocol, folder, data, samples in sets
+    ]
+
+
+def _results(output: Path) -> list[ResultRow]:
+    """Every result of a folder that can be read; what cannot be is no help here."""
+    rows = []
+    for path in sorted(output.glob("*.json")):
+        try:
+            rows.append(read_result(path))
+        except UsageError:
+            continue
+    return rows
+
+
+def _folder(protocol: Protocol, options: RunOptions) -> Path | None:
+    root = protocol.root or options.data_root
+    return None if root is None else Path(root)
+
+
+def _data(protocol: Protocol, options: RunOptions) -> Data:
+    root = _folder(protocol, options)
+    if root is None:
+        return "no --data-root"
+    if is_embedded(protocol) and not root.is_dir():
+        return "made by the run"
+    return "there" if _has_folders(protocol, root) else "not found"
+
+
+def _has_folders(protocol: Protocol, root: Path) -> bool:
+    """Whether files and folders that the protocol names are below `root`."""
+
+    def any_of(*places: str) -> bool:
+        return any((root / place).exists() for place in places)
+
+    match protocol:
+        case LabelMapProtocol():
+            try:
+                return bool(find_root(protocol, str(root), needed_parts(protocol)))
+            except UsageError:
+                return False
+        case ClassificationProtocol():
+            try:
+                return bool(find_folder(protocol, RunOptions(data_root=str(root))))
+            except UsageError:
+                return False
+        case RetrievalProtocol() if protocol.archives:
+            patterns = _several(protocol.archives)
+            return any(any(root.glob(pattern)) for pattern in patterns)
+        case RetrievalProtocol() | SelectionProtocol():
+            return any_of(*_several(protocol.annotations)) and any_of(*_several(protocol.images))
+    return root.is_dir()
+
+
+def _several(stated: tuple[str, ...] | str) -> tuple[str, ...]:
+    return (stated,) if isinstance(stated, str) else stated
+
+
+def _samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow]) -> int | None:
+    """How many samples are measured: by what there is, the protocol, else by complete results."""
+    found = _part(protocol, options)
+    if found is not None:
+        return found
+    counts = (getattr(protocol, name, None) for name in ("n_items", "n_images"))
+    stated: int | None = next(filter(None, counts), None)
+    measured = [
+        row.n_samples
+        for row in rows
+        if (row.dataset, row.protocol) == (protocol.dataset, protocol.family)
+        and not is_partial(row)
+    ]
+    count = stated or (measured[-1] if measured else None)
+    return count if count is None or options.limit is None else min(count, options.limit)
+
+
+def _part(protocol: Protocol, options: RunOptions) -> int | None:
+    """The number of images or items of a set that is not complete, where that is allowed."""
+    try:
+        part = part_of(protocol, options)
+    except UsageError:
+        return None
+    return part.found if part is not None and part.unit in ("images", "items") else None
+
+
+def _kept(spec: ModelSpec, plan: Plan, rows: Sequence[ResultRow]) -> Mapping[str, int] | None:
+    digest = _weights_sha256(spec, rows)
+    if digest is None:
+        return None
+    if plan.options.cache is None:
+        return {}
+    code = code_file(spec)
+    weights = spec.weights if spec.kind in TWO_SETS else None
+    counts: Counter[str] = Counter()
+    for space in spaces(
+        Path(plan.options.cache),
+        weights_sha256=digest,
+        weights=weights,
+        precision=plan.machine.precision,
+        code=fingerprint(*EMBEDDING),
+        code_of_model=None if code is None else file_sha256(code),
+    ):
+        counts[str(space.identity["role"])] += space.embeddings
+    return dict(sorted(counts.items()))
+
+
+def _weights_sha256(spec: ModelSpec, rows: Sequence[ResultRow]) -> str | None:
+    """The hash of a model's weights: of a small file, or as results of the model have it."""
+    file = local_file(spec)
+    if file is not None:
+        return file_sha256(file) if file.stat().st_size <= _HASHED_BYTES else None
+    known = {row.model["weights_sha256"] for row in rows if row.model["spec"] == spec.text}
+    return known.pop() if len(known) == 1 else None
+
+
+def _estimate(
+    spec: ModelSpec,
+    protocol: Protocol,
+    samples: int | None,
+    machine: Machine,
+    rows: Sequence[ResultRow],
+) -> Estimate | None:
+    """From results of the same model or architecture, the same data set's before its task's.
+
+    Without any, from rough rates, which are those of another machine.
+    """
+    if samples is None:
+        return None
+    alike = [
+        row
+        for row in rows
+        if row.task == task_of(protocol)
+        and row.provenance["precision"] == machine.precision
+        and machine.device in ("auto", row.provenance["device"])
+        and (row.model["spec"] == spec.text or row.model["architecture"] == spec.arch)
+    ]
+    for basis, chosen in (
+        ("results on this data set", [row for row in alike if row.dataset == protocol.dataset]),
+        ("results of this task", alike),
+    ):
+        if chosen:
+            return Estimate(samples * median(map(_seconds_a_sample, chosen)), basis)
+    return Estimate(samples * task_named(task_of(protocol)).seconds, ROUGH)
+
+
+def _seconds_a_sample(row: ResultRow) -> float:
+    return float(row.provenance["seconds"]["total"]) / row.n_samples

@@ -1,0 +1,211 @@
+"""How much of a map falls on the thing that was named.
+
+A map has one weight a patch, spread evenly over the pixels of the patch. Pixels without a label
+count nowhere, neither in masses nor in areas, so that an even map has a mass equal to the area.
+
+Shapes: K things of an image, h x w patches, H x W pixels; P pairs of an image and a thing in it, N
+images, S sizes; a leading `...` is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.stats.intervals import ratio
+from cosmos_eval.stats.paired import Statistic
+
+Values = NDArray[np.float64]
+
+SIZES = ("small", "medium", "large")
+
+
+class Cover(NamedTuple):
+    """What lies under the patches of a map.
+
+    `things` (K, h, w) are pixels of every thing, `labelled` (h, w) those with any label, both in
+    parts of pixels where a patch ends inside one. `thing_middles` and `labelled_middles`, bool of
+    the same shapes, say whether the middle of a patch lies on them.
+    """
+
+    things: Values
+    labelled: Values
+    thing_middles: NDArray[np.bool_]
+    labelled_middles: NDArray[np.bool_]
+
+
+def cover(
+    label: NDArray[np.integer], classes: Sequence[int], grid: tuple[int, int], ignore_index: int
+) -> Cover:
+    """What lies under h x w patches that share a label map (H, W) evenly, of K classes, K > 0."""
+    axes = list(zip(label.shape, grid, strict=True))
+    rows, columns = (_overlaps(side, parts) for side, parts in axes)
+    middles = np.ix_(*(_middles(side, parts) for side, parts in axes))
+    things = np.stack([label == number for number in classes])
+    labelled = label != ignore_index
+    return Cover(
+        rows @ things @ columns.T,
+        rows @ labelled @ columns.T,
+        np.stack([thing[middles] for thing in things]),
+        labelled[middles],
+    )
+
+
+def _middles(length: int, parts: int) -> NDArray[np.int64]:
+    """The pixel in the middle of every one of equal parts; of two, the second."""
+    return (2 * np.arange(parts) + 1) * length // (2 * parts)
+
+
+def _overlaps(length: int, parts: int) -> Values:
+    """How much of every pixel lies in every one of equal parts, (parts, length)."""
+    ends = np.arange(parts + 1) * length / parts
+    pixels = np.arange(length)
+    return np.clip(
+        np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels), 0, None
+    )
+
+
+class MapScores(NamedTuple):
+    """Scores (K,) of the map of every thing.
+
+    `mass` is the share of the map that falls on its thing, `hit` whether its highest point does,
+    `auc` how often a pixel of the thing ranks above another labelled one. `other_names` is the mean
+    share on this thing of the maps of the other things, NaN where there is none.
+    """
+
+    mass: Values
+    hit: Values
+    auc: Values
+    other_names: Values
+
+
+def score_maps(maps: Values, under: Cover) -> MapScores:
+    """Scores of the maps (K, h, w) of the covered things; they are not negative.
+
+    No thing may fill all labelled pixels: then none is left to rank it against.
+    """
+    masses, k = _masses(maps, under), len(maps)
+    own = masses.diagonal().copy()
+    hits = [
+        pointing(one, middles, under.labelled_middles)
+        for one, middles in zip(maps, under.thing_middles, strict=True)
+    ]
+    aucs = [
+        auc(one, thing, under.labelled - thing)
+        for one, thing in zip(maps, under.things, strict=True)
+    ]
+    others = (masses.sum(axis=0) - own) / (k - 1) if k > 1 else np.full(k, np.nan)
+    return MapScores(own, np.array(hits), np.array(aucs), others)
+
+
+def _masses(maps: Values, under: Cover) -> Values:
+    """Shares (map, thing) of the mass on labelled pixels; 0 where none of it is on any."""
+    on_things = np.einsum("mhw,thw->mt", maps, under.things)
+    total = np.einsum("mhw,hw->m", maps, under.labelled)[:, None]
+    return np.divide(on_things, total, out=np.zeros_like(on_things), where=total > 0)
+
+
+def pointing(one: Values, on_thing: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> float:
+    """1 where the highest point of a map (h, w) lies on the thing, 0 where it does not.
+
+    The point is the middle of the highest patch, where an upsampled map is highest as well; middles
+    without a label are passed over. Of several equal ones the mean; 0 where there is none.
+    """
+    if not labelled.any():
+        return 0.0
+    highest = labelled & (one == one[labelled].max())
+    return float(on_thing[highest].mean())
+
+
+def auc(values: Values, inside: Values, outside: Values) -> float:
+    """How often a pixel inside has a higher value than one outside; equal values count half.
+
+    All are by patch: the value of its pixels, and how many of them are inside and outside.
+    """
+    _, level = np.unique(values.ravel(), return_inverse=True)
+    inside_at = np.bincount(level, weights=inside.ravel())
+    outside_at = np.bincount(level, weights=outside.ravel())
+    below = np.cumsum(outside_at) - outside_at / 2
+    return float(inside_at @ below / (inside_at.sum() * outside_at.sum()))
+
+
+class Pairs(NamedTuple):
+    """Pairs (P,) of an image and a thing in it: the image's number, the size's, and the scores.
+
+    `area` is the share of the labelled pixels that are the thing's.
+    """
+
+    image: NDArray[np.integer]
+    size: NDArray[np.integer]
+    area: Values
+    scores: MapScores
+
+
+class Sums(NamedTuple):
+    """Sums over pairs (..., S), which means follow from; the last two where others are named."""
+
+    pairs: Values
+    area: Values
+    mass: Values
+    hits: Values
+    auc: Values
+    mass_beside_others: Values
+    other_names: Values
+
+
+def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
+    """Sums over the pairs of every image, (N, S)."""
+    cell = pairs.image * len(SIZES) + pairs.size
+
+    def summed(values: NDArray[Any]) -> Values:
+        flat = np.zeros(n_images * len(SIZES))
+        np.add.at(flat, cell, values)
+        return flat.reshape(n_images, len(SIZES))
+
+    scores = pairs.scores
+    beside_others = ~np.isnan(scores.other_names)
+    return Sums(
+        summed(np.ones(len(cell))),
+        summed(pairs.area),
+        summed(scores.mass),
+        summed(scores.hit),
+        summed(scores.auc),
+        summed(np.where(beside_others, scores.mass, 0.0)),
+        summed(np.where(beside_others, scores.other_names, 0.0)),
+    )
+
+
+def localisation_metrics(sums: Sums) -> dict[str, Values]:
+    """Every metric (...,), overall and `_<size>`; NaN where there are no pairs.
+
+    `attention_mass`, `area`, `pointing_game` and `AUC` are means over pairs, `mass_over_area` and
+    `mass_over_other_names` ratios of means.
+    """
+    metrics = _means(Sums(*(part.sum(-1) for part in sums)))
+    for number, size in enumerate(SIZES):
+        means = _means(Sums(*(part[..., number] for part in sums)))
+        metrics |= {f"{name}_{size}": value for name, value in means.items()}
+    return metrics
+
+
+def _means(sums: Sums) -> dict[str, Values]:
+    return {
+        "attention_mass": ratio(sums.mass, sums.pairs),
+        "area": ratio(sums.area, sums.pairs),
+        "mass_over_area": ratio(sums.mass, sums.area),
+        "mass_over_other_names": ratio(sums.mass_beside_others, sums.other_names),
+        "pointing_game": ratio(sums.hits, sums.pairs),
+        "AUC": ratio(sums.auc, sums.pairs),
+    }
+
+
+def localisation_statistic(sums: Sums) -> Statistic:
+    """The metrics of images (N, S), given how often each is drawn."""
+
+    def statistic(weights: Values) -> Mapping[str, Values]:
+        return localisation_metrics(Sums(*(weights @ part for part in sums)))
+
+    return statistic

@@ -1,0 +1,152 @@
+"""Intersection over union and pixel accuracies from confusion counts.
+
+The definitions are those of MMSegmentation's IoUMetric: a class counts where it occurs in labels
+or predictions (IoU) or in labels (accuracy); ignored pixels count nowhere.
+Shapes: K classes, N images, R resamples; a leading `...` is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.stats.intervals import LEVEL, RESAMPLES, ratio, statistic_bootstrap
+from cosmos_eval.types import Interval
+
+Counts = NDArray[np.int64]
+Values = NDArray[np.float64]
+Groups = Mapping[str, Sequence[int]]
+"""Class indices by the name of their group."""
+
+
+class SparseConfusion(NamedTuple):
+    """Non-zero confusion counts of all images: three arrays of the same length.
+
+    `pair` is label * K + prediction.
+    """
+
+    image: NDArray[np.int32]
+    pair: NDArray[np.int32]
+    pixels: Counts
+
+
+class Areas(NamedTuple):
+    """Pixels a class (..., K): labelled and predicted so, labelled so, predicted so."""
+
+    intersection: NDArray[Any]
+    labelled: NDArray[Any]
+    predicted: NDArray[Any]
+
+
+class ClassScores(NamedTuple):
+    """IoU and accuracy a class (..., K), in [0, 1]; NaN where the class does not occur."""
+
+    iou: Values
+    accuracy: Values
+
+
+def confusion(
+    labels: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int, ignore_index: int
+) -> Counts:
+    """Pixels by label (rows) and prediction (columns), (K, K), of label maps of equal shape.
+
+    Every label that is not ignored must be below `n_classes`.
+    """
+    valid = labels != ignore_index
+    pairs = labels[valid].astype(np.int64) * n_classes + predicted[valid]
+    return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def pack(confusions: Iterable[Counts]) -> SparseConfusion:
+    """Confusion counts of images, (K, K) each, in the order of the images."""
+    return join([_pack_one(matrix) for matrix in confusions])
+
+
+def join(images: Sequence[SparseConfusion]) -> SparseConfusion:
+    """Confusion counts of one image each -> of all, numbered in this order."""
+    lengths = [len(one.pair) for one in images]
+    return SparseConfusion(
+        np.repeat(np.arange(len(images), dtype=np.int32), lengths),
+        np.concatenate([one.pair for one in images]),
+        np.concatenate([one.pixels for one in images]),
+    )
+
+
+def separate(every: SparseConfusion, n_images: int) -> list[SparseConfusion]:
+    """Confusion counts of all images -> of one image each: undoes `join`."""
+    ends = np.searchsorted(every.image, np.arange(1, n_images))
+    return [
+        SparseConfusion(np.zeros_like(image), pair, pixels)
+        for image, pair, pixels in zip(*(np.split(part, ends) for part in every), strict=True)
+    ]
+
+
+def _pack_one(matrix: Counts) -> SparseConfusion:
+    pair = np.flatnonzero(matrix)
+    number = np.zeros(len(pair), np.int32)
+    return SparseConfusion(number, pair.astype(np.int32), matrix.ravel()[pair])
+
+
+def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> Areas:
+    """Areas of every image, (N, K)."""
+    label, prediction = np.divmod(sparse.pair, n_classes)
+
+    def summed(kept: NDArray[np.bool_], classes: NDArray[np.int32]) -> Counts:
+        areas = np.zeros((n_images, n_classes), np.int64)
+        np.add.at(areas, (sparse.image[kept], classes[kept]), sparse.pixels[kept])
+        return areas
+
+    every = np.ones(len(label), bool)
+    return Areas(
+        summed(label == prediction, label), summed(every, label), summed(every, prediction)
+    )
+
+
+def class_scores(areas: Areas) -> ClassScores:
+    """IoU and accuracy of every class."""
+    union = areas.labelled + areas.predicted - areas.intersection
+    return ClassScores(ratio(areas.intersection, union), ratio(areas.intersection, areas.labelled))
+
+
+def segmentation_metrics(areas: Areas, groups: Groups) -> dict[str, Values]:
+    """`mIoU`, `mAcc`, `aAcc` and `mIoU_<group>`, each (...,); NaN where nothing occurs."""
+    iou, accuracy = class_scores(areas)
+    metrics = {
+        "mIoU": _mean_over_present(iou),
+        "mAcc": _mean_over_present(accuracy),
+        "aAcc": ratio(areas.intersection.sum(-1), areas.labelled.sum(-1)),
+    }
+    for name, members in groups.items():
+        metrics[f"mIoU_{name}"] = _mean_over_present(iou[..., list(members)])
+    return metrics
+
+
+def bootstrap(
+    areas: Areas,
+    groups: Groups,
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = RESAMPLES,
+) -> dict[str, Interval]:
+    """Percentile bootstrap intervals over images of every metric, from areas (N, K).
+
+    An image drawn n times counts n times, so resamples are a product of multinomial weights and
+    areas (exact: counts stay below 2^53). Efron and Tibshirani 1993, "An Introduction to the
+    Bootstrap", chapter 13.
+    """
+
+    def statistic(drawn: Values) -> Mapping[str, Values]:
+        return segmentation_metrics(Areas(*(drawn @ part for part in areas)), groups)
+
+    n_images = len(areas.labelled)
+    return statistic_bootstrap(statistic, n_images, seed=seed, level=level, resamples=resamples)
+
+
+def _mean_over_present(values: Values) -> Values:
+    """Mean over the last axis of what is not NaN."""
+    present = ~np.isnan(values)
+    return ratio(np.where(present, values, 0.0).sum(-1), present.sum(-1))

@@ -1,0 +1,89 @@
+"""Score the maps of a set's images, and put a localisation measurement together."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import numpy as np
+
+from cosmos_eval.data.images import limit_notes
+from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.tasks.label_maps import open_data
+from cosmos_eval.tasks.label_maps.identity import fingerprints
+from cosmos_eval.tasks.label_maps.kept import Arrays, kept_of
+from cosmos_eval.tasks.label_maps.shards import Work, in_shards
+from cosmos_eval.tasks.localisation.maps import choose, make_mapper
+from cosmos_eval.tasks.localisation.one_pass import ALONE, Job, look, score_shards
+from cosmos_eval.tasks.localisation.samples import BOUNDS, CLASSES, IMAGE, NAME, recompute
+from cosmos_eval.types import (
+    LocalisationProtocol,
+    Measurement,
+    OnProgress,
+    RunOptions,
+    Samples,
+    UsageError,
+)
+
+# Constants of a protocol that change the number, beside names, prompts and templates.
+_CONSTANTS = ("map", "scale", "small", "large", "reduce_zero_label", "ignore_index")
+
+
+def measure_data(
+    encoder: Encoder, protocol: LocalisationProtocol, options: RunOptions, progress: OnProgress
+) -> Iterator[Measurement]:
+    """The measurement of data that are checked; what is kept goes when the caller goes on."""
+    share, attention = options.share, options.attention or protocol.attention
+    chosen = share.together(lambda: choose(encoder, protocol, attention))
+    samples = share.together(lambda: open_data(protocol, options)).samples
+    job = Job(protocol, samples, kept_of(encoder.info, protocol, options, samples))
+    started = named = time.perf_counter()
+
+    def prepare() -> Work[Arrays]:
+        nonlocal named
+        mapper = make_mapper(chosen, protocol, attention, options, progress)
+        named = time.perf_counter()
+        return partial(score_shards, job, mapper, options)
+
+    found = in_shards(len(samples), partial(look, job), prepare, options, progress)
+    seconds = {"prompts": named - started, "images": time.perf_counter() - named}
+    arrays = _joined(found)
+    if not len(arrays[IMAGE]):
+        raise UsageError(
+            f"{protocol.dataset}: no image has a thing beside something else that is labelled"
+        )
+    names = [sample.name for sample in samples]
+    stored = _stored(names, protocol, arrays)
+    constants = {name: getattr(protocol, name) for name in _CONSTANTS}
+    yield Measurement(
+        **vars(recompute(stored, options.seed)),
+        samples=stored,
+        hashes=fingerprints(protocol, names, {**constants, "attention": attention}),
+        maps=chosen.kind,
+        seconds=seconds,
+        notes=(*limit_notes(options), *_notes(arrays, protocol)),
+    )
+    job.kept.discard()
+
+
+def _joined(shards: Sequence[Arrays]) -> Arrays:
+    return {name: np.concatenate([arrays[name] for arrays in shards]) for name in shards[0]}
+
+
+def _stored(names: Sequence[str], protocol: LocalisationProtocol, arrays: Arrays) -> Samples:
+    return {
+        NAME: np.array(names),
+        CLASSES: np.array(protocol.class_names),
+        BOUNDS: np.array([protocol.small, protocol.large]),
+        **{name: values for name, values in arrays.items() if name != ALONE},
+    }
+
+
+def _notes(arrays: Arrays, protocol: LocalisationProtocol) -> Iterator[str]:
+    alone = int(arrays[ALONE].sum())
+    if alone:
+        yield (
+            f"{protocol.dataset}: left out are {alone} of {len(arrays[ALONE])} images in which one "
+            "class fills all labelled pixels"
+        )

@@ -1,0 +1,200 @@
+"""Zero-shot label maps of images: windows of several images share the backbone's batches.
+
+Protocols that see an image alike share its patch embeddings, which each compares with its queries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cosmos_eval.models.encoder import DenseEncoder, require_finite
+from cosmos_eval.tasks.label_maps import Label
+from cosmos_eval.tasks.label_maps.patches import images_at_once
+from cosmos_eval.tasks.segmentation.images import LoadedImage
+from cosmos_eval.tasks.segmentation.merge import Axis, Decision, label_map, placement
+from cosmos_eval.tasks.segmentation.refinement import refined_label_map
+from cosmos_eval.types import Attention, Refinement, SegmentationProtocol, UsageError
+
+
+class Segmenter(NamedTuple):
+    """A model, its query embeddings (Q, D) in class order, and how to use them.
+
+    `batch_size` counts windows.
+    """
+
+    encoder: DenseEncoder
+    queries: NDArray[np.float32]
+    protocol: SegmentationProtocol
+    attention: Attention
+    batch_size: int
+
+
+class Prediction(NamedTuple):
+    """Predicted classes (H, W) of an image, at its original size."""
+
+    image: LoadedImage
+    classes: Label
+
+
+class _Windows(NamedTuple):
+    """The windows of an image: all of one shape, a grid of rows and columns.
+
+    `images` holds it with the label map of every protocol.
+    """
+
+    images: Sequence[LoadedImage]
+    rows: Axis
+    columns: Axis
+
+    @property
+    def total(self) -> int:
+        return len(self.rows.starts) * len(self.columns.starts)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (
+            min(self.rows.window, self.rows.length),
+            min(self.columns.window, self.columns.length),
+        )
+
+    def pixels(self) -> Iterator[Tensor]:
+        """The windows, (3, h, w) each, row by row."""
+        height, width = self.shape
+        for top in self.rows.starts:
+            for left in self.columns.starts:
+                yield self.images[0].pixels[:, top : top + height, left : left + width]
+
+
+def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Prediction]:
+    """Label maps in the order of the images. Raises UsageError as `predict_together` does."""
+    for (prediction,) in predict_together([segmenter], ([image] for image in images)):
+        yield prediction
+
+
+@torch.inference_mode()
+def predict_together(
+    segmenters: Sequence[Segmenter], images: Iterable[Sequence[LoadedImage]]
+) -> Iterator[list[Prediction]]:
+    """Label maps of every segmenter, in the order of the images, each of which is encoded once.
+
+    An image comes with the label map of every segmenter. The segmenters have the same model,
+    attention, batch size and windows. Raises UsageError for an image under one patch and for
+    patch embeddings that are not finite.
+    """
+    heads = [_head(segmenter) for segmenter in segmenters]
+    windows = (_windows(one, segmenters[0]) for one in images)
+    for group in _groups(windows, segmenters[0].batch_size):
+        for one, patches in zip(group, _patches(group, segmenters[0]), strict=True):
+            maps = [_label_map(one, patches, head) for head in heads]
+            yield [Prediction(*pair) for pair in zip(one.images, maps, strict=True)]
+
+
+class _Head(NamedTuple):
+    """What turns patch embeddings into classes: queries (Q, D), and the rule."""
+
+    queries: Tensor
+    decision: Decision
+    refinement: Refinement | None
+
+
+def _head(segmenter: Segmenter) -> _Head:
+    protocol, device = segmenter.protocol, segmenter.encoder.info.device
+    counts = torch.tensor([len(names) for names in protocol.queries])
+    classes = torch.arange(len(counts), dtype=torch.uint8).repeat_interleave(counts)
+    decision = Decision(classes.to(device), protocol.scale, protocol.prob_thd, protocol.area_thd)
+    queries = torch.from_numpy(segmenter.queries).to(device)
+    return _Head(queries, decision, protocol.refinement)
+
+
+def _label_map(windows: _Windows, patches: Tensor, head: _Head) -> Label:
+    """Classes (H, W) from the patch embeddings (n, h, w, D) of an image's windows."""
+    tokens = _tiled(patches @ head.queries.T, windows)
+    height, width = windows.images[0].label.shape
+    rows = placement(windows.rows, height).to(tokens.device)
+    columns = placement(windows.columns, width).to(tokens.device)
+    if head.refinement is None:
+        classes = label_map(tokens, rows, columns, head.decision)
+    else:
+        pixels = windows.images[0].pixels
+        classes = refined_label_map(tokens, rows, columns, head.decision, pixels)
+    return classes.cpu().numpy()
+
+
+def _windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
+    protocol, patch = segmenter.protocol, segmenter.encoder.patch_size
+    image = images[0]
+    height, width = image.pixels.shape[1:]
+    if patch > min(height, width, protocol.window or patch):
+        windows = f" and windows are {protocol.window} px" if protocol.window else ""
+        raise UsageError(
+            f"image {image.sample.image} is {width}x{height} px after the resize{windows}, "
+            f"but a patch of this model needs {patch}"
+        )
+    return _Windows(images, _axis(height, protocol, patch), _axis(width, protocol, patch))
+
+
+def _axis(length: int, protocol: SegmentationProtocol, patch: int) -> Axis:
+    """The windows along an axis; the whole axis is one where the protocol has no windows."""
+    window = protocol.window or length
+    stride = protocol.stride if protocol.window else length
+    tokens = min(window, length) // max(patch, 1)  # 0: a tower that has no patches
+    return Axis(length, window, stride, tokens, is_whole=protocol.window is None)
+
+
+def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windows]]:
+    """Consecutive images whose windows together fill a batch without exceeding it."""
+    group: list[_Windows] = []
+    for image in images:
+        if group and sum(one.total for one in group) + image.total > batch_size:
+            yield group
+            group = []
+        group.append(image)
+    if group:
+        yield group
+
+
+def _patches(group: Sequence[_Windows], segmenter: Segmenter) -> list[Tensor]:
+    """Patch embeddings (n, h, w, D) of the windows of every image of a group.
+
+    Windows of equal shape are encoded together. Raises UsageError, naming an image, where they are
+    not finite.
+    """
+    members = defaultdict(list)
+    for index, one in enumerate(group):
+        members[one.shape].append(index)
+    patches: dict[int, Tensor] = {}
+    for indices in members.values():
+        pixels = torch.stack([window for i in indices for window in group[i].pixels()])
+        owners = [group[i].images[0].sample.name for i in indices for _ in range(group[i].total)]
+        encoded = _encode(pixels, segmenter)
+        require_finite(encoded, segmenter.encoder.info, owners.__getitem__)
+        parts = encoded.split([group[i].total for i in indices])
+        patches.update(zip(indices, parts, strict=True))
+    return [patches[index] for index in range(len(group))]
+
+
+def _encode(pixels: Tensor, segmenter: Segmenter) -> Tensor:
+    """Windows (n, 3, H, W) -> patch embeddings (n, h, w, D), in batches of about equal size."""
+    encoder = segmenter.encoder
+    at_once = images_at_once(encoder, (pixels.shape[2], pixels.shape[3]), segmenter.batch_size)
+    batches = pixels.chunk(math.ceil(len(pixels) / at_once))
+    return torch.cat(
+        [
+            encoder.encode_patches(batch.to(encoder.info.device), segmenter.attention)
+            for batch in batches
+        ]
+    )
+
+
+def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
+    """Token logits (n, h, w, Q) of an image's windows -> side by side, (Q, A, B)."""
+    grid = logits.unflatten(0, (len(windows.rows.starts), len(windows.columns.starts)))
+    return grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2).contiguous()
