@@ -29,7 +29,7 @@ import torch
 from _photographs import jpegs
 from _report import Measurement, interleave, measurement, parser, report
 
-from cosmos_eval.data.prefetch import ahead
+from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
@@ -191,7 +191,7 @@ def _model_alone(
 
 def _decode_all(encoder: ClipEncoder, paths: list[Path], options: RunOptions) -> None:
     window = 2 * options.batch_size
-    for _ in ahead(
+    for _ in prefetch(
         paths, lambda path: _load(encoder, path), workers=options.workers, window=window
     ):
         pass

@@ -27,7 +27,7 @@ from cosmos_eval.stats.segmentation import (
     bootstrap,
     segmentation_metrics,
 )
-from cosmos_eval.tasks import room_named
+from cosmos_eval.tasks import evaluator_named
 from cosmos_eval.types import Samples
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -88,7 +88,7 @@ def make_up() -> dict[str, tuple[str, Samples]]:
 
 def _seconds(rounds: int) -> Iterator[Measurement]:
     def figures(task: str, samples: Samples) -> Callable[[], object]:
-        return lambda: room_named(task).recompute(samples, 0)
+        return lambda: evaluator_named(task).recompute(samples, 0)
 
     functions = {what: figures(*given) for what, given in make_up().items()}
     for what, spread in interleave(functions, rounds).items():

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cosmos_core.utils.distributed import Share
+from cosmos_core.utils.distributed import Distributed
 from cosmos_eval.runner.plan import Machine, make_plan
 from cosmos_eval.runner.run import check_data, measure_all
 from cosmos_eval.types import CosmosEvalError, RunOptions, Weights
@@ -42,7 +42,7 @@ def measure(
     `check` is assumed to have passed. Processes share the samples. Raises ValueError, one line,
     for a checkpoint or data that cannot be used.
     """
-    options = RunOptions(data_root=data_root, share=Share(rank, world_size, gather))
+    options = RunOptions(data_root=data_root, distributed=Distributed(rank, world_size, gather))
     with _value_errors():
         plan = make_plan(
             datasets=datasets,

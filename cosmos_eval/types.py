@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_core.utils.distributed import ALONE, Share
+from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
 
 Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
@@ -343,7 +343,7 @@ class RunOptions:
     `download` fetches data sets that are not there, where that is known how. `attention` None is
     the protocol's own. `limit` measures the first samples only. `allow_partial` measures the
     samples that are there of a known data set that is not complete, and excludes a limit.
-    `overlays` draws pictures for people beside saved predictions. `share` is
+    `overlays` draws pictures for people beside saved predictions. `distributed` is
     this process's part where several make the measurement together. `unfinished` is a folder where
     finished parts of a measurement stay until its result is stored, so that a killed run can go on,
     `cache` one where embeddings stay; None keeps none.
@@ -361,7 +361,7 @@ class RunOptions:
     unfinished: str | None = None
     cache: str | None = None
     seed: int = 0
-    share: Share = ALONE
+    distributed: Distributed = SINGLE_PROCESS
 
     def __post_init__(self) -> None:
         if self.allow_partial and self.limit is not None:

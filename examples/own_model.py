@@ -2,8 +2,8 @@
 
 `load` returns an object with the members of `cosmos_eval.models.encoder.Encoder`; the last three
 make it a `DenseEncoder`, which segmentation needs. This one has no network: it compares the colours
-of a picture with the colours that a text names, which shows how far colour alone gets. Around a network
-the members are the same: `transform` and `tokenize` prepare, the `encode_` functions run it.
+of a picture with the colours that a text names, which shows how far colour alone gets. Around a
+network the members are the same: `transform` and `tokenize` prepare, the `encode_` functions run.
 """
 
 from __future__ import annotations

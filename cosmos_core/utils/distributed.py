@@ -1,4 +1,4 @@
-"""One measurement made by several processes, each on its share of the samples. Imports no torch."""
+"""Processes that make one measurement together. Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ def _alone(outcome: Any) -> list[Any]:
     return [outcome]
 
 
-class Share(NamedTuple):
-    """The share of the process with number `rank` among `size`.
+class Distributed(NamedTuple):
+    """Process `rank` of `world_size`.
 
     `gather` maps an object to those of all processes, in the order of their ranks.
     """
 
     rank: int = 0
-    size: int = 1
+    world_size: int = 1
     gather: Callable[[Any], list[Any]] = _alone
 
-    def spread(
+    def map_sharded(
         self,
         work: Callable[[Sequence[Item]], Sequence[Result]],
         items: Sequence[Item],
@@ -31,17 +31,17 @@ class Share(NamedTuple):
     ) -> list[Result]:
         """What `work` makes of all items, one result an item, in their order, in every process.
 
-        All processes call it with the same items, and each works on every size-th run of `unit`
-        of them. An error in one is raised in all, so that none waits for ever.
+        All processes call it with the same items, and each works on every `world_size`-th run of
+        `unit` of them. An error in one is raised in all, so that none waits for ever.
         """
-        turns = [number // unit % self.size for number in range(len(items))]
+        turns = [number // unit % self.world_size for number in range(len(items))]
         own = [item for item, rank in zip(items, turns, strict=True) if rank == self.rank]
         outcomes = self.gather(_attempt(lambda: work(own)))
         _raise_first(outcomes)
         results = [iter(outcome) for outcome in outcomes]
         return [next(results[rank]) for rank in turns]
 
-    def together(self, act: Callable[[], Result]) -> Result:
+    def synchronized(self, act: Callable[[], Result]) -> Result:
         """What `act` gives in this process, once it has ended in all; it must not meet the others.
 
         An error in one is raised in all, so that none waits for ever.
@@ -51,10 +51,10 @@ class Share(NamedTuple):
         assert not isinstance(outcome, Exception)  # it would have been raised
         return outcome
 
-    def first_alone(self, act: Callable[[], None]) -> None:
+    def main_process_first(self, act: Callable[[], None]) -> None:
         """`act` in the first process, then in all others, who may find its files."""
         for own in (self.rank == 0, self.rank > 0):
-            self.together(act if own else _nothing)
+            self.synchronized(act if own else _nothing)
 
 
 def _attempt(act: Callable[[], Result]) -> Result | Exception:
@@ -74,5 +74,5 @@ def _nothing() -> None:
     """The part of a process whose turn it is not."""
 
 
-ALONE = Share()
-"""The share of a process that measures everything."""
+SINGLE_PROCESS = Distributed()
+"""A process that measures everything by itself."""

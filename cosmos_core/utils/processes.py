@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from cosmos_core.utils.distributed import ALONE, Share
+from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
 
 # No process may give up on one that has more to do; torchrun ends the others where one dies.
 _PATIENCE = timedelta(days=7)
@@ -21,19 +21,19 @@ def is_first() -> bool:
 
 
 @contextmanager
-def joined() -> Iterator[Share]:
-    """Meet the processes that torchrun started and part again; outside it, ALONE.
+def joined() -> Iterator[Distributed]:
+    """Meet the processes that torchrun started and part again; outside it, SINGLE_PROCESS.
 
     They exchange Python objects alone, so that Gloo serves processes on GPUs as well.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     import torch.distributed as dist
 
     dist.init_process_group("gloo", timeout=_PATIENCE)
     try:
-        yield Share(dist.get_rank(), dist.get_world_size(), _gather)
+        yield Distributed(dist.get_rank(), dist.get_world_size(), _gather)
     finally:
         dist.destroy_process_group()
 

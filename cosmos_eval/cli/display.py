@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from cosmos_eval.results.verify import Verdict
     from cosmos_eval.runner.batch import Failed
     from cosmos_eval.runner.doctor import Diagnosis
-    from cosmos_eval.runner.pending import Standing
+    from cosmos_eval.runner.pending import ExistingResult
     from cosmos_eval.runner.preview import Preview
     from cosmos_eval.types import ResultRow
 
@@ -111,10 +111,10 @@ class Progress:
             self._bars.update(task, visible=False)
         self._console.print(one_line(f"wrote {path}"))
 
-    def found(self, standing: Standing) -> None:
+    def found(self, existing: ExistingResult) -> None:
         """Tell of a result file that was there before."""
-        line = standing.fault and f"{standing.fault}: measured again"
-        self._console.print(one_line(line or f"there already: {standing.path}"))
+        line = existing.fault and f"{existing.fault}: measured again"
+        self._console.print(one_line(line or f"there already: {existing.path}"))
 
     def failed(self, event: Failed) -> None:
         """Tell what has no result, and why."""
@@ -167,7 +167,7 @@ def show_preview(previews: Sequence[Preview], *, as_json: bool) -> None:
 
 
 def _preview_record(preview: Preview) -> dict[str, Any]:
-    standing, estimate = preview.standing, preview.estimate
+    existing, estimate = preview.existing, preview.estimate
     return {
         "model": preview.pair.model,
         "task": preview.task,
@@ -176,8 +176,8 @@ def _preview_record(preview: Preview) -> dict[str, Any]:
         "data": None if preview.folder is None else str(preview.folder),
         "data_state": preview.data,
         "samples": preview.samples,
-        "result": None if standing is None else str(standing.path),
-        "result_fault": None if standing is None else standing.fault or None,
+        "result": None if existing is None else str(existing.path),
+        "result_fault": None if existing is None else existing.fault or None,
         "embeddings_kept": preview.kept,
         "estimated_seconds": None if estimate is None else round(estimate.seconds, 1),
         "estimated_from": None if estimate is None else estimate.basis,
@@ -185,8 +185,8 @@ def _preview_record(preview: Preview) -> dict[str, Any]:
 
 
 def _preview_row(preview: Preview) -> dict[str, str]:
-    standing, estimate, kept = preview.standing, preview.estimate, preview.kept
-    found = "" if standing is None else "damaged" if standing.fault else "there"
+    existing, estimate, kept = preview.existing, preview.estimate, preview.kept
+    found = "" if existing is None else "damaged" if existing.fault else "there"
     counts = ", ".join(f"{count} {role}" for role, count in (kept or {}).items())
     return {
         "model": preview.pair.model,

@@ -24,7 +24,7 @@ from cosmos_eval.tasks import TASKS
 from cosmos_eval.types import Executor, Protocol, RunOptions, UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.runner.pending import Standing
+    from cosmos_eval.runner.pending import ExistingResult
     from cosmos_eval.runner.plan import Pair, Plan
 
 
@@ -134,15 +134,15 @@ def run(
 ) -> None:
     """Measure models on data sets, write the results and print them as a table."""
     from cosmos_eval.embedding.cache import embeddings_folder
-    from cosmos_eval.runner.pending import standings
+    from cosmos_eval.runner.pending import existing_results
     from cosmos_eval.runner.plan import Machine, choose_protocols
 
     if suite is not None and (task != "all" or dataset or protocol or model):
         raise UsageError(
             "--suite names models and data sets: leave --task, --dataset, --protocol, --model out"
         )
-    with joined() as share:
-        if executor != "local" and share.size > 1:
+    with joined() as distributed:
+        if executor != "local" and distributed.world_size > 1:
             raise UsageError("--executor local is the one for torchrun")
         options = RunOptions(
             data_root=data_root,
@@ -156,7 +156,7 @@ def run(
             overlays=overlays,
             unfinished=str(output / ".partial"),
             cache=str(embeddings_folder()) if cache else None,
-            share=share,
+            distributed=distributed,
         )
         make = partial(
             _plan,
@@ -168,12 +168,16 @@ def run(
             options=options,
             machine=Machine(device=device, precision=precision),
         )
-        plan = share.together(make)
-        there = {} if suite is None and not dry_run else share.gather(standings(plan, output))[0]
+        plan = distributed.synchronized(make)
+        there = (
+            {}
+            if suite is None and not dry_run
+            else distributed.gather(existing_results(plan, output))[0]
+        )
         if dry_run:
             _show_preview(plan, there, output, as_json=json)
             return
-        ended = _carry_out(plan, output, there, executor, keep_going=keep_going)
+        ended = _execute(plan, output, there, executor, keep_going=keep_going)
     if not is_first():
         return
     display.show_results(ended.paths, as_json=json)
@@ -207,25 +211,25 @@ class _Ended(NamedTuple):
     failed: int
 
 
-def _carry_out(
+def _execute(
     plan: Plan,
     output: Path,
-    there: Mapping[Pair, Standing],
+    there: Mapping[Pair, ExistingResult],
     executor: Executor,
     *,
     keep_going: bool,
 ) -> _Ended:
     """Measure what is not there, telling of every result."""
-    from cosmos_eval.runner.batch import Failed, carry_out
+    from cosmos_eval.runner.batch import Failed, execute
     from cosmos_eval.runner.executors import engine_of
 
-    kept = {pair: standing.path for pair, standing in there.items() if standing.row is not None}
+    kept = {pair: existing.path for pair, existing in there.items() if existing.row is not None}
     stored: dict[Pair, Path] = {}
     failed = 0
     with display.Progress(silent=not is_first()) as progress:
-        for standing in there.values():
-            progress.found(standing)
-        for event in carry_out(
+        for existing in there.values():
+            progress.found(existing)
+        for event in execute(
             plan,
             output,
             engine_of(executor),
@@ -245,7 +249,7 @@ def _carry_out(
 
 
 def _show_preview(
-    plan: Plan, there: Mapping[Pair, Standing], output: Path, *, as_json: bool
+    plan: Plan, there: Mapping[Pair, ExistingResult], output: Path, *, as_json: bool
 ) -> None:
     from cosmos_eval.runner.preview import preview
 

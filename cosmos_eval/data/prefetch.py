@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ahead(
+def prefetch(
     items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, window: int
 ) -> Iterator[Result]:
     """Results of `work` in order, computed by threads that stay up to `window` items in front.

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cosmos_eval.data.prefetch import ahead
+from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.embedding.cache import Shelf
 from cosmos_eval.embedding.code import EMBEDDING, fingerprint
@@ -79,7 +79,7 @@ def embed(inputs: Inputs, options: RunOptions, progress: OnProgress) -> Features
         for start in range(0, len(distinct), inputs.a_shard)
     ]
     work = partial(_embed_shards, inputs, options, progress)
-    features = np.concatenate(options.share.spread(work, shards))
+    features = np.concatenate(options.distributed.map_sharded(work, shards))
     row = {inputs.keys[number]: place for place, number in enumerate(distinct)}
     return features[[row[key] for key in inputs.keys]]
 
@@ -152,7 +152,9 @@ def embed_images(
     changes meanwhile, and TooManyError where more than `most` would have to be encoded.
     """
     _require_any(images, "images")
-    keys = options.share.spread(partial(_keys, options.workers), images, unit=_HASHED_AT_ONCE)
+    keys = options.distributed.map_sharded(
+        partial(_keys, options.workers), images, unit=_HASHED_AT_ONCE
+    )
     inputs = Inputs(
         identity=identity(encoder, "image", preprocessing=dict(encoder.preprocessing)),
         keys=keys,
@@ -170,7 +172,7 @@ def _keys(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
     def key(image: ImageSource) -> bytes:
         return hashlib.sha256(image.read()).digest()
 
-    return list(ahead(images, key, workers=workers, window=4 * workers))
+    return list(prefetch(images, key, workers=workers, window=4 * workers))
 
 
 def _encode_images(
@@ -187,7 +189,7 @@ def _encode_images(
         return encoder.transform(images[number].decode(content))
 
     numbers = (number for run in runs for number in run)
-    loaded = ahead(numbers, load, workers=options.workers, window=2 * options.batch_size)
+    loaded = prefetch(numbers, load, workers=options.workers, window=2 * options.batch_size)
     for run in runs:
         batches = []
         for start in range(0, len(run), options.batch_size):

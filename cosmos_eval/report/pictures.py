@@ -97,7 +97,7 @@ def size_of(gallery: Gallery) -> int:
 
 
 def fitting(gallery: Gallery, room: int) -> Gallery:
-    """As many examples as take `room` bytes of a page, of every section in turn.
+    """As many examples as take `evaluator` bytes of a page, of every section in turn.
 
     What is left out is told in the notes.
     """

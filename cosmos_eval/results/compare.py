@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from cosmos_eval.results.labels import Stored as Stored
 from cosmos_eval.results.labels import distinguish
-from cosmos_eval.results.matching import departures, lower_is_better, mismatches, setting
+from cosmos_eval.results.matching import lower_is_better, mismatches, setting, setup_differences
 from cosmos_eval.results.paired import paired_differences
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import PairedDifference, holm
@@ -144,7 +144,7 @@ def _record(test: MetricTest) -> dict[str, Any]:
 def _notes(a: Stored, b: Stored) -> list[str]:
     lone = sorted(set(a.row.metrics) ^ set(b.row.metrics))
     lines = [f"{a.row.dataset}: not compared, since only one of both has it: {m}" for m in lone]
-    return lines + departures(a.row, b.row)
+    return lines + setup_differences(a.row, b.row)
 
 
 def _require_unchanged(one: Stored) -> None:

@@ -122,7 +122,7 @@ def variants(row: ResultRow) -> tuple[str, ...]:
     only or of a data set that is not complete must never pass for, nor overwrite, the plain one.
     """
     record = row.provenance
-    return departures(
+    return overrides_of(
         student=row.model["weights"] == "student",
         attention=record["attention"],
         usual_attention=record.get("protocol_attention", "csa"),
@@ -132,7 +132,7 @@ def variants(row: ResultRow) -> tuple[str, ...]:
     )
 
 
-def departures(
+def overrides_of(
     *,
     student: bool,
     attention: str | None,

@@ -56,7 +56,7 @@ def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Mismatch]:
     return found
 
 
-def departures(a: ResultRow, b: ResultRow) -> list[str]:
+def setup_differences(a: ResultRow, b: ResultRow) -> list[str]:
     """A line for what may differ between results, but should be known: how they were computed."""
     return [
         f"{a.dataset}: {name} is {a.provenance[name]} and {b.provenance[name]}"

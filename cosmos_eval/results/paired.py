@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cosmos_eval.stats.paired import Compare, PairedDifference
-from cosmos_eval.tasks import room_named
+from cosmos_eval.tasks import evaluator_named
 from cosmos_eval.types import Interval, ResultRow, Samples, UsageError
 
 # How far metrics may lie from those of their samples: sums in another order differ in last bits.
@@ -36,7 +36,7 @@ def paired_interval(
 ) -> Interval:
     """The 95% interval of a metric of A minus that of B, two results of the same samples.
 
-    Whether two results are of the same samples and protocol, `cosmos_eval.results.matching.mismatches`
+    Whether two results are of the same samples and protocol, `results.matching.mismatches`
     says. Raises UsageError as `paired_differences` does, and where the samples give no such metric.
     """
     found = paired_differences(row_a, samples_a, row_b, samples_b)
@@ -90,15 +90,15 @@ def all_differences(
 
 
 def _together(task: str, several: Sequence[Samples], without: Collection[str]) -> Compare:
-    room = room_named(task)
-    if room.together is not None:
-        return room.together(several, without)
-    return lambda a, b: room.differences(several[a], several[b])
+    evaluator = evaluator_named(task)
+    if evaluator.together is not None:
+        return evaluator.together(several, without)
+    return lambda a, b: evaluator.differences(several[a], several[b])
 
 
 def require_same_truth(task: str, a: Samples, b: Samples) -> None:
     """Raise ValueError where two results are not of the same images and labels."""
-    for name in room_named(task).truth:
+    for name in evaluator_named(task).truth:
         if not np.array_equal(a[name], b[name]):
             raise ValueError(f"`{name}` of the samples differs")
 

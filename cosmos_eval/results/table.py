@@ -60,7 +60,7 @@ def export(table: pd.DataFrame, path: Path) -> int:
 
     Floats are exact in both. Returns how many texts are not in a CSV file as they are, since a
     spreadsheet would take them for formulas or a reader for several lines
-    (`cosmos_eval.results.escaping.csv_text`). Raises UsageError for another suffix, where pyarrow is
+    (`results.escaping.csv_text`). Raises UsageError for another suffix, where pyarrow is
     missing, and where the file cannot be written.
     """
     changed = 0

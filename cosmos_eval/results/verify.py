@@ -27,7 +27,7 @@ from cosmos_eval.results.store import (
     samples_of,
 )
 from cosmos_eval.results.versions import Record
-from cosmos_eval.tasks import room_named
+from cosmos_eval.tasks import evaluator_named
 from cosmos_eval.types import SCHEMA_VERSION, Figures, ResultRow, Samples, UsageError
 
 
@@ -93,7 +93,7 @@ def _examine(path: Path, stored: ResultFiles) -> Verified | list[str]:
         return swapped
     samples = samples_of(path, stored)
     try:
-        again = room_named(row.task).recompute(samples, row.provenance["seed"])
+        again = evaluator_named(row.task).recompute(samples, row.provenance["seed"])
     except (KeyError, ValueError, IndexError, TypeError) as error:
         return [f"swapped file: {row.samples} holds no samples of task {row.task}: {error!r}"]
     if record["schema_version"] < SCHEMA_VERSION:

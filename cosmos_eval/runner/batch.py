@@ -33,7 +33,7 @@ class Failed(NamedTuple):
     reason: str
 
 
-def carry_out(
+def execute(
     plan: Plan,
     output: Path,
     engine: Engine,
@@ -51,7 +51,7 @@ def carry_out(
     plan = _needed(plan, skip)
     require_folders(plan)
     if plan.specs:
-        plan.options.share.first_alone(partial(_require_outputs, plan.options, output))
+        plan.options.distributed.main_process_first(partial(_require_outputs, plan.options, output))
     faults = list(data_faults(plan, watch))
     if len(faults) == 1 and not keep_going:
         raise faults[0].error
@@ -64,7 +64,7 @@ def carry_out(
         )
     faulty = [fault.protocol for fault in faults]
     plan = replace(plan, protocols=[p for p in plan.protocols if not _is_in(p, faulty)])
-    jobs = plan.options.share.together(partial(jobs_of, plan, skip))
+    jobs = plan.options.distributed.synchronized(partial(jobs_of, plan, skip))
     command, folder = command_line(), os.getcwd()
     tasks = [Task(job, plan.options, plan.machine, output, command, folder) for job in jobs]
     if not tasks:

@@ -13,7 +13,7 @@ from cosmos_eval.data.images import ADVICE
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.protocols import is_embedded, known_protocols
 from cosmos_eval.runner.plan import data_folder
-from cosmos_eval.tasks import find_protocol, room_of, task_of
+from cosmos_eval.tasks import evaluator_of, find_protocol, task_of
 from cosmos_eval.types import (
     ClassificationProtocol,
     LabelMapProtocol,
@@ -97,7 +97,7 @@ def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Di
             return _of_selection(protocol, options)
         if isinstance(protocol, ClassificationProtocol):
             return _of_classification(protocol, options)
-        room_of(protocol).check(protocol, options)
+        evaluator_of(protocol).check(protocol, options)
     except UsageError as error:
         faults = _named_apart(protocol, [str(error).partition(ADVICE)[0]])
         remedy = _remedy(protocol, options)

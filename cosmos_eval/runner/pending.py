@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from cosmos_core.utils.storage import file_sha256
 from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
-from cosmos_eval.results.labels import departures, stem_of
+from cosmos_eval.results.labels import overrides_of, stem_of
 from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import Pair, Plan, pair_of
 from cosmos_eval.tasks import part_of
 from cosmos_eval.types import LabelMapProtocol, ModelSpec, Part, Protocol, ResultRow, UsageError
 
 
-class Standing(NamedTuple):
+class ExistingResult(NamedTuple):
     """A result file of a pair; `fault` says why it must be measured again, else `row` is it."""
 
     path: Path
@@ -22,39 +22,39 @@ class Standing(NamedTuple):
     fault: str = ""
 
 
-def standings(plan: Plan, output: Path) -> dict[Pair, Standing]:
+def existing_results(plan: Plan, output: Path) -> dict[Pair, ExistingResult]:
     """The result files that are there of a plan's pairs, by what they are called."""
     there = {}
     for spec in plan.specs:
         for protocol in plan.protocols:
             path = output / f"{_stem(spec, protocol, plan)}.json"
             if path.exists():
-                there[pair_of(spec, protocol)] = _standing(spec, path)
+                there[pair_of(spec, protocol)] = _existing(spec, path)
     return there
 
 
-def _standing(spec: ModelSpec, path: Path) -> Standing:
+def _existing(spec: ModelSpec, path: Path) -> ExistingResult:
     """A result is valid with its own samples, and with the weights and code its model has now."""
     try:
         stored = read_files(path)
         row = stored.row
         samples_of(path, stored)
     except UsageError as error:
-        return Standing(path, None, str(error))
+        return ExistingResult(path, None, str(error))
     file = local_file(spec)
     if file is not None and file_sha256(file) != row.model["weights_sha256"]:
-        return Standing(path, None, f"{path} is of other weights than {file} now holds")
+        return ExistingResult(path, None, f"{path} is of other weights than {file} now holds")
     code = code_file(spec)
     if code is not None and file_sha256(code) != row.model.get("code_sha256"):
-        return Standing(path, None, f"{path} is of other code than {code} now holds")
-    return Standing(path, row)
+        return ExistingResult(path, None, f"{path} is of other code than {code} now holds")
+    return ExistingResult(path, row)
 
 
 def _stem(spec: ModelSpec, protocol: Protocol, plan: Plan) -> str:
     """The file name that `store.file_stem` will give the result."""
     own = protocol.attention if isinstance(protocol, LabelMapProtocol) else None
     part = _part(protocol, plan)
-    words = departures(
+    words = overrides_of(
         student=spec.kind in TWO_SETS and spec.weights == "student",
         attention=(plan.options.attention or own) if own else None,
         usual_attention=own,

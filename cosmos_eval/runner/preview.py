@@ -16,7 +16,7 @@ from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.protocols import is_embedded
 from cosmos_eval.results.labels import is_partial
 from cosmos_eval.results.store import read_result
-from cosmos_eval.runner.pending import Standing
+from cosmos_eval.runner.pending import ExistingResult
 from cosmos_eval.runner.plan import Machine, Pair, Plan, pair_of
 from cosmos_eval.tasks import part_of, task_named, task_of
 from cosmos_eval.tasks.classification import find_folder
@@ -62,17 +62,17 @@ class Preview(NamedTuple):
     folder: Path | None
     data: Data
     samples: int | None
-    standing: Standing | None
+    existing: ExistingResult | None
     kept: Mapping[str, int] | None
     estimate: Estimate | None
 
     @property
     def is_there(self) -> bool:
         """Whether there is a valid result already."""
-        return self.standing is not None and self.standing.row is not None
+        return self.existing is not None and self.existing.row is not None
 
 
-def preview(plan: Plan, there: Mapping[Pair, Standing], output: Path) -> list[Preview]:
+def preview(plan: Plan, there: Mapping[Pair, ExistingResult], output: Path) -> list[Preview]:
     """A line a pair, in the plan's order; `there` are the results that `output` has of them."""
     rows = _results(output)
     kept = {spec.text: _kept(spec, plan, rows) for spec in plan.specs}
@@ -92,7 +92,7 @@ def preview(plan: Plan, there: Mapping[Pair, Standing], output: Path) -> list[Pr
             folder=folder,
             data=data,
             samples=samples,
-            standing=there.get(pair),
+            existing=there.get(pair),
             kept=kept[spec.text],
             estimate=_estimate(spec, protocol, samples, plan.machine, rows),
         )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from cosmos_core.utils.distributed import Share
+from cosmos_core.utils.distributed import Distributed
 from cosmos_core.utils.processes import own_device
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.protocols import prepare
@@ -28,7 +28,7 @@ from cosmos_eval.runner.plan import (
     plan_of,
     require_folders,
 )
-from cosmos_eval.tasks import fetch, packages_of, part_of, room_of, task_of
+from cosmos_eval.tasks import evaluator_of, fetch, packages_of, part_of, task_of
 from cosmos_eval.types import (
     SCHEMA_VERSION,
     Attention,
@@ -93,12 +93,12 @@ def check_data(plan: Plan, watch: Watch = unwatched) -> None:
 
 def data_faults(plan: Plan, watch: Watch = unwatched) -> Iterator[Fault]:
     """Look at the data of every data set; yield those that cannot be measured on."""
-    share = plan.options.share
+    distributed = plan.options.distributed
     for done, protocol in enumerate(plan.protocols):
         watch("data", Progress("check", done, len(plan.protocols)))
         try:
-            share.first_alone(partial(_provide, protocol, plan.options))
-            share.together(partial(room_of(protocol).check, protocol, plan.options))
+            distributed.main_process_first(partial(_provide, protocol, plan.options))
+            distributed.synchronized(partial(evaluator_of(protocol).check, protocol, plan.options))
         except Exception as error:
             yield Fault(protocol, error)
     watch("data", Progress("check", len(plan.protocols), len(plan.protocols)))
@@ -135,15 +135,15 @@ def jobs_of(plan: Plan, skip: Container[Pair] = ()) -> list[Job]:
 
 
 def _image_pass(protocol: Protocol, options: RunOptions) -> Hashable:
-    return task_of(protocol), room_of(protocol).image_pass(protocol, options)
+    return task_of(protocol), evaluator_of(protocol).image_pass(protocol, options)
 
 
 def measure_all(plan: Plan, watch: Watch = unwatched) -> Iterator[Finished]:
     """`run_all` on data that are checked already."""
     surroundings = provenance.environment()
-    jobs = plan.options.share.together(partial(jobs_of, plan))
+    jobs = plan.options.distributed.synchronized(partial(jobs_of, plan))
     for spec, own in groupby(jobs, lambda job: job.spec):
-        model = load(spec, plan.machine, plan.options.share, watch)
+        model = load(spec, plan.machine, plan.options.distributed, watch)
         for job in own:
             yield from measure(model, job.protocols, plan.options, surroundings, watch)
 
@@ -237,11 +237,13 @@ class Loaded(NamedTuple):
     seconds: float
 
 
-def load(spec: ModelSpec, machine: Machine, share: Share, watch: Watch = unwatched) -> Loaded:
+def load(
+    spec: ModelSpec, machine: Machine, distributed: Distributed, watch: Watch = unwatched
+) -> Loaded:
     """Load a model in every process. Raises UsageError, in all, where it cannot be used."""
     started = time.perf_counter()
     watch(spec.text, Progress("load", 0, 1))
-    encoder = share.together(partial(_load, spec, machine))
+    encoder = distributed.synchronized(partial(_load, spec, machine))
     watch(spec.text, Progress("load", 1, 1))
     return Loaded(encoder, time.perf_counter() - started)
 
@@ -267,7 +269,7 @@ def measure(
     started = time.perf_counter()
     encoder = model.encoder
     what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
-    measured = room_of(protocols[0]).measure(
+    measured = evaluator_of(protocols[0]).measure(
         encoder,
         protocols,
         _own_predictions(options, encoder),

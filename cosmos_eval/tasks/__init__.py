@@ -44,14 +44,15 @@ class Task(NamedTuple):
     """What the commands know of a task before they need its functions.
 
     `protocol` is the type of its protocols; a user's YAML file of this `kind` sets their fields.
-    `room` is the module whose `ROOM` holds the functions. `headlines` are the metrics that tables
-    show and what their columns are called, `decisive` those that a comparison of models is about.
+    `evaluator` is the module whose `EVALUATOR` holds the functions. `headlines` are the metrics
+    that tables show and what their columns are called, `decisive` those that a comparison of models
+    is about.
     `checked` says what `data doctor` looks at, `seconds` about how long a sample takes ViT-B/16 on
     two busy CPU cores (as measured on 48 scenes, for seg on 6 photographs of voc20's usual size).
     """
 
     protocol: type[Protocol]
-    room: str
+    evaluator: str
     headlines: Mapping[str, str]
     decisive: tuple[str, ...]
     checked: str
@@ -62,7 +63,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
     {
         "retrieval": Task(
             protocol=RetrievalProtocol,
-            room="cosmos_eval.tasks.retrieval",
+            evaluator="cosmos_eval.tasks.retrieval",
             headlines={
                 "image_to_text_R@1": "image to text R@1",
                 "text_to_image_R@1": "text to image R@1",
@@ -73,7 +74,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         ),
         "cls": Task(
             protocol=ClassificationProtocol,
-            room="cosmos_eval.tasks.classification",
+            evaluator="cosmos_eval.tasks.classification",
             headlines={"acc1": "acc1"},
             decisive=("acc1",),
             checked="class folders or lists, and how many images are there; none is decoded",
@@ -81,7 +82,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         ),
         "seg": Task(
             protocol=SegmentationProtocol,
-            room="cosmos_eval.tasks.segmentation",
+            evaluator="cosmos_eval.tasks.segmentation",
             headlines={"mIoU": "mIoU", "mIoU_things": "mIoU things", "mIoU_stuff": "mIoU stuff"},
             decisive=("mIoU",),
             checked="every file, the size of every image, every pixel of every label map",
@@ -89,7 +90,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         ),
         "select": Task(
             protocol=SelectionProtocol,
-            room="cosmos_eval.tasks.selection",
+            evaluator="cosmos_eval.tasks.selection",
             headlines={
                 "accuracy": "accuracy",
                 "mean_subset_accuracy": "mean over subsets",
@@ -103,7 +104,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
         ),
         "loc": Task(
             protocol=LocalisationProtocol,
-            room="cosmos_eval.tasks.localisation",
+            evaluator="cosmos_eval.tasks.localisation",
             headlines={
                 "attention_mass": "attention mass",
                 "mass_over_area": "mass / area",
@@ -129,7 +130,7 @@ def whole(protocol: Any, options: RunOptions) -> None:
     """Return None: the `part` of a task that knows no number of samples."""
 
 
-class Room(NamedTuple):
+class Evaluator(NamedTuple):
     """A task's functions; the protocols are of the task's own kind.
 
     `check` raises UsageError where the data are missing or inconsistent, before any model is
@@ -230,20 +231,20 @@ def task_of(protocol: Protocol) -> str:
     raise UsageError(f"{type(protocol).__name__} is the protocol of no task")
 
 
-def room_named(task: str) -> Room:
+def evaluator_named(task: str) -> Evaluator:
     """The functions of a task. Raises UsageError as `task_named` does, and for a broken one."""
-    place = task_named(task).room
+    place = task_named(task).evaluator
 
-    def load() -> Room:
-        room: Room = import_module(place).ROOM
-        return room
+    def load() -> Evaluator:
+        evaluator: Evaluator = import_module(place).EVALUATOR
+        return evaluator
 
-    return load() if task in TASKS else _installed.loaded(_entries()[task], Room, load)
+    return load() if task in TASKS else _installed.loaded(_entries()[task], Evaluator, load)
 
 
-def room_of(protocol: Protocol) -> Room:
+def evaluator_of(protocol: Protocol) -> Evaluator:
     """The functions of a protocol's task."""
-    return room_named(task_of(protocol))
+    return evaluator_named(task_of(protocol))
 
 
 def part_of(protocol: Protocol, options: RunOptions) -> Part | None:
@@ -252,7 +253,7 @@ def part_of(protocol: Protocol, options: RunOptions) -> Part | None:
     None for a complete set, and without `options.allow_partial`. Raises UsageError as the task's
     `check` does.
     """
-    return room_of(protocol).part(protocol, options) if options.allow_partial else None
+    return evaluator_of(protocol).part(protocol, options) if options.allow_partial else None
 
 
 def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:

@@ -12,10 +12,10 @@ from support.packages import forget_tasks, install
 
 from cosmos_eval.tasks import (
     TASKS,
+    evaluator_named,
     find_protocol,
     known_tasks,
     packages_of,
-    room_named,
     task_named,
     task_of,
 )
@@ -32,7 +32,7 @@ class Mine(Protocol):
     lists: bytes = b""
 
 TASK = Task(Mine, "{room}", {{"share": "share"}}, ("share",), "nothing", 0.1)
-ROOM = 3
+EVALUATOR = 3
 """
 
 
@@ -41,7 +41,7 @@ def bring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     """Install a package `thirds` with the tasks given, and the module it has them from."""
     monkeypatch.syspath_prepend(tmp_path)
 
-    def write(text: str = MODULE.format(room="thirds"), name="thirds", **tasks: str) -> None:
+    def write(text: str = MODULE.format(evaluator="thirds"), name="thirds", **tasks: str) -> None:
         (tmp_path / "thirds.py").write_text(text)
         install(tmp_path, name, tasks or {"third": "thirds:TASK"}, version="1.2")
         forget_tasks("thirds")
@@ -95,13 +95,16 @@ def test_a_broken_package_is_named(bring, text, message):
 
 @pytest.mark.parametrize(
     ("room", "message"),
-    [("thirds", r"int is no cosmos_eval\.tasks\.Room"), ("fourths", "No module named 'fourths'")],
+    [
+        ("thirds", r"int is no cosmos_eval\.tasks\.Evaluator"),
+        ("fourths", "No module named 'fourths'"),
+    ],
 )
 def test_a_room_that_is_none(bring, room, message):
-    bring(MODULE.format(room=room))
+    bring(MODULE.format(evaluator=room))
     assert task_named("third")
     with pytest.raises(UsageError, match=message):
-        room_named("third")
+        evaluator_named("third")
 
 
 def test_a_broken_package_leaves_the_other_tasks_alone(bring, tmp_path):

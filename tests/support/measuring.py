@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cosmos_core.utils.distributed import Share
+from cosmos_core.utils.distributed import Distributed
 from cosmos_core.utils.processes import joined
 from cosmos_eval.results.store import write_result
 from cosmos_eval.runner.plan import Machine, make_plan
@@ -22,19 +22,19 @@ def measure_together(
 
 
 def measure(
-    share: Share, datasets: Sequence[str], checkpoint: str, arch: str, output: str
+    distributed: Distributed, datasets: Sequence[str], checkpoint: str, arch: str, output: str
 ) -> list[dict[str, float]]:
     """The metrics of every data set; nothing is kept."""
     plan = make_plan(
         datasets=datasets,
         models=[f"cosmos:{checkpoint}"],
         arch=arch,
-        options=RunOptions(share=share, workers=1),
+        options=RunOptions(distributed=distributed, workers=1),
         machine=Machine(device="cpu"),
     )
     metrics = []
     for finished in run_all(plan):
-        if share.rank == 0:
+        if distributed.rank == 0:
             write_result(Path(output), *finished)
         metrics.append(dict(finished.row.metrics))
     return metrics

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from cosmos_core.utils.distributed import Share
+from cosmos_core.utils.distributed import Distributed
 
 
-def together(size: int, act: Callable[[Share], Any]) -> list[Any]:
+def together(size: int, act: Callable[[Distributed], Any]) -> list[Any]:
     """What `act` gives in each of `size` threads; exceptions as values."""
     barrier, slots = threading.Barrier(size, timeout=60), [None] * size
 
@@ -22,7 +22,7 @@ def together(size: int, act: Callable[[Share], Any]) -> list[Any]:
         return found
 
     def one(rank: int) -> Any:
-        return act(Share(rank, size, lambda item: gather(rank, item)))
+        return act(Distributed(rank, size, lambda item: gather(rank, item)))
 
     with ThreadPoolExecutor(size) as pool:
         futures = [pool.submit(one, rank) for rank in range(size)]

@@ -22,7 +22,7 @@ from cosmos_core.methods.silc import SilcMethod
 from cosmos_core.methods.slip import SlipMethod
 from cosmos_core.types import Method, Views
 
-ALONE = World(0, 1, torch.device("cpu"))
+SINGLE_PROCESS = World(0, 1, torch.device("cpu"))
 IMAGE, CROP, TOKENS, VOCABULARY = 32, 16, 8, 20
 ARCHITECTURE = {
     "embed_dim": 16,

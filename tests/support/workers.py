@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from open_clip import ClipLoss
 from support.training import (
-    ALONE,
     METHODS,
+    SINGLE_PROCESS,
     Recorder,
     double_precision,
     gradients,
@@ -84,7 +84,7 @@ def published_gradients(world: World, names: list[str]) -> dict[str, dict[str, T
     for name in names:
         method = METHODS[name]
         with double_precision():
-            training = make_training(tiny_config(method), ALONE)
+            training = make_training(tiny_config(method), SINGLE_PROCESS)
             views = share(tiny_views(method), world)
             student = method.student_features(training.model, views)
             teacher = method.teacher_features(training.teacher, views)
@@ -100,7 +100,7 @@ def loss_elements(world: World, samples: int) -> tuple[int, int]:
     """Elements of all tensors made by the COSMOS loss, forward and backward, with `samples` a
     process: ours, and of the transcription that computes the whole loss in every process."""
     method = METHODS["cosmos"]
-    training = make_training(tiny_config(method), ALONE)
+    training = make_training(tiny_config(method), SINGLE_PROCESS)
     views = tiny_views(method, samples, seed=world.rank)
     with torch.no_grad():
         student = method.student_features(training.model, views)

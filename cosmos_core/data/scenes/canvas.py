@@ -35,7 +35,7 @@ class Sprite(NamedTuple):
 
 
 LARGE_SIDE, SMALL_SIDE = 92, 46
-# Room on every side of a small sprite for its rim of light, in pixels.
+# Evaluator on every side of a small sprite for its rim of light, in pixels.
 _MARGIN = 3
 
 

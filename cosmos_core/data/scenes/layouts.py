@@ -31,7 +31,7 @@ IGNORED = 255
 Progress = Callable[[int, int], None]
 """Called with the scenes written and the scenes in all."""
 
-# Room for words beside the marks of start and end.
+# Evaluator for words beside the marks of start and end.
 _MOST_TOKENS = CONTEXT_LENGTH - 2
 
 

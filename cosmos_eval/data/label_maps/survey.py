@@ -21,7 +21,7 @@ from cosmos_eval.data.label_maps.read import (
     require_same_size,
 )
 from cosmos_eval.data.layouts import find_root, needed_parts
-from cosmos_eval.data.prefetch import ahead
+from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.types import LabelMapProtocol, OnProgress, Progress, RunOptions, UsageError
 
 
@@ -81,7 +81,7 @@ def _look_at(
     progress: OnProgress,
 ) -> list[_Look]:
     one = partial(_look, protocol=protocol)
-    found = ahead(samples, one, workers=options.workers, window=4 * options.workers)
+    found = prefetch(samples, one, workers=options.workers, window=4 * options.workers)
     looks = []
     for done, look in enumerate(found, start=1):
         looks.append(look)

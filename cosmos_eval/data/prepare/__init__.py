@@ -10,7 +10,7 @@ from cosmos_eval.data.prepare import imagenet
 from cosmos_eval.data.prepare.cityscapes import cityscapes
 from cosmos_eval.data.prepare.coco import coco_object, coco_stuff
 from cosmos_eval.data.prepare.context import ORIGINALS, context
-from cosmos_eval.data.prepare.maps import Counts, Work, carry_out
+from cosmos_eval.data.prepare.maps import Counts, Work, execute
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.types import OnProgress, Progress, UsageError, nearest, no_progress
 
@@ -38,7 +38,7 @@ def _label_maps(
         progress(Progress("originals", 0, 1))
         work = plan(data_root)
         progress(Progress("originals", 1, 1))
-        return carry_out(work, workers=workers, progress=progress)
+        return execute(work, workers=workers, progress=progress)
 
     def possible(data_root: str | None) -> bool:
         for original in originals or (protocol.masks,):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cosmos_core.utils.storage import write_atomically
-from cosmos_eval.data.prefetch import ahead
+from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.types import OnProgress, Progress, UsageError
 
@@ -52,10 +52,10 @@ class Counts(NamedTuple):
     kept: int
 
 
-def carry_out(work: Work, *, workers: int, progress: OnProgress) -> Counts:
+def execute(work: Work, *, workers: int, progress: OnProgress) -> Counts:
     """Make every label map that is not there and whole, in `workers` threads; then the lists."""
     made = 0
-    write = ahead(work.maps, _write, workers=workers, window=4 * workers)
+    write = prefetch(work.maps, _write, workers=workers, window=4 * workers)
     for done, is_new in enumerate(write, start=1):
         made += is_new
         progress(Progress("label maps", done, len(work.maps)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from cosmos_eval.data.prefetch import ahead
+from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import (
     AttentionExample,
@@ -99,7 +99,7 @@ def _drawn(
         except UsageError as error:
             return _Drawn(number, None, str(error))
 
-    for done, one in enumerate(ahead(drafts, draw, workers=workers, window=4 * workers), 1):
+    for done, one in enumerate(prefetch(drafts, draw, workers=workers, window=4 * workers), 1):
         yield one
         progress(Progress("pictures", before + done, total))
 

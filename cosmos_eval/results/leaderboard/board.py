@@ -8,7 +8,7 @@ from typing import NamedTuple
 from cosmos_eval.results.labels import warnings_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.numbers import bounds, difference, shown_text
-from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Standing, Tie, Ties, standings
+from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Tie, Ties, rank_entries
 from cosmos_eval.tasks import known_tasks
 
 MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}
@@ -86,7 +86,7 @@ def boards(entries: Iterable[Entry], ties: Ties = NO_TIES) -> list[Board]:
 
 def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:
     columns = tuple(sorted({column for entry in entries for column in columns_of(entry)}))
-    standing = standings(entries, ties)
+    standing = rank_entries(entries, ties)
     by_key = {entry.key: entry for entry in entries}
     rows = []
     for key in dict.fromkeys(entry.key._replace(dataset="") for entry in entries):
@@ -114,11 +114,11 @@ def columns_of(entry: Entry) -> list[Column]:
     ]
 
 
-def _cell(entry: Entry | None, metric: str, standing: Mapping[Cell, Standing]) -> Shown:
+def _cell(entry: Entry | None, metric: str, standing: Mapping[Cell, Rank]) -> Shown:
     if entry is None or metric not in entry.metrics:
         return Shown()
     value = entry.metrics[metric]
-    best, tie, ranks = standing.get(Cell(entry.key, metric), Standing())
+    best, tie, ranks = standing.get(Cell(entry.key, metric), Rank())
     return Shown(
         value=shown_text(metric, value),
         interval=bounds(metric, entry.intervals.get(metric)),
@@ -130,7 +130,7 @@ def _cell(entry: Entry | None, metric: str, standing: Mapping[Cell, Standing]) -
 
 
 def _notes(
-    entries: Sequence[Entry], rows: Sequence[Row], standing: Mapping[Cell, Standing]
+    entries: Sequence[Entry], rows: Sequence[Row], standing: Mapping[Cell, Rank]
 ) -> tuple[str, ...]:
     cells = [cell for row in rows for cell in row.cells]
     ties = {found.tie for found in standing.values()}

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from cosmos_eval.results.escaping import csv_text
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.numbers import difference
-from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Standing, Ties, standings
+from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Ties, rank_entries
 
 _COLUMNS = (
     *("model", "task", "dataset", "protocol", "metric"),
@@ -26,14 +26,14 @@ def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
     what its authors published.
     """
     listed = sorted(entries, key=lambda entry: entry.key)
-    found = standings(listed, ties)
+    found = rank_entries(listed, ties)
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(_COLUMNS)
     for entry in listed:
         for metric in sorted(entry.metrics):
-            standing = found.get(Cell(entry.key, metric), Standing())
-            writer.writerow((*_number(entry, metric), *_standing(standing), _delta(entry, metric)))
+            standing = found.get(Cell(entry.key, metric), Rank())
+            writer.writerow((*_number(entry, metric), *_rank(standing), _delta(entry, metric)))
     return out.getvalue()
 
 
@@ -44,7 +44,7 @@ def _number(entry: Entry, metric: str) -> tuple[object, ...]:
     return *where, *value, entry.source, csv_text(entry.url)
 
 
-def _standing(standing: Standing) -> tuple[object, ...]:
+def _rank(standing: Rank) -> tuple[object, ...]:
     first, last = standing.ranks or (None, None)
     return "yes" if standing.best else "", standing.tie, first, last
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from cosmos_eval.results.escaping import json_text
 from cosmos_eval.results.leaderboard.entries import Entry
-from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Standing, Ties, standings
+from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Ties, rank_entries
 
 _KEYS = ("model", "task", "dataset", "protocol", "metrics", "intervals", "source")
 
@@ -19,12 +19,12 @@ def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
     published) and `standings` (metric -> `best`, `tie`, `ranks`).
     """
     listed = sorted(entries, key=lambda entry: entry.key)
-    found = standings(listed, ties)
+    found = rank_entries(listed, ties)
     records = [_record(entry, found) for entry in listed]
     return json_text(records, indent=2, sort_keys=True) + "\n"
 
 
-def _record(entry: Entry, found: Mapping[Cell, Standing]) -> dict[str, Any]:
+def _record(entry: Entry, found: Mapping[Cell, Rank]) -> dict[str, Any]:
     compared = {
         metric: found[Cell(entry.key, metric)]._asdict()
         for metric in entry.metrics

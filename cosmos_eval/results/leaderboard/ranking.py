@@ -32,7 +32,7 @@ Ties = Mapping[Pair, bool]
 NO_TIES: Ties = MappingProxyType({})
 
 
-class Standing(NamedTuple):
+class Rank(NamedTuple):
     """How a number compares with the others of its column.
 
     `best` is the highest as shown, `tie` says by what a lower one cannot be told from it; `ranks`
@@ -62,7 +62,7 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
     ]
 
 
-def standings(entries: Iterable[Entry], ties: Ties = NO_TIES) -> dict[Cell, Standing]:
+def rank_entries(entries: Iterable[Entry], ties: Ties = NO_TIES) -> dict[Cell, Rank]:
     """The standing of every number that is ranked; `ties` may tell close pairs apart.
 
     Results of a part of the samples only, and numbers that are not verified, are not ranked.
@@ -93,7 +93,7 @@ def _best(column: Sequence[Entry], metric: str) -> Entry | None:
     return min(column, key=lambda entry: (-entry.metrics[metric], entry.key))
 
 
-def _of_column(column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, Standing]:
+def _of_column(column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, Rank]:
     best = _best(column, metric)
     if best is None:
         return {}
@@ -103,7 +103,7 @@ def _of_column(column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, St
     if best.key in ranks:
         _sharpen(ranks, best.key, tied)
     return {
-        entry.key: Standing(
+        entry.key: Rank(
             best=(is_best := shown(metric, entry.metrics[metric]) == top),
             tie="" if is_best else tied[entry.key][0],
             ranks=ranks.get(entry.key),

@@ -20,14 +20,14 @@ def engine_of(executor: Executor) -> Engine:
     try:
         match executor:
             case "local":
-                from cosmos_eval.runner.executors.local import carry_out
+                from cosmos_eval.runner.executors.local import execute
             case "ray":
-                from cosmos_eval.runner.executors.ray import carry_out
+                from cosmos_eval.runner.executors.ray import execute
             case "slurm":
-                from cosmos_eval.runner.executors.slurm import carry_out
+                from cosmos_eval.runner.executors.slurm import execute
     except ImportError as error:
         raise UsageError(
             f"--executor {executor} needs a package that is not installed ({error}): "
             f"pip install 'cosmos-eval[{executor}]'"
         ) from error
-    return carry_out
+    return execute

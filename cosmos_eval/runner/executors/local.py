@@ -8,8 +8,8 @@ from cosmos_eval.runner.executors.worker import Numbered, Outcomes, Task, Worker
 from cosmos_eval.runner.run import Watch
 
 
-def carry_out(tasks: Sequence[Task], watch: Watch) -> Outcomes:
+def execute(tasks: Sequence[Task], watch: Watch) -> Outcomes:
     """Outcomes in the order of the tasks, each under its number."""
     worker = Worker(watch)
     for number, task in enumerate(tasks):
-        yield Numbered(number, worker.carry_out(task))
+        yield Numbered(number, worker.execute(task))

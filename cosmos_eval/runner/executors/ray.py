@@ -19,7 +19,7 @@ from cosmos_eval.runner.executors.worker import (
     Outcome,
     Outcomes,
     Task,
-    carry_out_elsewhere,
+    execute_remote,
 )
 from cosmos_eval.runner.run import Watch
 from cosmos_eval.types import CosmosEvalError, Progress
@@ -28,10 +28,10 @@ RETRIES = 3
 """How often a task is given to another worker after its own has died."""
 
 
-def carry_out(tasks: Sequence[Task], watch: Watch) -> Outcomes:
+def execute(tasks: Sequence[Task], watch: Watch) -> Outcomes:
     """Outcomes as they come, each under the number of its task."""
     with connected():
-        remote = ray.remote(carry_out_elsewhere).options(
+        remote = ray.remote(execute_remote).options(
             num_cpus=1, num_gpus=_gpus(tasks), max_retries=RETRIES
         )
         waiting = {remote.remote(task): number for number, task in enumerate(tasks)}

@@ -17,7 +17,7 @@ from cosmos_eval.runner.executors.worker import (
     Outcome,
     Outcomes,
     Task,
-    carry_out_elsewhere,
+    execute_remote,
 )
 from cosmos_eval.runner.run import Watch
 from cosmos_eval.types import CosmosEvalError, Progress, UsageError
@@ -30,14 +30,14 @@ _MINUTES = 24 * 60  # submitit asks for five minutes where nothing is said
 _PATIENCE = 0.5  # seconds between two looks at jobs; submitit asks SLURM less often
 
 
-def carry_out(tasks: Sequence[Task], watch: Watch, cluster: str = "slurm") -> Outcomes:
+def execute(tasks: Sequence[Task], watch: Watch, cluster: str = "slurm") -> Outcomes:
     """Outcomes as they come, each under the number of its task.
 
     `cluster` is one of submitit's: `local` starts processes of this machine instead. Raises
     UsageError where there is no SLURM.
     """
     executor = _executor(tasks[0], cluster)
-    jobs = dict(enumerate(executor.map_array(carry_out_elsewhere, tasks)))
+    jobs = dict(enumerate(executor.map_array(execute_remote, tasks)))
     retries = dict.fromkeys(jobs, RETRIES)
     try:
         while jobs:
@@ -49,7 +49,7 @@ def carry_out(tasks: Sequence[Task], watch: Watch, cluster: str = "slurm") -> Ou
                     yield Numbered(number, job.result())
                 elif retries[number]:
                     retries[number] -= 1
-                    jobs[number] = executor.submit(carry_out_elsewhere, tasks[number])
+                    jobs[number] = executor.submit(execute_remote, tasks[number])
                 else:
                     yield Numbered(number, Outcome((), _given_up(job, error)))
             time.sleep(_PATIENCE)

@@ -59,7 +59,7 @@ class Worker:
         self._spec: ModelSpec | None = None
         self._model: Loaded | Exception | None = None
 
-    def carry_out(self, task: Task) -> Outcome:
+    def execute(self, task: Task) -> Outcome:
         """Measure and store. Errors are returned: they are the task's, not the worker's."""
         stored: list[Path] = []
         try:
@@ -68,7 +68,7 @@ class Worker:
             protocols, options = task.job.protocols, task.options
             for finished in measure(model, protocols, options, surroundings, self._watch):
                 write = partial(write_result, task.output, *finished)
-                path = options.share.together(write if is_first() else _leave_it)
+                path = options.distributed.synchronized(write if is_first() else _leave_it)
                 if path is not None:
                     stored.append(path)
         except Exception as error:
@@ -80,7 +80,9 @@ class Worker:
         if task.job.spec != self._spec:
             self._spec, self._model = task.job.spec, None  # its memory is free before the next
             try:
-                self._model = load(task.job.spec, task.machine, task.options.share, self._watch)
+                self._model = load(
+                    task.job.spec, task.machine, task.options.distributed, self._watch
+                )
             except Exception as error:
                 self._model = error
         if isinstance(self._model, Loaded):
@@ -96,14 +98,14 @@ def _leave_it() -> None:
 _worker = cache(Worker)
 
 
-def carry_out_elsewhere(task: Task) -> Outcome:
-    """`Worker.carry_out` in a process that an engine has started, which keeps its worker.
+def execute_remote(task: Task) -> Outcome:
+    """`Worker.execute` in a process that an engine has started, which keeps its worker.
 
     An error of another kind than ours might not survive the way back: its trace goes to this
     process's log.
     """
     os.chdir(task.folder)
-    stored, error = _worker().carry_out(task)
+    stored, error = _worker().execute(task)
     if error is None or type(error) in (UsageError, CosmosEvalError):
         return Outcome(stored, error)
     traceback.print_exception(error, file=sys.stderr)

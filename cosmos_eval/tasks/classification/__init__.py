@@ -17,7 +17,7 @@ from cosmos_eval.data.classification.folders import (
 from cosmos_eval.data.classification.names import class_names
 from cosmos_eval.data.classification.read import Survey, open_data, part, sample_list_hash, survey
 from cosmos_eval.data.classification.types import ClassData
-from cosmos_eval.tasks import Room, one_by_one
+from cosmos_eval.tasks import Evaluator, one_by_one
 from cosmos_eval.tasks.classification.paired import TRUTH, differences, together
 from cosmos_eval.tasks.classification.samples import mistakes, recompute
 from cosmos_eval.types import (
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
 __all__ = [
-    "ROOM",
+    "EVALUATOR",
     "ClassData",
     "FlatImage",
     "Survey",
@@ -68,7 +68,7 @@ def measure(
     return measure_data(encoder, open_data(protocol, options), protocol, options, progress)
 
 
-ROOM = Room(
+EVALUATOR = Evaluator(
     check=check,
     measure=one_by_one(measure),
     recompute=recompute,

@@ -21,7 +21,7 @@ from cosmos_eval.data.label_maps.read import (
     require_same_size,
 )
 from cosmos_eval.data.label_maps.survey import Survey, survey
-from cosmos_eval.data.prefetch import ahead
+from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.types import LabelMapProtocol, RunOptions
 
 __all__ = [
@@ -51,5 +51,5 @@ def check(protocol: LabelMapProtocol, options: RunOptions) -> None:
     check_constants(protocol)
     data = open_data(protocol, options)
     one = partial(check_sample, protocol=protocol)
-    for _ in ahead(data.samples, one, workers=options.workers, window=4 * options.workers):
+    for _ in prefetch(data.samples, one, workers=options.workers, window=4 * options.workers):
         pass

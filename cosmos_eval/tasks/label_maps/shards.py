@@ -42,7 +42,7 @@ def in_shards(
         def own_work(own: Sequence[range]) -> list[Result]:
             return work(own, _ahead_by(done, progress))
 
-        found.update(zip(left, options.share.spread(own_work, left), strict=True))
+        found.update(zip(left, options.distributed.map_sharded(own_work, left), strict=True))
     return [found[shard] for shard in shards]
 
 
@@ -62,7 +62,7 @@ def _finished(
     def look_at(own: Sequence[range]) -> list[Result | _Damaged | None]:
         return [_look(look, shard) for shard in own]
 
-    looked = options.share.spread(look_at, shards)
+    looked = options.distributed.map_sharded(look_at, shards)
     found = {
         shard: result
         for shard, result in zip(shards, looked, strict=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks import Room
+from cosmos_eval.tasks import Evaluator
 from cosmos_eval.tasks.label_maps import check, part
 from cosmos_eval.tasks.localisation.paired import TRUTH, differences
 from cosmos_eval.tasks.localisation.samples import recompute
@@ -17,7 +17,7 @@ from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, Run
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
-__all__ = ["ROOM", "check", "image_pass", "measure", "recompute"]
+__all__ = ["EVALUATOR", "check", "image_pass", "measure", "recompute"]
 
 
 def measure(
@@ -43,7 +43,7 @@ def image_pass(protocol: LocalisationProtocol, options: RunOptions) -> Hashable:
     return protocol.dataset, protocol.family
 
 
-ROOM = Room(
+EVALUATOR = Evaluator(
     check=check,
     measure=measure,
     recompute=recompute,

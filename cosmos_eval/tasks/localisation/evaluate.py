@@ -34,9 +34,9 @@ def measure_data(
     encoder: Encoder, protocol: LocalisationProtocol, options: RunOptions, progress: OnProgress
 ) -> Iterator[Measurement]:
     """The measurement of data that are checked; what is kept goes when the caller goes on."""
-    share, attention = options.share, options.attention or protocol.attention
-    chosen = share.together(lambda: choose(encoder, protocol, attention))
-    samples = share.together(lambda: open_data(protocol, options)).samples
+    distributed, attention = options.distributed, options.attention or protocol.attention
+    chosen = distributed.synchronized(lambda: choose(encoder, protocol, attention))
+    samples = distributed.synchronized(lambda: open_data(protocol, options)).samples
     job = Job(protocol, samples, kept_of(encoder.info, protocol, options, samples))
     started = named = time.perf_counter()
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from cosmos_eval.data.prefetch import ahead
+from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.models.encoder import require_finite
 from cosmos_eval.stats.localisation import MapScores, score_maps
 from cosmos_eval.tasks.label_maps import Sample
@@ -67,7 +67,7 @@ def score_shards(
     """Arrays of the shards, each of which is kept as soon as it is finished."""
     numbers = [number for shard in shards for number in shard]
     # Images of the next shard are read while those of one are encoded.
-    images = ahead(
+    images = prefetch(
         [job.samples[number] for number in numbers],
         partial(load_image, encoder=mapper.encoder, protocol=job.protocol),
         workers=options.workers,

@@ -15,7 +15,7 @@ from cosmos_eval.data.retrieval.read import (
     sample_list_hash,
     survey,
 )
-from cosmos_eval.tasks import Room, one_by_one
+from cosmos_eval.tasks import Evaluator, one_by_one
 from cosmos_eval.tasks.retrieval.paired import TRUTH, differences, together
 from cosmos_eval.tasks.retrieval.samples import recompute
 from cosmos_eval.types import (
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
 __all__ = [
-    "ROOM",
+    "EVALUATOR",
     "RetrievalData",
     "Survey",
     "check",
@@ -59,7 +59,7 @@ def measure(
     return measure_data(encoder, open_data(protocol, options), options, progress)
 
 
-ROOM = Room(
+EVALUATOR = Evaluator(
     check=check,
     measure=one_by_one(measure),
     recompute=recompute,

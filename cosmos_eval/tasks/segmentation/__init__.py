@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks import Room
+from cosmos_eval.tasks import Evaluator
 from cosmos_eval.tasks.label_maps import Label, Sample, check, open_data, part
 from cosmos_eval.tasks.segmentation.paired import TRUTH, differences, together
 from cosmos_eval.tasks.segmentation.samples import mistakes, recompute
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from cosmos_eval.tasks.segmentation.overlay import Picture
 
 __all__ = [
-    "ROOM",
+    "EVALUATOR",
     "check",
     "colours",
     "draw_image",
@@ -125,7 +125,7 @@ def predictions(
     return predict_samples(encoder, protocol, samples, options)
 
 
-ROOM = Room(
+EVALUATOR = Evaluator(
     check=check,
     measure=measure_together,
     recompute=recompute,

@@ -36,10 +36,10 @@ def measure_data(
     progress: OnProgress,
 ) -> Iterator[Measurement]:
     """A measurement a protocol, of data that are checked."""
-    share, attention = options.share, _attention(protocols[0], options)
-    dense = share.together(lambda: with_patches(encoder, attention))
+    distributed, attention = options.distributed, _attention(protocols[0], options)
+    dense = distributed.synchronized(lambda: with_patches(encoder, attention))
     fitted = [fit_to_model(protocol, dense) for protocol in protocols]
-    jobs = share.together(lambda: [_job(dense, protocol, options) for protocol in fitted])
+    jobs = distributed.synchronized(lambda: [_job(dense, protocol, options) for protocol in fitted])
     started = time.perf_counter()
     prompting = []
 

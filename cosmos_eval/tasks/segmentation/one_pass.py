@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cosmos_eval.embedding.embed import ahead
+from cosmos_eval.embedding.embed import prefetch
 from cosmos_eval.stats.segmentation import SparseConfusion, confusion, join, pack, separate
 from cosmos_eval.tasks.label_maps import LabelMaps
 from cosmos_eval.tasks.label_maps.kept import Arrays, DamagedError, Kept
@@ -119,7 +119,7 @@ def _count(
     numbers = [number for shard in shards for number in shard]
     # A few images a thread, since windows of several make up a batch; those of the next shard are
     # read while the last windows of one are encoded.
-    images = ahead(
+    images = prefetch(
         [[job.data.samples[number] for job in jobs] for number in numbers],
         partial(load_together, protocols=[segmenter.protocol for segmenter in segmenters]),
         workers=options.workers,

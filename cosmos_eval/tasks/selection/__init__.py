@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from cosmos_eval.data.selection.read import Survey, open_data, part, survey
-from cosmos_eval.tasks import Room, one_by_one
+from cosmos_eval.tasks import Evaluator, one_by_one
 from cosmos_eval.tasks.selection.paired import TRUTH, differences, together
 from cosmos_eval.tasks.selection.samples import recompute
 from cosmos_eval.types import (
@@ -22,7 +22,7 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
-__all__ = ["ROOM", "Survey", "check", "measure", "recompute", "survey"]
+__all__ = ["EVALUATOR", "Survey", "check", "measure", "recompute", "survey"]
 
 
 def check(protocol: SelectionProtocol, options: RunOptions) -> None:
@@ -42,7 +42,7 @@ def measure(
     return measure_data(encoder, open_data(protocol, options), protocol, options, progress)
 
 
-ROOM = Room(
+EVALUATOR = Evaluator(
     check=check,
     measure=one_by_one(measure),
     recompute=recompute,

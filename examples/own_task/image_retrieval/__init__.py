@@ -25,7 +25,7 @@ class ImageRetrievalProtocol(Protocol):
 
 TASK = Task(
     protocol=ImageRetrievalProtocol,
-    room="image_retrieval.room",
+    evaluator="image_retrieval.evaluator",
     headlines={"image_to_image_R@1": "image to image R@1"},
     decisive=("image_to_image_R@1",),
     checked="folders of classes, and that every query's class is in the gallery; none is decoded",

@@ -15,7 +15,7 @@ from cosmos_eval.data.images import data_path, fingerprint, limit_notes
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.stats.intervals import wilson
 from cosmos_eval.stats.paired import PairedDifference, mcnemar
-from cosmos_eval.tasks import Room, one_by_one
+from cosmos_eval.tasks import Evaluator, one_by_one
 from cosmos_eval.types import Figures, Measurement, OnProgress, RunOptions, Samples, UsageError
 from image_retrieval import ImageRetrievalProtocol
 
@@ -86,7 +86,7 @@ def differences(a: Samples, b: Samples) -> dict[str, PairedDifference]:
     return {"image_to_image_R@1": mcnemar(_hits(a), _hits(b))}
 
 
-ROOM = Room(
+EVALUATOR = Evaluator(
     check=check,
     measure=one_by_one(measure),
     recompute=recompute,

@@ -7,8 +7,8 @@ import pytest
 import torch
 from support.training import (
     ABLATIONS,
-    ALONE,
     METHODS,
+    SINGLE_PROCESS,
     double_precision,
     gradients,
     kept_for_backward,
@@ -41,7 +41,9 @@ class Record(NamedTuple):
 
 def stepped(name, *, parts, precision="fp32"):
     method = EVERY_METHOD[name]
-    training = make_training(tiny_config(method, accumulate=parts, precision=precision), ALONE)
+    training = make_training(
+        tiny_config(method, accumulate=parts, precision=precision), SINGLE_PROCESS
+    )
     report = step(training, tiny_views(method), parts=parts, precision=precision)
     return report, training
 
@@ -75,7 +77,7 @@ def test_precision_of_parts(precision, tolerance):
 
 def test_the_activations_of_one_part_are_held_at_a_time():
     method = METHODS["cosmos"]
-    training = make_training(tiny_config(method), ALONE)
+    training = make_training(tiny_config(method), SINGLE_PROCESS)
     views = tiny_views(method)
     sizes = [
         kept_for_backward(training.model, partial(training.student, piece))

@@ -6,9 +6,9 @@ import pytest
 import torch
 from support.training import (
     ABLATIONS,
-    ALONE,
     ARCHITECTURE,
     METHODS,
+    SINGLE_PROCESS,
     gradients,
     kept_for_backward,
     step,
@@ -27,7 +27,7 @@ def with_vision(**options):
 
 
 def test_weights_follow_from_the_seed():
-    first, second = (build.make_training(tiny_config(METHOD), ALONE) for _ in range(2))
+    first, second = (build.make_training(tiny_config(METHOD), SINGLE_PROCESS) for _ in range(2))
     pairs = zip(first.model.parameters(), second.model.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     pairs = zip(first.model.parameters(), first.teacher.parameters(), strict=True)
@@ -36,7 +36,7 @@ def test_weights_follow_from_the_seed():
 
 @pytest.mark.parametrize("method", ABLATIONS.values(), ids=ABLATIONS)
 def test_the_optimizer_has_every_parameter_that_is_trained(method):
-    training = build.make_training(tiny_config(method), ALONE)
+    training = build.make_training(tiny_config(method), SINGLE_PROCESS)
     groups = training.optimizer.param_groups
     held = [id(p) for group in groups for p in group["params"]]
     trained = [id(p) for p in training.model.parameters() if p.requires_grad]
@@ -63,7 +63,7 @@ def test_recomputed_blocks_give_the_same_step_bit_for_bit(precision):
     views, weights = tiny_views(METHOD), []
     for checkpointing in (False, True):
         config = tiny_config(METHOD, precision=precision, checkpointing=checkpointing)
-        training = build.make_training(config, ALONE)
+        training = build.make_training(config, SINGLE_PROCESS)
         step(training, views, precision=precision)
         weights.append((gradients(training.model), training.model.state_dict()))
     for plain, recomputed in zip(*weights, strict=True):
@@ -74,7 +74,9 @@ def test_recomputed_blocks_give_the_same_step_bit_for_bit(precision):
 def test_recomputed_blocks_keep_less_for_backward():
     views, kept = tiny_views(METHOD), []
     for checkpointing in (False, True):
-        training = build.make_training(tiny_config(METHOD, checkpointing=checkpointing), ALONE)
+        training = build.make_training(
+            tiny_config(METHOD, checkpointing=checkpointing), SINGLE_PROCESS
+        )
         kept.append(kept_for_backward(training.model, partial(training.student, views)))
     assert kept[1] < 0.4 * kept[0]
 
@@ -90,7 +92,7 @@ def test_compiled_blocks_give_the_same_losses(monkeypatch):
     views = tiny_views(method)
     for compiled in (False, True):
         config = tiny_config(method, compile=compiled, checkpointing=True)
-        training = build.make_training(config, ALONE)
+        training = build.make_training(config, SINGLE_PROCESS)
         losses.append([sum(step(training, views).terms.values()) for _ in range(3)])
         keys.append(list(training.model.state_dict()))
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
@@ -102,4 +104,4 @@ def test_compiled_blocks_give_the_same_losses(monkeypatch):
 def test_parts_with_dropout_are_refused():
     config = tiny_config(METHOD, architecture=with_vision(patch_dropout=0.5), accumulate=2)
     with pytest.raises(ValueError, match=r"without dropout, and visual\.patch_dropout has it"):
-        build.make_training(config, ALONE)
+        build.make_training(config, SINGLE_PROCESS)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from support.processes import run_processes
-from support.training import ABLATIONS, ALONE, METHODS
+from support.training import ABLATIONS, METHODS, SINGLE_PROCESS
 from support.workers import (
     Case,
     loss_elements,
@@ -48,7 +48,7 @@ def transcribed(size):
 @pytest.fixture(scope="module")
 def alone():
     """The first step of every method on the whole batch in one process."""
-    return {name: one_step(ALONE, Case(name)) for name in METHODS}
+    return {name: one_step(SINGLE_PROCESS, Case(name)) for name in METHODS}
 
 
 def worst(ours, expected, factor=1.0):
@@ -156,8 +156,8 @@ def test_objects_of_all_processes_come_in_the_order_of_their_numbers(size):
 
 def test_one_process_exchanges_nothing(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
-    assert join_world("cpu") == ALONE
-    assert make_gather(ALONE, "published") is gather_locally
+    assert join_world("cpu") == SINGLE_PROCESS
+    assert make_gather(SINGLE_PROCESS, "published") is gather_locally
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

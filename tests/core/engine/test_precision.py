@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support.training import ALONE, METHODS, gradients, step, tiny_config, tiny_views
+from support.training import METHODS, SINGLE_PROCESS, gradients, step, tiny_config, tiny_views
 
 from cosmos_core.engine.build import make_training
 from cosmos_core.losses import gather_locally
@@ -12,7 +12,7 @@ from cosmos_core.losses import gather_locally
 
 def start(name="cosmos", precision="fp32", **options):
     method = METHODS[name]
-    training = make_training(tiny_config(method, precision=precision, **options), ALONE)
+    training = make_training(tiny_config(method, precision=precision, **options), SINGLE_PROCESS)
     return training, tiny_views(method)
 
 

@@ -4,7 +4,7 @@ import os
 import signal
 
 import pytest
-from support.training import ALONE
+from support.training import SINGLE_PROCESS
 
 from cosmos_core.engine.signals import StopRequest, StopWaiting
 
@@ -12,7 +12,7 @@ from cosmos_core.engine.signals import StopRequest, StopWaiting
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_the_first_signal_ends_a_wait_and_a_second_one_interrupts(number):
     former = signal.getsignal(number)
-    with StopRequest(ALONE) as stop:
+    with StopRequest(SINGLE_PROCESS) as stop:
         with pytest.raises(StopWaiting), stop.interrupting():
             os.kill(os.getpid(), number)
         assert stop.agreed()
@@ -24,7 +24,7 @@ def test_the_first_signal_ends_a_wait_and_a_second_one_interrupts(number):
 
 
 def test_a_signal_outside_a_wait_is_noted():
-    with StopRequest(ALONE) as stop:
+    with StopRequest(SINGLE_PROCESS) as stop:
         with stop.interrupting():
             pass
         os.kill(os.getpid(), signal.SIGTERM)

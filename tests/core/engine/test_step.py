@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from support.training import ALONE, METHODS, step, tiny_config, tiny_views
+from support.training import METHODS, SINGLE_PROCESS, step, tiny_config, tiny_views
 
 from cosmos_core import Views
 from cosmos_core.engine.build import make_training
@@ -15,7 +15,7 @@ METHOD = METHODS["cosmos"]
 
 
 def start():
-    return make_training(tiny_config(METHOD), ALONE)
+    return make_training(tiny_config(METHOD), SINGLE_PROCESS)
 
 
 def test_normalise_by_hand():

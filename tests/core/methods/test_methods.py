@@ -8,7 +8,15 @@ from typing import NamedTuple
 import pytest
 import torch
 import torch.nn.functional as F
-from support.training import ABLATIONS, ALONE, ARCHITECTURE, METHODS, step, tiny_config, tiny_views
+from support.training import (
+    ABLATIONS,
+    ARCHITECTURE,
+    METHODS,
+    SINGLE_PROCESS,
+    step,
+    tiny_config,
+    tiny_views,
+)
 from torch import Tensor, nn
 
 from cosmos_core import create_teacher, update_teacher
@@ -64,7 +72,7 @@ class ToyMethod:
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_a_new_method_is_trained(parts):
-    training = make_training(tiny_config(ToyMethod(), lr=0.05, accumulate=parts), ALONE)
+    training = make_training(tiny_config(ToyMethod(), lr=0.05, accumulate=parts), SINGLE_PROCESS)
     views = tiny_views(training.method)
     losses = [step(training, views, parts=parts).terms["clip"] for _ in range(30)]
     assert losses[-1] < 0.8 * losses[0]
@@ -156,7 +164,7 @@ def test_the_teachers_head_is_averaged_and_its_center_is_its_own():
 
 def test_a_step_moves_the_teachers_center_alone():
     method = METHODS["silc"]
-    training, views = make_training(tiny_config(method), ALONE), tiny_views(method)
+    training, views = make_training(tiny_config(method), SINGLE_PROCESS), tiny_views(method)
     with torch.no_grad():
         image = training.teacher.encode_image(views.global_images.flatten(0, 1), normalize=True)
         mean = project(training.teacher, image).mean(dim=0)

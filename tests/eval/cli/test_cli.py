@@ -147,7 +147,7 @@ def test_failures_are_one_line_too(in_process, monkeypatch, tmp_path, error, sta
         raise error
         yield
 
-    monkeypatch.setattr(batch, "carry_out", fail)
+    monkeypatch.setattr(batch, "execute", fail)
     code, out, err = in_process("run")
     assert (code, out) == (status, "")
     assert len(err.splitlines()) == 1

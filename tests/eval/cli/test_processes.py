@@ -15,7 +15,7 @@ from support.measuring import measure, measure_together
 from support.processes import run_processes
 
 from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
-from cosmos_core.utils.distributed import ALONE
+from cosmos_core.utils.distributed import SINGLE_PROCESS
 from cosmos_eval.cli.app import main
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -63,7 +63,7 @@ def test_any_number_of_processes_gives_the_same_files(size, data, alone, tmp_pat
 @pytest.fixture(scope="module")
 def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], list[str]]:
     output = tmp_path_factory.mktemp("alone")
-    metrics = measure(ALONE, *arguments(data, output))
+    metrics = measure(SINGLE_PROCESS, *arguments(data, output))
     return metrics, sorted(path.name for path in output.iterdir())
 
 

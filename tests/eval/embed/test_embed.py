@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from cosmos_eval.data.prefetch import ahead
+from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.embedding.embed import embed_images, embed_texts
 from cosmos_eval.models.clip import ClipEncoder
@@ -114,14 +114,14 @@ def test_ahead_keeps_the_order_and_the_window() -> None:
         time.sleep(0.002 * (item % 3))
         return item * item
 
-    results = ahead(range(40), work, workers=4, window=6)
+    results = prefetch(range(40), work, workers=4, window=6)
     assert next(results) == 0
     assert len(started) <= 7
     assert list(results) == [i * i for i in range(1, 40)]
 
 
 def test_ahead_raises_at_the_items_turn() -> None:
-    results = ahead([4, 2, 0, 1], lambda x: 8 // x, workers=2, window=2)
+    results = prefetch([4, 2, 0, 1], lambda x: 8 // x, workers=2, window=2)
     assert [next(results), next(results)] == [2, 4]
     with pytest.raises(ZeroDivisionError):
         next(results)
@@ -142,7 +142,7 @@ def test_ahead_can_be_given_up_by_one_of_its_own_threads() -> None:
             ended.set()
         return item
 
-    results = ahead(range(4), work, workers=2, window=1)
+    results = prefetch(range(4), work, workers=2, window=1)
     assert next(results) == 0
     suspended.set()
     assert ended.wait(10)

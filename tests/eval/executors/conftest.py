@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
-from cosmos_core.utils.distributed import ALONE, Share
-from cosmos_eval.runner.batch import Stored, carry_out
+from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
+from cosmos_eval.runner.batch import Stored, execute
 from cosmos_eval.runner.executors import Engine, engine_of
 from cosmos_eval.runner.plan import Machine, Pair, Plan, make_plan
 from cosmos_eval.types import RunOptions
@@ -60,24 +60,28 @@ def run(datasets: list[str]) -> Callable[..., Run]:
     """Carry out the plan by an engine; a part of it: one model, two data sets."""
 
     def carried_out(
-        output: Path, engine: Engine, share: Share = ALONE, *, in_part: bool = False
+        output: Path,
+        engine: Engine,
+        distributed: Distributed = SINGLE_PROCESS,
+        *,
+        in_part: bool = False,
     ) -> Run:
-        plan = plan_of(datasets, output, share)
+        plan = plan_of(datasets, output, distributed)
         if in_part:
             plan = replace(plan, specs=plan.specs[:1], protocols=plan.protocols[:2])
-        events = [*carry_out(plan, output, engine)]
+        events = [*execute(plan, output, engine)]
         assert all(isinstance(event, Stored) for event in events)
         return Run([event.pair for event in events], *written(output))
 
     return carried_out
 
 
-def plan_of(datasets: list[str], output: Path, share: Share) -> Plan:
+def plan_of(datasets: list[str], output: Path, distributed: Distributed) -> Plan:
     return make_plan(
         datasets=datasets,
         models=MODELS,
         arch=ARCH,
-        options=RunOptions(share=share, workers=1, unfinished=str(output / ".partial")),
+        options=RunOptions(distributed=distributed, workers=1, unfinished=str(output / ".partial")),
         machine=Machine(device="cpu"),
     )
 
@@ -98,7 +102,7 @@ def here(run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.fixture
-def deadly(tmp_path: Path) -> Share:
+def deadly(tmp_path: Path) -> Distributed:
     """The share of a process alone; the first one other than this that is midway through a task is
     killed, and leaves its process id in `killed`."""
     home, note, calls = os.getpid(), str(tmp_path / "killed"), []
@@ -115,4 +119,4 @@ def deadly(tmp_path: Path) -> Share:
             os.kill(os.getpid(), signal.SIGKILL)
         return [outcome]
 
-    return Share(gather=gather)
+    return Distributed(gather=gather)

@@ -9,9 +9,9 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from cosmos_core.utils.distributed import ALONE
+from cosmos_core.utils.distributed import SINGLE_PROCESS
 from cosmos_eval.protocols import known_families, known_protocols
-from cosmos_eval.runner.batch import Failed, Stored, carry_out
+from cosmos_eval.runner.batch import Failed, Stored, execute
 from cosmos_eval.runner.executors import engine_of
 from cosmos_eval.runner.executors.worker import Numbered, Outcome
 from cosmos_eval.types import UsageError
@@ -22,7 +22,7 @@ from .conftest import plan_of
 @pytest.fixture
 def plan(datasets, tmp_path):
     """Two models, three tasks each: the two segmentations are one."""
-    return plan_of(datasets, tmp_path, ALONE)
+    return plan_of(datasets, tmp_path, SINGLE_PROCESS)
 
 
 def backwards(tasks, watch):
@@ -33,7 +33,7 @@ def backwards(tasks, watch):
 
 
 def test_results_are_told_in_the_order_of_the_plan(plan, tmp_path):
-    events = list(carry_out(plan, tmp_path, backwards))
+    events = list(execute(plan, tmp_path, backwards))
     sets = ["segmented", "again", "named", "found"]
     assert [str(event.path) for event in events] == sets * 2
     assert [event.pair.model for event in events] == [plan.specs[n // 4].text for n in range(8)]
@@ -56,14 +56,14 @@ class Failing:
 
 def test_the_first_failure_ends_all_at_once(plan, tmp_path):
     engine = Failing()
-    events = carry_out(plan, tmp_path, engine)
+    events = execute(plan, tmp_path, engine)
     with pytest.raises(UsageError, match="no such"):
         next(events)
     assert engine.closed
 
 
 def test_or_it_is_told_in_its_place(plan, tmp_path):
-    events = list(carry_out(plan, tmp_path, Failing(), keep_going=True))
+    events = list(execute(plan, tmp_path, Failing(), keep_going=True))
     assert [type(event) for event in events[:3]] == [Stored, Failed, Failed]
     (again,), (named,) = events[1].pairs, events[2].pairs
     assert (again.dataset, events[1].reason) == ("again", "ValueError: odd")

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_core.utils.distributed import ALONE
+from cosmos_core.utils.distributed import SINGLE_PROCESS
 from cosmos_eval.cli.app import main
-from cosmos_eval.runner.batch import Failed, Stored, carry_out
+from cosmos_eval.runner.batch import Failed, Stored, execute
 from cosmos_eval.runner.executors import engine_of
 from cosmos_eval.runner.executors.ray import connected
 
@@ -49,11 +49,11 @@ def test_the_command_prints_what_a_run_here_prints(datasets, here, tmp_path, cap
 
 
 def test_what_fails_elsewhere_is_told_here(datasets, tmp_path, capfd):
-    plan = plan_of(datasets[1:2], tmp_path, ALONE)
+    plan = plan_of(datasets[1:2], tmp_path, SINGLE_PROCESS)
     good, spoilt = plan.specs
     # No result can be written where a folder has the name of its file.
     (tmp_path / f"{spoilt.text}__named__user.json").mkdir()
-    events = list(carry_out(plan, tmp_path, engine_of("ray"), keep_going=True))
+    events = list(execute(plan, tmp_path, engine_of("ray"), keep_going=True))
     assert [type(event) for event in events] == [Stored, Failed]
     assert events[0].pair.model == good.text
     assert events[1].pairs[0].model == spoilt.text

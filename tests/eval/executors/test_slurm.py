@@ -8,14 +8,14 @@ import pytest
 import submitit
 
 from cosmos_eval.runner.executors import engine_of
-from cosmos_eval.runner.executors.slurm import carry_out
+from cosmos_eval.runner.executors.slurm import execute
 from cosmos_eval.types import UsageError
 
 
 def test_a_killed_job_changes_nothing(run, deadly, tmp_path, monkeypatch):
     # How long submitit waits for the answer of a job that has ended, for the sake of slow disks.
     monkeypatch.setattr(submitit.Job, "_results_timeout_s", 1)
-    found = run(tmp_path / "out", partial(carry_out, cluster="local"), deadly, in_part=True)
+    found = run(tmp_path / "out", partial(execute, cluster="local"), deadly, in_part=True)
     assert found == run(tmp_path / "here", engine_of("local"), in_part=True)
     assert len(found.order) == 2
     assert int((tmp_path / "killed").read_text()) > 1

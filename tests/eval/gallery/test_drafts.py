@@ -61,7 +61,7 @@ def test_everything_where_there_is_room(a_picture: int) -> None:
 
 
 def test_whole_rounds(a_picture: int) -> None:
-    """Room for ten of twelve: two rounds of four, so that every model has as many."""
+    """Evaluator for ten of twelve: two rounds of four, so that every model has as many."""
     fitted = fit(drafts(), 10 * a_picture, 0, no_progress)
     names = [f"model {model}, {number}" for model in range(A_ROUND) for number in range(2)]
     assert [example.model for example in fitted.examples] == names

@@ -71,8 +71,8 @@ def test_scores_equal_a_plain_implementation(kind, cosmos, protocol, write_set, 
             assert (samples["image"][row], samples["class"][row]) == (number, klass)
             assert samples["thing_pixels"][row] == (label == klass).sum()
             thing, labelled = fine == klass, fine != 255
-            share = weights[klass][thing].sum() / weights[klass][labelled].sum()
-            assert samples["mass"][row] == pytest.approx(share, rel=1e-5)
+            distributed = weights[klass][thing].sum() / weights[klass][labelled].sum()
+            assert samples["mass"][row] == pytest.approx(distributed, rel=1e-5)
             others = [
                 weights[k][thing].sum() / weights[k][labelled].sum() for k in {1, 2, 3} - {klass}
             ]
@@ -214,8 +214,8 @@ def test_processes_and_batches_change_nothing(cosmos, protocol, write_set, label
     write_set(**labels)
     alone = measured(cosmos, protocol)
 
-    def act(share):
-        return measured(cosmos, protocol, replace(OPTIONS, share=share, workers=1))
+    def act(distributed):
+        return measured(cosmos, protocol, replace(OPTIONS, distributed=distributed, workers=1))
 
     for shared in together(3, act):
         for name, values in alone.samples.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cosmos_eval.results.leaderboard import Entry, Pair, Standing, close_pairs, standings
+from cosmos_eval.results.leaderboard import Entry, Pair, Rank, close_pairs, rank_entries
 from cosmos_eval.results.leaderboard.ranking import Cell
 
 
@@ -15,12 +15,12 @@ def entry(model, value, half=None, source="measured", partial=False):
 
 
 def found(entries, ties=()):
-    """Standing by model; `ties` says (model, tied with the best)."""
+    """Rank by model; `ties` says (model, tied with the best)."""
     best = max(entries, key=lambda e: e.metrics["acc1"])
     known = {
         Pair(best.key, e.key, "acc1"): tied for e in entries for m, tied in ties if m == e.model
     }
-    return {cell.key.model: standing for cell, standing in standings(entries, known).items()}
+    return {cell.key.model: standing for cell, standing in rank_entries(entries, known).items()}
 
 
 # Only the intervals of neighbours overlap: [0.78, 0.82], [0.75, 0.79], [0.72, 0.76], [0.58, 0.62].
@@ -30,22 +30,22 @@ CHAIN += [entry("d", 0.60, 0.02)]
 
 def test_intervals_alone():
     assert found(CHAIN) == {
-        "a": Standing(True, "", (1, 2)),
-        "b": Standing(False, "intervals", (1, 3)),
-        "c": Standing(False, "", (2, 3)),
-        "d": Standing(False, "", (4, 4)),
+        "a": Rank(True, "", (1, 2)),
+        "b": Rank(False, "intervals", (1, 3)),
+        "c": Rank(False, "", (2, 3)),
+        "d": Rank(False, "", (4, 4)),
     }
 
 
 def test_samples_decide_near_the_best():
     assert close_pairs(CHAIN) == [Pair(CHAIN[0].key, CHAIN[1].key, "acc1")]
     apart = found(CHAIN, [("b", False)])
-    assert apart["a"] == Standing(True, "", (1, 1))
-    assert apart["b"] == Standing(False, "", (2, 3))
+    assert apart["a"] == Rank(True, "", (1, 1))
+    assert apart["b"] == Rank(False, "", (2, 3))
     tied = found(CHAIN, [("b", True)])
-    assert tied["a"] == Standing(True, "", (1, 2))
-    assert tied["b"] == Standing(False, "paired", (1, 3))
-    assert apart["c"] == tied["c"] == Standing(False, "", (2, 3))
+    assert tied["a"] == Rank(True, "", (1, 2))
+    assert tied["b"] == Rank(False, "paired", (1, 3))
+    assert apart["c"] == tied["c"] == Rank(False, "", (2, 3))
 
 
 def test_all_of_equal_numbers_are_the_best():
@@ -67,8 +67,8 @@ def test_what_is_not_ranked():
 
 def test_a_number_without_an_interval_is_a_point_and_has_no_place():
     result = found([entry("a", 0.8, 0.02), entry("b", 0.79), entry("c", 0.7), entry("d", 0.5, 0.1)])
-    assert result["b"] == Standing(False, "intervals", None)
-    assert result["c"] == Standing(False, "", None)
+    assert result["b"] == Rank(False, "intervals", None)
+    assert result["c"] == Rank(False, "", None)
     assert result["a"].ranks == (1, 1)
     assert result["d"].ranks == (2, 2)
     assert [s.tie for s in found([entry("a", 0.8), entry("b", 0.8 - 1e-9)]).values()] == ["", ""]
@@ -78,9 +78,9 @@ def test_a_published_number_may_be_best_but_is_compared_with_no_samples():
     best = entry("paper", 0.81, None, "published")
     assert close_pairs([best, *CHAIN]) == []
     result = found([best, *CHAIN])
-    assert result["paper"] == Standing(True, "", None)
-    assert result["a"] == Standing(False, "intervals", (1, 2))
-    assert result["b"] == Standing(False, "", (1, 3))
+    assert result["paper"] == Rank(True, "", None)
+    assert result["a"] == Rank(False, "intervals", (1, 2))
+    assert result["b"] == Rank(False, "", (1, 3))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -91,7 +91,7 @@ def test_places_are_those_of_all_orders_within_the_intervals(seed):
     rng = random.Random(seed)
     entries = [entry(str(i), rng.random(), 0.15 * rng.random()) for i in range(8)]
     best = max(entries, key=lambda e: e.metrics["acc1"])
-    for cell, standing in standings(entries).items():
+    for cell, standing in rank_entries(entries).items():
         if cell == Cell(best.key, "acc1"):
             continue
         own = next(e for e in entries if e.key == cell.key).intervals["acc1"]

@@ -12,7 +12,7 @@ from cosmos_eval.protocols import known_protocols
 from cosmos_eval.results.store import read_result, write_result
 from cosmos_eval.runner.plan import Machine, Plan, make_plan
 from cosmos_eval.runner.run import run, run_all
-from cosmos_eval.tasks import TASKS, room_named, task_of
+from cosmos_eval.tasks import TASKS, evaluator_named, task_of
 from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
 
 SPEC = ModelSpec(text="cosmos:mine.pt", kind="cosmos", name="mine.pt")
@@ -102,7 +102,7 @@ def test_run_and_evaluate_return_the_row(photos, loads):
 def test_every_task_has_a_room_data_sets_and_an_embedded_one():
     for task in TASKS.values():
         assert set(task.decisive) <= set(task.headlines)
-    assert all(room_named(name).truth for name in TASKS)
+    assert all(evaluator_named(name).truth for name in TASKS)
     assert {task_of(protocol) for protocol in known_protocols().values()} == set(TASKS)
     assert {task_of(protocol) for protocol in make_plan().protocols} == set(TASKS) - {"loc"}
     for name in TASKS:

@@ -150,7 +150,9 @@ def test_processes_give_the_same_counts(size, encoder, protocol, options, monkey
     alone = measure(encoder, protocol, options, no_progress)
     shared = together(
         size,
-        lambda share: measure(encoder, protocol, replace(options, share=share), no_progress),
+        lambda distributed: measure(
+            encoder, protocol, replace(options, distributed=distributed), no_progress
+        ),
     )
     assert len(shared) == size
     for measurement in shared:
