@@ -29,10 +29,9 @@ from threadpoolctl import threadpool_limits
 from cosmos_eval.report import Content, content_of, to_page
 from cosmos_eval.report.pairs import compare_set
 from cosmos_eval.report.sets import sets_of
-from cosmos_eval.results.compare import Stored
+from cosmos_eval.results.compare import Stored, all_differences
 from cosmos_eval.results.labels import model_label
 from cosmos_eval.results.leaderboard import published
-from cosmos_eval.results.paired import all_differences
 from cosmos_eval.results.store import read_result, read_samples, result_paths
 from cosmos_eval.stats.paired import SLOW, PairedDifference
 

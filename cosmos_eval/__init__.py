@@ -11,8 +11,8 @@ from cosmos_eval._version import __version__
 
 if TYPE_CHECKING:
     from cosmos_eval.report.attention import attend
+    from cosmos_eval.results.export import load_results
     from cosmos_eval.results.store import read_results
-    from cosmos_eval.results.table import load_results
     from cosmos_eval.runner.run import evaluate
 
 __all__ = ["__version__", "attend", "evaluate", "load_results", "read_results"]
@@ -20,7 +20,7 @@ __all__ = ["__version__", "attend", "evaluate", "load_results", "read_results"]
 _HOMES = {
     "attend": "cosmos_eval.report.attention",
     "evaluate": "cosmos_eval.runner.run",
-    "load_results": "cosmos_eval.results.table",
+    "load_results": "cosmos_eval.results.export",
     "read_results": "cosmos_eval.results.store",
 }
 

@@ -369,7 +369,7 @@ class RunOptions:
 
 
 SCHEMA_VERSION = 2
-"""Of result files; cosmos_eval.results.versions tells what changed between them."""
+"""Of result files; cosmos_eval.results.record tells what changed between them."""
 
 
 @dataclass(frozen=True, kw_only=True)

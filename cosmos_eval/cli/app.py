@@ -28,7 +28,7 @@ from cosmos_eval.cli import (
     verify,
 )
 from cosmos_eval.cli.output import OutputError, guarded_output
-from cosmos_eval.results.escaping import one_line
+from cosmos_eval.results.text import one_line
 from cosmos_eval.types import CosmosEvalError, UsageError
 
 app = typer.Typer(

@@ -14,8 +14,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
 from cosmos_core.utils.storage import RESULTS as RESULTS
-from cosmos_eval.results.escaping import json_text, one_line
-from cosmos_eval.results.matching import is_share, p_value_text
+from cosmos_eval.results.text import is_share, json_text, one_line, p_value_text
 from cosmos_eval.types import Progress as Step
 
 if TYPE_CHECKING:

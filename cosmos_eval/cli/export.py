@@ -23,9 +23,9 @@ def export(
     ] = display.RESULTS,
 ) -> None:
     """Write all results of a folder, and of those in it, as one table: a row a metric."""
+    from cosmos_eval.results.export import export as write
+    from cosmos_eval.results.export import stored_at, table_of
     from cosmos_eval.results.labels import warnings_of
-    from cosmos_eval.results.table import export as write
-    from cosmos_eval.results.table import stored_at, table_of
 
     results = stored_at([directory])
     changed = write(table_of(results), out)

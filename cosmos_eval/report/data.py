@@ -10,7 +10,7 @@ from cosmos_eval.report.content import Content
 from cosmos_eval.report.pairs import Versus
 from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.leaderboard import headlines_of
-from cosmos_eval.results.matching import is_share, p_value_text
+from cosmos_eval.results.text import is_share, p_value_text
 
 
 def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:

@@ -20,9 +20,8 @@ from cosmos_eval.report.pictures import Album, fitting, gallery_view, has_exampl
 from cosmos_eval.report.summary import summary_of
 from cosmos_eval.report.tables import Anchors, anchors_of, board_view
 from cosmos_eval.report.wins import wins_of
-from cosmos_eval.results.escaping import html_value, script_json
 from cosmos_eval.results.leaderboard import shortened
-from cosmos_eval.results.templates import html_templates
+from cosmos_eval.results.text import html_templates, html_value, script_json
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:

@@ -7,10 +7,15 @@ from itertools import combinations
 from typing import NamedTuple
 
 from cosmos_eval.report.sets import Sampled, Set
-from cosmos_eval.results.compare import MetricTest
+from cosmos_eval.results.compare import (
+    MetricTest,
+    all_differences,
+    mismatches,
+    require_own,
+    require_same_truth,
+    setting,
+)
 from cosmos_eval.results.leaderboard import Entry, Pair, Ties, close_pairs
-from cosmos_eval.results.matching import mismatches, setting
-from cosmos_eval.results.paired import all_differences, require_own, require_same_truth
 from cosmos_eval.stats.paired import SLOW, PairedDifference, holm
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import CosmosEvalError

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cosmos_eval.results.leaderboard import Board, Column, Entry, Key, Row, Shown
-from cosmos_eval.results.matching import is_share
+from cosmos_eval.results.text import is_share
 from cosmos_eval.tasks import known_tasks
 
 _MARGIN = 0.06  # of a scale, left and right of its ends

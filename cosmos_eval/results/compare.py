@@ -2,18 +2,182 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from itertools import combinations, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from cosmos_eval.results.labels import Stored as Stored
 from cosmos_eval.results.labels import distinguish
-from cosmos_eval.results.matching import lower_is_better, mismatches, setting, setup_differences
-from cosmos_eval.results.paired import paired_differences
+from cosmos_eval.results.text import lower_is_better
 from cosmos_eval.stats.intervals import LEVEL
-from cosmos_eval.stats.paired import PairedDifference, holm
-from cosmos_eval.tasks import task_named
-from cosmos_eval.types import Samples, UsageError
+from cosmos_eval.stats.paired import Compare, PairedDifference, holm
+from cosmos_eval.tasks import evaluator_named, task_named
+from cosmos_eval.types import Interval, ResultRow, Samples, UsageError
+
+# Either name: segmentation calls the hash of its list of images differently.
+_SAMPLE_LISTS = ("sample_list", "samples")
+_SHOWN = 12  # characters of a hash
+
+
+class Mismatch(NamedTuple):
+    """A field that two results should have alike, and what each of them has."""
+
+    field: str
+    a: str
+    b: str
+
+    def __str__(self) -> str:
+        return f"{self.field} is {self.a} and {self.b}"
+
+
+def setting(row: ResultRow) -> dict[str, Any]:
+    """What decides which number is measured, whatever the model, by the name of its field."""
+    recorded = row.provenance
+    return {
+        "task": row.task,
+        "dataset": row.dataset,
+        "protocol": row.protocol,
+        "attention": recorded["attention"],
+        "limit": recorded["limit"],
+        **({"partial": recorded["partial"]} if "partial" in recorded else {}),
+        "n_samples": row.n_samples,
+        **{f"hashes.{name}": value for name, value in sorted(recorded["hashes"].items())},
+    }
+
+
+def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Mismatch]:
+    """The fields in which two settings differ; a field that one of them lacks is one.
+
+    Settings without a hash of their samples never match: whether these are the same is unknown.
+    """
+    found = [
+        Mismatch(name, _shown(a, name), _shown(b, name))
+        for name in dict.fromkeys([*a, *b])
+        if name not in a or name not in b or a[name] != b[name]
+    ]
+    if not any(a.get(f"hashes.{name}") for name in _SAMPLE_LISTS):
+        found.append(Mismatch("hashes.sample_list", "not recorded", "of unknown samples"))
+    return found
+
+
+def setup_differences(a: ResultRow, b: ResultRow) -> list[str]:
+    """A line for what may differ between results, but should be known: how they were computed."""
+    return [
+        f"{a.dataset}: {name} is {a.provenance[name]} and {b.provenance[name]}"
+        for name in ("map", "precision", "device", "version")
+        if a.provenance.get(name) != b.provenance.get(name)
+    ]
+
+
+def _shown(fields: Mapping[str, Any], name: str) -> str:
+    if name not in fields:
+        return "missing"
+    value = "none" if fields[name] is None else str(fields[name])
+    return value[:_SHOWN] if name.startswith("hashes.") else value
+
+
+# How far metrics may lie from those of their samples: sums in another order differ in last bits.
+_ROUNDING = 1e-9
+
+
+class Places(NamedTuple):
+    """Where two results stand in a list, the first before the second."""
+
+    a: int
+    b: int
+
+
+class Sampled(NamedTuple):
+    """The metrics of a result and the samples that they follow from."""
+
+    metrics: Mapping[str, float]
+    samples: Samples
+
+
+def paired_interval(
+    row_a: ResultRow, samples_a: Samples, row_b: ResultRow, samples_b: Samples, metric: str
+) -> Interval:
+    """The 95% interval of a metric of A minus that of B, two results of the same samples.
+
+    Whether two results are of the same samples and protocol, `mismatches`
+    says. Raises UsageError as `paired_differences` does, and where the samples give no such metric.
+    """
+    found = paired_differences(row_a, samples_a, row_b, samples_b)
+    if metric not in found:
+        raise UsageError(f"{row_a.dataset}: the samples do not give {metric}")
+    return found[metric].interval()
+
+
+def paired_differences(
+    row_a: ResultRow, samples_a: Samples, row_b: ResultRow, samples_b: Samples
+) -> dict[str, PairedDifference]:
+    """Every metric of A minus that of B, by name.
+
+    Raises UsageError where the samples are not of the same images and labels, and where a metric
+    is not what its samples give.
+    """
+    try:
+        return differences_of(
+            row_a.task, Sampled(row_a.metrics, samples_a), Sampled(row_b.metrics, samples_b)
+        )
+    except ValueError as error:
+        raise UsageError(f"{row_a.dataset}: {error}") from error
+
+
+def differences_of(task: str, a: Sampled, b: Sampled) -> dict[str, PairedDifference]:
+    """The same of metrics and samples alone; raises ValueError, which does not say where."""
+    (found,) = all_differences(task, [a.samples, b.samples]).values()
+    for metrics, side in ((a.metrics, "a"), (b.metrics, "b")):
+        for name, value in metrics.items():
+            require_own(name, value, getattr(found[name], side) if name in found else None)
+    return found
+
+
+def all_differences(
+    task: str, several: Sequence[Samples], without: Collection[str] = ()
+) -> dict[Places, dict[str, PairedDifference]]:
+    """Every metric of each of several results minus that of each later one, by their places.
+
+    Many results take little longer than two, but for the metrics that
+    `cosmos_eval.stats.paired.SLOW` names and `without` can leave out. Raises ValueError where the
+    samples are not of the same images and labels.
+    """
+    try:
+        for some in several[1:]:
+            require_same_truth(task, several[0], some)
+        compare = _together(task, several, without)
+        places = starmap(Places, combinations(range(len(several)), 2))
+        return {place: dict(compare(*place)) for place in places}
+    except (KeyError, IndexError) as error:
+        raise ValueError(f"samples that lack {error} are not of this task") from error
+
+
+def _together(task: str, several: Sequence[Samples], without: Collection[str]) -> Compare:
+    evaluator = evaluator_named(task)
+    if evaluator.together is not None:
+        return evaluator.together(several, without)
+    return lambda a, b: evaluator.differences(several[a], several[b])
+
+
+def require_same_truth(task: str, a: Samples, b: Samples) -> None:
+    """Raise ValueError where two results are not of the same images and labels."""
+    for name in evaluator_named(task).truth:
+        if not np.array_equal(a[name], b[name]):
+            raise ValueError(f"`{name}` of the samples differs")
+
+
+def require_own(name: str, value: float, computed: float | None) -> None:
+    """Raise ValueError where a stored metric is not what its samples give (None: nothing)."""
+    if computed is None:
+        raise ValueError(f"the samples do not give {name}")
+    # Not the other way round: nothing is close to NaN.
+    if not math.isclose(value, computed, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
+        raise ValueError(f"{name} is {value}, but its samples give {computed}")
+
 
 ReadSamples = Callable[[Path], Samples]
 

@@ -24,7 +24,6 @@ from cosmos_core.utils.storage import (
     write_atomically,
 )
 from cosmos_eval.data.readers import FileError, read_bytes
-from cosmos_eval.results.escaping import one_line
 from cosmos_eval.results.labels import (
     Stored,
     distinguish,
@@ -33,7 +32,8 @@ from cosmos_eval.results.labels import (
     variants,
     warnings_of,
 )
-from cosmos_eval.results.versions import Record, upgrade_record, upgrade_samples
+from cosmos_eval.results.record import Record, upgrade_record, upgrade_samples
+from cosmos_eval.results.text import one_line
 from cosmos_eval.types import ResultRow, Samples, UsageError
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cosmos_eval.data.readers import FileError, MissingFileError
+from cosmos_eval.results.record import Record
 from cosmos_eval.results.store import (
     ResultFiles,
     file_stem,
@@ -26,7 +27,6 @@ from cosmos_eval.results.store import (
     samples_name,
     samples_of,
 )
-from cosmos_eval.results.versions import Record
 from cosmos_eval.tasks import evaluator_named
 from cosmos_eval.types import SCHEMA_VERSION, Figures, ResultRow, Samples, UsageError
 

@@ -19,7 +19,7 @@ from cosmos_eval.report.attention.words import (
     said,
     title,
 )
-from cosmos_eval.results.templates import html_templates
+from cosmos_eval.results.text import html_templates
 
 
 def to_html(rows: Sequence[Row], name: str) -> str:

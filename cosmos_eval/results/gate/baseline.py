@@ -23,8 +23,8 @@ from cosmos_core.utils.storage import (
 )
 from cosmos_eval._version import __version__
 from cosmos_eval.data.readers import FileError, MissingFileError, read_bytes, read_json
+from cosmos_eval.results.compare import setting
 from cosmos_eval.results.labels import model_label, safe_name
-from cosmos_eval.results.matching import setting
 from cosmos_eval.results.provenance import user_name, utc_now
 from cosmos_eval.types import ResultRow, Samples, UsageError
 

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from scipy.special import ndtri
 
+from cosmos_eval.results.compare import Sampled, differences_of, mismatches, setting
 from cosmos_eval.results.gate.baseline import (
     Baseline,
     Entry,
@@ -26,8 +27,7 @@ from cosmos_eval.results.gate.baseline import (
     result_key,
     write_baseline,
 )
-from cosmos_eval.results.matching import is_share, lower_is_better, mismatches, setting
-from cosmos_eval.results.paired import Sampled, differences_of
+from cosmos_eval.results.text import is_share, lower_is_better
 from cosmos_eval.stats.paired import PairedDifference, holm, independent_difference
 from cosmos_eval.types import ResultRow, Samples, UsageError
 

@@ -6,10 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from cosmos_eval.results.escaping import annotation, markdown_code, markdown_text, one_line
 from cosmos_eval.results.gate.baseline import described
 from cosmos_eval.results.gate.check import ALPHA, Finding, Report
-from cosmos_eval.results.matching import is_share, p_value_text
+from cosmos_eval.results.text import (
+    annotation,
+    is_share,
+    markdown_code,
+    markdown_text,
+    one_line,
+    p_value_text,
+)
 
 NAME = "cosmos-eval check"
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Literal
 
+from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard.board import Board, Column, Row, Shown, boards
-from cosmos_eval.results.leaderboard.csv import to_csv
 from cosmos_eval.results.leaderboard.entries import (
     Entry,
     Key,
@@ -20,18 +20,14 @@ from cosmos_eval.results.leaderboard.entries import (
     measured,
     published,
 )
-from cosmos_eval.results.leaderboard.html import to_html
-from cosmos_eval.results.leaderboard.json import to_json
-from cosmos_eval.results.leaderboard.latex import to_latex
-from cosmos_eval.results.leaderboard.markdown import to_markdown
-from cosmos_eval.results.leaderboard.names import shortened
-from cosmos_eval.results.leaderboard.numbers import bounds, difference, percent, shown_text
 from cosmos_eval.results.leaderboard.ranking import (
     NO_TIES,
     Pair,
     Rank,
+    TieRule,
     Ties,
     close_pairs,
+    find_ties,
     rank_entries,
 )
 from cosmos_eval.results.leaderboard.reproduce import (
@@ -42,7 +38,8 @@ from cosmos_eval.results.leaderboard.reproduce import (
     reproductions_to_tables,
 )
 from cosmos_eval.results.leaderboard.terminal import to_tables
-from cosmos_eval.results.leaderboard.ties import TieRule, find_ties
+from cosmos_eval.results.leaderboard.writers import to_csv, to_html, to_json, to_latex, to_markdown
+from cosmos_eval.results.text import bounds, difference, percent, shown_text
 
 __all__ = [
     "NO_TIES",

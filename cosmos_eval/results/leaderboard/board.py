@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from cosmos_eval.results.labels import warnings_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
-from cosmos_eval.results.leaderboard.numbers import bounds, difference, shown_text
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Tie, Ties, rank_entries
+from cosmos_eval.results.text import bounds, difference, shown_text
 from cosmos_eval.tasks import known_tasks
 
 MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}

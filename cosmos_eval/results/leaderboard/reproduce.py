@@ -7,12 +7,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cosmos_eval.models.specs import RELEASED
-from cosmos_eval.results.escaping import json_text, markdown_text
 from cosmos_eval.results.leaderboard.board import Column, columns_of
 from cosmos_eval.results.leaderboard.entries import AMP, Entry, Key, Source, published
-from cosmos_eval.results.leaderboard.grid import Grid, grid_tables
-from cosmos_eval.results.leaderboard.markdown import markdown_table
-from cosmos_eval.results.leaderboard.numbers import bounds, difference, exact_difference, percent
+from cosmos_eval.results.leaderboard.terminal import Grid, grid_tables
+from cosmos_eval.results.leaderboard.writers import markdown_table
+from cosmos_eval.results.text import (
+    bounds,
+    difference,
+    exact_difference,
+    json_text,
+    markdown_text,
+    percent,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table

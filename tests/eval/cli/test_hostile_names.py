@@ -21,7 +21,7 @@ from support.models import make_result, store
 
 from cosmos_core.train import main as train
 from cosmos_eval.cli import display
-from cosmos_eval.results import escaping
+from cosmos_eval.results import text as escaping
 from cosmos_eval.results.store import write_result
 from cosmos_eval.types import Progress
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from support.models import make_result, seg_samples, select_samples, store
 
-from cosmos_eval.results.matching import p_value_text
-from cosmos_eval.results.paired import all_differences, paired_differences, paired_interval
+from cosmos_eval.results.compare import all_differences, paired_differences, paired_interval
+from cosmos_eval.results.text import p_value_text
 from cosmos_eval.stats.paired import SLOW
 from cosmos_eval.types import UsageError
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from support.models import store
 
 from cosmos_eval.results.labels import model_label, table_label
-from cosmos_eval.results.matching import is_share
 from cosmos_eval.results.store import read_result
+from cosmos_eval.results.text import is_share
 
 OWN = {"protocol": "localisation", "dataset": "scenes-loc"}
 ALIKE = {"protocol": "localisation-similarity", "dataset": "scenes-loc"}

@@ -21,8 +21,8 @@ from cosmos_eval.report.sets import sets_of
 from cosmos_eval.report.summary import summary_of
 from cosmos_eval.report.tables import Bar, anchors_of, board_view
 from cosmos_eval.results.compare import Stored
-from cosmos_eval.results.escaping import script_json
 from cosmos_eval.results.leaderboard import boards, measured
+from cosmos_eval.results.text import script_json
 from cosmos_eval.types import UsageError
 
 

@@ -11,9 +11,9 @@ from html.parser import HTMLParser
 import pytest
 from rich.console import Console
 
-from cosmos_eval.results.escaping import latex_text
+from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard import Entry, measured, published, to_html, to_latex, to_tables
-from cosmos_eval.results.leaderboard.names import shortened
+from cosmos_eval.results.text import latex_text
 
 ODD = "cosmos:[a]\\b_c$d&e#f%g{h}~i^j<script>alert('k')</script>--l*m|\"n\" é"
 DOCUMENT = """\

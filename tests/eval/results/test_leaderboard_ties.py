@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cosmos_eval.results.leaderboard import find_ties, measured, to_markdown
-from cosmos_eval.results.leaderboard import ties as _ties
+from cosmos_eval.results.leaderboard import find_ties, measured, ranking, to_markdown
 from cosmos_eval.results.store import file_stem, read_results, read_samples, write_result
 from cosmos_eval.types import UsageError
 
@@ -83,6 +82,6 @@ def test_samples_of_other_images_are_not_compared(board, make_row, provenance, l
 
 
 def test_many_close_pairs_are_left_to_intervals_unless_asked_for(board, monkeypatch):
-    monkeypatch.setattr(_ties, "_MOST_PAIRS", 1)
+    monkeypatch.setattr(ranking, "_MOST_PAIRS", 1)
     assert told(board, "auto")[0] == {}
     assert len(told(board, "paired")[0]) == 2

@@ -227,7 +227,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from support.rows import make_row
-from cosmos_eval.store import write_result
+from cosmos_eval.results.store import write_result
 
 for count in range(1_000_000):
     number = (3 * count + int(sys.argv[2])) % 64

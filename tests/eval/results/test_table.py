@@ -10,8 +10,8 @@ from support.results import store_result
 
 import cosmos_eval
 from cosmos_eval.cli.app import main
+from cosmos_eval.results.export import COLUMNS, export, load_results
 from cosmos_eval.results.store import write_result
-from cosmos_eval.results.table import COLUMNS, export, load_results
 from cosmos_eval.types import UsageError
 
 

@@ -11,10 +11,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from decimal import ROUND_HALF_UP, Decimal
+from typing import TYPE_CHECKING, Any
 
 from cosmos_core.utils.text import CONTROLS, LINE_BREAK, code, visible, without_commands
 from cosmos_core.utils.text import one_line as one_line
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _NOT_IN_JSON = re.compile(rf"[{CONTROLS}\u2028\u2029]|(?<=#)#(?=(?:vso)?\[)")
 
@@ -126,3 +130,78 @@ def _shown(content: Any) -> Any:
     if isinstance(content, list | tuple):
         return [_shown(value) for value in content]
     return html_value(content)
+
+
+def html_templates(package: str, folder: str = ".") -> Environment:
+    """The HTML templates in a folder of a package."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(
+        loader=PackageLoader(package, folder),
+        autoescape=True,
+        finalize=html_value,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+
+
+_TENTH, _HUNDREDTH = Decimal("0.1"), Decimal("0.01")
+
+
+def percent(fraction: float) -> Decimal:
+    """Percent with one decimal, half up as people round: 0.6705 -> 67.1.
+
+    By way of the shortest text of the float, since 0.6705 itself is a little less.
+    """
+    return (Decimal(repr(fraction)) * 100).quantize(_TENTH, ROUND_HALF_UP)
+
+
+def shown(metric: str, value: float) -> Decimal:
+    """A metric as tables have it: a share in percent, a ratio with two decimals."""
+    if is_share(metric):
+        return percent(value)
+    return Decimal(repr(value)).quantize(_HUNDREDTH, ROUND_HALF_UP)
+
+
+def shown_text(metric: str, value: float) -> str:
+    """The same as text: `67.1`, or `1.91x` of a ratio."""
+    return f"{shown(metric, value)}{'' if is_share(metric) else 'x'}"
+
+
+def bounds(metric: str, interval: Mapping[str, Any] | None) -> str:
+    """An interval of a metric, `[12.5, 50.0]`; empty where there is none."""
+    if interval is None:
+        return ""
+    return f"[{shown(metric, interval['low'])}, {shown(metric, interval['high'])}]"
+
+
+def exact_difference(fraction: float, other: float) -> Decimal:
+    """A fraction minus another as their shortest texts say: 0.3 - 0.2 is 0.1."""
+    return Decimal(repr(fraction)) - Decimal(repr(other))
+
+
+def difference(fraction: float, other: float) -> str:
+    """By how many percentage points a fraction is above another, with its sign: `+0.4`."""
+    points = (exact_difference(fraction, other) * 100).quantize(_TENTH, ROUND_HALF_UP)
+    return f"{points:+}" if points else "0.0"
+
+
+# The smallest p-value that is written out: a bootstrap says no more of smaller ones.
+_SMALLEST_P = 1e-6
+
+
+def lower_is_better(metric: str) -> bool:
+    """Whether a metric is a rank."""
+    return metric.endswith("_rank")
+
+
+def is_share(metric: str) -> bool:
+    """Whether a metric is a share in [0, 1]; else it is a rank, or one share over another."""
+    return not lower_is_better(metric) and "_over_" not in metric
+
+
+def p_value_text(value: float) -> str:
+    """A p-value in two digits; 0.000001 and less are not told apart."""
+    return f"{value:.2g}" if value >= _SMALLEST_P else f"<{_SMALLEST_P:.0e}"

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmos_core.utils.storage import RESULTS, write_atomically
-from cosmos_eval.results.escaping import csv_text, one_line
 from cosmos_eval.results.labels import Stored, variants, warnings_of
 from cosmos_eval.results.store import read_stored, result_paths
+from cosmos_eval.results.text import csv_text, one_line
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def export(table: pd.DataFrame, path: Path) -> int:
 
     Floats are exact in both. Returns how many texts are not in a CSV file as they are, since a
     spreadsheet would take them for formulas or a reader for several lines
-    (`results.escaping.csv_text`). Raises UsageError for another suffix, where pyarrow is
+    (`results.text.csv_text`). Raises UsageError for another suffix, where pyarrow is
     missing, and where the file cannot be written.
     """
     changed = 0
