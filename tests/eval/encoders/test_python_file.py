@@ -13,7 +13,7 @@ from cosmos_eval.models import load_encoder
 from cosmos_eval.models.encoder import DenseEncoder, Encoder
 from cosmos_eval.models.specs import located, parse_model_spec
 from cosmos_eval.results.store import read_record, write_result
-from cosmos_eval.runner.pending import standings
+from cosmos_eval.runner.pending import existing_results
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
@@ -117,9 +117,10 @@ def test_a_changed_file_is_measured_again(own, tmp_path, photos):
     plan = make_plan(datasets=[photos], models=[own()])
     for row, samples in run_all(plan):
         path = write_result(tmp_path / "out", row, samples)
-    assert [one.row is not None for one in standings(plan, tmp_path / "out").values()] == [True]
+    (existing,) = existing_results(plan, tmp_path / "out").values()
+    assert existing.row is not None
     own(shift="1")
-    (standing,) = standings(plan, tmp_path / "out").values()
+    (standing,) = existing_results(plan, tmp_path / "out").values()
     assert standing.fault == f"{path} is of other code than {tmp_path / 'mine.py'} now holds"
 
 

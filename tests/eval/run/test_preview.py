@@ -17,7 +17,7 @@ from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import local_file, parse_model_spec
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.results.store import write_result
-from cosmos_eval.runner.pending import standings
+from cosmos_eval.runner.pending import existing_results
 from cosmos_eval.runner.plan import Machine, Pair, make_plan
 from cosmos_eval.runner.preview import ROUGH, preview
 from cosmos_eval.types import RunOptions, UsageError
@@ -68,7 +68,7 @@ def test_results_are_found_under_the_name_that_they_are_stored_under(
     own = {**model, "weights_sha256": file_sha256(file)}
     path = write_result(tmp_path, make_row(provenance, own), {"x": np.arange(3)})
     plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"], **how)
-    standing = standings(plan, tmp_path)[SCENES]
+    standing = existing_results(plan, tmp_path)[SCENES]
     assert standing.path == path
     assert standing.row is not None
 
@@ -84,14 +84,14 @@ def test_the_form_of_attention_is_part_of_the_name(tmp_path):
         path = write_result(tmp_path / used, row, {"x": np.arange(3)})
         options = RunOptions(attention=asked)
         plan = make_plan(datasets=["voc20"], models=["openclip:ViT-B-16/openai"], options=options)
-        (standing,) = standings(plan, tmp_path / used).values()
+        (standing,) = existing_results(plan, tmp_path / used).values()
         assert (standing.path, standing.fault) == (path, "")
 
 
 def test_a_result_of_weights_that_the_file_no_longer_holds_is_none(tmp_path):
     write_result(tmp_path, make_row(), {"x": np.arange(3)})
     plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"])
-    standing = standings(plan, tmp_path)[SCENES]
+    standing = existing_results(plan, tmp_path)[SCENES]
     assert standing.row is None
     assert "is of other weights than" in standing.fault
 
