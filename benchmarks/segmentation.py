@@ -28,13 +28,13 @@ from _report import Measurement, interleave, measurement, parser, report
 from _segmentation_sets import SIZES, write_set
 from torch import Tensor
 
+from cosmos_eval.embedding.cache import ShardStore
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.label_maps import Sample, open_data
-from cosmos_eval.tasks.label_maps.kept import Kept
 from cosmos_eval.tasks.segmentation import inference as _inference
 from cosmos_eval.tasks.segmentation.images import LoadedImage, load_image, resized_hw
 from cosmos_eval.tasks.segmentation.inference import Segmenter, predict
@@ -139,7 +139,7 @@ def _pipeline_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
         protocol = write_set(dataset, Path(folder), effort.images)
         options = RunOptions()
         data = open_data(protocol, options)
-        job = Job(protocol, data, Kept(None), None)
+        job = Job(protocol, data, ShardStore(None, {}), None)
         segmenters = {precision: _segmenter(protocol, precision) for precision in ("fp32", "bf16")}
         images = [load_image(sample, protocol) for sample in data.samples]
         batches = _batches(images, segmenters["fp32"])

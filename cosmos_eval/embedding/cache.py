@@ -1,19 +1,22 @@
-"""Embeddings kept on the disk under everything that decides them, for the next run or a killed one.
+"""The one store of computed arrays: embeddings, and counts of measurements that are unfinished.
 
-A shelf holds the embeddings of one identity (weights, architecture, preprocessing or tokenizer,
-precision, role, code), which names its folder. In it lie shards: safetensors files with `keys`
-(n, 32), the SHA-256 of every input, and `features` (n, D). A shard is named after the SHA-256 of
-its own bytes, so that damage shows, and runs at the same time write the same files or different
-ones. Names and paths of models and images are no part of it. Imports no torch.
+A store has a folder named after the hash of its identity, which is everything that decides its
+arrays. In the folder are shards: safetensors files of arrays, with `keys` (n, 32), the SHA-256 of
+every input. A shard is named after the SHA-256 of its own bytes, so that damage shows, and runs at
+the same time write equal files or different ones. Imports no torch.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,16 +33,32 @@ _DEFAULT_GB = 20.0
 _IDENTITY = "identity.json"
 _SUFFIX = ".safetensors"
 _KEY_BYTES = 32  # of a SHA-256
-_SIZED_EVERY = 64_000_000  # bytes that are written between two looks at how much is kept
+_MEASURED_EVERY = 64_000_000  # bytes written between two measurements of the folder's size
+
+# Modules that decide an embedding: embeddings by another version of them are not used.
+EMBEDDING = (
+    *("cosmos_core.model", "cosmos_core.data.pixels", "cosmos_core.data.scenes.vocabulary"),
+    *("cosmos_eval.models", "cosmos_eval.embedding.embed", "cosmos_eval.data.sources"),
+    "cosmos_eval.tasks.prompts",
+)
+# Distributions that decode, resize, tokenise and encode.
+_LIBRARIES = (
+    *("torch", "torchvision", "open_clip_torch", "timm", "transformers", "tokenizers"),
+    *("pillow", "opencv-python", "numpy"),
+)
+
+Arrays = Mapping[str, NDArray[Any]]
+Report = Callable[[str], None]
+"""Shows a line to the user."""
 
 
 def embeddings_folder() -> Path:
-    """Where embeddings are kept unless a run is told otherwise."""
+    """Return the folder of cached embeddings that commands use."""
     return cache_folder() / "embeddings"
 
 
 def limit_bytes() -> int:
-    """How much may be kept. Raises UsageError where the user's wish is no number."""
+    """Return how large the embedding cache may grow. Raises UsageError for a limit not a number."""
     wanted = os.environ.get(LIMIT_VARIABLE, str(_DEFAULT_GB))
     try:
         gigabytes = float(wanted)
@@ -50,104 +69,114 @@ def limit_bytes() -> int:
     return int(gigabytes * 1e9)
 
 
-class Shelf:
-    """Embeddings of one identity; without a folder it is always empty and keeps nothing."""
+@cache
+def fingerprint(*modules: str) -> str:
+    """SHA-256 of the sources of modules (packages whole) and of the versions of libraries."""
+    digest = hashlib.sha256()
+    for name in _LIBRARIES:
+        digest.update(f"{name} {_version(name)}\n".encode())
+    for module in modules:
+        for path in _sources(module):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
-    def __init__(self, root: str | Path | None, identity: Mapping[str, Any]) -> None:
-        text = json.dumps(identity, sort_keys=True, indent=1)
-        self._root = None if root is None else Path(root)
-        self._name = hashlib.sha256(text.encode()).hexdigest()[:_KEY_BYTES]
-        self._identity = text
-        self._limit = limit_bytes()
-        # A look at a full folder takes as long as encoding a batch: not after every shard.
-        self._room = 0
 
-    def find(
-        self, keys: Sequence[bytes], report: Callable[[str], None]
-    ) -> dict[bytes, NDArray[np.float32]]:
-        """What is kept of the embeddings of these inputs, (D,) each.
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
 
-        A damaged shard is removed and reported in a line.
+
+def _sources(module: str) -> list[Path]:
+    """Source files of a module or package, found without importing the packages above it."""
+    package, *rest = module.split(".")
+    spec = importlib.util.find_spec(package)
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, *rest)
+        if path.is_dir():
+            return sorted(path.rglob("*.py"))
+        if path.with_suffix(".py").is_file():
+            return [path.with_suffix(".py")]
+    raise ModuleNotFoundError(f"{module} is missing: install cosmos-eval again")
+
+
+class Shard(NamedTuple):
+    """Keys of inputs, and the arrays computed from them."""
+
+    keys: list[bytes]
+    arrays: Arrays
+
+
+class ShardStore:
+    """Shards of one identity below `root`; without a root it is empty and stores nothing.
+
+    With a `limit` in bytes on the whole root, the least recently used shards are removed; it may
+    be exceeded by a hundredth. `remedy` completes the error of a folder that cannot be written.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        identity: Mapping[str, Any],
+        limit: int | None = None,
+        remedy: str = "",
+    ) -> None:
+        self._identity = json.dumps(identity, sort_keys=True, indent=1, default=dict)
+        name = hashlib.sha256(self._identity.encode()).hexdigest()[:32]
+        self._folder = None if root is None else Path(root) / name
+        self._limit, self._remedy = limit, remedy
+        self._unmeasured = 0  # bytes that may be written before the folder is measured again
+
+    def find(self, keys: Sequence[bytes], report: Report) -> Iterator[Shard]:
+        """Yield every shard with one of the keys, the oldest first.
+
+        A damaged shard is removed, with a line that reports it.
         """
         wanted = set(keys)
-        found: dict[bytes, NDArray[np.float32]] = {}
-        for path in self._shards():
-            held = _keys_of(path)
-            if held is not None and wanted.isdisjoint(held):
+        for _, _, path in [] if self._folder is None else sorted(_shards(self._folder)):
+            stored = _keys_of(path)
+            if stored is not None and wanted.isdisjoint(stored):
                 continue
-            content = _read(path)
-            if content is None:
-                continue
-            if held is None or hashlib.sha256(content).hexdigest() != path.stem:
-                path.unlink(missing_ok=True)
-                report(f"warning: {path} was damaged and is computed again")
-                continue
-            found.update(pair for pair in _pairs(content) if pair[0] in wanted)
-            _touch(path)
-        return found
+            with suppress(FileNotFoundError):  # another run has removed it
+                content = path.read_bytes()
+                if stored is None or hashlib.sha256(content).hexdigest() != path.stem:
+                    path.unlink(missing_ok=True)
+                    report(f"warning: {path} was damaged and is computed again")
+                    continue
+                if self._limit is not None:
+                    os.utime(path)
+                arrays = load(content)
+                yield Shard([row.tobytes() for row in arrays.pop("keys")], arrays)
 
-    def keep(self, keys: Sequence[bytes], features: NDArray[np.float32]) -> None:
-        """Keep the (n, D) embeddings of inputs in a shard; the least recently used may go.
-
-        The limit may be exceeded by a hundredth of it. Raises UsageError where a shard cannot be
-        written.
-        """
-        if self._root is None:
+    def add(self, keys: Sequence[bytes], arrays: Arrays) -> None:
+        """Store arrays as a shard, whole or not at all. Raises UsageError where it cannot."""
+        if self._folder is None:
             return
         rows = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _KEY_BYTES)
-        content = save({"keys": rows, "features": np.ascontiguousarray(features)})
-        folder = self._root / self._name
+        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        content = save({"keys": rows, **whole})
         try:
-            if not (folder / _IDENTITY).exists():
-                write_atomically(folder / _IDENTITY, self._identity.encode())
-            write_atomically(folder / f"{hashlib.sha256(content).hexdigest()}{_SUFFIX}", content)
+            if not (self._folder / _IDENTITY).exists():
+                write_atomically(self._folder / _IDENTITY, self._identity.encode())
+            name = f"{hashlib.sha256(content).hexdigest()}{_SUFFIX}"
+            write_atomically(self._folder / name, content)
         except OSError as error:
-            if isinstance(error, FileNotFoundError | FileExistsError) and not folder.is_file():
-                return  # another run has cleared what is kept, this shard with it
+            removed = isinstance(error, FileNotFoundError | FileExistsError)
+            if removed and not self._folder.is_file():
+                return  # another run has cleared the store, this shard with it
             raise UsageError(
-                f"cannot keep embeddings in {self._root}: {error.strerror}; "
-                "set COSMOS_EVAL_CACHE to another folder, or use --no-cache"
+                f"cannot write to {self._folder.parent}: {error.strerror}{self._remedy}"
             ) from error
-        self._room -= len(content)
-        if self._room < 0:
-            _evict(self._root, self._limit)
-            self._room = min(_SIZED_EVERY, self._limit // 100)
+        self._unmeasured -= len(content)
+        if self._limit is not None and self._unmeasured < 0:
+            _evict(self._folder.parent, self._limit)
+            self._unmeasured = min(_MEASURED_EVERY, self._limit // 100)
 
-    def _shards(self) -> list[Path]:
-        if self._root is None:
-            return []
-        return sorted(path for path in _entries(self._root / self._name) if path.suffix == _SUFFIX)
-
-
-def _keys_of(path: Path) -> set[bytes] | None:
-    """The inputs of a shard, empty where it is gone, None where it is damaged."""
-    try:
-        with safe_open(path, "numpy") as shard:
-            rows = shard.get_tensor("keys")
-    except FileNotFoundError:  # another run has removed it
-        return set()
-    except (SafetensorError, OSError, ValueError):
-        return None
-    return {row.tobytes() for row in rows}
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:  # another run has removed it
-        return None
-
-
-def _pairs(content: bytes) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
-    arrays = load(content)
-    keys = (row.tobytes() for row in arrays["keys"])
-    return zip(keys, arrays["features"], strict=True)
-
-
-def _touch(path: Path) -> None:
-    """Mark a shard as used now."""
-    with suppress(FileNotFoundError):  # another run has removed it
-        os.utime(path)
+    def remove(self) -> None:
+        """Remove all shards of this identity."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 class _File(NamedTuple):
@@ -156,28 +185,36 @@ class _File(NamedTuple):
     path: Path
 
 
-def _files(root: Path) -> list[_File]:
-    """Every shard, the least recently used first."""
-    found = []
-    for path in (path for folder in _entries(root) for path in _entries(folder)):
+def _shards(folder: Path) -> Iterator[_File]:
+    for path in _entries(folder):
         with suppress(FileNotFoundError):  # another run has removed it
             if path.suffix == _SUFFIX:
                 state = path.stat()
-                found.append(_File(state.st_mtime_ns, state.st_size, path))
-    return sorted(found)
+                yield _File(state.st_mtime_ns, state.st_size, path)
 
 
 def _entries(folder: Path) -> list[Path]:
-    """What lies in a folder; nothing where another run has removed it, or it is none."""
+    """List a folder; nothing where another run has removed it, or it is none."""
     try:
         return [folder / name for name in os.listdir(folder)]
     except (FileNotFoundError, NotADirectoryError):
         return []
 
 
+def _keys_of(path: Path) -> set[bytes] | None:
+    """Read the keys of a shard: empty where it is gone, None where it is damaged."""
+    try:
+        with safe_open(path, "numpy") as shard:
+            return {row.tobytes() for row in shard.get_tensor("keys")}
+    except FileNotFoundError:  # another run has removed it
+        return set()
+    except (SafetensorError, OSError, ValueError):
+        return None
+
+
 def _evict(root: Path, limit: int) -> None:
     """Remove the least recently used shards until the others fit into `limit` bytes."""
-    files = _files(root)
+    files = sorted(file for folder in _entries(root) for file in _shards(folder))
     excess = sum(file.size for file in files) - limit
     for file in files:
         if excess <= 0:
@@ -187,7 +224,7 @@ def _evict(root: Path, limit: int) -> None:
 
 
 class Space(NamedTuple):
-    """What is kept under one identity; `used` is in seconds since the epoch."""
+    """What is cached under one identity; `used` is in seconds since the epoch."""
 
     identity: Mapping[str, Any]
     embeddings: int
@@ -196,38 +233,21 @@ class Space(NamedTuple):
 
 
 def spaces(root: Path, **wanted: Any) -> list[Space]:
-    """What is kept under identities with the `wanted` values, the most recently used first.
+    """List identities that have the `wanted` values, the most recently used first.
 
     Damaged shards count without embeddings.
     """
-    files = _files(root)
-    by_folder: dict[Path, list[_File]] = {}
-    for file in files:
-        by_folder.setdefault(file.path.parent, []).append(file)
-    identities = {folder: _identity_of(folder) for folder in by_folder}
-    found = [
-        Space(
-            identities[folder],
-            sum(_count(file.path) for file in some),
-            sum(file.size for file in some),
-            max(file.used_ns for file in some) / 1e9,
-        )
-        for folder, some in by_folder.items()
-        if wanted.items() <= identities[folder].items()
-    ]
+    found = []
+    for folder in _entries(root):
+        identity, files = _identity_of(folder), list(_shards(folder))
+        if files and wanted.items() <= identity.items():
+            embeddings = sum(len(_keys_of(file.path) or ()) for file in files)
+            used = max(file.used_ns for file in files) / 1e9
+            found.append(Space(identity, embeddings, sum(file.size for file in files), used))
     return sorted(found, key=lambda space: -space.used)
 
 
-def _count(path: Path) -> int:
-    """How many embeddings a shard has, by what it says of itself."""
-    try:
-        with safe_open(path, "numpy") as shard:
-            return int(shard.get_slice("keys").get_shape()[0])
-    except (SafetensorError, OSError, ValueError):
-        return 0
-
-
-def _identity_of(folder: Path) -> Mapping[str, Any]:
+def _identity_of(folder: Path) -> dict[str, Any]:
     try:
         identity = json.loads((folder / _IDENTITY).read_text("utf-8"))
     except (OSError, ValueError):
@@ -236,15 +256,13 @@ def _identity_of(folder: Path) -> Mapping[str, Any]:
 
 
 def clear(root: Path) -> int:
-    """Remove everything that is kept; the number of bytes. Raises UsageError where it cannot.
+    """Remove all shards, also while runs go on; return the number of bytes.
 
-    Runs may go on meanwhile.
+    Raises UsageError where a file cannot be removed.
     """
     removed = 0
-    for file in _files(root):
-        removed += file.size
-        _remove(file.path)
     for folder in _entries(root):
+        removed += sum(file.size for file in _shards(folder))
         for path in [*_entries(folder), folder]:
             _remove(path)
     return removed

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-import PIL.Image
-import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from cosmos_eval.types import Attention, CaptionWord, EncoderInfo, Rgb, UsageError
+
+if TYPE_CHECKING:
+    import PIL.Image
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -101,13 +103,17 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
         """
 
 
-def require_finite(features: Tensor, info: EncoderInfo, name: Callable[[int], str]) -> None:
+def require_finite(
+    features: Tensor | NDArray[Any], info: EncoderInfo, name: Callable[[int], str]
+) -> None:
     """Raise UsageError where features (N, ...) hold NaN or infinity.
 
     Rankings and label maps of such features look like poor results of a sound model. `name` gives
     the name of an input by its index; the error names the model and the first input concerned.
     """
-    finite = torch.isfinite(features).flatten(1).all(1)
+    import torch
+
+    finite = torch.isfinite(torch.as_tensor(features)).flatten(1).all(1)
     if finite.all():
         return
     first = int(finite.int().argmin())

@@ -10,8 +10,7 @@ from typing import Literal, NamedTuple
 
 from cosmos_core.utils.storage import file_sha256
 from cosmos_eval.data.layouts import find_root, needed_parts
-from cosmos_eval.embedding.cache import spaces
-from cosmos_eval.embedding.code import EMBEDDING, fingerprint
+from cosmos_eval.embedding.cache import EMBEDDING, fingerprint, spaces
 from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.protocols import is_embedded
 from cosmos_eval.results.labels import is_partial

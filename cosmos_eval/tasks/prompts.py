@@ -101,7 +101,7 @@ def _means_over_templates(
         encode=partial(_encode_names, encode, names, patterns),
         info=encoder.info,
         name=lambda number: f"prompts of {quoted(names[number])}",
-        a_shard=max(1, PROMPTS_A_SHARD // len(patterns)),
+        shard_size=max(1, PROMPTS_A_SHARD // len(patterns)),
         phase="prompts",
     )
     return embed(inputs, options, progress)

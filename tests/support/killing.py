@@ -32,7 +32,7 @@ SHARD = {"image": 4, "text": 6}
 
 def main() -> None:
     data, folder, trials, seed = sys.argv[1:]
-    embed.IMAGES_A_SHARD, embed.TEXTS_A_SHARD = SHARD["image"], SHARD["text"]
+    embed.IMAGES_PER_SHARD, embed.TEXTS_PER_SHARD = SHARD["image"], SHARD["text"]
     encoders.load_encoder = cache(encoders.load_encoder)
     list(run_all(_plan(data, None)))  # loads everything that is loaded late
     root = Path(folder)

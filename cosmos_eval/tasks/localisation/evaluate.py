@@ -9,13 +9,18 @@ from functools import partial
 import numpy as np
 
 from cosmos_eval.data.images import limit_notes
+from cosmos_eval.embedding.cache import Arrays
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.tasks.label_maps import open_data
-from cosmos_eval.tasks.label_maps.identity import fingerprints
-from cosmos_eval.tasks.label_maps.kept import Arrays, kept_of
-from cosmos_eval.tasks.label_maps.shards import Work, in_shards
+from cosmos_eval.tasks.label_maps.measure import (
+    Work,
+    fingerprints,
+    in_shards,
+    stored_shards,
+    unfinished_store,
+)
 from cosmos_eval.tasks.localisation.maps import choose, make_mapper
-from cosmos_eval.tasks.localisation.one_pass import ALONE, Job, look, score_shards
+from cosmos_eval.tasks.localisation.one_pass import ALONE, Job, score_shards
 from cosmos_eval.tasks.localisation.samples import BOUNDS, CLASSES, IMAGE, NAME, recompute
 from cosmos_eval.types import (
     LocalisationProtocol,
@@ -33,11 +38,11 @@ _CONSTANTS = ("map", "scale", "small", "large", "reduce_zero_label", "ignore_ind
 def measure_data(
     encoder: Encoder, protocol: LocalisationProtocol, options: RunOptions, progress: OnProgress
 ) -> Iterator[Measurement]:
-    """The measurement of data that are checked; what is kept goes when the caller goes on."""
+    """Measure checked data; finished shards are removed when the caller goes on."""
     distributed, attention = options.distributed, options.attention or protocol.attention
     chosen = distributed.synchronized(lambda: choose(encoder, protocol, attention))
     samples = distributed.synchronized(lambda: open_data(protocol, options)).samples
-    job = Job(protocol, samples, kept_of(encoder.info, protocol, options, samples))
+    job = Job(protocol, samples, unfinished_store(encoder.info, protocol, options, samples))
     started = named = time.perf_counter()
 
     def prepare() -> Work[Arrays]:
@@ -46,7 +51,7 @@ def measure_data(
         named = time.perf_counter()
         return partial(score_shards, job, mapper, options)
 
-    found = in_shards(len(samples), partial(look, job), prepare, options, progress)
+    found = in_shards(len(samples), partial(stored_shards, job.store), prepare, options, progress)
     seconds = {"prompts": named - started, "images": time.perf_counter() - named}
     arrays = _joined(found)
     if not len(arrays[IMAGE]):
@@ -64,7 +69,7 @@ def measure_data(
         seconds=seconds,
         notes=(*limit_notes(options), *_notes(arrays, protocol)),
     )
-    job.kept.discard()
+    job.store.remove()
 
 
 def _joined(shards: Sequence[Arrays]) -> Arrays:

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from cosmos_eval.data.prefetch import prefetch
+from cosmos_eval.embedding.cache import Arrays, ShardStore
 from cosmos_eval.models.encoder import require_finite
 from cosmos_eval.stats.localisation import MapScores, score_maps
 from cosmos_eval.tasks.label_maps import Sample
-from cosmos_eval.tasks.label_maps.kept import Arrays, DamagedError, Kept
-from cosmos_eval.tasks.label_maps.patches import images_at_once
+from cosmos_eval.tasks.label_maps.measure import images_at_once, store_shard
 from cosmos_eval.tasks.localisation.images import LoadedImage, load_image
 from cosmos_eval.tasks.localisation.maps import Mapper, class_maps
 from cosmos_eval.tasks.localisation.samples import (
@@ -35,26 +35,13 @@ from cosmos_eval.types import LocalisationProtocol, OnProgress, Progress, RunOpt
 
 ALONE = "alone"  # (N,) whether one class fills all labelled pixels of an image
 
-# What a shard holds: the arrays of samples that follow from its images.
-_FIELDS = (PIXELS, LABELLED, ALONE, IMAGE, CLASS, THING, MASS, HIT, AUC, OTHER_NAMES)
-
 
 class Job(NamedTuple):
-    """A protocol, its images, and where its finished shards are kept."""
+    """A protocol, its images, and the store of its finished shards."""
 
     protocol: LocalisationProtocol
     samples: Sequence[Sample]
-    kept: Kept
-
-
-def look(job: Job, shard: range) -> Arrays | None:
-    """What is kept of a shard. Raises DamagedError."""
-    arrays = job.kept.read(shard)
-    if arrays is None:
-        return None
-    if set(arrays) != set(_FIELDS) or len(arrays[PIXELS]) != len(shard):
-        raise DamagedError(str(job.kept.path(shard)))
-    return arrays
+    store: ShardStore
 
 
 def score_shards(
@@ -82,7 +69,7 @@ def score_shards(
             done += 1
             progress(Progress("images", done, len(numbers)))
         arrays = _arrays(shard, loaded, [scores[number] for number in range(len(loaded))])
-        job.kept.write(shard, arrays)
+        store_shard(job.store, shard, arrays)
         found.append(arrays)
     return found
 

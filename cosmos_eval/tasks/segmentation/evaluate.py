@@ -9,9 +9,7 @@ from pathlib import Path
 from cosmos_eval.models.encoder import DenseEncoder, Encoder
 from cosmos_eval.stats.segmentation import SparseConfusion
 from cosmos_eval.tasks.label_maps import open_data
-from cosmos_eval.tasks.label_maps.identity import fingerprints
-from cosmos_eval.tasks.label_maps.kept import kept_of
-from cosmos_eval.tasks.label_maps.patches import with_patches
+from cosmos_eval.tasks.label_maps.measure import fingerprints, unfinished_store, with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation.identity import constants, shared_prompts
 from cosmos_eval.tasks.segmentation.inference import Segmenter
@@ -55,16 +53,16 @@ def measure_data(
     for job, confusions in zip(jobs, counted, strict=True):
         yield _measurement(job, confusions, options, seconds)
     for job in jobs:
-        job.kept.discard()
+        job.store.remove()
 
 
 def _job(encoder: Encoder, protocol: SegmentationProtocol, options: RunOptions) -> Job:
     data = open_data(protocol, options)
-    kept = kept_of(encoder.info, protocol, options, data.samples)
+    store = unfinished_store(encoder.info, protocol, options, data.samples)
     pictures = None
     if options.save_predictions is not None:
         pictures = predictions_folder(Path(options.save_predictions), protocol)
-    return Job(protocol, data, kept, pictures, options.overlays)
+    return Job(protocol, data, store, pictures, options.overlays)
 
 
 def _segmenter(

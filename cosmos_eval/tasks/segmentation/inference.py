@@ -17,7 +17,7 @@ from torch import Tensor
 
 from cosmos_eval.models.encoder import DenseEncoder, require_finite
 from cosmos_eval.tasks.label_maps import Label
-from cosmos_eval.tasks.label_maps.patches import images_at_once
+from cosmos_eval.tasks.label_maps.measure import images_at_once
 from cosmos_eval.tasks.segmentation.images import LoadedImage
 from cosmos_eval.tasks.segmentation.merge import Axis, Decision, label_map, placement
 from cosmos_eval.tasks.segmentation.refinement import refined_label_map

@@ -29,7 +29,7 @@ from cosmos_eval.tasks.label_maps import (
     mmseg_models,
     open_data,
 )
-from cosmos_eval.tasks.label_maps.patches import with_patches
+from cosmos_eval.tasks.label_maps.measure import with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation.images import LoadedImage, normalised
 from cosmos_eval.tasks.segmentation.inference import Segmenter, predict

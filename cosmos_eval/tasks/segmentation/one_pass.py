@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cosmos_eval.embedding.embed import prefetch
+from cosmos_eval.data.prefetch import prefetch
+from cosmos_eval.embedding.cache import Arrays, Report, ShardStore
 from cosmos_eval.stats.segmentation import SparseConfusion, confusion, join, pack, separate
 from cosmos_eval.tasks.label_maps import LabelMaps
-from cosmos_eval.tasks.label_maps.kept import Arrays, DamagedError, Kept
-from cosmos_eval.tasks.label_maps.shards import Work, in_shards
+from cosmos_eval.tasks.label_maps.measure import Work, in_shards, store_shard, stored_shards
 from cosmos_eval.tasks.segmentation.images import load_together
 from cosmos_eval.tasks.segmentation.inference import Prediction, Segmenter, predict_together
 from cosmos_eval.tasks.segmentation.pictures import is_saved, save_label_map, save_overlay
@@ -33,14 +33,14 @@ class Counts(NamedTuple):
 
 
 class Job(NamedTuple):
-    """A protocol of a pass, its data, where its finished shards and its label maps are kept.
+    """A protocol, its data, the store of its finished shards and the folder of its label maps.
 
     `overlays`: whether pictures of image, truth and prediction are drawn beside the label maps.
     """
 
     protocol: SegmentationProtocol
     data: LabelMaps
-    kept: Kept
+    store: ShardStore
     pictures: Path | None
     overlays: bool = False
 
@@ -58,7 +58,7 @@ def count_images(
     """
     found = in_shards(
         len(jobs[0].data.samples),
-        partial(_look, jobs),
+        partial(_find, jobs),
         lambda: _counting(jobs, make_segmenters(), options),
         options,
         progress,
@@ -75,29 +75,31 @@ def _counting(
     return lambda own, progress: list(_count(jobs, segmenters, own, options, progress))
 
 
-def _look(jobs: Sequence[Job], shard: range) -> list[Counts] | None:
-    """What is kept of a shard for all jobs. Raises DamagedError."""
-    counts = [_counts(job.kept, shard) for job in jobs]
-    whole = [one for job, one in zip(jobs, counts, strict=True) if one and _has(job, shard, one)]
-    return whole if len(whole) == len(jobs) else None
+def _find(
+    jobs: Sequence[Job], shards: Sequence[range], report: Report
+) -> list[list[Counts] | None]:
+    """Return the stored counts of each shard, None where those of a job are missing."""
+    stored = [stored_shards(job.store, shards, report) for job in jobs]
+    found: list[list[Counts] | None] = []
+    for number, shard in enumerate(shards):
+        counts = [_counts(job, shard, own[number]) for job, own in zip(jobs, stored, strict=True)]
+        whole = [one for one in counts if one is not None]
+        found.append(whole if len(whole) == len(jobs) else None)
+    return found
 
 
-def _counts(kept: Kept, shard: range) -> Counts | None:
-    arrays = kept.read(shard)
+def _counts(job: Job, shard: range, arrays: Arrays | None) -> Counts | None:
     if arrays is None:
         return None
-    try:
-        pictures = arrays["pictures"].tolist()
-        every = SparseConfusion(*(arrays[field] for field in SparseConfusion._fields))
-    except KeyError as error:
-        raise DamagedError(str(kept.path(shard))) from error
-    if len(pictures) != len(shard):
-        raise DamagedError(str(kept.path(shard)))
-    return Counts(separate(every, len(shard)), pictures)
+    pictures = [digest.decode() for digest in arrays["pictures"].view("S64").ravel().tolist()]
+    every = SparseConfusion(*(arrays[field] for field in SparseConfusion._fields))
+    counts = Counts(separate(every, len(shard)), pictures)
+    return counts if _has(job, shard, counts) else None
 
 
 def _arrays(counts: Counts) -> Arrays:
-    return {"pictures": np.array(counts.pictures), **join(counts.confusions)._asdict()}
+    pictures = np.array(counts.pictures, "S64").view(np.uint8).reshape(-1, 64)
+    return {"pictures": pictures, **join(counts.confusions)._asdict()}
 
 
 def _has(job: Job, shard: range, counts: Counts) -> bool:
@@ -135,7 +137,7 @@ def _count(
             done += 1
             progress(Progress("images", done, len(numbers)))
         for job, own in zip(jobs, counts, strict=True):
-            job.kept.write(shard, _arrays(own))
+            store_shard(job.store, shard, _arrays(own))
         yield counts
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.tasks.label_maps import Label, Sample, check_constants
-from cosmos_eval.tasks.label_maps.patches import with_patches
+from cosmos_eval.tasks.label_maps.measure import with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation.images import LoadedImage, decode, load_image, normalised
 from cosmos_eval.tasks.segmentation.inference import Segmenter, predict

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file, save_file
 from scipy.stats import mannwhitneyu
 from support.sharing import together
 
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.heatmaps import heatmaps, whole_image
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.tasks.label_maps import shards
 from cosmos_eval.tasks.localisation import check, measure, recompute
 from cosmos_eval.types import Measurement, RunOptions, UsageError, no_progress
 
@@ -210,7 +210,7 @@ def test_a_label_map_of_another_size_is_named(protocol, write_set, labels, tmp_p
 
 
 def test_processes_and_batches_change_nothing(cosmos, protocol, write_set, labels, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD", 2)
+    monkeypatch.setattr("cosmos_eval.tasks.label_maps.measure.IMAGES_PER_SHARD", 2)
     write_set(**labels)
     alone = measured(cosmos, protocol)
 
@@ -228,7 +228,7 @@ def test_processes_and_batches_change_nothing(cosmos, protocol, write_set, label
 def test_a_killed_run_goes_on_at_its_shard(
     cosmos, protocol, write_set, labels, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(shards, "SHARD", 2)
+    monkeypatch.setattr("cosmos_eval.tasks.label_maps.measure.IMAGES_PER_SHARD", 2)
     write_set(**labels)
     options = replace(OPTIONS, unfinished=str(tmp_path / ".partial"))
 
@@ -238,18 +238,18 @@ def test_a_killed_run_goes_on_at_its_shard(
 
     with pytest.raises(KeyboardInterrupt):
         next(measure(cosmos, [protocol], options, ending))
-    kept = sorted((tmp_path / ".partial").rglob("*.npz"))
+    kept = sorted((tmp_path / ".partial").rglob("*.safetensors"))
     assert len(kept) == 2
     kept[0].write_bytes(kept[0].read_bytes()[:-40])
-    with np.load(kept[1]) as arrays:
-        without = {name: arrays[name] for name in arrays if name != "hit"}
-    np.savez(kept[1], **without)
+    without = load_file(kept[1])
+    del without["hit"]
+    save_file(without, kept[1])
     notes = []
     running = measure(cosmos, [protocol], options, lambda step: notes.append(step.note))
     resumed = next(running)
-    assert [note for note in notes if note] == [
-        f"warning: {path} is damaged, its images are measured again" for path in kept
-    ]
+    assert {note for note in notes if note} == {
+        f"warning: {path} was damaged and is computed again" for path in kept
+    }
     again = []
     resumed_again = next(measure(cosmos, [protocol], options, lambda s: again.append(s.note)))
     assert [note for note in again if note] == ["resumed: 7 of 7 images were measured already"]

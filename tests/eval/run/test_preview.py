@@ -10,8 +10,7 @@ import pytest
 from support.rows import make_row
 
 from cosmos_core.utils.storage import file_sha256
-from cosmos_eval.embedding.cache import Shelf
-from cosmos_eval.embedding.code import EMBEDDING, fingerprint
+from cosmos_eval.embedding.cache import EMBEDDING, ShardStore, fingerprint
 from cosmos_eval.embedding.embed import identity
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import local_file, parse_model_spec
@@ -104,10 +103,10 @@ def test_kept_embeddings_are_counted_by_the_weights_they_are_of(tmp_path):
     )
     encoder = load_encoder(parse_model_spec("scenes-clip"))
     own = identity(encoder, "image", preprocessing={})
-    shelf = Shelf(tmp_path, own)
-    shelf.keep([bytes([n]) * 32 for n in range(5)], np.zeros((5, 2), np.float32))
+    keys = [bytes([n]) * 32 for n in range(5)]
+    ShardStore(tmp_path, own).add(keys, {"features": np.zeros((5, 2), np.float32)})
     for change in ({"code": "other"}, {"precision": "bf16"}, {"weights": "student"}):
-        Shelf(tmp_path, {**own, **change}).keep([bytes(32)], np.zeros((1, 2), np.float32))
+        ShardStore(tmp_path, {**own, **change}).add(keys[:1], {"features": np.zeros((1, 2))})
     counts = [item.kept for item in preview(plan, {}, tmp_path)]
     assert counts == [{"image": 5}, {}, None]
 

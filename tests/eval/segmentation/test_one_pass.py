@@ -12,7 +12,6 @@ from cosmos_eval import models as encoders
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
-from cosmos_eval.tasks.label_maps import shards
 from cosmos_eval.tasks.segmentation import image_pass, measure, measure_together
 from cosmos_eval.types import RunOptions, no_progress
 
@@ -145,7 +144,7 @@ def test_a_run_makes_one_pass_for_data_sets_seen_alike(
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_processes_give_the_same_counts(size, encoder, protocol, options, monkeypatch):
-    monkeypatch.setattr(shards, "SHARD", 2)  # 7 images: 4 shards, the last one short
+    monkeypatch.setattr("cosmos_eval.tasks.label_maps.measure.IMAGES_PER_SHARD", 2)
     protocol = replace(protocol, prob_thd=0.3)
     alone = measure(encoder, protocol, options, no_progress)
     shared = together(
