@@ -344,11 +344,13 @@ def show_diagnoses(diagnoses: Sequence[Diagnosis], *, as_json: bool) -> None:
     from cosmos_eval.tasks import task_named
 
     if as_json:
-        print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
+        first = ("dataset", "task", "whole")
+        rows = [dataclasses.asdict(diagnosis) for diagnosis in diagnoses]
+        print_json([{**{name: row[name] for name in first}, **row} for row in rows])
         return
-    rows = [_summary(diagnosis) for diagnosis in diagnoses]
-    columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    show_records([{name: row[name] for name in columns} for row in rows], as_json=False)
+    table = [_summary(diagnosis) for diagnosis in diagnoses]
+    columns = [name for name in table[0] if any(row[name] for row in table)]
+    show_records([{name: row[name] for name in columns} for row in table], as_json=False)
     for task in dict.fromkeys(diagnosis.task for diagnosis in diagnoses):
         _say(f"looked at for {task}: {task_named(task).checked}")
     for diagnosis in diagnoses:

@@ -1,4 +1,4 @@
-"""Read users' files: bytes, text, JSON and YAML, and say what is wrong with them.
+"""Read users' files: bytes, text, JSON, JSON lines, tables and YAML.
 
 Every format has one reader, so that each fault has one message wherever a file is named. Imports no
 torch.
@@ -6,8 +6,11 @@ torch.
 
 from __future__ import annotations
 
+import csv
+import io
 import stat
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +75,62 @@ def parse_json(content: str | bytes) -> Any:
 def read_json(path: Path) -> Any:
     """Read a JSON file in UTF-8, UTF-16 or UTF-32. Raises FileError."""
     return parse_json(read_bytes(path))
+
+
+def lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield the lines that are not blank, stripped, and their numbers from 1.
+
+    Only a line feed ends a line: JSON may hold U+2028.
+    """
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """Yield the JSON value of every line and the line's number. Raises FileError."""
+    for number, line in lines(read_text(path)):
+        try:
+            yield number, parse_json(line)
+        except FileError as error:
+            raise FileError(f"line {number}: {error}") from error
+
+
+def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
+    """Return the header of a table, and its rows with the number of each one's last line.
+
+    Columns are separated by tabs where the header has tabs, else by commas. The suffix does not
+    tell: OpenCLIP's .csv files are separated by tabs. Raises FileError, also while rows are read.
+    """
+    text = read_text(path)
+    separator = "\t" if "\t" in text.partition("\n")[0] else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    header = next(_table_lines(reader), (0, []))[1]
+    for name, count in Counter(header).items():
+        if count > 1:
+            raise FileError(f"line 1: column {name} is listed twice")
+    return header, _rows(header, _table_lines(reader))
+
+
+def _rows(
+    header: list[str], table: Iterator[tuple[int, list[str]]]
+) -> Iterator[tuple[int, dict[str, str]]]:
+    for number, row in table:
+        if row and len(row) != len(header):
+            raise FileError(
+                f"line {number}: {len(row)} fields, but the header has {len(header)}; "
+                "a field that holds the separator stands in double quotes"
+            )
+        if row:
+            yield number, dict(zip(header, row, strict=True))
+
+
+def _table_lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
+    try:
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise FileError(f"line {reader.line_num}: {error}") from error
 
 
 def read_yaml(path: Path, example: str) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from cosmos_eval.types import (
 
 if TYPE_CHECKING:
     # At run time they would import torch or take long.
+    from cosmos_eval.data.folders import Survey
     from cosmos_eval.models.encoder import Encoder
     from cosmos_eval.stats.paired import Compare, PairedDifference
 
@@ -144,7 +145,8 @@ class Evaluator(NamedTuple):
     prepares several such results to be compared two by two, by their places, without the metrics
     that are named; it spares drawing a bootstrap anew for every pair. `mistakes` tells which
     classes a model takes for which. `part` gives the number of samples of a known
-    data set where some are missing, with options that allow this, else None. The functions of
+    data set where some are missing, with options that allow this, else None. `survey` counts what
+    is on the disk and lists all faults; without it, `data doctor` calls `check`. The functions of
     samples raise KeyError, ValueError or IndexError for samples that are not those of such a task.
     """
 
@@ -157,6 +159,7 @@ class Evaluator(NamedTuple):
     together: Callable[[Sequence[Samples], Collection[str]], Compare] | None = None
     mistakes: Callable[[Samples], Mistakes] | None = None
     part: Callable[[Any, RunOptions], Part | None] = whole
+    survey: Callable[[Any, RunOptions, OnProgress], Survey] | None = None
 
 
 def one_by_one(

@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from cosmos_eval.data import clip_benchmark_lists
+from cosmos_eval.data.class_names import clip_benchmark_templates
 from cosmos_eval.embedding.embed import Features, Inputs, embed, encode_texts, identity, quoted
 from cosmos_eval.models.encoder import CrossAttentionEncoder, Encoder
 from cosmos_eval.types import OnProgress, RunOptions, UsageError, nearest, no_progress
@@ -31,7 +31,7 @@ def resolve_templates(templates: tuple[str, ...] | str) -> tuple[str, ...]:
     """Templates with one `{}` each, from such a tuple or the name of a known set."""
     if isinstance(templates, str):
         if templates.startswith(_CLIP_BENCHMARK):
-            return clip_benchmark_lists.templates(templates.removeprefix(_CLIP_BENCHMARK))
+            return clip_benchmark_templates(templates.removeprefix(_CLIP_BENCHMARK))
         if templates not in TEMPLATE_SETS:
             known = nearest(templates, TEMPLATE_SETS)
             raise UsageError(f"unknown template set '{templates}'; known: {known}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from cosmos_eval.data.layouts import find_root
+from cosmos_eval.data.folders import find_root
 from cosmos_eval.data.prepare import imagenet
 from cosmos_eval.data.prepare.cityscapes import cityscapes
 from cosmos_eval.data.prepare.coco import coco_object, coco_stuff

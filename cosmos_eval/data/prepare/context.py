@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.data.layouts import find_root
+from cosmos_eval.data.folders import find_root
 from cosmos_eval.data.prepare.detail import Picture, draw, read_annotation
 from cosmos_eval.data.prepare.maps import Label, LabelMap, Work
 from cosmos_eval.data.prepare.places import missing_comes_from

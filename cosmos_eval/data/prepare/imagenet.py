@@ -19,7 +19,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cosmos_eval.data.classification.folders import (
+from cosmos_eval.data.class_folders import (
     FlatImage,
     find_folder,
     flat_images,

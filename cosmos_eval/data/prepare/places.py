@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cosmos_eval.data.layouts import find_root
+from cosmos_eval.data.folders import find_root
 from cosmos_eval.types import LabelMapProtocol, UsageError
 
 

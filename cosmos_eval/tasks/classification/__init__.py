@@ -7,16 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmos_eval.data.classification.fetch import can_fetch, fetch
-from cosmos_eval.data.classification.folders import (
-    FlatImage,
-    find_folder,
-    flat_images,
-    must_be_sorted,
-)
-from cosmos_eval.data.classification.names import class_names
-from cosmos_eval.data.classification.read import Survey, open_data, part, sample_list_hash, survey
-from cosmos_eval.data.classification.types import ClassData
+from cosmos_eval.data.class_folders import find_folder
+from cosmos_eval.data.class_names import ClassData, class_names
+from cosmos_eval.data.classification import fetch, open_data, part, sample_list_hash, survey
 from cosmos_eval.tasks import Evaluator, one_by_one
 from cosmos_eval.tasks.classification.paired import TRUTH, differences, together
 from cosmos_eval.tasks.classification.samples import mistakes, recompute
@@ -34,20 +27,14 @@ if TYPE_CHECKING:
 __all__ = [
     "EVALUATOR",
     "ClassData",
-    "FlatImage",
-    "Survey",
-    "can_fetch",
     "check",
     "class_names",
     "fetch",
     "find_folder",
-    "flat_images",
     "measure",
-    "must_be_sorted",
     "open_data",
     "recompute",
     "sample_list_hash",
-    "survey",
 ]
 
 
@@ -77,4 +64,5 @@ EVALUATOR = Evaluator(
     together=together,
     mistakes=mistakes,
     part=part,
+    survey=survey,
 )

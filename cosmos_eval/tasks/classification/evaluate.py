@@ -6,10 +6,9 @@ from time import perf_counter
 
 import numpy as np
 
-from cosmos_eval.data.classification.names import class_names, templates_of
-from cosmos_eval.data.classification.read import sample_list_hash
-from cosmos_eval.data.classification.types import ClassData
-from cosmos_eval.data.images import fingerprint, limit_notes
+from cosmos_eval.data.class_names import ClassData, class_names, templates_of
+from cosmos_eval.data.classification import sample_list_hash
+from cosmos_eval.data.folders import fingerprint, limit_notes
 from cosmos_eval.embedding.embed import embed_images
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.classification import top_classes

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cosmos_eval.data.label_maps.read import Sample
+from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.embedding.cache import Arrays, Report, ShardStore, fingerprint
 from cosmos_eval.models.encoder import DenseEncoder, Encoder
 from cosmos_eval.tasks.prompts import resolve_templates

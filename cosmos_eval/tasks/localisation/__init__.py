@@ -9,7 +9,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Evaluator
-from cosmos_eval.tasks.label_maps import check, part
+from cosmos_eval.tasks.label_maps import check, part, survey
 from cosmos_eval.tasks.localisation.paired import TRUTH, differences
 from cosmos_eval.tasks.localisation.samples import recompute
 from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions
@@ -51,4 +51,5 @@ EVALUATOR = Evaluator(
     truth=TRUTH,
     image_pass=image_pass,
     part=part,
+    survey=survey,
 )

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from cosmos_eval.data.images import limit_notes
+from cosmos_eval.data.folders import limit_notes
 from cosmos_eval.embedding.cache import Arrays
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.tasks.label_maps import open_data

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmos_eval.data.retrieval.read import (
+from cosmos_eval.data.retrieval import (
     RetrievalData,
-    Survey,
     open_data,
     part,
     sample_list_hash,
@@ -32,13 +31,11 @@ if TYPE_CHECKING:
 __all__ = [
     "EVALUATOR",
     "RetrievalData",
-    "Survey",
     "check",
     "measure",
     "open_data",
     "recompute",
     "sample_list_hash",
-    "survey",
 ]
 
 
@@ -67,4 +64,5 @@ EVALUATOR = Evaluator(
     truth=TRUTH,
     together=together,
     part=part,
+    survey=survey,
 )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from time import perf_counter
 
-from cosmos_eval.data.images import limit_notes, truncation_notes
-from cosmos_eval.data.retrieval.read import RetrievalData, sample_list_hash
+from cosmos_eval.data.folders import limit_notes, truncation_notes
+from cosmos_eval.data.retrieval import RetrievalData, sample_list_hash
 from cosmos_eval.embedding.embed import embed_images, embed_texts
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.retrieval import retrieval_ranks

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cosmos_eval.tasks import Evaluator
-from cosmos_eval.tasks.label_maps import Label, Sample, check, open_data, part
+from cosmos_eval.tasks.label_maps import Label, Sample, check, open_data, part, survey
 from cosmos_eval.tasks.segmentation.paired import TRUTH, differences, together
 from cosmos_eval.tasks.segmentation.samples import mistakes, recompute
 from cosmos_eval.tasks.segmentation.saved import colours, prediction_file, predictions_folder
@@ -135,4 +135,5 @@ EVALUATOR = Evaluator(
     mistakes=mistakes,
     image_pass=image_pass,
     part=part,
+    survey=survey,
 )

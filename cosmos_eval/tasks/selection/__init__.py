@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cosmos_eval.data.selection.read import Survey, open_data, part, survey
+from cosmos_eval.data.selection import open_data, part, survey
 from cosmos_eval.tasks import Evaluator, one_by_one
 from cosmos_eval.tasks.selection.paired import TRUTH, differences, together
 from cosmos_eval.tasks.selection.samples import recompute
@@ -22,7 +22,7 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
-__all__ = ["EVALUATOR", "Survey", "check", "measure", "recompute", "survey"]
+__all__ = ["EVALUATOR", "check", "measure", "recompute"]
 
 
 def check(protocol: SelectionProtocol, options: RunOptions) -> None:
@@ -50,4 +50,5 @@ EVALUATOR = Evaluator(
     truth=TRUTH,
     together=together,
     part=part,
+    survey=survey,
 )

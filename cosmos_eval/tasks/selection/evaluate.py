@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from cosmos_eval.data.images import fingerprint, limit_notes, truncation_notes
-from cosmos_eval.data.selection.read import SelectionData
+from cosmos_eval.data.folders import fingerprint, limit_notes, truncation_notes
+from cosmos_eval.data.selection import SelectionData
 from cosmos_eval.embedding.embed import embed_images, embed_texts
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.selection import pair_hits, single_hits

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from cosmos_eval.data.images import data_path, fingerprint, limit_notes
+from cosmos_eval.data.folders import data_path, fingerprint, limit_notes
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.stats.intervals import wilson
 from cosmos_eval.stats.paired import PairedDifference, mcnemar

@@ -16,10 +16,9 @@ import pytest
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from cosmos_eval.data.classification.folders import SUFFIXES
-from cosmos_eval.data.classification.names import class_names
-from cosmos_eval.data.classification.read import open_data
-from cosmos_eval.data.classification.types import make_data
+from cosmos_eval.data.class_folders import SUFFIXES
+from cosmos_eval.data.class_names import class_names, make_data
+from cosmos_eval.data.classification import open_data
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
 from cosmos_eval.tasks import classification
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError

@@ -22,11 +22,10 @@ from support.excerpts import caltech101_images
 from torchvision import datasets
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.data.classification import torchvision as _torchvision
-from cosmos_eval.data.classification.names import class_names, list_names, templates_of
-from cosmos_eval.data.classification.read import open_data
-from cosmos_eval.data.classification.torchvision import READERS
-from cosmos_eval.data.classification.types import ClassData
+from cosmos_eval.data import torchvision_sets
+from cosmos_eval.data.class_names import ClassData, class_names, list_names, templates_of
+from cosmos_eval.data.classification import open_data
+from cosmos_eval.data.torchvision_sets import READERS
 from cosmos_eval.protocols import known_families
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
 from cosmos_eval.protocols.classification_families import CLASSIFICATION_FAMILIES
@@ -245,8 +244,8 @@ def test_labels_that_are_no_classes(tmp_path):
 def test_a_set_with_fewer_classes_is_refused_at_any_limit(name, tmp_path, monkeypatch):
     write_class_set(name, tmp_path, monkeypatch)
     if name == "caltech101":
-        monkeypatch.setattr(_torchvision, "_CALTECH_IMAGES", 4)
-        monkeypatch.setattr(_torchvision, "_CALTECH_TRAIN", 1)
+        monkeypatch.setattr(torchvision_sets, "_CALTECH_IMAGES", 4)
+        monkeypatch.setattr(torchvision_sets, "_CALTECH_TRAIN", 1)
     elif name == "flowers102":  # has no classes but those of the list, which labels must be
         savemat(tmp_path / "flowers-102/imagelabels.mat", {"labels": np.array([[5, 103, 1, 103]])})
         checked = dict(datasets.Flowers102._file_dict)

@@ -15,8 +15,8 @@ import pytest
 from clip_benchmark.datasets.builder import build_wds_dataset
 from PIL import Image
 
-from cosmos_eval.data.classification.names import class_names, list_names, templates_of
-from cosmos_eval.data.classification.read import open_data
+from cosmos_eval.data.class_names import class_names, list_names, templates_of
+from cosmos_eval.data.classification import open_data
 from cosmos_eval.protocols.classification import CLASSIFICATION
 from cosmos_eval.tasks import classification, find_protocol
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError

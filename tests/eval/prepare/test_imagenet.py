@@ -20,7 +20,7 @@ import pytest
 from scipy.io import savemat
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.data.classification.read import open_data
+from cosmos_eval.data.classification import open_data
 from cosmos_eval.data.prepare import Counts, prepare
 from cosmos_eval.protocols.classification import CLASSIFICATION
 from cosmos_eval.types import RunOptions, UsageError
@@ -28,7 +28,7 @@ from cosmos_eval.types import RunOptions, UsageError
 # Moves images until five are in their folders, then dies as by `kill -9`.
 KILLED = """
 import os, signal, sys
-from cosmos_eval.prepare import prepare
+from cosmos_eval.data.prepare import prepare
 
 def die(step):
     if step.phase == "images" and step.done == 5:

@@ -25,7 +25,7 @@ PAGE = "https://github.com/nightrome/cocostuff#downloads"
 # Makes label maps until five are there, then dies as by `kill -9`, other threads in mid-work.
 KILLED = """
 import os, signal, sys
-from cosmos_eval.prepare import prepare
+from cosmos_eval.data.prepare import prepare
 
 def die(step):
     if step.phase == "label maps" and step.done == 5:

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cosmos_core.data import scenes as core
-from cosmos_eval.data.selection.read import open_data
+from cosmos_eval.data.selection import open_data
 from cosmos_eval.protocols import scenes
 from cosmos_eval.types import RetrievalProtocol, RunOptions, SegmentationProtocol, UsageError
 

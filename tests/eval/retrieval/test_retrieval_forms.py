@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from cosmos_eval.data.retrieval.read import open_data
+from cosmos_eval.data.retrieval import open_data
 from cosmos_eval.tasks import find_protocol, retrieval
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
 
@@ -219,7 +219,7 @@ def with_item(content: Any, *path: Any, value: Any) -> bytes:
     ("name", "content", "message"),
     [
         ("a.json", b"[]", r"a\.json lists no images"),
-        ("a.json", b"{", r"a\.json is not JSON: .*; one record a line is \.jsonl"),
+        ("a.json", b"{", r"a\.json is not JSON: .*; one record per line is \.jsonl"),
         ("a.json", b'{"data": []}', "none of the known forms: COCO's"),
         ("a.json", with_item(grouped(), 1, "image", value=None), r"\[1\]: no `image` or `file"),
         ("a.json", with_item(grouped(), 1, "image", value=3), r"\[1\]: the image must be a path"),
@@ -361,7 +361,7 @@ RED = sample("red.jpg")
         ({"red.txt": b"red"}, "red has no image"),
         (
             {"red.png": RED["red.png"]},
-            r"a\.tar:red has neither a \.txt of captions, one a line, nor a \.json .*only png",
+            r"a\.tar:red has neither a \.txt of captions, one per line, nor a \.json .*only png",
         ),
         ({**RED, "b.png": RED["red.png"]}, r"a\.tar:b has no \.txt, only png"),
         ({**RED, "red.txt": b"red\n\nred"}, r"a\.tar:red\.txt: a caption is blank"),

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.excerpts import coco_excerpt, write_coco_excerpt
 
-from cosmos_eval.data.retrieval.read import RetrievalData, open_data
+from cosmos_eval.data.retrieval import RetrievalData, open_data
 from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.runner.doctor import Diagnosis, examine
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError, no_progress

@@ -9,7 +9,7 @@ import pytest
 from support.sets import LAYOUTS, PRESENT, SIZES, write_images, write_masks
 
 import cosmos_eval
-from cosmos_eval.data.label_maps.read import _dataset_class
+from cosmos_eval.data.label_maps import dataset_class
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 
 
@@ -47,6 +47,6 @@ def test_a_tiny_model_is_measured_from_files_to_metrics(dataset, data_root, tiny
 @pytest.mark.parametrize("dataset", sorted(PRESENT.keys() - {"coco_object"}))
 def test_suffixes_are_those_of_mmsegmentations_class(dataset):
     protocol = SEGMENTATION[dataset]
-    defaults = inspect.signature(_dataset_class(protocol.mmseg_type).__init__).parameters
+    defaults = inspect.signature(dataset_class(protocol.mmseg_type).__init__).parameters
     assert protocol.image_suffix == defaults["img_suffix"].default
     assert protocol.mask_suffix == defaults["seg_map_suffix"].default

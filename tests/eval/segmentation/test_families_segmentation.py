@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 
-from cosmos_eval.data.label_maps.constants import check_constants
+from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.protocols import known_families
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cosmos_eval.data.label_maps.mmcv import mmseg_datasets
+from cosmos_eval.data.label_maps import mmseg_datasets
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks.segmentation.images import decode, normalised, resized_hw
 from cosmos_eval.types import UsageError

@@ -8,7 +8,7 @@ import torch
 from support.plain_segmentation import plain_classes, plain_query_logits
 from torch.nn import functional as F
 
-from cosmos_eval.data.label_maps.read import open_data
+from cosmos_eval.data.label_maps import open_data
 from cosmos_eval.tasks.segmentation.images import load_image
 from cosmos_eval.tasks.segmentation.inference import Segmenter, predict
 from cosmos_eval.types import RunOptions, UsageError

@@ -55,7 +55,7 @@ def random_images(n_images: int, n_classes: int, size: int = 900):
 
 
 def test_metrics_equal_mmsegmentations():
-    from cosmos_eval.data.label_maps.mmcv import mmseg_datasets
+    from cosmos_eval.data.label_maps import mmseg_datasets
 
     mmseg_datasets()
     from mmseg.evaluation.metrics.iou_metric import IoUMetric

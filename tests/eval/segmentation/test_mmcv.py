@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from cosmos_eval.data.label_maps.mmcv import mmseg_datasets, mmseg_models
+from cosmos_eval.data.label_maps import mmseg_datasets, mmseg_models
 
 
 def test_placeholder_is_gone_after_the_import():

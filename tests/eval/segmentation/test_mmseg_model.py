@@ -16,7 +16,7 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, METRICS, MODELS
 from PIL import Image
 
-from cosmos_eval.data.label_maps.read import open_data, read_label
+from cosmos_eval.data.label_maps import open_data, read_label
 from cosmos_eval.runner.plan import Machine, make_plan
 from cosmos_eval.runner.run import check_data, measure_all
 from cosmos_eval.tasks import find_protocol

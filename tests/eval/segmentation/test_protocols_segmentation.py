@@ -2,8 +2,8 @@
 
 import pytest
 
-from cosmos_eval.data.label_maps.constants import check_constants
-from cosmos_eval.data.label_maps.read import _dataset_class
+from cosmos_eval.data.label_map_checks import check_constants
+from cosmos_eval.data.label_maps import dataset_class
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 
 # set: short side, classes, queries, scale, prob_thd, area_thd, zero label reduced.
@@ -50,7 +50,7 @@ def test_table_of_constants():
 @pytest.mark.parametrize("name", TABLE)
 def test_class_names_are_mmsegmentations(name):
     protocol = SEGMENTATION[name]
-    classes = [c.strip() for c in _dataset_class(protocol.mmseg_type).METAINFO["classes"]]
+    classes = [c.strip() for c in dataset_class(protocol.mmseg_type).METAINFO["classes"]]
     if name == "voc20":
         assert classes.pop(0) == "background"
     assert list(protocol.class_names) == classes

@@ -15,7 +15,7 @@ from open_clip.transform import PreprocessCfg
 from PIL import Image
 from support.plain_segmentation import plain_classes, plain_query_logits
 
-from cosmos_eval.data.label_maps.read import Sample
+from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.models.clip import ClipEncoder, ClipParts
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES

@@ -1,28 +1,46 @@
-"""Segmentation data through MMSegmentation's data set classes: where it is and whether it fits."""
+"""Segmentation data through MMSegmentation's data set classes: list and read.
+
+`mmseg.datasets` and `mmseg.models` reach `mmcv.ops`, which loads the compiled module `mmcv._ext` at
+import. The wheel `mmcv-lite` has no such module, and full MMCV would have to be compiled on most
+machines. Data sets and our segmentor call none of these operations, so a placeholder that fails
+when one is called is enough. It is removed once the import is done: MMEngine later asks `importlib`
+for the spec of `mmcv._ext` to tell whether MMCV was compiled, and a module without a spec makes
+that question an error.
+"""
 
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.util
 import inspect
-from collections.abc import Mapping
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from cosmos_eval.data.images import parts_of, require_counts, require_distinct_folders, shortfall
-from cosmos_eval.data.label_maps.mmcv import mmseg_datasets
-from cosmos_eval.data.layouts import find_root, needed_parts
+from cosmos_eval.data.folders import (
+    FolderWalk,
+    find_root,
+    needed_parts,
+    parts_of,
+    require_counts,
+    shortfall,
+)
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS
 from cosmos_eval.types import LabelMapProtocol, Part, RunOptions, UsageError, nearest
 
 Label = NDArray[np.uint8]
 
-# MMSegmentation reads label maps as 8 bits and keeps 255 for pixels without a label.
-_MMSEG_IGNORE = 255
+_EXTENSION = "mmcv._ext"
 
 
 class Sample(NamedTuple):
@@ -35,7 +53,7 @@ class Sample(NamedTuple):
 
 
 class LabelMaps(NamedTuple):
-    """Samples in the data set's own order, and an RGB colour (0-255) a class."""
+    """Samples in the data set's own order, and an RGB colour (0-255) per class."""
 
     samples: tuple[Sample, ...]
     palette: tuple[tuple[int, int, int], ...]
@@ -59,7 +77,7 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
 
 
 def part(protocol: LabelMapProtocol, options: RunOptions) -> Part | None:
-    """The number of images of a known data set where some are missing, else None.
+    """Return the number of images of a known data set where some are missing.
 
     Raises UsageError as `open_data` does.
     """
@@ -77,7 +95,9 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     """
     root = find_root(protocol, options.data_root, needed_parts(protocol))
     if protocol.split is None:  # MMSegmentation then walks the folder, also in circles
-        require_distinct_folders(root / protocol.images)
+        folder = root / protocol.images
+        for _ in FolderWalk(folder).files(folder):
+            pass
     dataset = _build(protocol, root, options.limit)
     folder, suffix = root / protocol.images, len(protocol.image_suffix)
     records = [dataset.get_data_info(index) for index in range(len(dataset))]
@@ -93,14 +113,14 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
 
 
 def palette(protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
-    """The RGB colours (0-255) that MMSegmentation has for the classes; none for plain folders."""
-    kind = _dataset_class(protocol.mmseg_type or "BaseSegDataset")
+    """Return MMSegmentation's RGB colours (0-255) of the classes; none for plain folders."""
+    kind = dataset_class(protocol.mmseg_type or "BaseSegDataset")
     colours = kind.METAINFO.get("palette", ())[-len(protocol.class_names) :]
     return tuple((r, g, b) for r, g, b in colours)
 
 
 def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
-    """A label map (H, W) of class indices and ignore_index, as MMSegmentation loads it.
+    """Return a label map (H, W) of class indices and ignore_index, as MMSegmentation loads it.
 
     Raises UsageError that names the file where it cannot be read or holds an undeclared class.
     """
@@ -110,7 +130,7 @@ def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
 
 
 def load_label(sample: Sample) -> Label:
-    """`read_label` whatever classes the map holds."""
+    """Load a label map as `read_label` does, whatever classes it holds."""
     load = mmseg_datasets().transforms.LoadAnnotations()
     try:
         with Image.open(sample.mask) as header:
@@ -124,11 +144,6 @@ def load_label(sample: Sample) -> Label:
     except Exception as error:  # what Pillow's decoders raise for damaged files is not documented
         raise UsageError(f"cannot read label map {sample.mask}: {error}") from error
     return squeezed.reshape(size[::-1])  # a side of one pixel, which MMSegmentation drops
-
-
-def check_sample(sample: Sample, protocol: LabelMapProtocol) -> None:
-    """Raise UsageError, naming the file, where image or label map do not fit each other."""
-    require_same_size(sample, displayed_size(sample.image), read_label(sample, protocol))
 
 
 def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -> None:
@@ -154,7 +169,7 @@ def require_declared(label: Label, sample: Sample, protocol: LabelMapProtocol) -
 
 
 def displayed_size(path: Path) -> tuple[int, int]:
-    """(height, width) of an image as OpenCV decodes it, turned as its EXIF says; header only."""
+    """Return (height, width) of an image as OpenCV decodes it, turned by EXIF; header only."""
     try:
         with Image.open(path) as header:
             width, height = header.size
@@ -165,7 +180,7 @@ def displayed_size(path: Path) -> tuple[int, int]:
 
 
 def _build(protocol: LabelMapProtocol, root: Path, limit: int | None) -> Any:
-    kind = _dataset_class(protocol.mmseg_type or "BaseSegDataset")
+    kind = dataset_class(protocol.mmseg_type or "BaseSegDataset")
     _require_class_count(kind, protocol)
     return kind(
         data_root=str(root),
@@ -184,7 +199,7 @@ def _build(protocol: LabelMapProtocol, root: Path, limit: int | None) -> Any:
 
 @functools.cache
 def _registry() -> Any:
-    """MMSegmentation's registry of data set classes, with coco_object's added."""
+    """Return MMSegmentation's registry of data set classes, with coco_object's added."""
     base = mmseg_datasets().BaseSegDataset
     from mmseg.registry import DATASETS
 
@@ -197,7 +212,8 @@ def _registry() -> Any:
     return DATASETS
 
 
-def _dataset_class(name: str) -> Any:
+def dataset_class(name: str) -> Any:
+    """Return the data set class that MMSegmentation has under a name."""
     kind = _registry().get(name)
     if kind is None:
         known = nearest(name, list(_registry().module_dict))
@@ -206,7 +222,7 @@ def _dataset_class(name: str) -> Any:
 
 
 def _require_class_count(kind: Any, protocol: LabelMapProtocol) -> None:
-    """The classes of the label maps are the protocol's, and zero where that is reduced away."""
+    """Require that label maps have the protocol's classes, and zero where that is reduced away."""
     labelled = len(kind.METAINFO.get("classes", ()))
     declared = len(protocol.class_names)
     if labelled not in (0, declared, declared + protocol.reduce_zero_label):
@@ -222,3 +238,49 @@ def _require_class_count(kind: Any, protocol: LabelMapProtocol) -> None:
             f"{protocol.dataset}: reduce_zero_label must be {str(usual).lower()} for the "
             f"{declared} classes of {kind.__name__}"
         )
+
+
+def mmseg_datasets() -> ModuleType:
+    """Return the module `mmseg.datasets`, imported on first use, which must not be in a thread."""
+    return _imported("mmseg.datasets")
+
+
+def mmseg_models() -> ModuleType:
+    """Return the module `mmseg.models`, imported on first use, which must not be in a thread."""
+    return _imported("mmseg.models")
+
+
+@functools.cache
+def _imported(module: str) -> ModuleType:
+    with _extension_placeholder(), warnings.catch_warnings():
+        # mmcv.ops compiles two functions with torch.jit at import, which newer torch deprecates.
+        warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
+        # MMCV warns of a name that has moved wherever the name is there.
+        warnings.filterwarnings("ignore", message="``MultiScale", category=ImportWarning)
+        return importlib.import_module(module)
+
+
+@contextmanager
+def _extension_placeholder() -> Iterator[None]:
+    """Have `mmcv._ext` importable inside the block; a real compiled one is left alone."""
+    if importlib.util.find_spec(_EXTENSION) is not None:
+        yield
+        return
+    sys.modules[_EXTENSION] = _Placeholder(_EXTENSION)
+    try:
+        yield
+    finally:
+        del sys.modules[_EXTENSION]
+
+
+class _Placeholder(ModuleType):
+    """Has every operation by name; none can be called."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what the import system and inspect look for
+            raise AttributeError(name)
+
+        def missing_operation(*_: Any, **__: Any) -> NoReturn:
+            raise RuntimeError(f"mmcv's compiled operation {name} is not part of mmcv-lite")
+
+        return missing_operation

@@ -1,14 +1,12 @@
-"""Files of items in the forms they are published in -> items. Imports no torch."""
+"""Items of caption selection, read from files in the forms of docs/data.md. Imports no torch."""
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_eval.data.readers import parse_json, read_text
+from cosmos_eval.data.readers import FileError, read_json, read_json_lines, read_table
 from cosmos_eval.types import SelectionLayout, SelectionProtocol, UsageError
 
 Box = tuple[int, int, int, int]
@@ -33,18 +31,18 @@ class Item(NamedTuple):
     where: str
 
 
-class Record(NamedTuple):
+class _Record(NamedTuple):
     """One entry of a file, its fields by name."""
 
     fields: Mapping[str, Any]
     where: str
 
     def text(self, name: str) -> str:
-        """A field that must be text that is not blank."""
+        """Return a field that must be text that is not blank."""
         return self._checked(self._field(name), name)
 
     def number(self, name: str) -> int:
-        """A field that must be a whole number, or text that is one."""
+        """Return a field that must be a whole number, or text that is one."""
         value = self._field(name)
         try:
             if isinstance(value, str | int) and not isinstance(value, bool):
@@ -54,9 +52,9 @@ class Record(NamedTuple):
         raise UsageError(f"{self.where}: `{name}` must be a whole number, not {value!r}")
 
     def texts(self, prefix: str) -> tuple[str, ...]:
-        """All texts of the fields whose names begin so: a text or a list of texts each.
+        """Return all texts of the fields with a prefix, each a text or a list of texts.
 
-        A cell that a CSV table leaves empty is none.
+        An empty cell of a CSV table is none.
         """
         found = []
         for name, value in self.fields.items():
@@ -78,11 +76,11 @@ class Record(NamedTuple):
 
 
 def read_items(protocol: SelectionProtocol, path: Path) -> list[Item]:
-    """All items of a file or folder, in its order.
+    """Read all items of a file or folder, in its order.
 
     Raises UsageError that names file and record where something is missing or malformed.
     """
-    items = list(_READERS[protocol.layout](protocol, path))
+    items = list(_LAYOUTS[protocol.layout](protocol, path))
     if not items:
         raise UsageError(f"{path} holds no items")
     return items
@@ -107,10 +105,10 @@ def _pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
 
 def _sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """A folder with a file a subset: `filename`, `caption`, `negative_caption` by index."""
+    """A folder with one file per subset: `filename`, `caption`, `negative_caption` by index."""
     files = sorted(path.glob("*.json"))
     if not files:
-        raise UsageError(f"{path} must be a folder with a .json file a subset")
+        raise UsageError(f"{path} must be a folder with a .json file per subset")
     for file in files:
         for record in _records(file):
             picture = Picture(record.text("filename") + protocol.image_suffix)
@@ -119,7 +117,7 @@ def _sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
 
 def _mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """Two rows a pair, `Question ID`, `Type`, `Statement`; images at TYPE/ID.jpg."""
+    """Two rows per pair, `Question ID`, `Type`, `Statement`; images at TYPE/ID.jpg."""
     records = _records(path)
     if len(records) % 2:
         raise UsageError(f"{path} has {len(records)} rows: two are a pair, so one is missing")
@@ -146,11 +144,11 @@ def _aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         named = record.texts("relation_name") or record.texts("attributes")
         if not named:
             raise UsageError(f"{record.where} has neither `relation_name` nor `attributes`")
-        # aro_datasets.py calls a pair of attributes so.
+        # aro_datasets.py names a pair of attributes like this.
         yield Item((picture,), captions, "_".join(named), record.where)
 
 
-_READERS: Mapping[SelectionLayout, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
+_LAYOUTS: Mapping[SelectionLayout, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "items": _items,
     "pairs": _pairs,
     "sugarcrepe": _sugarcrepe,
@@ -159,45 +157,37 @@ _READERS: Mapping[SelectionLayout, Callable[[SelectionProtocol, Path], Iterator[
 }
 
 
-def _subset(protocol: SelectionProtocol, record: Record) -> str:
+def _subset(protocol: SelectionProtocol, record: _Record) -> str:
     key = protocol.subset_key
     return record.text(key) if key in record.fields else ""
 
 
-def _records(path: Path) -> list[Record]:
-    """The entries of a JSON (list, or object by index), JSON Lines or CSV file."""
+def _records(path: Path) -> list[_Record]:
+    """Read the entries of a JSON (list, or object by index), JSON Lines or CSV file."""
     parse = {".json": _json, ".jsonl": _json_lines, ".csv": _csv}.get(path.suffix)
     if parse is None:
         raise UsageError(f"{path} must be a .json, .jsonl or .csv file")
     try:
-        entries = parse(read_text(path))
-    except (ValueError, csv.Error) as error:
+        entries = list(parse(path))
+    except FileError as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     for where, entry in entries:
         if not isinstance(entry, dict):
             raise UsageError(f"{path}, {where} must hold names and values, not {entry!r}")
-    return [Record(entry, f"{path}, {where}") for where, entry in entries]
+    return [_Record(entry, f"{path}, {where}") for where, entry in entries]
 
 
-def _json(text: str) -> list[tuple[str, Any]]:
-    content = parse_json(text)
-    if isinstance(content, dict):
-        return [(f"record {key}", entry) for key, entry in content.items()]
-    if isinstance(content, list):
-        return [(f"record {number}", entry) for number, entry in enumerate(content)]
-    raise ValueError("it must hold a list of records, or an object of them")
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+    content = read_json(path)
+    if not isinstance(content, dict | list):
+        raise FileError("it must hold a list of records, or an object of them")
+    entries = content.items() if isinstance(content, dict) else enumerate(content)
+    return ((f"record {key}", entry) for key, entry in entries)
 
 
-def _json_lines(text: str) -> list[tuple[str, Any]]:
-    lines = enumerate(text.split("\n"), start=1)  # not splitlines: JSON may hold U+2028
-    return [(f"line {number}", parse_json(line)) for number, line in lines if line.strip()]
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    return ((f"line {number}", record) for number, record in read_json_lines(path))
 
 
-def _csv(text: str) -> list[tuple[str, Any]]:
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    found: list[tuple[str, Any]] = []
-    for row in rows:
-        if None in row or None in row.values():
-            raise ValueError(f"line {rows.line_num} has not as many cells as the header")
-        found.append((f"line {rows.line_num}", row))
-    return found
+def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+    return ((f"line {number}", row) for number, row in read_table(path)[1])

@@ -1,7 +1,7 @@
-"""Test images and labels of the sets that torchvision reads. Imports torch when it is called.
+"""Test images and labels of the sets that torchvision reads. Imports torch only when called.
 
-Where torchvision keeps paths, they are in attributes that begin with an underscore; a test compares
-each reader with what indexing torchvision's data set gives.
+torchvision keeps paths in attributes that begin with an underscore; a test compares each reader
+with what indexing torchvision's data set gives.
 """
 
 from __future__ import annotations
@@ -16,9 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from cosmos_eval.data.classification.fetch import how_to_get
-from cosmos_eval.data.classification.names import list_names
-from cosmos_eval.data.classification.types import ClassData, make_data
+from cosmos_eval.data.class_names import ClassData, list_names, make_data
 from cosmos_eval.data.sources import ImageArray, ImageFile, ImageSource
 from cosmos_eval.types import ClassificationProtocol, UsageError
 
@@ -27,8 +25,7 @@ _FAULTS = (
     *(RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError),
     *(pickle.UnpicklingError, tarfile.TarError),
 )
-
-
+# What the folder of a set must hold, where torchvision does not name what is missing.
 _PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "food101": ("meta", "images"),
@@ -40,7 +37,7 @@ _PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 class Found(NamedTuple):
-    """What a reader returns: classes, a name and a source for every image, and labels from 0."""
+    """Classes, a name and a source for every image, and its class index."""
 
     classes: Sequence[str]
     images: Sequence[tuple[str, ImageSource]]
@@ -52,31 +49,28 @@ def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
 
     Raises UsageError that says what torchvision misses.
     """
-    found = _opened(protocol, root, download=False)
+    try:
+        found = READERS[str(protocol.torchvision)](root, False)
+    except _FAULTS as error:
+        folder = root / protocol.folder
+        absent = [folder / part for part in _parts(protocol) if not (folder / part).exists()]
+        reason = f"expected {absent[0]}, which is not there" if absent else _reason(error)
+        raise UsageError(
+            f"{protocol.dataset}: torchvision cannot read {folder}: {reason}"
+        ) from error
     return make_data(found.classes, found.images, found.labels)
 
 
 def download_torchvision(protocol: ClassificationProtocol, root: Path) -> None:
-    """Fetch a set below `root` unless it is there. Raises UsageError where that fails."""
-    # torchvision prints on standard output, which belongs to the results.
-    with contextlib.redirect_stdout(sys.stderr):
-        _opened(protocol, root, download=True)
-
-
-def _opened(protocol: ClassificationProtocol, root: Path, *, download: bool) -> Found:
+    """Download a set below `root` unless it is there. Raises UsageError where that fails."""
     try:
-        return READERS[str(protocol.torchvision)](root, download)
+        # torchvision prints on standard output, which belongs to the results.
+        with contextlib.redirect_stdout(sys.stderr):
+            READERS[str(protocol.torchvision)](root, True)
     except _FAULTS as error:
-        folder = root / protocol.folder
-        if download:
-            raise UsageError(
-                f"{protocol.dataset}: torchvision cannot fetch {folder}: {_reason(error)}; "
-                f"from: {protocol.download}"
-            ) from error
-        absent = [folder / part for part in _parts(protocol) if not (folder / part).exists()]
-        reason = f"expected {absent[0]}, which is not there" if absent else _reason(error)
         raise UsageError(
-            f"{protocol.dataset}: torchvision cannot read {folder}: {reason}{how_to_get(protocol)}"
+            f"{protocol.dataset}: torchvision cannot fetch {root / protocol.folder}: "
+            f"{_reason(error)}; from: {protocol.download}"
         ) from error
 
 
@@ -87,7 +81,6 @@ def _reason(error: Exception) -> str:
 
 
 def _parts(protocol: ClassificationProtocol) -> tuple[str, ...]:
-    """List what the set's folder must hold, where torchvision does not name what is missing."""
     name = str(protocol.torchvision)
     if not name.startswith("cifar"):
         return _PARTS.get(name, ())
@@ -202,4 +195,4 @@ READERS: Mapping[str, Callable[[Path, bool], Found]] = MappingProxyType(
         "caltech101-with-background": partial(_caltech101, background=True),
     }
 )
-"""Root and whether to download -> what torchvision finds, a set."""
+"""Readers of the sets by name, from the root and whether to download."""

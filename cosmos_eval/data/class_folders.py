@@ -1,0 +1,219 @@
+"""Images of classes in folders by torchvision's ImageFolder rules, and in webdataset archives.
+
+ImageNet's validation images may also lie in one folder, with or without their class in the name.
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cosmos_eval.data.archives import ArchiveSample, numbered_archives, open_archives
+from cosmos_eval.data.class_names import ClassData, class_differences, make_data
+from cosmos_eval.data.folders import FolderWalk, folder_entries, root_of
+from cosmos_eval.data.readers import FileError, MissingFileError, read_text
+from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.protocols.classification import CLASS_LISTS, ClassList
+from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
+
+# torchvision/datasets/folder.py, IMG_EXTENSIONS (compared by a test).
+SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+# ImageNet's 50,000 validation images without folders: as ILSVRC2012_img_val.tar names them, and
+# with the class at the end, as in val_images.tar.gz of huggingface.co/datasets/ILSVRC/imagenet-1k,
+# which datasets/README.md of github.com/ExplainableML/cosmos lays out.
+_FLAT = re.compile(r"(ILSVRC2012_val_\d{8})(?:_(n\d{8}))?\.JPEG")
+_WORDNET_ID = re.compile(r"n\d{8}")
+
+# clip_benchmark's webdataset_builder.py writes these, test/nshards.txt and test/0.tar, 1.tar...; a
+# sample's `.cls` member holds the index of its class.
+_CLASSES = "classnames.txt"
+_TEMPLATES = "zeroshot_classification_templates.txt"
+_MOST_DIGITS = 9
+
+
+def find_folder(protocol: ClassificationProtocol, options: RunOptions) -> Path:
+    """Return the first of the set's usual folders that exists.
+
+    Raises UsageError that names all of them.
+    """
+    root = root_of(protocol, options, protocol.folder)
+    paths = [root / path for path in (protocol.folder, *protocol.usual_folders)]
+    for path in paths:
+        # Any folder may be the data root: it is the set only where it looks like it.
+        if path.is_dir() and (path != root or protocol.folder == "." or _holds_imagenet(root)):
+            return path
+    if len(paths) == 1:
+        if paths[0].exists():
+            raise UsageError(f"{paths[0]} is not a folder")
+        raise UsageError(f"{protocol.dataset}: expected {paths[0]}, which is not there")
+    listed = ", ".join(map(str, paths))
+    raise UsageError(f"{protocol.dataset}: expected one of {listed}, none of which is there")
+
+
+def _holds_imagenet(folder: Path) -> bool:
+    names = (entry.name for entry in folder_entries(folder))
+    return any(_WORDNET_ID.fullmatch(name) or _FLAT.fullmatch(name) for name in names)
+
+
+class FlatImage(NamedTuple):
+    """One of ImageNet's validation images outside class folders.
+
+    `name` is the file's own. `usual` is the name that ILSVRC2012_img_val.tar gives the image,
+    `wordnet_id` its class where the file name ends in it.
+    """
+
+    name: str
+    usual: str
+    wordnet_id: str | None
+
+
+def flat_images(folder: Path) -> list[FlatImage]:
+    """List ImageNet's validation images that lie in the folder itself, sorted by name."""
+    matches = (_FLAT.fullmatch(entry.name) for entry in folder_entries(folder))
+    return sorted(FlatImage(match[0], f"{match[1]}.JPEG", match[2]) for match in matches if match)
+
+
+def must_be_sorted(folder: Path, flat: Sequence[FlatImage]) -> bool:
+    """Tell whether any image does not name its class, or others are in class folders already."""
+    has_folders = any(_WORDNET_ID.fullmatch(entry.name) for entry in folder_entries(folder))
+    return bool(flat) and (has_folders or any(image.wordnet_id is None for image in flat))
+
+
+def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
+    """List the images of every class; none is decoded.
+
+    Raises UsageError for another layout, a class without images, folders that are not the
+    protocol's classes, folders that cannot be read, and a folder that is reached twice by a link.
+    """
+    if protocol.class_list == "imagenet1k" and (flat := flat_images(folder)):
+        return _read_flat(folder, flat, protocol, options)
+    class_list = CLASS_LISTS.get(protocol.class_list or "")
+    classes = _class_folders(folder, class_list)
+    if class_list is not None:
+        _require_list(protocol, folder, classes, class_list)
+    walk = FolderWalk(folder)
+    images = [_images(folder / name, walk) for name in classes]
+    named = [
+        (path.relative_to(folder).as_posix(), ImageFile(path)) for found in images for path in found
+    ]
+    return make_data(classes, named, np.repeat(np.arange(len(classes)), list(map(len, images))))
+
+
+def _class_folders(folder: Path, class_list: ClassList | None) -> list[str]:
+    found = sorted(entry.name for entry in folder_entries(folder) if entry.is_dir())
+    if not found:
+        raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
+    if class_list is not None and class_list.numeric:
+        # The list's hash tells which is no number.
+        found.sort(key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0))
+    return found
+
+
+def _images(folder: Path, walk: FolderWalk) -> list[Path]:
+    """List the images of a class at any depth, in ImageFolder's order."""
+    found = [
+        Path(parent, name)
+        for parent, names in sorted(walk.files(folder))
+        for name in sorted(names)
+        if name.lower().endswith(SUFFIXES)
+    ]
+    if not found:
+        raise UsageError(f"class folder {folder} has no images ({', '.join(SUFFIXES)})")
+    return found
+
+
+def _read_flat(
+    folder: Path, flat: Sequence[FlatImage], protocol: ClassificationProtocol, options: RunOptions
+) -> ClassData:
+    """Read images that name their class, under the names and in the order of class folders."""
+    if must_be_sorted(folder, flat):
+        root = shlex.quote(str(protocol.root or options.data_root))
+        raise UsageError(
+            f"{folder} holds {len(flat)} images outside class folders, the first {flat[0].name}: "
+            f"`cosmos-eval data prepare imagenet --data-root {root}` makes one folder per class"
+        )
+    images = sorted((str(image.wordnet_id), image.usual, image.name) for image in flat)
+    classes = sorted({wordnet_id for wordnet_id, _, _ in images})
+    known = CLASS_LISTS["imagenet1k"]
+    _require_list(protocol, folder, classes, known, "classes in the names of its images")
+    return make_data(
+        classes,
+        [(f"{wordnet_id}/{usual}", ImageFile(folder / name)) for wordnet_id, usual, name in images],
+        np.searchsorted(classes, [wordnet_id for wordnet_id, _, _ in images]),
+    )
+
+
+def _require_list(
+    protocol: ClassificationProtocol,
+    folder: Path,
+    classes: Sequence[str],
+    expected: ClassList,
+    what: str = "class folders",
+) -> None:
+    found = hashlib.sha256("\n".join(classes).encode()).hexdigest()
+    if expected.classes_sha256 not in (None, found):
+        raise UsageError(
+            f"{folder} has {len(classes)} {what}, which are not the {expected.n_classes} "
+            f"{expected.classes} of {protocol.class_list}{class_differences(protocol, classes)}"
+        )
+
+
+def read_webdataset(folder: Path) -> ClassData:
+    """List the samples of the test split, in the order of the archives; no image is decoded.
+
+    Raises UsageError for files that are missing or of another form, and for labels that are no
+    class.
+    """
+    names = _lines(folder / _CLASSES)
+    count = " ".join(_lines(folder / "test" / "nshards.txt"))
+    samples = open_archives(numbered_archives(folder / "test", count))
+    labels = [_label(sample, len(names)) for sample in samples]
+    images = [
+        (f"{sample.archive.relative_to(folder)}:{sample.key}", sample.image()) for sample in samples
+    ]
+    # Several classes may have the same name, as in ImageNet.
+    distinct = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+    data = make_data(distinct, images, labels)
+    return data._replace(prompts=tuple(names), templates=_templates(folder / _TEMPLATES))
+
+
+def _templates(path: Path) -> tuple[str, ...] | None:
+    if not path.exists():
+        return None
+    templates = _lines(path)
+    for template in templates:
+        if template.count("{c}") != 1:
+            raise UsageError(
+                f"{path}: template {template[:60]!r} must hold '{{c}}' exactly once; prompts for "
+                "each class are not supported"
+            )
+    return tuple(template.replace("{c}", "{}") for template in templates)
+
+
+def _label(sample: ArchiveSample, n_classes: int) -> int:
+    text = sample.text("cls").strip()
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) >= n_classes:
+        raise UsageError(
+            f"{sample.name}.cls holds {text[:40]!r}, which is no class from 0 to {n_classes - 1}"
+        )
+    return int(text)
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        lines = [line.strip() for line in read_text(path).splitlines()]
+    except MissingFileError as error:
+        raise UsageError(f"expected {path}, which is not there") from error
+    except FileError as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    if not lines or "" in lines:
+        raise UsageError(f"{path} is empty or has a blank line")
+    return lines

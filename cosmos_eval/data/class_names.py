@@ -1,0 +1,137 @@
+"""Classes of a data set: what prompts call them, and the templates around them.
+
+CLIP Benchmark ships lists of both as package data. Imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.data.sources import ImageSource
+from cosmos_eval.protocols.classification import CLASS_LISTS
+from cosmos_eval.types import ClassificationProtocol, UsageError, nearest
+
+_DEFAULT_TEMPLATES = "openai-imagenet"
+_NAMED = 5  # classes that an error message names
+
+
+class ClassData(NamedTuple):
+    """Classes as the data call them, and images; `labels` (N,) are indices of classes.
+
+    `names` are the images' paths below the set's folder, or their names in an archive or array.
+    `prompts` are what the data themselves say that prompts call the classes, `templates` their
+    prompts with one `{}`.
+    """
+
+    classes: tuple[str, ...]
+    names: tuple[str, ...]
+    images: tuple[ImageSource, ...]
+    labels: NDArray[np.int64]
+    prompts: tuple[str, ...] | None = None
+    templates: tuple[str, ...] | None = None
+
+
+def make_data(
+    classes: Sequence[str],
+    named_images: Sequence[tuple[str, ImageSource]],
+    labels: Sequence[int] | NDArray[np.int64],
+) -> ClassData:
+    """Make the data from pairs of name and image.
+
+    Raises UsageError for a class whose folder has a name that is no text.
+    """
+    for name in classes:
+        if name != name.encode(errors="ignore").decode():
+            raise UsageError(f"class folder {name!r}: its name is not UTF-8; rename it")
+    return ClassData(
+        classes=tuple(classes),
+        names=tuple(name for name, _ in named_images),
+        images=tuple(image for _, image in named_images),
+        labels=np.asarray(labels, dtype=np.int64),
+    )
+
+
+def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...]:
+    """Return what the prompts call the classes, in their order."""
+    if protocol.class_list is not None:
+        return list_names(protocol.class_list)
+    if data.prompts is not None and not protocol.class_names:
+        return data.prompts
+    spaces = str.maketrans(dict.fromkeys(protocol.separators, " "))
+    return tuple(protocol.class_names.get(name, name.translate(spaces)) for name in data.classes)
+
+
+def templates_of(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...] | str:
+    """Return the protocol's templates, else those that the data bring, else the usual ones."""
+    return protocol.templates or data.templates or _DEFAULT_TEMPLATES
+
+
+def clip_benchmark_templates(key: str) -> tuple[str, ...]:
+    """Return the templates, with one `{}` each, of a key in CLIP Benchmark's list.
+
+    Raises UsageError for an unknown key and for templates that differ from class to class.
+    """
+    known = _clip_benchmark("en_zeroshot_classification_templates.json")
+    if key not in known:
+        names = nearest(key, list(known))
+        raise UsageError(f"CLIP Benchmark has no templates of {key!r}; nearest: {names}")
+    if not isinstance(known[key], list):
+        raise UsageError(f"CLIP Benchmark's templates of {key!r} differ from class to class")
+    return tuple(template.replace("{c}", "{}") for template in known[key])
+
+
+def list_names(class_list: str) -> tuple[str, ...]:
+    """Return the prompt names of a known class list. Raises KeyError for an unknown one."""
+    known = CLASS_LISTS[class_list]
+    return tuple(_clip_benchmark("en_classnames.json")[known.names])[known.skipped :]
+
+
+def class_differences(protocol: ClassificationProtocol, found: Sequence[str]) -> str:
+    """Return the end of a message: which classes of a known set are missing, which are others."""
+    known = _known_classes(protocol)
+    missing = [name for name in known if name not in found]
+    others = [name for name in found if name not in known] if known else []
+    lists = {"missing": missing, "not of this set": others}
+    return "".join(f"; {what}: {_first_few(names)}" for what, names in lists.items() if names)
+
+
+def _known_classes(protocol: ClassificationProtocol) -> tuple[str, ...]:
+    """Return the classes of a known set as data name them; empty where no package lists them.
+
+    For error messages only: the list of ImageNet's folders is compared by its hash.
+    """
+    if protocol.torchvision == "oxford_pets":
+        return tuple(_clip_benchmark("en_classnames.json")["pets"])
+    if protocol.class_list == "imagenet1k-numbers":
+        return tuple(map(str, range(1000)))
+    return _wordnet_ids() if protocol.class_list == "imagenet1k" else ()
+
+
+def _wordnet_ids() -> tuple[str, ...]:
+    """Read ImageNet's WordNet ids, sorted, from timm's copy without importing timm and torch."""
+    package = find_spec("timm")
+    folders = (package and package.submodule_search_locations) or ()
+    lists = (Path(folder, "data", "_info", "imagenet_synsets.txt") for folder in folders)
+    return next((tuple(sorted(f.read_text("utf-8").split())) for f in lists if f.is_file()), ())
+
+
+def _first_few(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+@cache
+def _clip_benchmark(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(
+        files("clip_benchmark").joinpath("datasets", name).read_text("utf-8")
+    )
+    return content

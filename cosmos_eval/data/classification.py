@@ -1,0 +1,257 @@
+"""A classification set on the disk: classes, images and labels. Imports no torch by itself."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import sys
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cosmos_eval.data.class_folders import find_folder, read_folders, read_webdataset
+from cosmos_eval.data.class_names import ClassData, class_differences
+from cosmos_eval.data.folders import (
+    Survey,
+    fingerprint,
+    in_turn,
+    parts_of,
+    require_counts,
+    shortfall,
+    wrong_counts,
+)
+from cosmos_eval.data.prepare import can_prepare
+from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.protocols.classification import CLASS_LISTS
+from cosmos_eval.types import (
+    ClassificationProtocol,
+    OnProgress,
+    Part,
+    RunOptions,
+    UsageError,
+    nearest,
+    no_progress,
+)
+
+# Of torchvision's sets the one whose page is gone.
+_NOT_FETCHED = frozenset({"stanford_cars"})
+# clip_benchmark/datasets/imagenetv2.py, URLS.
+_IMAGENETV2 = (
+    "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/"
+    "imagenetv2-matched-frequency.tar.gz"
+)
+
+
+class _Found(NamedTuple):
+    """All images of a set, and by index the files that its lists name and that are not there."""
+
+    folder: Path
+    data: ClassData
+    missing: dict[int, Path]
+
+
+def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
+    """List the images of every class; none is decoded.
+
+    Raises UsageError for a missing folder, another layout, a class without images, classes that
+    are not the protocol's, images that are not there, and another number of images than it has,
+    unless there is a limit. With `options.allow_partial`, the images of a known set that are there.
+    """
+    found = _find(protocol, options)
+    if options.allow_partial and 0 < len(found.missing) < len(found.data.images):
+        there = [i for i in range(len(found.data.images)) if i not in found.missing]
+        found = _Found(found.folder, _select(found.data, there), {})
+    for fault in _faults(protocol, found):
+        raise UsageError(f"{protocol.dataset}: {fault}")
+    require_counts(protocol, options, found.folder, _counts(protocol, found.data))
+    return _select(found.data, in_turn(found.data.labels, options.limit).tolist())
+
+
+def part(protocol: ClassificationProtocol, options: RunOptions) -> Part | None:
+    """Return the number of images of a known data set where some are missing.
+
+    Raises UsageError as `open_data` does.
+    """
+    return shortfall(_counts(protocol, open_data(protocol, options)))
+
+
+def survey(
+    protocol: ClassificationProtocol, options: RunOptions, progress: OnProgress = no_progress
+) -> Survey:
+    """Count the test images, and list all that is wrong with them."""
+    try:
+        found = _find(protocol, options)
+    except UsageError as error:
+        return Survey(faults=(str(error),), remedy=_remedy(protocol, options))
+    counts = _counts(protocol, found.data)
+    wrong = wrong_counts(protocol, options, found.folder, counts)
+    faults = (*_faults(protocol, found), *wrong)
+    listed = len(found.data.images)
+    return Survey(
+        faults=faults,
+        remedy=protocol.download if faults else None,
+        folder=str(found.folder),
+        expected=protocol.n_images or listed,
+        images=listed - len(found.missing),
+    )
+
+
+def sample_list_hash(data: ClassData) -> str:
+    """Return the SHA-256 of the images' names, in hexadecimal."""
+    return fingerprint(data.names)
+
+
+def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
+    """Download the set below the data root unless it is there or cannot be downloaded.
+
+    Raises UsageError where the download fails.
+    """
+    if not _can_fetch(protocol):
+        return
+    root = Path(str(options.data_root))
+    if protocol.torchvision is not None:
+        from cosmos_eval.data.torchvision_sets import download_torchvision
+
+        download_torchvision(protocol, root)
+        return
+    try:
+        find_folder(protocol, options)
+    except UsageError:
+        _fetch_imagenetv2(protocol, root)
+
+
+def _fetch_imagenetv2(protocol: ClassificationProtocol, root: Path) -> None:
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            download_and_extract_archive(_IMAGENETV2, str(root))
+    except (OSError, EOFError, RuntimeError, tarfile.TarError) as error:
+        archive = root / _IMAGENETV2.rpartition("/")[2]
+        raise UsageError(
+            f"{protocol.dataset}: cannot download or unpack {_IMAGENETV2}: {error}; remove "
+            f"{archive} if it is there, and try again"
+        ) from error
+
+
+def _can_fetch(protocol: ClassificationProtocol) -> bool:
+    if protocol.torchvision is not None:
+        return protocol.torchvision not in _NOT_FETCHED
+    return protocol.dataset == "imagenetv2" and protocol.root is None
+
+
+def _how_to_get(protocol: ClassificationProtocol) -> str:
+    """Return the end of a message about a set that is not there."""
+    if protocol.download is None:
+        return ""
+    if _can_fetch(protocol):
+        return f"; --download fetches it, or get it from {protocol.download}"
+    return f"; get it from {protocol.download} (--download cannot)"
+
+
+def _remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None:
+    root = shlex.quote(str(options.data_root))
+    if protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
+        return f"cosmos-eval data prepare imagenet --data-root {root}"
+    if _can_fetch(protocol) and options.data_root is not None:
+        return f"cosmos-eval run --dataset {protocol.dataset} --data-root {root} --download"
+    return protocol.download
+
+
+def _find(protocol: ClassificationProtocol, options: RunOptions) -> _Found:
+    """Find the set's folder, and list all of its images and classes."""
+    _require_one_kind_of_names(protocol)
+    try:
+        folder = find_folder(protocol, options)
+        if protocol.torchvision is not None:
+            return _find_torchvision(protocol, folder, options)
+    except UsageError as error:
+        raise UsageError(f"{error}{_how_to_get(protocol)}") from error
+    if protocol.layout == "webdataset":
+        data = read_webdataset(folder)
+    else:
+        data = read_folders(folder, protocol, options)
+    if protocol.class_names:
+        _require_named(protocol, folder, data.classes)
+    return _Found(folder, data, {})
+
+
+def _find_torchvision(
+    protocol: ClassificationProtocol, folder: Path, options: RunOptions
+) -> _Found:
+    from cosmos_eval.data.torchvision_sets import read_torchvision
+
+    data = read_torchvision(protocol, Path(str(protocol.root or options.data_root)))
+    images = enumerate(data.images)
+    files = {index: image.path for index, image in images if isinstance(image, ImageFile)}
+    missing = {index: path for index, path in files.items() if not path.is_file()}
+    return _Found(folder, data, missing)
+
+
+def _require_one_kind_of_names(protocol: ClassificationProtocol) -> None:
+    if protocol.class_list is None:
+        return
+    if protocol.class_names:
+        raise UsageError(f"{protocol.dataset}: give class_names or class_list, not both")
+    if protocol.class_list not in CLASS_LISTS:
+        known = nearest(protocol.class_list, list(CLASS_LISTS))
+        raise UsageError(
+            f"{protocol.dataset}: unknown class list '{protocol.class_list}'; known: {known}"
+        )
+
+
+def _require_named(
+    protocol: ClassificationProtocol, folder: Path, classes: tuple[str, ...]
+) -> None:
+    """Require that the classes are exactly those that the protocol names."""
+    known = list(protocol.class_names)
+    for name in classes:
+        if name not in known:
+            raise UsageError(
+                f"{protocol.dataset}: class {name} of {folder} has no name in class_names; "
+                f"nearest: {nearest(name, known)}"
+            )
+    for name in known:
+        if name not in classes:
+            raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
+
+
+def _faults(protocol: ClassificationProtocol, found: _Found) -> Iterator[str]:
+    """Yield a line about missing images, wrong numbers of classes, labels that are no class."""
+    folder, data, missing = found
+    n_classes = len(data.classes)
+    page = f"; get the whole set from {protocol.download}" if protocol.download else ""
+    if missing:
+        yield (
+            f"{len(missing)} of {len(data.images)} test images are not there, the first: "
+            f"{next(iter(missing.values()))}; from: {protocol.download}"
+        )
+    listed = CLASS_LISTS.get(protocol.class_list or "")
+    expected = protocol.n_classes if listed is None else listed.n_classes
+    if expected not in (None, n_classes):
+        what = "" if listed is None else f" {listed.classes} of {protocol.class_list}"
+        yield (
+            f"{folder} has {n_classes} classes, not the {expected}{what}"
+            f"{class_differences(protocol, data.classes)}{page}"
+        )
+    beyond = np.flatnonzero((data.labels < 0) | (data.labels >= n_classes))
+    if len(beyond):
+        yield (
+            f"{folder} gives {data.names[beyond[0]]} the class number "
+            f"{data.labels[beyond[0]] + 1}, but has {n_classes} classes{page}"
+        )
+
+
+def _counts(protocol: ClassificationProtocol, data: ClassData) -> list[Part]:
+    return parts_of(images=(len(data.images), protocol.n_images))
+
+
+def _select(data: ClassData, indices: Sequence[int]) -> ClassData:
+    return data._replace(
+        names=tuple(data.names[i] for i in indices),
+        images=tuple(data.images[i] for i in indices),
+        labels=data.labels[indices],
+    )

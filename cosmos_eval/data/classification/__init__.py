@@ -1,1 +1,0 @@
-"""Images with a class each: reading and checking them."""

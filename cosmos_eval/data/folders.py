@@ -1,0 +1,233 @@
+"""Paths, counts of samples and faults that the data sets of all tasks share. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.types import LabelMapProtocol, Part, Protocol, RunOptions, UsageError
+
+ADVICE = "; see `cosmos-eval data doctor "
+"""The start of the advice in errors about the number of samples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What is on the disk of a data set.
+
+    Counts (`expected` is of images; `items` are those of a selection set), `labels` (lowest and
+    highest class found, as the files have them) and `classes` (what they may be) are None where
+    they were not determined. `faults` are one line each; `remedy` is the command or the page that
+    mends them, None where there is none.
+    """
+
+    faults: tuple[str, ...] = ()
+    remedy: str | None = None
+    folder: str | None = None
+    expected: int | None = None
+    images: int | None = None
+    expected_captions: int | None = None
+    captions: int | None = None
+    expected_items: int | None = None
+    items: int | None = None
+    label_maps: int | None = None
+    mask_suffix: str | None = None
+    labels: tuple[int, int] | None = None
+    classes: tuple[int, int] | None = None
+
+
+def several(paths: tuple[str, ...] | str) -> tuple[str, ...]:
+    """Return one path or several as a tuple."""
+    return (paths,) if isinstance(paths, str) else paths
+
+
+def root_of(protocol: Protocol, options: RunOptions, holds: tuple[str, ...] | str) -> Path:
+    """Return the folder that all paths of a data set are relative to.
+
+    Raises UsageError, with what the folder `holds`, where the user must give it.
+    """
+    root = protocol.root or options.data_root
+    if root is None:
+        names = " or ".join(several(holds))
+        raise UsageError(f"{protocol.dataset}: give --data-root DIR, the folder that holds {names}")
+    return Path(root)
+
+
+def data_path(
+    protocol: Protocol, options: RunOptions, paths: tuple[str, ...] | str, what: str = "data"
+) -> Path:
+    """Return the first existing path of a data set, below its own root or the user's data root.
+
+    Raises UsageError that says where `what` was expected.
+    """
+    root = root_of(protocol, options, paths)
+    for path in several(paths):
+        if (root / path).exists():
+            return root / path
+    raise missing_path(protocol, root, paths, what)
+
+
+def missing_path(
+    protocol: Protocol, root: Path, paths: tuple[str, ...] | str, what: str
+) -> UsageError:
+    """Return the error for a data set of which none of `paths` exists below `root`."""
+    names = several(paths)
+    if len(names) == 1:
+        return UsageError(f"{protocol.dataset}: expected {root / names[0]}, which is not there")
+    return UsageError(f"{protocol.dataset}: no {what} below {root}: looked for {_shortened(names)}")
+
+
+def _shortened(paths: Sequence[str]) -> str:
+    """Join paths, in short where every file name is combined with every folder."""
+    names = dict.fromkeys(PurePosixPath(path).name for path in paths)
+    folders = dict.fromkeys(str(PurePosixPath(path).parent) for path in paths)
+    if 1 < len(names) * len(folders) == len(paths) and folders.keys() != {"."}:
+        return f"{', '.join(names)} in {', '.join(folders)}"
+    return ", ".join(paths)
+
+
+def needed_parts(protocol: LabelMapProtocol) -> tuple[str, ...]:
+    """Return the folders of images and label maps, and the list of names if there is one."""
+    return tuple(part for part in (protocol.images, protocol.masks, protocol.split) if part)
+
+
+def find_root(protocol: LabelMapProtocol, data_root: str | None, parts: Sequence[str]) -> Path:
+    """Return the folder that holds all `parts` of a set: the root or the usual folder below it.
+
+    Raises UsageError that names the first path missing from either.
+    """
+    base = protocol.root or data_root
+    usual = protocol.usual_folder or ""
+    if base is None:
+        raise UsageError(
+            f"{protocol.dataset}: give --data-root DIR that holds {', '.join(parts)}"
+            + (f", or {usual} with them" if usual else "")
+        )
+    missing: list[Path] = []
+    for folder in dict.fromkeys([Path(base), Path(base) / usual]):
+        absent = [folder / part for part in parts if not (folder / part).exists()]
+        if not absent:
+            return folder
+        missing.append(absent[0])
+    expected = " or ".join(map(str, missing))
+    raise UsageError(f"{protocol.dataset}: expected {expected}, which is not there")
+
+
+class FolderWalk:
+    """Walk through folders, following links, and refuse to enter the same folder twice.
+
+    One object covers a whole data set: a folder that two classes share has no class of its own.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._entered: dict[tuple[int, int], str] = {}
+        self._enter(str(root))
+
+    def files(self, folder: Path) -> Iterator[tuple[str, list[str]]]:
+        """Yield `folder` and every folder below it, each with the names of its files, unsorted.
+
+        Raises UsageError for a folder that was entered before, such as by a link to a parent, and
+        for one that cannot be read.
+        """
+        for parent, _, names in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
+            self._enter(parent)
+            yield parent, names
+
+    def _enter(self, folder: str) -> None:
+        status = os.stat(folder)
+        first = self._entered.setdefault((status.st_dev, status.st_ino), folder)
+        if first != folder:
+            raise UsageError(
+                f"{folder} is the same folder as {first}, by a link: its images would be read "
+                "twice; remove the link"
+            )
+
+
+def folder_entries(folder: Path) -> list[os.DirEntry[str]]:
+    """List the entries of a folder, unsorted. Raises UsageError where it cannot be read."""
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        _refuse_unreadable(error)
+
+
+def _refuse_unreadable(error: OSError) -> NoReturn:
+    raise UsageError(f"cannot read folder {error.filename}: {error.strerror}") from error
+
+
+def fingerprint(items: Sequence[object]) -> str:
+    """Return the SHA-256 of a list of texts and numbers, in hexadecimal; order counts."""
+    return hashlib.sha256(json.dumps(list(items), ensure_ascii=True).encode()).hexdigest()
+
+
+def wrong_counts(
+    protocol: Protocol, options: RunOptions, where: object, parts: Iterable[Part]
+) -> Iterator[str]:
+    """Yield what is wrong with the numbers of samples in `where`, of a known data set.
+
+    Fewer than known are accepted with `options.allow_partial`, and any number with a limit.
+    """
+    for part in parts if options.limit is None else ():
+        if part.found > part.known:
+            yield (
+                f"{where} has {part.found} {part.unit}, more than the {part.known} of "
+                f"{protocol.dataset}"
+            )
+        elif part.found < part.known and not options.allow_partial:
+            yield f"{where} has {part} of {protocol.dataset}"
+
+
+def require_counts(
+    protocol: Protocol, options: RunOptions, where: object, parts: Iterable[Part]
+) -> None:
+    """Raise UsageError, with advice, for the first fault of `wrong_counts`."""
+    fault = next(wrong_counts(protocol, options, where, parts), None)
+    if fault is not None:
+        raise UsageError(f"{protocol.dataset}: {fault}{advice(protocol, options)}")
+
+
+def advice(protocol: Protocol, options: RunOptions) -> str:
+    """Return the end of an error about an incomplete known data set: what to do."""
+    part = "" if options.allow_partial else "the samples found with --partial, "
+    return f"{ADVICE}{protocol.dataset}`, or measure {part}the first N with --limit N"
+
+
+def parts_of(**counts: tuple[int, int | None]) -> list[Part]:
+    """Return the numbers of samples found and known, by unit, where they are known."""
+    return [
+        Part(found, known, unit) for unit, (found, known) in counts.items() if known is not None
+    ]
+
+
+def shortfall(parts: Iterable[Part]) -> Part | None:
+    """Return the first number of samples that is less than known."""
+    return next((part for part in parts if part.found < part.known), None)
+
+
+def in_turn(groups: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
+    """Return the sorted indices of the first of every group, then the second, ... up to a limit."""
+    order = np.argsort(groups, kind="stable")
+    turn = np.empty_like(groups)
+    turn[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
+    return np.sort(np.lexsort((groups, turn))[:limit])
+
+
+def limit_notes(options: RunOptions, samples: str = "images") -> tuple[str, ...]:
+    """Return the note of a result that covers the first samples only."""
+    return () if options.limit is None else (f"at most {options.limit} {samples} were measured",)
+
+
+def truncation_notes(truncated: int, captions: int) -> tuple[str, ...]:
+    """Return the note of a result some of whose captions were cut."""
+    if not truncated:
+        return ()
+    return (f"{truncated} of {captions} captions did not fit the model's context and were cut",)

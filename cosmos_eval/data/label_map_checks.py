@@ -1,0 +1,269 @@
+"""Whether a protocol's constants, images and label maps fit together, and all that does not."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.data.folders import Survey, find_root, needed_parts
+from cosmos_eval.data.label_maps import (
+    Sample,
+    displayed_size,
+    list_data,
+    load_label,
+    open_data,
+    require_declared,
+    require_same_size,
+)
+from cosmos_eval.data.prefetch import prefetch
+from cosmos_eval.data.prepare import can_prepare
+from cosmos_eval.types import (
+    LabelMapProtocol,
+    LocalisationProtocol,
+    OnProgress,
+    Progress,
+    RunOptions,
+    SegmentationProtocol,
+    UsageError,
+    no_progress,
+)
+
+# Label maps are read as 8 bits, and one value must be left for pixels without a label.
+_MOST_CLASSES = 255
+# What MMSegmentation turns zero into where it reduces labels.
+_REDUCED_ZERO = 255
+
+_Kind = Literal["images", "label maps", "unreadable", "labels", "sizes"]
+# Faults that are mended by making the label maps again.
+_OF_LABEL_MAPS = frozenset({"label maps", "unreadable", "labels"})
+_Fault = tuple[_Kind, str]
+
+
+class _Content(NamedTuple):
+    """Which of the 256 values a label map holds, as loaded, and its faults by kind."""
+
+    present: NDArray[np.bool_]
+    faults: Mapping[_Kind, str]
+
+
+def check(protocol: LabelMapProtocol, options: RunOptions) -> None:
+    """Raise UsageError where data are missing or inconsistent, before any model is loaded.
+
+    Reads every label map, because an undeclared class would otherwise show after hours.
+    """
+    check_constants(protocol)
+    for content in _read_all(open_data(protocol, options).samples, protocol, options):
+        for fault in content.faults.values():
+            raise UsageError(fault)
+
+
+def survey(
+    protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress = no_progress
+) -> Survey:
+    """Check every file, the headers of images and every pixel of label maps."""
+    try:
+        check_constants(protocol)
+        root = find_root(protocol, options.data_root, needed_parts(protocol))
+        samples = list_data(protocol, options).samples
+    except UsageError as error:
+        return Survey(faults=(str(error),), remedy=_remedy(protocol, options, ()))
+    expected = len(samples) if protocol.n_images is None else protocol.n_images
+    both = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
+    contents = []
+    for content in _read_all(both, protocol, options):
+        contents.append(content)
+        progress(Progress("look", len(contents), len(both)))
+    faults = [
+        *_missing_images(samples, protocol, root, expected),
+        *_missing_masks(samples, protocol),
+        *_joined([content.faults for content in contents]),
+    ]
+    first = int(protocol.reduce_zero_label)
+    return Survey(
+        faults=tuple(text for _, text in faults),
+        remedy=_remedy(protocol, options, faults) if faults else None,
+        folder=str(root),
+        expected=expected,
+        images=sum(sample.image.is_file() for sample in samples),
+        label_maps=sum(sample.mask.is_file() for sample in samples),
+        mask_suffix=protocol.mask_suffix,
+        labels=_label_range([content.present for content in contents], protocol),
+        classes=(first, first + len(protocol.class_names) - 1),
+    )
+
+
+def _remedy(
+    protocol: LabelMapProtocol, options: RunOptions, faults: Sequence[_Fault]
+) -> str | None:
+    """Return the command that mends all faults, or else the page that the set comes from."""
+    made_here = {kind for kind, _ in faults} <= _OF_LABEL_MAPS
+    name = protocol.preparation
+    if name and made_here and can_prepare(name, options.data_root):
+        root = shlex.quote(str(options.data_root))
+        return f"cosmos-eval data prepare {name} --data-root {root}"
+    return protocol.download
+
+
+def _read_all(
+    samples: Sequence[Sample], protocol: LabelMapProtocol, options: RunOptions
+) -> Iterator[_Content]:
+    read = partial(_read, protocol=protocol)
+    return prefetch(samples, read, workers=options.workers, window=4 * options.workers)
+
+
+def _read(sample: Sample, protocol: LabelMapProtocol) -> _Content:
+    try:
+        label = load_label(sample)
+    except UsageError as error:
+        return _Content(np.zeros(256, np.bool_), {"unreadable": str(error)})
+    faults: dict[_Kind, str] = {}
+    try:
+        require_declared(label, sample, protocol)
+    except UsageError as error:
+        faults["labels"] = str(error)
+    try:
+        require_same_size(sample, displayed_size(sample.image), label)
+    except UsageError as error:
+        faults["sizes"] = str(error)
+    return _Content(np.bincount(label.ravel(), minlength=256) > 0, faults)
+
+
+def _label_range(
+    present: Sequence[NDArray[np.bool_]], protocol: LabelMapProtocol
+) -> tuple[int, int] | None:
+    if not present:
+        return None
+    values = np.flatnonzero(np.logical_or.reduce(present))
+    classes = values[values != protocol.ignore_index] + protocol.reduce_zero_label
+    return (int(classes[0]), int(classes[-1])) if len(classes) else None
+
+
+def _joined(faults: Sequence[Mapping[_Kind, str]]) -> Iterator[_Fault]:
+    """Yield the first text of every kind and how many more there are."""
+    texts: dict[_Kind, list[str]] = {}
+    for of_sample in faults:
+        for kind, text in of_sample.items():
+            texts.setdefault(kind, []).append(text)
+    for kind, found in texts.items():
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        yield kind, f"{found[0]}{more}"
+
+
+def _missing_images(
+    samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path, expected: int
+) -> Iterator[_Fault]:
+    """Images that the list names, or to which label maps without an image belong."""
+    missing = [sample.image for sample in samples if not sample.image.is_file()]
+    found = len(samples) - len(missing)
+    if protocol.split is None and len(samples) < expected:
+        missing += _images_of_spare_masks(samples, protocol, root)
+    if missing or found < expected:
+        n = max(expected - found, len(missing))
+        first = f", first: {missing[0]}" if missing else f" from {root / protocol.images}"
+        yield "images", f"{n} of {expected} images missing{first}"
+    elif found > expected:
+        yield "images", f"{found} images, {expected} expected, in {root / protocol.images}"
+
+
+def _images_of_spare_masks(
+    samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path
+) -> list[Path]:
+    folder, suffix = root / protocol.masks, protocol.mask_suffix
+    used = {sample.mask for sample in samples}
+    spare = sorted(path for path in folder.rglob(f"*{suffix}") if path not in used)
+    names = (str(path.relative_to(folder)).removesuffix(suffix) for path in spare)
+    return [root / protocol.images / f"{name}{protocol.image_suffix}" for name in names]
+
+
+def _missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> Iterator[_Fault]:
+    """Label maps that are missing, and where all are, a file that is there instead."""
+    missing = [sample.mask for sample in samples if not sample.mask.is_file()]
+    if not missing:
+        return
+    text = f"{len(missing)} of {len(samples)} label maps missing, first: {missing[0]}"
+    if len(missing) == len(samples):
+        others = (path for path in missing[0].parent.glob("[!.]*") if path.is_file())
+        instead = min(others, default=None)
+        text += f"; none ends in {protocol.mask_suffix}"
+        text += f", there is {instead.name}" if instead else ""
+    yield "label maps", text
+
+
+def check_constants(protocol: LabelMapProtocol) -> None:
+    """Raise UsageError, naming the data set, for constants that contradict each other."""
+    fault = _class_fault(protocol) or _label_fault(protocol)
+    if fault is None and isinstance(protocol, SegmentationProtocol):
+        fault = _background_fault(protocol) or _inference_fault(protocol)
+    if fault is None and isinstance(protocol, LocalisationProtocol):
+        fault = _size_fault(protocol)
+    if fault is not None:
+        raise UsageError(f"{protocol.dataset}: {fault}")
+
+
+def _class_fault(protocol: LabelMapProtocol) -> str | None:
+    names, queries = protocol.class_names, protocol.queries
+    if not 0 < len(names) <= _MOST_CLASSES:
+        return f"{len(names)} classes; label maps of 8 bits hold 1 to {_MOST_CLASSES}"
+    if len(set(names)) < len(names):
+        return "two classes have the same name"
+    if not all(name.strip() for name in [*names, *itertools.chain.from_iterable(queries)]):
+        return "a class or a prompt has a blank name"
+    if len(queries) != len(names):
+        return f"{len(names)} class names but prompts for {len(queries)} classes"
+    silent = [name for name, prompts in zip(names, queries, strict=True) if not prompts]
+    return f"class '{silent[0]}' has no prompt name" if silent else None
+
+
+def _label_fault(protocol: LabelMapProtocol) -> str | None:
+    n_classes, ignored = len(protocol.class_names), protocol.ignore_index
+    if not n_classes <= ignored <= 255:
+        return f"ignore_index {ignored} must be above the {n_classes} class indices, at most 255"
+    if protocol.reduce_zero_label and ignored != _REDUCED_ZERO:
+        return f"reduce_zero_label turns 0 into {_REDUCED_ZERO}, so ignore_index must be that too"
+    return None if 0 < protocol.scale < math.inf else "scale must be a finite number above 0"
+
+
+def _background_fault(protocol: SegmentationProtocol) -> str | None:
+    if protocol.reduce_zero_label and (protocol.prob_thd > 0 or protocol.area_thd is not None):
+        return "prob_thd and area_thd need a background class 0, which reduce_zero_label removes"
+    if (protocol.prob_thd > 0 or protocol.area_thd is not None) and not has_background(protocol):
+        return (
+            "prob_thd and area_thd turn pixels into class 0, and here that is "
+            f"'{protocol.class_names[0]}': set them only where class 0 is named 'background'"
+        )
+    return None
+
+
+def _size_fault(protocol: LocalisationProtocol) -> str | None:
+    if not 0 < protocol.small < protocol.large < 1:
+        return "small and large must be shares of the image, small below large"
+    return None
+
+
+def has_background(protocol: LabelMapProtocol) -> bool:
+    """Whether class 0 is what no other class is."""
+    return protocol.class_names[0].lower() == "background"
+
+
+def _inference_fault(protocol: SegmentationProtocol) -> str | None:
+    for name in ("short_side", "long_side", "window", "stride"):
+        pixels = getattr(protocol, name)
+        if pixels is not None and pixels <= 0:
+            return f"{name} must be above 0"
+    if protocol.mean is not None and not all(map(math.isfinite, protocol.mean)):
+        return "mean must hold finite numbers"
+    if protocol.std is not None and not all(0 < value < math.inf for value in protocol.std):
+        return "std must be above 0 and finite"
+    if protocol.window is not None and protocol.stride > protocol.window:
+        return "stride must not exceed window: pixels between windows would have no prediction"
+    if not 0 <= protocol.prob_thd < 1 or not 0 <= (protocol.area_thd or 0) < 1:
+        return "prob_thd and area_thd must be in [0, 1)"
+    return None

@@ -1,1 +1,0 @@
-"""Images with a label map each: reading and checking them."""

@@ -1,0 +1,238 @@
+"""A caption selection set on the disk: distinct images and captions, and which belong together.
+
+Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.data.folders import (
+    Survey,
+    data_path,
+    in_turn,
+    parts_of,
+    require_counts,
+    shortfall,
+    wrong_counts,
+)
+from cosmos_eval.data.items import Item, Picture, read_items
+from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource
+from cosmos_eval.types import (
+    OnProgress,
+    Part,
+    RunOptions,
+    SelectionProtocol,
+    UsageError,
+    no_progress,
+)
+
+_T = TypeVar("_T")
+
+
+class Subsets(NamedTuple):
+    """Sorted names (S), the index of every item's subset (N,), which make the mean (S,).
+
+    A set without subsets has one without a name.
+    """
+
+    names: tuple[str, ...]
+    of_item: NDArray[np.int64]
+    averaged: NDArray[np.bool_]
+
+
+class SelectionData(NamedTuple):
+    """Every distinct image and caption once, and N items that refer to them by index.
+
+    `pictures` (I) say what the images are below their folder. `images_of_item` is (N, 1) or, of
+    pairs, (N, 2); `captions_of_item` holds one array per item, the right caption first.
+    """
+
+    pictures: tuple[Picture, ...]
+    images: tuple[ImageSource, ...]
+    captions: tuple[str, ...]
+    images_of_item: NDArray[np.int64]
+    captions_of_item: list[NDArray[np.int64]]
+    subsets: Subsets
+
+
+def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
+    """Read the items and find every image file; no image is decoded.
+
+    With `options.allow_partial`, the items of a known set whose images are there. Raises UsageError
+    for missing and malformed files, items that cannot be solved, and numbers of items that are not
+    the data set's.
+    """
+    folder = _image_folder(protocol, options)
+    annotations, items = _read(protocol, options)
+    if options.allow_partial and protocol.n_items is not None:
+        # Where no item is complete, the first image that is missing says more.
+        items = [item for item in items if _has_images(folder, item)] or items
+    counts = Counter(item.subset for item in items)
+    require_counts(protocol, options, annotations, _counts(protocol, counts))
+    subsets = _subsets(protocol, items, counts)
+    kept = in_turn(subsets.of_item, options.limit)
+    subsets = subsets._replace(of_item=subsets.of_item[kept])
+    items = [items[i] for i in kept]
+    files = _files(items)
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing:
+        raise UsageError(_missing_fault(missing, files, folder, annotations, protocol))
+    return _distinct(protocol, folder, items, subsets)
+
+
+def survey(
+    protocol: SelectionProtocol, options: RunOptions, progress: OnProgress = no_progress
+) -> Survey:
+    """Count the items and the images that are there, and list all that is wrong with them.
+
+    Raises UsageError where the items cannot be read.
+    """
+    annotations, items = _read(protocol, options)
+    counts = Counter(item.subset for item in items)
+    faults = list(wrong_counts(protocol, options, annotations, _counts(protocol, counts)))
+    files = _files(items)
+    try:
+        folder = _image_folder(protocol, options)
+        missing = [file for file in files if not (folder / file).is_file()]
+        if missing:
+            faults.append(_missing_fault(missing, files, folder, annotations, protocol))
+    except UsageError as error:
+        folder, missing = annotations, files
+        faults.append(str(error))
+    return Survey(
+        faults=tuple(faults),
+        remedy=protocol.download if faults else None,
+        folder=str(folder),
+        expected=len(files),
+        images=len(files) - len(missing),
+        expected_items=protocol.n_items or len(items),
+        items=len(items),
+    )
+
+
+def part(protocol: SelectionProtocol, options: RunOptions) -> Part | None:
+    """Return the number of items of a known data set where some are missing.
+
+    Raises UsageError as `open_data` does.
+    """
+    found = len(open_data(protocol, options).images_of_item)
+    return shortfall(parts_of(items=(found, protocol.n_items)))
+
+
+def _image_folder(protocol: SelectionProtocol, options: RunOptions) -> Path:
+    try:
+        return data_path(protocol, options, protocol.images, "images")
+    except UsageError as error:
+        raise UsageError(f"{error} (the images){_from_page(protocol)}") from None
+
+
+def _read(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path, list[Item]]:
+    """Find the file or folder of items, and read and check them."""
+    if protocol.template.count("{}") != 1:
+        raise UsageError(f"template '{protocol.template}' must hold '{{}}' exactly once")
+    try:
+        annotations = data_path(protocol, options, protocol.annotations, "items")
+    except UsageError as error:
+        raise UsageError(f"{error} (the items){_from_page(protocol)}") from None
+    items = read_items(protocol, annotations)
+    for item in items:
+        if len(item.captions) < 2:
+            raise UsageError(f"{item.where} has no wrong caption: give it a `negative`")
+        if protocol.n_items is None:
+            # Published sets are measured as they are; what cannot be solved there counts as wrong.
+            _require_solvable(item)
+    _require_subsets(protocol, Counter(item.subset for item in items), annotations)
+    return annotations, items
+
+
+def _from_page(protocol: SelectionProtocol) -> str:
+    return f"; from: {protocol.download}" if protocol.download else ""
+
+
+def _require_solvable(item: Item) -> None:
+    """Require that the right caption differs from the wrong ones, and the images of a pair."""
+    right, *wrong = item.captions
+    if right in wrong:
+        raise UsageError(f"{item.where}: {right!r} is the right caption and a wrong one")
+    if len(set(item.pictures)) != len(item.pictures):
+        raise UsageError(f"{item.where}: both images are {item.pictures[0].file}")
+
+
+def _require_subsets(protocol: SelectionProtocol, counts: Counter[str], path: Path) -> None:
+    if "" in counts and len(counts) > 1:
+        raise UsageError(
+            f"{path}: {counts['']} items have no `{protocol.subset_key}`, the others have one"
+        )
+    if not protocol.subset_items:
+        return
+    for name in sorted(counts.keys() ^ protocol.subset_items.keys()):
+        known = ", ".join(protocol.subset_items)
+        fault = f"no subset {name!r}" if name in protocol.subset_items else f"a subset {name!r}"
+        raise UsageError(f"{protocol.dataset}: {path} has {fault}; the data set has: {known}")
+
+
+def _counts(protocol: SelectionProtocol, counts: Counter[str]) -> list[Part]:
+    """Return the numbers of items of every subset, or of all where the set has no subsets."""
+    known = protocol.subset_items.items()
+    subsets = [Part(counts[name], expected, f"items of {name}") for name, expected in known]
+    return subsets or parts_of(items=(counts.total(), protocol.n_items))
+
+
+def _subsets(protocol: SelectionProtocol, items: Sequence[Item], counts: Counter[str]) -> Subsets:
+    index_of = {name: index for index, name in enumerate(sorted(counts))}
+    averaged = [n not in protocol.left_out and counts[n] >= protocol.smallest for n in index_of]
+    of_item = np.array([index_of[item.subset] for item in items])
+    return Subsets(tuple(index_of), of_item, np.array(averaged))
+
+
+def _distinct(
+    protocol: SelectionProtocol, folder: Path, items: Sequence[Item], subsets: Subsets
+) -> SelectionData:
+    pictures = _index(picture for item in items for picture in item.pictures)
+    captions = _index(caption for item in items for caption in item.captions)
+    return SelectionData(
+        pictures=tuple(pictures),
+        images=tuple(_source(folder, picture) for picture in pictures),
+        captions=tuple(protocol.template.replace("{}", caption) for caption in captions),
+        images_of_item=np.array([[pictures[p] for p in item.pictures] for item in items]),
+        captions_of_item=[np.array([captions[c] for c in item.captions]) for item in items],
+        subsets=subsets,
+    )
+
+
+def _index(things: Iterable[_T]) -> dict[_T, int]:
+    """Return distinct things with their indices, in the order of the first of each."""
+    return {thing: index for index, thing in enumerate(dict.fromkeys(things))}
+
+
+def _source(folder: Path, picture: Picture) -> ImageSource:
+    whole = ImageFile(folder / picture.file)
+    return whole if picture.box is None else CroppedImage(whole, picture.box)
+
+
+def _files(items: Iterable[Item]) -> list[str]:
+    return list(dict.fromkeys(picture.file for item in items for picture in item.pictures))
+
+
+def _has_images(folder: Path, item: Item) -> bool:
+    return all((folder / picture.file).is_file() for picture in item.pictures)
+
+
+def _missing_fault(
+    missing: Sequence[str],
+    files: Sequence[str],
+    folder: Path,
+    annotations: Path,
+    protocol: SelectionProtocol,
+) -> str:
+    return (
+        f"{len(missing)} of the {len(files)} images of {annotations} are not there, "
+        f"first: {folder / missing[0]}{_from_page(protocol)}"
+    )

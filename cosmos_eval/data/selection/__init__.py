@@ -1,1 +1,0 @@
-"""Images with right and wrong captions: reading and checking them."""
