@@ -13,7 +13,7 @@ from torch import nn
 
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import Cosmos
-from cosmos_core.utils.json_text import parse_json
+from cosmos_core.utils.text import parse_json
 
 Architecture = str | Path | Mapping[str, Any]
 ModelKind = Literal["cosmos", "clip"]

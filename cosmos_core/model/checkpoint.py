@@ -22,7 +22,7 @@ from cosmos_core.model.build import MODELS, Architecture, ModelKind, create_mode
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.heads import HEAD
 from cosmos_core.utils.files import write_atomically
-from cosmos_core.utils.json_text import parse_json
+from cosmos_core.utils.text import parse_json
 
 Weights = Literal["teacher", "student"]
 DISTRIBUTED_PREFIX = "module."  # left by DistributedDataParallel in published files

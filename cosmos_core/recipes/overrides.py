@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from cosmos_core.config import TrainConfig
 from cosmos_core.methods import METHODS
 from cosmos_core.model.build import model_config
-from cosmos_core.utils.json_text import parse_json
+from cosmos_core.utils.text import parse_json
 
 
 def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:

@@ -1,19 +1,28 @@
-"""Processes that make one measurement together. Imports no torch."""
+"""Processes that torchrun started together. Without it nothing here imports torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, NoReturn, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+# No process may give up on one that has more to do; torchrun ends the others where one dies.
+_PATIENCE = timedelta(days=7)
 
-def _alone(outcome: Any) -> list[Any]:
-    return [outcome]
+
+def _alone(item: Any) -> list[Any]:
+    return [item]
 
 
-class Distributed(NamedTuple):
+@dataclass(frozen=True)
+class Distributed:
     """Process `rank` of `world_size`.
 
     `gather` maps an object to those of all processes, in the order of their ranks.
@@ -29,7 +38,7 @@ class Distributed(NamedTuple):
         items: Sequence[Item],
         unit: int = 1,
     ) -> list[Result]:
-        """What `work` makes of all items, one result an item, in their order, in every process.
+        """Return what `work` makes of all items, one result per item, in order, in every process.
 
         All processes call it with the same items, and each works on every `world_size`-th run of
         `unit` of them. An error in one is raised in all, so that none waits for ever.
@@ -42,19 +51,89 @@ class Distributed(NamedTuple):
         return [next(results[rank]) for rank in turns]
 
     def synchronized(self, act: Callable[[], Result]) -> Result:
-        """What `act` gives in this process, once it has ended in all; it must not meet the others.
+        """Return the result of `act` in this process, once it has ended in all.
 
-        An error in one is raised in all, so that none waits for ever.
+        `act` must not communicate. An error in one process is raised in all.
         """
         outcome = _attempt(act)
         _raise_first(self.gather(outcome if isinstance(outcome, Exception) else None))
         assert not isinstance(outcome, Exception)  # it would have been raised
         return outcome
 
+    def main_process_only(self, act: Callable[[], Result]) -> Result | None:
+        """Run `act` in the first process while the others wait; they return None."""
+        return self.synchronized(act if self.rank == 0 else _nothing)
+
     def main_process_first(self, act: Callable[[], None]) -> None:
-        """`act` in the first process, then in all others, who may find its files."""
-        for own in (self.rank == 0, self.rank > 0):
-            self.synchronized(act if own else _nothing)
+        """Run `act` in the first process, then in all others, who may find its files."""
+        self.main_process_only(act)
+        self.synchronized(act if self.rank > 0 else _nothing)
+
+
+SINGLE_PROCESS = Distributed()
+"""A process that works alone."""
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that prints and writes for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@contextmanager
+def process_group(backend: str = "gloo", **options: Any) -> Iterator[Distributed]:
+    """Join the processes that torchrun started, and leave them; outside it, SINGLE_PROCESS.
+
+    Gloo serves processes on GPUs too, where they exchange Python objects alone. `options` are
+    those of `torch.distributed.init_process_group`.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield SINGLE_PROCESS
+        return
+    import torch.distributed as dist
+
+    dist.init_process_group(backend, **{"timeout": _PATIENCE, **options})
+    try:
+        yield Distributed(dist.get_rank(), dist.get_world_size(), _all_gather)
+    finally:
+        dist.destroy_process_group()
+
+
+def end_process(status: int) -> NoReturn:
+    """End this process with a status.
+
+    Threads that a process group has left behind now and then abort the interpreter while it exits
+    ("terminate called without an active exception", PyTorch 2.13), and another status would be
+    reported. Of several processes each therefore ends at once.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)
+
+
+def own_device(device: str) -> str:
+    """Resolve `auto`, and `cuda` where a machine has several processes, to this process's device.
+
+    Processes take the GPUs in turn, by their number on the machine.
+    """
+    if device not in ("auto", "cuda"):
+        return device
+    import torch
+
+    gpus = torch.cuda.device_count()
+    if not gpus:
+        return "cpu" if device == "auto" else device
+    number = os.environ.get("LOCAL_RANK")
+    return "cuda" if number is None else f"cuda:{int(number) % gpus}"
+
+
+def _all_gather(item: Any) -> list[Any]:
+    import torch.distributed as dist
+
+    items: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(items, item)
+    return items
 
 
 def _attempt(act: Callable[[], Result]) -> Result | Exception:
@@ -71,8 +150,4 @@ def _raise_first(outcomes: Sequence[Any]) -> None:
 
 
 def _nothing() -> None:
-    """The part of a process whose turn it is not."""
-
-
-SINGLE_PROCESS = Distributed()
-"""A process that measures everything by itself."""
+    """Do nothing, in a process whose turn it is not."""

@@ -1,9 +1,12 @@
-"""Text from data on a line of a terminal or a log."""
+"""Text and JSON from users and data: safe lines for terminals and logs, strict parsing."""
 
 from __future__ import annotations
 
+import json
 import logging
 import re
+from collections import Counter
+from typing import Any, NoReturn
 
 # Characters that terminals obey (C0, DEL, C1), that turn the direction of text or are invisible,
 # and that are no characters: lone surrogates, U+FFFE, U+FFFF. White space is apart.
@@ -23,6 +26,10 @@ _LINE_BREAKS = re.compile(rf" *{LINE_BREAK.pattern}\s*")
 # may make of any place, and `##[error]` anywhere (actions/runner, ActionCommand.cs); `##vso[...]`
 # of Azure Pipelines.
 _COMMAND = re.compile(r"::(?=[A-Za-z-]+(?: |::))|(?<=#)#(?=(?:vso)?\[)")
+
+# The escapes of a JSON text that may spell half a character.
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_SHOWN = 60  # characters of a name in an error message
 
 
 def one_line(text: str) -> str:
@@ -53,3 +60,32 @@ class OneLineFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """The message without a traceback, which the logging package appends."""
         return one_line(super().formatMessage(record))
+
+
+def parse_json(content: str | bytes) -> Any:
+    """Parse JSON strictly; bytes are UTF-8, UTF-16 or UTF-32. Raises ValueError.
+
+    Python also accepts NaN and infinities, names given twice (the last one counts), and characters
+    that no text can hold; all of them are refused here, and so is deep nesting.
+    """
+    text = content if isinstance(content, str) else content.decode(json.detect_encoding(content))
+    try:
+        found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if _SURROGATE.search(text):
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        repeated = next(n for n, count in Counter(name for name, _ in pairs).items() if count > 1)
+        shown = repr(repeated if len(repeated) <= _SHOWN else f"{repeated[:_SHOWN]}...")
+        raise ValueError(f"name {shown} is given twice in one object")
+    return found
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no number")

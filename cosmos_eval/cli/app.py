@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cosmos_core.utils.processes import is_first, leave
+from cosmos_core.utils.distributed import end_process, is_main_process
 from cosmos_eval.cli import (
     attend,
     cache,
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = sys.argv[1:] if arguments is None else arguments
     with guarded_output():
         code = _run([word for word in given if word != "--debug"], debug="--debug" in given)
-    leave(code)
+    end_process(code)
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
@@ -103,17 +103,17 @@ def _end(error: BaseException) -> int:
         error = error.__cause__  # of a file: Typer thinks of a prompt that got no answer
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         said = "interrupted; results written so far are complete"
-        return _fail(said, 130, silent=not is_first())
+        return _fail(said, 130, silent=not is_main_process())
     if isinstance(error, OutputError):
         if error.is_closed_pipe:
             return 128 + signal.SIGPIPE
         return _fail(f"cannot write the output: {error}", 2)
     if isinstance(error, UsageError):
-        return _fail(str(error), 2, silent=not is_first())
+        return _fail(str(error), 2, silent=not is_main_process())
     if isinstance(error, CosmosEvalError):
-        return _fail(str(error), 1, silent=not is_first())
+        return _fail(str(error), 1, silent=not is_main_process())
     if isinstance(error, _ParseError):
-        return _fail(f"{error.format_message()} (see --help)", 2, silent=not is_first())
+        return _fail(f"{error.format_message()} (see --help)", 2, silent=not is_main_process())
     if isinstance(error, OSError) and error.errno in _USERS:
         return _fail(f"{error.filename or 'a file'} cannot be used: {error.strerror}", 2)
     if isinstance(error, SystemExit):

@@ -126,7 +126,7 @@ def _report(
 
 def _write(report: Report, summary: Path | None, junit: Path | None) -> None:
     """Write all reports, each also where another cannot be written."""
-    from cosmos_core.utils.storage import write_atomically
+    from cosmos_core.utils.files import write_atomically
     from cosmos_eval.results.gate import to_annotations, to_junit, to_markdown
 
     def annotate() -> None:

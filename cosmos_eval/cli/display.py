@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
 
-from cosmos_core.utils.storage import RESULTS as RESULTS
+from cosmos_eval.results.labels import RESULTS as RESULTS
 from cosmos_eval.results.text import is_share, json_text, one_line, p_value_text
 from cosmos_eval.types import Progress as Step
 

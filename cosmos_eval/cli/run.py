@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from cosmos_core.utils.processes import is_first, joined
+from cosmos_core.utils.distributed import is_main_process, process_group
 from cosmos_eval.cli import display
 from cosmos_eval.cli.options import (
     ArchOption,
@@ -141,7 +141,7 @@ def run(
         raise UsageError(
             "--suite names models and data sets: leave --task, --dataset, --protocol, --model out"
         )
-    with joined() as distributed:
+    with process_group() as distributed:
         if executor != "local" and distributed.world_size > 1:
             raise UsageError("--executor local is the one for torchrun")
         options = RunOptions(
@@ -178,7 +178,7 @@ def run(
             _show_preview(plan, there, output, as_json=json)
             return
         ended = _execute(plan, output, there, executor, keep_going=keep_going)
-    if not is_first():
+    if not is_main_process():
         return
     display.show_results(ended.paths, as_json=json)
     if suite is not None or keep_going:
@@ -226,7 +226,7 @@ def _execute(
     kept = {pair: existing.path for pair, existing in there.items() if existing.row is not None}
     stored: dict[Pair, Path] = {}
     failed = 0
-    with display.Progress(silent=not is_first()) as progress:
+    with display.Progress(silent=not is_main_process()) as progress:
         for existing in there.values():
             progress.found(existing)
         for event in execute(
@@ -253,5 +253,5 @@ def _show_preview(
 ) -> None:
     from cosmos_eval.runner.preview import preview
 
-    if is_first():
+    if is_main_process():
         display.show_preview(preview(plan, there, output), as_json=as_json)

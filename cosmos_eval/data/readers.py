@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from cosmos_core.utils import json_text
+from cosmos_core.utils import text
 
 LARGEST = 4 << 30
 """Bytes of the largest file that is read whole."""
@@ -65,9 +65,9 @@ def read_text(path: Path, largest: int = LARGEST) -> str:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parse JSON as `cosmos_core.utils.json_text.parse_json` does. Raises FileError."""
+    """Parse JSON as `cosmos_core.utils.text.parse_json` does. Raises FileError."""
     try:
-        return json_text.parse_json(content)
+        return text.parse_json(content)
     except ValueError as error:
         raise FileError(f"is not JSON: {error}") from error
 

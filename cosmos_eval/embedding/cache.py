@@ -9,7 +9,6 @@ the same time write equal files or different ones. Imports no torch.
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -25,7 +24,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load, save
 
-from cosmos_core.utils.storage import cache_folder, write_atomically
+from cosmos_core.utils.environment import package_version
+from cosmos_core.utils.files import cache_folder, write_atomically
 from cosmos_eval.types import UsageError
 
 LIMIT_VARIABLE = "COSMOS_EVAL_CACHE_GB"
@@ -74,18 +74,11 @@ def fingerprint(*modules: str) -> str:
     """SHA-256 of the sources of modules (packages whole) and of the versions of libraries."""
     digest = hashlib.sha256()
     for name in _LIBRARIES:
-        digest.update(f"{name} {_version(name)}\n".encode())
+        digest.update(f"{name} {package_version(name) or 'none'}\n".encode())
     for module in modules:
         for path in _sources(module):
             digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
 
 
 def _sources(module: str) -> list[Path]:

@@ -20,7 +20,7 @@ from torch import Tensor
 import cosmos_core
 from cosmos_core.data.scenes import scenes_tokenizer
 from cosmos_core.model.build import model_config
-from cosmos_core.utils.storage import file_sha256
+from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import parse_json
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder, ClipParts

@@ -21,7 +21,7 @@ from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.transform import PreprocessCfg
 from torch import nn
 
-from cosmos_core.utils.storage import file_sha256
+from cosmos_core.utils.files import file_sha256
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder, ClipParts
 from cosmos_eval.models.hub import reason

@@ -16,8 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from cosmos_core.utils.files import appearing
-from cosmos_core.utils.storage import cache_folder
+from cosmos_core.utils.files import appearing, cache_folder
 from cosmos_eval.protocols.localisation import FAMILY as LOCALISATION
 from cosmos_eval.protocols.localisation import localisation_of
 from cosmos_eval.protocols.segmentation import MEAN, STD

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cosmos_core.utils.storage import write_atomically
+from cosmos_core.utils.files import write_atomically
 from cosmos_eval._version import __version__
 from cosmos_eval.report.assets import policy, program_of_page, style_sheet
 from cosmos_eval.report.charts import program, specifications

@@ -6,8 +6,8 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
-from cosmos_core.utils.processes import own_device
-from cosmos_core.utils.storage import write_atomically
+from cosmos_core.utils.distributed import own_device
+from cosmos_core.utils.files import write_atomically
 from cosmos_eval.models import load_encoder
 from cosmos_eval.tasks.segmentation import draw_image
 from cosmos_eval.types import (

@@ -16,7 +16,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cosmos_core.utils.storage import (
+from cosmos_core.utils.files import (
     exclusive,
     json_sha256,
     pack_arrays,

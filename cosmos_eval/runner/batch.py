@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from cosmos_core.utils.environment import command_line
 from cosmos_core.utils.files import require_writable
-from cosmos_eval.results.provenance import command_line
 from cosmos_eval.runner.executors import Engine
 from cosmos_eval.runner.executors.worker import Numbered, Outcome, Task
 from cosmos_eval.runner.plan import Pair, Plan, pair_of, require_folders

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from cosmos_core.utils.storage import file_sha256
+from cosmos_core.utils.files import file_sha256
 from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.results.labels import overrides_of, stem_of
 from cosmos_eval.results.store import read_files, samples_of

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
 
-from cosmos_core.utils.storage import file_sha256
+from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.folders import find_root, needed_parts
 from cosmos_eval.embedding.cache import EMBEDDING, fingerprint, spaces
 from cosmos_eval.models.specs import TWO_SETS, code_file, local_file

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from cosmos_core.utils.distributed import Distributed
-from cosmos_core.utils.processes import own_device
+from cosmos_core.utils import environment
+from cosmos_core.utils.distributed import Distributed, own_device
+from cosmos_eval._version import __version__
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.protocols import prepare
-from cosmos_eval.results import provenance
 from cosmos_eval.results.labels import predictions_of
 from cosmos_eval.runner.plan import (
     Machine,
@@ -140,7 +140,7 @@ def _image_pass(protocol: Protocol, options: RunOptions) -> Hashable:
 
 def measure_all(plan: Plan, watch: Watch = unwatched) -> Iterator[Finished]:
     """`run_all` on data that are checked already."""
-    surroundings = provenance.environment()
+    surroundings = environment.describe(__version__)
     jobs = plan.options.distributed.synchronized(partial(jobs_of, plan))
     for spec, own in groupby(jobs, lambda job: job.spec):
         model = load(spec, plan.machine, plan.options.distributed, watch)
@@ -226,7 +226,9 @@ def _measure_object(encoder: Encoder, protocol: Protocol, options: RunOptions) -
     unkept = replace(options, cache=None)
     check_data(Plan(specs=[], protocols=[protocol], options=unkept))
     require_encoder(encoder, type(encoder).__name__)
-    (finished,) = measure(Loaded(encoder, 0.0), [protocol], unkept, provenance.environment())
+    (finished,) = measure(
+        Loaded(encoder, 0.0), [protocol], unkept, environment.describe(__version__)
+    )
     return finished.row
 
 
@@ -263,7 +265,7 @@ def measure(
 ) -> Iterator[Finished]:
     """A result a protocol, in their order; one pass over their images, which they share.
 
-    `surroundings` is `provenance.environment`'s. A result should be stored before the next is asked
+    `surroundings` is `environment.describe`'s. A result should be stored before the next is asked
     for, as in `run_all`.
     """
     started = time.perf_counter()
@@ -350,7 +352,7 @@ def _record(
     """What of a result's provenance is its own."""
     part = part_of(protocol, options)
     return {
-        "utc": provenance.utc_now(),
+        "utc": environment.utc_now(),
         "device": encoder.info.device,
         "precision": encoder.info.precision,
         "seed": options.seed,
@@ -360,7 +362,7 @@ def _record(
         **_map(protocol, measurement),
         "batch_size": options.batch_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "peak_memory_bytes": provenance.peak_memory_bytes(),
+        "peak_memory_bytes": environment.peak_memory_bytes(),
         "hashes": dict(measurement.hashes),
         "notes": [*measurement.notes, *([] if part is None else [f"{part} were found"])],
     }

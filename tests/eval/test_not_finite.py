@@ -9,12 +9,12 @@ import pytest
 import torch
 from PIL import Image
 
+from cosmos_core.utils import environment
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.contract import require_encoder
 from cosmos_eval.models.encoder import require_finite
 from cosmos_eval.models.heatmaps import heatmaps, whole_image
 from cosmos_eval.protocols import known_protocols, prepare
-from cosmos_eval.results import provenance
 from cosmos_eval.runner.run import Loaded, measure
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
 
@@ -47,7 +47,7 @@ def error_of(encoder: ClipEncoder, dataset: str) -> str:
     # Many items of scenes-select share an image.
     options = RunOptions(limit=200 if dataset == "scenes-select" else 4, workers=0)
     with pytest.raises(UsageError) as raised:
-        list(measure(Loaded(encoder, 0.0), [protocol], options, provenance.environment()))
+        list(measure(Loaded(encoder, 0.0), [protocol], options, environment.describe("1")))
     return str(raised.value)
 
 

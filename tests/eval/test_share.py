@@ -34,7 +34,11 @@ def test_more_processes_than_items(size):
 
 
 def test_alone_everything_is_own():
-    assert SINGLE_PROCESS.spread(lambda own: [-n for n in own], [3, 1, 2], unit=2) == [-3, -1, -2]
+    assert SINGLE_PROCESS.map_sharded(lambda own: [-n for n in own], [3, 1, 2], unit=2) == [
+        -3,
+        -1,
+        -2,
+    ]
 
 
 def test_an_error_in_one_process_is_raised_in_all():

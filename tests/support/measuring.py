@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cosmos_core.utils.distributed import Distributed
-from cosmos_core.utils.processes import joined
+from cosmos_core.utils.distributed import Distributed, process_group
 from cosmos_eval.results.store import write_result
 from cosmos_eval.runner.plan import Machine, make_plan
 from cosmos_eval.runner.run import run_all
@@ -17,8 +16,8 @@ def measure_together(
     datasets: Sequence[str], checkpoint: str, arch: str, output: str
 ) -> list[dict[str, float]]:
     """The metrics of every data set as this process has them; the first one writes the results."""
-    with joined() as share:
-        return measure(share, datasets, checkpoint, arch, output)
+    with process_group() as distributed:
+        return measure(distributed, datasets, checkpoint, arch, output)
 
 
 def measure(

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cosmos_core.utils.storage import write_atomically
+from cosmos_core.utils.files import write_atomically
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.types import OnProgress, Progress, UsageError

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cosmos_core.utils.storage import write_atomically
+from cosmos_core.utils.files import write_atomically
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.report.attention.html import to_html
 from cosmos_eval.report.attention.json import to_records

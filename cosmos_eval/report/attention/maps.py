@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from cosmos_core.utils.processes import own_device
+from cosmos_core.utils.distributed import own_device
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder
 from cosmos_eval.models.heatmaps import LONGEST, heatmaps, scaled, usual_kind, whole_image

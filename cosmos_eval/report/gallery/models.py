@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cosmos_core.utils.processes import own_device
+from cosmos_core.utils.distributed import own_device
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.report.gallery.parts import MAPS, Answers, Key, Model, Need
 from cosmos_eval.report.gallery.results import listed

@@ -14,7 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cosmos_core.utils.storage import (
+from cosmos_core.utils.environment import user_name, utc_now
+from cosmos_core.utils.files import (
     exclusive,
     json_sha256,
     pack_arrays,
@@ -25,7 +26,6 @@ from cosmos_eval._version import __version__
 from cosmos_eval.data.readers import FileError, MissingFileError, read_bytes, read_json
 from cosmos_eval.results.compare import setting
 from cosmos_eval.results.labels import model_label, safe_name
-from cosmos_eval.results.provenance import user_name, utc_now
 from cosmos_eval.types import ResultRow, Samples, UsageError
 
 if TYPE_CHECKING:

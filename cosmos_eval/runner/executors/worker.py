@@ -10,8 +10,8 @@ from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
-from cosmos_core.utils.processes import is_first
-from cosmos_eval.results import provenance
+from cosmos_core.utils import environment
+from cosmos_eval._version import __version__
 from cosmos_eval.results.store import write_result
 from cosmos_eval.runner.plan import Machine
 from cosmos_eval.runner.run import Job, Loaded, Watch, load, measure, unwatched
@@ -64,11 +64,11 @@ class Worker:
         stored: list[Path] = []
         try:
             model = self._loaded(task)
-            surroundings = {**provenance.environment(), "command": task.command}
+            surroundings = {**environment.describe(__version__), "command": task.command}
             protocols, options = task.job.protocols, task.options
             for finished in measure(model, protocols, options, surroundings, self._watch):
                 write = partial(write_result, task.output, *finished)
-                path = options.distributed.synchronized(write if is_first() else _leave_it)
+                path = options.distributed.main_process_only(write)
                 if path is not None:
                     stored.append(path)
         except Exception as error:
@@ -89,10 +89,6 @@ class Worker:
             return self._model
         assert self._model is not None  # it was loaded or failed
         raise self._model
-
-
-def _leave_it() -> None:
-    """The part of processes that do not write."""
 
 
 _worker = cache(Worker)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from cosmos_core.utils.storage import write_atomically
+from cosmos_core.utils.files import write_atomically
 from cosmos_eval.tasks.label_maps import Label
 from cosmos_eval.tasks.segmentation.images import decode
 from cosmos_eval.tasks.segmentation.inference import Prediction

@@ -135,7 +135,7 @@ def test_an_error_in_one_process_ends_all_with_one_line(data, tmp_path):
 DYING = """
 import os, signal, sys
 from cosmos_eval.cli.app import main
-from cosmos_eval.encoders.clip import ClipEncoder
+from cosmos_eval.models.clip import ClipEncoder
 
 encode = ClipEncoder.encode_image
 

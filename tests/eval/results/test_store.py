@@ -17,7 +17,7 @@ from threading import Barrier, Event
 import numpy as np
 import pytest
 
-from cosmos_core.utils.storage import write_atomically
+from cosmos_core.utils.files import write_atomically
 from cosmos_eval.results.store import (
     file_stem,
     read_files,

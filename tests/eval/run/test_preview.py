@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.rows import make_row
 
-from cosmos_core.utils.storage import file_sha256
+from cosmos_core.utils.files import file_sha256
 from cosmos_eval.embedding.cache import EMBEDDING, ShardStore, fingerprint
 from cosmos_eval.embedding.embed import identity
 from cosmos_eval.models import load_encoder

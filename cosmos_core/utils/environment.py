@@ -1,4 +1,4 @@
-"""Where a number comes from: code, packages, machine, command. Imports no torch."""
+"""Where a number or a model comes from: code, packages, machine, command. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,34 +12,25 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_eval._version import __version__
-
 # Distributions that can change a number.
 PACKAGES = (
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "clip-benchmark",
-    "mmsegmentation",
-    "mmcv-lite",
-    "mmengine",
-    "numpy",
-    "scipy",
-    "opencv-python",
-    "pillow",
+    *("torch", "torchvision", "open_clip_torch", "clip-benchmark"),
+    *("mmsegmentation", "mmcv-lite", "mmengine"),
+    *("numpy", "scipy", "opencv-python", "pillow"),
 )
+_PACKAGE = Path(__file__).parents[1]
 _CODE = ("cosmos_core", "cosmos_eval", "pyproject.toml")
 
 
 class CodeState(NamedTuple):
-    """The commit of the running code and whether it was edited since; None: not a checkout."""
+    """The commit of the running code and whether it was edited since; None outside a checkout."""
 
     commit: str | None
     dirty: bool | None
 
 
-def code_state(package: Path) -> CodeState:
-    """State of the checkout that `package`, a package's folder, belongs to.
+def code_state(package: Path = _PACKAGE) -> CodeState:
+    """Return the state of the checkout that the folder of a package belongs to.
 
     Only this project's own checkout counts: a copy installed into an environment that lies
     inside some other repository must not report that repository's commit. Results and documents
@@ -59,7 +50,7 @@ def _is_this_project(root: Path) -> bool:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
-    """Output of a git command; None where git is missing or there is no commit yet."""
+    """Return the output of a git command; None where git is missing or there is no commit yet."""
     try:
         done = subprocess.run(
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
@@ -69,12 +60,8 @@ def _git(root: Path, *arguments: str) -> str | None:
     return done.stdout.strip()
 
 
-def package_versions() -> dict[str, str | None]:
-    """Installed version of every package that can change a number; None: not installed."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(distribution: str) -> str | None:
+def package_version(distribution: str) -> str | None:
+    """Return the version of an installed distribution; None where it is not installed."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
@@ -82,7 +69,7 @@ def _version(distribution: str) -> str | None:
 
 
 def peak_memory_bytes() -> int | None:
-    """Largest resident memory of this process so far; None where the system does not tell."""
+    """Return the largest resident memory of this process so far; None where it is unknown."""
     try:
         import resource
     except ImportError:  # Windows
@@ -93,26 +80,12 @@ def peak_memory_bytes() -> int | None:
 
 
 def command_line() -> str:
-    """The command as it was typed, without the folder of the program."""
+    """Return the command as it was typed, without the folder of the program."""
     return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
-def environment() -> dict[str, Any]:
-    """Everything about code, packages and machine that is the same for all results of a run."""
-    state = code_state(Path(__file__).parents[1])
-    return {
-        "version": __version__,
-        "commit": state.commit,
-        "dirty": state.dirty,
-        "packages": package_versions(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "command": command_line(),
-    }
-
-
 def user_name() -> str:
-    """Who runs this: the name that git signs with, else the login name."""
+    """Return the name that git signs with, else the login name."""
     name = _git(Path.cwd(), "config", "user.name")
     if name:
         return name
@@ -123,5 +96,19 @@ def user_name() -> str:
 
 
 def utc_now() -> str:
-    """Now, as ISO 8601 in UTC to the second."""
+    """Return the time as ISO 8601 in UTC to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+def describe(version: str) -> dict[str, Any]:
+    """Describe code, packages and machine, which all results of a run share."""
+    state = code_state()
+    return {
+        "version": version,
+        "commit": state.commit,
+        "dirty": state.dirty,
+        "packages": {name: package_version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "command": command_line(),
+    }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cosmos_eval.results.provenance import CodeState, code_state, environment
+from cosmos_core.utils.environment import CodeState, code_state, describe
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
@@ -50,6 +50,6 @@ def test_an_installation_inside_somebody_elses_repository(checkout):
 
 
 def test_the_environment_names_the_packages_that_change_numbers():
-    packages = environment()["packages"]
+    packages = describe("1")["packages"]
     assert packages["torch"]
     assert packages["mmsegmentation"]
