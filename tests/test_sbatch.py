@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support.runs import STEPS, TINY, log
 
+pytestmark = pytest.mark.slow  # starts processes of its own
+
 ROOT = Path(__file__).parents[1]
 FILE = ROOT / "examples" / "train.sbatch"
 LINES = FILE.read_text("utf-8").splitlines()

@@ -9,6 +9,8 @@ import pytest
 import torch
 from support.runs import STEPS, assert_same_run, finish, start, wait_for_step
 
+pytestmark = pytest.mark.slow  # starts processes of its own
+
 FOREIGN = 12345  # a process id in the name of another program's file
 
 

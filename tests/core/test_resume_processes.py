@@ -2,7 +2,10 @@
 
 import signal
 
+import pytest
 from support.runs import STEPS, assert_same_run, finish, start, wait_for_step
+
+pytestmark = pytest.mark.slow  # starts processes of its own
 
 
 def test_two_processes_stop_and_go_on_together(tmp_path):

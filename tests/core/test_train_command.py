@@ -46,6 +46,7 @@ def test_trains_logs_and_saves(tmp_path, recipe):
         assert isinstance(model, cosmos_core.Cosmos) == (recipe == "scenes_cosmos")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses(tmp_path):
     logs = []
     for name in ("first", "second"):
@@ -138,12 +139,14 @@ def test_an_interrupt_during_imports_ends_in_a_line(tmp_path, program):
     assert done.returncode == 130
 
 
+@pytest.mark.slow
 def test_matplotlib_waits_for_the_first_picture():
     """It takes half a second, which `--help` can do without."""
     program = "import sys, cosmos_core.cli; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_a_whole_checkpoint_or_none(tmp_path):
     arguments = ["scenes_clip", *TINY, "--set", "optim.steps=100000", "--set", "save.every=1"]
     process = subprocess.Popen(

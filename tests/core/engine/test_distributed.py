@@ -18,6 +18,8 @@ from support.workers import (
 from cosmos_core.engine.distributed import join_world, make_gather
 from cosmos_core.losses import gather_locally
 
+pytestmark = pytest.mark.slow  # starts processes of its own
+
 SCALES = {"logit_scale", "distill_logit_scale"}
 CASES = [
     *(Case(name, parts=parts) for name in METHODS for parts in (1, 2)),

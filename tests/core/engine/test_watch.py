@@ -201,6 +201,7 @@ with Watch(config, Path(sys.argv[1]), rank=0, first_step=0) as watch:
 """
 
 
+@pytest.mark.slow
 def test_a_bar_in_a_terminal(tmp_path):
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
@@ -231,6 +232,7 @@ def read_all(descriptor):
             return content.decode()
 
 
+@pytest.mark.slow
 def test_the_slowest_loader_of_all_processes_is_logged(tmp_path):
     run_processes(wait_by_rank, 2, tmp_path)
     (record,) = read_log(tmp_path)

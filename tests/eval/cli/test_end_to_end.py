@@ -13,6 +13,8 @@ import pytest
 
 from cosmos_eval.results.store import read_results
 
+pytestmark = pytest.mark.slow  # starts processes of its own
+
 PARITY = Path(__file__).parents[2] / "parity"
 
 

@@ -13,6 +13,8 @@ from hypothesis.configuration import set_hypothesis_home_dir
 from support.fuzzed_inputs import KINDS
 from support.fuzzing import Fuzzer
 
+pytestmark = pytest.mark.slow  # starts processes of its own
+
 # Hypothesis keeps tables of characters even without its database; they are not to be in the tree.
 set_hypothesis_home_dir(tempfile.gettempdir())
 

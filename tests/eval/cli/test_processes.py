@@ -18,6 +18,8 @@ from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
 from cosmos_core.utils.distributed import SINGLE_PROCESS
 from cosmos_eval.cli.app import main
 
+pytestmark = pytest.mark.slow  # starts processes of its own
+
 PARITY = Path(__file__).parents[2] / "parity"
 MODEL = ["--model", f"cosmos:{PARITY}/checkpoint.pt", "--arch", f"{PARITY}/model_config.json"]
 SCENES = 37  # more than a batch, and than a shard

@@ -17,6 +17,8 @@ from cosmos_eval.runner.executors.ray import connected
 
 from .conftest import ARCH, MODELS, plan_of, written
 
+pytestmark = pytest.mark.slow  # starts processes of its own
+
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:

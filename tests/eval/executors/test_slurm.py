@@ -11,6 +11,8 @@ from cosmos_eval.runner.executors import engine_of
 from cosmos_eval.runner.executors.slurm import execute
 from cosmos_eval.types import UsageError
 
+pytestmark = pytest.mark.slow  # starts processes of its own
+
 
 def test_a_killed_job_changes_nothing(run, deadly, tmp_path, monkeypatch):
     # How long submitit waits for the answer of a job that has ended, for the sake of slow disks.

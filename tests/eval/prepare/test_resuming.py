@@ -19,6 +19,8 @@ from cosmos_eval.types import UsageError
 
 from .conftest import read
 
+pytestmark = pytest.mark.slow  # starts processes of its own
+
 MASKS = "coco_stuff164k/annotations/val2017"
 PAGE = "https://github.com/nightrome/cocostuff#downloads"
 

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.killing import SHARD
 
 from cosmos_core.data.scenes import TEST, write_layouts
+
+pytestmark = pytest.mark.slow  # starts processes of its own
 
 TESTS = Path(__file__).parents[2]
 SCENES = 10

@@ -85,6 +85,7 @@ def metrics_of(output: str) -> dict[str, float]:
     return {name: float(value) for name, value in zip(words[::2], words[1::2], strict=True)}
 
 
+@pytest.mark.slow
 def test_a_config_by_name_gives_our_label_maps(own_set, tmp_path):
     done = run_mmengine(
         "by_name.py", tmp_path, [f"model.arch={ARCH}"], MODEL=MODEL, DATASET=str(own_set)

@@ -164,6 +164,7 @@ def pets(tmp_path, write_set) -> list[str]:
     return ["run", *model, "--dataset", str(tmp_path / "data/pets.yaml"), "--device", "cpu"]
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(pets, tmp_path, capsys):
     out, whole = tmp_path / "out", tmp_path / "whole"
     process = subprocess.Popen(
