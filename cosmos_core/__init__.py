@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from cosmos_core import losses
     from cosmos_core.bundled import BundledModel, bundled_models
-    from cosmos_core.engine.optim import param_groups
+    from cosmos_core.engine.build import param_groups
     from cosmos_core.model.build import create_model
     from cosmos_core.model.checkpoint import (
         Checkpoint,
@@ -18,8 +18,7 @@ if TYPE_CHECKING:
         load_model,
         read_checkpoint,
     )
-    from cosmos_core.model.cosmos import Cosmos, clamp_logit_scales
-    from cosmos_core.model.teacher import create_teacher, update_teacher
+    from cosmos_core.model.cosmos import Cosmos, clamp_logit_scales, create_teacher, update_teacher
     from cosmos_core.types import Features, LossTerms, Views
 
 __all__ = [
@@ -52,11 +51,11 @@ _HOMES = {
     "bundled_models": "bundled",
     "clamp_logit_scales": "model.cosmos",
     "create_model": "model.build",
-    "create_teacher": "model.teacher",
+    "create_teacher": "model.cosmos",
     "load_model": "model.checkpoint",
-    "param_groups": "engine.optim",
+    "param_groups": "engine.build",
     "read_checkpoint": "model.checkpoint",
-    "update_teacher": "model.teacher",
+    "update_teacher": "model.cosmos",
 }
 
 

@@ -19,7 +19,7 @@ from cosmos_core.model.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from cosmos_core.model.modelcard import facts_table, training_facts
+from cosmos_core.model.export import facts_table, training_facts
 from cosmos_core.utils.files import write_atomically
 
 SIZE_LIMIT = 8_000_000  # bytes a file: the package must stay small

@@ -18,7 +18,7 @@ from cosmos_core.data.scenes import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.model.build import model_config
 from cosmos_core.model.clip import MultiViewCLIP
-from cosmos_core.model.pooler import CROSS_ATTENTION_HEADS
+from cosmos_core.model.cosmos import CROSS_ATTENTION_HEADS
 
 SCENES = "scenes:"  # of a shard specification that asks for so many embedded scenes
 POSITIVE = (

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 from cosmos_core.config import WatchConfig
 from cosmos_core.engine.distributed import World, check_in_first, gather_objects
-from cosmos_core.engine.state import random_state, restore_random_state
+from cosmos_core.engine.snapshot import random_state, restore_random_state
 from cosmos_core.model.checkpoint import Weights
 
 GROUP = "cosmos_core.evaluators"

@@ -12,8 +12,7 @@ from cosmos_core.config import TrainConfig
 from cosmos_core.engine.log import LOG, read_log
 from cosmos_core.engine.watch import Watch
 from cosmos_core.plots.curves import draw_curves
-from cosmos_core.plots.samples import Inverse, read_samples
-from cosmos_core.plots.views import draw_views
+from cosmos_core.plots.views import Inverse, draw_views, read_samples
 from cosmos_core.types import Views
 from cosmos_core.utils.files import write_atomically
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,15 +17,15 @@ from torch import nn
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.loading import Batch, Tokenizer, make_loader
 from cosmos_core.data.problems import ProblemCounter
-from cosmos_core.engine.build import make_training
-from cosmos_core.engine.card import training_card
+from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
 from cosmos_core.engine.distributed import World, gather_objects, make_gather, wait_for_all
 from cosmos_core.engine.evaluate import Evaluator, evaluate
-from cosmos_core.engine.optim import learning_rate, teacher_momentum
 from cosmos_core.engine.pictures import RunPictures
 from cosmos_core.engine.signals import StopRequest, StopWaiting
-from cosmos_core.engine.snapshot import CHECKPOINT, Best, Snapshots
-from cosmos_core.engine.state import (
+from cosmos_core.engine.snapshot import (
+    CHECKPOINT,
+    Best,
+    Snapshots,
     find_state,
     load_training,
     random_state,
@@ -35,7 +37,7 @@ from cosmos_core.engine.step import normalise, train_step
 from cosmos_core.engine.watch import Watch
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
-from cosmos_core.plots.samples import Decoder, Inverse
+from cosmos_core.plots.views import Decoder, Inverse
 from cosmos_core.types import Views
 
 
@@ -267,3 +269,32 @@ def _next(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
 def _scales(model: nn.Module) -> dict[str, float]:
     names = ("logit_scale", "distill_logit_scale")
     return {name: getattr(model, name).exp().item() for name in names if hasattr(model, name)}
+
+
+def training_card(
+    config: TrainConfig, command: str, *, steps: int, seconds: float, processes: int
+) -> dict[str, Any]:
+    """Command, seed, commit, duration and samples seen of a run that is `steps` steps old."""
+    return {
+        "command": command,
+        "commit": code_commit(),
+        "config": asdict(config),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "processes": processes,
+        "samples_seen": steps * config.optim.batch_size,
+        "seconds": round(seconds, 1),
+        "seed": config.seed,
+        "steps": steps,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+
+
+def code_commit() -> str | None:
+    """The commit of this checkout, `-dirty` where it differs from it; None outside one."""
+    folder = Path(__file__).parents[2]
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    return result.stdout.strip() or None

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from cosmos_core.losses.contrastive import contrastive_loss
-from cosmos_core.losses.gather import gather_locally
+from cosmos_core.losses.clip import contrastive_loss
+from cosmos_core.losses.common import gather_locally
 from cosmos_core.types import Features, Gather, LossTerms
 
 

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosmos_core.losses.gather import gather_locally
-from cosmos_core.losses.precision import full_precision
+from cosmos_core.losses.common import full_precision, gather_locally
 from cosmos_core.types import Gather
 
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04  # github.com/facebookresearch/dino

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cosmos_core.model.attention import Run
-from cosmos_core.model.packed import Packing, pack_blocks, through_blocks
+from cosmos_core.model.packed import Packing, Run, pack_blocks, through_blocks
 
 # Captions of about the same length are encoded together. A finer step saves tokens, a coarser one
 # calls of the attention: those cost little on a CPU, and a launch of kernels each on a GPU.

@@ -19,14 +19,14 @@ from support.training import (
 from torch import Tensor
 
 from cosmos_core import Views
-from cosmos_core.engine.accumulate import (
+from cosmos_core.engine.build import make_training
+from cosmos_core.engine.step import (
     as_leaves,
     carry_back,
     join_features,
     part_gradients,
     split_views,
 )
-from cosmos_core.engine.build import make_training
 
 EVERY_METHOD = {**METHODS, **ABLATIONS}
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from cosmos_core.engine.optim import learning_rate
+from cosmos_core.engine.build import learning_rate
 
 
 @pytest.mark.parametrize(

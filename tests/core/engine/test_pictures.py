@@ -20,7 +20,7 @@ from cosmos_core.engine.snapshot import Snapshots
 from cosmos_core.engine.trainer import Trainer
 from cosmos_core.engine.watch import Watch
 from cosmos_core.plots.curves import draw_curves
-from cosmos_core.plots.samples import Inverse
+from cosmos_core.plots.views import Inverse
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 

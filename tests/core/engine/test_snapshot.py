@@ -8,8 +8,15 @@ import torch
 from support.training import METHODS, tiny_config
 from support.writing import file_size_limit
 
-from cosmos_core.engine.snapshot import Best, SnapshotError, Snapshots
-from cosmos_core.engine.state import PARTS, find_state, random_state, restore_random_state
+from cosmos_core.engine.snapshot import (
+    PARTS,
+    Best,
+    SnapshotError,
+    Snapshots,
+    find_state,
+    random_state,
+    restore_random_state,
+)
 
 
 def names(folder):

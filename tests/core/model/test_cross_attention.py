@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import cosmos_core
-from cosmos_core.model.pooler import CrossAttentionPooler
+from cosmos_core.model.cosmos import CrossAttentionPooler
 
 CONFIG = {
     "embed_dim": 32,

@@ -8,8 +8,7 @@ import torch
 from open_clip.transformer import ResidualAttentionBlock, Transformer
 from torch._dynamo.testing import CompileCounter
 
-from cosmos_core.model.attention import Run, attend
-from cosmos_core.model.packed import Packing, pack_blocks, through_blocks
+from cosmos_core.model.packed import Packing, Run, attend, pack_blocks, through_blocks
 
 WIDTH, HEADS = 16, 2
 RUNS = (Run(2, 7), Run(3, 4), Run(1, 2))

@@ -7,9 +7,17 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cosmos_core.plots.curves import LONG, MOST, draw_curves, lay_out
-from cosmos_core.plots.page import plain_style
-from cosmos_core.plots.series import Series, panels, running_mean, thinned
+from cosmos_core.plots import plain_style
+from cosmos_core.plots.curves import (
+    LONG,
+    MOST,
+    Series,
+    draw_curves,
+    lay_out,
+    panels,
+    running_mean,
+    thinned,
+)
 
 TITLE = "scenes_cosmos (cosmos): steps 0 to 9 of 10"
 

@@ -7,7 +7,7 @@ from support.training import ABLATIONS, METHODS
 
 from cosmos_core.data.scenes import scenes_tokenizer
 from cosmos_core.engine.step import normalise
-from cosmos_core.plots.samples import Caption, Inverse, denormalise, read_caption, read_samples
+from cosmos_core.plots.views import Caption, Inverse, denormalise, read_caption, read_samples
 from cosmos_core.types import Views
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from cosmos_core.types import Gathered
@@ -22,3 +23,8 @@ class GatherLocally:
 
 
 gather_locally = GatherLocally()
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """float32 of a narrower tensor: logits of scale 100 leave bfloat16 no digit after the point."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
