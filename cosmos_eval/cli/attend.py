@@ -65,11 +65,11 @@ def attend(
 
     names = model or ["scenes-cosmos"]
     specs = [parse_model_spec(name, arch=arch, weights=weights) for name in names]
-    from cosmos_eval.report.attention import Looking, asked, draw
+    from cosmos_eval.report.attention import AttendOptions, draw, read_pairs
 
-    looking = Looking(
+    options = AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
     )
-    rows = draw(asked(image, text or [], csv), specs, looking, out)
+    rows = draw(read_pairs(image, text or [], csv), specs, options, out)
     display.show_looks(rows, out, as_json=json)
     display.show_wrote(out)

@@ -414,13 +414,13 @@ def _shortened(text: str, length: int = 24) -> str:
 
 def show_looks(rows: Sequence[Row], out: Path, *, as_json: bool) -> None:
     """Print where maps are largest; of a single row also what its words weigh. Notes apart."""
-    from cosmos_eval.report.attention import described, notes, to_records, weighed
+    from cosmos_eval.report.attention import map_table, notes, to_records, word_tables
 
     if as_json:
         print_json(to_records(rows))
     else:
-        show_records(described(rows), as_json=False)
-        for table in weighed(rows[0]) if len(rows) == 1 else ():
+        show_records(map_table(rows), as_json=False)
+        for table in word_tables(rows[0]) if len(rows) == 1 else ():
             show_records(table, as_json=False)
     show_notes(notes(rows, out))
 

@@ -1,66 +1,55 @@
-"""What models look at: image attention conditioned on a text, text attention on an image.
+"""Attention maps: image attention conditioned on a text, text attention conditioned on an image.
 
-Models of COSMOS have it as the weights of their cross-attention; others show how similar a text is
-to every patch, which is said wherever it is shown.
+Models of COSMOS have both as weights of their cross-attention. Other models show the similarity of
+a text to every patch, and every output says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.report.attention.compute import compute_rows, image_with_texts, read_pairs
+from cosmos_eval.report.attention.figure import to_png, to_svg
 from cosmos_eval.report.attention.html import to_html
-from cosmos_eval.report.attention.json import to_records
-from cosmos_eval.report.attention.layout import page
-from cosmos_eval.report.attention.maps import look
-from cosmos_eval.report.attention.pairs import asked, pairs_of
-from cosmos_eval.report.attention.png import to_png
 from cosmos_eval.report.attention.records import (
+    AttendOptions,
     CaptionShares,
     Heads,
     Kind,
     Look,
-    Looking,
     Pair,
     Row,
     View,
     WordShare,
 )
-from cosmos_eval.report.attention.svg import to_svg
-from cosmos_eval.report.attention.tables import described, notes, weighed
+from cosmos_eval.report.attention.text import map_table, notes, to_records, word_tables
 from cosmos_eval.types import Attention, ModelSpec, Precision, UsageError, Weights
 
 __all__ = [
+    "FORMATS",
+    "AttendOptions",
     "CaptionShares",
-    "Heads",
-    "Kind",
     "Look",
-    "Looking",
     "Pair",
     "Row",
     "View",
     "WordShare",
-    "asked",
     "attend",
-    "described",
     "draw",
+    "map_table",
     "notes",
+    "read_pairs",
     "to_records",
-    "weighed",
+    "word_tables",
 ]
 
-_TITLE = "What the models look at"
-
-_WRITERS: dict[str, Callable[[Sequence[Row]], bytes]] = {
-    ".png": lambda rows: to_png(page(rows)),
-    ".svg": lambda rows: to_svg(page(rows), _TITLE),
-    ".html": lambda rows: to_html(rows, _TITLE).encode(),
-}
-"""A picture of rows, by the suffix of its file."""
+FORMATS = {".png": to_png, ".svg": to_svg, ".html": to_html}
+"""The function that draws rows to a file's bytes, by the suffix of the file."""
 
 
 def attend(
@@ -77,51 +66,46 @@ def attend(
     precision: Precision = "fp32",
     out: str | Path | None = None,
 ) -> Look:
-    """What a model looks at in an image, given a text, and in the text, given the image.
+    """Return the attention of a model on an image, given a text, and on the text, given the image.
 
-    Of the views of what is returned, one or one a head, `map` (h, w) holds the weights or cosines
-    of the patches, `caption` the shares of words, padding, start and end of text, None for
-    similarity. With `out` it is drawn to a file as well. Raises UsageError for bad input.
+    Each of the result's views, one or one per head, has `map` (h, w), the weights or cosines of the
+    patches, and `caption`, the shares of words, padding, start and end of text (None for
+    similarity). `out` also draws them to a file. Raises UsageError for bad input.
     """
-    looking = Looking(
+    options = AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
     )
     spec = parse_model_spec(model, arch=arch, weights=weights)
-    pairs = pairs_of(Path(image) if isinstance(image, str) else image, [text])
-    (row,) = draw(pairs, [spec], looking, None if out is None else Path(out))
+    pairs = image_with_texts(Path(image) if isinstance(image, str) else image, [text])
+    (row,) = draw(pairs, [spec], options, None if out is None else Path(out))
     return row.looks[0]
 
 
 def draw(
-    pairs: Sequence[Pair], specs: Sequence[ModelSpec], looking: Looking, out: Path | None
+    pairs: Sequence[Pair], specs: Sequence[ModelSpec], options: AttendOptions, out: Path | None
 ) -> list[Row]:
-    """What models look at in every pair, drawn to a file where one is named.
+    """Compute the attention of models on every pair, and draw it to `out` if given.
 
-    Raises UsageError for bad input: before any model is loaded for what can be known by then.
+    Raises UsageError for bad input, where possible before any model is loaded.
     """
     if out is not None:
         _require_writable(out, pairs)
     names = [spec.text for spec in specs]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise UsageError(f"--model {repeated[0]} is given twice")
-    rows = look(pairs, specs, looking)
+    rows = compute_rows(pairs, specs, options)
     if out is not None:
-        _write(rows, out)
+        try:
+            write_atomically(out, FORMATS[out.suffix.lower()](rows))
+        except OSError as error:
+            raise UsageError(f"cannot write {out}: {error.strerror}") from error
     return rows
 
 
 def _require_writable(out: Path, pairs: Sequence[Pair]) -> None:
-    if out.suffix.lower() not in _WRITERS:
-        raise UsageError(f"--out {out}: name a file that ends with {', '.join(_WRITERS)}")
+    if out.suffix.lower() not in FORMATS:
+        raise UsageError(f"--out {out}: name a file that ends with {', '.join(FORMATS)}")
     if out.is_dir():
         raise UsageError(f"--out {out} is a folder: name a file")
     if out.resolve() in {Path(pair.source.name).resolve() for pair in pairs}:
         raise UsageError(f"--out {out} is the image itself: name another file")
-
-
-def _write(rows: Sequence[Row], out: Path) -> None:
-    content = _WRITERS[out.suffix.lower()](rows)
-    try:
-        write_atomically(out, content)
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}") from error

@@ -1,80 +1,63 @@
-"""Rows as one web page that needs nothing beside it."""
+"""Attention maps and captions as one web page that needs no other file."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
-from typing import Any
 
-from cosmos_eval.report.attention.colours import LEVELS, OPACITY, PLAIN, coloured, scale
-from cosmos_eval.report.attention.embedded import data_uri
-from cosmos_eval.report.attention.records import Look, Row, View
-from cosmos_eval.report.attention.words import (
+import numpy as np
+from PIL import Image
+
+from cosmos_eval.report.attention.figure import LEVELS, OPACITY, PLAIN, colour_map, coloured
+from cosmos_eval.report.attention.records import Row, View
+from cosmos_eval.report.attention.text import (
     LEVEL_NAMES,
+    TITLE,
+    alt_text,
     footer,
     has_words,
     padding_line,
     percent,
     printable,
     range_line,
-    said,
     title,
 )
 from cosmos_eval.results.text import html_templates
 
 
-def to_html(rows: Sequence[Row], name: str) -> str:
-    """A page with a slider for the maps' opacity and, where there are several, a choice of head."""
+def to_html(rows: Sequence[Row]) -> bytes:
+    """Return a page with a slider for the opacity of maps and, if there are several, all heads."""
     environment = html_templates("cosmos_eval.report.attention")
     environment.filters |= {"percent": percent, "printable": printable, "padding": padding_line}
+    environment.globals |= {"title_of": title, "range_line": range_line, "alt_text": alt_text}
+    environment.globals |= {"data_uri": _data_uri, "map_uri": _map_uri}
     looks = [look for row in rows for look in row.looks]
-    return environment.get_template("page.html").render(
-        title=name,
+    several = [look for look in looks if len(look.views) > 1]
+    steps = colour_map()(np.arange(0, 256, 15), bytes=True)
+    page = environment.get_template("page.html").render(
+        title=TITLE,
         kinds=list(dict.fromkeys(title(look) for look in looks)),
         levels=[*LEVELS.items(), ("plain", PLAIN)],
         level_names=LEVEL_NAMES.items(),
-        weighs_words=any(has_words(look) for look in looks),
-        heads=_heads(looks),
-        gradient=", ".join("#{:02x}{:02x}{:02x}".format(*rgb) for rgb in scale()[::15]),
+        weighs_words=has_words(looks),
+        heads=list(dict.fromkeys(view.head for look in several for view in look.views)),
+        gradient=", ".join("#{:02x}{:02x}{:02x}".format(*rgb) for rgb in steps),
         opacity=round(100 * OPACITY),
         panel=20 if len(rows[0].looks) < 3 else 14,
-        rows=[_row(row) for row in rows],
+        rows=rows,
         footer=footer(rows),
     )
+    return page.encode()
 
 
-def _heads(looks: Sequence[Look]) -> list[str]:
-    """The heads that one can choose from; none where each look has one view."""
-    several = [look for look in looks if len(look.views) > 1]
-    return list(dict.fromkeys(view.head for look in several for view in look.views))
+def _map_uri(row: Row, view: View) -> str:
+    # Half the size of the picture: a map has no detail that would be lost.
+    width, height = ((side + 1) // 2 for side in row.picture.size)
+    return _data_uri(coloured(view, (width, height)))
 
 
-def _row(row: Row) -> dict[str, Any]:
-    return {
-        "name": printable(row.name),
-        "text": printable(row.text),
-        "size": row.size,
-        "picture": data_uri(row.picture),
-        "looks": [
-            {
-                "model": printable(look.info.spec),
-                "title": title(look),
-                "views": [_view(row, look, view) for view in look.views],
-            }
-            for look in row.looks
-        ],
-    }
-
-
-def _view(row: Row, look: Look, view: View) -> dict[str, Any]:
-    return {
-        "head": view.head,
-        "caption": view.caption,
-        "colours": data_uri(coloured(view, _half(row.picture.size))),
-        "range": range_line(look, view),
-        "said": said(row, look, view),
-    }
-
-
-def _half(size: tuple[int, int]) -> tuple[int, int]:
-    """Of a picture: a map has no detail that would be lost."""
-    return (size[0] + 1) // 2, (size[1] + 1) // 2
+def _data_uri(image: Image.Image) -> str:
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=90, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

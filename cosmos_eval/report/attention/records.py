@@ -1,4 +1,4 @@
-"""What models look at, as numbers: what is asked, and what every form of output is made from."""
+"""Attention of models as numbers: the request, and the records behind every form of output."""
 
 from __future__ import annotations
 
@@ -17,16 +17,9 @@ Kind = Literal["cross-attention", "similarity"]
 Heads = Literal["mean", "each"]
 Level = Literal["low", "middle", "high"]
 
-KINDS: dict[Kind | Literal["both"], tuple[MapKind, ...]] = {
-    "cross-attention": ("cross-attention",),
-    "similarity": ("text-to-patch similarity",),
-    "both": ("cross-attention", "text-to-patch similarity"),
-}
-"""What is shown of a model that has it, as it is typed."""
-
 
 class Pair(NamedTuple):
-    """An image and a text; `name` is what the image is called."""
+    """An image, named `name`, and a text."""
 
     name: str
     source: ImageSource
@@ -34,8 +27,8 @@ class Pair(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looking:
-    """How models look. `kind` None: the one that a model usually has.
+class AttendOptions:
+    """How maps are computed. `kind` None is the usual kind of each model.
 
     `attention` is the form of the last block for similarity; None is csa.
     """
@@ -48,10 +41,10 @@ class Looking:
 
 
 class WordShare(NamedTuple):
-    """A word and its share of a caption's attention, the sum of its tokens.
+    """A word and its share of a caption's attention, the sum over its tokens.
 
-    `scaled` is the share between the least of the caption's words (0) and the largest (1), None
-    where there is nothing to compare. `spaced` says whether white space precedes the word.
+    `scaled` is the share between the smallest (0) and the largest (1) of the caption's words, None
+    for a caption of one value. `spaced` tells whether white space precedes the word.
     """
 
     text: str
@@ -61,7 +54,7 @@ class WordShare(NamedTuple):
 
     @property
     def level(self) -> Level | None:
-        """In which third of the caption's range the word is."""
+        """The third of the caption's range that the word is in."""
         if self.scaled is None:
             return None
         return "low" if self.scaled < 1 / 3 else "middle" if self.scaled < 2 / 3 else "high"
@@ -69,16 +62,16 @@ class WordShare(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionShares:
-    """How an image looks at a text: shares that sum to 1 over words, start, end and padding.
+    """Attention of an image on a text: shares of words, start, end and padding, which sum to 1.
 
-    `unread` is the end of the text where it does not fit the context at all; where `halved` is true
-    the last of `words` is read in part. `tokens` counts those of the whole text with its start and
-    end.
+    `unread` is the end of the text that does not fit the context; `last_word_in_part` tells whether
+    only the first tokens of the last of `words` fit. `tokens` counts the whole text with its start
+    and end.
     """
 
     words: tuple[WordShare, ...]
     unread: str
-    halved: bool
+    last_word_in_part: bool
     start: float
     end: float
     padding: float
@@ -86,7 +79,7 @@ class CaptionShares:
     context: int
 
 
-class Spot(NamedTuple):
+class Peak(NamedTuple):
     """The largest value of a map, and the centre of its patch in pixels of the image."""
 
     value: float
@@ -96,29 +89,28 @@ class Spot(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What one head, or the mean of all, looks at: a map (h, w) over patches, and the text.
+    """The map (h, w) of one head or of the mean of all: weights that sum to 1, or cosines.
 
-    The map holds weights that sum to 1, or cosines. `caption` is None where the model has no
-    cross-attention or shows similarity.
+    `caption` is None for text-to-patch similarity.
     """
 
     head: str
     map: NDArray[np.float32]
     caption: CaptionShares | None
 
-    def peak(self, size: tuple[int, int]) -> Spot:
-        """Where the map is largest, in an image of this width and height."""
+    def peak(self, size: tuple[int, int]) -> Peak:
+        """The largest value of the map, in an image of this width and height."""
         height, width = self.map.shape
         row, column = divmod(int(self.map.argmax()), width)
         x, y = (column + 0.5) / width * size[0], (row + 0.5) / height * size[1]
-        return Spot(float(self.map[row, column]), int(x), int(y))
+        return Peak(float(self.map[row, column]), int(x), int(y))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What a model makes of a pair: a view, or one a head. `attention` is that of similarity.
+    """The maps of a model for a pair: one view, or one per head.
 
-    `usual` is the kind that the model usually has.
+    `usual` is the kind of map that the model usually shows, `attention` that of similarity.
     """
 
     info: EncoderInfo
@@ -130,9 +122,9 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A pair and what all models look at in it.
+    """A pair and the maps of all models. `picture` is the image as drawn, `size` that of its file.
 
-    `picture` is the image as large as it is drawn; `size` is the image's own, in pixels.
+    Sizes are width and height in pixels.
     """
 
     name: str

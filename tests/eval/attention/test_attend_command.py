@@ -17,7 +17,7 @@ from PIL import Image
 
 from cosmos_eval.cli.app import app
 
-SVG = "{http://www.w3.org/2000/svg}"
+SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 INJECTION = 'a </text></svg><script>alert("x")</script> & <b>dog</b>'
 
 
@@ -94,14 +94,14 @@ def test_svg_is_xml_with_text_and_images(command, photo: Path) -> None:
     texts = [element.text for element in root.iter(f"{SVG}text")]
     assert texts[texts.index("a") :][:4] == ["a", "</", "text", "></"]
     assert not list(root.iter(f"{SVG}script"))
-    images = [element.get("href", "") for element in root.iter(f"{SVG}image")]
+    images = [element.get(f"{XLINK}href", "") for element in root.iter(f"{SVG}image")]
     assert len(images) == 3  # the image, the map, the scale
     for address in images:
         kind, _, content = address.partition(",")
-        assert kind == "data:image/jpeg;base64"
+        assert kind == "data:image/png;base64"
         Image.open(io.BytesIO(base64.b64decode(content))).load()
     content = Path("a.svg").read_text("utf-8")
-    assert re.findall(r"https?://[^\"]+", content) == ["http://www.w3.org/2000/svg"]
+    assert {f"{{{address}}}" for address in re.findall(r"https?://[^\"]+", content)} == {SVG, XLINK}
     titles = [element.text or "" for element in root.iter(f"{SVG}title")]
     assert any(re.fullmatch(r"dog: \d+\.\d% of the weight", title) for title in titles)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.report.attention import _WRITERS
+from cosmos_eval.report.attention import FORMATS
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGE = (DOCS / "attention.md").read_text("utf-8")
@@ -50,4 +50,4 @@ def test_python_example(command, photo: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_every_form_is_described() -> None:
-    assert [suffix for suffix in _WRITERS if f"`{suffix}`" not in PAGE] == []
+    assert [suffix for suffix in FORMATS if f"`{suffix}`" not in PAGE] == []

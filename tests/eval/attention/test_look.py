@@ -14,7 +14,7 @@ import cosmos_eval
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.heatmaps import whole_image
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.report.attention import Look, Looking, asked, draw
+from cosmos_eval.report.attention import AttendOptions, Look, draw, read_pairs
 from cosmos_eval.types import UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -127,7 +127,7 @@ def test_a_text_that_is_cut(photo: Path) -> None:
     assert caption is not None
     # Places 0 to 63: start, 58 red, z e br a, end; then s, the comma and the rest.
     assert [word.text for word in caption.words[57:]] == ["red", "zebras"]
-    assert (caption.unread, caption.halved, caption.padding) == (", far away.", True, 0)
+    assert (caption.unread, caption.last_word_in_part, caption.padding) == (", far away.", True, 0)
     total = sum(word.share for word in caption.words) + caption.start + caption.end
     assert total == pytest.approx(1, abs=1e-5)
 
@@ -162,7 +162,9 @@ def test_images_of_any_size_and_mode(
 
 def test_texts_of_one_image_are_as_one_by_one(photo: Path) -> None:
     texts = ["a red ball", "grass", "a small blue boat on the left"]
-    rows = draw(asked(photo, texts, None), [parse_model_spec("scenes-cosmos")], Looking(), None)
+    rows = draw(
+        read_pairs(photo, texts, None), [parse_model_spec("scenes-cosmos")], AttendOptions(), None
+    )
     assert [row.text for row in rows] == texts
     for row in rows:
         alone = cosmos_eval.attend(photo, row.text)
@@ -171,21 +173,27 @@ def test_texts_of_one_image_are_as_one_by_one(photo: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "looking", "message"),
+    ("model", "options", "message"),
     [
-        ("scenes-clip", Looking(kind="cross-attention"), "has no cross-attention; leave --kind"),
-        ("scenes-clip", Looking(heads="each"), "similarity has no heads; leave --heads out"),
-        ("scenes-cosmos", Looking(attention="csa"), "add --kind similarity"),
+        (
+            "scenes-clip",
+            AttendOptions(kind="cross-attention"),
+            "has no cross-attention; leave --kind",
+        ),
+        ("scenes-clip", AttendOptions(heads="each"), "similarity has no heads; leave --heads out"),
+        ("scenes-cosmos", AttendOptions(attention="csa"), "add --kind similarity"),
     ],
 )
-def test_what_models_do_not_have(model: str, looking: Looking, message: str, photo: Path) -> None:
+def test_what_models_do_not_have(
+    model: str, options: AttendOptions, message: str, photo: Path
+) -> None:
     with pytest.raises(UsageError, match=message):
-        draw(asked(photo, ["a"], None), [parse_model_spec(model)], looking, None)
+        draw(read_pairs(photo, ["a"], None), [parse_model_spec(model)], options, None)
 
 
 def test_every_kind_that_a_model_has(photo: Path) -> None:
     specs = [parse_model_spec(name) for name in ("scenes-cosmos", "scenes-clip")]
-    (row,) = draw(asked(photo, ["a dog"], None), specs, Looking(kind="both"), None)
+    (row,) = draw(read_pairs(photo, ["a dog"], None), specs, AttendOptions(kind="both"), None)
     shown = [(look.info.spec, look.kind) for look in row.looks]
     similarity = "text-to-patch similarity"
     assert shown == [

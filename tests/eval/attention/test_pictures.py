@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.report.attention.captions import caption_block
-from cosmos_eval.report.attention.colours import LEVELS, OPACITY, PLAIN, coloured, laid_over, scale
-from cosmos_eval.report.attention.fonts import (
-    Item,
+from cosmos_eval.report.attention import CaptionShares, Look, Row, View, WordShare, notes
+from cosmos_eval.report.attention.figure import (
+    LEVELS,
+    OPACITY,
+    PLAIN,
     broken,
+    colour_map,
+    coloured,
     flowed,
-    lacking,
+    overlaid,
     shortened,
-    width_of,
+    text_width,
+    to_png,
+    to_svg,
     wrapped,
 )
-from cosmos_eval.report.attention.marks import Block, Box, Text, beside, moved, stacked
-from cosmos_eval.report.attention.png import to_png
-from cosmos_eval.report.attention.records import CaptionShares, View, WordShare
-from cosmos_eval.report.attention.words import printable
-from cosmos_eval.types import UsageError
+from cosmos_eval.report.attention.text import padding_line, printable
+from cosmos_eval.types import EncoderInfo, UsageError
+
+SVG = "{http://www.w3.org/2000/svg}"
 
 
 def luminance(colour: str) -> float:
@@ -37,9 +44,13 @@ def test_words_can_be_read_on_their_colours(ink) -> None:
     assert (light + 0.05) / (dark + 0.05) > 7
 
 
+def scale() -> np.ndarray:
+    """The colours of 0..1 in 256 steps, (256, 3) RGB."""
+    return colour_map()(np.arange(256), bytes=True)[:, :3]
+
+
 def test_more_is_brighter() -> None:
     steps = [luminance("#{:02x}{:02x}{:02x}".format(*rgb)) for rgb in scale()]
-    assert scale().shape == (256, 3)
     assert (np.diff(steps[::15]) > 0).all()  # neighbours may round to one colour
     levels = [luminance(ink.ground) for ink in LEVELS.values()]
     assert levels == sorted(levels)
@@ -68,39 +79,37 @@ def test_colours_of_a_map_by_hand() -> None:
     pixels = np.asarray(coloured(view, (4, 4)))
     assert pixels[0, 0].tolist() == scale()[0].tolist()
     assert pixels[3, 3].tolist() == scale()[255].tolist()
-    assert pixels[2, 3].tolist() == scale()[round(255 * 0.75)].tolist()  # 3/4 of the way down
+    assert pixels[2, 3].tolist() == scale()[int(256 * 0.75)].tolist()  # 3/4 of the way down
 
 
 def test_colour_is_the_map_s_alone() -> None:
-    red = Image.new("RGB", (1, 1), (255, 0, 0))  # grey 76
-    over = laid_over(Image.new("RGB", (1, 1), (0, 0, 255)), red)
-    assert np.allclose(
-        over.getpixel((0, 0)), [76 * 0.4, 76 * 0.4, 76 * 0.4 + 255 * OPACITY], atol=1
-    )
-
-
-ITEMS = [Item("a", 4, 1), Item("b", 4, 1), Item(",", 2, 0), Item("c", 5, 1), Item("d", 9, 1)]
+    """Of a red picture only its grey is left, below the colour of an even map."""
+    even = View(head="", map=np.ones((1, 1), np.float32), caption=None)
+    over = overlaid(even, Image.new("RGB", (1, 1), (255, 0, 0)))  # grey 76
+    expected = 76 * (1 - OPACITY) + OPACITY * scale()[0].astype(float)
+    assert np.allclose(over.getpixel((0, 0)), expected, atol=1)
 
 
 @pytest.mark.parametrize(
     ("width", "lines", "lefts"),
     [
-        (100, [0, 0, 0, 0, 0], [0, 5, 9, 12, 18]),
-        (11, [0, 0, 0, 1, 2], [0, 5, 9, 0, 0]),
-        (10, [0, 1, 1, 2, 3], [0, 0, 4, 0, 0]),  # the comma stays with its word
-        (5, [0, 1, 2, 3, 4], [0, 0, 0, 0, 0]),  # unless there is no room
+        (110, [0, 0, 0, 0, 0], [0, 20, 36, 48, 72]),
+        (45, [0, 0, 0, 1, 2], [0, 20, 36, 0, 0]),
+        (40, [0, 1, 1, 2, 3], [0, 0, 16, 0, 0]),  # the comma stays with its word
+        (20, [0, 1, 2, 3, 4], [0, 0, 0, 0, 0]),  # unless the line is too short
     ],
 )
 def test_lines_by_hand(width: float, lines: list[int], lefts: list[float]) -> None:
-    placed = flowed(ITEMS, width)
-    assert [place.line for place in placed] == lines
-    assert [place.left for place in placed] == lefts
+    """Widths of `a b, c d`, with gaps of 4."""
+    places = flowed([16, 16, 8, 20, 36], [True, True, False, True, True], width)
+    assert [line for _, line in places] == lines
+    assert [left for left, _ in places] == lefts
 
 
 def test_running_text() -> None:
     text = "two words and a verylongwordthatmustbebroken in  pieces"
     lines = wrapped(text, 12, 90)
-    assert max(width_of(line, 12) for line in lines) <= 90
+    assert max(text_width(line, 12) for line in lines) <= 90
     assert lines[0] == "two words and"
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
     assert "".join(broken("abcdefgh", 12, 20)) == "abcdefgh"
@@ -111,29 +120,12 @@ def test_paths_keep_their_ends() -> None:
     short = shortened("cosmos:/a/long/way/to/checkpoint.pt", 12, 120)
     assert short.startswith("…")
     assert short.endswith("checkpoint.pt")
-    assert width_of(short, 12) <= 120
+    assert text_width(short, 12) <= 120
     assert shortened("a.pt", 12, 120) == "a.pt"
-
-
-def test_characters_that_the_font_lacks() -> None:
-    assert lacking("naïve Ж α 日本日 🐕") == "日本🐕"
 
 
 def test_text_that_no_file_could_hold() -> None:
     assert printable("a\x00b\ud800 c\n\td\uffff 👨‍👩‍👧") == "a�b� c d� 👨‍👩‍👧"
-
-
-def test_blocks_by_hand() -> None:
-    one = Block(10, 4, [Box(0, 0, 10, 4, "#000000")])
-    two = Block(6, 8, [Box(1, 2, 3, 4, "#ffffff")])
-    below = stacked([one, two], 3)
-    assert (below.width, below.height) == (10, 15)
-    assert [(mark.x, mark.y) for mark in below.marks] == [(0, 0), (1, 9)]
-    right = beside([one, two], 3)
-    assert (right.width, right.height) == (19, 8)
-    assert [(mark.x, mark.y) for mark in right.marks] == [(0, 0), (14, 2)]
-    assert [(mark.x, mark.y) for mark in moved(two, 5, 5)] == [(6, 7)]
-    assert stacked([], 3) == Block(0, 0, [])
 
 
 def caption(**changes: object) -> CaptionShares:
@@ -145,7 +137,7 @@ def caption(**changes: object) -> CaptionShares:
     made = {
         "words": words,
         "unread": "",
-        "halved": False,
+        "last_word_in_part": False,
         "start": 0.05,
         "end": 0.15,
         "padding": 0.2,
@@ -155,36 +147,79 @@ def caption(**changes: object) -> CaptionShares:
     return CaptionShares(**{**made, **changes})
 
 
+def row_of(shown: CaptionShares | None, text: str = "A dog,", heads: int = 1) -> Row:
+    info = EncoderInfo(
+        spec="a-model", architecture="tiny", precision="fp32", device="cpu", weights=None,
+        weights_sha256=None, random=True,
+    )  # fmt: skip
+    map_ = np.array([[0.1, 0.2], [0.3, 0.4]], np.float32)
+    view = View(head="head 1", map=map_, caption=shown)
+    look = Look(
+        info=info, usual="cross-attention", kind="cross-attention", attention=None,
+        views=(view,) * heads,
+    )  # fmt: skip
+    return Row(
+        name="日.jpg", text=text, picture=Image.new("RGB", (64, 64)), size=(9, 9), looks=[look]
+    )
+
+
 def test_words_on_their_colours() -> None:
-    block = caption_block(caption(), 500)
-    boxes = [mark for mark in block.marks if isinstance(mark, Box)]
-    texts = [mark for mark in block.marks if isinstance(mark, Text)]
-    assert [box.colour for box in boxes] == [ink.ground for ink in LEVELS.values()]
-    assert [text.text for text in texts[:3]] == ["A", "dog", ","]
-    assert [text.colour for text in texts[:3]] == [ink.text for ink in LEVELS.values()]
-    assert texts[1].title == "dog: 20.0% of the weight"
-    first, second, third = boxes
-    assert second.x > first.x + first.width
-    assert third.x == second.x + second.width
+    root = ET.fromstring(to_svg([row_of(caption())]))
+    texts = list(root.iter(f"{SVG}text"))
+    start = [text.text for text in texts].index("A")
+    assert [text.text for text in texts[start : start + 3]] == ["A", "dog", ","]
+    for text, ink in zip(texts[start : start + 3], LEVELS.values(), strict=True):
+        assert f"fill: {ink.text}" in (text.get("style") or "")
+    boxes = [path.get("style", "") for path in root.iter(f"{SVG}path")]
+    drawn = [style.removeprefix("fill: ") for style in boxes if "stroke" not in style][1:4]
+    assert drawn == [ink.ground for ink in LEVELS.values()]
+    first, second, third = (float(text.get("x") or 0) for text in texts[start : start + 3])
+    assert second - first == pytest.approx(text_width("A", 15) + 3 * 4, abs=0.1)
+    assert third - second == pytest.approx(text_width("dog", 15) + 2 * 4, abs=0.1)
+    titles = [title.text for title in root.iter(f"{SVG}title")]
+    assert titles[0] == "What the models look at"
+    assert "dog: 20.0% of the weight" in titles
+    assert (
+        "cross-attention of “A dog,” over 日.jpg by a-model, head 1: most, 40.0%, at x 6, y 6"
+        in (titles)
+    )
     line = "padding got 20.0% of the weight, the start of text 5.0%, its end 15.0%, not drawn"
-    assert texts[3].text == line
+    assert texts[start + 3].text == line
+
+
+@pytest.mark.parametrize("text", ["$x^2$ and $", r"\alpha $\frac{1}{$", "</text><b>&amp;"])
+def test_texts_are_drawn_as_they_are(text: str) -> None:
+    """Also such as Matplotlib would take for mathematics, or could not read as such."""
+    svg = to_svg([row_of(None, text)])
+    assert text in [one.text for one in ET.fromstring(svg).iter(f"{SVG}text")]
+    assert to_svg([row_of(None, text)]) == svg
+    assert to_png([row_of(None, text)]) == to_png([row_of(None, text)])
+
+
+def test_characters_that_the_font_lacks() -> None:
+    row = row_of(None, "naïve Ж α 日本日 🐕")
+    (note,) = notes([row], Path("a.png"))
+    assert note.startswith("DejaVu Sans of the PNG has no 日本🐕; ")
+    assert notes([row], Path("a.svg")) == []
 
 
 @pytest.mark.parametrize(
-    ("unread", "halved", "said"),
+    ("unread", "in_part", "expected"),
     [
         ("running fast.", False, "the last 2 words are not read"),
         ("running", True, "“,” is read in part, the last word is not read"),
         ("", True, "“,” is read in part"),
     ],
 )
-def test_what_is_not_read_is_said(unread: str, halved: bool, said: str) -> None:
-    block = caption_block(caption(unread=unread, halved=halved, tokens=11), 2000)
-    *words, line = [mark.text for mark in block.marks if isinstance(mark, Text)]
-    assert words[3:] == unread.split()
-    assert line.endswith(f"not drawn. The text has 11 tokens and is cut to 8: {said}")
+def test_what_is_not_read_is_stated(unread: str, in_part: bool, expected: str) -> None:
+    shown = caption(unread=unread, last_word_in_part=in_part, tokens=11)
+    line = padding_line(shown)
+    assert line.endswith(f"not drawn. The text has 11 tokens and is cut to 8: {expected}")
+    texts = [one.text for one in ET.fromstring(to_svg([row_of(shown)])).iter(f"{SVG}text")]
+    start = texts.index("A")
+    assert texts[start + 3 : start + 3 + len(unread.split())] == unread.split()
 
 
 def test_a_picture_that_no_program_would_open() -> None:
-    with pytest.raises(UsageError, match=r"1500 x 150000 pixels, more than .* \.html"):
-        to_png(Block(1000, 100_000, []))
+    with pytest.raises(UsageError, match=r"\d+ x \d+ pixels, more than .* \.html"):
+        to_png([row_of(None)] * 200)

@@ -1,0 +1,242 @@
+"""The words and tables that describe maps and captions, the same in every form of output."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cosmos_eval.models.heatmaps import LONGEST
+from cosmos_eval.report.attention.records import CaptionShares, Level, Look, Row, View
+
+FAMILY = "DejaVu Sans"
+"""The font of pictures. It comes with Matplotlib, so it is the same everywhere."""
+TITLE = "What the models look at"
+LEVEL_NAMES: dict[Level, str] = {
+    "low": "low: below 1/3",
+    "middle": "middle",
+    "high": "high: from 2/3 on",
+}
+_MAPS = (
+    "Maps: each from its least value (0) to its largest (1), linear between the centres of patches."
+)
+_WORDS = (
+    "Words: share of the cross-attention of the image over the caption, a word's tokens summed; "
+    "from the least of the caption (0) to the largest (1), in thirds."
+)
+_SUBSTITUTE = "text-to-patch similarity (this model has no cross-attention)"
+_LONGEST = 40  # characters of a text in a table, and of a word in a sentence
+
+
+def printable(text: str) -> str:
+    """Return a text in one line, with U+FFFD for what XML or UTF-8 cannot hold."""
+    return "".join(_printable(character) for character in " ".join(text.split()))
+
+
+def _printable(character: str) -> str:
+    """Replace control characters, halves of surrogate pairs and code points of no character."""
+    no_character = ord(character) & 0xFFFE == 0xFFFE
+    wrong = unicodedata.category(character) in ("Cc", "Cs") or no_character
+    return "\N{REPLACEMENT CHARACTER}" if wrong else character
+
+
+def title(look: Look) -> str:
+    """Name what a map shows, and whether it stands in for the cross-attention of other models."""
+    if look.kind == "cross-attention" or look.usual != look.kind:
+        return look.kind
+    return _SUBSTITUTE
+
+
+def percent(share: float) -> str:
+    """Format a share of the attention."""
+    return f"{100 * share:.1f}%"
+
+
+def value_text(look: Look, value: float) -> str:
+    """Format a value of a map: a share of the weight, or a cosine."""
+    if look.kind == "cross-attention":
+        return percent(value)
+    return f"{round(value, 3) + 0.0:.3f}"  # never -0.000
+
+
+def alt_text(row: Row, look: Look, view: View) -> str:
+    """Describe a map for readers who do not see it."""
+    peak = view.peak(row.size)
+    head = f", {view.head}" if view.head else ""
+    return (
+        f"{title(look)} of “{printable(row.text)}” over {printable(row.name)} by "
+        f"{printable(look.info.spec)}{head}: most, {value_text(look, peak.value)}, at x {peak.x}, "
+        f"y {peak.y}"
+    )
+
+
+def range_line(look: Look, view: View) -> str:
+    """State the values behind 0 and 1 of a map, and that of every patch if all were equal."""
+    low, high = (value_text(look, float(end)) for end in (view.map.min(), view.map.max()))
+    if look.kind != "cross-attention":
+        return f"cosine {low} to {high}"
+    return f"{low} to {high} a patch, even: {percent(1 / view.map.size)}"
+
+
+def padding_line(caption: CaptionShares) -> str:
+    """State the attention that no word has, and what is cut off."""
+    shares = (
+        f"padding got {percent(caption.padding)} of the weight, "
+        f"the start of text {percent(caption.start)}, its end {percent(caption.end)}, not drawn"
+    )
+    return f"{shares}. {cut_line(caption)}" if caption.tokens > caption.context else shares
+
+
+def cut_line(caption: CaptionShares) -> str:
+    """State which words of a caption the model does not read."""
+    unread = len(caption.unread.split())
+    last = printable(caption.words[-1].text)
+    parts = [f"“{last[:_LONGEST]}” is read in part"] if caption.last_word_in_part else []
+    if unread:
+        words = "the last word is" if unread == 1 else f"the last {unread} words are"
+        parts.append(f"{words} not read")
+    return (
+        f"The text has {caption.tokens} tokens and is cut to {caption.context}: {', '.join(parts)}"
+    )
+
+
+def has_words(looks: Sequence[Look]) -> bool:
+    """Whether any look weighs the words of its text."""
+    return any(view.caption for look in looks for view in look.views)
+
+
+def footer(rows: Sequence[Row]) -> list[str]:
+    """Return the lines that explain a sheet: its colours, and each model."""
+    looks = [look for row in rows for look in row.looks]
+    lines = [_MAPS, *([_WORDS] if has_words(looks) else [])]
+    if any(max(row.size) > LONGEST * min(row.size) for row in rows):
+        lines.append(f"Images more than {LONGEST} times as long as wide are squeezed to that.")
+    return [*lines, *dict.fromkeys(_model_line(look) for look in looks)]
+
+
+def _model_line(look: Look) -> str:
+    info = look.info
+    weights = "random weights" if info.random else f"weights {(info.weights_sha256 or '')[:12]}"
+    parts = [info.spec, weights, *([info.weights] if info.weights else []), info.precision]
+    heads = [view.head for view in look.views if view.head]
+    if look.attention:
+        how = f"{look.kind} with the last block {look.attention}"
+    else:
+        how = f"{look.kind}, {heads[0] if len(heads) == 1 else f'each of {len(heads)} heads'}"
+    return printable(f"{', '.join(parts)}: {how}")
+
+
+def map_table(rows: Sequence[Row]) -> list[Mapping[str, str]]:
+    """Return one record per map: its peak, and the attention that no word of the text has."""
+    return [
+        _map_record(row, look, view) for row in rows for look in row.looks for view in look.views
+    ]
+
+
+def _map_record(row: Row, look: Look, view: View) -> dict[str, str]:
+    text, peak = printable(row.text), view.peak(row.size)
+    return {
+        "image": printable(row.name),
+        "text": text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…",
+        "model": printable(look.info.spec),
+        "map": title(look),
+        "head": view.head,
+        "most": value_text(look, peak.value),
+        "at x, y": f"{peak.x}, {peak.y}",
+        **{
+            name: percent(getattr(view.caption, name)) if view.caption else ""
+            for name in ("padding", "start", "end")
+        },
+    }
+
+
+def word_tables(row: Row) -> list[list[Mapping[str, str]]]:
+    """Return one table per model that weighs words: one record per word, one column per head."""
+    return [_word_table(look) for look in row.looks if look.views[0].caption]
+
+
+def _word_table(look: Look) -> list[Mapping[str, str]]:
+    captions = [(view.head, view.caption) for view in look.views if view.caption]
+    words = zip(*(caption.words for _, caption in captions), strict=True)
+    return [
+        {
+            f"word, as {look.info.spec} weighs it": printable(of_heads[0].text),
+            **{head: percent(w.share) for (head, _), w in zip(captions, of_heads, strict=True)},
+        }
+        for of_heads in words
+    ]
+
+
+def notes(rows: Sequence[Row], out: Path) -> list[str]:
+    """Return one line per caption that is cut, and one on characters that a PNG cannot show."""
+    captions = {
+        (printable(row.name), look.info.spec): view.caption
+        for row in rows
+        for look in row.looks
+        for view in look.views
+        if view.caption
+    }
+    lines = [
+        f"{name}, {model}: {cut_line(caption)}"
+        for (name, model), caption in captions.items()
+        if caption.tokens > caption.context
+    ]
+    missing = _missing_glyphs("".join(printable(row.text + row.name) for row in rows))
+    if missing and out.suffix.lower() == ".png":
+        lines.append(f"{FAMILY} of the PNG has no {missing}; .svg and .html use the viewer's fonts")
+    return lines
+
+
+def _missing_glyphs(text: str) -> str:
+    """Return the characters of a text that the font lacks, each once."""
+    import matplotlib
+    from matplotlib.ft2font import FT2Font
+
+    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+    glyphs = FT2Font(str(path)).get_charmap()
+    return "".join(dict.fromkeys(c for c in text if not c.isspace() and ord(c) not in glyphs))
+
+
+def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return every number of a picture for JSON: rows with their looks with their heads."""
+    return [
+        {
+            "image": row.name,
+            "text": row.text,
+            "width": row.size[0],
+            "height": row.size[1],
+            "looks": [_look_record(row, look) for look in row.looks],
+        }
+        for row in rows
+    ]
+
+
+def _look_record(row: Row, look: Look) -> dict[str, Any]:
+    info = look.info
+    return {
+        "model": info.spec,
+        "architecture": info.architecture,
+        "weights": info.weights,
+        "weights_sha256": info.weights_sha256,
+        "precision": info.precision,
+        "device": info.device,
+        "kind": look.kind,
+        "shown_as": title(look),
+        "attention": look.attention,
+        "heads": [
+            {
+                "head": view.head or None,
+                "map": view.map.tolist(),
+                "peak": view.peak(row.size)._asdict(),
+                "caption": view.caption and _caption_record(view.caption),
+            }
+            for view in look.views
+        ],
+    }
+
+
+def _caption_record(caption: CaptionShares) -> dict[str, Any]:
+    words = [{**word._asdict(), "level": word.level} for word in caption.words]
+    return {**asdict(caption), "words": words}
