@@ -196,7 +196,7 @@ class LabelMapProtocol(Protocol):
         *("mmseg_type", "usual_folder", "n_images", "preparation", "class_names", "queries")
     }
 
-    mmseg_type: str | None
+    mmseg_type: str | None = None
     images: str
     masks: str
     split: str | None = None

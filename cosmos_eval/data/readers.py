@@ -162,7 +162,7 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, ArithmeticError, AttributeError, KeyError) as error:
             kind = node.tag.rpartition(":")[2]
             raise FileError(
-                f"line {node.start_mark.line + 1}: {_shortened(node.value)} cannot be read as "
+                f"line {node.start_mark.line + 1}: {shortened(node.value)} cannot be read as "
                 f"{kind}; write text in quotes"
             ) from error
 
@@ -172,7 +172,7 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     found = loader.construct_mapping(node, deep=True)
     if len(found) < len(keys):
         repeated = next(key for key, count in Counter(keys).items() if count > 1)
-        raise FileError(f"key {_shortened(repeated)} is given twice")
+        raise FileError(f"key {shortened(repeated)} is given twice")
     return found
 
 
@@ -208,6 +208,7 @@ def _count(node: yaml.Node, counts: dict[int, int]) -> int:
     return counts[id(node)]
 
 
-def _shortened(value: Any, most: int = 60) -> str:
+def shortened(value: Any, most: int = 60) -> str:
+    """Return a value as Python writes it, cut after `most` characters."""
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}..."

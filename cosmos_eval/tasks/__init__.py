@@ -265,7 +265,7 @@ def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:
     `family` chooses among the protocols of a known data set; None is its usual one. Raises
     UsageError with the nearest known names, or what is wrong in the file.
     """
-    from cosmos_eval.data.user import read_protocol
+    from cosmos_eval.data.user_yaml import read_protocol
     from cosmos_eval.protocols import find_known  # which makes images
 
     if Path(name_or_file).suffix not in (".yaml", ".yml"):

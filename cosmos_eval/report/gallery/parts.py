@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
-from cosmos_eval.data.user import FAMILY as USER
+from cosmos_eval.data.user_yaml import FAMILY as USER
 from cosmos_eval.report.gallery.drafts import Draft
 from cosmos_eval.report.gallery.results import Group, Shown, listed
 from cosmos_eval.results.labels import model_label

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from cosmos_eval.data.user import FAMILY as USER
+from cosmos_eval.data.user_yaml import FAMILY as USER
 from cosmos_eval.protocols import prepare
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.store import read_files, read_stored, samples_of

@@ -1,0 +1,202 @@
+"""Read users' YAML files: data sets of their own (docs/your-data.md has an example per kind).
+
+The keys are the fields of the kind's protocol in cosmos_eval.types with the defaults given there,
+and `kind`, `name` (default: the file's name) and, for seg and loc, `classes`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import numpy as np
+import pydantic
+from pydantic import ConfigDict, Discriminator, Field, Strict, StringConstraints, Tag
+
+from cosmos_eval.data.readers import FileError, read_text, read_yaml, shortened
+from cosmos_eval.types import Protocol, UsageError, nearest
+
+FAMILY = "user"
+
+_LARGEST = float(np.finfo(np.float32).max)
+CONFIG = ConfigDict(
+    strict=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
+)
+
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+"""Text that is not blank."""
+
+# Tags of the two types of a field that is a text or a list of texts.
+_LIST, _TEXT = "<list>", "<text>"
+
+_NUMBER = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
+
+# Types of fields and how they are read; all others are read as they are.
+_SIMPLE: Mapping[Any, Any] = {str: Text, int: pydantic.NonNegativeInt, float: _NUMBER}
+
+# What replaces those of pydantic's messages that say less.
+_MESSAGES = {
+    "string_type": "must be text (write yes, no and numbers in quotes)",
+    "string_pattern_mismatch": "must be text that is not blank",
+    "float_type": "must be a finite number that float32 can hold",
+    "int_type": "must be a whole number",
+    "dict_type": "must map names to values",
+    "too_short": "must have an entry",
+}
+
+_Model = TypeVar("_Model", bound=pydantic.BaseModel)
+
+
+def read_protocol(
+    path: Path, kinds: Sequence[str], type_of: Callable[[str], type[Protocol]]
+) -> Protocol:
+    """Read a data set's description; paths in it are relative to the file.
+
+    `kinds` are what `kind` may be, `type_of` gives the type of its protocols. Raises UsageError
+    that names the file and the key where something is missing, unknown or of the wrong type.
+    """
+    try:
+        content = read_yaml(path, "kind: seg")
+        kind = content.pop("kind", None)
+        if kind not in kinds:
+            raise FileError(f"`kind` must be one of {', '.join(kinds)}, not {kind!r}")
+        return _protocol(content, path, type_of(kind))
+    except FileError as error:
+        raise UsageError(f"{path}: {error}") from None
+
+
+def parse(model: type[_Model], content: Mapping[str, Any]) -> _Model:
+    """Validate the content of a file. Raises FileError, one line, for the first fault."""
+    try:
+        return model.model_validate(content)
+    except pydantic.ValidationError as error:
+        # A wrong spelling makes a key unknown and may leave another one missing.
+        faults = error.errors(include_url=False)
+        fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
+    first, *rest = fault["loc"]
+    inner = (part for part in rest if part not in (_LIST, _TEXT))
+    path = str(first) + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in inner)
+    if fault["type"] == "missing":
+        raise FileError(f"`{path}` is missing")
+    if fault["type"] == "extra_forbidden":
+        known = list(model.model_fields) if path == first else ["name", "queries"]
+        names = nearest(path.rpartition(".")[2], known)
+        raise FileError(f"unknown key `{path}`; nearest known: {names}")
+    text = fault["msg"].removeprefix("Input ").replace("should", "must", 1)
+    raise FileError(
+        f"`{path}` {_MESSAGES.get(fault['type'], text)}, not {shortened(fault['input'])}"
+    )
+
+
+class _Class(pydantic.BaseModel):
+    """A class by its name, or with its prompts."""
+
+    model_config = CONFIG
+
+    name: Text
+    queries: Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)] | None = None
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _of_name(cls, value: Any) -> Any:
+        return value if isinstance(value, dict) else {"name": value}
+
+
+def _protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Protocol:
+    if isinstance(templates := content.get("templates"), dict):
+        raise FileError(
+            "`templates` must be the same for all classes: a list of texts with {}, not prompts "
+            f"for each class such as {next(iter(templates), None)!r}"
+        )
+    of_classes = "queries" in cls.NOT_IN_FILES
+    if of_classes:
+        content["classes"] = _classes(content.get("classes"), path.parent)
+    parsed = parse(_model(cls), content)
+    found = {name: getattr(parsed, name) for name in parsed.model_fields_set}
+    if of_classes:
+        classes = found.pop("classes")
+        found["class_names"] = tuple(one.name for one in classes)
+        found["queries"] = tuple(one.queries or (one.name,) for one in classes)
+        _require_known_names(found["class_names"], found.get("groups", {}))
+    name = found.pop("name", path.stem)
+    return cls(dataset=name, family=FAMILY, root=str(path.parent.absolute()), **found)
+
+
+def _model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
+    """Make the model of a protocol's fields that a file may set."""
+    hints = get_type_hints(cls)
+    fields: dict[str, Any] = {"name": (Text, None)}
+    if "queries" in cls.NOT_IN_FILES:
+        fields["classes"] = (list[_Class], ...)
+    for item in dataclasses.fields(cls):
+        if item.name not in cls.NOT_IN_FILES:
+            defaults = (item.default, item.default_factory)
+            required = defaults == (dataclasses.MISSING, dataclasses.MISSING)
+            fields[item.name] = (_strict(hints[item.name]), ... if required else None)
+    return pydantic.create_model(cls.__name__, __config__=CONFIG, **fields)
+
+
+def _strict(hint: Any) -> Any:
+    """Return the type of a field, without blank texts, empty lists, negative and huge numbers."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint in _SIMPLE:
+        return _SIMPLE[hint]
+    if origin is tuple:
+        inner: Any = tuple[tuple(part if part is ... else _strict(part) for part in args)]  # type: ignore[misc]
+        return Annotated[inner, Strict(False), Field(min_length=1 if ... in args else None)]
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return dict[tuple(map(_strict, args))]  # type: ignore[misc]
+    if NoneType in args:
+        rest = functools.reduce(operator.or_, (part for part in args if part is not NoneType))
+        return _strict(rest) | None
+    if set(args) == {str, tuple[str, ...]}:
+        texts: Any = Annotated[_strict(tuple[str, ...]), Tag(_LIST)]
+        return Annotated[texts | Annotated[Text, Tag(_TEXT)], Discriminator(_tag)]
+    return hint
+
+
+def _tag(value: Any) -> str:
+    return _LIST if isinstance(value, list) else _TEXT
+
+
+def _classes(value: Any, folder: Path) -> list[Any]:
+    """Return the entries of `classes`, in the order of the label map's indices.
+
+    A text names a file with one class per line, in the form of SCLIP's lists: the prompts of the
+    class, the first one its name, separated by commas.
+    """
+    if isinstance(value, list) and value:
+        return value
+    if not isinstance(value, str):
+        raise FileError(
+            "`classes` must list the class names in the order of the label map's indices, "
+            "or name a text file with one class per line"
+        )
+    path = folder / value
+    try:
+        lines = read_text(path).splitlines()
+    except FileError as error:
+        raise FileError(f"`classes`: cannot read {path}: {error}") from error
+    if not lines:
+        raise FileError(f"`classes`: {path} is empty")
+    classes = [[prompt.strip() for prompt in line.split(",")] for line in lines]
+    for number, prompts in enumerate(classes, start=1):
+        if not all(prompts):
+            raise FileError(f"`classes`: {path}, line {number} is blank or has a blank prompt")
+    return [{"name": prompts[0], "queries": prompts} for prompts in classes]
+
+
+def _require_known_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
+    repeated = [name for name in names if names.count(name) > 1]
+    if repeated:
+        raise FileError(f"`classes` names {repeated[0]!r} twice")
+    for group, members in groups.items():
+        for name in members:
+            if name not in names:
+                known = nearest(name, names)
+                raise FileError(f"`groups.{group}` names no class {name!r}; nearest known: {known}")
