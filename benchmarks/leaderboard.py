@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from _report import Measurement, interleave, measurement, parser, report
 
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import write_result
 from cosmos_eval.stats.intervals import wilson
-from cosmos_eval.types import ResultRow
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.rows import make_row

@@ -368,29 +368,6 @@ class RunOptions:
             raise UsageError("--partial measures all samples found and --limit the first: give one")
 
 
-SCHEMA_VERSION = 2
-"""Of result files; cosmos_eval.results.record tells what changed between them."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultRow:
-    """One (model, data set, protocol) result as stored; see schema.json in this package."""
-
-    schema_version: int
-    model: Mapping[str, Any]
-    task: str
-    dataset: str
-    protocol: str
-    metrics: Mapping[str, float]
-    intervals: Mapping[str, Mapping[str, Any]]
-    per_class: Mapping[str, Mapping[str, float | None]]
-    n_samples: int
-    provenance: Mapping[str, Any]
-    samples: str
-    source: Literal["measured"] = "measured"
-    confusion_pairs: Sequence[Mapping[str, Any]] = ()
-
-
 class CaptionWord(NamedTuple):
     """A word of a text: its tokens are those at the places start, ..., stop - 1 of the context.
 

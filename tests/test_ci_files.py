@@ -15,7 +15,7 @@ from support.models import store
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.protocols.scenes import DEFAULT
-from cosmos_eval.results.gate import read_baseline
+from cosmos_eval.results.gate.baseline import read_baseline
 
 ROOT = Path(__file__).parents[1]
 BASELINE = ROOT / "benchmarks" / "baselines" / "scenes.json"

@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosmos_eval.cli import display
-from cosmos_eval.cli.loading import verified_results
 from cosmos_eval.cli.options import JsonOption
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.results.gate import Report
+    from cosmos_eval.results.gate.check import Report
 
 
 def check(
@@ -68,9 +67,9 @@ def check(
     """
     _require_together(update, reason, tolerance, metrics_only)
     if update:
-        from cosmos_eval.results.gate import replace_baseline
+        from cosmos_eval.results.gate.check import read_results, replace_baseline
 
-        found, problems = verified_results(results)
+        found, problems = read_results(results)
         changes = replace_baseline(
             baseline,
             found,
@@ -110,24 +109,25 @@ def _report(
     Such an error would end other commands with status 1, which here says that a regression was
     shown.
     """
-    from cosmos_eval.results.gate import Problem, examine, read_baseline, undecided
+    from cosmos_eval.results.gate.baseline import read_baseline
+    from cosmos_eval.results.gate.check import Problem, Report, examine, read_results
 
     problems: list[Problem] = []
     try:
-        found, problems = verified_results(results)
+        found, problems = read_results(results)
         report = examine(found, read_baseline(baseline), strict=strict, problems=problems)
     except UsageError as error:
-        return undecided(baseline, [*problems, Problem("check", str(error))]), None
+        return Report(baseline, (), (*problems, Problem("check", str(error)))), None
     except Exception as error:
         message = f"{type(error).__name__}: {error}"
-        return undecided(baseline, [*problems, Problem("check", message)]), error
+        return Report(baseline, (), (*problems, Problem("check", message))), error
     return report, None
 
 
 def _write(report: Report, summary: Path | None, junit: Path | None) -> None:
     """Write all reports, each also where another cannot be written."""
     from cosmos_core.utils.files import write_atomically
-    from cosmos_eval.results.gate import to_annotations, to_junit, to_markdown
+    from cosmos_eval.results.gate.reports import to_annotations, to_junit, to_markdown
 
     def annotate() -> None:
         # Runners read commands from both streams; standard output may be a JSON document.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cosmos_eval.cli import display
-from cosmos_eval.cli.loading import result_files
 from cosmos_eval.cli.options import JsonOption
 
 if TYPE_CHECKING:
@@ -45,6 +45,6 @@ def compare(
 
 
 def _read(path: Path) -> list[Stored]:
-    from cosmos_eval.results.store import read_stored
+    from cosmos_eval.results.store import read_stored, result_paths
 
-    return read_stored(result_files(path))
+    return read_stored(result_paths(path) if os.path.isdir(path) else [path])

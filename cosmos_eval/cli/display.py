@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from cosmos_eval.report import Page
     from cosmos_eval.report.attention import Row
     from cosmos_eval.results.compare import Comparison, MetricTest
-    from cosmos_eval.results.gate import Report
+    from cosmos_eval.results.gate.check import Report
     from cosmos_eval.results.leaderboard import Entry, Format, Reproduction, Ties
+    from cosmos_eval.results.record import ResultRow
     from cosmos_eval.results.verify import Verdict
     from cosmos_eval.runner.batch import Failed
     from cosmos_eval.runner.doctor import Diagnosis
     from cosmos_eval.runner.pending import ExistingResult
     from cosmos_eval.runner.preview import Preview
-    from cosmos_eval.types import ResultRow
 
 ReproductionFormat = Literal["table", "md", "json"]
 
@@ -304,7 +304,7 @@ def _compared(test: MetricTest) -> dict[str, str]:
 
 def show_report(report: Report, *, as_json: bool) -> None:
     """Print a check: all metrics, the verdict; why something cannot be decided apart."""
-    from cosmos_eval.results.gate import to_cells, to_records, tolerance_text
+    from cosmos_eval.results.gate.reports import to_cells, to_records, tolerance_text
 
     if as_json:
         print_json(to_records(report))

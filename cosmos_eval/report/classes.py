@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import is_share
-from cosmos_eval.types import ResultRow
 
 # Before the others of a table.
 _FIRST = "IoU"

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from cosmos_eval.report.tables import Anchors
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard import Entry, bounds, difference, headlines_of, percent
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import is_share
-from cosmos_eval.types import ResultRow
 
 
 class Fact(NamedTuple):

@@ -12,11 +12,12 @@ import numpy as np
 
 from cosmos_eval.results.labels import Stored as Stored
 from cosmos_eval.results.labels import distinguish
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import lower_is_better
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import Compare, PairedDifference, holm
 from cosmos_eval.tasks import evaluator_named, task_named
-from cosmos_eval.types import Interval, ResultRow, Samples, UsageError
+from cosmos_eval.types import Interval, Samples, UsageError
 
 # Either name: segmentation calls the hash of its list of images differently.
 _SAMPLE_LISTS = ("sample_list", "samples")

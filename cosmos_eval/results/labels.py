@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from cosmos_eval.types import ResultRow
+from cosmos_eval.results.record import ResultRow
 
 RESULTS = Path("runs/eval")
 """The folder of results, in the current one, unless another is given.
@@ -228,3 +228,13 @@ def _ends(name: str) -> list[str]:
     starts = [place + 1 for place, character in enumerate(path) if character == "/"]
     ends = (f"{kind}{colon}{_CUT}{path[start:]}" for start in reversed(starts))
     return [end for end in ends if len(end) < len(name)]
+
+
+def file_stem(row: ResultRow) -> str:
+    """A file name without suffix that is readable, safe everywhere, and the result's own."""
+    return stem_of(row.model["spec"], row.dataset, row.protocol, variants(row))
+
+
+def samples_name(row: ResultRow, digest: str) -> str:
+    """The name of the file of a result's samples, whose SHA-256 is `digest`."""
+    return f"{file_stem(row)}.{digest[:8]}.npz"

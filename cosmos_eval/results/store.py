@@ -1,8 +1,7 @@
-"""Results on disk: a JSON file a result, its per-sample arrays in an .npz file beside it."""
+"""Results on disk: one JSON file per result, its per-sample arrays in an .npz file beside it."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -11,10 +10,9 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cache
-from importlib.resources import files
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from cosmos_core.utils.files import (
     exclusive,
@@ -27,17 +25,15 @@ from cosmos_eval.data.readers import FileError, read_bytes
 from cosmos_eval.results.labels import (
     Stored,
     distinguish,
+    file_stem,
     model_label,
-    stem_of,
-    variants,
+    samples_name,
     warnings_of,
 )
-from cosmos_eval.results.record import Record, upgrade_record, upgrade_samples
+from cosmos_eval.results.record import ResultRow, validate
 from cosmos_eval.results.text import one_line
-from cosmos_eval.types import ResultRow, Samples, UsageError
-
-if TYPE_CHECKING:
-    from jsonschema_rs import Validator
+from cosmos_eval.results.upgrade import Record, upgrade_record, upgrade_samples
+from cosmos_eval.types import Samples, UsageError
 
 # Never the first field of a provenance, whose keys are sorted.
 _OWN_HASH = re.compile(rb',"record_sha256":"[0-9a-f]{64}"')
@@ -51,23 +47,45 @@ def write_result(directory: Path, row: ResultRow, samples: Samples) -> Path:
     variants is replaced; of several processes that write it, one is the last. Raises UsageError
     for values outside the schema, NaN included, and where the files cannot be written.
     """
-    content = pack_arrays(samples)
-    digest = hashlib.sha256(content).hexdigest()
-    named = dataclasses.replace(
-        row,
-        samples=samples_name(row, digest),
-        provenance={**row.provenance, "samples_sha256": digest},
-    )
+    archive = pack_arrays(samples)
+    record = _to_record(row, hashlib.sha256(archive).hexdigest())
     path = directory / f"{file_stem(row)}.json"
-    record = _to_record(named)
-    record["provenance"]["record_sha256"] = record_sha256(record)
-    _validate(record, str(path))
+    text = _to_text(record, indent=2).encode() + b"\n"
+    validate(ResultRow, text, str(path))
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        _replace(path, named.samples, content, _to_text(record, indent=2).encode() + b"\n")
+        _replace(path, record["samples"], archive, text)
     except OSError as error:
         raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
     return path
+
+
+def _to_record(row: ResultRow, samples_sha256: str) -> dict[str, Any]:
+    """Return a result as JSON holds it, with the hashes of its samples and of itself."""
+    for name, value in row.metrics.items():
+        if not math.isfinite(value):
+            raise UsageError(
+                f"{model_label(row)} on {row.dataset}: {name} is {value}, which is no result; "
+                "look for NaN in the model's features"
+            )
+    document = {field.name: getattr(row, field.name) for field in fields(row)}
+    document["samples"] = samples_name(row, samples_sha256)
+    document["provenance"] = {**row.provenance, "samples_sha256": samples_sha256}
+    if not row.confusion_pairs:
+        del document["confusion_pairs"]
+    record: dict[str, Any] = json.loads(_to_text(document))
+    record["provenance"]["record_sha256"] = record_sha256(record)
+    return record
+
+
+def _to_text(content: Any, **form: Any) -> str:
+    """JSON: sorted keys, shortest exact floats, no NaN."""
+    return json.dumps(content, sort_keys=True, allow_nan=False, default=_plain, **form)
+
+
+def _plain(value: Any) -> Any:
+    """What json does not know: NumPy scalars and mappings that are not dicts."""
+    return dict(value) if isinstance(value, Mapping) else value.item()
 
 
 def _replace(path: Path, samples: str, archive: bytes, text: bytes) -> None:
@@ -86,7 +104,7 @@ def _replace(path: Path, samples: str, archive: bytes, text: bytes) -> None:
 
 
 def _samples_named_in(path: Path) -> str | None:
-    """The samples' file of the result in a JSON file; None where it names none of its own."""
+    """Return the name of the samples' file in a JSON file; None where it is not the result's."""
     try:
         name = str(read_record(path).get("samples"))
     except UsageError:
@@ -95,7 +113,7 @@ def _samples_named_in(path: Path) -> str | None:
 
 
 def record_sha256(record: Record) -> str:
-    """The hash that a record holds of itself: of all but that hash."""
+    """Return the hash that a record holds of itself: of all but that hash."""
     others = {k: v for k, v in record["provenance"].items() if k != "record_sha256"}
     return json_sha256({**record, "provenance": others})
 
@@ -104,7 +122,7 @@ def record_is_unchanged(record: Record) -> bool | None:
     """Return whether the content of a record has the hash that the record holds of itself.
 
     None for a record of version 1 without a hash, since that version has none. Samples are not
-    read: whether the figures follow from them is for `cosmos_eval.results.verify` to find out.
+    read: `cosmos_eval.results.verify` computes whether the figures follow from them.
     """
     provenance = record.get("provenance")
     stored = provenance.get("record_sha256") if isinstance(provenance, Mapping) else None
@@ -117,8 +135,8 @@ def record_is_unchanged(record: Record) -> bool | None:
         return False
 
 
-def _is_as_written(content: bytes, record: Record) -> bool:
-    """Whether a file is, to the byte, what `write_result` makes of a record with this hash.
+def _is_as_written(content: bytes, row: ResultRow) -> bool:
+    """Return whether a file is, to the byte, what `write_result` writes for its hash.
 
     Hashing the text of the file takes a third of the time of writing all its numbers again. The
     text is compacted to the form that is hashed: JSON has no raw line breaks inside strings, and
@@ -128,27 +146,7 @@ def _is_as_written(content: bytes, record: Record) -> bool:
     for old, new in ((b'\\": ', b"\0"), (b'": ', b'":'), (b"\0", b'\\": ')):
         compact = compact.replace(old, new)
     without = _OWN_HASH.sub(b"", compact, count=1)
-    return hashlib.sha256(without).hexdigest() == record["provenance"].get("record_sha256")
-
-
-def _to_record(row: ResultRow) -> dict[str, Any]:
-    """A result as JSON has it."""
-    for name, value in row.metrics.items():
-        if not math.isfinite(value):
-            raise UsageError(
-                f"{model_label(row)} on {row.dataset}: {name} is {value}, which is no result; "
-                "look for NaN in the model's features"
-            )
-    document = {item.name: getattr(row, item.name) for item in dataclasses.fields(row)}
-    if not row.confusion_pairs:
-        del document["confusion_pairs"]
-    record: dict[str, Any] = json.loads(_to_text(document))
-    return record
-
-
-def _to_text(content: Any, **form: Any) -> str:
-    """JSON: sorted keys, shortest exact floats, no NaN."""
-    return json.dumps(content, sort_keys=True, allow_nan=False, default=_plain, **form)
+    return hashlib.sha256(without).hexdigest() == row.provenance.get("record_sha256")
 
 
 def read_result(path: Path) -> ResultRow:
@@ -156,7 +154,7 @@ def read_result(path: Path) -> ResultRow:
 
     Raises UsageError, naming the file, where it is not one or of a newer version.
     """
-    return to_row(read_record(path), str(path))
+    return _to_row(_read(path), path)
 
 
 def read_stored(paths: Iterable[Path]) -> list[Stored]:
@@ -168,27 +166,28 @@ def read_stored(paths: Iterable[Path]) -> list[Stored]:
 
 
 def _read_stored(path: Path) -> Stored:
-    content = _read_text(path)
-    record = _parse(content, path)
-    row = to_row(record, str(path))
-    return Stored(path, row, _is_as_written(content, record) or record_is_unchanged(record))
+    content = _read(path)
+    row = _to_row(content, path)
+    return Stored(
+        path, row, _is_as_written(content, row) or record_is_unchanged(_parse(content, path))
+    )
 
 
 def read_record(path: Path) -> Record:
-    """The content of a result's JSON file, of whatever version. Raises UsageError."""
-    return _parse(_read_text(path), path)
+    """Read the content of a result's JSON file, of whatever version. Raises UsageError."""
+    return _parse(_read(path), path)
 
 
-def _read_text(path: Path) -> bytes:
+def _read(path: Path) -> bytes:
     try:
         return read_bytes(path)
     except FileError as error:
         raise UsageError(f"{path}: cannot be read as a result: it {error}") from error
 
 
-def _parse(text: bytes, path: Path) -> Record:
+def _parse(content: bytes, path: Path) -> Record:
     try:
-        record = json.loads(text.decode("utf-8"))
+        record = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as a result: {error}") from error
     # True is an int in Python.
@@ -197,11 +196,19 @@ def _parse(text: bytes, path: Path) -> Record:
     return record
 
 
-def to_row(record: Record, where: str) -> ResultRow:
-    """The result that a JSON file holds, brought to this version. Raises UsageError."""
-    record = upgrade_record(record, where)
-    _validate(record, where)
-    return ResultRow(**record)
+def _to_row(content: bytes, path: Path) -> ResultRow:
+    """Return the result in the text of a JSON file, upgraded to this version.
+
+    pydantic reads what is of this version, in half the time of Python's json.
+    """
+    try:
+        return validate(ResultRow, content, str(path))
+    except UsageError:
+        record = _parse(content, path)
+        upgraded = upgrade_record(record, str(path))
+        if upgraded is record:
+            raise
+    return validate(ResultRow, json.dumps(upgraded), str(path))
 
 
 class ResultFiles(NamedTuple):
@@ -221,20 +228,19 @@ def read_files(path: Path) -> ResultFiles:
     Where another process replaces the result meanwhile, it is read again. Raises UsageError for a
     JSON file that is not a result.
     """
-    text = _read_text(path)
+    content = _read(path)
     while True:
-        record = _parse(text, path)
-        row = to_row(record, str(path))
+        record, row = _parse(content, path), _to_row(content, path)
         try:
             return ResultFiles(record, row, read_bytes(path.with_name(row.samples)))
         except FileError as error:
-            before, text = text, _read_text(path)
-            if text == before:
+            before, content = content, _read(path)
+            if content == before:
                 return ResultFiles(record, row, error)
 
 
 def read_samples(path: Path) -> Samples:
-    """The per-sample arrays of the result in a JSON file, by name, brought to this version.
+    """Read the per-sample arrays of the result in a JSON file, upgraded to this version.
 
     Raises UsageError where they are missing, cannot be read, or are not those that were stored with
     the result.
@@ -311,37 +317,3 @@ def _walk(directory: Path) -> Listing:
     if not (paths or faults):
         faults = [f"no results (*.json) in {directory}: run `cosmos-eval run` first"]
     return Listing(sorted(paths), faults)
-
-
-def file_stem(row: ResultRow) -> str:
-    """A file name without suffix that is readable, safe everywhere, and the result's own."""
-    return stem_of(row.model["spec"], row.dataset, row.protocol, variants(row))
-
-
-def samples_name(row: ResultRow, digest: str) -> str:
-    """The name of the file of a result's samples, whose SHA-256 is `digest`."""
-    return f"{file_stem(row)}.{digest[:8]}.npz"
-
-
-@cache
-def _validator() -> Validator:
-    import jsonschema_rs
-
-    schema = json.loads(files("cosmos_eval.results").joinpath("schema.json").read_text("utf-8"))
-    return jsonschema_rs.validator_for(schema)
-
-
-def _validate(record: Record, where: str) -> None:
-    """Raise UsageError with the first departure from the schema."""
-    try:
-        error = next(iter(_validator().iter_errors(record)), None)
-    except ValueError as fault:  # too deep, or a key that is no Unicode text
-        raise UsageError(f"{where}: cannot be read as a result: {fault}") from fault
-    if error is not None:
-        place = ".".join(("$", *map(str, error.instance_path)))
-        raise UsageError(f"{where}: {place}: {error.message}")
-
-
-def _plain(value: Any) -> Any:
-    """What json does not know: NumPy scalars and mappings that are not dicts."""
-    return dict(value) if isinstance(value, Mapping) else value.item()

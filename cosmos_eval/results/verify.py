@@ -16,19 +16,19 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from cosmos_eval.data.readers import FileError, MissingFileError
-from cosmos_eval.results.record import Record
+from cosmos_eval.results.labels import file_stem, samples_name
+from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import (
     ResultFiles,
-    file_stem,
     list_results,
     read_files,
     read_record,
     record_is_unchanged,
-    samples_name,
     samples_of,
 )
+from cosmos_eval.results.upgrade import Record
 from cosmos_eval.tasks import evaluator_named
-from cosmos_eval.types import SCHEMA_VERSION, Figures, ResultRow, Samples, UsageError
+from cosmos_eval.types import Figures, Samples, UsageError
 
 
 class Verdict(NamedTuple):
@@ -51,11 +51,12 @@ class Verdict(NamedTuple):
 
 
 class Verified(NamedTuple):
-    """A result whose figures follow from its samples."""
+    """A result whose figures follow from its samples; `figures` is how many were compared."""
 
+    path: Path
     row: ResultRow
     samples: Samples
-    figures: int
+    figures: int = 0
 
 
 def verify_all(places: Iterable[Path]) -> Iterator[Verdict]:
@@ -99,7 +100,7 @@ def _examine(path: Path, stored: ResultFiles) -> Verified | list[str]:
     if record["schema_version"] < SCHEMA_VERSION:
         again = _as_far_as_stored(row, again)
     found = [*_differences(row, again)] or [*_edited_elsewhere(record)]
-    return found or Verified(row, samples, _count(again))
+    return found or Verified(path, row, samples, _count(again))
 
 
 def _as_far_as_stored(row: ResultRow, again: Figures) -> Figures:

@@ -8,10 +8,11 @@ from typing import NamedTuple
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.results.labels import overrides_of, stem_of
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
 from cosmos_eval.runner.plan import Pair, Plan, pair_of
 from cosmos_eval.tasks import part_of
-from cosmos_eval.types import LabelMapProtocol, ModelSpec, Part, Protocol, ResultRow, UsageError
+from cosmos_eval.types import LabelMapProtocol, ModelSpec, Part, Protocol, UsageError
 
 
 class ExistingResult(NamedTuple):

@@ -14,6 +14,7 @@ from cosmos_eval.embedding.cache import EMBEDDING, fingerprint, spaces
 from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.protocols import is_embedded
 from cosmos_eval.results.labels import is_partial
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.pending import ExistingResult
 from cosmos_eval.runner.plan import Machine, Pair, Plan, pair_of
@@ -24,7 +25,6 @@ from cosmos_eval.types import (
     LabelMapProtocol,
     ModelSpec,
     Protocol,
-    ResultRow,
     RetrievalProtocol,
     RunOptions,
     SelectionProtocol,

@@ -19,6 +19,7 @@ from cosmos_eval._version import __version__
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.protocols import prepare
 from cosmos_eval.results.labels import predictions_of
+from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.runner.plan import (
     Machine,
     Pair,
@@ -30,7 +31,6 @@ from cosmos_eval.runner.plan import (
 )
 from cosmos_eval.tasks import evaluator_of, fetch, packages_of, part_of, task_of
 from cosmos_eval.types import (
-    SCHEMA_VERSION,
     Attention,
     LabelMapProtocol,
     LocalisationProtocol,
@@ -40,7 +40,6 @@ from cosmos_eval.types import (
     Precision,
     Progress,
     Protocol,
-    ResultRow,
     RunOptions,
     UsageError,
     Weights,
@@ -326,6 +325,7 @@ def _row(
         n_samples=measurement.n_samples,
         provenance=record,
         samples="",
+        source="measured",
     )
 
 

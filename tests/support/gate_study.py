@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 from support.models import SAMPLES, make_result
 
-from cosmos_eval.results.gate import Measured, Report, examine, read_baseline, replace_baseline
+from cosmos_eval.results.gate.baseline import read_baseline
+from cosmos_eval.results.gate.check import Report, examine, replace_baseline
+from cosmos_eval.results.verify import Verified
 from cosmos_eval.types import Samples
 
 TASKS = ("cls", "retrieval", "select", "seg")  # those that docs/comparing.md has rates of
@@ -52,8 +54,8 @@ def studies(n: int, same: float, loss: float = 0.0, seed: int = 0) -> Iterator[R
                 make = SAMPLES[task]
                 first, second = make(0.65, rng), make(0.65 - loss, rng)
                 again = mixed(task, first, second, rng.random(120) < same)
-                old.append(Measured(path, *make_result(task, samples=first)))
-                new.append(Measured(path, *make_result(task, samples=again)))
+                old.append(Verified(path, *make_result(task, samples=first)))
+                new.append(Verified(path, *make_result(task, samples=again)))
             replace_baseline(
                 path, old, [], strict=False, reason="study", tolerance=0.0, keep_samples=True
             )

@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from support.results import measured_row
 
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import write_result
 from cosmos_eval.stats.segmentation import pack
-from cosmos_eval.types import ResultRow, Samples
+from cosmos_eval.types import Samples
 
 HASHES = {name: letter * 64 for name, letter in (("class_names", "a"), ("templates", "b"))}
 IMAGES = 120

@@ -27,7 +27,8 @@ from cosmos_eval.report.gallery import (
 )
 from cosmos_eval.results.compare import Stored
 from cosmos_eval.results.leaderboard import Entry
-from cosmos_eval.types import ResultRow, Samples
+from cosmos_eval.results.record import ResultRow
+from cosmos_eval.types import Samples
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 from support.rows import make_row
 
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import write_result
 from cosmos_eval.tasks import evaluator_named
-from cosmos_eval.types import ResultRow, Samples
+from cosmos_eval.types import Samples
 
 SAMPLES: dict[str, Samples] = {
     "retrieval": {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from cosmos_eval.types import SCHEMA_VERSION, ResultRow
+from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 
 PROVENANCE: dict[str, Any] = {
     "version": "0.1.0",
@@ -51,5 +51,6 @@ def make_row(
         n_samples=4,
         provenance={**PROVENANCE, **(provenance or {})},
         samples="",
+        source="measured",
     )
     return dataclasses.replace(row, **fields)

@@ -26,6 +26,7 @@ from cosmos_eval.report.gallery import (
     SegmentationExample,
     Word,
 )
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import write_result
 from cosmos_eval.stats.classification import class_recalls, classification_metrics
 from cosmos_eval.stats.intervals import wilson
@@ -38,7 +39,7 @@ from cosmos_eval.stats.segmentation import (
     segmentation_metrics,
 )
 from cosmos_eval.tasks.classification.samples import _confusion_pairs
-from cosmos_eval.types import ResultRow, Samples
+from cosmos_eval.types import Samples
 
 MODELS = (
     *("cosmos:vitb16_merged30m", "cosmos:vitb16_cc3m", "cosmos:vitb32_merged30m"),

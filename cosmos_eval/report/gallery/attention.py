@@ -23,7 +23,8 @@ from cosmos_eval.report.gallery.parts import (
 from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import AttentionExample, Word
 from cosmos_eval.report.gallery.results import Group
-from cosmos_eval.types import MapKind, OnProgress, ResultRow
+from cosmos_eval.results.record import ResultRow
+from cosmos_eval.types import MapKind, OnProgress
 
 if TYPE_CHECKING:
     import torch

@@ -12,7 +12,8 @@ from cosmos_eval.data.user_yaml import FAMILY as USER
 from cosmos_eval.report.gallery.drafts import Draft
 from cosmos_eval.report.gallery.results import Group, Shown, listed
 from cosmos_eval.results.labels import model_label
-from cosmos_eval.types import OnProgress, Precision, ResultRow, RunOptions, UsageError
+from cosmos_eval.results.record import ResultRow
+from cosmos_eval.types import OnProgress, Precision, RunOptions, UsageError
 
 if TYPE_CHECKING:
     # At run time it would import torch.

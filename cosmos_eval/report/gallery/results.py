@@ -9,9 +9,10 @@ from typing import NamedTuple
 from cosmos_eval.data.user_yaml import FAMILY as USER
 from cosmos_eval.protocols import prepare
 from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, read_stored, samples_of
 from cosmos_eval.tasks import find_protocol, task_of
-from cosmos_eval.types import Protocol, ResultRow, Samples, UsageError
+from cosmos_eval.types import Protocol, Samples, UsageError
 
 WITH_PICTURES: tuple[str, ...] = ("retrieval", "cls", "seg")
 """Tasks whose samples tell which images to show."""

@@ -11,7 +11,7 @@ paired one, so that small regressions are missed, not made up.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,22 +27,17 @@ from cosmos_eval.results.gate.baseline import (
     result_key,
     write_baseline,
 )
+from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.store import list_results
 from cosmos_eval.results.text import is_share, lower_is_better
+from cosmos_eval.results.verify import Verdict, Verified, read_verified
 from cosmos_eval.stats.paired import PairedDifference, holm, independent_difference
-from cosmos_eval.types import ResultRow, Samples, UsageError
+from cosmos_eval.types import UsageError
 
 ALPHA = 0.025
 """One-sided probability of a false alarm on any metric of a whole check."""
 
 Status = Literal["regression", "better", "no change shown"]
-
-
-class Measured(NamedTuple):
-    """A new result, its samples, and its file."""
-
-    path: Path
-    row: ResultRow
-    samples: Samples
 
 
 class Problem(NamedTuple):
@@ -65,20 +60,37 @@ class Finding(NamedTuple):
     key: Key
     metric: str
     change: PairedDifference
-    adjusted: float
-    detectable: float | None
+    adjusted: float = 1.0
+    detectable: float | None = None
 
     @property
     def status(self) -> Status:
-        """What is decided; `better` is by the 95% interval of this metric alone."""
+        """The decision; `better` is by the 95% interval of this metric alone."""
         if self.adjusted <= ALPHA:
             return "regression"
-        loss = _gain(self.change, self.metric).flipped()
-        return "better" if loss.p_below(0) <= ALPHA else "no change shown"
+        return "better" if self._gain().flipped().p_below(0) <= ALPHA else "no change shown"
+
+    def _gain(self) -> PairedDifference:
+        """Return the change, positive where the metric is better."""
+        return self.change.flipped() if lower_is_better(self.metric) else self.change
+
+    def p_regression(self, tolerance: float) -> float:
+        """Return the one-sided p-value of a loss beyond the tolerance, for this metric alone."""
+        return self._gain().p_below(-self._margin(tolerance))
+
+    def decided(self, adjusted: float, tolerance: float, total: int) -> Finding:
+        """Return the finding with its p-value among `total` metrics."""
+        least = self.change.detectable(alpha=2 * ALPHA / total)
+        detectable = None if least is None else least + self._margin(tolerance)
+        return self._replace(adjusted=adjusted, detectable=detectable)
+
+    def _margin(self, tolerance: float) -> float:
+        """Return the tolerated loss: absolute for shares, relative for ranks and ratios."""
+        return tolerance * (1.0 if is_share(self.metric) else self.change.b)
 
 
 class Report(NamedTuple):
-    """What a check found out; `tolerance` is the baseline's, None where it could not be read."""
+    """The outcome of a check; `tolerance` is the baseline's, None where it could not be read."""
 
     baseline: Path
     findings: tuple[Finding, ...]
@@ -100,7 +112,7 @@ class Report(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """The outcome in a line."""
+        """The outcome in one line."""
         total = len(self.findings)
         if self.regressions:
             return f"regression shown: {len(self.regressions)} of {total} metrics"
@@ -110,21 +122,24 @@ class Report(NamedTuple):
         return f"no regression shown, of {total} metrics"
 
 
-class _Pair(NamedTuple):
-    """A metric before the correction for many."""
-
-    key: Key
-    metric: str
-    change: PairedDifference
-
-
-def undecided(baseline: Path, problems: Sequence[Problem]) -> Report:
-    """The report where nothing could be compared."""
-    return Report(baseline, (), tuple(problems))
+def read_results(places: Sequence[Path]) -> tuple[list[Verified], list[Problem]]:
+    """Read results whose figures follow from their samples; report what is wrong with others."""
+    found: list[Verified] = []
+    problems: list[Problem] = []
+    for place in places:
+        files, faults = list_results(place)
+        problems += [Problem(str(place), fault) for fault in faults]
+        for result in map(read_verified, files):
+            if isinstance(result, Verdict):
+                wrong = "; ".join(result.differences) or result.obstacle
+                problems.append(Problem(result.path, wrong))
+            else:
+                found.append(result)
+    return found, problems
 
 
 def examine(
-    results: Sequence[Measured],
+    results: Sequence[Verified],
     baseline: Baseline,
     *,
     strict: bool = False,
@@ -132,124 +147,86 @@ def examine(
 ) -> Report:
     """Check new results against a baseline; `problems` are those of reading the results."""
     found = list(problems)
-    by_key: dict[Key, Measured] = {}
+    by_key: dict[Key, Verified] = {}
     for result in results:
         key = result_key(result.row)
         if key in by_key:
             message = f"a second result of {described(key)}, beside {by_key[key].path}"
             found.append(Problem(str(result.path), message))
         by_key.setdefault(key, result)
-        found += [Problem(str(result.path), fault) for fault in _faults(result, strict=strict)]
+    found += _faults(results, strict=strict)
     found += _unmatched(by_key, baseline)
-    pairs: list[_Pair] = []
+    notes, findings = [], []
     for entry in baseline.entries:
-        if entry.key in by_key:
-            try:
-                pairs += _pairs(by_key[entry.key], entry, baseline)
-            except ValueError as error:
-                found.append(Problem(described(entry.key), str(error)))
-    found += _missing_metrics(by_key, baseline)
-    notes = [*_unchecked_metrics(by_key, baseline), *_without_hash(baseline)]
-    findings = _findings(pairs, baseline)
-    return Report(baseline.path, findings, tuple(found), tuple(notes), baseline.tolerance)
+        if entry.key not in by_key:
+            continue
+        where, metrics = described(entry.key), by_key[entry.key].row.metrics
+        try:
+            findings += _compare(by_key[entry.key], entry, baseline)
+        except ValueError as error:
+            found.append(Problem(where, str(error)))
+        found += [
+            Problem(where, f"the result lacks {name}, which the baseline has")
+            for name in entry.metrics
+            if name not in metrics
+        ]
+        if new := sorted(metrics.keys() - entry.metrics.keys()):
+            notes.append(f"{where}: not in the baseline: {', '.join(new)}")
+    if baseline.version == 1:
+        notes.append(
+            f"{baseline.path} is of version 1 and has no hash of itself: write it with --update"
+        )
+    decided = tuple(_decide(findings, baseline))
+    return Report(baseline.path, decided, tuple(found), tuple(notes), baseline.tolerance)
 
 
-def replace_baseline(
-    path: Path,
-    results: Sequence[Measured],
-    problems: Sequence[Problem],
-    *,
-    strict: bool,
-    reason: str,
-    tolerance: float,
-    keep_samples: bool,
-) -> list[dict[str, str]]:
-    """Make results the baseline in a file, which then holds nothing else; return what changed.
-
-    Raises UsageError for results that a check could not use, and where the file is no baseline.
-    """
-    wrong = [str(problem) for problem in problems]
-    wrong += [f"{one.path}: {line}" for one in results for line in _faults(one, strict=strict)]
-    if wrong or not results:
-        raise UsageError(f"no baseline of such results: {'; '.join(wrong)}")
-    before = {entry.key for entry in read_baseline(path).entries} if path.exists() else set()
-    after = write_baseline(
-        path,
-        [(one.row, one.samples) for one in results],
-        reason=reason,
-        tolerance=tolerance,
-        keep_samples=keep_samples,
-    )
-    return [
-        {"result": described(key), "change": _change(key in before, key in after)}
-        for key in sorted(before | after)
-    ]
+def _faults(results: Iterable[Verified], *, strict: bool) -> Iterator[Problem]:
+    """What is wrong with results by themselves."""
+    for result in results:
+        row, path = result.row, str(result.path)
+        if row.model["random"]:
+            yield Problem(path, "is of random weights, which measure nothing")
+        if not strict:
+            continue
+        if "record_sha256" not in row.provenance:
+            message = "is of version 1, without a hash that --strict could trust its commit by"
+            yield Problem(path, message)
+        elif row.provenance["commit"] is None:
+            yield Problem(path, "does not state its commit, which --strict requires")
+        elif row.provenance["dirty"] is not False:
+            yield Problem(path, "is of edited code (dirty), which --strict refuses")
 
 
-def _change(before: bool, after: bool) -> str:
-    return ("replaced" if after else "removed") if before else "added"
-
-
-def _faults(result: Measured, *, strict: bool) -> list[str]:
-    """What is wrong with a result by itself, a line each."""
-    row = result.row
-    found = []
-    if row.model["random"]:
-        found.append("is of random weights, which measure nothing")
-    bounds = [some[end] for some in row.intervals.values() for end in ("low", "high")]
-    if not all(map(math.isfinite, bounds)):
-        found.append("has an interval that is not finite")
-    if strict and "record_sha256" not in row.provenance:
-        found.append("is of version 1, without a hash that --strict could trust its commit by")
-    elif strict and row.provenance["commit"] is None:
-        found.append("does not say its commit, as --strict wants")
-    elif strict and row.provenance["dirty"] is not False:
-        found.append("is of edited code (dirty), which --strict refuses")
-    return found
-
-
-def _unmatched(by_key: Mapping[Key, Measured], baseline: Baseline) -> list[Problem]:
-    """Entries without a result and results without an entry; what may be meant is told."""
+def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[Problem]:
+    """Entries without a result, with similar results, and results without an entry."""
     entries = {entry.key for entry in baseline.entries}
-    lone_results = [key for key in by_key if key not in entries]
-    found = []
-    for key in sorted(entries - set(by_key)):
-        near = [other[0] for other in lone_results if other[1:] == key[1:]]
+    without_entry = [key for key in by_key if key not in entries]
+    for key in sorted(entries - by_key.keys()):
+        near = [model for model, *data in without_entry if data == [*key[1:]]]
         hint = f"; there is one of {', '.join(near)}" if near else ""
-        message = f"the baseline has it, the results have not{hint}"
-        found.append(Problem(described(key), message))
-    for key in lone_results:
+        yield Problem(described(key), f"the baseline has it, the results have not{hint}")
+    for key in without_entry:
         message = "is not in the baseline: leave it out, or add it with --update"
-        found.append(Problem(described(key), message))
-    return found
+        yield Problem(described(key), message)
 
 
-def _pairs(result: Measured, entry: Entry, baseline: Baseline) -> list[_Pair]:
-    """The metrics of an entry that a result has as well. Raises ValueError."""
-    differing = mismatches(entry.setting, setting(result.row))
-    if differing:
+def _compare(result: Verified, entry: Entry, baseline: Baseline) -> list[Finding]:
+    """New minus baseline of every metric that both have. Raises ValueError."""
+    if differing := mismatches(entry.setting, setting(result.row)):
         fields = "; ".join(map(str, differing))
         raise ValueError(f"measured otherwise than the baseline: {fields}")
-    changes = _changes(result, entry, baseline)
     shared = [name for name in entry.metrics if name in result.row.metrics]
-    return [_Pair(entry.key, name, changes[name]) for name in shared]
-
-
-def _changes(result: Measured, entry: Entry, baseline: Baseline) -> Mapping[str, PairedDifference]:
-    """New minus baseline of every metric of an entry."""
     samples = baseline.samples_of(entry)
     if samples is None:
-        return {
-            name: _independent(result.row, entry, name)
-            for name in entry.metrics
-            if name in result.row.metrics
-        }
-    new, old = Sampled(result.row.metrics, result.samples), Sampled(entry.metrics, samples)
-    return differences_of(result.row.task, new, old)
+        changes = {name: _independent(result.row, entry, name) for name in shared}
+    else:
+        new = Sampled(result.row.metrics, result.samples)
+        changes = differences_of(result.row.task, new, Sampled(entry.metrics, samples))
+    return [Finding(entry.key, name, changes[name]) for name in shared]
 
 
 def _independent(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
-    """The difference of two results as if they were of different samples."""
+    """Return the difference of two results as if they were of different samples."""
     try:
         errors = [_standard_error(some.intervals[metric]) for some in (row, entry)]
     except KeyError as error:
@@ -263,57 +240,42 @@ def _standard_error(interval: Mapping[str, Any]) -> float:
     return float(width / (2 * ndtri((1 + interval["level"]) / 2)))
 
 
-def _findings(pairs: Sequence[_Pair], baseline: Baseline) -> tuple[Finding, ...]:
-    """Decisions, corrected for all metrics of the baseline, also those that were not compared."""
+def _decide(findings: Sequence[Finding], baseline: Baseline) -> Iterator[Finding]:
+    """Correct for all metrics of the baseline, also those that were not compared."""
     total = sum(len(entry.metrics) for entry in baseline.entries)
-    p_values = [_p_regression(pair, baseline.tolerance) for pair in pairs]
-    adjusted = holm([*p_values, *[1.0] * (total - len(pairs))])
-    return tuple(
-        Finding(*pair, adjusted=p, detectable=_detectable(pair, baseline.tolerance, total))
-        for pair, p in zip(pairs, adjusted, strict=False)
+    p_values = [finding.p_regression(baseline.tolerance) for finding in findings]
+    adjusted = holm([*p_values, *[1.0] * (total - len(findings))])
+    for finding, p in zip(findings, adjusted, strict=False):
+        yield finding.decided(p, baseline.tolerance, total)
+
+
+def replace_baseline(
+    path: Path,
+    results: Sequence[Verified],
+    problems: Sequence[Problem],
+    *,
+    strict: bool = False,
+    reason: str,
+    tolerance: float = 0.0,
+    keep_samples: bool = True,
+) -> list[dict[str, str]]:
+    """Make results the baseline in a file, which then holds nothing else; return what changed.
+
+    Raises UsageError for results that a check could not use, and where the file is no baseline.
+    """
+    wrong = [*map(str, problems), *map(str, _faults(results, strict=strict))]
+    if wrong or not results:
+        raise UsageError(f"no baseline of such results: {'; '.join(wrong)}")
+    before = {entry.key for entry in read_baseline(path).entries} if path.exists() else set()
+    after = write_baseline(
+        path,
+        [(one.row, one.samples) for one in results],
+        reason=reason,
+        tolerance=tolerance,
+        keep_samples=keep_samples,
     )
-
-
-def _p_regression(pair: _Pair, tolerance: float) -> float:
-    return _gain(pair.change, pair.metric).p_below(-_margin(pair, tolerance))
-
-
-def _detectable(pair: _Pair, tolerance: float, total: int) -> float | None:
-    least = pair.change.detectable(alpha=2 * ALPHA / total)
-    return None if least is None else least + _margin(pair, tolerance)
-
-
-def _margin(pair: _Pair, tolerance: float) -> float:
-    """Tolerated loss: of what is no share a share of it."""
-    return tolerance * (1.0 if is_share(pair.metric) else pair.change.b)
-
-
-def _gain(change: PairedDifference, metric: str) -> PairedDifference:
-    """The change, positive where the metric is better."""
-    return change.flipped() if lower_is_better(metric) else change
-
-
-def _missing_metrics(by_key: Mapping[Key, Measured], baseline: Baseline) -> list[Problem]:
+    changes = {(True, True): "replaced", (True, False): "removed", (False, True): "added"}
     return [
-        Problem(described(entry.key), f"the result lacks {name}, which the baseline has")
-        for entry in baseline.entries
-        if entry.key in by_key
-        for name in entry.metrics
-        if name not in by_key[entry.key].row.metrics
+        {"result": described(key), "change": changes[key in before, key in after]}
+        for key in sorted(before | after)
     ]
-
-
-def _without_hash(baseline: Baseline) -> list[str]:
-    if baseline.version > 1:
-        return []
-    return [f"{baseline.path} is of version 1 and has no hash of itself: write it with --update"]
-
-
-def _unchecked_metrics(by_key: Mapping[Key, Measured], baseline: Baseline) -> list[str]:
-    notes = []
-    for entry in baseline.entries:
-        if entry.key in by_key:
-            new = sorted(set(by_key[entry.key].row.metrics) - set(entry.metrics))
-            if new:
-                notes.append(f"{described(entry.key)}: not in the baseline: {', '.join(new)}")
-    return notes

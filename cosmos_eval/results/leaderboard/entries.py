@@ -12,8 +12,9 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
 from cosmos_eval.results.labels import Stored, distinguish, is_partial
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.tasks import known_tasks
-from cosmos_eval.types import ResultRow, UsageError
+from cosmos_eval.types import UsageError
 
 Source = Literal["measured", "published", "unverified"]
 

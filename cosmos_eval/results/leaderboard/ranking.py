@@ -14,8 +14,9 @@ from typing import Literal, NamedTuple
 
 from cosmos_eval.results.labels import model_label
 from cosmos_eval.results.leaderboard.entries import Entry, Key, headlines_of
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import shown
-from cosmos_eval.types import ResultRow, Samples, UsageError
+from cosmos_eval.types import Samples, UsageError
 
 Tie = Literal["", "paired", "intervals"]
 

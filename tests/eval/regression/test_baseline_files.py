@@ -11,8 +11,9 @@ from threading import Barrier
 import pytest
 from support.models import make_result, store
 
-from cosmos_eval.results.gate import Measured, read_baseline, replace_baseline
-from cosmos_eval.results.verify import verify_all
+from cosmos_eval.results.gate.baseline import read_baseline
+from cosmos_eval.results.gate.check import replace_baseline
+from cosmos_eval.results.verify import Verified, verify_all
 from cosmos_eval.types import UsageError
 
 WHY = ["--update", "--reason", "a test"]
@@ -83,7 +84,7 @@ def test_a_baseline_that_cannot_be_written_is_named(command, tmp_path):
 
 def test_of_two_writers_of_one_baseline_one_wins_with_its_samples(tmp_path):
     path = tmp_path / "base.json"
-    results = [[Measured(path, *make_result("cls", skill))] for skill in (0.4, 0.8)]
+    results = [[Verified(path, *make_result("cls", skill))] for skill in (0.4, 0.8)]
     barrier = Barrier(2)
 
     def write(number: int) -> None:
@@ -130,7 +131,7 @@ def test_the_schema_allows_what_update_does():
     with pytest.raises(UsageError, match=r"\$.tolerance"):
         replace_baseline(
             Path("never.json"),
-            [Measured(Path("x"), *make_result("cls"))],
+            [Verified(Path("x"), *make_result("cls"))],
             [],
             strict=False,
             reason="x",

@@ -12,21 +12,16 @@ import pytest
 from support.gate_study import studies
 from support.models import make_result, seal, store
 
-from cosmos_eval.results.gate import (
-    Finding,
-    Measured,
-    Problem,
-    Report,
-    examine,
-    read_baseline,
-    replace_baseline,
+from cosmos_eval.results.gate.baseline import read_baseline
+from cosmos_eval.results.gate.check import Finding, Problem, Report, examine, replace_baseline
+from cosmos_eval.results.gate.reports import (
     to_annotations,
     to_junit,
     to_markdown,
     to_records,
     tolerance_text,
-    undecided,
 )
+from cosmos_eval.results.verify import Verified
 from cosmos_eval.stats.paired import matched_shares
 from cosmos_eval.types import UsageError
 
@@ -66,10 +61,10 @@ def test_a_loss_of_the_size_stated_is_found_with_the_power_stated(tmp_path):
 
 def test_holm_counts_metrics_that_could_not_be_compared(tmp_path):
     path = tmp_path / "base.json"
-    results = [Measured(path, *make_result(task)) for task in ("cls", "retrieval", "seg")]
+    results = [Verified(path, *make_result(task)) for task in ("cls", "retrieval", "seg")]
     options = {"strict": False, "reason": "x", "tolerance": 0.0, "keep_samples": True}
     replace_baseline(path, results, [], **options)
-    worse = Measured(path, *make_result("cls", 0.35, 2))
+    worse = Verified(path, *make_result("cls", 0.35, 2))
     report = examine([worse], read_baseline(path))
     acc1 = next(f for f in report.findings if f.metric == "acc1")
     assert acc1.adjusted <= 17 * acc1.change.p_below(0) * (1 + 1e-12)
@@ -281,7 +276,7 @@ def test_better_is_told():
 
 
 def test_nothing_found_out_is_no_pass():
-    assert undecided(Path("b"), []).status == 2
+    assert Report(Path("b"), (), ()).status == 2
 
 
 def test_reports_are_written_where_a_workflow_reads_them(command, update, tmp_path, monkeypatch):
@@ -317,7 +312,7 @@ def test_reports_are_also_written_where_nothing_can_be_compared(command, tmp_pat
 def test_what_nobody_foresaw_is_no_regression_either(command, update, tmp_path, monkeypatch):
     store(tmp_path / "new")
     update("new")
-    monkeypatch.setattr("cosmos_eval.results.gate.examine", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("cosmos_eval.results.gate.check.examine", lambda *_, **__: 1 / 0)
     ended = command("check", "new", "--baseline", "base.json")
     assert ended.status == 2
     assert ended.err == "cosmos-eval: cannot decide: ZeroDivisionError: division by zero\n"
@@ -328,7 +323,7 @@ def test_writing_refuses_what_its_schema_does_not_have(tmp_path):
     with pytest.raises(UsageError, match=r"base.json: \$.results.0.metrics.acc1"):
         replace_baseline(
             tmp_path / "base.json",
-            [Measured(tmp_path, row, samples)],
+            [Verified(tmp_path, row, samples)],
             [],
             strict=False,
             reason="x",

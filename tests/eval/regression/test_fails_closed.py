@@ -147,7 +147,11 @@ def _(bench):
     seal(bench.baseline)
 
 
-@scenario("a tolerance beyond what --update allows", 2, r"\$.tolerance: 0.51 is greater than")
+@scenario(
+    "a tolerance beyond what --update allows",
+    2,
+    r"\$.tolerance: .*, not 0.51",
+)
 def _(bench):
     bench.edit(bench.baseline, tolerance=0.51)
     seal(bench.baseline)
@@ -269,7 +273,7 @@ def _(bench):
         path.write_bytes(path.read_bytes() + b"\0")
 
 
-@scenario("baseline's samples lie elsewhere", 2, "results.0.samples: ")
+@scenario("baseline's samples lie elsewhere", 2, "results.0.samples.file: ")
 def _(bench):
     bench.edit_baseline(0, samples={"file": "../../x.npz", "sha256": "0" * 64})
 
@@ -311,20 +315,20 @@ def _(bench):
     return ["check", bench.new, "nowhere.json", "--baseline", bench.baseline]
 
 
-@scenario("NaN in the result", 2, r"\$.metrics.acc1: null is not")
+@scenario("NaN in the result", 2, r"\$.metrics.acc1: Input should be a finite number")
 def _(bench):
     metrics = json.loads(bench.file("cls").read_text())["metrics"]
     bench.edit(bench.file("cls"), metrics={**metrics, "acc1": float("nan")})
 
 
-@scenario("infinity in the result", 2, r"mean_rank: null is not")
+@scenario("infinity in the result", 2, r"mean_rank: Input should be a finite number")
 def _(bench):
     metrics = json.loads(bench.file("retrieval").read_text())["metrics"]
     metrics["image_to_text_mean_rank"] = float("inf")
     bench.edit(bench.file("retrieval"), metrics=metrics)
 
 
-@scenario("NaN in an interval", 2, r"\$.intervals.acc1.low: null is not")
+@scenario("NaN in an interval", 2, r"\$.intervals.acc1.low: Input should be a finite number")
 def _(bench):
     intervals = json.loads(bench.file("cls").read_text())["intervals"]
     intervals["acc1"]["low"] = float("nan")
@@ -509,7 +513,7 @@ def _(bench):
     return bench.command("--strict")
 
 
-@scenario("an unknown commit under --strict", 2, "does not say its commit")
+@scenario("an unknown commit under --strict", 2, "does not state its commit")
 def _(bench):
     bench.again(provenance={"commit": None})
     return bench.command("--strict")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from support.rows import make_row
 
-from cosmos_eval.types import ResultRow
+from cosmos_eval.results.record import ResultRow
 
 
 @pytest.fixture(name="make_row")

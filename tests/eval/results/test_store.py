@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from pathlib import Path
 from threading import Barrier, Event
 
@@ -18,6 +19,8 @@ import numpy as np
 import pytest
 
 from cosmos_core.utils.files import write_atomically
+from cosmos_eval.results.gate.baseline import BaselineFile
+from cosmos_eval.results.record import ResultRow, json_schema
 from cosmos_eval.results.store import (
     file_stem,
     read_files,
@@ -29,11 +32,19 @@ from cosmos_eval.results.store import (
     samples_of,
     write_result,
 )
-from cosmos_eval.types import ResultRow, Samples, UsageError
+from cosmos_eval.types import Samples, UsageError
 
 TESTS = Path(__file__).parents[2]
 
 SAMPLES = {"label": np.array([0, 1, 1]), "logits": np.array([[0.5, 0.25]], np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(ResultRow, "schema.json"), (BaselineFile, "gate/baseline.schema.json")]
+)
+def test_the_schemas_in_the_package_are_those_of_the_code(kind, name):
+    stored = files("cosmos_eval.results").joinpath(name).read_text("utf-8")
+    assert stored == json_schema(kind), f"write json_schema({kind.__name__}) to {name}"
 
 
 def test_a_result_comes_back_as_it_was(tmp_path, make_row):

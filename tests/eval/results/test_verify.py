@@ -165,7 +165,7 @@ def test_samples_of_another_task(tmp_path: Path) -> None:
     [
         (to(task="cook"), r"unknown task 'cook'; known: "),
         (to(schema_version=3), r"version 3, and this cosmos-eval knows versions up to 2: install"),
-        (to(schema_version=0), r"\$\.schema_version: 2 was expected"),
+        (to(schema_version=0), r"\$\.schema_version: Input should be 2, not 0"),
         (to(metrics={}), r"\$\.metrics: "),
         (to(metrics={"acc1": math.nan}), r"cannot be read|\$\.metrics"),
     ],

@@ -1,0 +1,127 @@
+"""Result files of older versions, upgraded to the present one.
+
+Version 2 added to samples the names of classes, groups of classes and subsets, to records a hash of
+themselves, and to ranks an interval.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from cosmos_eval.results.record import SCHEMA_VERSION
+from cosmos_eval.types import Samples, SegmentationProtocol, UsageError
+
+Record = Mapping[str, Any]
+"""A result as its JSON file holds it."""
+
+# What records of version 1 could have.
+_TASKS_1 = frozenset({"retrieval", "cls", "seg", "select"})
+_MODEL_1 = frozenset({"spec", "architecture", "weights", "weights_sha256", "random"})
+_PROVENANCE_1 = frozenset(
+    {
+        *("version", "commit", "dirty", "packages", "python", "platform", "command", "utc"),
+        *("device", "precision", "seed", "limit", "attention", "protocol_attention"),
+        *("batch_size", "seconds", "peak_memory_bytes", "hashes", "notes", "samples_sha256"),
+    }
+)
+# What version 2 added to samples.
+_NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
+
+
+def upgrade_record(record: Record, where: str) -> Record:
+    """Return a record of this version; of an unknown older version, the same record.
+
+    Raises UsageError for a newer version, and for a record of version 2 that is labelled version 1:
+    otherwise an edit could remove the hash that records of version 2 hold.
+    """
+    version = record["schema_version"]
+    if version > SCHEMA_VERSION:
+        raise UsageError(
+            f"{where} is a result of version {version}, and this cosmos-eval knows versions up to "
+            f"{SCHEMA_VERSION}: install a newer cosmos-eval"
+        )
+    if version != 1:
+        return record
+    if later := _later_than_1(record):
+        raise _relabelled(where, later[0])
+    return {**record, "schema_version": 2}
+
+
+def upgrade_samples(samples: Samples, record: Record, where: str) -> Samples:
+    """Return samples of this version; `record` is theirs as it is stored.
+
+    Raises UsageError where version 1 does not hold what this version needs.
+    """
+    if record["schema_version"] != 1:
+        return samples
+    if later := sorted(samples.keys() & _NAMES_2):
+        raise _relabelled(where, f"samples with `{later[0]}`")
+    match record["task"]:
+        case "cls":
+            return {**samples, **_classes(samples, record, where)}
+        case "select":
+            return {**samples, "subsets": np.array(sorted(record["per_class"]) or [""])}
+        case "seg":
+            return {**samples, **_segments(record, where)}
+    return samples
+
+
+def _later_than_1(record: Record) -> list[str]:
+    """List what a record has that version 1 did not have."""
+    model, provenance, intervals = (
+        part if isinstance(part := record.get(name), Mapping) else {}
+        for name in ("model", "provenance", "intervals")
+    )
+    later = sorted(provenance.keys() - _PROVENANCE_1) + sorted(model.keys() - _MODEL_1)
+    if isinstance(task := record.get("task"), str) and task not in _TASKS_1:
+        later.append(f"task {task}")
+    ranks = sorted(name for name in intervals if name.endswith("_rank"))
+    return later + [f"an interval of {name}" for name in ranks]
+
+
+def _relabelled(where: str, later: str) -> UsageError:
+    return UsageError(
+        f"{where}: its schema_version is 1, but it has {later}, which came with a later version: "
+        "restore the file or measure again"
+    )
+
+
+def _classes(samples: Samples, record: Record, where: str) -> Samples:
+    """Identify classes by their numbers of images: records list them in alphabetical order."""
+    classes = sorted(record["per_class"])
+    images = [record["per_class"][name].get("images") for name in classes]
+    if images != np.bincount(samples["labels"], minlength=len(classes)).tolist():
+        raise _unordered(where)
+    return {"classes": np.array(classes)}
+
+
+def _segments(record: Record, where: str) -> Samples:
+    """Return classes and groups of the known protocol, if its names have not changed since."""
+    from cosmos_eval.protocols import find_known  # which takes longer than reading a result
+
+    try:
+        protocol = find_known(record["dataset"], record["protocol"])
+    except UsageError as error:
+        raise _unordered(where) from error
+    if not isinstance(protocol, SegmentationProtocol):
+        raise _unordered(where)
+    names = hashlib.sha256(json.dumps(protocol.class_names).encode()).hexdigest()
+    if names != record["provenance"]["hashes"].get("class_names"):
+        raise _unordered(where)
+    members = [[name in some for name in protocol.class_names] for some in protocol.groups.values()]
+    return {
+        "classes": np.array(protocol.class_names),
+        "groups": np.array(list(protocol.groups), dtype=np.str_),
+        "members": np.array(members, bool).reshape(-1, len(protocol.class_names)),
+    }
+
+
+def _unordered(where: str) -> UsageError:
+    return UsageError(
+        f"{where} is of version 1, which does not hold the order of its classes: measure again"
+    )
