@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision = "fp32") -> Encoder:
-    """Load a model, ready to encode on `device`; a DenseEncoder unless it is of the user's own.
+    """Load a model to encode on `device`; a DenseEncoder unless it is a user's own.
 
     `amp`, `bf16` and `fp16` run under autocast, weights stay float32. Raises UsageError for unknown
     names, unusable files, a failed download or a device that is not there.
@@ -26,17 +26,23 @@ def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision =
         from cosmos_eval.models import python_file
 
         return python_file.load(spec, device, precision)
+    if spec.kind == "bundled":
+        from cosmos_eval.models import bundled
+
+        return bundled.load(spec, device, precision)
     from cosmos_eval.models import cosmos
 
     return cosmos.load(spec, device, precision)
 
 
 def _require_device(device: str) -> None:
+    if device == "cpu":  # without importing torch
+        return
     import torch
 
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        # PyTorch asserts that it was compiled with CUDA, all else is a RuntimeError.
+        # An AssertionError says that PyTorch was compiled without CUDA.
         reason = str(error).splitlines()[0]
         raise UsageError(f"device '{device}' cannot be used ({reason}); try cpu") from error

@@ -1,22 +1,202 @@
-"""Multi-head self-attention of OpenCLIP's blocks in reduced precision on a CPU.
+"""Self-attention of CLIP vision transformers: faster in half precision, and dense features.
 
-`nn.MultiheadAttention` projects a transposed view. Without gradients PyTorch then multiplies
-sample by sample and, in bf16 on a CPU, first copies the weights for each of them: most of the time
-of a ViT-B/16. Projecting what the block hands over, which lies in one piece, copies nothing.
+A dense feature is one embedding per patch instead of one per image. A tower's `ln_post` and `proj`,
+whether they follow or precede its pooling, are applied to every patch as if it were pooled alone.
+That is defined for the class token and for the average over patches, not for pooling by attention
+(CoCa, SigLIP), whose own values and projection lie between. The attention of the last block decides
+how well patches keep to their own position:
+vanilla   as trained
+csa       SCLIP, arXiv:2312.01597      weights softmax(qq') + softmax(kk'), residual and MLP kept
+maskclip  MaskCLIP, arXiv:2112.01071   every token attends to itself, residual and MLP kept
+clearclip ClearCLIP, arXiv:2407.12442  weights softmax(qq'), neither residual nor MLP
+naclip    NACLIP, arXiv:2404.08181     weights softmax(kk' + w), neither residual nor MLP
+All products are divided by sqrt(head width). The heads and the output projection are kept, and so
+is what OpenCLIP's own attention has beside them: norms of q and k, scales of the heads, norms
+before and after the output projection.
+
+Shapes: B images, N tokens (CLS first), h x w patches, C tower width, D embedding.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
+import torch
+from open_clip import transformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.functional import scaled_dot_product_attention as attend
+
+from cosmos_eval.types import Attention, UsageError
+
+# NACLIP, arXiv:2404.08181, section 4: standard deviation of its Gaussian, in patches.
+NACLIP_STD = 5.0
+
+Block: TypeAlias = transformer.ResidualAttentionBlock | transformer.CustomResidualAttentionBlock
+
+
+@torch.no_grad()
+def encode_patches(visual: nn.Module, images: Tensor, attention: Attention) -> Tensor:
+    """Compute patch embeddings of an OpenCLIP vision transformer, also off its training size.
+
+    `images` (B, 3, H, W), on the tower's device; a border narrower than a patch is dropped, as
+    the patch convolution does. Returns (B, H // patch, W // patch, D) float32, L2-normalised.
+    Raises UsageError for towers without patch tokens and for images smaller than a patch.
+    """
+    tower = _vision_transformer(visual)
+    *early_blocks, last_block = tower.transformer.resblocks
+    x, grid_hw = _embed_patches(tower, images)
+    for block in early_blocks:
+        x = block(x)
+    x = last_block(x) if attention == "vanilla" else _run_as(last_block, x, grid_hw, attention)
+    patches = (tower.ln_post(x)[:, 1:] @ tower.proj).float()
+    return F.normalize(patches, dim=-1).unflatten(1, grid_hw)
+
+
+def _vision_transformer(visual: nn.Module) -> transformer.VisionTransformer:
+    if not isinstance(visual, transformer.VisionTransformer):
+        kind = f"a {type(visual).__name__}"
+    elif visual.attn_pool is not None:
+        kind = "a transformer with attentional pooling"
+    elif visual.patch_size[0] != visual.patch_size[1]:
+        kind = "a transformer with patches that are not square"
+    elif getattr(visual.transformer.resblocks[0].attn, "logit_scale", None) is not None:
+        kind = "a transformer with scaled cosine attention, which OpenCLIP itself fails to run"
+    else:
+        return visual
+    raise UsageError(
+        f"this model's image tower is {kind}; it has no patch embeddings for texts: choose "
+        "a COSMOS model or an OpenCLIP ViT without attentional pooling, such as ViT-B-16"
+    )
+
+
+def _embed_patches(
+    tower: transformer.VisionTransformer, images: Tensor
+) -> tuple[Tensor, tuple[int, int]]:
+    """Return the input of the first block, (B, 1 + h * w, C), and the grid (h, w)."""
+    if any(side < patch for side, patch in zip(images.shape[2:], tower.patch_size, strict=True)):
+        raise UsageError(f"an image of {tuple(images.shape[2:])} px is smaller than one patch")
+    grid = tower.conv1(images)
+    grid_hw = (grid.shape[2], grid.shape[3])
+    cls = tower.class_embedding.to(grid.dtype).expand(len(images), 1, -1)
+    tokens = torch.cat([cls, grid.flatten(2).transpose(1, 2)], dim=1)
+    positions = resize_positional_embedding(tower.positional_embedding, tower.grid_size, grid_hw)
+    return tower.ln_pre(tokens + positions.to(tokens.dtype)), grid_hw
+
+
+def resize_positional_embedding(
+    embedding: Tensor, trained_hw: tuple[int, int], grid_hw: tuple[int, int]
+) -> Tensor:
+    """Positional embeddings (1 + m * n, C) of an m x n grid -> (1 + h * w, C); CLS keeps its own.
+
+    Bicubic by a scale factor of (h + 0.1) / m rather than to a size: the 0.1 guards the rounding
+    of the output size and shifts the samples a little, and published numbers include that shift.
+    Source: interpolate_pos_encoding in github.com/facebookresearch/dino, vision_transformer.py.
+    """
+    if grid_hw == trained_hw:
+        return embedding
+    cls, patches = embedding[:1], embedding[1:]
+    grid = patches.T.reshape(1, -1, *trained_hw).float()
+    factors = [(length + 0.1) / old for length, old in zip(grid_hw, trained_hw, strict=True)]
+    resized = F.interpolate(grid, scale_factor=factors, mode="bicubic")
+    return torch.cat([cls, resized[0].flatten(1).T.to(cls.dtype)])
+
+
+class Heads(NamedTuple):
+    """Query, key and value of every head, (B, heads, N, C / heads), of an h x w grid."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    grid_hw: tuple[int, int]
+
+
+def _csa(heads: Heads) -> Tensor:
+    """Add the two attention matrices unhalved, so weights sum to 2, as SCLIP's code does."""
+    q, k, v, _ = heads
+    return attend(q, q, v) + attend(k, k, v)
+
+
+def _maskclip(heads: Heads) -> Tensor:
+    return heads.v
+
+
+def _clearclip(heads: Heads) -> Tensor:
+    return attend(heads.q, heads.q, heads.v)
+
+
+def _naclip(heads: Heads) -> Tensor:
+    near = neighbourhood(heads.grid_hw, heads.k)
+    return attend(heads.k, heads.k, heads.v, attn_mask=near)
+
+
+def neighbourhood(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
+    """NACLIP's additive term exp(-distance^2 / (2 * 5^2)) between patches: (1 + hw, 1 + hw).
+
+    Zero in the row and the column of CLS; dtype and device of `like`.
+    """
+    rows, columns = (torch.arange(length, device=like.device) for length in grid_hw)
+    patches = torch.cartesian_prod(rows, columns).float()
+    distance_squared = (patches[:, None] - patches[None]).square().sum(-1)
+    near = torch.exp(-distance_squared / (2 * NACLIP_STD**2))
+    return F.pad(near, (1, 0, 1, 0)).to(like.dtype)
+
+
+LAST_BLOCKS: dict[Attention, Callable[[Heads], Tensor]] = {
+    "csa": _csa,
+    "maskclip": _maskclip,
+    "clearclip": _clearclip,
+    "naclip": _naclip,
+}
+"""How the last block mixes the values of its heads."""
+
+
+def _run_as(block: Block, x: Tensor, grid_hw: tuple[int, int], attention: Attention) -> Tensor:
+    """Run a last block with another attention, (B, N, C) -> (B, N, C)."""
+    mixed = block.ls_1(_self_attention(block, x, grid_hw, LAST_BLOCKS[attention]))
+    if attention in ("clearclip", "naclip"):  # neither residual nor MLP
+        return mixed
+    x = x + mixed
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
+def _self_attention(
+    block: Block, x: Tensor, grid_hw: tuple[int, int], mix: Callable[[Heads], Tensor]
+) -> Tensor:
+    """Compute self-attention of a block with `mix` in place of softmax(qk')v."""
+    attn = block.attn
+    if not isinstance(attn, nn.MultiheadAttention | transformer.Attention):
+        raise UsageError(
+            f"this model's blocks use {type(attn).__name__}, for which only --attention vanilla "
+            "is defined"
+        )
+    q, k, v = _project(attn, block.ln_1(x))
+    if isinstance(attn, nn.MultiheadAttention):
+        return attn.out_proj(_join(mix(Heads(q, k, v, grid_hw))))
+    mixed = mix(Heads(attn.ln_q(q), attn.ln_k(k), v, grid_hw))
+    if attn.head_scale is not None:
+        mixed = mixed * attn.head_scale
+    return block.ln_attn(attn.out_proj(attn.ln_inner(_join(mixed))))
+
+
+def _project(attn: Any, x: Tensor) -> Tensor:
+    """(B, N, C) -> queries, keys and values (3, B, heads, N, C / heads)."""
+    projected = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
+    return projected.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
+
+
+def _join(heads: Tensor) -> Tensor:
+    """(B, heads, N, C / heads) -> (B, N, C)."""
+    return heads.transpose(1, 2).flatten(2)
 
 
 def project_in_one_piece(model: nn.Module) -> None:
-    """Have the self-attentions of a model compute the same by `_SelfAttention`, in place.
+    """Replace the self-attentions of a model by `_SelfAttention`, in place, for half precision.
 
-    Parameters, their names and hooks stay.
+    `nn.MultiheadAttention` projects a transposed view. Without gradients PyTorch then multiplies
+    sample by sample and, in bf16 on a CPU, first copies the weights for each of them: most of the
+    time of a ViT-B/16. Parameters, their names and hooks stay.
     """
     for module in model.modules():
         plain = type(module) is nn.MultiheadAttention and module.in_proj_bias is not None
@@ -38,8 +218,6 @@ class _SelfAttention(nn.MultiheadAttention):
         own = query is key is value and query.ndim == 3 and shared_mask
         if self.training or not own or {**usual, **options} != usual:
             return super().forward(query, key, value, attn_mask=mask, **options)
-        projected = F.linear(query, self.in_proj_weight, self.in_proj_bias)
-        q, k, v = projected.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        mask = None if mask is None else mask.to(q.dtype)
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None
+        q, k, v = _project(self, query)
+        mixed = attend(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
+        return self.out_proj(_join(mixed)), None

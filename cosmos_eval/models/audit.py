@@ -24,7 +24,7 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
 from cosmos_eval.data.readers import read_json
-from cosmos_eval.models.inputs import Tokenizer
+from cosmos_eval.models.clip import Tokenizer
 from cosmos_eval.types import UsageError
 
 _NAMED = 3  # differences that a message names

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from functools import cached_property
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, TypeAlias
 
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import SimpleTokenizer
+from open_clip.tokenizer import (
+    HFTokenizer,
+    SigLipTokenizer,
+    SimpleTokenizer,
+    basic_clean,
+    canonicalize_text,
+)
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
-from cosmos_eval.models.attention import project_in_one_piece
-from cosmos_eval.models.dense import encode_patches
-from cosmos_eval.models.inputs import (
-    Tokenizer,
-    describe_preprocessing,
-    describe_tokenizer,
-    positions_needed,
-)
+from cosmos_eval.models.attention import encode_patches, project_in_one_piece
 from cosmos_eval.types import Attention, EncoderInfo, Precision
+
+Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
+"""The tokenizers that open_clip.get_tokenizer (3.3) returns."""
 
 # None is PyTorch's usual type of the device, as in CLIP Benchmark's `torch.autocast(device)`.
 _AUTOCAST: dict[Precision, torch.dtype | None] = {
@@ -33,11 +40,14 @@ _AUTOCAST: dict[Precision, torch.dtype | None] = {
 }
 
 
-class ClipParts(NamedTuple):
-    """What a loader hands over: a model with `encode_image`, `encode_text` and `visual`.
+def autocast(info: EncoderInfo) -> AbstractContextManager[Any]:
+    """Return the context in which a model of this precision runs on its device."""
+    dtype, enabled = _AUTOCAST.get(info.precision), info.precision in _AUTOCAST
+    return torch.autocast(torch.device(info.device).type, dtype=dtype, enabled=enabled)
 
-    `preprocessing` is OpenCLIP's description of the transform, which is made from it.
-    """
+
+class ClipParts(NamedTuple):
+    """A model with `encode_image`, `encode_text` and `visual`, its transform and its tokenizer."""
 
     model: Any
     preprocessing: PreprocessCfg
@@ -89,7 +99,7 @@ class ClipEncoder:
     @torch.inference_mode()
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D) float32 on the CPU, L2-normalised."""
-        with self._autocast():
+        with autocast(self.info):
             features = self.model.encode_image(images.to(self.info.device))
         return F.normalize(features.float(), dim=-1).cpu()
 
@@ -97,22 +107,15 @@ class ClipEncoder:
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(B, L) -> (B, D) float32 on the CPU, L2-normalised; L < context where trims_text."""
         tokens = tokens.to(self.info.device)
-        with self._autocast():
+        with autocast(self.info):
             features = self._encode_tokens(tokens)
         return F.normalize(features.float(), dim=-1).cpu()
 
     @torch.inference_mode()
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
         """(B, 3, H, W) -> (B, H // patch, W // patch, D) float32, L2-normalised, same device."""
-        with self._autocast():
+        with autocast(self.info):
             return encode_patches(self.model.visual, images, attention).float()
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        precision = self.info.precision
-        device = torch.device(self.info.device).type
-        return torch.autocast(
-            device, dtype=_AUTOCAST.get(precision), enabled=precision in _AUTOCAST
-        )
 
 
 class _TrimmedText(nn.Module):
@@ -142,24 +145,110 @@ class _TrimmedText(nn.Module):
 
 
 def _text_can_be_trimmed(parts: ClipParts) -> bool:
-    """Causal attention, feature read at the end-of-text token, zero padding after it.
+    """Check for causal attention, a feature at the end of text, and zero padding after it.
 
-    Not CoCa's tower, whose feature is that of a class token behind the padding.
+    CoCa's feature is that of a class token behind the padding.
     """
     model, tokenizer = parts.model, parts.tokenizer
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
         return False
     if isinstance(model, open_clip.CLIP):
         mask, pool, end = model.attn_mask, model.text_pool_type, model.text_eos_id
-    elif isinstance(model, open_clip.CustomTextCLIP) and _is_plain(model.text):
-        mask, pool, end = model.text.attn_mask, model.text.pool_type, model.text.eos_id
     else:
-        return False
+        text = getattr(model, "text", None) if isinstance(model, open_clip.CustomTextCLIP) else None
+        if not isinstance(text, TextTransformer) or text.cls_emb is not None:
+            return False
+        mask, pool, end = text.attn_mask, text.pool_type, text.eos_id
     causal = mask is not None and torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
     # "eos" reads at the first such token: at padding, if another token were meant.
     return causal and (pool == "argmax" or (pool == "eos" and end == tokenizer.eot_token_id))
 
 
-def _is_plain(tower: nn.Module) -> bool:
-    """OpenCLIP's own transformer, without a class token."""
-    return isinstance(tower, TextTransformer) and tower.cls_emb is None
+def positions_needed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
+    """Count the positions of the context that each text takes with its special tokens, uncut.
+
+    What a tokenizer returns does not always tell: an end of text may look like padding (SigLIP) or
+    be replaced by it (CLIPA), and a class token may stand behind the padding.
+    """
+    if isinstance(tokenizer, SimpleTokenizer):
+        return [len(tokenizer.encode(text)) + 2 for text in texts]  # start and end of text
+    if isinstance(tokenizer, SigLipTokenizer):
+        return _lengths(tokenizer, [canonicalize_text(basic_clean(text)) for text in texts])
+    cleaned = [tokenizer.clean_fn(text) for text in texts]
+    if tokenizer.tokenizer_mode == "clips":  # start, end and the class token at the end
+        return [length + 3 for length in _lengths(tokenizer, cleaned, add_special_tokens=False)]
+    return _lengths(tokenizer, cleaned)
+
+
+def _lengths(tokenizer: Tokenizer, texts: list[str], **options: bool) -> list[int]:
+    encoded = tokenizer.tokenizer(texts, padding=False, truncation=False, verbose=False, **options)
+    return [len(ids) for ids in encoded.input_ids]
+
+
+# Equal descriptions mean equal pixels and equal token ids, in every process; anything that changes
+# one of them changes its description. No name of a file and no address in memory is part of it.
+
+
+def describe_preprocessing(config: PreprocessCfg) -> dict[str, Any]:
+    """Return OpenCLIP's configuration of a transform in JSON's types."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Return everything that decides the ids of a text, vocabulary and rules as hashes."""
+    own = _simple(tokenizer) if isinstance(tokenizer, SimpleTokenizer) else _hugging_face(tokenizer)
+    return {
+        "class": type(tokenizer).__name__,
+        "context_length": tokenizer.context_length,
+        "clean": _name(getattr(tokenizer, "clean_fn", None)),
+        **own,
+    }
+
+
+def _simple(tokenizer: SimpleTokenizer) -> dict[str, Any]:
+    merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
+    return {
+        "vocabulary_sha256": _sha256(tokenizer.encoder),
+        "merges_sha256": _sha256(merges),
+        "special_ids": tokenizer.all_special_ids,
+        "pattern": tokenizer.pat.pattern,
+        "reduction": _name(tokenizer.reduction_fn),
+    }
+
+
+def _hugging_face(tokenizer: HFTokenizer | SigLipTokenizer) -> dict[str, Any]:
+    inner = tokenizer.tokenizer  # of transformers
+    special = ("bos", "eos", "unk", "sep", "pad", "cls")
+    return {
+        "mode": getattr(tokenizer, "tokenizer_mode", ""),
+        "strip_sep_token": getattr(tokenizer, "strip_sep_token", False),
+        "backend": type(inner).__name__,
+        "vocabulary_sha256": _sha256(inner.get_vocab()),
+        "rules_sha256": _sha256(_rules(inner)),
+        "padding_side": inner.padding_side,
+        "truncation_side": inner.truncation_side,
+        "special_ids": {name: getattr(inner, f"{name}_token_id") for name in special},
+    }
+
+
+def _rules(tokenizer: Any) -> dict[str, Any]:
+    """Return a fast tokenizer's whole definition, else the hashes of its files."""
+    if tokenizer.is_fast:
+        definition = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Every call sets these two.
+        return {key: definition[key] for key in definition.keys() - {"truncation", "padding"}}
+    with TemporaryDirectory() as folder:
+        files = [Path(file) for file in tokenizer.save_vocabulary(folder, "own")]
+        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def _name(function: Callable[..., Any] | None) -> str | None:
+    """Name a module's function, with the options that are bound to it."""
+    if isinstance(function, partial):
+        return f"{_name(function.func)}({json.dumps(function.keywords, sort_keys=True)})"
+    return None if function is None else function.__name__
+
+
+def _sha256(value: Any) -> str:
+    content = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(content.encode()).hexdigest()

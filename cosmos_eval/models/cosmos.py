@@ -1,7 +1,4 @@
-"""COSMOS models: released ones, bundled ones, and checkpoint files of either layout.
-
-Of the models, only these import cosmos_core.
-"""
+"""COSMOS models: released ones, bundled ones, and checkpoint files of either layout."""
 
 from __future__ import annotations
 
@@ -23,16 +20,16 @@ from cosmos_core.model.build import model_config
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import parse_json
 from cosmos_eval.models import audit
-from cosmos_eval.models.clip import ClipEncoder, ClipParts
+from cosmos_eval.models.clip import ClipEncoder, ClipParts, autocast
 from cosmos_eval.models.hub import fetch
-from cosmos_eval.models.specs import RELEASED
-from cosmos_eval.models.words import words_of
-from cosmos_eval.types import CaptionWord, EncoderInfo, ModelSpec, Precision, UsageError, nearest
+from cosmos_eval.models.maps import words_of
+from cosmos_eval.models.specs import RELEASED, local_file
+from cosmos_eval.types import CaptionWord, EncoderInfo, ModelSpec, Precision, UsageError
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
-    """Raises UsageError where the file is missing, does not fit or cannot be fetched."""
-    path = _weights_path(spec)
+    """Load a checkpoint. Raises UsageError where it is missing, unfit or cannot be fetched."""
+    path = local_file(spec) or (fetch(spec.name) if spec.name in RELEASED else Path(spec.name))
     try:
         config = _config(path, spec.arch)
         model = cosmos_core.load_model(path, config, weights=spec.weights)
@@ -58,54 +55,38 @@ class CosmosEncoder(ClipEncoder):
     _tokenizer: SimpleTokenizer
 
     def words(self, text: str) -> list[CaptionWord]:
-        """The words of a text, with the places of their tokens."""
+        """Return the words of a text, with the positions of their tokens."""
         return words_of(self._tokenizer, text)
 
     @torch.inference_mode()
     def image_queries(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D) float32 on the CPU, not normalised."""
-        with self._autocast():
+        with autocast(self.info):
             return self.model.encode_image(images.to(self.info.device)).float().cpu()
 
     @torch.inference_mode()
     def text_queries(self, tokens: Tensor) -> Tensor:
         """(T, L) -> (T, D) float32 on the CPU, not normalised; L < context where trims_text."""
-        with self._autocast():
+        with autocast(self.info):
             return self._encode_tokens(tokens.to(self.info.device)).float().cpu()
 
     @torch.inference_mode()
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
         """(B, 3, H, W), (T, D) -> (B, heads, T, H // patch, W // patch) float32 on the CPU."""
         images, queries = images.to(self.info.device), queries.to(self.info.device)
-        with self._autocast():
+        with autocast(self.info):
             return self.model.patch_attention(images, queries).float().cpu()
 
     @torch.inference_mode()
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
         """(T, L), (B, D) -> (T, heads, B, L) float32 on the CPU."""
         tokens, queries = tokens.to(self.info.device), queries.to(self.info.device)
-        with self._autocast():
+        with autocast(self.info):
             return self.model.token_attention(tokens, queries).float().cpu()
 
 
-def _weights_path(spec: ModelSpec) -> Path:
-    if spec.kind == "bundled":
-        return _bundled_path(spec.name)
-    if spec.name in RELEASED:
-        return fetch(spec.name)
-    return Path(spec.name)
-
-
-def _bundled_path(name: str) -> Path:
-    bundled = cosmos_core.bundled_models()
-    if name not in bundled:
-        known = nearest(name, sorted(bundled)) or "none"
-        raise UsageError(f"'{name}' is not part of this installation; bundled: {known}")
-    return Path(bundled[name].weights_path)
-
-
 def _config(path: Path, arch: str | None) -> dict[str, Any]:
-    """The architecture that a file in our layout states, else the one that the user names."""
+    """Return the architecture that the file states, else the one that the user names."""
     stated = cosmos_core.read_checkpoint(path).architecture
     if stated is None:
         if arch is None:
@@ -120,12 +101,12 @@ def _config(path: Path, arch: str | None) -> dict[str, Any]:
 
 
 def _named_config(arch: str) -> dict[str, Any]:
-    """Of a name, a file, or what `_describe` wrote."""
+    """Read the configuration of a name, a JSON file, or JSON as `_describe` writes it."""
     return model_config(parse_json(arch) if arch.startswith("{") else arch)
 
 
 def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:
-    """OpenCLIP's name, or the whole configuration: a file's name would say nothing."""
+    """Return OpenCLIP's name, or the whole configuration: the name of a file says nothing."""
     if spec.arch is not None and spec.arch in open_clip.list_models():
         return spec.arch
     return json.dumps(config, sort_keys=True)
@@ -150,7 +131,7 @@ def _parts(model: open_clip.CLIP, config: Mapping[str, Any]) -> ClipParts:
 
 
 def _tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
-    """The tokenizer whose vocabulary the model was built for: OpenCLIP's or the scenes'."""
+    """Return the tokenizer of the model's vocabulary: OpenCLIP's or the scenes'."""
     known = [make(context_length=context_length) for make in (SimpleTokenizer, scenes_tokenizer)]
     for tokenizer in known:
         if tokenizer.vocab_size == vocab_size:

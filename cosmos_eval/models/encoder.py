@@ -1,7 +1,9 @@
-"""What the suite needs of a model. Anything with these methods can be measured."""
+"""What the suite needs of a model, and checks that an object has it. Imports no torch."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -12,6 +14,9 @@ from cosmos_eval.types import Attention, CaptionWord, EncoderInfo, Rgb, UsageErr
 if TYPE_CHECKING:
     import PIL.Image
     from torch import Tensor
+
+_TEXTS = ("a red ball", "a photograph of two small blue boats on a lake, with a house behind them")
+_DIMENSIONS = {"transform": 3, "tokenize": 2, "overlong": 1}  # of a method's output
 
 
 @runtime_checkable
@@ -32,7 +37,7 @@ class Encoder(Protocol):
         """Everything that decides what `tokenize` returns, as `preprocessing` does for images."""
 
     def transform(self, image: PIL.Image.Image) -> Tensor:
-        """The model's own evaluation transform: an RGB image -> (3, H, W) float32 on the CPU."""
+        """Apply the model's own evaluation transform: RGB -> (3, H, W) float32 on the CPU."""
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (B, context_length) int64 token ids, padded with 0 after the end of text."""
@@ -56,9 +61,9 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class DenseEncoder(Encoder, Protocol):
-    """An encoder whose image tower is a ViT with patch tokens.
+    """An encoder whose image tower has patch tokens.
 
-    `image_mean` and `image_std` are what its images are normalised by, RGB on the 0-1 scale.
+    `image_mean` and `image_std` normalise its images, RGB on the 0-1 scale.
     """
 
     patch_size: int
@@ -68,21 +73,20 @@ class DenseEncoder(Encoder, Protocol):
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
         """(B, 3, H, W) -> (B, H // patch, W // patch, D) float32, L2-normalised, same device.
 
-        `attention` chooses the form of the last block; raises UsageError where the tower has no
-        patch tokens.
+        `attention` is the form of the last block. Raises UsageError for a tower without patches.
         """
 
 
 @runtime_checkable
 class CrossAttentionEncoder(DenseEncoder, Protocol):
-    """An encoder in which each modality looks at the tokens of the other.
+    """An encoder in which each modality attends to the tokens of the other.
 
     Queries are features that are not normalised, float32 on the CPU. Weights are float32 on the
     CPU, and sum to 1 over the patches of an image and over the tokens of a text.
     """
 
     def words(self, text: str) -> Sequence[CaptionWord]:
-        """The words of a text, with the places of their tokens; all of them, also where it is cut.
+        """Return all words of a text with the positions of their tokens, also where it is cut.
 
         They cover every token but the start and the end of text.
         """
@@ -99,7 +103,7 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
         """Texts (T, L) of the whole context, queries of images (B, D) -> (T, heads, B, L).
 
-        Padding is looked at as well, as in training.
+        Padding is attended to as well, as in training.
         """
 
 
@@ -108,19 +112,115 @@ def require_finite(
 ) -> None:
     """Raise UsageError where features (N, ...) hold NaN or infinity.
 
-    Rankings and label maps of such features look like poor results of a sound model. `name` gives
-    the name of an input by its index; the error names the model and the first input concerned.
+    Rankings and label maps of such features look like poor results of a sound model. The error
+    names the model and the first such input, by its index in `features`.
     """
     import torch
 
     finite = torch.isfinite(torch.as_tensor(features)).flatten(1).all(1)
     if finite.all():
         return
-    first = int(finite.int().argmin())
     reason = "check its weights"
     if info.precision != "fp32":
         reason += f", or use --precision fp32, as values may exceed the range of {info.precision}"
     raise UsageError(
-        f"{info.spec} returns features that are not finite (NaN or infinity) for {name(first)}: "
-        f"{reason}"
+        f"{info.spec} returns features that are not finite (NaN or infinity) for "
+        f"{name(int(finite.int().argmin()))}: {reason}"
     )
+
+
+def require_encoder(model: Any, where: str) -> None:
+    """Raise UsageError, one line, for an object that is no encoder.
+
+    A picture and two texts are encoded: features of another shape, type or length would otherwise
+    show as an error far from their cause, or as a wrong number.
+    """
+    members = [*Encoder.__annotations__, *(name for name in vars(Encoder) if name[0] != "_")]
+    try:
+        if missing := [name for name in members if not hasattr(model, name)]:
+            raise UsageError(f"{where} is no cosmos_eval.Encoder: it has no {', '.join(missing)}")
+        faults = [*_info_faults(model.info), *_faults_on_example(model)]
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{where} cannot encode a picture and texts: {type(error).__name__}: {error} "
+            "(--debug shows where)"
+        ) from error
+    if faults:
+        raise UsageError(f"{where} is not a valid Encoder: {'; '.join(faults)}")
+
+
+def _info_faults(info: Any) -> list[str]:
+    if not isinstance(info, EncoderInfo):
+        return [f"`info` is {type(info).__name__}, not cosmos_eval.types.EncoderInfo"]
+    found = []
+    if not (isinstance(info.architecture, str) and info.architecture):
+        found.append("`info.architecture` must be a text that names it")
+    digest = info.weights_sha256
+    if digest is not None and not re.fullmatch("[0-9a-f]{64}", str(digest)):
+        found.append("`info.weights_sha256` must be the 64 hexadecimal digits of a SHA-256")
+    if digest is None and not info.random:
+        found.append("`info.weights_sha256` is missing, and `info.random` is false")
+    return found
+
+
+def _faults_on_example(model: Encoder) -> list[str]:
+    import PIL.Image
+    import torch
+
+    for name in ("preprocessing", "tokenizer"):
+        json.dumps(dict(getattr(model, name)))
+    pixels = model.transform(PIL.Image.new("RGB", (64, 48), (200, 120, 40)))
+    image = model.encode_image(torch.stack([pixels, pixels]))
+    text = model.encode_text(model.tokenize(_TEXTS))
+    found = [*_feature_faults("encode_image", image, 2), *_feature_faults("encode_text", text, 2)]
+    if not found and image.shape != text.shape:
+        found.append(f"images have {image.shape[1]} dimensions and texts {text.shape[1]}")
+    if tuple(model.overlong(_TEXTS).shape) != (len(_TEXTS),):
+        found.append("`overlong` must return one value per text, (B,)")
+    return found
+
+
+def require_output(method: str, given: Any, output: Any, widths: set[int], where: str) -> None:
+    """Raise UsageError where a method of an encoder returns what it must not, in any call.
+
+    `widths` collects the dimensions of features, which must be one number.
+    """
+    from torch import Tensor
+
+    faults = []
+    if method in ("encode_image", "encode_text"):
+        faults = _feature_faults(method, output, len(given))
+        widths |= set() if faults else {output.shape[1]}
+        if len(widths) > 1:
+            faults = [f"`{method}` returns features of other dimensions: {sorted(widths)}"]
+    elif ndim := _DIMENSIONS.get(method):
+        rows = 3 if method == "transform" else len(given)
+        if not isinstance(output, Tensor) or output.ndim != ndim or len(output) != rows:
+            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            faults = [f"`{method}` returns {shape}"]
+    if faults:
+        raise UsageError(f"{where}: {'; '.join(faults)}")
+
+
+def _feature_faults(method: str, features: Any, inputs: int) -> list[str]:
+    import torch
+
+    if not isinstance(features, torch.Tensor):
+        return [f"`{method}` returns {type(features).__name__}, not a tensor"]
+    if features.ndim != 2 or len(features) != inputs:
+        shape = tuple(features.shape)
+        return [f"`{method}` returns {shape} for {inputs} inputs, not ({inputs}, D)"]
+    if features.dtype != torch.float32 or features.device.type != "cpu":
+        return [f"`{method}` returns {features.dtype} on {features.device}, not float32 on the CPU"]
+    if features.requires_grad:
+        return [f"`{method}` returns features with a gradient: use torch.inference_mode()"]
+    if not torch.isfinite(features).all():
+        return [f"`{method}` returns features that are not finite (NaN or infinity)"]
+    norms = features.norm(dim=1)
+    wrong = ~torch.isclose(norms, torch.ones(()), atol=1e-3)
+    if wrong.any():
+        length = norms[wrong][0]
+        return [f"`{method}` returns features of length {length:.3g}, not 1: normalise them"]
+    return []

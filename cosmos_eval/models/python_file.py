@@ -12,8 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from cosmos_eval.data.readers import FileError, read_bytes
-from cosmos_eval.models.contract import require_encoder, require_output
-from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.models.encoder import Encoder, require_encoder, require_output
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError
 
 _METHODS = (

@@ -220,7 +220,7 @@ def evaluate(
 
 
 def _measure_object(encoder: Encoder, protocol: Protocol, options: RunOptions) -> ResultRow:
-    from cosmos_eval.models.contract import require_encoder
+    from cosmos_eval.models.encoder import require_encoder
 
     unkept = replace(options, cache=None)
     check_data(Plan(specs=[], protocols=[protocol], options=unkept))

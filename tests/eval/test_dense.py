@@ -10,8 +10,12 @@ from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmos_eval.models.dense import encode_patches, resize_positional_embedding
-from cosmos_eval.models.last_block import LAST_BLOCKS, neighbourhood
+from cosmos_eval.models.attention import (
+    LAST_BLOCKS,
+    encode_patches,
+    neighbourhood,
+    resize_positional_embedding,
+)
 from cosmos_eval.types import UsageError
 
 PATCH, WIDTH, HEADS, EMBED = 8, 32, 4, 16

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.heatmaps import (
+from cosmos_eval.models.maps import (
     heatmaps,
     scaled,
     upsample,

@@ -11,9 +11,8 @@ from PIL import Image
 
 from cosmos_core.utils import environment
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.contract import require_encoder
-from cosmos_eval.models.encoder import require_finite
-from cosmos_eval.models.heatmaps import heatmaps, whole_image
+from cosmos_eval.models.encoder import require_encoder, require_finite
+from cosmos_eval.models.maps import heatmaps, whole_image
 from cosmos_eval.protocols import known_protocols, prepare
 from cosmos_eval.runner.run import Loaded, measure
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError

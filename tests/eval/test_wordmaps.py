@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from cosmos_eval.models import load_encoder
+from cosmos_eval.models.maps import WordMap, wordmaps
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.models.wordmaps import WordMap, wordmaps
 from cosmos_eval.types import CaptionWord, EncoderInfo
 
 PARITY = Path(__file__).parents[1] / "parity"

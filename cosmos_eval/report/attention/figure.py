@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cosmos_eval.models.heatmaps import scaled, upsample
+from cosmos_eval.models.maps import scaled, upsample
 from cosmos_eval.report.attention.records import CaptionShares, Level, Look, Row, View
 from cosmos_eval.report.attention.text import (
     FAMILY,

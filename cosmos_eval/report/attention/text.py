@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cosmos_eval.models.heatmaps import LONGEST
+from cosmos_eval.models.maps import LONGEST
 from cosmos_eval.report.attention.records import CaptionShares, Level, Look, Row, View
 
 FAMILY = "DejaVu Sans"

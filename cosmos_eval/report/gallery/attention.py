@@ -73,7 +73,7 @@ def _need(label: str, row: ResultRow, dataset: str, pairs: Sequence[Pair]) -> Ne
 def _look(pairs: Sequence[Pair], encoder: Encoder, progress: OnProgress) -> list[Seen]:
     """Raises UsageError for a model without patches and an image that cannot be used."""
     from cosmos_eval.models.encoder import DenseEncoder
-    from cosmos_eval.models.heatmaps import heatmaps, scaled, usual_kind, whole_image
+    from cosmos_eval.models.maps import heatmaps, scaled, usual_kind, whole_image
 
     kind = usual_kind(encoder)
     assert isinstance(encoder, DenseEncoder)  # or it would have no kind of maps
@@ -91,7 +91,7 @@ def _words(encoder: Encoder, image: torch.Tensor, text: str) -> tuple[Word, ...]
     import torch
 
     from cosmos_eval.models.encoder import CrossAttentionEncoder
-    from cosmos_eval.models.wordmaps import wordmaps
+    from cosmos_eval.models.maps import wordmaps
 
     assert isinstance(encoder, CrossAttentionEncoder)  # or its maps would be of another kind
     (found,) = wordmaps(encoder, image, [text])

@@ -70,7 +70,7 @@ class Canvas:
 
     def heat_map(self, values: NDArray[np.float32], size: Size) -> Picture:
         """Values (h, w) in [0, 1] of patches: blue and faint for little, yellow for much."""
-        # Linear between the centres of patches, as cosmos_eval.models.heatmaps has it.
+        # Linear between the centres of patches, as cosmos_eval.models.maps has it.
         large = Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)
         return self._once(_encoded(Image.fromarray(_heat(np.asarray(large))), quality=_QUALITY))
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.models.encoder import DenseEncoder
-from cosmos_eval.models.heatmaps import whole_image
+from cosmos_eval.models.maps import whole_image
 from cosmos_eval.stats.localisation import Cover, cover
 from cosmos_eval.tasks.label_maps import (
     Label,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cosmos_eval.models.encoder import DenseEncoder, Encoder
-from cosmos_eval.models.heatmaps import heatmaps_of_features, usual_kind, with_cross_attention
+from cosmos_eval.models.maps import heatmaps_of_features, usual_kind, with_cross_attention
 from cosmos_eval.tasks.label_maps.measure import with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings, prompt_queries
 from cosmos_eval.types import Attention, LocalisationProtocol, MapKind, OnProgress, RunOptions

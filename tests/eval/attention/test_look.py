@@ -12,7 +12,7 @@ from PIL import Image
 
 import cosmos_eval
 from cosmos_eval.models import load_encoder
-from cosmos_eval.models.heatmaps import whole_image
+from cosmos_eval.models.maps import whole_image
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.report.attention import AttendOptions, Look, draw, read_pairs
 from cosmos_eval.types import UsageError

@@ -19,8 +19,8 @@ from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.encoder import CrossAttentionEncoder
-from cosmos_eval.models.specs import BUNDLED, parse_model_spec
-from cosmos_eval.types import UsageError, Weights
+from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.types import ModelSpec, UsageError, Weights
 
 PARITY = Path(__file__).parents[2] / "parity"
 CHECKPOINT, CONFIG = PARITY / "checkpoint.pt", PARITY / "model_config.json"
@@ -153,10 +153,10 @@ def test_a_released_model_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch
     assert "\n" not in str(raised.value)
 
 
-def test_a_bundled_model_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cosmos_core, "bundled_models", dict)
-    with pytest.raises(UsageError, match="not part of this installation"):
-        load_encoder(parse_model_spec(BUNDLED[0]))
+def test_a_bundled_model_that_is_not_installed() -> None:
+    missing = ModelSpec(text="scenes-none", kind="bundled", name="scenes-none")
+    with pytest.raises(UsageError, match="not part of this installation; bundled: scenes-"):
+        load_encoder(missing)
 
 
 def test_only_models_with_the_module_have_cross_attention() -> None:

@@ -20,9 +20,8 @@ import cosmos_core
 from cosmos_core.data.scenes import MERGES_FILE
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_eval.models import load_encoder
-from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.clip import ClipEncoder, describe_preprocessing, describe_tokenizer
 from cosmos_eval.models.encoder import Encoder
-from cosmos_eval.models.inputs import describe_preprocessing, describe_tokenizer
 from cosmos_eval.models.specs import BUNDLED, parse_model_spec
 
 USUAL = PreprocessCfg()
@@ -149,8 +148,8 @@ def of(encoder: Encoder) -> str:
 
 PROGRAM = """
 import json, sys
-from cosmos_eval.encoders import load_encoder
-from cosmos_eval.encoders.specs import parse_model_spec
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.specs import parse_model_spec
 encoder = load_encoder(parse_model_spec(sys.argv[1]))
 print(json.dumps([dict(encoder.preprocessing), dict(encoder.tokenizer)], sort_keys=True))
 """

@@ -21,8 +21,7 @@ from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
 from PIL import Image
 
 from cosmos_eval.models import load_encoder
-from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.inputs import positions_needed
+from cosmos_eval.models.clip import ClipEncoder, positions_needed
 from cosmos_eval.models.specs import parse_model_spec
 
 TEXTS = ["a dog", "two dogs on the red sofa", "A photo of a CAT!", ""]

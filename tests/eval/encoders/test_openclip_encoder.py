@@ -16,7 +16,7 @@ from open_clip.pretrained import _pcfg
 from PIL import Image
 
 from cosmos_eval.models import load_encoder
-from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.clip import ClipEncoder, autocast
 from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import UsageError
@@ -189,7 +189,7 @@ def test_amp_is_the_type_that_pytorch_takes_on_a_device(
     monkeypatch.setattr(
         torch, "autocast", lambda kind, dtype, enabled: requested.append((kind, dtype, enabled))
     )
-    mixed._autocast()
+    autocast(mixed.info)
     assert requested == [(device, None, True)]
     assert torch.get_autocast_dtype(device) == expected
 

@@ -172,7 +172,10 @@ def test_in_a_suite_a_file_is_relative_to_the_suite(tmp_path):
             r"3 .* texts 2",
         ),
         (MODEL.replace("(images[", "(torch.ones(1, requires_grad=True) * images["), "a gradient"),
-        (MODEL.replace("len(texts), dtype", "1, dtype"), r"`overlong` must say one thing a text"),
+        (
+            MODEL.replace("len(texts), dtype", "1, dtype"),
+            r"`overlong` must return one value per text",
+        ),
         (MODEL.replace("tokenizer = {}", "tokenizer = {'of': torch}"), "TypeError: Object of type"),
     ],
 )
@@ -195,7 +198,7 @@ def test_an_object_is_measured_as_it_is(colour_encoder, tmp_path, photos):
     assert "code_sha256" not in row.model
     with pytest.raises(UsageError, match="arch, weights, device and precision are of models"):
         cosmos_eval.evaluate(colour_encoder, photos, precision="bf16")
-    with pytest.raises(UsageError, match=r"dict is no cosmos_eval\.encoder\.Encoder"):
+    with pytest.raises(UsageError, match=r"dict is no cosmos_eval\.Encoder"):
         cosmos_eval.evaluate({}, photos)
 
 

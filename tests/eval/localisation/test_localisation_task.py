@@ -14,7 +14,7 @@ from scipy.stats import mannwhitneyu
 from support.sharing import together
 
 from cosmos_eval.models import load_encoder
-from cosmos_eval.models.heatmaps import heatmaps, whole_image
+from cosmos_eval.models.maps import heatmaps, whole_image
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks.localisation import check, measure, recompute
 from cosmos_eval.types import Measurement, RunOptions, UsageError, no_progress

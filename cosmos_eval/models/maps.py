@@ -1,0 +1,248 @@
+"""Attention between an image and texts: one number per patch of the image, or per word of the text.
+
+Shapes: B images, T texts, h x w patches, H x W pixels, D embedding, L positions of the context.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder, require_finite
+from cosmos_eval.types import Attention, CaptionWord, MapKind, UsageError
+
+if TYPE_CHECKING:
+    from open_clip.tokenizer import SimpleTokenizer
+
+# The longer side in units of the shorter one. A tower costs the square of its patches, and
+# positions far beyond those of training say little, so a longer image is squeezed to this.
+LONGEST = 4
+_CONNECTING = ("-", "'", ".", "_")  # marks that make one word of what is at both sides
+
+
+def usual_kind(encoder: Encoder) -> MapKind:
+    """Return cross-attention where the model has it, else text-to-patch similarity.
+
+    Raises UsageError for a model whose image tower has no patches.
+    """
+    if isinstance(encoder, CrossAttentionEncoder):
+        return "cross-attention"
+    _with_patches(encoder)
+    return "text-to-patch similarity"
+
+
+def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
+    """Resize and normalise an RGB image without a crop -> (3, H, W) float32 on the CPU.
+
+    It is as large as the model's own input on one side and at least as large on the other, which
+    keeps the proportions up to whole patches and LONGEST. A picture of the input's proportions
+    comes out as by the model's own transform.
+    """
+    from torchvision.transforms.functional import normalize, to_tensor
+
+    size = whole_size(encoder, (image.height, image.width))
+    bilinear = encoder.preprocessing.get("interpolation") == "bilinear"
+    how = Image.Resampling.BILINEAR if bilinear else Image.Resampling.BICUBIC
+    resized = image.convert("RGB").resize(size[::-1], how)
+    return normalize(to_tensor(resized), encoder.image_mean, encoder.image_std)
+
+
+def whole_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[int, int]:
+    """Height and width in pixels at which the model sees a whole image of this size."""
+    own_hw = encoder.transform(Image.new("RGB", (64, 64))).shape[1:]
+    factor = max(own / side for own, side in zip(own_hw, image_hw, strict=True))
+    patch = encoder.patch_size
+    height, width = (  # larger than the model's own side by whole patches
+        own + round((min(factor * side, LONGEST * own) - own) / patch) * patch
+        for own, side in zip(own_hw, image_hw, strict=True)
+    )
+    return height, width
+
+
+def heatmaps(
+    encoder: Encoder,
+    images: Tensor,
+    texts: Sequence[str],
+    *,
+    kind: MapKind,
+    attention: Attention = "csa",
+) -> Tensor:
+    """Images (B, 3, H, W) and texts -> (B, T, heads, h, w) float32 on the CPU.
+
+    Cross-attention: weights that sum to 1 over h x w. Similarity: cosines of a text's feature with
+    the patches of a last block of the form `attention`, as one head. Raises UsageError where the
+    model does not have this kind, and where maps are not finite.
+    """
+    tokens = encoder.tokenize(texts)
+    if kind == "cross-attention":
+        features = with_cross_attention(encoder).text_queries(tokens)
+    else:
+        features = encoder.encode_text(tokens)
+    maps = heatmaps_of_features(encoder, images, features, kind=kind, attention=attention)
+    require_finite(maps, encoder.info, lambda index: f"image {index + 1} and its texts")
+    return maps
+
+
+def heatmaps_of_features(
+    encoder: Encoder,
+    images: Tensor,
+    features: Tensor,
+    *,
+    kind: MapKind,
+    attention: Attention = "csa",
+) -> Tensor:
+    """Compute `heatmaps` from features of texts (T, D), normalised but for cross-attention."""
+    if kind == "cross-attention":
+        return with_cross_attention(encoder).patch_attention(images, features).transpose(1, 2)
+    patches = _with_patches(encoder).encode_patches(images.to(encoder.info.device), attention)
+    return torch.einsum("bhwd,td->bthw", patches.cpu(), features)[:, :, None]
+
+
+def _with_patches(encoder: Encoder) -> DenseEncoder:
+    if isinstance(encoder, DenseEncoder) and encoder.patch_size:
+        return encoder
+    raise UsageError(
+        f"{encoder.info.spec} has no patches to compare a text with: choose a COSMOS model or "
+        "an OpenCLIP ViT, such as ViT-B-16"
+    )
+
+
+def with_cross_attention(encoder: Encoder) -> CrossAttentionEncoder:
+    """Return the model itself. Raises UsageError where it has no cross-attention."""
+    if not isinstance(encoder, CrossAttentionEncoder):
+        raise UsageError(f"{encoder.info.spec} has no cross-attention: choose a COSMOS model")
+    return encoder
+
+
+def upsample(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
+    """Maps (..., h, w) -> (..., H, W): linear between the centres of patches, so in their range."""
+    flat = maps.reshape(-1, 1, *maps.shape[-2:])
+    large = F.interpolate(flat, size=size_hw, mode="bilinear", align_corners=False)
+    return large.view(*maps.shape[:-2], *size_hw)
+
+
+def scaled(maps: Tensor) -> Tensor:
+    """Scale maps (..., h, w) to [0, 1] by their least and largest values; a constant map is 0."""
+    low, high = maps.amin((-2, -1), keepdim=True), maps.amax((-2, -1), keepdim=True)
+    # A constant map is 0 / 1; subtracting first keeps the largest at exactly 1.
+    return (maps - low) / torch.where(high > low, high - low, 1)
+
+
+class WordMap(NamedTuple):
+    """The attention of images to a text: fractions that sum to 1 over all five.
+
+    `shares` (B, heads, words) belong to `words`, the sum of each one's tokens; `start`, `end` and
+    `padding` (B, heads) to the start of text, its end and all that follows it. `cut` holds the
+    words that do not fit the context; where the first of them fits in part, it is the last of
+    `words` as well.
+    """
+
+    words: Sequence[CaptionWord]
+    cut: Sequence[CaptionWord]
+    shares: Tensor
+    start: Tensor
+    end: Tensor
+    padding: Tensor
+
+
+def wordmaps(encoder: CrossAttentionEncoder, images: Tensor, texts: Sequence[str]) -> list[WordMap]:
+    """Return the attention of images (B, 3, H, W) to each text; float32 on the CPU.
+
+    Raises UsageError where attention weights are not finite.
+    """
+    tokens = encoder.tokenize(texts)
+    weights = encoder.token_attention(tokens, encoder.image_queries(images))
+    require_finite(weights, encoder.info, lambda index: repr(texts[index]))
+    return [
+        _wordmap(encoder.words(text), one.transpose(0, 1))
+        for text, one in zip(texts, weights, strict=True)
+    ]
+
+
+def _wordmap(words: Sequence[CaptionWord], weights: Tensor) -> WordMap:
+    """Sum weights (B, heads, L) of a text's tokens over its words."""
+    last = weights.shape[-1] - 1  # the position of the end of a text that is cut
+    end = min(words[-1].stop if words else 1, last)
+    read = [word for word in words if word.start < end]
+    shares = [weights[..., word.start : min(word.stop, end)].sum(-1) for word in read]
+    return WordMap(
+        words=read,
+        cut=[word for word in words if word.stop > end],
+        shares=torch.stack(shares, -1) if shares else weights[..., :0],
+        start=weights[..., 0],
+        end=weights[..., end],
+        padding=weights[..., end + 1 :].sum(-1),
+    )
+
+
+class _Piece(NamedTuple):
+    """Characters [start, stop) of the cleaned text, which are `tokens` tokens.
+
+    `is_mark`: punctuation or a symbol; `connects`: a mark that may connect two words.
+    """
+
+    start: int
+    stop: int
+    tokens: int
+    is_mark: bool
+    connects: bool
+
+
+def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
+    """Return all words of a text, in its own spelling as far as the tokenizer's cleaning leaves it.
+
+    OpenCLIP's tokenizer cuts a text into letters, single digits, endings such as 's, and runs of
+    other marks. Pieces that touch are one word again (2024, don't, and with a mark that connects
+    t-shirt); other marks are words of their own, since a model may attend to a full stop as such.
+    """
+    cleaned = tokenizer.clean_fn(text)
+    shown = _in_own_case(text, cleaned)
+    words: list[CaptionWord] = []
+    position = 1  # 0 is the start of text
+    for chunk in re.finditer(r"\S+", cleaned):
+        for pieces in _joined(list(_pieces(tokenizer, cleaned, chunk.span()))):
+            first, stop = pieces[0].start, position + sum(piece.tokens for piece in pieces)
+            spaced = first == chunk.start() and bool(words)
+            words.append(CaptionWord(shown[first : pieces[-1].stop], position, stop, spaced))
+            position = stop
+    return words
+
+
+def _pieces(tokenizer: SimpleTokenizer, cleaned: str, within: tuple[int, int]) -> Iterator[_Piece]:
+    for match in tokenizer.pat.finditer(cleaned, *within):
+        letters = "".join(tokenizer.byte_encoder[byte] for byte in match[0].encode())
+        tokens = tokenizer.bpe(letters).count(" ") + 1
+        # Vowel signs (category M), which the tokenizer takes for marks, belong to words.
+        is_mark = not any(c.isalnum() or unicodedata.category(c)[0] == "M" for c in match[0])
+        yield _Piece(match.start(), match.end(), tokens, is_mark, match[0] in _CONNECTING)
+
+
+def _joined(touching: Sequence[_Piece]) -> list[list[_Piece]]:
+    """Join letters and digits that touch or are connected; no white space lies between."""
+    solid = [not piece.is_mark for piece in touching]
+    for index in range(1, len(touching) - 1):
+        by_a_mark = touching[index - 1].is_mark or touching[index + 1].is_mark
+        solid[index] |= touching[index].connects and not by_a_mark
+    words: list[list[_Piece]] = []
+    for index, piece in enumerate(touching):
+        if index and solid[index - 1] and solid[index]:
+            words[-1].append(piece)
+        else:
+            words.append([piece])
+    return words
+
+
+def _in_own_case(text: str, cleaned: str) -> str:
+    """Return the cleaned text with the user's capitals, where it differs in nothing else."""
+    from open_clip.tokenizer import basic_clean, whitespace_clean
+
+    spelled = whitespace_clean(basic_clean(text))
+    # Some capitals become two characters in lower case, which moves the positions.
+    return spelled if len(spelled) == len(cleaned) and spelled.lower() == cleaned else cleaned
