@@ -9,9 +9,9 @@ import json
 from functools import cached_property
 from typing import Any
 
-from cosmos_core.utils.storage import file_sha256
 from safetensors import safe_open
 
+from cosmos_core.utils.files import file_sha256
 from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder
 from cosmos_eval.models.specs import BUNDLED, local_file
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest

@@ -18,8 +18,15 @@ from cosmos_eval.data.readers import FileError, MissingFileError, read_text
 from cosmos_eval.data.sources import ImageArray, ImageSource, ShownImage, as_shown
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder
-from cosmos_eval.models.maps import LONGEST, heatmaps, scaled, usual_kind, whole_image
-from cosmos_eval.models.maps import WordMap, wordmaps
+from cosmos_eval.models.maps import (
+    LONGEST,
+    WordMap,
+    heatmaps,
+    scaled,
+    usual_kind,
+    whole_image,
+    wordmaps,
+)
 from cosmos_eval.report.attention.records import (
     AttendOptions,
     CaptionShares,
