@@ -1,8 +1,4 @@
-"""Evaluations while a model is trained: what cosmos_core finds under its entry point.
-
-This module is the evaluator; its two functions are those that cosmos_core asks for. It knows
-checkpoints by their files alone.
-"""
+"""Evaluate checkpoints during training: cosmos_core finds this module by its entry point."""
 
 from __future__ import annotations
 
@@ -18,7 +14,7 @@ from cosmos_eval.types import CosmosEvalError, RunOptions, Weights
 
 
 def check(datasets: Sequence[str], data_root: str | None) -> None:
-    """Look at the data of every data set; embedded ones are made where they are missing.
+    """Check the data of every data set; embedded ones are made where they are missing.
 
     Raises ValueError, one line, for unknown names and for missing or inconsistent data.
     """
@@ -37,7 +33,7 @@ def measure(
     world_size: int,
     gather: Callable[[Any], list[Any]],
 ) -> dict[str, dict[str, float]]:
-    """Metrics by data set, as `cosmos_eval.evaluate` gives them; nothing is shown or stored.
+    """Return metrics by data set, as `cosmos_eval.evaluate` does; nothing is printed or stored.
 
     `check` is assumed to have passed. Processes share the samples. Raises ValueError, one line,
     for a checkpoint or data that cannot be used.
@@ -51,12 +47,13 @@ def measure(
             options=options,
             machine=Machine(device=device),
         )
-        return {row.dataset: dict(row.metrics) for row, _ in measure_all(plan)}
+        rows = (result.row for result in measure_all(plan))
+        return {row.dataset: dict(row.metrics) for row in rows if row is not None}
 
 
 @contextmanager
 def _value_errors() -> Iterator[None]:
-    """Errors of this package as the kind that whoever trains expects."""
+    """Raise errors of this package as ValueError, which cosmos_core expects."""
     try:
         yield
     except CosmosEvalError as error:

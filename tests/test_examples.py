@@ -139,7 +139,7 @@ def test_own_task_is_listed_ranked_and_compared(own_task, results, capsys):
     (test,) = json.loads(capsys.readouterr().out)["tests"]
     assert (test["metric"], test["test"]) == ("image_to_image_R@1", "exact McNemar")
     run("data", "doctor", "own_task/pictures.yaml")
-    assert "looked at for image-retrieval: folders of classes" in capsys.readouterr().out
+    assert "checked for image-retrieval: folders of classes" in capsys.readouterr().out
 
 
 def test_own_task_fails_in_a_line(own_task, here, tmp_path, capsys):

@@ -22,7 +22,6 @@ from cosmos_eval.cli import (
     leaderboard,
     listing,
     report,
-    reproduce,
     run,
     segment,
     verify,
@@ -45,24 +44,24 @@ app.add_typer(data.app, name="data")
 app.add_typer(cache.app, name="cache")
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("report")(report.report)
-app.command("reproduce")(reproduce.reproduce)
+app.command("reproduce")(leaderboard.reproduce)
 app.command("compare")(compare.compare)
 app.command("check")(check.check)
 app.command("verify")(verify.verify)
 app.command("export")(export.export)
 
-# Errors of the names that users give, and of permissions, whichever look at a file finds them.
+# Errors of names that users give, and of permissions, whichever access to a file finds them.
 _USERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)
 
-# What the parser raises on a wrong command line. Some versions of Typer bring their own copy of
-# Click, so that the class is only to be had as an ancestor of the one that Typer exports.
+# The parser's error for a wrong command line. Some versions of Typer bring their own copy of Click,
+# so that the class is only available as an ancestor of the one that Typer exports.
 _ParseError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 
 @app.callback()
 def _global_options(
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error; may stand anywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error; at any position.")
     ] = False,
 ) -> None:
     """Measure CLIP-like models: retrieval, classification, segmentation, caption selection."""
@@ -71,8 +70,8 @@ def _global_options(
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit: 0 done, 1 failed, 2 usage, input or output error, 130 interrupted.
 
-    An error is one line on standard error; its traceback is shown with --debug. Where the reader
-    of a pipe has gone the status is 141, as of a program that the signal ends.
+    An error is one line on standard error; --debug shows its traceback. The status is 141 where the
+    reader of a pipe has gone, as for a program that the signal ends.
     """
     given = sys.argv[1:] if arguments is None else arguments
     with guarded_output():
@@ -95,15 +94,15 @@ def _run(arguments: list[str], *, debug: bool) -> int:
 
 
 def _end(error: BaseException) -> int:
-    """Say in one line what went wrong; return the exit status.
+    """Print one line about what went wrong; return the exit status.
 
-    What the processes of one torchrun all know of, one of them says.
+    Of an error that all processes of one torchrun have, only the first prints it.
     """
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
-        error = error.__cause__  # of a file: Typer thinks of a prompt that got no answer
+        error = error.__cause__  # of a file: Typer expects it from a prompt only
     if isinstance(error, KeyboardInterrupt | typer.Abort):
-        said = "interrupted; results written so far are complete"
-        return _fail(said, 130, silent=not is_main_process())
+        message = "interrupted; results written so far are complete"
+        return _fail(message, 130, silent=not is_main_process())
     if isinstance(error, OutputError):
         if error.is_closed_pipe:
             return 128 + signal.SIGPIPE

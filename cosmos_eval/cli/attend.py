@@ -7,69 +7,70 @@ from typing import Annotated, Literal
 
 import typer
 
-from cosmos_eval.cli import display
-from cosmos_eval.cli.options import (
-    ArchOption,
-    DeviceOption,
-    JsonOption,
-    PrecisionOption,
-    WeightsOption,
-    writable,
-)
-from cosmos_eval.types import Attention
+from cosmos_eval.cli import options
+from cosmos_eval.cli.output import print_json, print_notes, print_records, print_written
 
 
 def attend(
     image: Annotated[Path | None, typer.Argument(help="An image file.", show_default=False)] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option(help="What to look for; repeatable, a row each.", show_default=False),
+        typer.Option(help="What to look for; repeatable, one row each.", show_default=False),
     ] = None,
     csv: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Instead: columns image and text, images relative to FILE."
+            metavar="FILE",
+            help="Instead of IMAGE and --text: a table with columns image and text; images are "
+            "relative to FILE.",
         ),
     ] = None,
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE.png|.svg|.html", callback=writable, help="Where the picture is written."
+            metavar="FILE.png|.svg|.html",
+            callback=options.require_output_file,
+            help="The picture to write.",
         ),
     ] = Path("attention.png"),
     model: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SPEC", help="A model; repeatable, a column each. Default: scenes-cosmos."
+            metavar="SPEC", help="A model; repeatable, one column each. Default: scenes-cosmos."
         ),
     ] = None,
-    arch: ArchOption = None,
-    weights: WeightsOption = "teacher",
+    arch: options.Arch = None,
+    weights: options.Weights = "teacher",
     kind: Annotated[
         Literal["cross-attention", "similarity", "both"] | None,
         typer.Option(help="What maps show. Default: cross-attention where a model has it."),
     ] = None,
     heads: Annotated[
-        Literal["mean", "each"], typer.Option(help="Heads of cross-attention: averaged, or each.")
+        Literal["mean", "each"],
+        typer.Option(help="Heads of cross-attention: their mean, or each of them."),
     ] = "mean",
-    attention: Annotated[
-        Attention | None,
-        typer.Option(help="Last block of the image tower, for similarity. Default: csa."),
-    ] = None,
-    precision: PrecisionOption = "fp32",
-    device: DeviceOption = "auto",
-    json: JsonOption = False,
+    attention: options.Attention = None,
+    precision: options.Precision = "fp32",
+    device: options.Device = "auto",
+    json: options.Json = False,
 ) -> None:
-    """Draw what a model looks at in an image, given a text, and in the text, given the image."""
+    """Draw where a model looks in an image, given a text, and in the text, given the image."""
     from cosmos_eval.models.specs import parse_model_spec
 
     names = model or ["scenes-cosmos"]
     specs = [parse_model_spec(name, arch=arch, weights=weights) for name in names]
-    from cosmos_eval.report.attention import AttendOptions, draw, read_pairs
+    # After the models' names are checked: this imports torch.
+    from cosmos_eval.report import attention as maps
 
-    options = AttendOptions(
+    how = maps.AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
     )
-    rows = draw(read_pairs(image, text or [], csv), specs, options, out)
-    display.show_looks(rows, out, as_json=json)
-    display.show_wrote(out)
+    rows = maps.draw(maps.read_pairs(image, text or [], csv), specs, how, out)
+    if json:
+        print_json(maps.to_records(rows))
+    else:
+        print_records(maps.map_table(rows))
+        for table in maps.word_tables(rows[0]) if len(rows) == 1 else ():
+            print_records(table)
+    print_notes(maps.notes(rows, out))
+    print_written(out)

@@ -2,29 +2,58 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
 import typer
 
-from cosmos_eval.cli import display
-from cosmos_eval.cli.options import JsonOption
+from cosmos_eval.cli import options
+from cosmos_eval.cli.output import print_json, print_line, print_records
 
-app = typer.Typer(help="Embeddings that are kept, so that no run computes them again.")
+if TYPE_CHECKING:
+    from cosmos_eval.embedding.cache import Space
+
+app = typer.Typer(help="Show or clear the cache of embeddings.")
 
 
 @app.command("info")
-def info(json: JsonOption = False) -> None:
-    """Show where embeddings are kept, how many of which models, and how much room they may take."""
+def info(json: options.Json = False) -> None:
+    """Show where embeddings are cached, how many of which models, and the size on disk."""
     from cosmos_eval.embedding.cache import embeddings_folder, limit_bytes, spaces
 
-    folder = embeddings_folder()
-    display.show_cache(folder, limit_bytes(), spaces(folder), as_json=json)
+    folder, limit = embeddings_folder(), limit_bytes()
+    cached = spaces(folder)
+    size = sum(space.size for space in cached)
+    if json:
+        content = {"folder": str(folder), "bytes": size, "limit_bytes": limit}
+        print_json({**content, "spaces": [space._asdict() for space in cached]})
+        return
+    if cached:
+        print_records([_row(space) for space in cached])
+    print_line(f"{folder}: {size / 1e6:.1f} MB of {limit / 1e9:g} GB")
 
 
 @app.command("clear")
-def clear(json: JsonOption = False) -> None:
-    """Remove all kept embeddings; whatever needs them computes them again."""
-    from cosmos_eval.embedding.cache import clear as remove
-    from cosmos_eval.embedding.cache import embeddings_folder
+def clear(json: options.Json = False) -> None:
+    """Remove all cached embeddings; the next run that needs them computes them again."""
+    from cosmos_eval.embedding import cache
 
-    folder = embeddings_folder()
-    removed = remove(folder)
-    display.show_records([{"folder": str(folder), "removed_bytes": removed}], as_json=json)
+    folder = cache.embeddings_folder()
+    removed = cache.clear(folder)
+    print_records([{"folder": str(folder), "removed_bytes": removed}], as_json=json)
+
+
+def _row(space: Space) -> dict[str, str]:
+    identity = space.identity
+    architecture = str(identity.get("architecture", ""))
+    used = datetime.fromtimestamp(space.used, timezone.utc)
+    return {
+        "of": str(identity.get("role", "unknown")),
+        # A JSON configuration instead of a name is too long for a table.
+        "architecture": architecture if len(architecture) <= 24 else f"{architecture[:21]}...",
+        "weights": str(identity.get("weights_sha256", ""))[:12],
+        "precision": str(identity.get("precision", "")),
+        "embeddings": str(space.embeddings),
+        "MB": f"{space.size / 1e6:.1f}",
+        "used (UTC)": f"{used:%Y-%m-%d %H:%M}",
+    }

@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cosmos_eval.cli import display
-from cosmos_eval.cli.options import JsonOption
+from cosmos_eval.cli import options
+from cosmos_eval.cli.output import (
+    print_json,
+    print_line,
+    print_notes,
+    print_records,
+    print_written,
+)
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
@@ -21,11 +27,10 @@ if TYPE_CHECKING:
 
 def check(
     results: Annotated[
-        list[Path],
-        typer.Argument(metavar="RESULT...", help="Result files, or folders of them."),
+        list[Path], typer.Argument(metavar="RESULT...", help="Result files, or folders of them.")
     ],
     baseline: Annotated[
-        Path, typer.Option(metavar="FILE", help="The baseline: results that were good.")
+        Path, typer.Option(metavar="FILE", help="The baseline: results to compare with.")
     ],
     strict: Annotated[
         bool,
@@ -56,58 +61,50 @@ def check(
         bool,
         typer.Option(
             "--metrics-only",
-            help="With --update: keep no samples; smaller, and finds only large regressions.",
+            help="With --update: store no samples; smaller, and finds only large regressions.",
         ),
     ] = False,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Check results against a baseline: is any metric worse by more than chance?
 
     Exit status: 0 no regression is shown, 1 one is, 2 it cannot be decided.
     """
-    _require_together(update, reason, tolerance, metrics_only)
+    if update and not (reason or "").strip():
+        raise UsageError("--update needs --reason TEXT: why these results are the new baseline")
+    if not update and (reason is not None or tolerance is not None or metrics_only):
+        raise UsageError("--reason, --tolerance and --metrics-only go with --update")
     if update:
         from cosmos_eval.results.gate.check import read_results, replace_baseline
 
-        found, problems = read_results(results)
         changes = replace_baseline(
             baseline,
-            found,
-            problems,
+            *read_results(results),
             strict=strict,
             reason=str(reason),
             tolerance=tolerance or 0.0,
             keep_samples=not metrics_only,
         )
-        display.show_changes(baseline, changes, as_json=json)
+        print_records(changes, as_json=json)
+        print_written(baseline)
         return
-    report, fault = _report(results, baseline, strict=strict)
+    report, error = _examine(results, baseline, strict=strict)
     try:
-        if json or fault is None:
-            display.show_report(report, as_json=json)
+        if json or error is None:
+            _print_report(report, as_json=json)
     finally:  # also where standard output cannot be written
         _write(report, summary, junit)
-    if fault is not None:
-        raise UsageError(f"cannot decide: {report.problems[-1].message}") from fault
+    if error is not None:
+        raise UsageError(f"cannot decide: {report.problems[-1].message}") from error
     raise typer.Exit(report.status)
 
 
-def _require_together(
-    update: bool, reason: str | None, tolerance: float | None, metrics_only: bool
-) -> None:
-    if update and not (reason or "").strip():
-        raise UsageError("--update needs --reason TEXT: why these results are the new baseline")
-    if not update and (reason is not None or tolerance is not None or metrics_only):
-        raise UsageError("--reason, --tolerance and --metrics-only go with --update")
-
-
-def _report(
+def _examine(
     results: Sequence[Path], baseline: Path, *, strict: bool
 ) -> tuple[Report, Exception | None]:
-    """The outcome of a check, also where it fails, and the error where it is an unforeseen one.
+    """The report, also where the check fails, and the error where it is an unforeseen one.
 
-    Such an error would end other commands with status 1, which here says that a regression was
-    shown.
+    Such an error would end other commands with status 1, which here means a regression.
     """
     from cosmos_eval.results.gate.baseline import read_baseline
     from cosmos_eval.results.gate.check import Problem, Report, examine, read_results
@@ -122,6 +119,22 @@ def _report(
         message = f"{type(error).__name__}: {error}"
         return Report(baseline, (), (*problems, Problem("check", message))), error
     return report, None
+
+
+def _print_report(report: Report, *, as_json: bool) -> None:
+    """Print all metrics and the verdict; on standard error why something cannot be decided."""
+    from cosmos_eval.results.gate.reports import to_cells, to_records, tolerance_text
+
+    if as_json:
+        print_json(to_records(report))
+    else:
+        if report.findings:
+            print_records([to_cells(finding) for finding in report.findings])
+        print_line(f"baseline: {report.baseline}{tolerance_text(report)}")
+        print_line(report.verdict)
+    print_notes(report.notes)
+    for problem in report.problems:
+        print_line(f"cosmos-eval: cannot decide: {problem}", error=True)
 
 
 def _write(report: Report, summary: Path | None, junit: Path | None) -> None:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cosmos_eval.cli import display
-from cosmos_eval.cli.options import (
-    DataRootOption,
-    JsonOption,
-)
+from cosmos_eval.cli import options
+from cosmos_eval.cli.output import print_json, print_line, print_records
 from cosmos_eval.types import RunOptions
 
-app = typer.Typer(help="Look at data sets on the disk, and make what they lack.")
+if TYPE_CHECKING:
+    from cosmos_eval.runner.doctor import Diagnosis
+
+app = typer.Typer(help="Check data sets on the disk, and make files that downloads lack.")
 
 _WORKERS = os.cpu_count() or 1
 
@@ -28,22 +29,58 @@ def doctor(
             help="Known data sets or YAML files that describe yours. Default: all known ones.",
         ),
     ] = None,
-    data_root: DataRootOption = None,
-    json: JsonOption = False,
+    data_root: options.DataRoot = None,
+    json: options.Json = False,
 ) -> None:
-    """Tell whether data sets are whole, what is missing or wrong, and what mends it.
+    """Check whether data sets are complete, what is missing or wrong, and what mends it.
 
-    Exit status: 0 all are whole, 1 one is not, 2 wrong usage.
+    Exit status: 0 all are complete, 1 one is not, 2 wrong usage.
     """
+    from cosmos_eval.cli.progress import Progress
     from cosmos_eval.runner.doctor import choose, examine_all
+    from cosmos_eval.tasks import task_named
 
-    options = RunOptions(data_root=data_root, workers=_WORKERS)
-    protocols = choose(names or (), options)
-    with display.Progress() as progress:
-        diagnoses = list(examine_all(protocols, options, progress.step))
-    display.show_diagnoses(diagnoses, as_json=json)
+    run_options = RunOptions(data_root=data_root, workers=_WORKERS)
+    protocols = choose(names or (), run_options)
+    with Progress() as progress:
+        diagnoses = list(examine_all(protocols, run_options, progress.step))
+    if json:
+        first = ("dataset", "task", "whole")
+        records = [dataclasses.asdict(diagnosis) for diagnosis in diagnoses]
+        print_json([{**{name: one[name] for name in first}, **one} for one in records])
+    else:
+        rows = [_row(diagnosis) for diagnosis in diagnoses]
+        columns = [name for name in rows[0] if any(row[name] for row in rows)]
+        print_records([{name: row[name] for name in columns} for row in rows])
+        for task in dict.fromkeys(diagnosis.task for diagnosis in diagnoses):
+            print_line(f"checked for {task}: {task_named(task).checked}")
+        for diagnosis in diagnoses:
+            for fault in diagnosis.faults:
+                print_line(f"{diagnosis.dataset}: {fault}")
+            if diagnosis.remedy:
+                print_line(f"{diagnosis.dataset}: to mend it: {diagnosis.remedy}")
     if not all(diagnosis.whole for diagnosis in diagnoses):
         raise typer.Exit(1)
+
+
+def _row(diagnosis: Diagnosis) -> dict[str, str]:
+    expected = diagnosis.expected
+    counts = {
+        "images": (diagnosis.images, expected),
+        "captions": (diagnosis.captions, diagnosis.expected_captions),
+        "items": (diagnosis.items, diagnosis.expected_items),
+        "label maps": (diagnosis.label_maps, expected),
+    }
+    ranges = {"labels": diagnosis.labels, "of": diagnosis.classes}
+    return {
+        "dataset": diagnosis.dataset,
+        "task": diagnosis.task,
+        "whole": "yes" if diagnosis.whole else "NO",
+        **{key: "" if n is None else f"{n} of {of}" for key, (n, of) in counts.items()},
+        **{key: "" if ends is None else f"{ends[0]}-{ends[1]}" for key, ends in ranges.items()},
+        "suffix": diagnosis.mask_suffix or "",
+        "folder": diagnosis.folder or diagnosis.note,
+    }
 
 
 @app.command("prepare")
@@ -51,17 +88,15 @@ def prepare(
     name: Annotated[
         str, typer.Argument(help="coco_object, coco_stuff, cityscapes, context or imagenet.")
     ],
-    data_root: DataRootOption = None,
-    json: JsonOption = False,
+    data_root: options.DataRoot = None,
+    json: options.Json = False,
 ) -> None:
-    """Make the label maps or class folders that a download lacks; what is there is kept."""
+    """Make the label maps or class folders that a download lacks; existing files are kept."""
+    from cosmos_eval.cli.progress import Progress
     from cosmos_eval.data.prepare import prepare as make
 
-    with display.Progress() as progress:
+    with Progress() as progress:
         counts = make(
-            name,
-            data_root,
-            workers=_WORKERS,
-            progress=lambda step: progress.step(name, step),
+            name, data_root, workers=_WORKERS, progress=lambda step: progress.step(name, step)
         )
-    display.show_records([{"prepared": name, **counts._asdict()}], as_json=json)
+    print_records([{"prepared": name, **counts._asdict()}], as_json=json)

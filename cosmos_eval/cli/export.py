@@ -7,28 +7,31 @@ from typing import Annotated
 
 import typer
 
-from cosmos_eval.cli import display
-from cosmos_eval.cli.options import writable
+from cosmos_eval.cli import options
+from cosmos_eval.cli.output import print_notes, print_written
+from cosmos_eval.results.labels import RESULTS
 
 
 def export(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", callback=writable, help="What to write: a .csv or a .parquet file."
+            metavar="FILE",
+            callback=options.require_output_file,
+            help="The .csv or .parquet file to write.",
         ),
     ],
-    directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="A folder of results.")
-    ] = display.RESULTS,
+    directory: options.ResultFolder = RESULTS,
 ) -> None:
-    """Write all results of a folder, and of those in it, as one table: a row a metric."""
+    """Write all results of a folder and its subfolders as one table, one row per metric."""
     from cosmos_eval.results.export import export as write
     from cosmos_eval.results.export import stored_at, table_of
     from cosmos_eval.results.labels import warnings_of
 
     results = stored_at([directory])
     changed = write(table_of(results), out)
-    display.show_wrote(out)
-    escaped = f"{changed} texts would be formulas or several lines in CSV, and are escaped"
-    display.show_notes([*([escaped] if changed else []), *warnings_of(results)])
+    print_written(out)
+    if changed:
+        escaped = "texts would be formulas or several lines in CSV, and are escaped"
+        print_notes([f"{changed} {escaped}"])
+    print_notes(warnings_of(results))

@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 import typer
 
-from cosmos_eval.cli import display
-from cosmos_eval.cli.options import (
-    JsonOption,
-)
+from cosmos_eval.cli import options
+from cosmos_eval.cli.output import print_records
 
 
 def list_known(
@@ -17,9 +15,9 @@ def list_known(
         Literal["models", "tasks", "datasets", "protocols", "suites"],
         typer.Argument(show_default=False),
     ],
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
-    """List the models, tasks, data sets, protocol families or suites that are known."""
+    """List the known models, tasks, data sets, protocol families or suites."""
     from cosmos_eval.runner import catalog
 
     listed = {
@@ -29,4 +27,4 @@ def list_known(
         "protocols": catalog.protocols,
         "suites": catalog.suites,
     }
-    display.show_records(listed[what](), as_json=json)
+    print_records(listed[what](), as_json=json)

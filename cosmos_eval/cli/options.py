@@ -1,4 +1,4 @@
-"""Options that several commands have, each with the same name, form and help."""
+"""Options and arguments that several commands have, each with the same name, form and help."""
 
 from __future__ import annotations
 
@@ -8,47 +8,55 @@ from typing import Annotated
 import typer
 
 from cosmos_core.utils.files import require_replaceable
-from cosmos_eval.types import Attention, Precision, UsageError, Weights
+from cosmos_eval import types
 
 
-def writable(path: Path) -> Path:
-    """Refuse a file that cannot be written, before the work whose outcome it is to hold.
+def require_output_file(path: Path) -> Path:
+    """Raise UsageError for a file that cannot be written, before the work of making its content.
 
-    The callback of options that name such a file. Raises UsageError.
+    The callback of options that name such a file.
     """
     try:
         require_replaceable(path)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        raise types.UsageError(str(error)) from error
     return path
 
 
-ArchOption = Annotated[
+Arch = Annotated[
     str | None,
     typer.Option(
         metavar="NAME|FILE",
-        help="OpenCLIP architecture or JSON file, where a checkpoint does not say.",
+        help="OpenCLIP architecture or JSON file, for a checkpoint that does not state its own.",
     ),
 ]
-WeightsOption = Annotated[Weights, typer.Option(help="Which of a COSMOS checkpoint's two models.")]
-AttentionOption = Annotated[
-    Attention | None,
+Weights = Annotated[
+    types.Weights, typer.Option(help="Which of the two models in a COSMOS checkpoint.")
+]
+Attention = Annotated[
+    types.Attention | None,
     typer.Option(
         help="Last block of the image tower, for segmentation and similarity maps. "
-        "Default: the protocol's.",
+        "Default: the protocol's."
     ),
 ]
-PrecisionOption = Annotated[
-    Precision,
+Precision = Annotated[
+    types.Precision,
     typer.Option(
         help="Arithmetic of the model. amp, in which COSMOS's numbers were published, is float16 "
         "on CUDA and bfloat16 on a CPU."
     ),
 ]
-DeviceOption = Annotated[
-    str, typer.Option(help="cpu, cuda, cuda:1...; auto: a GPU if there is one.")
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1...; auto: a GPU if there is one.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+DataRoot = Annotated[
+    str | None, typer.Option("--data-root", metavar="DIR", help="Folder of downloaded data sets.")
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-DataRootOption = Annotated[
-    str | None, typer.Option("--data-root", metavar="DIR", help="Where downloaded data sets lie.")
+OwnDatasets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--dataset", metavar="FILE", help="YAML file that describes your data set; repeatable."
+    ),
 ]
+Image = Annotated[Path, typer.Argument(help="An image file.", show_default=False)]
+ResultFolder = Annotated[Path, typer.Argument(metavar="[DIR]", help="A folder of results.")]

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from cosmos_eval.cli import display
-from cosmos_eval.cli.options import DataRootOption, DeviceOption, writable
+from cosmos_eval.cli import options
+from cosmos_eval.cli.output import print_notes, print_written
+from cosmos_eval.results.labels import RESULTS
 from cosmos_eval.types import RunOptions
 
 
@@ -17,40 +18,34 @@ def report(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE.html",
-            callback=writable,
-            help="Where the page is written.",
+            metavar="FILE.html", callback=options.require_output_file, help="The page to write."
         ),
     ],
-    directory: Annotated[
-        Path, typer.Argument(metavar="[DIR]", help="A folder of results.")
-    ] = display.RESULTS,
+    directory: options.ResultFolder = RESULTS,
     with_published: Annotated[
         bool,
         typer.Option(
             "--published/--no-published",
-            help="With numbers that others published for the same data sets and protocols.",
+            help="Add numbers that others published for the same data sets and protocols.",
         ),
     ] = True,
     pictures: Annotated[
         bool,
         typer.Option(
             "--pictures/--no-pictures",
-            help="With examples; models that are on this machine are asked for what is not stored.",
+            help="Add examples; models on this machine compute what results do not store.",
         ),
     ] = True,
-    data_root: DataRootOption = None,
-    dataset: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE", help="Describes a data set of yours; may be repeated."),
-    ] = None,
+    data_root: options.DataRoot = None,
+    dataset: options.OwnDatasets = None,
     predictions: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Label maps that `run --save-predictions` kept."),
+        typer.Option(metavar="DIR", help="Label maps that `run --save-predictions` wrote."),
     ] = None,
-    device: DeviceOption = "auto",
+    device: options.Device = "auto",
 ) -> None:
     """Write all results as one web page that works offline."""
+    from cosmos_eval.cli.progress import Progress
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.report import (
         content_of,
@@ -69,7 +64,7 @@ def report(
     results = read_stored(paths)
     require_inputs((one.row for one in results), data_root, dataset or (), predictions)
     gallery = Gallery()
-    with display.Progress() as progress:
+    with Progress() as progress:
         content = content_of(
             results,
             read_samples,
@@ -88,5 +83,6 @@ def report(
             )
     page = to_page(content, gallery)
     write_page(out, page)
-    display.show_page(out, page)
-    display.show_notes(warnings_of(results))
+    print_written(out, f", {len(page.content) / 1e6:.1f} MB")
+    print_notes(f"not shown: {note}" for note in page.notes)
+    print_notes(warnings_of(results))

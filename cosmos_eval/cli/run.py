@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cosmos_core.utils.distributed import is_main_process, process_group
-from cosmos_eval.cli import display
-from cosmos_eval.cli.options import (
-    ArchOption,
-    AttentionOption,
-    DataRootOption,
-    DeviceOption,
-    JsonOption,
-    PrecisionOption,
-    WeightsOption,
+from cosmos_eval.cli import options
+from cosmos_eval.cli.output import (
+    console,
+    print_json,
+    print_line,
+    print_notes,
+    print_records,
+    print_tables,
 )
+from cosmos_eval.results.labels import RESULTS
 from cosmos_eval.tasks import TASKS
-from cosmos_eval.types import Executor, Protocol, RunOptions, UsageError
+from cosmos_eval.types import Executor, RunOptions, UsageError
 
 if TYPE_CHECKING:
-    from cosmos_eval.runner.pending import ExistingResult
-    from cosmos_eval.runner.plan import Pair, Plan
+    from cosmos_eval.cli.progress import Progress
+    from cosmos_eval.results.record import ResultRow
+    from cosmos_eval.runner.plan import Pair, Plan, Result
+    from cosmos_eval.runner.preview import Preview
+
+# Of the most frequent mistakes, which the result file has in full.
+_MISTAKES_SHOWN = 3
 
 
 def run(
@@ -33,8 +38,8 @@ def run(
         str | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="A list of models and data sets, see `cosmos-eval list suites`; only what is "
-            "missing in --output is measured.",
+            help="A list of models and data sets, see `cosmos-eval list suites`; only results "
+            "missing in --output are measured.",
         ),
     ] = None,
     task: Annotated[
@@ -49,7 +54,7 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="NAME|FILE",
-            help="A known data set or a YAML file that describes yours; may be repeated. "
+            help="A known data set or a YAML file that describes yours; repeatable. "
             "Default: the embedded scenes.",
         ),
     ] = None,
@@ -57,7 +62,7 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Settings of this family, see `cosmos-eval list protocols`; may be repeated. "
+            help="Settings of this family, see `cosmos-eval list protocols`; repeatable. "
             "Default: the data set's usual ones.",
         ),
     ] = None,
@@ -65,26 +70,22 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="SPEC",
-            help="A model, see `cosmos-eval list models`; may be repeated. "
-            "Default: the bundled models.",
+            help="A model, see `cosmos-eval list models`; repeatable. Default: the bundled models.",
         ),
     ] = None,
-    arch: ArchOption = None,
-    weights: WeightsOption = "teacher",
-    attention: AttentionOption = None,
-    data_root: DataRootOption = None,
+    arch: options.Arch = None,
+    weights: options.Weights = "teacher",
+    attention: options.Attention = None,
+    data_root: options.DataRoot = None,
     download: Annotated[
-        bool,
-        typer.Option(
-            "--download", help="Fetch classification sets that are missing below --data-root."
-        ),
+        bool, typer.Option("--download", help="Fetch classification sets missing in --data-root.")
     ] = False,
-    output: Annotated[
-        Path, typer.Option(metavar="DIR", help="Where results are written.")
-    ] = display.RESULTS,
-    precision: PrecisionOption = "fp32",
-    device: DeviceOption = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = RunOptions.batch_size,
+    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for results.")] = RESULTS,
+    precision: options.Precision = "fp32",
+    device: options.Device = "auto",
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images per batch.")
+    ] = RunOptions.batch_size,
     workers: Annotated[
         int, typer.Option(min=0, help="Threads that read images.")
     ] = RunOptions.workers,
@@ -102,7 +103,7 @@ def run(
     save_predictions: Annotated[
         str | None,
         typer.Option(
-            metavar="DIR", help="Keep predicted label maps here, a folder a model and protocol."
+            metavar="DIR", help="Save predicted label maps, one folder per model and protocol."
         ),
     ] = None,
     overlays: Annotated[
@@ -114,37 +115,34 @@ def run(
     cache: Annotated[
         bool,
         typer.Option(
-            "--cache/--no-cache", help="Keep embeddings, see `cosmos-eval cache`, and use them."
+            "--cache/--no-cache", help="Read and write cached embeddings, see `cosmos-eval cache`."
         ),
     ] = True,
     keep_going: Annotated[
         bool,
-        typer.Option("--keep-going", help="Go on past what cannot be measured; then status 1."),
+        typer.Option("--keep-going", help="Continue after a failure; the status is then 1."),
     ] = False,
     executor: Annotated[
-        Executor, typer.Option(help="Here, on a Ray cluster, or as SLURM jobs.")
+        Executor, typer.Option(help="Run here, on a Ray cluster, or as SLURM jobs.")
     ] = "local",
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Only show what would be measured, what is there, and about how long."
+            "--dry-run", help="Only show what would be measured, what exists, and about how long."
         ),
     ] = False,
-    json: JsonOption = False,
+    json: options.Json = False,
 ) -> None:
     """Measure models on data sets, write the results and print them as a table."""
     from cosmos_eval.embedding.cache import embeddings_folder
-    from cosmos_eval.runner.pending import existing_results
-    from cosmos_eval.runner.plan import Machine, choose_protocols
+    from cosmos_eval.runner.execute import existing_results
+    from cosmos_eval.runner.plan import Machine, make_plan
+    from cosmos_eval.runner.preview import preview
 
-    if suite is not None and (task != "all" or dataset or protocol or model):
-        raise UsageError(
-            "--suite names models and data sets: leave --task, --dataset, --protocol, --model out"
-        )
     with process_group() as distributed:
         if executor != "local" and distributed.world_size > 1:
-            raise UsageError("--executor local is the one for torchrun")
-        options = RunOptions(
+            raise UsageError("torchrun needs --executor local")
+        run_options = RunOptions(
             data_root=data_root,
             download=download,
             attention=attention,
@@ -159,99 +157,153 @@ def run(
             distributed=distributed,
         )
         make = partial(
-            _plan,
-            suite,
-            partial(choose_protocols, task, dataset or (), protocol or ()),
+            make_plan,
+            suite=suite,
+            task=task,
+            datasets=dataset or (),
+            families=protocol or (),
             models=model or (),
             arch=arch,
             weights=weights,
-            options=options,
+            options=run_options,
             machine=Machine(device=device, precision=precision),
         )
         plan = distributed.synchronized(make)
-        there = (
-            {}
-            if suite is None and not dry_run
-            else distributed.gather(existing_results(plan, output))[0]
-        )
+        existing: Mapping[Pair, Result] = {}
+        if suite is not None or dry_run:
+            existing = distributed.gather(existing_results(plan, output))[0]
         if dry_run:
-            _show_preview(plan, there, output, as_json=json)
+            if is_main_process():
+                _print_previews(preview(plan, existing, output), as_json=json)
             return
-        ended = _execute(plan, output, there, executor, keep_going=keep_going)
-    if not is_main_process():
-        return
-    display.show_results(ended.paths, as_json=json)
-    if suite is not None or keep_going:
-        display.show_summary(ended.measured, ended.kept, ended.failed)
-    if ended.failed:
-        raise typer.Exit(1)
-
-
-def _plan(
-    suite: str | None,
-    choose: Callable[[], Sequence[Protocol]],
-    *,
-    models: Sequence[str],
-    **how: Any,
-) -> Plan:
-    """The plan of a suite, or of models and data sets that were named one by one."""
-    from cosmos_eval.runner.plan import plan_of
-    from cosmos_eval.runner.suites import Suite, read_suite
-
-    chosen = Suite(tuple(models), tuple(choose())) if suite is None else read_suite(suite)
-    return plan_of(chosen.protocols, models=chosen.models, **how)
-
-
-class _Ended(NamedTuple):
-    """The result files of a run in the plan's order, and how many there are of each kind."""
-
-    paths: Sequence[Path]
-    measured: int
-    kept: int
-    failed: int
+        results = _execute(plan, output, existing, executor, keep_going=keep_going)
+    if is_main_process():
+        print_results(results, as_json=json)
+        failed = sum(result.error is not None for result in results)
+        if suite is not None or keep_going:
+            reused = sum(existing.get(result.pair) is result for result in results)
+            measured = len(results) - reused - failed
+            counts = f"measured {measured}, there already {reused}, failed {failed}"
+            print_line(counts, error=True)
+        if failed:
+            raise typer.Exit(1)
 
 
 def _execute(
     plan: Plan,
     output: Path,
-    there: Mapping[Pair, ExistingResult],
+    existing: Mapping[Pair, Result],
     executor: Executor,
     *,
     keep_going: bool,
-) -> _Ended:
-    """Measure what is not there, telling of every result."""
-    from cosmos_eval.runner.batch import Failed, execute
-    from cosmos_eval.runner.executors import engine_of
+) -> list[Result]:
+    """Measure the pairs without a valid result; return all results, in the plan's order."""
+    from cosmos_eval.cli.progress import Progress
+    from cosmos_eval.runner.execute import engine_of, execute
 
-    kept = {pair: existing.path for pair, existing in there.items() if existing.row is not None}
-    stored: dict[Pair, Path] = {}
-    failed = 0
-    with display.Progress(silent=not is_main_process()) as progress:
-        for existing in there.values():
-            progress.found(existing)
-        for event in execute(
+    results = {pair: result for pair, result in existing.items() if result.error is None}
+    with Progress(silent=not is_main_process()) as progress:
+        for result in existing.values():
+            progress.print(
+                f"{result.error}: measured again"
+                if result.error
+                else f"there already: {result.path}"
+            )
+        for batch in execute(
             plan,
             output,
             engine_of(executor),
-            skip=kept,
+            skip=frozenset(results),
             keep_going=keep_going,
             watch=progress.step,
         ):
-            if isinstance(event, Failed):
-                failed += len(event.pairs)
-                progress.failed(event)
-            else:
-                stored[event.pair] = event.path
-                progress.wrote(event.path)
-    every = {**kept, **stored}
-    paths = [every[pair] for pair in plan.pairs if pair in every]
-    return _Ended(paths, len(stored), len(kept), failed)
+            _report(batch, progress)
+            results.update({result.pair: result for result in batch})
+    return [results[pair] for pair in plan.pairs if pair in results]
 
 
-def _show_preview(
-    plan: Plan, there: Mapping[Pair, ExistingResult], output: Path, *, as_json: bool
-) -> None:
-    from cosmos_eval.runner.preview import preview
+def _report(results: Sequence[Result], progress: Progress) -> None:
+    """Print the files of results, or what has none for one reason."""
+    from cosmos_eval.runner.execute import reason_of
 
-    if is_main_process():
-        display.show_preview(preview(plan, there, output), as_json=as_json)
+    error = results[0].error
+    if error is None:
+        progress.hide_bars()
+        for result in results:
+            progress.print(f"wrote {result.path}")
+        return
+    models = {result.pair.model for result in results}
+    sets = {f"{result.pair.dataset} ({result.pair.family})" for result in results}
+    who = models.pop() if len(models) == 1 else f"{len(models)} models"
+    progress.print(f"failed: {who} on {', '.join(sorted(sets))}: {reason_of(error)}")
+
+
+def print_results(results: Sequence[Result], *, as_json: bool) -> None:
+    """Print results as a table; on standard error frequent mistakes and notes."""
+    from cosmos_eval.results.leaderboard import measured, to_tables
+    from cosmos_eval.results.store import to_record
+
+    rows = [result.row for result in results if result.row is not None]
+    if as_json:
+        print_json([to_record(row) for row in rows])
+        return
+    print_tables(to_tables(measured(rows), console().width))
+    for row in rows:
+        if row.confusion_pairs:
+            print_line(_most_confused(row), error=True)
+    print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
+
+
+def _most_confused(row: ResultRow) -> str:
+    pairs = ", ".join(
+        f"{pair['true']} as {pair['predicted']} ({pair['images']})"
+        for pair in row.confusion_pairs[:_MISTAKES_SHOWN]
+    )
+    return f"most confused by {row.model['spec']} on {row.dataset} ({row.protocol}): {pairs}"
+
+
+def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:
+    if as_json:
+        print_json([preview._asdict() for preview in previews])
+        return
+    print_records([_row(preview) for preview in previews])
+    states = {preview.dataset: preview.data_state for preview in previews}
+    for dataset, state in states.items():
+        if state in ("not found", "no --data-root"):
+            print_line(f"data of {dataset}: {state}")
+    left = [one for one in previews if one.result is None or one.result_fault]
+    print_line(f"there already: {len(previews) - len(left)} of {len(previews)}")
+    known = [one.estimated_seconds for one in left if one.estimated_seconds is not None]
+    if known:
+        print_line(
+            f"estimate for {len(known)} of the other {len(left)}: about {_duration(sum(known))}, "
+            "one after the other, each encoding all its images itself"
+        )
+        for basis in dict.fromkeys(one.estimated_from for one in left if one.estimated_from):
+            print_line(f"estimated from {basis}")
+
+
+def _row(preview: Preview) -> dict[str, Any]:
+    cached, seconds = preview.embeddings_kept, preview.estimated_seconds
+    counts = ", ".join(f"{count} {role}" for role, count in (cached or {}).items())
+    result = "" if preview.result is None else "damaged" if preview.result_fault else "there"
+    return {
+        "model": preview.model,
+        "task": preview.task,
+        "dataset": preview.dataset,
+        "protocol": preview.protocol,
+        "data": preview.data_state,
+        "samples": "" if preview.samples is None else preview.samples,
+        "result": result,
+        "cached embeddings": "unknown" if cached is None else counts or "none",
+        "estimate": "unknown" if seconds is None else f"~{_duration(seconds)}",
+    }
+
+
+def _duration(seconds: float) -> str:
+    """A time in its two largest units."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

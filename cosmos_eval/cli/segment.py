@@ -7,16 +7,8 @@ from typing import Annotated
 
 import typer
 
-from cosmos_eval.cli import display
-from cosmos_eval.cli.options import (
-    ArchOption,
-    AttentionOption,
-    DeviceOption,
-    JsonOption,
-    PrecisionOption,
-    WeightsOption,
-    writable,
-)
+from cosmos_eval.cli import options
+from cosmos_eval.cli.output import print_json, print_records, print_written
 from cosmos_eval.types import RunOptions
 
 
@@ -25,17 +17,15 @@ def segment(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE.png",
-            callback=writable,
-            help="Where the picture is written.",
+            metavar="FILE.png", callback=options.require_output_file, help="The picture to write."
         ),
     ] = Path("segmented.png"),
     classes: Annotated[
         str | None,
-        typer.Option(help="What to find, separated by commas. Default: the data set's classes."),
+        typer.Option(help="Names separated by commas. Default: the classes of the data set."),
     ] = None,
     dataset: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Whose classes and settings are used.")
+        str, typer.Option(metavar="NAME|FILE", help="Data set whose classes and settings are used.")
     ] = "scenes-seg",
     protocol: Annotated[
         str | None, typer.Option(metavar="NAME", help="Settings of this family.")
@@ -43,12 +33,12 @@ def segment(
     model: Annotated[
         str, typer.Option(metavar="SPEC", help="A model, see `cosmos-eval list models`.")
     ] = "scenes-cosmos",
-    arch: ArchOption = None,
-    weights: WeightsOption = "teacher",
-    attention: AttentionOption = None,
-    precision: PrecisionOption = "fp32",
-    device: DeviceOption = "auto",
-    json: JsonOption = False,
+    arch: options.Arch = None,
+    weights: options.Weights = "teacher",
+    attention: options.Attention = None,
+    precision: options.Precision = "fp32",
+    device: options.Device = "auto",
+    json: options.Json = False,
 ) -> None:
     """Segment one image and draw image, label map and legend in one picture."""
     from cosmos_eval.models.specs import parse_model_spec
@@ -56,7 +46,7 @@ def segment(
 
     known = find_protocol(dataset, protocol)
     spec = parse_model_spec(model, arch=arch, weights=weights)
-    names = tuple(name.strip() for name in classes.split(",")) if classes is not None else ()
+    # After all names are checked: this imports torch.
     from cosmos_eval.report.segment import segment as draw
 
     shares = draw(
@@ -64,10 +54,14 @@ def segment(
         out,
         spec=spec,
         protocol=known,
-        classes=names,
+        classes=tuple(name.strip() for name in classes.split(",")) if classes is not None else (),
         options=RunOptions(attention=attention),
         device=device,
         precision=precision,
     )
-    display.show_shares(shares, as_json=json)
-    display.show_wrote(out)
+    if json:
+        print_json(shares)
+    else:
+        cells = {name: f"{100 * share:.1f}" for name, share in shares.items()}
+        print_records([{"class": name, "pixels (%)": cell} for name, cell in cells.items()])
+    print_written(out)

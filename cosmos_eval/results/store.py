@@ -40,41 +40,47 @@ _OWN_HASH = re.compile(rb',"record_sha256":"[0-9a-f]{64}"')
 
 
 def write_result(directory: Path, row: ResultRow, samples: Samples) -> Path:
-    """Write a result and its per-sample arrays; return the path of the JSON file.
+    """Write a result by `store_result`; return the path of the JSON file."""
+    return store_result(directory, row, samples).path
+
+
+def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
+    """Write a result and its per-sample arrays; return the result as the JSON file holds it.
 
     The samples come first and carry their hash in their name, so that at every moment a JSON
     file names the samples that belong to it. A result of the same model, data set, protocol and
     variants is replaced; of several processes that write it, one is the last. Raises UsageError
     for values outside the schema, NaN included, and where the files cannot be written.
     """
-    archive = pack_arrays(samples)
-    record = _to_record(row, hashlib.sha256(archive).hexdigest())
-    path = directory / f"{file_stem(row)}.json"
-    text = _to_text(record, indent=2).encode() + b"\n"
-    validate(ResultRow, text, str(path))
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _replace(path, record["samples"], archive, text)
-    except OSError as error:
-        raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
-    return path
-
-
-def _to_record(row: ResultRow, samples_sha256: str) -> dict[str, Any]:
-    """Return a result as JSON holds it, with the hashes of its samples and of itself."""
     for name, value in row.metrics.items():
         if not math.isfinite(value):
             raise UsageError(
                 f"{model_label(row)} on {row.dataset}: {name} is {value}, which is no result; "
                 "look for NaN in the model's features"
             )
+    archive = pack_arrays(samples)
+    digest = hashlib.sha256(archive).hexdigest()
+    record = to_record(row)
+    record["samples"] = samples_name(row, digest)
+    record["provenance"]["samples_sha256"] = digest
+    record["provenance"]["record_sha256"] = record_sha256(record)
+    path = directory / f"{file_stem(row)}.json"
+    text = _to_text(record, indent=2).encode() + b"\n"
+    stored = Stored(path, validate(ResultRow, text, str(path)))
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        _replace(path, record["samples"], archive, text)
+    except OSError as error:
+        raise UsageError(f"cannot write results to {directory}: {error.strerror}") from error
+    return stored
+
+
+def to_record(row: ResultRow) -> dict[str, Any]:
+    """Return a result as JSON holds it."""
     document = {field.name: getattr(row, field.name) for field in fields(row)}
-    document["samples"] = samples_name(row, samples_sha256)
-    document["provenance"] = {**row.provenance, "samples_sha256": samples_sha256}
     if not row.confusion_pairs:
         del document["confusion_pairs"]
     record: dict[str, Any] = json.loads(_to_text(document))
-    record["provenance"]["record_sha256"] = record_sha256(record)
     return record
 
 

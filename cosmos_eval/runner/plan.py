@@ -1,23 +1,34 @@
-"""What a run measures: models on data sets. Imports no torch."""
+"""What a run measures, a `Plan` made of `Job`s, and what it gives, `Result`s. Imports no torch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 from cosmos_eval.models.specs import BUNDLED, parse_model_spec
 from cosmos_eval.protocols import embedded_on_request, embedded_protocols
+from cosmos_eval.results.record import ResultRow
+from cosmos_eval.runner.suites import read_suite
 from cosmos_eval.tasks import find_protocol, task_named, task_of
 from cosmos_eval.types import (
     ModelSpec,
     Precision,
+    Progress,
     Protocol,
     RunOptions,
+    Samples,
     UsageError,
     Weights,
 )
+
+Watch = Callable[[str, Progress], None]
+"""Called with what is being measured and its progress."""
+
+
+def unwatched(what: str, progress: Progress) -> None:
+    """The watch that shows nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +40,7 @@ class Machine:
 
 
 class Pair(NamedTuple):
-    """What one result is of: a model as it was named, a data set and its protocol family."""
+    """The key of one result: a model as it was named, a data set and its protocol family."""
 
     model: str
     dataset: str
@@ -37,7 +48,7 @@ class Pair(NamedTuple):
 
 
 def pair_of(spec: ModelSpec, protocol: Protocol) -> Pair:
-    """The model and the data set by their names."""
+    """The key of the result of a model on a data set."""
     return Pair(spec.text, protocol.dataset, protocol.family)
 
 
@@ -56,8 +67,45 @@ class Plan:
         return [pair_of(spec, protocol) for spec in self.specs for protocol in self.protocols]
 
 
+class Result(NamedTuple):
+    """The result of one model on one data set, or the error for which there is none.
+
+    `samples` are the per-sample arrays that the metrics can be recomputed from, None once they are
+    stored; `path` is the file of a stored result.
+    """
+
+    pair: Pair
+    row: ResultRow | None = None
+    samples: Samples | None = None
+    path: Path | None = None
+    error: Exception | None = None
+
+
+class Job(NamedTuple):
+    """A model and the data sets that are measured in one pass over their images.
+
+    It holds everything that decides the results, and can be sent to another process. Results are
+    written to `output`, None: not at all, and name `command` as the command line. Paths are
+    relative to `folder`, which all processes must have.
+    """
+
+    spec: ModelSpec
+    protocols: tuple[Protocol, ...]
+    options: RunOptions
+    machine: Machine
+    output: Path | None
+    command: str
+    folder: str
+
+    def failed(self, error: Exception, done: int = 0) -> list[Result]:
+        """Results with an error, for all protocols but the first `done`."""
+        missing = self.protocols[done:]
+        return [Result(pair_of(self.spec, protocol), error=error) for protocol in missing]
+
+
 def make_plan(
     *,
+    suite: str | None = None,
     task: str = "all",
     datasets: Sequence[str] = (),
     families: Sequence[str] = (),
@@ -67,76 +115,39 @@ def make_plan(
     options: RunOptions | None = None,
     machine: Machine | None = None,
 ) -> Plan:
-    """A plan from names as they are typed; none: the bundled models, the embedded data sets.
+    """Make a plan from names as they are typed; without names, the bundled models and data sets.
 
-    Every data set is measured by its protocol of every family; none: by its usual protocol.
-    `task` may be `all`. Raises UsageError for unknown names and for a data set of another task.
-    """
-    return plan_of(
-        choose_protocols(task, datasets, families),
-        models=models,
-        arch=arch,
-        weights=weights,
-        options=options,
-        machine=machine,
-    )
-
-
-def plan_of(
-    protocols: Sequence[Protocol],
-    *,
-    models: Sequence[str] = (),
-    arch: str | None = None,
-    weights: Weights = "teacher",
-    options: RunOptions | None = None,
-    machine: Machine | None = None,
-) -> Plan:
-    """A plan from protocols and names of models as they are typed; none: the bundled models.
-
-    Raises UsageError for unknown models, repetitions, and options that contradict each other.
+    Every data set is measured by its protocol of every family, without families by its usual one.
+    `task` may be `all`. `suite` names models and data sets instead. Raises UsageError for unknown
+    names, repetitions, a data set of another task, and options that contradict each other.
     """
     options = options or RunOptions()
     if options.overlays and options.save_predictions is None:
         raise UsageError("--overlays needs --save-predictions DIR: where the pictures go")
+    if suite is None:
+        protocols = choose_protocols(task, datasets, families)
+    elif task != "all" or datasets or families or models:
+        raise UsageError(
+            "--suite names models and data sets: leave --task, --dataset, --protocol, --model out"
+        )
+    else:
+        models, protocols = read_suite(suite)
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models or BUNDLED]
     _refuse_repeated([spec.text for spec in specs])
     _refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
     return Plan(specs=specs, protocols=protocols, options=options, machine=machine or Machine())
 
 
-def require_folders(plan: Plan) -> None:
-    """Raise UsageError for a data set whose folder the user has to name, and has not."""
-    for protocol in plan.protocols:
-        data_folder(protocol, plan.options)
-
-
-def data_folder(protocol: Protocol, options: RunOptions) -> Path:
-    """The folder that a data set's paths are relative to. Raises UsageError where it cannot be."""
-    if protocol.root is not None:
-        return Path(protocol.root)
-    if options.data_root is None:
-        raise UsageError(
-            f"{protocol.dataset} is not embedded: say where it lies with --data-root DIR"
-        )
-    if not Path(options.data_root).is_dir():
-        raise UsageError(f"{protocol.dataset}: no folder {options.data_root}, see --data-root")
-    return Path(options.data_root)
-
-
-def choose_protocols(task: str, datasets: Sequence[str], families: Sequence[str]) -> list[Protocol]:
-    """The protocols that `make_plan` names; raises as it does."""
+def choose_protocols(
+    task: str, datasets: Sequence[str], families: Sequence[str]
+) -> Sequence[Protocol]:
+    """The protocols of data sets named as for `make_plan`; raises as it does."""
     if task != "all":
         task_named(task)
     if not datasets:
         if families:
-            raise UsageError("--protocol needs --dataset: which data sets are to be measured by it")
-        if task == "all":
-            return list(embedded_protocols())
-        known = [*embedded_protocols(), *embedded_on_request()]
-        embedded = [protocol for protocol in known if task_of(protocol) == task]
-        if not embedded:
-            raise UsageError(f"no embedded data set is of task {task}: name one with --dataset")
-        return embedded
+            raise UsageError("--protocol needs --dataset: the data sets to be measured by it")
+        return _embedded(task)
     wanted: Sequence[str | None] = families or [None]
     protocols = [find_protocol(name, family) for name in datasets for family in wanted]
     for protocol in protocols:
@@ -148,8 +159,34 @@ def choose_protocols(task: str, datasets: Sequence[str], families: Sequence[str]
     return protocols
 
 
+def _embedded(task: str) -> Sequence[Protocol]:
+    if task == "all":
+        return embedded_protocols()
+    known = [*embedded_protocols(), *embedded_on_request()]
+    embedded = [protocol for protocol in known if task_of(protocol) == task]
+    if not embedded:
+        raise UsageError(f"no embedded data set is of task {task}: name one with --dataset")
+    return embedded
+
+
 def _refuse_repeated(names: Sequence[str]) -> None:
     """The second result of a name would replace the first one."""
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"{name} is given twice")
+
+
+def data_folder(protocol: Protocol, options: RunOptions) -> Path:
+    """The folder that a data set's paths are relative to.
+
+    Raises UsageError where the user has to name it and has not, or named one that does not exist.
+    """
+    if protocol.root is not None:
+        return Path(protocol.root)
+    if options.data_root is None:
+        raise UsageError(
+            f"{protocol.dataset} is not embedded: name its folder with --data-root DIR"
+        )
+    if not Path(options.data_root).is_dir():
+        raise UsageError(f"{protocol.dataset}: no folder {options.data_root}, see --data-root")
+    return Path(options.data_root)

@@ -1,4 +1,4 @@
-"""What a plan would do, and about how long, told without doing any of it. Imports no torch."""
+"""What a run would measure, what exists, and about how long it takes. Imports no torch."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from cosmos_eval.protocols import is_embedded
 from cosmos_eval.results.labels import is_partial
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_result
-from cosmos_eval.runner.pending import ExistingResult
-from cosmos_eval.runner.plan import Machine, Pair, Plan, pair_of
+from cosmos_eval.runner.plan import Machine, Pair, Plan, Result, pair_of
 from cosmos_eval.tasks import part_of, task_named, task_of
 from cosmos_eval.tasks.classification import find_folder
 from cosmos_eval.types import (
@@ -37,71 +36,75 @@ Data = Literal["there", "not found", "no --data-root", "made by the run"]
 _HASHED_BYTES = 100_000_000
 
 ROUGH = "rough: ViT-B/16 on two busy CPU cores, which a GPU leaves far behind"
-"""What an estimate is based on where no result is of help."""
+"""The basis of an estimate without results."""
 
 
 class Estimate(NamedTuple):
-    """About how long a measurement takes, and what that is concluded from."""
+    """About how long a measurement takes, and what the estimate is based on."""
 
     seconds: float
     basis: str
 
 
 class Preview(NamedTuple):
-    """What is known of a pair before it is measured.
+    """What is known of a result before it is measured.
 
-    `folder` is what the data set's paths are relative to, None where the user has to say it; `data`
-    is about the folders that it needs, not about what they hold. `samples` is None where neither
-    protocol nor results state it. `kept` counts embeddings by role that are kept of the model's
-    weights, of whatever images and texts; None: which weights these are is unknown.
+    `data` is the folder that the data set's paths are relative to, None where the user has to name
+    it; `data_state` is about the folders that it needs, not about their content. `samples` is None
+    where neither protocol nor results state it. `result` is the file of an existing result,
+    `result_fault` why it has to be measured again. `embeddings_kept` counts cached embeddings of
+    the model's weights by role, of any images and texts; None: its weights are unknown.
     """
 
-    pair: Pair
+    model: str
     task: str
-    folder: Path | None
-    data: Data
+    dataset: str
+    protocol: str
+    data: str | None
+    data_state: Data
     samples: int | None
-    existing: ExistingResult | None
-    kept: Mapping[str, int] | None
-    estimate: Estimate | None
-
-    @property
-    def is_there(self) -> bool:
-        """Whether there is a valid result already."""
-        return self.existing is not None and self.existing.row is not None
+    result: str | None
+    result_fault: str | None
+    embeddings_kept: Mapping[str, int] | None
+    estimated_seconds: float | None
+    estimated_from: str | None
 
 
-def preview(plan: Plan, there: Mapping[Pair, ExistingResult], output: Path) -> list[Preview]:
-    """A line a pair, in the plan's order; `there` are the results that `output` has of them."""
+def preview(plan: Plan, existing: Mapping[Pair, Result], output: Path) -> list[Preview]:
+    """One preview per pair, in the plan's order; `existing` are its results in `output`."""
     rows = _results(output)
-    kept = {spec.text: _kept(spec, plan, rows) for spec in plan.specs}
     sets = [
-        (
-            protocol,
-            _folder(protocol, plan.options),
-            _data(protocol, plan.options),
-            _samples(protocol, plan.options, rows),
-        )
+        (protocol, _data(protocol, plan.options), _samples(protocol, plan.options, rows))
         for protocol in plan.protocols
     ]
-    return [
-        Preview(
-            pair=(pair := pair_of(spec, protocol)),
-            task=task_of(protocol),
-            folder=folder,
-            data=data,
-            samples=samples,
-            existing=there.get(pair),
-            kept=kept[spec.text],
-            estimate=_estimate(spec, protocol, samples, plan.machine, rows),
-        )
-        for spec in plan.specs
-        for protocol, folder, data, samples in sets
-    ]
+    previews = []
+    for spec in plan.specs:
+        cached = _cached(spec, plan, rows)
+        for protocol, state, samples in sets:
+            pair = pair_of(spec, protocol)
+            result = existing.get(pair)
+            estimate = _estimate(spec, protocol, samples, plan.machine, rows)
+            previews.append(
+                Preview(
+                    model=pair.model,
+                    task=task_of(protocol),
+                    dataset=pair.dataset,
+                    protocol=pair.family,
+                    data=protocol.root or plan.options.data_root,
+                    data_state=state,
+                    samples=samples,
+                    result=None if result is None else str(result.path),
+                    result_fault=str(result.error) if result and result.error else None,
+                    embeddings_kept=cached,
+                    estimated_seconds=None if estimate is None else round(estimate.seconds, 1),
+                    estimated_from=None if estimate is None else estimate.basis,
+                )
+            )
+    return previews
 
 
 def _results(output: Path) -> list[ResultRow]:
-    """Every result of a folder that can be read; what cannot be is no help here."""
+    """Every result of a folder that can be read."""
     rows = []
     for path in sorted(output.glob("*.json")):
         try:
@@ -111,25 +114,20 @@ def _results(output: Path) -> list[ResultRow]:
     return rows
 
 
-def _folder(protocol: Protocol, options: RunOptions) -> Path | None:
-    root = protocol.root or options.data_root
-    return None if root is None else Path(root)
-
-
 def _data(protocol: Protocol, options: RunOptions) -> Data:
-    root = _folder(protocol, options)
+    root = protocol.root or options.data_root
     if root is None:
         return "no --data-root"
-    if is_embedded(protocol) and not root.is_dir():
+    if is_embedded(protocol) and not Path(root).is_dir():
         return "made by the run"
-    return "there" if _has_folders(protocol, root) else "not found"
+    return "there" if _has_folders(protocol, Path(root)) else "not found"
 
 
 def _has_folders(protocol: Protocol, root: Path) -> bool:
     """Whether files and folders that the protocol names are below `root`."""
 
-    def any_of(*places: str) -> bool:
-        return any((root / place).exists() for place in places)
+    def any_of(*paths: str) -> bool:
+        return any((root / path).exists() for path in paths)
 
     match protocol:
         case LabelMapProtocol():
@@ -155,7 +153,7 @@ def _several(stated: tuple[str, ...] | str) -> tuple[str, ...]:
 
 
 def _samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow]) -> int | None:
-    """How many samples are measured: by what there is, the protocol, else by complete results."""
+    """The number of samples: of the files, as the protocol states it, or of complete results."""
     found = _part(protocol, options)
     if found is not None:
         return found
@@ -180,7 +178,7 @@ def _part(protocol: Protocol, options: RunOptions) -> int | None:
     return part.found if part is not None and part.unit in ("images", "items") else None
 
 
-def _kept(spec: ModelSpec, plan: Plan, rows: Sequence[ResultRow]) -> Mapping[str, int] | None:
+def _cached(spec: ModelSpec, plan: Plan, rows: Sequence[ResultRow]) -> Mapping[str, int] | None:
     digest = _weights_sha256(spec, rows)
     if digest is None:
         return None
@@ -202,7 +200,7 @@ def _kept(spec: ModelSpec, plan: Plan, rows: Sequence[ResultRow]) -> Mapping[str
 
 
 def _weights_sha256(spec: ModelSpec, rows: Sequence[ResultRow]) -> str | None:
-    """The hash of a model's weights: of a small file, or as results of the model have it."""
+    """The hash of a model's weights: of a small file, or as results of the model state it."""
     file = local_file(spec)
     if file is not None:
         return file_sha256(file) if file.stat().st_size <= _HASHED_BYTES else None
@@ -217,9 +215,9 @@ def _estimate(
     machine: Machine,
     rows: Sequence[ResultRow],
 ) -> Estimate | None:
-    """From results of the same model or architecture, the same data set's before its task's.
+    """Estimate from results of the same model or architecture, on the data set or of its task.
 
-    Without any, from rough rates, which are those of another machine.
+    Without any, estimate from rough rates, measured on another machine.
     """
     if samples is None:
         return None
@@ -236,9 +234,9 @@ def _estimate(
         ("results of this task", alike),
     ):
         if chosen:
-            return Estimate(samples * median(map(_seconds_a_sample, chosen)), basis)
+            return Estimate(samples * median(map(_seconds_per_sample, chosen)), basis)
     return Estimate(samples * task_named(task_of(protocol)).seconds, ROUGH)
 
 
-def _seconds_a_sample(row: ResultRow) -> float:
+def _seconds_per_sample(row: ResultRow) -> float:
     return float(row.provenance["seconds"]["total"]) / row.n_samples

@@ -1,33 +1,36 @@
-"""Measure models on data sets: ModelSpec -> Encoder -> Measurement -> ResultRow."""
+"""Measure models on data sets: Plan -> Job -> Result."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import groupby
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from numpy.typing import NDArray
-
 from cosmos_core.utils import environment
-from cosmos_core.utils.distributed import Distributed, own_device
+from cosmos_core.utils.distributed import own_device
 from cosmos_eval._version import __version__
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.protocols import prepare
 from cosmos_eval.results.labels import predictions_of
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
+from cosmos_eval.results.store import store_result
 from cosmos_eval.runner.plan import (
+    Job,
     Machine,
     Pair,
     Plan,
+    Result,
+    Watch,
     choose_protocols,
+    data_folder,
+    make_plan,
     pair_of,
-    plan_of,
-    require_folders,
+    unwatched,
 )
 from cosmos_eval.tasks import evaluator_of, fetch, packages_of, part_of, task_of
 from cosmos_eval.types import (
@@ -49,31 +52,27 @@ if TYPE_CHECKING:
     # At run time it would import torch.
     from cosmos_eval.models.encoder import Encoder
 
-Watch = Callable[[str, Progress], None]
-"""Told of progress: what is being measured, and how far it is."""
 
-
-def unwatched(what: str, progress: Progress) -> None:
-    """The watch that shows nothing."""
-
-
-class Finished(NamedTuple):
-    """One result and the per-sample arrays that its metrics can be recomputed from."""
-
-    row: ResultRow
-    samples: Mapping[str, NDArray[Any]]
-
-
-def run_all(plan: Plan, watch: Watch = unwatched) -> Iterator[Finished]:
+def run_all(plan: Plan, watch: Watch = unwatched, output: Path | None = None) -> Iterator[Result]:
     """Yield a result for every model and data set of the plan, models outermost.
 
     The data of every data set are checked before the first model is loaded, each model is loaded
     once, and data sets whose images a model sees alike are measured in one pass over them, right
-    after each other. A result should be stored before the next is asked for, since what is kept of
-    unfinished measurements then goes. Raises UsageError for bad data or models, in all processes.
+    after each other. Results are stored in `output`; without it, a result should be stored before
+    the next is requested, since cached parts of unfinished measurements are removed then. Raises
+    UsageError for bad data or models, in all processes.
     """
     check_data(plan, watch)
-    yield from measure_all(plan, watch)
+    yield from measure_all(plan, watch, output)
+
+
+def measure_all(
+    plan: Plan, watch: Watch = unwatched, output: Path | None = None
+) -> Iterator[Result]:
+    """`run_all` on data that are checked already."""
+    worker = Worker(watch)
+    for job in plan.options.distributed.synchronized(partial(jobs_of, plan, output=output)):
+        yield from worker.measure(job)
 
 
 class Fault(NamedTuple):
@@ -84,14 +83,15 @@ class Fault(NamedTuple):
 
 
 def check_data(plan: Plan, watch: Watch = unwatched) -> None:
-    """Look at the data of every data set. Raises UsageError where they cannot be measured on."""
-    require_folders(plan)
+    """Check the data of every data set. Raises UsageError where they cannot be measured on."""
+    for protocol in plan.protocols:
+        data_folder(protocol, plan.options)
     for fault in data_faults(plan, watch):
         raise fault.error
 
 
 def data_faults(plan: Plan, watch: Watch = unwatched) -> Iterator[Fault]:
-    """Look at the data of every data set; yield those that cannot be measured on."""
+    """Check the data of every data set; yield those that cannot be measured on."""
     distributed = plan.options.distributed
     for done, protocol in enumerate(plan.protocols):
         watch("data", Progress("check", done, len(plan.protocols)))
@@ -109,126 +109,29 @@ def _provide(protocol: Protocol, options: RunOptions) -> None:
         fetch(protocol, options)
 
 
-class Job(NamedTuple):
-    """A model and protocols that it is measured by in one pass over their images."""
+def jobs_of(plan: Plan, skip: Container[Pair] = (), output: Path | None = None) -> list[Job]:
+    """The jobs of a plan without the pairs to be skipped, models outermost.
 
-    spec: ModelSpec
-    protocols: tuple[Protocol, ...]
-
-
-def jobs_of(plan: Plan, skip: Container[Pair] = ()) -> list[Job]:
-    """What a plan measures but for the pairs to be skipped, models outermost.
-
-    Data sets that are measured in one pass stand where the first of them does. Their data are
+    Data sets that are measured in one pass take the place of the first of them. Their data are
     assumed to be checked.
     """
     keys = [_image_pass(protocol, plan.options) for protocol in plan.protocols]
+    command, folder = environment.command_line(), os.getcwd()
     jobs = []
     for spec in plan.specs:
         groups: dict[Hashable, list[Protocol]] = defaultdict(list)
         for protocol, key in zip(plan.protocols, keys, strict=True):
             if pair_of(spec, protocol) not in skip:
                 groups[key].append(protocol)
-        jobs += [Job(spec, tuple(group)) for group in groups.values()]
+        jobs += [
+            Job(spec, tuple(group), plan.options, plan.machine, output, command, folder)
+            for group in groups.values()
+        ]
     return jobs
 
 
 def _image_pass(protocol: Protocol, options: RunOptions) -> Hashable:
     return task_of(protocol), evaluator_of(protocol).image_pass(protocol, options)
-
-
-def measure_all(plan: Plan, watch: Watch = unwatched) -> Iterator[Finished]:
-    """`run_all` on data that are checked already."""
-    surroundings = environment.describe(__version__)
-    jobs = plan.options.distributed.synchronized(partial(jobs_of, plan))
-    for spec, own in groupby(jobs, lambda job: job.spec):
-        model = load(spec, plan.machine, plan.options.distributed, watch)
-        for job in own:
-            yield from measure(model, job.protocols, plan.options, surroundings, watch)
-
-
-def run(
-    spec: ModelSpec,
-    protocol: Protocol,
-    options: RunOptions | None = None,
-    machine: Machine | None = None,
-) -> ResultRow:
-    """Measure one model on one data set. Raises UsageError for bad data or models."""
-    plan = Plan(
-        specs=[spec],
-        protocols=[protocol],
-        options=options or RunOptions(),
-        machine=machine or Machine(),
-    )
-    return next(run_all(plan)).row
-
-
-def evaluate(
-    model: str | Encoder,
-    dataset: str,
-    *,
-    protocol: str | None = None,
-    data_root: str | None = None,
-    download: bool = False,
-    arch: str | None = None,
-    weights: Weights = "teacher",
-    attention: Attention | None = None,
-    device: str = "auto",
-    precision: Precision = "fp32",
-    batch_size: int = RunOptions.batch_size,
-    workers: int = RunOptions.workers,
-    limit: int | None = None,
-    allow_partial: bool = False,
-    cache: bool = True,
-) -> ResultRow:
-    """Measure a model on a data set, both named as on the command line.
-
-    `model` may also be an encoder, ready on its device. Its embeddings are not kept, since nothing
-    here knows its code, and `arch`, `weights`, `device` and `precision` are left alone.
-
-    `protocol` is the data set's usual one where it is not named; `download` fetches a missing set
-    of torchvision below `data_root`; `limit` measures the first samples only, `allow_partial` the
-    samples found of a known set that is not complete, and both mark the result; `cache` keeps
-    embeddings for the next call, in the folder that `cosmos-eval cache info` shows. Returns the
-    result without storing it; metrics are fractions in [0, 1], ranks start at 1. Raises UsageError
-    for unknown names, for missing or inconsistent data and for what is no encoder.
-    """
-    options = RunOptions(
-        data_root=data_root,
-        download=download,
-        attention=attention,
-        batch_size=batch_size,
-        workers=workers,
-        limit=limit,
-        allow_partial=allow_partial,
-        cache=str(embeddings_folder()) if cache else None,
-    )
-    protocols = choose_protocols("all", [dataset], [protocol] if protocol else [])
-    if not isinstance(model, str):
-        if (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):
-            raise UsageError("arch, weights, device and precision are of models that are named")
-        return _measure_object(model, protocols[0], options)
-    plan = plan_of(
-        protocols,
-        models=[model],
-        arch=arch,
-        weights=weights,
-        options=options,
-        machine=Machine(device=device, precision=precision),
-    )
-    return next(run_all(plan)).row
-
-
-def _measure_object(encoder: Encoder, protocol: Protocol, options: RunOptions) -> ResultRow:
-    from cosmos_eval.models.encoder import require_encoder
-
-    unkept = replace(options, cache=None)
-    check_data(Plan(specs=[], protocols=[protocol], options=unkept))
-    require_encoder(encoder, type(encoder).__name__)
-    (finished,) = measure(
-        Loaded(encoder, 0.0), [protocol], unkept, environment.describe(__version__)
-    )
-    return finished.row
 
 
 class Loaded(NamedTuple):
@@ -238,56 +141,95 @@ class Loaded(NamedTuple):
     seconds: float
 
 
-def load(
-    spec: ModelSpec, machine: Machine, distributed: Distributed, watch: Watch = unwatched
-) -> Loaded:
+class Worker:
+    """Run jobs one after the other, and keep the last model, which the next job may have too."""
+
+    def __init__(self, watch: Watch = unwatched) -> None:
+        self._watch = watch
+        self._spec: ModelSpec | None = None
+        self._model: Loaded | Exception | None = None
+
+    def run(self, job: Job) -> list[Result]:
+        """Measure a job and store its results. An error is that of all results that are missing."""
+        results: list[Result] = []
+        try:
+            results.extend(self.measure(job))
+        except Exception as error:
+            results += job.failed(error, len(results))
+        return results
+
+    def measure(self, job: Job) -> Iterator[Result]:
+        """Yield the results of a job, stored where it has a folder for them."""
+        for result in measure(self._load(job), job, self._watch):
+            yield result if job.output is None else _stored(result, job)
+
+    def _load(self, job: Job) -> Loaded:
+        """The model of a job. One that cannot be loaded is not tried again for its next job."""
+        if job.spec != self._spec:
+            self._spec, self._model = job.spec, None  # its memory is free before the next
+            try:
+                self._model = _load(job, self._watch)
+            except Exception as error:
+                self._model = error
+        if isinstance(self._model, Loaded):
+            return self._model
+        assert self._model is not None  # it was loaded or failed
+        raise self._model
+
+
+def _load(job: Job, watch: Watch) -> Loaded:
     """Load a model in every process. Raises UsageError, in all, where it cannot be used."""
+    from cosmos_eval.models import load_encoder
+
     started = time.perf_counter()
-    watch(spec.text, Progress("load", 0, 1))
-    encoder = distributed.synchronized(partial(_load, spec, machine))
-    watch(spec.text, Progress("load", 1, 1))
+    watch(job.spec.text, Progress("load", 0, 1))
+    encoder = job.options.distributed.synchronized(
+        lambda: load_encoder(
+            job.spec, device=own_device(job.machine.device), precision=job.machine.precision
+        )
+    )
+    watch(job.spec.text, Progress("load", 1, 1))
     return Loaded(encoder, time.perf_counter() - started)
 
 
-def _load(spec: ModelSpec, machine: Machine) -> Encoder:
-    from cosmos_eval.models import load_encoder
+def _stored(result: Result, job: Job) -> Result:
+    """Write a result in the main process, while the others wait."""
+    assert job.output is not None
+    assert result.row is not None
+    assert result.samples is not None
+    write = partial(store_result, job.output, result.row, result.samples)
+    stored = job.options.distributed.main_process_only(write)
+    result = result._replace(samples=None)
+    return result if stored is None else result._replace(row=stored.row, path=stored.path)
 
-    return load_encoder(spec, device=own_device(machine.device), precision=machine.precision)
+
+_environment = cache(partial(environment.describe, __version__))
 
 
-def measure(
-    model: Loaded,
-    protocols: Sequence[Protocol],
-    options: RunOptions,
-    surroundings: Mapping[str, Any],
-    watch: Watch = unwatched,
-) -> Iterator[Finished]:
-    """A result a protocol, in their order; one pass over their images, which they share.
+def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Result]:
+    """Yield a result per protocol of a job, in their order, from one pass over their images.
 
-    `surroundings` is `environment.describe`'s. A result should be stored before the next is asked
-    for, as in `run_all`.
+    A result should be stored before the next is requested, as in `run_all`.
     """
     started = time.perf_counter()
     encoder = model.encoder
-    what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
-    measured = evaluator_of(protocols[0]).measure(
+    what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in job.protocols)}"
+    measurements = evaluator_of(job.protocols[0]).measure(
         encoder,
-        protocols,
-        _own_predictions(options, encoder),
+        job.protocols,
+        _own_predictions(job.options, encoder),
         lambda progress: watch(what, progress),
     )
-    for protocol, measurement in zip(protocols, measured, strict=True):
+    for protocol, measurement in zip(job.protocols, measurements, strict=True):
         seconds = {
             "load": model.seconds,
             **measurement.seconds,
             "total": time.perf_counter() - started,
         }
-        record = {
-            **surroundings,
-            "packages": {**surroundings["packages"], **packages_of(task_of(protocol))},
-            **_record(encoder, protocol, measurement, options, seconds),
-        }
-        yield Finished(_row(encoder, protocol, measurement, record), measurement.samples)
+        row = _row(
+            encoder, protocol, measurement, _record(encoder, protocol, measurement, job, seconds)
+        )
+        yield Result(pair_of(job.spec, protocol), row, measurement.samples)
 
 
 def _own_predictions(options: RunOptions, encoder: Encoder) -> RunOptions:
@@ -346,12 +288,16 @@ def _record(
     encoder: Encoder,
     protocol: Protocol,
     measurement: Measurement,
-    options: RunOptions,
+    job: Job,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """What of a result's provenance is its own."""
-    part = part_of(protocol, options)
+    """The provenance of a result."""
+    options, part = job.options, part_of(protocol, job.options)
+    common = _environment()
     return {
+        **common,
+        "packages": {**common["packages"], **packages_of(task_of(protocol))},
+        "command": job.command,
         "utc": environment.utc_now(),
         "device": encoder.info.device,
         "precision": encoder.info.precision,
@@ -366,3 +312,79 @@ def _record(
         "hashes": dict(measurement.hashes),
         "notes": [*measurement.notes, *([] if part is None else [f"{part} were found"])],
     }
+
+
+def evaluate(
+    model: str | Encoder,
+    dataset: str,
+    *,
+    protocol: str | None = None,
+    data_root: str | None = None,
+    download: bool = False,
+    arch: str | None = None,
+    weights: Weights = "teacher",
+    attention: Attention | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    batch_size: int = RunOptions.batch_size,
+    workers: int = RunOptions.workers,
+    limit: int | None = None,
+    allow_partial: bool = False,
+    cache: bool = True,
+) -> ResultRow:
+    """Measure a model on a data set, both named as on the command line.
+
+    `model` may also be an encoder, ready on its device. Its embeddings are not cached, since its
+    code is unknown here, and `arch`, `weights`, `device` and `precision` must not be given.
+
+    `protocol` defaults to the data set's usual one; `download` fetches a missing set of torchvision
+    below `data_root`; `limit` measures the first samples only, `allow_partial` the samples found of
+    a known set that is not complete, and both mark the result; `cache` keeps embeddings for the
+    next call, in the folder that `cosmos-eval cache info` shows. Returns the result without storing
+    it; metrics are fractions in [0, 1], ranks start at 1. Raises UsageError for unknown names, for
+    missing or inconsistent data and for an object that is no encoder.
+    """
+    options = RunOptions(
+        data_root=data_root,
+        download=download,
+        attention=attention,
+        batch_size=batch_size,
+        workers=workers,
+        limit=limit,
+        allow_partial=allow_partial,
+        cache=str(embeddings_folder()) if cache else None,
+    )
+    families = [protocol] if protocol else []
+    if not isinstance(model, str):
+        if (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):
+            raise UsageError("arch, weights, device and precision go with a model that is named")
+        return _measure_object(model, choose_protocols("all", [dataset], families), options)
+    plan = make_plan(
+        datasets=[dataset],
+        families=families,
+        models=[model],
+        arch=arch,
+        weights=weights,
+        options=options,
+        machine=Machine(device=device, precision=precision),
+    )
+    return _row_of(run_all(plan))
+
+
+def _measure_object(
+    encoder: Encoder, protocols: Sequence[Protocol], options: RunOptions
+) -> ResultRow:
+    from cosmos_eval.models.encoder import require_encoder
+
+    plan = Plan(specs=[], protocols=protocols, options=replace(options, cache=None))
+    check_data(plan)
+    require_encoder(encoder, type(encoder).__name__)
+    spec = ModelSpec(text=encoder.info.spec, kind="python", name=encoder.info.spec)
+    (job,) = jobs_of(replace(plan, specs=[spec]))
+    return _row_of(measure(Loaded(encoder, 0.0), job))
+
+
+def _row_of(results: Iterator[Result]) -> ResultRow:
+    (result,) = results
+    assert result.row is not None
+    return result.row

@@ -21,7 +21,6 @@ from pathlib import Path
 from cosmos_eval import models as encoders
 from cosmos_eval.embedding import embed
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.results.store import write_result
 from cosmos_eval.runner.plan import Machine, Plan, make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import Progress, RunOptions
@@ -95,8 +94,7 @@ def _measure(data: str, place: Path) -> None:
         if step.phase == "load" and step.done:
             (place / "started").touch()
 
-    for finished in run_all(_plan(data, place / "cache"), watch):
-        write_result(place / "results", *finished)
+    list(run_all(_plan(data, place / "cache"), watch, place / "results"))
 
 
 def _plan(data: str, kept: Path | None) -> Plan:

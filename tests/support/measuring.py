@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cosmos_core.utils.distributed import Distributed, process_group
-from cosmos_eval.results.store import write_result
 from cosmos_eval.runner.plan import Machine, make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import RunOptions
@@ -31,9 +30,4 @@ def measure(
         options=RunOptions(distributed=distributed, workers=1),
         machine=Machine(device="cpu"),
     )
-    metrics = []
-    for finished in run_all(plan):
-        if distributed.rank == 0:
-            write_result(Path(output), *finished)
-        metrics.append(dict(finished.row.metrics))
-    return metrics
+    return [dict(result.row.metrics) for result in run_all(plan, output=Path(output)) if result.row]

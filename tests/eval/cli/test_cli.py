@@ -14,10 +14,10 @@ import pytest
 from support.results import SAMPLES, store_result
 from support.rows import MODEL, PROVENANCE, make_row
 
-from cosmos_eval.cli import display
+from cosmos_eval.cli import run
 from cosmos_eval.cli.app import main
-from cosmos_eval.results.store import write_result
-from cosmos_eval.runner import batch
+from cosmos_eval.runner import execute
+from cosmos_eval.runner.plan import Pair, Result
 from cosmos_eval.types import CosmosEvalError
 
 # Runs a command in a fresh process and tells on standard error which heavy packages it imported.
@@ -147,7 +147,7 @@ def test_failures_are_one_line_too(in_process, monkeypatch, tmp_path, error, sta
         raise error
         yield
 
-    monkeypatch.setattr(batch, "execute", fail)
+    monkeypatch.setattr(execute, "execute", fail)
     code, out, err = in_process("run")
     assert (code, out) == (status, "")
     assert len(err.splitlines()) == 1
@@ -155,15 +155,16 @@ def test_failures_are_one_line_too(in_process, monkeypatch, tmp_path, error, sta
     assert not (tmp_path / "runs").exists()
 
 
-def test_frequent_mistakes_are_told_beside_the_table(tmp_path, capsys):
+def test_frequent_mistakes_are_printed_beside_the_table(capsys):
     pairs = [
         {"true": true, "predicted": "boat", "images": images}
         for true, images in (("apple", 7), ("car", 5), ("fish", 5), ("tree", 1))
     ]
     row = make_row(confusion_pairs=pairs)
-    display.show_results([write_result(tmp_path, row, {"x": np.arange(3)})], as_json=False)
-    told = "scenes-cls (scenes): apple as boat (7), car as boat (5), fish as boat (5)\n"
-    assert capsys.readouterr().err == f"most confused by scenes-cosmos on {told}"
+    results = [Result(Pair("scenes-cosmos", "scenes-cls", "scenes"), row)]
+    run.print_results(results, as_json=False)
+    expected = "scenes-cls (scenes): apple as boat (7), car as boat (5), fish as boat (5)\n"
+    assert capsys.readouterr().err == f"most confused by scenes-cosmos on {expected}"
 
 
 def test_a_dry_run_shows_every_measurement_and_writes_nothing(in_process, tmp_path):

@@ -20,7 +20,7 @@ from support.hostile import HOSTILE, assert_only_text
 from support.models import make_result, store
 
 from cosmos_core.train import main as train
-from cosmos_eval.cli import display
+from cosmos_eval.cli import progress as bars
 from cosmos_eval.results import text as escaping
 from cosmos_eval.results.store import write_result
 from cosmos_eval.types import Progress
@@ -318,9 +318,9 @@ def test_error_lines(command, arguments):
 def test_progress(monkeypatch, capsys, terminal):
     monkeypatch.setenv("FORCE_COLOR" if terminal else "NO_COLOR", "1")
     for one in HOSTILE:
-        with display.Progress() as progress:
+        with bars.Progress() as progress:
             progress.step(one.name, Progress(one.name, 0, 1, note=one.name))
-            progress.wrote(Path(f"a{one.name.replace('/', '')}"))
+            progress.print(f"wrote a{one.name.replace('/', '')}")
         err = capsys.readouterr().err
         assert f"{one.shown}: {one.shown}\n" in err
         assert one.text or f"wrote a{one.shown.replace('/', '')}\n" in err

@@ -261,7 +261,7 @@ def test_other_tasks_are_looked_at_as_before_a_run(tmp_path, run):
     path.write_text("{kind: cls, folder: photos, templates: ['{}']}")
     code, out, _ = run(str(path))
     assert code == 0
-    assert "looked at for cls: class folders" in out
+    assert "checked for cls: class folders" in out
     (tmp_path / "photos/b/one.png").unlink()
     code, out, _ = run(str(path))
     assert code == 1

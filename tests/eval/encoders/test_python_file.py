@@ -12,8 +12,8 @@ from cosmos_eval.embedding.cache import spaces
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.encoder import DenseEncoder, Encoder
 from cosmos_eval.models.specs import located, parse_model_spec
-from cosmos_eval.results.store import read_record, write_result
-from cosmos_eval.runner.pending import existing_results
+from cosmos_eval.results.store import read_record
+from cosmos_eval.runner.execute import existing_results
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
@@ -82,8 +82,8 @@ def test_the_record_says_which_file_it_was(own, tmp_path, photos):
     digest = hashlib.sha256((tmp_path / "mine.py").read_bytes()).hexdigest()
     assert info == EncoderInfo(text, "means", None, "0" * 64, False, "fp32", "cpu", digest)
     plan = make_plan(datasets=[photos], models=[text])
-    ((row, samples),) = run_all(plan)
-    record = read_record(write_result(tmp_path / "out", row, samples))
+    (result,) = run_all(plan, output=tmp_path / "out")
+    record = read_record(result.path)
     assert record["model"]["spec"] == text
     assert record["model"]["code_sha256"] == digest
     assert record["provenance"]["precision"] == "fp32"
@@ -115,13 +115,13 @@ def test_versions_of_a_file_never_share_embeddings(own, tmp_path, photos):
 
 def test_a_changed_file_is_measured_again(own, tmp_path, photos):
     plan = make_plan(datasets=[photos], models=[own()])
-    for row, samples in run_all(plan):
-        path = write_result(tmp_path / "out", row, samples)
+    for result in run_all(plan, output=tmp_path / "out"):
+        path = result.path
     (existing,) = existing_results(plan, tmp_path / "out").values()
     assert existing.row is not None
     own(shift="1")
-    (standing,) = existing_results(plan, tmp_path / "out").values()
-    assert standing.fault == f"{path} is of other code than {tmp_path / 'mine.py'} now holds"
+    (existing,) = existing_results(plan, tmp_path / "out").values()
+    assert str(existing.error) == f"{path} is of other code than {tmp_path / 'mine.py'} now holds"
 
 
 def test_in_a_suite_a_file_is_relative_to_the_suite(tmp_path):
@@ -196,7 +196,7 @@ def test_an_object_is_measured_as_it_is(colour_encoder, tmp_path, photos):
     assert row.metrics["acc1"] == 1.0
     assert row.model["spec"] == "colours"
     assert "code_sha256" not in row.model
-    with pytest.raises(UsageError, match="arch, weights, device and precision are of models"):
+    with pytest.raises(UsageError, match="arch, weights, device and precision go with a model"):
         cosmos_eval.evaluate(colour_encoder, photos, precision="bf16")
     with pytest.raises(UsageError, match=r"dict is no cosmos_eval\.Encoder"):
         cosmos_eval.evaluate({}, photos)

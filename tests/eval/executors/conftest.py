@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,8 +15,7 @@ import pytest
 
 from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
-from cosmos_eval.runner.batch import Stored, execute
-from cosmos_eval.runner.executors import Engine, engine_of
+from cosmos_eval.runner.execute import Engine, engine_of, execute
 from cosmos_eval.runner.plan import Machine, Pair, Plan, make_plan
 from cosmos_eval.types import RunOptions
 
@@ -57,9 +57,9 @@ def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def run(datasets: list[str]) -> Callable[..., Run]:
-    """Carry out the plan by an engine; a part of it: one model, two data sets."""
+    """Run the plan by an engine; a part of it: one model, two data sets."""
 
-    def carried_out(
+    def run_plan(
         output: Path,
         engine: Engine,
         distributed: Distributed = SINGLE_PROCESS,
@@ -69,11 +69,11 @@ def run(datasets: list[str]) -> Callable[..., Run]:
         plan = plan_of(datasets, output, distributed)
         if in_part:
             plan = replace(plan, specs=plan.specs[:1], protocols=plan.protocols[:2])
-        events = [*execute(plan, output, engine)]
-        assert all(isinstance(event, Stored) for event in events)
-        return Run([event.pair for event in events], *written(output))
+        results = list(chain(*execute(plan, output, engine)))
+        assert all(result.path and result.row for result in results)
+        return Run([result.pair for result in results], *written(output))
 
-    return carried_out
+    return run_plan
 
 
 def plan_of(datasets: list[str], output: Path, distributed: Distributed) -> Plan:
@@ -103,8 +103,8 @@ def here(run, tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def deadly(tmp_path: Path) -> Distributed:
-    """The share of a process alone; the first one other than this that is midway through a task is
-    killed, and leaves its process id in `killed`."""
+    """A group of one process; the first one other than this that is midway through a job is killed,
+    and leaves its process id in `killed`."""
     home, note, calls = os.getpid(), str(tmp_path / "killed"), []
 
     # Defined here, so that it reaches other processes by value, with what this one has counted.

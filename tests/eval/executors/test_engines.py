@@ -1,9 +1,10 @@
-"""What is asked of every engine, and what is made of its answers."""
+"""The results of every engine are reported in the order of the plan."""
 
 from __future__ import annotations
 
 import pickle
 import sys
+from itertools import chain
 from pathlib import Path
 
 import cloudpickle
@@ -11,9 +12,8 @@ import pytest
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS
 from cosmos_eval.protocols import known_families, known_protocols
-from cosmos_eval.runner.batch import Failed, Stored, execute
-from cosmos_eval.runner.executors import engine_of
-from cosmos_eval.runner.executors.worker import Numbered, Outcome
+from cosmos_eval.runner.execute import engine_of, execute, reason_of
+from cosmos_eval.runner.plan import Result, pair_of
 from cosmos_eval.types import UsageError
 
 from .conftest import plan_of
@@ -25,50 +25,53 @@ def plan(datasets, tmp_path):
     return plan_of(datasets, tmp_path, SINGLE_PROCESS)
 
 
-def backwards(tasks, watch):
-    """An engine that knows the last task's outcome first."""
-    for number, task in reversed([*enumerate(tasks)]):
-        paths = tuple(Path(protocol.dataset) for protocol in task.job.protocols)
-        yield Numbered(number, Outcome(paths))
+def done(job, count=None):
+    """Results of the first protocols of a job, of all by default."""
+    protocols = job.protocols[:count]
+    return [Result(pair_of(job.spec, one), path=Path(one.dataset)) for one in protocols]
 
 
-def test_results_are_told_in_the_order_of_the_plan(plan, tmp_path):
-    events = list(execute(plan, tmp_path, backwards))
+def backwards(jobs, watch):
+    """An engine whose last job ends first."""
+    for index, job in reversed([*enumerate(jobs)]):
+        yield index, done(job)
+
+
+def test_results_come_in_the_order_of_the_plan(plan, tmp_path):
+    results = list(chain(*execute(plan, tmp_path, backwards)))
     sets = ["segmented", "again", "named", "found"]
-    assert [str(event.path) for event in events] == sets * 2
-    assert [event.pair.model for event in events] == [plan.specs[n // 4].text for n in range(8)]
+    assert [str(result.path) for result in results] == sets * 2
+    assert [result.pair.model for result in results] == [plan.specs[n // 4].text for n in range(8)]
 
 
 class Failing:
-    """An engine whose second task fails first, after one of its two protocols."""
+    """An engine whose second job fails first; the first job fails after one of two protocols."""
 
     closed = False
 
-    def __call__(self, tasks, watch):
+    def __call__(self, jobs, watch):
         try:
-            yield Numbered(1, Outcome((), UsageError("no such\nimage")))
-            yield Numbered(0, Outcome((Path("segmented"),), ValueError("odd")))
-            yield from (Numbered(n, Outcome((Path("x"),))) for n in (2, 4, 5))
-            yield Numbered(3, Outcome((Path("x"), Path("y"))))
+            yield 1, jobs[1].failed(UsageError("no such\nimage"))
+            yield 0, done(jobs[0], 1) + jobs[0].failed(ValueError("odd"), 1)
+            yield from ((n, done(jobs[n])) for n in (2, 4, 5, 3))
         finally:
             self.closed = True
 
 
 def test_the_first_failure_ends_all_at_once(plan, tmp_path):
     engine = Failing()
-    events = execute(plan, tmp_path, engine)
     with pytest.raises(UsageError, match="no such"):
-        next(events)
+        next(execute(plan, tmp_path, engine))
     assert engine.closed
 
 
-def test_or_it_is_told_in_its_place(plan, tmp_path):
-    events = list(execute(plan, tmp_path, Failing(), keep_going=True))
-    assert [type(event) for event in events[:3]] == [Stored, Failed, Failed]
-    (again,), (named,) = events[1].pairs, events[2].pairs
-    assert (again.dataset, events[1].reason) == ("again", "ValueError: odd")
-    assert (named.dataset, events[2].reason) == ("named", "no such image")
-    assert len(events) == 3 + 1 + 2 + 1 + 1
+def test_or_it_is_reported_in_its_place(plan, tmp_path):
+    batches = list(execute(plan, tmp_path, Failing(), keep_going=True))
+    (segmented,), (again,), (named,) = batches[:3]
+    assert (segmented.pair.dataset, segmented.error) == ("segmented", None)
+    assert (again.pair.dataset, reason_of(again.error)) == ("again", "ValueError: odd")
+    assert (named.pair.dataset, reason_of(named.error)) == ("named", "no such image")
+    assert len(list(chain(*batches))) == 8
 
 
 def test_every_known_protocol_can_be_sent_to_another_process():
@@ -80,6 +83,6 @@ def test_every_known_protocol_can_be_sent_to_another_process():
 @pytest.mark.parametrize(("executor", "package"), [("ray", "ray"), ("slurm", "submitit")])
 def test_an_engine_that_is_not_installed(executor, package, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, f"cosmos_eval.runner.executors.{executor}", raising=False)
+    monkeypatch.delitem(sys.modules, f"cosmos_eval.runner.{executor}", raising=False)
     with pytest.raises(UsageError, match=rf"pip install 'cosmos-eval\[{executor}\]'"):
         engine_of(executor)

@@ -11,9 +11,8 @@ import pytest
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS
 from cosmos_eval.cli.app import main
-from cosmos_eval.runner.batch import Failed, Stored, execute
-from cosmos_eval.runner.executors import engine_of
-from cosmos_eval.runner.executors.ray import connected
+from cosmos_eval.runner.execute import engine_of, execute
+from cosmos_eval.runner.ray import connected
 
 from .conftest import ARCH, MODELS, plan_of, written
 
@@ -50,14 +49,13 @@ def test_the_command_prints_what_a_run_here_prints(datasets, here, tmp_path, cap
     assert {row["provenance"]["command"].split()[0] for row in printed} == {Path(sys.argv[0]).name}
 
 
-def test_what_fails_elsewhere_is_told_here(datasets, tmp_path, capfd):
+def test_what_fails_elsewhere_is_reported_here(datasets, tmp_path, capfd):
     plan = plan_of(datasets[1:2], tmp_path, SINGLE_PROCESS)
     good, spoilt = plan.specs
     # No result can be written where a folder has the name of its file.
     (tmp_path / f"{spoilt.text}__named__user.json").mkdir()
-    events = list(execute(plan, tmp_path, engine_of("ray"), keep_going=True))
-    assert [type(event) for event in events] == [Stored, Failed]
-    assert events[0].pair.model == good.text
-    assert events[1].pairs[0].model == spoilt.text
-    assert events[1].reason == f"cannot write results to {tmp_path}: Is a directory"
+    (stored,), (failed,) = execute(plan, tmp_path, engine_of("ray"), keep_going=True)
+    assert (stored.pair.model, stored.error) == (good.text, None)
+    assert failed.pair.model == spoilt.text
+    assert str(failed.error) == f"cannot write results to {tmp_path}: Is a directory"
     assert capfd.readouterr() == ("", "")

@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import submitit
 
-from cosmos_eval.runner.executors import engine_of
-from cosmos_eval.runner.executors.slurm import execute
+from cosmos_eval.runner.execute import engine_of
+from cosmos_eval.runner.slurm import execute
 from cosmos_eval.types import UsageError
 
 pytestmark = pytest.mark.slow  # starts processes of its own

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cosmos_eval.report.gallery import Gallery, Picture, collect
-from cosmos_eval.results.store import result_paths, write_result
+from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner.plan import Machine, make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import RunOptions
@@ -44,8 +44,7 @@ def measure(
         machine=Machine(device="cpu"),
         **how,
     )
-    for finished in run_all(plan):
-        write_result(output, *finished)
+    list(run_all(plan, output=output))
     return result_paths(output)
 
 

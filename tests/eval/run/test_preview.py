@@ -1,4 +1,4 @@
-"""`--dry-run`: what is told of a plan is what is there, and nothing is made up."""
+"""`--dry-run` reports what exists, and makes nothing up."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import local_file, parse_model_spec
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.results.store import write_result
-from cosmos_eval.runner.pending import existing_results
+from cosmos_eval.runner.execute import existing_results
 from cosmos_eval.runner.plan import Machine, Pair, make_plan
 from cosmos_eval.runner.preview import ROUGH, preview
 from cosmos_eval.types import RunOptions, UsageError
@@ -59,17 +59,15 @@ def test_a_suite_before_and_after_it_ran(command, own_suite, tmp_path):
         ({}, {"weights": "student"}, {"weights": "student"}),
     ],
 )
-def test_results_are_found_under_the_name_that_they_are_stored_under(
-    provenance, model, how, tmp_path
-):
+def test_results_are_found_by_the_names_they_are_stored_under(provenance, model, how, tmp_path):
     file = local_file(parse_model_spec("scenes-cosmos"))
     assert file is not None
     own = {**model, "weights_sha256": file_sha256(file)}
     path = write_result(tmp_path, make_row(provenance, own), {"x": np.arange(3)})
     plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"], **how)
-    standing = existing_results(plan, tmp_path)[SCENES]
-    assert standing.path == path
-    assert standing.row is not None
+    found = existing_results(plan, tmp_path)[SCENES]
+    assert found.path == path
+    assert found.row is not None
 
 
 def test_the_form_of_attention_is_part_of_the_name(tmp_path):
@@ -83,16 +81,16 @@ def test_the_form_of_attention_is_part_of_the_name(tmp_path):
         path = write_result(tmp_path / used, row, {"x": np.arange(3)})
         options = RunOptions(attention=asked)
         plan = make_plan(datasets=["voc20"], models=["openclip:ViT-B-16/openai"], options=options)
-        (standing,) = existing_results(plan, tmp_path / used).values()
-        assert (standing.path, standing.fault) == (path, "")
+        (found,) = existing_results(plan, tmp_path / used).values()
+        assert (found.path, found.error) == (path, None)
 
 
 def test_a_result_of_weights_that_the_file_no_longer_holds_is_none(tmp_path):
     write_result(tmp_path, make_row(), {"x": np.arange(3)})
     plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"])
-    standing = existing_results(plan, tmp_path)[SCENES]
-    assert standing.row is None
-    assert "is of other weights than" in standing.fault
+    found = existing_results(plan, tmp_path)[SCENES]
+    assert found.row is None
+    assert "is of other weights than" in str(found.error)
 
 
 def test_kept_embeddings_are_counted_by_the_weights_they_are_of(tmp_path):
@@ -107,20 +105,21 @@ def test_kept_embeddings_are_counted_by_the_weights_they_are_of(tmp_path):
     ShardStore(tmp_path, own).add(keys, {"features": np.zeros((5, 2), np.float32)})
     for change in ({"code": "other"}, {"precision": "bf16"}, {"weights": "student"}):
         ShardStore(tmp_path, {**own, **change}).add(keys[:1], {"features": np.zeros((1, 2))})
-    counts = [item.kept for item in preview(plan, {}, tmp_path)]
+    counts = [item.embeddings_kept for item in preview(plan, {}, tmp_path)]
     assert counts == [{"image": 5}, {}, None]
 
 
-def test_an_estimate_says_what_it_is_concluded_from(tmp_path):
+def test_an_estimate_names_its_basis(tmp_path):
     model = "cosmos:vitb16_cc3m"
     names = ["food101", "dtd", "scenes-cls"]
     plan = make_plan(datasets=names, models=[model], options=RunOptions(data_root=str(tmp_path)))
 
-    def estimates() -> list[tuple[float, str] | None]:
-        return [item.estimate for item in preview(plan, {}, tmp_path)]
+    def estimates() -> list[tuple[float | None, str | None]]:
+        previews = preview(plan, {}, tmp_path)
+        return [(item.estimated_seconds, item.estimated_from) for item in previews]
 
     assert [known_protocols()[name].n_images for name in names] == [25_250, 1_880, None]
-    assert [estimate and estimate[1] for estimate in estimates()] == [ROUGH, ROUGH, None]
+    assert [basis for _, basis in estimates()] == [ROUGH, ROUGH, None]
     # Another model of the same architecture took 3 s for 6 images of dtd; one of another, longer.
     for spec, arch, seconds in (("a", "ViT-B-16", 3.0), ("b", "ViT-B-32", 99.0)):
         row = make_row(
@@ -133,14 +132,14 @@ def test_an_estimate_says_what_it_is_concluded_from(tmp_path):
     assert estimates() == [
         (12_625.0, "results of this task"),
         (940.0, "results on this data set"),
-        None,
+        (None, None),
     ]
 
 
 def test_every_known_data_set_can_be_previewed_without_a_data_root():
     known = list(known_protocols())
     plan = make_plan(datasets=known, models=["scenes-clip"])
-    states = {item.pair.dataset: item.data for item in preview(plan, {}, Path("nowhere"))}
+    states = {item.dataset: item.data_state for item in preview(plan, {}, Path("nowhere"))}
     assert list(states) == known
     assert states["voc20"] == "no --data-root"
     assert states["scenes-cls"] in ("there", "made by the run")
@@ -174,7 +173,7 @@ def test_a_data_root_that_is_the_sets_own_folder(tmp_path, dataset, files):
     def state() -> str:
         plan = make_plan(datasets=[dataset], models=["scenes-clip"], options=options)
         (found,) = preview(plan, {}, Path("nowhere"))
-        return found.data
+        return found.data_state
 
     assert state() == "not found"
     for name in files:

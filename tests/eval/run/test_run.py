@@ -1,4 +1,4 @@
-"""Plans are carried out: data first, each model once, everything recorded."""
+"""Plans are run: data first, each model once, everything recorded."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 import cosmos_eval
 from cosmos_eval import models as encoders
 from cosmos_eval.protocols import known_protocols
-from cosmos_eval.results.store import read_result, write_result
+from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.plan import Machine, Plan, make_plan
-from cosmos_eval.runner.run import run, run_all
+from cosmos_eval.runner.run import run_all
 from cosmos_eval.tasks import TASKS, evaluator_named, task_of
 from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
 
@@ -35,20 +35,21 @@ def photos(tmp_path: Path, save_colour) -> Path:
 
 @pytest.fixture
 def loads(monkeypatch, colour_encoder) -> list[ModelSpec]:
-    """Every model loaded is the one of mean colours; lists what was asked for."""
-    asked: list[ModelSpec] = []
+    """Every model loaded is the one of mean colours; lists the models requested."""
+    requested: list[ModelSpec] = []
 
     def load(spec, *, device, precision):
-        asked.append(spec)
+        requested.append(spec)
         return colour_encoder
 
     monkeypatch.setattr(encoders, "load_encoder", load)
-    return asked
+    return requested
 
 
 def test_a_result_says_what_was_measured_and_how(photos, loads, tmp_path):
     plan = make_plan(datasets=[str(photos)], models=["scenes-clip"])
-    ((row, samples),) = run_all(plan)
+    (result,) = run_all(plan)
+    row = result.row
     assert (row.task, row.dataset, row.protocol, row.n_samples) == ("cls", "photos", "user", 4)
     assert row.metrics["acc1"] == 1.0
     assert set(row.intervals["acc1"]) == {"low", "high", "method", "level"}
@@ -58,8 +59,10 @@ def test_a_result_says_what_was_measured_and_how(photos, loads, tmp_path):
     assert record["peak_memory_bytes"] > 10_000_000
     assert (record["limit"], record["attention"], record["precision"]) == (None, None, "fp32")
     assert all(len(value) == 64 for value in record["hashes"].values())
-    stored = read_result(write_result(tmp_path / "out", row, samples))
-    assert stored.metrics == row.metrics
+    (stored,) = run_all(plan, output=tmp_path / "out")
+    assert (stored.pair, stored.samples, stored.error) == (result.pair, None, None)
+    assert stored.row.metrics == row.metrics
+    assert read_result(stored.path) == stored.row
 
 
 def test_each_model_is_loaded_once_for_all_data_sets(photos, loads):
@@ -90,16 +93,14 @@ def test_progress_of_every_phase_reaches_its_end(photos, loads):
     assert all(step.done == step.total for step in seen.values())
 
 
-def test_run_and_evaluate_return_the_row(photos, loads):
-    plan = make_plan(datasets=[str(photos)], models=["scenes-clip"])
-    assert run(plan.specs[0], plan.protocols[0]).metrics["acc1"] == 1.0
+def test_evaluate_returns_the_row(photos, loads):
     row = cosmos_eval.evaluate("scenes-clip", str(photos), weights="student", limit=2)
     assert loads[-1].weights == "student"
     assert row.n_samples == 2
     assert row.provenance["limit"] == 2
 
 
-def test_every_task_has_a_room_data_sets_and_an_embedded_one():
+def test_every_task_has_an_evaluator_data_sets_and_an_embedded_one():
     for task in TASKS.values():
         assert set(task.decisive) <= set(task.headlines)
     assert all(evaluator_named(name).truth for name in TASKS)

@@ -9,7 +9,6 @@ import torch
 
 from cosmos_core.data.scenes import TEST, write_layouts
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.results.store import write_result
 from cosmos_eval.runner.plan import Machine, make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import RunOptions
@@ -54,8 +53,7 @@ def test_nothing_is_encoded_twice(data, tmp_path, monkeypatch):
             options=RunOptions(cache=cache),
             machine=Machine(device="cpu"),
         )
-        for finished in run_all(plan):
-            write_result(output, *finished)
+        list(run_all(plan, output=output))
         # The name of a per-sample file holds the hash of its content.
         return sorted(path.name for path in output.iterdir())
 

@@ -1,0 +1,238 @@
+"""Run a plan by an executor: here, on a Ray cluster, or as SLURM jobs. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+
+from cosmos_core.utils.files import file_sha256, require_writable
+from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
+from cosmos_eval.results.labels import overrides_of, stem_of
+from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.store import read_files, samples_of
+from cosmos_eval.runner.plan import (
+    Job,
+    Pair,
+    Plan,
+    Result,
+    Watch,
+    data_folder,
+    pair_of,
+    unwatched,
+)
+from cosmos_eval.runner.run import Worker, data_faults, jobs_of
+from cosmos_eval.tasks import part_of
+from cosmos_eval.types import (
+    CosmosEvalError,
+    Executor,
+    LabelMapProtocol,
+    ModelSpec,
+    Part,
+    Protocol,
+    RunOptions,
+    UsageError,
+)
+
+Outcomes = Generator[tuple[int, list[Result]], None, None]
+"""The results of jobs as they end, each with the job's index; closed, it cancels the others."""
+
+Engine = Callable[[Sequence[Job], Watch], Outcomes]
+"""Runs jobs, one or more. It decides where and when, `Worker` what is measured and written."""
+
+
+def engine_of(executor: Executor) -> Engine:
+    """The engine of a name. Raises UsageError where the package it needs is not installed."""
+    try:
+        match executor:
+            case "local":
+                return run_here
+            case "ray":
+                from cosmos_eval.runner.ray import execute
+            case "slurm":
+                from cosmos_eval.runner.slurm import execute
+    except ImportError as error:
+        raise UsageError(
+            f"--executor {executor} needs a package that is not installed ({error}): "
+            f"pip install 'cosmos-eval[{executor}]'"
+        ) from error
+    return execute
+
+
+def run_here(jobs: Sequence[Job], watch: Watch) -> Outcomes:
+    """Run jobs one after the other in this process, or in those of a torchrun, which share each."""
+    worker = Worker(watch)
+    for index, job in enumerate(jobs):
+        yield index, worker.run(job)
+
+
+_worker = cache(Worker)
+
+
+def run_remote(job: Job) -> list[Result]:
+    """`Worker.run` in a process that an engine has started, which keeps its worker.
+
+    An error that is none of ours might not survive the way back: its traceback goes to this
+    process's log.
+    """
+    os.chdir(job.folder)
+    return [result._replace(error=_portable(result.error)) for result in _worker().run(job)]
+
+
+def _portable(error: Exception | None) -> Exception | None:
+    if error is None or type(error) in (UsageError, CosmosEvalError):
+        return error
+    traceback.print_exception(error, file=sys.stderr)
+    return CosmosEvalError(f"{type(error).__name__}: {error}")
+
+
+def execute(
+    plan: Plan,
+    output: Path,
+    engine: Engine,
+    *,
+    skip: Container[Pair] = (),
+    keep_going: bool = False,
+    watch: Watch = unwatched,
+) -> Iterator[list[Result]]:
+    """Measure and store the pairs of a plan that are not to be skipped, job by job in its order.
+
+    The folders that are written, then the data of every data set, are checked first. With
+    `keep_going`, failures are yielded as results with an error, those of one cause together.
+    Otherwise the first one is raised; several data sets that cannot be measured on are yielded
+    before UsageError is raised.
+    """
+    plan = _without(plan, skip)
+    for protocol in plan.protocols:
+        data_folder(protocol, plan.options)
+    if plan.specs:
+        plan.options.distributed.main_process_first(partial(_require_outputs, plan.options, output))
+    faults = list(data_faults(plan, watch))
+    if len(faults) == 1 and not keep_going:
+        raise faults[0].error
+    for fault in faults:
+        pairs = (pair_of(spec, fault.protocol) for spec in plan.specs)
+        yield [Result(pair, error=fault.error) for pair in pairs if pair not in skip]
+    if faults and not keep_going:
+        raise UsageError(
+            f"{len(faults)} of {len(plan.protocols)} data sets cannot be measured on; nothing was "
+            "measured (--keep-going measures on the others)"
+        )
+    faulty = [id(fault.protocol) for fault in faults]
+    plan = replace(plan, protocols=[one for one in plan.protocols if id(one) not in faulty])
+    jobs = plan.options.distributed.synchronized(partial(jobs_of, plan, skip, output))
+    if jobs:
+        with closing(engine(jobs, watch)) as outcomes:
+            yield from _in_order(outcomes, raising=not keep_going)
+
+
+def _without(plan: Plan, skip: Container[Pair]) -> Plan:
+    """The plan without models and data sets of which every pair is skipped."""
+    wanted = [pair for pair in plan.pairs if pair not in skip]
+    models = {pair.model for pair in wanted}
+    sets = {pair[1:] for pair in wanted}
+    return replace(
+        plan,
+        specs=[spec for spec in plan.specs if spec.text in models],
+        protocols=[p for p in plan.protocols if (p.dataset, p.family) in sets],
+    )
+
+
+def _require_outputs(options: RunOptions, output: Path) -> None:
+    """Raise UsageError where results, predictions or the cache could not be written."""
+    for name, folder in (
+        ("--output", str(output)),
+        ("--save-predictions", options.save_predictions),
+        ("COSMOS_EVAL_CACHE (--no-cache does without)", options.cache),
+    ):
+        try:
+            if folder is not None:
+                require_writable(Path(folder))
+        except ValueError as error:
+            raise UsageError(f"{error}; choose another folder by {name}") from error
+
+
+def _in_order(outcomes: Outcomes, *, raising: bool) -> Iterator[list[Result]]:
+    """Results of jobs in the order of the jobs, without and with an error apart.
+
+    With `raising`, an error is raised as soon as it is known.
+    """
+    waiting: dict[int, list[Result]] = {}
+    following = 0
+    for index, results in outcomes:
+        for result in results if raising else ():
+            if result.error is not None:
+                raise result.error
+        waiting[index] = results
+        while following in waiting:
+            results = waiting.pop(following)
+            for failing in (False, True):
+                if some := [one for one in results if (one.error is not None) == failing]:
+                    yield some
+            following += 1
+
+
+def reason_of(error: Exception) -> str:
+    """An error in one line; its kind, where it is none of ours."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, CosmosEvalError) else f"{type(error).__name__}: {text}"
+
+
+def existing_results(plan: Plan, output: Path) -> dict[Pair, Result]:
+    """The results of a plan's pairs whose files exist; an error says why one is measured again."""
+    existing = {}
+    for spec in plan.specs:
+        for protocol in plan.protocols:
+            path = output / f"{_stem(spec, protocol, plan)}.json"
+            if path.exists():
+                existing[pair_of(spec, protocol)] = _existing(spec, pair_of(spec, protocol), path)
+    return existing
+
+
+def _existing(spec: ModelSpec, pair: Pair, path: Path) -> Result:
+    """A result is valid with its own samples, and with the weights and code its model has now."""
+    try:
+        row = _valid(spec, path)
+    except UsageError as error:
+        return Result(pair, path=path, error=error)
+    return Result(pair, row, path=path)
+
+
+def _valid(spec: ModelSpec, path: Path) -> ResultRow:
+    stored = read_files(path)
+    samples_of(path, stored)
+    model = stored.row.model
+    file, code = local_file(spec), code_file(spec)
+    if file is not None and file_sha256(file) != model["weights_sha256"]:
+        raise UsageError(f"{path} is of other weights than {file} now holds")
+    if code is not None and file_sha256(code) != model.get("code_sha256"):
+        raise UsageError(f"{path} is of other code than {code} now holds")
+    return stored.row
+
+
+def _stem(spec: ModelSpec, protocol: Protocol, plan: Plan) -> str:
+    """The file name that `store.file_stem` will give the result."""
+    own = protocol.attention if isinstance(protocol, LabelMapProtocol) else None
+    part = _part(protocol, plan)
+    words = overrides_of(
+        student=spec.kind in TWO_SETS and spec.weights == "student",
+        attention=(plan.options.attention or own) if own else None,
+        usual_attention=own,
+        precision=plan.machine.precision,
+        limit=plan.options.limit,
+        partial=None if part is None else str(part),
+    )
+    return stem_of(spec.text, protocol.dataset, protocol.family, words)
+
+
+def _part(protocol: Protocol, plan: Plan) -> Part | None:
+    """The number of samples there are now of an incomplete set; None where none can be read."""
+    try:
+        return part_of(protocol, plan.options)
+    except UsageError:
+        return None  # the run reports it, unless it fetches the set
