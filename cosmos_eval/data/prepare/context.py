@@ -4,21 +4,27 @@ From `trainval_merged.json` of the Detail API (github.com/zhanghang1989/detail-a
 MMSegmentation's tools/dataset_converters/pascal_context.py makes them, or where there is no such
 file from the original `trainval/*.mat` (cs.stanford.edu/~roozbeh/pascal-context): both number the
 same 459 categories.
+
+In the JSON file, `images` hold image_id, file_name, height, width and phase (`train`, `val`, ...);
+`annos_segmentation` hold image_id, category_id and `segmentation`, COCO's compressed run-length
+code.
 """
 
 from __future__ import annotations
 
+import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data.folders import find_root
-from cosmos_eval.data.prepare.detail import Picture, draw, read_annotation
-from cosmos_eval.data.prepare.maps import Label, LabelMap, Work
-from cosmos_eval.data.prepare.places import missing_comes_from
+from cosmos_eval.data.prepare.label_maps import Label, LabelMap, Work
+from cosmos_eval.data.readers import read_json
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.types import UsageError
 
@@ -42,45 +48,58 @@ ORIGINALS = (_ANNOTATION, _MATLAB)
 
 _PHASES = ("train", "val")
 
+# Warning filters belong to the process, not to a thread.
+_filters = threading.Lock()
+
+
+class _Picture(NamedTuple):
+    """An image's name without suffix, its size in pixels, its categories and their codes."""
+
+    name: str
+    phase: str
+    size_hw: tuple[int, int]
+    segments: list[tuple[int, Mapping[str, Any]]]
+
 
 def context(data_root: str | None) -> Work:
-    """Label maps of training and validation images, then `train.txt` and `val.txt`."""
-    with missing_comes_from(_PROTOCOL):
-        root = find_root(_PROTOCOL, data_root, (_PROTOCOL.images,))
-        annotation = root / _ANNOTATION
-        if annotation.is_file():
-            return _from_annotation(root, annotation)
-        if (root / _MATLAB).is_dir():
-            return _from_matlab(root)
-        raise UsageError(f"{annotation} is missing")
-
-
-def _from_annotation(root: Path, path: Path) -> Work:
-    pictures = read_annotation(path, _PHASES)
-    maps = [_label_map(root, picture.name, partial(_drawn, picture, path)) for picture in pictures]
-    names = {phase: [p.name for p in pictures if p.phase == phase] for phase in _PHASES}
+    """List label maps of training and validation images, then `train.txt` and `val.txt`."""
+    root = find_root(_PROTOCOL, data_root, (_PROTOCOL.images,))
+    path, folder = root / _ANNOTATION, root / _MATLAB
+    if path.is_file():
+        pictures = _read_annotation(path)
+        names = {phase: [p.name for p in pictures if p.phase == phase] for phase in _PHASES}
+        makes = {picture.name: partial(_draw, picture, path) for picture in pictures}
+    elif folder.is_dir():
+        names = {phase: _listed(root, phase) for phase in _PHASES}
+        originals = {name: folder / f"{name}.mat" for own in names.values() for name in own}
+        for name, original in originals.items():
+            if not (original.is_file() or _target(root, name).is_file()):
+                raise UsageError(f"{original} is missing")
+        makes = {name: partial(_read_matlab, original) for name, original in originals.items()}
+    else:
+        raise UsageError(f"{path} is missing")
+    n_classes = len(_PROTOCOL.class_names)
+    maps = [LabelMap(_target(root, name), n_classes, make) for name, make in makes.items()]
     return Work(maps, _lists(root, names))
 
 
-def _drawn(picture: Picture, path: Path) -> Label:
-    return _classes(draw(picture, path), f"{path}: image {picture.name}")
+def _target(root: Path, name: str) -> Path:
+    return root / _PROTOCOL.masks / f"{name}{_PROTOCOL.mask_suffix}"
 
 
-def _from_matlab(root: Path) -> Work:
-    folder = root / _MATLAB
-    names = {phase: _listed(root, phase) for phase in _PHASES}
-    maps = []
-    for name in (name for phase in _PHASES for name in names[phase]):
-        original = folder / f"{name}.mat"
-        wanted = _label_map(root, name, partial(_read_matlab, original))
-        if not (original.is_file() or wanted.target.is_file()):
-            raise UsageError(f"{original} is missing")
-        maps.append(wanted)
-    return Work(maps, _lists(root, names))
+def _list_path(root: Path, phase: str) -> Path:
+    return (root / str(_PROTOCOL.split)).with_name(f"{phase}.txt")
+
+
+def _lists(root: Path, names: Mapping[str, Sequence[str]]) -> dict[Path, str]:
+    return {
+        _list_path(root, phase): "".join(f"{name}\n" for name in sorted(own))
+        for phase, own in names.items()
+    }
 
 
 def _listed(root: Path, phase: str) -> list[str]:
-    """Names of a phase: of the list that is there already, else of VOC's own list."""
+    """Read the names of a phase: of the list that is there already, else of VOC's own list."""
     own, main = _list_path(root, phase), root / "ImageSets/Main" / f"{phase}.txt"
     path = own if own.is_file() else main
     if not path.is_file():
@@ -101,25 +120,53 @@ def _read_matlab(path: Path) -> Label:
 
 
 def _classes(categories: NDArray[np.uint16], where: str) -> Label:
-    """(H, W) of 0 and the 459 categories -> class indices. Raises UsageError for other values."""
+    """Turn (H, W) of 0 and the 459 categories into class indices."""
     highest = int(categories.max(initial=0))
     if highest > _CATEGORIES:
         raise UsageError(f"{where} holds category {highest}; there are {_CATEGORIES}")
     return _CLASS_OF[categories]
 
 
-def _label_map(root: Path, name: str, make: partial[Label]) -> LabelMap:
-    target = root / _PROTOCOL.masks / f"{name}{_PROTOCOL.mask_suffix}"
-    return LabelMap(target, len(_PROTOCOL.class_names), make)
+def _read_annotation(path: Path) -> list[_Picture]:
+    """Read the training and validation images of the Detail API's file."""
+    try:
+        content = read_json(path)
+        pictures = {
+            image["image_id"]: _Picture(
+                Path(image["file_name"]).stem, image["phase"], (image["height"], image["width"]), []
+            )
+            for image in content["images"]
+            if image["phase"] in _PHASES
+        }
+        for note in content["annos_segmentation"]:
+            if note["image_id"] in pictures:
+                segment = note["category_id"], note["segmentation"]
+                pictures[note["image_id"]].segments.append(segment)
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{path} is not the Detail API's annotation file ({reason})") from error
+    return list(pictures.values())
 
 
-def _list_path(root: Path, phase: str) -> Path:
-    assert _PROTOCOL.split is not None
-    return (root / _PROTOCOL.split).with_name(f"{phase}.txt")
+def _draw(picture: _Picture, path: Path) -> Label:
+    """Draw the segments; later ones lie on top, as the API's `getMask` has them."""
+    categories = np.zeros(picture.size_hw, np.uint16)
+    where = f"{path}: image {picture.name}"
+    try:
+        for category, code in picture.segments:
+            categories[_decode(code)] = category
+    except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{where} has a broken segment ({reason})") from error
+    return _classes(categories, where)
 
 
-def _lists(root: Path, names: Mapping[str, Sequence[str]]) -> dict[Path, str]:
-    return {
-        _list_path(root, phase): "".join(f"{name}\n" for name in sorted(own))
-        for phase, own in names.items()
-    }
+def _decode(code: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """Decode a run-length code to (H, W), true inside."""
+    from pycocotools import mask
+
+    with _filters, warnings.catch_warnings():
+        # pycocotools returns arrays in a way that NumPy 2 deprecates.
+        warnings.filterwarnings("ignore", message="__array__", category=DeprecationWarning)
+        inside: NDArray[np.bool_] = mask.decode(code) > 0
+    return inside

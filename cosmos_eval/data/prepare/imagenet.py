@@ -1,19 +1,18 @@
-"""ImageNet's validation images, which come in one folder, into one folder a class.
+"""Move ImageNet's validation images, which come in one folder, into one folder per class.
 
-The archive ILSVRC2012_img_val.tar holds 50,000 images without folders. Which class each has stands
-in one of three files that people have beside them:
+The archive ILSVRC2012_img_val.tar holds 50,000 images without folders. One of
+three files, which people have beside them, tells the class of each:
 - the development kit (ILSVRC2012_devkit_t12, its readme.txt): line i of
   data/ILSVRC2012_validation_ground_truth.txt is the ILSVRC2012_ID of image i, and data/meta.mat
   maps those of the leaves to WordNet ids (as torchvision/datasets/imagenet.py reads them);
 - Kaggle's LOC_val_solution.csv: ImageId, and the WordNet id before every box;
-- a text file with `ILSVRC2012_val_00000001.JPEG n01751748` a line.
+- a text file with lines such as `ILSVRC2012_val_00000001.JPEG n01751748`.
 
 Images whose names end in the class (`ILSVRC2012_val_00000293_n01440764.JPEG`) need none of them.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +24,8 @@ from cosmos_eval.data.class_folders import (
     flat_images,
     must_be_sorted,
 )
-from cosmos_eval.data.prepare.maps import Counts
+from cosmos_eval.data.prepare.label_maps import Counts
+from cosmos_eval.data.readers import FileError, read_table
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
 from cosmos_eval.types import OnProgress, Progress, RunOptions, UsageError
 
@@ -36,11 +36,8 @@ _KAGGLE = "LOC_val_solution.csv"
 _BESIDE = (".", "data", "ILSVRC2012_devkit_t12/data")
 _LINE = re.compile(r"(ILSVRC2012_val_\d{8}\.JPEG)\s+(n\d{8})")
 
-ClassOf = Mapping[str, str]
-"""Image name -> WordNet id."""
 
-
-def organise(data_root: str | None, workers: int, progress: OnProgress) -> Counts:
+def organise(data_root: str | None, progress: OnProgress) -> Counts:
     """Move every image that is outside class folders into that of its class.
 
     There it has the name of ILSVRC2012_img_val.tar, without the class. A move is a rename, so an
@@ -52,7 +49,7 @@ def organise(data_root: str | None, workers: int, progress: OnProgress) -> Count
     there = sum(1 for _ in folder.glob("n*/*.JPEG"))
     flat = flat_images(folder)
     if flat:
-        source, class_of = _classes(folder, flat, Path(str(data_root)))
+        source, class_of = _find_classes(folder, flat, Path(str(data_root)))
         progress(Progress("images", 0, len(flat), f"classes of {len(flat)} images from {source}"))
         _move(folder, _targets(folder, flat, class_of), progress)
     return Counts(len(flat), there)
@@ -67,8 +64,10 @@ def is_flat(data_root: str | None) -> bool:
     return must_be_sorted(folder, flat_images(folder))
 
 
-def _classes(folder: Path, flat: Sequence[FlatImage], root: Path) -> tuple[str, ClassOf]:
-    """Find the class of every image by file name, and where the classes come from."""
+def _find_classes(
+    folder: Path, flat: Sequence[FlatImage], root: Path
+) -> tuple[str, Mapping[str, str]]:
+    """Return where the WordNet ids of images come from, and these by file name."""
     class_of = {image.name: image.wordnet_id for image in flat if image.wordnet_id}
     left = [image.name for image in flat if image.wordnet_id is None]
     if not left:
@@ -80,7 +79,9 @@ def _classes(folder: Path, flat: Sequence[FlatImage], root: Path) -> tuple[str, 
     return str(path), {**class_of, **{name: mapping[name] for name in left}}
 
 
-def _targets(folder: Path, flat: Sequence[FlatImage], class_of: ClassOf) -> dict[str, Path]:
+def _targets(
+    folder: Path, flat: Sequence[FlatImage], class_of: Mapping[str, str]
+) -> dict[str, Path]:
     targets: dict[str, Path] = {}
     sources: dict[Path, Path] = {}
     for name, usual, _ in flat:
@@ -105,28 +106,28 @@ def _move(folder: Path, targets: Mapping[str, Path], progress: OnProgress) -> No
         progress(Progress("images", done, len(targets)))
 
 
-def _mapping(folder: Path, root: Path) -> tuple[Path, ClassOf]:
-    """The first mapping found, and its file."""
-    searched = list(_searched(folder, root))
-    for place in searched:
+def _mapping(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]:
+    """Return the first file found that tells WordNet ids, and these by file name."""
+    half_found = ""
+    for place in _searched(folder, root):
         for path, read in _candidates(place):
             class_of = read(path)
-            _require_classes(path, class_of)
+            known = CLASS_LISTS["imagenet1k"]
+            found = sorted(set(class_of.values()))
+            if hashlib.sha256("\n".join(found).encode()).hexdigest() != known.classes_sha256:
+                raise UsageError(
+                    f"{path} has {len(found)} classes, which are not the {known.n_classes} of "
+                    "ImageNet-1k"
+                )
             return path, class_of
+        for name, other in ((_TRUTH, _META), (_META, _TRUTH)):
+            if (place / name).is_file() and not half_found:
+                half_found = f" (found {place / name}, but no {other} beside it)"
     raise UsageError(
         f"{folder} needs to know the classes of its images: put {_TRUTH} and {_META} (development "
-        f"kit), {_KAGGLE} (Kaggle) or a text file with `NAME.JPEG nXXXXXXXX` a line into {root}"
-        f"{_half_found(searched)}; from: {_PROTOCOL.download}"
+        f"kit), {_KAGGLE} (Kaggle) or a text file with lines `NAME.JPEG nXXXXXXXX` into {root}"
+        f"{half_found}; from: {_PROTOCOL.download}"
     )
-
-
-def _half_found(searched: Sequence[Path]) -> str:
-    """Name the one of the development kit's two files that is there without the other."""
-    for place in searched:
-        for name, other in ((_TRUTH, _META), (_META, _TRUTH)):
-            if (place / name).is_file():
-                return f" (found {place / name}, but no {other} beside it)"
-    return ""
 
 
 def _searched(folder: Path, root: Path) -> Iterator[Path]:
@@ -138,7 +139,7 @@ def _searched(folder: Path, root: Path) -> Iterator[Path]:
                 yield base / part
 
 
-def _candidates(place: Path) -> Iterator[tuple[Path, Callable[[Path], ClassOf]]]:
+def _candidates(place: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[str, str]]]]:
     if (place / _TRUTH).is_file() and (place / _META).is_file():
         yield place / _TRUTH, _read_devkit
     if (place / _KAGGLE).is_file():
@@ -149,16 +150,7 @@ def _candidates(place: Path) -> Iterator[tuple[Path, Callable[[Path], ClassOf]]]
                 yield path, _read_lines
 
 
-def _require_classes(path: Path, class_of: ClassOf) -> None:
-    known = CLASS_LISTS["imagenet1k"]
-    found = sorted(set(class_of.values()))
-    if hashlib.sha256("\n".join(found).encode()).hexdigest() != known.classes_sha256:
-        raise UsageError(
-            f"{path} has {len(found)} classes, which are not the {known.n_classes} of ImageNet-1k"
-        )
-
-
-def _read_devkit(path: Path) -> ClassOf:
+def _read_devkit(path: Path) -> Mapping[str, str]:
     from scipy.io import loadmat
 
     meta = path.with_name(_META)
@@ -179,20 +171,17 @@ def _read_devkit(path: Path) -> ClassOf:
         raise UsageError(f"{path} holds what is no id of {meta}: {error}") from error
 
 
-def _read_kaggle(path: Path) -> ClassOf:
-    with path.open(encoding="utf-8", newline="") as file:
-        try:
-            return {
-                f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0]
-                for row in csv.DictReader(file)
-            }
-        except (KeyError, IndexError, AttributeError, UnicodeDecodeError) as error:
-            raise UsageError(
-                f"{path} is not Kaggle's list with ImageId and PredictionString: {error!r}"
-            ) from error
+def _read_kaggle(path: Path) -> Mapping[str, str]:
+    try:
+        rows = [row for _, row in read_table(path)[1]]
+        return {f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0] for row in rows}
+    except (FileError, KeyError, IndexError) as error:
+        raise UsageError(
+            f"{path} is not Kaggle's list with ImageId and PredictionString: {error!r}"
+        ) from error
 
 
-def _read_lines(path: Path) -> ClassOf:
+def _read_lines(path: Path) -> Mapping[str, str]:
     class_of = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         match = _LINE.fullmatch(line.strip())

@@ -1,0 +1,177 @@
+"""Label maps that downloads lack, made one by one, each whole or not there.
+
+COCO-Stuff and COCO-Object come from the `stuffthingmaps` of COCO-Stuff 164k. A pixel of those holds
+COCO's category id less one: 0 to 90 for things, 91 to 181 for stuff, 255 for none
+(github.com/nightrome/cocostuff, README.md and labels.md). Both sets take the classes that have
+pixels, in order: MMSegmentation's tools/dataset_converters/coco_stuff164k.py, and
+datasets/cvt_coco_object.py of github.com/sinahmr/NACLIP, which puts 1 to 80 for things and 0 for
+stuff and for pixels without a label.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from cosmos_core.utils.files import write_atomically
+from cosmos_eval.data.folders import find_root
+from cosmos_eval.data.prefetch import prefetch
+from cosmos_eval.data.sources import require_lossless
+from cosmos_eval.protocols.segmentation import COCO_THINGS, SEGMENTATION
+from cosmos_eval.types import LabelMapProtocol, OnProgress, Progress, UsageError
+
+Label = NDArray[np.uint8]
+
+_IGNORE = 255  # pixels without a label, in label maps
+_INDEXED = ("L", "P")  # modes of PIL whose pixels are 8-bit indices
+
+# Cityscapes' label ids 0 to 33, and those that are evaluated in the order of the classes: `labels`
+# in cityscapesscripts/helpers/labels.py of github.com/mcordts/cityscapesScripts. The licence
+# plate's id there, -1, is 255 in 8 bits.
+_LABEL_IDS = 34
+_EVALUATED = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+
+_VALUES = 182  # of COCO-Stuff's raw maps, besides 255
+# Street sign, hat, shoe, eye glasses, plate, mirror, window, desk, door, blender, hair brush:
+# things with a category id and no pixel.
+_EMPTY = frozenset({11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})
+
+
+class LabelMap(NamedTuple):
+    """A label map to be made.
+
+    `make` returns (H, W) class indices below `n_classes` and 255; it raises UsageError that names
+    an original it cannot use.
+    """
+
+    target: Path
+    n_classes: int
+    make: Callable[[], Label]
+
+
+class Work(NamedTuple):
+    """What a set needs: label maps, and text files that are written when all maps are there."""
+
+    maps: Sequence[LabelMap]
+    lists: Mapping[Path, str] = {}
+
+
+class Counts(NamedTuple):
+    """Numbers of files that were made (or moved to where they belong), and were there already."""
+
+    made: int
+    kept: int
+
+
+def execute(work: Work, *, workers: int, progress: OnProgress) -> Counts:
+    """Make every label map that is not there and whole, in `workers` threads; then the lists."""
+    made = 0
+    write = prefetch(work.maps, _write, workers=workers, window=4 * workers)
+    for done, is_new in enumerate(write, start=1):
+        made += is_new
+        progress(Progress("label maps", done, len(work.maps)))
+    for path, text in work.lists.items():
+        _publish(path, text.encode())
+    return Counts(made, len(work.maps) - made)
+
+
+def _write(wanted: LabelMap) -> bool:
+    """Make a label map and return True, unless it is there and whole."""
+    if _is_whole(wanted):
+        return False
+    content = io.BytesIO()
+    Image.fromarray(wanted.make()).save(content, format="PNG")
+    _publish(wanted.target, content.getvalue())
+    return True
+
+
+def _publish(path: Path, content: bytes) -> None:
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+
+
+def _is_whole(wanted: LabelMap) -> bool:
+    try:
+        with Image.open(wanted.target) as image:
+            values = np.asarray(image)
+    except (OSError, SyntaxError, ValueError):  # missing or damaged; SyntaxError: a broken PNG
+        return False
+    declared = (values < wanted.n_classes) | (values == _IGNORE)
+    return image.mode in _INDEXED and bool(declared.all())
+
+
+def _table(pairs: Mapping[int, int]) -> NDArray[np.int16]:
+    """Return class indices by an original's values, -1 for values that it cannot hold."""
+    index_of = np.full(256, -1, np.int16)
+    index_of[list(pairs)] = list(pairs.values())
+    return index_of
+
+
+_CITYSCAPES = {
+    **dict.fromkeys((*range(_LABEL_IDS), _IGNORE), _IGNORE),
+    **{label_id: index for index, label_id in enumerate(_EVALUATED)},
+}
+_STUFF = {
+    **{v: i for i, v in enumerate(v for v in range(_VALUES) if v not in _EMPTY)},
+    _IGNORE: _IGNORE,
+}
+_OBJECT = {index: index + 1 if index < len(COCO_THINGS) else 0 for index in _STUFF.values()}
+
+# Suffixes of the originals of each set beside its label maps, the first that is there counts, and
+# what their values become. coco_object is made from coco_stuff's where the raw maps were not kept.
+_TABLES: Mapping[str, Mapping[str, NDArray[np.int16]]] = {
+    "cityscapes": {"_gtFine_labelIds.png": _table(_CITYSCAPES)},
+    "coco_stuff": {".png": _table(_STUFF)},
+    "coco_object": {
+        ".png": _table({value: _OBJECT[index] for value, index in _STUFF.items()}),
+        SEGMENTATION["coco_stuff"].mask_suffix: _table(_OBJECT),
+    },
+}
+
+
+def translated(protocol: LabelMapProtocol, data_root: str | None) -> Work:
+    """List a label map for every image, to be made from the original beside it.
+
+    Raises UsageError where the folder of images or of label maps is missing or holds no image, and
+    that names the first missing original of a target that is missing as well.
+    """
+    root = find_root(protocol, data_root, (protocol.images, protocol.masks))
+    folder, suffix = root / protocol.images, protocol.image_suffix
+    images = sorted(folder.rglob(f"*{suffix}"))
+    if not images:
+        raise UsageError(f"no image *{suffix} in {folder}")
+    maps = []
+    for image in images:
+        stem = str(root / protocol.masks / image.relative_to(folder)).removesuffix(suffix)
+        target = Path(stem + protocol.mask_suffix)
+        originals = {Path(stem + end): table for end, table in _TABLES[protocol.dataset].items()}
+        original = next((path for path in originals if path.is_file()), next(iter(originals)))
+        if not (original.is_file() or target.is_file()):
+            raise UsageError(f"{original} is missing")
+        make = partial(_translate, original, originals[original])
+        maps.append(LabelMap(target, len(protocol.class_names), make))
+    return Work(maps)
+
+
+def _translate(original: Path, index_of: NDArray[np.int16]) -> Label:
+    try:
+        with Image.open(original) as image:
+            require_lossless(image, original)
+            mode, values = image.mode, np.asarray(image)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UsageError(f"cannot read {original}: {error}; fetch it again") from error
+    if mode not in _INDEXED:
+        raise UsageError(f"{original} is no map of 8-bit values (PIL mode {mode})")
+    indices = index_of[values]
+    if (indices < 0).any():
+        raise UsageError(f"{original} holds {values[indices < 0][0]}, which is no label there")
+    return indices.astype(np.uint8)
