@@ -34,10 +34,11 @@ from cosmos_core.config import (
     OptimConfig,
     TrainConfig,
 )
-from cosmos_core.data.loading import Batch, make_loader
+from cosmos_core.data.loading import make_loader
+from cosmos_core.data.samples import Batch
 from cosmos_core.methods import METHODS
 from cosmos_core.recipes.scenes import scenes_cosmos
-from cosmos_core.views.image import MultiCrop
+from cosmos_core.views import MultiCrop
 
 TARGET = 1.3
 SCENE_SIZE = (128, 128)  # pixels of an embedded scene

@@ -1,1 +1,1 @@
-"""Training data: shards, captions and the embedded scenes."""
+"""Training data: shards, samples, loaders and the embedded scenes."""

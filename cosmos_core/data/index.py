@@ -1,24 +1,40 @@
-"""Random access to the samples of local tars, at 16 bytes of memory each."""
+"""Random access to the samples of local tars.
+
+A tar is indexed as rows (samples, 4) of int32: first block and bytes of the image, first block and
+bytes of the JSON record; block 0, never a file's, where a sample lacks one. The user's cache folder
+keeps the rows.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
+import logging
+import os
 import tarfile
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
+import platformdirs
 import torch
-from torch.utils.data import DataLoader, Dataset
 
-from cosmos_core.data.problems import BadSampleError
-from cosmos_core.data.samples import RawSample
+from cosmos_core.data.samples import IMAGE_SUFFIXES, BadSampleError, RawSample
 from cosmos_core.data.shards import ShardError
-from cosmos_core.data.tar import BLOCK, TarError, require_one_file
-from cosmos_core.data.tarindex import COLUMNS, Rows, cached_rows, tar_rows
+from cosmos_core.data.tar import BLOCK, Member, TarError, TarReader, require_one_file, split_name
 from cosmos_core.data.workers import worker_lifetime
+from cosmos_core.utils.files import write_atomically
+from cosmos_core.utils.storage import pack_arrays, unpack_arrays
 
-_Item = TypeVar("_Item")
+COLUMNS = 4
+_VERSION = 3  # of the cached index
+_MOST = np.iinfo(np.int32).max
+Rows = npt.NDArray[np.int32]
+
+_log = logging.getLogger(__name__)
 
 
 class SampleIndex:
@@ -37,11 +53,11 @@ class SampleIndex:
         return len(self._rows)
 
     def start(self, shards: int) -> int:
-        """How many samples the first so many shards hold."""
+        """Return the number of samples in the first `shards` shards."""
         return int(self._starts[shards])
 
     def read(self, number: int) -> RawSample:
-        """The files of a sample as they lie in the tar. Raises BadSampleError."""
+        """Read the files of a sample. Raises BadSampleError."""
         image, image_bytes, record, record_bytes = self._rows[number].tolist()
         try:
             with open(self._shard(number), "rb", buffering=0) as file:
@@ -52,7 +68,7 @@ class SampleIndex:
             raise BadSampleError("unreadable", str(error.strerror or error)) from error
 
     def name(self, number: int) -> tuple[str, str]:
-        """The shard and the key of a sample, the key read from its tar."""
+        """Return the shard and the key of a sample; the key is read from the tar."""
         shard = self._shard(number)
         image, _, record, _ = self._rows[number].tolist()
         try:
@@ -74,51 +90,19 @@ def _read(file: io.FileIO, block: int, size: int) -> bytes | None:
     file.seek(block * BLOCK)
     data = file.read(size)
     if len(data) < size:
-        raise BadSampleError(
-            "truncated", f"the tar ends {size - len(data)} bytes before the sample"
-        )
+        missing = size - len(data)
+        raise BadSampleError("truncated", f"the tar ends {missing} bytes before the sample")
     require_one_file(data)
     return data
-
-
-def as_is(item: _Item) -> _Item:
-    """For a DataLoader whose data set gives whole items."""
-    return item
-
-
-class _Tars(Dataset["Rows | str"]):
-    def __init__(self, shards: Sequence[str]) -> None:
-        self._shards = shards
-
-    def __getitem__(self, number: int) -> Rows | str:
-        try:
-            return tar_rows(self._shards[number])
-        except ShardError as error:
-            return str(error)  # an exception would come back with the worker's traceback
-
-
-def _scan(shards: Sequence[str], workers: int) -> Iterator[Rows | str]:
-    with worker_lifetime() as start_worker:
-        loader = DataLoader(
-            _Tars(shards),
-            batch_size=None,
-            sampler=range(len(shards)),
-            num_workers=min(workers, len(shards)),
-            collate_fn=as_is,
-            worker_init_fn=start_worker,
-            generator=torch.Generator(),
-        )
-        items = iter(loader)
-        yield from items
 
 
 def index_shards(
     shards: Sequence[str], *, workers: int = 0, rank: int = 0, world_size: int = 1
 ) -> SampleIndex:
-    """The index of local tars; those not in the user's cache are scanned by `workers` processes.
+    """Index local tars; those not in the user's cache are scanned by `workers` processes.
 
-    Each of `world_size` processes begins at another shard, so that they share the scanning where
-    they share the cache. Raises ShardError for an unreadable tar, and where there is no sample.
+    Each of `world_size` processes begins at another shard, so that they divide the scanning where
+    they use the same cache. Raises ShardError for an unreadable tar, and where there is no sample.
     """
     rows = {shard: cached_rows(shard) for shard in shards}
     missing = [shard for shard, found in rows.items() if found is None]
@@ -126,10 +110,10 @@ def index_shards(
     missing = missing[first:] + missing[:first]
     failures: list[str] = []
     for shard, result in zip(missing, _scan(missing, workers), strict=True):
-        if isinstance(result, str):
-            failures.append(result)
-        else:
-            rows[shard] = result
+        try:
+            rows[shard] = result()
+        except ShardError as error:
+            failures.append(str(error))
     if failures:
         others = f" ({len(failures) - 1} other shards fail as well)" if len(failures) > 1 else ""
         raise ShardError(f"{failures[0]}{others}")
@@ -137,3 +121,86 @@ def index_shards(
     if len(index) == 0:
         raise ShardError(f"no sample in {len(shards)} shards, of which the first is {shards[0]}")
     return index
+
+
+def _scan(shards: Sequence[str], workers: int) -> Iterator[Callable[[], Rows]]:
+    """Yield for each shard a function that returns its rows or raises ShardError."""
+    if not shards or not workers:
+        yield from (partial(tar_rows, shard) for shard in shards)
+        return
+    with worker_lifetime() as start_worker:
+        # No context manager: where this is left early, the workers end before their work is done.
+        pool = ProcessPoolExecutor(min(workers, len(shards)), None, start_worker, (0,))
+        futures = [pool.submit(tar_rows, shard) for shard in shards]
+        yield from (future.result for future in futures)
+        pool.shutdown()
+
+
+def tar_rows(shard: str) -> Rows:
+    """Return the rows of a tar; scan it unless they are cached. Raises ShardError."""
+    rows = cached_rows(shard)
+    if rows is not None:
+        return rows
+    state, rows, entry = _state(shard), scan_tar(shard), _entry(shard)
+    try:
+        write_atomically(entry, pack_arrays({"state": state, "rows": rows}))
+    except OSError as error:
+        _log.warning("the index of a shard cannot be cached in %s: %s", entry.parent, error)
+    return rows
+
+
+def cached_rows(shard: str) -> Rows | None:
+    """Return the rows of a tar if the cache holds them whole and the tar has not changed."""
+    try:
+        cached = unpack_arrays(_entry(shard).read_bytes())
+        return cached["rows"] if np.array_equal(cached["state"], _state(shard)) else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def scan_tar(shard: str) -> Rows:
+    """Read the rows of a tar from its headers: samples in the order of their first files.
+
+    Files of one name up to its first full stop are one sample, of which the first image and the
+    first JSON record count. Raises ShardError for a tar that is damaged or cannot be read.
+    """
+    samples: dict[str, list[int]] = {}
+    try:
+        with open(shard, "rb") as file:
+            for member in TarReader(file):
+                _note(samples, member)
+        rows = np.array(list(samples.values()), dtype=np.int32)
+    except TarError as error:
+        raise ShardError(f"{shard}: {error}") from error
+    except OSError as error:
+        raise ShardError(f"{shard}: cannot be read ({error.strerror})") from error
+    except OverflowError as error:  # of the rows' int32
+        raise ShardError(f"{shard}: larger than 1 TiB; use smaller tars") from error
+    if not samples:
+        _log.warning("%s: has no samples", shard)
+    return rows.reshape(-1, COLUMNS)
+
+
+def _note(samples: dict[str, list[int]], member: Member) -> None:
+    key, suffix = split_name(member.name) or ("", "")
+    if suffix not in (*IMAGE_SUFFIXES, "json"):
+        return
+    row = samples.setdefault(key, [0] * COLUMNS)
+    column = 2 if suffix == "json" else 0
+    if row[column] == 0:
+        row[column : column + 2] = member.offset // BLOCK, min(member.size, _MOST)
+
+
+def _entry(shard: str) -> Path:
+    """Return the cache file of a tar."""
+    digest = hashlib.sha256(os.path.realpath(shard).encode(errors="surrogateescape")).hexdigest()
+    return Path(platformdirs.user_cache_dir("cosmos-train", appauthor=False)) / "shards" / digest
+
+
+def _state(shard: str) -> npt.NDArray[np.int64]:
+    """Return what changes with a tar. Raises ShardError."""
+    try:
+        stat = os.stat(shard)
+    except OSError as error:
+        raise ShardError(f"{shard}: cannot be read ({error.strerror})") from error
+    return np.array([_VERSION, stat.st_size, stat.st_mtime_ns])

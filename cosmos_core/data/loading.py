@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import cv2
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cosmos_core.config import TrainConfig
-from cosmos_core.data.index import as_is, index_shards
-from cosmos_core.data.local import LocalBatches
-from cosmos_core.data.order import BatchOrder, EpochOrder, Share
-from cosmos_core.data.problems import Problem, UnreadableDataError
-from cosmos_core.data.samples import Batch, Failure, Tokenizer, ViewMaker
-from cosmos_core.data.shards import ShardError, ShardSets, parse_shards
+from cosmos_core.data.index import SampleIndex, index_shards
+from cosmos_core.data.order import BatchOrder, Draw, EpochOrder, Schedule
+from cosmos_core.data.samples import (
+    BadSampleError,
+    Batch,
+    Failure,
+    Problem,
+    SampleViews,
+    Tokenizer,
+    UnreadableDataError,
+    ViewMaker,
+    decode_sample,
+)
+from cosmos_core.data.shards import ShardSets, parse_shards
 from cosmos_core.data.stream import StreamBatches, StreamPlan
 from cosmos_core.data.workers import worker_lifetime
 
-__all__ = ["Batch", "Problem", "ShardError", "Tokenizer", "UnreadableDataError", "make_loader"]
+MOST_SUBSTITUTES = 100  # for one sample
 
 
 def make_loader(
@@ -32,11 +42,11 @@ def make_loader(
     world_size: int = 1,
     first_step: int = 0,
 ) -> Iterable[Batch]:
-    """This process's batches of uint8 views, from a global step on to the last of the run.
+    """Return this process's batches of uint8 views, from a global step to the last of the run.
 
-    `optim.batch_size` counts the samples of all processes, each of which gets an equal part. What
-    is yielded depends on the seed and the step only; for streams also on the numbers of processes
-    and of workers. The global generators of random numbers are left alone.
+    `optim.batch_size` counts the samples of all processes, each of which gets an equal part. The
+    batches depend on the seed and the step only; those of streams also on the numbers of processes
+    and of workers. The global random generators are left alone.
 
     Raises ValueError, before any batch, for shards or numbers that do not fit. While batches are
     drawn: UnreadableDataError where no good sample is found, ChildProcessError where a worker died.
@@ -48,39 +58,63 @@ def make_loader(
             "give a multiple"
         )
     shards, maker = parse_shards(config.data), ViewMaker(config, tokenizer)
-    share = Share(batch_size, config.optim.steps, first_step, rank, world_size)
-    if shards.streams:
-        return _stream_batches(config, shards, maker, share)
-    return _local_batches(config, shards, maker, share)
-
-
-def _stream_batches(
-    config: TrainConfig, shards: ShardSets, maker: ViewMaker, share: Share
-) -> Iterable[Batch]:
-    # Streams are read by a worker even where none is asked for: a command can stall, and what it
+    schedule = Schedule(batch_size, config.optim.steps, first_step, rank, world_size)
+    if not shards.streams:
+        return _local_batches(config, shards, maker, schedule)
+    # Streams are read by a worker even where none is configured: a command can stall, and what it
     # started can only be ended with a process group of its own.
     workers = max(1, config.data.workers)
-    plan = StreamPlan(shards, config.seed, share, lanes=workers)
+    plan = StreamPlan(shards, config.seed, schedule, lanes=workers)
     return _Batches(config, StreamBatches(plan, maker), None, workers)
 
 
 def _local_batches(
-    config: TrainConfig, shards: ShardSets, maker: ViewMaker, share: Share
+    config: TrainConfig, shards: ShardSets, maker: ViewMaker, schedule: Schedule
 ) -> Iterable[Batch]:
-    index = index_shards(
-        shards.shards,
-        workers=config.data.workers,
-        rank=share.rank,
-        world_size=share.world_size,
-    )
+    workers, rank, world_size = config.data.workers, schedule.rank, schedule.world_size
+    index = index_shards(shards.shards, workers=workers, rank=rank, world_size=world_size)
     ends = itertools.accumulate(map(len, shards.sets), initial=0)
     sizes = [index.start(end) - index.start(first) for first, end in itertools.pairwise(ends)]
-    order = BatchOrder(EpochOrder(sizes, shards.weights, config.seed), share)
-    return _Batches(config, LocalBatches(index, maker), order, config.data.workers)
+    order = BatchOrder(EpochOrder(sizes, shards.weights, config.seed), schedule)
+    return _Batches(config, LocalBatches(index, maker), order, workers)
+
+
+class LocalBatches(Dataset["Batch | Failure"]):
+    """A data set whose items are whole batches, indexed by their draws.
+
+    A bad sample is replaced by another, which the bad one's seed chooses. A batch has failed where
+    none of a hundred in a row can be read.
+    """
+
+    def __init__(self, index: SampleIndex, maker: ViewMaker) -> None:
+        self._index, self._maker = index, maker
+
+    def __getitem__(self, draws: Sequence[Draw]) -> Batch | Failure:
+        problems: list[Problem] = []
+        try:
+            samples = [self._views(draw, problems) for draw in draws]
+        except UnreadableDataError as error:
+            return Failure(str(error))
+        return self._maker.batch(samples, problems)
+
+    def _views(self, draw: Draw, problems: list[Problem]) -> SampleViews:
+        number = draw.number
+        for substitute in range(1, MOST_SUBSTITUTES + 1):
+            try:
+                sample = decode_sample(self._index.read(number))
+            except BadSampleError as bad:
+                problems.append(bad.problem(*self._index.name(number)))
+                rng = np.random.default_rng((*draw.seed, substitute))
+                number = int(rng.integers(len(self._index)))
+            else:
+                return self._maker.views(sample, draw.seed)
+        raise UnreadableDataError(
+            f"{MOST_SUBSTITUTES} samples in a row could not be read, the last one {problems[-1]}"
+        )
 
 
 class _Batches:
-    """One pass over a loader's batches, in this process's form of failure."""
+    """One pass over the batches of a data set, whose failures become exceptions."""
 
     def __init__(
         self,
@@ -101,7 +135,7 @@ class _Batches:
                 for item in items:
                     if isinstance(item, Failure):
                         raise UnreadableDataError(item.reason)
-                    # Pinning makes lists of tuples.
+                    # Pinning turns the tuple into a list.
                     yield Batch(item.views, tuple(item.problems))
         except RuntimeError as error:
             if not str(error).startswith("DataLoader worker"):
@@ -117,17 +151,21 @@ class _Batches:
             batch_size=None,  # an item is a batch, collated by a worker
             sampler=self._order,
             num_workers=self._workers,
-            collate_fn=as_is,
+            collate_fn=_identity,
             pin_memory=self._pin_memory,
             worker_init_fn=partial(_start_worker, start),
             generator=torch.Generator(),  # else a seed for workers is drawn from the global one
         )
 
 
+def _identity(batch: Any) -> Any:
+    return batch
+
+
 @contextmanager
 def _one_opencv_thread() -> Iterator[None]:
-    """While workers are forked: a copy of a process whose OpenCV has threads at work may hang, and
-    each worker is to have one thread anyway."""
+    """Stop OpenCV's threads while workers are forked: a copy of a process with threads at work may
+    hang, and each worker should have one thread anyway."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -137,7 +175,7 @@ def _one_opencv_thread() -> Iterator[None]:
 
 
 def _start_worker(start: Callable[[int], None], number: int) -> None:
-    """One thread of OpenCV also in a worker that is no copy."""
+    """Prepare a worker, which may also have been spawned, not forked."""
     if cv2.getNumThreads() != 1:
         cv2.setNumThreads(1)
     start(number)

@@ -1,36 +1,50 @@
-"""`cosmos-train prepare`: training shards of an img2dataset folder and DreamLIP's captions."""
+"""`cosmos-train prepare`: training shards of an img2dataset folder and DreamLIP's captions.
+
+DreamLIP's files are `*_3long_3short_1raw_captions_url.csv` of
+huggingface.co/datasets/qidouxiong619/dreamlip_long_captions: a header, then one row per image with
+its URL, named `Image Path`, and seven captions, each a text of one or more sentences. The largest
+has 30 GB; memory holds 17 bytes per row.
+"""
 
 from __future__ import annotations
 
+import ast
+import csv
 import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from webdataset import TarWriter
 
-from cosmos_core.data.download import Download, list_sources, read_source
-from cosmos_core.data.dreamlip import CaptionFile, Captions
+from cosmos_core.data.samples import DREAMLIP_KEYS, IMAGE_SUFFIXES, split_sentences
+from cosmos_core.data.tar import Member, TarError, TarReader, require_one_file, split_name
 from cosmos_core.utils.files import errors_of, replacing, require_writable, write_atomically
 
 MANIFEST = "prepared.json"
+URL_COLUMN = "Image Path"
 _FORMAT = 1
+Captions = dict[str, list[str]]
+_Read = Callable[[], bytes]
 
 _log = logging.getLogger(__name__)
 
 
 class PreparedReport(NamedTuple):
-    """What came of the images and captions.
+    """Counts of images and captions.
 
     `samples` images have captions and lie in `shards` tars, `written` of which this call wrote;
     `images_without_captions` have no row or only empty captions; `captions_without_image` are rows;
-    `unreadable_images` lack the record that tells their URL.
+    `unreadable_images` lack the record that states their URL.
     """
 
     samples: int
@@ -52,113 +66,77 @@ def prepare(
     holds shards of others.
     """
     if shard_size < 1:
-        raise ValueError(f"a shard size of {shard_size}; at least 1 sample a shard")
+        raise ValueError(f"a shard size of {shard_size}; at least 1 sample per shard")
     if output.resolve() == images.resolve() or images.resolve() in output.resolve().parents:
         raise ValueError(f"{output}: lies in the folder of the images; choose one outside")
-    sources = list_sources(images)
-    counts = _Counts()
+    sources, counts = list_sources(images), Counter[str]()
     with CaptionFile(captions) as table:
         _claim(output, _manifest(sources, captions, shard_size))
-        with _Shards(output, shard_size) as shards:
-            for download, found in _join(sources, table, counts):
-                shards.add(download, found)
+        samples = enumerate(_join(sources, table, counts))
+        for shard, group in itertools.groupby(samples, key=lambda sample: sample[0] // shard_size):
+            path = output / f"{shard:05d}.tar"
+            if not path.exists():
+                _write_shard(path, group)
+                counts["written"] += 1
         return PreparedReport(
-            samples=shards.samples,
-            shards=-(-shards.samples // shard_size),
-            written=shards.written,
-            images_without_captions=counts.without_captions,
+            samples=counts["samples"],
+            shards=-(-counts["samples"] // shard_size),
+            written=counts["written"],
+            images_without_captions=counts["without captions"],
             captions_without_image=table.unused,
-            unreadable_images=counts.unreadable,
+            unreadable_images=counts["unreadable"],
         )
 
 
-@dataclass
-class _Counts:
-    without_captions: int = 0
-    unreadable: int = 0
-
-
 def _join(
-    sources: list[Path], table: CaptionFile, counts: _Counts
-) -> Iterator[tuple[Download, Captions]]:
-    for download in itertools.chain.from_iterable(map(read_source, sources)):
-        if download.url is None:
-            counts.unreadable += 1
-        elif captions := table.find(download.url):
-            yield download, captions
+    sources: list[Path], table: CaptionFile, counts: Counter[str]
+) -> Iterator[tuple[DownloadedImage, Captions]]:
+    for image in itertools.chain.from_iterable(map(read_source, sources)):
+        if image.url is None:
+            counts["unreadable"] += 1
+        elif captions := table.find(image.url):
+            counts["samples"] += 1
+            yield image, captions
         else:
-            counts.without_captions += 1
+            counts["without captions"] += 1
 
 
-class _Shards:
-    """Writes samples to one tar after another, and passes over tars that are there already."""
-
-    def __init__(self, output: Path, size: int) -> None:
-        self._output, self._size = output, size
-        self._tar: TarWriter | None = None
-        self._writing = ExitStack()
-        self.samples = self.written = 0
-
-    def __enter__(self) -> _Shards:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self._finish()
-        elif self._tar is not None:
-            with suppress(OSError):  # such as the full disk that led here
-                self._tar.close()
-        self._writing.__exit__(kind, error, trace)
-
-    def add(self, download: Download, captions: Captions) -> None:
-        if self.samples % self._size == 0:
-            self._begin()
-        if self._tar is not None:
-            record = {"url": download.url, "key": download.key, **captions}
+def _write_shard(
+    path: Path, samples: Iterable[tuple[int, tuple[DownloadedImage, Captions]]]
+) -> None:
+    """Write numbered samples to a tar, which gets its name once it is on the disk."""
+    with ExitStack() as stack:
+        tar = TarWriter(stack.enter_context(replacing(path)), user="", group="", mtime=0)
+        stack.callback(_close_quietly, tar)
+        for number, (image, captions) in samples:
+            record = {"url": image.url, "key": image.key, **captions}
             sample = {
-                "__key__": f"{self.samples:09d}",
-                download.suffix: download.read(),
+                "__key__": f"{number:09d}",
+                image.suffix: image.read(),
                 "json": json.dumps(record, ensure_ascii=False).encode(errors="replace"),
             }
-            with errors_of(self._path):
-                self._tar.write(sample)
-        self.samples += 1
-        if self.samples % self._size == 0:
-            self._finish()
+            with errors_of(path):
+                tar.write(sample)
+        with errors_of(path):
+            tar.close()
+            stack.close()
+    _log.info("wrote %s", path)
 
-    def _begin(self) -> None:
-        self._path = self._output / f"{self.samples // self._size:05d}.tar"
-        if not self._path.exists():
-            file = self._writing.enter_context(replacing(self._path))
-            self._tar = TarWriter(file, user="", group="", mtime=0)
 
-    def _finish(self) -> None:
-        """Give the tar in hand, if any, its name once it is on the disk."""
-        if self._tar is None:
-            return
-        with errors_of(self._path):
-            self._tar.close()
-            self._writing.close()
-        self._tar = None
-        self.written += 1
-        _log.info("wrote %s", self._path)
+def _close_quietly(tar: TarWriter) -> None:
+    with suppress(OSError):  # such as the full disk that led here
+        tar.close()
 
 
 def _manifest(sources: list[Path], captions: Path, shard_size: int) -> str:
-    """What decides the shards, as text: the names and sizes of the inputs, and the shard size."""
+    """Describe what decides the shards: the names and sizes of the inputs, and the shard size."""
     inputs = [
         (path.name, len(list(path.iterdir())) if path.is_dir() else path.stat().st_size)
         for path in sources
     ]
-    digest = hashlib.sha256(json.dumps(inputs).encode()).hexdigest()
     content = {
         "format": _FORMAT,
-        "images": digest,
+        "images": hashlib.sha256(json.dumps(inputs).encode()).hexdigest(),
         "captions": [captions.name, captions.stat().st_size],
         "shard_size": shard_size,
     }
@@ -166,7 +144,7 @@ def _manifest(sources: list[Path], captions: Path, shard_size: int) -> str:
 
 
 def _claim(output: Path, manifest: str) -> None:
-    """Make the folder, or find that its shards are of the same inputs."""
+    """Create the output folder, or check that its shards are of the same inputs."""
     require_writable(output)
     path = output / MANIFEST
     if path.exists():
@@ -178,3 +156,189 @@ def _claim(output: Path, manifest: str) -> None:
         raise ValueError(f"{output}: holds other shards; choose another folder")
     else:
         write_atomically(path, manifest.encode())
+
+
+class DownloadedImage(NamedTuple):
+    """An image that img2dataset wrote: its key, its URL where its record states it, its bytes."""
+
+    key: str
+    url: str | None
+    suffix: str
+    read: _Read
+
+
+def list_sources(images: Path) -> list[Path]:
+    """Return the tars in a folder (img2dataset's `webdataset` format), or else its folders
+    (`files`), by name.
+
+    Raises ValueError where it has none, and for a damaged tar, before any is used.
+    """
+    if not images.is_dir():
+        raise ValueError(f"{images}: no such folder; give the one that img2dataset wrote")
+    tars = sorted(images.glob("*.tar"))
+    sources = tars or sorted(path for path in images.iterdir() if path.is_dir())
+    if not sources:
+        raise ValueError(f"{images}: neither tars nor folders, which img2dataset writes")
+    for tar in tars:
+        with _open(tar) as files:
+            deque(files, maxlen=0)
+    return sources
+
+
+def read_source(source: Path) -> Iterator[DownloadedImage]:
+    """Yield the images of a tar or a folder; each can be read until the next one is requested."""
+    with _open(source) as files:
+        samples: dict[str, dict[str, _Read]] = {}
+        for name, read in files:
+            if (parts := split_name(name)) is not None:
+                samples.setdefault(parts[0], {})[parts[1]] = read
+        for key, found in samples.items():
+            suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in found), None)
+            if suffix is not None:
+                yield DownloadedImage(key, _url(found.get("json")), suffix, found[suffix])
+
+
+def _url(read: _Read | None) -> str | None:
+    try:
+        record = json.loads(read()) if read else None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        return None
+    url = record.get("url") if isinstance(record, dict) else None
+    return url if isinstance(url, str) else None
+
+
+@contextmanager
+def _open(source: Path) -> Iterator[Iterator[tuple[str, _Read]]]:
+    """Yield the names and the readers of the files in a tar or a folder."""
+    if source.is_dir():
+        paths = sorted(path for path in source.iterdir() if path.is_file())
+        yield ((path.name, path.read_bytes) for path in paths)
+        return
+    try:
+        with source.open("rb") as file:
+            members = TarReader(file)
+            yield ((member.name, partial(_read, source, file, member)) for member in members)
+    except TarError as error:
+        raise ValueError(f"{source}: {error}") from error
+
+
+def _read(source: Path, file: BinaryIO, member: Member) -> bytes:
+    file.seek(member.offset)
+    content = file.read(member.size)
+    try:
+        require_one_file(content)
+    except TarError as error:
+        raise ValueError(f"{source}: {member.name}: {error}") from error
+    return content
+
+
+class CaptionFile:
+    """The rows of a caption file by the URL of their image; the first of rows with one URL.
+
+    A context manager. Raises ValueError where the file is not DreamLIP's.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, path.open("rb")
+        try:
+            self._url, self._columns = self._read_header()
+            hashes, offsets = self._scan()
+        except BaseException:
+            self._file.close()
+            raise
+        order = np.argsort(hashes, kind="stable")
+        self._hashes, self._offsets = hashes[order], offsets[order]
+        self._used = np.zeros(len(order), dtype=bool)
+
+    def __enter__(self) -> CaptionFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+    @property
+    def unused(self) -> int:
+        """Rows whose URL `find` has not been called with."""
+        return int(np.count_nonzero(~self._used))
+
+    def find(self, url: str) -> Captions | None:
+        """Return an image's captions as lists of sentences, without empty ones; None without a
+        row."""
+        first, end = (int(np.searchsorted(self._hashes, _hash(url), s)) for s in ("left", "right"))
+        self._used[first:end] = True
+        for offset in self._offsets[first:end]:
+            row = next(csv.reader(_Lines(self._file, int(offset))))
+            if row[self._url] == url:
+                cells = {k: row[column] for k, column in self._columns.items() if column < len(row)}
+                return {key: found for key, cell in cells.items() if (found := read_cell(cell))}
+        return None
+
+    def _read_header(self) -> tuple[int, dict[str, int]]:
+        """Return the column of the URL, and those of the captions."""
+        rows = csv.reader(_Lines(self._file, 0))
+        names = [name.strip().removeprefix("\ufeff") for name in next(rows, [])]
+        columns = {key: names.index(key) for key in DREAMLIP_KEYS if key in names}
+        if URL_COLUMN not in names or not columns:
+            raise ValueError(
+                f"{self._path}: not DreamLIP's captions: its columns are {', '.join(names)}; "
+                f"needed: {URL_COLUMN!r} and any of {', '.join(DREAMLIP_KEYS)}"
+            )
+        url = names.index(URL_COLUMN)
+        first = next(rows, None)
+        if first is not None and "://" not in first[url]:
+            raise ValueError(
+                f"{self._path}: {URL_COLUMN!r} holds {first[url]!r}, not a URL; paths of another "
+                "download do not state which image is meant: take the file *_captions_url.csv"
+            )
+        return url, columns
+
+    def _scan(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
+        """Return the hash of the URL and the offset in the file of every row."""
+        hashes, offsets = array("Q"), array("Q")
+        lines = _Lines(self._file, 0)
+        rows = csv.reader(lines)
+        try:
+            next(rows)
+            offset = lines.offset
+            for row in rows:
+                if len(row) > self._url:
+                    hashes.append(_hash(row[self._url]))
+                    offsets.append(offset)
+                offset = lines.offset
+        except csv.Error as error:
+            raise ValueError(f"{self._path}, line {rows.line_num}: {error}") from error
+        return np.array(hashes, np.uint64), np.array(offsets, np.uint64)
+
+
+class _Lines:
+    """The lines of a file from an offset; csv.reader takes no more than a row needs."""
+
+    def __init__(self, file: BinaryIO, offset: int) -> None:
+        self._file, self.offset = file, offset
+        file.seek(offset)
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline()
+        if not line:
+            raise StopIteration
+        self.offset += len(line)
+        return line.decode("utf-8", "replace")
+
+
+def read_cell(cell: str) -> list[str]:
+    """Return the sentences of a caption: a text, or, in files derived from DreamLIP's, a list."""
+    if cell.startswith("[") and cell.endswith("]"):
+        try:
+            value = ast.literal_eval(cell)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return split_sentences(cell)
+        if isinstance(value, list) and all(isinstance(part, str) for part in value):
+            return [stripped for part in value if (stripped := part.strip())]
+    return split_sentences(cell)
+
+
+def _hash(url: str) -> int:
+    return int.from_bytes(hashlib.blake2b(url.encode(), digest_size=8).digest(), "big")

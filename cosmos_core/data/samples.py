@@ -1,11 +1,14 @@
-"""From the files of a sample to its views, and from samples to a batch."""
+"""From the files of a sample to views and batches, and what happens to samples that are broken."""
 
 from __future__ import annotations
 
 import io
 import json
+import logging
+import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,15 +18,68 @@ import torch
 from torch import Tensor
 
 from cosmos_core.config import TrainConfig
-from cosmos_core.data.captions import caption_sentences
 from cosmos_core.data.pixels import to_rgb
-from cosmos_core.data.problems import BadSampleError, Problem
 from cosmos_core.types import Views
-from cosmos_core.views.image import ImageViews, MultiCrop
-from cosmos_core.views.text import caption_views
+from cosmos_core.views import ImageViews, MultiCrop, caption_views
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+# github.com/zyf0619sjtu/DreamLIP: raw, then short and long captions of three captioners.
+DREAMLIP_KEYS = (
+    "raw_caption",
+    *("shortIB_captions", "longIB_captions"),
+    *("shortSV_captions", "longSV_captions"),
+    *("shortLLA_captions", "longLLA_captions"),
+)
+PIXELPROSE_KEYS = ("original_caption", "caption")
+# github.com/zyf0619sjtu/DreamLIP training/data.py at 84e073a, CsvDataset.split_caption.
+_SENTENCE_END = re.compile(r"\n|</s>|[.]")
+
+KINDS = (
+    "image_missing",
+    "image_broken",
+    "image_too_large",  # more pixels than PIL.Image.MAX_IMAGE_PIXELS
+    "record_missing",
+    "record_broken",  # not a JSON object
+    "captions_missing",
+    "captions_wrong",  # not text
+    "truncated",  # the tar ends before the sample does
+    "unreadable",  # the system failed to open or to read a shard
+)
+LOGGED = 3  # problems of each kind; after that each time their number has doubled
+
+_log = logging.getLogger(__name__)
 
 Tokenizer = Callable[[list[str]], Tensor]
 """Texts -> token ids (N, S)."""
+
+
+class Problem(NamedTuple):
+    """A sample that cannot be read: one of `KINDS`, its key, and where and why, in one line."""
+
+    kind: str
+    key: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.kind}: {self.detail}"
+
+
+class BadSampleError(ValueError):
+    """Raised where a sample cannot be read; `kind` is one of `KINDS`."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
+
+    def problem(self, shard: str, key: str) -> Problem:
+        """Describe the error; names in tars may hold bytes that are no text, which are escaped."""
+        line = " ".join(f"{shard}: {self}".split())
+        key, line = (text.encode("utf-8", "backslashreplace").decode() for text in (key, line))
+        return Problem(self.kind, key, line)
+
+
+class UnreadableDataError(ValueError):
+    """Too many samples cannot be read for training to go on."""
 
 
 class Batch(NamedTuple):
@@ -34,7 +90,7 @@ class Batch(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """Why a worker cannot go on; as an exception it would come back with a traceback."""
+    """Why a worker cannot go on; an exception would arrive with the worker's traceback."""
 
     reason: str
 
@@ -60,6 +116,48 @@ class SampleViews(NamedTuple):
     captions: list[str]
 
 
+def split_sentences(text: str) -> list[str]:
+    """Split a text into stripped sentences without full stops; leave out blank ones."""
+    return [stripped for part in _SENTENCE_END.split(text) if (stripped := part.strip())]
+
+
+def caption_sentences(record: Mapping[str, Any]) -> list[str]:
+    """Return all sentences of a sample's JSON record, stripped, at least one.
+
+    A caption of DreamLIP is a list of sentences, or a text that is split into them (as FLAIR's
+    presplit_captions.py, github.com/ExplainableML/flair, does). PixelProse has an original caption,
+    kept whole, and a text. Raises BadSampleError for missing captions and for other types.
+    """
+    if any(key in record for key in DREAMLIP_KEYS):
+        found = [_sentences(key, record[key]) for key in DREAMLIP_KEYS if key in record]
+    elif any(key in record for key in PIXELPROSE_KEYS):
+        original, text = (_require_text(key, record.get(key, "")) for key in PIXELPROSE_KEYS)
+        found = [[original], split_sentences(text)]
+    else:
+        keys = ", ".join(sorted(record)) or "none"
+        raise BadSampleError("captions_missing", f"no caption key among: {keys}")
+    sentences = [stripped for group in found for part in group if (stripped := part.strip())]
+    if not sentences:
+        raise BadSampleError("captions_missing", "every caption is empty")
+    return sentences
+
+
+def _sentences(key: str, value: Any) -> list[str]:
+    if isinstance(value, list):
+        return [_require_text(key, sentence) for sentence in value]
+    return split_sentences(_require_text(key, value))
+
+
+def _require_text(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise BadSampleError("captions_wrong", f"{key} holds a {type(value).__name__}, not text")
+    try:
+        value.encode()  # JSON can spell half a surrogate pair, which no tokenizer takes
+    except UnicodeEncodeError as error:
+        raise BadSampleError("captions_wrong", f"{key} is no valid Unicode") from error
+    return value
+
+
 def decode_sample(raw: RawSample) -> Sample:
     """Decode both files of a sample. Raises BadSampleError and nothing else, whatever they hold."""
     sentences = caption_sentences(_decode_record(raw.record))
@@ -74,19 +172,18 @@ def _decode_record(data: bytes | None) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadSampleError("record_broken", f"invalid JSON ({error})") from error
     if not isinstance(record, dict):
-        raise BadSampleError(
-            "record_broken", f"JSON holds a {type(record).__name__}, not an object"
-        )
+        kind = type(record).__name__
+        raise BadSampleError("record_broken", f"JSON holds a {kind}, not an object")
     return record
 
 
 def _decode_image(data: bytes | None) -> PIL.Image.Image:
     if data is None:
         raise BadSampleError("image_missing", "no jpg, jpeg, png or webp")
-    # Code that was imported beside may have allowed it: half an image is another image.
+    # Imported code may have allowed it, but half an image is another image.
     PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow tells of harmless oddities in metadata
+        warnings.simplefilter("ignore")  # Pillow warns of harmless oddities in metadata
         warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
         try:
             return to_rgb(PIL.Image.open(io.BytesIO(data)))
@@ -94,7 +191,7 @@ def _decode_image(data: bytes | None) -> PIL.Image.Image:
             raise BadSampleError("image_too_large", str(error)) from error
         except PIL.UnidentifiedImageError as error:  # its message holds an address in memory
             raise BadSampleError("image_broken", f"{len(data)} bytes of no known format") from error
-        except Exception as error:  # what Pillow's decoders raise on broken files is not documented
+        except Exception as error:  # Pillow does not document what its decoders raise
             reason = str(error) or type(error).__name__
             raise BadSampleError("image_broken", f"{len(data)} bytes, {reason}") from error
 
@@ -108,16 +205,13 @@ class ViewMaker:
         self._tokenizer = tokenizer
 
     def views(self, sample: Sample, seed: Sequence[int]) -> SampleViews:
-        """The views that a seed, a few whole numbers >= 0, decides."""
+        """Make the views that a seed, a few whole numbers >= 0, decides."""
         rng = np.random.default_rng(seed)
         captions = caption_views(sample.sentences, self._texts, rng, self._counts)
         return SampleViews(self._crops(sample.image, rng), captions)
 
     def batch(self, samples: Sequence[SampleViews], problems: Sequence[Problem]) -> Batch:
-        """Views of B samples, view-major: images (G, B, 3, H, W), (L, B, 3, h, w), texts (T, B, S).
-
-        All captions are tokenized at once.
-        """
+        """Stack the views of B samples, view-major: (G, B, 3, H, W), (L, B, 3, h, w), (T, B, S)."""
         tokens = self._tokenizer([text for sample in samples for text in sample.captions])
         views = Views(
             torch.stack([sample.images.global_images for sample in samples], dim=1),
@@ -125,3 +219,56 @@ class ViewMaker:
             tokens.unflatten(0, (len(samples), -1)).transpose(0, 1).contiguous(),
         )
         return Batch(views, tuple(problems))
+
+
+class ProblemCounter:
+    """Counts bad samples by kind, logs some of them, and stops a run that has too many.
+
+    `limit` is the largest fraction of all samples that may be bad, once `minimum` have been read.
+    In a run of several processes each counts its own samples, which are dealt at random.
+    """
+
+    def __init__(self, limit: float, *, minimum: int = 200) -> None:
+        self._limit, self._minimum = limit, minimum
+        self._read = 0
+        self._counts = Counter[str]()
+        self._examples: dict[str, str] = {}
+
+    @property
+    def bad(self) -> int:
+        """Bad samples so far."""
+        return self._counts.total()
+
+    def add(self, problems: Iterable[Problem], *, seen: int) -> None:
+        """Count the bad samples met on the way to `seen` good ones.
+
+        Raises UnreadableDataError where there have been too many by now.
+        """
+        self._read += seen
+        for problem in problems:
+            self._counts[problem.kind] += 1
+            self._examples[problem.kind] = problem.key
+            count = self._counts[problem.kind]
+            if count <= LOGGED or count.bit_count() == 1:
+                so_far = f" ({count} of this kind so far)" if count > 1 else ""
+                _log.warning("bad sample %s%s", problem, so_far)
+        total = self._read + self.bad
+        if total >= self._minimum and self.bad > self._limit * total:
+            raise UnreadableDataError(self._verdict(total))
+
+    def state(self) -> dict[str, int]:
+        """Return the counts as plain numbers for a snapshot."""
+        return {"read": self._read, **{kind: self._counts[kind] for kind in KINDS}}
+
+    def load(self, state: Mapping[str, int]) -> None:
+        """Continue from the counts of a snapshot."""
+        self._read = state["read"]
+        self._counts = Counter({kind: state.get(kind, 0) for kind in KINDS})
+
+    def _verdict(self, total: int) -> str:
+        kind = max(KINDS, key=self._counts.__getitem__)
+        example = f", as in {self._examples[kind]}" if kind in self._examples else ""
+        return (
+            f"{self.bad} of {total} samples could not be read ({self.bad / total:.1%}), more than "
+            f"data.max_bad={self._limit:g} allows; most often {kind}{example}"
+        )

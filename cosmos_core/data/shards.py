@@ -1,36 +1,34 @@
-"""What `data.shards` and `data.weights` say: sets of local tars, or of streams."""
+"""The shards that `data.shards` and `data.weights` name: sets of local tars, or of streams."""
 
 from __future__ import annotations
 
 import glob
+import itertools
 import math
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from webdataset.shardlists import expand_urls
+from braceexpand import braceexpand
+from webdataset.shardlists import envsubst
 
 from cosmos_core.config import DataConfig
 
 SEPARATOR = "::"
+MOST_SHARDS = 1_000_000
 # A scheme has two letters or more: one is a drive.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _PATTERN = re.compile(r"[*?[]")
-MOST_SHARDS = 1_000_000
-_INNERMOST = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?")
-_LETTERS = re.compile(r"[A-Za-z]\.\.[A-Za-z](?:\.\.-?\d+)?")
-_COUNTED = re.compile(r"\0(\d+)\0")
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
 
 
 class ShardError(ValueError):
-    """Shards that cannot be used, in one line."""
+    """Raised for shards that cannot be used; one line."""
 
 
 class ShardSets(NamedTuple):
-    """The shards of each set, and a weight a set or None.
+    """The shards of each set, and one weight per set or None.
 
     Local paths, or, where `streams`, what webdataset opens: `pipe:` and URLs.
     """
@@ -46,13 +44,13 @@ class ShardSets(NamedTuple):
 
 
 def parse_shards(config: DataConfig) -> ShardSets:
-    """The shards of a configuration; nothing is opened, but every local path is looked up.
+    """Find the shards of a configuration; every local path must exist, and none is opened.
 
     Sets are joined by `::`. A set is a path, a pattern (`*`, `?`, `[...]`), `pipe:COMMAND` or a
     URL; braces are expanded as webdataset does. Raises ShardError.
     """
     sets = [_expand(spec) for spec in config.shards.split(SEPARATOR)]
-    streams = {_is_stream(shard) for shards in sets for shard in shards}
+    streams = {_SCHEME.match(shard) is not None for shards in sets for shard in shards}
     if len(streams) > 1:
         raise ShardError(
             "data.shards mixes local tars with streams, whose order differs in kind; "
@@ -60,77 +58,57 @@ def parse_shards(config: DataConfig) -> ShardSets:
         )
     if streams == {False}:
         try:
-            sets = [_find(shards) for shards in sets]
+            sets = [[path for shard in shards for path in _find(shard)] for shards in sets]
         except OSError as error:  # a name that is too long, a folder that cannot be read
             raise ShardError(f"no such shard: {error.filename} ({error.strerror})") from error
-    weights = _weights(config.weights, len(sets))
+    weights = _parse_weights(config.weights, len(sets))
     return ShardSets(tuple(map(tuple, sets)), weights, streams == {True})
 
 
 def _expand(spec: str) -> list[str]:
     if not spec.strip():
         raise ShardError("data.shards is empty or has an empty set; name tars, as in data/*.tar")
-    if _count(spec) > MOST_SHARDS:
-        raise ShardError(f"data.shards {spec!r} names more than {MOST_SHARDS} shards")
+    pattern = spec.strip()
     try:
-        return list(expand_urls(spec.strip()))
+        for _ in range(10):  # as webdataset does: a variable may hold others
+            pattern = envsubst(pattern)
+        # Single ranges first: braceexpand makes their product lazily, but lists each of them.
+        large = any(_is_large(*bounds) for bounds in _RANGE.findall(pattern))
+        found = [] if large else list(itertools.islice(braceexpand(pattern), MOST_SHARDS + 1))
     except (ValueError, AssertionError) as error:  # unbalanced braces; an unknown ${variable}
         raise ShardError(f"data.shards {spec!r} cannot be expanded: {error}") from error
-
-
-def _count(pattern: str) -> int:
-    """Count what the braces of a pattern stand for at most, innermost first; expand nothing."""
-    counts: list[int] = []
-
-    def product(text: str) -> int:
-        return math.prod(counts[int(number)] for number in _COUNTED.findall(text))
-
-    def replace(group: re.Match[str]) -> str:
-        if bounds := _RANGE.fullmatch(group[1]):
-            first, last, step = bounds[1], bounds[2], bounds[3] or "1"
-            longest = max(map(len, (first, last, step)))
-            huge = longest > len(str(MOST_SHARDS)) + 1
-            size = MOST_SHARDS + 1 if huge else abs(int(last) - int(first)) // (int(step) or 1) + 1
-        elif _LETTERS.fullmatch(group[1]):
-            size = 52
-        else:
-            size = sum(product(part) for part in group[1].split(","))
-        counts.append(size)
-        return f"\0{len(counts) - 1}\0"
-
-    pattern = pattern.replace("\0", "")
-    while (shorter := _INNERMOST.sub(replace, pattern)) != pattern:
-        pattern = shorter
-    return product(pattern)
-
-
-def _is_stream(shard: str) -> bool:
-    return _SCHEME.match(shard) is not None
-
-
-def _find(shards: Sequence[str]) -> list[str]:
-    found = [str(path) for shard in shards for path in _matches(shard)]
-    for path in found:
-        if not Path(path).is_file():
-            hint = f"; name its tars, as in {path}/*.tar" if Path(path).is_dir() else ""
-            raise ShardError(f"no such shard: {path}{hint}")
+    if large or len(found) > MOST_SHARDS:
+        raise ShardError(f"data.shards {spec!r} names more than {MOST_SHARDS} shards")
     return found
 
 
-def _matches(shard: str) -> list[Path]:
+def _is_large(first: str, last: str, step: str) -> bool:
+    """Return whether a range has more than MOST_SHARDS numbers, or numbers with too many digits."""
+    if max(map(len, (first, last, step))) > len(str(MOST_SHARDS)) + 1:
+        return True
+    return abs(int(last) - int(first)) // (int(step or 1) or 1) >= MOST_SHARDS
+
+
+def _find(shard: str) -> list[str]:
+    """Return the tars that a path or a pattern names."""
     path = Path(shard).expanduser()
-    if path.exists() or not _PATTERN.search(shard):
-        return [path]
-    for folder in glob.glob(str(path.parent)):  # whose tars glob would pass over in silence
-        if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
-            raise ShardError(f"cannot read folder {folder}: permission denied")
-    found = sorted(glob.glob(str(path)))
-    if not found:
-        raise ShardError(f"no such shard: nothing matches {path}")
-    return [Path(name) for name in found]
+    if _PATTERN.search(shard) and not path.exists():
+        for folder in glob.glob(str(path.parent)):  # glob would leave out its tars in silence
+            if os.path.isdir(folder) and not os.access(folder, os.R_OK | os.X_OK):
+                raise ShardError(f"cannot read folder {folder}: permission denied")
+        found = sorted(glob.glob(str(path)))
+        if not found:
+            raise ShardError(f"no such shard: nothing matches {path}")
+    else:
+        found = [str(path)]
+    for name in found:
+        if not Path(name).is_file():
+            hint = f"; name its tars, as in {name}/*.tar" if Path(name).is_dir() else ""
+            raise ShardError(f"no such shard: {name}{hint}")
+    return found
 
 
-def _weights(spec: str, sets: int) -> tuple[float, ...] | None:
+def _parse_weights(spec: str, sets: int) -> tuple[float, ...] | None:
     if not spec:
         return None
     try:
@@ -140,7 +118,7 @@ def _weights(spec: str, sets: int) -> tuple[float, ...] | None:
     if len(weights) != sets:
         raise ShardError(
             f"data.weights has {len(weights)} weights for {sets} sets in data.shards; "
-            "give one a set, joined by ::"
+            "give one per set, joined by ::"
         )
     if not all(weight > 0 and math.isfinite(weight) for weight in weights):
         raise ShardError(f"data.weights {spec!r}: weights must be greater than 0")

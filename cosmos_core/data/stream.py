@@ -1,79 +1,88 @@
-"""Batches of samples in streams, which are read from beginning to end."""
+"""Batches of samples in streams (`pipe:`, a URL), which are read from beginning to end."""
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import hashlib
 import itertools
+import lzma
 import random
-from collections.abc import Iterator
-from typing import NamedTuple
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import numpy as np
 import webdataset
 from torch.utils.data import IterableDataset, get_worker_info
+from webdataset.gopen import set_options
 
-from cosmos_core.data.order import Share
-from cosmos_core.data.problems import BadSampleError, Problem, UnreadableDataError
+from cosmos_core.data.order import Schedule
 from cosmos_core.data.samples import (
+    IMAGE_SUFFIXES,
+    BadSampleError,
     Batch,
     Failure,
+    Problem,
+    RawSample,
     Sample,
     SampleViews,
+    UnreadableDataError,
     ViewMaker,
     decode_sample,
 )
 from cosmos_core.data.shards import ShardError, ShardSets
-from cosmos_core.data.tarstream import StreamSample, read_stream
+from cosmos_core.data.tar import Readable, TarError, TarReader, split_name
 
-SHUFFLE_BUFFER = 1000  # samples, as read: about 100 MB of photographs in each worker
+SHUFFLE_BUFFER = 1000  # undecoded samples: about 100 MB of photographs in each worker
+# By their first bytes; webdataset decompresses these as well.
+_DECOMPRESS: dict[bytes, Callable[[Any], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZ": bz2.open,
+    b"\xfd7": lzma.open,
+}
+_FAILURES = (TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
 class StreamPlan(NamedTuple):
-    """What decides the order of streams; `lanes` are the workers of a process, 1 without any."""
+    """What decides the order of streams; `lanes` is the number of workers of a process."""
 
     shards: ShardSets
     seed: int
-    share: Share
+    schedule: Schedule
     lanes: int
 
     def check(self) -> None:
-        """Raises ShardError where a worker of a process would have no shard."""
-        have, readers = len(self.shards.shards), self.share.world_size * self.lanes
-        if self.shards.weights is None and have < readers:
+        """Raise ShardError where a worker of a process would have no shard."""
+        have, processes = len(self.shards.shards), self.schedule.world_size
+        if self.shards.weights is None and have < processes * self.lanes:
             raise ShardError(
-                f"{have} stream shards are too few for {self.share.world_size} processes of "
-                f"{self.lanes} workers: each reads its own; lower data.workers, or give weights"
+                f"{have} stream shards are too few for {processes} processes of {self.lanes} "
+                "workers: each reads its own; lower data.workers, or give weights"
             )
 
-    def passage(self, lane: int, number: int) -> list[str]:
-        """The shards that a worker reads in its pass `number`.
+    def shards_of_pass(self, lane: int, number: int) -> list[str]:
+        """Return the shards that a worker reads in its pass `number`.
 
-        Without weights a share of a permutation of all; with them as many as a share has, drawn
-        with replacement, a shard's chance in proportion to its set's weight.
+        Without weights they are this worker's part of a permutation of all shards; with weights
+        as many, drawn with replacement in proportion to the weights of their sets.
         """
-        shards = self.shards.shards
+        shards, rank, world_size = self.shards.shards, self.schedule.rank, self.schedule.world_size
         if self.shards.weights is None:
             order = np.random.default_rng([self.seed, number]).permutation(len(shards))
-            return [
-                shards[i]
-                for i in order[self.share.rank :: self.share.world_size][lane :: self.lanes]
-            ]
-        sets = zip(self.shards.weights, self.shards.sets, strict=True)
-        weights = np.concatenate([np.full(len(shards), weight) for weight, shards in sets])
-        rng = np.random.default_rng([self.seed, number, self.share.rank, lane])
-        count = max(1, len(shards) // (self.share.world_size * self.lanes))
+            return [shards[i] for i in order[rank::world_size][lane :: self.lanes]]
+        weights = np.repeat(self.shards.weights, [len(shards) for shards in self.shards.sets])
+        rng = np.random.default_rng([self.seed, number, rank, lane])
+        count = max(1, len(shards) // (world_size * self.lanes))
         return [shards[i] for i in rng.choice(len(shards), count, p=weights / weights.sum())]
-
-
-class _Good(NamedTuple):
-    seed: tuple[int, ...]
-    sample: Sample
 
 
 class StreamBatches(IterableDataset["Batch | Failure"]):
     """Whole batches; worker `lane` of L makes those of the steps that leave `lane` modulo L.
 
-    So PyTorch's turns among workers put them in order. A run that begins late reads what came
-    before, without augmenting it.
+    PyTorch takes turns among the workers, which puts the batches in order. A run that begins late
+    reads the samples before, without augmenting them.
     """
 
     def __init__(self, plan: StreamPlan, maker: ViewMaker) -> None:
@@ -82,37 +91,37 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
         self._plan, self._maker = plan, maker
 
     def __iter__(self) -> Iterator[Batch | Failure]:
-        plan, worker = self._plan, get_worker_info()
-        lane = ((worker.id if worker else 0) + plan.share.first_step) % plan.lanes
+        schedule, worker = self._plan.schedule, get_worker_info()
+        lane = ((worker.id if worker else 0) + schedule.first_step) % self._plan.lanes
         samples = self._samples(lane)
         try:
-            for step in range(lane, plan.share.steps, plan.lanes):
-                if step < plan.share.first_step:
-                    self._skip(samples)
-                else:
-                    yield self._batch(samples)
+            for step in range(lane, schedule.steps, self._plan.lanes):
+                # Samples are decoded in any case: which are bad decides where a batch ends.
+                good, problems = self._take(samples, augment=step >= schedule.first_step)
+                if step >= schedule.first_step:
+                    yield self._maker.batch(good, problems)
         except UnreadableDataError as error:
             yield Failure(str(error))
 
-    def _batch(self, samples: Iterator[_Good | Problem]) -> Batch:
+    def _take(
+        self, samples: Iterator[_Good | Problem], *, augment: bool
+    ) -> tuple[list[SampleViews], list[Problem]]:
+        """Read as many good samples as a batch has."""
         views: list[SampleViews] = []
         problems: list[Problem] = []
-        while len(views) < self._plan.share.part:
+        good = 0
+        while good < self._plan.schedule.local_batch_size:
             item = next(samples)
             if isinstance(item, Problem):
                 problems.append(item)
-            else:
+                continue
+            good += 1
+            if augment:
                 views.append(self._maker.views(item.sample, item.seed))
-        return self._maker.batch(views, problems)
-
-    def _skip(self, samples: Iterator[_Good | Problem]) -> None:
-        """A batch's samples are decoded all the same: which are bad decides where it ends."""
-        good = 0
-        while good < self._plan.share.part:
-            good += isinstance(next(samples), _Good)
+        return views, problems
 
     def _samples(self, lane: int) -> Iterator[_Good | Problem]:
-        """Decoded samples without end. Raises UnreadableDataError after a pass without any."""
+        """Yield decoded samples for ever. Raises UnreadableDataError after a pass without any."""
         for number in itertools.count():
             good, last = 0, None
             for item in self._decoded(lane, number):
@@ -120,12 +129,12 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
                 last = item if isinstance(item, Problem) else last
                 yield item
             if not good:
-                why = f"; the last problem: {last.key}: {last.kind}: {last.detail}" if last else ""
+                why = f"; the last problem: {last}" if last else ""
                 raise UnreadableDataError(f"no good sample in the shards of a worker{why}")
 
     def _decoded(self, lane: int, number: int) -> Iterator[_Good | Problem]:
-        """The samples of a pass, shuffled in a buffer."""
-        rng = random.Random(f"{self._plan.seed} {number} {self._plan.share.rank} {lane}")
+        """Yield the samples of a pass, shuffled in a buffer."""
+        rng = random.Random(f"{self._plan.seed} {number} {self._plan.schedule.rank} {lane}")
         shuffled = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
         for item in shuffled(self._read(lane, number)):
             if isinstance(item, Problem):
@@ -140,12 +149,105 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
     def _read(
         self, lane: int, number: int
     ) -> Iterator[tuple[tuple[int, ...], StreamSample] | Problem]:
-        """The samples of a pass, in the order of its shards, each with its seed."""
-        for place, shard in enumerate(self._plan.passage(lane, number)):
+        """Yield the samples of a pass, in the order of its shards, each with its seed."""
+        for turn, shard in enumerate(self._plan.shards_of_pass(lane, number)):
             # A shard that is drawn twice in a pass is not augmented alike.
-            twice = () if self._plan.shards.weights is None else (place,)
+            twice = () if self._plan.shards.weights is None else (turn,)
             for item in read_stream(shard):
                 if isinstance(item, Problem):
                     yield item
                 else:
                     yield (self._plan.seed, number, item.hash, *twice), item
+
+
+class _Good(NamedTuple):
+    seed: tuple[int, ...]
+    sample: Sample
+
+
+class StreamSample(NamedTuple):
+    """An undecoded sample, and the hash of its key, a whole number >= 0."""
+
+    shard: str
+    key: str
+    hash: int
+    raw: RawSample
+
+
+def read_stream(shard: str) -> Iterator[StreamSample | Problem]:
+    """Yield the samples of a stream; where it fails, the last item is a problem of the shard.
+
+    A stream that is damaged or cut off gives the samples before the one it fails in.
+    """
+    try:
+        stream = webdataset.gopen(shard)
+    except (OSError, ValueError) as error:
+        yield _broken(shard, 0, error)
+        return
+    # Otherwise the output of a command that fails is lost, depending on the moment.
+    set_options(stream, ignore_errors=True)
+    failure: Exception | None = None
+    count = 0
+    try:
+        try:
+            for key, raw in _group_files(TarReader(_uncompressed(stream))):
+                digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8)
+                yield StreamSample(shard, key, int.from_bytes(digest.digest(), "big"), raw)
+                count += 1
+        except _FAILURES as error:
+            failure = error
+        failure = _end(stream) or failure
+    finally:  # also where the caller stops early
+        with suppress(OSError):
+            stream.close()
+    if failure is not None:
+        yield _broken(shard, count, failure)
+
+
+class _Stream:
+    """A stream of which the first bytes, the head, have been read."""
+
+    def __init__(self, stream: Any, head: bytes = b"") -> None:
+        self._stream, self._head = stream, head
+
+    def read(self, size: int, /) -> bytes:
+        """Return `size` bytes, fewer only at the end."""
+        head, self._head = self._head[:size], self._head[size:]
+        return head + self._stream.read(size - len(head)) if size > len(head) else head
+
+
+def _uncompressed(stream: Any) -> Readable:
+    head = stream.read(2)
+    whole = _Stream(stream, head)
+    return _Stream(_DECOMPRESS[head](whole)) if head in _DECOMPRESS else whole
+
+
+def _group_files(reader: TarReader) -> Iterator[tuple[str, RawSample]]:
+    """Yield the key and the files of each sample, whose files are neighbours."""
+    names = ((member, split_name(member.name) or ("", "")) for member in reader)
+    used = ((member, *name) for member, name in names if name[1] in (*IMAGE_SUFFIXES, "json"))
+    for key, group in itertools.groupby(used, key=lambda file: file[1]):
+        found: dict[str, bytes] = {}
+        for _, _, suffix in group:
+            found.setdefault(suffix, reader.read())
+        image = next((found[suffix] for suffix in IMAGE_SUFFIXES if suffix in found), None)
+        yield key, RawSample(image, found.get("json"))
+
+
+def _end(stream: Any) -> OSError | None:
+    """Close a stream; return the failure of its command, if the command printed all it had to."""
+    try:
+        ended = not stream.read(1)
+        stream.close()
+    except OSError as error:
+        return error
+    status = getattr(stream, "status", 0)  # a command's; files have none
+    if not ended or status in getattr(stream, "ignore_status", [0]):
+        return None
+    return OSError(f"the command ended with status {status}")
+
+
+def _broken(shard: str, samples: int, error: Exception) -> Problem:
+    reason = str(error) or type(error).__name__
+    kind = "truncated" if samples else "unreadable"
+    return BadSampleError(kind, f"after {samples} samples: {reason}").problem(shard, shard)

@@ -1,4 +1,4 @@
-"""Processes of a DataLoader that end with the process that started them, however that one ends."""
+"""Worker processes that end with the process that started them, however that one ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _guards: list[subprocess.Popen[bytes]] = []  # of this process, if it is a worke
 
 @contextmanager
 def worker_lifetime(*, commands: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yield a `worker_init_fn`; workers that it starts end at once when the context does.
+    """Yield a `worker_init_fn`; the workers it starts end at once when the context does.
 
     They also end when this process dies of SIGKILL, even while they wait for data that never come.
     With `commands`, so do the commands that a worker has started, and all that these started.
@@ -33,17 +33,17 @@ def worker_lifetime(*, commands: bool = False) -> Iterator[Callable[[int], None]
 
 
 def _start(lifeline: Connection, end: Connection, commands: bool, number: int) -> None:
-    """Prepare a worker, which is in a process group of its own, with all of its commands.
+    """Prepare a worker, which gets a process group of its own, with all of its commands.
 
-    So signals to the group of the main process, as from Ctrl-C, do not reach it: the main process
-    ends its workers once it has done with their batches.
+    Signals to the group of the main process, as from Ctrl-C, do not reach it: the main process ends
+    its workers once it has processed their batches.
     """
     end.close()  # a copy, which would keep the pipe open
     signal.signal(signal.SIGINT, _ignore)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
         if commands:
-            _guards.append(_guard())
+            _guards.append(_start_guard())
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
 
 
@@ -51,7 +51,7 @@ def _ignore(*_: object) -> None:
     """Do nothing; unlike SIG_IGN, commands do not inherit it."""
 
 
-def _guard() -> subprocess.Popen[bytes]:
+def _start_guard() -> subprocess.Popen[bytes]:
     """Start a process that kills the group of this one, itself included, once this one has ended.
 
     The system closes the pipe that the guard reads from, whatever ended this process.

@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from cosmos_core.config import TrainConfig
-from cosmos_core.data.loading import Batch, Tokenizer, make_loader
-from cosmos_core.data.problems import ProblemCounter
+from cosmos_core.data.loading import make_loader
+from cosmos_core.data.samples import Batch, ProblemCounter, Tokenizer
 from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
 from cosmos_core.engine.distributed import World, gather_objects, make_gather, wait_for_all
 from cosmos_core.engine.evaluate import Evaluator, evaluate

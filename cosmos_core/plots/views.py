@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cosmos_core.plots import new_page, plain_style, png
 from cosmos_core.types import ViewCounts, Views
-from cosmos_core.views.pixels import Pixels
+from cosmos_core.views import Pixels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -11,7 +11,7 @@ import pytest
 from support import forked
 
 import cosmos_core
-from cosmos_core.data.captions import DREAMLIP_KEYS
+from cosmos_core.data.samples import DREAMLIP_KEYS
 
 TINY = [
     *("--set", "data.shards=scenes:24"),

@@ -17,8 +17,7 @@ import pytest
 import webdataset
 from PIL import ExifTags, Image, ImageOps
 
-from cosmos_core.data.problems import BadSampleError
-from cosmos_core.data.samples import RawSample, decode_sample
+from cosmos_core.data.samples import BadSampleError, RawSample, decode_sample
 from cosmos_eval.data.archives import open_archives
 from cosmos_eval.data.sources import (
     ArchiveMember,

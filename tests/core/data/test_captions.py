@@ -4,8 +4,7 @@ import json
 
 import pytest
 
-from cosmos_core.data.captions import caption_sentences
-from cosmos_core.data.problems import BadSampleError
+from cosmos_core.data.samples import BadSampleError, caption_sentences
 
 
 def test_dreamlips_captions_are_lists_of_sentences_or_texts():

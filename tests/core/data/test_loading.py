@@ -20,7 +20,9 @@ from support.shards import (
     write_shards,
 )
 
-from cosmos_core.data.loading import Batch, ShardError, UnreadableDataError, make_loader
+from cosmos_core.data.loading import make_loader
+from cosmos_core.data.samples import Batch, UnreadableDataError
+from cosmos_core.data.shards import ShardError
 from cosmos_core.types import Views
 
 # More workers than cores are no reason to fail here.

@@ -6,16 +6,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cosmos_core.data.order import BatchOrder, EpochOrder, Share
+from cosmos_core.data.order import BatchOrder, EpochOrder, Schedule
 
 
-def batches(size, share, **order):
+def batches(size, schedule, **order):
     options = {"weights": None, "seed": 0, **order}
-    return list(BatchOrder(EpochOrder([size], **options), share))
+    return list(BatchOrder(EpochOrder([size], **options), schedule))
 
 
 def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own():
-    draws = list(itertools.chain.from_iterable(batches(9, Share(4, 9))))
+    draws = list(itertools.chain.from_iterable(batches(9, Schedule(4, 9))))
     epochs = [draws[first : first + 9] for first in range(0, 36, 9)]
     for number, epoch in enumerate(epochs):
         assert sorted(draw.number for draw in epoch) == list(range(9))
@@ -25,26 +25,26 @@ def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own():
 
 
 def test_a_batch_may_be_larger_than_the_data():
-    (only,) = batches(3, Share(8, 1))
+    (only,) = batches(3, Schedule(8, 1))
     assert [draw.seed[1] for draw in only] == [0, 0, 0, 1, 1, 1, 2, 2]
 
 
 def test_another_seed_is_another_order():
-    assert batches(50, Share(50, 1)) != batches(50, Share(50, 1), seed=1)
+    assert batches(50, Schedule(50, 1)) != batches(50, Schedule(50, 1), seed=1)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 4])
 def test_processes_take_the_parts_of_every_global_batch(world_size):
-    whole = batches(10, Share(8, 5))
-    parts = [batches(10, Share(8, 5, 0, rank, world_size)) for rank in range(world_size)]
+    whole = batches(10, Schedule(8, 5))
+    parts = [batches(10, Schedule(8, 5, 0, rank, world_size)) for rank in range(world_size)]
     assert [list(itertools.chain(*step)) for step in zip(*parts, strict=True)] == whole
 
 
 @pytest.mark.parametrize("weights", [None, (2.0,)])
 def test_a_run_can_begin_at_any_step(weights):
-    whole = batches(10, Share(4, 9), weights=weights)
+    whole = batches(10, Schedule(4, 9), weights=weights)
     for step in range(10):
-        assert batches(10, Share(4, 9, step), weights=weights) == whole[step:]
+        assert batches(10, Schedule(4, 9, step), weights=weights) == whole[step:]
 
 
 def test_weights_draw_sets_by_weight_times_size_and_their_samples_evenly():

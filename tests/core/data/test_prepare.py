@@ -9,12 +9,10 @@ import webdataset
 from support.shards import jpeg, tokenize, train_config
 from support.writing import file_size_limit
 
-from cosmos_core.data.captions import DREAMLIP_KEYS, caption_sentences
-from cosmos_core.data.download import read_source
-from cosmos_core.data.dreamlip import CaptionFile, read_cell
 from cosmos_core.data.index import index_shards
 from cosmos_core.data.loading import make_loader
-from cosmos_core.data.prepare import PreparedReport, prepare
+from cosmos_core.data.prepare import CaptionFile, PreparedReport, prepare, read_cell, read_source
+from cosmos_core.data.samples import DREAMLIP_KEYS, caption_sentences
 
 # Names as downloaders and editors give them; no call may touch such files.
 FOREIGN = ("download.part", "00001.part", ".notes.tmp")

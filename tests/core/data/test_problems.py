@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from cosmos_core.data.problems import Problem, ProblemCounter, UnreadableDataError
+from cosmos_core.data.samples import Problem, ProblemCounter, UnreadableDataError
 
 
 def problems(count, kind="image_broken"):

@@ -10,8 +10,7 @@ import PIL.Image
 import pytest
 from support.shards import jpeg
 
-from cosmos_core.data.problems import KINDS, BadSampleError
-from cosmos_core.data.samples import RawSample, decode_sample
+from cosmos_core.data.samples import KINDS, BadSampleError, RawSample, decode_sample
 
 RECORD = json.dumps({"raw_caption": ["a"]}).encode()
 

@@ -20,12 +20,11 @@ from support.shards import (
     write_shards,
 )
 
-from cosmos_core.data.loading import ShardError, UnreadableDataError, make_loader
-from cosmos_core.data.order import Share
-from cosmos_core.data.problems import Problem
-from cosmos_core.data.shards import ShardSets
-from cosmos_core.data.stream import StreamPlan
-from cosmos_core.data.tarstream import read_stream
+from cosmos_core.data.loading import make_loader
+from cosmos_core.data.order import Schedule
+from cosmos_core.data.samples import Problem, UnreadableDataError
+from cosmos_core.data.shards import ShardError, ShardSets
+from cosmos_core.data.stream import StreamPlan, read_stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 SHARDS = 8
@@ -121,7 +120,7 @@ def test_http_gives_what_a_pipe_gives(server, folder):
 
 
 def plan(sets, weights=None, rank=0, world_size=1, lanes=1):
-    return StreamPlan(ShardSets(sets, weights, True), 0, Share(1, 1, 0, rank, world_size), lanes)
+    return StreamPlan(ShardSets(sets, weights, True), 0, Schedule(1, 1, 0, rank, world_size), lanes)
 
 
 def test_every_pass_deals_every_shard_to_one_worker():
@@ -132,7 +131,7 @@ def test_every_pass_deals_every_shard_to_one_worker():
             shard
             for rank in range(2)
             for lane in range(2)
-            for shard in plan((shards,), None, rank, 2, 2).passage(lane, number)
+            for shard in plan((shards,), None, rank, 2, 2).shards_of_pass(lane, number)
         ]
         assert sorted(dealt) == sorted(shards)
         passes.append(tuple(dealt))
@@ -142,7 +141,7 @@ def test_every_pass_deals_every_shard_to_one_worker():
 def test_weights_draw_shards_by_weight():
     # 30 shards of weight 1, 10 of weight 3: half of the draws each.
     sets = tuple(f"pipe:a{n}" for n in range(30)), tuple(f"pipe:b{n}" for n in range(10))
-    drawn = [shard for n in range(500) for shard in plan(sets, (1.0, 3.0)).passage(0, n)]
+    drawn = [shard for n in range(500) for shard in plan(sets, (1.0, 3.0)).shards_of_pass(0, n)]
     share = np.mean([shard.startswith("pipe:a") for shard in drawn])
     # 20,000 draws: 4 standard deviations are 0.014.
     assert share == pytest.approx(0.5, abs=0.0142)

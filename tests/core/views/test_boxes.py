@@ -9,7 +9,7 @@ import torch
 from scipy.stats import ks_2samp
 from torchvision.transforms import RandomResizedCrop
 
-from cosmos_core.views.boxes import Box, cut, random_box
+from cosmos_core.views import Box, cut, random_box
 
 DRAWS = 3000
 GLOBAL, LOCAL = (0.4, 1.0), (0.05, 0.4)

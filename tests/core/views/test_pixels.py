@@ -7,7 +7,7 @@ import torch
 from PIL import ImageFilter, ImageOps
 from torchvision.transforms import functional
 
-from cosmos_core.views import pixels
+from cosmos_core import views
 
 SIZE = 96
 
@@ -41,20 +41,20 @@ def difference(ours, theirs):
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
 def test_jitter_is_torchvisions_within_one_grey_level(view, factor, name):
     theirs = getattr(functional, f"adjust_{name}")(PIL.Image.fromarray(view), factor)
-    assert difference(getattr(pixels, name)(view, factor), theirs).max() <= 1
+    assert difference(getattr(views, name)(view, factor), theirs).max() <= 1
 
 
 @IMAGES
 def test_grey_is_torchvisions_within_one_grey_level(view):
     theirs = functional.rgb_to_grayscale(PIL.Image.fromarray(view), 3)
-    assert difference(pixels.grey(view), theirs).max() <= 1
+    assert difference(views.grey(view), theirs).max() <= 1
 
 
 @IMAGES
 def test_solarize_and_flip_are_pillows(view):
     image = PIL.Image.fromarray(view)
-    assert np.array_equal(pixels.solarize(view), np.asarray(ImageOps.solarize(image, 128)))
-    assert np.array_equal(pixels.flip(view), np.asarray(ImageOps.mirror(image)))
+    assert np.array_equal(views.solarize(view), np.asarray(ImageOps.solarize(image, 128)))
+    assert np.array_equal(views.flip(view), np.asarray(ImageOps.mirror(image)))
 
 
 def exact_hue(view, turns):
@@ -67,7 +67,7 @@ def exact_hue(view, turns):
 @pytest.mark.parametrize("turns", [-0.5, -0.1, -0.05, -0.003, 0.0, 0.003, 0.05, 0.1, 0.5])
 def test_hue_is_as_near_to_the_exact_one_as_torchvisions_or_nearer(view, turns):
     exact = exact_hue(view, turns)
-    ours = difference(pixels.hue(view, turns), exact)
+    ours = difference(views.hue(view, turns), exact)
     theirs = difference(functional.adjust_hue(PIL.Image.fromarray(view), turns), exact)
     assert ours.mean() < min(theirs.mean() + 0.01, 0.7)
     assert ours.max() <= 7
@@ -77,26 +77,26 @@ def test_hue_is_as_near_to_the_exact_one_as_torchvisions_or_nearer(view, turns):
 @pytest.mark.parametrize("view", [noise(), ramps()], ids=["noise", "ramp"])
 def test_blur_is_pillows_within_its_rounding(view, radius):
     theirs = PIL.Image.fromarray(view).filter(ImageFilter.GaussianBlur(radius))
-    apart = difference(pixels.blur(view, radius), theirs)
+    apart = difference(views.blur(view, radius), theirs)
     assert apart[6:-6, 6:-6].max() <= 3
     assert apart.mean() < 1.1
 
 
 @pytest.mark.parametrize("radius", np.linspace(0.1, 2, 20))
 def test_blur_has_the_radius_as_standard_deviation_and_keeps_brightness(radius):
-    kernel = pixels.blur_kernel(radius)
+    kernel = views.blur_kernel(radius)
     places = np.arange(len(kernel)) - len(kernel) // 2
     assert kernel.sum() == pytest.approx(1, abs=1e-6)
     assert (kernel * places**2).sum() == pytest.approx(radius**2, abs=1e-6)
     for level in (1, 128, 255):
         flat = np.full((20, 20, 3), level, np.uint8)
-        assert np.array_equal(pixels.blur(flat, radius), flat)
+        assert np.array_equal(views.blur(flat, radius), flat)
 
 
 def test_changes_leave_their_input_alone():
     view, before = noise(), noise()
     for name in ("brightness", "contrast", "saturation", "hue", "blur"):
-        getattr(pixels, name)(view, 0.7)
+        getattr(views, name)(view, 0.7)
     for name in ("grey", "solarize", "flip"):
-        getattr(pixels, name)(view)
+        getattr(views, name)(view)
     assert np.array_equal(view, before)

@@ -16,7 +16,7 @@ import torch
 from scipy.stats import ks_2samp
 
 from cosmos_core.config import ImageViewConfig
-from cosmos_core.views.image import MultiCrop
+from cosmos_core.views import MultiCrop
 
 BENCHMARKS = Path(__file__).parents[3] / "benchmarks"
 IMAGES, REPEATS = 4, 30

@@ -10,8 +10,7 @@ from scipy.stats import ks_1samp, uniform
 
 from cosmos_core.config import ImageViewConfig, TextViewConfig
 from cosmos_core.types import ViewCounts
-from cosmos_core.views.image import MultiCrop, ViewKind, jitter, random_view
-from cosmos_core.views.text import caption_views
+from cosmos_core.views import MultiCrop, ViewKind, caption_views, jitter, random_view
 
 PLAIN = ImageViewConfig(
     flip_p=0, jitter_p=0, grayscale_p=0, blur_p=(0, 0, 0), solarize_p=0, global_size=64

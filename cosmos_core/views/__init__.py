@@ -1,1 +1,0 @@
-"""cosmos_core.views"""
