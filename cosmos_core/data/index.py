@@ -26,8 +26,7 @@ from cosmos_core.data.samples import IMAGE_SUFFIXES, BadSampleError, RawSample
 from cosmos_core.data.shards import ShardError
 from cosmos_core.data.tar import BLOCK, Member, TarError, TarReader, require_one_file, split_name
 from cosmos_core.data.workers import worker_lifetime
-from cosmos_core.utils.files import write_atomically
-from cosmos_core.utils.storage import pack_arrays, unpack_arrays
+from cosmos_core.utils.files import pack_arrays, unpack_arrays, write_atomically
 
 COLUMNS = 4
 _VERSION = 3  # of the cached index

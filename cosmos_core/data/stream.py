@@ -190,7 +190,7 @@ def read_stream(shard: str) -> Iterator[StreamSample | Problem]:
     count = 0
     try:
         try:
-            for key, raw in _group_files(TarReader(_uncompressed(stream))):
+            for key, raw in _samples(_uncompressed(stream)):
                 digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8)
                 yield StreamSample(shard, key, int.from_bytes(digest.digest(), "big"), raw)
                 count += 1
@@ -222,16 +222,22 @@ def _uncompressed(stream: Any) -> Readable:
     return _Stream(_DECOMPRESS[head](whole)) if head in _DECOMPRESS else whole
 
 
-def _group_files(reader: TarReader) -> Iterator[tuple[str, RawSample]]:
+def _samples(stream: Readable) -> Iterator[tuple[str, RawSample]]:
     """Yield the key and the files of each sample, whose files are neighbours."""
-    names = ((member, split_name(member.name) or ("", "")) for member in reader)
-    used = ((member, *name) for member, name in names if name[1] in (*IMAGE_SUFFIXES, "json"))
-    for key, group in itertools.groupby(used, key=lambda file: file[1]):
+    for key, group in itertools.groupby(_files(stream), key=lambda file: file[0]):
         found: dict[str, bytes] = {}
-        for _, _, suffix in group:
-            found.setdefault(suffix, reader.read())
+        for _, suffix, content in group:
+            found.setdefault(suffix, content)
         image = next((found[suffix] for suffix in IMAGE_SUFFIXES if suffix in found), None)
         yield key, RawSample(image, found.get("json"))
+
+
+def _files(stream: Readable) -> Iterator[tuple[str, str, bytes]]:
+    reader = TarReader(stream)
+    for member in reader:
+        key, suffix = split_name(member.name) or ("", "")
+        if suffix in (*IMAGE_SUFFIXES, "json"):
+            yield key, suffix, reader.read()
 
 
 def _end(stream: Any) -> OSError | None:
