@@ -10,14 +10,31 @@ from typing import TYPE_CHECKING, Any
 from cosmos_eval._version import __version__
 
 if TYPE_CHECKING:
+    from cosmos_eval.models.encoder import DenseEncoder, Encoder
+    from cosmos_eval.models.two_tower import TwoTower
     from cosmos_eval.report.attention import attend
     from cosmos_eval.results.export import load_results
     from cosmos_eval.results.store import read_results
     from cosmos_eval.runner.run import evaluate
+    from cosmos_eval.types import UsageError
 
-__all__ = ["__version__", "attend", "evaluate", "load_results", "read_results"]
+__all__ = [
+    "DenseEncoder",
+    "Encoder",
+    "TwoTower",
+    "UsageError",
+    "__version__",
+    "attend",
+    "evaluate",
+    "load_results",
+    "read_results",
+]
 
 _HOMES = {
+    "DenseEncoder": "cosmos_eval.models.encoder",
+    "Encoder": "cosmos_eval.models.encoder",
+    "TwoTower": "cosmos_eval.models.two_tower",
+    "UsageError": "cosmos_eval.types",
     "attend": "cosmos_eval.report.attention",
     "evaluate": "cosmos_eval.runner.run",
     "load_results": "cosmos_eval.results.export",

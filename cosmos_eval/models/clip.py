@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,23 +26,11 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from cosmos_eval.models.attention import encode_patches, project_in_one_piece
-from cosmos_eval.types import Attention, EncoderInfo, Precision
+from cosmos_eval.models.encoder import autocast
+from cosmos_eval.types import Attention, EncoderInfo
 
 Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
 """The tokenizers that open_clip.get_tokenizer (3.3) returns."""
-
-# None is PyTorch's usual type of the device, as in CLIP Benchmark's `torch.autocast(device)`.
-_AUTOCAST: dict[Precision, torch.dtype | None] = {
-    "amp": None,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-
-
-def autocast(info: EncoderInfo) -> AbstractContextManager[Any]:
-    """Return the context in which a model of this precision runs on its device."""
-    dtype, enabled = _AUTOCAST.get(info.precision), info.precision in _AUTOCAST
-    return torch.autocast(torch.device(info.device).type, dtype=dtype, enabled=enabled)
 
 
 class ClipParts(NamedTuple):

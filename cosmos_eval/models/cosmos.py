@@ -20,7 +20,8 @@ from cosmos_core.model.build import model_config
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import parse_json
 from cosmos_eval.models import audit
-from cosmos_eval.models.clip import ClipEncoder, ClipParts, autocast
+from cosmos_eval.models.clip import ClipEncoder, ClipParts
+from cosmos_eval.models.encoder import autocast
 from cosmos_eval.models.hub import fetch
 from cosmos_eval.models.maps import words_of
 from cosmos_eval.models.specs import RELEASED, local_file

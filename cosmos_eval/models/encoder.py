@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
@@ -105,6 +106,16 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
 
         Padding is attended to as well, as in training.
         """
+
+
+def autocast(info: EncoderInfo) -> AbstractContextManager[Any]:
+    """Return the context in which a model of this precision runs on its device."""
+    import torch
+
+    # None is PyTorch's usual type of the device, as in CLIP Benchmark's `torch.autocast(device)`.
+    dtypes = {"amp": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    device, precision = torch.device(info.device).type, info.precision
+    return torch.autocast(device, dtype=dtypes.get(precision), enabled=precision in dtypes)
 
 
 def require_finite(

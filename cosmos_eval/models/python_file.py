@@ -1,4 +1,4 @@
-"""A model of the user's own: a Python file whose function `load(device, precision)` makes it."""
+"""A model of a user's Python file: its function `load(device, precision)`, or its `model`."""
 
 from __future__ import annotations
 
@@ -13,51 +13,55 @@ from typing import Any
 
 from cosmos_eval.data.readers import FileError, read_bytes
 from cosmos_eval.models.encoder import Encoder, require_encoder, require_output
+from cosmos_eval.models.two_tower import TwoTower
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError
 
+# Methods of all kinds of encoders.
 _METHODS = (
     *("transform", "tokenize", "overlong", "encode_image", "encode_text", "encode_patches"),
     *("words", "image_queries", "text_queries", "patch_attention", "token_attention"),
 )
-"""Those of all kinds of encoders, see cosmos_eval.models.encoder."""
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
-    """Run the file, call its `load`, and look whether what comes is an encoder.
+    """Run the file, get its model, and check that it is an encoder.
 
-    Its `info` then has what was typed and the hash of the file, so that nothing that was kept of
-    another version of it is used. Raises UsageError, one line, whatever goes wrong in the file.
+    Its `info` then has what was typed and the hash of the file, so that cached embeddings of
+    another version are not used. Raises UsageError, one line, whatever goes wrong in the file.
     """
     path = Path(spec.name)
     try:
         content = read_bytes(path)
     except FileError as error:
         raise UsageError(f"cannot read {path}: {error}") from error
-    with _its_own_errors(str(path)):
+    with _errors_of(str(path)):
         module = _run(path, content)
-    make = getattr(module, "load", None)
-    if not callable(make):
-        raise UsageError(f"{path} has no function `load(device, precision)`, which makes the model")
-    where = f"{path}: load({device!r}, {precision!r})"
-    with _its_own_errors(where):
-        encoder = make(device, precision)
-    with _its_own_errors(where):
+    make, encoder = getattr(module, "load", None), getattr(module, "model", None)
+    where = f"{path}: load({device!r}, {precision!r})" if callable(make) else f"{path}: `model`"
+    if callable(make):
+        with _errors_of(where):
+            encoder = make(device, precision)
+    elif encoder is None:
+        raise UsageError(f"{path} has no function `load(device, precision)` and no `model`")
+    with _errors_of(where):
+        if isinstance(encoder, TwoTower):
+            encoder.to(device, precision)
         require_encoder(encoder, where)
     _require_honest(encoder.info, precision, where)
     code = hashlib.sha256(content).hexdigest()
-    with _its_own_errors(f"{where}: setting its `info`"):
+    with _errors_of(f"{where}: setting its `info`"):
         encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code)
         widths: set[int] = set()
         for name in _METHODS:
             if hasattr(encoder, name):
                 setattr(encoder, name, _guarded(getattr(encoder, name), name, widths, path))
     if encoder.info.code_sha256 != code:
-        raise UsageError(f"{where}: its `info` cannot be set, so that results would not say whose")
+        raise UsageError(f"{where}: its `info` cannot be set, and results would not name the file")
     return encoder
 
 
 def _run(path: Path, content: bytes) -> ModuleType:
-    """The module that the content makes: what is hashed is what runs, whatever is kept compiled.
+    """Run the hashed content, whatever is compiled already, as a module.
 
     It finds installed packages, but not its neighbours, which the hash would not cover.
     """
@@ -71,11 +75,11 @@ def _run(path: Path, content: bytes) -> ModuleType:
 def _guarded(
     method: Callable[..., Any], name: str, widths: set[int], path: Path
 ) -> Callable[..., Any]:
-    """Return a method whose errors, and outputs of another form, are a UsageError."""
+    """Wrap a method so that its errors, and outputs of another form, are a UsageError."""
 
     @wraps(method)
     def call(given: Any, *more: Any) -> Any:
-        with _its_own_errors(f"{path}: {name}"):
+        with _errors_of(f"{path}: {name}"):
             output = method(given, *more)
             require_output(name, given, output, widths, str(path))
             return output
@@ -84,19 +88,19 @@ def _guarded(
 
 
 @contextmanager
-def _its_own_errors(where: str) -> Iterator[None]:
+def _errors_of(where: str) -> Iterator[None]:
     """Report whatever the user's code raises, `sys.exit` included; --debug shows where in it."""
     try:
         yield
     except (UsageError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        said = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        raise UsageError(f"{where} failed: {said} (--debug shows where)") from error
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UsageError(f"{where} failed: {reason} (--debug shows where)") from error
 
 
 def _require_honest(info: EncoderInfo, precision: Precision, where: str) -> None:
-    """Results are told apart, and embeddings kept, by what a model says of itself."""
+    """Check what results are told apart by, and embeddings cached by."""
     if info.precision != precision:
         raise UsageError(f"{where} made a model of precision {info.precision}: choose that one")
     if info.weights is not None:

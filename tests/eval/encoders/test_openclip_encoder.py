@@ -16,8 +16,8 @@ from open_clip.pretrained import _pcfg
 from PIL import Image
 
 from cosmos_eval.models import load_encoder
-from cosmos_eval.models.clip import ClipEncoder, autocast
-from cosmos_eval.models.encoder import DenseEncoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.encoder import DenseEncoder, autocast
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import UsageError
 

@@ -61,7 +61,8 @@ def test_bad_names(text: str, message: str) -> None:
 
 def test_names_and_data_are_checked_without_torch() -> None:
     program = (
-        "import sys, cosmos_eval.models.specs, cosmos_eval.protocols.retrieval, "
+        "import sys, cosmos_eval.models.bundled, cosmos_eval.embedding.embed, "
+        "cosmos_eval.protocols.retrieval, "
         "cosmos_eval.protocols.classification, cosmos_eval.tasks.retrieval, "
         "cosmos_eval.tasks.classification; sys.exit('torch' in sys.modules)"
     )

@@ -1,0 +1,193 @@
+"""A model from two functions, a transform and a tokenizer."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import PIL.Image
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cosmos_core.utils.files import file_sha256
+from cosmos_eval.models.encoder import autocast, require_output
+from cosmos_eval.types import Attention, EncoderInfo, Precision, Rgb, UsageError
+
+_APPENDED = " and much more"
+
+
+class TwoTower:
+    """An Encoder from functions; with `encode_patches` a DenseEncoder, which segmentation needs.
+
+    `encode_image` maps (B, 3, H, W) to (B, D) and `encode_text` (B, L) to (B, D), on the model's
+    device; features are normalised here. `transform` maps an RGB image to (3, H, W) float32,
+    `tokenize` a list of texts to (B, L) int64. `encode_patches` maps (B, 3, H, W) and the form of
+    attention to (B, H // patch_size, W // patch_size, D).
+
+    `weights` (a module or a state dict) may be left out where the functions are methods of modules
+    or refer to modules or tensors in their closure or file. They are hashed and, if modules, moved
+    to the device. Raises UsageError where there are none.
+    """
+
+    trims_text = False
+
+    def __init__(
+        self,
+        *,
+        encode_image: Callable[[Tensor], Tensor],
+        encode_text: Callable[[Tensor], Tensor],
+        transform: Callable[[PIL.Image.Image], Tensor],
+        tokenize: Callable[[list[str]], Any],
+        name: str,
+        weights: nn.Module | Mapping[str, Tensor] | None = None,
+        encode_patches: Callable[[Tensor, Attention], Tensor] | None = None,
+        patch_size: int = 0,
+        image_mean: Rgb = (0.0, 0.0, 0.0),
+        image_std: Rgb = (1.0, 1.0, 1.0),
+    ) -> None:
+        functions = (encode_image, encode_text, encode_patches)
+        self._weights = [*_found(functions if weights is None else [weights], set())]
+        if not self._weights:
+            raise UsageError(f"{name}: its functions refer to no module or tensor: give weights=")
+        code = Path(sys._getframe(1).f_code.co_filename)
+        self.info = EncoderInfo(
+            spec=name,
+            architecture=name,
+            weights=None,
+            weights_sha256=_sha256(self._weights),
+            random=False,
+            precision="fp32",
+            device="cpu",
+            code_sha256=file_sha256(code) if code.is_file() else None,
+        )
+        self._encode_image, self._encode_text = encode_image, encode_text
+        self._transform, self._tokenize = transform, tokenize
+        self._widths: set[int] = set()
+        self.preprocessing = {"transform": _description(transform)}
+        self.tokenizer = {"tokenize": _description(tokenize)}
+        if encode_patches is not None:
+            self.patch_size, self.image_mean, self.image_std = patch_size, image_mean, image_std
+            self.encode_patches = partial(self._patches, encode_patches)
+        self.to("cpu", "fp32")
+
+    def to(self, device: str, precision: Precision) -> None:
+        """Move the model to a device, where it runs in this precision, in evaluation mode."""
+        self.info = self.info._replace(device=device, precision=precision)
+        for module in self._weights:
+            if isinstance(module, nn.Module):
+                module.eval().to(device)
+
+    def transform(self, image: PIL.Image.Image) -> Tensor:
+        """Apply the transform: RGB -> (3, H, W) float32 on the CPU."""
+        pixels = self._transform(image)
+        require_output("transform", image, pixels, self._widths, self.info.spec)
+        return pixels
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Texts -> (B, L) int64, from a tensor or from what transformers returns."""
+        output = self._tokenize(list(texts))
+        tokens = output if isinstance(output, Tensor) else getattr(output, "input_ids", output)
+        require_output("tokenize", texts, tokens, self._widths, self.info.spec)
+        return tokens
+
+    def overlong(self, texts: Sequence[str]) -> Tensor:
+        """(B,) bool: neither more words nor one character less changes the tokens of a text."""
+        tokens, stripped = self.tokenize(texts), [text.strip() for text in texts]
+        longer = self.tokenize([text + _APPENDED for text in stripped])
+        shorter = self.tokenize([text[:-1] for text in stripped])
+        if longer.shape != tokens.shape or shorter.shape != tokens.shape:
+            return torch.zeros(len(texts), dtype=torch.bool)  # the tokenizer pads to the longest
+        return (longer == tokens).all(dim=1) & (shorter == tokens).all(dim=1)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, D) float32 on the CPU, L2-normalised."""
+        return self._features("encode_image", self._encode_image, images)
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(B, L) -> (B, D) float32 on the CPU, L2-normalised."""
+        return self._features("encode_text", self._encode_text, tokens)
+
+    @torch.inference_mode()
+    def _features(self, method: str, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+        with autocast(self.info):
+            features = encode(inputs.to(self.info.device))
+        if isinstance(features, Tensor) and features.ndim == 2:
+            features = F.normalize(features.float(), dim=1).cpu()
+        require_output(method, inputs, features, self._widths, self.info.spec)
+        return features
+
+    @torch.inference_mode()
+    def _patches(
+        self,
+        encode: Callable[[Tensor, Attention], Tensor],
+        images: Tensor,
+        attention: Attention,
+    ) -> Tensor:
+        with autocast(self.info):
+            patches = encode(images.to(self.info.device), attention)
+        grid = tuple(side // self.patch_size for side in images.shape[2:])
+        if patches.ndim != 4 or tuple(patches.shape[:3]) != (len(images), *grid):
+            raise UsageError(
+                f"{self.info.spec}: `encode_patches` returns {tuple(patches.shape)} for "
+                f"{tuple(images.shape)}, not {(len(images), *grid)} and the dimensions of features"
+            )
+        return F.normalize(patches.float(), dim=-1)
+
+
+def _found(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor]:
+    """Yield the modules and tensors that values are, hold or refer to, each once."""
+    for value in values:
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module | Tensor):
+            yield value
+        else:
+            yield from _found(_referred(value), seen)
+
+
+def _referred(value: Any) -> list[Any]:
+    """List what a container holds, or what a function refers to: bound, closed over or global."""
+    if isinstance(value, Mapping):
+        return [*value.values()]
+    if isinstance(value, list | tuple):
+        return [*value]
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if inspect.ismethod(value):
+        owner = getattr(value.__self__, "__dict__", {})
+        return [value.__self__, *owner.values(), value.__func__]
+    if not inspect.isfunction(value):
+        return []
+    used = inspect.getclosurevars(value)
+    # Functions of other files are a library's, whose globals are not weights.
+    of_file = [one for one in used.globals.values() if _file(one) in (None, _file(value))]
+    return [*used.nonlocals.values(), *of_file]
+
+
+def _file(value: Any) -> str | None:
+    return value.__code__.co_filename if inspect.isfunction(value) else None
+
+
+def _sha256(weights: Sequence[nn.Module | Tensor]) -> str:
+    """Hash the names, types, shapes and bytes of all tensors."""
+    digest = hashlib.sha256()
+    for one in weights:
+        state = one.state_dict() if isinstance(one, nn.Module) else {"": one}
+        for name, tensor in sorted(state.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            digest.update(content.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _description(function: Any) -> str:
+    """Describe a function without its address, which differs in every process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(function))

@@ -1,0 +1,15 @@
+# A model of your own, whatever its framework: cosmos-eval run --model python:examples/two_tower.py
+from open_clip import image_transform
+
+import cosmos_core
+from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_eval import TwoTower
+
+clip = cosmos_core.load_model(cosmos_core.bundled_models()["scenes-clip"].weights_path)
+model = TwoTower(
+    encode_image=clip.encode_image,
+    encode_text=clip.encode_text,
+    transform=image_transform(64, is_train=False),
+    tokenize=scenes_tokenizer(),
+    name="my-clip",
+)
