@@ -4,77 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cosmos_eval.protocols.classification import CLASSIFICATION
-from cosmos_eval.protocols.classification_families import CLASSIFICATION_FAMILIES
-from cosmos_eval.protocols.localisation import LOCALISATION_FAMILIES, MAPS
+from cosmos_eval.protocols.classification import CLASSIFICATION, CLASSIFICATION_FAMILIES
 from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.protocols.scenes import (
-    ASKED_FOR,
     DEFAULT,
+    ON_REQUEST,
     prepare_scenes,
     scenes_localisation,
     scenes_protocols,
 )
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
+from cosmos_eval.protocols.segmentation_families import (
+    LOCALISATION_FAMILIES,
+    MAPS,
+    SEGMENTATION_FAMILIES,
+)
 from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.types import Protocol, UsageError, nearest
 
-__all__ = [
-    "embedded_on_request",
-    "embedded_protocols",
-    "find_known",
-    "is_embedded",
-    "known_families",
-    "known_protocols",
-    "prepare",
-]
-
 
 def known_protocols() -> Mapping[str, Protocol]:
-    """Every data set that can be named, by name: the embedded ones first."""
+    """Return every data set that can be named, by name: the embedded ones first."""
     return {**scenes_protocols(), **RETRIEVAL, **CLASSIFICATION, **SEGMENTATION, **SELECTION}
 
 
 def embedded_protocols() -> Sequence[Protocol]:
-    """What is measured when no data set is named: needs neither download nor data root."""
+    """Return what is measured when no data set is named: needs neither download nor data root."""
     return [known_protocols()[name] for name in DEFAULT]
 
 
 def embedded_on_request() -> Sequence[Protocol]:
-    """What is measured beside that when its task is named: needs neither as well."""
-    return [known_protocols()[name] for name in ASKED_FOR]
+    """Return what is measured beside that when its task is named: needs neither as well."""
+    return [known_protocols()[name] for name in ON_REQUEST]
 
 
 def is_embedded(protocol: Protocol) -> bool:
-    """Whether a data set comes with this package."""
+    """Tell whether a data set comes with this package."""
     embedded = scenes_protocols().get(protocol.dataset)
     return embedded is not None and embedded.root == protocol.root
 
 
 def known_families(dataset: str) -> Mapping[str, Protocol]:
-    """The protocols of a known data set by their family, its usual one first."""
-    usual = known_protocols()[dataset]
-    others = {
-        family: protocols[dataset]
-        for families in (CLASSIFICATION_FAMILIES, SEGMENTATION_FAMILIES, _localisation_families())
-        for family, protocols in families.items()
-        if dataset in protocols
-    }
-    return {usual.family: usual, **others}
-
-
-def _localisation_families() -> Mapping[str, Mapping[str, Protocol]]:
-    """Of the embedded scenes as well."""
-    embedded = {family: scenes_localisation(family) for family in MAPS}
-    return {
-        family: {embedded[family].dataset: embedded[family], **protocols}
-        for family, protocols in LOCALISATION_FAMILIES.items()
-    }
+    """Return the protocols of a known data set by their family, its usual one first."""
+    found = [known_protocols()[dataset]]
+    for families in (CLASSIFICATION_FAMILIES, SEGMENTATION_FAMILIES, LOCALISATION_FAMILIES):
+        found += [protocols[dataset] for protocols in families.values() if dataset in protocols]
+    if dataset == "scenes-loc":
+        found += [scenes_localisation(family) for family in MAPS]
+    return {protocol.family: protocol for protocol in found}
 
 
 def find_known(name: str, family: str | None = None) -> Protocol:
-    """A known data set by its name.
+    """Return a known data set by its name.
 
     `family` chooses among its protocols; None is its usual one. Raises UsageError with the nearest
     known names.
@@ -94,6 +75,6 @@ def find_known(name: str, family: str | None = None) -> Protocol:
 
 
 def prepare(protocol: Protocol) -> None:
-    """Make sure that an embedded data set is on the disk; other data are left as they are."""
+    """Make sure that an embedded data set is on the disk; leave other data as they are."""
     if is_embedded(protocol):
         prepare_scenes()

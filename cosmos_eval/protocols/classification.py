@@ -1,4 +1,4 @@
-"""Zero-shot classification sets as COSMOS's published evaluation measures them: family `cosmos`.
+"""Zero-shot classification sets as published: families `cosmos` and `clip-benchmark`.
 
 Sizes are those of the test splits: github.com/mlfoundations/datacomp, tasklist.yml, but for
 caltech101; numbers of classes are those of the sets' own pages. Templates:
@@ -6,20 +6,26 @@ clip_benchmark/datasets/en_zeroshot_classification_templates.json, for ImageNet 
 OPENAI_IMAGENET_TEMPLATES. Names of classes are torchvision's with underscores as spaces, where
 nothing else is stated. Imports no torch.
 
-Templates of all sets but imagenetv2 are those of templates.json in github.com/ExplainableML/cosmos,
-and the names of imagenet1k, flowers102, caltech101, food101, stanford_cars and oxford_pets are
-those of its class lists.
+`cosmos`: templates of all sets but imagenetv2 are those of templates.json in
+github.com/ExplainableML/cosmos, and the names of imagenet1k, flowers102, caltech101, food101,
+stanford_cars and oxford_pets are those of its class lists.
+
+`clip-benchmark`: clip_benchmark 1.6 (github.com/LAION-AI/CLIP_benchmark), datasets/builder.py.
+OpenCLIP's published table takes dtd, oxford_pets, flowers102 and caltech101 from VTAB's copies: for
+caltech101 that is another split (6,085 images), elsewhere the same images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cosmos_eval.types import ClassificationProtocol
 
-_SOURCE = "github.com/ExplainableML/cosmos"
+_COSMOS = "github.com/ExplainableML/cosmos"
+_CLIP_BENCHMARK = "https://github.com/LAION-AI/CLIP_benchmark (datasets/builder.py)"
 
 
 class ClassList(NamedTuple):
@@ -27,8 +33,8 @@ class ClassList(NamedTuple):
 
     `names` is the key in clip_benchmark's en_classnames.json, of whose list the first `skipped`
     are left out. `classes` says what the classes are called on the disk, `numeric` that they are
-    sorted as numbers, `classes_sha256` is of their names in that order, joined by newlines; None:
-    only their number is checked.
+    sorted as numbers; `classes_sha256` is the hash of their names in that order, joined by
+    newlines (None: only their number is checked).
     """
 
     names: str
@@ -74,163 +80,122 @@ CLASS_LISTS: Mapping[str, ClassList] = MappingProxyType(
     }
 )
 
-# Typing errors of the published list of names; those of clip_benchmark and torchvision have none.
-_PETS_AS_PUBLISHED = {"Persian": "Persian'", "Yorkshire Terrier": "Yorkshire Terrie"}
+# Of each set that torchvision reads: the folder that holds it below the root, the key of its
+# templates (`=`: the set's name), the numbers of its classes (`-`: its class list has it) and of
+# its test images, and the page that it comes from. The page of stanford_cars' authors is gone;
+# torchvision's reader points to this issue for copies. Of caltech101 it is the second part of
+# torch.utils.data.random_split(images, [3000, 5677]) by a generator with seed 3072, as in COSMOS's
+# code.
+_TORCHVISION = """
+food101 food-101 = 101 25250 data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/
+cifar10 cifar-10-batches-py = 10 10000 www.cs.toronto.edu/~kriz/cifar.html
+cifar100 cifar-100-python = 100 10000 www.cs.toronto.edu/~kriz/cifar.html
+sun397 SUN397 = 397 108754 vision.princeton.edu/projects/2010/SUN/
+stanford_cars stanford_cars cars 196 8041 github.com/pytorch/vision/issues/7545
+fgvc_aircraft fgvc-aircraft-2013b = 100 3333 www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/
+dtd dtd/dtd = 47 1880 www.robots.ox.ac.uk/~vgg/data/dtd/
+oxford_pets oxford-iiit-pet pets 37 3669 www.robots.ox.ac.uk/~vgg/data/pets/
+caltech101 caltech101/101_ObjectCategories = - 5677 data.caltech.edu/records/mzrjq-6wc02
+flowers102 flowers-102 flowers - 6149 www.robots.ox.ac.uk/~vgg/data/flowers/102/
+"""
+
+# What else `cosmos` has of them.
+_OF_COSMOS: Mapping[str, Mapping[str, Any]] = {
+    "sun397": {
+        "separators": "_/",
+        "remark": "all images, as CLIP Benchmark takes them: the published numbers are over 19,850 "
+        "whose choice depended on Python's randomised hash and cannot be made again",
+    },
+    # Typing errors of the published list of names; those of clip_benchmark and torchvision have
+    # none.
+    "oxford_pets": {
+        "class_names": {"Persian": "Persian'", "Yorkshire Terrier": "Yorkshire Terrie"}
+    },
+    "caltech101": {"class_list": "caltech101"},
+    "flowers102": {"class_list": "flowers102"},
+}
+
+# What differs from `cosmos` in `clip-benchmark`.
+_OF_CLIP_BENCHMARK: Mapping[str, Mapping[str, Any]] = {
+    # torchvision's names as they are: "aquarium_fish".
+    "cifar100": {"separators": ""},
+    "sun397": {"remark": ""},
+    # torchvision's names as they are, without typing errors.
+    "oxford_pets": {"class_names": {}},
+    # datasets/caltech101.py keeps the background as a class and has no split: 8,677 images and
+    # 467 of the background.
+    "caltech101": {
+        "torchvision": "caltech101-with-background",
+        "class_list": "caltech101-with-background",
+        "n_images": 9_144,
+    },
+}
 
 
-def _imagenet(
-    dataset: str, folder: str, usual_folders: tuple[str, ...], class_list: str, n: int, page: str
-) -> ClassificationProtocol:
+def _torchvision(line: str) -> ClassificationProtocol:
+    dataset, folder, templates, n_classes, n_images, page = line.split()
     return ClassificationProtocol(
         dataset=dataset,
         family="cosmos",
-        source=_SOURCE,
-        download=page,
-        folder=folder,
-        usual_folders=usual_folders,
-        class_list=class_list,
-        templates="openai-imagenet",
-        n_images=n,
-    )
-
-
-def _torchvision(
-    dataset: str,
-    folder: str,
-    templates: str,
-    n_classes: int | None,
-    n_images: int,
-    page: str,
-    *,
-    class_names: Mapping[str, str] = MappingProxyType({}),
-    class_list: str | None = None,
-    separators: str = "_",
-    remark: str = "",
-) -> ClassificationProtocol:
-    return ClassificationProtocol(
-        dataset=dataset,
-        family="cosmos",
-        source=_SOURCE,
-        download=page,
+        source=_COSMOS,
+        download=f"https://{page}",
         folder=folder,
         torchvision=dataset,
-        class_names=class_names,
-        class_list=class_list,
-        separators=separators,
-        templates=f"clip-benchmark/{templates}",
-        n_classes=n_classes,
-        n_images=n_images,
-        remark=remark,
+        templates=f"clip-benchmark/{dataset if templates == '=' else templates}",
+        n_classes=None if n_classes == "-" else int(n_classes),
+        n_images=int(n_images),
+        **_OF_COSMOS.get(dataset, {}),
     )
 
 
 _PROTOCOLS = (
-    _imagenet(
-        "imagenet1k",
+    ClassificationProtocol(
+        dataset="imagenet1k",
+        family="cosmos",
+        source=_COSMOS,
+        download="https://image-net.org/download.php",
         # torchvision.datasets.ImageNet; a parent of it; Kaggle's archive; datasets/README.md of
         # github.com/ExplainableML/cosmos, from three folders; the folder itself.
-        "val",
-        (
+        folder="val",
+        usual_folders=(
             *("imagenet/val", "ILSVRC/Data/CLS-LOC/val"),
             *("imagenet/data/val_images", "data/val_images", "val_images", "."),
         ),
-        "imagenet1k",
-        50_000,
-        "https://image-net.org/download.php",
+        class_list="imagenet1k",
+        templates="openai-imagenet",
+        n_images=50_000,
     ),
-    _imagenet(
-        "imagenetv2",
+    ClassificationProtocol(
+        dataset="imagenetv2",
+        family="cosmos",
+        source=_COSMOS,
+        download="https://huggingface.co/datasets/vaishaal/ImageNetV2",
         # As the archive unpacks, and as CLIP Benchmark's imagenetv2.py renames it.
-        "imagenetv2-matched-frequency-format-val",
-        ("ImageNetV2-matched-frequency",),
-        "imagenet1k-numbers",
-        10_000,
-        "https://huggingface.co/datasets/vaishaal/ImageNetV2",
+        folder="imagenetv2-matched-frequency-format-val",
+        usual_folders=("ImageNetV2-matched-frequency",),
+        class_list="imagenet1k-numbers",
+        templates="openai-imagenet",
+        n_images=10_000,
     ),
-    _torchvision(
-        "food101",
-        "food-101",
-        "food101",
-        101,
-        25_250,
-        "https://data.vision.ee.ethz.ch/cvl/datasets_extra/food-101/",
-    ),
-    _torchvision(
-        "cifar10",
-        "cifar-10-batches-py",
-        "cifar10",
-        10,
-        10_000,
-        "https://www.cs.toronto.edu/~kriz/cifar.html",
-    ),
-    _torchvision(
-        "cifar100",
-        "cifar-100-python",
-        "cifar100",
-        100,
-        10_000,
-        "https://www.cs.toronto.edu/~kriz/cifar.html",
-    ),
-    _torchvision(
-        "sun397",
-        "SUN397",
-        "sun397",
-        397,
-        108_754,
-        "https://vision.princeton.edu/projects/2010/SUN/",
-        separators="_/",
-        remark="all images, as CLIP Benchmark takes them: the published numbers are over 19,850 "
-        "whose choice depended on Python's randomised hash and cannot be made again",
-    ),
-    _torchvision(
-        "stanford_cars",
-        "stanford_cars",
-        "cars",
-        196,
-        8_041,
-        # The authors' page is gone; torchvision's reader points here for copies (its change 8309).
-        "https://github.com/pytorch/vision/issues/7545",
-    ),
-    _torchvision(
-        "fgvc_aircraft",
-        "fgvc-aircraft-2013b",
-        "fgvc_aircraft",
-        100,
-        3_333,
-        "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",
-    ),
-    _torchvision("dtd", "dtd/dtd", "dtd", 47, 1_880, "https://www.robots.ox.ac.uk/~vgg/data/dtd/"),
-    _torchvision(
-        "oxford_pets",
-        "oxford-iiit-pet",
-        "pets",
-        37,
-        3_669,
-        "https://www.robots.ox.ac.uk/~vgg/data/pets/",
-        class_names=_PETS_AS_PUBLISHED,
-    ),
-    _torchvision(
-        "caltech101",
-        "caltech101/101_ObjectCategories",
-        "caltech101",
-        None,  # its class list has it
-        # The second part of torch.utils.data.random_split(images, [3000, 5677]) by a generator with
-        # seed 3072, as in COSMOS's code.
-        5_677,
-        "https://data.caltech.edu/records/mzrjq-6wc02",
-        class_list="caltech101",
-    ),
-    _torchvision(
-        "flowers102",
-        "flowers-102",
-        "flowers",
-        None,
-        6_149,
-        "https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
-        class_list="flowers102",
-    ),
+    *map(_torchvision, _TORCHVISION.strip().splitlines()),
 )
 
 CLASSIFICATION: Mapping[str, ClassificationProtocol] = MappingProxyType(
     {protocol.dataset: protocol for protocol in _PROTOCOLS}
 )
+
+CLASSIFICATION_FAMILIES: Mapping[str, Mapping[str, ClassificationProtocol]] = MappingProxyType(
+    {
+        "cosmos": CLASSIFICATION,
+        "clip-benchmark": {
+            name: replace(
+                protocol,
+                family="clip-benchmark",
+                source=_CLIP_BENCHMARK,
+                **_OF_CLIP_BENCHMARK.get(name, {}),
+            )
+            for name, protocol in CLASSIFICATION.items()
+        },
+    }
+)
+"""Protocols of every set by family, then by data set."""

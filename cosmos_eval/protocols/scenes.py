@@ -1,8 +1,8 @@
 """The embedded data sets: rendered scenes in standard layouts, made in the user's cache folder.
 
-Every data set is also measured on its small things alone, since the dominant thing of a scene is
-what hides them: queries that name nothing else, cut-outs around one small thing a scene, label maps
-that ignore the dominant thing.
+Every data set is also measured on its small things alone, since the dominant thing of a scene hides
+them: queries that name nothing else, cut-outs around one small thing per scene, label maps that
+ignore the dominant thing.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from cosmos_core.utils.files import appearing, cache_folder
-from cosmos_eval.protocols.localisation import FAMILY as LOCALISATION
-from cosmos_eval.protocols.localisation import localisation_of
 from cosmos_eval.protocols.segmentation import MEAN, STD
+from cosmos_eval.protocols.segmentation_families import LOCALISATION, localisation_of
 from cosmos_eval.types import (
     ClassificationProtocol,
     LocalisationProtocol,
@@ -33,7 +32,7 @@ from cosmos_eval.types import (
 DEFAULT = ("scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select")
 """Data sets that a run without arguments measures."""
 
-ASKED_FOR = ("scenes-loc",)
+ON_REQUEST = ("scenes-loc",)
 """Those that a run of their task alone measures."""
 
 FAMILY = "scenes"
@@ -51,8 +50,8 @@ STUFF = ("grass", "water", "brick", "sand", "wood", "snow", "stone", "sky")
 # the training split (docs/log.md).
 THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
 SMALL_TEMPLATES = ("a {}",)
-THING_PROMPTS = ("we see a {}",)
-STUFF_PROMPTS = ("with {}",)
+THING_PROMPT = "we see a {}"
+STUFF_PROMPT = "with {}"
 # A small thing covers 1.6 to 6% of a picture, the dominant one 7.7 to 25%, stuff 20% and more. Two
 # small ones of a kind are one class.
 SMALL, LARGE = 0.06, 0.2
@@ -66,17 +65,11 @@ _SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
 
 
 def scenes_protocols() -> Mapping[str, Protocol]:
-    """The embedded data sets by name; their files may not exist yet."""
+    """Return the embedded data sets by name; their files may not exist yet."""
     root = str(_root())
     protocols = (
         _retrieval("scenes-retrieval", root, f"{_COCO}/captions_test_joined.json"),
-        ClassificationProtocol(
-            dataset="scenes-cls",
-            family=FAMILY,
-            root=root,
-            folder="folder/test",
-            templates=THING_TEMPLATES,
-        ),
+        _classification("scenes-cls", root, "folder/test", THING_TEMPLATES),
         _segmentation("scenes-seg", root, "voc/SegmentationClass"),
         # cosmos_core.data.scenes.choices says how the wrong captions are made.
         SelectionProtocol(
@@ -87,13 +80,7 @@ def scenes_protocols() -> Mapping[str, Protocol]:
             annotations="choices",
             layout="sugarcrepe",
         ),
-        ClassificationProtocol(
-            dataset="scenes-cls-small",
-            family=FAMILY,
-            root=root,
-            folder=_SMALL_FOLDER,
-            templates=SMALL_TEMPLATES,
-        ),
+        _classification("scenes-cls-small", root, _SMALL_FOLDER, SMALL_TEMPLATES),
         _retrieval("scenes-retrieval-five", root, f"{_COCO}/captions_test.json"),
         _retrieval("scenes-retrieval-small", root, _SMALL_CAPTIONS),
         _segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
@@ -103,33 +90,37 @@ def scenes_protocols() -> Mapping[str, Protocol]:
 
 
 def scenes_localisation(family: str) -> LocalisationProtocol:
-    """Where models look when a class of a scene is named, by a family of protocols/localisation."""
+    """Return the protocol by which a family measures localisation on the scenes."""
     known = _segmentation("scenes-seg", str(_root()), "voc/SegmentationClass")
     return localisation_of(known, family, dataset="scenes-loc", small=SMALL, large=LARGE)
 
 
 def _retrieval(dataset: str, root: str, annotations: str) -> RetrievalProtocol:
     return RetrievalProtocol(
-        dataset=dataset,
-        family=FAMILY,
-        root=root,
-        images=_COCO_IMAGES,
-        annotations=annotations,
+        dataset=dataset, family=FAMILY, root=root, images=_COCO_IMAGES, annotations=annotations
+    )
+
+
+def _classification(
+    dataset: str, root: str, folder: str, templates: tuple[str, ...]
+) -> ClassificationProtocol:
+    return ClassificationProtocol(
+        dataset=dataset, family=FAMILY, root=root, folder=folder, templates=templates
     )
 
 
 def _segmentation(dataset: str, root: str, masks: str) -> SegmentationProtocol:
-    classes = THINGS + STUFF
+    things = tuple((THING_PROMPT.format(name),) for name in THINGS)
+    stuff = tuple((STUFF_PROMPT.format(name),) for name in STUFF)
     return SegmentationProtocol(
         dataset=dataset,
         family=FAMILY,
         root=root,
-        mmseg_type=None,
         images="voc/JPEGImages",
         masks=masks,
         split="voc/ImageSets/Segmentation/test.txt",
-        class_names=classes,
-        queries=(*_queries(THINGS, THING_PROMPTS), *_queries(STUFF, STUFF_PROMPTS)),
+        class_names=THINGS + STUFF,
+        queries=things + stuff,
         templates=("{}",),
         short_side=SHORT_SIDE,
         window=WINDOW,
@@ -138,11 +129,6 @@ def _segmentation(dataset: str, root: str, masks: str) -> SegmentationProtocol:
         std=STD,
         groups={"things": THINGS, "stuff": STUFF},
     )
-
-
-def _queries(names: Sequence[str], prompts: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The queries of every class: its best prompt decides."""
-    return (tuple(prompt.format(name) for prompt in prompts) for name in names)
 
 
 def prepare_scenes() -> None:
@@ -212,7 +198,7 @@ def _small_query(scene: Mapping[str, Any]) -> str:
 
 
 def _root() -> Path:
-    """Where the scenes belong: a changed generator gets another folder."""
+    """Return the folder of the scenes: a changed generator gets another one."""
     return cache_folder() / f"scenes-{_fingerprint()}"
 
 

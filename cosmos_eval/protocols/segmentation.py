@@ -17,6 +17,7 @@ write many names of several words without the space; this is kept, as it changes
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from cosmos_eval.types import SegmentationProtocol
@@ -30,7 +31,7 @@ STD = (68.501, 66.632, 70.323)
 
 
 def _names(text: str) -> tuple[str, ...]:
-    """A comma-separated list, written over several lines, as a tuple."""
+    """Return the names of a comma-separated list, written over several lines."""
     return tuple(" ".join(name.split()) for name in text.split(","))
 
 
@@ -104,30 +105,26 @@ _VOC_PROMPTS = {
 }
 
 
-def _prompts(
-    names: Sequence[str], others: Mapping[str, tuple[str, ...]]
-) -> tuple[tuple[str, ...], ...]:
-    """Prompt names of every class: its own name unless `others` says differently."""
-    return tuple(others.get(name, (name,)) for name in names)
-
-
 def _joined(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Every name of several words, written without spaces."""
+    """Return every name of several words, written without spaces."""
     return {name: (name.replace(" ", ""),) for name in names}
 
 
 def _protocol(
     dataset: str,
+    mmseg_type: str,
     names: tuple[str, ...],
-    others: Mapping[str, tuple[str, ...]] | None = None,
+    prompts: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
     **layout_and_constants: Any,
 ) -> SegmentationProtocol:
+    """Make a protocol; the prompt of a class is its name unless `prompts` has others."""
     return SegmentationProtocol(
         dataset=dataset,
         family="cosmos",
         source=_SOURCE,
+        mmseg_type=mmseg_type,
         class_names=names,
-        queries=_prompts(names, others or {}),
+        queries=tuple(prompts.get(name, (name,)) for name in names),
         mean=MEAN,
         std=STD,
         **layout_and_constants,
@@ -135,7 +132,6 @@ def _protocol(
 
 
 _VOC2012: dict[str, Any] = {
-    "mmseg_type": "PascalVOCDataset",
     "download": "http://host.robots.ox.ac.uk/pascal/VOC/voc2012/#devkit",
     "n_images": 1449,
     "usual_folder": "VOCdevkit/VOC2012",
@@ -163,6 +159,7 @@ _COCO164K: dict[str, Any] = {
 _PROTOCOLS = (
     _protocol(
         "voc21",
+        "PascalVOCDataset",
         ("background", *VOC),
         {**_VOC_PROMPTS, "background": _BACKGROUND},
         **_VOC2012,
@@ -172,8 +169,8 @@ _PROTOCOLS = (
     ),
     _protocol(
         "context60",
+        "PascalContextDataset",
         ("background", *CONTEXT),
-        mmseg_type="PascalContextDataset",
         **_VOC2010,
         scale=50.0,
         prob_thd=0.1,
@@ -181,21 +178,21 @@ _PROTOCOLS = (
     # "bed" is also a prompt of the background, which comes first: that class can never win.
     _protocol(
         "coco_object",
+        "COCOObjectDataset",
         ("background", *COCO_THINGS),
         {"background": _BACKGROUND, "person": (*_PERSON, "body")},
-        mmseg_type="COCOObjectDataset",
         **_COCO164K,
         preparation="coco_object",
         mask_suffix="_instanceTrainIds.png",
         scale=50.0,
         prob_thd=0.1,
     ),
-    _protocol("voc20", VOC, _VOC_PROMPTS, **_VOC2012, reduce_zero_label=True),
+    _protocol("voc20", "PascalVOCDataset", VOC, _VOC_PROMPTS, **_VOC2012, reduce_zero_label=True),
     _protocol(
         "cityscapes",
+        "CityscapesDataset",
         CITYSCAPES,
         _joined(CITYSCAPES),
-        mmseg_type="CityscapesDataset",
         download="https://www.cityscapes-dataset.com/downloads/",
         preparation="cityscapes",
         n_images=500,
@@ -206,18 +203,12 @@ _PROTOCOLS = (
         mask_suffix="_gtFine_labelTrainIds.png",
         short_side=560,
     ),
-    _protocol(
-        "context59",
-        CONTEXT,
-        mmseg_type="PascalContextDataset59",
-        **_VOC2010,
-        reduce_zero_label=True,
-    ),
+    _protocol("context59", "PascalContextDataset59", CONTEXT, **_VOC2010, reduce_zero_label=True),
     _protocol(
         "ade20k",
+        "ADE20KDataset",
         ADE20K,
         _joined(ADE20K),
-        mmseg_type="ADE20KDataset",
         download=f"{_GUIDE}#ade20k",
         n_images=2000,
         usual_folder="ade/ADEChallengeData2016",
@@ -227,9 +218,9 @@ _PROTOCOLS = (
     ),
     _protocol(
         "coco_stuff",
+        "COCOStuffDataset",
         (*COCO_THINGS, *COCO_STUFF),
         _joined(COCO_THINGS),
-        mmseg_type="COCOStuffDataset",
         **_COCO164K,
         preparation="coco_stuff",
         mask_suffix="_labelTrainIds.png",
@@ -237,6 +228,4 @@ _PROTOCOLS = (
     ),
 )
 
-SEGMENTATION: dict[str, SegmentationProtocol] = {
-    protocol.dataset: protocol for protocol in _PROTOCOLS
-}
+SEGMENTATION = {protocol.dataset: protocol for protocol in _PROTOCOLS}

@@ -1,17 +1,29 @@
 """The segmentation sets under other settings than those of COSMOS's published numbers.
 
 A family is a name for settings whose numbers can be compared with each other. All derive from the
-sets of `cosmos_eval.protocols.segmentation`, so that only what differs stands here.
+sets of `cosmos_eval.protocols.segmentation`, so that only what differs is written here.
+
+Two more families measure localisation: where a model looks when a class is named; no published
+numbers of them are known. `localisation` takes each model's own map, `localisation-similarity` the
+similarity of text and patches of all models, so that like is compared with like. Prompts are
+`fixed-names`: those of the COSMOS evaluation, but whole words, none of them of two classes. Bounds
+of sizes are COCO's, see `LocalisationProtocol`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from types import MappingProxyType
+from typing import Any
 
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.types import SegmentationProtocol
+from cosmos_eval.types import (
+    LabelMapProtocol,
+    LocalisationProtocol,
+    MapKind,
+    SegmentationProtocol,
+)
 
 # Names that COCO-Stuff, PASCAL VOC and PASCAL-Context themselves write without their spaces.
 _SPACED = {
@@ -114,21 +126,46 @@ def _naclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
     )
 
 
-_FAMILIES: dict[str, Callable[[SegmentationProtocol], SegmentationProtocol]] = {
+_FAMILIES: Mapping[str, Callable[[SegmentationProtocol], SegmentationProtocol]] = {
+    "cosmos": lambda protocol: protocol,
     "fixed-names": _fixed_names,
     "sclip": _sclip,
     "clearclip": _clearclip,
     "naclip": _naclip,
 }
 
-
 SEGMENTATION_FAMILIES: Mapping[str, Mapping[str, SegmentationProtocol]] = MappingProxyType(
     {
-        "cosmos": SEGMENTATION,
-        **{
-            family: {name: derive(protocol) for name, protocol in SEGMENTATION.items()}
-            for family, derive in _FAMILIES.items()
-        },
+        family: {name: derive(protocol) for name, protocol in SEGMENTATION.items()}
+        for family, derive in _FAMILIES.items()
+    }
+)
+"""Protocols of every set by family, then by data set."""
+
+LOCALISATION = "localisation"
+
+MAPS: Mapping[str, MapKind | None] = MappingProxyType(
+    {LOCALISATION: None, f"{LOCALISATION}-similarity": "text-to-patch similarity"}
+)
+"""The kind of map of each family; None: the model's own."""
+
+
+def localisation_of(
+    protocol: SegmentationProtocol, family: str, **changes: Any
+) -> LocalisationProtocol:
+    """Return the protocol of a family with the same images, label maps, names and templates."""
+    shared = {field.name: getattr(protocol, field.name) for field in fields(LabelMapProtocol)}
+    own = {"family": family, "source": "", "map": MAPS[family]}
+    return LocalisationProtocol(**{**shared, **own, **changes})
+
+
+LOCALISATION_FAMILIES: Mapping[str, Mapping[str, LocalisationProtocol]] = MappingProxyType(
+    {
+        family: {
+            name: localisation_of(protocol, family)
+            for name, protocol in SEGMENTATION_FAMILIES["fixed-names"].items()
+        }
+        for family in MAPS
     }
 )
 """Protocols of every set by family, then by data set."""

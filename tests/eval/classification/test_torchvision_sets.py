@@ -27,8 +27,11 @@ from cosmos_eval.data.class_names import ClassData, class_names, list_names, tem
 from cosmos_eval.data.classification import open_data
 from cosmos_eval.data.torchvision_sets import READERS
 from cosmos_eval.protocols import known_families
-from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
-from cosmos_eval.protocols.classification_families import CLASSIFICATION_FAMILIES
+from cosmos_eval.protocols.classification import (
+    CLASS_LISTS,
+    CLASSIFICATION,
+    CLASSIFICATION_FAMILIES,
+)
 from cosmos_eval.tasks import classification, find_protocol
 from cosmos_eval.tasks.prompts import resolve_templates
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError

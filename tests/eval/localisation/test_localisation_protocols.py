@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from cosmos_eval.protocols import is_embedded, known_families, prepare
-from cosmos_eval.protocols.localisation import LOCALISATION_FAMILIES, MAPS
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
+from cosmos_eval.protocols.segmentation_families import (
+    LOCALISATION_FAMILIES,
+    MAPS,
+    SEGMENTATION_FAMILIES,
+)
 from cosmos_eval.runner.suites import read_suite
 from cosmos_eval.tasks import find_protocol, localisation, task_of
 from cosmos_eval.tasks.label_maps import check_constants, open_data, read_label
@@ -102,8 +105,8 @@ def test_a_users_file(tmp_path: Path) -> None:
     ("line", "message"),
     [
         ("window: 224", "unknown key `window`; nearest known: "),
-        ("map: attention", "`map` must be one of cross-attention, text-to-patch similarity, not"),
-        ("small: tiny", "`small` must be a number, not 'tiny'"),
+        ("map: attention", "`map` must be 'cross-attention' or 'text-to-patch similarity', not"),
+        ("small: tiny", "`small` must be a finite number .*, not 'tiny'"),
     ],
 )
 def test_faults_of_a_users_file(tmp_path: Path, line: str, message: str) -> None:
