@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
+
+if TYPE_CHECKING:
+    # At run time it would take a third of the time that --help has.
+    import numpy as np
+    from numpy.typing import NDArray
 
 Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
@@ -264,7 +266,7 @@ class Interval(NamedTuple):
     level: float = 0.95
 
 
-Samples = Mapping[str, NDArray[Any]]
+Samples: TypeAlias = "Mapping[str, NDArray[Any]]"
 """What a result's figures follow from: arrays by name, stored beside it."""
 
 

@@ -9,7 +9,7 @@ import typer
 
 from cosmos_eval.cli import options
 from cosmos_eval.cli.output import print_notes, print_written
-from cosmos_eval.results.labels import RESULTS
+from cosmos_eval.results import RESULTS
 
 
 def export(

@@ -10,18 +10,20 @@ import typer
 
 from cosmos_eval.cli import options
 from cosmos_eval.cli.output import console, print_notes, print_tables
-from cosmos_eval.results import leaderboard as board
-from cosmos_eval.results.labels import RESULTS
+from cosmos_eval.results import RESULTS
 
 
 def leaderboard(
     directory: options.ResultFolder = RESULTS,
-    format: Annotated[board.Format, typer.Option(help="Form of the output.")] = "table",
+    format: Annotated[
+        Literal["table", "md", "csv", "tex", "html", "json"],
+        typer.Option(help="Form of the output."),
+    ] = "table",
     with_published: Annotated[
         bool, typer.Option("--published", help="Add numbers that others published.")
     ] = False,
     ties: Annotated[
-        board.TieRule,
+        Literal["auto", "paired", "intervals"],
         typer.Option(
             help="How models are compared with the best: by paired differences of their samples, "
             "or by whether intervals overlap. auto: by samples where that is quick."
@@ -29,6 +31,7 @@ def leaderboard(
     ] = "auto",
 ) -> None:
     """Print results side by side, one table per protocol family."""
+    from cosmos_eval.results import leaderboard as board
     from cosmos_eval.results.labels import warnings_of
     from cosmos_eval.results.store import read_samples, read_stored, result_paths
 
@@ -58,6 +61,7 @@ def reproduce(
 
     What was not measured is `unverified`; without any results that is everything.
     """
+    from cosmos_eval.results import leaderboard as board
     from cosmos_eval.results.labels import warnings_of
     from cosmos_eval.results.store import read_stored, result_paths
 

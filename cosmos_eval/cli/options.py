@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from cosmos_core.utils.files import require_replaceable
 from cosmos_eval import types
 
 
@@ -16,6 +15,8 @@ def require_output_file(path: Path) -> Path:
 
     The callback of options that name such a file.
     """
+    from cosmos_core.utils.files import require_replaceable
+
     try:
         require_replaceable(path)
     except ValueError as error:

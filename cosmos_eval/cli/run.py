@@ -19,8 +19,7 @@ from cosmos_eval.cli.output import (
     print_records,
     print_tables,
 )
-from cosmos_eval.results.labels import RESULTS
-from cosmos_eval.tasks import TASKS
+from cosmos_eval.results import RESULTS
 from cosmos_eval.types import Executor, RunOptions, UsageError
 
 if TYPE_CHECKING:
@@ -46,8 +45,8 @@ def run(
         str,
         typer.Option(
             metavar="NAME",
-            help=f"Measure only this task: {', '.join(TASKS)}, or another of `cosmos-eval list "
-            "tasks`. loc is measured on the embedded scenes only where it is named.",
+            help="Measure only this task: retrieval, cls, seg, select, loc or another of "
+            "`cosmos-eval list tasks`. Only here is loc measured on the embedded scenes.",
         ),
     ] = "all",
     dataset: Annotated[

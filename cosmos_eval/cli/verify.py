@@ -10,14 +10,15 @@ import typer
 
 from cosmos_eval.cli import options
 from cosmos_eval.cli.output import print_json, print_line
-from cosmos_eval.results.labels import RESULTS
+from cosmos_eval.results import RESULTS
 
 
 def verify(
     results: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[RESULT]...", help=f"Result files, or folders of them. Default: {RESULTS}."
+            metavar="[RESULT]...",
+            help=f"Result files, or folders of them. Default: {RESULTS}.",
         ),
     ] = None,
     json: options.Json = False,

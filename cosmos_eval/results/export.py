@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cosmos_core.utils.files import write_atomically
-from cosmos_eval.results.labels import RESULTS, Stored, variants, warnings_of
+from cosmos_eval.results import RESULTS
+from cosmos_eval.results.labels import Stored, variants, warnings_of
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.results.text import csv_text, one_line
 from cosmos_eval.types import UsageError

@@ -11,13 +11,6 @@ from typing import NamedTuple
 
 from cosmos_eval.results.record import ResultRow
 
-RESULTS = Path("runs/eval")
-"""The folder of results, in the current one, unless another is given.
-
-Not `results`: in a checkout of this project that folder holds the results under version control,
-which a trial run must not replace.
-"""
-
 _FILES = 5  # of edited results that a warning names
 _HASH = 8  # characters of a hash in a label
 

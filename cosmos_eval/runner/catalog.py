@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import known_families, known_protocols
-from cosmos_eval.runner.suites import known_suites, read_suite
 from cosmos_eval.tasks import known_tasks, packages_of, task_of
 from cosmos_eval.types import UsageError
 
@@ -87,6 +86,8 @@ def protocols() -> list[Record]:
 
 def suites() -> list[Record]:
     """The suites of this package: how many models and which data sets."""
+    from cosmos_eval.runner.suites import known_suites, read_suite  # which imports NumPy
+
     records = []
     for name in known_suites():
         models, protocols = read_suite(name)
