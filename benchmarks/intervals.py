@@ -18,16 +18,17 @@ import numpy as np
 from _report import Measurement, interleave, measurement, parser, report
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.intervals import cluster_bootstrap
+from cosmos_eval.stats.estimates import FunctionOfSums
+from cosmos_eval.stats.inference import statistic_of
+from cosmos_eval.stats.intervals import cluster_bootstrap, statistic_bootstrap
 from cosmos_eval.stats.retrieval import recalled
 from cosmos_eval.stats.segmentation import (
     Areas,
     SparseConfusion,
     areas_of_images,
-    bootstrap,
-    segmentation_metrics,
+    mean_iou,
 )
-from cosmos_eval.tasks import evaluator_named
+from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Samples
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -88,7 +89,7 @@ def make_up() -> dict[str, tuple[str, Samples]]:
 
 def _seconds(rounds: int) -> Iterator[Measurement]:
     def figures(task: str, samples: Samples) -> Callable[[], object]:
-        return lambda: evaluator_named(task).recompute(samples, 0)
+        return lambda: task_named(task).figures(samples, 0)
 
     functions = {what: figures(*given) for what, given in make_up().items()}
     for what, spread in interleave(functions, rounds).items():
@@ -100,11 +101,12 @@ def _ratios(rounds: int) -> Iterator[Measurement]:
     found, owner = recalled(ranks["text_to_image_rank"]), ranks["image_of_text"]
     sparse = SparseConfusion(*(counts[field] for field in SparseConfusion._fields))
     areas = areas_of_images(sparse, IMAGES, CLASSES)
+    statistic = statistic_of({"mIoU": FunctionOfSums(areas, mean_iou)})
     spreads = interleave(
         {
             "captions": lambda: cluster_bootstrap(found, owner, resamples=FEW),
             "captions, plain": lambda: plain_recalls(found, owner, FEW),
-            "mIoU": lambda: bootstrap(areas, {}, resamples=FEW),
+            "mIoU": lambda: statistic_bootstrap(statistic, IMAGES, resamples=FEW),
             "mIoU, plain": lambda: plain_mious(areas, FEW),
         },
         rounds,
@@ -129,7 +131,7 @@ def plain_mious(areas: Areas, resamples: int) -> list[float]:
     rng = np.random.default_rng(0)
     draws = (rng.integers(IMAGES, size=IMAGES) for _ in range(resamples))
     totals = (Areas(*(part[drawn].sum(axis=0) for part in areas)) for drawn in draws)
-    return [float(segmentation_metrics(total, {})["mIoU"]) for total in totals]
+    return [float(mean_iou(total)) for total in totals]
 
 
 def _coverage() -> Iterator[Measurement]:

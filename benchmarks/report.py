@@ -33,7 +33,7 @@ from cosmos_eval.results.compare import Stored, all_differences
 from cosmos_eval.results.labels import model_label
 from cosmos_eval.results.leaderboard import published
 from cosmos_eval.results.store import read_result, read_samples, result_paths
-from cosmos_eval.stats.paired import SLOW, PairedDifference
+from cosmos_eval.stats.paired import PairedDifference
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.report_pages import find_browser, open_browser
@@ -126,7 +126,7 @@ def _by_pairs(results: Sequence[Stored]) -> Differences:
         for a, b in combinations(sorted(results, key=lambda one: model_label(one.row)), 2):
             if a.row.dataset == b.row.dataset:
                 samples = [read_samples(a.path), read_samples(b.path)]
-                (of_pair,) = all_differences(a.row.task, samples, without=SLOW).values()
+                (of_pair,) = all_differences(a.row.task, samples, without_slow=True).values()
                 found[a.row.dataset, model_label(a.row), model_label(b.row)] = of_pair
     return found
 

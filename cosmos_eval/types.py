@@ -123,8 +123,8 @@ class ClassificationProtocol(Protocol):
 
     `folder` holds one folder a class, or by `layout` webdataset archives and texts as CLIP
     Benchmark writes them. `torchvision` names instead a set that torchvision reads (a key of
-    cosmos_eval.tasks.classification.READERS), which then lies in `folder`. `usual_folders` are
-    other places where people keep the set.
+    cosmos_eval.data.classification.torchvision.READERS), which then lies in `folder`.
+    `usual_folders` are other places where people keep the set.
     `class_names` maps classes to prompt names; a set of torchvision may leave some out. Without
     it the class itself, every character of `separators` as a space. `class_list` instead names a
     known list (a key of cosmos_eval.protocols.classification.CLASS_LISTS).
@@ -305,14 +305,14 @@ class Measurement(Figures):
     """What a task returns: figures, and the samples that they follow from.
 
     `hashes` fingerprints everything that defines the number (class names, templates, sample list);
-    `maps` is the kind of map of a localisation, which a protocol may leave to the model; `notes`
-    says, one line each, what a reader of the number must know (captions that were cut to
-    the context, a limit).
+    `settings` are recorded with the provenance, such as the kind of map that a protocol may leave
+    to the model; `notes` says, one line each, what a reader of the number must know (captions that
+    were cut to the context, a limit).
     """
 
     samples: Samples
     hashes: Mapping[str, str]
-    maps: MapKind | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

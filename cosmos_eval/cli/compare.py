@@ -52,10 +52,10 @@ def compare(
 
 
 def _row(test: MetricTest) -> dict[str, str]:
-    from cosmos_eval.results.text import is_share, p_value_text
+    from cosmos_eval.results.text import p_value_text
 
     difference = test.difference
-    factor = 100 if is_share(test.metric) else 1
+    factor = test.record.factor
     low, high = difference.interval()[:2]
     least = difference.detectable()
     return {

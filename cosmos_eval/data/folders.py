@@ -49,6 +49,11 @@ def several(paths: tuple[str, ...] | str) -> tuple[str, ...]:
     return (paths,) if isinstance(paths, str) else paths
 
 
+def exist_in(root: Path, *stated: tuple[str, ...] | str) -> bool:
+    """Return whether of each stated paths one exists below a root."""
+    return all(any((root / path).exists() for path in several(paths)) for paths in stated)
+
+
 def root_of(protocol: Protocol, options: RunOptions, holds: tuple[str, ...] | str) -> Path:
     """Return the folder that all paths of a data set are relative to.
 

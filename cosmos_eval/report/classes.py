@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.text import is_share
+from cosmos_eval.tasks import metric_of
 
 # Before the others of a table.
 _FIRST = "IoU"
@@ -80,7 +80,7 @@ def _is_count(rows: Sequence[ResultRow], figure: str) -> bool:
 def _row(name: str, rows: Sequence[ResultRow], figure: str, counted: str) -> ClassRow:
     of_class = [row.per_class.get(name, {}) for row in rows]
     counts = [some[counted] for some in of_class if some.get(counted) is not None]
-    factor = 100 if is_share(figure) else 1
+    factor = metric_of(rows[0].task, figure).factor
     values = (some.get(figure) for some in of_class)
     return ClassRow(
         name,

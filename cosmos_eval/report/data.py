@@ -10,7 +10,7 @@ from cosmos_eval.report.content import Content
 from cosmos_eval.report.pairs import Versus
 from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.leaderboard import headlines_of
-from cosmos_eval.results.text import is_share, p_value_text
+from cosmos_eval.results.text import p_value_text
 
 
 def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
@@ -25,6 +25,11 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
     metrics: dict[tuple[str, str, str], int] = {}
     titles = _titles(content)
     pairs = [_pair(pair, models, metrics) for pair in content.pairs]
+    shares = {
+        (test.protocol, test.dataset, test.metric): test.record.unit == "fraction"
+        for pair in content.pairs
+        for test in pair.tests
+    }
     return {
         "models": list(models),
         "first": _most_often_better(content, models),
@@ -33,7 +38,7 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
                 "protocol": key[0],
                 "dataset": key[1],
                 "title": titles[key],
-                "share": is_share(key[2]),
+                "share": shares[key],
             }
             for key in metrics
         ],
@@ -79,7 +84,7 @@ def _test(test: MetricTest) -> list[Any]:
     found = test.difference
     interval = found.interval()
     numbers = (found.a, found.b, found.difference, interval.low, interval.high)
-    factor = 100 if is_share(test.metric) else 1
+    factor = test.record.factor
     adjusted = "" if test.adjusted is None else p_value_text(test.adjusted)
     return [
         *(round(factor * number, 3) for number in numbers),

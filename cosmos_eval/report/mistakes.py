@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.report.sets import Set
-from cosmos_eval.tasks import evaluator_named
+from cosmos_eval.tasks import task_named
 from cosmos_eval.types import CosmosEvalError, Mistakes, UsageError
 
 OWN = 8
@@ -38,7 +38,7 @@ def confusions_of(one: Set) -> Confusions | None:
     """None where the task knows no mistakes. Raises UsageError for samples of no use."""
     found: dict[str, Mistakes] = {}
     try:
-        mistakes = evaluator_named(one.task).mistakes
+        mistakes = task_named(one.task).mistakes
         if mistakes is None:
             return None
         for result in one.results:

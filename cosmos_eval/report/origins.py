@@ -9,7 +9,7 @@ from cosmos_eval.report.tables import Anchors
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard import Entry, bounds, difference, headlines_of, percent
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.text import is_share
+from cosmos_eval.tasks import metric_of
 
 
 class Fact(NamedTuple):
@@ -75,12 +75,13 @@ def _ordered(entry: Entry) -> list[str]:
 def _figure(entry: Entry, metric: str) -> FigureView:
     value, interval = entry.metrics[metric], entry.intervals.get(metric)
     told = f"{interval['method']}, {100 * interval['level']:g}%" if interval else ""
-    shown = f"{percent(value)} %" if is_share(metric) else f"{value:.2f}"
+    known = metric_of(entry.task, metric)
+    shown = f"{percent(value)} %" if known.unit == "fraction" else f"{value:.2f}"
     published = ""
     if metric in entry.published:
         others = entry.published[metric]
         published = f"{percent(others)} ({difference(value, others)})"
-    return FigureView(metric, shown, bounds(metric, interval), told, published)
+    return FigureView(metric, shown, bounds(known, interval), told, published)
 
 
 def _groups(stored: Stored) -> Iterator[Group]:

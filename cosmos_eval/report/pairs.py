@@ -10,14 +10,14 @@ from cosmos_eval.report.sets import Sampled, Set
 from cosmos_eval.results.compare import (
     MetricTest,
     all_differences,
+    metric_test,
     mismatches,
     require_own,
-    require_same_truth,
     setting,
 )
 from cosmos_eval.results.leaderboard import Entry, Pair, Ties, close_pairs
-from cosmos_eval.stats.paired import SLOW, PairedDifference, holm
-from cosmos_eval.tasks import known_tasks
+from cosmos_eval.stats.paired import PairedDifference, holm
+from cosmos_eval.tasks import known_tasks, task_named
 from cosmos_eval.types import CosmosEvalError
 
 Models = tuple[str, str]
@@ -116,7 +116,8 @@ def _why_apart(task: str, a: Sampled, b: Sampled) -> str:
     if found:
         return "; ".join(map(str, found))
     try:
-        require_same_truth(task, a.samples, b.samples)
+        known = task_named(task)
+        known.require_same_truth(known.derive(a.samples), known.derive(b.samples))
     except (CosmosEvalError, ValueError) as error:
         return str(error)
     except KeyError as error:
@@ -127,7 +128,7 @@ def _why_apart(task: str, a: Sampled, b: Sampled) -> str:
 def _compare_alike(one: Set, results: Sequence[Sampled]) -> list[Found]:
     pairs = list(combinations(range(len(results)), 2))
     try:
-        differences = all_differences(one.task, [r.samples for r in results], without=SLOW)
+        differences = all_differences(one.task, [r.samples for r in results], without_slow=True)
     except (CosmosEvalError, ValueError) as error:
         return [_obstacle(one, results[a], results[b], str(error)) for a, b in pairs]
     found = []
@@ -172,15 +173,8 @@ def _tests(one: Found) -> list[MetricTest]:
     known = known_tasks()
     if one.task not in known:
         return []
-    task = known[one.task]
     return [
-        MetricTest(
-            one.dataset,
-            one.protocol,
-            name,
-            one.differences[name],
-            one.differences[name].p_value if name in task.decisive else None,
-        )
-        for name in task.headlines
+        metric_test(one.dataset, one.protocol, one.task, name, one.differences[name])
+        for name in known[one.task].headlines
         if name in one.differences
     ]

@@ -9,13 +9,12 @@ from pathlib import Path
 from cosmos_core.utils.distributed import own_device
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.models import load_encoder
-from cosmos_eval.tasks.segmentation import draw_image
+from cosmos_eval.tasks.segmentation import draw_image, require_segmentation
 from cosmos_eval.types import (
     ModelSpec,
     Precision,
     Protocol,
     RunOptions,
-    SegmentationProtocol,
     UsageError,
 )
 
@@ -36,10 +35,9 @@ def segment(
     `classes` replace those of the protocol, whose constants stay but for its thresholds, which
     need a background. Raises UsageError for bad input and where the file cannot be written.
     """
-    if not isinstance(protocol, SegmentationProtocol):
-        raise UsageError(f"{protocol.dataset} is no segmentation data set: name one, such as voc20")
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: pictures are PNG files, so name it NAME.png")
+    protocol = require_segmentation(protocol)
     if classes:
         protocol = replace(
             protocol,

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from cosmos_eval.results.leaderboard import Board, Column, Entry, Key, Row, Shown
-from cosmos_eval.results.text import is_share
-from cosmos_eval.tasks import known_tasks
+from cosmos_eval.tasks import Metric, known_tasks, metric_of
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
 
@@ -121,18 +120,18 @@ def _cell(
 ) -> CellView:
     if entry is None or metric not in entry.metrics:
         return CellView(shown)
+    known = metric_of(entry.task, metric)
     value, *ends = _ends(entry, metric)
     low, high = ends if len(ends) == 2 else (value, value)
     return CellView(
         shown,
         anchors[entry.key],
-        exact=_exact(metric, value),
-        low=_exact(metric, low),
-        high=_exact(metric, high),
+        exact=_exact(known, value),
+        low=_exact(known, low),
+        high=_exact(known, high),
         bar=Bar(scale.place(low), scale.place(high), scale.place(value)),
     )
 
 
-def _exact(metric: str, value: float) -> str:
-    factor = 100 if is_share(metric) else 1
-    return f"{factor * value:.4f}".rstrip("0").rstrip(".")
+def _exact(metric: Metric, value: float) -> str:
+    return f"{metric.factor * value:.4f}".rstrip("0").rstrip(".")

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations, starmap
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from cosmos_eval.results.labels import Stored as Stored
 from cosmos_eval.results.labels import distinguish
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.text import lower_is_better
 from cosmos_eval.stats.intervals import LEVEL
-from cosmos_eval.stats.paired import Compare, PairedDifference, holm
-from cosmos_eval.tasks import evaluator_named, task_named
+from cosmos_eval.stats.paired import PairedDifference, holm
+from cosmos_eval.tasks import Metric, metric_of, task_named
 from cosmos_eval.types import Interval, Samples, UsageError
 
 # Either name: segmentation calls the hash of its list of images differently.
@@ -139,36 +136,19 @@ def differences_of(task: str, a: Sampled, b: Sampled) -> dict[str, PairedDiffere
 
 
 def all_differences(
-    task: str, several: Sequence[Samples], without: Collection[str] = ()
+    task: str, several: Sequence[Samples], *, without_slow: bool = False
 ) -> dict[Places, dict[str, PairedDifference]]:
-    """Every metric of each of several results minus that of each later one, by their places.
+    """Every metric of each of several results minus that of each later one, by their indices.
 
-    Many results take little longer than two, but for the metrics that
-    `cosmos_eval.stats.paired.SLOW` names and `without` can leave out. Raises ValueError where the
-    samples are not of the same images and labels.
+    Many results take little longer than two, but for a few slow metrics, which can be left out.
+    Raises ValueError where the samples are not of the same images and labels.
     """
     try:
-        for some in several[1:]:
-            require_same_truth(task, several[0], some)
-        compare = _together(task, several, without)
+        compare = task_named(task).differences(several, without_slow=without_slow)
         places = starmap(Places, combinations(range(len(several)), 2))
         return {place: dict(compare(*place)) for place in places}
     except (KeyError, IndexError) as error:
         raise ValueError(f"samples that lack {error} are not of this task") from error
-
-
-def _together(task: str, several: Sequence[Samples], without: Collection[str]) -> Compare:
-    evaluator = evaluator_named(task)
-    if evaluator.together is not None:
-        return evaluator.together(several, without)
-    return lambda a, b: evaluator.differences(several[a], several[b])
-
-
-def require_same_truth(task: str, a: Samples, b: Samples) -> None:
-    """Raise ValueError where two results are not of the same images and labels."""
-    for name in evaluator_named(task).truth:
-        if not np.array_equal(a[name], b[name]):
-            raise ValueError(f"`{name}` of the samples differs")
 
 
 def require_own(name: str, value: float, computed: float | None) -> None:
@@ -192,16 +172,23 @@ class MetricTest(NamedTuple):
 
     dataset: str
     protocol: str
+    task: str
     metric: str
     difference: PairedDifference
     adjusted: float | None
+
+    @property
+    def record(self) -> Metric:
+        """The record of the metric."""
+        return metric_of(self.task, self.metric)
 
     @property
     def better(self) -> str:
         """Which model a headline metric shows to be the better one: `A`, `B`, or neither."""
         if self.adjusted is None or self.adjusted > 1 - LEVEL:
             return ""
-        return "A" if (self.difference.difference > 0) != lower_is_better(self.metric) else "B"
+        is_higher = self.difference.difference > 0
+        return "A" if is_higher == self.record.higher_is_better else "B"
 
 
 class Comparison(NamedTuple):
@@ -330,18 +317,19 @@ def _require_comparable(a: Stored, b: Stored) -> None:
 def _tests(a: Stored, b: Stored, read_samples: ReadSamples) -> list[MetricTest]:
     """Tests of all metrics, headlines first, before adjustment."""
     found = paired_differences(a.row, read_samples(a.path), b.row, read_samples(b.path))
-    headlines = task_named(a.row.task).decisive
     names = [name for name in found if name in a.row.metrics and name in b.row.metrics]
-    return [
-        MetricTest(
-            a.row.dataset,
-            a.row.protocol,
-            name,
-            found[name],
-            found[name].p_value if name in headlines else None,
-        )
-        for name in sorted(names, key=lambda name: name not in headlines)
+    tests = [
+        metric_test(a.row.dataset, a.row.protocol, a.row.task, name, found[name]) for name in names
     ]
+    return sorted(tests, key=lambda test: test.adjusted is None)
+
+
+def metric_test(
+    dataset: str, protocol: str, task: str, metric: str, difference: PairedDifference
+) -> MetricTest:
+    """Return a test before adjustment; its p-value only where the metric is a primary one."""
+    p_value = difference.p_value if metric_of(task, metric).primary else None
+    return MetricTest(dataset, protocol, task, metric, difference, p_value)
 
 
 def _by_set(results: Sequence[Stored]) -> dict[tuple[str, str], Stored]:

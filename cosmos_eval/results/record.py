@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
@@ -18,6 +19,7 @@ from pydantic import (
     GetPydanticSchema,
     TypeAdapter,
     ValidationError,
+    ValidationInfo,
     WithJsonSchema,
     with_config,
 )
@@ -25,6 +27,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 from typing_extensions import NotRequired, TypedDict
 
+from cosmos_eval.tasks import metric_faults
 from cosmos_eval.types import Attention, MapKind, Precision, UsageError, Weights
 
 SCHEMA_VERSION = 2
@@ -43,35 +46,22 @@ SamplesFile = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.npz$")]
 Level = Annotated[float, Field(gt=0, lt=1)]
 
 
-def metrics_type(most: float | None = None) -> Any:
-    """Return the type of metrics by name: ranks start at 1, ratios at 0, shares end at 1.
+def metrics_type(task_of: Callable[[dict[str, Any]], str], most: float | None = None) -> Any:
+    """Return the type of metrics by name, whose records say which values are valid.
 
-    `most` bounds ranks and ratios.
+    `task_of` returns the task from the fields before the metrics; `most` bounds all metrics.
     """
 
-    def check(metrics: dict[str, float]) -> dict[str, float]:
-        for name, value in metrics.items():
-            low = 1 if name.endswith("_rank") else 0
-            high = most if low or "_over_" in name else 1.0
-            if value < low or (high is not None and value > high):
-                raise out_of_place(name, f"{value} is outside [{low}, {high or 'infinity'}]")
+    def check(metrics: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        with suppress(KeyError):  # of a task that is not valid itself
+            for name, fault in metric_faults(task_of(info.data), metrics):
+                raise out_of_place(name, fault)
         return metrics
 
-    upper = {} if most is None else {"maximum": most}
-    schema = {
-        "description": "Shares are in [0, 1], ranks start at 1, ratios of shares at 0.",
-        "type": "object",
-        "minProperties": 1,
-        "patternProperties": {
-            "_rank$": {"type": "number", "minimum": 1, **upper},
-            "_over_": {"type": "number", "minimum": 0, **upper},
-        },
-        "additionalProperties": {"type": "number", "minimum": 0, "maximum": 1},
-    }
-    kind = Annotated[
-        dict[str, float], Field(min_length=1), AfterValidator(check), WithJsonSchema(schema)
-    ]
-    return as_type(kind)
+    value = Annotated[float, Field(ge=0, le=most)]
+    description = "Fractions are in [0, 1], ranks start at 1, ratios at 0; the task says which."
+    field = Field(min_length=1, description=description)
+    return as_type(Annotated[dict[str, value], field, AfterValidator(check)])
 
 
 def out_of_place(name: str, message: str) -> PydanticCustomError:
@@ -226,7 +216,7 @@ class ResultRow:
     protocol: Annotated[
         Name, Field(description="Family of comparable numbers, which are ranked together.")
     ]
-    metrics: Annotated[Mapping[str, float], metrics_type()]
+    metrics: Annotated[Mapping[str, float], metrics_type(lambda fields: str(fields["task"]))]
     intervals: Annotated[Mapping[str, Mapping[str, Any]], as_type(dict[str, IntervalRecord])]
     per_class: Annotated[
         Mapping[str, Mapping[str, float | None]],

@@ -20,6 +20,8 @@ from cosmos_core.utils.text import one_line as one_line
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+    from cosmos_eval.tasks import Metric
+
 _NOT_IN_JSON = re.compile(rf"[{CONTROLS}\u2028\u2029]|(?<=#)#(?=(?:vso)?\[)")
 
 # A cell that begins with one of these is a formula for spreadsheets, in either width.
@@ -158,19 +160,19 @@ def percent(fraction: float) -> Decimal:
     return (Decimal(repr(fraction)) * 100).quantize(_TENTH, ROUND_HALF_UP)
 
 
-def shown(metric: str, value: float) -> Decimal:
-    """A metric as tables have it: a share in percent, a ratio with two decimals."""
-    if is_share(metric):
+def shown(metric: Metric, value: float) -> Decimal:
+    """A metric as tables have it: a fraction in percent, others with two decimals."""
+    if metric.unit == "fraction":
         return percent(value)
     return Decimal(repr(value)).quantize(_HUNDREDTH, ROUND_HALF_UP)
 
 
-def shown_text(metric: str, value: float) -> str:
+def shown_text(metric: Metric, value: float) -> str:
     """The same as text: `67.1`, or `1.91x` of a ratio."""
-    return f"{shown(metric, value)}{'' if is_share(metric) else 'x'}"
+    return f"{shown(metric, value)}{'x' if metric.unit == 'ratio' else ''}"
 
 
-def bounds(metric: str, interval: Mapping[str, Any] | None) -> str:
+def bounds(metric: Metric, interval: Mapping[str, Any] | None) -> str:
     """An interval of a metric, `[12.5, 50.0]`; empty where there is none."""
     if interval is None:
         return ""
@@ -190,16 +192,6 @@ def difference(fraction: float, other: float) -> str:
 
 # The smallest p-value that is written out: a bootstrap says no more of smaller ones.
 _SMALLEST_P = 1e-6
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric is a rank."""
-    return metric.endswith("_rank")
-
-
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share in [0, 1]; else it is a rank, or one share over another."""
-    return not lower_is_better(metric) and "_over_" not in metric
 
 
 def p_value_text(value: float) -> str:

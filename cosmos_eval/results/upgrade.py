@@ -6,15 +6,12 @@ themselves, and to ranks an interval.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from cosmos_eval.results.record import SCHEMA_VERSION
-from cosmos_eval.types import Samples, SegmentationProtocol, UsageError
+from cosmos_eval.tasks import metric_of, task_named
+from cosmos_eval.types import Samples, UsageError
 
 Record = Mapping[str, Any]
 """A result as its JSON file holds it."""
@@ -61,14 +58,13 @@ def upgrade_samples(samples: Samples, record: Record, where: str) -> Samples:
         return samples
     if later := sorted(samples.keys() & _NAMES_2):
         raise _relabelled(where, f"samples with `{later[0]}`")
-    match record["task"]:
-        case "cls":
-            return {**samples, **_classes(samples, record, where)}
-        case "select":
-            return {**samples, "subsets": np.array(sorted(record["per_class"]) or [""])}
-        case "seg":
-            return {**samples, **_segments(record, where)}
-    return samples
+    upgrade = task_named(record["task"]).upgrade
+    try:
+        return samples if upgrade is None else upgrade(samples, record)
+    except (UsageError, ValueError) as error:
+        raise UsageError(
+            f"{where} is of version 1, which does not hold the order of its classes: measure again"
+        ) from error
 
 
 def _later_than_1(record: Record) -> list[str]:
@@ -80,7 +76,7 @@ def _later_than_1(record: Record) -> list[str]:
     later = sorted(provenance.keys() - _PROVENANCE_1) + sorted(model.keys() - _MODEL_1)
     if isinstance(task := record.get("task"), str) and task not in _TASKS_1:
         later.append(f"task {task}")
-    ranks = sorted(name for name in intervals if name.endswith("_rank"))
+    ranks = sorted(name for name in intervals if metric_of(str(task), name).unit == "rank")
     return later + [f"an interval of {name}" for name in ranks]
 
 
@@ -88,40 +84,4 @@ def _relabelled(where: str, later: str) -> UsageError:
     return UsageError(
         f"{where}: its schema_version is 1, but it has {later}, which came with a later version: "
         "restore the file or measure again"
-    )
-
-
-def _classes(samples: Samples, record: Record, where: str) -> Samples:
-    """Identify classes by their numbers of images: records list them in alphabetical order."""
-    classes = sorted(record["per_class"])
-    images = [record["per_class"][name].get("images") for name in classes]
-    if images != np.bincount(samples["labels"], minlength=len(classes)).tolist():
-        raise _unordered(where)
-    return {"classes": np.array(classes)}
-
-
-def _segments(record: Record, where: str) -> Samples:
-    """Return classes and groups of the known protocol, if its names have not changed since."""
-    from cosmos_eval.protocols import find_known  # which takes longer than reading a result
-
-    try:
-        protocol = find_known(record["dataset"], record["protocol"])
-    except UsageError as error:
-        raise _unordered(where) from error
-    if not isinstance(protocol, SegmentationProtocol):
-        raise _unordered(where)
-    names = hashlib.sha256(json.dumps(protocol.class_names).encode()).hexdigest()
-    if names != record["provenance"]["hashes"].get("class_names"):
-        raise _unordered(where)
-    members = [[name in some for name in protocol.class_names] for some in protocol.groups.values()]
-    return {
-        "classes": np.array(protocol.class_names),
-        "groups": np.array(list(protocol.groups), dtype=np.str_),
-        "members": np.array(members, bool).reshape(-1, len(protocol.class_names)),
-    }
-
-
-def _unordered(where: str) -> UsageError:
-    return UsageError(
-        f"{where} is of version 1, which does not hold the order of its classes: measure again"
     )

@@ -27,7 +27,7 @@ from cosmos_eval.results.store import (
     samples_of,
 )
 from cosmos_eval.results.upgrade import Record
-from cosmos_eval.tasks import evaluator_named
+from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Figures, Samples, UsageError
 
 
@@ -94,7 +94,7 @@ def _examine(path: Path, stored: ResultFiles) -> Verified | list[str]:
         return swapped
     samples = samples_of(path, stored)
     try:
-        again = evaluator_named(row.task).recompute(samples, row.provenance["seed"])
+        again = task_named(row.task).figures(samples, row.provenance["seed"])
     except (KeyError, ValueError, IndexError, TypeError) as error:
         return [f"swapped file: {row.samples} holds no samples of task {row.task}: {error!r}"]
     if record["schema_version"] < SCHEMA_VERSION:

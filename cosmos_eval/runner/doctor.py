@@ -10,7 +10,7 @@ from pathlib import Path
 from cosmos_eval.data.folders import ADVICE, Survey
 from cosmos_eval.protocols import is_embedded, known_protocols
 from cosmos_eval.runner.plan import data_folder
-from cosmos_eval.tasks import evaluator_of, find_protocol, task_of
+from cosmos_eval.tasks import find_protocol, task_named, task_of
 from cosmos_eval.types import OnProgress, Progress, Protocol, RunOptions, UsageError
 
 
@@ -52,12 +52,12 @@ def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Di
     if is_embedded(protocol) and not Path(str(protocol.root)).is_dir():
         note = "embedded: the first run makes it"
         return Diagnosis(dataset=dataset, task=task, whole=True, note=note)
-    evaluator = evaluator_of(protocol)
+    survey = task_named(task).survey
     try:
-        if evaluator.survey is not None:
-            found = evaluator.survey(protocol, options, progress)
+        if survey is not None:
+            found = survey(protocol, options, progress)
         else:
-            evaluator.check(protocol, options)
+            task_named(task).check(protocol, options)
             found = Survey(folder=protocol.root or options.data_root)
     except UsageError as error:
         fault = str(error).partition(ADVICE)[0]

@@ -27,11 +27,10 @@ from cosmos_eval.runner.plan import (
     unwatched,
 )
 from cosmos_eval.runner.run import Worker, data_faults, jobs_of
-from cosmos_eval.tasks import part_of
+from cosmos_eval.tasks import part_of, task_for
 from cosmos_eval.types import (
     CosmosEvalError,
     Executor,
-    LabelMapProtocol,
     ModelSpec,
     Part,
     Protocol,
@@ -217,7 +216,7 @@ def _valid(spec: ModelSpec, path: Path) -> ResultRow:
 
 def _stem(spec: ModelSpec, protocol: Protocol, plan: Plan) -> str:
     """The file name that `store.file_stem` will give the result."""
-    own = protocol.attention if isinstance(protocol, LabelMapProtocol) else None
+    own = task_for(protocol).attention(protocol)
     part = _part(protocol, plan)
     words = overrides_of(
         student=spec.kind in TWO_SETS and spec.weights == "student",

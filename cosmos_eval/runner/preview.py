@@ -9,7 +9,6 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 from cosmos_core.utils.files import file_sha256
-from cosmos_eval.data.folders import find_root, needed_parts
 from cosmos_eval.embedding.cache import EMBEDDING, fingerprint, spaces
 from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.protocols import is_embedded
@@ -17,16 +16,11 @@ from cosmos_eval.results.labels import is_partial
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.plan import Machine, Pair, Plan, Result, pair_of
-from cosmos_eval.tasks import part_of, task_named, task_of
-from cosmos_eval.tasks.classification import find_folder
+from cosmos_eval.tasks import part_of, task_for, task_of
 from cosmos_eval.types import (
-    ClassificationProtocol,
-    LabelMapProtocol,
     ModelSpec,
     Protocol,
-    RetrievalProtocol,
     RunOptions,
-    SelectionProtocol,
     UsageError,
 )
 
@@ -120,36 +114,7 @@ def _data(protocol: Protocol, options: RunOptions) -> Data:
         return "no --data-root"
     if is_embedded(protocol) and not Path(root).is_dir():
         return "made by the run"
-    return "there" if _has_folders(protocol, Path(root)) else "not found"
-
-
-def _has_folders(protocol: Protocol, root: Path) -> bool:
-    """Whether files and folders that the protocol names are below `root`."""
-
-    def any_of(*paths: str) -> bool:
-        return any((root / path).exists() for path in paths)
-
-    match protocol:
-        case LabelMapProtocol():
-            try:
-                return bool(find_root(protocol, str(root), needed_parts(protocol)))
-            except UsageError:
-                return False
-        case ClassificationProtocol():
-            try:
-                return bool(find_folder(protocol, RunOptions(data_root=str(root))))
-            except UsageError:
-                return False
-        case RetrievalProtocol() if protocol.archives:
-            patterns = _several(protocol.archives)
-            return any(any(root.glob(pattern)) for pattern in patterns)
-        case RetrievalProtocol() | SelectionProtocol():
-            return any_of(*_several(protocol.annotations)) and any_of(*_several(protocol.images))
-    return root.is_dir()
-
-
-def _several(stated: tuple[str, ...] | str) -> tuple[str, ...]:
-    return (stated,) if isinstance(stated, str) else stated
+    return "there" if task_for(protocol).is_there(protocol, Path(root)) else "not found"
 
 
 def _samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow]) -> int | None:
@@ -157,8 +122,7 @@ def _samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow])
     found = _part(protocol, options)
     if found is not None:
         return found
-    counts = (getattr(protocol, name, None) for name in ("n_items", "n_images"))
-    stated: int | None = next(filter(None, counts), None)
+    stated = task_for(protocol).n_samples(protocol)
     measured = [
         row.n_samples
         for row in rows
@@ -235,7 +199,7 @@ def _estimate(
     ):
         if chosen:
             return Estimate(samples * median(map(_seconds_per_sample, chosen)), basis)
-    return Estimate(samples * task_named(task_of(protocol)).seconds, ROUGH)
+    return Estimate(samples * task_for(protocol).seconds, ROUGH)
 
 
 def _seconds_per_sample(row: ResultRow) -> float:

@@ -32,12 +32,9 @@ from cosmos_eval.runner.plan import (
     pair_of,
     unwatched,
 )
-from cosmos_eval.tasks import evaluator_of, fetch, packages_of, part_of, task_of
+from cosmos_eval.tasks import packages_of, part_of, task_for, task_of
 from cosmos_eval.types import (
     Attention,
-    LabelMapProtocol,
-    LocalisationProtocol,
-    MapKind,
     Measurement,
     ModelSpec,
     Precision,
@@ -97,7 +94,7 @@ def data_faults(plan: Plan, watch: Watch = unwatched) -> Iterator[Fault]:
         watch("data", Progress("check", done, len(plan.protocols)))
         try:
             distributed.main_process_first(partial(_provide, protocol, plan.options))
-            distributed.synchronized(partial(evaluator_of(protocol).check, protocol, plan.options))
+            distributed.synchronized(partial(task_for(protocol).check, protocol, plan.options))
         except Exception as error:
             yield Fault(protocol, error)
     watch("data", Progress("check", len(plan.protocols), len(plan.protocols)))
@@ -106,7 +103,7 @@ def data_faults(plan: Plan, watch: Watch = unwatched) -> Iterator[Fault]:
 def _provide(protocol: Protocol, options: RunOptions) -> None:
     prepare(protocol)
     if options.download:
-        fetch(protocol, options)
+        task_for(protocol).fetch(protocol, options)
 
 
 def jobs_of(plan: Plan, skip: Container[Pair] = (), output: Path | None = None) -> list[Job]:
@@ -131,7 +128,7 @@ def jobs_of(plan: Plan, skip: Container[Pair] = (), output: Path | None = None) 
 
 
 def _image_pass(protocol: Protocol, options: RunOptions) -> Hashable:
-    return task_of(protocol), evaluator_of(protocol).image_pass(protocol, options)
+    return task_of(protocol), task_for(protocol).image_pass(protocol, options)
 
 
 class Loaded(NamedTuple):
@@ -214,7 +211,7 @@ def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Resul
     started = time.perf_counter()
     encoder = model.encoder
     what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in job.protocols)}"
-    measurements = evaluator_of(job.protocols[0]).measure(
+    measurements = task_for(job.protocols[0]).measure_all(
         encoder,
         job.protocols,
         _own_predictions(job.options, encoder),
@@ -273,15 +270,8 @@ def _row(
 
 def _attention(protocol: Protocol, options: RunOptions) -> dict[str, Attention | None]:
     """The form of the last block that was used, and the one that the protocol is made for."""
-    own = protocol.attention if isinstance(protocol, LabelMapProtocol) else None
+    own = task_for(protocol).attention(protocol)
     return {"attention": (options.attention or own) if own else None, "protocol_attention": own}
-
-
-def _map(protocol: Protocol, measurement: Measurement) -> dict[str, MapKind | None]:
-    """Of a localisation: the kind of map that was used, and the one that the protocol asks for."""
-    if not isinstance(protocol, LocalisationProtocol):
-        return {}
-    return {"map": measurement.maps, "protocol_map": protocol.map}
 
 
 def _record(
@@ -305,7 +295,7 @@ def _record(
         "limit": options.limit,
         **({} if part is None else {"partial": str(part)}),
         **_attention(protocol, options),
-        **_map(protocol, measurement),
+        **measurement.settings,
         "batch_size": options.batch_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "peak_memory_bytes": environment.peak_memory_bytes(),

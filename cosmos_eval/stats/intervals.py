@@ -117,12 +117,6 @@ def statistic_bootstrap(
     return intervals
 
 
-def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
-    """part / whole, NaN where whole is 0."""
-    empty = np.full(np.shape(whole), np.nan)
-    return np.divide(part, whole, out=empty, where=np.asarray(whole) > 0)
-
-
 def mean_class_recall_bootstrap(
     labels: NDArray[np.integer],
     hits: NDArray[np.bool_],

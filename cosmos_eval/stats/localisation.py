@@ -9,14 +9,14 @@ images, S sizes; a leading `...` is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.intervals import ratio
-from cosmos_eval.stats.paired import Statistic
+from cosmos_eval.stats.estimates import ratio
 
 Values = NDArray[np.float64]
 
@@ -178,34 +178,19 @@ def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
     )
 
 
-def localisation_metrics(sums: Sums) -> dict[str, Values]:
-    """Every metric (...,), overall and `_<size>`; NaN where there are no pairs.
-
-    `attention_mass`, `area`, `pointing_game` and `AUC` are means over pairs, `mass_over_area` and
-    `mass_over_other_names` ratios of means.
-    """
-    metrics = _means(Sums(*(part.sum(-1) for part in sums)))
-    for number, size in enumerate(SIZES):
-        means = _means(Sums(*(part[..., number] for part in sums)))
-        metrics |= {f"{name}_{size}": value for name, value in means.items()}
-    return metrics
-
-
-def _means(sums: Sums) -> dict[str, Values]:
-    return {
-        "attention_mass": ratio(sums.mass, sums.pairs),
-        "area": ratio(sums.area, sums.pairs),
-        "mass_over_area": ratio(sums.mass, sums.area),
-        "mass_over_other_names": ratio(sums.mass_beside_others, sums.other_names),
-        "pointing_game": ratio(sums.hits, sums.pairs),
-        "AUC": ratio(sums.auc, sums.pairs),
+METRICS: Mapping[str, Callable[[Sums], Values]] = MappingProxyType(
+    {
+        "attention_mass": lambda sums: ratio(sums.mass, sums.pairs),
+        "area": lambda sums: ratio(sums.area, sums.pairs),
+        "mass_over_area": lambda sums: ratio(sums.mass, sums.area),
+        "mass_over_other_names": lambda sums: ratio(sums.mass_beside_others, sums.other_names),
+        "pointing_game": lambda sums: ratio(sums.hits, sums.pairs),
+        "AUC": lambda sums: ratio(sums.auc, sums.pairs),
     }
+)
+"""Metrics (...,) of sums (...,): means over pairs, and two ratios of means; NaN without pairs."""
 
 
-def localisation_statistic(sums: Sums) -> Statistic:
-    """The metrics of images (N, S), given how often each is drawn."""
-
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        return localisation_metrics(Sums(*(weights @ part for part in sums)))
-
-    return statistic
+def of_size(size: int | None, sums: Sums) -> Sums:
+    """Return the sums (...,) of one size, or of all, from sums (..., S)."""
+    return Sums(*(part.sum(-1) if size is None else part[..., size] for part in sums))

@@ -22,8 +22,6 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
 from cosmos_eval.stats.intervals import LEVEL, RESAMPLES, draw_counts
-from cosmos_eval.stats.retrieval import RECALL_AT, recalled
-from cosmos_eval.stats.segmentation import Areas, Groups, segmentation_metrics
 from cosmos_eval.types import Interval
 
 POWER = 0.8
@@ -37,11 +35,6 @@ _NORMAL = math.inf  # degrees of freedom
 Values = NDArray[np.float64]
 Statistic = Callable[[Values], Mapping[str, Values]]
 """Metrics (R,) by name, given how often each kind of cluster is drawn, (R, C)."""
-
-
-RECALL = "mean_per_class_recall"
-SLOW = ("image_to_text_median_rank", "text_to_image_median_rank", RECALL)
-"""Metrics that take longer to compare than all others together."""
 
 
 class PairedDifference(NamedTuple):
@@ -242,27 +235,17 @@ def mean_statistic(values: Mapping[str, NDArray[Any]], cluster: NDArray[np.integ
     return statistic
 
 
-def recall_statistic(
-    direction: str, ranks: NDArray[np.int64], cluster: NDArray[np.integer]
+def median_statistic(
+    name: str, values: NDArray[np.integer], cluster: NDArray[np.integer]
 ) -> Statistic:
-    """`{direction}_R@K` and `{direction}_mean_rank` of the ranks (N,) of queries."""
-    columns = {
-        f"{direction}_R@{k}": hit for k, hit in zip(RECALL_AT, recalled(ranks).T, strict=True)
-    }
-    return mean_statistic({**columns, f"{direction}_mean_rank": ranks}, cluster)
-
-
-def median_rank_statistic(
-    direction: str, ranks: NDArray[np.int64], cluster: NDArray[np.integer]
-) -> Statistic:
-    """`{direction}_median_rank` of the ranks (N,) of queries."""
-    order = np.argsort(ranks, kind="stable")
-    distinct, starts = np.unique(ranks[order], return_index=True)
+    """The median of values (N,)."""
+    order = np.argsort(values, kind="stable")
+    distinct, starts = np.unique(values[order], return_index=True)
     owner = cluster[order]
 
     def statistic(weights: Values) -> Mapping[str, Values]:
         up_to = np.add.reduceat(weights[:, owner], starts, axis=1).cumsum(axis=1)
-        return {f"{direction}_median_rank": _medians(distinct, up_to)}
+        return {name: _medians(distinct, up_to)}
 
     return statistic
 
@@ -288,61 +271,26 @@ def group_mean_statistic(
     return statistic
 
 
-def paired_recall(
-    labels: NDArray[np.integer],
-    a: NDArray[np.bool_],
-    b: NDArray[np.bool_],
+def paired_group_mean(
+    groups: tuple[NDArray[np.integer], NDArray[np.integer]],
+    hits: tuple[NDArray[np.bool_], NDArray[np.bool_]],
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> PairedDifference:
-    """Difference of `mean_per_class_recall`, from labels (N,) and the hits of both (N,).
+    """Difference of the mean over groups (N,) of the proportion of hits (N,), of two models.
 
-    Images of one class on which both models do alike are of one kind, so that a resample of many
-    images is a draw over few kinds.
+    Samples of one group on which both models do alike are of one kind, so that a resample of many
+    samples is a draw over few kinds.
     """
-    table = np.stack([labels, a, b], axis=1).astype(np.int64)
+    table = np.stack([*groups, *hits], axis=1).astype(np.int64)
     kinds, counts = np.unique(table, axis=0, return_counts=True)
     own = np.arange(len(kinds))
     of_a, of_b = (
-        group_mean_statistic(RECALL, kinds[:, 0], kinds[:, column].astype(bool), own)
-        for column in (1, 2)
+        group_mean_statistic("mean", kinds[:, column], kinds[:, 2 + column].astype(bool), own)
+        for column in (0, 1)
     )
-    return paired_bootstrap(of_a, of_b, counts, seed=seed, resamples=resamples)[RECALL]
-
-
-def area_statistic(areas: Areas, groups: Groups) -> Statistic:
-    """`mIoU`, `mAcc`, `aAcc` and `mIoU_<group>` from the areas of images, (C, classes)."""
-    (statistic,) = area_statistics([areas], groups)
-    return statistic
-
-
-def area_statistics(several: Sequence[Areas], groups: Groups) -> list[Statistic]:
-    """The same of several models on the same label maps, whose areas are summed once for all."""
-    labelled = _remembering(several[0].labelled)
-
-    def of_one(areas: Areas) -> Statistic:
-        right, predicted = (
-            part.astype(np.float64) for part in (areas.intersection, areas.predicted)
-        )
-        return lambda weights: segmentation_metrics(
-            Areas(weights @ right, labelled(weights), weights @ predicted), groups
-        )
-
-    return [of_one(areas) for areas in several]
-
-
-def _remembering(part: NDArray[Any]) -> Callable[[Values], Values]:
-    """`weights @ part`, which is there already when the same array of weights comes again."""
-    factor = part.astype(np.float64)
-    last: list[Values] = []
-
-    def product(weights: Values) -> Values:
-        if not last or last[0] is not weights:
-            last[:] = [weights, weights @ factor]
-        return last[1]
-
-    return product
+    return paired_bootstrap(of_a, of_b, counts, seed=seed, resamples=resamples)["mean"]
 
 
 def joined(*statistics: Statistic) -> Statistic:

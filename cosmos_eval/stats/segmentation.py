@@ -2,24 +2,21 @@
 
 The definitions are those of MMSegmentation's IoUMetric: a class counts where it occurs in labels
 or predictions (IoU) or in labels (accuracy); ignored pixels count nowhere.
-Shapes: K classes, N images, R resamples; a leading `...` is kept.
+Shapes: K classes, N images; a leading `...` is kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.intervals import LEVEL, RESAMPLES, ratio, statistic_bootstrap
-from cosmos_eval.types import Interval
+from cosmos_eval.stats.estimates import ratio
 
 Counts = NDArray[np.int64]
 Values = NDArray[np.float64]
-Groups = Mapping[str, Sequence[int]]
-"""Class indices by the name of their group."""
 
 
 class SparseConfusion(NamedTuple):
@@ -111,39 +108,19 @@ def class_scores(areas: Areas) -> ClassScores:
     return ClassScores(ratio(areas.intersection, union), ratio(areas.intersection, areas.labelled))
 
 
-def segmentation_metrics(areas: Areas, groups: Groups) -> dict[str, Values]:
-    """`mIoU`, `mAcc`, `aAcc` and `mIoU_<group>`, each (...,); NaN where nothing occurs."""
-    iou, accuracy = class_scores(areas)
-    metrics = {
-        "mIoU": _mean_over_present(iou),
-        "mAcc": _mean_over_present(accuracy),
-        "aAcc": ratio(areas.intersection.sum(-1), areas.labelled.sum(-1)),
-    }
-    for name, members in groups.items():
-        metrics[f"mIoU_{name}"] = _mean_over_present(iou[..., list(members)])
-    return metrics
+def mean_iou(areas: Areas, members: NDArray[np.integer] | slice = slice(None)) -> Values:
+    """Mean IoU (...,) of the classes, or of some members, that occur; NaN where none does."""
+    return _mean_over_present(class_scores(areas).iou[..., members])
 
 
-def bootstrap(
-    areas: Areas,
-    groups: Groups,
-    *,
-    seed: int = 0,
-    level: float = LEVEL,
-    resamples: int = RESAMPLES,
-) -> dict[str, Interval]:
-    """Percentile bootstrap intervals over images of every metric, from areas (N, K).
+def mean_accuracy(areas: Areas) -> Values:
+    """Mean accuracy (...,) of the classes that are labelled; NaN where none is."""
+    return _mean_over_present(class_scores(areas).accuracy)
 
-    An image drawn n times counts n times, so resamples are a product of multinomial weights and
-    areas (exact: counts stay below 2^53). Efron and Tibshirani 1993, "An Introduction to the
-    Bootstrap", chapter 13.
-    """
 
-    def statistic(drawn: Values) -> Mapping[str, Values]:
-        return segmentation_metrics(Areas(*(drawn @ part for part in areas)), groups)
-
-    n_images = len(areas.labelled)
-    return statistic_bootstrap(statistic, n_images, seed=seed, level=level, resamples=resamples)
+def pixel_accuracy(areas: Areas) -> Values:
+    """Accuracy (...,) of all labelled pixels; NaN where there is none."""
+    return ratio(areas.intersection.sum(-1), areas.labelled.sum(-1))
 
 
 def _mean_over_present(values: Values) -> Values:

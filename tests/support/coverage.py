@@ -6,11 +6,15 @@ Studies lie side by side, one a column, and share the resamples of a block.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.intervals import cluster_bootstrap, wilson
-from cosmos_eval.stats.segmentation import Areas, bootstrap, segmentation_metrics
+from cosmos_eval.stats.estimates import FunctionOfSums
+from cosmos_eval.stats.inference import statistic_of
+from cosmos_eval.stats.intervals import cluster_bootstrap, statistic_bootstrap, wilson
+from cosmos_eval.stats.segmentation import Areas, mean_iou
 from cosmos_eval.types import Interval
 
 BLOCK = 100  # studies that share resamples
@@ -52,15 +56,20 @@ def miou_coverage(images: int, presence: float, *, blocks: int) -> float:
     as of the last; a class is seen where it is not in 0.3 of the images, in about 300 pixels.
     """
     many = _areas(np.random.default_rng(0), 20_000, 20, presence)
-    true = float(segmentation_metrics(Areas(*(part.sum((0, 1)) for part in many)), {})["mIoU"])
+    true = float(mean_iou(Areas(*(part.sum((0, 1)) for part in many))))
     # A study is a group of classes, so that one call makes the intervals of all.
-    groups = {str(n): range(n * CLASSES, (n + 1) * CLASSES) for n in range(BLOCK)}
+    groups = [np.arange(n * CLASSES, (n + 1) * CLASSES) for n in range(BLOCK)]
     held = []
     for block in range(1, blocks + 1):
         drawn = _areas(np.random.default_rng(block), images, BLOCK, presence)
         flat = Areas(*(part.reshape(images, -1) for part in drawn))
-        intervals = bootstrap(flat, groups, seed=block, resamples=RESAMPLES)
-        held += [_holds(intervals[f"mIoU_{name}"], true) for name in groups]
+        estimates = {
+            str(n): FunctionOfSums(flat, partial(mean_iou, members=members))
+            for n, members in enumerate(groups)
+        }
+        statistic = statistic_of(estimates)
+        intervals = statistic_bootstrap(statistic, images, seed=block, resamples=RESAMPLES)
+        held += [_holds(interval, true) for interval in intervals.values()]
     return float(np.mean(held))
 
 

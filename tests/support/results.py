@@ -10,7 +10,7 @@ from support.rows import make_row
 
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import write_result
-from cosmos_eval.tasks import evaluator_named
+from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Samples
 
 SAMPLES: dict[str, Samples] = {
@@ -63,7 +63,7 @@ SAMPLES: dict[str, Samples] = {
 
 def measured_row(task: str, samples: Samples | None = None, **fields: Any) -> ResultRow:
     """A result of samples."""
-    figures = vars(evaluator_named(task).recompute(samples or SAMPLES[task], 0))
+    figures = vars(task_named(task).figures(samples or SAMPLES[task], 0))
     intervals = {name: value._asdict() for name, value in figures["intervals"].items()}
     return make_row(task=task, **{**figures, "intervals": intervals, **fields})
 

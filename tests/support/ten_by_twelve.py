@@ -28,17 +28,8 @@ from cosmos_eval.report.gallery import (
 )
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import write_result
-from cosmos_eval.stats.classification import class_recalls, classification_metrics
 from cosmos_eval.stats.intervals import wilson
-from cosmos_eval.stats.retrieval import RetrievalRanks, retrieval_metrics
-from cosmos_eval.stats.segmentation import (
-    Areas,
-    SparseConfusion,
-    areas_of_images,
-    class_scores,
-    segmentation_metrics,
-)
-from cosmos_eval.tasks.classification.samples import _confusion_pairs
+from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Samples
 
 MODELS = (
@@ -181,33 +172,27 @@ def _row(model: str, dataset: str, size: SetSize, samples: Samples) -> ResultRow
     )
 
 
+def _metrics(task: str, samples: Samples) -> dict[str, float]:
+    known = task_named(task)
+    return {name: one.value for name, one in known.estimates(known.derive(samples)).items()}
+
+
 def _of_retrieval(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:
-    ranks = RetrievalRanks(samples["image_to_text_rank"], samples["text_to_image_rank"])
-    return dict(retrieval_metrics(ranks)), {}
+    return _metrics("retrieval", samples), {}
 
 
 def _of_classification(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:
-    labels, top, classes = samples["labels"], samples["top5"], samples["classes"].tolist()
-    recalls = class_recalls(labels, top[:, 0] == labels)
-    counts = np.bincount(labels, minlength=len(classes))
-    per_class = {
-        name: {"recall": recalls.get(number), "images": int(counts[number])}
-        for number, name in enumerate(classes)
-    }
-    pairs = _confusion_pairs(labels, top[:, 0], classes)
-    metrics = dict(classification_metrics(labels, top))
-    return metrics, {"per_class": per_class, "confusion_pairs": pairs}
+    task = task_named("cls")
+    assert task.per_class is not None
+    assert task.confusion_pairs is not None
+    more = {"per_class": task.per_class(samples), "confusion_pairs": task.confusion_pairs(samples)}
+    return _metrics("cls", samples), more
 
 
 def _of_segmentation(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:
-    sparse = SparseConfusion(*(samples[field] for field in SparseConfusion._fields))
-    classes = samples["classes"].tolist()
-    areas = areas_of_images(sparse, len(samples["name"]), len(classes))
-    total = Areas(*(part.sum(0) for part in areas))
-    scores = zip(classes, *class_scores(total), strict=True)
-    per_class = {name: {"IoU": float(iou), "Acc": float(acc)} for name, iou, acc in scores}
-    metrics = {name: float(value) for name, value in segmentation_metrics(total, {}).items()}
-    return metrics, {"per_class": per_class}
+    per_class = task_named("seg").per_class
+    assert per_class is not None
+    return _metrics("seg", samples), {"per_class": per_class(samples)}
 
 
 def _of_selection(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:

@@ -7,14 +7,15 @@ from functools import partial
 
 import numpy as np
 
+from cosmos_eval.data.class_names import ClassData, class_names
+from cosmos_eval.data.classification import open_data, sample_list_hash
 from cosmos_eval.report.gallery.drafts import Draft
 from cosmos_eval.report.gallery.parts import Answers, Drafted, Opened, Part, opened
 from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import ClassificationExample
 from cosmos_eval.report.gallery.results import Group, Shown
 from cosmos_eval.stats.classification import confusion_pairs
-from cosmos_eval.tasks.classification import ClassData, class_names, open_data, sample_list_hash
-from cosmos_eval.tasks.classification.samples import CLASSES, LABELS, TOP5
+from cosmos_eval.tasks.classification import CLASSES, LABELS, TOP5
 from cosmos_eval.types import ClassificationProtocol, RunOptions, Samples
 
 _WRONG = 5  # at most, of a result

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from cosmos_eval.data.retrieval import open_data
 from cosmos_eval.protocols import prepare
 from cosmos_eval.protocols.scenes import FAMILY as SCENES
 from cosmos_eval.report.gallery.attention import of_attention
@@ -26,14 +27,7 @@ from cosmos_eval.report.gallery.retrieval import of_retrieval, pairs_of
 from cosmos_eval.report.gallery.segmentation import of_segmentation
 from cosmos_eval.runner.run import Watch, unwatched
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.tasks.retrieval import open_data
-from cosmos_eval.types import (
-    ClassificationProtocol,
-    Progress,
-    RetrievalProtocol,
-    RunOptions,
-    SegmentationProtocol,
-)
+from cosmos_eval.types import Progress, RunOptions
 
 BUDGET = 3_000_000
 """Bytes of all pictures. A page that holds them as base64 text is a third larger."""
@@ -90,24 +84,23 @@ def collect(
 
 
 def _part(group: Group, options: RunOptions, predictions: Path | None) -> Part:
-    match group.protocol:
-        case ClassificationProtocol() as protocol:
-            return of_classification(group, protocol, options)
-        case SegmentationProtocol() as protocol:
-            return of_segmentation(group, protocol, options, predictions)
-        case _:
-            return of_retrieval(group, options)
+    protocol: Any = group.protocol
+    if group.task == "cls":
+        return of_classification(group, protocol, options)
+    if group.task == "seg":
+        return of_segmentation(group, protocol, options, predictions)
+    return of_retrieval(group, options)
 
 
 def _pairs(groups: Sequence[Group], parts: Sequence[Part], options: RunOptions) -> list[Pair]:
     """Images and texts to look at: of the embedded scenes, where any result is of them, small
     things; of other sets their captions, or where there are none, prompts of classes."""
     others = [
-        (group.protocol, part.pairs)
+        (group.task, part.pairs)
         for group, part in zip(groups, parts, strict=True)
         if group.protocol.family != SCENES
     ]
-    captions = [pairs for protocol, pairs in others if isinstance(protocol, RetrievalProtocol)]
+    captions = [pairs for task, pairs in others if task == "retrieval"]
     pairs = [pair for some in captions for pair in some]
     if len(others) < len(groups):
         pairs = [*_of_scenes(options), *pairs]
@@ -115,8 +108,7 @@ def _pairs(groups: Sequence[Group], parts: Sequence[Part], options: RunOptions) 
 
 
 def _of_scenes(options: RunOptions) -> Iterator[Pair]:
-    protocol = find_protocol(_SMALL_SCENES)
-    assert isinstance(protocol, RetrievalProtocol)
+    protocol: Any = find_protocol(_SMALL_SCENES)
     prepare(protocol)
     for pair in pairs_of(protocol, open_data(protocol, options)):
         yield pair._replace(text=pair.text.partition(". ")[0])

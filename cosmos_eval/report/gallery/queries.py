@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.report.gallery.parts import spread
-from cosmos_eval.tasks.retrieval.samples import IMAGE_RANK, TEXT_RANK
+from cosmos_eval.tasks.retrieval import IMAGE_RANK, TEXT_RANK
 from cosmos_eval.types import Samples
 
 Direction = Literal["image_to_text", "text_to_image"]

@@ -38,6 +38,7 @@ class Shown(NamedTuple):
 class Group(NamedTuple):
     """All results by one protocol, which share their images."""
 
+    task: str
     protocol: Protocol
     results: tuple[Shown, ...]
 
@@ -88,7 +89,7 @@ def grouped(paths: Sequence[Path], own: Sequence[str]) -> Grouped:
             notes.append(f"{name.dataset}: no pictures: {error}")
             continue
         results = sorted(by_name[name], key=lambda shown: shown.label)
-        groups.append(Group(protocol, tuple(results)))
+        groups.append(Group(name.task, protocol, tuple(results)))
     return Grouped(groups, notes)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.report.gallery.drafts import Draft
 from cosmos_eval.report.gallery.parts import (
@@ -27,7 +28,6 @@ from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.queries import Found, Query, chosen, find
 from cosmos_eval.report.gallery.records import Picture, RetrievalExample
 from cosmos_eval.report.gallery.results import Group, Shown, listed
-from cosmos_eval.tasks.retrieval import RetrievalData, open_data, sample_list_hash
 from cosmos_eval.types import OnProgress, Protocol, RunOptions, UsageError
 
 if TYPE_CHECKING:

@@ -88,6 +88,10 @@ class Setting(TypedDict):
     n_samples: Count
 
 
+def _task(fields: dict[str, Any]) -> str:
+    return str(fields["setting"]["task"])
+
+
 _End = Annotated[float, Field(ge=-1, le=_LARGEST)]
 
 
@@ -125,7 +129,7 @@ class Entry:
     model: Annotated[Name, Field(description="As tables call it.")]
     weights_sha256: Sha256
     setting: Annotated[Mapping[str, Any], as_type(Annotated[Setting, AfterValidator(_only_hashes)])]
-    metrics: Annotated[Mapping[str, float], metrics_type(_LARGEST)]
+    metrics: Annotated[Mapping[str, float], metrics_type(_task, _LARGEST)]
     intervals: Annotated[Mapping[str, Mapping[str, Any]], as_type(dict[str, _Interval])]
     samples: Annotated[Mapping[str, str] | None, as_type(SamplesRecord | None)]
     commit: str | None

@@ -29,9 +29,9 @@ from cosmos_eval.results.gate.baseline import (
 )
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import list_results
-from cosmos_eval.results.text import is_share, lower_is_better
 from cosmos_eval.results.verify import Verdict, Verified, read_verified
 from cosmos_eval.stats.paired import PairedDifference, holm, independent_difference
+from cosmos_eval.tasks import Metric, metric_of
 from cosmos_eval.types import UsageError
 
 ALPHA = 0.025
@@ -58,10 +58,16 @@ class Finding(NamedTuple):
     """
 
     key: Key
+    task: str
     metric: str
     change: PairedDifference
     adjusted: float = 1.0
     detectable: float | None = None
+
+    @property
+    def record(self) -> Metric:
+        """The record of the metric."""
+        return metric_of(self.task, self.metric)
 
     @property
     def status(self) -> Status:
@@ -72,7 +78,7 @@ class Finding(NamedTuple):
 
     def _gain(self) -> PairedDifference:
         """Return the change, positive where the metric is better."""
-        return self.change.flipped() if lower_is_better(self.metric) else self.change
+        return self.change if self.record.higher_is_better else self.change.flipped()
 
     def p_regression(self, tolerance: float) -> float:
         """Return the one-sided p-value of a loss beyond the tolerance, for this metric alone."""
@@ -86,7 +92,7 @@ class Finding(NamedTuple):
 
     def _margin(self, tolerance: float) -> float:
         """Return the tolerated loss: absolute for shares, relative for ranks and ratios."""
-        return tolerance * (1.0 if is_share(self.metric) else self.change.b)
+        return tolerance * (1.0 if self.record.unit == "fraction" else self.change.b)
 
 
 class Report(NamedTuple):
@@ -222,7 +228,7 @@ def _compare(result: Verified, entry: Entry, baseline: Baseline) -> list[Finding
     else:
         new = Sampled(result.row.metrics, result.samples)
         changes = differences_of(result.row.task, new, Sampled(entry.metrics, samples))
-    return [Finding(entry.key, name, changes[name]) for name in shared]
+    return [Finding(entry.key, result.row.task, name, changes[name]) for name in shared]
 
 
 def _independent(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:

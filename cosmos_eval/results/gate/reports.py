@@ -10,7 +10,6 @@ from cosmos_eval.results.gate.baseline import described
 from cosmos_eval.results.gate.check import ALPHA, Finding, Report
 from cosmos_eval.results.text import (
     annotation,
-    is_share,
     markdown_code,
     markdown_text,
     one_line,
@@ -22,7 +21,7 @@ NAME = "cosmos-eval check"
 
 def to_cells(finding: Finding) -> dict[str, str]:
     """A finding as a line of a table: shares in percent, ranks and ratios as they are."""
-    change, factor = finding.change, 100 if is_share(finding.metric) else 1
+    change, factor = finding.change, finding.record.factor
     low, high = change.interval()[:2]
     model, dataset, protocol = finding.key
     least = finding.detectable

@@ -9,7 +9,7 @@ from cosmos_eval.results.labels import warnings_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Tie, Ties, rank_entries
 from cosmos_eval.results.text import bounds, difference, shown_text
-from cosmos_eval.tasks import known_tasks
+from cosmos_eval.tasks import known_tasks, metric_of
 
 MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}
 
@@ -119,9 +119,10 @@ def _cell(entry: Entry | None, metric: str, standing: Mapping[Cell, Rank]) -> Sh
         return Shown()
     value = entry.metrics[metric]
     best, tie, ranks = standing.get(Cell(entry.key, metric), Rank())
+    known = metric_of(entry.task, metric)
     return Shown(
-        value=shown_text(metric, value),
-        interval=bounds(metric, entry.intervals.get(metric)),
+        value=shown_text(known, value),
+        interval=bounds(known, entry.intervals.get(metric)),
         best=best,
         mark=MARKS[tie],
         ranks="" if ranks is None else "-".join(str(rank) for rank in dict.fromkeys(ranks)),

@@ -16,6 +16,7 @@ from cosmos_eval.results.labels import model_label
 from cosmos_eval.results.leaderboard.entries import Entry, Key, headlines_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import shown
+from cosmos_eval.tasks import metric_of, task_named
 from cosmos_eval.types import Samples, UsageError
 
 Tie = Literal["", "paired", "intervals"]
@@ -38,7 +39,7 @@ NO_TIES: Ties = MappingProxyType({})
 class Rank(NamedTuple):
     """How a number compares with the others of its column.
 
-    `best` is the highest as shown, `tie` says by what a lower one cannot be told from it; `ranks`
+    `best` is the best as shown, `tie` says by what another cannot be told from it; `ranks`
     are the first and last place that it can have, None where places mean nothing.
     """
 
@@ -90,24 +91,30 @@ def _columns(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
 
 
 def _best(column: Sequence[Entry], metric: str) -> Entry | None:
-    """The highest of several; the first by name of equal ones."""
+    """The best of several; the first by name of equal ones."""
     if len(column) < 2:
         return None
-    return min(column, key=lambda entry: (-entry.metrics[metric], entry.key))
+    return min(column, key=lambda entry: (-_sign(entry, metric) * entry.metrics[metric], entry.key))
+
+
+def _sign(entry: Entry, metric: str) -> int:
+    """1 where higher is better, else -1."""
+    return 1 if metric_of(entry.task, metric).higher_is_better else -1
 
 
 def _of_column(column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, Rank]:
     best = _best(column, metric)
     if best is None:
         return {}
-    top = shown(metric, best.metrics[metric])
+    known = metric_of(best.task, metric)
+    top = shown(known, best.metrics[metric])
     tied = {entry.key: _tie(best, entry, metric, ties) for entry in column if entry is not best}
     ranks = _ranks(column, metric)
     if best.key in ranks:
         _sharpen(ranks, best.key, tied)
     return {
         entry.key: Rank(
-            best=(is_best := shown(metric, entry.metrics[metric]) == top),
+            best=(is_best := shown(known, entry.metrics[metric]) == top),
             tie="" if is_best else tied[entry.key][0],
             ranks=ranks.get(entry.key),
         )
@@ -131,8 +138,11 @@ def _overlap(best: Entry, other: Entry, metric: str) -> bool:
 
 
 def _ends(entry: Entry, metric: str) -> tuple[float, float]:
+    """The worse and the better end of an interval, so that more is better."""
     value = entry.metrics[metric]
     interval = entry.intervals.get(metric, {"low": value, "high": value})
+    if _sign(entry, metric) < 0:
+        return -interval["high"], -interval["low"]
     return interval["low"], interval["high"]
 
 
@@ -181,8 +191,8 @@ class _Results(NamedTuple):
 
     @property
     def resampled(self) -> int:
-        """How many samples a bootstrap draws; accuracies need none."""
-        return 0 if self.best.task == "cls" else self.best.n_samples
+        """How many samples a bootstrap draws; some tasks need none."""
+        return self.best.n_samples if task_named(self.best.task).resamples else 0
 
 
 def find_ties(entries: Sequence[Entry], read: Read, rule: TieRule) -> Ties:

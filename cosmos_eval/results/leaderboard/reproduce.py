@@ -19,6 +19,7 @@ from cosmos_eval.results.text import (
     markdown_text,
     percent,
 )
+from cosmos_eval.tasks import metric_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -176,7 +177,8 @@ def _lines(number: Reproduction) -> list[str]:
         return [published_here, number.status]
     metric = number.column.metric
     value = number.measured.metrics[metric]
-    interval = bounds(metric, number.measured.intervals.get(metric))
+    known = metric_of(number.measured.task, metric)
+    interval = bounds(known, number.measured.intervals.get(metric))
     mark = f" {_OUTSIDE}" if number.status == "outside" else ""
     return [
         published_here,

@@ -3,6 +3,9 @@
 What the tasks of such data sets share. Importing it imports no torch.
 """
 
+from pathlib import Path
+
+from cosmos_eval.data.folders import find_root, needed_parts
 from cosmos_eval.data.label_map_checks import check, check_constants, has_background, survey
 from cosmos_eval.data.label_maps import (
     Label,
@@ -16,6 +19,7 @@ from cosmos_eval.data.label_maps import (
     read_label,
     require_same_size,
 )
+from cosmos_eval.types import LabelMapProtocol, UsageError
 
 __all__ = [
     "Label",
@@ -24,6 +28,7 @@ __all__ = [
     "check",
     "check_constants",
     "has_background",
+    "is_there",
     "mmseg_datasets",
     "mmseg_models",
     "open_data",
@@ -33,3 +38,13 @@ __all__ = [
     "require_same_size",
     "survey",
 ]
+
+CHECKED = "every file, the size of every image, every pixel of every label map"
+
+
+def is_there(protocol: LabelMapProtocol, root: Path) -> bool:
+    """Return whether the folders of a set are below a root."""
+    try:
+        return bool(find_root(protocol, str(root), needed_parts(protocol)))
+    except UsageError:
+        return False

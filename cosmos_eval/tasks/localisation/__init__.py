@@ -1,6 +1,6 @@
 """Localisation: how much of a map of what a class is called falls on that class.
 
-Importing this room imports no torch: stored samples are recomputed without it.
+Importing this package imports no torch: figures follow from stored samples without it.
 """
 
 from __future__ import annotations
@@ -8,16 +8,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks import Evaluator
-from cosmos_eval.tasks.label_maps import check, part, survey
-from cosmos_eval.tasks.localisation.paired import TRUTH, differences
-from cosmos_eval.tasks.localisation.samples import recompute
+from cosmos_eval.tasks.label_maps import CHECKED, check, is_there, part, survey
+from cosmos_eval.tasks.localisation import samples
+from cosmos_eval.tasks.task import Task
 from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
-__all__ = ["EVALUATOR", "check", "image_pass", "measure", "recompute"]
+__all__ = ["TASK", "check", "image_pass", "measure"]
 
 
 def measure(
@@ -43,13 +42,22 @@ def image_pass(protocol: LocalisationProtocol, options: RunOptions) -> Hashable:
     return protocol.dataset, protocol.family
 
 
-EVALUATOR = Evaluator(
+TASK = Task(
+    protocol=LocalisationProtocol,
+    metrics=samples.LOCALISATION_METRICS,
+    truth=(
+        *(samples.NAME, samples.PIXELS, samples.LABELLED, samples.CLASSES, samples.BOUNDS),
+        *(samples.IMAGE, samples.CLASS, samples.THING),
+    ),
     check=check,
-    measure=measure,
-    recompute=recompute,
-    differences=differences,
-    truth=TRUTH,
+    checked=CHECKED,
+    measure_together=measure,
     image_pass=image_pass,
-    part=part,
+    derive=samples.derive,
+    per_class=samples.per_class,
     survey=survey,
+    is_there=is_there,
+    n_samples=lambda protocol: protocol.n_images,
+    part=part,
+    attention=lambda protocol: protocol.attention,
 )

@@ -11,6 +11,7 @@ import numpy as np
 from cosmos_eval.data.folders import limit_notes
 from cosmos_eval.embedding.cache import Arrays
 from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.tasks import task_named
 from cosmos_eval.tasks.label_maps import open_data
 from cosmos_eval.tasks.label_maps.measure import (
     Work,
@@ -21,7 +22,7 @@ from cosmos_eval.tasks.label_maps.measure import (
 )
 from cosmos_eval.tasks.localisation.maps import choose, make_mapper
 from cosmos_eval.tasks.localisation.one_pass import ALONE, Job, score_shards
-from cosmos_eval.tasks.localisation.samples import BOUNDS, CLASSES, IMAGE, NAME, recompute
+from cosmos_eval.tasks.localisation.samples import BOUNDS, CLASSES, IMAGE, NAME
 from cosmos_eval.types import (
     LocalisationProtocol,
     Measurement,
@@ -62,10 +63,10 @@ def measure_data(
     stored = _stored(names, protocol, arrays)
     constants = {name: getattr(protocol, name) for name in _CONSTANTS}
     yield Measurement(
-        **vars(recompute(stored, options.seed)),
+        **vars(task_named("loc").figures(stored, options.seed)),
         samples=stored,
         hashes=fingerprints(protocol, names, {**constants, "attention": attention}),
-        maps=chosen.kind,
+        settings={"map": chosen.kind, "protocol_map": protocol.map},
         seconds=seconds,
         notes=(*limit_notes(options), *_notes(arrays, protocol)),
     )

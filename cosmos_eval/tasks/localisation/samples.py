@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.intervals import statistic_bootstrap
+from cosmos_eval.stats.estimates import FunctionOfSums, Values
 from cosmos_eval.stats.localisation import (
+    METRICS,
+    SIZES,
     MapScores,
     Pairs,
     Sums,
-    localisation_metrics,
-    localisation_statistic,
+    of_size,
     sums_of_images,
 )
-from cosmos_eval.types import Figures, Samples
+from cosmos_eval.tasks.task import Derived, Metric
+from cosmos_eval.types import Samples
 
 NAME = "name"  # (N,) of the images
 PIXELS = "image_pixels"  # (N,)
@@ -24,33 +29,46 @@ BOUNDS = "bounds"  # (2,) shares of an image from which on a thing is medium, an
 IMAGE = "image"  # (P,) number of the image of a pair
 CLASS = "class"  # (P,) number of its class
 THING = "thing_pixels"  # (P,) pixels of the class
-MASS = "mass"  # (P,) and below: metrics.localisation.MapScores, float32
+MASS = "mass"  # (P,) and below: stats.localisation.MapScores, float32
 HIT = "hit"
 AUC = "auc"
 OTHER_NAMES = "other_names"
+SUMS = "sums"  # derived: cosmos_eval.stats.localisation.Sums of every image
+
+_RATIOS = ("mass_over_area", "mass_over_other_names")
+_LABELS = {
+    "attention_mass": "attention mass",
+    "mass_over_area": "mass / area",
+    "mass_over_other_names": "mass / other names",
+    "pointing_game": "pointing game",
+    "AUC": "AUC",
+}
+_PRIMARY = ("attention_mass", "AUC")
 
 
-def recompute(samples: Samples, seed: int) -> Figures:
-    """All figures of a result. Raises KeyError where an array is missing.
-
-    Metrics of a size of which there is no thing are left out, as are those against other names
-    where no image has two things. Figures of a class are None where no image has it.
-    """
-    sums = sums_of(samples)
-    metrics = localisation_metrics(Sums(*(part.sum(0) for part in sums)))
-    known = {name: float(value) for name, value in metrics.items() if not np.isnan(value)}
-    intervals = statistic_bootstrap(localisation_statistic(sums), len(samples[NAME]), seed=seed)
-    return Figures(
-        metrics=known,
-        intervals={name: interval for name, interval in intervals.items() if name in known},
-        n_samples=len(samples[NAME]),
-        per_class=_per_class(samples),
-    )
+def derive(samples: Samples) -> Derived:
+    """Add the sums over the pairs of every image, (N, sizes)."""
+    return {**samples, SUMS: sums_of_images(_pairs(samples), len(samples[NAME]))}
 
 
-def sums_of(samples: Samples) -> Sums:
-    """Sums over the pairs of every image, (N, sizes)."""
-    return sums_of_images(_pairs(samples), len(samples[NAME]))
+def _metrics() -> Iterator[Metric]:
+    """Every metric of all things, then of those of each size, of which there may be none."""
+    for size, suffix in ((None, ""), *((n, f"_{name}") for n, name in enumerate(SIZES))):
+        for name, function in METRICS.items():
+            yield Metric(
+                name + suffix,
+                partial(_estimate, size, function),
+                "ratio" if name in _RATIOS else "fraction",
+                label=_LABELS.get(name + suffix, ""),
+                headline=name + suffix in _LABELS,
+                primary=name + suffix in _PRIMARY,
+            )
+
+
+def _estimate(
+    size: int | None, function: Callable[[Sums], Values], samples: Derived
+) -> FunctionOfSums:
+    return FunctionOfSums(samples[SUMS], lambda sums: function(of_size(size, sums)))
 
 
 def _pairs(samples: Samples) -> Pairs:
@@ -69,7 +87,7 @@ def _areas(samples: Samples) -> NDArray[np.float64]:
     return areas
 
 
-def _per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
+def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
     """Means over the pairs of every class, and how many there are."""
     classes, of_pair = samples[CLASSES].tolist(), samples[CLASS]
     counts = np.bincount(of_pair, minlength=len(classes))
@@ -93,3 +111,6 @@ def _per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
         }
         for number, name in enumerate(classes)
     }
+
+
+LOCALISATION_METRICS = tuple(_metrics())

@@ -1,6 +1,6 @@
 """Zero-shot semantic segmentation: classes named by text, patches compared with the names.
 
-Importing this room imports no torch: stored samples are recomputed without it.
+Importing this package imports no torch: figures follow from stored samples without it.
 """
 
 from __future__ import annotations
@@ -9,16 +9,26 @@ from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks import Evaluator
-from cosmos_eval.tasks.label_maps import Label, Sample, check, open_data, part, survey
-from cosmos_eval.tasks.segmentation.paired import TRUTH, differences, together
-from cosmos_eval.tasks.segmentation.samples import mistakes, recompute
+from cosmos_eval.tasks.label_maps import (
+    CHECKED,
+    Label,
+    Sample,
+    check,
+    is_there,
+    open_data,
+    part,
+    survey,
+)
+from cosmos_eval.tasks.segmentation import samples
 from cosmos_eval.tasks.segmentation.saved import colours, prediction_file, predictions_folder
+from cosmos_eval.tasks.task import Task
 from cosmos_eval.types import (
     Measurement,
     OnProgress,
+    Protocol,
     RunOptions,
     SegmentationProtocol,
+    UsageError,
 )
 
 if TYPE_CHECKING:
@@ -28,7 +38,7 @@ if TYPE_CHECKING:
     from cosmos_eval.tasks.segmentation.overlay import Picture
 
 __all__ = [
-    "EVALUATOR",
+    "TASK",
     "check",
     "colours",
     "draw_image",
@@ -39,7 +49,7 @@ __all__ = [
     "predictions",
     "predictions_folder",
     "read_image",
-    "recompute",
+    "require_segmentation",
 ]
 
 # What of a protocol decides how a model sees an image, beside the form of attention.
@@ -87,6 +97,13 @@ def measure_together(
     return measure_data(encoder, protocols, options, progress)
 
 
+def require_segmentation(protocol: Protocol) -> SegmentationProtocol:
+    """Return a protocol of this task. Raises UsageError for one of another."""
+    if not isinstance(protocol, SegmentationProtocol):
+        raise UsageError(f"{protocol.dataset} is no segmentation data set: name one, such as voc20")
+    return protocol
+
+
 def draw_image(
     encoder: Encoder, protocol: SegmentationProtocol, path: Path, options: RunOptions
 ) -> Picture:
@@ -125,15 +142,22 @@ def predictions(
     return predict_samples(encoder, protocol, samples, options)
 
 
-EVALUATOR = Evaluator(
+TASK = Task(
+    protocol=SegmentationProtocol,
+    metrics=samples.METRICS,
+    truth=(samples.NAME, samples.CLASSES, samples.GROUPS, samples.MEMBERS, samples.LABELLED),
     check=check,
-    measure=measure_together,
-    recompute=recompute,
-    differences=differences,
-    truth=TRUTH,
-    together=together,
-    mistakes=mistakes,
+    checked=CHECKED,
+    seconds=2.0,
+    measure_together=measure_together,
     image_pass=image_pass,
-    part=part,
+    derive=samples.derive,
+    per_class=samples.per_class,
+    mistakes=samples.mistakes,
+    upgrade=samples.upgrade,
     survey=survey,
+    is_there=is_there,
+    n_samples=lambda protocol: protocol.n_images,
+    part=part,
+    attention=lambda protocol: protocol.attention,
 )

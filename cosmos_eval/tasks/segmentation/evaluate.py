@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cosmos_eval.models.encoder import DenseEncoder, Encoder
 from cosmos_eval.stats.segmentation import SparseConfusion
+from cosmos_eval.tasks import task_named
 from cosmos_eval.tasks.label_maps import open_data
 from cosmos_eval.tasks.label_maps.measure import fingerprints, unfinished_store, with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
@@ -15,7 +16,7 @@ from cosmos_eval.tasks.segmentation.identity import constants, shared_prompts
 from cosmos_eval.tasks.segmentation.inference import Segmenter
 from cosmos_eval.tasks.segmentation.model import fit_to_model
 from cosmos_eval.tasks.segmentation.one_pass import Job, count_images
-from cosmos_eval.tasks.segmentation.samples import pack_samples, recompute
+from cosmos_eval.tasks.segmentation.samples import pack_samples
 from cosmos_eval.tasks.segmentation.saved import predictions_folder
 from cosmos_eval.types import (
     Attention,
@@ -90,7 +91,7 @@ def _measurement(
     names = [sample.name for sample in data.samples]
     samples = pack_samples(names, confusions, protocol)
     return Measurement(
-        **vars(recompute(samples, options.seed)),
+        **vars(task_named("seg").figures(samples, options.seed)),
         samples=samples,
         hashes=fingerprints(protocol, names, constants(protocol, _attention(protocol, options))),
         seconds=seconds,

@@ -31,10 +31,11 @@ from cosmos_eval.tasks.label_maps import (
 )
 from cosmos_eval.tasks.label_maps.measure import with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
+from cosmos_eval.tasks.segmentation import require_segmentation
 from cosmos_eval.tasks.segmentation.images import LoadedImage, normalised
 from cosmos_eval.tasks.segmentation.inference import Segmenter, predict
 from cosmos_eval.tasks.segmentation.model import fit_to_model
-from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol, UsageError
+from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol
 from cosmos_eval.types import Weights as WhichWeights
 
 # What IoUMetric leaves out unless a config says otherwise.
@@ -138,8 +139,6 @@ class CosmosEvalDataset(mmseg_datasets().BaseSegDataset):  # type: ignore[misc]
 
 
 def _segmentation_protocol(dataset: str, family: str | None = None) -> SegmentationProtocol:
-    protocol = find_protocol(dataset, family)
-    if not isinstance(protocol, SegmentationProtocol):
-        raise UsageError(f"{dataset} is no segmentation data set: name one, such as voc20")
+    protocol = require_segmentation(find_protocol(dataset, family))
     check_constants(protocol)
     return protocol

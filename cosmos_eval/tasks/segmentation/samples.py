@@ -2,63 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from cosmos_eval.stats.estimates import FunctionOfSums, Values
 from cosmos_eval.stats.segmentation import (
     Areas,
-    Groups,
     SparseConfusion,
     areas_of_images,
-    bootstrap,
     class_scores,
     join,
-    segmentation_metrics,
+    mean_accuracy,
+    mean_iou,
+    pixel_accuracy,
 )
-from cosmos_eval.types import Figures, Mistakes, Samples, SegmentationProtocol
+from cosmos_eval.tasks.task import Derived, Metric
+from cosmos_eval.types import Mistakes, Samples, SegmentationProtocol
 
 # Beside the fields of SparseConfusion.
 NAME = "name"  # (N,) of the images
 CLASSES = "classes"  # (C,) names
 GROUPS = "groups"  # (G,) names of groups of classes whose mean IoU is reported
 MEMBERS = "members"  # (G, C) whether a class belongs to a group
+AREAS = "areas"  # derived: cosmos_eval.stats.segmentation.Areas of every image
+LABELLED = "labelled pixels of the label maps"  # (N, C) derived
 
 
 def pack_samples(
     names: Sequence[str], confusions: Sequence[SparseConfusion], protocol: SegmentationProtocol
 ) -> Samples:
     """Arrays to store; `confusions` holds the counts of one image each, in the order of names."""
-    classes, groups = protocol.class_names, protocol.groups
-    members = [[name in some for name in classes] for some in groups.values()]
-    return {
-        NAME: np.array(names),
-        CLASSES: np.array(classes),
-        GROUPS: np.array(list(groups), dtype=np.str_),
-        MEMBERS: np.array(members, dtype=np.bool_).reshape(len(groups), len(classes)),
-        **join(confusions)._asdict(),
-    }
+    return {NAME: np.array(names), **_names(protocol), **join(confusions)._asdict()}
 
 
-def recompute(samples: Samples, seed: int) -> Figures:
-    """All figures of a result. Raises KeyError where an array is missing.
-
-    A group of which no class occurs has no mean and is left out. An `IoU` or `Acc` of a class is
-    None where it does not occur.
-    """
+def derive(samples: Samples) -> Derived:
+    """Add the areas of every image, the truth about them, and the members of groups."""
     sparse = SparseConfusion(*(samples[field] for field in SparseConfusion._fields))
-    classes, n_images = samples[CLASSES].tolist(), len(samples[NAME])
-    areas = areas_of_images(sparse, n_images, len(classes))
+    areas = areas_of_images(sparse, len(samples[NAME]), len(samples[CLASSES]))
+    return {**samples, AREAS: areas, LABELLED: areas.labelled}
+
+
+def of_areas(function: Callable[[Areas], Values], samples: Derived) -> FunctionOfSums:
+    """A metric that follows from the areas of all images."""
+    return FunctionOfSums(samples[AREAS], function)
+
+
+def group_iou(samples: Derived, group: str) -> FunctionOfSums | None:
+    """Mean IoU of the classes of a group; None where there is no such group."""
+    groups = samples[GROUPS].tolist()
+    if group not in groups:
+        return None
+    members = np.flatnonzero(samples[MEMBERS][groups.index(group)])
+    return FunctionOfSums(samples[AREAS], partial(mean_iou, members=members))
+
+
+def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
+    """IoU and accuracy of every class, None where it does not occur."""
+    areas = derive(samples)[AREAS]
     total = Areas(*(part.sum(0) for part in areas))
-    groups = class_groups(samples)
-    metrics = segmentation_metrics(total, groups)
-    scores = zip(classes, *class_scores(total), strict=True)
-    return Figures(
-        metrics={name: float(value) for name, value in metrics.items() if not np.isnan(value)},
-        intervals=bootstrap(areas, groups, seed=seed),
-        n_samples=n_images,
-        per_class={name: {"IoU": _value(iou), "Acc": _value(acc)} for name, iou, acc in scores},
-    )
+    scores = zip(samples[CLASSES].tolist(), *class_scores(total), strict=True)
+    return {name: {"IoU": _value(iou), "Acc": _value(acc)} for name, iou, acc in scores}
 
 
 def mistakes(samples: Samples) -> Mistakes:
@@ -73,11 +82,41 @@ def mistakes(samples: Samples) -> Mistakes:
     return Mistakes("pixels", classes, true, taken_for, square[true, taken_for], totals)
 
 
-def class_groups(samples: Samples) -> Groups:
-    """Numbers of the classes of every group, by its name."""
-    members = [np.flatnonzero(row).tolist() for row in samples[MEMBERS]]
-    return dict(zip(samples[GROUPS].tolist(), members, strict=True))
+def upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:
+    """Add classes and groups of the known protocol, where it still has the names of version 1.
+
+    Raises ValueError and UsageError where it has not.
+    """
+    from cosmos_eval.protocols import find_known  # which takes longer than reading a result
+
+    protocol = find_known(record["dataset"], record["protocol"])
+    if not isinstance(protocol, SegmentationProtocol):
+        raise ValueError("no segmentation protocol")
+    names = hashlib.sha256(json.dumps(protocol.class_names).encode()).hexdigest()
+    if names != record["provenance"]["hashes"].get("class_names"):
+        raise ValueError("other classes")
+    return {**samples, **_names(protocol)}
+
+
+def _names(protocol: SegmentationProtocol) -> dict[str, NDArray[Any]]:
+    classes, groups = protocol.class_names, protocol.groups
+    members = [[name in some for name in classes] for some in groups.values()]
+    return {
+        CLASSES: np.array(classes),
+        GROUPS: np.array(list(groups), dtype=np.str_),
+        MEMBERS: np.array(members, dtype=np.bool_).reshape(len(groups), len(classes)),
+    }
 
 
 def _value(score: np.float64) -> float | None:
     return None if np.isnan(score) else float(score)
+
+
+METRICS = (
+    Metric("mIoU", partial(of_areas, mean_iou), primary=True),
+    Metric("mAcc", partial(of_areas, mean_accuracy)),
+    Metric("aAcc", partial(of_areas, pixel_accuracy)),
+    Metric("mIoU_things", partial(group_iou, group="things"), label="mIoU things", headline=True),
+    Metric("mIoU_stuff", partial(group_iou, group="stuff"), label="mIoU stuff", headline=True),
+    Metric("mIoU_*", group_iou, members=lambda samples: samples[GROUPS].tolist()),
+)

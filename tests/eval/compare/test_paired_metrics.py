@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
 
 from cosmos_eval.stats import paired
+from cosmos_eval.stats.estimates import FunctionOfSums, Mean, Median
+from cosmos_eval.stats.inference import statistic_of
 from cosmos_eval.stats.paired import (
     PairedDifference,
     Statistic,
-    area_statistic,
     group_mean_statistic,
     holm,
     joined,
     matched_shares,
     mcnemar,
     mean_statistic,
-    median_rank_statistic,
     paired_bootstrap,
-    paired_recall,
-    recall_statistic,
+    paired_group_mean,
 )
 from cosmos_eval.stats.retrieval import RetrievalRanks, retrieval_metrics
-from cosmos_eval.stats.segmentation import Areas, segmentation_metrics
+from cosmos_eval.stats.segmentation import Areas, mean_accuracy, mean_iou, pixel_accuracy
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (5, 0), (1, 1), (12, 5), (121, 59), (1000, 1100)])
@@ -110,8 +110,17 @@ def test_a_clustered_share_by_hand() -> None:
     assert statistic(weights)["share"].tolist() == [0.75, 0.6, 1.0]
 
 
-def _of_ranks(*query) -> Statistic:
-    return joined(recall_statistic(*query), median_rank_statistic(*query))
+def _of_ranks(direction: str, ranks: np.ndarray, image: np.ndarray) -> Statistic:
+    estimates = {f"{direction}_R@{k}": Mean(ranks <= k, image) for k in (1, 5, 10)}
+    estimates[f"{direction}_mean_rank"] = Mean(ranks, image)
+    return statistic_of({**estimates, f"{direction}_median_rank": Median(ranks, image)})
+
+
+def _of_areas(areas: Areas, **groups: np.ndarray) -> Statistic:
+    functions = {"mIoU": mean_iou, "mAcc": mean_accuracy, "aAcc": pixel_accuracy}
+    for name, members in groups.items():
+        functions[name] = partial(mean_iou, members=members)
+    return statistic_of({name: FunctionOfSums(areas, one) for name, one in functions.items()})
 
 
 def test_ranks_are_those_of_the_samples_drawn() -> None:
@@ -139,7 +148,7 @@ def test_recall_over_kinds_is_recall_over_images() -> None:
     own = np.arange(90)
     statistics = (group_mean_statistic("r", labels, hits, own) for hits in (a, b))
     plain = paired_bootstrap(*statistics, np.ones(90, int), seed=1, resamples=8000)["r"]
-    found = paired_recall(labels, a, b, resamples=8000)
+    found = paired_group_mean((labels, labels), (a, b), resamples=8000)
     assert found.difference == pytest.approx(plain.difference)
     assert found.error == pytest.approx(plain.error, rel=0.04)
 
@@ -147,11 +156,15 @@ def test_recall_over_kinds_is_recall_over_images() -> None:
 def test_areas_drawn_twice_count_twice() -> None:
     rng = np.random.default_rng(6)
     areas = Areas(*(rng.integers(0, 9, (4, 3)) for _ in range(3)))
-    groups = {"some": [0, 2]}
     (drawn,) = np.array([[2, 0, 1, 1]])
     total = Areas(*(np.repeat(part, drawn, axis=0).sum(0) for part in areas))
-    found = area_statistic(areas, groups)(drawn[None].astype(float))
-    expected = {k: float(v) for k, v in segmentation_metrics(total, groups).items()}
+    found = _of_areas(areas, some=np.array([0, 2]))(drawn[None].astype(float))
+    expected = {
+        "mIoU": float(mean_iou(total)),
+        "mAcc": float(mean_accuracy(total)),
+        "aAcc": float(pixel_accuracy(total)),
+        "some": float(mean_iou(total, np.array([0, 2]))),
+    }
     assert {k: v[0] for k, v in found.items()} == pytest.approx(expected)
 
 
@@ -220,9 +233,9 @@ def _equal_models(rng: np.random.Generator) -> dict[str, PairedDifference]:
     ones = np.ones(150, int)
     found = paired_bootstrap(*(_of_ranks("t", r, image) for r in ranks), ones, **options)
     found |= paired_bootstrap(
-        *(area_statistic(one, {"half": [0, 1]}) for one in areas), ones, **options
+        *(_of_areas(one, half=np.array([0, 1])) for one in areas), ones, **options
     )
-    return found | {"recall": paired_recall(labels, *hits, **options)}
+    return found | {"recall": paired_group_mean((labels, labels), tuple(hits), **options)}
 
 
 def test_equal_models_are_told_apart_as_rarely_as_stated() -> None:

@@ -9,7 +9,7 @@ from support.models import store
 
 from cosmos_eval.results.labels import model_label, table_label
 from cosmos_eval.results.store import read_result
-from cosmos_eval.results.text import is_share
+from cosmos_eval.tasks import metric_of
 
 OWN = {"protocol": "localisation", "dataset": "scenes-loc"}
 ALIKE = {"protocol": "localisation-similarity", "dataset": "scenes-loc"}
@@ -59,7 +59,7 @@ def test_the_kind_is_no_part_of_what_a_model_is_called(tmp_path):
     row = read_result(of_own_map(tmp_path, 0.4, 1, "cross-attention"))
     assert model_label(row) == "scenes-cosmos"
     assert table_label(row) == "scenes-cosmos (cross-attention)"
-    assert {name for name in row.metrics if not is_share(name)} == {
+    assert {name for name in row.metrics if metric_of("loc", name).unit == "ratio"} == {
         f"mass_over_{what}{size}"
         for what in ("area", "other_names")
         for size in ("", "_small", "_large")

@@ -16,7 +16,7 @@ from support.sharing import together
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.maps import heatmaps, whole_image
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.tasks.localisation import check, measure, recompute
+from cosmos_eval.tasks.localisation import TASK, check, measure
 from cosmos_eval.types import Measurement, RunOptions, UsageError, no_progress
 
 OPTIONS = RunOptions(workers=0)
@@ -58,7 +58,7 @@ def test_scores_equal_a_plain_implementation(kind, cosmos, protocol, write_set, 
     write_set(**labels)
     protocol = replace(protocol, map=kind)
     found = measured(cosmos, protocol)
-    assert found.maps == kind
+    assert found.settings["map"] == kind
     samples, row = found.samples, 0
     for number, (name, label) in enumerate(labels.items()):
         maps = plain_maps(cosmos, Image.open(tmp_path / f"data/images/{name}.png"), protocol, kind)
@@ -83,7 +83,7 @@ def test_scores_equal_a_plain_implementation(kind, cosmos, protocol, write_set, 
             row += 1
     assert row == len(samples["image"])
     assert found.n_samples == 3
-    again = recompute(samples, 0)
+    again = TASK.figures(samples, 0)
     assert (again.metrics, again.intervals) == (found.metrics, found.intervals)
     for name in ("attention_mass", "AUC", "pointing_game", "mass_over_area_medium"):
         interval = found.intervals[name]
@@ -153,11 +153,11 @@ def test_an_image_that_is_turned_is_seen_as_its_label_map(cosmos, protocol, writ
 
 def test_each_model_has_its_own_kind_of_map(cosmos, tiny_encoder, protocol, write_set, labels):
     write_set(**labels)
-    assert measured(cosmos, protocol).maps == "cross-attention"
-    assert measured(tiny_encoder, protocol).maps == "text-to-patch similarity"
+    assert measured(cosmos, protocol).settings["map"] == "cross-attention"
+    assert measured(tiny_encoder, protocol).settings["map"] == "text-to-patch similarity"
     alike = replace(protocol, map="text-to-patch similarity")
     of_cosmos, of_clip = measured(cosmos, alike), measured(tiny_encoder, alike)
-    assert of_cosmos.maps == of_clip.maps == "text-to-patch similarity"
+    assert of_cosmos.settings["map"] == of_clip.settings["map"] == "text-to-patch similarity"
     assert of_cosmos.hashes == of_clip.hashes != measured(cosmos, protocol).hashes
     np.testing.assert_array_equal(
         measured(tiny_encoder, protocol).samples["mass"], of_clip.samples["mass"]

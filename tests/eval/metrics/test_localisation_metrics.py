@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu
 
+from cosmos_eval.stats.estimates import FunctionOfSums
+from cosmos_eval.stats.inference import statistic_of
 from cosmos_eval.stats.intervals import statistic_bootstrap
 from cosmos_eval.stats.localisation import (
+    METRICS,
+    SIZES,
     MapScores,
     Pairs,
     Sums,
     auc,
     cover,
-    localisation_metrics,
-    localisation_statistic,
+    of_size,
     pointing,
     score_maps,
     sums_of_images,
@@ -193,10 +196,22 @@ def plain(pairs: Pairs, drawn: list[int]) -> dict[str, float]:
     return found
 
 
+def estimates_of(sums: Sums) -> dict[str, FunctionOfSums]:
+    def of(function, size) -> FunctionOfSums:
+        return FunctionOfSums(sums, lambda some: function(of_size(size, some)))
+
+    sizes = {"": None, **{f"_{name}": number for number, name in enumerate(SIZES)}}
+    return {
+        name + suffix: of(function, size)
+        for suffix, size in sizes.items()
+        for name, function in METRICS.items()
+    }
+
+
 def test_metrics_equal_plain_means() -> None:
     pairs, n_images = made_up(40, seed=2)
-    sums = sums_of_images(pairs, n_images)
-    found = localisation_metrics(Sums(*(part.sum(0) for part in sums)))
+    estimates = estimates_of(sums_of_images(pairs, n_images))
+    found = {name: one.value for name, one in estimates.items()}
     expected = plain(pairs, list(range(n_images)))
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -205,7 +220,7 @@ def test_metrics_equal_plain_means() -> None:
 
 def test_intervals_equal_those_of_images_drawn_one_by_one() -> None:
     pairs, n_images = made_up(25, seed=3)
-    statistic = localisation_statistic(sums_of_images(pairs, n_images))
+    statistic = statistic_of(estimates_of(sums_of_images(pairs, n_images)))
     found = statistic_bootstrap(statistic, n_images, seed=5, resamples=150)
     draws = np.random.default_rng(5).multinomial(n_images, np.full(n_images, 1 / n_images), 150)
     each = [plain(pairs, np.repeat(np.arange(n_images), counts).tolist()) for counts in draws]
@@ -217,7 +232,8 @@ def test_intervals_equal_those_of_images_drawn_one_by_one() -> None:
 def test_a_size_without_things_has_no_metrics() -> None:
     pairs, n_images = made_up(10, seed=4)
     pairs = pairs._replace(size=np.zeros(len(pairs.image), int))
-    found = localisation_metrics(Sums(*(part.sum(0) for part in sums_of_images(pairs, n_images))))
+    estimates = estimates_of(sums_of_images(pairs, n_images))
+    found = {name: one.value for name, one in estimates.items()}
     assert all(
         np.isnan(value) == name.endswith(("medium", "large")) for name, value in found.items()
     )

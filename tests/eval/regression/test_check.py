@@ -205,8 +205,8 @@ def _report(model: str = "a|b<c>") -> Report:
     lost = matched_shares(200, 2, 60, 400)
     same = matched_shares(200, 9, 9, 400)
     findings = (
-        Finding((model, "set", "cosmos"), "acc1", lost, 1e-9, 0.03),
-        Finding((model, "set", "cosmos"), "acc5", same, 1.0, 0.03),
+        Finding((model, "set", "cosmos"), "cls", "acc1", lost, 1e-9, 0.03),
+        Finding((model, "set", "cosmos"), "cls", "acc5", same, 1.0, 0.03),
     )
     problems = (Problem("there", "50% & <odd>\nend\x00"),)
     return Report(Path("base.json"), findings, problems, ("a note",))
@@ -268,9 +268,9 @@ def test_annotations_are_escaped():
 
 
 def test_better_is_told():
-    gained = Finding(("m", "s", "p"), "acc1", matched_shares(0, 60, 2, 400), 1.0, None)
+    gained = Finding(("m", "s", "p"), "cls", "acc1", matched_shares(0, 60, 2, 400), 1.0, None)
     assert gained.status == "better"
-    worse_rank = gained._replace(metric="image_to_text_mean_rank")
+    worse_rank = gained._replace(task="retrieval", metric="image_to_text_mean_rank")
     assert worse_rank.status == "no change shown"
     assert worse_rank._replace(change=gained.change.flipped()).status == "better"
 

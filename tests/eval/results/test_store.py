@@ -134,7 +134,7 @@ def test_a_metric_that_is_no_number_is_refused(tmp_path, make_row, value):
     ("changes", "where"),
     [
         ({"metrics": {"acc1": 71.0}}, "acc1"),
-        ({"metrics": {"image_to_text_mean_rank": 0.5}}, "rank"),
+        ({"task": "retrieval", "metrics": {"image_to_text_mean_rank": 0.5}}, "rank"),
         ({"metrics": {}}, "metrics"),
         ({"task": "a cook"}, "task"),
         ({"n_samples": 0}, "n_samples"),

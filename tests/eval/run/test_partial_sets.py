@@ -20,7 +20,7 @@ from cosmos_eval.results.compare import mismatches, setting
 from cosmos_eval.results.labels import model_label
 from cosmos_eval.results.leaderboard.entries import measured
 from cosmos_eval.results.store import file_stem, read_result
-from cosmos_eval.tasks import evaluator_of, part_of
+from cosmos_eval.tasks import part_of, task_for
 from cosmos_eval.types import (
     ClassificationProtocol,
     LocalisationProtocol,
@@ -114,7 +114,7 @@ KINDS: dict[str, Callable[[Path, int], Protocol]] = {
 
 
 def check(protocol: Protocol, **options: Any) -> None:
-    evaluator_of(protocol).check(protocol, RunOptions(workers=0, **options))
+    task_for(protocol).check(protocol, RunOptions(workers=0, **options))
 
 
 @pytest.mark.parametrize("task", KINDS)
@@ -188,7 +188,7 @@ def test_a_list_of_one_line_is_not_the_set(tmp_path):
     write_masks(tmp_path, voc)
     (tmp_path / str(voc.split)).write_text(f"{voc.names[0]}\n")
     with pytest.raises(UsageError, match=r"^voc20: .*JPEGImages has 1 of 1449 images of voc20"):
-        evaluator_of(SEGMENTATION["voc20"]).check(
+        task_for(SEGMENTATION["voc20"]).check(
             SEGMENTATION["voc20"], RunOptions(data_root=str(tmp_path), workers=0)
         )
 

@@ -12,7 +12,7 @@ from cosmos_eval.protocols import known_protocols
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.plan import Machine, Plan, make_plan
 from cosmos_eval.runner.run import run_all
-from cosmos_eval.tasks import TASKS, evaluator_named, task_of
+from cosmos_eval.tasks import TASKS, task_of
 from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
 
 SPEC = ModelSpec(text="cosmos:mine.pt", kind="cosmos", name="mine.pt")
@@ -100,10 +100,11 @@ def test_evaluate_returns_the_row(photos, loads):
     assert row.provenance["limit"] == 2
 
 
-def test_every_task_has_an_evaluator_data_sets_and_an_embedded_one():
-    for task in TASKS.values():
-        assert set(task.decisive) <= set(task.headlines)
-    assert all(evaluator_named(name).truth for name in TASKS)
+def test_every_task_has_metrics_data_sets_and_an_embedded_one():
+    for task in map(task_named, TASKS):
+        assert {metric.name for metric in task.metrics if metric.primary} <= set(task.headlines)
+        assert any(metric.primary for metric in task.metrics)
+        assert task.truth
     assert {task_of(protocol) for protocol in known_protocols().values()} == set(TASKS)
     assert {task_of(protocol) for protocol in make_plan().protocols} == set(TASKS) - {"loc"}
     for name in TASKS:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from cosmos_eval.stats.segmentation import SparseConfusion
-from cosmos_eval.tasks.segmentation import check, measure, recompute
+from cosmos_eval.tasks.segmentation import TASK, check, measure
 from cosmos_eval.types import RunOptions, UsageError, no_progress
 
 SIZES = {"one": (48, 48), "sub/two": (30, 70), "three": (52, 33)}
@@ -56,7 +56,7 @@ def test_figures_come_back_from_stored_samples(encoder, protocol, options, tmp_p
     with np.load(tmp_path / "samples.npz") as stored:
         names = {"name", "classes", "groups", "members"}
         assert set(stored) == {*names, *SparseConfusion._fields}
-        again = recompute(stored, options.seed)
+        again = TASK.figures(stored, options.seed)
     assert {name: getattr(measurement, name) for name in vars(again)} == vars(again)
     for name, value in measurement.metrics.items():
         assert measurement.intervals[name].low <= value <= measurement.intervals[name].high

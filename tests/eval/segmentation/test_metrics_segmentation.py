@@ -1,18 +1,25 @@
 """Metrics of a confusion worked out by hand, against MMSegmentation, and by plain resampling."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
+from cosmos_eval.stats.estimates import FunctionOfSums
+from cosmos_eval.stats.inference import statistic_of
+from cosmos_eval.stats.intervals import statistic_bootstrap
 from cosmos_eval.stats.segmentation import (
     Areas,
     areas_of_images,
-    bootstrap,
     class_scores,
     confusion,
+    mean_accuracy,
+    mean_iou,
     pack,
-    segmentation_metrics,
+    pixel_accuracy,
 )
+from cosmos_eval.types import Interval
 
 
 def test_confusion_by_hand():
@@ -37,12 +44,11 @@ def test_scores_by_hand():
     scores = class_scores(total)
     np.testing.assert_allclose(scores.iou, [2 / 4, 1 / 4, np.nan, 0])
     np.testing.assert_allclose(scores.accuracy, [2 / 4, 1 / 2, np.nan, np.nan])
-    metrics = segmentation_metrics(total, {"first": [0, 2], "absent": [2]})
-    assert metrics["mIoU"] == pytest.approx((1 / 2 + 1 / 4 + 0) / 3)
-    assert metrics["mAcc"] == pytest.approx((1 / 2 + 1 / 2) / 2)
-    assert metrics["aAcc"] == pytest.approx(3 / 6)
-    assert metrics["mIoU_first"] == pytest.approx(1 / 2)
-    assert np.isnan(metrics["mIoU_absent"])
+    assert mean_iou(total) == pytest.approx((1 / 2 + 1 / 4 + 0) / 3)
+    assert mean_accuracy(total) == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert pixel_accuracy(total) == pytest.approx(3 / 6)
+    assert mean_iou(total, np.array([0, 2])) == pytest.approx(1 / 2)
+    assert np.isnan(mean_iou(total, np.array([2])))
 
 
 def random_images(n_images: int, n_classes: int, size: int = 900):
@@ -71,10 +77,9 @@ def test_metrics_equal_mmsegmentations():
     scores = class_scores(total)
     np.testing.assert_allclose(scores.iou, theirs["IoU"], rtol=1e-6)
     np.testing.assert_allclose(scores.accuracy, theirs["Acc"], rtol=1e-6)
-    metrics = segmentation_metrics(total, {})
-    assert metrics["mIoU"] == pytest.approx(np.nanmean(theirs["IoU"]), rel=1e-6)
-    assert metrics["mAcc"] == pytest.approx(np.nanmean(theirs["Acc"]), rel=1e-6)
-    assert metrics["aAcc"] == pytest.approx(float(theirs["aAcc"]), rel=1e-6)
+    assert mean_iou(total) == pytest.approx(np.nanmean(theirs["IoU"]), rel=1e-6)
+    assert mean_accuracy(total) == pytest.approx(np.nanmean(theirs["Acc"]), rel=1e-6)
+    assert pixel_accuracy(total) == pytest.approx(float(theirs["aAcc"]), rel=1e-6)
 
 
 def test_packing_keeps_every_count():
@@ -87,11 +92,19 @@ def test_packing_keeps_every_count():
     assert (sparse.pixels > 0).all()
 
 
+def bootstrap(areas: Areas, groups, **options) -> dict[str, Interval]:
+    functions = {"mIoU": mean_iou, "mAcc": mean_accuracy, "aAcc": pixel_accuracy}
+    for name, members in groups.items():
+        functions[f"mIoU_{name}"] = partial(mean_iou, members=members)
+    estimates = {name: FunctionOfSums(areas, one) for name, one in functions.items()}
+    return statistic_bootstrap(statistic_of(estimates), len(areas.labelled), **options)
+
+
 def test_bootstrap_is_that_of_resampled_images():
     """The same quantiles as drawing images one by one, up to the noise of another generator."""
     confusions = np.stack([confusion(t, p, 6, 255) for t, p in random_images(25, 6)])
     areas = areas_of_images(pack(confusions), 25, 6)
-    intervals = bootstrap(areas, {"pair": [0, 1]}, seed=0)
+    intervals = bootstrap(areas, {"pair": np.array([0, 1])}, seed=0)
     rng = np.random.default_rng(1)
     drawn = [confusions[rng.integers(25, size=25)].sum(0) for _ in range(4000)]
     with np.errstate(invalid="ignore"):
@@ -118,4 +131,4 @@ def test_bootstrap_is_seeded_and_of_one_image_a_point():
 
 def test_a_group_that_never_occurs_has_no_interval():
     areas = areas_of_images(pack([np.diag([3, 4, 0])]), 1, 3)
-    assert "mIoU_rare" not in bootstrap(areas, {"rare": [2]})
+    assert "mIoU_rare" not in bootstrap(areas, {"rare": np.array([2])})

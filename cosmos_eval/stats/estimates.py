@@ -1,0 +1,100 @@
+"""What a metric is of the samples of a result: estimates that have intervals and paired tests.
+
+Each kind holds the arrays that its value follows from. All but `Proportion` are resampled: they
+give values (R,) for weights (R, C), how often each of C clusters is drawn in each of R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+
+
+class Proportion(NamedTuple):
+    """The proportion of hits (N,) among independent samples.
+
+    Its interval is Wilson's, its paired test McNemar's.
+    """
+
+    hits: NDArray[np.bool_]
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        return float(self.hits.mean())
+
+
+class Mean(NamedTuple):
+    """The mean of values (N,); samples with the same number in clusters (N,) are dependent.
+
+    Interval and paired test are by a bootstrap over clusters.
+    """
+
+    values: NDArray[Any]
+    clusters: NDArray[np.integer]
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        return float(self.values.mean())
+
+
+class Median(NamedTuple):
+    """The median of values (N,), otherwise like `Mean`; of an even number the mean of two."""
+
+    values: NDArray[np.integer]
+    clusters: NDArray[np.integer]
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        return float(np.median(self.values))
+
+
+class GroupMean(NamedTuple):
+    """The mean over groups (N,) of their proportions of hits (N,).
+
+    Interval and paired test are by a bootstrap over clusters (N,), or over independent samples
+    where clusters are None. A group that a resample does not draw is left out of its mean.
+    """
+
+    hits: NDArray[np.bool_]
+    groups: NDArray[np.integer]
+    clusters: NDArray[np.integer] | None = None
+
+    @property
+    def value(self) -> float:
+        """The estimate."""
+        _, group = np.unique(self.groups, return_inverse=True)
+        return float(np.mean(np.bincount(group, weights=self.hits) / np.bincount(group)))
+
+
+class FunctionOfSums(NamedTuple):
+    """A function of sums over independent samples, such as an intersection over a union.
+
+    `terms` is a NamedTuple of arrays (N, ...); `function` gets their sums and returns the value,
+    NaN where there is none, or values (R,) of sums (R, ...). Interval and paired test are by a
+    bootstrap over samples; functions with the same `terms` share its sums.
+    """
+
+    terms: Any
+    function: Callable[[Any], Values]
+
+    @property
+    def value(self) -> float:
+        """The estimate, NaN where there is none."""
+        return float(self.function(self.terms._make(term.sum(0) for term in self.terms)))
+
+
+Estimate = Proportion | Mean | Median | GroupMean | FunctionOfSums
+
+
+def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
+    """Return part / whole, NaN where whole is 0."""
+    empty = np.full(np.shape(whole), np.nan)
+    return np.divide(part, whole, out=empty, where=np.asarray(whole) > 0)

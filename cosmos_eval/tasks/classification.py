@@ -1,0 +1,162 @@
+"""Zero-shot classification on image folders, webdatasets and torchvision's sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cosmos_eval.data.class_folders import find_folder
+from cosmos_eval.data.class_names import class_names, templates_of
+from cosmos_eval.data.classification import fetch, open_data, part, sample_list_hash, survey
+from cosmos_eval.data.folders import fingerprint, limit_notes
+from cosmos_eval.stats import classification as stats
+from cosmos_eval.stats.estimates import GroupMean, Proportion
+from cosmos_eval.tasks.task import Derived, Metric, Task
+from cosmos_eval.types import (
+    ClassificationProtocol,
+    Measurement,
+    Mistakes,
+    OnProgress,
+    RunOptions,
+    Samples,
+    UsageError,
+    no_progress,
+)
+
+if TYPE_CHECKING:
+    from cosmos_eval.models.encoder import Encoder
+
+LABELS = "labels"  # (N,) class numbers
+TOP5 = "top5"  # (N, up to 5) predicted class numbers, best first
+CLASSES = "classes"  # (C,) the data's own names, since several classes may share a prompt name
+_HITS = "hits"  # (N, up to 5) derived: whether a prediction is the label
+
+
+def check(protocol: ClassificationProtocol, options: RunOptions) -> None:
+    """Raise UsageError where data are missing, of another layout, of other classes or number."""
+    open_data(protocol, options)
+
+
+def measure(
+    encoder: Encoder,
+    protocol: ClassificationProtocol,
+    options: RunOptions,
+    progress: OnProgress = no_progress,
+) -> Measurement:
+    """Measure accuracy and recall; `options.limit` keeps the first images of classes in turn."""
+    from cosmos_eval.embedding.embed import embed_images
+    from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
+
+    data = open_data(protocol, options)
+    started = perf_counter()
+    names, templates = class_names(protocol, data), templates_of(protocol, data)
+    classifier = prompt_embeddings(encoder, names, templates, options, progress)
+    prompted = perf_counter()
+    images = embed_images(encoder, data.images, options, progress)
+    samples = {
+        LABELS: data.labels,
+        TOP5: stats.top_classes(images.features, classifier),
+        CLASSES: np.array(data.classes),
+    }
+    remark = (f"{protocol.dataset}: {protocol.remark}",) if protocol.remark else ()
+    return Measurement(
+        **vars(TASK.figures(samples, options.seed)),
+        samples=samples,
+        hashes={
+            "class_names": fingerprint(names),
+            "templates": fingerprint(resolve_templates(templates)),
+            "sample_list": sample_list_hash(data),
+        },
+        seconds={"prompts": prompted - started, "images": perf_counter() - prompted},
+        notes=(*limit_notes(options), *remark),
+    )
+
+
+def mistakes(samples: Samples) -> Mistakes:
+    """Count what images of every class were taken for."""
+    labels, predicted = samples[LABELS].astype(np.int64), samples[TOP5][:, 0]
+    classes = samples[CLASSES].tolist()
+    pairs, images = np.unique(labels * len(classes) + predicted, return_counts=True)
+    true, taken_for = np.divmod(pairs, len(classes))
+    wrong = true != taken_for
+    totals = np.bincount(labels, minlength=len(classes))
+    return Mistakes("images", classes, true[wrong], taken_for[wrong], images[wrong], totals)
+
+
+def _derive(samples: Samples) -> Derived:
+    return {**samples, _HITS: samples[TOP5] == samples[LABELS][:, None]}
+
+
+def _acc1(samples: Derived) -> Proportion:
+    return Proportion(samples[_HITS][:, 0])
+
+
+def _acc5(samples: Derived) -> Proportion:
+    return Proportion(samples[_HITS].any(axis=1))
+
+
+def _recall(samples: Derived) -> GroupMean:
+    return GroupMean(samples[_HITS][:, 0], groups=samples[LABELS])
+
+
+def _per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
+    labels, classes = samples[LABELS], samples[CLASSES].tolist()
+    recalls = stats.class_recalls(labels, samples[TOP5][:, 0] == labels)
+    counts = np.bincount(labels, minlength=len(classes))
+    return {
+        name: {"recall": recalls.get(number), "images": int(counts[number])}
+        for number, name in enumerate(classes)
+    }
+
+
+def _confusion_pairs(samples: Samples) -> list[dict[str, Any]]:
+    classes = samples[CLASSES].tolist()
+    return [
+        {"true": classes[pair.true], "predicted": classes[pair.predicted], "images": pair.images}
+        for pair in stats.confusion_pairs(samples[LABELS], samples[TOP5][:, 0])
+    ]
+
+
+def _upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:
+    """Add the classes, by their numbers of images: records hold them in alphabetical order."""
+    classes = sorted(record["per_class"])
+    images = [record["per_class"][name].get("images") for name in classes]
+    if images != np.bincount(samples[LABELS], minlength=len(classes)).tolist():
+        raise ValueError("the order of the classes is unknown")
+    return {**samples, CLASSES: np.array(classes)}
+
+
+def _is_there(protocol: ClassificationProtocol, root: Path) -> bool:
+    try:
+        return bool(find_folder(protocol, RunOptions(data_root=str(root))))
+    except UsageError:
+        return False
+
+
+TASK = Task(
+    protocol=ClassificationProtocol,
+    metrics=(
+        Metric("acc1", _acc1, primary=True),
+        Metric("acc5", _acc5),
+        Metric("mean_per_class_recall", _recall),
+    ),
+    truth=(LABELS,),
+    check=check,
+    checked="class folders or lists, and how many images are there; none is decoded",
+    measure=measure,
+    derive=_derive,
+    per_class=_per_class,
+    confusion_pairs=_confusion_pairs,
+    mistakes=mistakes,
+    upgrade=_upgrade,
+    survey=survey,
+    is_there=_is_there,
+    n_samples=lambda protocol: protocol.n_images,
+    part=part,
+    fetch=fetch,
+    resamples=False,
+)

@@ -1,0 +1,214 @@
+"""Caption selection: which of some captions, alike but for a detail, belongs to an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.data.folders import exist_in, fingerprint, limit_notes, truncation_notes
+from cosmos_eval.data.selection import SelectionData, open_data, part, survey
+from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion
+from cosmos_eval.stats.selection import pair_hits, single_hits, subset_accuracies
+from cosmos_eval.tasks.task import Derived, Metric, Task
+from cosmos_eval.types import (
+    Embeddings,
+    Measurement,
+    OnProgress,
+    PairAccuracy,
+    RunOptions,
+    Samples,
+    SelectionProtocol,
+    no_progress,
+)
+
+if TYPE_CHECKING:
+    from cosmos_eval.models.encoder import Encoder
+
+CORRECT = "correct"  # (N,) whether an item counts for the accuracy
+TEXT = "text_correct"  # (N,) of pairs: whether each image finds its caption
+IMAGE = "image_correct"  # (N,) of pairs: whether each caption finds its image
+SUBSET = "subset"  # (N,) numbers of subsets
+SUBSETS = "subsets"  # (S,) their sorted names; one without a name where there are no subsets
+AVERAGED = "averaged"  # (S,) whether a subset is part of the mean over subsets
+CLUSTER = "cluster"  # (N,) items of one number share an image
+_GROUP = "group_correct"  # (N,) derived, of pairs: both
+
+
+def check(protocol: SelectionProtocol, options: RunOptions) -> None:
+    """Raise UsageError where files are missing, malformed, or not the data set's own items."""
+    open_data(protocol, options)
+
+
+def measure(
+    encoder: Encoder,
+    protocol: SelectionProtocol,
+    options: RunOptions,
+    progress: OnProgress = no_progress,
+) -> Measurement:
+    """Measure accuracy; `options.limit` keeps the first items of subsets in turn."""
+    from cosmos_eval.embedding.embed import embed_images, embed_texts
+
+    data = open_data(protocol, options)
+    started = perf_counter()
+    images = embed_images(encoder, data.images, options, progress)
+    imaged = perf_counter()
+    texts = embed_texts(encoder, data.captions, options, progress, phase="captions")
+    captioned = perf_counter()
+    samples = {
+        **_hits(data, images, texts, protocol.pair_accuracy),
+        SUBSET: data.subsets.of_item,
+        SUBSETS: np.array(data.subsets.names),
+        AVERAGED: data.subsets.averaged,
+        CLUSTER: _clusters(data),
+    }
+    return Measurement(
+        **vars(TASK.figures(samples, options.seed)),
+        samples=samples,
+        hashes={"sample_list": _sample_list_hash(data)},
+        seconds={
+            "images": imaged - started,
+            "captions": captioned - imaged,
+            "metrics": perf_counter() - captioned,
+        },
+        notes=(
+            *limit_notes(options, "items"),
+            *truncation_notes(texts.truncated, len(data.captions)),
+            *_unsolvable_notes(data),
+        ),
+    )
+
+
+def _hits(
+    data: SelectionData, images: Embeddings, texts: Embeddings, rule: PairAccuracy
+) -> dict[str, NDArray[Any]]:
+    """Hits by the names that they are stored under."""
+    if data.images_of_item.shape[1] == 1:
+        single = single_hits(
+            images.features, texts.features, data.images_of_item[:, 0], data.captions_of_item
+        )
+        return {CORRECT: single}
+    pairs = pair_hits(
+        images.features, texts.features, data.images_of_item, np.stack(data.captions_of_item)
+    )
+    correct = pairs.image if rule == "image" else pairs.text & pairs.image
+    return {CORRECT: correct, TEXT: pairs.text, IMAGE: pairs.image}
+
+
+def _clusters(data: SelectionData) -> NDArray[np.int64]:
+    """Numbers (N,) that items have in common when they share an image file, also by way of others.
+
+    Boxes of one file are not independent either.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    files = {file: i for i, file in enumerate(dict.fromkeys(p.file for p in data.pictures))}
+    file_of_image = np.array([files[picture.file] for picture in data.pictures])
+    n_items, per_item = data.images_of_item.shape
+    item = np.repeat(np.arange(n_items), per_item)
+    file = n_items + file_of_image[data.images_of_item.ravel()]
+    size = n_items + len(files)
+    graph = coo_array((np.ones(len(item), bool), (item, file)), shape=(size, size))
+    return connected_components(graph, directed=False)[1][:n_items].astype(np.int64)
+
+
+def _unsolvable_notes(data: SelectionData) -> tuple[str, ...]:
+    found = sum(bool((some[1:] == some[0]).any()) for some in data.captions_of_item)
+    if not found:
+        return ()
+    return (f"{found} items have a wrong caption equal to the right one and count as wrong",)
+
+
+def _sample_list_hash(data: SelectionData) -> str:
+    images = data.images_of_item.tolist()
+    captions = [some.tolist() for some in data.captions_of_item]
+    subsets, of_item, _ = data.subsets
+    return fingerprint([data.pictures, data.captions, images, captions, subsets, of_item.tolist()])
+
+
+def _derive(samples: Samples) -> Derived:
+    pairs = {_GROUP: samples[TEXT] & samples[IMAGE]} if TEXT in samples else {}
+    return {**samples, **pairs}
+
+
+def _score(array: str, samples: Derived) -> Proportion | Mean | None:
+    """The mean of hits, by a bootstrap where items share an image."""
+    if array not in samples:
+        return None
+    hits, clusters = samples[array], samples[CLUSTER]
+    if len(np.unique(clusters)) == len(clusters):
+        return Proportion(hits)
+    return Mean(hits, clusters)
+
+
+def _mean_over_subsets(samples: Derived) -> GroupMean | None:
+    """None where there is one subset, or the mean is the accuracy: all subsets of one size."""
+    subset, averaged = samples[SUBSET], samples[AVERAGED]
+    counts = np.bincount(subset, minlength=len(averaged))
+    chosen = averaged & (counts > 0)
+    same = counts[chosen].sum() == len(subset) and len(np.unique(counts[chosen])) == 1
+    if chosen.sum() < 2 or same:
+        return None
+    kept = averaged[subset]
+    return GroupMean(samples[CORRECT][kept], subset[kept], samples[CLUSTER][kept])
+
+
+def _per_subset(samples: Samples) -> dict[str, dict[str, float | None]]:
+    """Accuracy, items, and of pairs both scores, by the subset's name, where there are subsets."""
+    subsets, of_item = samples[SUBSETS].tolist(), samples[SUBSET]
+    if subsets == [""]:
+        return {}
+    names = {CORRECT: "accuracy", TEXT: "text_score", IMAGE: "image_score"}
+    columns = {
+        name: subset_accuracies(samples[array], of_item, len(subsets))
+        for array, name in names.items()
+        if array in samples
+    }
+    counts = np.bincount(of_item, minlength=len(subsets))
+    return {
+        subset: {
+            **{name: float(c[i]) if counts[i] else None for name, c in columns.items()},
+            "items": int(counts[i]),
+        }
+        for i, subset in enumerate(subsets)
+    }
+
+
+def _upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:
+    return {**samples, SUBSETS: np.array(sorted(record["per_class"]) or [""])}
+
+
+def _is_there(protocol: SelectionProtocol, root: Path) -> bool:
+    return exist_in(root, protocol.annotations, protocol.images)
+
+
+TASK = Task(
+    protocol=SelectionProtocol,
+    metrics=(
+        Metric("accuracy", partial(_score, CORRECT), primary=True),
+        Metric(
+            "mean_subset_accuracy", _mean_over_subsets, label="mean over subsets", headline=True
+        ),
+        Metric("text_score", partial(_score, TEXT), label="text score", headline=True),
+        Metric("image_score", partial(_score, IMAGE), label="image score", headline=True),
+        Metric("group_score", partial(_score, _GROUP), label="group score", headline=True),
+    ),
+    per_sample=CORRECT,
+    truth=(SUBSET, AVERAGED, CLUSTER),
+    check=check,
+    checked="captions, numbers of items, and that every image is there; none is decoded",
+    measure=measure,
+    derive=_derive,
+    per_class=_per_subset,
+    upgrade=_upgrade,
+    survey=survey,
+    is_there=_is_there,
+    n_samples=lambda protocol: protocol.n_items,
+    part=part,
+)

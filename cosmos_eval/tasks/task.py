@@ -1,0 +1,259 @@
+"""The records that describe a task: what it measures and the functions that the commands call."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from cosmos_eval.stats.estimates import Estimate
+from cosmos_eval.types import (
+    Attention,
+    Figures,
+    Measurement,
+    Mistakes,
+    OnProgress,
+    Part,
+    Protocol,
+    RunOptions,
+    Samples,
+)
+
+if TYPE_CHECKING:
+    # At run time they would import torch or take long.
+    from cosmos_eval.data.folders import Survey
+    from cosmos_eval.models.encoder import Encoder
+    from cosmos_eval.stats.paired import Compare
+
+Derived = Mapping[str, Any]
+"""Stored samples, and what a task derives from them for several metrics."""
+
+Unit = Literal["fraction", "rank", "ratio"]
+"""Fractions lie in [0, 1] and are shown in percent, ranks start at 1, ratios at 0."""
+
+_LEAST = {"fraction": 0.0, "rank": 1.0, "ratio": 0.0}
+
+
+def _no_estimate(derived: Derived) -> None:
+    """Return None: the `estimate` of a metric that is known by its name alone."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric of a task.
+
+    `estimate` is a pure function of stored samples, with the arrays that the task's `derive` adds.
+    The kind of estimate that it returns decides how interval and paired test are made; None says
+    that these samples have no such metric. `label` is the title of the metric's column.
+    `headline` metrics are shown in tables; so are `primary` ones, which decide a comparison of
+    models.
+
+    A name that ends with `*` stands for several metrics. `members` gives what the samples have in
+    its place, and `estimate` gets the samples and one of them.
+    """
+
+    name: str
+    estimate: Callable[..., Estimate | None] = _no_estimate
+    unit: Unit = "fraction"
+    higher_is_better: bool = True
+    label: str = ""
+    headline: bool = False
+    primary: bool = False
+    members: Callable[[Derived], Sequence[str]] | None = None
+
+    @property
+    def factor(self) -> int:
+        """What values are multiplied by where people read them: 100 for percent."""
+        return 100 if self.unit == "fraction" else 1
+
+    def fault(self, value: float) -> str:
+        """Return what is wrong with a value of this metric; empty for a valid one."""
+        least = _LEAST[self.unit]
+        if value >= least and (self.unit != "fraction" or value <= 1):
+            return ""
+        bounds = "from 0 to 1" if self.unit == "fraction" else f"{least:g} or more"
+        return f"{value} is no {self.unit}, which is {bounds}"
+
+
+def _nothing(*_: Any) -> None:
+    """Return None: the default of hooks that a task need not have."""
+
+
+def _same(samples: Samples) -> Samples:
+    return samples
+
+
+def _dataset(protocol: Protocol, options: RunOptions) -> Hashable:
+    return protocol.dataset
+
+
+def _is_folder(protocol: Protocol, root: Path) -> bool:
+    return root.is_dir()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A task: its protocols, its metrics, and the functions that read data and measure models.
+
+    Required fields:
+
+    - `protocol` is the type of its protocols; a user's YAML file of this kind sets their fields.
+    - `metrics` in the order of tables.
+    - `truth` names the stored arrays that are the same for every model: two results must have them
+      in common to be compared. The first has one entry per sample, or else `per_sample` names one.
+    - `check(protocol, options)` raises UsageError where the data are missing or inconsistent,
+      before any model is loaded.
+    - `measure(encoder, protocol, options, progress)` returns the measurement of one protocol, or
+      `measure_together` takes several protocols with equal `image_pass(protocol, options)` and
+      yields their measurements in order, encoding their images once. It removes unfinished parts
+      when it is resumed after the last measurement, which is stored by then.
+    - `checked` says what `check` and `survey` look at.
+
+    `seconds` is how long a sample takes ViT-B/16 on two busy CPU cores (48 scenes; for seg 6
+    photographs of voc20's usual size).
+    Functions of samples raise KeyError, ValueError or IndexError for samples of another task.
+    """
+
+    protocol: type[Protocol]
+    metrics: Sequence[Metric]
+    truth: tuple[str, ...]
+    check: Callable[[Any, RunOptions], object]
+    checked: str
+    measure: Callable[[Encoder, Any, RunOptions, OnProgress], Measurement] | None = None
+    measure_together: (
+        Callable[[Encoder, Sequence[Any], RunOptions, OnProgress], Iterator[Measurement]] | None
+    ) = None
+    image_pass: Callable[[Any, RunOptions], Hashable] = _dataset
+
+    # Of stored samples: arrays that metrics share, figures per class, the most frequent mistakes,
+    # all mistakes, and samples of version 1 brought up to date (`upgrade(samples, record)`).
+    derive: Callable[[Samples], Derived] = _same
+    per_class: Callable[[Samples], Mapping[str, Mapping[str, float | None]]] | None = None
+    confusion_pairs: Callable[[Samples], Sequence[Mapping[str, Any]]] | None = None
+    mistakes: Callable[[Samples], Mistakes] | None = None
+    upgrade: Callable[[Samples, Mapping[str, Any]], Samples] | None = None
+
+    # Of protocols: what `data doctor` finds of a data set, whether its folders are below a root,
+    # the number of samples where that is known, the number found of an incomplete set, downloading
+    # it, and the form of attention that it is made for.
+    survey: Callable[[Any, RunOptions, OnProgress], Survey] | None = None
+    is_there: Callable[[Any, Path], bool] = _is_folder
+    n_samples: Callable[[Any], int | None] = _nothing
+    part: Callable[[Any, RunOptions], Part | None] = _nothing
+    fetch: Callable[[Any, RunOptions], None] = _nothing
+    attention: Callable[[Any], Attention | None] = _nothing
+
+    per_sample: str = ""
+    seconds: float = 0.4
+    # Whether a paired comparison resamples every sample, which takes seconds for many.
+    resamples: bool = True
+
+    @cached_property
+    def by_name(self) -> Mapping[str, Metric]:
+        """The metrics by name."""
+        return {metric.name: metric for metric in self.metrics}
+
+    @property
+    def headlines(self) -> Mapping[str, str]:
+        """The titles of the metrics that tables show."""
+        return {m.name: m.label or m.name for m in self.metrics if m.headline or m.primary}
+
+    def metric(self, name: str) -> Metric:
+        """The metric of a name; one that is not known is a fraction."""
+        if name in self.by_name:
+            return self.by_name[name]
+        for metric in self.metrics:
+            if metric.members is not None and name.startswith(metric.name.removesuffix("*")):
+                return replace(metric, name=name)
+        return Metric(name)
+
+    def measure_all(
+        self,
+        encoder: Encoder,
+        protocols: Sequence[Any],
+        options: RunOptions,
+        progress: OnProgress,
+    ) -> Iterator[Measurement]:
+        """Yield the measurements of protocols with the same `image_pass`, in their order."""
+        if self.measure_together is not None:
+            yield from self.measure_together(encoder, protocols, options, progress)
+        elif self.measure is not None:
+            for protocol in protocols:
+                yield self.measure(encoder, protocol, options, progress)
+
+    def estimates(self, derived: Derived) -> dict[str, Estimate]:
+        """Return the estimates of samples, as `derive` returns them, by the name of the metric."""
+        found = {}
+        for metric in self.metrics:
+            if metric.members is None:
+                found[metric.name] = metric.estimate(derived)
+                continue
+            for member in metric.members(derived):
+                name = metric.name.removesuffix("*") + member
+                if name not in self.by_name:
+                    found[name] = metric.estimate(derived, member)
+        return {name: estimate for name, estimate in found.items() if estimate is not None}
+
+    def figures(self, samples: Samples, seed: int) -> Figures:
+        """Return all figures of stored samples; metrics without a value are left out."""
+        from cosmos_eval.stats.inference import intervals
+
+        estimates = self.estimates(self.derive(samples))
+        metrics = {name: estimate.value for name, estimate in estimates.items()}
+        known = {name: value for name, value in metrics.items() if not math.isnan(value)}
+        return Figures(
+            metrics=known,
+            intervals=intervals({name: estimates[name] for name in known}, seed),
+            n_samples=len(samples[self.per_sample or self.truth[0]]),
+            per_class=self.per_class(samples) if self.per_class else {},
+            confusion_pairs=self.confusion_pairs(samples) if self.confusion_pairs else (),
+        )
+
+    def measurement(
+        self,
+        samples: Samples,
+        options: RunOptions,
+        *,
+        sample_list: Sequence[object] = (),
+        hashes: Mapping[str, str] | None = None,
+        notes: Sequence[str] = (),
+        **more: Any,
+    ) -> Measurement:
+        """Return the measurement of samples; `more` are other fields of `Measurement`.
+
+        `sample_list` says which samples were measured, in texts and numbers: its hash is recorded.
+        """
+        from cosmos_eval.data.folders import fingerprint, limit_notes
+
+        listed = {"sample_list": fingerprint(sample_list)} if sample_list else {}
+        return Measurement(
+            **vars(self.figures(samples, options.seed)),
+            samples=samples,
+            hashes={**listed, **(hashes or {})},
+            notes=(*limit_notes(options), *notes),
+            **more,
+        )
+
+    def require_same_truth(self, a: Derived, b: Derived) -> None:
+        """Raise ValueError where derived samples are not of the same images and labels."""
+        for name in self.truth:
+            if not np.array_equal(a[name], b[name]):
+                raise ValueError(f"`{name}` of the samples differs")
+
+    def differences(self, several: Sequence[Samples], *, without_slow: bool = False) -> Compare:
+        """Return paired differences of two of several results, by their indices.
+
+        `without_slow` leaves out the metrics that take longer than all others together. Raises
+        ValueError where the samples are not of the same images and labels.
+        """
+        from cosmos_eval.stats.inference import differences
+
+        derived = [self.derive(samples) for samples in several]
+        for other in derived[1:]:
+            self.require_same_truth(derived[0], other)
+        return differences([self.estimates(one) for one in derived], without_slow=without_slow)
