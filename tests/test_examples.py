@@ -149,7 +149,7 @@ def test_own_task_fails_in_a_line(own_task, here, tmp_path, capsys):
     for text, message in (
         (
             f"queries: {here}/pictures/test",
-            "mine.yaml: `gallery` is missing; data sets of kind image-retrieval need it",
+            "mine.yaml: `gallery` is missing",
         ),
         ("queries: a\ngallery: b\nsize: 3", "mine.yaml: unknown key `size`; nearest known:"),
         ("queries: a\ngallery: b", f"mine: expected {tmp_path}/a, which is not there"),

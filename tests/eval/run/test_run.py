@@ -12,7 +12,7 @@ from cosmos_eval.protocols import known_protocols
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.plan import Machine, Plan, make_plan
 from cosmos_eval.runner.run import run_all
-from cosmos_eval.tasks import TASKS, task_of
+from cosmos_eval.tasks import TASKS, task_named, task_of
 from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
 
 SPEC = ModelSpec(text="cosmos:mine.pt", kind="cosmos", name="mine.pt")
