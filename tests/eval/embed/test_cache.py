@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import grimp
 import numpy as np
 import pytest
 import torch
@@ -322,3 +324,61 @@ def test_info_and_clear(encoder, options, images, monkeypatch, tmp_path, capsys)
     assert json.loads(command("clear", "--json"))[0]["removed_bytes"] == size
     assert list(cache.embeddings_folder().iterdir()) == []
     assert json.loads(command("clear", "--json"))[0]["removed_bytes"] == 0
+
+
+def write_package(folder: Path) -> dict[str, Path]:
+    """A package with a module, a package below it with two, and a module beside them."""
+    names = ("__init__", "lone", "part/__init__", "part/a", "part/b", "other")
+    files = {name: folder / "copied" / f"{name}.py" for name in names}
+    for name, path in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"NAME = {name!r}\n")
+    return files
+
+
+def test_a_change_of_any_listed_source_is_another_identity(tmp_path, monkeypatch):
+    files = write_package(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def fingerprint() -> str:
+        return cache.fingerprint.__wrapped__("copied.lone", "copied.part")
+
+    found = [fingerprint()]
+    for name in ("lone", "part/__init__", "part/a", "part/b"):
+        files[name].write_text("NAME = 'changed'\n")
+        found.append(fingerprint())
+    (files["part/a"].parent / "new.py").write_text("NAME = 'new'\n")
+    found.append(fingerprint())
+    assert len(set(found)) == len(found)
+    files["other"].write_text("NAME = 'changed'\n")
+    assert fingerprint() == found[-1]
+    assert "copied" not in sys.modules
+    monkeypatch.setattr("importlib.metadata.version", lambda name: f"another {name}")
+    assert fingerprint() != found[-1]
+
+
+# What modules that decide an embedding import and what cannot change one: records, files and
+# threads, names that are inputs themselves, pictures of scenes (inputs as well), training.
+NOT_DECIDING = (
+    *("cosmos_core.bundled", "cosmos_core.config", "cosmos_core.types", "cosmos_core.utils"),
+    *("cosmos_core.data.scenes", "cosmos_core.data.tar", "cosmos_core.engine"),
+    *("cosmos_core.losses", "cosmos_eval.data.class_names", "cosmos_eval.data.prefetch"),
+    *("cosmos_eval.data.readers", "cosmos_eval.embedding.cache", "cosmos_eval.protocols"),
+    "cosmos_eval.types",
+)
+
+
+def test_all_code_that_decides_an_embedding_is_part_of_its_identity():
+    graph = grimp.build_graph("cosmos_core", "cosmos_eval")
+    deciding = ["cosmos_eval.embedding.embed", "cosmos_eval.tasks.prompts"]
+    deciding += graph.find_children("cosmos_eval.models")
+    used = set().union(deciding, *map(graph.find_upstream_modules, deciding))
+    listed = (*cache.EMBEDDING, *NOT_DECIDING)
+    forgotten = [
+        module
+        for module in used - {"cosmos_core", "cosmos_eval"}
+        if not any(f"{module}.".startswith(f"{one}.") for one in listed)
+    ]
+    assert forgotten == []
+    assert set(cache.EMBEDDING) <= {*graph.modules}
+    assert embed.identity(Counting(), "image")["code"] == cache.fingerprint(*cache.EMBEDDING)
