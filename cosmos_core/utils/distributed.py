@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib.metadata import version
 from typing import Any, NoReturn, TypeVar
 
 Item = TypeVar("Item")
@@ -119,6 +120,8 @@ def own_device(device: str) -> str:
     """
     if device not in ("auto", "cuda"):
         return device
+    if device == "auto" and version("torch").endswith("+cpu"):  # built without GPUs
+        return "cpu"
     import torch
 
     gpus = torch.cuda.device_count()
