@@ -8,21 +8,12 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from cosmos_eval.data.class_folders import find_folder, read_folders, read_webdataset
 from cosmos_eval.data.class_names import ClassData, class_differences
-from cosmos_eval.data.folders import (
-    Survey,
-    fingerprint,
-    in_turn,
-    parts_of,
-    require_counts,
-    shortfall,
-    wrong_counts,
-)
+from cosmos_eval.data.folders import Listing, Survey, fingerprint, in_turn, parts_of, root_of
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.protocols.classification import CLASS_LISTS
@@ -45,14 +36,6 @@ _IMAGENETV2 = (
 )
 
 
-class _Found(NamedTuple):
-    """All images of a set, and by index the files that its lists name and that are not there."""
-
-    folder: Path
-    data: ClassData
-    missing: dict[int, Path]
-
-
 def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
     """List the images of every class; none is decoded.
 
@@ -60,14 +43,7 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
     are not the protocol's, images that are not there, and another number of images than it has,
     unless there is a limit. With `options.allow_partial`, the images of a known set that are there.
     """
-    found = _find(protocol, options)
-    if options.allow_partial and 0 < len(found.missing) < len(found.data.images):
-        there = [i for i in range(len(found.data.images)) if i not in found.missing]
-        found = _Found(found.folder, _select(found.data, there), {})
-    for fault in _faults(protocol, found):
-        raise UsageError(f"{protocol.dataset}: {fault}")
-    require_counts(protocol, options, found.folder, _counts(protocol, found.data))
-    return _select(found.data, in_turn(found.data.labels, options.limit).tolist())
+    return _list(protocol, options).require(protocol, options)
 
 
 def part(protocol: ClassificationProtocol, options: RunOptions) -> Part | None:
@@ -75,7 +51,7 @@ def part(protocol: ClassificationProtocol, options: RunOptions) -> Part | None:
 
     Raises UsageError as `open_data` does.
     """
-    return shortfall(_counts(protocol, open_data(protocol, options)))
+    return _list(protocol, options).shortfall(protocol, options)
 
 
 def survey(
@@ -83,20 +59,9 @@ def survey(
 ) -> Survey:
     """Count the test images, and list all that is wrong with them."""
     try:
-        found = _find(protocol, options)
+        return _list(protocol, options).surveyed(protocol, options)
     except UsageError as error:
         return Survey(faults=(str(error),), remedy=_remedy(protocol, options))
-    counts = _counts(protocol, found.data)
-    wrong = wrong_counts(protocol, options, found.folder, counts)
-    faults = (*_faults(protocol, found), *wrong)
-    listed = len(found.data.images)
-    return Survey(
-        faults=faults,
-        remedy=protocol.download if faults else None,
-        folder=str(found.folder),
-        expected=protocol.n_images or listed,
-        images=listed - len(found.missing),
-    )
 
 
 def sample_list_hash(data: ClassData) -> str:
@@ -161,13 +126,39 @@ def _remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None
     return protocol.download
 
 
-def _find(protocol: ClassificationProtocol, options: RunOptions) -> _Found:
+def _list(protocol: ClassificationProtocol, options: RunOptions) -> Listing[ClassData]:
+    folder, data = _find(protocol, options)
+    missing: dict[int, Path] = {}
+    if protocol.torchvision is not None:  # whose lists name images that may not be there
+        images = enumerate(data.images)
+        files = {index: image.path for index, image in images if isinstance(image, ImageFile)}
+        missing = {index: path for index, path in files.items() if not path.is_file()}
+    if options.allow_partial and 0 < len(missing) < len(data.images):
+        data = _select(data, [i for i in range(len(data.images)) if i not in missing])
+        missing = {}
+    listed = len(data.images)
+    return Listing(
+        data=_select(data, in_turn(data.labels, options.limit).tolist()),
+        where=folder,
+        parts=parts_of(images=(listed, protocol.n_images)),
+        faults=list(_faults(protocol, folder, data, list(missing.values()))),
+        survey=Survey(
+            folder=str(folder),
+            expected=protocol.n_images or listed,
+            images=listed - len(missing),
+        ),
+    )
+
+
+def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, ClassData]:
     """Find the set's folder, and list all of its images and classes."""
     _require_one_kind_of_names(protocol)
     try:
         folder = find_folder(protocol, options)
         if protocol.torchvision is not None:
-            return _find_torchvision(protocol, folder, options)
+            from cosmos_eval.data.torchvision_sets import read_torchvision
+
+            return folder, read_torchvision(protocol, root_of(protocol, options, folder.name))
     except UsageError as error:
         raise UsageError(f"{error}{_how_to_get(protocol)}") from error
     if protocol.layout == "webdataset":
@@ -176,19 +167,7 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> _Found:
         data = read_folders(folder, protocol, options)
     if protocol.class_names:
         _require_named(protocol, folder, data.classes)
-    return _Found(folder, data, {})
-
-
-def _find_torchvision(
-    protocol: ClassificationProtocol, folder: Path, options: RunOptions
-) -> _Found:
-    from cosmos_eval.data.torchvision_sets import read_torchvision
-
-    data = read_torchvision(protocol, Path(str(protocol.root or options.data_root)))
-    images = enumerate(data.images)
-    files = {index: image.path for index, image in images if isinstance(image, ImageFile)}
-    missing = {index: path for index, path in files.items() if not path.is_file()}
-    return _Found(folder, data, missing)
+    return folder, data
 
 
 def _require_one_kind_of_names(protocol: ClassificationProtocol) -> None:
@@ -219,15 +198,16 @@ def _require_named(
             raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
 
 
-def _faults(protocol: ClassificationProtocol, found: _Found) -> Iterator[str]:
+def _faults(
+    protocol: ClassificationProtocol, folder: Path, data: ClassData, missing: Sequence[Path]
+) -> Iterator[str]:
     """Yield a line about missing images, wrong numbers of classes, labels that are no class."""
-    folder, data, missing = found
     n_classes = len(data.classes)
     page = f"; get the whole set from {protocol.download}" if protocol.download else ""
     if missing:
         yield (
             f"{len(missing)} of {len(data.images)} test images are not there, the first: "
-            f"{next(iter(missing.values()))}; from: {protocol.download}"
+            f"{missing[0]}; from: {protocol.download}"
         )
     listed = CLASS_LISTS.get(protocol.class_list or "")
     expected = protocol.n_classes if listed is None else listed.n_classes
@@ -243,10 +223,6 @@ def _faults(protocol: ClassificationProtocol, found: _Found) -> Iterator[str]:
             f"{folder} gives {data.names[beyond[0]]} the class number "
             f"{data.labels[beyond[0]] + 1}, but has {n_classes} classes{page}"
         )
-
-
-def _counts(protocol: ClassificationProtocol, data: ClassData) -> list[Part]:
-    return parts_of(images=(len(data.images), protocol.n_images))
 
 
 def _select(data: ClassData, indices: Sequence[int]) -> ClassData:

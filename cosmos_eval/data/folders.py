@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import NoReturn
+from typing import Generic, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.types import LabelMapProtocol, Part, Protocol, RunOptions, UsageError
+
+Data = TypeVar("Data")
 
 ADVICE = "; see `cosmos-eval data doctor "
 """The start of the advice in errors about the number of samples."""
@@ -174,30 +176,49 @@ def fingerprint(items: Sequence[object]) -> str:
     return hashlib.sha256(json.dumps(list(items), ensure_ascii=True).encode()).hexdigest()
 
 
-def wrong_counts(
-    protocol: Protocol, options: RunOptions, where: object, parts: Iterable[Part]
-) -> Iterator[str]:
-    """Yield what is wrong with the numbers of samples in `where`, of a known data set.
+@dataclass(frozen=True, kw_only=True)
+class Listing(Generic[Data]):
+    """Data as their files list them: how complete they are, and what is wrong with them.
 
-    Fewer than known are accepted with `options.allow_partial`, and any number with a limit.
+    `parts` are the numbers of samples found and known, which `where` has; `faults` are one line
+    each, and `survey` has what was found of the files.
     """
-    for part in parts if options.limit is None else ():
-        if part.found > part.known:
-            yield (
-                f"{where} has {part.found} {part.unit}, more than the {part.known} of "
-                f"{protocol.dataset}"
-            )
-        elif part.found < part.known and not options.allow_partial:
-            yield f"{where} has {part} of {protocol.dataset}"
 
+    data: Data
+    where: Path
+    parts: Sequence[Part]
+    faults: Sequence[str] = ()
+    survey: Survey
 
-def require_counts(
-    protocol: Protocol, options: RunOptions, where: object, parts: Iterable[Part]
-) -> None:
-    """Raise UsageError, with advice, for the first fault of `wrong_counts`."""
-    fault = next(wrong_counts(protocol, options, where, parts), None)
-    if fault is not None:
-        raise UsageError(f"{protocol.dataset}: {fault}{advice(protocol, options)}")
+    def require(self, protocol: Protocol, options: RunOptions) -> Data:
+        """Return the data. Raises UsageError for the first fault."""
+        for fault in self._all_faults(protocol, options):
+            raise UsageError(f"{protocol.dataset}: {fault}")
+        return self.data
+
+    def surveyed(self, protocol: Protocol, options: RunOptions) -> Survey:
+        """Return what was found, with all faults and the page that the set comes from."""
+        faults = tuple(self._all_faults(protocol, options))
+        return replace(self.survey, faults=faults, remedy=protocol.download if faults else None)
+
+    def shortfall(self, protocol: Protocol, options: RunOptions) -> Part | None:
+        """Return the first number of samples that is less than known. Raises as `require`."""
+        self.require(protocol, options)
+        return next((part for part in self.parts if part.found < part.known), None)
+
+    def _all_faults(self, protocol: Protocol, options: RunOptions) -> Iterator[str]:
+        """Yield the faults, then wrong numbers of samples.
+
+        Fewer than known are accepted with `options.allow_partial`, and any number with a limit.
+        """
+        yield from self.faults
+        end = advice(protocol, options)
+        for part in self.parts if options.limit is None else ():
+            if part.found > part.known:
+                more = f"more than the {part.known} of {protocol.dataset}"
+                yield f"{self.where} has {part.found} {part.unit}, {more}{end}"
+            elif part.found < part.known and not options.allow_partial:
+                yield f"{self.where} has {part} of {protocol.dataset}{end}"
 
 
 def advice(protocol: Protocol, options: RunOptions) -> str:
@@ -211,11 +232,6 @@ def parts_of(**counts: tuple[int, int | None]) -> list[Part]:
     return [
         Part(found, known, unit) for unit, (found, known) in counts.items() if known is not None
     ]
-
-
-def shortfall(parts: Iterable[Part]) -> Part | None:
-    """Return the first number of samples that is less than known."""
-    return next((part for part in parts if part.found < part.known), None)
 
 
 def in_turn(groups: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:

@@ -28,11 +28,11 @@ from PIL import ExifTags, Image
 
 from cosmos_eval.data.folders import (
     FolderWalk,
+    Listing,
+    Survey,
     find_root,
     needed_parts,
     parts_of,
-    require_counts,
-    shortfall,
 )
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS
@@ -66,14 +66,7 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     Raises UsageError where files or folders are missing, the classes are not the data set's or the
     number of images is not.
     """
-    root = find_root(protocol, options.data_root, needed_parts(protocol))
-    data = list_data(protocol, options)
-    if options.allow_partial and protocol.n_images is not None:
-        found = [s for s in data.samples if s.image.is_file() and s.mask.is_file()]
-        # Where no sample is complete, the first file that is missing says more.
-        data = data._replace(samples=tuple(found) or data.samples)
-    require_counts(protocol, options, root / protocol.images, _counts(protocol, data))
-    return data
+    return _list(protocol, options).require(protocol, options)
 
 
 def part(protocol: LabelMapProtocol, options: RunOptions) -> Part | None:
@@ -81,11 +74,21 @@ def part(protocol: LabelMapProtocol, options: RunOptions) -> Part | None:
 
     Raises UsageError as `open_data` does.
     """
-    return shortfall(_counts(protocol, open_data(protocol, options)))
+    return _list(protocol, options).shortfall(protocol, options)
 
 
-def _counts(protocol: LabelMapProtocol, data: LabelMaps) -> list[Part]:
-    return parts_of(images=(len(data.samples), protocol.n_images))
+def _list(protocol: LabelMapProtocol, options: RunOptions) -> Listing[LabelMaps]:
+    data = list_data(protocol, options)
+    if options.allow_partial and protocol.n_images is not None:
+        found = [s for s in data.samples if s.image.is_file() and s.mask.is_file()]
+        # Where no sample is complete, the first file that is missing says more.
+        data = data._replace(samples=tuple(found) or data.samples)
+    return Listing(
+        data=data,
+        where=find_root(protocol, options.data_root, needed_parts(protocol)) / protocol.images,
+        parts=parts_of(images=(len(data.samples), protocol.n_images)),
+        survey=Survey(),
+    )
 
 
 def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:

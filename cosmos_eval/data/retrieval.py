@@ -5,7 +5,7 @@ Imports no torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.captions import Captioned, read_archives, read_captions
 from cosmos_eval.data.folders import (
+    Listing,
     Survey,
     advice,
     data_path,
     fingerprint,
     missing_path,
     parts_of,
-    require_counts,
     root_of,
     several,
-    shortfall,
-    wrong_counts,
 )
 from cosmos_eval.data.sources import ImageFile, ImageSource
 from cosmos_eval.types import (
@@ -50,16 +48,6 @@ class RetrievalData(NamedTuple):
     image_of_text: NDArray[np.int64]
 
 
-class _Found(NamedTuple):
-    """Captioned images, the source of each, and the files that are not there."""
-
-    captioned: list[Captioned]
-    images: Sequence[ImageSource]
-    missing: Sequence[Path]
-    listed_in: Path
-    folder: Path
-
-
 def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData:
     """Read the captions and find every image; none is decoded.
 
@@ -67,24 +55,7 @@ def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData
     there. Raises UsageError for missing files, a malformed annotation file, images without
     captions, captions without images, and counts that are not the protocol's.
     """
-    found = _find(protocol, options)
-    require_counts(protocol, options, found.listed_in, _counts(found.captioned, protocol))
-    for fault in _faults(found, protocol):
-        if protocol.n_images is None:
-            raise UsageError(fault)
-        raise UsageError(f"{protocol.dataset}: {fault}{advice(protocol, options)}")
-    kept = [image.captions[: protocol.captions_per_image] for image in found.captioned]
-    return RetrievalData(
-        names=tuple(image.name for image in found.captioned),
-        images=tuple(found.images),
-        captions=tuple(caption for captions in kept for caption in captions),
-        image_of_text=np.repeat(np.arange(len(kept)), [len(captions) for captions in kept]),
-    )
-
-
-def sample_list_hash(data: RetrievalData) -> str:
-    """Return the SHA-256 of names, captions and which belong together, in hexadecimal."""
-    return fingerprint([data.names, data.captions, data.image_of_text.tolist()])
+    return _list(protocol, options).require(protocol, options)
 
 
 def survey(
@@ -94,83 +65,97 @@ def survey(
 
     Raises UsageError where captions cannot be read, or no folder of images is there.
     """
-    found = _find(protocol, options)
-    wrong = wrong_counts(protocol, options, found.listed_in, _counts(found.captioned, protocol))
-    faults = (*wrong, *_faults(found, protocol))
-    captions = sum(len(image.captions) for image in found.captioned)
-    return Survey(
-        faults=faults,
-        remedy=protocol.download if faults else None,
-        folder=str(found.folder),
-        expected=protocol.n_images or len(found.captioned),
-        images=len(found.captioned) - len(found.missing),
-        expected_captions=protocol.n_captions or captions,
-        captions=captions,
-    )
+    return _list(protocol, options).surveyed(protocol, options)
 
 
 def part(protocol: RetrievalProtocol, options: RunOptions) -> Part | None:
     """Return the number of images or captions of a known data set where some are missing.
 
-    Raises UsageError where captions cannot be read and where there are more than known.
+    Raises UsageError as `open_data` does.
     """
-    found = _find(protocol, options)
-    counts = _counts(found.captioned, protocol)
-    require_counts(protocol, options, found.listed_in, counts)
-    return shortfall(counts)
+    return _list(protocol, options).shortfall(protocol, options)
 
 
-def _counts(captioned: Sequence[Captioned], protocol: RetrievalProtocol) -> list[Part]:
-    captions = sum(len(image.captions) for image in captioned)
-    return parts_of(
-        images=(len(captioned), protocol.n_images), captions=(captions, protocol.n_captions)
-    )
+def sample_list_hash(data: RetrievalData) -> str:
+    """Return the SHA-256 of names, captions and which belong together, in hexadecimal."""
+    return fingerprint([data.names, data.captions, data.image_of_text.tolist()])
 
 
-def _find(protocol: RetrievalProtocol, options: RunOptions) -> _Found:
+def _list(protocol: RetrievalProtocol, options: RunOptions) -> Listing[RetrievalData]:
     if bool(protocol.annotations) == bool(protocol.archives):
         raise UsageError(f"{protocol.dataset}: give `annotations` or `archives`, one of them")
     if protocol.captions_per_image == 0:
         raise UsageError(f"{protocol.dataset}: `captions_per_image` must be 1 or more, or null")
     root = root_of(protocol, options, protocol.archives or protocol.annotations)
+    images: Sequence[ImageSource]
+    missing: list[Path] = []
     if protocol.archives:
-        captioned, members = read_archives(root, protocol)
-        folder = members[0].archive.parent
-        return _Found(captioned[: options.limit], members[: options.limit], (), folder, folder)
-    path = data_path(protocol, options, protocol.annotations, "captions")
-    captioned = read_captions(path, protocol)[: options.limit]
-    folder, missing = _image_folder(root, protocol, [image.name for image in captioned])
-    if options.allow_partial and protocol.n_images is not None and len(missing) < len(captioned):
-        absent = set(missing)
-        captioned = [image for image in captioned if folder / image.name not in absent]
-        missing = []
-    images = [ImageFile(folder / image.name) for image in captioned]
-    return _Found(captioned, images, missing, path, folder)
+        captioned, images = read_archives(root, protocol)
+        captioned, images = captioned[: options.limit], images[: options.limit]
+        where = folder = images[0].archive.parent
+    else:
+        where = data_path(protocol, options, protocol.annotations, "captions")
+        captioned = read_captions(where, protocol)[: options.limit]
+        folder, missing = _image_folder(root, protocol, [image.name for image in captioned])
+        known = protocol.n_images is not None
+        if options.allow_partial and known and len(missing) < len(captioned):
+            absent = set(missing)
+            captioned = [image for image in captioned if folder / image.name not in absent]
+            missing = []
+        images = [ImageFile(folder / image.name) for image in captioned]
+    n_images, n_captions = len(captioned), sum(len(image.captions) for image in captioned)
+    return Listing(
+        data=_data(captioned, images, protocol.captions_per_image),
+        where=where,
+        parts=parts_of(
+            images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
+        ),
+        faults=_faults(missing, n_images, protocol, options),
+        survey=Survey(
+            folder=str(folder),
+            expected=protocol.n_images or n_images,
+            images=n_images - len(missing),
+            expected_captions=protocol.n_captions or n_captions,
+            captions=n_captions,
+        ),
+    )
+
+
+def _data(
+    captioned: Sequence[Captioned], images: Sequence[ImageSource], captions_per_image: int | None
+) -> RetrievalData:
+    kept = [image.captions[:captions_per_image] for image in captioned]
+    return RetrievalData(
+        names=tuple(image.name for image in captioned),
+        images=tuple(images),
+        captions=tuple(caption for captions in kept for caption in captions),
+        image_of_text=np.repeat(np.arange(len(kept)), [len(captions) for captions in kept]),
+    )
 
 
 def _image_folder(
     root: Path, protocol: RetrievalProtocol, names: Sequence[str]
 ) -> tuple[Path, list[Path]]:
     """Return the first folder that holds all images, or that which lacks fewest, and these."""
-    best: tuple[Path, list[Path]] | None = None
-    for folder in (root / path for path in several(protocol.images)):
-        if folder.is_dir():
-            missing = [path for path in (folder / name for name in names) if not path.is_file()]
-            if not missing:
-                return folder, []
-            if best is None or len(missing) < len(best[1]):
-                best = folder, missing
-    if best is None:
+    folders = [root / path for path in several(protocol.images) if (root / path).is_dir()]
+    if not folders:
         raise missing_path(protocol, root, protocol.images, "images")
-    return best
+    found: list[tuple[Path, list[Path]]] = []
+    for folder in folders:
+        paths = (folder / name for name in names)
+        found.append((folder, [path for path in paths if not path.is_file()]))
+        if not found[-1][1]:
+            break
+    return min(found, key=lambda one: len(one[1]))
 
 
-def _faults(found: _Found, protocol: RetrievalProtocol) -> Iterator[str]:
-    """Yield what is wrong with data that can be read, besides their number."""
-    missing, listed = len(found.missing), len(found.captioned)
-    if missing:
-        also = ""
-        if missing == listed and not isinstance(protocol.images, str):
-            # Of a folder that only has another name.
-            also = f"; images are looked for in {', '.join(protocol.images)}"
-        yield f"{missing} of {listed} images missing, first: {found.missing[0]}{also}"
+def _faults(
+    missing: Sequence[Path], listed: int, protocol: RetrievalProtocol, options: RunOptions
+) -> list[str]:
+    if not missing:
+        return []
+    fault = f"{len(missing)} of {listed} images missing, first: {missing[0]}"
+    if len(missing) == listed and not isinstance(protocol.images, str):
+        # Of a folder that only has another name.
+        fault += f"; images are looked for in {', '.join(protocol.images)}"
+    return [fault if protocol.n_images is None else fault + advice(protocol, options)]

@@ -7,21 +7,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.data.folders import (
-    Survey,
-    data_path,
-    in_turn,
-    parts_of,
-    require_counts,
-    shortfall,
-    wrong_counts,
-)
+from cosmos_eval.data.folders import Listing, Survey, data_path, in_turn, parts_of
 from cosmos_eval.data.items import Item, Picture, read_items
 from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource
 from cosmos_eval.types import (
@@ -69,22 +62,7 @@ def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData
     for missing and malformed files, items that cannot be solved, and numbers of items that are not
     the data set's.
     """
-    folder = _image_folder(protocol, options)
-    annotations, items = _read(protocol, options)
-    if options.allow_partial and protocol.n_items is not None:
-        # Where no item is complete, the first image that is missing says more.
-        items = [item for item in items if _has_images(folder, item)] or items
-    counts = Counter(item.subset for item in items)
-    require_counts(protocol, options, annotations, _counts(protocol, counts))
-    subsets = _subsets(protocol, items, counts)
-    kept = in_turn(subsets.of_item, options.limit)
-    subsets = subsets._replace(of_item=subsets.of_item[kept])
-    items = [items[i] for i in kept]
-    files = _files(items)
-    missing = [file for file in files if not (folder / file).is_file()]
-    if missing:
-        raise UsageError(_missing_fault(missing, files, folder, annotations, protocol))
-    return _distinct(protocol, folder, items, subsets)
+    return _list(protocol, options).require(protocol, options)
 
 
 def survey(
@@ -94,27 +72,7 @@ def survey(
 
     Raises UsageError where the items cannot be read.
     """
-    annotations, items = _read(protocol, options)
-    counts = Counter(item.subset for item in items)
-    faults = list(wrong_counts(protocol, options, annotations, _counts(protocol, counts)))
-    files = _files(items)
-    try:
-        folder = _image_folder(protocol, options)
-        missing = [file for file in files if not (folder / file).is_file()]
-        if missing:
-            faults.append(_missing_fault(missing, files, folder, annotations, protocol))
-    except UsageError as error:
-        folder, missing = annotations, files
-        faults.append(str(error))
-    return Survey(
-        faults=tuple(faults),
-        remedy=protocol.download if faults else None,
-        folder=str(folder),
-        expected=len(files),
-        images=len(files) - len(missing),
-        expected_items=protocol.n_items or len(items),
-        items=len(items),
-    )
+    return _list(protocol, options).surveyed(protocol, options)
 
 
 def part(protocol: SelectionProtocol, options: RunOptions) -> Part | None:
@@ -122,15 +80,53 @@ def part(protocol: SelectionProtocol, options: RunOptions) -> Part | None:
 
     Raises UsageError as `open_data` does.
     """
-    found = len(open_data(protocol, options).images_of_item)
-    return shortfall(parts_of(items=(found, protocol.n_items)))
+    found = _list(protocol, options)
+    parts = parts_of(items=(len(found.data.images_of_item), protocol.n_items))
+    return replace(found, parts=parts).shortfall(protocol, options)
 
 
-def _image_folder(protocol: SelectionProtocol, options: RunOptions) -> Path:
+def _list(protocol: SelectionProtocol, options: RunOptions) -> Listing[SelectionData]:
+    annotations, items = _read(protocol, options)
+    faults: list[str] = []
     try:
-        return data_path(protocol, options, protocol.images, "images")
+        folder = data_path(protocol, options, protocol.images, "images")
     except UsageError as error:
-        raise UsageError(f"{error} (the images){_from_page(protocol)}") from None
+        faults.append(f"{str(error).removeprefix(f'{protocol.dataset}: ')}{_from_page(protocol)}")
+        folder = annotations  # below which none of the images is
+    if options.allow_partial and protocol.n_items is not None:
+        # Where no item is complete, the first image that is missing says more.
+        items = [item for item in items if _has_images(folder, item)] or items
+    counts = Counter(item.subset for item in items)
+    subsets = _subsets(protocol, items, counts)
+    kept = in_turn(subsets.of_item, options.limit)
+    data = _data(
+        protocol,
+        folder,
+        [items[i] for i in kept],
+        subsets._replace(of_item=subsets.of_item[kept]),
+    )
+    files = list(dict.fromkeys(picture.file for picture in data.pictures))
+    missing = [file for file in files if not (folder / file).is_file()]
+    if missing and not faults:
+        faults.append(
+            f"{len(missing)} of the {len(files)} images of {annotations} are not there, "
+            f"first: {folder / missing[0]}{_from_page(protocol)}"
+        )
+    known = protocol.subset_items.items()
+    by_subset = [Part(counts[name], expected, f"items of {name}") for name, expected in known]
+    return Listing(
+        data=data,
+        where=annotations,
+        parts=by_subset or parts_of(items=(len(items), protocol.n_items)),
+        faults=faults,
+        survey=Survey(
+            folder=str(folder),
+            expected=len(files),
+            images=len(files) - len(missing),
+            expected_items=protocol.n_items or len(items),
+            items=len(items),
+        ),
+    )
 
 
 def _read(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path, list[Item]]:
@@ -140,7 +136,7 @@ def _read(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path, list[
     try:
         annotations = data_path(protocol, options, protocol.annotations, "items")
     except UsageError as error:
-        raise UsageError(f"{error} (the items){_from_page(protocol)}") from None
+        raise UsageError(f"{error}{_from_page(protocol)}") from None
     items = read_items(protocol, annotations)
     for item in items:
         if len(item.captions) < 2:
@@ -178,13 +174,6 @@ def _require_subsets(protocol: SelectionProtocol, counts: Counter[str], path: Pa
         raise UsageError(f"{protocol.dataset}: {path} has {fault}; the data set has: {known}")
 
 
-def _counts(protocol: SelectionProtocol, counts: Counter[str]) -> list[Part]:
-    """Return the numbers of items of every subset, or of all where the set has no subsets."""
-    known = protocol.subset_items.items()
-    subsets = [Part(counts[name], expected, f"items of {name}") for name, expected in known]
-    return subsets or parts_of(items=(counts.total(), protocol.n_items))
-
-
 def _subsets(protocol: SelectionProtocol, items: Sequence[Item], counts: Counter[str]) -> Subsets:
     index_of = {name: index for index, name in enumerate(sorted(counts))}
     averaged = [n not in protocol.left_out and counts[n] >= protocol.smallest for n in index_of]
@@ -192,7 +181,7 @@ def _subsets(protocol: SelectionProtocol, items: Sequence[Item], counts: Counter
     return Subsets(tuple(index_of), of_item, np.array(averaged))
 
 
-def _distinct(
+def _data(
     protocol: SelectionProtocol, folder: Path, items: Sequence[Item], subsets: Subsets
 ) -> SelectionData:
     pictures = _index(picture for item in items for picture in item.pictures)
@@ -217,22 +206,5 @@ def _source(folder: Path, picture: Picture) -> ImageSource:
     return whole if picture.box is None else CroppedImage(whole, picture.box)
 
 
-def _files(items: Iterable[Item]) -> list[str]:
-    return list(dict.fromkeys(picture.file for item in items for picture in item.pictures))
-
-
 def _has_images(folder: Path, item: Item) -> bool:
     return all((folder / picture.file).is_file() for picture in item.pictures)
-
-
-def _missing_fault(
-    missing: Sequence[str],
-    files: Sequence[str],
-    folder: Path,
-    annotations: Path,
-    protocol: SelectionProtocol,
-) -> str:
-    return (
-        f"{len(missing)} of the {len(files)} images of {annotations} are not there, "
-        f"first: {folder / missing[0]}{_from_page(protocol)}"
-    )

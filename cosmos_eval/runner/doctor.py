@@ -60,9 +60,9 @@ def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Di
             task_named(task).check(protocol, options)
             found = Survey(folder=protocol.root or options.data_root)
     except UsageError as error:
-        fault = str(error).partition(ADVICE)[0]
-        found = Survey(faults=(fault,), remedy=protocol.download)
-    # The name is printed before each fault.
-    faults = tuple(fault.removeprefix(f"{dataset}: ") for fault in found.faults)
+        found = Survey(faults=(str(error),), remedy=protocol.download)
+    # The name is printed before each fault, and the advice is to call the doctor.
+    texts = (fault.partition(ADVICE)[0] for fault in found.faults)
+    faults = tuple(text.removeprefix(f"{dataset}: ") for text in texts)
     fields = {**vars(found), "faults": faults}
     return Diagnosis(dataset=dataset, task=task, whole=not faults, **fields)

@@ -117,7 +117,7 @@ def test_faults_of_a_users_file(tmp_path: Path, line: str, message: str) -> None
 def test_a_file_without_classes_or_masks(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="`classes` must list the class names"):
         own(tmp_path, "kind: loc\nimages: i\nmasks: m\n")
-    with pytest.raises(UsageError, match="`masks` is missing; data sets of kind loc need it"):
+    with pytest.raises(UsageError, match="`masks` is missing"):
         own(tmp_path, "kind: loc\nimages: i\nclasses: [a, b]\n")
 
 

@@ -218,7 +218,7 @@ def test_the_doctor_tells_other_counts_and_missing_images(tmp_path: Path, place)
     assert not found.whole
     assert (found.images, found.expected) == (0, 1014)
     assert (found.captions, found.expected_captions) == (2, 5070)
-    images, captions, missing = found.faults
+    missing, images, captions = found.faults
     assert images == f"{tmp_path}/flickr30k_val.json has 1 of 1014 images of flickr30k-val"
     assert captions == f"{tmp_path}/flickr30k_val.json has 2 of 5070 captions of flickr30k-val"
     assert missing.startswith(f"1 of 1 images missing, first: {path}; images are looked for in ")

@@ -246,7 +246,7 @@ def test_other_faults(make_set: Make) -> None:
     assert_refused(
         make_set(IMAGES, {}, "empty", layout="sugarcrepe"), r"a folder with a \.json file per"
     )
-    with pytest.raises(UsageError, match="--data-root DIR, the folder that holds images/val2017"):
+    with pytest.raises(UsageError, match="--data-root DIR, the folder that holds sugar-crepe/data"):
         selection.check(SELECTION["sugarcrepe"], RunOptions())  # type: ignore[arg-type]
 
 
