@@ -25,7 +25,8 @@ import typer
 
 import cosmos_eval
 from cosmos_core import read_checkpoint
-from cosmos_core.data.scenes import TRAIN, write_layouts
+from cosmos_core.data.scenes import TRAIN
+from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.recipes import RECIPES
 from cosmos_core.utils.files import write_atomically
 

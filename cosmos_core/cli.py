@@ -23,7 +23,9 @@ import typer
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.prepare import prepare as prepare_shards
-from cosmos_core.data.scenes import TRAIN, scenes_tokenizer, write_layouts
+from cosmos_core.data.scenes import TRAIN
+from cosmos_core.data.scenes.layouts import write_layouts
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.engine.check import SCENES, check_config
 from cosmos_core.engine.distributed import (
     World,

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from cosmos_core.data.scenes import TEST, TRAIN, write_layouts
+from cosmos_core.data.scenes import TEST, TRAIN
+from cosmos_core.data.scenes.layouts import write_layouts
 
 
 def main(folder: Path, count: int) -> None:

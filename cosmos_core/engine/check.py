@@ -14,7 +14,7 @@ import open_clip
 import torch
 
 from cosmos_core.config import DataConfig, ImageViewConfig, TrainConfig
-from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.model.build import model_config
 from cosmos_core.model.clip import MultiViewCLIP

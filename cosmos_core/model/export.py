@@ -191,7 +191,7 @@ def _tokenizer(config: Mapping[str, Any]) -> str:
     length = config["text_cfg"].get("context_length", open_clip.CLIPTextCfg.context_length)
     return f"""# Not open_clip.get_tokenizer, whose vocabulary is another: this one has {vocabulary}
 # tokens, and OpenCLIP's configuration cannot carry it. The scenes' comes with cosmos_core:
-from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 
 tokenizer = scenes_tokenizer({length})"""
 

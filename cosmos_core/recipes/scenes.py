@@ -13,7 +13,7 @@ from cosmos_core.config import (
     SaveConfig,
     TrainConfig,
 )
-from cosmos_core.data.scenes import CONTEXT_LENGTH, scenes_tokenizer
+from cosmos_core.data.scenes.vocabulary import CONTEXT_LENGTH, scenes_tokenizer
 from cosmos_core.methods.clip import ClipMethod
 from cosmos_core.methods.cosmos import CosmosMethod
 from cosmos_core.methods.silc import SilcMethod

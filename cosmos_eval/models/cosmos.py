@@ -15,7 +15,7 @@ from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
 import cosmos_core
-from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.model.build import model_config
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import parse_json

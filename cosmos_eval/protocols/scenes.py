@@ -71,7 +71,7 @@ def scenes_protocols() -> Mapping[str, Protocol]:
         _retrieval("scenes-retrieval", root, f"{_COCO}/captions_test_joined.json"),
         _classification("scenes-cls", root, "folder/test", THING_TEMPLATES),
         _segmentation("scenes-seg", root, "voc/SegmentationClass"),
-        # cosmos_core.data.scenes.choices says how the wrong captions are made.
+        # cosmos_core.data.scenes.captions says how the wrong captions are made.
         SelectionProtocol(
             dataset="scenes-select",
             family=FAMILY,
@@ -154,7 +154,8 @@ def prepare_scenes() -> None:
 
 def _render(folder: Path) -> None:
     """Fill an empty folder with the layouts and what the small things need."""
-    from cosmos_core.data.scenes import TEST, write_layouts
+    from cosmos_core.data.scenes import TEST
+    from cosmos_core.data.scenes.layouts import write_layouts
 
     layouts = ("coco", "folder", "voc", "records", "choices")
     written = write_layouts(folder / "new", split=TEST, count=TEST_IMAGES, layouts=layouts)

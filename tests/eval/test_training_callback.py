@@ -17,7 +17,8 @@ from support.watching import evaluate_together
 import cosmos_core
 import cosmos_eval
 from cosmos_core.config import WatchConfig
-from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
+from cosmos_core.data.scenes import CLASSES, TEST
+from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.engine.distributed import join_world
 from cosmos_core.engine.evaluate import WEIGHTS, check_datasets, evaluate, find_evaluator
 from cosmos_core.model.build import model_config

@@ -19,7 +19,7 @@ from support.fuzzing import Kind, Outcome, alter, damage, misplace, run_command
 def _prepare_checkpoint(folder: Path) -> None:
     import torch
 
-    from cosmos_core.data.scenes import scenes_tokenizer
+    from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
     from cosmos_core.model.build import create_model
     from cosmos_core.model.checkpoint import save_checkpoint
 

@@ -1,42 +1,59 @@
 """Scenes, the embedded data set: does a dominant thing keep a model from seeing small ones?
 
 A picture has one dominant and two to four small things on textured stuff, captions in which
-single sentences are about single elements, a class label and a pixel-exact label map. Ask for
-one by `render_scene`, for a split by `split_scenes`, for files by `write_layouts`.
+single sentences are about single elements, a class label and a pixel-exact label map. `scene`
+renders, `captions` describes, `layouts` writes files, `vocabulary` is the tokenizer.
 """
 
-from .captions import CAPTION_KEYS, CAPTIONERS
-from .classes import CLASSES, COLOURS, PALETTE, SIDE, SPLIT_SEEDS, STUFF, TEST, THINGS, TRAIN
-from .compose import Stuff, Thing
-from .layouts import IGNORED, LAYOUTS, image_captions, joined_caption, write_layouts
-from .scene import Scene, render_scene, split_scenes
-from .vocabulary import CONTEXT_LENGTH, MERGES_FILE, scenes_tokenizer, words, write_merges
+from __future__ import annotations
 
-__all__ = [
-    "CAPTIONERS",
-    "CAPTION_KEYS",
-    "CLASSES",
-    "COLOURS",
-    "CONTEXT_LENGTH",
-    "IGNORED",
-    "LAYOUTS",
-    "MERGES_FILE",
-    "PALETTE",
-    "SIDE",
-    "SPLIT_SEEDS",
-    "STUFF",
-    "TEST",
-    "THINGS",
-    "TRAIN",
-    "Scene",
-    "Stuff",
-    "Thing",
-    "image_captions",
-    "joined_caption",
-    "render_scene",
-    "scenes_tokenizer",
-    "split_scenes",
-    "words",
-    "write_layouts",
-    "write_merges",
-]
+from types import MappingProxyType
+
+SIDE = 128
+"""Height and width of a scene, in pixels."""
+
+# Alphabetical, so that an image folder's own numbering of its classes is this one.
+THINGS = (
+    *("apple", "ball", "boat", "car", "fish"),
+    *("house", "ladybird", "mushroom", "sunflower", "tree"),
+)
+STUFF = ("grass", "water", "brick", "sand", "wood", "snow", "stone", "sky")
+CLASSES = THINGS + STUFF
+"""Classes of the label map, in order of their indices: things first."""
+
+TRAIN, TEST = "train", "test"
+SPLIT_SEEDS = MappingProxyType({TRAIN: 0, TEST: 1})
+"""Seed of each split: disjoint streams of scenes, each indexed from 0."""
+
+PALETTE = MappingProxyType(
+    {
+        "red": (214, 40, 40),
+        "orange": (242, 132, 28),
+        "yellow": (247, 214, 44),
+        "green": (66, 168, 62),
+        "blue": (44, 96, 214),
+        "purple": (138, 66, 178),
+        "pink": (244, 138, 184),
+        "white": (240, 240, 236),
+        "brown": (140, 88, 48),
+    }
+)
+"""Colour word -> RGB in 0..255."""
+
+# The first colour of a kind is its commonest; every colour belongs to at least two kinds, so
+# that neither colour nor outline alone names the class.
+COLOURS = MappingProxyType(
+    {
+        "apple": ("red", "green", "yellow", "pink"),
+        "ball": ("blue", "red", "green", "orange", "purple", "pink"),
+        "boat": ("white", "red", "blue", "green", "orange"),
+        "car": ("red", "blue", "white", "green", "yellow", "purple"),
+        "fish": ("orange", "blue", "red", "yellow", "purple"),
+        "house": ("white", "yellow", "blue", "pink", "brown", "red"),
+        "ladybird": ("red", "orange", "yellow", "pink"),
+        "mushroom": ("red", "brown", "purple", "orange", "blue"),
+        "sunflower": ("yellow", "orange", "white", "pink", "purple"),
+        "tree": ("green", "orange", "yellow", "pink", "red"),
+    }
+)
+"""Kind of thing -> the colours it comes in, commonest first."""

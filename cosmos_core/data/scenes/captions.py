@@ -1,18 +1,25 @@
-"""Captions of a scene in the manner of three captioners, and one alternative text.
+"""Captions of a scene in the manner of three captioners, alternative texts, and choices.
 
 Each long caption is a list of sentences about *one* element each, so that a single sentence can
 teach a single small thing or one kind of stuff. Captioners leave things out, but say nothing
-false. A sentence has at most MAX_SENTENCE words, no full stop, and only the vocabulary's words.
+false. A sentence has at most 11 words, no full stop, and only the vocabulary's words.
+
+A choice is a right and a wrong caption that differ in one attribute. Both are two sentences of
+captioner IB joined as in its long captions, the large thing first, and name colours that the kinds
+come in, so that models trained on scenes know texts like either. The wrong one swaps the attribute
+between the two things, which leaves both captions the same words; where no two things of a scene
+can swap it to something false, it replaces it in one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import combinations, product
 from typing import NamedTuple
 
 import numpy as np
 
-from .compose import Box, Stuff, Thing
+from cosmos_core.data.scenes import COLOURS, PALETTE, SIDE, THINGS
 
 CAPTIONERS = ("IB", "SV", "LLA")
 CAPTION_KEYS = (
@@ -22,12 +29,15 @@ CAPTION_KEYS = (
 """Keys of a scene's captions, as in DreamLIP's releases; each holds a list of sentences."""
 
 Captions = dict[str, list[str]]
+Box = tuple[int, int, int, int]
 
-MAX_SENTENCE = 11
+LARGE, SMALL = "large", "small"
 # Sentences in a long caption.
 _FEWEST, _MOST = 4, 7
 # Pixels between centres from which a thing is surely beside, above or below another.
 _APART = 18
+# Pixels that a thing's centre must lie outside of a place for that place to be clearly wrong.
+_CLEAR = 8.0
 
 PLACE_PHRASES = {
     "upper left": "in the upper left",
@@ -40,6 +50,38 @@ PLACE_PHRASES = {
     "bottom": "at the bottom",
     "lower right": "in the lower right",
 }
+"""The thirds of a picture, row by row, and how captions name them."""
+_PLACES = tuple(PLACE_PHRASES)
+
+SIDES = {"x-": "left of", "x+": "right of", "y-": "above", "y+": "below"}
+
+ATTRIBUTES = ("colour", "place", "kind", "size")
+"""What the two captions of a choice can differ in."""
+_VALUES = dict(zip(ATTRIBUTES, (tuple(PALETTE), _PLACES, THINGS, (LARGE, SMALL)), strict=True))
+
+
+class Thing(NamedTuple):
+    """One thing of a scene, as it is visible."""
+
+    kind: str
+    colour: str
+    size: str
+    """`large` (the dominant thing) or `small`."""
+    place: str
+    """Third of the image its box is centred in: `upper left`, `top`, ..., `center`."""
+    box: Box
+    """x0, y0, x1, y1 of its visible pixels; the last two exclusive."""
+    area: float
+    """Visible pixels as a fraction of the image."""
+
+
+class Stuff(NamedTuple):
+    """One region of stuff: where is `ground`, `background`, `left`, `right` or `everywhere`."""
+
+    kind: str
+    where: str
+    area: float
+    """Visible pixels as a fraction of the image."""
 
 
 class Style(NamedTuple):
@@ -115,8 +157,6 @@ RAW_PATTERNS = (
     "{a} for sale",
 )
 
-SIDES = {"x-": "left of", "x+": "right of", "y-": "above", "y+": "below"}
-
 
 class _Draw:
     """A stream of choices out of one block of random numbers, which is quicker than many."""
@@ -124,8 +164,8 @@ class _Draw:
     def __init__(self, rng: np.random.Generator) -> None:
         self._values: Iterator[float] = iter(rng.random(192).tolist())
 
-    def chance(self, share: float) -> bool:
-        return next(self._values) < share
+    def chance(self, probability: float) -> bool:
+        return next(self._values) < probability
 
     def below(self, count: int) -> int:
         return int(next(self._values) * count)
@@ -134,54 +174,72 @@ class _Draw:
         return options[self.below(len(options))]
 
 
-def with_article(words: str) -> str:
-    """Put the right indefinite article before words."""
-    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
-
-
-def _bare(thing: Thing, draw: _Draw, adjective: str = "") -> str:
-    colour = "" if draw.chance(0.08) else thing.colour
-    return " ".join(word for word in (adjective, colour, thing.kind) if word)
-
-
-def _raw(thing: Thing, draw: _Draw) -> str:
-    bare = thing.kind if draw.chance(0.2) else _bare(thing, draw)
-    return draw.pick(RAW_PATTERNS).format(a=with_article(bare), bare=bare)
-
-
-def _about_large(style: Style, thing: Thing, draw: _Draw) -> str:
-    bare = _bare(thing, draw)
-    place = PLACE_PHRASES[thing.place]
-    return draw.pick(style.large).format(a=with_article(bare), bare=bare, place=place)
-
-
-def _small_phrase(style: Style, thing: Thing, draw: _Draw) -> str:
-    adjective = style.small_adjective if thing.size == "small" and draw.chance(0.8) else ""
-    return with_article(_bare(thing, draw, adjective))
-
-
-def _about_small(style: Style, thing: Thing, draw: _Draw) -> str:
-    phrase = _small_phrase(style, thing, draw)
-    return draw.pick(style.small).format(a=phrase, place=PLACE_PHRASES[thing.place])
-
-
-def _about_stuff(style: Style, stuff: Stuff, draw: _Draw) -> str:
-    patterns = {
-        "ground": style.ground,
-        "background": style.background,
-        "everywhere": style.everywhere,
-    }.get(stuff.where, style.beside)
-    return draw.pick(patterns).format(s=stuff.kind, side=stuff.where)
+def place_of(box: Box) -> str:
+    """Return the place words of a box: the third of the image its centre is in."""
+    column, row = (min(2, (box[axis] + box[axis + 2]) * 3 // (2 * SIDE)) for axis in (0, 1))
+    return _PLACES[3 * row + column]
 
 
 def relation_of(box: Box, other: Box) -> str | None:
-    """Say how a box lies to another: `left of`, `right of`, `above`, `below`, or None if near."""
+    """Return how a box lies to another: `left of`, `right of`, `above`, `below`, None if near."""
     dx = (box[0] + box[2] - other[0] - other[2]) / 2
     dy = (box[1] + box[3] - other[1] - other[3]) / 2
     if max(abs(dx), abs(dy)) < _APART:
         return None
     axis, distance = ("x", dx) if abs(dx) > abs(dy) else ("y", dy)
     return SIDES[axis + ("-" if distance < 0 else "+")]
+
+
+def describe(rng: np.random.Generator, things: Sequence[Thing], stuff: Sequence[Stuff]) -> Captions:
+    """Return a scene's captions: a list of sentences for each of CAPTION_KEYS.
+
+    `things` has the dominant one first and at least two small ones.
+    """
+    draw = _Draw(rng)
+    bare = things[0].kind if draw.chance(0.2) else _bare(things[0], draw)
+    raw = draw.pick(RAW_PATTERNS).format(a=_with_article(bare), bare=bare)
+    captions: Captions = {"raw_caption": [raw]}
+    for name, style in STYLES.items():
+        captions[f"short{name}_captions"] = [_short(style, things, stuff, draw)]
+        captions[f"long{name}_captions"] = _long(style, things, stuff, draw)
+    return captions
+
+
+def _short(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _Draw) -> str:
+    other = things[1 + int(draw.chance(0.5))]
+    return draw.pick(style.short).format(
+        a=_with_article(_bare(things[0], draw)),
+        b=_small_phrase(style, other, draw),
+        place=PLACE_PHRASES[things[0].place],
+        s=stuff[-1].kind,
+    )
+
+
+def _long(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _Draw) -> list[str]:
+    bare, place = _bare(things[0], draw), PLACE_PHRASES[things[0].place]
+    sentences = [draw.pick(style.large).format(a=_with_article(bare), bare=bare, place=place)]
+    for element in _noticed(style, [*things[1:], *stuff], draw):
+        if isinstance(element, Thing):
+            phrase = _small_phrase(style, element, draw)
+            place = PLACE_PHRASES[element.place]
+            sentences.append(draw.pick(style.small).format(a=phrase, place=place))
+        else:
+            patterns = getattr(style, element.where, style.beside)
+            sentences.append(draw.pick(patterns).format(s=element.kind, side=element.where))
+    sentences += _relation(style, things, draw)
+    return sentences[:_MOST]
+
+
+def _noticed(style: Style, elements: Sequence[Thing | Stuff], draw: _Draw) -> list[Thing | Stuff]:
+    """Leave out what the captioner overlooks, but never so much that too few are left."""
+    spare = 1 + len(elements) - _FEWEST
+    noticed = []
+    for element in elements:
+        if spare > 0 and draw.chance(style.omission):
+            spare -= 1
+        else:
+            noticed.append(element)
+    return noticed
 
 
 def _relation(style: Style, things: Sequence[Thing], draw: _Draw) -> list[str]:
@@ -196,63 +254,112 @@ def _relation(style: Style, things: Sequence[Thing], draw: _Draw) -> list[str]:
     return [draw.pick(style.relation).format(a=phrase, side=side, b=things[0].kind)]
 
 
-def _kept(style: Style, elements: Sequence[Thing | Stuff], draw: _Draw) -> list[Thing | Stuff]:
-    """Leave out what the captioner overlooks, but never so much that too few are left."""
-    spare = 1 + len(elements) - _FEWEST
-    kept = []
-    for element in elements:
-        if spare > 0 and draw.chance(style.omission):
-            spare -= 1
-        else:
-            kept.append(element)
-    return kept
+def _small_phrase(style: Style, thing: Thing, draw: _Draw) -> str:
+    adjective = style.small_adjective if thing.size == SMALL and draw.chance(0.8) else ""
+    return _with_article(_bare(thing, draw, adjective))
 
 
-def _long(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _Draw) -> list[str]:
-    sentences = [_about_large(style, things[0], draw)]
-    for element in _kept(style, [*things[1:], *stuff], draw):
-        if isinstance(element, Thing):
-            sentences.append(_about_small(style, element, draw))
-        else:
-            sentences.append(_about_stuff(style, element, draw))
-    sentences += _relation(style, things, draw)
-    return sentences[:_MOST]
+def _bare(thing: Thing, draw: _Draw, adjective: str = "") -> str:
+    colour = "" if draw.chance(0.08) else thing.colour
+    return " ".join(word for word in (adjective, colour, thing.kind) if word)
 
 
-def _short(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _Draw) -> list[str]:
-    other = things[1 + int(draw.chance(0.5))]
-    sentence = draw.pick(style.short).format(
-        a=with_article(_bare(things[0], draw)),
-        b=_small_phrase(style, other, draw),
-        place=PLACE_PHRASES[things[0].place],
-        s=stuff[-1].kind,
-    )
-    return [sentence]
-
-
-def describe(rng: np.random.Generator, things: Sequence[Thing], stuff: Sequence[Stuff]) -> Captions:
-    """Return a scene's captions: a list of sentences for each of CAPTION_KEYS.
-
-    `things` has the dominant one first and at least two small ones.
-    """
-    draw = _Draw(rng)
-    captions: Captions = {"raw_caption": [_raw(things[0], draw)]}
-    for name, style in STYLES.items():
-        captions[f"short{name}_captions"] = _short(style, things, stuff, draw)
-        captions[f"long{name}_captions"] = _long(style, things, stuff, draw)
-    return captions
+def _with_article(words: str) -> str:
+    return f"an {words}" if words[0] in "aeiou" else f"a {words}"
 
 
 def join(sentences: Sequence[str], most_tokens: int) -> str:
-    """Join sentences with ". ", dropping from the end what goes beyond `most_tokens`.
+    """Join sentences with ". ", dropping from the end what exceeds `most_tokens`.
 
     Every word and every full stop is one token of the scenes' tokenizer.
     """
-    kept: list[str] = []
-    used = -1
+    used, count = -1, 0
     for sentence in sentences:
         used += 1 + len(sentence.split())
         if used > most_tokens:
             break
-        kept.append(sentence)
-    return ". ".join(kept)
+        count += 1
+    return ". ".join(sentences[:count])
+
+
+class Claim(NamedTuple):
+    """What one sentence says: there is such a thing."""
+
+    size: str
+    colour: str
+    kind: str
+    place: str
+
+    @property
+    def sentence(self) -> str:
+        """The claim as captioner IB puts it."""
+        return f"a {self.size} {self.colour} {self.kind} {PLACE_PHRASES[self.place]}"
+
+
+class Choice(NamedTuple):
+    """The right caption and the wrong one."""
+
+    caption: str
+    negative: str
+
+
+_Pair = tuple[Claim, Claim]
+
+
+def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) -> Choice:
+    """Draw two captions that differ in one of ATTRIBUTES, out of all that are equally good.
+
+    `things` has the dominant one first and at least two small ones.
+    """
+    pairs = [(_claim(a), _claim(b)) for a, b in combinations(things, 2)]
+    options = [*_swapped(pairs, things, attribute)] or [*_replaced(pairs, things, attribute)]
+    right, wrong = options[int(rng.integers(len(options)))]
+    return Choice(_caption(right), _caption(wrong))
+
+
+def _claim(thing: Thing) -> Claim:
+    return Claim(thing.size, thing.colour, thing.kind, thing.place)
+
+
+def _caption(pair: _Pair) -> str:
+    """Join two claims as long captions are joined, which begin with the large thing."""
+    return ". ".join(claim.sentence for claim in sorted(pair, key=lambda c: c.size != LARGE))
+
+
+def _swapped(
+    pairs: Sequence[_Pair], things: Sequence[Thing], attribute: str
+) -> Iterator[tuple[_Pair, _Pair]]:
+    """Yield every pair whose claims are both wrong once their attributes are swapped."""
+    for a, b in pairs:
+        swapped = (
+            a._replace(**{attribute: getattr(b, attribute)}),
+            b._replace(**{attribute: getattr(a, attribute)}),
+        )
+        if all(_is_wrong(claim, things) for claim in swapped):
+            yield (a, b), swapped
+
+
+def _replaced(
+    pairs: Sequence[_Pair], things: Sequence[Thing], attribute: str
+) -> Iterator[tuple[_Pair, _Pair]]:
+    """Yield every pair, with every value of its second claim's attribute that makes it wrong."""
+    for (a, b), value in product(pairs, _VALUES[attribute]):
+        claim = b._replace(**{attribute: value})
+        if _is_wrong(claim, things):
+            yield (a, b), (a, claim)
+
+
+def _is_wrong(claim: Claim, things: Sequence[Thing]) -> bool:
+    """Return whether a claim could be made of some scene and is clearly false of this one."""
+    alike = [thing for thing in things if _claim(thing)[:3] == claim[:3]]
+    return claim.colour in COLOURS[claim.kind] and all(
+        _distance(thing, claim.place) >= _CLEAR for thing in alike
+    )
+
+
+def _distance(thing: Thing, place: str) -> float:
+    """Return the pixels along the farther axis from a thing's centre to the third of a place."""
+    row, column = divmod(_PLACES.index(place), 3)
+    x0, y0, x1, y1 = thing.box
+    x, y = 1.5 * (x0 + x1) / SIDE, 1.5 * (y0 + y1) / SIDE
+    return max(column - x, x - column - 1, row - y, y - row - 1, 0.0) * SIDE / 3

@@ -1,15 +1,43 @@
-"""One scene: a picture and what captioners say about it."""
+"""Scenes: from (seed, index) to an image, its label map, its records and its captions."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
-from .captions import Captions, describe
-from .classes import SPLIT_SEEDS, THINGS
-from .compose import Image, Stuff, Thing, compose
+from cosmos_core.data.scenes import COLOURS, SIDE, SPLIT_SEEDS, STUFF, THINGS
+from cosmos_core.data.scenes.captions import (
+    LARGE,
+    SMALL,
+    Box,
+    Captions,
+    Stuff,
+    Thing,
+    describe,
+    place_of,
+)
+from cosmos_core.data.scenes.stuff import sample_texture
+from cosmos_core.data.scenes.things import LARGE_SIDE, SMALL_SIDE, VARIANTS, sprite
+
+Image = npt.NDArray[np.uint8]
+Rng = np.random.Generator
+
+# Side of a thing as a fraction of the scene's side.
+_SIDES = {LARGE: (0.42, 0.56), SMALL: (0.18, 0.26)}
+# Largest turn to either side, in degrees; other things stand upright.
+_TURNS = {"ball": 180.0, "ladybird": 60.0, "fish": 18.0, "apple": 18.0}
+_TURN = 9.0
+_GROUND = tuple(kind for kind in STUFF if kind != "sky")
+# Chance of the commonest colour of a kind; the others have equal parts of the rest.
+_COMMON = 0.34
+# Positions tried for a small thing, and the overlap above which it is left out.
+_TRIES = 48
+_MOST_OVERLAP = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,18 +57,6 @@ class Scene:
     """A list of sentences for each of CAPTION_KEYS."""
 
 
-def render_scene(seed: int, index: int) -> Scene:
-    """Render one scene, the same in any process and in any order.
-
-    Labels take turns, so that any ten scenes in a row have one of each class.
-    """
-    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
-    label = index % len(THINGS)
-    picture = compose(rng, label)
-    captions = describe(rng, picture.things, picture.stuff)
-    return Scene(picture.image, picture.label_map, label, picture.things, picture.stuff, captions)
-
-
 def split_scenes(split: str, count: int, start: int = 0) -> Iterator[Scene]:
     """Yield `count` scenes of a split (`train` or `test`), from index `start` on.
 
@@ -48,5 +64,161 @@ def split_scenes(split: str, count: int, start: int = 0) -> Iterator[Scene]:
     """
     if split not in SPLIT_SEEDS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLIT_SEEDS)}")
-    seed = SPLIT_SEEDS[split]
-    return (render_scene(seed, index) for index in range(start, start + count))
+    return (render_scene(SPLIT_SEEDS[split], index) for index in range(start, start + count))
+
+
+def render_scene(seed: int, index: int) -> Scene:
+    """Render one scene, the same in any process and in any order.
+
+    Labels take turns, so that any ten scenes in a row have one of each class.
+    """
+    rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
+    label = index % len(THINGS)
+    image, label_map, kinds = _background(rng)
+    ids = np.zeros((SIDE, SIDE), np.uint8)
+    placed = _place_all(rng, _plan(rng, label), image, ids)
+    things = tuple(_record(plan, ids == number) for number, plan in enumerate(placed, 1))
+    lookup = np.array([0, *(THINGS.index(plan.kind) for plan in placed)], np.uint8)
+    label_map = np.where(ids > 0, lookup[ids], label_map)
+    areas = np.bincount(label_map.ravel(), minlength=len(THINGS) + len(STUFF)) / SIDE**2
+    stuff = tuple(
+        Stuff(kind, where, float(areas[len(THINGS) + STUFF.index(kind)])) for kind, where in kinds
+    )
+    return Scene(image, label_map, label, things, stuff, describe(rng, things, stuff))
+
+
+def _background(rng: Rng) -> tuple[Image, Image, list[tuple[str, str]]]:
+    """Return image, label map and (kind, where) of a scene without things."""
+    region, kinds = _regions(rng)
+    image = sample_texture(rng, kinds[0][0])
+    indices = [len(THINGS) + STUFF.index(kind) for kind, _ in kinds]
+    if len(kinds) == 2:
+        image = cv2.copyTo(sample_texture(rng, kinds[1][0]), region, image)
+    label_map = np.where(region > 0, indices[-1], indices[0]).astype(np.uint8)
+    return image, label_map, kinds
+
+
+def _regions(rng: Rng) -> tuple[Image, list[tuple[str, str]]]:
+    """Return a map (SIDE, SIDE) of 0 and 255, and (kind, where) of the regions 0 and 255."""
+    draw = rng.random()
+    if draw < 0.1:
+        kind = STUFF[int(rng.integers(len(STUFF)))]
+        return np.zeros((SIDE, SIDE), np.uint8), [(kind, "everywhere")]
+    lines = np.arange(SIDE)
+    if draw < 0.78:
+        ground = _GROUND[int(rng.integers(len(_GROUND)))]
+        others = [kind for kind in STUFF if kind != ground]
+        # The sky is only ever above, so it is drawn more often there.
+        upper = "sky" if rng.random() < 0.1 else others[int(rng.integers(len(others)))]
+        below = lines[:, None] >= _border(rng, rng.uniform(0.35, 0.65))[None]
+        return below.astype(np.uint8) * 255, [(upper, "background"), (ground, "ground")]
+    first, second = rng.permutation(len(_GROUND))[:2]
+    right = lines[None] >= _border(rng, rng.uniform(0.38, 0.62))[:, None]
+    return right.astype(np.uint8) * 255, [(_GROUND[first], "left"), (_GROUND[second], "right")]
+
+
+def _border(rng: Rng, middle: float) -> npt.NDArray[np.float64]:
+    """Return an irregular border: for each of SIDE columns, a height in pixels."""
+    knots = rng.normal(0, 3.2, 9).astype(np.float32)[None]
+    wobble = cv2.resize(knots, (SIDE, 1), interpolation=cv2.INTER_CUBIC)[0]
+    slope = rng.uniform(-0.12, 0.12) * (np.arange(SIDE) - SIDE / 2)
+    border: npt.NDArray[np.float64] = middle * SIDE + slope + wobble
+    return border
+
+
+class _Plan(NamedTuple):
+    kind: str
+    colour: str
+    size: str
+
+
+def _plan(rng: Rng, label: int) -> list[_Plan]:
+    """Choose kinds and colours: the dominant thing, then two to four small ones."""
+    count = int(rng.integers(2, 5))
+    order = [THINGS[i] for i in rng.permutation(len(THINGS)) if i != label][:count]
+    if rng.random() < 0.08:
+        order[-1] = order[0]
+    plans = [_Plan(THINGS[label], _pick_colour(rng, THINGS[label]), LARGE)]
+    return plans + [_Plan(kind, _pick_colour(rng, kind), SMALL) for kind in order]
+
+
+def _pick_colour(rng: Rng, kind: str) -> str:
+    colours = COLOURS[kind]
+    common, other = rng.random(2).tolist()
+    return colours[0] if common < _COMMON else colours[1 + int(other * (len(colours) - 1))]
+
+
+def _place_all(rng: Rng, plans: list[_Plan], image: Image, ids: Image) -> list[_Plan]:
+    """Draw the things in order, numbered from 1, and return those that fit."""
+    placed: list[_Plan] = []
+    taken: list[Box] = []
+    for plan in plans:
+        patch = _patch(rng, plan)
+        h, w = patch.shape[:2]
+        x, y, overlap = _position(rng, h, w, taken)
+        # Two small things stay in any case: a scene never has only one.
+        if overlap > _MOST_OVERLAP and len(placed) > 2:
+            continue
+        placed.append(plan)
+        taken.append((x, y, x + w, y + h))
+        _paste(image, ids, patch, (x, y), len(placed))
+    return placed
+
+
+def _patch(rng: Rng, plan: _Plan) -> Image:
+    """Return the thing at its final size, premultiplied RGBA (h, w, 4), cropped to its box."""
+    drawing = sprite(plan.kind, plan.colour, int(rng.integers(VARIANTS)))
+    size, turn, aspect, light = rng.random(4).tolist()
+    low, high = _SIDES[plan.size]
+    side = (low + (high - low) * size) * SIDE
+    source, unit = drawing.large, LARGE_SIDE
+    if plan.size == SMALL:
+        source, unit = drawing.small, SMALL_SIDE
+    stretch = 0.92 + 0.16 * aspect
+    flip = -1.0 if rng.random() < 0.5 else 1.0
+    scale = np.diag([flip * min(1.0, stretch), min(1.0, 1 / stretch)]) * side / unit
+    angle = np.radians((2 * turn - 1) * _TURNS.get(plan.kind, _TURN))
+    cos, sin = float(np.cos(angle)), float(np.sin(angle))
+    matrix = np.array([[cos, -sin], [sin, cos]]) @ scale
+    canvas = int(side * 1.25) + 4
+    offset = (canvas - 1) / 2 - matrix @ np.full(2, (source.shape[0] - 1) / 2)
+    patch = cv2.warpAffine(source, np.column_stack([matrix, offset]), (canvas, canvas))
+    gain = 0.88 + 0.2 * light
+    patch = cv2.multiply(patch, (gain, gain, gain, 1.0))
+    x, y, w, h = cv2.boundingRect((patch[..., 3] >= 128).view(np.uint8))
+    return np.ascontiguousarray(patch[y : y + h, x : x + w])
+
+
+def _position(rng: Rng, height: int, width: int, taken: list[Box]) -> tuple[int, int, float]:
+    """Return x, y of a small thing and the fraction of its box that others cover.
+
+    The first position tried that is free wins; without one, the freest.
+    """
+    x = rng.integers(0, SIDE - width + 1, _TRIES)
+    y = rng.integers(0, SIDE - height + 1, _TRIES)
+    overlap = np.zeros(_TRIES)
+    for rank, (x0, y0, x1, y1) in enumerate(taken):
+        wide = np.minimum(x + width, x1) - np.maximum(x, x0)
+        tall = np.minimum(y + height, y1) - np.maximum(y, y0)
+        # Small things hide each other more than the corner of a large thing's box does.
+        weight = 1.0 if rank == 0 else 3.0
+        overlap += weight * np.maximum(wide, 0) * np.maximum(tall, 0)
+    best = int(overlap.argmin())
+    return int(x[best]), int(y[best]), float(overlap[best]) / (height * width)
+
+
+def _paste(image: Image, ids: Image, patch: Image, corner: tuple[int, int], number: int) -> None:
+    """Blend a patch into the image and write its number where it is opaque."""
+    x, y = corner
+    h, w = patch.shape[:2]
+    under = image[y : y + h, x : x + w]
+    alpha = patch[..., 3:]
+    below = (under.astype(np.uint16) * (255 - alpha.astype(np.uint16)) + 127) // 255
+    under[:] = np.minimum(patch[..., :3] + below, 255)
+    ids[y : y + h, x : x + w][alpha[..., 0] >= 128] = number
+
+
+def _record(plan: _Plan, visible: npt.NDArray[np.bool_]) -> Thing:
+    x, y, w, h = cv2.boundingRect(visible.view(np.uint8))
+    box = (x, y, x + w, y + h)
+    return Thing(*plan, place_of(box), box, int(np.count_nonzero(visible)) / SIDE**2)

@@ -9,19 +9,38 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from .classes import SIDE, STUFF
+from cosmos_core.data.scenes import SIDE, STUFF
 
 Image = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float32]
+Rng = np.random.Generator
 
 VARIANTS = 10
-# Larger than a scene, so that crops differ.
-TILE = SIDE + 64
-# Apart from the scenes' own seeds: textures belong to no split.
-_BANK_SEED = 7001
+TILE = SIDE + 64  # larger than a scene, so that crops differ
+_BANK_SEED = 7001  # apart from the scenes' own seeds: textures belong to no split
 
 
-def noise(rng: np.random.Generator, cells: int, stretch: float = 1.0) -> Floats:
+def sample_texture(rng: Rng, kind: str) -> Image:
+    """Return a random crop (SIDE, SIDE, 3) of a kind of stuff, randomly tinted and flipped."""
+    variant, y, x, flip = rng.integers((VARIANTS, TILE - SIDE, TILE - SIDE, 2)).tolist()
+    crop = texture(kind, variant)[y : y + SIDE, x : x + SIDE]
+    if flip:
+        crop = crop[:, ::-1]
+    gains = rng.uniform(0.95, 1.05, 3) * rng.uniform(0.9, 1.06)
+    tinted: Image = cv2.multiply(np.ascontiguousarray(crop), (*gains.tolist(), 1.0))
+    return tinted
+
+
+@cache
+def texture(kind: str, variant: int) -> Image:
+    """Return the texture (TILE, TILE, 3) RGB of one kind and variant, the same in any process."""
+    rng = np.random.default_rng([_BANK_SEED, STUFF.index(kind), variant])
+    tile = _PAINTERS[kind](rng, float(rng.uniform(0.8, 1.25)))
+    tile.flags.writeable = False
+    return tile
+
+
+def _noise(rng: Rng, cells: int, stretch: float = 1.0) -> Floats:
     """Return smooth noise (TILE, TILE) of unit scale; stretch > 1 draws it out sideways."""
     grid = rng.standard_normal((cells, max(2, int(cells / stretch)))).astype(np.float32)
     smooth: Floats = cv2.resize(grid, (TILE, TILE), interpolation=cv2.INTER_CUBIC)
@@ -33,7 +52,7 @@ def _clipped(values: npt.NDArray[np.floating]) -> Image:
     return clipped
 
 
-def _speckled(tile: Image, rng: np.random.Generator, depth: int) -> Image:
+def _speckled(tile: Image, rng: Rng, depth: int) -> Image:
     """Darken each pixel by a random amount below `depth`."""
     grain = rng.integers(0, depth, (TILE, TILE, 1), dtype=np.uint8)
     speckled: Image = np.maximum(tile, grain) - grain
@@ -45,8 +64,8 @@ def _coloured(base: tuple[int, int, int], shade: Floats) -> Image:
     return _clipped(np.array(base, np.float32) + shade[..., None])
 
 
-def _grass(rng: np.random.Generator, scale: float) -> Image:
-    tile = _coloured((70, 132, 42), 9 * noise(rng, 10))
+def _grass(rng: Rng, scale: float) -> Image:
+    tile = _coloured((70, 132, 42), 9 * _noise(rng, 10))
     count = int(1500 / scale)
     for x, y, lean, tall, light in rng.random((count, 5)):
         root = (int(x * TILE), int(y * TILE))
@@ -56,8 +75,8 @@ def _grass(rng: np.random.Generator, scale: float) -> Image:
     return tile
 
 
-def _water(rng: np.random.Generator, scale: float) -> Image:
-    tile = _coloured((26, 104, 168), 7 * noise(rng, 6, 2.0))
+def _water(rng: Rng, scale: float) -> Image:
+    tile = _coloured((26, 104, 168), 7 * _noise(rng, 6, 2.0))
     columns = np.arange(0, TILE + 4, 4)
     gap = 11 * scale
     for row in np.arange(0.0, TILE + gap, gap):
@@ -70,8 +89,8 @@ def _water(rng: np.random.Generator, scale: float) -> Image:
     return tile
 
 
-def _brick(rng: np.random.Generator, scale: float) -> Image:
-    tile = _coloured((206, 196, 184), 6 * noise(rng, 40))
+def _brick(rng: Rng, scale: float) -> Image:
+    tile = _coloured((206, 196, 184), 6 * _noise(rng, 40))
     height, width = int(11 * scale), int(25 * scale)
     for row, top in enumerate(range(0, TILE, height)):
         start = -(width // 2) * (row % 2)
@@ -83,9 +102,9 @@ def _brick(rng: np.random.Generator, scale: float) -> Image:
     return _speckled(tile, rng, 14)
 
 
-def _sand(rng: np.random.Generator, scale: float) -> Image:
+def _sand(rng: Rng, scale: float) -> Image:
     rows = np.arange(TILE, dtype=np.float32)[:, None]
-    ripples = 9 * np.sin(rows / (3.4 * scale) + 2.2 * noise(rng, 5))
+    ripples = 9 * np.sin(rows / (3.4 * scale) + 2.2 * _noise(rng, 5))
     grain = rng.normal(0, 11, (TILE, TILE)).astype(np.float32)
     tile = _coloured((224, 192, 128), ripples + grain)
     for x, y, light in rng.random((90, 3)):
@@ -94,9 +113,9 @@ def _sand(rng: np.random.Generator, scale: float) -> Image:
     return tile
 
 
-def _wood(rng: np.random.Generator, scale: float) -> Image:
+def _wood(rng: Rng, scale: float) -> Image:
     rows = np.arange(TILE, dtype=np.float32)[:, None]
-    grain = 11 * np.sin(rows / (1.1 * scale) + 3.5 * noise(rng, 12, 6.0))
+    grain = 11 * np.sin(rows / (1.1 * scale) + 3.5 * _noise(rng, 12, 6.0))
     plank = int(22 * scale)
     levels = np.repeat(rng.uniform(-14, 14, TILE // plank + 1), plank)[:TILE, None]
     tile = _coloured((152, 98, 50), grain + levels.astype(np.float32))
@@ -116,8 +135,8 @@ def _flake(tile: Image, centre: tuple[int, int], arm: float, turn: float) -> Non
         cv2.polylines(tile, [ends], False, (128, 172, 226), 1, cv2.LINE_AA)
 
 
-def _snow(rng: np.random.Generator, scale: float) -> Image:
-    drifts = noise(rng, int(7 / scale), 2.0)
+def _snow(rng: Rng, scale: float) -> Image:
+    drifts = _noise(rng, int(7 / scale), 2.0)
     hollow = np.clip(-drifts, 0, 1.5)[..., None] * np.array([30, 19, 5], np.float32)
     tile = _clipped(np.array([240, 245, 252], np.float32) - hollow)
     step = 17 * scale
@@ -129,8 +148,8 @@ def _snow(rng: np.random.Generator, scale: float) -> Image:
     return tile
 
 
-def _stone(rng: np.random.Generator, scale: float) -> Image:
-    tile = _coloured((62, 62, 64), 4 * noise(rng, 30))
+def _stone(rng: Rng, scale: float) -> Image:
+    tile = _coloured((62, 62, 64), 4 * _noise(rng, 30))
     step = int(21 * scale)
     angles = np.arange(9) / 9 * 2 * np.pi
     for row, y in enumerate(range(0, TILE + step, step)):
@@ -144,7 +163,7 @@ def _stone(rng: np.random.Generator, scale: float) -> Image:
     return _speckled(tile, rng, 22)
 
 
-def _sky(rng: np.random.Generator, scale: float) -> Image:
+def _sky(rng: Rng, scale: float) -> Image:
     rows = np.linspace(-18, 18, TILE, dtype=np.float32)[:, None]
     tile = _coloured((128, 186, 240), np.repeat(rows, TILE, 1))
     clouds = np.zeros((TILE, TILE), np.float32)
@@ -156,7 +175,7 @@ def _sky(rng: np.random.Generator, scale: float) -> Image:
     return _clipped(tile + (252 - tile.astype(np.float32)) * soft)
 
 
-_PAINTERS: dict[str, Callable[[np.random.Generator, float], Image]] = {
+_PAINTERS: dict[str, Callable[[Rng, float], Image]] = {
     "grass": _grass,
     "water": _water,
     "brick": _brick,
@@ -166,23 +185,3 @@ _PAINTERS: dict[str, Callable[[np.random.Generator, float], Image]] = {
     "stone": _stone,
     "sky": _sky,
 }
-
-
-@cache
-def texture(kind: str, variant: int) -> Image:
-    """Return the texture (TILE, TILE, 3) RGB of one kind and variant, the same in any process."""
-    rng = np.random.default_rng([_BANK_SEED, STUFF.index(kind), variant])
-    tile = _PAINTERS[kind](rng, float(rng.uniform(0.8, 1.25)))
-    tile.flags.writeable = False
-    return tile
-
-
-def sample_texture(rng: np.random.Generator, kind: str) -> Image:
-    """Return a random crop (SIDE, SIDE, 3) of a kind of stuff, randomly tinted and flipped."""
-    variant, y, x, flip = rng.integers((VARIANTS, TILE - SIDE, TILE - SIDE, 2)).tolist()
-    crop = texture(kind, variant)[y : y + SIDE, x : x + SIDE]
-    if flip:
-        crop = crop[:, ::-1]
-    gains = rng.uniform(0.95, 1.05, 3) * rng.uniform(0.9, 1.06)
-    tinted: Image = cv2.multiply(np.ascontiguousarray(crop), (*gains.tolist(), 1.0))
-    return tinted

@@ -1,26 +1,151 @@
-"""The ten things, each drawn from parts: what stays is its build, what varies is the rest."""
+"""The ten things, each drawn from parts: its build is fixed, the rest varies.
+
+Shapes are float arrays (N, 2) of (x, y) in a square from -1 to 1, y downwards.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from typing import NamedTuple
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 
-from .canvas import DARK, Canvas, Colour, Shape, Sprite, box, oval, shade, shape
-from .classes import COLOURS, PALETTE, THINGS
+from cosmos_core.data.scenes import COLOURS, PALETTE, THINGS
+
+Shape = npt.NDArray[np.float64]
+Colour = tuple[float, float, float]
+Image = npt.NDArray[np.uint8]
+Rng = np.random.Generator
 
 VARIANTS = 12
-# Apart from the scenes' own seeds: drawings belong to no split.
-_BANK_SEED = 7002
+LARGE_SIDE, SMALL_SIDE = 92, 46
+_BANK_SEED = 7002  # apart from the scenes' own seeds: drawings belong to no split
+_RESOLUTION = 240
+_BITS = 4  # sub-pixel bits of OpenCV's drawing functions
+_MARGIN = 3  # pixels on every side of a small sprite for its rim of light
 
+_DARK: Colour = (34, 28, 34)
 _WHITE: Colour = (246, 246, 242)
 _CREAM: Colour = (240, 226, 196)
 _BARK: Colour = (112, 72, 42)
 _LEAF: Colour = (62, 142, 52)
 _GLASS: Colour = (168, 214, 240)
 
-Rng = np.random.Generator
+
+class Sprite(NamedTuple):
+    """One drawn thing at two sizes: premultiplied RGBA, (S, S, 4), centred on its box.
+
+    The long side of the thing is `LARGE_SIDE` and `SMALL_SIDE` pixels; alpha below 128 is a rim
+    of light outside the thing.
+    """
+
+    large: Image
+    small: Image
+
+
+@cache
+def sprite(kind: str, colour: str, variant: int) -> Sprite:
+    """Return the drawing of one kind, colour and variant, the same in any process."""
+    seed = [_BANK_SEED, THINGS.index(kind), COLOURS[kind].index(colour), variant]
+    pen = Canvas()
+    _PAINTERS[kind](pen, PALETTE[colour], np.random.default_rng(seed))
+    return pen.sprite()
+
+
+def oval(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> Shape:
+    """Return an ellipse round (x, y), turned by an angle in degrees."""
+    turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    along, across = rx * np.cos(turn), ry * np.sin(turn)
+    return np.stack([x + along * cos - across * sin, y + along * sin + across * cos], 1)
+
+
+def box(x0: float, y0: float, x1: float, y1: float) -> Shape:
+    """Return an upright rectangle."""
+    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+
+
+def shape(*points: tuple[float, float]) -> Shape:
+    """Return a polygon of the given corners."""
+    return np.array(points)
+
+
+def shade(colour: Colour, level: float) -> Colour:
+    """Darken (level < 1) or lighten towards white (level > 1) a colour."""
+    if level <= 1:
+        return (colour[0] * level, colour[1] * level, colour[2] * level)
+    rest = 2 - level
+    return tuple(255 - (255 - c) * rest for c in colour)  # type: ignore[return-value]
+
+
+class Canvas:
+    """A transparent square to draw one thing on."""
+
+    def __init__(self) -> None:
+        self.rgba: Image = np.zeros((_RESOLUTION, _RESOLUTION, 4), np.uint8)
+
+    def _pixels(self, points: Shape) -> npt.NDArray[np.int32]:
+        half = _RESOLUTION / 2
+        pixels: npt.NDArray[np.float64] = (points * half * 0.94 + half) * 2**_BITS
+        return np.rint(pixels).astype(np.int32)
+
+    def fill(self, points: Shape, colour: Colour, edge: int = 0) -> None:
+        """Fill a shape; `edge` > 0 also draws its border that many pixels wide, darker."""
+        pixels = self._pixels(points)
+        cv2.fillPoly(self.rgba, [pixels], (*colour, 255), cv2.LINE_8, _BITS)
+        if edge:
+            dark = (*shade(colour, 0.5), 255)
+            cv2.polylines(self.rgba, [pixels], True, dark, edge, cv2.LINE_8, _BITS)
+
+    def line(self, points: Shape, colour: Colour, width: int) -> None:
+        """Draw an open line through points, `width` pixels wide."""
+        pixels = self._pixels(points)
+        cv2.polylines(self.rgba, [pixels], False, (*colour, 255), width, cv2.LINE_8, _BITS)
+
+    @contextmanager
+    def inside(self, points: Shape) -> Iterator[None]:
+        """Clip whatever is drawn in this context to a shape."""
+        before = self.rgba.copy()
+        yield
+        outside = np.full(self.rgba.shape[:2], 255, np.uint8)
+        cv2.fillPoly(outside, [self._pixels(points)], 0, cv2.LINE_8, _BITS)
+        cv2.copyTo(before, outside, self.rgba)
+
+    def sprite(self) -> Sprite:
+        """Return the drawing, outlined and cropped, at both sizes."""
+        x, y, w, h = cv2.boundingRect(self.rgba[..., 3])
+        # The square round the centre that holds the thing and the margin.
+        half = int(np.ceil(max(w, h) / 2 * (1 + 2 * _MARGIN / SMALL_SIDE)))
+        padded = np.pad(self.rgba, ((half, half), (half, half), (0, 0)))
+        square = padded[y + h // 2 :, x + w // 2 :][: 2 * half, : 2 * half]
+        # A small sprite is shrunk more, so its outline is relatively wider.
+        large = _outlined(square, 3, 9)
+        small = cv2.resize(square, (half, half), interpolation=cv2.INTER_NEAREST)
+        return Sprite(_shrunk(large, LARGE_SIDE), _shrunk(_outlined(small, 3, 7), SMALL_SIDE))
+
+
+def _outlined(rgba: Image, outline: int, rim: int) -> Image:
+    """Return premultiplied RGBA with a dark outline and, up to `rim` pixels away, a faint light.
+
+    A rim's alpha stays below half, so that it never counts as the thing.
+    """
+    away = cv2.distanceTransform((rgba[..., 3] == 0).view(np.uint8), cv2.DIST_L2, 3)
+    rings = np.array([(*_DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
+    ring = (away > outline).astype(np.intp) + (away > rim)
+    copied: Image = cv2.copyTo(rgba, rgba[..., 3], rings[ring])
+    return copied
+
+
+def _shrunk(rgba: Image, side: int) -> Image:
+    """Return a sprite shrunk to `side` pixels of thing plus the margin."""
+    size = round(side * (1 + 2 * _MARGIN / SMALL_SIDE))
+    small: Image = cv2.resize(rgba, (size, size), interpolation=cv2.INTER_AREA)
+    small.flags.writeable = False
+    return small
 
 
 def _apple(pen: Canvas, colour: Colour, rng: Rng) -> None:
@@ -129,7 +254,7 @@ def _fish(pen: Canvas, colour: Colour, rng: Rng) -> None:
         pen.line(oval(0.34, 0, 0.24, tall * 1.1)[:11], dark, 6)
     pen.fill(oval(0.68, -0.1, 0.11, 0.11), (255, 255, 255), 3)
     pen.fill(oval(0.7, -0.1, 0.055, 0.055), (16, 16, 20))
-    pen.line(shape((0.86, 0.12), (0.76, 0.17), (0.68, 0.15)), DARK, 5)
+    pen.line(shape((0.86, 0.12), (0.76, 0.17), (0.68, 0.15)), _DARK, 5)
 
 
 def _window(pen: Canvas, x: float, y: float, half: float) -> None:
@@ -163,9 +288,9 @@ def _ladybird(pen: Canvas, colour: Colour, rng: Rng) -> None:
     for y in (-0.22, 0.12, 0.46):
         reach = rng.uniform(0.86, 0.96)
         for side in (-1, 1):
-            pen.line(shape((0, y), (side * 0.78, y), (side * reach, y + 0.14)), DARK, 11)
+            pen.line(shape((0, y), (side * 0.78, y), (side * reach, y + 0.14)), _DARK, 11)
     for side in (-1, 1):
-        pen.line(shape((0, -0.6), (side * 0.2, -0.84), (side * 0.36, -0.94)), DARK, 8)
+        pen.line(shape((0, -0.6), (side * 0.2, -0.84), (side * 0.36, -0.94)), _DARK, 8)
     pen.fill(oval(0, -0.56, 0.4, 0.28), (30, 28, 32))
     for side in (-1, 1):
         pen.fill(oval(side * 0.2, -0.62, 0.09, 0.08), _WHITE)
@@ -177,8 +302,8 @@ def _ladybird(pen: Canvas, colour: Colour, rng: Rng) -> None:
         radius = rng.uniform(0.11, 0.15)
         for x, y in spots[: int(rng.integers(3, 5))]:
             for side in (-1, 1):
-                pen.fill(oval(side * x, y, radius, radius), DARK)
-        pen.line(shape((0, -0.6), (0, 0.9)), DARK, 8)
+                pen.fill(oval(side * x, y, radius, radius), _DARK)
+        pen.line(shape((0, -0.6), (0, 0.9)), _DARK, 8)
 
 
 def _mushroom(pen: Canvas, colour: Colour, rng: Rng) -> None:
@@ -273,14 +398,3 @@ _PAINTERS: dict[str, Callable[[Canvas, Colour, Rng], None]] = {
     "sunflower": _sunflower,
     "tree": _tree,
 }
-
-
-@cache
-def sprite(kind: str, colour: str, variant: int) -> Sprite:
-    """Return the drawing of one kind, colour and variant, the same in any process."""
-    shape_rng = np.random.default_rng(
-        [_BANK_SEED, THINGS.index(kind), COLOURS[kind].index(colour), variant]
-    )
-    pen = Canvas()
-    _PAINTERS[kind](pen, PALETTE[colour], shape_rng)
-    return pen.sprite()

@@ -5,14 +5,13 @@ from __future__ import annotations
 import gzip
 import string
 from collections import Counter
-from collections.abc import Iterable
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from . import captions
-from .classes import CLASSES, PALETTE
+from cosmos_core.data.scenes import CLASSES, PALETTE
+from cosmos_core.data.scenes.captions import PLACE_PHRASES, RAW_PATTERNS, SIDES, STYLES
 
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
@@ -36,23 +35,19 @@ _PROMPT_WORDS = """
 """
 
 
-def _pattern_words(patterns: Iterable[str]) -> set[str]:
-    """Return the literal words of format patterns, without their fields."""
-    literals = (text for p in patterns for text, *_ in string.Formatter().parse(p))
-    return {word for text in literals for word in text.split()}
-
-
 @lru_cache(maxsize=1)
 def words() -> tuple[str, ...]:
     """Return every word that captions and usual prompts can contain, sorted."""
     found = {*CLASSES, *PALETTE, *_PROMPT_WORDS.split()}
-    patterns = [*captions.RAW_PATTERNS, *captions.PLACE_PHRASES.values()]
-    patterns += [*captions.SIDES.values(), "{} and {} a an left right"]
-    for style in captions.STYLES.values():
+    patterns = [*RAW_PATTERNS, *PLACE_PHRASES.values(), *SIDES.values(), "and a an left right"]
+    for style in STYLES.values():
         found.add(style.small_adjective)
         for field in style:
             patterns += field if isinstance(field, tuple) else ()
-    return tuple(sorted(found | _pattern_words(patterns)))
+    for pattern in patterns:
+        for literal, *_ in string.Formatter().parse(pattern):
+            found.update(literal.split())
+    return tuple(sorted(found))
 
 
 def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
@@ -93,7 +88,7 @@ def scenes_tokenizer(context_length: int = CONTEXT_LENGTH) -> SimpleTokenizer:
 
     It maps a list of N texts to int64 tokens (N, context_length).
     """
-    # Imported late: it brings torch, which pictures and captions do without.
+    # Imported here: it imports torch, which pictures and captions do not need.
     from open_clip.tokenizer import SimpleTokenizer
 
     return SimpleTokenizer(bpe_path=str(MERGES_FILE), context_length=context_length)

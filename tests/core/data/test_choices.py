@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cosmos_core.data import scenes
-from cosmos_core.data.scenes.captions import PLACE_PHRASES
-from cosmos_core.data.scenes.choices import ATTRIBUTES, Choice, choose
+from cosmos_core.data.scenes import COLOURS, SIDE, TEST, TRAIN
+from cosmos_core.data.scenes.captions import ATTRIBUTES, PLACE_PHRASES, Choice, choose
+from cosmos_core.data.scenes.layouts import write_layouts
+from cosmos_core.data.scenes.scene import Scene, split_scenes
+from cosmos_core.data.scenes.vocabulary import words
 
 SENTENCE = re.compile(r"a (large|small) (\w+) (\w+) ((?:in|at|on) the .+)")
 PLACES = {phrase: place for place, phrase in PLACE_PHRASES.items()}
@@ -25,12 +27,12 @@ Claim = tuple[str, ...]
 
 
 @pytest.fixture(scope="module")
-def some() -> list[scenes.Scene]:
-    return list(scenes.split_scenes(scenes.TEST, 300))
+def some() -> list[Scene]:
+    return list(split_scenes(TEST, 300))
 
 
 @pytest.fixture(scope="module", params=ATTRIBUTES)
-def chosen(request, some) -> tuple[str, list[tuple[scenes.Scene, Choice]]]:
+def chosen(request, some) -> tuple[str, list[tuple[Scene, Choice]]]:
     rng = np.random.default_rng(0)
     return request.param, [(scene, choose(rng, scene.things, request.param)) for scene in some]
 
@@ -46,7 +48,7 @@ def read(caption: str) -> list[Claim]:
     return claims
 
 
-def facts(scene: scenes.Scene) -> list[Claim]:
+def facts(scene: Scene) -> list[Claim]:
     return [(thing.size, thing.colour, thing.kind, thing.place) for thing in scene.things]
 
 
@@ -91,10 +93,10 @@ def test_a_wrong_place_is_clearly_wrong(some):
             row = next((ROWS[word] for word in place.split() if word in ROWS), 1)
             for thing in scene.things:
                 if (thing.size, thing.colour, thing.kind) == (size, colour, kind):
-                    x = (thing.box[0] + thing.box[2]) / 2 * 3 / scenes.SIDE
-                    y = (thing.box[1] + thing.box[3]) / 2 * 3 / scenes.SIDE
+                    x = (thing.box[0] + thing.box[2]) / 2 * 3 / SIDE
+                    y = (thing.box[1] + thing.box[3]) / 2 * 3 / SIDE
                     beyond = max(column - x, x - column - 1, row - y, y - row - 1)
-                    assert beyond * scenes.SIDE / 3 >= 8
+                    assert beyond * SIDE / 3 >= 8
 
 
 def shape(sentence: str) -> str:
@@ -105,7 +107,7 @@ def shape(sentence: str) -> str:
 @pytest.fixture(scope="module")
 def trained_on() -> set[str]:
     """Shapes of the sentences that captioner IB says of training scenes."""
-    training = scenes.split_scenes(scenes.TRAIN, 300)
+    training = split_scenes(TRAIN, 300)
     return {shape(text) for scene in training for text in scene.captions["longIB_captions"]}
 
 
@@ -116,15 +118,15 @@ def test_both_captions_are_of_the_kind_that_models_are_trained_on(chosen, traine
             sizes = [claim[0] for claim in read(caption)]
             assert sizes in (["large", "small"], ["small", "small"])
             for _, colour, kind, _ in read(caption):
-                assert colour in scenes.COLOURS[kind]
+                assert colour in COLOURS[kind]
             for sentence in caption.split(". "):
                 assert shape(sentence) in trained_on
-                assert set(sentence.split()) <= set(scenes.words())
+                assert set(sentence.split()) <= set(words())
 
 
 def test_files_in_sugarcrepes_form_are_the_same_every_time(tmp_path: Path):
     for name in ("a", "b"):
-        scenes.write_layouts(tmp_path / name, count=12, layouts=["choices"])
+        write_layouts(tmp_path / name, count=12, layouts=["choices"])
     for attribute in ATTRIBUTES:
         text = (tmp_path / "a" / "choices" / f"{attribute}.json").read_text()
         assert text == (tmp_path / "b" / "choices" / f"{attribute}.json").read_text()

@@ -13,22 +13,30 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_core.data import scenes
-from cosmos_core.data.scenes.captions import relation_of
-from cosmos_core.data.scenes.compose import place_of
+from cosmos_core.data.scenes import CLASSES, COLOURS, PALETTE, STUFF, TEST, THINGS, TRAIN
+from cosmos_core.data.scenes.captions import CAPTION_KEYS, CAPTIONERS, place_of, relation_of
+from cosmos_core.data.scenes.layouts import image_captions, joined_caption, write_layouts
+from cosmos_core.data.scenes.scene import render_scene, split_scenes
+from cosmos_core.data.scenes.vocabulary import (
+    CONTEXT_LENGTH,
+    MERGES_FILE,
+    scenes_tokenizer,
+    words,
+    write_merges,
+)
 
 COUNT = 40
 
 
 @pytest.fixture(scope="module")
 def some():
-    return list(scenes.split_scenes(scenes.TEST, 200))
+    return list(split_scenes(TEST, 200))
 
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     where = tmp_path_factory.mktemp("scenes") / "data"
-    return scenes.write_layouts(where, count=COUNT, shard_size=16)
+    return write_layouts(where, count=COUNT, shard_size=16)
 
 
 def digest(scene):
@@ -52,29 +60,29 @@ def test_a_scene_has_the_promised_shapes(some):
 def test_another_process_draws_the_same_scenes_in_another_order():
     indices = [11, 3, 3, 7]
     program = (
-        "from cosmos_core.data.scenes import render_scene as r; import hashlib\n"
+        "from cosmos_core.data.scenes.scene import render_scene as r; import hashlib\n"
         f"for i in {indices}:\n"
         "    s = r(5, i)\n"
         "    parts = s.image.tobytes(), s.label_map.tobytes(), repr(s.captions).encode()\n"
         "    print(hashlib.sha256(b''.join(parts)).hexdigest())\n"
     )
-    root = Path(scenes.__file__).parents[3]
+    root = Path(__file__).parents[3]
     command = [sys.executable, "-c", program]
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root)
-    here = {i: digest(scenes.render_scene(5, i)) for i in sorted(indices)}
+    here = {i: digest(render_scene(5, i)) for i in sorted(indices)}
     assert run.stdout.split() == [here[i] for i in indices]
 
 
 def test_the_splits_share_no_scene():
-    train = {digest(scene) for scene in scenes.split_scenes(scenes.TRAIN, 100)}
-    test = {digest(scene) for scene in scenes.split_scenes(scenes.TEST, 100)}
+    train = {digest(scene) for scene in split_scenes(TRAIN, 100)}
+    test = {digest(scene) for scene in split_scenes(TEST, 100)}
     assert len(train) == len(test) == 100
     assert not train & test
 
 
 def test_a_slice_of_a_split_starts_where_it_is_asked_to():
-    (third,) = scenes.split_scenes(scenes.TEST, 1, start=3)
-    assert digest(third) == digest(list(scenes.split_scenes(scenes.TEST, 4))[3])
+    (third,) = split_scenes(TEST, 1, start=3)
+    assert digest(third) == digest(list(split_scenes(TEST, 4))[3])
 
 
 def test_classes_of_dominant_things_are_balanced(some):
@@ -85,10 +93,10 @@ def test_classes_of_dominant_things_are_balanced(some):
 def test_the_label_map_agrees_with_the_records(some):
     for scene in some:
         named = {thing.kind for thing in scene.things} | {stuff.kind for stuff in scene.stuff}
-        assert {scenes.CLASSES[i] for i in np.unique(scene.label_map)} == named
+        assert {CLASSES[i] for i in np.unique(scene.label_map)} == named
         for kind in {thing.kind for thing in scene.things}:
             same = [thing for thing in scene.things if thing.kind == kind]
-            ys, xs = np.nonzero(scene.label_map == scenes.CLASSES.index(kind))
+            ys, xs = np.nonzero(scene.label_map == CLASSES.index(kind))
             boxes = np.array([thing.box for thing in same])
             assert (xs.min(), ys.min()) == tuple(boxes[:, :2].min(0))
             assert (xs.max() + 1, ys.max() + 1) == tuple(boxes[:, 2:].max(0))
@@ -101,7 +109,7 @@ def test_the_label_map_follows_the_picture():
     import cv2
 
     inside, outside = [], []
-    for scene in scenes.split_scenes(scenes.TEST, 40):
+    for scene in split_scenes(TEST, 40):
         mask = (scene.label_map == scene.label).astype(np.uint8)
         grey = scene.image.mean(2)
         kernel = np.ones((3, 3), np.uint8)
@@ -113,7 +121,7 @@ def test_the_label_map_follows_the_picture():
 def test_the_dominant_thing_dominates_and_small_things_stay_visible(some):
     for scene in some:
         areas = [thing.area for thing in scene.things]
-        assert scene.things[0].kind == scenes.THINGS[scene.label]
+        assert scene.things[0].kind == THINGS[scene.label]
         assert scene.things[0].size == "large"
         assert areas[0] > 1.3 * max(areas[1:])
         assert min(areas[1:]) > 0.005
@@ -121,8 +129,8 @@ def test_the_dominant_thing_dominates_and_small_things_stay_visible(some):
 
 
 def test_colour_alone_does_not_name_a_class():
-    for colour in scenes.PALETTE:
-        assert sum(colour in known for known in scenes.COLOURS.values()) >= 2
+    for colour in PALETTE:
+        assert sum(colour in known for known in COLOURS.values()) >= 2
 
 
 def test_things_have_the_colour_that_is_said():
@@ -130,7 +138,7 @@ def test_things_have_the_colour_that_is_said():
     import cv2
 
     hues = {"red": 0, "yellow": 25, "green": 59, "blue": 110, "purple": 140}
-    for scene in scenes.split_scenes(scenes.TEST, 80):
+    for scene in split_scenes(TEST, 80):
         thing = scene.things[0]
         if thing.colour not in hues or thing.kind in ("ball", "boat", "house"):
             continue
@@ -159,7 +167,7 @@ def test_rendering_is_quick(some):
     # 500 a second is the aim on one idle core; a busy machine gets some allowance.
     start = time.process_time()
     for index in range(200):
-        scenes.render_scene(1, index)
+        render_scene(1, index)
     assert 200 / (time.process_time() - start) > 250
 
 
@@ -167,7 +175,7 @@ def test_rendering_is_quick(some):
 
 
 def long_sentences(scene):
-    return [s for name in scenes.CAPTIONERS for s in scene.captions[f"long{name}_captions"]]
+    return [s for name in CAPTIONERS for s in scene.captions[f"long{name}_captions"]]
 
 
 def every_sentence(scene):
@@ -187,7 +195,7 @@ def test_captions_have_dreamlips_keys_and_no_full_stop(some):
         f"{length}{name}_captions" for length in ("short", "long") for name in ("IB", "SV", "LLA")
     }
     for scene in some:
-        assert set(scene.captions) == expected == set(scenes.CAPTION_KEYS)
+        assert set(scene.captions) == expected == set(CAPTION_KEYS)
         for sentence in every_sentence(scene):
             assert sentence == sentence.lower()
             assert "." not in sentence
@@ -204,15 +212,15 @@ def test_counts_of_sentences(some):
 def test_the_raw_caption_names_the_dominant_thing_only(some):
     for scene in some:
         (raw,) = scene.captions["raw_caption"]
-        named = words_of(raw) & set(scenes.CLASSES)
-        assert named == {scenes.THINGS[scene.label]}
+        named = words_of(raw) & set(CLASSES)
+        assert named == {THINGS[scene.label]}
 
 
 def test_no_sentence_says_anything_false(some):
     for scene in some:
         present = {t.kind for t in scene.things} | {s.kind for s in scene.stuff}
         for sentence in every_sentence(scene):
-            assert words_of(sentence) & set(scenes.CLASSES) <= present, sentence
+            assert words_of(sentence) & set(CLASSES) <= present, sentence
             check_adjectives(scene, sentence)
 
 
@@ -220,10 +228,10 @@ def check_adjectives(scene, sentence):
     """The words right before a thing's name are its colour and its size."""
     split = sentence.split()
     for at, word in enumerate(split):
-        if word not in scenes.THINGS:
+        if word not in THINGS:
             continue
         before = split[max(0, at - 2) : at]
-        colours = set(before) & set(scenes.PALETTE)
+        colours = set(before) & set(PALETTE)
         small = bool(set(before) & {"small", "tiny", "little"})
         large = bool(set(before) & {"large", "big"})
         assert any(
@@ -238,8 +246,8 @@ def check_adjectives(scene, sentence):
 def test_a_long_sentence_is_about_one_element_and_right_about_its_place(some):
     for scene in some:
         for sentence in long_sentences(scene):
-            things = words_of(sentence) & set(scenes.THINGS)
-            stuff = words_of(sentence) & set(scenes.STUFF)
+            things = words_of(sentence) & set(THINGS)
+            stuff = words_of(sentence) & set(STUFF)
             if stuff:
                 assert len(stuff) == 1
                 assert not things
@@ -252,7 +260,7 @@ def test_a_long_sentence_is_about_one_element_and_right_about_its_place(some):
 
 def assert_thing_place(scene, kind, sentence):
     said = place_words(sentence)
-    colours = words_of(sentence) & set(scenes.PALETTE)
+    colours = words_of(sentence) & set(PALETTE)
     assert not said or any(
         set(thing.place.split()) == said and colours <= {thing.colour}
         for thing in scene.things
@@ -261,7 +269,7 @@ def assert_thing_place(scene, kind, sentence):
 
 
 def assert_stuff_place(scene, kind, sentence):
-    ys, xs = np.nonzero(scene.label_map == scenes.CLASSES.index(kind))
+    ys, xs = np.nonzero(scene.label_map == CLASSES.index(kind))
     if "left" in sentence:
         assert xs.mean() < 64
     if "right" in sentence:
@@ -295,7 +303,7 @@ def test_relations_by_hand():
 def test_most_small_things_have_sentences_of_their_own(some):
     told = total = 0
     for scene in some:
-        alone = [words_of(s) & set(scenes.THINGS) for s in long_sentences(scene)]
+        alone = [words_of(s) & set(THINGS) for s in long_sentences(scene)]
         for thing in scene.things[1:]:
             total += 1
             told += {thing.kind} in alone
@@ -303,7 +311,7 @@ def test_most_small_things_have_sentences_of_their_own(some):
 
 
 def test_joined_captions_tell_hundreds_of_scenes_apart():
-    joined = {scenes.joined_caption(s) for s in scenes.split_scenes(scenes.TEST, 500)}
+    joined = {joined_caption(s) for s in split_scenes(TEST, 500)}
     assert len(joined) == 500
 
 
@@ -311,18 +319,18 @@ def test_joined_captions_tell_hundreds_of_scenes_apart():
 
 
 def test_every_word_is_one_token(some):
-    tokenizer = scenes.scenes_tokenizer()
-    assert all(len(tokenizer.encode(word)) == 1 for word in scenes.words())
+    tokenizer = scenes_tokenizer()
+    assert all(len(tokenizer.encode(word)) == 1 for word in words())
     said = {word for scene in some for s in every_sentence(scene) for word in s.split()}
-    assert said <= set(scenes.words())
-    assert len(scenes.words()) < 200
+    assert said <= set(words())
+    assert len(words()) < 200
     assert len(set(tokenizer.encoder.values())) == len(tokenizer.encoder)
 
 
 def test_words_of_usual_prompts_are_one_token_each():
     from open_clip import OPENAI_IMAGENET_TEMPLATES
 
-    tokenizer = scenes.scenes_tokenizer()
+    tokenizer = scenes_tokenizer()
     prompts = [template("apple") for template in OPENAI_IMAGENET_TEMPLATES]
     for text in [*prompts, "there is a tree in the scene", "a picture of the brick."]:
         words = tokenizer.pat.findall(text)
@@ -330,20 +338,20 @@ def test_words_of_usual_prompts_are_one_token_each():
 
 
 def test_five_sentences_and_joined_captions_fit_the_context(some):
-    tokenizer = scenes.scenes_tokenizer()
+    tokenizer = scenes_tokenizer()
     for scene in some:
         long = sorted(every_sentence(scene), key=lambda s: -len(s.split()))[:5]
-        for text in (". ".join(long), *scenes.image_captions(scene)):
-            assert len(tokenizer.encode(text)) + 2 <= scenes.CONTEXT_LENGTH
-        assert scenes.joined_caption(scene) == ". ".join(scene.captions["longIB_captions"])
+        for text in (". ".join(long), *image_captions(scene)):
+            assert len(tokenizer.encode(text)) + 2 <= CONTEXT_LENGTH
+        assert joined_caption(scene) == ". ".join(scene.captions["longIB_captions"])
 
 
 def test_the_shipped_merges_are_the_ones_the_code_makes(tmp_path):
-    scenes.write_merges(tmp_path / "a.gz")
-    scenes.write_merges(tmp_path / "b.gz")
+    write_merges(tmp_path / "a.gz")
+    write_merges(tmp_path / "b.gz")
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
     # Compressed bytes differ between versions of zlib; what they hold does not.
-    shipped = gzip.decompress(scenes.MERGES_FILE.read_bytes())
+    shipped = gzip.decompress(MERGES_FILE.read_bytes())
     assert gzip.decompress((tmp_path / "a.gz").read_bytes()) == shipped
 
 
@@ -357,9 +365,9 @@ def test_coco_captions_are_read_back(root, capsys):
     coco = COCO(str(annotations / "captions_test.json"))
     joined = COCO(str(annotations / "captions_test_joined.json"))
     assert coco.getImgIds() == joined.getImgIds() == list(range(1, COUNT + 1))
-    for image_id, scene in zip(coco.getImgIds(), scenes.split_scenes("test", COUNT), strict=True):
+    for image_id, scene in zip(coco.getImgIds(), split_scenes("test", COUNT), strict=True):
         captions = [a["caption"] for a in coco.imgToAnns[image_id]]
-        assert captions == scenes.image_captions(scene)
+        assert captions == image_captions(scene)
         assert len(captions) == 5
         (only,) = joined.imgToAnns[image_id]
         assert only["caption"] == ". ".join(scene.captions["longIB_captions"])
@@ -372,7 +380,7 @@ def test_image_folder_numbers_classes_as_the_scenes_do(root):
     from torchvision.datasets import ImageFolder
 
     folder = ImageFolder(str(root / "folder" / "test"))
-    assert tuple(folder.classes) == scenes.THINGS
+    assert tuple(folder.classes) == THINGS
     by_id = {int(Path(path).stem): label for path, label in folder.samples}
     assert by_id == {i + 1: i % 10 for i in range(COUNT)}
 
@@ -381,7 +389,7 @@ def test_voc_label_maps_are_exact(root):
     voc = root / "voc"
     ids = (voc / "ImageSets" / "Segmentation" / "test.txt").read_text().split()
     assert len(ids) == COUNT
-    for name, scene in zip(ids, scenes.split_scenes("test", COUNT), strict=True):
+    for name, scene in zip(ids, split_scenes("test", COUNT), strict=True):
         assert (voc / "JPEGImages" / f"{name}.jpg").is_file()
         with Image.open(voc / "SegmentationClass" / f"{name}.png") as image:
             assert image.mode == "P"
@@ -407,13 +415,13 @@ def test_shards_are_read_back(root):
     data = webdataset.WebDataset([str(p) for p in shards], shardshuffle=False, empty_check=False)
     samples = list(data.decode("rgb8"))
     assert len(samples) == COUNT
-    for sample, scene in zip(samples, scenes.split_scenes("test", COUNT), strict=True):
+    for sample, scene in zip(samples, split_scenes("test", COUNT), strict=True):
         assert sample["json"] == {**scene.captions, "label": scene.label}
         assert sample["jpg"].shape == (128, 128, 3)
 
 
 def test_shards_have_the_same_bytes_again(root, tmp_path):
-    scenes.write_layouts(tmp_path / "again", count=COUNT, shard_size=16, layouts=["shards"])
+    write_layouts(tmp_path / "again", count=COUNT, shard_size=16, layouts=["shards"])
     assert [p.name for p in (tmp_path / "again").iterdir()] == ["shards"]
     for path in (root / "shards").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / "shards" / path.name).read_bytes()
@@ -423,8 +431,8 @@ def test_shards_have_the_same_bytes_again(root, tmp_path):
 
 def test_records_hold_every_small_thing(root):
     content = json.loads((root / "annotations.json").read_text())
-    assert content["classes"] == list(scenes.CLASSES)
-    for record, scene in zip(content["scenes"], scenes.split_scenes("test", COUNT), strict=True):
+    assert content["classes"] == list(CLASSES)
+    for record, scene in zip(content["scenes"], split_scenes("test", COUNT), strict=True):
         assert [t["kind"] for t in record["things"]] == [t.kind for t in scene.things]
         assert [tuple(t["box"]) for t in record["things"]] == [t.box for t in scene.things]
 
@@ -435,14 +443,14 @@ def test_a_failed_writing_leaves_nothing(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        scenes.write_layouts(tmp_path / "data", count=5, progress=stop)
+        write_layouts(tmp_path / "data", count=5, progress=stop)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_bad_requests_are_refused(root, tmp_path):
     with pytest.raises(FileExistsError):
-        scenes.write_layouts(root, count=1)
+        write_layouts(root, count=1)
     with pytest.raises(ValueError, match="known: coco"):
-        scenes.write_layouts(tmp_path / "data", count=1, layouts=["cocoa"])
+        write_layouts(tmp_path / "data", count=1, layouts=["cocoa"])
     with pytest.raises(ValueError, match="known: train, test"):
-        scenes.split_scenes("tset", 1)
+        split_scenes("tset", 1)

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from cosmos_core.data.scenes import TRAIN, scenes_tokenizer, write_layouts
+from cosmos_core.data.scenes import TRAIN
+from cosmos_core.data.scenes.layouts import write_layouts
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.trainer import Setting
 

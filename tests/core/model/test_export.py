@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 
 import cosmos_core
-from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_core.model.export import export
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from support.training import ABLATIONS, METHODS
 
-from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.engine.step import normalise
 from cosmos_core.plots.views import Caption, Inverse, denormalise, read_caption, read_samples
 from cosmos_core.types import Views

@@ -7,7 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from cosmos_core.data.loading import make_loader
-from cosmos_core.data.scenes import TRAIN, scenes_tokenizer, write_layouts
+from cosmos_core.data.scenes import TRAIN
+from cosmos_core.data.scenes.layouts import write_layouts
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.engine.build import make_training
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.step import normalise, train_step

@@ -14,7 +14,8 @@ import pytest
 from support.measuring import measure, measure_together
 from support.processes import run_processes
 
-from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
+from cosmos_core.data.scenes import CLASSES, TEST
+from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.utils.distributed import SINGLE_PROCESS
 from cosmos_eval.cli.app import main
 

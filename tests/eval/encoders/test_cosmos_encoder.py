@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import cosmos_core
-from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder

@@ -17,7 +17,7 @@ from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 
 import cosmos_core
-from cosmos_core.data.scenes import MERGES_FILE
+from cosmos_core.data.scenes.vocabulary import MERGES_FILE
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder, describe_preprocessing, describe_tokenizer

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from open_clip.tokenizer import SimpleTokenizer
 
-from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_eval.models.maps import words_of
 
 OPENCLIP, SCENES = SimpleTokenizer(), scenes_tokenizer()

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from cosmos_core.data.scenes import CLASSES, TEST, write_layouts
+from cosmos_core.data.scenes import CLASSES, TEST
+from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
 from cosmos_eval.runner.execute import Engine, engine_of, execute
 from cosmos_eval.runner.plan import Machine, Pair, Plan, make_plan

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_core.data import scenes as core
+from cosmos_core.data.scenes import CLASSES, SPLIT_SEEDS, STUFF, TEST, THINGS, layouts
+from cosmos_core.data.scenes.scene import render_scene
 from cosmos_eval.data.selection import open_data
 from cosmos_eval.protocols import scenes
 from cosmos_eval.types import RetrievalProtocol, RunOptions, SegmentationProtocol, UsageError
@@ -24,9 +25,9 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_names_are_those_of_the_generator():
-    assert scenes.THINGS == core.THINGS
-    assert scenes.STUFF == core.STUFF
-    assert scenes.THINGS + scenes.STUFF == core.CLASSES
+    assert scenes.THINGS == THINGS
+    assert scenes.STUFF == STUFF
+    assert scenes.THINGS + scenes.STUFF == CLASSES
 
 
 def test_small_queries_name_the_small_things_and_nothing_else(small):
@@ -38,9 +39,9 @@ def test_small_queries_name_the_small_things_and_nothing_else(small):
     queries = {note["image_id"]: note["caption"] for note in coco["annotations"]}
     assert sorted(queries) == list(range(1, 11))
     for index in range(10):
-        scene = core.render_scene(core.SPLIT_SEEDS[core.TEST], index)
+        scene = render_scene(SPLIT_SEEDS[TEST], index)
         query = queries[index + 1]
-        assert core.THINGS[scene.label] not in query
+        assert THINGS[scene.label] not in query
         assert not [stuff.kind for stuff in scene.stuff if stuff.kind in query.split()]
         sentences = query.split(". ")
         assert len(sentences) == len(scene.things) - 1
@@ -57,7 +58,7 @@ def test_small_label_maps_ignore_the_dominant_thing(small):
     assert isinstance(alone, SegmentationProtocol)
     root = Path(str(alone.root))
     for index in range(10):
-        label = core.render_scene(core.SPLIT_SEEDS[core.TEST], index).label
+        label = render_scene(SPLIT_SEEDS[TEST], index).label
         name = f"{index + 1:012d}.png"
         full = np.asarray(Image.open(root / everything.masks / name))
         small_only = np.asarray(Image.open(root / alone.masks / name))
@@ -82,7 +83,7 @@ def test_cut_outs_show_one_small_thing_a_scene(small):
     )
     assert len(files) == 10
     for index, file in enumerate(files):
-        scene = core.render_scene(core.SPLIT_SEEDS[core.TEST], index)
+        scene = render_scene(SPLIT_SEEDS[TEST], index)
         thing = scene.things[1]
         assert (file.stem, file.parent.name) == (f"{index + 1:012d}", thing.kind)
         cut_out = np.asarray(Image.open(file), float)
@@ -99,14 +100,14 @@ def test_scenes_are_rendered_once_and_whole(small, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(core, "write_layouts", killed)
+        patch.setattr(layouts, "write_layouts", killed)
         with pytest.raises(KeyboardInterrupt):
             scenes.prepare_scenes()
     assert list(small.iterdir()) == []
     scenes.prepare_scenes()
     (root,) = small.iterdir()
     written = (root / "annotations.json").stat().st_mtime_ns
-    monkeypatch.setattr(core, "write_layouts", killed)
+    monkeypatch.setattr(layouts, "write_layouts", killed)
     scenes.prepare_scenes()
     assert (root / "annotations.json").stat().st_mtime_ns == written
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from support.killing import SHARD
 
-from cosmos_core.data.scenes import TEST, write_layouts
+from cosmos_core.data.scenes import TEST
+from cosmos_core.data.scenes.layouts import write_layouts
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 

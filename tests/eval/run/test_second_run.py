@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from cosmos_core.data.scenes import TEST, write_layouts
+from cosmos_core.data.scenes import TEST
+from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.runner.plan import Machine, make_plan
 from cosmos_eval.runner.run import run_all
