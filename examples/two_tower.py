@@ -2,7 +2,7 @@
 from open_clip import image_transform
 
 import cosmos_core
-from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_eval import TwoTower
 
 clip = cosmos_core.load_model(cosmos_core.bundled_models()["scenes-clip"].weights_path)

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 import cosmos_eval
-from cosmos_core.data.scenes import scenes_tokenizer
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_eval import TwoTower, UsageError
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_encoder
