@@ -124,7 +124,7 @@ def our_step(model: str, views: Views, precision: str) -> Callable[[], object]:
         optim=OptimConfig(steps=1, batch_size=len(views.texts[0])),
         compute=ComputeConfig(device="cpu"),
     )
-    training = make_training(config, World(0, 1, torch.device("cpu")))
+    training = make_training(config, World())
     return lambda: train_step(
         training, views, gather_locally, momentum=MOMENTUM, precision=precision
     )

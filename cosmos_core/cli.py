@@ -27,13 +27,7 @@ from cosmos_core.data.scenes import TRAIN
 from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.engine.check import SCENES, check_config
-from cosmos_core.engine.distributed import (
-    World,
-    check_in_first,
-    join_world,
-    leave_world,
-    wait_for_all,
-)
+from cosmos_core.engine.distributed import World, join_world
 from cosmos_core.engine.evaluate import check_datasets, find_evaluator
 from cosmos_core.engine.snapshot import Snapshots
 from cosmos_core.engine.trainer import Outcome, Setting, Trainer
@@ -78,15 +72,15 @@ def train(
     folder = output or Path("runs") / recipe
     command = _command(recipe, assignments or [])
     check_config(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
-    world = join_world(config.compute.device)
-    try:
-        outcome = run(config, folder, command, world, resume=resume)
-    except OSError as error:
-        if error.strerror and Snapshots(folder, config.save.keep).steps():
-            error.strerror += "; the snapshots are whole: when that is mended, go on by --resume"
-        raise
-    finally:
-        leave_world()
+    with join_world(config.compute.device) as world:
+        try:
+            outcome = run(config, folder, command, world, resume=resume)
+        except OSError as error:
+            if error.strerror and Snapshots(folder, config.save.keep).steps():
+                error.strerror += (
+                    "; the snapshots are whole: when that is mended, go on by --resume"
+                )
+            raise
     if world.rank == 0:
         _report(outcome, f"{command} --output {shlex.quote(str(folder))} --resume")
 
@@ -127,7 +121,7 @@ def run(
 
     Raises ValueError, before any work, for a folder or data sets that do not fit.
     """
-    check_in_first(world, partial(require_writable, output))
+    world.main_process_only(partial(require_writable, output))
     evaluator = None
     if config.watch.evaluate_every:
         evaluator = find_evaluator()
@@ -160,9 +154,12 @@ def _shards(config: TrainConfig, output: Path, world: World) -> str:
         return config.data.shards
     count = int(config.data.shards.removeprefix(SCENES))
     data = output / f"scenes-{count}"
-    if world.rank == 0 and not data.exists():
-        write_layouts(data, split=TRAIN, count=count, layouts=["shards"])
-    wait_for_all()
+
+    def write() -> None:
+        if not data.exists():
+            write_layouts(data, split=TRAIN, count=count, layouts=["shards"])
+
+    world.main_process_only(write)
     return str(data / "shards" / "*.tar")
 
 

@@ -1,5 +1,4 @@
-"""The optimizer's parameter groups and the learning-rate schedule (github.com/ExplainableML/cosmos,
-after OpenCLIP)."""
+"""What a run trains, built from its configuration, and its schedules."""
 
 from __future__ import annotations
 
@@ -12,49 +11,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cosmos_core.config import TrainConfig
+from cosmos_core.config import OptimConfig, TrainConfig
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.step import Student, Training
 from cosmos_core.model.cosmos import create_teacher
 
 NO_DECAY_NAMES = ("bn", "ln", "bias", "logit_scale")
-
-
-def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Groups for `torch.optim.AdamW`: without and with weight decay.
-
-    No decay where a parameter has fewer than two dimensions or its name contains `bn`, `ln`,
-    `bias` or `logit_scale`; position embeddings do decay.
-    """
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    exempt = [p for name, p in named if is_exempt(name, p)]
-    decayed = [p for name, p in named if not is_exempt(name, p)]
-    return [
-        {"params": exempt, "weight_decay": 0.0},
-        {"params": decayed, "weight_decay": weight_decay},
-    ]
-
-
-def is_exempt(name: str, parameter: nn.Parameter) -> bool:
-    """Whether a parameter is spared weight decay."""
-    return parameter.ndim < 2 or any(part in name for part in NO_DECAY_NAMES)
-
-
-def learning_rate(step: int, *, peak: float, warmup_steps: int, steps: int) -> float:
-    """Linear warm-up to `peak`, then a half cosine to zero; `step` counts from 0."""
-    if step < warmup_steps:
-        return peak * (step + 1) / warmup_steps
-    done = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return 0.5 * (1 + math.cos(math.pi * done)) * peak
-
-
-def teacher_momentum(step: int, *, momentum: float, steps: int, ramp: bool) -> float:
-    """The teacher's momentum: fixed, or raised to 1 by a half cosine over the run."""
-    if not ramp:
-        return momentum
-    return 1 - (1 - momentum) * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
 GRAPHS = 16  # of a block; COSMOS in parts needs 10, and PyTorch gives up after 8
 # PyTorch 2.13 warns of the old name.
 _BUFFERS_EACH_STEP = (
@@ -65,11 +27,11 @@ _BUFFERS_EACH_STEP = (
 
 
 def make_training(config: TrainConfig, world: World) -> Training:
-    """Student, teacher, optimizer and scaler on this process's device, from the seed.
+    """Build student, teacher, optimizer and scaler on this process's device, from the seed.
 
     Weights are drawn on the CPU, so that they depend on neither the device nor the number of
-    processes. Raises ValueError for an unknown or unfit architecture, and where a batch in parts
-    would meet dropout.
+    processes. Raises ValueError for an unknown or unfit architecture, and for dropout where a batch
+    is encoded in parts.
     """
     torch.manual_seed(config.seed)
     compute, method = config.compute, config.method
@@ -87,20 +49,53 @@ def make_training(config: TrainConfig, world: World) -> Training:
         model,
         _distributed(Student(method, model), world),
         teacher,
-        make_optimizer(model, config),
+        make_optimizer(model, config.optim),
         torch.amp.GradScaler(world.device.type, enabled=compute.precision == "fp16"),
     )
 
 
-def make_optimizer(student: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW with the recipe's constants, over the parameters that are trained."""
-    optim = config.optim
+def make_optimizer(student: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
+    """Build AdamW with the recipe's constants, over the parameters that are trained."""
     groups = param_groups(student, optim.weight_decay)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
+def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Return groups for `torch.optim.AdamW`: without and with weight decay.
+
+    No decay where a parameter has fewer than two dimensions or its name contains `bn`, `ln`,
+    `bias` or `logit_scale`; position embeddings do decay (github.com/ExplainableML/cosmos, after
+    OpenCLIP).
+    """
+    exempt: list[nn.Parameter] = []
+    decayed: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = parameter.ndim < 2 or any(part in name for part in NO_DECAY_NAMES)
+            (exempt if spared else decayed).append(parameter)
+    return [
+        {"params": exempt, "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": weight_decay},
+    ]
+
+
+def learning_rate(step: int, optim: OptimConfig) -> float:
+    """Return a linear warm-up to `optim.lr`, then a half cosine to zero; `step` counts from 0."""
+    if step < optim.warmup_steps:
+        return optim.lr * (step + 1) / optim.warmup_steps
+    done = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
+    return 0.5 * (1 + math.cos(math.pi * done)) * optim.lr
+
+
+def teacher_momentum(step: int, optim: OptimConfig) -> float:
+    """Return the teacher's momentum: fixed, or raised to 1 by a half cosine over the run."""
+    if not optim.momentum_ramp:
+        return optim.momentum
+    return 1 - (1 - optim.momentum) * 0.5 * (1 + math.cos(math.pi * step / optim.steps))
+
+
 def checkpoint_blocks(model: nn.Module) -> None:
-    """Keep only what enters the transformer blocks of both towers; backward runs them again."""
+    """Recompute the transformer blocks of both towers in backward, from their inputs."""
     for module in model.modules():
         if isinstance(module, open_clip.transformer.Transformer):
             module.grad_checkpointing = True
@@ -119,11 +114,11 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
 
 
 def _distributed(student: Student, world: World) -> Student | DistributedDataParallel:
-    """The student whose gradients are means over processes; itself in a world of one.
+    """Wrap the student in DDP, which averages gradients; not in a world of one.
 
     Buffers are not broadcast: those of the student are constants.
     """
-    if world.size == 1:
+    if world.world_size == 1:
         return student
     buffers: dict[str, Any] = {_BUFFERS_EACH_STEP: False}
     return DistributedDataParallel(
@@ -135,7 +130,7 @@ def _distributed(student: Student, world: World) -> Student | DistributedDataPar
 
 
 def _refuse_dropout(model: nn.Module) -> None:
-    """Parts are encoded twice, and must come out the same."""
+    """Raise ValueError for dropout: parts are encoded twice, and must come out the same."""
     for name, module in model.named_modules():
         patches = isinstance(module, open_clip.transformer.PatchDropout) and module.prob > 0
         if patches or (isinstance(module, nn.Dropout) and module.p > 0):

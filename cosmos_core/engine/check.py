@@ -6,62 +6,34 @@ import dataclasses
 import math
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
-from operator import attrgetter, ge
+from operator import attrgetter
 from typing import Any
 
 import open_clip
 import torch
 
-from cosmos_core.config import DataConfig, ImageViewConfig, TrainConfig
+from cosmos_core.config import DataConfig, TrainConfig
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.model.build import model_config
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import CROSS_ATTENTION_HEADS
 
-SCENES = "scenes:"  # of a shard specification that asks for so many embedded scenes
+SCENES = "scenes:"  # of a shard specification that requests a number of embedded scenes
 POSITIVE = (
-    "optim.steps",
-    "optim.batch_size",
-    "optim.lr",
-    "optim.eps",
-    "compute.accumulate",
-    "save.keep",
-    "watch.log_every",
-    "image.global_size",
-    "image.local_size",
-    "image.global_scale",
-    "image.local_scale",
-    "text.max_sentences",
+    *("optim.steps", "optim.batch_size", "optim.lr", "optim.eps", "compute.accumulate"),
+    *("save.keep", "watch.log_every", "image.global_size", "image.local_size"),
+    *("image.global_scale", "image.local_scale", "text.max_sentences"),
 )
 NOT_NEGATIVE = (
-    "optim.warmup_steps",
-    "optim.weight_decay",
-    "optim.clip_norm",
-    "data.workers",
-    "save.every",
-    "watch.evaluate_every",
-    "image.locals",
-    "image.jitter",
-    "text.locals",
-    "seed",
+    *("optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "data.workers"),
+    *("save.every", "watch.evaluate_every", "image.locals", "image.jitter", "text.locals", "seed"),
 )
-SHARES = (
-    "optim.betas",
-    "optim.momentum",
-    "data.max_bad",
-    "image.global_scale",
-    "image.local_scale",
-    "image.flip_p",
-    "image.jitter_p",
-    "image.grayscale_p",
-    "image.blur_p",
-    "image.solarize_p",
+FRACTIONS = (
+    *("optim.betas", "optim.momentum", "data.max_bad", "image.global_scale", "image.local_scale"),
+    *("image.flip_p", "image.jitter_p", "image.grayscale_p", "image.blur_p", "image.solarize_p"),
 )
-
-
-MOST = 2**31 - 1  # of whole numbers
+LARGEST = 2**31 - 1  # of whole numbers
 AT_MOST = {
     "optim.steps": 10**8 - 1,  # snapshots have eight digits for it in their names
     "data.workers": 1024,
@@ -74,7 +46,7 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
     """Raise ValueError, one line, for what `world_size` processes cannot train.
 
     A warm-up longer than the run is allowed: the learning rate then rises to the end. Devices are
-    `join_world`'s matter, data sets of evaluations their evaluator's.
+    checked by `join_world`, data sets of evaluations by their evaluator.
     """
     _check_numbers(config)
     _check_data(config.data)
@@ -87,26 +59,28 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
 def _check_numbers(config: TrainConfig) -> None:
     for name, value in _leaves(config):
         if isinstance(value, float):
-            _require(name, (value,), math.isfinite, "finite")
-        most = AT_MOST.get(name, MOST)
-        if isinstance(value, int):
-            _require(name, (value,), partial(ge, most), f"at most {most}")
-    for name in POSITIVE:
-        _require(name, _values(config, name), lambda value: value > 0, "greater than 0")
-    for name in NOT_NEGATIVE:
-        _require(name, _values(config, name), lambda value: value >= 0, "0 or more")
-    for name in SHARES:
-        _require(name, _values(config, name), lambda value: 0 <= value <= 1, "from 0 to 1")
-    for option, value in vars(config.method).items():
-        if type(value) is int:
-            _require(f"method.{option}", (value,), lambda value: value > 0, "greater than 0")
+            _require(name, value, math.isfinite, "finite")
+        elif isinstance(value, int):
+            largest = AT_MOST.get(name, LARGEST)
+            _require(name, value, largest.__ge__, f"at most {largest}")
+    options = {name: value for name, value in vars(config.method).items() if type(value) is int}
+    for names, holds, must_be in (
+        (POSITIVE, lambda value: value > 0, "greater than 0"),
+        (NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
+        (FRACTIONS, lambda value: 0 <= value <= 1, "from 0 to 1"),
+        ([f"method.{name}" for name in options], lambda value: value > 0, "greater than 0"),
+    ):
+        for name in names:
+            values = attrgetter(name)(config)
+            for value in values if isinstance(values, tuple) else (values,):
+                _require(name, value, holds, must_be)
     for name in ("image.global_scale", "image.local_scale"):
-        low, high = attrgetter(name)(config)
-        _require(name, ((low, high),), lambda pair: pair[0] <= pair[1], "a smaller, then a larger")
+        pair = attrgetter(name)(config)
+        _require(name, pair, lambda pair: pair[0] <= pair[1], "a smaller, then a larger")
 
 
 def _leaves(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a configuration with its name, those of tuples one by one."""
+    """Yield every value of a configuration with its name, those of tuples one by one."""
     for field in dataclasses.fields(record):
         name, value = f"{prefix}{field.name}", getattr(record, field.name)
         if dataclasses.is_dataclass(value):
@@ -115,17 +89,9 @@ def _leaves(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from ((name, one) for one in (value if isinstance(value, tuple) else (value,)))
 
 
-def _values(config: TrainConfig, name: str) -> tuple[Any, ...]:
-    value = attrgetter(name)(config)
-    return value if isinstance(value, tuple) else (value,)
-
-
-def _require(
-    name: str, values: tuple[Any, ...], holds: Callable[[Any], bool], must_be: str
-) -> None:
-    for value in values:
-        if not holds(value):
-            raise ValueError(f"{name} is {value!s:.60}; it must be {must_be}")
+def _require(name: str, value: Any, holds: Callable[[Any], bool], must_be: str) -> None:
+    if not holds(value):
+        raise ValueError(f"{name} is {value!s:.60}; it must be {must_be}")
 
 
 def _check_data(data: DataConfig) -> None:
@@ -151,7 +117,7 @@ def _check_batch(config: TrainConfig, world_size: int) -> None:
 
 
 def _check_model(config: TrainConfig, world_size: int) -> None:
-    """Build the model without its memory and hold it against the views and the tokenizer."""
+    """Build the model without its memory; compare it with the views and the tokenizer."""
     width = model_config(config.architecture)["embed_dim"]
     if config.method.name == "cosmos" and width % CROSS_ATTENTION_HEADS:
         raise ValueError(
@@ -171,47 +137,40 @@ def _check_model(config: TrainConfig, world_size: int) -> None:
 
 
 def _check_memory(config: TrainConfig, model: MultiViewCLIP, world_size: int) -> None:
-    """Refuse weights, or one process's views of a batch, beyond the memory of this machine."""
+    """Refuse weights, or one process's views of a batch, larger than this machine's memory."""
     weights = WEIGHT_BYTES * sum(parameter.numel() for parameter in model.parameters())
-    _require_memory("the model has weights of", weights)
     image, counts = config.image, config.method.counts
     local = image.locals * image.local_size**2 if counts.local_images else 0
     pixels = counts.global_images * image.global_size**2 + local
     texts = counts.global_texts + (config.text.locals if counts.local_texts else 0)
     sample = 3 * pixels + texts * TOKEN_BYTES * model.context_length
-    _require_memory(
-        f"the views of a batch (optim.batch_size={config.optim.batch_size}) take",
-        sample * config.optim.batch_size // world_size,
-    )
-
-
-def _require_memory(what: str, size: int) -> None:
+    batch = config.optim.batch_size
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory:
-        raise ValueError(f"{what} {size / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB")
+    for what, size in (
+        ("the model has weights of", weights),
+        (f"the views of a batch (optim.batch_size={batch}) take", sample * batch // world_size),
+    ):
+        if size > memory:
+            have = f"this machine has {memory / 1e9:.3g} GB"
+            raise ValueError(f"{what} {size / 1e9:.3g} GB, and {have}")
 
 
 def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
-    image, patch = config.image, model.visual.patch_size
+    image, counts = config.image, config.method.counts
     if model.visual.image_size != (image.global_size, image.global_size):
         height, width = model.visual.image_size
         raise ValueError(
             f"image.global_size is {image.global_size}, but the architecture takes images of "
             f"{height}x{width}"
         )
-    if config.method.counts.local_images:
-        _check_local_images(image, patch)
-    if config.method.name == "silc" and not image.locals:
-        raise ValueError("image.locals is 0, and SILC learns from local views alone; give some")
-
-
-def _check_local_images(image: ImageViewConfig, patch: tuple[int, int]) -> None:
-    if any(image.local_size % side for side in patch):
-        height, width = patch
+    height, width = model.visual.patch_size
+    if counts.local_images and (image.local_size % height or image.local_size % width):
         raise ValueError(
             f"image.local_size={image.local_size} is no multiple of the architecture's patches of "
             f"{height}x{width}"
         )
+    if config.method.name == "silc" and not image.locals:
+        raise ValueError("image.locals is 0, and SILC learns from local views alone; give some")
 
 
 def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:

@@ -1,10 +1,12 @@
-"""Processes that train together: who they are, and what they exchange."""
+"""Processes that train together, and the tensors that they exchange."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -12,69 +14,62 @@ from torch import Tensor
 
 from cosmos_core.losses import gather_locally
 from cosmos_core.types import Gather, Gathered
+from cosmos_core.utils.distributed import Distributed, process_group
 
 # PyTorch 2.13 warns of the old names.
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 _reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
-
-class World(NamedTuple):
-    """This process's number, how many there are, and its device."""
-
-    rank: int
-    size: int
-    device: torch.device
+_CPU = torch.device("cpu")
 
 
-def join_world(device: str) -> World:
-    """Join the processes that torchrun started; a world of one outside it.
+@dataclass(frozen=True)
+class World(Distributed):
+    """The processes of a training, and the device of this one."""
 
-    `device` "auto", "cpu" or "cuda". Processes on GPUs speak NCCL, others Gloo. Raises ValueError
-    where a GPU is asked for and there is none, and where a machine has more processes than GPUs.
+    device: torch.device = _CPU
+
+
+@contextmanager
+def join_world(device: str) -> Iterator[World]:
+    """Join the processes that torchrun started, and leave them; a world of one outside it.
+
+    `device` is "auto", "cpu" or "cuda". Processes on GPUs use NCCL, others Gloo. Raises ValueError
+    where a GPU is requested and there is none, and where a machine has more processes than GPUs.
     """
-    chosen = _own_device(device, int(os.environ.get("LOCAL_RANK", "0")))
-    if "RANK" not in os.environ:
-        return World(0, 1, chosen)
-    if not dist.is_initialized():
-        if chosen.type == "cuda":
-            dist.init_process_group("nccl", device_id=chosen)
-        else:
-            dist.init_process_group("gloo")
-    return World(dist.get_rank(), dist.get_world_size(), chosen)
+    own = _own_device(device)
+    backend, index = ("nccl", own) if own.type == "cuda" else ("gloo", None)
+    with process_group(backend, timeout=None, device_id=index) as group:
+        yield World(group.rank, group.world_size, group.gather, own)
 
 
-def _own_device(device: str, local_rank: int) -> torch.device:
-    """The GPU of this process's number on its machine, or the CPU."""
+def _own_device(device: str) -> torch.device:
+    """Return the GPU of this process's number on its machine, or the CPU."""
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if device == "cuda" and not gpus:
         raise ValueError("this recipe needs a GPU, and there is none; --set compute.device=cpu")
     if not gpus:
-        return torch.device("cpu")
+        return _CPU
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     if local_rank >= gpus:
         raise ValueError(f"process {local_rank} of this machine has no GPU: there are {gpus}")
-    chosen = torch.device("cuda", local_rank)
-    torch.cuda.set_device(chosen)
-    return chosen
-
-
-def leave_world() -> None:
-    """End the exchange, where there was one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    own = torch.device("cuda", local_rank)
+    torch.cuda.set_device(own)
+    return own
 
 
 def make_gather(world: World, gradient: str) -> Gather:
-    """The `Gather` of this world. `gradient` "true", or "published": see `OptimConfig`.
+    """Return the `Gather` of a world. `gradient` is "true" or "published": see `OptimConfig`.
 
-    What a loss does not gather, as SILC's prototypes, has its true gradient in either case.
+    What a loss does not gather, such as SILC's prototypes, has its true gradient in either case.
     """
-    if world.size == 1:
+    if world.world_size == 1:
         return gather_locally
-    return _GatherFromAll(world, 1.0 if gradient == "true" else 1.0 / world.size)
+    return _GatherFromAll(world, 1.0 if gradient == "true" else 1.0 / world.world_size)
 
 
 def mean_over_processes(values: Tensor) -> Tensor:
-    """The mean of a tensor over all processes; itself in a world of one."""
+    """Return the mean of a tensor over all processes: one all-reduce."""
     if not dist.is_initialized():
         return values
     total = values.clone()
@@ -82,36 +77,8 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
-def wait_for_all() -> None:
-    """Return once every process has come here."""
-    if dist.is_initialized():
-        dist.barrier()
-
-
-def gather_objects(item: Any) -> list[Any]:
-    """An object of every process, in the order of their numbers."""
-    if not dist.is_initialized():
-        return [item]
-    items: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(items, item)
-    return items
-
-
-def check_in_first(world: World, check: Callable[[], None]) -> None:
-    """Check in the first process, while the others wait; a ValueError is raised in all."""
-    problem = None
-    if world.rank == 0:
-        try:
-            check()
-        except ValueError as error:
-            problem = error
-    for found in gather_objects(problem):
-        if found is not None:
-            raise found
-
-
 class _GatherFromAll:
-    """One all-gather of all features, packed as rows of samples; in backward, one reduce-scatter.
+    """Gather all features at once, packed as rows of samples; backward is one reduce-scatter.
 
     The released models gathered without gradient and computed the whole loss in every process:
     with DDP's mean over processes, that is the true gradient divided by the number of processes
@@ -131,12 +98,11 @@ class _GatherFromAll:
         return [Gathered(own, all_, offset) for own, all_ in pairs]
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """One all-reduce."""
         return mean_over_processes(tensor.detach())
 
 
 def _unpack(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """Rows (C, sum of V_i * D_i) -> (V_i, C, D_i) for each of `like` (V_i, B, D_i)."""
+    """Split rows (C, sum of V_i * D_i) into (V_i, C, D_i) for each of `like` (V_i, B, D_i)."""
     shapes = [(tensor.shape[0], tensor.shape[2]) for tensor in like]
     pieces = rows.split([views * width for views, width in shapes], dim=1)
     return [
@@ -146,7 +112,7 @@ def _unpack(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 class _AllGather(torch.autograd.Function):
-    """Rows (B, X) of every process -> (W * B, X); the gradient is summed over processes."""
+    """Gather rows (B, X) of W processes -> (W * B, X); the gradient is summed over processes."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
@@ -163,7 +129,7 @@ class _AllGather(torch.autograd.Function):
 
 
 class _ScaleGradient(torch.autograd.Function):
-    """The identity, whose gradient is multiplied by a factor."""
+    """The identity, with its gradient multiplied by a factor."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, factor: float) -> Tensor:

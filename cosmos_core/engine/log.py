@@ -1,4 +1,4 @@
-"""What a training run writes down: a line of JSON a record, and TensorBoard's events."""
+"""The log of a run: one line of JSON per record, and TensorBoard's events."""
 
 from __future__ import annotations
 
@@ -24,15 +24,14 @@ NO_TENSORBOARD = (
 class RunLog:
     """The log files of a run in its output folder, from `first_step` on.
 
-    What a former run, or the one that is resumed, wrote of later steps is dropped.
+    Records of later steps, from another run or the one that is resumed, are dropped.
     """
 
     def __init__(self, output: Path, first_step: int) -> None:
-        self._path = output / LOG
-        keep_before(self._path, first_step)
+        self._path, self._folder = output / LOG, output / TENSORBOARD
+        _keep_before(self._path, first_step)
         self._lines = self._path.open("a", encoding="utf-8")
         self._events: Any = None
-        self._folder = output / TENSORBOARD
         self._hook = threading.excepthook
         if has_tensorboard():
             from torch.utils.tensorboard import SummaryWriter
@@ -80,30 +79,25 @@ def has_tensorboard() -> bool:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The whole records of a log, in their order; none where there is no file."""
+    """Return the complete records of a log, in order; none where there is no file."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8") as lines:
-        return [record for record in map(_record, lines) if record is not None]
+        return [record for record in map(_parse, lines) if record is not None]
 
 
-def keep_before(path: Path, first_step: int) -> None:
+def _keep_before(path: Path, first_step: int) -> None:
     """Drop the records of a log from `first_step` on, and a line cut by a killed process."""
     if not path.exists():
         return
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    kept = [line for line in lines if _step_of(line) < first_step]
+    records = zip(lines, map(_parse, lines), strict=True)
+    kept = [line for line, record in records if record and record["step"] < first_step]
     write_atomically(path, "".join(kept).encode())
 
 
-def _step_of(line: str) -> float:
-    """The step of a record; infinity where the line is not a whole one."""
-    record = _record(line)
-    return math.inf if record is None else record["step"]
-
-
-def _record(line: str) -> dict[str, Any] | None:
-    """The record of a line; None where it is not a whole one."""
+def _parse(line: str) -> dict[str, Any] | None:
+    """Return the record of a line; None where the line is not a complete one."""
     try:
         record = json.loads(line) if line.endswith("\n") else None
     except ValueError:
@@ -119,7 +113,7 @@ def _plain(value: Any) -> Any:
 
 
 def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Tags and values: `train/lr`, and for a group its name, as in `timing/data_wait`."""
+    """Yield tags and values: `train/lr`, and in a group its name, such as `timing/data_wait`."""
     for name, value in record.items():
         if isinstance(value, Mapping):
             yield from ((f"{name}/{inner}", number) for inner, number in value.items())

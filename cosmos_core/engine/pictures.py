@@ -1,4 +1,4 @@
-"""The pictures of a run in its output folder: what it trains on, and how it goes."""
+"""The pictures of a run in its output folder: the first batch, and the curves of the log."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cosmos_core.config import TrainConfig
+from cosmos_core.engine.distributed import World
 from cosmos_core.engine.log import LOG, read_log
 from cosmos_core.engine.watch import Watch
 from cosmos_core.plots.curves import draw_curves
@@ -17,7 +18,7 @@ from cosmos_core.types import Views
 from cosmos_core.utils.files import write_atomically
 
 VIEWS = "views.png"
-RESUMED_VIEWS = "views-resumed.png"  # the start's stay
+RESUMED_VIEWS = "views-resumed.png"  # the picture of the start stays
 CURVES = "losses.png"
 SAMPLES = 4
 SHARE = 0.01  # of the time, at most, goes into drawing curves while a run goes on
@@ -25,10 +26,10 @@ GUESS = 1.0  # seconds that the first of these drawings takes
 
 
 class RunPictures:
-    """Draws the first batch, and the log's curves as the run goes on; a context manager.
+    """Draw the first batch, and the log's curves as the run goes on; a context manager.
 
-    Every process makes one, the first draws. No random generator is touched, and a picture that
-    cannot be drawn or written is told in a line: neither changes the training nor ends it.
+    Every process makes one, the first draws. No random generator is used, and a picture that cannot
+    be drawn or written is reported in a line: neither changes the training nor ends it.
     """
 
     def __init__(
@@ -37,13 +38,13 @@ class RunPictures:
         output: Path,
         watch: Watch,
         inverse: Inverse,
+        world: World,
         *,
-        rank: int,
         first_step: int,
     ) -> None:
         self._config, self._output, self._watch, self._inverse = config, output, watch, inverse
-        self._draws = config.watch.pictures and rank == 0
-        self._first_step, self._seen = first_step, False
+        self._draws = config.watch.pictures and world.rank == 0
+        self._first_step, self._is_first = first_step, True
         self._drawn, self._took = time.monotonic(), GUESS
         self._title = f"{config.recipe} ({config.method.name})"
 
@@ -51,28 +52,25 @@ class RunPictures:
         return self
 
     def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
     ) -> None:
-        """Draw the curves to the end, also of a run that fails, but not where a user interrupts."""
+        """Draw the final curves, also of a run that fails, but not where a user interrupts."""
         if kind is None or issubclass(kind, Exception):
             self._draw_curves()
 
     def batch(self, views: Views) -> None:
         """Draw a batch as the model gets it, if it is the first."""
-        if self._seen or not self._draws:
+        if not (self._is_first and self._draws):
             return
-        self._seen = True
+        self._is_first = False
         name = RESUMED_VIEWS if self._first_step else VIEWS
-        with self._drawing(name):
+        with self._reporting(name):
             self._draw_views(views, self._output / name)
-            if name == VIEWS:  # what another run may have left
+            if name == VIEWS:  # of another run
                 (self._output / RESUMED_VIEWS).unlink(missing_ok=True)
 
     def curves(self) -> None:
-        """Draw the log so far, unless that was done too lately to be worth its time."""
+        """Draw the log so far, unless the last drawing is too recent to be worth the time."""
         if time.monotonic() - self._drawn >= self._took / SHARE:
             self._draw_curves()
 
@@ -87,21 +85,21 @@ class RunPictures:
         if not self._draws:
             return
         start = time.monotonic()
-        with self._drawing(CURVES):
+        with self._reporting(CURVES):
             if records := read_log(self._output / LOG):
                 first, last = records[0]["step"], records[-1]["step"]
-                of = self._config.optim.steps
-                title = f"{self._title}: steps {first:,} to {last:,} of {of:,}"
-                write_atomically(self._output / CURVES, draw_curves(records, title))
+                steps = f"steps {first:,} to {last:,} of {self._config.optim.steps:,}"
+                content = draw_curves(records, f"{self._title}: {steps}")
+                write_atomically(self._output / CURVES, content)
         self._drawn = time.monotonic()
         self._took = self._drawn - start
 
     @contextmanager
-    def _drawing(self, name: str) -> Iterator[None]:
-        """What goes wrong in here is told; the time counts in no step's pace."""
-        with self._watch.aside():
+    def _reporting(self, name: str) -> Iterator[None]:
+        """Report errors of the block in a line; its time does not count in the pace."""
+        with self._watch.paused():
             try:
                 yield
-            except Exception as error:  # a picture is not worth a training, whatever the matter
+            except Exception as error:  # no error of a picture is worth a training
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._watch.say(f"{name} could not be drawn, the training goes on ({reason})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ class StopWaiting(BaseException):
 
 
 class StopRequest:
-    """Notes the first signal, so that a run ends after the step in hand; a second one interrupts.
+    """Record the first signal, so that a run ends after the current step; a second one interrupts.
 
     A context manager: outside it, signals act as before.
     """
@@ -32,22 +32,16 @@ class StopRequest:
         self.requested = False
 
     def __enter__(self) -> StopRequest:
-        for number in STOPPING:
-            self._former[number] = signal.signal(number, self._note)
+        self._former = {number: signal.signal(number, self._handle) for number in STOPPING}
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         for number, handler in self._former.items():
             signal.signal(number, handler)
 
     @contextmanager
     def interrupting(self) -> Iterator[None]:
-        """Inside, the first signal, or one noted before, raises StopWaiting."""
+        """Raise StopWaiting in the block at the first signal, or at once after an earlier one."""
         self._waiting = True
         try:
             if self.requested:
@@ -57,13 +51,13 @@ class StopRequest:
             self._waiting = False
 
     def agreed(self) -> bool:
-        """Whether any process was asked to stop; all must call it at the same step."""
-        if self._world.size == 1:
+        """Whether any process received a signal; all must call it at the same step."""
+        if self._world.world_size == 1:
             return self.requested
-        asked = torch.tensor([float(self.requested)], device=self._world.device)
-        return bool(mean_over_processes(asked).item() > 0)
+        requested = torch.tensor([float(self.requested)], device=self._world.device)
+        return bool(mean_over_processes(requested).item() > 0)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True

@@ -1,7 +1,7 @@
-"""Snapshot files of a run.
+"""Snapshots of a run: everything that the next step depends on, so that it goes on exactly.
 
-OUTPUT/snapshots/step-00000400.pt holds the state after 400 steps. It is written beside its place,
-synchronised and renamed, and read with `weights_only=True`.
+OUTPUT/snapshots/step-00000400.pt holds the state after 400 steps. It is written atomically,
+synchronised, and read with `weights_only=True`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,15 @@ BEST = "best.json"
 FORMAT = 1
 _NAME = re.compile(r"step-(\d{8})\.pt")
 
+# What may differ between a run and its continuation: it does not change the weights.
+FREE = ("data.workers", "save", "watch", "compute.checkpointing")
+
+# Objects of `Training` with a state dict, and all keys of a snapshot.
+STATEFUL = {"student": "model", "teacher": "teacher", "optimizer": "optimizer", "scaler": "scaler"}
+PARTS = ("config", *STATEFUL, "step", "random", "problems", "seconds")
+
+logger = logging.getLogger(__name__)
+
 
 class SnapshotError(ValueError):
     """A folder that cannot be resumed, with the reason in one line."""
@@ -51,14 +60,14 @@ class Snapshots:
         self._folder, self._keep = output / FOLDER, keep
 
     def steps(self) -> list[int]:
-        """Steps of the snapshots that are there, ascending."""
+        """Return the steps of the snapshots that exist, ascending."""
         names = [_NAME.fullmatch(path.name) for path in self._folder.glob("step-*.pt")]
         return sorted(int(name[1]) for name in names if name)
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Write the state after `step` steps; older ones beyond the last few and the best go.
+        """Write the state after `step` steps; remove older ones but the last few and the best.
 
-        Raises OSError, with the path, where it cannot be written; older ones then stay as they are.
+        Raises OSError, with the path, where it cannot be written; older ones are then kept.
         """
         path = self._path(step)
         with errors_of(path), replacing(path) as file:
@@ -68,7 +77,7 @@ class Snapshots:
         return path
 
     def newest(self, parts: Sequence[str] = ()) -> tuple[dict[str, Any] | None, list[str]]:
-        """The newest whole snapshot, on the CPU, and a warning for each damaged one passed over.
+        """Return the newest complete snapshot, on the CPU, and a warning for each damaged one.
 
         One that lacks any of `parts` is damaged. Raises SnapshotError for another format.
         """
@@ -77,7 +86,7 @@ class Snapshots:
             path = self._path(step)
             try:
                 state = _read(path)
-            except Exception as error:  # a cut file raises whatever its remains spell
+            except Exception as error:  # a truncated file raises errors of any kind
                 reason = str(error).splitlines()[0] if str(error) else type(error).__name__
                 warnings.append(f"{path}: damaged, passed over ({reason})")
                 continue
@@ -90,7 +99,7 @@ class Snapshots:
         return None, warnings
 
     def best(self) -> Best | None:
-        """The step with the best evaluation, as `note_best` left it. SnapshotError if damaged."""
+        """Return the best evaluation that `note_best` recorded. Raises SnapshotError if damaged."""
         path = self._folder / BEST
         if not path.is_file():
             return None
@@ -103,7 +112,7 @@ class Snapshots:
             ) from error
 
     def note_best(self, best: Best) -> None:
-        """Keep this step's snapshot whatever follows, in place of the former best's."""
+        """Keep the snapshot of this step from now on, instead of the former best."""
         write_atomically(self._folder / BEST, json.dumps(best._asdict()).encode())
         self._thin()
 
@@ -118,7 +127,7 @@ class Snapshots:
 
 
 def _read(path: Path) -> Any:
-    """A snapshot whose checksums hold: torch itself does not compare them."""
+    """Read a snapshot and compare its checksums, which torch itself does not."""
     with zipfile.ZipFile(path) as archive:
         if damaged := archive.testzip():
             raise SnapshotError(f"{damaged} is not as it was written")
@@ -126,7 +135,7 @@ def _read(path: Path) -> Any:
 
 
 def _synchronise(folder: Path) -> None:
-    """Make a rename in the folder last through a loss of power."""
+    """Make a rename in the folder survive a loss of power."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -134,25 +143,13 @@ def _synchronise(folder: Path) -> None:
         os.close(descriptor)
 
 
-# What may differ between a run and its continuation: it does not change the weights.
-FREE = ("data.workers", "save", "watch", "compute.checkpointing")
-
-# What `training_state` and the trainer put into a snapshot.
-PARTS = (
-    *("config", "student", "teacher", "optimizer", "scaler"),
-    *("step", "random", "problems", "seconds"),
-)
-
-logger = logging.getLogger(__name__)
-
-
 def find_state(
     snapshots: Snapshots, output: Path, config: TrainConfig, *, resume: bool
 ) -> dict[str, Any] | None:
-    """The state to go on from; None for a new run.
+    """Return the state to resume from; None for a new run.
 
     Raises SnapshotError where a new run would meet an older one in its folder, and where there is
-    nothing to resume or it is another run's. Damaged snapshots are passed over with a warning.
+    nothing to resume or it is another run's. Damaged snapshots are skipped with a warning.
     """
     if not resume:
         _require_unused(snapshots, output)
@@ -168,7 +165,7 @@ def find_state(
 
 
 def _require_unused(snapshots: Snapshots, output: Path) -> None:
-    """Raise SnapshotError where the folder holds what a run wrote and a new one would replace."""
+    """Raise SnapshotError where the folder holds files of a run that a new one would replace."""
     if steps := snapshots.steps():
         raise SnapshotError(
             f"{output} holds a run of {steps[-1]} steps: go on with it by --resume, or choose "
@@ -183,31 +180,21 @@ def _require_unused(snapshots: Snapshots, output: Path) -> None:
 
 
 def training_state(training: Training, config: TrainConfig) -> dict[str, Any]:
-    """Weights, optimizer and configuration, of plain types and tensors."""
-    return {
-        "config": _plain(config),
-        "student": training.model.state_dict(),
-        "teacher": training.teacher.state_dict(),
-        "optimizer": training.optimizer.state_dict(),
-        "scaler": training.scaler.state_dict(),
-    }
+    """Return weights, optimizer, scaler and configuration, of plain types and tensors."""
+    states = {name: getattr(training, own).state_dict() for name, own in STATEFUL.items()}
+    return {"config": _plain(config), **states}
 
 
 def load_training(training: Training, state: Mapping[str, Any]) -> None:
-    """Put what `training_state` took back in its place. SnapshotError where it does not fit."""
-    for name, part in (
-        ("student", training.model),
-        ("teacher", training.teacher),
-        ("optimizer", training.optimizer),
-        ("scaler", training.scaler),
-    ):
+    """Load what `training_state` returned. Raises SnapshotError where it does not fit."""
+    for name, own in STATEFUL.items():
         with reading(state, name):
-            part.load_state_dict(state[name])
+            getattr(training, own).load_state_dict(state[name])
 
 
 @contextmanager
 def reading(state: Mapping[str, Any], part: str) -> Iterator[None]:
-    """Raise SnapshotError for whatever the content of a part leads to in the block."""
+    """Raise SnapshotError for any error of the block, which reads a part of a snapshot."""
     try:
         yield
     except Exception as error:
@@ -219,7 +206,7 @@ def reading(state: Mapping[str, Any], part: str) -> Iterator[None]:
 
 
 def random_state() -> dict[str, Any]:
-    """The state of every random generator of this process, of plain types and tensors."""
+    """Return the state of every random generator of this process, of plain types and tensors."""
     name, keys, *rest = np.random.get_state(legacy=True)
     state: dict[str, Any] = {
         "torch": torch.get_rng_state(),
@@ -232,7 +219,7 @@ def random_state() -> dict[str, Any]:
 
 
 def restore_random_state(state: Mapping[str, Any]) -> None:
-    """Set every generator as `random_state` found it."""
+    """Set every random generator to a state that `random_state` returned."""
     torch.set_rng_state(state["torch"])
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
@@ -242,19 +229,18 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
-    """A configuration of JSON's types: tuples as lists."""
+    """Convert a configuration to JSON's types: tuples become lists."""
     plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
     return plain
 
 
 def _difference(kept: Any, wanted: Any, name: str = "") -> str | None:
-    """The first field in which two configurations differ and that changes the weights."""
+    """Return the first field that differs between two configurations and changes the weights."""
     if name.startswith(FREE):
         return None
     if not (isinstance(kept, dict) and isinstance(wanted, dict)):
         return None if kept == wanted else f"{name} is {kept!r} there and {wanted!r} here"
     for key in sorted(kept.keys() | wanted.keys()):
-        inner = _difference(kept.get(key), wanted.get(key), f"{name}.{key}".lstrip("."))
-        if inner:
+        if inner := _difference(kept.get(key), wanted.get(key), f"{name}.{key}".lstrip(".")):
             return inner
     return None

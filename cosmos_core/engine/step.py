@@ -1,4 +1,13 @@
-"""Mixed precision of a device."""
+"""One training step, free of files, logs and loops.
+
+A batch may be encoded in parts and still have the gradient of the whole. A contrastive loss is no
+sum over samples, so gradients of parts cannot simply be added; but the loss depends on features
+alone: its gradient in all features, computed once, is carried back through the model part by part
+(as in GradCache, arXiv 2101.06983).
+
+Features are a method's NamedTuple: (V, B, D) tensors have one row per sample, others (scales, the
+centre of prototypes) belong to the whole batch.
+"""
 
 from __future__ import annotations
 
@@ -17,86 +26,15 @@ from cosmos_core.model.cosmos import clamp_logit_scales, update_teacher
 from cosmos_core.types import Gather, LossTerms, Method, Views
 
 
-class Precision(NamedTuple):
-    """Mixed precision on a device; `precision` "fp32", "bf16" or "fp16"."""
-
-    device: str
-    precision: str
-
-    def forward(self) -> torch.autocast:
-        """The context of the encoders' forward passes.
-
-        Losses are computed outside it, and so is backward: what computes activations again there
-        restores it.
-        """
-        dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.device, dtype, enabled=self.precision != "fp32")
-
-
-def split_views(views: Views, parts: int) -> list[Views]:
-    """The samples of a batch in `parts` batches, in order; ValueError where they do not divide."""
-    samples = views.texts.shape[1]
-    if samples % parts:
-        raise ValueError(f"{samples} samples of a process cannot be split in {parts} equal parts")
-    return [Views(*pieces) for pieces in zip(*(v.chunk(parts, dim=1) for v in views), strict=True)]
-
-
-def join_features(parts: Sequence[Any]) -> Any:
-    """Features of all parts as those of the batch; None where a method has none."""
-    first = parts[0]
-    if first is None:
-        return None
-    joined = [
-        torch.cat(list(fields), dim=1) if _per_sample(fields[0]) else fields[0]
-        for fields in zip(*parts, strict=True)
-    ]
-    return type(first)(*joined)
-
-
-def as_leaves(features: Any) -> Any:
-    """Copies whose gradient a backward pass collects."""
-    return type(features)(
-        *(None if field is None else field.detach().requires_grad_() for field in features)
-    )
-
-
-def part_gradients(leaves: Any, parts: int) -> list[list[Tensor | None]]:
-    """For every part, the gradient of each field; of fields of the whole batch, with the last."""
-    gradients: list[list[Tensor | None]] = [[] for _ in range(parts)]
-    for field in leaves:
-        gradient = None if field is None else field.grad
-        if gradient is not None and _per_sample(field):
-            pieces: Sequence[Tensor | None] = gradient.chunk(parts, dim=1)
-        else:
-            pieces = [None] * (parts - 1) + [gradient]
-        for part, piece in zip(gradients, pieces, strict=True):
-            part.append(piece)
-    return gradients
-
-
-def carry_back(features: Any, gradients: Sequence[Tensor | None]) -> None:
-    """Backward from features whose gradient is known; those without one are left out."""
-    known = [
-        (field, gradient)
-        for field, gradient in zip(features, gradients, strict=True)
-        if gradient is not None and field.requires_grad
-    ]
-    torch.autograd.backward([field for field, _ in known], [gradient for _, gradient in known])
-
-
-def _per_sample(field: Any) -> bool:
-    return isinstance(field, Tensor) and field.ndim == 3
-
-
 class Student(nn.Module):
-    """The student as one module whose forward gives the features: what DDP wraps."""
+    """The student as one module whose forward returns the features: what DDP wraps."""
 
     def __init__(self, method: Method, model: nn.Module) -> None:
         super().__init__()
         self.method, self.model = method, model
 
     def forward(self, views: Views) -> Any:
-        """The method's student features."""
+        """Return the method's student features."""
         return self.method.student_features(self.model, views)
 
 
@@ -121,7 +59,7 @@ class StepReport(NamedTuple):
 
 
 def normalise(views: Views, mean: Tensor, std: Tensor) -> Views:
-    """uint8 images of a batch -> float32, normalised; `mean` and `std` (3,) on the 0-1 scale."""
+    """Convert uint8 images to normalised float32; `mean` and `std` (3,) are on the 0-1 scale."""
 
     def convert(images: Tensor) -> Tensor:
         return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
@@ -141,7 +79,7 @@ def train_step(
     parts: int = 1,
     clip_norm: float = 0.0,
 ) -> StepReport:
-    """Forward, backward, teacher, optimizer, clamping, in the published order.
+    """Run forward, backward, teacher, optimizer and clamping, in the published order.
 
     `views` hold normalised images of this process. Raises FloatingPointError, naming the term,
     where one is not finite in any process, or the gradient is not: before any weight is updated,
@@ -149,11 +87,12 @@ def train_step(
     and the scale is halved.
     """
     training.optimizer.zero_grad(set_to_none=True)
-    mixed = Precision(views.global_images.device.type, precision)
-    if parts == 1:
-        terms = _backward_whole(training, views, gather, mixed)
-    else:
-        terms = _backward_in_parts(training, views, gather, mixed, parts)
+    # Losses are computed outside it, and so is backward: recomputed activations restore it there.
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    device = views.global_images.device.type
+    mixed = torch.autocast(device, dtype, enabled=precision != "fp32")
+    backward = _backward if parts == 1 else _backward_in_parts
+    terms = backward(training, views, gather, mixed, parts)
     norm = _gradient_norm(training, clip_norm)
     update_teacher(training.teacher, training.model, momentum)
     training.scaler.step(training.optimizer)
@@ -163,57 +102,62 @@ def train_step(
     return StepReport(terms, norm)
 
 
-def _backward_whole(
-    training: Training, views: Views, gather: Gather, mixed: Precision
+def _backward(
+    training: Training, views: Views, gather: Gather, mixed: torch.autocast, parts: int
 ) -> dict[str, float]:
-    with mixed.forward():
+    with mixed:
         student = training.student(views)
         teacher = training.method.teacher_features(training.teacher, views)
-    terms = training.method.loss(student, teacher, gather)
-    figures = finite_terms(terms)
-    training.scaler.scale(terms.total).backward()
-    return figures
+    return _loss_backward(training, student, teacher, gather)
 
 
 def _backward_in_parts(
-    training: Training, views: Views, gather: Gather, mixed: Precision, parts: int
+    training: Training, views: Views, gather: Gather, mixed: torch.autocast, parts: int
 ) -> dict[str, float]:
-    """The gradient of the loss over the whole batch, with the activations of one part at a time.
+    """Compute the gradient of the loss over the whole batch, with the activations of one part.
 
     Features are computed twice: first without gradient, for the loss and its gradient in the
-    features of all parts; then part by part, to carry that gradient on into the model. Processes
+    features of all parts; then part by part, to carry that gradient back into the model. Processes
     exchange the model's gradient once, with the last part.
     """
     method, pieces = training.method, split_views(views, parts)
-    with torch.no_grad(), mixed.forward():
+    with torch.no_grad(), mixed:
         students = [method.student_features(training.model, piece) for piece in pieces]
         teachers = [method.teacher_features(training.teacher, piece) for piece in pieces]
     student = as_leaves(join_features(students))
-    terms = method.loss(student, join_features(teachers), gather)
-    figures = finite_terms(terms)
-    training.scaler.scale(terms.total).backward()
+    terms = _loss_backward(training, student, join_features(teachers), gather)
     gradients = part_gradients(student, parts)
     for number, (piece, gradient) in enumerate(zip(pieces, gradients, strict=True)):
         with _synchronised(training.student, number == parts - 1):
-            with mixed.forward():
+            with mixed:
                 features = training.student(piece)
             carry_back(features, gradient)
-    return figures
+    return terms
 
 
-def finite_terms(terms: LossTerms) -> dict[str, float]:
-    """The terms' means over all processes; FloatingPointError names one that is not finite."""
+def _loss_backward(
+    training: Training, student: Any, teacher: Any, gather: Gather
+) -> dict[str, float]:
+    """Run backward from the loss of features; return the terms, means over processes."""
+    terms = training.method.loss(student, teacher, gather)
+    values = _finite_terms(terms)
+    training.scaler.scale(terms.total).backward()
+    return values
+
+
+def _finite_terms(terms: LossTerms) -> dict[str, float]:
+    """Return the terms' means over all processes. Raises FloatingPointError if not finite."""
     clip = terms.clip.detach()
     values = torch.stack([torch.as_tensor(term).detach().to(clip) for term in terms])
-    figures = dict(zip(terms._fields, mean_over_processes(values).tolist(), strict=True))
-    for name, value in figures.items():
+    means = dict(zip(terms._fields, mean_over_processes(values).tolist(), strict=True))
+    for name, value in means.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"the {name} loss is {value}")
-    return figures
+    return means
 
 
 def _gradient_norm(training: Training, clip_norm: float) -> float:
-    """The norm over all gradients; they are then clipped to `clip_norm` where that is positive."""
+    """Return the norm over all gradients; clip them to `clip_norm` where that is positive."""
     training.scaler.unscale_(training.optimizer)
     limit = clip_norm if clip_norm > 0 else math.inf
     norm = float(nn.utils.clip_grad_norm_(training.model.parameters(), limit))
@@ -223,7 +167,62 @@ def _gradient_norm(training: Training, clip_norm: float) -> float:
 
 
 def _synchronised(student: nn.Module, last: bool) -> AbstractContextManager[object]:
-    """Gradients are exchanged in the backward of the last part alone."""
+    """Exchange gradients in the backward of the last part alone."""
     if isinstance(student, DistributedDataParallel) and not last:
         return student.no_sync()
     return nullcontext()
+
+
+def split_views(views: Views, parts: int) -> list[Views]:
+    """Split a batch into `parts` batches, in order. Raises ValueError where it does not divide."""
+    samples = views.texts.shape[1]
+    if samples % parts:
+        raise ValueError(f"{samples} samples of a process cannot be split in {parts} equal parts")
+    return [Views(*pieces) for pieces in zip(*(v.chunk(parts, dim=1) for v in views), strict=True)]
+
+
+def join_features(parts: Sequence[Any]) -> Any:
+    """Join the features of all parts to those of the batch; None where a method has none."""
+    first = parts[0]
+    if first is None:
+        return None
+    joined = [
+        torch.cat(list(fields), dim=1) if _per_sample(fields[0]) else fields[0]
+        for fields in zip(*parts, strict=True)
+    ]
+    return type(first)(*joined)
+
+
+def as_leaves(features: Any) -> Any:
+    """Copy features to leaves whose gradient a backward pass collects."""
+    return type(features)(
+        *(None if field is None else field.detach().requires_grad_() for field in features)
+    )
+
+
+def part_gradients(leaves: Any, parts: int) -> list[list[Tensor | None]]:
+    """Return each part's gradient of each field; those of the whole batch go with the last."""
+    gradients: list[list[Tensor | None]] = [[] for _ in range(parts)]
+    for field in leaves:
+        gradient = None if field is None else field.grad
+        if gradient is not None and _per_sample(field):
+            pieces: Sequence[Tensor | None] = gradient.chunk(parts, dim=1)
+        else:
+            pieces = [None] * (parts - 1) + [gradient]
+        for part, piece in zip(gradients, pieces, strict=True):
+            part.append(piece)
+    return gradients
+
+
+def carry_back(features: Any, gradients: Sequence[Tensor | None]) -> None:
+    """Run backward from features whose gradient is known; those without one are left out."""
+    known = [
+        (field, gradient)
+        for field, gradient in zip(features, gradients, strict=True)
+        if gradient is not None and field.requires_grad
+    ]
+    torch.autograd.backward([field for field, _ in known], [gradient for _, gradient in known])
+
+
+def _per_sample(field: Any) -> bool:
+    return isinstance(field, Tensor) and field.ndim == 3

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +16,7 @@ from cosmos_core.config import TrainConfig
 from cosmos_core.data.loading import make_loader
 from cosmos_core.data.samples import Batch, ProblemCounter, Tokenizer
 from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
-from cosmos_core.engine.distributed import World, gather_objects, make_gather, wait_for_all
+from cosmos_core.engine.distributed import World, make_gather
 from cosmos_core.engine.evaluate import Evaluator, evaluate
 from cosmos_core.engine.pictures import RunPictures
 from cosmos_core.engine.signals import StopRequest, StopWaiting
@@ -39,13 +37,14 @@ from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_core.plots.views import Decoder, Inverse
 from cosmos_core.types import Views
+from cosmos_core.utils.environment import code_state, utc_now
 
 
 class Setting(NamedTuple):
     """What a run needs besides its configuration.
 
-    `tokenizer` maps texts to (N, S) token ids and `decode` leads back, for pictures; `mean` and
-    `std` normalise images on the 0-1 scale; `command` is recorded beside the weights; `evaluator`
+    `tokenizer` maps texts to (N, S) token ids and `decode` maps ids to text, for pictures; `mean`
+    and `std` normalise images on the 0-1 scale; `command` is stored beside the weights; `evaluator`
     measures checkpoints.
     """
 
@@ -68,7 +67,7 @@ class Outcome(NamedTuple):
 
 
 class Trainer:
-    """Trains one configuration, from the start or from its newest snapshot.
+    """Train one configuration, from the start or from its newest snapshot.
 
     Raises SnapshotError where the output folder holds a run that is not to be resumed, or `resume`
     finds none or another recipe's.
@@ -76,6 +75,7 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
         self._config, self._setting, self._world = config, setting, setting.world
+        self._checkpoint = setting.output / CHECKPOINT
         self._snapshots = Snapshots(setting.output, config.save.keep)
         state = find_state(self._snapshots, setting.output, config, resume=resume)
         self._training = make_training(config, self._world)
@@ -94,27 +94,28 @@ class Trainer:
         Raises FloatingPointError, with the step and the term, where a loss is not finite, and
         ValueError where too many samples are bad.
         """
-        self._setting.output.mkdir(parents=True, exist_ok=True)
+        config, setting, world = self._config, self._setting, self._world
+        setting.output.mkdir(parents=True, exist_ok=True)
         start = time.monotonic() - self._seconds
-        with (
-            StopRequest(self._world) as stop,
-            self._watch() as watch,
-            self._pictures(watch) as pictures,
-        ):
+        watch = Watch(config, setting.output, world, first_step=self._done)
+        inverse = Inverse(setting.mean, setting.std, setting.decode)
+        pictures = RunPictures(config, setting.output, watch, inverse, world, first_step=self._done)
+        with StopRequest(world) as stop, watch, pictures:
             for batch in self._batches(shards, watch, stop):
                 views = self._views(batch)
                 pictures.batch(views)
                 watch.step(self._done, self._step(views))
                 self._done, self._seconds = self._done + 1, time.monotonic() - start
-                if self._due(self._config.save.every) or self._evaluates():
+                evaluator = setting.evaluator if self._due(config.watch.evaluate_every) else None
+                if evaluator is not None or self._due(config.save.every):
                     self._save()
-                if self._evaluates():
-                    self._evaluate(watch)
+                if evaluator is not None:
+                    self._evaluate(evaluator, watch)
                 if self._saved == self._done:
                     pictures.curves()
             if self._saved != self._done:  # also before the first step, so that it can go on
                 self._save()
-        return Outcome(self._done, self._config.optim.steps, self._setting.output / CHECKPOINT)
+        return Outcome(self._done, config.optim.steps, self._checkpoint)
 
     def _resume(self, state: Mapping[str, Any]) -> None:
         load_training(self._training, state)
@@ -127,19 +128,8 @@ class Trainer:
             self._seconds = float(state["seconds"])
         self._saved = self._done = state["step"]
 
-    def _watch(self) -> Watch:
-        output, world = self._setting.output, self._world
-        return Watch(self._config, output, rank=world.rank, first_step=self._done)
-
-    def _pictures(self, watch: Watch) -> RunPictures:
-        setting, rank = self._setting, self._world.rank
-        inverse = Inverse(setting.mean, setting.std, setting.decode)
-        return RunPictures(
-            self._config, setting.output, watch, inverse, rank=rank, first_step=self._done
-        )
-
     def _batches(self, shards: str, watch: Watch, stop: StopRequest) -> Iterator[Batch]:
-        """The batches from here on, until a process is asked to stop."""
+        """Yield the batches from the current step on, until a process is asked to stop."""
         config, world = self._config, self._world
         batches: Iterator[Batch] = iter(())
         with suppress(StopWaiting), stop.interrupting():
@@ -147,7 +137,7 @@ class Trainer:
                 replace(config, data=replace(config.data, shards=shards)),
                 self._setting.tokenizer,
                 rank=world.rank,
-                world_size=world.size,
+                world_size=world.world_size,
                 first_step=self._done,
             )
             batches = iter(loader)
@@ -160,17 +150,15 @@ class Trainer:
             yield batch
 
     def _views(self, batch: Batch) -> Views:
-        """A batch as the model gets it: on this process's device, normalised."""
+        """Move a batch to this process's device and normalise its images."""
         self._problems.add(batch.problems, seen=batch.views.texts.shape[1])
         views = Views(*(tensor.to(self._world.device, non_blocking=True) for tensor in batch.views))
         return normalise(views, self._mean, self._std)
 
     def _step(self, views: Views) -> dict[str, float]:
+        """Make one step; return what the log says of it."""
         optim, compute, step = self._config.optim, self._config.compute, self._done
-        lr = learning_rate(step, peak=optim.lr, warmup_steps=optim.warmup_steps, steps=optim.steps)
-        momentum = teacher_momentum(
-            step, momentum=optim.momentum, steps=optim.steps, ramp=optim.momentum_ramp
-        )
+        lr, momentum = learning_rate(step, optim), teacher_momentum(step, optim)
         for group in self._training.optimizer.param_groups:
             group["lr"] = lr
         try:
@@ -199,18 +187,9 @@ class Trainer:
     def _due(self, every: int) -> bool:
         return every > 0 and (self._done % every == 0 or self._done == self._config.optim.steps)
 
-    def _evaluates(self) -> bool:
-        return self._setting.evaluator is not None and self._due(self._config.watch.evaluate_every)
-
-    def _evaluate(self, watch: Watch) -> None:
+    def _evaluate(self, evaluator: Evaluator, watch: Watch) -> None:
         """Measure the checkpoint just written, and keep its snapshot if it is the best."""
-        assert self._setting.evaluator is not None
-        metrics = evaluate(
-            self._setting.evaluator,
-            self._setting.output / CHECKPOINT,
-            self._config.watch,
-            self._world,
-        )
+        metrics = evaluate(evaluator, self._checkpoint, self._config.watch, self._world)
         watch.evaluation(self._done - 1, metrics)
         name, best = self._config.save.best, self._snapshots.best()
         if not name or self._world.rank != 0:
@@ -221,40 +200,46 @@ class Trainer:
             self._snapshots.note_best(Best(self._done, metrics[name]))
 
     def _save(self) -> None:
-        """A snapshot of all processes and a checkpoint of the weights, written by the first."""
-        randoms = gather_objects(random_state())
-        if self._world.rank == 0:
-            state = {
-                **training_state(self._training, self._config),
-                "random": randoms,
-                "problems": self._problems.state(),
-                "seconds": self._seconds,
-            }
-            self._snapshots.save(self._done, state)
-            self._save_checkpoint()
-        wait_for_all()
+        """Write a snapshot of all processes and a checkpoint of the weights, in the first."""
+        state = {
+            **training_state(self._training, self._config),
+            "random": self._world.gather(random_state()),
+            "problems": self._problems.state(),
+            "seconds": self._seconds,
+        }
+        self._world.main_process_only(lambda: self._write(state))
         self._saved = self._done
 
-    def _save_checkpoint(self) -> None:
-        config, training = self._config, self._training
-        card = training_card(
-            config,
-            self._setting.command,
-            steps=self._done,
-            seconds=self._seconds,
-            processes=self._world.size,
-        )
+    def _write(self, state: Mapping[str, Any]) -> None:
+        self._snapshots.save(self._done, state)
         save_checkpoint(
-            self._setting.output / CHECKPOINT,
-            {"student": training.model, "teacher": training.teacher},
-            config.method.name,
-            model_config(config.architecture),
-            card,
+            self._checkpoint,
+            {"student": self._training.model, "teacher": self._training.teacher},
+            self._config.method.name,
+            model_config(self._config.architecture),
+            self._card(),
         )
+
+    def _card(self) -> dict[str, Any]:
+        """Describe how the weights came about."""
+        code = code_state()
+        return {
+            "command": self._setting.command,
+            "commit": code.commit and code.commit + ("-dirty" if code.dirty else ""),
+            "config": asdict(self._config),
+            "date": utc_now(),
+            "processes": self._world.world_size,
+            "samples_seen": self._done * self._config.optim.batch_size,
+            "seconds": round(self._seconds, 1),
+            "seed": self._config.seed,
+            "steps": self._done,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+        }
 
 
 def _next(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
-    """The next batch; None where a signal that asks to stop comes first, or loaders died of it."""
+    """Return the next batch; None where a signal to stop comes first, or loaders died of it."""
     try:
         with stop.interrupting():
             return next(batches)
@@ -269,32 +254,3 @@ def _next(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
 def _scales(model: nn.Module) -> dict[str, float]:
     names = ("logit_scale", "distill_logit_scale")
     return {name: getattr(model, name).exp().item() for name in names if hasattr(model, name)}
-
-
-def training_card(
-    config: TrainConfig, command: str, *, steps: int, seconds: float, processes: int
-) -> dict[str, Any]:
-    """Command, seed, commit, duration and samples seen of a run that is `steps` steps old."""
-    return {
-        "command": command,
-        "commit": code_commit(),
-        "config": asdict(config),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "processes": processes,
-        "samples_seen": steps * config.optim.batch_size,
-        "seconds": round(seconds, 1),
-        "seed": config.seed,
-        "steps": steps,
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-    }
-
-
-def code_commit() -> str | None:
-    """The commit of this checkout, `-dirty` where it differs from it; None outside one."""
-    folder = Path(__file__).parents[2]
-    if not (folder / ".git").exists():
-        return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    return result.stdout.strip() or None

@@ -81,10 +81,12 @@ def is_main_process() -> bool:
 
 
 @contextmanager
-def process_group(backend: str = "gloo", **options: Any) -> Iterator[Distributed]:
+def process_group(
+    backend: str = "gloo", timeout: timedelta | None = _PATIENCE, device_id: Any = None
+) -> Iterator[Distributed]:
     """Join the processes that torchrun started, and leave them; outside it, SINGLE_PROCESS.
 
-    Gloo serves processes on GPUs too, where they exchange Python objects alone. `options` are
+    Gloo serves processes on GPUs too, where they exchange Python objects alone. The arguments are
     those of `torch.distributed.init_process_group`.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
@@ -92,7 +94,7 @@ def process_group(backend: str = "gloo", **options: Any) -> Iterator[Distributed
         return
     import torch.distributed as dist
 
-    dist.init_process_group(backend, **{"timeout": _PATIENCE, **options})
+    dist.init_process_group(backend, timeout=timeout, device_id=device_id)
     try:
         yield Distributed(dist.get_rank(), dist.get_world_size(), _all_gather)
     finally:

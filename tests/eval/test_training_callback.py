@@ -19,7 +19,7 @@ import cosmos_eval
 from cosmos_core.config import WatchConfig
 from cosmos_core.data.scenes import CLASSES, TEST
 from cosmos_core.data.scenes.layouts import write_layouts
-from cosmos_core.engine.distributed import join_world
+from cosmos_core.engine.distributed import World
 from cosmos_core.engine.evaluate import WEIGHTS, check_datasets, evaluate, find_evaluator
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
@@ -95,7 +95,7 @@ def test_without_an_evaluator_a_line_says_what_to_do(monkeypatch):
 
 def test_metrics_are_those_of_cosmos_eval(checkpoint, data_sets, expected, capsys):
     watch = WatchConfig(datasets=data_sets, evaluate_every=1)
-    found = evaluate(training, checkpoint, watch, join_world("cpu"))
+    found = evaluate(training, checkpoint, watch, World())
     assert found == expected
     assert found["named/teacher/acc5"] != found["named/student/acc5"]
     assert {"found", "named", "segmented"} == {name.split("/")[0] for name in found}
@@ -113,7 +113,7 @@ def test_the_random_generators_are_left_alone(checkpoint, data_sets):
     random.setstate(before[0])
     np.random.set_state(before[1])
     torch.set_rng_state(before[2])
-    evaluate(training, checkpoint, watch, join_world("cpu"))
+    evaluate(training, checkpoint, watch, World())
     assert draw() == undisturbed
 
 
@@ -138,7 +138,7 @@ def test_embedded_and_downloaded_data_sets_are_checked(tmp_path, monkeypatch):
 def test_what_cannot_be_measured_is_said_before_training(datasets, message):
     watch = WatchConfig(datasets=datasets, evaluate_every=1)
     with pytest.raises(ValueError, match=message) as caught:
-        check_datasets(training, watch, join_world("cpu"))
+        check_datasets(training, watch, World())
     assert "\n" not in str(caught.value)
 
 
@@ -150,7 +150,7 @@ def test_an_image_that_cannot_be_read_is_one_line(checkpoint, tmp_path):
     (tmp_path / "pets.yaml").write_text("kind: cls\nfolder: photos\ntemplates: ['a {}']\n")
     watch = WatchConfig(datasets=str(tmp_path / "pets.yaml"), evaluate_every=1)
     with pytest.raises(ValueError, match=r"cannot decode image .*dog/a.png"):
-        evaluate(training, checkpoint, watch, join_world("cpu"))
+        evaluate(training, checkpoint, watch, World())
 
 
 def test_two_processes_share_the_samples_and_agree(checkpoint, data_sets, expected):

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from cosmos_core.engine.distributed import World, join_world, leave_world
+from cosmos_core.engine.distributed import join_world
 
 TIMEOUT = 120  # seconds, for a machine that is busy with other things
 
@@ -83,10 +83,8 @@ def _run(
 
 
 def _joined(worker: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    world: World = join_world("cpu")
-    answer = worker(world, *args)
-    leave_world()
-    return answer
+    with join_world("cpu") as world:
+        return worker(world, *args)
 
 
 def _free_port() -> int:

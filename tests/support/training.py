@@ -22,7 +22,7 @@ from cosmos_core.methods.silc import SilcMethod
 from cosmos_core.methods.slip import SlipMethod
 from cosmos_core.types import Method, Views
 
-SINGLE_PROCESS = World(0, 1, torch.device("cpu"))
+SINGLE_PROCESS = World()
 IMAGE, CROP, TOKENS, VOCABULARY = 32, 16, 8, 20
 ARCHITECTURE = {
     "embed_dim": 16,
@@ -92,7 +92,7 @@ def tiny_views(method: Method, samples: int = 8, *, seed: int = 0, locals_: int 
 
 def share(views: Views, world: World) -> Views:
     """The samples of this process."""
-    return Views(*(tensor.chunk(world.size, dim=1)[world.rank] for tensor in views))
+    return Views(*(tensor.chunk(world.world_size, dim=1)[world.rank] for tensor in views))
 
 
 def gradients(model: nn.Module) -> dict[str, Tensor]:

@@ -28,7 +28,7 @@ def watch_config(*, steps: int, log_every: int) -> TrainConfig:
 def wait_by_rank(world: World, output: Path) -> None:
     """One step, in which only the second process waits for its batch."""
     config = watch_config(steps=1, log_every=1)
-    with Watch(config, output, rank=world.rank, first_step=0) as watch:
+    with Watch(config, output, world, first_step=0) as watch:
         with watch.waiting():
             time.sleep(0.5 * world.rank)
         time.sleep(0.5 * (1 - world.rank))

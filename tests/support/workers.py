@@ -21,7 +21,7 @@ from support.training import (
 from torch import Tensor, nn
 
 from cosmos_core.engine.build import make_training
-from cosmos_core.engine.distributed import World, gather_objects, make_gather, wait_for_all
+from cosmos_core.engine.distributed import World, make_gather
 from cosmos_core.engine.step import StepReport, train_step
 from cosmos_core.types import Features, Method
 
@@ -91,7 +91,7 @@ def published_gradients(world: World, names: list[str]) -> dict[str, dict[str, T
             _published_loss(world, student, teacher).backward()
         for parameter in training.model.parameters():
             dist.all_reduce(parameter.grad)
-            parameter.grad /= world.size
+            parameter.grad /= world.world_size
         found[name] = gradients(training.model)
     return found
 
@@ -115,7 +115,7 @@ def loss_elements(world: World, samples: int) -> tuple[int, int]:
 
 def _published_loss(world: World, student, teacher) -> Tensor:
     def everyone(tensor: Tensor) -> Tensor:
-        gathered = [torch.empty_like(tensor) for _ in range(world.size)]
+        gathered = [torch.empty_like(tensor) for _ in range(world.world_size)]
         dist.all_gather(gathered, tensor.detach().contiguous())
         gathered[world.rank] = tensor
         return torch.cat(gathered, dim=1)
@@ -139,9 +139,8 @@ def _published_loss(world: World, student, teacher) -> Tensor:
 
 
 def meet(world: World) -> list[tuple[int, str]]:
-    """What every process brings, once all are there."""
-    wait_for_all()
-    return gather_objects((world.rank, f"process {world.rank}"))
+    """Objects of all processes."""
+    return world.gather((world.rank, f"process {world.rank}"))
 
 
 class Refusal(NamedTuple):

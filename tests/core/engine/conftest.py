@@ -1,7 +1,6 @@
 """A run of the trainer in this process: eight scenes, and what goes with them."""
 
 import pytest
-import torch
 
 from cosmos_core.data.scenes import TRAIN
 from cosmos_core.data.scenes.layouts import write_layouts
@@ -29,5 +28,5 @@ def setting(tmp_path):
         std=(0.25, 0.25, 0.25),
         output=tmp_path / "run",
         command="cosmos-train scenes_cosmos",
-        world=World(0, 1, torch.device("cpu")),
+        world=World(),
     )

@@ -157,12 +157,13 @@ def test_objects_of_all_processes_come_in_the_order_of_their_numbers(size):
 
 
 def test_one_process_exchanges_nothing(monkeypatch):
-    monkeypatch.delenv("RANK", raising=False)
-    assert join_world("cpu") == SINGLE_PROCESS
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with join_world("cpu") as world:
+        assert world == SINGLE_PROCESS
     assert make_gather(SINGLE_PROCESS, "published") is gather_locally
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_missing_gpu_is_one_line():
     with pytest.raises(ValueError, match=r"needs a GPU, and there is none; --set compute\.device"):
-        join_world("cuda")
+        join_world("cuda").__enter__()

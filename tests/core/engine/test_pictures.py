@@ -11,9 +11,10 @@ import PIL.Image
 import pytest
 import torch
 from safetensors.torch import load_file
-from support.training import METHODS, tiny_views
+from support.training import METHODS, SINGLE_PROCESS, tiny_views
 
 from cosmos_core.engine import pictures
+from cosmos_core.engine.distributed import World
 from cosmos_core.engine.log import read_log
 from cosmos_core.engine.pictures import RunPictures
 from cosmos_core.engine.snapshot import Snapshots
@@ -182,9 +183,9 @@ def test_a_run_that_diverges_leaves_its_curves(setting, scene_shards):
     assert (setting.output / "losses.png").read_bytes() == draw_curves(records, title)
 
 
-def make(chosen, setting, watch, *, rank=0):
+def make(chosen, setting, watch, world=SINGLE_PROCESS):
     inverse = Inverse(setting.mean, setting.std, setting.decode)
-    return RunPictures(chosen, setting.output, watch, inverse, rank=rank, first_step=0)
+    return RunPictures(chosen, setting.output, watch, inverse, world, first_step=0)
 
 
 def test_other_processes_draw_nothing(setting):
@@ -193,8 +194,9 @@ def test_other_processes_draw_nothing(setting):
     setting.output.mkdir()
     (setting.output / "log.jsonl").write_text('{"step": 0, "clip": 2.0}\n')
     for rank in (1, 0):
-        watch = Watch(chosen, setting.output, rank=rank, first_step=0)
-        with make(chosen, setting, watch, rank=rank) as drawing:
+        world = World(rank=rank, world_size=2)
+        watch = Watch(chosen, setting.output, world, first_step=0)
+        with make(chosen, setting, watch, world) as drawing:
             drawing.batch(views)
         assert names(setting.output) == ([] if rank else ["losses.png", "views.png"])
 
@@ -202,7 +204,7 @@ def test_other_processes_draw_nothing(setting):
 def test_curves_are_drawn_again_only_when_that_costs_little(setting, monkeypatch):
     setting.output.mkdir()
     curves = setting.output / "losses.png"
-    with Watch(config(), setting.output, rank=0, first_step=0) as watch:
+    with Watch(config(), setting.output, SINGLE_PROCESS, first_step=0) as watch:
         watch.step(0, {"clip": 2.0})
         with make(config(), setting, watch) as drawing:
             drawing.curves()
@@ -218,7 +220,7 @@ def test_curves_are_drawn_again_only_when_that_costs_little(setting, monkeypatch
 
 def test_an_interrupted_user_does_not_wait_for_a_picture(setting):
     setting.output.mkdir()
-    with Watch(config(), setting.output, rank=0, first_step=0) as watch:
+    with Watch(config(), setting.output, SINGLE_PROCESS, first_step=0) as watch:
         watch.step(0, {"clip": 2.0})
         with pytest.raises(KeyboardInterrupt), make(config(), setting, watch):
             raise KeyboardInterrupt

@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pytest
 from support.processes import run_processes
+from support.training import SINGLE_PROCESS
 from support.watching import BATCH, TERMS, wait_by_rank, watch_config
 from support.writing import file_size_limit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cosmos_core.engine.distributed import World
 from cosmos_core.engine.log import RunLog
 from cosmos_core.engine.log import read_log as read_records
 from cosmos_core.engine.watch import Watch
 
+SECOND = World(rank=1, world_size=2)
 TESTS = Path(__file__).parents[2]
 
 
@@ -27,9 +30,9 @@ def config(log_every=1):
     return watch_config(steps=6, log_every=log_every)
 
 
-def watched(output, steps, *, log_every=1, first_step=0, rank=0):
+def watched(output, steps, *, log_every=1, first_step=0, world=SINGLE_PROCESS):
     """The first `steps` steps of a run of six, from `first_step` on."""
-    with Watch(config(log_every=log_every), output, rank=rank, first_step=first_step) as watch:
+    with Watch(config(log_every=log_every), output, world, first_step=first_step) as watch:
         for step in range(first_step, steps):
             watch.step(step, {**TERMS, "clip": 2.5 - step / 8})
 
@@ -60,7 +63,7 @@ def test_every_so_many_steps_and_the_last_are_logged(tmp_path):
 
 
 def test_pace_and_wait_are_those_since_the_last_line(tmp_path):
-    with Watch(config(log_every=2), tmp_path, rank=0, first_step=0) as watch:
+    with Watch(config(log_every=2), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         time.sleep(0.5)
         watch.step(0, TERMS)
         start = time.monotonic()
@@ -78,7 +81,7 @@ def test_pace_and_wait_are_those_since_the_last_line(tmp_path):
 
 
 def test_the_time_of_an_evaluation_counts_in_no_pace(tmp_path):
-    with Watch(config(log_every=3), tmp_path, rank=0, first_step=0) as watch:
+    with Watch(config(log_every=3), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         for step in (0, 1):
             watch.step(step, TERMS)
         time.sleep(1)
@@ -87,9 +90,9 @@ def test_the_time_of_an_evaluation_counts_in_no_pace(tmp_path):
     assert read_log(tmp_path)[-1]["timing"]["samples_per_second"] > BATCH
 
 
-def test_time_spent_aside_counts_in_no_pace(tmp_path):
-    with Watch(config(), tmp_path, rank=0, first_step=0) as watch:
-        with watch.aside():
+def test_a_pause_counts_in_no_pace(tmp_path):
+    with Watch(config(), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
+        with watch.paused():
             time.sleep(1)
         watch.step(0, TERMS)
     assert read_log(tmp_path)[0]["timing"]["samples_per_second"] > BATCH
@@ -107,7 +110,7 @@ def test_a_log_is_read_up_to_a_line_that_was_cut(tmp_path):
 
 def test_evaluations_are_logged_beside_the_steps(tmp_path, capsys):
     metrics = {"cats/teacher/acc1": 0.5, "cats/teacher/acc5": 0.75, "cats/student/acc1": 0.25}
-    with Watch(config(), tmp_path, rank=0, first_step=0) as watch:
+    with Watch(config(), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         watch.step(0, TERMS)
         watch.evaluation(0, metrics)
     assert read_log(tmp_path)[1] == {"step": 0, "evaluation": metrics}
@@ -158,7 +161,7 @@ def test_without_tensorboard_a_line_says_how_to_get_it(tmp_path, monkeypatch, ca
 
 
 def test_a_number_that_is_not_finite_is_null(tmp_path):
-    with Watch(config(), tmp_path, rank=0, first_step=0) as watch:
+    with Watch(config(), tmp_path, SINGLE_PROCESS, first_step=0) as watch:
         watch.step(0, {**TERMS, "gradient_norm": float("inf")})
     text = (tmp_path / "log.jsonl").read_text()
     assert json.loads(text, parse_constant=pytest.fail)["gradient_norm"] is None
@@ -175,8 +178,8 @@ def test_plain_lines_outside_a_terminal(tmp_path, capsys):
 
 
 def test_other_processes_write_and_show_nothing(tmp_path, capsys):
-    watched(tmp_path, 6, rank=1)
-    with Watch(config(), tmp_path, rank=1, first_step=0) as watch:
+    watched(tmp_path, 6, world=SECOND)
+    with Watch(config(), tmp_path, SECOND, first_step=0) as watch:
         watch.say("unheard")
         watch.evaluation(0, {"cats/teacher/acc1": 0.5})
     assert capsys.readouterr().err == ""
@@ -185,16 +188,17 @@ def test_other_processes_write_and_show_nothing(tmp_path, capsys):
 
 def test_a_log_line_every_0_steps_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"watch.log_every is 0; it must be at least 1"):
-        Watch(config(log_every=0), tmp_path, rank=0, first_step=0)
+        Watch(config(log_every=0), tmp_path, SINGLE_PROCESS, first_step=0)
 
 
 IN_A_TERMINAL = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from support.watching import TERMS, Watch, watch_config
+from support.training import World()
+from support.watching import TERMS, Watch, World, watch_config
 config = watch_config(steps=6, log_every=1)
-with Watch(config, Path(sys.argv[1]), rank=0, first_step=0) as watch:
+with Watch(config, Path(sys.argv[1]), World(), first_step=0) as watch:
     for step in range(6):
         watch.step(step, TERMS)
     watch.say("a line [of] its own")

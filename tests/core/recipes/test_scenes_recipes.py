@@ -36,7 +36,7 @@ def step_flops(recipe, shards):
     )
     batch = next(iter(make_loader(config, scenes_tokenizer())))
     views = normalise(batch.views, torch.full((3,), 0.5), torch.full((3,), 0.25))
-    training = make_training(config, World(0, 1, torch.device("cpu")))
+    training = make_training(config, World())
     with FlopCounterMode(display=False) as counter:
         train_step(training, views, gather_locally, momentum=0.99)
     return counter.get_total_flops() / BATCH
