@@ -7,7 +7,6 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cosmos_core.plots import plain_style
 from cosmos_core.plots.curves import (
     LONG,
     MOST,
@@ -18,6 +17,7 @@ from cosmos_core.plots.curves import (
     running_mean,
     thinned,
 )
+from cosmos_core.utils.figures import plain_style
 
 TITLE = "scenes_cosmos (cosmos): steps 0 to 9 of 10"
 
@@ -65,7 +65,7 @@ def test_lines_are_the_logged_figures(steps):
     for title, value, unit in (
         ("teacher's momentum", 0.99, ""),
         ("norm of the gradient", 1.0, ""),
-        ("speed", 100.0, "images a second"),
+        ("speed", 100.0, "images per second"),
         ("time spent waiting for batches", 25.0, "%"),
         ("peak memory", 2.0, "GB"),
     ):

@@ -7,8 +7,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cosmos_core.plots import new_page, plain_style, png
 from cosmos_core.plots.views import Caption, SampleView, draw_views, lay_out
+from cosmos_core.utils.figures import new_page, plain_style, png
 
 TITLE = "scenes (cosmos)"
 LONG = " ".join(["several words"] * 20)
