@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import io
-import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import cache, lru_cache
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 
+from cosmos_core.utils.figures import plain_style
 from cosmos_eval.models.maps import scaled, upsample
 from cosmos_eval.report.attention.records import CaptionShares, Level, Look, Row, View
 from cosmos_eval.report.attention.text import (
@@ -48,6 +47,15 @@ _HEADED = 8  # rows under one heading
 _BODY, _SMALL = 15, 12  # sizes of letters
 _PAD, _CHIP, _CHIP_LINE = 4.0, 24.0, 29.0  # of a word on its colour: padding, height, line
 _INK, _SOFT, _RULE = "#1c1e21", "#5b6169", "#d5d8dc"
+# Text as it is, and the same bytes every time.
+_STYLE = {
+    "font.family": FAMILY,
+    "text.hinting": "none",
+    "text.parse_math": False,
+    "image.composite_image": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "cosmos-eval",
+}
 # Pillow and other programs refuse to open larger pictures.
 _MOST_PIXELS = Image.MAX_IMAGE_PIXELS or 89_478_485
 
@@ -282,7 +290,7 @@ def _draw_rows(rows: Sequence[Row], kind: str) -> tuple[bytes, dict[str, str]]:
     side = (_WIDTH - _GAP * (columns - 1)) / columns
     panel = min(max(side, _PANEL[0]), _PANEL[1])
     width = columns * panel + _GAP * (columns - 1)
-    with _plain_style():
+    with plain_style(_STYLE):
         sheet, y = _Sheet(), float(_MARGIN)
         for number, row in enumerate(rows):
             headed = number % _HEADED == 0 or len(_lines(row.looks)) > 1
@@ -292,26 +300,6 @@ def _draw_rows(rows: Sequence[Row], kind: str) -> tuple[bytes, dict[str, str]]:
             y += _ROW_GAP
         y = _draw_legend(sheet, y, rows, width)
         return sheet.save(kind, width + 2 * _MARGIN, y + _MARGIN), sheet.titles
-
-
-@contextmanager
-def _plain_style() -> Iterator[None]:
-    """Draw text as it is, whatever a user's matplotlibrc says, and the same bytes every time."""
-    import matplotlib
-
-    style: dict[Any, Any] = {
-        "font.family": FAMILY,
-        "text.hinting": "none",
-        "text.parse_math": False,
-        "image.composite_image": False,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "cosmos-eval",
-    }
-    with matplotlib.rc_context(), warnings.catch_warnings():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams.update(style)
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
-        yield
 
 
 def _lines(looks: Sequence[Look]) -> list[list[tuple[Look, View]]]:
