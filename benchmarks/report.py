@@ -27,8 +27,7 @@ from _report import Measurement, Spread, interleave, measurement, parser, report
 from threadpoolctl import threadpool_limits
 
 from cosmos_eval.report import Content, content_of, to_page
-from cosmos_eval.report.pairs import compare_set
-from cosmos_eval.report.sets import sets_of
+from cosmos_eval.report.comparisons import compare_set, result_sets
 from cosmos_eval.results.compare import Stored, all_differences
 from cosmos_eval.results.labels import model_label
 from cosmos_eval.results.leaderboard import published
@@ -116,7 +115,7 @@ Differences = dict[tuple[str, str, str], Mapping[str, PairedDifference]]
 
 def _together(results: Sequence[Stored]) -> Differences:
     with threadpool_limits(1):
-        found = [pair for one in sets_of(results, read_samples) for pair in compare_set(one)]
+        found = [pair for one in result_sets(results, read_samples) for pair in compare_set(one)]
     return {(one.dataset, *one.models): one.differences for one in found}
 
 

@@ -1,7 +1,6 @@
-"""All results as one web page that needs nothing beside it.
+"""All results as one web page that needs no other file. Importing this package imports no torch.
 
-`content_of` compares everything that can be compared, `to_page` writes it with pictures. Importing
-this room imports no torch.
+`content_of` compares everything that can be compared, `to_page` writes it with pictures.
 """
 
 from __future__ import annotations

@@ -1,26 +1,30 @@
-"""The page: templates filled with everything that is shown; nothing of it is run or loaded."""
+"""The page: templates filled with all content and pictures; it loads and runs nothing else."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval._version import __version__
-from cosmos_eval.report.assets import policy, program_of_page, style_sheet
-from cosmos_eval.report.charts import program, specifications
-from cosmos_eval.report.classes import class_tables
+from cosmos_eval.report.charts import model_names, page_data, program, specifications
+from cosmos_eval.report.comparisons import scores
 from cosmos_eval.report.content import Content
-from cosmos_eval.report.data import model_names, page_data
-from cosmos_eval.report.gallery import Gallery
-from cosmos_eval.report.origins import Origin, origin_of
-from cosmos_eval.report.pictures import Album, fitting, gallery_view, has_examples, size_of
-from cosmos_eval.report.summary import summary_of
-from cosmos_eval.report.tables import Anchors, anchors_of, board_view
-from cosmos_eval.report.wins import wins_of
-from cosmos_eval.results.leaderboard import shortened
+from cosmos_eval.report.gallery import KINDS, Gallery, Picture
+from cosmos_eval.report.tables import (
+    anchors_of,
+    board_view,
+    class_tables,
+    figures_of,
+    provenance_of,
+    summary_of,
+)
+from cosmos_eval.results.leaderboard import Entry, shortened
 from cosmos_eval.results.text import html_templates, html_value, script_json
 from cosmos_eval.types import UsageError
 
@@ -29,35 +33,42 @@ if TYPE_CHECKING:
     from markupsafe import Markup
 
 LIMIT = 5_000_000
-"""Bytes that a page has at most, unless its tables alone have more."""
+"""Bytes of a page at most, unless its tables alone have more."""
 
+NO_PICTURES = Gallery()
+
+# Scripts in their order, which become one function.
+_SCRIPTS = (
+    *("common", "theme", "tables", "filters", "origins"),
+    *("compare", "charts", "pictures", "slider", "paper"),
+)
 _NAME_PARTS = re.compile(r"[^/_:.-]{1,16}[/_:.-]*|[/_:.-]+")
 # Tables of more classes are closed at first, and not printed.
 _FEW_CLASSES = 40
 
 
-NO_PICTURES = Gallery()
-
-_TOO_LARGE = "no pictures: the tables alone take {:.1f} MB"
-
-
 class Page(NamedTuple):
-    """A page as bytes of UTF-8, and a line for each thing that it could not show."""
+    """A page as bytes of UTF-8, and one line for each thing that it does not show."""
 
     content: bytes
     notes: tuple[str, ...]
 
 
 def to_page(content: Content, gallery: Gallery = NO_PICTURES) -> Page:
-    """The page, the same bytes for the same input, with as many pictures as LIMIT allows."""
-    page, chosen = _rendered(content, gallery), gallery
-    room = LIMIT - len(page) + size_of(gallery)
-    while len(page) > LIMIT and has_examples(chosen):
-        chosen = fitting(gallery, room)
+    """Write a page, with as many whole rounds of examples as LIMIT allows.
+
+    The same input gives the same bytes.
+    """
+    rounds, chosen = gallery.rounds, gallery
+    page = _rendered(content, chosen)
+    while len(page) > LIMIT and rounds:
+        rounds -= 1
+        chosen = gallery.limited(rounds)
         page = _rendered(content, chosen)
-        room -= max(len(page) - LIMIT, LIMIT // 100)
-    too_large = [] if len(page) <= LIMIT else [_TOO_LARGE.format(len(page) / 1e6)]
-    return Page(page, (*content.notes, *chosen.notes, *too_large))
+    notes = [*content.notes, *chosen.notes]
+    if len(page) > LIMIT:
+        notes.append(f"no pictures: the tables alone take {len(page) / 1e6:.1f} MB")
+    return Page(page, tuple(notes))
 
 
 def require_page_name(path: Path) -> None:
@@ -75,68 +86,108 @@ def write_page(path: Path, page: Page) -> None:
 
 
 def room_for_pictures(content: Content) -> int:
-    """How many bytes of pictures fit on a page, roughly: base64 takes a third more, markup some."""
+    """Return about how many bytes of pictures fit on a page, as base64 and with their markup."""
     return max(0, (LIMIT - len(_rendered(content, NO_PICTURES))) * 7 // 10)
+
+
+class Album:
+    """The pictures of a page, each of which is carried once."""
+
+    def __init__(self) -> None:
+        self._names: dict[Picture, str] = {}
+
+    def __call__(self, picture: Picture) -> tuple[str, str]:
+        """Return the id of a picture, and its address at the first place that shows it."""
+        if picture in self._names:
+            return self._names[picture], ""
+        name = self._names[picture] = f"picture-{len(self._names) + 1}"
+        content = base64.b64encode(picture.content).decode()
+        return name, f"data:{picture.media_type};base64,{content}"
 
 
 def _rendered(content: Content, gallery: Gallery) -> bytes:
     tables = class_tables(content.results)
     anchors = anchors_of(content.entries)
     charts = program()
-    style, script = style_sheet(), program_of_page()
-    shown = gallery_view(gallery)
+    style, script = _style_sheet(), _script()
     models = model_names(content)
     names = shortened([*models, *(entry.model for entry in content.entries)])
-    text = (
-        _environment()
-        .get_template("page.html")
-        .render(
-            policy=policy(style, (script, charts.text)),
-            style=style,
-            script=script,
-            charts=charts,
-            data=script_json({**page_data(content, tables), "charts": specifications()}),
-            version=__version__,
-            summary=summary_of(content.results),
-            notes=[*content.notes, *shown.notes],
-            boards=[board_view(board, anchors) for board in content.boards],
-            models=models,
-            short=lambda model: names.get(model, model),
-            wins=wins_of(content.pairs, models),
-            tables=tables,
-            few=_FEW_CLASSES,
-            confusions=content.confusions,
-            gallery=shown,
-            has_examples=has_examples(gallery),
-            picture=Album(),
-            origins=_origins(content, anchors),
-        )
-    )
-    return text.encode()
+    sections = {kind: gallery.sections(kind) for kind in KINDS}
+    template = _environment().get_template("page.html")
+    return template.render(
+        policy=_policy(style, (script, charts.text)),
+        style=style,
+        script=script,
+        charts=charts,
+        data=script_json({**page_data(content, tables), "charts": specifications()}),
+        version=__version__,
+        summary=summary_of(content.results),
+        notes=[*content.notes, *gallery.notes],
+        boards=[board_view(board, anchors) for board in content.boards],
+        models=models,
+        short=lambda model: names.get(model, model),
+        scores=scores(content.pairs, models),
+        tables=tables,
+        few=_FEW_CLASSES,
+        mistakes=content.mistakes,
+        gallery=sections,
+        has_examples=any(sections.values()),
+        picture=Album(),
+        anchors=anchors,
+        entries=_by_model(content.entries),
+    ).encode()
 
 
 def _environment() -> Environment:
     environment = html_templates("cosmos_eval.report", "templates")
     environment.filters.update(step=_step, breakable=_breakable)
+    environment.globals.update(figures_of=figures_of, provenance_of=provenance_of)
     return environment
 
 
+def _by_model(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
+    by_model: dict[str, list[Entry]] = {}
+    for entry in entries:
+        by_model.setdefault(entry.model, []).append(entry)
+    return sorted(by_model.items())
+
+
+def _style_sheet() -> str:
+    """Return the style sheet, with a class for the length of every bar of whole percent."""
+    lengths = "".join(f".w{step}{{--w:{step}%}}" for step in range(101))
+    return _static("page.css") + lengths + "\n"
+
+
+def _script() -> str:
+    """Return all scripts in one function, so that they leave no names in the page's window."""
+    parts = "\n".join(_static(f"{name}.js") for name in _SCRIPTS)
+    return f'(() => {{\n"use strict";\n{parts}}})();\n'
+
+
+def _policy(style: str, scripts: Sequence[str]) -> str:
+    """Allow a browser these texts, pictures that the page holds, and nothing else."""
+    hashes = " ".join(map(_hash, scripts))
+    return (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {hashes}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _static(name: str) -> str:
+    return files("cosmos_eval.report").joinpath("static", name).read_text("utf-8")
+
+
 def _breakable(name: str) -> Markup:
-    """A name that may be broken behind its separators and in long words, escaped."""
+    """Escape a name, with possible line breaks behind its separators and in long words."""
     from markupsafe import Markup, escape
 
     return Markup("<wbr>").join(escape(part) for part in _NAME_PARTS.findall(html_value(name)))
 
 
 def _step(percent: float | None) -> str:
-    """A number in percent as the class that draws a bar of its length."""
+    """Return the class that draws a bar of a length in percent."""
     return "" if percent is None else f"w{min(100, max(0, round(percent)))}"
-
-
-def _origins(content: Content, anchors: Anchors) -> Sequence[tuple[str, list[Origin]]]:
-    """Provenance by model, each in the order of protocols and data sets."""
-    by_model: dict[str, list[Origin]] = {}
-    for entry in content.entries:
-        origin = origin_of(entry, entry.stored, anchors)
-        by_model.setdefault(entry.model, []).append(origin)
-    return sorted(by_model.items())

@@ -1,137 +1,279 @@
-"""Boards as a page shows them: every number with its bar, its source and what to sort by."""
+"""The tables of a page: leaderboards with bars, figures per class, and provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from cosmos_eval.results.leaderboard import Board, Column, Entry, Key, Row, Shown
-from cosmos_eval.tasks import Metric, known_tasks, metric_of
+from cosmos_eval.results.labels import Stored, is_partial
+from cosmos_eval.results.leaderboard import (
+    Board,
+    Entry,
+    Key,
+    Shown,
+    bounds,
+    difference,
+    headlines_of,
+    percent,
+)
+from cosmos_eval.results.record import ResultRow
+from cosmos_eval.tasks import known_tasks, metric_of
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
+_FIRST_FIGURE = "IoU"  # has its table before those of other figures per class
+
+Anchors = Mapping[Key, str]
+"""The id of the element that holds the provenance of an entry."""
 
 
 class Bar(NamedTuple):
-    """An interval and its number, in percent of the column's scale from the left."""
+    """An interval and its value, in percent of the column's scale from the left."""
 
     low: float
     high: float
     value: float
 
 
-class CellView(NamedTuple):
-    """A number: `exact`, `low` and `high` for sorting and drawing, shares in percent."""
+class Cell(NamedTuple):
+    """A number; `exact`, `low` and `high` are for sorting and drawing, shares in percent."""
 
     shown: Shown
-    anchor: str = ""
-    exact: str = ""
-    low: str = ""
-    high: str = ""
-    bar: Bar | None = None
-
-
-class ColumnView(NamedTuple):
-    """A data set's metric."""
-
-    dataset: str
-    task: str
-    metric: str
-    title: str
-
-
-class RowView(NamedTuple):
-    """A model's numbers from one source."""
-
-    model: str
-    source: str
-    url: str
-    cells: tuple[CellView, ...]
+    anchor: str
+    bar: Bar
+    exact: str
+    low: str
+    high: str
 
 
 class BoardView(NamedTuple):
-    """A protocol family's table."""
+    """A board with the task of every column, and cells by row, None where there is no number."""
 
-    protocol: str
-    columns: tuple[ColumnView, ...]
-    rows: tuple[RowView, ...]
-    notes: tuple[str, ...]
-    shows_source: bool
-
-
-Anchors = Mapping[Key, str]
-"""Where on the page the provenance of an entry stands."""
+    board: Board
+    tasks: tuple[str, ...]
+    cells: tuple[tuple[Cell | None, ...], ...]
 
 
 def anchors_of(entries: Sequence[Entry]) -> Anchors:
-    """A name for each entry."""
+    """Give every entry the id of an element."""
     return {entry.key: f"entry-{number}" for number, entry in enumerate(entries, start=1)}
 
 
 def board_view(board: Board, anchors: Anchors) -> BoardView:
-    """A board with the scales of its columns."""
-    scales = [_scale(board, place) for place in range(len(board.columns))]
-    tasks = list(known_tasks())
+    """Return a board with bars on the scales of its columns."""
+    tasks = [*known_tasks(), "other"]
+    columns = [_cells(board, index, anchors) for index in range(len(board.columns))]
     return BoardView(
-        protocol=board.protocol,
-        columns=tuple(_column(column, tasks) for column in board.columns),
-        rows=tuple(_row(row, board, scales, anchors) for row in board.rows),
-        notes=board.notes,
-        shows_source=board.shows_source,
+        board,
+        tuple(tasks[min(column.task, len(tasks) - 1)] for column in board.columns),
+        tuple(zip(*columns, strict=True)),
     )
 
 
-class _Scale(NamedTuple):
-    low: float
-    high: float
+def _cells(board: Board, index: int, anchors: Anchors) -> list[Cell | None]:
+    """Return a column; its scale goes from its lowest to its highest end, with a margin."""
+    metric = board.columns[index].metric
+    ends = [_ends(row.entries[index], metric) for row in board.rows]
+    lowest, highest = min(min(e) for e in ends if e), max(max(e) for e in ends if e)
+    margin = _MARGIN * (highest - lowest) or 0.01
+    start, length = lowest - margin, highest - lowest + 2 * margin
 
-    def place(self, value: float) -> float:
-        return round(100 * (value - self.low) / (self.high - self.low), 2)
+    cells: list[Cell | None] = []
+    for row, of_row in zip(board.rows, ends, strict=True):
+        entry = row.entries[index]
+        if entry is None or not of_row:
+            cells.append(None)
+            continue
+        value, low, high = of_row
+        bar = Bar(*(round(100 * (end - start) / length, 2) for end in (low, high, value)))
+        factor = metric_of(entry.task, metric).factor
+        exact = (f"{factor * number:.4f}".rstrip("0").rstrip(".") for number in of_row)
+        cells.append(Cell(row.cells[index], anchors[entry.key], bar, *exact))
+    return cells
 
 
-def _scale(board: Board, place: int) -> _Scale:
-    """From the lowest to the highest end of a column, with a margin."""
-    metric = board.columns[place].metric
-    ends = [end for row in board.rows for end in _ends(row.entries[place], metric)]
-    low, high = min(ends), max(ends)
-    margin = _MARGIN * (high - low) or 0.01
-    return _Scale(low - margin, high + margin)
-
-
-def _ends(entry: Entry | None, metric: str) -> tuple[float, ...]:
+def _ends(entry: Entry | None, metric: str) -> tuple[float, float, float] | tuple[()]:
+    """Return a value and its interval, which is the value itself where there is none."""
     if entry is None or metric not in entry.metrics:
         return ()
-    interval = entry.intervals.get(metric, {})
-    return entry.metrics[metric], *(interval[end] for end in ("low", "high") if end in interval)
+    value, interval = entry.metrics[metric], entry.intervals.get(metric)
+    return (value, interval["low"], interval["high"]) if interval else (value, value, value)
 
 
-def _column(column: Column, tasks: Sequence[str]) -> ColumnView:
-    task = tasks[column.task] if column.task < len(tasks) else "other"
-    return ColumnView(column.dataset, task, column.metric, column.title)
+class ClassRow(NamedTuple):
+    """A class, its number of samples if recorded, and a value per model, shares in percent."""
+
+    name: str
+    counted: int | None
+    values: tuple[float | None, ...]
 
 
-def _row(row: Row, board: Board, scales: Sequence[_Scale], anchors: Anchors) -> RowView:
-    columns = zip(row.cells, row.entries, board.columns, scales, strict=True)
-    cells = tuple(_cell(shown, e, c.metric, scale, anchors) for shown, e, c, scale in columns)
-    return RowView(row.model, row.source, row.url, cells)
+class ClassTable(NamedTuple):
+    """A figure of every class (`IoU`, `Acc`, `recall`...), and the name of its counts."""
+
+    protocol: str
+    dataset: str
+    figure: str
+    counted: str
+    models: tuple[str, ...]
+    rows: tuple[ClassRow, ...]
 
 
-def _cell(
-    shown: Shown, entry: Entry | None, metric: str, scale: _Scale, anchors: Anchors
-) -> CellView:
-    if entry is None or metric not in entry.metrics:
-        return CellView(shown)
-    known = metric_of(entry.task, metric)
-    value, *ends = _ends(entry, metric)
-    low, high = ends if len(ends) == 2 else (value, value)
-    return CellView(
-        shown,
-        anchors[entry.key],
-        exact=_exact(known, value),
-        low=_exact(known, low),
-        high=_exact(known, high),
-        bar=Bar(scale.place(low), scale.place(high), scale.place(value)),
+def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
+    """Return tables by protocol, data set and figure; classes in the order of the results."""
+    groups: dict[tuple[str, str], list[Stored]] = {}
+    for one in results:
+        if one.row.per_class:
+            groups.setdefault((one.row.protocol, one.row.dataset), []).append(one)
+    return [
+        table
+        for key in sorted(groups)
+        for table in _class_tables(*key, sorted(groups[key], key=lambda one: one.model))
+    ]
+
+
+def _class_tables(protocol: str, dataset: str, results: Sequence[Stored]) -> Iterator[ClassTable]:
+    rows = [one.row for one in results]
+    classes = list(dict.fromkeys(name for row in rows for name in row.per_class))
+    figures = dict.fromkeys(n for row in rows for some in row.per_class.values() for n in some)
+    counts = [name for name in figures if _is_count(rows, name)]
+    counted = counts[0] if counts else ""
+    models = tuple(one.model for one in results)
+    for figure in sorted(figures, key=lambda figure: figure != _FIRST_FIGURE):
+        if figure not in counts:
+            of_classes = tuple(_class_row(name, rows, figure, counted) for name in classes)
+            yield ClassTable(protocol, dataset, figure, counted, models, of_classes)
+
+
+def _is_count(rows: Sequence[ResultRow], figure: str) -> bool:
+    """Whether a figure counts something: results store shares as floats."""
+    values = [some[figure] for row in rows for some in row.per_class.values() if figure in some]
+    return any(isinstance(v, int) for v in values) and not any(isinstance(v, float) for v in values)
+
+
+def _class_row(name: str, rows: Sequence[ResultRow], figure: str, counted: str) -> ClassRow:
+    of_class = [row.per_class.get(name, {}) for row in rows]
+    counts = [some[counted] for some in of_class if some.get(counted) is not None]
+    factor = metric_of(rows[0].task, figure).factor
+    values = (some.get(figure) for some in of_class)
+    return ClassRow(
+        name,
+        int(counts[0] or 0) if counts else None,
+        tuple(None if value is None else round(factor * value, 2) for value in values),
     )
 
 
-def _exact(metric: Metric, value: float) -> str:
-    return f"{metric.factor * value:.4f}".rstrip("0").rstrip(".")
+class Figure(NamedTuple):
+    """A metric as text, with its interval, the method of the interval, and published numbers."""
+
+    metric: str
+    value: str
+    interval: str
+    method: str
+    published: str
+
+
+def figures_of(entry: Entry) -> list[Figure]:
+    """Return the metrics of an entry, those of leaderboards first."""
+    first = [name for name in headlines_of(entry) if name in entry.metrics]
+    return [_figure(entry, name) for name in dict.fromkeys([*first, *sorted(entry.metrics)])]
+
+
+def _figure(entry: Entry, metric: str) -> Figure:
+    value, interval = entry.metrics[metric], entry.intervals.get(metric)
+    method = f"{interval['method']}, {100 * interval['level']:g}%" if interval else ""
+    known = metric_of(entry.task, metric)
+    shown = f"{percent(value)} %" if known.unit == "fraction" else f"{value:.2f}"
+    published = ""
+    if metric in entry.published:
+        others = entry.published[metric]
+        published = f"{percent(others)} ({difference(value, others)})"
+    return Figure(metric, shown, bounds(known, interval), method, published)
+
+
+def provenance_of(stored: Stored) -> dict[str, dict[str, str]]:
+    """Return what is known of a result, as names and values under titles."""
+    row = stored.row
+    recorded, model = row.provenance, row.model
+    groups: dict[str, Mapping[str, Any]] = {
+        "Model": {
+            "specification": model["spec"],
+            "architecture": model["architecture"],
+            "weights": model["weights"] or "the only ones",
+            "SHA-256 of the weights": model["weights_sha256"] or "random weights",
+        },
+        "Measurement": {
+            "task": row.task,
+            "samples": row.n_samples,
+            "limit": recorded["limit"],
+            "partial": recorded.get("partial"),
+            "attention": recorded["attention"],
+            "kind of map": recorded.get("map"),
+            "precision": recorded["precision"],
+            "batch size": recorded["batch_size"],
+            "seed": recorded["seed"],
+        },
+        "Hashes of what was measured": recorded["hashes"],
+        "Code and machine": _machine(recorded),
+        "Files": {
+            "result": stored.path.name,
+            "samples": row.samples,
+            "SHA-256 of the samples": recorded.get("samples_sha256"),
+            "SHA-256 of the record": recorded.get("record_sha256"),
+            "edited after it was written": "yes" if stored.is_edited else None,
+        },
+    }
+    return {title: _known(facts) for title, facts in groups.items()}
+
+
+def _machine(recorded: Mapping[str, Any]) -> dict[str, Any]:
+    memory = recorded["peak_memory_bytes"]
+    return {
+        "measured (UTC)": recorded["utc"],
+        "cosmos-eval": recorded["version"],
+        "commit": recorded["commit"] or "unknown",
+        "code edited since": {True: "yes", False: "no"}.get(recorded["dirty"], "unknown"),
+        "command": recorded["command"],
+        "device": recorded["device"],
+        "platform": recorded["platform"],
+        "Python": recorded["python"],
+        "packages": ", ".join(f"{n} {v}" for n, v in sorted(recorded["packages"].items()) if v),
+        "seconds": ", ".join(f"{phase} {s:g}" for phase, s in sorted(recorded["seconds"].items())),
+        "peak memory": None if memory is None else f"{memory / 1e6:.0f} MB",
+    }
+
+
+def _known(facts: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in facts.items() if value not in (None, "")}
+
+
+def summary_of(results: Sequence[Stored]) -> dict[str, str]:
+    """Return what was measured, when, by which code and where; no clock is read."""
+    rows = [one.row for one in results]
+    recorded = [row.provenance for row in rows]
+    # To the minute: the first 16 characters of ISO 8601.
+    times = sorted(one["utc"][:16].replace("T", " ") for one in recorded)
+    return _known(
+        {
+            "Results": len(rows),
+            "Models": len({one.model for one in results}),
+            "Data sets": len({row.dataset for row in rows}),
+            "Protocols": _listed(row.protocol for row in rows),
+            "Measured (UTC)": " to ".join(dict.fromkeys(times[:1] + times[-1:])),
+            "By cosmos-eval": _listed(one["version"] for one in recorded),
+            "Commits": _listed(str(one["commit"] or "unknown")[:12] for one in recorded),
+            "On": _listed(one["device"] for one in recorded),
+            "Precision": _listed(one["precision"] for one in recorded),
+            "Of edited code": _some(bool(one["dirty"]) for one in recorded),
+            "Of random weights": _some(bool(row.model["random"]) for row in rows),
+            "Of a part of the samples only": _some(map(is_partial, rows)),
+        }
+    )
+
+
+def _listed(values: Iterator[str]) -> str:
+    return ", ".join(sorted(set(values)))
+
+
+def _some(found: Iterator[bool]) -> str:
+    count = sum(found)
+    return f"{count} results" if count else ""

@@ -1,12 +1,23 @@
-"""Single samples that stand for results: pictures with what models made of them.
+"""Single samples that stand for results: pictures with the outputs of models.
 
-Importing this room imports no torch.
+Importing this package imports no torch.
 """
 
 from __future__ import annotations
 
-from cosmos_eval.report.gallery.examples import BUDGET, collect
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from cosmos_eval.data.retrieval import open_data
+from cosmos_eval.protocols import prepare
+from cosmos_eval.protocols.scenes import FAMILY as SCENES
+from cosmos_eval.report.gallery.attention import AttentionSource
+from cosmos_eval.report.gallery.classification import ClassificationSource
+from cosmos_eval.report.gallery.models import run_requests
 from cosmos_eval.report.gallery.records import (
+    KINDS,
     AttentionExample,
     ClassificationExample,
     Gallery,
@@ -15,10 +26,23 @@ from cosmos_eval.report.gallery.records import (
     SegmentationExample,
     Word,
 )
-from cosmos_eval.report.gallery.results import require_inputs
+from cosmos_eval.report.gallery.retrieval import RetrievalSource, captioned_images
+from cosmos_eval.report.gallery.segmentation import SegmentationSource
+from cosmos_eval.report.gallery.selection import select
+from cosmos_eval.report.gallery.source import (
+    Group,
+    Pair,
+    Source,
+    group_results,
+    require_inputs,
+)
+from cosmos_eval.runner.run import Watch, unwatched
+from cosmos_eval.tasks import find_protocol
+from cosmos_eval.types import Progress, RunOptions
 
 __all__ = [
     "BUDGET",
+    "KINDS",
     "AttentionExample",
     "ClassificationExample",
     "Gallery",
@@ -29,3 +53,87 @@ __all__ = [
     "collect",
     "require_inputs",
 ]
+
+BUDGET = 3_000_000
+"""Bytes of all pictures. A page that holds them as base64 text is a third larger."""
+
+# Its captions list small things; the first sentence names one.
+_SMALL_SCENES = "scenes-retrieval-small"
+
+
+def collect(
+    results: Sequence[Path],
+    options: RunOptions,
+    *,
+    datasets: Sequence[str] = (),
+    predictions: Path | None = None,
+    device: str = "auto",
+    budget: int = BUDGET,
+    watch: Watch = unwatched,
+) -> Gallery:
+    """Return examples with pictures of the results in files; equal input gives equal bytes.
+
+    Images come from `options.data_root` and the data sets' own locations; `datasets` are YAML files
+    of users' data sets. Label maps come from `predictions`, a folder of `--save-predictions`, or
+    from the model if it is on this machine with the measured weights. Retrieved items and attention
+    maps come from the model and the embeddings cached in `options.cache`. Nothing is fetched. The
+    gallery's `notes` name what cannot be shown. Raises UsageError for files that are no results
+    and YAML files of no result.
+    """
+    found = group_results(results, datasets)
+    sources: list[Source] = []
+    for done, group in enumerate(found.groups):
+        watch("pictures", Progress("data sets", done, len(found.groups)))
+        sources.append(_source(group, options, predictions))
+    sources.append(AttentionSource(found.groups, _pairs(found.groups, sources, options)))
+    answered = run_requests((r for source in sources for r in source.requests()), device, watch)
+    candidates = [one for source in sources for one in source.candidates(answered.outputs)]
+    selected = select(candidates, budget, options.workers, partial(watch, "pictures"))
+    notes = [
+        *found.notes,
+        *(note for source in sources for note in source.notes),
+        *answered.notes,
+        *selected.notes,
+    ]
+    by_type: dict[type, list[Any]] = {}
+    for example in selected.examples:
+        by_type.setdefault(type(example), []).append(example)
+    return Gallery(
+        retrieval=tuple(by_type.get(RetrievalExample, ())),
+        classification=tuple(by_type.get(ClassificationExample, ())),
+        segmentation=tuple(by_type.get(SegmentationExample, ())),
+        attention=tuple(by_type.get(AttentionExample, ())),
+        notes=tuple(dict.fromkeys(notes)),
+    )
+
+
+def _source(group: Group, options: RunOptions, predictions: Path | None) -> Source:
+    if group.task == "cls":
+        return ClassificationSource(group, options)
+    if group.task == "seg":
+        return SegmentationSource(group, options, predictions)
+    return RetrievalSource(group, options)
+
+
+def _pairs(groups: Sequence[Group], sources: Sequence[Source], options: RunOptions) -> list[Pair]:
+    """Choose images and texts for attention maps.
+
+    Small things of the embedded scenes, if any result is of them, and captions of other sets; where
+    there are neither, prompts of classes.
+    """
+    others = [
+        (group.task, source.pairs)
+        for group, source in zip(groups, sources, strict=True)
+        if group.protocol.family != SCENES
+    ]
+    pairs = [pair for task, some in others if task == "retrieval" for pair in some]
+    if len(others) < len(groups):
+        pairs = [*_pairs_of_scenes(options), *pairs]
+    return pairs or [pair for _, some in others for pair in some]
+
+
+def _pairs_of_scenes(options: RunOptions) -> Iterator[Pair]:
+    protocol: Any = find_protocol(_SMALL_SCENES)
+    prepare(protocol)
+    for pair in captioned_images(protocol, open_data(protocol, options)):
+        yield pair._replace(text=pair.text.partition(". ")[0])

@@ -1,78 +1,81 @@
-"""Images that a model took for another class, of its most frequent mistakes. Imports no torch."""
+"""Images of a classification result that the model took for another class. Imports no torch."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import numpy as np
 
 from cosmos_eval.data.class_names import ClassData, class_names
 from cosmos_eval.data.classification import open_data, sample_list_hash
-from cosmos_eval.report.gallery.drafts import Draft
-from cosmos_eval.report.gallery.parts import Answers, Drafted, Opened, Part, opened
+from cosmos_eval.report.comparisons import Sampled
+from cosmos_eval.report.gallery.models import Outputs
 from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import ClassificationExample
-from cosmos_eval.report.gallery.results import Group, Shown
+from cosmos_eval.report.gallery.selection import Candidate
+from cosmos_eval.report.gallery.source import Group, Source
 from cosmos_eval.stats.classification import confusion_pairs
 from cosmos_eval.tasks.classification import CLASSES, LABELS, TOP5
-from cosmos_eval.types import ClassificationProtocol, RunOptions, Samples
+from cosmos_eval.types import RunOptions, Samples
 
 _WRONG = 5  # at most, of a result
 
 
-def of_classification(group: Group, protocol: ClassificationProtocol, options: RunOptions) -> Part:
-    """The part of a group of classification results by a protocol."""
-    found = opened(group, options, open_data, _is_of)
-    return Part(found.notes, (), partial(_drafted, protocol, found))
+class ClassificationSource(Source):
+    """Wrong images of every result of a group, of its most frequent mistakes."""
+
+    def __init__(self, group: Group, options: RunOptions) -> None:
+        super().__init__()
+        self._protocol: Any = group.protocol
+        self._results = self.open_results(group, options, open_data, _is_of)
+
+    def candidates(self, outputs: Outputs) -> Iterator[Candidate]:
+        """Return the chosen images of every result."""
+        for result, data in self._results:
+            names = self._names(data)
+            for turn, index in enumerate(wrong_images(result.samples)):
+                yield Candidate(turn, partial(_draw, result, data, names, index))
+
+    def _names(self, data: ClassData) -> list[str]:
+        """The classes as prompts name them; those of one name also as the data name them."""
+        names = class_names(self._protocol, data)
+        counts = Counter(names)
+        return [
+            name if counts[name] == 1 else f"{name} ({own})"
+            for name, own in zip(names, data.classes, strict=True)
+        ]
 
 
-def _is_of(data: ClassData, shown: Shown) -> bool:
+def _is_of(data: ClassData, result: Sampled) -> bool:
     return (
-        sample_list_hash(data) == shown.row.provenance["hashes"].get("sample_list")
-        and data.labels.tolist() == shown.samples[LABELS].tolist()
-        and list(data.classes) == shown.samples[CLASSES].tolist()
+        sample_list_hash(data) == result.row.provenance["hashes"].get("sample_list")
+        and data.labels.tolist() == result.samples[LABELS].tolist()
+        and list(data.classes) == result.samples[CLASSES].tolist()
     )
 
 
-def chosen(samples: Samples) -> list[int]:
-    """Numbers of wrong images: one of each of the most frequent mistakes, then a second..."""
+def wrong_images(samples: Samples) -> list[int]:
+    """Return indices of wrong images: one of each of the most frequent mistakes, then a second."""
     labels, predicted = samples[LABELS], samples[TOP5][:, 0]
     mistakes = [
         np.flatnonzero((labels == pair.true) & (predicted == pair.predicted)).tolist()
         for pair in confusion_pairs(labels, predicted, _WRONG)
     ]
-    turns = (some[turn] for turn in range(_WRONG) for some in mistakes if turn < len(some))
-    return [number for number, _ in zip(turns, range(_WRONG), strict=False)]
-
-
-def _drafted(protocol: ClassificationProtocol, found: Opened, answers: Answers) -> Drafted:
-    drafts = []
-    for shown, data in found.results:
-        names = _names(protocol, data)
-        for place, number in enumerate(chosen(shown.samples)):
-            drafts.append(Draft(place, partial(_draw, shown, data, names, number)))
-    return Drafted(drafts, ())
-
-
-def _names(protocol: ClassificationProtocol, data: ClassData) -> list[str]:
-    """What prompts call the classes; those that share a name also as the data call them."""
-    names = class_names(protocol, data)
-    counts = Counter(names)
-    return [
-        name if counts[name] == 1 else f"{name} ({own})"
-        for name, own in zip(names, data.classes, strict=True)
-    ]
+    in_turn = [some[turn] for turn in range(_WRONG) for some in mistakes if turn < len(some)]
+    return in_turn[:_WRONG]
 
 
 def _draw(
-    shown: Shown, data: ClassData, names: list[str], number: int, canvas: Canvas
+    result: Sampled, data: ClassData, names: list[str], index: int, canvas: Canvas
 ) -> ClassificationExample:
     return ClassificationExample(
-        model=shown.label,
-        dataset=shown.row.dataset,
-        protocol=shown.row.protocol,
-        image=canvas.thumbnail(data.images[number]),
-        label=names[data.labels[number]],
-        predicted=[names[place] for place in shown.samples[TOP5][number]],
+        model=result.model,
+        dataset=result.row.dataset,
+        protocol=result.row.protocol,
+        image=canvas.thumbnail(data.images[index]),
+        label=names[data.labels[index]],
+        predicted=[names[class_index] for class_index in result.samples[TOP5][index]],
     )

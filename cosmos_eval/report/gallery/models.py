@@ -1,78 +1,121 @@
-"""Models that are on this machine, asked for what is not stored. Imports torch to load one."""
+"""Models on this machine that compute what results do not store. Imports torch to load one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.report.gallery.parts import MAPS, Answers, Key, Model, Need
-from cosmos_eval.report.gallery.results import listed
+from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.run import Watch
-from cosmos_eval.types import ModelSpec, OnProgress, Progress, UsageError
+from cosmos_eval.types import ModelSpec, OnProgress, Precision, Progress, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
+MAPS = "label maps"
+"""The kind of request whose outputs runs can save."""
 _REMEDY = "; `cosmos-eval run --save-predictions DIR` keeps label maps for --predictions DIR"
+
+Key = tuple[str, str, str]
+"""Kind, data set and model of a request."""
+
+Outputs = Mapping[Key, Any]
+"""The outputs of models, without those that could not be computed."""
+
+
+class Model(NamedTuple):
+    """What has to be loaded to repeat a result, as the result records it."""
+
+    spec: str
+    architecture: str
+    weights: str | None
+    weights_sha256: str | None
+    random: bool
+    precision: Precision
+
+    @classmethod
+    def of(cls, row: ResultRow) -> Model:
+        """Return the model of a result."""
+        recorded = {name: row.model[name] for name in cls._fields[:-1]}
+        return cls(**recorded, precision=row.provenance["precision"])
+
+
+class Request(NamedTuple):
+    """A computation by a model: of `kind`, for the model called `label`, on the data set `where`.
+
+    `run` raises UsageError where the model cannot compute it.
+    """
+
+    model: Model
+    label: str
+    kind: str
+    where: str
+    run: Callable[[Encoder, OnProgress], Any]
+
+    @property
+    def key(self) -> Key:
+        """The key of its output."""
+        return self.kind, self.where, self.label
 
 
 class Answered(NamedTuple):
-    """What models answered, and a line for each thing that they could not."""
+    """The outputs of models, and one line for each that could not be computed."""
 
-    answers: Answers
+    outputs: Outputs
     notes: Sequence[str]
 
 
-def ask(needs: Iterable[Need], device: str, watch: Watch) -> Answered:
-    """Load every model once, one after the other, and ask it for all that is needed of it.
+def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> Answered:
+    """Load every model once, one after the other, and run all requests for it.
 
-    Models are not fetched: what is not on this machine is not asked, and noted.
+    Models are not fetched; those that are not on this machine are noted.
     """
-    by_model: dict[Model, list[Need]] = {}
-    for need in needs:
-        by_model.setdefault(need.model, []).append(need)
-    answers: dict[Key, Any] = {}
-    refusals: list[tuple[Need, str]] = []
+    by_model: dict[Model, list[Request]] = {}
+    for request in requests:
+        by_model.setdefault(request.model, []).append(request)
+    outputs: dict[Key, Any] = {}
+    refusals: list[tuple[Request, str]] = []
     for model, own in by_model.items():
         watch(model.spec, Progress("load", 0, 1))
         try:
             encoder = _load(model, device)
         except UsageError as error:
-            refusals += [(need, str(error)) for need in own]
+            refusals += [(request, str(error)) for request in own]
             continue
         watch(model.spec, Progress("load", 1, 1))
-        for need in own:
-            progress = _warnings_only(partial(watch, f"{need.label} on {need.where}"))
+        for request in own:
+            progress = _warnings_only(partial(watch, f"{request.label} on {request.where}"))
             try:
-                answers[need.key] = need.answer(encoder, progress)
+                outputs[request.key] = request.run(encoder, progress)
             except UsageError as error:
-                refusals.append((need, str(error)))
-    return Answered(answers, _lines(refusals))
+                refusals.append((request, str(error)))
+    return Answered(outputs, _lines(refusals))
 
 
 def _warnings_only(progress: OnProgress) -> OnProgress:
-    """Without the notes of a measurement that is none, such as how much was embedded already."""
+    """Drop the notes of a measurement, such as how much was cached, but its warnings."""
 
-    def told(step: Progress) -> None:
+    def report(step: Progress) -> None:
         note = step.note if step.note.startswith("warning: ") else ""
         progress(step._replace(note=note))
 
-    return told
+    return report
 
 
 def _load(model: Model, device: str) -> Encoder:
-    """The model with the weights that were measured. Raises UsageError where it is not here."""
+    """Load a model with the weights that were measured. Raises UsageError without them."""
     from cosmos_eval.models import load_encoder
     from cosmos_eval.models.hub import offline, was_not_fetched
 
-    spec = _spec(model)
     try:
         with offline():
-            encoder = load_encoder(spec, device=own_device(device), precision=model.precision)
+            encoder = load_encoder(
+                _spec(model), device=own_device(device), precision=model.precision
+            )
     except UsageError as error:
         if was_not_fetched(error):
             raise UsageError("its weights are not on this machine") from error
@@ -84,7 +127,7 @@ def _load(model: Model, device: str) -> Encoder:
 
 
 def _spec(model: Model) -> ModelSpec:
-    """As it was named, with the architecture that was measured where files do not state theirs."""
+    """The measured specification, with the architecture for files that do not state theirs."""
     spec = parse_model_spec(model.spec)
     if model.weights == "student":
         spec = replace(spec, weights="student")
@@ -93,16 +136,22 @@ def _spec(model: Model) -> ModelSpec:
     return spec
 
 
-def _lines(refusals: Sequence[tuple[Need, str]]) -> list[str]:
-    """What is not shown and why, a line for all models of which the same is to be said."""
+def _lines(refusals: Sequence[tuple[Request, str]]) -> list[str]:
+    """State what is not shown and why, in one line for all models with the same reason."""
     missing: dict[tuple[str, str], dict[str, list[str]]] = {}
-    for need, why in refusals:
-        # What names come near to one that is gone is of no help here.
-        own = missing.setdefault((need.label, why.partition("; nearest")[0]), {})
-        own.setdefault(need.kind, []).append(need.where)
+    for request, why in refusals:
+        # The nearest names to one that is gone are of no help here.
+        own = missing.setdefault((request.label, why.partition("; nearest")[0]), {})
+        own.setdefault(request.kind, []).append(request.where)
     labels: dict[tuple[str, str], list[str]] = {}
     for (label, why), kinds in missing.items():
-        said = [f"no {kind} on {listed([*dict.fromkeys(kinds[kind])])}" for kind in kinds]
+        lost = [f"no {kind} on {listed([*dict.fromkeys(kinds[kind])])}" for kind in kinds]
         remedy = _REMEDY if MAPS in kinds else ""
-        labels.setdefault((", ".join(said), f"{why}{remedy}"), []).append(label)
-    return [f"{listed(own)}: {said}: {why}" for (said, why), own in labels.items()]
+        labels.setdefault((", ".join(lost), f"{why}{remedy}"), []).append(label)
+    return [f"{listed(own)}: {lost}: {why}" for (lost, why), own in labels.items()]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name a few, and how many more there are."""
+    first = ", ".join(names[:3])
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"

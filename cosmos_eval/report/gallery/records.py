@@ -1,10 +1,10 @@
-"""What a gallery is made of. Pictures are encoded, so that a page can take them as they are."""
+"""The records of a gallery. Pictures are encoded, so that a page can embed them as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from cosmos_eval.types import MapKind
 
@@ -20,12 +20,12 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalExample:
-    """A query and what a model put first, for a result's `model` label, data set and protocol.
+    """A query of a result, and what the model found.
 
-    `direction` is `image_to_text` or `text_to_image`; the query and what was found are pictures or
-    captions accordingly. `rank` is that of the first right one, from 1, and `expected` is a right
-    one: the best, where embeddings are at hand. `found` are the first ones, the best first, and
-    `right` says which of them belong to the query; both are empty where no embeddings are at hand.
+    Query, `expected` and `found` are pictures or captions, by the `direction`. `rank` is that of
+    the first right item, from 1; `expected` is a right item, the best one where embeddings are at
+    hand. `found` are the first items, best first, and `right` tells which of them belong to the
+    query; both are empty without embeddings.
     """
 
     model: str
@@ -41,7 +41,7 @@ class RetrievalExample:
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationExample:
-    """An image, its class, and the classes that a model put first, the best first."""
+    """An image, its class, and the classes that a model predicted, best first."""
 
     model: str
     dataset: str
@@ -53,11 +53,10 @@ class ClassificationExample:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationExample:
-    """An image of a data set, its true label map, and the map of every model that has one.
+    """An image, its true label map, and the `predictions` of every model whose map is at hand.
 
-    All pictures are of one size; `predictions` are by model, and a model whose map is not at hand
-    has none. Maps are drawn opaque in the colours of `legend`, which names the
-    classes that occur in them, with pixels without a class transparent.
+    All pictures are of one size. Maps are opaque in the colours of `legend`, which names the
+    classes that occur in them, and transparent where there is no class.
     """
 
     dataset: str
@@ -72,7 +71,7 @@ class SegmentationExample:
 class Word(NamedTuple):
     """A word of a caption and its share of the attention, scaled to [0, 1] over the caption.
 
-    `spaced` says whether white space precedes it.
+    `spaced` tells whether white space precedes it.
     """
 
     text: str
@@ -82,11 +81,11 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionExample:
-    """What one caption lights up in one image, by each model.
+    """Attention maps of every model for one caption over one image.
 
-    `maps` are heat maps by model, to be laid over the image, whose size they have: coloured where
-    the caption looks, transparent elsewhere. `kinds` says what they show; `words` are the
-    caption's words as the image weighs them, of models that can tell.
+    `maps` have the size of the image and are transparent where there is little attention; `kinds`
+    name what they show; `words` are the caption's words as the image weighs them, of models with
+    cross-attention.
     """
 
     dataset: str
@@ -98,12 +97,72 @@ class AttentionExample:
     words: Mapping[str, Sequence[Word]]
 
 
+Example: TypeAlias = (
+    RetrievalExample | ClassificationExample | SegmentationExample | AttentionExample
+)
+
+KINDS: Mapping[str, str] = {
+    "segmentation": "segmentation",
+    "attention": "what a text lights up",
+    "retrieval": "retrieval",
+    "classification": "classification",
+}
+"""The kinds of examples in the order of a page, with their names in notes."""
+
+
+class Section(NamedTuple):
+    """The examples of one protocol, data set and, unless they show all models, model."""
+
+    protocol: str
+    dataset: str
+    model: str
+    examples: Sequence[Any]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gallery:
-    """Everything that can be shown, and one line for each thing that cannot, with the reason."""
+    """All examples, and one line for each thing that cannot be shown, with the reason."""
 
     retrieval: Sequence[RetrievalExample] = ()
     classification: Sequence[ClassificationExample] = ()
     segmentation: Sequence[SegmentationExample] = ()
     attention: Sequence[AttentionExample] = ()
     notes: Sequence[str] = ()
+
+    def sections(self, kind: str) -> list[Section]:
+        """Group the examples of a kind, in alphabetical order."""
+        groups: dict[tuple[str, str, str], list[Any]] = {}
+        for example in getattr(self, kind):
+            protocol, dataset, model = (getattr(example, n, "") for n in Section._fields[:3])
+            groups.setdefault((protocol, dataset, model), []).append(example)
+        return [Section(*key, groups[key]) for key in sorted(groups)]
+
+    @property
+    def rounds(self) -> int:
+        """The number of examples in the longest section."""
+        return max((len(s.examples) for kind in KINDS for s in self.sections(kind)), default=0)
+
+    def limited(self, rounds: int) -> Gallery:
+        """Keep the first examples of every section; notes state how many are left out."""
+        kept: dict[str, Any] = {
+            kind: [one for section in self.sections(kind) for one in section.examples[:rounds]]
+            for kind in KINDS
+        }
+        left_out = [
+            f"{len(given) - len(kept[kind])} of {len(given)} examples of {name} are left out: the "
+            "page would be too large with them"
+            for kind, name in KINDS.items()
+            if len(given := getattr(self, kind)) > len(kept[kind])
+        ]
+        return replace(self, **kept, notes=(*self.notes, *left_out))
+
+
+def pictures_of(example: Example) -> Iterator[Picture]:
+    """Yield the pictures of an example; one may come twice."""
+    for value in vars(example).values():
+        if isinstance(value, Picture):
+            yield value
+        elif isinstance(value, Mapping):
+            yield from (item for item in value.values() if isinstance(item, Picture))
+        elif isinstance(value, Sequence):
+            yield from (item for item in value if isinstance(item, Picture))

@@ -1,213 +1,262 @@
-"""Images with their true label maps and those that models predicted, the same images for all.
+"""Images with their true label maps and those that models predicted. Imports no torch.
 
-A predicted map is shown only where it gives the pixel counts that were measured.
+All models are shown on the same images. A predicted map is shown only if it gives the pixel counts
+that were measured.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
-from cosmos_eval.report.gallery.drafts import Draft
-from cosmos_eval.report.gallery.maps import Truth, choose, is_measured, saved_map
-from cosmos_eval.report.gallery.overlay import draw
-from cosmos_eval.report.gallery.parts import (
-    MAPS,
-    Answers,
-    Drafted,
-    Need,
-    Pair,
-    Part,
-    fault,
-    model_of,
-    other_data,
-)
-from cosmos_eval.report.gallery.pictures import shrunk
-from cosmos_eval.report.gallery.results import Group, Shown, listed
+from cosmos_eval.report.comparisons import Sampled
+from cosmos_eval.report.gallery.models import MAPS, Model, Outputs, Request, listed
+from cosmos_eval.report.gallery.pictures import Canvas, shrunk
+from cosmos_eval.report.gallery.records import SegmentationExample
+from cosmos_eval.report.gallery.selection import Candidate
+from cosmos_eval.report.gallery.source import Group, Pair, Source
 from cosmos_eval.results.labels import predictions_of
-from cosmos_eval.tasks.label_maps import Label, LabelMaps, open_data, read_label
+from cosmos_eval.stats.segmentation import confusion
+from cosmos_eval.tasks.label_maps import Label, LabelMaps, Sample, open_data, read_label
 from cosmos_eval.tasks.segmentation import (
+    colours,
     prediction_file,
     predictions,
     predictions_folder,
     read_image,
 )
 from cosmos_eval.tasks.segmentation.samples import CLASSES, NAME
-from cosmos_eval.types import OnProgress, RunOptions, SegmentationProtocol, UsageError
+from cosmos_eval.types import (
+    OnProgress,
+    Precision,
+    RunOptions,
+    Samples,
+    SegmentationProtocol,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
-# Of an image's pixels.
+_IMAGES = 3  # at most, of a data set
+# Images by quality, as quantiles: a typical one, a poor one, a good one.
+_QUANTILES = (0.5, 0.1, 0.9)
+# A class is easily seen from this share of an image's pixels on.
 _EASILY_SEEN = 0.01
 _PROMPT = "a photo of a {}."
-
-Maps = dict[tuple[str, int], Label]
-"""Label maps by the model's label and the image's number."""
-
-
-class Chosen(NamedTuple):
-    """Images of a data set, `name` for notes, that are shown, and the results they are shown of."""
-
-    protocol: SegmentationProtocol
-    name: str
-    results: Sequence[Shown]
-    truths: Sequence[Truth]
+# The share of an image's pixels that may be counted otherwise than measured: rounding moves a pixel
+# at a border, under autocast more (docs/log.md: 1% of the pixels from fp32 to bf16).
+_ROUNDING: dict[Precision, float] = {"fp32": 0.001, "amp": 0.02, "bf16": 0.02, "fp16": 0.02}
 
 
-class Looked(NamedTuple):
-    """Label maps that are those that were measured, and lines on others."""
+class Truth(NamedTuple):
+    """An image by its number among the samples, and its true classes (H, W)."""
 
-    maps: Maps
-    notes: list[str]
-
-
-def of_segmentation(
-    group: Group, protocol: SegmentationProtocol, options: RunOptions, saved_in: Path | None
-) -> Part:
-    """The part of a group of segmentation results by a protocol."""
-    try:
-        data = open_data(protocol, replace(options, limit=None, allow_partial=True))
-    except UsageError as error:
-        return Part([fault(group, error)])
-    results = [shown for shown in group.results if _is_of(data, protocol, shown)]
-    truths, faults = _truths(results, data, protocol)
-    chosen = Chosen(protocol, group.name, results, truths)
-    own = {shown.label for shown in results}
-    foreign = [shown.label for shown in group.results if shown.label not in own]
-    saved = _saved(chosen, saved_in)
-    notes = [*other_data(group, foreign), *faults, *saved.notes]
-    needs = list(_needs(chosen, saved.maps, options))
-    return Part(notes, needs, partial(_drafted, chosen, saved.maps), [*_pairs(chosen)])
+    number: int
+    sample: Sample
+    label: Label
 
 
-def _pairs(chosen: Chosen) -> Iterator[Pair]:
-    """Every image with a prompt of its smallest class that is easily seen."""
-    protocol = chosen.protocol
-    for truth in chosen.truths:
-        pixels = np.bincount(truth.label.ravel(), minlength=256)[: len(protocol.class_names)]
-        seen = np.flatnonzero(pixels >= _EASILY_SEEN * truth.label.size)
-        if len(seen):
-            name = protocol.queries[seen[np.argmin(pixels[seen])]][0]
-            image = partial(read_image, truth.sample)
-            yield Pair(protocol.dataset, truth.sample.name, image, _PROMPT.format(name))
+class SegmentationSource(Source):
+    """Images of a group's data set with the label maps of all its results."""
 
-
-def _is_of(data: LabelMaps, protocol: SegmentationProtocol, shown: Shown) -> bool:
-    names = shown.samples[NAME].tolist()
-    same_images = names == [sample.name for sample in data.samples[: len(names)]]
-    return same_images and shown.samples[CLASSES].tolist() == list(protocol.class_names)
-
-
-class _Truths(NamedTuple):
-    """True label maps, and a line for each that cannot be used."""
-
-    truths: list[Truth]
-    faults: list[str]
-
-
-def _truths(results: Sequence[Shown], data: LabelMaps, protocol: SegmentationProtocol) -> _Truths:
-    found = _Truths([], [])
-    for number in choose([shown.samples for shown in results]) if results else ():
-        sample = data.samples[number]
+    def __init__(self, group: Group, options: RunOptions, predictions: Path | None) -> None:
+        super().__init__()
+        self._group, self._options = group, options
+        self._protocol = cast(SegmentationProtocol, group.protocol)
+        self._results: list[Sampled] = []
+        self._truths: list[Truth] = []
+        self._maps: dict[tuple[str, int], Label] = {}  # by model and number of the image
         try:
-            found.truths.append(Truth(number, sample, read_label(sample, protocol)))
+            data = open_data(self._protocol, replace(options, limit=None, allow_partial=True))
         except UsageError as error:
-            found.faults.append(str(error))
-    return found
+            self.note_fault(group, error)
+            return
+        self._results = [result for result in group.results if self._is_of(data, result)]
+        known = {result.model for result in self._results}
+        self.note_other_data(group, [r.model for r in group.results if r.model not in known])
+        self._read_truths(data)
+        if predictions is not None:
+            for result in self._results:
+                self._read_saved(predictions, result)
+        self.pairs = list(self._prompted_images())
 
+    def _is_of(self, data: LabelMaps, result: Sampled) -> bool:
+        names = result.samples[NAME].tolist()
+        same_images = names == [sample.name for sample in data.samples[: len(names)]]
+        return same_images and result.samples[CLASSES].tolist() == list(self._protocol.class_names)
 
-def _saved(chosen: Chosen, folder: Path | None) -> Looked:
-    """The label maps that a run has kept."""
-    maps: Maps = {}
-    notes: list[str] = []
-    for shown in chosen.results if folder is not None else ():
-        own = predictions_of(Path(folder or ""), shown.row.model["spec"])
-        own = predictions_folder(own, chosen.protocol)
-        found: dict[int, Label] = {}
-        for truth in chosen.truths:
+    def _read_truths(self, data: LabelMaps) -> None:
+        samples = [result.samples for result in self._results]
+        for index in choose_images(samples) if samples else ():
+            sample = data.samples[index]
             try:
-                one = saved_map(prediction_file(own, truth.sample.name))
+                self._truths.append(Truth(index, sample, read_label(sample, self._protocol)))
             except UsageError as error:
-                notes.append(str(error))
+                self.notes.append(str(error))
+
+    def _read_saved(self, folder: Path, result: Sampled) -> None:
+        """Read the label maps that a run saved for a result."""
+        own = predictions_folder(predictions_of(folder, result.row.model["spec"]), self._protocol)
+        found: dict[int, Label] = {}
+        for truth in self._truths:
+            try:
+                saved = _saved_map(prediction_file(own, truth.sample.name))
+            except UsageError as error:
+                self.notes.append(str(error))
                 continue
-            if one is not None:
-                found[truth.number] = one
-        good = _measured(found, shown, chosen)
-        if len(good) < len(found):
-            notes.append(f"{own}: not the label maps that {shown.label} was measured with")
-        maps.update({(shown.label, number): one for number, one in good.items()})
-    return Looked(maps, notes)
+            if saved is not None:
+                found[truth.number] = saved
+        if self._add_measured(found, result) < len(found):
+            self.notes.append(f"{own}: not the label maps that {result.model} was measured with")
 
+    def _add_measured(self, found: Mapping[int, Label], result: Sampled) -> int:
+        """Keep the label maps that were measured, as small as drawn; returns how many."""
+        measured = {
+            (result.model, truth.number): shrunk(found[truth.number])
+            for truth in self._truths
+            if truth.number in found
+            and _is_measured(found[truth.number], truth, result, self._protocol)
+        }
+        self._maps |= measured
+        return len(measured)
 
-def _measured(found: dict[int, Label], shown: Shown, chosen: Chosen) -> dict[int, Label]:
-    """Those of a result's label maps that are what was measured, by number, as small as drawn."""
-    return {
-        truth.number: shrunk(found[truth.number])
-        for truth in chosen.truths
-        if truth.number in found and is_measured(found[truth.number], truth, shown, chosen.protocol)
-    }
+    def _prompted_images(self) -> Iterator[Pair]:
+        """Pair every image with a prompt of its smallest class that is easily seen."""
+        protocol = self._protocol
+        for truth in self._truths:
+            pixels = np.bincount(truth.label.ravel(), minlength=256)[: len(protocol.class_names)]
+            seen = np.flatnonzero(pixels >= _EASILY_SEEN * truth.label.size)
+            if len(seen):
+                name = protocol.queries[seen[np.argmin(pixels[seen])]][0]
+                image = partial(read_image, truth.sample)
+                yield Pair(protocol.dataset, truth.sample.name, image, _PROMPT.format(name))
 
+    def requests(self) -> Iterator[Request]:
+        """Return the label maps of every result that are not saved."""
+        for result in self._results:
+            missing = [t for t in self._truths if (result.model, t.number) not in self._maps]
+            if missing:
+                options = replace(self._options, attention=result.row.provenance["attention"])
+                run = partial(_predict, self._protocol, missing, options)
+                yield Request(Model.of(result.row), result.model, MAPS, self._group.name, run)
 
-def _needs(chosen: Chosen, saved: Maps, options: RunOptions) -> Iterator[Need]:
-    """Every result's label maps that are not saved."""
-    for shown in chosen.results:
-        missing = [t for t in chosen.truths if (shown.label, t.number) not in saved]
-        if missing:
-            yield Need(
-                model=model_of(shown.row),
-                label=shown.label,
-                kind=MAPS,
-                where=chosen.name,
-                answer=partial(
-                    _predicted,
-                    chosen.protocol,
-                    missing,
-                    replace(options, attention=shown.row.provenance["attention"]),
-                ),
+    def candidates(self, outputs: Outputs) -> Iterator[Candidate]:
+        """Return the chosen images, with the label maps of all results."""
+        differing = []
+        for result in self._results:
+            found = outputs.get((MAPS, self._group.name, result.model), {})
+            if self._add_measured(found, result) < len(found):
+                differing.append(result.model)
+        if differing:
+            self.notes.append(
+                f"{self._group.name}: label maps of {listed(differing)} are not shown, as they "
+                "come out otherwise than measured"
             )
+        for turn, truth in enumerate(self._truths):
+            own = {r.model: self._maps.get((r.model, truth.number)) for r in self._results}
+            maps = {model: classes for model, classes in own.items() if classes is not None}
+            yield Candidate(turn, partial(_draw, self._protocol, truth, maps))
 
 
-def _predicted(
+def choose_images(results: Sequence[Samples]) -> list[int]:
+    """Return indices of a few images that all results have.
+
+    Of several models, the image on which they differ most comes first; then a typical, a poor and a
+    good one. Images are judged by their share of right pixels.
+    """
+    n_images = min(len(samples[NAME]) for samples in results)
+    shares = np.stack([_right_pixels(samples)[:n_images] for samples in results])
+    judged = np.flatnonzero(~np.isnan(shares).any(axis=0))
+    if not len(judged):
+        return []
+    shares = shares[:, judged]
+    by_mean = np.argsort(shares.mean(axis=0), kind="stable")
+    first = []
+    if len(results) > 1:
+        first = [int(np.argmax(np.ptp(shares, axis=0)))]
+        by_mean = by_mean[by_mean != first[0]]
+    quantiles = _QUANTILES[: _IMAGES - len(first)] if len(by_mean) else ()
+    others = (int(by_mean[round(quantile * (len(by_mean) - 1))]) for quantile in quantiles)
+    return [int(judged[index]) for index in dict.fromkeys([*first, *others])]
+
+
+def _right_pixels(samples: Samples) -> NDArray[np.float64]:
+    """The share of labelled pixels that is right, of every image; NaN without such pixels."""
+    image, n_classes, n_images = samples["image"], len(samples[CLASSES]), len(samples[NAME])
+    label, predicted = np.divmod(samples["pair"], n_classes)
+    pixels = samples["pixels"]
+    counts = np.bincount(image, pixels, n_images)
+    right = np.bincount(image, np.where(label == predicted, pixels, 0), n_images)
+    return np.divide(right, counts, out=np.full(n_images, np.nan), where=counts > 0)
+
+
+def _is_measured(
+    classes: Label, truth: Truth, result: Sampled, protocol: SegmentationProtocol
+) -> bool:
+    """Whether predicted classes give the image's stored pixel counts, up to rounding."""
+    n_classes = len(protocol.class_names)
+    if classes.shape != truth.label.shape or classes.max() >= n_classes:
+        return False
+    own = result.samples["image"] == truth.number
+    stored = np.zeros(n_classes**2, np.int64)
+    stored[result.samples["pair"][own]] = result.samples["pixels"][own]
+    counts = confusion(truth.label, classes, n_classes, protocol.ignore_index).ravel()
+    # A pixel of another class is one too few and one too many.
+    moved = np.abs(stored - counts).sum() / 2
+    return bool(moved <= _ROUNDING[result.row.provenance["precision"]] * counts.sum())
+
+
+def _saved_map(path: Path) -> Label | None:
+    """Read a saved label map, None without one. Raises UsageError where it cannot be read."""
+    if not path.is_file():
+        return None
+    try:
+        with Image.open(path) as image:
+            mode, classes = image.mode, np.asarray(image)
+    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
+        raise UsageError(f"cannot read the saved label map {path}: {error}") from error
+    if mode not in ("P", "L"):
+        raise UsageError(f"{path} is no saved label map: its mode is {mode}")
+    return classes
+
+
+def _predict(
     protocol: SegmentationProtocol,
     truths: Sequence[Truth],
     options: RunOptions,
     encoder: Encoder,
     progress: OnProgress,
 ) -> dict[int, Label]:
-    """Label maps by the images' numbers."""
     samples = [truth.sample for truth in truths]
     maps = predictions(encoder, protocol, samples, options)
     return {truth.number: classes for truth, classes in zip(truths, maps, strict=True)}
 
 
-def _drafted(chosen: Chosen, saved: Maps, answers: Answers) -> Drafted:
-    maps, differing = dict(saved), []
-    for shown in chosen.results:
-        found = answers.get((MAPS, chosen.name, shown.label), {})
-        good = _measured(found, shown, chosen)
-        if len(good) < len(found):
-            differing.append(shown.label)
-        maps.update({(shown.label, number): one for number, one in good.items()})
-    notes = []
-    if differing:
-        notes.append(
-            f"{chosen.name}: label maps of {listed(differing)} are not shown, as they come "
-            "out otherwise than measured"
-        )
-    drafts = [
-        Draft(number, partial(draw, chosen.protocol, truth, _of_image(truth, chosen, maps)))
-        for number, truth in enumerate(chosen.truths)
-    ]
-    return Drafted(drafts, notes)
-
-
-def _of_image(truth: Truth, chosen: Chosen, maps: Maps) -> dict[str, Label]:
-    """An image's label maps by the model's label."""
-    labels = (shown.label for shown in chosen.results)
-    return {label: maps[label, truth.number] for label in labels if (label, truth.number) in maps}
+def _draw(
+    protocol: SegmentationProtocol, truth: Truth, maps: Mapping[str, Label], canvas: Canvas
+) -> SegmentationExample:
+    """Draw image, truth and label maps. Raises UsageError for a damaged image."""
+    image = read_image(truth.sample)
+    size, palette = canvas.size_of(image.size), colours(protocol)
+    counts = sum(np.bincount(one.ravel(), minlength=256) for one in (truth.label, *maps.values()))
+    present = np.flatnonzero(np.asarray(counts)[: len(protocol.class_names)]).tolist()
+    return SegmentationExample(
+        dataset=protocol.dataset,
+        protocol=protocol.family,
+        name=truth.sample.name,
+        image=canvas.large(image),
+        truth=canvas.label_map(truth.label, palette, size),
+        predictions={model: canvas.label_map(one, palette, size) for model, one in maps.items()},
+        legend={
+            protocol.class_names[index]: "#{:02x}{:02x}{:02x}".format(*palette[index])
+            for index in present
+        },
+    )

@@ -30,7 +30,7 @@ const barRow = (row, place, showsSource) => {
   const ends = row.cells[place].querySelector(".ends")?.textContent ?? "";
   return {
     name, source, value: Number(value), low: Number(low), high: Number(high),
-    told: `${row.dataset.model}, ${source}: ${row.cells[place].querySelector(".number").textContent} ${ends}`,
+    label: `${row.dataset.model}, ${source}: ${row.cells[place].querySelector(".number").textContent} ${ends}`,
   };
 };
 
@@ -47,7 +47,7 @@ const intervalRows = (chart) => {
 
 const classRows = () => chosenClasses().map((one) => ({
   ...one, side: one.a > one.b ? "A higher" : one.a < one.b ? "B higher" : "equal",
-  told: `${one.name}: A ${one.a.toFixed(1)}, B ${one.b.toFixed(1)}`,
+  label: `${one.name}: A ${one.a.toFixed(1)}, B ${one.b.toFixed(1)}`,
 }));
 
 const chartRows = { intervals: intervalRows, classes: classRows };

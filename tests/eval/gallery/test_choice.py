@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cosmos_eval.report.gallery.classification import chosen as chosen_images
-from cosmos_eval.report.gallery.maps import choose as choose_maps
-from cosmos_eval.report.gallery.parts import spread
-from cosmos_eval.report.gallery.queries import Found, Query, chosen, find
+from cosmos_eval.report.gallery.classification import wrong_images
+from cosmos_eval.report.gallery.retrieval import Found, Query, choose_queries, find
+from cosmos_eval.report.gallery.segmentation import choose_images
+from cosmos_eval.report.gallery.source import spread
 from cosmos_eval.stats.segmentation import pack
 
 NOTHING = np.array([], int)
@@ -35,15 +35,15 @@ def test_queries_of_all_sorts() -> None:
         "image_to_text_rank": np.array([1, 9, 2, 1, 41, 3]),
         "text_to_image_rank": np.array([1, 1]),
     }
-    to_text, to_image = chosen(samples)
-    assert to_text == [
+    assert choose_queries(samples) == [
         Query("image_to_text", 4, 41),
         Query("image_to_text", 3, 1),
         Query("image_to_text", 2, 2),
         Query("image_to_text", 1, 9),  # half-way from 2 to 41: 2 x 4.5 = 41 / 4.5
         Query("image_to_text", 0, 1),
+        Query("text_to_image", 1, 1),
+        Query("text_to_image", 0, 1),
     ]
-    assert to_image == [Query("text_to_image", 1, 1), Query("text_to_image", 0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -56,10 +56,10 @@ def test_queries_of_all_sorts() -> None:
 )
 def test_failures_are_spread_over_ranks(ranks: list[int], shown: list[int]) -> None:
     samples = {"image_to_text_rank": np.array(ranks), "text_to_image_rank": NOTHING}
-    queries, none = chosen(samples)
+    queries = choose_queries(samples)
     assert [query.rank for query in queries] == shown
     assert len({query.number for query in queries}) == len(queries)
-    assert none == []
+    assert {query.direction for query in queries} == {"image_to_text"}
 
 
 IMAGES = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.float32)  # red, green, blue
@@ -103,8 +103,8 @@ def test_images_of_the_most_frequent_mistakes_in_turn() -> None:
         "labels": np.array([0, 0, 0, 1, 1, 2]),
         "top5": np.array([[1, 0], [1, 0], [1, 0], [1, 0], [2, 1], [2, 0]]),
     }
-    assert chosen_images(samples) == [0, 4, 1, 2]
-    assert chosen_images({"labels": np.array([0]), "top5": np.array([[0, 1]])}) == []
+    assert wrong_images(samples) == [0, 4, 1, 2]
+    assert wrong_images({"labels": np.array([0]), "top5": np.array([[0, 1]])}) == []
 
 
 def segmented(*shares: float) -> dict[str, np.ndarray]:
@@ -123,17 +123,17 @@ def segmented(*shares: float) -> dict[str, np.ndarray]:
 
 def test_images_of_one_model_typical_poor_good() -> None:
     samples = segmented(*np.linspace(1, 0.5, 11))
-    assert choose_maps([samples]) == [5, 9, 1]
+    assert choose_images([samples]) == [5, 9, 1]
 
 
 def test_images_where_models_differ_come_first() -> None:
     one = segmented(0.9, 0.8, 0.5, 0.9, 0.2)
     other = segmented(0.9, 0.8, 0.5, 0.1, 0.2)
     # They differ on the fourth alone; the means of the others are .9, .8, .5 and .2.
-    assert choose_maps([one, other]) == [3, 1, 4]
+    assert choose_images([one, other]) == [3, 1, 4]
 
 
 def test_images_that_all_have_and_that_have_labels() -> None:
     whole, first_two = segmented(0.9, np.nan, 0.5), segmented(0.4, np.nan)
-    assert choose_maps([whole, first_two]) == [0]
-    assert choose_maps([segmented(np.nan)]) == []
+    assert choose_images([whole, first_two]) == [0]
+    assert choose_images([segmented(np.nan)]) == []

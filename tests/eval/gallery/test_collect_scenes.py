@@ -10,7 +10,7 @@ from PIL import Image
 
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.report.gallery import Gallery, collect
-from cosmos_eval.report.gallery.drafts import pictures_of
+from cosmos_eval.report.gallery.records import pictures_of
 from cosmos_eval.runner.run import unwatched
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions

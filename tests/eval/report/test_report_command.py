@@ -113,7 +113,7 @@ def test_a_broken_result_is_named(command, results):
     (results / "broken.json").write_text("{")
     assert "broken.json: cannot be read as a result" in refused(command, "--out", "p.html")
     (results / "broken.json").write_text(json.dumps({"schema_version": 2}))
-    assert "broken.json: $:" in refused(command, "--out", "p.html")
+    assert "broken.json: $.model: Field required" in refused(command, "--out", "p.html")
 
 
 def test_two_results_of_one_model_are_named(command, results):

@@ -24,10 +24,9 @@ from support.report_pages import (
 )
 
 from cosmos_eval.report import LIMIT, content_of, room_for_pictures, to_page
-from cosmos_eval.report import page as _page
+from cosmos_eval.report import page as page_module
 from cosmos_eval.report.charts import program
 from cosmos_eval.report.gallery import ClassificationExample, Gallery
-from cosmos_eval.report.pictures import Album, fitting, size_of
 
 MODELS = ["a", "b", "c"]
 
@@ -154,10 +153,6 @@ def test_pictures_are_carried_once(text):
     assert len(set(addresses)) == len(addresses)
     carried = sum(len(base64.b64decode(address.split(",")[1])) for address in addresses)
     assert carried == picture_sizes(gallery)
-    first, again = (Album(),) * 2
-    picture = noise(0)
-    assert first(picture).address.startswith("data:image/webp;base64,")
-    assert again(picture) == ("picture-1", "")
 
 
 def examples(count: int, model: str = "a") -> Gallery:
@@ -175,7 +170,7 @@ def examples(count: int, model: str = "a") -> Gallery:
 def test_examples_that_do_not_fit_are_told(monkeypatch):
     content = shelf_of(["a"], ["cls"]).content()
     plain = len(to_page(content).content)
-    monkeypatch.setattr(_page, "LIMIT", plain + 100_000)
+    monkeypatch.setattr(page_module, "LIMIT", plain + 100_000)
     room = room_for_pictures(content)
     assert 60_000 < room < 75_000
     page = to_page(content, examples(6))  # about 40 kB each as text
@@ -189,15 +184,15 @@ def test_examples_are_kept_from_every_section_in_turn():
     gallery = Gallery(
         classification=[*examples(3, "a").classification, *examples(3, "b").classification]
     )
-    kept = fitting(gallery, size_of(examples(2)) + 6_000).classification
-    # The first of either model are the same picture, which counts once.
-    assert [(one.model, one.image == noise(0)) for one in kept] == [
-        ("a", True), ("a", False), ("b", True), ("b", False),
-    ]  # fmt: skip
+    limited = gallery.limited(2)
+    assert limited.classification == [*gallery.classification[:2], *gallery.classification[3:5]]
+    (note,) = limited.notes
+    assert note.startswith("2 of 6 examples of classification are left out: ")
+    assert (gallery.rounds, limited.rounds, Gallery().rounds) == (3, 2, 0)
 
 
 def test_tables_that_are_too_large_alone_are_told(monkeypatch):
-    monkeypatch.setattr(_page, "LIMIT", 1000)
+    monkeypatch.setattr(page_module, "LIMIT", 1000)
     page = to_page(shelf_of(["a"], ["cls"]).content(), examples(1))
     assert page.notes[-1].startswith("no pictures: the tables alone take 0.")
     assert len(page.content) > 1000

@@ -9,16 +9,20 @@ import pytest
 from support.models import make_result
 from support.report_pages import TASKS, Shelf, shelf_of
 
-from cosmos_eval.report.pairs import compare_set, versus
-from cosmos_eval.report.sets import sets_of
-from cosmos_eval.report.wins import Against, wins_of
+from cosmos_eval.report.comparisons import (
+    Score,
+    compare_set,
+    pair_models,
+    result_sets,
+    scores,
+)
 from cosmos_eval.results.compare import compare, pair
 from cosmos_eval.types import UsageError
 
 
 def pairs_of(shelf: Shelf):
-    return versus(
-        [found for one in sets_of(shelf.results, shelf.read) for found in compare_set(one)]
+    return pair_models(
+        [found for one in result_sets(shelf.results, shelf.read) for found in compare_set(one)]
     )
 
 
@@ -92,12 +96,14 @@ def test_samples_that_cannot_be_read_or_are_foreign_are_told():
     row, samples = make_result("cls", model={"spec": "c"})
     shelf.add(row, {"labels": samples["labels"]})
     told = {one.models: one for one in pairs_of(shelf)}
-    assert "samples that lack 'top5' are not of this task" in told["a", "b"].obstacles[0]
+    assert told["a", "b"].tests
+    for models in (("a", "c"), ("b", "c")):
+        assert "samples that lack 'top5' are not of this task" in told[models].obstacles[0]
 
     def unreadable(path):
         raise UsageError(f"{path}: missing")
 
-    (one,) = sets_of(shelf.results[:1], unreadable)
+    (one,) = result_sets(shelf.results[:1], unreadable)
     assert (one.results, one.notes) == ((), ("not compared with others: result-0.json: missing",))
 
 
@@ -120,8 +126,8 @@ def test_wins_by_hand():
         top = np.where(right, 0, 1)[:, None]
         samples = {"labels": truth, "top5": top, "classes": np.array(["x", "y"])}
         shelf.add(*make_result("cls", samples=samples, model={"spec": model}))
-    wins = {one.model: one.against for one in wins_of(pairs_of(shelf), ["a", "b", "c"])}
-    assert wins["a"] == (None, Against(0, 0, 1), Against(0, 1, 1))
-    assert wins["c"] == (Against(1, 0, 1), Against(1, 0, 1), None)
+    found = scores(pairs_of(shelf), ["a", "b", "c"])
+    assert found["a"] == [None, Score(0, 0, 1), Score(0, 1, 1)]
+    assert found["c"] == [Score(1, 0, 1), Score(1, 0, 1), None]
     (test,) = next(one for one in pairs_of(shelf) if one.models == ("a", "c")).tests
     assert test.difference.changed == (0, 60)

@@ -13,13 +13,19 @@ from support.report_pages import PUBLISHED, Shelf, shelf_of
 from support.results import SAMPLES
 from support.rows import make_row
 
-from cosmos_eval.report.classes import ClassRow, class_tables
-from cosmos_eval.report.data import page_data
-from cosmos_eval.report.mistakes import Taken, confusions_of
-from cosmos_eval.report.origins import origin_of
-from cosmos_eval.report.sets import sets_of
-from cosmos_eval.report.summary import summary_of
-from cosmos_eval.report.tables import Bar, anchors_of, board_view
+from cosmos_eval.report.charts import page_data
+from cosmos_eval.report.comparisons import result_sets
+from cosmos_eval.report.content import Mistake, mistakes_of
+from cosmos_eval.report.tables import (
+    Bar,
+    ClassRow,
+    anchors_of,
+    board_view,
+    class_tables,
+    figures_of,
+    provenance_of,
+    summary_of,
+)
 from cosmos_eval.results.compare import Stored
 from cosmos_eval.results.leaderboard import boards, measured
 from cosmos_eval.results.text import script_json
@@ -36,7 +42,7 @@ def test_bars_are_on_the_scale_of_their_column():
     entries = measured(rows)
     (board,) = boards(entries)
     view = board_view(board, anchors_of(entries))
-    by_model = {row.model: row.cells[0] for row in view.rows}
+    by_model = {r.model: cells[0] for r, cells in zip(board.rows, view.cells, strict=True)}
     place = {value: round(100 * (value - 17.6) / 44.8, 2) for value in (20, 30, 40, 60)}
     assert by_model["scenes-cosmos"].bar == pytest.approx(Bar(place[20], place[40], place[30]))
     assert by_model["b"].bar == pytest.approx(Bar(*[place[60]] * 3))
@@ -47,30 +53,37 @@ def test_bars_are_on_the_scale_of_their_column():
 def test_a_column_of_one_number_has_a_scale():
     entries = measured([make_row(metrics={"acc1": 0.3}, intervals={})])
     (board,) = boards(entries)
-    ((cell,),) = (row.cells for row in board_view(board, anchors_of(entries)).rows)
+    ((cell,),) = board_view(board, anchors_of(entries)).cells
     assert cell.bar == Bar(50, 50, 50)
 
 
 def test_ratios_are_no_percentages():
-    """Of a task that is not installed, as a task of another package may be."""
     metrics = {"mass_over_area": 1.914, "pointing_game": 0.5}
     interval = {"low": 1.5, "high": 2.25, "method": "bootstrap", "level": 0.95}
     row = make_row(
-        task="elsewhere", metrics=metrics, intervals={"mass_over_area": interval}, per_class={}
+        task="loc", metrics=metrics, intervals={"mass_over_area": interval}, per_class={}
     )
     entries = measured([row])
     (board,) = boards(entries)
     view = board_view(board, anchors_of(entries))
-    assert [(column.task, column.title) for column in view.columns] == [
-        ("other", "mass_over_area"), ("other", "pointing_game"),
-    ]  # fmt: skip
-    ratio, share = view.rows[0].cells
+    assert view.tasks == ("loc", "loc")
+    assert [column.metric for column in board.columns] == ["mass_over_area", "pointing_game"]
+    ((ratio, share),) = view.cells
     assert (ratio.shown.value, ratio.shown.interval) == ("1.91x", "[1.50, 2.25]")
     assert (ratio.exact, ratio.low, ratio.high) == ("1.914", "1.5", "2.25")
     assert (share.shown.value, share.exact) == ("50.0", "50")
-    figures = {f.metric: f for f in origin_of(entries[0], None, anchors_of(entries)).figures}
+    figures = {figure.metric: figure for figure in figures_of(entries[0])}
     assert figures["mass_over_area"][1:3] == ("1.91", "[1.50, 2.25]")
     assert figures["pointing_game"].value == "50.0 %"
+
+
+def test_a_task_that_is_not_installed_has_columns():
+    """Such as one that another package brings, where the results were measured."""
+    entries = measured([make_row(task="elsewhere", metrics={"hits": 0.5}, intervals={})])
+    (board,) = boards(entries)
+    view = board_view(board, anchors_of(entries))
+    assert (view.tasks, board.columns[0].title) == (("other",), "hits")
+    assert [figure.value for figure in figures_of(entries[0])] == ["50.0 %"]
 
 
 def stored(*rows):
@@ -102,17 +115,17 @@ def test_counts_of_classes_are_no_shares():
     ("task", "unit", "rows"),
     [
         # Of three pears two were taken for apples; nothing else went wrong.
-        ("cls", "images", (Taken("pear", "apple", (2 / 3, 2 / 3)),)),
+        ("cls", "images", (Mistake("pear", "apple", (2 / 3, 2 / 3)),)),
         # Of seven pixels of sky two were taken for a cow.
-        ("seg", "pixels", (Taken("sky", "cow", (2 / 7, 2 / 7)),)),
+        ("seg", "pixels", (Mistake("sky", "cow", (2 / 7, 2 / 7)),)),
     ],
 )
 def test_mistakes_by_hand(task, unit, rows):
     shelf = Shelf()
     for model in "ab":
         shelf.add(*make_result(task, samples=SAMPLES[task], model={"spec": model}))
-    (one,) = sets_of(shelf.results, shelf.read)
-    found = confusions_of(one)
+    (one,) = result_sets(shelf.results, shelf.read)
+    found = mistakes_of(one)
     assert (found.unit, found.models, found.rows) == (unit, ("a", "b"), rows)
 
 
@@ -126,8 +139,8 @@ def test_the_most_frequent_mistakes_of_any_model_by_their_share():
             top[10 * number : 11 * number] = 0
         samples = {"labels": labels, "top5": top[:, None], "classes": np.array(list("abcdefghij"))}
         shelf.add(*make_result("cls", samples=samples, model={"spec": model}))
-    (one,) = sets_of(shelf.results, shelf.read)
-    rows = confusions_of(one).rows
+    (one,) = result_sets(shelf.results, shelf.read)
+    rows = mistakes_of(one).rows
     assert [(row.true, row.shares) for row in rows] == [
         (name, (number / 10, 0.0)) for name, number in zip("jihgfedc", range(9, 1, -1), strict=True)
     ]
@@ -136,7 +149,7 @@ def test_the_most_frequent_mistakes_of_any_model_by_their_share():
 
 def test_tasks_without_mistakes_have_none():
     shelf = shelf_of(["a"], ["retrieval", "select"])
-    assert [confusions_of(one) for one in sets_of(shelf.results, shelf.read)] == [None, None]
+    assert [mistakes_of(one) for one in result_sets(shelf.results, shelf.read)] == [None, None]
 
 
 def test_provenance_holds_what_the_result_says():
@@ -150,16 +163,15 @@ def test_provenance_holds_what_the_result_says():
     row = make_row(told, metrics={"acc5": 0.5, "acc1": 0.25, "x_mean_rank": 3.25})
     (entry,) = measured([row])
     entry = entry._replace(published={"acc1": 0.2})
-    one = origin_of(entry, Stored(Path("folder/r.json"), row), anchors_of([entry]))
-    facts = {fact.name: fact.value for group in one.groups for fact in group.facts}
+    groups = provenance_of(Stored(Path("folder/r.json"), row))
+    facts = {name: value for group in groups.values() for name, value in group.items()}
     assert facts["templates"] == "f" * 64
     assert (facts["commit"], facts["code edited since"]) == ("c" * 40, "yes")
     assert (facts["samples"], facts["limit"], facts["seconds"]) == ("4", "5", "total 1.5")
     assert facts["SHA-256 of the weights"] == "0" * 64
     assert facts["result"] == "r.json"
     assert "attention" not in facts
-    assert one.notes == ("first note",)
-    first, second, third = one.figures
+    first, second, third = figures_of(entry)
     assert first == ("acc1", "25.0 %", "[12.5, 50.0]", "wilson, 95%", "20.0 (+5.0)")
     assert (second.metric, second.value) == ("acc5", "50.0 %")
     assert (third.value, third.interval) == ("3.25", "")
@@ -172,7 +184,7 @@ def test_the_summary_counts():
             {"utc": "2025-01-02T03:04:05+00:00", "dirty": True}, {"spec": "b", "random": True}
         ),
     ]
-    told = dict(summary_of(stored(*rows)))
+    told = summary_of(stored(*rows))
     assert told["Measured (UTC)"] == "2025-01-02 03:04 to 2026-01-02 03:04"
     assert (told["Results"], told["Models"], told["Data sets"]) == ("2", "2", "1")
     assert told["Of edited code"] == told["Of random weights"] == "1 results"
@@ -231,5 +243,5 @@ def test_samples_of_which_no_mistakes_can_be_made_are_told():
     shelf = Shelf()
     shelf.add(row, {name: values for name, values in samples.items() if name != "labels"})
     content = shelf.content()
-    assert content.confusions == ()
+    assert content.mistakes == ()
     assert content.notes == ("scenes-cls (scenes): no mistakes are shown: 'labels'",)

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from cosmos_eval.report.gallery import ClassificationExample
-from cosmos_eval.report.gallery.drafts import Draft, fit, pictures_of
 from cosmos_eval.report.gallery.pictures import Canvas
+from cosmos_eval.report.gallery.records import pictures_of
+from cosmos_eval.report.gallery.selection import Candidate, select
 from cosmos_eval.types import Progress, UsageError, no_progress
 
 ROUNDS, A_ROUND = 3, 4
@@ -34,10 +35,10 @@ def draw(name: str, image: Image.Image, canvas: Canvas) -> ClassificationExample
     )
 
 
-def drafts() -> list[Draft]:
+def candidates() -> list[Candidate]:
     """Grouped by what they are examples of, as they come."""
     return [
-        Draft(number, partial(draw, f"model {model}, {number}", noise(10 * model + number)))
+        Candidate(number, partial(draw, f"model {model}, {number}", noise(10 * model + number)))
         for model in range(A_ROUND)
         for number in range(ROUNDS)
     ]
@@ -53,70 +54,74 @@ def a_picture() -> int:
     return len(Canvas().large(noise(0)).content)
 
 
-def test_everything_where_there_is_room(a_picture: int) -> None:
-    fitted = fit(drafts(), 20 * a_picture, 0, no_progress)
+def test_everything_within_the_budget(a_picture: int) -> None:
+    selected = select(candidates(), 20 * a_picture, 0, no_progress)
     names = [f"model {model}, {number}" for model in range(A_ROUND) for number in range(ROUNDS)]
-    assert [example.model for example in fitted.examples] == names
-    assert fitted.notes == []
+    assert [example.model for example in selected.examples] == names
+    assert selected.notes == []
 
 
 def test_whole_rounds(a_picture: int) -> None:
-    """Evaluator for ten of twelve: two rounds of four, so that every model has as many."""
-    fitted = fit(drafts(), 10 * a_picture, 0, no_progress)
+    """The budget holds ten of twelve: two rounds of four, the same number for every model."""
+    selected = select(candidates(), 10 * a_picture, 0, no_progress)
     names = [f"model {model}, {number}" for model in range(A_ROUND) for number in range(2)]
-    assert [example.model for example in fitted.examples] == names
-    (note,) = fitted.notes
+    assert [example.model for example in selected.examples] == names
+    (note,) = selected.notes
     assert note.startswith("more than 2 of up to 3 examples of a kind: no more fit into ")
 
 
 def test_smaller_pictures_where_a_round_does_not_fit(a_picture: int) -> None:
-    fitted = fit(drafts(), 3 * a_picture, 0, no_progress)
-    assert len(fitted.examples) == 2 * A_ROUND  # smaller noise has far fewer bytes
-    assert {example.image.width for example in fitted.examples} == {240}
-    assert fitted.notes[0].startswith("pictures at their usual size: at 75% of it more of them fit")
+    selected = select(candidates(), 3 * a_picture, 0, no_progress)
+    assert len(selected.examples) == 2 * A_ROUND  # smaller noise has far fewer bytes
+    assert {example.image.width for example in selected.examples} == {240}
+    assert selected.notes[0].startswith(
+        "pictures at their usual size: at 75% of it more of them fit"
+    )
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 1.0, 2.5, 7.0])
 def test_the_budget_is_kept(part: float, a_picture: int) -> None:
     budget = int(part * a_picture)
-    fitted = fit(drafts(), budget, 0, no_progress)
-    assert bytes_of(fitted.examples) <= budget
-    assert fitted.notes
-    if not fitted.examples:
-        assert fitted.notes[-1].startswith("4 of 4 examples: ")
+    selected = select(candidates(), budget, 0, no_progress)
+    assert bytes_of(selected.examples) <= budget
+    assert selected.notes
+    if not selected.examples:
+        assert selected.notes[-1].startswith("4 of 4 examples: ")
 
 
 def test_a_picture_that_all_have_counts_once(a_picture: int) -> None:
     shared = noise(7)
-    many = [Draft(n, partial(draw, f"{n}", shared)) for n in range(50)]
-    fitted = fit(many, int(1.5 * a_picture), 0, no_progress)
-    assert len(fitted.examples) == 50
-    assert len({id(example.image) for example in fitted.examples}) == 1
+    many = [Candidate(n, partial(draw, f"{n}", shared)) for n in range(50)]
+    selected = select(many, int(1.5 * a_picture), 0, no_progress)
+    assert len(selected.examples) == 50
+    assert len({id(example.image) for example in selected.examples}) == 1
 
 
 def test_the_same_with_threads(a_picture: int) -> None:
-    alone = fit(drafts(), 10 * a_picture, 0, no_progress)
-    assert fit(drafts(), 10 * a_picture, 3, no_progress) == alone
+    alone = select(candidates(), 10 * a_picture, 0, no_progress)
+    assert select(candidates(), 10 * a_picture, 3, no_progress) == alone
 
 
 def test_an_image_that_cannot_be_used_is_noted(a_picture: int) -> None:
     def fail(canvas: Canvas) -> ClassificationExample:
         raise UsageError("cannot decode image a.jpg")
 
-    broken = drafts()
+    broken = candidates()
     broken[0] = replace_draw(broken[0], fail)
-    fitted = fit(broken, 20 * a_picture, 0, no_progress)
-    assert len(fitted.examples) == len(broken) - 1
-    assert fitted.notes == ["cannot decode image a.jpg"]
+    selected = select(broken, 20 * a_picture, 0, no_progress)
+    assert len(selected.examples) == len(broken) - 1
+    assert selected.notes == ["cannot decode image a.jpg"]
 
 
-def replace_draw(draft: Draft, draw: Callable[[Canvas], ClassificationExample]) -> Draft:
-    return draft._replace(draw=draw)
+def replace_draw(
+    candidate: Candidate, draw: Callable[[Canvas], ClassificationExample]
+) -> Candidate:
+    return candidate._replace(draw=draw)
 
 
-def test_progress_ends_at_the_number_of_drafts(a_picture: int) -> None:
+def test_progress_ends_at_the_number_of_candidates(a_picture: int) -> None:
     steps: list[Progress] = []
-    fit(drafts(), 20 * a_picture, 0, steps.append)
+    select(candidates(), 20 * a_picture, 0, steps.append)
     assert [step.done for step in steps] == list(range(1, 13))
     assert {step.total for step in steps} == {12}
 
@@ -130,4 +135,4 @@ def test_pictures_of_every_kind_of_field() -> None:
 
 
 def test_nothing_to_draw() -> None:
-    assert fit([], 0, 0, no_progress) == ([], [])
+    assert select([], 0, 0, no_progress) == ([], [])
