@@ -10,7 +10,7 @@ import sys
 
 from scenes_table import cell, plain_results
 
-from cosmos_eval.results.leaderboard import percent
+from cosmos_eval.results.text import percent
 
 COLUMNS = {
     "scenes-cosmos, cross-attention": ("scenes-cosmos", "localisation"),

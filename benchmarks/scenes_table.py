@@ -10,7 +10,7 @@ import sys
 import pandas as pd
 
 from cosmos_eval import load_results
-from cosmos_eval.results.leaderboard import bounds, shown_text
+from cosmos_eval.results.text import bounds, shown_text
 
 MODELS = ("scenes-cosmos", "scenes-clip", "scenes-clip-long")
 OWN, ALIKE = "localisation", "localisation-similarity"

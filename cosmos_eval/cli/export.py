@@ -25,10 +25,11 @@ def export(
 ) -> None:
     """Write all results of a folder and its subfolders as one table, one row per metric."""
     from cosmos_eval.results.export import export as write
-    from cosmos_eval.results.export import stored_at, table_of
+    from cosmos_eval.results.export import table_of
     from cosmos_eval.results.labels import warnings_of
+    from cosmos_eval.results.store import read_stored, result_paths
 
-    results = stored_at([directory])
+    results = read_stored(result_paths(directory))
     changed = write(table_of(results), out)
     print_written(out)
     if changed:

@@ -31,18 +31,20 @@ def leaderboard(
     ] = "auto",
 ) -> None:
     """Print results side by side, one table per protocol family."""
-    from cosmos_eval.results import leaderboard as board
     from cosmos_eval.results.labels import warnings_of
-    from cosmos_eval.results.store import read_samples, read_stored, result_paths
+    from cosmos_eval.results.leaderboard.entries import entries_of, published
+    from cosmos_eval.results.leaderboard.ranking import find_ties
+    from cosmos_eval.results.leaderboard.terminal import to_tables
+    from cosmos_eval.results.leaderboard.writers import WRITERS
+    from cosmos_eval.results.store import read_stored, result_paths
 
     results = read_stored(result_paths(directory))
-    paths = {id(one.row): one.path for one in results}
-    entries = [*board.entries_of(results), *(board.published() if with_published else ())]
-    found = board.find_ties(entries, lambda row: read_samples(paths[id(row)]), ties)
+    entries = [*entries_of(results), *(published() if with_published else ())]
+    found = find_ties(entries, ties)
     if format == "table":
-        print_tables(board.to_tables(entries, console().width, found))
+        print_tables(to_tables(entries, console().width, found))
     else:
-        sys.stdout.write(board.WRITERS[format](entries, found))
+        sys.stdout.write(WRITERS[format](entries, found))
     if format in ("csv", "json"):
         # The other forms have the warnings below their tables.
         print_notes(warnings_of(results))
@@ -61,17 +63,18 @@ def reproduce(
 
     What was not measured is `unverified`; without any results that is everything.
     """
-    from cosmos_eval.results import leaderboard as board
     from cosmos_eval.results.labels import warnings_of
+    from cosmos_eval.results.leaderboard import reproduce as reproduction
+    from cosmos_eval.results.leaderboard.entries import entries_of
     from cosmos_eval.results.store import read_stored, result_paths
 
     has_results = directory is not None or (RESULTS.exists() and any(RESULTS.iterdir()))
     results = read_stored(result_paths(directory or RESULTS) if has_results else [])
-    numbers = board.reproductions(board.entries_of(results))
+    numbers = reproduction.reproductions(entries_of(results))
     if format == "json":
-        sys.stdout.write(board.reproductions_to_json(numbers))
+        sys.stdout.write(reproduction.to_json(numbers))
     elif format == "md":
-        sys.stdout.write(board.reproductions_to_markdown(numbers))
+        sys.stdout.write(reproduction.to_markdown(numbers))
     else:
-        print_tables(board.reproductions_to_tables(numbers, console().width))
+        print_tables(reproduction.to_tables(numbers, console().width))
     print_notes(warnings_of(results))

@@ -56,7 +56,7 @@ def report(
     )
     from cosmos_eval.report.gallery import Gallery, collect, require_inputs
     from cosmos_eval.results.labels import warnings_of
-    from cosmos_eval.results.leaderboard import published
+    from cosmos_eval.results.leaderboard.entries import published
     from cosmos_eval.results.store import read_samples, read_stored, result_paths
 
     require_page_name(out)

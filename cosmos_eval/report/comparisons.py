@@ -16,7 +16,8 @@ from cosmos_eval.results.compare import (
     setting,
 )
 from cosmos_eval.results.labels import Stored
-from cosmos_eval.results.leaderboard import Entry, Pair, Ties, close_pairs
+from cosmos_eval.results.leaderboard.entries import Entry
+from cosmos_eval.results.leaderboard.ranking import Pair, Ties, close_pairs
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.paired import PairedDifference, holm
 from cosmos_eval.tasks import known_tasks, task_named

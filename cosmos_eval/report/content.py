@@ -20,7 +20,8 @@ from cosmos_eval.report.comparisons import (
     ties_of,
 )
 from cosmos_eval.results.labels import Stored, distinguish
-from cosmos_eval.results.leaderboard import Board, Entry, boards, entries_of
+from cosmos_eval.results.leaderboard.board import Board, boards
+from cosmos_eval.results.leaderboard.entries import Entry, entries_of
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import (
     CosmosEvalError,

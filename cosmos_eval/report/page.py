@@ -24,7 +24,8 @@ from cosmos_eval.report.tables import (
     provenance_of,
     summary_of,
 )
-from cosmos_eval.results.leaderboard import Entry, shortened
+from cosmos_eval.results.labels import shortened
+from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.text import html_templates, html_value, script_json
 from cosmos_eval.types import UsageError
 

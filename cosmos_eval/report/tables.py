@@ -6,17 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cosmos_eval.results.labels import Stored, is_partial
-from cosmos_eval.results.leaderboard import (
-    Board,
-    Entry,
-    Key,
-    Shown,
-    bounds,
-    difference,
-    headlines_of,
-    percent,
-)
+from cosmos_eval.results.leaderboard.board import Board, Shown
+from cosmos_eval.results.leaderboard.entries import Entry, Key, headlines_of
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.text import bounds, difference, percent
 from cosmos_eval.tasks import known_tasks, metric_of
 
 _MARGIN = 0.06  # of a scale, left and right of its ends

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from itertools import combinations, starmap
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,26 +14,21 @@ from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import PairedDifference, holm
 from cosmos_eval.tasks import Metric, metric_of, task_named
-from cosmos_eval.types import Interval, Samples, UsageError
+from cosmos_eval.types import Samples, UsageError
 
 # Either name: segmentation calls the hash of its list of images differently.
-_SAMPLE_LISTS = ("sample_list", "samples")
+_SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
 _SHOWN = 12  # characters of a hash
 
+# Relative tolerance between a metric and its samples: sums in another order differ in last bits.
+_ROUNDING = 1e-9
 
-class Mismatch(NamedTuple):
-    """A field that two results should have alike, and what each of them has."""
-
-    field: str
-    a: str
-    b: str
-
-    def __str__(self) -> str:
-        return f"{self.field} is {self.a} and {self.b}"
+Measured = tuple[Mapping[str, float], Samples]
+"""The metrics of a result and the samples that they follow from."""
 
 
 def setting(row: ResultRow) -> dict[str, Any]:
-    """What decides which number is measured, whatever the model, by the name of its field."""
+    """Return the fields that decide which number is measured, whatever the model."""
     recorded = row.provenance
     return {
         "task": row.task,
@@ -47,28 +42,19 @@ def setting(row: ResultRow) -> dict[str, Any]:
     }
 
 
-def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Mismatch]:
-    """The fields in which two settings differ; a field that one of them lacks is one.
+def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    """Describe the fields in which two settings differ; a field that one of them lacks is one.
 
     Settings without a hash of their samples never match: whether these are the same is unknown.
     """
     found = [
-        Mismatch(name, _shown(a, name), _shown(b, name))
+        f"{name} is {_shown(a, name)} and {_shown(b, name)}"
         for name in dict.fromkeys([*a, *b])
         if name not in a or name not in b or a[name] != b[name]
     ]
-    if not any(a.get(f"hashes.{name}") for name in _SAMPLE_LISTS):
-        found.append(Mismatch("hashes.sample_list", "not recorded", "of unknown samples"))
+    if not any(a.get(name) for name in _SAMPLE_LISTS):
+        found.append("hashes.sample_list is not recorded and of unknown samples")
     return found
-
-
-def setup_differences(a: ResultRow, b: ResultRow) -> list[str]:
-    """A line for what may differ between results, but should be known: how they were computed."""
-    return [
-        f"{a.dataset}: {name} is {a.provenance[name]} and {b.provenance[name]}"
-        for name in ("map", "precision", "device", "version")
-        if a.provenance.get(name) != b.provenance.get(name)
-    ]
 
 
 def _shown(fields: Mapping[str, Any], name: str) -> str:
@@ -78,58 +64,24 @@ def _shown(fields: Mapping[str, Any], name: str) -> str:
     return value[:_SHOWN] if name.startswith("hashes.") else value
 
 
-# How far metrics may lie from those of their samples: sums in another order differ in last bits.
-_ROUNDING = 1e-9
-
-
-class Places(NamedTuple):
-    """Where two results stand in a list, the first before the second."""
-
-    a: int
-    b: int
-
-
-class Sampled(NamedTuple):
-    """The metrics of a result and the samples that they follow from."""
-
-    metrics: Mapping[str, float]
-    samples: Samples
-
-
-def paired_interval(
-    row_a: ResultRow, samples_a: Samples, row_b: ResultRow, samples_b: Samples, metric: str
-) -> Interval:
-    """The 95% interval of a metric of A minus that of B, two results of the same samples.
-
-    Whether two results are of the same samples and protocol, `mismatches`
-    says. Raises UsageError as `paired_differences` does, and where the samples give no such metric.
-    """
-    found = paired_differences(row_a, samples_a, row_b, samples_b)
-    if metric not in found:
-        raise UsageError(f"{row_a.dataset}: the samples do not give {metric}")
-    return found[metric].interval()
-
-
 def paired_differences(
     row_a: ResultRow, samples_a: Samples, row_b: ResultRow, samples_b: Samples
 ) -> dict[str, PairedDifference]:
-    """Every metric of A minus that of B, by name.
+    """Return every metric of A minus that of B, by name.
 
     Raises UsageError where the samples are not of the same images and labels, and where a metric
-    is not what its samples give.
+    does not follow from its samples.
     """
     try:
-        return differences_of(
-            row_a.task, Sampled(row_a.metrics, samples_a), Sampled(row_b.metrics, samples_b)
-        )
+        return differences_of(row_a.task, (row_a.metrics, samples_a), (row_b.metrics, samples_b))
     except ValueError as error:
         raise UsageError(f"{row_a.dataset}: {error}") from error
 
 
-def differences_of(task: str, a: Sampled, b: Sampled) -> dict[str, PairedDifference]:
-    """The same of metrics and samples alone; raises ValueError, which does not say where."""
-    (found,) = all_differences(task, [a.samples, b.samples]).values()
-    for metrics, side in ((a.metrics, "a"), (b.metrics, "b")):
+def differences_of(task: str, a: Measured, b: Measured) -> dict[str, PairedDifference]:
+    """Return the same for metrics and samples; raises ValueError, which does not say where."""
+    (found,) = all_differences(task, [a[1], b[1]]).values()
+    for (metrics, _), side in ((a, "a"), (b, "b")):
         for name, value in metrics.items():
             require_own(name, value, getattr(found[name], side) if name in found else None)
     return found
@@ -137,16 +89,16 @@ def differences_of(task: str, a: Sampled, b: Sampled) -> dict[str, PairedDiffere
 
 def all_differences(
     task: str, several: Sequence[Samples], *, without_slow: bool = False
-) -> dict[Places, dict[str, PairedDifference]]:
-    """Every metric of each of several results minus that of each later one, by their indices.
+) -> dict[tuple[int, int], dict[str, PairedDifference]]:
+    """Return every metric of each of several results minus that of each later one, by indices.
 
-    Many results take little longer than two, but for a few slow metrics, which can be left out.
+    Many results take little longer than two, except for a few slow metrics, which can be left out.
     Raises ValueError where the samples are not of the same images and labels.
     """
     try:
         compare = task_named(task).differences(several, without_slow=without_slow)
-        places = starmap(Places, combinations(range(len(several)), 2))
-        return {place: dict(compare(*place)) for place in places}
+        pairs = combinations(range(len(several)), 2)
+        return {(a, b): dict(compare(a, b)) for a, b in pairs}
     except (KeyError, IndexError) as error:
         raise ValueError(f"samples that lack {error} are not of this task") from error
 
@@ -158,9 +110,6 @@ def require_own(name: str, value: float, computed: float | None) -> None:
     # Not the other way round: nothing is close to NaN.
     if not math.isclose(value, computed, rel_tol=_ROUNDING, abs_tol=_ROUNDING):
         raise ValueError(f"{name} is {value}, but its samples give {computed}")
-
-
-ReadSamples = Callable[[Path], Samples]
 
 
 class MetricTest(NamedTuple):
@@ -201,16 +150,16 @@ class Comparison(NamedTuple):
 
 
 def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Stored]:
-    """The results of the named model, or of the only one that there is.
+    """Return the results of the named model, or of the only one that there is.
 
     `model` is a specification, or what tables call the model. Raises UsageError where it is not
     one model.
     """
     found = results
     if model is not None:
-        found = [r for r in results if model in (r.model, r.row.model["spec"])]
-        found = [r for r in found if r.model == model] or found
-    labels = sorted({some.model for some in found})
+        named = [some for some in results if some.model == model]
+        found = named or [some for some in results if some.row.model["spec"] == model]
+    labels = {some.model for some in found}
     if len(labels) == 1:
         return list(found)
     there = ", ".join(sorted({some.model for some in results}))
@@ -223,13 +172,13 @@ def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Sto
 def pair(
     a: Sequence[Stored], b: Sequence[Stored]
 ) -> tuple[list[tuple[Stored, Stored]], tuple[str, ...]]:
-    """Results of the same data set and protocol, and a note for each that is without the other.
+    """Pair results of the same data set and protocol; note each that is without the other.
 
     One result each is a pair whatever it is of. Raises UsageError where no two belong together.
     """
     if len(a) == len(b) == 1:
         return [(a[0], b[0])], ()
-    of_a, of_b = _by_set(a), _by_set(b)
+    of_a, of_b = ({(r.row.dataset, r.row.protocol): r for r in results} for results in (a, b))
     pairs = [(of_a[key], of_b[key]) for key in of_a if key in of_b]
     if not pairs:
         raise UsageError(
@@ -244,83 +193,49 @@ def pair(
     return pairs, tuple(notes)
 
 
-def compare(pairs: Sequence[tuple[Stored, Stored]], read_samples: ReadSamples) -> Comparison:
+def _listed(keys: Iterable[tuple[str, str]]) -> str:
+    return ", ".join(f"{dataset} ({protocol})" for dataset, protocol in sorted(keys))
+
+
+def compare(
+    pairs: Sequence[tuple[Stored, Stored]], read_samples: Callable[[Path], Samples]
+) -> Comparison:
     """Compare results pair by pair.
 
     Raises UsageError for an edited result, where a pair is not of the same samples and protocol,
-    saying which field differs, and where metrics are not those of their samples.
+    naming the fields that differ, and where metrics do not follow from their samples.
     """
-    for stored in (stored for one in pairs for stored in one):
-        _require_unchanged(stored)
-    for one in pairs:
-        _require_comparable(*one)
+    for a, b in pairs:
+        _require_comparable(a, b)
     tests = [test for one in pairs for test in _tests(*one, read_samples)]
-    headlines = [test for test in tests if test.adjusted is not None]
-    adjusted = iter(holm([test.difference.p_value for test in headlines]))
+    p_values = [test.difference.p_value for test in tests if test.adjusted is not None]
+    adjusted = iter(holm(p_values))
     final = (t if t.adjusted is None else t._replace(adjusted=next(adjusted)) for t in tests)
     notes = dict.fromkeys(line for one in pairs for line in _notes(*one))
     (first_a, first_b), *_ = pairs
     if first_a.model == first_b.model:
         # Two states of one checkpoint, each from a folder of its own.
         first_a, first_b = distinguish(pairs[0])
-    return Comparison(first_a.model, first_b.model, tuple(final), (*notes,))
-
-
-def to_records(comparison: Comparison) -> dict[str, Any]:
-    """A comparison as JSON has it."""
-    return {
-        "a": comparison.a,
-        "b": comparison.b,
-        "tests": [_record(test) for test in comparison.tests],
-        "notes": list(comparison.notes),
-    }
-
-
-def _record(test: MetricTest) -> dict[str, Any]:
-    difference = test.difference
-    return {
-        **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
-        "a": difference.a,
-        "b": difference.b,
-        "difference": difference.difference,
-        "interval": difference.interval()._asdict(),
-        "p_value": difference.p_value,
-        "p_value_holm": test.adjusted,
-        "detectable": difference.detectable(),
-        "test": difference.method,
-        "samples": difference.units,
-        "better": test.better or None,
-    }
-
-
-def _notes(a: Stored, b: Stored) -> list[str]:
-    lone = sorted(set(a.row.metrics) ^ set(b.row.metrics))
-    lines = [f"{a.row.dataset}: not compared, since only one of both has it: {m}" for m in lone]
-    return lines + setup_differences(a.row, b.row)
-
-
-def _require_unchanged(one: Stored) -> None:
-    if one.is_edited:
-        raise UsageError(
-            f"{one.path} was edited after it was written (`cosmos-eval verify` shows more): "
-            "measure again"
-        )
+    return Comparison(first_a.model, first_b.model, tuple(final), tuple(notes))
 
 
 def _require_comparable(a: Stored, b: Stored) -> None:
-    found = mismatches(setting(a.row), setting(b.row))
-    if found:
-        fields = "; ".join(map(str, found))
-        raise UsageError(f"{a.path} and {b.path} cannot be compared: {fields}")
+    for one in (a, b):
+        if one.is_edited:
+            raise UsageError(
+                f"{one.path} was edited after it was written (`cosmos-eval verify` shows more): "
+                "measure again"
+            )
+    if found := mismatches(setting(a.row), setting(b.row)):
+        raise UsageError(f"{a.path} and {b.path} cannot be compared: {'; '.join(found)}")
 
 
-def _tests(a: Stored, b: Stored, read_samples: ReadSamples) -> list[MetricTest]:
-    """Tests of all metrics, headlines first, before adjustment."""
-    found = paired_differences(a.row, read_samples(a.path), b.row, read_samples(b.path))
-    names = [name for name in found if name in a.row.metrics and name in b.row.metrics]
-    tests = [
-        metric_test(a.row.dataset, a.row.protocol, a.row.task, name, found[name]) for name in names
-    ]
+def _tests(a: Stored, b: Stored, read_samples: Callable[[Path], Samples]) -> list[MetricTest]:
+    """Test all metrics, headlines first, before adjustment."""
+    row = a.row
+    found = paired_differences(row, read_samples(a.path), b.row, read_samples(b.path))
+    names = [name for name in found if name in row.metrics and name in b.row.metrics]
+    tests = (metric_test(row.dataset, row.protocol, row.task, name, found[name]) for name in names)
     return sorted(tests, key=lambda test: test.adjusted is None)
 
 
@@ -332,9 +247,37 @@ def metric_test(
     return MetricTest(dataset, protocol, task, metric, difference, p_value)
 
 
-def _by_set(results: Sequence[Stored]) -> dict[tuple[str, str], Stored]:
-    return {(some.row.dataset, some.row.protocol): some for some in results}
+def _notes(a: Stored, b: Stored) -> list[str]:
+    """Name the metrics that only one has, and differences in how the results were computed."""
+    dataset, of_a, of_b = a.row.dataset, a.row.provenance, b.row.provenance
+    lone = sorted(set(a.row.metrics) ^ set(b.row.metrics))
+    lines = [f"{dataset}: not compared, since only one of both has it: {name}" for name in lone]
+    return lines + [
+        f"{dataset}: {name} is {of_a.get(name)} and {of_b.get(name)}"
+        for name in ("map", "precision", "device", "version")
+        if of_a.get(name) != of_b.get(name)
+    ]
 
 
-def _listed(keys: Sequence[tuple[str, str]] | dict[tuple[str, str], Stored]) -> str:
-    return ", ".join(f"{dataset} ({protocol})" for dataset, protocol in sorted(keys))
+def to_records(comparison: Comparison) -> dict[str, Any]:
+    """Return a comparison as JSON holds it."""
+    return {**comparison._asdict(), "tests": [_record(test) for test in comparison.tests]}
+
+
+def _record(test: MetricTest) -> dict[str, Any]:
+    difference = test.difference
+    return {
+        "dataset": test.dataset,
+        "protocol": test.protocol,
+        "metric": test.metric,
+        "a": difference.a,
+        "b": difference.b,
+        "difference": difference.difference,
+        "interval": difference.interval()._asdict(),
+        "p_value": difference.p_value,
+        "p_value_holm": test.adjusted,
+        "detectable": difference.detectable(),
+        "test": difference.method,
+        "samples": difference.units,
+        "better": test.better or None,
+    }

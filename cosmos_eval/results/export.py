@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,71 +28,28 @@ COLUMNS = (
 
 
 def load_results(*places: str | Path) -> pd.DataFrame:
-    """Results as a table with one row a metric, from folders, those in them, and files.
+    """Return results as a table with one row per metric, from folders, those in them, and files.
 
-    Without places: from `runs/eval` in the current folder, where `cosmos-eval run` puts them.
-    Columns: COLUMNS; `variant` says what departs from the defaults, `low` and `high` are the 95%
-    interval by `method`, `file` is where a result lies, `unchanged` whether it is what was written,
-    by the hash that it holds of itself (None where it holds none). Warns of edited results, and of
-    different models of the same name. Raises UsageError for a folder without results and for files
-    that are not results.
+    Without places: from `runs/eval` in the current folder, where `cosmos-eval run` writes them.
+    Columns: COLUMNS; `variant` lists what differs from the defaults, `low` and `high` are the 95%
+    interval by `method`, `file` is the file of a result, `unchanged` whether it is what was
+    written, by the hash that it holds of itself (None where it holds none). Warns of edited
+    results, and of different models of the same name. Raises UsageError for a folder without
+    results and for files that are not results.
     """
-    results = stored_at(places or (RESULTS,))
+    paths = [path for place in places or (RESULTS,) for path in result_paths(Path(place))]
+    results = read_stored(paths)
     for line in warnings_of(results):
         warnings.warn(one_line(line), stacklevel=2)
     return table_of(results)
 
 
-def stored_at(places: Iterable[str | Path]) -> list[Stored]:
-    """Read the results in folders, in those in them, and in files. Raises UsageError."""
-    return read_stored(path for place in map(Path, places) for path in result_paths(place))
-
-
 def table_of(results: Iterable[Stored]) -> pd.DataFrame:
-    """The table that `load_results` returns."""
+    """Return the table that `load_results` returns."""
     import pandas as pd
 
     records = [record for one in results for record in _records(one)]
     return pd.DataFrame(records, columns=list(COLUMNS))
-
-
-def export(table: pd.DataFrame, path: Path) -> int:
-    """Write a table to a .csv or .parquet file, whole or not at all.
-
-    Floats are exact in both. Returns how many texts are not in a CSV file as they are, since a
-    spreadsheet would take them for formulas or a reader for several lines
-    (`results.text.csv_text`). Raises UsageError for another suffix, where pyarrow is
-    missing, and where the file cannot be written.
-    """
-    changed = 0
-    match path.suffix:
-        case ".csv":
-            texts = table.select_dtypes(exclude="number")
-            safe = texts.apply(lambda column: column.map(_cell))
-            changed = int(((safe != texts) & texts.notna()).to_numpy().sum())
-            content = table.assign(**safe).to_csv(index=False, lineterminator="\n").encode()
-        case ".parquet":
-            content = _parquet(table)
-        case other:
-            raise UsageError(f"cannot export to '{other}' files: end --out in .csv or .parquet")
-    try:
-        write_atomically(path, content)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    return changed
-
-
-def _cell(value: Any) -> Any:
-    return csv_text(value) if isinstance(value, str) else value
-
-
-def _parquet(table: pd.DataFrame) -> bytes:
-    try:
-        return table.to_parquet(None, engine="pyarrow", index=False)
-    except ImportError as error:
-        raise UsageError(
-            "Parquet needs pyarrow: pip install 'cosmos-eval[parquet]', or export to .csv"
-        ) from error
 
 
 def _records(one: Stored) -> Iterator[tuple[Any, ...]]:
@@ -107,3 +64,46 @@ def _records(one: Stored) -> Iterator[tuple[Any, ...]]:
         interval = row.intervals.get(metric, {})
         bounds = (interval.get(key) for key in ("low", "high", "method"))
         yield (*model, *setting, metric, value, *bounds, row.n_samples, *origin, *identity)
+
+
+def export(table: pd.DataFrame, path: Path) -> int:
+    """Write a table to a .csv or .parquet file, whole or not at all.
+
+    Floats are exact in both. Returns how many texts a CSV file holds with escapes (`csv_of`).
+    Raises UsageError for another suffix, where pyarrow is missing, and where the file cannot be
+    written.
+    """
+    changed = 0
+    if path.suffix == ".csv":
+        text, changed = csv_of(table)
+        content = text.encode()
+    elif path.suffix == ".parquet":
+        content = _parquet(table)
+    else:
+        raise UsageError(f"cannot export to '{path.suffix}' files: end --out in .csv or .parquet")
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error
+    return changed
+
+
+def csv_of(table: pd.DataFrame, signed: Sequence[str] = ()) -> tuple[str, int]:
+    """Return a table as CSV, and how many texts are escaped in it.
+
+    Those are texts that a spreadsheet would take for formulas or a reader for several lines. The
+    columns `signed` hold numbers with a sign as text.
+    """
+    texts = table.select_dtypes(exclude="number").drop(columns=list(signed))
+    safe = texts.map(lambda value: csv_text(value) if isinstance(value, str) else value)
+    changed = int(((safe != texts) & texts.notna()).to_numpy().sum())
+    return table.assign(**safe).to_csv(index=False, lineterminator="\n"), changed
+
+
+def _parquet(table: pd.DataFrame) -> bytes:
+    try:
+        return table.to_parquet(None, engine="pyarrow", index=False)
+    except ImportError as error:
+        raise UsageError(
+            "Parquet needs pyarrow: pip install 'cosmos-eval[parquet]', or export to .csv"
+        ) from error

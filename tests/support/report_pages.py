@@ -26,7 +26,7 @@ from cosmos_eval.report.gallery import (
     Word,
 )
 from cosmos_eval.results.compare import Stored
-from cosmos_eval.results.leaderboard import Entry
+from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.types import Samples
 

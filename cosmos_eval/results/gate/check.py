@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from scipy.special import ndtri
 
-from cosmos_eval.results.compare import Sampled, differences_of, mismatches, setting
+from cosmos_eval.results.compare import differences_of, mismatches, setting
 from cosmos_eval.results.gate.baseline import (
     Baseline,
     Entry,
@@ -219,15 +219,14 @@ def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[P
 def _compare(result: Verified, entry: Entry, baseline: Baseline) -> list[Finding]:
     """New minus baseline of every metric that both have. Raises ValueError."""
     if differing := mismatches(entry.setting, setting(result.row)):
-        fields = "; ".join(map(str, differing))
-        raise ValueError(f"measured otherwise than the baseline: {fields}")
+        raise ValueError(f"measured otherwise than the baseline: {'; '.join(differing)}")
     shared = [name for name in entry.metrics if name in result.row.metrics]
     samples = baseline.samples_of(entry)
     if samples is None:
         changes = {name: _independent(result.row, entry, name) for name in shared}
     else:
-        new = Sampled(result.row.metrics, result.samples)
-        changes = differences_of(result.row.task, new, Sampled(entry.metrics, samples))
+        row, old = result.row, (entry.metrics, samples)
+        changes = differences_of(row.task, (row.metrics, result.samples), old)
     return [Finding(entry.key, result.row.task, name, changes[name]) for name in shared]
 
 

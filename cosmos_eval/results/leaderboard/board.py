@@ -1,4 +1,4 @@
-"""Tables of a leaderboard before they are written: one a protocol family."""
+"""Tables of a leaderboard before they are written: one per protocol family."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MEANINGS = {
 
 
 class Column(NamedTuple):
-    """A data set's metric and what people call it; the fields sort columns as tables show them."""
+    """A data set's metric and its title; the fields sort columns as tables show them."""
 
     task: int
     dataset: str
@@ -37,7 +37,7 @@ class Column(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """One number and what is said about it, as text; all empty where it is unknown."""
+    """One number, its marks and its interval as text; all empty where it is unknown."""
 
     value: str = ""
     interval: str = ""
@@ -48,7 +48,7 @@ class Shown(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A model's numbers from one source, a cell a column, and the entry behind each cell."""
+    """A model's numbers from one source, one cell per column, and the entry behind each cell."""
 
     model: str
     source: str
@@ -58,7 +58,7 @@ class Row(NamedTuple):
 
 
 class Board(NamedTuple):
-    """A protocol family's table, and what its readers must know, a line each."""
+    """A protocol family's table, and what its readers must know, one line each."""
 
     protocol: str
     columns: tuple[Column, ...]
@@ -67,7 +67,7 @@ class Board(NamedTuple):
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """The sources of numbers that were not measured here; a row's is found by its place."""
+        """The sources of numbers that were not measured here."""
         return tuple(sorted({row.url for row in self.rows if row.url}))
 
     @property
@@ -75,9 +75,18 @@ class Board(NamedTuple):
         """Whether some row was not measured here."""
         return any(row.source != "measured" for row in self.rows)
 
+    @property
+    def texts(self) -> list[str]:
+        """The titles of the columns before the numbers."""
+        return ["model", "source"] if self.shows_source else ["model"]
+
+    def source_of(self, row: Row) -> str:
+        """Return the source of a row, with the number of its URL."""
+        return f"{row.source} [{self.urls.index(row.url) + 1}]" if row.url else row.source
+
 
 def boards(entries: Iterable[Entry], ties: Ties = NO_TIES) -> list[Board]:
-    """One table a protocol family, in alphabetical order of the families."""
+    """Return one table per protocol family, in alphabetical order of the families."""
     families: dict[str, list[Entry]] = {}
     for entry in sorted(entries, key=lambda entry: entry.key):
         families.setdefault(entry.protocol, []).append(entry)
@@ -86,18 +95,18 @@ def boards(entries: Iterable[Entry], ties: Ties = NO_TIES) -> list[Board]:
 
 def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:
     columns = tuple(sorted({column for entry in entries for column in columns_of(entry)}))
-    standing = rank_entries(entries, ties)
+    ranked = rank_entries(entries, ties)
     by_key = {entry.key: entry for entry in entries}
     rows = []
     for key in dict.fromkeys(entry.key._replace(dataset="") for entry in entries):
         found = [by_key.get(key._replace(dataset=column.dataset)) for column in columns]
-        cells = (_cell(e, c.metric, standing) for e, c in zip(found, columns, strict=True))
+        cells = (_cell(e, c.metric, ranked) for e, c in zip(found, columns, strict=True))
         rows.append(Row(key.model, key.source, key.url, tuple(cells), tuple(found)))
-    return Board(protocol, columns, tuple(rows), _notes(entries, rows, standing))
+    return Board(protocol, columns, tuple(rows), _notes(entries, rows, ranked))
 
 
 def columns_of(entry: Entry) -> list[Column]:
-    """The columns that an entry has numbers in; tasks that are not installed here come last."""
+    """Return the columns of an entry's numbers; tasks that are not installed here come last."""
     order = list(known_tasks())
     installed = entry.task in order
     return [
@@ -114,11 +123,11 @@ def columns_of(entry: Entry) -> list[Column]:
     ]
 
 
-def _cell(entry: Entry | None, metric: str, standing: Mapping[Cell, Rank]) -> Shown:
+def _cell(entry: Entry | None, metric: str, ranked: Mapping[Cell, Rank]) -> Shown:
     if entry is None or metric not in entry.metrics:
         return Shown()
     value = entry.metrics[metric]
-    best, tie, ranks = standing.get(Cell(entry.key, metric), Rank())
+    best, tie, ranks = ranked.get(Cell(entry.key, metric), Rank())
     known = metric_of(entry.task, metric)
     return Shown(
         value=shown_text(known, value),
@@ -131,11 +140,11 @@ def _cell(entry: Entry | None, metric: str, standing: Mapping[Cell, Rank]) -> Sh
 
 
 def _notes(
-    entries: Sequence[Entry], rows: Sequence[Row], standing: Mapping[Cell, Rank]
+    entries: Sequence[Entry], rows: Sequence[Row], ranked: Mapping[Cell, Rank]
 ) -> tuple[str, ...]:
     cells = [cell for row in rows for cell in row.cells]
-    ties = {found.tie for found in standing.values()}
-    said = {
+    ties = {found.tie for found in ranked.values()}
+    applies = {
         "best": any(cell.best for cell in cells),
         "paired": "paired" in ties,
         "intervals": "intervals" in ties,
@@ -147,10 +156,5 @@ def _notes(
         ),
     }
     results = [entry.stored for entry in entries if entry.stored is not None]
-    meanings = (meaning for name, meaning in _MEANINGS.items() if said[name])
-    return (*meanings, *(f"{_capital(line)}." for line in warnings_of(results)))
-
-
-def _capital(line: str) -> str:
-    """A line as a sentence."""
-    return line[:1].upper() + line[1:]
+    meanings = (meaning for name, meaning in _MEANINGS.items() if applies[name])
+    return (*meanings, *(f"{line[:1].upper()}{line[1:]}." for line in warnings_of(results)))

@@ -1,14 +1,14 @@
-"""The released checkpoints' published numbers, each beside what was measured here."""
+"""The released checkpoints' published numbers, each beside the one measured here."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.results.leaderboard.board import Column, columns_of
-from cosmos_eval.results.leaderboard.entries import AMP, Entry, Key, Source, published
+from cosmos_eval.results.leaderboard.entries import AMP, Entry, Source, published
 from cosmos_eval.results.leaderboard.terminal import Grid, grid_tables
 from cosmos_eval.results.leaderboard.writers import markdown_table
 from cosmos_eval.results.text import (
@@ -42,7 +42,7 @@ class Reproduction(NamedTuple):
 
     @property
     def status(self) -> Status:
-        """Where the published number lies: `measured` is said where there is no interval."""
+        """Where the published number lies; `measured` where there is no interval."""
         if self.measured is None:
             return "unverified"
         interval = self.measured.intervals.get(self.column.metric)
@@ -52,16 +52,12 @@ class Reproduction(NamedTuple):
 
     @property
     def precision(self) -> str | None:
-        """How the measured number was computed: the precision, and for `amp` its type.
-
-        None where nothing was measured.
-        """
+        """The precision of the measured number, for `amp` with its type; None without one."""
         if self.measured is None or self.measured.result is None:
             return None
         record = self.measured.result.provenance
-        precision = str(record["precision"])
         half = "float16" if str(record["device"]).startswith("cuda") else "bfloat16"
-        return f"amp {half}" if precision == "amp" else precision
+        return f"amp {half}" if record["precision"] == "amp" else str(record["precision"])
 
     @property
     def value(self) -> float:
@@ -70,36 +66,26 @@ class Reproduction(NamedTuple):
 
 
 def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
-    """Every published number of the released checkpoints, in the order in which they are named.
+    """Return every published number of the released checkpoints, in the order of their names.
 
     Only a plain result counts as its measurement: the teacher's, of all samples, in mixed precision
     as the published one or else in float32.
     """
     found = {entry.key: entry for entry in entries}
-    numbers = [
-        Reproduction(entry, column, _measurement(entry, found))
-        for entry in published()
-        if entry.model.removeprefix("cosmos:") in RELEASED
-        for column in columns_of(entry)
-    ]
-    order = list(RELEASED)
-    return sorted(
-        numbers,
-        key=lambda number: (
-            order.index(number.published.model.removeprefix("cosmos:")),
-            number.column,
-        ),
-    )
-
-
-def _measurement(number: Entry, found: Mapping[Key, Entry]) -> Entry | None:
+    order = {f"cosmos:{name}": index for index, name in enumerate(RELEASED)}
     source: Source = "measured"
-    key = number.key._replace(source=source, url="")
-    return found.get(key._replace(model=number.model + AMP), found.get(key))
+    numbers = []
+    for entry in published():
+        if entry.model in order:
+            key = entry.key._replace(source=source, url="")
+            in_amp = key._replace(model=entry.model + AMP)
+            measured = found.get(in_amp, found.get(key))
+            numbers += [Reproduction(entry, column, measured) for column in columns_of(entry)]
+    return sorted(numbers, key=lambda number: (order[number.published.model], number.column))
 
 
 def precision_note(numbers: Sequence[Reproduction]) -> str | None:
-    """Name the precisions of measured numbers that are not the published one, in a line."""
+    """Name the precisions of measured numbers that are not the published one, in one line."""
     others = Counter(number.precision for number in numbers if number.measured is not None)
     others.pop(_PUBLISHED_PRECISION, None)
     if not others:
@@ -112,7 +98,7 @@ def precision_note(numbers: Sequence[Reproduction]) -> str | None:
 
 
 def summary(numbers: Sequence[Reproduction]) -> str:
-    """How many were measured and how many of those hold, in a line."""
+    """Count the numbers that were measured and those that hold, in one line."""
     counts = Counter(number.status for number in numbers)
     measured = len(numbers) - counts["unverified"]
     return (
@@ -121,18 +107,34 @@ def summary(numbers: Sequence[Reproduction]) -> str:
     )
 
 
-def reproductions_to_json(numbers: Iterable[Reproduction]) -> str:
-    """A list of records, a published number each; fractions, null where nothing was measured."""
+def to_json(numbers: Iterable[Reproduction]) -> str:
+    """Write a list of records, one per published number; fractions, null where not measured."""
     records = [_record(number) for number in numbers]
     return json_text(records, indent=2, sort_keys=True) + "\n"
 
 
-def reproductions_to_markdown(numbers: Sequence[Reproduction]) -> str:
-    """A table with a row a checkpoint as GitHub's Markdown, with its sources and a summary."""
+def _record(number: Reproduction) -> dict[str, Any]:
+    entry, metric = number.published, number.column.metric
+    value = None if number.measured is None else number.measured.metrics[metric]
+    return {
+        **{name: getattr(entry, name) for name in ("model", "task", "dataset", "protocol", "url")},
+        "metric": metric,
+        "published": number.value,
+        "published_precision": _PUBLISHED_PRECISION,
+        "measured_precision": number.precision,
+        "status": number.status,
+        "measured": value,
+        "interval": number.measured.intervals.get(metric) if number.measured else None,
+        "difference": None if value is None else float(exact_difference(value, number.value)),
+    }
+
+
+def to_markdown(numbers: Sequence[Reproduction]) -> str:
+    """Write a table with one row per checkpoint, with its sources and a summary."""
     titles = ["model", *(f"{column.dataset} {column.title}" for column in _columns(numbers))]
     rows = (
         [markdown_text(model), *("<br>".join(_lines(number)) for number in row)]
-        for model, row in _rows(numbers)
+        for model, row in _rows(numbers).items()
     )
     table = markdown_table(map(markdown_text, titles), rows, texts=1)
     sources = "".join(f"- <{url}>\n" for url in _urls(numbers))
@@ -141,8 +143,8 @@ def reproductions_to_markdown(numbers: Sequence[Reproduction]) -> str:
     return f"### {TITLE}\n\n{table}\n{remark}{summary(numbers)}. Published by:\n\n{sources}"
 
 
-def reproductions_to_tables(numbers: Sequence[Reproduction], width: int) -> list[Table]:
-    """The same for the terminal, at most `width` characters wide."""
+def to_tables(numbers: Sequence[Reproduction], width: int) -> list[Table]:
+    """Return the same for the terminal, at most `width` characters wide."""
     from rich.text import Text
 
     rows = _rows(numbers)
@@ -150,16 +152,18 @@ def reproductions_to_tables(numbers: Sequence[Reproduction], width: int) -> list
         title=TITLE,
         texts=["model"],
         titles=[f"{column.dataset}\n{column.title}" for column in _columns(numbers)],
-        heads=[[model] for model, _ in rows],
-        cells=[[Text("\n".join(_lines(number))) for number in row] for _, row in rows],
+        heads=[[model] for model in rows],
+        cells=[[Text("\n".join(_lines(number))) for number in row] for row in rows.values()],
         notes=[summary(numbers), *filter(None, [precision_note(numbers)]), *_urls(numbers)],
     )
     return grid_tables(grid, width)
 
 
-def _rows(numbers: Sequence[Reproduction]) -> list[tuple[str, list[Reproduction]]]:
-    models = dict.fromkeys(number.published.model for number in numbers)
-    return [(model, [n for n in numbers if n.published.model == model]) for model in models]
+def _rows(numbers: Sequence[Reproduction]) -> dict[str, list[Reproduction]]:
+    rows: dict[str, list[Reproduction]] = {}
+    for number in numbers:
+        rows.setdefault(number.published.model, []).append(number)
+    return rows
 
 
 def _columns(numbers: Iterable[Reproduction]) -> list[Column]:
@@ -171,37 +175,15 @@ def _urls(numbers: Iterable[Reproduction]) -> list[str]:
 
 
 def _lines(number: Reproduction) -> list[str]:
-    """The published number; below it the measured one and the difference."""
-    published_here = str(percent(number.value))
+    """The published number; below it the measured one, its interval and the difference."""
     if number.measured is None:
-        return [published_here, number.status]
+        return [str(percent(number.value)), number.status]
     metric = number.column.metric
     value = number.measured.metrics[metric]
     known = metric_of(number.measured.task, metric)
-    interval = bounds(known, number.measured.intervals.get(metric))
     mark = f" {_OUTSIDE}" if number.status == "outside" else ""
     return [
-        published_here,
-        str(percent(value)),
-        *([interval] if interval else []),
+        *(str(percent(fraction)) for fraction in (number.value, value)),
+        *filter(None, [bounds(known, number.measured.intervals.get(metric))]),
         difference(value, number.value) + mark,
     ]
-
-
-def _record(number: Reproduction) -> dict[str, Any]:
-    entry, metric = number.published, number.column.metric
-    record: dict[str, Any] = {
-        **{name: getattr(entry, name) for name in ("model", "task", "dataset", "protocol", "url")},
-        "metric": metric,
-        "published": number.value,
-        "published_precision": _PUBLISHED_PRECISION,
-        "measured_precision": number.precision,
-        "status": number.status,
-        **dict.fromkeys(("measured", "interval", "difference")),
-    }
-    if number.measured is not None:
-        value = number.measured.metrics[metric]
-        record["measured"] = value
-        record["interval"] = number.measured.intervals.get(metric)
-        record["difference"] = float(exact_difference(value, number.value))
-    return record

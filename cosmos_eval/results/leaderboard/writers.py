@@ -1,18 +1,17 @@
-"""Entries and boards as CSV, JSON, Markdown, HTML and LaTeX."""
+"""Leaderboards as CSV, JSON, Markdown, HTML and LaTeX; equal entries give equal bytes."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
-from cosmos_eval.results.leaderboard.board import MARKS, Board, Column, Row, Shown, boards
+from cosmos_eval.results.export import csv_of
+from cosmos_eval.results.leaderboard.board import MARKS, Board, Row, Shown, boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Ties, rank_entries
 from cosmos_eval.results.text import (
-    csv_text,
     difference,
     html_templates,
     json_text,
@@ -21,60 +20,52 @@ from cosmos_eval.results.text import (
     markdown_text,
 )
 
+_LATEX_MARKS = {"": "", MARKS["paired"]: r"$^\dagger$", MARKS["intervals"]: r"$^\ddagger$"}
+
+
+_RANKS = ("rank_low", "rank_high")
 _CSV_COLUMNS = (
     *("model", "task", "dataset", "protocol", "metric"),
     *("value", "low", "high", "source", "url"),
-    *("best", "tie", "rank_low", "rank_high", "delta"),
+    *("best", "tie", *_RANKS, "delta"),
 )
 
 
 def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
-    """Every metric, one a line, as a fraction; the protocol is a column.
+    """Write one line per entry and metric, as a fraction; the protocol is a column.
 
     `best` is `yes` or empty, `tie` what ties a number with the best (`paired`, `intervals`);
-    `rank_low` and `rank_high` are the places that it can have, `delta` percentage points above
+    `rank_low` and `rank_high` are the ranks that it can have, `delta` percentage points above
     what its authors published.
     """
+    import pandas as pd
+
     listed = sorted(entries, key=lambda entry: entry.key)
     found = rank_entries(listed, ties)
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
-    for entry in listed:
-        for metric in sorted(entry.metrics):
-            standing = found.get(Cell(entry.key, metric), Rank())
-            writer.writerow(
-                (*_csv_number(entry, metric), *_csv_rank(standing), _csv_delta(entry, metric))
-            )
-    return out.getvalue()
+    records = [
+        _csv_record(entry, metric, found.get(Cell(entry.key, metric), Rank()))
+        for entry in listed
+        for metric in sorted(entry.metrics)
+    ]
+    table = pd.DataFrame(records, columns=_CSV_COLUMNS).astype(dict.fromkeys(_RANKS, "Int64"))
+    return csv_of(table, signed=["delta"])[0]
 
 
-def _csv_number(entry: Entry, metric: str) -> tuple[object, ...]:
-    ends = entry.intervals.get(metric, {})
-    where = map(csv_text, (entry.model, entry.task, entry.dataset, entry.protocol, metric))
-    value = (entry.metrics[metric], ends.get("low"), ends.get("high"))
-    return *where, *value, entry.source, csv_text(entry.url)
-
-
-def _csv_rank(standing: Rank) -> tuple[object, ...]:
-    first, last = standing.ranks or (None, None)
-    return "yes" if standing.best else "", standing.tie, first, last
-
-
-def _csv_delta(entry: Entry, metric: str) -> str:
-    if metric not in entry.published:
-        return ""
-    return difference(entry.metrics[metric], entry.published[metric])
-
-
-_JSON_KEYS = ("model", "task", "dataset", "protocol", "metrics", "intervals", "source")
+def _csv_record(entry: Entry, metric: str, rank: Rank) -> tuple[Any, ...]:
+    value, ends = entry.metrics[metric], entry.intervals.get(metric, {})
+    published = entry.published.get(metric)
+    delta = "" if published is None else difference(value, published)
+    where = (entry.model, entry.task, entry.dataset, entry.protocol, metric)
+    number = (value, ends.get("low"), ends.get("high"), entry.source, entry.url)
+    best = "yes" if rank.best else ""
+    return *where, *number, best, rank.tie, *(rank.ranks or (None, None)), delta
 
 
 def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
-    """A list of {model, task, dataset, protocol, metrics, intervals, source}, fractions.
+    """Write a list of {model, task, dataset, protocol, metrics, intervals, source}, as fractions.
 
-    Where there is something to say, also `url`, `published` (metric -> what the model's authors
-    published) and `standings` (metric -> `best`, `tie`, `ranks`).
+    Where they exist, also `url`, `published` (metric -> what the model's authors published) and
+    `standings` (metric -> `best`, `tie`, `ranks`).
     """
     listed = sorted(entries, key=lambda entry: entry.key)
     found = rank_entries(listed, ties)
@@ -83,39 +74,39 @@ def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
 
 
 def _json_record(entry: Entry, found: Mapping[Cell, Rank]) -> dict[str, Any]:
-    compared = {
+    names = ("model", "task", "dataset", "protocol", "metrics", "intervals", "source")
+    ranks = {
         metric: found[Cell(entry.key, metric)]._asdict()
         for metric in entry.metrics
         if Cell(entry.key, metric) in found
     }
-    more = {"url": entry.url, "published": dict(entry.published), "standings": compared}
-    fixed = {key: getattr(entry, key) for key in _JSON_KEYS}
+    more = {"url": entry.url, "published": dict(entry.published), "standings": ranks}
+    fixed = {name: getattr(entry, name) for name in names}
     return {**fixed, **{key: value for key, value in more.items() if value}}
 
 
 def to_markdown(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
-    """Tables as GitHub's Markdown, best in bold; published numbers link to where they stand."""
+    """Write tables as GitHub's Markdown, best in bold, with links to published numbers."""
     return "\n".join(_markdown_board(board) for board in boards(entries, ties))
 
 
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int) -> str:
-    """A table of cells that are Markdown already; the columns after the first `texts` are numbers.
+    """Return a table of cells that are Markdown already; those after the first `texts` are numbers.
 
     Ends with a line break.
     """
     titles = list(header)
     marks = ["---"] * texts + ["--:"] * (len(titles) - texts)
-    lines = (f"| {' | '.join(cells)} |\n" for cells in (titles, marks, *rows))
-    return "".join(lines)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (titles, marks, *rows))
 
 
 def _markdown_board(board: Board) -> str:
-    texts = ["model", "source"] if board.shows_source else ["model"]
     titles = (f"{markdown_text(c.dataset)} {markdown_text(c.title)}" for c in board.columns)
     rows = (
-        [*_markdown_texts(row)[: len(texts)], *map(_markdown_cell, row.cells)] for row in board.rows
+        [*_markdown_texts(row)[: len(board.texts)], *map(_markdown_cell, row.cells)]
+        for row in board.rows
     )
-    table = markdown_table([*texts, *titles], rows, len(texts))
+    table = markdown_table([*board.texts, *titles], rows, len(board.texts))
     notes = "".join(f"- {markdown_text(note)}\n" for note in board.notes)
     return f"### Protocol {markdown_code(board.protocol)} (%)\n\n{table}" + (
         f"\n{notes}" if notes else ""
@@ -123,8 +114,7 @@ def _markdown_board(board: Board) -> str:
 
 
 def _markdown_texts(row: Row) -> list[str]:
-    source = f"[{row.source}](<{row.url}>)" if row.url else row.source
-    return [markdown_text(row.model), source]
+    return [markdown_text(row.model), f"[{row.source}](<{row.url}>)" if row.url else row.source]
 
 
 def _markdown_cell(cell: Shown) -> str:
@@ -135,44 +125,37 @@ def _markdown_cell(cell: Shown) -> str:
 
 
 def to_html(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
-    """A page with a table a board, best in bold; published numbers link to where they stand."""
+    """Write one page that needs no other file, with a table per board, best in bold."""
     listed = [(board, _datasets(board)) for board in boards(entries, ties)]
     page = html_templates("cosmos_eval.results.leaderboard").get_template("page.html")
     return page.render(boards=listed)
 
 
 def _datasets(board: Board) -> list[tuple[str, int]]:
-    """Data sets in the order of the columns, and how many columns each has."""
+    """Return the data sets in the order of the columns, and how many columns each has."""
     groups = groupby(board.columns, key=lambda column: column.dataset)
     return [(dataset, len(list(columns))) for dataset, columns in groups]
 
 
-_LATEX_MARKS = {"": "", MARKS["paired"]: r"$^\dagger$", MARKS["intervals"]: r"$^\ddagger$"}
-
-
 def to_latex(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
-    r"""A `table` a board, best in bold; the document needs `\usepackage{booktabs}`."""
+    r"""Write a `table` per board, best in bold; the document needs `\usepackage{booktabs}`."""
     tables = "\n".join(_latex_table(board) for board in boards(entries, ties))
     return "% needs \\usepackage{booktabs} in the preamble\n" + tables
 
 
-def _latex_url(url: str) -> str:
-    """An address that may be broken after its slashes."""
-    return latex_text(url).replace("/", r"/\allowbreak{}")
-
-
 def _latex_table(board: Board) -> str:
-    texts = 2 if board.shows_source else 1
     notes = [latex_text(note) for note in board.notes]
-    notes += [f"[{n}] {_latex_url(url)}" for n, url in enumerate(board.urls, start=1)]
+    # An address may be broken after its slashes.
+    urls = [latex_text(url).replace("/", r"/\allowbreak{}") for url in board.urls]
+    notes += [f"[{number}] {url}" for number, url in enumerate(urls, start=1)]
     lines = [
         r"\begin{table}",
         r"\centering",
         rf"\caption{{Protocol {latex_text(board.protocol)} (\%)}}",
         r"\small",
-        rf"\begin{{tabular}}{{{'l' * texts}{'r' * len(board.columns)}}}",
+        rf"\begin{{tabular}}{{{'l' * len(board.texts)}{'r' * len(board.columns)}}}",
         r"\toprule",
-        *_latex_header(board, texts),
+        *_latex_header(board),
         r"\midrule",
         *(_latex_row(row, board) for row in board.rows),
         r"\bottomrule",
@@ -183,25 +166,23 @@ def _latex_table(board: Board) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _latex_header(board: Board, texts: int) -> Iterator[str]:
+def _latex_header(board: Board) -> Iterator[str]:
     """A line of data sets, each over its metrics, rules under them, and the line of metrics."""
-    names, rules, start = [], [], texts + 1
-    for dataset, group in groupby(board.columns, key=lambda column: column.dataset):
-        width = len(list(group))
+    names, rules, start = [""] * len(board.texts), "", len(board.texts) + 1
+    for dataset, width in _datasets(board):
         names.append(rf"\multicolumn{{{width}}}{{c}}{{{latex_text(dataset)}}}")
-        rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
+        rules += rf"\cmidrule(lr){{{start}-{start + width - 1}}}"
         start += width
-    titles = ["model", "source"][:texts] + [_latex_title(column) for column in board.columns]
-    yield f"{' & '.join(['' for _ in range(texts)] + names)} \\\\"
-    yield "".join(rules)
+    # The last word of a metric's name is below the others: numbers are narrow.
+    words = ([latex_text(part) for part in c.title.rsplit(" ", 1)] for c in board.columns)
+    titles = [*board.texts, *(_stacked("b", lines) for lines in words)]
+    yield f"{' & '.join(names)} \\\\"
+    yield rules
     yield f"{' & '.join(titles)} \\\\"
 
 
 def _latex_row(row: Row, board: Board) -> str:
-    texts = [latex_text(row.model)]
-    if board.shows_source:
-        number = f" [{board.urls.index(row.url) + 1}]" if row.url else ""
-        texts.append(row.source + number)
+    texts = [latex_text(row.model), board.source_of(row)][: len(board.texts)]
     return f"{' & '.join([*texts, *map(_latex_cell, row.cells)])} \\\\"
 
 
@@ -213,13 +194,16 @@ def _latex_cell(cell: Shown) -> str:
     return _stacked("t", [value, *details])
 
 
-def _latex_title(column: Column) -> str:
-    """A metric's name with its last word below the others: numbers are narrow."""
-    return _stacked("b", [latex_text(words) for words in column.title.rsplit(" ", 1)])
-
-
-def _stacked(place: str, lines: Sequence[str]) -> str:
-    """Lines above each other, flush right; the first (t) or last (b) is level with the table's."""
+def _stacked(position: str, lines: Sequence[str]) -> str:
+    """Stack lines flush right; the first (t) or last (b) is level with the table's."""
     if len(lines) == 1:
         return lines[0]
-    return rf"\begin{{tabular}}[{place}]{{@{{}}r@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
+    return rf"\begin{{tabular}}[{position}]{{@{{}}r@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
+
+
+Format = Literal["table", "md", "csv", "tex", "html", "json"]
+
+WRITERS: Mapping[str, Callable[..., str]] = MappingProxyType(
+    {"md": to_markdown, "csv": to_csv, "tex": to_latex, "html": to_html, "json": to_json}
+)
+"""The writers of every form except the terminal's."""

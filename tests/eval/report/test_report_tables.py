@@ -27,7 +27,8 @@ from cosmos_eval.report.tables import (
     summary_of,
 )
 from cosmos_eval.results.compare import Stored
-from cosmos_eval.results.leaderboard import boards, measured
+from cosmos_eval.results.leaderboard.board import boards
+from cosmos_eval.results.leaderboard.entries import measured
 from cosmos_eval.results.text import script_json
 from cosmos_eval.types import UsageError
 

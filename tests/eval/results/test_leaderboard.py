@@ -12,16 +12,9 @@ import sys
 
 import pytest
 
-from cosmos_eval.results.leaderboard import (
-    WRITERS,
-    Entry,
-    boards,
-    measured,
-    published,
-    to_csv,
-    to_json,
-    to_markdown,
-)
+from cosmos_eval.results.leaderboard.board import boards
+from cosmos_eval.results.leaderboard.entries import Entry, measured, published
+from cosmos_eval.results.leaderboard.writers import WRITERS, to_csv, to_json, to_markdown
 from cosmos_eval.types import UsageError
 
 R1 = {"image_to_text_R@1": 0.5, "text_to_image_R@1": 0.25, "image_to_text_R@5": 0.9}
@@ -101,7 +94,8 @@ def test_the_order_of_the_input_changes_nothing(rows):
 def test_every_process_writes_the_same_bytes(tmp_path):
     """The order of sets and of a folder's files differs between processes."""
     code = (
-        "from cosmos_eval.results.leaderboard import *\n"
+        "from cosmos_eval.results.leaderboard.entries import published\n"
+        "from cosmos_eval.results.leaderboard.writers import WRITERS\n"
         "print([write(published()) for write in WRITERS.values()])"
     )
     outputs = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from cosmos_eval.results.leaderboard import Entry, Pair, Rank, close_pairs, rank_entries
-from cosmos_eval.results.leaderboard.ranking import Cell
+from cosmos_eval.results.leaderboard.entries import Entry
+from cosmos_eval.results.leaderboard.ranking import Cell, Pair, Rank, close_pairs, rank_entries
 
 
 def entry(model, value, half=None, source="measured", partial=False):

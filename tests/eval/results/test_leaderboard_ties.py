@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cosmos_eval.results.leaderboard import find_ties, measured, ranking, to_markdown
-from cosmos_eval.results.store import file_stem, read_results, read_samples, write_result
+from cosmos_eval.results.leaderboard import ranking
+from cosmos_eval.results.leaderboard.entries import entries_of
+from cosmos_eval.results.leaderboard.ranking import find_ties
+from cosmos_eval.results.leaderboard.writers import to_markdown
+from cosmos_eval.results.store import read_stored, result_paths, write_result
 from cosmos_eval.types import UsageError
 
 N = 200
@@ -32,8 +35,8 @@ def board(tmp_path, make_row):
 
 
 def told(folder, rule):
-    entries = measured(read_results(folder))
-    ties = find_ties(entries, lambda row: read_samples(folder / f"{file_stem(row)}.json"), rule)
+    entries = entries_of(read_stored(result_paths(folder)))
+    ties = find_ties(entries, rule)
     return {pair.other.model: tied for pair, tied in ties.items()}, to_markdown(entries, ties)
 
 

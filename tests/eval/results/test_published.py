@@ -10,7 +10,7 @@ import open_clip
 import pytest
 
 from cosmos_eval.protocols import known_families
-from cosmos_eval.results.leaderboard import measured, published
+from cosmos_eval.results.leaderboard.entries import measured, published
 
 COSMOS = "https://github.com/ExplainableML/cosmos/blob/main/README.md"
 COSMOS_SEGMENTATION = "https://paperswithcode2.com/paper/513034"

@@ -9,13 +9,8 @@ import pytest
 from rich.console import Console
 
 from cosmos_eval.cli.app import main
-from cosmos_eval.results.leaderboard import (
-    measured,
-    reproductions,
-    reproductions_to_json,
-    reproductions_to_markdown,
-    reproductions_to_tables,
-)
+from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.results.leaderboard.reproduce import reproductions, to_json, to_markdown, to_tables
 from cosmos_eval.results.store import write_result
 
 
@@ -27,7 +22,7 @@ def row(make_row, model, value, low, high, **provenance):
 
 
 def records(rows):
-    return json.loads(reproductions_to_json(reproductions(measured(rows))))
+    return json.loads(to_json(reproductions(measured(rows))))
 
 
 def of(found, model, metric="acc1"):
@@ -109,12 +104,12 @@ def test_the_published_precision_is_taken_first(make_row):
 def test_another_precision_than_the_published_one_is_named(make_row):
     def shown(*rows):
         numbers = reproductions(measured(rows))
-        table = reproductions_to_tables(numbers, 200)
+        table = to_tables(numbers, 200)
         out = io.StringIO()
         for part in table:
             Console(file=out, width=200).print(part)
         text = " ".join(out.getvalue().split())
-        return text, " ".join(reproductions_to_markdown(numbers).split())
+        return text, " ".join(to_markdown(numbers).split())
 
     single = row(make_row, "cosmos:vitb16_cc3m", 0.38, 0.375, 0.385)
     processor = row(make_row, "cosmos:vitb32_cc3m", 0.33, 0.32, 0.34, precision="amp")
@@ -135,7 +130,7 @@ def test_markdown(make_row):
         row(make_row, "cosmos:vitb16_cc3m", 0.38, 0.375, 0.385),
         row(make_row, "cosmos:vitb32_cc3m", 0.331, 0.325, 0.335),
     ]
-    lines = reproductions_to_markdown(reproductions(measured(rows))).splitlines()
+    lines = to_markdown(reproductions(measured(rows))).splitlines()
     unverified = " | ".join(f"{value}<br>unverified" for value in ("53.1", "40.1", "84.1", "68.6"))
     assert (
         f"| cosmos:vitb16_cc3m | {unverified} | 37.1<br>38.0<br>[37.5, 38.5]<br>+0.9 ! |" in lines
@@ -174,7 +169,7 @@ def test_the_command(tmp_path, monkeypatch, make_row, capsys):
 def test_the_table_fits_the_terminal(width):
     out = io.StringIO()
     console = Console(file=out, width=width)
-    for table in reproductions_to_tables(reproductions([]), width):
+    for table in to_tables(reproductions([]), width):
         console.print(table)
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width

@@ -13,7 +13,8 @@ from support.models import store
 
 import cosmos_eval
 from cosmos_eval.results.labels import Stored, distinguish, warnings_of
-from cosmos_eval.results.leaderboard import boards, measured
+from cosmos_eval.results.leaderboard.board import boards
+from cosmos_eval.results.leaderboard.entries import measured
 
 SPEC = "cosmos:last.pt"
 WARNING = f"2 models are called {SPEC}: their weights differ, and each has a row of its own"

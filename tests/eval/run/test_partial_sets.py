@@ -267,7 +267,8 @@ def test_a_partial_result_is_compared_only_with_one_of_the_same_part():
     (found,) = mismatches(setting(complete), setting(part))
     assert str(found) == "partial is missing and 4 of 9 images"
     other = make_row(provenance={"partial": "4 of 8 images", "hashes": hashes})
-    assert [one.field for one in mismatches(setting(other), setting(part))] == ["partial"]
+    (found,) = mismatches(setting(other), setting(part))
+    assert found.startswith("partial is ")
 
 
 def test_a_partial_result_is_shown_and_not_ranked():
