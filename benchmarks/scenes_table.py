@@ -11,6 +11,7 @@ import pandas as pd
 
 from cosmos_eval import load_results
 from cosmos_eval.results.text import bounds, shown_text
+from cosmos_eval.tasks import metric_of
 
 MODELS = ("scenes-cosmos", "scenes-clip", "scenes-clip-long")
 OWN, ALIKE = "localisation", "localisation-similarity"
@@ -62,7 +63,8 @@ def cell(found: pd.DataFrame, key: tuple[str, ...]) -> str:
     """A metric with its interval."""
     record = found.loc[key]
     interval = {name: float(record[name]) for name in ("low", "high")}
-    return f"{shown_text(key[-1], float(record['value']))} {bounds(key[-1], interval)}"
+    metric = metric_of(record["task"], key[-1])
+    return f"{shown_text(metric, float(record['value']))} {bounds(metric, interval)}"
 
 
 if __name__ == "__main__":
