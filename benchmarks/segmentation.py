@@ -36,9 +36,14 @@ from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.label_maps import Sample, open_data
 from cosmos_eval.tasks.segmentation import inference as _inference
-from cosmos_eval.tasks.segmentation.images import LoadedImage, load_image, resized_hw
-from cosmos_eval.tasks.segmentation.inference import Segmenter, predict
-from cosmos_eval.tasks.segmentation.one_pass import Job, count_images
+from cosmos_eval.tasks.segmentation.evaluate import Job, count_images
+from cosmos_eval.tasks.segmentation.inference import (
+    LoadedImage,
+    Segmenter,
+    load_together,
+    predict,
+    resized_hw,
+)
 from cosmos_eval.types import Precision, RunOptions, SegmentationProtocol, no_progress
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -141,7 +146,7 @@ def _pipeline_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
         data = open_data(protocol, options)
         job = Job(protocol, data, ShardStore(None, {}), None)
         segmenters = {precision: _segmenter(protocol, precision) for precision in ("fp32", "bf16")}
-        images = [load_image(sample, protocol) for sample in data.samples]
+        images = [load_together([sample], [protocol])[0] for sample in data.samples]
         batches = _batches(images, segmenters["fp32"])
 
         def backbone() -> list[Tensor]:
@@ -213,7 +218,9 @@ def _peak_of(dataset: str, count: int) -> float:
         protocol = write_set(dataset, Path(folder), count)
         encoder = _encoder("fp32")
         segmentation.check(protocol, RunOptions())  # imports what reads the data
-        return peak_of(lambda: segmentation.measure(encoder, protocol, RunOptions(), no_progress))
+        return peak_of(
+            lambda: list(segmentation.measure(encoder, [protocol], RunOptions(), no_progress))
+        )
 
 
 def _has_amx() -> bool:

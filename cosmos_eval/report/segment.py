@@ -9,7 +9,8 @@ from pathlib import Path
 from cosmos_core.utils.distributed import own_device
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.models import load_encoder
-from cosmos_eval.tasks.segmentation import draw_image, require_segmentation
+from cosmos_eval.tasks.segmentation import require_segmentation
+from cosmos_eval.tasks.segmentation.inference import draw_image
 from cosmos_eval.types import (
     ModelSpec,
     Precision,

@@ -27,7 +27,7 @@ from cosmos_eval.data.sources import (
     ImageSource,
     ShownImage,
 )
-from cosmos_eval.tasks.segmentation.images import decode as decode_segmented
+from cosmos_eval.tasks.segmentation.pictures import decode as decode_segmented
 from cosmos_eval.types import UsageError
 
 

@@ -25,10 +25,9 @@ from cosmos_eval.report.gallery.source import Group, Pair, Source
 from cosmos_eval.results.labels import predictions_of
 from cosmos_eval.stats.segmentation import confusion
 from cosmos_eval.tasks.label_maps import Label, LabelMaps, Sample, open_data, read_label
-from cosmos_eval.tasks.segmentation import (
+from cosmos_eval.tasks.segmentation.pictures import (
     colours,
     prediction_file,
-    predictions,
     predictions_folder,
     read_image,
 )
@@ -136,7 +135,7 @@ class SegmentationSource(Source):
             seen = np.flatnonzero(pixels >= _EASILY_SEEN * truth.label.size)
             if len(seen):
                 name = protocol.queries[seen[np.argmin(pixels[seen])]][0]
-                image = partial(read_image, truth.sample)
+                image = partial(read_image, truth.sample.image)
                 yield Pair(protocol.dataset, truth.sample.name, image, _PROMPT.format(name))
 
     def requests(self) -> Iterator[Request]:
@@ -236,6 +235,8 @@ def _predict(
     progress: OnProgress,
 ) -> dict[int, Label]:
     samples = [truth.sample for truth in truths]
+    from cosmos_eval.tasks.segmentation.inference import predictions
+
     maps = predictions(encoder, protocol, samples, options)
     return {truth.number: classes for truth, classes in zip(truths, maps, strict=True)}
 
@@ -244,7 +245,7 @@ def _draw(
     protocol: SegmentationProtocol, truth: Truth, maps: Mapping[str, Label], canvas: Canvas
 ) -> SegmentationExample:
     """Draw image, truth and label maps. Raises UsageError for a damaged image."""
-    image = read_image(truth.sample)
+    image = read_image(truth.sample.image)
     size, palette = canvas.size_of(image.size), colours(protocol)
     counts = sum(np.bincount(one.ravel(), minlength=256) for one in (truth.label, *maps.values()))
     present = np.flatnonzero(np.asarray(counts)[: len(protocol.class_names)]).tolist()

@@ -8,20 +8,99 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmos_eval.models.encoder import DenseEncoder, require_finite
-from cosmos_eval.tasks.label_maps import Label
-from cosmos_eval.tasks.label_maps.measure import images_at_once
-from cosmos_eval.tasks.segmentation.images import LoadedImage
-from cosmos_eval.tasks.segmentation.merge import Axis, Decision, label_map, placement
-from cosmos_eval.tasks.segmentation.refinement import refined_label_map
-from cosmos_eval.types import Attention, Refinement, SegmentationProtocol, UsageError
+from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_finite
+from cosmos_eval.tasks.label_maps import (
+    Label,
+    Sample,
+    check_constants,
+    read_label,
+    require_same_size,
+)
+from cosmos_eval.tasks.label_maps.measure import images_at_once, with_patches
+from cosmos_eval.tasks.prompts import prompt_embeddings
+from cosmos_eval.tasks.segmentation.merge import (
+    Axis,
+    Decision,
+    label_map,
+    placement,
+    refined_label_map,
+)
+from cosmos_eval.tasks.segmentation.pictures import (
+    Legend,
+    Panel,
+    Picture,
+    decode,
+    distinct_colours,
+    picture,
+    rgb_of,
+    shares,
+)
+from cosmos_eval.types import (
+    Attention,
+    OnProgress,
+    Refinement,
+    Rgb,
+    RunOptions,
+    SegmentationProtocol,
+    UsageError,
+    no_progress,
+)
+
+
+class LoadedImage(NamedTuple):
+    """`pixels` (3, H, W) float32, resized and normalised; `label` at the original size."""
+
+    sample: Sample
+    pixels: Tensor
+    label: Label
+
+
+def load_together(
+    samples: Sequence[Sample], protocols: Sequence[SegmentationProtocol]
+) -> list[LoadedImage]:
+    """Read one image with the label map of each protocol; the protocols see it alike.
+
+    The pixels are shared. Raises UsageError that names a file it cannot use.
+    """
+    image = decode(samples[0].image)
+    pixels = normalised(image, protocols[0])
+    loaded = []
+    for sample, protocol in zip(samples, protocols, strict=True):
+        label = read_label(sample, protocol)
+        require_same_size(sample, (image.shape[0], image.shape[1]), label)
+        loaded.append(LoadedImage(sample, pixels, label))
+    return loaded
+
+
+def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
+    """Resize (H, W, 3) BGR uint8, keeping the ratio, and normalise it to (3, h, w) RGB float32.
+
+    The protocol must state mean and std, as `fit_to_model` makes it.
+    """
+    if protocol.mean is None or protocol.std is None:
+        raise ValueError(f"{protocol.dataset}: mean and std are still to be taken from a model")
+    height, width = resized_hw((image.shape[0], image.shape[1]), protocol)
+    resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    rgb = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB).astype(np.float32)
+    scaled = (rgb - np.array(protocol.mean, np.float32)) / np.array(protocol.std, np.float32)
+    return torch.from_numpy(scaled).permute(2, 0, 1).contiguous()
+
+
+def resized_hw(image_hw: tuple[int, int], protocol: SegmentationProtocol) -> tuple[int, int]:
+    """Return the largest size that keeps the ratio and both bounds, as mmcv.rescale_size."""
+    bounds = (protocol.long_side / max(image_hw), protocol.short_side / min(image_hw))
+    height, width = (int(side * min(bounds) + 0.5) for side in image_hw)
+    return max(height, 1), max(width, 1)
 
 
 class Segmenter(NamedTuple):
@@ -35,6 +114,41 @@ class Segmenter(NamedTuple):
     protocol: SegmentationProtocol
     attention: Attention
     batch_size: int
+
+
+def fit_to_model(protocol: SegmentationProtocol, encoder: DenseEncoder) -> SegmentationProtocol:
+    """Return the protocol with the model's mean and std where it states none."""
+    return replace(
+        protocol,
+        mean=protocol.mean or _of_255(encoder.image_mean),
+        std=protocol.std or _of_255(encoder.image_std),
+    )
+
+
+def _of_255(values: Rgb) -> Rgb:
+    red, green, blue = (255 * value for value in values)
+    return red, green, blue
+
+
+def make_segmenter(
+    encoder: Encoder, protocol: SegmentationProtocol, options: RunOptions
+) -> Segmenter:
+    """Fit a protocol to a model. Raises UsageError for a model without patch embeddings."""
+    dense = with_patches(encoder, options.attention or protocol.attention)
+    return with_prompts(dense, fit_to_model(protocol, dense), options)
+
+
+def with_prompts(
+    encoder: DenseEncoder,
+    protocol: SegmentationProtocol,
+    options: RunOptions,
+    progress: OnProgress = no_progress,
+) -> Segmenter:
+    """Encode the prompts of a protocol that fits the model."""
+    names = [name for synonyms in protocol.queries for name in synonyms]
+    queries = prompt_embeddings(encoder, names, protocol.templates, options, progress)
+    attention = options.attention or protocol.attention
+    return Segmenter(encoder, queries, protocol, attention, options.batch_size)
 
 
 class Prediction(NamedTuple):
@@ -198,3 +312,40 @@ def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
     """Token logits (n, h, w, Q) of an image's windows -> side by side, (Q, A, B)."""
     grid = logits.unflatten(0, (len(windows.rows.starts), len(windows.columns.starts)))
     return grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2).contiguous()
+
+
+def draw_image(
+    encoder: Encoder, protocol: SegmentationProtocol, path: Path, options: RunOptions
+) -> Picture:
+    """Draw an image, its label map under a protocol, and the legend of the colours.
+
+    Raises UsageError for a model without patch embeddings, contradictory constants and an image
+    that cannot be decoded.
+    """
+    check_constants(protocol)
+    image = decode(path)
+    segmenter = make_segmenter(encoder, protocol, options)
+    fitted = segmenter.protocol
+    unlabelled = np.full(image.shape[:2], fitted.ignore_index, np.uint8)
+    sample = Sample(path.stem, path, path, {})
+    loaded = LoadedImage(sample, normalised(image, fitted), unlabelled)
+    (prediction,) = predict(segmenter, [loaded])
+    n_classes = len(fitted.class_names)
+    legend = Legend(
+        fitted.class_names, distinct_colours(n_classes), shares(prediction.classes, n_classes)
+    )
+    rgb = rgb_of(image)
+    panels = [Panel(path.name, rgb), Panel(encoder.info.spec, rgb, prediction.classes)]
+    return picture(panels, legend)
+
+
+def predictions(
+    encoder: Encoder,
+    protocol: SegmentationProtocol,
+    samples: Sequence[Sample],
+    options: RunOptions,
+) -> Iterator[Label]:
+    """Yield predicted classes (H, W) of images of a data set, each at its original size."""
+    segmenter = make_segmenter(encoder, protocol, options)
+    images = (load_together([sample], [segmenter.protocol])[0] for sample in samples)
+    return (prediction.classes for prediction in predict(segmenter, images))

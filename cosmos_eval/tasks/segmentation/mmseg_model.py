@@ -29,12 +29,13 @@ from cosmos_eval.tasks.label_maps import (
     mmseg_models,
     open_data,
 )
-from cosmos_eval.tasks.label_maps.measure import with_patches
-from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import require_segmentation
-from cosmos_eval.tasks.segmentation.images import LoadedImage, normalised
-from cosmos_eval.tasks.segmentation.inference import Segmenter, predict
-from cosmos_eval.tasks.segmentation.model import fit_to_model
+from cosmos_eval.tasks.segmentation.inference import (
+    LoadedImage,
+    make_segmenter,
+    normalised,
+    predict,
+)
 from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol
 from cosmos_eval.types import Weights as WhichWeights
 
@@ -66,14 +67,10 @@ class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
     ) -> None:
         super().__init__(data_preprocessor=data_preprocessor)
         known = _segmentation_protocol(dataset, protocol)  # names first: they cost nothing
-        attention = attention or known.attention
         spec = parse_model_spec(model, arch, weights)
-        loaded = load_encoder(spec, device=get_device(), precision=precision)
-        encoder = with_patches(loaded, attention)
-        fitted = fit_to_model(known, encoder)
-        names = [name for synonyms in fitted.queries for name in synonyms]
-        queries = prompt_embeddings(encoder, names, fitted.templates, RunOptions())
-        self.segmenter = Segmenter(encoder, queries, fitted, attention, batch_size)
+        encoder = load_encoder(spec, device=get_device(), precision=precision)
+        options = RunOptions(attention=attention, batch_size=batch_size)
+        self.segmenter = make_segmenter(encoder, known, options)
 
     def predict(
         self, inputs: Sequence[Tensor], data_samples: Sequence[Any] | None = None

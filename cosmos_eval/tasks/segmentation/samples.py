@@ -23,7 +23,7 @@ from cosmos_eval.stats.segmentation import (
     pixel_accuracy,
 )
 from cosmos_eval.tasks.task import Derived, Metric
-from cosmos_eval.types import Mistakes, Samples, SegmentationProtocol
+from cosmos_eval.types import Attention, Mistakes, Samples, SegmentationProtocol
 
 # Beside the fields of SparseConfusion.
 NAME = "name"  # (N,) of the images
@@ -32,6 +32,12 @@ GROUPS = "groups"  # (G,) names of groups of classes whose mean IoU is reported
 MEMBERS = "members"  # (G, C) whether a class belongs to a group
 AREAS = "areas"  # derived: cosmos_eval.stats.segmentation.Areas of every image
 LABELLED = "labelled pixels of the label maps"  # (N, C) derived
+
+# Constants of a protocol that change the number, beside names, prompts and templates.
+_CONSTANTS = (
+    *("short_side", "long_side", "window", "stride", "scale", "prob_thd", "area_thd"),
+    *("reduce_zero_label", "ignore_index", "mean", "std"),
+)
 
 
 def pack_samples(
@@ -120,3 +126,26 @@ METRICS = (
     Metric("mIoU_stuff", partial(group_iou, group="stuff"), label="mIoU stuff", headline=True),
     Metric("mIoU_*", group_iou, members=lambda samples: samples[GROUPS].tolist()),
 )
+
+
+def constants(protocol: SegmentationProtocol, attention: Attention) -> dict[str, Any]:
+    """Return the constants of a protocol that define its numbers, and the form of attention."""
+    found = {name: getattr(protocol, name) for name in _CONSTANTS}
+    if protocol.window is None:
+        found["stride"] = None  # it has no effect, so that its value must not change the hash
+    if protocol.refinement is not None:  # else left out, so that older results keep their hash
+        found["refinement"] = protocol.refinement
+    return {**found, "attention": attention}
+
+
+def shared_prompts(protocol: SegmentationProtocol) -> tuple[str, ...]:
+    """Return one note per prompt of several classes: the first class wins wherever it is best."""
+    owners: dict[str, list[str]] = {}
+    for name, prompts in zip(protocol.class_names, protocol.queries, strict=True):
+        for prompt in dict.fromkeys(prompts):
+            owners.setdefault(prompt, []).append(name)
+    return tuple(
+        f"prompt '{prompt}' belongs to {' and '.join(names)}: {names[0]} always wins with it"
+        for prompt, names in owners.items()
+        if len(names) > 1
+    )

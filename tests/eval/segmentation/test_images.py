@@ -6,7 +6,8 @@ import pytest
 
 from cosmos_eval.data.label_maps import mmseg_datasets
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.tasks.segmentation.images import decode, normalised, resized_hw
+from cosmos_eval.tasks.segmentation.inference import normalised, resized_hw
+from cosmos_eval.tasks.segmentation.pictures import decode
 from cosmos_eval.types import UsageError
 
 VOC = SEGMENTATION["voc20"]

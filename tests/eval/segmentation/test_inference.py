@@ -9,8 +9,7 @@ from support.plain_segmentation import plain_classes, plain_query_logits
 from torch.nn import functional as F
 
 from cosmos_eval.data.label_maps import open_data
-from cosmos_eval.tasks.segmentation.images import load_image
-from cosmos_eval.tasks.segmentation.inference import Segmenter, predict
+from cosmos_eval.tasks.segmentation.inference import Segmenter, load_together, predict
 from cosmos_eval.types import RunOptions, UsageError
 
 SIZES = {
@@ -32,7 +31,7 @@ def queries():
 
 def images_of(protocol, root):
     data = open_data(protocol, RunOptions(data_root=str(root)))
-    return [load_image(sample, protocol) for sample in data.samples]
+    return [load_together([sample], [protocol])[0] for sample in data.samples]
 
 
 @pytest.mark.parametrize(

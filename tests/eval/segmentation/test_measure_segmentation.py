@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
+from support.segmenting import measure
 
 from cosmos_eval.stats.segmentation import SparseConfusion
-from cosmos_eval.tasks.segmentation import TASK, check, measure
+from cosmos_eval.tasks.segmentation import TASK, check
 from cosmos_eval.types import RunOptions, UsageError, no_progress
 
 SIZES = {"one": (48, 48), "sub/two": (30, 70), "three": (52, 33)}

@@ -4,12 +4,12 @@ import dataclasses
 
 import open_clip
 import pytest
+from support.segmenting import measure
 
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import known_protocols
-from cosmos_eval.tasks.segmentation import measure
-from cosmos_eval.tasks.segmentation.model import fit_to_model
+from cosmos_eval.tasks.segmentation.inference import fit_to_model
 from cosmos_eval.types import RunOptions, SegmentationProtocol, UsageError, no_progress
 
 OPENAI_MEAN = tuple(255 * value for value in open_clip.OPENAI_DATASET_MEAN)

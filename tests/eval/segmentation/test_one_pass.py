@@ -6,13 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.segmenting import measure
 from support.sharing import together
 
 from cosmos_eval import models as encoders
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
-from cosmos_eval.tasks.segmentation import image_pass, measure, measure_together
+from cosmos_eval.tasks.segmentation import image_pass
+from cosmos_eval.tasks.segmentation import measure as measure_together
 from cosmos_eval.types import RunOptions, no_progress
 
 PARITY = Path(__file__).parents[2] / "parity"

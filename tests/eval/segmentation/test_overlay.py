@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from support.segmenting import measure
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.runner.plan import make_plan
-from cosmos_eval.tasks.segmentation import draw_image, measure
-from cosmos_eval.tasks.segmentation.overlay import Legend, Panel, distinct_colours, picture, shares
+from cosmos_eval.tasks.segmentation.inference import draw_image
+from cosmos_eval.tasks.segmentation.pictures import Legend, Panel, distinct_colours, picture, shares
 from cosmos_eval.types import RunOptions, UsageError, no_progress
 
 

@@ -12,7 +12,7 @@ from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks import prompts, segmentation
-from cosmos_eval.tasks.segmentation import evaluate as _measure
+from cosmos_eval.tasks.segmentation import inference
 from cosmos_eval.types import RunOptions, no_progress
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -46,7 +46,7 @@ def embed_once():
 
 @pytest.mark.parametrize("case", RECORDED)
 def test_label_maps_and_scores(case, teacher, embed_once, monkeypatch, tmp_path):
-    monkeypatch.setattr(_measure, "prompt_embeddings", embed_once)
+    monkeypatch.setattr(inference, "prompt_embeddings", embed_once)
     dataset, attention = case.split("-")
     options = RunOptions(
         data_root=str(PARITY / ROOTS[dataset]),
@@ -56,7 +56,7 @@ def test_label_maps_and_scores(case, teacher, embed_once, monkeypatch, tmp_path)
     )
     protocol = SEGMENTATION[dataset]
     segmentation.check(protocol, options)
-    measurement = segmentation.measure(teacher, protocol, options, no_progress)
+    (measurement,) = segmentation.measure(teacher, [protocol], options, no_progress)
     for name, percent in RECORDED[case].items():
         assert measurement.metrics[name] * 100 == pytest.approx(percent, abs=0.01)
     assert measurement.n_samples == len(list((PARITY / "predictions" / case).iterdir()))

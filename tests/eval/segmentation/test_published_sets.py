@@ -14,6 +14,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 from PIL import Image
 from support.plain_segmentation import plain_classes, plain_query_logits
+from support.segmenting import measure
 
 from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.models.clip import ClipEncoder, ClipParts
@@ -21,11 +22,15 @@ from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import inference as _inference
-from cosmos_eval.tasks.segmentation import measure
-from cosmos_eval.tasks.segmentation.identity import constants
-from cosmos_eval.tasks.segmentation.images import LoadedImage, decode, normalised
-from cosmos_eval.tasks.segmentation.inference import Segmenter, predict
+from cosmos_eval.tasks.segmentation.inference import (
+    LoadedImage,
+    Segmenter,
+    decode,
+    normalised,
+    predict,
+)
 from cosmos_eval.tasks.segmentation.merge import placement, tiles
+from cosmos_eval.tasks.segmentation.samples import constants
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError, no_progress
 
 WIDTH = 16

@@ -7,12 +7,18 @@ import numpy as np
 import pytest
 import torch
 from support.plain_segmentation import plain_classes
+from support.segmenting import measure
 from torch.nn import functional as F
 
-from cosmos_eval.tasks.segmentation import measure
-from cosmos_eval.tasks.segmentation import refinement as _refinement
-from cosmos_eval.tasks.segmentation.merge import Axis, Decision, placement
-from cosmos_eval.tasks.segmentation.refinement import affinities, refine, refined_label_map
+from cosmos_eval.tasks.segmentation import merge as _merge
+from cosmos_eval.tasks.segmentation.merge import (
+    Axis,
+    Decision,
+    affinities,
+    placement,
+    refine,
+    refined_label_map,
+)
 from cosmos_eval.types import RunOptions, no_progress
 
 
@@ -120,7 +126,7 @@ def test_a_sharp_edge_of_colour_sharpens_the_mask():
 )
 def test_label_maps_follow_from_refined_logits(chunk, rule, protocol, monkeypatch):
     """Queries a few at a time against all logits, refined at once and then decided on plainly."""
-    monkeypatch.setattr(_refinement, "_CHUNK_VALUES", chunk)
+    monkeypatch.setattr(_merge, "_CHUNK_VALUES", chunk)
     protocol = dataclasses.replace(protocol, scale=3.0, **rule)
     rows, columns = placement(Axis(48, 32, 16, 4), 50), placement(Axis(64, 32, 16, 4), 61)
     tokens, pixels = torch.randn(7, rows.shape[1], columns.shape[1]), torch.randn(3, 48, 64)

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.results.store import read_results
-from cosmos_eval.tasks.segmentation import measure_together
+from cosmos_eval.tasks.segmentation import measure as measure_together
 from cosmos_eval.types import RunOptions
 
 PARITY = Path(__file__).parents[2] / "parity"
