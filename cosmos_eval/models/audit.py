@@ -28,12 +28,9 @@ from cosmos_eval.models.clip import Tokenizer
 from cosmos_eval.types import UsageError
 
 _NAMED = 3  # differences that a message names
-# What a configuration says of training alone.
+# Keys of a configuration that are about training alone.
 _TRAINING = {
-    "hf_model_pretrained",
-    "patch_dropout",
-    "timm_drop",
-    "timm_drop_path",
+    *("hf_model_pretrained", "patch_dropout", "timm_drop", "timm_drop_path"),
     "timm_model_pretrained",
 }
 _PARTS = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg, "multimodal_cfg": MultimodalCfg}
@@ -41,7 +38,7 @@ _PREPROCESSING = ("size", "mean", "std", "interpolation", "resize_mode", "fill_c
 
 
 class Statement(NamedTuple):
-    """Who says what of weights: their activation (None: nothing), and keys of a transform."""
+    """What `source` states of weights: their activation (None: nothing), keys of a transform."""
 
     source: str
     quick_gelu: bool | None = None
@@ -49,7 +46,7 @@ class Statement(NamedTuple):
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """open_clip_config.json of OpenCLIP's hub layout: `model_cfg`, maybe `preprocess_cfg`.
+    """Read open_clip_config.json of OpenCLIP's hub layout: `model_cfg`, maybe `preprocess_cfg`.
 
     Raises UsageError where it cannot be read or describes no model.
     """
@@ -62,44 +59,41 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def published(arch: str) -> Statement:
-    """What all published weights of an architecture agree on."""
+    """Return what all published weights of an architecture agree on."""
     tags = [
         open_clip.get_pretrained_cfg(arch, tag)
         for tag in open_clip.list_pretrained_tags_by_model(arch)
     ]
-    first = tags[0] if tags else {}
     shared = {
-        key: first[key]
+        key: tags[0][key]
         for key in _PREPROCESSING
-        if key in first and all(tag.get(key) == first[key] for tag in tags)
+        if tags and key in tags[0] and all(tag.get(key) == tags[0][key] for tag in tags)
     }
     quick_gelu = True if tags and all(tag.get("quick_gelu") for tag in tags) else None
     return Statement(f"all published weights of {arch}", quick_gelu, shared)
 
 
 def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
-    """What two OpenCLIP configurations of a model disagree on, with defaults filled in."""
+    """List what two OpenCLIP configurations disagree on, with defaults filled in."""
     return _differences(_filled(stated), _filled(built))
 
 
 def stated_differences(
     statement: Statement, quick_gelu: bool, preprocessing: Mapping[str, Any]
 ) -> list[str]:
-    """What was built otherwise than is stated of the weights; what is not stated is free."""
+    """List what was built otherwise than stated; what is not stated is free."""
     stated = {key: statement.preprocessing.get(key) for key in _PREPROCESSING}
     stated["quick_gelu"] = statement.quick_gelu
     built = {**preprocessing, "quick_gelu": quick_gelu}
     keys = [key for key, value in stated.items() if value is not None]
-    return _differences(
-        {key: _side(key, stated[key]) for key in keys},
-        {key: _side(key, built[key]) for key in keys},
-    )
+    sides = ({key: _plain(key, side[key]) for key in keys} for side in (stated, built))
+    return _differences(*sides)
 
 
 def stored_tensors(path: Path) -> dict[str, Tensor]:
-    """A file's tensors by name, read when they are used; nested dicts have dots in their names.
+    """Map a file's tensors by name, dots between nested names; empty for NumPy's formats.
 
-    Empty for NumPy's formats. Raises what torch and safetensors raise for other files.
+    They are read when they are used. Raises what torch and safetensors raise for other files.
     """
     if path.suffix in (".npz", ".npy"):
         return {}
@@ -109,8 +103,16 @@ def stored_tensors(path: Path) -> dict[str, Tensor]:
     return dict(_flat(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)))
 
 
+def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        if isinstance(value, Tensor):
+            yield f"{prefix}{key}", value
+        else:
+            yield from _flat(value, f"{prefix}{key}.")
+
+
 def require_layout(names: Sequence[str], path: Path | None) -> None:
-    """UsageError for a file whose weights OpenCLIP does not look for where they are."""
+    """Raise UsageError for weights that are where OpenCLIP does not look for them."""
     heads = {name.partition(".")[0] for name in names}
     if heads & {"student", "teacher"}:
         raise UsageError(f"{path} is a COSMOS checkpoint: name it as cosmos:{path}")
@@ -122,32 +124,32 @@ def require_layout(names: Sequence[str], path: Path | None) -> None:
 
 
 def require_fit(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
-    """UsageError where loading has made up what a file lacks, or bent what does not fit.
+    """Raise UsageError where loading has made up or interpolated weights.
 
     Strict loading leaves two such things in OpenCLIP: position embeddings of another size are
     interpolated, and a bias of logits that is missing becomes 0.
     """
     names = {name.removeprefix("state_dict.").removeprefix("module."): name for name in stored}
-    bent = [
+    unfit = [
         f"{name} is {tuple(stored[names[name]].shape)}, not {tuple(own[name].shape)}"
-        for name in names.keys() & own.keys()
+        for name in sorted(names.keys() & own.keys())
         if stored[names[name]].shape != own[name].shape and own[name].numel() > 1
     ]
-    if bent:
-        raise UsageError(f"{source} does not fit the architecture: {named(sorted(bent))}")
     if "logit_scale" in names and "logit_bias" in own and "logit_bias" not in names:
-        raise UsageError(f"{source} does not fit the architecture: logit_bias is missing")
+        unfit.append("logit_bias is missing")
+    if unfit:
+        raise UsageError(f"{source} does not fit the architecture: {named(unfit)}")
 
 
 def require_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """UsageError for weights that are not numbers or infinite."""
+    """Raise UsageError for weights that are NaN or infinite."""
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise UsageError(f"{source} has NaN or infinite weights: {named(bad)}; fetch or train anew")
 
 
 def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> None:
-    """UsageError where OpenCLIP's own tokenizer has ids that a model does not know."""
+    """Raise UsageError where OpenCLIP's own tokenizer has ids that a model does not know."""
     if isinstance(tokenizer, SimpleTokenizer) and tokenizer.vocab_size > vocab_size:
         raise UsageError(
             f"{source} knows {vocab_size} tokens, OpenCLIP's tokenizer has {tokenizer.vocab_size}: "
@@ -157,59 +159,37 @@ def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> No
 
 
 def named(items: Sequence[str]) -> str:
-    """The first few of a list and how many more there are."""
+    """Join the first few of a list, with how many more there are."""
     more = len(items) - _NAMED
     return ", ".join(items[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
-def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
-    for key, value in content.items() if isinstance(content, Mapping) else ():
-        if isinstance(value, Tensor):
-            yield f"{prefix}{key}", value
-        else:
-            yield from _flat(value, f"{prefix}{key}.")
-
-
 def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as one level of names, with OpenCLIP's defaults; ValueError if it is none."""
+    """Flatten a configuration with OpenCLIP's defaults. Raises ValueError for anything else."""
+    flat: dict[str, Any] = {}
     try:
-        parts = {
-            part: asdict(known(**config[part]))
-            for part, known in _PARTS.items()
-            if part in config or part != "multimodal_cfg"  # CoCa's alone
-        }
+        for part, known in _PARTS.items():
+            if part in config or part != "multimodal_cfg":  # CoCa's alone
+                values = asdict(known(**config[part]))
+                keys = values.keys() - _TRAINING
+                flat |= {f"{part}.{key}": _plain(key, values[key]) for key in sorted(keys)}
     except TypeError as error:
         raise ValueError(f"not an OpenCLIP configuration: {error}") from error
-    flat = {
-        f"{part}.{key}": _side(key, value)
-        for part, values in parts.items()
-        for key, value in values.items()
-        if key not in _TRAINING
-    }
     preprocessing = {**asdict(PreprocessCfg()), **config.get("preprocess", {})}
-    return {
-        **flat,
-        **{f"preprocess.{key}": _plain(preprocessing[key]) for key in ("mean", "std")},
-        "embed_dim": config["embed_dim"],
-        "quick_gelu": bool(config.get("quick_gelu", False)),
-    }
+    flat |= {f"preprocess.{key}": _plain(key, preprocessing[key]) for key in ("mean", "std")}
+    flat |= {"embed_dim": config["embed_dim"], "quick_gelu": bool(config.get("quick_gelu", False))}
+    return flat
 
 
 def _differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
-    keys = [*stated, *(key for key in built if key not in stated)]
     return [
         f"{key} is {stated.get(key)}, not {built.get(key)}"
-        for key in keys
+        for key in {**stated, **built}
         if stated.get(key) != built.get(key)
     ]
 
 
-def _side(key: str, value: Any) -> Any:
-    """A plain value, where one side of a square stands for both."""
+def _plain(key: str, value: Any) -> Any:
+    """Return a value as JSON has it; one side of a square stands for both."""
     square = key in ("size", "image_size") and not isinstance(value, Sequence)
-    return [value, value] if square else _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    """As JSON gives it back."""
-    return json.loads(json.dumps(value))
+    return [value, value] if square else json.loads(json.dumps(value))

@@ -150,7 +150,9 @@ def require_encoder(model: Any, where: str) -> None:
     try:
         if missing := [name for name in members if not hasattr(model, name)]:
             raise UsageError(f"{where} is no cosmos_eval.Encoder: it has no {', '.join(missing)}")
-        faults = [*_info_faults(model.info), *_faults_on_example(model)]
+        if faults := _info_faults(model.info):
+            raise UsageError(f"{where} is not a valid Encoder: {'; '.join(faults)}")
+        _run_example(model, where)
     except UsageError:
         raise
     except Exception as error:
@@ -158,8 +160,6 @@ def require_encoder(model: Any, where: str) -> None:
             f"{where} cannot encode a picture and texts: {type(error).__name__}: {error} "
             "(--debug shows where)"
         ) from error
-    if faults:
-        raise UsageError(f"{where} is not a valid Encoder: {'; '.join(faults)}")
 
 
 def _info_faults(info: Any) -> list[str]:
@@ -176,62 +176,64 @@ def _info_faults(info: Any) -> list[str]:
     return found
 
 
-def _faults_on_example(model: Encoder) -> list[str]:
+def _run_example(model: Encoder, where: str) -> None:
     import PIL.Image
     import torch
 
-    for name in ("preprocessing", "tokenizer"):
-        json.dumps(dict(getattr(model, name)))
-    pixels = model.transform(PIL.Image.new("RGB", (64, 48), (200, 120, 40)))
-    image = model.encode_image(torch.stack([pixels, pixels]))
-    text = model.encode_text(model.tokenize(_TEXTS))
-    found = [*_feature_faults("encode_image", image, 2), *_feature_faults("encode_text", text, 2)]
-    if not found and image.shape != text.shape:
-        found.append(f"images have {image.shape[1]} dimensions and texts {text.shape[1]}")
-    if tuple(model.overlong(_TEXTS).shape) != (len(_TEXTS),):
-        found.append("`overlong` must return one value per text, (B,)")
-    return found
+    json.dumps([dict(model.preprocessing), dict(model.tokenizer)])
+    widths: set[int] = set()
+
+    def run(method: str, given: Any) -> Any:
+        output = getattr(model, method)(given)
+        require_output(method, given, output, widths, where)
+        return output
+
+    pixels = run("transform", PIL.Image.new("RGB", (64, 48), (200, 120, 40)))
+    run("encode_image", torch.stack([pixels, pixels]))
+    run("encode_text", run("tokenize", _TEXTS))
+    run("overlong", _TEXTS)
 
 
 def require_output(method: str, given: Any, output: Any, widths: set[int], where: str) -> None:
-    """Raise UsageError where a method of an encoder returns what it must not, in any call.
+    """Raise UsageError where a method of an encoder returns what it must not.
 
     `widths` collects the dimensions of features, which must be one number.
     """
     from torch import Tensor
 
-    faults = []
+    fault = None
     if method in ("encode_image", "encode_text"):
-        faults = _feature_faults(method, output, len(given))
-        widths |= set() if faults else {output.shape[1]}
+        fault = _feature_fault(output, len(given))
+        widths |= set() if fault else {output.shape[1]}
         if len(widths) > 1:
-            faults = [f"`{method}` returns features of other dimensions: {sorted(widths)}"]
+            fault = f"features of other dimensions: {sorted(widths)}"
     elif ndim := _DIMENSIONS.get(method):
         rows = 3 if method == "transform" else len(given)
         if not isinstance(output, Tensor) or output.ndim != ndim or len(output) != rows:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            faults = [f"`{method}` returns {shape}"]
-    if faults:
-        raise UsageError(f"{where}: {'; '.join(faults)}")
+            fault = f"{_shape(output)}, not {rows} rows in {ndim} dimensions"
+    if fault:
+        raise UsageError(f"{where}: `{method}` returns {fault}")
 
 
-def _feature_faults(method: str, features: Any, inputs: int) -> list[str]:
+def _shape(output: Any) -> str:
+    return str(tuple(output.shape)) if hasattr(output, "shape") else type(output).__name__
+
+
+def _feature_fault(features: Any, inputs: int) -> str | None:
     import torch
 
     if not isinstance(features, torch.Tensor):
-        return [f"`{method}` returns {type(features).__name__}, not a tensor"]
+        return f"{type(features).__name__}, not a tensor"
     if features.ndim != 2 or len(features) != inputs:
-        shape = tuple(features.shape)
-        return [f"`{method}` returns {shape} for {inputs} inputs, not ({inputs}, D)"]
+        return f"{_shape(features)} for {inputs} inputs, not ({inputs}, D)"
     if features.dtype != torch.float32 or features.device.type != "cpu":
-        return [f"`{method}` returns {features.dtype} on {features.device}, not float32 on the CPU"]
+        return f"{features.dtype} on {features.device}, not float32 on the CPU"
     if features.requires_grad:
-        return [f"`{method}` returns features with a gradient: use torch.inference_mode()"]
+        return "features with a gradient: use torch.inference_mode()"
     if not torch.isfinite(features).all():
-        return [f"`{method}` returns features that are not finite (NaN or infinity)"]
+        return "features that are not finite (NaN or infinity)"
     norms = features.norm(dim=1)
     wrong = ~torch.isclose(norms, torch.ones(()), atol=1e-3)
     if wrong.any():
-        length = norms[wrong][0]
-        return [f"`{method}` returns features of length {length:.3g}, not 1: normalise them"]
-    return []
+        return f"features of length {norms[wrong][0]:.3g}, not 1: normalise them"
+    return None

@@ -1,6 +1,6 @@
-"""The Hugging Face hub: the released files, and why it was of no help.
+"""The Hugging Face hub: released files, loading offline, and errors of its client in one line.
 
-Its client's own cache and switches apply: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
+The client's own cache and switches apply: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.types import UsageError
 
 RELEASED_REPOSITORY = "sankim2/cosmos"
-_WIDTH = 300  # of a reason, in characters
+_REASON_CHARACTERS = 300
 
 
 def fetch(name: str) -> Path:
-    """The file of a released model, from the cache or the network; UsageError where neither has it.
+    """Return the file of a released model from the cache or the network, or raise UsageError.
 
-    Nothing of a broken download passes for the file: the client renames it when it is whole.
+    The client renames a download when it is whole, so that a broken one is never used.
     """
     filename = f"cosmos_{name}.pt"
     try:
         return Path(huggingface_hub.hf_hub_download(RELEASED_REPOSITORY, filename))
-    except Exception as error:
-        # Besides its own errors and OSError the client raises those of the HTTP library that its
-        # version is built on, where a connection breaks in the middle of a file.
+    except Exception as error:  # its own, OSError, and those of whatever HTTP library it uses
         raise UsageError(
             f"cannot fetch {filename} of {RELEASED_REPOSITORY} on the Hugging Face hub "
             f"({reason(error)}); try again, or download it elsewhere and use "
@@ -42,12 +40,11 @@ def fetch(name: str) -> Path:
 
 @contextmanager
 def offline() -> Iterator[None]:
-    """Fetch nothing inside the block: only what is on this machine can be loaded."""
+    """Fetch nothing inside the block: only files of this machine can be loaded."""
     constants, urlopen = huggingface_hub.constants, urllib.request.urlopen
     before = constants.HF_HUB_OFFLINE
     constants.HF_HUB_OFFLINE = True
-    # Weights that are on no hub are fetched by OpenCLIP itself.
-    urllib.request.urlopen = _refuse
+    urllib.request.urlopen = _refuse  # how OpenCLIP fetches weights that are on no hub
     try:
         yield
     finally:
@@ -60,24 +57,23 @@ def _refuse(url: Any, *_: Any, **__: Any) -> NoReturn:
 
 
 def was_not_fetched(error: BaseException) -> bool:
-    """Whether an error came of something that is not on this machine and was not to be fetched."""
-    step: BaseException | None = error
-    while step is not None:
-        if isinstance(step, OfflineModeIsEnabled):
-            return True
-        step = step.__cause__ or step.__context__
-    return False
+    """Tell whether an error comes from a file that `offline` did not let be fetched."""
+    return any(isinstance(step, OfflineModeIsEnabled) for step in _causes(error))
 
 
 def reason(error: BaseException) -> str:
-    """An error in one line.
+    """Put an error in one line.
 
-    That a file is not in the cache is what the client says where a hub refused it, could not be
-    reached or was not asked: then the line is that one's.
+    The client raises LocalEntryNotFoundError also where a hub refused a file or could not be
+    reached; its cause says so.
     """
-    step: BaseException | None = error
-    while step is not None:
+    for step in _causes(error):
         if isinstance(step, LocalEntryNotFoundError) and step.__cause__ is not None:
             return reason(step.__cause__)
-        step = step.__cause__ or step.__context__
-    return textwrap.shorten(str(error) or type(error).__name__, _WIDTH)
+    return textwrap.shorten(str(error) or type(error).__name__, _REASON_CHARACTERS)
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

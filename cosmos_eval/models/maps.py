@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -182,19 +182,6 @@ def _wordmap(words: Sequence[CaptionWord], weights: Tensor) -> WordMap:
     )
 
 
-class _Piece(NamedTuple):
-    """Characters [start, stop) of the cleaned text, which are `tokens` tokens.
-
-    `is_mark`: punctuation or a symbol; `connects`: a mark that may connect two words.
-    """
-
-    start: int
-    stop: int
-    tokens: int
-    is_mark: bool
-    connects: bool
-
-
 def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
     """Return all words of a text, in its own spelling as far as the tokenizer's cleaning leaves it.
 
@@ -207,36 +194,28 @@ def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
     words: list[CaptionWord] = []
     position = 1  # 0 is the start of text
     for chunk in re.finditer(r"\S+", cleaned):
-        for pieces in _joined(list(_pieces(tokenizer, cleaned, chunk.span()))):
-            first, stop = pieces[0].start, position + sum(piece.tokens for piece in pieces)
-            spaced = first == chunk.start() and bool(words)
-            words.append(CaptionWord(shown[first : pieces[-1].stop], position, stop, spaced))
-            position = stop
+        pieces = [*tokenizer.pat.finditer(cleaned, *chunk.span())]
+        solid = _solid([piece[0] for piece in pieces])
+        for index, piece in enumerate(pieces):
+            letters = "".join(tokenizer.byte_encoder[byte] for byte in piece[0].encode())
+            word = CaptionWord(shown[slice(*piece.span())], position, position, not index)
+            if index and solid[index - 1] and solid[index]:
+                last = words.pop()
+                word = last._replace(text=last.text + word.text)
+            position += tokenizer.bpe(letters).count(" ") + 1
+            words.append(word._replace(stop=position, spaced=word.spaced and len(words) > 0))
     return words
 
 
-def _pieces(tokenizer: SimpleTokenizer, cleaned: str, within: tuple[int, int]) -> Iterator[_Piece]:
-    for match in tokenizer.pat.finditer(cleaned, *within):
-        letters = "".join(tokenizer.byte_encoder[byte] for byte in match[0].encode())
-        tokens = tokenizer.bpe(letters).count(" ") + 1
-        # Vowel signs (category M), which the tokenizer takes for marks, belong to words.
-        is_mark = not any(c.isalnum() or unicodedata.category(c)[0] == "M" for c in match[0])
-        yield _Piece(match.start(), match.end(), tokens, is_mark, match[0] in _CONNECTING)
+def _solid(touching: Sequence[str]) -> list[bool]:
+    """Tell which pieces are letters, digits, or marks that connect these, no white space between.
 
-
-def _joined(touching: Sequence[_Piece]) -> list[list[_Piece]]:
-    """Join letters and digits that touch or are connected; no white space lies between."""
-    solid = [not piece.is_mark for piece in touching]
-    for index in range(1, len(touching) - 1):
-        by_a_mark = touching[index - 1].is_mark or touching[index + 1].is_mark
-        solid[index] |= touching[index].connects and not by_a_mark
-    words: list[list[_Piece]] = []
-    for index, piece in enumerate(touching):
-        if index and solid[index - 1] and solid[index]:
-            words[-1].append(piece)
-        else:
-            words.append([piece])
-    return words
+    Vowel signs (category M), which the tokenizer takes for marks, belong to words.
+    """
+    solid = [any(c.isalnum() or unicodedata.category(c)[0] == "M" for c in p) for p in touching]
+    inner = zip(solid, touching[1:-1], solid[2:], strict=False)
+    connects = [before and piece in _CONNECTING and after for before, piece, after in inner]
+    return [one or two for one, two in zip(solid, [False, *connects, False], strict=False)]
 
 
 def _in_own_case(text: str, cleaned: str) -> str:

@@ -33,11 +33,10 @@ _RANDOM_SEED = 0  # random weights are the same in every run
 
 
 class _Source(NamedTuple):
-    """What OpenCLIP is asked for, and what is stated of the weights.
+    """Arguments of open_clip.create_model, and what is stated of the weights.
 
-    `name` and `pretrained` are open_clip.create_model's; `file` holds the weights, where that is
-    known. `statement` names who says what `quick_gelu` and `preprocessing` must be; `given` is what
-    of the latter OpenCLIP has to be told, `remedy` what to do where they cannot be had.
+    `file` holds the weights, where that is known. `given` is what of the stated preprocessing
+    OpenCLIP must be given; `remedy` completes the error where a model is not as stated.
     """
 
     name: str
@@ -50,16 +49,17 @@ class _Source(NamedTuple):
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
-    """Raises UsageError for unknown names and for weights that do not load or fail the audit."""
+    """Load an OpenCLIP model.
+
+    Raises UsageError for unknown names and for weights that do not load or fail the audit.
+    """
     try:
         with _quiet():
             source = _source(spec)
             parts = _build(source)
     except UsageError:
         raise
-    except Exception as error:
-        # OpenCLIP downloads, unpickles and fills models it was not asked for by us: whatever goes
-        # wrong there is a matter of the named weights.
+    except Exception as error:  # OpenCLIP downloads and unpickles: all are faults of the weights
         raise UsageError(f"'{spec.text}' cannot be loaded: {reason(error)}") from error
     info = EncoderInfo(
         spec=spec.text,
@@ -73,37 +73,43 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     return ClipEncoder(parts, info)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep OpenCLIP from the root logger: it repeats there what it raises, and sets it up."""
+    before, handler = logging.root.manager.disable, logging.NullHandler()
+    logging.disable(logging.ERROR)
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        logging.disable(before)
+
+
 def _source(spec: ModelSpec) -> _Source:
     arch, weights = spec.arch, spec.name
     if arch is None:
         return _on_the_hub(weights) if weights.startswith(HUB) else _in_folder(Path(weights))
-    _require_known(arch, weights)
+    architectures = open_clip.list_models()
+    if arch not in architectures:
+        known = nearest(arch, architectures)
+        raise UsageError(f"unknown OpenCLIP architecture '{arch}'; nearest: {known}")
     if weights == RANDOM:
         return _Source(arch, RANDOM, arch, audit.Statement("random weights"))
     if open_clip.is_pretrained_cfg(arch, weights):
         tag = open_clip.get_pretrained_cfg(arch, weights)
         statement = audit.Statement(f"the weights '{weights}'", tag.get("quick_gelu"), tag)
         return _Source(arch, weights, arch, statement, remedy="choose another architecture")
-    return _from_file(arch, Path(weights))
-
-
-def _require_known(arch: str, source: str) -> None:
-    architectures = open_clip.list_models()
-    if arch not in architectures:
-        raise UsageError(
-            f"unknown OpenCLIP architecture '{arch}'; nearest: {nearest(arch, architectures)}"
-        )
-    if source == RANDOM or open_clip.is_pretrained_cfg(arch, source) or Path(source).is_file():
-        return
-    tags = [*open_clip.list_pretrained_tags_by_model(arch), RANDOM]
+    if Path(weights).is_file():
+        return _from_file(arch, Path(weights))
+    known = nearest(weights, [*open_clip.list_pretrained_tags_by_model(arch), RANDOM])
     raise UsageError(
-        f"'{source}' is neither a file nor pretrained weights of {arch}; "
-        f"nearest: {nearest(source, tags)}"
+        f"'{weights}' is neither a file nor pretrained weights of {arch}; nearest: {known}"
     )
 
 
 def _from_file(arch: str, path: Path) -> _Source:
-    """A bare file is what is said beside it, else what its architecture's weights all are."""
+    """Describe a bare file by a description beside it, else as all published weights of `arch`."""
     described = path.parent / HF_CONFIG_NAME
     if not described.is_file():
         remedy = f"say in {described} what this file needs, as OpenCLIP's hub layout does"
@@ -134,8 +140,7 @@ def _on_the_hub(name: str) -> _Source:
     # Fetched here, since OpenCLIP goes on without what it cannot fetch.
     repository = name.removeprefix(HUB)
     config = download_pretrained_from_hf(repository, filename=HF_CONFIG_NAME)
-    weights = download_pretrained_from_hf(repository)
-    return _described(name, Path(config), Path(weights))
+    return _described(name, Path(config), Path(download_pretrained_from_hf(repository)))
 
 
 def _described(name: str, description: Path, file: Path) -> _Source:
@@ -145,26 +150,15 @@ def _described(name: str, description: Path, file: Path) -> _Source:
     return _Source(name, None, architecture, statement, remedy="mend it", file=file)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep OpenCLIP from the root logger: it repeats there what it raises, and sets it up."""
-    before, handler = logging.root.manager.disable, logging.NullHandler()
-    logging.disable(logging.ERROR)
-    logging.root.addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.root.removeHandler(handler)
-        logging.disable(before)
-
-
 def _build(source: _Source) -> ClipParts:
+    """Create the model and compare it with what is stated of its weights."""
     stored = audit.stored_tensors(source.file) if source.file else {}
     audit.require_layout(list(stored), source.file)
-    quick_gelu = _quick_gelu(source)
-    model: Any = (
-        _random(source.name) if source.pretrained == RANDOM else _pretrained(source, quick_gelu)
-    )
+    # A tag states the activation of its weights, else the architecture decides.
+    tag = open_clip.get_pretrained_cfg(source.name, source.pretrained or "")
+    stating = (open_clip.get_model_config(source.name), tag)
+    quick_gelu = any(bool(config.get("quick_gelu", False)) for config in stating)
+    model: Any = _create(source, quick_gelu)
     config = model.visual.preprocess_cfg
     if differences := audit.stated_differences(source.statement, quick_gelu, config):
         raise UsageError(
@@ -180,41 +174,32 @@ def _build(source: _Source) -> ClipParts:
     return ClipParts(model, _preprocessing(config), tokenizer)
 
 
-def _quick_gelu(source: _Source) -> bool:
-    """The activation that will be built: a tag knows that of its weights, else the architecture."""
-    own = bool(open_clip.get_model_config(source.name).get("quick_gelu", False))
-    of_a_tag = open_clip.get_pretrained_cfg(source.name, source.pretrained or "")
-    return own or bool(of_a_tag.get("quick_gelu", False))
+def _create(source: _Source, quick_gelu: bool) -> nn.Module:
+    """Checkpoints are opened with weights_only and loaded strictly: OpenCLIP's defaults."""
+    if source.pretrained != RANDOM:
+        return open_clip.create_model(
+            source.name,
+            source.pretrained,
+            force_quick_gelu=quick_gelu,
+            force_preprocess_cfg=dict(source.given),
+            require_pretrained=True,
+        )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_RANDOM_SEED)
+        # Text towers from the Hugging Face hub would otherwise fetch weights of their own.
+        return open_clip.create_model(source.name, pretrained_text=False)
 
 
 def _preprocessing(config: Mapping[str, Any]) -> PreprocessCfg:
-    """OpenCLIP's configuration of a transform, one mean and std a channel."""
+    """Return OpenCLIP's configuration of a transform, with one mean and std per channel."""
     channels = {key: config[key] for key in ("mean", "std")}
     for key, value in channels.items():
         channels[key] = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
     return PreprocessCfg(**{**config, **channels})
 
 
-def _random(arch: str) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_RANDOM_SEED)
-        # Text towers from the Hugging Face hub would otherwise fetch weights of their own.
-        return open_clip.create_model(arch, pretrained_text=False)
-
-
-def _pretrained(source: _Source, quick_gelu: bool) -> nn.Module:
-    """Checkpoints are opened with weights_only and loaded strictly: OpenCLIP's defaults."""
-    return open_clip.create_model(
-        source.name,
-        source.pretrained,
-        force_quick_gelu=quick_gelu,
-        force_preprocess_cfg=dict(source.given),
-        require_pretrained=True,
-    )
-
-
 def _weights_sha256(model: nn.Module, source: _Source) -> str | None:
-    """Of the file's bytes, or of downloaded tensors' bytes in the order of their sorted keys."""
+    """Hash the file's bytes, or downloaded tensors' bytes in the order of their sorted keys."""
     if source.pretrained == RANDOM:
         return None
     if source.file is not None:

@@ -28,25 +28,20 @@ _FORMS = (
 )
 
 
-def _bundled_names() -> tuple[str, ...]:
-    """The two models of the default run first, then whatever else the package carries."""
-    first = ("scenes-cosmos", "scenes-clip")
-    return (*first, *sorted(set(_bundled_files()) - set(first)))
-
-
 def _bundled_files() -> dict[str, Path]:
-    """The weights that the package carries, by the model's name."""
+    """Find the weights in the package, by the model's name."""
     package = importlib.util.find_spec("cosmos_core")
     folders = package.submodule_search_locations if package else None
     files = [path for f in folders or () for path in (Path(f) / "bundled").glob("*.safetensors")]
     return {path.stem: path for path in files}
 
 
-BUNDLED: tuple[str, ...] = _bundled_names()
+_FIRST = ("scenes-cosmos", "scenes-clip")  # of the default run
+BUNDLED: tuple[str, ...] = (*_FIRST, *sorted(set(_bundled_files()) - set(_FIRST)))
 
 
 def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "teacher") -> ModelSpec:
-    """A typed model name -> ModelSpec; nothing is loaded.
+    """Parse a typed model name; nothing is loaded.
 
     `arch` is used by `cosmos:PATH` only; every other form says its own architecture. Raises
     UsageError with the nearest known names. OpenCLIP's names are checked when the model is loaded.
@@ -61,52 +56,24 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
     if separator and kind == "openclip":
         return _openclip_spec(text, name)
     if separator and kind == "python":
-        return _python_spec(text, name)
+        if Path(name).is_file():
+            return ModelSpec(text=text, kind="python", name=name)
+        raise UsageError(f"'{text}': no such file; python:FILE.py is a file that makes a model")
     known = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
     raise UsageError(f"unknown model '{text}'; nearest: {nearest(text, known)}; forms: {_FORMS}")
 
 
-def located(text: str, folder: Path) -> str:
-    """A typed model name whose file or folder is relative to `folder`; other names as they are."""
-    kind, _, name = text.partition(":")
-    if (kind == "cosmos" and name not in RELEASED) or kind == "python":
-        return f"{kind}:{folder / name}"
-    if kind == "openclip" and (folder / name / _DESCRIPTION).is_file():
-        return f"openclip:{folder / name}"
-    arch, _, source = name.partition("/")
-    if kind == "openclip" and source and (folder / source).is_file():
-        return f"openclip:{arch}/{folder / source}"
-    return text
-
-
-def local_file(spec: ModelSpec) -> Path | None:
-    """The file of a model's weights, where its name says which file of this machine it is."""
-    if spec.kind == "python":
-        return None
-    if spec.kind == "bundled":
-        return _bundled_files().get(spec.name)
-    if spec.kind == "cosmos" and spec.name in RELEASED:
-        return None
-    return Path(spec.name) if Path(spec.name).is_file() else None
-
-
-def code_file(spec: ModelSpec) -> Path | None:
-    """The user's Python file that makes a model, where one does."""
-    return Path(spec.name) if spec.kind == "python" else None
-
-
 def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:
-    if name in RELEASED:
-        return ModelSpec(text=text, kind="cosmos", name=name, arch=RELEASED[name], weights=weights)
-    if not Path(name).is_file():
+    if name not in RELEASED and not Path(name).is_file():
         raise UsageError(
             f"'{text}': no such file and no released model; nearest: {nearest(name, [*RELEASED])}"
         )
+    arch = RELEASED.get(name, arch)
     return ModelSpec(text=text, kind="cosmos", name=name, arch=arch, weights=weights)
 
 
 def _openclip_spec(text: str, name: str) -> ModelSpec:
-    """ARCH/TAG or ARCH/PATH: no architecture's name holds a slash, so the first one separates.
+    """Parse ARCH/TAG or ARCH/PATH at the first slash, which no architecture's name holds.
 
     A model that describes itself, in a folder or on the hub, needs no ARCH.
     """
@@ -121,9 +88,28 @@ def _openclip_spec(text: str, name: str) -> ModelSpec:
     return ModelSpec(text=text, kind="openclip", name=source, arch=arch)
 
 
-def _python_spec(text: str, name: str) -> ModelSpec:
-    if not Path(name).is_file():
-        raise UsageError(
-            f"'{text}': no such file; python:FILE.py is a file whose `load` makes a model"
-        )
-    return ModelSpec(text=text, kind="python", name=name)
+def located(text: str, folder: Path) -> str:
+    """Resolve a model name whose file or folder is relative to `folder`; keep other names."""
+    kind, _, name = text.partition(":")
+    if (kind == "cosmos" and name not in RELEASED) or kind == "python":
+        return f"{kind}:{folder / name}"
+    if kind == "openclip" and (folder / name / _DESCRIPTION).is_file():
+        return f"openclip:{folder / name}"
+    arch, _, source = name.partition("/")
+    if kind == "openclip" and source and (folder / source).is_file():
+        return f"openclip:{arch}/{folder / source}"
+    return text
+
+
+def local_file(spec: ModelSpec) -> Path | None:
+    """Return the file of a model's weights where its name says which file of this machine it is."""
+    if spec.kind == "bundled":
+        return _bundled_files().get(spec.name)
+    if spec.kind == "python" or (spec.kind == "cosmos" and spec.name in RELEASED):
+        return None
+    return Path(spec.name) if Path(spec.name).is_file() else None
+
+
+def code_file(spec: ModelSpec) -> Path | None:
+    """Return the user's Python file that makes a model, where one does."""
+    return Path(spec.name) if spec.kind == "python" else None

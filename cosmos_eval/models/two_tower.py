@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
-from cosmos_eval.models.encoder import autocast, require_output
+from cosmos_eval.models.encoder import autocast
 from cosmos_eval.types import Attention, EncoderInfo, Precision, Rgb, UsageError
 
 _APPENDED = " and much more"
@@ -68,8 +68,7 @@ class TwoTower:
             code_sha256=file_sha256(code) if code.is_file() else None,
         )
         self._encode_image, self._encode_text = encode_image, encode_text
-        self._transform, self._tokenize = transform, tokenize
-        self._widths: set[int] = set()
+        self.transform, self._tokenize = transform, tokenize
         self.preprocessing = {"transform": _description(transform)}
         self.tokenizer = {"tokenize": _description(tokenize)}
         if encode_patches is not None:
@@ -84,18 +83,10 @@ class TwoTower:
             if isinstance(module, nn.Module):
                 module.eval().to(device)
 
-    def transform(self, image: PIL.Image.Image) -> Tensor:
-        """Apply the transform: RGB -> (3, H, W) float32 on the CPU."""
-        pixels = self._transform(image)
-        require_output("transform", image, pixels, self._widths, self.info.spec)
-        return pixels
-
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (B, L) int64, from a tensor or from what transformers returns."""
         output = self._tokenize(list(texts))
-        tokens = output if isinstance(output, Tensor) else getattr(output, "input_ids", output)
-        require_output("tokenize", texts, tokens, self._widths, self.info.spec)
-        return tokens
+        return output if isinstance(output, Tensor) else getattr(output, "input_ids", output)
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
         """(B,) bool: neither more words nor one character less changes the tokens of a text."""
@@ -108,20 +99,21 @@ class TwoTower:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D) float32 on the CPU, L2-normalised."""
-        return self._features("encode_image", self._encode_image, images)
+        return self._features(self._encode_image, images)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(B, L) -> (B, D) float32 on the CPU, L2-normalised."""
-        return self._features("encode_text", self._encode_text, tokens)
+        return self._features(self._encode_text, tokens)
 
     @torch.inference_mode()
-    def _features(self, method: str, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    def _features(self, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         with autocast(self.info):
             features = encode(inputs.to(self.info.device))
-        if isinstance(features, Tensor) and features.ndim == 2:
-            features = F.normalize(features.float(), dim=1).cpu()
-        require_output(method, inputs, features, self._widths, self.info.spec)
-        return features
+        return (
+            F.normalize(features.float(), dim=-1).cpu()
+            if isinstance(features, Tensor)
+            else features
+        )
 
     @torch.inference_mode()
     def _patches(
