@@ -21,10 +21,9 @@ class BundledModel(NamedTuple):
 
 
 def bundled_models() -> dict[str, BundledModel]:
-    """Bundled models by name, e.g. `scenes-cosmos`."""
+    """Return the bundled models by name, e.g. `scenes-cosmos`."""
+    merges = FOLDER / "scenes_merges.txt.gz"
     return {
-        path.stem: BundledModel(
-            path.stem, path, FOLDER / "scenes_merges.txt.gz", path.with_suffix(".md")
-        )
+        path.stem: BundledModel(path.stem, path, merges, path.with_suffix(".md"))
         for path in sorted(FOLDER.glob("*.safetensors"))
     }

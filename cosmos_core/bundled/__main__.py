@@ -1,28 +1,31 @@
 """`python -m cosmos_core.bundled CHECKPOINT NAME`: put trained weights into the package.
 
 Stores student and teacher in float16 (they are loaded into float32 parameters) and writes the
-card beside them from what the checkpoint says of its training.
+card beside them from what the checkpoint states of its training.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import torch
 import typer
 
 from cosmos_core.bundled import FOLDER
-from cosmos_core.model.checkpoint import (
-    Checkpoint,
-    build_model,
-    read_checkpoint,
-    save_checkpoint,
-)
+from cosmos_core.model.checkpoint import build_model, read_checkpoint, save_checkpoint
 from cosmos_core.model.export import facts_table, training_facts
 from cosmos_core.utils.files import write_atomically
 
-SIZE_LIMIT = 8_000_000  # bytes a file: the package must stay small
+SIZE_LIMIT = 8_000_000  # bytes per file: the package must stay small
+CARD = """# {name}
+
+Trained on the embedded scenes (`cosmos_core/data/scenes`) and of use on nothing else. Student and
+teacher (the moving average of the student) in float16; evaluation takes the teacher by default.
+MIT licence, like the code.
+
+{facts}
+"""
 
 
 def bundle(
@@ -35,37 +38,26 @@ def bundle(
     """Put trained weights into the package, with their card."""
     read = read_checkpoint(checkpoint)
     if read.architecture is None or read.training is None:
-        typer.echo(f"{checkpoint}: not written by cosmos-train", err=True)
-        raise typer.Exit(2)
+        _fail(f"{checkpoint}: not written by cosmos-train", 2)
     training = {**read.training, "commit": read.training["commit"] or commit}
     if training["commit"] is None:
-        typer.echo(f"{checkpoint}: its commit is not known; name it with --commit", err=True)
-        raise typer.Exit(2)
+        _fail(f"{checkpoint}: its commit is not known; name it with --commit", 2)
     models = {name: build_model(read, name, None, str(checkpoint)) for name in read.weights}
     path = FOLDER / f"{name}.safetensors"
     save_checkpoint(path, models, read.method, read.architecture, training, torch.float16)
     if path.stat().st_size > SIZE_LIMIT:
         path.unlink()
-        typer.echo(f"{name}: more than {SIZE_LIMIT} bytes", err=True)
-        raise typer.Exit(1)
-    write_atomically(
-        path.with_suffix(".md"), card_text(name, read._replace(training=training)).encode()
-    )
+        _fail(f"{name}: more than {SIZE_LIMIT} bytes", 1)
+    parameters = sum(value.numel() for value in read.weights["teacher"].values())
+    facts = {**training_facts(read._replace(training=training)), "Parameters": parameters}
+    card = CARD.format(name=name, facts=facts_table(facts))
+    write_atomically(path.with_suffix(".md"), card.encode())
     typer.echo(str(path))
 
 
-def card_text(name: str, checkpoint: Checkpoint) -> str:
-    """A model card in Markdown."""
-    parameters = sum(value.numel() for value in checkpoint.weights["teacher"].values())
-    facts = {**training_facts(checkpoint), "Parameters": parameters}
-    return f"""# {name}
-
-Trained on the embedded scenes (`cosmos_core/data/scenes`) and of use on nothing else. Student and
-teacher (the moving average of the student) in float16; evaluation takes the teacher by default.
-MIT licence, like the code.
-
-{facts_table(facts)}
-"""
+def _fail(message: str, status: int) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(status)
 
 
 if __name__ == "__main__":

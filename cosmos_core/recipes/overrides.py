@@ -13,6 +13,8 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from cosmos_core.config import TrainConfig
 from cosmos_core.methods import METHODS
 from cosmos_core.model.build import model_config
@@ -23,7 +25,7 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
     """Apply assignments in order.
 
     Raises ValueError, one line, for an unknown key or choice, with the nearest, and for a value of
-    the wrong type. Whether values make sense together is `engine.check`'s matter.
+    the wrong type. `engine.check` decides whether values make sense together.
     """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -37,19 +39,21 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
 
 
 def _replace(record: Any, path: Sequence[str], text: str) -> Any:
-    """A copy of a dataclass with the value at `path` replaced."""
+    """Return a copy of a dataclass with the value at `path` replaced."""
     name, *rest = path
     _require_field(record, name)
     old = getattr(record, name)
+    new: Any
     if rest:
         if not dataclasses.is_dataclass(old):
             raise ValueError(f"{name!r} has no parts")
         new = _replace(old, rest, text)
-    elif isinstance(record, TrainConfig) and name in SPECIAL:
-        new = SPECIAL[name](text)
+    elif isinstance(record, TrainConfig) and name == "method":
+        new = METHODS[_choose(text, tuple(METHODS))]()
+    elif isinstance(record, TrainConfig) and name == "architecture":
+        new = _architecture(text)
     elif dataclasses.is_dataclass(old):
-        parts = ", ".join(field.name for field in dataclasses.fields(old))
-        raise ValueError(f"{name!r} is not one value; its parts: {parts}")
+        raise ValueError(f"{name!r} is not one value; its parts: {', '.join(_names(old))}")
     else:
         new = _convert(get_type_hints(type(record))[name], text, old)
     return dataclasses.replace(record, **{name: new})
@@ -57,46 +61,42 @@ def _replace(record: Any, path: Sequence[str], text: str) -> Any:
 
 def _require_field(record: Any, name: str) -> None:
     names = _names(record)
-    if name in names:
-        return
-    deeper = [f"{outer}.{name}" for outer in names if name in _names(getattr(record, outer))]
-    close = deeper or difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
-    raise ValueError(f"no {name!r}; nearest: {', '.join(close)}")
+    if name not in names:
+        deeper = [f"{outer}.{name}" for outer in names if name in _names(getattr(record, outer))]
+        close = deeper or difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
+        raise ValueError(f"no {name!r}; nearest: {', '.join(close)}")
 
 
 def _names(record: Any) -> list[str]:
-    """The fields that can be set; the name of a method goes with its kind."""
+    """Return the fields that can be set; the name of a method goes with its kind."""
     if not dataclasses.is_dataclass(record):
         return []
     is_method = type(record) in METHODS.values()
     return [f.name for f in dataclasses.fields(record) if not (is_method and f.name == "name")]
 
 
+def _architecture(text: str) -> Any:
+    """Keep a name; read a file, so that a checkpoint of the run states its whole content."""
+    value = _parse(text)
+    config = model_config(value if isinstance(value, dict) else text)
+    return config if isinstance(value, dict) or text.endswith(".json") else text
+
+
 def _convert(hint: Any, text: str, old: Any) -> Any:
-    """The value that a text stands for where a field of type `hint` had the value `old`."""
-    if hint is str:
-        return text
+    """Convert a text for a field of type `hint` with the value `old`."""
     if get_origin(hint) is Literal:
         return _choose(text, get_args(hint))
+    value: Any = text
     if get_origin(hint) is tuple:
-        values = _parse(text if text.startswith("[") else f"[{text}]")
-        if isinstance(values, list) and len(values) == len(old):
-            pairs = zip(get_args(hint), values, old, strict=True)
-            return tuple(_number(kind, value, before) for kind, value, before in pairs)
-        raise ValueError(f"expected tuple, like {', '.join(map(str, old))}")
-    return _number(hint, _parse(text), old)
-
-
-def _number(kind: type, value: Any, old: Any) -> Any:
-    """A bool, int or float; whole numbers are floats too, but true and false are no numbers."""
-    if kind is float and type(value) is int:
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise ValueError("the number is too large") from error
-    if type(value) is not kind:
-        raise ValueError(f"expected {kind.__name__}, like {json.dumps(old)}")
-    return value
+        value = _parse(text if text.startswith("[") else f"[{text}]")
+        value = tuple(value) if isinstance(value, list) else value
+    elif hint is not str:
+        value = _parse(text)
+    try:
+        return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
+    except ValidationError as error:
+        like = ", ".join(map(str, old)) if isinstance(old, tuple) else json.dumps(old)
+        raise ValueError(f"{error.errors()[0]['msg']}, like {like}") from error
 
 
 def _parse(text: str) -> Any:
@@ -104,20 +104,6 @@ def _parse(text: str) -> Any:
         return parse_json(text)
     except ValueError:
         return text
-
-
-def _method(text: str) -> Any:
-    return METHODS[_choose(text, tuple(METHODS))]()
-
-
-def _architecture(text: str) -> Any:
-    """A name as it is; a file's content, so that a checkpoint of the run says all of it."""
-    value = _parse(text)
-    config = model_config(value if isinstance(value, dict) else text)
-    return config if isinstance(value, dict) or text.endswith(".json") else text
-
-
-SPECIAL = {"method": _method, "architecture": _architecture}
 
 
 def _choose(text: str, choices: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from cosmos_core.config import (
     OptimConfig,
     SaveConfig,
     TrainConfig,
+    WatchConfig,
 )
 from cosmos_core.data.scenes.vocabulary import CONTEXT_LENGTH, scenes_tokenizer
 from cosmos_core.methods.clip import ClipMethod
@@ -26,50 +27,21 @@ LONG_SAMPLES = 810_048  # seen by CLIP with the FLOPs of COSMOS; a test counts t
 # As each learns best (docs/log.md).
 COSMOS_BATCH_SIZE = 32
 BATCH_SIZE = 64
-# As each learns best (docs/log.md).
-COSMOS_BATCH_SIZE = 32
-BATCH_SIZE = 64
+DEBUG_SCENES, DEBUG_EPOCHS = 256, 3
 
 
 def scenes_architecture() -> dict[str, Any]:
     """A small OpenCLIP architecture: ViT of 4 blocks at 64 px, text tower of 3 blocks."""
-    return {
-        "embed_dim": 128,
-        "vision_cfg": {
-            "image_size": 64,
-            "patch_size": 8,
-            "width": 128,
-            "layers": 4,
-            "head_width": 64,
-        },
-        "text_cfg": {
-            "context_length": CONTEXT_LENGTH,
-            "vocab_size": scenes_tokenizer().vocab_size,
-            "width": 128,
-            "heads": 2,
-            "layers": 3,
-        },
-    }
-
-
-def scenes_views(global_scale: tuple[float, float]) -> ImageViewConfig:
-    """Crops and mild brightness only: captions name colours, and left and right."""
-    return ImageViewConfig(
-        global_size=64,
-        local_size=32,
-        global_scale=global_scale,
-        flip_p=0.0,
-        jitter=(0.2, 0.0, 0.0, 0.0),
-        jitter_p=0.8,
-        grayscale_p=0.0,
-        blur_p=(0.0, 0.0, 0.0),
-        solarize_p=0.0,
-    )
+    vision = {"image_size": 64, "patch_size": 8, "width": 128, "layers": 4, "head_width": 64}
+    words = {"context_length": CONTEXT_LENGTH, "vocab_size": scenes_tokenizer().vocab_size}
+    text = {**words, "width": 128, "heads": 2, "layers": 3}
+    return {"embed_dim": 128, "vision_cfg": vision, "text_cfg": text}
 
 
 def _recipe(
     name: str, method: Method, samples: int = SAMPLES, batch_size: int = BATCH_SIZE
 ) -> TrainConfig:
+    """Views are crops of mild brightness only: captions name colours, and left and right."""
     return TrainConfig(
         recipe=name,
         method=method,
@@ -83,7 +55,17 @@ def _recipe(
             warmup_steps=100,
             momentum=0.99,
         ),
-        image=scenes_views(global_scale=(0.4, 1.0)),
+        image=ImageViewConfig(
+            global_size=64,
+            local_size=32,
+            global_scale=(0.4, 1.0),
+            flip_p=0.0,
+            jitter=(0.2, 0.0, 0.0, 0.0),
+            jitter_p=0.8,
+            grayscale_p=0.0,
+            blur_p=(0.0, 0.0, 0.0),
+            solarize_p=0.0,
+        ),
         compute=ComputeConfig(device="cpu"),
         save=SaveConfig(every=400),
     )
@@ -99,18 +81,6 @@ def scenes_clip() -> TrainConfig:
     return _recipe("scenes_clip", ClipMethod())
 
 
-def scenes_small() -> TrainConfig:
-    """COSMOS on scenes at the size of many runs side by side, for comparing methods."""
-    large = scenes_architecture()
-    architecture = {
-        "embed_dim": 64,
-        "vision_cfg": {**large["vision_cfg"], "width": 64, "layers": 3},
-        "text_cfg": {**large["text_cfg"], "width": 64, "heads": 1, "layers": 2},
-    }
-    config = _recipe("scenes_small", CosmosMethod(), 24_000)
-    return replace(config, architecture=architecture)
-
-
 def scenes_slip() -> TrainConfig:
     """SLIP on scenes, with a head of the scenes' size."""
     return _recipe("scenes_slip", SlipMethod(hidden=512, out=128))
@@ -124,3 +94,28 @@ def scenes_silc() -> TrainConfig:
 def scenes_clip_long() -> TrainConfig:
     """CLIP on scenes with the training compute of `scenes_cosmos`, counted in FLOPs."""
     return _recipe("scenes_clip_long", ClipMethod(), LONG_SAMPLES)
+
+
+def scenes_small() -> TrainConfig:
+    """COSMOS on scenes at the size of many runs side by side, for comparing methods."""
+    large = scenes_architecture()
+    architecture = {
+        "embed_dim": 64,
+        "vision_cfg": {**large["vision_cfg"], "width": 64, "layers": 3},
+        "text_cfg": {**large["text_cfg"], "width": 64, "heads": 1, "layers": 2},
+    }
+    return replace(_recipe("scenes_small", CosmosMethod(), 24_000), architecture=architecture)
+
+
+def debug() -> TrainConfig:
+    """COSMOS on 256 scenes: everything that `scenes_cosmos` does, in half a minute on one core."""
+    config = scenes_cosmos()
+    steps = DEBUG_EPOCHS * DEBUG_SCENES // config.optim.batch_size
+    return replace(
+        config,
+        recipe="debug",
+        data=DataConfig(shards=f"scenes:{DEBUG_SCENES}", workers=0),
+        optim=replace(config.optim, steps=steps, warmup_steps=steps // 4),
+        save=SaveConfig(every=steps // 2),
+        watch=WatchConfig(log_every=1),
+    )

@@ -5,23 +5,17 @@ import math
 import pytest
 
 from cosmos_core.recipes import RECIPES
-from cosmos_core.recipes.published import (
-    CC3M,
-    CC12M,
-    MERGED30M,
-    PIXELPROSE,
-    YFCC15M,
-    published_steps,
-)
+from cosmos_core.recipes.published import TRAINING_SETS, published_steps
 
 SETS = ("cc3m", "cc12m", "yfcc15m", "merged30m", "pixelprose")
 
 
 def test_the_merged_set_is_the_sum_of_its_parts():
-    assert CC3M.samples + CC12M.samples + YFCC15M.samples == MERGED30M.samples
+    cc3m, cc12m, yfcc15m, merged, _ = (data.samples for data in TRAINING_SETS.values())
+    assert cc3m + cc12m + yfcc15m == merged
 
 
-@pytest.mark.parametrize("data", [CC3M, CC12M, YFCC15M, MERGED30M, PIXELPROSE])
+@pytest.mark.parametrize("data", TRAINING_SETS.values(), ids=SETS)
 def test_epochs_are_whole_and_leave_no_worker_a_batch_short(data):
     """The least number of batches that holds every sample and divides among 16 workers."""
     batches = published_steps(data) // 32
