@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from cosmos_core.utils.distributed import Distributed
-from cosmos_eval.runner.plan import Machine, make_plan
-from cosmos_eval.runner.run import check_data, measure_all
+from cosmos_eval.runner.plan import Dataset, Machine, make_plan
+from cosmos_eval.runner.run import open_datasets, run_on
 from cosmos_eval.types import CosmosEvalError, RunOptions, Weights
 
 
@@ -19,7 +20,16 @@ def check(datasets: Sequence[str], data_root: str | None) -> None:
     Raises ValueError, one line, for unknown names and for missing or inconsistent data.
     """
     with _value_errors():
-        check_data(make_plan(datasets=datasets, options=RunOptions(data_root=data_root)))
+        _open(tuple(datasets), data_root)
+
+
+@cache
+def _open(datasets: tuple[str, ...], data_root: str | None) -> list[Dataset]:
+    opened = open_datasets(make_plan(datasets=datasets, options=RunOptions(data_root=data_root)))
+    for dataset in opened:
+        if dataset.error is not None:
+            raise dataset.error
+    return opened
 
 
 def measure(
@@ -47,7 +57,8 @@ def measure(
             options=options,
             machine=Machine(device=device),
         )
-        rows = (result.row for result in measure_all(plan))
+        opened = options.distributed.synchronized(lambda: _open(tuple(datasets), data_root))
+        rows = (result.row for result in run_on(plan, opened))
         return {row.dataset: dict(row.metrics) for row in rows if row is not None}
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.folders import Survey, find_root, needed_parts
 from cosmos_eval.data.label_maps import (
+    LabelMaps,
     Sample,
     displayed_size,
     list_data,
@@ -54,13 +55,14 @@ class _Content(NamedTuple):
     faults: Mapping[_Kind, str]
 
 
-def check(protocol: LabelMapProtocol, options: RunOptions) -> None:
+def check(protocol: LabelMapProtocol, options: RunOptions, data: LabelMaps | None = None) -> None:
     """Raise UsageError where data are missing or inconsistent, before any model is loaded.
 
     Reads every label map, because an undeclared class would otherwise show after hours.
     """
     check_constants(protocol)
-    for content in _read_all(open_data(protocol, options).samples, protocol, options):
+    data = data or open_data(protocol, options)
+    for content in _read_all(data.samples, protocol, options):
         for fault in content.faults.values():
             raise UsageError(fault)
 

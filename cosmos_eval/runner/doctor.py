@@ -52,12 +52,12 @@ def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Di
     if is_embedded(protocol) and not Path(str(protocol.root)).is_dir():
         note = "embedded: the first run makes it"
         return Diagnosis(dataset=dataset, task=task, whole=True, note=note)
-    survey = task_named(task).survey
+    known = task_named(task)
     try:
-        if survey is not None:
-            found = survey(protocol, options, progress)
+        if known.survey is not None:
+            found = known.survey(protocol, options, progress)
         else:
-            task_named(task).check(protocol, options)
+            known.check(protocol, options, known.open_data(protocol, options))
             found = Survey(folder=protocol.root or options.data_root)
     except UsageError as error:
         found = Survey(faults=(str(error),), remedy=protocol.download)

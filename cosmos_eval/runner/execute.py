@@ -22,11 +22,10 @@ from cosmos_eval.runner.plan import (
     Plan,
     Result,
     Watch,
-    data_folder,
     pair_of,
     unwatched,
 )
-from cosmos_eval.runner.run import Worker, data_faults, jobs_of
+from cosmos_eval.runner.run import Worker, jobs_of, open_datasets
 from cosmos_eval.tasks import part_of, task_for
 from cosmos_eval.types import (
     CosmosEvalError,
@@ -107,24 +106,23 @@ def execute(
     before UsageError is raised.
     """
     plan = _without(plan, skip)
-    for protocol in plan.protocols:
-        data_folder(protocol, plan.options)
+    distributed = plan.options.distributed
     if plan.specs:
-        plan.options.distributed.main_process_first(partial(_require_outputs, plan.options, output))
-    faults = list(data_faults(plan, watch))
-    if len(faults) == 1 and not keep_going:
-        raise faults[0].error
-    for fault in faults:
-        pairs = (pair_of(spec, fault.protocol) for spec in plan.specs)
-        yield [Result(pair, error=fault.error) for pair in pairs if pair not in skip]
-    if faults and not keep_going:
+        distributed.main_process_first(partial(_require_outputs, plan.options, output))
+    datasets = open_datasets(plan, watch)
+    failed = [dataset for dataset in datasets if dataset.error is not None]
+    for dataset in failed:
+        if dataset.error is not None and len(failed) == 1 and not keep_going:
+            raise dataset.error
+        pairs = (pair_of(spec, dataset.protocol) for spec in plan.specs)
+        yield [Result(pair, error=dataset.error) for pair in pairs if pair not in skip]
+    if failed and not keep_going:
         raise UsageError(
-            f"{len(faults)} of {len(plan.protocols)} data sets cannot be measured on; nothing was "
+            f"{len(failed)} of {len(datasets)} data sets cannot be measured on; nothing was "
             "measured (--keep-going measures on the others)"
         )
-    faulty = [id(fault.protocol) for fault in faults]
-    plan = replace(plan, protocols=[one for one in plan.protocols if id(one) not in faulty])
-    jobs = plan.options.distributed.synchronized(partial(jobs_of, plan, skip, output))
+    opened = [dataset for dataset in datasets if dataset.error is None]
+    jobs = jobs_of(plan, opened, skip, output)
     if jobs:
         with closing(engine(jobs, watch)) as outcomes:
             yield from _in_order(outcomes, raising=not keep_going)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cosmos_eval.models.specs import BUNDLED, parse_model_spec
 from cosmos_eval.protocols import embedded_on_request, embedded_protocols
@@ -81,6 +81,20 @@ class Result(NamedTuple):
     error: Exception | None = None
 
 
+class Dataset(NamedTuple):
+    """A data set of a plan: its protocol and its opened data, or the error that opening raised.
+
+    Pickled without its data, which another process opens itself.
+    """
+
+    protocol: Protocol
+    data: Any = None
+    error: Exception | None = None
+
+    def __reduce__(self) -> tuple[type[Dataset], tuple[Protocol]]:
+        return Dataset, (self.protocol,)
+
+
 class Job(NamedTuple):
     """A model and the data sets that are measured in one pass over their images.
 
@@ -90,7 +104,7 @@ class Job(NamedTuple):
     """
 
     spec: ModelSpec
-    protocols: tuple[Protocol, ...]
+    datasets: tuple[Dataset, ...]
     options: RunOptions
     machine: Machine
     output: Path | None
@@ -98,9 +112,9 @@ class Job(NamedTuple):
     folder: str
 
     def failed(self, error: Exception, done: int = 0) -> list[Result]:
-        """Results with an error, for all protocols but the first `done`."""
-        missing = self.protocols[done:]
-        return [Result(pair_of(self.spec, protocol), error=error) for protocol in missing]
+        """Return results with an error, for all data sets but the first `done`."""
+        missing = self.datasets[done:]
+        return [Result(pair_of(self.spec, one.protocol), error=error) for one in missing]
 
 
 def make_plan(

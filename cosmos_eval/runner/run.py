@@ -20,6 +20,7 @@ from cosmos_eval.results.labels import predictions_of
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import store_result
 from cosmos_eval.runner.plan import (
+    Dataset,
     Job,
     Machine,
     Pair,
@@ -53,73 +54,83 @@ if TYPE_CHECKING:
 def run_all(plan: Plan, watch: Watch = unwatched, output: Path | None = None) -> Iterator[Result]:
     """Yield a result for every model and data set of the plan, models outermost.
 
-    The data of every data set are checked before the first model is loaded, each model is loaded
+    The data of every data set are opened before the first model is loaded, each model is loaded
     once, and data sets whose images a model sees alike are measured in one pass over them, right
     after each other. Results are stored in `output`; without it, a result should be stored before
     the next is requested, since cached parts of unfinished measurements are removed then. Raises
     UsageError for bad data or models, in all processes.
     """
-    check_data(plan, watch)
-    yield from measure_all(plan, watch, output)
+    yield from run_on(plan, open_datasets(plan, watch), watch, output)
 
 
-def measure_all(
-    plan: Plan, watch: Watch = unwatched, output: Path | None = None
+def run_on(
+    plan: Plan,
+    datasets: Sequence[Dataset],
+    watch: Watch = unwatched,
+    output: Path | None = None,
 ) -> Iterator[Result]:
-    """`run_all` on data that are checked already."""
+    """`run_all` on data sets that are open already."""
+    for dataset in datasets:
+        if dataset.error is not None:
+            raise dataset.error
     worker = Worker(watch)
-    for job in plan.options.distributed.synchronized(partial(jobs_of, plan, output=output)):
+    for job in jobs_of(plan, datasets, output=output):
         yield from worker.measure(job)
 
 
-class Fault(NamedTuple):
-    """A data set that cannot be measured on, and why."""
+def open_datasets(plan: Plan, watch: Watch = unwatched) -> list[Dataset]:
+    """Check and open every data set of a plan; errors are those of the data sets.
 
-    protocol: Protocol
-    error: Exception
-
-
-def check_data(plan: Plan, watch: Watch = unwatched) -> None:
-    """Check the data of every data set. Raises UsageError where they cannot be measured on."""
+    Raises UsageError for a data set whose folder the user has to name, and has not.
+    """
+    datasets = []
     for protocol in plan.protocols:
         data_folder(protocol, plan.options)
-    for fault in data_faults(plan, watch):
-        raise fault.error
-
-
-def data_faults(plan: Plan, watch: Watch = unwatched) -> Iterator[Fault]:
-    """Check the data of every data set; yield those that cannot be measured on."""
-    distributed = plan.options.distributed
     for done, protocol in enumerate(plan.protocols):
         watch("data", Progress("check", done, len(plan.protocols)))
         try:
-            distributed.main_process_first(partial(_provide, protocol, plan.options))
-            distributed.synchronized(partial(task_for(protocol).check, protocol, plan.options))
+            datasets.append(Dataset(protocol, _open(protocol, plan.options)))
         except Exception as error:
-            yield Fault(protocol, error)
+            datasets.append(Dataset(protocol, error=error))
     watch("data", Progress("check", len(plan.protocols), len(plan.protocols)))
+    return datasets
 
 
-def _provide(protocol: Protocol, options: RunOptions) -> None:
-    prepare(protocol)
-    if options.download:
-        task_for(protocol).fetch(protocol, options)
+def _open(protocol: Protocol, options: RunOptions) -> Any:
+    """Make or download what is missing in the main process, then open and check it in all."""
+    task = task_for(protocol)
+
+    def provide() -> None:
+        prepare(protocol)
+        if options.download:
+            task.fetch(protocol, options)
+
+    def open_data() -> Any:
+        data = task.open_data(protocol, options)
+        task.check(protocol, options, data)
+        return data
+
+    options.distributed.main_process_first(provide)
+    return options.distributed.synchronized(open_data)
 
 
-def jobs_of(plan: Plan, skip: Container[Pair] = (), output: Path | None = None) -> list[Job]:
-    """The jobs of a plan without the pairs to be skipped, models outermost.
+def jobs_of(
+    plan: Plan,
+    datasets: Sequence[Dataset],
+    skip: Container[Pair] = (),
+    output: Path | None = None,
+) -> list[Job]:
+    """Return the jobs of a plan without the pairs to be skipped, models outermost.
 
-    Data sets that are measured in one pass take the place of the first of them. Their data are
-    assumed to be checked.
+    Data sets that are measured in one pass take the place of the first of them.
     """
-    keys = [_image_pass(protocol, plan.options) for protocol in plan.protocols]
     command, folder = environment.command_line(), os.getcwd()
     jobs = []
     for spec in plan.specs:
-        groups: dict[Hashable, list[Protocol]] = defaultdict(list)
-        for protocol, key in zip(plan.protocols, keys, strict=True):
-            if pair_of(spec, protocol) not in skip:
-                groups[key].append(protocol)
+        groups: dict[Hashable, list[Dataset]] = defaultdict(list)
+        for dataset in datasets:
+            if pair_of(spec, dataset.protocol) not in skip:
+                groups[_image_pass(dataset, plan.options)].append(dataset)
         jobs += [
             Job(spec, tuple(group), plan.options, plan.machine, output, command, folder)
             for group in groups.values()
@@ -127,8 +138,9 @@ def jobs_of(plan: Plan, skip: Container[Pair] = (), output: Path | None = None) 
     return jobs
 
 
-def _image_pass(protocol: Protocol, options: RunOptions) -> Hashable:
-    return task_of(protocol), task_for(protocol).image_pass(protocol, options)
+def _image_pass(dataset: Dataset, options: RunOptions) -> Hashable:
+    protocol, data, _ = dataset
+    return task_of(protocol), task_for(protocol).image_pass(protocol, options, data)
 
 
 class Loaded(NamedTuple):
@@ -210,14 +222,18 @@ def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Resul
     """
     started = time.perf_counter()
     encoder = model.encoder
-    what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in job.protocols)}"
-    measurements = task_for(job.protocols[0]).measure_all(
+    protocols = [dataset.protocol for dataset in job.datasets]
+    what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
+    options = _own_predictions(job.options, encoder)
+    task = task_for(protocols[0])
+    measurements = task.measure_all(
         encoder,
-        job.protocols,
-        _own_predictions(job.options, encoder),
+        protocols,
+        options,
         lambda progress: watch(what, progress),
+        [one.data or task.open_data(one.protocol, options) for one in job.datasets],
     )
-    for protocol, measurement in zip(job.protocols, measurements, strict=True):
+    for protocol, measurement in zip(protocols, measurements, strict=True):
         seconds = {
             "load": model.seconds,
             **measurement.seconds,
@@ -367,10 +383,12 @@ def _measure_object(
     from cosmos_eval.models.encoder import require_encoder
 
     plan = Plan(specs=[], protocols=protocols, options=replace(options, cache=None))
-    check_data(plan)
+    datasets = open_datasets(plan)
+    if datasets[0].error is not None:
+        raise datasets[0].error
     require_encoder(encoder, type(encoder).__name__)
     spec = ModelSpec(text=encoder.info.spec, kind="python", name=encoder.info.spec)
-    (job,) = jobs_of(replace(plan, specs=[spec]))
+    (job,) = jobs_of(replace(plan, specs=[spec]), datasets)
     return _row_of(measure(Loaded(encoder, 0.0), job))
 
 

@@ -11,7 +11,14 @@ import numpy as np
 
 from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import class_names, templates_of
-from cosmos_eval.data.classification import fetch, open_data, part, sample_list_hash, survey
+from cosmos_eval.data.classification import (
+    ClassData,
+    fetch,
+    open_data,
+    part,
+    sample_list_hash,
+    survey,
+)
 from cosmos_eval.data.folders import fingerprint, limit_notes
 from cosmos_eval.stats import classification as stats
 from cosmos_eval.stats.estimates import GroupMean, Proportion
@@ -36,22 +43,18 @@ CLASSES = "classes"  # (C,) the data's own names, since several classes may shar
 _HITS = "hits"  # (N, up to 5) derived: whether a prediction is the label
 
 
-def check(protocol: ClassificationProtocol, options: RunOptions) -> None:
-    """Raise UsageError where data are missing, of another layout, of other classes or number."""
-    open_data(protocol, options)
-
-
 def measure(
     encoder: Encoder,
     protocol: ClassificationProtocol,
     options: RunOptions,
     progress: OnProgress = no_progress,
+    data: ClassData | None = None,
 ) -> Measurement:
     """Measure accuracy and recall; `options.limit` keeps the first images of classes in turn."""
     from cosmos_eval.embedding.embed import embed_images
     from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
 
-    data = open_data(protocol, options)
+    data = data or open_data(protocol, options)
     started = perf_counter()
     names, templates = class_names(protocol, data), templates_of(protocol, data)
     classifier = prompt_embeddings(encoder, names, templates, options, progress)
@@ -145,7 +148,7 @@ TASK = Task(
         Metric("mean_per_class_recall", _recall),
     ),
     truth=(LABELS,),
-    check=check,
+    open_data=open_data,
     checked="class folders or lists, and how many images are there; none is decoded",
     measure=measure,
     derive=_derive,

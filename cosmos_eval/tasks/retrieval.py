@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cosmos_eval.data.folders import exist_in, limit_notes, several, truncation_notes
-from cosmos_eval.data.retrieval import open_data, part, sample_list_hash, survey
+from cosmos_eval.data.retrieval import RetrievalData, open_data, part, sample_list_hash, survey
 from cosmos_eval.stats.estimates import Mean, Median
 from cosmos_eval.stats.retrieval import RECALL_AT, retrieval_ranks
 from cosmos_eval.tasks.task import Derived, Metric, Task
@@ -40,21 +40,17 @@ _QUERIES = {
 }
 
 
-def check(protocol: RetrievalProtocol, options: RunOptions) -> None:
-    """Raise UsageError where files are missing or images and captions do not belong together."""
-    open_data(protocol, options)
-
-
 def measure(
     encoder: Encoder,
     protocol: RetrievalProtocol,
     options: RunOptions,
     progress: OnProgress = no_progress,
+    data: RetrievalData | None = None,
 ) -> Measurement:
     """Measure recall and ranks in both directions; `options.limit` keeps the first images."""
     from cosmos_eval.embedding.embed import embed_images, embed_texts
 
-    data = open_data(protocol, options)
+    data = data or open_data(protocol, options)
     started = perf_counter()
     images = embed_images(encoder, data.images, options, progress)
     imaged = perf_counter()
@@ -121,7 +117,7 @@ TASK = Task(
     metrics=(*_metrics("image_to_text"), *_metrics("text_to_image")),
     per_sample=IMAGE_RANK,
     truth=(IMAGE_OF_TEXT,),
-    check=check,
+    open_data=open_data,
     checked="captions and their number, and that every image is there; none is decoded",
     measure=measure,
     derive=_derive,

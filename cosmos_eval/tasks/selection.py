@@ -40,21 +40,17 @@ CLUSTER = "cluster"  # (N,) items of one number share an image
 _GROUP = "group_correct"  # (N,) derived, of pairs: both
 
 
-def check(protocol: SelectionProtocol, options: RunOptions) -> None:
-    """Raise UsageError where files are missing, malformed, or not the data set's own items."""
-    open_data(protocol, options)
-
-
 def measure(
     encoder: Encoder,
     protocol: SelectionProtocol,
     options: RunOptions,
     progress: OnProgress = no_progress,
+    data: SelectionData | None = None,
 ) -> Measurement:
     """Measure accuracy; `options.limit` keeps the first items of subsets in turn."""
     from cosmos_eval.embedding.embed import embed_images, embed_texts
 
-    data = open_data(protocol, options)
+    data = data or open_data(protocol, options)
     started = perf_counter()
     images = embed_images(encoder, data.images, options, progress)
     imaged = perf_counter()
@@ -201,7 +197,7 @@ TASK = Task(
     ),
     per_sample=CORRECT,
     truth=(SUBSET, AVERAGED, CLUSTER),
-    check=check,
+    open_data=open_data,
     checked="captions, numbers of items, and that every image is there; none is decoded",
     measure=measure,
     derive=_derive,

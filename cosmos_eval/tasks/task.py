@@ -88,7 +88,7 @@ def _same(samples: Samples) -> Samples:
     return samples
 
 
-def _dataset(protocol: Protocol, options: RunOptions) -> Hashable:
+def _dataset(protocol: Protocol, options: RunOptions, data: object) -> Hashable:
     return protocol.dataset
 
 
@@ -106,13 +106,14 @@ class Task:
     - `metrics` in the order of tables.
     - `truth` names the stored arrays that are the same for every model: two results must have them
       in common to be compared. The first has one entry per sample, or else `per_sample` names one.
-    - `check(protocol, options)` raises UsageError where the data are missing or inconsistent,
-      before any model is loaded.
-    - `measure(encoder, protocol, options, progress)` returns the measurement of one protocol, or
-      `measure_together` takes several protocols with equal `image_pass(protocol, options)` and
-      yields their measurements in order, encoding their images once. It removes unfinished parts
-      when it is resumed after the last measurement, which is stored by then.
-    - `checked` says what `check` and `survey` look at.
+    - `open_data(protocol, options)` returns the data, before any model is loaded. It raises
+      UsageError where they are missing or inconsistent.
+    - `measure(encoder, protocol, options, progress, data)` returns the measurement of one protocol
+      on the data that `open_data` returned, or `measure_together` takes sequences of protocols and
+      data with equal `image_pass(protocol, options, data)` and yields their measurements in order,
+      encoding their images once. It removes unfinished parts when it is resumed after the last
+      measurement, which is stored by then.
+    - `checked` says what `open_data`, `check` and `survey` check.
 
     `seconds` is how long a sample takes ViT-B/16 on two busy CPU cores (48 scenes; for seg 6
     photographs of voc20's usual size).
@@ -122,13 +123,16 @@ class Task:
     protocol: type[Protocol]
     metrics: Sequence[Metric]
     truth: tuple[str, ...]
-    check: Callable[[Any, RunOptions], object]
+    open_data: Callable[[Any, RunOptions], Any]
     checked: str
-    measure: Callable[[Encoder, Any, RunOptions, OnProgress], Measurement] | None = None
+    measure: Callable[[Encoder, Any, RunOptions, OnProgress, Any], Measurement] | None = None
     measure_together: (
-        Callable[[Encoder, Sequence[Any], RunOptions, OnProgress], Iterator[Measurement]] | None
+        Callable[
+            [Encoder, Sequence[Any], RunOptions, OnProgress, Sequence[Any]], Iterator[Measurement]
+        ]
+        | None
     ) = None
-    image_pass: Callable[[Any, RunOptions], Hashable] = _dataset
+    image_pass: Callable[[Any, RunOptions, Any], Hashable] = _dataset
 
     # Of stored samples: arrays that metrics share, figures per class, the most frequent mistakes,
     # all mistakes, and samples of version 1 brought up to date (`upgrade(samples, record)`).
@@ -138,9 +142,11 @@ class Task:
     mistakes: Callable[[Samples], Mistakes] | None = None
     upgrade: Callable[[Samples, Mapping[str, Any]], Samples] | None = None
 
-    # Of protocols: what `data doctor` finds of a data set, whether its folders are below a root,
-    # the number of samples where that is known, the number found of an incomplete set, downloading
-    # it, and the form of attention that it is made for.
+    # Of protocols: `check(protocol, options, data)` raises UsageError where opened data cannot be
+    # measured on, where finding out takes long; what `data doctor` finds of a data set, whether its
+    # folders are below a root, the number of samples where that is known, the number found of an
+    # incomplete set, downloading it, and the form of attention that it is made for.
+    check: Callable[[Any, RunOptions, Any], None] = _nothing
     survey: Callable[[Any, RunOptions, OnProgress], Survey] | None = None
     is_there: Callable[[Any, Path], bool] = _is_folder
     n_samples: Callable[[Any], int | None] = _nothing
@@ -178,13 +184,14 @@ class Task:
         protocols: Sequence[Any],
         options: RunOptions,
         progress: OnProgress,
+        data: Sequence[Any],
     ) -> Iterator[Measurement]:
         """Yield the measurements of protocols with the same `image_pass`, in their order."""
         if self.measure_together is not None:
-            yield from self.measure_together(encoder, protocols, options, progress)
+            yield from self.measure_together(encoder, protocols, options, progress, data)
         elif self.measure is not None:
-            for protocol in protocols:
-                yield self.measure(encoder, protocol, options, progress)
+            for protocol, own in zip(protocols, data, strict=True):
+                yield self.measure(encoder, protocol, options, progress, own)
 
     def estimates(self, derived: Derived) -> dict[str, Estimate]:
         """Return the estimates of samples, as `derive` returns them, by the name of the metric."""

@@ -34,7 +34,7 @@ TASK = Task(
     protocol=Mine,
     metrics=[Metric("share", primary=True)],
     truth=("label",),
-    check=lambda protocol, options: None,
+    open_data=lambda protocol, options: None,
     checked="nothing",
 )
 """

@@ -12,9 +12,8 @@ from PIL import Image
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.encoder import require_encoder, require_finite
 from cosmos_eval.models.maps import heatmaps, whole_image
-from cosmos_eval.protocols import known_protocols, prepare
 from cosmos_eval.runner.plan import make_plan
-from cosmos_eval.runner.run import Loaded, jobs_of, measure
+from cosmos_eval.runner.run import Loaded, jobs_of, measure, open_datasets
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
 
 DENSE = ("scenes-seg", "scenes-loc")
@@ -41,11 +40,10 @@ def breaks(tiny_encoder: ClipEncoder, monkeypatch) -> Callable[[str, float], Cli
 
 
 def error_of(encoder: ClipEncoder, dataset: str) -> str:
-    protocol = known_protocols()[dataset]
-    prepare(protocol)
     # Many items of scenes-select share an image.
     options = RunOptions(limit=200 if dataset == "scenes-select" else 4, workers=0)
-    (job,) = jobs_of(make_plan(datasets=[dataset], models=["scenes-clip"], options=options))
+    plan = make_plan(datasets=[dataset], models=["scenes-clip"], options=options)
+    (job,) = jobs_of(plan, open_datasets(plan))
     with pytest.raises(UsageError) as raised:
         list(measure(Loaded(encoder, 0.0), job))
     return str(raised.value)

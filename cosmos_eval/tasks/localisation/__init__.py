@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks.label_maps import CHECKED, check, is_there, part, survey
+from cosmos_eval.tasks.label_maps import (
+    CHECKED,
+    LabelMaps,
+    check,
+    is_there,
+    open_data,
+    part,
+    survey,
+)
 from cosmos_eval.tasks.localisation import samples
 from cosmos_eval.tasks.task import Task
 from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions
@@ -24,6 +32,7 @@ def measure(
     protocols: Sequence[LocalisationProtocol],
     options: RunOptions,
     progress: OnProgress,
+    data: Sequence[LabelMaps] | None = None,
 ) -> Iterator[Measurement]:
     """A measurement a protocol, in their order; `check` is assumed to have passed.
 
@@ -33,11 +42,12 @@ def measure(
     """
     from cosmos_eval.tasks.localisation.evaluate import measure_data
 
-    for protocol in protocols:
-        yield from measure_data(encoder, protocol, options, progress)
+    opened = data or [open_data(protocol, options) for protocol in protocols]
+    for protocol, own in zip(protocols, opened, strict=True):
+        yield from measure_data(encoder, protocol, options, progress, own)
 
 
-def image_pass(protocol: LocalisationProtocol, options: RunOptions) -> Hashable:
+def image_pass(protocol: LocalisationProtocol, options: RunOptions, data: object) -> Hashable:
     """Both families of a data set make their own maps, and are timed by themselves."""
     return protocol.dataset, protocol.family
 
@@ -49,6 +59,7 @@ TASK = Task(
         *(samples.NAME, samples.PIXELS, samples.LABELLED, samples.CLASSES, samples.BOUNDS),
         *(samples.IMAGE, samples.CLASS, samples.THING),
     ),
+    open_data=open_data,
     check=check,
     checked=CHECKED,
     measure_together=measure,

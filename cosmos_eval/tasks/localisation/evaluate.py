@@ -12,7 +12,7 @@ from cosmos_eval.data.folders import limit_notes
 from cosmos_eval.embedding.cache import Arrays
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.tasks import task_named
-from cosmos_eval.tasks.label_maps import open_data
+from cosmos_eval.tasks.label_maps import LabelMaps
 from cosmos_eval.tasks.label_maps.measure import (
     Work,
     fingerprints,
@@ -37,12 +37,16 @@ _CONSTANTS = ("map", "scale", "small", "large", "reduce_zero_label", "ignore_ind
 
 
 def measure_data(
-    encoder: Encoder, protocol: LocalisationProtocol, options: RunOptions, progress: OnProgress
+    encoder: Encoder,
+    protocol: LocalisationProtocol,
+    options: RunOptions,
+    progress: OnProgress,
+    data: LabelMaps,
 ) -> Iterator[Measurement]:
     """Measure checked data; finished shards are removed when the caller goes on."""
     distributed, attention = options.distributed, options.attention or protocol.attention
     chosen = distributed.synchronized(lambda: choose(encoder, protocol, attention))
-    samples = distributed.synchronized(lambda: open_data(protocol, options)).samples
+    samples = data.samples
     job = Job(protocol, samples, unfinished_store(encoder.info, protocol, options, samples))
     started = named = time.perf_counter()
 

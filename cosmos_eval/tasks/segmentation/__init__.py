@@ -8,7 +8,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks.label_maps import CHECKED, check, is_there, open_data, part, survey
+from cosmos_eval.tasks.label_maps import (
+    CHECKED,
+    LabelMaps,
+    check,
+    is_there,
+    open_data,
+    part,
+    survey,
+)
 from cosmos_eval.tasks.segmentation import samples
 from cosmos_eval.tasks.task import Task
 from cosmos_eval.types import (
@@ -27,10 +35,10 @@ if TYPE_CHECKING:
 _SEEN = ("short_side", "long_side", "window", "stride", "mean", "std")
 
 
-def image_pass(protocol: SegmentationProtocol, options: RunOptions) -> Hashable:
+def image_pass(protocol: SegmentationProtocol, options: RunOptions, data: LabelMaps) -> Hashable:
     """Return what a model sees: protocols of equal keys are evaluated in one pass over images."""
     seen = [getattr(protocol, name) for name in _SEEN]
-    images = [sample.image for sample in open_data(protocol, options).samples]
+    images = [sample.image for sample in data.samples]
     return (*seen, options.attention or protocol.attention, *images)
 
 
@@ -39,11 +47,13 @@ def measure(
     protocols: Sequence[SegmentationProtocol],
     options: RunOptions,
     progress: OnProgress,
+    data: Sequence[LabelMaps] | None = None,
 ) -> Iterator[Measurement]:
     """Segment every image once and compare with each protocol's label maps, in their order."""
     from cosmos_eval.tasks.segmentation.evaluate import measure_data
 
-    return measure_data(encoder, protocols, options, progress)
+    opened = data or [open_data(protocol, options) for protocol in protocols]
+    return measure_data(encoder, protocols, options, progress, opened)
 
 
 def require_segmentation(protocol: Protocol) -> SegmentationProtocol:
@@ -57,6 +67,7 @@ TASK = Task(
     protocol=SegmentationProtocol,
     metrics=samples.METRICS,
     truth=(samples.NAME, samples.CLASSES, samples.GROUPS, samples.MEMBERS, samples.LABELLED),
+    open_data=open_data,
     check=check,
     checked=CHECKED,
     seconds=2.0,

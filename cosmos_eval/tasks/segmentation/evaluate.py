@@ -16,7 +16,7 @@ from cosmos_eval.embedding.cache import Arrays, Report, ShardStore
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.segmentation import SparseConfusion, confusion, join, pack, separate
 from cosmos_eval.tasks import task_named
-from cosmos_eval.tasks.label_maps import LabelMaps, open_data
+from cosmos_eval.tasks.label_maps import LabelMaps
 from cosmos_eval.tasks.label_maps.measure import (
     Work,
     fingerprints,
@@ -84,6 +84,7 @@ def measure_data(
     protocols: Sequence[SegmentationProtocol],
     options: RunOptions,
     progress: OnProgress,
+    opened: Sequence[LabelMaps],
 ) -> Iterator[Measurement]:
     """Yield a measurement per protocol, of checked data.
 
@@ -96,7 +97,8 @@ def measure_data(
     attention = options.attention or protocols[0].attention
     dense = synchronized(lambda: with_patches(encoder, attention))
     fitted = [fit_to_model(protocol, dense) for protocol in protocols]
-    jobs = synchronized(lambda: [_job(dense, protocol, options) for protocol in fitted])
+    pairs = list(zip(fitted, opened, strict=True))
+    jobs = synchronized(lambda: [_job(dense, *pair, options) for pair in pairs])
     started = time.perf_counter()
     prompting = 0.0
 
@@ -115,8 +117,9 @@ def measure_data(
         job.store.remove()
 
 
-def _job(encoder: Encoder, protocol: SegmentationProtocol, options: RunOptions) -> Job:
-    data = open_data(protocol, options)
+def _job(
+    encoder: Encoder, protocol: SegmentationProtocol, data: LabelMaps, options: RunOptions
+) -> Job:
     store = unfinished_store(encoder.info, protocol, options, data.samples)
     pictures = None
     if options.save_predictions is not None:

@@ -105,7 +105,7 @@ def test_bad_folders(root: Path, save_colour: Callable[..., Path]) -> None:
 
     def check(message: str, protocol: ClassificationProtocol = PROTOCOL) -> None:
         with pytest.raises(UsageError, match=message) as raised:
-            classification.check(protocol, options)
+            classification.open_data(protocol, options)
         assert "\n" not in str(raised.value)
 
     save_colour(root / "test" / "c_tow" / "1.png", "red")
@@ -173,7 +173,7 @@ def test_a_folder_that_cannot_be_read_is_refused(
 
 def test_missing_root() -> None:
     with pytest.raises(UsageError, match="--data-root DIR, the folder that holds test"):
-        classification.check(PROTOCOL, RunOptions())
+        classification.open_data(PROTOCOL, RunOptions())
 
 
 @pytest.fixture(scope="module")
@@ -200,21 +200,21 @@ def test_imagenet_folders(
         (tmp_path / "val" / wordnet_id).mkdir(parents=True)
         (tmp_path / "val" / wordnet_id / "1.png").hardlink_to(one)
     options = RunOptions(data_root=str(tmp_path), limit=1000)
-    classification.check(imagenet, options)
+    classification.open_data(imagenet, options)
     (tmp_path / "val" / wordnet_ids[7]).rename(tmp_path / "val" / "n99999999")
     with pytest.raises(
         UsageError,
         match=rf"has 1000 class folders, which are not the 1000 WordNet ids of imagenet1k; "
         rf"missing: {wordnet_ids[7]}; not of this set: n99999999",
     ):
-        classification.check(imagenet, options)
+        classification.open_data(imagenet, options)
 
 
 def test_class_lists_of_the_users_choice(root: Path) -> None:
     options = RunOptions(data_root=str(root))
     fields = {**vars(PROTOCOL), "class_list": "imagenet1k"}
     with pytest.raises(UsageError, match="not both"):
-        classification.check(ClassificationProtocol(**fields), options)
+        classification.open_data(ClassificationProtocol(**fields), options)
     fields |= {"class_names": {}, "class_list": "imagenet2k"}
     with pytest.raises(UsageError, match="known: imagenet1k"):
-        classification.check(ClassificationProtocol(**fields), options)
+        classification.open_data(ClassificationProtocol(**fields), options)

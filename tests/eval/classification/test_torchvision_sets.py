@@ -234,7 +234,7 @@ def test_oxford_pets_without_some_breeds(family, limit, tmp_path):
         r"get the whole set from https://www.robots.*/pets/$"
     )
     with pytest.raises(UsageError, match=message):
-        classification.check(protocol, options)
+        classification.open_data(protocol, options)
 
 
 def test_labels_that_are_no_classes(tmp_path):
@@ -341,7 +341,7 @@ def test_downloading_is_torchvisions_and_only_when_asked(tmp_path, monkeypatch, 
     protocol = replace(CLASSIFICATION["dtd"], n_classes=2)
     for _ in range(2):
         classification.fetch(protocol, options)
-        classification.check(protocol, options)
+        classification.open_data(protocol, options)
     assert asked == [(datasets.DTD._URL, datasets.DTD._MD5)]
     assert capsys.readouterr().out == ""
 

@@ -123,7 +123,7 @@ def test_what_is_wrong_is_named(protocol, name, content, message):
     if content is not None:
         path.write_text(content)
     with pytest.raises(UsageError, match=message) as raised:
-        classification.check(protocol, RunOptions())
+        classification.open_data(protocol, RunOptions())
     assert "\n" not in str(raised.value)
 
 

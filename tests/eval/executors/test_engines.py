@@ -27,7 +27,7 @@ def plan(datasets, tmp_path):
 
 def done(job, count=None):
     """Results of the first protocols of a job, of all by default."""
-    protocols = job.protocols[:count]
+    protocols = [one.protocol for one in job.datasets[:count]]
     return [Result(pair_of(job.spec, one), path=Path(one.dataset)) for one in protocols]
 
 

@@ -65,7 +65,7 @@ def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff() -> None:
 def test_both_families_are_in_the_suite_of_scenes() -> None:
     listed = [p for p in read_suite("scenes").protocols if task_of(p) == "loc"]
     assert [(p.dataset, p.family) for p in listed] == [("scenes-loc", family) for family in MAPS]
-    assert len({localisation.image_pass(p, RunOptions()) for p in listed}) == 2
+    assert len({localisation.image_pass(p, RunOptions(), None) for p in listed}) == 2
 
 
 OWN = "kind: loc\nimages: images\nmasks: masks\nclasses: [sky, {name: car, queries: [car, van]}]\n"

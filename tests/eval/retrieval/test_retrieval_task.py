@@ -135,16 +135,16 @@ def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict
 def test_bad_annotations(content: Any, message: str, root: Path) -> None:
     write(root, content)
     with pytest.raises(UsageError, match=message) as raised:
-        retrieval.check(PROTOCOL, RunOptions(data_root=str(root)))
+        retrieval.open_data(PROTOCOL, RunOptions(data_root=str(root)))
     assert "\n" not in str(raised.value)
 
 
 def test_missing_data(root: Path) -> None:
     with pytest.raises(UsageError, match=r"--data-root DIR, the folder that holds captions.json"):
-        retrieval.check(PROTOCOL, RunOptions())
+        retrieval.open_data(PROTOCOL, RunOptions())
     (root / "captions.json").write_text("{")
     with pytest.raises(UsageError, match=r"captions\.json is not JSON"):
-        retrieval.check(PROTOCOL, RunOptions(data_root=str(root)))
+        retrieval.open_data(PROTOCOL, RunOptions(data_root=str(root)))
     (root / "captions.json").unlink()
     with pytest.raises(UsageError, match=f"expected {root}/captions.json"):
-        retrieval.check(PROTOCOL, RunOptions(data_root=str(root)))
+        retrieval.open_data(PROTOCOL, RunOptions(data_root=str(root)))

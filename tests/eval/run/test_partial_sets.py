@@ -114,7 +114,8 @@ KINDS: dict[str, Callable[[Path, int], Protocol]] = {
 
 
 def check(protocol: Protocol, **options: Any) -> None:
-    task_for(protocol).check(protocol, RunOptions(workers=0, **options))
+    task, given = task_for(protocol), RunOptions(workers=0, **options)
+    task.check(protocol, given, task.open_data(protocol, given))
 
 
 @pytest.mark.parametrize("task", KINDS)
@@ -188,7 +189,7 @@ def test_a_list_of_one_line_is_not_the_set(tmp_path):
     write_masks(tmp_path, voc)
     (tmp_path / str(voc.split)).write_text(f"{voc.names[0]}\n")
     with pytest.raises(UsageError, match=r"^voc20: .*JPEGImages has 1 of 1449 images of voc20"):
-        task_for(SEGMENTATION["voc20"]).check(
+        task_for(SEGMENTATION["voc20"]).open_data(
             SEGMENTATION["voc20"], RunOptions(data_root=str(tmp_path), workers=0)
         )
 

@@ -18,7 +18,7 @@ from PIL import Image
 
 from cosmos_eval.data.label_maps import open_data, read_label
 from cosmos_eval.runner.plan import Machine, make_plan
-from cosmos_eval.runner.run import check_data, measure_all
+from cosmos_eval.runner.run import run_all
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.segmentation.mmseg_model import CosmosEvalDataset, CosmosSegmentor
 from cosmos_eval.types import RunOptions, UsageError
@@ -98,8 +98,7 @@ def test_a_config_by_name_gives_our_label_maps(own_set, tmp_path):
         options=RunOptions(save_predictions=str(tmp_path / "ours"), batch_size=7),
         machine=Machine(device="cpu"),
     )
-    check_data(plan)
-    (finished,) = measure_all(plan)
+    (finished,) = run_all(plan)
     for name, percent in metrics_of(done.stdout).items():
         assert 100 * finished.row.metrics[name] == pytest.approx(percent, abs=0.0051)
     ours = sorted((tmp_path / "ours").rglob("*.png"))

@@ -13,7 +13,7 @@ from cosmos_eval import models as encoders
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
-from cosmos_eval.tasks.segmentation import image_pass
+from cosmos_eval.tasks.segmentation import image_pass, open_data
 from cosmos_eval.tasks.segmentation import measure as measure_together
 from cosmos_eval.types import RunOptions, no_progress
 
@@ -103,7 +103,7 @@ def test_which_published_sets_share_a_pass(one, other, alike, tmp_path):
             (root / protocol.split).parent.mkdir(parents=True, exist_ok=True)
             (root / protocol.split).write_text("one\n")
     options = RunOptions(data_root=str(tmp_path), allow_partial=True)
-    keys = [image_pass(protocol, options) for protocol in protocols]
+    keys = [image_pass(one, options, open_data(one, options)) for one in protocols]
     assert (keys[0] == keys[1]) == alike
 
 
