@@ -1,23 +1,22 @@
-"""Samples in webdataset's tar archives, found once and read at random. Imports no torch.
+"""Samples in webdataset's tar archives, listed once and read at random. Imports no torch.
 
-A sample is what stands together under one key: `0001.jpg`, `0001.cls`, `0001.txt`.
+The members of a sample stand together under one key: `0001.jpg`, `0001.cls`, `0001.txt`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
 from cosmos_core.data.tar import TarError, TarReader, split_name
+from cosmos_eval.data.readers import FileError, read_text
 from cosmos_eval.data.sources import ArchiveMember
 from cosmos_eval.types import UsageError
 
-IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
-"""Of a sample's image; those that CLIP Benchmark's webdataset_builder.py and builder.py read."""
-
-
+# Of a sample's image; those that CLIP Benchmark's webdataset_builder.py and builder.py read.
+_IMAGE_EXTENSIONS = ("webp", "png", "jpg", "jpeg")
 _MOST_DIGITS = 6
 
 
@@ -30,18 +29,18 @@ class ArchiveSample(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """The name in error messages."""
         return f"{self.archive}:{self.key}"
 
     def image(self) -> ArchiveMember:
-        """The sample's image. Raises UsageError where it has none."""
-        for extension in IMAGE_EXTENSIONS:
+        """Return the sample's image. Raises UsageError where it has none."""
+        for extension in _IMAGE_EXTENSIONS:
             if extension in self.members:
                 return self.members[extension]
-        raise UsageError(f"{self.name} has no image ({', '.join(IMAGE_EXTENSIONS)})")
+        raise UsageError(f"{self.name} has no image ({', '.join(_IMAGE_EXTENSIONS)})")
 
     def text(self, extension: str) -> str:
-        """A member as UTF-8 text. Raises UsageError where it is missing or is no text."""
+        """Return a member as UTF-8 text. Raises UsageError where it is missing or is no text."""
         if extension not in self.members:
             known = ", ".join(self.members)
             raise UsageError(f"{self.name} has no .{extension}, only {known}")
@@ -56,7 +55,7 @@ class ArchiveSample(NamedTuple):
 
 
 def open_archives(archives: Sequence[Path]) -> list[ArchiveSample]:
-    """All samples of some archives, in their order; only headers are read.
+    """List all samples of some archives, in their order; only headers are read.
 
     Raises UsageError for an archive that is missing, damaged, compressed or without samples, and
     for a sample with two files of one extension.
@@ -67,39 +66,21 @@ def open_archives(archives: Sequence[Path]) -> list[ArchiveSample]:
 
 
 def _samples(archive: Path) -> list[ArchiveSample]:
-    groups = groupby(_members(archive), key=lambda part: part[0])
-    samples = [
-        ArchiveSample(archive, key, _by_extension(archive, key, group)) for key, group in groups
-    ]
+    samples = []
+    for key, group in groupby(_members(archive), key=lambda part: part[0]):
+        members: dict[str, ArchiveMember] = {}
+        for _, extension, member in group:
+            if extension in members:
+                raise UsageError(f"{archive}:{key} has two files .{extension}; keep one of them")
+            members[extension] = member
+        samples.append(ArchiveSample(archive, key, members))
     if not samples:
         raise UsageError(f"no samples in {archive}")
     return samples
 
 
-def numbered_archives(folder: Path, count: str) -> list[Path]:
-    """Return 0.tar, 1.tar... of a folder, as many as its nshards.txt says.
-
-    Raises UsageError where that is no number from 1 to a million.
-    """
-    if not count.isdecimal() or not count.strip("0") or len(count) > _MOST_DIGITS:
-        stated = folder / "nshards.txt"
-        raise UsageError(f"{stated} must hold the number of archives, not {count[:40]!r}")
-    return [folder / f"{number}.tar" for number in range(int(count))]
-
-
-def _by_extension(
-    archive: Path, key: str, parts: Iterable[tuple[str, str, ArchiveMember]]
-) -> dict[str, ArchiveMember]:
-    members: dict[str, ArchiveMember] = {}
-    for _, extension, member in parts:
-        if extension in members:
-            raise UsageError(f"{archive}:{key} has two files .{extension}; keep one of them")
-        members[extension] = member
-    return members
-
-
 def _members(archive: Path) -> Iterator[tuple[str, str, ArchiveMember]]:
-    """The key and the extension of each file that belongs to a sample, and the file."""
+    """Yield the key, the extension and the member of each file that belongs to a sample."""
     if archive.exists() and not archive.is_file():
         raise UsageError(f"{archive} is a folder, a pipe or a device, not a tar archive")
     try:
@@ -113,3 +94,25 @@ def _members(archive: Path) -> Iterator[tuple[str, str, ArchiveMember]]:
         raise UsageError(f"{archive}: {error}") from error
     except OSError as error:
         raise UsageError(f"cannot read {archive}: {error.strerror}") from error
+
+
+def numbered_archives(folder: Path) -> list[Path]:
+    """Return 0.tar, 1.tar... of a folder in CLIP Benchmark's layout, by its nshards.txt.
+
+    Raises UsageError where that is no number from 1 to a million.
+    """
+    path = folder / "nshards.txt"
+    count = read_stated(path)
+    if not count.isdecimal() or not count.strip("0") or len(count) > _MOST_DIGITS:
+        raise UsageError(f"{path} must hold the number of archives, not {count[:40]!r}")
+    return [folder / f"{number}.tar" for number in range(int(count))]
+
+
+def read_stated(path: Path) -> str:
+    """Read a text file of CLIP Benchmark's layout. Raises UsageError where it cannot be read."""
+    try:
+        return read_text(path).strip()
+    except FileError as error:
+        raise UsageError(
+            f"cannot read {path}, which CLIP Benchmark's layout has: {error}"
+        ) from error

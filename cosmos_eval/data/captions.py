@@ -6,23 +6,27 @@ Flickr30k; webdataset's tar archives hold images and captions side by side. Impo
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import glob
-import io
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
-from pycocotools.coco import COCO
+import pydantic
 
 from cosmos_eval.data import readers
-from cosmos_eval.data.archives import ArchiveSample, numbered_archives, open_archives
+from cosmos_eval.data.archives import (
+    ArchiveSample,
+    numbered_archives,
+    open_archives,
+    read_stated,
+)
 from cosmos_eval.data.folders import several
 from cosmos_eval.data.readers import FileError
 from cosmos_eval.data.sources import ArchiveMember
+from cosmos_eval.data.validation import parse
 from cosmos_eval.types import RetrievalProtocol, UsageError
 
 # Keys of records and columns of tables: those of BLIP's lists (github.com/salesforce/BLIP), and
@@ -64,8 +68,8 @@ def read_captions(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     try:
         found = read(path, protocol)
     except FileError as error:
-        comma = "," if str(error).startswith("line ") else ""
-        raise UsageError(f"{path}{comma} {error}") from error
+        mark = {"l": ",", "`": ":"}.get(str(error)[0], "")  # before a line, and before a key
+        raise UsageError(f"{path}{mark} {error}") from error
     if not found:
         raise UsageError(f"{path} lists no images")
     if protocol.bare_names:
@@ -88,83 +92,95 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     if not images:
         raise FileError("lists no images")
     if "annotations" not in content and isinstance(images[0], dict) and "sentences" in images[0]:
-        return _karpathy(images, path, protocol.split)
+        return _karpathy(content, path, protocol.split)
     return _coco(content, path)
 
 
+class _Content(pydantic.BaseModel):
+    """A part of a published file; keys that are not listed are left out."""
+
+    model_config = pydantic.ConfigDict(strict=True)
+
+
+class _CocoImage(_Content):
+    id: Any
+    file_name: str
+
+
+class _CocoCaption(_Content):
+    image_id: Any
+    caption: str
+
+
+class _Coco(_Content):
+    images: list[_CocoImage]
+    annotations: list[_CocoCaption] = []
+
+
 def _coco(content: dict[str, Any], path: Path) -> list[Captioned]:
-    """Images in the order of their ids, an image's captions in the order of the file."""
-    coco = COCO()
-    coco.dataset = content
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints what it does
-            coco.createIndex()
-    except (KeyError, TypeError, AttributeError) as error:
-        # It checks nothing: a file of another shape fails wherever it is first looked into.
-        raise FileError(
-            f"is not a COCO-captions JSON file ({type(error).__name__}: {error})"
-        ) from error
-    _require_sound_ids(coco, path)
+    """Return images in the order of their ids, an image's captions in the order of the file."""
+    coco = parse(_Coco, content)
+    _require_sound_ids([i.id for i in coco.images], [note.image_id for note in coco.annotations])
+    name_of = {image.id: image.file_name for image in coco.images}
+    captions: dict[Any, list[str]] = {image_id: [] for image_id in sorted(name_of)}
+    for note in coco.annotations:
+        captions[note.image_id].append(note.caption)
+    bare = [image_id for image_id, own in captions.items() if not own]
+    if bare:
+        raise FileError(f"has {len(bare)} images without captions, first: image id {bare[0]}")
     return [
-        _coco_image(coco, image_id, f"{path}: image id {image_id}")
-        for image_id in sorted(coco.imgs)
+        Captioned(name_of[image_id], _texts(own, f"{path}: image id {image_id}"))
+        for image_id, own in captions.items()
     ]
 
 
-def _require_sound_ids(coco: COCO, path: Path) -> None:
-    ids = [image["id"] for image in coco.dataset["images"]]
-    notes = coco.dataset.get("annotations", ())
-    # Whole numbers, or else texts: 1, true and 1.0 would be one id, 1 and "1" two.
-    kinds = Counter(map(type, [*ids, *(note["image_id"] for note in notes)]))
+def _require_sound_ids(ids: Sequence[Any], captioned: Sequence[Any]) -> None:
+    """Require distinct ids, all of one kind: else 1, true and 1.0 are one key, 1 and "1" two."""
+    kinds = Counter(map(type, [*ids, *captioned]))
     if len(kinds) > 1 or kinds.keys() - {int, str}:
         found = ", ".join(f"{kind.__name__} ({count})" for kind, count in kinds.items())
-        raise UsageError(f"{path}: image ids must be all whole numbers or all text, not {found}")
-    _require_distinct(ids, f"{path}: image id")
-    bare = sorted(coco.imgs.keys() - coco.imgToAnns.keys())
-    if bare:
-        raise UsageError(f"{path}: {len(bare)} images without captions, first: image id {bare[0]}")
-    lost = sorted(coco.imgToAnns.keys() - coco.imgs.keys())
+        raise FileError(f"has image ids that are not all whole numbers or all text, but {found}")
+    for image_id, count in Counter(ids).items():
+        if count > 1:
+            raise FileError(f"has image id {image_id} twice")
+    lost = sorted(set(captioned) - set(ids))
     if lost:
-        raise UsageError(f"{path}: captions of {len(lost)} images not listed, first: id {lost[0]}")
+        raise FileError(f"has captions of {len(lost)} images not listed, first: id {lost[0]}")
 
 
-def _coco_image(coco: COCO, image_id: Any, where: str) -> Captioned:
-    name = coco.imgs[image_id].get("file_name")
-    if not isinstance(name, str):
-        raise UsageError(f"{where} has no file_name")
-    notes = coco.imgToAnns[image_id]
-    return Captioned(name, _texts([note.get("caption") for note in notes], where))
+class _Sentence(_Content):
+    raw: str
 
 
-def _karpathy(images: list[Any], path: Path, split: str) -> list[Captioned]:
-    """The images of a split, in the order of the file (cs.stanford.edu/people/karpathy)."""
-    for i, image in enumerate(images):
-        for key, kind in (("filename", str), ("split", str), ("sentences", list)):
-            if not isinstance(image, dict) or not isinstance(image.get(key), kind):
-                raise UsageError(f"{path}, images[{i}] has no `{key}`, or it is no {kind.__name__}")
+class _KarpathyImage(_Content):
+    """`filepath` is the folder in COCO's file; Flickr30k's has none."""
+
+    filename: str
+    split: str
+    sentences: list[_Sentence]
+    filepath: str | None = None
+
+
+class _Karpathy(_Content):
+    images: list[_KarpathyImage]
+
+
+def _karpathy(content: dict[str, Any], path: Path, split: str) -> list[Captioned]:
+    """Return the images of a split, in the order of the file (cs.stanford.edu/people/karpathy)."""
+    images = parse(_Karpathy, content).images
     found = [
-        _karpathy_image(image, f"{path}, images[{i}]")
+        Captioned(
+            f"{image.filepath}/{image.filename}" if image.filepath else image.filename,
+            _texts([sentence.raw for sentence in image.sentences], f"{path}, images[{i}]"),
+        )
         for i, image in enumerate(images)
-        if image["split"] == split
+        if image.split == split
     ]
     if not found:
-        splits = Counter(image["split"] for image in images)
+        splits = Counter(image.split for image in images)
         has = ", ".join(f"{name} ({count})" for name, count in splits.items())
         raise FileError(f"has no images of split {split!r}, only of {has}")
     return found
-
-
-def _karpathy_image(image: dict[str, Any], where: str) -> Captioned:
-    """`filepath` is the folder in COCO's file; Flickr30k's has none."""
-    try:
-        captions = [sentence["raw"] for sentence in image["sentences"]]
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"{where}: a sentence has no `raw`") from error
-    folder = image.get("filepath") or ""
-    if not isinstance(folder, str):
-        raise UsageError(f"{where}: `filepath` must be text, not {folder!r}")
-    name = f"{folder}/{image['filename']}" if folder else image["filename"]
-    return Captioned(name, _texts(captions, where))
 
 
 def _read_json_lines(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
@@ -279,8 +295,15 @@ def _archived_captions(sample: ArchiveSample, extension: str, keys: _Keys) -> tu
 
 def _find_archives(root: Path, protocol: RetrievalProtocol) -> Iterator[Path]:
     patterns = several(protocol.archives)
-    if len(patterns) == 1 and (root / patterns[0]).is_dir():
-        yield from _archives_of_clip_benchmark(root / patterns[0], protocol.split)
+    folder = root / patterns[0]
+    if len(patterns) == 1 and folder.is_dir():  # clip_benchmark/datasets/builder.py
+        kind = read_stated(folder / "dataset_type.txt")
+        if kind.lower() != "retrieval":
+            raise UsageError(
+                f"{folder} is of type {kind!r}, not retrieval, by its dataset_type.txt; name other "
+                "archives by a pattern such as FOLDER/*.tar"
+            )
+        yield from numbered_archives(folder / protocol.split)
         return
     for pattern in patterns:
         exists = (root / pattern).exists()
@@ -288,24 +311,6 @@ def _find_archives(root: Path, protocol: RetrievalProtocol) -> Iterator[Path]:
         if not names:
             raise UsageError(f"no archive {root / pattern}")
         yield from (root / name for name in names)
-
-
-def _archives_of_clip_benchmark(folder: Path, split: str) -> list[Path]:
-    """List the archives of a folder that states its content: clip_benchmark/datasets/builder.py."""
-    kind = _stated(folder / "dataset_type.txt")
-    if kind.lower() != "retrieval":
-        raise UsageError(f"{folder} is of type {kind!r}, not retrieval, by its dataset_type.txt")
-    return numbered_archives(folder / split, _stated(folder / split / "nshards.txt"))
-
-
-def _stated(path: Path) -> str:
-    try:
-        return readers.read_text(path).strip()
-    except FileError as error:
-        raise UsageError(
-            f"cannot read {path}, which CLIP Benchmark's layout has: {error}; "
-            "name other archives by a pattern such as FOLDER/*.tar"
-        ) from error
 
 
 def _keys(protocol: RetrievalProtocol) -> _Keys:

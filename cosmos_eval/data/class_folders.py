@@ -15,10 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cosmos_eval.data.archives import ArchiveSample, numbered_archives, open_archives
+from cosmos_eval.data.archives import ArchiveSample, numbered_archives, open_archives, read_stated
 from cosmos_eval.data.class_names import ClassData, class_differences, make_data
 from cosmos_eval.data.folders import FolderWalk, folder_entries, root_of
-from cosmos_eval.data.readers import FileError, MissingFileError, read_text
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.protocols.classification import CLASS_LISTS, ClassList
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
@@ -173,8 +172,7 @@ def read_webdataset(folder: Path) -> ClassData:
     class.
     """
     names = _lines(folder / _CLASSES)
-    count = " ".join(_lines(folder / "test" / "nshards.txt"))
-    samples = open_archives(numbered_archives(folder / "test", count))
+    samples = open_archives(numbered_archives(folder / "test"))
     labels = [_label(sample, len(names)) for sample in samples]
     images = [
         (f"{sample.archive.relative_to(folder)}:{sample.key}", sample.image()) for sample in samples
@@ -208,12 +206,7 @@ def _label(sample: ArchiveSample, n_classes: int) -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        lines = [line.strip() for line in read_text(path).splitlines()]
-    except MissingFileError as error:
-        raise UsageError(f"expected {path}, which is not there") from error
-    except FileError as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
+    lines = [line.strip() for line in read_stated(path).splitlines()]
     if not lines or "" in lines:
         raise UsageError(f"{path} is empty or has a blank line")
     return lines

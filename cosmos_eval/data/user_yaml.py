@@ -12,44 +12,23 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pydantic
-from pydantic import ConfigDict, Discriminator, Field, Strict, StringConstraints, Tag
+from pydantic import Discriminator, Field, Strict, Tag
 
-from cosmos_eval.data.readers import FileError, read_text, read_yaml, shortened
+from cosmos_eval.data.readers import FileError, read_text, read_yaml
+from cosmos_eval.data.validation import CONFIG, LIST, TEXT, Text, parse
 from cosmos_eval.types import Protocol, UsageError, nearest
 
 FAMILY = "user"
 
 _LARGEST = float(np.finfo(np.float32).max)
-CONFIG = ConfigDict(
-    strict=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
-)
-
-Text = Annotated[str, StringConstraints(pattern=r"\S")]
-"""Text that is not blank."""
-
-# Tags of the two types of a field that is a text or a list of texts.
-_LIST, _TEXT = "<list>", "<text>"
-
 _NUMBER = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
 
 # Types of fields and how they are read; all others are read as they are.
 _SIMPLE: Mapping[Any, Any] = {str: Text, int: pydantic.NonNegativeInt, float: _NUMBER}
-
-# What replaces those of pydantic's messages that say less.
-_MESSAGES = {
-    "string_type": "must be text (write yes, no and numbers in quotes)",
-    "string_pattern_mismatch": "must be text that is not blank",
-    "float_type": "must be a finite number that float32 can hold",
-    "int_type": "must be a whole number",
-    "dict_type": "must map names to values",
-    "too_short": "must have an entry",
-}
-
-_Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 
 def read_protocol(
@@ -68,29 +47,6 @@ def read_protocol(
         return _protocol(content, path, type_of(kind))
     except FileError as error:
         raise UsageError(f"{path}: {error}") from None
-
-
-def parse(model: type[_Model], content: Mapping[str, Any]) -> _Model:
-    """Validate the content of a file. Raises FileError, one line, for the first fault."""
-    try:
-        return model.model_validate(content)
-    except pydantic.ValidationError as error:
-        # A wrong spelling makes a key unknown and may leave another one missing.
-        faults = error.errors(include_url=False)
-        fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
-    first, *rest = fault["loc"]
-    inner = (part for part in rest if part not in (_LIST, _TEXT))
-    path = str(first) + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in inner)
-    if fault["type"] == "missing":
-        raise FileError(f"`{path}` is missing")
-    if fault["type"] == "extra_forbidden":
-        known = list(model.model_fields) if path == first else ["name", "queries"]
-        names = nearest(path.rpartition(".")[2], known)
-        raise FileError(f"unknown key `{path}`; nearest known: {names}")
-    text = fault["msg"].removeprefix("Input ").replace("should", "must", 1)
-    raise FileError(
-        f"`{path}` {_MESSAGES.get(fault['type'], text)}, not {shortened(fault['input'])}"
-    )
 
 
 class _Class(pydantic.BaseModel):
@@ -155,13 +111,13 @@ def _strict(hint: Any) -> Any:
         rest = functools.reduce(operator.or_, (part for part in args if part is not NoneType))
         return _strict(rest) | None
     if set(args) == {str, tuple[str, ...]}:
-        texts: Any = Annotated[_strict(tuple[str, ...]), Tag(_LIST)]
-        return Annotated[texts | Annotated[Text, Tag(_TEXT)], Discriminator(_tag)]
+        texts: Any = Annotated[_strict(tuple[str, ...]), Tag(LIST)]
+        return Annotated[texts | Annotated[Text, Tag(TEXT)], Discriminator(_tag)]
     return hint
 
 
 def _tag(value: Any) -> str:
-    return _LIST if isinstance(value, list) else _TEXT
+    return LIST if isinstance(value, list) else TEXT
 
 
 def _classes(value: Any, folder: Path) -> list[Any]:

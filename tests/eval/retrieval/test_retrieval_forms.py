@@ -237,7 +237,7 @@ def with_item(content: Any, *path: Any, value: Any) -> bytes:
         (
             "a.json",
             with_item(karpathy(), "images", 3, "split", value=None),
-            r"\[3\] has no `split`",
+            r"`images\[3\]\.split` is missing",
         ),
         (
             "a.json",
@@ -247,7 +247,7 @@ def with_item(content: Any, *path: Any, value: Any) -> bytes:
         (
             "a.json",
             with_item(karpathy(), "images", 3, "sentences", 0, "raw", value=None),
-            r"images\[3\]: a sentence has no `raw`",
+            r"`images\[3\]\.sentences\[0\]\.raw` is missing",
         ),
         (
             "a.json",

@@ -118,14 +118,20 @@ def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict
         (changed("images", lambda some: some.clear()), "lists no images"),
         (changed("images", lambda some: some.pop(0)), "captions of 1 images .* first: id 20"),
         (changed("annotations", lambda some: some.pop(0)), "1 images without captions"),
-        (changed("annotations", lambda some: some[1].pop("image_id")), "not a COCO-captions"),
+        (
+            changed("annotations", lambda some: some[1].pop("image_id")),
+            "image_id` is missing",
+        ),
         (
             changed("annotations", lambda some: some[1].pop("caption")),
-            "image id 20: a caption is blank",
+            r"`annotations\[1\]\.caption` is missing",
         ),
         (changed("images", lambda some: some[0].update(file_name="no.png")), "first: .*no.png"),
-        (changed("images", lambda some: some[0].pop("file_name")), "image id 20 has no file_name"),
-        (changed("images", lambda some: some.append(some[0])), "image id 20 is listed twice"),
+        (
+            changed("images", lambda some: some[0].pop("file_name")),
+            "file_name` is missing",
+        ),
+        (changed("images", lambda some: some.append(some[0])), "has image id 20 twice"),
         (
             changed("images", lambda some: some[0].update(file_name="blue.png")),
             r"image blue\.png is listed twice",
