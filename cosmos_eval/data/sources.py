@@ -1,7 +1,7 @@
-"""Where an image comes from: a file, a member of a tar archive, an array, a part of another.
+"""Sources of images: files, members of tar archives, arrays, and boxes of other images.
 
-Reading and decoding are two steps, so that what was read can be hashed: two sources with the same
-content are the same image, whatever they are called. Imports no torch.
+Reading and decoding are two steps, so that the content can be hashed: two sources with the same
+content are the same image, whatever their names. Imports no torch.
 """
 
 from __future__ import annotations
@@ -34,28 +34,36 @@ class ImageSource(Protocol):
 
     @property
     def name(self) -> str:
-        """What errors call it."""
+        """The name in error messages."""
 
     def read(self) -> bytes:
-        """Everything that decides its pixels."""
+        """Return everything that decides the pixels."""
 
     def decode(self, content: bytes) -> Image.Image:
-        """What was read, as RGB."""
+        """Turn what was read into an RGB image."""
+
+
+class _Encoded:
+    """Content of any format that PIL reads, in any mode."""
+
+    name: str
+
+    def decode(self, content: bytes) -> Image.Image:
+        with _decoding(self.name), Image.open(io.BytesIO(content)) as image:
+            return to_rgb(image)
 
 
 @dataclass(frozen=True)
-class ImageFile:
+class ImageFile(_Encoded):
     """An image file of any format that PIL reads."""
 
     path: Path
 
     @property
-    def name(self) -> str:
-        """The path."""
+    def name(self) -> str:  # type: ignore[override]
         return str(self.path)
 
     def read(self) -> bytes:
-        """The file's bytes."""
         try:
             return read_bytes(self.path)
         except MissingFileError as error:
@@ -63,23 +71,18 @@ class ImageFile:
         except FileError as error:
             raise UsageError(f"cannot read image {self.path}: {error}") from error
 
-    def decode(self, content: bytes) -> Image.Image:
-        """The image, whatever its mode, as RGB."""
-        return _decode(content, self.name)
-
 
 @dataclass(frozen=True)
 class ShownImage(ImageFile):
     """An image file as viewers show it: upright, the first frame, what is transparent in white."""
 
     def decode(self, content: bytes) -> Image.Image:
-        """The image, whatever its mode, as RGB."""
         with _decoding(self.name), Image.open(io.BytesIO(content)) as image:
             return as_shown(image)
 
 
 @dataclass(frozen=True)
-class ArchiveMember:
+class ArchiveMember(_Encoded):
     """A file inside an uncompressed tar archive: `size` bytes from `offset` on.
 
     Members that are no images are only read.
@@ -91,29 +94,22 @@ class ArchiveMember:
     size: int
 
     @property
-    def name(self) -> str:
-        """Archive and member."""
+    def name(self) -> str:  # type: ignore[override]
         return f"{self.archive}:{self.member}"
 
     def read(self) -> bytes:
-        """The member's bytes."""
         try:
             with self.archive.open("rb") as file:
                 file.seek(self.offset)
                 content = file.read(self.size)
+            if len(content) != self.size:
+                raise UsageError(f"{self.archive} is cut off inside {self.member}; fetch it again")
+            require_one_file(content)
         except OSError as error:
             raise UsageError(f"cannot read {self.name}: {error.strerror}") from error
-        if len(content) != self.size:
-            raise UsageError(f"{self.archive} is cut off inside {self.member}; fetch it again")
-        try:
-            require_one_file(content)
         except TarError as error:
             raise UsageError(f"{self.name}: {error}") from error
         return content
-
-    def decode(self, content: bytes) -> Image.Image:
-        """The image, whatever its mode, as RGB."""
-        return _decode(content, self.name)
 
 
 @dataclass(frozen=True)
@@ -124,11 +120,10 @@ class ImageArray:
     pixels: NDArray[np.uint8]
 
     def read(self) -> bytes:
-        """Height and width, then the pixels."""
+        """Return height and width, then the pixels."""
         return np.array(self.pixels.shape[:2], "<i8").tobytes() + self.pixels.tobytes()
 
     def decode(self, content: bytes) -> Image.Image:
-        """The pixels as they are."""
         height, width = np.frombuffer(content, "<i8", 2)
         pixels = np.frombuffer(content, np.uint8, offset=16).reshape(height, width, 3)
         return Image.fromarray(pixels)
@@ -138,7 +133,7 @@ class ImageArray:
 class CroppedImage:
     """A box (left, top, right, bottom), in pixels, of another source.
 
-    What of the box lies outside the image is black, as `PIL.Image.Image.crop` has it.
+    Pixels of the box outside the image are black, as in `PIL.Image.Image.crop`.
     """
 
     whole: ImageSource
@@ -146,15 +141,14 @@ class CroppedImage:
 
     @property
     def name(self) -> str:
-        """The whole image's and the box."""
         return f"{self.whole.name} {list(self.box)}"
 
     def read(self) -> bytes:
-        """The box in a line, then the whole image's content."""
+        """Return the box in a line, then the whole image's content."""
         return json.dumps(self.box).encode() + b"\n" + self.whole.read()
 
     def decode(self, content: bytes) -> Image.Image:
-        """The box as RGB. Raises UsageError where it is empty or has no pixel of the image."""
+        """Decode the box. Raises UsageError where it is empty or has no pixel of the image."""
         _, _, inner = content.partition(b"\n")
         image = self.whole.decode(inner)
         left, top, right, bottom = self.box
@@ -189,11 +183,6 @@ def as_shown(image: Image.Image) -> Image.Image:
     page = Image.new("RGB", layer.size, "white")
     page.paste(layer, mask=layer.getchannel("A"))
     return page
-
-
-def _decode(content: bytes, name: str) -> Image.Image:
-    with _decoding(name), Image.open(io.BytesIO(content)) as image:
-        return to_rgb(image)
 
 
 @contextmanager

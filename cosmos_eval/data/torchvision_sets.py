@@ -100,9 +100,11 @@ def _files(root: Path, paths: Sequence[str | Path]) -> list[tuple[str, ImageSour
     return [(Path(path).relative_to(root).as_posix(), ImageFile(Path(path))) for path in paths]
 
 
-def _listed(name: str, root: Path, download: bool, **arguments: Any) -> Found:
+def _listed(
+    name: str, root: Path, download: bool, *, files: str = "_image_files", **arguments: Any
+) -> Found:
     found = _data_set(name, root, download, split="test", **arguments)
-    return Found(found.classes, _files(root, found._image_files), found._labels)
+    return Found(found.classes, _files(root, getattr(found, files)), found._labels)
 
 
 def _arrays(name: str, root: Path, download: bool) -> Found:
@@ -115,21 +117,16 @@ def _arrays(name: str, root: Path, download: bool) -> Found:
 
 
 def _sun397(root: Path, download: bool) -> Found:
-    """All images, sorted by path: torchvision leaves them in the order of the file system."""
+    """List all images, sorted by path: torchvision leaves them in the file system's order."""
     found = _data_set("SUN397", root, download)
-    pairs = sorted(zip(found._image_files, found._labels, strict=True))
-    return Found(found.classes, _files(root, [p for p, _ in pairs]), [label for _, label in pairs])
+    paths, labels = zip(*sorted(zip(found._image_files, found._labels, strict=True)), strict=True)
+    return Found(found.classes, _files(root, paths), labels)
 
 
 def _stanford_cars(root: Path, download: bool) -> Found:
     found = _data_set("StanfordCars", root, download, split="test")
     paths, labels = zip(*found._samples, strict=True)
     return Found(found.classes, _files(root, paths), labels)
-
-
-def _oxford_pets(root: Path, download: bool) -> Found:
-    found = _data_set("OxfordIIITPet", root, download, split="test")
-    return Found(found.classes, _files(root, found._images), found._labels)
 
 
 def _flowers102(root: Path, download: bool) -> Found:
@@ -143,10 +140,9 @@ _CALTECH_IMAGES = 8_677
 
 
 def _caltech101_published(root: Path, download: bool) -> Found:
-    """List the part of the images that COSMOS's published numbers are over.
+    """List the second part of `random_split(images, [3000, 5677])` with seed 3072.
 
-    The second of `random_split(images, [3000, 5677])` by a generator with seed 3072, as in the code
-    of github.com/ExplainableML/cosmos.
+    COSMOS's published numbers are over it: github.com/ExplainableML/cosmos.
     """
     import torch
 
@@ -165,7 +161,7 @@ def _caltech101_published(root: Path, download: bool) -> Found:
 
 
 def _caltech101(root: Path, download: bool, *, background: bool) -> Found:
-    """Folders and images in sorted order, capitals first, as torchvision and CLIP Benchmark do.
+    """List folders and images in sorted order, as torchvision and CLIP Benchmark do.
 
     torchvision's own reader leaves the background out, but refuses to work without it.
     """
@@ -189,7 +185,7 @@ READERS: Mapping[str, Callable[[Path, bool], Found]] = MappingProxyType(
         "stanford_cars": _stanford_cars,
         "fgvc_aircraft": partial(_listed, "FGVCAircraft", annotation_level="variant"),
         "dtd": partial(_listed, "DTD"),
-        "oxford_pets": _oxford_pets,
+        "oxford_pets": partial(_listed, "OxfordIIITPet", files="_images"),
         "flowers102": _flowers102,
         "caltech101": _caltech101_published,
         "caltech101-with-background": partial(_caltech101, background=True),
