@@ -18,10 +18,8 @@ import numpy as np
 from _report import Measurement, interleave, measurement, parser, report
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.estimates import FunctionOfSums
-from cosmos_eval.stats.inference import statistic_of
-from cosmos_eval.stats.intervals import cluster_bootstrap, statistic_bootstrap
-from cosmos_eval.stats.retrieval import recalled
+from cosmos_eval.stats.estimates import FunctionOfSums, Mean
+from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.stats.segmentation import (
     Areas,
     SparseConfusion,
@@ -98,15 +96,17 @@ def _seconds(rounds: int) -> Iterator[Measurement]:
 
 def _ratios(rounds: int) -> Iterator[Measurement]:
     (_, ranks), (_, counts), _ = make_up().values()
-    found, owner = recalled(ranks["text_to_image_rank"]), ranks["image_of_text"]
+    found = ranks["text_to_image_rank"][:, None] <= np.array([1, 5, 10])
+    owner = ranks["image_of_text"]
+    recalls = {str(k): Mean(found[:, k], owner) for k in range(3)}
     sparse = SparseConfusion(*(counts[field] for field in SparseConfusion._fields))
     areas = areas_of_images(sparse, IMAGES, CLASSES)
-    statistic = statistic_of({"mIoU": FunctionOfSums(areas, mean_iou)})
+    miou = {"mIoU": FunctionOfSums(areas, mean_iou)}
     spreads = interleave(
         {
-            "captions": lambda: cluster_bootstrap(found, owner, resamples=FEW),
+            "captions": lambda: intervals(recalls, resamples=FEW),
             "captions, plain": lambda: plain_recalls(found, owner, FEW),
-            "mIoU": lambda: statistic_bootstrap(statistic, IMAGES, resamples=FEW),
+            "mIoU": lambda: intervals(miou, resamples=FEW),
             "mIoU, plain": lambda: plain_mious(areas, FEW),
         },
         rounds,

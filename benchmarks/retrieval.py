@@ -28,12 +28,9 @@ from clip_benchmark.metrics.zeroshot_retrieval import batchify, recall_at_k
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cosmos_eval.stats.retrieval import (
-    RECALL_AT,
-    RetrievalRanks,
-    retrieval_metrics,
-    retrieval_ranks,
-)
+from cosmos_eval.stats.retrieval import RetrievalRanks, retrieval_ranks
+
+RECALL_AT = (1, 5, 10)
 
 IMAGES, CAPTIONS, EMBEDDING = 5000, 25010, 512  # of COCO's Karpathy test split, ViT-B
 BATCH = 64
@@ -127,7 +124,11 @@ def _batches(
 
 
 def _recalls(ranks: RetrievalRanks) -> Recalls:
-    return {name: value for name, value in retrieval_metrics(ranks).items() if "R@" in name}
+    return {
+        f"{direction}_R@{k}": float((of_queries <= k).mean())
+        for direction, of_queries in ranks._asdict().items()
+        for k in RECALL_AT
+    }
 
 
 def by_clip_benchmark(

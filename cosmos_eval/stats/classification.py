@@ -34,21 +34,6 @@ def top_classes(
     return np.concatenate(best)
 
 
-def classification_metrics(
-    labels: NDArray[np.integer], top: NDArray[np.integer]
-) -> dict[str, float]:
-    """`acc1`, `acc5`, `mean_per_class_recall` from (N,) labels and (N, up to 5) best classes.
-
-    With five classes or fewer `acc5` is 1. The recall is averaged over classes that have images.
-    """
-    hits = top == labels[:, None]
-    return {
-        "acc1": float(hits[:, 0].mean()),
-        "acc5": float(hits.any(axis=1).mean()),
-        "mean_per_class_recall": float(np.mean([*class_recalls(labels, hits[:, 0]).values()])),
-    }
-
-
 def class_recalls(labels: NDArray[np.integer], hits: NDArray[np.bool_]) -> dict[int, float]:
     """Share of hits of every class that has images, by class number."""
     present, index = np.unique(labels, return_inverse=True)

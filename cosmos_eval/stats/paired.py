@@ -15,13 +15,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
-from cosmos_eval.stats.intervals import LEVEL, RESAMPLES, draw_counts
+from cosmos_eval.stats.estimates import Estimate, GroupMean, Median, Proportion, Values
+from cosmos_eval.stats.intervals import LEVEL
+from cosmos_eval.stats.resampling import (
+    RESAMPLES,
+    Estimates,
+    Product,
+    Statistic,
+    by_clusters,
+    resample,
+    statistic_of,
+    statistics_of_kinds,
+)
 from cosmos_eval.types import Interval
 
 POWER = 0.8
@@ -29,12 +41,7 @@ MCNEMAR = "exact McNemar"
 AGRESTI_MIN = "Agresti and Min"
 BOOTSTRAP = "paired cluster bootstrap"
 INDEPENDENT = "independent intervals"
-_RESAMPLES_AT_ONCE = 200  # bounds memory: 200 x samples x 8 bytes
 _NORMAL = math.inf  # degrees of freedom
-
-Values = NDArray[np.float64]
-Statistic = Callable[[Values], Mapping[str, Values]]
-"""Metrics (R,) by name, given how often each kind of cluster is drawn, (R, C)."""
 
 
 class PairedDifference(NamedTuple):
@@ -116,91 +123,82 @@ def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDiffere
 
 
 Compare = Callable[[int, int], Mapping[str, PairedDifference]]
-"""Two of several results, by their places -> the difference of every metric."""
+"""Two of several models by their indices -> the difference of every estimate that both have."""
 
 
-class Resampled(NamedTuple):
-    """Metrics of one model: `observed` on all clusters, `drawn` (R,) on resamples of `units`."""
+def is_slow(estimate: Estimate) -> bool:
+    """Return whether comparing such an estimate takes longer than all others together."""
+    return isinstance(estimate, Median) or (
+        isinstance(estimate, GroupMean) and estimate.clusters is None
+    )
 
-    observed: Mapping[str, float]
-    drawn: Mapping[str, Values]
-    units: int
 
-
-def resampled(
-    statistics: Sequence[Statistic],
-    clusters: NDArray[np.integer],
+def differences(
+    several: Sequence[Estimates],
     *,
+    without_slow: bool = False,
     seed: int = 0,
     resamples: int = RESAMPLES,
-) -> list[Resampled]:
-    """The metrics of several models, by drawing the same clusters for all of them.
+) -> Compare:
+    """Return the paired differences of two of several models, of the same samples.
 
-    `clusters` (C,) holds how many clusters there are of each kind; 1 where each is its own.
-    Raises ValueError for fewer than two clusters.
+    Raises ValueError where fewer than two clusters would be resampled.
     """
-    n = int(clusters.sum())
+    chosen = [
+        {name: one for name, one in model.items() if not (without_slow and is_slow(one))}
+        for model in several
+    ]
+    draw = partial(resample, seed=seed, resamples=resamples)
+    clustered = [by_clusters(model) for model in chosen]
+    sizes = sorted({size for model in clustered for size in model})
+    bootstraps = []
+    for size in sizes:
+        products: dict[int, Product] = {}
+        statistics = [statistic_of(model.get(size, {}), products) for model in clustered]
+        bootstraps.append(_by_bootstrap(statistics, np.ones(size, int), draw))
+
+    def compare(a: int, b: int) -> dict[str, PairedDifference]:
+        found = {name: one for some in bootstraps for name, one in some(a, b).items()}
+        for name, one in chosen[a].items():
+            match one, chosen[b].get(name):
+                case Proportion(hits), Proportion(others):
+                    found[name] = mcnemar(hits, others)
+                case GroupMean(clusters=None), GroupMean(clusters=None) as other:
+                    found |= _by_bootstrap(*statistics_of_kinds(name, [one, other]), draw)(0, 1)
+        return {name: found[name] for name in chosen[a] if name in found}
+
+    return compare
+
+
+def _by_bootstrap(
+    statistics: Sequence[Statistic],
+    counts: NDArray[np.integer],
+    draw: Callable[..., list[dict[str, Values]]],
+) -> Compare:
+    """Compare what two models have in common, by the standard error of the drawn differences.
+
+    A resample in which an estimate has no value does not count for it; an estimate without any is
+    left out.
+    """
+    drawn, n = draw(statistics, counts), int(counts.sum())
     if n < 2:
         raise ValueError("two images or more are needed to tell models apart")
-    rng = np.random.default_rng(seed)
-    parts: list[list[Mapping[str, Values]]] = [[] for _ in statistics]
-    for size in _block_sizes(resamples):
-        weights = _draw(rng, clusters, size)
-        for part, statistic in zip(parts, statistics, strict=True):
-            part.append(statistic(weights))
-    once = clusters[None].astype(np.float64)
-    return [
-        Resampled(
-            {name: float(values[0]) for name, values in statistic(once).items()},
-            {name: np.concatenate([block[name] for block in part]) for name in part[0]},
-            n,
-        )
-        for statistic, part in zip(statistics, parts, strict=True)
-    ]
+    once = counts[None].astype(np.float64)
+    observed = [statistic(once) for statistic in statistics]
 
+    def compare(a: int, b: int) -> dict[str, PairedDifference]:
+        found = {}
+        for name in (name for name in observed[a] if name in observed[b]):
+            values = float(observed[a][name][0]), float(observed[b][name][0])
+            changes = drawn[a][name] - drawn[b][name]
+            changes = changes[~np.isnan(changes)]
+            if len(changes) > 1 and not any(map(math.isnan, values)):
+                # Resampling n clusters varies by a factor (n - 1) / n too little.
+                error = float(changes.std(ddof=1)) * math.sqrt(n / (n - 1))
+                found[name] = _by_student(*values, error, n)
+        return found
 
-def _draw(rng: np.random.Generator, clusters: NDArray[np.integer], size: int) -> Values:
-    """How often each kind of cluster is drawn, (size, C)."""
-    if (clusters == 1).all():
-        return draw_counts(rng, len(clusters), size)  # ten times as fast
-    n = int(clusters.sum())
-    return rng.multinomial(n, clusters / n, size).astype(np.float64)
-
-
-def resampled_difference(a: Resampled, b: Resampled) -> dict[str, PairedDifference]:
-    """Difference of every metric that both have, of the same draws.
-
-    A resample in which a metric has no value does not count for it; a metric without any is left
-    out.
-    """
-    found = {}
-    for name in (name for name in a.drawn if name in b.drawn):
-        drawn = a.drawn[name] - b.drawn[name]
-        drawn = drawn[~np.isnan(drawn)]
-        values = a.observed[name], b.observed[name]
-        if len(drawn) > 1 and not any(map(math.isnan, values)):
-            # Resampling n clusters varies by a factor (n - 1) / n too little.
-            error = float(drawn.std(ddof=1)) * math.sqrt(a.units / (a.units - 1))
-            found[name] = _bootstrapped(*values, error, a.units)
-    return found
-
-
-def by_bootstrap(statistics: Sequence[Statistic], units: int) -> Compare:
-    """The difference of two of several models, by their places; every cluster is its own kind."""
-    drawn = resampled(statistics, np.ones(units, int))
-    return lambda a, b: resampled_difference(drawn[a], drawn[b])
-
-
-def paired_bootstrap(
-    a: Statistic,
-    b: Statistic,
-    clusters: NDArray[np.integer],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> dict[str, PairedDifference]:
-    """Difference of every metric of two models: both functions above, one after the other."""
-    return resampled_difference(*resampled([a, b], clusters, seed=seed, resamples=resamples))
+    return compare
 
 
 def independent_difference(a: float, b: float, error: float, units: int) -> PairedDifference:
@@ -223,86 +221,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in adjusted]
 
 
-def mean_statistic(values: Mapping[str, NDArray[Any]], cluster: NDArray[np.integer]) -> Statistic:
-    """Means over samples of every (N,) array; `cluster` (N,) numbers clusters from 0, all used."""
-    sums = np.stack([np.bincount(cluster, weights=column) for column in values.values()], axis=1)
-    sizes = np.bincount(cluster).astype(np.float64)
-
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        means = (weights @ sums) / (weights @ sizes)[:, None]
-        return dict(zip(values, means.T, strict=True))
-
-    return statistic
-
-
-def median_statistic(
-    name: str, values: NDArray[np.integer], cluster: NDArray[np.integer]
-) -> Statistic:
-    """The median of values (N,)."""
-    order = np.argsort(values, kind="stable")
-    distinct, starts = np.unique(values[order], return_index=True)
-    owner = cluster[order]
-
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        up_to = np.add.reduceat(weights[:, owner], starts, axis=1).cumsum(axis=1)
-        return {name: _medians(distinct, up_to)}
-
-    return statistic
-
-
-def group_mean_statistic(
-    name: str,
-    groups: NDArray[np.integer],
-    hits: NDArray[np.bool_],
-    cluster: NDArray[np.integer],
-) -> Statistic:
-    """The mean over groups (N,) of their share of hits (N,); what is not drawn is left out."""
-    _, group = np.unique(groups, return_inverse=True)
-    shape = (int(cluster.max()) + 1, int(group.max()) + 1)
-    cells = cluster * shape[1] + group
-    counts = np.bincount(cells, minlength=math.prod(shape)).reshape(shape).astype(np.float64)
-    sums = np.bincount(cells, weights=hits, minlength=math.prod(shape)).reshape(shape)
-
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        total = weights @ counts
-        share = np.divide(weights @ sums, total, out=np.zeros(total.shape), where=total > 0)
-        return {name: share.sum(axis=1) / (total > 0).sum(axis=1)}
-
-    return statistic
-
-
-def paired_group_mean(
-    groups: tuple[NDArray[np.integer], NDArray[np.integer]],
-    hits: tuple[NDArray[np.bool_], NDArray[np.bool_]],
-    *,
-    seed: int = 0,
-    resamples: int = RESAMPLES,
-) -> PairedDifference:
-    """Difference of the mean over groups (N,) of the proportion of hits (N,), of two models.
-
-    Samples of one group on which both models do alike are of one kind, so that a resample of many
-    samples is a draw over few kinds.
-    """
-    table = np.stack([*groups, *hits], axis=1).astype(np.int64)
-    kinds, counts = np.unique(table, axis=0, return_counts=True)
-    own = np.arange(len(kinds))
-    of_a, of_b = (
-        group_mean_statistic("mean", kinds[:, column], kinds[:, 2 + column].astype(bool), own)
-        for column in (0, 1)
-    )
-    return paired_bootstrap(of_a, of_b, counts, seed=seed, resamples=resamples)["mean"]
-
-
-def joined(*statistics: Statistic) -> Statistic:
-    """The metrics of all, of the same clusters."""
-
-    def statistic(weights: Values) -> Mapping[str, Values]:
-        return {name: some for one in statistics for name, some in one(weights).items()}
-
-    return statistic
-
-
-def _bootstrapped(a: float, b: float, error: float, n: int) -> PairedDifference:
+def _by_student(a: float, b: float, error: float, n: int) -> PairedDifference:
     if error > 0:
         p_value = 2 * float(stdtr(n - 1, -abs(a - b) / error))
     else:
@@ -315,18 +234,5 @@ def _least_p(n: int) -> float:
     return 2 * 0.5**n
 
 
-def _medians(distinct: NDArray[np.integer], up_to: Values) -> Values:
-    """Medians (R,) of the distinct values, of which `up_to` (R, U) counts those drawn so far."""
-    total = up_to[:, -1:]
-    lower = (up_to >= np.floor((total + 1) / 2)).argmax(axis=1)
-    upper = (up_to >= np.floor(total / 2) + 1).argmax(axis=1)
-    return (distinct[lower] + distinct[upper]) / 2
-
-
 def _quantile(dof: float, probability: float) -> float:
     return float(stdtrit(dof, probability))
-
-
-def _block_sizes(resamples: int) -> list[int]:
-    whole, rest = divmod(resamples, _RESAMPLES_AT_ONCE)
-    return [_RESAMPLES_AT_ONCE] * whole + [rest] * (rest > 0)

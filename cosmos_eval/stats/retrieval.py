@@ -1,4 +1,4 @@
-"""Image-text retrieval: ranks by counting, recall at K, mean and median rank.
+"""Image-text retrieval: the rank of the best positive of every query, by counting.
 
 Tie rule: an item that scores the same as the best positive counts as above it, unless it is a
 positive itself. A model that gives every pair one score is thereby ranked last, not first.
@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-RECALL_AT = (1, 5, 10)
 # Of float32 scores at a time: they stay in the cache while they are compared twice.
 _BLOCK_BYTES = 4 << 20
 
@@ -47,25 +46,6 @@ def retrieval_ranks(
     in_given_order = np.empty_like(ranks.text_to_image)
     in_given_order[order] = ranks.text_to_image
     return ranks._replace(text_to_image=in_given_order)
-
-
-def retrieval_metrics(ranks: RetrievalRanks) -> dict[str, float]:
-    """`{direction}_R@1|5|10` in [0, 1], `{direction}_mean_rank` and `_median_rank` from 1.
-
-    The median of an even number of ranks is the mean of the two in the middle.
-    """
-    metrics: dict[str, float] = {}
-    for direction, values in ranks._asdict().items():
-        for k, share in zip(RECALL_AT, recalled(values).mean(axis=0), strict=True):
-            metrics[f"{direction}_R@{k}"] = float(share)
-        metrics[f"{direction}_mean_rank"] = float(values.mean())
-        metrics[f"{direction}_median_rank"] = float(np.median(values))
-    return metrics
-
-
-def recalled(ranks: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(Q,) ranks -> (Q, 3): whether a query's best positive is among the top 1, 5 and 10."""
-    return ranks[:, None] <= np.array(RECALL_AT)
 
 
 class _Matrix(NamedTuple):

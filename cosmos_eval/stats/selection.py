@@ -79,32 +79,6 @@ def subset_accuracies(
     return np.divide(hits, counts, out=np.full(subsets, np.nan), where=counts > 0)
 
 
-def selection_metrics(
-    correct: NDArray[np.bool_],
-    pairs: PairHits | None,
-    subset: NDArray[np.integer],
-    averaged: NDArray[np.bool_],
-) -> dict[str, float]:
-    """`accuracy`; of pairs also `text_score`, `image_score` and `group_score`.
-
-    `subset` (N,) numbers subsets and `averaged` (S,) says which make `mean_subset_accuracy`, the
-    mean of their accuracies. It is given where there are several and it is not the accuracy
-    itself, as it is of subsets of one size.
-    """
-    metrics = {"accuracy": float(correct.mean())}
-    if pairs is not None:
-        metrics["text_score"] = float(pairs.text.mean())
-        metrics["image_score"] = float(pairs.image.mean())
-        metrics["group_score"] = float((pairs.text & pairs.image).mean())
-    counts = np.bincount(subset, minlength=len(averaged))
-    chosen = averaged & (counts > 0)
-    same = counts[chosen].sum() == len(subset) and len(np.unique(counts[chosen])) == 1
-    if chosen.sum() > 1 and not same:
-        shares = subset_accuracies(correct, subset, len(averaged))
-        metrics["mean_subset_accuracy"] = float(shares[chosen].mean())
-    return metrics
-
-
 def _scores(
     images: NDArray[np.float32],
     captions: NDArray[np.float32],

@@ -13,7 +13,7 @@ import numpy as np
 from cosmos_eval.data.folders import exist_in, limit_notes, several, truncation_notes
 from cosmos_eval.data.retrieval import RetrievalData, open_data, part, sample_list_hash, survey
 from cosmos_eval.stats.estimates import Mean, Median
-from cosmos_eval.stats.retrieval import RECALL_AT, retrieval_ranks
+from cosmos_eval.stats.retrieval import retrieval_ranks
 from cosmos_eval.tasks.task import Derived, Metric, Task
 from cosmos_eval.types import (
     Measurement,
@@ -95,7 +95,7 @@ def _median_rank(direction: str, samples: Derived) -> Median:
 
 
 def _metrics(direction: str) -> Iterator[Metric]:
-    for k in RECALL_AT:
+    for k in (1, 5, 10):
         name = f"{direction}_R@{k}"
         label = name.replace("_", " ")
         recall = partial(_recall, direction, k)

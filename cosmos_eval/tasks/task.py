@@ -208,14 +208,14 @@ class Task:
 
     def figures(self, samples: Samples, seed: int) -> Figures:
         """Return all figures of stored samples; metrics without a value are left out."""
-        from cosmos_eval.stats.inference import intervals
+        from cosmos_eval.stats.intervals import intervals
 
         estimates = self.estimates(self.derive(samples))
         metrics = {name: estimate.value for name, estimate in estimates.items()}
         known = {name: value for name, value in metrics.items() if not math.isnan(value)}
         return Figures(
             metrics=known,
-            intervals=intervals({name: estimates[name] for name in known}, seed),
+            intervals=intervals({name: estimates[name] for name in known}, seed=seed),
             n_samples=len(samples[self.per_sample or self.truth[0]]),
             per_class=self.per_class(samples) if self.per_class else {},
             confusion_pairs=self.confusion_pairs(samples) if self.confusion_pairs else (),
@@ -258,7 +258,7 @@ class Task:
         `without_slow` leaves out the metrics that take longer than all others together. Raises
         ValueError where the samples are not of the same images and labels.
         """
-        from cosmos_eval.stats.inference import differences
+        from cosmos_eval.stats.paired import differences
 
         derived = [self.derive(samples) for samples in several]
         for other in derived[1:]:

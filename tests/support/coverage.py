@@ -11,9 +11,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.estimates import FunctionOfSums
-from cosmos_eval.stats.inference import statistic_of
-from cosmos_eval.stats.intervals import cluster_bootstrap, statistic_bootstrap, wilson
+from cosmos_eval.stats.estimates import FunctionOfSums, Mean
+from cosmos_eval.stats.intervals import intervals, wilson
 from cosmos_eval.stats.segmentation import Areas, mean_iou
 from cosmos_eval.types import Interval
 
@@ -43,8 +42,9 @@ def cluster_coverage(images: int, *, blocks: int, by_image: bool = True) -> floa
         found = (rng.random((images, CAPTIONS, BLOCK)) < p).reshape(-1, BLOCK)
         captions = np.arange(len(found))
         clusters = captions // CAPTIONS if by_image else captions
-        intervals = cluster_bootstrap(found, clusters, seed=block, resamples=RESAMPLES)
-        held += [_holds(interval, 0.4) for interval in intervals]
+        estimates = {str(n): Mean(column, clusters) for n, column in enumerate(found.T)}
+        made = intervals(estimates, seed=block, resamples=RESAMPLES)
+        held += [_holds(interval, 0.4) for interval in made.values()]
     return float(np.mean(held))
 
 
@@ -67,9 +67,8 @@ def miou_coverage(images: int, presence: float, *, blocks: int) -> float:
             str(n): FunctionOfSums(flat, partial(mean_iou, members=members))
             for n, members in enumerate(groups)
         }
-        statistic = statistic_of(estimates)
-        intervals = statistic_bootstrap(statistic, images, seed=block, resamples=RESAMPLES)
-        held += [_holds(interval, true) for interval in intervals.values()]
+        made = intervals(estimates, seed=block, resamples=RESAMPLES)
+        held += [_holds(interval, true) for interval in made.values()]
     return float(np.mean(held))
 
 

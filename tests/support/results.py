@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from support.rows import make_row
 
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import write_result
+from cosmos_eval.stats.retrieval import RetrievalRanks
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Samples
 
@@ -59,6 +61,22 @@ SAMPLES: dict[str, Samples] = {
         "other_names": np.array([0.5, 0.125, np.nan], np.float32),
     },
 }
+
+
+def metrics_of(task: str, samples: Samples) -> dict[str, float]:
+    """Metrics of samples, without intervals."""
+    known = task_named(task)
+    return {name: one.value for name, one in known.estimates(known.derive(samples)).items()}
+
+
+def retrieval_metrics(ranks: RetrievalRanks, image_of_text: ArrayLike = ()) -> dict[str, float]:
+    """Metrics of ranks, which do not depend on what image a text belongs to."""
+    samples = {
+        "image_to_text_rank": ranks.image_to_text,
+        "text_to_image_rank": ranks.text_to_image,
+        "image_of_text": np.asarray(image_of_text),
+    }
+    return metrics_of("retrieval", samples)
 
 
 def measured_row(task: str, samples: Samples | None = None, **fields: Any) -> ResultRow:

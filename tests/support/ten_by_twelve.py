@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from support.results import metrics_of
 from support.rows import make_row
 
 from cosmos_eval.report.gallery import (
@@ -172,13 +173,8 @@ def _row(model: str, dataset: str, size: SetSize, samples: Samples) -> ResultRow
     )
 
 
-def _metrics(task: str, samples: Samples) -> dict[str, float]:
-    known = task_named(task)
-    return {name: one.value for name, one in known.estimates(known.derive(samples)).items()}
-
-
 def _of_retrieval(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:
-    return _metrics("retrieval", samples), {}
+    return metrics_of("retrieval", samples), {}
 
 
 def _of_classification(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:
@@ -186,13 +182,13 @@ def _of_classification(samples: Samples) -> tuple[dict[str, float], dict[str, An
     assert task.per_class is not None
     assert task.confusion_pairs is not None
     more = {"per_class": task.per_class(samples), "confusion_pairs": task.confusion_pairs(samples)}
-    return _metrics("cls", samples), more
+    return metrics_of("cls", samples), more
 
 
 def _of_segmentation(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:
     per_class = task_named("seg").per_class
     assert per_class is not None
-    return _metrics("seg", samples), {"per_class": per_class(samples)}
+    return metrics_of("seg", samples), {"per_class": per_class(samples)}
 
 
 def _of_selection(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:

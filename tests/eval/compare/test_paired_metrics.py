@@ -8,24 +8,25 @@ from functools import partial
 import numpy as np
 import pytest
 from scipy.stats import binomtest, ttest_1samp
+from support.results import retrieval_metrics
 
-from cosmos_eval.stats import paired
-from cosmos_eval.stats.estimates import FunctionOfSums, Mean, Median
-from cosmos_eval.stats.inference import statistic_of
+from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Mean, Median
 from cosmos_eval.stats.paired import (
     PairedDifference,
-    Statistic,
-    group_mean_statistic,
+    differences,
     holm,
-    joined,
+    independent_difference,
     matched_shares,
     mcnemar,
-    mean_statistic,
-    paired_bootstrap,
-    paired_group_mean,
 )
-from cosmos_eval.stats.retrieval import RetrievalRanks, retrieval_metrics
+from cosmos_eval.stats.resampling import Statistic, resample, statistic_of
+from cosmos_eval.stats.retrieval import RetrievalRanks
 from cosmos_eval.stats.segmentation import Areas, mean_accuracy, mean_iou, pixel_accuracy
+
+
+def difference_of(a, b, **options: int) -> PairedDifference:
+    """The difference of two estimates."""
+    return differences([{"it": a}, {"it": b}], **options)(0, 1)["it"]
 
 
 @pytest.mark.parametrize(("b", "c"), [(0, 0), (5, 0), (1, 1), (12, 5), (121, 59), (1000, 1100)])
@@ -95,32 +96,43 @@ def test_the_bootstrap_of_a_mean_is_a_paired_t_test() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.random((2, 60))
     own = np.arange(60)
-    statistics = (mean_statistic({"m": some}, own) for some in (a, b))
-    found = paired_bootstrap(*statistics, np.ones(60, int), resamples=20_000)["m"]
+    found = difference_of(Mean(a, own), Mean(b, own), resamples=20_000)
     exact = ttest_1samp(a - b, 0)
     assert found.p_value == pytest.approx(exact.pvalue, rel=0.05)
     expected = exact.confidence_interval(0.95)
     assert found.interval()[:2] == pytest.approx((expected.low, expected.high), abs=0.005)
-    assert (found.dof, found.units) == (59, 60)
+    assert (found.dof, found.units, found.method) == (59, 60, "paired cluster bootstrap")
+
+
+def test_the_standard_error_of_few_clusters_is_not_too_small() -> None:
+    """Of five clusters: the sample's standard deviation, which divides by n - 1, over sqrt(n)."""
+    a = np.array([0.1, 0.9, 0.4, 0.8, 0.2])
+    none = np.zeros(5)
+    found = difference_of(Mean(a, np.arange(5)), Mean(none, np.arange(5)), resamples=100_000)
+    assert found.error == pytest.approx(a.std(ddof=1) / math.sqrt(5), rel=0.01)
 
 
 def test_a_clustered_share_by_hand() -> None:
-    statistic = mean_statistic({"share": np.array([1, 0, 1, 1])}, np.array([0, 0, 1, 2]))
+    mean = Mean(np.array([1, 0, 1, 1]), np.array([0, 0, 1, 2]))
     weights = np.array([[1.0, 1, 1], [2, 0, 1], [0, 3, 0]])
-    assert statistic(weights)["share"].tolist() == [0.75, 0.6, 1.0]
+    assert statistic_of({"share": mean})(weights)["share"].tolist() == [0.75, 0.6, 1.0]
+
+
+def _ranks(direction: str, ranks: np.ndarray, image: np.ndarray) -> dict[str, Mean | Median]:
+    estimates = {f"{direction}_R@{k}": Mean(ranks <= k, image) for k in (1, 5, 10)}
+    estimates[f"{direction}_mean_rank"] = Mean(ranks, image)
+    return {**estimates, f"{direction}_median_rank": Median(ranks, image)}
 
 
 def _of_ranks(direction: str, ranks: np.ndarray, image: np.ndarray) -> Statistic:
-    estimates = {f"{direction}_R@{k}": Mean(ranks <= k, image) for k in (1, 5, 10)}
-    estimates[f"{direction}_mean_rank"] = Mean(ranks, image)
-    return statistic_of({**estimates, f"{direction}_median_rank": Median(ranks, image)})
+    return statistic_of(_ranks(direction, ranks, image))
 
 
-def _of_areas(areas: Areas, **groups: np.ndarray) -> Statistic:
+def _areas(areas: Areas, **groups: np.ndarray) -> dict[str, FunctionOfSums]:
     functions = {"mIoU": mean_iou, "mAcc": mean_accuracy, "aAcc": pixel_accuracy}
     for name, members in groups.items():
         functions[name] = partial(mean_iou, members=members)
-    return statistic_of({name: FunctionOfSums(areas, one) for name, one in functions.items()})
+    return {name: FunctionOfSums(areas, one) for name, one in functions.items()}
 
 
 def test_ranks_are_those_of_the_samples_drawn() -> None:
@@ -131,9 +143,9 @@ def test_ranks_are_those_of_the_samples_drawn() -> None:
         ("image_to_text", ranks.image_to_text, np.arange(9)),
         ("text_to_image", ranks.text_to_image, image),
     )
-    statistic = joined(*(_of_ranks(*query) for query in queries))
+    statistics = [_of_ranks(*query) for query in queries]
     weights = rng.multinomial(9, np.full(9, 1 / 9), 20)
-    found = statistic(weights.astype(float))
+    found = {n: v for one in statistics for n, v in one(weights.astype(float)).items()}
     for row, drawn in enumerate(weights):
         images = np.repeat(ranks.image_to_text, drawn)
         texts = np.repeat(ranks.text_to_image, drawn[image])
@@ -146,9 +158,10 @@ def test_recall_over_kinds_is_recall_over_images() -> None:
     labels = rng.choice([1, 4, 7], 90, p=[0.2, 0.3, 0.5])
     a, b = rng.random((2, 90)) < 0.6
     own = np.arange(90)
-    statistics = (group_mean_statistic("r", labels, hits, own) for hits in (a, b))
-    plain = paired_bootstrap(*statistics, np.ones(90, int), seed=1, resamples=8000)["r"]
-    found = paired_group_mean((labels, labels), (a, b), resamples=8000)
+    plain = difference_of(
+        GroupMean(a, labels, own), GroupMean(b, labels, own), seed=1, resamples=8000
+    )
+    found = difference_of(GroupMean(a, labels), GroupMean(b, labels), resamples=8000)
     assert found.difference == pytest.approx(plain.difference)
     assert found.error == pytest.approx(plain.error, rel=0.04)
 
@@ -158,7 +171,7 @@ def test_areas_drawn_twice_count_twice() -> None:
     areas = Areas(*(rng.integers(0, 9, (4, 3)) for _ in range(3)))
     (drawn,) = np.array([[2, 0, 1, 1]])
     total = Areas(*(np.repeat(part, drawn, axis=0).sum(0) for part in areas))
-    found = _of_areas(areas, some=np.array([0, 2]))(drawn[None].astype(float))
+    found = statistic_of(_areas(areas, some=np.array([0, 2])))(drawn[None].astype(float))
     expected = {
         "mIoU": float(mean_iou(total)),
         "mAcc": float(mean_accuracy(total)),
@@ -169,33 +182,39 @@ def test_areas_drawn_twice_count_twice() -> None:
 
 
 def test_models_that_differ_nowhere() -> None:
-    same = mean_statistic({"m": np.array([1, 0, 1])}, np.arange(3))
-    found = paired_bootstrap(same, same, np.ones(3, int))["m"]
+    same = Mean(np.array([1, 0, 1]), np.arange(3))
+    found = difference_of(same, same)
     assert (found.difference, found.p_value, found.detectable()) == (0, 1, None)
     assert found.interval()[:2] == (0, 0)
     assert found.p_below(0) == 1
 
 
 def test_a_difference_that_is_the_same_in_every_sample_is_no_certainty() -> None:
-    always, never = (mean_statistic({"m": np.full(4, v)}, np.arange(4)) for v in (1, 0))
-    found = paired_bootstrap(never, always, np.ones(4, int))["m"]
+    always, never = (Mean(np.full(4, v), np.arange(4)) for v in (1, 0))
+    found = difference_of(never, always)
     # Of four signs all point the same way.
     assert (found.difference, found.p_value, found.p_below(0)) == (-1, 2 / 16, 1 / 16)
 
 
-@pytest.mark.parametrize("n", [0, 1])
-def test_too_few_clusters(n: int) -> None:
-    one = mean_statistic({"m": np.array([1])}, np.array([0]))
+def test_too_few_clusters() -> None:
+    one = Mean(np.array([1]), np.array([0]))
     with pytest.raises(ValueError, match="two images"):
-        paired_bootstrap(one, one, np.full(1, n))
+        difference_of(one, one)
 
 
 def test_the_bootstrap_is_fixed_by_its_seed() -> None:
-    a, b = (
-        mean_statistic({"m": v}, np.arange(50)) for v in np.random.default_rng(1).random((2, 50))
-    )
-    again = [paired_bootstrap(a, b, np.ones(50, int), seed=seed)["m"] for seed in (3, 3, 4)]
+    a, b = (Mean(v, np.arange(50)) for v in np.random.default_rng(1).random((2, 50)))
+    again = [difference_of(a, b, seed=seed) for seed in (3, 3, 4)]
     assert again[0] == again[1] != again[2]
+
+
+def test_independent_results_by_hand() -> None:
+    found = independent_difference(0.7, 0.6, 0.05, 40)
+    # Two standard errors.
+    assert found.p_value == pytest.approx(0.0455, abs=1e-4)
+    assert found.interval()[:2] == pytest.approx((0.1 - 0.098, 0.1 + 0.098), abs=1e-4)
+    assert (found.units, found.method) == (40, "independent intervals")
+    assert independent_difference(0.7, 0.6, 0.0, 40).p_value == 1.0
 
 
 def test_one_sided_p_values_agree_with_the_interval() -> None:
@@ -230,12 +249,15 @@ def _equal_models(rng: np.random.Generator) -> dict[str, PairedDifference]:
     labels = rng.integers(0, 5, 150)
     hits = [rng.random(150) < 0.3 + 0.5 * hard for _ in range(2)]
     options = {"seed": int(rng.integers(1 << 30)), "resamples": 200}
-    ones = np.ones(150, int)
-    found = paired_bootstrap(*(_of_ranks("t", r, image) for r in ranks), ones, **options)
-    found |= paired_bootstrap(
-        *(_of_areas(one, half=np.array([0, 1])) for one in areas), ones, **options
+    one, two = (
+        {
+            **_ranks("t", rank, image),
+            **_areas(area, half=np.array([0, 1])),
+            "recall": GroupMean(hit, labels),
+        }
+        for rank, area, hit in zip(ranks, areas, hits, strict=True)
     )
-    return found | {"recall": paired_group_mean((labels, labels), tuple(hits), **options)}
+    return dict(differences([one, two], **options)(0, 1))
 
 
 def test_equal_models_are_told_apart_as_rarely_as_stated() -> None:
@@ -250,14 +272,21 @@ def test_equal_models_are_told_apart_as_rarely_as_stated() -> None:
             assert abs((p_values < level).mean() - level) <= spread, (name, level)
 
 
-def test_blocks_make_all_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
-    statistic = mean_statistic({"m": np.array([1, 0, 1])}, np.arange(3))
+def test_models_are_resampled_alike() -> None:
+    weights: list[np.ndarray] = []
 
-    def counted(weights: np.ndarray) -> dict[str, np.ndarray]:
-        sizes.append(len(weights))
-        return dict(statistic(weights))
+    def statistic(drawn: np.ndarray) -> dict[str, np.ndarray]:
+        weights.append(drawn)
+        return {"m": drawn[:, 0]}
 
-    monkeypatch.setattr(paired, "_RESAMPLES_AT_ONCE", 100)
-    paired_bootstrap(counted, statistic, np.ones(3, int), resamples=250)
-    assert sorted(sizes) == [1, 50, 100, 100]
+    a, b = resample([statistic, statistic], np.ones(3, int), resamples=250)
+    assert [len(some) for some in weights] == [200, 200, 50, 50]
+    assert len(a["m"]) == len(b["m"]) == 250
+    np.testing.assert_array_equal(a["m"], b["m"])
+    assert all((some.sum(axis=1) == 3).all() for some in weights)
+
+
+def test_kinds_are_drawn_by_their_counts() -> None:
+    (found,) = resample([lambda w: {"n": w[:, 0]}], np.array([6, 2]), resamples=4000)
+    assert found["n"].mean() == pytest.approx(6, abs=0.1)
+    assert found["n"].var() == pytest.approx(8 * 0.75 * 0.25, rel=0.1)

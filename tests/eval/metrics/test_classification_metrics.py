@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.results import metrics_of
 
 from cosmos_eval.stats import classification
 from cosmos_eval.stats.classification import (
     class_recalls,
-    classification_metrics,
     confusion_pairs,
     top_classes,
 )
@@ -18,7 +18,8 @@ def test_solved_by_hand() -> None:
     labels = np.array([0, 0, 0, 2])
     top = np.array([[0, 1], [1, 0], [0, 2], [1, 2]])
     # Class 0: two of three; class 2: none; class 1 has no image and does not count.
-    assert classification_metrics(labels, top) == {
+    samples = {"labels": labels, "top5": top, "classes": np.array(["a", "b", "c"])}
+    assert metrics_of("cls", samples) == {
         "acc1": 0.5,
         "acc5": 1.0,
         "mean_per_class_recall": pytest.approx((2 / 3 + 0) / 2),

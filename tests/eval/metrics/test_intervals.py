@@ -7,13 +7,13 @@ import pytest
 from scipy.stats import binomtest
 from support.coverage import cluster_coverage, miou_coverage, wilson_coverage
 
-from cosmos_eval.stats.intervals import (
-    cluster_bootstrap,
-    cluster_median_bootstrap,
-    mean_class_recall_bootstrap,
-    mean_of_groups_bootstrap,
-    wilson,
-)
+from cosmos_eval.stats.estimates import GroupMean, Mean, Median, Proportion
+from cosmos_eval.stats.intervals import intervals, wilson
+from cosmos_eval.types import Interval
+
+
+def interval_of(estimate, **options: int) -> Interval:
+    return intervals({"it": estimate}, **options)["it"]
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 7), (7, 7), (1, 3), (412, 500), (1, 100_000)])
@@ -32,24 +32,43 @@ def test_wilson_refuses_what_is_no_share(successes: int, n: int) -> None:
         wilson(successes, n)
 
 
+def test_the_interval_of_a_proportion_is_wilsons() -> None:
+    found = interval_of(Proportion(np.array([True, False, True])))
+    assert found == wilson(2, 3)
+
+
 def test_cluster_bootstrap_of_equal_values_is_a_point() -> None:
-    (interval,) = cluster_bootstrap(np.full((6, 1), 0.25), [0, 0, 1, 1, 2, 9])
-    assert (interval.low, interval.high) == (0.25, 0.25)
+    interval = interval_of(Mean(np.full(6, 0.25), np.array([0, 0, 1, 1, 2, 9])))
+    assert interval == Interval(0.25, 0.25, "cluster bootstrap", 0.95)
 
 
 def test_cluster_bootstrap_equals_normal_theory_for_many_clusters() -> None:
     values = np.random.default_rng(0).random(4000)
-    found = cluster_bootstrap(values[:, None], np.arange(4000), resamples=4000)[0]
+    found = interval_of(Mean(values, np.arange(4000)), resamples=4000)
     half = 1.96 * values.std() / np.sqrt(4000)
     assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
     assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
 
 
 def test_cluster_bootstrap_is_fixed_by_its_seed() -> None:
-    values = np.random.default_rng(1).random((60, 2))
-    clusters = np.repeat(np.arange(12), 5)
-    again = [cluster_bootstrap(values, clusters, seed=seed) for seed in (3, 3, 4)]
-    assert again[0] == again[1] != again[2]
+    values, clusters = np.random.default_rng(1).random((2, 60)), np.repeat(np.arange(12), 5)
+    both = {name: Mean(some, clusters) for name, some in zip("ab", values, strict=True)}
+    again = [intervals(both, seed=seed) for seed in (3, 3, 4)]
+    assert again[0] == again[1]
+    assert all(again[0][name] != again[2][name] for name in both)
+    # Clusters that are equal, but another array, are drawn alike.
+    apart = interval_of(Mean(values[1], clusters.copy()), seed=3)
+    assert apart[:2] == pytest.approx(again[0]["b"][:2])
+
+
+@pytest.mark.parametrize("resamples", [1, 199, 200, 201])
+def test_blocks_make_all_resamples(resamples: int) -> None:
+    """A draw of C clusters takes C numbers of the generator, whatever the size of blocks."""
+    values = np.random.default_rng(2).random(7)
+    draws = np.random.default_rng(5).integers(7, size=(resamples, 7))
+    expected = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    found = interval_of(Mean(values, np.arange(7)), seed=5, resamples=resamples)
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=1e-12)
 
 
 @pytest.mark.parametrize(("n", "share"), [(500, 0.7), (500, 0.95), (5000, 0.4)])
@@ -74,7 +93,7 @@ def test_cluster_median_equals_medians_of_the_same_draws() -> None:
     draws = np.random.default_rng(3).integers(4, size=(200, 4))
     drawn = [values[np.concatenate([rows[i] for i in draw])] for draw in draws]
     assert {len(some) % 2 for some in drawn} == {0, 1}
-    found = cluster_median_bootstrap(values, clusters, seed=3, resamples=200)
+    found = interval_of(Median(values, clusters), seed=3, resamples=200)
     expected = np.quantile([np.median(some) for some in drawn], [0.025, 0.975])
     assert [found.low, found.high] == expected.tolist()
     assert found.method == "cluster bootstrap"
@@ -89,23 +108,24 @@ def test_mean_class_recall_equals_a_plain_bootstrap_over_images() -> None:
         drawn = rng.integers(150, size=150)
         recalls = [hits[drawn][labels[drawn] == c].mean() for c in np.unique(labels[drawn])]
         means.append(np.mean(recalls))
-    found = mean_class_recall_bootstrap(labels, hits, resamples=20_000)
+    found = interval_of(GroupMean(hits, labels), resamples=20_000)
     assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.012)
 
 
 def test_mean_class_recall_leaves_out_classes_that_were_not_drawn() -> None:
-    found = mean_class_recall_bootstrap(np.array([0, 1]), np.array([True, False]), resamples=400)
+    found = interval_of(GroupMean(np.array([True, False]), np.array([0, 1])), resamples=400)
+    assert found.method == "bootstrap"
     # Both, the first alone or the second alone: means 0.5, 1 and 0.
     assert (found.low, found.high) == (0.0, 1.0)
 
 
 def test_nothing_to_resample() -> None:
-    with pytest.raises(ValueError, match="no values"):
-        cluster_bootstrap(np.empty((0, 1)), [])
-    with pytest.raises(ValueError, match="no values"):
-        cluster_median_bootstrap(np.empty(0, int), np.empty(0, int))
-    with pytest.raises(ValueError, match="no values"):
-        mean_class_recall_bootstrap(np.empty(0, int), np.empty(0, bool))
+    nothing, none = np.empty(0, bool), np.empty(0, int)
+    for estimate in (Mean(none, none), Median(none, none), GroupMean(nothing, none)):
+        with pytest.raises(ValueError, match="no samples"):
+            interval_of(estimate)
+    with pytest.raises(ValueError, match="no share"):
+        interval_of(Proportion(nothing))
 
 
 def test_mean_of_groups_equals_a_plain_bootstrap_over_clusters() -> None:
@@ -121,14 +141,15 @@ def test_mean_of_groups_equals_a_plain_bootstrap_over_clusters() -> None:
         means.append(
             np.mean([hits[drawn][groups[drawn] == g].mean() for g in np.unique(groups[drawn])])
         )
-    found = mean_of_groups_bootstrap(groups, hits, clusters, resamples=20_000)
+    found = interval_of(GroupMean(hits, groups, clusters), resamples=20_000)
     assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.012)
     assert found.method == "cluster bootstrap"
 
 
 def test_mean_of_groups_leaves_out_groups_that_were_not_drawn() -> None:
-    arguments = np.array([0, 1]), np.array([True, False]), np.array([7, 9])
-    found = mean_of_groups_bootstrap(*arguments, resamples=400)
+    estimate = GroupMean(np.array([True, False]), np.array([0, 1]), np.array([7, 9]))
+    found = interval_of(estimate, resamples=400)
     assert (found.low, found.high) == (0.0, 1.0)
-    with pytest.raises(ValueError, match="no values"):
-        mean_of_groups_bootstrap(*(some[:0] for some in arguments))
+    nothing = GroupMean(*(some[:0] for some in estimate))
+    with pytest.raises(ValueError, match="no samples"):
+        interval_of(nothing)

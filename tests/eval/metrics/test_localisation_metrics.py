@@ -9,8 +9,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from cosmos_eval.stats.estimates import FunctionOfSums
-from cosmos_eval.stats.inference import statistic_of
-from cosmos_eval.stats.intervals import statistic_bootstrap
+from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.stats.localisation import (
     METRICS,
     SIZES,
@@ -220,8 +219,8 @@ def test_metrics_equal_plain_means() -> None:
 
 def test_intervals_equal_those_of_images_drawn_one_by_one() -> None:
     pairs, n_images = made_up(25, seed=3)
-    statistic = statistic_of(estimates_of(sums_of_images(pairs, n_images)))
-    found = statistic_bootstrap(statistic, n_images, seed=5, resamples=150)
+    estimates = estimates_of(sums_of_images(pairs, n_images))
+    found = intervals(estimates, seed=5, resamples=150)
     draws = np.random.default_rng(5).multinomial(n_images, np.full(n_images, 1 / n_images), 150)
     each = [plain(pairs, np.repeat(np.arange(n_images), counts).tolist()) for counts in draws]
     for name, interval in found.items():

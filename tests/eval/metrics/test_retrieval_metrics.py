@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 from clip_benchmark.metrics.zeroshot_retrieval import recall_at_k
+from support.results import retrieval_metrics
 
 from cosmos_eval.stats import retrieval
-from cosmos_eval.stats.retrieval import retrieval_metrics, retrieval_ranks
+from cosmos_eval.stats.retrieval import retrieval_ranks
 
 PARITY = Path(__file__).parents[2] / "parity"
 

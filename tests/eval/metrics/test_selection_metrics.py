@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.results import metrics_of
 
 from cosmos_eval.stats import selection
 from cosmos_eval.stats.selection import (
-    PairHits,
     pair_hits,
-    selection_metrics,
     single_hits,
     subset_accuracies,
 )
@@ -93,8 +92,15 @@ def test_metrics_and_subsets_by_hand() -> None:
         [2 / 3, np.nan, 1, 0], nan_ok=True
     )
     averaged = np.array([True, True, True, False])
-    pairs = PairHits(correct | (subset == 3), correct)
-    assert selection_metrics(correct, pairs, subset, averaged) == {
+    samples = {
+        "correct": correct,
+        "text_correct": correct | (subset == 3),
+        "image_correct": correct,
+        "subset": subset,
+        "averaged": averaged,
+        "cluster": np.array([0, 0, 1, 2, 3, 4]),
+    }
+    assert metrics_of("select", samples) == {
         "accuracy": 0.5,
         "text_score": pytest.approx(5 / 6),
         "image_score": 0.5,
@@ -102,10 +108,11 @@ def test_metrics_and_subsets_by_hand() -> None:
         # The second subset is empty, the fourth is left out.
         "mean_subset_accuracy": pytest.approx(5 / 6),
     }
-    halves = np.array([0, 0, 0, 2, 2, 2])
-    assert set(selection_metrics(correct, None, halves, np.array([True] * 3))) == {"accuracy"}
-    alone = selection_metrics(correct, None, np.zeros(6, int), np.array([True]))
-    assert alone == {"accuracy": 0.5}
+    del samples["text_correct"], samples["image_correct"]
+    halves = {"subset": np.array([0, 0, 0, 2, 2, 2]), "averaged": np.array([True] * 3)}
+    assert metrics_of("select", {**samples, **halves}) == {"accuracy": 0.5}
+    alone = {"subset": np.zeros(6, int), "averaged": np.array([True])}
+    assert metrics_of("select", {**samples, **alone}) == {"accuracy": 0.5}
 
 
 def test_features_that_are_not_finite() -> None:

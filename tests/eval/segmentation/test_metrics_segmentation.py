@@ -7,8 +7,7 @@ import pytest
 import torch
 
 from cosmos_eval.stats.estimates import FunctionOfSums
-from cosmos_eval.stats.inference import statistic_of
-from cosmos_eval.stats.intervals import statistic_bootstrap
+from cosmos_eval.stats.intervals import intervals as intervals_of
 from cosmos_eval.stats.segmentation import (
     Areas,
     areas_of_images,
@@ -97,7 +96,7 @@ def bootstrap(areas: Areas, groups, **options) -> dict[str, Interval]:
     for name, members in groups.items():
         functions[f"mIoU_{name}"] = partial(mean_iou, members=members)
     estimates = {name: FunctionOfSums(areas, one) for name, one in functions.items()}
-    return statistic_bootstrap(statistic_of(estimates), len(areas.labelled), **options)
+    return intervals_of(estimates, **options)
 
 
 def test_bootstrap_is_that_of_resampled_images():
