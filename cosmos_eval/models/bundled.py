@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import safe_open
 
 from cosmos_core.utils.files import file_sha256
-from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder
+from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder, methods
 from cosmos_eval.models.specs import BUNDLED, local_file
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
@@ -35,58 +35,34 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
         precision=precision,
         device=device,
     )
-    kind = _DeferredCosmos if metadata["model"] == "cosmos" else _DeferredClip
-    encoder = kind()
+    protocol = CrossAttentionEncoder if metadata["model"] == "cosmos" else DenseEncoder
+    members = {name: _Deferred(name) for name in methods(protocol)}
+    encoder: Any = type(f"Bundled{protocol.__name__}", (_Bundled,), members)()
     encoder.spec, encoder.info = spec, info
-    # All else that decides the inputs is code, which embeddings are cached by as well.
-    encoder.preprocessing = {
-        "image_size": config["vision_cfg"]["image_size"],
-        **config.get("preprocess", {}),
-    }
-    encoder.tokenizer = {
-        "merges_sha256": file_sha256(path.with_name("scenes_merges.txt.gz")),
-        "context_length": config["text_cfg"]["context_length"],
-    }
+    # All else that decides the inputs is code, which is part of the identity of embeddings.
+    size, context = config["vision_cfg"]["image_size"], config["text_cfg"]["context_length"]
+    merges = file_sha256(path.with_name("scenes_merges.txt.gz"))
+    encoder.preprocessing = {"image_size": size, **config.get("preprocess", {})}
+    encoder.tokenizer = {"merges_sha256": merges, "context_length": context}
     return encoder
 
 
 class _Deferred:
-    """An attribute of the encoder that is built when the attribute is first read."""
+    """A member of an encoder that is built when the member is first read."""
 
-    def __set_name__(self, owner: type, name: str) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
 
     def __get__(self, encoder: Any, owner: type) -> Any:
         return self if encoder is None else getattr(encoder.built, self.name)
 
 
-class _DeferredClip:
+class _Bundled:
     spec: ModelSpec
     info: EncoderInfo
-    preprocessing: dict[str, Any]
-    tokenizer: dict[str, Any]
-
-    transform: Any = _Deferred()
-    tokenize: Any = _Deferred()
-    overlong: Any = _Deferred()
-    encode_image: Any = _Deferred()
-    encode_text: Any = _Deferred()
-    trims_text: Any = _Deferred()
-    patch_size: Any = _Deferred()
-    image_mean: Any = _Deferred()
-    image_std: Any = _Deferred()
-    encode_patches: Any = _Deferred()
 
     @cached_property
-    def built(self) -> DenseEncoder | CrossAttentionEncoder:
+    def built(self) -> Encoder:
         from cosmos_eval.models import cosmos
 
         return cosmos.load(self.spec, self.info.device, self.info.precision)
-
-
-class _DeferredCosmos(_DeferredClip):
-    words: Any = _Deferred()
-    image_queries: Any = _Deferred()
-    text_queries: Any = _Deferred()
-    patch_attention: Any = _Deferred()
-    token_attention: Any = _Deferred()

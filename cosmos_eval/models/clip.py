@@ -26,7 +26,7 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from cosmos_eval.models.attention import encode_patches, project_in_one_piece
-from cosmos_eval.models.encoder import autocast
+from cosmos_eval.models.encoder import run
 from cosmos_eval.types import Attention, EncoderInfo
 
 Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
@@ -58,9 +58,9 @@ class ClipEncoder:
         self.image_mean = tuple(parts.preprocessing.mean)
         self.image_std = tuple(parts.preprocessing.std)
         self._tokenizer = parts.tokenizer
-        self._trims_text = _text_can_be_trimmed(parts)
+        self.trims_text = _text_can_be_trimmed(parts)
         trimmed = _TrimmedText(self.model).encode
-        self._encode_tokens = trimmed if self._trims_text else self.model.encode_text
+        self._encode_tokens = trimmed if self.trims_text else self.model.encode_text
         visual = self.model.visual
         self.patch_size = visual.patch_size[0] if isinstance(visual, VisionTransformer) else 0
 
@@ -68,11 +68,6 @@ class ClipEncoder:
     def tokenizer(self) -> Mapping[str, Any]:
         """Everything that decides the ids of a text, as JSON has it."""
         return describe_tokenizer(self._tokenizer)
-
-    @property
-    def trims_text(self) -> bool:
-        """True where positions after the end of text cannot change the feature."""
-        return self._trims_text
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Texts -> (B, context_length) int64, cut to the context as OpenCLIP does."""
@@ -83,26 +78,18 @@ class ClipEncoder:
         needed = positions_needed(self._tokenizer, texts)
         return torch.tensor(needed) > self._tokenizer.context_length
 
-    @torch.inference_mode()
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D) float32 on the CPU, L2-normalised."""
-        with autocast(self.info):
-            features = self.model.encode_image(images.to(self.info.device))
-        return F.normalize(features.float(), dim=-1).cpu()
+        return F.normalize(run(self.info, self.model.encode_image, images), dim=-1).cpu()
 
-    @torch.inference_mode()
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(B, L) -> (B, D) float32 on the CPU, L2-normalised; L < context where trims_text."""
-        tokens = tokens.to(self.info.device)
-        with autocast(self.info):
-            features = self._encode_tokens(tokens)
-        return F.normalize(features.float(), dim=-1).cpu()
+        return F.normalize(run(self.info, self._encode_tokens, tokens), dim=-1).cpu()
 
-    @torch.inference_mode()
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
         """(B, 3, H, W) -> (B, H // patch, W // patch, D) float32, L2-normalised, same device."""
-        with autocast(self.info):
-            return encode_patches(self.model.visual, images, attention).float()
+        encode = partial(encode_patches, self.model.visual, attention=attention)
+        return run(self.info, encode, images)
 
 
 class _TrimmedText(nn.Module):

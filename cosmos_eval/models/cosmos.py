@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
-import torch
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
@@ -21,7 +20,7 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import parse_json
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder, ClipParts
-from cosmos_eval.models.encoder import autocast
+from cosmos_eval.models.encoder import run
 from cosmos_eval.models.hub import fetch
 from cosmos_eval.models.maps import words_of
 from cosmos_eval.models.specs import RELEASED, local_file
@@ -59,31 +58,21 @@ class CosmosEncoder(ClipEncoder):
         """Return the words of a text, with the positions of their tokens."""
         return words_of(self._tokenizer, text)
 
-    @torch.inference_mode()
     def image_queries(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D) float32 on the CPU, not normalised."""
-        with autocast(self.info):
-            return self.model.encode_image(images.to(self.info.device)).float().cpu()
+        return run(self.info, self.model.encode_image, images).cpu()
 
-    @torch.inference_mode()
     def text_queries(self, tokens: Tensor) -> Tensor:
         """(T, L) -> (T, D) float32 on the CPU, not normalised; L < context where trims_text."""
-        with autocast(self.info):
-            return self._encode_tokens(tokens.to(self.info.device)).float().cpu()
+        return run(self.info, self._encode_tokens, tokens).cpu()
 
-    @torch.inference_mode()
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
         """(B, 3, H, W), (T, D) -> (B, heads, T, H // patch, W // patch) float32 on the CPU."""
-        images, queries = images.to(self.info.device), queries.to(self.info.device)
-        with autocast(self.info):
-            return self.model.patch_attention(images, queries).float().cpu()
+        return run(self.info, self.model.patch_attention, images, queries).cpu()
 
-    @torch.inference_mode()
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
         """(T, L), (B, D) -> (T, heads, B, L) float32 on the CPU."""
-        tokens, queries = tokens.to(self.info.device), queries.to(self.info.device)
-        with autocast(self.info):
-            return self.model.token_attention(tokens, queries).float().cpu()
+        return run(self.info, self.model.token_attention, tokens, queries).cpu()
 
 
 def _config(path: Path, arch: str | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -118,6 +119,25 @@ def autocast(info: EncoderInfo) -> AbstractContextManager[Any]:
     return torch.autocast(device, dtype=dtypes.get(precision), enabled=precision in dtypes)
 
 
+def run(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Call a function of a model on its device in its precision; float32 without gradients."""
+    import torch
+
+    with torch.inference_mode(), autocast(info):
+        output = function(*(one.to(info.device) for one in inputs))
+    if not isinstance(output, torch.Tensor):
+        raise TypeError(f"a function returns {type(output).__name__}, not a tensor")
+    return output.float()
+
+
+def methods(protocol: type) -> list[str]:
+    """List the members of a protocol that are not its identity (`info`, descriptions)."""
+    bases = protocol.__mro__
+    found = {name for base in bases for name in (*inspect.get_annotations(base), *vars(base))}
+    described = {"info", "preprocessing", "tokenizer"}
+    return sorted(name for name in found - described if not name.startswith("_"))
+
+
 def require_finite(
     features: Tensor | NDArray[Any], info: EncoderInfo, name: Callable[[int], str]
 ) -> None:
@@ -146,7 +166,7 @@ def require_encoder(model: Any, where: str) -> None:
     A picture and two texts are encoded: features of another shape, type or length would otherwise
     show as an error far from their cause, or as a wrong number.
     """
-    members = [*Encoder.__annotations__, *(name for name in vars(Encoder) if name[0] != "_")]
+    members = ["info", "preprocessing", "tokenizer", *methods(Encoder)]
     try:
         if missing := [name for name in members if not hasattr(model, name)]:
             raise UsageError(f"{where} is no cosmos_eval.Encoder: it has no {', '.join(missing)}")

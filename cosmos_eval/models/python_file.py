@@ -12,15 +12,15 @@ from types import ModuleType
 from typing import Any
 
 from cosmos_eval.data.readers import FileError, read_bytes
-from cosmos_eval.models.encoder import Encoder, require_encoder, require_output
+from cosmos_eval.models.encoder import (
+    CrossAttentionEncoder,
+    Encoder,
+    methods,
+    require_encoder,
+    require_output,
+)
 from cosmos_eval.models.two_tower import TwoTower
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError
-
-# Methods of all kinds of encoders.
-_METHODS = (
-    *("transform", "tokenize", "overlong", "encode_image", "encode_text", "encode_patches"),
-    *("words", "image_queries", "text_queries", "patch_attention", "token_attention"),
-)
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
@@ -52,9 +52,9 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     with _errors_of(f"{where}: setting its `info`"):
         encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code)
         widths: set[int] = set()
-        for name in _METHODS:
-            if hasattr(encoder, name):
-                setattr(encoder, name, _guarded(getattr(encoder, name), name, widths, path))
+        for name in methods(CrossAttentionEncoder):
+            if callable(method := getattr(encoder, name, None)):
+                setattr(encoder, name, _guarded(method, name, widths, path))
     if encoder.info.code_sha256 != code:
         raise UsageError(f"{where}: its `info` cannot be set, and results would not name the file")
     return encoder

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
-from cosmos_eval.models.encoder import autocast
+from cosmos_eval.models.encoder import run
 from cosmos_eval.types import Attention, EncoderInfo, Precision, Rgb, UsageError
 
 _APPENDED = " and much more"
@@ -99,38 +99,23 @@ class TwoTower:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D) float32 on the CPU, L2-normalised."""
-        return self._features(self._encode_image, images)
+        return F.normalize(run(self.info, self._encode_image, images), dim=-1).cpu()
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(B, L) -> (B, D) float32 on the CPU, L2-normalised."""
-        return self._features(self._encode_text, tokens)
+        return F.normalize(run(self.info, self._encode_text, tokens), dim=-1).cpu()
 
-    @torch.inference_mode()
-    def _features(self, encode: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-        with autocast(self.info):
-            features = encode(inputs.to(self.info.device))
-        return (
-            F.normalize(features.float(), dim=-1).cpu()
-            if isinstance(features, Tensor)
-            else features
-        )
-
-    @torch.inference_mode()
     def _patches(
-        self,
-        encode: Callable[[Tensor, Attention], Tensor],
-        images: Tensor,
-        attention: Attention,
+        self, encode: Callable[[Tensor, Attention], Tensor], images: Tensor, attention: Attention
     ) -> Tensor:
-        with autocast(self.info):
-            patches = encode(images.to(self.info.device), attention)
-        grid = tuple(side // self.patch_size for side in images.shape[2:])
-        if patches.ndim != 4 or tuple(patches.shape[:3]) != (len(images), *grid):
+        patches = run(self.info, lambda given: encode(given, attention), images)
+        expected = (len(images), *(side // self.patch_size for side in images.shape[2:]))
+        if tuple(patches.shape[:-1]) != expected:
             raise UsageError(
                 f"{self.info.spec}: `encode_patches` returns {tuple(patches.shape)} for "
-                f"{tuple(images.shape)}, not {(len(images), *grid)} and the dimensions of features"
+                f"{tuple(images.shape)}, not {expected} and the dimensions of features"
             )
-        return F.normalize(patches.float(), dim=-1)
+        return F.normalize(patches, dim=-1)
 
 
 def _found(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor]:

@@ -150,7 +150,7 @@ def test_dense_features():
         ({"encode_image": len, "encode_text": len}, "mine: its functions refer to no module"),
         ({"encode_image": lambda x: towers(x)}, "cannot encode .* NotImplementedError"),
         ({"encode_image": lambda x: x}, r"`encode_image` returns \(2, 3, 8, 8\) for 2 inputs"),
-        ({"encode_image": lambda x: [x]}, "`encode_image` returns list, not a tensor"),
+        ({"encode_image": lambda x: [x]}, "a function returns list, not a tensor"),
         ({"encode_text": lambda x: x[:1, :5].float()}, r"`encode_text` returns \(1, 5\)"),
         ({"encode_text": lambda x: x.float()}, r"features of other dimensions: \[5, 9\]"),
         ({"encode_text": lambda x: x[:, :5] / 0}, r"features that are not finite"),
