@@ -1,67 +1,45 @@
 """COSMOS: cross-modality self-distillation for vision-language pre-training (arXiv 2412.01814).
 
-`import cosmos_core` is light; what it offers is imported when it is used.
+`import cosmos_core` is light: its names are imported when they are used.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from cosmos_core import losses
-    from cosmos_core.bundled import BundledModel, bundled_models
-    from cosmos_core.engine.build import param_groups
-    from cosmos_core.model.build import create_model
-    from cosmos_core.model.checkpoint import (
-        Checkpoint,
-        CheckpointError,
-        load_model,
-        read_checkpoint,
-    )
-    from cosmos_core.model.cosmos import Cosmos, clamp_logit_scales, create_teacher, update_teacher
-    from cosmos_core.types import Features, LossTerms, Views
+    from cosmos_core import losses as losses
+    from cosmos_core.bundled import BundledModel as BundledModel
+    from cosmos_core.bundled import bundled_models as bundled_models
+    from cosmos_core.engine.build import param_groups as param_groups
+    from cosmos_core.model.build import create_model as create_model
+    from cosmos_core.model.checkpoint import Checkpoint as Checkpoint
+    from cosmos_core.model.checkpoint import CheckpointError as CheckpointError
+    from cosmos_core.model.checkpoint import load_model as load_model
+    from cosmos_core.model.checkpoint import read_checkpoint as read_checkpoint
+    from cosmos_core.model.cosmos import Cosmos as Cosmos
+    from cosmos_core.model.cosmos import clamp_logit_scales as clamp_logit_scales
+    from cosmos_core.model.cosmos import create_teacher as create_teacher
+    from cosmos_core.model.cosmos import update_teacher as update_teacher
+    from cosmos_core.types import Features as Features
+    from cosmos_core.types import LossTerms as LossTerms
+    from cosmos_core.types import Views as Views
 
-__all__ = [
-    "BundledModel",
-    "Checkpoint",
-    "CheckpointError",
-    "Cosmos",
-    "Features",
-    "LossTerms",
-    "Views",
-    "bundled_models",
-    "clamp_logit_scales",
-    "create_model",
-    "create_teacher",
-    "load_model",
-    "losses",
-    "param_groups",
-    "read_checkpoint",
-    "update_teacher",
-]
-
-_HOMES = {
-    "BundledModel": "bundled",
-    "Checkpoint": "model.checkpoint",
-    "CheckpointError": "model.checkpoint",
-    "Cosmos": "model.cosmos",
-    "Features": "types",
-    "LossTerms": "types",
-    "Views": "types",
-    "bundled_models": "bundled",
-    "clamp_logit_scales": "model.cosmos",
-    "create_model": "model.build",
-    "create_teacher": "model.cosmos",
-    "load_model": "model.checkpoint",
-    "param_groups": "engine.build",
-    "read_checkpoint": "model.checkpoint",
-    "update_teacher": "model.cosmos",
+_MODULES = {
+    "bundled": ("BundledModel", "bundled_models"),
+    "engine.build": ("param_groups",),
+    "model.build": ("create_model",),
+    "model.checkpoint": ("Checkpoint", "CheckpointError", "load_model", "read_checkpoint"),
+    "model.cosmos": ("Cosmos", "clamp_logit_scales", "create_teacher", "update_teacher"),
+    "types": ("Features", "LossTerms", "Views"),
 }
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = sorted([*_HOMES, "losses"])
 
 
 def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
     if name == "losses":
         return import_module("cosmos_core.losses")
     if name not in _HOMES:

@@ -1,4 +1,4 @@
-"""The symmetric contrastive loss (arXiv 2103.00020), over many pairs of views at once."""
+"""The CLIP loss (arXiv 2103.00020), over many pairs of views at once."""
 
 from __future__ import annotations
 
@@ -10,10 +10,18 @@ from cosmos_core.losses.common import full_precision, gather_locally
 from cosmos_core.types import Gather, Gathered, LossTerms
 
 
+def clip_loss(
+    image: Tensor, text: Tensor, logit_scale: Tensor, gather: Gather = gather_locally
+) -> LossTerms:
+    """Contrast every view of `image` (V, B, D) with every one of `text` (T, B, D), normalised."""
+    images, texts = gather([image, text])
+    return LossTerms(clip=contrastive_loss(images, texts, logit_scale))
+
+
 def contrastive_loss(
     first: Tensor | Gathered, second: Tensor | Gathered, logit_scale: Tensor
 ) -> Tensor:
-    """The mean, over all pairs of views, of the symmetric cross-entropy of their samples.
+    """Return the mean, over all pairs of views, of the symmetric cross-entropy of their samples.
 
     `first` (V, B, D) and `second` (U, B, D), L2-normalised; `logit_scale` 0-d, exponentiated.
     In loops::
@@ -40,7 +48,7 @@ def contrastive_loss(
 
 
 def _logits(first: Tensor, second: Tensor, logit_scale: Tensor) -> Tensor:
-    """Every view of `first` (V, B, D) against every one of `second` (U, C, D): (V*U, B, C)."""
+    """Every view of `first` (V, B, D) with every one of `second` (U, C, D) -> (V*U, B, C)."""
     cosines = torch.einsum("vbd,ucd->vubc", full_precision(first), full_precision(second))
     return (logit_scale * cosines).flatten(0, 1)
 
@@ -50,11 +58,3 @@ def _cross_entropy(logits: Tensor, offset: int) -> Tensor:
     pairs, samples, _ = logits.shape
     target = torch.arange(offset, offset + samples, device=logits.device).expand(pairs, samples)
     return F.cross_entropy(logits.flatten(0, 1), target.flatten())
-
-
-def clip_loss(
-    image: Tensor, text: Tensor, logit_scale: Tensor, gather: Gather = gather_locally
-) -> LossTerms:
-    """Every view of `image` (V, B, D) against every one of `text` (T, B, D), L2-normalised."""
-    images, texts = gather([image, text])
-    return LossTerms(clip=contrastive_loss(images, texts, logit_scale))

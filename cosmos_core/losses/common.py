@@ -1,4 +1,4 @@
-"""Features of all processes, where there is one."""
+"""What several losses need: precision, and the gathering of a single process."""
 
 from __future__ import annotations
 
@@ -11,14 +11,12 @@ from cosmos_core.types import Gathered
 
 
 class GatherLocally:
-    """The `Gather` of a single process: everyone's samples are its own."""
+    """The `Gather` of a single process, without collectives: all samples are its own."""
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
-        """No collective: `everywhere` is `local`."""
         return [Gathered(tensor, tensor, 0) for tensor in tensors]
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The tensor itself."""
         return tensor.detach()
 
 
@@ -26,5 +24,5 @@ gather_locally = GatherLocally()
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """float32 of a narrower tensor: logits of scale 100 leave bfloat16 no digit after the point."""
+    """Widen to float32: logits of scale 100 leave bfloat16 no digit after the point."""
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))

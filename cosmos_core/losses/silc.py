@@ -15,10 +15,10 @@ CENTER_MOMENTUM = 0.9  # the same
 
 
 def silc_loss(student_logits: Tensor, teacher_logits: Tensor, center: Tensor) -> Tensor:
-    """Mean cross-entropy of every student view with every teacher view of the same sample.
+    """Return the mean cross-entropy of all student views with all teacher views of a sample.
 
     `student_logits` (L, B, K) of local views, `teacher_logits` (G, B, K) of global ones, `center`
-    (K,) as `move_center` keeps it. In loops::
+    (K,) of `move_center`. In loops::
 
         for l in range(L):
             for g in range(G):
@@ -39,10 +39,10 @@ def move_center(
 ) -> None:
     """Move `center` (K,), a running mean of the teacher's logits (G, B, K), in place.
 
-    It is subtracted from them so that no prototype takes all. The mean is that of all processes:
-    one collective. Where the `loss` of any process is not finite, the center stays.
+    It is subtracted from them so that no prototype takes all. The mean is over all processes: one
+    collective. Where the `loss` of any process is not finite, the center stays.
     """
     batch_mean = full_precision(teacher_logits).mean(dim=(0, 1))
-    figures = gather.mean(torch.cat([batch_mean, loss.detach()[None]]))
-    moved = center.lerp(figures[:-1], 1 - CENTER_MOMENTUM)
-    center.copy_(torch.where(figures.isfinite().all(), moved, center))
+    means = gather.mean(torch.cat([batch_mean, loss.detach()[None]]))
+    moved = center.lerp(means[:-1], 1 - CENTER_MOMENTUM)
+    center.copy_(torch.where(means.isfinite().all(), moved, center))

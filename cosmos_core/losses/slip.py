@@ -1,4 +1,4 @@
-"""SimCLR's loss between two views of an image (arXiv 2002.05709), as SLIP has it (2112.12750)."""
+"""The SLIP loss (arXiv 2112.12750): CLIP plus SimCLR (arXiv 2002.05709) on the image's views."""
 
 from __future__ import annotations
 
@@ -13,8 +13,22 @@ from cosmos_core.types import Gather, Gathered, LossTerms
 TEMPERATURE = 0.1  # SLIP, arXiv 2112.12750, section 3.2 (github.com/facebookresearch/SLIP)
 
 
+def slip_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    projections: Tensor,
+    gather: Gather = gather_locally,
+) -> LossTerms:
+    """Return the CLIP loss of `image` (V, B, D) and `text` (T, B, D), and SimCLR's of
+    `projections` (2, B, P), all L2-normalised. One gather serves both terms."""
+    images, texts, projected = gather([image, text, projections])
+    clip = contrastive_loss(images, texts, logit_scale)
+    return LossTerms(clip=clip, simclr=simclr_loss(projected))
+
+
 def simclr_loss(projections: Gathered) -> Tensor:
-    """NT-Xent of projections (2, B, P), L2-normalised; the mean over processes is, in loops::
+    """Return NT-Xent of L2-normalised projections (2, B, P). Its mean over processes in loops::
 
     for view in (0, 1):
         for b in range(N):
@@ -32,17 +46,3 @@ def simclr_loss(projections: Gathered) -> Tensor:
         logits = torch.cat([across, within], dim=1) / TEMPERATURE
         loss = loss + F.cross_entropy(logits, own) / 2
     return loss
-
-
-def slip_loss(
-    image: Tensor,
-    text: Tensor,
-    logit_scale: Tensor,
-    projections: Tensor,
-    gather: Gather = gather_locally,
-) -> LossTerms:
-    """The CLIP loss of `image` (V, B, D) and `text` (T, B, D), and SimCLR's of `projections`
-    (2, B, P), all L2-normalised. One gather serves both terms."""
-    images, texts, projected = gather([image, text, projections])
-    clip = contrastive_loss(images, texts, logit_scale)
-    return LossTerms(clip=clip, simclr=simclr_loss(projected))

@@ -21,15 +21,10 @@ class ClipFeatures(NamedTuple):
     logit_scale: Tensor
 
 
-def encode_globals(model: MultiViewCLIP, views: Views) -> ClipFeatures:
-    """Global images and all captions, each set in one batch."""
-    image = model.encode_image(views.global_images.flatten(0, 1), normalize=True)
-    text = model.encode_text(views.texts.flatten(0, 1), normalize=True)
-    return ClipFeatures(
-        image.unflatten(0, views.global_images.shape[:2]),
-        text.unflatten(0, views.texts.shape[:2]),
-        model.logit_scale.exp(),
-    )
+def clip_features(model: MultiViewCLIP, views: Views) -> ClipFeatures:
+    """Encode global images and all captions, each set in one batch."""
+    pair = model.encode_pairs(views.global_images, views.texts)
+    return ClipFeatures(*pair, model.logit_scale.exp())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +35,16 @@ class ClipMethod:
     counts = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
-        """The towers alone."""
+        """Create the towers alone."""
         return create_model(architecture, "clip")
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> ClipFeatures:
-        """Features of the one view of either modality."""
-        return encode_globals(student, views)
+        """Encode the one view of either modality."""
+        return clip_features(student, views)
 
     def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> None:
-        """Nothing: the moving average is kept for evaluation only."""
+        """Return nothing: the moving average serves evaluation only."""
 
     def loss(self, student: ClipFeatures, teacher: None, gather: Gather) -> LossTerms:
-        """The CLIP term alone."""
+        """Return the CLIP term alone."""
         return clip_loss(*student, gather)

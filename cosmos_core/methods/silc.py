@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from cosmos_core.losses import clip_loss, move_center, silc_loss
-from cosmos_core.methods.clip import encode_globals
+from cosmos_core.methods.clip import clip_features
 from cosmos_core.model.build import Architecture, create_model, model_config
 from cosmos_core.model.clip import MultiViewCLIP
-from cosmos_core.model.heads import HEAD, PrototypeHead, add_head, project
+from cosmos_core.model.heads import HEAD, PrototypeHead
 from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 
 class SilcStudent(NamedTuple):
-    """As of CLIP, with `prototypes` (L, B, K): logits of the local views."""
+    """`ClipFeatures` with `prototypes` (L, B, K): logits of the local views."""
 
     image: Tensor
     text: Tensor
@@ -46,28 +46,34 @@ class SilcMethod:
     counts = ViewCounts(global_images=2, local_images=True, global_texts=1, local_texts=False)
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
-        """The towers and a head of prototypes."""
+        """Create the towers and a head of prototypes."""
         student = create_model(architecture, "clip")
         width = model_config(architecture)["embed_dim"]
-        add_head(student, PrototypeHead(width, self.hidden, self.bottleneck, self.prototypes))
+        head = PrototypeHead(width, self.hidden, self.bottleneck, self.prototypes)
+        student.add_module(HEAD, head)
         return student
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> SilcStudent:
-        """Features of the global views and the caption, prototypes of the local views."""
-        local = student.encode_image(views.local_images.flatten(0, 1), normalize=True)
-        local = local.unflatten(0, views.local_images.shape[:2])
-        return SilcStudent(*encode_globals(student, views), project(student, local))
+        """Encode the global views and the caption, and the local views to prototypes."""
+        prototypes = _prototypes(student, views.local_images)
+        return SilcStudent(*clip_features(student, views), prototypes)
 
     @torch.no_grad()
     def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> SilcTeacher:
-        """Prototypes of the global views."""
-        image = teacher.encode_image(views.global_images.flatten(0, 1), normalize=True)
-        logits = project(teacher, image.unflatten(0, views.global_images.shape[:2]))
+        """Encode the global views to prototypes."""
+        logits = _prototypes(teacher, views.global_images)
         return SilcTeacher(logits, teacher.get_buffer(f"{HEAD}.center"))
 
     def loss(self, student: SilcStudent, teacher: SilcTeacher, gather: Gather) -> LossTerms:
-        """CLIP plus distillation, unweighted."""
+        """Return CLIP plus distillation, unweighted."""
         terms = clip_loss(student.image, student.text, student.logit_scale, gather)
         terms = terms._replace(distill=silc_loss(student.prototypes, *teacher))
         move_center(teacher.center, teacher.prototypes, terms.total, gather)
         return terms
+
+
+def _prototypes(model: MultiViewCLIP, images: Tensor) -> Tensor:
+    """(V, B, 3, H, W) -> logits (V, B, K)."""
+    features = model.encode_image(images.flatten(0, 1), normalize=True)
+    logits: Tensor = model.get_submodule(HEAD)(features.unflatten(0, images.shape[:2]))
+    return logits

@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cosmos_core.losses import slip_loss
-from cosmos_core.methods.clip import encode_globals
+from cosmos_core.methods.clip import clip_features
 from cosmos_core.model.build import Architecture, create_model, model_config
 from cosmos_core.model.clip import MultiViewCLIP
-from cosmos_core.model.heads import ProjectionHead, add_head, project
+from cosmos_core.model.heads import HEAD, ProjectionHead
 from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 
 class SlipFeatures(NamedTuple):
-    """As of CLIP, with `projections` (2, B, P), L2-normalised."""
+    """`ClipFeatures` with `projections` (2, B, P), L2-normalised."""
 
     image: Tensor
     text: Tensor
@@ -39,21 +39,21 @@ class SlipMethod:
     counts = ViewCounts(global_images=2, local_images=False, global_texts=1, local_texts=False)
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
-        """The towers and a projection head."""
+        """Create the towers and a projection head."""
         student = create_model(architecture, "clip")
         width = model_config(architecture)["embed_dim"]
-        add_head(student, ProjectionHead(width, self.hidden, self.out))
+        student.add_module(HEAD, ProjectionHead(width, self.hidden, self.out))
         return student
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> SlipFeatures:
-        """Features of both image views and of the caption, and the views' projections."""
-        features = encode_globals(student, views)
-        projections = F.normalize(project(student, features.image), dim=-1)
-        return SlipFeatures(*features, projections)
+        """Encode both image views and the caption, and project the image views."""
+        features = clip_features(student, views)
+        projections = student.get_submodule(HEAD)(features.image)
+        return SlipFeatures(*features, F.normalize(projections, dim=-1))
 
     def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> None:
-        """Nothing: the moving average is kept for evaluation only."""
+        """Return nothing: the moving average serves evaluation only."""
 
     def loss(self, student: SlipFeatures, teacher: None, gather: Gather) -> LossTerms:
-        """CLIP plus SimCLR, unweighted as published."""
+        """Return CLIP plus SimCLR, unweighted as published."""
         return slip_loss(*student, gather)

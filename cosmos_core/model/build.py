@@ -21,14 +21,20 @@ MODELS: dict[str, type[MultiViewCLIP]] = {"cosmos": Cosmos, "clip": MultiViewCLI
 # What open_clip.CLIP takes of a configuration; `preprocess` is the evaluation transform's.
 MODEL_KEYS = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}
 OTHER_KEYS = {"preprocess"}
-# Towers that OpenCLIP has others build, by what it fetches from the Hugging Face hub.
+# Keys of towers that OpenCLIP builds from what it downloads from the Hugging Face Hub.
 OTHER_TOWERS = ("hf_model_name", "timm_model_name")
+# What OpenCLIP and PyTorch raise for unknown keys, values of another type, widths that do not
+# divide, and sizes that are negative or too large.
+_BUILD_ERRORS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
+    *(RuntimeError, TypeError),
+)
 MOST_LAYERS = 1000
 LARGEST_SIZE = 10_000_000
 
 
 def model_config(architecture: Architecture) -> dict[str, Any]:
-    """The OpenCLIP configuration of an architecture; ValueError where there is none."""
+    """Return the OpenCLIP configuration of an architecture. Raises ValueError if there is none."""
     if isinstance(architecture, Mapping):
         config, source = dict(architecture), "architecture"
     elif (path := Path(architecture)).suffix == ".json":
@@ -47,7 +53,7 @@ def model_config(architecture: Architecture) -> dict[str, Any]:
 
 
 def _require_tower(tower: Any, where: str) -> None:
-    """Refuse what OpenCLIP would fetch from elsewhere, and more layers than a model has."""
+    """Refuse towers that OpenCLIP would download, and impossible numbers of layers."""
     if not isinstance(tower, Mapping):
         raise ValueError(f"{where} must be an object, not {tower!r:.60}")
     if other := [key for key in OTHER_TOWERS if tower.get(key) is not None]:
@@ -79,7 +85,7 @@ def _require_preprocess(stated: Any, where: str) -> None:
 
 
 def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> MultiViewCLIP:
-    """A model with random weights, in training mode.
+    """Return a model with random weights, in training mode.
 
     `kind` "cosmos" gives a `Cosmos`, "clip" its towers alone. Raises ValueError for an unknown or
     unfit architecture.
@@ -87,24 +93,19 @@ def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> Mult
     config = openclip_config(architecture)
     try:
         return MODELS[kind](**config)
-    except (
-        *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
-        *(RuntimeError, TypeError),
-    ) as error:
-        # What OpenCLIP and PyTorch say of keys they do not know, values of another type, widths
-        # that do not divide, and sizes that are negative or too large.
+    except _BUILD_ERRORS as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(f"a model of this architecture cannot be built: {reason}") from error
 
 
 def openclip_config(architecture: Architecture) -> dict[str, Any]:
-    """What of an architecture's configuration describes the model, as `open_clip.CLIP` takes it."""
+    """Return the arguments of `open_clip.CLIP` in an architecture's configuration."""
     config = model_config(architecture)
     return {key: config[key] for key in config if key in MODEL_KEYS}
 
 
 def model_kind(model: nn.Module) -> ModelKind:
-    """The kind of a model that `create_model` made."""
+    """Return the kind of a model that `create_model` made."""
     return "cosmos" if isinstance(model, Cosmos) else "clip"
 
 

@@ -1,9 +1,9 @@
-"""Checkpoint files: the published layout, ours, and the one place that knows their key names.
+"""Checkpoint files: the published layout and ours, with their key names.
 
 Published (github.com/ExplainableML/cosmos): a dict saved by torch with `student` and `teacher`
-state dicts, whose keys may start with `module.`. Ours: one safetensors file with keys
-`student.*` and `teacher.*`; its metadata holds `model` (the kind of model), `method` (how it was
-trained), `architecture` (JSON) and `training` (JSON). Files without `model` name it as `method`.
+state dicts, whose keys may start with `module.`. Ours: one safetensors file with keys `student.*`
+and `teacher.*`; its metadata holds `model` (the kind of model), `method` (how it was trained),
+`architecture` (JSON) and `training` (JSON). In files without `model`, `method` is its kind.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ class CheckpointError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """State dicts by name (`student`, `teacher`) and what the file says of them.
+    """State dicts by name (`student`, `teacher`) and the file's metadata.
 
-    `model_kind` tells which model they fit, `method` how it was trained; `architecture` and
-    `training` are None where the file does not say.
+    `model_kind` is the kind of model that they fit, `method` how it was trained; `architecture` and
+    `training` are None where the file does not contain them.
     """
 
     weights: dict[str, dict[str, Tensor]]
@@ -48,13 +48,11 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(path: str | Path) -> Checkpoint:
-    """Read either layout; CheckpointError where the file is neither. Nothing is unpickled."""
+    """Read either layout. Raises CheckpointError for other files. Nothing is unpickled."""
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    return _read_published(path)
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_published(path)
 
 
 def load_model(
@@ -62,9 +60,9 @@ def load_model(
     architecture: Architecture | None = None,
     weights: Weights = "teacher",
 ) -> MultiViewCLIP:
-    """The student or teacher of a checkpoint, float32, in evaluation mode.
+    """Return the student or teacher of a checkpoint, float32, in evaluation mode.
 
-    `architecture` may be left out where the file states its own. Raises CheckpointError where
+    `architecture` may be left out where the file contains its own. Raises CheckpointError where
     keys are missing, unexpected or wrongly shaped (the first three are named), and ValueError for
     an unknown architecture.
     """
@@ -74,7 +72,7 @@ def load_model(
 def build_model(
     checkpoint: Checkpoint, weights: str, architecture: Architecture | None, source: str
 ) -> MultiViewCLIP:
-    """A model with weights of a checkpoint, in training mode; raises as `load_model` does."""
+    """Return a model with weights of a checkpoint, in training mode; raise as `load_model` does."""
     architecture = architecture or checkpoint.architecture
     if architecture is None:
         raise CheckpointError(f"{source}: the file does not state its architecture; name one")
@@ -83,26 +81,24 @@ def build_model(
         raise CheckpointError(f"{source}: no {weights} weights, only {known}")
     with torch.device("meta"):  # an architecture that is not the file's may be of any size
         outline = create_model(architecture, checkpoint.model_kind)
-    require_fit(outline, checkpoint.weights[weights], source)
+    _require_fit(outline, checkpoint.weights[weights], source)
     model = create_model(architecture, checkpoint.model_kind)
-    load_state(model, checkpoint.weights[weights], source)
+    model.load_state_dict(checkpoint.weights[weights])
     return model
 
 
-def load_state(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Copy a state dict into a model, key for key; CheckpointError names what does not fit."""
-    require_fit(model, state, source)
-    model.load_state_dict(state)
-
-
-def require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+def _require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Raise CheckpointError where a state dict has not the keys, shapes and types of a model."""
     own = model.state_dict()
-    odd = [key for key, value in state.items() if not _holds_weights(value)]
+    # PyTorch would take integers and booleans for numbers as they are.
+    odd = [
+        f"{key} ({value.dtype if isinstance(value, Tensor) else type(value).__name__})"
+        for key, value in state.items()
+        if not (isinstance(value, Tensor) and value.is_floating_point() and not value.is_sparse)
+    ]
     if odd:
-        # PyTorch would take integers and booleans for numbers as they are.
-        found = ", ".join(f"{key} ({_kind(state[key])})" for key in odd[:NAMED_KEYS])
-        raise CheckpointError(f"{source}: {len(odd)} keys hold no floating-point weights: {found}")
+        named = ", ".join(odd[:NAMED_KEYS])
+        raise CheckpointError(f"{source}: {len(odd)} keys hold no floating-point weights: {named}")
     shared = own.keys() & state.keys()
     wrong = [key for key in own if key in shared and own[key].shape != state[key].shape]
     shapes = [f"{key} {tuple(state[key].shape)}, not {tuple(own[key].shape)}" for key in wrong]
@@ -116,14 +112,6 @@ def require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> N
             raise CheckpointError(f"{source}: {len(keys)} {problem} keys, first: {named}")
 
 
-def _holds_weights(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and not value.is_sparse
-
-
-def _kind(value: Any) -> str:
-    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-
-
 def save_checkpoint(
     path: str | Path,
     weights: Mapping[str, nn.Module],
@@ -132,9 +120,9 @@ def save_checkpoint(
     training: Mapping[str, Any] | None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write models (`student`, `teacher`) in our layout, whole or not at all.
+    """Write models (`student`, `teacher`) in our layout, atomically.
 
-    `method` is the name of the training method, `training` what is to be known of the training.
+    `method` is the name of the training method, `training` describes the training.
     """
     tensors = {
         f"{name}.{key}": value.detach().to("cpu", dtype).contiguous()
@@ -172,7 +160,7 @@ def _read_safetensors(path: Path) -> Checkpoint:
 
 
 def _described(weights: dict[str, dict[str, Tensor]], metadata: Mapping[str, str]) -> Checkpoint:
-    """Raises KeyError or ValueError for what `save_checkpoint` cannot have written."""
+    """Raise KeyError or ValueError for what `save_checkpoint` cannot have written."""
     method = metadata["method"]
     named = metadata.get("model", method)
     if named not in MODELS:
@@ -187,20 +175,15 @@ def _described(weights: dict[str, dict[str, Tensor]], metadata: Mapping[str, str
 def _read_published(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # bytes that are no pickle raise whatever they happen to spell
+    except Exception as error:  # bytes that are no pickle raise errors of any kind
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
-    names = (
-        [name for name in ("student", "teacher") if isinstance(content.get(name), Mapping)]
-        if isinstance(content, Mapping)
-        else []
-    )
-    if not names:
-        raise CheckpointError(f"{path}: holds neither `student` nor `teacher` weights")
+    found = content if isinstance(content, Mapping) else {}
     weights = {
-        name: {
-            str(key).removeprefix(DISTRIBUTED_PREFIX): value for key, value in content[name].items()
-        }
-        for name in names
+        name: {str(key).removeprefix(DISTRIBUTED_PREFIX): v for key, v in found[name].items()}
+        for name in ("student", "teacher")
+        if isinstance(found.get(name), Mapping)
     }
+    if not weights:
+        raise CheckpointError(f"{path}: holds neither `student` nor `teacher` weights")
     return Checkpoint(weights, "cosmos", "cosmos", architecture=None, training=None)

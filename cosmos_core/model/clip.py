@@ -18,25 +18,6 @@ LENGTH_STEPS = {"cpu": 4}
 OTHER_LENGTH_STEP = 16
 
 
-def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Position embeddings (1 + N, width) of a square grid -> (1 + h*w, width) for `grid` (h, w).
-
-    Bicubic without antialiasing, by a scale factor of (side + 0.1) / sqrt(N) an axis: the factor,
-    not the size, fixes where samples are taken, so the published features need exactly this form
-    (github.com/ExplainableML/cosmos, after DINO). The class token keeps its own embedding.
-    """
-    class_embedding, patches = positional_embedding[:1], positional_embedding[1:]
-    side = round(patches.shape[0] ** 0.5)
-    if grid == (side, side):
-        return positional_embedding
-    precise = patches.to(torch.promote_types(patches.dtype, torch.float32))
-    square = precise.reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    factor = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
-    resized = F.interpolate(square, scale_factor=factor, mode="bicubic")
-    resized = resized.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1)
-    return torch.cat([class_embedding, resized.to(patches.dtype)])
-
-
 class Tokens(NamedTuple):
     """`features` (M, D), not normalised, and `tokens` (keep, N, width) of the first ones."""
 
@@ -62,10 +43,27 @@ class MultiViewCLIP(open_clip.CLIP):
         pack_blocks(self.visual.transformer)
         pack_blocks(self.transformer)
 
-    def image_tokens(self, batches: Sequence[Tensor], keep: int = 0) -> Tokens:
-        """Images of several sizes, each (M_i, 3, H_i, W_i), in one pass: features in their order.
+    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
+        """(B, 3, H, W) -> (B, D)."""
+        features = self.image_tokens([image]).features
+        return F.normalize(features, dim=-1) if normalize else features
 
-        `keep` images, of the first size, also give their patch tokens, as the pooling makes them.
+    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
+        """(B, S) token ids -> (B, D)."""
+        features = self.text_tokens(text).features
+        return F.normalize(features, dim=-1) if normalize else features
+
+    def encode_pairs(self, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Views (V, B, 3, H, W) and captions (T, B, S) -> normalised (V, B, D) and (T, B, D)."""
+        image = self.encode_image(images.flatten(0, 1), normalize=True)
+        text = self.encode_text(texts.flatten(0, 1), normalize=True)
+        return image.unflatten(0, images.shape[:2]), text.unflatten(0, texts.shape[:2])
+
+    def image_tokens(self, batches: Sequence[Tensor], keep: int = 0) -> Tokens:
+        """Encode images of several sizes, each (M_i, 3, H_i, W_i), in one pass, in their order.
+
+        The patch tokens of the first `keep` images, all of the first size, are returned as the
+        pooling makes them.
         """
         visual = self.visual
         first, *others = (self._embed(images) for images in batches)
@@ -87,29 +85,30 @@ class MultiViewCLIP(open_clip.CLIP):
         """(M, 3, H, W) -> class and patch tokens with their positions, (M, 1 + N, width)."""
         visual = self.visual
         patches = visual.conv1(images)
-        positions = resize_positional_embedding(
-            visual.positional_embedding, (patches.shape[2], patches.shape[3])
-        )
+        grid = patches.shape[2], patches.shape[3]
+        positions = resize_positional_embedding(visual.positional_embedding, grid)
         first = visual.class_embedding.to(patches.dtype).expand(len(images), 1, -1)
         x = torch.cat([first, patches.flatten(2).transpose(1, 2)], dim=1)
         return visual.patch_dropout(x + positions.to(x.dtype))
 
     def text_tokens(self, texts: Tensor, keep: int = 0) -> Tokens:
-        """Captions (M, S) in one pass, each about as long as it is: features in their order.
+        """Encode captions (M, S) in one pass, each about as long as it is, in their order.
 
-        The mask is causal and the feature is read at the end of text, so what follows it changes
-        nothing. The first `keep` captions have all S positions, and give their tokens, after
-        `ln_final`. S may be anything up to the context length.
+        The mask is causal and the feature is read at the end of text, so that what follows it
+        changes nothing. The first `keep` captions have all S positions, and their tokens, after
+        `ln_final`, are returned. S may be anything up to the context length.
         """
-        ends = self._ends(texts)
+        # The id of the end of text is the highest, unless the config names it.
+        is_end = (texts == self.text_eos_id).int() if self.text_pool_type == "eos" else texts
+        ends = is_end.argmax(dim=-1)
         order, runs = sort_by_length(ends, texts.shape[1], keep)
         rows = order.split([run.sequences for run in runs])
         trimmed = [texts[r, : run.length] for r, run in zip(rows, runs, strict=True)]
-        places = [
+        positions = [
             torch.arange(run.length, device=texts.device).repeat(run.sequences) for run in runs
         ]
         x = self.token_embedding(torch.cat([t.flatten() for t in trimmed]))
-        x = x + F.embedding(torch.cat(places), self.positional_embedding)
+        x = x + F.embedding(torch.cat(positions), self.positional_embedding)
         whole, others = min(keep, 1), ends[order[keep:]]
         encoded = through_blocks(self.transformer, x, Packing(runs, True), whole, others)
         tokens = self.ln_final(encoded.whole).view(keep, texts.shape[1], x.shape[-1])
@@ -117,28 +116,31 @@ class MultiViewCLIP(open_clip.CLIP):
         pooled = torch.cat([first, self.ln_final(encoded.ends)])[order.argsort()]
         return Tokens(pooled @ self.text_projection, tokens)
 
-    def _ends(self, texts: Tensor) -> Tensor:
-        """Places (M,) of the end of text: its id is the highest, unless the config names it."""
-        if self.text_pool_type == "eos":
-            return (texts == self.text_eos_id).int().argmax(dim=-1)
-        return texts.argmax(dim=-1)
 
-    def encode_image(self, image: Tensor, normalize: bool = False) -> Tensor:
-        """(B, 3, H, W) -> (B, D)."""
-        features = self.image_tokens([image]).features
-        return F.normalize(features, dim=-1) if normalize else features
+def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Resize position embeddings (1 + N, width) of a square grid to (1 + h*w, width).
 
-    def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
-        """(B, S) token ids -> (B, D)."""
-        features = self.text_tokens(text).features
-        return F.normalize(features, dim=-1) if normalize else features
+    Bicubic without antialiasing, by a scale factor of (side + 0.1) / sqrt(N) per axis: the factor,
+    not the size, fixes where samples are taken, so the published features need exactly this form
+    (github.com/ExplainableML/cosmos, after DINO). The class token keeps its own embedding.
+    """
+    class_embedding, patches = positional_embedding[:1], positional_embedding[1:]
+    side = round(patches.shape[0] ** 0.5)
+    if grid == (side, side):
+        return positional_embedding
+    precise = patches.to(torch.promote_types(patches.dtype, torch.float32))
+    square = precise.reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    factor = ((grid[0] + 0.1) / side, (grid[1] + 0.1) / side)
+    resized = F.interpolate(square, scale_factor=factor, mode="bicubic")
+    resized = resized.permute(0, 2, 3, 1).reshape(grid[0] * grid[1], -1)
+    return torch.cat([class_embedding, resized.to(patches.dtype)])
 
 
 def sort_by_length(ends: Tensor, context: int, keep: int) -> tuple[Tensor, tuple[Run, ...]]:
-    """An order (M,) of captions by length, and the runs that follow from it.
+    """Return an order (M,) of captions by length, and the runs that follow from it.
 
-    `ends` (M,) are their last places. Lengths are rounded up to a multiple, so that runs are few;
-    the first `keep` captions stay first, at the length of the context.
+    `ends` (M,) are their last positions. Lengths are rounded up to a multiple, so that runs are
+    few; the first `keep` captions stay first, at the length of the context.
     """
     step = LENGTH_STEPS.get(ends.device.type, OTHER_LENGTH_STEP)
     lengths = ((ends // step + 1) * step).clamp(max=context)

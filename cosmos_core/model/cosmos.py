@@ -1,4 +1,5 @@
-"""The cross-attention module of COSMOS (arXiv 2412.01814, section 3.2)."""
+"""COSMOS (arXiv 2412.01814): OpenCLIP's CLIP with one cross-attention module per modality, and its
+teacher, an exponential moving average of the student."""
 
 from __future__ import annotations
 
@@ -10,15 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cosmos_core.model.clip import MultiViewCLIP, Tokens
+from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.packed import attend, project
 from cosmos_core.types import Features, Views
 
 CROSS_ATTENTION_HEADS = 8  # github.com/ExplainableML/cosmos, both modalities
+INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # arXiv 2103.00020; both scales of COSMOS start here
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class CrossAttentionPooler(nn.Module):
-    """Pools the tokens of one modality with the features of the other as queries.
+    """Pool the tokens of one modality with the features of the other as queries (section 3.2).
 
     Parameter names (`attn`, `ln_q`, `ln_k`) are those of the published checkpoints.
     """
@@ -33,24 +37,22 @@ class CrossAttentionPooler(nn.Module):
         """Queries (B, V, D) over tokens (B, N, D) -> (B, V, D).
 
         All views of a sample query the same tokens, so the tokens are normalised and projected
-        once a sample; equal to repeating them for every view.
+        once per sample; equal to repeating them for every view.
         """
-        heads = self.attn.num_heads
-        q, kv = project(self.attn, self.ln_q(queries), self.ln_k(tokens))
-        k, v = kv.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
-        pooled = attend(q.unflatten(-1, (heads, -1)).transpose(1, 2), k, v)
+        pooled = attend(*self._project(queries, tokens))
         return self.attn.out_proj(pooled.transpose(1, 2).flatten(2))
 
     def weights(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """The weights that `forward` pools by, (B, heads, V, N); each row sums to 1."""
-        heads = self.attn.num_heads
-        q, kv = project(self.attn, self.ln_q(queries), self.ln_k(tokens))
-        q = q.unflatten(-1, (heads, -1)).transpose(1, 2)
-        k = kv.unflatten(-1, (2, heads, -1))[:, :, 0].transpose(1, 2)
+        """Return the weights of `forward`, (B, heads, V, N); each row sums to 1."""
+        q, k, _ = self._project(queries, tokens)
         return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
 
-
-INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # arXiv 2103.00020; both scales of COSMOS start here
+    def _project(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries (B, heads, V, d), and keys and values (B, heads, N, d)."""
+        heads = self.attn.num_heads
+        q, kv = project(self.attn, self.ln_q(queries), self.ln_k(tokens))
+        k, v = kv.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+        return q.unflatten(-1, (heads, -1)).transpose(1, 2), k, v
 
 
 class Cosmos(MultiViewCLIP):
@@ -65,23 +67,22 @@ class Cosmos(MultiViewCLIP):
         self.text_attn_cross_pool = CrossAttentionPooler(embed_dim)
 
     def cross_attention_modules(self) -> tuple[nn.Module, ...]:
-        """Everything that serves the cross-modal features alone."""
-        return (
-            self.image_token_mapping,
-            self.text_token_mapping,
-            self.visual.attn_cross_pool,
-            self.text_attn_cross_pool,
-        )
+        """Return the modules that only the cross-modal features use."""
+        poolers = self.visual.attn_cross_pool, self.text_attn_cross_pool
+        return self.image_token_mapping, self.text_token_mapping, *poolers
 
     def encode_views(self, views: Views, *, crossmodal: bool = True) -> Features:
-        """The student's features of all views of a batch, with the cross-modal ones if wanted.
+        """Return the student's features of all views, with the cross-modal ones if requested.
 
         Keys and values of the cross-attention are the tokens of the *first global view* of the
         other modality: patch tokens without the class token, and all tokens of the caption,
         padding included and unmasked; hence only that caption keeps its full length.
         """
-        image, image_tokens = self._encode_images(views)
-        text, text_tokens = self._encode_texts(views)
+        batch = views.texts.shape[1]
+        sizes = [images.flatten(0, 1) for images in views[:2] if len(images)]
+        image, image_tokens = self.image_tokens(sizes, keep=batch)
+        text, text_tokens = self.text_tokens(views.texts.flatten(0, 1), keep=batch)
+        image, text = image.unflatten(0, (-1, batch)), text.unflatten(0, (-1, batch))
         image_crossmodal = text_crossmodal = None
         if crossmodal:
             text_keys = self.text_token_mapping(text_tokens)
@@ -91,30 +92,23 @@ class Cosmos(MultiViewCLIP):
             image_crossmodal = F.normalize(image + image_pooled.transpose(0, 1), dim=-1)
             text_crossmodal = F.normalize(text + text_pooled.transpose(0, 1), dim=-1)
         return Features(
-            image=F.normalize(image, dim=-1),
-            text=F.normalize(text, dim=-1),
-            image_crossmodal=image_crossmodal,
-            text_crossmodal=text_crossmodal,
-            logit_scale=self.logit_scale.exp(),
-            distill_logit_scale=self.distill_logit_scale.exp(),
+            F.normalize(image, dim=-1),
+            F.normalize(text, dim=-1),
+            image_crossmodal,
+            text_crossmodal,
+            self.logit_scale.exp(),
+            self.distill_logit_scale.exp(),
         )
 
     @torch.no_grad()
     def encode_globals(self, views: Views) -> Features:
-        """The teacher's features of the two global views, without gradient."""
-        image = self.encode_image(views.global_images.flatten(0, 1), normalize=True)
-        text = self.encode_text(views.texts[:2].flatten(0, 1), normalize=True)
-        return Features(
-            image=image.unflatten(0, views.global_images.shape[:2]),
-            text=text.unflatten(0, views.texts[:2].shape[:2]),
-            image_crossmodal=None,
-            text_crossmodal=None,
-            logit_scale=self.logit_scale.exp(),
-            distill_logit_scale=self.distill_logit_scale.exp(),
-        )
+        """Return the teacher's features of the two global views, without gradient."""
+        image, text = self.encode_pairs(views.global_images, views.texts[:2])
+        scales = self.logit_scale.exp(), self.distill_logit_scale.exp()
+        return Features(image, text, None, None, *scales)
 
     def patch_attention(self, images: Tensor, texts: Tensor) -> Tensor:
-        """How every text looks at every image: the weights of `visual.attn_cross_pool`.
+        """Return the weights of `visual.attn_cross_pool` of every text on every image.
 
         Images (B, 3, H, W) and features of texts (T, D), not normalised -> (B, heads, T, h, w),
         which sum to 1 over the h x w patches.
@@ -126,26 +120,13 @@ class Cosmos(MultiViewCLIP):
         return self.visual.attn_cross_pool.weights(queries, keys).unflatten(-1, grid)
 
     def token_attention(self, texts: Tensor, images: Tensor) -> Tensor:
-        """How every image looks at every text: the weights of `text_attn_cross_pool`.
+        """Return the weights of `text_attn_cross_pool` of every image on every text.
 
         Texts (T, S) token ids and features of images (B, D), not normalised -> (T, heads, B, S),
         which sum to 1 over the S tokens, padding included.
         """
         keys = self.text_token_mapping(self.text_tokens(texts, keep=len(texts)).tokens)
         return self.text_attn_cross_pool.weights(images.expand(len(texts), -1, -1), keys)
-
-    def _encode_images(self, views: Views) -> Tokens:
-        """All views' features (V, B, D), not normalised; the first's tokens (B, N, width)."""
-        batch = views.global_images.shape[1]
-        sizes = [images.flatten(0, 1) for images in views[:2] if len(images)]
-        features, tokens = self.image_tokens(sizes, keep=batch)
-        return Tokens(features.unflatten(0, (-1, batch)), tokens)
-
-    def _encode_texts(self, views: Views) -> Tokens:
-        """Features of all captions (T, B, D), not normalised, and tokens of the first global."""
-        batch = views.texts.shape[1]
-        features, tokens = self.text_tokens(views.texts.flatten(0, 1), keep=batch)
-        return Tokens(features.unflatten(0, (-1, batch)), tokens)
 
 
 @torch.no_grad()
@@ -157,11 +138,8 @@ def clamp_logit_scales(model: nn.Module) -> None:
             scale.clamp_(0, math.log(100))
 
 
-Model = TypeVar("Model", bound=nn.Module)
-
-
 def create_teacher(student: Model) -> Model:
-    """A copy of the student that takes no gradients."""
+    """Copy a student to a teacher, which takes no gradients."""
     return copy.deepcopy(student).requires_grad_(False)
 
 

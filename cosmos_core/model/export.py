@@ -34,6 +34,23 @@ from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.utils.files import appearing, require_writable, write_atomically
 
 ALL_WEIGHTS_NAME = "cosmos.safetensors"
+CARD_NAME = "README.md"
+# Names of facts, and their keys in the metadata that cosmos-train writes.
+TRAINING_FACTS = {
+    "Command": "command",
+    "Seed": "seed",
+    "Commit": "commit",
+    "Finished": "date",
+    "Duration in seconds": "seconds",
+    "Processes": "processes",
+    "CPU threads": "threads",
+    "Steps": "steps",
+    "Batch size": "config.optim.batch_size",
+    "Samples seen": "samples_seen",
+    "Training data": "config.data.shards",
+    "Precision": "config.compute.precision",
+    "PyTorch": "torch",
+}
 
 
 def export(
@@ -43,14 +60,15 @@ def export(
     weights: Weights = "teacher",
     architecture: Architecture | None = None,
 ) -> list[Path]:
-    """Write a checkpoint of either layout as a folder; returns its files.
+    """Write a checkpoint of either layout as a folder, atomically; return its files.
 
-    `weights` are those that OpenCLIP loads. `architecture` may be left out where the file states
-    its own. The folder appears whole or not at all. Raises ValueError where it holds something
-    already, and for a checkpoint or an architecture that cannot be used.
+    `weights` are those that OpenCLIP loads. `architecture` may be left out where the file contains
+    its own. Raises ValueError where the folder is not empty, and for a checkpoint or an
+    architecture that cannot be used.
     """
     output = output.resolve()
-    _refuse_contents(output)
+    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
+        raise ValueError(f"{output} is there already; choose another folder")
     require_writable(output.parent)
     read = read_checkpoint(checkpoint)
     names = dict.fromkeys([weights, *read.weights])
@@ -76,7 +94,7 @@ def export(
 
 
 def preprocess_config(architecture: Architecture) -> dict[str, Any]:
-    """How images are prepared, in OpenCLIP's words; their size is the model's."""
+    """Return OpenCLIP's preprocessing of images; their size is the model's."""
     stated = model_config(architecture).get("preprocess", {})
     return {
         "mean": list(stated.get("mean") or OPENAI_DATASET_MEAN),
@@ -87,7 +105,7 @@ def preprocess_config(architecture: Architecture) -> dict[str, Any]:
 
 
 def _write_openclip(folder: Path, model: MultiViewCLIP, config: Mapping[str, Any]) -> None:
-    """The tensors of the model that OpenCLIP builds from the configuration, and no others."""
+    """Write the tensors of the model that OpenCLIP builds from the configuration, no others."""
     with torch.device("meta"):
         keys = open_clip.CLIP(**config["model_cfg"]).state_dict().keys()
     state = model.state_dict()
@@ -97,45 +115,20 @@ def _write_openclip(folder: Path, model: MultiViewCLIP, config: Mapping[str, Any
     write_atomically(folder / HF_CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
 
 
-def _refuse_contents(output: Path) -> None:
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ValueError(f"{output} is there already; choose another folder")
-
-
-CARD_NAME = "README.md"
-# Name of a fact, and its place in the metadata that cosmos-train writes.
-TRAINING_FACTS = {
-    "Command": "command",
-    "Seed": "seed",
-    "Commit": "commit",
-    "Finished": "date",
-    "Duration in seconds": "seconds",
-    "Processes": "processes",
-    "CPU threads": "threads",
-    "Steps": "steps",
-    "Batch size": "config.optim.batch_size",
-    "Samples seen": "samples_seen",
-    "Training data": "config.data.shards",
-    "Precision": "config.compute.precision",
-    "PyTorch": "torch",
-}
-
-
 def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
-    """How a model was trained, by name; None for what the checkpoint does not say."""
+    """Return how a model was trained, by name; None for unknown facts."""
     training = checkpoint.training or {}
-    facts = {name: _look_up(training, path) for name, path in TRAINING_FACTS.items()}
-    return {"Method": checkpoint.method, **facts}
-
-
-def _look_up(record: Any, path: str) -> Any:
-    for key in path.split("."):
-        record = record.get(key) if isinstance(record, Mapping) else None
-    return record
+    found = {"Method": checkpoint.method}
+    for name, path in TRAINING_FACTS.items():
+        value: Any = training
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        found[name] = value
+    return found
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:
-    """Facts as a Markdown table without a head; unknown ones, None, are left out."""
+    """Return facts as a Markdown table without a head, without unknown ones, None."""
     cells = {
         name: str(value).replace("|", r"\|") for name, value in facts.items() if value is not None
     }
@@ -145,13 +138,15 @@ def facts_table(facts: Mapping[str, Any]) -> str:
 def model_card(
     name: str, checkpoint: Checkpoint, config: Mapping[str, Any], weights: Weights
 ) -> str:
-    """A card in the Hub's layout for a folder that `export` writes."""
+    """Return a card in the Hub's layout for a folder that `export` writes."""
     metadata = ModelCardData(
         license="mit",
         library_name="open_clip",
         pipeline_tag="zero-shot-image-classification",
-        tags=["clip", checkpoint.method] if checkpoint.method != "clip" else ["clip"],
+        tags=list(dict.fromkeys(["clip", checkpoint.method])),
     )
+    stored = " and ".join(f"the {name}" for name in sorted(checkpoint.weights))
+    modules = ", cross-attention modules included" if checkpoint.model_kind == "cosmos" else ""
     return f"""---
 {metadata.to_yaml()}
 ---
@@ -170,7 +165,7 @@ model, _, preprocess = open_clip.create_model_and_transforms(name)
 {_tokenizer(config)}
 ```
 
-OpenCLIP loads the {weights}. `cosmos.safetensors` holds {_whole(checkpoint)}:
+OpenCLIP loads the {weights}. `cosmos.safetensors` holds {stored}{modules}:
 `cosmos_core.load_model("cosmos.safetensors", weights="{weights}")`.
 
 ## Training
@@ -184,7 +179,7 @@ None are recorded here. `cosmos-eval run --model cosmos:cosmos.safetensors` meas
 
 
 def _tokenizer(config: Mapping[str, Any]) -> str:
-    """How to get the tokenizer; OpenCLIP's configuration can name none but its own."""
+    """Return code that creates the tokenizer; OpenCLIP's configuration can name only its own."""
     vocabulary = config["text_cfg"].get("vocab_size", open_clip.CLIPTextCfg.vocab_size)
     if vocabulary == open_clip.CLIPTextCfg.vocab_size:
         return "tokenizer = open_clip.get_tokenizer(name)"
@@ -194,9 +189,3 @@ def _tokenizer(config: Mapping[str, Any]) -> str:
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 
 tokenizer = scenes_tokenizer({length})"""
-
-
-def _whole(checkpoint: Checkpoint) -> str:
-    names = " and ".join(f"the {name}" for name in sorted(checkpoint.weights))
-    parts = ", cross-attention modules included" if checkpoint.model_kind == "cosmos" else ""
-    return names + parts

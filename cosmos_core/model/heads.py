@@ -7,18 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 HEAD = "head"
-"""A head's name in its model. It serves the training alone and is left out of checkpoints."""
-
-
-def add_head(model: nn.Module, head: nn.Module) -> None:
-    """Make `head` a part of the model: it is trained, averaged and resumed with it."""
-    model.add_module(HEAD, head)
-
-
-def project(model: nn.Module, features: Tensor) -> Tensor:
-    """The head's output for features (..., D)."""
-    projected: Tensor = model.get_submodule(HEAD)(features)
-    return projected
+"""Name of a head in its model. Only the training uses it: checkpoints leave it out."""
 
 
 class ProjectionHead(nn.Sequential):

@@ -1,4 +1,9 @@
-"""Attention among sequences that lie one after another, without padding between them.
+"""Sequences of several lengths in one pass through OpenCLIP's transformer blocks.
+
+Everything in a block but attention acts on single tokens. So sequences are concatenated, without
+padding, to one tensor (T, W), and only attention treats them run by run, where a run is equally
+long sequences. In the last block, sequences of which one token is read compute that token only.
+Both are exact.
 
 Letters in shapes: T tokens of all sequences, M sequences, W width, n sequences of a run, l tokens
 of each, h heads, d width of a head.
@@ -7,7 +12,6 @@ of each, h heads, d width of a head.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,43 +30,143 @@ class Run(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Tokens of all its sequences."""
+        """Number of tokens of all its sequences."""
         return self.sequences * self.length
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How sequences are concatenated in (T, W); `causal` where tokens see only preceding ones.
+
+    `ends` (M,), where given, are the positions in their sequences of the only queries.
+    """
+
+    runs: tuple[Run, ...]
+    causal: bool
+    ends: Tensor | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens of all runs."""
+        return sum(run.tokens for run in self.runs)
+
+
+class Encoded(NamedTuple):
+    """`whole` (T', W), all tokens of the first runs; `ends` (M, W), one of each other sequence."""
+
+    whole: Tensor
+    ends: Tensor
+
+
+class PackedBlock(ResidualAttentionBlock):
+    """OpenCLIP's block, which can also be called with a packing.
+
+    `pack_blocks` converts OpenCLIP's blocks: parameters, their names and hooks stay.
+    """
+
+    def forward(
+        self,
+        q_x: Tensor,
+        k_x: Tensor | None = None,
+        v_x: Tensor | None = None,
+        attn_mask: Tensor | None = None,
+        packing: Packing | None = None,
+    ) -> Tensor:
+        """Map tokens (T, W) -> (T, W) with a packing; without one, do as OpenCLIP's block.
+
+        Where `k_x` (T, W) are the tokens, `q_x` (M, W) are those at the packing's ends -> (M, W).
+        """
+        if packing is None:
+            return super().forward(q_x, k_x, v_x, attn_mask)
+        # In mixed precision, a CPU adds tensors of two types several times slower than it converts.
+        tokens = None if k_x is None else self.ln_1(k_x)
+        x = q_x + self.ls_1(self._mix(self.ln_1(q_x), tokens, packing)).to(q_x.dtype)
+        return x + self.ls_2(self.mlp(self.ln_2(x))).to(x.dtype)
+
+    def _mix(self, queries: Tensor, tokens: Tensor | None, packing: Packing) -> Tensor:
+        """Return the attention of this block, projections included."""
+        heads = self.attn.num_heads
+        if tokens is None:
+            qkv = F.linear(queries, self.attn.in_proj_weight, self.attn.in_proj_bias)
+            mixed = _self_attention(qkv, heads, packing)
+        else:
+            mixed = _attention_at_ends(*project(self.attn, queries, tokens), heads, packing)
+        return self.attn.out_proj(mixed)
+
+
+def pack_blocks(transformer: Transformer) -> None:
+    """Let blocks be called with a packing. Raises ValueError for other blocks than the default."""
+    for block in transformer.resblocks:
+        if type(block) is not ResidualAttentionBlock:
+            raise ValueError(f"COSMOS cannot be built on blocks of kind {type(block).__name__}")
+        block.__class__ = PackedBlock
+
+
+def through_blocks(
+    transformer: Transformer, x: Tensor, packing: Packing, whole: int, ends: Tensor
+) -> Encoded:
+    """Map embedded tokens (T, W) through all blocks, the last one for the requested tokens alone.
+
+    All tokens of the first `whole` runs are returned; of the other M sequences, those at `ends`
+    (M,).
+    """
+    first = Packing(packing.runs[:whole], packing.causal)
+    rest = Packing(packing.runs[whole:], packing.causal, ends)
+    *early, last = transformer.resblocks
+    for block in early:
+        x = _call(transformer, block, x, None, packing)
+    complete, others = x.split([first.tokens, rest.tokens])
+    if first.runs:
+        complete = _call(transformer, last, complete, None, first)
+    if not rest.runs:
+        return Encoded(complete, others)
+    lengths = [run.length for run in rest.runs for _ in range(run.sequences)]
+    starts = torch.tensor([0, *lengths[:-1]], device=x.device).cumsum(0)
+    return Encoded(complete, _call(transformer, last, others[starts + ends], others, rest))
+
+
+def _call(
+    transformer: Transformer, block: PackedBlock, x: Tensor, tokens: Tensor | None, packing: Packing
+) -> Tensor:
+    """Call a block, and recompute it in backward where the transformer is set so."""
+    if transformer.grad_checkpointing and torch.is_grad_enabled():
+        return checkpoint(block, x, tokens, packing=packing, use_reentrant=False)
+    return block(x, tokens, packing=packing)
 
 
 def project(
     attention: nn.MultiheadAttention, queries: Tensor, tokens: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Queries (..., W), and keys and values (..., 2W) of other tokens (..., W)."""
+    """Project queries (..., W), and other tokens (..., W) to keys and values (..., 2W)."""
     width = queries.shape[-1]
     weight, bias = attention.in_proj_weight, attention.in_proj_bias
     q = F.linear(queries, weight[:width], bias[:width])
     return q, F.linear(tokens, weight[width:], bias[width:])
 
 
-def self_attention(qkv: Tensor, heads: int, runs: Sequence[Run], causal: bool) -> Tensor:
+# A packing changes from step to step: compiled code must not depend on it.
+@torch.compiler.disable
+def _self_attention(qkv: Tensor, heads: int, packing: Packing) -> Tensor:
     """Projected queries, keys and values (T, 3W) -> (T, W)."""
     outputs = []
-    for run, piece in zip(runs, qkv.split([run.tokens for run in runs]), strict=True):
+    pieces = qkv.split([run.tokens for run in packing.runs])
+    for run, piece in zip(packing.runs, pieces, strict=True):
         split = piece.view(*run, 3, heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = split.contiguous() if _needs_plain(qkv) else split
-        output = attend(q, k, v, causal=causal)
+        output = attend(q, k, v, causal=packing.causal)
         outputs.append(output.transpose(1, 2).reshape(run.tokens, -1))
     return torch.cat(outputs)
 
 
-def attention_at(
-    q: Tensor, kv: Tensor, heads: int, runs: Sequence[Run], ends: Tensor | None
-) -> Tensor:
-    """One query a sequence: queries (M, W), keys and values (T, 2W) -> (M, W).
-
-    `ends` (M,) is the last token of each sequence that its query sees; None means all of them.
-    """
+@torch.compiler.disable
+def _attention_at_ends(q: Tensor, kv: Tensor, heads: int, packing: Packing) -> Tensor:
+    """One query per sequence: queries (M, W), keys and values (T, 2W) -> (M, W)."""
+    runs, ends = packing.runs, packing.ends if packing.causal else None
     counts = [run.sequences for run in runs]
-    places = [None] * len(runs) if ends is None else ends.split(counts)
-    tokens = kv.split([run.tokens for run in runs])
+    limits = [None] * len(runs) if ends is None else ends.split(counts)
+    pieces = kv.split([run.tokens for run in runs])
     outputs = []
-    for run, query, piece, last in zip(runs, q.split(counts), tokens, places, strict=True):
+    for run, query, piece, last in zip(runs, q.split(counts), pieces, limits, strict=True):
         k, v = piece.view(*run, 2, heads, -1).permute(2, 0, 3, 1, 4)
         seen = None
         if last is not None:
@@ -92,115 +196,3 @@ def _needs_plain(tensor: Tensor) -> bool:
     """PyTorch's fused attention on a CPU is slow in bfloat16: backward takes three to eight times
     as long as plain products and a softmax, forward up to twice (docs/log.md)."""
     return tensor.device.type == "cpu" and tensor.dtype == torch.bfloat16
-
-
-@dataclass(frozen=True)
-class Packing:
-    """How sequences lie in (T, W); `causal` where tokens see only what precedes them.
-
-    `ends` (M,), where given, are the places in their sequences of the only queries.
-    """
-
-    runs: tuple[Run, ...]
-    causal: bool
-    ends: Tensor | None = None
-
-
-class Encoded(NamedTuple):
-    """`whole` (T', W), all tokens of the first runs; `ends` (M, W), one of each other sequence."""
-
-    whole: Tensor
-    ends: Tensor
-
-
-class PackedBlock(ResidualAttentionBlock):
-    """OpenCLIP's block, which can also be called with a packing.
-
-    `pack_blocks` makes OpenCLIP's blocks of it: parameters, their names and hooks stay.
-    """
-
-    def forward(
-        self,
-        q_x: Tensor,
-        k_x: Tensor | None = None,
-        v_x: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        packing: Packing | None = None,
-    ) -> Tensor:
-        """With a packing: tokens (T, W) -> (T, W); or, where `k_x` (T, W) are the tokens, those of
-        them at the packing's ends (M, W) -> (M, W). Without one: as OpenCLIP's."""
-        if packing is None:
-            return super().forward(q_x, k_x, v_x, attn_mask)
-        # In mixed precision, a CPU adds tensors of two types several times slower than it converts.
-        tokens = None if k_x is None else self.ln_1(k_x)
-        x = q_x + self.ls_1(self._mix(self.ln_1(q_x), tokens, packing)).to(q_x.dtype)
-        return x + self.ls_2(self.mlp(self.ln_2(x))).to(x.dtype)
-
-    def _mix(self, queries: Tensor, tokens: Tensor | None, packing: Packing) -> Tensor:
-        """The attention of this block, projections included."""
-        heads = self.attn.num_heads
-        if tokens is None:
-            qkv = F.linear(queries, self.attn.in_proj_weight, self.attn.in_proj_bias)
-            mixed = _self_attention(qkv, heads, packing)
-        else:
-            mixed = _attention_at(*project(self.attn, queries, tokens), heads, packing)
-        return self.attn.out_proj(mixed)
-
-
-# What a block is packed with changes from step to step: compiled code must not depend on it.
-@torch.compiler.disable
-def _self_attention(qkv: Tensor, heads: int, packing: Packing) -> Tensor:
-    return self_attention(qkv, heads, packing.runs, packing.causal)
-
-
-@torch.compiler.disable
-def _attention_at(q: Tensor, kv: Tensor, heads: int, packing: Packing) -> Tensor:
-    return attention_at(q, kv, heads, packing.runs, packing.ends if packing.causal else None)
-
-
-def pack_blocks(transformer: Transformer) -> None:
-    """Let the blocks be called with a packing; ValueError where they are not the default ones."""
-    for block in transformer.resblocks:
-        if type(block) is not ResidualAttentionBlock:
-            raise ValueError(f"COSMOS cannot be built on blocks of kind {type(block).__name__}")
-        block.__class__ = PackedBlock
-
-
-def through_blocks(
-    transformer: Transformer, x: Tensor, packing: Packing, whole: int, ends: Tensor
-) -> Encoded:
-    """Embedded tokens (T, W) through all blocks, the last one for what is wanted of it alone.
-
-    The first `whole` runs are wanted whole; of the other M sequences, the tokens at `ends` (M,).
-    """
-    first = Packing(packing.runs[:whole], packing.causal)
-    rest = Packing(packing.runs[whole:], packing.causal, ends)
-    *early, last = transformer.resblocks
-    for block in early:
-        x = _call(transformer, block, x, None, packing)
-    wanted, others = x.split([_tokens(first), _tokens(rest)])
-    if first.runs:
-        wanted = _call(transformer, last, wanted, None, first)
-    if not rest.runs:
-        return Encoded(wanted, others)
-    queries = others[_starts(rest.runs, x.device) + ends]
-    return Encoded(wanted, _call(transformer, last, queries, others, rest))
-
-
-def _call(
-    transformer: Transformer, block: PackedBlock, x: Tensor, tokens: Tensor | None, packing: Packing
-) -> Tensor:
-    """A block, computed again in backward where the transformer is set so."""
-    if transformer.grad_checkpointing and torch.is_grad_enabled():
-        return checkpoint(block, x, tokens, packing=packing, use_reentrant=False)
-    return block(x, tokens, packing=packing)
-
-
-def _tokens(packing: Packing) -> int:
-    return sum(run.tokens for run in packing.runs)
-
-
-def _starts(runs: Sequence[Run], device: torch.device) -> Tensor:
-    """Where each sequence starts in (T, W)."""
-    lengths = [run.length for run in runs for _ in range(run.sequences)]
-    return torch.tensor([0, *lengths[:-1]], device=device).cumsum(0)

@@ -24,7 +24,7 @@ from cosmos_core import methods as package
 from cosmos_core.engine.build import make_training
 from cosmos_core.losses import contrastive_loss, gather_locally
 from cosmos_core.methods.cosmos import CosmosMethod
-from cosmos_core.model.heads import PrototypeHead, project
+from cosmos_core.model.heads import HEAD, PrototypeHead
 from cosmos_core.types import LossTerms, ViewCounts
 
 
@@ -167,7 +167,7 @@ def test_a_step_moves_the_teachers_center_alone():
     training, views = make_training(tiny_config(method), SINGLE_PROCESS), tiny_views(method)
     with torch.no_grad():
         image = training.teacher.encode_image(views.global_images.flatten(0, 1), normalize=True)
-        mean = project(training.teacher, image).mean(dim=0)
+        mean = training.teacher.get_submodule(HEAD)(image).mean(dim=0)
     step(training, views)
     assert torch.allclose(training.teacher.head.center, 0.1 * mean, atol=1e-6)
     assert not training.model.head.center.any()
