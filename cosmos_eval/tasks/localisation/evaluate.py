@@ -1,36 +1,79 @@
-"""Score the maps of a set's images, and put a localisation measurement together."""
+"""Localisation: maps of all classes over the images of a data set, scored where a class is."""
 
 from __future__ import annotations
 
+import math
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import islice
+from typing import NamedTuple
 
 import numpy as np
+import torch
+from PIL import ImageOps
+from torch import Tensor
 
 from cosmos_eval.data.folders import limit_notes
-from cosmos_eval.embedding.cache import Arrays
-from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.data.prefetch import prefetch
+from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.embedding.cache import Arrays, ShardStore
+from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_finite
+from cosmos_eval.models.maps import (
+    heatmaps_of_features,
+    usual_kind,
+    whole_image,
+    with_cross_attention,
+)
+from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
 from cosmos_eval.tasks import task_named
-from cosmos_eval.tasks.label_maps import LabelMaps
+from cosmos_eval.tasks.label_maps import (
+    Label,
+    LabelMaps,
+    Sample,
+    has_background,
+    read_label,
+    require_same_size,
+)
 from cosmos_eval.tasks.label_maps.measure import (
     Work,
     fingerprints,
+    images_at_once,
     in_shards,
+    store_shard,
     stored_shards,
     unfinished_store,
+    with_patches,
 )
-from cosmos_eval.tasks.localisation.maps import choose, make_mapper
-from cosmos_eval.tasks.localisation.one_pass import ALONE, Job, score_shards
-from cosmos_eval.tasks.localisation.samples import BOUNDS, CLASSES, IMAGE, NAME
+from cosmos_eval.tasks.localisation.samples import (
+    AUC,
+    BOUNDS,
+    CLASS,
+    CLASSES,
+    HIT,
+    IMAGE,
+    LABELLED,
+    MASS,
+    NAME,
+    OTHER_NAMES,
+    PIXELS,
+    THING,
+)
+from cosmos_eval.tasks.prompts import prompt_embeddings, prompt_queries
 from cosmos_eval.types import (
+    Attention,
     LocalisationProtocol,
+    MapKind,
     Measurement,
     OnProgress,
+    Progress,
     RunOptions,
     Samples,
     UsageError,
 )
+
+ALONE = "alone"  # (N,) whether one class fills all labelled pixels of an image
 
 # Constants of a protocol that change the number, beside names, prompts and templates.
 _CONSTANTS = ("map", "scale", "small", "large", "reduce_zero_label", "ignore_index")
@@ -45,18 +88,19 @@ def measure_data(
 ) -> Iterator[Measurement]:
     """Measure checked data; finished shards are removed when the caller goes on."""
     distributed, attention = options.distributed, options.attention or protocol.attention
-    chosen = distributed.synchronized(lambda: choose(encoder, protocol, attention))
+    kind = protocol.map or usual_kind(encoder)
+    dense = distributed.synchronized(lambda: _require_maps(encoder, kind, attention))
     samples = data.samples
-    job = Job(protocol, samples, unfinished_store(encoder.info, protocol, options, samples))
+    store = unfinished_store(encoder.info, protocol, options, samples)
     started = named = time.perf_counter()
 
     def prepare() -> Work[Arrays]:
         nonlocal named
-        mapper = make_mapper(chosen, protocol, attention, options, progress)
+        mapper = _make_mapper(dense, kind, protocol, options, progress)
         named = time.perf_counter()
-        return partial(score_shards, job, mapper, options)
+        return partial(_score_shards, samples, store, mapper, protocol, options)
 
-    found = in_shards(len(samples), partial(stored_shards, job.store), prepare, options, progress)
+    found = in_shards(len(samples), partial(stored_shards, store), prepare, options, progress)
     seconds = {"prompts": named - started, "images": time.perf_counter() - named}
     arrays = _joined(found)
     if not len(arrays[IMAGE]):
@@ -70,11 +114,11 @@ def measure_data(
         **vars(task_named("loc").figures(stored, options.seed)),
         samples=stored,
         hashes=fingerprints(protocol, names, {**constants, "attention": attention}),
-        settings={"map": chosen.kind, "protocol_map": protocol.map},
+        settings={"map": kind, "protocol_map": protocol.map},
         seconds=seconds,
         notes=(*limit_notes(options), *_notes(arrays, protocol)),
     )
-    job.store.remove()
+    store.remove()
 
 
 def _joined(shards: Sequence[Arrays]) -> Arrays:
@@ -97,3 +141,195 @@ def _notes(arrays: Arrays, protocol: LocalisationProtocol) -> Iterator[str]:
             f"{protocol.dataset}: left out are {alone} of {len(arrays[ALONE])} images in which one "
             "class fills all labelled pixels"
         )
+
+
+def _score_shards(
+    samples: Sequence[Sample],
+    store: ShardStore,
+    mapper: Mapper,
+    protocol: LocalisationProtocol,
+    options: RunOptions,
+    shards: Sequence[range],
+    progress: OnProgress,
+) -> list[Arrays]:
+    """Return the arrays of shards; each shard is stored as soon as it is finished."""
+    indices = [index for shard in shards for index in shard]
+    # Images of the next shard are read while those of one are encoded.
+    images = prefetch(
+        [samples[index] for index in indices],
+        partial(load_image, encoder=mapper.encoder, protocol=protocol),
+        workers=options.workers,
+        window=4 * options.workers,
+    )
+    found, done = [], 0
+    for shard in shards:
+        loaded = list(islice(images, len(shard)))
+        scores: list[MapScores | None] = [None] * len(loaded)
+        for index, score in _scores(loaded, mapper, options.batch_size):
+            scores[index] = score
+            done += 1
+            progress(Progress("images", done, len(indices)))
+        arrays = _arrays(shard, loaded, scores)
+        store_shard(store, shard, arrays)
+        found.append(arrays)
+    return found
+
+
+def _scores(
+    loaded: Sequence[LoadedImage], mapper: Mapper, batch_size: int
+) -> Iterator[tuple[int, MapScores | None]]:
+    """Yield the index of every image of a shard and the scores of its things, None without any.
+
+    Images of equal size are encoded together. Raises UsageError, naming the image, where its maps
+    are not finite.
+    """
+    of_size: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for number, image in enumerate(loaded):
+        of_size[image.pixels.shape[1], image.pixels.shape[2]].append(number)
+    for size, members in of_size.items():
+        batches = math.ceil(len(members) / images_at_once(mapper.encoder, size, batch_size))
+        for batch in np.array_split(members, batches):
+            maps = _class_maps(mapper, torch.stack([loaded[n].pixels for n in batch]))
+            names = [loaded[n].name for n in batch]
+            require_finite(maps, mapper.encoder.info, names.__getitem__)
+            for number, every in zip(batch.tolist(), maps.numpy(), strict=True):
+                classes, *_, under, _ = loaded[number].things
+                yield number, score_maps(every[classes], under) if under else None
+
+
+def _arrays(
+    shard: range, loaded: Sequence[LoadedImage], scored: Sequence[MapScores | None]
+) -> Arrays:
+    things = [image.things for image in loaded]
+    scores = [np.stack(some).astype(np.float32) for some in scored if some is not None]
+    joined = np.concatenate([np.zeros((len(MapScores._fields), 0), np.float32), *scores], axis=1)
+    return {
+        PIXELS: np.array([some.image_pixels for some in things], np.int32),
+        LABELLED: np.array([some.labelled_pixels for some in things], np.int32),
+        ALONE: np.array([some.alone for some in things]),
+        IMAGE: np.repeat(np.array(shard, np.int32), [len(some.classes) for some in things]),
+        CLASS: np.array([number for some in things for number in some.classes], np.int16),
+        THING: np.array([pixels for some in things for pixels in some.pixels], np.int32),
+        **dict(zip((MASS, HIT, AUC, OTHER_NAMES), joined, strict=True)),
+    }
+
+
+class Things(NamedTuple):
+    """The things of an image that has something else as well.
+
+    `classes` (ascending) and `pixels` have one entry per thing; `under` is None where there is no
+    thing. `alone` is true where one class fills all labelled pixels, so that no map can miss it.
+    """
+
+    classes: list[int]
+    pixels: list[int]
+    image_pixels: int
+    labelled_pixels: int
+    under: Cover | None
+    alone: bool
+
+
+class LoadedImage(NamedTuple):
+    """`pixels` (3, H, W) float32, resized and normalised, and the things in the image."""
+
+    name: str
+    pixels: Tensor
+    things: Things
+
+
+def load_image(
+    sample: Sample, encoder: DenseEncoder, protocol: LocalisationProtocol
+) -> LoadedImage:
+    """Read an image and its label map. Raises UsageError that names a file it cannot use."""
+    source = ImageFile(sample.image)
+    # As label maps are made of what is displayed.
+    image = ImageOps.exif_transpose(source.decode(source.read()))
+    label = read_label(sample, protocol)
+    require_same_size(sample, (image.height, image.width), label)
+    pixels = whole_image(encoder, image)
+    height, width = (side // encoder.patch_size for side in pixels.shape[1:])
+    return LoadedImage(sample.name, pixels, things_of(label, (height, width), protocol))
+
+
+def things_of(label: Label, grid: tuple[int, int], protocol: LocalisationProtocol) -> Things:
+    """Find the things of a label map (H, W) below h x w patches.
+
+    A model whose input is not made of whole patches drops a narrow border; its patches are taken to
+    cover the image all the same.
+    """
+    counts = np.bincount(label.ravel(), minlength=256)
+    ignored = protocol.ignore_index
+    labelled = int(counts.sum() - counts[ignored])
+    first = int(has_background(protocol))
+    present = [n for n in range(first, len(protocol.class_names)) if counts[n]]
+    alone = any(counts[n] == labelled for n in present)
+    classes = [] if alone else present
+    return Things(
+        classes,
+        [int(counts[n]) for n in classes],
+        label.size,
+        labelled,
+        cover(label, classes, grid, ignored) if classes else None,
+        alone,
+    )
+
+
+class Mapper(NamedTuple):
+    """A model, the kind of its maps, and the features (Q, D) of all names of the classes.
+
+    `names_of_class` (C, Q) holds the weight of every name in the map of its class.
+    """
+
+    encoder: DenseEncoder
+    kind: MapKind
+    attention: Attention
+    scale: float
+    features: Tensor
+    names_of_class: Tensor
+
+
+def _require_maps(encoder: Encoder, kind: MapKind, attention: Attention) -> DenseEncoder:
+    """Return the encoder. Raises UsageError where it has no maps of this kind."""
+    if kind == "cross-attention":
+        return with_cross_attention(encoder)
+    return with_patches(encoder, attention)
+
+
+def _make_mapper(
+    encoder: DenseEncoder,
+    kind: MapKind,
+    protocol: LocalisationProtocol,
+    options: RunOptions,
+    progress: OnProgress,
+) -> Mapper:
+    """Encode the names of all classes. The feature of a name is the mean over templates."""
+    names = [name for synonyms in protocol.queries for name in synonyms]
+    arguments = names, protocol.templates, options, progress
+    if kind == "cross-attention":
+        features = prompt_queries(with_cross_attention(encoder), *arguments)
+    else:
+        features = prompt_embeddings(encoder, *arguments)
+    weights = [torch.full((len(some), 1), 1 / len(some)).double() for some in protocol.queries]
+    return Mapper(
+        encoder,
+        kind,
+        options.attention or protocol.attention,
+        protocol.scale,
+        torch.from_numpy(features),
+        torch.block_diag(*weights).T,
+    )
+
+
+def _class_maps(mapper: Mapper, images: Tensor) -> Tensor:
+    """Map images (B, 3, H, W) to maps of all classes (B, C, h, w) float64, which sum to 1.
+
+    The map of a class is the mean over its names and over heads: of the weights of cross-attention,
+    or of the cosines, to which a softmax over the patches is applied.
+    """
+    maps = heatmaps_of_features(
+        mapper.encoder, images, mapper.features, kind=mapper.kind, attention=mapper.attention
+    )
+    mean = torch.einsum("cq,bqhw->bchw", mapper.names_of_class, maps.double().mean(dim=2))
+    if mapper.kind == "cross-attention":
+        return mean
+    return (mapper.scale * mean).flatten(2).softmax(-1).view_as(mean)
