@@ -161,9 +161,16 @@ def test_provenance_holds_what_the_result_says():
         "notes": ["first note"],
         "limit": 5,
     }
-    row = make_row(told, metrics={"acc5": 0.5, "acc1": 0.25, "x_mean_rank": 3.25})
+    interval = {"low": 0.125, "high": 0.5, "method": "wilson", "level": 0.95}
+    first_found = "image_to_text_R@1"
+    row = make_row(
+        told,
+        task="retrieval",
+        metrics={"image_to_text_R@5": 0.5, first_found: 0.25, "image_to_text_mean_rank": 3.25},
+        intervals={first_found: interval},
+    )
     (entry,) = measured([row])
-    entry = entry._replace(published={"acc1": 0.2})
+    entry = entry._replace(published={first_found: 0.2})
     groups = provenance_of(Stored(Path("folder/r.json"), row))
     facts = {name: value for group in groups.values() for name, value in group.items()}
     assert facts["templates"] == "f" * 64
@@ -173,8 +180,8 @@ def test_provenance_holds_what_the_result_says():
     assert facts["result"] == "r.json"
     assert "attention" not in facts
     first, second, third = figures_of(entry)
-    assert first == ("acc1", "25.0 %", "[12.5, 50.0]", "wilson, 95%", "20.0 (+5.0)")
-    assert (second.metric, second.value) == ("acc5", "50.0 %")
+    assert first == (first_found, "25.0 %", "[12.5, 50.0]", "wilson, 95%", "20.0 (+5.0)")
+    assert (second.metric, second.value) == ("image_to_text_R@5", "50.0 %")
     assert (third.value, third.interval) == ("3.25", "")
 
 
