@@ -1,7 +1,7 @@
-"""The charts of a page: Vega-Altair's specifications, the program that draws them, their data.
+"""The program that draws the charts of a page, and the data of its scripts.
 
-Colours and sizes come from the page when it draws. vl-convert bundles the program from its own
-files, without network; the page carries it compressed, since it would take a fifth of the page.
+static/charts.json has the Vega-Lite specifications; colours and sizes come from the page.
+vl-convert bundles the program from its own files, without network; the page carries it compressed.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from cosmos_eval.report.content import Content
 from cosmos_eval.report.tables import ClassTable
 from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.text import p_value_text
-
-ROWS = "rows"
-"""The name of a chart's data."""
 
 
 class Program(NamedTuple):
@@ -42,57 +39,6 @@ def program() -> Program:
     lite = vl_convert.get_vegalite_versions()[-1]
     versions = f"Vega {vega}, Vega-Lite {lite}, Vega-Embed {embed}"
     return Program(text, packed, versions)
-
-
-def specifications() -> dict[str, dict[str, Any]]:
-    """Return the page's charts by name."""
-    return {"intervals": _intervals(), "classes": _classes()}
-
-
-def _intervals() -> dict[str, Any]:
-    """A metric of all models, with intervals as bars.
-
-    Rows have `name`, `source`, `value`, `low`, `high` and `label`, in the order of the chart.
-    """
-    import altair as alt
-
-    y = alt.Y("name:N").sort(None).title(None).axis(labelLimit=320)
-    x = alt.X("value:Q").scale(zero=False, nice=True).title(None).axis(tickCount=10)
-    colour = alt.Color("source:N").legend(orient="top", title=None, symbolOpacity=1)
-    tooltip = alt.Tooltip("label:N")
-    bars = alt.Chart().mark_rule(strokeWidth=7, opacity=0.35).encode(
-        x=alt.X("low:Q").scale(zero=False, nice=True).title(None), x2="high:Q", y=y, color=colour,
-        tooltip=tooltip,
-    )  # fmt: skip
-    shape = alt.Shape("source:N").legend(None)
-    points = alt.Chart().mark_point(size=55, filled=True, opacity=1).encode(
-        x=x, y=y, color=colour, shape=shape, tooltip=tooltip
-    )  # fmt: skip
-    chart = alt.layer(bars, points, data=alt.NamedData(ROWS))
-    return _finished(chart.properties(width="container"))
-
-
-def _classes() -> dict[str, Any]:
-    """A figure of every class by two models: `a`, `b`, `side` (which is higher) and `label`."""
-    import altair as alt
-
-    percent = alt.Scale(domain=[0, 100])
-    points = alt.Chart(alt.NamedData(ROWS)).mark_circle(size=45, opacity=0.7).encode(
-        x=alt.X("a:Q", scale=percent).title("A, %"),
-        y=alt.Y("b:Q", scale=percent).title("B, %"),
-        color=alt.Color("side:N").legend(orient="top", title=None),
-        tooltip=alt.Tooltip("label:N"),
-    )  # fmt: skip
-    corners = alt.InlineData(values=[{"a": 0, "b": 0}, {"a": 100, "b": 100}])
-    line = alt.Chart(corners).mark_line(strokeDash=[4, 4], opacity=0.6).encode(x="a:Q", y="b:Q")
-    return _finished(alt.layer(line, points).properties(width="container", height=340))
-
-
-def _finished(chart: Any) -> dict[str, Any]:
-    fitted = chart.properties(autosize={"type": "fit-x", "contains": "padding"})
-    specification: dict[str, Any] = fitted.to_dict()
-    specification.pop("config", None)
-    return specification
 
 
 def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval._version import __version__
-from cosmos_eval.report.charts import model_names, page_data, program, specifications
+from cosmos_eval.report.charts import model_names, page_data, program
 from cosmos_eval.report.comparisons import scores
 from cosmos_eval.report.content import Content
 from cosmos_eval.report.gallery import KINDS, Gallery, Picture
@@ -120,7 +121,9 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
         style=style,
         script=script,
         charts=charts,
-        data=script_json({**page_data(content, tables), "charts": specifications()}),
+        data=script_json(
+            {**page_data(content, tables), "charts": json.loads(_static("charts.json"))}
+        ),
         version=__version__,
         summary=summary_of(content.results),
         notes=[*content.notes, *gallery.notes],

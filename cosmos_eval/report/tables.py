@@ -13,6 +13,7 @@ from cosmos_eval.results.text import bounds, difference, percent
 from cosmos_eval.tasks import known_tasks, metric_of
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
+_SETTINGS = ("limit", "partial", "attention", "precision", "batch_size", "seed")
 _FIRST_FIGURE = "IoU"  # has its table before those of other figures per class
 
 Anchors = Mapping[Key, str]
@@ -186,7 +187,8 @@ def _figure(entry: Entry, metric: str) -> Figure:
 def provenance_of(stored: Stored) -> dict[str, dict[str, str]]:
     """Return what is known of a result, as names and values under titles."""
     row = stored.row
-    recorded, model = row.provenance, row.model
+    record, model = row.provenance, row.model
+    memory = record["peak_memory_bytes"]
     groups: dict[str, Mapping[str, Any]] = {
         "Model": {
             "specification": model["spec"],
@@ -197,42 +199,33 @@ def provenance_of(stored: Stored) -> dict[str, dict[str, str]]:
         "Measurement": {
             "task": row.task,
             "samples": row.n_samples,
-            "limit": recorded["limit"],
-            "partial": recorded.get("partial"),
-            "attention": recorded["attention"],
-            "kind of map": recorded.get("map"),
-            "precision": recorded["precision"],
-            "batch size": recorded["batch_size"],
-            "seed": recorded["seed"],
+            **{name.replace("_", " "): record.get(name) for name in _SETTINGS},
+            "kind of map": record.get("map"),
         },
-        "Hashes of what was measured": recorded["hashes"],
-        "Code and machine": _machine(recorded),
+        "Hashes of what was measured": record["hashes"],
         "Files": {
             "result": stored.path.name,
             "samples": row.samples,
-            "SHA-256 of the samples": recorded.get("samples_sha256"),
-            "SHA-256 of the record": recorded.get("record_sha256"),
+            "SHA-256 of the samples": record.get("samples_sha256"),
+            "SHA-256 of the record": record.get("record_sha256"),
             "edited after it was written": "yes" if stored.is_edited else None,
+        },
+        "Code and machine": {
+            "measured (UTC)": record["utc"],
+            "cosmos-eval": record["version"],
+            "commit": record["commit"] or "unknown",
+            "code edited since": {True: "yes", False: "no"}.get(record["dirty"], "unknown"),
+            **{name: record[name] for name in ("command", "device", "platform", "python")},
+            "packages": _pairs((n, v) for n, v in record["packages"].items() if v),
+            "seconds": _pairs((phase, f"{s:g}") for phase, s in record["seconds"].items()),
+            "peak memory": None if memory is None else f"{memory / 1e6:.0f} MB",
         },
     }
     return {title: _known(facts) for title, facts in groups.items()}
 
 
-def _machine(recorded: Mapping[str, Any]) -> dict[str, Any]:
-    memory = recorded["peak_memory_bytes"]
-    return {
-        "measured (UTC)": recorded["utc"],
-        "cosmos-eval": recorded["version"],
-        "commit": recorded["commit"] or "unknown",
-        "code edited since": {True: "yes", False: "no"}.get(recorded["dirty"], "unknown"),
-        "command": recorded["command"],
-        "device": recorded["device"],
-        "platform": recorded["platform"],
-        "Python": recorded["python"],
-        "packages": ", ".join(f"{n} {v}" for n, v in sorted(recorded["packages"].items()) if v),
-        "seconds": ", ".join(f"{phase} {s:g}" for phase, s in sorted(recorded["seconds"].items())),
-        "peak memory": None if memory is None else f"{memory / 1e6:.0f} MB",
-    }
+def _pairs(items: Iterator[tuple[str, str]]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sorted(items))
 
 
 def _known(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -86,25 +86,27 @@ def collect(
         watch("pictures", Progress("data sets", done, len(found.groups)))
         sources.append(_source(group, options, predictions))
     sources.append(AttentionSource(found.groups, _pairs(found.groups, sources, options)))
-    answered = run_requests((r for source in sources for r in source.requests()), device, watch)
-    candidates = [one for source in sources for one in source.candidates(answered.outputs)]
+    requests = (request for source in sources for request in source.requests())
+    outputs, refusals = run_requests(requests, device, watch)
+    candidates = [one for source in sources for one in source.candidates(outputs)]
     selected = select(candidates, budget, options.workers, partial(watch, "pictures"))
     notes = [
         *found.notes,
         *(note for source in sources for note in source.notes),
-        *answered.notes,
+        *refusals,
         *selected.notes,
     ]
-    by_type: dict[type, list[Any]] = {}
-    for example in selected.examples:
-        by_type.setdefault(type(example), []).append(example)
-    return Gallery(
-        retrieval=tuple(by_type.get(RetrievalExample, ())),
-        classification=tuple(by_type.get(ClassificationExample, ())),
-        segmentation=tuple(by_type.get(SegmentationExample, ())),
-        attention=tuple(by_type.get(AttentionExample, ())),
-        notes=tuple(dict.fromkeys(notes)),
-    )
+    types = {
+        "retrieval": RetrievalExample,
+        "classification": ClassificationExample,
+        "segmentation": SegmentationExample,
+        "attention": AttentionExample,
+    }
+    examples: dict[str, Any] = {
+        kind: tuple(example for example in selected.examples if isinstance(example, type_))
+        for kind, type_ in types.items()
+    }
+    return Gallery(**examples, notes=tuple(dict.fromkeys(notes)))
 
 
 def _source(group: Group, options: RunOptions, predictions: Path | None) -> Source:

@@ -62,17 +62,12 @@ class Request(NamedTuple):
         return self.kind, self.where, self.label
 
 
-class Answered(NamedTuple):
-    """The outputs of models, and one line for each that could not be computed."""
-
-    outputs: Outputs
-    notes: Sequence[str]
-
-
-def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> Answered:
+def run_requests(
+    requests: Iterable[Request], device: str, watch: Watch
+) -> tuple[Outputs, list[str]]:
     """Load every model once, one after the other, and run all requests for it.
 
-    Models are not fetched; those that are not on this machine are noted.
+    Returns outputs, and one line for each that could not be computed. Models are not fetched.
     """
     by_model: dict[Model, list[Request]] = {}
     for request in requests:
@@ -93,7 +88,7 @@ def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> Answ
                 outputs[request.key] = request.run(encoder, progress)
             except UsageError as error:
                 refusals.append((request, str(error)))
-    return Answered(outputs, _lines(refusals))
+    return outputs, _lines(refusals)
 
 
 def _warnings_only(progress: OnProgress) -> OnProgress:

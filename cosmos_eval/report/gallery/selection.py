@@ -52,10 +52,9 @@ def select(
         page, canvas, shown = _Page({}, {}, []), Canvas(scale), 0
         while shown < total:
             own = [n for n, candidate in enumerate(candidates) if candidate.round == shown]
-            drawn = _draw(candidates, own, canvas, workers)
-            reported = _reported(drawn, len(page.examples), len(candidates), progress)
+            drawn = _draw(candidates, own, canvas, workers, len(page.examples), progress)
             partial = shown == 0 and scale == _SCALES[-1]
-            larger = _with_round(page, reported, budget, partial=partial)
+            larger = _with_round(page, drawn, budget, partial=partial)
             if larger is None:
                 break
             page, shown = larger, shown + 1
@@ -66,33 +65,30 @@ def select(
     return Selection([], [])
 
 
-_Drawn = tuple[int, Example | UsageError]
-
-
 def _draw(
-    candidates: Sequence[Candidate], numbers: Sequence[int], canvas: Canvas, workers: int
-) -> Iterator[_Drawn]:
+    candidates: Sequence[Candidate],
+    numbers: Sequence[int],
+    canvas: Canvas,
+    workers: int,
+    before: int,
+    progress: OnProgress,
+) -> Iterator[tuple[int, Example | UsageError]]:
     """Draw candidates in threads; yields them in order, with their numbers."""
 
-    def draw(number: int) -> _Drawn:
+    def draw(number: int) -> tuple[int, Example | UsageError]:
         try:
             return number, candidates[number].draw(canvas)
         except UsageError as error:
             return number, error
 
-    return iter(prefetch(numbers, draw, workers=workers, window=4 * workers))
-
-
-def _reported(
-    drawn: Iterator[_Drawn], before: int, total: int, progress: OnProgress
-) -> Iterator[_Drawn]:
+    drawn = prefetch(numbers, draw, workers=workers, window=4 * workers)
     for done, one in enumerate(drawn, before + 1):
         yield one
-        progress(Progress("pictures", done, total))
+        progress(Progress("pictures", done, len(candidates)))
 
 
 def _with_round(
-    page: _Page, drawn: Iterator[_Drawn], budget: int, *, partial: bool
+    page: _Page, drawn: Iterator[tuple[int, Example | UsageError]], budget: int, *, partial: bool
 ) -> _Page | None:
     """Add a round to a page; None where it does not fit, unless a part of it will do."""
     page = _Page(dict(page.examples), dict(page.sizes), list(page.faults))

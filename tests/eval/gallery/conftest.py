@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from cosmos_eval import models
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.report.gallery import Gallery, Picture, collect
 from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner.plan import Machine, make_plan
 from cosmos_eval.runner.run import run_all
-from cosmos_eval.types import RunOptions
+from cosmos_eval.types import ModelSpec, RunOptions
 
 
 def pixels(picture: Picture, mode: str = "RGBA") -> NDArray[np.uint8]:
@@ -25,6 +27,24 @@ def pixels(picture: Picture, mode: str = "RGBA") -> NDArray[np.uint8]:
         assert (image.width, image.height) == (picture.width, picture.height)
         assert picture.media_type == Image.MIME[str(image.format)]
         return np.asarray(image.convert(mode))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def random_models_are_loaded_once() -> Iterator[None]:
+    """Building a model and describing its tokenizer takes most of the time of these tests."""
+    load, loaded = models.load_encoder, {}
+
+    def load_once(spec: ModelSpec, **options: Any) -> Encoder:
+        if not spec.text.endswith("/random"):
+            return load(spec, **options)
+        key = (spec, tuple(sorted((name, str(value)) for name, value in options.items())))
+        if key not in loaded:
+            loaded[key] = load(spec, **options)
+        return loaded[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "load_encoder", load_once)
+        yield
 
 
 @pytest.fixture(name="pixels")

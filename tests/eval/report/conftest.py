@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ def browser() -> Iterator[Browser]:
 
 
 class Watched:
-    """What a page has asked for, and what it has complained about."""
+    """The requests and the complaints of a page."""
 
     def __init__(self, page: Page) -> None:
         self.requests: set[str] = set()
@@ -30,9 +31,9 @@ class Watched:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
 
 
-@pytest.fixture
-def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open a file; afterwards nothing else may have been asked for, nor anything complained of."""
+@contextmanager
+def watched_pages(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Open files; at the end no page may have requested anything else, nor complained."""
     opened: list[tuple[Path, Page, Watched]] = []
 
     def open_file(path: Path, **context: Any) -> Page:
@@ -46,3 +47,16 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         page.context.close()
         assert {url for url in watched.requests if not url.startswith("data:")} == {path.as_uri()}
         assert watched.complaints == []
+
+
+@pytest.fixture
+def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    with watched_pages(browser) as open_file:
+        yield open_file
+
+
+@pytest.fixture(scope="module")
+def open_shared_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens pages for tests that change nothing on them."""
+    with watched_pages(browser) as open_file:
+        yield open_file

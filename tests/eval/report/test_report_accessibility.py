@@ -21,13 +21,29 @@ NAME = """(one) => {
 }"""
 
 
-@pytest.fixture
-def page(open_page, tmp_path):
-    path = tmp_path / "report.html"
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "report.html"
     content = shelf_of(MODELS).content([PUBLISHED])
     path.write_bytes(to_page(content, gallery_of(MODELS)).content)
-    page = open_page(path)
-    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    return path
+
+
+OPEN_ALL = "document.querySelectorAll('details').forEach(one => { one.open = true; })"
+
+
+@pytest.fixture
+def page(open_page, file):
+    """A page of the test's own, to be changed."""
+    page = open_page(file)
+    page.evaluate(OPEN_ALL)
+    return page
+
+
+@pytest.fixture(scope="module")
+def shared_page(open_shared_page, file):
+    page = open_shared_page(file)
+    page.evaluate(OPEN_ALL)
     return page
 
 
@@ -39,14 +55,14 @@ def names(page, selector):
     "selector",
     ["button", "select", "input", "a[href]", "[role=region]:visible", "[role=img]", "dialog"],
 )
-def test_everything_that_is_used_has_a_name(page, selector):
-    found = names(page, selector)
+def test_everything_that_is_used_has_a_name(shared_page, selector):
+    found = names(shared_page, selector)
     assert found
     assert "" not in found
 
 
-def test_regions_are_told_apart(page):
-    found = names(page, "section[aria-labelledby], [role=region]:not(dialog *)")
+def test_regions_are_told_apart(shared_page):
+    found = names(shared_page, "section[aria-labelledby], [role=region]:not(dialog *)")
     assert len(set(found)) == len(found)
 
 
@@ -64,23 +80,23 @@ def test_headings_are_in_order(page):
     assert set(levels(page, "dialog")) == {2, 3}
 
 
-def test_tables_say_what_their_cells_are(page):
-    for table in page.locator("table").all():
+def test_tables_say_what_their_cells_are(shared_page):
+    for table in shared_page.locator("table").all():
         assert table.evaluate(
             "one => one.caption?.textContent || one.getAttribute('aria-labelledby')"
         )
-    heads = page.locator("th")
+    heads = shared_page.locator("th")
     assert set(heads.evaluate_all("all => all.map(one => one.scope)")) == {"col", "row"}
 
 
-def test_pictures_have_texts(page):
-    assert page.locator("img:not([alt])").count() == 0
-    told = page.locator("img").evaluate_all("all => all.map(one => one.alt)")
+def test_pictures_have_texts(shared_page):
+    assert shared_page.locator("img:not([alt])").count() == 0
+    told = shared_page.locator("img").evaluate_all("all => all.map(one => one.alt)")
     assert {"image a red square", "true classes of a red square", "query: a red square"} <= set(
         told
     )
-    decorative = page.locator("img[alt='']")
-    assert decorative.count() == page.locator(".over").count()  # told by the picture before
+    decorative = shared_page.locator("img[alt='']")
+    assert decorative.count() == shared_page.locator(".over").count()  # told by the picture before
 
 
 def test_landmarks_language_and_the_way_past_the_contents(page):
@@ -103,11 +119,13 @@ def test_what_changes_is_told(page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("colour", ["text", "soft", "accent", "a", "b", "good", "bad", "best"])
-def test_texts_stand_out_from_the_page(page, scheme, colour):
+def test_texts_stand_out_from_the_page(shared_page, scheme, colour):
     """WCAG 2.2, 1.4.3: a contrast of 4.5 at least."""
-    page.emulate_media(color_scheme=scheme)
+    shared_page.emulate_media(color_scheme=scheme)
     text, ground = (
-        page.evaluate(f"getComputedStyle(document.documentElement).getPropertyValue('--{name}')")
+        shared_page.evaluate(
+            f"getComputedStyle(document.documentElement).getPropertyValue('--{name}')"
+        )
         for name in (colour, "page")
     )
     lighter, darker = sorted((luminance(text), luminance(ground)), reverse=True)
