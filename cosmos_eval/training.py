@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_core.utils.distributed import Distributed
-from cosmos_eval.runner.plan import Dataset, Machine, make_plan
-from cosmos_eval.runner.run import open_datasets, run_on
+from cosmos_eval.runner.plan import Dataset, Machine, make_plan, open_datasets
+from cosmos_eval.runner.run import run_on
 from cosmos_eval.types import CosmosEvalError, RunOptions, Weights
 
 
@@ -25,11 +25,7 @@ def check(datasets: Sequence[str], data_root: str | None) -> None:
 
 @cache
 def _open(datasets: tuple[str, ...], data_root: str | None) -> list[Dataset]:
-    opened = open_datasets(make_plan(datasets=datasets, options=RunOptions(data_root=data_root)))
-    for dataset in opened:
-        if dataset.error is not None:
-            raise dataset.error
-    return opened
+    return open_datasets(make_plan(datasets=datasets, options=RunOptions(data_root=data_root)))
 
 
 def measure(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cosmos_eval.results.record import ResultRow
 
@@ -117,47 +117,34 @@ def _differing(state: _State, states: set[_State]) -> tuple[str, ...]:
 
 
 def variants(row: ResultRow) -> tuple[str, ...]:
-    """What of a result departs from the defaults, as short words; empty for a plain result.
+    """Return `overrides_of` a result."""
+    return overrides_of(row.provenance, student=row.model["weights"] == "student")
 
-    A result of the student's weights, of another attention or precision, of the first N samples
-    only or of a data set that is not complete must never pass for, nor overwrite, the plain one.
+
+def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ...]:
+    """Return what differs from the defaults in short words; empty for a plain result.
+
+    `settings` are those in a provenance, or of a planned result. A result of the student's weights,
+    of another attention or precision, of the first N samples only or of a data set that is not
+    complete must never pass for, nor overwrite, the plain one.
     """
-    record = row.provenance
-    return overrides_of(
-        student=row.model["weights"] == "student",
-        attention=record["attention"],
-        usual_attention=record.get("protocol_attention", "csa"),
-        precision=record["precision"],
-        limit=record["limit"],
-        partial=record.get("partial"),
-    )
-
-
-def overrides_of(
-    *,
-    student: bool,
-    attention: str | None,
-    usual_attention: str | None,
-    precision: str,
-    limit: int | None,
-    partial: str | None,
-) -> tuple[str, ...]:
-    """The words for what departs from the defaults, of a result or of one that is planned.
-
-    `partial` is the number of samples of a data set that is not complete, as in provenance.
-    """
+    attention, precision = settings["attention"], settings["precision"]
+    limit, partial = settings["limit"], settings.get("partial")
     words = {
         "student": student,
-        str(attention): attention not in (None, usual_attention),
+        str(attention): attention not in (None, settings.get("protocol_attention", "csa")),
         precision: precision != "fp32",
         f"first {limit} only": limit is not None,
         f"partial ({partial})": partial is not None,
     }
-    return tuple(word for word, departs in words.items() if departs)
+    return tuple(word for word, differs in words.items() if differs)
 
 
 def stem_of(model: str, dataset: str, family: str, words: tuple[str, ...]) -> str:
-    """A file name without suffix that is readable, safe everywhere, and the result's own."""
+    """Return the file name of a result without suffix, from its model, data set and overrides.
+
+    It is readable, safe everywhere, and the result's own.
+    """
     plain = [word.replace("(", "").replace(")", "") for word in words]
     return "__".join(safe_name(part) for part in (model, dataset, family, *plain))
 
@@ -224,7 +211,7 @@ def _ends(name: str) -> list[str]:
 
 
 def file_stem(row: ResultRow) -> str:
-    """A file name without suffix that is readable, safe everywhere, and the result's own."""
+    """Return the file name of a result without suffix."""
     return stem_of(row.model["spec"], row.dataset, row.protocol, variants(row))
 
 

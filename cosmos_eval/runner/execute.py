@@ -22,11 +22,13 @@ from cosmos_eval.runner.plan import (
     Plan,
     Result,
     Watch,
+    jobs_of,
+    open_datasets,
     pair_of,
     unwatched,
 )
-from cosmos_eval.runner.run import Worker, jobs_of, open_datasets
-from cosmos_eval.tasks import part_of, task_for
+from cosmos_eval.runner.run import Worker, settings_of
+from cosmos_eval.tasks import part_of
 from cosmos_eval.types import (
     CosmosEvalError,
     Executor,
@@ -109,7 +111,7 @@ def execute(
     distributed = plan.options.distributed
     if plan.specs:
         distributed.main_process_first(partial(_require_outputs, plan.options, output))
-    datasets = open_datasets(plan, watch)
+    datasets = open_datasets(plan, watch, raising=False)
     failed = [dataset for dataset in datasets if dataset.error is not None]
     for dataset in failed:
         if dataset.error is not None and len(failed) == 1 and not keep_going:
@@ -213,23 +215,17 @@ def _valid(spec: ModelSpec, path: Path) -> ResultRow:
 
 
 def _stem(spec: ModelSpec, protocol: Protocol, plan: Plan) -> str:
-    """The file name that `store.file_stem` will give the result."""
-    own = task_for(protocol).attention(protocol)
-    part = _part(protocol, plan)
-    words = overrides_of(
-        student=spec.kind in TWO_SETS and spec.weights == "student",
-        attention=(plan.options.attention or own) if own else None,
-        usual_attention=own,
-        precision=plan.machine.precision,
-        limit=plan.options.limit,
-        partial=None if part is None else str(part),
-    )
+    """Return the file name that the result will be stored under."""
+    part = found_part(protocol, plan.options)
+    settings = settings_of(protocol, plan.options, plan.machine.precision, part)
+    student = spec.kind in TWO_SETS and spec.weights == "student"
+    words = overrides_of(settings, student=student)
     return stem_of(spec.text, protocol.dataset, protocol.family, words)
 
 
-def _part(protocol: Protocol, plan: Plan) -> Part | None:
-    """The number of samples there are now of an incomplete set; None where none can be read."""
+def found_part(protocol: Protocol, options: RunOptions) -> Part | None:
+    """`part_of` a data set; None where it cannot be read, which only a run reports."""
     try:
-        return part_of(protocol, plan.options)
+        return part_of(protocol, options)
     except UsageError:
-        return None  # the run reports it, unless it fetches the set
+        return None

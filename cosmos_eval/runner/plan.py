@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections import defaultdict
+from collections.abc import Callable, Container, Hashable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cosmos_core.utils import environment
 from cosmos_eval.models.specs import BUNDLED, parse_model_spec
-from cosmos_eval.protocols import embedded_on_request, embedded_protocols
+from cosmos_eval.protocols import embedded_on_request, embedded_protocols, prepare
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.suites import read_suite
-from cosmos_eval.tasks import find_protocol, task_named, task_of
+from cosmos_eval.tasks import find_protocol, task_for, task_named, task_of
 from cosmos_eval.types import (
     ModelSpec,
     Precision,
@@ -204,3 +207,67 @@ def data_folder(protocol: Protocol, options: RunOptions) -> Path:
     if not Path(options.data_root).is_dir():
         raise UsageError(f"{protocol.dataset}: no folder {options.data_root}, see --data-root")
     return Path(options.data_root)
+
+
+def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True) -> list[Dataset]:
+    """Check and open every data set of a plan; without `raising`, return errors in their place.
+
+    Raises UsageError for a data set whose folder the user has to name, and has not.
+    """
+    datasets = []
+    for protocol in plan.protocols:
+        data_folder(protocol, plan.options)
+    for done, protocol in enumerate(plan.protocols):
+        watch("data", Progress("check", done, len(plan.protocols)))
+        try:
+            datasets.append(Dataset(protocol, _open(protocol, plan.options)))
+        except Exception as error:
+            if raising:
+                raise
+            datasets.append(Dataset(protocol, error=error))
+    watch("data", Progress("check", len(plan.protocols), len(plan.protocols)))
+    return datasets
+
+
+def _open(protocol: Protocol, options: RunOptions) -> Any:
+    """Make or download what is missing in the main process, then open and check it in all."""
+    task = task_for(protocol)
+
+    def provide() -> None:
+        prepare(protocol)
+        if options.download:
+            task.fetch(protocol, options)
+
+    def open_data() -> Any:
+        data = task.open_data(protocol, options)
+        task.check(protocol, options, data)
+        return data
+
+    options.distributed.main_process_first(provide)
+    return options.distributed.synchronized(open_data)
+
+
+def jobs_of(
+    plan: Plan,
+    datasets: Sequence[Dataset],
+    skip: Container[Pair] = (),
+    output: Path | None = None,
+) -> list[Job]:
+    """Return the jobs of a plan without the pairs to be skipped, models outermost.
+
+    Data sets that are measured in one pass take the place of the first of them.
+    """
+    command, folder = environment.command_line(), os.getcwd()
+    jobs = []
+    for spec in plan.specs:
+        groups: dict[Hashable, list[Dataset]] = defaultdict(list)
+        for dataset in datasets:
+            protocol = dataset.protocol
+            if pair_of(spec, protocol) not in skip:
+                image_pass = task_for(protocol).image_pass(protocol, plan.options, dataset.data)
+                groups[task_of(protocol), image_pass].append(dataset)
+        jobs += [
+            Job(spec, tuple(group), plan.options, plan.machine, output, command, folder)
+            for group in groups.values()
+        ]
+    return jobs

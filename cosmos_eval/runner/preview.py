@@ -15,8 +15,9 @@ from cosmos_eval.protocols import is_embedded
 from cosmos_eval.results.labels import is_partial
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_result
+from cosmos_eval.runner.execute import found_part
 from cosmos_eval.runner.plan import Machine, Pair, Plan, Result, pair_of
-from cosmos_eval.tasks import part_of, task_for, task_of
+from cosmos_eval.tasks import task_for, task_of
 from cosmos_eval.types import (
     ModelSpec,
     Protocol,
@@ -31,13 +32,6 @@ _HASHED_BYTES = 100_000_000
 
 ROUGH = "rough: ViT-B/16 on two busy CPU cores, which a GPU leaves far behind"
 """The basis of an estimate without results."""
-
-
-class Estimate(NamedTuple):
-    """About how long a measurement takes, and what the estimate is based on."""
-
-    seconds: float
-    basis: str
 
 
 class Preview(NamedTuple):
@@ -65,36 +59,42 @@ class Preview(NamedTuple):
 
 
 def preview(plan: Plan, existing: Mapping[Pair, Result], output: Path) -> list[Preview]:
-    """One preview per pair, in the plan's order; `existing` are its results in `output`."""
+    """Return one preview per pair, in the plan's order; `existing` are its results in `output`."""
     rows = _results(output)
-    sets = [
-        (protocol, _data(protocol, plan.options), _samples(protocol, plan.options, rows))
-        for protocol in plan.protocols
+    samples = [_samples(protocol, plan.options, rows) for protocol in plan.protocols]
+    return [
+        _preview(plan, spec, protocol, count, cached, existing, rows)
+        for spec in plan.specs
+        for cached in [_cached(spec, plan, rows)]
+        for protocol, count in zip(plan.protocols, samples, strict=True)
     ]
-    previews = []
-    for spec in plan.specs:
-        cached = _cached(spec, plan, rows)
-        for protocol, state, samples in sets:
-            pair = pair_of(spec, protocol)
-            result = existing.get(pair)
-            estimate = _estimate(spec, protocol, samples, plan.machine, rows)
-            previews.append(
-                Preview(
-                    model=pair.model,
-                    task=task_of(protocol),
-                    dataset=pair.dataset,
-                    protocol=pair.family,
-                    data=protocol.root or plan.options.data_root,
-                    data_state=state,
-                    samples=samples,
-                    result=None if result is None else str(result.path),
-                    result_fault=str(result.error) if result and result.error else None,
-                    embeddings_kept=cached,
-                    estimated_seconds=None if estimate is None else round(estimate.seconds, 1),
-                    estimated_from=None if estimate is None else estimate.basis,
-                )
-            )
-    return previews
+
+
+def _preview(
+    plan: Plan,
+    spec: ModelSpec,
+    protocol: Protocol,
+    samples: int | None,
+    cached: Mapping[str, int] | None,
+    existing: Mapping[Pair, Result],
+    rows: Sequence[ResultRow],
+) -> Preview:
+    result = existing.get(pair_of(spec, protocol))
+    seconds, basis = _estimate(spec, protocol, samples, plan.machine, rows)
+    return Preview(
+        model=spec.text,
+        task=task_of(protocol),
+        dataset=protocol.dataset,
+        protocol=protocol.family,
+        data=protocol.root or plan.options.data_root,
+        data_state=_data(protocol, plan.options),
+        samples=samples,
+        result=None if result is None else str(result.path),
+        result_fault=str(result.error) if result and result.error else None,
+        embeddings_kept=cached,
+        estimated_seconds=seconds,
+        estimated_from=basis,
+    )
 
 
 def _results(output: Path) -> list[ResultRow]:
@@ -119,9 +119,9 @@ def _data(protocol: Protocol, options: RunOptions) -> Data:
 
 def _samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow]) -> int | None:
     """The number of samples: of the files, as the protocol states it, or of complete results."""
-    found = _part(protocol, options)
-    if found is not None:
-        return found
+    part = found_part(protocol, options)
+    if part is not None and part.unit in ("images", "items"):
+        return part.found
     stated = task_for(protocol).n_samples(protocol)
     measured = [
         row.n_samples
@@ -131,15 +131,6 @@ def _samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow])
     ]
     count = stated or (measured[-1] if measured else None)
     return count if count is None or options.limit is None else min(count, options.limit)
-
-
-def _part(protocol: Protocol, options: RunOptions) -> int | None:
-    """The number of images or items of a set that is not complete, where that is allowed."""
-    try:
-        part = part_of(protocol, options)
-    except UsageError:
-        return None
-    return part.found if part is not None and part.unit in ("images", "items") else None
 
 
 def _cached(spec: ModelSpec, plan: Plan, rows: Sequence[ResultRow]) -> Mapping[str, int] | None:
@@ -178,13 +169,14 @@ def _estimate(
     samples: int | None,
     machine: Machine,
     rows: Sequence[ResultRow],
-) -> Estimate | None:
-    """Estimate from results of the same model or architecture, on the data set or of its task.
+) -> tuple[float | None, str | None]:
+    """Return seconds, and what they follow from: results of the same model or architecture.
 
-    Without any, estimate from rough rates, measured on another machine.
+    Those on the data set go before those of its task. Without any, the rate is a rough one, which
+    was measured on another machine.
     """
     if samples is None:
-        return None
+        return None, None
     alike = [
         row
         for row in rows
@@ -198,9 +190,6 @@ def _estimate(
         ("results of this task", alike),
     ):
         if chosen:
-            return Estimate(samples * median(map(_seconds_per_sample, chosen)), basis)
-    return Estimate(samples * task_for(protocol).seconds, ROUGH)
-
-
-def _seconds_per_sample(row: ResultRow) -> float:
-    return float(row.provenance["seconds"]["total"]) / row.n_samples
+            rate = median(row.provenance["seconds"]["total"] / row.n_samples for row in chosen)
+            return round(samples * rate, 1), basis
+    return round(samples * task_for(protocol).seconds, 1), ROUGH

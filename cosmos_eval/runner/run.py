@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections import defaultdict
-from collections.abc import Container, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
@@ -15,7 +13,6 @@ from cosmos_core.utils import environment
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval._version import __version__
 from cosmos_eval.embedding.cache import embeddings_folder
-from cosmos_eval.protocols import prepare
 from cosmos_eval.results.labels import predictions_of
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import store_result
@@ -23,13 +20,13 @@ from cosmos_eval.runner.plan import (
     Dataset,
     Job,
     Machine,
-    Pair,
     Plan,
     Result,
     Watch,
     choose_protocols,
-    data_folder,
+    jobs_of,
     make_plan,
+    open_datasets,
     pair_of,
     unwatched,
 )
@@ -38,6 +35,7 @@ from cosmos_eval.types import (
     Attention,
     Measurement,
     ModelSpec,
+    Part,
     Precision,
     Progress,
     Protocol,
@@ -70,77 +68,9 @@ def run_on(
     output: Path | None = None,
 ) -> Iterator[Result]:
     """`run_all` on data sets that are open already."""
-    for dataset in datasets:
-        if dataset.error is not None:
-            raise dataset.error
     worker = Worker(watch)
     for job in jobs_of(plan, datasets, output=output):
         yield from worker.measure(job)
-
-
-def open_datasets(plan: Plan, watch: Watch = unwatched) -> list[Dataset]:
-    """Check and open every data set of a plan; errors are those of the data sets.
-
-    Raises UsageError for a data set whose folder the user has to name, and has not.
-    """
-    datasets = []
-    for protocol in plan.protocols:
-        data_folder(protocol, plan.options)
-    for done, protocol in enumerate(plan.protocols):
-        watch("data", Progress("check", done, len(plan.protocols)))
-        try:
-            datasets.append(Dataset(protocol, _open(protocol, plan.options)))
-        except Exception as error:
-            datasets.append(Dataset(protocol, error=error))
-    watch("data", Progress("check", len(plan.protocols), len(plan.protocols)))
-    return datasets
-
-
-def _open(protocol: Protocol, options: RunOptions) -> Any:
-    """Make or download what is missing in the main process, then open and check it in all."""
-    task = task_for(protocol)
-
-    def provide() -> None:
-        prepare(protocol)
-        if options.download:
-            task.fetch(protocol, options)
-
-    def open_data() -> Any:
-        data = task.open_data(protocol, options)
-        task.check(protocol, options, data)
-        return data
-
-    options.distributed.main_process_first(provide)
-    return options.distributed.synchronized(open_data)
-
-
-def jobs_of(
-    plan: Plan,
-    datasets: Sequence[Dataset],
-    skip: Container[Pair] = (),
-    output: Path | None = None,
-) -> list[Job]:
-    """Return the jobs of a plan without the pairs to be skipped, models outermost.
-
-    Data sets that are measured in one pass take the place of the first of them.
-    """
-    command, folder = environment.command_line(), os.getcwd()
-    jobs = []
-    for spec in plan.specs:
-        groups: dict[Hashable, list[Dataset]] = defaultdict(list)
-        for dataset in datasets:
-            if pair_of(spec, dataset.protocol) not in skip:
-                groups[_image_pass(dataset, plan.options)].append(dataset)
-        jobs += [
-            Job(spec, tuple(group), plan.options, plan.machine, output, command, folder)
-            for group in groups.values()
-        ]
-    return jobs
-
-
-def _image_pass(dataset: Dataset, options: RunOptions) -> Hashable:
-    protocol, data, _ = dataset
-    return task_of(protocol), task_for(protocol).image_pass(protocol, options, data)
 
 
 class Loaded(NamedTuple):
@@ -234,15 +164,14 @@ def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Resul
         [one.data or task.open_data(one.protocol, options) for one in job.datasets],
     )
     for protocol, measurement in zip(protocols, measurements, strict=True):
-        seconds = {
-            "load": model.seconds,
-            **measurement.seconds,
-            "total": time.perf_counter() - started,
-        }
-        row = _row(
-            encoder, protocol, measurement, _record(encoder, protocol, measurement, job, seconds)
+        seconds = {"load": model.seconds, **measurement.seconds}
+        seconds["total"] = time.perf_counter() - started
+        record = _provenance(encoder, protocol, measurement, job, seconds)
+        yield Result(
+            pair_of(job.spec, protocol),
+            _row(encoder, protocol, measurement, record),
+            measurement.samples,
         )
-        yield Result(pair_of(job.spec, protocol), row, measurement.samples)
 
 
 def _own_predictions(options: RunOptions, encoder: Encoder) -> RunOptions:
@@ -284,20 +213,31 @@ def _row(
     )
 
 
-def _attention(protocol: Protocol, options: RunOptions) -> dict[str, Attention | None]:
-    """The form of the last block that was used, and the one that the protocol is made for."""
+def settings_of(
+    protocol: Protocol, options: RunOptions, precision: Precision, part: Part | None
+) -> dict[str, Any]:
+    """Return the settings in a provenance that make a result another than the plain one.
+
+    `attention` is the form of the last block that is used, `protocol_attention` the one that the
+    protocol is made for.
+    """
     own = task_for(protocol).attention(protocol)
-    return {"attention": (options.attention or own) if own else None, "protocol_attention": own}
+    return {
+        "precision": precision,
+        "limit": options.limit,
+        **({} if part is None else {"partial": str(part)}),
+        "attention": (options.attention or own) if own else None,
+        "protocol_attention": own,
+    }
 
 
-def _record(
+def _provenance(
     encoder: Encoder,
     protocol: Protocol,
     measurement: Measurement,
     job: Job,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The provenance of a result."""
     options, part = job.options, part_of(protocol, job.options)
     common = _environment()
     return {
@@ -306,11 +246,8 @@ def _record(
         "command": job.command,
         "utc": environment.utc_now(),
         "device": encoder.info.device,
-        "precision": encoder.info.precision,
         "seed": options.seed,
-        "limit": options.limit,
-        **({} if part is None else {"partial": str(part)}),
-        **_attention(protocol, options),
+        **settings_of(protocol, options, encoder.info.precision, part),
         **measurement.settings,
         "batch_size": options.batch_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -361,38 +298,35 @@ def evaluate(
         cache=str(embeddings_folder()) if cache else None,
     )
     families = [protocol] if protocol else []
-    if not isinstance(model, str):
-        if (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):
-            raise UsageError("arch, weights, device and precision go with a model that is named")
-        return _measure_object(model, choose_protocols("all", [dataset], families), options)
-    plan = make_plan(
-        datasets=[dataset],
-        families=families,
-        models=[model],
-        arch=arch,
-        weights=weights,
-        options=options,
-        machine=Machine(device=device, precision=precision),
-    )
-    return _row_of(run_all(plan))
+    if isinstance(model, str):
+        plan = make_plan(
+            datasets=[dataset],
+            families=families,
+            models=[model],
+            arch=arch,
+            weights=weights,
+            options=options,
+            machine=Machine(device=device, precision=precision),
+        )
+        (result,) = run_all(plan)
+    elif (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):
+        raise UsageError("arch, weights, device and precision go with a model that is named")
+    else:
+        protocols = choose_protocols("all", [dataset], families)
+        (result,) = _measure_object(model, protocols, replace(options, cache=None))
+    assert result.row is not None
+    return result.row
 
 
 def _measure_object(
     encoder: Encoder, protocols: Sequence[Protocol], options: RunOptions
-) -> ResultRow:
+) -> Iterator[Result]:
     from cosmos_eval.models.encoder import require_encoder
 
-    plan = Plan(specs=[], protocols=protocols, options=replace(options, cache=None))
+    name = type(encoder).__name__
+    spec = ModelSpec(text=name, kind="python", name=name)
+    plan = Plan(specs=[spec], protocols=protocols, options=options)
     datasets = open_datasets(plan)
-    if datasets[0].error is not None:
-        raise datasets[0].error
-    require_encoder(encoder, type(encoder).__name__)
-    spec = ModelSpec(text=encoder.info.spec, kind="python", name=encoder.info.spec)
-    (job,) = jobs_of(replace(plan, specs=[spec]), datasets)
-    return _row_of(measure(Loaded(encoder, 0.0), job))
-
-
-def _row_of(results: Iterator[Result]) -> ResultRow:
-    (result,) = results
-    assert result.row is not None
-    return result.row
+    require_encoder(encoder, name)
+    for job in jobs_of(plan, datasets):
+        yield from measure(Loaded(encoder, 0.0), job)

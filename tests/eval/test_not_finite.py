@@ -12,8 +12,8 @@ from PIL import Image
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.encoder import require_encoder, require_finite
 from cosmos_eval.models.maps import heatmaps, whole_image
-from cosmos_eval.runner.plan import make_plan
-from cosmos_eval.runner.run import Loaded, jobs_of, measure, open_datasets
+from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets
+from cosmos_eval.runner.run import Loaded, measure
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
 
 DENSE = ("scenes-seg", "scenes-loc")
