@@ -10,7 +10,7 @@ import csv
 import glob
 import os
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -47,13 +47,6 @@ class Captioned(NamedTuple):
     captions: tuple[str, ...]
 
 
-class _Keys(NamedTuple):
-    """Possible names of the image and of the captions; a record has one of each."""
-
-    image: tuple[str, ...]
-    caption: tuple[str, ...]
-
-
 def read_captions(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     """Read the captioned images of a file, whose form its suffix and its content tell.
 
@@ -68,8 +61,8 @@ def read_captions(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     try:
         found = read(path, protocol)
     except FileError as error:
-        mark = {"l": ",", "`": ":"}.get(str(error)[0], "")  # before a line, and before a key
-        raise UsageError(f"{path}{mark} {error}") from error
+        comma = "," if str(error).startswith("line ") else ""
+        raise UsageError(f"{path}{comma} {error}") from error
     if not found:
         raise UsageError(f"{path} lists no images")
     if protocol.bare_names:
@@ -84,16 +77,36 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     except FileError as error:
         raise FileError(f"{error}; one record per line is .jsonl") from error
     if isinstance(content, list):
-        keys = _keys(protocol)
-        return _merge(_record(item, keys, f"{path}, [{i}]") for i, item in enumerate(content))
+        return _records(((f"record {i}", item) for i, item in enumerate(content)), path, protocol)
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
         raise FileError(f"has none of the known forms: {_JSON_FORMS}")
     if not images:
-        raise FileError("lists no images")
+        return []
     if "annotations" not in content and isinstance(images[0], dict) and "sentences" in images[0]:
         return _karpathy(content, path, protocol.split)
     return _coco(content, path)
+
+
+def _read_records(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+    return _records(readers.read_records(path), path, protocol)
+
+
+def _records(
+    entries: Iterable[tuple[str, Any]], path: Path, protocol: RetrievalProtocol
+) -> list[Captioned]:
+    """Read records {image: path, caption: text or texts}."""
+    found = []
+    for where, record in entries:
+        where = f"{path}, {where}"
+        if not isinstance(record, Mapping):
+            raise UsageError(f"{where}: must be a record with an image and its captions")
+        name = _the_one(protocol.image_key, _IMAGE_KEYS, record, where)
+        if not isinstance(name, str) or not name.strip():
+            raise UsageError(f"{where}: the image must be a path, not {name!r}")
+        captions = _the_one(protocol.caption_key, _CAPTION_KEYS, record, where)
+        found.append(Captioned(name, _texts(captions, where)))
+    return _merge(found)
 
 
 class _Content(pydantic.BaseModel):
@@ -183,18 +196,6 @@ def _karpathy(content: dict[str, Any], path: Path, split: str) -> list[Captioned
     return found
 
 
-def _read_json_lines(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
-    keys = _keys(protocol)
-    records = readers.read_json_lines(path)
-    return _merge(_record(record, keys, f"{path}, line {n}") for n, record in records)
-
-
-def _read_table(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
-    header, rows = readers.read_table(path)
-    columns = _Keys(*((_the_one(names, header, f"{path}, line 1"),) for names in _keys(protocol)))
-    return _merge(_record(row, columns, f"{path}, line {number}") for number, row in rows)
-
-
 class _FlickrLine(NamedTuple):
     number: int
     image: str
@@ -246,9 +247,9 @@ def _csv_field(text: str) -> str | None:
 
 _FORMS: Mapping[str, Callable[[Path, RetrievalProtocol], list[Captioned]]] = {
     ".json": _read_json,
-    ".jsonl": _read_json_lines,
-    ".csv": _read_table,
-    ".tsv": _read_table,
+    ".jsonl": _read_records,
+    ".csv": _read_records,
+    ".tsv": _read_records,
     ".txt": _read_flickr_list,
 }
 
@@ -272,7 +273,7 @@ def read_archives(
     found = [
         Captioned(
             f"{os.path.relpath(sample.archive, root)}:{sample.key}",
-            _archived_captions(sample, extension, _keys(protocol)),
+            _archived_captions(sample, extension, protocol),
         )
         for sample in samples
     ]
@@ -280,7 +281,9 @@ def read_archives(
     return found, [sample.image() for sample in samples]
 
 
-def _archived_captions(sample: ArchiveSample, extension: str, keys: _Keys) -> tuple[str, ...]:
+def _archived_captions(
+    sample: ArchiveSample, extension: str, protocol: RetrievalProtocol
+) -> tuple[str, ...]:
     where, content = f"{sample.name}.{extension}", sample.text(extension)
     if extension == "txt":
         return _texts(content.splitlines(), where)
@@ -290,7 +293,7 @@ def _archived_captions(sample: ArchiveSample, extension: str, keys: _Keys) -> tu
         raise UsageError(f"{where} {error}") from error
     if not isinstance(record, dict):
         raise UsageError(f"{where}: must be a record with captions")
-    return _texts(record[_the_one(keys.caption, record, where)], where)
+    return _texts(_the_one(protocol.caption_key, _CAPTION_KEYS, record, where), where)
 
 
 def _find_archives(root: Path, protocol: RetrievalProtocol) -> Iterator[Path]:
@@ -313,32 +316,18 @@ def _find_archives(root: Path, protocol: RetrievalProtocol) -> Iterator[Path]:
         yield from (root / name for name in names)
 
 
-def _keys(protocol: RetrievalProtocol) -> _Keys:
-    image, caption = protocol.image_key, protocol.caption_key
-    return _Keys((image,) if image else _IMAGE_KEYS, (caption,) if caption else _CAPTION_KEYS)
-
-
-def _record(record: Any, keys: _Keys, where: str) -> Captioned:
-    """Read a record {image: path, caption: text or texts}."""
-    if not isinstance(record, Mapping):
-        raise UsageError(f"{where}: must be a record with an image and its captions")
-    name = record[_the_one(keys.image, record, where)]
-    if not isinstance(name, str) or not name.strip():
-        raise UsageError(f"{where}: the image must be a path, not {name!r}")
-    return Captioned(name, _texts(record[_the_one(keys.caption, record, where)], where))
-
-
-def _the_one(wanted: Iterable[str], present: Collection[str], where: str) -> str:
-    """Return the only one of the wanted names that is present."""
-    found = [name for name in wanted if name in present]
+def _the_one(key: str | None, usual: Sequence[str], record: Mapping[str, Any], where: str) -> Any:
+    """Return the value of the user's key, or of the only usual key that is present."""
+    wanted = usual if key is None else (key,)
+    found = [name for name in wanted if name in record]
     if len(found) == 1:
-        return found[0]
+        return record[found[0]]
     if found:
         raise UsageError(
             f"{where}: has {' and '.join(found)}; say which with image_key or caption_key"
         )
     names = " or ".join(f"`{name}`" for name in wanted)
-    raise UsageError(f"{where}: no {names}, only {', '.join(map(str, present)) or 'nothing'}")
+    raise UsageError(f"{where}: no {names}, only {', '.join(map(str, record)) or 'nothing'}")
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:

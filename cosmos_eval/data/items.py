@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_eval.data.readers import FileError, read_json, read_json_lines, read_table
+from cosmos_eval.data.readers import FileError, read_records
 from cosmos_eval.types import SelectionLayout, SelectionProtocol, UsageError
 
 Box = tuple[int, int, int, int]
@@ -163,31 +163,11 @@ def _subset(protocol: SelectionProtocol, record: _Record) -> str:
 
 
 def _records(path: Path) -> list[_Record]:
-    """Read the entries of a JSON (list, or object by index), JSON Lines or CSV file."""
-    parse = {".json": _json, ".jsonl": _json_lines, ".csv": _csv}.get(path.suffix)
-    if parse is None:
-        raise UsageError(f"{path} must be a .json, .jsonl or .csv file")
     try:
-        entries = list(parse(path))
+        entries = list(read_records(path))
     except FileError as error:
         raise UsageError(f"cannot read {path}: {error}") from error
     for where, entry in entries:
         if not isinstance(entry, dict):
             raise UsageError(f"{path}, {where} must hold names and values, not {entry!r}")
     return [_Record(entry, f"{path}, {where}") for where, entry in entries]
-
-
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    content = read_json(path)
-    if not isinstance(content, dict | list):
-        raise FileError("it must hold a list of records, or an object of them")
-    entries = content.items() if isinstance(content, dict) else enumerate(content)
-    return ((f"record {key}", entry) for key, entry in entries)
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    return ((f"line {number}", record) for number, record in read_json_lines(path))
-
-
-def _csv(path: Path) -> Iterator[tuple[str, Any]]:
-    return ((f"line {number}", row) for number, row in read_table(path)[1])

@@ -77,6 +77,31 @@ def read_json(path: Path) -> Any:
     return parse_json(read_bytes(path))
 
 
+def read_records(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the entries of a file and where each is, such as `line 3` or `record 2`.
+
+    The suffix tells the form: .json (a list, or an object by name), .jsonl, .csv or .tsv. Raises
+    FileError, also while entries are read.
+    """
+    suffix = path.suffix.lower()
+    if suffix == ".jsonl":
+        for number, line in lines(read_text(path)):
+            try:
+                yield f"line {number}", parse_json(line)
+            except FileError as error:
+                raise FileError(f"line {number}: {error}") from error
+    elif suffix in (".csv", ".tsv"):
+        yield from _table_rows(read_text(path))
+    elif suffix == ".json":
+        content = read_json(path)
+        if not isinstance(content, dict | list):
+            raise FileError("must hold a list of records, or an object of them")
+        entries = content.items() if isinstance(content, dict) else enumerate(content)
+        yield from ((f"record {key}", entry) for key, entry in entries)
+    else:
+        raise FileError("must be a .json, .jsonl, .csv or .tsv file")
+
+
 def lines(text: str) -> Iterator[tuple[int, str]]:
     """Yield the lines that are not blank, stripped, and their numbers from 1.
 
@@ -87,48 +112,25 @@ def lines(text: str) -> Iterator[tuple[int, str]]:
             yield number, line.strip()
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
-    """Yield the JSON value of every line and the line's number. Raises FileError."""
-    for number, line in lines(read_text(path)):
-        try:
-            yield number, parse_json(line)
-        except FileError as error:
-            raise FileError(f"line {number}: {error}") from error
+def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the rows of a table, whose columns are separated by tabs where its header has any.
 
-
-def read_table(path: Path) -> tuple[list[str], Iterator[tuple[int, dict[str, str]]]]:
-    """Return the header of a table, and its rows with the number of each one's last line.
-
-    Columns are separated by tabs where the header has tabs, else by commas. The suffix does not
-    tell: OpenCLIP's .csv files are separated by tabs. Raises FileError, also while rows are read.
+    The suffix does not tell: OpenCLIP's .csv files are separated by tabs.
     """
-    text = read_text(path)
     separator = "\t" if "\t" in text.partition("\n")[0] else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    header = next(_table_lines(reader), (0, []))[1]
-    for name, count in Counter(header).items():
-        if count > 1:
-            raise FileError(f"line 1: column {name} is listed twice")
-    return header, _rows(header, _table_lines(reader))
-
-
-def _rows(
-    header: list[str], table: Iterator[tuple[int, list[str]]]
-) -> Iterator[tuple[int, dict[str, str]]]:
-    for number, row in table:
-        if row and len(row) != len(header):
-            raise FileError(
-                f"line {number}: {len(row)} fields, but the header has {len(header)}; "
-                "a field that holds the separator stands in double quotes"
-            )
-        if row:
-            yield number, dict(zip(header, row, strict=True))
-
-
-def _table_lines(reader: Any) -> Iterator[tuple[int, list[str]]]:
     try:
-        for row in reader:
-            yield reader.line_num, row
+        header = next(reader, [])
+        for name, count in Counter(header).items():
+            if count > 1:
+                raise FileError(f"line 1: column {name} is listed twice")
+        for row in filter(None, reader):
+            if len(row) != len(header):
+                raise FileError(
+                    f"line {reader.line_num}: {len(row)} fields, but the header has "
+                    f"{len(header)}; a field that holds the separator stands in double quotes"
+                )
+            yield f"line {reader.line_num}", dict(zip(header, row, strict=True))
     except csv.Error as error:
         raise FileError(f"line {reader.line_num}: {error}") from error
 

@@ -25,7 +25,7 @@ from cosmos_eval.data.class_folders import (
     must_be_sorted,
 )
 from cosmos_eval.data.prepare.label_maps import Counts
-from cosmos_eval.data.readers import FileError, read_table
+from cosmos_eval.data.readers import FileError, read_records
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION
 from cosmos_eval.types import OnProgress, Progress, RunOptions, UsageError
 
@@ -173,7 +173,7 @@ def _read_devkit(path: Path) -> Mapping[str, str]:
 
 def _read_kaggle(path: Path) -> Mapping[str, str]:
     try:
-        rows = [row for _, row in read_table(path)[1]]
+        rows = [row for _, row in read_records(path)]
         return {f"{row['ImageId']}.JPEG": row["PredictionString"].split()[0] for row in rows}
     except (FileError, KeyError, IndexError) as error:
         raise UsageError(
