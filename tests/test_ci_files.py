@@ -15,7 +15,7 @@ from support.models import store
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.protocols.scenes import DEFAULT
-from cosmos_eval.results.gate.baseline import read_baseline
+from cosmos_eval.results.gate.baseline import read_baseline, samples_of
 
 ROOT = Path(__file__).parents[1]
 BASELINE = ROOT / "benchmarks" / "baselines" / "scenes.json"
@@ -93,14 +93,14 @@ def test_the_step_that_checks(shell, tmp_path, skill, status):
 
 def test_this_repositorys_baseline_is_whole_and_small():
     baseline = read_baseline(BASELINE)
-    assert {entry.key for entry in baseline.entries} == {
+    assert {entry.key for entry in baseline.results} == {
         ("scenes-cosmos", dataset, "scenes") for dataset in DEFAULT
     }
     files = [BASELINE, *BASELINE.with_suffix("").iterdir()]
     assert sum(path.stat().st_size for path in files) < 300_000
-    assert len(files) == 1 + len(baseline.entries)
-    for entry in baseline.entries:
-        assert baseline.samples_of(entry)
+    assert len(files) == 1 + len(baseline.results)
+    for entry in baseline.results:
+        assert samples_of(BASELINE, entry)
 
 
 def test_the_own_gate_is_run():

@@ -106,13 +106,12 @@ def _examine(
 
     Such an error would end other commands with status 1, which here means a regression.
     """
-    from cosmos_eval.results.gate.baseline import read_baseline
     from cosmos_eval.results.gate.check import Problem, Report, examine, read_results
 
     problems: list[Problem] = []
     try:
         found, problems = read_results(results)
-        report = examine(found, read_baseline(baseline), strict=strict, problems=problems)
+        report = examine(found, baseline, strict=strict, problems=problems)
     except UsageError as error:
         return Report(baseline, (), (*problems, Problem("check", str(error)))), None
     except Exception as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
@@ -46,16 +45,16 @@ SamplesFile = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+\.npz$")]
 Level = Annotated[float, Field(gt=0, lt=1)]
 
 
-def metrics_type(task_of: Callable[[dict[str, Any]], str], most: float | None = None) -> Any:
+def metrics_type(most: float | None = None) -> Any:
     """Return the type of metrics by name, whose records say which values are valid.
 
-    `task_of` returns the task from the fields before the metrics; `most` bounds all metrics.
+    The task is a field before the metrics, or one of the setting there; `most` bounds all metrics.
     """
 
     def check(metrics: dict[str, float], info: ValidationInfo) -> dict[str, float]:
-        with suppress(KeyError):  # of a task that is not valid itself
-            for name, fault in metric_faults(task_of(info.data), metrics):
-                raise out_of_place(name, fault)
+        task = info.data.get("task") or info.data.get("setting", {}).get("task")
+        for name, fault in metric_faults(str(task), metrics):  # of an unknown task none
+            raise out_of_place(name, fault)
         return metrics
 
     value = Annotated[float, Field(ge=0, le=most)]
@@ -74,21 +73,23 @@ def as_type(kind: Any) -> GetPydanticSchema:
     return GetPydanticSchema(lambda _, handler: handler(kind))
 
 
+def _doc(description: str, **limits: Any) -> Any:
+    return Field(description=description, **limits)
+
+
 def _with_weights(model: ModelRecord) -> ModelRecord:
     if model["weights_sha256"] is None and not model["random"]:
         raise out_of_place("weights_sha256", "only random weights have no hash")
     return model
 
 
-@with_config(
-    {
-        **STRICT,
-        "json_schema_extra": {
-            "if": {"properties": {"random": {"const": False}}},
-            "then": {"properties": {"weights_sha256": {"type": "string"}}},
-        },
-    }
-)
+_HASH_UNLESS_RANDOM: Any = {
+    "if": {"properties": {"random": {"const": False}}},
+    "then": {"properties": {"weights_sha256": {"type": "string"}}},
+}
+
+
+@with_config(ConfigDict(**STRICT, json_schema_extra=_HASH_UNLESS_RANDOM))
 class ModelRecord(TypedDict):
     """A model: its specification, and hashes of its weights and of the user's code."""
 
@@ -97,11 +98,7 @@ class ModelRecord(TypedDict):
     weights: Weights | None
     weights_sha256: Sha256 | None
     random: bool
-    code_sha256: NotRequired[
-        Annotated[
-            Sha256, Field(description="Of the user's Python file that made the model, if any.")
-        ]
-    ]
+    code_sha256: NotRequired[Annotated[Sha256, _doc("Of the user's Python file, if any.")]]
 
 
 @with_config(STRICT)
@@ -123,6 +120,19 @@ class ConfusionPair(TypedDict):
     images: Count
 
 
+_PART = r"^[0-9]+ of [0-9]+ [a-z].*$"
+_LIMIT = _doc("Only the first N samples were measured; null: all.")
+_PARTIAL = _doc("Samples found and known of an incomplete set.", pattern=_PART)
+_ATTENTION = _doc("Form of the image tower's last block; null except for segmentation.")
+_PROTOCOL_ATTENTION = _doc("The form that the protocol is made for; csa where it is missing.")
+_MAP = _doc("Of a localisation: the kind of map measured.")
+_PROTOCOL_MAP = _doc("The kind that the protocol requires; null: each model's own.")
+_MEMORY = _doc("Largest resident memory of the process up to this result.")
+_HASHES = _doc("SHA-256 of what defines the number: names, templates, sample list.")
+_NOTES = _doc("What a reader of the numbers must know, such as captions cut.")
+OWN_HASH = _doc("SHA-256 of this document without this line, sorted and compact.")
+
+
 @with_config(STRICT)
 class Provenance(TypedDict):
     """The code, packages, machine, settings and data that gave a number."""
@@ -138,101 +148,51 @@ class Provenance(TypedDict):
     device: str
     precision: Precision
     seed: int
-    limit: Annotated[
-        Count | None, Field(description="Only the first N samples were measured; null: all.")
-    ]
-    partial: NotRequired[
-        Annotated[
-            str,
-            Field(
-                pattern=r"^[0-9]+ of [0-9]+ [a-z].*$",
-                description="Samples found and known of a data set that is not complete.",
-            ),
-        ]
-    ]
-    attention: Annotated[
-        Attention | None,
-        Field(description="Form of the image tower's last block; null except for segmentation."),
-    ]
-    protocol_attention: NotRequired[
-        Annotated[
-            Attention | None,
-            Field(description="The form that the protocol is made for; csa where it is missing."),
-        ]
-    ]
-    map: NotRequired[
-        Annotated[MapKind, Field(description="Of a localisation: the kind of map measured.")]
-    ]
-    protocol_map: NotRequired[
-        Annotated[
-            MapKind | None,
-            Field(description="The kind that the protocol requires; null: each model's own."),
-        ]
-    ]
+    limit: Annotated[Count | None, _LIMIT]
+    partial: NotRequired[Annotated[str, _PARTIAL]]
+    attention: Annotated[Attention | None, _ATTENTION]
+    protocol_attention: NotRequired[Annotated[Attention | None, _PROTOCOL_ATTENTION]]
+    map: NotRequired[Annotated[MapKind, _MAP]]
+    protocol_map: NotRequired[Annotated[MapKind | None, _PROTOCOL_MAP]]
     batch_size: Count
-    seconds: Annotated[
-        dict[str, Annotated[float, Field(ge=0)]], Field(description="Wall time per phase.")
-    ]
-    peak_memory_bytes: Annotated[
-        int | None,
-        Field(description="Largest resident memory of the process up to this result."),
-    ]
-    hashes: Annotated[
-        dict[str, str],
-        Field(description="SHA-256 of what defines the number: names, templates, sample list."),
-    ]
-    notes: Annotated[
-        list[str],
-        Field(description="What a reader of the numbers must know, such as captions cut."),
-    ]
+    seconds: Annotated[dict[str, Annotated[float, Field(ge=0)]], _doc("Wall time per phase.")]
+    peak_memory_bytes: Annotated[int | None, _MEMORY]
+    hashes: Annotated[dict[str, str], _HASHES]
+    notes: Annotated[list[str], _NOTES]
     samples_sha256: Sha256
-    record_sha256: NotRequired[
-        Annotated[
-            Sha256,
-            Field(description="SHA-256 of this document without this line, sorted and compact."),
-        ]
-    ]
+    record_sha256: NotRequired[Annotated[Sha256, OWN_HASH]]
 
 
-@with_config(
-    {
-        **STRICT,
-        "title": "One (model, data set, protocol) result",
-        "json_schema_extra": {"$id": f"urn:cosmos-eval:result:{SCHEMA_VERSION}"},
-    }
-)
+_TASK = _doc("As `cosmos-eval list tasks` names it; packages may add some.")
+_FAMILY = _doc("Family of comparable numbers, which are ranked together.")
+_MODEL = as_type(Annotated[ModelRecord, AfterValidator(_with_weights)])
+_CLASSES = as_type(dict[str, dict[str, int | float | None]])
+_PER_CLASS = _doc("Class name -> figures; null where a class has no sample.")
+_SAMPLES = _doc("The file beside this one that the metrics follow from.")
+_MISTAKES = _doc("The most frequent mistakes of a classification, most frequent first.")
+_TITLE = "One (model, data set, protocol) result"
+_HEADER: Any = {"$id": f"urn:cosmos-eval:result:{SCHEMA_VERSION}"}
+
+
+@with_config(ConfigDict(**STRICT, title=_TITLE, json_schema_extra=_HEADER))
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
     """The result of one model on one data set under one protocol."""
 
     schema_version: Annotated[int, as_type(Literal[2])]
-    model: Annotated[
-        Mapping[str, Any], as_type(Annotated[ModelRecord, AfterValidator(_with_weights)])
-    ]
-    task: Annotated[
-        TaskName, Field(description="As `cosmos-eval list tasks` names it; packages may add some.")
-    ]
+    model: Annotated[Mapping[str, Any], _MODEL]
+    task: Annotated[TaskName, _TASK]
     dataset: Name
-    protocol: Annotated[
-        Name, Field(description="Family of comparable numbers, which are ranked together.")
-    ]
-    metrics: Annotated[Mapping[str, float], metrics_type(lambda fields: str(fields["task"]))]
+    protocol: Annotated[Name, _FAMILY]
+    metrics: Annotated[Mapping[str, float], metrics_type()]
     intervals: Annotated[Mapping[str, Mapping[str, Any]], as_type(dict[str, IntervalRecord])]
-    per_class: Annotated[
-        Mapping[str, Mapping[str, float | None]],
-        as_type(dict[str, dict[str, int | float | None]]),
-        Field(description="Class name -> figures; null where a class has no sample."),
-    ]
+    per_class: Annotated[Mapping[str, Mapping[str, float | None]], _CLASSES, _PER_CLASS]
     n_samples: Count
     provenance: Annotated[Mapping[str, Any], as_type(Provenance)]
-    samples: Annotated[
-        SamplesFile, Field(description="The file beside this one that the metrics follow from.")
-    ]
+    samples: Annotated[SamplesFile, _SAMPLES]
     source: Literal["measured"]
     confusion_pairs: Annotated[
-        Sequence[Mapping[str, Any]],
-        as_type(list[ConfusionPair]),
-        Field(description="The most frequent mistakes of a classification, most frequent first."),
+        Sequence[Mapping[str, Any]], as_type(list[ConfusionPair]), _MISTAKES
     ] = ()
 
 

@@ -7,7 +7,7 @@ the seed that it used, and has to be the same float. Imports no torch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +26,12 @@ from cosmos_eval.results.store import (
     record_is_unchanged,
     samples_of,
 )
-from cosmos_eval.results.upgrade import Record
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Figures, Samples, UsageError
 
 
 class Verdict(NamedTuple):
-    """What was found of one result, a line each: differences, or else why it cannot be looked at.
+    """The outcome for one result: differences, or else an obstacle, one line each.
 
     `figures` is how many were computed anew and compared.
     """
@@ -60,7 +59,7 @@ class Verified(NamedTuple):
 
 
 def verify_all(places: Iterable[Path]) -> Iterator[Verdict]:
-    """Verdicts on results in files and folders, in the order of their names.
+    """Yield verdicts on results in files and folders, in the order of their names.
 
     A folder that cannot be listed or has no results has a verdict of its own.
     """
@@ -71,45 +70,49 @@ def verify_all(places: Iterable[Path]) -> Iterator[Verdict]:
 
 
 def verify(path: Path) -> Verdict:
-    """The verdict on the result in a JSON file."""
+    """Return the verdict on the result in a JSON file."""
     found = read_verified(path)
     return found if isinstance(found, Verdict) else Verdict(str(path), figures=found.figures)
 
 
 def read_verified(path: Path) -> Verified | Verdict:
-    """The result in a JSON file with its samples; a verdict says where it is not as measured."""
+    """Return the result in a JSON file with its samples, or the verdict where it differs."""
     try:
-        found = _examine(path, read_files(path))
+        return _examine(path, read_files(path))
     except UsageError as error:
         return Verdict(str(path), obstacle=str(error).removeprefix(f"{path}: "))
-    except Exception as error:  # one file must not hide what was found of the others
+    except Exception as error:  # one file must not hide the verdicts on others
         return Verdict(str(path), obstacle=f"cannot be verified: {type(error).__name__}: {error}")
-    return found if isinstance(found, Verified) else Verdict(str(path), tuple(found))
 
 
-def _examine(path: Path, stored: ResultFiles) -> Verified | list[str]:
-    """The verified result, or what differs. Raises UsageError where it cannot be verified."""
+def _examine(path: Path, stored: ResultFiles) -> Verified | Verdict:
+    """Compare a result with its samples. Raises UsageError where it cannot be verified."""
     record, row, archive = stored
     if swapped := [*_misnamed(path, row), *_samples_of_another(path, row, archive)]:
-        return swapped
+        return Verdict(str(path), tuple(swapped))
     samples = samples_of(path, stored)
     try:
         again = task_named(row.task).figures(samples, row.provenance["seed"])
     except (KeyError, ValueError, IndexError, TypeError) as error:
-        return [f"swapped file: {row.samples} holds no samples of task {row.task}: {error!r}"]
+        found = f"swapped file: {row.samples} holds no samples of task {row.task}: {error!r}"
+        return Verdict(str(path), (found,))
     if record["schema_version"] < SCHEMA_VERSION:
         again = _as_far_as_stored(row, again)
-    found = [*_differences(row, again)] or [*_edited_elsewhere(record)]
-    return found or Verified(path, row, samples, _count(again))
+    if differences := [*_differences(row, again)]:
+        return Verdict(str(path), tuple(differences))
+    if record_is_unchanged(record) is False:
+        found = "edited record: its figures follow from its samples, but something else was changed"
+        return Verdict(str(path), (found,))
+    figures = sum(map(len, [again.metrics, again.intervals, *again.per_class.values()]))
+    return Verified(path, row, samples, figures)
 
 
 def _as_far_as_stored(row: ResultRow, again: Figures) -> Figures:
-    """Without the figures that came later than an older result."""
+    """Leave out the figures that came later than an older result."""
+    shared = again.intervals.keys() & row.intervals.keys()
     return replace(
         again,
-        intervals={
-            name: again.intervals[name] for name in row.intervals if name in again.intervals
-        },
+        intervals={name: again.intervals[name] for name in shared},
         confusion_pairs=again.confusion_pairs if row.confusion_pairs else (),
     )
 
@@ -120,30 +123,25 @@ def _misnamed(path: Path, row: ResultRow) -> Iterator[str]:
 
 
 def _samples_of_another(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
-    """Samples that are not those stored with the result, by their name or their hash.
+    """Describe samples that are not those stored with the result, by their name or their hash.
 
     Raises UsageError where there are none.
     """
     digest = row.provenance["samples_sha256"]
     if row.samples != samples_name(row, digest):
         yield f"swapped file: it names {row.samples}, the samples of another result"
-        return
-    if isinstance(archive, MissingFileError):
+    elif isinstance(archive, MissingFileError):
         raise UsageError(f"missing samples: {row.samples} is not there")
-    if isinstance(archive, FileError):
-        return  # `samples_of` says why they cannot be read
-    found = hashlib.sha256(archive).hexdigest()
-    if found == digest:
-        return
-    owner = _owner(path.parent, found)
-    if owner is None:
-        yield f"edited samples: {row.samples} has SHA-256 {found[:8]}..., stored: {digest[:8]}..."
-    else:
-        yield f"swapped file: {row.samples} holds the samples of {owner}"
+    elif isinstance(archive, bytes) and (found := hashlib.sha256(archive).hexdigest()) != digest:
+        if owner := _owner(path.parent, found):
+            yield f"swapped file: {row.samples} holds the samples of {owner}"
+        else:
+            hashes = f"SHA-256 {found[:8]}..., stored: {digest[:8]}..."
+            yield f"edited samples: {row.samples} has {hashes}"
 
 
 def _owner(folder: Path, digest: str) -> str | None:
-    """The result of the folder that these samples were stored with."""
+    """Return the result of the folder that samples of this hash were stored with."""
     for path in sorted(folder.glob("[!.]*.json")):
         with suppress(UsageError):  # a file that is no result has no samples
             provenance = read_record(path).get("provenance")
@@ -172,7 +170,7 @@ def _compare(kind: str, stored: Mapping[str, Any], again: Mapping[str, Any]) -> 
 
 
 def _shown(value: Any) -> str:
-    """A number, or the numbers of a class or an interval."""
+    """Return a number, or the numbers of a class or an interval, as text."""
     if not isinstance(value, Mapping):
         return str(value)
     return ", ".join(f"{key} {part}" for key, part in sorted(value.items()))
@@ -182,13 +180,3 @@ def _other_numpy(row: ResultRow) -> str:
     """NumPy does not promise that another version of it draws the same random numbers (NEP 19)."""
     then = row.provenance["packages"].get("numpy")
     return "" if then == np.__version__ else f" (by NumPy {np.__version__}, stored: by {then})"
-
-
-def _edited_elsewhere(record: Record) -> Iterator[str]:
-    if record_is_unchanged(record) is False:
-        yield "edited record: its figures follow from its samples, but something else was changed"
-
-
-def _count(figures: Figures) -> int:
-    parts: Sequence[Mapping[str, Any]] = (figures.metrics, figures.intervals)
-    return sum(map(len, [*parts, *figures.per_class.values()]))

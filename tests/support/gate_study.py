@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from support.models import SAMPLES, make_result
 
-from cosmos_eval.results.gate.baseline import read_baseline
 from cosmos_eval.results.gate.check import Report, examine, replace_baseline
 from cosmos_eval.results.verify import Verified
 from cosmos_eval.types import Samples
@@ -59,7 +58,7 @@ def studies(n: int, same: float, loss: float = 0.0, seed: int = 0) -> Iterator[R
             replace_baseline(
                 path, old, [], strict=False, reason="study", tolerance=0.0, keep_samples=True
             )
-            yield examine(new, read_baseline(path))
+            yield examine(new, path)
 
 
 def main(n: int) -> None:

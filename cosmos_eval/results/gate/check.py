@@ -25,6 +25,7 @@ from cosmos_eval.results.gate.baseline import (
     described,
     read_baseline,
     result_key,
+    samples_of,
     write_baseline,
 )
 from cosmos_eval.results.record import ResultRow
@@ -32,7 +33,7 @@ from cosmos_eval.results.store import list_results
 from cosmos_eval.results.verify import Verdict, Verified, read_verified
 from cosmos_eval.stats.paired import PairedDifference, holm, independent_difference
 from cosmos_eval.tasks import Metric, metric_of
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import Samples, UsageError
 
 ALPHA = 0.025
 """One-sided probability of a false alarm on any metric of a whole check."""
@@ -146,12 +147,16 @@ def read_results(places: Sequence[Path]) -> tuple[list[Verified], list[Problem]]
 
 def examine(
     results: Sequence[Verified],
-    baseline: Baseline,
+    path: Path,
     *,
     strict: bool = False,
     problems: Sequence[Problem] = (),
 ) -> Report:
-    """Check new results against a baseline; `problems` are those of reading the results."""
+    """Check new results against the baseline in a file; `problems` are those of reading them.
+
+    Raises UsageError where the file is not a baseline.
+    """
+    baseline = read_baseline(path)
     found = list(problems)
     by_key: dict[Key, Verified] = {}
     for result in results:
@@ -163,12 +168,12 @@ def examine(
     found += _faults(results, strict=strict)
     found += _unmatched(by_key, baseline)
     notes, findings = [], []
-    for entry in baseline.entries:
+    for entry in baseline.results:
         if entry.key not in by_key:
             continue
         where, metrics = described(entry.key), by_key[entry.key].row.metrics
         try:
-            findings += _compare(by_key[entry.key], entry, baseline)
+            findings += _compare(by_key[entry.key], entry, samples_of(path, entry))
         except ValueError as error:
             found.append(Problem(where, str(error)))
         found += [
@@ -178,12 +183,10 @@ def examine(
         ]
         if new := sorted(metrics.keys() - entry.metrics.keys()):
             notes.append(f"{where}: not in the baseline: {', '.join(new)}")
-    if baseline.version == 1:
-        notes.append(
-            f"{baseline.path} is of version 1 and has no hash of itself: write it with --update"
-        )
+    if baseline.schema_version == 1:
+        notes.append(f"{path} is of version 1 and has no hash of itself: write it with --update")
     decided = tuple(_decide(findings, baseline))
-    return Report(baseline.path, decided, tuple(found), tuple(notes), baseline.tolerance)
+    return Report(path, decided, tuple(found), tuple(notes), baseline.tolerance)
 
 
 def _faults(results: Iterable[Verified], *, strict: bool) -> Iterator[Problem]:
@@ -205,7 +208,7 @@ def _faults(results: Iterable[Verified], *, strict: bool) -> Iterator[Problem]:
 
 def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[Problem]:
     """Entries without a result, with similar results, and results without an entry."""
-    entries = {entry.key for entry in baseline.entries}
+    entries = {entry.key for entry in baseline.results}
     without_entry = [key for key in by_key if key not in entries]
     for key in sorted(entries - by_key.keys()):
         near = [model for model, *data in without_entry if data == [*key[1:]]]
@@ -216,12 +219,11 @@ def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[P
         yield Problem(described(key), message)
 
 
-def _compare(result: Verified, entry: Entry, baseline: Baseline) -> list[Finding]:
+def _compare(result: Verified, entry: Entry, samples: Samples | None) -> list[Finding]:
     """New minus baseline of every metric that both have. Raises ValueError."""
     if differing := mismatches(entry.setting, setting(result.row)):
         raise ValueError(f"measured otherwise than the baseline: {'; '.join(differing)}")
     shared = [name for name in entry.metrics if name in result.row.metrics]
-    samples = baseline.samples_of(entry)
     if samples is None:
         changes = {name: _independent(result.row, entry, name) for name in shared}
     else:
@@ -247,7 +249,7 @@ def _standard_error(interval: Mapping[str, Any]) -> float:
 
 def _decide(findings: Sequence[Finding], baseline: Baseline) -> Iterator[Finding]:
     """Correct for all metrics of the baseline, also those that were not compared."""
-    total = sum(len(entry.metrics) for entry in baseline.entries)
+    total = sum(len(entry.metrics) for entry in baseline.results)
     p_values = [finding.p_regression(baseline.tolerance) for finding in findings]
     adjusted = holm([*p_values, *[1.0] * (total - len(findings))])
     for finding, p in zip(findings, adjusted, strict=False):
@@ -271,7 +273,7 @@ def replace_baseline(
     wrong = [*map(str, problems), *map(str, _faults(results, strict=strict))]
     if wrong or not results:
         raise UsageError(f"no baseline of such results: {'; '.join(wrong)}")
-    before = {entry.key for entry in read_baseline(path).entries} if path.exists() else set()
+    before = {entry.key for entry in read_baseline(path).results} if path.exists() else set()
     after = write_baseline(
         path,
         [(one.row, one.samples) for one in results],

@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 from support.models import make_result, store
 
-from cosmos_eval.results.gate.baseline import read_baseline
+from cosmos_eval.results.gate.baseline import read_baseline, samples_of
 from cosmos_eval.results.gate.check import replace_baseline
 from cosmos_eval.results.verify import Verified, verify_all
 from cosmos_eval.types import UsageError
@@ -102,9 +102,8 @@ def test_of_two_writers_of_one_baseline_one_wins_with_its_samples(tmp_path):
     with ThreadPoolExecutor(2) as pool:
         for _ in range(20):
             list(pool.map(write, (0, 1)))
-            baseline = read_baseline(path)
-            (entry,) = baseline.entries
-            assert baseline.samples_of(entry) is not None
+            (entry,) = read_baseline(path).results
+            assert samples_of(path, entry) is not None
             assert len(list((tmp_path / "base").iterdir())) == 1
 
 

@@ -12,7 +12,7 @@ import pytest
 from support.gate_study import studies
 from support.models import make_result, seal, store
 
-from cosmos_eval.results.gate.baseline import read_baseline
+from cosmos_eval.results.gate.baseline import read_baseline, samples_of
 from cosmos_eval.results.gate.check import Finding, Problem, Report, examine, replace_baseline
 from cosmos_eval.results.gate.reports import (
     to_annotations,
@@ -65,7 +65,7 @@ def test_holm_counts_metrics_that_could_not_be_compared(tmp_path):
     options = {"strict": False, "reason": "x", "tolerance": 0.0, "keep_samples": True}
     replace_baseline(path, results, [], **options)
     worse = Verified(path, *make_result("cls", 0.35, 2))
-    report = examine([worse], read_baseline(path))
+    report = examine([worse], path)
     acc1 = next(f for f in report.findings if f.metric == "acc1")
     assert acc1.adjusted <= 17 * acc1.change.p_below(0) * (1 + 1e-12)
     assert acc1.adjusted >= 16 * acc1.change.p_below(0)
@@ -128,9 +128,9 @@ def test_a_baseline_says_who_when_and_why(update, tmp_path, monkeypatch):
     baseline = read_baseline(tmp_path / "base.json")
     assert (baseline.written["by"], baseline.written["reason"]) == ("Ada", "a test")
     assert baseline.written["utc"] > "2020"
-    (entry,) = baseline.entries
+    (entry,) = baseline.results
     assert entry.commit == "1" * 40
-    samples = baseline.samples_of(entry)
+    samples = samples_of(tmp_path / "base.json", entry)
     expected = make_result("seg")[1]
     assert {k: v.tolist() for k, v in samples.items()} == {
         k: v.tolist() for k, v in expected.items()
@@ -157,7 +157,7 @@ def test_an_update_replaces_the_whole_baseline_and_says_so(update, tmp_path):
         "scenes-cosmos on scenes-seg (scenes)": "removed",
         "scenes-cosmos on scenes-select (scenes)": "added",
     }
-    named = {entry.samples["file"] for entry in read_baseline(tmp_path / "base.json").entries}
+    named = {entry.samples["file"] for entry in read_baseline(tmp_path / "base.json").results}
     assert {path.name for path in (tmp_path / "base").iterdir()} == named
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from cosmos_core.utils.files import write_atomically
-from cosmos_eval.results.gate.baseline import BaselineFile
+from cosmos_eval.results.gate.baseline import Baseline
 from cosmos_eval.results.record import ResultRow, json_schema
 from cosmos_eval.results.store import (
     file_stem,
@@ -40,7 +40,7 @@ SAMPLES = {"label": np.array([0, 1, 1]), "logits": np.array([[0.5, 0.25]], np.fl
 
 
 @pytest.mark.parametrize(
-    ("kind", "name"), [(ResultRow, "schema.json"), (BaselineFile, "gate/baseline.schema.json")]
+    ("kind", "name"), [(ResultRow, "schema.json"), (Baseline, "gate/baseline.schema.json")]
 )
 def test_the_schemas_in_the_package_are_those_of_the_code(kind, name):
     stored = files("cosmos_eval.results").joinpath(name).read_text("utf-8")
