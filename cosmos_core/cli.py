@@ -1,22 +1,19 @@
-"""The commands `cosmos-train RECIPE`, `cosmos-train prepare`, `cosmos-train export`, and how they
-end."""
+"""The commands `cosmos-train RECIPE`, `cosmos-train prepare` and `cosmos-train export`."""
 
 from __future__ import annotations
 
 import difflib
 import errno
-import itertools
 import logging
 import os
 import shlex
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import open_clip
 import typer
@@ -32,6 +29,7 @@ from cosmos_core.engine.evaluate import check_datasets, find_evaluator
 from cosmos_core.engine.snapshot import Snapshots
 from cosmos_core.engine.trainer import Outcome, Setting, Trainer
 from cosmos_core.model.build import model_config
+from cosmos_core.model.checkpoint import Weights
 from cosmos_core.model.export import export as export_model
 from cosmos_core.model.export import preprocess_config
 from cosmos_core.recipes import RECIPES
@@ -68,9 +66,13 @@ def train(
     debug: Debug = False,
 ) -> None:
     """Train a model by a recipe."""
-    config = override(_find(recipe), assignments or [])
+    if recipe not in RECIPES:
+        close = difflib.get_close_matches(recipe, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
+        raise ValueError(f"unknown recipe {recipe!r}; nearest: {', '.join(close)}")
+    config = override(RECIPES[recipe](), assignments or [])
     folder = output or Path("runs") / recipe
-    command = _command(recipe, assignments or [])
+    pairs = (f"--set {shlex.quote(assignment)}" for assignment in assignments or [])
+    command = " ".join(["cosmos-train", shlex.quote(recipe), *pairs])  # others have other folders
     check_config(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
     with join_world(config.compute.device) as world:
         try:
@@ -81,8 +83,13 @@ def train(
                     "; the snapshots are whole: when that is mended, go on by --resume"
                 )
             raise
-    if world.rank == 0:
-        _report(outcome, f"{command} --output {shlex.quote(str(folder))} --resume")
+    if world.rank != 0:
+        return
+    if outcome.steps < outcome.of:
+        done = f"stopped after {outcome.steps} of {outcome.of} steps; go on with"
+        resumed = f"{command} --output {shlex.quote(str(folder))} --resume"
+        typer.echo(f"cosmos-train: {done}: {resumed}", err=True)
+    typer.echo(str(outcome.checkpoint))
 
 
 @app.command()
@@ -90,7 +97,7 @@ def prepare(
     images: Annotated[Path, typer.Argument(help="A folder that img2dataset wrote.")],
     captions: Annotated[Path, typer.Argument(help="DreamLIP's caption CSV.")],
     output: Annotated[Path, typer.Argument(help="Folder of the shards to write.")],
-    shard_size: Annotated[int, typer.Option(min=1, help="Samples a shard.")] = 10_000,
+    shard_size: Annotated[int, typer.Option(min=1, help="Samples per shard.")] = 10_000,
     debug: Debug = False,
 ) -> None:
     """Make training shards of downloaded images and their captions."""
@@ -103,30 +110,34 @@ def prepare(
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="Written by cosmos-train, or published.")],
     output: Annotated[Path, typer.Argument(help="Folder to write, in the Hub's layout.")],
-    weights: Annotated[str, typer.Option(help="teacher or student.")] = "teacher",
+    weights: Annotated[Weights, typer.Option(help="What OpenCLIP loads.")] = "teacher",
     arch: Annotated[
         str | None, typer.Option(help="OpenCLIP architecture, where the file does not say.")
     ] = None,
     debug: Debug = False,
 ) -> None:
     """Write a folder that OpenCLIP loads and that can be pushed to the Hugging Face Hub."""
-    for path in export_model(checkpoint, output, weights=_weights(weights), architecture=arch):
+    for path in export_model(checkpoint, output, weights=weights, architecture=arch):
         typer.echo(str(path))
 
 
 def run(
     config: TrainConfig, output: Path, command: str, world: World, *, resume: bool = False
 ) -> Outcome:
-    """Train a configuration that `check_config` has passed; its scenes are written as shards first.
+    """Train a configuration that `check_config` has passed, after writing its scenes as shards.
 
-    Raises ValueError, before any work, for a folder or data sets that do not fit.
+    Raises ValueError, before any work, for a folder or data sets that cannot be used.
     """
     world.main_process_only(partial(require_writable, output))
     evaluator = None
     if config.watch.evaluate_every:
         evaluator = find_evaluator()
         check_datasets(evaluator, config.watch, world)
-    preprocess, tokenizer = preprocess_config(config.architecture), _tokenizer(config)
+    preprocess = preprocess_config(config.architecture)
+    context_length = model_config(config.architecture)["text_cfg"].get("context_length", 77)
+    scenes = config.data.shards.startswith(SCENES)
+    make_tokenizer = scenes_tokenizer if scenes else open_clip.SimpleTokenizer
+    tokenizer = make_tokenizer(context_length=context_length)
     setting = Setting(
         tokenizer=tokenizer,
         decode=tokenizer.decode,
@@ -138,21 +149,13 @@ def run(
         evaluator=evaluator,
     )
     trainer = Trainer(config, setting, resume=resume)
-    return trainer.run(_shards(config, output, world))
+    shards = config.data.shards
+    return trainer.run(_write_scenes(shards, output, world) if scenes else shards)
 
 
-def _tokenizer(config: TrainConfig) -> open_clip.SimpleTokenizer:
-    context_length = model_config(config.architecture)["text_cfg"].get("context_length", 77)
-    if config.data.shards.startswith(SCENES):
-        return scenes_tokenizer(context_length)
-    return open_clip.SimpleTokenizer(context_length=context_length)
-
-
-def _shards(config: TrainConfig, output: Path, world: World) -> str:
-    """The specification of the shards, with scenes written as tars where it asks for them."""
-    if not config.data.shards.startswith(SCENES):
-        return config.data.shards
-    count = int(config.data.shards.removeprefix(SCENES))
+def _write_scenes(shards: str, output: Path, world: World) -> str:
+    """Write `scenes:N` as tars, where they do not exist; return their specification."""
+    count = int(shards.removeprefix(SCENES))
     data = output / f"scenes-{count}"
 
     def write() -> None:
@@ -161,35 +164,6 @@ def _shards(config: TrainConfig, output: Path, world: World) -> str:
 
     world.main_process_only(write)
     return str(data / "shards" / "*.tar")
-
-
-def _report(outcome: Outcome, resume: str) -> None:
-    """Where the checkpoint is; for a run that was stopped, how to go on."""
-    if outcome.steps < outcome.of:
-        done = f"stopped after {outcome.steps} of {outcome.of} steps"
-        typer.echo(f"cosmos-train: {done}; go on with: {resume}", err=True)
-    typer.echo(str(outcome.checkpoint))
-
-
-def _command(recipe: str, assignments: Sequence[str]) -> str:
-    """The command as others can repeat it: the output folder is the machine's own matter."""
-    pairs = (("--set", assignment) for assignment in assignments)
-    return shlex.join(["cosmos-train", recipe, *itertools.chain.from_iterable(pairs)])
-
-
-def _find(name: str) -> TrainConfig:
-    if name not in RECIPES:
-        close = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or list(RECIPES)
-        raise ValueError(f"unknown recipe {name!r}; nearest: {', '.join(close)}")
-    return RECIPES[name]()
-
-
-def _weights(name: str) -> Literal["teacher", "student"]:
-    if name == "teacher":
-        return "teacher"
-    if name == "student":
-        return "student"
-    raise ValueError(f"--weights takes teacher or student, not {name!r}")
 
 
 def main() -> None:
@@ -244,7 +218,7 @@ def _fail(message: str, status: int) -> int:
 
 
 def _discard_output() -> None:
-    """Drop what standard output cannot take, of which Python would complain at exit."""
+    """Drop what standard output cannot take; Python would report it at exit."""
     try:
         sys.stdout.flush()
     except OSError:
