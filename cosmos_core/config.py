@@ -1,12 +1,25 @@
-"""What a training run is made of: frozen records, filled by the recipes."""
+"""The configuration of a training run: frozen records, filled by the recipes.
+
+`engine.check` validates the ranges of numbers.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from cosmos_core.types import Method
+
+LARGEST = 2**31 - 1
+Count = Annotated[int, Field(ge=0, le=LARGEST)]
+PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,25 +30,30 @@ class ImageViewConfig:
     `blur_p` are for the first global, the second global and the locals.
     """
 
-    global_size: int = 224
-    local_size: int = 96
-    locals: int = 6
-    global_scale: tuple[float, float] = (0.4, 1.0)
-    local_scale: tuple[float, float] = (0.05, 0.4)
-    flip_p: float = 0.5
-    jitter: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)
-    jitter_p: float = 0.8
-    grayscale_p: float = 0.2
-    blur_p: tuple[float, float, float] = (1.0, 0.1, 0.5)
-    solarize_p: float = 0.2
+    global_size: PositiveInt = 224
+    local_size: PositiveInt = 96
+    locals: Count = 6
+    global_scale: tuple[PositiveFraction, PositiveFraction] = (0.4, 1.0)
+    local_scale: tuple[PositiveFraction, PositiveFraction] = (0.05, 0.4)
+    flip_p: Fraction = 0.5
+    jitter: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = (
+        0.4,
+        0.4,
+        0.2,
+        0.1,
+    )
+    jitter_p: Fraction = 0.8
+    grayscale_p: Fraction = 0.2
+    blur_p: tuple[Fraction, Fraction, Fraction] = (1.0, 0.1, 0.5)
+    solarize_p: Fraction = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextViewConfig:
     """Caption crops: two globals of 1 to `max_sentences` sentences, and single-sentence locals."""
 
-    max_sentences: int = 5
-    locals: int = 6
+    max_sentences: PositiveInt = 5
+    locals: Count = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,16 +66,16 @@ class OptimConfig:
     processes for everything but the scales, as the released models were trained.
     """
 
-    steps: int
-    batch_size: int
-    lr: float = 5e-4
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    weight_decay: float = 0.5
-    warmup_steps: int = 2000
-    momentum: float = 0.999
+    steps: Annotated[int, Field(gt=0, lt=10**8)]  # snapshots have eight digits for it
+    batch_size: PositiveInt
+    lr: PositiveFloat = 5e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.98)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegative = 0.5
+    warmup_steps: Count = 2000
+    momentum: Fraction = 0.999
     momentum_ramp: bool = False
-    clip_norm: float = 0.0
+    clip_norm: NonNegative = 0.0
     gradient: Literal["true", "published"] = "true"
 
 
@@ -73,8 +91,8 @@ class DataConfig:
 
     shards: str
     weights: str = ""
-    workers: int = 2
-    max_bad: float = 0.05
+    workers: Annotated[int, Field(ge=0, le=1024)] = 2
+    max_bad: Fraction = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +105,7 @@ class ComputeConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    accumulate: int = 1
+    accumulate: PositiveInt = 1
     checkpointing: bool = False
     compile: bool = False
 
@@ -100,8 +118,8 @@ class SaveConfig:
     `scenes-cls/teacher/acc1`, whose highest snapshot stays too.
     """
 
-    every: int = 1000
-    keep: int = 3
+    every: Count = 1000
+    keep: PositiveInt = 3
     best: str = ""
 
 
@@ -111,9 +129,9 @@ class WatchConfig:
     cosmos_eval joined by commas, files under `data_root`) every so many; `pictures` of the first
     batch and of the log."""
 
-    log_every: int = 10
+    log_every: PositiveInt = 10
     pictures: bool = True
-    evaluate_every: int = 0
+    evaluate_every: Count = 0
     datasets: str = ""
     data_root: str = ""
 
@@ -132,4 +150,4 @@ class TrainConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     save: SaveConfig = field(default_factory=SaveConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
-    seed: int = 0
+    seed: Count = 0

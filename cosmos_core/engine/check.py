@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
-from collections.abc import Callable, Iterator
-from operator import attrgetter
 from typing import Any
 
 import open_clip
 import torch
+from pydantic import TypeAdapter, ValidationError
 
-from cosmos_core.config import DataConfig, TrainConfig
+from cosmos_core.config import Count, DataConfig, PositiveInt, TrainConfig
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.model.build import model_config
@@ -20,24 +17,6 @@ from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import CROSS_ATTENTION_HEADS
 
 SCENES = "scenes:"  # of a shard specification that requests a number of embedded scenes
-POSITIVE = (
-    *("optim.steps", "optim.batch_size", "optim.lr", "optim.eps", "compute.accumulate"),
-    *("save.keep", "watch.log_every", "image.global_size", "image.local_size"),
-    *("image.global_scale", "image.local_scale", "text.max_sentences"),
-)
-NOT_NEGATIVE = (
-    *("optim.warmup_steps", "optim.weight_decay", "optim.clip_norm", "data.workers"),
-    *("save.every", "watch.evaluate_every", "image.locals", "image.jitter", "text.locals", "seed"),
-)
-FRACTIONS = (
-    *("optim.betas", "optim.momentum", "data.max_bad", "image.global_scale", "image.local_scale"),
-    *("image.flip_p", "image.jitter_p", "image.grayscale_p", "image.blur_p", "image.solarize_p"),
-)
-LARGEST = 2**31 - 1  # of whole numbers
-AT_MOST = {
-    "optim.steps": 10**8 - 1,  # snapshots have eight digits for it in their names
-    "data.workers": 1024,
-}
 WEIGHT_BYTES = 4  # float32
 TOKEN_BYTES = 8  # int64
 
@@ -57,41 +36,30 @@ def check_config(config: TrainConfig, *, world_size: int) -> None:
 
 
 def _check_numbers(config: TrainConfig) -> None:
-    for name, value in _leaves(config):
-        if isinstance(value, float):
-            _require(name, value, math.isfinite, "finite")
-        elif isinstance(value, int):
-            largest = AT_MOST.get(name, LARGEST)
-            _require(name, value, largest.__ge__, f"at most {largest}")
-    options = {name: value for name, value in vars(config.method).items() if type(value) is int}
-    for names, holds, must_be in (
-        (POSITIVE, lambda value: value > 0, "greater than 0"),
-        (NOT_NEGATIVE, lambda value: value >= 0, "0 or more"),
-        (FRACTIONS, lambda value: 0 <= value <= 1, "from 0 to 1"),
-        ([f"method.{name}" for name in options], lambda value: value > 0, "greater than 0"),
+    for name in ("optim", "data", "image", "text", "compute", "save", "watch"):
+        section = getattr(config, name)
+        _require(type(section), vars(section), name)
+    _require(Count, config.seed, "seed")
+    for option, value in vars(config.method).items():
+        if type(value) is int:
+            _require(PositiveInt, value, f"method.{option}")
+    for name, (low, high) in (
+        ("image.global_scale", config.image.global_scale),
+        ("image.local_scale", config.image.local_scale),
     ):
-        for name in names:
-            values = attrgetter(name)(config)
-            for value in values if isinstance(values, tuple) else (values,):
-                _require(name, value, holds, must_be)
-    for name in ("image.global_scale", "image.local_scale"):
-        pair = attrgetter(name)(config)
-        _require(name, pair, lambda pair: pair[0] <= pair[1], "a smaller, then a larger")
+        if low > high:
+            raise ValueError(f"{name} is {(low, high)}; it must be a smaller, then a larger")
 
 
-def _leaves(record: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every value of a configuration with its name, those of tuples one by one."""
-    for field in dataclasses.fields(record):
-        name, value = f"{prefix}{field.name}", getattr(record, field.name)
-        if dataclasses.is_dataclass(value):
-            yield from _leaves(value, f"{name}.")
-        else:
-            yield from ((name, one) for one in (value if isinstance(value, tuple) else (value,)))
-
-
-def _require(name: str, value: Any, holds: Callable[[Any], bool], must_be: str) -> None:
-    if not holds(value):
-        raise ValueError(f"{name} is {value!s:.60}; it must be {must_be}")
+def _require(kind: Any, value: Any, name: str) -> None:
+    """Raise ValueError, with the name of the value, where it is not of a kind of pydantic's."""
+    try:
+        TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        full = ".".join([name, *(part for part in first["loc"] if isinstance(part, str))])
+        must_be = first["msg"].removeprefix("Input should be ")
+        raise ValueError(f"{full} is {first['input']!s:.60}; it must be {must_be}") from error
 
 
 def _check_data(data: DataConfig) -> None:
