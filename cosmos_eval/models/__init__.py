@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from cosmos_eval.types import ModelSpec, Precision, UsageError
@@ -11,6 +12,14 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
 
+_MODULES = {
+    "bundled": "bundled",
+    "cosmos": "cosmos",
+    "openclip": "openclip",
+    "python": "python_file",
+}
+
+
 def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision = "fp32") -> Encoder:
     """Load a model to encode on `device`; a DenseEncoder unless it is a user's own.
 
@@ -18,21 +27,8 @@ def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision =
     names, unusable files, a failed download or a device that is not there.
     """
     _require_device(device)
-    if spec.kind == "openclip":
-        from cosmos_eval.models import openclip
-
-        return openclip.load(spec, device, precision)
-    if spec.kind == "python":
-        from cosmos_eval.models import python_file
-
-        return python_file.load(spec, device, precision)
-    if spec.kind == "bundled":
-        from cosmos_eval.models import bundled
-
-        return bundled.load(spec, device, precision)
-    from cosmos_eval.models import cosmos
-
-    return cosmos.load(spec, device, precision)
+    module = import_module(f"cosmos_eval.models.{_MODULES[spec.kind]}")
+    return module.load(spec, device, precision)
 
 
 def _require_device(device: str) -> None:

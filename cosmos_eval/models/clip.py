@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
+from cosmos_core.utils.files import file_sha256, json_sha256
 from cosmos_eval.models.attention import encode_patches, project_in_one_piece
 from cosmos_eval.models.encoder import run
 from cosmos_eval.types import Attention, EncoderInfo
@@ -182,8 +182,8 @@ def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
 def _simple(tokenizer: SimpleTokenizer) -> dict[str, Any]:
     merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
     return {
-        "vocabulary_sha256": _sha256(tokenizer.encoder),
-        "merges_sha256": _sha256(merges),
+        "vocabulary_sha256": json_sha256(tokenizer.encoder),
+        "merges_sha256": json_sha256(merges),
         "special_ids": tokenizer.all_special_ids,
         "pattern": tokenizer.pat.pattern,
         "reduction": _name(tokenizer.reduction_fn),
@@ -197,8 +197,8 @@ def _hugging_face(tokenizer: HFTokenizer | SigLipTokenizer) -> dict[str, Any]:
         "mode": getattr(tokenizer, "tokenizer_mode", ""),
         "strip_sep_token": getattr(tokenizer, "strip_sep_token", False),
         "backend": type(inner).__name__,
-        "vocabulary_sha256": _sha256(inner.get_vocab()),
-        "rules_sha256": _sha256(_rules(inner)),
+        "vocabulary_sha256": json_sha256(inner.get_vocab()),
+        "rules_sha256": json_sha256(_rules(inner)),
         "padding_side": inner.padding_side,
         "truncation_side": inner.truncation_side,
         "special_ids": {name: getattr(inner, f"{name}_token_id") for name in special},
@@ -213,7 +213,7 @@ def _rules(tokenizer: Any) -> dict[str, Any]:
         return {key: definition[key] for key in definition.keys() - {"truncation", "padding"}}
     with TemporaryDirectory() as folder:
         files = [Path(file) for file in tokenizer.save_vocabulary(folder, "own")]
-        return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        return {file.name: file_sha256(file) for file in files}
 
 
 def _name(function: Callable[..., Any] | None) -> str | None:
@@ -221,8 +221,3 @@ def _name(function: Callable[..., Any] | None) -> str | None:
     if isinstance(function, partial):
         return f"{_name(function.func)}({json.dumps(function.keywords, sort_keys=True)})"
     return None if function is None else function.__name__
-
-
-def _sha256(value: Any) -> str:
-    content = json.dumps(value, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(content.encode()).hexdigest()

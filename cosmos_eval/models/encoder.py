@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import re
@@ -128,6 +129,18 @@ def run(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> 
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"a function returns {type(output).__name__}, not a tensor")
     return output.float()
+
+
+def tensors_sha256(*states: Mapping[str, Tensor]) -> str:
+    """Hash the bytes of tensors in the order of their names, one mapping after the other."""
+    import torch
+
+    digest = hashlib.sha256()
+    for state in states:
+        for _, tensor in sorted(state.items()):
+            content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+            digest.update(content.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def methods(protocol: type) -> list[str]:

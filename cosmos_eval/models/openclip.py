@@ -6,7 +6,6 @@ layout does: `openclip:FOLDER` and `openclip:hf-hub:ORG/NAME`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from torch import nn
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder, ClipParts
+from cosmos_eval.models.encoder import tensors_sha256
 from cosmos_eval.models.hub import reason
 from cosmos_eval.models.specs import HUB
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
@@ -204,7 +204,4 @@ def _weights_sha256(model: nn.Module, source: _Source) -> str | None:
         return None
     if source.file is not None:
         return file_sha256(source.file)
-    digest = hashlib.sha256()
-    for _, tensor in sorted(model.state_dict().items()):
-        digest.update(tensor.contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return tensors_sha256(model.state_dict())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import re
 import sys
@@ -17,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
-from cosmos_eval.models.encoder import run
+from cosmos_eval.models.encoder import run, tensors_sha256
 from cosmos_eval.types import Attention, EncoderInfo, Precision, Rgb, UsageError
 
 _APPENDED = " and much more"
@@ -61,7 +60,7 @@ class TwoTower:
             spec=name,
             architecture=name,
             weights=None,
-            weights_sha256=_sha256(self._weights),
+            weights_sha256=tensors_sha256(*map(_state, self._weights)),
             random=False,
             precision="fp32",
             device="cpu",
@@ -118,6 +117,10 @@ class TwoTower:
         return F.normalize(patches, dim=-1)
 
 
+def _state(weights: nn.Module | Tensor) -> Mapping[str, Tensor]:
+    return weights.state_dict() if isinstance(weights, nn.Module) else {"": weights}
+
+
 def _found(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor]:
     """Yield the modules and tensors that values are, hold or refer to, each once."""
     for value in values:
@@ -151,18 +154,6 @@ def _referred(value: Any) -> list[Any]:
 
 def _file(value: Any) -> str | None:
     return value.__code__.co_filename if inspect.isfunction(value) else None
-
-
-def _sha256(weights: Sequence[nn.Module | Tensor]) -> str:
-    """Hash the names, types, shapes and bytes of all tensors."""
-    digest = hashlib.sha256()
-    for one in weights:
-        state = one.state_dict() if isinstance(one, nn.Module) else {"": one}
-        for name, tensor in sorted(state.items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            content = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-            digest.update(content.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _description(function: Any) -> str:

@@ -38,8 +38,7 @@ def test_a_deferred_model_is_the_model(name, weights):
         assert isinstance(deferred, kind) == isinstance(built, kind)
 
 
-def test_a_run_with_everything_cached_imports_no_torch(tmp_path, monkeypatch):
-    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path))
+def test_a_run_with_everything_cached_imports_no_torch():
     row = cosmos_eval.evaluate("scenes-cosmos", "scenes-cls", device="cpu", limit=8)
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False
