@@ -1,4 +1,4 @@
-"""How a result is told from others of the same model, data set and protocol."""
+"""Names that distinguish results of the same model, data set and protocol."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from cosmos_eval.results.record import ResultRow
 
 _FILES = 5  # of edited results that a warning names
 _HASH = 8  # characters of a hash in a label
+_LONGEST = 40  # characters of a name that is not shortened
 
 
 class Stored(NamedTuple):
@@ -44,76 +45,69 @@ class Stored(NamedTuple):
         return table_label(self.row, self.notes)
 
 
+_PARTS = ("weights", "code", "architecture")
+
+
+def _state(row: ResultRow) -> tuple[str | None, ...]:
+    """Return hashes of the parts of a model, None where there is none."""
+    architecture = hashlib.sha256(row.model["architecture"].encode(errors="replace")).hexdigest()
+    return row.model["weights_sha256"], row.model.get("code_sha256"), architecture
+
+
+def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:
+    """By label, how many models have it, and the indices of the parts in which they differ.
+
+    What an edited record holds of its model changes no other name.
+    """
+    states: dict[str, set[tuple[str | None, ...]]] = {}
+    for one in results:
+        if not one.is_edited:
+            states.setdefault(model_label(one.row), set()).add(_state(one.row))
+    return {
+        label: (len(of), [i for i in range(len(_PARTS)) if len({state[i] for state in of}) > 1])
+        for label, of in states.items()
+    }
+
+
 def distinguish(results: Iterable[Stored]) -> list[Stored]:
-    """The same results, with notes where the name of a model does not say which one it is.
+    """Return the same results, with notes where a name does not identify one model.
 
     Results of one name whose weights, code or architecture differ are of different models: each
-    gets the first digits of the hash of whatever differs. An edited record is marked as such; what
-    it says of its model changes no other name.
+    gets the first digits of the hash of whatever differs. An edited record is marked as such.
     """
-    named = [(one, model_label(one.row), _state(one.row)) for one in results]
-    states: dict[str, set[_State]] = {}
-    for one, label, state in named:
-        if not one.is_edited:
-            states.setdefault(label, set()).add(state)
-    return [
-        one._replace(
-            notes=("edited record",) if one.is_edited else _differing(state, states[label])
-        )
-        for one, label, state in named
-    ]
+    listed = list(results)
+    differing = _differing(listed)
+
+    def notes(one: Stored) -> tuple[str, ...]:
+        if one.is_edited:
+            return ("edited record",)
+        _, parts = differing[model_label(one.row)]
+        state = _state(one.row) if parts else ()
+        return tuple(f"{_PARTS[i]} {(state[i] or 'none')[:_HASH]}" for i in parts)
+
+    return [one._replace(notes=notes(one)) for one in listed]
 
 
 def warnings_of(results: Iterable[Stored]) -> list[str]:
-    """One line for each name of several models, and one for all edited records.
+    """Return one line for each name of several models, and one for all edited records.
 
     The results are those of `distinguish`.
     """
     noted = [one for one in results if one.notes]
-    states: dict[str, set[_State]] = {}
-    for one in noted:
-        if not one.is_edited:
-            states.setdefault(model_label(one.row), set()).add(_state(one.row))
     lines = [
-        f"{len(of)} models are called {label}: their {' and '.join(_parts(of))} differ, "
-        "and each has a row of its own"
-        for label, of in sorted(states.items())
-        if len(of) > 1
+        f"{count} models are called {label}: their {' and '.join(_PARTS[i] for i in parts)} "
+        "differ, and each has a row of its own"
+        for label, (count, parts) in sorted(_differing(noted).items())
+        if count > 1
     ]
     edited = list(dict.fromkeys(one.path.name for one in noted if one.is_edited))
     if edited:
-        named = ", ".join(edited[:_FILES])
         more = f" and {len(edited) - _FILES} more" if len(edited) > _FILES else ""
         lines.append(
-            f"not ranked and not compared, since the file was edited after it was written: "
-            f"{named}{more}"
+            "not ranked and not compared, since the file was edited after it was written: "
+            f"{', '.join(edited[:_FILES])}{more}"
         )
     return lines
-
-
-class _State(NamedTuple):
-    """What a model is, whatever it is called: hashes, None where there is none."""
-
-    weights: str | None
-    code: str | None
-    architecture: str
-
-
-def _state(row: ResultRow) -> _State:
-    architecture = hashlib.sha256(row.model["architecture"].encode(errors="replace")).hexdigest()
-    return _State(row.model["weights_sha256"], row.model.get("code_sha256"), architecture)
-
-
-def _parts(states: set[_State]) -> list[str]:
-    """The parts in which states differ."""
-    if len(states) == 1:
-        return []
-    columns = zip(*states, strict=True)
-    return [name for name, of in zip(_State._fields, columns, strict=True) if len(set(of)) > 1]
-
-
-def _differing(state: _State, states: set[_State]) -> tuple[str, ...]:
-    return tuple(f"{name} {(getattr(state, name) or 'none')[:_HASH]}" for name in _parts(states))
 
 
 def variants(row: ResultRow) -> tuple[str, ...]:
@@ -140,6 +134,36 @@ def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ..
     return tuple(word for word, differs in words.items() if differs)
 
 
+def is_partial(row: ResultRow) -> bool:
+    """Return whether a result is of a part of a data set: the first samples, or those found."""
+    return row.provenance["limit"] is not None or "partial" in row.provenance
+
+
+def model_label(row: ResultRow, notes: tuple[str, ...] = ()) -> str:
+    """Return the model's spec, then in brackets what differs from the defaults, and `notes`."""
+    random = ("random weights",) if row.model["random"] else ()
+    words = ", ".join((*random, *variants(row), *notes))
+    return f"{row.model['spec']} ({words})" if words else str(row.model["spec"])
+
+
+def table_label(row: ResultRow, notes: tuple[str, ...] = ()) -> str:
+    """Return the label in tables: also with the kind of map, if the protocol leaves it open."""
+    record = row.provenance
+    if record.get("map") == record.get("protocol_map"):
+        return model_label(row, notes)
+    random = ("random weights",) if row.model["random"] else ()
+    words = ", ".join((*random, record["map"], *variants(row), *notes))
+    return f"{row.model['spec']} ({words})"
+
+
+def safe_name(text: str) -> str:
+    """Return a part of a file name: letters, digits, `._-`; a changed one gets a hash of itself."""
+    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-_")[-60:].lstrip(".-_")
+    if kept == text.replace(" ", "-"):
+        return kept
+    return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
 def stem_of(model: str, dataset: str, family: str, words: tuple[str, ...]) -> str:
     """Return the file name of a result without suffix, from its model, data set and overrides.
 
@@ -149,47 +173,23 @@ def stem_of(model: str, dataset: str, family: str, words: tuple[str, ...]) -> st
     return "__".join(safe_name(part) for part in (model, dataset, family, *plain))
 
 
+def file_stem(row: ResultRow) -> str:
+    """Return the file name of a result without suffix."""
+    return stem_of(row.model["spec"], row.dataset, row.protocol, variants(row))
+
+
+def samples_name(row: ResultRow, digest: str) -> str:
+    """Return the file name of a result's samples, whose SHA-256 is `digest`."""
+    return f"{file_stem(row)}.{digest[:8]}.npz"
+
+
 def predictions_of(folder: Path, model: str) -> Path:
-    """The folder of a model's saved predictions, all data sets', below that of all models'."""
+    """Return the folder of a model's saved predictions below that of all models'."""
     return folder / safe_name(model)
 
 
-def is_partial(row: ResultRow) -> bool:
-    """Whether a result is of a part of a data set only: the first samples, or those found."""
-    return row.provenance["limit"] is not None or "partial" in row.provenance
-
-
-def model_label(row: ResultRow, notes: tuple[str, ...] = ()) -> str:
-    """The model's spec, then what departs from the defaults in brackets, and `notes`."""
-    return _with_notes(row, variants(row) + notes)
-
-
-def table_label(row: ResultRow, notes: tuple[str, ...] = ()) -> str:
-    """The model as tables show it: also with the kind of its maps, where a protocol leaves it."""
-    record = row.provenance
-    own_map = record.get("map") != record.get("protocol_map")
-    return _with_notes(row, ((record["map"],) if own_map else ()) + variants(row) + notes)
-
-
-def _with_notes(row: ResultRow, departing: tuple[str, ...]) -> str:
-    notes = (("random weights",) if row.model["random"] else ()) + departing
-    return f"{row.model['spec']} ({', '.join(notes)})" if notes else str(row.model["spec"])
-
-
-def safe_name(text: str) -> str:
-    """A part of a file name, of letters, digits and `._-`; a changed one gets a hash of itself."""
-    kept = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip(".-_")[-60:].lstrip(".-_")
-    if kept == text.replace(" ", "-"):
-        return kept
-    return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-
-
-_LONGEST = 40
-_CUT = "…/"
-
-
 def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
-    """What to show for every name: long paths lose their first folders, as many as may go.
+    """Return a short form of every name: long paths lose as many first folders as possible.
 
     `cosmos:/data/runs/a/last.pt (bf16)` becomes `cosmos:…/a/last.pt (bf16)`. No two names become
     the same. A name without folders stays as it is.
@@ -203,18 +203,8 @@ def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
 
 
 def _ends(name: str) -> list[str]:
-    """The kind of model and every end of its path, shortest first, as far as that is shorter."""
+    """Return the kind of model with every end of its path, shortest first, if that is shorter."""
     kind, colon, path = name.partition(":")
-    starts = [place + 1 for place, character in enumerate(path) if character == "/"]
-    ends = (f"{kind}{colon}{_CUT}{path[start:]}" for start in reversed(starts))
+    starts = [index + 1 for index, character in enumerate(path) if character == "/"]
+    ends = (f"{kind}{colon}…/{path[start:]}" for start in reversed(starts))
     return [end for end in ends if len(end) < len(name)]
-
-
-def file_stem(row: ResultRow) -> str:
-    """Return the file name of a result without suffix."""
-    return stem_of(row.model["spec"], row.dataset, row.protocol, variants(row))
-
-
-def samples_name(row: ResultRow, digest: str) -> str:
-    """The name of the file of a result's samples, whose SHA-256 is `digest`."""
-    return f"{file_stem(row)}.{digest[:8]}.npz"
