@@ -17,7 +17,7 @@ from cosmos_core.data.index import index_shards
 from cosmos_core.data.prepare import prepare
 from cosmos_core.data.samples import BadSampleError, Problem
 from cosmos_core.data.stream import read_stream
-from cosmos_eval.data.archives import open_archives
+from cosmos_eval.data.sources import open_archives
 from cosmos_eval.runner.doctor import examine
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import RunOptions, UsageError, no_progress

@@ -17,15 +17,15 @@ from typing import Any, NamedTuple
 import pydantic
 
 from cosmos_eval.data import readers
-from cosmos_eval.data.archives import (
+from cosmos_eval.data.folders import several
+from cosmos_eval.data.readers import FileError
+from cosmos_eval.data.sources import (
+    ArchiveMember,
     ArchiveSample,
     numbered_archives,
     open_archives,
     read_stated,
 )
-from cosmos_eval.data.folders import several
-from cosmos_eval.data.readers import FileError
-from cosmos_eval.data.sources import ArchiveMember
 from cosmos_eval.data.validation import parse
 from cosmos_eval.types import RetrievalProtocol, UsageError
 

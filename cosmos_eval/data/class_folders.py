@@ -15,10 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from cosmos_eval.data.archives import ArchiveSample, numbered_archives, open_archives, read_stated
 from cosmos_eval.data.class_names import ClassData, class_differences, make_data
 from cosmos_eval.data.folders import FolderWalk, folder_entries, root_of
-from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.data.sources import (
+    ArchiveSample,
+    ImageFile,
+    numbered_archives,
+    open_archives,
+    read_stated,
+)
 from cosmos_eval.protocols.classification import CLASS_LISTS, ClassList
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 

@@ -18,7 +18,6 @@ import webdataset
 from PIL import ExifTags, Image, ImageOps
 
 from cosmos_core.data.samples import BadSampleError, RawSample, decode_sample
-from cosmos_eval.data.archives import open_archives
 from cosmos_eval.data.sources import (
     ArchiveMember,
     CroppedImage,
@@ -26,6 +25,7 @@ from cosmos_eval.data.sources import (
     ImageFile,
     ImageSource,
     ShownImage,
+    open_archives,
 )
 from cosmos_eval.tasks.segmentation.pictures import decode as decode_segmented
 from cosmos_eval.types import UsageError
