@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import shlex
@@ -79,14 +80,17 @@ def survey(
         return Survey(faults=(str(error),), remedy=_remedy(protocol, options, ()))
     expected = len(samples) if protocol.n_images is None else protocol.n_images
     both = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
-    contents = []
-    for content in _read_all(both, protocol, options):
-        contents.append(content)
-        progress(Progress("look", len(contents), len(both)))
+    present = np.zeros(256, np.bool_)
+    texts: dict[_Kind, list[str]] = {}
+    for done, content in enumerate(_read_all(both, protocol, options), start=1):
+        present |= content.present
+        for kind, text in content.faults.items():
+            texts.setdefault(kind, []).append(text)
+        progress(Progress("look", done, len(both)))
     faults = [
         *_missing_images(samples, protocol, root, expected),
         *_missing_masks(samples, protocol),
-        *_joined([content.faults for content in contents]),
+        *((kind, _first_of(found)) for kind, found in texts.items()),
     ]
     first = int(protocol.reduce_zero_label)
     return Survey(
@@ -97,7 +101,7 @@ def survey(
         images=sum(sample.image.is_file() for sample in samples),
         label_maps=sum(sample.mask.is_file() for sample in samples),
         mask_suffix=protocol.mask_suffix,
-        labels=_label_range([content.present for content in contents], protocol),
+        labels=_label_range(present, protocol),
         classes=(first, first + len(protocol.class_names) - 1),
     )
 
@@ -122,41 +126,34 @@ def _read_all(
 
 
 def _read(sample: Sample, protocol: LabelMapProtocol) -> _Content:
-    try:
-        label = load_label(sample)
-    except UsageError as error:
-        return _Content(np.zeros(256, np.bool_), {"unreadable": str(error)})
     faults: dict[_Kind, str] = {}
-    try:
-        require_declared(label, sample, protocol)
-    except UsageError as error:
-        faults["labels"] = str(error)
-    try:
-        require_same_size(sample, displayed_size(sample.image), label)
-    except UsageError as error:
-        faults["sizes"] = str(error)
-    return _Content(np.bincount(label.ravel(), minlength=256) > 0, faults)
+
+    @contextlib.contextmanager
+    def noted(kind: _Kind) -> Iterator[None]:
+        try:
+            yield
+        except UsageError as error:
+            faults[kind] = str(error)
+
+    present = np.zeros(256, np.bool_)
+    with noted("unreadable"):
+        label = load_label(sample)
+        present = np.bincount(label.ravel(), minlength=256) > 0
+        with noted("labels"):
+            require_declared(label, sample, protocol)
+        with noted("sizes"):
+            require_same_size(sample, displayed_size(sample.image), label)
+    return _Content(present, faults)
 
 
-def _label_range(
-    present: Sequence[NDArray[np.bool_]], protocol: LabelMapProtocol
-) -> tuple[int, int] | None:
-    if not present:
-        return None
-    values = np.flatnonzero(np.logical_or.reduce(present))
+def _label_range(present: NDArray[np.bool_], protocol: LabelMapProtocol) -> tuple[int, int] | None:
+    values = np.flatnonzero(present)
     classes = values[values != protocol.ignore_index] + protocol.reduce_zero_label
     return (int(classes[0]), int(classes[-1])) if len(classes) else None
 
 
-def _joined(faults: Sequence[Mapping[_Kind, str]]) -> Iterator[_Fault]:
-    """Yield the first text of every kind and how many more there are."""
-    texts: dict[_Kind, list[str]] = {}
-    for of_sample in faults:
-        for kind, text in of_sample.items():
-            texts.setdefault(kind, []).append(text)
-    for kind, found in texts.items():
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        yield kind, f"{found[0]}{more}"
+def _first_of(texts: Sequence[str]) -> str:
+    return texts[0] + (f" (and {len(texts) - 1} more)" if len(texts) > 1 else "")
 
 
 def _missing_images(
@@ -201,53 +198,13 @@ def _missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> Ite
 
 def check_constants(protocol: LabelMapProtocol) -> None:
     """Raise UsageError, naming the data set, for constants that contradict each other."""
-    fault = _class_fault(protocol) or _label_fault(protocol)
-    if fault is None and isinstance(protocol, SegmentationProtocol):
-        fault = _background_fault(protocol) or _inference_fault(protocol)
-    if fault is None and isinstance(protocol, LocalisationProtocol):
-        fault = _size_fault(protocol)
-    if fault is not None:
+    faults = [_class_faults(protocol), _label_faults(protocol)]
+    if isinstance(protocol, SegmentationProtocol):
+        faults += [_background_faults(protocol), _inference_faults(protocol)]
+    if isinstance(protocol, LocalisationProtocol) and not 0 < protocol.small < protocol.large < 1:
+        faults.append(iter(["small and large must be shares of the image, small below large"]))
+    for fault in itertools.chain.from_iterable(faults):
         raise UsageError(f"{protocol.dataset}: {fault}")
-
-
-def _class_fault(protocol: LabelMapProtocol) -> str | None:
-    names, queries = protocol.class_names, protocol.queries
-    if not 0 < len(names) <= _MOST_CLASSES:
-        return f"{len(names)} classes; label maps of 8 bits hold 1 to {_MOST_CLASSES}"
-    if len(set(names)) < len(names):
-        return "two classes have the same name"
-    if not all(name.strip() for name in [*names, *itertools.chain.from_iterable(queries)]):
-        return "a class or a prompt has a blank name"
-    if len(queries) != len(names):
-        return f"{len(names)} class names but prompts for {len(queries)} classes"
-    silent = [name for name, prompts in zip(names, queries, strict=True) if not prompts]
-    return f"class '{silent[0]}' has no prompt name" if silent else None
-
-
-def _label_fault(protocol: LabelMapProtocol) -> str | None:
-    n_classes, ignored = len(protocol.class_names), protocol.ignore_index
-    if not n_classes <= ignored <= 255:
-        return f"ignore_index {ignored} must be above the {n_classes} class indices, at most 255"
-    if protocol.reduce_zero_label and ignored != _REDUCED_ZERO:
-        return f"reduce_zero_label turns 0 into {_REDUCED_ZERO}, so ignore_index must be that too"
-    return None if 0 < protocol.scale < math.inf else "scale must be a finite number above 0"
-
-
-def _background_fault(protocol: SegmentationProtocol) -> str | None:
-    if protocol.reduce_zero_label and (protocol.prob_thd > 0 or protocol.area_thd is not None):
-        return "prob_thd and area_thd need a background class 0, which reduce_zero_label removes"
-    if (protocol.prob_thd > 0 or protocol.area_thd is not None) and not has_background(protocol):
-        return (
-            "prob_thd and area_thd turn pixels into class 0, and here that is "
-            f"'{protocol.class_names[0]}': set them only where class 0 is named 'background'"
-        )
-    return None
-
-
-def _size_fault(protocol: LocalisationProtocol) -> str | None:
-    if not 0 < protocol.small < protocol.large < 1:
-        return "small and large must be shares of the image, small below large"
-    return None
 
 
 def has_background(protocol: LabelMapProtocol) -> bool:
@@ -255,17 +212,53 @@ def has_background(protocol: LabelMapProtocol) -> bool:
     return protocol.class_names[0].lower() == "background"
 
 
-def _inference_fault(protocol: SegmentationProtocol) -> str | None:
+def _class_faults(protocol: LabelMapProtocol) -> Iterator[str]:
+    names, queries = protocol.class_names, protocol.queries
+    if not 0 < len(names) <= _MOST_CLASSES:
+        yield f"{len(names)} classes; label maps of 8 bits hold 1 to {_MOST_CLASSES}"
+    if len(set(names)) < len(names):
+        yield "two classes have the same name"
+    if not all(name.strip() for name in [*names, *itertools.chain.from_iterable(queries)]):
+        yield "a class or a prompt has a blank name"
+    if len(queries) != len(names):
+        yield f"{len(names)} class names but prompts for {len(queries)} classes"
+    for name, prompts in zip(names, queries, strict=True):
+        if not prompts:
+            yield f"class '{name}' has no prompt name"
+
+
+def _label_faults(protocol: LabelMapProtocol) -> Iterator[str]:
+    n_classes, ignored = len(protocol.class_names), protocol.ignore_index
+    if not n_classes <= ignored <= 255:
+        yield f"ignore_index {ignored} must be above the {n_classes} class indices, at most 255"
+    if protocol.reduce_zero_label and ignored != _REDUCED_ZERO:
+        yield f"reduce_zero_label turns 0 into {_REDUCED_ZERO}, so ignore_index must be that too"
+    if not 0 < protocol.scale < math.inf:
+        yield "scale must be a finite number above 0"
+
+
+def _background_faults(protocol: SegmentationProtocol) -> Iterator[str]:
+    if protocol.prob_thd <= 0 and protocol.area_thd is None:
+        return
+    if protocol.reduce_zero_label:
+        yield "prob_thd and area_thd need a background class 0, which reduce_zero_label removes"
+    if not has_background(protocol):
+        yield (
+            "prob_thd and area_thd turn pixels into class 0, and here that is "
+            f"'{protocol.class_names[0]}': set them only where class 0 is named 'background'"
+        )
+
+
+def _inference_faults(protocol: SegmentationProtocol) -> Iterator[str]:
     for name in ("short_side", "long_side", "window", "stride"):
         pixels = getattr(protocol, name)
         if pixels is not None and pixels <= 0:
-            return f"{name} must be above 0"
+            yield f"{name} must be above 0"
     if protocol.mean is not None and not all(map(math.isfinite, protocol.mean)):
-        return "mean must hold finite numbers"
+        yield "mean must hold finite numbers"
     if protocol.std is not None and not all(0 < value < math.inf for value in protocol.std):
-        return "std must be above 0 and finite"
+        yield "std must be above 0 and finite"
     if protocol.window is not None and protocol.stride > protocol.window:
-        return "stride must not exceed window: pixels between windows would have no prediction"
+        yield "stride must not exceed window: pixels between windows would have no prediction"
     if not 0 <= protocol.prob_thd < 1 or not 0 <= (protocol.area_thd or 0) < 1:
-        return "prob_thd and area_thd must be in [0, 1)"
-    return None
+        yield "prob_thd and area_thd must be in [0, 1)"

@@ -60,9 +60,8 @@ class LabelMaps(NamedTuple):
 
 
 def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
-    """List a data set; the first `options.limit` samples only where that is set.
+    """List the samples, with `options.allow_partial` those of a known set that are there.
 
-    With `options.allow_partial`, the samples of a known set whose image and label map are there.
     Raises UsageError where files or folders are missing, the classes are not the data set's or the
     number of images is not.
     """
@@ -97,29 +96,30 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     Raises UsageError where folders are missing or the classes are not the data set's.
     """
     root = find_root(protocol, options.data_root, needed_parts(protocol))
+    folder = root / protocol.images
     if protocol.split is None:  # MMSegmentation then walks the folder, also in circles
-        folder = root / protocol.images
         for _ in FolderWalk(folder).files(folder):
             pass
     dataset = _build(protocol, root, options.limit)
-    folder, suffix = root / protocol.images, len(protocol.image_suffix)
     records = [dataset.get_data_info(index) for index in range(len(dataset))]
     if not records:
         raise UsageError(f"{protocol.dataset}: no image *{protocol.image_suffix} in {folder}")
     samples = []
     for record in records:
         image = Path(record["img_path"])
-        name = image.relative_to(folder).as_posix()[:-suffix]
+        name = image.relative_to(folder).as_posix().removesuffix(protocol.image_suffix)
         samples.append(Sample(name, image, Path(record["seg_map_path"]), record))
-    colours = dataset.metainfo["palette"][-len(protocol.class_names) :]
-    return LabelMaps(tuple(samples), tuple((r, g, b) for r, g, b in colours))
+    return LabelMaps(tuple(samples), _colours(dataset.metainfo["palette"], protocol))
 
 
 def palette(protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
     """Return MMSegmentation's RGB colours (0-255) of the classes; none for plain folders."""
     kind = dataset_class(protocol.mmseg_type or "BaseSegDataset")
-    colours = kind.METAINFO.get("palette", ())[-len(protocol.class_names) :]
-    return tuple((r, g, b) for r, g, b in colours)
+    return _colours(kind.METAINFO.get("palette", ()), protocol)
+
+
+def _colours(colours: Any, protocol: LabelMapProtocol) -> tuple[tuple[int, int, int], ...]:
+    return tuple((r, g, b) for r, g, b in colours[-len(protocol.class_names) :])
 
 
 def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
