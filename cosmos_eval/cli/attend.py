@@ -60,17 +60,20 @@ def attend(
     names = model or ["scenes-cosmos"]
     specs = [parse_model_spec(name, arch=arch, weights=weights) for name in names]
     # After the models' names are checked: this imports torch.
-    from cosmos_eval.report import attention as maps
+    from cosmos_eval.report.attention import draw
+    from cosmos_eval.report.attention.compute import read_pairs
+    from cosmos_eval.report.attention.records import AttendOptions
+    from cosmos_eval.report.attention.text import map_table, notes, to_records, word_tables
 
-    how = maps.AttendOptions(
+    how = AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision
     )
-    rows = maps.draw(maps.read_pairs(image, text or [], csv), specs, how, out)
+    rows = draw(read_pairs(image, text or [], csv), specs, how, out)
     if json:
-        print_json(maps.to_records(rows))
+        print_json(to_records(rows))
     else:
-        print_records(maps.map_table(rows))
-        for table in maps.word_tables(rows[0]) if len(rows) == 1 else ():
+        print_records(map_table(rows))
+        for table in word_tables(rows[0]) if len(rows) == 1 else ():
             print_records(table)
-    print_notes(maps.notes(rows, out))
+    print_notes(notes(rows, out))
     print_written(out)

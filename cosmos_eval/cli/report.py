@@ -47,14 +47,11 @@ def report(
     """Write all results as one web page that works offline."""
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.embedding.cache import embeddings_folder
-    from cosmos_eval.report import (
-        content_of,
-        require_page_name,
-        room_for_pictures,
-        to_page,
-        write_page,
-    )
-    from cosmos_eval.report.gallery import Gallery, collect, require_inputs
+    from cosmos_eval.report.content import content_of
+    from cosmos_eval.report.gallery import collect
+    from cosmos_eval.report.gallery.records import Gallery
+    from cosmos_eval.report.gallery.source import require_inputs
+    from cosmos_eval.report.page import require_page_name, room_for_pictures, to_page, write_page
     from cosmos_eval.results.labels import warnings_of
     from cosmos_eval.results.leaderboard.entries import published
     from cosmos_eval.results.store import read_samples, read_stored, result_paths

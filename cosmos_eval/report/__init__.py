@@ -1,27 +1,5 @@
-"""All results as one web page that needs no other file. Importing this package imports no torch.
+"""All results as one web page that needs no other file; attention maps and label maps of an image.
 
-`content_of` compares everything that can be compared, `to_page` writes it with pictures.
+`content.content_of` compares everything that can be compared, `gallery.collect` draws examples, and
+`page.to_page` writes both. These import torch only where a model has to be loaded.
 """
-
-from __future__ import annotations
-
-from cosmos_eval.report.content import Content, content_of
-from cosmos_eval.report.page import (
-    LIMIT,
-    Page,
-    require_page_name,
-    room_for_pictures,
-    to_page,
-    write_page,
-)
-
-__all__ = [
-    "LIMIT",
-    "Content",
-    "Page",
-    "content_of",
-    "require_page_name",
-    "room_for_pictures",
-    "to_page",
-    "write_page",
-]

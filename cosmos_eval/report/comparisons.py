@@ -38,20 +38,15 @@ class Sampled(NamedTuple):
 
     @property
     def row(self) -> ResultRow:
-        """The result."""
         return self.stored.row
 
     @property
     def model(self) -> str:
-        """The name of the model where models are compared."""
         return self.stored.model
 
 
 class ResultSet(NamedTuple):
-    """The results of a data set by one protocol whose samples can be read, ordered by model.
-
-    `notes` has one line for each result whose samples cannot.
-    """
+    """The results of a data set by one protocol, by model; notes on those without samples."""
 
     protocol: str
     dataset: str

@@ -16,7 +16,7 @@ from cosmos_eval._version import __version__
 from cosmos_eval.report.charts import model_names, page_data, program
 from cosmos_eval.report.comparisons import scores
 from cosmos_eval.report.content import Content
-from cosmos_eval.report.gallery import KINDS, Gallery, Picture
+from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
 from cosmos_eval.report.tables import (
     anchors_of,
     board_view,

@@ -15,8 +15,8 @@ from PIL import Image
 from support.models import cls_samples, make_result
 from support.ten_by_twelve import encoded
 
-from cosmos_eval.report import Content, content_of
-from cosmos_eval.report.gallery import (
+from cosmos_eval.report.content import Content, content_of
+from cosmos_eval.report.gallery.records import (
     AttentionExample,
     ClassificationExample,
     Gallery,
@@ -56,7 +56,7 @@ _FLAGS = (
 _REQUIRED = "COSMOS_EVAL_REQUIRE_BROWSER"
 
 
-class Shelf:
+class MadeUpResults:
     """Results and samples in memory, as if they had been read from files."""
 
     def __init__(self) -> None:
@@ -78,28 +78,30 @@ class Shelf:
         return content_of(self.results, self.read, others)
 
 
-def shelf_of(models: Sequence[str], tasks: Sequence[str] = TASKS, **changes: Any) -> Shelf:
+def made_up_results(
+    models: Sequence[str], tasks: Sequence[str] = TASKS, **changes: Any
+) -> MadeUpResults:
     """Results of models whose skill grows in the order of their names."""
-    shelf = Shelf()
+    made_up = MadeUpResults()
     for place, model in enumerate(models):
         for task in tasks:
             skill = 0.35 + 0.5 * place / max(1, len(models) - 1)
-            shelf.add(*make_result(task, skill, place, model={"spec": model}, **changes))
-    return shelf
+            made_up.add(*make_result(task, skill, place, model={"spec": model}, **changes))
+    return made_up
 
 
-def odd_shelf(odd: str) -> Shelf:
+def odd_results(odd: str) -> MadeUpResults:
     """Two models whose every text is odd, measured on a data set of that name."""
-    shelf = Shelf()
+    made_up = MadeUpResults()
     for place, model in enumerate((odd, f"{odd} too")):
         samples = cls_samples(0.5, np.random.default_rng(place))
         names = {"classes": np.array([odd, "b", f"{odd} again", "d"])}
         told = {"notes": [odd], "command": odd, "commit": odd}
-        shelf.add(
+        made_up.add(
             *make_result("cls", samples={**samples, **names}, model={"spec": model}, dataset=odd,
                          protocol=odd, provenance=told)
         )  # fmt: skip
-    return shelf
+    return made_up
 
 
 def plain_picture(colour: tuple[int, ...], size: tuple[int, int] = (40, 30)) -> Picture:

@@ -18,7 +18,7 @@ from PIL import Image
 from support.results import metrics_of
 from support.rows import make_row
 
-from cosmos_eval.report.gallery import (
+from cosmos_eval.report.gallery.records import (
     AttentionExample,
     ClassificationExample,
     Gallery,

@@ -13,40 +13,11 @@ from PIL import Image
 
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.report.attention.compute import compute_rows, image_with_texts, read_pairs
+from cosmos_eval.report.attention.compute import compute_rows, image_with_texts
 from cosmos_eval.report.attention.figure import to_png, to_svg
 from cosmos_eval.report.attention.html import to_html
-from cosmos_eval.report.attention.records import (
-    AttendOptions,
-    CaptionShares,
-    Heads,
-    Kind,
-    Look,
-    Pair,
-    Row,
-    View,
-    WordShare,
-)
-from cosmos_eval.report.attention.text import map_table, notes, to_records, word_tables
+from cosmos_eval.report.attention.records import AttendOptions, Heads, Kind, Look, Pair, Row
 from cosmos_eval.types import Attention, ModelSpec, Precision, UsageError, Weights
-
-__all__ = [
-    "FORMATS",
-    "AttendOptions",
-    "CaptionShares",
-    "Look",
-    "Pair",
-    "Row",
-    "View",
-    "WordShare",
-    "attend",
-    "draw",
-    "map_table",
-    "notes",
-    "read_pairs",
-    "to_records",
-    "word_tables",
-]
 
 FORMATS = {".png": to_png, ".svg": to_svg, ".html": to_html}
 """The function that draws rows to a file's bytes, by the suffix of the file."""

@@ -156,7 +156,9 @@ def _looks_of_model(
     looks: list[list[Look]] = []
     for _, group in groupby(pairs, key=lambda pair: pair.name):
         of_image = list(group)
-        columns = [_looks_at_image(encoder, of_image, kind, options) for kind in kinds]
+        source, texts = of_image[0].source, [pair.text for pair in of_image]
+        image = source.decode(source.read())
+        columns = [looks_at_image(encoder, image, texts, kind, options) for kind in kinds]
         looks += map(list, zip(*columns, strict=True))
     return looks
 
@@ -173,13 +175,16 @@ def _kinds_of(encoder: Encoder, options: AttendOptions) -> list[MapKind]:
     return found
 
 
-def _looks_at_image(
-    encoder: Encoder, pairs: Sequence[Pair], kind: MapKind, options: AttendOptions
+def looks_at_image(
+    encoder: Encoder,
+    image: Image.Image,
+    texts: Sequence[str],
+    kind: MapKind,
+    options: AttendOptions,
 ) -> list[Look]:
-    """The looks at pairs of the same image."""
+    """Return the look at an image for each text. Raises UsageError for a text without words."""
     assert isinstance(encoder, DenseEncoder)  # or there would be no kinds
-    source, texts = pairs[0].source, [pair.text for pair in pairs]
-    images = whole_image(encoder, source.decode(source.read()))[None]
+    images = whole_image(encoder, image)[None]
     attention = options.attention or "csa"
     maps = heatmaps(encoder, images, texts, kind=kind, attention=attention)[0]
     if kind == "cross-attention":

@@ -41,10 +41,9 @@ class AttendOptions:
 
 
 class WordShare(NamedTuple):
-    """A word and its share of a caption's attention, the sum over its tokens.
+    """A word and its share of a caption's attention; `spaced` tells of white space before it.
 
-    `scaled` is the share between the smallest (0) and the largest (1) of the caption's words, None
-    for a caption of one value. `spaced` tells whether white space precedes the word.
+    `scaled` is the share from the smallest (0) to the largest (1) word, None if all are equal.
     """
 
     text: str
@@ -64,9 +63,8 @@ class WordShare(NamedTuple):
 class CaptionShares:
     """Attention of an image on a text: shares of words, start, end and padding, which sum to 1.
 
-    `unread` is the end of the text that does not fit the context; `last_word_in_part` tells whether
-    only the first tokens of the last of `words` fit. `tokens` counts the whole text with its start
-    and end.
+    `tokens` counts the whole text, of which `unread` does not fit the `context`, and of the last of
+    `words` maybe only a part.
     """
 
     words: tuple[WordShare, ...]
@@ -108,10 +106,7 @@ class View:
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """The maps of a model for a pair: one view, or one per head.
-
-    `usual` is the kind of map that the model usually shows, `attention` that of similarity.
-    """
+    """The maps of a model for a pair, one or one per head; `usual` is the model's own kind."""
 
     info: EncoderInfo
     usual: MapKind
@@ -122,10 +117,7 @@ class Look:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A pair and the maps of all models. `picture` is the image as drawn, `size` that of its file.
-
-    Sizes are width and height in pixels.
-    """
+    """A pair and the looks of all models: `picture` as drawn, `size` of the file in pixels."""
 
     name: str
     text: str

@@ -17,42 +17,19 @@ from cosmos_eval.report.gallery.attention import AttentionSource
 from cosmos_eval.report.gallery.classification import ClassificationSource
 from cosmos_eval.report.gallery.models import run_requests
 from cosmos_eval.report.gallery.records import (
-    KINDS,
     AttentionExample,
     ClassificationExample,
     Gallery,
-    Picture,
     RetrievalExample,
     SegmentationExample,
-    Word,
 )
 from cosmos_eval.report.gallery.retrieval import RetrievalSource, captioned_images
 from cosmos_eval.report.gallery.segmentation import SegmentationSource
 from cosmos_eval.report.gallery.selection import select
-from cosmos_eval.report.gallery.source import (
-    Group,
-    Pair,
-    Source,
-    group_results,
-    require_inputs,
-)
+from cosmos_eval.report.gallery.source import Group, Pair, Source, group_results
 from cosmos_eval.runner.run import Watch, unwatched
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions
-
-__all__ = [
-    "BUDGET",
-    "KINDS",
-    "AttentionExample",
-    "ClassificationExample",
-    "Gallery",
-    "Picture",
-    "RetrievalExample",
-    "SegmentationExample",
-    "Word",
-    "collect",
-    "require_inputs",
-]
 
 BUDGET = 3_000_000
 """Bytes of all pictures. A page that holds them as base64 text is a third larger."""
@@ -80,22 +57,18 @@ def collect(
     gallery's `notes` name what cannot be shown. Raises UsageError for files that are no results
     and YAML files of no result.
     """
-    found = group_results(results, datasets)
+    groups, notes = group_results(results, datasets)
     sources: list[Source] = []
-    for done, group in enumerate(found.groups):
-        watch("pictures", Progress("data sets", done, len(found.groups)))
+    for done, group in enumerate(groups):
+        watch("pictures", Progress("data sets", done, len(groups)))
         sources.append(_source(group, options, predictions))
-    sources.append(AttentionSource(found.groups, _pairs(found.groups, sources, options)))
+    sources.append(AttentionSource(groups, _pairs(groups, sources, options)))
     requests = (request for source in sources for request in source.requests())
     outputs, refusals = run_requests(requests, device, watch)
     candidates = [one for source in sources for one in source.candidates(outputs)]
     selected = select(candidates, budget, options.workers, partial(watch, "pictures"))
-    notes = [
-        *found.notes,
-        *(note for source in sources for note in source.notes),
-        *refusals,
-        *selected.notes,
-    ]
+    notes += [note for source in sources for note in source.notes]
+    notes += [*refusals, *selected.notes]
     types = {
         "retrieval": RetrievalExample,
         "classification": ClassificationExample,

@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from cosmos_eval.report.gallery.models import Model, Outputs, Request
 from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import AttentionExample, Word
 from cosmos_eval.report.gallery.selection import Candidate
 from cosmos_eval.report.gallery.source import PAIRS, Group, Pair, Source, plain_name
-from cosmos_eval.types import MapKind, OnProgress
+from cosmos_eval.types import OnProgress
 
 if TYPE_CHECKING:
-    import torch
-
     from cosmos_eval.models.encoder import Encoder
+    from cosmos_eval.report.attention.records import Look
 
 _KIND = "attention maps"
-
-
-class Attention(NamedTuple):
-    """A model's map for a pair, values (h, w) in [0, 1] over patches, and weights of the words."""
-
-    values: NDArray[np.float32]
-    kind: MapKind
-    words: tuple[Word, ...]
 
 
 class AttentionSource(Source):
@@ -62,46 +50,34 @@ class AttentionSource(Source):
                     yield Candidate(turn, partial(_draw, pair, maps))
 
 
-def _attend(pairs: Sequence[Pair], encoder: Encoder, progress: OnProgress) -> list[Attention]:
+def _attend(pairs: Sequence[Pair], encoder: Encoder, progress: OnProgress) -> list[Look]:
     """Raises UsageError for a model without patches and an image that cannot be used."""
-    from cosmos_eval.models.encoder import DenseEncoder
-    from cosmos_eval.models.maps import heatmaps, scaled, usual_kind, whole_image
+    from cosmos_eval.models.maps import usual_kind
+    from cosmos_eval.report.attention.compute import looks_at_image
+    from cosmos_eval.report.attention.records import AttendOptions
 
     kind = usual_kind(encoder)
-    assert isinstance(encoder, DenseEncoder)  # or it would have no kind of maps
-    found = []
-    for pair in pairs:
-        image = whole_image(encoder, pair.image())[None]
-        maps = heatmaps(encoder, image, [pair.text], kind=kind)[0, 0].mean(0)
-        words = _words(encoder, image, pair.text) if kind == "cross-attention" else ()
-        found.append(Attention(scaled(maps).numpy(), kind, words))
-    return found
+    return [
+        look
+        for pair in pairs
+        for look in looks_at_image(encoder, pair.image(), [pair.text], kind, AttendOptions())
+    ]
 
 
-def _words(encoder: Encoder, image: torch.Tensor, text: str) -> tuple[Word, ...]:
-    """Weigh the words of a text by the attention of an image (1, 3, H, W)."""
-    from cosmos_eval.models.encoder import CrossAttentionEncoder
-    from cosmos_eval.models.maps import scaled, wordmaps
-
-    assert isinstance(encoder, CrossAttentionEncoder)  # or its maps would be of another kind
-    (found,) = wordmaps(encoder, image, [text])
-    shares = found.shares[0].mean(0)
-    weights = scaled(shares[None])[0].tolist() if len(shares) else []
-    return tuple(
-        Word(word.text, weight, word.spaced)
-        for word, weight in zip(found.words, weights, strict=True)
-    )
-
-
-def _draw(pair: Pair, maps: Mapping[str, Attention], canvas: Canvas) -> AttentionExample:
+def _draw(pair: Pair, looks: Mapping[str, Look], canvas: Canvas) -> AttentionExample:
     image = pair.image()
     size = canvas.size_of(image.size)
+    views = {model: look.views[0] for model, look in looks.items()}
     return AttentionExample(
         dataset=pair.dataset,
         name=pair.name,
         caption=pair.text,
         image=canvas.large(image),
-        maps={model: canvas.heat_map(one.values, size) for model, one in maps.items()},
-        kinds={model: one.kind for model, one in maps.items()},
-        words={model: one.words for model, one in maps.items() if one.words},
+        maps={model: canvas.heat_map(view.map, size) for model, view in views.items()},
+        kinds={model: look.kind for model, look in looks.items()},
+        words={
+            model: [Word(word.text, word.scaled or 0.0, word.spaced) for word in view.caption.words]
+            for model, view in views.items()
+            if view.caption
+        },
     )

@@ -69,7 +69,8 @@ class Canvas:
         return self._once(_encoded(drawn, lossless=True, method=_EFFORT_OF_MAPS))
 
     def heat_map(self, values: NDArray[np.float32], size: Size) -> Picture:
-        """Values (h, w) in [0, 1] of patches: blue and faint for little, yellow for much."""
+        """Draw values (h, w) of patches: faint blue for the least, yellow for the largest."""
+        values = (values - values.min()) / (np.ptp(values) or 1)
         # Linear between the centres of patches, as cosmos_eval.models.maps has it.
         large = Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)
         return self._once(_encoded(Image.fromarray(_heat(np.asarray(large))), quality=_QUALITY))

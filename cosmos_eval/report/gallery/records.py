@@ -20,12 +20,10 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalExample:
-    """A query of a result, and what the model found.
+    """A query of a result with the rank of its first right item, from 1, and a right item.
 
-    Query, `expected` and `found` are pictures or captions, by the `direction`. `rank` is that of
-    the first right item, from 1; `expected` is a right item, the best one where embeddings are at
-    hand. `found` are the first items, best first, and `right` tells which of them belong to the
-    query; both are empty without embeddings.
+    `found` are the first items of the model and `right` tells which of them belong to the query;
+    both are empty without embeddings. Items are pictures or captions, by the `direction`.
     """
 
     model: str
@@ -53,10 +51,9 @@ class ClassificationExample:
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationExample:
-    """An image, its true label map, and the `predictions` of every model whose map is at hand.
+    """An image, its true label map, and the predictions by model, pictures of one size.
 
-    All pictures are of one size. Maps are opaque in the colours of `legend`, which names the
-    classes that occur in them, and transparent where there is no class.
+    Maps have the colours of `legend`, by class, and are transparent where there is no class.
     """
 
     dataset: str
@@ -69,10 +66,7 @@ class SegmentationExample:
 
 
 class Word(NamedTuple):
-    """A word of a caption and its share of the attention, scaled to [0, 1] over the caption.
-
-    `spaced` tells whether white space precedes it.
-    """
+    """A word of a caption, its share of the attention (0 to 1 over the caption), space before."""
 
     text: str
     weight: float
@@ -81,11 +75,9 @@ class Word(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionExample:
-    """Attention maps of every model for one caption over one image.
+    """Attention maps for a caption over an image, their kinds and the weighed words, by model.
 
-    `maps` have the size of the image and are transparent where there is little attention; `kinds`
-    name what they show; `words` are the caption's words as the image weighs them, of models with
-    cross-attention.
+    Maps have the size of the image and are fainter where there is little attention.
     """
 
     dataset: str

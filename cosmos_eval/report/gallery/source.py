@@ -42,13 +42,6 @@ class Group(NamedTuple):
         return f"{self.protocol.dataset} ({self.protocol.family})"
 
 
-class Grouped(NamedTuple):
-    """Groups in the order of tasks, data sets and protocols; notes on results without pictures."""
-
-    groups: Sequence[Group]
-    notes: Sequence[str]
-
-
 class _Name(NamedTuple):
     """The task, data set and protocol family that the results of a group share."""
 
@@ -61,10 +54,13 @@ def _name(row: ResultRow) -> _Name:
     return _Name(row.task, row.dataset, row.protocol)
 
 
-def group_results(paths: Sequence[Path], user_files: Sequence[str]) -> Grouped:
-    """Group the results in files by their protocols; `user_files` describe users' data sets.
+def group_results(
+    paths: Sequence[Path], user_files: Sequence[str]
+) -> tuple[list[Group], list[str]]:
+    """Group results by protocol; returns also notes on results without pictures.
 
-    Raises UsageError for a file that is no result, and for a YAML file of no result.
+    `user_files` describe users' data sets. Raises UsageError for a file that is no result, and for
+    a YAML file of no result.
     """
     by_name: dict[_Name, list[Sampled]] = {}
     notes = []
@@ -89,7 +85,7 @@ def group_results(paths: Sequence[Path], user_files: Sequence[str]) -> Grouped:
             continue
         results = sorted(by_name[name], key=lambda result: result.model)
         groups.append(Group(name.task, protocol, tuple(results)))
-    return Grouped(groups, notes)
+    return groups, notes
 
 
 def require_inputs(

@@ -234,7 +234,7 @@ def test_a_model_without_patches(
         "attend", photo, "--text", "x", "--model", f"openclip:{tiny_archs['tiny-resnet']}/random"
     )
     assert ended.status == 2
-    assert "has no patches that a text could look at: choose a COSMOS model" in ended.err
+    assert "has no patches to compare a text with: choose a COSMOS model" in ended.err
 
 
 def test_random_weights_are_said(command, photo: Path, tiny_archs: dict[str, str]) -> None:

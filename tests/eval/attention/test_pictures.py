@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.report.attention import CaptionShares, Look, Row, View, WordShare, notes
 from cosmos_eval.report.attention.figure import (
     LEVELS,
     OPACITY,
@@ -25,7 +24,8 @@ from cosmos_eval.report.attention.figure import (
     to_svg,
     wrapped,
 )
-from cosmos_eval.report.attention.text import padding_line, printable
+from cosmos_eval.report.attention.records import CaptionShares, Look, Row, View, WordShare
+from cosmos_eval.report.attention.text import notes, padding_line, printable
 from cosmos_eval.types import EncoderInfo, UsageError
 
 SVG = "{http://www.w3.org/2000/svg}"

@@ -14,7 +14,8 @@ from PIL import Image
 
 from cosmos_eval import models
 from cosmos_eval.models.encoder import Encoder
-from cosmos_eval.report.gallery import Gallery, Picture, collect
+from cosmos_eval.report.gallery import collect
+from cosmos_eval.report.gallery.records import Gallery, Picture
 from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner.plan import Machine, make_plan
 from cosmos_eval.runner.run import run_all

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from support.models import store
 
-from cosmos_eval.report.gallery import SegmentationExample
+from cosmos_eval.report.gallery.records import SegmentationExample
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.label_maps import open_data
 from cosmos_eval.types import RunOptions

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from cosmos_eval.embedding.cache import embeddings_folder
-from cosmos_eval.report.gallery import Gallery, collect
-from cosmos_eval.report.gallery.records import pictures_of
+from cosmos_eval.report.gallery import collect
+from cosmos_eval.report.gallery.records import Gallery, pictures_of
 from cosmos_eval.runner.run import unwatched
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions

@@ -15,7 +15,7 @@ from support.models import store
 
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import RELEASED, parse_model_spec
-from cosmos_eval.report.gallery import Gallery
+from cosmos_eval.report.gallery.records import Gallery
 from cosmos_eval.results.store import read_result, read_samples
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import UsageError

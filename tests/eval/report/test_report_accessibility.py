@@ -5,9 +5,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from support.report_pages import PUBLISHED, gallery_of, shelf_of
+from support.report_pages import PUBLISHED, gallery_of, made_up_results
 
-from cosmos_eval.report import to_page
+from cosmos_eval.report.page import to_page
 
 MODELS = ["alpha", "beta", "gamma"]
 
@@ -24,7 +24,7 @@ NAME = """(one) => {
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    content = shelf_of(MODELS).content([PUBLISHED])
+    content = made_up_results(MODELS).content([PUBLISHED])
     path.write_bytes(to_page(content, gallery_of(MODELS)).content)
     return path
 

@@ -6,28 +6,28 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from support.report_pages import ODD, PUBLISHED, gallery_of, odd_shelf, shelf_of
+from support.report_pages import ODD, PUBLISHED, gallery_of, made_up_results, odd_results
 
-from cosmos_eval.report import to_page
+from cosmos_eval.report.page import to_page
 
 ROWS = ".leaderboard tbody tr:visible"
 MODELS = ["alpha", "beta", "gamma"]
 
 
 @pytest.fixture(scope="module")
-def shelf():
-    return shelf_of(MODELS)
+def made_up():
+    return made_up_results(MODELS)
 
 
 @pytest.fixture(scope="module")
-def file(shelf, tmp_path_factory):
+def file(made_up, tmp_path_factory):
     """Three models on four data sets, two published numbers, an example of every kind."""
     others = [
         PUBLISHED._replace(model="beta"),
         PUBLISHED._replace(model="delta", dataset="scenes-seg", task="seg", metrics={"mIoU": 0.4}),
     ]
     path = tmp_path_factory.mktemp("page") / "report.html"
-    path.write_bytes(to_page(shelf.content(others), gallery_of(MODELS)).content)
+    path.write_bytes(to_page(made_up.content(others), gallery_of(MODELS)).content)
     return path
 
 
@@ -67,10 +67,10 @@ def test_it_is_soon_there(page):
     assert ready < 1000
 
 
-def test_sorting_by_mouse_and_by_keyboard(page, shelf):
+def test_sorting_by_mouse_and_by_keyboard(page, made_up):
     acc1 = {
         one.row.model["spec"]: one.row.metrics["acc1"]
-        for one in shelf.results
+        for one in made_up.results
         if one.row.task == "cls"
     }
     column = title(page, "scenes-cls")
@@ -134,7 +134,7 @@ def test_a_chart_follows_the_column_and_the_filter(page):
     assert re.search(r"gamma, measured: \d+\.\d \[\d+\.\d, \d+\.\d\]", told.inner_text())
 
 
-def test_provenance_opens_and_closes_by_keyboard(page, shelf):
+def test_provenance_opens_and_closes_by_keyboard(page, made_up):
     link = page.locator(".leaderboard a.number").first
     dialog = page.get_by_role("dialog")
     assert not dialog.is_visible()
@@ -144,7 +144,7 @@ def test_provenance_opens_and_closes_by_keyboard(page, shelf):
     assert dialog.get_by_role("heading", level=2).inner_text() == (
         "alpha on scenes-retrieval, protocol scenes"
     )
-    row = next(one.row for one in shelf.results if one.row.task == "retrieval")
+    row = next(one.row for one in made_up.results if one.row.task == "retrieval")
     body = dialog.inner_text()
     for told in (
         row.provenance["hashes"]["sample_list"],
@@ -225,14 +225,14 @@ def compared(page):
     return rows
 
 
-def test_two_models_are_compared(page, shelf):
+def test_two_models_are_compared(page, made_up):
     chosen = page.locator("#model-a option:checked, #model-b option:checked").all_inner_texts()
     assert chosen == ["gamma", "beta"]  # which won most tests
     page.get_by_label("B", exact=True).first.select_option("alpha")
     rows = compared(page)
     acc1 = {
         one.row.model["spec"]: 100 * one.row.metrics["acc1"]
-        for one in shelf.results
+        for one in made_up.results
         if one.row.task == "cls"
     }
     a, b, difference, better = rows["scenes-cls", "acc1"]
@@ -256,10 +256,10 @@ def test_a_cell_of_the_matrix_chooses_its_models(page):
     assert page.locator("#model-a").evaluate("one => one === document.activeElement")
 
 
-def test_classes_of_two_models(page, shelf):
+def test_classes_of_two_models(page, made_up):
     page.get_by_label("Data set and figure").select_option(label="scenes-seg (scenes): IoU")
     own = {
-        one.row.model["spec"]: one.row.per_class for one in shelf.results if one.row.task == "seg"
+        one.row.model["spec"]: one.row.per_class for one in made_up.results if one.row.task == "seg"
     }
     rows = texts(page, "#class-pair tbody tr")
     assert {row.split()[0] for row in rows} == set("abcd")
@@ -274,7 +274,7 @@ def test_classes_of_two_models(page, shelf):
 def test_texts_from_data_are_shown_and_not_run(open_page, tmp_path, odd):
     published = PUBLISHED._replace(dataset=odd, protocol=odd, model=odd, url=f"https://x/{odd}")
     path = tmp_path / "report.html"
-    content = odd_shelf(odd).content([published])
+    content = odd_results(odd).content([published])
     path.write_bytes(to_page(content, gallery_of([odd, "b"], odd, odd)).content)
     page = open_page(path, viewport={"width": 1000, "height": 700})
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")

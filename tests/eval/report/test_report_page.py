@@ -15,36 +15,37 @@ from support.models import make_result
 from support.report_pages import (
     ODD,
     PUBLISHED,
-    Shelf,
+    MadeUpResults,
     gallery_of,
+    made_up_results,
     noise,
-    odd_shelf,
+    odd_results,
     picture_sizes,
-    shelf_of,
 )
 
-from cosmos_eval.report import LIMIT, content_of, room_for_pictures, to_page
 from cosmos_eval.report import page as page_module
 from cosmos_eval.report.charts import program
-from cosmos_eval.report.gallery import ClassificationExample, Gallery
+from cosmos_eval.report.content import content_of
+from cosmos_eval.report.gallery.records import ClassificationExample, Gallery
+from cosmos_eval.report.page import LIMIT, room_for_pictures, to_page
 
 MODELS = ["a", "b", "c"]
 
 
 @pytest.fixture(scope="module")
-def shelf():
-    return shelf_of(MODELS)
+def made_up():
+    return made_up_results(MODELS)
 
 
 @pytest.fixture(scope="module")
-def text(shelf):
-    return to_page(shelf.content([PUBLISHED]), gallery_of(MODELS)).content.decode()
+def text(made_up):
+    return to_page(made_up.content([PUBLISHED]), gallery_of(MODELS)).content.decode()
 
 
-def test_the_same_input_gives_the_same_bytes(shelf, text):
-    shuffled = list(shelf.results)
+def test_the_same_input_gives_the_same_bytes(made_up, text):
+    shuffled = list(made_up.results)
     random.Random(1).shuffle(shuffled)
-    again = to_page(content_of(shuffled, shelf.read, [PUBLISHED]), gallery_of(MODELS))
+    again = to_page(content_of(shuffled, made_up.read, [PUBLISHED]), gallery_of(MODELS))
     assert again.content == text.encode()
 
 
@@ -114,9 +115,9 @@ def test_names_on_the_page_are_its_own_and_links_lead_somewhere(text):
 
 @pytest.mark.parametrize("odd", ODD)
 def test_texts_from_data_stay_texts(odd):
-    shelf = odd_shelf(odd)
+    made_up = odd_results(odd)
     published = PUBLISHED._replace(dataset=odd, model=odd, url=f"https://x/{odd}")
-    page = to_page(shelf.content([published]), gallery_of([odd], odd, odd))
+    page = to_page(made_up.content([published]), gallery_of([odd], odd, odd))
     text = page.content.decode()
     Parsed(text)
     body = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S)
@@ -128,13 +129,13 @@ def test_texts_from_data_stay_texts(odd):
 
 def test_an_address_that_is_no_web_address_is_no_link():
     published = PUBLISHED._replace(url="javascript:alert(1)")
-    page = to_page(shelf_of(["a"], ["cls"]).content([published]))
+    page = to_page(made_up_results(["a"], ["cls"]).content([published]))
     assert "javascript:alert(1)" in page.content.decode()
     assert "javascript:alert(1)" not in Parsed(page.content.decode()).addresses
 
 
 def test_a_page_of_one_result():
-    text = to_page(shelf_of(["a"], ["retrieval"]).content()).content.decode()
+    text = to_page(made_up_results(["a"], ["retrieval"]).content()).content.decode()
     Parsed(text)
     assert "<h1>Zero-shot evaluation</h1>" in text
     assert 'id="compare"' not in text
@@ -142,9 +143,9 @@ def test_a_page_of_one_result():
 
 
 def test_a_lone_surrogate_does_not_stop_the_page():
-    shelf = Shelf()
-    shelf.add(*make_result("cls", model={"spec": "a\ud800"}))
-    assert rb"a\ud800" in to_page(shelf.content()).content
+    made_up = MadeUpResults()
+    made_up.add(*make_result("cls", model={"spec": "a\ud800"}))
+    assert rb"a\ud800" in to_page(made_up.content()).content
 
 
 def test_pictures_are_carried_once(text):
@@ -168,7 +169,7 @@ def examples(count: int, model: str = "a") -> Gallery:
 
 
 def test_examples_that_do_not_fit_are_told(monkeypatch):
-    content = shelf_of(["a"], ["cls"]).content()
+    content = made_up_results(["a"], ["cls"]).content()
     plain = len(to_page(content).content)
     monkeypatch.setattr(page_module, "LIMIT", plain + 100_000)
     room = room_for_pictures(content)
@@ -193,7 +194,7 @@ def test_examples_are_kept_from_every_section_in_turn():
 
 def test_tables_that_are_too_large_alone_are_told(monkeypatch):
     monkeypatch.setattr(page_module, "LIMIT", 1000)
-    page = to_page(shelf_of(["a"], ["cls"]).content(), examples(1))
+    page = to_page(made_up_results(["a"], ["cls"]).content(), examples(1))
     assert page.notes[-1].startswith("no pictures: the tables alone take 0.")
     assert len(page.content) > 1000
     assert LIMIT == 5_000_000

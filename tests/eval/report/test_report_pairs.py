@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 from support.models import make_result
-from support.report_pages import TASKS, Shelf, shelf_of
+from support.report_pages import TASKS, MadeUpResults, made_up_results
 
 from cosmos_eval.report.comparisons import (
     Score,
@@ -20,22 +20,22 @@ from cosmos_eval.results.compare import compare, pair
 from cosmos_eval.types import UsageError
 
 
-def pairs_of(shelf: Shelf):
+def pairs_of(made_up: MadeUpResults):
     return pair_models(
-        [found for one in result_sets(shelf.results, shelf.read) for found in compare_set(one)]
+        [found for one in result_sets(made_up.results, made_up.read) for found in compare_set(one)]
     )
 
 
 def test_pairs_are_those_of_compare():
-    shelf = shelf_of(["a", "b", "c"])
-    found = {one.models: one for one in pairs_of(shelf)}
+    made_up = made_up_results(["a", "b", "c"])
+    found = {one.models: one for one in pairs_of(made_up)}
     assert list(found) == [("a", "b"), ("a", "c"), ("b", "c")]
     for (first, second), one in found.items():
         own, others = (
-            [stored for stored in shelf.results if stored.row.model["spec"] == model]
+            [stored for stored in made_up.results if stored.row.model["spec"] == model]
             for model in (first, second)
         )
-        expected = compare(pair(own, others)[0], shelf.read).tests
+        expected = compare(pair(own, others)[0], made_up.read).tests
         told = {(test.dataset, test.metric): test for test in expected}
         assert {(t.dataset, t.metric): t for t in one.tests} == {
             key: told[key] for key in ((t.dataset, t.metric) for t in one.tests)
@@ -53,28 +53,28 @@ def test_pairs_are_those_of_compare():
     ],
 )
 def test_what_differs_is_told(changes, reason):
-    shelf = Shelf()
-    shelf.add(*make_result("cls", model={"spec": "a"}))
-    shelf.add(*make_result("cls", model={"spec": "b"}, **changes))
-    (one,) = pairs_of(shelf)
+    made_up = MadeUpResults()
+    made_up.add(*make_result("cls", model={"spec": "a"}))
+    made_up.add(*make_result("cls", model={"spec": "b"}, **changes))
+    (one,) = pairs_of(made_up)
     assert one.tests == ()
     assert one.obstacles == (f"scenes-cls (scenes): {reason}",)
 
 
 def test_results_of_one_setting_are_compared_whatever_a_third_one_is():
-    shelf = shelf_of(["a", "c"], ["seg"])
-    shelf.add(*make_result("seg", model={"spec": "b"}, hashes={"queries": "1" * 64}))
-    told = {one.models: (len(one.tests), len(one.obstacles)) for one in pairs_of(shelf)}
+    made_up = made_up_results(["a", "c"], ["seg"])
+    made_up.add(*make_result("seg", model={"spec": "b"}, hashes={"queries": "1" * 64}))
+    told = {one.models: (len(one.tests), len(one.obstacles)) for one in pairs_of(made_up)}
     assert told == {("a", "b"): (0, 1), ("a", "c"): (2, 0), ("b", "c"): (0, 1)}
 
 
 @pytest.mark.parametrize("task", TASKS)
 def test_other_labels_under_the_same_hashes_are_told(task):
-    shelf = shelf_of(["a", "b"], [task])
+    made_up = made_up_results(["a", "b"], [task])
     row, samples = make_result(task, model={"spec": "c"})
     name = {"cls": "labels", "retrieval": "image_of_text", "seg": "name", "select": "cluster"}[task]
-    shelf.add(row, {**samples, name: samples[name][::-1]})
-    for one in pairs_of(shelf):
+    made_up.add(row, {**samples, name: samples[name][::-1]})
+    for one in pairs_of(made_up):
         if "c" in one.models:
             assert f"`{name}` of the samples differs" in one.obstacles[0]
         else:
@@ -82,20 +82,20 @@ def test_other_labels_under_the_same_hashes_are_told(task):
 
 
 def test_a_metric_that_is_not_of_its_samples_is_told():
-    shelf = shelf_of(["a", "b"], ["retrieval"])
+    made_up = made_up_results(["a", "b"], ["retrieval"])
     row, samples = make_result("retrieval", model={"spec": "c"})
     metrics = {**row.metrics, "text_to_image_R@1": 0.99}
-    shelf.add(dataclasses.replace(row, metrics=metrics), samples)
-    told = {one.models: one for one in pairs_of(shelf)}
+    made_up.add(dataclasses.replace(row, metrics=metrics), samples)
+    told = {one.models: one for one in pairs_of(made_up)}
     assert told["a", "b"].tests
     assert "c: text_to_image_R@1 is 0.99, but its samples give" in told["a", "c"].obstacles[0]
 
 
 def test_samples_that_cannot_be_read_or_are_foreign_are_told():
-    shelf = shelf_of(["a", "b"], ["cls"])
+    made_up = made_up_results(["a", "b"], ["cls"])
     row, samples = make_result("cls", model={"spec": "c"})
-    shelf.add(row, {"labels": samples["labels"]})
-    told = {one.models: one for one in pairs_of(shelf)}
+    made_up.add(row, {"labels": samples["labels"]})
+    told = {one.models: one for one in pairs_of(made_up)}
     assert told["a", "b"].tests
     for models in (("a", "c"), ("b", "c")):
         assert "samples that lack 'top5' are not of this task" in told[models].obstacles[0]
@@ -103,31 +103,31 @@ def test_samples_that_cannot_be_read_or_are_foreign_are_told():
     def unreadable(path):
         raise UsageError(f"{path}: missing")
 
-    (one,) = result_sets(shelf.results[:1], unreadable)
+    (one,) = result_sets(made_up.results[:1], unreadable)
     assert (one.results, one.notes) == ((), ("not compared with others: result-0.json: missing",))
 
 
 def test_a_task_that_is_not_installed_is_told():
-    shelf = Shelf()
+    made_up = MadeUpResults()
     for model in "ab":
         row, samples = make_result("cls", model={"spec": model})
-        shelf.add(dataclasses.replace(row, task="caption"), samples)
-    (one,) = pairs_of(shelf)
+        made_up.add(dataclasses.replace(row, task="caption"), samples)
+    (one,) = pairs_of(made_up)
     assert "unknown task 'caption'" in one.obstacles[0]
-    assert shelf.content().boards
+    assert made_up.content().boards
 
 
 def test_wins_by_hand():
     """Of 120 images, `a` and `b` get the same right, `c` all: two tests are won, none is tied."""
-    shelf = Shelf()
+    made_up = MadeUpResults()
     half, whole = np.arange(120) % 2 == 0, np.ones(120, bool)
     for model, right in (("a", half), ("b", half), ("c", whole)):
         truth = np.zeros(120, int)
         top = np.where(right, 0, 1)[:, None]
         samples = {"labels": truth, "top5": top, "classes": np.array(["x", "y"])}
-        shelf.add(*make_result("cls", samples=samples, model={"spec": model}))
-    found = scores(pairs_of(shelf), ["a", "b", "c"])
+        made_up.add(*make_result("cls", samples=samples, model={"spec": model}))
+    found = scores(pairs_of(made_up), ["a", "b", "c"])
     assert found["a"] == [None, Score(0, 0, 1), Score(0, 1, 1)]
     assert found["c"] == [Score(1, 0, 1), Score(1, 0, 1), None]
-    (test,) = next(one for one in pairs_of(shelf) if one.models == ("a", "c")).tests
+    (test,) = next(one for one in pairs_of(made_up) if one.models == ("a", "c")).tests
     assert test.difference.changed == (0, 60)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.models import make_result
-from support.report_pages import PUBLISHED, Shelf, shelf_of
+from support.report_pages import PUBLISHED, MadeUpResults, made_up_results
 from support.results import SAMPLES
 from support.rows import make_row
 
@@ -122,10 +122,10 @@ def test_counts_of_classes_are_no_shares():
     ],
 )
 def test_mistakes_by_hand(task, unit, rows):
-    shelf = Shelf()
+    made_up = MadeUpResults()
     for model in "ab":
-        shelf.add(*make_result(task, samples=SAMPLES[task], model={"spec": model}))
-    (one,) = result_sets(shelf.results, shelf.read)
+        made_up.add(*make_result(task, samples=SAMPLES[task], model={"spec": model}))
+    (one,) = result_sets(made_up.results, made_up.read)
     found = mistakes_of(one)
     assert (found.unit, found.models, found.rows) == (unit, ("a", "b"), rows)
 
@@ -133,14 +133,14 @@ def test_mistakes_by_hand(task, unit, rows):
 def test_the_most_frequent_mistakes_of_any_model_by_their_share():
     """Nine mistakes of `a`, once to nine times, of which the eight most frequent are shown."""
     labels = np.repeat(np.arange(10), 10)
-    shelf = Shelf()
+    made_up = MadeUpResults()
     for model, most in (("a", 9), ("b", 0)):
         top = labels.copy()
         for number in range(1, most + 1):
             top[10 * number : 11 * number] = 0
         samples = {"labels": labels, "top5": top[:, None], "classes": np.array(list("abcdefghij"))}
-        shelf.add(*make_result("cls", samples=samples, model={"spec": model}))
-    (one,) = result_sets(shelf.results, shelf.read)
+        made_up.add(*make_result("cls", samples=samples, model={"spec": model}))
+    (one,) = result_sets(made_up.results, made_up.read)
     rows = mistakes_of(one).rows
     assert [(row.true, row.shares) for row in rows] == [
         (name, (number / 10, 0.0)) for name, number in zip("jihgfedc", range(9, 1, -1), strict=True)
@@ -149,8 +149,8 @@ def test_the_most_frequent_mistakes_of_any_model_by_their_share():
 
 
 def test_tasks_without_mistakes_have_none():
-    shelf = shelf_of(["a"], ["retrieval", "select"])
-    assert [mistakes_of(one) for one in result_sets(shelf.results, shelf.read)] == [None, None]
+    made_up = made_up_results(["a"], ["retrieval", "select"])
+    assert [mistakes_of(one) for one in result_sets(made_up.results, made_up.read)] == [None, None]
 
 
 def test_provenance_holds_what_the_result_says():
@@ -200,24 +200,24 @@ def test_the_summary_counts():
 
 
 def test_published_numbers_stand_beside_what_was_measured_only():
-    shelf = shelf_of(["a", "b"], ["cls"])
+    made_up = made_up_results(["a", "b"], ["cls"])
     elsewhere = PUBLISHED._replace(dataset="other")
-    entries = shelf.content([PUBLISHED, elsewhere]).entries
+    entries = made_up.content([PUBLISHED, elsewhere]).entries
     assert [(entry.model, entry.source) for entry in entries] == [
         ("a", "measured"), ("b", "measured"), ("b", "published"),
     ]  # fmt: skip
 
 
 def test_data_of_the_page():
-    shelf = shelf_of(["a", "b"], ["cls"])
-    content = shelf.content()
+    made_up = made_up_results(["a", "b"], ["cls"])
+    content = made_up.content()
     told = page_data(content, class_tables(content.results))
     assert (told["models"], told["first"]) == (["a", "b"], [1, 0])
     assert told["metrics"] == [
         {"protocol": "scenes", "dataset": "scenes-cls", "title": "acc1", "share": True}
     ]
     ((pair,), (table,)) = told["pairs"], told["classes"]
-    rows = {one.row.model["spec"]: one.row for one in shelf.results}
+    rows = {one.row.model["spec"]: one.row for one in made_up.results}
     metric, a, b, difference, low, high, *_, only_a, only_b = pair["tests"][0]
     assert (metric, pair["a"], pair["b"], pair["why"]) == (0, 0, 1, [])
     assert [a, b] == [pytest.approx(100 * rows[m].metrics["acc1"], abs=1e-3) for m in "ab"]
@@ -240,16 +240,16 @@ def test_json_in_a_script_cannot_end_it():
 
 
 def test_two_results_of_the_same_are_refused():
-    shelf = shelf_of(["a"], ["cls"])
-    shelf.add(dataclasses.replace(shelf.results[0].row, n_samples=7), {})
+    made_up = made_up_results(["a"], ["cls"])
+    made_up.add(dataclasses.replace(made_up.results[0].row, n_samples=7), {})
     with pytest.raises(UsageError, match="two results of a on scenes-cls"):
-        shelf.content()
+        made_up.content()
 
 
 def test_samples_of_which_no_mistakes_can_be_made_are_told():
     row, samples = make_result("cls", model={"spec": "a"})
-    shelf = Shelf()
-    shelf.add(row, {name: values for name, values in samples.items() if name != "labels"})
-    content = shelf.content()
+    made_up = MadeUpResults()
+    made_up.add(row, {name: values for name, values in samples.items() if name != "labels"})
+    content = made_up.content()
     assert content.mistakes == ()
     assert content.notes == ("scenes-cls (scenes): no mistakes are shown: 'labels'",)
