@@ -10,7 +10,7 @@ from typing import Any
 
 from cosmos_core.utils.distributed import Distributed
 from cosmos_eval.runner.plan import Dataset, Machine, make_plan, open_datasets
-from cosmos_eval.runner.run import run_on
+from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import CosmosEvalError, RunOptions, Weights
 
 
@@ -54,7 +54,7 @@ def measure(
             machine=Machine(device=device),
         )
         opened = options.distributed.synchronized(lambda: _open(tuple(datasets), data_root))
-        rows = (result.row for result in run_on(plan, opened))
+        rows = (result.row for result in run_all(plan, datasets=opened))
         return {row.dataset: dict(row.metrics) for row in rows if row is not None}
 
 

@@ -34,6 +34,7 @@ app = typer.Typer(
     name="cosmos-eval",
     help="Measure CLIP-like models: retrieval, classification, segmentation, caption selection.",
     add_completion=False,
+    rich_markup_mode=None,  # whose tables leave help texts too few columns
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)

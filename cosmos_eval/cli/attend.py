@@ -54,7 +54,10 @@ def attend(
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
-    """Draw where a model looks in an image, given a text, and in the text, given the image."""
+    """Draw where a model looks in an image, given a text.
+
+    Cross-attention also looks in the text, given the image.
+    """
     from cosmos_eval.models.specs import parse_model_spec
 
     names = model or ["scenes-cosmos"]

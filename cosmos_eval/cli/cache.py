@@ -50,8 +50,8 @@ def _row(space: Space) -> dict[str, str]:
     return {
         "of": str(identity.get("role", "unknown")),
         # A JSON configuration instead of a name is too long for a table.
-        "architecture": architecture if len(architecture) <= 24 else f"{architecture[:21]}...",
-        "weights": str(identity.get("weights_sha256", ""))[:12],
+        "architecture": architecture if architecture[:1] != "{" else "from JSON",
+        "weights": str(identity.get("weights_sha256", ""))[:8],
         "precision": str(identity.get("precision", "")),
         "embeddings": str(space.embeddings),
         "MB": f"{space.size / 1e6:.1f}",

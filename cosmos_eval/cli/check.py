@@ -66,9 +66,10 @@ def check(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Check results against a baseline: is any metric worse by more than chance?
+    """Check results against a baseline, for regressions.
 
-    Exit status: 0 no regression is shown, 1 one is, 2 it cannot be decided.
+    A metric regresses where it is worse by more than chance. Exit status: 0 no regression is
+    shown, 1 one is, 2 it cannot be decided.
     """
     if update and not (reason or "").strip():
         raise UsageError("--update needs --reason TEXT: why these results are the new baseline")

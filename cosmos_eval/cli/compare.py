@@ -28,7 +28,7 @@ def compare(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Compare two models on the same samples: differences, intervals, p-values."""
+    """Compare two models on the same samples, by paired tests."""
     from cosmos_eval.results import compare as results
     from cosmos_eval.results.labels import warnings_of
     from cosmos_eval.results.store import read_samples, read_stored, result_paths

@@ -15,7 +15,7 @@ from cosmos_eval.types import RunOptions
 if TYPE_CHECKING:
     from cosmos_eval.runner.doctor import Diagnosis
 
-app = typer.Typer(help="Check data sets on the disk, and make files that downloads lack.")
+app = typer.Typer(help="Check data sets on the disk, or complete downloads.")
 
 _WORKERS = os.cpu_count() or 1
 
@@ -32,7 +32,7 @@ def doctor(
     data_root: options.DataRoot = None,
     json: options.Json = False,
 ) -> None:
-    """Check whether data sets are complete, what is missing or wrong, and what mends it.
+    """Check whether data sets are complete, and how to mend them.
 
     Exit status: 0 all are complete, 1 one is not, 2 wrong usage.
     """
@@ -91,7 +91,10 @@ def prepare(
     data_root: options.DataRoot = None,
     json: options.Json = False,
 ) -> None:
-    """Make the label maps or class folders that a download lacks; existing files are kept."""
+    """Make label maps or class folders that a download lacks.
+
+    Existing files are kept.
+    """
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.data.prepare import prepare as make
 

@@ -23,7 +23,7 @@ def export(
     ],
     directory: options.ResultFolder = RESULTS,
 ) -> None:
-    """Write all results of a folder and its subfolders as one table, one row per metric."""
+    """Write all results as one table, one row per metric."""
     from cosmos_eval.results.export import export as write
     from cosmos_eval.results.export import table_of
     from cosmos_eval.results.labels import warnings_of

@@ -59,9 +59,10 @@ def reproduce(
         Literal["table", "md", "json"], typer.Option(help="Form of the output.")
     ] = "table",
 ) -> None:
-    """Print the released checkpoints' published numbers beside those measured here.
+    """Print published numbers beside those measured here.
 
-    What was not measured is `unverified`; without any results that is everything.
+    The numbers are those of the released checkpoints. What was not measured is `unverified`;
+    without any results that is everything.
     """
     from cosmos_eval.results.labels import warnings_of
     from cosmos_eval.results.leaderboard import reproduce as reproduction

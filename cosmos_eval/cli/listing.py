@@ -17,14 +17,7 @@ def list_known(
     ],
     json: options.Json = False,
 ) -> None:
-    """List the known models, tasks, data sets, protocol families or suites."""
-    from cosmos_eval.runner import catalog
+    """List known models, tasks, data sets, protocols or suites."""
+    from cosmos_eval.runner.catalog import LISTS
 
-    listed = {
-        "models": catalog.models,
-        "tasks": catalog.tasks,
-        "datasets": catalog.datasets,
-        "protocols": catalog.protocols,
-        "suites": catalog.suites,
-    }
-    print_records(listed[what](), as_json=json)
+    print_records(LISTS[what](), as_json=json)

@@ -38,7 +38,7 @@ Attention = Annotated[
     types.Attention | None,
     typer.Option(
         help="Last block of the image tower, for segmentation and similarity maps. "
-        "Default: the protocol's."
+        "Default: the protocol's, or csa."
     ),
 ]
 Precision = Annotated[

@@ -45,7 +45,9 @@ def print_records(records: Sequence[Mapping[str, Any]], *, as_json: bool = False
     from rich import box
     from rich.table import Table
 
-    table = Table(*map(one_line, records[0]), box=box.SIMPLE)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for name in records[0]:
+        table.add_column(one_line(name), overflow="fold")
     for record in records:
         table.add_row(*(one_line(str(value)) for value in record.values()))
     console().print(table)

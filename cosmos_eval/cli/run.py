@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -132,7 +133,7 @@ def run(
     ] = False,
     json: options.Json = False,
 ) -> None:
-    """Measure models on data sets, write the results and print them as a table."""
+    """Measure models on data sets; write and print the results."""
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.runner.execute import existing_results
     from cosmos_eval.runner.plan import Machine, make_plan
@@ -276,8 +277,8 @@ def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:
     known = [one.estimated_seconds for one in left if one.estimated_seconds is not None]
     if known:
         print_line(
-            f"estimate for {len(known)} of the other {len(left)}: about {_duration(sum(known))}, "
-            "one after the other, each encoding all its images itself"
+            f"estimate for {len(known)} of the other {len(left)}: about {_duration(sum(known))} h, "
+            "one after the other, without cached embeddings"
         )
         for basis in dict.fromkeys(one.estimated_from for one in left if one.estimated_from):
             print_line(f"estimated from {basis}")
@@ -289,21 +290,14 @@ def _row(preview: Preview) -> dict[str, Any]:
     result = "" if preview.result is None else "damaged" if preview.result_fault else "there"
     return {
         "model": preview.model,
-        "task": preview.task,
-        "dataset": preview.dataset,
-        "protocol": preview.protocol,
+        "data set": f"{preview.dataset} ({preview.protocol})",
         "data": preview.data_state,
         "samples": "" if preview.samples is None else preview.samples,
         "result": result,
-        "cached embeddings": "unknown" if cached is None else counts or "none",
-        "estimate": "unknown" if seconds is None else f"~{_duration(seconds)}",
+        "cached": "unknown" if cached is None else counts or "none",
+        "h:mm:ss": "unknown" if seconds is None else _duration(seconds),
     }
 
 
 def _duration(seconds: float) -> str:
-    """A time in its two largest units."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+    return str(timedelta(seconds=round(seconds)))

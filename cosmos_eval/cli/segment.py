@@ -40,7 +40,7 @@ def segment(
     device: options.Device = "auto",
     json: options.Json = False,
 ) -> None:
-    """Segment one image and draw image, label map and legend in one picture."""
+    """Draw the segmentation of one image: image, label map, legend."""
     from cosmos_eval.models.specs import parse_model_spec
     from cosmos_eval.tasks import find_protocol
 

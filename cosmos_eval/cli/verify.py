@@ -23,9 +23,10 @@ def verify(
     ] = None,
     json: options.Json = False,
 ) -> None:
-    """Recompute every figure of results from their stored samples, and compare exactly.
+    """Recompute results from their stored samples.
 
-    Exit status: 0 all are verified, 1 something differs, 2 something cannot be read.
+    Every figure must be exactly the stored one. Exit status: 0 all are verified, 1 something
+    differs, 2 something cannot be read.
     """
     from cosmos_eval.results.verify import verify_all
 

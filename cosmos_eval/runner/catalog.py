@@ -1,6 +1,8 @@
-"""What can be named on the command line, for people and programs. Imports no torch."""
+"""Lists of what can be named on the command line. Imports no torch."""
 
 from __future__ import annotations
+
+from collections.abc import Callable, Mapping
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import known_families, known_protocols
@@ -47,21 +49,17 @@ def models() -> list[Record]:
 
 
 def tasks() -> list[Record]:
-    """All tasks, what tables show of them, and who brings them."""
-    known = known_tasks()
-    return [{"task": name, "shown": _shown(name), "brought by": _bringer(name)} for name in known]
-
-
-def _shown(task: str) -> str:
-    try:
-        return ", ".join(known_tasks()[task].headlines)
-    except UsageError as error:
-        return str(error)
-
-
-def _bringer(task: str) -> str:
-    packages = packages_of(task)
-    return " ".join(part for package in packages.items() for part in package) or "cosmos-eval"
+    """All tasks, what tables show of them, and the packages that bring them."""
+    records = []
+    for name in known_tasks():
+        packages = [f"{package} {version}" for package, version in packages_of(name).items()]
+        bringer = "".join(packages) or "cosmos-eval"
+        try:
+            shown = ", ".join(known_tasks()[name].headlines)
+        except UsageError as error:
+            shown = str(error)
+        records.append({"task": name, "shown": shown, "brought by": bringer})
+    return records
 
 
 def datasets() -> list[Record]:
@@ -74,14 +72,15 @@ def datasets() -> list[Record]:
 
 def protocols() -> list[Record]:
     """Protocol families, what their numbers can be compared with, and their data sets."""
-    records = []
-    known = known_protocols()
-    for family, comparable in FAMILIES.items():
-        names = [name for name in known if family in known_families(name)]
-        records.append(
-            {"protocol": family, "comparable with": comparable, "datasets": ", ".join(names)}
-        )
-    return records
+    families = {name: known_families(name) for name in known_protocols()}
+    return [
+        {
+            "protocol": family,
+            "comparable with": comparable,
+            "datasets": ", ".join(name for name, own in families.items() if family in own),
+        }
+        for family, comparable in FAMILIES.items()
+    ]
 
 
 def suites() -> list[Record]:
@@ -94,3 +93,12 @@ def suites() -> list[Record]:
         listed = ", ".join(f"{protocol.dataset} ({protocol.family})" for protocol in protocols)
         records.append({"suite": name, "models": str(len(models)), "datasets": listed})
     return records
+
+
+LISTS: Mapping[str, Callable[[], list[Record]]] = {
+    "models": models,
+    "tasks": tasks,
+    "datasets": datasets,
+    "protocols": protocols,
+    "suites": suites,
+}

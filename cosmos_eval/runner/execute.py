@@ -81,14 +81,13 @@ def run_remote(job: Job) -> list[Result]:
     process's log.
     """
     os.chdir(job.folder)
-    return [result._replace(error=_portable(result.error)) for result in _worker().run(job)]
-
-
-def _portable(error: Exception | None) -> Exception | None:
+    results = _worker().run(job)
+    error = results[-1].error
     if error is None or type(error) in (UsageError, CosmosEvalError):
-        return error
+        return results
     traceback.print_exception(error, file=sys.stderr)
-    return CosmosEvalError(f"{type(error).__name__}: {error}")
+    portable = CosmosEvalError(f"{type(error).__name__}: {error}")
+    return [one if one.error is None else one._replace(error=portable) for one in results]
 
 
 def execute(
@@ -187,22 +186,18 @@ def existing_results(plan: Plan, output: Path) -> dict[Pair, Result]:
     existing = {}
     for spec in plan.specs:
         for protocol in plan.protocols:
+            pair = pair_of(spec, protocol)
             path = output / f"{_stem(spec, protocol, plan)}.json"
             if path.exists():
-                existing[pair_of(spec, protocol)] = _existing(spec, pair_of(spec, protocol), path)
+                try:
+                    existing[pair] = Result(pair, _read_valid(spec, path), path=path)
+                except UsageError as error:
+                    existing[pair] = Result(pair, path=path, error=error)
     return existing
 
 
-def _existing(spec: ModelSpec, pair: Pair, path: Path) -> Result:
-    """A result is valid with its own samples, and with the weights and code its model has now."""
-    try:
-        row = _valid(spec, path)
-    except UsageError as error:
-        return Result(pair, path=path, error=error)
-    return Result(pair, row, path=path)
-
-
-def _valid(spec: ModelSpec, path: Path) -> ResultRow:
+def _read_valid(spec: ModelSpec, path: Path) -> ResultRow:
+    """Read a result. Raises UsageError where samples, weights or code are not its own any more."""
     stored = read_files(path)
     samples_of(path, stored)
     model = stored.row.model

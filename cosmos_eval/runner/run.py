@@ -40,6 +40,7 @@ from cosmos_eval.types import (
     Progress,
     Protocol,
     RunOptions,
+    Samples,
     UsageError,
     Weights,
 )
@@ -49,27 +50,23 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
 
-def run_all(plan: Plan, watch: Watch = unwatched, output: Path | None = None) -> Iterator[Result]:
-    """Yield a result for every model and data set of the plan, models outermost.
-
-    The data of every data set are opened before the first model is loaded, each model is loaded
-    once, and data sets whose images a model sees alike are measured in one pass over them, right
-    after each other. Results are stored in `output`; without it, a result should be stored before
-    the next is requested, since cached parts of unfinished measurements are removed then. Raises
-    UsageError for bad data or models, in all processes.
-    """
-    yield from run_on(plan, open_datasets(plan, watch), watch, output)
-
-
-def run_on(
+def run_all(
     plan: Plan,
-    datasets: Sequence[Dataset],
     watch: Watch = unwatched,
     output: Path | None = None,
+    datasets: Sequence[Dataset] | None = None,
 ) -> Iterator[Result]:
-    """`run_all` on data sets that are open already."""
+    """Yield a result for every model and data set of the plan, models outermost.
+
+    The data of every data set are opened before the first model is loaded, unless `datasets` are
+    open already. Each model is loaded once, and data sets whose images a model sees alike are
+    measured in one pass over them, right after each other. Results are stored in `output`; without
+    it, a result should be stored before the next is requested, since cached parts of unfinished
+    measurements are removed then. Raises UsageError for bad data or models, in all processes.
+    """
+    opened = open_datasets(plan, watch) if datasets is None else datasets
     worker = Worker(watch)
-    for job in jobs_of(plan, datasets, output=output):
+    for job in jobs_of(plan, opened, output=output):
         yield from worker.measure(job)
 
 
@@ -99,8 +96,7 @@ class Worker:
 
     def measure(self, job: Job) -> Iterator[Result]:
         """Yield the results of a job, stored where it has a folder for them."""
-        for result in measure(self._load(job), job, self._watch):
-            yield result if job.output is None else _stored(result, job)
+        yield from measure(self._load(job), job, self._watch)
 
     def _load(self, job: Job) -> Loaded:
         """The model of a job. One that cannot be loaded is not tried again for its next job."""
@@ -131,17 +127,6 @@ def _load(job: Job, watch: Watch) -> Loaded:
     return Loaded(encoder, time.perf_counter() - started)
 
 
-def _stored(result: Result, job: Job) -> Result:
-    """Write a result in the main process, while the others wait."""
-    assert job.output is not None
-    assert result.row is not None
-    assert result.samples is not None
-    write = partial(store_result, job.output, result.row, result.samples)
-    stored = job.options.distributed.main_process_only(write)
-    result = result._replace(samples=None)
-    return result if stored is None else result._replace(row=stored.row, path=stored.path)
-
-
 _environment = cache(partial(environment.describe, __version__))
 
 
@@ -166,12 +151,18 @@ def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Resul
     for protocol, measurement in zip(protocols, measurements, strict=True):
         seconds = {"load": model.seconds, **measurement.seconds}
         seconds["total"] = time.perf_counter() - started
-        record = _provenance(encoder, protocol, measurement, job, seconds)
-        yield Result(
-            pair_of(job.spec, protocol),
-            _row(encoder, protocol, measurement, record),
-            measurement.samples,
-        )
+        row = _row(encoder, protocol, measurement, job, seconds)
+        yield _result(job, protocol, row, measurement.samples)
+
+
+def _result(job: Job, protocol: Protocol, row: ResultRow, samples: Samples) -> Result:
+    """The result of a job; where it has a folder, written there by the main process."""
+    pair = pair_of(job.spec, protocol)
+    if job.output is None:
+        return Result(pair, row, samples)
+    write = partial(store_result, job.output, row, samples)
+    stored = job.options.distributed.main_process_only(write)
+    return Result(pair, row) if stored is None else Result(pair, stored.row, path=stored.path)
 
 
 def _own_predictions(options: RunOptions, encoder: Encoder) -> RunOptions:
@@ -186,7 +177,8 @@ def _row(
     encoder: Encoder,
     protocol: Protocol,
     measurement: Measurement,
-    record: Mapping[str, Any],
+    job: Job,
+    seconds: Mapping[str, float],
 ) -> ResultRow:
     info = encoder.info
     return ResultRow(
@@ -207,7 +199,7 @@ def _row(
         per_class=measurement.per_class,
         confusion_pairs=measurement.confusion_pairs,
         n_samples=measurement.n_samples,
-        provenance=record,
+        provenance=_provenance(encoder, protocol, measurement, job, seconds),
         samples="",
         source="measured",
     )
