@@ -94,13 +94,6 @@ def _sources(module: str) -> list[Path]:
     raise ModuleNotFoundError(f"{module} is missing: install cosmos-eval again")
 
 
-class Shard(NamedTuple):
-    """Keys of inputs, and the arrays computed from them."""
-
-    keys: list[bytes]
-    arrays: Arrays
-
-
 class ShardStore:
     """Shards of one identity below `root`; without a root it is empty and stores nothing.
 
@@ -121,13 +114,13 @@ class ShardStore:
         self._limit, self._remedy = limit, remedy
         self._unmeasured = 0  # bytes that may be written before the folder is measured again
 
-    def find(self, keys: Sequence[bytes], report: Report) -> Iterator[Shard]:
-        """Yield every shard with one of the keys, the oldest first.
+    def find(self, keys: Sequence[bytes], report: Report) -> Iterator[tuple[list[bytes], Arrays]]:
+        """Yield keys and arrays of every shard with one of the keys, the oldest first.
 
         A damaged shard is removed, with a line that reports it.
         """
         wanted = set(keys)
-        for _, _, path in [] if self._folder is None else sorted(_shards(self._folder)):
+        for _, _, path in sorted(_shards(self._folder)) if self._folder else ():
             stored = _keys_of(path)
             if stored is not None and wanted.isdisjoint(stored):
                 continue
@@ -140,7 +133,7 @@ class ShardStore:
                 if self._limit is not None:
                     os.utime(path)
                 arrays = load(content)
-                yield Shard([row.tobytes() for row in arrays.pop("keys")], arrays)
+                yield [row.tobytes() for row in arrays.pop("keys")], arrays
 
     def add(self, keys: Sequence[bytes], arrays: Arrays) -> None:
         """Store arrays as a shard, whole or not at all. Raises UsageError where it cannot."""

@@ -97,8 +97,8 @@ def _embed_shards(
     wanted = {keys[index] for shard in shards for index in shard}
     found = {
         key: feature
-        for shard in store.find([*wanted], report)
-        for key, feature in zip(shard.keys, shard.arrays["features"], strict=True)
+        for stored, arrays in store.find([*wanted], report)
+        for key, feature in zip(stored, arrays["features"], strict=True)
         if key in wanted
     }
     missing = [[index for index in shard if keys[index] not in found] for shard in shards]

@@ -19,8 +19,7 @@ Shapes: B images, N tokens (CLS first), h x w patches, C tower width, D embeddin
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from open_clip import transformer
@@ -103,32 +102,42 @@ def resize_positional_embedding(
     return torch.cat([cls, resized[0].flatten(1).T.to(cls.dtype)])
 
 
-class Heads(NamedTuple):
-    """Query, key and value of every head, (B, heads, N, C / heads), of an h x w grid."""
-
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    grid_hw: tuple[int, int]
-
-
-def _csa(heads: Heads) -> Tensor:
-    """Add the two attention matrices unhalved, so weights sum to 2, as SCLIP's code does."""
-    q, k, v, _ = heads
-    return attend(q, q, v) + attend(k, k, v)
+def _run_as(block: Block, x: Tensor, grid_hw: tuple[int, int], attention: Attention) -> Tensor:
+    """Run a last block with another attention, (B, N, C) -> (B, N, C)."""
+    mixed = block.ls_1(_self_attention(block, x, grid_hw, attention))
+    if attention in ("clearclip", "naclip"):  # neither residual nor MLP
+        return mixed
+    x = x + mixed
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def _maskclip(heads: Heads) -> Tensor:
-    return heads.v
+def _self_attention(
+    block: Block, x: Tensor, grid_hw: tuple[int, int], attention: Attention
+) -> Tensor:
+    attn = block.attn
+    if not isinstance(attn, nn.MultiheadAttention | transformer.Attention):
+        raise UsageError(
+            f"this model's blocks use {type(attn).__name__}, for which only --attention vanilla "
+            "is defined"
+        )
+    q, k, v = _project(attn, block.ln_1(x))
+    if isinstance(attn, nn.MultiheadAttention):
+        return attn.out_proj(_join(_mix(q, k, v, grid_hw, attention)))
+    mixed = _mix(attn.ln_q(q), attn.ln_k(k), v, grid_hw, attention)
+    if attn.head_scale is not None:
+        mixed = mixed * attn.head_scale
+    return block.ln_attn(attn.out_proj(attn.ln_inner(_join(mixed))))
 
 
-def _clearclip(heads: Heads) -> Tensor:
-    return attend(heads.q, heads.q, heads.v)
-
-
-def _naclip(heads: Heads) -> Tensor:
-    near = neighbourhood(heads.grid_hw, heads.k)
-    return attend(heads.k, heads.k, heads.v, attn_mask=near)
+def _mix(q: Tensor, k: Tensor, v: Tensor, grid_hw: tuple[int, int], attention: Attention) -> Tensor:
+    """Mix the values of every head, all (B, heads, N, C / heads)."""
+    if attention == "csa":  # unhalved, so that weights sum to 2, as SCLIP's code does
+        return attend(q, q, v) + attend(k, k, v)
+    if attention == "maskclip":
+        return v
+    if attention == "clearclip":
+        return attend(q, q, v)
+    return attend(k, k, v, attn_mask=neighbourhood(grid_hw, k))
 
 
 def neighbourhood(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
@@ -141,43 +150,6 @@ def neighbourhood(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
     distance_squared = (patches[:, None] - patches[None]).square().sum(-1)
     near = torch.exp(-distance_squared / (2 * NACLIP_STD**2))
     return F.pad(near, (1, 0, 1, 0)).to(like.dtype)
-
-
-LAST_BLOCKS: dict[Attention, Callable[[Heads], Tensor]] = {
-    "csa": _csa,
-    "maskclip": _maskclip,
-    "clearclip": _clearclip,
-    "naclip": _naclip,
-}
-"""How the last block mixes the values of its heads."""
-
-
-def _run_as(block: Block, x: Tensor, grid_hw: tuple[int, int], attention: Attention) -> Tensor:
-    """Run a last block with another attention, (B, N, C) -> (B, N, C)."""
-    mixed = block.ls_1(_self_attention(block, x, grid_hw, LAST_BLOCKS[attention]))
-    if attention in ("clearclip", "naclip"):  # neither residual nor MLP
-        return mixed
-    x = x + mixed
-    return x + block.ls_2(block.mlp(block.ln_2(x)))
-
-
-def _self_attention(
-    block: Block, x: Tensor, grid_hw: tuple[int, int], mix: Callable[[Heads], Tensor]
-) -> Tensor:
-    """Compute self-attention of a block with `mix` in place of softmax(qk')v."""
-    attn = block.attn
-    if not isinstance(attn, nn.MultiheadAttention | transformer.Attention):
-        raise UsageError(
-            f"this model's blocks use {type(attn).__name__}, for which only --attention vanilla "
-            "is defined"
-        )
-    q, k, v = _project(attn, block.ln_1(x))
-    if isinstance(attn, nn.MultiheadAttention):
-        return attn.out_proj(_join(mix(Heads(q, k, v, grid_hw))))
-    mixed = mix(Heads(attn.ln_q(q), attn.ln_k(k), v, grid_hw))
-    if attn.head_scale is not None:
-        mixed = mixed * attn.head_scale
-    return block.ln_attn(attn.out_proj(attn.ln_inner(_join(mixed))))
 
 
 def _project(attn: Any, x: Tensor) -> Tensor:

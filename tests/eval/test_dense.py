@@ -1,6 +1,7 @@
 """Patch embeddings against OpenCLIP's own tower and the papers' formulas, written plainly."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,15 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cosmos_eval.models.attention import (
-    LAST_BLOCKS,
     encode_patches,
     neighbourhood,
     resize_positional_embedding,
 )
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import Attention, UsageError
 
 PATCH, WIDTH, HEADS, EMBED = 8, 32, 4, 16
-FORMS = ("vanilla", *sorted(LAST_BLOCKS))
+FORMS = get_args(Attention)
 CUSTOM = ("qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 TOWERS = {
     "openai": {"quick_gelu": True},

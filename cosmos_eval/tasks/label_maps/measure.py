@@ -110,7 +110,7 @@ def stored_shards(
 ) -> list[Arrays | None]:
     """Return the arrays of shards of images, None where they are not stored."""
     keys = [_key(shard) for shard in shards]
-    found = {shard.keys[0]: shard.arrays for shard in store.find(keys, report)}
+    found = {stored[0]: arrays for stored, arrays in store.find(keys, report)}
     return [found.get(key) for key in keys]
 
 
