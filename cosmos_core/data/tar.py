@@ -1,10 +1,10 @@
 """Read the files of a tar strictly: a damaged tar is an error, never a shorter tar.
 
 Python's tarfile, and webdataset with it, takes a damaged or missing header for the end of the
-archive. Here an archive ends with two blocks of zeros, which POSIX demands and tar programs and
-libraries write, and then only zeros follow. Every header has the right checksum. A wrong size with
-a right checksum shows in one of three ways: it leads to what is no header, what should fill up the
-last block of the file is not zero, or the content holds the headers of other files.
+archive. Here an archive ends with two blocks of zeros, which POSIX demands and tar programs write,
+and then only zeros follow. Every header has the right checksum. A wrong size with a right checksum
+shows in one of three ways: it leads to what is no header, what should fill up the last block of the
+file is not zero, or the content holds the headers of other files.
 
 Formats: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Interchange Format"; for GNU's long
 names and large numbers, GNU tar's manual, "Basic Tar Format". Imports no torch by itself.
@@ -58,12 +58,6 @@ class Member(NamedTuple):
     size: int
 
 
-class _Header(NamedTuple):
-    kind: bytes
-    name: bytes
-    size: int
-
-
 def split_name(name: str) -> tuple[str, str] | None:
     """Split a file's name into its sample's key and its extension in lower case.
 
@@ -113,49 +107,49 @@ class TarReader:
             yield member
 
     def read(self) -> bytes:
-        """Return the content of the file that the iteration has come to."""
+        """Return the content of the file that the iteration has reached."""
         content = self._content()
         require_one_file(content)
         return content
 
     def _content(self) -> bytes:
-        content = self._take(self._unread)
-        self._unread = 0
+        content, self._unread = self._take(self._unread), 0
         return content
 
     def _next_file(self) -> Member | None:
         """Skip to the next file, past folders; None at the end of the archive."""
         records: dict[bytes, bytes] = {}
-        while (header := self._header()) is not None:
-            if header.kind in b"xXgLK":
-                self._extend(header, records)
+        while (header := self._next_header()) is not None:
+            kind, name, size = header
+            if kind in b"xXgLK":
+                self._extend(kind, size, records)
                 continue
-            name, size = _name_and_size(header, records)
-            if header.kind in _FILES and not name.endswith("/"):
+            path, size = _path_and_size(name, size, records)
+            if kind in _FILES and not path.endswith("/"):
                 self._expect(size)
-                return Member(name, self._position, size)
-            if header.kind not in (*_FILES, *_SKIPPED):
-                kind = _OTHERS.get(header.kind, f"of an unknown kind, {header.kind!r}")
+                return Member(path, self._position, size)
+            if kind not in (*_FILES, *_SKIPPED):
+                what = _OTHERS.get(kind, f"of an unknown kind, {kind!r}")
                 how = "pack it again with --dereference --hard-dereference"
-                raise TarError(f"{name!r} is {kind}; {how}")
+                raise TarError(f"{path!r} is {what}; {how}")
             records = {}
         if records:
             raise self._damaged("an extended header has no file")
         return None
 
-    def _extend(self, header: _Header, records: dict[bytes, bytes]) -> None:
+    def _extend(self, kind: bytes, size: int, records: dict[bytes, bytes]) -> None:
         """Read the content of an extended header, which is about the next file or, `g`, all."""
-        if header.size > _HEADER_LIMIT:
+        if size > _HEADER_LIMIT:
             raise self._damaged("an extended header is too large")
-        self._expect(header.size)
+        self._expect(size)
         content = self._content()
-        if header.kind == b"K":  # the target of a link
+        if kind == b"K":  # the target of a link
             return
         try:
-            found = {b"path": _long_name(content)} if header.kind == b"L" else _pax(content)
+            found = {b"path": _long_name(content)} if kind == b"L" else _pax(content)
         except ValueError as error:
             raise self._damaged(f"an extended header is broken ({error})") from error
-        if header.kind != b"g":
+        if kind != b"g":
             records.update(found)
         elif found.keys() & {b"path", b"size"}:
             raise self._damaged("one name or size is stated for all files")
@@ -163,8 +157,8 @@ class TarReader:
     def _expect(self, size: int) -> None:
         self._unread, self._padding = size, -size % BLOCK
 
-    def _header(self) -> _Header | None:
-        """Skip to the next header and read it; None at the end, once all has been read."""
+    def _next_header(self) -> tuple[bytes, bytes, int] | None:
+        """Skip to the next header and parse it; None at the end, once all has been read."""
         self._skip(self._unread)
         data = self._take(self._padding + BLOCK)
         padding, block = data[: self._padding], data[self._padding :]
@@ -210,18 +204,12 @@ class TarReader:
         return data
 
     def _read(self, size: int) -> bytes:
-        """Read up to `size` bytes, fewer at the end of the file."""
-        data = self._file.read(min(size, _CHUNK))
-        self._position += len(data)
-        if len(data) == size or not data:
-            return data
-        chunks = [data]  # what a wrong size asks for may not fit into memory
-        while size := size - len(data):
-            data = self._file.read(min(size, _CHUNK))
+        """Read up to `size` bytes, fewer at the end; in chunks, as a wrong size may be huge."""
+        chunks = []
+        while size and (data := self._file.read(min(size, _CHUNK))):
             self._position += len(data)
+            size -= len(data)
             chunks.append(data)
-            if not data:
-                break
         return b"".join(chunks)
 
     def _cut_off(self) -> TarError:
@@ -244,8 +232,8 @@ def _is_header(block: bytes) -> bool:
         return False
 
 
-def _parse(block: bytes) -> _Header:
-    """Read a header block. Raises ValueError for a wrong checksum or number."""
+def _parse(block: bytes) -> tuple[bytes, bytes, int]:
+    """Return kind, name and size in a header. Raises ValueError for a wrong checksum or number."""
     stated = _number(block[148:156])
     blank = block[:148] + b" " * 8 + block[156:]
     if sum(blank) != stated and sum(memoryview(blank).cast("b")) != stated:  # old Sun's was signed
@@ -253,7 +241,7 @@ def _parse(block: bytes) -> _Header:
     name = block[:100].partition(b"\0")[0]
     if block.startswith(b"ustar\0", _MAGIC) and block[345]:  # in GNU's format no prefix
         name = block[345:500].partition(b"\0")[0] + b"/" + name
-    return _Header(block[156:157], name, _number(block[124:136]))
+    return block[156:157], name, _number(block[124:136])
 
 
 def _number(field: bytes) -> int:
@@ -288,12 +276,12 @@ def _long_name(content: bytes) -> bytes:
     return name
 
 
-def _name_and_size(header: _Header, records: dict[bytes, bytes]) -> tuple[str, int]:
+def _path_and_size(name: bytes, size: int, records: dict[bytes, bytes]) -> tuple[str, int]:
     """Return what extended headers state, or else the header. Raises TarError."""
-    name = records.get(b"path", header.name).decode("utf-8", "surrogateescape")
-    size = records.get(b"size", b"%d" % header.size)
-    if not name or "\0" in name or not size.isdigit() or len(size) > _DIGITS:
-        raise TarError(f"damaged: a file called {name!r} of {size[:40].decode('latin-1')} bytes")
+    path = records.get(b"path", name).decode("utf-8", "surrogateescape")
+    digits = records.get(b"size", b"%d" % size)
+    if not path or "\0" in path or not digits.isdigit() or len(digits) > _DIGITS:
+        raise TarError(f"damaged: a file called {path!r} of {digits[:40].decode('latin-1')} bytes")
     if any(keyword.startswith(b"GNU.sparse.") for keyword in records):
-        raise TarError(f"{name!r} is a sparse file; pack it again without --sparse")
-    return name, int(size)
+        raise TarError(f"{path!r} is a sparse file; pack it again without --sparse")
+    return path, int(digits)
