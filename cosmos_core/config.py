@@ -1,28 +1,43 @@
-"""The configuration of a training run: frozen records, filled by the recipes.
-
-`engine.check` validates the ranges of numbers.
-"""
+"""The configuration of a training run: frozen records that pydantic validates."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    SkipValidation,
+)
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from cosmos_core.types import Method
 
-LARGEST = 2**31 - 1
+LARGEST = 2**31 - 1  # of whole numbers
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
+    if scale[0] > scale[1]:
+        raise PydanticCustomError("order", "Input should be a smaller, then a larger number")
+    return scale
+
+
+Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
-PositiveInt = Annotated[int, Field(gt=0, le=LARGEST)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
-PositiveFraction = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+PositiveFraction = Annotated[float, Field(gt=0, le=1)]
+Strengths = tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, NonNegativeFloat]
+Scale = Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_ordered)]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ImageViewConfig:
     """Multi-crop augmentation. Defaults are the published ones (github.com/ExplainableML/cosmos).
 
@@ -30,13 +45,13 @@ class ImageViewConfig:
     `blur_p` are for the first global, the second global and the locals.
     """
 
-    global_size: PositiveInt = 224
-    local_size: PositiveInt = 96
+    global_size: Positive = 224
+    local_size: Positive = 96
     locals: Count = 6
-    global_scale: tuple[PositiveFraction, PositiveFraction] = (0.4, 1.0)
-    local_scale: tuple[PositiveFraction, PositiveFraction] = (0.05, 0.4)
+    global_scale: Scale = (0.4, 1.0)
+    local_scale: Scale = (0.05, 0.4)
     flip_p: Fraction = 0.5
-    jitter: tuple[NonNegative, NonNegative, NonNegative, NonNegative] = (
+    jitter: Strengths = (
         0.4,
         0.4,
         0.2,
@@ -48,15 +63,15 @@ class ImageViewConfig:
     solarize_p: Fraction = 0.2
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TextViewConfig:
     """Caption crops: two globals of 1 to `max_sentences` sentences, and single-sentence locals."""
 
-    max_sentences: PositiveInt = 5
+    max_sentences: Positive = 5
     locals: Count = 6
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimConfig:
     """AdamW with linear warm-up and a cosine to zero; defaults are the published constants.
 
@@ -67,19 +82,19 @@ class OptimConfig:
     """
 
     steps: Annotated[int, Field(gt=0, lt=10**8)]  # snapshots have eight digits for it
-    batch_size: PositiveInt
+    batch_size: Positive
     lr: PositiveFloat = 5e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     eps: PositiveFloat = 1e-8
-    weight_decay: NonNegative = 0.5
+    weight_decay: NonNegativeFloat = 0.5
     warmup_steps: Count = 2000
     momentum: Fraction = 0.999
     momentum_ramp: bool = False
-    clip_norm: NonNegative = 0.0
+    clip_norm: NonNegativeFloat = 0.0
     gradient: Literal["true", "published"] = "true"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
     """Where the samples come from.
 
@@ -95,9 +110,9 @@ class DataConfig:
     max_bad: Fraction = 0.05
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ComputeConfig:
-    """How a step is carried out; none of it changes the mathematics.
+    """How a step is computed; none of it changes the mathematics.
 
     `device` "auto" takes a GPU where there is one. `accumulate` encodes a batch in so many parts.
     `checkpointing` recomputes activations in backward, `compile` compiles the towers' blocks.
@@ -105,44 +120,44 @@ class ComputeConfig:
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
-    accumulate: PositiveInt = 1
+    accumulate: Positive = 1
     checkpointing: bool = False
     compile: bool = False
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class SaveConfig:
-    """Snapshots: one every so many steps, the last `keep` stay.
+    """Snapshots: one every `every` steps; the last `keep` stay.
 
     `best` names a metric of the evaluations in training, `dataset/weights/metric` such as
     `scenes-cls/teacher/acc1`, whose highest snapshot stays too.
     """
 
     every: Count = 1000
-    keep: PositiveInt = 3
+    keep: Positive = 3
     best: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class WatchConfig:
     """What is written down: a log line every so many steps, an evaluation on `datasets` (names of
     cosmos_eval joined by commas, files under `data_root`) every so many; `pictures` of the first
     batch and of the log."""
 
-    log_every: PositiveInt = 10
+    log_every: Positive = 10
     pictures: bool = True
     evaluate_every: Count = 0
     datasets: str = ""
     data_root: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class TrainConfig:
     """One training run. `architecture` is OpenCLIP's, by name or as its configuration."""
 
     recipe: str
-    method: Method
-    architecture: Mapping[str, Any] | str
+    method: SkipValidation[Method]
+    architecture: SkipValidation[Mapping[str, Any] | str]
     data: DataConfig
     optim: OptimConfig
     image: ImageViewConfig = field(default_factory=ImageViewConfig)

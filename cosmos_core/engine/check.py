@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import open_clip
 import torch
-from pydantic import TypeAdapter, ValidationError
 
-from cosmos_core.config import Count, DataConfig, PositiveInt, TrainConfig
+from cosmos_core.config import DataConfig, TrainConfig
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.data.shards import parse_shards
 from cosmos_core.model.build import model_config
@@ -24,42 +22,14 @@ TOKEN_BYTES = 8  # int64
 def check_config(config: TrainConfig, *, world_size: int) -> None:
     """Raise ValueError, one line, for what `world_size` processes cannot train.
 
-    A warm-up longer than the run is allowed: the learning rate then rises to the end. Devices are
-    checked by `join_world`, data sets of evaluations by their evaluator.
+    `cosmos_core.config` checks each value by itself. A warm-up longer than the run is allowed: the
+    learning rate then rises to the end. `join_world` checks devices, the evaluator data sets.
     """
-    _check_numbers(config)
     _check_data(config.data)
     _check_batch(config, world_size)
     _check_model(config, world_size)
     if config.save.best and not config.watch.evaluate_every:
         raise ValueError("save.best needs evaluations: set watch.evaluate_every, watch.datasets")
-
-
-def _check_numbers(config: TrainConfig) -> None:
-    for name in ("optim", "data", "image", "text", "compute", "save", "watch"):
-        section = getattr(config, name)
-        _require(type(section), vars(section), name)
-    _require(Count, config.seed, "seed")
-    for option, value in vars(config.method).items():
-        if type(value) is int:
-            _require(PositiveInt, value, f"method.{option}")
-    for name, (low, high) in (
-        ("image.global_scale", config.image.global_scale),
-        ("image.local_scale", config.image.local_scale),
-    ):
-        if low > high:
-            raise ValueError(f"{name} is {(low, high)}; it must be a smaller, then a larger")
-
-
-def _require(kind: Any, value: Any, name: str) -> None:
-    """Raise ValueError, with the name of the value, where it is not of a kind of pydantic's."""
-    try:
-        TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        full = ".".join([name, *(part for part in first["loc"] if isinstance(part, str))])
-        must_be = first["msg"].removeprefix("Input should be ")
-        raise ValueError(f"{full} is {first['input']!s:.60}; it must be {must_be}") from error
 
 
 def _check_data(data: DataConfig) -> None:

@@ -35,8 +35,6 @@ class Watch:
     """
 
     def __init__(self, config: TrainConfig, output: Path, world: World, *, first_step: int) -> None:
-        if config.watch.log_every < 1:
-            raise ValueError(f"watch.log_every is {config.watch.log_every}; it must be at least 1")
         self._config, self._output, self._world = config, output, world
         self._first_step, self._batch_size = first_step, config.optim.batch_size
         self._since_start, self._since_line = _Meter(), _Meter()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from cosmos_core.config import STRICT
 from cosmos_core.losses import clip_loss
 from cosmos_core.model.build import Architecture, create_model
 from cosmos_core.model.clip import MultiViewCLIP
@@ -27,7 +28,7 @@ def clip_features(model: MultiViewCLIP, views: Views) -> ClipFeatures:
     return ClipFeatures(*pair, model.logit_scale.exp())
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class ClipMethod:
     """No teacher, no head."""
 

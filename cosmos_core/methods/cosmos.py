@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from pydantic.dataclasses import dataclass
 
+from cosmos_core.config import STRICT
 from cosmos_core.losses import clip_loss, cosmos_loss
 from cosmos_core.model.build import Architecture, create_model
 from cosmos_core.model.cosmos import Cosmos
 from cosmos_core.types import Features, Gather, LossTerms, ViewCounts, Views
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class CosmosMethod:
     """`local_texts` False leaves out the local captions; `cross_attention` False distils the
     teacher into the student's own features; `distillation` False leaves the CLIP term alone."""

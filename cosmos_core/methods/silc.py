@@ -5,12 +5,13 @@ The head reads the joint embedding, not the tower's last layer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from cosmos_core.config import STRICT, Positive
 from cosmos_core.losses import clip_loss, move_center, silc_loss
 from cosmos_core.methods.clip import clip_features
 from cosmos_core.model.build import Architecture, create_model, model_config
@@ -35,14 +36,14 @@ class SilcTeacher(NamedTuple):
     center: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class SilcMethod:
     """Widths of the head: github.com/facebookresearch/dino."""
 
     name: str = "silc"
-    hidden: int = 2048
-    bottleneck: int = 256
-    prototypes: int = 65536
+    hidden: Positive = 2048
+    bottleneck: Positive = 256
+    prototypes: Positive = 65536
     counts = ViewCounts(global_images=2, local_images=True, global_texts=1, local_texts=False)
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:

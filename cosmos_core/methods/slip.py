@@ -6,12 +6,13 @@ The head has no batch normalisation and reads the joint embedding, not the tower
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from cosmos_core.config import STRICT, Positive
 from cosmos_core.losses import slip_loss
 from cosmos_core.methods.clip import clip_features
 from cosmos_core.model.build import Architecture, create_model, model_config
@@ -29,13 +30,13 @@ class SlipFeatures(NamedTuple):
     projections: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, config=STRICT)
 class SlipMethod:
     """Widths of the head: github.com/facebookresearch/SLIP."""
 
     name: str = "slip"
-    hidden: int = 4096
-    out: int = 256
+    hidden: Positive = 4096
+    out: Positive = 256
     counts = ViewCounts(global_images=2, local_images=False, global_texts=1, local_texts=False)
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Sequence
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.methods import METHODS
@@ -25,7 +26,7 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
     """Apply assignments in order.
 
     Raises ValueError, one line, for an unknown key or choice, with the nearest, and for a value of
-    the wrong type. `engine.check` decides whether values make sense together.
+    the wrong type or range. `engine.check` decides whether values make sense together.
     """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -43,20 +44,22 @@ def _replace(record: Any, path: Sequence[str], text: str) -> Any:
     name, *rest = path
     _require_field(record, name)
     old = getattr(record, name)
-    new: Any
     if rest:
         if not dataclasses.is_dataclass(old):
             raise ValueError(f"{name!r} has no parts")
         new = _replace(old, rest, text)
     elif isinstance(record, TrainConfig) and name == "method":
-        new = METHODS[_choose(text, tuple(METHODS))]()
+        new = _method(text)
     elif isinstance(record, TrainConfig) and name == "architecture":
         new = _architecture(text)
     elif dataclasses.is_dataclass(old):
         raise ValueError(f"{name!r} is not one value; its parts: {', '.join(_names(old))}")
     else:
-        new = _convert(get_type_hints(type(record))[name], text, old)
-    return dataclasses.replace(record, **{name: new})
+        new = _parse_like(old, text)
+    try:
+        return dataclasses.replace(record, **{name: new})
+    except ValidationError as error:
+        raise ValueError(_reason(error, old)) from error
 
 
 def _require_field(record: Any, name: str) -> None:
@@ -75,6 +78,12 @@ def _names(record: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(record) if not (is_method and f.name == "name")]
 
 
+def _method(name: str) -> Any:
+    if name not in METHODS:
+        raise ValueError(f"{name!r} is none of {', '.join(METHODS)}{_nearest(name, [*METHODS])}")
+    return METHODS[name]()
+
+
 def _architecture(text: str) -> Any:
     """Keep a name; read a file, so that a checkpoint of the run states its whole content."""
     value = _parse(text)
@@ -82,21 +91,12 @@ def _architecture(text: str) -> Any:
     return config if isinstance(value, dict) or text.endswith(".json") else text
 
 
-def _convert(hint: Any, text: str, old: Any) -> Any:
-    """Convert a text for a field of type `hint` with the value `old`."""
-    if get_origin(hint) is Literal:
-        return _choose(text, get_args(hint))
-    value: Any = text
-    if get_origin(hint) is tuple:
+def _parse_like(old: Any, text: str) -> Any:
+    """Parse a text that replaces the value `old`."""
+    if isinstance(old, tuple):
         value = _parse(text if text.startswith("[") else f"[{text}]")
-        value = tuple(value) if isinstance(value, list) else value
-    elif hint is not str:
-        value = _parse(text)
-    try:
-        return TypeAdapter(hint, config=ConfigDict(strict=True)).validate_python(value)
-    except ValidationError as error:
-        like = ", ".join(map(str, old)) if isinstance(old, tuple) else json.dumps(old)
-        raise ValueError(f"{error.errors()[0]['msg']}, like {like}") from error
+        return tuple(value) if isinstance(value, list) else value
+    return text if isinstance(old, str) else _parse(text)
 
 
 def _parse(text: str) -> Any:
@@ -106,9 +106,16 @@ def _parse(text: str) -> Any:
         return text
 
 
-def _choose(text: str, choices: tuple[str, ...]) -> str:
-    if text not in choices:
-        close = difflib.get_close_matches(text, choices, n=1)
-        nearest = f"; nearest: {close[0]}" if close else ""
-        raise ValueError(f"{text!r} is none of {', '.join(choices)}{nearest}")
-    return text
+def _reason(error: ValidationError, old: Any) -> str:
+    """Return the first of pydantic's messages with the nearest choice or an example."""
+    first = error.errors()[0]
+    if first["type"] == "literal_error":
+        choices = re.findall(r"'([^']*)'", first["msg"])
+        return f"{first['msg']}, not {first['input']!r}{_nearest(first['input'], choices)}"
+    like = ", ".join(map(str, old)) if isinstance(old, tuple) else json.dumps(old)
+    return f"{first['msg']}, not {first['input']!s:.60}; for example {like}"
+
+
+def _nearest(text: str, choices: Sequence[str]) -> str:
+    close = difflib.get_close_matches(text, choices, n=1)
+    return f"; nearest: {close[0]}" if close else ""

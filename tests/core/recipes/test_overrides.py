@@ -1,6 +1,7 @@
 """`--set` on the scenes recipe."""
 
 import json
+import re
 
 import pytest
 
@@ -54,23 +55,23 @@ def test_texts_become_values_of_the_type_of_their_field(config, assignment, valu
         ("optm.steps=7", "no 'optm'; nearest: optim"),
         ("steps=7", "no 'steps'; nearest: optim.steps"),
         ("optim.steps", "takes key=value, not 'optim.steps'"),
-        ("optim.steps=many", "a valid integer, like 5000"),
-        ("optim.steps=1.5", "a valid integer, like 5000"),
-        ("optim.lr=fast", "a valid number, like 0.001"),
-        ("optim.lr=NaN", "a valid number, like"),
-        (f"optim.lr={10**400}", "a valid number, like"),
-        ("optim.steps=" + "9" * 6000, "a valid integer, like 5000"),
-        ("optim.lr=true", "a valid number, like"),
-        ("optim.momentum_ramp=tru", "a valid boolean, like false"),
+        ("optim.steps=many", "a valid integer, not "),
+        ("optim.steps=1.5", "a valid integer, not "),
+        ("optim.lr=fast", "a valid number, not fast; for example 0.001"),
+        ("optim.lr=NaN", "a valid number, not "),
+        (f"optim.lr={10**400}", "a valid number, not "),
+        ("optim.steps=" + "9" * 6000, "a valid integer, not "),
+        ("optim.lr=true", "a valid number, not "),
+        ("optim.momentum_ramp=tru", "a valid boolean, not tru; for example false"),
         ("optim.steps.x=1", "'steps' has no parts"),
         ("optim=adam", "'optim' is not one value; its parts: steps, batch_size,"),
-        ("image.global_scale=[0.9]", "Field required, like 0.4, 1.0"),
-        ("image.global_scale=[0.9", "a valid tuple, like 0.4, 1.0"),
-        ("image.global_scale=0.9,wide", "a valid tuple, like 0.4, 1.0"),
-        ('image.global_scale=[0.9, "wide"]', "a valid number, like 0.4, 1.0"),
-        ("optim.gradient=tru", "'tru' is none of true, published; nearest: true"),
-        ("compute.precision=bf61", "'bf61' is none of fp32, bf16, fp16; nearest: bf16"),
-        ("compute.precision=double", "'double' is none of fp32, bf16, fp16"),
+        ("image.global_scale=[0.9]", "Field required, not (0.9,); for example 0.4, 1.0"),
+        ("image.global_scale=[0.9", "a valid tuple, not [0.9; for example 0.4, 1.0"),
+        ("image.global_scale=0.9,wide", "a valid tuple, not [0.9,wide]; for example"),
+        ('image.global_scale=[0.9, "wide"]', "a valid number, not wide; for example 0.4, 1.0"),
+        ("optim.gradient=tru", "'true' or 'published', not 'tru'; nearest: true"),
+        ("compute.precision=bf61", "'fp32', 'bf16' or 'fp16', not 'bf61'; nearest: bf16"),
+        ("compute.precision=double", "'fp32', 'bf16' or 'fp16', not 'double'"),
         ("method=slipp", "'slipp' is none of clip, slip, silc, cosmos; nearest: slip"),
         ("method.name=slip", "no 'name'; nearest: "),
         ("method.crossattention=false", "no 'crossattention'; nearest: cross_attention"),
@@ -87,6 +88,37 @@ def test_bad_assignments_are_one_line_that_begins_with_their_key(config, assignm
     assert message in text
     assert assignment.partition("=")[0] in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("assignment", "reason"),
+    [
+        ("optim.steps=0", "greater than 0, not 0"),
+        ("optim.batch_size=-1", "greater than 0, not -1"),
+        ("optim.lr=0", "greater than 0, not 0"),
+        ("optim.warmup_steps=-1", "greater than or equal to 0, not -1"),
+        ("optim.betas=0.9,98", "less than or equal to 1, not 98"),
+        ("optim.momentum=1.1", "less than or equal to 1, not 1.1"),
+        ("compute.accumulate=0", "greater than 0, not 0"),
+        ("save.keep=0", "greater than 0, not 0"),
+        ("data.workers=-1", "greater than or equal to 0, not -1"),
+        ("optim.lr=1e400", "a finite number, not inf"),
+        ("image.jitter=0,0,0,1e999", "a finite number, not inf"),
+        (f"optim.steps={10**8}", "less than 100000000, not 100000000"),
+        (f"seed={10**30}", f"less than or equal to 2147483647, not {10**30}"),
+        ("data.workers=5000", "less than or equal to 1024, not 5000"),
+        ("data.max_bad=5", "less than or equal to 1, not 5"),
+        ("image.blur_p=0,2,0", "less than or equal to 1, not 2"),
+        ("image.global_scale=0.9,0.4", "a smaller, then a larger number, not (0.9, 0.4)"),
+        ("image.local_scale=0,0.4", "greater than 0, not 0"),
+        ("seed=-1", "greater than or equal to 0, not -1"),
+        ("method.prototypes=0", "greater than 0, not 0"),
+    ],
+)
+def test_values_outside_of_their_range_are_refused(config, assignment, reason):
+    message = f"--set {assignment.partition('=')[0]}: Input should be {reason}; for example "
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        override(config, ["method=silc", assignment])
 
 
 def test_a_method_is_chosen_by_name_and_brings_its_own_options(config):
