@@ -56,15 +56,10 @@ def write_atomically(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file to write; it becomes `path` at the end of the block, or vanishes on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, file = _create_file(path.parent)
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _temporary_file(path.parent) as (temporary, file):
+        yield file
+        _synchronise(file)
+        temporary.replace(path)
 
 
 @contextmanager
@@ -74,7 +69,7 @@ def appearing(path: Path) -> Iterator[Path]:
     Raises OSError where `path` exists and is not an empty folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, handle = _create_folder(path.parent)
+    temporary, handle = _create(path.parent, is_folder=True)
     try:
         yield temporary
         temporary.replace(path)
@@ -134,17 +129,13 @@ def exclusive(folder: Path) -> Iterator[bool]:
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield _lock(handle)
+        held = False
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            held = True
+        yield held
     finally:
         os.close(handle)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError:
-        return False
-    return True
 
 
 def pack_arrays(arrays: Mapping[str, NDArray[Any]]) -> bytes:
@@ -191,14 +182,9 @@ def file_sha256(path: Path) -> str:
 
 def _probe(folder: Path) -> None:
     """Write a small file to a folder, or to the nearest one above that exists, and remove it."""
-    temporary, file = _create_file(_nearest(folder))
-    try:
-        with file:
-            file.write(_PROBE)
-            file.flush()
-            os.fsync(file.fileno())
-    finally:
-        temporary.unlink(missing_ok=True)
+    with _temporary_file(_nearest(folder)) as (_, file):
+        file.write(_PROBE)
+        _synchronise(file)
 
 
 def _is_special(path: Path) -> bool:
@@ -221,33 +207,42 @@ def _nearest(folder: Path) -> Path:
             return folder
 
 
-def _create_file(folder: Path) -> tuple[Path, BinaryIO]:
-    """Create a temporary file and lock it."""
-    _clear(folder)
-    while True:
-        path = _temporary(folder)
-        file = path.open("xb")
-        if _is_held(file.fileno()):
-            return path, file
-        file.close()
+@contextmanager
+def _temporary_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
+    path, handle = _create(folder, is_folder=False)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield path, file
+    finally:
         path.unlink(missing_ok=True)
 
 
-def _create_folder(folder: Path) -> tuple[Path, int]:
-    """Create a temporary folder and lock it; return it with the handle that holds the lock."""
+def _synchronise(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _create(folder: Path, *, is_folder: bool) -> tuple[Path, int]:
+    """Create a temporary file or folder and lock it; return the handle that holds the lock."""
     _clear(folder)
     while True:
-        path = _temporary(folder)
-        path.mkdir()
-        handle = os.open(path, os.O_RDONLY)
+        path = folder / f".{_MACHINE}-{uuid4().hex}.tmp"
+        if is_folder:
+            path.mkdir()
+        handle = os.open(
+            path, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666
+        )
         if _is_held(handle):
             return path, handle
         os.close(handle)
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
-
-
-def _temporary(folder: Path) -> Path:
-    return folder / f".{_MACHINE}-{uuid4().hex}.tmp"
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_held(handle: int) -> bool:
@@ -286,6 +281,6 @@ def _remove_abandoned(path: Path, *, own: bool) -> None:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if own or time.time() - os.fstat(handle).st_mtime > _DAY:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                _remove(path)
         finally:
             os.close(handle)
