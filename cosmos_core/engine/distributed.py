@@ -91,7 +91,7 @@ class _GatherFromAll:
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
         local = torch.cat([tensor.transpose(0, 1).flatten(1) for tensor in tensors], dim=1)
         if self._factor != 1.0 and local.requires_grad:
-            local = _ScaleGradient.apply(local, self._factor)
+            local.register_hook(lambda gradient: gradient * self._factor)
         everywhere = _AllGather.apply(local)
         offset = self._world.rank * len(local)
         pairs = zip(_unpack(local, tensors), _unpack(everywhere, tensors), strict=True)
@@ -126,16 +126,3 @@ class _AllGather(torch.autograd.Function):
         own = gradient.new_empty((len(gradient) // dist.get_world_size(), *gradient.shape[1:]))
         _reduce_scatter(own, gradient)
         return own
-
-
-class _ScaleGradient(torch.autograd.Function):
-    """The identity, with its gradient multiplied by a factor."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, factor: float) -> Tensor:
-        ctx.factor = factor
-        return tensor.view_as(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.factor, None

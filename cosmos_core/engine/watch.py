@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
@@ -55,25 +55,23 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Count the time of the block as waiting for data."""
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            for meter in (self._since_start, self._since_line):
-                meter.waited += time.monotonic() - start
+    def waiting(self) -> AbstractContextManager[None]:
+        """Count the time of a block as waiting for data."""
+        return self._adding("waited")
+
+    def paused(self) -> AbstractContextManager[None]:
+        """Leave the time of a block out of the pace."""
+        return self._adding("start")
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Leave the time of the block out of the pace."""
+    def _adding(self, attribute: str) -> Iterator[None]:
         start = time.monotonic()
         try:
             yield
         finally:
+            seconds = time.monotonic() - start
             for meter in (self._since_start, self._since_line):
-                meter.start += time.monotonic() - start
+                setattr(meter, attribute, getattr(meter, attribute) + seconds)
 
     def step(self, step: int, record: Mapping[str, float]) -> None:
         """Show and log a finished step, counted from 0; `record` holds its values by name."""

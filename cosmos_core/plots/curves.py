@@ -38,7 +38,7 @@ class Series(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """Lines on the same axes.
+    """Lines on the same axes: `series` of the log's fields `names`, after a dot inside another.
 
     `noisy` values differ from step to step, so that a mean is drawn too; those of `wide` may range
     over powers of ten.
@@ -46,32 +46,23 @@ class Panel(NamedTuple):
 
     title: str
     unit: str
-    series: list[Series]
-    noisy: bool = False
-    wide: bool = False
-
-
-class Plan(NamedTuple):
-    """A panel of the log: `names` are fields, after a dot inside another."""
-
-    title: str
-    unit: str
-    names: tuple[str, ...]
+    names: tuple[str, ...] = ()
     noisy: bool = False
     wide: bool = False
     factor: float = 1.0
+    series: Sequence[Series] = ()
 
 
-PLANS = (
-    Plan("loss before the step", "nats", ("total", *LossTerms._fields), noisy=True),
-    Plan("learning rate", "", ("lr",)),
-    Plan("logit scales", "", ("logit_scale", "distill_logit_scale")),
-    Plan("teacher's momentum", "", ("momentum",)),
-    Plan("norm of the gradient", "", ("gradient_norm",), noisy=True, wide=True),
-    Plan("speed", "images per second", ("timing.samples_per_second",), noisy=True),
-    Plan("time spent waiting for batches", "%", ("timing.data_wait",), noisy=True, factor=100),
-    Plan("peak memory", "GB", ("timing.memory_bytes",), factor=1e-9),
-    Plan("samples that could not be read", "samples", ("bad_samples",)),
+PANELS = (
+    Panel("loss before the step", "nats", ("total", *LossTerms._fields), noisy=True),
+    Panel("learning rate", "", ("lr",)),
+    Panel("logit scales", "", ("logit_scale", "distill_logit_scale")),
+    Panel("teacher's momentum", "", ("momentum",)),
+    Panel("norm of the gradient", "", ("gradient_norm",), noisy=True, wide=True),
+    Panel("speed", "images per second", ("timing.samples_per_second",), noisy=True),
+    Panel("time spent waiting for batches", "%", ("timing.data_wait",), noisy=True, factor=100),
+    Panel("peak memory", "GB", ("timing.memory_bytes",), factor=1e-9),
+    Panel("samples that could not be read", "samples", ("bad_samples",)),
 )
 OPTIONAL = ("bad_samples", *LossTerms._fields)  # not drawn while they are zero
 
@@ -89,16 +80,16 @@ def panels(records: Records) -> list[Panel]:
     """
     steps = [record for record in records if "evaluation" not in record]
     measured = [record for record in records if "evaluation" in record]
-    planned = [_panel(plan, steps) for plan in PLANS]
+    planned = [_with_series(panel, steps) for panel in PANELS]
     return [panel for panel in (*planned, *_evaluations(measured)) if panel.series]
 
 
-def _panel(plan: Plan, records: Records) -> Panel:
-    found = [_series(name, records, plan.factor) for name in plan.names]
+def _with_series(panel: Panel, records: Records) -> Panel:
+    found = [_series(name, records, panel.factor) for name in panel.names]
     shown = [one for one in found if _is_shown(one)]
     terms = [one for one in shown if one.name != "total"]
-    series = shown if len(terms) > 1 else terms  # the total of one term is that term
-    return Panel(plan.title, plan.unit, series, plan.noisy, plan.wide)
+    # The total of one term is that term.
+    return panel._replace(series=shown if len(terms) > 1 else terms)
 
 
 def _series(field: str, records: Records, factor: float) -> Series:
@@ -123,8 +114,8 @@ def _evaluations(records: Records) -> Iterator[Panel]:
         series = Series(metric, steps, values, dashed=weights == "student")
         found.setdefault(dataset, ([], []))[bool((values > 1).any())].append(series)
     for dataset, (fractions, larger) in found.items():
-        yield Panel(dataset, "fraction", fractions)
-        yield Panel(f"{dataset}, not fractions", "", larger)
+        yield Panel(dataset, "fraction", series=fractions)
+        yield Panel(f"{dataset}, not fractions", "", series=larger)
 
 
 def lay_out(found: Sequence[Panel], title: str) -> Figure:
