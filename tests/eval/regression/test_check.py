@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from itertools import chain
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -22,7 +23,7 @@ from cosmos_eval.results.gate.reports import (
     tolerance_text,
 )
 from cosmos_eval.results.verify import Verified
-from cosmos_eval.stats.paired import matched_shares
+from cosmos_eval.stats.paired import PairedDifference, matched_shares
 from cosmos_eval.types import UsageError
 
 WHY = ["--update", "--reason", "a test"]
@@ -92,6 +93,19 @@ def test_the_tolerance_of_a_rank_is_a_share_of_it(command, update, tmp_path):
     assert rank["baseline"] == before
     assert rank["decision"] == "regression"
     assert rank["interval"]["low"] > 0.1 * before
+
+
+def test_the_tolerance_is_relative_for_ranks_and_absolute_for_fractions():
+    lost = PairedDifference(12.0, 10.0, 2.0, 0.01, math.inf, 0.0, 100, "a test")
+    rank = Finding(("m", "s", "p"), "retrieval", "image_to_text_mean_rank", lost)
+    assert rank.p_regression(0.1) < 1e-6  # one rank of ten
+    assert rank.p_regression(0.3) > 1 - 1e-6  # three of ten
+    assert rank.decided(1.0, 0.3, 1).detectable == pytest.approx(3, abs=0.05)
+    fraction = rank._replace(metric="image_to_text_R@1")
+    fraction = fraction._replace(change=lost._replace(a=0.3, b=0.5, center=-0.2))
+    assert fraction.p_regression(0.1) < 1e-6
+    assert fraction.p_regression(0.3) > 1 - 1e-6
+    assert fraction.decided(1.0, 0.3, 1).detectable == pytest.approx(0.3, abs=0.05)
 
 
 def test_without_samples_intervals_decide(command, update, tmp_path):

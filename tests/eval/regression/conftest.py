@@ -1,0 +1,30 @@
+"""A baseline and results, made once and copied for each test."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from support.bench import Bench
+from support.models import make_result, store
+
+from cosmos_eval.results.gate.check import replace_baseline
+from cosmos_eval.results.verify import Verified
+
+TASKS: Sequence[str] = ("cls", "retrieval", "seg", "select", "loc")
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("bench")
+    results = [Verified(store(folder / "new", task), *make_result(task)) for task in TASKS]
+    replace_baseline(folder / "base" / "line.json", results, [], reason="the first one")
+    return folder
+
+
+@pytest.fixture
+def bench(made: Path, tmp_path: Path) -> Bench:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    return Bench(tmp_path / "base" / "line.json", tmp_path / "new")

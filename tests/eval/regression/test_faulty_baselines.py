@@ -1,0 +1,202 @@
+"""Baselines that must never pass: each a change of one that does, and the message."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+
+import pytest
+from support.bench import Scenarios, require_failure, scenario
+from support.models import seal
+
+SCENARIOS: Scenarios = {}
+scenario = partial(scenario, SCENARIOS)
+
+
+@scenario("missing baseline", 2, "no baseline .*line.json: write it with --update")
+def _(bench):
+    bench.baseline.unlink()
+
+
+@scenario("baseline is a folder", 2, "cannot be read as a baseline")
+def _(bench):
+    bench.baseline.unlink()
+    bench.baseline.mkdir()
+
+
+@scenario("baseline is empty", 2, "cannot be read as a baseline")
+def _(bench):
+    bench.baseline.write_text("")
+
+
+@scenario("baseline is malformed", 2, "cannot be read as a baseline")
+def _(bench):
+    bench.baseline.write_text(bench.baseline.read_text()[:-20])
+
+
+@scenario("baseline is no text", 2, "cannot be read as a baseline")
+def _(bench):
+    bench.baseline.write_bytes(b"\xff\xfe\x00")
+
+
+@scenario("baseline nests too deeply", 2, "cannot be read as a baseline")
+def _(bench):
+    bench.baseline.write_text("[" * 200_000)
+
+
+@scenario("baseline is a list", 2, "line.json: ")
+def _(bench):
+    bench.baseline.write_text("[]")
+
+
+@scenario("baseline of another version", 2, r"line.json: \$.schema_version: ")
+def _(bench):
+    bench.edit(bench.baseline, schema_version=3)
+
+
+@scenario("baseline without results", 2, r"line.json: \$.results: ")
+def _(bench):
+    bench.edit(bench.baseline, results=[])
+
+
+@scenario("baseline that does not say who, when and why", 2, "written")
+def _(bench):
+    bench.edit(bench.baseline, written={"by": "me"})
+
+
+@scenario("baseline has one result twice", 2, "two results of scenes-cosmos on scenes-cls")
+def _(bench):
+    results = json.loads(bench.baseline.read_text())["results"]
+    bench.edit(bench.baseline, results=[*results, results[0]])
+    seal(bench.baseline)
+
+
+@scenario(
+    "a tolerance beyond what --update allows",
+    2,
+    r"\$.tolerance: .*, not 0.51",
+)
+def _(bench):
+    bench.edit(bench.baseline, tolerance=0.51)
+    seal(bench.baseline)
+
+
+@scenario("an edited tolerance", 2, "line.json was edited: it has another content than baseline_sh")
+def _(bench):
+    bench.edit(bench.baseline, tolerance=0.5)
+
+
+@scenario("an edited metric of the baseline", 2, "line.json was edited")
+def _(bench):
+    text = bench.baseline.read_text()
+    value = json.loads(text)["results"][0]["metrics"]["acc1"]
+    assert f'"acc1": {value}' in text
+    bench.baseline.write_text(text.replace(f'"acc1": {value}', '"acc1": 0.1'))
+
+
+@scenario("a baseline whose samples were taken out", 2, "line.json was edited")
+def _(bench):
+    results = json.loads(bench.baseline.read_text())["results"]
+    bench.edit(bench.baseline, results=[{**entry, "samples": None} for entry in results])
+
+
+@scenario("a baseline without its hash", 2, "line.json was edited")
+def _(bench):
+    document = json.loads(bench.baseline.read_text())
+    del document["baseline_sha256"]
+    bench.baseline.write_text(json.dumps(document))
+
+
+@scenario("a baseline that says version 1", 2, "it says version 1, but has what version 2 brought")
+def _(bench):
+    bench.edit(bench.baseline, schema_version=1)
+
+
+@scenario("the same without its hash", 2, "it says version 1, but has what version 2 brought")
+def _(bench):
+    document = json.loads(bench.baseline.read_text())
+    del document["baseline_sha256"]
+    bench.baseline.write_text(json.dumps({**document, "schema_version": 1}))
+
+
+@scenario("a baseline of version true", 2, r"\$.schema_version: ")
+def _(bench):
+    bench.edit(bench.baseline, schema_version=True)
+
+
+@scenario("no samples in version 1", 2, "a result without samples, in a baseline of version 1")
+def _(bench):
+    bench.relabel()
+    results = json.loads(bench.baseline.read_text())["results"]
+    bench.edit(bench.baseline, results=[{**results[0], "samples": None}, *results[1:]])
+
+
+@scenario("an edited metric in version 1", 2, "acc1 is 0.1, but its samples give")
+def _(bench):
+    bench.relabel()
+    results = json.loads(bench.baseline.read_text())["results"]
+    bench.edit(bench.baseline, results=[{**results[0], "metrics": {"acc1": 0.1}}, *results[1:]])
+
+
+@scenario("a pipe as the baseline", 2, "is a pipe or a device, not a file")
+def _(bench):
+    bench.baseline.unlink()
+    os.mkfifo(bench.baseline)
+
+
+@scenario("a pipe as the baseline's samples", 2, "is a pipe or a device, not a file")
+def _(bench):
+    (path,) = bench.baseline.with_suffix("").glob("*cls*")
+    path.unlink()
+    os.mkfifo(path)
+
+
+@scenario("tolerance of everything", 2, r"\$.tolerance")
+def _(bench):
+    bench.edit(bench.baseline, tolerance=1.0)
+
+
+@scenario("NaN in the baseline", 2, "NaN is no number")
+def _(bench):
+    text = bench.baseline.read_text().replace('"tolerance": 0.0', '"tolerance": NaN')
+    bench.baseline.write_text(text)
+
+
+@scenario("infinity in the baseline", 2, "results.*metrics")
+def _(bench):
+    bench.edit_baseline(1, metrics={"image_to_text_mean_rank": 1e308 * 10})
+    bench.baseline.write_text(bench.baseline.read_text().replace("Infinity", "1e999"))
+
+
+@scenario("baseline's metric was edited", 2, "acc1 is 0.1, but its samples give")
+def _(bench):
+    bench.edit_baseline(0, metrics={"acc1": 0.1})
+
+
+@scenario("baseline has a metric that the result lacks", 2, "samples do not give acc9")
+def _(bench):
+    metrics = json.loads(bench.baseline.read_text())["results"][0]["metrics"]
+    bench.edit_baseline(0, metrics={**metrics, "acc9": 0.5})
+
+
+@scenario("baseline's samples are missing", 2, "the baseline's samples .*no such file")
+def _(bench):
+    for path in bench.baseline.with_suffix("").glob("*cls*"):
+        path.unlink()
+
+
+@scenario("baseline's samples were edited", 2, "not what the baseline was written with")
+def _(bench):
+    for path in bench.baseline.with_suffix("").glob("*cls*"):
+        path.write_bytes(path.read_bytes() + b"\0")
+
+
+@scenario("baseline's samples lie elsewhere", 2, "results.0.samples.file: ")
+def _(bench):
+    bench.edit_baseline(0, samples={"file": "../../x.npz", "sha256": "0" * 64})
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_it_never_passes(command, bench, name):
+    require_failure(command, bench, SCENARIOS[name])
