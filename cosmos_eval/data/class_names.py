@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.protocols.classification import CLASS_LISTS
-from cosmos_eval.types import ClassificationProtocol, UsageError, nearest
+from cosmos_eval.types import ClassificationProtocol, Part, UsageError, nearest
 
 _DEFAULT_TEMPLATES = "openai-imagenet"
 _NAMED = 5  # classes that an error message names
@@ -29,7 +29,7 @@ class ClassData(NamedTuple):
 
     `names` are the images' paths below the set's folder, or their names in an archive or array.
     `prompts` are what the data themselves say that prompts call the classes, `templates` their
-    prompts with one `{}`.
+    prompts with one `{}`; `part` is how many there are of an incomplete known set.
     """
 
     classes: tuple[str, ...]
@@ -38,6 +38,7 @@ class ClassData(NamedTuple):
     labels: NDArray[np.int64]
     prompts: tuple[str, ...] | None = None
     templates: tuple[str, ...] | None = None
+    part: Part | None = None
 
 
 def make_data(

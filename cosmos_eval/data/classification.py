@@ -13,14 +13,21 @@ import numpy as np
 
 from cosmos_eval.data.class_folders import find_folder, read_folders, read_webdataset
 from cosmos_eval.data.class_names import ClassData, class_differences
-from cosmos_eval.data.folders import Listing, Survey, fingerprint, in_turn, parts_of, root_of
+from cosmos_eval.data.folders import (
+    Listing,
+    Survey,
+    fingerprint,
+    in_turn,
+    parts_of,
+    root_of,
+    shortfall,
+)
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
     ClassificationProtocol,
     OnProgress,
-    Part,
     RunOptions,
     UsageError,
     nearest,
@@ -44,14 +51,6 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
     unless there is a limit. With `options.allow_partial`, the images of a known set that are there.
     """
     return _list(protocol, options).require(protocol, options)
-
-
-def part(protocol: ClassificationProtocol, options: RunOptions) -> Part | None:
-    """Return the number of images of a known data set where some are missing.
-
-    Raises UsageError as `open_data` does.
-    """
-    return _list(protocol, options).shortfall(protocol, options)
 
 
 def survey(
@@ -137,10 +136,12 @@ def _list(protocol: ClassificationProtocol, options: RunOptions) -> Listing[Clas
         data = _select(data, [i for i in range(len(data.images)) if i not in missing])
         missing = {}
     listed = len(data.images)
+    parts = parts_of(images=(listed, protocol.n_images))
+    kept = _select(data, in_turn(data.labels, options.limit).tolist())
     return Listing(
-        data=_select(data, in_turn(data.labels, options.limit).tolist()),
+        data=kept._replace(part=shortfall(parts)),
         where=folder,
-        parts=parts_of(images=(listed, protocol.n_images)),
+        parts=parts,
         faults=list(_faults(protocol, folder, data, list(missing.values()))),
         survey=Survey(
             folder=str(folder),

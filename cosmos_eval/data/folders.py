@@ -201,11 +201,6 @@ class Listing(Generic[Data]):
         faults = tuple(self._all_faults(protocol, options))
         return replace(self.survey, faults=faults, remedy=protocol.download if faults else None)
 
-    def shortfall(self, protocol: Protocol, options: RunOptions) -> Part | None:
-        """Return the first number of samples that is less than known. Raises as `require`."""
-        self.require(protocol, options)
-        return next((part for part in self.parts if part.found < part.known), None)
-
     def _all_faults(self, protocol: Protocol, options: RunOptions) -> Iterator[str]:
         """Yield the faults, then wrong numbers of samples.
 
@@ -232,6 +227,11 @@ def parts_of(**counts: tuple[int, int | None]) -> list[Part]:
     return [
         Part(found, known, unit) for unit, (found, known) in counts.items() if known is not None
     ]
+
+
+def shortfall(parts: Sequence[Part]) -> Part | None:
+    """Return the first number of samples that is less than known."""
+    return next((part for part in parts if part.found < part.known), None)
 
 
 def in_turn(groups: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:

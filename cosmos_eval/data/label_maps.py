@@ -33,6 +33,7 @@ from cosmos_eval.data.folders import (
     find_root,
     needed_parts,
     parts_of,
+    shortfall,
 )
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS
@@ -53,10 +54,14 @@ class Sample(NamedTuple):
 
 
 class LabelMaps(NamedTuple):
-    """Samples in the data set's own order, and an RGB colour (0-255) per class."""
+    """Samples in the data set's own order, and an RGB colour (0-255) per class.
+
+    `part` is how many samples there are of an incomplete known set.
+    """
 
     samples: tuple[Sample, ...]
     palette: tuple[tuple[int, int, int], ...]
+    part: Part | None = None
 
 
 def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
@@ -68,24 +73,17 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     return _list(protocol, options).require(protocol, options)
 
 
-def part(protocol: LabelMapProtocol, options: RunOptions) -> Part | None:
-    """Return the number of images of a known data set where some are missing.
-
-    Raises UsageError as `open_data` does.
-    """
-    return _list(protocol, options).shortfall(protocol, options)
-
-
 def _list(protocol: LabelMapProtocol, options: RunOptions) -> Listing[LabelMaps]:
     data = list_data(protocol, options)
     if options.allow_partial and protocol.n_images is not None:
         found = [s for s in data.samples if s.image.is_file() and s.mask.is_file()]
         # Where no sample is complete, the first file that is missing says more.
         data = data._replace(samples=tuple(found) or data.samples)
+    parts = parts_of(images=(len(data.samples), protocol.n_images))
     return Listing(
-        data=data,
+        data=data._replace(part=shortfall(parts)),
         where=find_root(protocol, options.data_root, needed_parts(protocol)) / protocol.images,
-        parts=parts_of(images=(len(data.samples), protocol.n_images)),
+        parts=parts,
         survey=Survey(),
     )
 

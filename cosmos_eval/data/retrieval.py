@@ -23,6 +23,7 @@ from cosmos_eval.data.folders import (
     parts_of,
     root_of,
     several,
+    shortfall,
 )
 from cosmos_eval.data.sources import ImageFile, ImageSource
 from cosmos_eval.types import (
@@ -39,13 +40,14 @@ class RetrievalData(NamedTuple):
     """Images and captions in the order of the file; those of a COCO file in that of image ids.
 
     `names` are paths as the file has them; `image_of_text` (M,) is the index of each caption's
-    image.
+    image; `part` is how many there are of an incomplete known set.
     """
 
     names: tuple[str, ...]
     images: tuple[ImageSource, ...]
     captions: tuple[str, ...]
     image_of_text: NDArray[np.int64]
+    part: Part | None = None
 
 
 def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData:
@@ -66,14 +68,6 @@ def survey(
     Raises UsageError where captions cannot be read, or no folder of images is there.
     """
     return _list(protocol, options).surveyed(protocol, options)
-
-
-def part(protocol: RetrievalProtocol, options: RunOptions) -> Part | None:
-    """Return the number of images or captions of a known data set where some are missing.
-
-    Raises UsageError as `open_data` does.
-    """
-    return _list(protocol, options).shortfall(protocol, options)
 
 
 def sample_list_hash(data: RetrievalData) -> str:
@@ -104,12 +98,14 @@ def _list(protocol: RetrievalProtocol, options: RunOptions) -> Listing[Retrieval
             missing = []
         images = [ImageFile(folder / image.name) for image in captioned]
     n_images, n_captions = len(captioned), sum(len(image.captions) for image in captioned)
+    parts = parts_of(
+        images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
+    )
+    data = _data(captioned, images, protocol.captions_per_image)
     return Listing(
-        data=_data(captioned, images, protocol.captions_per_image),
+        data=data._replace(part=shortfall(parts)),
         where=where,
-        parts=parts_of(
-            images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
-        ),
+        parts=parts,
         faults=_faults(missing, n_images, protocol, options),
         survey=Survey(
             folder=str(folder),

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.data.folders import Listing, Survey, data_path, in_turn, parts_of
+from cosmos_eval.data.folders import Listing, Survey, data_path, in_turn, parts_of, shortfall
 from cosmos_eval.data.items import Item, Picture, read_items
 from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource
 from cosmos_eval.types import (
@@ -44,7 +43,8 @@ class SelectionData(NamedTuple):
     """Every distinct image and caption once, and N items that refer to them by index.
 
     `pictures` (I) say what the images are below their folder. `images_of_item` is (N, 1) or, of
-    pairs, (N, 2); `captions_of_item` holds one array per item, the right caption first.
+    pairs, (N, 2); `captions_of_item` holds one array per item, the right caption first; `part` is
+    how many items there are of an incomplete known set.
     """
 
     pictures: tuple[Picture, ...]
@@ -53,6 +53,7 @@ class SelectionData(NamedTuple):
     images_of_item: NDArray[np.int64]
     captions_of_item: list[NDArray[np.int64]]
     subsets: Subsets
+    part: Part | None = None
 
 
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
@@ -73,16 +74,6 @@ def survey(
     Raises UsageError where the items cannot be read.
     """
     return _list(protocol, options).surveyed(protocol, options)
-
-
-def part(protocol: SelectionProtocol, options: RunOptions) -> Part | None:
-    """Return the number of items of a known data set where some are missing.
-
-    Raises UsageError as `open_data` does.
-    """
-    found = _list(protocol, options)
-    parts = parts_of(items=(len(found.data.images_of_item), protocol.n_items))
-    return replace(found, parts=parts).shortfall(protocol, options)
 
 
 def _list(protocol: SelectionProtocol, options: RunOptions) -> Listing[SelectionData]:
@@ -112,12 +103,13 @@ def _list(protocol: SelectionProtocol, options: RunOptions) -> Listing[Selection
             f"{len(missing)} of the {len(files)} images of {annotations} are not there, "
             f"first: {folder / missing[0]}{_from_page(protocol)}"
         )
+    parts = parts_of(items=(len(items), protocol.n_items))
     known = protocol.subset_items.items()
     by_subset = [Part(counts[name], expected, f"items of {name}") for name, expected in known]
     return Listing(
-        data=data,
+        data=data._replace(part=shortfall(parts)),
         where=annotations,
-        parts=by_subset or parts_of(items=(len(items), protocol.n_items)),
+        parts=by_subset or parts,
         faults=faults,
         survey=Survey(
             folder=str(folder),

@@ -132,7 +132,10 @@ def part_of(protocol: Protocol, options: RunOptions) -> Part | None:
     None for a complete set, and without `options.allow_partial`. Raises UsageError as the task's
     `check` does.
     """
-    return task_for(protocol).part(protocol, options) if options.allow_partial else None
+    if not options.allow_partial:
+        return None
+    part: Part | None = getattr(task_for(protocol).open_data(protocol, options), "part", None)
+    return part
 
 
 def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:

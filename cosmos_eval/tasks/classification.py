@@ -15,7 +15,6 @@ from cosmos_eval.data.classification import (
     ClassData,
     fetch,
     open_data,
-    part,
     sample_list_hash,
     survey,
 )
@@ -159,7 +158,6 @@ TASK = Task(
     survey=survey,
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_images,
-    part=part,
     fetch=fetch,
     resamples=False,
 )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cosmos_eval.data.folders import exist_in, limit_notes, several, truncation_notes
-from cosmos_eval.data.retrieval import RetrievalData, open_data, part, sample_list_hash, survey
+from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash, survey
 from cosmos_eval.stats.estimates import Mean, Median
 from cosmos_eval.stats.retrieval import retrieval_ranks
 from cosmos_eval.tasks.task import Derived, Metric, Task
@@ -124,5 +124,4 @@ TASK = Task(
     survey=survey,
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_images,
-    part=part,
 )

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data.folders import exist_in, fingerprint, limit_notes, truncation_notes
-from cosmos_eval.data.selection import SelectionData, open_data, part, survey
+from cosmos_eval.data.selection import SelectionData, open_data, survey
 from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion
 from cosmos_eval.stats.selection import pair_hits, single_hits, subset_accuracies
 from cosmos_eval.tasks.task import Derived, Metric, Task
@@ -206,5 +206,4 @@ TASK = Task(
     survey=survey,
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_items,
-    part=part,
 )

@@ -18,7 +18,6 @@ from cosmos_eval.types import (
     Measurement,
     Mistakes,
     OnProgress,
-    Part,
     Protocol,
     RunOptions,
     Samples,
@@ -107,7 +106,8 @@ class Task:
     - `truth` names the stored arrays that are the same for every model: two results must have them
       in common to be compared. The first has one entry per sample, or else `per_sample` names one.
     - `open_data(protocol, options)` returns the data, before any model is loaded. It raises
-      UsageError where they are missing or inconsistent.
+      UsageError where they are missing or inconsistent. Of an incomplete known set, their `part`
+      is how many there are.
     - `measure(encoder, protocol, options, progress, data)` returns the measurement of one protocol
       on the data that `open_data` returned, or `measure_together` takes sequences of protocols and
       data with equal `image_pass(protocol, options, data)` and yields their measurements in order,
@@ -144,13 +144,12 @@ class Task:
 
     # Of protocols: `check(protocol, options, data)` raises UsageError where opened data cannot be
     # measured on, where finding out takes long; what `data doctor` finds of a data set, whether its
-    # folders are below a root, the number of samples where that is known, the number found of an
-    # incomplete set, downloading it, and the form of attention that it is made for.
+    # folders are below a root, the number of samples where that is known, downloading it, and the
+    # form of attention that it is made for.
     check: Callable[[Any, RunOptions, Any], None] = _nothing
     survey: Callable[[Any, RunOptions, OnProgress], Survey] | None = None
     is_there: Callable[[Any, Path], bool] = _is_folder
     n_samples: Callable[[Any], int | None] = _nothing
-    part: Callable[[Any, RunOptions], Part | None] = _nothing
     fetch: Callable[[Any, RunOptions], None] = _nothing
     attention: Callable[[Any], Attention | None] = _nothing
 

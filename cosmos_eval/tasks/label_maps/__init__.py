@@ -15,7 +15,6 @@ from cosmos_eval.data.label_maps import (
     mmseg_models,
     open_data,
     palette,
-    part,
     read_label,
     require_same_size,
 )
@@ -33,7 +32,6 @@ __all__ = [
     "mmseg_models",
     "open_data",
     "palette",
-    "part",
     "read_label",
     "require_same_size",
     "survey",

@@ -14,7 +14,6 @@ from cosmos_eval.tasks.label_maps import (
     check,
     is_there,
     open_data,
-    part,
     survey,
 )
 from cosmos_eval.tasks.localisation import samples
@@ -69,6 +68,5 @@ TASK = Task(
     survey=survey,
     is_there=is_there,
     n_samples=lambda protocol: protocol.n_images,
-    part=part,
     attention=lambda protocol: protocol.attention,
 )
