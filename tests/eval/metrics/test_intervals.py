@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest
 from support.coverage import cluster_coverage, miou_coverage, wilson_coverage
 
-from cosmos_eval.stats.estimates import GroupMean, Mean, Median, Proportion
+from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Mean, Median, Proportion
 from cosmos_eval.stats.intervals import intervals, wilson
 from cosmos_eval.types import Interval
 
@@ -153,3 +155,36 @@ def test_mean_of_groups_leaves_out_groups_that_were_not_drawn() -> None:
     nothing = GroupMean(*(some[:0] for some in estimate))
     with pytest.raises(ValueError, match="no samples"):
         interval_of(nothing)
+
+
+def test_wilson_stays_within_bounds() -> None:
+    for n in range(1, 300):
+        assert 0.0 <= wilson(0, n).low < 1e-12
+        assert 1 - 1e-12 < wilson(n, n).high <= 1.0
+
+
+def test_independent_samples_are_drawn_by_a_multinomial_of_the_first_seed() -> None:
+    """Two groups of one sample each: two kinds, of which two are drawn."""
+    drawn = np.random.default_rng(0).multinomial(2, [0.5, 0.5], size=33)
+    means = (drawn[:, 0] > 0) / (drawn > 0).sum(axis=1)
+    found = interval_of(GroupMean(np.array([False, True]), np.array([1, 0])), resamples=33)
+    assert list(found[:2]) == np.quantile(means, [0.025, 0.975]).tolist()
+    # As `np.unique` sorts them, the kind of group 0 comes first.
+    total = np.random.default_rng(0).multinomial(3, [1 / 3, 1 / 3, 1 / 3], size=33)
+    sums = FunctionOfSums(Terms(np.array([1, 5, 9])), lambda terms: terms.values / 3)
+    found = interval_of(sums, resamples=33)
+    assert list(found[:2]) == np.quantile(total @ [1, 5, 9] / 3, [0.025, 0.975]).tolist()
+
+
+class Terms(NamedTuple):
+    values: np.ndarray
+
+
+def test_resamples_without_a_value_do_not_count() -> None:
+    """Of two samples one has no value, and a resample of that alone has none."""
+    terms = Terms(np.array([1.0, 0.0]))
+    ratio = FunctionOfSums(terms, lambda some: np.where(some.values > 0, some.values, np.nan))
+    found = interval_of(ratio, seed=3)
+    assert (found.low, found.high) == (1.0, 2.0)
+    nowhere = FunctionOfSums(terms, lambda some: some.values * np.nan)
+    assert intervals({"it": nowhere}) == {}
