@@ -1,4 +1,4 @@
-"""The records that pass between the rooms of cosmos_eval. Imports no torch."""
+"""The records that cross the borders of packages. Imports neither torch nor NumPy."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
 Precision = Literal["fp32", "amp", "bf16", "fp16"]
-"""Arithmetic of a model with float32 weights: float32, or autocast to PyTorch's usual type of the
-device (`amp`: float16 on CUDA, bfloat16 on a CPU) or to the type named."""
+"""Of models with float32 weights; autocast, `amp`: to float16 on CUDA, bfloat16 on a CPU."""
 Refinement = Literal["pamr"]
 Executor = Literal["local", "ray", "slurm"]
 ClassLayout = Literal["folders", "webdataset"]
@@ -40,9 +39,8 @@ class UsageError(CosmosEvalError):
 class ModelSpec:
     """A model as the user named it.
 
-    `text` is what was typed (`scenes-cosmos`, `cosmos:PATH`, `openclip:ARCH/TAG`,
-    `python:FILE.py`), `kind` and `name` its parts, `arch` an OpenCLIP architecture or JSON file
-    where the weights do not say, or the JSON that a result has as its architecture.
+    `text` is what was typed, `kind` and `name` its parts, `arch` an OpenCLIP architecture or JSON
+    file where the weights do not say, or the JSON that a result has as its architecture.
     """
 
     text: str
@@ -55,9 +53,8 @@ class ModelSpec:
 class EncoderInfo(NamedTuple):
     """Identity of a loaded model, for provenance.
 
-    `weights` is None where the model has only one set; `weights_sha256` is None only for random
-    weights (`random` is then true). `code_sha256` is that of the user's file that made the model,
-    None where it is this package's.
+    `weights` is None where the model has only one set, `weights_sha256` only for random weights,
+    `code_sha256` where no file of the user made the model.
     """
 
     spec: str
@@ -72,10 +69,11 @@ class EncoderInfo(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How one data set is measured. `family` groups comparable numbers (`cosmos`, `karpathy`...).
+    """How one data set is measured; numbers of one `family` are comparable.
 
-    Paths are relative to the data root; `root` is set where the data set brings its own (a user's
-    YAML file, the embedded scenes). `download` is the page that its files come from.
+    Paths are relative to `root`, where the data set has one of its own, else to the data root.
+    `download` is the page that its files come from. Fields that count something (`n_images`) are
+    None where the number is unknown.
     """
 
     # Fields that a user's YAML file does not set under their own names.
@@ -90,17 +88,13 @@ class Protocol:
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalProtocol(Protocol):
-    """Images and their captions, listed in an annotation file or side by side in tar archives.
+    """Images and their captions, listed in a file or side by side in tar archives.
 
-    `annotations` is a file, or the places where it may lie, of which the first that is there
-    counts; docs/data.md has its forms. `images` is the folder that image names are relative to, or
-    several that it may be; `bare_names` drops the folders that names have themselves, where files
-    have names of their own and annotation files differ in the folders. `archives` instead names
-    tar archives by patterns, or a folder in CLIP Benchmark's layout. `split` is the part that is
-    measured where files hold several. `image_key` and `caption_key` name a table's columns, or the
-    keys of records, that are not called as usual. `captions_per_image` keeps the first N captions
-    of every image; None keeps all. `n_images` and `n_captions` are what the set has where that is
-    known.
+    `annotations` are the paths at which the file may lie, `images` the folders that image names may
+    be relative to; the first that exists counts. `bare_names` drops the folders of image names.
+    `archives` instead names tar archives by patterns, or a folder in CLIP Benchmark's layout.
+    `image_key` and `caption_key` name columns or keys with unusual names. `captions_per_image`
+    keeps the first N captions of every image.
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"bare_names", "n_images", "n_captions"}
@@ -121,17 +115,13 @@ class RetrievalProtocol(Protocol):
 class ClassificationProtocol(Protocol):
     """Images and the class of each.
 
-    `folder` holds one folder a class, or by `layout` webdataset archives and texts as CLIP
-    Benchmark writes them. `torchvision` names instead a set that torchvision reads (a key of
-    cosmos_eval.data.classification.torchvision.READERS), which then lies in `folder`.
-    `usual_folders` are other places where people keep the set.
-    `class_names` maps classes to prompt names; a set of torchvision may leave some out. Without
-    it the class itself, every character of `separators` as a space. `class_list` instead names a
-    known list (a key of cosmos_eval.protocols.classification.CLASS_LISTS).
-    `templates` holds prompts with one `{}`, or the name of a known set; None: those that the data
-    bring, else OpenAI's for ImageNet. `n_classes` and `n_images` are how many classes and test
-    images the set has where that is known, the former where no class list has it; `remark` is what
-    a reader of its numbers must know.
+    `folder` holds a folder per class, or webdataset archives, or the set that `torchvision` names
+    (a key of cosmos_eval.data.torchvision_sets); `usual_folders` are other places of it.
+    `class_names` maps classes to prompt names; without it they are the classes themselves, with
+    every character of `separators` as a space. `class_list` instead names one of
+    cosmos_eval.protocols.classification.CLASS_LISTS. `templates` are prompts with one `{}`, or the
+    name of a known set; None: those of the data, else OpenAI's for ImageNet. `remark` is what a
+    reader of the numbers must know.
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
@@ -155,14 +145,11 @@ class ClassificationProtocol(Protocol):
 class SelectionProtocol(Protocol):
     """Images, each with captions of which one is right, or pairs of two images and two captions.
 
-    `annotations` is a file, for `sugarcrepe` a folder with a file a subset, in the form that
-    `layout` names (docs/data.md describes each); images are paths below `images`, with
-    `image_suffix` added. Of several places the first that is there counts. `subset_key` is where a
-    record says its subset. `template` is what captions are put into. `pair_accuracy` says when a
-    pair counts as right: when each caption finds its image (`image`), or each image its caption as
-    well (`group`). `left_out` and `smallest` keep subsets out of the mean over subsets: those
-    named, and those with fewer items. `n_items` and `subset_items` are how many there are where
-    that is known.
+    `annotations` is a file in the form that `layout` names (docs/data.md), for `sugarcrepe` a
+    folder with a file per subset. `template` is what captions are put into. `pair_accuracy` says
+    when a pair is right: when each caption finds its image (`image`), or each image its caption as
+    well (`group`). `left_out` and `smallest` keep subsets out of the mean over subsets: those named
+    and those with fewer items.
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"n_items", "subset_items", "left_out", "smallest"}
@@ -182,16 +169,13 @@ class SelectionProtocol(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelMapProtocol(Protocol):
-    """Images with a label map each, and how the classes in them are named.
+    """Images with a label map each, and the prompts of the classes in them.
 
-    `mmseg_type` names an MMSegmentation data set class (None: a plain image/mask folder pair).
-    `usual_folder` is where MMSegmentation's documentation keeps such a set below a data root; the
-    root itself may hold the set as well.
-    `class_names` are what results are reported under. `queries` holds, for every class in order,
-    its prompt names (synonyms). `scale` is what similarities are multiplied by before a softmax,
-    `attention` the form of the image tower's last block that the settings were made for.
-    `n_images` is how many images the set has where that is known, `preparation` the name under
-    which its label maps can be made.
+    `mmseg_type` is an MMSegmentation data set class; None: folders of images and masks.
+    `usual_folder` is where MMSegmentation's documentation keeps the set below a data root.
+    `queries` holds the prompt names (synonyms) of every class in order. `scale` multiplies
+    similarities before a softmax, `attention` is the form of the image tower's last block that the
+    settings were made for, `preparation` the name under which label maps can be made.
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
@@ -220,11 +204,10 @@ class LabelMapProtocol(Protocol):
 class SegmentationProtocol(LabelMapProtocol):
     """A segmentation data set and every constant of its zero-shot protocol.
 
-    `short_side` and `long_side` bound the resize in pixels, `window` and `stride` are pixels (a
-    `window` of None: the whole image in one pass, `stride` has no effect),
-    `mean` and `std` are on the 0-255 scale, RGB (None: the model's own). `scale`, `prob_thd`,
-    `area_thd` as in the COSMOS evaluation code. `refinement` moves the borders of classes to those
-    of the image.
+    `short_side` and `long_side` bound the resize, `window` and `stride` slide, all in pixels; a
+    window of None is the whole image. `mean` and `std` are RGB on the 0-255 scale, None: the
+    model's own. `scale`, `prob_thd` and `area_thd` are those of the COSMOS evaluation code.
+    `groups` of classes have a mean IoU of their own, such as things and stuff.
     """
 
     short_side: int = 336
@@ -236,20 +219,18 @@ class SegmentationProtocol(LabelMapProtocol):
     mean: Rgb | None = None
     std: Rgb | None = None
     refinement: Refinement | None = None
-    # Named groups of classes whose mean IoU is reported besides mIoU, e.g. things and stuff.
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalisationProtocol(LabelMapProtocol):
-    """How much of a map of what a class is called falls on the class, in images with label maps.
+    """How much of the map of a class's name falls on the class, in images with label maps.
 
-    `map` is the kind of map that all models are asked for; None: each model's own, which is
-    cross-attention where it has that. Similarities become shares of a map by a softmax over the
-    patches, times `scale`. A thing is small below a share `small` of the image and large from a
-    share `large` on; the usual bounds are COCO's areas of 32 x 32 and 96 x 96 pixels
-    (pycocotools, cocoeval.py) of its usual image, 640 x 480. A class 0 named `background` is no
-    thing.
+    `map` is the kind of map of all models; None: cross-attention where a model has it. Similarities
+    become a distribution by a softmax over the patches, times `scale`. A thing is small below the
+    fraction `small` of the image and large from `large` on: COCO's areas of 32 x 32 and 96 x 96
+    pixels (pycocotools, cocoeval.py) of its usual image, 640 x 480. A class 0 named `background` is
+    no thing.
     """
 
     map: MapKind | None = None
@@ -267,14 +248,14 @@ class Interval(NamedTuple):
 
 
 Samples: TypeAlias = "Mapping[str, NDArray[Any]]"
-"""What a result's figures follow from: arrays by name, stored beside it."""
+"""Arrays by name, stored beside a result, from which its figures follow."""
 
 
 class Mistakes(NamedTuple):
-    """What was taken for what, of C classes, in P pairs of classes that differ.
+    """Confusions of C classes, in P pairs of different classes.
 
-    `amounts` (P,) of `unit` (images, pixels) that are of class number `true` (P,) were given class
-    `predicted` (P,); `totals` (C,) are of each class altogether.
+    `amounts` (P,) of `unit` (images, pixels) of class `true` (P,) were given class `predicted`
+    (P,); `totals` (C,) are the amounts of each class.
     """
 
     unit: str
@@ -287,10 +268,9 @@ class Mistakes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """All that follows from stored samples and a seed, and from nothing else.
+    """All that follows from stored samples and a seed.
 
-    `confusion_pairs` are the most frequent mistakes of a classification: `true`, `predicted` and
-    `images`.
+    `confusion_pairs` are the most frequent mistakes: `true`, `predicted` and `images`.
     """
 
     metrics: Mapping[str, float]
@@ -304,10 +284,9 @@ class Figures:
 class Measurement(Figures):
     """What a task returns: figures, and the samples that they follow from.
 
-    `hashes` fingerprints everything that defines the number (class names, templates, sample list);
-    `settings` are recorded with the provenance, such as the kind of map that a protocol may leave
-    to the model; `notes` says, one line each, what a reader of the number must know (captions that
-    were cut to the context, a limit).
+    `hashes` identify everything that defines the number (class names, templates, sample list).
+    `settings` are recorded with the provenance, such as a kind of map that the model decides.
+    `notes` are what a reader of the number must know, one line each.
     """
 
     samples: Samples
@@ -318,10 +297,7 @@ class Measurement(Figures):
 
 
 class Embeddings(NamedTuple):
-    """L2-normalised features, float32 (N, D), in the order of the input.
-
-    `truncated` counts the inputs that did not fit the model's context and were cut.
-    """
+    """L2-normalised features (N, D), and how many inputs were cut to the model's context."""
 
     features: NDArray[np.float32]
     truncated: int = 0
@@ -342,13 +318,9 @@ class Part(NamedTuple):
 class RunOptions:
     """How a measurement is run; `limit`, `allow_partial` and `attention` change what is measured.
 
-    `download` fetches data sets that are not there, where that is known how. `attention` None is
-    the protocol's own. `limit` measures the first samples only. `allow_partial` measures the
-    samples that are there of a known data set that is not complete, and excludes a limit.
-    `overlays` draws pictures for people beside saved predictions. `distributed` is
-    this process's part where several make the measurement together. `unfinished` is a folder where
-    finished parts of a measurement stay until its result is stored, so that a killed run can go on,
-    `cache` one where embeddings stay; None keeps none.
+    `attention` None is the protocol's own. `limit` measures the first samples only, `allow_partial`
+    the samples found of a known data set that is not complete. `unfinished` is a folder for the
+    finished parts of a measurement, to resume a killed run, `cache` one for embeddings.
     """
 
     data_root: str | None = None
@@ -371,10 +343,10 @@ class RunOptions:
 
 
 class CaptionWord(NamedTuple):
-    """A word of a text: its tokens are those at the places start, ..., stop - 1 of the context.
+    """A word of a text, whose tokens are at positions start, ..., stop - 1 of the context.
 
-    Places count from 0, the start of text; a text that is cut has words at places that the context
-    does not have. `text` is spelled as the user did; `spaced` says whether white space precedes it.
+    Position 0 is the start of text; words of a text that is cut may lie past the context. `spaced`
+    says whether white space precedes the word.
     """
 
     text: str
@@ -384,10 +356,7 @@ class CaptionWord(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """One step of a long loop, for progress bars: `done` of `total` units of `phase`.
-
-    `note` is a line that the user should see, not just the bar.
-    """
+    """One step of a long loop: `done` of `total` units of `phase`, and a line for the user."""
 
     phase: str
     done: int
@@ -399,11 +368,11 @@ OnProgress = Callable[[Progress], None]
 
 
 def no_progress(step: Progress) -> None:
-    """The progress callback that shows nothing."""
+    """Show nothing."""
 
 
 def nearest(name: str, known: Sequence[str]) -> str:
-    """Known names closest to an unknown one, as a comma-separated line for error messages."""
+    """Return the known names closest to an unknown one, separated by commas."""
     import difflib
 
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.4)

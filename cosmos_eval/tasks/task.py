@@ -9,9 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
-from cosmos_eval.stats.estimates import Estimate
 from cosmos_eval.types import (
     Attention,
     Figures,
@@ -24,9 +21,10 @@ from cosmos_eval.types import (
 )
 
 if TYPE_CHECKING:
-    # At run time they would import torch or take long.
+    # At run time they would import torch or NumPy, which takes long.
     from cosmos_eval.data.folders import Survey
     from cosmos_eval.models.encoder import Encoder
+    from cosmos_eval.stats.estimates import Estimate
     from cosmos_eval.stats.paired import Compare
 
 Derived = Mapping[str, Any]
@@ -247,6 +245,8 @@ class Task:
 
     def require_same_truth(self, a: Derived, b: Derived) -> None:
         """Raise ValueError where derived samples are not of the same images and labels."""
+        import numpy as np
+
         for name in self.truth:
             if not np.array_equal(a[name], b[name]):
                 raise ValueError(f"`{name}` of the samples differs")
