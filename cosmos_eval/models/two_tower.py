@@ -32,7 +32,7 @@ class TwoTower:
 
     `weights` (a module or a state dict) may be left out where the functions are methods of modules
     or refer to modules or tensors in their closure or file. They are hashed and, if modules, moved
-    to the device. Raises UsageError where there are none.
+    to the device. Raises UsageError for a function without weights.
     """
 
     trims_text = False
@@ -51,10 +51,11 @@ class TwoTower:
         image_mean: Rgb = (0.0, 0.0, 0.0),
         image_std: Rgb = (1.0, 1.0, 1.0),
     ) -> None:
-        functions = (encode_image, encode_text, encode_patches)
+        for function in (encode_image, encode_text):
+            if weights is None and next(_found([function], set()), None) is None:
+                raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
+        functions = [encode_image, encode_text, encode_patches]
         self._weights = [*_found(functions if weights is None else [weights], set())]
-        if not self._weights:
-            raise UsageError(f"{name}: its functions refer to no module or tensor: give weights=")
         code = Path(sys._getframe(1).f_code.co_filename)
         self.info = EncoderInfo(
             spec=name,
@@ -134,7 +135,7 @@ def _found(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor
 
 
 def _referred(value: Any) -> list[Any]:
-    """List what a container holds, or what a function refers to: bound, closed over or global."""
+    """List what a value holds, or what a function refers to: bound, closed over or global."""
     if isinstance(value, Mapping):
         return [*value.values()]
     if isinstance(value, list | tuple):
@@ -142,10 +143,10 @@ def _referred(value: Any) -> list[Any]:
     if isinstance(value, partial):
         return [value.func, *value.args, *value.keywords.values()]
     if inspect.ismethod(value):
-        owner = getattr(value.__self__, "__dict__", {})
-        return [value.__self__, *owner.values(), value.__func__]
+        return [value.__self__, value.__func__]
     if not inspect.isfunction(value):
-        return []
+        attributes = getattr(value, "__dict__", {}).values()
+        return [one for one in attributes if isinstance(one, nn.Module | Tensor)]
     used = inspect.getclosurevars(value)
     # Functions of other files are a library's, whose globals are not weights.
     of_file = [one for one in used.globals.values() if _file(one) in (None, _file(value))]

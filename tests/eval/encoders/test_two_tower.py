@@ -36,6 +36,15 @@ class Towers(nn.Module):
         return self.text(tokens[:, :4].float())
 
 
+class Holder:
+    """An object that is no module, around one."""
+
+    model: Towers
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.model.encode_image(images)
+
+
 towers = Towers()
 
 
@@ -101,23 +110,26 @@ def test_a_file_runs_in_the_precision_that_is_requested():
 
 
 def test_weights_are_found_where_functions_refer_to_them():
-    local = Towers()
+    local, other, holder = Towers(), Towers(), Holder()
+    holder.model, weight = local, local.image.weight
     ways = {
+        "attribute": holder.encode,
+        "object": lambda images: holder.encode(images),
         "method": local.encode_image,
         "module": local.image,
         "closure": lambda images: local.encode_image(images),
         "partial": partial(lambda model, images: model.encode_image(images), local),
-        "tensor": lambda images: images.mean(dim=(2, 3)) @ local.image.weight.T,
+        "tensor": lambda images: images.mean(dim=(2, 3)) @ weight.T,
     }
     digests = {}
     for way, encode in ways.items():
         for shift in (0.0, 1.0):
             with torch.no_grad():
                 local.image.weight += shift
-            given = make(encode_image=encode, encode_text=lambda tokens: tokens[:, :5].float())
+            given = make(encode_image=encode, encode_text=other.encode_text)
             digests[way, shift] = given.info.weights_sha256
         assert digests[way, 0.0] != digests[way, 1.0]
-    of_file = make(encode_image=of_the_file, encode_text=lambda tokens: tokens[:, :5].float())
+    of_file = make(encode_image=of_the_file, encode_text=towers.encode_text)
     stated = make(encode_image=len, encode_text=len, weights=towers)
     assert of_file.info.weights_sha256 == stated.info.weights_sha256
     assert make(weights=towers.state_dict()).info.weights_sha256 is not None
@@ -147,7 +159,8 @@ def test_dense_features():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"encode_image": len, "encode_text": len}, "mine: its functions refer to no module"),
+        ({"encode_image": len, "weights": None}, "mine: .*len> refers to no module: give weights="),
+        ({"encode_text": len, "weights": None}, "mine: .*len> refers to no module: give weights="),
         ({"encode_image": lambda x: towers(x)}, "cannot encode .* NotImplementedError"),
         ({"encode_image": lambda x: x}, r"`encode_image` returns \(2, 3, 8, 8\) for 2 inputs"),
         ({"encode_image": lambda x: [x]}, "a function returns list, not a tensor"),
@@ -161,7 +174,7 @@ def test_dense_features():
 )
 def test_what_is_no_model(changed, message):
     with pytest.raises(UsageError, match=message) as raised:
-        require_encoder(make(**changed), "mine")
+        require_encoder(make(**{"weights": towers, **changed}), "mine")
     assert "\n" not in str(raised.value)
 
 
