@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.index import SampleIndex, index_shards
-from cosmos_core.data.order import BatchOrder, Draw, EpochOrder, Schedule
+from cosmos_core.data.order import BatchOrder, Draw, Schedule
 from cosmos_core.data.samples import (
     BadSampleError,
     Batch,
@@ -27,8 +27,8 @@ from cosmos_core.data.samples import (
     ViewMaker,
     decode_sample,
 )
-from cosmos_core.data.shards import ShardSets, parse_shards
-from cosmos_core.data.stream import StreamBatches, StreamPlan
+from cosmos_core.data.shards import parse_shards
+from cosmos_core.data.stream import StreamBatches
 from cosmos_core.data.workers import worker_lifetime
 
 MOST_SUBSTITUTES = 100  # for one sample
@@ -41,7 +41,7 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     first_step: int = 0,
-) -> Iterable[Batch]:
+) -> Iterator[Batch]:
     """Return this process's batches of uint8 views, from a global step to the last of the run.
 
     `optim.batch_size` counts the samples of all processes, each of which gets an equal part. The
@@ -59,24 +59,18 @@ def make_loader(
         )
     shards, maker = parse_shards(config.data), ViewMaker(config, tokenizer)
     schedule = Schedule(batch_size, config.optim.steps, first_step, rank, world_size)
-    if not shards.streams:
-        return _local_batches(config, shards, maker, schedule)
-    # Streams are read by a worker even where none is configured: a command can stall, and what it
-    # started can only be ended with a process group of its own.
-    workers = max(1, config.data.workers)
-    plan = StreamPlan(shards, config.seed, schedule, lanes=workers)
-    return _Batches(config, StreamBatches(plan, maker), None, workers)
-
-
-def _local_batches(
-    config: TrainConfig, shards: ShardSets, maker: ViewMaker, schedule: Schedule
-) -> Iterable[Batch]:
-    workers, rank, world_size = config.data.workers, schedule.rank, schedule.world_size
+    workers = config.data.workers
+    if shards.streams:
+        # Streams are read by a worker even where none is configured: a command can stall, and what
+        # it started can only be ended with a process group of its own.
+        lanes = max(1, workers)
+        streams = StreamBatches(shards, config.seed, schedule, lanes, maker)
+        return _load(config, streams, None, lanes)
     index = index_shards(shards.shards, workers=workers, rank=rank, world_size=world_size)
     ends = itertools.accumulate(map(len, shards.sets), initial=0)
     sizes = [index.start(end) - index.start(first) for first, end in itertools.pairwise(ends)]
-    order = BatchOrder(EpochOrder(sizes, shards.weights, config.seed), schedule)
-    return _Batches(config, LocalBatches(index, maker), order, workers)
+    order = BatchOrder(sizes, shards.weights, config.seed, schedule)
+    return _load(config, LocalBatches(index, maker), order, workers)
 
 
 class LocalBatches(Dataset["Batch | Failure"]):
@@ -113,49 +107,40 @@ class LocalBatches(Dataset["Batch | Failure"]):
         )
 
 
-class _Batches:
-    """One pass over the batches of a data set, whose failures become exceptions."""
-
-    def __init__(
-        self,
-        config: TrainConfig,
-        dataset: Dataset[Batch | Failure],
-        order: BatchOrder | None,
-        workers: int,
-    ) -> None:
-        self._dataset, self._order, self._workers = dataset, order, workers
-        self._pin_memory = config.compute.device != "cpu" and torch.cuda.is_available()
-
-    def __iter__(self) -> Iterator[Batch]:
-        try:
-            with worker_lifetime(commands=self._order is None) as start:
-                with _one_opencv_thread():
-                    # Here, so that workers are ended before the loader waits for them to end.
-                    items = iter(self._loader(start))
-                for item in items:
-                    if isinstance(item, Failure):
-                        raise UnreadableDataError(item.reason)
-                    # Pinning turns the tuple into a list.
-                    yield Batch(item.views, tuple(item.problems))
-        except RuntimeError as error:
-            if not str(error).startswith("DataLoader worker"):
-                raise
-            raise ChildProcessError(
-                f"a data worker died ({' '.join(str(error).split())}); "
-                "where memory ran out, lower data.workers or optim.batch_size"
-            ) from error
-
-    def _loader(self, start: Callable[[int], None]) -> DataLoader[Batch | Failure]:
-        return DataLoader(
-            self._dataset,
-            batch_size=None,  # an item is a batch, collated by a worker
-            sampler=self._order,
-            num_workers=self._workers,
-            collate_fn=_identity,
-            pin_memory=self._pin_memory,
-            worker_init_fn=partial(_start_worker, start),
-            generator=torch.Generator(),  # else a seed for workers is drawn from the global one
-        )
+def _load(
+    config: TrainConfig,
+    dataset: Dataset[Batch | Failure],
+    order: BatchOrder | None,
+    workers: int,
+) -> Iterator[Batch]:
+    """Yield the batches of a data set, whose failures become exceptions."""
+    try:
+        with worker_lifetime(commands=order is None) as start:
+            loader = DataLoader(
+                dataset,
+                batch_size=None,  # an item is a batch, collated by a worker
+                sampler=order,
+                num_workers=workers,
+                collate_fn=_identity,
+                pin_memory=config.compute.device != "cpu" and torch.cuda.is_available(),
+                worker_init_fn=partial(_start_worker, start),
+                generator=torch.Generator(),  # else a seed is drawn from the global one
+            )
+            with _one_opencv_thread():
+                # Here, so that workers are ended before the loader waits for them to end.
+                items = iter(loader)
+            for item in items:
+                if isinstance(item, Failure):
+                    raise UnreadableDataError(item.reason)
+                # Pinning turns the tuple into a list.
+                yield Batch(item.views, tuple(item.problems))
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise ChildProcessError(
+            f"a data worker died ({' '.join(str(error).split())}); "
+            "where memory ran out, lower data.workers or optim.batch_size"
+        ) from error
 
 
 def _identity(batch: Any) -> Any:

@@ -35,19 +35,37 @@ class Schedule(NamedTuple):
         return self.batch_size // self.world_size
 
 
-class EpochOrder:
-    """The order of an epoch, which has as many draws as there are samples.
+class BatchOrder(Sampler[list[Draw]]):
+    """The draws of a process's batches: process r takes the r-th part of each global batch.
 
-    `sizes` are those of the sets. Without weights an epoch is a permutation of all samples. With
-    one weight per set, draws are with replacement, and a set is drawn in proportion to its weight
-    times its size, as by `--train-data-upsampling-factors` of github.com/mlfoundations/open_clip.
+    An epoch has as many draws as there are samples; batches continue into the next one, so that all
+    are full. `sizes` are those of the sets. Without weights an epoch is a permutation of all
+    samples. With one weight per set, draws are with replacement, and a set is drawn in proportion
+    to its weight times its size, as by `--train-data-upsampling-factors` of
+    github.com/mlfoundations/open_clip.
     """
 
-    def __init__(self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int) -> None:
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float] | None,
+        seed: int,
+        schedule: Schedule,
+    ) -> None:
         self._sizes, self._weights, self._seed = np.array(sizes), weights, seed
+        self._schedule = schedule
         self._epoch, self._order = -1, np.empty(0, np.uint32)
 
-    def draw(self, position: int) -> Draw:
+    def __len__(self) -> int:
+        return max(0, self._schedule.steps - self._schedule.first_step)
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        schedule, size = self._schedule, self._schedule.local_batch_size
+        for step in range(schedule.first_step, schedule.steps):
+            first = step * schedule.batch_size + schedule.rank * size
+            yield [self._draw(position) for position in range(first, first + size)]
+
+    def _draw(self, position: int) -> Draw:
         """Return the draw at a position counted over all epochs."""
         epoch, offset = divmod(position, int(self._sizes.sum()))
         if epoch != self._epoch:
@@ -65,22 +83,3 @@ class EpochOrder:
         chosen = rng.choice(len(mass), size=samples, p=mass / mass.sum())
         starts = np.cumsum(self._sizes) - self._sizes
         return (starts[chosen] + rng.integers(self._sizes[chosen])).astype(np.uint32)
-
-
-class BatchOrder(Sampler[list[Draw]]):
-    """The draws of a process's batches, all of them full: they continue into the next epoch.
-
-    Process r takes the r-th part of each global batch.
-    """
-
-    def __init__(self, order: EpochOrder, schedule: Schedule) -> None:
-        self._order, self._schedule = order, schedule
-
-    def __len__(self) -> int:
-        return max(0, self._schedule.steps - self._schedule.first_step)
-
-    def __iter__(self) -> Iterator[list[Draw]]:
-        schedule, size = self._schedule, self._schedule.local_batch_size
-        for step in range(schedule.first_step, schedule.steps):
-            first = step * schedule.batch_size + schedule.rank * size
-            yield [self._order.draw(position) for position in range(first, first + size)]

@@ -45,22 +45,39 @@ _DECOMPRESS: dict[bytes, Callable[[Any], Any]] = {
 _FAILURES = (TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
-class StreamPlan(NamedTuple):
-    """What decides the order of streams; `lanes` is the number of workers of a process."""
+class StreamBatches(IterableDataset["Batch | Failure"]):
+    """Whole batches; worker i of L, `lanes`, makes those of the steps that leave i modulo L.
 
-    shards: ShardSets
-    seed: int
-    schedule: Schedule
-    lanes: int
+    PyTorch takes turns among the workers, which puts the batches in order. A run that begins late
+    reads the samples before, without augmenting them. Raises ShardError where a worker would have
+    no shard.
+    """
 
-    def check(self) -> None:
-        """Raise ShardError where a worker of a process would have no shard."""
-        have, processes = len(self.shards.shards), self.schedule.world_size
-        if self.shards.weights is None and have < processes * self.lanes:
+    def __init__(
+        self, shards: ShardSets, seed: int, schedule: Schedule, lanes: int, maker: ViewMaker
+    ) -> None:
+        super().__init__()
+        have, processes = len(shards.shards), schedule.world_size
+        if shards.weights is None and have < processes * lanes:
             raise ShardError(
-                f"{have} stream shards are too few for {processes} processes of {self.lanes} "
-                "workers: each reads its own; lower data.workers, or give weights"
+                f"{have} stream shards are too few for {processes} processes of {lanes} workers: "
+                "each reads its own; lower data.workers, or give weights"
             )
+        self._shards, self._seed, self._schedule = shards, seed, schedule
+        self._lanes, self._maker = lanes, maker
+
+    def __iter__(self) -> Iterator[Batch | Failure]:
+        schedule, worker = self._schedule, get_worker_info()
+        lane = ((worker.id if worker else 0) + schedule.first_step) % self._lanes
+        samples = self._samples(lane)
+        try:
+            for step in range(lane, schedule.steps, self._lanes):
+                # Samples are decoded in any case: which are bad decides where a batch ends.
+                good, problems = self._take(samples, augment=step >= schedule.first_step)
+                if step >= schedule.first_step:
+                    yield self._maker.batch(good, problems)
+        except UnreadableDataError as error:
+            yield Failure(str(error))
 
     def shards_of_pass(self, lane: int, number: int) -> list[str]:
         """Return the shards that a worker reads in its pass `number`.
@@ -68,40 +85,18 @@ class StreamPlan(NamedTuple):
         Without weights they are this worker's part of a permutation of all shards; with weights
         as many, drawn with replacement in proportion to the weights of their sets.
         """
-        shards, rank, world_size = self.shards.shards, self.schedule.rank, self.schedule.world_size
-        if self.shards.weights is None:
-            order = np.random.default_rng([self.seed, number]).permutation(len(shards))
-            return [shards[i] for i in order[rank::world_size][lane :: self.lanes]]
-        weights = np.repeat(self.shards.weights, [len(shards) for shards in self.shards.sets])
-        rng = np.random.default_rng([self.seed, number, rank, lane])
-        count = max(1, len(shards) // (world_size * self.lanes))
+        shards, rank, world_size = (
+            self._shards.shards,
+            self._schedule.rank,
+            self._schedule.world_size,
+        )
+        if self._shards.weights is None:
+            order = np.random.default_rng([self._seed, number]).permutation(len(shards))
+            return [shards[i] for i in order[rank::world_size][lane :: self._lanes]]
+        weights = np.repeat(self._shards.weights, [len(shards) for shards in self._shards.sets])
+        rng = np.random.default_rng([self._seed, number, rank, lane])
+        count = max(1, len(shards) // (world_size * self._lanes))
         return [shards[i] for i in rng.choice(len(shards), count, p=weights / weights.sum())]
-
-
-class StreamBatches(IterableDataset["Batch | Failure"]):
-    """Whole batches; worker `lane` of L makes those of the steps that leave `lane` modulo L.
-
-    PyTorch takes turns among the workers, which puts the batches in order. A run that begins late
-    reads the samples before, without augmenting them.
-    """
-
-    def __init__(self, plan: StreamPlan, maker: ViewMaker) -> None:
-        super().__init__()
-        plan.check()
-        self._plan, self._maker = plan, maker
-
-    def __iter__(self) -> Iterator[Batch | Failure]:
-        schedule, worker = self._plan.schedule, get_worker_info()
-        lane = ((worker.id if worker else 0) + schedule.first_step) % self._plan.lanes
-        samples = self._samples(lane)
-        try:
-            for step in range(lane, schedule.steps, self._plan.lanes):
-                # Samples are decoded in any case: which are bad decides where a batch ends.
-                good, problems = self._take(samples, augment=step >= schedule.first_step)
-                if step >= schedule.first_step:
-                    yield self._maker.batch(good, problems)
-        except UnreadableDataError as error:
-            yield Failure(str(error))
 
     def _take(
         self, samples: Iterator[_Good | Problem], *, augment: bool
@@ -110,7 +105,7 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
         views: list[SampleViews] = []
         problems: list[Problem] = []
         good = 0
-        while good < self._plan.schedule.local_batch_size:
+        while good < self._schedule.local_batch_size:
             item = next(samples)
             if isinstance(item, Problem):
                 problems.append(item)
@@ -134,7 +129,7 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
 
     def _decoded(self, lane: int, number: int) -> Iterator[_Good | Problem]:
         """Yield the samples of a pass, shuffled in a buffer."""
-        rng = random.Random(f"{self._plan.seed} {number} {self._plan.schedule.rank} {lane}")
+        rng = random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
         shuffled = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
         for item in shuffled(self._read(lane, number)):
             if isinstance(item, Problem):
@@ -150,14 +145,14 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
         self, lane: int, number: int
     ) -> Iterator[tuple[tuple[int, ...], StreamSample] | Problem]:
         """Yield the samples of a pass, in the order of its shards, each with its seed."""
-        for turn, shard in enumerate(self._plan.shards_of_pass(lane, number)):
+        for turn, shard in enumerate(self.shards_of_pass(lane, number)):
             # A shard that is drawn twice in a pass is not augmented alike.
-            twice = () if self._plan.shards.weights is None else (turn,)
+            twice = () if self._shards.weights is None else (turn,)
             for item in read_stream(shard):
                 if isinstance(item, Problem):
                     yield item
                 else:
-                    yield (self._plan.seed, number, item.hash, *twice), item
+                    yield (self._seed, number, item.hash, *twice), item
 
 
 class _Good(NamedTuple):

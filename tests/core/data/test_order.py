@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cosmos_core.data.order import BatchOrder, EpochOrder, Schedule
+from cosmos_core.data.order import BatchOrder, Schedule
 
 
 def batches(size, schedule, **order):
     options = {"weights": None, "seed": 0, **order}
-    return list(BatchOrder(EpochOrder([size], **options), schedule))
+    return list(BatchOrder([size], schedule=schedule, **options))
 
 
 def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own():
@@ -50,8 +50,8 @@ def test_a_run_can_begin_at_any_step(weights):
 def test_weights_draw_sets_by_weight_times_size_and_their_samples_evenly():
     # 300 samples of weight 1 and 100 of weight 3: half of the draws each.
     sizes, epochs = (300, 100), 50
-    order = EpochOrder(sizes, (1.0, 3.0), 0)
-    numbers = np.array([order.draw(place).number for place in range(epochs * sum(sizes))])
+    order = BatchOrder(sizes, (1.0, 3.0), 0, Schedule(sum(sizes), epochs))
+    numbers = np.array([draw.number for batch in order for draw in batch])
     counts = np.bincount(numbers, minlength=400)
     assert len(counts) == 400
     # 20,000 draws at 1/2 each: 4 standard deviations are 0.014.
@@ -61,7 +61,6 @@ def test_weights_draw_sets_by_weight_times_size_and_their_samples_evenly():
 
 
 def test_a_sample_drawn_twice_in_an_epoch_is_not_augmented_alike():
-    order = EpochOrder([5], (1.0,), 0)
-    draws = [order.draw(place) for place in range(50)]
+    (draws,) = batches(5, Schedule(50, 1), weights=(1.0,))
     assert len({draw.seed for draw in draws}) == 50
     assert any(a.number == b.number for a, b in itertools.pairwise(draws))

@@ -24,7 +24,7 @@ from cosmos_core.data.loading import make_loader
 from cosmos_core.data.order import Schedule
 from cosmos_core.data.samples import Problem, UnreadableDataError
 from cosmos_core.data.shards import ShardError, ShardSets
-from cosmos_core.data.stream import StreamPlan, read_stream
+from cosmos_core.data.stream import StreamBatches, read_stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")
 SHARDS = 8
@@ -120,7 +120,8 @@ def test_http_gives_what_a_pipe_gives(server, folder):
 
 
 def plan(sets, weights=None, rank=0, world_size=1, lanes=1):
-    return StreamPlan(ShardSets(sets, weights, True), 0, Schedule(1, 1, 0, rank, world_size), lanes)
+    schedule = Schedule(1, 1, 0, rank, world_size)
+    return StreamBatches(ShardSets(sets, weights, True), 0, schedule, lanes, None)
 
 
 def test_every_pass_deals_every_shard_to_one_worker():
