@@ -1,4 +1,4 @@
-"""What passes between the rooms of cosmos_core.
+"""The records and protocols that the packages of cosmos_core share.
 
 Letters in shapes: V student views, T caption views, L local views, B samples of this process,
 N samples of all processes, D embedding width, S tokens of a caption, H W pixels of a global view,
@@ -35,7 +35,7 @@ class ViewCounts(NamedTuple):
 
 
 EVERY_VIEW = ViewCounts(global_images=2, local_images=True, global_texts=2, local_texts=True)
-"""What COSMOS trains on."""
+"""The views of COSMOS."""
 
 
 class Features(NamedTuple):
@@ -54,7 +54,7 @@ class Features(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """The terms of a loss, 0-d tensors; their sum, unweighted, is what is minimised.
+    """The terms of a loss, 0-d tensors; training minimises their unweighted sum.
 
     `distill` is zero for a method without distillation; `simclr` is SLIP's term, zero elsewhere.
     """
@@ -70,7 +70,7 @@ class LossTerms(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """Features of this process's samples and of everyone's.
+    """Features of the samples of this process and of all processes.
 
     `local` (V, B, D), `everywhere` (V, N, D); row b of `local` is row `offset + b` there.
     """
@@ -81,42 +81,38 @@ class Gathered(NamedTuple):
 
 
 class Gather(Protocol):
-    """Collects what a loss needs of all processes."""
+    """Gathers the features of all processes for a loss."""
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
-        """Features (V_i, B, D_i) of everyone.
-
-        One forward collective however many tensors there are, and one backward where any of them
-        needs a gradient.
-        """
+        """Gather features (V_i, B, D_i): one collective forward, and one backward for gradients."""
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over processes, without gradient: one collective."""
+        """Return the mean over processes, without gradient: one collective."""
 
 
 class Method(Protocol):
     """How a model is trained: its views, its features, its loss (`cosmos_core.methods`).
 
     Implementations are frozen dataclasses whose fields are the method's options. The features are
-    a NamedTuple of (V, B, D) tensors, one row a sample, and of 0-d tensors; fields may be None.
+    a NamedTuple of (V, B, D) tensors, one row per sample, and of 0-d tensors; fields may be None.
     """
 
     @property
     def name(self) -> str:
-        """As in `cosmos_core.methods.METHODS`."""
+        """The key in `cosmos_core.methods.METHODS`."""
 
     @property
     def counts(self) -> ViewCounts:
-        """The views that a sample is made into."""
+        """The views of each sample."""
 
     def create_student(self, architecture: Any) -> nn.Module:
-        """A model with random weights; parameters that this method leaves idle are frozen."""
+        """Create a model with random weights; freeze parameters that this method does not train."""
 
     def student_features(self, student: Any, views: Views) -> Any:
-        """What the loss needs of the student."""
+        """Return the student's features for the loss."""
 
     def teacher_features(self, teacher: Any, views: Views) -> Any:
-        """What the loss needs of the teacher, without gradient; None without a teacher."""
+        """Return the teacher's features without gradient, None without a teacher."""
 
     def loss(self, student: Any, teacher: Any, gather: Gather) -> LossTerms:
-        """The loss of this process's samples; its mean over processes is the loss of the batch."""
+        """Return the loss of this process's samples; its mean over processes is the batch's."""

@@ -168,8 +168,7 @@ class DownloadedImage(NamedTuple):
 
 
 def list_sources(images: Path) -> list[Path]:
-    """Return the tars in a folder (img2dataset's `webdataset` format), or else its folders
-    (`files`), by name.
+    """Return the tars in a folder of img2dataset, or else its folders (format `files`), by name.
 
     Raises ValueError where it has none, and for a damaged tar, before any is used.
     """
@@ -262,12 +261,11 @@ class CaptionFile:
         return int(np.count_nonzero(~self._used))
 
     def find(self, url: str) -> Captions | None:
-        """Return an image's captions as lists of sentences, without empty ones; None without a
-        row."""
+        """Return an image's captions, lists of sentences without empty ones; None without a row."""
         first, end = (int(np.searchsorted(self._hashes, _hash(url), s)) for s in ("left", "right"))
         self._used[first:end] = True
         for offset in self._offsets[first:end]:
-            row = next(csv.reader(_Lines(self._file, int(offset))))
+            row = next(csv.reader(_lines(self._file, int(offset))))
             if row[self._url] == url:
                 cells = {k: row[column] for k, column in self._columns.items() if column < len(row)}
                 return {key: found for key, cell in cells.items() if (found := read_cell(cell))}
@@ -275,7 +273,7 @@ class CaptionFile:
 
     def _read_header(self) -> tuple[int, dict[str, int]]:
         """Return the column of the URL, and those of the captions."""
-        rows = csv.reader(_Lines(self._file, 0))
+        rows = csv.reader(_lines(self._file, 0))
         names = [name.strip().removeprefix("\ufeff") for name in next(rows, [])]
         columns = {key: names.index(key) for key in DREAMLIP_KEYS if key in names}
         if URL_COLUMN not in names or not columns:
@@ -295,37 +293,25 @@ class CaptionFile:
     def _scan(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
         """Return the hash of the URL and the offset in the file of every row."""
         hashes, offsets = array("Q"), array("Q")
-        lines = _Lines(self._file, 0)
-        rows = csv.reader(lines)
+        rows = csv.reader(_lines(self._file, 0))
         try:
             next(rows)
-            offset = lines.offset
+            offset = self._file.tell()
             for row in rows:
                 if len(row) > self._url:
                     hashes.append(_hash(row[self._url]))
                     offsets.append(offset)
-                offset = lines.offset
+                offset = self._file.tell()
         except csv.Error as error:
             raise ValueError(f"{self._path}, line {rows.line_num}: {error}") from error
         return np.array(hashes, np.uint64), np.array(offsets, np.uint64)
 
 
-class _Lines:
-    """The lines of a file from an offset; csv.reader takes no more than a row needs."""
-
-    def __init__(self, file: BinaryIO, offset: int) -> None:
-        self._file, self.offset = file, offset
-        file.seek(offset)
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline()
-        if not line:
-            raise StopIteration
-        self.offset += len(line)
-        return line.decode("utf-8", "replace")
+def _lines(file: BinaryIO, offset: int) -> Iterator[str]:
+    """Yield the lines from an offset; csv.reader takes no more than a row needs."""
+    file.seek(offset)
+    while line := file.readline():
+        yield line.decode("utf-8", "replace")
 
 
 def read_cell(cell: str) -> list[str]:
