@@ -22,7 +22,6 @@ from cosmos_eval.report.tables import (
     board_view,
     class_tables,
     figures_of,
-    provenance_of,
     summary_of,
 )
 from cosmos_eval.results.labels import shortened
@@ -145,7 +144,7 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
 def _environment() -> Environment:
     environment = html_templates("cosmos_eval.report", "templates")
     environment.filters.update(step=_step, breakable=_breakable)
-    environment.globals.update(figures_of=figures_of, provenance_of=provenance_of)
+    environment.globals.update(figures_of=figures_of)
     return environment
 
 

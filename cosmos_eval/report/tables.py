@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cosmos_eval.results.labels import Stored, is_partial
 from cosmos_eval.results.leaderboard.board import Board, Shown
@@ -13,7 +13,6 @@ from cosmos_eval.results.text import bounds, difference, percent
 from cosmos_eval.tasks import known_tasks, metric_of
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
-_SETTINGS = ("limit", "partial", "attention", "precision", "batch_size", "seed")
 _FIRST_FIGURE = "IoU"  # has its table before those of other figures per class
 
 Anchors = Mapping[Key, str]
@@ -184,77 +183,27 @@ def _figure(entry: Entry, metric: str) -> Figure:
     return Figure(metric, shown, bounds(known, interval), method, published)
 
 
-def provenance_of(stored: Stored) -> dict[str, dict[str, str]]:
-    """Return what is known of a result, as names and values under titles."""
-    row = stored.row
-    record, model = row.provenance, row.model
-    memory = record["peak_memory_bytes"]
-    groups: dict[str, Mapping[str, Any]] = {
-        "Model": {
-            "specification": model["spec"],
-            "architecture": model["architecture"],
-            "weights": model["weights"] or "the only ones",
-            "SHA-256 of the weights": model["weights_sha256"] or "random weights",
-        },
-        "Measurement": {
-            "task": row.task,
-            "samples": row.n_samples,
-            **{name.replace("_", " "): record.get(name) for name in _SETTINGS},
-            "kind of map": record.get("map"),
-        },
-        "Hashes of what was measured": record["hashes"],
-        "Files": {
-            "result": stored.path.name,
-            "samples": row.samples,
-            "SHA-256 of the samples": record.get("samples_sha256"),
-            "SHA-256 of the record": record.get("record_sha256"),
-            "edited after it was written": "yes" if stored.is_edited else None,
-        },
-        "Code and machine": {
-            "measured (UTC)": record["utc"],
-            "cosmos-eval": record["version"],
-            "commit": record["commit"] or "unknown",
-            "code edited since": {True: "yes", False: "no"}.get(record["dirty"], "unknown"),
-            **{name: record[name] for name in ("command", "device", "platform")},
-            "Python": record["python"],
-            "packages": _pairs((n, v) for n, v in record["packages"].items() if v),
-            "seconds": _pairs((phase, f"{s:g}") for phase, s in record["seconds"].items()),
-            "peak memory": None if memory is None else f"{memory / 1e6:.0f} MB",
-        },
-    }
-    return {title: _known(facts) for title, facts in groups.items()}
-
-
-def _pairs(items: Iterator[tuple[str, str]]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in sorted(items))
-
-
-def _known(facts: Mapping[str, Any]) -> dict[str, str]:
-    return {name: str(value) for name, value in facts.items() if value not in (None, "")}
-
-
 def summary_of(results: Sequence[Stored]) -> dict[str, str]:
     """Return what was measured, when, by which code and where; no clock is read."""
     rows = [one.row for one in results]
     recorded = [row.provenance for row in rows]
     # To the minute: the first 16 characters of ISO 8601.
     times = sorted(one["utc"][:16].replace("T", " ") for one in recorded)
-    return _known(
-        {
-            "Results": len(rows),
-            "Models": len({one.model for one in results}),
-            "Data sets": len({row.dataset for row in rows}),
-            "Protocols": _listed(row.protocol for row in rows),
-            "Measured (UTC)": " to ".join(dict.fromkeys(times[:1] + times[-1:])),
-            "By cosmos-eval": _listed(one["version"] for one in recorded),
-            "Commits": _listed(str(one["commit"] or "unknown")[:12] for one in recorded),
-            "On": _listed(one["device"] for one in recorded),
-            "Precision": _listed(one["precision"] for one in recorded),
-            "Of edited code": _some(bool(one["dirty"]) for one in recorded),
-            "Of random weights": _some(bool(row.model["random"]) for row in rows),
-            "Of a part of the samples only": _some(map(is_partial, rows)),
-        }
-    )
+    facts = {
+        "Results": len(rows),
+        "Models": len({one.model for one in results}),
+        "Data sets": len({row.dataset for row in rows}),
+        "Protocols": _listed(row.protocol for row in rows),
+        "Measured (UTC)": " to ".join(dict.fromkeys(times[:1] + times[-1:])),
+        "By cosmos-eval": _listed(one["version"] for one in recorded),
+        "Commits": _listed(str(one["commit"] or "unknown")[:12] for one in recorded),
+        "On": _listed(one["device"] for one in recorded),
+        "Precision": _listed(one["precision"] for one in recorded),
+        "Of edited code": _some(bool(one["dirty"]) for one in recorded),
+        "Of random weights": _some(bool(row.model["random"]) for row in rows),
+        "Of a part of the samples only": _some(map(is_partial, rows)),
+    }
+    return {name: str(value) for name, value in facts.items() if value}
 
 
 def _listed(values: Iterator[str]) -> str:

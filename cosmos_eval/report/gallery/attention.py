@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cosmos_eval.report.gallery.models import Model, Outputs, Request
+from cosmos_eval.report.gallery.models import Outputs, Request
 from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import AttentionExample, Word
 from cosmos_eval.report.gallery.selection import Candidate
@@ -38,7 +38,7 @@ class AttentionSource(Source):
         for model in sorted(self._rows):
             for dataset, pairs in self._by_set.items():
                 run = partial(_attend, pairs)
-                yield Request(Model.of(self._rows[model]), model, _KIND, dataset, run)
+                yield Request(self._rows[model], model, _KIND, dataset, run)
 
     def candidates(self, outputs: Outputs) -> Iterator[Candidate]:
         """Return the pairs for which any model has a map."""

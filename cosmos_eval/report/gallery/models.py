@@ -11,7 +11,7 @@ from cosmos_core.utils.distributed import own_device
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.run import Watch
-from cosmos_eval.types import ModelSpec, OnProgress, Precision, Progress, UsageError
+from cosmos_eval.types import OnProgress, Progress, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
@@ -27,30 +27,13 @@ Outputs = Mapping[Key, Any]
 """The outputs of models, without those that could not be computed."""
 
 
-class Model(NamedTuple):
-    """What has to be loaded to repeat a result, as the result records it."""
-
-    spec: str
-    architecture: str
-    weights: str | None
-    weights_sha256: str | None
-    random: bool
-    precision: Precision
-
-    @classmethod
-    def of(cls, row: ResultRow) -> Model:
-        """Return the model of a result."""
-        recorded = {name: row.model[name] for name in cls._fields[:-1]}
-        return cls(**recorded, precision=row.provenance["precision"])
-
-
 class Request(NamedTuple):
-    """A computation by a model: of `kind`, for the model called `label`, on the data set `where`.
+    """A computation by the model of a result, called `label`: of `kind`, on the data set `where`.
 
     `run` raises UsageError where the model cannot compute it.
     """
 
-    model: Model
+    row: ResultRow
     label: str
     kind: str
     where: str
@@ -69,19 +52,20 @@ def run_requests(
 
     Returns outputs, and one line for each that could not be computed. Models are not fetched.
     """
-    by_model: dict[Model, list[Request]] = {}
+    by_model: dict[Sequence[Any], list[Request]] = {}
     for request in requests:
-        by_model.setdefault(request.model, []).append(request)
+        by_model.setdefault(_identity(request.row), []).append(request)
     outputs: dict[Key, Any] = {}
     refusals: list[tuple[Request, str]] = []
-    for model, own in by_model.items():
-        watch(model.spec, Progress("load", 0, 1))
+    for own in by_model.values():
+        row = own[0].row
+        watch(row.model["spec"], Progress("load", 0, 1))
         try:
-            encoder = _load(model, device)
+            encoder = _load(row, device)
         except UsageError as error:
             refusals += [(request, str(error)) for request in own]
             continue
-        watch(model.spec, Progress("load", 1, 1))
+        watch(row.model["spec"], Progress("load", 1, 1))
         for request in own:
             progress = _warnings_only(partial(watch, f"{request.label} on {request.where}"))
             try:
@@ -101,34 +85,35 @@ def _warnings_only(progress: OnProgress) -> OnProgress:
     return report
 
 
-def _load(model: Model, device: str) -> Encoder:
+def _identity(row: ResultRow) -> Sequence[Any]:
+    """Return what has to be loaded to repeat a result."""
+    names = ("spec", "architecture", "weights", "weights_sha256", "random")
+    return *(row.model[name] for name in names), row.provenance["precision"]
+
+
+def _load(row: ResultRow, device: str) -> Encoder:
     """Load a model with the weights that were measured. Raises UsageError without them."""
     from cosmos_eval.models import load_encoder
     from cosmos_eval.models.hub import offline, was_not_fetched
 
+    model, precision = row.model, row.provenance["precision"]
+    spec = parse_model_spec(model["spec"])
+    if model["weights"] == "student":
+        spec = replace(spec, weights="student")
+    if spec.kind == "cosmos" and spec.arch is None:
+        # For files that do not state their architecture.
+        spec = replace(spec, arch=model["architecture"])
     try:
         with offline():
-            encoder = load_encoder(
-                _spec(model), device=own_device(device), precision=model.precision
-            )
+            encoder = load_encoder(spec, device=own_device(device), precision=precision)
     except UsageError as error:
         if was_not_fetched(error):
             raise UsageError("its weights are not on this machine") from error
         raise
     info = encoder.info
-    if (info.weights_sha256, info.random) != (model.weights_sha256, model.random):
+    if (info.weights_sha256, info.random) != (model["weights_sha256"], model["random"]):
         raise UsageError("its weights are not those that were measured any more")
     return encoder
-
-
-def _spec(model: Model) -> ModelSpec:
-    """The measured specification, with the architecture for files that do not state theirs."""
-    spec = parse_model_spec(model.spec)
-    if model.weights == "student":
-        spec = replace(spec, weights="student")
-    if spec.kind == "cosmos" and spec.arch is None:
-        return replace(spec, arch=model.architecture)
-    return spec
 
 
 def _lines(refusals: Sequence[tuple[Request, str]]) -> list[str]:

@@ -13,7 +13,7 @@ from PIL import Image
 from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.report.comparisons import Sampled
-from cosmos_eval.report.gallery.models import Model, Outputs, Request, listed
+from cosmos_eval.report.gallery.models import Outputs, Request, listed
 from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import Picture, RetrievalExample
 from cosmos_eval.report.gallery.selection import Candidate
@@ -65,7 +65,7 @@ class RetrievalSource(Source):
         for result, data in self._results:
             queries = choose_queries(result.samples)
             run = partial(_embed_and_find, data, queries, self._options)
-            yield Request(Model.of(result.row), result.model, _KIND, self._group.name, run)
+            yield Request(result.row, result.model, _KIND, self._group.name, run)
 
     def candidates(self, outputs: Outputs) -> Iterator[Candidate]:
         """Return the chosen queries of every result."""

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cosmos_eval.report.comparisons import Sampled
-from cosmos_eval.report.gallery.models import MAPS, Model, Outputs, Request, listed
+from cosmos_eval.report.gallery.models import MAPS, Outputs, Request, listed
 from cosmos_eval.report.gallery.pictures import Canvas, shrunk
 from cosmos_eval.report.gallery.records import SegmentationExample
 from cosmos_eval.report.gallery.selection import Candidate
@@ -145,7 +145,7 @@ class SegmentationSource(Source):
             if missing:
                 options = replace(self._options, attention=result.row.provenance["attention"])
                 run = partial(_predict, self._protocol, missing, options)
-                yield Request(Model.of(result.row), result.model, MAPS, self._group.name, run)
+                yield Request(result.row, result.model, MAPS, self._group.name, run)
 
     def candidates(self, outputs: Outputs) -> Iterator[Candidate]:
         """Return the chosen images, with the label maps of all results."""

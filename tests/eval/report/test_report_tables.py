@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from support.rows import make_row
 from cosmos_eval.report.charts import page_data
 from cosmos_eval.report.comparisons import result_sets
 from cosmos_eval.report.content import Mistake, mistakes_of
+from cosmos_eval.report.page import to_page
 from cosmos_eval.report.tables import (
     Bar,
     ClassRow,
@@ -23,7 +25,6 @@ from cosmos_eval.report.tables import (
     board_view,
     class_tables,
     figures_of,
-    provenance_of,
     summary_of,
 )
 from cosmos_eval.results.compare import Stored
@@ -169,16 +170,20 @@ def test_provenance_holds_what_the_result_says():
         metrics={"image_to_text_R@5": 0.5, first_found: 0.25, "image_to_text_mean_rank": 3.25},
         intervals={first_found: interval},
     )
-    (entry,) = measured([row])
-    entry = entry._replace(published={first_found: 0.2})
-    groups = provenance_of(Stored(Path("folder/r.json"), row))
-    facts = {name: value for group in groups.values() for name, value in group.items()}
+    made_up = MadeUpResults()
+    made_up.add(row, {})
+    text = to_page(made_up.content()).content.decode()
+    origins = text[text.index('<section id="origins"') :]
+    facts = dict(re.findall("<dt>(.*?)</dt><dd>(.*?)</dd>", origins))
+    assert "<li>first note</li>" in origins
     assert facts["templates"] == "f" * 64
     assert (facts["commit"], facts["code edited since"]) == ("c" * 40, "yes")
     assert (facts["samples"], facts["limit"], facts["seconds"]) == ("4", "5", "total 1.5")
     assert facts["SHA-256 of the weights"] == "0" * 64
-    assert facts["result"] == "r.json"
+    assert facts["result"] == "result-0.json"
     assert "attention" not in facts
+    (entry,) = measured([row])
+    entry = entry._replace(published={first_found: 0.2})
     first, second, third = figures_of(entry)
     assert first == (first_found, "25.0 %", "[12.5, 50.0]", "wilson, 95%", "20.0 (+5.0)")
     assert (second.metric, second.value) == ("image_to_text_R@5", "50.0 %")
