@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from cosmos_eval.results.compare import (
@@ -63,7 +64,7 @@ class Comparison(NamedTuple):
     dataset: str
     task: str
     differences: Mapping[str, PairedDifference]
-    obstacle: str = ""
+    obstacle: str
 
 
 class ModelPair(NamedTuple):
@@ -111,7 +112,7 @@ def compare_set(one: ResultSet) -> list[Comparison]:
         for part in parts:
             why = _why_apart(one.task, part[0], result)
             if why:
-                found += [_obstacle(one, other, result, why) for other in part]
+                found += [_comparison(one, other, result, obstacle=why) for other in part]
             else:
                 own = part
         if own is None:
@@ -143,16 +144,11 @@ def _compare_part(one: ResultSet, results: Sequence[Sampled]) -> list[Comparison
     try:
         differences = all_differences(one.task, [r.samples for r in results], without_slow=True)
     except (CosmosEvalError, ValueError) as error:
-        return [_obstacle(one, a, b, str(error)) for a, b in pairs]
+        return [_comparison(one, *pair, obstacle=str(error)) for pair in pairs]
     found = []
-    for (a, b), of_pair in differences.items():
-        first, second = results[a], results[b]
-        why = _not_own(first, of_pair, "a") or _not_own(second, of_pair, "b")
-        if why:
-            found.append(_obstacle(one, first, second, why))
-        else:
-            models = (first.model, second.model)
-            found.append(Comparison(models, one.protocol, one.dataset, one.task, of_pair))
+    for pair, of_pair in zip(pairs, differences.values(), strict=True):
+        why = _not_own(pair[0], of_pair, "a") or _not_own(pair[1], of_pair, "b")
+        found.append(_comparison(one, *pair, {} if why else of_pair, why))
     return found
 
 
@@ -167,9 +163,15 @@ def _not_own(result: Sampled, differences: Mapping[str, PairedDifference], side:
     return ""
 
 
-def _obstacle(one: ResultSet, a: Sampled, b: Sampled, why: str) -> Comparison:
+def _comparison(
+    one: ResultSet,
+    a: Sampled,
+    b: Sampled,
+    differences: Mapping[str, PairedDifference] = MappingProxyType({}),
+    obstacle: str = "",
+) -> Comparison:
     first, second = sorted((a.model, b.model))
-    return Comparison((first, second), one.protocol, one.dataset, one.task, {}, why)
+    return Comparison((first, second), one.protocol, one.dataset, one.task, differences, obstacle)
 
 
 def pair_models(found: Sequence[Comparison]) -> list[ModelPair]:

@@ -25,7 +25,6 @@ from cosmos_eval.report.tables import (
     summary_of,
 )
 from cosmos_eval.results.labels import shortened
-from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.text import html_templates, html_value, script_json
 from cosmos_eval.types import UsageError
 
@@ -137,7 +136,7 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
         has_examples=any(sections.values()),
         picture=Album(),
         anchors=anchors,
-        entries=_by_model(content.entries),
+        entries=content.entries,
     ).encode()
 
 
@@ -146,13 +145,6 @@ def _environment() -> Environment:
     environment.filters.update(step=_step, breakable=_breakable)
     environment.globals.update(figures_of=figures_of)
     return environment
-
-
-def _by_model(entries: Sequence[Entry]) -> list[tuple[str, list[Entry]]]:
-    by_model: dict[str, list[Entry]] = {}
-    for entry in entries:
-        by_model.setdefault(entry.model, []).append(entry)
-    return sorted(by_model.items())
 
 
 def _style_sheet() -> str:

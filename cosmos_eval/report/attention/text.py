@@ -31,15 +31,16 @@ _LONGEST = 40  # characters of a text in a table, and of a word in a sentence
 
 
 def printable(text: str) -> str:
-    """Return a text in one line, with U+FFFD for what XML or UTF-8 cannot hold."""
-    return "".join(_printable(character) for character in " ".join(text.split()))
+    """Return a text in one line, with U+FFFD for what XML or UTF-8 cannot hold.
 
-
-def _printable(character: str) -> str:
-    """Replace control characters, halves of surrogate pairs and code points of no character."""
-    no_character = ord(character) & 0xFFFE == 0xFFFE
-    wrong = unicodedata.category(character) in ("Cc", "Cs") or no_character
-    return "\N{REPLACEMENT CHARACTER}" if wrong else character
+    These are control characters, surrogates, and the last two code points of each plane.
+    """
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}"
+        if unicodedata.category(one) in ("Cc", "Cs") or ord(one) & 0xFFFE == 0xFFFE
+        else one
+        for one in " ".join(text.split())
+    )
 
 
 def title(look: Look) -> str:
