@@ -48,7 +48,7 @@ class Captioned(NamedTuple):
 
 
 def read_captions(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
-    """Read the captioned images of a file, whose form its suffix and its content tell.
+    """Read the captioned images of a file, in the form that its suffix and content show.
 
     Raises UsageError that names the file and the line, index or id of what is wrong.
     """
@@ -208,7 +208,7 @@ def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned
     Where every caption is one CSV field, the file is CSV, as pandas writes it, and captions that
     hold commas or quotes lose the quotes around them. Else a caption is all that follows the image.
     clip_benchmark/datasets/flickr.py always reads the latter and keeps the quotes of CSV.
-    Raises FileError for a file of which some lines are the one and some the other.
+    Raises FileError for a file with lines of both kinds.
     """
     pairs = [(line, _csv_field(line.caption)) for line in _flickr_lines(path)]
     free = [line for line, field in pairs if field is None]

@@ -116,7 +116,7 @@ def _class_folders(folder: Path, class_list: ClassList | None) -> list[str]:
     if not found:
         raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
     if class_list is not None and class_list.numeric:
-        # The list's hash tells which is no number.
+        # Names that are no numbers fail by the list's hash.
         found.sort(key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0))
     return found
 

@@ -29,12 +29,12 @@ def known_protocols() -> Mapping[str, Protocol]:
 
 
 def embedded_protocols() -> Sequence[Protocol]:
-    """Return what is measured when no data set is named: needs neither download nor data root."""
+    """Return the data sets that are measured when none is named; none needs a download."""
     return [known_protocols()[name] for name in DEFAULT]
 
 
 def embedded_on_request() -> Sequence[Protocol]:
-    """Return what is measured beside that when its task is named: needs neither as well."""
+    """Return the further ones that are measured when their task is named."""
     return [known_protocols()[name] for name in ON_REQUEST]
 
 

@@ -26,9 +26,9 @@ _NAMES = (*_LABEL_MAPS, "imagenet")
 def prepare(
     name: str, data_root: str | None, *, workers: int = 2, progress: OnProgress = no_progress
 ) -> Counts:
-    """Make what a set lacks; what is there and whole is kept.
+    """Make the files that a set lacks; complete ones are not made again.
 
-    A call that was killed is repeated. Raises UsageError for an unknown name, for originals that
+    An interrupted call can be repeated. Raises UsageError for an unknown name, for originals that
     are missing (before anything is written) and for one that is broken, each with the path.
     """
     if name not in _NAMES:

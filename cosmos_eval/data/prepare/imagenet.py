@@ -43,7 +43,7 @@ def organise(data_root: str | None, progress: OnProgress) -> Counts:
     There it has the name of ILSVRC2012_img_val.tar, without the class. A move is a rename, so an
     image is always in one of both places and a killed call is repeated. Returns how many were
     moved and how many were in their folders already. Raises UsageError, before anything is moved,
-    where a class is in no name and no mapping, a mapping lacks classes, or an image is there twice.
+    where neither name nor mapping has a class, a mapping lacks classes, or an image exists twice.
     """
     folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     there = sum(1 for _ in folder.glob("n*/*.JPEG"))

@@ -144,7 +144,7 @@ def test_a_broken_label_map_and_a_broken_image_are_told(sets):
     assert f"cannot read image {image}" in faults
 
 
-def test_a_wrong_root_names_the_paths_looked_at(tmp_path):
+def test_a_wrong_root_names_the_expected_paths(tmp_path):
     found = examined("voc21", tmp_path)
     usual = tmp_path / "VOCdevkit/VOC2012/JPEGImages"
     assert found.faults == (f"expected {tmp_path}/JPEGImages or {usual}, which is not there",)
@@ -254,7 +254,7 @@ def test_without_a_name_all_known_sets_are_summed_up(whole, run, tmp_path, monke
     assert rows["imagenet1k"]["remedy"].startswith("https://")
 
 
-def test_other_tasks_are_looked_at_as_before_a_run(tmp_path, run):
+def test_other_tasks_are_checked_as_before_a_run(tmp_path, run):
     for name in ("a", "b"):
         save_map(tmp_path / f"photos/{name}/one.png", np.zeros((4, 6)))
     path = tmp_path / "photos.yaml"

@@ -240,7 +240,7 @@ def test_missing_images_of_a_known_set_come_with_what_to_do(tmp_path: Path, plac
     )
 
 
-def test_the_doctor_names_all_places_looked_at(tmp_path: Path) -> None:
+def test_the_doctor_names_all_paths(tmp_path: Path) -> None:
     found = examined(small("flickr30k-val"), tmp_path)
     assert found.faults == (
         f"no captions below {tmp_path}: looked for flickr30k_val.json "
