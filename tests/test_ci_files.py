@@ -15,7 +15,7 @@ from support.models import store
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.protocols.scenes import DEFAULT
-from cosmos_eval.results.gate.baseline import read_baseline, samples_of
+from cosmos_eval.results.gate.baseline import baseline_samples, read_baseline
 
 ROOT = Path(__file__).parents[1]
 BASELINE = ROOT / "benchmarks" / "baselines" / "scenes.json"
@@ -100,7 +100,7 @@ def test_this_repositorys_baseline_is_whole_and_small():
     assert sum(path.stat().st_size for path in files) < 300_000
     assert len(files) == 1 + len(baseline.results)
     for entry in baseline.results:
-        assert samples_of(BASELINE, entry)
+        assert baseline_samples(BASELINE, entry)
 
 
 def test_the_own_gate_is_run():

@@ -255,7 +255,7 @@ def read_samples(path: Path) -> Samples:
 
 
 def samples_of(path: Path, stored: ResultFiles) -> Samples:
-    """The samples of the result that was read from a JSON file; raises as `read_samples` does."""
+    """Return the samples of a result that was read from a JSON file, as `read_samples` does."""
     record, row, content = stored
     if isinstance(content, FileError):
         raise UsageError(f"{path}: its samples {row.samples} cannot be read: {content}")
@@ -281,23 +281,16 @@ def read_results(directory: str | Path) -> list[ResultRow]:
     return [one.row for one in results]
 
 
-class Listing(NamedTuple):
-    """Result files, and why there may be more: an error message per folder."""
-
-    paths: list[Path]
-    faults: list[str]
-
-
-def list_results(place: Path) -> Listing:
-    """The result files that a path means: every *.json of a folder and those in it, or itself.
+def list_results(place: Path) -> tuple[list[Path], list[str]]:
+    """List every *.json of a folder and those in it, or the file itself; with errors per folder.
 
     Paths are sorted. Hidden files, which killed runs may leave, are no results.
     """
-    return _walk(place) if os.path.isdir(place) else Listing([place], [])
+    return _walk(place) if os.path.isdir(place) else ([place], [])
 
 
 def result_paths(place: Path) -> list[Path]:
-    """The files of `list_results`; what is not there would be a folder.
+    """Return the files of `list_results`; a path that does not exist is taken for a folder.
 
     Raises UsageError where a folder has no results, and where it or one in it cannot be read.
     """
@@ -307,7 +300,7 @@ def result_paths(place: Path) -> list[Path]:
     return paths
 
 
-def _walk(directory: Path) -> Listing:
+def _walk(directory: Path) -> tuple[list[Path], list[str]]:
     """Symbolic links to folders are not followed: the same results would be found twice."""
     paths: list[Path] = []
     errors: list[OSError] = []
@@ -322,4 +315,4 @@ def _walk(directory: Path) -> Listing:
     ]
     if not (paths or faults):
         faults = [f"no results (*.json) in {directory}: run `cosmos-eval run` first"]
-    return Listing(sorted(paths), faults)
+    return sorted(paths), faults

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import ROUND_HALF_UP, Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -72,21 +72,31 @@ def _markdown_escaped(found: re.Match[str]) -> str:
 
 
 def markdown_code(text: str) -> str:
-    """Text as code of Markdown, between more backticks than it has in a row."""
+    """Return text as code of Markdown, between more backticks than it has in a row."""
     flat = one_line(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", flat)), default=0))
     space = " " if len(fence) > 1 else ""
     return f"{fence}{space}{flat}{space}{fence}"
 
 
+def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int) -> str:
+    """Return a table of cells that are Markdown already; those after the first `texts` are numbers.
+
+    Ends with a line break.
+    """
+    titles = list(header)
+    marks = ["---"] * texts + ["--:"] * (len(titles) - texts)
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (titles, marks, *rows))
+
+
 def latex_text(text: str) -> str:
-    """Text that LaTeX sets as it is."""
+    """Return text that LaTeX sets as it is."""
     flat = one_line(text).translate(_LATEX)
     return flat.replace("--", "-{}-").replace("--", "-{}-")  # two in a row would become a dash
 
 
 def csv_text(text: str) -> str:
-    r"""Text as a cell on one line that no spreadsheet takes for a formula.
+    r"""Return text as a cell on one line that no spreadsheet takes for a formula.
 
     What begins like one, or with an apostrophe, gets an apostrophe in front: whoever drops that
     has the text again. Control characters and line breaks become `\x0a`; spaces stay.
@@ -96,13 +106,13 @@ def csv_text(text: str) -> str:
 
 
 def json_text(content: Any, **form: Any) -> str:
-    """JSON that terminals only show, of the same content; `form` as for `json.dumps`."""
+    """Return JSON that terminals only show; `form` as for `json.dumps`."""
     text = json.dumps(content, **{"ensure_ascii": False, **form})
     return _NOT_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def script_json(content: Any) -> str:
-    """JSON that may be inside an HTML script element, of texts that a page may show.
+    """Return JSON that may be inside an HTML script element.
 
     Raises ValueError for NaN.
     """
@@ -112,12 +122,12 @@ def script_json(content: Any) -> str:
 
 
 def html_value(value: Any) -> Any:
-    """A value that a template of a web page shows; the template escapes HTML by itself."""
+    """Return a value for a template of a web page, which escapes HTML by itself."""
     return visible(value) if type(value) is str else value
 
 
 def annotation(kind: str, title: str, message: str) -> str:
-    """A workflow command of GitHub Actions, which shows a message as an annotation.
+    """Return a workflow command of GitHub Actions, which shows a message as an annotation.
 
     The escaping is that of github.com/actions/toolkit, packages/core/src/command.ts.
     """
@@ -126,7 +136,7 @@ def annotation(kind: str, title: str, message: str) -> str:
 
 
 def _shown(content: Any) -> Any:
-    """The same content with texts as a page shows them."""
+    """Return the same content with texts as a page shows them."""
     if isinstance(content, Mapping):
         return {html_value(key): _shown(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
@@ -135,7 +145,7 @@ def _shown(content: Any) -> Any:
 
 
 def html_templates(package: str, folder: str = ".") -> Environment:
-    """The HTML templates in a folder of a package."""
+    """Return the HTML templates in a folder of a package; undefined names are errors."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     return Environment(
@@ -153,47 +163,43 @@ _TENTH, _HUNDREDTH = Decimal("0.1"), Decimal("0.01")
 
 
 def percent(fraction: float) -> Decimal:
-    """Percent with one decimal, half up as people round: 0.6705 -> 67.1.
+    """Return percent with one decimal, half up as people round: 0.6705 -> 67.1.
 
-    By way of the shortest text of the float, since 0.6705 itself is a little less.
+    The shortest text of the float is rounded, since 0.6705 itself is a little less.
     """
     return (Decimal(repr(fraction)) * 100).quantize(_TENTH, ROUND_HALF_UP)
 
 
 def shown(metric: Metric, value: float) -> Decimal:
-    """A metric as tables have it: a fraction in percent, others with two decimals."""
+    """Return a metric as tables show it: a fraction in percent, others with two decimals."""
     if metric.unit == "fraction":
         return percent(value)
     return Decimal(repr(value)).quantize(_HUNDREDTH, ROUND_HALF_UP)
 
 
 def shown_text(metric: Metric, value: float) -> str:
-    """The same as text: `67.1`, or `1.91x` of a ratio."""
+    """Return the same as text: `67.1`, or `1.91x` of a ratio."""
     return f"{shown(metric, value)}{'x' if metric.unit == 'ratio' else ''}"
 
 
 def bounds(metric: Metric, interval: Mapping[str, Any] | None) -> str:
-    """An interval of a metric, `[12.5, 50.0]`; empty where there is none."""
+    """Return an interval of a metric, `[12.5, 50.0]`; empty where there is none."""
     if interval is None:
         return ""
     return f"[{shown(metric, interval['low'])}, {shown(metric, interval['high'])}]"
 
 
 def exact_difference(fraction: float, other: float) -> Decimal:
-    """A fraction minus another as their shortest texts say: 0.3 - 0.2 is 0.1."""
+    """Subtract the shortest texts of two fractions: 0.3 - 0.2 is 0.1."""
     return Decimal(repr(fraction)) - Decimal(repr(other))
 
 
 def difference(fraction: float, other: float) -> str:
-    """By how many percentage points a fraction is above another, with its sign: `+0.4`."""
+    """Return by how many percentage points a fraction is above another, as `+0.4`."""
     points = (exact_difference(fraction, other) * 100).quantize(_TENTH, ROUND_HALF_UP)
     return f"{points:+}" if points else "0.0"
 
 
-# The smallest p-value that is written out: a bootstrap says no more of smaller ones.
-_SMALLEST_P = 1e-6
-
-
 def p_value_text(value: float) -> str:
-    """A p-value in two digits; 0.000001 and less are not told apart."""
-    return f"{value:.2g}" if value >= _SMALLEST_P else f"<{_SMALLEST_P:.0e}"
+    """Return a p-value in two digits; below 0.000001 a bootstrap does not distinguish them."""
+    return f"{value:.2g}" if value >= 1e-6 else "<1e-06"

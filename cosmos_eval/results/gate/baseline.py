@@ -153,7 +153,7 @@ class Baseline:
     baseline_sha256: Annotated[Sha256, OWN_HASH] = ""
 
 
-def samples_of(path: Path, entry: Entry) -> Samples | None:
+def baseline_samples(path: Path, entry: Entry) -> Samples | None:
     """Return the per-sample arrays of an entry of a baseline; None where it has none.
 
     Raises ValueError where they are missing, or are not those that it was written with.

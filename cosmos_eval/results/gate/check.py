@@ -22,10 +22,10 @@ from cosmos_eval.results.gate.baseline import (
     Baseline,
     Entry,
     Key,
+    baseline_samples,
     described,
     read_baseline,
     result_key,
-    samples_of,
     write_baseline,
 )
 from cosmos_eval.results.record import ResultRow
@@ -173,7 +173,7 @@ def examine(
             continue
         where, metrics = described(entry.key), by_key[entry.key].row.metrics
         try:
-            findings += _compare(by_key[entry.key], entry, samples_of(path, entry))
+            findings += _compare(by_key[entry.key], entry, baseline_samples(path, entry))
         except ValueError as error:
             found.append(Problem(where, str(error)))
         found += [

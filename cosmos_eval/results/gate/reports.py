@@ -11,6 +11,7 @@ from cosmos_eval.results.gate.check import ALPHA, Finding, Report
 from cosmos_eval.results.text import (
     annotation,
     markdown_code,
+    markdown_table,
     markdown_text,
     one_line,
     p_value_text,
@@ -20,7 +21,7 @@ NAME = "cosmos-eval check"
 
 
 def to_cells(finding: Finding) -> dict[str, str]:
-    """A finding as a line of a table: shares in percent, ranks and ratios as they are."""
+    """Return a finding as a row of a table: fractions in percent, ranks and ratios as they are."""
     change, factor = finding.change, finding.record.factor
     low, high = change.interval()[:2]
     model, dataset, protocol = finding.key
@@ -42,7 +43,7 @@ def to_cells(finding: Finding) -> dict[str, str]:
 
 
 def tolerance_text(report: Report) -> str:
-    """The tolerance of the baseline, to follow its name; empty where it could not be read."""
+    """Return the tolerance as text after the baseline's name; empty where it is unknown."""
     tolerance = report.tolerance
     if tolerance is None:
         return ""
@@ -52,7 +53,7 @@ def tolerance_text(report: Report) -> str:
 
 
 def to_records(report: Report) -> dict[str, Any]:
-    """A report as JSON has it."""
+    """Return a report as JSON holds it."""
     return {
         "baseline": str(report.baseline),
         "status": report.status,
@@ -66,7 +67,7 @@ def to_records(report: Report) -> dict[str, Any]:
 
 
 def to_markdown(report: Report) -> str:
-    """A section for a pull request or a step's summary: the verdict, problems, and all metrics."""
+    """Write a section for a pull request: the verdict, problems, and all metrics."""
     lines = [
         f"### {NAME}: {markdown_text(report.verdict)}",
         "",
@@ -77,14 +78,13 @@ def to_markdown(report: Report) -> str:
     lines += [f"- note: {markdown_text(note)}" for note in report.notes]
     if report.findings:
         rows = [to_cells(finding) for finding in report.findings]
-        table = [list(rows[0]), ["---"] * len(rows[0])]
-        table += [[markdown_text(cell) for cell in row.values()] for row in rows]
-        lines += ["", *(f"| {' | '.join(row)} |" for row in table)]
+        cells = ([markdown_text(cell) for cell in row.values()] for row in rows)
+        lines += ["", markdown_table(rows[0], cells, texts=len(rows[0])).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 
 def to_junit(report: Report) -> str:
-    """JUnit XML: a case a metric, failed where it regressed, and a case with an error a problem."""
+    """Write JUnit XML: a case per metric, failed where it regressed, and an error per problem."""
     cases = [*_metric_cases(report), *_problem_cases(report)]
     counts = {
         "tests": str(len(cases)),
@@ -102,7 +102,7 @@ def to_junit(report: Report) -> str:
 
 
 def to_annotations(report: Report) -> list[str]:
-    """Workflow commands of GitHub Actions: an error a regression and a problem, else a notice."""
+    """Return workflow commands of GitHub Actions: errors, or else a notice."""
     errors = [("regression", _sentence(finding)) for finding in report.regressions]
     errors += [("cannot decide", str(problem)) for problem in report.problems]
     if not errors:

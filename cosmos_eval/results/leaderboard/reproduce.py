@@ -10,12 +10,12 @@ from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.results.leaderboard.board import Column, columns_of
 from cosmos_eval.results.leaderboard.entries import AMP, Entry, Source, published
 from cosmos_eval.results.leaderboard.terminal import Grid, grid_tables
-from cosmos_eval.results.leaderboard.writers import markdown_table
 from cosmos_eval.results.text import (
     bounds,
     difference,
     exact_difference,
     json_text,
+    markdown_table,
     markdown_text,
     percent,
 )

@@ -17,6 +17,7 @@ from cosmos_eval.results.text import (
     json_text,
     latex_text,
     markdown_code,
+    markdown_table,
     markdown_text,
 )
 
@@ -88,16 +89,6 @@ def _json_record(entry: Entry, found: Mapping[Cell, Rank]) -> dict[str, Any]:
 def to_markdown(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
     """Write tables as GitHub's Markdown, best in bold, with links to published numbers."""
     return "\n".join(_markdown_board(board) for board in boards(entries, ties))
-
-
-def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int) -> str:
-    """Return a table of cells that are Markdown already; those after the first `texts` are numbers.
-
-    Ends with a line break.
-    """
-    titles = list(header)
-    marks = ["---"] * texts + ["--:"] * (len(titles) - texts)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (titles, marks, *rows))
 
 
 def _markdown_board(board: Board) -> str:

@@ -11,7 +11,7 @@ from threading import Barrier
 import pytest
 from support.models import make_result, store
 
-from cosmos_eval.results.gate.baseline import read_baseline, samples_of
+from cosmos_eval.results.gate.baseline import baseline_samples, read_baseline
 from cosmos_eval.results.gate.check import replace_baseline
 from cosmos_eval.results.verify import Verified, verify_all
 from cosmos_eval.types import UsageError
@@ -38,7 +38,7 @@ def test_a_baseline_beside_the_folder_of_its_results_leaves_them_alone(command, 
     assert {verdict.outcome for verdict in verify_all([tmp_path / "results"])} == {"verified"}
 
 
-def test_only_samples_of_the_replaced_baseline_are_removed(command, tmp_path):
+def test_only_baseline_samples_the_replaced_baseline_are_removed(command, tmp_path):
     store(tmp_path / "one", "cls")
     store(tmp_path / "two", "cls", 0.7)
     command("check", "one", "--baseline", "base.json", *WHY)
@@ -103,7 +103,7 @@ def test_of_two_writers_of_one_baseline_one_wins_with_its_samples(tmp_path):
         for _ in range(20):
             list(pool.map(write, (0, 1)))
             (entry,) = read_baseline(path).results
-            assert samples_of(path, entry) is not None
+            assert baseline_samples(path, entry) is not None
             assert len(list((tmp_path / "base").iterdir())) == 1
 
 
@@ -115,7 +115,7 @@ def test_a_baseline_of_version_1_is_still_read(command):
     assert "scenes.json is of version 1 and has no hash of itself: write it with" in ended.err
 
 
-def test_samples_of_version_1_are_left_when_it_is_replaced(command, tmp_path):
+def test_baseline_samples_version_1_are_left_when_it_is_replaced(command, tmp_path):
     """They have names that results have, too."""
     shutil.copy(VERSION_1 / "scenes.json", tmp_path)
     shutil.copytree(VERSION_1 / "scenes", tmp_path / "scenes")

@@ -13,7 +13,7 @@ import pytest
 from support.gate_study import studies
 from support.models import make_result, seal, store
 
-from cosmos_eval.results.gate.baseline import read_baseline, samples_of
+from cosmos_eval.results.gate.baseline import baseline_samples, read_baseline
 from cosmos_eval.results.gate.check import Finding, Problem, Report, examine, replace_baseline
 from cosmos_eval.results.gate.reports import (
     to_annotations,
@@ -138,13 +138,13 @@ def test_a_baseline_says_who_when_and_why(update, tmp_path, monkeypatch):
     store(tmp_path / "old", "seg")
     ended = update("old")
     assert ended.status == 0
-    assert "scenes-cosmos on scenes-seg (scenes)   added" in ended.out
+    assert "scenes-cosmos on scenes-seg (scenes) added" in " ".join(ended.out.split())
     baseline = read_baseline(tmp_path / "base.json")
     assert (baseline.written["by"], baseline.written["reason"]) == ("Ada", "a test")
     assert baseline.written["utc"] > "2020"
     (entry,) = baseline.results
     assert entry.commit == "1" * 40
-    samples = samples_of(tmp_path / "base.json", entry)
+    samples = baseline_samples(tmp_path / "base.json", entry)
     expected = make_result("seg")[1]
     assert {k: v.tolist() for k, v in samples.items()} == {
         k: v.tolist() for k, v in expected.items()
