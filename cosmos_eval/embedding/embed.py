@@ -1,6 +1,6 @@
 """From an encoder and data to features: each distinct input is encoded once, in batches, or cached.
 
-Inputs are told apart by their content. They are encoded in shards of a fixed number, which no batch
+Inputs are identified by their content. They are encoded in shards of a fixed number, which no batch
 mixes. A killed run loses one shard at most, and processes divide whole shards. Neither the number
 of processes nor a resumed run changes what is encoded together, so that features stay the same to
 the bit. Where all features are cached, nothing here imports torch.

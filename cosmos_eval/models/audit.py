@@ -81,7 +81,7 @@ def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> l
 def stated_differences(
     statement: Statement, quick_gelu: bool, preprocessing: Mapping[str, Any]
 ) -> list[str]:
-    """List what was built otherwise than stated; what is not stated is free."""
+    """List differences between what is stated and what was built; other values are free."""
     stated = {key: statement.preprocessing.get(key) for key in _PREPROCESSING}
     stated["quick_gelu"] = statement.quick_gelu
     built = {**preprocessing, "quick_gelu": quick_gelu}
@@ -112,14 +112,14 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def require_layout(names: Sequence[str], path: Path | None) -> None:
-    """Raise UsageError for weights that are where OpenCLIP does not look for them."""
+    """Raise UsageError for weights under keys that OpenCLIP does not read."""
     heads = {name.partition(".")[0] for name in names}
     if heads & {"student", "teacher"}:
         raise UsageError(f"{path} is a COSMOS checkpoint: name it as cosmos:{path}")
     if "model" in heads and "state_dict" not in heads:
         raise UsageError(
-            f"{path} holds its weights under 'model', where OpenCLIP does not look: save what is "
-            "under it as a file of its own"
+            f"{path} holds its weights under 'model', where OpenCLIP does not look: save its "
+            "content as a file of its own"
         )
 
 

@@ -141,8 +141,8 @@ def _text_can_be_trimmed(parts: ClipParts) -> bool:
 def positions_needed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     """Count the positions of the context that each text takes with its special tokens, uncut.
 
-    What a tokenizer returns does not always tell: an end of text may look like padding (SigLIP) or
-    be replaced by it (CLIPA), and a class token may stand behind the padding.
+    The ids that a tokenizer returns do not always show it: an end of text may look like padding
+    (SigLIP) or be replaced by it (CLIPA), and a class token may stand behind the padding.
     """
     if isinstance(tokenizer, SimpleTokenizer):
         return [len(tokenizer.encode(text)) + 2 for text in texts]  # start and end of text

@@ -124,7 +124,7 @@ def _from_file(arch: str, path: Path) -> _Source:
     stated = config.get("preprocess_cfg", {})
     statement = audit.Statement(str(described), None, stated)
     given = {key: value for key, value in stated.items() if key != "size"}  # it is the model's
-    return _Source(arch, str(path), arch, statement, given, "mend it", path)
+    return _Source(arch, str(path), arch, statement, given, "correct it", path)
 
 
 def _in_folder(folder: Path) -> _Source:
@@ -147,7 +147,7 @@ def _described(name: str, description: Path, file: Path) -> _Source:
     config = audit.read_description(description)
     statement = audit.Statement(str(description), None, config.get("preprocess_cfg", {}))
     architecture = json.dumps(config["model_cfg"], sort_keys=True)
-    return _Source(name, None, architecture, statement, remedy="mend it", file=file)
+    return _Source(name, None, architecture, statement, remedy="correct it", file=file)
 
 
 def _build(source: _Source) -> ClipParts:
@@ -175,7 +175,7 @@ def _build(source: _Source) -> ClipParts:
 
 
 def _create(source: _Source, quick_gelu: bool) -> nn.Module:
-    """Checkpoints are opened with weights_only and loaded strictly: OpenCLIP's defaults."""
+    """Create the model; OpenCLIP opens files with weights_only and loads them strictly."""
     if source.pretrained != RANDOM:
         return open_clip.create_model(
             source.name,

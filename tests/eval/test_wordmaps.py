@@ -18,7 +18,7 @@ PARITY = Path(__file__).parents[1] / "parity"
 
 
 class SixPlaces:
-    """Two heads over six places, the second head the first one's mirror image."""
+    """Two heads over six positions, the second head the first one's mirror image."""
 
     info = EncoderInfo("six", "six", None, "0" * 64, False, "fp32", "cpu")
     weights = torch.tensor([0.05, 0.1, 0.2, 0.25, 0.3, 0.1])

@@ -1,4 +1,4 @@
-"""Kept embeddings: found by content alone, missed by any change, never trusted when damaged."""
+"""Cached embeddings: found by content alone, missed by any change, dropped when damaged."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_no_more_is_encoded_than_the_caller_waits_for(encoder, options, images):
     np.testing.assert_array_equal(embed_images(encoder, images, options, most=0).features, whole)
 
 
-def test_nothing_is_kept_without_a_folder(encoder, options, images):
+def test_nothing_is_cached_without_a_folder(encoder, options, images):
     nowhere = replace(options, cache=None)
     for _ in range(2):
         assert newly_encoded(encoder, lambda: embed_images(encoder, images, nowhere)) == IMAGES
@@ -187,7 +187,7 @@ def test_what_belongs_to_the_other_role_does_not_matter(encoder, options, images
     assert newly_encoded(encoder, lambda: embed_texts(encoder, TEXTS, options)) == 0
 
 
-def test_roles_templates_and_code_are_told_apart(encoder, options, monkeypatch):
+def test_roles_templates_and_code_are_parts_of_the_identity(encoder, options, monkeypatch):
     # A prompt of the bare name is the same text as a caption, and yet another embedding.
     assert newly_encoded(encoder, lambda: embed_texts(encoder, TEXTS, options)) == 20
     for templates, count in ((("{}",), 20), (("a {}",), 20), (("a {}", "{}"), 40), (("{}",), 0)):

@@ -123,7 +123,7 @@ def test_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_inside_a_block_that_is_offline(hub, monkeypatch, tmp_path) -> None:
-    """Neither the hub nor a plain download is asked, and what was fetched before is found."""
+    """Neither the hub nor a plain download is requested; files fetched before are found."""
     plain = urllib.request.urlopen
     monkeypatch.setenv("HOME", str(tmp_path))  # OpenCLIP keeps plain downloads below it
     hub.files[FILE] = CONTENT

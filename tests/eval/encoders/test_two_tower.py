@@ -135,7 +135,7 @@ def test_weights_are_found_where_functions_refer_to_them():
     assert make(weights=towers.state_dict()).info.weights_sha256 is not None
 
 
-def test_cut_texts_are_told_from_those_that_fit():
+def test_cut_texts_are_counted_and_those_that_fit_are_not():
     texts = ["", "a", "12345678", "123456789", "1234567890", "1234 67890123"]
     assert make().overlong(texts).tolist() == [False, False, False, False, True, True]
     padding_to_the_longest = make(tokenize=lambda texts: scenes_tokenizer(64)(texts)[:, :40])

@@ -1,4 +1,4 @@
-"""Words of texts and the places of their tokens, by hand and against the tokenizer itself."""
+"""Words of texts and the positions of their tokens, by hand and against the tokenizer itself."""
 
 from __future__ import annotations
 
