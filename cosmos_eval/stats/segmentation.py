@@ -58,8 +58,10 @@ def confusion(
 
 
 def pack(confusions: Iterable[Counts]) -> SparseConfusion:
-    """Confusion counts of images, (K, K) each, in the order of the images."""
-    return join([_pack_one(matrix) for matrix in confusions])
+    """Pack the confusion counts of images, (K, K) each, in the order of the images."""
+    flat = np.stack([matrix.ravel() for matrix in confusions])
+    image, pair = (indices.astype(np.int32) for indices in np.nonzero(flat))
+    return SparseConfusion(image, pair, flat[image, pair])
 
 
 def join(images: Sequence[SparseConfusion]) -> SparseConfusion:
@@ -81,24 +83,18 @@ def separate(every: SparseConfusion, n_images: int) -> list[SparseConfusion]:
     ]
 
 
-def _pack_one(matrix: Counts) -> SparseConfusion:
-    pair = np.flatnonzero(matrix)
-    number = np.zeros(len(pair), np.int32)
-    return SparseConfusion(number, pair.astype(np.int32), matrix.ravel()[pair])
-
-
 def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> Areas:
     """Areas of every image, (N, K)."""
     label, prediction = np.divmod(sparse.pair, n_classes)
 
-    def summed(kept: NDArray[np.bool_], classes: NDArray[np.int32]) -> Counts:
-        areas = np.zeros((n_images, n_classes), np.int64)
-        np.add.at(areas, (sparse.image[kept], classes[kept]), sparse.pixels[kept])
-        return areas
+    def summed(pixels: Counts, classes: NDArray[np.int32]) -> Counts:
+        cells = sparse.image.astype(np.int64) * n_classes + classes
+        flat = np.bincount(cells, weights=pixels, minlength=n_images * n_classes)
+        return flat.astype(np.int64).reshape(n_images, n_classes)
 
-    every = np.ones(len(label), bool)
+    right = np.where(label == prediction, sparse.pixels, 0)
     return Areas(
-        summed(label == prediction, label), summed(every, label), summed(every, prediction)
+        summed(right, label), summed(sparse.pixels, label), summed(sparse.pixels, prediction)
     )
 
 

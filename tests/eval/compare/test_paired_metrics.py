@@ -7,10 +7,10 @@ from functools import partial
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import binomtest, t, ttest_1samp
 from support.results import retrieval_metrics
 
-from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Mean, Median
+from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Mean, Median, Proportion
 from cosmos_eval.stats.paired import (
     PairedDifference,
     differences,
@@ -290,3 +290,69 @@ def test_kinds_are_drawn_by_their_counts() -> None:
     (found,) = resample([lambda w: {"n": w[:, 0]}], np.array([6, 2]), resamples=4000)
     assert found["n"].mean() == pytest.approx(6, abs=0.1)
     assert found["n"].var() == pytest.approx(8 * 0.75 * 0.25, rel=0.1)
+
+
+def test_shares_and_detectable_difference_of_equal_models() -> None:
+    hits = np.arange(100) < 30
+    found = mcnemar(hits, hits)
+    assert (found.a, found.b, found.units, found.changed) == (0.3, 0.3, 100, (0, 0))
+    # (1.96 + 0.84)^2 / n, since the models differ nowhere.
+    assert found.detectable() == pytest.approx((1.959964 + 0.841621) ** 2 / 100, rel=1e-5)
+
+
+def test_one_sample_is_enough_for_mcnemar() -> None:
+    assert matched_shares(1, 0, 0, 1).p_value == 1.0
+    with pytest.raises(ValueError, match="no samples"):
+        matched_shares(0, 0, 0, 0)
+
+
+def test_slow_estimates_can_be_left_out() -> None:
+    values, groups = np.array([1, 0, 1, 1]), np.array([0, 0, 1, 1])
+    hits, own = values.astype(bool), np.arange(4)
+    model = {
+        "mean": Mean(values, own),
+        "median": Median(values, own),
+        "of groups": GroupMean(hits, groups),
+        "of groups of clusters": GroupMean(hits, groups, own),
+        "proportion": Proportion(hits),
+    }
+    assert list(differences([model, model])(0, 1)) == list(model)
+    quick = differences([model, model], without_slow=True)(0, 1)
+    assert list(quick) == ["mean", "of groups of clusters", "proportion"]
+    # What only one of both has is left out.
+    assert list(differences([model, {"median": model["median"]}])(0, 1)) == ["median"]
+
+
+def test_the_bootstrap_by_hand() -> None:
+    """Two clusters are enough; error and p-value follow from the drawn differences."""
+    a, b = Mean(np.array([0.5, 1.0]), np.arange(2)), Mean(np.array([0.25, 0.0]), np.arange(2))
+    found = difference_of(a, b, resamples=3)
+    assert found == difference_of(a, b, resamples=3, seed=0)
+    drawn = np.random.default_rng(0).integers(2, size=(3, 2))
+    changes = np.array([0.25, 1.0])[drawn].mean(axis=1)
+    assert found.error == pytest.approx(changes.std(ddof=1) * math.sqrt(2))
+    assert found.p_value == pytest.approx(2 * t.sf(0.625 / found.error, 1))
+    assert (found.difference, found.dof, found.units) == (0.625, 1, 2)
+    assert found.interval(0.9)[:2] == pytest.approx(t.interval(0.9, 1, 0.625, found.error))
+    # One resample shows no spread.
+    assert differences([{"it": a}, {"it": b}], resamples=1)(0, 1) == {}
+    assert "it" in differences([{"it": a}, {"it": b}], resamples=2)(0, 1)
+
+
+def test_resamples_without_a_value_do_not_count() -> None:
+    """Values that are missing where the first of two samples is not drawn."""
+
+    def missing(sums: Areas) -> np.ndarray:
+        return np.where(sums.labelled > 0, sums.intersection, np.nan)
+
+    first, second = np.array([1, 0]), np.array([2, 0])
+    a, b = (
+        FunctionOfSums(Areas(some, np.array([1, 0]), some), missing) for some in (first, second)
+    )
+    found = difference_of(a, b, seed=1, resamples=400)
+    weights = np.random.default_rng(1).integers(2, size=(400, 2))
+    changes = -(weights == 0).sum(axis=1)
+    assert found.error == pytest.approx(changes[changes < 0].std(ddof=1) * math.sqrt(2))
+    nowhere = FunctionOfSums(Areas(first, np.array([0, 0]), first), missing)
+    assert differences([{"it": a}, {"it": nowhere}])(0, 1) == {}
+    assert differences([{"it": nowhere}, {"it": a}])(0, 1) == {}
