@@ -6,14 +6,14 @@ bring tasks of their own by entry points of the group `cosmos_eval.tasks`, which
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import MappingProxyType
 
-from cosmos_eval.tasks import installed as _installed
 from cosmos_eval.tasks.task import Metric, Task
 from cosmos_eval.types import Part, Protocol, RunOptions, UsageError, nearest
 
@@ -45,6 +45,10 @@ TASKS = tuple(_MODULES)
 """The names of the tasks of this package, in the order of tables."""
 
 
+# As schema.json has it.
+_NAME = re.compile("[a-z][a-z0-9_-]*")
+
+
 class _Known(Mapping[str, Task]):
     """The tasks of this package, then those of others, which are loaded when they are looked up."""
 
@@ -67,23 +71,57 @@ def known_tasks() -> Mapping[str, Task]:
     return _Known()
 
 
+@cache
 def _entries() -> Mapping[str, EntryPoint]:
-    return _installed.entries(TASKS)
+    """Return the entry points of installed packages by task; nothing is imported.
+
+    Raises UsageError for a name that no task can have, that this package has, or of two packages.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group="cosmos_eval.tasks"):
+        name, task = entry.name, f"{_described(entry)} brings a task '{entry.name}'"
+        if not _NAME.fullmatch(name) or name == "all":
+            raise UsageError(f"{task}: a name is of small letters, digits, - and _, and not 'all'")
+        if name in TASKS:
+            raise UsageError(f"{task}, which cosmos-eval has itself")
+        if name in found:
+            both = f"{_described(found[name])} and {_described(entry)}"
+            raise UsageError(f"{both} both bring a task '{name}': uninstall one of them")
+        found[name] = entry
+    return found
 
 
 @cache
 def _load(name: str) -> Task:
-    """A task by its name. Raises KeyError for an unknown one."""
+    """Return a task. Raises KeyError for an unknown one, UsageError for one that is broken."""
     if name in TASKS:
         task: Task = import_module(_MODULES[name]).TASK
         return task
     entry = _entries()[name]
-    return _installed.loaded(entry, Task, entry.load)
+    where = f"task '{name}' of {_described(entry)}"
+    try:
+        found = entry.load()
+    except Exception as error:
+        raise UsageError(
+            f"{where} cannot be loaded: {type(error).__name__}: {error} (--debug shows where)"
+        ) from error
+    if not isinstance(found, Task):
+        raise UsageError(f"{where}: {type(found).__name__} is no cosmos_eval.tasks.Task")
+    return found
+
+
+def _versions(entry: EntryPoint) -> dict[str, str]:
+    return {entry.dist.name: entry.dist.version} if entry.dist else {}
+
+
+def _described(entry: EntryPoint) -> str:
+    """Return the package of an entry point for people."""
+    return " ".join(*_versions(entry).items()) if entry.dist else entry.value
 
 
 def packages_of(task: str) -> dict[str, str]:
     """The package that brings a task and its version; empty for a task of this package."""
-    return {} if task in TASKS else _installed.versions(_entries()[task])
+    return {} if task in TASKS else _versions(_entries()[task])
 
 
 def task_named(name: str) -> Task:

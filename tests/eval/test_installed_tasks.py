@@ -85,7 +85,7 @@ def test_fields_that_no_file_can_set(bring, tmp_path):
         ("import no_such_module", "task 'third' of thirds 1.2 cannot be loaded: ModuleNotFoundErr"),
         ("1 / 0", "cannot be loaded: ZeroDivisionError: division by zero"),
         ("TUSK = 3", "cannot be loaded: AttributeError: "),
-        ("TASK = 3", r"task 'third' of thirds 1\.2: int is no cosmos_eval\.tasks\.task\.Task"),
+        ("TASK = 3", r"task 'third' of thirds 1\.2: int is no cosmos_eval\.tasks\.Task"),
     ],
 )
 def test_a_broken_package_is_named(bring, text, message):

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cosmos_eval import tasks
-from cosmos_eval.tasks import installed as _installed
 
 
 def install(folder: Path, name: str, tasks: Mapping[str, str], version: str = "0.1") -> None:
@@ -21,7 +20,7 @@ def install(folder: Path, name: str, tasks: Mapping[str, str], version: str = "0
 
 def forget_tasks(*modules: str) -> None:
     """Look for installed tasks anew, and import these modules again."""
-    _installed.entries.cache_clear()
+    tasks._entries.cache_clear()
     tasks._load.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] in modules]:
         del sys.modules[name]
