@@ -34,7 +34,7 @@ app = typer.Typer(
     name="cosmos-eval",
     help="Measure CLIP-like models: retrieval, classification, segmentation, caption selection.",
     add_completion=False,
-    rich_markup_mode=None,  # whose tables leave help texts too few columns
+    rich_markup_mode=None,  # its tables leave too few columns for help texts
     pretty_exceptions_enable=False,
 )
 app.command("run")(run.run)
@@ -81,7 +81,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _run(arguments: list[str], *, debug: bool) -> int:
-    """The exit status of a command line."""
+    """Run a command line and return its exit status."""
     try:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()

@@ -51,7 +51,7 @@ def compare(
     print_notes((*notes, *comparison.notes))
 
 
-def _row(test: MetricTest) -> dict[str, str]:
+def _row(test: MetricTest) -> dict[str, str | None]:
     from cosmos_eval.results.text import p_value_text
 
     difference = test.difference
@@ -67,8 +67,8 @@ def _row(test: MetricTest) -> dict[str, str]:
         "A - B [95%]": f"{factor * difference.difference:+.2f} "
         f"[{factor * low:+.2f}, {factor * high:+.2f}]",
         "p": p_value_text(difference.p_value),
-        "p (Holm)": "" if test.adjusted is None else p_value_text(test.adjusted),
+        "p (Holm)": None if test.adjusted is None else p_value_text(test.adjusted),
         "better": test.better,
-        "detectable": "" if least is None else f"{factor * least:.2f}",
+        "detectable": None if least is None else f"{factor * least:.2f}",
         "test": f"{difference.method}, n = {difference.units}",
     }

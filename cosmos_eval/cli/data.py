@@ -45,13 +45,9 @@ def doctor(
     with Progress() as progress:
         diagnoses = list(examine_all(protocols, run_options, progress.step))
     if json:
-        first = ("dataset", "task", "whole")
-        records = [dataclasses.asdict(diagnosis) for diagnosis in diagnoses]
-        print_json([{**{name: one[name] for name in first}, **one} for one in records])
+        print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
     else:
-        rows = [_row(diagnosis) for diagnosis in diagnoses]
-        columns = [name for name in rows[0] if any(row[name] for row in rows)]
-        print_records([{name: row[name] for name in columns} for row in rows])
+        print_records([_row(diagnosis) for diagnosis in diagnoses])
         for task in dict.fromkeys(diagnosis.task for diagnosis in diagnoses):
             print_line(f"checked for {task}: {task_named(task).checked}")
         for diagnosis in diagnoses:
@@ -63,7 +59,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _row(diagnosis: Diagnosis) -> dict[str, str]:
+def _row(diagnosis: Diagnosis) -> dict[str, str | None]:
     expected = diagnosis.expected
     counts = {
         "images": (diagnosis.images, expected),
@@ -76,9 +72,9 @@ def _row(diagnosis: Diagnosis) -> dict[str, str]:
         "dataset": diagnosis.dataset,
         "task": diagnosis.task,
         "whole": "yes" if diagnosis.whole else "NO",
-        **{key: "" if n is None else f"{n} of {of}" for key, (n, of) in counts.items()},
-        **{key: "" if ends is None else f"{ends[0]}-{ends[1]}" for key, ends in ranges.items()},
-        "suffix": diagnosis.mask_suffix or "",
+        **{key: None if n is None else f"{n} of {of}" for key, (n, of) in counts.items()},
+        **{key: ends and f"{ends[0]}-{ends[1]}" for key, ends in ranges.items()},
+        "suffix": diagnosis.mask_suffix,
         "folder": diagnosis.folder or diagnosis.note,
     }
 

@@ -1,6 +1,6 @@
 """What commands print: tables and JSON on standard output, notes on standard error.
 
-Errors of these streams are told from errors of the command's work.
+Errors of these streams are another kind of error than those of the command's work.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def print_written(path: Path, details: str = "") -> None:
 
 
 def print_records(records: Sequence[Mapping[str, Any]], *, as_json: bool = False) -> None:
-    """Print records that have the same keys as a table or as JSON."""
+    """Print records that have the same keys as JSON, or as a table without its empty columns."""
     if as_json:
         print_json(records)
         return
@@ -46,10 +46,12 @@ def print_records(records: Sequence[Mapping[str, Any]], *, as_json: bool = False
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in records[0]:
+    columns = [name for name in records[0] if any(r[name] not in ("", None) for r in records)]
+    for name in columns:
         table.add_column(one_line(name), overflow="fold")
     for record in records:
-        table.add_row(*(one_line(str(value)) for value in record.values()))
+        cells = ("" if record[name] is None else str(record[name]) for name in columns)
+        table.add_row(*map(one_line, cells))
     console().print(table)
 
 

@@ -287,12 +287,12 @@ def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:
 def _row(preview: Preview) -> dict[str, Any]:
     cached, seconds = preview.embeddings_kept, preview.estimated_seconds
     counts = ", ".join(f"{count} {role}" for role, count in (cached or {}).items())
-    result = "" if preview.result is None else "damaged" if preview.result_fault else "there"
+    result = preview.result and ("damaged" if preview.result_fault else "there")
     return {
         "model": preview.model,
         "data set": f"{preview.dataset} ({preview.protocol})",
         "data": preview.data_state,
-        "samples": "" if preview.samples is None else preview.samples,
+        "samples": preview.samples,
         "result": result,
         "cached": "unknown" if cached is None else counts or "none",
         "h:mm:ss": "unknown" if seconds is None else _duration(seconds),

@@ -25,7 +25,7 @@ def segment(
         typer.Option(help="Names separated by commas. Default: the classes of the data set."),
     ] = None,
     dataset: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Data set whose classes and settings are used.")
+        str, typer.Option(metavar="NAME|FILE", help="Data set that gives classes and settings.")
     ] = "scenes-seg",
     protocol: Annotated[
         str | None, typer.Option(metavar="NAME", help="Settings of this family.")

@@ -32,13 +32,13 @@ FAMILIES = {
 
 
 def models() -> list[Record]:
-    """Bundled and released models, and the forms that name any other."""
+    """List bundled and released models, and the forms that name any other."""
     bundled = [{"model": name, "kind": "bundled"} for name in BUNDLED]
     released = [
         {"model": f"cosmos:{name}", "kind": f"released, {arch}"} for name, arch in RELEASED.items()
     ]
     forms = {
-        "cosmos:PATH": "a COSMOS checkpoint; --arch where it does not say its architecture",
+        "cosmos:PATH": "a COSMOS checkpoint; --arch where it does not state its architecture",
         "openclip:ARCH/TAG": "a pretrained OpenCLIP model; TAG `random`: random weights",
         "openclip:ARCH/PATH": "an OpenCLIP checkpoint",
         "openclip:FOLDER": "a folder in OpenCLIP's hub layout, as `cosmos-train export` writes it",
@@ -49,7 +49,7 @@ def models() -> list[Record]:
 
 
 def tasks() -> list[Record]:
-    """All tasks, what tables show of them, and the packages that bring them."""
+    """List all tasks, the metrics that tables show, and the packages that bring them."""
     records = []
     for name in known_tasks():
         packages = [f"{package} {version}" for package, version in packages_of(name).items()]
@@ -63,7 +63,7 @@ def tasks() -> list[Record]:
 
 
 def datasets() -> list[Record]:
-    """Known data sets with their task and usual protocol family."""
+    """List known data sets with their task and usual protocol family."""
     return [
         {"dataset": name, "task": task_of(protocol), "protocol": protocol.family}
         for name, protocol in known_protocols().items()
@@ -71,7 +71,7 @@ def datasets() -> list[Record]:
 
 
 def protocols() -> list[Record]:
-    """Protocol families, what their numbers can be compared with, and their data sets."""
+    """List protocol families, what their numbers can be compared with, and their data sets."""
     families = {name: known_families(name) for name in known_protocols()}
     return [
         {
@@ -84,7 +84,7 @@ def protocols() -> list[Record]:
 
 
 def suites() -> list[Record]:
-    """The suites of this package: how many models and which data sets."""
+    """List the suites of this package: the number of models, and the data sets."""
     from cosmos_eval.runner.suites import known_suites, read_suite  # which imports NumPy
 
     records = []

@@ -43,11 +43,11 @@ Outcomes = Generator[tuple[int, list[Result]], None, None]
 """The results of jobs as they end, each with the job's index; closed, it cancels the others."""
 
 Engine = Callable[[Sequence[Job], Watch], Outcomes]
-"""Runs jobs, one or more. It decides where and when, `Worker` what is measured and written."""
+"""Runs one job or more: it decides where and when, `Worker` measures and writes."""
 
 
 def engine_of(executor: Executor) -> Engine:
-    """The engine of a name. Raises UsageError where the package it needs is not installed."""
+    """Return an engine by its name. Raises UsageError where its package is not installed."""
     try:
         match executor:
             case "local":
@@ -130,7 +130,7 @@ def execute(
 
 
 def _without(plan: Plan, skip: Container[Pair]) -> Plan:
-    """The plan without models and data sets of which every pair is skipped."""
+    """Return the plan without models and data sets of which every pair is skipped."""
     wanted = [pair for pair in plan.pairs if pair not in skip]
     models = {pair.model for pair in wanted}
     sets = {pair[1:] for pair in wanted}
@@ -156,7 +156,7 @@ def _require_outputs(options: RunOptions, output: Path) -> None:
 
 
 def _in_order(outcomes: Outcomes, *, raising: bool) -> Iterator[list[Result]]:
-    """Results of jobs in the order of the jobs, without and with an error apart.
+    """Yield results in the order of the jobs, those with an error apart.
 
     With `raising`, an error is raised as soon as it is known.
     """
@@ -176,13 +176,13 @@ def _in_order(outcomes: Outcomes, *, raising: bool) -> Iterator[list[Result]]:
 
 
 def reason_of(error: Exception) -> str:
-    """An error in one line; its kind, where it is none of ours."""
+    """Return an error in one line, with its type where it is none of ours."""
     text = " ".join(str(error).split())
     return text if isinstance(error, CosmosEvalError) else f"{type(error).__name__}: {text}"
 
 
 def existing_results(plan: Plan, output: Path) -> dict[Pair, Result]:
-    """The results of a plan's pairs whose files exist; an error says why one is measured again."""
+    """Return the existing results of a plan; an error says why one is to be measured again."""
     existing = {}
     for spec in plan.specs:
         for protocol in plan.protocols:

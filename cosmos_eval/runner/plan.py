@@ -27,7 +27,7 @@ from cosmos_eval.types import (
 )
 
 Watch = Callable[[str, Progress], None]
-"""Called with what is being measured and its progress."""
+"""Called with the names of model and data set, and their progress."""
 
 
 def unwatched(what: str, progress: Progress) -> None:
@@ -51,7 +51,7 @@ class Pair(NamedTuple):
 
 
 def pair_of(spec: ModelSpec, protocol: Protocol) -> Pair:
-    """The key of the result of a model on a data set."""
+    """Return the key of the result of a model on a data set."""
     return Pair(spec.text, protocol.dataset, protocol.family)
 
 
@@ -158,7 +158,7 @@ def make_plan(
 def choose_protocols(
     task: str, datasets: Sequence[str], families: Sequence[str]
 ) -> Sequence[Protocol]:
-    """The protocols of data sets named as for `make_plan`; raises as it does."""
+    """Return the protocols of data sets named as for `make_plan`; raises as it does."""
     if task != "all":
         task_named(task)
     if not datasets:
@@ -187,16 +187,16 @@ def _embedded(task: str) -> Sequence[Protocol]:
 
 
 def _refuse_repeated(names: Sequence[str]) -> None:
-    """The second result of a name would replace the first one."""
+    """Raise UsageError for repeated names: the second result would replace the first one."""
     for name in names:
         if names.count(name) > 1:
             raise UsageError(f"{name} is given twice")
 
 
 def data_folder(protocol: Protocol, options: RunOptions) -> Path:
-    """The folder that a data set's paths are relative to.
+    """Return the folder that a data set's paths are relative to.
 
-    Raises UsageError where the user has to name it and has not, or named one that does not exist.
+    Raises UsageError where it is not named or does not exist.
     """
     if protocol.root is not None:
         return Path(protocol.root)
@@ -212,7 +212,7 @@ def data_folder(protocol: Protocol, options: RunOptions) -> Path:
 def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True) -> list[Dataset]:
     """Check and open every data set of a plan; without `raising`, return errors in their place.
 
-    Raises UsageError for a data set whose folder the user has to name, and has not.
+    Raises UsageError for a data set whose folder is not named or does not exist.
     """
     datasets = []
     for protocol in plan.protocols:

@@ -35,7 +35,7 @@ ROUGH = "rough: ViT-B/16 on two busy CPU cores, which a GPU leaves far behind"
 
 
 class Preview(NamedTuple):
-    """What is known of a result before it is measured.
+    """A result before it is measured.
 
     `data` is the folder that the data set's paths are relative to, None where the user has to name
     it; `data_state` is about the folders that it needs, not about their content. `samples` is None
@@ -98,7 +98,7 @@ def _preview(
 
 
 def _results(output: Path) -> list[ResultRow]:
-    """Every result of a folder that can be read."""
+    """Read the results of a folder; files that cannot be read are left out."""
     rows = []
     for path in sorted(output.glob("*.json")):
         try:
@@ -118,7 +118,7 @@ def _data(protocol: Protocol, options: RunOptions) -> Data:
 
 
 def _samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow]) -> int | None:
-    """The number of samples: of the files, as the protocol states it, or of complete results."""
+    """Return the number of samples: of the files, of the protocol, or of complete results."""
     part = found_part(protocol, options)
     if part is not None and part.unit in ("images", "items"):
         return part.found
@@ -155,7 +155,7 @@ def _cached(spec: ModelSpec, plan: Plan, rows: Sequence[ResultRow]) -> Mapping[s
 
 
 def _weights_sha256(spec: ModelSpec, rows: Sequence[ResultRow]) -> str | None:
-    """The hash of a model's weights: of a small file, or as results of the model state it."""
+    """Return the hash of a model's weights: of a small file, or from results of the model."""
     file = local_file(spec)
     if file is not None:
         return file_sha256(file) if file.stat().st_size <= _HASHED_BYTES else None

@@ -78,7 +78,7 @@ class Loaded(NamedTuple):
 
 
 class Worker:
-    """Run jobs one after the other, and keep the last model, which the next job may have too."""
+    """Run jobs one after the other; keep the last model, which the next job may use as well."""
 
     def __init__(self, watch: Watch = unwatched) -> None:
         self._watch = watch
@@ -99,7 +99,7 @@ class Worker:
         yield from measure(self._load(job), job, self._watch)
 
     def _load(self, job: Job) -> Loaded:
-        """The model of a job. One that cannot be loaded is not tried again for its next job."""
+        """Return the model of a job. A model that cannot be loaded is not tried again."""
         if job.spec != self._spec:
             self._spec, self._model = job.spec, None  # its memory is free before the next
             try:
@@ -156,7 +156,7 @@ def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Resul
 
 
 def _result(job: Job, protocol: Protocol, row: ResultRow, samples: Samples) -> Result:
-    """The result of a job; where it has a folder, written there by the main process."""
+    """Return a result; where the job has a folder, the main process writes it there."""
     pair = pair_of(job.spec, protocol)
     if job.output is None:
         return Result(pair, row, samples)
@@ -166,7 +166,7 @@ def _result(job: Job, protocol: Protocol, row: ResultRow, samples: Samples) -> R
 
 
 def _own_predictions(options: RunOptions, encoder: Encoder) -> RunOptions:
-    """The options with a folder of its own for the predictions of one model."""
+    """Return the options with a folder of its own for the predictions of one model."""
     if options.save_predictions is None:
         return options
     own = predictions_of(Path(options.save_predictions), encoder.info.spec)

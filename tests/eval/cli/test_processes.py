@@ -129,7 +129,7 @@ def test_an_error_in_one_process_ends_all_with_one_line(data, tmp_path):
     assert len(ours) == 1
     assert f"cannot decode image {broken}" in ours[0]
     assert done.returncode != 0
-    assert "exitcode  : 2 " in done.stderr  # what torchrun, which ends with 1, says of ours
+    assert "exitcode  : 2 " in done.stderr  # torchrun, which ends with 1, prints our status
     assert done.stdout == ""
     assert not (tmp_path / "out").exists()
 

@@ -72,14 +72,14 @@ def test_results_are_found_by_the_names_they_are_stored_under(provenance, model,
 
 def test_the_form_of_attention_is_part_of_the_name(tmp_path):
     known = {"task": "seg", "dataset": "voc20", "protocol": "cosmos"}
-    for used, asked in (("csa", None), ("csa", "csa"), ("naclip", "naclip")):
+    for used, requested in (("csa", None), ("csa", "csa"), ("naclip", "naclip")):
         row = make_row(
             {"attention": used, "protocol_attention": "csa"},
             {"spec": "openclip:ViT-B-16/openai", "weights": None},
             **known,
         )
         path = write_result(tmp_path / used, row, {"x": np.arange(3)})
-        options = RunOptions(attention=asked)
+        options = RunOptions(attention=requested)
         plan = make_plan(datasets=["voc20"], models=["openclip:ViT-B-16/openai"], options=options)
         (found,) = existing_results(plan, tmp_path / used).values()
         assert (found.path, found.error) == (path, None)
@@ -93,7 +93,7 @@ def test_a_result_of_weights_that_the_file_no_longer_holds_is_none(tmp_path):
     assert "is of other weights than" in str(found.error)
 
 
-def test_kept_embeddings_are_counted_by_the_weights_they_are_of(tmp_path):
+def test_cached_embeddings_are_counted_by_the_weights_they_are_of(tmp_path):
     plan = make_plan(
         datasets=["scenes-cls"],
         models=["scenes-clip", "scenes-cosmos", "openclip:ViT-B-16/openai"],

@@ -1,4 +1,4 @@
-"""Suite files: those of the package name what the papers measured; faults are told in a line."""
+"""Suite files: those of the package name what the papers measured; a fault is one line."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_what_is_wrong_in_a_file(text, message, tmp_path):
     assert "\n" not in str(raised.value)
 
 
-def test_an_unknown_suite_is_told_with_the_nearest():
+def test_an_unknown_suite_is_reported_with_the_nearest():
     with pytest.raises(UsageError, match="unknown suite 'paper-segment'; known: paper-segmenta"):
         read_suite("paper-segment")
     with pytest.raises(UsageError, match=r"lost\.yaml: no such file"):

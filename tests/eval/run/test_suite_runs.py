@@ -1,4 +1,4 @@
-"""`cosmos-eval run --suite`: what is missing is measured, what fails is told."""
+"""`cosmos-eval run --suite`: missing results are measured, failures are reported."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_other_precision_or_limit_is_another_result(command, own_suite, tmp_path
     assert sum("__amp" in name for name in results(tmp_path)) == 4
 
 
-def test_all_missing_data_are_told_before_anything_is_loaded(command, own_suite, loaded):
+def test_all_missing_data_are_reported_before_anything_is_loaded(command, own_suite, loaded):
     for name in ("cold", "warm"):
         (own_suite.parent / name).rename(own_suite.parent / f"{name}-lost")
     done = command(*RUN, str(own_suite))
@@ -137,7 +137,7 @@ def test_keep_going_serves_runs_without_a_suite(command, own_suite, tmp_path):
     named = [f"--dataset={own_suite.parent / name}.yaml" for name in ("cold", "warm")]
     model = own_suite.read_text().split("[")[1].split(",")[0]
     arguments = [*RUN[:-1], *named, "--model", model]
-    for _ in range(2):  # what is there is measured again: it was asked for
+    for _ in range(2):  # existing results are measured again: they were requested
         done = command(*arguments, "--keep-going")
         assert done.status == 1
         assert done.err.splitlines()[-1] == "measured 1, there already 0, failed 1"
