@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -20,11 +20,9 @@ from cosmos_core.data.scenes.vocabulary import CONTEXT_LENGTH
 from cosmos_core.utils.files import appearing, errors_of
 
 JPEG_QUALITY = 95
+SHARD_SIZE = 1000
 IGNORED = 255
 """Label of pixels that do not count, as in PASCAL VOC."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of scenes written and the number of all."""
 
 _MOST_TOKENS = CONTEXT_LENGTH - 2  # beside the marks of start and end
 
@@ -49,8 +47,6 @@ def write_layouts(
     split: str = TEST,
     count: int = 400,
     layouts: Sequence[str] | None = None,
-    shard_size: int = 1000,
-    progress: Progress | None = None,
 ) -> Path:
     """Write the first `count` scenes of a split under `root`, which must not exist yet.
 
@@ -66,10 +62,8 @@ def write_layouts(
     with errors_of(root), appearing(root) as folder:
         entries = _render(split, count)
         for name in layouts or LAYOUTS:
-            entries = _WRITERS[name](entries, folder, split, shard_size)
-        for entry in entries:
-            if progress:
-                progress(entry.number, count)
+            entries = _WRITERS[name](entries, folder, split)
+        deque(entries, maxlen=0)
     return root
 
 
@@ -95,7 +89,7 @@ def _render(split: str, count: int) -> _Entries:
 # Each of the following writes its layout of all entries while it passes them on.
 
 
-def _write_coco(entries: _Entries, root: Path, split: str, shard_size: int) -> _Entries:
+def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
     """Write COCO captions: five per image, and in a second file one joined caption per image."""
     folder = root / "coco" / "images" / split
     folder.mkdir(parents=True)
@@ -119,7 +113,7 @@ def _write_coco(entries: _Entries, root: Path, split: str, shard_size: int) -> _
         _dump(path, {**head, "annotations": notes})
 
 
-def _write_folder(entries: _Entries, root: Path, split: str, shard_size: int) -> _Entries:
+def _write_folder(entries: _Entries, root: Path, split: str) -> _Entries:
     """Write one folder per class of dominant thing, as torchvision's ImageFolder reads them."""
     folders = [root / "folder" / split / kind for kind in THINGS]
     for folder in folders:
@@ -129,7 +123,7 @@ def _write_folder(entries: _Entries, root: Path, split: str, shard_size: int) ->
         yield entry
 
 
-def _write_voc(entries: _Entries, root: Path, split: str, shard_size: int) -> _Entries:
+def _write_voc(entries: _Entries, root: Path, split: str) -> _Entries:
     """Write PASCAL VOC: label maps, and the same with the dominant thing ignored."""
     images, whole, small, lists = (
         root / "voc" / name
@@ -171,7 +165,7 @@ def palette() -> list[int]:
     return flat
 
 
-def _write_shards(entries: _Entries, root: Path, split: str, shard_size: int) -> _Entries:
+def _write_shards(entries: _Entries, root: Path, split: str) -> _Entries:
     """Write webdataset tars of `<id>.jpg` and `<id>.json`; the same scenes give the same bytes."""
     # Imported here: it is slow to import, and only this layout needs it.
     from webdataset import ShardWriter
@@ -179,7 +173,7 @@ def _write_shards(entries: _Entries, root: Path, split: str, shard_size: int) ->
     folder = root / "shards"
     folder.mkdir()
     pattern = str(folder).replace("%", "%%") + "/scenes-%06d.tar"
-    options = {"maxcount": shard_size, "maxsize": float("inf"), "verbose": 0}
+    options = {"maxcount": SHARD_SIZE, "maxsize": float("inf"), "verbose": 0}
     with ShardWriter(pattern, **options, mtime=0, user="", group="") as writer:
         for entry in entries:
             record = {**entry.scene.captions, "label": entry.scene.label}
@@ -187,7 +181,7 @@ def _write_shards(entries: _Entries, root: Path, split: str, shard_size: int) ->
             yield entry
 
 
-def _write_records(entries: _Entries, root: Path, split: str, shard_size: int) -> _Entries:
+def _write_records(entries: _Entries, root: Path, split: str) -> _Entries:
     """Write `annotations.json`: what is where in each scene, for figures on small things alone."""
     records = []
     for entry in entries:
@@ -199,7 +193,7 @@ def _write_records(entries: _Entries, root: Path, split: str, shard_size: int) -
     _dump(root / "annotations.json", {"split": split, "classes": CLASSES, "scenes": records})
 
 
-def _write_choices(entries: _Entries, root: Path, split: str, shard_size: int) -> _Entries:
+def _write_choices(entries: _Entries, root: Path, split: str) -> _Entries:
     """Write one JSON file per attribute in SugarCrepe's form: image, right and wrong caption.
 
     The images are those of the COCO layout.
@@ -223,16 +217,13 @@ def _dump(path: Path, content: object) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-_Writer = Callable[[_Entries, Path, str, int], _Entries]
-_WRITERS: MappingProxyType[str, _Writer] = MappingProxyType(
-    {
-        "coco": _write_coco,
-        "folder": _write_folder,
-        "voc": _write_voc,
-        "shards": _write_shards,
-        "records": _write_records,
-        "choices": _write_choices,
-    }
-)
+_WRITERS = {
+    "coco": _write_coco,
+    "folder": _write_folder,
+    "voc": _write_voc,
+    "shards": _write_shards,
+    "records": _write_records,
+    "choices": _write_choices,
+}
 LAYOUTS = tuple(_WRITERS)
 """Names of the layouts that `write_layouts` knows."""

@@ -136,7 +136,9 @@ def _outlined(rgba: Image, outline: int, rim: int) -> Image:
     away = cv2.distanceTransform((rgba[..., 3] == 0).view(np.uint8), cv2.DIST_L2, 3)
     rings = np.array([(*_DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
     ring = (away > outline).astype(np.intp) + (away > rim)
-    copied: Image = cv2.copyTo(rgba, rgba[..., 3], rings[ring])
+    # One 32-bit word per pixel is much quicker to look up than four bytes.
+    out = rings.view(np.uint32)[:, 0][ring].view(np.uint8).reshape(rgba.shape)
+    copied: Image = cv2.copyTo(rgba, rgba[..., 3], out)
     return copied
 
 
@@ -331,18 +333,6 @@ def _mushroom(pen: Canvas, colour: Colour, rng: Rng) -> None:
             pen.fill(oval(x + rng.uniform(-0.06, 0.06), y * tall, radius, radius * 0.85), _WHITE)
 
 
-def _petals(colour: Colour, count: int, ring: float) -> list[tuple[Shape, Colour]]:
-    turns = np.arange(count) * 2 * np.pi / count
-    levels = (1.0, 0.86)
-    return [
-        (
-            oval(ring * np.cos(t), -0.34 + ring * np.sin(t), 0.24, 0.12, float(np.degrees(t))),
-            shade(colour, levels[i % 2]),
-        )
-        for i, t in enumerate(turns)
-    ]
-
-
 def _sunflower(pen: Canvas, colour: Colour, rng: Rng) -> None:
     sway = rng.uniform(-0.12, 0.12)
     pen.line(shape((0, -0.3), (sway, 0.4), (0, 0.95)), _LEAF, 19)
@@ -350,8 +340,10 @@ def _sunflower(pen: Canvas, colour: Colour, rng: Rng) -> None:
         y = rng.uniform(0.5, 0.72)
         pen.fill(oval(side * 0.32, y, 0.3, 0.12, -side * 28), _LEAF, 4)
         pen.line(shape((0, y + 0.14), (side * 0.52, y - 0.1)), shade(_LEAF, 0.6), 3)
-    for petal, tone in _petals(colour, int(rng.integers(11, 16)), 0.42):
-        pen.fill(petal, tone, 4)
+    count = int(rng.integers(11, 16))
+    for i, t in enumerate(np.arange(count) * 2 * np.pi / count):
+        petal = oval(0.42 * np.cos(t), -0.34 + 0.42 * np.sin(t), 0.24, 0.12, float(np.degrees(t)))
+        pen.fill(petal, shade(colour, (1.0, 0.86)[i % 2]), 4)
     disc = oval(0, -0.34, 0.31, 0.31)
     pen.fill(disc, (94, 54, 26), 4)
     with pen.inside(disc):

@@ -13,7 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_core.data.scenes import CLASSES, COLOURS, PALETTE, STUFF, TEST, THINGS, TRAIN
+from cosmos_core.data.scenes import (
+    CLASSES,
+    COLOURS,
+    PALETTE,
+    STUFF,
+    TEST,
+    THINGS,
+    TRAIN,
+    layouts,
+)
 from cosmos_core.data.scenes.captions import CAPTION_KEYS, CAPTIONERS, place_of, relation_of
 from cosmos_core.data.scenes.layouts import image_captions, joined_caption, write_layouts
 from cosmos_core.data.scenes.scene import render_scene, split_scenes
@@ -36,7 +45,9 @@ def some():
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
     where = tmp_path_factory.mktemp("scenes") / "data"
-    return write_layouts(where, count=COUNT, shard_size=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layouts, "SHARD_SIZE", 16)
+        return write_layouts(where, count=COUNT)
 
 
 def digest(scene):
@@ -420,8 +431,9 @@ def test_shards_are_read_back(root):
         assert sample["jpg"].shape == (128, 128, 3)
 
 
-def test_shards_have_the_same_bytes_again(root, tmp_path):
-    write_layouts(tmp_path / "again", count=COUNT, shard_size=16, layouts=["shards"])
+def test_shards_have_the_same_bytes_again(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(layouts, "SHARD_SIZE", 16)
+    write_layouts(tmp_path / "again", count=COUNT, layouts=["shards"])
     assert [p.name for p in (tmp_path / "again").iterdir()] == ["shards"]
     for path in (root / "shards").iterdir():
         assert path.read_bytes() == (tmp_path / "again" / "shards" / path.name).read_bytes()
@@ -437,13 +449,14 @@ def test_records_hold_every_small_thing(root):
         assert [tuple(t["box"]) for t in record["things"]] == [t.box for t in scene.things]
 
 
-def test_a_failed_writing_leaves_nothing(tmp_path):
-    def stop(done, total):
-        if done == 3:
-            raise KeyboardInterrupt
+def test_a_failed_writing_leaves_nothing(tmp_path, monkeypatch):
+    def stop_at_third(split, count):
+        yield from split_scenes(split, 2)
+        raise KeyboardInterrupt
 
+    monkeypatch.setattr(layouts, "split_scenes", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
-        write_layouts(tmp_path / "data", count=5, progress=stop)
+        write_layouts(tmp_path / "data", count=5)
     assert list(tmp_path.iterdir()) == []
 
 
