@@ -108,6 +108,40 @@ def test_the_tolerance_is_relative_for_ranks_and_absolute_for_fractions():
     assert fraction.decided(1.0, 0.3, 1).detectable == pytest.approx(0.3, abs=0.05)
 
 
+def test_what_a_check_could_find_is_corrected_for_all_metrics():
+    change = matched_shares(200, 20, 20, 400)
+    found = Finding(("m", "s", "p"), "cls", "acc1", change).decided(1.0, 0.01, 4)
+    assert found.detectable == change.detectable(alpha=0.05 / 4) + 0.01
+
+
+def test_one_problem_and_several():
+    problems = (Problem("a", "b"), Problem("c", "d"))
+    assert Report(Path("b"), (), problems).verdict == "cannot decide, for 2 reasons"
+    assert Report(Path("b"), (), problems[:1]).verdict == "cannot decide, for 1 reason"
+
+
+def test_without_samples_the_error_is_that_of_both_intervals(tmp_path):
+    path = tmp_path / "base.json"
+    rows = [make_result("cls", skill, seed) for seed, skill in enumerate((0.6, 0.7))]
+    replace_baseline(path, [Verified(path, *rows[0])], [], reason="x", keep_samples=False)
+    found = {f.metric: f.change for f in examine([Verified(path, *rows[1])], path).findings}
+    assert len(found) == 3
+    for name, change in found.items():
+        ends = [row.intervals[name] for row, _ in rows]
+        errors = [(end["high"] - end["low"]) / (2 * 1.959964) for end in ends]
+        assert change.error == pytest.approx(math.hypot(*errors), rel=1e-6)
+        assert (change.a, change.b) == (rows[1][0].metrics[name], rows[0][0].metrics[name])
+
+
+def test_a_metric_that_the_baseline_lacks_is_a_note(command, bench):
+    metrics = json.loads(bench.baseline.read_text())["results"][0]["metrics"]
+    del metrics["acc5"]
+    bench.edit_baseline(0, metrics=metrics)
+    ended = command(*bench.command())
+    assert ended.status == 0
+    assert "scenes-cosmos on scenes-cls (scenes): not in the baseline: acc5" in ended.err
+
+
 def test_without_samples_intervals_decide(command, update, tmp_path):
     store(tmp_path / "old", "cls", 0.6)
     store(tmp_path / "same", "cls", 0.6, 2)
