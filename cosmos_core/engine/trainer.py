@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +18,8 @@ from cosmos_core.config import TrainConfig
 from cosmos_core.data.loading import make_loader
 from cosmos_core.data.samples import Batch, ProblemCounter, Tokenizer
 from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
-from cosmos_core.engine.distributed import World, make_gather
+from cosmos_core.engine.distributed import World, make_gather, mean_over_processes
 from cosmos_core.engine.evaluate import Evaluator, evaluate
-from cosmos_core.engine.pictures import RunPictures
-from cosmos_core.engine.signals import StopRequest, StopWaiting
 from cosmos_core.engine.snapshot import (
     CHECKPOINT,
     Best,
@@ -32,12 +32,15 @@ from cosmos_core.engine.snapshot import (
     training_state,
 )
 from cosmos_core.engine.step import normalise, train_step
-from cosmos_core.engine.watch import Watch
+from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_core.plots.views import Decoder, Inverse
 from cosmos_core.types import Views
 from cosmos_core.utils.environment import code_state, utc_now
+
+
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Setting(NamedTuple):
@@ -254,3 +257,56 @@ def _next(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
 def _scales(model: nn.Module) -> dict[str, float]:
     names = ("logit_scale", "distill_logit_scale")
     return {name: getattr(model, name).exp().item() for name in names if hasattr(model, name)}
+
+
+class StopWaiting(BaseException):
+    """Raised by a signal while a run waits for data, which may never come."""
+
+
+class StopRequest:
+    """Record the first signal, so that a run ends after the current step; a second one interrupts.
+
+    A context manager: outside it, signals act as before.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._former: dict[signal.Signals, Any] = {}
+        self._waiting = False
+        self.requested = False
+
+    def __enter__(self) -> StopRequest:
+        self._former = {
+            number: signal.signal(number, self._handle)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+
+    @contextmanager
+    def interrupting(self) -> Iterator[None]:
+        """Raise StopWaiting in the block at the first signal, or at once after an earlier one."""
+        self._waiting = True
+        try:
+            if self.requested:
+                raise StopWaiting
+            yield
+        finally:
+            self._waiting = False
+
+    def agreed(self) -> bool:
+        """Whether any process received a signal; all must call it at the same step."""
+        if self._world.world_size == 1:
+            return self.requested
+        requested = torch.tensor([float(self.requested)], device=self._world.device)
+        return bool(mean_over_processes(requested).item() > 0)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested:
+            raise KeyboardInterrupt
+        self.requested = True
+        if self._waiting:
+            raise StopWaiting

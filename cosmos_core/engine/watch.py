@@ -1,4 +1,4 @@
-"""Progress of a run: a bar in a terminal, plain lines elsewhere, on standard error; and the log."""
+"""What a run shows: a bar in a terminal or plain lines on standard error, the log, and pictures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 import torch
@@ -18,20 +19,28 @@ from rich.table import Column
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.distributed import World
-from cosmos_core.engine.log import NO_TENSORBOARD, RunLog, has_tensorboard
-from cosmos_core.types import LossTerms
+from cosmos_core.engine.log import LOG, NO_TENSORBOARD, RunLog, has_tensorboard, read_log
+from cosmos_core.plots.curves import draw_curves
+from cosmos_core.plots.views import Inverse, draw_views, read_samples
+from cosmos_core.types import LossTerms, Views
 from cosmos_core.utils import environment
+from cosmos_core.utils.files import write_atomically
 from cosmos_core.utils.text import one_line
 
 LINE_SECONDS = 30  # between the plain lines of a run that is not in a terminal
+VIEWS = "views.png"
+RESUMED_VIEWS = "views-resumed.png"  # the picture of the start stays
+CURVES = "losses.png"
+SAMPLES = 4
+SHARE = 0.01  # of the time, at most, goes into drawing curves while a run goes on
+GUESS = 1.0  # seconds that the first of these drawings takes
 
 
 class Watch:
     """Show and log the steps of a run; a context manager.
 
     Every process makes one and calls it alike; the first shows and writes. In OUTPUT/log.jsonl the
-    values that two equal runs need not share are apart, under `timing`. Raises ValueError for
-    `watch.log_every` below 1.
+    values that two equal runs need not share are apart, under `timing`.
     """
 
     def __init__(self, config: TrainConfig, output: Path, world: World, *, first_step: int) -> None:
@@ -184,3 +193,83 @@ def _peak_memory_bytes() -> float:
         return torch.cuda.max_memory_allocated()
     peak = environment.peak_memory_bytes()
     return math.nan if peak is None else peak
+
+
+class RunPictures:
+    """Draw the first batch, and the log's curves as the run goes on; a context manager.
+
+    Every process makes one, the first draws. No random generator is used, and a picture that cannot
+    be drawn or written is reported in a line: neither changes the training nor ends it.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        output: Path,
+        watch: Watch,
+        inverse: Inverse,
+        world: World,
+        *,
+        first_step: int,
+    ) -> None:
+        self._config, self._output, self._watch, self._inverse = config, output, watch, inverse
+        self._draws = config.watch.pictures and world.rank == 0
+        self._first_step, self._is_first = first_step, True
+        self._drawn, self._took = time.monotonic(), GUESS
+        self._title = f"{config.recipe} ({config.method.name})"
+
+    def __enter__(self) -> RunPictures:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        """Draw the final curves, also of a run that fails, but not where a user interrupts."""
+        if kind is None or issubclass(kind, Exception):
+            self._draw_curves()
+
+    def batch(self, views: Views) -> None:
+        """Draw a batch as the model gets it, if it is the first."""
+        if not (self._is_first and self._draws):
+            return
+        self._is_first = False
+        name = RESUMED_VIEWS if self._first_step else VIEWS
+        with self._reporting(name):
+            self._draw_views(views, self._output / name)
+            if name == VIEWS:  # of another run
+                (self._output / RESUMED_VIEWS).unlink(missing_ok=True)
+
+    def curves(self) -> None:
+        """Draw the log so far, unless the last drawing is too recent to be worth the time."""
+        if time.monotonic() - self._drawn >= self._took / SHARE:
+            self._draw_curves()
+
+    def _draw_views(self, views: Views, path: Path) -> None:
+        samples = read_samples(views, self._config.method.counts, self._inverse, most=SAMPLES)
+        size = self._config.optim.batch_size
+        title = f"{self._title}: first {len(samples)} of {size} samples of step {self._first_step}"
+        write_atomically(path, draw_views(samples, title))
+        self._watch.say(f"pictures: {path} shows the first batch; {CURVES} beside it will follow")
+
+    def _draw_curves(self) -> None:
+        if not self._draws:
+            return
+        start = time.monotonic()
+        with self._reporting(CURVES):
+            if records := read_log(self._output / LOG):
+                first, last = records[0]["step"], records[-1]["step"]
+                steps = f"steps {first:,} to {last:,} of {self._config.optim.steps:,}"
+                content = draw_curves(records, f"{self._title}: {steps}")
+                write_atomically(self._output / CURVES, content)
+        self._drawn = time.monotonic()
+        self._took = self._drawn - start
+
+    @contextmanager
+    def _reporting(self, name: str) -> Iterator[None]:
+        """Report errors of the block in a line; its time does not count in the pace."""
+        with self._watch.paused():
+            try:
+                yield
+            except Exception as error:  # no error of a picture is worth a training
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                self._watch.say(f"{name} could not be drawn, the training goes on ({reason})")

@@ -163,7 +163,9 @@ def _draw(axes: Axes, panel: Panel) -> None:
             title_fontsize=8,
             framealpha=0.5,
         )
-    if panel.wide and _powers_of_ten(panel) > 1:
+    values = np.concatenate([series.values for series in panel.series])
+    positive = values[values > 0]
+    if panel.wide and positive.size and positive.max() > 10 * positive.min():
         axes.set_yscale("log")
     else:
         axes.yaxis.set_major_formatter("{x:g}")
@@ -173,13 +175,6 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, steps=[1, 2, 5, 10]))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _powers_of_ten(panel: Panel) -> float:
-    """Return how many lie between the smallest and the largest positive value."""
-    values = np.concatenate([series.values for series in panel.series])
-    positive = values[values > 0]
-    return np.log10(positive.max() / positive.min()) if positive.size else 0.0
 
 
 def _draw_series(axes: Axes, series: Series, colour: str, *, noisy: bool) -> Line2D:

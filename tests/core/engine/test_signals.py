@@ -6,7 +6,7 @@ import signal
 import pytest
 from support.training import SINGLE_PROCESS
 
-from cosmos_core.engine.signals import StopRequest, StopWaiting
+from cosmos_core.engine.trainer import StopRequest, StopWaiting
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -186,11 +186,6 @@ def test_other_processes_write_and_show_nothing(tmp_path, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_log_line_every_0_steps_is_refused():
-    with pytest.raises(ValueError, match=r"log_every\n  Input should be greater than 0"):
-        config(log_every=0)
-
-
 IN_A_TERMINAL = """
 import sys
 from pathlib import Path
