@@ -39,7 +39,6 @@ from cosmos_core.plots.views import Decoder, Inverse
 from cosmos_core.types import Views
 from cosmos_core.utils.environment import code_state, utc_now
 
-
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
