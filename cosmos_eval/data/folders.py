@@ -101,26 +101,25 @@ def _shortened(paths: Sequence[str]) -> str:
     return ", ".join(paths)
 
 
-def needed_parts(protocol: LabelMapProtocol) -> tuple[str, ...]:
-    """Return the folders of images and label maps, and the list of names if there is one."""
-    return tuple(part for part in (protocol.images, protocol.masks, protocol.split) if part)
-
-
-def find_root(protocol: LabelMapProtocol, data_root: str | None, parts: Sequence[str]) -> Path:
+def find_root(
+    protocol: LabelMapProtocol, data_root: str | None, parts: Sequence[str] | None = None
+) -> Path:
     """Return the folder that holds all `parts` of a set: the root or the usual folder below it.
 
-    Raises UsageError that names the first path missing from either.
+    None are the folders of images and label maps, and the list of names if there is one. Raises
+    UsageError that names the first path missing from either.
     """
+    needed = parts or [p for p in (protocol.images, protocol.masks, protocol.split) if p]
     base = protocol.root or data_root
     usual = protocol.usual_folder or ""
     if base is None:
         raise UsageError(
-            f"{protocol.dataset}: give --data-root DIR that holds {', '.join(parts)}"
+            f"{protocol.dataset}: give --data-root DIR that holds {', '.join(needed)}"
             + (f", or {usual} with them" if usual else "")
         )
     missing: list[Path] = []
     for folder in dict.fromkeys([Path(base), Path(base) / usual]):
-        absent = [folder / part for part in parts if not (folder / part).exists()]
+        absent = [folder / part for part in needed if not (folder / part).exists()]
         if not absent:
             return folder
         missing.append(absent[0])
@@ -188,7 +187,7 @@ class Listing(Generic[Data]):
     where: Path
     parts: Sequence[Part]
     faults: Sequence[str] = ()
-    survey: Survey
+    survey: Survey = Survey()
 
     def require(self, protocol: Protocol, options: RunOptions) -> Data:
         """Return the data. Raises UsageError for the first fault."""

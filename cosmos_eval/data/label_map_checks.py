@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.data.folders import Survey, find_root, needed_parts
+from cosmos_eval.data.folders import Survey, find_root
 from cosmos_eval.data.label_maps import (
     LabelMaps,
     Sample,
@@ -74,7 +74,7 @@ def survey(
     """Check every file, the headers of images and every pixel of label maps."""
     try:
         check_constants(protocol)
-        root = find_root(protocol, options.data_root, needed_parts(protocol))
+        root = find_root(protocol, options.data_root)
         samples = list_data(protocol, options).samples
     except UsageError as error:
         return Survey(faults=(str(error),), remedy=_remedy(protocol, options, ()))

@@ -29,9 +29,7 @@ from PIL import ExifTags, Image
 from cosmos_eval.data.folders import (
     FolderWalk,
     Listing,
-    Survey,
     find_root,
-    needed_parts,
     parts_of,
     shortfall,
 )
@@ -82,9 +80,8 @@ def _list(protocol: LabelMapProtocol, options: RunOptions) -> Listing[LabelMaps]
     parts = parts_of(images=(len(data.samples), protocol.n_images))
     return Listing(
         data=data._replace(part=shortfall(parts)),
-        where=find_root(protocol, options.data_root, needed_parts(protocol)) / protocol.images,
+        where=find_root(protocol, options.data_root) / protocol.images,
         parts=parts,
-        survey=Survey(),
     )
 
 
@@ -93,7 +90,7 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
 
     Raises UsageError where folders are missing or the classes are not the data set's.
     """
-    root = find_root(protocol, options.data_root, needed_parts(protocol))
+    root = find_root(protocol, options.data_root)
     folder = root / protocol.images
     if protocol.split is None:  # MMSegmentation then walks the folder, also in circles
         for _ in FolderWalk(folder).files(folder):

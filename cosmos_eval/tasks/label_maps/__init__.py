@@ -5,7 +5,7 @@ What the tasks of such data sets share. Importing it imports no torch.
 
 from pathlib import Path
 
-from cosmos_eval.data.folders import find_root, needed_parts
+from cosmos_eval.data.folders import find_root
 from cosmos_eval.data.label_map_checks import check, check_constants, has_background, survey
 from cosmos_eval.data.label_maps import (
     Label,
@@ -43,6 +43,6 @@ CHECKED = "every file, the size of every image, every pixel of every label map"
 def is_there(protocol: LabelMapProtocol, root: Path) -> bool:
     """Return whether the folders of a set are below a root."""
     try:
-        return bool(find_root(protocol, str(root), needed_parts(protocol)))
+        return bool(find_root(protocol, str(root)))
     except UsageError:
         return False
