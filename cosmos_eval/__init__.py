@@ -11,7 +11,7 @@ from cosmos_eval._version import __version__
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import DenseEncoder, Encoder
-    from cosmos_eval.models.two_tower import TwoTower
+    from cosmos_eval.models.user import TwoTower
     from cosmos_eval.report.attention import attend
     from cosmos_eval.results.export import load_results
     from cosmos_eval.results.store import read_results
@@ -33,7 +33,7 @@ __all__ = [
 _HOMES = {
     "DenseEncoder": "cosmos_eval.models.encoder",
     "Encoder": "cosmos_eval.models.encoder",
-    "TwoTower": "cosmos_eval.models.two_tower",
+    "TwoTower": "cosmos_eval.models.user",
     "UsageError": "cosmos_eval.types",
     "attend": "cosmos_eval.report.attention",
     "evaluate": "cosmos_eval.runner.run",

@@ -12,14 +12,6 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
 
-_MODULES = {
-    "bundled": "bundled",
-    "cosmos": "cosmos",
-    "openclip": "openclip",
-    "python": "python_file",
-}
-
-
 def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision = "fp32") -> Encoder:
     """Load a model to encode on `device`; a DenseEncoder unless it is a user's own.
 
@@ -27,8 +19,8 @@ def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision =
     names, unusable files, a failed download or a device that is not there.
     """
     _require_device(device)
-    module = import_module(f"cosmos_eval.models.{_MODULES[spec.kind]}")
-    return module.load(spec, device, precision)
+    name = "user" if spec.kind == "python" else spec.kind
+    return import_module(f"cosmos_eval.models.{name}").load(spec, device, precision)
 
 
 def _require_device(device: str) -> None:

@@ -1,13 +1,19 @@
-"""A model from two functions, a transform and a tokenizer."""
+"""Models of users: `TwoTower`, and Python files that make a model.
+
+A file has a function `load(device, precision)`, or the model itself as `model`.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from contextlib import contextmanager
+from functools import partial, wraps
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import PIL.Image
@@ -16,8 +22,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
-from cosmos_eval.models.encoder import run, tensors_sha256
-from cosmos_eval.types import Attention, EncoderInfo, Precision, Rgb, UsageError
+from cosmos_eval.data.readers import FileError, read_bytes
+from cosmos_eval.models.encoder import (
+    CrossAttentionEncoder,
+    Encoder,
+    methods,
+    require_encoder,
+    require_output,
+    run,
+    tensors_sha256,
+)
+from cosmos_eval.types import Attention, EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
 _APPENDED = " and much more"
 
@@ -160,3 +175,89 @@ def _file(value: Any) -> str | None:
 def _description(function: Any) -> str:
     """Describe a function without its address, which differs in every process."""
     return re.sub(r" at 0x[0-9a-f]+", "", repr(function))
+
+
+def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
+    """Run the file, get its model, and check that it is an encoder.
+
+    Its `info` then has what was typed and the hash of the file, so that cached embeddings of
+    another version are not used. Raises UsageError, one line, whatever goes wrong in the file.
+    """
+    path = Path(spec.name)
+    try:
+        content = read_bytes(path)
+    except FileError as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    with _errors_of(str(path)):
+        module = _run(path, content)
+    make, encoder = getattr(module, "load", None), getattr(module, "model", None)
+    where = f"{path}: load({device!r}, {precision!r})" if callable(make) else f"{path}: `model`"
+    if callable(make):
+        with _errors_of(where):
+            encoder = make(device, precision)
+    elif encoder is None:
+        raise UsageError(f"{path} has no function `load(device, precision)` and no `model`")
+    with _errors_of(where):
+        if isinstance(encoder, TwoTower):
+            encoder.to(device, precision)
+        require_encoder(encoder, where)
+    _require_honest(encoder.info, precision, where)
+    code = hashlib.sha256(content).hexdigest()
+    with _errors_of(f"{where}: setting its `info`"):
+        encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code)
+        widths: set[int] = set()
+        for name in methods(CrossAttentionEncoder):
+            if callable(method := getattr(encoder, name, None)):
+                setattr(encoder, name, _guarded(method, name, widths, path))
+    if encoder.info.code_sha256 != code:
+        raise UsageError(f"{where}: its `info` cannot be set, and results would not name the file")
+    return encoder
+
+
+def _run(path: Path, content: bytes) -> ModuleType:
+    """Run the hashed content, whatever is compiled already, as a module.
+
+    It finds installed packages, but not its neighbours, which the hash would not cover.
+    """
+    module = ModuleType(f"cosmos_eval_model_{hashlib.sha256(content).hexdigest()[:16]}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
+    exec(compile(content, str(path), "exec"), module.__dict__)
+    return module
+
+
+def _guarded(
+    method: Callable[..., Any], name: str, widths: set[int], path: Path
+) -> Callable[..., Any]:
+    """Wrap a method so that its errors, and outputs of another form, are a UsageError."""
+
+    @wraps(method)
+    def call(given: Any, *more: Any) -> Any:
+        with _errors_of(f"{path}: {name}"):
+            output = method(given, *more)
+            require_output(name, given, output, widths, str(path))
+            return output
+
+    return call
+
+
+@contextmanager
+def _errors_of(where: str) -> Iterator[None]:
+    """Report whatever the user's code raises, `sys.exit` included; --debug shows where in it."""
+    try:
+        yield
+    except (UsageError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UsageError(f"{where} failed: {reason} (--debug shows where)") from error
+
+
+def _require_honest(info: EncoderInfo, precision: Precision, where: str) -> None:
+    """Check the parts of `info` that identify results and cached embeddings."""
+    if info.precision != precision:
+        raise UsageError(f"{where} made a model of precision {info.precision}: choose that one")
+    if info.weights is not None:
+        raise UsageError(f"{where}: `weights` is of COSMOS checkpoints with two sets: give None")
+    if info.weights_sha256 is None:
+        raise UsageError(f"{where} gives no `weights_sha256`: hash the weights, random ones too")
