@@ -29,8 +29,8 @@ from threadpoolctl import threadpool_limits
 from cosmos_eval.report.comparisons import compare_set, result_sets
 from cosmos_eval.report.content import Content, content_of
 from cosmos_eval.report.page import to_page
-from cosmos_eval.results.compare import Stored, all_differences
-from cosmos_eval.results.labels import model_label
+from cosmos_eval.results.compare import all_differences
+from cosmos_eval.results.labels import Stored, model_label
 from cosmos_eval.results.leaderboard.entries import published
 from cosmos_eval.results.store import read_result, read_samples, result_paths
 from cosmos_eval.stats.paired import PairedDifference

@@ -8,8 +8,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_eval.results.labels import Stored as Stored
-from cosmos_eval.results.labels import distinguish
+from cosmos_eval.results.labels import Stored, distinguish
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import PairedDifference, holm

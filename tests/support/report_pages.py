@@ -25,7 +25,7 @@ from cosmos_eval.report.gallery.records import (
     SegmentationExample,
     Word,
 )
-from cosmos_eval.results.compare import Stored
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.types import Samples

@@ -27,7 +27,7 @@ from cosmos_eval.report.tables import (
     figures_of,
     summary_of,
 )
-from cosmos_eval.results.compare import Stored
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import measured
 from cosmos_eval.results.text import script_json

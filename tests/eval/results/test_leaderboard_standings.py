@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from cosmos_eval.results.leaderboard import ranking
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.ranking import Cell, Pair, Rank, close_pairs, rank_entries
+from cosmos_eval.tasks import Metric
 
 
 def entry(model, value, half=None, source="measured", partial=False):
@@ -46,6 +48,17 @@ def test_samples_decide_near_the_best():
     assert tied["a"] == Rank(True, "", (1, 2))
     assert tied["b"] == Rank(False, "paired", (1, 3))
     assert apart["c"] == tied["c"] == Rank(False, "", (2, 3))
+
+
+def test_of_a_metric_that_is_better_lower_the_lowest_is_best(monkeypatch):
+    metric = Metric("acc1", higher_is_better=False)
+    monkeypatch.setattr(ranking, "metric_of", lambda task, name: metric)
+    mirrored = [entry(e.model, 1 - e.metrics["acc1"], 0.02) for e in CHAIN]
+    assert close_pairs(mirrored) == [Pair(mirrored[0].key, mirrored[1].key, "acc1")]
+    ranks = {cell.key.model: rank for cell, rank in rank_entries(mirrored).items()}
+    assert ranks["a"] == Rank(True, "", (1, 2))
+    assert ranks["b"] == Rank(False, "intervals", (1, 3))
+    assert ranks["d"] == Rank(False, "", (4, 4))
 
 
 def test_all_of_equal_numbers_are_the_best():
