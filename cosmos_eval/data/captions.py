@@ -196,12 +196,6 @@ def _karpathy(content: dict[str, Any], path: Path, split: str) -> list[Captioned
     return found
 
 
-class _FlickrLine(NamedTuple):
-    number: int
-    image: str
-    caption: str
-
-
 def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     """Read a header, then `IMAGE.jpg,caption` lines, as in CLIP Benchmark's and Kaggle's lists.
 
@@ -210,30 +204,25 @@ def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned
     clip_benchmark/datasets/flickr.py always reads the latter and keeps the quotes of CSV.
     Raises FileError for a file with lines of both kinds.
     """
-    pairs = [(line, _csv_field(line.caption)) for line in _flickr_lines(path)]
-    free = [line for line, field in pairs if field is None]
-    quoted = [line for line, field in pairs if field not in (None, line.caption)]
+    (number, header), *rows = [*readers.lines(readers.read_text(path))] or [(1, "")]
+    if ".jpg," in header:
+        raise FileError(f"line {number}: must be a header, not an image")
+    split = [(number, *line.partition(".jpg,")) for number, line in rows]
+    for number, image, suffix, _ in split:
+        if not (image and suffix):
+            raise FileError(f"line {number}: expected IMAGE.jpg,caption")
+    fields = [_csv_field(caption) for *_, caption in split]
+    free = [row[0] for row, field in zip(split, fields, strict=True) if field is None]
+    quoted = [r[0] for r, field in zip(split, fields, strict=True) if field not in (None, r[-1])]
     if free and quoted:
         raise FileError(
-            f"line {free[0].number}: the caption holds a comma or a quote and is no CSV field, but "
-            f"that of line {quoted[0].number} is; write all lines as CSV"
+            f"line {free[0]}: the caption holds a comma or a quote and is no CSV field, but "
+            f"that of line {quoted[0]} is; write all lines as CSV"
         )
     return _merge(
-        Captioned(line.image, _texts(line.caption if free else field, f"{path}, line {line[0]}"))
-        for line, field in pairs
+        Captioned(f"{image}.jpg", _texts(caption if free else field, f"{path}, line {number}"))
+        for (number, image, _, caption), field in zip(split, fields, strict=True)
     )
-
-
-def _flickr_lines(path: Path) -> Iterator[_FlickrLine]:
-    for index, (number, line) in enumerate(readers.lines(readers.read_text(path))):
-        image, suffix, caption = line.partition(".jpg,")
-        if index == 0:
-            if suffix:
-                raise FileError(f"line {number}: must be a header, not an image")
-        elif not (image and suffix):
-            raise FileError(f"line {number}: expected IMAGE.jpg,caption")
-        else:
-            yield _FlickrLine(number, image + ".jpg", caption)
 
 
 def _csv_field(text: str) -> str | None:

@@ -41,9 +41,10 @@ def organise(data_root: str | None, progress: OnProgress) -> Counts:
     """Move every image that is outside class folders into that of its class.
 
     There it has the name of ILSVRC2012_img_val.tar, without the class. A move is a rename, so an
-    image is always in one of both places and a killed call is repeated. Returns how many were
-    moved and how many were in their folders already. Raises UsageError, before anything is moved,
-    where neither name nor mapping has a class, a mapping lacks classes, or an image exists twice.
+    image is always in one of both folders, and an interrupted call can be repeated. Returns how
+    many were moved and how many were in their folders already. Raises UsageError, before anything
+    is moved, where neither name nor mapping has a class, a mapping lacks classes, or an image
+    exists twice.
     """
     folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     there = sum(1 for _ in folder.glob("n*/*.JPEG"))
@@ -109,8 +110,8 @@ def _move(folder: Path, targets: Mapping[str, Path], progress: OnProgress) -> No
 def _mapping(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]:
     """Return the first file found that tells WordNet ids, and these by file name."""
     half_found = ""
-    for place in _searched(folder, root):
-        for path, read in _candidates(place):
+    for beside in _searched(folder, root):
+        for path, read in _candidates(beside):
             class_of = read(path)
             known = CLASS_LISTS["imagenet1k"]
             found = sorted(set(class_of.values()))
@@ -121,8 +122,8 @@ def _mapping(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]:
                 )
             return path, class_of
         for name, other in ((_TRUTH, _META), (_META, _TRUTH)):
-            if (place / name).is_file() and not half_found:
-                half_found = f" (found {place / name}, but no {other} beside it)"
+            if (beside / name).is_file() and not half_found:
+                half_found = f" (found {beside / name}, but no {other} beside it)"
     raise UsageError(
         f"{folder} needs to know the classes of its images: put {_TRUTH} and {_META} (development "
         f"kit), {_KAGGLE} (Kaggle) or a text file with lines `NAME.JPEG nXXXXXXXX` into {root}"
@@ -139,12 +140,12 @@ def _searched(folder: Path, root: Path) -> Iterator[Path]:
                 yield base / part
 
 
-def _candidates(place: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[str, str]]]]:
-    if (place / _TRUTH).is_file() and (place / _META).is_file():
-        yield place / _TRUTH, _read_devkit
-    if (place / _KAGGLE).is_file():
-        yield place / _KAGGLE, _read_kaggle
-    for path in sorted(path for path in place.glob("*.txt") if path.is_file()):
+def _candidates(beside: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[str, str]]]]:
+    if (beside / _TRUTH).is_file() and (beside / _META).is_file():
+        yield beside / _TRUTH, _read_devkit
+    if (beside / _KAGGLE).is_file():
+        yield beside / _KAGGLE, _read_kaggle
+    for path in sorted(path for path in beside.glob("*.txt") if path.is_file()):
         with path.open(encoding="utf-8", errors="replace") as file:
             if _LINE.fullmatch(file.readline(200).strip()):
                 yield path, _read_lines
@@ -164,8 +165,8 @@ def _read_devkit(path: Path) -> Mapping[str, str]:
     try:
         numbers = [int(line) for line in path.read_text("utf-8").split()]
         return {
-            f"ILSVRC2012_val_{place:08d}.JPEG": ids[number]
-            for place, number in enumerate(numbers, start=1)
+            f"ILSVRC2012_val_{index:08d}.JPEG": ids[number]
+            for index, number in enumerate(numbers, start=1)
         }
     except (ValueError, KeyError) as error:
         raise UsageError(f"{path} holds what is no id of {meta}: {error}") from error
