@@ -103,7 +103,7 @@ def check(
 def _examine(
     results: Sequence[Path], baseline: Path, *, strict: bool
 ) -> tuple[Report, Exception | None]:
-    """The report, also where the check fails, and the error where it is an unforeseen one.
+    """Return the report, also where the check fails, and an error that is no UsageError.
 
     Such an error would end other commands with status 1, which here means a regression.
     """
@@ -113,11 +113,11 @@ def _examine(
     try:
         found, problems = read_results(results)
         report = examine(found, baseline, strict=strict, problems=problems)
-    except UsageError as error:
-        return Report(baseline, (), (*problems, Problem("check", str(error)))), None
     except Exception as error:
-        message = f"{type(error).__name__}: {error}"
-        return Report(baseline, (), (*problems, Problem("check", message))), error
+        is_usage = isinstance(error, UsageError)
+        message = str(error) if is_usage else f"{type(error).__name__}: {error}"
+        report = Report(baseline, (), (*problems, Problem("check", message)))
+        return report, None if is_usage else error
     return report, None
 
 

@@ -135,6 +135,7 @@ def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Resul
 
     A result should be stored before the next is requested, as in `run_all`.
     """
+    _environment()  # the state of the code before it can be edited
     started = time.perf_counter()
     encoder = model.encoder
     protocols = [dataset.protocol for dataset in job.datasets]
