@@ -10,7 +10,7 @@ from cosmos_core.types import Features, Gather, LossTerms
 
 
 def cosmos_loss(student: Features, teacher: Features, gather: Gather = gather_locally) -> LossTerms:
-    """CLIP term and distillation term of one batch; `.total` is their unweighted sum.
+    """Return the CLIP and distillation terms of a batch; `.total` is their unweighted sum.
 
     CLIP: the student's two global images against all its captions. Distillation: the mean over
     {image, text} cross-modal student features x {image, text} teacher features, each the mean

@@ -1,6 +1,6 @@
-"""Training methods by name, one a file: which views a sample is made into, and a loss.
+"""Training methods by name, one per file: the views of a sample, and a loss of their features.
 
-A new one is a frozen dataclass that satisfies `cosmos_core.types.Method`, and a line here.
+A new one is a frozen dataclass that satisfies `cosmos_core.types.Method`, and one entry here.
 """
 
 from __future__ import annotations

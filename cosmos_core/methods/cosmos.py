@@ -23,8 +23,7 @@ class CosmosMethod:
 
     @property
     def counts(self) -> ViewCounts:
-        """Two global views of either modality; locals of the caption, and of the image, which
-        distillation alone looks at."""
+        """Two global views of either modality; local ones of the image serve distillation alone."""
         return ViewCounts(
             global_images=2,
             local_images=self.distillation,
@@ -33,7 +32,7 @@ class CosmosMethod:
         )
 
     def create_student(self, architecture: Architecture) -> Cosmos:
-        """The whole model; what the loss does not reach is frozen."""
+        """Create the whole model; parameters that the loss does not reach are frozen."""
         student = create_model(architecture, "cosmos")
         assert isinstance(student, Cosmos)
         if not self.distillation:
@@ -44,7 +43,7 @@ class CosmosMethod:
         return student
 
     def student_features(self, student: Cosmos, views: Views) -> Features:
-        """Features of all views."""
+        """Encode all views."""
         crossmodal = self.cross_attention and self.distillation
         features = student.encode_views(views, crossmodal=crossmodal)
         if crossmodal:
@@ -52,11 +51,11 @@ class CosmosMethod:
         return features._replace(image_crossmodal=features.image, text_crossmodal=features.text)
 
     def teacher_features(self, teacher: Cosmos, views: Views) -> Features | None:
-        """Features of the global views."""
+        """Encode the global views."""
         return teacher.encode_globals(views) if self.distillation else None
 
     def loss(self, student: Features, teacher: Features | None, gather: Gather) -> LossTerms:
-        """CLIP plus distillation."""
+        """Return CLIP plus distillation."""
         if teacher is None:
             return clip_loss(student.image[:2], student.text, student.logit_scale, gather)
         return cosmos_loss(student, teacher, gather)

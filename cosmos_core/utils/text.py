@@ -33,18 +33,18 @@ _SHOWN = 60  # characters of a name in an error message
 
 
 def one_line(text: str) -> str:
-    r"""Text on one line that terminals and logs only show; control characters become `\x1b`."""
+    r"""Return text on one line that terminals only show; control characters become `\x1b`."""
     flat = text if text.isprintable() else _LINE_BREAKS.sub(" ", text)
     return without_commands(visible(flat.strip()))
 
 
 def visible(text: str) -> str:
-    """Text with codes for control characters; white space stays."""
+    """Replace control characters by codes; white space stays."""
     return text if text.isprintable() else _CONTROL.sub(code, text)
 
 
 def without_commands(text: str) -> str:
-    """Text in which a CI system finds no command."""
+    """Escape what a CI system would read as a command."""
     return _COMMAND.sub(lambda found: code(found) + found[0][1:], text)
 
 
@@ -58,7 +58,7 @@ class OneLineFormatter(logging.Formatter):
     """Format log messages, which may name files and samples, on one line each."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        """The message without a traceback, which the logging package appends."""
+        """Return the message without a traceback, which the logging package appends."""
         return one_line(super().formatMessage(record))
 
 

@@ -53,10 +53,10 @@ def test_a_signal_ends_a_run_in_good_order(tmp_path, reference, number):
     wait_for_step(process, output, 1)
     process.send_signal(number)
     started = time.monotonic()
-    said = finish(process)
+    printed = finish(process)
     assert time.monotonic() - started < 30
-    assert f"of {STEPS} steps; go on with: cosmos-train scenes_cosmos" in said
-    assert f"--output {output} --resume" in said
+    assert f"of {STEPS} steps; go on with: cosmos-train scenes_cosmos" in printed
+    assert f"--output {output} --resume" in printed
     assert (output / "losses.png").exists()
     finish(start(output, "--resume", "--set", "save.every=100"))
     assert_same_run(output, reference)
@@ -70,8 +70,8 @@ def test_a_cut_snapshot_is_passed_over(tmp_path, reference):
     process.communicate()
     newest = max((output / "snapshots").glob("*.pt"))
     newest.write_bytes(newest.read_bytes()[:-1000])
-    said = finish(start(output, "--resume"))
-    assert f"{newest}: damaged, passed over" in said
+    printed = finish(start(output, "--resume"))
+    assert f"{newest}: damaged, passed over" in printed
     assert_same_run(output, reference)
 
 
@@ -80,11 +80,11 @@ def test_a_full_disk_at_a_snapshot_ends_in_a_line_and_the_run_goes_on(tmp_path, 
     process = start(output)
     wait_for_step(process, output, 1)
     process.limit_files(1_000_000)  # a snapshot has 28 MB
-    said = finish(process, status=1)
-    last = said.splitlines()[-1]
+    printed = finish(process, status=1)
+    last = printed.splitlines()[-1]
     assert "File too large; the snapshots are whole: when that is mended, go on by --resume" in last
     assert str(output) in last
-    assert "Traceback" not in said
+    assert "Traceback" not in printed
     assert list(output.rglob(".*")) == []
     (output / "snapshots" / f".notes.{FOREIGN}.tmp").touch()
     finish(start(output, "--resume"))
@@ -98,9 +98,9 @@ def test_a_snapshot_that_lacks_a_part_is_passed_over(tmp_path, reference):
     state = torch.load(newest, weights_only=True)
     del state["optimizer"]
     torch.save(state, newest)
-    said = finish(start(output, "--resume"))
-    assert f"{newest}: damaged, passed over (lacks optimizer)" in said
-    assert "Traceback" not in said
+    printed = finish(start(output, "--resume"))
+    assert f"{newest}: damaged, passed over (lacks optimizer)" in printed
+    assert "Traceback" not in printed
     assert_same_run(output, reference)
     assert before.exists()
 
@@ -114,9 +114,9 @@ def test_a_snapshot_that_does_not_fit_is_refused_in_a_line(tmp_path, reference, 
     newest = snapshots_of(output)[-1]
     torch.save({**torch.load(newest, weights_only=True), part: content}, newest)
     before = state_of(output)
-    said = finish(start(output, "--resume"), status=2)
-    assert said.count("\n") == 1
-    assert f"the snapshot of step {STEPS} cannot be resumed from ({part}: " in said
+    printed = finish(start(output, "--resume"), status=2)
+    assert printed.count("\n") == 1
+    assert f"the snapshot of step {STEPS} cannot be resumed from ({part}: " in printed
     assert state_of(output) == before
 
 
@@ -124,9 +124,9 @@ def test_what_a_run_wrote_is_not_replaced_where_its_snapshots_are_gone(tmp_path,
     output = copy_of(reference, tmp_path / "run")
     shutil.rmtree(output / "snapshots")
     before = state_of(output)
-    said = finish(start(output), status=2)
-    assert f"{output} holds checkpoint.safetensors and log.jsonl of a run without a sna" in said
-    assert "choose another folder by --output" in said
+    printed = finish(start(output), status=2)
+    assert f"{output} holds checkpoint.safetensors and log.jsonl of a run without a sna" in printed
+    assert "choose another folder by --output" in printed
     assert state_of(output) == before
 
 
@@ -137,12 +137,12 @@ def test_refusals_take_one_line_and_no_work(tmp_path, reference):
         (reference, ["--resume", "--set", "optim.lr=0.5"], "optim.lr is 0.001 there and 0.5 here"),
         (tmp_path / "none", ["--resume"], "no whole snapshot to resume from"),
     ):
-        said = finish(start(output, *arguments), status=2)
-        assert said.count("\n") == 1
-        assert message in said
+        printed = finish(start(output, *arguments), status=2)
+        assert printed.count("\n") == 1
+        assert message in printed
     assert state_of(reference) == before
 
 
 def test_a_finished_run_has_nothing_left_to_do(reference):
-    said = finish(start(reference, "--resume"))
-    assert str(reference / "checkpoint.safetensors") in said
+    printed = finish(start(reference, "--resume"))
+    assert str(reference / "checkpoint.safetensors") in printed

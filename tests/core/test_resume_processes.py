@@ -10,13 +10,13 @@ pytestmark = pytest.mark.slow  # starts processes of its own
 
 def test_two_processes_stop_and_go_on_together(tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    said = finish(start(whole, processes=2))
-    assert said.count("pictures: ") == 1
+    printed = finish(start(whole, processes=2))
+    assert printed.count("pictures: ") == 1
     assert {path.name for path in whole.glob("*.png")} == {"views.png", "losses.png"}
     process = start(stopped, processes=2)
     wait_for_step(process, stopped, 1)
     process.send_signal(signal.SIGTERM)  # torchrun passes it on to both
-    _, said = process.communicate(timeout=60)
-    assert f"of {STEPS} steps; go on with" in said
+    _, printed = process.communicate(timeout=60)
+    assert f"of {STEPS} steps; go on with" in printed
     finish(start(stopped, "--resume", processes=2))
     assert_same_run(stopped, whole)

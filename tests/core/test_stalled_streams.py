@@ -1,4 +1,4 @@
-"""`cosmos-train` on streams that never deliver: it stops when asked to, and nothing outlives it."""
+"""`cosmos-train` on streams that never deliver: it stops on request, and nothing outlives it."""
 
 import json
 import os

@@ -131,7 +131,7 @@ def test_recomputed_activations_give_the_same_gradient(stepped, parts):
 
 
 def test_loss_memory_grows_with_the_samples_of_all_processes_not_their_square():
-    """With 16 samples a process, four processes hold twice as many samples as two."""
+    """With 16 samples per process, four processes hold twice as many samples as two."""
     (two, plain_two), *_ = run_processes(loss_elements, 2, 16)
     (four, plain_four), *_ = run_processes(loss_elements, 4, 16)
     assert four < 2 * two

@@ -160,14 +160,14 @@ def broken_decoder(ids):
     raise RuntimeError("no such\nlanguage")
 
 
-def test_a_picture_that_fails_is_told_and_the_training_goes_on(setting, scene_shards, capsys):
+def test_a_picture_that_fails_is_reported_and_the_training_goes_on(setting, scene_shards, capsys):
     (setting.output / "losses.png").mkdir(parents=True)  # cannot be replaced by a file
     Trainer(config(), setting._replace(decode=broken_decoder)).run(scene_shards)
     assert snapshot(setting.output)["step"] == STEPS
-    said = capsys.readouterr().err.splitlines()
+    printed = capsys.readouterr().err.splitlines()
     why = "could not be drawn, the training goes on"
-    assert said[0] == f"views.png {why} (RuntimeError: no such)"
-    assert said[-1].startswith(f"losses.png {why} (IsADirectoryError: ")
+    assert printed[0] == f"views.png {why} (RuntimeError: no such)"
+    assert printed[-1].startswith(f"losses.png {why} (IsADirectoryError: ")
     assert names(setting.output) == ["losses.png"]
     assert not list(setting.output.glob(".*"))
 

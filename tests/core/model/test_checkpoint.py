@@ -133,7 +133,7 @@ def rewrite_metadata(path, **changes):
 @pytest.mark.parametrize(
     ("kind", "method"), [("clip", "clip"), ("clip", "silc"), ("cosmos", "cosmos")]
 )
-def test_the_kind_of_model_and_the_method_are_told_apart(tmp_path, kind, method):
+def test_the_kind_of_model_and_the_method_are_distinguished(tmp_path, kind, method):
     path = tmp_path / "ours.safetensors"
     save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY, kind)}, method, TINY, {})
     read = cosmos_core.read_checkpoint(path)

@@ -63,7 +63,7 @@ def test_every_view_is_there_once_enlarged_without_a_change(global_size, local_s
         for sample in samples
     ]
     tops = [{y for y, _ in row} for row in places]
-    assert [len(ys) for ys in tops] == [1, 1, 1]  # a row a sample
+    assert [len(ys) for ys in tops] == [1, 1, 1]  # one row per sample
     assert sorted(ys.pop() for ys in tops) == [row[0][0] for row in places]
     lefts = [[x for _, x in row] for row in places]
     assert lefts[0] == sorted(lefts[0])  # globals, then locals
@@ -138,8 +138,8 @@ def test_captions_stand_below_their_views():
     assert (name, tokens, " ".join(lines)) == ("global 1", "4 of 64 tokens", LONG)
     assert column_of(found, "global 2") == ["global 2", "64 of 64 tokens: cut?", "costs $5 or $6"]
     assert column_of(found, "local 1") == ["local 1", "no caption"]
-    told = ["local 2", "no image view", "4 of 64 tokens", "no picture"]
-    assert column_of(found, "local 2") == told
+    lines = ["local 2", "no image view", "4 of 64 tokens", "no picture"]
+    assert column_of(found, "local 2") == lines
 
 
 def test_letters_without_a_shape_are_no_failure():
@@ -149,7 +149,7 @@ def test_letters_without_a_shape_are_no_failure():
     assert column_of(found, "global 1")[-3:] == ["global 1", "4 of 64 tokens", text]
 
 
-def test_a_white_view_can_be_told_from_the_page():
+def test_a_white_view_is_visible_on_the_page():
     white = np.full((64, 64, 3), 255, np.uint8)
     page = read(draw_views([[view("global 1", white)]], TITLE))
     assert tuple(page[0, 0]) == PAPER
@@ -157,7 +157,7 @@ def test_a_white_view_can_be_told_from_the_page():
 
 
 @pytest.mark.parametrize("side", [29, 57, 113, 435, 1000])  # 113 / 100 * 100 is less than 113
-def test_a_page_has_the_pixels_asked_for(side):
+def test_a_page_has_the_requested_pixels(side):
     with plain_style():
         assert read(png(new_page(side, side + 1))).shape == (side + 1, side, 3)
 
