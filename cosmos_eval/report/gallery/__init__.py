@@ -16,13 +16,7 @@ from cosmos_eval.protocols.scenes import FAMILY as SCENES
 from cosmos_eval.report.gallery.attention import AttentionSource
 from cosmos_eval.report.gallery.classification import ClassificationSource
 from cosmos_eval.report.gallery.models import run_requests
-from cosmos_eval.report.gallery.records import (
-    AttentionExample,
-    ClassificationExample,
-    Gallery,
-    RetrievalExample,
-    SegmentationExample,
-)
+from cosmos_eval.report.gallery.records import KINDS, Gallery
 from cosmos_eval.report.gallery.retrieval import RetrievalSource, captioned_images
 from cosmos_eval.report.gallery.segmentation import SegmentationSource
 from cosmos_eval.report.gallery.selection import select
@@ -69,15 +63,9 @@ def collect(
     selected = select(candidates, budget, options.workers, partial(watch, "pictures"))
     notes += [note for source in sources for note in source.notes]
     notes += [*refusals, *selected.notes]
-    types = {
-        "retrieval": RetrievalExample,
-        "classification": ClassificationExample,
-        "segmentation": SegmentationExample,
-        "attention": AttentionExample,
-    }
     examples: dict[str, Any] = {
-        kind: tuple(example for example in selected.examples if isinstance(example, type_))
-        for kind, type_ in types.items()
+        kind: tuple(example for example in selected.examples if example.kind == kind)
+        for kind in KINDS
     }
     return Gallery(**examples, notes=tuple(dict.fromkeys(notes)))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from cosmos_eval.types import MapKind
 
@@ -26,6 +26,7 @@ class RetrievalExample:
     both are empty without embeddings. Items are pictures or captions, by the `direction`.
     """
 
+    kind: ClassVar = "retrieval"
     model: str
     dataset: str
     protocol: str
@@ -41,6 +42,7 @@ class RetrievalExample:
 class ClassificationExample:
     """An image, its class, and the classes that a model predicted, best first."""
 
+    kind: ClassVar = "classification"
     model: str
     dataset: str
     protocol: str
@@ -56,6 +58,7 @@ class SegmentationExample:
     Maps have the colours of `legend`, by class, and are transparent where there is no class.
     """
 
+    kind: ClassVar = "segmentation"
     dataset: str
     protocol: str
     name: str
@@ -80,6 +83,7 @@ class AttentionExample:
     Maps have the size of the image and are fainter where there is little attention.
     """
 
+    kind: ClassVar = "attention"
     dataset: str
     name: str
     caption: str

@@ -60,7 +60,7 @@ const drawChart = async (chart) => {
   try {
     chartProgram ??= unpacked();
     const embed = await chartProgram;
-    if (chart.turn !== turn) return;  // asked for again meanwhile
+    if (chart.turn !== turn) return;  // requested again meanwhile
     const specification = structuredClone(data.charts[kind]);
     const rows = chartRows[kind](chart);
     chart.view?.finalize();

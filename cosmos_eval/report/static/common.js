@@ -23,7 +23,7 @@ const signed = (number, digits = 1) => {
   return Number(text) > 0 ? `+${text}` : text.replace("-", "\u2212");
 };
 
-// Once a task is asked for, it runs when the browser has nothing better to do.
+// A requested task runs when the browser has nothing better to do.
 const soon = (task) => {
   let waiting = 0;
   return () => {

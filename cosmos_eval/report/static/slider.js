@@ -44,10 +44,10 @@ const makeSlider = (figure) => {
     edge.hidden = part === 0;
     edge.style.setProperty("--at", `${100 * part}%`);
     stops.forEach((button, place) => button.setAttribute("aria-pressed", String(place === at)));
-    const told = (place) => ({ 2: `A, ${a.select.value}`, 3: `B, ${b.select.value}` })[place] ?? STOPS[place];
+    const label = (place) => ({ 2: `A, ${a.select.value}`, 3: `B, ${b.select.value}` })[place] ?? STOPS[place];
     range.setAttribute("aria-valuetext", part === 0
-      ? told(at)
-      : `${told(Math.floor(at))}, and ${told(Math.ceil(at))} from the left up to ${Math.round(100 * part)}%`);
+      ? label(at)
+      : `${label(Math.floor(at))}, and ${label(Math.ceil(at))} from the left up to ${Math.round(100 * part)}%`);
   };
 
   const choices = make("p", { className: "controls" }, models.length > 1 ? [a.label, b.label] : models.length ? [a.label] : []);
