@@ -17,9 +17,9 @@ _MEANINGS = {
     "best": "Bold: the best of its column.",
     "paired": f"{MARKS['paired']} tied with the best: the interval of the difference on the same "
     "samples covers 0.",
-    "intervals": f"{MARKS['intervals']} not told from the best: the intervals overlap (their "
-    "samples were not compared).",
-    "ranks": "Rank: the places that a result measured here can have by these intervals.",
+    "intervals": f"{MARKS['intervals']} not distinguished from the best: the intervals overlap "
+    "(their samples were not compared).",
+    "ranks": "Rank: the ranks that a result measured here can have by these intervals.",
     "delta": "Signed: percentage points above what its authors published.",
     "partial": "Not ranked: results of a part of the samples only.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",

@@ -1,6 +1,6 @@
-"""Who is best, who cannot be told from the best, and what ranks each result can have.
+"""Who is best, who cannot be distinguished from the best, and what ranks results can have.
 
-Ranks are among the results measured here. Two results are told apart by the interval of their
+Ranks are among the results measured here. Two results differ by the interval of their
 difference on the same samples where that is given; else by whether their own intervals overlap,
 which finds fewer differences.
 """
@@ -45,7 +45,7 @@ NO_TIES: Ties = MappingProxyType({})
 class Rank(NamedTuple):
     """How a number compares with the others of its column.
 
-    `best` is the best as shown, `tie` says by what a worse one cannot be told from it; `ranks`
+    `best` is the best as shown, `tie` is what does not distinguish a worse one from it; `ranks`
     are the first and last rank that it can have, None where ranks mean nothing.
     """
 

@@ -69,8 +69,9 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number(make_
         "| scenes-clip | 37.0‡ [36.5, 37.5]<br>rank 1-2 |",
         "",
         "- Bold: the best of its column.",
-        "- ‡ not told from the best: the intervals overlap (their samples were not compared).",
-        "- Rank: the places that a result measured here can have by these intervals.",
+        "- ‡ not distinguished from the best: the intervals overlap "
+        "(their samples were not compared).",
+        "- Rank: the ranks that a result measured here can have by these intervals.",
         "- Signed: percentage points above what its authors published.",
     ]
 

@@ -63,9 +63,9 @@ def test_latex_of_a_small_board(make_row):
         r"\bottomrule",
         r"\end{tabular}",
         r"\par\smallskip{\footnotesize Bold: the best of its column.\par}",
-        r"\par\smallskip{\footnotesize $\ddagger$ not told from the best: the intervals overlap "
-        r"(their samples were not compared).\par}",
-        r"\par\smallskip{\footnotesize Rank: the places that a result measured here can have by "
+        r"\par\smallskip{\footnotesize $\ddagger$ not distinguished from the best: the intervals "
+        r"overlap (their samples were not compared).\par}",
+        r"\par\smallskip{\footnotesize Rank: the ranks that a result measured here can have by "
         r"these intervals.\par}",
         r"\end{table}",
     ]
