@@ -1,7 +1,5 @@
-"""SILC (arXiv 2310.13355): CLIP, and the teacher's global views distilled into local ones.
-
-The head reads the joint embedding, not the tower's last layer.
-"""
+"""SILC (arXiv 2310.13355): CLIP, and the teacher's global views distilled into local ones. The
+head reads the joint embedding, not the tower's last layer."""
 
 from __future__ import annotations
 
@@ -50,8 +48,8 @@ class SilcMethod:
         """Create the towers and a head of prototypes."""
         student = create_model(architecture, "clip")
         width = model_config(architecture)["embed_dim"]
-        head = PrototypeHead(width, self.hidden, self.bottleneck, self.prototypes)
-        student.add_module(HEAD, head)
+        widths = width, self.hidden, self.bottleneck, self.prototypes
+        student.add_module(HEAD, PrototypeHead(*widths))
         return student
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> SilcStudent:
