@@ -131,8 +131,8 @@ def warm_up(tests: Sequence[str]) -> None:
             del sys.modules[name]
 
 
-def survivors(path: Path, lines: range, tests: Sequence[str], jobs: int) -> tuple[int, list[str]]:
-    """Return how many changes there are to a file, and those that no test notices."""
+def survivors(path: Path, lines: range, tests: Sequence[str], jobs: int) -> tuple[int, int]:
+    """Print the changes to a file that no test notices; return how many, of how many."""
     name = ".".join(path.resolve().relative_to(ROOT).with_suffix("").parts)
     name = name.removesuffix(".__init__")
     started = time.monotonic()
@@ -141,12 +141,13 @@ def survivors(path: Path, lines: range, tests: Sequence[str], jobs: int) -> tupl
     seconds = 10 + 4 * int(time.monotonic() - started)
     chosen = [n for n, m in enumerate(mutations(_parse(path))) if m.line in lines]
     running: dict[int, str] = {}
-    found = []
+    found = 0
     for number in [*chosen, *[None] * jobs]:
         if len(running) == jobs or (number is None and running):
             pid, status = os.wait()
             if status == 0:
-                found.append(running[pid])
+                print(running[pid], flush=True)
+                found += 1
             del running[pid]
         if number is not None:
             tree = _parse(path)
@@ -154,7 +155,7 @@ def survivors(path: Path, lines: range, tests: Sequence[str], jobs: int) -> tupl
             mutation.apply()
             pid = test(Replaced(name, path, tree), tests, seconds)
             running[pid] = f"{path}:{mutation.line}: {mutation.before}"
-    return len(chosen), found
+    return found, len(chosen)
 
 
 def _parse(path: Path) -> ast.Module:
@@ -174,9 +175,9 @@ def main() -> None:
     warm_up(given.tests)
     total, lived = 0, 0
     for path in given.files:
-        count, found = survivors(path, range(first, last + 1), given.tests, given.jobs)
-        print(*found, f"{path}: {count - len(found)} of {count} changes noticed", sep="\n")
-        total, lived = total + count, lived + len(found)
+        found, count = survivors(path, range(first, last + 1), given.tests, given.jobs)
+        print(f"{path}: {count - found} of {count} changes noticed", flush=True)
+        total, lived = total + count, lived + found
     print(f"noticed: {total - lived} of {total} ({(total - lived) / max(total, 1):.0%})")
 
 

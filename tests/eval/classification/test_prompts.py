@@ -48,7 +48,7 @@ def test_openai_templates_are_openclips() -> None:
 def test_chunks_do_not_matter(tiny_encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
     names, templates = ["cat", "dog", "hot dog", "{x}", "ship"], ("{}", "a photo of a {}.")
     whole = prompt_embeddings(tiny_encoder, names, templates, RunOptions())
-    monkeypatch.setattr(prompts, "PROMPTS_A_SHARD", 4)
+    monkeypatch.setattr(prompts, "PROMPTS_PER_SHARD", 4)
     parts = prompt_embeddings(tiny_encoder, names, templates, RunOptions())
     np.testing.assert_allclose(parts, whole, atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1, atol=1e-6)
