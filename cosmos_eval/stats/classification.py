@@ -20,7 +20,7 @@ _BLOCK_BYTES = 64 << 20  # of float32 scores
 def top_classes(
     image_features: NDArray[np.float32], class_embeddings: NDArray[np.float32], k: int = TOP
 ) -> NDArray[np.int64]:
-    """The min(k, C) best classes of (N, D) images by product with (C, D), best first.
+    """Return the min(k, C) best classes of (N, D) images by product with (C, D), best first.
 
     Raises ValueError for features that are not finite.
     """
@@ -35,7 +35,7 @@ def top_classes(
 
 
 def class_recalls(labels: NDArray[np.integer], hits: NDArray[np.bool_]) -> dict[int, float]:
-    """Share of hits of every class that has images, by class number."""
+    """Return the proportion of hits of every class that has images, by class number."""
     present, index = np.unique(labels, return_inverse=True)
     shares = np.bincount(index, weights=hits) / np.bincount(index)
     return dict(zip(present.tolist(), shares.tolist(), strict=True))
@@ -52,7 +52,7 @@ class ConfusedPair(NamedTuple):
 def confusion_pairs(
     labels: NDArray[np.integer], predicted: NDArray[np.integer], k: int = PAIRS
 ) -> list[ConfusedPair]:
-    """The at most k most frequent mistakes of (N,) labels and predictions, most frequent first.
+    """Return the k most frequent mistakes of (N,) labels and predictions, most frequent first.
 
     Of equally frequent ones the lower true class, then the lower predicted class comes first.
     """
@@ -65,7 +65,7 @@ def confusion_pairs(
 
 
 def _top_columns(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Column numbers of the k greatest scores of every row; overwrites `scores`.
+    """Return the columns of the k greatest scores of every row; overwrites `scores`.
 
     A maximum a pass is faster than a sort for few k, and argmax takes the first of equals.
     """

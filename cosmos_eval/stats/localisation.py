@@ -24,11 +24,10 @@ SIZES = ("small", "medium", "large")
 
 
 class Cover(NamedTuple):
-    """What lies under the patches of a map.
+    """The label map under the patches of a map.
 
-    `things` (K, h, w) are pixels of every thing, `labelled` (h, w) those with any label, both in
-    parts of pixels where a patch ends inside one. `thing_middles` and `labelled_middles`, bool of
-    the same shapes, say whether the middle of a patch lies on them.
+    `things` (K, h, w) are pixels of every thing, `labelled` (h, w) those with any label, fractions
+    included; `thing_middles` and `labelled_middles` say whether the middle of a patch lies on them.
     """
 
     things: Values
@@ -40,7 +39,7 @@ class Cover(NamedTuple):
 def cover(
     label: NDArray[np.integer], classes: Sequence[int], grid: tuple[int, int], ignore_index: int
 ) -> Cover:
-    """What lies under h x w patches that share a label map (H, W) evenly, of K classes, K > 0."""
+    """Return the cover of h x w patches that share a label map (H, W) evenly, of K > 0 classes."""
     axes = list(zip(label.shape, grid, strict=True))
     rows, columns = (_overlaps(side, parts) for side, parts in axes)
     middles = np.ix_(*(_middles(side, parts) for side, parts in axes))
@@ -55,12 +54,12 @@ def cover(
 
 
 def _middles(length: int, parts: int) -> NDArray[np.int64]:
-    """The pixel in the middle of every one of equal parts; of two, the second."""
+    """Return the pixel in the middle of each of equal parts; of two, the second."""
     return (2 * np.arange(parts) + 1) * length // (2 * parts)
 
 
 def _overlaps(length: int, parts: int) -> Values:
-    """How much of every pixel lies in every one of equal parts, (parts, length)."""
+    """Return how much of every pixel lies in each of equal parts, (parts, length)."""
     ends = np.arange(parts + 1) * length / parts
     pixels = np.arange(length)
     return np.clip(
@@ -83,10 +82,7 @@ class MapScores(NamedTuple):
 
 
 def score_maps(maps: Values, under: Cover) -> MapScores:
-    """Scores of the maps (K, h, w) of the covered things; they are not negative.
-
-    No thing may fill all labelled pixels: then none is left to rank it against.
-    """
+    """Return the scores of maps (K, h, w) >= 0; no thing may fill all labelled pixels."""
     masses, k = _masses(maps, under), len(maps)
     own = masses.diagonal().copy()
     hits = [
@@ -102,17 +98,17 @@ def score_maps(maps: Values, under: Cover) -> MapScores:
 
 
 def _masses(maps: Values, under: Cover) -> Values:
-    """Shares (map, thing) of the mass on labelled pixels; 0 where none of it is on any."""
+    """Return fractions (map, thing) of the mass on labelled pixels; 0 where there is none."""
     on_things = np.einsum("mhw,thw->mt", maps, under.things)
     total = np.einsum("mhw,hw->m", maps, under.labelled)[:, None]
     return np.divide(on_things, total, out=np.zeros_like(on_things), where=total > 0)
 
 
 def pointing(one: Values, on_thing: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> float:
-    """1 where the highest point of a map (h, w) lies on the thing, 0 where it does not.
+    """Return 1 where the highest point of a map (h, w) lies on the thing, else 0.
 
-    The point is the middle of the highest patch, where an upsampled map is highest as well; middles
-    without a label are passed over. Of several equal ones the mean; 0 where there is none.
+    The point is the middle of the highest patch with a labelled middle, where an upsampled map is
+    highest as well; of several equal ones the mean, 0 where there is none.
     """
     if not labelled.any():
         return 0.0
@@ -121,9 +117,9 @@ def pointing(one: Values, on_thing: NDArray[np.bool_], labelled: NDArray[np.bool
 
 
 def auc(values: Values, inside: Values, outside: Values) -> float:
-    """How often a pixel inside has a higher value than one outside; equal values count half.
+    """Return how often a pixel inside has a higher value than one outside; equal ones count half.
 
-    All are by patch: the value of its pixels, and how many of them are inside and outside.
+    All arguments are per patch: the value of its pixels, and how many are inside and outside.
     """
     _, level = np.unique(values.ravel(), return_inverse=True)
     inside_at = np.bincount(level, weights=inside.ravel())
@@ -157,7 +153,7 @@ class Sums(NamedTuple):
 
 
 def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
-    """Sums over the pairs of every image, (N, S)."""
+    """Return the sums over the pairs of every image, (N, S)."""
     cell = pairs.image * len(SIZES) + pairs.size
 
     def summed(values: NDArray[Any]) -> Values:

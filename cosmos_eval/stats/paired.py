@@ -1,6 +1,6 @@
-"""Two models on the same samples: tests, intervals, and the difference that could be seen.
+"""Two models on the same samples: tests, intervals, and the detectable difference.
 
-Shares of independent samples: McNemar's exact test (McNemar 1947, Psychometrika 12) and the
+Proportions of independent samples: McNemar's exact test (McNemar 1947, Psychometrika 12) and the
 interval of Agresti and Min 2005, Statistics in Medicine 24. Everything else: a bootstrap that draws
 whole clusters for both models at once, so that what makes a sample hard for both cancels out
 (Efron and Tibshirani 1993, "An Introduction to the Bootstrap", sections 6.2 and 12.2: the standard
@@ -101,13 +101,13 @@ class PairedDifference(NamedTuple):
 
 
 def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
-    """Difference of two shares of hits, (N,) each, of the same independent samples."""
+    """Compare the proportions of hits (N,) of two models on the same independent samples."""
     both, only_a, only_b = (int(some.sum()) for some in (a & b, a & ~b, b & ~a))
     return matched_shares(both, only_a, only_b, len(a))
 
 
 def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDifference:
-    """The same from how many of n samples both, only the one, and only the other get right.
+    """Compare from how many of n samples both, only the first, and only the second get right.
 
     The p-value is the two-sided binomial one of (only_a, only_b) at a half. The interval is Wald's
     after half a sample is added to each of the four cells. Raises ValueError without samples.
@@ -202,13 +202,13 @@ def _by_bootstrap(
 
 
 def independent_difference(a: float, b: float, error: float, units: int) -> PairedDifference:
-    """A difference whose standard error is known, of results whose samples are not."""
+    """Return a difference whose standard error is known, of results whose samples are not."""
     p_value = 2 * float(stdtr(_NORMAL, -abs(a - b) / error)) if error > 0 else 1.0
     return PairedDifference(a, b, a - b, error, _NORMAL, p_value, units, INDEPENDENT)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p-values, in the order given.
+    """Return Holm's adjusted p-values, in the order given.
 
     Rejecting those at most alpha errs on any of the tests with probability alpha at most, however
     they depend on each other.
@@ -230,7 +230,7 @@ def _by_student(a: float, b: float, error: float, n: int) -> PairedDifference:
 
 
 def _least_p(n: int) -> float:
-    """What all n samples pointing the same way tell, two-sided."""
+    """Return the two-sided p-value of n samples that all point the same way."""
     return 2 * 0.5**n
 
 

@@ -31,7 +31,7 @@ class SparseConfusion(NamedTuple):
 
 
 class Areas(NamedTuple):
-    """Pixels a class (..., K): labelled and predicted so, labelled so, predicted so."""
+    """Pixels per class (..., K): labelled and predicted so, labelled so, predicted so."""
 
     intersection: NDArray[Any]
     labelled: NDArray[Any]
@@ -39,7 +39,7 @@ class Areas(NamedTuple):
 
 
 class ClassScores(NamedTuple):
-    """IoU and accuracy a class (..., K), in [0, 1]; NaN where the class does not occur."""
+    """IoU and accuracy per class (..., K), NaN where the class does not occur."""
 
     iou: Values
     accuracy: Values
@@ -48,7 +48,7 @@ class ClassScores(NamedTuple):
 def confusion(
     labels: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int, ignore_index: int
 ) -> Counts:
-    """Pixels by label (rows) and prediction (columns), (K, K), of label maps of equal shape.
+    """Count pixels by label (rows) and prediction (columns), (K, K).
 
     Every label that is not ignored must be below `n_classes`.
     """
@@ -65,7 +65,7 @@ def pack(confusions: Iterable[Counts]) -> SparseConfusion:
 
 
 def join(images: Sequence[SparseConfusion]) -> SparseConfusion:
-    """Confusion counts of one image each -> of all, numbered in this order."""
+    """Join the confusion counts of images, which are numbered in this order."""
     lengths = [len(one.pair) for one in images]
     return SparseConfusion(
         np.repeat(np.arange(len(images), dtype=np.int32), lengths),
@@ -75,7 +75,7 @@ def join(images: Sequence[SparseConfusion]) -> SparseConfusion:
 
 
 def separate(every: SparseConfusion, n_images: int) -> list[SparseConfusion]:
-    """Confusion counts of all images -> of one image each: undoes `join`."""
+    """Separate the confusion counts of images: undo `join`."""
     ends = np.searchsorted(every.image, np.arange(1, n_images))
     return [
         SparseConfusion(np.zeros_like(image), pair, pixels)
@@ -84,7 +84,7 @@ def separate(every: SparseConfusion, n_images: int) -> list[SparseConfusion]:
 
 
 def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> Areas:
-    """Areas of every image, (N, K)."""
+    """Return the areas of every image, (N, K)."""
     label, prediction = np.divmod(sparse.pair, n_classes)
 
     def summed(pixels: Counts, classes: NDArray[np.int32]) -> Counts:
@@ -99,7 +99,7 @@ def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> A
 
 
 def class_scores(areas: Areas) -> ClassScores:
-    """IoU and accuracy of every class."""
+    """Return IoU and accuracy of every class."""
     union = areas.labelled + areas.predicted - areas.intersection
     return ClassScores(ratio(areas.intersection, union), ratio(areas.intersection, areas.labelled))
 
@@ -120,6 +120,6 @@ def pixel_accuracy(areas: Areas) -> Values:
 
 
 def _mean_over_present(values: Values) -> Values:
-    """Mean over the last axis of what is not NaN."""
+    """Return the mean over the last axis without NaN."""
     present = ~np.isnan(values)
     return ratio(np.where(present, values, 0.0).sum(-1), present.sum(-1))

@@ -34,7 +34,7 @@ def single_hits(
     image_of_item: NDArray[np.integer],
     captions_of_item: Sequence[NDArray[np.integer]],
 ) -> NDArray[np.bool_]:
-    """Whether an item's image (I, D) scores its first caption (T, D) above all its others, (N,).
+    """Return whether an item's image (I, D) scores its first caption (T, D) highest, (N,).
 
     `image_of_item` (N,) and `captions_of_item`, two or more an item, are rows of the features.
     Raises ValueError for features that are not finite.
@@ -55,7 +55,7 @@ def pair_hits(
     images_of_item: NDArray[np.integer],
     captions_of_item: NDArray[np.integer],
 ) -> PairHits:
-    """Text and image hits of pairs: (N, 2) rows of image (I, D) and caption (T, D) features.
+    """Return the hits of pairs: (N, 2) rows of image (I, D) and caption (T, D) features.
 
     Raises ValueError for features that are not finite.
     """
@@ -73,7 +73,7 @@ def pair_hits(
 def subset_accuracies(
     correct: NDArray[np.bool_], subset: NDArray[np.integer], subsets: int
 ) -> NDArray[np.float64]:
-    """Share of hits (N,) in every one of the numbered subsets, (S,); NaN where one is empty."""
+    """Return the proportion of hits (N,) in each numbered subset, (S,); NaN of an empty one."""
     counts = np.bincount(subset, minlength=subsets)
     hits = np.bincount(subset, weights=correct, minlength=subsets)
     return np.divide(hits, counts, out=np.full(subsets, np.nan), where=counts > 0)
