@@ -6,14 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    SkipValidation,
-)
+from pydantic import AfterValidator, ConfigDict, Field, PositiveFloat, SkipValidation
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -31,9 +24,10 @@ def _ordered(scale: tuple[float, float]) -> tuple[float, float]:
 
 Positive = Annotated[int, Field(gt=0, le=LARGEST)]
 Count = Annotated[int, Field(ge=0, le=LARGEST)]
+NonNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 PositiveFraction = Annotated[float, Field(gt=0, le=1)]
-Strengths = tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat, NonNegativeFloat]
+Strengths = tuple[NonNegative, NonNegative, NonNegative, NonNegative]
 Scale = Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_ordered)]
 
 
@@ -41,7 +35,7 @@ Scale = Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_ord
 class ImageViewConfig:
     """Multi-crop augmentation. Defaults are the published ones (github.com/ExplainableML/cosmos).
 
-    Sizes in pixels, scales as shares of the image's area, `*_p` probabilities; the three of
+    Sizes in pixels, scales as fractions of the image's area, `*_p` probabilities; the three of
     `blur_p` are for the first global, the second global and the locals.
     """
 
@@ -51,12 +45,7 @@ class ImageViewConfig:
     global_scale: Scale = (0.4, 1.0)
     local_scale: Scale = (0.05, 0.4)
     flip_p: Fraction = 0.5
-    jitter: Strengths = (
-        0.4,
-        0.4,
-        0.2,
-        0.1,
-    )
+    jitter: Strengths = (0.4, 0.4, 0.2, 0.1)
     jitter_p: Fraction = 0.8
     grayscale_p: Fraction = 0.2
     blur_p: tuple[Fraction, Fraction, Fraction] = (1.0, 0.1, 0.5)
@@ -86,11 +75,11 @@ class OptimConfig:
     lr: PositiveFloat = 5e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.98)
     eps: PositiveFloat = 1e-8
-    weight_decay: NonNegativeFloat = 0.5
+    weight_decay: NonNegative = 0.5
     warmup_steps: Count = 2000
     momentum: Fraction = 0.999
     momentum_ramp: bool = False
-    clip_norm: NonNegativeFloat = 0.0
+    clip_norm: NonNegative = 0.0
     gradient: Literal["true", "published"] = "true"
 
 
