@@ -22,7 +22,7 @@ import numpy.typing as npt
 import platformdirs
 import torch
 
-from cosmos_core.data.samples import IMAGE_SUFFIXES, BadSampleError, RawSample
+from cosmos_core.data.samples import SAMPLE_SUFFIXES, BadSampleError, RawSample
 from cosmos_core.data.shards import ShardError
 from cosmos_core.data.tar import BLOCK, Member, TarError, TarReader, require_one_file, split_name
 from cosmos_core.data.workers import worker_lifetime
@@ -182,7 +182,7 @@ def scan_tar(shard: str) -> Rows:
 
 def _note(samples: dict[str, list[int]], member: Member) -> None:
     key, suffix = split_name(member.name) or ("", "")
-    if suffix not in (*IMAGE_SUFFIXES, "json"):
+    if suffix not in SAMPLE_SUFFIXES:
         return
     row = samples.setdefault(key, [0] * COLUMNS)
     column = 2 if suffix == "json" else 0

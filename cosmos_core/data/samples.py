@@ -23,6 +23,7 @@ from cosmos_core.types import Views
 from cosmos_core.views import ImageViews, MultiCrop, caption_views
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+SAMPLE_SUFFIXES = (*IMAGE_SUFFIXES, "json")
 # github.com/zyf0619sjtu/DreamLIP: raw, then short and long captions of three captioners.
 DREAMLIP_KEYS = (
     "raw_caption",

@@ -21,6 +21,7 @@ from webdataset.gopen import set_options
 from cosmos_core.data.order import Schedule
 from cosmos_core.data.samples import (
     IMAGE_SUFFIXES,
+    SAMPLE_SUFFIXES,
     BadSampleError,
     Batch,
     Failure,
@@ -231,7 +232,7 @@ def _files(stream: Readable) -> Iterator[tuple[str, str, bytes]]:
     reader = TarReader(stream)
     for member in reader:
         key, suffix = split_name(member.name) or ("", "")
-        if suffix in (*IMAGE_SUFFIXES, "json"):
+        if suffix in SAMPLE_SUFFIXES:
             yield key, suffix, reader.read()
 
 

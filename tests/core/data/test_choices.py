@@ -58,7 +58,7 @@ def test_the_right_caption_is_true_and_the_wrong_one_is_not(chosen):
         right, wrong = read(choice.caption), read(choice.negative)
         assert len(set(right)) == len(right) == len(wrong) == 2
         assert set(right) <= set(facts(scene))
-        # Whatever was changed is false: no part of the scene is told wrongly by accident only.
+        # Whatever was changed is false: the wrong caption is not true by accident.
         changed = set(wrong) - set(right)
         assert changed
         assert not changed & set(facts(scene)), (attribute, choice)

@@ -101,7 +101,7 @@ def test_what_a_sample_lacks_is_none(tmp_path):
     assert ours == {"0": RawSample(b"a", None), "1": RawSample(None, b"{}")}
 
 
-def test_a_tar_that_was_cut_after_it_was_indexed_is_told_of(tmp_path):
+def test_a_tar_that_was_cut_after_it_was_indexed_is_reported(tmp_path):
     shard = write_shards(tmp_path, [4]) / "0.tar"
     index = index_shards([str(shard)])
     samples = [index.read(number) for number in range(4)]

@@ -147,7 +147,7 @@ def broken(tmp_path_factory):
     return folder
 
 
-def test_bad_samples_are_told_of_and_replaced(broken):
+def test_bad_samples_are_reported_and_replaced(broken):
     config = train_config(f"{broken}/*.tar", steps=2, batch_size=13)  # one epoch of 26 samples
     batches = load(config)
     assert all(batch.views.texts.shape[1] == 13 for batch in batches)

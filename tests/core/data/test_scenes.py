@@ -91,7 +91,7 @@ def test_the_splits_share_no_scene():
     assert not train & test
 
 
-def test_a_slice_of_a_split_starts_where_it_is_asked_to():
+def test_a_slice_of_a_split_starts_at_its_index():
     (third,) = split_scenes(TEST, 1, start=3)
     assert digest(third) == digest(list(split_scenes(TEST, 4))[3])
 
@@ -270,10 +270,10 @@ def test_a_long_sentence_is_about_one_element_and_right_about_its_place(some):
 
 
 def assert_thing_place(scene, kind, sentence):
-    said = place_words(sentence)
+    stated = place_words(sentence)
     colours = words_of(sentence) & set(PALETTE)
-    assert not said or any(
-        set(thing.place.split()) == said and colours <= {thing.colour}
+    assert not stated or any(
+        set(thing.place.split()) == stated and colours <= {thing.colour}
         for thing in scene.things
         if thing.kind == kind
     ), sentence
@@ -294,8 +294,8 @@ def assert_stuff_place(scene, kind, sentence):
 def assert_relation(scene, kinds, sentence):
     dominant = scene.things[0]
     (other,) = kinds - {dominant.kind}
-    said = next(w for w in ("left", "right", "above", "below") if w in words_of(sentence))
-    axis, sign = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}[said]
+    stated = next(w for w in ("left", "right", "above", "below") if w in words_of(sentence))
+    axis, sign = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}[stated]
 
     def centre(thing):
         return (thing.box[axis] + thing.box[axis + 2]) / 2
@@ -312,13 +312,13 @@ def test_relations_by_hand():
 
 
 def test_most_small_things_have_sentences_of_their_own(some):
-    told = total = 0
+    described = total = 0
     for scene in some:
         alone = [words_of(s) & set(THINGS) for s in long_sentences(scene)]
         for thing in scene.things[1:]:
             total += 1
-            told += {thing.kind} in alone
-    assert told / total > 0.98
+            described += {thing.kind} in alone
+    assert described / total > 0.98
 
 
 def test_joined_captions_tell_hundreds_of_scenes_apart():
@@ -332,8 +332,8 @@ def test_joined_captions_tell_hundreds_of_scenes_apart():
 def test_every_word_is_one_token(some):
     tokenizer = scenes_tokenizer()
     assert all(len(tokenizer.encode(word)) == 1 for word in words())
-    said = {word for scene in some for s in every_sentence(scene) for word in s.split()}
-    assert said <= set(words())
+    stated = {word for scene in some for s in every_sentence(scene) for word in s.split()}
+    assert stated <= set(words())
     assert len(words()) < 200
     assert len(set(tokenizer.encoder.values())) == len(tokenizer.encoder)
 

@@ -17,7 +17,7 @@ PREFIX = "/".join(["long-name" * 9] * 2)  # fits into the two fields of the usta
 
 
 class Stream:
-    """Bytes that can only be read in order, as a pipe's; a part of what is asked for at a time."""
+    """Bytes that can only be read in order and in parts, as a pipe's."""
 
     def __init__(self, data, most=10_000):
         self._file, self._most = io.BytesIO(data), most

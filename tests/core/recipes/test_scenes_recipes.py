@@ -1,4 +1,4 @@
-"""The pair of scenes recipes is comparable: same data and encoder; samples or compute as said."""
+"""The scenes recipes are comparable: same data and encoder; equal samples or equal compute."""
 
 import dataclasses
 

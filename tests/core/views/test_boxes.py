@@ -16,7 +16,7 @@ GLOBAL, LOCAL = (0.4, 1.0), (0.05, 0.4)
 
 
 class Traits(NamedTuple):
-    """What is compared of many boxes: shares of the area, aspects, and places from 0 to 1."""
+    """What is compared of many boxes: fractions of the area, aspects, and positions from 0 to 1."""
 
     area: np.ndarray
     aspect: np.ndarray
