@@ -356,3 +356,11 @@ def test_resamples_without_a_value_do_not_count() -> None:
     nowhere = FunctionOfSums(Areas(first, np.array([0, 0]), first), missing)
     assert differences([{"it": a}, {"it": nowhere}])(0, 1) == {}
     assert differences([{"it": nowhere}, {"it": a}])(0, 1) == {}
+
+
+def test_the_usual_bootstrap_is_2000_resamples_of_seed_0() -> None:
+    counts = np.ones(3, int)
+    (usual,) = resample([lambda weights: {"m": weights[:, 1]}], counts)
+    (stated,) = resample([lambda weights: {"m": weights[:, 1]}], counts, seed=0, resamples=2000)
+    np.testing.assert_array_equal(usual["m"], stated["m"])
+    assert len(usual["m"]) == 2000
