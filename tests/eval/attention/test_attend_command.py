@@ -59,7 +59,7 @@ def test_a_png_and_what_is_printed(command, photo: Path) -> None:
         assert drawn.size[0] == 1.5 * (340 * 2 + 12 + 2 * 20)
     assert re.search(r"photo.png .*\[bold\].* scenes-cosmos .* cross-attention", ended.out)
     assert re.search(r"mean of 8 heads +\d+\.\d% +\d+, \d+ +\d+\.\d%", ended.out)
-    words = re.findall(r"^  (\S+) +(\d+\.\d)% +$", ended.out, re.M)
+    words = re.findall(r"^ +(\S+) +(\d+\.\d)% +$", ended.out, re.M)
     assert " ".join(word for word, _ in words) == "a large red ball [ bold ] on grass"
 
 
