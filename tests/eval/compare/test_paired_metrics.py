@@ -364,3 +364,9 @@ def test_the_usual_bootstrap_is_2000_resamples_of_seed_0() -> None:
     (stated,) = resample([lambda weights: {"m": weights[:, 1]}], counts, seed=0, resamples=2000)
     np.testing.assert_array_equal(usual["m"], stated["m"])
     assert len(usual["m"]) == 2000
+
+
+def test_the_median_of_an_even_number_is_the_mean_of_two() -> None:
+    statistic = statistic_of({"m": Median(np.array([1, 4, 9]), np.arange(3))})
+    weights = np.array([[1.0, 1, 0], [2, 1, 1], [1, 1, 1], [0, 0, 2]])
+    assert statistic(weights)["m"].tolist() == [2.5, 2.5, 4.0, 9.0]
