@@ -20,6 +20,8 @@ MOST_SHARDS = 1_000_000
 # A scheme has two letters or more: one is a drive.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _PATTERN = re.compile(r"[*?[]")
+_BRACES = re.compile(r"\{[^{}]*\}")
+_NESTED = re.compile(r"\{[^{}]*\{")
 _RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?\}")
 
 
@@ -73,7 +75,11 @@ def _expand(spec: str) -> list[str]:
         for _ in range(10):  # as webdataset does: a variable may hold others
             pattern = envsubst(pattern)
         # Single ranges first: braceexpand makes their product lazily, but lists each of them.
-        large = any(_is_large(*bounds) for bounds in _RANGE.findall(pattern))
+        large = any(_is_large(*bounds) for bounds in _RANGE.findall(pattern)) or (
+            not _NESTED.search(pattern)  # counted, since a product of many braces is slow
+            and math.prod(len([*braceexpand(one)]) for one in _BRACES.findall(pattern))
+            > MOST_SHARDS
+        )
         found = [] if large else list(itertools.islice(braceexpand(pattern), MOST_SHARDS + 1))
     except (ValueError, AssertionError) as error:  # unbalanced braces; an unknown ${variable}
         raise ShardError(f"data.shards {spec!r} cannot be expanded: {error}") from error
