@@ -28,13 +28,13 @@ from _report import Measurement, interleave, measurement, parser, report
 from _segmentation_sets import SIZES, write_set
 from torch import Tensor
 
+from cosmos_eval.data.label_maps import Sample, open_data
 from cosmos_eval.embedding.cache import ShardStore
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks import segmentation
-from cosmos_eval.tasks.label_maps import Sample, open_data
 from cosmos_eval.tasks.segmentation import inference as _inference
 from cosmos_eval.tasks.segmentation.evaluate import Job, count_images
 from cosmos_eval.tasks.segmentation.inference import (

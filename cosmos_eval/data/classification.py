@@ -144,9 +144,7 @@ def _list(protocol: ClassificationProtocol, options: RunOptions) -> Listing[Clas
         parts=parts,
         faults=list(_faults(protocol, folder, data, list(missing.values()))),
         survey=Survey(
-            folder=str(folder),
-            expected=protocol.n_images or listed,
-            images=listed - len(missing),
+            folder=str(folder), expected=protocol.n_images or listed, images=listed - len(missing)
         ),
     )
 

@@ -38,6 +38,8 @@ from cosmos_eval.types import (
     no_progress,
 )
 
+CHECKED = "every file, the size of every image, every pixel of every label map"
+
 # Label maps are read as 8 bits, and one value must be left for pixels without a label.
 _MOST_CLASSES = 255
 # What MMSegmentation turns zero into where it reduces labels.
@@ -54,6 +56,14 @@ class _Content(NamedTuple):
 
     present: NDArray[np.bool_]
     faults: Mapping[_Kind, str]
+
+
+def is_there(protocol: LabelMapProtocol, root: Path) -> bool:
+    """Return whether the folders of a set are below a root."""
+    try:
+        return bool(find_root(protocol, str(root)))
+    except UsageError:
+        return False
 
 
 def check(protocol: LabelMapProtocol, options: RunOptions, data: LabelMaps | None = None) -> None:

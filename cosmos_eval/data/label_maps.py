@@ -26,13 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from cosmos_eval.data.folders import (
-    FolderWalk,
-    Listing,
-    find_root,
-    parts_of,
-    shortfall,
-)
+from cosmos_eval.data.folders import FolderWalk, Listing, find_root, parts_of, shortfall
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS
 from cosmos_eval.types import LabelMapProtocol, Part, RunOptions, UsageError, nearest

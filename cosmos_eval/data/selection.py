@@ -111,10 +111,7 @@ def _list(protocol: SelectionProtocol, options: RunOptions) -> Listing[Selection
     subsets = _subsets(protocol, items, counts)
     kept = in_turn(subsets.of_item, options.limit)
     data = _data(
-        protocol,
-        folder,
-        [items[i] for i in kept],
-        subsets._replace(of_item=subsets.of_item[kept]),
+        protocol, folder, [items[i] for i in kept], subsets._replace(of_item=subsets.of_item[kept])
     )
     files = list(dict.fromkeys(picture.file for picture in data.pictures))
     missing = [file for file in files if not (folder / file).is_file()]

@@ -18,12 +18,7 @@ from types import MappingProxyType
 from typing import Any
 
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.types import (
-    LabelMapProtocol,
-    LocalisationProtocol,
-    MapKind,
-    SegmentationProtocol,
-)
+from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, MapKind, SegmentationProtocol
 
 # Names that COCO-Stuff, PASCAL VOC and PASCAL-Context themselves write without their spaces.
 _SPACED = {

@@ -95,11 +95,7 @@ _SYMMETRIC = tuple(
 
 
 def _aro(
-    dataset: str,
-    annotations: str,
-    n_items: int,
-    left_out: tuple[str, ...] = (),
-    smallest: int = 1,
+    dataset: str, annotations: str, n_items: int, left_out: tuple[str, ...] = (), smallest: int = 1
 ) -> SelectionProtocol:
     """Yuksekgonul et al. 2023, arXiv 2210.01936: a half of ARO whose captions are in its file.
 

@@ -18,12 +18,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cosmos_eval.data.class_folders import (
-    FlatImage,
-    find_folder,
-    flat_images,
-    must_be_sorted,
-)
+from cosmos_eval.data.class_folders import FlatImage, find_folder, flat_images, must_be_sorted
 from cosmos_eval.data.prepare.label_maps import Counts
 from cosmos_eval.data.readers import FileError, read_records
 from cosmos_eval.protocols.classification import CLASS_LISTS, CLASSIFICATION

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cosmos_eval.data.label_maps import Label, LabelMaps, Sample, open_data, read_label
 from cosmos_eval.report.comparisons import Sampled
 from cosmos_eval.report.gallery.models import MAPS, Outputs, Request, listed
 from cosmos_eval.report.gallery.pictures import Canvas, shrunk
@@ -24,7 +25,6 @@ from cosmos_eval.report.gallery.selection import Candidate
 from cosmos_eval.report.gallery.source import Group, Pair, Source
 from cosmos_eval.results.labels import predictions_of
 from cosmos_eval.stats.segmentation import confusion
-from cosmos_eval.tasks.label_maps import Label, LabelMaps, Sample, open_data, read_label
 from cosmos_eval.tasks.segmentation.pictures import (
     colours,
     prediction_file,

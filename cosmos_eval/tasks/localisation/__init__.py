@@ -8,14 +8,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from cosmos_eval.tasks.label_maps import (
-    CHECKED,
-    LabelMaps,
-    check,
-    is_there,
-    open_data,
-    survey,
-)
+from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
+from cosmos_eval.data.label_maps import LabelMaps, open_data
 from cosmos_eval.tasks.localisation import samples
 from cosmos_eval.tasks.task import Task
 from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions

@@ -16,6 +16,8 @@ from PIL import ImageOps
 from torch import Tensor
 
 from cosmos_eval.data.folders import limit_notes
+from cosmos_eval.data.label_map_checks import has_background
+from cosmos_eval.data.label_maps import Label, LabelMaps, Sample, read_label, require_same_size
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.embedding.cache import Arrays, ShardStore
@@ -29,14 +31,6 @@ from cosmos_eval.models.maps import (
 from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
 from cosmos_eval.tasks import task_named
 from cosmos_eval.tasks.label_maps import (
-    Label,
-    LabelMaps,
-    Sample,
-    has_background,
-    read_label,
-    require_same_size,
-)
-from cosmos_eval.tasks.label_maps.measure import (
     Work,
     fingerprints,
     images_at_once,

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.embedding.cache import Arrays, Report, ShardStore
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.stats.segmentation import SparseConfusion, confusion, join, pack, separate
 from cosmos_eval.tasks import task_named
-from cosmos_eval.tasks.label_maps import LabelMaps
-from cosmos_eval.tasks.label_maps.measure import (
+from cosmos_eval.tasks.label_maps import (
     Work,
     fingerprints,
     in_shards,

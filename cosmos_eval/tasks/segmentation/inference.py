@@ -18,15 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cosmos_eval.data.label_map_checks import check_constants
+from cosmos_eval.data.label_maps import Label, Sample, read_label, require_same_size
 from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_finite
-from cosmos_eval.tasks.label_maps import (
-    Label,
-    Sample,
-    check_constants,
-    read_label,
-    require_same_size,
-)
-from cosmos_eval.tasks.label_maps.measure import images_at_once, with_patches
+from cosmos_eval.tasks.label_maps import images_at_once, with_patches
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation.merge import (
     Axis,

@@ -18,17 +18,12 @@ from mmseg.registry import DATASETS, MODELS
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from cosmos_eval.data.label_map_checks import check_constants
+from cosmos_eval.data.label_maps import Sample, mmseg_datasets, mmseg_models, open_data
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.tasks.label_maps import (
-    Sample,
-    check_constants,
-    mmseg_datasets,
-    mmseg_models,
-    open_data,
-)
 from cosmos_eval.tasks.segmentation import require_segmentation
 from cosmos_eval.tasks.segmentation.inference import (
     LoadedImage,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cosmos_core.utils.files import write_atomically
+from cosmos_eval.data.label_maps import Label, palette
 from cosmos_eval.data.readers import FileError, read_bytes
-from cosmos_eval.tasks.label_maps import Label, palette
 from cosmos_eval.types import SegmentationProtocol, UsageError
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from support.models import store
 
+from cosmos_eval.data.label_maps import open_data
 from cosmos_eval.report.gallery.records import SegmentationExample
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.tasks.label_maps import open_data
 from cosmos_eval.types import RunOptions
 
 PARITY = Path(__file__).parents[2] / "parity"

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cosmos_eval.data.label_map_checks import check_constants
+from cosmos_eval.data.label_maps import open_data, read_label
 from cosmos_eval.protocols import is_embedded, known_families, prepare
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import (
@@ -18,7 +20,6 @@ from cosmos_eval.protocols.segmentation_families import (
 )
 from cosmos_eval.runner.suites import read_suite
 from cosmos_eval.tasks import find_protocol, localisation, task_of
-from cosmos_eval.tasks.label_maps import check_constants, open_data, read_label
 from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, RunOptions, UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"

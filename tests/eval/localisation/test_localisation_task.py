@@ -210,7 +210,7 @@ def test_a_label_map_of_another_size_is_named(protocol, write_set, labels, tmp_p
 
 
 def test_processes_and_batches_change_nothing(cosmos, protocol, write_set, labels, monkeypatch):
-    monkeypatch.setattr("cosmos_eval.tasks.label_maps.measure.IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
     write_set(**labels)
     alone = measured(cosmos, protocol)
 
@@ -228,7 +228,7 @@ def test_processes_and_batches_change_nothing(cosmos, protocol, write_set, label
 def test_a_killed_run_goes_on_at_its_shard(
     cosmos, protocol, write_set, labels, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("cosmos_eval.tasks.label_maps.measure.IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
     write_set(**labels)
     options = replace(OPTIONS, unfinished=str(tmp_path / ".partial"))
 

@@ -146,7 +146,7 @@ def test_a_run_makes_one_pass_for_data_sets_seen_alike(
 
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_processes_give_the_same_counts(size, encoder, protocol, options, monkeypatch):
-    monkeypatch.setattr("cosmos_eval.tasks.label_maps.measure.IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
     protocol = replace(protocol, prob_thd=0.3)
     alone = measure(encoder, protocol, options, no_progress)
     shared = together(

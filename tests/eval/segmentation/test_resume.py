@@ -26,7 +26,7 @@ SIZES = {f"{i}": (20 + 7 * i, 60 - 5 * i) for i in range(7)}
 
 @pytest.fixture
 def options(tmp_path, write_set, monkeypatch) -> RunOptions:
-    monkeypatch.setattr("cosmos_eval.tasks.label_maps.measure.IMAGES_PER_SHARD", 2)
+    monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
     write_set(tmp_path / "data", SIZES)
     return RunOptions(
         data_root=str(tmp_path / "data"),
