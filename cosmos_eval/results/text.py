@@ -171,9 +171,11 @@ def percent(fraction: float) -> Decimal:
 
 
 def shown(metric: Metric, value: float) -> Decimal:
-    """Return a metric as tables show it: a fraction in percent, others with two decimals."""
+    """Return a metric as tables show it: a fraction in percent, ranks and ratios in hundredths."""
     if metric.unit == "fraction":
         return percent(value)
+    if metric.unit == "unknown":
+        return Decimal(repr(round(value, 4)))
     return Decimal(repr(value)).quantize(_HUNDREDTH, ROUND_HALF_UP)
 
 

@@ -150,9 +150,9 @@ def task_for(protocol: Protocol) -> Task:
 
 
 def metric_of(task: str, name: str) -> Metric:
-    """A metric by its task and name; of a task that is not installed a fraction."""
+    """A metric by its task and name; its unit is unknown if the task is not installed."""
     known = known_tasks()
-    return known[task].metric(name) if task in known else Metric(name)
+    return known[task].metric(name) if task in known else Metric(name, unit="unknown")
 
 
 def metric_faults(task: str, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:

@@ -30,10 +30,13 @@ if TYPE_CHECKING:
 Derived = Mapping[str, Any]
 """Stored samples, and what a task derives from them for several metrics."""
 
-Unit = Literal["fraction", "rank", "ratio"]
-"""Fractions lie in [0, 1] and are shown in percent, ranks start at 1, ratios at 0."""
+Unit = Literal["fraction", "rank", "ratio", "unknown"]
+"""Fractions lie in [0, 1] and are shown in percent, ranks start at 1, ratios at 0.
 
-_LEAST = {"fraction": 0.0, "rank": 1.0, "ratio": 0.0}
+Metrics of tasks that are not installed are `unknown`: they are shown as stored and never ranked.
+"""
+
+_LEAST = {"fraction": 0.0, "rank": 1.0, "ratio": 0.0, "unknown": 0.0}
 
 
 def _no_estimate(derived: Derived) -> None:

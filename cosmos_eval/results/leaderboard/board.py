@@ -23,6 +23,7 @@ _MEANINGS = {
     "delta": "Signed: percentage points above what its authors published.",
     "partial": "Not ranked: results of a part of the samples only.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",
+    "unknown": "Not ranked, and not in percent: metrics of a task that is not installed.",
 }
 
 
@@ -154,6 +155,7 @@ def _notes(
         "unverified": any(
             entry.source == "unverified" and entry.stored is None for entry in entries
         ),
+        "unknown": any(entry.task not in known_tasks() for entry in entries),
     }
     results = [entry.stored for entry in entries if entry.stored is not None]
     meanings = (meaning for name, meaning in _MEANINGS.items() if applies[name])

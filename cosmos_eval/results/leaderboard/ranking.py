@@ -75,7 +75,8 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
 def rank_entries(entries: Iterable[Entry], ties: Ties = NO_TIES) -> dict[Cell, Rank]:
     """Return the rank of every number that is ranked; `ties` may tell close pairs apart.
 
-    Results of a part of the samples only, and numbers that are not verified, are not ranked.
+    Results of a part of the samples only, numbers that are not verified, and metrics of tasks that
+    are not installed are not ranked.
     """
     return {
         Cell(key, metric): rank
@@ -91,7 +92,7 @@ def _columns(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
         if entry.partial or entry.source == "unverified":
             continue
         for metric in headlines_of(entry):
-            if metric in entry.metrics:
+            if metric in entry.metrics and metric_of(entry.task, metric).unit != "unknown":
                 columns.setdefault((entry.protocol, entry.dataset, metric), []).append(entry)
     return [(metric, column) for (_, _, metric), column in columns.items()]
 

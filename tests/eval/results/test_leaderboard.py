@@ -14,6 +14,7 @@ import pytest
 
 from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published
+from cosmos_eval.results.leaderboard.ranking import find_ties, rank_entries
 from cosmos_eval.results.leaderboard.writers import WRITERS, to_csv, to_json, to_markdown
 from cosmos_eval.types import UsageError
 
@@ -175,3 +176,25 @@ def test_published_rows_stand_apart_with_their_sources():
     ]
     text = to_markdown([here, there])
     assert "| cosmos:vitb16_cc3m | [published](<https://example.org>) | 37.1 |" in text
+
+
+def test_metrics_of_a_task_that_is_not_installed_are_shown_as_stored_and_not_ranked(make_row):
+    """Nobody knows whether they are shares, and which direction is the better one."""
+    ends = {"low": 2.5, "high": 3.5, "method": "wilson", "level": 0.95}
+
+    def row(model, rank):
+        metrics = {"mean_rank": rank, "a_over_b": 1.91, "share": 1 / 3}
+        common = {"task": "cook", "metrics": metrics, "intervals": {"mean_rank": ends}}
+        return make_row(model={"spec": model}, **common)
+
+    entries = measured([row("a", 3.0), row("b", 2.5)])
+    assert rank_entries(entries) == {}
+    assert find_ties(entries, "paired") == {}
+    assert to_markdown(entries).splitlines()[2:] == [
+        "| model | scenes-cls a_over_b | scenes-cls mean_rank | scenes-cls share |",
+        "| --- | --: | --: | --: |",
+        "| a | 1.91 | 3.0 [2.5, 3.5] | 0.3333 |",
+        "| b | 1.91 | 2.5 [2.5, 3.5] | 0.3333 |",
+        "",
+        "- Not ranked, and not in percent: metrics of a task that is not installed.",
+    ]
