@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_core.utils.distributed import Distributed
-from cosmos_eval.runner.plan import Dataset, Machine, make_plan, open_datasets
+from cosmos_eval.runner.plan import Dataset, make_plan, open_datasets
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import CosmosEvalError, RunOptions, Weights
 
@@ -44,16 +44,16 @@ def measure(
     `check` is assumed to have passed. Processes share the samples. Raises ValueError, one line,
     for a checkpoint or data that cannot be used.
     """
-    options = RunOptions(data_root=data_root, distributed=Distributed(rank, world_size, gather))
+    distributed = Distributed(rank, world_size, gather)
+    options = RunOptions(data_root=data_root, device=device, distributed=distributed)
     with _value_errors():
         plan = make_plan(
             datasets=datasets,
             models=[f"cosmos:{checkpoint}"],
             weights=weights,
             options=options,
-            machine=Machine(device=device),
         )
-        opened = options.distributed.synchronized(lambda: _open(tuple(datasets), data_root))
+        opened = distributed.synchronized(lambda: _open(tuple(datasets), data_root))
         rows = (result.row for result in run_all(plan, datasets=opened))
         return {row.dataset: dict(row.metrics) for row in rows if row is not None}
 

@@ -320,12 +320,15 @@ class RunOptions:
 
     `attention` None is the protocol's own. `limit` measures the first samples only, `allow_partial`
     the samples found of a known data set that is not complete. `unfinished` is a folder for the
-    finished parts of a measurement, to resume a killed run, `cache` one for embeddings.
+    finished parts of a measurement, to resume a killed run, `cache` one for embeddings. Device
+    `auto` is the first CUDA device, or the CPU where there is none.
     """
 
     data_root: str | None = None
     download: bool = False
     attention: Attention | None = None
+    device: str = "auto"
+    precision: Precision = "fp32"
     batch_size: int = 32
     workers: int = 2
     limit: int | None = None

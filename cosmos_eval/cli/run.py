@@ -136,7 +136,7 @@ def run(
     """Measure models on data sets; write and print the results."""
     from cosmos_eval.embedding.cache import embeddings_folder
     from cosmos_eval.runner.execute import existing_results
-    from cosmos_eval.runner.plan import Machine, make_plan
+    from cosmos_eval.runner.plan import make_plan
     from cosmos_eval.runner.preview import preview
 
     with process_group() as distributed:
@@ -146,6 +146,8 @@ def run(
             data_root=data_root,
             download=download,
             attention=attention,
+            device=device,
+            precision=precision,
             batch_size=batch_size,
             workers=workers,
             limit=limit,
@@ -166,7 +168,6 @@ def run(
             arch=arch,
             weights=weights,
             options=run_options,
-            machine=Machine(device=device, precision=precision),
         )
         plan = distributed.synchronized(make)
         existing: Mapping[Pair, Result] = {}

@@ -28,7 +28,7 @@ from cosmos_eval.runner.plan import (
     unwatched,
 )
 from cosmos_eval.runner.run import Worker, settings_of
-from cosmos_eval.tasks import part_of
+from cosmos_eval.tasks import task_for
 from cosmos_eval.types import (
     CosmosEvalError,
     Executor,
@@ -212,15 +212,20 @@ def _read_valid(spec: ModelSpec, path: Path) -> ResultRow:
 def _stem(spec: ModelSpec, protocol: Protocol, plan: Plan) -> str:
     """Return the file name that the result will be stored under."""
     part = found_part(protocol, plan.options)
-    settings = settings_of(protocol, plan.options, plan.machine.precision, part)
+    settings = settings_of(protocol, plan.options, plan.options.precision, part)
     student = spec.kind in TWO_SETS and spec.weights == "student"
     words = overrides_of(settings, student=student)
     return stem_of(spec.text, protocol.dataset, protocol.family, words)
 
 
 def found_part(protocol: Protocol, options: RunOptions) -> Part | None:
-    """`part_of` a data set; None where it cannot be read, which only a run reports."""
+    """Return how much of a known data set is there, where less than all of it is allowed.
+
+    None for a complete set, and for one that cannot be read, which only a run reports.
+    """
+    if not options.allow_partial:
+        return None
     try:
-        return part_of(protocol, options)
+        return getattr(task_for(protocol).open_data(protocol, options), "part", None)
     except UsageError:
         return None

@@ -17,7 +17,6 @@ from cosmos_eval.runner.suites import read_suite
 from cosmos_eval.tasks import find_protocol, task_for, task_named, task_of
 from cosmos_eval.types import (
     ModelSpec,
-    Precision,
     Progress,
     Protocol,
     RunOptions,
@@ -32,14 +31,6 @@ Watch = Callable[[str, Progress], None]
 
 def unwatched(what: str, progress: Progress) -> None:
     """The watch that shows nothing."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Machine:
-    """What the models run on. `auto` is the first CUDA device, or the CPU where there is none."""
-
-    device: str = "auto"
-    precision: Precision = "fp32"
 
 
 class Pair(NamedTuple):
@@ -62,7 +53,6 @@ class Plan:
     specs: Sequence[ModelSpec]
     protocols: Sequence[Protocol]
     options: RunOptions = field(default_factory=RunOptions)
-    machine: Machine = field(default_factory=Machine)
 
     @property
     def pairs(self) -> list[Pair]:
@@ -109,7 +99,6 @@ class Job(NamedTuple):
     spec: ModelSpec
     datasets: tuple[Dataset, ...]
     options: RunOptions
-    machine: Machine
     output: Path | None
     command: str
     folder: str
@@ -130,7 +119,6 @@ def make_plan(
     arch: str | None = None,
     weights: Weights = "teacher",
     options: RunOptions | None = None,
-    machine: Machine | None = None,
 ) -> Plan:
     """Make a plan from names as they are typed; without names, the bundled models and data sets.
 
@@ -152,7 +140,7 @@ def make_plan(
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models or BUNDLED]
     _refuse_repeated([spec.text for spec in specs])
     _refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
-    return Plan(specs=specs, protocols=protocols, options=options, machine=machine or Machine())
+    return Plan(specs=specs, protocols=protocols, options=options)
 
 
 def choose_protocols(
@@ -267,7 +255,7 @@ def jobs_of(
                 image_pass = task_for(protocol).image_pass(protocol, plan.options, dataset.data)
                 groups[task_of(protocol), image_pass].append(dataset)
         jobs += [
-            Job(spec, tuple(group), plan.options, plan.machine, output, command, folder)
+            Job(spec, tuple(group), plan.options, output, command, folder)
             for group in groups.values()
         ]
     return jobs

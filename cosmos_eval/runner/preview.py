@@ -16,7 +16,7 @@ from cosmos_eval.results.labels import is_partial
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.execute import found_part
-from cosmos_eval.runner.plan import Machine, Pair, Plan, Result, pair_of
+from cosmos_eval.runner.plan import Pair, Plan, Result, pair_of
 from cosmos_eval.tasks import task_for, task_of
 from cosmos_eval.types import (
     ModelSpec,
@@ -80,7 +80,7 @@ def _preview(
     rows: Sequence[ResultRow],
 ) -> Preview:
     result = existing.get(pair_of(spec, protocol))
-    seconds, basis = _estimate(spec, protocol, samples, plan.machine, rows)
+    seconds, basis = _estimate(spec, protocol, samples, plan.options, rows)
     return Preview(
         model=spec.text,
         task=task_of(protocol),
@@ -146,7 +146,7 @@ def _cached(spec: ModelSpec, plan: Plan, rows: Sequence[ResultRow]) -> Mapping[s
         Path(plan.options.cache),
         weights_sha256=digest,
         weights=weights,
-        precision=plan.machine.precision,
+        precision=plan.options.precision,
         code=fingerprint(*EMBEDDING),
         code_of_model=None if code is None else file_sha256(code),
     ):
@@ -167,7 +167,7 @@ def _estimate(
     spec: ModelSpec,
     protocol: Protocol,
     samples: int | None,
-    machine: Machine,
+    options: RunOptions,
     rows: Sequence[ResultRow],
 ) -> tuple[float | None, str | None]:
     """Return seconds, and what they follow from: results of the same model or architecture.
@@ -181,8 +181,8 @@ def _estimate(
         row
         for row in rows
         if row.task == task_of(protocol)
-        and row.provenance["precision"] == machine.precision
-        and machine.device in ("auto", row.provenance["device"])
+        and row.provenance["precision"] == options.precision
+        and options.device in ("auto", row.provenance["device"])
         and (row.model["spec"] == spec.text or row.model["architecture"] == spec.arch)
     ]
     for basis, chosen in (

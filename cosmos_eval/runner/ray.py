@@ -51,7 +51,7 @@ def _results(reference: ray.ObjectRef[list[Result]], job: Job) -> list[Result]:
 
 def _gpus(jobs: Sequence[Job]) -> int:
     has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-    return int(has_gpus and any(job.machine.device != "cpu" for job in jobs))
+    return int(has_gpus and any(job.options.device != "cpu" for job in jobs))
 
 
 @contextmanager

@@ -19,7 +19,6 @@ from cosmos_eval.results.store import store_result
 from cosmos_eval.runner.plan import (
     Dataset,
     Job,
-    Machine,
     Plan,
     Result,
     Watch,
@@ -30,7 +29,7 @@ from cosmos_eval.runner.plan import (
     pair_of,
     unwatched,
 )
-from cosmos_eval.tasks import packages_of, part_of, task_for, task_of
+from cosmos_eval.tasks import packages_of, task_for, task_of
 from cosmos_eval.types import (
     Attention,
     Measurement,
@@ -120,7 +119,7 @@ def _load(job: Job, watch: Watch) -> Loaded:
     watch(job.spec.text, Progress("load", 0, 1))
     encoder = job.options.distributed.synchronized(
         lambda: load_encoder(
-            job.spec, device=own_device(job.machine.device), precision=job.machine.precision
+            job.spec, device=own_device(job.options.device), precision=job.options.precision
         )
     )
     watch(job.spec.text, Progress("load", 1, 1))
@@ -142,17 +141,13 @@ def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Resul
     what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
     options = _own_predictions(job.options, encoder)
     task = task_for(protocols[0])
-    measurements = task.measure_all(
-        encoder,
-        protocols,
-        options,
-        lambda progress: watch(what, progress),
-        [one.data or task.open_data(one.protocol, options) for one in job.datasets],
-    )
-    for protocol, measurement in zip(protocols, measurements, strict=True):
+    data = [one.data or task.open_data(one.protocol, options) for one in job.datasets]
+    measurements = task.measure_all(encoder, protocols, options, partial(watch, what), data)
+    for protocol, opened, measurement in zip(protocols, data, measurements, strict=True):
         seconds = {"load": model.seconds, **measurement.seconds}
         seconds["total"] = time.perf_counter() - started
-        row = _row(encoder, protocol, measurement, job, seconds)
+        part = getattr(opened, "part", None) if options.allow_partial else None
+        row = _row(encoder, protocol, measurement, part, job, seconds)
         yield _result(job, protocol, row, measurement.samples)
 
 
@@ -178,6 +173,7 @@ def _row(
     encoder: Encoder,
     protocol: Protocol,
     measurement: Measurement,
+    part: Part | None,
     job: Job,
     seconds: Mapping[str, float],
 ) -> ResultRow:
@@ -200,7 +196,7 @@ def _row(
         per_class=measurement.per_class,
         confusion_pairs=measurement.confusion_pairs,
         n_samples=measurement.n_samples,
-        provenance=_provenance(encoder, protocol, measurement, job, seconds),
+        provenance=_provenance(encoder, protocol, measurement, part, job, seconds),
         samples="",
         source="measured",
     )
@@ -228,10 +224,11 @@ def _provenance(
     encoder: Encoder,
     protocol: Protocol,
     measurement: Measurement,
+    part: Part | None,
     job: Job,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    options, part = job.options, part_of(protocol, job.options)
+    options = job.options
     common = _environment()
     return {
         **common,
@@ -284,6 +281,8 @@ def evaluate(
         data_root=data_root,
         download=download,
         attention=attention,
+        device=device,
+        precision=precision,
         batch_size=batch_size,
         workers=workers,
         limit=limit,
@@ -299,7 +298,6 @@ def evaluate(
             arch=arch,
             weights=weights,
             options=options,
-            machine=Machine(device=device, precision=precision),
         )
         (result,) = run_all(plan)
     elif (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):

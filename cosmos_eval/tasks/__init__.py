@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from cosmos_eval.tasks.task import Metric, Task
-from cosmos_eval.types import Part, Protocol, RunOptions, UsageError, nearest
+from cosmos_eval.types import Protocol, UsageError, nearest
 
 __all__ = [
     "TASKS",
@@ -26,7 +26,6 @@ __all__ = [
     "metric_faults",
     "metric_of",
     "packages_of",
-    "part_of",
     "task_for",
     "task_named",
     "task_of",
@@ -162,18 +161,6 @@ def metric_faults(task: str, metrics: Mapping[str, float]) -> Iterator[tuple[str
         fault = known[task].metric(name).fault(value)
         if fault:
             yield name, fault
-
-
-def part_of(protocol: Protocol, options: RunOptions) -> Part | None:
-    """The number of samples of a known data set that is not complete, where that is allowed.
-
-    None for a complete set, and without `options.allow_partial`. Raises UsageError as the task's
-    `check` does.
-    """
-    if not options.allow_partial:
-        return None
-    part: Part | None = getattr(task_for(protocol).open_data(protocol, options), "part", None)
-    return part
 
 
 def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:

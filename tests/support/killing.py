@@ -21,7 +21,7 @@ from pathlib import Path
 from cosmos_eval import models as encoders
 from cosmos_eval.embedding import embed
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.runner.plan import Machine, Plan, make_plan
+from cosmos_eval.runner.plan import Plan, make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import Progress, RunOptions
 
@@ -102,8 +102,7 @@ def _plan(data: str, kept: Path | None) -> Plan:
         datasets=[data],
         models=[f"cosmos:{PARITY / 'checkpoint.pt'}"],
         arch=str(PARITY / "model_config.json"),
-        options=RunOptions(cache=kept and str(kept), batch_size=2, workers=1),
-        machine=Machine(device="cpu"),
+        options=RunOptions(device="cpu", cache=kept and str(kept), batch_size=2, workers=1),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cosmos_core.utils.distributed import Distributed, process_group
-from cosmos_eval.runner.plan import Machine, make_plan
+from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import RunOptions
 
@@ -27,7 +27,6 @@ def measure(
         datasets=datasets,
         models=[f"cosmos:{checkpoint}"],
         arch=arch,
-        options=RunOptions(distributed=distributed, workers=1),
-        machine=Machine(device="cpu"),
+        options=RunOptions(device="cpu", distributed=distributed, workers=1),
     )
     return [dict(result.row.metrics) for result in run_all(plan, output=Path(output)) if result.row]

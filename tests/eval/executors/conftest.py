@@ -17,7 +17,7 @@ from cosmos_core.data.scenes import CLASSES, TEST
 from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
 from cosmos_eval.runner.execute import Engine, engine_of, execute
-from cosmos_eval.runner.plan import Machine, Pair, Plan, make_plan
+from cosmos_eval.runner.plan import Pair, Plan, make_plan
 from cosmos_eval.types import RunOptions
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -82,8 +82,9 @@ def plan_of(datasets: list[str], output: Path, distributed: Distributed) -> Plan
         datasets=datasets,
         models=MODELS,
         arch=ARCH,
-        options=RunOptions(distributed=distributed, workers=1, unfinished=str(output / ".partial")),
-        machine=Machine(device="cpu"),
+        options=RunOptions(
+            device="cpu", distributed=distributed, workers=1, unfinished=str(output / ".partial")
+        ),
     )
 
 

@@ -17,7 +17,7 @@ from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.report.gallery import collect
 from cosmos_eval.report.gallery.records import Gallery, Picture
 from cosmos_eval.results.store import result_paths
-from cosmos_eval.runner.plan import Machine, make_plan
+from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import ModelSpec, RunOptions
 
@@ -61,8 +61,7 @@ def measure(
     plan = make_plan(
         datasets=datasets,
         models=models,
-        options=RunOptions(workers=0, **options),
-        machine=Machine(device="cpu"),
+        options=RunOptions(device="cpu", workers=0, **options),
         **how,
     )
     list(run_all(plan, output=output))

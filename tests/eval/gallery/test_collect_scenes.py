@@ -23,12 +23,12 @@ LABELS = ["scenes-clip (first 12 only)", "scenes-cosmos (first 12 only)"]
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     from cosmos_eval.results.store import result_paths
-    from cosmos_eval.runner.plan import Machine, make_plan
+    from cosmos_eval.runner.plan import make_plan
     from cosmos_eval.runner.run import run_all
 
     folder = tmp_path_factory.mktemp("results")
-    options = RunOptions(workers=0, limit=12, cache=str(embeddings_folder()))
-    plan = make_plan(datasets=SETS, models=MODELS, options=options, machine=Machine(device="cpu"))
+    options = RunOptions(device="cpu", workers=0, limit=12, cache=str(embeddings_folder()))
+    plan = make_plan(datasets=SETS, models=MODELS, options=options)
     list(run_all(plan, output=folder))
     return result_paths(folder)
 

@@ -20,7 +20,8 @@ from cosmos_eval.results.compare import mismatches, setting
 from cosmos_eval.results.labels import model_label
 from cosmos_eval.results.leaderboard.entries import measured
 from cosmos_eval.results.store import file_stem, read_result
-from cosmos_eval.tasks import part_of, task_for
+from cosmos_eval.runner.execute import found_part
+from cosmos_eval.tasks import task_for
 from cosmos_eval.types import (
     ClassificationProtocol,
     LocalisationProtocol,
@@ -136,9 +137,9 @@ def test_a_part_is_accepted_where_that_is_allowed(task, tmp_path):
     unit = "items" if task == "select" else "images"
     less = KINDS[task](tmp_path, N + 1)
     check(less, allow_partial=True)
-    assert part_of(less, ALLOWED) == Part(N, N + 1, unit)
-    assert part_of(less, RunOptions()) is None
-    assert part_of(KINDS[task](tmp_path, N), ALLOWED) is None
+    assert found_part(less, ALLOWED) == Part(N, N + 1, unit)
+    assert found_part(less, RunOptions()) is None
+    assert found_part(KINDS[task](tmp_path, N), ALLOWED) is None
     with pytest.raises(UsageError, match=r"more than the [13] of mine; .*`, or measure the first"):
         check(KINDS[task](tmp_path, N - 1), allow_partial=True)
 
@@ -151,7 +152,7 @@ def test_samples_whose_files_are_missing_are_left_out_of_a_part(task, tmp_path):
     with pytest.raises(UsageError):
         check(protocol)
     check(protocol, allow_partial=True)
-    assert str(part_of(protocol, ALLOWED)) == (
+    assert str(found_part(protocol, ALLOWED)) == (
         "3 of 4 items" if task == "select" else "3 of 4 images"
     )
 
@@ -175,7 +176,7 @@ def test_label_maps_that_are_missing_are_left_out_as_well(tmp_path):
     protocol = KINDS["seg"](tmp_path, N)
     with pytest.raises(UsageError, match=r"cannot read label map .*masks/1\.png"):
         check(protocol)
-    assert part_of(protocol, ALLOWED) == Part(3, 4, "images")
+    assert found_part(protocol, ALLOWED) == Part(3, 4, "images")
     for number in range(N):
         (tmp_path / "masks" / f"{number}.png").unlink(missing_ok=True)
     with pytest.raises(UsageError, match=r"cannot read label map .*masks/0\.png"):

@@ -17,7 +17,7 @@ from cosmos_eval.models.specs import local_file, parse_model_spec
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.results.store import write_result
 from cosmos_eval.runner.execute import existing_results
-from cosmos_eval.runner.plan import Machine, Pair, make_plan
+from cosmos_eval.runner.plan import Pair, make_plan
 from cosmos_eval.runner.preview import ROUGH, preview
 from cosmos_eval.types import RunOptions, UsageError
 
@@ -54,7 +54,7 @@ def test_a_suite_before_and_after_it_ran(command, own_suite, tmp_path):
     ("provenance", "model", "how"),
     [
         ({}, {}, {}),
-        ({"precision": "bf16"}, {}, {"machine": Machine(precision="bf16")}),
+        ({"precision": "bf16"}, {}, {"options": RunOptions(precision="bf16")}),
         ({"limit": 3}, {}, {"options": RunOptions(limit=3)}),
         ({}, {"weights": "student"}, {"weights": "student"}),
     ],

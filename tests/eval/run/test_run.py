@@ -10,7 +10,7 @@ import cosmos_eval
 from cosmos_eval import models as encoders
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.results.store import read_result
-from cosmos_eval.runner.plan import Machine, Plan, make_plan
+from cosmos_eval.runner.plan import Plan, make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.tasks import TASKS, task_named, task_of
 from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
@@ -118,7 +118,6 @@ def test_a_default_plan_is_the_bundled_models_on_the_embedded_data():
     names = [protocol.dataset for protocol in plan.protocols]
     assert names == ["scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select"]
     assert [p.dataset for p in make_plan(task="seg").protocols] == ["scenes-seg"]
-    assert plan.machine == Machine()
     assert isinstance(plan, Plan)
 
 

@@ -10,7 +10,7 @@ import torch
 from cosmos_core.data.scenes import TEST
 from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.runner.plan import Machine, make_plan
+from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import RunOptions
 
@@ -51,8 +51,7 @@ def test_nothing_is_encoded_twice(data, tmp_path, monkeypatch):
             datasets=data,
             models=[f"cosmos:{PARITY / 'checkpoint.pt'}"],
             arch=str(PARITY / "model_config.json"),
-            options=RunOptions(cache=cache),
-            machine=Machine(device="cpu"),
+            options=RunOptions(device="cpu", cache=cache),
         )
         list(run_all(plan, output=output))
         # The name of a per-sample file holds the hash of its content.

@@ -17,7 +17,7 @@ from mmseg.registry import DATASETS, METRICS, MODELS
 from PIL import Image
 
 from cosmos_eval.data.label_maps import open_data, read_label
-from cosmos_eval.runner.plan import Machine, make_plan
+from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.segmentation.mmseg_model import CosmosEvalDataset, CosmosSegmentor
@@ -95,8 +95,7 @@ def test_a_config_by_name_gives_our_label_maps(own_set, tmp_path):
         datasets=[str(own_set)],
         models=[MODEL],
         arch=ARCH,
-        options=RunOptions(save_predictions=str(tmp_path / "ours"), batch_size=7),
-        machine=Machine(device="cpu"),
+        options=RunOptions(device="cpu", save_predictions=str(tmp_path / "ours"), batch_size=7),
     )
     (finished,) = run_all(plan)
     for name, percent in metrics_of(done.stdout).items():
