@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import logging
 import os
 import shlex
-import signal
 import sys
-import traceback
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import open_clip
 import typer
@@ -34,8 +30,9 @@ from cosmos_core.model.export import export as export_model
 from cosmos_core.model.export import preprocess_config
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
+from cosmos_core.utils.command import Ending, run_command
 from cosmos_core.utils.files import require_writable
-from cosmos_core.utils.text import OneLineFormatter, one_line
+from cosmos_core.utils.text import OneLineFormatter
 
 COMMANDS = ("train", "prepare", "export")
 
@@ -44,10 +41,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help=f"`cosmos-train RECIPE` trains. Recipes: {', '.join(RECIPES)}.",
 )
-# Without a file's name these are of standard output: all files are written under `errors_of`.
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-# Some versions of Typer bring their own copy of Click, whose class is an ancestor of this one.
-_ParseError: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 
@@ -167,59 +160,19 @@ def _write_scenes(shards: str, output: Path, world: World) -> str:
 
 
 def main() -> None:
-    """Run a command and exit; the first word is a recipe unless it names a command.
-
-    Exit status: 0 done, 1 failed, 2 usage, input or output error, 130 interrupted, 141 where
-    the reader of standard output is gone. An error is one line on standard error; --debug shows its
-    traceback.
-    """
+    """Run a command and exit; the first word is a recipe unless it names a command."""
     handler = logging.StreamHandler()
     handler.setFormatter(OneLineFormatter("cosmos-train: %(message)s"))
     logging.basicConfig(handlers=[handler], level=logging.INFO)
     arguments = sys.argv[1:] or ["--help"]
     if not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
         arguments = ["train", *arguments]
-    try:
-        status = app(arguments, standalone_mode=False) or 0
-        if status == 130:  # some versions of Typer turn an interrupt into this status
-            raise KeyboardInterrupt
-        sys.stdout.flush()
-    except BaseException as error:  # SystemExit is Rich's way to report a closed pipe
-        if "--debug" in arguments:
-            traceback.print_exc()
-        status = _end(error)
-        _discard_output()
-    sys.exit(status)
+    run_command("cosmos-train", app, arguments, _describe)
 
 
-def _end(error: BaseException) -> int:
-    """Print one line on what went wrong; return the exit status."""
-    if isinstance(error, KeyboardInterrupt | typer.Abort):
-        return _fail("interrupted; snapshots written before are whole", 130)
-    if isinstance(error, SystemExit | BrokenPipeError):
-        return 128 + signal.SIGPIPE
-    if isinstance(error, _ParseError):
-        return _fail(f"{error.format_message()} (see --help)", 2)
-    if isinstance(error, ValueError):
-        return _fail(str(error), 2)
-    if isinstance(error, FloatingPointError):
-        return _fail(str(error), 1)
+def _describe(error: BaseException) -> Ending | None:
+    if isinstance(error, ValueError | FloatingPointError):
+        return Ending(str(error), 2 if isinstance(error, ValueError) else 1)
     if isinstance(error, OSError) and error.filename is not None:
-        return _fail(f"{error.filename}: {error.strerror}", 1)
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return _fail(f"cannot write the output: {error.strerror}", 2)
-    return _fail(f"{type(error).__name__}: {error} (--debug shows where)", 1)
-
-
-def _fail(message: str, status: int) -> int:
-    with suppress(OSError):  # standard error may be full or closed, too
-        print(one_line(f"cosmos-train: {message}"), file=sys.stderr)
-    return status
-
-
-def _discard_output() -> None:
-    """Drop what standard output cannot take; Python would report it at exit."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Ending(f"{error.filename}: {error.strerror}", 1)
+    return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cosmos_core.utils.entry import start
+from cosmos_core.utils.command import start
 
 
 def main() -> None:

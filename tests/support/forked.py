@@ -91,6 +91,8 @@ class _Interrupted:
 def _run(target: Callable[[list[str]], None], arguments: list[str], out: Path, err: Path) -> None:
     for path, descriptor in ((out, 1), (err, 2)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), descriptor)
+    # The forked streams hold what they knew of other files.
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     target(arguments)
 
 
