@@ -91,10 +91,9 @@ class Gather(Protocol):
 
 
 class Method(Protocol):
-    """How a model is trained: its views, its features, its loss (`cosmos_core.methods`).
+    """How a model is trained, as a frozen dataclass whose fields are the method's options.
 
-    Implementations are frozen dataclasses whose fields are the method's options. The features are
-    a NamedTuple of (V, B, D) tensors, one row per sample, and of 0-d tensors; fields may be None.
+    Features are a NamedTuple of (V, B, D) tensors, one row per sample, and of 0-d tensors, or None.
     """
 
     @property

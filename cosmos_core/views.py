@@ -69,14 +69,11 @@ class MultiCrop:
 
     def __init__(self, config: ImageViewConfig, counts: ViewCounts = EVERY_VIEW) -> None:
         first, second, local = config.blur_p
-        globals_ = (
-            ViewKind(config.global_size, config.global_scale, first, 0.0),
-            ViewKind(config.global_size, config.global_scale, second, config.solarize_p),
-        )
-        local_kind = ViewKind(config.local_size, config.local_scale, local, 0.0)
-        self._config = config
-        self._globals = globals_[: counts.global_images]
-        self._locals = (local_kind,) * (config.locals if counts.local_images else 0)
+        size, scale = config.global_size, config.global_scale
+        kinds = ViewKind(size, scale, first, 0), ViewKind(size, scale, second, config.solarize_p)
+        small = ViewKind(config.local_size, config.local_scale, local, 0.0)
+        self._config, self._globals = config, kinds[: counts.global_images]
+        self._locals = [small] * (config.locals if counts.local_images else 0)
 
     def __call__(self, image: PIL.Image.Image, rng: np.random.Generator) -> ImageViews:
         """Make the views of an RGB image."""
@@ -120,7 +117,7 @@ def random_box(
 
     After ten misses, return the largest centred crop whose aspect ratio is allowed.
     """
-    log_ratio = (math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1]))
+    log_ratio = math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1])
     for _ in range(CROP_TRIALS):
         area = width * height * rng.uniform(*scale)
         ratio = math.exp(rng.uniform(*log_ratio))
@@ -239,8 +236,8 @@ def caption_views(
 ) -> list[str]:
     """Draw the caption views of a sample, globals first. Raises ValueError without sentences.
 
-    A global joins n ~ U{1..max_sentences} sentences drawn without replacement. Locals are single
-    sentences without replacement; the list repeats only when it is too short.
+    A global joins U{1..max_sentences} sentences, a local is one. All are drawn without replacement,
+    unless there are too few for the locals.
     """
     if not sentences:
         raise ValueError("a sample without captions")

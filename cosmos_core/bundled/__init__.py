@@ -9,15 +9,12 @@ FOLDER = Path(__file__).parent
 
 
 class BundledModel(NamedTuple):
-    """Files of a bundled model. The weights file (our layout) states its own architecture.
-
-    `merges_path` is the vocabulary of its tokenizer, `card_path` says how it was trained.
-    """
+    """Files of a bundled model; the weights (our layout) state their own architecture."""
 
     name: str
     weights_path: Path
-    merges_path: Path
-    card_path: Path
+    merges_path: Path  # vocabulary of the tokenizer
+    card_path: Path  # how it was trained
 
 
 def bundled_models() -> dict[str, BundledModel]:

@@ -88,8 +88,7 @@ def _read(file: io.FileIO, block: int, size: int) -> bytes | None:
         return None
     file.seek(block * BLOCK)
     data = file.read(size)
-    if len(data) < size:
-        missing = size - len(data)
+    if missing := size - len(data):
         raise BadSampleError("truncated", f"the tar ends {missing} bytes before the sample")
     require_one_file(data)
     return data
@@ -137,8 +136,7 @@ def _scan(shards: Sequence[str], workers: int) -> Iterator[Callable[[], Rows]]:
 
 def tar_rows(shard: str) -> Rows:
     """Return the rows of a tar; scan it unless they are cached. Raises ShardError."""
-    rows = cached_rows(shard)
-    if rows is not None:
+    if (rows := cached_rows(shard)) is not None:
         return rows
     state, rows, entry = _state(shard), scan_tar(shard), _entry(shard)
     try:

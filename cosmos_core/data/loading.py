@@ -108,10 +108,7 @@ class LocalBatches(Dataset["Batch | Failure"]):
 
 
 def _load(
-    config: TrainConfig,
-    dataset: Dataset[Batch | Failure],
-    order: BatchOrder | None,
-    workers: int,
+    config: TrainConfig, dataset: Dataset[Batch | Failure], order: BatchOrder | None, workers: int
 ) -> Iterator[Batch]:
     """Yield the batches of a data set, whose failures become exceptions."""
     try:
@@ -149,8 +146,7 @@ def _identity(batch: Any) -> Any:
 
 @contextmanager
 def _one_opencv_thread() -> Iterator[None]:
-    """Stop OpenCV's threads while workers are forked: a copy of a process with threads at work may
-    hang, and each worker should have one thread anyway."""
+    """Stop OpenCV's threads while workers are forked: a copy of a process with some may hang."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
@@ -160,7 +156,6 @@ def _one_opencv_thread() -> Iterator[None]:
 
 
 def _start_worker(start: Callable[[int], None], number: int) -> None:
-    """Prepare a worker, which may also have been spawned, not forked."""
-    if cv2.getNumThreads() != 1:
+    if cv2.getNumThreads() != 1:  # spawned, not forked
         cv2.setNumThreads(1)
     start(number)

@@ -46,11 +46,7 @@ class BatchOrder(Sampler[list[Draw]]):
     """
 
     def __init__(
-        self,
-        sizes: Sequence[int],
-        weights: Sequence[float] | None,
-        seed: int,
-        schedule: Schedule,
+        self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, schedule: Schedule
     ) -> None:
         self._sizes, self._weights, self._seed = np.array(sizes), weights, seed
         self._schedule = schedule

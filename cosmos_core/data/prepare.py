@@ -40,19 +40,14 @@ _log = logging.getLogger(__name__)
 
 
 class PreparedReport(NamedTuple):
-    """Counts of images and captions.
+    """Counts: images with captions, tars, tars that this call wrote, and what has been left out."""
 
-    `samples` images have captions and lie in `shards` tars, `written` of which this call wrote;
-    `images_without_captions` have no row or only empty captions; `captions_without_image` are rows;
-    `unreadable_images` lack the record that states their URL.
-    """
-
-    samples: int
-    shards: int
-    written: int
-    images_without_captions: int
-    captions_without_image: int
-    unreadable_images: int
+    samples: int = 0
+    shards: int = 0
+    written: int = 0
+    images_without_captions: int = 0  # no row, or only empty captions
+    captions_without_image: int = 0  # rows
+    unreadable_images: int = 0  # no record that states their URL
 
 
 def prepare(
@@ -78,14 +73,8 @@ def prepare(
             if not path.exists():
                 _write_shard(path, group)
                 counts["written"] += 1
-        return PreparedReport(
-            samples=counts["samples"],
-            shards=-(-counts["samples"] // shard_size),
-            written=counts["written"],
-            images_without_captions=counts["without captions"],
-            captions_without_image=table.unused,
-            unreadable_images=counts["unreadable"],
-        )
+        shards = -(-counts["samples"] // shard_size)
+        return PreparedReport(**counts, shards=shards, captions_without_image=table.unused)
 
 
 def _join(
@@ -93,30 +82,25 @@ def _join(
 ) -> Iterator[tuple[DownloadedImage, Captions]]:
     for image in itertools.chain.from_iterable(map(read_source, sources)):
         if image.url is None:
-            counts["unreadable"] += 1
+            counts["unreadable_images"] += 1
         elif captions := table.find(image.url):
             counts["samples"] += 1
             yield image, captions
         else:
-            counts["without captions"] += 1
+            counts["images_without_captions"] += 1
 
 
 def _write_shard(
     path: Path, samples: Iterable[tuple[int, tuple[DownloadedImage, Captions]]]
 ) -> None:
-    """Write numbered samples to a tar, which gets its name once it is on the disk."""
     with ExitStack() as stack:
         tar = TarWriter(stack.enter_context(replacing(path)), user="", group="", mtime=0)
         stack.callback(_close_quietly, tar)
         for number, (image, captions) in samples:
-            record = {"url": image.url, "key": image.key, **captions}
-            sample = {
-                "__key__": f"{number:09d}",
-                image.suffix: image.read(),
-                "json": json.dumps(record, ensure_ascii=False).encode(errors="replace"),
-            }
+            content, record = image.read(), {"url": image.url, "key": image.key, **captions}
+            text = json.dumps(record, ensure_ascii=False).encode(errors="replace")
             with errors_of(path):
-                tar.write(sample)
+                tar.write({"__key__": f"{number:09d}", image.suffix: content, "json": text})
         with errors_of(path):
             tar.close()
             stack.close()
@@ -130,10 +114,8 @@ def _close_quietly(tar: TarWriter) -> None:
 
 def _manifest(sources: list[Path], captions: Path, shard_size: int) -> str:
     """Describe what decides the shards: the names and sizes of the inputs, and the shard size."""
-    inputs = [
-        (path.name, len(list(path.iterdir())) if path.is_dir() else path.stat().st_size)
-        for path in sources
-    ]
+    sizes = [len([*p.iterdir()]) if p.is_dir() else p.stat().st_size for p in sources]
+    inputs = [(path.name, size) for path, size in zip(sources, sizes, strict=True)]
     content = {
         "format": _FORMAT,
         "images": hashlib.sha256(json.dumps(inputs).encode()).hexdigest(),
@@ -208,7 +190,6 @@ def _url(read: _Read | None) -> str | None:
 
 @contextmanager
 def _open(source: Path) -> Iterator[Iterator[tuple[str, _Read]]]:
-    """Yield the names and the readers of the files in a tar or a folder."""
     if source.is_dir():
         paths = sorted(path for path in source.iterdir() if path.is_file())
         yield ((path.name, path.read_bytes) for path in paths)
@@ -272,7 +253,6 @@ class CaptionFile:
         return None
 
     def _read_header(self) -> tuple[int, dict[str, int]]:
-        """Return the column of the URL, and those of the captions."""
         rows = csv.reader(_lines(self._file, 0))
         names = [name.strip().removeprefix("\ufeff") for name in next(rows, [])]
         columns = {key: names.index(key) for key in DREAMLIP_KEYS if key in names}
@@ -291,7 +271,6 @@ class CaptionFile:
         return url, columns
 
     def _scan(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        """Return the hash of the URL and the offset in the file of every row."""
         hashes, offsets = array("Q"), array("Q")
         rows = csv.reader(_lines(self._file, 0))
         try:

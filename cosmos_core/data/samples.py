@@ -27,9 +27,7 @@ SAMPLE_SUFFIXES = (*IMAGE_SUFFIXES, "json")
 # github.com/zyf0619sjtu/DreamLIP: raw, then short and long captions of three captioners.
 DREAMLIP_KEYS = (
     "raw_caption",
-    *("shortIB_captions", "longIB_captions"),
-    *("shortSV_captions", "longSV_captions"),
-    *("shortLLA_captions", "longLLA_captions"),
+    *(f"{length}{name}_captions" for name in ("IB", "SV", "LLA") for length in ("short", "long")),
 )
 PIXELPROSE_KEYS = ("original_caption", "caption")
 # github.com/zyf0619sjtu/DreamLIP training/data.py at 84e073a, CsvDataset.split_caption.
@@ -241,10 +239,7 @@ class ProblemCounter:
         return self._counts.total()
 
     def add(self, problems: Iterable[Problem], *, seen: int) -> None:
-        """Count the bad samples met on the way to `seen` good ones.
-
-        Raises UnreadableDataError where there have been too many by now.
-        """
+        """Count the bad samples among `seen` good ones. Raises UnreadableDataError if too many."""
         self._read += seen
         for problem in problems:
             self._counts[problem.kind] += 1
@@ -255,7 +250,12 @@ class ProblemCounter:
                 _log.warning("bad sample %s%s", problem, so_far)
         total = self._read + self.bad
         if total >= self._minimum and self.bad > self._limit * total:
-            raise UnreadableDataError(self._verdict(total))
+            kind = max(KINDS, key=self._counts.__getitem__)
+            example = f", as in {self._examples[kind]}" if kind in self._examples else ""
+            raise UnreadableDataError(
+                f"{self.bad} of {total} samples could not be read ({self.bad / total:.1%}), more "
+                f"than data.max_bad={self._limit:g} allows; most often {kind}{example}"
+            )
 
     def state(self) -> dict[str, int]:
         """Return the counts as plain numbers for a snapshot."""
@@ -265,11 +265,3 @@ class ProblemCounter:
         """Continue from the counts of a snapshot."""
         self._read = state["read"]
         self._counts = Counter({kind: state.get(kind, 0) for kind in KINDS})
-
-    def _verdict(self, total: int) -> str:
-        kind = max(KINDS, key=self._counts.__getitem__)
-        example = f", as in {self._examples[kind]}" if kind in self._examples else ""
-        return (
-            f"{self.bad} of {total} samples could not be read ({self.bad / total:.1%}), more than "
-            f"data.max_bad={self._limit:g} allows; most often {kind}{example}"
-        )

@@ -38,11 +38,8 @@ from cosmos_core.data.tar import Readable, TarError, TarReader, split_name
 
 SHUFFLE_BUFFER = 1000  # undecoded samples: about 100 MB of photographs in each worker
 # By their first bytes; webdataset decompresses these as well.
-_DECOMPRESS: dict[bytes, Callable[[Any], Any]] = {
-    b"\x1f\x8b": gzip.open,
-    b"BZ": bz2.open,
-    b"\xfd7": lzma.open,
-}
+_DECOMPRESS: dict[bytes, Callable[[Any], Any]]
+_DECOMPRESS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _FAILURES = (TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
@@ -86,11 +83,7 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
         Without weights they are this worker's part of a permutation of all shards; with weights
         as many, drawn with replacement in proportion to the weights of their sets.
         """
-        shards, rank, world_size = (
-            self._shards.shards,
-            self._schedule.rank,
-            self._schedule.world_size,
-        )
+        shards, (*_, rank, world_size) = self._shards.shards, self._schedule
         if self._shards.weights is None:
             order = np.random.default_rng([self._seed, number]).permutation(len(shards))
             return [shards[i] for i in order[rank::world_size][lane :: self._lanes]]
@@ -103,9 +96,7 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
         self, samples: Iterator[_Good | Problem], *, augment: bool
     ) -> tuple[list[SampleViews], list[Problem]]:
         """Read as many good samples as a batch has."""
-        views: list[SampleViews] = []
-        problems: list[Problem] = []
-        good = 0
+        views, problems, good = list[SampleViews](), list[Problem](), 0
         while good < self._schedule.local_batch_size:
             item = next(samples)
             if isinstance(item, Problem):
@@ -129,7 +120,6 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
                 raise UnreadableDataError(f"no good sample in the shards of a worker{why}")
 
     def _decoded(self, lane: int, number: int) -> Iterator[_Good | Problem]:
-        """Yield the samples of a pass, shuffled in a buffer."""
         rng = random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
         shuffled = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
         for item in shuffled(self._read(lane, number)):
@@ -145,7 +135,6 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
     def _read(
         self, lane: int, number: int
     ) -> Iterator[tuple[tuple[int, ...], StreamSample] | Problem]:
-        """Yield the samples of a pass, in the order of its shards, each with its seed."""
         for turn, shard in enumerate(self.shards_of_pass(lane, number)):
             # A shard that is drawn twice in a pass is not augmented alike.
             twice = () if self._shards.weights is None else (turn,)
@@ -182,8 +171,7 @@ def read_stream(shard: str) -> Iterator[StreamSample | Problem]:
         return
     # Otherwise the output of a command that fails is lost, depending on the moment.
     set_options(stream, ignore_errors=True)
-    failure: Exception | None = None
-    count = 0
+    failure, count = None, 0
     try:
         try:
             for key, raw in _samples(_uncompressed(stream)):

@@ -71,10 +71,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def require_one_file(content: bytes) -> None:
-    """Raise TarError where a file's content, from its first byte on, holds headers of other files.
-
-    Iterating over a tar reads no contents and cannot see them.
-    """
+    """Raise TarError where a file's content holds headers of others, which iteration cannot see."""
     magic = content.find(b"ustar")
     while magic != -1:
         start = magic - _MAGIC
@@ -108,8 +105,7 @@ class TarReader:
 
     def read(self) -> bytes:
         """Return the content of the file that the iteration has reached."""
-        content = self._content()
-        require_one_file(content)
+        require_one_file(content := self._content())
         return content
 
     def _content(self) -> bytes:

@@ -29,9 +29,8 @@ _BUFFERS_EACH_STEP = (
 def make_training(config: TrainConfig, world: World) -> Training:
     """Build student, teacher, optimizer and scaler on this process's device, from the seed.
 
-    Weights are drawn on the CPU, so that they depend on neither the device nor the number of
-    processes. Raises ValueError for an unknown or unfit architecture, and for dropout where a batch
-    is encoded in parts.
+    Weights are drawn on the CPU, whatever the device. Raises ValueError for an unknown or unfit
+    architecture, and for dropout where a batch is encoded in parts.
     """
     torch.manual_seed(config.seed)
     compute, method = config.compute, config.method
@@ -61,14 +60,9 @@ def make_optimizer(student: nn.Module, optim: OptimConfig) -> torch.optim.Optimi
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Return groups for `torch.optim.AdamW`: without and with weight decay.
-
-    No decay where a parameter has fewer than two dimensions or its name contains `bn`, `ln`,
-    `bias` or `logit_scale`; position embeddings do decay (github.com/ExplainableML/cosmos, after
-    OpenCLIP).
-    """
-    exempt: list[nn.Parameter] = []
-    decayed: list[nn.Parameter] = []
+    """Return groups for `torch.optim.AdamW`: without weight decay (NO_DECAY_NAMES and parameters of
+    fewer than two dimensions, as in github.com/ExplainableML/cosmos, after OpenCLIP), and with."""
+    exempt, decayed = list[nn.Parameter](), list[nn.Parameter]()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             spared = parameter.ndim < 2 or any(part in name for part in NO_DECAY_NAMES)
@@ -104,8 +98,7 @@ def checkpoint_blocks(model: nn.Module) -> None:
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
     """Compile the transformer blocks of both towers, in place: state-dict keys stay.
 
-    Blocks are alike, so that one graph serves all of a tower; but there is one for each tower,
-    image size or caption length, and for passes with and without gradient.
+    Graphs differ by tower, by image size or caption length, and with and without gradient.
     """
     torch._dynamo.config.cache_size_limit = GRAPHS
     for module in model.modules():
@@ -114,13 +107,9 @@ def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
 
 
 def _distributed(student: Student, world: World) -> Student | DistributedDataParallel:
-    """Wrap the student in DDP, which averages gradients; not in a world of one.
-
-    Buffers are not broadcast: those of the student are constants.
-    """
     if world.world_size == 1:
         return student
-    buffers: dict[str, Any] = {_BUFFERS_EACH_STEP: False}
+    buffers: dict[str, Any] = {_BUFFERS_EACH_STEP: False}  # the student's are constants
     return DistributedDataParallel(
         student,
         device_ids=[world.device] if world.device.type == "cuda" else None,

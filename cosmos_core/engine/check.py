@@ -22,11 +22,16 @@ TOKEN_BYTES = 8  # int64
 def check_config(config: TrainConfig, *, world_size: int) -> None:
     """Raise ValueError, one line, for what `world_size` processes cannot train.
 
-    `cosmos_core.config` checks each value by itself. A warm-up longer than the run is allowed: the
-    learning rate then rises to the end. `join_world` checks devices, the evaluator data sets.
+    `cosmos_core.config` checks each value by itself, `join_world` devices, the evaluator data sets.
+    A warm-up longer than the run is allowed: the learning rate then rises to the end.
     """
     _check_data(config.data)
-    _check_batch(config, world_size)
+    size, parts = config.optim.batch_size, config.compute.accumulate
+    if size % (world_size * parts):
+        raise ValueError(
+            f"optim.batch_size={size} cannot be dealt to {world_size} processes in {parts} parts "
+            f"each; give a multiple of {world_size * parts}"
+        )
     _check_model(config, world_size)
     if config.save.best and not config.watch.evaluate_every:
         raise ValueError("save.best needs evaluations: set watch.evaluate_every, watch.datasets")
@@ -43,15 +48,6 @@ def _check_data(data: DataConfig) -> None:
         raise ValueError(f"data.shards={data.shards:.40}: {SCENES}N takes a number of scenes")
     if data.weights:
         raise ValueError("data.weights weighs several sets, and the scenes are one; leave it empty")
-
-
-def _check_batch(config: TrainConfig, world_size: int) -> None:
-    size, parts = config.optim.batch_size, config.compute.accumulate
-    if size % (world_size * parts):
-        raise ValueError(
-            f"optim.batch_size={size} cannot be dealt to {world_size} processes in {parts} parts "
-            f"each; give a multiple of {world_size * parts}"
-        )
 
 
 def _check_model(config: TrainConfig, world_size: int) -> None:
@@ -89,14 +85,14 @@ def _check_memory(config: TrainConfig, model: MultiViewCLIP, world_size: int) ->
         (f"the views of a batch (optim.batch_size={batch}) take", sample * batch // world_size),
     ):
         if size > memory:
-            have = f"this machine has {memory / 1e9:.3g} GB"
-            raise ValueError(f"{what} {size / 1e9:.3g} GB, and {have}")
+            sizes = f"{size / 1e9:.3g} GB, and this machine has {memory / 1e9:.3g} GB"
+            raise ValueError(f"{what} {sizes}")
 
 
 def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
     image, counts = config.image, config.method.counts
-    if model.visual.image_size != (image.global_size, image.global_size):
-        height, width = model.visual.image_size
+    height, width = model.visual.image_size
+    if not height == width == image.global_size:
         raise ValueError(
             f"image.global_size is {image.global_size}, but the architecture takes images of "
             f"{height}x{width}"

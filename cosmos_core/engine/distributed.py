@@ -32,10 +32,10 @@ class World(Distributed):
 
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
-    """Join the processes that torchrun started, and leave them; a world of one outside it.
+    """Join the processes that torchrun started (NCCL on GPUs, else Gloo), and leave them.
 
-    `device` is "auto", "cpu" or "cuda". Processes on GPUs use NCCL, others Gloo. Raises ValueError
-    where a GPU is requested and there is none, and where a machine has more processes than GPUs.
+    `device` is "auto", "cpu" or "cuda". Raises ValueError where a GPU is requested and there is
+    none, and where a machine has more processes than GPUs.
     """
     own = _own_device(device)
     backend, index = ("nccl", own) if own.type == "cuda" else ("gloo", None)
@@ -44,7 +44,6 @@ def join_world(device: str) -> Iterator[World]:
 
 
 def _own_device(device: str) -> torch.device:
-    """Return the GPU of this process's number on its machine, or the CPU."""
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if device == "cuda" and not gpus:
         raise ValueError("this recipe needs a GPU, and there is none; --set compute.device=cpu")
@@ -105,10 +104,7 @@ def _unpack(rows: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
     """Split rows (C, sum of V_i * D_i) into (V_i, C, D_i) for each of `like` (V_i, B, D_i)."""
     shapes = [(tensor.shape[0], tensor.shape[2]) for tensor in like]
     pieces = rows.split([views * width for views, width in shapes], dim=1)
-    return [
-        piece.unflatten(1, shape).transpose(0, 1)
-        for piece, shape in zip(pieces, shapes, strict=True)
-    ]
+    return [p.unflatten(1, s).transpose(0, 1) for p, s in zip(pieces, shapes, strict=True)]
 
 
 class _AllGather(torch.autograd.Function):

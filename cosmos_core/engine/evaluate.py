@@ -38,11 +38,10 @@ class Evaluator(Protocol):
         world_size: int,
         gather: Callable[[Any], list[Any]],
     ) -> Mapping[str, Mapping[str, float]]:
-        """Return metrics by data set, the same in every process.
+        """Return metrics by data set, the same in every process; all call it together.
 
-        All processes call it together; each takes its share of the samples. `gather` maps an
-        object to those of all processes, in the order of their ranks. Raises ValueError for errors
-        that a user can correct.
+        `gather` maps an object to those of all processes, in the order of their ranks. Raises
+        ValueError for errors that a user can correct.
         """
 
 
@@ -73,10 +72,9 @@ def check_datasets(evaluator: Evaluator, watch: WatchConfig, world: World) -> No
 def evaluate(
     evaluator: Evaluator, checkpoint: Path, watch: WatchConfig, world: World
 ) -> dict[str, float]:
-    """Measure teacher and student on all data sets; metrics are named `dataset/weights/metric`.
+    """Measure teacher and student in all processes; metrics are named `dataset/weights/metric`.
 
-    Every process calls it, once the checkpoint is complete, and gets all metrics. The random
-    generators are restored: an evaluation does not change the training.
+    The random generators are restored: an evaluation does not change the training.
     """
     before = random_state()
     metrics: dict[str, float] = {}
@@ -93,8 +91,7 @@ def evaluate(
                 gather=world.gather,
             )
             for dataset, values in found.items():
-                for metric, value in values.items():
-                    metrics[f"{dataset}/{weights}/{metric}"] = value
+                metrics |= {f"{dataset}/{weights}/{metric}": values[metric] for metric in values}
     finally:
         restore_random_state(before)
     return metrics

@@ -41,10 +41,7 @@ class RunLog:
                 self._events = SummaryWriter(str(self._folder), purge_step=first_step)
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
-        """Append a record; values are numbers or mappings of names to numbers.
-
-        Numbers that are not finite become null in JSON, which has none.
-        """
+        """Append a record of numbers, or mappings to them; null in JSON for NaN and infinities."""
         line = {"step": step, **{name: _plain(value) for name, value in record.items()}}
         with errors_of(self._path):
             self._lines.write(json.dumps(line, allow_nan=False) + "\n")
@@ -74,7 +71,7 @@ class RunLog:
 
 
 def has_tensorboard() -> bool:
-    """Whether the package is installed; it is not imported."""
+    """Return whether the package is installed, without importing it."""
     return importlib.util.find_spec("tensorboard") is not None
 
 
@@ -102,8 +99,7 @@ def _parse(line: str) -> dict[str, Any] | None:
         record = json.loads(line) if line.endswith("\n") else None
     except ValueError:
         return None
-    is_record = isinstance(record, dict) and isinstance(record.get("step"), int)
-    return record if is_record else None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
 
 
 def _plain(value: Any) -> Any:

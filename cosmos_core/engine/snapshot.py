@@ -47,7 +47,7 @@ class SnapshotError(ValueError):
 
 
 class Best(NamedTuple):
-    """The best evaluation so far: its step and its value."""
+    """The best evaluation so far."""
 
     step: int
     value: float
@@ -65,9 +65,9 @@ class Snapshots:
         return sorted(int(name[1]) for name in names if name)
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Write the state after `step` steps; remove older ones but the last few and the best.
+        """Write the state after `step` steps; then remove older ones but the last few and the best.
 
-        Raises OSError, with the path, where it cannot be written; older ones are then kept.
+        Raises OSError, with the path, where it cannot be written.
         """
         path = self._path(step)
         with errors_of(path), replacing(path) as file:
@@ -146,10 +146,10 @@ def _synchronise(folder: Path) -> None:
 def find_state(
     snapshots: Snapshots, output: Path, config: TrainConfig, *, resume: bool
 ) -> dict[str, Any] | None:
-    """Return the state to resume from; None for a new run.
+    """Return the state to resume from, skipping damaged snapshots with a warning; None if new.
 
     Raises SnapshotError where a new run would meet an older one in its folder, and where there is
-    nothing to resume or it is another run's. Damaged snapshots are skipped with a warning.
+    nothing to resume or it is another run's.
     """
     if not resume:
         _require_unused(snapshots, output)
@@ -165,7 +165,6 @@ def find_state(
 
 
 def _require_unused(snapshots: Snapshots, output: Path) -> None:
-    """Raise SnapshotError where the folder holds files of a run that a new one would replace."""
     if steps := snapshots.steps():
         raise SnapshotError(
             f"{output} holds a run of {steps[-1]} steps: go on with it by --resume, or choose "
@@ -230,8 +229,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
 
 def _plain(config: TrainConfig) -> dict[str, Any]:
     """Convert a configuration to JSON's types: tuples become lists."""
-    plain: dict[str, Any] = json.loads(json.dumps(asdict(config)))
-    return plain
+    return json.loads(json.dumps(asdict(config)))
 
 
 def _difference(kept: Any, wanted: Any, name: str = "") -> str | None:

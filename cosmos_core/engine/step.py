@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cosmos_core.engine.distributed import mean_over_processes
 from cosmos_core.model.cosmos import clamp_logit_scales, update_teacher
-from cosmos_core.types import Gather, LossTerms, Method, Views
+from cosmos_core.types import Gather, Method, Views
 
 
 class Student(nn.Module):
@@ -61,12 +61,8 @@ class StepReport(NamedTuple):
 def normalise(views: Views, mean: Tensor, std: Tensor) -> Views:
     """Convert uint8 images to normalised float32; `mean` and `std` (3,) are on the 0-1 scale."""
 
-    def convert(images: Tensor) -> Tensor:
-        return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]
-
-    return views._replace(
-        global_images=convert(views.global_images), local_images=convert(views.local_images)
-    )
+    large, small = ((v.float() / 255 - mean[:, None, None]) / std[:, None, None] for v in views[:2])
+    return Views(large, small, views.texts)
 
 
 def train_step(
@@ -81,10 +77,9 @@ def train_step(
 ) -> StepReport:
     """Run forward, backward, teacher, optimizer and clamping, in the published order.
 
-    `views` hold normalised images of this process. Raises FloatingPointError, naming the term,
-    where one is not finite in any process, or the gradient is not: before any weight is updated,
-    and in every process. With a scaler, a gradient that is not finite skips the optimizer instead,
-    and the scale is halved.
+    `views` hold normalised images of this process. Raises FloatingPointError in every process,
+    before any update, where a term or the gradient is not finite in any. With a scaler, such a
+    gradient skips the optimizer instead, and the scale is halved.
     """
     training.optimizer.zero_grad(set_to_none=True)
     # Losses are computed outside it, and so is backward: recomputed activations restore it there.
@@ -114,11 +109,11 @@ def _backward(
 def _backward_in_parts(
     training: Training, views: Views, gather: Gather, mixed: torch.autocast, parts: int
 ) -> dict[str, float]:
-    """Compute the gradient of the loss over the whole batch, with the activations of one part.
+    """Compute the whole batch's gradient with the activations of one part.
 
-    Features are computed twice: first without gradient, for the loss and its gradient in the
-    features of all parts; then part by part, to carry that gradient back into the model. Processes
-    exchange the model's gradient once, with the last part.
+    Features are computed twice: without gradient, for the loss and its gradient in all features;
+    then part by part, to carry that gradient back. Processes exchange the model's gradient once,
+    with the last part.
     """
     method, pieces = training.method, split_views(views, parts)
     with torch.no_grad(), mixed:
@@ -127,8 +122,9 @@ def _backward_in_parts(
     student = as_leaves(join_features(students))
     terms = _loss_backward(training, student, join_features(teachers), gather)
     gradients = part_gradients(student, parts)
-    for number, (piece, gradient) in enumerate(zip(pieces, gradients, strict=True)):
-        with _synchronised(training.student, number == parts - 1):
+    ddp = training.student if isinstance(training.student, DistributedDataParallel) else None
+    for number, (piece, gradient) in enumerate(zip(pieces, gradients, strict=True), start=1):
+        with ddp.no_sync() if ddp is not None and number < parts else nullcontext():
             with mixed:
                 features = training.student(piece)
             carry_back(features, gradient)
@@ -140,37 +136,23 @@ def _loss_backward(
 ) -> dict[str, float]:
     """Run backward from the loss of features; return the terms, means over processes."""
     terms = training.method.loss(student, teacher, gather)
-    values = _finite_terms(terms)
-    training.scaler.scale(terms.total).backward()
-    return values
-
-
-def _finite_terms(terms: LossTerms) -> dict[str, float]:
-    """Return the terms' means over all processes. Raises FloatingPointError if not finite."""
     clip = terms.clip.detach()
     values = torch.stack([torch.as_tensor(term).detach().to(clip) for term in terms])
     means = dict(zip(terms._fields, mean_over_processes(values).tolist(), strict=True))
     for name, value in means.items():
         if not math.isfinite(value):
             raise FloatingPointError(f"the {name} loss is {value}")
+    training.scaler.scale(terms.total).backward()
     return means
 
 
 def _gradient_norm(training: Training, clip_norm: float) -> float:
-    """Return the norm over all gradients; clip them to `clip_norm` where that is positive."""
     training.scaler.unscale_(training.optimizer)
     limit = clip_norm if clip_norm > 0 else math.inf
     norm = float(nn.utils.clip_grad_norm_(training.model.parameters(), limit))
     if not (math.isfinite(norm) or training.scaler.is_enabled()):
         raise FloatingPointError(f"the gradient's norm is {norm}")
     return norm
-
-
-def _synchronised(student: nn.Module, last: bool) -> AbstractContextManager[object]:
-    """Exchange gradients in the backward of the last part alone."""
-    if isinstance(student, DistributedDataParallel) and not last:
-        return student.no_sync()
-    return nullcontext()
 
 
 def split_views(views: Views, parts: int) -> list[Views]:
@@ -183,45 +165,36 @@ def split_views(views: Views, parts: int) -> list[Views]:
 
 def join_features(parts: Sequence[Any]) -> Any:
     """Join the features of all parts to those of the batch; None where a method has none."""
-    first = parts[0]
-    if first is None:
+    if parts[0] is None:
         return None
-    joined = [
-        torch.cat(list(fields), dim=1) if _per_sample(fields[0]) else fields[0]
-        for fields in zip(*parts, strict=True)
-    ]
-    return type(first)(*joined)
+    fields = zip(*parts, strict=True)
+    joined = (torch.cat(list(f), dim=1) if _per_sample(f[0]) else f[0] for f in fields)
+    return type(parts[0])(*joined)
 
 
 def as_leaves(features: Any) -> Any:
     """Copy features to leaves whose gradient a backward pass collects."""
-    return type(features)(
-        *(None if field is None else field.detach().requires_grad_() for field in features)
-    )
+    leaves = (None if field is None else field.detach().requires_grad_() for field in features)
+    return type(features)(*leaves)
 
 
 def part_gradients(leaves: Any, parts: int) -> list[list[Tensor | None]]:
     """Return each part's gradient of each field; those of the whole batch go with the last."""
-    gradients: list[list[Tensor | None]] = [[] for _ in range(parts)]
+    by_field: list[Sequence[Tensor | None]] = []
     for field in leaves:
         gradient = None if field is None else field.grad
         if gradient is not None and _per_sample(field):
-            pieces: Sequence[Tensor | None] = gradient.chunk(parts, dim=1)
+            by_field.append(gradient.chunk(parts, dim=1))
         else:
-            pieces = [None] * (parts - 1) + [gradient]
-        for part, piece in zip(gradients, pieces, strict=True):
-            part.append(piece)
-    return gradients
+            by_field.append([None] * (parts - 1) + [gradient])
+    return [list(part) for part in zip(*by_field, strict=True)]
 
 
 def carry_back(features: Any, gradients: Sequence[Tensor | None]) -> None:
     """Run backward from features whose gradient is known; those without one are left out."""
-    known = [
-        (field, gradient)
-        for field, gradient in zip(features, gradients, strict=True)
-        if gradient is not None and field.requires_grad
-    ]
-    torch.autograd.backward([field for field, _ in known], [gradient for _, gradient in known])
+    pairs = zip(features, gradients, strict=True)
+    known = [(f, gradient) for f, gradient in pairs if gradient is not None and f.requires_grad]
+    torch.autograd.backward([f for f, _ in known], [gradient for _, gradient in known])
 
 
 def _per_sample(field: Any) -> bool:

@@ -43,19 +43,14 @@ STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 class Setting(NamedTuple):
-    """What a run needs besides its configuration.
-
-    `tokenizer` maps texts to (N, S) token ids and `decode` maps ids to text, for pictures; `mean`
-    and `std` normalise images on the 0-1 scale; `command` is stored beside the weights; `evaluator`
-    measures checkpoints.
-    """
+    """What a run needs besides its configuration."""
 
     tokenizer: Tokenizer
-    decode: Decoder
-    mean: Sequence[float]
+    decode: Decoder  # of token ids, for pictures
+    mean: Sequence[float]  # of images, on the 0-1 scale
     std: Sequence[float]
     output: Path
-    command: str
+    command: str  # stored beside the weights
     world: World
     evaluator: Evaluator | None = None
 
@@ -71,8 +66,7 @@ class Outcome(NamedTuple):
 class Trainer:
     """Train one configuration, from the start or from its newest snapshot.
 
-    Raises SnapshotError where the output folder holds a run that is not to be resumed, or `resume`
-    finds none or another recipe's.
+    Raises SnapshotError where the output folder does not fit `resume`.
     """
 
     def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
@@ -152,13 +146,11 @@ class Trainer:
             yield batch
 
     def _views(self, batch: Batch) -> Views:
-        """Move a batch to this process's device and normalise its images."""
         self._problems.add(batch.problems, seen=batch.views.texts.shape[1])
         views = Views(*(tensor.to(self._world.device, non_blocking=True) for tensor in batch.views))
         return normalise(views, self._mean, self._std)
 
     def _step(self, views: Views) -> dict[str, float]:
-        """Make one step; return what the log says of it."""
         optim, compute, step = self._config.optim, self._config.compute, self._done
         lr, momentum = learning_rate(step, optim), teacher_momentum(step, optim)
         for group in self._training.optimizer.param_groups:
@@ -223,7 +215,6 @@ class Trainer:
         )
 
     def _card(self) -> dict[str, Any]:
-        """Describe how the weights came about."""
         code = code_state()
         return {
             "command": self._setting.command,
@@ -271,14 +262,10 @@ class StopRequest:
     def __init__(self, world: World) -> None:
         self._world = world
         self._former: dict[signal.Signals, Any] = {}
-        self._waiting = False
-        self.requested = False
+        self._waiting = self.requested = False
 
     def __enter__(self) -> StopRequest:
-        self._former = {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGTERM, signal.SIGINT)
-        }
+        self._former = {number: signal.signal(number, self._handle) for number in STOPPING}
         return self
 
     def __exit__(self, *_: object) -> None:

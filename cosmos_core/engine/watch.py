@@ -9,8 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
 from itertools import groupby
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -143,9 +142,8 @@ class _Display:
     def __init__(self, config: TrainConfig, first_step: int) -> None:
         self._title, self._steps = config.recipe, config.optim.steps
         self._batch_size = config.optim.batch_size
-        self._console = Console(
-            stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True
-        )
+        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+        self._console = Console(stderr=True, soft_wrap=True, **plain)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
@@ -155,9 +153,7 @@ class _Display:
             TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=False)),
             console=self._console,
         )
-        self._task = self._bar.add_task(
-            self._title, total=self._steps, completed=first_step, figures=""
-        )
+        self._task = self._bar.add_task(self._title, True, self._steps, first_step, figures="")
         self._next_line = -math.inf
 
     def __enter__(self) -> _Display:
@@ -188,18 +184,18 @@ class _Display:
 
 
 def _peak_memory_bytes() -> float:
-    """Return the most memory of tensors on the GPU, or without one of this process; or NaN."""
+    """Return the peak of tensors on the GPU, or without one of this process; NaN if unknown."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
     peak = environment.peak_memory_bytes()
     return math.nan if peak is None else peak
 
 
-class RunPictures:
-    """Draw the first batch, and the log's curves as the run goes on; a context manager.
+class RunPictures(AbstractContextManager["RunPictures"]):
+    """Draw the first batch, and the log's curves as the run goes on, in the first process.
 
-    Every process makes one, the first draws. No random generator is used, and a picture that cannot
-    be drawn or written is reported in a line: neither changes the training nor ends it.
+    No random generator is used, and a picture that cannot be drawn or written is reported in a
+    line: neither changes the training nor ends it.
     """
 
     def __init__(
@@ -218,12 +214,7 @@ class RunPictures:
         self._drawn, self._took = time.monotonic(), GUESS
         self._title = f"{config.recipe} ({config.method.name})"
 
-    def __enter__(self) -> RunPictures:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Draw the final curves, also of a run that fails, but not where a user interrupts."""
         if kind is None or issubclass(kind, Exception):
             self._draw_curves()

@@ -8,7 +8,7 @@ from cosmos_core.config import STRICT
 from cosmos_core.losses import clip_loss, cosmos_loss
 from cosmos_core.model.build import Architecture, create_model
 from cosmos_core.model.cosmos import Cosmos
-from cosmos_core.types import Features, Gather, LossTerms, ViewCounts, Views
+from cosmos_core.types import EVERY_VIEW, Features, Gather, LossTerms, ViewCounts, Views
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -24,12 +24,7 @@ class CosmosMethod:
     @property
     def counts(self) -> ViewCounts:
         """Two global views of either modality; local ones of the image serve distillation alone."""
-        return ViewCounts(
-            global_images=2,
-            local_images=self.distillation,
-            global_texts=2,
-            local_texts=self.local_texts,
-        )
+        return EVERY_VIEW._replace(local_images=self.distillation, local_texts=self.local_texts)
 
     def create_student(self, architecture: Architecture) -> Cosmos:
         """Create the whole model; parameters that the loss does not reach are frozen."""

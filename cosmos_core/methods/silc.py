@@ -48,8 +48,8 @@ class SilcMethod:
         """Create the towers and a head of prototypes."""
         student = create_model(architecture, "clip")
         width = model_config(architecture)["embed_dim"]
-        widths = width, self.hidden, self.bottleneck, self.prototypes
-        student.add_module(HEAD, PrototypeHead(*widths))
+        head = PrototypeHead(width, self.hidden, self.bottleneck, self.prototypes)
+        student.add_module(HEAD, head)
         return student
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> SilcStudent:
@@ -74,5 +74,4 @@ class SilcMethod:
 def _prototypes(model: MultiViewCLIP, images: Tensor) -> Tensor:
     """(V, B, 3, H, W) -> logits (V, B, K)."""
     features = model.encode_image(images.flatten(0, 1), normalize=True)
-    logits: Tensor = model.get_submodule(HEAD)(features.unflatten(0, images.shape[:2]))
-    return logits
+    return model.get_submodule(HEAD)(features.unflatten(0, images.shape[:2]))

@@ -66,13 +66,11 @@ def _require_tower(tower: Any, where: str) -> None:
 
 
 def _require_size(value: Any, where: str) -> None:
-    """Refuse whole numbers that are negative or larger than any size in a model."""
     if isinstance(value, int) and not 0 <= value <= LARGEST_SIZE:
         raise ValueError(f"{where} must be from 0 to {LARGEST_SIZE}, not {value}"[:200])
 
 
 def _require_preprocess(stated: Any, where: str) -> None:
-    """Require three finite numbers for `mean` and `std`, where they are given."""
     if not isinstance(stated, Mapping):
         raise ValueError(f"{where} must be an object, not {stated!r:.60}")
     for key in ("mean", "std"):
@@ -85,10 +83,9 @@ def _require_preprocess(stated: Any, where: str) -> None:
 
 
 def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> MultiViewCLIP:
-    """Return a model with random weights, in training mode.
+    """Return a model with random weights, in training mode: a `Cosmos`, or as "clip" its towers.
 
-    `kind` "cosmos" gives a `Cosmos`, "clip" its towers alone. Raises ValueError for an unknown or
-    unfit architecture.
+    Raises ValueError for an unknown or unfit architecture.
     """
     config = openclip_config(architecture)
     try:

@@ -34,10 +34,9 @@ class CheckpointError(ValueError):
 
 
 class Checkpoint(NamedTuple):
-    """State dicts by name (`student`, `teacher`) and the file's metadata.
+    """State dicts by name (`student`, `teacher`), the model they fit, and how it was trained.
 
-    `model_kind` is the kind of model that they fit, `method` how it was trained; `architecture` and
-    `training` are None where the file does not contain them.
+    `architecture` and `training` are None where the file does not contain them.
     """
 
     weights: dict[str, dict[str, Tensor]]
@@ -56,9 +55,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def load_model(
-    path: str | Path,
-    architecture: Architecture | None = None,
-    weights: Weights = "teacher",
+    path: str | Path, architecture: Architecture | None = None, weights: Weights = "teacher"
 ) -> MultiViewCLIP:
     """Return the student or teacher of a checkpoint, float32, in evaluation mode.
 
@@ -88,8 +85,6 @@ def build_model(
 
 
 def _require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Raise CheckpointError where a state dict has not the keys, shapes and types of a model."""
-    own = model.state_dict()
     # PyTorch would take integers and booleans for numbers as they are.
     odd = [
         f"{key} ({value.dtype if isinstance(value, Tensor) else type(value).__name__})"
@@ -99,6 +94,7 @@ def _require_fit(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     if odd:
         named = ", ".join(odd[:NAMED_KEYS])
         raise CheckpointError(f"{source}: {len(odd)} keys hold no floating-point weights: {named}")
+    own = model.state_dict()
     shared = own.keys() & state.keys()
     wrong = [key for key in own if key in shared and own[key].shape != state[key].shape]
     shapes = [f"{key} {tuple(state[key].shape)}, not {tuple(own[key].shape)}" for key in wrong]
@@ -120,10 +116,7 @@ def save_checkpoint(
     training: Mapping[str, Any] | None,
     dtype: torch.dtype = torch.float32,
 ) -> None:
-    """Write models (`student`, `teacher`) in our layout, atomically.
-
-    `method` is the name of the training method, `training` describes the training.
-    """
+    """Write models (`student`, `teacher`) in our layout, atomically."""
     tensors = {
         f"{name}.{key}": value.detach().to("cpu", dtype).contiguous()
         for name, model in weights.items()

@@ -26,10 +26,10 @@ class Tokens(NamedTuple):
 
 
 class MultiViewCLIP(open_clip.CLIP):
-    """OpenCLIP's CLIP for images of several sizes and captions of several lengths at once.
+    """OpenCLIP's CLIP, with its state-dict keys.
 
-    State-dict keys are OpenCLIP's. The image tower must be a ViT with a class token, the text
-    tower causal and read at the end of text.
+    The image tower must be a ViT with a class token, the text tower causal and read at the end of
+    text. Raises ValueError for others.
     """
 
     def __init__(self, *args: object, **kwargs: object) -> None:
@@ -62,8 +62,7 @@ class MultiViewCLIP(open_clip.CLIP):
     def image_tokens(self, batches: Sequence[Tensor], keep: int = 0) -> Tokens:
         """Encode images of several sizes, each (M_i, 3, H_i, W_i), in one pass, in their order.
 
-        The patch tokens of the first `keep` images, all of the first size, are returned as the
-        pooling makes them.
+        Return the patch tokens of the first `keep` images, all of the first size.
         """
         visual = self.visual
         first, *others = (self._embed(images) for images in batches)
@@ -92,11 +91,10 @@ class MultiViewCLIP(open_clip.CLIP):
         return visual.patch_dropout(x + positions.to(x.dtype))
 
     def text_tokens(self, texts: Tensor, keep: int = 0) -> Tokens:
-        """Encode captions (M, S) in one pass, each about as long as it is, in their order.
+        """Encode captions (M, S), S up to the context length, in one pass, in their order.
 
-        The mask is causal and the feature is read at the end of text, so that what follows it
-        changes nothing. The first `keep` captions have all S positions, and their tokens, after
-        `ln_final`, are returned. S may be anything up to the context length.
+        Each is cut near its end, after which nothing changes its feature; but the first `keep` keep
+        all S positions, and their tokens, after `ln_final`, are returned.
         """
         # The id of the end of text is the highest, unless the config names it.
         is_end = (texts == self.text_eos_id).int() if self.text_pool_type == "eos" else texts
@@ -137,10 +135,9 @@ def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, i
 
 
 def sort_by_length(ends: Tensor, context: int, keep: int) -> tuple[Tensor, tuple[Run, ...]]:
-    """Return an order (M,) of captions by length, and the runs that follow from it.
+    """Return an order (M,) of captions by length, rounded up so that runs are few, and these runs.
 
-    `ends` (M,) are their last positions. Lengths are rounded up to a multiple, so that runs are
-    few; the first `keep` captions stay first, at the length of the context.
+    `ends` (M,) are last positions. The first `keep` stay first, at the length of the context.
     """
     step = LENGTH_STEPS.get(ends.device.type, OTHER_LENGTH_STEP)
     lengths = ((ends // step + 1) * step).clamp(max=context)

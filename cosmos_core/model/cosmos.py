@@ -74,9 +74,8 @@ class Cosmos(MultiViewCLIP):
     def encode_views(self, views: Views, *, crossmodal: bool = True) -> Features:
         """Return the student's features of all views, with the cross-modal ones if requested.
 
-        Keys and values of the cross-attention are the tokens of the *first global view* of the
-        other modality: patch tokens without the class token, and all tokens of the caption,
-        padding included and unmasked; hence only that caption keeps its full length.
+        The cross-attention is over the tokens of the *first global view* of the other modality:
+        patch tokens without the class token, and all tokens of the caption, unmasked padding too.
         """
         batch = views.texts.shape[1]
         sizes = [images.flatten(0, 1) for images in views[:2] if len(images)]

@@ -62,9 +62,8 @@ def export(
 ) -> list[Path]:
     """Write a checkpoint of either layout as a folder, atomically; return its files.
 
-    `weights` are those that OpenCLIP loads. `architecture` may be left out where the file contains
-    its own. Raises ValueError where the folder is not empty, and for a checkpoint or an
-    architecture that cannot be used.
+    OpenCLIP loads `weights`. `architecture` may be left out where the file contains its own. Raises
+    ValueError for a folder that is not empty, and an unusable checkpoint or architecture.
     """
     output = output.resolve()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
@@ -75,20 +74,12 @@ def export(
     models = {name: build_model(read, name, architecture, str(checkpoint)) for name in names}
     architecture = architecture or read.architecture
     assert architecture is not None  # else no model could be built
-    config = {
-        "model_cfg": openclip_config(architecture),
-        "preprocess_cfg": preprocess_config(architecture),
-    }
+    whole, own = model_config(architecture), openclip_config(architecture)
+    config = {"model_cfg": own, "preprocess_cfg": preprocess_config(architecture)}
     with appearing(output) as folder:
         _write_openclip(folder, models[weights], config)
-        save_checkpoint(
-            folder / ALL_WEIGHTS_NAME,
-            models,
-            read.method,
-            model_config(architecture),
-            read.training,
-        )
-        card = model_card(output.name, read, config["model_cfg"], weights)
+        save_checkpoint(folder / ALL_WEIGHTS_NAME, models, read.method, whole, read.training)
+        card = model_card(output.name, read, own, weights)
         write_atomically(folder / CARD_NAME, card.encode())
     return sorted(output.iterdir())
 
@@ -128,7 +119,7 @@ def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def facts_table(facts: Mapping[str, Any]) -> str:
-    """Return facts as a Markdown table without a head, without unknown ones, None."""
+    """Return facts as a Markdown table without a head; leave out None."""
     cells = {
         name: str(value).replace("|", r"\|") for name, value in facts.items() if value is not None
     }

@@ -13,8 +13,7 @@ HEAD = "head"
 class ProjectionHead(nn.Sequential):
     """Three linear layers, (..., embed_dim) -> (..., out).
 
-    Without batch normalisation, unlike SLIP's: a sample's projection then depends neither on the
-    other samples of its process nor on how a batch is split.
+    Unlike SLIP's, it has no batch normalisation: projections do not depend on how a batch is split.
     """
 
     def __init__(self, embed_dim: int, hidden: int, out: int) -> None:

@@ -84,7 +84,6 @@ class PackedBlock(ResidualAttentionBlock):
         return x + self.ls_2(self.mlp(self.ln_2(x))).to(x.dtype)
 
     def _mix(self, queries: Tensor, tokens: Tensor | None, packing: Packing) -> Tensor:
-        """Return the attention of this block, projections included."""
         heads = self.attn.num_heads
         if tokens is None:
             qkv = F.linear(queries, self.attn.in_proj_weight, self.attn.in_proj_bias)
@@ -105,10 +104,9 @@ def pack_blocks(transformer: Transformer) -> None:
 def through_blocks(
     transformer: Transformer, x: Tensor, packing: Packing, whole: int, ends: Tensor
 ) -> Encoded:
-    """Map embedded tokens (T, W) through all blocks, the last one for the requested tokens alone.
+    """Map embedded tokens (T, W) through all blocks.
 
-    All tokens of the first `whole` runs are returned; of the other M sequences, those at `ends`
-    (M,).
+    Return all tokens of the first `whole` runs, and of the other M sequences those at `ends` (M,).
     """
     first = Packing(packing.runs[:whole], packing.causal)
     rest = Packing(packing.runs[whole:], packing.causal, ends)
@@ -128,7 +126,6 @@ def through_blocks(
 def _call(
     transformer: Transformer, block: PackedBlock, x: Tensor, tokens: Tensor | None, packing: Packing
 ) -> Tensor:
-    """Call a block, and recompute it in backward where the transformer is set so."""
     if transformer.grad_checkpointing and torch.is_grad_enabled():
         return checkpoint(block, x, tokens, packing=packing, use_reentrant=False)
     return block(x, tokens, packing=packing)

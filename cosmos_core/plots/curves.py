@@ -74,10 +74,7 @@ def draw_curves(records: Records, title: str) -> bytes:
 
 
 def panels(records: Records) -> list[Panel]:
-    """Return the panels of a log, the loss first, then one or two per data set evaluated on.
-
-    A panel without any value is left out.
-    """
+    """Return the panels of a log that have values: the loss first, data sets last."""
     steps = [record for record in records if "evaluation" not in record]
     measured = [record for record in records if "evaluation" in record]
     planned = [_with_series(panel, steps) for panel in PANELS]
@@ -145,7 +142,6 @@ def _window(series: Series) -> int:
 
 
 def _draw(axes: Axes, panel: Panel) -> None:
-    """Draw all lines of a panel, one colour per name, and a legend where there are several."""
     from matplotlib.ticker import MaxNLocator
 
     colours = {name: f"C{n}" for n, name in enumerate(dict.fromkeys(s.name for s in panel.series))}
@@ -155,14 +151,13 @@ def _draw(axes: Axes, panel: Panel) -> None:
         lines.setdefault(series.name, line)
     if len(panel.series) > 1:
         title = "dashed: student" if any(series.dashed for series in panel.series) else None
-        axes.legend(
-            list(lines.values()),
-            list(lines),
-            title=title,
-            fontsize=8,
-            title_fontsize=8,
-            framealpha=0.5,
-        )
+        style: dict[str, Any] = {
+            "title": title,
+            "fontsize": 8,
+            "title_fontsize": 8,
+            "framealpha": 0.5,
+        }
+        axes.legend([*lines.values()], [*lines], **style)
     values = np.concatenate([series.values for series in panel.series])
     positive = values[values > 0]
     if panel.wide and positive.size and positive.max() > 10 * positive.min():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -53,10 +53,7 @@ class Caption(NamedTuple):
 
 
 class SampleView(NamedTuple):
-    """A view of the image (H, W, 3) and of the caption with the same number.
-
-    Either is None where a method has fewer views of it than of the other.
-    """
+    """A view of the image (H, W, 3) and the caption of its number, None where there are fewer."""
 
     name: str
     pixels: Pixels | None
@@ -66,25 +63,18 @@ class SampleView(NamedTuple):
 def read_samples(
     views: Views, counts: ViewCounts, inverse: Inverse, *, most: int
 ) -> list[list[SampleView]]:
-    """Return the views of the first samples of a batch, at most `most`: globals, then locals.
-
-    `views` hold images as a model gets them: normalised, on any device.
-    """
+    """Return the views of at most `most` samples of a normalised batch: globals, then locals."""
     texts, first = views.texts[:, :most].tolist(), counts.global_texts
     images = [denormalise(pixels[:, :most], inverse).numpy() for pixels in views[:2]]
     samples = []
     for number in range(images[0].shape[1]):
         captions = [read_caption(ids[number], inverse.decode) for ids in texts]
         kinds = zip(("global", "local"), images, (captions[:first], captions[first:]), strict=True)
-        samples.append(
-            [
-                SampleView(f"{kind} {view}", pixels, caption)
-                for kind, stack, own in kinds
-                for view, (pixels, caption) in enumerate(
-                    itertools.zip_longest(stack[:, number], own), start=1
-                )
-            ]
-        )
+        sample = []
+        for kind, stack, own in kinds:
+            pairs = enumerate(itertools.zip_longest(stack[:, number], own), start=1)
+            sample += [SampleView(f"{kind} {view}", *pair) for view, pair in pairs]
+        samples.append(sample)
     return samples
 
 
@@ -96,10 +86,9 @@ def denormalise(images: Tensor, inverse: Inverse) -> Tensor:
 
 
 def read_caption(ids: Sequence[int], decode: Decoder) -> Caption:
-    """Return the text of token ids padded with zeros.
+    """Return the text of token ids padded with zeros, without start and end where it has both.
 
-    A start and an end, both as they should be, are left out; where one is missing the text shows
-    all that there is. Ids outside the vocabulary are shown as numbers.
+    Ids outside the vocabulary are shown as numbers.
     """
     used = max((index + 1 for index, token in enumerate(ids) if token), default=0)
     try:
@@ -124,10 +113,8 @@ def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
     of their pixels is interpolated.
     """
     factor = _factor(samples[0])
-    widths = [
-        max(TEXT_COLUMN, 0 if view.pixels is None else view.pixels.shape[1] * factor)
-        for view in samples[0]
-    ]
+    sizes = (0 if view.pixels is None else view.pixels.shape[1] for view in samples[0])
+    widths = [max(TEXT_COLUMN, size * factor) for size in sizes]
     *lefts, sample_width = itertools.accumulate((width + GAP for width in widths), initial=GAP)
     columns = max(1, min(len(samples), PAGE_WIDTH // sample_width))
     heading = _lines(_heading(samples[0], title, factor), columns * sample_width - 2 * GAP)
@@ -144,7 +131,6 @@ def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
 
 
 def _factor(sample: Sequence[SampleView]) -> int:
-    """Return how many times views are enlarged."""
     largest = max((view.pixels.shape[0] for view in sample if view.pixels is not None), default=1)
     return max(1, round(READABLE / largest))
 
@@ -196,15 +182,7 @@ def _lines(text: str, width: int) -> list[str]:
 
 
 def _write(page: Figure, left: int, top: int, lines: Sequence[str], colour: str) -> None:
-    """Write lines of text below each other, without mathematics between dollar signs."""
     for number, line in enumerate(lines):
-        page.text(
-            left / page.bbox.width,
-            1 - (top + LINE * number) / page.bbox.height,
-            line,
-            va="top",
-            size=FONT_POINTS,
-            family=MONOSPACE,
-            color=colour,
-            parse_math=False,
-        )
+        x, y = left / page.bbox.width, 1 - (top + LINE * number) / page.bbox.height
+        font: dict[str, Any] = {"size": FONT_POINTS, "family": MONOSPACE, "color": colour}
+        page.text(x, y, line, va="top", parse_math=False, **font)

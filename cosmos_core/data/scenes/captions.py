@@ -3,18 +3,12 @@
 Each long caption is a list of sentences about *one* element each, so that a single sentence can
 teach a single small thing or one kind of stuff. Captioners leave things out, but say nothing
 false. A sentence has at most 11 words, no full stop, and only the vocabulary's words.
-
-A choice is a right and a wrong caption that differ in one attribute. Both are two sentences of
-captioner IB joined as in its long captions, the large thing first, and name colours that the kinds
-come in, so that models trained on scenes know texts like either. The wrong one swaps the attribute
-between the two things, which leaves both captions the same words; where no two things of a scene
-can swap it to something false, it replaces it in one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import combinations, product
+from collections.abc import Sequence
+from itertools import accumulate, combinations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -61,18 +55,18 @@ _VALUES = dict(zip(ATTRIBUTES, (tuple(PALETTE), _PLACES, THINGS, (LARGE, SMALL))
 
 
 class Thing(NamedTuple):
-    """One thing of a scene, as it is visible."""
+    """One thing of a scene: `large`, the dominant one, or `small`, in a place of PLACE_PHRASES.
+
+    `box` is x0, y0, x1, y1 of its visible pixels, the last two exclusive; `area` is their fraction
+    of the image.
+    """
 
     kind: str
     colour: str
     size: str
-    """`large` (the dominant thing) or `small`."""
     place: str
-    """Third of the image its box is centred in: `upper left`, `top`, ..., `center`."""
     box: Box
-    """x0, y0, x1, y1 of its visible pixels; the last two exclusive."""
     area: float
-    """Visible pixels as a fraction of the image."""
 
 
 class Stuff(NamedTuple):
@@ -80,8 +74,7 @@ class Stuff(NamedTuple):
 
     kind: str
     where: str
-    area: float
-    """Visible pixels as a fraction of the image."""
+    area: float  # visible pixels as a fraction of the image
 
 
 class Style(NamedTuple):
@@ -100,8 +93,7 @@ class Style(NamedTuple):
     everywhere: tuple[str, ...]
     relation: tuple[str, ...]
     short: tuple[str, ...]
-    omission: float
-    """Chance that the captioner leaves out a small thing or a kind of stuff."""
+    omission: float  # chance to leave out a small thing or a kind of stuff
 
 
 STYLES = {
@@ -162,7 +154,7 @@ class _Draw:
     """A stream of choices out of one block of random numbers, which is quicker than many."""
 
     def __init__(self, rng: np.random.Generator) -> None:
-        self._values: Iterator[float] = iter(rng.random(192).tolist())
+        self._values = iter(rng.random(192).tolist())
 
     def chance(self, probability: float) -> bool:
         return next(self._values) < probability
@@ -175,7 +167,7 @@ class _Draw:
 
 
 def place_of(box: Box) -> str:
-    """Return the place words of a box: the third of the image its centre is in."""
+    """Return the third of the image that the centre of a box is in."""
     column, row = (min(2, (box[axis] + box[axis + 2]) * 3 // (2 * SIDE)) for axis in (0, 1))
     return _PLACES[3 * row + column]
 
@@ -273,13 +265,8 @@ def join(sentences: Sequence[str], most_tokens: int) -> str:
 
     Every word and every full stop is one token of the scenes' tokenizer.
     """
-    used, count = -1, 0
-    for sentence in sentences:
-        used += 1 + len(sentence.split())
-        if used > most_tokens:
-            break
-        count += 1
-    return ". ".join(sentences[:count])
+    used = accumulate(1 + len(sentence.split()) for sentence in sentences)
+    return ". ".join(sentences[: sum(tokens - 1 <= most_tokens for tokens in used)])
 
 
 class Claim(NamedTuple):
@@ -296,57 +283,40 @@ class Claim(NamedTuple):
         return f"a {self.size} {self.colour} {self.kind} {PLACE_PHRASES[self.place]}"
 
 
-class Choice(NamedTuple):
-    """The right caption and the wrong one."""
+def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) -> tuple[str, str]:
+    """Draw a right and a wrong caption that differ in one of ATTRIBUTES, out of all equally good.
 
-    caption: str
-    negative: str
-
-
-_Pair = tuple[Claim, Claim]
-
-
-def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) -> Choice:
-    """Draw two captions that differ in one of ATTRIBUTES, out of all that are equally good.
-
-    `things` has the dominant one first and at least two small ones.
+    `things` has the dominant one first and at least two small ones. Both captions are two sentences
+    of captioner IB joined as in its long captions, and name colours that the kinds come in, so that
+    models trained on scenes know texts like either. The wrong one swaps the attribute between the
+    two things, which leaves both captions the same words; where no two things of a scene can swap
+    it to something false, it replaces it in one.
     """
     pairs = [(_claim(a), _claim(b)) for a, b in combinations(things, 2)]
-    options = [*_swapped(pairs, things, attribute)] or [*_replaced(pairs, things, attribute)]
+    changes = [(pair, _swapped(*pair, attribute)) for pair in pairs]
+    options = [(pair, new) for pair, new in changes if all(_is_wrong(c, things) for c in new)]
+    if not options:
+        options = [
+            ((a, b), (a, claim))
+            for (a, b), value in product(pairs, _VALUES[attribute])
+            if _is_wrong(claim := b._replace(**{attribute: value}), things)
+        ]
     right, wrong = options[int(rng.integers(len(options)))]
-    return Choice(_caption(right), _caption(wrong))
+    return _caption(right), _caption(wrong)
 
 
 def _claim(thing: Thing) -> Claim:
     return Claim(thing.size, thing.colour, thing.kind, thing.place)
 
 
-def _caption(pair: _Pair) -> str:
+def _caption(pair: Sequence[Claim]) -> str:
     """Join two claims as long captions are joined, which begin with the large thing."""
     return ". ".join(claim.sentence for claim in sorted(pair, key=lambda c: c.size != LARGE))
 
 
-def _swapped(
-    pairs: Sequence[_Pair], things: Sequence[Thing], attribute: str
-) -> Iterator[tuple[_Pair, _Pair]]:
-    """Yield every pair whose claims are both wrong once their attributes are swapped."""
-    for a, b in pairs:
-        swapped = (
-            a._replace(**{attribute: getattr(b, attribute)}),
-            b._replace(**{attribute: getattr(a, attribute)}),
-        )
-        if all(_is_wrong(claim, things) for claim in swapped):
-            yield (a, b), swapped
-
-
-def _replaced(
-    pairs: Sequence[_Pair], things: Sequence[Thing], attribute: str
-) -> Iterator[tuple[_Pair, _Pair]]:
-    """Yield every pair, with every value of its second claim's attribute that makes it wrong."""
-    for (a, b), value in product(pairs, _VALUES[attribute]):
-        claim = b._replace(**{attribute: value})
-        if _is_wrong(claim, things):
-            yield (a, b), (a, claim)
+def _swapped(a: Claim, b: Claim, attribute: str) -> tuple[Claim, Claim]:
+    first, second = getattr(a, attribute), getattr(b, attribute)
+    return a._replace(**{attribute: second}), b._replace(**{attribute: first})
 
 
 def _is_wrong(claim: Claim, things: Sequence[Thing]) -> bool:

@@ -28,8 +28,7 @@ _MOST_TOKENS = CONTEXT_LENGTH - 2  # beside the marks of start and end
 
 
 class _Entry(NamedTuple):
-    number: int
-    """Counted from 1, as COCO's image ids are."""
+    number: int  # from 1 on, as COCO's image ids
     scene: Scene
     jpeg: bytes
 
@@ -42,11 +41,7 @@ _Entries = Iterator[_Entry]
 
 
 def write_layouts(
-    root: Path,
-    *,
-    split: str = TEST,
-    count: int = 400,
-    layouts: Sequence[str] | None = None,
+    root: Path, *, split: str = TEST, count: int = 400, layouts: Sequence[str] | None = None
 ) -> Path:
     """Write the first `count` scenes of a split under `root`, which must not exist yet.
 
@@ -80,8 +75,7 @@ def joined_caption(scene: Scene) -> str:
 
 def _render(split: str, count: int) -> _Entries:
     for number, scene in enumerate(split_scenes(split, count), 1):
-        buffer = io.BytesIO()
-        image = PILImage.fromarray(scene.image)
+        buffer, image = io.BytesIO(), PILImage.fromarray(scene.image)
         image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         yield _Entry(number, scene, buffer.getvalue())
 
@@ -93,9 +87,8 @@ def _write_coco(entries: _Entries, root: Path, split: str) -> _Entries:
     """Write COCO captions: five per image, and in a second file one joined caption per image."""
     folder = root / "coco" / "images" / split
     folder.mkdir(parents=True)
-    images: list[dict[str, object]] = []
-    captions: list[tuple[int, str]] = []
-    joined: list[tuple[int, str]] = []
+    images = list[dict[str, object]]()
+    captions, joined = list[tuple[int, str]](), list[tuple[int, str]]()
     for entry in entries:
         name, side = f"{entry.id}.jpg", entry.scene.image.shape[0]
         (folder / name).write_bytes(entry.jpeg)
@@ -125,16 +118,11 @@ def _write_folder(entries: _Entries, root: Path, split: str) -> _Entries:
 
 def _write_voc(entries: _Entries, root: Path, split: str) -> _Entries:
     """Write PASCAL VOC: label maps, and the same with the dominant thing ignored."""
-    images, whole, small, lists = (
-        root / "voc" / name
-        for name in (
-            *("JPEGImages", "SegmentationClass", "SegmentationClassSmall"),
-            "ImageSets/Segmentation",
-        )
-    )
+    voc, ids = root / "voc", list[str]()
+    images, lists = voc / "JPEGImages", voc / "ImageSets" / "Segmentation"
+    whole, small = voc / "SegmentationClass", voc / "SegmentationClassSmall"
     for folder in (images, whole, small, lists):
         folder.mkdir(parents=True)
-    ids: list[str] = []
     for entry in entries:
         ids.append(entry.id)
         (images / f"{entry.id}.jpg").write_bytes(entry.jpeg)
@@ -145,7 +133,7 @@ def _write_voc(entries: _Entries, root: Path, split: str) -> _Entries:
         _write_labels(small / f"{entry.id}.png", ignored)
         yield entry
     (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in ids), encoding="utf-8")
-    (root / "voc" / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
+    (voc / "classes.txt").write_text("".join(f"{name}\n" for name in CLASSES))
 
 
 def _write_labels(path: Path, labels: npt.NDArray[np.uint8]) -> None:
@@ -156,13 +144,8 @@ def _write_labels(path: Path, labels: npt.NDArray[np.uint8]) -> None:
 
 def palette() -> list[int]:
     """Return PASCAL VOC's palette, 256 RGB triples flat: bits of the index, interleaved."""
-    index = np.arange(256)
-    channels = [
-        sum(((index >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(3))
-        for channel in range(3)
-    ]
-    flat: list[int] = np.stack(channels, 1).astype(int).ravel().tolist()
-    return flat
+    bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], 1, 9, "little")
+    return (np.array([128, 64, 32]) @ bits.reshape(256, 3, 3)).ravel().tolist()
 
 
 def _write_shards(entries: _Entries, root: Path, split: str) -> _Entries:
@@ -186,8 +169,7 @@ def _write_records(entries: _Entries, root: Path, split: str) -> _Entries:
     records = []
     for entry in entries:
         scene = entry.scene
-        things = [thing._asdict() for thing in scene.things]
-        stuff = [part._asdict() for part in scene.stuff]
+        things, stuff = ([one._asdict() for one in part] for part in (scene.things, scene.stuff))
         records.append({"id": entry.id, "label": scene.label, "things": things, "stuff": stuff})
         yield entry
     _dump(root / "annotations.json", {"split": split, "classes": CLASSES, "scenes": records})
@@ -204,9 +186,8 @@ def _write_choices(entries: _Entries, root: Path, split: str) -> _Entries:
         rng = np.random.default_rng(entry.number)
         for attribute, items in records.items():
             caption, negative = choose(rng, entry.scene.things, attribute)
-            name = f"{entry.id}.jpg"
-            item = {"filename": name, "caption": caption, "negative_caption": negative}
-            items[str(len(items))] = item
+            item = {"filename": f"{entry.id}.jpg", "caption": caption}
+            items[str(len(items))] = {**item, "negative_caption": negative}
         yield entry
     for attribute, items in records.items():
         _dump(root / "choices" / f"{attribute}.json", items)

@@ -44,17 +44,12 @@ _MOST_OVERLAP = 0.25
 class Scene:
     """A rendered scene with everything that is known about it."""
 
-    image: Image
-    """(128, 128, 3) uint8 RGB."""
-    label_map: Image
-    """(128, 128) uint8 indices into CLASSES, no pixel ignored."""
-    label: int
-    """Index into THINGS of the dominant thing."""
-    things: tuple[Thing, ...]
-    """The dominant thing first, then two to four small ones."""
+    image: Image  # (128, 128, 3) RGB
+    label_map: Image  # (128, 128) indices into CLASSES, no pixel ignored
+    label: int  # index into THINGS of the dominant thing
+    things: tuple[Thing, ...]  # the dominant thing first, then two to four small ones
     stuff: tuple[Stuff, ...]
     captions: Captions
-    """A list of sentences for each of CAPTION_KEYS."""
 
 
 def split_scenes(split: str, count: int, start: int = 0) -> Iterator[Scene]:
@@ -88,7 +83,6 @@ def render_scene(seed: int, index: int) -> Scene:
 
 
 def _background(rng: Rng) -> tuple[Image, Image, list[tuple[str, str]]]:
-    """Return image, label map and (kind, where) of a scene without things."""
     region, kinds = _regions(rng)
     image = sample_texture(rng, kinds[0][0])
     indices = [len(THINGS) + STUFF.index(kind) for kind, _ in kinds]
@@ -122,8 +116,7 @@ def _border(rng: Rng, middle: float) -> npt.NDArray[np.float64]:
     knots = rng.normal(0, 3.2, 9).astype(np.float32)[None]
     wobble = cv2.resize(knots, (SIDE, 1), interpolation=cv2.INTER_CUBIC)[0]
     slope = rng.uniform(-0.12, 0.12) * (np.arange(SIDE) - SIDE / 2)
-    border: npt.NDArray[np.float64] = middle * SIDE + slope + wobble
-    return border
+    return middle * SIDE + slope + wobble
 
 
 class _Plan(NamedTuple):
@@ -150,8 +143,7 @@ def _pick_colour(rng: Rng, kind: str) -> str:
 
 def _place_all(rng: Rng, plans: list[_Plan], image: Image, ids: Image) -> list[_Plan]:
     """Draw the things in order, numbered from 1, and return those that fit."""
-    placed: list[_Plan] = []
-    taken: list[Box] = []
+    placed, taken = list[_Plan](), list[Box]()
     for plan in plans:
         patch = _patch(rng, plan)
         h, w = patch.shape[:2]
@@ -166,14 +158,13 @@ def _place_all(rng: Rng, plans: list[_Plan], image: Image, ids: Image) -> list[_
 
 
 def _patch(rng: Rng, plan: _Plan) -> Image:
-    """Return the thing at its final size, premultiplied RGBA (h, w, 4), cropped to its box."""
+    """Return the thing at its final size, premultiplied RGBA (h, w, 4)."""
     drawing = sprite(plan.kind, plan.colour, int(rng.integers(VARIANTS)))
     size, turn, aspect, light = rng.random(4).tolist()
     low, high = _SIDES[plan.size]
     side = (low + (high - low) * size) * SIDE
-    source, unit = drawing.large, LARGE_SIDE
-    if plan.size == SMALL:
-        source, unit = drawing.small, SMALL_SIDE
+    large = plan.size == LARGE
+    source, unit = (drawing.large, LARGE_SIDE) if large else (drawing.small, SMALL_SIDE)
     stretch = 0.92 + 0.16 * aspect
     flip = -1.0 if rng.random() < 0.5 else 1.0
     scale = np.diag([flip * min(1.0, stretch), min(1.0, 1 / stretch)]) * side / unit
@@ -208,7 +199,6 @@ def _position(rng: Rng, height: int, width: int, taken: list[Box]) -> tuple[int,
 
 
 def _paste(image: Image, ids: Image, patch: Image, corner: tuple[int, int], number: int) -> None:
-    """Blend a patch into the image and write its number where it is opaque."""
     x, y = corner
     h, w = patch.shape[:2]
     under = image[y : y + h, x : x + w]

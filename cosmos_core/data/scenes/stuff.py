@@ -27,8 +27,7 @@ def sample_texture(rng: Rng, kind: str) -> Image:
     if flip:
         crop = crop[:, ::-1]
     gains = rng.uniform(0.95, 1.05, 3) * rng.uniform(0.9, 1.06)
-    tinted: Image = cv2.multiply(np.ascontiguousarray(crop), (*gains.tolist(), 1.0))
-    return tinted
+    return cv2.multiply(np.ascontiguousarray(crop), (*gains.tolist(), 1.0))
 
 
 @cache
@@ -43,31 +42,26 @@ def texture(kind: str, variant: int) -> Image:
 def _noise(rng: Rng, cells: int, stretch: float = 1.0) -> Floats:
     """Return smooth noise (TILE, TILE) of unit scale; stretch > 1 draws it out sideways."""
     grid = rng.standard_normal((cells, max(2, int(cells / stretch)))).astype(np.float32)
-    smooth: Floats = cv2.resize(grid, (TILE, TILE), interpolation=cv2.INTER_CUBIC)
-    return smooth
+    return cv2.resize(grid, (TILE, TILE), interpolation=cv2.INTER_CUBIC)
 
 
 def _clipped(values: npt.NDArray[np.floating]) -> Image:
-    clipped: Image = np.clip(values, 0, 255).astype(np.uint8)
-    return clipped
+    return np.clip(values, 0, 255).astype(np.uint8)
 
 
 def _speckled(tile: Image, rng: Rng, depth: int) -> Image:
     """Darken each pixel by a random amount below `depth`."""
     grain = rng.integers(0, depth, (TILE, TILE, 1), dtype=np.uint8)
-    speckled: Image = np.maximum(tile, grain) - grain
-    return speckled
+    return np.maximum(tile, grain) - grain
 
 
 def _coloured(base: tuple[int, int, int], shade: Floats) -> Image:
-    """Add a shade (TILE, TILE), in grey levels, to a base colour."""
     return _clipped(np.array(base, np.float32) + shade[..., None])
 
 
 def _grass(rng: Rng, scale: float) -> Image:
     tile = _coloured((70, 132, 42), 9 * _noise(rng, 10))
-    count = int(1500 / scale)
-    for x, y, lean, tall, light in rng.random((count, 5)):
+    for x, y, lean, tall, light in rng.random((int(1500 / scale), 5)):
         root = (int(x * TILE), int(y * TILE))
         tip = (int(root[0] + (lean - 0.5) * 8 * scale), int(root[1] - (5 + 8 * tall) * scale))
         level = 0.55 + 0.95 * light
@@ -97,8 +91,7 @@ def _brick(rng: Rng, scale: float) -> Image:
         for left in range(start, TILE, width):
             level = rng.uniform(0.82, 1.12)
             colour = (172 * level, 74 * level, 54 * level)
-            low = (left + width - 3, top + height - 3)
-            cv2.rectangle(tile, (left, top), low, colour, -1)
+            cv2.rectangle(tile, (left, top, width - 2, height - 2), colour, -1)
     return _speckled(tile, rng, 14)
 
 

@@ -37,10 +37,9 @@ _GLASS: Colour = (168, 214, 240)
 
 
 class Sprite(NamedTuple):
-    """One drawn thing at two sizes: premultiplied RGBA, (S, S, 4), centred on its box.
+    """One thing with a long side of `LARGE_SIDE` and `SMALL_SIDE` pixels, centred on its box.
 
-    The long side of the thing is `LARGE_SIDE` and `SMALL_SIDE` pixels; alpha below 128 is a rim
-    of light outside the thing.
+    Premultiplied RGBA (S, S, 4); alpha below 128 is a rim of light outside the thing.
     """
 
     large: Image
@@ -90,8 +89,7 @@ class Canvas:
 
     def _pixels(self, points: Shape) -> npt.NDArray[np.int32]:
         half = _RESOLUTION / 2
-        pixels: npt.NDArray[np.float64] = (points * half * 0.94 + half) * 2**_BITS
-        return np.rint(pixels).astype(np.int32)
+        return np.rint((points * half * 0.94 + half) * 2**_BITS).astype(np.int32)
 
     def fill(self, points: Shape, colour: Colour, edge: int = 0) -> None:
         """Fill a shape; `edge` > 0 also draws its border that many pixels wide, darker."""
@@ -129,21 +127,16 @@ class Canvas:
 
 
 def _outlined(rgba: Image, outline: int, rim: int) -> Image:
-    """Return premultiplied RGBA with a dark outline and, up to `rim` pixels away, a faint light.
-
-    A rim's alpha stays below half, so that it never counts as the thing.
-    """
+    """Add a dark outline and, up to `rim` pixels away, a faint light of alpha below half."""
     away = cv2.distanceTransform((rgba[..., 3] == 0).view(np.uint8), cv2.DIST_L2, 3)
     rings = np.array([(*_DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
     ring = (away > outline).astype(np.intp) + (away > rim)
     # One 32-bit word per pixel is much quicker to look up than four bytes.
     out = rings.view(np.uint32)[:, 0][ring].view(np.uint8).reshape(rgba.shape)
-    copied: Image = cv2.copyTo(rgba, rgba[..., 3], out)
-    return copied
+    return cv2.copyTo(rgba, rgba[..., 3], out)
 
 
 def _shrunk(rgba: Image, side: int) -> Image:
-    """Return a sprite shrunk to `side` pixels of thing plus the margin."""
     size = round(side * (1 + 2 * _MARGIN / SMALL_SIDE))
     small: Image = cv2.resize(rgba, (size, size), interpolation=cv2.INTER_AREA)
     small.flags.writeable = False
@@ -220,12 +213,12 @@ def _car(pen: Canvas, colour: Colour, rng: Rng) -> None:
     )
     pen.fill(cabin, colour, 4)
     pen.fill(body, colour)
-    middle = (back + front) / 2
-    top = roof + 0.09
-    pen.fill(shape((back - 0.06, -0.1), (back + 0.05, top), (middle - 0.05, top),
-                   (middle - 0.05, -0.1)), _GLASS, 3)  # fmt: skip
-    pen.fill(shape((middle + 0.05, -0.1), (middle + 0.05, top), (front - 0.04, top),
-                   (front + 0.14, -0.1)), _GLASS, 3)  # fmt: skip
+    middle, top = (back + front) / 2, roof + 0.09
+    for x0, x1, x2, x3 in (
+        (back - 0.06, back + 0.05, middle - 0.05, middle - 0.05),
+        (middle + 0.05, middle + 0.05, front - 0.04, front + 0.14),
+    ):
+        pen.fill(shape((x0, -0.1), (x1, top), (x2, top), (x3, -0.1)), _GLASS, 3)
     pen.fill(box(-0.95, 0.24, 0.95, 0.38), shade(colour, 0.68))
     pen.line(shape((middle, -0.06), (middle, 0.24)), shade(colour, 0.5), 4)
     pen.line(shape((middle + 0.1, 0.04), (middle + 0.22, 0.04)), shade(colour, 0.4), 6)
@@ -248,7 +241,7 @@ def _fish(pen: Canvas, colour: Colour, rng: Rng) -> None:
         pen.fill(oval(0.14, tall, 0.8, tall * 0.75), shade(colour, 1.5))
         for row, y in enumerate(np.arange(-0.5, 0.5, 0.17)):
             for x in np.arange(-0.62 + 0.11 * (row % 2), 0.4, 0.22):
-                pen.line(oval(x, y, 0.11, 0.11)[30:] * 1.0, dark, 4)
+                pen.line(oval(x, y, 0.11, 0.11)[30:], dark, 4)
                 pen.line(oval(x, y, 0.11, 0.11)[:11], dark, 4)
         for x in (-0.32, 0.04) if striped else ():
             pen.fill(shape((x, -1), (x + 0.16, -1), (x + 0.12, 1), (x - 0.04, 1)), _WHITE)
@@ -352,14 +345,6 @@ def _sunflower(pen: Canvas, colour: Colour, rng: Rng) -> None:
                 pen.fill(oval(x, y, 0.024, 0.024), (176, 118, 60))
 
 
-def _crown(rng: Rng) -> list[Shape]:
-    turns = np.linspace(0, 2 * np.pi, int(rng.integers(6, 9)), endpoint=False)
-    ring = [
-        oval(0.44 * np.cos(t), -0.32 + 0.3 * np.sin(t), *rng.uniform(0.27, 0.36, 2)) for t in turns
-    ]
-    return [oval(0, -0.32, 0.5, 0.42), *ring]
-
-
 def _tree(pen: Canvas, colour: Colour, rng: Rng) -> None:
     foot = rng.uniform(0.2, 0.28)
     trunk = shape((-0.12, 0), (0.12, 0), (0.14, 0.7), (foot, 0.92), (-foot, 0.92), (-0.14, 0.7))
@@ -367,7 +352,10 @@ def _tree(pen: Canvas, colour: Colour, rng: Rng) -> None:
     with pen.inside(trunk):
         for x in (-0.08, 0.0, 0.07):
             pen.line(shape((x, 0), (x * 1.3, 1)), shade(_BARK, 0.6), 4)
-    crown = _crown(rng)
+    crown = [oval(0, -0.32, 0.5, 0.42)]
+    for t in np.linspace(0, 2 * np.pi, int(rng.integers(6, 9)), endpoint=False):
+        x, y = 0.44 * np.cos(t), -0.32 + 0.3 * np.sin(t)
+        crown.append(oval(x, y, *rng.uniform(0.27, 0.36, 2)))
     for blob in crown:
         pen.fill(blob, shade(colour, 0.78), 5)
     for blob in crown:

@@ -51,7 +51,7 @@ def words() -> tuple[str, ...]:
 
 
 def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    out: list[str] = []
+    out = list[str]()
     for symbol in word:
         if out and (out[-1], symbol) == pair:
             out[-1] += symbol

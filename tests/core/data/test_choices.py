@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cosmos_core.data.scenes import COLOURS, SIDE, TEST, TRAIN
-from cosmos_core.data.scenes.captions import ATTRIBUTES, PLACE_PHRASES, Choice, choose
+from cosmos_core.data.scenes.captions import ATTRIBUTES, PLACE_PHRASES, choose
 from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.data.scenes.scene import Scene, split_scenes
 from cosmos_core.data.scenes.vocabulary import words
@@ -32,7 +32,7 @@ def some() -> list[Scene]:
 
 
 @pytest.fixture(scope="module", params=ATTRIBUTES)
-def chosen(request, some) -> tuple[str, list[tuple[Scene, Choice]]]:
+def chosen(request, some) -> tuple[str, list[tuple[Scene, tuple[str, str]]]]:
     rng = np.random.default_rng(0)
     return request.param, [(scene, choose(rng, scene.things, request.param)) for scene in some]
 
@@ -55,7 +55,7 @@ def facts(scene: Scene) -> list[Claim]:
 def test_the_right_caption_is_true_and_the_wrong_one_is_not(chosen):
     attribute, found = chosen
     for scene, choice in found:
-        right, wrong = read(choice.caption), read(choice.negative)
+        right, wrong = map(read, choice)
         assert len(set(right)) == len(right) == len(wrong) == 2
         assert set(right) <= set(facts(scene))
         # Whatever was changed is false: the wrong caption is not true by accident.
@@ -78,7 +78,7 @@ def test_only_one_attribute_differs(chosen):
 def test_most_wrong_captions_have_the_words_of_the_right_one(chosen):
     attribute, found = chosen
     swapped = [
-        Counter(re.findall(r"\w+", choice.caption)) == Counter(re.findall(r"\w+", choice.negative))
+        Counter(re.findall(r"\w+", choice[0])) == Counter(re.findall(r"\w+", choice[1]))
         for _, choice in found
     ]
     assert np.mean(swapped) == 1 if attribute in ("place", "size") else np.mean(swapped) > 0.7
@@ -88,7 +88,7 @@ def test_a_wrong_place_is_clearly_wrong(some):
     rng = np.random.default_rng(1)
     for scene in some:
         choice = choose(rng, scene.things, "place")
-        for size, colour, kind, place in set(read(choice.negative)) - set(read(choice.caption)):
+        for size, colour, kind, place in set(read(choice[1])) - set(read(choice[0])):
             column = next((COLUMNS[word] for word in place.split() if word in COLUMNS), 1)
             row = next((ROWS[word] for word in place.split() if word in ROWS), 1)
             for thing in scene.things:

@@ -1,0 +1,186 @@
+"""The losses: CLIP, COSMOS, SLIP, SILC."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cosmos_core.types import Features, Gather, Gathered, LossTerms
+
+SIMCLR_TEMPERATURE = 0.1  # SLIP, arXiv 2112.12750, section 3.2 (github.com/facebookresearch/SLIP)
+STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04  # github.com/facebookresearch/dino
+CENTER_MOMENTUM = 0.9  # the same
+
+
+class GatherLocally:
+    """The `Gather` of a single process, without collectives."""
+
+    def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
+        return [Gathered(tensor, tensor, 0) for tensor in tensors]
+
+    def mean(self, tensor: Tensor) -> Tensor:
+        return tensor.detach()
+
+
+gather_locally = GatherLocally()
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """Widen to float32: logits of scale 100 leave bfloat16 no digit after the point."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def clip_loss(
+    image: Tensor, text: Tensor, logit_scale: Tensor, gather: Gather = gather_locally
+) -> LossTerms:
+    """Return the CLIP loss (arXiv 2103.00020) of all pairs of views, L2-normalised.
+
+    `image` (V, B, D), `text` (T, B, D).
+    """
+    images, texts = gather([image, text])
+    return LossTerms(clip=contrastive_loss(images, texts, logit_scale))
+
+
+def contrastive_loss(
+    first: Tensor | Gathered, second: Tensor | Gathered, logit_scale: Tensor
+) -> Tensor:
+    """Return the mean, over all pairs of views, of the symmetric cross-entropy of their samples.
+
+    `first` (V, B, D) and `second` (U, B, D), L2-normalised; `logit_scale` 0-d, exponentiated.
+    In loops::
+
+        for v in range(V):
+            for u in range(U):
+                logits = logit_scale * first[v] @ second[u].T
+                loss += (cross_entropy(logits, diagonal) + cross_entropy(logits.T, diagonal)) / 2
+        loss / (V * U)
+
+    Gathered over processes, each computes its own rows and columns of the logits alone, (B, N)
+    each, so memory grows with B * N; the mean of the processes' values is the loss above.
+    """
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        logits = _logits(first, second, logit_scale)
+        return (_cross_entropy(logits, 0) + _cross_entropy(logits.transpose(1, 2), 0)) / 2
+    if isinstance(first, Tensor) or isinstance(second, Tensor):
+        raise TypeError("gather both sides of the contrastive loss, or neither")
+    if first.local is first.everywhere and second.local is second.everywhere:
+        return contrastive_loss(first.local, second.local, logit_scale)
+    rows = _logits(first.local, second.everywhere, logit_scale)
+    columns = _logits(second.local, first.everywhere, logit_scale)
+    return (_cross_entropy(rows, first.offset) + _cross_entropy(columns, second.offset)) / 2
+
+
+def _logits(first: Tensor, second: Tensor, logit_scale: Tensor) -> Tensor:
+    """Every view of `first` (V, B, D) with every one of `second` (U, C, D) -> (V*U, B, C)."""
+    cosines = torch.einsum("vbd,ucd->vubc", full_precision(first), full_precision(second))
+    return (logit_scale * cosines).flatten(0, 1)
+
+
+def _cross_entropy(logits: Tensor, offset: int) -> Tensor:
+    """Mean over (P, B, C) logits where the target of row b is column `offset + b`."""
+    pairs, samples, _ = logits.shape
+    target = torch.arange(offset, offset + samples, device=logits.device).expand(pairs, samples)
+    return F.cross_entropy(logits.flatten(0, 1), target.flatten())
+
+
+def cosmos_loss(student: Features, teacher: Features, gather: Gather = gather_locally) -> LossTerms:
+    """Return the COSMOS loss (arXiv 2412.01814): the CLIP and distillation terms of a batch.
+
+    CLIP: the student's two global images against all its captions. Distillation: the mean over
+    {image, text} cross-modal student features x {image, text} teacher features, each the mean
+    over all student views and both teacher views::
+
+        for student_views in (student.image_crossmodal, student.text_crossmodal):
+            for teacher_views in (teacher.image, teacher.text):
+                distill += contrastive_loss(student_views, teacher_views, distill_scale) / 4
+
+    `gather` collects 26 student and 4 teacher tensors (B, D) over the processes, in one collective
+    each. Raises ValueError where the student has no cross-modal features.
+    """
+    if student.image_crossmodal is None or student.text_crossmodal is None:
+        raise ValueError("the COSMOS loss needs the student's cross-modal features")
+    if student.distill_logit_scale is None:
+        raise ValueError("the COSMOS loss needs the student's distill_logit_scale")
+    image, text, image_crossmodal, text_crossmodal = gather(
+        [student.image[:2], student.text, student.image_crossmodal, student.text_crossmodal]
+    )
+    # Each half is the mean over both teacher modalities: they have equally many views.
+    (teacher_views,) = gather([torch.cat([teacher.image[:2], teacher.text[:2]])])
+    scale = student.distill_logit_scale
+    image_distill = contrastive_loss(image_crossmodal, teacher_views, scale)
+    text_distill = contrastive_loss(text_crossmodal, teacher_views, scale)
+    clip = contrastive_loss(image, text, student.logit_scale)
+    return LossTerms(clip=clip, distill=(image_distill + text_distill) / 2)
+
+
+def slip_loss(
+    image: Tensor,
+    text: Tensor,
+    logit_scale: Tensor,
+    projections: Tensor,
+    gather: Gather = gather_locally,
+) -> LossTerms:
+    """Return the SLIP loss (arXiv 2112.12750), of L2-normalised features: CLIP's of `image`
+    (V, B, D) and `text` (T, B, D), and SimCLR's of `projections` (2, B, P). One gather serves both.
+    """
+    images, texts, projected = gather([image, text, projections])
+    clip = contrastive_loss(images, texts, logit_scale)
+    return LossTerms(clip=clip, simclr=simclr_loss(projected))
+
+
+def simclr_loss(projections: Gathered) -> Tensor:
+    """Return NT-Xent (arXiv 2002.05709) of L2-normalised projections (2, B, P). In loops::
+
+    for view in (0, 1):
+        for b in range(N):
+            others = [the other view of every sample] + [this view of every sample but b]
+            loss += cross_entropy(projections[view][b] @ others / 0.1, target=b) / (2 * N)
+    """
+    local, everywhere = full_precision(projections.local), full_precision(projections.everywhere)
+    samples = local.shape[1]
+    own = torch.arange(projections.offset, projections.offset + samples, device=local.device)
+    loss = local.new_zeros(())
+    for view in (0, 1):
+        across = local[view] @ everywhere[1 - view].T
+        within = local[view] @ everywhere[view].T
+        within = within.scatter(1, own[:, None], float("-inf"))
+        logits = torch.cat([across, within], dim=1) / SIMCLR_TEMPERATURE
+        loss = loss + F.cross_entropy(logits, own) / 2
+    return loss
+
+
+def silc_loss(student_logits: Tensor, teacher_logits: Tensor, center: Tensor) -> Tensor:
+    """Return SILC's mean cross-entropy (arXiv 2310.13355, after DINO, arXiv 2104.14294) of all
+    student views with all teacher views of a sample.
+
+    `student_logits` (L, B, K) of local views, `teacher_logits` (G, B, K) of global ones, `center`
+    (K,) of `move_center`. In loops::
+
+        for l in range(L):
+            for g in range(G):
+                target = softmax((teacher_logits[g] - center) / 0.04)
+                loss += -(target * log_softmax(student_logits[l] / 0.1)).sum(-1).mean() / (L * G)
+
+    Samples of other processes play no part: the mean over processes is the loss of the batch.
+    """
+    targets = F.softmax((full_precision(teacher_logits) - center) / TEACHER_TEMPERATURE, dim=-1)
+    logs = F.log_softmax(full_precision(student_logits) / STUDENT_TEMPERATURE, dim=-1)
+    # The mean over pairs of views is a product of two means over views.
+    return -(targets.mean(dim=0) * logs.mean(dim=0)).sum(dim=-1).mean()
+
+
+@torch.no_grad()
+def move_center(
+    center: Tensor, teacher_logits: Tensor, loss: Tensor, gather: Gather = gather_locally
+) -> None:
+    """Move `center` (K,), a running mean of the teacher's logits (G, B, K), in place.
+
+    The mean is over all processes: one collective. Where any `loss` is not finite, it stays.
+    """
+    batch_mean = full_precision(teacher_logits).mean(dim=(0, 1))
+    means = gather.mean(torch.cat([batch_mean, loss.detach()[None]]))
+    moved = center.lerp(means[:-1], 1 - CENTER_MOMENTUM)
+    center.copy_(torch.where(means.isfinite().all(), moved, center))
