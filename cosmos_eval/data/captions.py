@@ -109,10 +109,8 @@ def _records(
     return _merge(found)
 
 
-class _Content(pydantic.BaseModel):
+class _Content(pydantic.BaseModel, strict=True):
     """A part of a published file; keys that are not listed are left out."""
-
-    model_config = pydantic.ConfigDict(strict=True)
 
 
 class _CocoImage(_Content):
@@ -153,9 +151,8 @@ def _require_sound_ids(ids: Sequence[Any], captioned: Sequence[Any]) -> None:
     if len(kinds) > 1 or kinds.keys() - {int, str}:
         found = ", ".join(f"{kind.__name__} ({count})" for kind, count in kinds.items())
         raise FileError(f"has image ids that are not all whole numbers or all text, but {found}")
-    for image_id, count in Counter(ids).items():
-        if count > 1:
-            raise FileError(f"has image id {image_id} twice")
+    if repeated := readers.first_repeated(ids):
+        raise FileError(f"has image id {repeated[0]} twice")
     lost = sorted(set(captioned) - set(ids))
     if lost:
         raise FileError(f"has captions of {len(lost)} images not listed, first: id {lost[0]}")
@@ -166,12 +163,10 @@ class _Sentence(_Content):
 
 
 class _KarpathyImage(_Content):
-    """`filepath` is the folder in COCO's file; Flickr30k's has none."""
-
     filename: str
     split: str
     sentences: list[_Sentence]
-    filepath: str | None = None
+    filepath: str | None = None  # the folder, in COCO's file
 
 
 class _Karpathy(_Content):
@@ -259,14 +254,10 @@ def read_archives(
             f"{samples[0].name} has neither a .txt of captions, one per line, nor a .json record "
             f"with them, only {', '.join(samples[0].members)}"
         )
-    found = [
-        Captioned(
-            f"{os.path.relpath(sample.archive, root)}:{sample.key}",
-            _archived_captions(sample, extension, protocol),
-        )
-        for sample in samples
-    ]
-    _require_distinct((sample.name for sample in found), "sample")
+    names = [f"{os.path.relpath(sample.archive, root)}:{sample.key}" for sample in samples]
+    captions = [_archived_captions(sample, extension, protocol) for sample in samples]
+    found = list(map(Captioned, names, captions))
+    _require_distinct(names, "sample")
     return found, [sample.image() for sample in samples]
 
 
@@ -309,14 +300,13 @@ def _the_one(key: str | None, usual: Sequence[str], record: Mapping[str, Any], w
     """Return the value of the user's key, or of the only usual key that is present."""
     wanted = usual if key is None else (key,)
     found = [name for name in wanted if name in record]
-    if len(found) == 1:
-        return record[found[0]]
-    if found:
-        raise UsageError(
-            f"{where}: has {' and '.join(found)}; say which with image_key or caption_key"
-        )
-    names = " or ".join(f"`{name}`" for name in wanted)
-    raise UsageError(f"{where}: no {names}, only {', '.join(map(str, record)) or 'nothing'}")
+    if len(found) > 1:
+        keys = " and ".join(found)
+        raise UsageError(f"{where}: has {keys}; say which with image_key or caption_key")
+    if not found:
+        names = " or ".join(f"`{name}`" for name in wanted)
+        raise UsageError(f"{where}: no {names}, only {', '.join(map(str, record)) or 'nothing'}")
+    return record[found[0]]
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
@@ -340,9 +330,6 @@ def _merge(records: Iterable[Captioned]) -> list[Captioned]:
     return [Captioned(name, tuple(some)) for name, some in captions.items()]
 
 
-def _require_distinct(names: Iterable[object], what: str) -> None:
-    seen: set[object] = set()
-    for name in names:
-        if name in seen:
-            raise UsageError(f"{what} {name} is listed twice")
-        seen.add(name)
+def _require_distinct(names: Iterable[str], what: str) -> None:
+    if repeated := readers.first_repeated(names):
+        raise UsageError(f"{what} {repeated[0]} is listed twice")

@@ -70,8 +70,7 @@ def _holds_imagenet(folder: Path) -> bool:
 class FlatImage(NamedTuple):
     """One of ImageNet's validation images outside class folders.
 
-    `name` is the file's own. `usual` is the name that ILSVRC2012_img_val.tar gives the image,
-    `wordnet_id` its class where the file name ends in it.
+    `usual` is the name that ILSVRC2012_img_val.tar gives it, `wordnet_id` the end of its `name`.
     """
 
     name: str
@@ -115,20 +114,15 @@ def _class_folders(folder: Path, class_list: ClassList | None) -> list[str]:
     found = sorted(entry.name for entry in folder_entries(folder) if entry.is_dir())
     if not found:
         raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
-    if class_list is not None and class_list.numeric:
-        # Names that are no numbers fail by the list's hash.
-        found.sort(key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0))
+    if class_list is not None and class_list.numeric and all(map(str.isdecimal, found)):
+        found.sort(key=int)  # names that are no numbers fail by the list's hash
     return found
 
 
 def _images(folder: Path, walk: FolderWalk) -> list[Path]:
     """List the images of a class at any depth, in ImageFolder's order."""
-    found = [
-        Path(parent, name)
-        for parent, names in sorted(walk.files(folder))
-        for name in sorted(names)
-        if name.lower().endswith(SUFFIXES)
-    ]
+    files = (Path(at, name) for at, names in sorted(walk.files(folder)) for name in sorted(names))
+    found = [file for file in files if file.name.lower().endswith(SUFFIXES)]
     if not found:
         raise UsageError(f"class folder {folder} has no images ({', '.join(SUFFIXES)})")
     return found
@@ -173,8 +167,7 @@ def _require_list(
 def read_webdataset(folder: Path) -> ClassData:
     """List the samples of the test split, in the order of the archives; no image is decoded.
 
-    Raises UsageError for files that are missing or of another form, and for labels that are no
-    class.
+    Raises UsageError for files that are missing or of another form, and labels that are no class.
     """
     names = _lines(folder / _CLASSES)
     samples = open_archives(numbered_archives(folder / "test"))
@@ -189,16 +182,14 @@ def read_webdataset(folder: Path) -> ClassData:
 
 
 def _templates(path: Path) -> tuple[str, ...] | None:
-    if not path.exists():
-        return None
-    templates = _lines(path)
+    templates = _lines(path) if path.exists() else []
     for template in templates:
         if template.count("{c}") != 1:
             raise UsageError(
                 f"{path}: template {template[:60]!r} must hold '{{c}}' exactly once; prompts for "
                 "each class are not supported"
             )
-    return tuple(template.replace("{c}", "{}") for template in templates)
+    return tuple(template.replace("{c}", "{}") for template in templates) or None
 
 
 def _label(sample: ArchiveSample, n_classes: int) -> int:

@@ -40,6 +40,14 @@ class ClassData(NamedTuple):
     templates: tuple[str, ...] | None = None
     part: Part | None = None
 
+    def select(self, indices: Sequence[int]) -> ClassData:
+        """Return the data of some images."""
+        return self._replace(
+            names=tuple(self.names[i] for i in indices),
+            images=tuple(self.images[i] for i in indices),
+            labels=self.labels[indices],
+        )
+
 
 def make_data(
     classes: Sequence[str],
@@ -62,7 +70,7 @@ def make_data(
 
 
 def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...]:
-    """Return what the prompts call the classes, in their order."""
+    """Return what the prompts call the classes, in the order of the classes."""
     if protocol.class_list is not None:
         return list_names(protocol.class_list)
     if data.prompts is not None and not protocol.class_names:
@@ -105,24 +113,21 @@ def class_differences(protocol: ClassificationProtocol, found: Sequence[str]) ->
     return "".join(f"; {what}: {_first_few(names)}" for what, names in lists.items() if names)
 
 
-def _known_classes(protocol: ClassificationProtocol) -> tuple[str, ...]:
-    """Return the classes of a known set as data name them; empty where no package lists them.
-
-    For error messages only: the list of ImageNet's folders is compared by its hash.
-    """
+def _known_classes(protocol: ClassificationProtocol) -> Sequence[str]:
+    """Return the classes of a known set as data name them; empty where no package lists them."""
     if protocol.torchvision == "oxford_pets":
-        return tuple(_clip_benchmark("en_classnames.json")["pets"])
+        return list(_clip_benchmark("en_classnames.json")["pets"])
     if protocol.class_list == "imagenet1k-numbers":
-        return tuple(map(str, range(1000)))
+        return list(map(str, range(1000)))
     return _wordnet_ids() if protocol.class_list == "imagenet1k" else ()
 
 
-def _wordnet_ids() -> tuple[str, ...]:
+def _wordnet_ids() -> Sequence[str]:
     """Read ImageNet's WordNet ids, sorted, from timm's copy without importing timm and torch."""
     package = find_spec("timm")
     folders = (package and package.submodule_search_locations) or ()
     lists = (Path(folder, "data", "_info", "imagenet_synsets.txt") for folder in folders)
-    return next((tuple(sorted(f.read_text("utf-8").split())) for f in lists if f.is_file()), ())
+    return next((sorted(f.read_text("utf-8").split()) for f in lists if f.is_file()), ())
 
 
 def _first_few(names: Sequence[str]) -> str:
@@ -132,7 +137,5 @@ def _first_few(names: Sequence[str]) -> str:
 
 @cache
 def _clip_benchmark(name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(
-        files("clip_benchmark").joinpath("datasets", name).read_text("utf-8")
-    )
-    return content
+    text = files("clip_benchmark").joinpath("datasets", name).read_text("utf-8")
+    return dict(json.loads(text))

@@ -108,7 +108,6 @@ def _can_fetch(protocol: ClassificationProtocol) -> bool:
 
 
 def _how_to_get(protocol: ClassificationProtocol) -> str:
-    """Return the end of a message about a set that is not there."""
     if protocol.download is None:
         return ""
     if _can_fetch(protocol):
@@ -129,15 +128,15 @@ def _list(protocol: ClassificationProtocol, options: RunOptions) -> Listing[Clas
     folder, data = _find(protocol, options)
     missing: dict[int, Path] = {}
     if protocol.torchvision is not None:  # whose lists name images that may not be there
-        images = enumerate(data.images)
-        files = {index: image.path for index, image in images if isinstance(image, ImageFile)}
-        missing = {index: path for index, path in files.items() if not path.is_file()}
+        for index, image in enumerate(data.images):
+            if isinstance(image, ImageFile) and not image.path.is_file():
+                missing[index] = image.path
     if options.allow_partial and 0 < len(missing) < len(data.images):
-        data = _select(data, [i for i in range(len(data.images)) if i not in missing])
+        data = data.select([i for i in range(len(data.images)) if i not in missing])
         missing = {}
     listed = len(data.images)
     parts = parts_of(images=(listed, protocol.n_images))
-    kept = _select(data, in_turn(data.labels, options.limit).tolist())
+    kept = data.select(in_turn(data.labels, options.limit).tolist())
     return Listing(
         data=kept._replace(part=shortfall(parts)),
         where=folder,
@@ -150,7 +149,6 @@ def _list(protocol: ClassificationProtocol, options: RunOptions) -> Listing[Clas
 
 
 def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, ClassData]:
-    """Find the set's folder, and list all of its images and classes."""
     _require_one_kind_of_names(protocol)
     try:
         folder = find_folder(protocol, options)
@@ -184,7 +182,6 @@ def _require_one_kind_of_names(protocol: ClassificationProtocol) -> None:
 def _require_named(
     protocol: ClassificationProtocol, folder: Path, classes: tuple[str, ...]
 ) -> None:
-    """Require that the classes are exactly those that the protocol names."""
     known = list(protocol.class_names)
     for name in classes:
         if name not in known:
@@ -200,7 +197,6 @@ def _require_named(
 def _faults(
     protocol: ClassificationProtocol, folder: Path, data: ClassData, missing: Sequence[Path]
 ) -> Iterator[str]:
-    """Yield a line about missing images, wrong numbers of classes, labels that are no class."""
     n_classes = len(data.classes)
     page = f"; get the whole set from {protocol.download}" if protocol.download else ""
     if missing:
@@ -222,11 +218,3 @@ def _faults(
             f"{folder} gives {data.names[beyond[0]]} the class number "
             f"{data.labels[beyond[0]] + 1}, but has {n_classes} classes{page}"
         )
-
-
-def _select(data: ClassData, indices: Sequence[int]) -> ClassData:
-    return data._replace(
-        names=tuple(data.names[i] for i in indices),
-        images=tuple(data.images[i] for i in indices),
-        labels=data.labels[indices],
-    )

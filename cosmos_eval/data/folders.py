@@ -79,26 +79,20 @@ def data_path(
     for path in several(paths):
         if (root / path).exists():
             return root / path
-    raise missing_path(protocol, root, paths, what)
+    raise missing_path(protocol, root, several(paths), what)
 
 
-def missing_path(
-    protocol: Protocol, root: Path, paths: tuple[str, ...] | str, what: str
-) -> UsageError:
+def missing_path(protocol: Protocol, root: Path, paths: Sequence[str], what: str) -> UsageError:
     """Return the error for a data set of which none of `paths` exists below `root`."""
-    names = several(paths)
-    if len(names) == 1:
-        return UsageError(f"{protocol.dataset}: expected {root / names[0]}, which is not there")
-    return UsageError(f"{protocol.dataset}: no {what} below {root}: looked for {_shortened(names)}")
-
-
-def _shortened(paths: Sequence[str]) -> str:
-    """Join paths, in short where every file name is combined with every folder."""
+    if len(paths) == 1:
+        return UsageError(f"{protocol.dataset}: expected {root / paths[0]}, which is not there")
+    listed = ", ".join(paths)
     names = dict.fromkeys(PurePosixPath(path).name for path in paths)
     folders = dict.fromkeys(str(PurePosixPath(path).parent) for path in paths)
-    if 1 < len(names) * len(folders) == len(paths) and folders.keys() != {"."}:
-        return f"{', '.join(names)} in {', '.join(folders)}"
-    return ", ".join(paths)
+    # In short where every file name is combined with every folder.
+    if len(names) * len(folders) == len(paths) and folders.keys() != {"."}:
+        listed = f"{', '.join(names)} in {', '.join(folders)}"
+    return UsageError(f"{protocol.dataset}: no {what} below {root}: looked for {listed}")
 
 
 def find_root(
@@ -248,6 +242,5 @@ def limit_notes(options: RunOptions, samples: str = "images") -> tuple[str, ...]
 
 def truncation_notes(truncated: int, captions: int) -> tuple[str, ...]:
     """Return the note of a result some of whose captions were cut."""
-    if not truncated:
-        return ()
-    return (f"{truncated} of {captions} captions did not fit the model's context and were cut",)
+    note = f"{truncated} of {captions} captions did not fit the model's context and were cut"
+    return (note,) if truncated else ()

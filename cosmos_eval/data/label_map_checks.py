@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,22 +40,15 @@ from cosmos_eval.types import (
 
 CHECKED = "every file, the size of every image, every pixel of every label map"
 
-# Label maps are read as 8 bits, and one value must be left for pixels without a label.
-_MOST_CLASSES = 255
-# What MMSegmentation turns zero into where it reduces labels.
-_REDUCED_ZERO = 255
+_MOST_CLASSES = 255  # of label maps of 8 bits, with one value for pixels without a label
+_REDUCED_ZERO = 255  # what MMSegmentation turns zero into where it reduces labels
 
 _Kind = Literal["images", "label maps", "unreadable", "labels", "sizes"]
 # Faults that are mended by making the label maps again.
 _OF_LABEL_MAPS = frozenset({"label maps", "unreadable", "labels"})
 _Fault = tuple[_Kind, str]
-
-
-class _Content(NamedTuple):
-    """Which of the 256 values a label map holds, as loaded, and its faults by kind."""
-
-    present: NDArray[np.bool_]
-    faults: Mapping[_Kind, str]
+# Which of the 256 values a label map holds, as loaded, and its faults by kind.
+_Content = tuple[NDArray[np.bool_], Mapping[_Kind, str]]
 
 
 def is_there(protocol: LabelMapProtocol, root: Path) -> bool:
@@ -73,8 +66,8 @@ def check(protocol: LabelMapProtocol, options: RunOptions, data: LabelMaps | Non
     """
     check_constants(protocol)
     data = data or open_data(protocol, options)
-    for content in _read_all(data.samples, protocol, options):
-        for fault in content.faults.values():
+    for _, faults in _read_all(data.samples, protocol, options):
+        for fault in faults.values():
             raise UsageError(fault)
 
 
@@ -92,16 +85,17 @@ def survey(
     both = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
     present = np.zeros(256, np.bool_)
     texts: dict[_Kind, list[str]] = {}
-    for done, content in enumerate(_read_all(both, protocol, options), start=1):
-        present |= content.present
-        for kind, text in content.faults.items():
+    for done, (values, found) in enumerate(_read_all(both, protocol, options), start=1):
+        present |= values
+        for kind, text in found.items():
             texts.setdefault(kind, []).append(text)
         progress(Progress("look", done, len(both)))
     faults = [
         *_missing_images(samples, protocol, root, expected),
         *_missing_masks(samples, protocol),
-        *((kind, _first_of(found)) for kind, found in texts.items()),
     ]
+    for kind, (text, *others) in texts.items():
+        faults.append((kind, f"{text} (and {len(others)} more)" if others else text))
     first = int(protocol.reduce_zero_label)
     return Survey(
         faults=tuple(text for _, text in faults),
@@ -119,7 +113,6 @@ def survey(
 def _remedy(
     protocol: LabelMapProtocol, options: RunOptions, faults: Sequence[_Fault]
 ) -> str | None:
-    """Return the command that mends all faults, or else the page that the set comes from."""
     made_here = {kind for kind, _ in faults} <= _OF_LABEL_MAPS
     name = protocol.preparation
     if name and made_here and can_prepare(name, options.data_root):
@@ -153,17 +146,13 @@ def _read(sample: Sample, protocol: LabelMapProtocol) -> _Content:
             require_declared(label, sample, protocol)
         with noted("sizes"):
             require_same_size(sample, displayed_size(sample.image), label)
-    return _Content(present, faults)
+    return present, faults
 
 
 def _label_range(present: NDArray[np.bool_], protocol: LabelMapProtocol) -> tuple[int, int] | None:
     values = np.flatnonzero(present)
     classes = values[values != protocol.ignore_index] + protocol.reduce_zero_label
     return (int(classes[0]), int(classes[-1])) if len(classes) else None
-
-
-def _first_of(texts: Sequence[str]) -> str:
-    return texts[0] + (f" (and {len(texts) - 1} more)" if len(texts) > 1 else "")
 
 
 def _missing_images(

@@ -1,12 +1,4 @@
-"""Segmentation data through MMSegmentation's data set classes: list and read.
-
-`mmseg.datasets` and `mmseg.models` reach `mmcv.ops`, which loads the compiled module `mmcv._ext` at
-import. The wheel `mmcv-lite` has no such module, and full MMCV would have to be compiled on most
-machines. Data sets and our segmentor call none of these operations, so a placeholder that fails
-when one is called is enough. It is removed once the import is done: MMEngine later asks `importlib`
-for the spec of `mmcv._ext` to tell whether MMCV was compiled, and a module without a spec makes
-that question an error.
-"""
+"""Segmentation data through MMSegmentation's data set classes: list and read."""
 
 from __future__ import annotations
 
@@ -32,8 +24,6 @@ from cosmos_eval.protocols.segmentation import COCO_THINGS
 from cosmos_eval.types import LabelMapProtocol, Part, RunOptions, UsageError, nearest
 
 Label = NDArray[np.uint8]
-
-_EXTENSION = "mmcv._ext"
 
 
 class Sample(NamedTuple):
@@ -62,21 +52,15 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     Raises UsageError where files or folders are missing, the classes are not the data set's or the
     number of images is not.
     """
-    return _list(protocol, options).require(protocol, options)
-
-
-def _list(protocol: LabelMapProtocol, options: RunOptions) -> Listing[LabelMaps]:
     data = list_data(protocol, options)
     if options.allow_partial and protocol.n_images is not None:
         found = [s for s in data.samples if s.image.is_file() and s.mask.is_file()]
         # Where no sample is complete, the first file that is missing says more.
         data = data._replace(samples=tuple(found) or data.samples)
     parts = parts_of(images=(len(data.samples), protocol.n_images))
-    return Listing(
-        data=data._replace(part=shortfall(parts)),
-        where=find_root(protocol, options.data_root) / protocol.images,
-        parts=parts,
-    )
+    where = find_root(protocol, options.data_root) / protocol.images
+    listing = Listing(data=data._replace(part=shortfall(parts)), where=where, parts=parts)
+    return listing.require(protocol, options)
 
 
 def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
@@ -191,7 +175,6 @@ def _build(protocol: LabelMapProtocol, root: Path, limit: int | None) -> Any:
 
 @functools.cache
 def _registry() -> Any:
-    """Return MMSegmentation's registry of data set classes, with coco_object's added."""
     base = mmseg_datasets().BaseSegDataset
     from mmseg.registry import DATASETS
 
@@ -254,20 +237,22 @@ def _imported(module: str) -> ModuleType:
 
 @contextmanager
 def _extension_placeholder() -> Iterator[None]:
-    """Have `mmcv._ext` importable inside the block; a real compiled one is left alone."""
-    if importlib.util.find_spec(_EXTENSION) is not None:
+    """Have `mmcv._ext` importable inside the block; a real compiled one is left alone.
+
+    MMSegmentation loads it through `mmcv.ops` but calls none of its operations, and `mmcv-lite` has
+    no such module. It is removed after the import, since MMEngine later asks for its spec.
+    """
+    if importlib.util.find_spec("mmcv._ext") is not None:
         yield
         return
-    sys.modules[_EXTENSION] = _Placeholder(_EXTENSION)
+    sys.modules["mmcv._ext"] = _Placeholder("mmcv._ext")
     try:
         yield
     finally:
-        del sys.modules[_EXTENSION]
+        del sys.modules["mmcv._ext"]
 
 
 class _Placeholder(ModuleType):
-    """Has every operation by name; none can be called."""
-
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what the import system and inspect look for
             raise AttributeError(name)

@@ -10,7 +10,7 @@ import csv
 import io
 import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -121,9 +121,8 @@ def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
         header = next(reader, [])
-        for name, count in Counter(header).items():
-            if count > 1:
-                raise FileError(f"line 1: column {name} is listed twice")
+        if repeated := first_repeated(header):
+            raise FileError(f"line 1: column {repeated[0]} is listed twice")
         for row in filter(None, reader):
             if len(row) != len(header):
                 raise FileError(
@@ -172,9 +171,8 @@ class _Loader(yaml.SafeLoader):
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     keys = [loader.construct_object(key) for key, _ in node.value]
     found = loader.construct_mapping(node, deep=True)
-    if len(found) < len(keys):
-        repeated = next(key for key, count in Counter(keys).items() if count > 1)
-        raise FileError(f"key {shortened(repeated)} is given twice")
+    if repeated := first_repeated(keys):
+        raise FileError(f"key {shortened(repeated[0])} is given twice")
     return found
 
 
@@ -210,7 +208,12 @@ def _count(node: yaml.Node, counts: dict[int, int]) -> int:
     return counts[id(node)]
 
 
-def shortened(value: Any, most: int = 60) -> str:
-    """Return a value as Python writes it, cut after `most` characters."""
+def shortened(value: Any) -> str:
+    """Return a value as Python writes it, cut after 60 characters."""
     text = repr(value)
-    return text if len(text) <= most else f"{text[:most]}..."
+    return text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def first_repeated(values: Iterable[Any]) -> list[Any]:
+    """Return a list of the first of the values that occur more than once, empty without any."""
+    return [value for value, count in Counter(values).items() if count > 1][:1]

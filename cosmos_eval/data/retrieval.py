@@ -1,7 +1,4 @@
-"""A retrieval data set on the disk: images, captions, and which belong together.
-
-Imports no torch.
-"""
+"""A retrieval data set on the disk: images, captions, and their pairs. Imports no torch."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.data.captions import Captioned, read_archives, read_captions
+from cosmos_eval.data.captions import read_archives, read_captions
 from cosmos_eval.data.folders import (
     Listing,
     Survey,
@@ -101,9 +98,15 @@ def _list(protocol: RetrievalProtocol, options: RunOptions) -> Listing[Retrieval
     parts = parts_of(
         images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
     )
-    data = _data(captioned, images, protocol.captions_per_image)
+    kept = [image.captions[: protocol.captions_per_image] for image in captioned]
     return Listing(
-        data=data._replace(part=shortfall(parts)),
+        data=RetrievalData(
+            names=tuple(image.name for image in captioned),
+            images=tuple(images),
+            captions=tuple(caption for captions in kept for caption in captions),
+            image_of_text=np.repeat(np.arange(n_images), [len(captions) for captions in kept]),
+            part=shortfall(parts),
+        ),
         where=where,
         parts=parts,
         faults=_faults(missing, n_images, protocol, options),
@@ -117,25 +120,13 @@ def _list(protocol: RetrievalProtocol, options: RunOptions) -> Listing[Retrieval
     )
 
 
-def _data(
-    captioned: Sequence[Captioned], images: Sequence[ImageSource], captions_per_image: int | None
-) -> RetrievalData:
-    kept = [image.captions[:captions_per_image] for image in captioned]
-    return RetrievalData(
-        names=tuple(image.name for image in captioned),
-        images=tuple(images),
-        captions=tuple(caption for captions in kept for caption in captions),
-        image_of_text=np.repeat(np.arange(len(kept)), [len(captions) for captions in kept]),
-    )
-
-
 def _image_folder(
     root: Path, protocol: RetrievalProtocol, names: Sequence[str]
 ) -> tuple[Path, list[Path]]:
     """Return the first folder that holds all images, or that which lacks fewest, and these."""
     folders = [root / path for path in several(protocol.images) if (root / path).is_dir()]
     if not folders:
-        raise missing_path(protocol, root, protocol.images, "images")
+        raise missing_path(protocol, root, several(protocol.images), "images")
     found: list[tuple[Path, list[Path]]] = []
     for folder in folders:
         paths = (folder / name for name in names)

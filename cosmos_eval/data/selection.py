@@ -5,8 +5,10 @@ Items are read from files in the forms of docs/data.md. Imports no torch.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -35,6 +37,10 @@ class Picture(NamedTuple):
     file: str
     box: tuple[int, int, int, int] | None = None
 
+    def source(self, folder: Path) -> ImageSource:
+        whole = ImageFile(folder / self.file)
+        return whole if self.box is None else CroppedImage(whole, self.box)
+
 
 class Item(NamedTuple):
     """One picture with its right caption first, or two with their captions in the same order.
@@ -49,10 +55,7 @@ class Item(NamedTuple):
 
 
 class Subsets(NamedTuple):
-    """Sorted names (S), the index of every item's subset (N,), which make the mean (S,).
-
-    A set without subsets has one without a name.
-    """
+    """Sorted names (S), the index of every item's subset (N,), which make the mean (S,)."""
 
     names: tuple[str, ...]
     of_item: NDArray[np.int64]
@@ -105,14 +108,14 @@ def _list(protocol: SelectionProtocol, options: RunOptions) -> Listing[Selection
         faults.append(f"{str(error).removeprefix(f'{protocol.dataset}: ')}{_from_page(protocol)}")
         folder = annotations  # below which none of the images is
     if options.allow_partial and protocol.n_items is not None:
+        there = [all((folder / p.file).is_file() for p in item.pictures) for item in items]
         # Where no item is complete, the first image that is missing says more.
-        items = [item for item in items if _has_images(folder, item)] or items
+        items = list(compress(items, there)) or items
     counts = Counter(item.subset for item in items)
     subsets = _subsets(protocol, items, counts)
     kept = in_turn(subsets.of_item, options.limit)
-    data = _data(
-        protocol, folder, [items[i] for i in kept], subsets._replace(of_item=subsets.of_item[kept])
-    )
+    subsets = subsets._replace(of_item=subsets.of_item[kept])
+    data = _data(protocol, folder, [items[i] for i in kept], subsets)
     files = list(dict.fromkeys(picture.file for picture in data.pictures))
     missing = [file for file in files if not (folder / file).is_file()]
     if missing and not faults:
@@ -139,7 +142,6 @@ def _list(protocol: SelectionProtocol, options: RunOptions) -> Listing[Selection
 
 
 def _read(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path, list[Item]]:
-    """Find the file or folder of items, and read and check them."""
     if protocol.template.count("{}") != 1:
         raise UsageError(f"template '{protocol.template}' must hold '{{}}' exactly once")
     try:
@@ -164,7 +166,6 @@ def _from_page(protocol: SelectionProtocol) -> str:
 
 
 def _require_solvable(item: Item) -> None:
-    """Require that the right caption differs from the wrong ones, and the images of a pair."""
     right, *wrong = item.captions
     if right in wrong:
         raise UsageError(f"{item.where}: {right!r} is the right caption and a wrong one")
@@ -173,16 +174,14 @@ def _require_solvable(item: Item) -> None:
 
 
 def _require_subsets(protocol: SelectionProtocol, counts: Counter[str], path: Path) -> None:
+    known = protocol.subset_items
     if "" in counts and len(counts) > 1:
         raise UsageError(
             f"{path}: {counts['']} items have no `{protocol.subset_key}`, the others have one"
         )
-    if not protocol.subset_items:
-        return
-    for name in sorted(counts.keys() ^ protocol.subset_items.keys()):
-        known = ", ".join(protocol.subset_items)
-        fault = f"no subset {name!r}" if name in protocol.subset_items else f"a subset {name!r}"
-        raise UsageError(f"{protocol.dataset}: {path} has {fault}; the data set has: {known}")
+    for name in sorted(counts.keys() ^ known.keys()) if known else ():
+        fault = f"{'no' if name in known else 'a'} subset {name!r}; the data set has: "
+        raise UsageError(f"{protocol.dataset}: {path} has {fault}{', '.join(known)}")
 
 
 def _subsets(protocol: SelectionProtocol, items: Sequence[Item], counts: Counter[str]) -> Subsets:
@@ -199,7 +198,7 @@ def _data(
     captions = _index(caption for item in items for caption in item.captions)
     return SelectionData(
         pictures=tuple(pictures),
-        images=tuple(_source(folder, picture) for picture in pictures),
+        images=tuple(picture.source(folder) for picture in pictures),
         captions=tuple(protocol.template.replace("{}", caption) for caption in captions),
         images_of_item=np.array([[pictures[p] for p in item.pictures] for item in items]),
         captions_of_item=[np.array([captions[c] for c in item.captions]) for item in items],
@@ -212,40 +211,23 @@ def _index(things: Iterable[_T]) -> dict[_T, int]:
     return {thing: index for index, thing in enumerate(dict.fromkeys(things))}
 
 
-def _source(folder: Path, picture: Picture) -> ImageSource:
-    whole = ImageFile(folder / picture.file)
-    return whole if picture.box is None else CroppedImage(whole, picture.box)
-
-
-def _has_images(folder: Path, item: Item) -> bool:
-    return all((folder / picture.file).is_file() for picture in item.pictures)
-
-
 class _Record(NamedTuple):
-    """One entry of a file, its fields by name."""
-
     fields: Mapping[str, Any]
     where: str
 
     def text(self, name: str) -> str:
-        """Return a field that must be text that is not blank."""
         return self._checked(self._field(name), name)
 
     def number(self, name: str) -> int:
         """Return a field that must be a whole number, or text that is one."""
         value = self._field(name)
-        try:
+        with contextlib.suppress(ValueError):
             if isinstance(value, str | int) and not isinstance(value, bool):
                 return int(value)
-        except ValueError:
-            pass
         raise UsageError(f"{self.where}: `{name}` must be a whole number, not {value!r}")
 
     def texts(self, prefix: str) -> tuple[str, ...]:
-        """Return all texts of the fields with a prefix, each a text or a list of texts.
-
-        An empty cell of a CSV table is none.
-        """
+        """Return all texts of the fields with a prefix; an empty cell of a CSV table is none."""
         found = []
         for name, value in self.fields.items():
             if str(name).startswith(prefix) and value not in ("", None):
@@ -276,11 +258,10 @@ def _items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 def _pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """`image_0`, `image_1`, `caption_0`, `caption_1`, as in Winoground's examples.jsonl."""
     for record in _records(path):
-        pictures = [
-            Picture(record.text(f"image_{side}") + protocol.image_suffix) for side in (0, 1)
-        ]
-        captions = [record.text(f"caption_{side}") for side in (0, 1)]
-        yield Item(tuple(pictures), tuple(captions), _subset(protocol, record), record.where)
+        images = record.text("image_0"), record.text("image_1")
+        pictures = tuple(Picture(image + protocol.image_suffix) for image in images)
+        captions = record.text("caption_0"), record.text("caption_1")
+        yield Item(pictures, captions, _subset(protocol, record), record.where)
 
 
 def _sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:

@@ -1,10 +1,7 @@
 """Sources of images: files, members of tar archives, arrays, and boxes of other images.
 
 Reading and decoding are two steps, so that the content can be hashed: two sources with the same
-content are the same image, whatever their names.
-
-webdataset's tar archives are listed once and read at random; the members of a sample stand together
-under one key: `0001.jpg`, `0001.cls`, `0001.txt`. Imports no torch.
+content are the same image, whatever their names. Imports no torch.
 """
 
 from __future__ import annotations
@@ -52,8 +49,6 @@ class ImageSource(Protocol):
 
 
 class _Encoded:
-    """Content of any format that PIL reads, in any mode."""
-
     name: str
 
     def decode(self, content: bytes) -> Image.Image:
@@ -91,10 +86,7 @@ class ShownImage(ImageFile):
 
 @dataclass(frozen=True)
 class ArchiveMember(_Encoded):
-    """A file inside an uncompressed tar archive: `size` bytes from `offset` on.
-
-    Members that are no images are only read.
-    """
+    """A file inside an uncompressed tar archive: `size` bytes from `offset` on."""
 
     archive: Path
     member: str
@@ -160,8 +152,7 @@ class CroppedImage:
         _, _, inner = content.partition(b"\n")
         image = self.whole.decode(inner)
         left, top, right, bottom = self.box
-        inside = max(left, 0) < min(right, image.width) and max(top, 0) < min(bottom, image.height)
-        if not inside:
+        if max(left, 0) >= min(right, image.width) or max(top, 0) >= min(bottom, image.height):
             raise UsageError(f"{self.name}: no such box in {image.width}x{image.height} pixels")
         try:
             return image.crop(self.box)
@@ -207,7 +198,7 @@ def _decoding(name: str) -> Iterator[None]:
 
 
 class ArchiveSample(NamedTuple):
-    """A key and its members by their extension in lower case."""
+    """The members of an archive under one key (`0001.jpg`, `0001.cls`), by lower extension."""
 
     archive: Path
     key: str
@@ -266,7 +257,6 @@ def _samples(archive: Path) -> list[ArchiveSample]:
 
 
 def _members(archive: Path) -> Iterator[tuple[str, str, ArchiveMember]]:
-    """Yield the key, the extension and the member of each file that belongs to a sample."""
     if archive.exists() and not archive.is_file():
         raise UsageError(f"{archive} is a folder, a pipe or a device, not a tar archive")
     try:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from cosmos_eval.data.class_names import ClassData, list_names, make_data
 from cosmos_eval.data.sources import ImageArray, ImageFile, ImageSource
@@ -36,21 +36,13 @@ _PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
-class Found(NamedTuple):
-    """Classes, a name and a source for every image, and its class index."""
-
-    classes: Sequence[str]
-    images: Sequence[tuple[str, ImageSource]]
-    labels: Sequence[int]
-
-
 def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
     """List images and labels of a set below `root`, whether the images are there or not.
 
     Raises UsageError that says what torchvision misses.
     """
     try:
-        found = READERS[str(protocol.torchvision)](root, False)
+        return READERS[str(protocol.torchvision)](root, False)
     except _FAULTS as error:
         folder = root / protocol.folder
         absent = [folder / part for part in _parts(protocol) if not (folder / part).exists()]
@@ -58,7 +50,6 @@ def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
         raise UsageError(
             f"{protocol.dataset}: torchvision cannot read {folder}: {reason}"
         ) from error
-    return make_data(found.classes, found.images, found.labels)
 
 
 def download_torchvision(protocol: ClassificationProtocol, root: Path) -> None:
@@ -102,44 +93,43 @@ def _files(root: Path, paths: Sequence[str | Path]) -> list[tuple[str, ImageSour
 
 def _listed(
     name: str, root: Path, download: bool, *, files: str = "_image_files", **arguments: Any
-) -> Found:
+) -> ClassData:
     found = _data_set(name, root, download, split="test", **arguments)
-    return Found(found.classes, _files(root, getattr(found, files)), found._labels)
+    return make_data(found.classes, _files(root, getattr(found, files)), found._labels)
 
 
-def _arrays(name: str, root: Path, download: bool) -> Found:
+def _arrays(name: str, root: Path, download: bool) -> ClassData:
     found = _data_set(name, root, download, train=False)
     images = [
         (f"test/{number:05d}", ImageArray(f"{name} test image {number}", pixels))
         for number, pixels in enumerate(found.data)
     ]
-    return Found(found.classes, images, found.targets)
+    return make_data(found.classes, images, found.targets)
 
 
-def _sun397(root: Path, download: bool) -> Found:
+def _sun397(root: Path, download: bool) -> ClassData:
     """List all images, sorted by path: torchvision leaves them in the file system's order."""
     found = _data_set("SUN397", root, download)
     paths, labels = zip(*sorted(zip(found._image_files, found._labels, strict=True)), strict=True)
-    return Found(found.classes, _files(root, paths), labels)
+    return make_data(found.classes, _files(root, paths), labels)
 
 
-def _stanford_cars(root: Path, download: bool) -> Found:
+def _stanford_cars(root: Path, download: bool) -> ClassData:
     found = _data_set("StanfordCars", root, download, split="test")
     paths, labels = zip(*found._samples, strict=True)
-    return Found(found.classes, _files(root, paths), labels)
+    return make_data(found.classes, _files(root, paths), labels)
 
 
-def _flowers102(root: Path, download: bool) -> Found:
+def _flowers102(root: Path, download: bool) -> ClassData:
     """Older releases of torchvision have no names of classes, and the files have none."""
     found = _data_set("Flowers102", root, download, split="test")
-    return Found(list_names("flowers102"), _files(root, found._image_files), found._labels)
+    return make_data(list_names("flowers102"), _files(root, found._image_files), found._labels)
 
 
-_CALTECH_TRAIN, _CALTECH_SEED = 3_000, 3072
-_CALTECH_IMAGES = 8_677
+_CALTECH_TRAIN, _CALTECH_IMAGES, _CALTECH_SEED = 3_000, 8_677, 3072
 
 
-def _caltech101_published(root: Path, download: bool) -> Found:
+def _caltech101_published(root: Path, download: bool) -> ClassData:
     """List the second part of `random_split(images, [3000, 5677])` with seed 3072.
 
     COSMOS's published numbers are over it: github.com/ExplainableML/cosmos.
@@ -154,13 +144,11 @@ def _caltech101_published(root: Path, download: bool) -> Found:
         )
     generator = torch.Generator().manual_seed(_CALTECH_SEED)
     # What torch.utils.data.random_split does, which a test compares.
-    chosen = torch.randperm(_CALTECH_IMAGES, generator=generator)[_CALTECH_TRAIN:].tolist()
-    return Found(
-        found.classes, [found.images[i] for i in chosen], [found.labels[i] for i in chosen]
-    )
+    chosen = torch.randperm(_CALTECH_IMAGES, generator=generator)[_CALTECH_TRAIN:]
+    return found.select(chosen.tolist())
 
 
-def _caltech101(root: Path, download: bool, *, background: bool) -> Found:
+def _caltech101(root: Path, download: bool, *, background: bool) -> ClassData:
     """List folders and images in sorted order, as torchvision and CLIP Benchmark do.
 
     torchvision's own reader leaves the background out, but refuses to work without it.
@@ -173,10 +161,10 @@ def _caltech101(root: Path, download: bool, *, background: bool) -> Found:
         classes = [name for name in classes if name != "BACKGROUND_Google"]
     paths = [sorted((folder / name).glob("*.jpg")) for name in classes]
     labels = [label for label, own in enumerate(paths) for _ in own]
-    return Found(classes, _files(root, [path for own in paths for path in own]), labels)
+    return make_data(classes, _files(root, [path for own in paths for path in own]), labels)
 
 
-READERS: Mapping[str, Callable[[Path, bool], Found]] = MappingProxyType(
+READERS: Mapping[str, Callable[[Path, bool], ClassData]] = MappingProxyType(
     {
         "food101": partial(_listed, "Food101"),
         "cifar10": partial(_arrays, "CIFAR10"),

@@ -18,7 +18,7 @@ import numpy as np
 import pydantic
 from pydantic import Discriminator, Field, Strict, Tag
 
-from cosmos_eval.data.readers import FileError, read_text, read_yaml
+from cosmos_eval.data.readers import FileError, first_repeated, read_text, read_yaml
 from cosmos_eval.data.validation import CONFIG, LIST, TEXT, Text, parse
 from cosmos_eval.types import Protocol, UsageError, nearest
 
@@ -50,8 +50,6 @@ def read_protocol(
 
 
 class _Class(pydantic.BaseModel):
-    """A class by its name, or with its prompts."""
-
     model_config = CONFIG
 
     name: Text
@@ -84,7 +82,6 @@ def _protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Proto
 
 
 def _model(cls: type[Protocol]) -> type[pydantic.BaseModel]:
-    """Make the model of a protocol's fields that a file may set."""
     hints = get_type_hints(cls)
     fields: dict[str, Any] = {"name": (Text, None)}
     if "queries" in cls.NOT_IN_FILES:
@@ -148,8 +145,7 @@ def _classes(value: Any, folder: Path) -> list[Any]:
 
 
 def _require_known_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
-    repeated = [name for name in names if names.count(name) > 1]
-    if repeated:
+    if repeated := first_repeated(names):
         raise FileError(f"`classes` names {repeated[0]!r} twice")
     for group, members in groups.items():
         for name in members:

@@ -13,7 +13,6 @@ from cosmos_eval.types import Protocol, RetrievalProtocol
 
 
 def _below(folders: Sequence[str], parts: Sequence[str]) -> tuple[str, ...]:
-    """Every part in every folder."""
     return tuple(str(PurePosixPath(folder, part)) for folder in folders for part in parts)
 
 

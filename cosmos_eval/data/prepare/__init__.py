@@ -11,8 +11,6 @@ from cosmos_eval.data.prepare.label_maps import Counts, execute, translated
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.types import OnProgress, Progress, UsageError, nearest, no_progress
 
-__all__ = ["Counts", "can_prepare", "prepare"]
-
 # Data sets whose label maps are made, by the name of their preparation.
 _LABEL_MAPS = {
     "coco_object": SEGMENTATION["coco_object"],

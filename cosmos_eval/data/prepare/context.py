@@ -4,17 +4,13 @@ From `trainval_merged.json` of the Detail API (github.com/zhanghang1989/detail-a
 MMSegmentation's tools/dataset_converters/pascal_context.py makes them, or where there is no such
 file from the original `trainval/*.mat` (cs.stanford.edu/~roozbeh/pascal-context): both number the
 same 459 categories.
-
-In the JSON file, `images` hold image_id, file_name, height, width and phase (`train`, `val`, ...);
-`annos_segmentation` hold image_id, category_id and `segmentation`, COCO's compressed run-length
-code.
 """
 
 from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,12 +49,10 @@ _filters = threading.Lock()
 
 
 class _Picture(NamedTuple):
-    """An image's name without suffix, its size in pixels, its categories and their codes."""
-
     name: str
     phase: str
     size_hw: tuple[int, int]
-    segments: list[tuple[int, Mapping[str, Any]]]
+    segments: list[tuple[int, Mapping[str, Any]]]  # categories and their codes
 
 
 def context(data_root: str | None) -> Work:
@@ -80,7 +74,8 @@ def context(data_root: str | None) -> Work:
         raise UsageError(f"{path} is missing")
     n_classes = len(_PROTOCOL.class_names)
     maps = [LabelMap(_target(root, name), n_classes, make) for name, make in makes.items()]
-    return Work(maps, _lists(root, names))
+    texts = {phase: "".join(f"{name}\n" for name in sorted(own)) for phase, own in names.items()}
+    return Work(maps, {_list_path(root, phase): text for phase, text in texts.items()})
 
 
 def _target(root: Path, name: str) -> Path:
@@ -91,17 +86,11 @@ def _list_path(root: Path, phase: str) -> Path:
     return (root / str(_PROTOCOL.split)).with_name(f"{phase}.txt")
 
 
-def _lists(root: Path, names: Mapping[str, Sequence[str]]) -> dict[Path, str]:
-    return {
-        _list_path(root, phase): "".join(f"{name}\n" for name in sorted(own))
-        for phase, own in names.items()
-    }
-
-
 def _listed(root: Path, phase: str) -> list[str]:
     """Read the names of a phase: of the list that is there already, else of VOC's own list."""
-    own, main = _list_path(root, phase), root / "ImageSets/Main" / f"{phase}.txt"
-    path = own if own.is_file() else main
+    path = _list_path(root, phase)
+    if not path.is_file():
+        path = root / "ImageSets/Main" / f"{phase}.txt"
     if not path.is_file():
         raise UsageError(f"{path} is missing")
     return path.read_text("utf-8").split()
@@ -121,14 +110,12 @@ def _read_matlab(path: Path) -> Label:
 
 def _classes(categories: NDArray[np.uint16], where: str) -> Label:
     """Turn (H, W) of 0 and the 459 categories into class indices."""
-    highest = int(categories.max(initial=0))
-    if highest > _CATEGORIES:
+    if (highest := int(categories.max(initial=0))) > _CATEGORIES:
         raise UsageError(f"{where} holds category {highest}; there are {_CATEGORIES}")
     return _CLASS_OF[categories]
 
 
 def _read_annotation(path: Path) -> list[_Picture]:
-    """Read the training and validation images of the Detail API's file."""
     try:
         content = read_json(path)
         pictures = {
