@@ -34,7 +34,7 @@ def usual_kind(encoder: Encoder) -> MapKind:
     """
     if isinstance(encoder, CrossAttentionEncoder):
         return "cross-attention"
-    _with_patches(encoder)
+    with_patches(encoder)
     return "text-to-patch similarity"
 
 
@@ -101,17 +101,25 @@ def heatmaps_of_features(
     """Compute `heatmaps` from features of texts (T, D), normalised but for cross-attention."""
     if kind == "cross-attention":
         return with_cross_attention(encoder).patch_attention(images, features).transpose(1, 2)
-    patches = _with_patches(encoder).encode_patches(images.to(encoder.info.device), attention)
+    patches = with_patches(encoder).encode_patches(images.to(encoder.info.device), attention)
     return torch.einsum("bhwd,td->bthw", patches.cpu(), features)[:, :, None]
 
 
-def _with_patches(encoder: Encoder) -> DenseEncoder:
-    if isinstance(encoder, DenseEncoder) and encoder.patch_size:
-        return encoder
-    raise UsageError(
-        f"{encoder.info.spec} has no patches to compare a text with: choose a COSMOS model or "
-        "an OpenCLIP ViT, such as ViT-B-16"
-    )
+def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseEncoder:
+    """Return the model itself. Raises UsageError where it has no patch embeddings.
+
+    With a form of attention it encodes an image of one patch, which fails where the tower has no
+    such form.
+    """
+    if not isinstance(encoder, DenseEncoder) or not (attention or encoder.patch_size):
+        raise UsageError(
+            f"{encoder.info.spec} has no patches to compare a text with: choose a COSMOS model or "
+            "an OpenCLIP ViT, such as ViT-B-16"
+        )
+    if attention is not None:
+        side = max(encoder.patch_size, 1)  # 0: a tower that has no patches and says which it is
+        encoder.encode_patches(torch.zeros(1, 3, side, side, device=encoder.info.device), attention)
+    return encoder
 
 
 def with_cross_attention(encoder: Encoder) -> CrossAttentionEncoder:

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.stats.estimates import require_finite
+
 TOP = 5
 PAIRS = 10
 _BLOCK_BYTES = 64 << 20  # of float32 scores
@@ -24,21 +26,13 @@ def top_classes(
 
     Raises ValueError for features that are not finite.
     """
-    if not (np.isfinite(image_features).all() and np.isfinite(class_embeddings).all()):
-        raise ValueError("features hold NaN or infinity")
+    require_finite(image_features, class_embeddings)
     rows_at_once = max(1, _BLOCK_BYTES // (4 * len(class_embeddings)))
     best = [
         _top_columns(image_features[start : start + rows_at_once] @ class_embeddings.T, k)
         for start in range(0, len(image_features), rows_at_once)
     ]
     return np.concatenate(best)
-
-
-def class_recalls(labels: NDArray[np.integer], hits: NDArray[np.bool_]) -> dict[int, float]:
-    """Return the proportion of hits of every class that has images, by class number."""
-    present, index = np.unique(labels, return_inverse=True)
-    shares = np.bincount(index, weights=hits) / np.bincount(index)
-    return dict(zip(present.tolist(), shares.tolist(), strict=True))
 
 
 class ConfusedPair(NamedTuple):

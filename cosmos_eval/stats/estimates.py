@@ -6,7 +6,7 @@ give values (R,) for weights (R, C), how often each of C clusters is drawn in ea
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,3 +98,33 @@ def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.flo
     """Return part / whole, NaN where whole is 0."""
     empty = np.full(np.shape(whole), np.nan)
     return np.divide(part, whole, out=empty, where=np.asarray(whole) > 0)
+
+
+def means_of_groups(
+    names: Sequence[str],
+    group: NDArray[np.integer],
+    columns: Mapping[str, NDArray[Any]],
+    counted: str,
+) -> dict[str, dict[str, float | None]]:
+    """Return for each named group the means of columns (N,), and how many samples are `counted`.
+
+    `group` (N,) holds indices of names; means of a group without samples are None.
+    """
+    counts = np.bincount(group, minlength=len(names))
+    means = {
+        column: ratio(np.bincount(group, weights=values, minlength=len(names)), counts)
+        for column, values in columns.items()
+    }
+    return {
+        name: {
+            **{column: float(m[i]) if counts[i] else None for column, m in means.items()},
+            counted: int(counts[i]),
+        }
+        for i, name in enumerate(names)
+    }
+
+
+def require_finite(*features: NDArray[np.float32]) -> None:
+    """Raise ValueError for features that are not finite."""
+    if not all(np.isfinite(some).all() for some in features):
+        raise ValueError("features hold NaN or infinity")

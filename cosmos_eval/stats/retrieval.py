@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from cosmos_eval.stats.estimates import require_finite
+
 # Of float32 scores at a time: they stay in the cache while they are compared twice.
 _BLOCK_BYTES = 4 << 20
 
@@ -38,14 +40,17 @@ def retrieval_ranks(
     without text, an index out of range, and features that are not finite.
     """
     owner = np.asarray(image_of_text)
-    _require_sound(image_features, text_features, owner)
+    n_images, n_texts = len(image_features), len(text_features)
+    if owner.shape != (n_texts,):
+        raise ValueError(f"{n_texts} texts need as many image numbers, not {owner.shape}")
+    if not np.array_equal(np.unique(owner), np.arange(n_images)):
+        raise ValueError(f"every one of the {n_images} images needs a text, and no other")
+    require_finite(image_features, text_features)
     order = np.argsort(owner, kind="stable")
     matrix = _Matrix(image_features, text_features, order, owner[order])
     bands = list(_bands(matrix))
-    ranks = _count(matrix, bands, _best_positives(matrix, bands))
-    in_given_order = np.empty_like(ranks.text_to_image)
-    in_given_order[order] = ranks.text_to_image
-    return ranks._replace(text_to_image=in_given_order)
+    ranks = _count(matrix, bands, *_best_positives(matrix, bands))
+    return ranks._replace(text_to_image=ranks.text_to_image[np.argsort(order)])
 
 
 class _Matrix(NamedTuple):
@@ -81,13 +86,6 @@ class _Band(NamedTuple):
     rows: list[slice]
 
 
-class _Best(NamedTuple):
-    """The best positive's score of every query: (N,) images, (M,) rows."""
-
-    of_image: NDArray[np.float32]
-    of_row: NDArray[np.float32]
-
-
 def _bands(matrix: _Matrix) -> Iterator[_Band]:
     """Blocks on the diagonal, as even as can be: BLAS has other code, which rounds in another
     way, for blocks that are much smaller than others."""
@@ -104,24 +102,30 @@ def _even_slices(start: int, stop: int, most: int) -> Iterator[slice]:
     return (slice(a, b) for a, b in pairwise(edges))
 
 
-def _best_positives(matrix: _Matrix, bands: list[_Band]) -> _Best:
-    """Read from the blocks that they are later compared with.
+def _best_positives(
+    matrix: _Matrix, bands: list[_Band]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the best positive's score of every image (N,) and row (M,).
 
+    They are read from the blocks that they are later compared with.
     Computed in any other way they would differ in the last bit, and be outranked by themselves.
     """
-    best = _Best(
-        np.full(len(matrix.images), -np.inf, np.float32), np.empty(len(matrix.texts), np.float32)
-    )
+    of_image = np.full(len(matrix.images), -np.inf, np.float32)
+    of_row = np.empty(len(matrix.texts), np.float32)
     for band in bands:
         for rows in band.rows:
             scores = matrix.scores(matrix.features(rows), band.columns)
-            own = matrix.own(scores, rows, band.columns)
-            best.of_row[rows] = own
-            np.maximum.at(best.of_image, matrix.owner[rows], own)
-    return best
+            of_row[rows] = matrix.own(scores, rows, band.columns)
+            np.maximum.at(of_image, matrix.owner[rows], of_row[rows])
+    return of_image, of_row
 
 
-def _count(matrix: _Matrix, bands: list[_Band], best: _Best) -> RetrievalRanks:
+def _count(
+    matrix: _Matrix,
+    bands: list[_Band],
+    of_image: NDArray[np.float32],
+    of_row: NDArray[np.float32],
+) -> RetrievalRanks:
     """Ranks of images and of rows: one, and what is no positive and no worse than the best."""
     ranks = RetrievalRanks(np.ones(len(matrix.images), int), np.ones(len(matrix.texts), int))
     for home in bands:
@@ -130,23 +134,12 @@ def _count(matrix: _Matrix, bands: list[_Band], best: _Best) -> RetrievalRanks:
             for band in bands:
                 columns = band.columns
                 scores = matrix.scores(features, columns)
-                above = scores >= best.of_row[rows, None]
+                above = scores >= of_row[rows, None]
                 ranks.text_to_image[rows] += np.count_nonzero(above, axis=1)
-                above = scores >= best.of_image[columns]
+                above = scores >= of_image[columns]
                 ranks.image_to_text[columns] += np.count_nonzero(above, axis=0)
                 if band is home:
                     own, owner = matrix.own(scores, rows, columns), matrix.owner[rows]
-                    ranks.text_to_image[rows] -= own >= best.of_row[rows]
-                    np.subtract.at(ranks.image_to_text, owner, own >= best.of_image[owner])
+                    ranks.text_to_image[rows] -= own >= of_row[rows]
+                    np.subtract.at(ranks.image_to_text, owner, own >= of_image[owner])
     return ranks
-
-
-def _require_sound(
-    images: NDArray[np.float32], texts: NDArray[np.float32], owner: NDArray[np.integer]
-) -> None:
-    if owner.shape != (len(texts),):
-        raise ValueError(f"{len(texts)} texts need as many image numbers, not {owner.shape}")
-    if not np.array_equal(np.unique(owner), np.arange(len(images))):
-        raise ValueError(f"every one of the {len(images)} images needs a text, and no other")
-    if not (np.isfinite(images).all() and np.isfinite(texts).all()):
-        raise ValueError("features hold NaN or infinity")

@@ -4,7 +4,7 @@ Tie rule: what is right must score strictly higher than everything wrong. A mode
 pair one score is thereby always wrong, not always right. Every score is a sum of D products taken
 in the same order, so that equal features tie to the last bit.
 
-Shapes: N items, I images, T captions, D embedding, S subsets. Scores of pairs as in Winoground
+Shapes: N items, I images, T captions, D embedding. Scores of pairs as in Winoground
 (Thrush et al. 2022, arXiv 2204.03162, section 3.2), with images i0, i1 and their captions c0, c1:
 text: s(c0, i0) > s(c1, i0) and s(c1, i1) > s(c0, i1); image: s(c0, i0) > s(c0, i1) and
 s(c1, i1) > s(c1, i0); group: both.
@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from cosmos_eval.stats.estimates import require_finite
 
 _BLOCK_BYTES = 64 << 20  # of float32 products
 
@@ -39,7 +41,7 @@ def single_hits(
     `image_of_item` (N,) and `captions_of_item`, two or more an item, are rows of the features.
     Raises ValueError for features that are not finite.
     """
-    _require_finite(images, captions)
+    require_finite(images, captions)
     lengths = np.array([len(some) for some in captions_of_item])
     starts = np.cumsum(lengths) - lengths
     rows = np.concatenate(captions_of_item)
@@ -59,7 +61,7 @@ def pair_hits(
 
     Raises ValueError for features that are not finite.
     """
-    _require_finite(images, captions)
+    require_finite(images, captions)
     rows = np.repeat(images_of_item, 2, axis=1).ravel()
     columns = np.tile(captions_of_item, (1, 2)).ravel()
     # s[:, image, caption]
@@ -68,15 +70,6 @@ def pair_hits(
         text=(s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0]),
         image=(s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1]),
     )
-
-
-def subset_accuracies(
-    correct: NDArray[np.bool_], subset: NDArray[np.integer], subsets: int
-) -> NDArray[np.float64]:
-    """Return the proportion of hits (N,) in each numbered subset, (S,); NaN of an empty one."""
-    counts = np.bincount(subset, minlength=subsets)
-    hits = np.bincount(subset, weights=correct, minlength=subsets)
-    return np.divide(hits, counts, out=np.full(subsets, np.nan), where=counts > 0)
 
 
 def _scores(
@@ -92,8 +85,3 @@ def _scores(
     return np.concatenate(
         [(images[rows[some]] * captions[columns[some]]).sum(axis=1) for some in blocks]
     )
-
-
-def _require_finite(images: NDArray[np.float32], captions: NDArray[np.float32]) -> None:
-    if not (np.isfinite(images).all() and np.isfinite(captions).all()):
-        raise ValueError("features hold NaN or infinity")

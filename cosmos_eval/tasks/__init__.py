@@ -12,40 +12,21 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import MappingProxyType
 
 from cosmos_eval.tasks.task import Metric, Task
 from cosmos_eval.types import Protocol, UsageError, nearest
 
-__all__ = [
-    "TASKS",
-    "Metric",
-    "Task",
-    "find_protocol",
-    "known_tasks",
-    "metric_faults",
-    "metric_of",
-    "packages_of",
-    "task_for",
-    "task_named",
-    "task_of",
-]
-
-_MODULES: Mapping[str, str] = MappingProxyType(
-    {
-        "retrieval": "cosmos_eval.tasks.retrieval",
-        "cls": "cosmos_eval.tasks.classification",
-        "seg": "cosmos_eval.tasks.segmentation",
-        "select": "cosmos_eval.tasks.selection",
-        "loc": "cosmos_eval.tasks.localisation",
-    }
-)
+_MODULES: Mapping[str, str] = {
+    "retrieval": "cosmos_eval.tasks.retrieval",
+    "cls": "cosmos_eval.tasks.classification",
+    "seg": "cosmos_eval.tasks.segmentation",
+    "select": "cosmos_eval.tasks.selection",
+    "loc": "cosmos_eval.tasks.localisation",
+}
 TASKS = tuple(_MODULES)
 """The names of the tasks of this package, in the order of tables."""
 
-
-# As schema.json has it.
-_NAME = re.compile("[a-z][a-z0-9_-]*")
+_NAME = re.compile("[a-z][a-z0-9_-]*")  # as schema.json has it
 
 
 class _Known(Mapping[str, Task]):

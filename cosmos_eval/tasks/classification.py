@@ -11,16 +11,10 @@ import numpy as np
 
 from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import class_names, templates_of
-from cosmos_eval.data.classification import (
-    ClassData,
-    fetch,
-    open_data,
-    sample_list_hash,
-    survey,
-)
-from cosmos_eval.data.folders import fingerprint, limit_notes
-from cosmos_eval.stats import classification as stats
-from cosmos_eval.stats.estimates import GroupMean, Proportion
+from cosmos_eval.data.classification import ClassData, fetch, open_data, sample_list_hash, survey
+from cosmos_eval.data.folders import fingerprint
+from cosmos_eval.stats.classification import confusion_pairs, top_classes
+from cosmos_eval.stats.estimates import GroupMean, Proportion, means_of_groups
 from cosmos_eval.tasks.task import Derived, Metric, Task
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -61,20 +55,19 @@ def measure(
     images = embed_images(encoder, data.images, options, progress)
     samples = {
         LABELS: data.labels,
-        TOP5: stats.top_classes(images.features, classifier),
+        TOP5: top_classes(images.features, classifier),
         CLASSES: np.array(data.classes),
     }
-    remark = (f"{protocol.dataset}: {protocol.remark}",) if protocol.remark else ()
-    return Measurement(
-        **vars(TASK.figures(samples, options.seed)),
-        samples=samples,
+    return TASK.measurement(
+        samples,
+        options,
         hashes={
             "class_names": fingerprint(names),
             "templates": fingerprint(resolve_templates(templates)),
             "sample_list": sample_list_hash(data),
         },
         seconds={"prompts": prompted - started, "images": perf_counter() - prompted},
-        notes=(*limit_notes(options), *remark),
+        notes=[f"{protocol.dataset}: {protocol.remark}"] if protocol.remark else [],
     )
 
 
@@ -106,20 +99,16 @@ def _recall(samples: Derived) -> GroupMean:
 
 
 def _per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
-    labels, classes = samples[LABELS], samples[CLASSES].tolist()
-    recalls = stats.class_recalls(labels, samples[TOP5][:, 0] == labels)
-    counts = np.bincount(labels, minlength=len(classes))
-    return {
-        name: {"recall": recalls.get(number), "images": int(counts[number])}
-        for number, name in enumerate(classes)
-    }
+    labels = samples[LABELS]
+    columns = {"recall": samples[TOP5][:, 0] == labels}
+    return means_of_groups(samples[CLASSES].tolist(), labels, columns, "images")
 
 
 def _confusion_pairs(samples: Samples) -> list[dict[str, Any]]:
     classes = samples[CLASSES].tolist()
     return [
-        {"true": classes[pair.true], "predicted": classes[pair.predicted], "images": pair.images}
-        for pair in stats.confusion_pairs(samples[LABELS], samples[TOP5][:, 0])
+        {"true": classes[true], "predicted": classes[predicted], "images": images}
+        for true, predicted, images in confusion_pairs(samples[LABELS], samples[TOP5][:, 0])
     ]
 
 

@@ -16,26 +16,25 @@ from typing import Any, TypeVar
 
 from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.embedding.cache import Arrays, Report, ShardStore, fingerprint
-from cosmos_eval.models.encoder import DenseEncoder, Encoder
+from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.tasks.prompts import resolve_templates
 from cosmos_eval.types import (
-    Attention,
     EncoderInfo,
     LabelMapProtocol,
     OnProgress,
     Progress,
     RunOptions,
-    UsageError,
 )
 
 IMAGES_PER_SHARD = 32
 
 # Options that do not decide results. Batch size and threads change how sums are rounded, which
 # moves a pixel at a border now and then, as another processor would. The samples that `data_root`,
-# `limit` and `allow_partial` lead to are part of the identity one by one.
+# `limit` and `allow_partial` lead to are part of the identity one by one, device and precision part
+# of the model's.
 _NOT_DECIDING = {
     *("data_root", "download", "limit", "allow_partial", "batch_size", "workers", "seed"),
-    *("save_predictions", "unfinished", "cache", "distributed"),
+    *("save_predictions", "unfinished", "cache", "distributed", "device", "precision"),
 }
 # Patches that a CPU encodes at once: eight windows of 224 pixels in patches of 16. More take more
 # memory, and longer, since they leave its caches (docs/log.md).
@@ -121,20 +120,6 @@ def store_shard(store: ShardStore, shard: range, arrays: Arrays) -> None:
 
 def _key(shard: range) -> bytes:
     return hashlib.sha256(f"images from {shard.start}".encode()).digest()
-
-
-def with_patches(encoder: Encoder, attention: Attention) -> DenseEncoder:
-    """Return the encoder, which must have patch embeddings in this form of attention.
-
-    It encodes an image of one patch, so that a UsageError comes before the prompts are encoded.
-    """
-    import torch
-
-    if not isinstance(encoder, DenseEncoder):
-        raise UsageError(f"{encoder.info.spec} has no patch embeddings to compare texts with")
-    side = max(encoder.patch_size, 1)  # 0: a tower that has no patches
-    encoder.encode_patches(torch.zeros(1, 3, side, side, device=encoder.info.device), attention)
-    return encoder
 
 
 def images_at_once(encoder: DenseEncoder, image_hw: tuple[int, int], batch_size: int) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cosmos_eval.data.folders import exist_in, limit_notes, several, truncation_notes
+from cosmos_eval.data.folders import exist_in, several, truncation_notes
 from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash, survey
 from cosmos_eval.stats.estimates import Mean, Median
 from cosmos_eval.stats.retrieval import retrieval_ranks
@@ -62,16 +62,16 @@ def measure(
         TEXT_RANK: ranks.text_to_image,
         IMAGE_OF_TEXT: data.image_of_text,
     }
-    return Measurement(
-        **vars(TASK.figures(samples, options.seed)),
-        samples=samples,
+    return TASK.measurement(
+        samples,
+        options,
         hashes={"sample_list": sample_list_hash(data)},
         seconds={
             "images": imaged - started,
             "captions": captioned - imaged,
             "metrics": perf_counter() - captioned,
         },
-        notes=(*limit_notes(options), *truncation_notes(texts.truncated, len(data.captions))),
+        notes=truncation_notes(texts.truncated, len(data.captions)),
     )
 
 
@@ -84,26 +84,19 @@ def _recall(direction: str, k: int, samples: Derived) -> Mean:
     return Mean(samples[ranks] <= k, samples[image])
 
 
-def _mean_rank(direction: str, samples: Derived) -> Mean:
+def _rank(direction: str, kind: type[Mean | Median], samples: Derived) -> Mean | Median:
     ranks, image = _QUERIES[direction]
-    return Mean(samples[ranks], samples[image])
-
-
-def _median_rank(direction: str, samples: Derived) -> Median:
-    ranks, image = _QUERIES[direction]
-    return Median(samples[ranks], samples[image])
+    return kind(samples[ranks], samples[image])
 
 
 def _metrics(direction: str) -> Iterator[Metric]:
     for k in (1, 5, 10):
         name = f"{direction}_R@{k}"
         label = name.replace("_", " ")
-        recall = partial(_recall, direction, k)
-        yield Metric(name, recall, label=label, primary=k == 1)
-    for name, estimate in (("mean_rank", _mean_rank), ("median_rank", _median_rank)):
-        yield Metric(
-            f"{direction}_{name}", partial(estimate, direction), "rank", higher_is_better=False
-        )
+        yield Metric(name, partial(_recall, direction, k), label=label, primary=k == 1)
+    for name, kind in (("mean_rank", Mean), ("median_rank", Median)):
+        estimate = partial(_rank, direction, kind)
+        yield Metric(f"{direction}_{name}", estimate, "rank", higher_is_better=False)
 
 
 def _is_there(protocol: RetrievalProtocol, root: Path) -> bool:

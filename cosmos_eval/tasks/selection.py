@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.folders import exist_in, fingerprint, limit_notes, truncation_notes
 from cosmos_eval.data.selection import SelectionData, open_data, survey
-from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion
-from cosmos_eval.stats.selection import pair_hits, single_hits, subset_accuracies
+from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion, means_of_groups
+from cosmos_eval.stats.selection import pair_hits, single_hits
 from cosmos_eval.tasks.task import Derived, Metric, Task
 from cosmos_eval.types import (
     Embeddings,
@@ -83,7 +83,6 @@ def measure(
 def _hits(
     data: SelectionData, images: Embeddings, texts: Embeddings, rule: PairAccuracy
 ) -> dict[str, NDArray[Any]]:
-    """Hits by the names that they are stored under."""
     if data.images_of_item.shape[1] == 1:
         single = single_hits(
             images.features, texts.features, data.images_of_item[:, 0], data.captions_of_item
@@ -115,10 +114,9 @@ def _clusters(data: SelectionData) -> NDArray[np.int64]:
 
 
 def _unsolvable_notes(data: SelectionData) -> tuple[str, ...]:
-    found = sum(bool((some[1:] == some[0]).any()) for some in data.captions_of_item)
-    if not found:
-        return ()
-    return (f"{found} items have a wrong caption equal to the right one and count as wrong",)
+    found = sum(some[0] in some[1:] for some in data.captions_of_item)
+    note = f"{found} items have a wrong caption equal to the right one and count as wrong"
+    return (note,) if found else ()
 
 
 def _sample_list_hash(data: SelectionData) -> str:
@@ -157,23 +155,12 @@ def _mean_over_subsets(samples: Derived) -> GroupMean | None:
 
 def _per_subset(samples: Samples) -> dict[str, dict[str, float | None]]:
     """Accuracy, items, and of pairs both scores, by the subset's name, where there are subsets."""
-    subsets, of_item = samples[SUBSETS].tolist(), samples[SUBSET]
+    subsets = samples[SUBSETS].tolist()
     if subsets == [""]:
         return {}
     names = {CORRECT: "accuracy", TEXT: "text_score", IMAGE: "image_score"}
-    columns = {
-        name: subset_accuracies(samples[array], of_item, len(subsets))
-        for array, name in names.items()
-        if array in samples
-    }
-    counts = np.bincount(of_item, minlength=len(subsets))
-    return {
-        subset: {
-            **{name: float(c[i]) if counts[i] else None for name, c in columns.items()},
-            "items": int(counts[i]),
-        }
-        for i, subset in enumerate(subsets)
-    }
+    columns = {name: samples[array] for array, name in names.items() if array in samples}
+    return means_of_groups(subsets, samples[SUBSET], columns, "items")
 
 
 def _upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:

@@ -39,8 +39,8 @@ Metrics of tasks that are not installed are `unknown`: they are shown as stored 
 _LEAST = {"fraction": 0.0, "rank": 1.0, "ratio": 0.0, "unknown": 0.0}
 
 
-def _no_estimate(derived: Derived) -> None:
-    """Return None: the `estimate` of a metric that is known by its name alone."""
+def _nothing(*_: Any) -> None:
+    """Return None: the default of hooks that a task need not have."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Metric:
     """
 
     name: str
-    estimate: Callable[..., Estimate | None] = _no_estimate
+    estimate: Callable[..., Estimate | None] = _nothing  # of a metric known by its name alone
     unit: Unit = "fraction"
     higher_is_better: bool = True
     label: str = ""
@@ -78,10 +78,6 @@ class Metric:
             return ""
         bounds = "from 0 to 1" if self.unit == "fraction" else f"{least:g} or more"
         return f"{value} is no {self.unit}, which is {bounds}"
-
-
-def _nothing(*_: Any) -> None:
-    """Return None: the default of hooks that a task need not have."""
 
 
 def _same(samples: Samples) -> Samples:

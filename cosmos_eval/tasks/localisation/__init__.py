@@ -17,8 +17,6 @@ from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, Run
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
-__all__ = ["TASK", "check", "image_pass", "measure"]
-
 
 def measure(
     encoder: Encoder,
@@ -27,11 +25,11 @@ def measure(
     progress: OnProgress,
     data: Sequence[LabelMaps] | None = None,
 ) -> Iterator[Measurement]:
-    """A measurement a protocol, in their order; `check` is assumed to have passed.
+    """Yield a measurement per protocol, of checked data.
 
-    Finished shards are kept below `options.unfinished` until the caller goes on. Raises UsageError
-    for a model without patches or without the kind of map that is asked for and, with the file's
-    name, for an image that cannot be decoded.
+    Finished shards are stored below `options.unfinished` until the caller goes on. Raises
+    UsageError for a model without patches or without the requested kind of map and, with the
+    file's name, for an image that cannot be decoded.
     """
     from cosmos_eval.tasks.localisation.evaluate import measure_data
 
@@ -47,7 +45,7 @@ def image_pass(protocol: LocalisationProtocol, options: RunOptions, data: object
 
 TASK = Task(
     protocol=LocalisationProtocol,
-    metrics=samples.LOCALISATION_METRICS,
+    metrics=samples.METRICS,
     truth=(
         *(samples.NAME, samples.PIXELS, samples.LABELLED, samples.CLASSES, samples.BOUNDS),
         *(samples.IMAGE, samples.CLASS, samples.THING),

@@ -15,7 +15,6 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
-from cosmos_eval.data.folders import limit_notes
 from cosmos_eval.data.label_map_checks import has_background
 from cosmos_eval.data.label_maps import Label, LabelMaps, Sample, read_label, require_same_size
 from cosmos_eval.data.prefetch import prefetch
@@ -27,33 +26,11 @@ from cosmos_eval.models.maps import (
     usual_kind,
     whole_image,
     with_cross_attention,
-)
-from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
-from cosmos_eval.tasks import task_named
-from cosmos_eval.tasks.label_maps import (
-    Work,
-    fingerprints,
-    images_at_once,
-    in_shards,
-    store_shard,
-    stored_shards,
-    unfinished_store,
     with_patches,
 )
-from cosmos_eval.tasks.localisation.samples import (
-    AUC,
-    BOUNDS,
-    CLASS,
-    CLASSES,
-    HIT,
-    IMAGE,
-    LABELLED,
-    MASS,
-    NAME,
-    OTHER_NAMES,
-    PIXELS,
-    THING,
-)
+from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
+from cosmos_eval.tasks import label_maps, task_named
+from cosmos_eval.tasks.localisation import samples as fields
 from cosmos_eval.tasks.prompts import prompt_embeddings, prompt_queries
 from cosmos_eval.types import (
     Attention,
@@ -63,7 +40,6 @@ from cosmos_eval.types import (
     OnProgress,
     Progress,
     RunOptions,
-    Samples,
     UsageError,
 )
 
@@ -81,60 +57,55 @@ def measure_data(
     data: LabelMaps,
 ) -> Iterator[Measurement]:
     """Measure checked data; finished shards are removed when the caller goes on."""
-    distributed, attention = options.distributed, options.attention or protocol.attention
+    attention = options.attention or protocol.attention
     kind = protocol.map or usual_kind(encoder)
-    dense = distributed.synchronized(lambda: _require_maps(encoder, kind, attention))
+
+    def require_maps() -> DenseEncoder:
+        if kind == "cross-attention":
+            return with_cross_attention(encoder)
+        return with_patches(encoder, attention)
+
+    dense = options.distributed.synchronized(require_maps)
     samples = data.samples
-    store = unfinished_store(encoder.info, protocol, options, samples)
+    store = label_maps.unfinished_store(encoder.info, protocol, options, samples)
     started = named = time.perf_counter()
 
-    def prepare() -> Work[Arrays]:
+    def prepare() -> label_maps.Work[Arrays]:
         nonlocal named
         mapper = _make_mapper(dense, kind, protocol, options, progress)
         named = time.perf_counter()
         return partial(_score_shards, samples, store, mapper, protocol, options)
 
-    found = in_shards(len(samples), partial(stored_shards, store), prepare, options, progress)
+    find = partial(label_maps.stored_shards, store)
+    found = label_maps.in_shards(len(samples), find, prepare, options, progress)
     seconds = {"prompts": named - started, "images": time.perf_counter() - named}
-    arrays = _joined(found)
-    if not len(arrays[IMAGE]):
+    arrays = {name: np.concatenate([shard[name] for shard in found]) for name in found[0]}
+    if not len(arrays[fields.IMAGE]):
         raise UsageError(
             f"{protocol.dataset}: no image has a thing beside something else that is labelled"
         )
     names = [sample.name for sample in samples]
-    stored = _stored(names, protocol, arrays)
+    alone = arrays.pop(ALONE)
+    left_out = (
+        f"{protocol.dataset}: left out are {alone.sum()} of {len(alone)} images in which one "
+        "class fills all labelled pixels"
+    )
+    stored = {
+        fields.NAME: np.array(names),
+        fields.CLASSES: np.array(protocol.class_names),
+        fields.BOUNDS: np.array([protocol.small, protocol.large]),
+        **arrays,
+    }
     constants = {name: getattr(protocol, name) for name in _CONSTANTS}
-    yield Measurement(
-        **vars(task_named("loc").figures(stored, options.seed)),
-        samples=stored,
-        hashes=fingerprints(protocol, names, {**constants, "attention": attention}),
+    yield task_named("loc").measurement(
+        stored,
+        options,
+        hashes=label_maps.fingerprints(protocol, names, {**constants, "attention": attention}),
         settings={"map": kind, "protocol_map": protocol.map},
         seconds=seconds,
-        notes=(*limit_notes(options), *_notes(arrays, protocol)),
+        notes=[left_out] if alone.any() else [],
     )
     store.remove()
-
-
-def _joined(shards: Sequence[Arrays]) -> Arrays:
-    return {name: np.concatenate([arrays[name] for arrays in shards]) for name in shards[0]}
-
-
-def _stored(names: Sequence[str], protocol: LocalisationProtocol, arrays: Arrays) -> Samples:
-    return {
-        NAME: np.array(names),
-        CLASSES: np.array(protocol.class_names),
-        BOUNDS: np.array([protocol.small, protocol.large]),
-        **{name: values for name, values in arrays.items() if name != ALONE},
-    }
-
-
-def _notes(arrays: Arrays, protocol: LocalisationProtocol) -> Iterator[str]:
-    alone = int(arrays[ALONE].sum())
-    if alone:
-        yield (
-            f"{protocol.dataset}: left out are {alone} of {len(arrays[ALONE])} images in which one "
-            "class fills all labelled pixels"
-        )
 
 
 def _score_shards(
@@ -164,7 +135,7 @@ def _score_shards(
             done += 1
             progress(Progress("images", done, len(indices)))
         arrays = _arrays(shard, loaded, scores)
-        store_shard(store, shard, arrays)
+        label_maps.store_shard(store, shard, arrays)
         found.append(arrays)
     return found
 
@@ -181,7 +152,9 @@ def _scores(
     for number, image in enumerate(loaded):
         of_size[image.pixels.shape[1], image.pixels.shape[2]].append(number)
     for size, members in of_size.items():
-        batches = math.ceil(len(members) / images_at_once(mapper.encoder, size, batch_size))
+        batches = math.ceil(
+            len(members) / label_maps.images_at_once(mapper.encoder, size, batch_size)
+        )
         for batch in np.array_split(members, batches):
             maps = _class_maps(mapper, torch.stack([loaded[n].pixels for n in batch]))
             names = [loaded[n].name for n in batch]
@@ -197,14 +170,15 @@ def _arrays(
     things = [image.things for image in loaded]
     scores = [np.stack(some).astype(np.float32) for some in scored if some is not None]
     joined = np.concatenate([np.zeros((len(MapScores._fields), 0), np.float32), *scores], axis=1)
+    counts = [len(some.classes) for some in things]
     return {
-        PIXELS: np.array([some.image_pixels for some in things], np.int32),
-        LABELLED: np.array([some.labelled_pixels for some in things], np.int32),
+        fields.PIXELS: np.array([some.image_pixels for some in things], np.int32),
+        fields.LABELLED: np.array([some.labelled_pixels for some in things], np.int32),
         ALONE: np.array([some.alone for some in things]),
-        IMAGE: np.repeat(np.array(shard, np.int32), [len(some.classes) for some in things]),
-        CLASS: np.array([number for some in things for number in some.classes], np.int16),
-        THING: np.array([pixels for some in things for pixels in some.pixels], np.int32),
-        **dict(zip((MASS, HIT, AUC, OTHER_NAMES), joined, strict=True)),
+        fields.IMAGE: np.repeat(np.array(shard, np.int32), counts),
+        fields.CLASS: np.array([number for some in things for number in some.classes], np.int16),
+        fields.THING: np.array([pixels for some in things for pixels in some.pixels], np.int32),
+        **dict(zip(fields.SCORES, joined, strict=True)),
     }
 
 
@@ -280,13 +254,6 @@ class Mapper(NamedTuple):
     scale: float
     features: Tensor
     names_of_class: Tensor
-
-
-def _require_maps(encoder: Encoder, kind: MapKind, attention: Attention) -> DenseEncoder:
-    """Return the encoder. Raises UsageError where it has no maps of this kind."""
-    if kind == "cross-attention":
-        return with_cross_attention(encoder)
-    return with_patches(encoder, attention)
 
 
 def _make_mapper(

@@ -8,16 +8,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.estimates import FunctionOfSums, Values
-from cosmos_eval.stats.localisation import (
-    METRICS,
-    SIZES,
-    MapScores,
-    Pairs,
-    Sums,
-    of_size,
-    sums_of_images,
-)
+from cosmos_eval.stats import localisation as stats
+from cosmos_eval.stats.estimates import FunctionOfSums, Values, means_of_groups
 from cosmos_eval.tasks.task import Derived, Metric
 from cosmos_eval.types import Samples
 
@@ -33,6 +25,7 @@ MASS = "mass"  # (P,) and below: stats.localisation.MapScores, float32
 HIT = "hit"
 AUC = "auc"
 OTHER_NAMES = "other_names"
+SCORES = (MASS, HIT, AUC, OTHER_NAMES)
 SUMS = "sums"  # derived: cosmos_eval.stats.localisation.Sums of every image
 
 _RATIOS = ("mass_over_area", "mass_over_other_names")
@@ -48,13 +41,13 @@ _PRIMARY = ("attention_mass", "AUC")
 
 def derive(samples: Samples) -> Derived:
     """Add the sums over the pairs of every image, (N, sizes)."""
-    return {**samples, SUMS: sums_of_images(_pairs(samples), len(samples[NAME]))}
+    return {**samples, SUMS: stats.sums_of_images(_pairs(samples), len(samples[NAME]))}
 
 
 def _metrics() -> Iterator[Metric]:
     """Every metric of all things, then of those of each size, of which there may be none."""
-    for size, suffix in ((None, ""), *((n, f"_{name}") for n, name in enumerate(SIZES))):
-        for name, function in METRICS.items():
+    for size, suffix in ((None, ""), *((n, f"_{name}") for n, name in enumerate(stats.SIZES))):
+        for name, function in stats.METRICS.items():
             yield Metric(
                 name + suffix,
                 partial(_estimate, size, function),
@@ -66,51 +59,35 @@ def _metrics() -> Iterator[Metric]:
 
 
 def _estimate(
-    size: int | None, function: Callable[[Sums], Values], samples: Derived
+    size: int | None, function: Callable[[stats.Sums], Values], samples: Derived
 ) -> FunctionOfSums:
-    return FunctionOfSums(samples[SUMS], lambda sums: function(of_size(size, sums)))
+    return FunctionOfSums(samples[SUMS], lambda sums: function(stats.of_size(size, sums)))
 
 
-def _pairs(samples: Samples) -> Pairs:
+def _pairs(samples: Samples) -> stats.Pairs:
     of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
-    scores = (samples[name].astype(np.float64) for name in (MASS, HIT, AUC, OTHER_NAMES))
-    return Pairs(
+    scores = (samples[name].astype(np.float64) for name in SCORES)
+    return stats.Pairs(
         image=samples[IMAGE],
         size=np.searchsorted(samples[BOUNDS], of_image, side="right"),
         area=_areas(samples),
-        scores=MapScores(*scores),
+        scores=stats.MapScores(*scores),
     )
 
 
 def _areas(samples: Samples) -> NDArray[np.float64]:
-    areas: NDArray[np.float64] = samples[THING] / samples[LABELLED][samples[IMAGE]]
-    return areas
+    return np.divide(samples[THING], samples[LABELLED][samples[IMAGE]])
 
 
 def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
     """Means over the pairs of every class, and how many there are."""
-    classes, of_pair = samples[CLASSES].tolist(), samples[CLASS]
-    counts = np.bincount(of_pair, minlength=len(classes))
     columns = {
         "attention_mass": samples[MASS],
         "area": _areas(samples),
         "pointing_game": samples[HIT],
         "AUC": samples[AUC],
     }
-    totals = {
-        name: np.bincount(of_pair, weights=values, minlength=len(classes))
-        for name, values in columns.items()
-    }
-    return {
-        name: {
-            **{
-                figure: float(total[number] / counts[number]) if counts[number] else None
-                for figure, total in totals.items()
-            },
-            "images": int(counts[number]),
-        }
-        for number, name in enumerate(classes)
-    }
+    return means_of_groups(samples[CLASSES].tolist(), samples[CLASS], columns, "images")
 
 
-LOCALISATION_METRICS = tuple(_metrics())
+METRICS = tuple(_metrics())

@@ -15,6 +15,7 @@ from cosmos_eval.data.label_maps import LabelMaps
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.embedding.cache import Arrays, Report, ShardStore
 from cosmos_eval.models.encoder import Encoder
+from cosmos_eval.models.maps import with_patches
 from cosmos_eval.stats.segmentation import SparseConfusion, confusion, join, pack, separate
 from cosmos_eval.tasks import task_named
 from cosmos_eval.tasks.label_maps import (
@@ -24,7 +25,6 @@ from cosmos_eval.tasks.label_maps import (
     store_shard,
     stored_shards,
     unfinished_store,
-    with_patches,
 )
 from cosmos_eval.tasks.segmentation.inference import (
     Prediction,

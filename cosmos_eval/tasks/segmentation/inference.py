@@ -21,7 +21,8 @@ from torch import Tensor
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import Label, Sample, read_label, require_same_size
 from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_finite
-from cosmos_eval.tasks.label_maps import images_at_once, with_patches
+from cosmos_eval.models.maps import with_patches
+from cosmos_eval.tasks.label_maps import images_at_once
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation.merge import (
     Axis,

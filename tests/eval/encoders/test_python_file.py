@@ -208,5 +208,5 @@ def test_an_object_without_patches_does_not_segment(colour_encoder, tmp_path, sa
     text = "kind: seg\nimages: images\nmasks: masks\nclasses: [a, b]\nignore_index: 29\n"
     (tmp_path / "seg.yaml").write_text(text)
     assert not isinstance(colour_encoder, DenseEncoder)
-    with pytest.raises(UsageError, match="colours has no patch embeddings to compare texts with"):
+    with pytest.raises(UsageError, match="colours has no patches to compare a text with"):
         cosmos_eval.evaluate(colour_encoder, str(tmp_path / "seg.yaml"))

@@ -7,11 +7,8 @@ import pytest
 from support.results import metrics_of
 
 from cosmos_eval.stats import classification
-from cosmos_eval.stats.classification import (
-    class_recalls,
-    confusion_pairs,
-    top_classes,
-)
+from cosmos_eval.stats.classification import confusion_pairs, top_classes
+from cosmos_eval.stats.estimates import means_of_groups
 
 
 def test_solved_by_hand() -> None:
@@ -24,7 +21,12 @@ def test_solved_by_hand() -> None:
         "acc5": 1.0,
         "mean_per_class_recall": pytest.approx((2 / 3 + 0) / 2),
     }
-    assert class_recalls(labels, top[:, 0] == labels) == {0: pytest.approx(2 / 3), 2: 0.0}
+    columns = {"recall": top[:, 0] == labels}
+    assert means_of_groups(["a", "b", "c"], labels, columns, "images") == {
+        "a": {"recall": pytest.approx(2 / 3), "images": 3},
+        "b": {"recall": None, "images": 0},
+        "c": {"recall": 0.0, "images": 1},
+    }
 
 
 @pytest.mark.parametrize("block_bytes", [1, 64 << 20])

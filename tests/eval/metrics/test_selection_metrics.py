@@ -7,11 +7,8 @@ import pytest
 from support.results import metrics_of
 
 from cosmos_eval.stats import selection
-from cosmos_eval.stats.selection import (
-    pair_hits,
-    single_hits,
-    subset_accuracies,
-)
+from cosmos_eval.stats.estimates import means_of_groups
+from cosmos_eval.stats.selection import pair_hits, single_hits
 
 EYE = np.eye(3, dtype=np.float32)
 
@@ -88,9 +85,8 @@ def test_equals_plain_loops_with_many_ties(
 def test_metrics_and_subsets_by_hand() -> None:
     correct = np.array([True, True, False, True, False, False])
     subset = np.array([0, 0, 0, 2, 3, 3])
-    assert subset_accuracies(correct, subset, 4).tolist() == pytest.approx(
-        [2 / 3, np.nan, 1, 0], nan_ok=True
-    )
+    found = means_of_groups(["a", "b", "c", "d"], subset, {"accuracy": correct}, "items")
+    assert [some["accuracy"] for some in found.values()] == [pytest.approx(2 / 3), None, 1, 0]
     averaged = np.array([True, True, True, False])
     samples = {
         "correct": correct,

@@ -137,7 +137,7 @@ def test_a_model_without_patches_is_refused(protocol, options):
     class Pooled:
         info = type("Info", (), {"spec": "openclip:RN50/random"})
 
-    with pytest.raises(UsageError, match="RN50/random has no patch embeddings"):
+    with pytest.raises(UsageError, match="RN50/random has no patches"):
         measure(Pooled(), protocol, options, no_progress)
 
 
