@@ -19,7 +19,7 @@ from cosmos_eval.types import Samples, UsageError
 _SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
 _SHOWN = 12  # characters of a hash
 
-# Relative tolerance between a metric and its samples: sums in another order differ in last bits.
+# Sums in another order differ in their last bits.
 _ROUNDING = 1e-9
 
 Measured = tuple[Mapping[str, float], Samples]
@@ -29,13 +29,10 @@ Measured = tuple[Mapping[str, float], Samples]
 def setting(row: ResultRow) -> dict[str, Any]:
     """Return the fields that decide which number is measured, whatever the model."""
     recorded = row.provenance
+    names = ("attention", "limit", "partial")
     return {
-        "task": row.task,
-        "dataset": row.dataset,
-        "protocol": row.protocol,
-        "attention": recorded["attention"],
-        "limit": recorded["limit"],
-        **({"partial": recorded["partial"]} if "partial" in recorded else {}),
+        **{name: getattr(row, name) for name in ("task", "dataset", "protocol")},
+        **{name: recorded[name] for name in names if name in recorded},
         "n_samples": row.n_samples,
         **{f"hashes.{name}": value for name, value in sorted(recorded["hashes"].items())},
     }
@@ -78,7 +75,7 @@ def paired_differences(
 
 
 def differences_of(task: str, a: Measured, b: Measured) -> dict[str, PairedDifference]:
-    """Return the same for metrics and samples; raises ValueError, which does not say where."""
+    """Return every metric of A minus that of B, by name. Raises ValueError like the above."""
     (found,) = all_differences(task, [a[1], b[1]]).values()
     for (metrics, _), side in ((a, "a"), (b, "b")):
         for name, value in metrics.items():
@@ -132,7 +129,7 @@ class MetricTest(NamedTuple):
 
     @property
     def better(self) -> str:
-        """Which model a headline metric shows to be the better one: `A`, `B`, or neither."""
+        """The model that a headline metric shows to be better: `A`, `B`, or neither."""
         if self.adjusted is None or self.adjusted > 1 - LEVEL:
             return ""
         is_higher = self.difference.difference > 0
@@ -149,10 +146,9 @@ class Comparison(NamedTuple):
 
 
 def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Stored]:
-    """Return the results of the named model, or of the only one that there is.
+    """Return the results of the only model, or of `model`: a specification or a name in tables.
 
-    `model` is a specification, or what tables call the model. Raises UsageError where it is not
-    one model.
+    Raises UsageError where it is not one model.
     """
     found = results
     if model is not None:
@@ -201,15 +197,15 @@ def compare(
 ) -> Comparison:
     """Compare results pair by pair.
 
-    Raises UsageError for an edited result, where a pair is not of the same samples and protocol,
-    naming the fields that differ, and where metrics do not follow from their samples.
+    Raises UsageError for edited results, for pairs of different settings, and where metrics do not
+    follow from their samples.
     """
     for a, b in pairs:
         _require_comparable(a, b)
     tests = [test for one in pairs for test in _tests(*one, read_samples)]
     p_values = [test.difference.p_value for test in tests if test.adjusted is not None]
-    adjusted = iter(holm(p_values))
-    final = (t if t.adjusted is None else t._replace(adjusted=next(adjusted)) for t in tests)
+    corrected = iter(holm(p_values))
+    final = (t if t.adjusted is None else t._replace(adjusted=next(corrected)) for t in tests)
     notes = dict.fromkeys(line for one in pairs for line in _notes(*one))
     (first_a, first_b), *_ = pairs
     if first_a.model == first_b.model:
@@ -230,7 +226,6 @@ def _require_comparable(a: Stored, b: Stored) -> None:
 
 
 def _tests(a: Stored, b: Stored, read_samples: Callable[[Path], Samples]) -> list[MetricTest]:
-    """Test all metrics, headlines first, before adjustment."""
     row = a.row
     found = paired_differences(row, read_samples(a.path), b.row, read_samples(b.path))
     names = [name for name in found if name in row.metrics and name in b.row.metrics]
@@ -247,7 +242,6 @@ def metric_test(
 
 
 def _notes(a: Stored, b: Stored) -> list[str]:
-    """Name the metrics that only one has, and differences in how the results were computed."""
     dataset, of_a, of_b = a.row.dataset, a.row.provenance, b.row.provenance
     lone = sorted(set(a.row.metrics) ^ set(b.row.metrics))
     lines = [f"{dataset}: not compared, since only one of both has it: {name}" for name in lone]
@@ -266,9 +260,7 @@ def to_records(comparison: Comparison) -> dict[str, Any]:
 def _record(test: MetricTest) -> dict[str, Any]:
     difference = test.difference
     return {
-        "dataset": test.dataset,
-        "protocol": test.protocol,
-        "metric": test.metric,
+        **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
         "a": difference.a,
         "b": difference.b,
         "difference": difference.difference,

@@ -32,10 +32,9 @@ def load_results(*places: str | Path) -> pd.DataFrame:
 
     Without places: from `runs/eval` in the current folder, where `cosmos-eval run` writes them.
     Columns: COLUMNS; `variant` lists what differs from the defaults, `low` and `high` are the 95%
-    interval by `method`, `file` is the file of a result, `unchanged` whether it is what was
-    written, by the hash that it holds of itself (None where it holds none). Warns of edited
-    results, and of different models of the same name. Raises UsageError for a folder without
-    results and for files that are not results.
+    interval by `method`, `unchanged` says whether the file is what was written (None: unknown).
+    Warns of edited results, and of different models of the same name. Raises UsageError for a
+    folder without results and for files that are not results.
     """
     paths = [path for place in places or (RESULTS,) for path in result_paths(Path(place))]
     results = read_stored(paths)
@@ -67,11 +66,10 @@ def _records(one: Stored) -> Iterator[tuple[Any, ...]]:
 
 
 def export(table: pd.DataFrame, path: Path) -> int:
-    """Write a table to a .csv or .parquet file, whole or not at all.
+    """Write a table to a .csv or .parquet file, with exact floats.
 
-    Floats are exact in both. Returns how many texts a CSV file holds with escapes (`csv_of`).
-    Raises UsageError for another suffix, where pyarrow is missing, and where the file cannot be
-    written.
+    Returns how many texts a CSV file holds with escapes (`csv_of`). Raises UsageError for another
+    suffix, where pyarrow is missing, and where the file cannot be written.
     """
     changed = 0
     if path.suffix == ".csv":

@@ -19,9 +19,8 @@ _LONGEST = 40  # characters of a name that is not shortened
 class Stored(NamedTuple):
     """A result and the file that it was read from.
 
-    `unchanged` is whether the record is the one that was written, by the hash that it holds of
-    itself; None where it holds none or was not read from a file. `notes` are what `distinguish`
-    adds to the model's name.
+    `unchanged` is whether the record is what was written, by the hash that it holds of itself; None
+    where that is unknown. `notes` are what `distinguish` adds to the model's name.
     """
 
     path: Path
@@ -31,7 +30,7 @@ class Stored(NamedTuple):
 
     @property
     def is_edited(self) -> bool:
-        """Whether the record is known not to be the one that was written."""
+        """Whether `unchanged` is False."""
         return self.unchanged is False
 
     @property
@@ -55,7 +54,7 @@ def _state(row: ResultRow) -> tuple[str | None, ...]:
 
 
 def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:
-    """By label, how many models have it, and the indices of the parts in which they differ.
+    """Count the models of each label, and list the parts in which they differ, by index.
 
     What an edited record holds of its model changes no other name.
     """
@@ -72,8 +71,7 @@ def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:
 def distinguish(results: Iterable[Stored]) -> list[Stored]:
     """Return the same results, with notes where a name does not identify one model.
 
-    Results of one name whose weights, code or architecture differ are of different models: each
-    gets the first digits of the hash of whatever differs. An edited record is marked as such.
+    Where weights, code or architecture of one name differ, the note is the hash of what differs.
     """
     listed = list(results)
     differing = _differing(listed)
@@ -118,42 +116,41 @@ def variants(row: ResultRow) -> tuple[str, ...]:
 def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ...]:
     """Return what differs from the defaults in short words; empty for a plain result.
 
-    `settings` are those in a provenance, or of a planned result. A result of the student's weights,
-    of another attention or precision, of the first N samples only or of a data set that is not
-    complete must never pass for, nor overwrite, the plain one.
+    `settings` are those in a provenance, or of a planned result. A result that differs in one of
+    them must never pass for, nor overwrite, the plain one.
     """
     attention, precision = settings["attention"], settings["precision"]
     limit, partial = settings["limit"], settings.get("partial")
-    words = {
-        "student": student,
-        str(attention): attention not in (None, settings.get("protocol_attention", "csa")),
-        precision: precision != "fp32",
-        f"first {limit} only": limit is not None,
-        f"partial ({partial})": partial is not None,
-    }
-    return tuple(word for word, differs in words.items() if differs)
+    words = (
+        "student" if student else None,
+        None if attention == settings.get("protocol_attention", "csa") else attention,
+        None if precision == "fp32" else precision,
+        None if limit is None else f"first {limit} only",
+        None if partial is None else f"partial ({partial})",
+    )
+    return tuple(word for word in words if word)
 
 
 def is_partial(row: ResultRow) -> bool:
-    """Return whether a result is of a part of a data set: the first samples, or those found."""
+    """Return whether a result is of a part of a data set."""
     return row.provenance["limit"] is not None or "partial" in row.provenance
 
 
 def model_label(row: ResultRow, notes: tuple[str, ...] = ()) -> str:
     """Return the model's spec, then in brackets what differs from the defaults, and `notes`."""
-    random = ("random weights",) if row.model["random"] else ()
-    words = ", ".join((*random, *variants(row), *notes))
-    return f"{row.model['spec']} ({words})" if words else str(row.model["spec"])
+    return _label(row, *variants(row), *notes)
 
 
 def table_label(row: ResultRow, notes: tuple[str, ...] = ()) -> str:
     """Return the label in tables: also with the kind of map, if the protocol leaves it open."""
     record = row.provenance
-    if record.get("map") == record.get("protocol_map"):
-        return model_label(row, notes)
-    random = ("random weights",) if row.model["random"] else ()
-    words = ", ".join((*random, record["map"], *variants(row), *notes))
-    return f"{row.model['spec']} ({words})"
+    kind = () if record.get("map") == record.get("protocol_map") else (record["map"],)
+    return _label(row, *kind, *variants(row), *notes)
+
+
+def _label(row: ResultRow, *words: str) -> str:
+    listed = ", ".join(("random weights", *words) if row.model["random"] else words)
+    return f"{row.model['spec']} ({listed})" if listed else str(row.model["spec"])
 
 
 def safe_name(text: str) -> str:
@@ -165,10 +162,7 @@ def safe_name(text: str) -> str:
 
 
 def stem_of(model: str, dataset: str, family: str, words: tuple[str, ...]) -> str:
-    """Return the file name of a result without suffix, from its model, data set and overrides.
-
-    It is readable, safe everywhere, and the result's own.
-    """
+    """Return the file name of a result without suffix: readable, safe everywhere, its own."""
     plain = [word.replace("(", "").replace(")", "") for word in words]
     return "__".join(safe_name(part) for part in (model, dataset, family, *plain))
 
@@ -189,10 +183,9 @@ def predictions_of(folder: Path, model: str) -> Path:
 
 
 def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
-    """Return a short form of every name: long paths lose as many first folders as possible.
+    """Return short forms of names, by name: `cosmos:/data/runs/a/last.pt` -> `cosmos:…/a/last.pt`.
 
-    `cosmos:/data/runs/a/last.pt (bf16)` becomes `cosmos:…/a/last.pt (bf16)`. No two names become
-    the same. A name without folders stays as it is.
+    Long paths lose as many first folders as possible, so that no two names become the same.
     """
     ends = {name: _ends(name) for name in dict.fromkeys(names)}
     times = Counter(end for found in ends.values() for end in found)
@@ -203,7 +196,7 @@ def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
 
 
 def _ends(name: str) -> list[str]:
-    """Return the kind of model with every end of its path, shortest first, if that is shorter."""
+    """Return the kind of model with every end of its path, shortest first."""
     kind, colon, path = name.partition(":")
     starts = [index + 1 for index, character in enumerate(path) if character == "/"]
     ends = (f"{kind}{colon}…/{path[start:]}" for start in reversed(starts))

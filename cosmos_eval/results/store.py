@@ -10,7 +10,6 @@ import re
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,10 +46,9 @@ def write_result(directory: Path, row: ResultRow, samples: Samples) -> Path:
 def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
     """Write a result and its per-sample arrays; return the result as the JSON file holds it.
 
-    The samples come first and carry their hash in their name, so that at every moment a JSON
-    file names the samples that belong to it. A result of the same model, data set, protocol and
-    variants is replaced; of several processes that write it, one is the last. Raises UsageError
-    for values outside the schema, NaN included, and where the files cannot be written.
+    A result of the same model, data set, protocol and variants is replaced. The samples come first
+    and carry their hash in their name: at every moment a JSON file names its own samples. Raises
+    UsageError for values outside the schema, NaN included, and where the files cannot be written.
     """
     for name, value in row.metrics.items():
         if not math.isfinite(value):
@@ -77,28 +75,25 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
 
 def to_record(row: ResultRow) -> dict[str, Any]:
     """Return a result as JSON holds it."""
-    document = {field.name: getattr(row, field.name) for field in fields(row)}
+    record: dict[str, Any] = json.loads(_to_text(vars(row)))
     if not row.confusion_pairs:
-        del document["confusion_pairs"]
-    record: dict[str, Any] = json.loads(_to_text(document))
+        del record["confusion_pairs"]
     return record
 
 
 def _to_text(content: Any, **form: Any) -> str:
-    """JSON: sorted keys, shortest exact floats, no NaN."""
     return json.dumps(content, sort_keys=True, allow_nan=False, default=_plain, **form)
 
 
 def _plain(value: Any) -> Any:
-    """What json does not know: NumPy scalars and mappings that are not dicts."""
+    """Convert NumPy scalars and mappings that are not dicts, which json does not know."""
     return dict(value) if isinstance(value, Mapping) else value.item()
 
 
 def _replace(path: Path, samples: str, archive: bytes, text: bytes) -> None:
     """Write both files of a result, then remove the samples that the replaced one named.
 
-    Another writer in between could name the samples that this one removes. Without the lock of
-    the folder nothing is removed.
+    Without the lock of the folder another writer could name these samples: nothing is removed.
     """
     with exclusive(path.parent) as alone:
         former = _samples_named_in(path)
@@ -110,7 +105,7 @@ def _replace(path: Path, samples: str, archive: bytes, text: bytes) -> None:
 
 
 def _samples_named_in(path: Path) -> str | None:
-    """Return the name of the samples' file in a JSON file; None where it is not the result's."""
+    """Return the name of the samples in a JSON file; None where it is not the result's."""
     try:
         name = str(read_record(path).get("samples"))
     except UsageError:
@@ -125,10 +120,10 @@ def record_sha256(record: Record) -> str:
 
 
 def record_is_unchanged(record: Record) -> bool | None:
-    """Return whether the content of a record has the hash that the record holds of itself.
+    """Return whether a record has the hash that it holds of itself; None for one of version 1.
 
-    None for a record of version 1 without a hash, since that version has none. Samples are not
-    read: `cosmos_eval.results.verify` computes whether the figures follow from them.
+    Samples are not read: `cosmos_eval.results.verify` computes whether the figures follow from
+    them.
     """
     provenance = record.get("provenance")
     stored = provenance.get("record_sha256") if isinstance(provenance, Mapping) else None
@@ -142,11 +137,10 @@ def record_is_unchanged(record: Record) -> bool | None:
 
 
 def _is_as_written(content: bytes, row: ResultRow) -> bool:
-    """Return whether a file is, to the byte, what `write_result` writes for its hash.
+    """Return whether a file is, to the byte, what `store_result` writes for its hash.
 
-    Hashing the text of the file takes a third of the time of writing all its numbers again. The
-    text is compacted to the form that is hashed: JSON has no raw line breaks inside strings, and
-    no quote without a backslash before it, hence no string is changed.
+    Compacting the text takes a third of the time of writing all its numbers again. JSON strings
+    hold no raw line breaks, and no quote without a backslash before it: none is changed.
     """
     compact = b"".join([line.lstrip() for line in content.split(b"\n")])
     for old, new in ((b'\\": ', b"\0"), (b'": ', b'":'), (b"\0", b'\\": ')):
@@ -156,17 +150,14 @@ def _is_as_written(content: bytes, row: ResultRow) -> bool:
 
 
 def read_result(path: Path) -> ResultRow:
-    """Read one result, of any version so far.
-
-    Raises UsageError, naming the file, where it is not one or of a newer version.
-    """
+    """Read one result, of any version so far. Raises UsageError for other files."""
     return _to_row(_read(path), path)
 
 
 def read_stored(paths: Iterable[Path]) -> list[Stored]:
     """Read results and whether each is what was written, with names that distinguish their models.
 
-    Raises UsageError, naming the file, where one is not a result or of a newer version.
+    Raises UsageError for a file that is not a result or is of a newer version.
     """
     return distinguish(map(_read_stored, paths))
 
@@ -174,9 +165,8 @@ def read_stored(paths: Iterable[Path]) -> list[Stored]:
 def _read_stored(path: Path) -> Stored:
     content = _read(path)
     row = _to_row(content, path)
-    return Stored(
-        path, row, _is_as_written(content, row) or record_is_unchanged(_parse(content, path))
-    )
+    unchanged = _is_as_written(content, row) or record_is_unchanged(_parse(content, path))
+    return Stored(path, row, unchanged)
 
 
 def read_record(path: Path) -> Record:
@@ -203,12 +193,8 @@ def _parse(content: bytes, path: Path) -> Record:
 
 
 def _to_row(content: bytes, path: Path) -> ResultRow:
-    """Return the result in the text of a JSON file, upgraded to this version.
-
-    pydantic reads what is of this version, in half the time of Python's json.
-    """
     try:
-        return validate(ResultRow, content, str(path))
+        return validate(ResultRow, content, str(path))  # in half the time of Python's json
     except UsageError:
         record = _parse(content, path)
         upgraded = upgrade_record(record, str(path))
@@ -218,10 +204,7 @@ def _to_row(content: bytes, path: Path) -> ResultRow:
 
 
 class ResultFiles(NamedTuple):
-    """Both files of a result: the record as stored, the result, and the samples' bytes.
-
-    `archive` is the error instead where the samples' file cannot be read.
-    """
+    """Both files of a result: the record as stored, the result, and the samples or their error."""
 
     record: Record
     row: ResultRow
@@ -229,11 +212,7 @@ class ResultFiles(NamedTuple):
 
 
 def read_files(path: Path) -> ResultFiles:
-    """Read the JSON file of a result and the samples that it names.
-
-    Where another process replaces the result meanwhile, it is read again. Raises UsageError for a
-    JSON file that is not a result.
-    """
+    """Read the JSON file of a result and its samples. Raises UsageError for another JSON file."""
     content = _read(path)
     while True:
         record, row = _parse(content, path), _to_row(content, path)
@@ -241,15 +220,14 @@ def read_files(path: Path) -> ResultFiles:
             return ResultFiles(record, row, read_bytes(path.with_name(row.samples)))
         except FileError as error:
             before, content = content, _read(path)
-            if content == before:
+            if content == before:  # no other process has replaced the result meanwhile
                 return ResultFiles(record, row, error)
 
 
 def read_samples(path: Path) -> Samples:
     """Read the per-sample arrays of the result in a JSON file, upgraded to this version.
 
-    Raises UsageError where they are missing, cannot be read, or are not those that were stored with
-    the result.
+    Raises UsageError where they cannot be read or are not those that were stored with the result.
     """
     return samples_of(path, read_files(path))
 
@@ -282,9 +260,9 @@ def read_results(directory: str | Path) -> list[ResultRow]:
 
 
 def list_results(place: Path) -> tuple[list[Path], list[str]]:
-    """List every *.json of a folder and those in it, or the file itself; with errors per folder.
+    """List every *.json of a folder and those in it, or the file itself, sorted; and errors.
 
-    Paths are sorted. Hidden files, which killed runs may leave, are no results.
+    Hidden files, which killed runs may leave, are no results.
     """
     return _walk(place) if os.path.isdir(place) else ([place], [])
 

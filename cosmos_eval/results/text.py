@@ -1,9 +1,7 @@
 """Text from data as text of each output format, in which nothing of it is interpreted.
 
-Names of models, data sets, classes and files come from users, from downloads and from results of
-other people. Each writer passes them through the function of its format: `one_line` for terminals,
-error lines and XML (whose library escapes the rest), `html_value` in templates of web pages, and
-the others as their names say.
+Names come from users, downloads and other people's results. `one_line` is for terminals, errors
+and XML, whose library escapes the rest, `html_value` for templates of web pages.
 """
 
 from __future__ import annotations
@@ -39,14 +37,8 @@ _ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", ":": "&#58;", ".": "&#46;"}
 # and what would be an option after a line's end.
 _LATEX = str.maketrans(
     {
+        **{character: rf"\{character}" for character in "{}$&#%_"},
         "\\": r"\textbackslash{}",
-        "{": r"\{",
-        "}": r"\}",
-        "$": r"\$",
-        "&": r"\&",
-        "#": r"\#",
-        "%": r"\%",
-        "_": r"\_",
         "^": r"\textasciicircum{}",
         "~": r"\textasciitilde{}",
         "`": r"\textasciigrave{}",
@@ -80,10 +72,7 @@ def markdown_code(text: str) -> str:
 
 
 def markdown_table(header: Iterable[str], rows: Iterable[Iterable[str]], texts: int) -> str:
-    """Return a table of cells that are Markdown already; those after the first `texts` are numbers.
-
-    Ends with a line break.
-    """
+    """Return a table of cells of Markdown, which are numbers after the first `texts`."""
     titles = list(header)
     marks = ["---"] * texts + ["--:"] * (len(titles) - texts)
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (titles, marks, *rows))
@@ -98,8 +87,8 @@ def latex_text(text: str) -> str:
 def csv_text(text: str) -> str:
     r"""Return text as a cell on one line that no spreadsheet takes for a formula.
 
-    What begins like one, or with an apostrophe, gets an apostrophe in front: whoever drops that
-    has the text again. Control characters and line breaks become `\x0a`; spaces stay.
+    What begins like one, or with an apostrophe, gets an apostrophe in front. Control characters and
+    line breaks become `\x0a`; spaces stay.
     """
     flat = without_commands(visible(LINE_BREAK.sub(code, text)))
     return f"'{flat}" if flat.lstrip().startswith(_FORMULA) or flat.startswith("'") else flat
@@ -112,10 +101,7 @@ def json_text(content: Any, **form: Any) -> str:
 
 
 def script_json(content: Any) -> str:
-    """Return JSON that may be inside an HTML script element.
-
-    Raises ValueError for NaN.
-    """
+    """Return JSON that may be inside an HTML script element. Raises ValueError for NaN."""
     text = json_text(_shown(content), separators=(",", ":"), allow_nan=False)
     # What would end the element, or begin a comment or a tag in it.
     return text.translate({ord(c): f"\\u{ord(c):04x}" for c in "<>&"})
@@ -136,7 +122,6 @@ def annotation(kind: str, title: str, message: str) -> str:
 
 
 def _shown(content: Any) -> Any:
-    """Return the same content with texts as a page shows them."""
     if isinstance(content, Mapping):
         return {html_value(key): _shown(value) for key, value in content.items()}
     if isinstance(content, list | tuple):

@@ -1,6 +1,6 @@
 """Result files of older versions, upgraded to the present one.
 
-Version 2 added to samples the names of classes, groups of classes and subsets, to records a hash of
+Version 2 added to samples the names of classes, groups and subsets, to records a hash of
 themselves, and to ranks an interval.
 """
 
@@ -33,14 +33,14 @@ _NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
 def upgrade_record(record: Record, where: str) -> Record:
     """Return a record of this version; of an unknown older version, the same record.
 
-    Raises UsageError for a newer version, and for a record of version 2 that is labelled version 1:
-    otherwise an edit could remove the hash that records of version 2 hold.
+    Raises UsageError for a newer version, and for one of version 2 that is labelled version 1,
+    since that would hide an edit.
     """
     version = record["schema_version"]
     if version > SCHEMA_VERSION:
+        known = f"this cosmos-eval knows versions up to {SCHEMA_VERSION}"
         raise UsageError(
-            f"{where} is a result of version {version}, and this cosmos-eval knows versions up to "
-            f"{SCHEMA_VERSION}: install a newer cosmos-eval"
+            f"{where} is a result of version {version}, and {known}: install a newer cosmos-eval"
         )
     if version != 1:
         return record
@@ -68,7 +68,6 @@ def upgrade_samples(samples: Samples, record: Record, where: str) -> Samples:
 
 
 def _later_than_1(record: Record) -> list[str]:
-    """List what a record has that version 1 did not have."""
     model, provenance, intervals = (
         part if isinstance(part := record.get(name), Mapping) else {}
         for name in ("model", "provenance", "intervals")

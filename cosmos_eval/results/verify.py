@@ -1,7 +1,6 @@
-"""Whether stored results are what they were when they were measured, from their two files alone.
+"""Verify stored results: every figure, computed anew from the samples, has to be the same float.
 
-Every figure is computed anew from the stored samples, by the function that measuring uses and with
-the seed that it used, and has to be the same float. Imports no torch.
+Imports no torch.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ from cosmos_eval.types import Figures, Samples, UsageError
 
 
 class Verdict(NamedTuple):
-    """The outcome for one result: differences, or else an obstacle, one line each.
-
-    `figures` is how many were computed anew and compared.
-    """
+    """Differences of one result, or an obstacle; `figures` is how many were compared."""
 
     path: str
     differences: tuple[str, ...] = ()
@@ -43,7 +39,7 @@ class Verdict(NamedTuple):
 
     @property
     def outcome(self) -> Literal["verified", "differs", "not looked at"]:
-        """The verdict in a word or three."""
+        """The verdict in short."""
         if self.differences:
             return "differs"
         return "not looked at" if self.obstacle else "verified"
@@ -59,10 +55,7 @@ class Verified(NamedTuple):
 
 
 def verify_all(places: Iterable[Path]) -> Iterator[Verdict]:
-    """Yield verdicts on results in files and folders, in the order of their names.
-
-    A folder that cannot be listed or has no results has a verdict of its own.
-    """
+    """Yield verdicts on results in files and folders, sorted, and on folders without results."""
     for place in places:
         paths, faults = list_results(place)
         yield from (Verdict(str(place), obstacle=fault) for fault in faults)
@@ -86,9 +79,8 @@ def read_verified(path: Path) -> Verified | Verdict:
 
 
 def _examine(path: Path, stored: ResultFiles) -> Verified | Verdict:
-    """Compare a result with its samples. Raises UsageError where it cannot be verified."""
     record, row, archive = stored
-    if swapped := [*_misnamed(path, row), *_samples_of_another(path, row, archive)]:
+    if swapped := [*_swapped(path, row, archive)]:
         return Verdict(str(path), tuple(swapped))
     samples = samples_of(path, stored)
     try:
@@ -98,17 +90,18 @@ def _examine(path: Path, stored: ResultFiles) -> Verified | Verdict:
         return Verdict(str(path), (found,))
     if record["schema_version"] < SCHEMA_VERSION:
         again = _as_far_as_stored(row, again)
-    if differences := [*_differences(row, again)]:
-        return Verdict(str(path), tuple(differences))
-    if record_is_unchanged(record) is False:
+    differences = [*_differences(row, again)]
+    if not differences and record_is_unchanged(record) is False:
         found = "edited record: its figures follow from its samples, but something else was changed"
-        return Verdict(str(path), (found,))
+        differences.append(found)
+    if differences:
+        return Verdict(str(path), tuple(differences))
     figures = sum(map(len, [again.metrics, again.intervals, *again.per_class.values()]))
     return Verified(path, row, samples, figures)
 
 
 def _as_far_as_stored(row: ResultRow, again: Figures) -> Figures:
-    """Leave out the figures that came later than an older result."""
+    """Leave out the figures that came after version 1."""
     shared = again.intervals.keys() & row.intervals.keys()
     return replace(
         again,
@@ -117,16 +110,10 @@ def _as_far_as_stored(row: ResultRow, again: Figures) -> Figures:
     )
 
 
-def _misnamed(path: Path, row: ResultRow) -> Iterator[str]:
+def _swapped(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
+    """Describe files of other names and samples. Raises UsageError where there are no samples."""
     if path.stem != file_stem(row):
         yield f"swapped file: it holds the result that is called {file_stem(row)}.json"
-
-
-def _samples_of_another(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:
-    """Describe samples that are not those stored with the result, by their name or their hash.
-
-    Raises UsageError where there are none.
-    """
     digest = row.provenance["samples_sha256"]
     if row.samples != samples_name(row, digest):
         yield f"swapped file: it names {row.samples}, the samples of another result"
@@ -170,7 +157,6 @@ def _compare(kind: str, stored: Mapping[str, Any], again: Mapping[str, Any]) -> 
 
 
 def _shown(value: Any) -> str:
-    """Return a number, or the numbers of a class or an interval, as text."""
     if not isinstance(value, Mapping):
         return str(value)
     return ", ".join(f"{key} {part}" for key, part in sorted(value.items()))

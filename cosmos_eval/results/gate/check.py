@@ -1,11 +1,9 @@
-"""The decision, metric by metric.
+"""The decision, metric by metric; what cannot be compared is a problem, never passes.
 
 A metric regressed where the paired interval of new minus baseline lies below minus the tolerance,
-at a level that holds for all metrics of the baseline together: Holm's step-down over one-sided
-tests at 2.5%, so that an adjusted p-value of that much implies a 95% interval below it. Metrics of
-one data set depend on each other, for which Holm's correction allows. Without the baseline's
-samples the standard error is that of two independent results, from their intervals: more than the
-paired one, so that small regressions are missed, not made up.
+at a level that holds for all metrics together: Holm's step-down over one-sided tests at 2.5%.
+Without the baseline's samples the standard error is that of two independent results, from their
+intervals: more than the paired one, so that small regressions are missed, not made up.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from scipy.special import ndtri
 
@@ -42,7 +40,7 @@ Status = Literal["regression", "better", "no change shown"]
 
 
 class Problem(NamedTuple):
-    """Why something could not be decided: where it is, and what is wrong."""
+    """Why something could not be decided."""
 
     where: str
     message: str
@@ -78,7 +76,6 @@ class Finding(NamedTuple):
         return "better" if self._gain().flipped().p_below(0) <= ALPHA else "no change shown"
 
     def _gain(self) -> PairedDifference:
-        """Return the change, positive where the metric is better."""
         return self.change if self.record.higher_is_better else self.change.flipped()
 
     def p_regression(self, tolerance: float) -> float:
@@ -92,7 +89,7 @@ class Finding(NamedTuple):
         return self._replace(adjusted=adjusted, detectable=detectable)
 
     def _margin(self, tolerance: float) -> float:
-        """Return the tolerated loss: absolute for shares, relative for ranks and ratios."""
+        """Return the tolerated loss: absolute for fractions, relative for ranks and ratios."""
         return tolerance * (1.0 if self.record.unit == "fraction" else self.change.b)
 
 
@@ -107,7 +104,7 @@ class Report(NamedTuple):
 
     @property
     def regressions(self) -> list[Finding]:
-        """The metrics that regressed."""
+        """Findings whose status is `regression`."""
         return [finding for finding in self.findings if finding.status == "regression"]
 
     @property
@@ -176,11 +173,8 @@ def examine(
             findings += _compare(by_key[entry.key], entry, baseline_samples(path, entry))
         except ValueError as error:
             found.append(Problem(where, str(error)))
-        found += [
-            Problem(where, f"the result lacks {name}, which the baseline has")
-            for name in entry.metrics
-            if name not in metrics
-        ]
+        for name in sorted(entry.metrics.keys() - metrics.keys()):
+            found.append(Problem(where, f"the result lacks {name}, which the baseline has"))
         if new := sorted(metrics.keys() - entry.metrics.keys()):
             notes.append(f"{where}: not in the baseline: {', '.join(new)}")
     if baseline.schema_version == 1:
@@ -190,61 +184,49 @@ def examine(
 
 
 def _faults(results: Iterable[Verified], *, strict: bool) -> Iterator[Problem]:
-    """What is wrong with results by themselves."""
     for result in results:
         row, path = result.row, str(result.path)
         if row.model["random"]:
             yield Problem(path, "is of random weights, which measure nothing")
-        if not strict:
-            continue
-        if "record_sha256" not in row.provenance:
+        if strict and "record_sha256" not in row.provenance:
             message = "is of version 1, without a hash that --strict could trust its commit by"
             yield Problem(path, message)
-        elif row.provenance["commit"] is None:
+        elif strict and row.provenance["commit"] is None:
             yield Problem(path, "does not state its commit, which --strict requires")
-        elif row.provenance["dirty"] is not False:
+        elif strict and row.provenance["dirty"] is not False:
             yield Problem(path, "is of edited code (dirty), which --strict refuses")
 
 
 def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[Problem]:
-    """Entries without a result, with similar results, and results without an entry."""
     entries = {entry.key for entry in baseline.results}
     without_entry = [key for key in by_key if key not in entries]
     for key in sorted(entries - by_key.keys()):
-        near = [model for model, *data in without_entry if data == [*key[1:]]]
+        near = [other[0] for other in without_entry if other[1:] == key[1:]]
         hint = f"; there is one of {', '.join(near)}" if near else ""
         yield Problem(described(key), f"the baseline has it, the results have not{hint}")
-    for key in without_entry:
-        message = "is not in the baseline: leave it out, or add it with --update"
-        yield Problem(described(key), message)
+    message = "is not in the baseline: leave it out, or add it with --update"
+    yield from (Problem(described(key), message) for key in without_entry)
 
 
 def _compare(result: Verified, entry: Entry, samples: Samples | None) -> list[Finding]:
-    """New minus baseline of every metric that both have. Raises ValueError."""
     if differing := mismatches(entry.setting, setting(result.row)):
         raise ValueError(f"measured otherwise than the baseline: {'; '.join(differing)}")
     shared = [name for name in entry.metrics if name in result.row.metrics]
+    task, new = result.row.task, (result.row.metrics, result.samples)
     if samples is None:
         changes = {name: _independent(result.row, entry, name) for name in shared}
     else:
-        row, old = result.row, (entry.metrics, samples)
-        changes = differences_of(row.task, (row.metrics, result.samples), old)
-    return [Finding(entry.key, result.row.task, name, changes[name]) for name in shared]
+        changes = differences_of(task, new, (entry.metrics, samples))
+    return [Finding(entry.key, task, name, changes[name]) for name in shared]
 
 
 def _independent(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
-    """Return the difference of two results as if they were of different samples."""
-    try:
-        errors = [_standard_error(some.intervals[metric]) for some in (row, entry)]
-    except KeyError as error:
-        raise ValueError(f"{metric} has no interval, and the baseline no samples") from error
+    if metric not in row.intervals or metric not in entry.intervals:
+        raise ValueError(f"{metric} has no interval, and the baseline no samples")
+    ends = row.intervals[metric], entry.intervals[metric]
+    errors = ((e["high"] - e["low"]) / (2 * ndtri((1 + e["level"]) / 2)) for e in ends)
     values = row.metrics[metric], entry.metrics[metric]
     return independent_difference(*values, math.hypot(*errors), row.n_samples)
-
-
-def _standard_error(interval: Mapping[str, Any]) -> float:
-    width = interval["high"] - interval["low"]
-    return float(width / (2 * ndtri((1 + interval["level"]) / 2)))
 
 
 def _decide(findings: Sequence[Finding], baseline: Baseline) -> Iterator[Finding]:
@@ -266,7 +248,7 @@ def replace_baseline(
     tolerance: float = 0.0,
     keep_samples: bool = True,
 ) -> list[dict[str, str]]:
-    """Make results the baseline in a file, which then holds nothing else; return what changed.
+    """Make results the whole baseline in a file; return what changed.
 
     Raises UsageError for results that a check could not use, and where the file is no baseline.
     """
@@ -274,12 +256,9 @@ def replace_baseline(
     if wrong or not results:
         raise UsageError(f"no baseline of such results: {'; '.join(wrong)}")
     before = {entry.key for entry in read_baseline(path).results} if path.exists() else set()
+    pairs = [(one.row, one.samples) for one in results]
     after = write_baseline(
-        path,
-        [(one.row, one.samples) for one in results],
-        reason=reason,
-        tolerance=tolerance,
-        keep_samples=keep_samples,
+        path, pairs, reason=reason, tolerance=tolerance, keep_samples=keep_samples
     )
     changes = {(True, True): "replaced", (True, False): "removed", (False, True): "added"}
     return [

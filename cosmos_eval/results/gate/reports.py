@@ -1,13 +1,12 @@
-"""A report for people and for machines: Markdown, JUnit XML, GitHub's annotations, JSON."""
+"""Reports of the gate: Markdown, JUnit XML, GitHub's annotations, JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from cosmos_eval.results.gate.baseline import described
-from cosmos_eval.results.gate.check import ALPHA, Finding, Report
+from cosmos_eval.results.gate.check import ALPHA, Finding, Problem, Report
 from cosmos_eval.results.text import (
     annotation,
     markdown_code,
@@ -44,12 +43,11 @@ def to_cells(finding: Finding) -> dict[str, str]:
 
 def tolerance_text(report: Report) -> str:
     """Return the tolerance as text after the baseline's name; empty where it is unknown."""
-    tolerance = report.tolerance
-    if tolerance is None:
+    if report.tolerance is None:
         return ""
-    percent = f"{100 * tolerance:g}"
-    units = f" ({percent} points of a share, {percent}% of a rank or ratio)" if tolerance else ""
-    return f", tolerance {tolerance:g}{units}"
+    percent = f"{100 * report.tolerance:g}"
+    units = f" ({percent} points of a share, {percent}% of a rank or ratio)"
+    return f", tolerance {report.tolerance:g}{units if report.tolerance else ''}"
 
 
 def to_records(report: Report) -> dict[str, Any]:
@@ -68,12 +66,8 @@ def to_records(report: Report) -> dict[str, Any]:
 
 def to_markdown(report: Report) -> str:
     """Write a section for a pull request: the verdict, problems, and all metrics."""
-    lines = [
-        f"### {NAME}: {markdown_text(report.verdict)}",
-        "",
-        f"Baseline: {markdown_code(str(report.baseline))}{markdown_text(tolerance_text(report))}",
-        "",
-    ]
+    baseline = f"{markdown_code(str(report.baseline))}{markdown_text(tolerance_text(report))}"
+    lines = [f"### {NAME}: {markdown_text(report.verdict)}", "", f"Baseline: {baseline}", ""]
     lines += [f"- **cannot decide** {markdown_text(str(problem))}" for problem in report.problems]
     lines += [f"- note: {markdown_text(note)}" for note in report.notes]
     if report.findings:
@@ -85,12 +79,9 @@ def to_markdown(report: Report) -> str:
 
 def to_junit(report: Report) -> str:
     """Write JUnit XML: a case per metric, failed where it regressed, and an error per problem."""
-    cases = [*_metric_cases(report), *_problem_cases(report)]
-    counts = {
-        "tests": str(len(cases)),
-        "failures": str(len(report.regressions)),
-        "errors": str(len(report.problems)),
-    }
+    cases = [*map(_metric_case, report.findings), *map(_problem_case, report.problems)]
+    sizes = (len(cases), len(report.regressions), len(report.problems))
+    counts = dict(zip(("tests", "failures", "errors"), map(str, sizes), strict=True))
     suites = ET.Element("testsuites", counts)
     suite = ET.SubElement(suites, "testsuite", {"name": NAME, **counts})
     if report.tolerance is not None:
@@ -110,21 +101,19 @@ def to_annotations(report: Report) -> list[str]:
     return [annotation("error", f"{NAME}: {title}", message) for title, message in errors]
 
 
-def _metric_cases(report: Report) -> Iterator[ET.Element]:
-    for finding in report.findings:
-        model, dataset, protocol = finding.key
-        names = {"classname": model, "name": f"{dataset} ({protocol}) {finding.metric}"}
-        case = ET.Element("testcase", {key: one_line(text) for key, text in names.items()})
-        if finding.status == "regression":
-            ET.SubElement(case, "failure", {"message": one_line(_sentence(finding))})
-        yield case
+def _metric_case(finding: Finding) -> ET.Element:
+    model, dataset, protocol = finding.key
+    name = one_line(f"{dataset} ({protocol}) {finding.metric}")
+    case = ET.Element("testcase", {"classname": one_line(model), "name": name})
+    if finding.status == "regression":
+        ET.SubElement(case, "failure", {"message": one_line(_sentence(finding))})
+    return case
 
 
-def _problem_cases(report: Report) -> Iterator[ET.Element]:
-    for problem in report.problems:
-        case = ET.Element("testcase", {"classname": NAME, "name": one_line(problem.where)})
-        ET.SubElement(case, "error", {"message": one_line(problem.message)})
-        yield case
+def _problem_case(problem: Problem) -> ET.Element:
+    case = ET.Element("testcase", {"classname": NAME, "name": one_line(problem.where)})
+    ET.SubElement(case, "error", {"message": one_line(problem.message)})
+    return case
 
 
 def _record(finding: Finding) -> dict[str, Any]:

@@ -152,9 +152,7 @@ def _notes(
         "ranks": any(cell.ranks for cell in cells),
         "delta": any(cell.delta for cell in cells),
         "partial": any(entry.partial for entry in entries),
-        "unverified": any(
-            entry.source == "unverified" and entry.stored is None for entry in entries
-        ),
+        "unverified": any(e.source == "unverified" and e.stored is None for e in entries),
         "unknown": any(entry.task not in known_tasks() for entry in entries),
     }
     results = [entry.stored for entry in entries if entry.stored is not None]

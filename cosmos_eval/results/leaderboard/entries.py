@@ -35,10 +35,9 @@ class Key(NamedTuple):
 class Entry(NamedTuple):
     """One model's metrics on one data set, measured here or published elsewhere.
 
-    `partial` marks a result of a part of the samples, which is shown but never ranked; `url` is the
-    source of a published number. A measured entry has `stored`, its result, and `published`, what
-    the model's authors published for the same data set and protocol. An edited result is
-    `unverified`.
+    `partial` results are shown and never ranked; `url` is the source of a published number. A
+    measured entry has `stored`, its result, and `published`, what the model's authors published for
+    the same data set and protocol. An edited result is `unverified`.
     """
 
     model: str
@@ -54,21 +53,13 @@ class Entry(NamedTuple):
     stored: Stored | None = None
 
     @property
-    def result(self) -> ResultRow | None:
-        """The result that it was made from."""
-        return None if self.stored is None else self.stored.row
-
-    @property
     def key(self) -> Key:
         """The identity of the entry."""
         return Key(self.protocol, self.model, self.source, self.url, self.dataset)
 
 
 def headlines_of(entry: Entry) -> Mapping[str, str]:
-    """Return the metrics that tables show of an entry, with the titles of their columns.
-
-    Of a task that is not installed here, all that it has.
-    """
+    """Return the titles of the metrics that tables show: all, where the task is not installed."""
     known = known_tasks()
     if entry.task in known:
         return known[entry.task].headlines
@@ -88,10 +79,8 @@ def entries_of(results: Iterable[Stored]) -> list[Entry]:
         if (other := entries.get(entry.key)) is not None:
             paths = [some.stored.path for some in (other, entry) if some.stored]
             named = f" {' and '.join(map(str, paths))}" if all(path.name for path in paths) else ""
-            raise UsageError(
-                f"two results of {entry.model} on {entry.dataset} ({entry.protocol}): "
-                f"keep one of the files{named}"
-            )
+            where = f"{entry.model} on {entry.dataset} ({entry.protocol})"
+            raise UsageError(f"two results of {where}: keep one of the files{named}")
         entries[entry.key] = entry
     return [entries[key] for key in sorted(entries)]
 
@@ -117,10 +106,7 @@ def _entry(one: Stored) -> Entry:
 
 @cache
 def published() -> tuple[Entry, ...]:
-    """Return numbers of others, as this package ships them, each with its URL.
-
-    Their source is `unverified` where it is not the authors' own page.
-    """
+    """Return numbers of others, `unverified` where the URL is not the authors' own page."""
     numbers: dict[tuple[str, ...], dict[str, float]] = {}
     for file in files("cosmos_eval.protocols").joinpath("published").iterdir():
         for line in csv.DictReader(io.StringIO(file.read_text("utf-8"))):
@@ -137,7 +123,6 @@ def published() -> tuple[Entry, ...]:
 
 @cache
 def _of_authors() -> Mapping[tuple[str, str, str], Mapping[str, float]]:
-    """Return what authors published themselves, by model, data set and protocol."""
     return {
         (entry.model, entry.dataset, entry.protocol): entry.metrics
         for entry in published()

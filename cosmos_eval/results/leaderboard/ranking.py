@@ -1,8 +1,7 @@
-"""Who is best, who cannot be distinguished from the best, and what ranks results can have.
+"""Ranks of results, and ties with the best one.
 
-Ranks are among the results measured here. Two results differ by the interval of their
-difference on the same samples where that is given; else by whether their own intervals overlap,
-which finds fewer differences.
+Two results differ by the interval of their difference on the same samples where that is given; else
+by whether their own intervals overlap, which finds fewer differences.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from cosmos_eval.types import UsageError
 Tie = Literal["", "paired", "intervals"]
 TieRule = Literal["auto", "paired", "intervals"]
 
-# What `auto` compares at most: pairs of results, and samples of those that need a bootstrap. A
-# bootstrap of COCO's 5,000 images takes seconds.
+# What `auto` compares at most; a bootstrap of COCO's 5,000 images takes seconds.
 _MOST_PAIRS = 16
 _MOST_SAMPLES = 10_000
 
@@ -45,8 +43,8 @@ NO_TIES: Ties = MappingProxyType({})
 class Rank(NamedTuple):
     """How a number compares with the others of its column.
 
-    `best` is the best as shown, `tie` is what does not distinguish a worse one from it; `ranks`
-    are the first and last rank that it can have, None where ranks mean nothing.
+    `best` is whether it is the best as shown, `tie` what does not distinguish it from the best, and
+    `ranks` are the first and last rank that it can have.
     """
 
     best: bool = False
@@ -62,7 +60,7 @@ class Cell(NamedTuple):
 
 
 def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
-    """Return the pairs that samples could tell apart: the best of a column with each near it."""
+    """Return the pairs that samples could distinguish: the best of a column with each near it."""
     return [
         Pair(best.key, other.key, metric)
         for metric, column in _columns(entries)
@@ -86,11 +84,10 @@ def rank_entries(entries: Iterable[Entry], ties: Ties = NO_TIES) -> dict[Cell, R
 
 
 def _columns(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
-    """Return headline metric and ranked entries of every column of every table."""
+    """Return the headline metric and the ranked entries of every column."""
     columns: dict[tuple[str, str, str], list[Entry]] = {}
-    for entry in entries:
-        if entry.partial or entry.source == "unverified":
-            continue
+    ranked = (e for e in entries if not e.partial and e.source != "unverified")
+    for entry in ranked:
         for metric in headlines_of(entry):
             if metric in entry.metrics and metric_of(entry.task, metric).unit != "unknown":
                 columns.setdefault((entry.protocol, entry.dataset, metric), []).append(entry)
@@ -101,13 +98,8 @@ def _best(column: Sequence[Entry], metric: str) -> Entry | None:
     """Return the best of several; the first by name of equal ones."""
     if len(column) < 2:
         return None
-    sign = _sign(column[0], metric)
-    return min(column, key=lambda entry: (-sign * entry.metrics[metric], entry.key))
-
-
-def _sign(entry: Entry, metric: str) -> int:
-    """Return 1 where higher is better, else -1."""
-    return 1 if metric_of(entry.task, metric).higher_is_better else -1
+    sign = -1 if metric_of(column[0].task, metric).higher_is_better else 1
+    return min(column, key=lambda entry: (sign * entry.metrics[metric], entry.key))
 
 
 def _rank_column(column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, Rank]:
@@ -129,7 +121,7 @@ def _rank_column(column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, 
 
 
 def _tie(best: Entry, other: Entry, metric: str, ties: Ties) -> tuple[Tie, bool]:
-    """Return by what two results are tied, and whether samples have decided it."""
+    """Return what ties two results, and whether samples have decided it."""
     tied = ties.get(Pair(best.key, other.key, metric))
     if tied is not None:
         return ("paired" if tied else ""), True
@@ -137,23 +129,23 @@ def _tie(best: Entry, other: Entry, metric: str, ties: Ties) -> tuple[Tie, bool]
 
 
 def _overlap(best: Entry, other: Entry, metric: str) -> bool:
-    """Return whether intervals overlap; a number without one is a point. Two points never tie."""
+    """Return whether intervals overlap; a number without one is a point, and points never tie."""
     if metric not in best.intervals and metric not in other.intervals:
         return False
     return _ends(other, metric)[1] >= _ends(best, metric)[0]
 
 
 def _ends(entry: Entry, metric: str) -> tuple[float, float]:
-    """Return the worse and the better end of an interval, so that more is better."""
+    """Return an interval, negative where lower is better."""
     value = entry.metrics[metric]
     interval = entry.intervals.get(metric, {"low": value, "high": value})
-    if _sign(entry, metric) < 0:
-        return -interval["high"], -interval["low"]
-    return interval["low"], interval["high"]
+    if metric_of(entry.task, metric).higher_is_better:
+        return interval["low"], interval["high"]
+    return -interval["high"], -interval["low"]
 
 
 def _ranks(column: Sequence[Entry], metric: str) -> dict[Key, tuple[int, int]]:
-    """Return the ranks by intervals: behind all that lie above, before all that lie below."""
+    """Return ranks by intervals: behind all that lie above, before all that lie below."""
     ranked = [e for e in column if e.source == "measured" and metric in e.intervals]
     if len(ranked) < 2:
         return {}
@@ -169,7 +161,7 @@ def _ranks(column: Sequence[Entry], metric: str) -> dict[Key, tuple[int, int]]:
 def _sharpen(
     ranks: dict[Key, tuple[int, int]], best: Key, tied: Mapping[Key, tuple[Tie, bool]]
 ) -> None:
-    """Let the samples, where they were compared with the best, decide who can be first."""
+    """Let the samples, where they were compared, decide which results can be first."""
     for key, (tie, decided) in tied.items():
         if decided and key in ranks:
             first, last = ranks[key]
@@ -180,8 +172,8 @@ def _sharpen(
 def find_ties(entries: Sequence[Entry], rule: TieRule) -> Ties:
     """Return whether the paired interval of each close pair covers 0.
 
-    `paired` compares every pair's samples and raises UsageError where that cannot be; `auto`
-    compares those that can be, if they are few; `intervals` reads no samples.
+    `paired` compares all samples and raises UsageError where that is impossible; `auto` compares
+    what it can, if it is not much; `intervals` reads no samples.
     """
     if rule == "intervals":
         return NO_TIES
@@ -207,10 +199,8 @@ def _ties(best: Stored, other: Stored, pairs: Sequence[Pair]) -> dict[Pair, bool
     from cosmos_eval.results.compare import mismatches, paired_differences, setting  # SciPy
 
     if differing := mismatches(setting(best.row), setting(other.row)):
-        raise UsageError(
-            f"{best.model} and {other.model} on {best.row.dataset} cannot be compared: "
-            f"{'; '.join(differing)}"
-        )
+        pair = f"{best.model} and {other.model} on {best.row.dataset}"
+        raise UsageError(f"{pair} cannot be compared: {'; '.join(differing)}")
     samples = read_samples(best.path), read_samples(other.path)
     found = paired_differences(best.row, samples[0], other.row, samples[1])
     intervals = {pair: found[pair.metric].interval() for pair in pairs if pair.metric in found}

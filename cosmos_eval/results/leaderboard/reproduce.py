@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.results.leaderboard.board import Column, columns_of
-from cosmos_eval.results.leaderboard.entries import AMP, Entry, Source, published
+from cosmos_eval.results.leaderboard.entries import AMP, Entry, published
 from cosmos_eval.results.leaderboard.terminal import Grid, grid_tables
 from cosmos_eval.results.text import (
     bounds,
@@ -53,9 +53,9 @@ class Reproduction(NamedTuple):
     @property
     def precision(self) -> str | None:
         """The precision of the measured number, for `amp` with its type; None without one."""
-        if self.measured is None or self.measured.result is None:
+        if self.measured is None or self.measured.stored is None:
             return None
-        record = self.measured.result.provenance
+        record = self.measured.stored.row.provenance
         half = "float16" if str(record["device"]).startswith("cuda") else "bfloat16"
         return f"amp {half}" if record["precision"] == "amp" else str(record["precision"])
 
@@ -72,16 +72,14 @@ def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
     as the published one or else in float32.
     """
     found = {entry.key: entry for entry in entries}
-    order = {f"cosmos:{name}": index for index, name in enumerate(RELEASED)}
-    source: Source = "measured"
+    models = [f"cosmos:{name}" for name in RELEASED]
     numbers = []
     for entry in published():
-        if entry.model in order:
-            key = entry.key._replace(source=source, url="")
-            in_amp = key._replace(model=entry.model + AMP)
-            measured = found.get(in_amp, found.get(key))
+        if entry.model in models:
+            key = entry.key._replace(source="measured", url="")
+            measured = found.get(key._replace(model=entry.model + AMP), found.get(key))
             numbers += [Reproduction(entry, column, measured) for column in columns_of(entry)]
-    return sorted(numbers, key=lambda number: (order[number.published.model], number.column))
+    return sorted(numbers, key=lambda n: (models.index(n.published.model), n.column))
 
 
 def precision_note(numbers: Sequence[Reproduction]) -> str | None:
@@ -109,8 +107,7 @@ def summary(numbers: Sequence[Reproduction]) -> str:
 
 def to_json(numbers: Iterable[Reproduction]) -> str:
     """Write a list of records, one per published number; fractions, null where not measured."""
-    records = [_record(number) for number in numbers]
-    return json_text(records, indent=2, sort_keys=True) + "\n"
+    return json_text(list(map(_record, numbers)), indent=2, sort_keys=True) + "\n"
 
 
 def _record(number: Reproduction) -> dict[str, Any]:
@@ -133,7 +130,7 @@ def to_markdown(numbers: Sequence[Reproduction]) -> str:
     """Write a table with one row per checkpoint, with its sources and a summary."""
     titles = ["model", *(f"{column.dataset} {column.title}" for column in _columns(numbers))]
     rows = (
-        [markdown_text(model), *("<br>".join(_lines(number)) for number in row)]
+        [markdown_text(model), *map("<br>".join, map(_lines, row))]
         for model, row in _rows(numbers).items()
     )
     table = markdown_table(map(markdown_text, titles), rows, texts=1)

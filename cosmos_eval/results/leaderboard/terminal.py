@@ -52,7 +52,6 @@ def _grid(board: Board) -> Grid:
 
 
 def _cell(cell: Shown) -> Text:
-    """The number with its ranks on one line, its interval and difference below."""
     from rich.text import Text
 
     ranks = f" ({cell.ranks})" if cell.ranks else ""
@@ -61,10 +60,7 @@ def _cell(cell: Shown) -> Text:
 
 
 def grid_tables(grid: Grid, width: int) -> list[Table]:
-    """Return a grid as tables at most `width` characters wide; its texts may be any.
-
-    One with more columns than fit becomes several tables, each with all rows' first texts.
-    """
+    """Return a grid as tables at most `width` characters wide; each has all rows' first texts."""
     from rich.text import Text
 
     grid = _printable(grid)
@@ -81,7 +77,6 @@ def grid_tables(grid: Grid, width: int) -> list[Table]:
 
 
 def _printable(grid: Grid) -> Grid:
-    """Return the grid with texts that a terminal shows as they are; titles keep line breaks."""
     return grid._replace(
         title=one_line(grid.title),
         titles=["\n".join(map(one_line, title.split("\n"))) for title in grid.titles],
@@ -102,7 +97,7 @@ def _parts(widths: list[int], available: int) -> Iterator[range]:
 
 
 def _width(grid: Grid, index: int) -> int:
-    """Return the width at which a column's cells and the words of its title are whole."""
+    """Return the width that breaks neither cells nor words of the title."""
     words = _widest(grid.titles[index].split())
     return max(words, _widest(row[index].plain for row in grid.cells))
 

@@ -22,8 +22,6 @@ from cosmos_eval.results.text import (
 )
 
 _LATEX_MARKS = {"": "", MARKS["paired"]: r"$^\dagger$", MARKS["intervals"]: r"$^\ddagger$"}
-
-
 _RANKS = ("rank_low", "rank_high")
 _CSV_COLUMNS = (
     *("model", "task", "dataset", "protocol", "metric"),
@@ -33,11 +31,10 @@ _CSV_COLUMNS = (
 
 
 def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
-    """Write one line per entry and metric, as a fraction; the protocol is a column.
+    """Write one line per entry and metric, as a fraction.
 
-    `best` is `yes` or empty, `tie` what ties a number with the best (`paired`, `intervals`);
-    `rank_low` and `rank_high` are the ranks that it can have, `delta` percentage points above
-    what its authors published.
+    `best` is `yes` or empty, `tie` what ties a number with the best (`paired`, `intervals`), and
+    `delta` is in percentage points above what its authors published.
     """
     import pandas as pd
 
@@ -99,9 +96,8 @@ def _markdown_board(board: Board) -> str:
     )
     table = markdown_table([*board.texts, *titles], rows, len(board.texts))
     notes = "".join(f"- {markdown_text(note)}\n" for note in board.notes)
-    return f"### Protocol {markdown_code(board.protocol)} (%)\n\n{table}" + (
-        f"\n{notes}" if notes else ""
-    )
+    title = f"### Protocol {markdown_code(board.protocol)} (%)"
+    return "\n".join([title, "", table, *filter(None, [notes])])
 
 
 def _markdown_texts(row: Row) -> list[str]:
@@ -123,7 +119,7 @@ def to_html(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
 
 
 def _datasets(board: Board) -> list[tuple[str, int]]:
-    """Return the data sets in the order of the columns, and how many columns each has."""
+    """Return the data sets of consecutive columns, and how many columns each has."""
     groups = groupby(board.columns, key=lambda column: column.dataset)
     return [(dataset, len(list(columns))) for dataset, columns in groups]
 
@@ -158,7 +154,6 @@ def _latex_table(board: Board) -> str:
 
 
 def _latex_header(board: Board) -> Iterator[str]:
-    """A line of data sets, each over its metrics, rules under them, and the line of metrics."""
     names, rules, start = [""] * len(board.texts), "", len(board.texts) + 1
     for dataset, width in _datasets(board):
         names.append(rf"\multicolumn{{{width}}}{{c}}{{{latex_text(dataset)}}}")
