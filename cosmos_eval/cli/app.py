@@ -9,20 +9,9 @@ from typing import Annotated
 import typer
 
 from cosmos_core.utils.command import Ending, run_command
-from cosmos_eval.cli import (
-    attend,
-    cache,
-    check,
-    compare,
-    data,
-    export,
-    leaderboard,
-    listing,
-    report,
-    run,
-    segment,
-    verify,
-)
+from cosmos_eval.cli import data, draw, results
+from cosmos_eval.cli.check import check
+from cosmos_eval.cli.run import run
 from cosmos_eval.types import CosmosEvalError, UsageError
 
 app = typer.Typer(
@@ -32,19 +21,17 @@ app = typer.Typer(
     rich_markup_mode=None,  # its tables leave too few columns for help texts
     pretty_exceptions_enable=False,
 )
-app.command("run")(run.run)
-app.command("segment")(segment.segment)
-app.command("attend")(attend.attend)
-app.command("list")(listing.list_known)
-app.add_typer(data.app, name="data")
-app.add_typer(cache.app, name="cache")
-app.command("leaderboard")(leaderboard.leaderboard)
-app.command("report")(report.report)
-app.command("reproduce")(leaderboard.reproduce)
-app.command("compare")(compare.compare)
-app.command("check")(check.check)
-app.command("verify")(verify.verify)
-app.command("export")(export.export)
+app.command()(run)
+app.command()(draw.segment)
+app.command()(draw.attend)
+app.command("list")(data.list_known)
+app.add_typer(data.data, name="data")
+app.add_typer(data.cache, name="cache")
+for command in (
+    *(results.leaderboard, results.report, results.reproduce, results.compare),
+    *(check, results.verify, results.export),
+):
+    app.command()(command)
 
 # Errors of names that users give, and of permissions, whichever access to a file finds them.
 _USERS = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR)

@@ -1,10 +1,11 @@
-"""`cosmos-eval data`: doctor and prepare."""
+"""`cosmos-eval list`, `data` and `cache`: known names, data sets on the disk, cached embeddings."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING, Annotated
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,14 +14,29 @@ from cosmos_eval.cli.output import print_json, print_line, print_records
 from cosmos_eval.types import RunOptions
 
 if TYPE_CHECKING:
+    from cosmos_eval.embedding.cache import Space
     from cosmos_eval.runner.doctor import Diagnosis
 
-app = typer.Typer(help="Check data sets on the disk, or complete downloads.")
+data = typer.Typer(help="Check data sets on the disk, or complete downloads.")
+cache = typer.Typer(help="Show or clear the cache of embeddings.")
 
 _WORKERS = os.cpu_count() or 1
 
 
-@app.command("doctor")
+def list_known(
+    what: Annotated[
+        Literal["models", "tasks", "datasets", "protocols", "suites"],
+        typer.Argument(show_default=False),
+    ],
+    json: options.Json = False,
+) -> None:
+    """List known models, tasks, data sets, protocols or suites."""
+    from cosmos_eval.runner.catalog import LISTS
+
+    print_records(LISTS[what](), as_json=json)
+
+
+@data.command("doctor")
 def doctor(
     names: Annotated[
         list[str] | None,
@@ -47,7 +63,7 @@ def doctor(
     if json:
         print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
     else:
-        print_records([_row(diagnosis) for diagnosis in diagnoses])
+        print_records([_diagnosis_row(diagnosis) for diagnosis in diagnoses])
         for task in dict.fromkeys(diagnosis.task for diagnosis in diagnoses):
             print_line(f"checked for {task}: {task_named(task).checked}")
         for diagnosis in diagnoses:
@@ -59,7 +75,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _row(diagnosis: Diagnosis) -> dict[str, str | None]:
+def _diagnosis_row(diagnosis: Diagnosis) -> dict[str, str | None]:
     expected = diagnosis.expected
     counts = {
         "images": (diagnosis.images, expected),
@@ -79,7 +95,7 @@ def _row(diagnosis: Diagnosis) -> dict[str, str | None]:
     }
 
 
-@app.command("prepare")
+@data.command("prepare")
 def prepare(
     name: Annotated[
         str, typer.Argument(help="coco_object, coco_stuff, cityscapes, context or imagenet.")
@@ -99,3 +115,46 @@ def prepare(
             name, data_root, workers=_WORKERS, progress=lambda step: progress.step(name, step)
         )
     print_records([{"prepared": name, **counts._asdict()}], as_json=json)
+
+
+@cache.command("info")
+def info(json: options.Json = False) -> None:
+    """Show where embeddings are cached, how many of which models, and the size on disk."""
+    from cosmos_eval.embedding.cache import embeddings_folder, limit_bytes, spaces
+
+    folder, limit = embeddings_folder(), limit_bytes()
+    cached = spaces(folder)
+    size = sum(space.size for space in cached)
+    if json:
+        content = {"folder": str(folder), "bytes": size, "limit_bytes": limit}
+        print_json({**content, "spaces": [space._asdict() for space in cached]})
+        return
+    if cached:
+        print_records([_space_row(space) for space in cached])
+    print_line(f"{folder}: {size / 1e6:.1f} MB of {limit / 1e9:g} GB")
+
+
+@cache.command("clear")
+def clear(json: options.Json = False) -> None:
+    """Remove all cached embeddings; the next run that needs them computes them again."""
+    from cosmos_eval.embedding import cache as embeddings
+
+    folder = embeddings.embeddings_folder()
+    removed = embeddings.clear(folder)
+    print_records([{"folder": str(folder), "removed_bytes": removed}], as_json=json)
+
+
+def _space_row(space: Space) -> dict[str, str]:
+    identity = space.identity
+    architecture = str(identity.get("architecture", ""))
+    used = datetime.fromtimestamp(space.used, timezone.utc)
+    return {
+        "of": str(identity.get("role", "unknown")),
+        # A JSON configuration instead of a name is too long for a table.
+        "architecture": architecture if architecture[:1] != "{" else "from JSON",
+        "weights": str(identity.get("weights_sha256", ""))[:8],
+        "precision": str(identity.get("precision", "")),
+        "embeddings": str(space.embeddings),
+        "MB": f"{space.size / 1e6:.1f}",
+        "used (UTC)": f"{used:%Y-%m-%d %H:%M}",
+    }

@@ -1,0 +1,293 @@
+"""The commands that read stored results: tables, comparisons, files."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cosmos_eval.cli import options
+from cosmos_eval.cli.output import (
+    console,
+    print_json,
+    print_line,
+    print_notes,
+    print_records,
+    print_tables,
+    print_written,
+)
+from cosmos_eval.results import RESULTS
+from cosmos_eval.types import RunOptions, UsageError
+
+if TYPE_CHECKING:
+    from cosmos_eval.results.compare import MetricTest
+    from cosmos_eval.results.store import Stored
+
+
+def _read(path: Path) -> list[Stored]:
+    from cosmos_eval.results.store import read_stored, result_paths
+
+    return read_stored(result_paths(path))
+
+
+def _print_warnings(results: Sequence[Stored]) -> None:
+    from cosmos_eval.results.labels import warnings_of
+
+    print_notes(warnings_of(results))
+
+
+def leaderboard(
+    directory: options.ResultFolder = RESULTS,
+    format: Annotated[
+        Literal["table", "md", "csv", "tex", "html", "json"],
+        typer.Option(help="Form of the output."),
+    ] = "table",
+    with_published: Annotated[
+        bool, typer.Option("--published", help="Add numbers that others published.")
+    ] = False,
+    ties: Annotated[
+        Literal["auto", "paired", "intervals"],
+        typer.Option(
+            help="How models are compared with the best: by paired differences of their samples, "
+            "or by whether intervals overlap. auto: by samples where that is quick."
+        ),
+    ] = "auto",
+) -> None:
+    """Print results side by side, one table per protocol family."""
+    from cosmos_eval.results.leaderboard.entries import entries_of, published
+    from cosmos_eval.results.leaderboard.ranking import find_ties
+    from cosmos_eval.results.leaderboard.terminal import to_tables
+    from cosmos_eval.results.leaderboard.writers import WRITERS
+
+    results = _read(directory)
+    entries = [*entries_of(results), *(published() if with_published else ())]
+    found = find_ties(entries, ties)
+    if format == "table":
+        print_tables(to_tables(entries, console().width, found))
+    else:
+        sys.stdout.write(WRITERS[format](entries, found))
+    if format in ("csv", "json"):
+        # The other forms have the warnings below their tables.
+        _print_warnings(results)
+
+
+def reproduce(
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="[DIR]", help=f"A folder of results. [default: {RESULTS}]"),
+    ] = None,
+    format: Annotated[
+        Literal["table", "md", "json"], typer.Option(help="Form of the output.")
+    ] = "table",
+) -> None:
+    """Print published numbers beside those measured here.
+
+    The numbers are those of the released checkpoints. What was not measured is `unverified`;
+    without any results that is everything.
+    """
+    from cosmos_eval.results.leaderboard import reproduce as reproduction
+    from cosmos_eval.results.leaderboard.entries import entries_of
+
+    has_results = directory is not None or (RESULTS.exists() and any(RESULTS.iterdir()))
+    results = _read(directory or RESULTS) if has_results else []
+    numbers = reproduction.reproductions(entries_of(results))
+    if format == "json":
+        sys.stdout.write(reproduction.to_json(numbers))
+    elif format == "md":
+        sys.stdout.write(reproduction.to_markdown(numbers))
+    else:
+        print_tables(reproduction.to_tables(numbers, console().width))
+    _print_warnings(results)
+
+
+def report(
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE.html", callback=options.require_output_file, help="The page to write."
+        ),
+    ],
+    directory: options.ResultFolder = RESULTS,
+    with_published: Annotated[
+        bool,
+        typer.Option(
+            "--published/--no-published",
+            help="Add numbers that others published for the same data sets and protocols.",
+        ),
+    ] = True,
+    pictures: Annotated[
+        bool,
+        typer.Option(
+            "--pictures/--no-pictures",
+            help="Add examples; models on this machine compute what results do not store.",
+        ),
+    ] = True,
+    data_root: options.DataRoot = None,
+    dataset: options.OwnDatasets = None,
+    predictions: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Label maps that `run --save-predictions` wrote."),
+    ] = None,
+    device: options.Device = "auto",
+) -> None:
+    """Write all results as one web page that works offline."""
+    from cosmos_eval.cli.progress import Progress
+    from cosmos_eval.embedding.cache import embeddings_folder
+    from cosmos_eval.report.content import content_of
+    from cosmos_eval.report.gallery import collect
+    from cosmos_eval.report.gallery.records import Gallery
+    from cosmos_eval.report.gallery.source import require_inputs
+    from cosmos_eval.report.page import require_page_name, room_for_pictures, to_page, write_page
+    from cosmos_eval.results.leaderboard.entries import published
+    from cosmos_eval.results.store import read_samples, read_stored, result_paths
+
+    require_page_name(out)
+    paths = result_paths(directory)
+    results = read_stored(paths)
+    require_inputs((one.row for one in results), data_root, dataset or (), predictions)
+    gallery = Gallery()
+    with Progress() as progress:
+        content = content_of(
+            results,
+            read_samples,
+            published() if with_published else (),
+            partial(progress.step, "report"),
+        )
+        if pictures:
+            gallery = collect(
+                paths,
+                RunOptions(data_root=data_root, cache=str(embeddings_folder())),
+                datasets=dataset or (),
+                predictions=predictions,
+                device=device,
+                budget=room_for_pictures(content),
+                watch=progress.step,
+            )
+    page = to_page(content, gallery)
+    write_page(out, page)
+    print_written(out, f", {len(page.content) / 1e6:.1f} MB")
+    print_notes(f"not shown: {note}" for note in page.notes)
+    _print_warnings(results)
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="A result, or a folder of them.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Another; may be the same folder.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SPEC",
+            help="The model to compare, for a folder of several; given twice: A's, then B's.",
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Compare two models on the same samples, by paired tests."""
+    from cosmos_eval.results import compare as results
+    from cosmos_eval.results.labels import warnings_of
+    from cosmos_eval.results.store import read_samples, read_stored, result_paths
+
+    if len(model or ()) > 2:
+        raise UsageError("--model is given at most twice: A's model, then B's")
+    names = (model[0], model[-1]) if model else (None, None)
+    stored = [read_stored(result_paths(path) if os.path.isdir(path) else [path]) for path in (a, b)]
+    chosen = map(results.choose, stored, names, map(str, (a, b)))
+    pairs, unpaired = results.pair(*chosen)
+    comparison = results.compare(pairs, read_samples)
+    notes = [*unpaired, *dict.fromkeys(note for one in stored for note in warnings_of(one))]
+    if json:
+        content = results.to_records(comparison)
+        print_json({**content, "notes": [*notes, *content["notes"]]})
+        return
+    print_line(f"A: {comparison.a}")
+    print_line(f"B: {comparison.b}")
+    print_records([_test_row(test) for test in comparison.tests])
+    print_notes((*notes, *comparison.notes))
+
+
+def _test_row(test: MetricTest) -> dict[str, str | None]:
+    from cosmos_eval.results.text import p_value_text
+
+    difference = test.difference
+    factor = test.record.factor
+    low, high = difference.interval()[:2]
+    least = difference.detectable()
+    return {
+        "data set": test.dataset,
+        "protocol": test.protocol,
+        "metric": test.metric,
+        "A": f"{factor * difference.a:.2f}",
+        "B": f"{factor * difference.b:.2f}",
+        "A - B [95%]": f"{factor * difference.difference:+.2f} "
+        f"[{factor * low:+.2f}, {factor * high:+.2f}]",
+        "p": p_value_text(difference.p_value),
+        "p (Holm)": None if test.adjusted is None else p_value_text(test.adjusted),
+        "better": test.better,
+        "detectable": None if least is None else f"{factor * least:.2f}",
+        "test": f"{difference.method}, n = {difference.units}",
+    }
+
+
+def verify(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[RESULT]...",
+            help=f"Result files, or folders of them. Default: {RESULTS}.",
+        ),
+    ] = None,
+    json: options.Json = False,
+) -> None:
+    """Recompute results from their stored samples.
+
+    Every figure must be exactly the stored one. Exit status: 0 all are verified, 1 something
+    differs, 2 something cannot be read.
+    """
+    from cosmos_eval.results.verify import verify_all
+
+    verdicts = list(verify_all(results or [RESULTS]))
+    outcomes = Counter(verdict.outcome for verdict in verdicts)
+    if json:
+        print_json([{**verdict._asdict(), "outcome": verdict.outcome} for verdict in verdicts])
+    else:
+        for verdict in verdicts:
+            if verdict.outcome == "verified":
+                print_line(f"{verdict.path}: verified, {verdict.figures} figures")
+            for line in verdict.differences or filter(None, [verdict.obstacle]):
+                print_line(f"{verdict.path}: {line}")
+        counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
+        print_line(f"{len(verdicts)} results: {counts}")
+    if set(outcomes) != {"verified"}:
+        raise typer.Exit(1 if "differs" in outcomes else 2)
+
+
+def export(
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            callback=options.require_output_file,
+            help="The .csv or .parquet file to write.",
+        ),
+    ],
+    directory: options.ResultFolder = RESULTS,
+) -> None:
+    """Write all results as one table, one row per metric."""
+    from cosmos_eval.results.export import export as write
+    from cosmos_eval.results.export import table_of
+
+    results = _read(directory)
+    changed = write(table_of(results), out)
+    print_written(out)
+    if changed:
+        print_line(
+            f"note: {changed} texts would be formulas or several lines in CSV, and are escaped",
+            error=True,
+        )
+    _print_warnings(results)
