@@ -1,8 +1,4 @@
-"""Images with their captions, in every form of docs/data.md.
-
-Files are COCO's, Karpathy's and BLIP's JSON, JSON lines, tables, and CLIP Benchmark's list of
-Flickr30k; webdataset's tar archives hold images and captions side by side. Imports no torch.
-"""
+"""Images with their captions, in every form of docs/data.md. Imports no torch."""
 
 from __future__ import annotations
 
@@ -48,10 +44,7 @@ class Captioned(NamedTuple):
 
 
 def read_captions(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
-    """Read the captioned images of a file, in the form that its suffix and content show.
-
-    Raises UsageError that names the file and the line, index or id of what is wrong.
-    """
+    """Read captioned images in the form that suffix and content show. Raises UsageError."""
     read = _FORMS.get(path.suffix.lower())
     if read is None:
         raise UsageError(
@@ -241,11 +234,10 @@ _FORMS: Mapping[str, Callable[[Path, RetrievalProtocol], list[Captioned]]] = {
 def read_archives(
     root: Path, protocol: RetrievalProtocol
 ) -> tuple[list[Captioned], list[ArchiveMember]]:
-    """Return samples named by their archives' paths below the root and their keys, and the images.
+    """Return captioned samples, by their archives' paths below the root and keys, and their images.
 
-    Captions are a sample's .txt, one per line as CLIP Benchmark writes them
-    (webdataset_builder.py), or, where the first sample has none, a caption or a list of them in
-    its .json.
+    Captions are lines of a sample's .txt (CLIP Benchmark's webdataset_builder.py), or, where the
+    first sample has none, in its .json.
     """
     samples = open_archives(list(_find_archives(root, protocol)))
     extension = next((name for name in ("txt", "json") if name in samples[0].members), None)

@@ -44,10 +44,7 @@ _MOST_DIGITS = 9
 
 
 def find_folder(protocol: ClassificationProtocol, options: RunOptions) -> Path:
-    """Return the first of the set's usual folders that exists.
-
-    Raises UsageError that names all of them.
-    """
+    """Return the first of the set's usual folders that exists. Raises UsageError naming all."""
     root = root_of(protocol, options, protocol.folder)
     paths = [root / path for path in (protocol.folder, *protocol.usual_folders)]
     for path in paths:
@@ -165,10 +162,7 @@ def _require_list(
 
 
 def read_webdataset(folder: Path) -> ClassData:
-    """List the samples of the test split, in the order of the archives; no image is decoded.
-
-    Raises UsageError for files that are missing or of another form, and labels that are no class.
-    """
+    """List the samples of the test split in the archives' order. Raises UsageError."""
     names = _lines(folder / _CLASSES)
     samples = open_archives(numbered_archives(folder / "test"))
     labels = [_label(sample, len(names)) for sample in samples]

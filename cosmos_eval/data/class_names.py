@@ -1,7 +1,4 @@
-"""Classes of a data set: what prompts call them, and the templates around them.
-
-CLIP Benchmark ships lists of both as package data. Imports no torch.
-"""
+"""Names of classes in prompts, and the templates around them. Imports no torch."""
 
 from __future__ import annotations
 
@@ -54,10 +51,7 @@ def make_data(
     named_images: Sequence[tuple[str, ImageSource]],
     labels: Sequence[int] | NDArray[np.int64],
 ) -> ClassData:
-    """Make the data from pairs of name and image.
-
-    Raises UsageError for a class whose folder has a name that is no text.
-    """
+    """Make the data from names and images. Raises UsageError for a class that is no text."""
     for name in classes:
         if name != name.encode(errors="ignore").decode():
             raise UsageError(f"class folder {name!r}: its name is not UTF-8; rename it")
@@ -85,10 +79,7 @@ def templates_of(protocol: ClassificationProtocol, data: ClassData) -> tuple[str
 
 
 def clip_benchmark_templates(key: str) -> tuple[str, ...]:
-    """Return the templates, with one `{}` each, of a key in CLIP Benchmark's list.
-
-    Raises UsageError for an unknown key and for templates that differ from class to class.
-    """
+    """Return CLIP Benchmark's templates of a key, with one `{}` each. Raises UsageError."""
     known = _clip_benchmark("en_zeroshot_classification_templates.json")
     if key not in known:
         names = nearest(key, list(known))

@@ -24,6 +24,7 @@ from cosmos_eval.data.folders import (
 )
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
     ClassificationProtocol,
@@ -44,11 +45,9 @@ _IMAGENETV2 = (
 
 
 def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
-    """List the images of every class; none is decoded.
+    """List the images of every class; with `options.allow_partial`, those that are there.
 
-    Raises UsageError for a missing folder, another layout, a class without images, classes that
-    are not the protocol's, images that are not there, and another number of images than it has,
-    unless there is a limit. With `options.allow_partial`, the images of a known set that are there.
+    Raises UsageError for a missing folder, another layout, other classes and wrong counts.
     """
     return _list(protocol, options).require(protocol, options)
 
@@ -69,18 +68,12 @@ def sample_list_hash(data: ClassData) -> str:
 
 
 def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
-    """Download the set below the data root unless it is there or cannot be downloaded.
-
-    Raises UsageError where the download fails.
-    """
+    """Download the set unless it is there or cannot be. Raises UsageError where that fails."""
     if not _can_fetch(protocol):
         return
     root = Path(str(options.data_root))
     if protocol.torchvision is not None:
-        from cosmos_eval.data.torchvision_sets import download_torchvision
-
-        download_torchvision(protocol, root)
-        return
+        return download_torchvision(protocol, root)
     try:
         find_folder(protocol, options)
     except UsageError:
@@ -153,8 +146,6 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, 
     try:
         folder = find_folder(protocol, options)
         if protocol.torchvision is not None:
-            from cosmos_eval.data.torchvision_sets import read_torchvision
-
             return folder, read_torchvision(protocol, root_of(protocol, options, folder.name))
     except UsageError as error:
         raise UsageError(f"{error}{_how_to_get(protocol)}") from error

@@ -57,10 +57,7 @@ def exist_in(root: Path, *stated: tuple[str, ...] | str) -> bool:
 
 
 def root_of(protocol: Protocol, options: RunOptions, holds: tuple[str, ...] | str) -> Path:
-    """Return the folder that all paths of a data set are relative to.
-
-    Raises UsageError, with what the folder `holds`, where the user must give it.
-    """
+    """Return the folder of all paths of a set. Raises UsageError where the user must give it."""
     root = protocol.root or options.data_root
     if root is None:
         names = " or ".join(several(holds))
@@ -71,10 +68,7 @@ def root_of(protocol: Protocol, options: RunOptions, holds: tuple[str, ...] | st
 def data_path(
     protocol: Protocol, options: RunOptions, paths: tuple[str, ...] | str, what: str = "data"
 ) -> Path:
-    """Return the first existing path of a data set, below its own root or the user's data root.
-
-    Raises UsageError that says where `what` was expected.
-    """
+    """Return the first existing path of a set. Raises UsageError that says where it should be."""
     root = root_of(protocol, options, paths)
     for path in several(paths):
         if (root / path).exists():
@@ -122,21 +116,14 @@ def find_root(
 
 
 class FolderWalk:
-    """Walk through folders, following links, and refuse to enter the same folder twice.
-
-    One object covers a whole data set: a folder that two classes share has no class of its own.
-    """
+    """Walk through the folders of a set and their links, and refuse to enter one twice."""
 
     def __init__(self, root: Path) -> None:
         self._entered: dict[tuple[int, int], str] = {}
         self._enter(str(root))
 
     def files(self, folder: Path) -> Iterator[tuple[str, list[str]]]:
-        """Yield `folder` and every folder below it, each with the names of its files, unsorted.
-
-        Raises UsageError for a folder that was entered before, such as by a link to a parent, and
-        for one that cannot be read.
-        """
+        """Yield a folder and all below it, each with the names of its files. Raises UsageError."""
         for parent, _, names in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
             self._enter(parent)
             yield parent, names
@@ -195,10 +182,7 @@ class Listing(Generic[Data]):
         return replace(self.survey, faults=faults, remedy=protocol.download if faults else None)
 
     def _all_faults(self, protocol: Protocol, options: RunOptions) -> Iterator[str]:
-        """Yield the faults, then wrong numbers of samples.
-
-        Fewer than known are accepted with `options.allow_partial`, and any number with a limit.
-        """
+        """Yield the faults, then wrong numbers of samples."""
         yield from self.faults
         end = advice(protocol, options)
         for part in self.parts if options.limit is None else ():

@@ -97,6 +97,8 @@ def survey(
     for kind, (text, *others) in texts.items():
         faults.append((kind, f"{text} (and {len(others)} more)" if others else text))
     first = int(protocol.reduce_zero_label)
+    present[protocol.ignore_index] = False
+    labels = (np.flatnonzero(present) + first).tolist()
     return Survey(
         faults=tuple(text for _, text in faults),
         remedy=_remedy(protocol, options, faults) if faults else None,
@@ -105,7 +107,7 @@ def survey(
         images=sum(sample.image.is_file() for sample in samples),
         label_maps=sum(sample.mask.is_file() for sample in samples),
         mask_suffix=protocol.mask_suffix,
-        labels=_label_range(present, protocol),
+        labels=(labels[0], labels[-1]) if labels else None,
         classes=(first, first + len(protocol.class_names) - 1),
     )
 
@@ -149,16 +151,9 @@ def _read(sample: Sample, protocol: LabelMapProtocol) -> _Content:
     return present, faults
 
 
-def _label_range(present: NDArray[np.bool_], protocol: LabelMapProtocol) -> tuple[int, int] | None:
-    values = np.flatnonzero(present)
-    classes = values[values != protocol.ignore_index] + protocol.reduce_zero_label
-    return (int(classes[0]), int(classes[-1])) if len(classes) else None
-
-
 def _missing_images(
     samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path, expected: int
 ) -> Iterator[_Fault]:
-    """Images that the list names, or to which label maps without an image belong."""
     missing = [sample.image for sample in samples if not sample.image.is_file()]
     found = len(samples) - len(missing)
     if protocol.split is None and len(samples) < expected:
@@ -182,7 +177,6 @@ def _images_of_spare_masks(
 
 
 def _missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> Iterator[_Fault]:
-    """Label maps that are missing, and where all are, a file that is there instead."""
     missing = [sample.mask for sample in samples if not sample.mask.is_file()]
     if not missing:
         return
@@ -197,12 +191,10 @@ def _missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> Ite
 
 def check_constants(protocol: LabelMapProtocol) -> None:
     """Raise UsageError, naming the data set, for constants that contradict each other."""
-    faults = [_class_faults(protocol), _label_faults(protocol)]
+    faults = itertools.chain(_class_faults(protocol), _label_faults(protocol))
     if isinstance(protocol, SegmentationProtocol):
-        faults += [_background_faults(protocol), _inference_faults(protocol)]
-    if isinstance(protocol, LocalisationProtocol) and not 0 < protocol.small < protocol.large < 1:
-        faults.append(iter(["small and large must be shares of the image, small below large"]))
-    for fault in itertools.chain.from_iterable(faults):
+        faults = itertools.chain(faults, _background_faults(protocol), _inference_faults(protocol))
+    for fault in faults:
         raise UsageError(f"{protocol.dataset}: {fault}")
 
 
@@ -234,6 +226,8 @@ def _label_faults(protocol: LabelMapProtocol) -> Iterator[str]:
         yield f"reduce_zero_label turns 0 into {_REDUCED_ZERO}, so ignore_index must be that too"
     if not 0 < protocol.scale < math.inf:
         yield "scale must be a finite number above 0"
+    if isinstance(protocol, LocalisationProtocol) and not 0 < protocol.small < protocol.large < 1:
+        yield "small and large must be shares of the image, small below large"
 
 
 def _background_faults(protocol: SegmentationProtocol) -> Iterator[str]:

@@ -36,10 +36,7 @@ class Sample(NamedTuple):
 
 
 class LabelMaps(NamedTuple):
-    """Samples in the data set's own order, and an RGB colour (0-255) per class.
-
-    `part` is how many samples there are of an incomplete known set.
-    """
+    """Samples in the data set's order, an RGB colour (0-255) per class, how incomplete they are."""
 
     samples: tuple[Sample, ...]
     palette: tuple[tuple[int, int, int], ...]
@@ -49,8 +46,7 @@ class LabelMaps(NamedTuple):
 def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     """List the samples, with `options.allow_partial` those of a known set that are there.
 
-    Raises UsageError where files or folders are missing, the classes are not the data set's or the
-    number of images is not.
+    Raises UsageError for missing files, other classes and another number of images.
     """
     data = list_data(protocol, options)
     if options.allow_partial and protocol.n_images is not None:
@@ -64,10 +60,7 @@ def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
 
 
 def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
-    """List a data set as `open_data` does, whatever the number of its images.
-
-    Raises UsageError where folders are missing or the classes are not the data set's.
-    """
+    """List a data set as `open_data` does, whatever the number of its images."""
     root = find_root(protocol, options.data_root)
     folder = root / protocol.images
     if protocol.split is None:  # MMSegmentation then walks the folder, also in circles

@@ -14,10 +14,9 @@ Result = TypeVar("Result")
 def prefetch(
     items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, window: int
 ) -> Iterator[Result]:
-    """Results of `work` in order, computed by threads that stay up to `window` items in front.
+    """Yield results of `work` in order, computed by threads up to `window` items ahead.
 
-    Without workers nothing runs beside the reader. An error is raised at its item's turn, and the
-    items behind it are then left alone.
+    An error is raised at its item's turn.
     """
     if workers < 1:
         yield from map(work, items)

@@ -1,8 +1,4 @@
-"""Read users' files: bytes, text, JSON, JSON lines, tables and YAML.
-
-Every format has one reader, so that each fault has one message wherever a file is named. Imports no
-torch.
-"""
+"""Read users' files: bytes, text, JSON, JSON lines, tables and YAML. Imports no torch."""
 
 from __future__ import annotations
 
@@ -36,8 +32,7 @@ class MissingFileError(FileError):
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
     """Read a regular file of at most `largest` bytes.
 
-    Raises FileError for what is not there, a folder, a pipe or a device (which may block or never
-    end), and what cannot be read.
+    Raises FileError, also for a pipe or a device, which may block or never end.
     """
     if "\0" in str(path):
         raise MissingFileError("no such file")
@@ -103,20 +98,14 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def lines(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the lines that are not blank, stripped, and their numbers from 1.
-
-    Only a line feed ends a line: JSON may hold U+2028.
-    """
+    """Yield stripped lines that are not blank, and their numbers; only a line feed ends one."""
     for number, line in enumerate(text.split("\n"), start=1):
         if line.strip():
             yield number, line.strip()
 
 
 def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the rows of a table, whose columns are separated by tabs where its header has any.
-
-    The suffix does not tell: OpenCLIP's .csv files are separated by tabs.
-    """
+    """Yield the rows of a table: OpenCLIP's .csv files are separated by tabs."""
     separator = "\t" if "\t" in text.partition("\n")[0] else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     try:
@@ -135,10 +124,7 @@ def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def read_yaml(path: Path, example: str) -> dict[str, Any]:
-    """Read the keys and values of a YAML file; `example` is a line that it may hold.
-
-    Raises FileError.
-    """
+    """Read the keys and values of a YAML file, such as the line `example`. Raises FileError."""
     try:
         content = _load(read_text(path, _LARGEST_YAML))
     except RecursionError:
@@ -192,10 +178,7 @@ def _load(text: str) -> Any:
 
 
 def _count(node: yaml.Node, counts: dict[int, int]) -> int:
-    """Count the values below a node, those of an alias each time; `counts` is by node.
-
-    A few nested aliases can stand for more values than fit in any memory.
-    """
+    """Count the values below a node, those of an alias each time: nested ones may be too many."""
     if isinstance(node, yaml.ScalarNode):
         return 1
     if id(node) not in counts:

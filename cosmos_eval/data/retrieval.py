@@ -51,8 +51,7 @@ def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData
     """Read the captions and find every image; none is decoded.
 
     `options.limit` keeps the first images, `options.allow_partial` those of a known set that are
-    there. Raises UsageError for missing files, a malformed annotation file, images without
-    captions, captions without images, and counts that are not the protocol's.
+    there. Raises UsageError for missing and malformed files and counts that are not the protocol's.
     """
     return _list(protocol, options).require(protocol, options)
 
@@ -60,10 +59,7 @@ def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData
 def survey(
     protocol: RetrievalProtocol, options: RunOptions, progress: OnProgress = no_progress
 ) -> Survey:
-    """Count images and captions, and list all that is wrong with them.
-
-    Raises UsageError where captions cannot be read, or no folder of images is there.
-    """
+    """Count images and captions, and list all faults. Raises UsageError without captions."""
     return _list(protocol, options).surveyed(protocol, options)
 
 

@@ -1,7 +1,4 @@
-"""A caption selection set on the disk: distinct images and captions, and which belong together.
-
-Items are read from files in the forms of docs/data.md. Imports no torch.
-"""
+"""A caption selection set on the disk, in the forms of docs/data.md. Imports no torch."""
 
 from __future__ import annotations
 
@@ -80,11 +77,9 @@ class SelectionData(NamedTuple):
 
 
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
-    """Read the items and find every image file; no image is decoded.
+    """Read the items and find every image; with `options.allow_partial`, those that are there.
 
-    With `options.allow_partial`, the items of a known set whose images are there. Raises UsageError
-    for missing and malformed files, items that cannot be solved, and numbers of items that are not
-    the data set's.
+    Raises UsageError for missing and malformed files, items that cannot be solved and wrong counts.
     """
     return _list(protocol, options).require(protocol, options)
 
@@ -92,10 +87,7 @@ def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData
 def survey(
     protocol: SelectionProtocol, options: RunOptions, progress: OnProgress = no_progress
 ) -> Survey:
-    """Count the items and the images that are there, and list all that is wrong with them.
-
-    Raises UsageError where the items cannot be read.
-    """
+    """Count items and images, and list all faults. Raises UsageError where items are unreadable."""
     return _list(protocol, options).surveyed(protocol, options)
 
 

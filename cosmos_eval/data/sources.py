@@ -131,10 +131,7 @@ class ImageArray:
 
 @dataclass(frozen=True)
 class CroppedImage:
-    """A box (left, top, right, bottom), in pixels, of another source.
-
-    Pixels of the box outside the image are black, as in `PIL.Image.Image.crop`.
-    """
+    """A box (left, top, right, bottom), in pixels, of another source; black outside the image."""
 
     whole: ImageSource
     box: tuple[int, int, int, int]
@@ -161,10 +158,7 @@ class CroppedImage:
 
 
 def require_lossless(image: Image.Image, path: Path) -> None:
-    """Raise UsageError for a label map whose compression changes pixels, and with them classes.
-
-    The file's own format decides, whatever its name ends with.
-    """
+    """Raise UsageError for a label map of a lossy format, whatever its name ends with."""
     compression = str(image.info.get("compression", ""))  # of a TIFF file
     if image.format in _LOSSY or compression in _LOSSY_TIFF:
         raise UsageError(
@@ -232,11 +226,7 @@ class ArchiveSample(NamedTuple):
 
 
 def open_archives(archives: Sequence[Path]) -> list[ArchiveSample]:
-    """List all samples of some archives, in their order; only headers are read.
-
-    Raises UsageError for an archive that is missing, damaged, compressed or without samples, and
-    for a sample with two files of one extension.
-    """
+    """List all samples of archives, in their order; only headers are read. Raises UsageError."""
     if not archives:
         raise UsageError("no samples in no archives")
     return [sample for archive in archives for sample in _samples(archive)]
@@ -273,10 +263,7 @@ def _members(archive: Path) -> Iterator[tuple[str, str, ArchiveMember]]:
 
 
 def numbered_archives(folder: Path) -> list[Path]:
-    """Return 0.tar, 1.tar... of a folder in CLIP Benchmark's layout, by its nshards.txt.
-
-    Raises UsageError where that is no number from 1 to a million.
-    """
+    """Return 0.tar, 1.tar... of a folder by CLIP Benchmark's nshards.txt. Raises UsageError."""
     path = folder / "nshards.txt"
     count = read_stated(path)
     if not count.isdecimal() or not count.strip("0") or len(count) > _MOST_DIGITS:

@@ -13,7 +13,6 @@ import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from cosmos_eval.data.class_names import ClassData, list_names, make_data
@@ -26,21 +25,16 @@ _FAULTS = (
     *(pickle.UnpicklingError, tarfile.TarError),
 )
 # What the folder of a set must hold, where torchvision does not name what is missing.
-_PARTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        "food101": ("meta", "images"),
-        "stanford_cars": ("devkit", "cars_test", "cars_test_annos_withlabels.mat"),
-        "oxford_pets": ("annotations", "images"),
-        "flowers102": ("imagelabels.mat", "setid.mat", "jpg"),
-    }
-)
+_PARTS: Mapping[str, tuple[str, ...]] = {
+    "food101": ("meta", "images"),
+    "stanford_cars": ("devkit", "cars_test", "cars_test_annos_withlabels.mat"),
+    "oxford_pets": ("annotations", "images"),
+    "flowers102": ("imagelabels.mat", "setid.mat", "jpg"),
+}
 
 
 def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
-    """List images and labels of a set below `root`, whether the images are there or not.
-
-    Raises UsageError that says what torchvision misses.
-    """
+    """List images and labels, whether the images are there or not. Raises UsageError."""
     try:
         return READERS[str(protocol.torchvision)](root, False)
     except _FAULTS as error:
@@ -130,10 +124,7 @@ _CALTECH_TRAIN, _CALTECH_IMAGES, _CALTECH_SEED = 3_000, 8_677, 3072
 
 
 def _caltech101_published(root: Path, download: bool) -> ClassData:
-    """List the second part of `random_split(images, [3000, 5677])` with seed 3072.
-
-    COSMOS's published numbers are over it: github.com/ExplainableML/cosmos.
-    """
+    """List the second part of `random_split(images, [3000, 5677])`, as the COSMOS code does."""
     import torch
 
     found = _caltech101(root, download, background=False)
@@ -149,10 +140,7 @@ def _caltech101_published(root: Path, download: bool) -> ClassData:
 
 
 def _caltech101(root: Path, download: bool, *, background: bool) -> ClassData:
-    """List folders and images in sorted order, as torchvision and CLIP Benchmark do.
-
-    torchvision's own reader leaves the background out, but refuses to work without it.
-    """
+    """List folders and images in sorted order, as torchvision and CLIP Benchmark do."""
     if download:
         _data_set("Caltech101", root, download)
     folder = root / "caltech101" / "101_ObjectCategories"
@@ -164,19 +152,17 @@ def _caltech101(root: Path, download: bool, *, background: bool) -> ClassData:
     return make_data(classes, _files(root, [path for own in paths for path in own]), labels)
 
 
-READERS: Mapping[str, Callable[[Path, bool], ClassData]] = MappingProxyType(
-    {
-        "food101": partial(_listed, "Food101"),
-        "cifar10": partial(_arrays, "CIFAR10"),
-        "cifar100": partial(_arrays, "CIFAR100"),
-        "sun397": _sun397,
-        "stanford_cars": _stanford_cars,
-        "fgvc_aircraft": partial(_listed, "FGVCAircraft", annotation_level="variant"),
-        "dtd": partial(_listed, "DTD"),
-        "oxford_pets": partial(_listed, "OxfordIIITPet", files="_images"),
-        "flowers102": _flowers102,
-        "caltech101": _caltech101_published,
-        "caltech101-with-background": partial(_caltech101, background=True),
-    }
-)
+READERS: Mapping[str, Callable[[Path, bool], ClassData]] = {
+    "food101": partial(_listed, "Food101"),
+    "cifar10": partial(_arrays, "CIFAR10"),
+    "cifar100": partial(_arrays, "CIFAR100"),
+    "sun397": _sun397,
+    "stanford_cars": _stanford_cars,
+    "fgvc_aircraft": partial(_listed, "FGVCAircraft", annotation_level="variant"),
+    "dtd": partial(_listed, "DTD"),
+    "oxford_pets": partial(_listed, "OxfordIIITPet", files="_images"),
+    "flowers102": _flowers102,
+    "caltech101": _caltech101_published,
+    "caltech101-with-background": partial(_caltech101, background=True),
+}
 """Readers of the sets by name, from the root and whether to download."""

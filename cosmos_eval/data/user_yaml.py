@@ -34,10 +34,9 @@ _SIMPLE: Mapping[Any, Any] = {str: Text, int: pydantic.NonNegativeInt, float: _N
 def read_protocol(
     path: Path, kinds: Sequence[str], type_of: Callable[[str], type[Protocol]]
 ) -> Protocol:
-    """Read a data set's description; paths in it are relative to the file.
+    """Read a data set's description, whose paths are relative to the file.
 
-    `kinds` are what `kind` may be, `type_of` gives the type of its protocols. Raises UsageError
-    that names the file and the key where something is missing, unknown or of the wrong type.
+    `kinds` are what `kind` may be, `type_of` gives the type of its protocols. Raises UsageError.
     """
     try:
         content = read_yaml(path, "kind: seg")
@@ -118,11 +117,7 @@ def _tag(value: Any) -> str:
 
 
 def _classes(value: Any, folder: Path) -> list[Any]:
-    """Return the entries of `classes`, in the order of the label map's indices.
-
-    A text names a file with one class per line, in the form of SCLIP's lists: the prompts of the
-    class, the first one its name, separated by commas.
-    """
+    """Return the entries of `classes`, or of the file they name: a class's prompts on each line."""
     if isinstance(value, list) and value:
         return value
     if not isinstance(value, str):

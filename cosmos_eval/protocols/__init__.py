@@ -55,11 +55,7 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
 
 
 def find_known(name: str, family: str | None = None) -> Protocol:
-    """Return a known data set by its name.
-
-    `family` chooses among its protocols; None is its usual one. Raises UsageError with the nearest
-    known names.
-    """
+    """Return a known data set; None: its usual family. Raises UsageError with nearest names."""
     known = known_protocols()
     if name not in known:
         raise UsageError(

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from cosmos_eval.types import ClassificationProtocol
@@ -45,40 +44,38 @@ class ClassList(NamedTuple):
     skipped: int = 0
 
 
-CLASS_LISTS: Mapping[str, ClassList] = MappingProxyType(
-    {
-        # The 1,000 WordNet ids of ILSVRC 2012 in sorted order; compared with timm's copy
-        # (timm/data/_info/imagenet_synsets.txt) by a test. The names are equal to open_clip's
-        # IMAGENET_CLASSNAMES and hold "missile" and "sunglasses" twice, as published.
-        "imagenet1k": ClassList(
-            names="imagenet1k",
-            classes="WordNet ids",
-            n_classes=1000,
-            classes_sha256="385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd",
-        ),
-        # ImageNetV2 calls the same classes by their number; sorted as text, 10 would come before 2.
-        "imagenet1k-numbers": ClassList(
-            names="imagenet1k",
-            classes="numbers 0 to 999",
-            n_classes=1000,
-            classes_sha256="cdcaf63295eb44b199f8945bea9040fc067d26c0af90e23fefc77367534bc75e",
-            numeric=True,
-        ),
-        # torchvision's own list has other spellings in three places, such as "ball moss" for
-        # "air plant".
-        "flowers102": ClassList(names="flowers", classes="labels", n_classes=102),
-        "caltech101-with-background": ClassList(
-            names="caltech101", classes="folders of 101_ObjectCategories", n_classes=102
-        ),
-        # The first of the 102 is the background, BACKGROUND_Google.
-        "caltech101": ClassList(
-            names="caltech101",
-            classes="folders of 101_ObjectCategories but BACKGROUND_Google",
-            n_classes=101,
-            skipped=1,
-        ),
-    }
-)
+CLASS_LISTS: Mapping[str, ClassList] = {
+    # The 1,000 WordNet ids of ILSVRC 2012 in sorted order; compared with timm's copy
+    # (timm/data/_info/imagenet_synsets.txt) by a test. The names are equal to open_clip's
+    # IMAGENET_CLASSNAMES and hold "missile" and "sunglasses" twice, as published.
+    "imagenet1k": ClassList(
+        names="imagenet1k",
+        classes="WordNet ids",
+        n_classes=1000,
+        classes_sha256="385e0240499426c022b773be1ae4da780f057b89c9694c7f47199f62746b6edd",
+    ),
+    # ImageNetV2 calls the same classes by their number; sorted as text, 10 would come before 2.
+    "imagenet1k-numbers": ClassList(
+        names="imagenet1k",
+        classes="numbers 0 to 999",
+        n_classes=1000,
+        classes_sha256="cdcaf63295eb44b199f8945bea9040fc067d26c0af90e23fefc77367534bc75e",
+        numeric=True,
+    ),
+    # torchvision's own list has other spellings in three places, such as "ball moss" for
+    # "air plant".
+    "flowers102": ClassList(names="flowers", classes="labels", n_classes=102),
+    "caltech101-with-background": ClassList(
+        names="caltech101", classes="folders of 101_ObjectCategories", n_classes=102
+    ),
+    # The first of the 102 is the background, BACKGROUND_Google.
+    "caltech101": ClassList(
+        names="caltech101",
+        classes="folders of 101_ObjectCategories but BACKGROUND_Google",
+        n_classes=101,
+        skipped=1,
+    ),
+}
 
 # Of each set that torchvision reads: the folder that holds it below the root, the key of its
 # templates (`=`: the set's name), the numbers of its classes (`-`: its class list has it) and of
@@ -180,22 +177,18 @@ _PROTOCOLS = (
     *map(_torchvision, _TORCHVISION.strip().splitlines()),
 )
 
-CLASSIFICATION: Mapping[str, ClassificationProtocol] = MappingProxyType(
-    {protocol.dataset: protocol for protocol in _PROTOCOLS}
-)
+CLASSIFICATION: Mapping[str, ClassificationProtocol] = {p.dataset: p for p in _PROTOCOLS}
 
-CLASSIFICATION_FAMILIES: Mapping[str, Mapping[str, ClassificationProtocol]] = MappingProxyType(
-    {
-        "cosmos": CLASSIFICATION,
-        "clip-benchmark": {
-            name: replace(
-                protocol,
-                family="clip-benchmark",
-                source=_CLIP_BENCHMARK,
-                **_OF_CLIP_BENCHMARK.get(name, {}),
-            )
-            for name, protocol in CLASSIFICATION.items()
-        },
-    }
-)
+CLASSIFICATION_FAMILIES: Mapping[str, Mapping[str, ClassificationProtocol]] = {
+    "cosmos": CLASSIFICATION,
+    "clip-benchmark": {
+        name: replace(
+            protocol,
+            family="clip-benchmark",
+            source=_CLIP_BENCHMARK,
+            **_OF_CLIP_BENCHMARK.get(name, {}),
+        )
+        for name, protocol in CLASSIFICATION.items()
+    },
+}
 """Protocols of every set by family, then by data set."""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from types import MappingProxyType
 from typing import Any
 
 from cosmos_eval.protocols.segmentation import SEGMENTATION
@@ -129,19 +128,18 @@ _FAMILIES: Mapping[str, Callable[[SegmentationProtocol], SegmentationProtocol]] 
     "naclip": _naclip,
 }
 
-SEGMENTATION_FAMILIES: Mapping[str, Mapping[str, SegmentationProtocol]] = MappingProxyType(
-    {
-        family: {name: derive(protocol) for name, protocol in SEGMENTATION.items()}
-        for family, derive in _FAMILIES.items()
-    }
-)
+SEGMENTATION_FAMILIES: Mapping[str, Mapping[str, SegmentationProtocol]] = {
+    family: {name: derive(protocol) for name, protocol in SEGMENTATION.items()}
+    for family, derive in _FAMILIES.items()
+}
 """Protocols of every set by family, then by data set."""
 
 LOCALISATION = "localisation"
 
-MAPS: Mapping[str, MapKind | None] = MappingProxyType(
-    {LOCALISATION: None, f"{LOCALISATION}-similarity": "text-to-patch similarity"}
-)
+MAPS: Mapping[str, MapKind | None] = {
+    LOCALISATION: None,
+    f"{LOCALISATION}-similarity": "text-to-patch similarity",
+}
 """The kind of map of each family; None: the model's own."""
 
 
@@ -154,13 +152,11 @@ def localisation_of(
     return LocalisationProtocol(**{**shared, **own, **changes})
 
 
-LOCALISATION_FAMILIES: Mapping[str, Mapping[str, LocalisationProtocol]] = MappingProxyType(
-    {
-        family: {
-            name: localisation_of(protocol, family)
-            for name, protocol in SEGMENTATION_FAMILIES["fixed-names"].items()
-        }
-        for family in MAPS
+LOCALISATION_FAMILIES: Mapping[str, Mapping[str, LocalisationProtocol]] = {
+    family: {
+        name: localisation_of(protocol, family)
+        for name, protocol in SEGMENTATION_FAMILIES["fixed-names"].items()
     }
-)
+    for family in MAPS
+}
 """Protocols of every set by family, then by data set."""

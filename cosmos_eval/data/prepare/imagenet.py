@@ -1,7 +1,6 @@
 """Move ImageNet's validation images, which come in one folder, into one folder per class.
 
-The archive ILSVRC2012_img_val.tar holds 50,000 images without folders. One of
-three files, which people have beside them, tells the class of each:
+One of three files, which people have beside the images, tells the class of each:
 - the development kit (ILSVRC2012_devkit_t12, its readme.txt): line i of
   data/ILSVRC2012_validation_ground_truth.txt is the ILSVRC2012_ID of image i, and data/meta.mat
   maps those of the leaves to WordNet ids (as torchvision/datasets/imagenet.py reads them);
@@ -33,13 +32,10 @@ _LINE = re.compile(r"(ILSVRC2012_val_\d{8}\.JPEG)\s+(n\d{8})")
 
 
 def organise(data_root: str | None, progress: OnProgress) -> Counts:
-    """Move every image that is outside class folders into that of its class.
+    """Move every image that is outside class folders into that of its class, by renaming.
 
-    There it has the name of ILSVRC2012_img_val.tar, without the class. A move is a rename, so an
-    image is always in one of both folders, and an interrupted call can be repeated. Returns how
-    many were moved and how many were in their folders already. Raises UsageError, before anything
-    is moved, where neither name nor mapping has a class, a mapping lacks classes, or an image
-    exists twice.
+    Returns how many were moved and how many were there. Raises UsageError, before anything is
+    moved, where a class is unknown or an image exists twice. An interrupted call can be repeated.
     """
     folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     there = sum(1 for _ in folder.glob("n*/*.JPEG"))
@@ -47,7 +43,7 @@ def organise(data_root: str | None, progress: OnProgress) -> Counts:
     if flat:
         source, class_of = _find_classes(folder, flat, Path(str(data_root)))
         progress(Progress("images", 0, len(flat), f"classes of {len(flat)} images from {source}"))
-        _move(folder, _targets(folder, flat, class_of), progress)
+        _move(_sources(folder, flat, class_of), progress)
     return Counts(len(flat), there)
 
 
@@ -65,41 +61,41 @@ def _find_classes(
 ) -> tuple[str, Mapping[str, str]]:
     """Return where the WordNet ids of images come from, and these by file name."""
     class_of = {image.name: image.wordnet_id for image in flat if image.wordnet_id}
-    left = [image.name for image in flat if image.wordnet_id is None]
-    if not left:
+    if len(class_of) == len(flat):
         return "their names", class_of
     path, mapping = _mapping(folder, root)
-    unknown = [name for name in left if name not in mapping]
+    class_of = {**mapping, **class_of}
+    unknown = [image.name for image in flat if image.name not in class_of]
     if unknown:
         raise UsageError(f"{path} has no class for {len(unknown)} images, first: {unknown[0]}")
-    return str(path), {**class_of, **{name: mapping[name] for name in left}}
+    return str(path), class_of
 
 
-def _targets(
+def _sources(
     folder: Path, flat: Sequence[FlatImage], class_of: Mapping[str, str]
-) -> dict[str, Path]:
-    targets: dict[str, Path] = {}
+) -> dict[Path, Path]:
+    """Return the images by the paths that they are moved to."""
     sources: dict[Path, Path] = {}
     for name, usual, _ in flat:
         source, target = folder / name, folder / class_of[name] / usual
         other = target if target.exists() else sources.get(target)
         if other is not None:
             raise UsageError(f"both {source} and {other} are there: remove one; nothing was moved")
-        targets[name], sources[target] = target, source
-    return targets
+        sources[target] = source
+    return sources
 
 
-def _move(folder: Path, targets: Mapping[str, Path], progress: OnProgress) -> None:
-    for done, (name, target) in enumerate(targets.items(), start=1):
+def _move(sources: Mapping[Path, Path], progress: OnProgress) -> None:
+    for done, (target, source) in enumerate(sources.items(), start=1):
         try:
             target.parent.mkdir(exist_ok=True)
-            (folder / name).rename(target)
+            source.rename(target)
         except OSError as error:
             raise UsageError(
-                f"cannot move {folder / name} to {target}: {error.strerror}; the same command "
-                "goes on when that is mended"
+                f"cannot move {source} to {target}: {error.strerror}; the same command goes on "
+                "when that is mended"
             ) from error
-        progress(Progress("images", done, len(targets)))
+        progress(Progress("images", done, len(sources)))
 
 
 def _mapping(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]:
@@ -127,12 +123,8 @@ def _mapping(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]:
 
 
 def _searched(folder: Path, root: Path) -> Iterator[Path]:
-    """Folders from that of the images up to the data root, with the places below them."""
     within = [folder, *(p for p in folder.parents if p == root or root in p.parents)]
-    for base in within:
-        for part in _BESIDE:
-            if (base / part).is_dir():
-                yield base / part
+    yield from (base / part for base in within for part in _BESIDE if (base / part).is_dir())
 
 
 def _candidates(beside: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[str, str]]]]:

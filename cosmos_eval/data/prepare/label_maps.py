@@ -45,11 +45,7 @@ _EMPTY = frozenset({11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})
 
 
 class LabelMap(NamedTuple):
-    """A label map to be made.
-
-    `make` returns (H, W) class indices below `n_classes` and 255; it raises UsageError that names
-    an original it cannot use.
-    """
+    """A label map to make: (H, W) class indices below `n_classes` and 255."""
 
     target: Path
     n_classes: int
@@ -141,8 +137,7 @@ _TABLES: Mapping[str, Mapping[str, NDArray[np.int16]]] = {
 def translated(protocol: LabelMapProtocol, data_root: str | None) -> Work:
     """List a label map for every image, to be made from the original beside it.
 
-    Raises UsageError where the folder of images or of label maps is missing or holds no image, and
-    that names the first missing original of a target that is missing as well.
+    Raises UsageError for missing folders, no image, and a missing original of a missing target.
     """
     root = find_root(protocol, data_root, (protocol.images, protocol.masks))
     folder, suffix = root / protocol.images, protocol.image_suffix
