@@ -124,7 +124,6 @@ class MetricTest(NamedTuple):
 
     @property
     def record(self) -> Metric:
-        """The record of the metric."""
         return metric_of(self.task, self.metric)
 
     @property

@@ -76,7 +76,11 @@ def export(table: pd.DataFrame, path: Path) -> int:
         text, changed = csv_of(table)
         content = text.encode()
     elif path.suffix == ".parquet":
-        content = _parquet(table)
+        try:
+            content = table.to_parquet(None, engine="pyarrow", index=False)
+        except ImportError as error:
+            needed = "pip install 'cosmos-eval[parquet]'"
+            raise UsageError(f"Parquet needs pyarrow: {needed}, or export to .csv") from error
     else:
         raise UsageError(f"cannot export to '{path.suffix}' files: end --out in .csv or .parquet")
     try:
@@ -96,12 +100,3 @@ def csv_of(table: pd.DataFrame, signed: Sequence[str] = ()) -> tuple[str, int]:
     safe = texts.map(lambda value: csv_text(value) if isinstance(value, str) else value)
     changed = int(((safe != texts) & texts.notna()).to_numpy().sum())
     return table.assign(**safe).to_csv(index=False, lineterminator="\n"), changed
-
-
-def _parquet(table: pd.DataFrame) -> bytes:
-    try:
-        return table.to_parquet(None, engine="pyarrow", index=False)
-    except ImportError as error:
-        raise UsageError(
-            "Parquet needs pyarrow: pip install 'cosmos-eval[parquet]', or export to .csv"
-        ) from error

@@ -30,7 +30,6 @@ class Stored(NamedTuple):
 
     @property
     def is_edited(self) -> bool:
-        """Whether `unchanged` is False."""
         return self.unchanged is False
 
     @property

@@ -39,7 +39,6 @@ class Verdict(NamedTuple):
 
     @property
     def outcome(self) -> Literal["verified", "differs", "not looked at"]:
-        """The verdict in short."""
         if self.differences:
             return "differs"
         return "not looked at" if self.obstacle else "verified"
@@ -140,8 +139,10 @@ def _owner(folder: Path, digest: str) -> str | None:
 def _differences(row: ResultRow, again: Figures) -> Iterator[str]:
     intervals = {name: value._asdict() for name, value in again.intervals.items()}
     yield from _compare("metric", row.metrics, again.metrics)
-    for line in _compare("interval of", row.intervals, intervals):
-        yield f"{line}{_other_numpy(row)}"
+    # NumPy does not promise that another version of it draws the same random numbers (NEP 19).
+    then = row.provenance["packages"].get("numpy")
+    note = "" if then == np.__version__ else f" (by NumPy {np.__version__}, stored: by {then})"
+    yield from (f"{line}{note}" for line in _compare("interval of", row.intervals, intervals))
     yield from _compare("class", row.per_class, again.per_class)
     if list(row.confusion_pairs) != list(again.confusion_pairs):
         yield "edited confusion_pairs: not the most frequent mistakes of its samples"
@@ -160,9 +161,3 @@ def _shown(value: Any) -> str:
     if not isinstance(value, Mapping):
         return str(value)
     return ", ".join(f"{key} {part}" for key, part in sorted(value.items()))
-
-
-def _other_numpy(row: ResultRow) -> str:
-    """NumPy does not promise that another version of it draws the same random numbers (NEP 19)."""
-    then = row.provenance["packages"].get("numpy")
-    return "" if then == np.__version__ else f" (by NumPy {np.__version__}, stored: by {then})"

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import NotRequired, TypedDict
@@ -53,8 +53,16 @@ _LARGEST = 1e12  # of a rank, a ratio, and the ends of their intervals
 # Names of samples that only a baseline of this version has.
 _OWN_SAMPLES = re.compile(r".+\.[0-9a-f]{8}\.baseline\.npz")
 
-Key = tuple[str, str, str]
-"""Model as tables call it, data set, protocol."""
+
+class Key(NamedTuple):
+    """What a result and an entry of a baseline have in common; the model as tables call it."""
+
+    model: str
+    dataset: str
+    protocol: str
+
+    def __str__(self) -> str:
+        return f"{self.model} on {self.dataset} ({self.protocol})"
 
 
 def _only_hashes(fields: dict[str, Any]) -> dict[str, Any]:
@@ -129,8 +137,8 @@ class Entry:
 
     @property
     def key(self) -> Key:
-        """What a new result must have in common with this one to be checked against it."""
-        return self.model, self.setting["dataset"], self.setting["protocol"]
+        """The key of the results that are checked against it."""
+        return Key(self.model, self.setting["dataset"], self.setting["protocol"])
 
 
 _TITLE = "Results that later ones must not fall behind"
@@ -167,13 +175,7 @@ def baseline_samples(path: Path, entry: Entry) -> Samples | None:
 
 def result_key(row: ResultRow) -> Key:
     """Return the key of a result."""
-    return model_label(row), row.dataset, row.protocol
-
-
-def described(key: Key) -> str:
-    """Return a key as text."""
-    model, dataset, protocol = key
-    return f"{model} on {dataset} ({protocol})"
+    return Key(model_label(row), row.dataset, row.protocol)
 
 
 def read_baseline(path: Path) -> Baseline:
@@ -192,8 +194,8 @@ def read_baseline(path: Path) -> Baseline:
     return baseline
 
 
-def _repeated(keys: Iterable[Key]) -> list[str]:
-    return [described(key) for key, count in Counter(keys).items() if count > 1]
+def _repeated(keys: Iterable[Key]) -> list[Key]:
+    return [key for key, count in Counter(keys).items() if count > 1]
 
 
 def write_baseline(
@@ -203,8 +205,8 @@ def write_baseline(
     reason: str,
     tolerance: float,
     keep_samples: bool,
-) -> set[Key]:
-    """Write results as the baseline, in place of what it held; return their keys.
+) -> list[dict[str, str]]:
+    """Write results as the baseline, in place of what it held; return what changed.
 
     Without samples only metrics that have an interval are kept, since nothing else could be decided
     of the others. Raises UsageError where the result of one model and data set is given twice, for
@@ -228,10 +230,15 @@ def write_baseline(
     validate(Baseline, json.dumps(document), str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, document, files)
+        before = _replace(path, document, files)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
-    return {entry.key for entry in entries}
+    after = {entry.key for entry in entries}
+    changes = {(True, True): "replaced", (True, False): "removed", (False, True): "added"}
+    return [
+        {"result": str(key), "change": changes[key in before, key in after]}
+        for key in sorted(before | after)
+    ]
 
 
 def _entry(row: ResultRow, samples: Samples | None, files: dict[str, bytes]) -> Entry:
@@ -256,8 +263,11 @@ def _entry(row: ResultRow, samples: Samples | None, files: dict[str, bytes]) -> 
     )
 
 
-def _replace(path: Path, document: Mapping[str, Any], files: Mapping[str, bytes]) -> None:
-    """Write samples, then the file that names them; remove those that only the former named."""
+def _replace(path: Path, document: Mapping[str, Any], files: Mapping[str, bytes]) -> set[Key]:
+    """Write samples, then the file that names them; remove those that only the former named.
+
+    Returns the keys of the former baseline.
+    """
     folder = path.with_suffix("")
     with exclusive(path.parent) as alone:
         former = read_baseline(path).results if path.exists() else []
@@ -269,6 +279,7 @@ def _replace(path: Path, document: Mapping[str, Any], files: Mapping[str, bytes]
             # Others may be those of a result: in version 1 they had the same names.
             if alone and _OWN_SAMPLES.fullmatch(name):
                 (folder / name).unlink(missing_ok=True)
+    return {entry.key for entry in former}
 
 
 def _require_unchanged(file: Baseline, document: Mapping[str, Any], path: Path) -> None:

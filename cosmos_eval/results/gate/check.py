@@ -21,7 +21,6 @@ from cosmos_eval.results.gate.baseline import (
     Entry,
     Key,
     baseline_samples,
-    described,
     read_baseline,
     result_key,
     write_baseline,
@@ -65,7 +64,6 @@ class Finding(NamedTuple):
 
     @property
     def record(self) -> Metric:
-        """The record of the metric."""
         return metric_of(self.task, self.metric)
 
     @property
@@ -104,7 +102,6 @@ class Report(NamedTuple):
 
     @property
     def regressions(self) -> list[Finding]:
-        """Findings whose status is `regression`."""
         return [finding for finding in self.findings if finding.status == "regression"]
 
     @property
@@ -159,7 +156,7 @@ def examine(
     for result in results:
         key = result_key(result.row)
         if key in by_key:
-            message = f"a second result of {described(key)}, beside {by_key[key].path}"
+            message = f"a second result of {key}, beside {by_key[key].path}"
             found.append(Problem(str(result.path), message))
         by_key.setdefault(key, result)
     found += _faults(results, strict=strict)
@@ -168,7 +165,7 @@ def examine(
     for entry in baseline.results:
         if entry.key not in by_key:
             continue
-        where, metrics = described(entry.key), by_key[entry.key].row.metrics
+        where, metrics = str(entry.key), by_key[entry.key].row.metrics
         try:
             findings += _compare(by_key[entry.key], entry, baseline_samples(path, entry))
         except ValueError as error:
@@ -203,9 +200,9 @@ def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[P
     for key in sorted(entries - by_key.keys()):
         near = [other[0] for other in without_entry if other[1:] == key[1:]]
         hint = f"; there is one of {', '.join(near)}" if near else ""
-        yield Problem(described(key), f"the baseline has it, the results have not{hint}")
+        yield Problem(str(key), f"the baseline has it, the results have not{hint}")
     message = "is not in the baseline: leave it out, or add it with --update"
-    yield from (Problem(described(key), message) for key in without_entry)
+    yield from (Problem(str(key), message) for key in without_entry)
 
 
 def _compare(result: Verified, entry: Entry, samples: Samples | None) -> list[Finding]:
@@ -255,13 +252,7 @@ def replace_baseline(
     wrong = [*map(str, problems), *map(str, _faults(results, strict=strict))]
     if wrong or not results:
         raise UsageError(f"no baseline of such results: {'; '.join(wrong)}")
-    before = {entry.key for entry in read_baseline(path).results} if path.exists() else set()
     pairs = [(one.row, one.samples) for one in results]
-    after = write_baseline(
+    return write_baseline(
         path, pairs, reason=reason, tolerance=tolerance, keep_samples=keep_samples
     )
-    changes = {(True, True): "replaced", (True, False): "removed", (False, True): "added"}
-    return [
-        {"result": described(key), "change": changes[key in before, key in after]}
-        for key in sorted(before | after)
-    ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from cosmos_eval.results.gate.baseline import described
 from cosmos_eval.results.gate.check import ALPHA, Finding, Problem, Report
 from cosmos_eval.results.text import (
     annotation,
@@ -23,12 +22,11 @@ def to_cells(finding: Finding) -> dict[str, str]:
     """Return a finding as a row of a table: fractions in percent, ranks and ratios as they are."""
     change, factor = finding.change, finding.record.factor
     low, high = change.interval()[:2]
-    model, dataset, protocol = finding.key
     least = finding.detectable
     return {
-        "model": model,
-        "data set": dataset,
-        "protocol": protocol,
+        "model": finding.key.model,
+        "data set": finding.key.dataset,
+        "protocol": finding.key.protocol,
         "metric": finding.metric,
         "baseline": f"{factor * change.b:.2f}",
         "new": f"{factor * change.a:.2f}",
@@ -102,9 +100,9 @@ def to_annotations(report: Report) -> list[str]:
 
 
 def _metric_case(finding: Finding) -> ET.Element:
-    model, dataset, protocol = finding.key
-    name = one_line(f"{dataset} ({protocol}) {finding.metric}")
-    case = ET.Element("testcase", {"classname": one_line(model), "name": name})
+    key = finding.key
+    name = one_line(f"{key.dataset} ({key.protocol}) {finding.metric}")
+    case = ET.Element("testcase", {"classname": one_line(key.model), "name": name})
     if finding.status == "regression":
         ET.SubElement(case, "failure", {"message": one_line(_sentence(finding))})
     return case
@@ -117,11 +115,8 @@ def _problem_case(problem: Problem) -> ET.Element:
 
 
 def _record(finding: Finding) -> dict[str, Any]:
-    model, dataset, protocol = finding.key
     return {
-        "model": model,
-        "dataset": dataset,
-        "protocol": protocol,
+        **finding.key._asdict(),
         "metric": finding.metric,
         "baseline": finding.change.b,
         "new": finding.change.a,
@@ -137,6 +132,6 @@ def _record(finding: Finding) -> dict[str, Any]:
 def _sentence(finding: Finding) -> str:
     cells = to_cells(finding)
     return (
-        f"{described(finding.key)}: {finding.metric} was {cells['baseline']}, is {cells['new']}: "
+        f"{finding.key}: {finding.metric} was {cells['baseline']}, is {cells['new']}: "
         f"{cells['change [95%]']}"
     )

@@ -110,15 +110,10 @@ def columns_of(entry: Entry) -> list[Column]:
     """Return the columns of an entry's numbers; tasks that are not installed here come last."""
     order = list(known_tasks())
     installed = entry.task in order
+    task = order.index(entry.task) if installed else len(order)
     return [
-        Column(
-            task=order.index(entry.task) if installed else len(order),
-            dataset=entry.dataset,
-            # Of a foreign task other entries may have other metrics: their names are the order.
-            position=position if installed else 0,
-            metric=metric,
-            title=title,
-        )
+        # Entries of a task that is not installed may have other metrics: names are the order.
+        Column(task, entry.dataset, position if installed else 0, metric, title)
         for position, (metric, title) in enumerate(headlines_of(entry).items())
         if metric in entry.metrics
     ]

@@ -54,7 +54,6 @@ class Entry(NamedTuple):
 
     @property
     def key(self) -> Key:
-        """The identity of the entry."""
         return Key(self.protocol, self.model, self.source, self.url, self.dataset)
 
 

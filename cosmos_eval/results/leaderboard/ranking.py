@@ -19,7 +19,6 @@ from cosmos_eval.tasks import metric_of, task_named
 from cosmos_eval.types import UsageError
 
 Tie = Literal["", "paired", "intervals"]
-TieRule = Literal["auto", "paired", "intervals"]
 
 # What `auto` compares at most; a bootstrap of COCO's 5,000 images takes seconds.
 _MOST_PAIRS = 16
@@ -115,8 +114,9 @@ def _rank_column(column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, 
     found = {}
     for entry in column:
         is_best = shown(known, entry.metrics[metric]) == top
-        tie = "" if is_best else tied[entry.key][0]
-        found[entry.key] = Rank(is_best, tie, ranks.get(entry.key))
+        found[entry.key] = Rank(
+            is_best, "" if is_best else tied[entry.key][0], ranks.get(entry.key)
+        )
     return found
 
 
@@ -169,7 +169,7 @@ def _sharpen(
     ranks[best] = (1, 1 + sum(1 for key, (tie, _) in tied.items() if tie and key in ranks))
 
 
-def find_ties(entries: Sequence[Entry], rule: TieRule) -> Ties:
+def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "intervals"]) -> Ties:
     """Return whether the paired interval of each close pair covers 0.
 
     `paired` compares all samples and raises UsageError where that is impossible; `auto` compares

@@ -61,7 +61,6 @@ class Reproduction(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The published number, a fraction."""
         return self.published.metrics[self.column.metric]
 
 

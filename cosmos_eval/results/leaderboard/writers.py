@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 from cosmos_eval.results.export import csv_of
 from cosmos_eval.results.leaderboard.board import MARKS, Board, Row, Shown, boards
@@ -90,18 +90,15 @@ def to_markdown(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
 
 def _markdown_board(board: Board) -> str:
     titles = (f"{markdown_text(c.dataset)} {markdown_text(c.title)}" for c in board.columns)
-    rows = (
-        [*_markdown_texts(row)[: len(board.texts)], *map(_markdown_cell, row.cells)]
-        for row in board.rows
-    )
+    rows = []
+    for row in board.rows:
+        source = f"[{row.source}](<{row.url}>)" if row.url else row.source
+        texts = [markdown_text(row.model), source][: len(board.texts)]
+        rows.append([*texts, *map(_markdown_cell, row.cells)])
     table = markdown_table([*board.texts, *titles], rows, len(board.texts))
     notes = "".join(f"- {markdown_text(note)}\n" for note in board.notes)
     title = f"### Protocol {markdown_code(board.protocol)} (%)"
     return "\n".join([title, "", table, *filter(None, [notes])])
-
-
-def _markdown_texts(row: Row) -> list[str]:
-    return [markdown_text(row.model), f"[{row.source}](<{row.url}>)" if row.url else row.source]
 
 
 def _markdown_cell(cell: Shown) -> str:
@@ -112,7 +109,7 @@ def _markdown_cell(cell: Shown) -> str:
 
 
 def to_html(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
-    """Write one page that needs no other file, with a table per board, best in bold."""
+    """Write one page that needs no other file, with a table per protocol, best in bold."""
     listed = [(board, _datasets(board)) for board in boards(entries, ties)]
     page = html_templates("cosmos_eval.results.leaderboard").get_template("page.html")
     return page.render(boards=listed)
@@ -186,8 +183,6 @@ def _stacked(position: str, lines: Sequence[str]) -> str:
         return lines[0]
     return rf"\begin{{tabular}}[{position}]{{@{{}}r@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
 
-
-Format = Literal["table", "md", "csv", "tex", "html", "json"]
 
 WRITERS: Mapping[str, Callable[..., str]] = MappingProxyType(
     {"md": to_markdown, "csv": to_csv, "tex": to_latex, "html": to_html, "json": to_json}

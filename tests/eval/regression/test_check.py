@@ -13,7 +13,7 @@ import pytest
 from support.gate_study import studies
 from support.models import make_result, seal, store
 
-from cosmos_eval.results.gate.baseline import baseline_samples, read_baseline
+from cosmos_eval.results.gate.baseline import Key, baseline_samples, read_baseline
 from cosmos_eval.results.gate.check import Finding, Problem, Report, examine, replace_baseline
 from cosmos_eval.results.gate.reports import (
     to_annotations,
@@ -97,7 +97,7 @@ def test_the_tolerance_of_a_rank_is_a_share_of_it(command, update, tmp_path):
 
 def test_the_tolerance_is_relative_for_ranks_and_absolute_for_fractions():
     lost = PairedDifference(12.0, 10.0, 2.0, 0.01, math.inf, 0.0, 100, "a test")
-    rank = Finding(("m", "s", "p"), "retrieval", "image_to_text_mean_rank", lost)
+    rank = Finding(Key("m", "s", "p"), "retrieval", "image_to_text_mean_rank", lost)
     assert rank.p_regression(0.1) < 1e-6  # one rank of ten
     assert rank.p_regression(0.3) > 1 - 1e-6  # three of ten
     assert rank.decided(1.0, 0.3, 1).detectable == pytest.approx(3, abs=0.05)
@@ -110,7 +110,7 @@ def test_the_tolerance_is_relative_for_ranks_and_absolute_for_fractions():
 
 def test_what_a_check_could_find_is_corrected_for_all_metrics():
     change = matched_shares(200, 20, 20, 400)
-    found = Finding(("m", "s", "p"), "cls", "acc1", change).decided(1.0, 0.01, 4)
+    found = Finding(Key("m", "s", "p"), "cls", "acc1", change).decided(1.0, 0.01, 4)
     assert found.detectable == change.detectable(alpha=0.05 / 4) + 0.01
 
 
@@ -253,8 +253,8 @@ def _report(model: str = "a|b<c>") -> Report:
     lost = matched_shares(200, 2, 60, 400)
     same = matched_shares(200, 9, 9, 400)
     findings = (
-        Finding((model, "set", "cosmos"), "cls", "acc1", lost, 1e-9, 0.03),
-        Finding((model, "set", "cosmos"), "cls", "acc5", same, 1.0, 0.03),
+        Finding(Key(model, "set", "cosmos"), "cls", "acc1", lost, 1e-9, 0.03),
+        Finding(Key(model, "set", "cosmos"), "cls", "acc5", same, 1.0, 0.03),
     )
     problems = (Problem("there", "50% & <odd>\nend\x00"),)
     return Report(Path("base.json"), findings, problems, ("a note",))
@@ -316,7 +316,7 @@ def test_annotations_are_escaped():
 
 
 def test_better_is_told():
-    gained = Finding(("m", "s", "p"), "cls", "acc1", matched_shares(0, 60, 2, 400), 1.0, None)
+    gained = Finding(Key("m", "s", "p"), "cls", "acc1", matched_shares(0, 60, 2, 400), 1.0, None)
     assert gained.status == "better"
     worse_rank = gained._replace(task="retrieval", metric="image_to_text_mean_rank")
     assert worse_rank.status == "no change shown"
