@@ -126,7 +126,7 @@ def _table_rows(text: str) -> Iterator[tuple[str, dict[str, str]]]:
 def read_yaml(path: Path, example: str) -> dict[str, Any]:
     """Read the keys and values of a YAML file, such as the line `example`. Raises FileError."""
     try:
-        content = _load(read_text(path, _LARGEST_YAML))
+        content = yaml.load(read_text(path, _LARGEST_YAML), _Loader)
     except RecursionError:
         raise FileError("is not YAML: it is nested too deeply") from None
     except yaml.YAMLError as error:
@@ -153,28 +153,20 @@ class _Loader(yaml.SafeLoader):
                 f"{kind}; write text in quotes"
             ) from error
 
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Make a dictionary whose keys are distinct."""
+        pairs = list(node.value)
+        found: dict[Any, Any] = super().construct_mapping(node, deep=True)
+        if repeated := first_repeated(self.construct_object(key) for key, _ in pairs):
+            raise FileError(f"key {shortened(repeated[0])} is given twice")
+        return found
 
-def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key) for key, _ in node.value]
-    found = loader.construct_mapping(node, deep=True)
-    if repeated := first_repeated(keys):
-        raise FileError(f"key {shortened(repeated[0])} is given twice")
-    return found
-
-
-_Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-
-
-def _load(text: str) -> Any:
-    loader = _Loader(text)
-    try:
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _count(node, {})
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
+    def get_single_node(self) -> yaml.Node | None:
+        """Read the nodes, which must not stand for too many values."""
+        node = super().get_single_node()
+        if node is not None:
+            _count(node, {})
+        return node
 
 
 def _count(node: yaml.Node, counts: dict[int, int]) -> int:

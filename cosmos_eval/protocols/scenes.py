@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -67,9 +68,11 @@ _SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
 def scenes_protocols() -> Mapping[str, Protocol]:
     """Return the embedded data sets by name; their files may not exist yet."""
     root = str(_root())
-    protocols = (
-        _retrieval("scenes-retrieval", root, f"{_COCO}/captions_test_joined.json"),
-        _classification("scenes-cls", root, "folder/test", THING_TEMPLATES),
+    retrieval = partial(RetrievalProtocol, family=FAMILY, root=root, images=_COCO_IMAGES)
+    classification = partial(ClassificationProtocol, family=FAMILY, root=root)
+    protocols: tuple[Protocol, ...] = (
+        retrieval(dataset="scenes-retrieval", annotations=f"{_COCO}/captions_test_joined.json"),
+        classification(dataset="scenes-cls", folder="folder/test", templates=THING_TEMPLATES),
         _segmentation("scenes-seg", root, "voc/SegmentationClass"),
         # cosmos_core.data.scenes.captions says how the wrong captions are made.
         SelectionProtocol(
@@ -80,9 +83,9 @@ def scenes_protocols() -> Mapping[str, Protocol]:
             annotations="choices",
             layout="sugarcrepe",
         ),
-        _classification("scenes-cls-small", root, _SMALL_FOLDER, SMALL_TEMPLATES),
-        _retrieval("scenes-retrieval-five", root, f"{_COCO}/captions_test.json"),
-        _retrieval("scenes-retrieval-small", root, _SMALL_CAPTIONS),
+        classification(dataset="scenes-cls-small", folder=_SMALL_FOLDER, templates=SMALL_TEMPLATES),
+        retrieval(dataset="scenes-retrieval-five", annotations=f"{_COCO}/captions_test.json"),
+        retrieval(dataset="scenes-retrieval-small", annotations=_SMALL_CAPTIONS),
         _segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
         scenes_localisation(LOCALISATION),
     )
@@ -95,23 +98,8 @@ def scenes_localisation(family: str) -> LocalisationProtocol:
     return localisation_of(known, family, dataset="scenes-loc", small=SMALL, large=LARGE)
 
 
-def _retrieval(dataset: str, root: str, annotations: str) -> RetrievalProtocol:
-    return RetrievalProtocol(
-        dataset=dataset, family=FAMILY, root=root, images=_COCO_IMAGES, annotations=annotations
-    )
-
-
-def _classification(
-    dataset: str, root: str, folder: str, templates: tuple[str, ...]
-) -> ClassificationProtocol:
-    return ClassificationProtocol(
-        dataset=dataset, family=FAMILY, root=root, folder=folder, templates=templates
-    )
-
-
 def _segmentation(dataset: str, root: str, masks: str) -> SegmentationProtocol:
-    things = tuple((THING_PROMPT.format(name),) for name in THINGS)
-    stuff = tuple((STUFF_PROMPT.format(name),) for name in STUFF)
+    prompts = [*map(THING_PROMPT.format, THINGS), *map(STUFF_PROMPT.format, STUFF)]
     return SegmentationProtocol(
         dataset=dataset,
         family=FAMILY,
@@ -120,7 +108,7 @@ def _segmentation(dataset: str, root: str, masks: str) -> SegmentationProtocol:
         masks=masks,
         split="voc/ImageSets/Segmentation/test.txt",
         class_names=THINGS + STUFF,
-        queries=things + stuff,
+        queries=tuple((prompt,) for prompt in prompts),
         templates=("{}",),
         short_side=SHORT_SIDE,
         window=WINDOW,
@@ -188,7 +176,6 @@ def _cut_out_small(scene: Mapping[str, Any], folder: Path) -> None:
 
 
 def _small_query(scene: Mapping[str, Any]) -> str:
-    """A description of a scene's small things and of nothing else."""
     from cosmos_core.data.scenes.captions import PLACE_PHRASES
 
     small = [thing for thing in scene["things"] if thing["size"] == "small"]

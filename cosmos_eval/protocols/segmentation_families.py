@@ -65,19 +65,12 @@ _CLEARCLIP: dict[str, dict[str, object]] = {
     "voc21": {"prob_thd": 0.5},
     "context60": {"prob_thd": 0.15},
     "coco_object": {"prob_thd": 0.4},
-    "voc20": {},
     "cityscapes": {"window": 224},
-    "context59": {},
-    "ade20k": {},
     "coco_stuff": {"window": 224, "long_side": 448},
 }
 # Its lists that are not SCLIP's: one prompt per class, which is its name unless given here.
 _VOC_NAMES = {"boat": "ship", "diningtable": "table"}
-_CLEARCLIP_LISTS: dict[str, dict[str, str]] = {
-    "voc21": _VOC_NAMES,
-    "coco_object": {},
-    "voc20": _VOC_NAMES,
-}
+_CLEARCLIP_LISTS = {"voc21": _VOC_NAMES, "voc20": _VOC_NAMES, "coco_object": {}}
 
 
 def _clearclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
@@ -93,7 +86,7 @@ def _clearclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
         source="https://github.com/mc-lan/ClearCLIP/tree/ad68a40 (clearclip_segmentor.py, configs)",
         attention="clearclip",
         queries=queries,
-        **{**common, **_CLEARCLIP[protocol.dataset]},  # type: ignore[arg-type]
+        **{**common, **_CLEARCLIP.get(protocol.dataset, {})},  # type: ignore[arg-type]
     )
 
 

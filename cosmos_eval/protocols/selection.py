@@ -6,6 +6,7 @@ Counts are part of a protocol: a file with another number of items is another se
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 from cosmos_eval.protocols.retrieval import COCO_IMAGES, COCO_VAL2017_IMAGES
 from cosmos_eval.types import Protocol, SelectionProtocol
@@ -94,36 +95,32 @@ _SYMMETRIC = tuple(
 )
 
 
-def _aro(
-    dataset: str, annotations: str, n_items: int, left_out: tuple[str, ...] = (), smallest: int = 1
-) -> SelectionProtocol:
-    """Yuksekgonul et al. 2023, arXiv 2210.01936: a half of ARO whose captions are in its file.
-
-    Files, boxes and subsets as in dataset_zoo/aro_datasets.py; the captions of ARO's other halves
-    are drawn anew by a program each time and are no fixed set. Numbers of items: the paper.
-    """
-    return SelectionProtocol(
-        dataset=dataset,
-        family="aro",
-        source="github.com/mertyg/vision-language-models-are-bows, dataset_zoo/aro_datasets.py",
-        download="https://github.com/mertyg/vision-language-models-are-bows",
-        images="aro/images",
-        annotations=annotations,
-        layout="aro",
-        n_items=n_items,
-        left_out=left_out,
-        smallest=smallest,
-    )
+# Yuksekgonul et al. 2023, arXiv 2210.01936: the halves of ARO whose captions are in its files.
+# Files, boxes and subsets as in dataset_zoo/aro_datasets.py; the captions of ARO's other halves
+# are drawn anew by a program each time and are no fixed set. Numbers of items: the paper.
+_aro = partial(
+    SelectionProtocol,
+    family="aro",
+    source="github.com/mertyg/vision-language-models-are-bows, dataset_zoo/aro_datasets.py",
+    download="https://github.com/mertyg/vision-language-models-are-bows",
+    images="aro/images",
+    layout="aro",
+)
+_ARO_RELATION = _aro(
+    dataset="aro-relation",
+    annotations="aro/visual_genome_relation.json",
+    n_items=23_937,
+    left_out=_SYMMETRIC,
+)
+_ARO_ATTRIBUTION = _aro(
+    dataset="aro-attribution",
+    annotations="aro/visual_genome_attribution.json",
+    n_items=28_748,
+    smallest=25,  # evaluate_scores leaves attributes of fewer items out
+)
 
 
 SELECTION: Mapping[str, Protocol] = {
     protocol.dataset: protocol
-    for protocol in (
-        _SUGARCREPE,
-        _WINOGROUND,
-        _MMVP_VLM,
-        _aro("aro-relation", "aro/visual_genome_relation.json", 23_937, left_out=_SYMMETRIC),
-        # evaluate_scores leaves attributes of fewer than 25 items out.
-        _aro("aro-attribution", "aro/visual_genome_attribution.json", 28_748, smallest=25),
-    )
+    for protocol in (_SUGARCREPE, _WINOGROUND, _MMVP_VLM, _ARO_RELATION, _ARO_ATTRIBUTION)
 }
