@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import compress, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -101,27 +101,23 @@ def _embed_shards(
         for key, feature in zip(stored, arrays["features"], strict=True)
         if key in wanted
     }
-    missing = [[index for index in shard if keys[index] not in found] for shard in shards]
+    by_shard = ([index for index in shard if keys[index] not in found] for shard in shards)
+    missing = [indices for indices in by_shard if indices]
     left = sum(map(len, missing))
     if inputs.most is not None and left > inputs.most:
         raise TooManyError(f"{left:,} of {total:,} {inputs.phase} are not cached")
     done = total - left
     if done:
         report(f"{done} of {total} {inputs.phase} were embedded already")
-    encoded = inputs.encode([indices for indices in missing if indices])
-    for indices in filter(None, missing):
-        new = next(encoded)
-        require_finite(new, inputs.info, partial(_name, inputs, indices))
+    for indices, new in zip(missing, inputs.encode(missing), strict=True):
+        names = [inputs.name(index) for index in indices]
+        require_finite(new, inputs.info, names.__getitem__)
         own_keys = [keys[index] for index in indices]
         store.add(own_keys, {"features": new})
         found.update(zip(own_keys, new, strict=True))
         done += len(indices)
         progress(Progress(inputs.phase, done, total))
     return [np.stack([found[keys[index]] for index in shard]) for shard in shards]
-
-
-def _name(inputs: Inputs, indices: Sequence[int], row: int) -> str:
-    return inputs.name(indices[row])
 
 
 def identity(encoder: Encoder, role: str, **of_role: Any) -> dict[str, Any]:
@@ -249,8 +245,8 @@ def encode_texts(
     """
     tokens = encoder.tokenize(texts)
     order = _order(encoder, tokens)
-    by, all_of_them = encode or encoder.encode_text, [range(len(texts))]
-    (features,) = _encode_tokens(encoder, by, tokens[order], batch_size, all_of_them)
+    encode = encode or encoder.encode_text
+    (features,) = _encode_tokens(encoder, encode, tokens[order], batch_size, [range(len(texts))])
     return features[np.argsort(order)]
 
 
@@ -297,10 +293,9 @@ def _count_truncated(encoder: Encoder, texts: Sequence[str], tokens: Tensor) -> 
 
     Where the end of a text is padded by 0, only those that fill the context can have been.
     """
-    full = np.flatnonzero(tokens[:, -1].numpy()) if encoder.trims_text else np.arange(len(tokens))
-    if len(full) == 0:
-        return 0
-    return int(encoder.overlong([texts[index] for index in full.tolist()]).sum())
+    full = tokens[:, -1].bool().tolist() if encoder.trims_text else [True] * len(texts)
+    full_texts = [*compress(texts, full)]
+    return int(encoder.overlong(full_texts).sum()) if full_texts else 0
 
 
 def quoted(text: str) -> str:

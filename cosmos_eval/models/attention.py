@@ -103,7 +103,7 @@ def resize_positional_embedding(
 
 
 def _run_as(block: Block, x: Tensor, grid_hw: tuple[int, int], attention: Attention) -> Tensor:
-    """Run a last block with another attention, (B, N, C) -> (B, N, C)."""
+    """Run a last block with another attention than its own."""
     mixed = block.ls_1(_self_attention(block, x, grid_hw, attention))
     if attention in ("clearclip", "naclip"):  # neither residual nor MLP
         return mixed
@@ -116,10 +116,8 @@ def _self_attention(
 ) -> Tensor:
     attn = block.attn
     if not isinstance(attn, nn.MultiheadAttention | transformer.Attention):
-        raise UsageError(
-            f"this model's blocks use {type(attn).__name__}, for which only --attention vanilla "
-            "is defined"
-        )
+        kind = type(attn).__name__
+        raise UsageError(f"this model's blocks use {kind}: only --attention vanilla is defined")
     q, k, v = _project(attn, block.ln_1(x))
     if isinstance(attn, nn.MultiheadAttention):
         return attn.out_proj(_join(_mix(q, k, v, grid_hw, attention)))
@@ -153,7 +151,7 @@ def neighbourhood(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
 
 
 def _project(attn: Any, x: Tensor) -> Tensor:
-    """(B, N, C) -> queries, keys and values (3, B, heads, N, C / heads)."""
+    """Project (B, N, C) to queries, keys and values (3, B, heads, N, C / heads)."""
     projected = F.linear(x, attn.in_proj_weight, attn.in_proj_bias)
     return projected.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
 

@@ -60,14 +60,13 @@ def read_description(path: Path) -> dict[str, Any]:
 
 def published(arch: str) -> Statement:
     """Return what all published weights of an architecture agree on."""
-    tags = [
-        open_clip.get_pretrained_cfg(arch, tag)
-        for tag in open_clip.list_pretrained_tags_by_model(arch)
-    ]
+    names = open_clip.list_pretrained_tags_by_model(arch)
+    tags = [open_clip.get_pretrained_cfg(arch, name) for name in names]
+    first = tags[0] if tags else {}
     shared = {
-        key: tags[0][key]
+        key: first[key]
         for key in _PREPROCESSING
-        if tags and key in tags[0] and all(tag.get(key) == tags[0][key] for tag in tags)
+        if key in first and all(tag.get(key) == first[key] for tag in tags)
     }
     quick_gelu = True if tags and all(tag.get("quick_gelu") for tag in tags) else None
     return Statement(f"all published weights of {arch}", quick_gelu, shared)

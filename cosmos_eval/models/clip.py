@@ -171,12 +171,9 @@ def describe_preprocessing(config: PreprocessCfg) -> dict[str, Any]:
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
     """Return everything that decides the ids of a text, vocabulary and rules as hashes."""
     own = _simple(tokenizer) if isinstance(tokenizer, SimpleTokenizer) else _hugging_face(tokenizer)
-    return {
-        "class": type(tokenizer).__name__,
-        "context_length": tokenizer.context_length,
-        "clean": _name(getattr(tokenizer, "clean_fn", None)),
-        **own,
-    }
+    clean = _name(getattr(tokenizer, "clean_fn", None))
+    kind, context = type(tokenizer).__name__, tokenizer.context_length
+    return {"class": kind, "context_length": context, "clean": clean, **own}
 
 
 def _simple(tokenizer: SimpleTokenizer) -> dict[str, Any]:

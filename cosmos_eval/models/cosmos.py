@@ -122,9 +122,9 @@ def _parts(model: open_clip.CLIP, config: Mapping[str, Any]) -> ClipParts:
 
 def _tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
     """Return the tokenizer of the model's vocabulary: OpenCLIP's or the scenes'."""
-    known = [make(context_length=context_length) for make in (SimpleTokenizer, scenes_tokenizer)]
-    for tokenizer in known:
-        if tokenizer.vocab_size == vocab_size:
-            return tokenizer
-    sizes = " or ".join(str(tokenizer.vocab_size) for tokenizer in known)
+    made = [make(context_length=context_length) for make in (SimpleTokenizer, scenes_tokenizer)]
+    known = {tokenizer.vocab_size: tokenizer for tokenizer in made}
+    if vocab_size in known:
+        return known[vocab_size]
+    sizes = " or ".join(map(str, known))
     raise UsageError(f"no tokenizer for a vocabulary of {vocab_size} tokens, only for {sizes}")

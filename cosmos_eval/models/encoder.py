@@ -174,11 +174,7 @@ def require_finite(
 
 
 def require_encoder(model: Any, where: str) -> None:
-    """Raise UsageError, one line, for an object that is no encoder.
-
-    A picture and two texts are encoded: features of another shape, type or length would otherwise
-    show as an error far from their cause, or as a wrong number.
-    """
+    """Raise UsageError, one line, for an object that does not encode a picture and two texts."""
     members = ["info", "preprocessing", "tokenizer", *methods(Encoder)]
     try:
         if missing := [name for name in members if not hasattr(model, name)]:
@@ -243,13 +239,10 @@ def require_output(method: str, given: Any, output: Any, widths: set[int], where
     elif ndim := _DIMENSIONS.get(method):
         rows = 3 if method == "transform" else len(given)
         if not isinstance(output, Tensor) or output.ndim != ndim or len(output) != rows:
-            fault = f"{_shape(output)}, not {rows} rows in {ndim} dimensions"
+            found = tuple(output.shape) if hasattr(output, "shape") else type(output).__name__
+            fault = f"{found}, not {rows} rows in {ndim} dimensions"
     if fault:
         raise UsageError(f"{where}: `{method}` returns {fault}")
-
-
-def _shape(output: Any) -> str:
-    return str(tuple(output.shape)) if hasattr(output, "shape") else type(output).__name__
 
 
 def _feature_fault(features: Any, inputs: int) -> str | None:
@@ -258,7 +251,7 @@ def _feature_fault(features: Any, inputs: int) -> str | None:
     if not isinstance(features, torch.Tensor):
         return f"{type(features).__name__}, not a tensor"
     if features.ndim != 2 or len(features) != inputs:
-        return f"{_shape(features)} for {inputs} inputs, not ({inputs}, D)"
+        return f"{tuple(features.shape)} for {inputs} inputs, not ({inputs}, D)"
     if features.dtype != torch.float32 or features.device.type != "cpu":
         return f"{features.dtype} on {features.device}, not float32 on the CPU"
     if features.requires_grad:

@@ -80,11 +80,9 @@ def heatmaps(
     the patches of a last block of the form `attention`, as one head. Raises UsageError where the
     model does not have this kind, and where maps are not finite.
     """
-    tokens = encoder.tokenize(texts)
-    if kind == "cross-attention":
-        features = with_cross_attention(encoder).text_queries(tokens)
-    else:
-        features = encoder.encode_text(tokens)
+    crossed = kind == "cross-attention"
+    encode = with_cross_attention(encoder).text_queries if crossed else encoder.encode_text
+    features = encode(encoder.tokenize(texts))
     maps = heatmaps_of_features(encoder, images, features, kind=kind, attention=attention)
     require_finite(maps, encoder.info, lambda index: f"image {index + 1} and its texts")
     return maps
@@ -216,7 +214,7 @@ def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
 
 
 def _solid(touching: Sequence[str]) -> list[bool]:
-    """Tell which pieces are letters, digits, or marks that connect these, no white space between.
+    """Tell which pieces are letters, digits, or marks that connect these.
 
     Vowel signs (category M), which the tokenizer takes for marks, belong to words.
     """

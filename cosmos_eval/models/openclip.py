@@ -202,6 +202,4 @@ def _weights_sha256(model: nn.Module, source: _Source) -> str | None:
     """Hash the file's bytes, or downloaded tensors' bytes in the order of their sorted keys."""
     if source.pretrained == RANDOM:
         return None
-    if source.file is not None:
-        return file_sha256(source.file)
-    return tensors_sha256(model.state_dict())
+    return file_sha256(source.file) if source.file else tensors_sha256(model.state_dict())

@@ -76,7 +76,9 @@ class TwoTower:
             spec=name,
             architecture=name,
             weights=None,
-            weights_sha256=tensors_sha256(*map(_state, self._weights)),
+            weights_sha256=tensors_sha256(
+                *(w.state_dict() if isinstance(w, nn.Module) else {"": w} for w in self._weights)
+            ),
             random=False,
             precision="fp32",
             device="cpu",
@@ -133,10 +135,6 @@ class TwoTower:
         return F.normalize(patches, dim=-1)
 
 
-def _state(weights: nn.Module | Tensor) -> Mapping[str, Tensor]:
-    return weights.state_dict() if isinstance(weights, nn.Module) else {"": weights}
-
-
 def _found(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor]:
     """Yield the modules and tensors that values are, hold or refer to, each once."""
     for value in values:
@@ -180,8 +178,8 @@ def _description(function: Any) -> str:
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """Run the file, get its model, and check that it is an encoder.
 
-    Its `info` then has what was typed and the hash of the file, so that cached embeddings of
-    another version are not used. Raises UsageError, one line, whatever goes wrong in the file.
+    Its `info` gets what was typed and the hash of the file, which identifies cached embeddings.
+    Raises UsageError, one line, whatever goes wrong in the file.
     """
     path = Path(spec.name)
     try:

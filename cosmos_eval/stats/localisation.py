@@ -10,8 +10,7 @@ images, S sizes; a leading `...` is kept.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,25 +82,15 @@ class MapScores(NamedTuple):
 
 def score_maps(maps: Values, under: Cover) -> MapScores:
     """Return the scores of maps (K, h, w) >= 0; no thing may fill all labelled pixels."""
-    masses, k = _masses(maps, under), len(maps)
-    own = masses.diagonal().copy()
-    hits = [
-        pointing(one, middles, under.labelled_middles)
-        for one, middles in zip(maps, under.thing_middles, strict=True)
-    ]
-    aucs = [
-        auc(one, thing, under.labelled - thing)
-        for one, thing in zip(maps, under.things, strict=True)
-    ]
-    others = (masses.sum(axis=0) - own) / (k - 1) if k > 1 else np.full(k, np.nan)
-    return MapScores(own, np.array(hits), np.array(aucs), others)
-
-
-def _masses(maps: Values, under: Cover) -> Values:
-    """Return fractions (map, thing) of the mass on labelled pixels; 0 where there is none."""
-    on_things = np.einsum("mhw,thw->mt", maps, under.things)
+    k, on_things = len(maps), np.einsum("mhw,thw->mt", maps, under.things)
     total = np.einsum("mhw,hw->m", maps, under.labelled)[:, None]
-    return np.divide(on_things, total, out=np.zeros_like(on_things), where=total > 0)
+    masses = np.divide(on_things, total, out=np.zeros_like(on_things), where=total > 0)
+    own = masses.diagonal().copy()
+    others = (masses.sum(axis=0) - own) / (k - 1) if k > 1 else np.full(k, np.nan)
+    things = list(zip(maps, under.things, under.thing_middles, strict=True))
+    hits = [pointing(one, middles, under.labelled_middles) for one, _, middles in things]
+    aucs = [auc(one, thing, under.labelled - thing) for one, thing, _ in things]
+    return MapScores(own, np.array(hits), np.array(aucs), others)
 
 
 def pointing(one: Values, on_thing: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> float:
@@ -156,34 +145,26 @@ def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
     """Return the sums over the pairs of every image, (N, S)."""
     cell = pairs.image * len(SIZES) + pairs.size
 
-    def summed(values: NDArray[Any]) -> Values:
-        flat = np.zeros(n_images * len(SIZES))
-        np.add.at(flat, cell, values)
-        return flat.reshape(n_images, len(SIZES))
+    def summed(values: Values) -> Values:
+        flat = np.bincount(cell, weights=values, minlength=n_images * len(SIZES))
+        return flat.astype(np.float64).reshape(n_images, len(SIZES))
 
     scores = pairs.scores
     beside_others = ~np.isnan(scores.other_names)
-    return Sums(
-        summed(np.ones(len(cell))),
-        summed(pairs.area),
-        summed(scores.mass),
-        summed(scores.hit),
-        summed(scores.auc),
-        summed(np.where(beside_others, scores.mass, 0.0)),
-        summed(np.where(beside_others, scores.other_names, 0.0)),
-    )
+    mass_beside_others = np.where(beside_others, scores.mass, 0.0)
+    other_names = np.where(beside_others, scores.other_names, 0.0)
+    columns = (np.ones(len(cell)), pairs.area, scores.mass, scores.hit, scores.auc)
+    return Sums(*map(summed, (*columns, mass_beside_others, other_names)))
 
 
-METRICS: Mapping[str, Callable[[Sums], Values]] = MappingProxyType(
-    {
-        "attention_mass": lambda sums: ratio(sums.mass, sums.pairs),
-        "area": lambda sums: ratio(sums.area, sums.pairs),
-        "mass_over_area": lambda sums: ratio(sums.mass, sums.area),
-        "mass_over_other_names": lambda sums: ratio(sums.mass_beside_others, sums.other_names),
-        "pointing_game": lambda sums: ratio(sums.hits, sums.pairs),
-        "AUC": lambda sums: ratio(sums.auc, sums.pairs),
-    }
-)
+METRICS: Mapping[str, Callable[[Sums], Values]] = {
+    "attention_mass": lambda sums: ratio(sums.mass, sums.pairs),
+    "area": lambda sums: ratio(sums.area, sums.pairs),
+    "mass_over_area": lambda sums: ratio(sums.mass, sums.area),
+    "mass_over_other_names": lambda sums: ratio(sums.mass_beside_others, sums.other_names),
+    "pointing_game": lambda sums: ratio(sums.hits, sums.pairs),
+    "AUC": lambda sums: ratio(sums.auc, sums.pairs),
+}
 """Metrics (...,) of sums (...,): means over pairs, and two ratios of means; NaN without pairs."""
 
 

@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
 from cosmos_eval.stats.estimates import Estimate, GroupMean, Median, Proportion, Values
-from cosmos_eval.stats.intervals import LEVEL
-from cosmos_eval.stats.resampling import (
+from cosmos_eval.stats.intervals import (
+    LEVEL,
     RESAMPLES,
     Estimates,
     Product,

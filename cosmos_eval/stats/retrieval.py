@@ -121,10 +121,7 @@ def _best_positives(
 
 
 def _count(
-    matrix: _Matrix,
-    bands: list[_Band],
-    of_image: NDArray[np.float32],
-    of_row: NDArray[np.float32],
+    matrix: _Matrix, bands: list[_Band], of_image: NDArray[np.float32], of_row: NDArray[np.float32]
 ) -> RetrievalRanks:
     """Ranks of images and of rows: one, and what is no positive and no worse than the best."""
     ranks = RetrievalRanks(np.ones(len(matrix.images), int), np.ones(len(matrix.texts), int))

@@ -92,10 +92,9 @@ def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> A
         flat = np.bincount(cells, weights=pixels, minlength=n_images * n_classes)
         return flat.astype(np.int64).reshape(n_images, n_classes)
 
-    right = np.where(label == prediction, sparse.pixels, 0)
-    return Areas(
-        summed(right, label), summed(sparse.pixels, label), summed(sparse.pixels, prediction)
-    )
+    pixels = sparse.pixels
+    right = np.where(label == prediction, pixels, 0)
+    return Areas(summed(right, label), summed(pixels, label), summed(pixels, prediction))
 
 
 def class_scores(areas: Areas) -> ClassScores:

@@ -13,7 +13,7 @@ from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import class_names, templates_of
 from cosmos_eval.data.classification import ClassData, fetch, open_data, sample_list_hash, survey
 from cosmos_eval.data.folders import fingerprint
-from cosmos_eval.stats.classification import confusion_pairs, top_classes
+from cosmos_eval.stats.choices import confusion_pairs, top_classes
 from cosmos_eval.stats.estimates import GroupMean, Proportion, means_of_groups
 from cosmos_eval.tasks.task import Derived, Metric, Task
 from cosmos_eval.types import (

@@ -18,13 +18,7 @@ from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.embedding.cache import Arrays, Report, ShardStore, fingerprint
 from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.tasks.prompts import resolve_templates
-from cosmos_eval.types import (
-    EncoderInfo,
-    LabelMapProtocol,
-    OnProgress,
-    Progress,
-    RunOptions,
-)
+from cosmos_eval.types import EncoderInfo, LabelMapProtocol, OnProgress, Progress, RunOptions
 
 IMAGES_PER_SHARD = 32
 
@@ -58,8 +52,8 @@ def in_shards(
     `find` returns the results that are stored, or None. Where any is missing, `prepare` is called
     in all processes and returns what computes the missing shards of this process.
     """
-    size = IMAGES_PER_SHARD
-    shards = [range(n_images)[start : start + size] for start in range(0, n_images, size)]
+    starts = range(0, n_images, IMAGES_PER_SHARD)
+    shards = [range(n_images)[start : start + IMAGES_PER_SHARD] for start in starts]
 
     def report(note: str, done: int = 0) -> None:
         progress(Progress("images", done, n_images, note))

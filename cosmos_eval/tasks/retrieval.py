@@ -34,10 +34,7 @@ _IMAGE = "image"  # (N,) derived: index of every image
 
 # The ranks of the queries of a direction, and the image that each query belongs to. Captions of
 # one image are not independent, so that images are resampled with all their captions.
-_QUERIES = {
-    "image_to_text": (IMAGE_RANK, _IMAGE),
-    "text_to_image": (TEXT_RANK, IMAGE_OF_TEXT),
-}
+_QUERIES = {"image_to_text": (IMAGE_RANK, _IMAGE), "text_to_image": (TEXT_RANK, IMAGE_OF_TEXT)}
 
 
 def measure(

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.folders import exist_in, fingerprint, limit_notes, truncation_notes
 from cosmos_eval.data.selection import SelectionData, open_data, survey
+from cosmos_eval.stats.choices import pair_hits, single_hits
 from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion, means_of_groups
-from cosmos_eval.stats.selection import pair_hits, single_hits
 from cosmos_eval.tasks.task import Derived, Metric, Task
 from cosmos_eval.types import (
     Embeddings,

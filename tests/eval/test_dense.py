@@ -268,5 +268,5 @@ def test_unknown_attention_knows_only_its_own_form(images):
     visual = tower()
     visual.transformer.resblocks[-1].attn = Other()
     assert encode_patches(visual, images, "vanilla").shape == (2, 4, 4, EMBED)
-    with pytest.raises(UsageError, match="use Other, for which only --attention vanilla"):
+    with pytest.raises(UsageError, match="use Other: only --attention vanilla"):
         encode_patches(visual, images, "csa")

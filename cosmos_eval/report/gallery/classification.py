@@ -17,7 +17,7 @@ from cosmos_eval.report.gallery.pictures import Canvas
 from cosmos_eval.report.gallery.records import ClassificationExample
 from cosmos_eval.report.gallery.selection import Candidate
 from cosmos_eval.report.gallery.source import Group, Source
-from cosmos_eval.stats.classification import confusion_pairs
+from cosmos_eval.stats.choices import confusion_pairs
 from cosmos_eval.tasks.classification import CLASSES, LABELS, TOP5
 from cosmos_eval.types import RunOptions, Samples
 

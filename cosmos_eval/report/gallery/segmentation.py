@@ -25,13 +25,13 @@ from cosmos_eval.report.gallery.selection import Candidate
 from cosmos_eval.report.gallery.source import Group, Pair, Source
 from cosmos_eval.results.labels import predictions_of
 from cosmos_eval.stats.segmentation import confusion
+from cosmos_eval.tasks.segmentation import CLASSES, NAME
 from cosmos_eval.tasks.segmentation.pictures import (
     colours,
     prediction_file,
     predictions_folder,
     read_image,
 )
-from cosmos_eval.tasks.segmentation.samples import CLASSES, NAME
 from cosmos_eval.types import (
     OnProgress,
     Precision,

@@ -5,17 +5,101 @@ Importing this package imports no torch: figures follow from stored samples with
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
 from cosmos_eval.data.label_maps import LabelMaps, open_data
-from cosmos_eval.tasks.localisation import samples
-from cosmos_eval.tasks.task import Task
-from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions
+from cosmos_eval.stats import localisation as stats
+from cosmos_eval.stats.estimates import FunctionOfSums, Values, means_of_groups
+from cosmos_eval.tasks.task import Derived, Metric, Task
+from cosmos_eval.types import LocalisationProtocol, Measurement, OnProgress, RunOptions, Samples
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
+
+NAME = "name"  # (N,) of the images
+PIXELS = "image_pixels"  # (N,)
+LABELLED = "labelled_pixels"  # (N,) pixels with a label
+CLASSES = "classes"  # (C,) names
+BOUNDS = "bounds"  # (2,) shares of an image from which on a thing is medium, and large
+IMAGE = "image"  # (P,) number of the image of a pair
+CLASS = "class"  # (P,) number of its class
+THING = "thing_pixels"  # (P,) pixels of the class
+MASS = "mass"  # (P,) and below: stats.localisation.MapScores, float32
+HIT = "hit"
+AUC = "auc"
+OTHER_NAMES = "other_names"
+SCORES = (MASS, HIT, AUC, OTHER_NAMES)
+SUMS = "sums"  # derived: cosmos_eval.stats.localisation.Sums of every image
+
+_RATIOS = ("mass_over_area", "mass_over_other_names")
+_LABELS = {
+    "attention_mass": "attention mass",
+    "mass_over_area": "mass / area",
+    "mass_over_other_names": "mass / other names",
+    "pointing_game": "pointing game",
+    "AUC": "AUC",
+}
+_PRIMARY = ("attention_mass", "AUC")
+
+
+def derive(samples: Samples) -> Derived:
+    """Add the sums over the pairs of every image, (N, sizes)."""
+    return {**samples, SUMS: stats.sums_of_images(_pairs(samples), len(samples[NAME]))}
+
+
+def _metrics() -> Iterator[Metric]:
+    """Every metric of all things, then of those of each size, of which there may be none."""
+    for size, suffix in ((None, ""), *((n, f"_{name}") for n, name in enumerate(stats.SIZES))):
+        for name, function in stats.METRICS.items():
+            yield Metric(
+                name + suffix,
+                partial(_estimate, size, function),
+                "ratio" if name in _RATIOS else "fraction",
+                label=_LABELS.get(name + suffix, ""),
+                headline=name + suffix in _LABELS,
+                primary=name + suffix in _PRIMARY,
+            )
+
+
+def _estimate(
+    size: int | None, function: Callable[[stats.Sums], Values], samples: Derived
+) -> FunctionOfSums:
+    return FunctionOfSums(samples[SUMS], lambda sums: function(stats.of_size(size, sums)))
+
+
+def _pairs(samples: Samples) -> stats.Pairs:
+    of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
+    scores = (samples[name].astype(np.float64) for name in SCORES)
+    return stats.Pairs(
+        image=samples[IMAGE],
+        size=np.searchsorted(samples[BOUNDS], of_image, side="right"),
+        area=_areas(samples),
+        scores=stats.MapScores(*scores),
+    )
+
+
+def _areas(samples: Samples) -> NDArray[np.float64]:
+    return np.divide(samples[THING], samples[LABELLED][samples[IMAGE]])
+
+
+def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
+    """Means over the pairs of every class, and how many there are."""
+    columns = {
+        "attention_mass": samples[MASS],
+        "area": _areas(samples),
+        "pointing_game": samples[HIT],
+        "AUC": samples[AUC],
+    }
+    return means_of_groups(samples[CLASSES].tolist(), samples[CLASS], columns, "images")
+
+
+METRICS = tuple(_metrics())
 
 
 def measure(
@@ -45,18 +129,18 @@ def image_pass(protocol: LocalisationProtocol, options: RunOptions, data: object
 
 TASK = Task(
     protocol=LocalisationProtocol,
-    metrics=samples.METRICS,
+    metrics=METRICS,
     truth=(
-        *(samples.NAME, samples.PIXELS, samples.LABELLED, samples.CLASSES, samples.BOUNDS),
-        *(samples.IMAGE, samples.CLASS, samples.THING),
+        *(NAME, PIXELS, LABELLED, CLASSES, BOUNDS),
+        *(IMAGE, CLASS, THING),
     ),
     open_data=open_data,
     check=check,
     checked=CHECKED,
     measure_together=measure,
     image_pass=image_pass,
-    derive=samples.derive,
-    per_class=samples.per_class,
+    derive=derive,
+    per_class=per_class,
     survey=survey,
     is_there=is_there,
     n_samples=lambda protocol: protocol.n_images,

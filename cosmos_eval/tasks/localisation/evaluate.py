@@ -30,7 +30,7 @@ from cosmos_eval.models.maps import (
 )
 from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
 from cosmos_eval.tasks import label_maps, task_named
-from cosmos_eval.tasks.localisation import samples as fields
+from cosmos_eval.tasks import localisation as fields
 from cosmos_eval.tasks.prompts import prompt_embeddings, prompt_queries
 from cosmos_eval.types import (
     Attention,
@@ -232,14 +232,8 @@ def things_of(label: Label, grid: tuple[int, int], protocol: LocalisationProtoco
     present = [n for n in range(first, len(protocol.class_names)) if counts[n]]
     alone = any(counts[n] == labelled for n in present)
     classes = [] if alone else present
-    return Things(
-        classes,
-        [int(counts[n]) for n in classes],
-        label.size,
-        labelled,
-        cover(label, classes, grid, ignored) if classes else None,
-        alone,
-    )
+    under = cover(label, classes, grid, ignored) if classes else None
+    return Things(classes, counts[classes].tolist(), label.size, labelled, under, alone)
 
 
 class Mapper(NamedTuple):

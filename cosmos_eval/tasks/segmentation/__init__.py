@@ -5,18 +5,37 @@ Importing this package imports no torch: figures follow from stored samples with
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
 from cosmos_eval.data.label_maps import LabelMaps, open_data
-from cosmos_eval.tasks.segmentation import samples
-from cosmos_eval.tasks.task import Task
+from cosmos_eval.stats.estimates import FunctionOfSums, Values
+from cosmos_eval.stats.segmentation import (
+    Areas,
+    SparseConfusion,
+    areas_of_images,
+    class_scores,
+    join,
+    mean_accuracy,
+    mean_iou,
+    pixel_accuracy,
+)
+from cosmos_eval.tasks.task import Derived, Metric, Task
 from cosmos_eval.types import (
+    Attention,
     Measurement,
+    Mistakes,
     OnProgress,
     Protocol,
     RunOptions,
+    Samples,
     SegmentationProtocol,
     UsageError,
 )
@@ -24,14 +43,140 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
+# Beside the fields of SparseConfusion.
+NAME = "name"  # (N,) of the images
+CLASSES = "classes"  # (C,) names
+GROUPS = "groups"  # (G,) names of groups of classes whose mean IoU is reported
+MEMBERS = "members"  # (G, C) whether a class belongs to a group
+AREAS = "areas"  # derived: cosmos_eval.stats.segmentation.Areas of every image
+LABELLED = "labelled pixels of the label maps"  # (N, C) derived
+
+# Constants of a protocol that change the number, beside names, prompts and templates.
+_CONSTANTS = (
+    *("short_side", "long_side", "window", "stride", "scale", "prob_thd", "area_thd"),
+    *("reduce_zero_label", "ignore_index", "mean", "std"),
+)
+
+
+def pack_samples(
+    names: Sequence[str], confusions: Sequence[SparseConfusion], protocol: SegmentationProtocol
+) -> Samples:
+    """Arrays to store; `confusions` holds the counts of one image each, in the order of names."""
+    return {NAME: np.array(names), **_names(protocol), **join(confusions)._asdict()}
+
+
+def derive(samples: Samples) -> Derived:
+    """Add the areas of every image, the truth about them, and the members of groups."""
+    sparse = SparseConfusion(*(samples[field] for field in SparseConfusion._fields))
+    areas = areas_of_images(sparse, len(samples[NAME]), len(samples[CLASSES]))
+    return {**samples, AREAS: areas, LABELLED: areas.labelled}
+
+
+def of_areas(function: Callable[[Areas], Values], samples: Derived) -> FunctionOfSums:
+    """A metric that follows from the areas of all images."""
+    return FunctionOfSums(samples[AREAS], function)
+
+
+def group_iou(samples: Derived, group: str) -> FunctionOfSums | None:
+    """Mean IoU of the classes of a group; None where there is no such group."""
+    groups = samples[GROUPS].tolist()
+    if group not in groups:
+        return None
+    members = np.flatnonzero(samples[MEMBERS][groups.index(group)])
+    return FunctionOfSums(samples[AREAS], partial(mean_iou, members=members))
+
+
+def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
+    """IoU and accuracy of every class, None where it does not occur."""
+    areas = derive(samples)[AREAS]
+    total = Areas(*(part.sum(0) for part in areas))
+    scores = zip(samples[CLASSES].tolist(), *class_scores(total), strict=True)
+    return {name: {"IoU": _value(iou), "Acc": _value(acc)} for name, iou, acc in scores}
+
+
+def mistakes(samples: Samples) -> Mistakes:
+    """What pixels of every class were taken for."""
+    classes = samples[CLASSES].tolist()
+    pixels = np.zeros(len(classes) ** 2, np.int64)
+    np.add.at(pixels, samples["pair"], samples["pixels"])
+    square = pixels.reshape(len(classes), -1)
+    totals = square.sum(axis=1)
+    np.fill_diagonal(square, 0)
+    true, taken_for = np.nonzero(square)
+    return Mistakes("pixels", classes, true, taken_for, square[true, taken_for], totals)
+
+
+def upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:
+    """Add classes and groups of the known protocol, where it still has the names of version 1.
+
+    Raises ValueError and UsageError where it has not.
+    """
+    from cosmos_eval.protocols import find_known  # which takes longer than reading a result
+
+    protocol = find_known(record["dataset"], record["protocol"])
+    if not isinstance(protocol, SegmentationProtocol):
+        raise ValueError("no segmentation protocol")
+    names = hashlib.sha256(json.dumps(protocol.class_names).encode()).hexdigest()
+    if names != record["provenance"]["hashes"].get("class_names"):
+        raise ValueError("other classes")
+    return {**samples, **_names(protocol)}
+
+
+def _names(protocol: SegmentationProtocol) -> dict[str, NDArray[Any]]:
+    classes, groups = protocol.class_names, protocol.groups
+    members = [[name in some for name in classes] for some in groups.values()]
+    return {
+        CLASSES: np.array(classes),
+        GROUPS: np.array(list(groups), dtype=np.str_),
+        MEMBERS: np.array(members, dtype=np.bool_).reshape(len(groups), len(classes)),
+    }
+
+
+def _value(score: np.float64) -> float | None:
+    return None if np.isnan(score) else float(score)
+
+
+METRICS = (
+    Metric("mIoU", partial(of_areas, mean_iou), primary=True),
+    Metric("mAcc", partial(of_areas, mean_accuracy)),
+    Metric("aAcc", partial(of_areas, pixel_accuracy)),
+    Metric("mIoU_things", partial(group_iou, group="things"), label="mIoU things", headline=True),
+    Metric("mIoU_stuff", partial(group_iou, group="stuff"), label="mIoU stuff", headline=True),
+    Metric("mIoU_*", group_iou, members=lambda samples: samples[GROUPS].tolist()),
+)
+
+
+def constants(protocol: SegmentationProtocol, attention: Attention) -> dict[str, Any]:
+    """Return the constants of a protocol that define its numbers, and the form of attention."""
+    found = {name: getattr(protocol, name) for name in _CONSTANTS}
+    if protocol.window is None:
+        found["stride"] = None  # it has no effect, so that its value must not change the hash
+    if protocol.refinement is not None:  # else left out, so that older results keep their hash
+        found["refinement"] = protocol.refinement
+    return {**found, "attention": attention}
+
+
+def shared_prompts(protocol: SegmentationProtocol) -> tuple[str, ...]:
+    """Return one note per prompt of several classes: the first class wins wherever it is best."""
+    owners: dict[str, list[str]] = {}
+    for name, prompts in zip(protocol.class_names, protocol.queries, strict=True):
+        for prompt in dict.fromkeys(prompts):
+            owners.setdefault(prompt, []).append(name)
+    return tuple(
+        f"prompt '{prompt}' belongs to {' and '.join(names)}: {names[0]} always wins with it"
+        for prompt, names in owners.items()
+        if len(names) > 1
+    )
+
+
 # What of a protocol decides how a model sees an image, beside the form of attention.
 _SEEN = ("short_side", "long_side", "window", "stride", "mean", "std")
 
 
 def image_pass(protocol: SegmentationProtocol, options: RunOptions, data: LabelMaps) -> Hashable:
     """Return what a model sees: protocols of equal keys are evaluated in one pass over images."""
-    seen = [getattr(protocol, name) for name in _SEEN]
-    images = [sample.image for sample in data.samples]
+    seen = (getattr(protocol, name) for name in _SEEN)
+    images = (sample.image for sample in data.samples)
     return (*seen, options.attention or protocol.attention, *images)
 
 
@@ -58,18 +203,18 @@ def require_segmentation(protocol: Protocol) -> SegmentationProtocol:
 
 TASK = Task(
     protocol=SegmentationProtocol,
-    metrics=samples.METRICS,
-    truth=(samples.NAME, samples.CLASSES, samples.GROUPS, samples.MEMBERS, samples.LABELLED),
+    metrics=METRICS,
+    truth=(NAME, CLASSES, GROUPS, MEMBERS, LABELLED),
     open_data=open_data,
     check=check,
     checked=CHECKED,
     seconds=2.0,
     measure_together=measure,
     image_pass=image_pass,
-    derive=samples.derive,
-    per_class=samples.per_class,
-    mistakes=samples.mistakes,
-    upgrade=samples.upgrade,
+    derive=derive,
+    per_class=per_class,
+    mistakes=mistakes,
+    upgrade=upgrade,
     survey=survey,
     is_there=is_there,
     n_samples=lambda protocol: protocol.n_images,

@@ -26,6 +26,7 @@ from cosmos_eval.tasks.label_maps import (
     stored_shards,
     unfinished_store,
 )
+from cosmos_eval.tasks.segmentation import constants, pack_samples, shared_prompts
 from cosmos_eval.tasks.segmentation.inference import (
     Prediction,
     Segmenter,
@@ -40,11 +41,6 @@ from cosmos_eval.tasks.segmentation.pictures import (
     predictions_folder,
     save_label_map,
     save_overlay,
-)
-from cosmos_eval.tasks.segmentation.samples import (
-    constants,
-    pack_samples,
-    shared_prompts,
 )
 from cosmos_eval.types import (
     Measurement,
@@ -177,8 +173,8 @@ def _find(
     """Return the stored counts of each shard, None where those of any job are missing."""
     stored = [stored_shards(job.store, shards, report) for job in jobs]
     found: list[list[Counts] | None] = []
-    for index, shard in enumerate(shards):
-        counts = [_counts(job, shard, own[index]) for job, own in zip(jobs, stored, strict=True)]
+    for shard, *arrays in zip(shards, *stored, strict=True):
+        counts = [_counts(job, shard, own) for job, own in zip(jobs, arrays, strict=True)]
         whole = [one for one in counts if one is not None]
         found.append(whole if len(whole) == len(jobs) else None)
     return found
@@ -196,11 +192,6 @@ def _counts(job: Job, shard: range, arrays: Arrays | None) -> Counts | None:
             return None
     every = SparseConfusion(*(arrays[field] for field in SparseConfusion._fields))
     return Counts(separate(every, len(shard)), pictures)
-
-
-def _arrays(counts: Counts) -> Arrays:
-    pictures = np.array(counts.pictures, "S64").view(np.uint8).reshape(-1, 64)
-    return {"pictures": pictures, **join(counts.confusions)._asdict()}
 
 
 def _count(
@@ -225,18 +216,17 @@ def _count(
         counts = [Counts([], []) for _ in jobs]
         for predictions in predict_together(segmenters, islice(images, len(shard))):
             for job, prediction, own in zip(jobs, predictions, counts, strict=True):
-                own.confusions.append(_confusion(prediction, job.protocol))
+                n_classes, ignored = len(job.protocol.class_names), job.protocol.ignore_index
+                found = confusion(prediction.image.label, prediction.classes, n_classes, ignored)
+                own.confusions.append(pack([found]))
                 own.pictures.append(_save(prediction, job))
             done += 1
             progress(Progress("images", done, len(indices)))
         for job, own in zip(jobs, counts, strict=True):
-            store_shard(job.store, shard, _arrays(own))
+            pictures = np.array(own.pictures, "S64").view(np.uint8).reshape(-1, 64)
+            arrays = {"pictures": pictures, **join(own.confusions)._asdict()}
+            store_shard(job.store, shard, arrays)
         yield counts
-
-
-def _confusion(prediction: Prediction, protocol: SegmentationProtocol) -> SparseConfusion:
-    truth, n_classes = prediction.image.label, len(protocol.class_names)
-    return pack([confusion(truth, prediction.classes, n_classes, protocol.ignore_index)])
 
 
 def _save(prediction: Prediction, job: Job) -> str:

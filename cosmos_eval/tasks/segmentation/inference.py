@@ -45,7 +45,6 @@ from cosmos_eval.types import (
     Attention,
     OnProgress,
     Refinement,
-    Rgb,
     RunOptions,
     SegmentationProtocol,
     UsageError,
@@ -114,16 +113,11 @@ class Segmenter(NamedTuple):
 
 def fit_to_model(protocol: SegmentationProtocol, encoder: DenseEncoder) -> SegmentationProtocol:
     """Return the protocol with the model's mean and std where it states none."""
-    return replace(
-        protocol,
-        mean=protocol.mean or _of_255(encoder.image_mean),
-        std=protocol.std or _of_255(encoder.image_std),
+    mean, std = (
+        (255 * red, 255 * green, 255 * blue)
+        for red, green, blue in (encoder.image_mean, encoder.image_std)
     )
-
-
-def _of_255(values: Rgb) -> Rgb:
-    red, green, blue = (255 * value for value in values)
-    return red, green, blue
+    return replace(protocol, mean=protocol.mean or mean, std=protocol.std or std)
 
 
 def make_segmenter(
@@ -170,10 +164,8 @@ class _Windows(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return (
-            min(self.rows.window, self.rows.length),
-            min(self.columns.window, self.columns.length),
-        )
+        rows, columns = self.rows, self.columns
+        return min(rows.window, rows.length), min(columns.window, columns.length)
 
     def pixels(self) -> Iterator[Tensor]:
         """The windows, (3, h, w) each, row by row."""
@@ -231,11 +223,9 @@ def _label_map(windows: _Windows, patches: Tensor, head: _Head) -> Label:
     rows = placement(windows.rows, height).to(tokens.device)
     columns = placement(windows.columns, width).to(tokens.device)
     if head.refinement is None:
-        classes = label_map(tokens, rows, columns, head.decision)
-    else:
-        pixels = windows.images[0].pixels
-        classes = refined_label_map(tokens, rows, columns, head.decision, pixels)
-    return classes.cpu().numpy()
+        return label_map(tokens, rows, columns, head.decision).cpu().numpy()
+    pixels = windows.images[0].pixels
+    return refined_label_map(tokens, rows, columns, head.decision, pixels).cpu().numpy()
 
 
 def _windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
@@ -296,12 +286,8 @@ def _encode(pixels: Tensor, segmenter: Segmenter) -> Tensor:
     encoder = segmenter.encoder
     at_once = images_at_once(encoder, (pixels.shape[2], pixels.shape[3]), segmenter.batch_size)
     batches = pixels.chunk(math.ceil(len(pixels) / at_once))
-    return torch.cat(
-        [
-            encoder.encode_patches(batch.to(encoder.info.device), segmenter.attention)
-            for batch in batches
-        ]
-    )
+    device, attention = encoder.info.device, segmenter.attention
+    return torch.cat([encoder.encode_patches(one.to(device), attention) for one in batches])
 
 
 def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
@@ -327,19 +313,14 @@ def draw_image(
     loaded = LoadedImage(sample, normalised(image, fitted), unlabelled)
     (prediction,) = predict(segmenter, [loaded])
     n_classes = len(fitted.class_names)
-    legend = Legend(
-        fitted.class_names, distinct_colours(n_classes), shares(prediction.classes, n_classes)
-    )
+    colours, found = distinct_colours(n_classes), shares(prediction.classes, n_classes)
     rgb = rgb_of(image)
     panels = [Panel(path.name, rgb), Panel(encoder.info.spec, rgb, prediction.classes)]
-    return picture(panels, legend)
+    return picture(panels, Legend(fitted.class_names, colours, found))
 
 
 def predictions(
-    encoder: Encoder,
-    protocol: SegmentationProtocol,
-    samples: Sequence[Sample],
-    options: RunOptions,
+    encoder: Encoder, protocol: SegmentationProtocol, samples: Sequence[Sample], options: RunOptions
 ) -> Iterator[Label]:
     """Yield predicted classes (H, W) of images of a data set, each at its original size."""
     segmenter = make_segmenter(encoder, protocol, options)

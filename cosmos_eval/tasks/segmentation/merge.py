@@ -133,7 +133,9 @@ def decide(best: Callable[[Decision, Tensor | None], Tensor], decision: Decision
     if decision.area_thd is not None:
         classes = best(decision._replace(prob_thd=0.0), None)
         n_classes = int(decision.class_of_query[-1]) + 1
-        small = _small_classes(classes, n_classes, decision.area_thd)
+        areas = torch.bincount(classes.flatten(), minlength=n_classes)
+        small = areas <= decision.area_thd * areas[1:].sum()
+        small[0] = False
         ruled_out = small[decision.class_of_query.long()]
     return best(decision, ruled_out)
 
@@ -179,14 +181,6 @@ def _best_classes(
     return classes
 
 
-def _small_classes(classes: Tensor, n_classes: int, area_thd: float) -> Tensor:
-    """(n_classes,) bool: classes to rule out because they cover too little of the foreground."""
-    areas = torch.bincount(classes.flatten(), minlength=n_classes)
-    small = areas <= area_thd * areas[1:].sum()
-    small[0] = False
-    return small
-
-
 def refined_label_map(
     tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, pixels: Tensor
 ) -> Tensor:
@@ -194,9 +188,8 @@ def refined_label_map(
     size = (len(rows), len(columns))
     image = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
     weights = affinities(image.to(tokens.device))
-    return decide(
-        functools.partial(_best_refined_classes, tokens, rows, columns, weights), decision
-    )
+    best = functools.partial(_best_refined_classes, tokens, rows, columns, weights)
+    return decide(best, decision)
 
 
 def affinities(image: Tensor) -> Tensor:

@@ -99,8 +99,7 @@ class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
 class CosmosEvalDataset(mmseg_datasets().BaseSegDataset):  # type: ignore[misc]
     """The images and label maps of a data set that `cosmos-eval` knows, or of a YAML file.
 
-    `data_root`, `limit` and `allow_partial` are those of `cosmos_eval.evaluate`, which also says
-    what is raised.
+    `data_root`, `limit` and `allow_partial` are those of `cosmos_eval.evaluate`, as are errors.
     Classes are the protocol's, and pixels to ignore become 255.
     """
 

@@ -55,7 +55,7 @@ class Legend(NamedTuple):
 def distinct_colours(count: int) -> tuple[Colour, ...]:
     """Return colours of hues that are far apart, in two brightnesses."""
     return tuple(
-        _rgb(colorsys.hsv_to_rgb(index * _GOLDEN % 1, 0.75, 0.95 if index % 2 == 0 else 0.7))
+        _rgb(colorsys.hsv_to_rgb(index * _GOLDEN % 1, 0.75, 0.7 if index % 2 else 0.95))
         for index in range(count)
     )
 
@@ -111,8 +111,8 @@ def _fit(pixels: Pixels) -> Image.Image:
     """Scale an image to the size of a panel."""
     image = Image.fromarray(pixels)
     scale = _PANEL / max(image.size)
-    size = tuple(max(1, round(side * scale)) for side in image.size)
-    return image.resize((size[0], size[1]))
+    width, height = (max(1, round(side * scale)) for side in image.size)
+    return image.resize((width, height))
 
 
 def _rgb(colour: Sequence[float]) -> Colour:

@@ -11,6 +11,7 @@ from scipy.stats import binomtest, t, ttest_1samp
 from support.results import retrieval_metrics
 
 from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Mean, Median, Proportion
+from cosmos_eval.stats.intervals import Statistic, resample, statistic_of
 from cosmos_eval.stats.paired import (
     PairedDifference,
     differences,
@@ -19,7 +20,6 @@ from cosmos_eval.stats.paired import (
     matched_shares,
     mcnemar,
 )
-from cosmos_eval.stats.resampling import Statistic, resample, statistic_of
 from cosmos_eval.stats.retrieval import RetrievalRanks
 from cosmos_eval.stats.segmentation import Areas, mean_accuracy, mean_iou, pixel_accuracy
 

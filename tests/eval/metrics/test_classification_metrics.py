@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support.results import metrics_of
 
-from cosmos_eval.stats import classification
-from cosmos_eval.stats.classification import confusion_pairs, top_classes
+from cosmos_eval.stats import choices
+from cosmos_eval.stats.choices import confusion_pairs, top_classes
 from cosmos_eval.stats.estimates import means_of_groups
 
 
@@ -34,7 +34,7 @@ def test_solved_by_hand() -> None:
 def test_top_classes_equal_a_stable_sort(
     classes: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(classification, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(choices, "_BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(0)
     images = rng.integers(-2, 3, (30, 3)).astype(np.float32)
     embeddings = rng.integers(-2, 3, (classes, 3)).astype(np.float32)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from support.results import metrics_of
 
-from cosmos_eval.stats import selection
+from cosmos_eval.stats import choices
+from cosmos_eval.stats.choices import pair_hits, single_hits
 from cosmos_eval.stats.estimates import means_of_groups
-from cosmos_eval.stats.selection import pair_hits, single_hits
 
 EYE = np.eye(3, dtype=np.float32)
 
@@ -61,7 +61,7 @@ def test_a_constant_model_is_always_wrong(width: int) -> None:
 def test_equals_plain_loops_with_many_ties(
     block_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(selection, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(choices, "_BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(3)
     # Small whole numbers: every product is exact, and many are equal.
     images = rng.integers(-2, 3, (11, 4)).astype(np.float32)

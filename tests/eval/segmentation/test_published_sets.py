@@ -21,6 +21,7 @@ from cosmos_eval.models.clip import ClipEncoder, ClipParts
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
 from cosmos_eval.tasks.prompts import prompt_embeddings
+from cosmos_eval.tasks.segmentation import constants
 from cosmos_eval.tasks.segmentation import inference as _inference
 from cosmos_eval.tasks.segmentation.inference import (
     LoadedImage,
@@ -30,7 +31,6 @@ from cosmos_eval.tasks.segmentation.inference import (
     predict,
 )
 from cosmos_eval.tasks.segmentation.merge import placement, tiles
-from cosmos_eval.tasks.segmentation.samples import constants
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError, no_progress
 
 WIDTH = 16

@@ -1,0 +1,138 @@
+"""What scores highest: the best classes of every image, and caption selection.
+
+Tie rules: of classes that score the same, the one listed first wins. Of captions, what is right
+must score strictly higher than everything wrong: a model that gives every pair one score is always
+wrong, not always right. Scores of captions are sums of D products taken in the same order, so that
+equal features tie to the last bit.
+
+Shapes: N images or items, C classes, I images, T captions, D embedding. Scores of pairs as in
+Winoground (Thrush et al. 2022, arXiv 2204.03162, section 3.2), with images i0, i1 and their
+captions c0, c1: text: s(c0, i0) > s(c1, i0) and s(c1, i1) > s(c0, i1); image: s(c0, i0) > s(c0, i1)
+and s(c1, i1) > s(c1, i0); group: both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cosmos_eval.stats.estimates import require_finite
+
+TOP = 5
+PAIRS = 10
+_BLOCK_BYTES = 64 << 20  # of float32 scores or products
+
+
+def top_classes(
+    image_features: NDArray[np.float32], class_embeddings: NDArray[np.float32], k: int = TOP
+) -> NDArray[np.int64]:
+    """Return the min(k, C) best classes of (N, D) images by product with (C, D), best first.
+
+    Raises ValueError for features that are not finite.
+    """
+    require_finite(image_features, class_embeddings)
+    at_once = max(1, _BLOCK_BYTES // (4 * len(class_embeddings)))
+    blocks = [image_features[a : a + at_once] for a in range(0, len(image_features), at_once)]
+    return np.concatenate([_top_columns(block @ class_embeddings.T, k) for block in blocks])
+
+
+class ConfusedPair(NamedTuple):
+    """How many `images` of class `true` were given class `predicted` instead."""
+
+    true: int
+    predicted: int
+    images: int
+
+
+def confusion_pairs(
+    labels: NDArray[np.integer], predicted: NDArray[np.integer], k: int = PAIRS
+) -> list[ConfusedPair]:
+    """Return the k most frequent mistakes of (N,) labels and predictions, most frequent first.
+
+    Of equally frequent ones the lower true class, then the lower predicted class comes first.
+    """
+    wrong = labels != predicted
+    mistakes = np.stack([labels[wrong], predicted[wrong]], axis=1)
+    pairs, counts = np.unique(mistakes, axis=0, return_counts=True)
+    # np.unique sorts by true and predicted class, which a stable sort keeps among equals.
+    order = np.argsort(-counts, kind="stable")[:k]
+    return [ConfusedPair(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i])) for i in order]
+
+
+def _top_columns(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the columns of the k greatest scores of every row; overwrites `scores`.
+
+    A maximum a pass is faster than a sort for few k, and argmax takes the first of equals.
+    """
+    rows = np.arange(len(scores))
+    best = np.empty((len(scores), min(k, scores.shape[1])), dtype=np.int64)
+    for place in range(best.shape[1]):
+        best[:, place] = scores.argmax(axis=1)
+        scores[rows, best[:, place]] = -np.inf
+    return best
+
+
+class PairHits(NamedTuple):
+    """Whether each image of a pair finds its caption, each caption its image: (N,) each."""
+
+    text: NDArray[np.bool_]
+    image: NDArray[np.bool_]
+
+
+def single_hits(
+    images: NDArray[np.float32],
+    captions: NDArray[np.float32],
+    image_of_item: NDArray[np.integer],
+    captions_of_item: Sequence[NDArray[np.integer]],
+) -> NDArray[np.bool_]:
+    """Return whether an item's image (I, D) scores its first caption (T, D) highest, (N,).
+
+    `image_of_item` (N,) and `captions_of_item`, two or more an item, are rows of the features.
+    Raises ValueError for features that are not finite.
+    """
+    require_finite(images, captions)
+    lengths = np.array([len(some) for some in captions_of_item])
+    starts = np.cumsum(lengths) - lengths
+    rows = np.concatenate(captions_of_item)
+    scores = _scores(images, captions, np.repeat(image_of_item, lengths), rows)
+    right = scores[starts].copy()
+    scores[starts] = -np.inf
+    return right > np.maximum.reduceat(scores, starts)
+
+
+def pair_hits(
+    images: NDArray[np.float32],
+    captions: NDArray[np.float32],
+    images_of_item: NDArray[np.integer],
+    captions_of_item: NDArray[np.integer],
+) -> PairHits:
+    """Return the hits of pairs: (N, 2) rows of image (I, D) and caption (T, D) features.
+
+    Raises ValueError for features that are not finite.
+    """
+    require_finite(images, captions)
+    rows = np.repeat(images_of_item, 2, axis=1).ravel()
+    columns = np.tile(captions_of_item, (1, 2)).ravel()
+    # s[:, image, caption]
+    s = _scores(images, captions, rows, columns).reshape(-1, 2, 2)
+    return PairHits(
+        text=(s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0]),
+        image=(s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1]),
+    )
+
+
+def _scores(
+    images: NDArray[np.float32],
+    captions: NDArray[np.float32],
+    rows: NDArray[np.integer],
+    columns: NDArray[np.integer],
+) -> NDArray[np.float32]:
+    """Products of the named rows of both, (K,): not a matrix product, whose columns may be summed
+    in different orders."""
+    at_once = max(1, _BLOCK_BYTES // (4 * images.shape[1]))
+    blocks = [slice(a, a + at_once) for a in range(0, len(rows), at_once)]
+    products = [(images[rows[some]] * captions[columns[some]]).sum(axis=1) for some in blocks]
+    return np.concatenate(products)
