@@ -199,7 +199,6 @@ def _keys_of(path: Path) -> set[bytes] | None:
 
 
 def _evict(root: Path, limit: int) -> None:
-    """Remove the least recently used shards until the others fit into `limit` bytes."""
     files = sorted(file for folder in _entries(root) for file in _shards(folder))
     excess = sum(file.size for file in files) - limit
     for file in files:

@@ -289,10 +289,7 @@ def _lengths(tokens: Tensor) -> NDArray[np.int64]:
 
 
 def _count_truncated(encoder: Encoder, texts: Sequence[str], tokens: Tensor) -> int:
-    """Count texts that were cut, repeats included.
-
-    Where the end of a text is padded by 0, only those that fill the context can have been.
-    """
+    """Count texts that were cut: of those padded by 0 only such as fill the context."""
     full = tokens[:, -1].bool().tolist() if encoder.trims_text else [True] * len(texts)
     full_texts = [*compress(texts, full)]
     return int(encoder.overlong(full_texts).sum()) if full_texts else 0

@@ -37,11 +37,10 @@ Block: TypeAlias = transformer.ResidualAttentionBlock | transformer.CustomResidu
 
 @torch.no_grad()
 def encode_patches(visual: nn.Module, images: Tensor, attention: Attention) -> Tensor:
-    """Compute patch embeddings of an OpenCLIP vision transformer, also off its training size.
+    """Compute patch embeddings of images (B, 3, H, W) of any size by an OpenCLIP ViT.
 
-    `images` (B, 3, H, W), on the tower's device; a border narrower than a patch is dropped, as
-    the patch convolution does. Returns (B, H // patch, W // patch, D) float32, L2-normalised.
-    Raises UsageError for towers without patch tokens and for images smaller than a patch.
+    Returns (B, H // patch, W // patch, D) float32, L2-normalised. Raises UsageError for towers
+    without patch tokens and for images smaller than a patch.
     """
     tower = _vision_transformer(visual)
     *early_blocks, last_block = tower.transformer.resblocks
@@ -103,7 +102,6 @@ def resize_positional_embedding(
 
 
 def _run_as(block: Block, x: Tensor, grid_hw: tuple[int, int], attention: Attention) -> Tensor:
-    """Run a last block with another attention than its own."""
     mixed = block.ls_1(_self_attention(block, x, grid_hw, attention))
     if attention in ("clearclip", "naclip"):  # neither residual nor MLP
         return mixed
@@ -157,7 +155,6 @@ def _project(attn: Any, x: Tensor) -> Tensor:
 
 
 def _join(heads: Tensor) -> Tensor:
-    """(B, heads, N, C / heads) -> (B, N, C)."""
     return heads.transpose(1, 2).flatten(2)
 
 

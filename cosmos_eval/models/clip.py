@@ -119,10 +119,7 @@ class _TrimmedText(nn.Module):
 
 
 def _text_can_be_trimmed(parts: ClipParts) -> bool:
-    """Check for causal attention, a feature at the end of text, and zero padding after it.
-
-    CoCa's feature is that of a class token behind the padding.
-    """
+    """Check for causal attention, a feature at the end of text, and zero padding after it."""
     model, tokenizer = parts.model, parts.tokenizer
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
         return False

@@ -89,10 +89,7 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
     """
 
     def words(self, text: str) -> Sequence[CaptionWord]:
-        """Return all words of a text with the positions of their tokens, also where it is cut.
-
-        They cover every token but the start and the end of text.
-        """
+        """Return all words of a text, also where it is cut, with the positions of all tokens."""
 
     def image_queries(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, D)."""
@@ -104,10 +101,7 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
         """Images (B, 3, H, W), queries of texts (T, D) -> (B, heads, T, H // patch, W // patch)."""
 
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
-        """Texts (T, L) of the whole context, queries of images (B, D) -> (T, heads, B, L).
-
-        Padding is attended to as well, as in training.
-        """
+        """Texts (T, L) with their padding, queries of images (B, D) -> (T, heads, B, L)."""
 
 
 def autocast(info: EncoderInfo) -> AbstractContextManager[Any]:
@@ -154,11 +148,7 @@ def methods(protocol: type) -> list[str]:
 def require_finite(
     features: Tensor | NDArray[Any], info: EncoderInfo, name: Callable[[int], str]
 ) -> None:
-    """Raise UsageError where features (N, ...) hold NaN or infinity.
-
-    Rankings and label maps of such features look like poor results of a sound model. The error
-    names the model and the first such input, by its index in `features`.
-    """
+    """Raise UsageError, naming the first such input by its index, for NaN or infinite features."""
     import torch
 
     finite = torch.isfinite(torch.as_tensor(features)).flatten(1).all(1)
@@ -224,10 +214,7 @@ def _run_example(model: Encoder, where: str) -> None:
 
 
 def require_output(method: str, given: Any, output: Any, widths: set[int], where: str) -> None:
-    """Raise UsageError where a method of an encoder returns what it must not.
-
-    `widths` collects the dimensions of features, which must be one number.
-    """
+    """Raise UsageError for an invalid output; `widths` collects the dimensions of features."""
     from torch import Tensor
 
     fault = None

@@ -42,8 +42,7 @@ def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
     """Resize and normalise an RGB image without a crop -> (3, H, W) float32 on the CPU.
 
     It is as large as the model's own input on one side and at least as large on the other, which
-    keeps the proportions up to whole patches and LONGEST. A picture of the input's proportions
-    comes out as by the model's own transform.
+    keeps the proportions up to whole patches and LONGEST.
     """
     from torchvision.transforms.functional import normalize, to_tensor
 
@@ -142,12 +141,11 @@ def scaled(maps: Tensor) -> Tensor:
 
 
 class WordMap(NamedTuple):
-    """The attention of images to a text: fractions that sum to 1 over all five.
+    """The attention of images to a text: fractions that sum to 1 over all but `cut`.
 
-    `shares` (B, heads, words) belong to `words`, the sum of each one's tokens; `start`, `end` and
-    `padding` (B, heads) to the start of text, its end and all that follows it. `cut` holds the
-    words that do not fit the context; where the first of them fits in part, it is the last of
-    `words` as well.
+    `shares` (B, heads, words) are sums over the tokens of `words`; `start`, `end` and `padding`
+    (B, heads) belong to the start of text, its end and all that follows it. `cut` holds the words
+    that do not fit the context, also one that fits in part and is the last of `words`.
     """
 
     words: Sequence[CaptionWord]
@@ -214,10 +212,7 @@ def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
 
 
 def _solid(touching: Sequence[str]) -> list[bool]:
-    """Tell which pieces are letters, digits, or marks that connect these.
-
-    Vowel signs (category M), which the tokenizer takes for marks, belong to words.
-    """
+    """Tell which pieces are letters (vowel signs, category M, too), digits, or connecting marks."""
     solid = [any(c.isalnum() or unicodedata.category(c)[0] == "M" for c in p) for p in touching]
     inner = zip(solid, touching[1:-1], solid[2:], strict=False)
     connects = [before and piece in _CONNECTING and after for before, piece, after in inner]

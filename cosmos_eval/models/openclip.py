@@ -191,7 +191,6 @@ def _create(source: _Source, quick_gelu: bool) -> nn.Module:
 
 
 def _preprocessing(config: Mapping[str, Any]) -> PreprocessCfg:
-    """Return OpenCLIP's configuration of a transform, with one mean and std per channel."""
     channels = {key: config[key] for key in ("mean", "std")}
     for key, value in channels.items():
         channels[key] = tuple(value) if isinstance(value, list | tuple) else (value,) * 3

@@ -29,7 +29,6 @@ _FORMS = (
 
 
 def _bundled_files() -> dict[str, Path]:
-    """Find the weights in the package, by the model's name."""
     package = importlib.util.find_spec("cosmos_core")
     folders = package.submodule_search_locations if package else None
     files = [path for f in folders or () for path in (Path(f) / "bundled").glob("*.safetensors")]

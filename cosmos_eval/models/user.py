@@ -252,7 +252,6 @@ def _errors_of(where: str) -> Iterator[None]:
 
 
 def _require_honest(info: EncoderInfo, precision: Precision, where: str) -> None:
-    """Check the parts of `info` that identify results and cached embeddings."""
     if info.precision != precision:
         raise UsageError(f"{where} made a model of precision {info.precision}: choose that one")
     if info.weights is not None:

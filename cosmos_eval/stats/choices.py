@@ -63,11 +63,9 @@ def confusion_pairs(
 
 
 def _top_columns(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the columns of the k greatest scores of every row; overwrites `scores`.
-
-    A maximum a pass is faster than a sort for few k, and argmax takes the first of equals.
-    """
+    """Return the columns of the k greatest scores of every row; overwrites `scores`."""
     rows = np.arange(len(scores))
+    # A maximum per pass is faster than a sort for few k, and argmax takes the first of equals.
     best = np.empty((len(scores), min(k, scores.shape[1])), dtype=np.int64)
     for place in range(best.shape[1]):
         best[:, place] = scores.argmax(axis=1)

@@ -25,7 +25,6 @@ class Proportion(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The estimate."""
         return float(self.hits.mean())
 
 
@@ -40,7 +39,6 @@ class Mean(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The estimate."""
         return float(self.values.mean())
 
 
@@ -52,7 +50,6 @@ class Median(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The estimate."""
         return float(np.median(self.values))
 
 
@@ -69,7 +66,6 @@ class GroupMean(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The estimate."""
         _, group = np.unique(self.groups, return_inverse=True)
         return float(np.mean(np.bincount(group, weights=self.hits) / np.bincount(group)))
 
@@ -87,7 +83,6 @@ class FunctionOfSums(NamedTuple):
 
     @property
     def value(self) -> float:
-        """The estimate, NaN where there is none."""
         return float(self.function(self.terms._make(term.sum(0) for term in self.terms)))
 
 

@@ -115,7 +115,6 @@ def statistic_of(estimates: Estimates, products: dict[int, Product] | None = Non
 
 
 def _sharing(estimates: Estimates, kind: type[Any], field: str) -> list[dict[str, Any]]:
-    """Group the estimates of one kind by the object in a field."""
     groups: dict[int, dict[str, Any]] = {}
     for name, estimate in estimates.items():
         if isinstance(estimate, kind):
@@ -124,7 +123,6 @@ def _sharing(estimates: Estimates, kind: type[Any], field: str) -> list[dict[str
 
 
 def _numbered(clusters: NDArray[np.integer]) -> NDArray[np.integer]:
-    """Return the clusters (N,) as numbers from 0, all used."""
     return np.unique(clusters, return_inverse=True)[1]
 
 
@@ -196,7 +194,6 @@ class Product:
         self._last: tuple[Values, Values] | None = None
 
     def __call__(self, weights: Values) -> Values:
-        """Return the product."""
         if self._last is None or self._last[0] is not weights:
             self._last = weights, weights @ self._factor
         return self._last[1]

@@ -177,8 +177,7 @@ def _by_bootstrap(
 ) -> Compare:
     """Compare what two models have in common, by the standard error of the drawn differences.
 
-    A resample in which an estimate has no value does not count for it; an estimate without any is
-    left out.
+    Resamples in which an estimate has no value do not count for it.
     """
     drawn, n = draw(statistics, counts), int(counts.sum())
     if n < 2:

@@ -87,8 +87,7 @@ class _Band(NamedTuple):
 
 
 def _bands(matrix: _Matrix) -> Iterator[_Band]:
-    """Blocks on the diagonal, as even as can be: BLAS has other code, which rounds in another
-    way, for blocks that are much smaller than others."""
+    """Blocks on the diagonal, as even as can be: BLAS rounds differently in much smaller ones."""
     wide = max(1, math.isqrt(_BLOCK_BYTES // 16))
     high = max(1, _BLOCK_BYTES // (4 * wide))
     for columns in _even_slices(0, len(matrix.images), wide):
@@ -107,8 +106,8 @@ def _best_positives(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the best positive's score of every image (N,) and row (M,).
 
-    They are read from the blocks that they are later compared with.
-    Computed in any other way they would differ in the last bit, and be outranked by themselves.
+    They are read from the blocks that they are later compared with, since scores computed in any
+    other way would differ in the last bit, and be outranked by themselves.
     """
     of_image = np.full(len(matrix.images), -np.inf, np.float32)
     of_row = np.empty(len(matrix.texts), np.float32)

@@ -95,7 +95,6 @@ def _versions(entry: EntryPoint) -> dict[str, str]:
 
 
 def _described(entry: EntryPoint) -> str:
-    """Return the package of an entry point for people."""
     return " ".join(*_versions(entry).items()) if entry.dist else entry.value
 
 

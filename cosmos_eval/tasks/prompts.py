@@ -22,7 +22,7 @@ from cosmos_eval.embedding.embed import (
     identity,
     quoted,
 )
-from cosmos_eval.models.encoder import CrossAttentionEncoder, Encoder
+from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.types import OnProgress, RunOptions, UsageError, nearest, no_progress
 
 # The 80 templates of OpenCLIP's open_clip.OPENAI_IMAGENET_TEMPLATES.
@@ -59,40 +59,14 @@ def prompt_embeddings(
     templates: tuple[str, ...] | str,
     options: RunOptions,
     progress: OnProgress = no_progress,
+    text_queries: EncodeTokens | None = None,
 ) -> Features:
     """Return one L2-normalised embedding per name, (N, D) float32.
 
+    With the encoder's `text_queries`, return queries of cross-attention, which are not normalised.
     The means over templates are cached, not the prompts. Raises UsageError for no names, bad
     templates and features that are not finite.
     """
-    means = _means(encoder, "class", None, names, templates, options, progress)
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
-
-
-def prompt_queries(
-    encoder: CrossAttentionEncoder,
-    names: Sequence[str],
-    templates: tuple[str, ...] | str,
-    options: RunOptions,
-    progress: OnProgress = no_progress,
-) -> Features:
-    """Return one query of cross-attention per name, (N, D) float32, which is not normalised.
-
-    Means are cached and errors raised as by `prompt_embeddings`.
-    """
-    return _means(encoder, "query", encoder.text_queries, names, templates, options, progress)
-
-
-def _means(
-    encoder: Encoder,
-    role: str,
-    encode: EncodeTokens | None,
-    names: Sequence[str],
-    templates: tuple[str, ...] | str,
-    options: RunOptions,
-    progress: OnProgress,
-) -> Features:
-    """Return the mean over templates of every name's features, cached under their role."""
     if not names:
         raise UsageError("no class names to build prompts from")
     patterns = resolve_templates(templates)
@@ -100,13 +74,12 @@ def _means(
     def encode_names(runs: Sequence[Sequence[int]]) -> Iterator[Features]:
         for run in runs:
             prompts = [pattern.replace("{}", names[n]) for n in run for pattern in patterns]
-            features = encode_texts(encoder, prompts, options.batch_size, encode)
+            features = encode_texts(encoder, prompts, options.batch_size, text_queries)
             yield features.reshape(len(run), len(patterns), -1).mean(axis=1)
 
+    decided = {"tokenizer": dict(encoder.tokenizer), "templates": list(patterns)}
     inputs = Inputs(
-        identity=identity(
-            encoder, role, tokenizer=dict(encoder.tokenizer), templates=list(patterns)
-        ),
+        identity=identity(encoder, "query" if text_queries else "class", **decided),
         keys=[hashlib.sha256(name.encode()).digest() for name in names],
         encode=encode_names,
         info=encoder.info,
@@ -114,4 +87,5 @@ def _means(
         shard_size=max(1, PROMPTS_PER_SHARD // len(patterns)),
         phase="prompts",
     )
-    return embed(inputs, options, progress)
+    means = embed(inputs, options, progress)
+    return means if text_queries else means / np.linalg.norm(means, axis=1, keepdims=True)

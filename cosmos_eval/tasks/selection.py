@@ -132,7 +132,6 @@ def _derive(samples: Samples) -> Derived:
 
 
 def _score(array: str, samples: Derived) -> Proportion | Mean | None:
-    """The mean of hits, by a bootstrap where items share an image."""
     if array not in samples:
         return None
     hits, clusters = samples[array], samples[CLUSTER]

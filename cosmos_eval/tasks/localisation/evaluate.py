@@ -31,7 +31,7 @@ from cosmos_eval.models.maps import (
 from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
 from cosmos_eval.tasks import label_maps, task_named
 from cosmos_eval.tasks import localisation as fields
-from cosmos_eval.tasks.prompts import prompt_embeddings, prompt_queries
+from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.types import (
     Attention,
     LocalisationProtocol,
@@ -117,7 +117,6 @@ def _score_shards(
     shards: Sequence[range],
     progress: OnProgress,
 ) -> list[Arrays]:
-    """Return the arrays of shards; each shard is stored as soon as it is finished."""
     indices = [index for shard in shards for index in shard]
     # Images of the next shard are read while those of one are encoded.
     images = prefetch(
@@ -145,8 +144,7 @@ def _scores(
 ) -> Iterator[tuple[int, MapScores | None]]:
     """Yield the index of every image of a shard and the scores of its things, None without any.
 
-    Images of equal size are encoded together. Raises UsageError, naming the image, where its maps
-    are not finite.
+    Images of equal size are encoded together.
     """
     of_size: dict[tuple[int, int], list[int]] = defaultdict(list)
     for number, image in enumerate(loaded):
@@ -220,11 +218,7 @@ def load_image(
 
 
 def things_of(label: Label, grid: tuple[int, int], protocol: LocalisationProtocol) -> Things:
-    """Find the things of a label map (H, W) below h x w patches.
-
-    A model whose input is not made of whole patches drops a narrow border; its patches are taken to
-    cover the image all the same.
-    """
+    """Find the things of a label map (H, W) below h x w patches, taken to cover all of it."""
     counts = np.bincount(label.ravel(), minlength=256)
     ignored = protocol.ignore_index
     labelled = int(counts.sum() - counts[ignored])
@@ -259,11 +253,9 @@ def _make_mapper(
 ) -> Mapper:
     """Encode the names of all classes. The feature of a name is the mean over templates."""
     names = [name for synonyms in protocol.queries for name in synonyms]
-    arguments = names, protocol.templates, options, progress
-    if kind == "cross-attention":
-        features = prompt_queries(with_cross_attention(encoder), *arguments)
-    else:
-        features = prompt_embeddings(encoder, *arguments)
+    crossed = kind == "cross-attention"
+    queries = with_cross_attention(encoder).text_queries if crossed else None
+    features = prompt_embeddings(encoder, names, protocol.templates, options, progress, queries)
     weights = [torch.full((len(some), 1), 1 / len(some)).double() for some in protocol.queries]
     return Mapper(
         encoder,

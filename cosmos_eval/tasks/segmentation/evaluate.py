@@ -170,7 +170,6 @@ def count_images(
 def _find(
     jobs: Sequence[Job], shards: Sequence[range], report: Report
 ) -> list[list[Counts] | None]:
-    """Return the stored counts of each shard, None where those of any job are missing."""
     stored = [stored_shards(job.store, shards, report) for job in jobs]
     found: list[list[Counts] | None] = []
     for shard, *arrays in zip(shards, *stored, strict=True):

@@ -99,10 +99,7 @@ def resized_hw(image_hw: tuple[int, int], protocol: SegmentationProtocol) -> tup
 
 
 class Segmenter(NamedTuple):
-    """A model, its query embeddings (Q, D) in class order, and how to use them.
-
-    `batch_size` counts windows.
-    """
+    """A model and its query embeddings (Q, D) in class order; `batch_size` counts windows."""
 
     encoder: DenseEncoder
     queries: NDArray[np.float32]
@@ -149,10 +146,7 @@ class Prediction(NamedTuple):
 
 
 class _Windows(NamedTuple):
-    """The windows of an image: all of one shape, a grid of rows and columns.
-
-    `images` holds it with the label map of every protocol.
-    """
+    """A grid of windows of one shape over an image, held with the label map of every protocol."""
 
     images: Sequence[LoadedImage]
     rows: Axis
@@ -262,11 +256,7 @@ def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windo
 
 
 def _patches(group: Sequence[_Windows], segmenter: Segmenter) -> list[Tensor]:
-    """Patch embeddings (n, h, w, D) of the windows of every image of a group.
-
-    Windows of equal shape are encoded together. Raises UsageError, naming an image, where they are
-    not finite.
-    """
+    """Patch embeddings (n, h, w, D) of the windows of every image; equal shapes go together."""
     members = defaultdict(list)
     for index, one in enumerate(group):
         members[one.shape].append(index)

@@ -97,7 +97,6 @@ def picture(panels: Sequence[Panel], legend: Legend) -> Picture:
 
 
 def _blend(panel: Panel, colours: Sequence[Colour]) -> Pixels:
-    """Blend the colour of every pixel's class into the image."""
     if panel.classes is None:
         return panel.image
     table = np.zeros((256, 3), np.float32)
@@ -108,7 +107,6 @@ def _blend(panel: Panel, colours: Sequence[Colour]) -> Pixels:
 
 
 def _fit(pixels: Pixels) -> Image.Image:
-    """Scale an image to the size of a panel."""
     image = Image.fromarray(pixels)
     scale = _PANEL / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
@@ -174,7 +172,6 @@ def is_saved(path: Path, sha256: str) -> bool:
 
 
 def _write(path: Path, image: Image.Image, form: str) -> bytes:
-    """Write a picture in a format of PIL; return the content of the file."""
     content = io.BytesIO()
     image.save(content, format=form)
     try:
