@@ -26,14 +26,7 @@ from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision
 from cosmos_eval.protocols.classification import CLASS_LISTS
-from cosmos_eval.types import (
-    ClassificationProtocol,
-    OnProgress,
-    RunOptions,
-    UsageError,
-    nearest,
-    no_progress,
-)
+from cosmos_eval.types import ClassificationProtocol, OnProgress, RunOptions, UsageError, nearest
 
 # Of torchvision's sets the one whose page is gone.
 _NOT_FETCHED = frozenset({"stanford_cars"})
@@ -52,9 +45,7 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
     return _list(protocol, options).require(protocol, options)
 
 
-def survey(
-    protocol: ClassificationProtocol, options: RunOptions, progress: OnProgress = no_progress
-) -> Survey:
+def survey(protocol: ClassificationProtocol, options: RunOptions, progress: OnProgress) -> Survey:
     """Count the test images, and list all that is wrong with them."""
     try:
         return _list(protocol, options).surveyed(protocol, options)

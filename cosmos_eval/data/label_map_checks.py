@@ -35,7 +35,6 @@ from cosmos_eval.types import (
     RunOptions,
     SegmentationProtocol,
     UsageError,
-    no_progress,
 )
 
 CHECKED = "every file, the size of every image, every pixel of every label map"
@@ -71,9 +70,7 @@ def check(protocol: LabelMapProtocol, options: RunOptions, data: LabelMaps | Non
             raise UsageError(fault)
 
 
-def survey(
-    protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress = no_progress
-) -> Survey:
+def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress) -> Survey:
     """Check every file, the headers of images and every pixel of label maps."""
     try:
         check_constants(protocol)

@@ -23,14 +23,7 @@ from cosmos_eval.data.folders import (
     shortfall,
 )
 from cosmos_eval.data.sources import ImageFile, ImageSource
-from cosmos_eval.types import (
-    OnProgress,
-    Part,
-    RetrievalProtocol,
-    RunOptions,
-    UsageError,
-    no_progress,
-)
+from cosmos_eval.types import OnProgress, Part, RetrievalProtocol, RunOptions, UsageError
 
 
 class RetrievalData(NamedTuple):
@@ -56,9 +49,7 @@ def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData
     return _list(protocol, options).require(protocol, options)
 
 
-def survey(
-    protocol: RetrievalProtocol, options: RunOptions, progress: OnProgress = no_progress
-) -> Survey:
+def survey(protocol: RetrievalProtocol, options: RunOptions, progress: OnProgress) -> Survey:
     """Count images and captions, and list all faults. Raises UsageError without captions."""
     return _list(protocol, options).surveyed(protocol, options)
 

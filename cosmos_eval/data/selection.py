@@ -22,7 +22,6 @@ from cosmos_eval.types import (
     SelectionLayout,
     SelectionProtocol,
     UsageError,
-    no_progress,
 )
 
 _T = TypeVar("_T")
@@ -84,9 +83,7 @@ def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData
     return _list(protocol, options).require(protocol, options)
 
 
-def survey(
-    protocol: SelectionProtocol, options: RunOptions, progress: OnProgress = no_progress
-) -> Survey:
+def survey(protocol: SelectionProtocol, options: RunOptions, progress: OnProgress) -> Survey:
     """Count items and images, and list all faults. Raises UsageError where items are unreadable."""
     return _list(protocol, options).surveyed(protocol, options)
 

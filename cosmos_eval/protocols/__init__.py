@@ -13,10 +13,10 @@ from cosmos_eval.protocols.scenes import (
     scenes_localisation,
     scenes_protocols,
 )
-from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.protocols.segmentation_families import (
+from cosmos_eval.protocols.segmentation import (
     LOCALISATION_FAMILIES,
     MAPS,
+    SEGMENTATION,
     SEGMENTATION_FAMILIES,
 )
 from cosmos_eval.protocols.selection import SELECTION

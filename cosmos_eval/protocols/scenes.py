@@ -18,8 +18,7 @@ from typing import Any
 from PIL import Image
 
 from cosmos_core.utils.files import appearing, cache_folder
-from cosmos_eval.protocols.segmentation import MEAN, STD
-from cosmos_eval.protocols.segmentation_families import LOCALISATION, localisation_of
+from cosmos_eval.protocols.segmentation import LOCALISATION, MEAN, STD, localisation_of
 from cosmos_eval.types import (
     ClassificationProtocol,
     LocalisationProtocol,

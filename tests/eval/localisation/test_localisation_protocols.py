@@ -12,10 +12,10 @@ from PIL import Image
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import open_data, read_label
 from cosmos_eval.protocols import is_embedded, known_families, prepare
-from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.protocols.segmentation_families import (
+from cosmos_eval.protocols.segmentation import (
     LOCALISATION_FAMILIES,
     MAPS,
+    SEGMENTATION,
     SEGMENTATION_FAMILIES,
 )
 from cosmos_eval.runner.suites import read_suite

@@ -6,8 +6,7 @@ import pytest
 
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.protocols import known_families
-from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
+from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_FAMILIES
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import RunOptions, UsageError

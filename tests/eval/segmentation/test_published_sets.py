@@ -18,8 +18,7 @@ from support.segmenting import measure
 
 from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.models.clip import ClipEncoder, ClipParts
-from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.protocols.segmentation_families import SEGMENTATION_FAMILIES
+from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_FAMILIES
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import constants
 from cosmos_eval.tasks.segmentation import inference as _inference
