@@ -62,8 +62,7 @@ def leaderboard(
     """Print results side by side, one table per protocol family."""
     from cosmos_eval.results.leaderboard.entries import entries_of, published
     from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.terminal import to_tables
-    from cosmos_eval.results.leaderboard.writers import WRITERS
+    from cosmos_eval.results.leaderboard.writers import WRITERS, to_tables
 
     results = _read(directory)
     entries = [*entries_of(results), *(published() if with_published else ())]

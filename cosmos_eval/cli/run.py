@@ -242,7 +242,7 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
 def print_results(results: Sequence[Result], *, as_json: bool) -> None:
     """Print results as a table; on standard error frequent mistakes and notes."""
     from cosmos_eval.results.leaderboard.entries import measured
-    from cosmos_eval.results.leaderboard.terminal import to_tables
+    from cosmos_eval.results.leaderboard.writers import to_tables
     from cosmos_eval.results.store import to_record
 
     rows = [result.row for result in results if result.row is not None]

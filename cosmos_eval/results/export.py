@@ -91,11 +91,7 @@ def export(table: pd.DataFrame, path: Path) -> int:
 
 
 def csv_of(table: pd.DataFrame, signed: Sequence[str] = ()) -> tuple[str, int]:
-    """Return a table as CSV, and how many texts are escaped in it.
-
-    Those are texts that a spreadsheet would take for formulas or a reader for several lines. The
-    columns `signed` hold numbers with a sign as text.
-    """
+    """Return a table as CSV, and how many texts `csv_text` escaped; `signed` columns stay."""
     texts = table.select_dtypes(exclude="number").drop(columns=list(signed))
     safe = texts.map(lambda value: csv_text(value) if isinstance(value, str) else value)
     changed = int(((safe != texts) & texts.notna()).to_numpy().sum())

@@ -53,10 +53,7 @@ def _state(row: ResultRow) -> tuple[str | None, ...]:
 
 
 def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:
-    """Count the models of each label, and list the parts in which they differ, by index.
-
-    What an edited record holds of its model changes no other name.
-    """
+    """Count the models per label of records that are not edited; index the parts that differ."""
     states: dict[str, set[tuple[str | None, ...]]] = {}
     for one in results:
         if not one.is_edited:
@@ -86,10 +83,7 @@ def distinguish(results: Iterable[Stored]) -> list[Stored]:
 
 
 def warnings_of(results: Iterable[Stored]) -> list[str]:
-    """Return one line for each name of several models, and one for all edited records.
-
-    The results are those of `distinguish`.
-    """
+    """Return a line per name of several models, and one for all edited records."""
     noted = [one for one in results if one.notes]
     lines = [
         f"{count} models are called {label}: their {' and '.join(_PARTS[i] for i in parts)} "

@@ -120,11 +120,7 @@ def record_sha256(record: Record) -> str:
 
 
 def record_is_unchanged(record: Record) -> bool | None:
-    """Return whether a record has the hash that it holds of itself; None for one of version 1.
-
-    Samples are not read: `cosmos_eval.results.verify` computes whether the figures follow from
-    them.
-    """
+    """Return whether a record has the hash that it holds of itself; None for one of version 1."""
     provenance = record.get("provenance")
     stored = provenance.get("record_sha256") if isinstance(provenance, Mapping) else None
     if stored is None:
@@ -155,10 +151,7 @@ def read_result(path: Path) -> ResultRow:
 
 
 def read_stored(paths: Iterable[Path]) -> list[Stored]:
-    """Read results and whether each is what was written, with names that distinguish their models.
-
-    Raises UsageError for a file that is not a result or is of a newer version.
-    """
+    """Read results, with `distinguish`ed names. Raises UsageError for other files."""
     return distinguish(map(_read_stored, paths))
 
 
@@ -225,10 +218,7 @@ def read_files(path: Path) -> ResultFiles:
 
 
 def read_samples(path: Path) -> Samples:
-    """Read the per-sample arrays of the result in a JSON file, upgraded to this version.
-
-    Raises UsageError where they cannot be read or are not those that were stored with the result.
-    """
+    """Read the per-sample arrays of a result. Raises UsageError where they are not its own."""
     return samples_of(path, read_files(path))
 
 
@@ -268,10 +258,7 @@ def list_results(place: Path) -> tuple[list[Path], list[str]]:
 
 
 def result_paths(place: Path) -> list[Path]:
-    """Return the files of `list_results`; a path that does not exist is taken for a folder.
-
-    Raises UsageError where a folder has no results, and where it or one in it cannot be read.
-    """
+    """Return the files of `list_results`. Raises UsageError for its errors and missing folders."""
     paths, faults = list_results(place) if os.path.lexists(place) else _walk(place)
     if faults:
         raise UsageError(faults[0])

@@ -50,10 +50,7 @@ def upgrade_record(record: Record, where: str) -> Record:
 
 
 def upgrade_samples(samples: Samples, record: Record, where: str) -> Samples:
-    """Return samples of this version; `record` is theirs as it is stored.
-
-    Raises UsageError where version 1 does not hold what this version needs.
-    """
+    """Return samples of this version. Raises UsageError where version 1 lacks what that needs."""
     if record["schema_version"] != 1:
         return samples
     if later := sorted(samples.keys() & _NAMES_2):

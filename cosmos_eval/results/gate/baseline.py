@@ -264,10 +264,7 @@ def _entry(row: ResultRow, samples: Samples | None, files: dict[str, bytes]) -> 
 
 
 def _replace(path: Path, document: Mapping[str, Any], files: Mapping[str, bytes]) -> set[Key]:
-    """Write samples, then the file that names them; remove those that only the former named.
-
-    Returns the keys of the former baseline.
-    """
+    """Write samples, then the file; remove those that only the former named; return its keys."""
     folder = path.with_suffix("")
     with exclusive(path.parent) as alone:
         former = read_baseline(path).results if path.exists() else []

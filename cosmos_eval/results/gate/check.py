@@ -146,10 +146,7 @@ def examine(
     strict: bool = False,
     problems: Sequence[Problem] = (),
 ) -> Report:
-    """Check new results against the baseline in a file; `problems` are those of reading them.
-
-    Raises UsageError where the file is not a baseline.
-    """
+    """Check results, and problems of reading them. Raises UsageError for a faulty baseline."""
     baseline = read_baseline(path)
     found = list(problems)
     by_key: dict[Key, Verified] = {}

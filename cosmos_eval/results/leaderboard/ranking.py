@@ -70,11 +70,7 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
 
 
 def rank_entries(entries: Iterable[Entry], ties: Ties = NO_TIES) -> dict[Cell, Rank]:
-    """Return the rank of every number that is ranked; `ties` may tell close pairs apart.
-
-    Results of a part of the samples only, numbers that are not verified, and metrics of tasks that
-    are not installed are not ranked.
-    """
+    """Return ranks, except of partial results, unverified numbers and metrics of unknown tasks."""
     return {
         Cell(key, metric): rank
         for metric, column in _columns(entries)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.results.leaderboard.board import Column, columns_of
 from cosmos_eval.results.leaderboard.entries import AMP, Entry, published
-from cosmos_eval.results.leaderboard.terminal import Grid, grid_tables
+from cosmos_eval.results.leaderboard.writers import Grid, grid_tables
 from cosmos_eval.results.text import (
     bounds,
     difference,

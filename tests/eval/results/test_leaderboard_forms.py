@@ -13,8 +13,7 @@ from rich.console import Console
 
 from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published
-from cosmos_eval.results.leaderboard.terminal import to_tables
-from cosmos_eval.results.leaderboard.writers import to_html, to_latex
+from cosmos_eval.results.leaderboard.writers import to_html, to_latex, to_tables
 from cosmos_eval.results.text import latex_text
 
 ODD = "cosmos:[a]\\b_c$d&e#f%g{h}~i^j<script>alert('k')</script>--l*m|\"n\" é"
