@@ -37,11 +37,6 @@ class Stored(NamedTuple):
         """The name of the model where models are compared."""
         return model_label(self.row, self.notes)
 
-    @property
-    def table_model(self) -> str:
-        """The name of the model in tables."""
-        return table_label(self.row, self.notes)
-
 
 _PARTS = ("weights", "code", "architecture")
 

@@ -88,7 +88,12 @@ def _examine(path: Path, stored: ResultFiles) -> Verified | Verdict:
         found = f"swapped file: {row.samples} holds no samples of task {row.task}: {error!r}"
         return Verdict(str(path), (found,))
     if record["schema_version"] < SCHEMA_VERSION:
-        again = _as_far_as_stored(row, again)
+        # Figures that came after version 1 are left out.
+        own = {
+            name: again.intervals[name] for name in again.intervals.keys() & row.intervals.keys()
+        }
+        pairs = again.confusion_pairs if row.confusion_pairs else ()
+        again = replace(again, intervals=own, confusion_pairs=pairs)
     differences = [*_differences(row, again)]
     if not differences and record_is_unchanged(record) is False:
         found = "edited record: its figures follow from its samples, but something else was changed"
@@ -97,16 +102,6 @@ def _examine(path: Path, stored: ResultFiles) -> Verified | Verdict:
         return Verdict(str(path), tuple(differences))
     figures = sum(map(len, [again.metrics, again.intervals, *again.per_class.values()]))
     return Verified(path, row, samples, figures)
-
-
-def _as_far_as_stored(row: ResultRow, again: Figures) -> Figures:
-    """Leave out the figures that came after version 1."""
-    shared = again.intervals.keys() & row.intervals.keys()
-    return replace(
-        again,
-        intervals={name: again.intervals[name] for name in shared},
-        confusion_pairs=again.confusion_pairs if row.confusion_pairs else (),
-    )
 
 
 def _swapped(path: Path, row: ResultRow, archive: bytes | FileError) -> Iterator[str]:

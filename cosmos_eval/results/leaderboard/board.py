@@ -123,7 +123,7 @@ def _cell(entry: Entry | None, metric: str, ranked: Mapping[Cell, Rank]) -> Show
     if entry is None or metric not in entry.metrics:
         return Shown()
     value = entry.metrics[metric]
-    best, tie, ranks = ranked.get(Cell(entry.key, metric), Rank())
+    best, tie, ranks = ranked.get((entry.key, metric), Rank())
     known = metric_of(entry.task, metric)
     return Shown(
         value=shown_text(known, value),

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
-from cosmos_eval.results.labels import Stored, distinguish, is_partial
+from cosmos_eval.results.labels import Stored, distinguish, is_partial, table_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import UsageError
@@ -85,7 +85,7 @@ def entries_of(results: Iterable[Stored]) -> list[Entry]:
 
 
 def _entry(one: Stored) -> Entry:
-    row, model = one.row, one.table_model
+    row, model = one.row, table_label(one.row, one.notes)
     # Most authors measured in mixed precision: it and float32 are compared with their numbers.
     # OpenCLIP loads a tag that both architectures have with QuickGELU by either name.
     as_published = model.removesuffix(AMP).replace("-quickgelu/", "/")

@@ -33,6 +33,9 @@ class Pair(NamedTuple):
     metric: str
 
 
+Cell = tuple[Key, str]
+"""An entry and a metric."""
+
 Ties = Mapping[Pair, bool]
 """Whether the interval of a pair's difference on the same samples covers 0."""
 
@@ -51,13 +54,6 @@ class Rank(NamedTuple):
     ranks: tuple[int, int] | None = None
 
 
-class Cell(NamedTuple):
-    """A metric of an entry."""
-
-    key: Key
-    metric: str
-
-
 def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
     """Return the pairs that samples could distinguish: the best of a column with each near it."""
     return [
@@ -72,7 +68,7 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
 def rank_entries(entries: Iterable[Entry], ties: Ties = NO_TIES) -> dict[Cell, Rank]:
     """Return ranks, except of partial results, unverified numbers and metrics of unknown tasks."""
     return {
-        Cell(key, metric): rank
+        (key, metric): rank
         for metric, column in _columns(entries)
         for key, rank in _rank_column(column, metric, ties).items()
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cosmos_eval.models.specs import RELEASED
@@ -127,13 +128,14 @@ def _record(number: Reproduction) -> dict[str, Any]:
 
 def to_markdown(numbers: Sequence[Reproduction]) -> str:
     """Write a table with one row per checkpoint, with its sources and a summary."""
-    titles = ["model", *(f"{column.dataset} {column.title}" for column in _columns(numbers))]
+    columns = sorted({number.column for number in numbers})
+    titles = ["model", *(f"{column.dataset} {column.title}" for column in columns)]
     rows = (
         [markdown_text(model), *map("<br>".join, map(_lines, row))]
         for model, row in _rows(numbers).items()
     )
     table = markdown_table(map(markdown_text, titles), rows, texts=1)
-    sources = "".join(f"- <{url}>\n" for url in _urls(numbers))
+    sources = "".join(f"- <{url}>\n" for url in sorted({n.published.url for n in numbers}))
     note = precision_note(numbers)
     remark = f"{markdown_text(note)}.\n\n" if note else ""
     return f"### {TITLE}\n\n{table}\n{remark}{summary(numbers)}. Published by:\n\n{sources}"
@@ -143,31 +145,22 @@ def to_tables(numbers: Sequence[Reproduction], width: int) -> list[Table]:
     """Return the same for the terminal, at most `width` characters wide."""
     from rich.text import Text
 
-    rows = _rows(numbers)
+    rows, columns = _rows(numbers), sorted({number.column for number in numbers})
+    urls = sorted({number.published.url for number in numbers})
     grid = Grid(
         title=TITLE,
         texts=["model"],
-        titles=[f"{column.dataset}\n{column.title}" for column in _columns(numbers)],
+        titles=[f"{column.dataset}\n{column.title}" for column in columns],
         heads=[[model] for model in rows],
         cells=[[Text("\n".join(_lines(number))) for number in row] for row in rows.values()],
-        notes=[summary(numbers), *filter(None, [precision_note(numbers)]), *_urls(numbers)],
+        notes=[summary(numbers), *filter(None, [precision_note(numbers)]), *urls],
     )
     return grid_tables(grid, width)
 
 
 def _rows(numbers: Sequence[Reproduction]) -> dict[str, list[Reproduction]]:
-    rows: dict[str, list[Reproduction]] = {}
-    for number in numbers:
-        rows.setdefault(number.published.model, []).append(number)
-    return rows
-
-
-def _columns(numbers: Iterable[Reproduction]) -> list[Column]:
-    return sorted({number.column for number in numbers})
-
-
-def _urls(numbers: Iterable[Reproduction]) -> list[str]:
-    return sorted({number.published.url for number in numbers})
+    by_model = groupby(numbers, key=lambda number: number.published.model)
+    return {model: list(row) for model, row in by_model}
 
 
 def _lines(number: Reproduction) -> list[str]:

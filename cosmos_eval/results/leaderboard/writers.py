@@ -52,7 +52,7 @@ def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
     listed = sorted(entries, key=lambda entry: entry.key)
     found = rank_entries(listed, ties)
     records = [
-        _csv_record(entry, metric, found.get(Cell(entry.key, metric), Rank()))
+        _csv_record(entry, metric, found.get((entry.key, metric), Rank()))
         for entry in listed
         for metric in sorted(entry.metrics)
     ]
@@ -81,9 +81,9 @@ def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
 def _json_record(entry: Entry, found: Mapping[Cell, Rank]) -> dict[str, Any]:
     names = ("model", "task", "dataset", "protocol", "metrics", "intervals", "source")
     ranks = {
-        metric: found[Cell(entry.key, metric)]._asdict()
+        metric: found[entry.key, metric]._asdict()
         for metric in entry.metrics
-        if Cell(entry.key, metric) in found
+        if (entry.key, metric) in found
     }
     more = {"url": entry.url, "published": dict(entry.published), "standings": ranks}
     fixed = {name: getattr(entry, name) for name in names}

@@ -6,7 +6,7 @@ import pytest
 
 from cosmos_eval.results.leaderboard import ranking
 from cosmos_eval.results.leaderboard.entries import Entry
-from cosmos_eval.results.leaderboard.ranking import Cell, Pair, Rank, close_pairs, rank_entries
+from cosmos_eval.results.leaderboard.ranking import Pair, Rank, close_pairs, rank_entries
 from cosmos_eval.tasks import Metric
 
 
@@ -22,7 +22,7 @@ def found(entries, ties=()):
     known = {
         Pair(best.key, e.key, "acc1"): tied for e in entries for m, tied in ties if m == e.model
     }
-    return {cell.key.model: standing for cell, standing in rank_entries(entries, known).items()}
+    return {key.model: standing for (key, _), standing in rank_entries(entries, known).items()}
 
 
 # Only the intervals of neighbours overlap: [0.78, 0.82], [0.75, 0.79], [0.72, 0.76], [0.58, 0.62].
@@ -55,7 +55,7 @@ def test_of_a_metric_that_is_better_lower_the_lowest_is_best(monkeypatch):
     monkeypatch.setattr(ranking, "metric_of", lambda task, name: metric)
     mirrored = [entry(e.model, 1 - e.metrics["acc1"], 0.02) for e in CHAIN]
     assert close_pairs(mirrored) == [Pair(mirrored[0].key, mirrored[1].key, "acc1")]
-    ranks = {cell.key.model: rank for cell, rank in rank_entries(mirrored).items()}
+    ranks = {key.model: rank for (key, _), rank in rank_entries(mirrored).items()}
     assert ranks["a"] == Rank(True, "", (1, 2))
     assert ranks["b"] == Rank(False, "intervals", (1, 3))
     assert ranks["d"] == Rank(False, "", (4, 4))
@@ -104,11 +104,11 @@ def test_places_are_those_of_all_orders_within_the_intervals(seed):
     rng = random.Random(seed)
     entries = [entry(str(i), rng.random(), 0.15 * rng.random()) for i in range(8)]
     best = max(entries, key=lambda e: e.metrics["acc1"])
-    for cell, standing in rank_entries(entries).items():
-        if cell == Cell(best.key, "acc1"):
+    for (key, _), standing in rank_entries(entries).items():
+        if key == best.key:
             continue
-        own = next(e for e in entries if e.key == cell.key).intervals["acc1"]
-        ends = [e.intervals["acc1"] for e in entries if e.key != cell.key]
+        own = next(e for e in entries if e.key == key).intervals["acc1"]
+        ends = [e.intervals["acc1"] for e in entries if e.key != key]
         first = 1 + sum(other["low"] > own["high"] for other in ends)
         last = 1 + sum(other["high"] >= own["low"] for other in ends)
         assert standing.ranks == (first, last)
