@@ -26,8 +26,7 @@ from pathlib import Path
 from _report import Measurement, Spread, interleave, measurement, parser, report
 from threadpoolctl import threadpool_limits
 
-from cosmos_eval.report.comparisons import compare_set, result_sets
-from cosmos_eval.report.content import Content, content_of
+from cosmos_eval.report.content import Content, compare_set, content_of, result_sets
 from cosmos_eval.report.page import to_page
 from cosmos_eval.results.compare import all_differences
 from cosmos_eval.results.labels import Stored, model_label

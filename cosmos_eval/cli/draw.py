@@ -65,9 +65,8 @@ def attend(
     specs = [parse_model_spec(name, arch=arch, weights=weights) for name in names]
     # After the models' names are checked: this imports torch.
     from cosmos_eval.report.attention import draw
-    from cosmos_eval.report.attention.compute import read_pairs
-    from cosmos_eval.report.attention.records import AttendOptions
-    from cosmos_eval.report.attention.text import map_table, notes, to_records, word_tables
+    from cosmos_eval.report.attention.compute import AttendOptions, read_pairs
+    from cosmos_eval.report.attention.describe import map_table, notes, to_records, word_tables
 
     how = AttendOptions(
         kind=kind, heads=heads, attention=attention, device=device, precision=precision

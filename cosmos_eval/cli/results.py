@@ -138,11 +138,12 @@ def report(
     """Write all results as one web page that works offline."""
     from cosmos_eval.cli.progress import Progress
     from cosmos_eval.embedding.cache import embeddings_folder
+    from cosmos_eval.report import write_file
     from cosmos_eval.report.content import content_of
     from cosmos_eval.report.gallery import collect
     from cosmos_eval.report.gallery.records import Gallery
     from cosmos_eval.report.gallery.source import require_inputs
-    from cosmos_eval.report.page import require_page_name, room_for_pictures, to_page, write_page
+    from cosmos_eval.report.page import require_page_name, room_for_pictures, to_page
     from cosmos_eval.results.leaderboard.entries import published
     from cosmos_eval.results.store import read_samples, read_stored, result_paths
 
@@ -169,7 +170,7 @@ def report(
                 watch=progress.step,
             )
     page = to_page(content, gallery)
-    write_page(out, page)
+    write_file(out, page.content)
     print_written(out, f", {len(page.content) / 1e6:.1f} MB")
     print_notes(f"not shown: {note}" for note in page.notes)
     _print_warnings(results)

@@ -3,3 +3,18 @@
 `content.content_of` compares everything that can be compared, `gallery.collect` draws examples, and
 `page.to_page` writes both. These import torch only where a model has to be loaded.
 """
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cosmos_core.utils.files import write_atomically
+from cosmos_eval.types import UsageError
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all. Raises UsageError where it cannot be written."""
+    try:
+        write_atomically(path, content)
+    except OSError as error:
+        raise UsageError(f"cannot write {path}: {error.strerror}") from error

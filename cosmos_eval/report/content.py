@@ -1,38 +1,102 @@
-"""The words and numbers of a page, from results and their samples."""
+"""What a page states without pictures: leaderboards, comparisons of every two models, mistakes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import combinations, groupby, permutations
+from operator import attrgetter
+from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from cosmos_eval.report.comparisons import (
-    Comparison,
-    ModelPair,
-    Read,
-    ResultSet,
-    compare_set,
-    pair_models,
-    result_sets,
-    ties_of,
-)
+from cosmos_eval.results import compare
 from cosmos_eval.results.labels import Stored, distinguish
 from cosmos_eval.results.leaderboard.board import Board, boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
-from cosmos_eval.tasks import task_named
+from cosmos_eval.results.leaderboard.ranking import Pair, Ties, close_pairs
+from cosmos_eval.results.record import ResultRow
+from cosmos_eval.stats.paired import PairedDifference, holm
+from cosmos_eval.tasks import known_tasks, task_named
 from cosmos_eval.types import (
     CosmosEvalError,
     Mistakes,
     OnProgress,
     Progress,
+    Samples,
     UsageError,
     no_progress,
 )
 
 _FREQUENT = 8  # mistakes of each model that are shown
+
+Read = Callable[[Path], Samples]
+"""Returns the per-sample arrays of a result file; raises UsageError where there are none."""
+
+Models = tuple[str, str]
+"""Two models by their labels, in alphabetical order."""
+
+_Classes = tuple[str, str]  # the true and the predicted one
+
+
+class Sampled(NamedTuple):
+    """A result and its samples."""
+
+    stored: Stored
+    samples: Samples
+
+    @property
+    def row(self) -> ResultRow:
+        return self.stored.row
+
+    @property
+    def model(self) -> str:
+        return self.stored.model
+
+
+class ResultSet(NamedTuple):
+    """The results of a data set by one protocol, by model; notes on those without samples."""
+
+    protocol: str
+    dataset: str
+    task: str
+    results: tuple[Sampled, ...]
+    notes: tuple[str, ...]
+
+
+class Comparison(NamedTuple):
+    """The differences of two models on one data set by metric, or an obstacle."""
+
+    models: Models
+    protocol: str
+    dataset: str
+    task: str
+    differences: Mapping[str, PairedDifference]
+    obstacle: str
+
+
+class ModelPair(NamedTuple):
+    """Tests of two models on all data sets that both were measured on, and obstacles."""
+
+    models: Models
+    tests: tuple[compare.MetricTest, ...]
+    obstacles: tuple[str, ...]
+
+    def wins(self, model: str) -> int:
+        """Count the tests that show one of the two models to be better."""
+        side = "A" if model == self.models[0] else "B"
+        return sum(test.better == side for test in self.tests)
+
+
+class Score(NamedTuple):
+    """Tests that a model won and lost against another one, of all tests of the two."""
+
+    won: int
+    lost: int
+    tests: int
 
 
 class Mistake(NamedTuple):
@@ -67,6 +131,11 @@ class Content(NamedTuple):
     mistakes: tuple[MistakeTable, ...]
     notes: tuple[str, ...]
 
+    @property
+    def models(self) -> list[str]:
+        """The models measured here, in alphabetical order."""
+        return sorted({one.model for one in self.results})
+
 
 def content_of(
     results: Sequence[Stored],
@@ -98,44 +167,175 @@ def content_of(
                 mistakes.append(mistakes_of(one))
             except UsageError as error:
                 notes.append(str(error))
-    edited = (
+    notes += [
         f"in leaderboards alone: {one.path}, which was edited after it was written"
         for one in results
         if one.is_edited
-    )
+    ]
     return Content(
         results=tuple(trusted),
-        entries=tuple(sorted(entries, key=lambda entry: entry.key)),
+        entries=tuple(sorted(entries, key=attrgetter("key"))),
         boards=tuple(boards(entries, ties_of(found, entries))),
         pairs=tuple(pair_models(found)),
         mistakes=tuple(table for table in mistakes if table is not None),
-        notes=(*notes, *edited),
+        notes=tuple(notes),
     )
 
 
-def mistakes_of(one: ResultSet) -> MistakeTable | None:
-    """Return the mistakes on a data set; None for a task that has none, or without results.
+def by_data_set(results: Sequence[Stored]) -> list[tuple[str, str, list[Stored]]]:
+    """Group results by protocol and data set, those of a group sorted by model."""
+    results = sorted(results, key=attrgetter("row.protocol", "row.dataset", "model"))
+    groups = groupby(results, attrgetter("row.protocol", "row.dataset"))
+    return [(protocol, dataset, list(group)) for (protocol, dataset), group in groups]
 
-    Raises UsageError for samples that do not give them.
-    """
+
+def result_sets(results: Sequence[Stored], read: Read) -> Iterator[ResultSet]:
+    """Yield results by protocol and data set; samples are read when a set is reached."""
+    for protocol, dataset, group in by_data_set(results):
+        sampled, notes = [], []
+        for stored in group:
+            try:
+                sampled.append(Sampled(stored, read(stored.path)))
+            except UsageError as error:
+                notes.append(f"not compared with others: {error}")
+        yield ResultSet(protocol, dataset, group[0].row.task, tuple(sampled), tuple(notes))
+
+
+def compare_set(one: ResultSet) -> list[Comparison]:
+    """Compare every two models of a set. Those of other samples or settings have an obstacle."""
+    parts: list[list[Sampled]] = []  # results that can be compared with each other
+    found: list[Comparison] = []
+    for result in one.results:
+        own: list[Sampled] | None = None
+        for part in parts:
+            if why := _why_apart(one.task, part[0], result):
+                found += [_comparison(one, other, result, obstacle=why) for other in part]
+            else:
+                own = part
+        if own is None:
+            parts.append(own := [])
+        own.append(result)
+    found += [pair for part in parts for pair in _compare_part(one, part)]
+    # One model measured in two ways is not compared with itself.
+    return [pair for pair in found if len(set(pair.models)) == 2]
+
+
+def _why_apart(task: str, a: Sampled, b: Sampled) -> str:
+    """State what keeps two results from being compared; empty where nothing does."""
+    if found := compare.mismatches(compare.setting(a.row), compare.setting(b.row)):
+        return "; ".join(found)
+    try:
+        known = task_named(task)
+        known.require_same_truth(known.derive(a.samples), known.derive(b.samples))
+    except (CosmosEvalError, ValueError) as error:
+        return str(error)
+    except KeyError as error:
+        return f"samples that lack {error} are not of this task"
+    return ""
+
+
+def _compare_part(one: ResultSet, results: Sequence[Sampled]) -> Iterator[Comparison]:
+    pairs = list(combinations(results, 2))
+    try:
+        samples = [result.samples for result in results]
+        differences = compare.all_differences(one.task, samples, without_slow=True)
+    except (CosmosEvalError, ValueError) as error:
+        yield from (_comparison(one, *pair, obstacle=str(error)) for pair in pairs)
+        return
+    for (a, b), of_pair in zip(pairs, differences.values(), strict=True):
+        why = _not_own(a, of_pair, "a") or _not_own(b, of_pair, "b")
+        yield _comparison(one, a, b, {} if why else of_pair, why)
+
+
+def _not_own(result: Sampled, differences: Mapping[str, PairedDifference], side: str) -> str:
+    """Name a metric that is not what its samples give; empty where all are."""
+    try:
+        for name, found in differences.items():
+            if name in result.row.metrics:
+                compare.require_own(name, result.row.metrics[name], getattr(found, side))
+    except ValueError as error:
+        return f"{result.model}: {error}"
+    return ""
+
+
+def _comparison(
+    one: ResultSet,
+    a: Sampled,
+    b: Sampled,
+    differences: Mapping[str, PairedDifference] = MappingProxyType({}),
+    obstacle: str = "",
+) -> Comparison:
+    first, second = sorted((a.model, b.model))
+    return Comparison((first, second), one.protocol, one.dataset, one.task, differences, obstacle)
+
+
+def pair_models(found: Sequence[Comparison]) -> list[ModelPair]:
+    """Group comparisons by models, with Holm's correction over the decisive tests of a pair."""
+    found = sorted(found, key=attrgetter("models", "protocol", "dataset"))
+    groups = groupby(found, attrgetter("models"))
+    return [_model_pair(models, list(several)) for models, several in groups]
+
+
+def _model_pair(models: Models, found: Sequence[Comparison]) -> ModelPair:
+    tests = [test for one in found for test in _tests(one)]
+    decisive = [test for test in tests if test.adjusted is not None]
+    adjusted = iter(holm([test.difference.p_value for test in decisive]))
+    final = (t if t.adjusted is None else t._replace(adjusted=next(adjusted)) for t in tests)
+    obstacles = (f"{o.dataset} ({o.protocol}): {o.obstacle}" for o in found if o.obstacle)
+    return ModelPair(models, tuple(final), tuple(obstacles))
+
+
+def _tests(one: Comparison) -> list[compare.MetricTest]:
+    """Return tests of the metrics that tables show, before adjustment."""
+    known = known_tasks().get(one.task)
+    return [
+        compare.metric_test(one.dataset, one.protocol, one.task, name, one.differences[name])
+        for name in (known.headlines if known else ())
+        if name in one.differences
+    ]
+
+
+def ties_of(found: Sequence[Comparison], entries: Sequence[Entry]) -> Ties:
+    """Tell whether the interval of each close pair's difference covers 0, if compared."""
+    known = {(one.models, one.protocol, one.dataset): one.differences for one in found}
+    # Tables may call a model more than its name where models are compared.
+    model = {entry.key: entry.stored.model for entry in entries if entry.stored is not None}
+    ties = {}
+    for pair in close_pairs(entries):
+        first, second = sorted((model[pair.best], model[pair.other]))
+        differences = known.get(((first, second), pair.best.protocol, pair.best.dataset), {})
+        if pair.metric in differences:
+            interval = differences[pair.metric].interval()
+            ties[Pair(pair.best, pair.other, pair.metric)] = interval.low <= 0 <= interval.high
+    return ties
+
+
+def scores(pairs: Sequence[ModelPair], models: Sequence[str]) -> dict[str, list[Score | None]]:
+    """Return the score of every model against each model, None where nothing was compared."""
+    known: dict[Models, Score] = {}
+    for pair in pairs:
+        decisive = sum(test.adjusted is not None for test in pair.tests)
+        for model, other in permutations(pair.models):
+            known[model, other] = Score(pair.wins(model), pair.wins(other), decisive)
+    return {model: [known.get((model, other)) for other in models] for model in models}
+
+
+def mistakes_of(one: ResultSet) -> MistakeTable | None:
+    """Return the mistakes on a data set, if any. Raises UsageError for samples without them."""
     try:
         evaluate = task_named(one.task).mistakes
         if evaluate is None or not one.results:
             return None
         found = {result.model: evaluate(result.samples) for result in one.results}
     except (CosmosEvalError, KeyError, IndexError, ValueError) as error:
-        raise UsageError(
-            f"{one.dataset} ({one.protocol}): no mistakes are shown: {error}"
-        ) from error
+        where = f"{one.dataset} ({one.protocol})"
+        raise UsageError(f"{where}: no mistakes are shown: {error}") from error
     shares = [_shares(some) for some in found.values()]
     chosen = {pair for some in found.values() for pair in _most_frequent(some)}
     rows = [Mistake(*pair, tuple(of.get(pair, 0.0) for of in shares)) for pair in chosen]
     rows.sort(key=lambda row: (-sum(row.shares), row.true, row.predicted))
     unit = next(iter(found.values())).unit
     return MistakeTable(one.protocol, one.dataset, unit, tuple(found), tuple(rows))
-
-
-_Classes = tuple[str, str]
 
 
 def _shares(some: Mistakes) -> Mapping[_Classes, float]:

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 import re
 from collections.abc import Sequence
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from cosmos_core.utils.files import write_atomically
 from cosmos_eval._version import __version__
-from cosmos_eval.report.charts import model_names, page_data, program
-from cosmos_eval.report.comparisons import scores
-from cosmos_eval.report.content import Content
+from cosmos_eval.report import tables
+from cosmos_eval.report.content import Content, scores
 from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
-from cosmos_eval.report.tables import (
-    anchors_of,
-    board_view,
-    class_tables,
-    figures_of,
-    summary_of,
-)
 from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.text import html_templates, html_value, script_json
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
 
 LIMIT = 5_000_000
@@ -55,10 +47,7 @@ class Page(NamedTuple):
 
 
 def to_page(content: Content, gallery: Gallery = NO_PICTURES) -> Page:
-    """Write a page, with as many whole rounds of examples as LIMIT allows.
-
-    The same input gives the same bytes.
-    """
+    """Write a page with as many rounds of examples as LIMIT allows; equal input, equal bytes."""
     rounds, chosen = gallery.rounds, gallery
     page = _rendered(content, chosen)
     while len(page) > LIMIT and rounds:
@@ -77,17 +66,31 @@ def require_page_name(path: Path) -> None:
         raise UsageError(f"--out {path}: a page is written, so end its name in .html")
 
 
-def write_page(path: Path, page: Page) -> None:
-    """Write a page, whole or not at all. Raises UsageError where it cannot be written."""
-    try:
-        write_atomically(path, page.content)
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
-
-
 def room_for_pictures(content: Content) -> int:
     """Return about how many bytes of pictures fit on a page, as base64 and with their markup."""
     return max(0, (LIMIT - len(_rendered(content, NO_PICTURES))) * 7 // 10)
+
+
+class Program(NamedTuple):
+    """JavaScript as it runs, and as a page carries it (gzip, then base64), and its versions."""
+
+    text: str
+    packed: str
+    versions: str
+
+
+@cache
+def program() -> Program:
+    """Bundle Vega, Vega-Lite and Vega-Embed as `window.vegaEmbed`; vl-convert has their files."""
+    import vl_convert
+
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    # Its names must not become the page's.
+    text = f"(() => {{{bundle}\n}})();"
+    packed = base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode()
+    vega, embed = vl_convert.get_vega_version(), vl_convert.get_vega_embed_version()
+    lite = vl_convert.get_vegalite_versions()[-1]
+    return Program(text, packed, f"Vega {vega}, Vega-Lite {lite}, Vega-Embed {embed}")
 
 
 class Album:
@@ -106,45 +109,39 @@ class Album:
 
 
 def _rendered(content: Content, gallery: Gallery) -> bytes:
-    tables = class_tables(content.results)
-    anchors = anchors_of(content.entries)
+    of_classes = tables.class_tables(content.results)
     charts = program()
     style, script = _style_sheet(), _script()
-    models = model_names(content)
+    models = content.models
     names = shortened([*models, *(entry.model for entry in content.entries)])
     sections = {kind: gallery.sections(kind) for kind in KINDS}
-    template = _environment().get_template("page.html")
+    data = {**tables.page_data(content, of_classes), "charts": json.loads(_static("charts.json"))}
+    environment = html_templates("cosmos_eval.report", "templates")
+    environment.filters.update(step=_step, breakable=_breakable)
+    environment.globals.update(figures_of=tables.figures_of)
+    template = environment.get_template("page.html")
     return template.render(
         policy=_policy(style, (script, charts.text)),
         style=style,
         script=script,
         charts=charts,
-        data=script_json(
-            {**page_data(content, tables), "charts": json.loads(_static("charts.json"))}
-        ),
+        data=script_json(data),
         version=__version__,
-        summary=summary_of(content.results),
+        summary=tables.summary_of(content.results),
         notes=[*content.notes, *gallery.notes],
-        boards=[board_view(board, anchors) for board in content.boards],
+        boards=[tables.board_view(board) for board in content.boards],
         models=models,
         short=lambda model: names.get(model, model),
         scores=scores(content.pairs, models),
-        tables=tables,
+        tables=of_classes,
         few=_FEW_CLASSES,
         mistakes=content.mistakes,
         gallery=sections,
         has_examples=any(sections.values()),
         picture=Album(),
-        anchors=anchors,
+        anchors={entry.key: f"entry-{n}" for n, entry in enumerate(content.entries, start=1)},
         entries=content.entries,
     ).encode()
-
-
-def _environment() -> Environment:
-    environment = html_templates("cosmos_eval.report", "templates")
-    environment.filters.update(step=_step, breakable=_breakable)
-    environment.globals.update(figures_of=figures_of)
-    return environment
 
 
 def _style_sheet() -> str:

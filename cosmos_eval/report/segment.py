@@ -7,17 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from cosmos_core.utils.distributed import own_device
-from cosmos_core.utils.files import write_atomically
 from cosmos_eval.models import load_encoder
+from cosmos_eval.report import write_file
 from cosmos_eval.tasks.segmentation import require_segmentation
 from cosmos_eval.tasks.segmentation.inference import draw_image
-from cosmos_eval.types import (
-    ModelSpec,
-    Precision,
-    Protocol,
-    RunOptions,
-    UsageError,
-)
+from cosmos_eval.types import ModelSpec, Precision, Protocol, RunOptions, UsageError
 
 
 def segment(
@@ -54,8 +48,5 @@ def segment(
     drawn = draw_image(encoder, protocol, image, options)
     content = io.BytesIO()
     drawn.image.save(content, format="PNG")
-    try:
-        write_atomically(out, content.getvalue())
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}") from error
+    write_file(out, content.getvalue())
     return drawn.shares

@@ -1,22 +1,21 @@
-"""The tables of a page: leaderboards with bars, figures per class, and provenance."""
+"""The tables of a page (leaderboards, classes, provenance), and the data of its scripts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from cosmos_eval.report.content import Content, by_data_set
+from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.labels import Stored, is_partial
 from cosmos_eval.results.leaderboard.board import Board, Shown
-from cosmos_eval.results.leaderboard.entries import Entry, Key, headlines_of
+from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.text import bounds, difference, percent
+from cosmos_eval.results.text import bounds, difference, p_value_text, percent
 from cosmos_eval.tasks import known_tasks, metric_of
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
 _FIRST_FIGURE = "IoU"  # has its table before those of other figures per class
-
-Anchors = Mapping[Key, str]
-"""The id of the element that holds the provenance of an entry."""
 
 
 class Bar(NamedTuple):
@@ -31,7 +30,6 @@ class Cell(NamedTuple):
     """A number; `exact`, `low` and `high` are for sorting and drawing, shares in percent."""
 
     shown: Shown
-    anchor: str
     bar: Bar
     exact: str
     low: str
@@ -46,15 +44,10 @@ class BoardView(NamedTuple):
     cells: tuple[tuple[Cell | None, ...], ...]
 
 
-def anchors_of(entries: Sequence[Entry]) -> Anchors:
-    """Give every entry the id of an element."""
-    return {entry.key: f"entry-{number}" for number, entry in enumerate(entries, start=1)}
-
-
-def board_view(board: Board, anchors: Anchors) -> BoardView:
+def board_view(board: Board) -> BoardView:
     """Return a board with bars on the scales of its columns."""
     tasks = [*known_tasks(), "other"]
-    columns = [_cells(board, index, anchors) for index in range(len(board.columns))]
+    columns = [_cells(board, index) for index in range(len(board.columns))]
     return BoardView(
         board,
         tuple(tasks[min(column.task, len(tasks) - 1)] for column in board.columns),
@@ -62,7 +55,7 @@ def board_view(board: Board, anchors: Anchors) -> BoardView:
     )
 
 
-def _cells(board: Board, index: int, anchors: Anchors) -> list[Cell | None]:
+def _cells(board: Board, index: int) -> list[Cell | None]:
     """Return a column; its scale goes from its lowest to its highest end, with a margin."""
     metric = board.columns[index].metric
     ends = [_ends(row.entries[index], metric) for row in board.rows]
@@ -76,11 +69,10 @@ def _cells(board: Board, index: int, anchors: Anchors) -> list[Cell | None]:
         if entry is None or not of_row:
             cells.append(None)
             continue
-        value, low, high = of_row
-        bar = Bar(*(round(100 * (end - start) / length, 2) for end in (low, high, value)))
+        value, low, high = (round(100 * (end - start) / length, 2) for end in of_row)
         factor = metric_of(entry.task, metric).factor
         exact = (f"{factor * number:.4f}".rstrip("0").rstrip(".") for number in of_row)
-        cells.append(Cell(row.cells[index], anchors[entry.key], bar, *exact))
+        cells.append(Cell(row.cells[index], Bar(low, high, value), *exact))
     return cells
 
 
@@ -113,15 +105,8 @@ class ClassTable(NamedTuple):
 
 def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
     """Return tables by protocol, data set and figure; classes in the order of the results."""
-    groups: dict[tuple[str, str], list[Stored]] = {}
-    for one in results:
-        if one.row.per_class:
-            groups.setdefault((one.row.protocol, one.row.dataset), []).append(one)
-    return [
-        table
-        for key in sorted(groups)
-        for table in _class_tables(*key, sorted(groups[key], key=lambda one: one.model))
-    ]
+    classified = [one for one in results if one.row.per_class]
+    return [table for group in by_data_set(classified) for table in _class_tables(*group)]
 
 
 def _class_tables(protocol: str, dataset: str, results: Sequence[Stored]) -> Iterator[ClassTable]:
@@ -138,21 +123,18 @@ def _class_tables(protocol: str, dataset: str, results: Sequence[Stored]) -> Ite
 
 
 def _is_count(rows: Sequence[ResultRow], figure: str) -> bool:
-    """Whether a figure counts something: results store shares as floats."""
+    # Results store shares as floats.
     values = [some[figure] for row in rows for some in row.per_class.values() if figure in some]
     return any(isinstance(v, int) for v in values) and not any(isinstance(v, float) for v in values)
 
 
 def _class_row(name: str, rows: Sequence[ResultRow], figure: str, counted: str) -> ClassRow:
     of_class = [row.per_class.get(name, {}) for row in rows]
-    counts = [some[counted] for some in of_class if some.get(counted) is not None]
+    counts = [count for some in of_class if (count := some.get(counted)) is not None]
     factor = metric_of(rows[0].task, figure).factor
     values = (some.get(figure) for some in of_class)
-    return ClassRow(
-        name,
-        int(counts[0] or 0) if counts else None,
-        tuple(None if value is None else round(factor * value, 2) for value in values),
-    )
+    shown = tuple(None if value is None else round(factor * value, 2) for value in values)
+    return ClassRow(name, int(counts[0]) if counts else None, shown)
 
 
 class Figure(NamedTuple):
@@ -167,8 +149,8 @@ class Figure(NamedTuple):
 
 def figures_of(entry: Entry) -> list[Figure]:
     """Return the metrics of an entry, those of leaderboards first."""
-    first = [name for name in headlines_of(entry) if name in entry.metrics]
-    return [_figure(entry, name) for name in dict.fromkeys([*first, *sorted(entry.metrics)])]
+    names = dict.fromkeys([*headlines_of(entry), *sorted(entry.metrics)])
+    return [_figure(entry, name) for name in names if name in entry.metrics]
 
 
 def _figure(entry: Entry, metric: str) -> Figure:
@@ -213,3 +195,73 @@ def _listed(values: Iterator[str]) -> str:
 def _some(found: Iterator[bool]) -> str:
     count = sum(found)
     return f"{count} results" if count else ""
+
+
+def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
+    """Return what the page's scripts draw from, as JSON.
+
+    `models` and `metrics` are lists; `pairs`, `classes` and `first` (the two models that are
+    compared until others are chosen) hold indices into them. A pair has `a`, `b`, `tests` and `why`
+    (one line for each data set that was not compared). A test is [metric, A, B, A - B, low, high,
+    p, p by Holm, better model, only A right, only B right], shares in percent. A table of
+    `classes` has a list of values per model, null where there is none.
+    """
+    models = {name: index for index, name in enumerate(content.models)}
+    tests = {_key(test): test for pair in content.pairs for test in pair.tests}
+    metrics = {key: index for index, key in enumerate(tests)}
+    return {
+        "models": content.models,
+        "first": _most_often_better(content, models),
+        "metrics": [
+            {
+                "protocol": test.protocol,
+                "dataset": test.dataset,
+                "title": test.record.label or test.metric,
+                "share": test.record.unit == "fraction",
+            }
+            for test in tests.values()
+        ],
+        "pairs": [
+            {
+                **{side: models[name] for side, name in zip("ab", pair.models, strict=True)},
+                "tests": [[metrics[_key(test)], *_test(test)] for test in pair.tests],
+                "why": list(pair.obstacles),
+            }
+            for pair in content.pairs
+        ],
+        "classes": [_table(table, models) for table in tables],
+    }
+
+
+def _most_often_better(content: Content, models: Mapping[str, int]) -> list[int]:
+    """Return the indices of the two models that won most tests, of equal ones the first by name."""
+
+    def won(name: str) -> int:
+        return sum(pair.wins(name) for pair in content.pairs if name in pair.models)
+
+    return [models[name] for name in sorted(models, key=won, reverse=True)[:2]]
+
+
+def _key(test: MetricTest) -> tuple[str, str, str]:
+    return test.protocol, test.dataset, test.metric
+
+
+def _test(test: MetricTest) -> list[Any]:
+    found = test.difference
+    interval = found.interval()
+    numbers = (found.a, found.b, found.difference, interval.low, interval.high)
+    rounded = [round(test.record.factor * number, 3) for number in numbers]
+    adjusted = "" if test.adjusted is None else p_value_text(test.adjusted)
+    changed = found.changed or (None, None)
+    return [*rounded, p_value_text(found.p_value), adjusted, test.better, *changed]
+
+
+def _table(table: ClassTable, models: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        "protocol": table.protocol,
+        "dataset": table.dataset,
+        "figure": table.figure,
+        "names": [row.name for row in table.rows],
+        "models": [models[name] for name in table.models],
+        "values": [list(one) for one in zip(*(row.values for row in table.rows), strict=True)],
+    }

@@ -1,15 +1,18 @@
-"""Pairs of image and text as requested, and the attention of models on them."""
+"""Pairs of image and text as requested, and the attention of models on them as records."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
-from itertools import groupby
+from dataclasses import dataclass
+from itertools import chain, groupby
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -27,27 +30,121 @@ from cosmos_eval.models.maps import (
     whole_image,
     wordmaps,
 )
-from cosmos_eval.report.attention.records import (
-    AttendOptions,
-    CaptionShares,
-    Look,
-    Pair,
-    Row,
-    View,
-    WordShare,
-)
-from cosmos_eval.types import MapKind, ModelSpec, UsageError
+from cosmos_eval.types import Attention, EncoderInfo, MapKind, ModelSpec, Precision, UsageError
 
-COLUMNS = ("image", "text")
-KINDS: dict[str, tuple[MapKind, ...]] = {
+_COLUMNS = ("image", "text")
+_KINDS: dict[str, tuple[MapKind, ...]] = {
     "cross-attention": ("cross-attention",),
     "similarity": ("text-to-patch similarity",),
     "both": ("cross-attention", "text-to-patch similarity"),
 }
-"""The kinds of maps by the option that requests them."""
+# Longest side of a row's picture in pixels, twice that of the largest panel.
+_PICTURE = 680
 
-PICTURE = 680
-"""Longest side of a row's picture in pixels, twice that of the largest panel."""
+Kind = Literal["cross-attention", "similarity"]
+Heads = Literal["mean", "each"]
+Level = Literal["low", "middle", "high"]
+
+
+class Pair(NamedTuple):
+    """An image, named `name`, and a text."""
+
+    name: str
+    source: ImageSource
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttendOptions:
+    """How maps are computed."""
+
+    kind: Kind | Literal["both"] | None = None  # the usual kind of each model
+    heads: Heads = "mean"
+    attention: Attention | None = None  # the form of the last block for similarity, csa if None
+    device: str = "auto"
+    precision: Precision = "fp32"
+
+
+class WordShare(NamedTuple):
+    """A word and its share of a caption's attention; `spaced` tells of white space before it.
+
+    `scaled` is the share from the smallest (0) to the largest (1) word, None if all are equal.
+    """
+
+    text: str
+    share: float
+    scaled: float | None
+    spaced: bool
+
+    @property
+    def level(self) -> Level | None:
+        """The third of the caption's range that the word is in."""
+        if self.scaled is None:
+            return None
+        return "low" if self.scaled < 1 / 3 else "middle" if self.scaled < 2 / 3 else "high"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionShares:
+    """Attention of an image on a text: shares of words, start, end and padding, which sum to 1.
+
+    `tokens` counts the whole text, of which `unread` does not fit the `context`, and of the last of
+    `words` maybe only a part.
+    """
+
+    words: tuple[WordShare, ...]
+    unread: str
+    last_word_in_part: bool
+    start: float
+    end: float
+    padding: float
+    tokens: int
+    context: int
+
+
+class Peak(NamedTuple):
+    """The largest value of a map, and the centre of its patch in pixels of the image."""
+
+    value: float
+    x: int
+    y: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """The map (h, w) of one head or of the mean of all: weights that sum to 1, or cosines."""
+
+    head: str
+    map: NDArray[np.float32]
+    caption: CaptionShares | None  # None for text-to-patch similarity
+
+    def peak(self, size: tuple[int, int]) -> Peak:
+        """Return the largest value of the map, in an image of this width and height."""
+        height, width = self.map.shape
+        row, column = divmod(int(self.map.argmax()), width)
+        x, y = (column + 0.5) / width * size[0], (row + 0.5) / height * size[1]
+        return Peak(float(self.map[row, column]), int(x), int(y))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """The maps of a model for a pair, one or one per head; `usual` is the model's own kind."""
+
+    info: EncoderInfo
+    usual: MapKind
+    kind: MapKind
+    attention: Attention | None
+    views: tuple[View, ...]
+
+
+class Row(NamedTuple):
+    """A pair and the looks of all models: `picture` as drawn, `size` of the file in pixels."""
+
+    name: str
+    text: str
+    picture: Image.Image
+    size: tuple[int, int]
+    looks: Sequence[Look]
 
 
 def read_pairs(image: Path | None, texts: Sequence[str], file: Path | None) -> list[Pair]:
@@ -58,7 +155,7 @@ def read_pairs(image: Path | None, texts: Sequence[str], file: Path | None) -> l
         return _pairs_of_csv(file)
     if image is None or not texts:
         missing = "an IMAGE" if image is None else "what to look for with --text TEXT"
-        raise UsageError(f"say {missing}, or --csv FILE with columns {' and '.join(COLUMNS)}")
+        raise UsageError(f"say {missing}, or --csv FILE with columns {' and '.join(_COLUMNS)}")
     return image_with_texts(image, texts)
 
 
@@ -75,10 +172,7 @@ def image_with_texts(image: Path | Image.Image, texts: Sequence[str]) -> list[Pa
 
 
 def _pairs_of_csv(file: Path) -> list[Pair]:
-    """Read a CSV file with columns `image` and `text`, and every image; paths relate to the file.
-
-    Raises UsageError that names the file, and the line of the fault.
-    """
+    """Read a CSV file and every image in it; errors name the file, and the line of the fault."""
     pairs = []
     for line, row in _lines_of_csv(file):
         where = f"{file} line {line}"
@@ -93,19 +187,19 @@ def _pairs_of_csv(file: Path) -> list[Pair]:
             raise UsageError(f"{where}: {error}") from error
         pairs.append(Pair(name, source, text))
     if not pairs:
-        raise UsageError(f"{file} has no rows: one per image and text, below {','.join(COLUMNS)}")
+        raise UsageError(f"{file} has no rows: one per image and text, below {','.join(_COLUMNS)}")
     return pairs
 
 
 def _lines_of_csv(file: Path) -> list[tuple[int, dict[str, str]]]:
-    """Rows with the number of their last line."""
+    """Return rows with the number of their last line."""
     try:
         reader = csv.DictReader(io.StringIO(read_text(file), newline=""), strict=True)
         names = reader.fieldnames or ()
-        if missing := [name for name in COLUMNS if name not in names]:
+        if missing := [name for name in _COLUMNS if name not in names]:
             raise UsageError(
                 f"{file} has no column {' and no column '.join(missing)}: its first line must "
-                f"name {' and '.join(COLUMNS)}, separated by commas"
+                f"name {' and '.join(_COLUMNS)}, separated by commas"
             )
         return [(reader.line_num, row) for row in reader]
     except MissingFileError as error:
@@ -122,54 +216,44 @@ def _require_text(text: str, where: str) -> None:
 def compute_rows(
     pairs: Sequence[Pair], specs: Sequence[ModelSpec], options: AttendOptions
 ) -> list[Row]:
-    """Compute the attention on every pair, one model after the other.
+    """Compute the attention of every model on every pair.
 
-    Raises UsageError for a model that cannot be loaded, has no map of the requested kind or no
-    heads to show one by one.
+    Raises UsageError for a model that cannot be loaded or lacks the requested maps or heads.
     """
     columns = [_looks_of_model(pairs, spec, options) for spec in specs]
     if options.attention and not any(look.attention for looks in columns for look in looks[0]):
         raise UsageError("--attention is about similarity: add --kind similarity, or leave it out")
     rows = []
-    for pair, *looks in zip(pairs, *columns, strict=True):
+    for pair, *of_models in zip(pairs, *columns, strict=True):
         image = pair.source.decode(pair.source.read())
-        rows.append(
-            Row(
-                name=pair.name,
-                text=pair.text,
-                picture=_as_drawn(image),
-                size=image.size,
-                looks=[look for of_model in looks for look in of_model],
-            )
-        )
+        looks = list(chain.from_iterable(of_models))
+        rows.append(Row(pair.name, pair.text, _as_drawn(image), image.size, looks))
     return rows
 
 
 def _looks_of_model(
     pairs: Sequence[Pair], spec: ModelSpec, options: AttendOptions
 ) -> list[list[Look]]:
-    """The looks of one model at each pair."""
     encoder = load_encoder(spec, device=own_device(options.device), precision=options.precision)
     kinds = _kinds_of(encoder, options)
     if options.heads == "each" and "cross-attention" not in kinds:
         raise UsageError(f"{spec.text}: similarity has no heads; leave --heads out")
     looks: list[list[Look]] = []
     for _, group in groupby(pairs, key=lambda pair: pair.name):
-        of_image = list(group)
-        source, texts = of_image[0].source, [pair.text for pair in of_image]
-        image = source.decode(source.read())
+        sources, texts = zip(*((pair.source, pair.text) for pair in group), strict=True)
+        image = sources[0].decode(sources[0].read())
         columns = [looks_at_image(encoder, image, texts, kind, options) for kind in kinds]
         looks += map(list, zip(*columns, strict=True))
     return looks
 
 
 def _kinds_of(encoder: Encoder, options: AttendOptions) -> list[MapKind]:
-    """The requested kinds of maps that a model has. Raises UsageError for none."""
+    """Return the requested kinds of maps that a model has. Raises UsageError for none."""
     usual = usual_kind(encoder)
     if options.kind is None:
         return [usual]
     # Every model with cross-attention can show similarity as well.
-    found = [kind for kind in KINDS[options.kind] if kind in (usual, *KINDS["similarity"])]
+    found = [kind for kind in _KINDS[options.kind] if kind in (usual, *_KINDS["similarity"])]
     if not found:
         raise UsageError(f"{encoder.info.spec} has no cross-attention; leave --kind out")
     return found
@@ -191,14 +275,10 @@ def looks_at_image(
         views = _attention_views(encoder, images, texts, maps, options)
     else:
         views = [(View(head="", map=one[0].numpy(), caption=None),) for one in maps]
+    shown = None if kind == "cross-attention" else attention
+    usual = usual_kind(encoder)
     return [
-        Look(
-            info=encoder.info,
-            usual=usual_kind(encoder),
-            kind=kind,
-            attention=None if kind == "cross-attention" else attention,
-            views=of_text,
-        )
+        Look(info=encoder.info, usual=usual, kind=kind, attention=shown, views=of_text)
         for of_text in views
     ]
 
@@ -216,10 +296,9 @@ def _attention_views(
 
 
 def _views(maps: Tensor, words: WordMap, context: int, options: AttendOptions) -> tuple[View, ...]:
-    """The views of one text's maps (heads, h, w), each or their mean."""
-    shares = torch.cat(
-        [words.shares[0], torch.stack([words.start, words.end, words.padding], -1)[0]], -1
-    )
+    """Return the views of one text's maps (heads, h, w), each or their mean."""
+    others = torch.stack([words.start, words.end, words.padding], -1)
+    shares = torch.cat([words.shares, others], -1)[0]
     names = [f"head {number + 1}" for number in range(len(maps))]
     if options.heads == "mean":
         names = [f"mean of {len(maps)} heads"]
@@ -255,6 +334,6 @@ def _caption(words: WordMap, shares: Tensor, context: int) -> CaptionShares:
 def _as_drawn(image: Image.Image) -> Image.Image:
     """Resize an image as it is drawn; a very long one is squeezed, as the model sees it."""
     longest, shortest = max(image.size), min(image.size)
-    long, short = PICTURE, max(round(PICTURE * shortest / longest), PICTURE // LONGEST)
+    long, short = _PICTURE, max(round(_PICTURE * shortest / longest), _PICTURE // LONGEST)
     size = (long, short) if image.width >= image.height else (short, long)
     return image.resize(size, Image.Resampling.LANCZOS)

@@ -15,20 +15,8 @@ from PIL import Image
 
 from cosmos_core.utils.figures import plain_style
 from cosmos_eval.models.maps import scaled, upsample
-from cosmos_eval.report.attention.records import CaptionShares, Level, Look, Row, View
-from cosmos_eval.report.attention.text import (
-    FAMILY,
-    LEVEL_NAMES,
-    TITLE,
-    alt_text,
-    footer,
-    has_words,
-    padding_line,
-    percent,
-    printable,
-    range_line,
-    title,
-)
+from cosmos_eval.report.attention import describe
+from cosmos_eval.report.attention.compute import CaptionShares, Level, Look, Row, View
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +37,7 @@ _PAD, _CHIP, _CHIP_LINE = 4.0, 24.0, 29.0  # of a word on its colour: padding, h
 _INK, _SOFT, _RULE = "#1c1e21", "#5b6169", "#d5d8dc"
 # Text as it is, and the same bytes every time.
 _STYLE = {
-    "font.family": FAMILY,
+    "font.family": describe.FAMILY,
     "text.hinting": "none",
     "text.parse_math": False,
     "image.composite_image": False,
@@ -73,8 +61,7 @@ LEVELS: dict[Level, Ink] = {
     "middle": Ink("#93dc8f", "#10221a"),
     "high": Ink("#fde725", "#1c1a00"),
 }
-PLAIN = Ink("#e4e7ec", "#1c1e21")
-"""Of words that have nothing to be compared with."""
+PLAIN = Ink("#e4e7ec", "#1c1e21")  # of words that have nothing to be compared with
 _UNREAD = Ink("#ffffff", "#8a9099")
 
 
@@ -117,7 +104,7 @@ def _with_titles(svg: bytes, titles: dict[str, str]) -> bytes:
     for metadata in root.findall(f"{{{namespace}}}metadata"):
         root.remove(metadata)
     for element in [root, *root.iter()]:
-        text = TITLE if element is root else titles.get(element.get("id", ""), "")
+        text = describe.TITLE if element is root else titles.get(element.get("id", ""), "")
         if text and not element.findall(f"{{{namespace}}}title"):
             child = ET.Element(f"{{{namespace}}}title")
             child.text = text
@@ -139,10 +126,7 @@ class _Chip(NamedTuple):
 
 
 class _Sheet:
-    """A figure with one set of axes in pixels, y downwards, that is filled from top to bottom.
-
-    `titles` are the texts of artists in an SVG, by the artist's gid.
-    """
+    """A figure with one set of axes in pixels, y downwards, that is filled from top to bottom."""
 
     def __init__(self) -> None:
         from matplotlib.figure import Figure
@@ -150,7 +134,7 @@ class _Sheet:
         self.figure = Figure(facecolor="white")
         self.axes = self.figure.add_axes((0, 0, 1, 1))
         self.axes.axis("off")
-        self.titles: dict[str, str] = {}
+        self.titles: dict[str, str] = {}  # of artists in an SVG, by the artist's gid
 
     def save(self, kind: str, width: float, height: float) -> bytes:
         """Return the figure as a file. Raises UsageError for too many pixels."""
@@ -185,12 +169,10 @@ class _Sheet:
     def image(
         self, x: float, y: float, image: Image.Image, width: float, height: float, title: str
     ) -> None:
-        """Draw an image in a box."""
         extent = (x, x + width, y + height, y)
-        self._titled(self.axes.imshow(np.asarray(image), extent=extent, aspect="auto"), title)
+        self._titled(self.axes.imshow(image, extent=extent, aspect="auto"), title)
 
     def chip(self, x: float, y: float, chip: _Chip) -> None:
-        """Write a word on its colour."""
         from matplotlib.patches import FancyBboxPatch
 
         style, colour = f"round,pad=0,rounding_size={_PAD}", chip.ink.ground
@@ -205,7 +187,7 @@ class _Sheet:
         for chip, (left, line) in zip(chips, places, strict=True):
             self.chip(x + left, y + _CHIP_LINE * line, chip)
         y += _CHIP_LINE * (places[-1][1] + 1)
-        return self.paragraph(x, y, padding_line(caption), width)
+        return self.paragraph(x, y, describe.padding_line(caption), width)
 
     def _titled(self, artist: Artist, title: str) -> None:
         if title:
@@ -217,12 +199,13 @@ class _Sheet:
 def _chips(caption: CaptionShares, width: float) -> Iterator[_Chip]:
     words = [
         _Chip(word.text, LEVELS[word.level] if word.level else PLAIN, word.spaced,
-              f"{printable(word.text)}: {percent(word.share)} of the weight")
+              f"{describe.printable(word.text)}: {describe.percent(word.share)} of the weight")
         for word in caption.words
     ]  # fmt: skip
     unread = [_Chip(text, _UNREAD, True, "not read") for text in caption.unread.split()]
     for chip in (*words, *unread):
-        for number, piece in enumerate(broken(printable(chip.text), _BODY, width - 2 * _PAD)):
+        pieces = broken(describe.printable(chip.text), _BODY, width - 2 * _PAD)
+        for number, piece in enumerate(pieces):
             yield chip._replace(text=piece, spaced=chip.spaced and not number)
 
 
@@ -245,11 +228,10 @@ def flowed(
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float, bold: bool = False) -> float:
-    """Return the width of a text in pixels."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
-    font = FontProperties(family=FAMILY, size=size, weight="bold" if bold else "normal")
+    font = FontProperties(family=describe.FAMILY, size=size, weight="bold" if bold else "normal")
     return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
 
 
@@ -264,7 +246,6 @@ def broken(text: str, size: float, width: float) -> list[str]:
 
 
 def wrapped(text: str, size: float, width: float) -> list[str]:
-    """Split a text into lines of a width."""
     lines: list[str] = []
     for word in text.split():
         first, *others = broken(word, size, width)
@@ -316,7 +297,6 @@ def _lines(looks: Sequence[Look]) -> list[list[tuple[Look, View]]]:
 
 
 def _draw_row(sheet: _Sheet, y: float, row: Row, panel: float, headed: bool) -> float:
-    """Draw an image and its maps beside it; returns the lower edge."""
     width, height = (side * panel / max(row.picture.size) for side in row.picture.size)
     for number, line in enumerate(_lines(row.looks)):
         places = [(_MARGIN + (panel + _GAP) * n, *shown) for n, shown in enumerate(line, start=1)]
@@ -325,15 +305,15 @@ def _draw_row(sheet: _Sheet, y: float, row: Row, panel: float, headed: bool) -> 
         lower = y + height + 4
         bottoms = [lower]
         if number == 0:
-            name = printable(row.name)
+            name = describe.printable(row.name)
             sheet.image(_MARGIN, y, row.picture, width, height, name)
             sheet.text(_MARGIN, lower, shortened(name, _SMALL, panel), _SMALL, _SOFT)
             size = f"{row.size[0]} x {row.size[1]} px"
             bottoms.append(sheet.paragraph(_MARGIN, lower + 17, size, panel))
         for x, look, view in places:
             map_over = overlaid(view, row.picture)
-            sheet.image(x, y, map_over, width, height, alt_text(row, look, view))
-            bottom = sheet.paragraph(x, lower, range_line(look, view), panel)
+            sheet.image(x, y, map_over, width, height, describe.alt_text(row, look, view))
+            bottom = sheet.paragraph(x, lower, describe.range_line(look, view), panel)
             # The words of one head of several stand below its map.
             if view.caption and len(look.views) > 1:
                 bottom = sheet.caption(x, bottom + 4, view.caption, panel)
@@ -343,22 +323,22 @@ def _draw_row(sheet: _Sheet, y: float, row: Row, panel: float, headed: bool) -> 
 
 
 def _draw_heading(sheet: _Sheet, x: float, y: float, look: Look, view: View, panel: float) -> float:
-    model = shortened(printable(look.info.spec), _SMALL, panel, bold=True)
+    model = shortened(describe.printable(look.info.spec), _SMALL, panel, bold=True)
     sheet.text(x, y, model, _SMALL, _INK, bold=True)
-    shows = f"{title(look)}, {view.head}" if view.head else title(look)
+    shows = f"{describe.title(look)}, {view.head}" if view.head else describe.title(look)
     return sheet.paragraph(x, y + 17, shows, panel)
 
 
 def _draw_captions(sheet: _Sheet, y: float, row: Row, width: float) -> float:
     """Write captions on their colours, named if there are several; without any, the text."""
-    if not has_words(row.looks):
-        return sheet.paragraph(_MARGIN, y, printable(row.text), width, _BODY, _INK)
+    if not describe.has_words(row.looks):
+        return sheet.paragraph(_MARGIN, y, describe.printable(row.text), width, _BODY, _INK)
     shown = [look for look in row.looks if len(look.views) == 1 and look.views[0].caption]
     for look in shown:
         caption = look.views[0].caption
         assert caption is not None
         if len(shown) > 1:
-            y = sheet.paragraph(_MARGIN, y, printable(look.info.spec), width) + 4
+            y = sheet.paragraph(_MARGIN, y, describe.printable(look.info.spec), width) + 4
         y = sheet.caption(_MARGIN, y, caption, width)
     return y
 
@@ -370,15 +350,15 @@ def _draw_legend(sheet: _Sheet, y: float, rows: Sequence[Row], width: float) -> 
     sheet.text(_MARGIN, y, "0", _SMALL, _SOFT)
     sheet.image(_MARGIN + 12, y + 1, bar, 150, 13, "colours from 0 to 1")
     sheet.text(_MARGIN + 167, y, "1", _SMALL, _SOFT)
-    kinds = " / ".join(dict.fromkeys(title(look) for look in looks))
+    kinds = " / ".join(dict.fromkeys(describe.title(look) for look in looks))
     y = sheet.paragraph(_MARGIN + 188, y, kinds, width - 188, colour=_INK) + 8
-    if has_words(looks):
+    if describe.has_words(looks):
         x = float(_MARGIN)
         for level, ink in LEVELS.items():
-            chip = _Chip(LEVEL_NAMES[level], ink)
+            chip = _Chip(describe.LEVEL_NAMES[level], ink)
             sheet.chip(x, y, chip)
             x += chip.width + _PAD
         y += _CHIP_LINE + 4
-    for line in footer(rows):
+    for line in describe.footer(rows):
         y = sheet.paragraph(_MARGIN, y, line, width) + 2
     return y

@@ -1,7 +1,4 @@
-"""Single samples that stand for results: pictures with the outputs of models.
-
-Importing this package imports no torch.
-"""
+"""Single samples that stand for results: pictures with the outputs of models. Imports no torch."""
 
 from __future__ import annotations
 
@@ -15,12 +12,11 @@ from cosmos_eval.protocols import prepare
 from cosmos_eval.protocols.scenes import FAMILY as SCENES
 from cosmos_eval.report.gallery.attention import AttentionSource
 from cosmos_eval.report.gallery.classification import ClassificationSource
-from cosmos_eval.report.gallery.models import run_requests
+from cosmos_eval.report.gallery.pictures import select
 from cosmos_eval.report.gallery.records import KINDS, Gallery
 from cosmos_eval.report.gallery.retrieval import RetrievalSource, captioned_images
 from cosmos_eval.report.gallery.segmentation import SegmentationSource
-from cosmos_eval.report.gallery.selection import select
-from cosmos_eval.report.gallery.source import Group, Pair, Source, group_results
+from cosmos_eval.report.gallery.source import Group, Pair, Source, group_results, run_requests
 from cosmos_eval.runner.run import Watch, unwatched
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions
@@ -44,12 +40,10 @@ def collect(
 ) -> Gallery:
     """Return examples with pictures of the results in files; equal input gives equal bytes.
 
-    Images come from `options.data_root` and the data sets' own locations; `datasets` are YAML files
-    of users' data sets. Label maps come from `predictions`, a folder of `--save-predictions`, or
-    from the model if it is on this machine with the measured weights. Retrieved items and attention
-    maps come from the model and the embeddings cached in `options.cache`. Nothing is fetched. The
-    gallery's `notes` name what cannot be shown. Raises UsageError for files that are no results
-    and YAML files of no result.
+    `datasets` are YAML files of users' data sets. Label maps come from `predictions`, a folder of
+    `--save-predictions`, or from a model on this machine with the measured weights, as all other
+    outputs, with the embeddings cached in `options.cache`. Nothing is fetched. `notes` name what
+    cannot be shown. Raises UsageError for files that are no results and YAML files of no result.
     """
     groups, notes = group_results(results, datasets)
     sources: list[Source] = []
@@ -79,10 +73,9 @@ def _source(group: Group, options: RunOptions, predictions: Path | None) -> Sour
 
 
 def _pairs(groups: Sequence[Group], sources: Sequence[Source], options: RunOptions) -> list[Pair]:
-    """Choose images and texts for attention maps.
+    """Choose images and texts for attention maps: captions, or prompts of classes without any.
 
-    Small things of the embedded scenes, if any result is of them, and captions of other sets; where
-    there are neither, prompts of classes.
+    Those of the embedded scenes, if any result is of them, name small things.
     """
     others = [
         (group.task, source.pairs)

@@ -6,16 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
-from cosmos_eval.report.gallery.models import Outputs, Request
-from cosmos_eval.report.gallery.pictures import Canvas
+from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import AttentionExample, Word
-from cosmos_eval.report.gallery.selection import Candidate
-from cosmos_eval.report.gallery.source import PAIRS, Group, Pair, Source, plain_name
+from cosmos_eval.report.gallery.source import PAIRS, Group, Outputs, Pair, Request, Source, label_of
 from cosmos_eval.types import OnProgress
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
-    from cosmos_eval.report.attention.records import Look
+    from cosmos_eval.report.attention.compute import Look
 
 _KIND = "attention maps"
 
@@ -25,7 +23,7 @@ class AttentionSource(Source):
 
     def __init__(self, groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
         super().__init__()
-        self._rows = {plain_name(r): r.row for group in groups for r in group.results}
+        self._rows = {label_of(r): r.row for group in groups for r in group.results}
         self._by_set: dict[str, list[Pair]] = {}
         for pair in pairs:
             own = self._by_set.setdefault(pair.dataset, [])
@@ -53,8 +51,7 @@ class AttentionSource(Source):
 def _attend(pairs: Sequence[Pair], encoder: Encoder, progress: OnProgress) -> list[Look]:
     """Raises UsageError for a model without patches and an image that cannot be used."""
     from cosmos_eval.models.maps import usual_kind
-    from cosmos_eval.report.attention.compute import looks_at_image
-    from cosmos_eval.report.attention.records import AttendOptions
+    from cosmos_eval.report.attention.compute import AttendOptions, looks_at_image
 
     kind = usual_kind(encoder)
     return [

@@ -11,12 +11,10 @@ import numpy as np
 
 from cosmos_eval.data.class_names import ClassData, class_names
 from cosmos_eval.data.classification import open_data, sample_list_hash
-from cosmos_eval.report.comparisons import Sampled
-from cosmos_eval.report.gallery.models import Outputs
-from cosmos_eval.report.gallery.pictures import Canvas
+from cosmos_eval.report.content import Sampled
+from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import ClassificationExample
-from cosmos_eval.report.gallery.selection import Candidate
-from cosmos_eval.report.gallery.source import Group, Source
+from cosmos_eval.report.gallery.source import Group, Outputs, Source
 from cosmos_eval.stats.choices import confusion_pairs
 from cosmos_eval.tasks.classification import CLASSES, LABELS, TOP5
 from cosmos_eval.types import RunOptions, Samples

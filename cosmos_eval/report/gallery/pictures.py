@@ -1,24 +1,25 @@
-"""Pictures of a gallery, encoded small: photographs, label maps, heat maps. Imports no torch."""
+"""Pictures of a gallery, encoded small, and as many as keep within a byte budget. No torch."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageSource
-from cosmos_eval.report.gallery.records import Picture
+from cosmos_eval.report.gallery.records import Example, Picture, pictures_of
+from cosmos_eval.types import OnProgress, Progress, UsageError
 
 THUMBNAIL = 224  # longest side in pixels
 LARGE = 320  # of images that maps are laid over
-_QUALITY = 75
-# WebP's effort, from 0 to 6: a step from here costs twice the time and saves 3% of the bytes.
-_EFFORT = 2
-_EFFORT_OF_MAPS = 4
+# WebP's method is its effort, from 0 to 6: a step from 2 costs twice the time, saves 3% of bytes.
+_LOSSY: dict[str, Any] = {"quality": 75, "method": 2}
+_LOSSLESS: dict[str, Any] = {"lossless": True, "method": 4}
 
 # Matplotlib's viridis at 0.18, 0.344, ... 1: dark blue to yellow.
 _VIRIDIS = (
@@ -26,6 +27,8 @@ _VIRIDIS = (
     *((56, 185, 119), (147, 215, 65), (253, 231, 37)),
 )
 _OPACITY = (0.35, 0.75)  # of the least and of the most
+# Longest sides are reduced to these fractions where not even one round of examples fits.
+_SCALES = (1.0, 0.75, 0.5, 0.35)
 
 Rgb8 = tuple[int, int, int]
 
@@ -38,10 +41,7 @@ class Size(NamedTuple):
 
 
 class Canvas:
-    """Makes pictures at one scale, each photograph and each content once.
-
-    Threads may share it: at worst they make a picture twice.
-    """
+    """Makes pictures at one scale, each once; threads that share it may make one twice at worst."""
 
     def __init__(self, scale: float = 1.0) -> None:
         self._scale = scale
@@ -49,52 +49,53 @@ class Canvas:
         self._by_content: dict[bytes, Picture] = {}
 
     def thumbnail(self, source: ImageSource) -> Picture:
-        """A small picture of an image of a data set. Raises UsageError where it is not usable."""
+        """Encode an image of a data set as a small picture. Raises UsageError for a damaged one."""
         if source.name not in self._thumbnails:
             image = source.decode(source.read())
-            small = self._fitted(image, THUMBNAIL)
-            self._thumbnails[source.name] = self._once(_photograph(small))
+            self._thumbnails[source.name] = self._photograph(image, THUMBNAIL)
         return self._thumbnails[source.name]
 
     def large(self, image: Image.Image) -> Picture:
-        """An RGB image, to lay maps over."""
-        return self._once(_photograph(self._fitted(image, LARGE)))
+        """Encode an RGB image, to lay maps over."""
+        return self._photograph(image, LARGE)
 
     def label_map(self, classes: NDArray[np.uint8], colours: Sequence[Rgb8], size: Size) -> Picture:
-        """Classes (H, W) in their colours; what is no class is transparent."""
+        """Draw classes (H, W) in their colours; what is no class is transparent."""
         table = np.zeros((256, 4), np.uint8)
         table[: len(colours)] = [(*colour, 255) for colour in colours]
         nearest = Image.fromarray(shrunk(classes)).resize(size, Image.Resampling.NEAREST)
-        drawn = Image.fromarray(table[np.asarray(nearest)])
-        return self._once(_encoded(drawn, lossless=True, method=_EFFORT_OF_MAPS))
+        return self._encoded(Image.fromarray(table[np.asarray(nearest)]), _LOSSLESS)
 
     def heat_map(self, values: NDArray[np.float32], size: Size) -> Picture:
         """Draw values (h, w) of patches: faint blue for the least, yellow for the largest."""
         values = (values - values.min()) / (np.ptp(values) or 1)
         # Linear between the centres of patches, as cosmos_eval.models.maps has it.
         large = Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)
-        return self._once(_encoded(Image.fromarray(_heat(np.asarray(large))), quality=_QUALITY))
+        return self._encoded(Image.fromarray(_heat(np.asarray(large))))
 
     def size_of(self, image_size: tuple[int, int]) -> Size:
-        """Of the picture that `large` makes of an image of this width and height."""
+        """Return the size that `large` gives an image of this width and height."""
         return _fit(image_size, LARGE * self._scale)
 
-    def _fitted(self, image: Image.Image, longest: float) -> Image.Image:
+    def _photograph(self, image: Image.Image, longest: int) -> Picture:
         size = _fit(image.size, longest * self._scale)
-        return image if size == image.size else image.resize(size, Image.Resampling.LANCZOS)
+        # A copy of the same size is an exact one.
+        return self._encoded(image.resize(size, Image.Resampling.LANCZOS))
 
-    def _once(self, picture: Picture) -> Picture:
+    def _encoded(self, image: Image.Image, how: dict[str, Any] = _LOSSY) -> Picture:
+        content = io.BytesIO()
+        image.save(content, format="WEBP", **how)
+        picture = Picture(content.getvalue(), "image/webp", *image.size)
         return self._by_content.setdefault(picture.content, picture)
 
 
 def shrunk(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """A label map (H, W) no larger than it is ever drawn."""
+    """Reduce a label map (H, W) to the largest size that is drawn."""
     size = _fit((classes.shape[1], classes.shape[0]), LARGE)
     return np.asarray(Image.fromarray(classes).resize(size, Image.Resampling.NEAREST))
 
 
 def _fit(size: tuple[int, int], longest: float) -> Size:
-    """The size with its longest side at most `longest`; nothing is enlarged."""
     factor = min(1.0, longest / max(size))
     width, height = (max(1, round(factor * side)) for side in size)
     return Size(width, height)
@@ -108,11 +109,104 @@ def _heat(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     return (np.stack([*channels, opacity], axis=-1) + 0.5).astype(np.uint8)
 
 
-def _photograph(image: Image.Image) -> Picture:
-    return _encoded(image, quality=_QUALITY)
+class Candidate(NamedTuple):
+    """An example that can be drawn. Every section has a few; the first of each are round 0."""
+
+    round: int
+    draw: Callable[[Canvas], Example]  # raises UsageError where an image cannot be used
 
 
-def _encoded(image: Image.Image, method: int = _EFFORT, **how: Any) -> Picture:
-    content = io.BytesIO()
-    image.save(content, format="WEBP", method=method, **how)
-    return Picture(content.getvalue(), "image/webp", *image.size)
+class Selection(NamedTuple):
+    """Examples in the order of their candidates, and one line for each thing that is not shown."""
+
+    examples: Sequence[Example]
+    notes: Sequence[str]
+
+
+class _Page(NamedTuple):
+    """Drawn examples by the number of their candidate, sizes of pictures by content, faults."""
+
+    examples: dict[int, Example]
+    sizes: dict[bytes, int]
+    faults: list[str]
+
+
+def select(
+    candidates: Sequence[Candidate], budget: int, workers: int, progress: OnProgress
+) -> Selection:
+    """Draw as many whole rounds of candidates as fit into `budget` bytes of pictures.
+
+    If round 0 does not fit, all pictures are smaller, and if it never does, some of it is shown. A
+    picture of several examples counts once.
+    """
+    total = max((candidate.round for candidate in candidates), default=-1) + 1
+    for scale in _SCALES:
+        page, canvas, shown = _Page({}, {}, []), Canvas(scale), 0
+        while shown < total:
+            own = [n for n, candidate in enumerate(candidates) if candidate.round == shown]
+            drawn = _draw(candidates, own, canvas, workers, len(page.examples), progress)
+            partial = shown == 0 and scale == _SCALES[-1]
+            larger = _with_round(page, drawn, budget, partial=partial)
+            if larger is None:
+                break
+            page, shown = larger, shown + 1
+        if shown:
+            notes = _reductions(page, candidates, shown, scale, budget)
+            examples = [page.examples[number] for number in sorted(page.examples)]
+            return Selection(examples, [*page.faults, *notes])
+    return Selection([], [])
+
+
+def _draw(
+    candidates: Sequence[Candidate],
+    numbers: Sequence[int],
+    canvas: Canvas,
+    workers: int,
+    before: int,
+    progress: OnProgress,
+) -> Iterator[tuple[int, Example | UsageError]]:
+    """Draw candidates in threads; yields them in order, with their numbers."""
+
+    def draw(number: int) -> tuple[int, Example | UsageError]:
+        try:
+            return number, candidates[number].draw(canvas)
+        except UsageError as error:
+            return number, error
+
+    drawn = prefetch(numbers, draw, workers=workers, window=4 * workers)
+    for done, one in enumerate(drawn, before + 1):
+        yield one
+        progress(Progress("pictures", done, len(candidates)))
+
+
+def _with_round(
+    page: _Page, drawn: Iterator[tuple[int, Example | UsageError]], budget: int, *, partial: bool
+) -> _Page | None:
+    """Add a round to a page; None where it does not fit, unless a part of it will do."""
+    page = _Page(dict(page.examples), dict(page.sizes), list(page.faults))
+    for number, example in drawn:
+        if isinstance(example, UsageError):
+            page.faults.append(str(example))
+            continue
+        sizes = {picture.content: len(picture.content) for picture in pictures_of(example)}
+        if sum((page.sizes | sizes).values()) <= budget:
+            page.examples[number] = example
+            page.sizes.update(sizes)
+        elif not partial:
+            return None
+    return page
+
+
+def _reductions(
+    page: _Page, candidates: Sequence[Candidate], shown: int, scale: float, budget: int
+) -> Iterator[str]:
+    """State what the budget leaves out."""
+    size = f"{budget / 1000:,.0f} kB"
+    total = max(candidate.round for candidate in candidates) + 1
+    if scale < 1:
+        yield f"pictures at their usual size: at {scale:.0%} of it more of them fit into {size}"
+    if shown < total:
+        yield f"more than {shown} of up to {total} examples of a kind: no more fit into {size}"
+    wanted = sum(candidate.round < shown for candidate in candidates)
+    if missing := wanted - len(page.examples) - len(page.faults):
+        yield f"{missing} of {wanted} examples: their pictures do not fit into {size}"

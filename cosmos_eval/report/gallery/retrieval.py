@@ -12,12 +12,10 @@ from PIL import Image
 
 from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash
 from cosmos_eval.data.sources import ImageSource
-from cosmos_eval.report.comparisons import Sampled
-from cosmos_eval.report.gallery.models import Outputs, Request, listed
-from cosmos_eval.report.gallery.pictures import Canvas
+from cosmos_eval.report.content import Sampled
+from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import Picture, RetrievalExample
-from cosmos_eval.report.gallery.selection import Candidate
-from cosmos_eval.report.gallery.source import PAIRS, Group, Pair, Source, spread
+from cosmos_eval.report.gallery.source import Group, Outputs, Pair, Request, Source, listed, spread
 from cosmos_eval.tasks.retrieval import IMAGE_RANK, TEXT_RANK
 from cosmos_eval.types import OnProgress, Protocol, RunOptions, Samples, UsageError
 
@@ -91,17 +89,11 @@ def _is_of(data: RetrievalData, result: Sampled) -> bool:
     return sample_list_hash(data) == result.row.provenance["hashes"].get("sample_list")
 
 
-def captioned_images(protocol: Protocol, data: RetrievalData) -> list[Pair]:
-    """Return a few images, each with its first caption."""
-    return [
-        Pair(
-            dataset=protocol.dataset,
-            name=data.names[index],
-            image=partial(_image, data.images[index]),
-            text=data.captions[int(np.argmax(data.image_of_text == index))],
-        )
-        for index in spread(len(data.images), PAIRS)
-    ]
+def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[Pair]:
+    """Yield a few images, each with its first caption."""
+    for index in spread(len(data.images)):
+        text = data.captions[int(np.argmax(data.image_of_text == index))]
+        yield Pair(protocol.dataset, data.names[index], partial(_image, data.images[index]), text)
 
 
 def _image(source: ImageSource) -> Image.Image:
@@ -110,11 +102,8 @@ def _image(source: ImageSource) -> Image.Image:
 
 def choose_queries(samples: Samples) -> list[Query]:
     """Choose queries of both directions: the worst, a success, a near miss, one between, ..."""
-    ranks: dict[Direction, NDArray[np.integer]] = {
-        "image_to_text": samples[IMAGE_RANK],
-        "text_to_image": samples[TEXT_RANK],
-    }
-    return [query for direction in ranks for query in _queries(direction, ranks[direction])]
+    of_images = _queries("image_to_text", samples[IMAGE_RANK])
+    return [*of_images, *_queries("text_to_image", samples[TEXT_RANK])]
 
 
 def _queries(direction: Direction, ranks: NDArray[np.integer]) -> list[Query]:

@@ -1,7 +1,6 @@
-"""Images with their true label maps and those that models predicted. Imports no torch.
+"""Images with true and predicted label maps, the same images for all models. Imports no torch.
 
-All models are shown on the same images. A predicted map is shown only if it gives the pixel counts
-that were measured.
+A predicted map is shown only if it gives the pixel counts that were measured.
 """
 
 from __future__ import annotations
@@ -17,29 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cosmos_eval.data.label_maps import Label, LabelMaps, Sample, open_data, read_label
-from cosmos_eval.report.comparisons import Sampled
-from cosmos_eval.report.gallery.models import MAPS, Outputs, Request, listed
-from cosmos_eval.report.gallery.pictures import Canvas, shrunk
+from cosmos_eval.report.content import Sampled
+from cosmos_eval.report.gallery.pictures import Candidate, Canvas, shrunk
 from cosmos_eval.report.gallery.records import SegmentationExample
-from cosmos_eval.report.gallery.selection import Candidate
-from cosmos_eval.report.gallery.source import Group, Pair, Source
+from cosmos_eval.report.gallery.source import MAPS, Group, Outputs, Pair, Request, Source, listed
 from cosmos_eval.results.labels import predictions_of
 from cosmos_eval.stats.segmentation import confusion
-from cosmos_eval.tasks.segmentation import CLASSES, NAME
-from cosmos_eval.tasks.segmentation.pictures import (
-    colours,
-    prediction_file,
-    predictions_folder,
-    read_image,
-)
-from cosmos_eval.types import (
-    OnProgress,
-    Precision,
-    RunOptions,
-    Samples,
-    SegmentationProtocol,
-    UsageError,
-)
+from cosmos_eval.tasks.segmentation import CLASSES, NAME, pictures
+from cosmos_eval.types import OnProgress, RunOptions, Samples, SegmentationProtocol, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
@@ -52,7 +36,7 @@ _EASILY_SEEN = 0.01
 _PROMPT = "a photo of a {}."
 # The share of an image's pixels that may be counted otherwise than measured: rounding moves a pixel
 # at a border, under autocast more (docs/log.md: 1% of the pixels from fp32 to bf16).
-_ROUNDING: dict[Precision, float] = {"fp32": 0.001, "amp": 0.02, "bf16": 0.02, "fp16": 0.02}
+_ROUNDING: dict[str, float] = {"fp32": 0.001, "amp": 0.02, "bf16": 0.02, "fp16": 0.02}
 
 
 class Truth(NamedTuple):
@@ -70,18 +54,12 @@ class SegmentationSource(Source):
         super().__init__()
         self._group, self._options = group, options
         self._protocol = cast(SegmentationProtocol, group.protocol)
-        self._results: list[Sampled] = []
         self._truths: list[Truth] = []
         self._maps: dict[tuple[str, int], Label] = {}  # by model and number of the image
-        try:
-            data = open_data(self._protocol, replace(options, limit=None, allow_partial=True))
-        except UsageError as error:
-            self.note_fault(group, error)
-            return
-        self._results = [result for result in group.results if self._is_of(data, result)]
-        known = {result.model for result in self._results}
-        self.note_other_data(group, [r.model for r in group.results if r.model not in known])
-        self._read_truths(data)
+        opened = self.open_results(group, options, open_data, self._is_of, whole=True)
+        self._results = [result for result, _ in opened]
+        if opened:
+            self._read_truths(opened[0][1])
         if predictions is not None:
             for result in self._results:
                 self._read_saved(predictions, result)
@@ -93,8 +71,7 @@ class SegmentationSource(Source):
         return same_images and result.samples[CLASSES].tolist() == list(self._protocol.class_names)
 
     def _read_truths(self, data: LabelMaps) -> None:
-        samples = [result.samples for result in self._results]
-        for index in choose_images(samples) if samples else ():
+        for index in choose_images([result.samples for result in self._results]):
             sample = data.samples[index]
             try:
                 self._truths.append(Truth(index, sample, read_label(sample, self._protocol)))
@@ -102,27 +79,27 @@ class SegmentationSource(Source):
                 self.notes.append(str(error))
 
     def _read_saved(self, folder: Path, result: Sampled) -> None:
-        """Read the label maps that a run saved for a result."""
-        own = predictions_folder(predictions_of(folder, result.row.model["spec"]), self._protocol)
+        own = pictures.predictions_folder(
+            predictions_of(folder, result.row.model["spec"]), self._protocol
+        )
         found: dict[int, Label] = {}
         for truth in self._truths:
+            path = pictures.prediction_file(own, truth.sample.name)
             try:
-                saved = _saved_map(prediction_file(own, truth.sample.name))
+                if path.is_file():
+                    found[truth.number] = _saved_map(path)
             except UsageError as error:
                 self.notes.append(str(error))
-                continue
-            if saved is not None:
-                found[truth.number] = saved
         if self._add_measured(found, result) < len(found):
             self.notes.append(f"{own}: not the label maps that {result.model} was measured with")
 
     def _add_measured(self, found: Mapping[int, Label], result: Sampled) -> int:
         """Keep the label maps that were measured, as small as drawn; returns how many."""
+        truths = {truth.number: truth for truth in self._truths}
         measured = {
-            (result.model, truth.number): shrunk(found[truth.number])
-            for truth in self._truths
-            if truth.number in found
-            and _is_measured(found[truth.number], truth, result, self._protocol)
+            (result.model, number): shrunk(classes)
+            for number, classes in found.items()
+            if _is_measured(classes, truths[number], result, self._protocol)
         }
         self._maps |= measured
         return len(measured)
@@ -135,7 +112,7 @@ class SegmentationSource(Source):
             seen = np.flatnonzero(pixels >= _EASILY_SEEN * truth.label.size)
             if len(seen):
                 name = protocol.queries[seen[np.argmin(pixels[seen])]][0]
-                image = partial(read_image, truth.sample.image)
+                image = partial(pictures.read_image, truth.sample.image)
                 yield Pair(protocol.dataset, truth.sample.name, image, _PROMPT.format(name))
 
     def requests(self) -> Iterator[Request]:
@@ -160,8 +137,8 @@ class SegmentationSource(Source):
                 "come out otherwise than measured"
             )
         for turn, truth in enumerate(self._truths):
-            own = {r.model: self._maps.get((r.model, truth.number)) for r in self._results}
-            maps = {model: classes for model, classes in own.items() if classes is not None}
+            models = [r.model for r in self._results if (r.model, truth.number) in self._maps]
+            maps = {model: self._maps[model, truth.number] for model in models}
             yield Candidate(turn, partial(_draw, self._protocol, truth, maps))
 
 
@@ -178,17 +155,15 @@ def choose_images(results: Sequence[Samples]) -> list[int]:
         return []
     shares = shares[:, judged]
     by_mean = np.argsort(shares.mean(axis=0), kind="stable")
-    first = []
-    if len(results) > 1:
-        first = [int(np.argmax(np.ptp(shares, axis=0)))]
-        by_mean = by_mean[by_mean != first[0]]
+    first = [int(np.argmax(np.ptp(shares, axis=0)))] if len(results) > 1 else []
+    by_mean = by_mean[~np.isin(by_mean, first)]
     quantiles = _QUANTILES[: _IMAGES - len(first)] if len(by_mean) else ()
     others = (int(by_mean[round(quantile * (len(by_mean) - 1))]) for quantile in quantiles)
     return [int(judged[index]) for index in dict.fromkeys([*first, *others])]
 
 
 def _right_pixels(samples: Samples) -> NDArray[np.float64]:
-    """The share of labelled pixels that is right, of every image; NaN without such pixels."""
+    """Return every image's share of right labelled pixels; NaN without such pixels."""
     image, n_classes, n_images = samples["image"], len(samples[CLASSES]), len(samples[NAME])
     label, predicted = np.divmod(samples["pair"], n_classes)
     pixels = samples["pixels"]
@@ -200,7 +175,7 @@ def _right_pixels(samples: Samples) -> NDArray[np.float64]:
 def _is_measured(
     classes: Label, truth: Truth, result: Sampled, protocol: SegmentationProtocol
 ) -> bool:
-    """Whether predicted classes give the image's stored pixel counts, up to rounding."""
+    """Return whether predicted classes give the image's stored pixel counts, up to rounding."""
     n_classes = len(protocol.class_names)
     if classes.shape != truth.label.shape or classes.max() >= n_classes:
         return False
@@ -213,10 +188,8 @@ def _is_measured(
     return bool(moved <= _ROUNDING[result.row.provenance["precision"]] * counts.sum())
 
 
-def _saved_map(path: Path) -> Label | None:
-    """Read a saved label map, None without one. Raises UsageError where it cannot be read."""
-    if not path.is_file():
-        return None
+def _saved_map(path: Path) -> Label:
+    """Read a saved label map. Raises UsageError where it cannot be read."""
     try:
         with Image.open(path) as image:
             mode, classes = image.mode, np.asarray(image)
@@ -245,8 +218,8 @@ def _draw(
     protocol: SegmentationProtocol, truth: Truth, maps: Mapping[str, Label], canvas: Canvas
 ) -> SegmentationExample:
     """Draw image, truth and label maps. Raises UsageError for a damaged image."""
-    image = read_image(truth.sample.image)
-    size, palette = canvas.size_of(image.size), colours(protocol)
+    image = pictures.read_image(truth.sample.image)
+    size, palette = canvas.size_of(image.size), pictures.colours(protocol)
     counts = sum(np.bincount(one.ravel(), minlength=256) for one in (truth.label, *maps.values()))
     present = np.flatnonzero(np.asarray(counts)[: len(protocol.class_names)]).tolist()
     return SegmentationExample(

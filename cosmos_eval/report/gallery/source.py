@@ -1,31 +1,45 @@
-"""Results with their samples, and what the sources of examples share. Imports no torch."""
+"""What all examples share: results, their data, requests to models. Imports torch to load one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from PIL import Image
 
+from cosmos_core.utils.distributed import own_device
 from cosmos_eval.data.user_yaml import FAMILY as USER
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
-from cosmos_eval.report.comparisons import Sampled
-from cosmos_eval.report.gallery.models import Outputs, Request, listed
-from cosmos_eval.report.gallery.selection import Candidate
+from cosmos_eval.report.content import Sampled
+from cosmos_eval.report.gallery.pictures import Candidate
 from cosmos_eval.results.labels import model_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, read_stored, samples_of
+from cosmos_eval.runner.run import Watch
 from cosmos_eval.tasks import find_protocol, task_of
-from cosmos_eval.types import Protocol, RunOptions, UsageError
+from cosmos_eval.types import OnProgress, Progress, Protocol, RunOptions, UsageError
 
-TASKS = ("retrieval", "cls", "seg")
-"""Tasks with examples: their samples tell which images to show."""
+if TYPE_CHECKING:
+    from cosmos_eval.models.encoder import Encoder
+
+Key = tuple[str, str, str]
+"""Kind, data set and model of a request."""
+
+Outputs = Mapping[Key, Any]
+"""The outputs of models, without those that could not be computed."""
+
+MAPS = "label maps"
+"""The kind of request whose outputs runs can save."""
+_REMEDY = "; `cosmos-eval run --save-predictions DIR` keeps label maps for --predictions DIR"
 
 PAIRS = 3
 """Images with a text, at most, of a data set."""
 
+_TASKS = ("retrieval", "cls", "seg")  # with examples: their samples tell which images to show
 # Indices that `spread` takes, as fractions: both ends, the middle, the quarters.
 _SPREAD = (1.0, 0.0, 0.5, 0.75, 0.25)
 
@@ -43,7 +57,7 @@ class Group(NamedTuple):
 
 
 class _Name(NamedTuple):
-    """The task, data set and protocol family that the results of a group share."""
+    """What the results of a group share."""
 
     task: str
     dataset: str
@@ -59,15 +73,14 @@ def group_results(
 ) -> tuple[list[Group], list[str]]:
     """Group results by protocol; returns also notes on results without pictures.
 
-    `user_files` describe users' data sets. Raises UsageError for a file that is no result, and for
-    a YAML file of no result.
+    `user_files` describe users' data sets. Raises UsageError for files of no result.
     """
     by_name: dict[_Name, list[Sampled]] = {}
     notes = []
     stored = read_stored(paths)
     known = _user_protocols(user_files, (one.row for one in stored))
     for one in stored:
-        if one.row.task not in TASKS or one.is_edited:
+        if one.row.task not in _TASKS or one.is_edited:
             continue
         try:
             files = read_files(one.path)
@@ -76,15 +89,14 @@ def group_results(
         except UsageError as error:
             notes.append(f"{one.model} on {one.row.dataset}: no pictures: {error}")
     groups = []
-    for name in sorted(by_name, key=lambda name: (TASKS.index(name.task), name)):
+    for name in sorted(by_name, key=lambda name: (_TASKS.index(name.task), name)):
+        results = sorted(by_name[name], key=lambda result: result.model)
         try:
             protocol = _protocol(name, known)
             prepare(protocol)
+            groups.append(Group(name.task, protocol, tuple(results)))
         except UsageError as error:
             notes.append(f"{name.dataset}: no pictures: {error}")
-            continue
-        results = sorted(by_name[name], key=lambda result: result.model)
-        groups.append(Group(name.task, protocol, tuple(results)))
     return groups, notes
 
 
@@ -108,9 +120,7 @@ def _user_protocols(files: Sequence[str], rows: Iterable[ResultRow]) -> dict[_Na
     for protocol in map(find_protocol, files):
         name = _Name(task_of(protocol), protocol.dataset, protocol.family)
         if name not in measured:
-            raise UsageError(
-                f"no result is of your data set {protocol.dataset}: leave its file out"
-            )
+            raise UsageError(f"no result is of your data set {name.dataset}: leave its file out")
         known[name] = protocol
     return known
 
@@ -123,15 +133,27 @@ def _protocol(name: _Name, known: Mapping[_Name, Protocol]) -> Protocol:
     return known[name]
 
 
-class Pair(NamedTuple):
-    """An image of a data set and a text about it.
+class Request(NamedTuple):
+    """A computation of `kind` by the model of a result, `label`, on the data set `where`."""
 
-    `image` returns it as RGB; raises UsageError where it cannot be used.
-    """
+    row: ResultRow
+    label: str
+    kind: str
+    where: str
+    run: Callable[[Encoder, OnProgress], Any]  # raises UsageError where that is impossible
+
+    @property
+    def key(self) -> Key:
+        """The key of its output."""
+        return self.kind, self.where, self.label
+
+
+class Pair(NamedTuple):
+    """An image of a data set and a text about it."""
 
     dataset: str
     name: str
-    image: Callable[[], Image.Image]
+    image: Callable[[], Image.Image]  # returns RGB; raises UsageError where it cannot be used
     text: str
 
 
@@ -160,59 +182,141 @@ class Source:
         options: RunOptions,
         open_data: Callable[[Any, RunOptions], Any],
         is_of: Callable[[Any, Sampled], bool],
+        *,
+        whole: bool = False,
     ) -> list[tuple[Sampled, Any]]:
-        """Open the data of every result of a group, as many samples as it was limited to.
+        """Open the data of every result of a group: all, or as many as it was limited to.
 
         `is_of` tells whether a result was measured on the opened data; others are noted.
         """
-        data: dict[RunOptions, Any] = {}
+        data: dict[int | None, Any] = {}
         found, foreign = [], []
-        for own in dict.fromkeys(_measured(result.row, options) for result in group.results):
-            try:
-                data[own] = open_data(group.protocol, own)
-            except UsageError as error:
-                self.note_fault(group, error)
         for result in group.results:
-            opened = data.get(_measured(result.row, options))
-            if opened is not None and is_of(opened, result):
-                found.append((result, opened))
-            elif opened is not None:
+            limit = None if whole else result.row.provenance["limit"]
+            if limit not in data:
+                own = replace(options, limit=limit, allow_partial=limit is None)
+                try:
+                    data[limit] = open_data(group.protocol, own)
+                except UsageError as error:
+                    data[limit] = None
+                    self.notes.append(_unreadable(group, error))
+            if data[limit] is not None and is_of(data[limit], result):
+                found.append((result, data[limit]))
+            elif data[limit] is not None:
                 foreign.append(result.model)
-        self.note_other_data(group, foreign)
-        return found
-
-    def note_fault(self, group: Group, error: UsageError) -> None:
-        """Note that the data of a group cannot be read."""
-        dataset = group.protocol.dataset
-        reason = str(error).removeprefix(f"{dataset}: ")
-        hint = (
-            "" if group.protocol.family == USER else f" (see `cosmos-eval data doctor {dataset}`)"
-        )
-        self.notes.append(f"{group.name}: no pictures: {reason}{hint}")
-
-    def note_other_data(self, group: Group, models: Sequence[str]) -> None:
-        """Note which models were measured on other data than these."""
-        if models:
+        if foreign:
             self.notes.append(
-                f"{group.name}: no pictures of {listed(models)}: measured on other images, "
+                f"{group.name}: no pictures of {listed(foreign)}: measured on other images, "
                 "captions or classes than are there now"
             )
+        return found
 
 
-def _measured(row: ResultRow, options: RunOptions) -> RunOptions:
-    """Return the options with the limit of a result."""
-    limit = row.provenance["limit"]
-    return replace(options, limit=limit, allow_partial=limit is None)
+def _unreadable(group: Group, error: UsageError) -> str:
+    dataset, family = group.protocol.dataset, group.protocol.family
+    hint = "" if family == USER else f" (see `cosmos-eval data doctor {dataset}`)"
+    return f"{group.name}: no pictures: {str(error).removeprefix(f'{dataset}: ')}{hint}"
 
 
-def plain_name(result: Sampled) -> str:
-    """Return the name of a model in tables, without what concerns the measurement alone."""
+def label_of(result: Sampled) -> str:
+    """Return the label of a model in tables, without what concerns the measurement alone."""
     rest = {name: value for name, value in result.row.provenance.items() if name != "partial"}
     row = replace(result.row, provenance={**rest, "limit": None, "attention": None})
     return model_label(row, result.stored.notes)
 
 
-def spread(n: int, most: int) -> list[int]:
+def spread(n: int, most: int = PAIRS) -> list[int]:
     """Return a few of n indices: the last, the first, the middle, the quarters."""
     indices = (round(fraction * (n - 1)) for fraction in _SPREAD)
     return list(dict.fromkeys(indices))[:most] if n else []
+
+
+def run_requests(
+    requests: Iterable[Request], device: str, watch: Watch
+) -> tuple[Outputs, list[str]]:
+    """Load every model once, one after the other, and run all requests for it.
+
+    Returns outputs, and one line for each that could not be computed. Models are not fetched.
+    """
+    by_model: dict[Sequence[Any], list[Request]] = {}
+    for request in requests:
+        by_model.setdefault(_identity(request.row), []).append(request)
+    outputs: dict[Key, Any] = {}
+    refusals: list[tuple[Request, str]] = []
+    for own in by_model.values():
+        row = own[0].row
+        watch(row.model["spec"], Progress("load", 0, 1))
+        try:
+            encoder = _load(row, device)
+        except UsageError as error:
+            refusals += [(request, str(error)) for request in own]
+            continue
+        watch(row.model["spec"], Progress("load", 1, 1))
+        for request in own:
+            progress = _warnings_only(partial(watch, f"{request.label} on {request.where}"))
+            try:
+                outputs[request.key] = request.run(encoder, progress)
+            except UsageError as error:
+                refusals.append((request, str(error)))
+    return outputs, _lines(refusals)
+
+
+def _warnings_only(progress: OnProgress) -> OnProgress:
+    """Drop the notes of a measurement, such as how much was cached, but its warnings."""
+
+    def report(step: Progress) -> None:
+        note = step.note if step.note.startswith("warning: ") else ""
+        progress(step._replace(note=note))
+
+    return report
+
+
+def _identity(row: ResultRow) -> Sequence[Any]:
+    names = ("spec", "architecture", "weights", "weights_sha256", "random")
+    return *(row.model[name] for name in names), row.provenance["precision"]
+
+
+def _load(row: ResultRow, device: str) -> Encoder:
+    """Load a model with the weights that were measured. Raises UsageError without them."""
+    from cosmos_eval.models import load_encoder
+    from cosmos_eval.models.hub import offline, was_not_fetched
+
+    model, precision = row.model, row.provenance["precision"]
+    spec = parse_model_spec(model["spec"])
+    if model["weights"] == "student":
+        spec = replace(spec, weights="student")
+    if spec.kind == "cosmos" and spec.arch is None:
+        # For files that do not state their architecture.
+        spec = replace(spec, arch=model["architecture"])
+    try:
+        with offline():
+            encoder = load_encoder(spec, device=own_device(device), precision=precision)
+    except UsageError as error:
+        if was_not_fetched(error):
+            raise UsageError("its weights are not on this machine") from error
+        raise
+    info = encoder.info
+    if (info.weights_sha256, info.random) != (model["weights_sha256"], model["random"]):
+        raise UsageError("its weights are not those that were measured any more")
+    return encoder
+
+
+def _lines(refusals: Sequence[tuple[Request, str]]) -> list[str]:
+    """State what is not shown and why, in one line for all models with the same reason."""
+    missing: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for request, why in refusals:
+        # The nearest names to one that is gone are of no help here.
+        own = missing.setdefault((request.label, why.partition("; nearest")[0]), {})
+        own.setdefault(request.kind, []).append(request.where)
+    labels: dict[tuple[str, str], list[str]] = {}
+    for (label, why), kinds in missing.items():
+        lost = [f"no {kind} on {listed([*dict.fromkeys(kinds[kind])])}" for kind in kinds]
+        remedy = _REMEDY if MAPS in kinds else ""
+        labels.setdefault((", ".join(lost), f"{why}{remedy}"), []).append(label)
+    return [f"{listed(own)}: {lost}: {why}" for (lost, why), own in labels.items()]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name a few, and how many more there are."""
+    first = ", ".join(names[:3])
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"

@@ -15,8 +15,7 @@ from cosmos_eval.models import load_encoder
 from cosmos_eval.models.maps import whole_image
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.report.attention import draw
-from cosmos_eval.report.attention.compute import read_pairs
-from cosmos_eval.report.attention.records import AttendOptions, Look
+from cosmos_eval.report.attention.compute import AttendOptions, Look, read_pairs
 from cosmos_eval.types import UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"

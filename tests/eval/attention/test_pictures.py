@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cosmos_eval.report.attention.compute import CaptionShares, Look, Row, View, WordShare
+from cosmos_eval.report.attention.describe import notes, padding_line, printable
 from cosmos_eval.report.attention.figure import (
     LEVELS,
     OPACITY,
@@ -24,8 +26,6 @@ from cosmos_eval.report.attention.figure import (
     to_svg,
     wrapped,
 )
-from cosmos_eval.report.attention.records import CaptionShares, Look, Row, View, WordShare
-from cosmos_eval.report.attention.text import notes, padding_line, printable
 from cosmos_eval.types import EncoderInfo, UsageError
 
 SVG = "{http://www.w3.org/2000/svg}"

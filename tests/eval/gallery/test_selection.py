@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.report.gallery.pictures import Canvas
+from cosmos_eval.report.gallery.pictures import Candidate, Canvas, select
 from cosmos_eval.report.gallery.records import ClassificationExample, pictures_of
-from cosmos_eval.report.gallery.selection import Candidate, select
 from cosmos_eval.types import Progress, UsageError, no_progress
 
 ROUNDS, A_ROUND = 3, 4

@@ -24,10 +24,9 @@ from support.report_pages import (
 )
 
 from cosmos_eval.report import page as page_module
-from cosmos_eval.report.charts import program
 from cosmos_eval.report.content import content_of
 from cosmos_eval.report.gallery.records import ClassificationExample, Gallery
-from cosmos_eval.report.page import LIMIT, room_for_pictures, to_page
+from cosmos_eval.report.page import LIMIT, program, room_for_pictures, to_page
 
 MODELS = ["a", "b", "c"]
 

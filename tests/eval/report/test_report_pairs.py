@@ -9,7 +9,7 @@ import pytest
 from support.models import make_result
 from support.report_pages import TASKS, MadeUpResults, made_up_results
 
-from cosmos_eval.report.comparisons import (
+from cosmos_eval.report.content import (
     Score,
     compare_set,
     pair_models,

@@ -14,17 +14,15 @@ from support.report_pages import PUBLISHED, MadeUpResults, made_up_results
 from support.results import SAMPLES
 from support.rows import make_row
 
-from cosmos_eval.report.charts import page_data
-from cosmos_eval.report.comparisons import result_sets
-from cosmos_eval.report.content import Mistake, mistakes_of
+from cosmos_eval.report.content import Mistake, mistakes_of, result_sets
 from cosmos_eval.report.page import to_page
 from cosmos_eval.report.tables import (
     Bar,
     ClassRow,
-    anchors_of,
     board_view,
     class_tables,
     figures_of,
+    page_data,
     summary_of,
 )
 from cosmos_eval.results.labels import Stored
@@ -43,19 +41,18 @@ def test_bars_are_on_the_scale_of_their_column():
     ]
     entries = measured(rows)
     (board,) = boards(entries)
-    view = board_view(board, anchors_of(entries))
+    view = board_view(board)
     by_model = {r.model: cells[0] for r, cells in zip(board.rows, view.cells, strict=True)}
     place = {value: round(100 * (value - 17.6) / 44.8, 2) for value in (20, 30, 40, 60)}
     assert by_model["scenes-cosmos"].bar == pytest.approx(Bar(place[20], place[40], place[30]))
     assert by_model["b"].bar == pytest.approx(Bar(*[place[60]] * 3))
     assert (by_model["b"].exact, by_model["b"].low) == ("60", "60")
-    assert {cell.anchor for cell in by_model.values()} == {"entry-1", "entry-2"}
 
 
 def test_a_column_of_one_number_has_a_scale():
     entries = measured([make_row(metrics={"acc1": 0.3}, intervals={})])
     (board,) = boards(entries)
-    ((cell,),) = board_view(board, anchors_of(entries)).cells
+    ((cell,),) = board_view(board).cells
     assert cell.bar == Bar(50, 50, 50)
 
 
@@ -67,7 +64,7 @@ def test_ratios_are_no_percentages():
     )
     entries = measured([row])
     (board,) = boards(entries)
-    view = board_view(board, anchors_of(entries))
+    view = board_view(board)
     assert view.tasks == ("loc", "loc")
     assert [column.metric for column in board.columns] == ["mass_over_area", "pointing_game"]
     ((ratio, share),) = view.cells
@@ -83,7 +80,7 @@ def test_a_task_that_is_not_installed_has_columns():
     """Such as one that another package brings, where the results were measured."""
     entries = measured([make_row(task="elsewhere", metrics={"hits": 0.5}, intervals={})])
     (board,) = boards(entries)
-    view = board_view(board, anchors_of(entries))
+    view = board_view(board)
     assert (view.tasks, board.columns[0].title) == (("other",), "hits")
     assert [figure.value for figure in figures_of(entries[0])] == ["50.0 %"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cosmos_eval.models.maps import LONGEST
-from cosmos_eval.report.attention.records import CaptionShares, Level, Look, Row, View
+from cosmos_eval.report.attention.compute import CaptionShares, Level, Look, Row, View
 
 FAMILY = "DejaVu Sans"
 """The font of pictures. It comes with Matplotlib, so it is the same everywhere."""
@@ -31,10 +31,8 @@ _LONGEST = 40  # characters of a text in a table, and of a word in a sentence
 
 
 def printable(text: str) -> str:
-    """Return a text in one line, with U+FFFD for what XML or UTF-8 cannot hold.
-
-    These are control characters, surrogates, and the last two code points of each plane.
-    """
+    """Return a text in one line, with U+FFFD for what XML or UTF-8 cannot hold."""
+    # Control characters, surrogates, and the last two code points of each plane.
     return "".join(
         "\N{REPLACEMENT CHARACTER}"
         if unicodedata.category(one) in ("Cc", "Cs") or ord(one) & 0xFFFE == 0xFFFE
@@ -111,7 +109,7 @@ def has_words(looks: Sequence[Look]) -> bool:
 def footer(rows: Sequence[Row]) -> list[str]:
     """Return the lines that explain a sheet: its colours, and each model."""
     looks = [look for row in rows for look in row.looks]
-    lines = [_MAPS, *([_WORDS] if has_words(looks) else [])]
+    lines = [_MAPS, _WORDS] if has_words(looks) else [_MAPS]
     if any(max(row.size) > LONGEST * min(row.size) for row in rows):
         lines.append(f"Images more than {LONGEST} times as long as wide are squeezed to that.")
     return [*lines, *dict.fromkeys(_model_line(look) for look in looks)]
@@ -191,12 +189,9 @@ def notes(rows: Sequence[Row], out: Path) -> list[str]:
 
 
 def _missing_glyphs(text: str) -> str:
-    """Return the characters of a text that the font lacks, each once."""
-    import matplotlib
-    from matplotlib.ft2font import FT2Font
+    from matplotlib.font_manager import findfont, get_font
 
-    path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-    glyphs = FT2Font(str(path)).get_charmap()
+    glyphs = get_font(findfont(FAMILY)).get_charmap()
     return "".join(dict.fromkeys(c for c in text if not c.isspace() and ord(c) not in glyphs))
 
 
@@ -215,14 +210,10 @@ def to_records(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _look_record(row: Row, look: Look) -> dict[str, Any]:
-    info = look.info
+    names = ("architecture", "weights", "weights_sha256", "precision", "device")
     return {
-        "model": info.spec,
-        "architecture": info.architecture,
-        "weights": info.weights,
-        "weights_sha256": info.weights_sha256,
-        "precision": info.precision,
-        "device": info.device,
+        "model": look.info.spec,
+        **{name: getattr(look.info, name) for name in names},
         "kind": look.kind,
         "shown_as": title(look),
         "attention": look.attention,
@@ -231,13 +222,12 @@ def _look_record(row: Row, look: Look) -> dict[str, Any]:
                 "head": view.head or None,
                 "map": view.map.tolist(),
                 "peak": view.peak(row.size)._asdict(),
-                "caption": view.caption and _caption_record(view.caption),
+                "caption": view.caption and {**asdict(view.caption), "words": _words(view.caption)},
             }
             for view in look.views
         ],
     }
 
 
-def _caption_record(caption: CaptionShares) -> dict[str, Any]:
-    words = [{**word._asdict(), "level": word.level} for word in caption.words]
-    return {**asdict(caption), "words": words}
+def _words(caption: CaptionShares) -> list[dict[str, Any]]:
+    return [{**word._asdict(), "level": word.level} for word in caption.words]
