@@ -64,7 +64,8 @@ def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
         return
     root = Path(str(options.data_root))
     if protocol.torchvision is not None:
-        return download_torchvision(protocol, root)
+        download_torchvision(protocol, root)
+        return
     try:
         find_folder(protocol, options)
     except UsageError:
@@ -171,9 +172,8 @@ def _require_named(
                 f"{protocol.dataset}: class {name} of {folder} has no name in class_names; "
                 f"nearest: {nearest(name, known)}"
             )
-    for name in known:
-        if name not in classes:
-            raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
+    for name in [name for name in known if name not in classes]:
+        raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
 
 
 def _faults(

@@ -9,7 +9,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,12 +41,11 @@ CHECKED = "every file, the size of every image, every pixel of every label map"
 _MOST_CLASSES = 255  # of label maps of 8 bits, with one value for pixels without a label
 _REDUCED_ZERO = 255  # what MMSegmentation turns zero into where it reduces labels
 
-_Kind = Literal["images", "label maps", "unreadable", "labels", "sizes"]
-# Faults that are mended by making the label maps again.
+# Kinds of faults that are mended by making the label maps again.
 _OF_LABEL_MAPS = frozenset({"label maps", "unreadable", "labels"})
-_Fault = tuple[_Kind, str]
+_Fault = tuple[str, str]  # the kind and the text
 # Which of the 256 values a label map holds, as loaded, and its faults by kind.
-_Content = tuple[NDArray[np.bool_], Mapping[_Kind, str]]
+_Content = tuple[NDArray[np.bool_], Mapping[str, str]]
 
 
 def is_there(protocol: LabelMapProtocol, root: Path) -> bool:
@@ -81,7 +79,7 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
     expected = len(samples) if protocol.n_images is None else protocol.n_images
     both = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
     present = np.zeros(256, np.bool_)
-    texts: dict[_Kind, list[str]] = {}
+    texts: dict[str, list[str]] = {}
     for done, (values, found) in enumerate(_read_all(both, protocol, options), start=1):
         present |= values
         for kind, text in found.items():
@@ -128,10 +126,10 @@ def _read_all(
 
 
 def _read(sample: Sample, protocol: LabelMapProtocol) -> _Content:
-    faults: dict[_Kind, str] = {}
+    faults: dict[str, str] = {}
 
     @contextlib.contextmanager
-    def noted(kind: _Kind) -> Iterator[None]:
+    def noted(kind: str) -> Iterator[None]:
         try:
             yield
         except UsageError as error:

@@ -34,6 +34,7 @@ class Picture(NamedTuple):
     box: tuple[int, int, int, int] | None = None
 
     def source(self, folder: Path) -> ImageSource:
+        """Return the image below a folder."""
         whole = ImageFile(folder / self.file)
         return whole if self.box is None else CroppedImage(whole, self.box)
 

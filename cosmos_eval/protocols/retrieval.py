@@ -7,6 +7,7 @@ who publish them: whichever is there first is read, and its counts must be the s
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import PurePosixPath
 
 from cosmos_eval.types import Protocol, RetrievalProtocol
@@ -15,6 +16,16 @@ from cosmos_eval.types import Protocol, RetrievalProtocol
 def _below(folders: Sequence[str], parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(PurePosixPath(folder, part)) for folder in folders for part in parts)
 
+
+_cosmos = partial(
+    RetrievalProtocol, family="cosmos", source="github.com/ExplainableML/cosmos", bare_names=True
+)
+_karpathy = partial(
+    RetrievalProtocol,
+    family="karpathy",
+    source="github.com/LAION-AI/CLIP_benchmark",
+    bare_names=True,
+)
 
 COCO_IMAGES = "https://cocodataset.org/#download"
 """The page that the images of COCO come from."""
@@ -36,14 +47,11 @@ COCO_VAL2017_IMAGES = _below((*_COCO_FOLDERS[:2], "coco_stuff164k"), ("images/va
 
 # The published COSMOS evaluation keeps all captions of COCO val2017 (5,000 images, 25,014
 # captions; some images have more than five): github.com/ExplainableML/cosmos.
-_COCO_VAL2017 = RetrievalProtocol(
+_COCO_VAL2017 = _cosmos(
     dataset="coco-val2017",
-    family="cosmos",
-    source="github.com/ExplainableML/cosmos",
     download=COCO_IMAGES,
     images=COCO_VAL2017_IMAGES,
     annotations=_below(_COCO_FOLDERS[:2], ("annotations/captions_val2017.json",)),
-    bare_names=True,
     n_images=5000,
     n_captions=25014,
 )
@@ -51,17 +59,14 @@ _COCO_VAL2017 = RetrievalProtocol(
 # The test split of Karpathy and Fei-Fei (arXiv 1412.2306) with all its captions, as
 # clip_benchmark/datasets/builder.py measures it: 5,000 images of val2014. The files are CLIP
 # Benchmark's, Karpathy's, and BLIP's.
-_COCO_KARPATHY = RetrievalProtocol(
+_COCO_KARPATHY = _karpathy(
     dataset="coco-karpathy",
-    family="karpathy",
-    source="github.com/LAION-AI/CLIP_benchmark",
     download=f"{COCO_IMAGES} (2014 Val images), {_KARPATHY_LISTS} (coco_test_karpathy.json)",
     images=_below(_COCO_FOLDERS, ("val2014", "images/val2014")),
     annotations=_below(
         _below(_COCO_FOLDERS, (".", "annotations")),
         ("coco_test_karpathy.json", "dataset_coco.json", "coco_karpathy_test.json"),
     ),
-    bare_names=True,
     n_images=5000,
     n_captions=25010,
 )
@@ -81,31 +86,25 @@ _FLICKR_IMAGE_FOLDERS = _below(
 )
 
 # The test split of Karpathy and Fei-Fei, five captions an image, as CLIP Benchmark measures it.
-_FLICKR30K_KARPATHY = RetrievalProtocol(
+_FLICKR30K_KARPATHY = _karpathy(
     dataset="flickr30k-karpathy",
-    family="karpathy",
-    source="github.com/LAION-AI/CLIP_benchmark",
     download=f"{_FLICKR_IMAGES} (images), {_KARPATHY_LISTS} (flickr30k_test_karpathy.txt)",
     images=_FLICKR_IMAGE_FOLDERS,
     annotations=_below(
         _FLICKR_LIST_FOLDERS,
         ("flickr30k_test_karpathy.txt", "dataset_flickr30k.json", "flickr30k_test.json"),
     ),
-    bare_names=True,
     n_images=1000,
     n_captions=5000,
 )
 
 # What the published COSMOS script reads for Flickr30k: the validation split, 1,014 images with
 # five captions each (github.com/ExplainableML/cosmos).
-_FLICKR30K_VAL = RetrievalProtocol(
+_FLICKR30K_VAL = _cosmos(
     dataset="flickr30k-val",
-    family="cosmos",
-    source="github.com/ExplainableML/cosmos",
     download=f"{_FLICKR_IMAGES} (images), {_BLIP_LISTS}/flickr30k_val.json",
     images=_FLICKR_IMAGE_FOLDERS,
     annotations=_below(_FLICKR_LIST_FOLDERS, ("flickr30k_val.json",)),
-    bare_names=True,
     n_images=1014,
     n_captions=5070,
 )

@@ -100,8 +100,7 @@ def _read_matlab(path: Path) -> Label:
     from scipy.io import loadmat
 
     try:
-        content = loadmat(path, variable_names=["LabelMap"])
-        categories = content["LabelMap"].astype(np.uint16)
+        categories = loadmat(path, variable_names=["LabelMap"])["LabelMap"].astype(np.uint16)
     except Exception as error:  # a damaged file fails wherever scipy and zlib first notice
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot read {path} ({reason}); fetch it again") from error
@@ -109,7 +108,6 @@ def _read_matlab(path: Path) -> Label:
 
 
 def _classes(categories: NDArray[np.uint16], where: str) -> Label:
-    """Turn (H, W) of 0 and the 459 categories into class indices."""
     if (highest := int(categories.max(initial=0))) > _CATEGORIES:
         raise UsageError(f"{where} holds category {highest}; there are {_CATEGORIES}")
     return _CLASS_OF[categories]
