@@ -27,7 +27,7 @@ from cosmos_eval.tasks import metric_faults
 from cosmos_eval.types import Attention, MapKind, Precision, UsageError, Weights
 
 SCHEMA_VERSION = 2
-"""Of result files; `cosmos_eval.results.upgrade` lists what changed between versions."""
+"""Of result files; `cosmos_eval.results.store` lists what changed between versions."""
 
 STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 """Nothing is converted, unknown fields and NaN are refused."""

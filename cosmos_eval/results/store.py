@@ -1,4 +1,8 @@
-"""Results on disk: one JSON file per result, its per-sample arrays in an .npz file beside it."""
+"""Results on disk: one JSON file per result, its per-sample arrays in an .npz file beside it.
+
+Version 2 added to samples the names of classes, groups and subsets, to records a hash of
+themselves, and to ranks an interval.
+"""
 
 from __future__ import annotations
 
@@ -29,11 +33,26 @@ from cosmos_eval.results.labels import (
     samples_name,
     warnings_of,
 )
-from cosmos_eval.results.record import ResultRow, validate
+from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow, validate
 from cosmos_eval.results.text import one_line
-from cosmos_eval.results.upgrade import Record, upgrade_record, upgrade_samples
+from cosmos_eval.tasks import metric_of, task_named
 from cosmos_eval.types import Samples, UsageError
 
+Record = Mapping[str, Any]
+"""A result as its JSON file holds it."""
+
+# What records of version 1 could have.
+_TASKS_1 = frozenset({"retrieval", "cls", "seg", "select"})
+_MODEL_1 = frozenset({"spec", "architecture", "weights", "weights_sha256", "random"})
+_PROVENANCE_1 = frozenset(
+    {
+        *("version", "commit", "dirty", "packages", "python", "platform", "command", "utc"),
+        *("device", "precision", "seed", "limit", "attention", "protocol_attention"),
+        *("batch_size", "seconds", "peak_memory_bytes", "hashes", "notes", "samples_sha256"),
+    }
+)
+# What version 2 added to samples.
+_NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
 # Never the first field of a provenance, whose keys are sorted.
 _OWN_HASH = re.compile(rb',"record_sha256":"[0-9a-f]{64}"')
 
@@ -44,11 +63,10 @@ def write_result(directory: Path, row: ResultRow, samples: Samples) -> Path:
 
 
 def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
-    """Write a result and its per-sample arrays; return the result as the JSON file holds it.
+    """Write a result in place of the former one; return the result as the JSON file holds it.
 
-    A result of the same model, data set, protocol and variants is replaced. The samples come first
-    and carry their hash in their name: at every moment a JSON file names its own samples. Raises
-    UsageError for values outside the schema, NaN included, and where the files cannot be written.
+    The samples come first and carry their hash in their name, so that a JSON file always names its
+    own. Raises UsageError for values outside the schema, and where the files cannot be written.
     """
     for name, value in row.metrics.items():
         if not math.isfinite(value):
@@ -190,10 +208,59 @@ def _to_row(content: bytes, path: Path) -> ResultRow:
         return validate(ResultRow, content, str(path))  # in half the time of Python's json
     except UsageError:
         record = _parse(content, path)
-        upgraded = upgrade_record(record, str(path))
+        upgraded = _upgrade_record(record, str(path))
         if upgraded is record:
             raise
     return validate(ResultRow, json.dumps(upgraded), str(path))
+
+
+def _upgrade_record(record: Record, where: str) -> Record:
+    """Return a record of this version; of an unknown older version, the same record."""
+    version = record["schema_version"]
+    if version > SCHEMA_VERSION:
+        known = f"this cosmos-eval knows versions up to {SCHEMA_VERSION}"
+        raise UsageError(
+            f"{where} is a result of version {version}, and {known}: install a newer cosmos-eval"
+        )
+    if version != 1:
+        return record
+    if later := _later_than_1(record):  # an edit could remove the hash that version 2 holds
+        raise _relabelled(where, later[0])
+    return {**record, "schema_version": 2}
+
+
+def _upgrade_samples(samples: Samples, record: Record, where: str) -> Samples:
+    """Return samples of this version. Raises UsageError where version 1 lacks what that needs."""
+    if record["schema_version"] != 1:
+        return samples
+    if later := sorted(samples.keys() & _NAMES_2):
+        raise _relabelled(where, f"samples with `{later[0]}`")
+    upgrade = task_named(record["task"]).upgrade
+    try:
+        return samples if upgrade is None else upgrade(samples, record)
+    except (UsageError, ValueError) as error:
+        raise UsageError(
+            f"{where} is of version 1, which does not hold the order of its classes: measure again"
+        ) from error
+
+
+def _later_than_1(record: Record) -> list[str]:
+    model, provenance, intervals = (
+        part if isinstance(part := record.get(name), Mapping) else {}
+        for name in ("model", "provenance", "intervals")
+    )
+    later = sorted(provenance.keys() - _PROVENANCE_1) + sorted(model.keys() - _MODEL_1)
+    if isinstance(task := record.get("task"), str) and task not in _TASKS_1:
+        later.append(f"task {task}")
+    ranks = sorted(name for name in intervals if metric_of(str(task), name).unit == "rank")
+    return later + [f"an interval of {name}" for name in ranks]
+
+
+def _relabelled(where: str, later: str) -> UsageError:
+    return UsageError(
+        f"{where}: its schema_version is 1, but it has {later}, which came with a later version: "
+        "restore the file or measure again"
+    )
 
 
 class ResultFiles(NamedTuple):
@@ -234,7 +301,7 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
         samples = unpack_arrays(content)
     except ValueError as error:
         raise UsageError(f"{archive} holds no arrays: measure again ({error})") from error
-    return upgrade_samples(samples, record, str(path))
+    return _upgrade_samples(samples, record, str(path))
 
 
 def read_results(directory: str | Path) -> list[ResultRow]:

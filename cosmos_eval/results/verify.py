@@ -89,9 +89,7 @@ def _examine(path: Path, stored: ResultFiles) -> Verified | Verdict:
         return Verdict(str(path), (found,))
     if record["schema_version"] < SCHEMA_VERSION:
         # Figures that came after version 1 are left out.
-        own = {
-            name: again.intervals[name] for name in again.intervals.keys() & row.intervals.keys()
-        }
+        own = {name: ends for name, ends in again.intervals.items() if name in row.intervals}
         pairs = again.confusion_pairs if row.confusion_pairs else ()
         again = replace(again, intervals=own, confusion_pairs=pairs)
     differences = [*_differences(row, again)]
