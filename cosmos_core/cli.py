@@ -126,9 +126,9 @@ def run(
     if config.watch.evaluate_every:
         evaluator = find_evaluator()
         check_datasets(evaluator, config.watch, world)
-    preprocess = preprocess_config(config.architecture)
+    preprocess, shards = preprocess_config(config.architecture), config.data.shards
     context_length = model_config(config.architecture)["text_cfg"].get("context_length", 77)
-    scenes = config.data.shards.startswith(SCENES)
+    scenes = shards.startswith(SCENES)
     make_tokenizer = scenes_tokenizer if scenes else open_clip.SimpleTokenizer
     tokenizer = make_tokenizer(context_length=context_length)
     setting = Setting(
@@ -142,7 +142,6 @@ def run(
         evaluator=evaluator,
     )
     trainer = Trainer(config, setting, resume=resume)
-    shards = config.data.shards
     return trainer.run(_write_scenes(shards, output, world) if scenes else shards)
 
 
@@ -150,12 +149,8 @@ def _write_scenes(shards: str, output: Path, world: World) -> str:
     """Write `scenes:N` as tars, where they do not exist; return their specification."""
     count = int(shards.removeprefix(SCENES))
     data = output / f"scenes-{count}"
-
-    def write() -> None:
-        if not data.exists():
-            write_layouts(data, split=TRAIN, count=count, layouts=["shards"])
-
-    world.main_process_only(write)
+    write = partial(write_layouts, data, split=TRAIN, count=count, layouts=["shards"])
+    world.main_process_only(lambda: data.exists() or write())
     return str(data / "shards" / "*.tar")
 
 

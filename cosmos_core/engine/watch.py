@@ -183,12 +183,11 @@ class _Display:
         self._console.print(one_line(text))
 
 
-def _peak_memory_bytes() -> float:
-    """Return the peak of tensors on the GPU, or without one of this process; NaN if unknown."""
+def _peak_memory_bytes() -> int:
+    """Return the peak of tensors on the GPU, or without one of this process."""
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return torch.cuda.max_memory_allocated()
-    peak = environment.peak_memory_bytes()
-    return math.nan if peak is None else peak
+    return environment.peak_memory_bytes()
 
 
 class RunPictures(AbstractContextManager["RunPictures"]):

@@ -39,7 +39,7 @@ def start(module: str, program: str) -> None:
 
 
 class Ending(NamedTuple):
-    """The error line and status of a command; `everywhere`: all processes of a torchrun have it."""
+    """An error line, if any, and a status; `everywhere`: all processes of a torchrun have it."""
 
     message: str
     status: int
@@ -58,38 +58,27 @@ def run_command(
     by an error of the program's own kinds. The status is 141 where the reader of a pipe has gone,
     as for a program that the signal ends.
     """
+    words = [word for word in arguments if word != "--debug"]
     with guarded_output():
-        status = _run(program, app, arguments, describe)
+        try:
+            status: int = app(words, standalone_mode=False) or 0
+            if status == 130:  # some versions of Typer turn an interrupt into this status
+                raise KeyboardInterrupt
+            sys.stdout.flush()
+        except BaseException as error:  # SystemExit too, which a user's model may raise
+            ending = _ending(error) or describe(error)
+            message, status, everywhere = ending or Ending(
+                f"{type(error).__name__}: {error} (--debug shows where)", 1
+            )
+            with suppress(OutputError):  # no other stream is left
+                if "--debug" in arguments:
+                    traceback.print_exc()
+                if message and (is_main_process() or not everywhere):
+                    print(f"{program}: {one_line(message)}", file=sys.stderr)
     end_process(status)
 
 
-def _run(
-    program: str,
-    app: typer.Typer,
-    arguments: Sequence[str],
-    describe: Callable[[BaseException], Ending | None],
-) -> int:
-    try:
-        words = [word for word in arguments if word != "--debug"]
-        status: int = app(words, standalone_mode=False) or 0
-        if status == 130:  # some versions of Typer turn an interrupt into this status
-            raise KeyboardInterrupt
-        sys.stdout.flush()
-        return status
-    except BaseException as error:  # SystemExit too, which a user's model may raise
-        with suppress(OutputError):  # no other stream is left
-            if "--debug" in arguments:
-                traceback.print_exc()
-        if isinstance(error, OutputError) and isinstance(error.__cause__, BrokenPipeError):
-            return 128 + signal.SIGPIPE
-        ending = _ending(error, describe)
-        if is_main_process() or not ending.everywhere:
-            with suppress(OutputError):
-                print(f"{program}: {one_line(ending.message)}", file=sys.stderr)
-        return ending.status
-
-
-def _ending(error: BaseException, describe: Callable[[BaseException], Ending | None]) -> Ending:
+def _ending(error: BaseException) -> Ending | None:
     import typer
 
     # Some versions of Typer bring their own copy of Click, whose class is an ancestor of this one.
@@ -97,14 +86,17 @@ def _ending(error: BaseException, describe: Callable[[BaseException], Ending | N
         kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
     )
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
-        error = error.__cause__  # of a file: Typer expects it from a prompt only
+        # Of a file: Typer expects it from a prompt only.
+        return Ending(f"EOFError: {error.__cause__} (--debug shows where)", 1)
     if isinstance(error, KeyboardInterrupt | typer.Abort):
         return Ending("interrupted; files written so far are complete", 130, everywhere=True)
     if isinstance(error, parse_error):
         return Ending(f"{error.format_message()} (see --help)", 2, everywhere=True)
+    if isinstance(error, OutputError) and isinstance(error.__cause__, BrokenPipeError):
+        return Ending("", 128 + signal.SIGPIPE)
     if isinstance(error, OutputError):
         return Ending(f"cannot write the output: {error}", 2)
-    return describe(error) or Ending(f"{type(error).__name__}: {error} (--debug shows where)", 1)
+    return None
 
 
 class OutputError(OSError):

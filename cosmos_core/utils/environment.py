@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import importlib.metadata
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -37,16 +38,14 @@ def code_state(package: Path = _PACKAGE) -> CodeState:
     do not make the code dirty.
     """
     root = package.parent
-    if not (root / ".git").exists() or not _is_this_project(root):
+    project = root / "pyproject.toml"
+    if not ((root / ".git").exists() and project.is_file()):
+        return CodeState(None, None)
+    if 'name = "cosmos-eval"' not in project.read_text("utf-8"):
         return CodeState(None, None)
     commit = _git(root, "rev-parse", "HEAD")
     changes = _git(root, "status", "--porcelain", "--", *_CODE)
     return CodeState(commit, None if changes is None else bool(changes))
-
-
-def _is_this_project(root: Path) -> bool:
-    description = root / "pyproject.toml"
-    return description.is_file() and 'name = "cosmos-eval"' in description.read_text("utf-8")
 
 
 def _git(root: Path, *arguments: str) -> str | None:
@@ -68,12 +67,8 @@ def package_version(distribution: str) -> str | None:
         return None
 
 
-def peak_memory_bytes() -> int | None:
-    """Return the largest resident memory of this process so far; None where it is unknown."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
+def peak_memory_bytes() -> int:
+    """Return the largest resident memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # getrusage(2): kilobytes on Linux, bytes on macOS.
     return peak if sys.platform == "darwin" else peak * 1024
@@ -102,11 +97,9 @@ def utc_now() -> str:
 
 def describe(version: str) -> dict[str, Any]:
     """Describe code, packages and machine, which all results of a run share."""
-    state = code_state()
     return {
         "version": version,
-        "commit": state.commit,
-        "dirty": state.dirty,
+        **code_state()._asdict(),
         "packages": {name: package_version(name) for name in PACKAGES},
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -16,7 +16,6 @@ from cosmos_eval.types import CosmosEvalError, UsageError
 
 app = typer.Typer(
     name="cosmos-eval",
-    help="Measure CLIP-like models: retrieval, classification, segmentation, caption selection.",
     add_completion=False,
     rich_markup_mode=None,  # its tables leave too few columns for help texts
     pretty_exceptions_enable=False,

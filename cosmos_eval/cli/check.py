@@ -12,13 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cosmos_eval.cli import options
-from cosmos_eval.cli.output import (
-    print_json,
-    print_line,
-    print_notes,
-    print_records,
-    print_written,
-)
+from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:

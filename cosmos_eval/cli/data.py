@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -53,13 +54,16 @@ def doctor(
     Exit status: 0 all are complete, 1 one is not, 2 wrong usage.
     """
     from cosmos_eval.cli.progress import Progress
-    from cosmos_eval.runner.doctor import choose, examine_all
+    from cosmos_eval.runner.doctor import choose, examine
     from cosmos_eval.tasks import task_named
 
     run_options = RunOptions(data_root=data_root, workers=_WORKERS)
     protocols = choose(names or (), run_options)
     with Progress() as progress:
-        diagnoses = list(examine_all(protocols, run_options, progress.step))
+        diagnoses = [
+            examine(protocol, run_options, partial(progress.step, protocol.dataset))
+            for protocol in protocols
+        ]
     if json:
         print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
     else:
@@ -111,9 +115,7 @@ def prepare(
     from cosmos_eval.data.prepare import prepare as make
 
     with Progress() as progress:
-        counts = make(
-            name, data_root, workers=_WORKERS, progress=lambda step: progress.step(name, step)
-        )
+        counts = make(name, data_root, workers=_WORKERS, progress=partial(progress.step, name))
     print_records([{"prepared": name, **counts._asdict()}], as_json=json)
 
 

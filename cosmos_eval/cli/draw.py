@@ -27,12 +27,7 @@ def attend(
         ),
     ] = None,
     out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE.png|.svg|.html",
-            callback=options.require_output_file,
-            help="The picture to write.",
-        ),
+        Path, options.output_file("FILE.png|.svg|.html", "The picture to write.")
     ] = Path("attention.png"),
     model: Annotated[
         list[str] | None,
@@ -84,12 +79,9 @@ def attend(
 
 def segment(
     image: options.Image,
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE.png", callback=options.require_output_file, help="The picture to write."
-        ),
-    ] = Path("segmented.png"),
+    out: Annotated[Path, options.output_file("FILE.png", "The picture to write.")] = Path(
+        "segmented.png"
+    ),
     classes: Annotated[
         str | None,
         typer.Option(help="Names separated by commas. Default: the classes of the data set."),

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cosmos_eval import types
 
 
-def require_output_file(path: Path) -> Path:
-    """Raise UsageError for a file that cannot be written, before the work of making its content.
+def output_file(metavar: str, help: str) -> Any:
+    """Return the option of a file to write, which is refused before its content is made."""
+    return typer.Option(metavar=metavar, callback=_require_writable, help=help)
 
-    The callback of options that name such a file.
-    """
+
+def _require_writable(path: Path) -> Path:
     from cosmos_core.utils.files import require_replaceable
 
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
@@ -38,12 +37,7 @@ class Progress:
             self._bars.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         # Elsewhere the bars would leave an empty line.
         if self._console.is_terminal:
             self._bars.stop()
@@ -69,8 +63,7 @@ class Progress:
     def _show_bar(self, what: str, step: Step) -> None:
         key = (what, step.phase)
         if key not in self._tasks:
-            description = one_line(f"{what}: {step.phase}")
-            self._tasks[key] = self._bars.add_task(description, total=step.total)
+            self._tasks[key] = self._bars.add_task(one_line(f"{what}: {step.phase}"))
         self._bars.update(self._tasks[key], completed=step.done, total=step.total)
 
     def _show_line(self, what: str, step: Step) -> None:

@@ -106,12 +106,7 @@ def reproduce(
 
 
 def report(
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE.html", callback=options.require_output_file, help="The page to write."
-        ),
-    ],
+    out: Annotated[Path, options.output_file("FILE.html", "The page to write.")],
     directory: options.ResultFolder = RESULTS,
     with_published: Annotated[
         bool,
@@ -268,14 +263,7 @@ def verify(
 
 
 def export(
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            callback=options.require_output_file,
-            help="The .csv or .parquet file to write.",
-        ),
-    ],
+    out: Annotated[Path, options.output_file("FILE", "The .csv or .parquet file to write.")],
     directory: options.ResultFolder = RESULTS,
 ) -> None:
     """Write all results as one table, one row per metric."""

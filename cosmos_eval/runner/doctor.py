@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from cosmos_eval.data.folders import ADVICE, Survey
 from cosmos_eval.protocols import is_embedded, known_protocols
 from cosmos_eval.runner.plan import data_folder
 from cosmos_eval.tasks import find_protocol, task_named, task_of
-from cosmos_eval.types import OnProgress, Progress, Protocol, RunOptions, UsageError
+from cosmos_eval.types import OnProgress, Protocol, RunOptions, UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,14 +35,6 @@ def choose(names: Sequence[str], options: RunOptions) -> list[Protocol]:
         for protocol in protocols:
             data_folder(protocol, options)
     return protocols
-
-
-def examine_all(
-    protocols: Sequence[Protocol], options: RunOptions, watch: Callable[[str, Progress], None]
-) -> Iterator[Diagnosis]:
-    """Examine every data set, without loading a model or writing anything."""
-    for protocol in protocols:
-        yield examine(protocol, options, partial(watch, protocol.dataset))
 
 
 def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Diagnosis:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 from cosmos_core.utils.files import file_sha256, require_writable
@@ -163,16 +164,16 @@ def _in_order(outcomes: Outcomes, *, raising: bool) -> Iterator[list[Result]]:
     waiting: dict[int, list[Result]] = {}
     following = 0
     for index, results in outcomes:
-        for result in results if raising else ():
-            if result.error is not None:
+        for result in results:
+            if raising and result.error is not None:
                 raise result.error
         waiting[index] = results
         while following in waiting:
-            results = waiting.pop(following)
-            for failing in (False, True):
-                if some := [one for one in results if (one.error is not None) == failing]:
-                    yield some
+            ended = waiting.pop(following)
             following += 1
+            done = [result for result in ended if result.error is None]
+            failed = [result for result in ended if result.error is not None]
+            yield from filter(None, (done, failed))
 
 
 def reason_of(error: Exception) -> str:
@@ -184,15 +185,14 @@ def reason_of(error: Exception) -> str:
 def existing_results(plan: Plan, output: Path) -> dict[Pair, Result]:
     """Return the existing results of a plan; an error says why one is to be measured again."""
     existing = {}
-    for spec in plan.specs:
-        for protocol in plan.protocols:
-            pair = pair_of(spec, protocol)
-            path = output / f"{_stem(spec, protocol, plan)}.json"
-            if path.exists():
-                try:
-                    existing[pair] = Result(pair, _read_valid(spec, path), path=path)
-                except UsageError as error:
-                    existing[pair] = Result(pair, path=path, error=error)
+    for spec, protocol in product(plan.specs, plan.protocols):
+        pair = pair_of(spec, protocol)
+        path = output / f"{_stem(spec, protocol, plan.options)}.json"
+        if path.exists():
+            try:
+                existing[pair] = Result(pair, _read_valid(spec, path), path=path)
+            except UsageError as error:
+                existing[pair] = Result(pair, path=path, error=error)
     return existing
 
 
@@ -209,10 +209,9 @@ def _read_valid(spec: ModelSpec, path: Path) -> ResultRow:
     return stored.row
 
 
-def _stem(spec: ModelSpec, protocol: Protocol, plan: Plan) -> str:
+def _stem(spec: ModelSpec, protocol: Protocol, options: RunOptions) -> str:
     """Return the file name that the result will be stored under."""
-    part = found_part(protocol, plan.options)
-    settings = settings_of(protocol, plan.options, plan.options.precision, part)
+    settings = settings_of(protocol, options, options.precision, found_part(protocol, options))
     student = spec.kind in TWO_SETS and spec.weights == "student"
     words = overrides_of(settings, student=student)
     return stem_of(spec.text, protocol.dataset, protocol.family, words)

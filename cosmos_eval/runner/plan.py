@@ -13,7 +13,7 @@ from cosmos_core.utils import environment
 from cosmos_eval.models.specs import BUNDLED, parse_model_spec
 from cosmos_eval.protocols import embedded_on_request, embedded_protocols, prepare
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.runner.suites import read_suite
+from cosmos_eval.runner.suites import read_suite, refuse_repeated
 from cosmos_eval.tasks import find_protocol, task_for, task_named, task_of
 from cosmos_eval.types import (
     ModelSpec,
@@ -138,8 +138,8 @@ def make_plan(
     else:
         models, protocols = read_suite(suite)
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models or BUNDLED]
-    _refuse_repeated([spec.text for spec in specs])
-    _refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
+    refuse_repeated([spec.text for spec in specs])
+    refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
     return Plan(specs=specs, protocols=protocols, options=options)
 
 
@@ -149,9 +149,9 @@ def choose_protocols(
     """Return the protocols of data sets named as for `make_plan`; raises as it does."""
     if task != "all":
         task_named(task)
+    if families and not datasets:
+        raise UsageError("--protocol needs --dataset: the data sets to be measured by it")
     if not datasets:
-        if families:
-            raise UsageError("--protocol needs --dataset: the data sets to be measured by it")
         return _embedded(task)
     wanted: Sequence[str | None] = families or [None]
     protocols = [find_protocol(name, family) for name in datasets for family in wanted]
@@ -172,13 +172,6 @@ def _embedded(task: str) -> Sequence[Protocol]:
     if not embedded:
         raise UsageError(f"no embedded data set is of task {task}: name one with --dataset")
     return embedded
-
-
-def _refuse_repeated(names: Sequence[str]) -> None:
-    """Raise UsageError for repeated names: the second result would replace the first one."""
-    for name in names:
-        if names.count(name) > 1:
-            raise UsageError(f"{name} is given twice")
 
 
 def data_folder(protocol: Protocol, options: RunOptions) -> Path:
@@ -202,18 +195,18 @@ def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True)
 
     Raises UsageError for a data set whose folder is not named or does not exist.
     """
-    datasets = []
+    datasets, count = [], len(plan.protocols)
     for protocol in plan.protocols:
         data_folder(protocol, plan.options)
     for done, protocol in enumerate(plan.protocols):
-        watch("data", Progress("check", done, len(plan.protocols)))
+        watch("data", Progress("check", done, count))
         try:
             datasets.append(Dataset(protocol, _open(protocol, plan.options)))
         except Exception as error:
             if raising:
                 raise
             datasets.append(Dataset(protocol, error=error))
-    watch("data", Progress("check", len(plan.protocols), len(plan.protocols)))
+    watch("data", Progress("check", count, count))
     return datasets
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import Literal, NamedTuple
@@ -18,12 +19,7 @@ from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.execute import found_part
 from cosmos_eval.runner.plan import Pair, Plan, Result, pair_of
 from cosmos_eval.tasks import task_for, task_of
-from cosmos_eval.types import (
-    ModelSpec,
-    Protocol,
-    RunOptions,
-    UsageError,
-)
+from cosmos_eval.types import ModelSpec, Protocol, RunOptions, UsageError
 
 Data = Literal["there", "not found", "no --data-root", "made by the run"]
 
@@ -60,51 +56,37 @@ class Preview(NamedTuple):
 
 def preview(plan: Plan, existing: Mapping[Pair, Result], output: Path) -> list[Preview]:
     """Return one preview per pair, in the plan's order; `existing` are its results in `output`."""
-    rows = _results(output)
-    samples = [_samples(protocol, plan.options, rows) for protocol in plan.protocols]
-    return [
-        _preview(plan, spec, protocol, count, cached, existing, rows)
-        for spec in plan.specs
-        for cached in [_cached(spec, plan, rows)]
-        for protocol, count in zip(plan.protocols, samples, strict=True)
-    ]
-
-
-def _preview(
-    plan: Plan,
-    spec: ModelSpec,
-    protocol: Protocol,
-    samples: int | None,
-    cached: Mapping[str, int] | None,
-    existing: Mapping[Pair, Result],
-    rows: Sequence[ResultRow],
-) -> Preview:
-    result = existing.get(pair_of(spec, protocol))
-    seconds, basis = _estimate(spec, protocol, samples, plan.options, rows)
-    return Preview(
-        model=spec.text,
-        task=task_of(protocol),
-        dataset=protocol.dataset,
-        protocol=protocol.family,
-        data=protocol.root or plan.options.data_root,
-        data_state=_data(protocol, plan.options),
-        samples=samples,
-        result=None if result is None else str(result.path),
-        result_fault=str(result.error) if result and result.error else None,
-        embeddings_kept=cached,
-        estimated_seconds=seconds,
-        estimated_from=basis,
-    )
+    rows, options = _results(output), plan.options
+    samples = [_samples(protocol, options, rows) for protocol in plan.protocols]
+    previews = []
+    for spec in plan.specs:
+        cached = _cached(spec, options, rows)
+        for protocol, count in zip(plan.protocols, samples, strict=True):
+            result = existing.get(pair_of(spec, protocol))
+            seconds, basis = _estimate(spec, protocol, count, options, rows)
+            one = Preview(
+                model=spec.text,
+                task=task_of(protocol),
+                dataset=protocol.dataset,
+                protocol=protocol.family,
+                data=protocol.root or options.data_root,
+                data_state=_data(protocol, options),
+                samples=count,
+                result=None if result is None else str(result.path),
+                result_fault=str(result.error) if result and result.error else None,
+                embeddings_kept=cached,
+                estimated_seconds=seconds,
+                estimated_from=basis,
+            )
+            previews.append(one)
+    return previews
 
 
 def _results(output: Path) -> list[ResultRow]:
-    """Read the results of a folder; files that cannot be read are left out."""
     rows = []
     for path in sorted(output.glob("*.json")):
-        try:
+        with suppress(UsageError):
             rows.append(read_result(path))
-        except UsageError:
-            continue
     return rows
 
 
@@ -133,20 +115,20 @@ def _samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow])
     return count if count is None or options.limit is None else min(count, options.limit)
 
 
-def _cached(spec: ModelSpec, plan: Plan, rows: Sequence[ResultRow]) -> Mapping[str, int] | None:
+def _cached(
+    spec: ModelSpec, options: RunOptions, rows: Sequence[ResultRow]
+) -> Mapping[str, int] | None:
     digest = _weights_sha256(spec, rows)
-    if digest is None:
-        return None
-    if plan.options.cache is None:
-        return {}
+    if digest is None or options.cache is None:
+        return None if digest is None else {}
     code = code_file(spec)
     weights = spec.weights if spec.kind in TWO_SETS else None
     counts: Counter[str] = Counter()
     for space in spaces(
-        Path(plan.options.cache),
+        Path(options.cache),
         weights_sha256=digest,
         weights=weights,
-        precision=plan.options.precision,
+        precision=options.precision,
         code=fingerprint(*EMBEDDING),
         code_of_model=None if code is None else file_sha256(code),
     ):

@@ -19,6 +19,7 @@ from cosmos_eval.results.store import store_result
 from cosmos_eval.runner.plan import (
     Dataset,
     Job,
+    Pair,
     Plan,
     Result,
     Watch,
@@ -32,6 +33,7 @@ from cosmos_eval.runner.plan import (
 from cosmos_eval.tasks import packages_of, task_for, task_of
 from cosmos_eval.types import (
     Attention,
+    EncoderInfo,
     Measurement,
     ModelSpec,
     Part,
@@ -45,7 +47,6 @@ from cosmos_eval.types import (
 )
 
 if TYPE_CHECKING:
-    # At run time it would import torch.
     from cosmos_eval.models.encoder import Encoder
 
 
@@ -66,7 +67,7 @@ def run_all(
     opened = open_datasets(plan, watch) if datasets is None else datasets
     worker = Worker(watch)
     for job in jobs_of(plan, opened, output=output):
-        yield from worker.measure(job)
+        yield from measure(worker.load(job), job, watch)
 
 
 class Loaded(NamedTuple):
@@ -88,16 +89,12 @@ class Worker:
         """Measure a job and store its results. An error is that of all results that are missing."""
         results: list[Result] = []
         try:
-            results.extend(self.measure(job))
+            results.extend(measure(self.load(job), job, self._watch))
         except Exception as error:
             results += job.failed(error, len(results))
         return results
 
-    def measure(self, job: Job) -> Iterator[Result]:
-        """Yield the results of a job, stored where it has a folder for them."""
-        yield from measure(self._load(job), job, self._watch)
-
-    def _load(self, job: Job) -> Loaded:
+    def load(self, job: Job) -> Loaded:
         """Return the model of a job. A model that cannot be loaded is not tried again."""
         if job.spec != self._spec:
             self._spec, self._model = job.spec, None  # its memory is free before the next
@@ -112,7 +109,6 @@ class Worker:
 
 
 def _load(job: Job, watch: Watch) -> Loaded:
-    """Load a model in every process. Raises UsageError, in all, where it cannot be used."""
     from cosmos_eval.models import load_encoder
 
     started = time.perf_counter()
@@ -139,7 +135,10 @@ def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Resul
     encoder = model.encoder
     protocols = [dataset.protocol for dataset in job.datasets]
     what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
-    options = _own_predictions(job.options, encoder)
+    options = job.options
+    if options.save_predictions is not None:
+        folder = predictions_of(Path(options.save_predictions), encoder.info.spec)
+        options = replace(options, save_predictions=str(folder))
     task = task_for(protocols[0])
     data = [one.data or task.open_data(one.protocol, options) for one in job.datasets]
     measurements = task.measure_all(encoder, protocols, options, partial(watch, what), data)
@@ -147,13 +146,12 @@ def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Resul
         seconds = {"load": model.seconds, **measurement.seconds}
         seconds["total"] = time.perf_counter() - started
         part = getattr(opened, "part", None) if options.allow_partial else None
-        row = _row(encoder, protocol, measurement, part, job, seconds)
-        yield _result(job, protocol, row, measurement.samples)
+        provenance = _provenance(encoder.info, protocol, measurement, part, job, seconds)
+        row = _row(encoder.info, protocol, measurement, provenance)
+        yield _store(pair_of(job.spec, protocol), row, measurement.samples, job)
 
 
-def _result(job: Job, protocol: Protocol, row: ResultRow, samples: Samples) -> Result:
-    """Return a result; where the job has a folder, the main process writes it there."""
-    pair = pair_of(job.spec, protocol)
+def _store(pair: Pair, row: ResultRow, samples: Samples, job: Job) -> Result:
     if job.output is None:
         return Result(pair, row, samples)
     write = partial(store_result, job.output, row, samples)
@@ -161,23 +159,9 @@ def _result(job: Job, protocol: Protocol, row: ResultRow, samples: Samples) -> R
     return Result(pair, row) if stored is None else Result(pair, stored.row, path=stored.path)
 
 
-def _own_predictions(options: RunOptions, encoder: Encoder) -> RunOptions:
-    """Return the options with a folder of its own for the predictions of one model."""
-    if options.save_predictions is None:
-        return options
-    own = predictions_of(Path(options.save_predictions), encoder.info.spec)
-    return replace(options, save_predictions=str(own))
-
-
 def _row(
-    encoder: Encoder,
-    protocol: Protocol,
-    measurement: Measurement,
-    part: Part | None,
-    job: Job,
-    seconds: Mapping[str, float],
+    info: EncoderInfo, protocol: Protocol, measurement: Measurement, provenance: dict[str, Any]
 ) -> ResultRow:
-    info = encoder.info
     return ResultRow(
         schema_version=SCHEMA_VERSION,
         model={
@@ -196,7 +180,7 @@ def _row(
         per_class=measurement.per_class,
         confusion_pairs=measurement.confusion_pairs,
         n_samples=measurement.n_samples,
-        provenance=_provenance(encoder, protocol, measurement, part, job, seconds),
+        provenance=provenance,
         samples="",
         source="measured",
     )
@@ -221,23 +205,22 @@ def settings_of(
 
 
 def _provenance(
-    encoder: Encoder,
+    info: EncoderInfo,
     protocol: Protocol,
     measurement: Measurement,
     part: Part | None,
     job: Job,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    options = job.options
-    common = _environment()
+    options, common = job.options, _environment()
     return {
         **common,
         "packages": {**common["packages"], **packages_of(task_of(protocol))},
         "command": job.command,
         "utc": environment.utc_now(),
-        "device": encoder.info.device,
+        "device": info.device,
         "seed": options.seed,
-        **settings_of(protocol, options, encoder.info.precision, part),
+        **settings_of(protocol, options, info.precision, part),
         **measurement.settings,
         "batch_size": options.batch_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},

@@ -33,8 +33,6 @@ class Suite(NamedTuple):
 
 
 class _File(BaseModel):
-    """The content of a suite's file; data sets are listed by protocol family."""
-
     model_config = CONFIG
 
     models: _Names
@@ -76,13 +74,12 @@ def _read(path: Path) -> Suite:
         for family, names in content.datasets.items()
         for name in names
     )
-    _refuse_repeated(models, "models")
-    _refuse_repeated([f"{p.dataset} ({p.family})" for p in protocols], "datasets")
+    refuse_repeated(models, "models: ")
+    refuse_repeated([f"{p.dataset} ({p.family})" for p in protocols], "datasets: ")
     return Suite(models, protocols)
 
 
 def _protocol(name: str, family: str, folder: Path) -> Protocol:
-    """Find a known data set, or a user's, which states its own protocol."""
     if Path(name).suffix not in _SUFFIXES:
         return find_protocol(name, family)
     if family != USER:
@@ -90,8 +87,8 @@ def _protocol(name: str, family: str, folder: Path) -> Protocol:
     return find_protocol(str(folder / name))
 
 
-def _refuse_repeated(names: Sequence[str], key: str) -> None:
-    """Refuse what is listed twice: its second result would replace the first one."""
+def refuse_repeated(names: Sequence[str], where: str = "") -> None:
+    """Raise UsageError for repeated names: the second result would replace the first one."""
     for name in names:
         if names.count(name) > 1:
-            raise FileError(f"`{key}` has {name} twice")
+            raise UsageError(f"{where}{name} is given twice")

@@ -97,8 +97,11 @@ def test_files_are_relative_to_the_suite(tmp_path: Path):
         (GOOD.replace("cosmos: [", "karpathy: ["), "voc20 has no protocol 'karpathy'; it has"),
         (GOOD.replace("voc20", "lost.yaml"), "lost.yaml states its own protocol: list it under"),
         (GOOD.replace("cosmos: [voc20", "user: [lost.yaml"), "lost.yaml: no such file"),
-        (GOOD.replace("voc20", "voc20, voc20"), r"`datasets` has voc20 \(cosmos\) twice"),
-        (GOOD.replace("scenes-cosmos", "scenes-clip, scenes-clip"), "`models` has scenes-clip tw"),
+        (GOOD.replace("voc20", "voc20, voc20"), r"datasets: voc20 \(cosmos\) is given twice"),
+        (
+            GOOD.replace("scenes-cosmos", "scenes-clip, scenes-clip"),
+            "models: scenes-clip is given tw",
+        ),
     ],
 )
 def test_what_is_wrong_in_a_file(text, message, tmp_path):
