@@ -11,7 +11,7 @@ from cosmos_eval.results.labels import Stored, is_partial
 from cosmos_eval.results.leaderboard.board import Board, Shown
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.text import bounds, difference, p_value_text, percent
+from cosmos_eval.results.text import bounds, difference, p_value_text, percent, shown
 from cosmos_eval.tasks import known_tasks, metric_of
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
@@ -133,8 +133,8 @@ def _class_row(name: str, rows: Sequence[ResultRow], figure: str, counted: str) 
     counts = [count for some in of_class if (count := some.get(counted)) is not None]
     factor = metric_of(rows[0].task, figure).factor
     values = (some.get(figure) for some in of_class)
-    shown = tuple(None if value is None else round(factor * value, 2) for value in values)
-    return ClassRow(name, int(counts[0]) if counts else None, shown)
+    rounded = tuple(None if value is None else round(factor * value, 2) for value in values)
+    return ClassRow(name, int(counts[0]) if counts else None, rounded)
 
 
 class Figure(NamedTuple):
@@ -157,12 +157,12 @@ def _figure(entry: Entry, metric: str) -> Figure:
     value, interval = entry.metrics[metric], entry.intervals.get(metric)
     method = f"{interval['method']}, {100 * interval['level']:g}%" if interval else ""
     known = metric_of(entry.task, metric)
-    shown = f"{percent(value)} %" if known.unit == "fraction" else f"{value:.2f}"
+    text = f"{shown(known, value)}{' %' if known.unit == 'fraction' else ''}"
     published = ""
     if metric in entry.published:
         others = entry.published[metric]
         published = f"{percent(others)} ({difference(value, others)})"
-    return Figure(metric, shown, bounds(known, interval), method, published)
+    return Figure(metric, text, bounds(known, interval), method, published)
 
 
 def summary_of(results: Sequence[Stored]) -> dict[str, str]:

@@ -82,7 +82,7 @@ def test_a_task_that_is_not_installed_has_columns():
     (board,) = boards(entries)
     view = board_view(board)
     assert (view.tasks, board.columns[0].title) == (("other",), "hits")
-    assert [figure.value for figure in figures_of(entries[0])] == ["50.0 %"]
+    assert [figure.value for figure in figures_of(entries[0])] == ["0.5"]
 
 
 def stored(*rows):
