@@ -37,10 +37,10 @@ class UsageError(CosmosEvalError):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model as the user named it.
+    """A model as the user typed it (`text`), and its parts.
 
-    `text` is what was typed, `kind` and `name` its parts, `arch` an OpenCLIP architecture or JSON
-    file where the weights do not say, or the JSON that a result has as its architecture.
+    `arch` is an OpenCLIP architecture or JSON file where the weights do not say, or the JSON that
+    a result has as its architecture.
     """
 
     text: str

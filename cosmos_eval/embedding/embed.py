@@ -148,7 +148,8 @@ def embed_images(
     Raises UsageError for an empty list and for an image that is missing, cannot be decoded, or
     changes meanwhile, and TooManyError where more than `most` would have to be encoded.
     """
-    _require_any(images, "images")
+    if not images:
+        raise UsageError("no images to embed: the data set is empty")
     hashes = partial(_hashes, options.workers)
     keys = options.distributed.map_sharded(hashes, images, unit=_HASHED_AT_ONCE)
     inputs = Inputs(
@@ -217,7 +218,8 @@ def embed_texts(
     holds as many more as fill the same number of tokens. Raises UsageError for an empty list, and
     TooManyError where more than `most` would have to be encoded.
     """
-    _require_any(texts, "texts")
+    if not texts:
+        raise UsageError("no texts to embed: the data set is empty")
     tokens = encoder.tokenize(texts)
     order = _order(encoder, tokens)
     inputs = Inputs(
@@ -298,8 +300,3 @@ def _count_truncated(encoder: Encoder, texts: Sequence[str], tokens: Tensor) -> 
 def quoted(text: str) -> str:
     """Quote a text for an error message, at most about 60 characters of it."""
     return repr(text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}...")
-
-
-def _require_any(items: Sequence[object], what: str) -> None:
-    if not items:
-        raise UsageError(f"no {what} to embed: the data set is empty")

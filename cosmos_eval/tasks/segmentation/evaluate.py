@@ -117,9 +117,8 @@ def _job(
     encoder: Encoder, protocol: SegmentationProtocol, data: LabelMaps, options: RunOptions
 ) -> Job:
     store = unfinished_store(encoder.info, protocol, options, data.samples)
-    pictures = None
-    if options.save_predictions is not None:
-        pictures = predictions_folder(Path(options.save_predictions), protocol)
+    folder = options.save_predictions
+    pictures = None if folder is None else predictions_folder(Path(folder), protocol)
     return Job(protocol, data, store, pictures, options.overlays)
 
 

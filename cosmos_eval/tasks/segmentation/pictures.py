@@ -54,10 +54,9 @@ class Legend(NamedTuple):
 
 def distinct_colours(count: int) -> tuple[Colour, ...]:
     """Return colours of hues that are far apart, in two brightnesses."""
-    return tuple(
-        _rgb(colorsys.hsv_to_rgb(index * _GOLDEN % 1, 0.75, 0.7 if index % 2 else 0.95))
-        for index in range(count)
-    )
+    hues = ((index * _GOLDEN % 1, 0.7 if index % 2 else 0.95) for index in range(count))
+    found = (colorsys.hsv_to_rgb(hue, 0.75, brightness) for hue, brightness in hues)
+    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in found)
 
 
 def shares(classes: Pixels, n_classes: int) -> dict[int, float]:
@@ -111,11 +110,6 @@ def _fit(pixels: Pixels) -> Image.Image:
     scale = _PANEL / max(image.size)
     width, height = (max(1, round(side * scale)) for side in image.size)
     return image.resize((width, height))
-
-
-def _rgb(colour: Sequence[float]) -> Colour:
-    red, green, blue = (round(255 * part) for part in colour)
-    return red, green, blue
 
 
 def predictions_folder(folder: Path, protocol: SegmentationProtocol) -> Path:
