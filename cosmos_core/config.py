@@ -65,9 +65,8 @@ class OptimConfig:
     """AdamW with linear warm-up and a cosine to zero; defaults are the published constants.
 
     `batch_size` counts the samples of all processes. `momentum` is the teacher's, raised to 1 by a
-    cosine over the run where `momentum_ramp`. `clip_norm` 0 means no gradient clipping. `gradient`
-    "true" is that of the loss over the whole batch; "published" divides it by the number of
-    processes for everything but the scales, as the released models were trained.
+    cosine over the run where `momentum_ramp`. `gradient` "published" is the true one divided by the
+    number of processes for everything but the scales, as the released models were trained.
     """
 
     steps: Annotated[int, Field(gt=0, lt=10**8)]  # snapshots have eight digits for it
@@ -79,7 +78,7 @@ class OptimConfig:
     warmup_steps: Count = 2000
     momentum: Fraction = 0.999
     momentum_ramp: bool = False
-    clip_norm: NonNegative = 0.0
+    clip_norm: NonNegative = 0.0  # 0: no clipping of gradients
     gradient: Literal["true", "published"] = "true"
 
 

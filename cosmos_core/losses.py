@@ -36,10 +36,7 @@ def full_precision(tensor: Tensor) -> Tensor:
 def clip_loss(
     image: Tensor, text: Tensor, logit_scale: Tensor, gather: Gather = gather_locally
 ) -> LossTerms:
-    """Return the CLIP loss (arXiv 2103.00020) of all pairs of views, L2-normalised.
-
-    `image` (V, B, D), `text` (T, B, D).
-    """
+    """Return the CLIP loss (arXiv 2103.00020) of normalised `image` (V, B, D), `text` (T, B, D)."""
     images, texts = gather([image, text])
     return LossTerms(clip=contrastive_loss(images, texts, logit_scale))
 

@@ -54,10 +54,7 @@ class Features(NamedTuple):
 
 
 class LossTerms(NamedTuple):
-    """The terms of a loss, 0-d tensors; training minimises their unweighted sum.
-
-    `distill` is zero for a method without distillation; `simclr` is SLIP's term, zero elsewhere.
-    """
+    """The terms of a loss, 0-d tensors, zero where a method has none; their sum is minimised."""
 
     clip: Tensor
     distill: Tensor | float = 0.0
@@ -70,10 +67,7 @@ class LossTerms(NamedTuple):
 
 
 class Gathered(NamedTuple):
-    """Features of the samples of this process and of all processes.
-
-    `local` (V, B, D), `everywhere` (V, N, D); row b of `local` is row `offset + b` there.
-    """
+    """Features of this process (V, B, D), and of all (V, N, D), where it has rows from `offset`."""
 
     local: Tensor
     everywhere: Tensor

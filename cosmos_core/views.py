@@ -113,10 +113,7 @@ def random_view(
 def random_box(
     width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
 ) -> Box:
-    """Draw a crop: U(scale) of the area, log-uniform aspect ratio, uniform position.
-
-    After ten misses, return the largest centred crop whose aspect ratio is allowed.
-    """
+    """Draw a crop: U(scale) of the area, log-uniform ratio; after ten misses the largest one."""
     log_ratio = math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1])
     for _ in range(CROP_TRIALS):
         area = width * height * rng.uniform(*scale)
@@ -134,8 +131,7 @@ def random_box(
 def cut(pixels: Pixels, box: Box, size: int) -> Pixels:
     """Crop a box and resize it to a square of `size` pixels, antialiased bicubic.
 
-    Equals Pillow's `crop().resize()` to within a grey level or two: the same filter in the same
-    fixed-point arithmetic, which PyTorch computes with vector instructions.
+    Equals Pillow's `crop().resize()` to within a grey level or two.
     """
     crop = np.ascontiguousarray(pixels[None, box.top : box.bottom, box.left : box.right])
     interleaved = torch.from_numpy(crop).permute(0, 3, 1, 2)
@@ -181,11 +177,7 @@ def saturation(view: Pixels, factor: float) -> Pixels:
 
 
 def hue(view: Pixels, turns: float) -> Pixels:
-    """Rotate hues by `turns` of a circle.
-
-    Hue, saturation and value are rounded to bytes in between, so that single channels come out
-    some levels off, at most 7. Pillow, which truncates them, is farther off.
-    """
+    """Rotate hues by `turns` of a circle; bytes in between put channels at most 7 levels off."""
     hsv = cv2.cvtColor(view, cv2.COLOR_RGB2HSV_FULL)
     turned = np.rint((_LEVELS / HUES_TO_BYTES + turns) % 1 * BYTES_TO_HUES).astype(np.uint8)
     hsv[..., 0] = cv2.LUT(hsv[..., 0], turned)
@@ -203,21 +195,17 @@ def solarize(view: Pixels) -> Pixels:
 
 
 def blur(view: Pixels, radius: float) -> Pixels:
-    """Apply Pillow's GaussianBlur of a standard deviation of `radius` pixels (> 0).
+    """Apply Pillow's GaussianBlur of `radius` pixels (> 0), to within three grey levels.
 
-    Pillow rounds after each of six passes, this once: at most three grey levels apart in the
-    interior. At the border Pillow repeats the edge before each pass, this before the first.
+    At the border Pillow repeats the edge before each of six passes, this before the first.
     """
     kernel = blur_kernel(radius)
     return cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 
 
 def blur_kernel(radius: float) -> npt.NDArray[np.float32]:
-    """Return the weights of Pillow's blur along one axis: three box filters of fractional width.
-
-    A box is 2n + 1 whole pixels and a part of the next on either side, so chosen that three have
-    the variance of the Gaussian: P. Gwosdek et al., Theoretical Foundations of Gaussian Convolution
-    by Extended Box Filtering, 2011.
+    """Return the weights of Pillow's blur along one axis: three boxes of fractional width with the
+    Gaussian's variance (P. Gwosdek et al., Gaussian Convolution by Extended Box Filtering, 2011).
     """
     variance = radius**2 / BLUR_PASSES
     n = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)

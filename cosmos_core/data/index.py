@@ -1,8 +1,7 @@
 """Random access to the samples of local tars.
 
-A tar is indexed as rows (samples, 4) of int32: first block and bytes of the image, first block and
-bytes of the JSON record; block 0, never a file's, where a sample lacks one. The user's cache folder
-keeps the rows.
+The user's cache folder keeps the index of a tar, rows (samples, 4) of int32: first block and bytes
+of the image, then of the JSON record; block 0, never a file's, where a sample lacks one.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch
 
 from cosmos_core.data.samples import SAMPLE_SUFFIXES, BadSampleError, RawSample
 from cosmos_core.data.shards import ShardError
-from cosmos_core.data.tar import BLOCK, Member, TarError, TarReader, require_one_file, split_name
+from cosmos_core.data.tar import BLOCK, TarError, TarReader, require_one_file, split_name
 from cosmos_core.data.workers import worker_lifetime
 from cosmos_core.utils.files import pack_arrays, unpack_arrays, write_atomically
 
@@ -37,11 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class SampleIndex:
-    """The samples of tars, numbered in their order.
-
-    The rows are one tensor: processes forked from this one share it, and PyTorch hands it to others
-    as shared memory.
-    """
+    """The samples of tars, in order. The rows are one tensor, which worker processes share."""
 
     def __init__(self, shards: Sequence[str], rows: Sequence[Rows]) -> None:
         self._shards = list(shards)
@@ -99,8 +94,8 @@ def index_shards(
 ) -> SampleIndex:
     """Index local tars; those not in the user's cache are scanned by `workers` processes.
 
-    Each of `world_size` processes begins at another shard, so that they divide the scanning where
-    they use the same cache. Raises ShardError for an unreadable tar, and where there is no sample.
+    Each of `world_size` processes begins at another shard, so that they divide the scanning. Raises
+    ShardError for an unreadable tar, and where there is no sample.
     """
     rows = {shard: cached_rows(shard) for shard in shards}
     missing = [shard for shard, found in rows.items() if found is None]
@@ -165,7 +160,11 @@ def scan_tar(shard: str) -> Rows:
     try:
         with open(shard, "rb") as file:
             for member in TarReader(file):
-                _note(samples, member)
+                key, suffix = split_name(member.name) or ("", "")
+                column = 2 if suffix == "json" else 0
+                row = samples.setdefault(key, [0] * COLUMNS) if suffix in SAMPLE_SUFFIXES else None
+                if row is not None and row[column] == 0:
+                    row[column : column + 2] = member.offset // BLOCK, min(member.size, _MOST)
         rows = np.array(list(samples.values()), dtype=np.int32)
     except TarError as error:
         raise ShardError(f"{shard}: {error}") from error
@@ -178,24 +177,12 @@ def scan_tar(shard: str) -> Rows:
     return rows.reshape(-1, COLUMNS)
 
 
-def _note(samples: dict[str, list[int]], member: Member) -> None:
-    key, suffix = split_name(member.name) or ("", "")
-    if suffix not in SAMPLE_SUFFIXES:
-        return
-    row = samples.setdefault(key, [0] * COLUMNS)
-    column = 2 if suffix == "json" else 0
-    if row[column] == 0:
-        row[column : column + 2] = member.offset // BLOCK, min(member.size, _MOST)
-
-
 def _entry(shard: str) -> Path:
-    """Return the cache file of a tar."""
     digest = hashlib.sha256(os.path.realpath(shard).encode(errors="surrogateescape")).hexdigest()
     return Path(platformdirs.user_cache_dir("cosmos-train", appauthor=False)) / "shards" / digest
 
 
 def _state(shard: str) -> npt.NDArray[np.int64]:
-    """Return what changes with a tar. Raises ShardError."""
     try:
         stat = os.stat(shard)
     except OSError as error:

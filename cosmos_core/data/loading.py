@@ -44,12 +44,10 @@ def make_loader(
 ) -> Iterator[Batch]:
     """Return this process's batches of uint8 views, from a global step to the last of the run.
 
-    `optim.batch_size` counts the samples of all processes, each of which gets an equal part. The
-    batches depend on the seed and the step only; those of streams also on the numbers of processes
-    and of workers. The global random generators are left alone.
-
-    Raises ValueError, before any batch, for shards or numbers that do not fit. While batches are
-    drawn: UnreadableDataError where no good sample is found, ChildProcessError where a worker died.
+    The batches depend on the seed and the step only; those of streams also on the numbers of
+    processes and of workers. No global random generator is used. Raises ValueError, before any
+    batch, for shards or numbers that do not fit; then UnreadableDataError where no good sample is
+    found, ChildProcessError where a worker died.
     """
     batch_size = config.optim.batch_size
     if batch_size % world_size:
@@ -76,8 +74,7 @@ def make_loader(
 class LocalBatches(Dataset["Batch | Failure"]):
     """A data set whose items are whole batches, indexed by their draws.
 
-    A bad sample is replaced by another, which the bad one's seed chooses. A batch has failed where
-    none of a hundred in a row can be read.
+    A bad sample is replaced by another, which its seed chooses, up to MOST_SUBSTITUTES times.
     """
 
     def __init__(self, index: SampleIndex, maker: ViewMaker) -> None:
@@ -110,7 +107,6 @@ class LocalBatches(Dataset["Batch | Failure"]):
 def _load(
     config: TrainConfig, dataset: Dataset[Batch | Failure], order: BatchOrder | None, workers: int
 ) -> Iterator[Batch]:
-    """Yield the batches of a data set, whose failures become exceptions."""
     try:
         with worker_lifetime(commands=order is None) as start:
             loader = DataLoader(

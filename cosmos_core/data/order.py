@@ -18,10 +18,7 @@ class Draw(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """The steps `first_step` to `steps` of process `rank` of `world_size`.
-
-    `batch_size` counts the samples of all processes, each of which gets an equal part.
-    """
+    """Steps `first_step` to `steps` of a process; `batch_size` counts samples of all processes."""
 
     batch_size: int
     steps: int
@@ -38,11 +35,9 @@ class Schedule(NamedTuple):
 class BatchOrder(Sampler[list[Draw]]):
     """The draws of a process's batches: process r takes the r-th part of each global batch.
 
-    An epoch has as many draws as there are samples; batches continue into the next one, so that all
-    are full. `sizes` are those of the sets. Without weights an epoch is a permutation of all
-    samples. With one weight per set, draws are with replacement, and a set is drawn in proportion
-    to its weight times its size, as by `--train-data-upsampling-factors` of
-    github.com/mlfoundations/open_clip.
+    Without weights an epoch is a permutation of all samples; batches continue into the next one.
+    With one weight per set, it is as many draws with replacement, of a set in proportion to its
+    weight times its size, as by `--train-data-upsampling-factors` of OpenCLIP.
     """
 
     def __init__(

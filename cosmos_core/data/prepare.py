@@ -56,9 +56,8 @@ def prepare(
     """Join images and captions by URL and write them as tars of `shard_size` samples.
 
     `images` is a folder that img2dataset wrote, `captions` one of DreamLIP's files. The same inputs
-    give the same bytes. A tar gets its name when it is whole: a call that was killed is repeated
-    and writes what is missing. Raises ValueError for inputs that do not fit, and where `output`
-    holds shards of others.
+    give the same bytes; a call after a killed one writes what is missing. Raises ValueError for
+    inputs that do not fit, and where `output` holds shards of others.
     """
     if shard_size < 1:
         raise ValueError(f"a shard size of {shard_size}; at least 1 sample per shard")
@@ -66,7 +65,7 @@ def prepare(
         raise ValueError(f"{output}: lies in the folder of the images; choose one outside")
     sources, counts = list_sources(images), Counter[str]()
     with CaptionFile(captions) as table:
-        _claim(output, _manifest(sources, captions, shard_size))
+        _claim(output, sources, captions, shard_size)
         samples = enumerate(_join(sources, table, counts))
         for shard, group in itertools.groupby(samples, key=lambda sample: sample[0] // shard_size):
             path = output / f"{shard:05d}.tar"
@@ -112,8 +111,8 @@ def _close_quietly(tar: TarWriter) -> None:
         tar.close()
 
 
-def _manifest(sources: list[Path], captions: Path, shard_size: int) -> str:
-    """Describe what decides the shards: the names and sizes of the inputs, and the shard size."""
+def _claim(output: Path, sources: list[Path], captions: Path, shard_size: int) -> None:
+    """Create the output folder, or check that its shards are of the same inputs and size."""
     sizes = [len([*p.iterdir()]) if p.is_dir() else p.stat().st_size for p in sources]
     inputs = [(path.name, size) for path, size in zip(sources, sizes, strict=True)]
     content = {
@@ -122,13 +121,8 @@ def _manifest(sources: list[Path], captions: Path, shard_size: int) -> str:
         "captions": [captions.name, captions.stat().st_size],
         "shard_size": shard_size,
     }
-    return json.dumps(content) + "\n"
-
-
-def _claim(output: Path, manifest: str) -> None:
-    """Create the output folder, or check that its shards are of the same inputs."""
     require_writable(output)
-    path = output / MANIFEST
+    path, manifest = output / MANIFEST, json.dumps(content) + "\n"
     if path.exists():
         if path.read_text(encoding="utf-8") != manifest:
             raise ValueError(
@@ -152,7 +146,7 @@ class DownloadedImage(NamedTuple):
 def list_sources(images: Path) -> list[Path]:
     """Return the tars in a folder of img2dataset, or else its folders (format `files`), by name.
 
-    Raises ValueError where it has none, and for a damaged tar, before any is used.
+    Raises ValueError where it has none, and for a damaged tar.
     """
     if not images.is_dir():
         raise ValueError(f"{images}: no such folder; give the one that img2dataset wrote")
@@ -213,10 +207,8 @@ def _read(source: Path, file: BinaryIO, member: Member) -> bytes:
 
 
 class CaptionFile:
-    """The rows of a caption file by the URL of their image; the first of rows with one URL.
-
-    A context manager. Raises ValueError where the file is not DreamLIP's.
-    """
+    """The rows of a caption file by URL; the first of rows with one URL. Raises ValueError if not
+    DreamLIP's."""
 
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, path.open("rb")

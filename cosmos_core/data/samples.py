@@ -221,10 +221,9 @@ class ViewMaker:
 
 
 class ProblemCounter:
-    """Counts bad samples by kind, logs some of them, and stops a run that has too many.
+    """Counts bad samples of this process by kind, logs some, and stops a run that has too many.
 
     `limit` is the largest fraction of all samples that may be bad, once `minimum` have been read.
-    In a run of several processes each counts its own samples, which are dealt at random.
     """
 
     def __init__(self, limit: float, *, minimum: int = 200) -> None:

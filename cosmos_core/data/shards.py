@@ -30,10 +30,7 @@ class ShardError(ValueError):
 
 
 class ShardSets(NamedTuple):
-    """The shards of each set, and one weight per set or None.
-
-    Local paths, or, where `streams`, what webdataset opens: `pipe:` and URLs.
-    """
+    """The shards of each set, local paths or `streams` (`pipe:`, URLs), and the sets' weights."""
 
     sets: tuple[tuple[str, ...], ...]
     weights: tuple[float, ...] | None
@@ -96,7 +93,6 @@ def _is_large(first: str, last: str, step: str) -> bool:
 
 
 def _find(shard: str) -> list[str]:
-    """Return the tars that a path or a pattern names."""
     path = Path(shard).expanduser()
     if _PATTERN.search(shard) and not path.exists():
         for folder in glob.glob(str(path.parent)):  # glob would leave out its tars in silence

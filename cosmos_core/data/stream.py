@@ -47,8 +47,7 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
     """Whole batches; worker i of L, `lanes`, makes those of the steps that leave i modulo L.
 
     PyTorch takes turns among the workers, which puts the batches in order. A run that begins late
-    reads the samples before, without augmenting them. Raises ShardError where a worker would have
-    no shard.
+    reads the samples before. Raises ShardError where a worker would have no shard.
     """
 
     def __init__(
@@ -78,11 +77,7 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
             yield Failure(str(error))
 
     def shards_of_pass(self, lane: int, number: int) -> list[str]:
-        """Return the shards that a worker reads in its pass `number`.
-
-        Without weights they are this worker's part of a permutation of all shards; with weights
-        as many, drawn with replacement in proportion to the weights of their sets.
-        """
+        """Return a worker's part of a permutation of all shards, or with weights as many draws."""
         shards, (*_, rank, world_size) = self._shards.shards, self._schedule
         if self._shards.weights is None:
             order = np.random.default_rng([self._seed, number]).permutation(len(shards))
@@ -95,7 +90,6 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
     def _take(
         self, samples: Iterator[_Good | Problem], *, augment: bool
     ) -> tuple[list[SampleViews], list[Problem]]:
-        """Read as many good samples as a batch has."""
         views, problems, good = list[SampleViews](), list[Problem](), 0
         while good < self._schedule.local_batch_size:
             item = next(samples)
@@ -160,10 +154,7 @@ class StreamSample(NamedTuple):
 
 
 def read_stream(shard: str) -> Iterator[StreamSample | Problem]:
-    """Yield the samples of a stream; where it fails, the last item is a problem of the shard.
-
-    A stream that is damaged or cut off gives the samples before the one it fails in.
-    """
+    """Yield the samples of a stream up to where it fails, and then the shard's problem."""
     try:
         stream = webdataset.gopen(shard)
     except (OSError, ValueError) as error:

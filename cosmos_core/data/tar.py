@@ -1,10 +1,9 @@
 """Read the files of a tar strictly: a damaged tar is an error, never a shorter tar.
 
 Python's tarfile, and webdataset with it, takes a damaged or missing header for the end of the
-archive. Here an archive ends with two blocks of zeros, which POSIX demands and tar programs write,
-and then only zeros follow. Every header has the right checksum. A wrong size with a right checksum
-shows in one of three ways: it leads to what is no header, what should fill up the last block of the
-file is not zero, or the content holds the headers of other files.
+archive. Here an archive ends with zeros alone, at least two blocks, every header has the right
+checksum, and a wrong size shows: it leads to no header, what should fill up the file's last block
+is not zero, or the content holds the headers of other files.
 
 Formats: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Interchange Format"; for GNU's long
 names and large numbers, GNU tar's manual, "Basic Tar Format". Imports no torch by itself.
@@ -59,10 +58,9 @@ class Member(NamedTuple):
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Split a file's name into its sample's key and its extension in lower case.
+    """Split a file's name into its sample's key and its lower-case extension, as webdataset does.
 
-    The key ends at the first full stop of the last part of the path, as in webdataset. None for
-    names without either, and for metadata (`__meta__/...`).
+    None for names without either, and for metadata (`__meta__/...`).
     """
     found = _KEY.fullmatch(name)
     if found is None or _META.match(name):
@@ -81,10 +79,10 @@ def require_one_file(content: bytes) -> None:
 
 
 class TarReader:
-    """Iterate over the files of an uncompressed tar, from a file or a stream at its beginning.
+    """Iterate over the files of an uncompressed tar, from its beginning; folders are skipped.
 
-    Folders are skipped. Raises TarError for a tar that is damaged, cut off or followed by
-    another, for links, devices and sparse files, and for two files of one name.
+    Raises TarError for a tar that is damaged, cut off or followed by another, for links, devices
+    and sparse files, and for two files of one name.
     """
 
     def __init__(self, file: Readable) -> None:
@@ -122,7 +120,7 @@ class TarReader:
                 continue
             path, size = _path_and_size(name, size, records)
             if kind in _FILES and not path.endswith("/"):
-                self._expect(size)
+                self._unread, self._padding = size, -size % BLOCK
                 return Member(path, self._position, size)
             if kind not in (*_FILES, *_SKIPPED):
                 what = _OTHERS.get(kind, f"of an unknown kind, {kind!r}")
@@ -137,7 +135,7 @@ class TarReader:
         """Read the content of an extended header, which is about the next file or, `g`, all."""
         if size > _HEADER_LIMIT:
             raise self._damaged("an extended header is too large")
-        self._expect(size)
+        self._unread, self._padding = size, -size % BLOCK
         content = self._content()
         if kind == b"K":  # the target of a link
             return
@@ -149,9 +147,6 @@ class TarReader:
             records.update(found)
         elif found.keys() & {b"path", b"size"}:
             raise self._damaged("one name or size is stated for all files")
-
-    def _expect(self, size: int) -> None:
-        self._unread, self._padding = size, -size % BLOCK
 
     def _next_header(self) -> tuple[bytes, bytes, int] | None:
         """Skip to the next header and parse it; None at the end, once all has been read."""

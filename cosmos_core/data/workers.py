@@ -17,9 +17,8 @@ _guards: list[subprocess.Popen[bytes]] = []  # of this process, if it is a worke
 
 @contextmanager
 def worker_lifetime(*, commands: bool = False) -> Iterator[Callable[[int], None]]:
-    """Yield a `worker_init_fn`; the workers it starts end at once when the context does.
+    """Yield a `worker_init_fn`; its workers end when the context does, or this process by SIGKILL.
 
-    They also end when this process dies of SIGKILL, even while they wait for data that never come.
     With `commands`, so do the commands that a worker has started, and all that these started.
     """
     # Workers read from the pipe, of which only this process has the other end: it is closed here,
@@ -35,8 +34,7 @@ def worker_lifetime(*, commands: bool = False) -> Iterator[Callable[[int], None]
 def _start(lifeline: Connection, end: Connection, commands: bool, number: int) -> None:
     """Prepare a worker, which gets a process group of its own, with all of its commands.
 
-    Signals to the group of the main process, as from Ctrl-C, do not reach it: the main process ends
-    its workers once it has processed their batches.
+    Signals to the main process's group, as from Ctrl-C, do not reach it: that one ends its workers.
     """
     end.close()  # a copy, which would keep the pipe open
     signal.signal(signal.SIGINT, _ignore)
@@ -52,10 +50,7 @@ def _ignore(*_: object) -> None:
 
 
 def _start_guard() -> subprocess.Popen[bytes]:
-    """Start a process that kills the group of this one, itself included, once this one has ended.
-
-    The system closes the pipe that the guard reads from, whatever ended this process.
-    """
+    """Start a process that kills this one's group, itself included, once this one has ended."""
     script = "trap '' INT TERM HUP; read -r line; kill -s KILL 0"
     quiet = subprocess.DEVNULL
     return subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)

@@ -33,7 +33,7 @@ def make_training(config: TrainConfig, world: World) -> Training:
     architecture, and for dropout where a batch is encoded in parts.
     """
     torch.manual_seed(config.seed)
-    compute, method = config.compute, config.method
+    compute, method, optim = config.compute, config.method, config.optim
     model = method.create_student(config.architecture).to(world.device)
     if compute.accumulate > 1:
         _refuse_dropout(model)
@@ -43,20 +43,15 @@ def make_training(config: TrainConfig, world: World) -> Training:
     if compute.compile:
         compile_blocks(model)
         compile_blocks(teacher)
+    groups = param_groups(model, optim.weight_decay)
     return Training(
         method,
         model,
         _distributed(Student(method, model), world),
         teacher,
-        make_optimizer(model, config.optim),
+        torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True),
         torch.amp.GradScaler(world.device.type, enabled=compute.precision == "fp16"),
     )
-
-
-def make_optimizer(student: nn.Module, optim: OptimConfig) -> torch.optim.Optimizer:
-    """Build AdamW with the recipe's constants, over the parameters that are trained."""
-    groups = param_groups(student, optim.weight_decay)
-    return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps, fused=True)
 
 
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -96,10 +91,7 @@ def checkpoint_blocks(model: nn.Module) -> None:
 
 
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:
-    """Compile the transformer blocks of both towers, in place: state-dict keys stay.
-
-    Graphs differ by tower, by image size or caption length, and with and without gradient.
-    """
+    """Compile the transformer blocks of both towers, in place: state-dict keys stay."""
     torch._dynamo.config.cache_size_limit = GRAPHS
     for module in model.modules():
         if isinstance(module, open_clip.transformer.ResidualAttentionBlock):
@@ -119,7 +111,6 @@ def _distributed(student: Student, world: World) -> Student | DistributedDataPar
 
 
 def _refuse_dropout(model: nn.Module) -> None:
-    """Raise ValueError for dropout: parts are encoded twice, and must come out the same."""
     for name, module in model.named_modules():
         patches = isinstance(module, open_clip.transformer.PatchDropout) and module.prob > 0
         if patches or (isinstance(module, nn.Dropout) and module.p > 0):

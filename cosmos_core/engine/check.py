@@ -51,7 +51,6 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_model(config: TrainConfig, world_size: int) -> None:
-    """Build the model without its memory; compare it with the views and the tokenizer."""
     width = model_config(config.architecture)["embed_dim"]
     if config.method.name == "cosmos" and width % CROSS_ATTENTION_HEADS:
         raise ValueError(

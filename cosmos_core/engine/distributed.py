@@ -58,10 +58,7 @@ def _own_device(device: str) -> torch.device:
 
 
 def make_gather(world: World, gradient: str) -> Gather:
-    """Return the `Gather` of a world. `gradient` is "true" or "published": see `OptimConfig`.
-
-    What a loss does not gather, such as SILC's prototypes, has its true gradient in either case.
-    """
+    """Return the `Gather` of a world; `gradient` is that of `OptimConfig`."""
     if world.world_size == 1:
         return gather_locally
     return _GatherFromAll(world, 1.0 if gradient == "true" else 1.0 / world.world_size)
@@ -79,9 +76,8 @@ def mean_over_processes(values: Tensor) -> Tensor:
 class _GatherFromAll:
     """Gather all features at once, packed as rows of samples; backward is one reduce-scatter.
 
-    The released models gathered without gradient and computed the whole loss in every process:
-    with DDP's mean over processes, that is the true gradient divided by the number of processes
-    for all that comes through gathered features, and undivided for the scales.
+    The released models gathered without gradient, with the whole loss in every process: under DDP,
+    features have the true gradient divided by the number of processes, scales the undivided one.
     """
 
     def __init__(self, world: World, factor: float) -> None:

@@ -1,8 +1,4 @@
-"""Evaluations in training, made by whatever package registers an evaluator.
-
-cosmos_core knows none by name: it loads the first entry point of the group
-`cosmos_core.evaluators`.
-"""
+"""Evaluations in training, made by the first entry point of the group `cosmos_core.evaluators`."""
 
 from __future__ import annotations
 
@@ -38,10 +34,9 @@ class Evaluator(Protocol):
         world_size: int,
         gather: Callable[[Any], list[Any]],
     ) -> Mapping[str, Mapping[str, float]]:
-        """Return metrics by data set, the same in every process; all call it together.
+        """Return metrics by data set, in all processes, whose objects `gather` returns by rank.
 
-        `gather` maps an object to those of all processes, in the order of their ranks. Raises
-        ValueError for errors that a user can correct.
+        Raises ValueError for errors that a user can correct.
         """
 
 
@@ -72,10 +67,7 @@ def check_datasets(evaluator: Evaluator, watch: WatchConfig, world: World) -> No
 def evaluate(
     evaluator: Evaluator, checkpoint: Path, watch: WatchConfig, world: World
 ) -> dict[str, float]:
-    """Measure teacher and student in all processes; metrics are named `dataset/weights/metric`.
-
-    The random generators are restored: an evaluation does not change the training.
-    """
+    """Return metrics named `dataset/weights/metric`; the random generators are restored."""
     before = random_state()
     metrics: dict[str, float] = {}
     try:

@@ -22,8 +22,8 @@ import numpy as np
 import torch
 
 from cosmos_core.config import TrainConfig
-from cosmos_core.engine.log import LOG
 from cosmos_core.engine.step import Training
+from cosmos_core.engine.watch import LOG
 from cosmos_core.utils.files import errors_of, replacing, write_atomically
 
 FOLDER = "snapshots"
@@ -65,10 +65,7 @@ class Snapshots:
         return sorted(int(name[1]) for name in names if name)
 
     def save(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Write the state after `step` steps; then remove older ones but the last few and the best.
-
-        Raises OSError, with the path, where it cannot be written.
-        """
+        """Write the state after `step` steps; remove old ones. Raises OSError, with the path."""
         path = self._path(step)
         with errors_of(path), replacing(path) as file:
             torch.save({**state, "format": FORMAT, "step": step}, file)
@@ -77,9 +74,9 @@ class Snapshots:
         return path
 
     def newest(self, parts: Sequence[str] = ()) -> tuple[dict[str, Any] | None, list[str]]:
-        """Return the newest complete snapshot, on the CPU, and a warning for each damaged one.
+        """Return the newest snapshot with all `parts`, on the CPU, and warnings of damaged ones.
 
-        One that lacks any of `parts` is damaged. Raises SnapshotError for another format.
+        Raises SnapshotError for another format.
         """
         warnings = []
         for step in reversed(self.steps()):

@@ -1,9 +1,8 @@
 """One training step, free of files, logs and loops.
 
-A batch may be encoded in parts and still have the gradient of the whole. A contrastive loss is no
-sum over samples, so gradients of parts cannot simply be added; but the loss depends on features
-alone: its gradient in all features, computed once, is carried back through the model part by part
-(as in GradCache, arXiv 2101.06983).
+A batch may be encoded in parts and still have the gradient of the whole: the gradient of the loss
+in all features, computed once, is carried back through the model part by part (as in GradCache,
+arXiv 2101.06983).
 
 Features are a method's NamedTuple: (V, B, D) tensors have one row per sample, others (scales, the
 centre of prototypes) belong to the whole batch.

@@ -64,10 +64,7 @@ class Outcome(NamedTuple):
 
 
 class Trainer:
-    """Train one configuration, from the start or from its newest snapshot.
-
-    Raises SnapshotError where the output folder does not fit `resume`.
-    """
+    """Trains from the start or the newest snapshot. Raises SnapshotError for an unfit folder."""
 
     def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
         self._config, self._setting, self._world = config, setting, setting.world
@@ -87,8 +84,7 @@ class Trainer:
     def run(self, shards: str) -> Outcome:
         """Train on `shards` to the end, or until a signal asks to stop.
 
-        Raises FloatingPointError, with the step and the term, where a loss is not finite, and
-        ValueError where too many samples are bad.
+        Raises FloatingPointError for losses that are not finite, ValueError for bad samples.
         """
         config, setting, world = self._config, self._setting, self._world
         setting.output.mkdir(parents=True, exist_ok=True)
@@ -254,10 +250,7 @@ class StopWaiting(BaseException):
 
 
 class StopRequest:
-    """Record the first signal, so that a run ends after the current step; a second one interrupts.
-
-    A context manager: outside it, signals act as before.
-    """
+    """Records the first signal in its context, to end after a step; a second one interrupts."""
 
     def __init__(self, world: World) -> None:
         self._world = world

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import math
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -18,14 +21,19 @@ from rich.table import Column
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.engine.distributed import World
-from cosmos_core.engine.log import LOG, NO_TENSORBOARD, RunLog, has_tensorboard, read_log
 from cosmos_core.plots.curves import draw_curves
 from cosmos_core.plots.views import Inverse, draw_views, read_samples
 from cosmos_core.types import LossTerms, Views
 from cosmos_core.utils import environment
-from cosmos_core.utils.files import write_atomically
+from cosmos_core.utils.files import errors_of, write_atomically
 from cosmos_core.utils.text import one_line
 
+LOG = "log.jsonl"
+TENSORBOARD = "tensorboard"
+NO_TENSORBOARD = (
+    "no TensorBoard log: the package tensorboard is not installed "
+    "(pip install 'cosmos-eval[train]'); everything is in log.jsonl"
+)
 LINE_SECONDS = 30  # between the plain lines of a run that is not in a terminal
 VIEWS = "views.png"
 RESUMED_VIEWS = "views-resumed.png"  # the picture of the start stays
@@ -36,10 +44,9 @@ GUESS = 1.0  # seconds that the first of these drawings takes
 
 
 class Watch:
-    """Show and log the steps of a run; a context manager.
+    """Shows and logs the steps of a run, in the first process; all processes call it alike.
 
-    Every process makes one and calls it alike; the first shows and writes. In OUTPUT/log.jsonl the
-    values that two equal runs need not share are apart, under `timing`.
+    In OUTPUT/log.jsonl, `timing` holds the values in which equal runs may differ.
     """
 
     def __init__(self, config: TrainConfig, output: Path, world: World, *, first_step: int) -> None:
@@ -91,10 +98,7 @@ class Watch:
             self._write(step, record)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show and log an evaluation after a step; names are `dataset/weights/metric`.
-
-        The pace is measured anew from here on.
-        """
+        """Show and log metrics named `dataset/weights/metric`; measure the pace anew."""
         if self._log is not None:
             self._log.write(step, {"evaluation": metrics})
         for group, names in groupby(metrics, key=lambda name: name.rpartition("/")[0]):
@@ -191,10 +195,9 @@ def _peak_memory_bytes() -> int:
 
 
 class RunPictures(AbstractContextManager["RunPictures"]):
-    """Draw the first batch, and the log's curves as the run goes on, in the first process.
+    """Draws the first batch, and the log's curves as the run goes on, in the first process.
 
-    No random generator is used, and a picture that cannot be drawn or written is reported in a
-    line: neither changes the training nor ends it.
+    It uses no random generator, and reports errors in a line: the training stays the same.
     """
 
     def __init__(
@@ -263,3 +266,95 @@ class RunPictures(AbstractContextManager["RunPictures"]):
             except Exception as error:  # no error of a picture is worth a training
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 self._watch.say(f"{name} could not be drawn, the training goes on ({reason})")
+
+
+class RunLog:
+    """The log files of a run from `first_step` on; records of later steps are dropped."""
+
+    def __init__(self, output: Path, first_step: int) -> None:
+        self._path, self._folder = output / LOG, output / TENSORBOARD
+        _keep_before(self._path, first_step)
+        self._lines = self._path.open("a", encoding="utf-8")
+        self._events: Any = None
+        self._hook = threading.excepthook
+        if has_tensorboard():
+            from torch.utils.tensorboard import SummaryWriter
+
+            threading.excepthook = self._report
+            with errors_of(self._folder):
+                self._events = SummaryWriter(str(self._folder), purge_step=first_step)
+
+    def write(self, step: int, record: Mapping[str, Any]) -> None:
+        """Append a record of numbers, or mappings to them; null in JSON for NaN and infinities."""
+        line = {"step": step, **{name: _plain(value) for name, value in record.items()}}
+        with errors_of(self._path):
+            self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+            self._lines.flush()
+        if self._events is not None:
+            with errors_of(self._folder):
+                for tag, value in _scalars(record):
+                    self._events.add_scalar(tag, value, step)
+
+    def close(self) -> None:
+        """Write what is left and close the files."""
+        with ExitStack() as closing:  # all of it, also where one fails
+            closing.callback(setattr, threading, "excepthook", self._hook)
+            closing.callback(self._close_events)
+            with errors_of(self._path):
+                self._lines.close()
+
+    def _close_events(self) -> None:
+        if self._events is not None:
+            with errors_of(self._folder):
+                self._events.close()
+
+    def _report(self, error: threading.ExceptHookArgs) -> None:
+        """Print the errors of threads but for TensorBoard's, whose next call raises them again."""
+        if type(error.thread).__name__ != "_AsyncWriterThread":
+            self._hook(error)
+
+
+def has_tensorboard() -> bool:
+    """Return whether the package is installed, without importing it."""
+    return importlib.util.find_spec("tensorboard") is not None
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """Return the complete records of a log, in order; none where there is no file."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8") as lines:
+        return [record for record in map(_parse, lines) if record is not None]
+
+
+def _keep_before(path: Path, first_step: int) -> None:
+    """Drop the records of a log from `first_step` on, and a line cut by a killed process."""
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    records = zip(lines, map(_parse, lines), strict=True)
+    kept = [line for line, record in records if record and record["step"] < first_step]
+    write_atomically(path, "".join(kept).encode())
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and isinstance(record.get("step"), int) else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return value if math.isfinite(value) else None
+
+
+def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Yield tags and values: `train/lr`, and in a group its name, such as `timing/data_wait`."""
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}/{inner}", number) for inner, number in value.items())
+        else:
+            yield f"train/{name}", value

@@ -83,10 +83,7 @@ def _require_preprocess(stated: Any, where: str) -> None:
 
 
 def create_model(architecture: Architecture, kind: ModelKind = "cosmos") -> MultiViewCLIP:
-    """Return a model with random weights, in training mode: a `Cosmos`, or as "clip" its towers.
-
-    Raises ValueError for an unknown or unfit architecture.
-    """
+    """Return a model with random weights: a `Cosmos`, or its towers. Raises ValueError if unfit."""
     config = openclip_config(architecture)
     try:
         return MODELS[kind](**config)

@@ -60,10 +60,7 @@ class MultiViewCLIP(open_clip.CLIP):
         return image.unflatten(0, images.shape[:2]), text.unflatten(0, texts.shape[:2])
 
     def image_tokens(self, batches: Sequence[Tensor], keep: int = 0) -> Tokens:
-        """Encode images of several sizes, each (M_i, 3, H_i, W_i), in one pass, in their order.
-
-        Return the patch tokens of the first `keep` images, all of the first size.
-        """
+        """Encode images (M_i, 3, H_i, W_i) in order; return patch tokens of the first `keep`."""
         visual = self.visual
         first, *others = (self._embed(images) for images in batches)
         embedded = [x for x in (first[:keep], first[keep:], *others) if len(x)]

@@ -34,11 +34,7 @@ class CrossAttentionPooler(nn.Module):
         self.ln_k = nn.LayerNorm(embed_dim)
 
     def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
-        """Queries (B, V, D) over tokens (B, N, D) -> (B, V, D).
-
-        All views of a sample query the same tokens, so the tokens are normalised and projected
-        once per sample; equal to repeating them for every view.
-        """
+        """Queries (B, V, D) over tokens (B, N, D), projected once per sample -> (B, V, D)."""
         pooled = attend(*self._project(queries, tokens))
         return self.attn.out_proj(pooled.transpose(1, 2).flatten(2))
 
@@ -107,10 +103,9 @@ class Cosmos(MultiViewCLIP):
         return Features(image, text, None, None, *scales)
 
     def patch_attention(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Return the weights of `visual.attn_cross_pool` of every text on every image.
+        """Return the weights of `visual.attn_cross_pool`, which sum to 1 over h x w patches.
 
-        Images (B, 3, H, W) and features of texts (T, D), not normalised -> (B, heads, T, h, w),
-        which sum to 1 over the h x w patches.
+        Images (B, 3, H, W) and features of texts (T, D), not normalised -> (B, heads, T, h, w).
         """
         patch = self.visual.patch_size
         grid = tuple(side // size for side, size in zip(images.shape[2:], patch, strict=True))
@@ -119,10 +114,9 @@ class Cosmos(MultiViewCLIP):
         return self.visual.attn_cross_pool.weights(queries, keys).unflatten(-1, grid)
 
     def token_attention(self, texts: Tensor, images: Tensor) -> Tensor:
-        """Return the weights of `text_attn_cross_pool` of every image on every text.
+        """Return the weights of `text_attn_cross_pool`; they sum to 1 over S tokens and padding.
 
-        Texts (T, S) token ids and features of images (B, D), not normalised -> (T, heads, B, S),
-        which sum to 1 over the S tokens, padding included.
+        Texts (T, S) token ids and features of images (B, D), not normalised -> (T, heads, B, S).
         """
         keys = self.text_token_mapping(self.text_tokens(texts, keep=len(texts)).tokens)
         return self.text_attn_cross_pool.weights(images.expand(len(texts), -1, -1), keys)
@@ -146,8 +140,7 @@ def create_teacher(student: Model) -> Model:
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
     """teacher <- momentum * teacher + (1 - momentum) * student, over all parameters, in place.
 
-    Called after backward and before the optimizer's step. The foreach form is bitwise equal to a
-    loop over the tensors; `lerp` is not.
+    The foreach form is bitwise equal to a loop over the tensors; `lerp` is not.
     """
     targets = [parameter.data for parameter in teacher.parameters()]
     torch._foreach_mul_(targets, momentum)

@@ -1,9 +1,8 @@
 """Sequences of several lengths in one pass through OpenCLIP's transformer blocks.
 
-Everything in a block but attention acts on single tokens. So sequences are concatenated, without
-padding, to one tensor (T, W), and only attention treats them run by run, where a run is equally
-long sequences. In the last block, sequences of which one token is read compute that token only.
-Both are exact.
+Sequences are concatenated, without padding, to one tensor (T, W), and only attention treats them
+run by run, where a run is equally long sequences. In the last block, sequences of which one token
+is read compute that token only. Both are exact.
 
 Letters in shapes: T tokens of all sequences, M sequences, W width, n sequences of a run, l tokens
 of each, h heads, d width of a head.
@@ -36,10 +35,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Packing:
-    """How sequences are concatenated in (T, W); `causal` where tokens see only preceding ones.
-
-    `ends` (M,), where given, are the positions in their sequences of the only queries.
-    """
+    """How sequences are concatenated in (T, W); `ends` (M,) are positions of the only queries."""
 
     runs: tuple[Run, ...]
     causal: bool
@@ -59,10 +55,7 @@ class Encoded(NamedTuple):
 
 
 class PackedBlock(ResidualAttentionBlock):
-    """OpenCLIP's block, which can also be called with a packing.
-
-    `pack_blocks` converts OpenCLIP's blocks: parameters, their names and hooks stay.
-    """
+    """OpenCLIP's block, which can also be called with a packing; see `pack_blocks`."""
 
     def forward(
         self,
@@ -94,7 +87,7 @@ class PackedBlock(ResidualAttentionBlock):
 
 
 def pack_blocks(transformer: Transformer) -> None:
-    """Let blocks be called with a packing. Raises ValueError for other blocks than the default."""
+    """Convert OpenCLIP's blocks in place, with their hooks. Raises ValueError for other kinds."""
     for block in transformer.resblocks:
         if type(block) is not ResidualAttentionBlock:
             raise ValueError(f"COSMOS cannot be built on blocks of kind {type(block).__name__}")

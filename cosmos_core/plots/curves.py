@@ -82,23 +82,17 @@ def panels(records: Records) -> list[Panel]:
 
 
 def _with_series(panel: Panel, records: Records) -> Panel:
-    found = [_series(name, records, panel.factor) for name in panel.names]
-    shown = [one for one in found if _is_shown(one)]
+    steps, shown = np.array([record["step"] for record in records], float), []
+    for field in panel.names:
+        outer, _, name = field.rpartition(".")
+        groups = [record.get(outer, {}) for record in records] if outer else records
+        values = np.array([group.get(name) for group in groups], float)
+        finite = values[np.isfinite(values)]
+        if finite.any() or (finite.size and name not in OPTIONAL):
+            shown.append(Series(name, steps, values * panel.factor))
     terms = [one for one in shown if one.name != "total"]
     # The total of one term is that term.
     return panel._replace(series=shown if len(terms) > 1 else terms)
-
-
-def _series(field: str, records: Records, factor: float) -> Series:
-    outer, _, name = field.rpartition(".")
-    groups = [record.get(outer, {}) for record in records] if outer else records
-    values = np.array([group.get(name) for group in groups], float)
-    return Series(name, np.array([record["step"] for record in records], float), values * factor)
-
-
-def _is_shown(series: Series) -> bool:
-    finite = series.values[np.isfinite(series.values)]
-    return finite.size > 0 and (series.name not in OPTIONAL or bool(finite.any()))
 
 
 def _evaluations(records: Records) -> Iterator[Panel]:

@@ -86,10 +86,7 @@ def denormalise(images: Tensor, inverse: Inverse) -> Tensor:
 
 
 def read_caption(ids: Sequence[int], decode: Decoder) -> Caption:
-    """Return the text of token ids padded with zeros, without start and end where it has both.
-
-    Ids outside the vocabulary are shown as numbers.
-    """
+    """Return the text of zero-padded token ids, without start and end; unknown ids as numbers."""
     used = max((index + 1 for index, token in enumerate(ids) if token), default=0)
     try:
         text = decode(list(ids[:used]))
@@ -107,11 +104,7 @@ def draw_views(samples: Sequence[Sequence[SampleView]], title: str) -> bytes:
 
 
 def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
-    """Return a figure of all samples, as many side by side as fit.
-
-    Views keep their proportions to each other: all are enlarged by the same whole factor, and none
-    of their pixels is interpolated.
-    """
+    """Return a figure of samples side by side, all views enlarged by the same whole factor."""
     factor = _factor(samples[0])
     sizes = (0 if view.pixels is None else view.pixels.shape[1] for view in samples[0])
     widths = [max(TEXT_COLUMN, size * factor) for size in sizes]

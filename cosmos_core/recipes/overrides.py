@@ -25,8 +25,7 @@ from cosmos_core.utils.text import parse_json
 def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
     """Apply assignments in order.
 
-    Raises ValueError, one line, for an unknown key or choice, with the nearest, and for a value of
-    the wrong type or range. `engine.check` decides whether values make sense together.
+    Raises ValueError, one line, for unknown keys and choices, with the nearest, and wrong values.
     """
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
@@ -40,7 +39,6 @@ def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
 
 
 def _replace(record: Any, path: Sequence[str], text: str) -> Any:
-    """Return a copy of a dataclass with the value at `path` replaced."""
     name, *rest = path
     _require_field(record, name)
     old = getattr(record, name)
@@ -49,7 +47,10 @@ def _replace(record: Any, path: Sequence[str], text: str) -> Any:
             raise ValueError(f"{name!r} has no parts")
         new = _replace(old, rest, text)
     elif isinstance(record, TrainConfig) and name == "method":
-        new = _method(text)
+        if text not in METHODS:
+            nearest = _nearest(text, [*METHODS])
+            raise ValueError(f"{text!r} is none of {', '.join(METHODS)}{nearest}")
+        new = METHODS[text]()
     elif isinstance(record, TrainConfig) and name == "architecture":
         new = _architecture(text)
     elif dataclasses.is_dataclass(old):
@@ -78,12 +79,6 @@ def _names(record: Any) -> list[str]:
     return [f.name for f in dataclasses.fields(record) if not (is_method and f.name == "name")]
 
 
-def _method(name: str) -> Any:
-    if name not in METHODS:
-        raise ValueError(f"{name!r} is none of {', '.join(METHODS)}{_nearest(name, [*METHODS])}")
-    return METHODS[name]()
-
-
 def _architecture(text: str) -> Any:
     """Keep a name; read a file, so that a checkpoint of the run states its whole content."""
     value = _parse(text)
@@ -92,7 +87,6 @@ def _architecture(text: str) -> Any:
 
 
 def _parse_like(old: Any, text: str) -> Any:
-    """Parse a text that replaces the value `old`."""
     if isinstance(old, tuple):
         value = _parse(text if text.startswith("[") else f"[{text}]")
         return tuple(value) if isinstance(value, list) else value

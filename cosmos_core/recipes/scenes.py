@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from cosmos_core.config import (
@@ -58,10 +60,8 @@ def _recipe(
         image=ImageViewConfig(
             global_size=64,
             local_size=32,
-            global_scale=(0.4, 1.0),
             flip_p=0.0,
             jitter=(0.2, 0.0, 0.0, 0.0),
-            jitter_p=0.8,
             grayscale_p=0.0,
             blur_p=(0.0, 0.0, 0.0),
             solarize_p=0.0,
@@ -74,26 +74,6 @@ def _recipe(
 def scenes_cosmos() -> TrainConfig:
     """COSMOS on scenes."""
     return _recipe("scenes_cosmos", CosmosMethod(), batch_size=COSMOS_BATCH_SIZE)
-
-
-def scenes_clip() -> TrainConfig:
-    """CLIP on scenes: same data, encoder and samples seen as `scenes_cosmos`."""
-    return _recipe("scenes_clip", ClipMethod())
-
-
-def scenes_slip() -> TrainConfig:
-    """SLIP on scenes, with a head of the scenes' size."""
-    return _recipe("scenes_slip", SlipMethod(hidden=512, out=128))
-
-
-def scenes_silc() -> TrainConfig:
-    """SILC on scenes, with a head of the scenes' size."""
-    return _recipe("scenes_silc", SilcMethod(hidden=512, bottleneck=128, prototypes=1024))
-
-
-def scenes_clip_long() -> TrainConfig:
-    """CLIP on scenes with the training compute of `scenes_cosmos`, counted in FLOPs."""
-    return _recipe("scenes_clip_long", ClipMethod(), LONG_SAMPLES)
 
 
 def scenes_small() -> TrainConfig:
@@ -119,3 +99,18 @@ def debug() -> TrainConfig:
         save=SaveConfig(every=steps // 2),
         watch=WatchConfig(log_every=1),
     )
+
+
+SCENES_RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "scenes_cosmos": scenes_cosmos,
+    "scenes_clip": partial(_recipe, "scenes_clip", ClipMethod()),
+    # With heads of the scenes' size.
+    "scenes_slip": partial(_recipe, "scenes_slip", SlipMethod(hidden=512, out=128)),
+    "scenes_silc": partial(
+        _recipe, "scenes_silc", SilcMethod(hidden=512, bottleneck=128, prototypes=1024)
+    ),
+    # With the FLOPs of scenes_cosmos, whose samples all others see.
+    "scenes_clip_long": partial(_recipe, "scenes_clip_long", ClipMethod(), LONG_SAMPLES),
+    "scenes_small": scenes_small,
+    "debug": debug,
+}

@@ -136,17 +136,9 @@ STYLES = {
 }
 
 RAW_PATTERNS = (
-    "{a}",
-    "{bare}",
-    "photo of {a}",
-    "a photo of {a}",
-    "a photo of the {bare}",
-    "a picture of {a}",
-    "my {bare}",
-    "itap of {a}",
-    "there is {a} in the scene",
-    "nice {bare} photo",
-    "{a} for sale",
+    *("{a}", "{bare}", "photo of {a}", "a photo of {a}", "a photo of the {bare}"),
+    *("a picture of {a}", "my {bare}", "itap of {a}", "there is {a} in the scene"),
+    *("nice {bare} photo", "{a} for sale"),
 )
 
 
@@ -183,10 +175,7 @@ def relation_of(box: Box, other: Box) -> str | None:
 
 
 def describe(rng: np.random.Generator, things: Sequence[Thing], stuff: Sequence[Stuff]) -> Captions:
-    """Return a scene's captions: a list of sentences for each of CAPTION_KEYS.
-
-    `things` has the dominant one first and at least two small ones.
-    """
+    """Return a scene's captions by CAPTION_KEYS. `things` has the dominant one, then small ones."""
     draw = _Draw(rng)
     bare = things[0].kind if draw.chance(0.2) else _bare(things[0], draw)
     raw = draw.pick(RAW_PATTERNS).format(a=_with_article(bare), bare=bare)
@@ -261,10 +250,7 @@ def _with_article(words: str) -> str:
 
 
 def join(sentences: Sequence[str], most_tokens: int) -> str:
-    """Join sentences with ". ", dropping from the end what exceeds `most_tokens`.
-
-    Every word and every full stop is one token of the scenes' tokenizer.
-    """
+    """Join sentences with ". ", dropping from the end what exceeds `most_tokens`."""
     used = accumulate(1 + len(sentence.split()) for sentence in sentences)
     return ". ".join(sentences[: sum(tokens - 1 <= most_tokens for tokens in used)])
 
@@ -293,14 +279,17 @@ def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) ->
     it to something false, it replaces it in one.
     """
     pairs = [(_claim(a), _claim(b)) for a, b in combinations(things, 2)]
-    changes = [(pair, _swapped(*pair, attribute)) for pair in pairs]
-    options = [(pair, new) for pair, new in changes if all(_is_wrong(c, things) for c in new)]
+    options = []
+    for a, b in pairs:
+        first, second = getattr(a, attribute), getattr(b, attribute)
+        swapped = a._replace(**{attribute: second}), b._replace(**{attribute: first})
+        if all(_is_wrong(claim, things) for claim in swapped):
+            options.append(((a, b), swapped))
     if not options:
-        options = [
-            ((a, b), (a, claim))
-            for (a, b), value in product(pairs, _VALUES[attribute])
-            if _is_wrong(claim := b._replace(**{attribute: value}), things)
-        ]
+        for (a, b), value in product(pairs, _VALUES[attribute]):
+            claim = b._replace(**{attribute: value})
+            if _is_wrong(claim, things):
+                options.append(((a, b), (a, claim)))
     right, wrong = options[int(rng.integers(len(options)))]
     return _caption(right), _caption(wrong)
 
@@ -312,11 +301,6 @@ def _claim(thing: Thing) -> Claim:
 def _caption(pair: Sequence[Claim]) -> str:
     """Join two claims as long captions are joined, which begin with the large thing."""
     return ". ".join(claim.sentence for claim in sorted(pair, key=lambda c: c.size != LARGE))
-
-
-def _swapped(a: Claim, b: Claim, attribute: str) -> tuple[Claim, Claim]:
-    first, second = getattr(a, attribute), getattr(b, attribute)
-    return a._replace(**{attribute: second}), b._replace(**{attribute: first})
 
 
 def _is_wrong(claim: Claim, things: Sequence[Thing]) -> bool:

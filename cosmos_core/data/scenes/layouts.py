@@ -45,9 +45,8 @@ def write_layouts(
 ) -> Path:
     """Write the first `count` scenes of a split under `root`, which must not exist yet.
 
-    `layouts` chooses among LAYOUTS, all by default; each scene is rendered once for all of them.
-    They appear at once or not at all. Returns `root`. Raises FileExistsError if it exists,
-    ValueError for an unknown split or layout.
+    `layouts`, by default all of LAYOUTS, appear at once or not at all. Returns `root`. Raises
+    FileExistsError if it exists, ValueError for an unknown split or layout.
     """
     unknown = [name for name in layouts or () if name not in _WRITERS]
     if unknown:
@@ -176,10 +175,7 @@ def _write_records(entries: _Entries, root: Path, split: str) -> _Entries:
 
 
 def _write_choices(entries: _Entries, root: Path, split: str) -> _Entries:
-    """Write one JSON file per attribute in SugarCrepe's form: image, right and wrong caption.
-
-    The images are those of the COCO layout.
-    """
+    """Write a file per attribute in SugarCrepe's form, about the images of the COCO layout."""
     records: dict[str, dict[str, dict[str, str]]] = {name: {} for name in ATTRIBUTES}
     for entry in entries:
         # A stream of its own, so that the captions of scenes stay what they are.

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from cosmos_core.data.scenes import COLOURS, SIDE, SPLIT_SEEDS, STUFF, THINGS
+from cosmos_core.data.scenes import CLASSES, COLOURS, SIDE, SPLIT_SEEDS, STUFF, THINGS
 from cosmos_core.data.scenes.captions import (
     LARGE,
     SMALL,
@@ -53,43 +53,30 @@ class Scene:
 
 
 def split_scenes(split: str, count: int, start: int = 0) -> Iterator[Scene]:
-    """Yield `count` scenes of a split (`train` or `test`), from index `start` on.
-
-    Raises ValueError for an unknown split.
-    """
+    """Yield scenes of a split, from index `start` on. Raises ValueError for unknown splits."""
     if split not in SPLIT_SEEDS:
         raise ValueError(f"unknown split {split!r}; known: {', '.join(SPLIT_SEEDS)}")
     return (render_scene(SPLIT_SEEDS[split], index) for index in range(start, start + count))
 
 
 def render_scene(seed: int, index: int) -> Scene:
-    """Render one scene, the same in any process and in any order.
-
-    Labels take turns, so that any ten scenes in a row have one of each class.
-    """
+    """Render one scene, the same in any process and order; labels take turns."""
     rng = np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, index])))
     label = index % len(THINGS)
-    image, label_map, kinds = _background(rng)
+    region, kinds = _regions(rng)
+    image = sample_texture(rng, kinds[0][0])
+    if len(kinds) == 2:
+        image = cv2.copyTo(sample_texture(rng, kinds[1][0]), region, image)
     ids = np.zeros((SIDE, SIDE), np.uint8)
     placed = _place_all(rng, _plan(rng, label), image, ids)
     things = tuple(_record(plan, ids == number) for number, plan in enumerate(placed, 1))
-    lookup = np.array([0, *(THINGS.index(plan.kind) for plan in placed)], np.uint8)
+    below = [CLASSES.index(kind) for kind, _ in kinds]
+    lookup = np.array([0, *(CLASSES.index(plan.kind) for plan in placed)], np.uint8)
+    label_map = np.where(region > 0, below[-1], below[0]).astype(np.uint8)
     label_map = np.where(ids > 0, lookup[ids], label_map)
-    areas = np.bincount(label_map.ravel(), minlength=len(THINGS) + len(STUFF)) / SIDE**2
-    stuff = tuple(
-        Stuff(kind, where, float(areas[len(THINGS) + STUFF.index(kind)])) for kind, where in kinds
-    )
+    areas = (np.bincount(label_map.ravel(), minlength=len(CLASSES)) / SIDE**2).tolist()
+    stuff = tuple(Stuff(*kind, areas[index]) for kind, index in zip(kinds, below, strict=True))
     return Scene(image, label_map, label, things, stuff, describe(rng, things, stuff))
-
-
-def _background(rng: Rng) -> tuple[Image, Image, list[tuple[str, str]]]:
-    region, kinds = _regions(rng)
-    image = sample_texture(rng, kinds[0][0])
-    indices = [len(THINGS) + STUFF.index(kind) for kind, _ in kinds]
-    if len(kinds) == 2:
-        image = cv2.copyTo(sample_texture(rng, kinds[1][0]), region, image)
-    label_map = np.where(region > 0, indices[-1], indices[0]).astype(np.uint8)
-    return image, label_map, kinds
 
 
 def _regions(rng: Rng) -> tuple[Image, list[tuple[str, str]]]:
@@ -153,7 +140,10 @@ def _place_all(rng: Rng, plans: list[_Plan], image: Image, ids: Image) -> list[_
             continue
         placed.append(plan)
         taken.append((x, y, x + w, y + h))
-        _paste(image, ids, patch, (x, y), len(placed))
+        under, alpha = image[y : y + h, x : x + w], patch[..., 3:]
+        below = (under.astype(np.uint16) * (255 - alpha.astype(np.uint16)) + 127) // 255
+        under[:] = np.minimum(patch[..., :3] + below, 255)
+        ids[y : y + h, x : x + w][alpha[..., 0] >= 128] = len(placed)
     return placed
 
 
@@ -181,10 +171,7 @@ def _patch(rng: Rng, plan: _Plan) -> Image:
 
 
 def _position(rng: Rng, height: int, width: int, taken: list[Box]) -> tuple[int, int, float]:
-    """Return x, y of a small thing and the fraction of its box that others cover.
-
-    The first position tried that is free wins; without one, the freest.
-    """
+    """Return x, y of the first free position, or the freest, and its covered fraction."""
     x = rng.integers(0, SIDE - width + 1, _TRIES)
     y = rng.integers(0, SIDE - height + 1, _TRIES)
     overlap = np.zeros(_TRIES)
@@ -196,16 +183,6 @@ def _position(rng: Rng, height: int, width: int, taken: list[Box]) -> tuple[int,
         overlap += weight * np.maximum(wide, 0) * np.maximum(tall, 0)
     best = int(overlap.argmin())
     return int(x[best]), int(y[best]), float(overlap[best]) / (height * width)
-
-
-def _paste(image: Image, ids: Image, patch: Image, corner: tuple[int, int], number: int) -> None:
-    x, y = corner
-    h, w = patch.shape[:2]
-    under = image[y : y + h, x : x + w]
-    alpha = patch[..., 3:]
-    below = (under.astype(np.uint16) * (255 - alpha.astype(np.uint16)) + 127) // 255
-    under[:] = np.minimum(patch[..., :3] + below, 255)
-    ids[y : y + h, x : x + w][alpha[..., 0] >= 128] = number
 
 
 def _record(plan: _Plan, visible: npt.NDArray[np.bool_]) -> Thing:

@@ -37,10 +37,7 @@ _GLASS: Colour = (168, 214, 240)
 
 
 class Sprite(NamedTuple):
-    """One thing with a long side of `LARGE_SIDE` and `SMALL_SIDE` pixels, centred on its box.
-
-    Premultiplied RGBA (S, S, 4); alpha below 128 is a rim of light outside the thing.
-    """
+    """One thing at two sizes, premultiplied RGBA (S, S, 4); alpha below 128 is light around it."""
 
     large: Image
     small: Image

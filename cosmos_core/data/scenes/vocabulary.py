@@ -74,20 +74,14 @@ def merges() -> list[tuple[str, str]]:
 
 
 def write_merges(path: Path) -> None:
-    """Write the merges as OpenCLIP's SimpleTokenizer reads them: gzip text after one header.
-
-    The time stamp is left out, so that the same vocabulary gives the same bytes.
-    """
+    """Write the merges as OpenCLIP's SimpleTokenizer reads them, without a time stamp."""
     text = "\n".join([_HEADER, *(" ".join(pair) for pair in merges())])
     with open(path, "wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
         file.write(text.encode())
 
 
 def scenes_tokenizer(context_length: int = CONTEXT_LENGTH) -> SimpleTokenizer:
-    """Return OpenCLIP's tokenizer with the bundled vocabulary.
-
-    It maps a list of N texts to int64 tokens (N, context_length).
-    """
+    """Return OpenCLIP's tokenizer with the bundled vocabulary: texts -> int64 (N, length)."""
     # Imported here: it imports torch, which pictures and captions do not need.
     from open_clip.tokenizer import SimpleTokenizer
 

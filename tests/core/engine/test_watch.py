@@ -18,9 +18,8 @@ from support.writing import file_size_limit
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cosmos_core.engine.distributed import World
-from cosmos_core.engine.log import RunLog
-from cosmos_core.engine.log import read_log as read_records
-from cosmos_core.engine.watch import Watch
+from cosmos_core.engine.watch import RunLog, Watch
+from cosmos_core.engine.watch import read_log as read_records
 
 SECOND = World(rank=1, world_size=2)
 TESTS = Path(__file__).parents[2]

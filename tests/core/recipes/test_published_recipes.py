@@ -4,8 +4,7 @@ import math
 
 import pytest
 
-from cosmos_core.recipes import RECIPES
-from cosmos_core.recipes.published import TRAINING_SETS, published_steps
+from cosmos_core.recipes import RECIPES, TRAINING_SETS, published_steps
 
 SETS = ("cc3m", "cc12m", "yfcc15m", "merged30m", "pixelprose")
 
