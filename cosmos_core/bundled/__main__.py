@@ -1,8 +1,5 @@
-"""`python -m cosmos_core.bundled CHECKPOINT NAME`: put trained weights into the package.
-
-Stores student and teacher in float16 (they are loaded into float32 parameters) and writes the
-card beside them from what the checkpoint states of its training.
-"""
+"""`python -m cosmos_core.bundled CHECKPOINT NAME`: put trained weights, in float16, and their card
+into the package."""
 
 from __future__ import annotations
 

@@ -105,26 +105,16 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
         """Yield decoded samples for ever. Raises UnreadableDataError after a pass without any."""
         for number in itertools.count():
             good, last = 0, None
-            for item in self._decoded(lane, number):
+            rng = random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
+            shuffled = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
+            for read in shuffled(self._read(lane, number)):
+                item = read if isinstance(read, Problem) else _decode(*read)
                 good += isinstance(item, _Good)
                 last = item if isinstance(item, Problem) else last
                 yield item
             if not good:
                 why = f"; the last problem: {last}" if last else ""
                 raise UnreadableDataError(f"no good sample in the shards of a worker{why}")
-
-    def _decoded(self, lane: int, number: int) -> Iterator[_Good | Problem]:
-        rng = random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
-        shuffled = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
-        for item in shuffled(self._read(lane, number)):
-            if isinstance(item, Problem):
-                yield item
-                continue
-            seed, read = item
-            try:
-                yield _Good(seed, decode_sample(read.raw))
-            except BadSampleError as bad:
-                yield bad.problem(read.shard, read.key)
 
     def _read(
         self, lane: int, number: int
@@ -142,6 +132,13 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
 class _Good(NamedTuple):
     seed: tuple[int, ...]
     sample: Sample
+
+
+def _decode(seed: tuple[int, ...], read: StreamSample) -> _Good | Problem:
+    try:
+        return _Good(seed, decode_sample(read.raw))
+    except BadSampleError as bad:
+        return bad.problem(read.shard, read.key)
 
 
 class StreamSample(NamedTuple):

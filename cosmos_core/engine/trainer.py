@@ -17,20 +17,10 @@ from torch import nn
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.loading import make_loader
 from cosmos_core.data.samples import Batch, ProblemCounter, Tokenizer
+from cosmos_core.engine import snapshot
 from cosmos_core.engine.build import learning_rate, make_training, teacher_momentum
 from cosmos_core.engine.distributed import World, make_gather, mean_over_processes
 from cosmos_core.engine.evaluate import Evaluator, evaluate
-from cosmos_core.engine.snapshot import (
-    CHECKPOINT,
-    Best,
-    Snapshots,
-    find_state,
-    load_training,
-    random_state,
-    reading,
-    restore_random_state,
-    training_state,
-)
 from cosmos_core.engine.step import normalise, train_step
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
@@ -68,15 +58,15 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, setting: Setting, *, resume: bool = False) -> None:
         self._config, self._setting, self._world = config, setting, setting.world
-        self._checkpoint = setting.output / CHECKPOINT
-        self._snapshots = Snapshots(setting.output, config.save.keep)
-        state = find_state(self._snapshots, setting.output, config, resume=resume)
+        self._checkpoint = setting.output / snapshot.CHECKPOINT
+        self._snapshots = snapshot.Snapshots(setting.output, config.save.keep)
+        state = snapshot.find_state(self._snapshots, setting.output, config, resume=resume)
         self._training = make_training(config, self._world)
         self._gather = make_gather(self._world, config.optim.gradient)
         self._problems = ProblemCounter(config.data.max_bad)
         self._mean = torch.tensor(setting.mean, device=self._world.device)
         self._std = torch.tensor(setting.std, device=self._world.device)
-        self._done, self._seconds, self._random = 0, 0.0, random_state()
+        self._done, self._seconds, self._random = 0, 0.0, snapshot.random_state()
         self._saved: int | None = None  # steps of the newest snapshot
         if state is not None:
             self._resume(state)
@@ -91,7 +81,7 @@ class Trainer:
         start = time.monotonic() - self._seconds
         watch = Watch(config, setting.output, world, first_step=self._done)
         inverse = Inverse(setting.mean, setting.std, setting.decode)
-        pictures = RunPictures(config, setting.output, watch, inverse, world, first_step=self._done)
+        pictures = RunPictures(watch, inverse)
         with StopRequest(world) as stop, watch, pictures:
             for batch in self._batches(shards, watch, stop):
                 views = self._views(batch)
@@ -110,13 +100,13 @@ class Trainer:
         return Outcome(self._done, config.optim.steps, self._checkpoint)
 
     def _resume(self, state: Mapping[str, Any]) -> None:
-        load_training(self._training, state)
-        with reading(state, "problems"):
+        snapshot.load_training(self._training, state)
+        with snapshot.reading(state, "problems"):
             self._problems.load(state["problems"])
-        with reading(state, "random"):
+        with snapshot.reading(state, "random"):
             self._random = state["random"][self._world.rank % len(state["random"])]
-            restore_random_state(self._random)
-        with reading(state, "seconds"):
+            snapshot.restore_random_state(self._random)
+        with snapshot.reading(state, "seconds"):
             self._seconds = float(state["seconds"])
         self._saved = self._done = state["step"]
 
@@ -133,7 +123,8 @@ class Trainer:
                 first_step=self._done,
             )
             batches = iter(loader)
-        restore_random_state(self._random)  # a loader may draw from the generators as it starts
+        # A loader may draw from the generators as it starts.
+        snapshot.restore_random_state(self._random)
         while self._done < config.optim.steps:
             with watch.waiting():
                 batch = _next(batches, stop)
@@ -187,13 +178,13 @@ class Trainer:
         if name not in metrics:
             raise ValueError(f"save.best names {name}, not among {', '.join(sorted(metrics))}")
         if best is None or metrics[name] > best.value:
-            self._snapshots.note_best(Best(self._done, metrics[name]))
+            self._snapshots.note_best(snapshot.Best(self._done, metrics[name]))
 
     def _save(self) -> None:
         """Write a snapshot of all processes and a checkpoint of the weights, in the first."""
         state = {
-            **training_state(self._training, self._config),
-            "random": self._world.gather(random_state()),
+            **snapshot.training_state(self._training, self._config),
+            "random": self._world.gather(snapshot.random_state()),
             "problems": self._problems.state(),
             "seconds": self._seconds,
         }

@@ -50,18 +50,18 @@ class Watch:
     """
 
     def __init__(self, config: TrainConfig, output: Path, world: World, *, first_step: int) -> None:
-        self._config, self._output, self._world = config, output, world
-        self._first_step, self._batch_size = first_step, config.optim.batch_size
+        self.config, self.output, self.world, self.first_step = config, output, world, first_step
+        self._batch_size = config.optim.batch_size
         self._since_start, self._since_line = _Meter(), _Meter()
         self._display: _Display | None = None
         self._log: RunLog | None = None
         self._stack = ExitStack()
 
     def __enter__(self) -> Watch:
-        if self._world.rank == 0:
-            self._log = RunLog(self._output, self._first_step)
+        if self.world.rank == 0:
+            self._log = RunLog(self.output, self.first_step)
             self._stack.callback(self._log.close)
-            self._display = self._stack.enter_context(_Display(self._config, self._first_step))
+            self._display = self._stack.enter_context(_Display(self.config, self.first_step))
             if not has_tensorboard():
                 self.say(NO_TENSORBOARD)
         self._since_start, self._since_line = _Meter(), _Meter()
@@ -94,7 +94,7 @@ class Watch:
             meter.steps += 1
         if self._display is not None:
             self._display.update(step + 1, record, self._since_start.pace(self._batch_size))
-        if step % self._config.watch.log_every == 0 or step == self._config.optim.steps - 1:
+        if step % self.config.watch.log_every == 0 or step == self.config.optim.steps - 1:
             self._write(step, record)
 
     def evaluation(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -114,7 +114,7 @@ class Watch:
     def _write(self, step: int, record: Mapping[str, float]) -> None:
         """Log a step, with the longest wait and the largest memory of all processes."""
         pace = self._since_line.pace(self._batch_size)
-        pairs = self._world.gather((pace.data_wait, _peak_memory_bytes()))
+        pairs = self.world.gather((pace.data_wait, _peak_memory_bytes()))
         waits, memory = zip(*pairs, strict=True)
         if self._log is not None:
             timing = {**pace._asdict(), "data_wait": max(waits), "memory_bytes": max(memory)}
@@ -200,21 +200,12 @@ class RunPictures(AbstractContextManager["RunPictures"]):
     It uses no random generator, and reports errors in a line: the training stays the same.
     """
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        output: Path,
-        watch: Watch,
-        inverse: Inverse,
-        world: World,
-        *,
-        first_step: int,
-    ) -> None:
-        self._config, self._output, self._watch, self._inverse = config, output, watch, inverse
-        self._draws = config.watch.pictures and world.rank == 0
-        self._first_step, self._is_first = first_step, True
+    def __init__(self, watch: Watch, inverse: Inverse) -> None:
+        self._watch, self._inverse, self._config = watch, inverse, watch.config
+        self._draws = self._config.watch.pictures and watch.world.rank == 0
+        self._output, self._first_step, self._is_first = watch.output, watch.first_step, True
         self._drawn, self._took = time.monotonic(), GUESS
-        self._title = f"{config.recipe} ({config.method.name})"
+        self._title = f"{self._config.recipe} ({self._config.method.name})"
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Draw the final curves, also of a run that fails, but not where a user interrupts."""

@@ -22,6 +22,15 @@ class ClipFeatures(NamedTuple):
     logit_scale: Tensor
 
 
+class HeadFeatures(NamedTuple):
+    """`ClipFeatures`, and what a head makes of views of the image (V, B, K)."""
+
+    image: Tensor
+    text: Tensor
+    logit_scale: Tensor
+    head: Tensor
+
+
 def clip_features(model: MultiViewCLIP, views: Views) -> ClipFeatures:
     """Encode global images and all captions, each set in one batch."""
     pair = model.encode_pairs(views.global_images, views.texts)
@@ -36,16 +45,13 @@ class ClipMethod:
     counts = ViewCounts(global_images=1, local_images=False, global_texts=1, local_texts=False)
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
-        """Create the towers alone."""
         return create_model(architecture, "clip")
 
     def student_features(self, student: MultiViewCLIP, views: Views) -> ClipFeatures:
-        """Encode the one view of either modality."""
         return clip_features(student, views)
 
     def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> None:
         """Return nothing: the moving average serves evaluation only."""
 
     def loss(self, student: ClipFeatures, teacher: None, gather: Gather) -> LossTerms:
-        """Return the CLIP term alone."""
         return clip_loss(*student, gather)

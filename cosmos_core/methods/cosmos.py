@@ -38,7 +38,6 @@ class CosmosMethod:
         return student
 
     def student_features(self, student: Cosmos, views: Views) -> Features:
-        """Encode all views."""
         crossmodal = self.cross_attention and self.distillation
         features = student.encode_views(views, crossmodal=crossmodal)
         if crossmodal:
@@ -46,11 +45,9 @@ class CosmosMethod:
         return features._replace(image_crossmodal=features.image, text_crossmodal=features.text)
 
     def teacher_features(self, teacher: Cosmos, views: Views) -> Features | None:
-        """Encode the global views."""
         return teacher.encode_globals(views) if self.distillation else None
 
     def loss(self, student: Features, teacher: Features | None, gather: Gather) -> LossTerms:
-        """Return CLIP plus distillation."""
         if teacher is None:
             return clip_loss(student.image[:2], student.text, student.logit_scale, gather)
         return cosmos_loss(student, teacher, gather)

@@ -11,20 +11,11 @@ from torch import Tensor
 
 from cosmos_core.config import STRICT, Positive
 from cosmos_core.losses import clip_loss, move_center, silc_loss
-from cosmos_core.methods.clip import clip_features
+from cosmos_core.methods.clip import HeadFeatures, clip_features
 from cosmos_core.model.build import Architecture, create_model, model_config
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.heads import HEAD, PrototypeHead
 from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
-
-
-class SilcStudent(NamedTuple):
-    """`ClipFeatures` with `prototypes` (L, B, K): logits of the local views."""
-
-    image: Tensor
-    text: Tensor
-    logit_scale: Tensor
-    prototypes: Tensor
 
 
 class SilcTeacher(NamedTuple):
@@ -45,28 +36,25 @@ class SilcMethod:
     counts = ViewCounts(global_images=2, local_images=True, global_texts=1, local_texts=False)
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
-        """Create the towers and a head of prototypes."""
         student = create_model(architecture, "clip")
         width = model_config(architecture)["embed_dim"]
         head = PrototypeHead(width, self.hidden, self.bottleneck, self.prototypes)
         student.add_module(HEAD, head)
         return student
 
-    def student_features(self, student: MultiViewCLIP, views: Views) -> SilcStudent:
-        """Encode the global views and the caption, and the local views to prototypes."""
+    def student_features(self, student: MultiViewCLIP, views: Views) -> HeadFeatures:
         prototypes = _prototypes(student, views.local_images)
-        return SilcStudent(*clip_features(student, views), prototypes)
+        return HeadFeatures(*clip_features(student, views), prototypes)
 
     @torch.no_grad()
     def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> SilcTeacher:
-        """Encode the global views to prototypes."""
         logits = _prototypes(teacher, views.global_images)
         return SilcTeacher(logits, teacher.get_buffer(f"{HEAD}.center"))
 
-    def loss(self, student: SilcStudent, teacher: SilcTeacher, gather: Gather) -> LossTerms:
+    def loss(self, student: HeadFeatures, teacher: SilcTeacher, gather: Gather) -> LossTerms:
         """Return CLIP plus distillation, unweighted."""
         terms = clip_loss(student.image, student.text, student.logit_scale, gather)
-        terms = terms._replace(distill=silc_loss(student.prototypes, *teacher))
+        terms = terms._replace(distill=silc_loss(student.head, *teacher))
         move_center(teacher.center, teacher.prototypes, terms.total, gather)
         return terms
 

@@ -6,28 +6,16 @@ The head has no batch normalisation and reads the joint embedding, not the tower
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
-from torch import Tensor
 
 from cosmos_core.config import STRICT, Positive
 from cosmos_core.losses import slip_loss
-from cosmos_core.methods.clip import clip_features
+from cosmos_core.methods.clip import HeadFeatures, clip_features
 from cosmos_core.model.build import Architecture, create_model, model_config
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.heads import HEAD, ProjectionHead
 from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
-
-
-class SlipFeatures(NamedTuple):
-    """`ClipFeatures` with `projections` (2, B, P), L2-normalised."""
-
-    image: Tensor
-    text: Tensor
-    logit_scale: Tensor
-    projections: Tensor
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
@@ -40,21 +28,19 @@ class SlipMethod:
     counts = ViewCounts(global_images=2, local_images=False, global_texts=1, local_texts=False)
 
     def create_student(self, architecture: Architecture) -> MultiViewCLIP:
-        """Create the towers and a projection head."""
         student = create_model(architecture, "clip")
         width = model_config(architecture)["embed_dim"]
         student.add_module(HEAD, ProjectionHead(width, self.hidden, self.out))
         return student
 
-    def student_features(self, student: MultiViewCLIP, views: Views) -> SlipFeatures:
-        """Encode both image views and the caption, and project the image views."""
+    def student_features(self, student: MultiViewCLIP, views: Views) -> HeadFeatures:
         features = clip_features(student, views)
         projections = student.get_submodule(HEAD)(features.image)
-        return SlipFeatures(*features, F.normalize(projections, dim=-1))
+        return HeadFeatures(*features, F.normalize(projections, dim=-1))
 
     def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> None:
         """Return nothing: the moving average serves evaluation only."""
 
-    def loss(self, student: SlipFeatures, teacher: None, gather: Gather) -> LossTerms:
+    def loss(self, student: HeadFeatures, teacher: None, gather: Gather) -> LossTerms:
         """Return CLIP plus SimCLR, unweighted as published."""
         return slip_loss(*student, gather)

@@ -15,12 +15,7 @@ import open_clip
 import safetensors.torch
 import torch
 from huggingface_hub import ModelCardData
-from open_clip.constants import (
-    HF_CONFIG_NAME,
-    HF_SAFE_WEIGHTS_NAME,
-    OPENAI_DATASET_MEAN,
-    OPENAI_DATASET_STD,
-)
+from open_clip import constants
 
 from cosmos_core.model.build import Architecture, model_config, openclip_config
 from cosmos_core.model.checkpoint import (
@@ -88,8 +83,8 @@ def preprocess_config(architecture: Architecture) -> dict[str, Any]:
     """Return OpenCLIP's preprocessing of images; their size is the model's."""
     stated = model_config(architecture).get("preprocess", {})
     return {
-        "mean": list(stated.get("mean") or OPENAI_DATASET_MEAN),
-        "std": list(stated.get("std") or OPENAI_DATASET_STD),
+        "mean": list(stated.get("mean") or constants.OPENAI_DATASET_MEAN),
+        "std": list(stated.get("std") or constants.OPENAI_DATASET_STD),
         "interpolation": "bicubic",
         "resize_mode": "shortest",
     }
@@ -102,8 +97,9 @@ def _write_openclip(folder: Path, model: MultiViewCLIP, config: Mapping[str, Any
     state = model.state_dict()
     tensors = {key: state[key].contiguous() for key in keys}
     content = safetensors.torch.save(tensors, {"format": "pt"})
-    write_atomically(folder / HF_SAFE_WEIGHTS_NAME, content)
-    write_atomically(folder / HF_CONFIG_NAME, (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(folder / constants.HF_SAFE_WEIGHTS_NAME, content)
+    text = json.dumps(config, indent=2) + "\n"
+    write_atomically(folder / constants.HF_CONFIG_NAME, text.encode())
 
 
 def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:

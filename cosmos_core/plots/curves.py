@@ -145,13 +145,8 @@ def _draw(axes: Axes, panel: Panel) -> None:
         lines.setdefault(series.name, line)
     if len(panel.series) > 1:
         title = "dashed: student" if any(series.dashed for series in panel.series) else None
-        style: dict[str, Any] = {
-            "title": title,
-            "fontsize": 8,
-            "title_fontsize": 8,
-            "framealpha": 0.5,
-        }
-        axes.legend([*lines.values()], [*lines], **style)
+        small: dict[str, Any] = {"fontsize": 8, "title_fontsize": 8}
+        axes.legend([*lines.values()], [*lines], title=title, framealpha=0.5, **small)
     values = np.concatenate([series.values for series in panel.series])
     positive = values[values > 0]
     if panel.wide and positive.size and positive.max() > 10 * positive.min():

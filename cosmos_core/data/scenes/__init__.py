@@ -7,8 +7,6 @@ renders, `captions` describes, `layouts` writes files, `vocabulary` is the token
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
 SIDE = 128
 """Height and width of a scene, in pixels."""
 
@@ -22,38 +20,34 @@ CLASSES = THINGS + STUFF
 """Classes of the label map, in order of their indices: things first."""
 
 TRAIN, TEST = "train", "test"
-SPLIT_SEEDS = MappingProxyType({TRAIN: 0, TEST: 1})
+SPLIT_SEEDS = {TRAIN: 0, TEST: 1}
 """Seed of each split: disjoint streams of scenes, each indexed from 0."""
 
-PALETTE = MappingProxyType(
-    {
-        "red": (214, 40, 40),
-        "orange": (242, 132, 28),
-        "yellow": (247, 214, 44),
-        "green": (66, 168, 62),
-        "blue": (44, 96, 214),
-        "purple": (138, 66, 178),
-        "pink": (244, 138, 184),
-        "white": (240, 240, 236),
-        "brown": (140, 88, 48),
-    }
-)
+PALETTE = {
+    "red": (214, 40, 40),
+    "orange": (242, 132, 28),
+    "yellow": (247, 214, 44),
+    "green": (66, 168, 62),
+    "blue": (44, 96, 214),
+    "purple": (138, 66, 178),
+    "pink": (244, 138, 184),
+    "white": (240, 240, 236),
+    "brown": (140, 88, 48),
+}
 """Colour word -> RGB in 0..255."""
 
 # The first colour of a kind is its commonest; every colour belongs to at least two kinds, so
 # that neither colour nor outline alone names the class.
-COLOURS = MappingProxyType(
-    {
-        "apple": ("red", "green", "yellow", "pink"),
-        "ball": ("blue", "red", "green", "orange", "purple", "pink"),
-        "boat": ("white", "red", "blue", "green", "orange"),
-        "car": ("red", "blue", "white", "green", "yellow", "purple"),
-        "fish": ("orange", "blue", "red", "yellow", "purple"),
-        "house": ("white", "yellow", "blue", "pink", "brown", "red"),
-        "ladybird": ("red", "orange", "yellow", "pink"),
-        "mushroom": ("red", "brown", "purple", "orange", "blue"),
-        "sunflower": ("yellow", "orange", "white", "pink", "purple"),
-        "tree": ("green", "orange", "yellow", "pink", "red"),
-    }
-)
+COLOURS = {
+    "apple": ("red", "green", "yellow", "pink"),
+    "ball": ("blue", "red", "green", "orange", "purple", "pink"),
+    "boat": ("white", "red", "blue", "green", "orange"),
+    "car": ("red", "blue", "white", "green", "yellow", "purple"),
+    "fish": ("orange", "blue", "red", "yellow", "purple"),
+    "house": ("white", "yellow", "blue", "pink", "brown", "red"),
+    "ladybird": ("red", "orange", "yellow", "pink"),
+    "mushroom": ("red", "brown", "purple", "orange", "blue"),
+    "sunflower": ("yellow", "orange", "white", "pink", "purple"),
+    "tree": ("green", "orange", "yellow", "pink", "red"),
+}
 """Kind of thing -> the colours it comes in, commonest first."""

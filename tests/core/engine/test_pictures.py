@@ -181,9 +181,8 @@ def test_a_run_that_diverges_leaves_its_curves(setting, scene_shards):
     assert (setting.output / "losses.png").read_bytes() == draw_curves(records, title)
 
 
-def make(chosen, setting, watch, world=SINGLE_PROCESS):
-    inverse = Inverse(setting.mean, setting.std, setting.decode)
-    return RunPictures(chosen, setting.output, watch, inverse, world, first_step=0)
+def make(setting, watch):
+    return RunPictures(watch, Inverse(setting.mean, setting.std, setting.decode))
 
 
 def test_other_processes_draw_nothing(setting):
@@ -194,7 +193,7 @@ def test_other_processes_draw_nothing(setting):
     for rank in (1, 0):
         world = World(rank=rank, world_size=2)
         watch = Watch(chosen, setting.output, world, first_step=0)
-        with make(chosen, setting, watch, world) as drawing:
+        with make(setting, watch) as drawing:
             drawing.batch(views)
         assert names(setting.output) == ([] if rank else ["losses.png", "views.png"])
 
@@ -204,7 +203,7 @@ def test_curves_are_drawn_again_only_when_that_costs_little(setting, monkeypatch
     curves = setting.output / "losses.png"
     with Watch(config(), setting.output, SINGLE_PROCESS, first_step=0) as watch:
         watch.step(0, {"clip": 2.0})
-        with make(config(), setting, watch) as drawing:
+        with make(setting, watch) as drawing:
             drawing.curves()
             assert not curves.exists()  # a second's work within the first hundred seconds
             monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 100)
@@ -220,6 +219,6 @@ def test_an_interrupted_user_does_not_wait_for_a_picture(setting):
     setting.output.mkdir()
     with Watch(config(), setting.output, SINGLE_PROCESS, first_step=0) as watch:
         watch.step(0, {"clip": 2.0})
-        with pytest.raises(KeyboardInterrupt), make(config(), setting, watch):
+        with pytest.raises(KeyboardInterrupt), make(setting, watch):
             raise KeyboardInterrupt
     assert not (setting.output / "losses.png").exists()
