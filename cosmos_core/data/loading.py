@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.index import SampleIndex, index_shards
-from cosmos_core.data.order import BatchOrder, Draw, Schedule
 from cosmos_core.data.samples import (
     BadSampleError,
     Batch,
@@ -27,7 +26,7 @@ from cosmos_core.data.samples import (
     ViewMaker,
     decode_sample,
 )
-from cosmos_core.data.shards import parse_shards
+from cosmos_core.data.shards import BatchOrder, Draw, Schedule, parse_shards
 from cosmos_core.data.stream import StreamBatches
 from cosmos_core.data.workers import worker_lifetime
 

@@ -18,7 +18,6 @@ import webdataset
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.gopen import set_options
 
-from cosmos_core.data.order import Schedule
 from cosmos_core.data.samples import (
     IMAGE_SUFFIXES,
     SAMPLE_SUFFIXES,
@@ -33,7 +32,7 @@ from cosmos_core.data.samples import (
     ViewMaker,
     decode_sample,
 )
-from cosmos_core.data.shards import ShardError, ShardSets
+from cosmos_core.data.shards import Schedule, ShardError, ShardSets
 from cosmos_core.data.tar import Readable, TarError, TarReader, split_name
 
 SHUFFLE_BUFFER = 1000  # undecoded samples: about 100 MB of photographs in each worker

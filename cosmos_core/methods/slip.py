@@ -13,8 +13,7 @@ from cosmos_core.config import STRICT, Positive
 from cosmos_core.losses import slip_loss
 from cosmos_core.methods.clip import HeadFeatures, clip_features
 from cosmos_core.model.build import Architecture, create_model, model_config
-from cosmos_core.model.clip import MultiViewCLIP
-from cosmos_core.model.heads import HEAD, ProjectionHead
+from cosmos_core.model.clip import HEAD, MultiViewCLIP, ProjectionHead
 from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 

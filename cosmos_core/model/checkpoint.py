@@ -19,8 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from cosmos_core.model.build import MODELS, Architecture, ModelKind, create_model, model_kind
-from cosmos_core.model.clip import MultiViewCLIP
-from cosmos_core.model.heads import HEAD
+from cosmos_core.model.clip import HEAD, MultiViewCLIP
 from cosmos_core.utils.files import write_atomically
 from cosmos_core.utils.text import parse_json
 

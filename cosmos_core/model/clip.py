@@ -1,4 +1,4 @@
-"""OpenCLIP's CLIP for views of several sizes and captions of several lengths."""
+"""OpenCLIP's CLIP for views of several sizes and captions of several lengths, and heads on it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import open_clip
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cosmos_core.model.packed import Packing, Run, pack_blocks, through_blocks
 
@@ -16,6 +16,7 @@ from cosmos_core.model.packed import Packing, Run, pack_blocks, through_blocks
 # calls of the attention: those cost little on a CPU, and a launch of kernels each on a GPU.
 LENGTH_STEPS = {"cpu": 4}
 OTHER_LENGTH_STEP = 16
+HEAD = "head"  # of a model, used in training alone: checkpoints leave it out
 
 
 class Tokens(NamedTuple):
@@ -70,10 +71,10 @@ class MultiViewCLIP(open_clip.CLIP):
         whole = min(keep, 1) if reads_class else len(runs)
         images = sum(run.sequences for run in runs[whole:])
         ends = torch.zeros(images, dtype=torch.long, device=x.device)
-        encoded = through_blocks(visual.transformer, x, Packing(runs, False), whole, ends)
-        pieces = encoded.whole.split([run.tokens for run in runs[:whole]])
+        x, at_ends = through_blocks(visual.transformer, x, Packing(runs, False), whole, ends)
+        pieces = x.split([run.tokens for run in runs[:whole]])
         views = [piece.view(*run, -1) for piece, run in zip(pieces, runs[:whole], strict=True)]
-        pooled = [visual._pool(view) for view in (*views, encoded.ends[:, None])]
+        pooled = [visual._pool(view) for view in (*views, at_ends[:, None])]
         features = torch.cat([feature for feature, _ in pooled])
         return Tokens(features @ visual.proj, pooled[0][1][:keep])
 
@@ -105,10 +106,10 @@ class MultiViewCLIP(open_clip.CLIP):
         x = self.token_embedding(torch.cat([t.flatten() for t in trimmed]))
         x = x + F.embedding(torch.cat(positions), self.positional_embedding)
         whole, others = min(keep, 1), ends[order[keep:]]
-        encoded = through_blocks(self.transformer, x, Packing(runs, True), whole, others)
-        tokens = self.ln_final(encoded.whole).view(keep, texts.shape[1], x.shape[-1])
+        x, at_ends = through_blocks(self.transformer, x, Packing(runs, True), whole, others)
+        tokens = self.ln_final(x).view(keep, texts.shape[1], x.shape[-1])
         first = tokens[torch.arange(keep, device=ends.device), ends[:keep]]
-        pooled = torch.cat([first, self.ln_final(encoded.ends)])[order.argsort()]
+        pooled = torch.cat([first, self.ln_final(at_ends)])[order.argsort()]
         return Tokens(pooled @ self.text_projection, tokens)
 
 
@@ -143,3 +144,36 @@ def sort_by_length(ends: Tensor, context: int, keep: int) -> tuple[Tensor, tuple
     found, counts = lengths[order].unique_consecutive(return_counts=True)
     runs = zip(counts.tolist(), found.tolist(), strict=True)
     return order, tuple(Run(count, length or context) for count, length in runs)
+
+
+class ProjectionHead(nn.Sequential):
+    """Three linear layers, (..., embed_dim) -> (..., out).
+
+    Unlike SLIP's, it has no batch normalisation: projections do not depend on how a batch is split.
+    """
+
+    def __init__(self, embed_dim: int, hidden: int, out: int) -> None:
+        super().__init__(
+            nn.Linear(embed_dim, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, out),
+        )
+
+
+class PrototypeHead(nn.Module):
+    """DINO's head (arXiv 2104.14294): an MLP to a bottleneck of unit length, then K prototypes of
+    unit length; `center` is the running mean of the logits."""
+
+    center: Tensor
+
+    def __init__(self, embed_dim: int, hidden: int, bottleneck: int, prototypes: int) -> None:
+        super().__init__()
+        self.mlp = ProjectionHead(embed_dim, hidden, bottleneck)
+        self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck))
+        self.register_buffer("center", torch.zeros(prototypes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(..., D) -> cosines with the prototypes (..., K)."""
+        return F.normalize(self.mlp(features), dim=-1) @ F.normalize(self.prototypes, dim=-1).T

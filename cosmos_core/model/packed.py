@@ -47,13 +47,6 @@ class Packing:
         return sum(run.tokens for run in self.runs)
 
 
-class Encoded(NamedTuple):
-    """`whole` (T', W), all tokens of the first runs; `ends` (M, W), one of each other sequence."""
-
-    whole: Tensor
-    ends: Tensor
-
-
 class PackedBlock(ResidualAttentionBlock):
     """OpenCLIP's block, which can also be called with a packing; see `pack_blocks`."""
 
@@ -96,10 +89,11 @@ def pack_blocks(transformer: Transformer) -> None:
 
 def through_blocks(
     transformer: Transformer, x: Tensor, packing: Packing, whole: int, ends: Tensor
-) -> Encoded:
+) -> tuple[Tensor, Tensor]:
     """Map embedded tokens (T, W) through all blocks.
 
-    Return all tokens of the first `whole` runs, and of the other M sequences those at `ends` (M,).
+    Return all tokens (T', W) of the first `whole` runs, and those at `ends` (M,) of the other M
+    sequences (M, W).
     """
     first = Packing(packing.runs[:whole], packing.causal)
     rest = Packing(packing.runs[whole:], packing.causal, ends)
@@ -110,10 +104,10 @@ def through_blocks(
     if first.runs:
         complete = _call(transformer, last, complete, None, first)
     if not rest.runs:
-        return Encoded(complete, others)
+        return complete, others
     lengths = [run.length for run in rest.runs for _ in range(run.sequences)]
     starts = torch.tensor([0, *lengths[:-1]], device=x.device).cumsum(0)
-    return Encoded(complete, _call(transformer, last, others[starts + ends], others, rest))
+    return complete, _call(transformer, last, others[starts + ends], others, rest)
 
 
 def _call(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cosmos_core.data.order import BatchOrder, Schedule
+from cosmos_core.data.shards import BatchOrder, Schedule
 
 
 def batches(size, schedule, **order):

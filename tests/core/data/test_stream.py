@@ -21,9 +21,8 @@ from support.shards import (
 )
 
 from cosmos_core.data.loading import make_loader
-from cosmos_core.data.order import Schedule
 from cosmos_core.data.samples import Problem, UnreadableDataError
-from cosmos_core.data.shards import ShardError, ShardSets
+from cosmos_core.data.shards import Schedule, ShardError, ShardSets
 from cosmos_core.data.stream import StreamBatches, read_stream
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create")

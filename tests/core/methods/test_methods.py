@@ -24,7 +24,7 @@ from cosmos_core import methods as package
 from cosmos_core.engine.build import make_training
 from cosmos_core.losses import contrastive_loss, gather_locally
 from cosmos_core.methods.cosmos import CosmosMethod
-from cosmos_core.model.heads import HEAD, PrototypeHead
+from cosmos_core.model.clip import HEAD, PrototypeHead
 from cosmos_core.types import LossTerms, ViewCounts
 
 
