@@ -189,7 +189,6 @@ IN_A_TERMINAL = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from support.training import World()
 from support.watching import TERMS, Watch, World, watch_config
 config = watch_config(steps=6, log_every=1)
 with Watch(config, Path(sys.argv[1]), World(), first_step=0) as watch:
