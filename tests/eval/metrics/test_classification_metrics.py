@@ -71,3 +71,8 @@ def test_confusion_pairs_are_those_of_a_confusion_matrix() -> None:
     assert all(matrix[pair.true, pair.predicted] == pair.images for pair in pairs)
     counts = [pair.images for pair in pairs]
     assert counts == sorted(counts, reverse=True)
+
+
+def test_the_ten_most_frequent_pairs_are_the_default() -> None:
+    labels, predicted = np.arange(12), np.roll(np.arange(12), 1)
+    assert len(confusion_pairs(labels, predicted)) == 10

@@ -236,3 +236,13 @@ def test_a_size_without_things_has_no_metrics() -> None:
     assert all(
         np.isnan(value) == name.endswith(("medium", "large")) for name, value in found.items()
     )
+
+
+def test_a_thing_alone_has_no_other_names() -> None:
+    label = np.array([[1, 0], [0, 0]])
+    scores = score_maps(np.full((1, 2, 2), 0.25), cover(label, [1], (2, 2), 255))
+    assert scores.mass.tolist() == [0.25]
+    assert np.isnan(scores.other_names).all()
+    both = score_maps(np.full((2, 2, 2), 0.25), cover(label, [0, 1], (2, 2), 255))
+    assert both.mass.tolist() == [0.75, 0.25]
+    assert both.other_names.tolist() == [0.75, 0.25]

@@ -117,3 +117,19 @@ def test_features_that_are_not_finite() -> None:
         single_hits(EYE, broken, np.array([0]), [np.array([0, 1])])
     with pytest.raises(ValueError, match="NaN"):
         pair_hits(broken, EYE, np.array([[0, 1]]), np.array([[0, 1]]))
+
+
+@pytest.mark.parametrize(
+    ("captions", "text", "image"),
+    [
+        ([[2, 0], [0, 3]], True, True),
+        ([[2, 0], [2, 3]], False, True),  # both captions fit the first image equally well
+        ([[3, 2], [0, 2]], False, True),  # ... the second image
+        ([[2, 2], [0, 3]], True, False),  # both images fit the first caption equally well
+        ([[3, 0], [2, 2]], True, False),  # ... the second caption
+    ],
+)
+def test_a_tie_within_a_pair_is_a_miss(captions: list[list[int]], text: bool, image: bool) -> None:
+    one = np.array([[0, 1]])
+    hits = pair_hits(np.eye(2, dtype=np.float32), np.array(captions, np.float32), one, one)
+    assert (hits.text.tolist(), hits.image.tolist()) == ([text], [image])
