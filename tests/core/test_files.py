@@ -34,6 +34,7 @@ def forget_folders():
     files._cleared.clear()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["replacing", "appearing"])
 def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_path, kind):
     for name in (".notes.tmp", "a.part", ".0123abcd.tmp", f".{'0' * 8}-{'0' * 31}.tmp"):

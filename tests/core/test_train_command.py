@@ -29,6 +29,7 @@ def train(*arguments):
     return forked.run(arguments, timeout=120)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("recipe", ["scenes_cosmos", "scenes_clip"])
 def test_trains_logs_and_saves(tmp_path, recipe):
     done = train(recipe, *TINY, "--set", "optim.steps=3", "--output", str(tmp_path / "run"))

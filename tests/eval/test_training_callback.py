@@ -153,6 +153,7 @@ def test_an_image_that_cannot_be_read_is_one_line(checkpoint, tmp_path):
         evaluate(training, checkpoint, watch, World())
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_samples_and_agree(checkpoint, data_sets, expected):
     first, second = run_processes(evaluate_together, 2, checkpoint, data_sets)
     for record in (first, second):

@@ -81,6 +81,7 @@ def test_recomputed_blocks_keep_less_for_backward():
     assert kept[1] < 0.4 * kept[0]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # PyTorch's own
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # PyTorch's own
 def test_compiled_blocks_give_the_same_losses(monkeypatch):

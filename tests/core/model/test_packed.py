@@ -113,6 +113,7 @@ def test_attention_in_bfloat16_is_near_the_formula(masked):
     torch.testing.assert_close(exact, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # PyTorch's own
 def test_another_packing_does_not_compile_a_block_again(transformers):
     """The second makes sizes dynamic; then all is compiled."""

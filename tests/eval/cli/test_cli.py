@@ -85,6 +85,7 @@ def test_light_commands_import_no_heavy_package(tmp_path, make_result):
     assert dict(zip(LIGHT, reports, strict=True)) == {words: [0, True, []] for words in LIGHT}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "arguments"),
     [(0.5, ["--help"]), (1.0, ["run", "--dry-run", "--suite", "paper-classification"])],

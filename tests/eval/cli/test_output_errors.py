@@ -17,6 +17,8 @@ from support.models import store
 from cosmos_eval.cli.app import main
 from cosmos_eval.results.store import read_samples
 
+pytestmark = pytest.mark.slow  # starts processes of its own
+
 BASE = ["--baseline", "base.json"]
 
 
