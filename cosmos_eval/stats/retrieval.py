@@ -1,7 +1,8 @@
 """Image-text retrieval: the rank of the best positive of every query, by counting.
 
 Tie rule: an item that scores the same as the best positive counts as above it, unless it is a
-positive itself. A model that gives every pair one score is thereby ranked last, not first.
+positive itself. A model that gives every pair one score is thereby ranked last, not first. Equal
+features tie whatever BLAS makes of them: its kernels may round equal rows of a block differently.
 
 Shapes: N images, M texts, D embedding.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -57,7 +58,7 @@ class _Matrix(NamedTuple):
     """The scores of all texts with all images, of which one block is computed at a time.
 
     Rows are texts in the order of their images, whose numbers are `owner` (M,): positives lie in
-    blocks along the diagonal. `order` (M,) holds the places of the rows in `texts` (M, D). Columns
+    blocks along the diagonal. `order` (M,) holds the indices of the rows in `texts` (M, D). Columns
     are `images` (N, D).
     """
 
@@ -74,9 +75,9 @@ class _Matrix(NamedTuple):
         """(rows, columns): the block of texts with these features."""
         return features @ self.images[columns].T
 
-    def own(self, scores: NDArray[np.float32], rows: slice, columns: slice) -> NDArray[np.float32]:
-        """(rows,) every text's score with its own image, out of a block that holds it."""
-        return scores[np.arange(len(scores)), self.owner[rows] - columns.start]
+    def own(self, block: NDArray[Any], rows: slice, columns: slice) -> NDArray[Any]:
+        """(rows,) every text's value with its own image, out of a block that holds it."""
+        return block[np.arange(len(block)), self.owner[rows] - columns.start]
 
 
 class _Band(NamedTuple):
@@ -124,18 +125,41 @@ def _count(
 ) -> RetrievalRanks:
     """Ranks of images and of rows: one, and what is no positive and no worse than the best."""
     ranks = RetrievalRanks(np.ones(len(matrix.images), int), np.ones(len(matrix.texts), int))
+    image, row = _kinds(matrix.images), _kinds(matrix.texts)[matrix.order]
+    best = np.empty_like(image)  # the kind of the best positive text of every image
+    is_best = of_row == of_image[matrix.owner]
+    best[matrix.owner[is_best]] = row[is_best]
     for home in bands:
         for rows in home.rows:
-            features = matrix.features(rows)
+            features, owner = matrix.features(rows), matrix.owner[rows]
             for band in bands:
                 columns = band.columns
                 scores = matrix.scores(features, columns)
-                above = scores >= of_row[rows, None]
+                above = _above(scores, of_row[rows, None], image[owner], image[columns])
                 ranks.text_to_image[rows] += np.count_nonzero(above, axis=1)
-                above = scores >= of_image[columns]
+                if band is home:
+                    ranks.text_to_image[rows] -= matrix.own(above, rows, columns)
+                above = _above(scores, of_image[columns], row[rows], best[columns])
                 ranks.image_to_text[columns] += np.count_nonzero(above, axis=0)
                 if band is home:
-                    own, owner = matrix.own(scores, rows, columns), matrix.owner[rows]
-                    ranks.text_to_image[rows] -= own >= of_row[rows]
-                    np.subtract.at(ranks.image_to_text, owner, own >= of_image[owner])
+                    np.subtract.at(ranks.image_to_text, owner, matrix.own(above, rows, columns))
     return ranks
+
+
+def _kinds(features: NDArray[np.float32]) -> NDArray[np.int64]:
+    """(n,) a number for every one of (n, D) features, the same for equal ones."""
+    numbers: dict[bytes, int] = {}
+    return np.array([numbers.setdefault(one.tobytes(), len(numbers)) for one in features])
+
+
+def _above(
+    scores: NDArray[np.float32],
+    best: NDArray[np.float32],
+    of_rows: NDArray[np.int64],
+    of_columns: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """Scores no worse than the best positive's, and those of features equal to the positive's."""
+    above = scores >= best
+    equal = np.flatnonzero(np.isin(of_rows, of_columns))
+    above[equal] |= of_rows[equal, None] == of_columns
+    return above

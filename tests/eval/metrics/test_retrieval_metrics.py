@@ -104,6 +104,14 @@ def test_equals_in_other_blocks_tie() -> None:
     assert ranks.text_to_image.tolist() == ranks.image_to_text.tolist() == [2] * 1202
 
 
+def test_equal_features_tie_however_their_scores_are_rounded() -> None:
+    one = np.random.default_rng(7).normal(size=(2, 512)).astype(np.float32)
+    images, texts = np.repeat(one[:1], 1000, axis=0), np.repeat(one[1:], 5000, axis=0)
+    ranks = retrieval_ranks(images, texts, np.arange(5000) // 5)
+    assert set(ranks.image_to_text.tolist()) == {4996}
+    assert set(ranks.text_to_image.tolist()) == {1000}
+
+
 def test_the_whole_score_matrix_is_never_there() -> None:
     rng = np.random.default_rng(8)
     images = rng.normal(size=(3000, 16)).astype(np.float32)

@@ -89,6 +89,17 @@ def test_an_edited_record(tmp_path: Path, part: str | None, change: Any, line: s
     assert verdict.differences[0].startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("change", "found"), [(1e-15, ["edited record"]), (1e-9, ["edited interval of acc1"])]
+)
+def test_a_rounding_of_another_processor(tmp_path: Path, change: float, found: list[str]) -> None:
+    def rounded(record: dict[str, Any]) -> None:
+        record["intervals"]["acc1"]["low"] += change
+
+    verdict = verify(edit(store_result(tmp_path, "cls"), rounded))
+    assert [line.split(":")[0] for line in verdict.differences] == found
+
+
 def test_every_difference_has_a_line(tmp_path: Path) -> None:
     path = edit(store_result(tmp_path, "seg"), lambda r: r["metrics"].update(mIoU=0.5, aAcc=0.5))
     assert [line.split(":")[0] for line in verify(path).differences] == [
