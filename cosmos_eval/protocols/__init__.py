@@ -28,14 +28,13 @@ def known_protocols() -> Mapping[str, Protocol]:
     return {**scenes_protocols(), **RETRIEVAL, **CLASSIFICATION, **SEGMENTATION, **SELECTION}
 
 
-def embedded_protocols() -> Sequence[Protocol]:
-    """Return the data sets that are measured when none is named; none needs a download."""
-    return [known_protocols()[name] for name in DEFAULT]
+def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
+    """Return the data sets that are measured when none is named; none needs a download.
 
-
-def embedded_on_request() -> Sequence[Protocol]:
-    """Return the further ones that are measured when their task is named."""
-    return [known_protocols()[name] for name in ON_REQUEST]
+    `on_request` adds those that are measured when their task alone is named.
+    """
+    known = known_protocols()
+    return [known[name] for name in (*DEFAULT, *(ON_REQUEST if on_request else ()))]
 
 
 def is_embedded(protocol: Protocol) -> bool:

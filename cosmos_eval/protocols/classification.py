@@ -19,12 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from cosmos_eval.types import ClassificationProtocol
-
-_COSMOS = "github.com/ExplainableML/cosmos"
-_CLIP_BENCHMARK = "https://github.com/LAION-AI/CLIP_benchmark (datasets/builder.py)"
 
 
 class ClassList(NamedTuple):
@@ -129,12 +127,13 @@ _OF_CLIP_BENCHMARK: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+_cosmos = partial(ClassificationProtocol, family="cosmos", source="github.com/ExplainableML/cosmos")
+
+
 def _torchvision(line: str) -> ClassificationProtocol:
     dataset, folder, templates, n_classes, n_images, page = line.split()
-    return ClassificationProtocol(
+    return _cosmos(
         dataset=dataset,
-        family="cosmos",
-        source=_COSMOS,
         download=f"https://{page}",
         folder=folder,
         torchvision=dataset,
@@ -146,10 +145,8 @@ def _torchvision(line: str) -> ClassificationProtocol:
 
 
 _PROTOCOLS = (
-    ClassificationProtocol(
+    _cosmos(
         dataset="imagenet1k",
-        family="cosmos",
-        source=_COSMOS,
         download="https://image-net.org/download.php",
         # torchvision.datasets.ImageNet; a parent of it; Kaggle's archive; datasets/README.md of
         # github.com/ExplainableML/cosmos, from three folders; the folder itself.
@@ -162,10 +159,8 @@ _PROTOCOLS = (
         templates="openai-imagenet",
         n_images=50_000,
     ),
-    ClassificationProtocol(
+    _cosmos(
         dataset="imagenetv2",
-        family="cosmos",
-        source=_COSMOS,
         download="https://huggingface.co/datasets/vaishaal/ImageNetV2",
         # As the archive unpacks, and as CLIP Benchmark's imagenetv2.py renames it.
         folder="imagenetv2-matched-frequency-format-val",
@@ -185,7 +180,7 @@ CLASSIFICATION_FAMILIES: Mapping[str, Mapping[str, ClassificationProtocol]] = {
         name: replace(
             protocol,
             family="clip-benchmark",
-            source=_CLIP_BENCHMARK,
+            source="https://github.com/LAION-AI/CLIP_benchmark (datasets/builder.py)",
             **_OF_CLIP_BENCHMARK.get(name, {}),
         )
         for name, protocol in CLASSIFICATION.items()

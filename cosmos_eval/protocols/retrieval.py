@@ -17,15 +17,9 @@ def _below(folders: Sequence[str], parts: Sequence[str]) -> tuple[str, ...]:
     return tuple(str(PurePosixPath(folder, part)) for folder in folders for part in parts)
 
 
-_cosmos = partial(
-    RetrievalProtocol, family="cosmos", source="github.com/ExplainableML/cosmos", bare_names=True
-)
-_karpathy = partial(
-    RetrievalProtocol,
-    family="karpathy",
-    source="github.com/LAION-AI/CLIP_benchmark",
-    bare_names=True,
-)
+_known = partial(RetrievalProtocol, bare_names=True)
+_cosmos = partial(_known, family="cosmos", source="github.com/ExplainableML/cosmos")
+_karpathy = partial(_known, family="karpathy", source="github.com/LAION-AI/CLIP_benchmark")
 
 COCO_IMAGES = "https://cocodataset.org/#download"
 """The page that the images of COCO come from."""
@@ -45,38 +39,10 @@ _COCO_FOLDERS = (".", "coco", "mscoco_captions")
 COCO_VAL2017_IMAGES = _below((*_COCO_FOLDERS[:2], "coco_stuff164k"), ("images/val2017", "val2017"))
 """Where the images of COCO val2017 may lie."""
 
-# The published COSMOS evaluation keeps all captions of COCO val2017 (5,000 images, 25,014
-# captions; some images have more than five): github.com/ExplainableML/cosmos.
-_COCO_VAL2017 = _cosmos(
-    dataset="coco-val2017",
-    download=COCO_IMAGES,
-    images=COCO_VAL2017_IMAGES,
-    annotations=_below(_COCO_FOLDERS[:2], ("annotations/captions_val2017.json",)),
-    n_images=5000,
-    n_captions=25014,
-)
-
-# The test split of Karpathy and Fei-Fei (arXiv 1412.2306) with all its captions, as
-# clip_benchmark/datasets/builder.py measures it: 5,000 images of val2014. The files are CLIP
-# Benchmark's, Karpathy's, and BLIP's.
-_COCO_KARPATHY = _karpathy(
-    dataset="coco-karpathy",
-    download=f"{COCO_IMAGES} (2014 Val images), {_KARPATHY_LISTS} (coco_test_karpathy.json)",
-    images=_below(_COCO_FOLDERS, ("val2014", "images/val2014")),
-    annotations=_below(
-        _below(_COCO_FOLDERS, (".", "annotations")),
-        ("coco_test_karpathy.json", "dataset_coco.json", "coco_karpathy_test.json"),
-    ),
-    n_images=5000,
-    n_captions=25010,
-)
-
-# Names that the folder of images has: in flickr30k-images.tar.gz, in Kaggle's archive (which has
-# it twice), and as CLIP Benchmark moves it (clip_benchmark/datasets/builder.py: images beside the
-# list); `Images` is InternVL's (github.com/OpenGVLab/InternVL).
+# Names that the folder of Flickr30k's images has: in flickr30k-images.tar.gz, in Kaggle's archive
+# (which has it twice), and as CLIP Benchmark moves it (clip_benchmark/datasets/builder.py: images
+# beside the list); `Images` is InternVL's (github.com/OpenGVLab/InternVL).
 _FLICKR_FOLDERS = (".", "flickr30k")
-# The list lies among the images in datasets/README.md of github.com/ExplainableML/cosmos.
-_FLICKR_LIST_FOLDERS = _below(_FLICKR_FOLDERS, (".", "annotations", "flickr30k-images"))
 _FLICKR_IMAGE_FOLDERS = _below(
     _FLICKR_FOLDERS,
     (
@@ -84,32 +50,55 @@ _FLICKR_IMAGE_FOLDERS = _below(
         *("images/flickr30k-images", "images", "Images", "."),
     ),
 )
+# The list lies among the images in datasets/README.md of github.com/ExplainableML/cosmos.
+_FLICKR_LIST_FOLDERS = _below(_FLICKR_FOLDERS, (".", "annotations", "flickr30k-images"))
 
-# The test split of Karpathy and Fei-Fei, five captions an image, as CLIP Benchmark measures it.
-_FLICKR30K_KARPATHY = _karpathy(
-    dataset="flickr30k-karpathy",
-    download=f"{_FLICKR_IMAGES} (images), {_KARPATHY_LISTS} (flickr30k_test_karpathy.txt)",
-    images=_FLICKR_IMAGE_FOLDERS,
-    annotations=_below(
-        _FLICKR_LIST_FOLDERS,
-        ("flickr30k_test_karpathy.txt", "dataset_flickr30k.json", "flickr30k_test.json"),
+_PROTOCOLS = (
+    # The published COSMOS evaluation keeps all captions of COCO val2017 (5,000 images, 25,014
+    # captions; some images have more than five).
+    _cosmos(
+        dataset="coco-val2017",
+        download=COCO_IMAGES,
+        images=COCO_VAL2017_IMAGES,
+        annotations=_below(_COCO_FOLDERS[:2], ("annotations/captions_val2017.json",)),
+        n_images=5000,
+        n_captions=25014,
     ),
-    n_images=1000,
-    n_captions=5000,
+    # The test split of Karpathy and Fei-Fei (arXiv 1412.2306) with all its captions, as
+    # clip_benchmark/datasets/builder.py measures it: 5,000 images of val2014. The files are CLIP
+    # Benchmark's, Karpathy's, and BLIP's.
+    _karpathy(
+        dataset="coco-karpathy",
+        download=f"{COCO_IMAGES} (2014 Val images), {_KARPATHY_LISTS} (coco_test_karpathy.json)",
+        images=_below(_COCO_FOLDERS, ("val2014", "images/val2014")),
+        annotations=_below(
+            _below(_COCO_FOLDERS, (".", "annotations")),
+            ("coco_test_karpathy.json", "dataset_coco.json", "coco_karpathy_test.json"),
+        ),
+        n_images=5000,
+        n_captions=25010,
+    ),
+    # The test split of Karpathy and Fei-Fei, five captions an image, as CLIP Benchmark measures it.
+    _karpathy(
+        dataset="flickr30k-karpathy",
+        download=f"{_FLICKR_IMAGES} (images), {_KARPATHY_LISTS} (flickr30k_test_karpathy.txt)",
+        images=_FLICKR_IMAGE_FOLDERS,
+        annotations=_below(
+            _FLICKR_LIST_FOLDERS,
+            ("flickr30k_test_karpathy.txt", "dataset_flickr30k.json", "flickr30k_test.json"),
+        ),
+        n_images=1000,
+        n_captions=5000,
+    ),
+    # What the published COSMOS script reads for Flickr30k: the validation split.
+    _cosmos(
+        dataset="flickr30k-val",
+        download=f"{_FLICKR_IMAGES} (images), {_BLIP_LISTS}/flickr30k_val.json",
+        images=_FLICKR_IMAGE_FOLDERS,
+        annotations=_below(_FLICKR_LIST_FOLDERS, ("flickr30k_val.json",)),
+        n_images=1014,
+        n_captions=5070,
+    ),
 )
 
-# What the published COSMOS script reads for Flickr30k: the validation split, 1,014 images with
-# five captions each (github.com/ExplainableML/cosmos).
-_FLICKR30K_VAL = _cosmos(
-    dataset="flickr30k-val",
-    download=f"{_FLICKR_IMAGES} (images), {_BLIP_LISTS}/flickr30k_val.json",
-    images=_FLICKR_IMAGE_FOLDERS,
-    annotations=_below(_FLICKR_LIST_FOLDERS, ("flickr30k_val.json",)),
-    n_images=1014,
-    n_captions=5070,
-)
-
-RETRIEVAL: Mapping[str, Protocol] = {
-    protocol.dataset: protocol
-    for protocol in (_COCO_VAL2017, _COCO_KARPATHY, _FLICKR30K_KARPATHY, _FLICKR30K_VAL)
-}
+RETRIEVAL: Mapping[str, Protocol] = {protocol.dataset: protocol for protocol in _PROTOCOLS}

@@ -48,15 +48,13 @@ STUFF = ("grass", "water", "brick", "sand", "wood", "snow", "stone", "sky")
 
 # Prompts in the manner of the scenes' captions; chosen, like the windows below, on 100 scenes of
 # the training split (docs/log.md).
-THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
-SMALL_TEMPLATES = ("a {}",)
-THING_PROMPT = "we see a {}"
-STUFF_PROMPT = "with {}"
+_THING_TEMPLATES = ("a large {}", "a picture of a {}", "the main object is a {}")
+_QUERIES = (*(f"we see a {thing}" for thing in THINGS), *(f"with {stuff}" for stuff in STUFF))
 # A small thing covers 1.6 to 6% of a picture, the dominant one 7.7 to 25%, stuff 20% and more. Two
 # small ones of a kind are one class.
-SMALL, LARGE = 0.06, 0.2
+_SMALL, _LARGE = 0.06, 0.2
 # Windows about as small as a local crop's content: a thing then fills one, as in training.
-SHORT_SIDE, WINDOW, STRIDE = 128, 40, 20
+_SHORT_SIDE, _WINDOW, _STRIDE = 128, 40, 20
 
 _COCO = "coco/annotations"
 _COCO_IMAGES = "coco/images/test"
@@ -71,7 +69,7 @@ def scenes_protocols() -> Mapping[str, Protocol]:
     classification = partial(ClassificationProtocol, family=FAMILY, root=root)
     protocols: tuple[Protocol, ...] = (
         retrieval(dataset="scenes-retrieval", annotations=f"{_COCO}/captions_test_joined.json"),
-        classification(dataset="scenes-cls", folder="folder/test", templates=THING_TEMPLATES),
+        classification(dataset="scenes-cls", folder="folder/test", templates=_THING_TEMPLATES),
         _segmentation("scenes-seg", root, "voc/SegmentationClass"),
         # cosmos_core.data.scenes.captions says how the wrong captions are made.
         SelectionProtocol(
@@ -82,7 +80,7 @@ def scenes_protocols() -> Mapping[str, Protocol]:
             annotations="choices",
             layout="sugarcrepe",
         ),
-        classification(dataset="scenes-cls-small", folder=_SMALL_FOLDER, templates=SMALL_TEMPLATES),
+        classification(dataset="scenes-cls-small", folder=_SMALL_FOLDER, templates=("a {}",)),
         retrieval(dataset="scenes-retrieval-five", annotations=f"{_COCO}/captions_test.json"),
         retrieval(dataset="scenes-retrieval-small", annotations=_SMALL_CAPTIONS),
         _segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
@@ -94,11 +92,10 @@ def scenes_protocols() -> Mapping[str, Protocol]:
 def scenes_localisation(family: str) -> LocalisationProtocol:
     """Return the protocol by which a family measures localisation on the scenes."""
     known = _segmentation("scenes-seg", str(_root()), "voc/SegmentationClass")
-    return localisation_of(known, family, dataset="scenes-loc", small=SMALL, large=LARGE)
+    return localisation_of(known, family, dataset="scenes-loc", small=_SMALL, large=_LARGE)
 
 
 def _segmentation(dataset: str, root: str, masks: str) -> SegmentationProtocol:
-    prompts = [*map(THING_PROMPT.format, THINGS), *map(STUFF_PROMPT.format, STUFF)]
     return SegmentationProtocol(
         dataset=dataset,
         family=FAMILY,
@@ -107,11 +104,11 @@ def _segmentation(dataset: str, root: str, masks: str) -> SegmentationProtocol:
         masks=masks,
         split="voc/ImageSets/Segmentation/test.txt",
         class_names=THINGS + STUFF,
-        queries=tuple((prompt,) for prompt in prompts),
+        queries=tuple((query,) for query in _QUERIES),
         templates=("{}",),
-        short_side=SHORT_SIDE,
-        window=WINDOW,
-        stride=STRIDE,
+        short_side=_SHORT_SIDE,
+        window=_WINDOW,
+        stride=_STRIDE,
         mean=MEAN,
         std=STD,
         groups={"things": THINGS, "stuff": STUFF},
@@ -152,51 +149,43 @@ def _render(folder: Path) -> None:
     scenes = json.loads((folder / "annotations.json").read_text("utf-8"))["scenes"]
     coco = json.loads((folder / _COCO / "captions_test_joined.json").read_text("utf-8"))
     for annotation, scene in zip(coco["annotations"], scenes, strict=True):
-        annotation["caption"] = _small_query(scene)
+        small = [thing for thing in scene["things"] if thing["size"] == "small"]
+        annotation["caption"] = ". ".join(map(_small_query, small))
+        _cut_out(small[0], scene["id"], folder)
     (folder / _SMALL_CAPTIONS).write_text(json.dumps(coco), encoding="utf-8")
-    for scene in scenes:
-        _cut_out_small(scene, folder)
 
 
-def _cut_out_small(scene: Mapping[str, Any], folder: Path) -> None:
-    """Write the first small thing of a scene, with its surroundings, to the folder of its kind.
+def _small_query(thing: Mapping[str, Any]) -> str:
+    from cosmos_core.data.scenes.captions import PLACE_PHRASES
+
+    return f"a small {thing['colour']} {thing['kind']} {PLACE_PHRASES[thing['place']]}"
+
+
+def _cut_out(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
+    """Write a thing of a scene, with its surroundings, to the folder of its kind.
 
     The square is half as large again as the thing and moved inside the picture.
     """
-    thing = next(thing for thing in scene["things"] if thing["size"] == "small")
     left, top, right, bottom = thing["box"]
-    target = folder / _SMALL_FOLDER / thing["kind"] / f"{scene['id']}.png"
+    target = folder / _SMALL_FOLDER / thing["kind"] / f"{scene_id}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
-    with Image.open(folder / _COCO_IMAGES / f"{scene['id']}.jpg") as picture:
+    with Image.open(folder / _COCO_IMAGES / f"{scene_id}.jpg") as picture:
         side = min(round(1.5 * max(right - left, bottom - top)), *picture.size)
         x = min(max((left + right - side) // 2, 0), picture.width - side)
         y = min(max((top + bottom - side) // 2, 0), picture.height - side)
         picture.crop((x, y, x + side, y + side)).save(target)
 
 
-def _small_query(scene: Mapping[str, Any]) -> str:
-    from cosmos_core.data.scenes.captions import PLACE_PHRASES
-
-    small = [thing for thing in scene["things"] if thing["size"] == "small"]
-    return ". ".join(
-        f"a small {thing['colour']} {thing['kind']} {PLACE_PHRASES[thing['place']]}"
-        for thing in small
-    )
-
-
 def _root() -> Path:
-    """Return the folder of the scenes: a changed generator gets another one."""
-    return cache_folder() / f"scenes-{_fingerprint()}"
+    """Return the folder of the scenes: changed code gets another one.
 
-
-def _fingerprint() -> str:
-    """Hash of all code that decides what the files hold, found without importing it."""
+    It has the hash of all code that decides what the files hold, found without importing it.
+    """
     core = importlib.util.find_spec("cosmos_core")
     folders = core.submodule_search_locations if core else None
     if not folders:
         raise UsageError("the package cosmos_core is missing: install cosmos-eval again")
-    generator = Path(folders[0]) / "data" / "scenes"
     digest = hashlib.sha256(str(TEST_IMAGES).encode())
-    for path in [*sorted(generator.glob("*.py")), Path(__file__)]:
+    for path in [*sorted(Path(folders[0]).glob("data/scenes/*.py")), Path(__file__)]:
         digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+    return cache_folder() / f"scenes-{digest.hexdigest()[:12]}"

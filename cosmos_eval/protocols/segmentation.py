@@ -13,17 +13,15 @@ that MMSegmentation's converter writes, which is one short of the original 5,105
 Prompts are the class names but for the synonyms and spellings listed here. The published lists
 write many names of several words without the space; this is kept, as it changes the numbers.
 
-A family is a name for settings whose numbers can be compared with each other. Two of them measure
-localisation; no published numbers of them are known. `localisation` takes each model's own map,
-`localisation-similarity` the similarity of text and patches of all models, so that like is compared
-with like. Prompts are `fixed-names`. Bounds of sizes are COCO's, see `LocalisationProtocol`.
+Only numbers of one family can be compared with each other. Two families measure localisation, with
+prompts of `fixed-names`; no published numbers of them are known. `localisation` takes each model's
+own map, `localisation-similarity` the similarity of text and patches of all models.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from types import MappingProxyType
 from typing import Any
 
 from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, MapKind, SegmentationProtocol
@@ -120,7 +118,7 @@ def _protocol(
     dataset: str,
     mmseg_type: str,
     names: tuple[str, ...],
-    prompts: Mapping[str, tuple[str, ...]] = MappingProxyType({}),
+    prompts: Mapping[str, tuple[str, ...]],
     **layout_and_constants: Any,
 ) -> SegmentationProtocol:
     """Make a protocol; the prompt of a class is its name unless `prompts` has others."""
@@ -177,6 +175,7 @@ _PROTOCOLS = (
         "context60",
         "PascalContextDataset",
         ("background", *CONTEXT),
+        {},
         **_VOC2010,
         scale=50.0,
         prob_thd=0.1,
@@ -209,7 +208,9 @@ _PROTOCOLS = (
         mask_suffix="_gtFine_labelTrainIds.png",
         short_side=560,
     ),
-    _protocol("context59", "PascalContextDataset59", CONTEXT, **_VOC2010, reduce_zero_label=True),
+    _protocol(
+        "context59", "PascalContextDataset59", CONTEXT, {}, **_VOC2010, reduce_zero_label=True
+    ),
     _protocol(
         "ade20k",
         "ADE20KDataset",
@@ -238,109 +239,77 @@ SEGMENTATION = {protocol.dataset: protocol for protocol in _PROTOCOLS}
 
 # Names that COCO-Stuff, PASCAL VOC and PASCAL-Context themselves write without their spaces.
 _SPACED = {
-    "diningtable": "dining table",
-    "playingfield": "playing field",
-    "pottedplant": "potted plant",
-    "tvmonitor": "tv monitor",
-    "waterdrops": "water drops",
+    **{"diningtable": "dining table", "playingfield": "playing field"},
+    **{"pottedplant": "potted plant", "tvmonitor": "tv monitor", "waterdrops": "water drops"},
 }
 
 
-def _fixed_names(protocol: SegmentationProtocol) -> SegmentationProtocol:
-    """Constants of `cosmos` with prompts of whole words, none of which belongs to two classes.
+def _fixed_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
+    """Return prompts of whole words, none of which belongs to two classes.
 
     The published lists join "traffic light" into one word, and the background of coco_object
     claims "bed", which is a class of its own.
     """
     joined = {name.replace(" ", ""): name for name in protocol.class_names if " " in name}
     spaced = {**_SPACED, **joined}
-    queries = [
-        tuple(spaced.get(prompt, prompt) for prompt in prompts) for prompts in protocol.queries
-    ]
+    queries = [tuple(spaced.get(name, name) for name in names) for names in protocol.queries]
     if protocol.class_names[0] == "background":
-        queries[0] = tuple(p for p in queries[0] if p not in protocol.class_names[1:])
-    return replace(
-        protocol,
-        family="fixed-names",
-        source="constants as in `cosmos`; names with their spaces, each of one class",
-        queries=tuple(queries),
-    )
+        queries[0] = tuple(name for name in queries[0] if name not in protocol.class_names[1:])
+    return tuple(queries)
 
 
-def _sclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
-    """Settings of SCLIP, which COSMOS took over whole: names, constants and attention."""
-    return replace(
-        protocol,
-        family="sclip",
-        source="https://github.com/wangf3014/SCLIP/tree/main/configs",
-        attention="csa",
-    )
+def _clearclip_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
+    """Return the prompts of ClearCLIP: of these three sets its lists are not SCLIP's."""
+    if protocol.dataset not in ("voc21", "voc20", "coco_object"):
+        return protocol.queries
+    renamed = {"boat": "ship", "diningtable": "table"} if "voc" in protocol.dataset else {}
+    return tuple((renamed.get(name, name),) for name in protocol.class_names)
 
 
-# What differs from the common settings in configs/cfg_*.py of ClearCLIP, by data set.
-_CLEARCLIP: dict[str, dict[str, object]] = {
-    "voc21": {"prob_thd": 0.5},
-    "context60": {"prob_thd": 0.15},
-    "coco_object": {"prob_thd": 0.4},
-    "cityscapes": {"window": 224},
-    "coco_stuff": {"window": 224, "long_side": 448},
+# What differs from `cosmos` in each family.
+_SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "cosmos": {},
+    "fixed-names": {
+        "source": "constants as in `cosmos`; names with their spaces, each of one class"
+    },
+    # COSMOS took its names, constants and attention over whole.
+    "sclip": {"source": "https://github.com/wangf3014/SCLIP/tree/main/configs"},
+    "clearclip": {
+        "source": "https://github.com/mc-lan/ClearCLIP/tree/ad68a40 "
+        "(clearclip_segmentor.py, configs)",
+        "attention": "clearclip",
+        **{"short_side": 448, "window": 448, "stride": 224, "scale": 50.0, "area_thd": None},
+    },
+    "naclip": {
+        "source": "https://github.com/sinahmr/NACLIP/tree/0cac3a6 (naclip.py, configs)",
+        "attention": "naclip",
+        **{"scale": 40.0, "area_thd": None, "refinement": "pamr"},
+    },
 }
-# Its lists that are not SCLIP's: one prompt per class, which is its name unless given here.
-_VOC_NAMES = {"boat": "ship", "diningtable": "table"}
-_CLEARCLIP_LISTS = {"voc21": _VOC_NAMES, "voc20": _VOC_NAMES, "coco_object": {}}
-
-
-def _clearclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
-    """Settings of ClearCLIP: 448 px, windows of 448 px at 224, scale 50, no area threshold."""
-    common = {"short_side": 448, "window": 448, "stride": 224, "scale": 50.0, "area_thd": None}
-    queries = protocol.queries
-    if protocol.dataset in _CLEARCLIP_LISTS:
-        renamed = _CLEARCLIP_LISTS[protocol.dataset]
-        queries = tuple((renamed.get(name, name),) for name in protocol.class_names)
-    return replace(
-        protocol,
-        family="clearclip",
-        source="https://github.com/mc-lan/ClearCLIP/tree/ad68a40 (clearclip_segmentor.py, configs)",
-        attention="clearclip",
-        queries=queries,
-        **{**common, **_CLEARCLIP.get(protocol.dataset, {})},  # type: ignore[arg-type]
-    )
-
-
-# What differs from SCLIP's in configs/cfg_*.py of NACLIP, by data set. `slide_crop=0` there is
-# the whole image in one pass.
-_NACLIP: dict[str, dict[str, object]] = {
-    "voc21": {"window": None},
-    "voc20": {"window": None},
-    "coco_stuff": {"short_side": 336},
+# What configs/cfg_*.py of ClearCLIP and NACLIP change of that for single sets. `slide_crop=0` of
+# NACLIP is the whole image in one pass.
+_OF_SETS: Mapping[tuple[str, str], Mapping[str, Any]] = {
+    ("clearclip", "voc21"): {"prob_thd": 0.5},
+    ("clearclip", "context60"): {"prob_thd": 0.15},
+    ("clearclip", "coco_object"): {"prob_thd": 0.4},
+    ("clearclip", "cityscapes"): {"window": 224},
+    ("clearclip", "coco_stuff"): {"window": 224, "long_side": 448},
+    ("naclip", "voc21"): {"window": None},
+    ("naclip", "voc20"): {"window": None},
+    ("naclip", "coco_stuff"): {"short_side": 336},
 }
+_PROMPTS = {"fixed-names": _fixed_names, "clearclip": _clearclip_names}
 
 
-def _naclip(protocol: SegmentationProtocol) -> SegmentationProtocol:
-    """Settings of NACLIP: scale 40 for every set, no area threshold, PAMR."""
-    return replace(
-        protocol,
-        family="naclip",
-        source="https://github.com/sinahmr/NACLIP/tree/0cac3a6 (naclip.py, configs)",
-        attention="naclip",
-        scale=40.0,
-        area_thd=None,
-        refinement="pamr",
-        **_NACLIP.get(protocol.dataset, {}),  # type: ignore[arg-type]
-    )
+def _of_family(family: str, protocol: SegmentationProtocol) -> SegmentationProtocol:
+    queries = _PROMPTS[family](protocol) if family in _PROMPTS else protocol.queries
+    settings = {**_SETTINGS[family], **_OF_SETS.get((family, protocol.dataset), {})}
+    return replace(protocol, family=family, queries=queries, **settings)
 
-
-_FAMILIES: Mapping[str, Callable[[SegmentationProtocol], SegmentationProtocol]] = {
-    "cosmos": lambda protocol: protocol,
-    "fixed-names": _fixed_names,
-    "sclip": _sclip,
-    "clearclip": _clearclip,
-    "naclip": _naclip,
-}
 
 SEGMENTATION_FAMILIES: Mapping[str, Mapping[str, SegmentationProtocol]] = {
-    family: {name: derive(protocol) for name, protocol in SEGMENTATION.items()}
-    for family, derive in _FAMILIES.items()
+    family: {name: _of_family(family, protocol) for name, protocol in SEGMENTATION.items()}
+    for family in _SETTINGS
 }
 """Protocols of every set by family, then by data set."""
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from cosmos_core.utils import environment
 from cosmos_eval.models.specs import BUNDLED, parse_model_spec
-from cosmos_eval.protocols import embedded_on_request, embedded_protocols, prepare
+from cosmos_eval.protocols import embedded_protocols, prepare
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.suites import read_suite, refuse_repeated
 from cosmos_eval.tasks import find_protocol, task_for, task_named, task_of
@@ -167,7 +167,7 @@ def choose_protocols(
 def _embedded(task: str) -> Sequence[Protocol]:
     if task == "all":
         return embedded_protocols()
-    known = [*embedded_protocols(), *embedded_on_request()]
+    known = embedded_protocols(on_request=True)
     embedded = [protocol for protocol in known if task_of(protocol) == task]
     if not embedded:
         raise UsageError(f"no embedded data set is of task {task}: name one with --dataset")
