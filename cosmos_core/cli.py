@@ -11,23 +11,22 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import open_clip
 import typer
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.prepare import prepare as prepare_shards
 from cosmos_core.data.scenes import TRAIN
 from cosmos_core.data.scenes.layouts import write_layouts
-from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
-from cosmos_core.engine.check import SCENES, check_config
+from cosmos_core.engine.check import SCENES, check_config, make_tokenizer
 from cosmos_core.engine.distributed import World, join_world
 from cosmos_core.engine.evaluate import check_datasets, find_evaluator
-from cosmos_core.engine.snapshot import Snapshots
-from cosmos_core.engine.trainer import Outcome, Setting, Trainer
+from cosmos_core.engine.snapshot import CHECKPOINT, Snapshots
+from cosmos_core.engine.trainer import Setting, Trainer
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import Weights
 from cosmos_core.model.export import export as export_model
 from cosmos_core.model.export import preprocess_config
+from cosmos_core.plots.views import Inverse
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 from cosmos_core.utils.command import Ending, run_command
@@ -69,7 +68,7 @@ def train(
     check_config(config, world_size=int(os.environ.get("WORLD_SIZE", "1")))
     with join_world(config.compute.device) as world:
         try:
-            outcome = run(config, folder, command, world, resume=resume)
+            steps = run(config, folder, command, world, resume=resume)
         except OSError as error:
             if error.strerror and Snapshots(folder, config.save.keep).steps():
                 error.strerror += (
@@ -78,11 +77,11 @@ def train(
             raise
     if world.rank != 0:
         return
-    if outcome.steps < outcome.of:
-        done = f"stopped after {outcome.steps} of {outcome.of} steps; go on with"
+    if steps < config.optim.steps:
+        done = f"stopped after {steps} of {config.optim.steps} steps; go on with"
         resumed = f"{command} --output {shlex.quote(str(folder))} --resume"
         typer.echo(f"cosmos-train: {done}: {resumed}", err=True)
-    typer.echo(str(outcome.checkpoint))
+    typer.echo(str(folder / CHECKPOINT))
 
 
 @app.command()
@@ -116,10 +115,10 @@ def export(
 
 def run(
     config: TrainConfig, output: Path, command: str, world: World, *, resume: bool = False
-) -> Outcome:
-    """Train a configuration that `check_config` has passed, after writing its scenes as shards.
+) -> int:
+    """Train a configuration that `check_config` has passed, with scenes written as shards first.
 
-    Raises ValueError, before any work, for a folder or data sets that cannot be used.
+    Returns the steps done. Raises ValueError, before any work, for an unfit folder or data set.
     """
     world.main_process_only(partial(require_writable, output))
     evaluator = None
@@ -128,20 +127,11 @@ def run(
         check_datasets(evaluator, config.watch, world)
     preprocess, shards = preprocess_config(config.architecture), config.data.shards
     context_length = model_config(config.architecture)["text_cfg"].get("context_length", 77)
-    scenes = shards.startswith(SCENES)
-    make_tokenizer = scenes_tokenizer if scenes else open_clip.SimpleTokenizer
-    tokenizer = make_tokenizer(context_length=context_length)
-    setting = Setting(
-        tokenizer=tokenizer,
-        decode=tokenizer.decode,
-        mean=preprocess["mean"],
-        std=preprocess["std"],
-        output=output,
-        command=command,
-        world=world,
-        evaluator=evaluator,
-    )
+    tokenizer = make_tokenizer(shards, context_length)
+    inverse = Inverse(preprocess["mean"], preprocess["std"], tokenizer.decode)
+    setting = Setting(tokenizer, inverse, output, command, world, evaluator)
     trainer = Trainer(config, setting, resume=resume)
+    scenes = shards.startswith(SCENES)
     return trainer.run(_write_scenes(shards, output, world) if scenes else shards)
 
 

@@ -107,10 +107,16 @@ def _check_images(config: TrainConfig, model: MultiViewCLIP) -> None:
 
 
 def _check_texts(data: DataConfig, model: MultiViewCLIP) -> None:
-    scenes = data.shards.startswith(SCENES)
-    tokenizer = scenes_tokenizer() if scenes else open_clip.SimpleTokenizer()
-    if model.vocab_size != tokenizer.vocab_size:
+    size = make_tokenizer(data.shards, model.context_length).vocab_size
+    if model.vocab_size != size:
+        kind = "scenes" if data.shards.startswith(SCENES) else "shards"
         raise ValueError(
             f"the architecture has a vocabulary of {model.vocab_size} tokens, the tokenizer of "
-            f"{'scenes' if scenes else 'shards'} one of {tokenizer.vocab_size}"
+            f"{kind} one of {size}"
         )
+
+
+def make_tokenizer(shards: str, context_length: int) -> open_clip.SimpleTokenizer:
+    """Return the tokenizer of the captions of scenes, or of shards."""
+    make = scenes_tokenizer if shards.startswith(SCENES) else open_clip.SimpleTokenizer
+    return make(context_length=context_length)

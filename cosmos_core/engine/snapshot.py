@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from cosmos_core.config import TrainConfig
-from cosmos_core.engine.step import Training
 from cosmos_core.engine.watch import LOG
 from cosmos_core.utils.files import errors_of, replacing, write_atomically
 
@@ -69,31 +68,34 @@ class Snapshots:
         path = self._path(step)
         with errors_of(path), replacing(path) as file:
             torch.save({**state, "format": FORMAT, "step": step}, file)
-        _synchronise(self._folder)
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # so that the rename survives a loss of power
+        finally:
+            os.close(folder)
         self._thin()
         return path
 
-    def newest(self, parts: Sequence[str] = ()) -> tuple[dict[str, Any] | None, list[str]]:
-        """Return the newest snapshot with all `parts`, on the CPU, and warnings of damaged ones.
+    def newest(self, parts: Sequence[str] = ()) -> dict[str, Any] | None:
+        """Return the newest snapshot with all `parts`, on the CPU; log warnings of damaged ones.
 
         Raises SnapshotError for another format.
         """
-        warnings = []
         for step in reversed(self.steps()):
             path = self._path(step)
             try:
                 state = _read(path)
             except Exception as error:  # a truncated file raises errors of any kind
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-                warnings.append(f"{path}: damaged, passed over ({reason})")
+                reason = (str(error) or type(error).__name__).splitlines()[0]
+                logger.warning(f"{path}: damaged, passed over ({reason})")
                 continue
             if not isinstance(state, dict) or state.get("format") != FORMAT:
                 raise SnapshotError(f"{path}: not a snapshot of this version of cosmos-train")
-            if missing := [name for name in parts if name not in state]:
-                warnings.append(f"{path}: damaged, passed over (lacks {', '.join(missing)})")
-                continue
-            return state, warnings
-        return None, warnings
+            missing = [name for name in parts if name not in state]
+            if not missing:
+                return state
+            logger.warning(f"{path}: damaged, passed over (lacks {', '.join(missing)})")
+        return None
 
     def best(self) -> Best | None:
         """Return the best evaluation that `note_best` recorded. Raises SnapshotError if damaged."""
@@ -131,19 +133,10 @@ def _read(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def _synchronise(folder: Path) -> None:
-    """Make a rename in the folder survive a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def find_state(
     snapshots: Snapshots, output: Path, config: TrainConfig, *, resume: bool
 ) -> dict[str, Any] | None:
-    """Return the state to resume from, skipping damaged snapshots with a warning; None if new.
+    """Return the state to resume from, None if new.
 
     Raises SnapshotError where a new run would meet an older one in its folder, and where there is
     nothing to resume or it is another run's.
@@ -151,12 +144,10 @@ def find_state(
     if not resume:
         _require_unused(snapshots, output)
         return None
-    state, warnings = snapshots.newest(PARTS)
-    for warning in warnings:
-        logger.warning(warning)
+    state = snapshots.newest(PARTS)
     if state is None:
         raise SnapshotError(f"{output}: no whole snapshot to resume from")
-    if different := _difference(state["config"], _plain(config)):
+    if different := _difference(state["config"], plain(config)):
         raise SnapshotError(f"{output} holds another run: {different}")
     return state
 
@@ -173,19 +164,6 @@ def _require_unused(snapshots: Snapshots, output: Path) -> None:
             f"{output} holds {' and '.join(found)} of a run without a snapshot to resume: choose "
             "another folder by --output, or remove what is not needed"
         )
-
-
-def training_state(training: Training, config: TrainConfig) -> dict[str, Any]:
-    """Return weights, optimizer, scaler and configuration, of plain types and tensors."""
-    states = {name: getattr(training, own).state_dict() for name, own in STATEFUL.items()}
-    return {"config": _plain(config), **states}
-
-
-def load_training(training: Training, state: Mapping[str, Any]) -> None:
-    """Load what `training_state` returned. Raises SnapshotError where it does not fit."""
-    for name, own in STATEFUL.items():
-        with reading(state, name):
-            getattr(training, own).load_state_dict(state[name])
 
 
 @contextmanager
@@ -224,7 +202,7 @@ def restore_random_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(state["cuda"])
 
 
-def _plain(config: TrainConfig) -> dict[str, Any]:
+def plain(config: TrainConfig) -> dict[str, Any]:
     """Convert a configuration to JSON's types: tuples become lists."""
     return json.loads(json.dumps(asdict(config)))
 

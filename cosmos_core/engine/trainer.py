@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ from cosmos_core.engine.step import normalise, train_step
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
-from cosmos_core.plots.views import Decoder, Inverse
+from cosmos_core.plots.views import Inverse
 from cosmos_core.types import Views
 from cosmos_core.utils.environment import code_state, utc_now
 
@@ -36,21 +36,11 @@ class Setting(NamedTuple):
     """What a run needs besides its configuration."""
 
     tokenizer: Tokenizer
-    decode: Decoder  # of token ids, for pictures
-    mean: Sequence[float]  # of images, on the 0-1 scale
-    std: Sequence[float]
+    inverse: Inverse  # of images and captions, for pictures
     output: Path
     command: str  # stored beside the weights
     world: World
     evaluator: Evaluator | None = None
-
-
-class Outcome(NamedTuple):
-    """How a run ended: steps done, of how many, and the checkpoint."""
-
-    steps: int
-    of: int
-    checkpoint: Path
 
 
 class Trainer:
@@ -64,15 +54,15 @@ class Trainer:
         self._training = make_training(config, self._world)
         self._gather = make_gather(self._world, config.optim.gradient)
         self._problems = ProblemCounter(config.data.max_bad)
-        self._mean = torch.tensor(setting.mean, device=self._world.device)
-        self._std = torch.tensor(setting.std, device=self._world.device)
+        scale = (torch.tensor(values, device=self._world.device) for values in setting.inverse[:2])
+        self._mean, self._std = scale
         self._done, self._seconds, self._random = 0, 0.0, snapshot.random_state()
         self._saved: int | None = None  # steps of the newest snapshot
         if state is not None:
             self._resume(state)
 
-    def run(self, shards: str) -> Outcome:
-        """Train on `shards` to the end, or until a signal asks to stop.
+    def run(self, shards: str) -> int:
+        """Train on `shards` to the end, or until a signal asks to stop; return the steps done.
 
         Raises FloatingPointError for losses that are not finite, ValueError for bad samples.
         """
@@ -80,8 +70,7 @@ class Trainer:
         setting.output.mkdir(parents=True, exist_ok=True)
         start = time.monotonic() - self._seconds
         watch = Watch(config, setting.output, world, first_step=self._done)
-        inverse = Inverse(setting.mean, setting.std, setting.decode)
-        pictures = RunPictures(watch, inverse)
+        pictures = RunPictures(watch, setting.inverse)
         with StopRequest(world) as stop, watch, pictures:
             for batch in self._batches(shards, watch, stop):
                 views = self._views(batch)
@@ -97,10 +86,12 @@ class Trainer:
                     pictures.curves()
             if self._saved != self._done:  # also before the first step, so that it can go on
                 self._save()
-        return Outcome(self._done, config.optim.steps, self._checkpoint)
+        return self._done
 
     def _resume(self, state: Mapping[str, Any]) -> None:
-        snapshot.load_training(self._training, state)
+        for name, own in snapshot.STATEFUL.items():
+            with snapshot.reading(state, name):
+                getattr(self._training, own).load_state_dict(state[name])
         with snapshot.reading(state, "problems"):
             self._problems.load(state["problems"])
         with snapshot.reading(state, "random"):
@@ -182,8 +173,10 @@ class Trainer:
 
     def _save(self) -> None:
         """Write a snapshot of all processes and a checkpoint of the weights, in the first."""
+        own = snapshot.STATEFUL.items()
         state = {
-            **snapshot.training_state(self._training, self._config),
+            "config": snapshot.plain(self._config),
+            **{name: getattr(self._training, part).state_dict() for name, part in own},
             "random": self._world.gather(snapshot.random_state()),
             "problems": self._problems.state(),
             "seconds": self._seconds,

@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import timedelta
+from functools import partialmethod
 from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -51,32 +52,36 @@ class Watch:
 
     def __init__(self, config: TrainConfig, output: Path, world: World, *, first_step: int) -> None:
         self.config, self.output, self.world, self.first_step = config, output, world, first_step
-        self._batch_size = config.optim.batch_size
-        self._since_start, self._since_line = _Meter(), _Meter()
-        self._display: _Display | None = None
         self._log: RunLog | None = None
-        self._stack = ExitStack()
+        self._since_start, self._since_line = _Meter(), _Meter()
+        self._stack, self._next_line = ExitStack(), -math.inf
+        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
+        self._console = Console(stderr=True, soft_wrap=True, quiet=world.rank != 0, **plain)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            # The one column that takes more lines where a terminal is narrow.
+            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=False)),
+            console=self._console,
+        )
+        steps = config.optim.steps
+        self._task = self._bar.add_task(config.recipe, True, steps, first_step, figures="")
 
     def __enter__(self) -> Watch:
         if self.world.rank == 0:
             self._log = RunLog(self.output, self.first_step)
             self._stack.callback(self._log.close)
-            self._display = self._stack.enter_context(_Display(self.config, self.first_step))
-            if not has_tensorboard():
+            if self._console.is_terminal:  # elsewhere the bar would leave an empty line
+                self._stack.enter_context(self._bar)
+            if self._log.events is None:
                 self.say(NO_TENSORBOARD)
         self._since_start, self._since_line = _Meter(), _Meter()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
-
-    def waiting(self) -> AbstractContextManager[None]:
-        """Count the time of a block as waiting for data."""
-        return self._adding("waited")
-
-    def paused(self) -> AbstractContextManager[None]:
-        """Leave the time of a block out of the pace."""
-        return self._adding("start")
 
     @contextmanager
     def _adding(self, attribute: str) -> Iterator[None]:
@@ -88,12 +93,14 @@ class Watch:
             for meter in (self._since_start, self._since_line):
                 setattr(meter, attribute, getattr(meter, attribute) + seconds)
 
+    waiting = partialmethod(_adding, "waited")  # counts the time of a block as waiting for data
+    paused = partialmethod(_adding, "start")  # leaves the time of a block out of the pace
+
     def step(self, step: int, record: Mapping[str, float]) -> None:
         """Show and log a finished step, counted from 0; `record` holds its values by name."""
         for meter in (self._since_start, self._since_line):
             meter.steps += 1
-        if self._display is not None:
-            self._display.update(step + 1, record, self._since_start.pace(self._batch_size))
+        self._show(step + 1, record)
         if step % self.config.watch.log_every == 0 or step == self.config.optim.steps - 1:
             self._write(step, record)
 
@@ -108,25 +115,31 @@ class Watch:
 
     def say(self, text: str) -> None:
         """Print a line on standard error, in a terminal above the bar."""
-        if self._display is not None:
-            self._display.say(text)
+        self._console.print(one_line(text))
+
+    def _show(self, done: int, record: Mapping[str, float]) -> None:
+        """Show the loss terms of the last of `done` steps, the pace and the time left."""
+        optim = self.config.optim
+        speed, wait = self._since_start.pace(optim.batch_size).values()
+        terms = [f"{name} {record[name]:.3f}" for name in LossTerms._fields if record.get(name)]
+        figures = "  ".join([*terms, f"{speed:.0f} images/s", f"data wait {wait:.0%}"])
+        if self._console.is_terminal:
+            self._bar.update(self._task, completed=done, figures=figures)
+        elif done == optim.steps or time.monotonic() >= self._next_line:
+            self._next_line = time.monotonic() + LINE_SECONDS
+            left = timedelta(seconds=round((optim.steps - done) * optim.batch_size / speed))
+            self.say(f"{self.config.recipe} {done}/{optim.steps}  {figures}  {left} left")
 
     def _write(self, step: int, record: Mapping[str, float]) -> None:
         """Log a step, with the longest wait and the largest memory of all processes."""
-        pace = self._since_line.pace(self._batch_size)
-        pairs = self.world.gather((pace.data_wait, _peak_memory_bytes()))
-        waits, memory = zip(*pairs, strict=True)
+        pace = self._since_line.pace(self.config.optim.batch_size)
+        on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+        memory = torch.cuda.max_memory_allocated() if on_gpu else environment.peak_memory_bytes()
+        waits, peaks = zip(*self.world.gather((pace["data_wait"], memory)), strict=True)
         if self._log is not None:
-            timing = {**pace._asdict(), "data_wait": max(waits), "memory_bytes": max(memory)}
+            timing = {**pace, "data_wait": max(waits), "memory_bytes": max(peaks)}
             self._log.write(step, {**record, "timing": timing})
         self._since_line = _Meter()
-
-
-class Pace(NamedTuple):
-    """Samples of all processes per second, and the fraction of time spent waiting for batches."""
-
-    samples_per_second: float
-    data_wait: float
 
 
 class _Meter:
@@ -135,63 +148,11 @@ class _Meter:
     def __init__(self) -> None:
         self.start, self.steps, self.waited = time.monotonic(), 0, 0.0
 
-    def pace(self, batch_size: int) -> Pace:
+    def pace(self, batch_size: int) -> dict[str, float]:
+        """Return samples of all processes per second, and the fraction of time spent waiting."""
         seconds = max(time.monotonic() - self.start, 1e-9)
-        return Pace(self.steps * batch_size / seconds, self.waited / seconds)
-
-
-class _Display:
-    """Loss terms, images per second, the wait for data and the time left."""
-
-    def __init__(self, config: TrainConfig, first_step: int) -> None:
-        self._title, self._steps = config.recipe, config.optim.steps
-        self._batch_size = config.optim.batch_size
-        plain: dict[str, Any] = {"highlight": False, "markup": False, "emoji": False}
-        self._console = Console(stderr=True, soft_wrap=True, **plain)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            # The one column that takes more lines where a terminal is narrow.
-            TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=False)),
-            console=self._console,
-        )
-        self._task = self._bar.add_task(self._title, True, self._steps, first_step, figures="")
-        self._next_line = -math.inf
-
-    def __enter__(self) -> _Display:
-        if self._console.is_terminal:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:  # elsewhere the bar would leave an empty line
-            self._bar.stop()
-
-    def update(self, done: int, record: Mapping[str, float], pace: Pace) -> None:
-        """Show that `done` steps are over, and the values of the last."""
-        terms = [f"{name} {record[name]:.3f}" for name in LossTerms._fields if record.get(name)]
-        speed, wait = f"{pace.samples_per_second:.0f} images/s", f"data wait {pace.data_wait:.0%}"
-        figures = "  ".join([*terms, speed, wait])
-        if self._console.is_terminal:
-            self._bar.update(self._task, completed=done, figures=figures)
-        elif done == self._steps or time.monotonic() >= self._next_line:
-            self._next_line = time.monotonic() + LINE_SECONDS
-            seconds = (self._steps - done) * self._batch_size / pace.samples_per_second
-            left = timedelta(seconds=round(seconds))
-            self.say(f"{self._title} {done}/{self._steps}  {figures}  {left} left")
-
-    def say(self, text: str) -> None:
-        """Print a line; in a terminal above the bar."""
-        self._console.print(one_line(text))
-
-
-def _peak_memory_bytes() -> int:
-    """Return the peak of tensors on the GPU, or without one of this process."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
-        return torch.cuda.max_memory_allocated()
-    return environment.peak_memory_bytes()
+        speed = self.steps * batch_size / seconds
+        return {"samples_per_second": speed, "data_wait": self.waited / seconds}
 
 
 class RunPictures(AbstractContextManager["RunPictures"]):
@@ -217,9 +178,15 @@ class RunPictures(AbstractContextManager["RunPictures"]):
         if not (self._is_first and self._draws):
             return
         self._is_first = False
-        name = RESUMED_VIEWS if self._first_step else VIEWS
+        name, size = RESUMED_VIEWS if self._first_step else VIEWS, self._config.optim.batch_size
         with self._reporting(name):
-            self._draw_views(views, self._output / name)
+            samples = read_samples(views, self._config.method.counts, self._inverse, most=SAMPLES)
+            steps = f"first {len(samples)} of {size} samples of step {self._first_step}"
+            path = self._output / name
+            write_atomically(path, draw_views(samples, f"{self._title}: {steps}"))
+            self._watch.say(
+                f"pictures: {path} shows the first batch; {CURVES} beside it will follow"
+            )
             if name == VIEWS:  # of another run
                 (self._output / RESUMED_VIEWS).unlink(missing_ok=True)
 
@@ -227,13 +194,6 @@ class RunPictures(AbstractContextManager["RunPictures"]):
         """Draw the log so far, unless the last drawing is too recent to be worth the time."""
         if time.monotonic() - self._drawn >= self._took / SHARE:
             self._draw_curves()
-
-    def _draw_views(self, views: Views, path: Path) -> None:
-        samples = read_samples(views, self._config.method.counts, self._inverse, most=SAMPLES)
-        size = self._config.optim.batch_size
-        title = f"{self._title}: first {len(samples)} of {size} samples of step {self._first_step}"
-        write_atomically(path, draw_views(samples, title))
-        self._watch.say(f"pictures: {path} shows the first batch; {CURVES} beside it will follow")
 
     def _draw_curves(self) -> None:
         if not self._draws:
@@ -264,27 +224,32 @@ class RunLog:
 
     def __init__(self, output: Path, first_step: int) -> None:
         self._path, self._folder = output / LOG, output / TENSORBOARD
-        _keep_before(self._path, first_step)
+        kept = (json.dumps(record) + "\n" for record in read_log(self._path, first_step))
+        write_atomically(self._path, "".join(kept).encode())
         self._lines = self._path.open("a", encoding="utf-8")
-        self._events: Any = None
         self._hook = threading.excepthook
-        if has_tensorboard():
+        self.events: Any = None  # TensorBoard's writer, where the package is installed
+        if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             threading.excepthook = self._report
             with errors_of(self._folder):
-                self._events = SummaryWriter(str(self._folder), purge_step=first_step)
+                self.events = SummaryWriter(str(self._folder), purge_step=first_step)
 
     def write(self, step: int, record: Mapping[str, Any]) -> None:
         """Append a record of numbers, or mappings to them; null in JSON for NaN and infinities."""
-        line = {"step": step, **{name: _plain(value) for name, value in record.items()}}
         with errors_of(self._path):
-            self._lines.write(json.dumps(line, allow_nan=False) + "\n")
+            self._lines.write(json.dumps(_plain({"step": step, **record}), allow_nan=False) + "\n")
             self._lines.flush()
-        if self._events is not None:
-            with errors_of(self._folder):
-                for tag, value in _scalars(record):
-                    self._events.add_scalar(tag, value, step)
+        if self.events is None:
+            return
+        with errors_of(self._folder):
+            for name, value in record.items():
+                group, values = (
+                    (name, value) if isinstance(value, Mapping) else ("train", {name: value})
+                )
+                for inner, number in values.items():
+                    self.events.add_scalar(f"{group}/{inner}", number, step)
 
     def close(self) -> None:
         """Write what is left and close the files."""
@@ -295,9 +260,9 @@ class RunLog:
                 self._lines.close()
 
     def _close_events(self) -> None:
-        if self._events is not None:
+        if self.events is not None:
             with errors_of(self._folder):
-                self._events.close()
+                self.events.close()
 
     def _report(self, error: threading.ExceptHookArgs) -> None:
         """Print the errors of threads but for TensorBoard's, whose next call raises them again."""
@@ -305,27 +270,15 @@ class RunLog:
             self._hook(error)
 
 
-def has_tensorboard() -> bool:
-    """Return whether the package is installed, without importing it."""
-    return importlib.util.find_spec("tensorboard") is not None
+def read_log(path: Path, before: float = math.inf) -> list[dict[str, Any]]:
+    """Return the complete records of a log, of steps below `before`, in order; none without file.
 
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Return the complete records of a log, in order; none where there is no file."""
+    A line cut by a killed process is left out.
+    """
     if not path.exists():
         return []
     with path.open(encoding="utf-8") as lines:
-        return [record for record in map(_parse, lines) if record is not None]
-
-
-def _keep_before(path: Path, first_step: int) -> None:
-    """Drop the records of a log from `first_step` on, and a line cut by a killed process."""
-    if not path.exists():
-        return
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    records = zip(lines, map(_parse, lines), strict=True)
-    kept = [line for line, record in records if record and record["step"] < first_step]
-    write_atomically(path, "".join(kept).encode())
+        return [found for line in lines if (found := _parse(line)) and found["step"] < before]
 
 
 def _parse(line: str) -> dict[str, Any] | None:
@@ -340,12 +293,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _plain(inner) for name, inner in value.items()}
     return value if math.isfinite(value) else None
-
-
-def _scalars(record: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield tags and values: `train/lr`, and in a group its name, such as `timing/data_wait`."""
-    for name, value in record.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{name}/{inner}", number) for inner, number in value.items())
-        else:
-            yield f"train/{name}", value

@@ -7,6 +7,7 @@ from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.trainer import Setting
+from cosmos_core.plots.views import Inverse
 
 
 @pytest.fixture(scope="session")
@@ -23,9 +24,7 @@ def setting(tmp_path):
     tokenizer = scenes_tokenizer()
     return Setting(
         tokenizer=tokenizer,
-        decode=tokenizer.decode,
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
+        inverse=Inverse((0.5, 0.5, 0.5), (0.25, 0.25, 0.25), tokenizer.decode),
         output=tmp_path / "run",
         command="cosmos-train scenes_cosmos",
         world=World(),

@@ -19,7 +19,6 @@ from cosmos_core.engine.snapshot import Snapshots
 from cosmos_core.engine.trainer import Trainer
 from cosmos_core.engine.watch import RunPictures, Watch, read_log
 from cosmos_core.plots.curves import draw_curves
-from cosmos_core.plots.views import Inverse
 from cosmos_core.recipes import RECIPES
 from cosmos_core.recipes.overrides import override
 
@@ -43,8 +42,7 @@ def names(folder):
 
 
 def snapshot(output):
-    state, _ = Snapshots(output, keep=1).newest()
-    return state
+    return Snapshots(output, keep=1).newest()
 
 
 def log_without_times(output):
@@ -130,8 +128,7 @@ def test_a_known_image_is_shown_as_it_is_and_a_wrong_view_as_it_is_not(tmp_path,
 
 def test_a_resumed_run_keeps_the_picture_of_its_start(setting, scene_shards, capsys):
     stopped = setting._replace(tokenizer=stopping_after(2, setting.tokenizer))
-    outcome = Trainer(config(), stopped).run(scene_shards)
-    assert outcome.steps == 2
+    assert Trainer(config(), stopped).run(scene_shards) == 2
     output = setting.output
     before = (output / "views.png").read_bytes(), (output / "losses.png").read_bytes()
     assert names(output) == ["losses.png", "views.png"]
@@ -161,7 +158,8 @@ def broken_decoder(ids):
 
 def test_a_picture_that_fails_is_reported_and_the_training_goes_on(setting, scene_shards, capsys):
     (setting.output / "losses.png").mkdir(parents=True)  # cannot be replaced by a file
-    Trainer(config(), setting._replace(decode=broken_decoder)).run(scene_shards)
+    broken = setting._replace(inverse=setting.inverse._replace(decode=broken_decoder))
+    Trainer(config(), broken).run(scene_shards)
     assert snapshot(setting.output)["step"] == STEPS
     printed = capsys.readouterr().err.splitlines()
     why = "could not be drawn, the training goes on"
@@ -181,10 +179,6 @@ def test_a_run_that_diverges_leaves_its_curves(setting, scene_shards):
     assert (setting.output / "losses.png").read_bytes() == draw_curves(records, title)
 
 
-def make(setting, watch):
-    return RunPictures(watch, Inverse(setting.mean, setting.std, setting.decode))
-
-
 def test_other_processes_draw_nothing(setting):
     """Of a batch and a log that the first draws."""
     chosen, views = config("method=clip"), tiny_views(METHODS["clip"])
@@ -193,7 +187,7 @@ def test_other_processes_draw_nothing(setting):
     for rank in (1, 0):
         world = World(rank=rank, world_size=2)
         watch = Watch(chosen, setting.output, world, first_step=0)
-        with make(setting, watch) as drawing:
+        with RunPictures(watch, setting.inverse) as drawing:
             drawing.batch(views)
         assert names(setting.output) == ([] if rank else ["losses.png", "views.png"])
 
@@ -203,7 +197,7 @@ def test_curves_are_drawn_again_only_when_that_costs_little(setting, monkeypatch
     curves = setting.output / "losses.png"
     with Watch(config(), setting.output, SINGLE_PROCESS, first_step=0) as watch:
         watch.step(0, {"clip": 2.0})
-        with make(setting, watch) as drawing:
+        with RunPictures(watch, setting.inverse) as drawing:
             drawing.curves()
             assert not curves.exists()  # a second's work within the first hundred seconds
             monkeypatch.setattr(time, "monotonic", lambda now=time.monotonic: now() + 100)
@@ -219,6 +213,6 @@ def test_an_interrupted_user_does_not_wait_for_a_picture(setting):
     setting.output.mkdir()
     with Watch(config(), setting.output, SINGLE_PROCESS, first_step=0) as watch:
         watch.step(0, {"clip": 2.0})
-        with pytest.raises(KeyboardInterrupt), make(setting, watch):
+        with pytest.raises(KeyboardInterrupt), RunPictures(watch, setting.inverse):
             raise KeyboardInterrupt
     assert not (setting.output / "losses.png").exists()

@@ -19,9 +19,7 @@ def test_a_run_stopped_before_its_first_step_can_go_on(setting, scene_shards):
         RECIPES["scenes_cosmos"](),
         ["optim.steps=1", "optim.batch_size=4", "data.workers=0"],
     )
-    outcome = Trainer(config, setting._replace(tokenizer=interrupted)).run(scene_shards)
-    assert (outcome.steps, outcome.of) == (0, 1)
+    assert Trainer(config, setting._replace(tokenizer=interrupted)).run(scene_shards) == 0
     assert Snapshots(setting.output, keep=1).steps() == [0]
-    assert outcome.checkpoint.exists()
-    resumed = Trainer(config, setting, resume=True).run(scene_shards)
-    assert resumed.steps == 1
+    assert (setting.output / "checkpoint.safetensors").exists()
+    assert Trainer(config, setting, resume=True).run(scene_shards) == 1

@@ -246,7 +246,7 @@ def test_a_full_disk_ends_the_log_in_one_error_that_names_it(tmp_path, capfd):
         for step in range(1, 400):
             log.write(step, {"lr": 1.0})
             if step % 50 == 0:
-                log._events.flush()
+                log.events.flush()
 
     with file_size_limit(4000):
         with pytest.raises(OSError, match="File too large") as caught:
