@@ -48,10 +48,7 @@ def measure(
     options = RunOptions(data_root=data_root, device=device, distributed=distributed)
     with _value_errors():
         plan = make_plan(
-            datasets=datasets,
-            models=[f"cosmos:{checkpoint}"],
-            weights=weights,
-            options=options,
+            datasets=datasets, models=[f"cosmos:{checkpoint}"], weights=weights, options=options
         )
         opened = distributed.synchronized(lambda: _open(tuple(datasets), data_root))
         rows = (result.row for result in run_all(plan, datasets=opened))

@@ -147,10 +147,7 @@ def test_own_task_fails_in_a_line(own_task, here, tmp_path, capsys):
     apples.parent.mkdir(parents=True)
     apples.touch()
     for text, message in (
-        (
-            f"queries: {here}/pictures/test",
-            "mine.yaml: `gallery` is missing",
-        ),
+        (f"queries: {here}/pictures/test", "mine.yaml: `gallery` is missing"),
         ("queries: a\ngallery: b\nsize: 3", "mine.yaml: unknown key `size`; nearest known:"),
         ("queries: a\ngallery: b", f"mine: expected {tmp_path}/a, which is not there"),
         (f"queries: {here}/pictures/test\ngallery: apples", "'ball' has queries, but no gallery"),

@@ -9,9 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from typer import Argument, Exit, Option
 
 from cosmos_eval.cli import options
+from cosmos_eval.cli.options import flag, option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_written
 from cosmos_eval.types import UsageError
 
@@ -21,41 +22,29 @@ if TYPE_CHECKING:
 
 def check(
     results: Annotated[
-        list[Path], typer.Argument(metavar="RESULT...", help="Result files, or folders of them.")
+        list[Path], Argument(metavar="RESULT...", help="Result files, or folders of them.")
     ],
-    baseline: Annotated[
-        Path, typer.Option(metavar="FILE", help="The baseline: results to compare with.")
-    ],
+    baseline: Annotated[Path, option("FILE", "The baseline: results to compare with.")],
     strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Refuse results of edited code or of an unknown commit."),
+        bool, flag("--strict", "Refuse results of edited code or of an unknown commit.")
     ] = False,
     summary: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", envvar="GITHUB_STEP_SUMMARY", help="Append a report in Markdown."
-        ),
+        Path | None, option("FILE", "Append a report in Markdown.", envvar="GITHUB_STEP_SUMMARY")
     ] = None,
-    junit: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a report as JUnit XML.")
-    ] = None,
-    update: Annotated[
-        bool, typer.Option("--update", help="Make the results the baseline instead.")
-    ] = False,
-    reason: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="With --update: why, for later readers.")
-    ] = None,
+    junit: Annotated[Path | None, option("FILE", "Write a report as JUnit XML.")] = None,
+    update: Annotated[bool, flag("--update", "Make the results the baseline instead.")] = False,
+    reason: Annotated[str | None, option("TEXT", "With --update: why, for later readers.")] = None,
     tolerance: Annotated[
         float | None,
-        typer.Option(
+        Option(
             min=0, max=0.5, help="With --update: by how much a metric may be worse. Default: 0."
         ),
     ] = None,
     metrics_only: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--metrics-only",
-            help="With --update: store no samples; smaller, and finds only large regressions.",
+            "With --update: store no samples; smaller, and finds only large regressions.",
         ),
     ] = False,
     json: options.Json = False,
@@ -91,7 +80,7 @@ def check(
         _write(report, summary, junit)
     if error is not None:
         raise UsageError(f"cannot decide: {report.problems[-1].message}") from error
-    raise typer.Exit(report.status)
+    raise Exit(report.status)
 
 
 def _examine(

@@ -5,45 +5,44 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from cosmos_eval.cli import options
+from cosmos_eval.cli.options import option, output_file
 from cosmos_eval.cli.output import print_json, print_notes, print_records, print_written
 from cosmos_eval.types import RunOptions
 
 
 def attend(
-    image: Annotated[Path | None, typer.Argument(help="An image file.", show_default=False)] = None,
+    image: Annotated[Path | None, Argument(help="An image file.", show_default=False)] = None,
     text: Annotated[
         list[str] | None,
-        typer.Option(help="What to look for; repeatable, one row each.", show_default=False),
+        Option(help="What to look for; repeatable, one row each.", show_default=False),
     ] = None,
     csv: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Instead of IMAGE and --text: a table with columns image and text; images are "
+        option(
+            "FILE",
+            "Instead of IMAGE and --text: a table with columns image and text; images are "
             "relative to FILE.",
         ),
     ] = None,
-    out: Annotated[
-        Path, options.output_file("FILE.png|.svg|.html", "The picture to write.")
-    ] = Path("attention.png"),
+    out: Annotated[Path, output_file("FILE.png|.svg|.html", "The picture to write.")] = Path(
+        "attention.png"
+    ),
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SPEC", help="A model; repeatable, one column each. Default: scenes-cosmos."
-        ),
+        option("SPEC", "A model; repeatable, one column each. Default: scenes-cosmos."),
     ] = None,
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
     kind: Annotated[
         Literal["cross-attention", "similarity", "both"] | None,
-        typer.Option(help="What maps show. Default: cross-attention where a model has it."),
+        Option(help="What maps show. Default: cross-attention where a model has it."),
     ] = None,
     heads: Annotated[
         Literal["mean", "each"],
-        typer.Option(help="Heads of cross-attention: their mean, or each of them."),
+        Option(help="Heads of cross-attention: their mean, or each of them."),
     ] = "mean",
     attention: options.Attention = None,
     precision: options.Precision = "fp32",
@@ -78,22 +77,17 @@ def attend(
 
 
 def segment(
-    image: options.Image,
-    out: Annotated[Path, options.output_file("FILE.png", "The picture to write.")] = Path(
-        "segmented.png"
-    ),
+    image: Annotated[Path, Argument(help="An image file.", show_default=False)],
+    out: Annotated[Path, output_file("FILE.png", "The picture to write.")] = Path("segmented.png"),
     classes: Annotated[
-        str | None,
-        typer.Option(help="Names separated by commas. Default: the classes of the data set."),
+        str | None, Option(help="Names separated by commas. Default: the classes of the data set.")
     ] = None,
     dataset: Annotated[
-        str, typer.Option(metavar="NAME|FILE", help="Data set that gives classes and settings.")
+        str, option("NAME|FILE", "Data set that gives classes and settings.")
     ] = "scenes-seg",
-    protocol: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Settings of this family.")
-    ] = None,
+    protocol: Annotated[str | None, option("NAME", "Settings of this family.")] = None,
     model: Annotated[
-        str, typer.Option(metavar="SPEC", help="A model, see `cosmos-eval list models`.")
+        str, option("SPEC", "A model, see `cosmos-eval list models`.")
     ] = "scenes-cosmos",
     arch: options.Arch = None,
     weights: options.Weights = "teacher",

@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Exit, Option
 
 from cosmos_eval.cli import options
+from cosmos_eval.cli.options import flag, option, output_file
 from cosmos_eval.cli.output import (
     console,
     print_json,
@@ -45,15 +46,14 @@ def _print_warnings(results: Sequence[Stored]) -> None:
 def leaderboard(
     directory: options.ResultFolder = RESULTS,
     format: Annotated[
-        Literal["table", "md", "csv", "tex", "html", "json"],
-        typer.Option(help="Form of the output."),
+        Literal["table", "md", "csv", "tex", "html", "json"], Option(help="Form of the output.")
     ] = "table",
     with_published: Annotated[
-        bool, typer.Option("--published", help="Add numbers that others published.")
+        bool, flag("--published", "Add numbers that others published.")
     ] = False,
     ties: Annotated[
         Literal["auto", "paired", "intervals"],
-        typer.Option(
+        Option(
             help="How models are compared with the best: by paired differences of their samples, "
             "or by whether intervals overlap. auto: by samples where that is quick."
         ),
@@ -78,12 +78,9 @@ def leaderboard(
 
 def reproduce(
     directory: Annotated[
-        Path | None,
-        typer.Argument(metavar="[DIR]", help=f"A folder of results. [default: {RESULTS}]"),
+        Path | None, Argument(metavar="[DIR]", help=f"A folder of results. [default: {RESULTS}]")
     ] = None,
-    format: Annotated[
-        Literal["table", "md", "json"], typer.Option(help="Form of the output.")
-    ] = "table",
+    format: Annotated[Literal["table", "md", "json"], Option(help="Form of the output.")] = "table",
 ) -> None:
     """Print published numbers beside those measured here.
 
@@ -106,27 +103,28 @@ def reproduce(
 
 
 def report(
-    out: Annotated[Path, options.output_file("FILE.html", "The page to write.")],
+    out: Annotated[Path, output_file("FILE.html", "The page to write.")],
     directory: options.ResultFolder = RESULTS,
     with_published: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--published/--no-published",
-            help="Add numbers that others published for the same data sets and protocols.",
+            "Add numbers that others published for the same data sets and protocols.",
         ),
     ] = True,
     pictures: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--pictures/--no-pictures",
-            help="Add examples; models on this machine compute what results do not store.",
+            "Add examples; models on this machine compute what results do not store.",
         ),
     ] = True,
     data_root: options.DataRoot = None,
-    dataset: options.OwnDatasets = None,
+    dataset: Annotated[
+        list[str] | None, option("FILE", "YAML file that describes your data set; repeatable.")
+    ] = None,
     predictions: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Label maps that `run --save-predictions` wrote."),
+        Path | None, option("DIR", "Label maps that `run --save-predictions` wrote.")
     ] = None,
     device: options.Device = "auto",
 ) -> None:
@@ -172,13 +170,12 @@ def report(
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A result, or a folder of them.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another; may be the same folder.")],
+    a: Annotated[Path, Argument(metavar="A", help="A result, or a folder of them.")],
+    b: Annotated[Path, Argument(metavar="B", help="Another; may be the same folder.")],
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SPEC",
-            help="The model to compare, for a folder of several; given twice: A's, then B's.",
+        option(
+            "SPEC", "The model to compare, for a folder of several; given twice: A's, then B's."
         ),
     ] = None,
     json: options.Json = False,
@@ -232,9 +229,8 @@ def _test_row(test: MetricTest) -> dict[str, str | None]:
 def verify(
     results: Annotated[
         list[Path] | None,
-        typer.Argument(
-            metavar="[RESULT]...",
-            help=f"Result files, or folders of them. Default: {RESULTS}.",
+        Argument(
+            metavar="[RESULT]...", help=f"Result files, or folders of them. Default: {RESULTS}."
         ),
     ] = None,
     json: options.Json = False,
@@ -259,11 +255,11 @@ def verify(
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
         print_line(f"{len(verdicts)} results: {counts}")
     if set(outcomes) != {"verified"}:
-        raise typer.Exit(1 if "differs" in outcomes else 2)
+        raise Exit(1 if "differs" in outcomes else 2)
 
 
 def export(
-    out: Annotated[Path, options.output_file("FILE", "The .csv or .parquet file to write.")],
+    out: Annotated[Path, output_file("FILE", "The .csv or .parquet file to write.")],
     directory: options.ResultFolder = RESULTS,
 ) -> None:
     """Write all results as one table, one row per metric."""

@@ -8,10 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
+from typer import Exit, Option
 
 from cosmos_core.utils.distributed import is_main_process, process_group
 from cosmos_eval.cli import options
+from cosmos_eval.cli.options import flag, option
 from cosmos_eval.cli.output import (
     console,
     print_json,
@@ -36,41 +37,41 @@ _MISTAKES_SHOWN = 3
 def run(
     suite: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="A list of models and data sets, see `cosmos-eval list suites`; only results "
+        option(
+            "NAME|FILE",
+            "A list of models and data sets, see `cosmos-eval list suites`; only results "
             "missing in --output are measured.",
         ),
     ] = None,
     task: Annotated[
         str,
-        typer.Option(
-            metavar="NAME",
-            help="Measure only this task: retrieval, cls, seg, select, loc or another of "
+        option(
+            "NAME",
+            "Measure only this task: retrieval, cls, seg, select, loc or another of "
             "`cosmos-eval list tasks`. Only here is loc measured on the embedded scenes.",
         ),
     ] = "all",
     dataset: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME|FILE",
-            help="A known data set or a YAML file that describes yours; repeatable. "
+        option(
+            "NAME|FILE",
+            "A known data set or a YAML file that describes yours; repeatable. "
             "Default: the embedded scenes.",
         ),
     ] = None,
     protocol: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME",
-            help="Settings of this family, see `cosmos-eval list protocols`; repeatable. "
+        option(
+            "NAME",
+            "Settings of this family, see `cosmos-eval list protocols`; repeatable. "
             "Default: the data set's usual ones.",
         ),
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="SPEC",
-            help="A model, see `cosmos-eval list models`; repeatable. Default: the bundled models.",
+        option(
+            "SPEC",
+            "A model, see `cosmos-eval list models`; repeatable. Default: the bundled models.",
         ),
     ] = None,
     arch: options.Arch = None,
@@ -78,58 +79,44 @@ def run(
     attention: options.Attention = None,
     data_root: options.DataRoot = None,
     download: Annotated[
-        bool, typer.Option("--download", help="Fetch classification sets missing in --data-root.")
+        bool, flag("--download", "Fetch classification sets missing in --data-root.")
     ] = False,
-    output: Annotated[Path, typer.Option(metavar="DIR", help="Folder for results.")] = RESULTS,
+    output: Annotated[Path, option("DIR", "Folder for results.")] = RESULTS,
     precision: options.Precision = "fp32",
     device: options.Device = "auto",
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Images per batch.")
-    ] = RunOptions.batch_size,
-    workers: Annotated[
-        int, typer.Option(min=0, help="Threads that read images.")
-    ] = RunOptions.workers,
+    batch_size: Annotated[int, Option(min=1, help="Images per batch.")] = RunOptions.batch_size,
+    workers: Annotated[int, Option(min=0, help="Threads that read images.")] = RunOptions.workers,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Only the first N samples; the result is marked.")
+        int | None, Option(min=1, help="Only the first N samples; the result is marked.")
     ] = None,
     allow_partial: Annotated[
         bool,
-        typer.Option(
+        flag(
             "--partial",
-            help="Measure the samples found of known data sets that are not complete; such results "
+            "Measure the samples found of known data sets that are not complete; such results "
             "are marked.",
         ),
     ] = False,
     save_predictions: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR", help="Save predicted label maps, one folder per model and protocol."
-        ),
+        str | None, option("DIR", "Save predicted label maps, one folder per model and protocol.")
     ] = None,
     overlays: Annotated[
         bool,
-        typer.Option(
-            "--overlays", help="With --save-predictions: pictures of image, truth and prediction."
-        ),
+        flag("--overlays", "With --save-predictions: pictures of image, truth and prediction."),
     ] = False,
     cache: Annotated[
         bool,
-        typer.Option(
-            "--cache/--no-cache", help="Read and write cached embeddings, see `cosmos-eval cache`."
-        ),
+        flag("--cache/--no-cache", "Read and write cached embeddings, see `cosmos-eval cache`."),
     ] = True,
     keep_going: Annotated[
-        bool,
-        typer.Option("--keep-going", help="Continue after a failure; the status is then 1."),
+        bool, flag("--keep-going", "Continue after a failure; the status is then 1.")
     ] = False,
     executor: Annotated[
-        Executor, typer.Option(help="Run here, on a Ray cluster, or as SLURM jobs.")
+        Executor, Option(help="Run here, on a Ray cluster, or as SLURM jobs.")
     ] = "local",
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Only show what would be measured, what exists, and about how long."
-        ),
+        flag("--dry-run", "Only show what would be measured, what exists, and about how long."),
     ] = False,
     json: options.Json = False,
 ) -> None:
@@ -187,7 +174,7 @@ def run(
             counts = f"measured {measured}, there already {reused}, failed {failed}"
             print_line(counts, error=True)
         if failed:
-            raise typer.Exit(1)
+            raise Exit(1)
 
 
 def _execute(

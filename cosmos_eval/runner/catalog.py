@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import known_families, known_protocols
 from cosmos_eval.tasks import known_tasks, packages_of, task_of
@@ -33,11 +31,9 @@ FAMILIES = {
 
 def models() -> list[Record]:
     """List bundled and released models, and the forms that name any other."""
-    bundled = [{"model": name, "kind": "bundled"} for name in BUNDLED]
-    released = [
-        {"model": f"cosmos:{name}", "kind": f"released, {arch}"} for name, arch in RELEASED.items()
-    ]
-    forms = {
+    kinds = {
+        **dict.fromkeys(BUNDLED, "bundled"),
+        **{f"cosmos:{name}": f"released, {arch}" for name, arch in RELEASED.items()},
         "cosmos:PATH": "a COSMOS checkpoint; --arch where it does not state its architecture",
         "openclip:ARCH/TAG": "a pretrained OpenCLIP model; TAG `random`: random weights",
         "openclip:ARCH/PATH": "an OpenCLIP checkpoint",
@@ -45,15 +41,14 @@ def models() -> list[Record]:
         "openclip:hf-hub:ORG/NAME": "a repository of the Hugging Face hub in that layout",
         "python:FILE.py": "a model of your own: the file's load(device, precision) makes it",
     }
-    return [*bundled, *released, *({"model": form, "kind": kind} for form, kind in forms.items())]
+    return [{"model": name, "kind": kind} for name, kind in kinds.items()]
 
 
 def tasks() -> list[Record]:
     """List all tasks, the metrics that tables show, and the packages that bring them."""
     records = []
     for name in known_tasks():
-        packages = [f"{package} {version}" for package, version in packages_of(name).items()]
-        bringer = "".join(packages) or "cosmos-eval"
+        bringer = " ".join(*packages_of(name).items()) or "cosmos-eval"
         try:
             shown = ", ".join(known_tasks()[name].headlines)
         except UsageError as error:
@@ -87,18 +82,14 @@ def suites() -> list[Record]:
     """List the suites of this package: the number of models, and the data sets."""
     from cosmos_eval.runner.suites import known_suites, read_suite  # which imports NumPy
 
-    records = []
-    for name in known_suites():
-        models, protocols = read_suite(name)
-        listed = ", ".join(f"{protocol.dataset} ({protocol.family})" for protocol in protocols)
-        records.append({"suite": name, "models": str(len(models)), "datasets": listed})
-    return records
+    return [
+        {
+            "suite": name,
+            "models": str(len(suite.models)),
+            "datasets": ", ".join(f"{p.dataset} ({p.family})" for p in suite.protocols),
+        }
+        for name, suite in ((name, read_suite(name)) for name in known_suites())
+    ]
 
 
-LISTS: Mapping[str, Callable[[], list[Record]]] = {
-    "models": models,
-    "tasks": tasks,
-    "datasets": datasets,
-    "protocols": protocols,
-    "suites": suites,
-}
+LISTS = {listed.__name__: listed for listed in (models, tasks, datasets, protocols, suites)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from cosmos_eval.data.folders import ADVICE, Survey
@@ -29,8 +30,7 @@ def choose(names: Sequence[str], options: RunOptions) -> list[Protocol]:
     Raises UsageError for unknown names, a data root that does not exist, and none where a named
     data set needs one.
     """
-    known = known_protocols().values()
-    protocols = [find_protocol(name) for name in names] if names else list(known)
+    protocols = list(map(find_protocol, names) if names else known_protocols().values())
     if names or options.data_root is not None:
         for protocol in protocols:
             data_folder(protocol, options)
@@ -40,9 +40,9 @@ def choose(names: Sequence[str], options: RunOptions) -> list[Protocol]:
 def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Diagnosis:
     """Survey a data set file by file, or check it as before a run where its task has no survey."""
     dataset, task = protocol.dataset, task_of(protocol)
+    diagnosed = partial(Diagnosis, dataset=dataset, task=task)
     if is_embedded(protocol) and not Path(str(protocol.root)).is_dir():
-        note = "embedded: the first run makes it"
-        return Diagnosis(dataset=dataset, task=task, whole=True, note=note)
+        return diagnosed(whole=True, note="embedded: the first run makes it")
     known = task_named(task)
     try:
         if known.survey is not None:
@@ -55,5 +55,4 @@ def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Di
     # The name is printed before each fault, and the advice is to call the doctor.
     texts = (fault.partition(ADVICE)[0] for fault in found.faults)
     faults = tuple(text.removeprefix(f"{dataset}: ") for text in texts)
-    fields = {**vars(found), "faults": faults}
-    return Diagnosis(dataset=dataset, task=task, whole=not faults, **fields)
+    return diagnosed(whole=not faults, **vars(replace(found, faults=faults)))

@@ -9,7 +9,8 @@ from collections.abc import Callable, Container, Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cache, partial
-from itertools import product
+from importlib import import_module
+from itertools import groupby, product
 from pathlib import Path
 
 from cosmos_core.utils.files import file_sha256, require_writable
@@ -49,27 +50,21 @@ Engine = Callable[[Sequence[Job], Watch], Outcomes]
 
 def engine_of(executor: Executor) -> Engine:
     """Return an engine by its name. Raises UsageError where its package is not installed."""
+    if executor == "local":
+        return run_here
     try:
-        match executor:
-            case "local":
-                return run_here
-            case "ray":
-                from cosmos_eval.runner.ray import execute
-            case "slurm":
-                from cosmos_eval.runner.slurm import execute
+        engine: Engine = import_module(f"cosmos_eval.runner.{executor}").execute
     except ImportError as error:
         raise UsageError(
             f"--executor {executor} needs a package that is not installed ({error}): "
             f"pip install 'cosmos-eval[{executor}]'"
         ) from error
-    return execute
+    return engine
 
 
 def run_here(jobs: Sequence[Job], watch: Watch) -> Outcomes:
     """Run jobs one after the other in this process, or in those of a torchrun, which share each."""
-    worker = Worker(watch)
-    for index, job in enumerate(jobs):
-        yield index, worker.run(job)
+    yield from enumerate(map(Worker(watch).run, jobs))
 
 
 _worker = cache(Worker)
@@ -107,39 +102,29 @@ def execute(
     Otherwise the first one is raised; several data sets that cannot be measured on are yielded
     before UsageError is raised.
     """
-    plan = _without(plan, skip)
-    distributed = plan.options.distributed
-    if plan.specs:
-        distributed.main_process_first(partial(_require_outputs, plan.options, output))
-    datasets = open_datasets(plan, watch, raising=False)
-    failed = [dataset for dataset in datasets if dataset.error is not None]
-    for dataset in failed:
-        if dataset.error is not None and len(failed) == 1 and not keep_going:
-            raise dataset.error
-        pairs = (pair_of(spec, dataset.protocol) for spec in plan.specs)
-        yield [Result(pair, error=dataset.error) for pair in pairs if pair not in skip]
-    if failed and not keep_going:
+    missing = [
+        p for p in plan.protocols if any(pair_of(spec, p) not in skip for spec in plan.specs)
+    ]
+    if missing:
+        require = partial(_require_outputs, plan.options, output)
+        plan.options.distributed.main_process_first(require)
+    datasets = open_datasets(replace(plan, protocols=missing), watch, raising=False)
+    errors = [dataset.error for dataset in datasets if dataset.error is not None]
+    if len(errors) == 1 and not keep_going:
+        raise errors[0]
+    for protocol, _, error in datasets:
+        if error is not None:
+            pairs = (pair_of(spec, protocol) for spec in plan.specs)
+            yield [Result(pair, error=error) for pair in pairs if pair not in skip]
+    if errors and not keep_going:
         raise UsageError(
-            f"{len(failed)} of {len(datasets)} data sets cannot be measured on; nothing was "
+            f"{len(errors)} of {len(datasets)} data sets cannot be measured on; nothing was "
             "measured (--keep-going measures on the others)"
         )
-    opened = [dataset for dataset in datasets if dataset.error is None]
-    jobs = jobs_of(plan, opened, skip, output)
+    jobs = jobs_of(plan, [one for one in datasets if one.error is None], skip, output)
     if jobs:
         with closing(engine(jobs, watch)) as outcomes:
             yield from _in_order(outcomes, raising=not keep_going)
-
-
-def _without(plan: Plan, skip: Container[Pair]) -> Plan:
-    """Return the plan without models and data sets of which every pair is skipped."""
-    wanted = [pair for pair in plan.pairs if pair not in skip]
-    models = {pair.model for pair in wanted}
-    sets = {pair[1:] for pair in wanted}
-    return replace(
-        plan,
-        specs=[spec for spec in plan.specs if spec.text in models],
-        protocols=[p for p in plan.protocols if (p.dataset, p.family) in sets],
-    )
 
 
 def _require_outputs(options: RunOptions, output: Path) -> None:
@@ -157,10 +142,7 @@ def _require_outputs(options: RunOptions, output: Path) -> None:
 
 
 def _in_order(outcomes: Outcomes, *, raising: bool) -> Iterator[list[Result]]:
-    """Yield results in the order of the jobs, those with an error apart.
-
-    With `raising`, an error is raised as soon as it is known.
-    """
+    """Yield results in the order of the jobs, then those that failed; or raise the first error."""
     waiting: dict[int, list[Result]] = {}
     following = 0
     for index, results in outcomes:
@@ -169,11 +151,9 @@ def _in_order(outcomes: Outcomes, *, raising: bool) -> Iterator[list[Result]]:
                 raise result.error
         waiting[index] = results
         while following in waiting:
-            ended = waiting.pop(following)
+            for _, batch in groupby(waiting.pop(following), lambda result: result.error is None):
+                yield list(batch)
             following += 1
-            done = [result for result in ended if result.error is None]
-            failed = [result for result in ended if result.error is not None]
-            yield from filter(None, (done, failed))
 
 
 def reason_of(error: Exception) -> str:
@@ -187,7 +167,11 @@ def existing_results(plan: Plan, output: Path) -> dict[Pair, Result]:
     existing = {}
     for spec, protocol in product(plan.specs, plan.protocols):
         pair = pair_of(spec, protocol)
-        path = output / f"{_stem(spec, protocol, plan.options)}.json"
+        part = found_part(protocol, plan.options)
+        settings = settings_of(protocol, plan.options, plan.options.precision, part)
+        student = spec.kind in TWO_SETS and spec.weights == "student"
+        stem = stem_of(*pair, overrides_of(settings, student=student))
+        path = output / f"{stem}.json"
         if path.exists():
             try:
                 existing[pair] = Result(pair, _read_valid(spec, path), path=path)
@@ -207,14 +191,6 @@ def _read_valid(spec: ModelSpec, path: Path) -> ResultRow:
     if code is not None and file_sha256(code) != model.get("code_sha256"):
         raise UsageError(f"{path} is of other code than {code} now holds")
     return stored.row
-
-
-def _stem(spec: ModelSpec, protocol: Protocol, options: RunOptions) -> str:
-    """Return the file name that the result will be stored under."""
-    settings = settings_of(protocol, options, options.precision, found_part(protocol, options))
-    student = spec.kind in TWO_SETS and spec.weights == "student"
-    words = overrides_of(settings, student=student)
-    return stem_of(spec.text, protocol.dataset, protocol.family, words)
 
 
 def found_part(protocol: Protocol, options: RunOptions) -> Part | None:

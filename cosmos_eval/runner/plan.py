@@ -130,7 +130,7 @@ def make_plan(
     if options.overlays and options.save_predictions is None:
         raise UsageError("--overlays needs --save-predictions DIR: where the pictures go")
     if suite is None:
-        protocols = choose_protocols(task, datasets, families)
+        protocols = _choose_protocols(task, datasets, families)
     elif task != "all" or datasets or families or models:
         raise UsageError(
             "--suite names models and data sets: leave --task, --dataset, --protocol, --model out"
@@ -143,16 +143,19 @@ def make_plan(
     return Plan(specs=specs, protocols=protocols, options=options)
 
 
-def choose_protocols(
+def _choose_protocols(
     task: str, datasets: Sequence[str], families: Sequence[str]
 ) -> Sequence[Protocol]:
-    """Return the protocols of data sets named as for `make_plan`; raises as it does."""
     if task != "all":
         task_named(task)
     if families and not datasets:
         raise UsageError("--protocol needs --dataset: the data sets to be measured by it")
     if not datasets:
-        return _embedded(task)
+        known = embedded_protocols(on_request=task != "all")
+        embedded = [protocol for protocol in known if task in ("all", task_of(protocol))]
+        if not embedded:
+            raise UsageError(f"no embedded data set is of task {task}: name one with --dataset")
+        return embedded
     wanted: Sequence[str | None] = families or [None]
     protocols = [find_protocol(name, family) for name in datasets for family in wanted]
     for protocol in protocols:
@@ -162,16 +165,6 @@ def choose_protocols(
                 "leave --task out"
             )
     return protocols
-
-
-def _embedded(task: str) -> Sequence[Protocol]:
-    if task == "all":
-        return embedded_protocols()
-    known = embedded_protocols(on_request=True)
-    embedded = [protocol for protocol in known if task_of(protocol) == task]
-    if not embedded:
-        raise UsageError(f"no embedded data set is of task {task}: name one with --dataset")
-    return embedded
 
 
 def data_folder(protocol: Protocol, options: RunOptions) -> Path:
@@ -229,10 +222,7 @@ def _open(protocol: Protocol, options: RunOptions) -> Any:
 
 
 def jobs_of(
-    plan: Plan,
-    datasets: Sequence[Dataset],
-    skip: Container[Pair] = (),
-    output: Path | None = None,
+    plan: Plan, datasets: Sequence[Dataset], skip: Container[Pair] = (), output: Path | None = None
 ) -> list[Job]:
     """Return the jobs of a plan without the pairs to be skipped, models outermost.
 

@@ -22,10 +22,9 @@ from cosmos_eval.tasks import task_for, task_of
 from cosmos_eval.types import ModelSpec, Protocol, RunOptions, UsageError
 
 Data = Literal["there", "not found", "no --data-root", "made by the run"]
+Rows = Sequence[ResultRow]
 
-# Larger files of weights are not hashed for a preview.
-_HASHED_BYTES = 100_000_000
-
+_HASHED_BYTES = 100_000_000  # larger files of weights are not hashed for a preview
 ROUGH = "rough: ViT-B/16 on two busy CPU cores, which a GPU leaves far behind"
 """The basis of an estimate without results."""
 
@@ -41,9 +40,9 @@ class Preview(NamedTuple):
     """
 
     model: str
-    task: str
     dataset: str
     protocol: str
+    task: str
     data: str | None
     data_state: Data
     samples: int | None
@@ -65,10 +64,8 @@ def preview(plan: Plan, existing: Mapping[Pair, Result], output: Path) -> list[P
             result = existing.get(pair_of(spec, protocol))
             seconds, basis = _estimate(spec, protocol, count, options, rows)
             one = Preview(
-                model=spec.text,
+                *pair_of(spec, protocol),
                 task=task_of(protocol),
-                dataset=protocol.dataset,
-                protocol=protocol.family,
                 data=protocol.root or options.data_root,
                 data_state=_data(protocol, options),
                 samples=count,
@@ -99,44 +96,38 @@ def _data(protocol: Protocol, options: RunOptions) -> Data:
     return "there" if task_for(protocol).is_there(protocol, Path(root)) else "not found"
 
 
-def _samples(protocol: Protocol, options: RunOptions, rows: Sequence[ResultRow]) -> int | None:
+def _samples(protocol: Protocol, options: RunOptions, rows: Rows) -> int | None:
     """Return the number of samples: of the files, of the protocol, or of complete results."""
     part = found_part(protocol, options)
     if part is not None and part.unit in ("images", "items"):
         return part.found
-    stated = task_for(protocol).n_samples(protocol)
-    measured = [
-        row.n_samples
-        for row in rows
-        if (row.dataset, row.protocol) == (protocol.dataset, protocol.family)
-        and not is_partial(row)
-    ]
-    count = stated or (measured[-1] if measured else None)
+    key = protocol.dataset, protocol.family
+    alike = (row for row in reversed(rows) if (row.dataset, row.protocol) == key)
+    measured = (row.n_samples for row in alike if not is_partial(row))
+    count = task_for(protocol).n_samples(protocol) or next(measured, None)
     return count if count is None or options.limit is None else min(count, options.limit)
 
 
-def _cached(
-    spec: ModelSpec, options: RunOptions, rows: Sequence[ResultRow]
-) -> Mapping[str, int] | None:
+def _cached(spec: ModelSpec, options: RunOptions, rows: Rows) -> Mapping[str, int] | None:
     digest = _weights_sha256(spec, rows)
     if digest is None or options.cache is None:
         return None if digest is None else {}
     code = code_file(spec)
-    weights = spec.weights if spec.kind in TWO_SETS else None
-    counts: Counter[str] = Counter()
-    for space in spaces(
+    cached = spaces(
         Path(options.cache),
         weights_sha256=digest,
-        weights=weights,
+        weights=spec.weights if spec.kind in TWO_SETS else None,
         precision=options.precision,
         code=fingerprint(*EMBEDDING),
         code_of_model=None if code is None else file_sha256(code),
-    ):
+    )
+    counts: Counter[str] = Counter()
+    for space in cached:
         counts[str(space.identity["role"])] += space.embeddings
     return dict(sorted(counts.items()))
 
 
-def _weights_sha256(spec: ModelSpec, rows: Sequence[ResultRow]) -> str | None:
+def _weights_sha256(spec: ModelSpec, rows: Rows) -> str | None:
     """Return the hash of a model's weights: of a small file, or from results of the model."""
     file = local_file(spec)
     if file is not None:
@@ -146,17 +137,9 @@ def _weights_sha256(spec: ModelSpec, rows: Sequence[ResultRow]) -> str | None:
 
 
 def _estimate(
-    spec: ModelSpec,
-    protocol: Protocol,
-    samples: int | None,
-    options: RunOptions,
-    rows: Sequence[ResultRow],
+    spec: ModelSpec, protocol: Protocol, samples: int | None, options: RunOptions, rows: Rows
 ) -> tuple[float | None, str | None]:
-    """Return seconds, and what they follow from: results of the same model or architecture.
-
-    Those on the data set go before those of its task. Without any, the rate is a rough one, which
-    was measured on another machine.
-    """
+    """Return seconds, and what they follow from: results of the same model or architecture."""
     if samples is None:
         return None, None
     alike = [
@@ -167,10 +150,8 @@ def _estimate(
         and options.device in ("auto", row.provenance["device"])
         and (row.model["spec"] == spec.text or row.model["architecture"] == spec.arch)
     ]
-    for basis, chosen in (
-        ("results on this data set", [row for row in alike if row.dataset == protocol.dataset]),
-        ("results of this task", alike),
-    ):
+    here = [row for row in alike if row.dataset == protocol.dataset]
+    for basis, chosen in {"results on this data set": here, "results of this task": alike}.items():
         if chosen:
             rate = median(row.provenance["seconds"]["total"] / row.n_samples for row in chosen)
             return round(samples * rate, 1), basis

@@ -10,6 +10,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.exceptions import RayError
@@ -25,9 +26,9 @@ RETRIES = 3
 def execute(jobs: Sequence[Job], watch: Watch) -> Outcomes:
     """Results as jobs end, each with the job's index."""
     with connected():
-        remote = ray.remote(run_remote).options(
-            num_cpus=1, num_gpus=_gpus(jobs), max_retries=RETRIES
-        )
+        on_gpu = any(job.options.device != "cpu" for job in jobs)
+        gpus = int(on_gpu and ray.cluster_resources().get("GPU", 0) > 0)
+        remote = ray.remote(run_remote).options(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)
         waiting = {remote.remote(job): index for index, job in enumerate(jobs)}
         try:
             while waiting:
@@ -44,14 +45,8 @@ def _results(reference: ray.ObjectRef[list[Result]], job: Job) -> list[Result]:
     try:
         return ray.get(reference)
     except RayError as error:
-        reason = str(error).splitlines()[0]
-        failure = CosmosEvalError(f"Ray gave it up after {RETRIES} retries: {reason}")
-        return job.failed(failure)
-
-
-def _gpus(jobs: Sequence[Job]) -> int:
-    has_gpus = ray.cluster_resources().get("GPU", 0) > 0
-    return int(has_gpus and any(job.options.device != "cpu" for job in jobs))
+        reason = f"Ray gave it up after {RETRIES} retries: {str(error).splitlines()[0]}"
+        return job.failed(CosmosEvalError(reason))
 
 
 @contextmanager
@@ -65,12 +60,8 @@ def connected(processors: int | None = None) -> Iterator[None]:
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Output of workers would end up among the results; Ray keeps it in files.
-    ray.init(
-        num_cpus=processors,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    ray.init(num_cpus=processors, include_dashboard=False, **quiet)
     try:
         yield
     finally:

@@ -23,7 +23,6 @@ from cosmos_eval.runner.plan import (
     Plan,
     Result,
     Watch,
-    choose_protocols,
     jobs_of,
     make_plan,
     open_datasets,
@@ -56,17 +55,16 @@ def run_all(
     output: Path | None = None,
     datasets: Sequence[Dataset] | None = None,
 ) -> Iterator[Result]:
-    """Yield a result for every model and data set of the plan, models outermost.
+    """Yield a result for every model and data set of the plan, job by job.
 
-    The data of every data set are opened before the first model is loaded, unless `datasets` are
-    open already. Each model is loaded once, and data sets whose images a model sees alike are
-    measured in one pass over them, right after each other. Results are stored in `output`; without
-    it, a result should be stored before the next is requested, since cached parts of unfinished
-    measurements are removed then. Raises UsageError for bad data or models, in all processes.
+    All data sets are opened before the first model is loaded, unless `datasets` are open already.
+    Results are stored in `output`; without it, a result should be stored before the next is
+    requested, since cached parts of unfinished measurements are removed then. Raises UsageError
+    for bad data or models, in all processes.
     """
-    opened = open_datasets(plan, watch) if datasets is None else datasets
+    datasets = open_datasets(plan, watch) if datasets is None else datasets
     worker = Worker(watch)
-    for job in jobs_of(plan, opened, output=output):
+    for job in jobs_of(plan, datasets, output=output):
         yield from measure(worker.load(job), job, watch)
 
 
@@ -102,22 +100,19 @@ class Worker:
                 self._model = _load(job, self._watch)
             except Exception as error:
                 self._model = error
-        if isinstance(self._model, Loaded):
-            return self._model
+        if isinstance(self._model, Exception):
+            raise self._model
         assert self._model is not None  # it was loaded or failed
-        raise self._model
+        return self._model
 
 
 def _load(job: Job, watch: Watch) -> Loaded:
     from cosmos_eval.models import load_encoder
 
-    started = time.perf_counter()
+    started, options = time.perf_counter(), job.options
     watch(job.spec.text, Progress("load", 0, 1))
-    encoder = job.options.distributed.synchronized(
-        lambda: load_encoder(
-            job.spec, device=own_device(job.options.device), precision=job.options.precision
-        )
-    )
+    load = partial(load_encoder, job.spec, precision=options.precision)
+    encoder = options.distributed.synchronized(lambda: load(device=own_device(options.device)))
     watch(job.spec.text, Progress("load", 1, 1))
     return Loaded(encoder, time.perf_counter() - started)
 
@@ -131,11 +126,9 @@ def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Resul
     A result should be stored before the next is requested, as in `run_all`.
     """
     _environment()  # the state of the code before it can be edited
-    started = time.perf_counter()
-    encoder = model.encoder
+    started, options, encoder = time.perf_counter(), job.options, model.encoder
     protocols = [dataset.protocol for dataset in job.datasets]
     what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
-    options = job.options
     if options.save_predictions is not None:
         folder = predictions_of(Path(options.save_predictions), encoder.info.spec)
         options = replace(options, save_predictions=str(folder))
@@ -270,37 +263,29 @@ def evaluate(
         workers=workers,
         limit=limit,
         allow_partial=allow_partial,
-        cache=str(embeddings_folder()) if cache else None,
+        cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
     )
-    families = [protocol] if protocol else []
+    named = partial(
+        make_plan, datasets=[dataset], families=[protocol] if protocol else [], options=options
+    )
     if isinstance(model, str):
-        plan = make_plan(
-            datasets=[dataset],
-            families=families,
-            models=[model],
-            arch=arch,
-            weights=weights,
-            options=options,
-        )
-        (result,) = run_all(plan)
+        (result,) = run_all(named(models=[model], arch=arch, weights=weights))
     elif (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):
         raise UsageError("arch, weights, device and precision go with a model that is named")
     else:
-        protocols = choose_protocols("all", [dataset], families)
-        (result,) = _measure_object(model, protocols, replace(options, cache=None))
+        result = _measure_object(model, named())
     assert result.row is not None
     return result.row
 
 
-def _measure_object(
-    encoder: Encoder, protocols: Sequence[Protocol], options: RunOptions
-) -> Iterator[Result]:
+def _measure_object(encoder: Encoder, plan: Plan) -> Result:
+    """Measure an encoder in place of the models of a plan for one data set."""
     from cosmos_eval.models.encoder import require_encoder
 
     name = type(encoder).__name__
     spec = ModelSpec(text=name, kind="python", name=name)
-    plan = Plan(specs=[spec], protocols=protocols, options=options)
     datasets = open_datasets(plan)
     require_encoder(encoder, name)
-    for job in jobs_of(plan, datasets):
-        yield from measure(Loaded(encoder, 0.0), job)
+    (job,) = jobs_of(replace(plan, specs=[spec]), datasets)
+    (result,) = measure(Loaded(encoder, 0.0), job)
+    return result

@@ -21,7 +21,6 @@ from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Protocol, UsageError, nearest
 
 _SUFFIXES = (".yaml", ".yml")
-
 _Names = Annotated[list[Text], Field(min_length=1)]
 
 
@@ -51,13 +50,12 @@ def read_suite(name_or_file: str) -> Suite:
     Raises UsageError that names the file and what in it is missing, unknown or given twice.
     """
     known = known_suites()
-    path = known.get(name_or_file)
-    if path is None and Path(name_or_file).suffix not in _SUFFIXES:
+    path = known.get(name_or_file, Path(name_or_file))
+    if path.suffix not in _SUFFIXES:
         raise UsageError(
             f"unknown suite {name_or_file!r}; known: {nearest(name_or_file, list(known))}; "
             "or a .yaml file of your own"
         )
-    path = path or Path(name_or_file)
     try:
         return _read(path)
     except (FileError, UsageError) as error:
@@ -69,11 +67,8 @@ def _read(path: Path) -> Suite:
     models = tuple(located(text, path.parent) for text in content.models)
     for text in models:
         parse_model_spec(text)
-    protocols = tuple(
-        _protocol(name, family, path.parent)
-        for family, names in content.datasets.items()
-        for name in names
-    )
+    named = ((name, family) for family, names in content.datasets.items() for name in names)
+    protocols = tuple(_protocol(*one, path.parent) for one in named)
     refuse_repeated(models, "models: ")
     refuse_repeated([f"{p.dataset} ({p.family})" for p in protocols], "datasets: ")
     return Suite(models, protocols)
