@@ -59,7 +59,8 @@ def check(
     if not update and (reason is not None or tolerance is not None or metrics_only):
         raise UsageError("--reason, --tolerance and --metrics-only go with --update")
     if update:
-        from cosmos_eval.results.gate.check import read_results, replace_baseline
+        from cosmos_eval.results.gate.baseline import replace_baseline
+        from cosmos_eval.results.gate.check import read_results
 
         changes = replace_baseline(
             baseline,
@@ -90,7 +91,8 @@ def _examine(
 
     Such an error would end other commands with status 1, which here means a regression.
     """
-    from cosmos_eval.results.gate.check import Problem, Report, examine, read_results
+    from cosmos_eval.results.gate.baseline import Problem
+    from cosmos_eval.results.gate.check import Report, examine, read_results
 
     problems: list[Problem] = []
     try:

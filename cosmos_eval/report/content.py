@@ -19,7 +19,7 @@ from cosmos_eval.results.leaderboard.board import Board, boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
 from cosmos_eval.results.leaderboard.ranking import Pair, Ties, close_pairs
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.stats.paired import PairedDifference, holm
+from cosmos_eval.stats.paired import PairedDifference
 from cosmos_eval.tasks import known_tasks, task_named
 from cosmos_eval.types import (
     CosmosEvalError,
@@ -277,19 +277,16 @@ def pair_models(found: Sequence[Comparison]) -> list[ModelPair]:
 
 
 def _model_pair(models: Models, found: Sequence[Comparison]) -> ModelPair:
-    tests = [test for one in found for test in _tests(one)]
-    decisive = [test for test in tests if test.adjusted is not None]
-    adjusted = iter(holm([test.difference.p_value for test in decisive]))
-    final = (t if t.adjusted is None else t._replace(adjusted=next(adjusted)) for t in tests)
+    tests = compare.adjust(test for one in found for test in _tests(one))
     obstacles = (f"{o.dataset} ({o.protocol}): {o.obstacle}" for o in found if o.obstacle)
-    return ModelPair(models, tuple(final), tuple(obstacles))
+    return ModelPair(models, tests, tuple(obstacles))
 
 
 def _tests(one: Comparison) -> list[compare.MetricTest]:
     """Return tests of the metrics that tables show, before adjustment."""
     known = known_tasks().get(one.task)
     return [
-        compare.metric_test(one.dataset, one.protocol, one.task, name, one.differences[name])
+        compare.MetricTest(one.dataset, one.protocol, one.task, name, one.differences[name])
         for name in (known.headlines if known else ())
         if name in one.differences
     ]

@@ -18,9 +18,7 @@ from cosmos_eval.types import Samples, UsageError
 # Either name: segmentation calls the hash of its list of images differently.
 _SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
 _SHOWN = 12  # characters of a hash
-
-# Sums in another order differ in their last bits.
-_ROUNDING = 1e-9
+_ROUNDING = 1e-9  # sums in another order differ in their last bits
 
 Measured = tuple[Mapping[str, float], Samples]
 """The metrics of a result and the samples that they follow from."""
@@ -29,10 +27,9 @@ Measured = tuple[Mapping[str, float], Samples]
 def setting(row: ResultRow) -> dict[str, Any]:
     """Return the fields that decide which number is measured, whatever the model."""
     recorded = row.provenance
-    names = ("attention", "limit", "partial")
     return {
         **{name: getattr(row, name) for name in ("task", "dataset", "protocol")},
-        **{name: recorded[name] for name in names if name in recorded},
+        **{name: recorded[name] for name in ("attention", "limit", "partial") if name in recorded},
         "n_samples": row.n_samples,
         **{f"hashes.{name}": value for name, value in sorted(recorded["hashes"].items())},
     }
@@ -63,11 +60,7 @@ def _shown(fields: Mapping[str, Any], name: str) -> str:
 def paired_differences(
     row_a: ResultRow, samples_a: Samples, row_b: ResultRow, samples_b: Samples
 ) -> dict[str, PairedDifference]:
-    """Return every metric of A minus that of B, by name.
-
-    Raises UsageError where the samples are not of the same images and labels, and where a metric
-    does not follow from its samples.
-    """
+    """Return `differences_of` two results of a task. Raises UsageError in place of ValueError."""
     try:
         return differences_of(row_a.task, (row_a.metrics, samples_a), (row_b.metrics, samples_b))
     except ValueError as error:
@@ -75,7 +68,11 @@ def paired_differences(
 
 
 def differences_of(task: str, a: Measured, b: Measured) -> dict[str, PairedDifference]:
-    """Return every metric of A minus that of B, by name. Raises ValueError like the above."""
+    """Return every metric of A minus that of B, by name.
+
+    Raises ValueError where the samples are not of the same images and labels, and where a metric
+    does not follow from its samples.
+    """
     (found,) = all_differences(task, [a[1], b[1]]).values()
     for (metrics, _), side in ((a, "a"), (b, "b")):
         for name, value in metrics.items():
@@ -109,18 +106,14 @@ def require_own(name: str, value: float, computed: float | None) -> None:
 
 
 class MetricTest(NamedTuple):
-    """A metric of both models on one data set.
-
-    `adjusted` is Holm's p-value over the headline metrics of the comparison; None for others,
-    which illustrate, and prove nothing by themselves.
-    """
+    """A metric of both models on one data set; `adjusted` is what `adjust` adds."""
 
     dataset: str
     protocol: str
     task: str
     metric: str
     difference: PairedDifference
-    adjusted: float | None
+    adjusted: float | None = None
 
     @property
     def record(self) -> Metric:
@@ -128,11 +121,21 @@ class MetricTest(NamedTuple):
 
     @property
     def better(self) -> str:
-        """The model that a headline metric shows to be better: `A`, `B`, or neither."""
+        """The model that a primary metric shows to be better: `A`, `B`, or neither."""
         if self.adjusted is None or self.adjusted > 1 - LEVEL:
             return ""
         is_higher = self.difference.difference > 0
         return "A" if is_higher == self.record.higher_is_better else "B"
+
+
+def adjust(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
+    """Return tests with Holm's p-values over all primary metrics.
+
+    They stay None for others, which illustrate, and prove nothing by themselves.
+    """
+    tests = list(tests)
+    adjusted = iter(holm([test.difference.p_value for test in tests if test.record.primary]))
+    return tuple(t._replace(adjusted=next(adjusted)) if t.record.primary else t for t in tests)
 
 
 class Comparison(NamedTuple):
@@ -201,16 +204,12 @@ def compare(
     """
     for a, b in pairs:
         _require_comparable(a, b)
-    tests = [test for one in pairs for test in _tests(*one, read_samples)]
-    p_values = [test.difference.p_value for test in tests if test.adjusted is not None]
-    corrected = iter(holm(p_values))
-    final = (t if t.adjusted is None else t._replace(adjusted=next(corrected)) for t in tests)
+    tests = adjust(test for one in pairs for test in _tests(*one, read_samples))
     notes = dict.fromkeys(line for one in pairs for line in _notes(*one))
-    (first_a, first_b), *_ = pairs
-    if first_a.model == first_b.model:
-        # Two states of one checkpoint, each from a folder of its own.
-        first_a, first_b = distinguish(pairs[0])
-    return Comparison(first_a.model, first_b.model, tuple(final), tuple(notes))
+    a, b = pairs[0]
+    if a.model == b.model:
+        a, b = distinguish([a, b])  # two states of one checkpoint, each from a folder of its own
+    return Comparison(a.model, b.model, tests, tuple(notes))
 
 
 def _require_comparable(a: Stored, b: Stored) -> None:
@@ -228,16 +227,8 @@ def _tests(a: Stored, b: Stored, read_samples: Callable[[Path], Samples]) -> lis
     row = a.row
     found = paired_differences(row, read_samples(a.path), b.row, read_samples(b.path))
     names = [name for name in found if name in row.metrics and name in b.row.metrics]
-    tests = (metric_test(row.dataset, row.protocol, row.task, name, found[name]) for name in names)
-    return sorted(tests, key=lambda test: test.adjusted is None)
-
-
-def metric_test(
-    dataset: str, protocol: str, task: str, metric: str, difference: PairedDifference
-) -> MetricTest:
-    """Return a test before adjustment; its p-value only where the metric is a primary one."""
-    p_value = difference.p_value if metric_of(task, metric).primary else None
-    return MetricTest(dataset, protocol, task, metric, difference, p_value)
+    tests = (MetricTest(row.dataset, row.protocol, row.task, name, found[name]) for name in names)
+    return sorted(tests, key=lambda test: not test.record.primary)
 
 
 def _notes(a: Stored, b: Stored) -> list[str]:
@@ -260,11 +251,8 @@ def _record(test: MetricTest) -> dict[str, Any]:
     difference = test.difference
     return {
         **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
-        "a": difference.a,
-        "b": difference.b,
-        "difference": difference.difference,
+        **{name: getattr(difference, name) for name in ("a", "b", "difference", "p_value")},
         "interval": difference.interval()._asdict(),
-        "p_value": difference.p_value,
         "p_value_holm": test.adjusted,
         "detectable": difference.detectable(),
         "test": difference.method,

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from support.models import SAMPLES, make_result
 
-from cosmos_eval.results.gate.check import Report, examine, replace_baseline
+from cosmos_eval.results.gate.baseline import replace_baseline
+from cosmos_eval.results.gate.check import Report, examine
 from cosmos_eval.results.verify import Verified
 from cosmos_eval.types import Samples
 

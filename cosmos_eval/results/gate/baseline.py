@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -18,33 +17,14 @@ from typing import Annotated, Any, NamedTuple
 from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import NotRequired, TypedDict
 
+from cosmos_core.utils import files
 from cosmos_core.utils.environment import user_name, utc_now
-from cosmos_core.utils.files import (
-    exclusive,
-    json_sha256,
-    pack_arrays,
-    unpack_arrays,
-    write_atomically,
-)
 from cosmos_eval._version import __version__
-from cosmos_eval.data.readers import FileError, MissingFileError, parse_json, read_bytes
+from cosmos_eval.data import readers
+from cosmos_eval.results import record
 from cosmos_eval.results.compare import setting
 from cosmos_eval.results.labels import model_label, safe_name
-from cosmos_eval.results.record import (
-    OWN_HASH,
-    STRICT,
-    Count,
-    Level,
-    Name,
-    ResultRow,
-    SamplesFile,
-    Sha256,
-    TaskName,
-    as_type,
-    metrics_type,
-    out_of_place,
-    validate,
-)
+from cosmos_eval.results.verify import Verified
 from cosmos_eval.types import Samples, UsageError
 
 SCHEMA_VERSION = 2
@@ -69,7 +49,7 @@ def _only_hashes(fields: dict[str, Any]) -> dict[str, Any]:
     for name in fields.keys() - Setting.__annotations__.keys():
         value = fields[name]
         if not (name.startswith("hashes.") and isinstance(value, str) and value):
-            raise out_of_place(name, "neither a field of a setting nor a hash")
+            raise record.out_of_place(name, "neither a field of a setting nor a hash")
     return fields
 
 
@@ -79,59 +59,61 @@ _HASHES: Any = {
 }
 
 
-@with_config(ConfigDict(**{**STRICT, "extra": "allow", "json_schema_extra": _HASHES}))
+@with_config(ConfigDict(**{**record.STRICT, "extra": "allow", "json_schema_extra": _HASHES}))
 class Setting(TypedDict):
     """The fields and hashes that decide which number is measured; results must agree in them."""
 
-    task: TaskName
-    dataset: Name
-    protocol: Name
+    task: record.TaskName
+    dataset: record.Name
+    protocol: record.Name
     attention: str | None
     limit: int | None
     partial: NotRequired[str]
-    n_samples: Count
+    n_samples: record.Count
 
 
 _End = Annotated[float, Field(ge=-1, le=_LARGEST)]
 
 
-@with_config(STRICT)
+@with_config(record.STRICT)
 class _Interval(TypedDict):
     low: _End
     high: _End
-    method: Name
-    level: Level
+    method: record.Name
+    level: record.Level
 
 
-@with_config(STRICT)
+@with_config(record.STRICT)
 class SamplesRecord(TypedDict):
     """The file with the per-sample arrays of an entry, in the folder of the baseline's name."""
 
-    file: SamplesFile
-    sha256: Sha256
+    file: record.SamplesFile
+    sha256: record.Sha256
 
 
-@with_config(STRICT)
+@with_config(record.STRICT)
 class Written(TypedDict):
     """Who wrote a baseline, when, why, and with which version."""
 
-    by: Name
-    utc: Name
-    reason: Name
+    by: record.Name
+    utc: record.Name
+    reason: record.Name
     version: str
 
 
-@with_config(STRICT)
+@with_config(record.STRICT)
 @dataclass(frozen=True)
 class Entry:
     """One result of a baseline; without samples, intervals decide."""
 
-    model: Annotated[Name, Field(description="As tables call it.")]
-    weights_sha256: Sha256
-    setting: Annotated[Mapping[str, Any], as_type(Annotated[Setting, AfterValidator(_only_hashes)])]
-    metrics: Annotated[Mapping[str, float], metrics_type(_LARGEST)]
-    intervals: Annotated[Mapping[str, Mapping[str, Any]], as_type(dict[str, _Interval])]
-    samples: Annotated[Mapping[str, str] | None, as_type(SamplesRecord | None)]
+    model: Annotated[record.Name, Field(description="As tables call it.")]
+    weights_sha256: record.Sha256
+    setting: Annotated[
+        Mapping[str, Any], record.as_type(Annotated[Setting, AfterValidator(_only_hashes)])
+    ]
+    metrics: Annotated[Mapping[str, float], record.metrics_type(_LARGEST)]
+    intervals: Annotated[Mapping[str, Mapping[str, Any]], record.as_type(dict[str, _Interval])]
+    samples: Annotated[Mapping[str, str] | None, record.as_type(SamplesRecord | None)]
     commit: str | None
     utc: str
 
@@ -147,16 +129,16 @@ _VERSION = Field(ge=1, le=SCHEMA_VERSION, description="Version 2 added baseline_
 _LOSS = "Tolerated loss of a metric: absolute for fractions, relative for ranks and ratios."
 
 
-@with_config(ConfigDict(**STRICT, title=_TITLE, json_schema_extra=_HEADER))
+@with_config(ConfigDict(**record.STRICT, title=_TITLE, json_schema_extra=_HEADER))
 @dataclass(frozen=True, kw_only=True)
 class Baseline:
     """Results that new ones are checked against; the fields are those of the file."""
 
     schema_version: Annotated[int, _VERSION]
-    written: Annotated[Mapping[str, str], as_type(Written)]
+    written: Annotated[Mapping[str, str], record.as_type(Written)]
     tolerance: Annotated[float, Field(ge=0, le=0.5, description=_LOSS)]
     results: Annotated[list[Entry], Field(min_length=1)]
-    baseline_sha256: Annotated[Sha256, OWN_HASH] = ""
+    baseline_sha256: Annotated[record.Sha256, record.OWN_HASH] = ""
 
 
 def baseline_samples(path: Path, entry: Entry) -> Samples | None:
@@ -165,72 +147,92 @@ def baseline_samples(path: Path, entry: Entry) -> Samples | None:
         return None
     file = path.with_suffix("") / entry.samples["file"]
     try:
-        content = read_bytes(file)
+        content = readers.read_bytes(file)
         if hashlib.sha256(content).hexdigest() != entry.samples["sha256"]:
             raise ValueError("not what the baseline was written with")
-        return unpack_arrays(content)
+        return files.unpack_arrays(content)
     except ValueError as error:  # FileError is one
         raise ValueError(f"the baseline's samples {file.name}: {error}") from error
 
 
-def result_key(row: ResultRow) -> Key:
+def result_key(row: record.ResultRow) -> Key:
     """Return the key of a result."""
     return Key(model_label(row), row.dataset, row.protocol)
+
+
+class Problem(NamedTuple):
+    """Why something could not be decided."""
+
+    where: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}"
+
+
+def faults_of(results: Iterable[Verified], *, strict: bool) -> Iterator[Problem]:
+    """Yield what keeps results from being trusted; `strict` also asks for their exact code."""
+    for result in results:
+        row, path = result.row, str(result.path)
+        if row.model["random"]:
+            yield Problem(path, "is of random weights, which measure nothing")
+        if strict and "record_sha256" not in row.provenance:
+            message = "is of version 1, without a hash that --strict could trust its commit by"
+            yield Problem(path, message)
+        elif strict and row.provenance["commit"] is None:
+            yield Problem(path, "does not state its commit, which --strict requires")
+        elif strict and row.provenance["dirty"] is not False:
+            yield Problem(path, "is of edited code (dirty), which --strict refuses")
 
 
 def read_baseline(path: Path) -> Baseline:
     """Read a baseline. Raises UsageError, naming the file, where it is not one or was edited."""
     try:
-        content = read_bytes(path)
-        document = parse_json(content)
-    except MissingFileError as error:
+        content = readers.read_bytes(path)
+        document = readers.parse_json(content)
+    except readers.MissingFileError as error:
         raise UsageError(f"no baseline {path}: write it with --update --reason TEXT") from error
-    except FileError as error:
+    except readers.FileError as error:
         raise UsageError(f"{path}: cannot be read as a baseline: it {error}") from error
-    baseline = validate(Baseline, content, str(path))
+    baseline = record.validate(Baseline, content, str(path))
     _require_unchanged(baseline, document, path)
-    for twice in _repeated(entry.key for entry in baseline.results):
+    for twice in readers.first_repeated(entry.key for entry in baseline.results):
         raise UsageError(f"{path}: two results of {twice}")
     return baseline
 
 
-def _repeated(keys: Iterable[Key]) -> list[Key]:
-    return [key for key, count in Counter(keys).items() if count > 1]
-
-
-def write_baseline(
+def replace_baseline(
     path: Path,
-    results: Sequence[tuple[ResultRow, Samples]],
+    results: Sequence[Verified],
+    problems: Sequence[Problem],
     *,
+    strict: bool = False,
     reason: str,
-    tolerance: float,
-    keep_samples: bool,
+    tolerance: float = 0.0,
+    keep_samples: bool = True,
 ) -> list[dict[str, str]]:
-    """Write results as the baseline, in place of what it held; return what changed.
+    """Make results the whole baseline in a file; return what changed.
 
     Without samples only metrics that have an interval are kept, since nothing else could be decided
-    of the others. Raises UsageError where the result of one model and data set is given twice, for
-    a file that is not called *.json, whose samples could lie in the folder of another, and where
-    the files cannot be written.
+    of the others. Raises UsageError for results that a check could not use, where the result of one
+    model and data set is given twice, for a file that is not called *.json, whose samples could lie
+    in the folder of another, and where it is no baseline or cannot be written.
     """
+    wrong = [*map(str, problems), *map(str, faults_of(results, strict=strict))]
+    if wrong or not results:
+        raise UsageError(f"no baseline of such results: {'; '.join(wrong)}")
     if path.suffix != ".json":
         raise UsageError(f"cannot write {path}: the name of a baseline ends with .json")
-    for twice in _repeated(result_key(row) for row, _ in results):
+    for twice in readers.first_repeated(result_key(one.row) for one in results):
         raise UsageError(f"two results of {twice}: give one of the files")
-    files: dict[str, bytes] = {}
-    entries = [_entry(row, samples if keep_samples else None, files) for row, samples in results]
-    entries.sort(key=lambda entry: entry.key)
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "written": {"by": user_name(), "utc": utc_now(), "reason": reason, "version": __version__},
-        "tolerance": tolerance,
-        "results": [vars(entry) for entry in entries],
-    }
-    document["baseline_sha256"] = json_sha256(document)
-    validate(Baseline, json.dumps(document), str(path))
+    archives = [files.pack_arrays(one.samples) if keep_samples else None for one in results]
+    entries = [_entry(one.row, own) for one, own in zip(results, archives, strict=True)]
+    document = _document(sorted(entries, key=lambda entry: entry.key), reason, tolerance)
+    record.validate(Baseline, json.dumps(document), str(path))
+    kept = {e.samples["file"]: a for e, a in zip(entries, archives, strict=True) if e.samples and a}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        before = _replace(path, document, files)
+        before = _replace(path, document, kept)
     except OSError as error:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
     after = {entry.key for entry in entries}
@@ -241,16 +243,22 @@ def write_baseline(
     ]
 
 
-def _entry(row: ResultRow, samples: Samples | None, files: dict[str, bytes]) -> Entry:
-    """Return a result as an entry; add the file of its samples, if they are given, to `files`."""
-    stored = None
-    if samples is not None:
-        archive = pack_arrays(samples)
-        digest = hashlib.sha256(archive).hexdigest()
+def _document(entries: Sequence[Entry], reason: str, tolerance: float) -> dict[str, Any]:
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "written": {"by": user_name(), "utc": utc_now(), "reason": reason, "version": __version__},
+        "tolerance": tolerance,
+        "results": [vars(entry) for entry in entries],
+    }
+    return {**document, "baseline_sha256": files.json_sha256(document)}
+
+
+def _entry(row: record.ResultRow, archive: bytes | None) -> Entry:
+    stored, usable = None, row.intervals.keys()
+    if archive is not None:
+        digest, usable = hashlib.sha256(archive).hexdigest(), row.metrics.keys()
         name = "__".join(map(safe_name, result_key(row)))
         stored = {"file": f"{name}.{digest[:8]}.baseline.npz", "sha256": digest}
-        files[stored["file"]] = archive
-    usable = row.intervals if samples is None else row.metrics
     return Entry(
         model=model_label(row),
         weights_sha256=row.model["weights_sha256"],
@@ -263,16 +271,16 @@ def _entry(row: ResultRow, samples: Samples | None, files: dict[str, bytes]) -> 
     )
 
 
-def _replace(path: Path, document: Mapping[str, Any], files: Mapping[str, bytes]) -> set[Key]:
+def _replace(path: Path, document: Mapping[str, Any], archives: Mapping[str, bytes]) -> set[Key]:
     """Write samples, then the file; remove those that only the former named; return its keys."""
     folder = path.with_suffix("")
-    with exclusive(path.parent) as alone:
+    with files.exclusive(path.parent) as alone:
         former = read_baseline(path).results if path.exists() else []
-        for name, content in files.items():
-            write_atomically(folder / name, content)
+        for name, content in archives.items():
+            files.write_atomically(folder / name, content)
         text = json.dumps(document, indent=1, sort_keys=True, allow_nan=False) + "\n"
-        write_atomically(path, text.encode())
-        for name in {entry.samples["file"] for entry in former if entry.samples} - files.keys():
+        files.write_atomically(path, text.encode())
+        for name in {entry.samples["file"] for entry in former if entry.samples} - archives.keys():
             # Others may be those of a result: in version 1 they had the same names.
             if alone and _OWN_SAMPLES.fullmatch(name):
                 (folder / name).unlink(missing_ok=True)
@@ -282,7 +290,7 @@ def _replace(path: Path, document: Mapping[str, Any], files: Mapping[str, bytes]
 def _require_unchanged(file: Baseline, document: Mapping[str, Any], path: Path) -> None:
     if file.schema_version == SCHEMA_VERSION:
         others = {k: v for k, v in document.items() if k != "baseline_sha256"}
-        if file.baseline_sha256 != json_sha256(others):
+        if file.baseline_sha256 != files.json_sha256(others):
             raise UsageError(
                 f"{path} was edited: it has another content than baseline_sha256 says; restore it, "
                 "or remove it and write it with --update"

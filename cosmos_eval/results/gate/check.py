@@ -9,43 +9,24 @@ intervals: more than the paired one, so that small regressions are missed, not m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from scipy.special import ndtri
 
 from cosmos_eval.results.compare import differences_of, mismatches, setting
-from cosmos_eval.results.gate.baseline import (
-    Baseline,
-    Entry,
-    Key,
-    baseline_samples,
-    read_baseline,
-    result_key,
-    write_baseline,
-)
+from cosmos_eval.results.gate import baseline as baselines
+from cosmos_eval.results.gate.baseline import Baseline, Entry, Key, Problem, faults_of, result_key
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import list_results
 from cosmos_eval.results.verify import Verdict, Verified, read_verified
 from cosmos_eval.stats.paired import PairedDifference, holm, independent_difference
 from cosmos_eval.tasks import Metric, metric_of
-from cosmos_eval.types import Samples, UsageError
+from cosmos_eval.types import Samples
 
 ALPHA = 0.025
 """One-sided probability of a false alarm on any metric of a whole check."""
-
-Status = Literal["regression", "better", "no change shown"]
-
-
-class Problem(NamedTuple):
-    """Why something could not be decided."""
-
-    where: str
-    message: str
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.message}"
 
 
 class Finding(NamedTuple):
@@ -67,28 +48,15 @@ class Finding(NamedTuple):
         return metric_of(self.task, self.metric)
 
     @property
-    def status(self) -> Status:
+    def gain(self) -> PairedDifference:
+        return self.change if self.record.higher_is_better else self.change.flipped()
+
+    @property
+    def status(self) -> Literal["regression", "better", "no change shown"]:
         """The decision; `better` is by the 95% interval of this metric alone."""
         if self.adjusted <= ALPHA:
             return "regression"
-        return "better" if self._gain().flipped().p_below(0) <= ALPHA else "no change shown"
-
-    def _gain(self) -> PairedDifference:
-        return self.change if self.record.higher_is_better else self.change.flipped()
-
-    def p_regression(self, tolerance: float) -> float:
-        """Return the one-sided p-value of a loss beyond the tolerance, for this metric alone."""
-        return self._gain().p_below(-self._margin(tolerance))
-
-    def decided(self, adjusted: float, tolerance: float, total: int) -> Finding:
-        """Return the finding with its p-value among `total` metrics."""
-        least = self.change.detectable(alpha=2 * ALPHA / total)
-        detectable = None if least is None else least + self._margin(tolerance)
-        return self._replace(adjusted=adjusted, detectable=detectable)
-
-    def _margin(self, tolerance: float) -> float:
-        """Return the tolerated loss: absolute for fractions, relative for ranks and ratios."""
-        return tolerance * (1.0 if self.record.unit == "fraction" else self.change.b)
+        return "better" if self.gain.flipped().p_below(0) <= ALPHA else "no change shown"
 
 
 class Report(NamedTuple):
@@ -114,13 +82,12 @@ class Report(NamedTuple):
     @property
     def verdict(self) -> str:
         """The outcome in one line."""
-        total = len(self.findings)
-        if self.regressions:
-            return f"regression shown: {len(self.regressions)} of {total} metrics"
-        if self.status == 2:
-            count = len(self.problems)
-            return f"cannot decide, for {count} reason{'s' if count > 1 else ''}"
-        return f"no regression shown, of {total} metrics"
+        total, count = len(self.findings), len(self.problems)
+        return (
+            f"no regression shown, of {total} metrics",
+            f"regression shown: {len(self.regressions)} of {total} metrics",
+            f"cannot decide, for {count} reason{'s' if count > 1 else ''}",
+        )[self.status]
 
 
 def read_results(places: Sequence[Path]) -> tuple[list[Verified], list[Problem]]:
@@ -147,24 +114,20 @@ def examine(
     problems: Sequence[Problem] = (),
 ) -> Report:
     """Check results, and problems of reading them. Raises UsageError for a faulty baseline."""
-    baseline = read_baseline(path)
-    found = list(problems)
+    baseline = baselines.read_baseline(path)
+    found, notes, findings = list(problems), [], []
     by_key: dict[Key, Verified] = {}
     for result in results:
-        key = result_key(result.row)
-        if key in by_key:
-            message = f"a second result of {key}, beside {by_key[key].path}"
+        first = by_key.setdefault(key := result_key(result.row), result)
+        if first is not result:
+            message = f"a second result of {key}, beside {first.path}"
             found.append(Problem(str(result.path), message))
-        by_key.setdefault(key, result)
-    found += _faults(results, strict=strict)
-    found += _unmatched(by_key, baseline)
-    notes, findings = [], []
-    for entry in baseline.results:
-        if entry.key not in by_key:
-            continue
+    found += [*faults_of(results, strict=strict), *_unmatched(by_key, baseline)]
+    for entry in (entry for entry in baseline.results if entry.key in by_key):
         where, metrics = str(entry.key), by_key[entry.key].row.metrics
         try:
-            findings += _compare(by_key[entry.key], entry, baseline_samples(path, entry))
+            samples = baselines.baseline_samples(path, entry)
+            findings += _compare(by_key[entry.key], entry, samples)
         except ValueError as error:
             found.append(Problem(where, str(error)))
         for name in sorted(entry.metrics.keys() - metrics.keys()):
@@ -173,29 +136,16 @@ def examine(
             notes.append(f"{where}: not in the baseline: {', '.join(new)}")
     if baseline.schema_version == 1:
         notes.append(f"{path} is of version 1 and has no hash of itself: write it with --update")
-    decided = tuple(_decide(findings, baseline))
+    total = sum(len(entry.metrics) for entry in baseline.results)  # also those not compared
+    decided = tuple(decide(findings, baseline.tolerance, total))
     return Report(path, decided, tuple(found), tuple(notes), baseline.tolerance)
-
-
-def _faults(results: Iterable[Verified], *, strict: bool) -> Iterator[Problem]:
-    for result in results:
-        row, path = result.row, str(result.path)
-        if row.model["random"]:
-            yield Problem(path, "is of random weights, which measure nothing")
-        if strict and "record_sha256" not in row.provenance:
-            message = "is of version 1, without a hash that --strict could trust its commit by"
-            yield Problem(path, message)
-        elif strict and row.provenance["commit"] is None:
-            yield Problem(path, "does not state its commit, which --strict requires")
-        elif strict and row.provenance["dirty"] is not False:
-            yield Problem(path, "is of edited code (dirty), which --strict refuses")
 
 
 def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[Problem]:
     entries = {entry.key for entry in baseline.results}
     without_entry = [key for key in by_key if key not in entries]
     for key in sorted(entries - by_key.keys()):
-        near = [other[0] for other in without_entry if other[1:] == key[1:]]
+        near = [other.model for other in without_entry if other[1:] == key[1:]]
         hint = f"; there is one of {', '.join(near)}" if near else ""
         yield Problem(str(key), f"the baseline has it, the results have not{hint}")
     message = "is not in the baseline: leave it out, or add it with --update"
@@ -223,33 +173,14 @@ def _independent(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
     return independent_difference(*values, math.hypot(*errors), row.n_samples)
 
 
-def _decide(findings: Sequence[Finding], baseline: Baseline) -> Iterator[Finding]:
-    """Correct for all metrics of the baseline, also those that were not compared."""
-    total = sum(len(entry.metrics) for entry in baseline.results)
-    p_values = [finding.p_regression(baseline.tolerance) for finding in findings]
-    adjusted = holm([*p_values, *[1.0] * (total - len(findings))])
-    for finding, p in zip(findings, adjusted, strict=False):
-        yield finding.decided(p, baseline.tolerance, total)
+def decide(findings: Sequence[Finding], tolerance: float, total: int) -> Iterator[Finding]:
+    """Yield findings with their p-values and detectable losses among `total` metrics.
 
-
-def replace_baseline(
-    path: Path,
-    results: Sequence[Verified],
-    problems: Sequence[Problem],
-    *,
-    strict: bool = False,
-    reason: str,
-    tolerance: float = 0.0,
-    keep_samples: bool = True,
-) -> list[dict[str, str]]:
-    """Make results the whole baseline in a file; return what changed.
-
-    Raises UsageError for results that a check could not use, and where the file is no baseline.
+    The tolerance is absolute for fractions, relative for ranks and ratios.
     """
-    wrong = [*map(str, problems), *map(str, _faults(results, strict=strict))]
-    if wrong or not results:
-        raise UsageError(f"no baseline of such results: {'; '.join(wrong)}")
-    pairs = [(one.row, one.samples) for one in results]
-    return write_baseline(
-        path, pairs, reason=reason, tolerance=tolerance, keep_samples=keep_samples
-    )
+    losses = [tolerance * (1.0 if f.record.unit == "fraction" else f.change.b) for f in findings]
+    p_values = [f.gain.p_below(-loss) for f, loss in zip(findings, losses, strict=True)]
+    adjusted = holm([*p_values, *[1.0] * (total - len(findings))])
+    for finding, loss, p in zip(findings, losses, adjusted, strict=False):
+        least = finding.change.detectable(alpha=2 * ALPHA / total)
+        yield finding._replace(adjusted=p, detectable=None if least is None else least + loss)

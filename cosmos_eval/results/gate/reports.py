@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from cosmos_eval.results.gate.check import ALPHA, Finding, Problem, Report
+from cosmos_eval.results.gate.check import ALPHA, Finding, Report
 from cosmos_eval.results.text import (
     annotation,
     markdown_code,
@@ -24,9 +24,7 @@ def to_cells(finding: Finding) -> dict[str, str]:
     low, high = change.interval()[:2]
     least = finding.detectable
     return {
-        "model": finding.key.model,
-        "data set": finding.key.dataset,
-        "protocol": finding.key.protocol,
+        **dict(zip(("model", "data set", "protocol"), finding.key, strict=True)),
         "metric": finding.metric,
         "baseline": f"{factor * change.b:.2f}",
         "new": f"{factor * change.a:.2f}",
@@ -51,14 +49,11 @@ def tolerance_text(report: Report) -> str:
 def to_records(report: Report) -> dict[str, Any]:
     """Return a report as JSON holds it."""
     return {
+        **{name: getattr(report, name) for name in ("status", "verdict", "tolerance", "notes")},
         "baseline": str(report.baseline),
-        "status": report.status,
-        "verdict": report.verdict,
         "alpha": ALPHA,
-        "tolerance": report.tolerance,
         "findings": [_record(finding) for finding in report.findings],
         "problems": [problem._asdict() for problem in report.problems],
-        "notes": list(report.notes),
     }
 
 
@@ -77,15 +72,22 @@ def to_markdown(report: Report) -> str:
 
 def to_junit(report: Report) -> str:
     """Write JUnit XML: a case per metric, failed where it regressed, and an error per problem."""
-    cases = [*map(_metric_case, report.findings), *map(_problem_case, report.problems)]
-    sizes = (len(cases), len(report.regressions), len(report.problems))
-    counts = dict(zip(("tests", "failures", "errors"), map(str, sizes), strict=True))
+    failures, errors = len(report.regressions), len(report.problems)
+    sizes = {"tests": len(report.findings) + errors, "failures": failures, "errors": errors}
+    counts = {name: str(size) for name, size in sizes.items()}
     suites = ET.Element("testsuites", counts)
     suite = ET.SubElement(suites, "testsuite", {"name": NAME, **counts})
     if report.tolerance is not None:
         tolerance = {"name": "tolerance", "value": str(report.tolerance)}
         ET.SubElement(ET.SubElement(suite, "properties"), "property", tolerance)
-    suite.extend(cases)
+    for finding in report.findings:
+        key, where = finding.key, f"{finding.key.dataset} ({finding.key.protocol})"
+        case = _case(suite, key.model, f"{where} {finding.metric}")
+        if finding.status == "regression":
+            ET.SubElement(case, "failure", {"message": one_line(_sentence(finding))})
+    for problem in report.problems:
+        case = _case(suite, NAME, problem.where)
+        ET.SubElement(case, "error", {"message": one_line(problem.message)})
     ET.indent(suites)
     return ET.tostring(suites, "unicode", xml_declaration=True) + "\n"
 
@@ -99,32 +101,23 @@ def to_annotations(report: Report) -> list[str]:
     return [annotation("error", f"{NAME}: {title}", message) for title, message in errors]
 
 
-def _metric_case(finding: Finding) -> ET.Element:
-    key = finding.key
-    name = one_line(f"{key.dataset} ({key.protocol}) {finding.metric}")
-    case = ET.Element("testcase", {"classname": one_line(key.model), "name": name})
-    if finding.status == "regression":
-        ET.SubElement(case, "failure", {"message": one_line(_sentence(finding))})
-    return case
-
-
-def _problem_case(problem: Problem) -> ET.Element:
-    case = ET.Element("testcase", {"classname": NAME, "name": one_line(problem.where)})
-    ET.SubElement(case, "error", {"message": one_line(problem.message)})
-    return case
+def _case(suite: ET.Element, group: str, name: str) -> ET.Element:
+    names = {"classname": one_line(group), "name": one_line(name)}
+    return ET.SubElement(suite, "testcase", names)
 
 
 def _record(finding: Finding) -> dict[str, Any]:
+    change = finding.change
     return {
         **finding.key._asdict(),
         "metric": finding.metric,
-        "baseline": finding.change.b,
-        "new": finding.change.a,
-        "change": finding.change.difference,
-        "interval": finding.change.interval()._asdict(),
+        "baseline": change.b,
+        "new": change.a,
+        "change": change.difference,
+        "interval": change.interval()._asdict(),
         "p_value_holm": finding.adjusted,
         "detectable": finding.detectable,
-        "test": finding.change.method,
+        "test": change.method,
         "decision": finding.status,
     }
 

@@ -10,7 +10,7 @@ import pytest
 from support.bench import Bench
 from support.models import make_result, store
 
-from cosmos_eval.results.gate.check import replace_baseline
+from cosmos_eval.results.gate.baseline import replace_baseline
 from cosmos_eval.results.verify import Verified
 
 TASKS: Sequence[str] = ("cls", "retrieval", "seg", "select", "loc")

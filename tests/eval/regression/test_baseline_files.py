@@ -11,8 +11,7 @@ from threading import Barrier
 import pytest
 from support.models import make_result, store
 
-from cosmos_eval.results.gate.baseline import baseline_samples, read_baseline
-from cosmos_eval.results.gate.check import replace_baseline
+from cosmos_eval.results.gate.baseline import baseline_samples, read_baseline, replace_baseline
 from cosmos_eval.results.verify import Verified, verify_all
 from cosmos_eval.types import UsageError
 

@@ -13,8 +13,14 @@ import pytest
 from support.gate_study import studies
 from support.models import make_result, seal, store
 
-from cosmos_eval.results.gate.baseline import Key, baseline_samples, read_baseline
-from cosmos_eval.results.gate.check import Finding, Problem, Report, examine, replace_baseline
+from cosmos_eval.results.gate.baseline import (
+    Key,
+    Problem,
+    baseline_samples,
+    read_baseline,
+    replace_baseline,
+)
+from cosmos_eval.results.gate.check import Finding, Report, decide, examine
 from cosmos_eval.results.gate.reports import (
     to_annotations,
     to_junit,
@@ -98,19 +104,18 @@ def test_the_tolerance_of_a_rank_is_a_share_of_it(command, update, tmp_path):
 def test_the_tolerance_is_relative_for_ranks_and_absolute_for_fractions():
     lost = PairedDifference(12.0, 10.0, 2.0, 0.01, math.inf, 0.0, 100, "a test")
     rank = Finding(Key("m", "s", "p"), "retrieval", "image_to_text_mean_rank", lost)
-    assert rank.p_regression(0.1) < 1e-6  # one rank of ten
-    assert rank.p_regression(0.3) > 1 - 1e-6  # three of ten
-    assert rank.decided(1.0, 0.3, 1).detectable == pytest.approx(3, abs=0.05)
     fraction = rank._replace(metric="image_to_text_R@1")
     fraction = fraction._replace(change=lost._replace(a=0.3, b=0.5, center=-0.2))
-    assert fraction.p_regression(0.1) < 1e-6
-    assert fraction.p_regression(0.3) > 1 - 1e-6
-    assert fraction.decided(1.0, 0.3, 1).detectable == pytest.approx(0.3, abs=0.05)
+    for found, loss in ((rank, 3), (fraction, 0.3)):
+        (within,) = decide([found], 0.3, 1)
+        assert within.adjusted > 1 - 1e-6
+        assert within.detectable == pytest.approx(loss, abs=0.05)
+        assert next(decide([found], 0.1, 1)).adjusted < 1e-6
 
 
 def test_what_a_check_could_find_is_corrected_for_all_metrics():
     change = matched_shares(200, 20, 20, 400)
-    found = Finding(Key("m", "s", "p"), "cls", "acc1", change).decided(1.0, 0.01, 4)
+    (found,) = decide([Finding(Key("m", "s", "p"), "cls", "acc1", change)], 0.01, 4)
     assert found.detectable == change.detectable(alpha=0.05 / 4) + 0.01
 
 
