@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,17 +13,7 @@ STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04  # github.com/facebookresea
 CENTER_MOMENTUM = 0.9  # the same
 
 
-class GatherLocally:
-    """The `Gather` of a single process, without collectives."""
-
-    def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
-        return [Gathered(tensor, tensor, 0) for tensor in tensors]
-
-    def mean(self, tensor: Tensor) -> Tensor:
-        return tensor.detach()
-
-
-gather_locally = GatherLocally()
+gather_locally = Gather()  # of a single process
 
 
 def full_precision(tensor: Tensor) -> Tensor:
@@ -101,16 +89,15 @@ def cosmos_loss(student: Features, teacher: Features, gather: Gather = gather_lo
         raise ValueError("the COSMOS loss needs the student's cross-modal features")
     if student.distill_logit_scale is None:
         raise ValueError("the COSMOS loss needs the student's distill_logit_scale")
-    image, text, image_crossmodal, text_crossmodal = gather(
+    image, text, *crossmodal = gather(
         [student.image[:2], student.text, student.image_crossmodal, student.text_crossmodal]
     )
     # Each half is the mean over both teacher modalities: they have equally many views.
     (teacher_views,) = gather([torch.cat([teacher.image[:2], teacher.text[:2]])])
     scale = student.distill_logit_scale
-    image_distill = contrastive_loss(image_crossmodal, teacher_views, scale)
-    text_distill = contrastive_loss(text_crossmodal, teacher_views, scale)
+    by_image, by_text = (contrastive_loss(own, teacher_views, scale) for own in crossmodal)
     clip = contrastive_loss(image, text, student.logit_scale)
-    return LossTerms(clip=clip, distill=(image_distill + text_distill) / 2)
+    return LossTerms(clip=clip, distill=(by_image + by_text) / 2)
 
 
 def slip_loss(

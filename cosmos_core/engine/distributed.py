@@ -73,22 +73,23 @@ def mean_over_processes(values: Tensor) -> Tensor:
     return total / dist.get_world_size()
 
 
-class _GatherFromAll:
+@dataclass(frozen=True)
+class _GatherFromAll(Gather):
     """Gather all features at once, packed as rows of samples; backward is one reduce-scatter.
 
     The released models gathered without gradient, with the whole loss in every process: under DDP,
     features have the true gradient divided by the number of processes, scales the undivided one.
     """
 
-    def __init__(self, world: World, factor: float) -> None:
-        self._world, self._factor = world, factor
+    world: World
+    factor: float
 
     def __call__(self, tensors: Sequence[Tensor]) -> list[Gathered]:
         local = torch.cat([tensor.transpose(0, 1).flatten(1) for tensor in tensors], dim=1)
-        if self._factor != 1.0 and local.requires_grad:
-            local.register_hook(lambda gradient: gradient * self._factor)
+        if self.factor != 1.0 and local.requires_grad:
+            local.register_hook(lambda gradient: gradient * self.factor)
         everywhere = _AllGather.apply(local)
-        offset = self._world.rank * len(local)
+        offset = self.world.rank * len(local)
         pairs = zip(_unpack(local, tensors), _unpack(everywhere, tensors), strict=True)
         return [Gathered(own, all_, offset) for own, all_ in pairs]
 

@@ -15,20 +15,13 @@ from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 
 class ClipFeatures(NamedTuple):
-    """`image` (G, B, D) and `text` (T, B, D), L2-normalised, and the exponentiated scale."""
+    """`image` (G, B, D) and `text` (T, B, D), L2-normalised, the exponentiated scale, and what a
+    head makes of views of the image (V, B, K), where a method has one."""
 
     image: Tensor
     text: Tensor
     logit_scale: Tensor
-
-
-class HeadFeatures(NamedTuple):
-    """`ClipFeatures`, and what a head makes of views of the image (V, B, K)."""
-
-    image: Tensor
-    text: Tensor
-    logit_scale: Tensor
-    head: Tensor
+    head: Tensor | None = None
 
 
 def clip_features(model: MultiViewCLIP, views: Views) -> ClipFeatures:
@@ -54,4 +47,4 @@ class ClipMethod:
         """Return nothing: the moving average serves evaluation only."""
 
     def loss(self, student: ClipFeatures, teacher: None, gather: Gather) -> LossTerms:
-        return clip_loss(*student, gather)
+        return clip_loss(*student[:3], gather)

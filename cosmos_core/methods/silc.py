@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cosmos_core.config import STRICT, Positive
 from cosmos_core.losses import clip_loss, move_center, silc_loss
-from cosmos_core.methods.clip import HeadFeatures, clip_features
+from cosmos_core.methods.clip import ClipFeatures, clip_features
 from cosmos_core.model.build import Architecture, create_model, model_config
 from cosmos_core.model.clip import HEAD, MultiViewCLIP, PrototypeHead
 from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
@@ -41,18 +41,19 @@ class SilcMethod:
         student.add_module(HEAD, head)
         return student
 
-    def student_features(self, student: MultiViewCLIP, views: Views) -> HeadFeatures:
+    def student_features(self, student: MultiViewCLIP, views: Views) -> ClipFeatures:
         prototypes = _prototypes(student, views.local_images)
-        return HeadFeatures(*clip_features(student, views), prototypes)
+        return clip_features(student, views)._replace(head=prototypes)
 
     @torch.no_grad()
     def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> SilcTeacher:
         logits = _prototypes(teacher, views.global_images)
         return SilcTeacher(logits, teacher.get_buffer(f"{HEAD}.center"))
 
-    def loss(self, student: HeadFeatures, teacher: SilcTeacher, gather: Gather) -> LossTerms:
+    def loss(self, student: ClipFeatures, teacher: SilcTeacher, gather: Gather) -> LossTerms:
         """Return CLIP plus distillation, unweighted."""
-        terms = clip_loss(student.image, student.text, student.logit_scale, gather)
+        assert student.head is not None
+        terms = clip_loss(*student[:3], gather)
         terms = terms._replace(distill=silc_loss(student.head, *teacher))
         move_center(teacher.center, teacher.prototypes, terms.total, gather)
         return terms

@@ -11,14 +11,14 @@ from pydantic.dataclasses import dataclass
 
 from cosmos_core.config import STRICT, Positive
 from cosmos_core.losses import slip_loss
-from cosmos_core.methods.clip import HeadFeatures, clip_features
+from cosmos_core.methods.clip import ClipFeatures, ClipMethod, clip_features
 from cosmos_core.model.build import Architecture, create_model, model_config
 from cosmos_core.model.clip import HEAD, MultiViewCLIP, ProjectionHead
 from cosmos_core.types import Gather, LossTerms, ViewCounts, Views
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
-class SlipMethod:
+class SlipMethod(ClipMethod):
     """Widths of the head: github.com/facebookresearch/SLIP."""
 
     name: str = "slip"
@@ -32,14 +32,12 @@ class SlipMethod:
         student.add_module(HEAD, ProjectionHead(width, self.hidden, self.out))
         return student
 
-    def student_features(self, student: MultiViewCLIP, views: Views) -> HeadFeatures:
+    def student_features(self, student: MultiViewCLIP, views: Views) -> ClipFeatures:
         features = clip_features(student, views)
         projections = student.get_submodule(HEAD)(features.image)
-        return HeadFeatures(*features, F.normalize(projections, dim=-1))
+        return features._replace(head=F.normalize(projections, dim=-1))
 
-    def teacher_features(self, teacher: MultiViewCLIP, views: Views) -> None:
-        """Return nothing: the moving average serves evaluation only."""
-
-    def loss(self, student: HeadFeatures, teacher: None, gather: Gather) -> LossTerms:
+    def loss(self, student: ClipFeatures, teacher: None, gather: Gather) -> LossTerms:
         """Return CLIP plus SimCLR, unweighted as published."""
-        return slip_loss(*student, gather)
+        assert student.head is not None
+        return slip_loss(*student[:3], student.head, gather)

@@ -126,7 +126,11 @@ def guarded_output() -> Iterator[None]:
     finally:
         sys.stdout, sys.stderr = streams
         for stream in (out, err):
-            _flush_or_drop(stream)
+            try:
+                stream.flush()
+            except OSError:
+                with suppress(OSError):  # of a stream without a file descriptor
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _null_file(mode: str) -> TextIO:
@@ -140,28 +144,16 @@ class _Guarded:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        with _as_output_error():
-            return self._stream.write(text)
+        return self._guard(lambda: self._stream.write(text))
 
     def flush(self) -> None:
-        with _as_output_error():
-            self._stream.flush()
+        self._guard(self._stream.flush)
+
+    def _guard(self, act: Callable[[], Any]) -> Any:
+        try:
+            return act()
+        except OSError as error:
+            raise OutputError(error.strerror or str(error)) from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
-
-
-@contextmanager
-def _as_output_error() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise OutputError(error.strerror or str(error)) from error
-
-
-def _flush_or_drop(stream: TextIO) -> None:
-    try:
-        stream.flush()
-    except OSError:
-        with suppress(OSError):  # of a stream without a file descriptor
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

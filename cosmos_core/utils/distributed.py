@@ -63,12 +63,12 @@ class Distributed:
 
     def main_process_only(self, act: Callable[[], Result]) -> Result | None:
         """Run `act` in the first process while the others wait; they return None."""
-        return self.synchronized(act if self.rank == 0 else _nothing)
+        return self.synchronized(act if self.rank == 0 else lambda: None)
 
     def main_process_first(self, act: Callable[[], None]) -> None:
         """Run `act` in the first process, then in all others, who may find its files."""
         self.main_process_only(act)
-        self.synchronized(act if self.rank > 0 else _nothing)
+        self.synchronized(act if self.rank > 0 else lambda: None)
 
 
 SINGLE_PROCESS = Distributed()
@@ -152,7 +152,3 @@ def _raise_first(outcomes: Sequence[Any]) -> None:
     for outcome in outcomes:
         if isinstance(outcome, Exception):
             raise outcome
-
-
-def _nothing() -> None:
-    """Do nothing, in a process whose turn it is not."""

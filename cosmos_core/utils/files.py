@@ -56,9 +56,11 @@ def write_atomically(path: Path, content: bytes) -> None:
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Yield a file to write; it becomes `path` at the end of the block, or vanishes on an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _temporary_file(path.parent) as (temporary, file):
-        yield file
-        _synchronise(file)
+    with _temporary(path.parent) as (temporary, handle):
+        with open(handle, "wb", closefd=False) as file:
+            yield file
+            file.flush()
+            os.fsync(handle)
         temporary.replace(path)
 
 
@@ -69,13 +71,9 @@ def appearing(path: Path) -> Iterator[Path]:
     Raises OSError where `path` exists and is not an empty folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, handle = _create(path.parent, is_folder=True)
-    try:
+    with _temporary(path.parent, is_folder=True) as (temporary, _):
         yield temporary
         temporary.replace(path)
-    finally:
-        os.close(handle)
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
@@ -182,9 +180,14 @@ def file_sha256(path: Path) -> str:
 
 def _probe(folder: Path) -> None:
     """Write a small file to a folder, or to the nearest one above that exists, and remove it."""
-    with _temporary_file(_nearest(folder)) as (_, file):
-        file.write(_PROBE)
-        _synchronise(file)
+    try:
+        os.lstat(folder)
+    except FileNotFoundError:
+        return _probe(folder.parent)
+    with _temporary(folder) as (_, handle):
+        with open(handle, "wb", closefd=False) as file:
+            file.write(_PROBE)
+        os.fsync(handle)
 
 
 def _is_special(path: Path) -> bool:
@@ -196,34 +199,9 @@ def _open_at_once(name: str, flags: int) -> int:
     return os.open(name, flags | os.O_NONBLOCK)
 
 
-def _nearest(folder: Path) -> Path:
-    """Return a folder, or the first above it that exists. Raises OSError below a file."""
-    while True:
-        try:
-            os.lstat(folder)
-        except FileNotFoundError:
-            folder = folder.parent
-        else:
-            return folder
-
-
 @contextmanager
-def _temporary_file(folder: Path) -> Iterator[tuple[Path, BinaryIO]]:
-    path, handle = _create(folder, is_folder=False)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield path, file
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def _synchronise(file: BinaryIO) -> None:
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _create(folder: Path, *, is_folder: bool) -> tuple[Path, int]:
-    """Create a temporary file or folder and lock it; return the handle that holds the lock."""
+def _temporary(folder: Path, *, is_folder: bool = False) -> Iterator[tuple[Path, int]]:
+    """Yield a temporary file or folder, which is removed, and the handle that holds its lock."""
     _clear(folder)
     while True:
         path = folder / f".{_MACHINE}-{uuid4().hex}.tmp"
@@ -233,7 +211,12 @@ def _create(folder: Path, *, is_folder: bool) -> tuple[Path, int]:
             path, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666
         )
         if _is_held(handle):
-            return path, handle
+            break
+        os.close(handle)
+        _remove(path)
+    try:
+        yield path, handle
+    finally:
         os.close(handle)
         _remove(path)
 
