@@ -7,7 +7,7 @@ Shapes: K classes, N images; a leading `...` is kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,25 +62,6 @@ def pack(confusions: Iterable[Counts]) -> SparseConfusion:
     flat = np.stack([matrix.ravel() for matrix in confusions])
     image, pair = (indices.astype(np.int32) for indices in np.nonzero(flat))
     return SparseConfusion(image, pair, flat[image, pair])
-
-
-def join(images: Sequence[SparseConfusion]) -> SparseConfusion:
-    """Join the confusion counts of images, which are numbered in this order."""
-    lengths = [len(one.pair) for one in images]
-    return SparseConfusion(
-        np.repeat(np.arange(len(images), dtype=np.int32), lengths),
-        np.concatenate([one.pair for one in images]),
-        np.concatenate([one.pixels for one in images]),
-    )
-
-
-def separate(every: SparseConfusion, n_images: int) -> list[SparseConfusion]:
-    """Separate the confusion counts of images: undo `join`."""
-    ends = np.searchsorted(every.image, np.arange(1, n_images))
-    return [
-        SparseConfusion(np.zeros_like(image), pair, pixels)
-        for image, pair, pixels in zip(*(np.split(part, ends) for part in every), strict=True)
-    ]
 
 
 def areas_of_images(sparse: SparseConfusion, n_images: int, n_classes: int) -> Areas:

@@ -9,12 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
+from itertools import count, islice
 from pathlib import Path
+from time import perf_counter
 from typing import Any, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cosmos_eval.data.label_maps import Sample
+from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.embedding.cache import Arrays, Report, ShardStore, fingerprint
 from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.tasks.prompts import resolve_templates
@@ -34,44 +41,101 @@ _NOT_DECIDING = {
 # memory, and longer, since they leave its caches (docs/log.md).
 _CPU_PATCHES = 8 * 14 * 14
 
-Result = TypeVar("Result")
-Find = Callable[[Sequence[range], Report], list[Result | None]]
-Work = Callable[[Sequence[range], OnProgress], list[Result]]
-"""Results of shards, in their order; progress counts images."""
+Image = TypeVar("Image")
+Joined = dict[str, NDArray[Any]]
+Steps = tuple[
+    Callable[[int], Image],
+    Callable[[range, Iterator[Image], Callable[[], None]], Sequence[Arrays]],
+]
+"""What reads the image of an index, and what measures a shard's images: arrays for every store.
+
+The latter calls its last argument after every image.
+"""
 
 
 def in_shards(
+    stores: Sequence[ShardStore],
     n_images: int,
-    find: Find[Result],
-    prepare: Callable[[], Work[Result]],
+    prepare: Callable[[], Steps[Image]],
     options: RunOptions,
     progress: OnProgress,
-) -> list[Result]:
-    """Return one result per shard of images, in order, in all processes.
+    is_valid: Callable[[range, Sequence[Arrays]], bool] = lambda shard, arrays: True,
+) -> tuple[list[Joined], dict[str, float]]:
+    """Return the arrays of all images for each store, in all processes, and seconds per phase.
 
-    `find` returns the results that are stored, or None. Where any is missing, `prepare` is called
-    in all processes and returns what computes the missing shards of this process.
+    Shards that are stored and valid are used again. Where any is missing, `prepare` is called in
+    all processes, and each measures and stores its share of them. Raises UsageError where a shard
+    cannot be written.
     """
+    started = prepared = perf_counter()
     starts = range(0, n_images, IMAGES_PER_SHARD)
     shards = [range(n_images)[start : start + IMAGES_PER_SHARD] for start in starts]
 
     def report(note: str, done: int = 0) -> None:
         progress(Progress("images", done, n_images, note))
 
-    found = options.distributed.map_sharded(lambda own: find(own, report), shards)
-    left = [shard for shard, result in zip(shards, found, strict=True) if result is None]
+    find = partial(_stored, stores, is_valid, report)
+    found = options.distributed.map_sharded(find, shards)
+    left = [shard for shard, arrays in zip(shards, found, strict=True) if arrays is None]
     done = n_images - sum(map(len, left))
     if done:
         report(f"resumed: {done:,} of {n_images:,} images were measured already", done)
-    if not left:
-        return [result for result in found if result is not None]
-    work = prepare()
+    new: Iterator[Sequence[Arrays]] = iter(())
+    if left:
+        measure = partial(_measure, stores, prepare(), done, options, progress)
+        prepared = perf_counter()
+        new = iter(options.distributed.map_sharded(measure, left))
+    by_store = zip(*(next(new) if one is None else one for one in found), strict=True)
+    joined = [{name: np.concatenate([a[name] for a in own]) for name in own[0]} for own in by_store]
+    return joined, {"prompts": prepared - started, "images": perf_counter() - prepared}
 
-    def progress_of_all(step: Progress) -> None:
-        progress(step._replace(done=step.done + done, total=step.total + done))
 
-    new = iter(options.distributed.map_sharded(lambda own: work(own, progress_of_all), left))
-    return [next(new) if result is None else result for result in found]
+def _stored(
+    stores: Sequence[ShardStore],
+    is_valid: Callable[[range, Sequence[Arrays]], bool],
+    report: Report,
+    shards: Sequence[range],
+) -> list[Sequence[Arrays] | None]:
+    """Return the arrays of shards that every store has, else None."""
+    keys = [_key(shard) for shard in shards]
+    found = [{own[0]: arrays for own, arrays in store.find(keys, report)} for store in stores]
+    every = [[own[key] for own in found if key in own] for key in keys]
+    return [
+        arrays if len(arrays) == len(stores) and is_valid(shard, arrays) else None
+        for shard, arrays in zip(shards, every, strict=True)
+    ]
+
+
+def _measure(
+    stores: Sequence[ShardStore],
+    steps: Steps[Image],
+    done: int,
+    options: RunOptions,
+    progress: OnProgress,
+    shards: Sequence[range],
+) -> list[Sequence[Arrays]]:
+    """Measure shards and store each; `done` images were measured before."""
+    load, measure_shard = steps
+    indices = [index for shard in shards for index in shard]
+    numbers, total = count(done + 1), done + len(indices)
+    # A few images per thread, since windows of several make up a batch; those of the next shard
+    # are read while the last ones of a shard are encoded.
+    images = prefetch(indices, load, workers=options.workers, window=4 * options.workers)
+    measured = []
+    for shard in shards:
+        arrays = measure_shard(
+            shard,
+            islice(images, len(shard)),
+            lambda: progress(Progress("images", next(numbers), total)),
+        )
+        for store, own in zip(stores, arrays, strict=True):
+            store.add([_key(shard)], own)
+        measured.append(arrays)
+    return measured
+
+
+def _key(shard: range) -> bytes:
+    return hashlib.sha256(f"images from {shard.start}".encode()).digest()
 
 
 def unfinished_store(
@@ -96,24 +160,6 @@ def _state(path: Path) -> tuple[int, int]:
     """Return size and time of the last change, in which other content shows."""
     found = path.stat()
     return found.st_size, found.st_mtime_ns
-
-
-def stored_shards(
-    store: ShardStore, shards: Sequence[range], report: Report
-) -> list[Arrays | None]:
-    """Return the arrays of shards of images, None where they are not stored."""
-    keys = [_key(shard) for shard in shards]
-    found = {stored[0]: arrays for stored, arrays in store.find(keys, report)}
-    return [found.get(key) for key in keys]
-
-
-def store_shard(store: ShardStore, shard: range, arrays: Arrays) -> None:
-    """Store the arrays of a finished shard of images. Raises UsageError where it cannot."""
-    store.add([_key(shard)], arrays)
-
-
-def _key(shard: range) -> bytes:
-    return hashlib.sha256(f"images from {shard.start}".encode()).digest()
 
 
 def images_at_once(encoder: DenseEncoder, image_hw: tuple[int, int], batch_size: int) -> int:

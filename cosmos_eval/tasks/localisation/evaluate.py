@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +15,8 @@ from torch import Tensor
 
 from cosmos_eval.data.label_map_checks import has_background
 from cosmos_eval.data.label_maps import Label, LabelMaps, Sample, read_label, require_same_size
-from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile
-from cosmos_eval.embedding.cache import Arrays, ShardStore
+from cosmos_eval.embedding.cache import Arrays
 from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_finite
 from cosmos_eval.models.maps import (
     heatmaps_of_features,
@@ -38,7 +35,6 @@ from cosmos_eval.types import (
     MapKind,
     Measurement,
     OnProgress,
-    Progress,
     RunOptions,
     UsageError,
 )
@@ -66,25 +62,23 @@ def measure_data(
         return with_patches(encoder, attention)
 
     dense = options.distributed.synchronized(require_maps)
-    samples = data.samples
-    store = label_maps.unfinished_store(encoder.info, protocol, options, samples)
-    started = named = time.perf_counter()
+    store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
 
-    def prepare() -> label_maps.Work[Arrays]:
-        nonlocal named
+    def load(index: int) -> LoadedImage:
+        return load_image(data.samples[index], dense, protocol)
+
+    def prepare() -> label_maps.Steps[LoadedImage]:
         mapper = _make_mapper(dense, kind, protocol, options, progress)
-        named = time.perf_counter()
-        return partial(_score_shards, samples, store, mapper, protocol, options)
+        return load, partial(_score_shard, mapper, options.batch_size)
 
-    find = partial(label_maps.stored_shards, store)
-    found = label_maps.in_shards(len(samples), find, prepare, options, progress)
-    seconds = {"prompts": named - started, "images": time.perf_counter() - named}
-    arrays = {name: np.concatenate([shard[name] for shard in found]) for name in found[0]}
+    (arrays,), seconds = label_maps.in_shards(
+        [store], len(data.samples), prepare, options, progress
+    )
     if not len(arrays[fields.IMAGE]):
         raise UsageError(
             f"{protocol.dataset}: no image has a thing beside something else that is labelled"
         )
-    names = [sample.name for sample in samples]
+    names = [sample.name for sample in data.samples]
     alone = arrays.pop(ALONE)
     left_out = (
         f"{protocol.dataset}: left out are {alone.sum()} of {len(alone)} images in which one "
@@ -108,35 +102,19 @@ def measure_data(
     store.remove()
 
 
-def _score_shards(
-    samples: Sequence[Sample],
-    store: ShardStore,
+def _score_shard(
     mapper: Mapper,
-    protocol: LocalisationProtocol,
-    options: RunOptions,
-    shards: Sequence[range],
-    progress: OnProgress,
+    batch_size: int,
+    shard: range,
+    images: Iterator[LoadedImage],
+    step: Callable[[], None],
 ) -> list[Arrays]:
-    indices = [index for shard in shards for index in shard]
-    # Images of the next shard are read while those of one are encoded.
-    images = prefetch(
-        [samples[index] for index in indices],
-        partial(load_image, encoder=mapper.encoder, protocol=protocol),
-        workers=options.workers,
-        window=4 * options.workers,
-    )
-    found, done = [], 0
-    for shard in shards:
-        loaded = list(islice(images, len(shard)))
-        scores: list[MapScores | None] = [None] * len(loaded)
-        for index, score in _scores(loaded, mapper, options.batch_size):
-            scores[index] = score
-            done += 1
-            progress(Progress("images", done, len(indices)))
-        arrays = _arrays(shard, loaded, scores)
-        label_maps.store_shard(store, shard, arrays)
-        found.append(arrays)
-    return found
+    loaded = list(images)
+    scores: list[MapScores | None] = [None] * len(loaded)
+    for index, score in _scores(loaded, mapper, batch_size):
+        scores[index] = score
+        step()
+    return [_arrays(shard, loaded, scores)]
 
 
 def _scores(

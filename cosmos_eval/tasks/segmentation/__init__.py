@@ -22,7 +22,6 @@ from cosmos_eval.stats.segmentation import (
     SparseConfusion,
     areas_of_images,
     class_scores,
-    join,
     mean_accuracy,
     mean_iou,
     pixel_accuracy,
@@ -56,13 +55,6 @@ _CONSTANTS = (
     *("short_side", "long_side", "window", "stride", "scale", "prob_thd", "area_thd"),
     *("reduce_zero_label", "ignore_index", "mean", "std"),
 )
-
-
-def pack_samples(
-    names: Sequence[str], confusions: Sequence[SparseConfusion], protocol: SegmentationProtocol
-) -> Samples:
-    """Arrays to store; `confusions` holds the counts of one image each, in the order of names."""
-    return {NAME: np.array(names), **_names(protocol), **join(confusions)._asdict()}
 
 
 def derive(samples: Samples) -> Derived:
@@ -119,10 +111,11 @@ def upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:
     names = hashlib.sha256(json.dumps(protocol.class_names).encode()).hexdigest()
     if names != record["provenance"]["hashes"].get("class_names"):
         raise ValueError("other classes")
-    return {**samples, **_names(protocol)}
+    return {**samples, **class_arrays(protocol)}
 
 
-def _names(protocol: SegmentationProtocol) -> dict[str, NDArray[Any]]:
+def class_arrays(protocol: SegmentationProtocol) -> dict[str, NDArray[Any]]:
+    """Return the arrays to store that name the classes and their groups."""
     classes, groups = protocol.class_names, protocol.groups
     members = [[name in some for name in classes] for some in groups.values()]
     return {

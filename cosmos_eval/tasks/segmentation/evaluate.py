@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cosmos_eval.data.label_maps import LabelMaps
-from cosmos_eval.data.prefetch import prefetch
-from cosmos_eval.embedding.cache import Arrays, Report, ShardStore
+from cosmos_eval.data.label_maps import Label, LabelMaps
+from cosmos_eval.embedding.cache import Arrays, ShardStore
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.maps import with_patches
-from cosmos_eval.stats.segmentation import SparseConfusion, confusion, join, pack, separate
+from cosmos_eval.stats.segmentation import confusion, pack
 from cosmos_eval.tasks import task_named
-from cosmos_eval.tasks.label_maps import (
-    Work,
-    fingerprints,
-    in_shards,
-    store_shard,
-    stored_shards,
-    unfinished_store,
-)
-from cosmos_eval.tasks.segmentation import constants, pack_samples, shared_prompts
+from cosmos_eval.tasks.label_maps import Joined, Steps, fingerprints, in_shards, unfinished_store
+from cosmos_eval.tasks.segmentation import NAME, class_arrays, constants, shared_prompts
 from cosmos_eval.tasks.segmentation.inference import (
-    Prediction,
+    LoadedImage,
     Segmenter,
     fit_to_model,
     load_together,
+    make_segmenter,
     predict_together,
-    with_prompts,
 )
 from cosmos_eval.tasks.segmentation.pictures import (
     is_saved,
@@ -42,14 +33,9 @@ from cosmos_eval.tasks.segmentation.pictures import (
     save_label_map,
     save_overlay,
 )
-from cosmos_eval.types import (
-    Measurement,
-    OnProgress,
-    Progress,
-    RunOptions,
-    SegmentationProtocol,
-    UsageError,
-)
+from cosmos_eval.types import Measurement, OnProgress, RunOptions, SegmentationProtocol, UsageError
+
+_PICTURES = "pictures"  # (N, 32) SHA-256 of saved label maps, zeros where none is saved
 
 
 class Job(NamedTuple):
@@ -63,16 +49,6 @@ class Job(NamedTuple):
     store: ShardStore
     pictures: Path | None
     overlays: bool = False
-
-
-class Counts(NamedTuple):
-    """Confusion counts of the images of a shard, and the SHA-256 of their saved label maps.
-
-    The hash of an image whose label map is not saved is empty.
-    """
-
-    confusions: list[SparseConfusion]
-    pictures: list[str]
 
 
 def measure_data(
@@ -95,20 +71,13 @@ def measure_data(
     fitted = [fit_to_model(protocol, dense) for protocol in protocols]
     pairs = list(zip(fitted, opened, strict=True))
     jobs = synchronized(lambda: [_job(dense, *pair, options) for pair in pairs])
-    started = time.perf_counter()
-    prompting = 0.0
 
     def segmenters() -> list[Segmenter]:
-        nonlocal prompting
-        begun = time.perf_counter()
-        made = [with_prompts(dense, protocol, options, progress) for protocol in fitted]
-        prompting = time.perf_counter() - begun
-        return made
+        return [make_segmenter(dense, protocol, options, progress) for protocol in fitted]
 
-    counted = count_images(jobs, segmenters, options, progress)
-    seconds = {"prompts": prompting, "images": time.perf_counter() - started - prompting}
-    for job, confusions in zip(jobs, counted, strict=True):
-        yield _measurement(job, confusions, options, seconds)
+    counted, seconds = count_images(jobs, segmenters, options, progress)
+    for job, counts in zip(jobs, counted, strict=True):
+        yield _measurement(job, counts, options, seconds)
     for job in jobs:
         job.store.remove()
 
@@ -123,16 +92,13 @@ def _job(
 
 
 def _measurement(
-    job: Job,
-    confusions: Sequence[SparseConfusion],
-    options: RunOptions,
-    seconds: Mapping[str, float],
+    job: Job, counts: Joined, options: RunOptions, seconds: Mapping[str, float]
 ) -> Measurement:
-    protocol, data = job.protocol, job.data
-    if not any(one.pixels.any() for one in confusions):
+    protocol = job.protocol
+    if not counts["pixels"].any():
         raise UsageError(f"{protocol.dataset}: no pixel of any image has a label to compare with")
-    names = [sample.name for sample in data.samples]
-    samples = pack_samples(names, confusions, protocol)
+    names = [sample.name for sample in job.data.samples]
+    samples = {NAME: np.array(names), **class_arrays(protocol), **counts}
     described = constants(protocol, options.attention or protocol.attention)
     return Measurement(
         **vars(task_named("seg").figures(samples, options.seed)),
@@ -148,91 +114,69 @@ def count_images(
     make_segmenters: Callable[[], Sequence[Segmenter]],
     options: RunOptions,
     progress: OnProgress,
-) -> list[list[SparseConfusion]]:
-    """Return the confusion counts of every image, in order, for every job; in all processes.
+) -> tuple[list[Joined], dict[str, float]]:
+    """Return the confusion counts of all images for every job, and seconds; in all processes.
 
     The segmenters, one per job, are made where any image is left to count. Raises UsageError for
     an image that cannot be used and where files cannot be written.
     """
 
-    def prepare() -> Work[list[Counts]]:
-        segmenters = make_segmenters()
-        return lambda own, progress: list(_count(jobs, segmenters, own, options, progress))
+    def load(index: int) -> list[LoadedImage]:
+        samples = [job.data.samples[index] for job in jobs]
+        return load_together(samples, [job.protocol for job in jobs])
 
-    find = partial(_find, jobs)
-    found = in_shards(len(jobs[0].data.samples), find, prepare, options, progress)
-    return [
-        [one for counts in found for one in counts[index].confusions] for index in range(len(jobs))
-    ]
+    def prepare() -> Steps[list[LoadedImage]]:
+        return load, partial(_count, jobs, make_segmenters())
 
-
-def _find(
-    jobs: Sequence[Job], shards: Sequence[range], report: Report
-) -> list[list[Counts] | None]:
-    stored = [stored_shards(job.store, shards, report) for job in jobs]
-    found: list[list[Counts] | None] = []
-    for shard, *arrays in zip(shards, *stored, strict=True):
-        counts = [_counts(job, shard, own) for job, own in zip(jobs, arrays, strict=True)]
-        whole = [one for one in counts if one is not None]
-        found.append(whole if len(whole) == len(jobs) else None)
-    return found
+    stores, n_images = [job.store for job in jobs], len(jobs[0].data.samples)
+    saved = partial(_are_saved, jobs)
+    counted, seconds = in_shards(stores, n_images, prepare, options, progress, saved)
+    for counts in counted:
+        del counts[_PICTURES]
+    return counted, seconds
 
 
-def _counts(job: Job, shard: range, arrays: Arrays | None) -> Counts | None:
-    """Unpack a stored shard; None where a label map is not on disk as it was saved."""
-    if arrays is None:
-        return None
-    pictures = [digest.decode() for digest in arrays["pictures"].view("S64").ravel().tolist()]
-    if job.pictures is not None:
-        names = [job.data.samples[index].name for index in shard]
-        paths = [prediction_file(job.pictures, name) for name in names]
-        if not all(map(is_saved, paths, pictures)):
-            return None
-    every = SparseConfusion(*(arrays[field] for field in SparseConfusion._fields))
-    return Counts(separate(every, len(shard)), pictures)
+def _are_saved(jobs: Sequence[Job], shard: range, arrays: Sequence[Arrays]) -> bool:
+    """Whether all label maps of a shard are on disk as they were saved."""
+    return all(
+        is_saved(prediction_file(job.pictures, job.data.samples[index].name), digest.tobytes())
+        for job, own in zip(jobs, arrays, strict=True)
+        if job.pictures is not None
+        for index, digest in zip(shard, own[_PICTURES], strict=True)
+    )
 
 
 def _count(
     jobs: Sequence[Job],
     segmenters: Sequence[Segmenter],
-    shards: Sequence[range],
-    options: RunOptions,
-    progress: OnProgress,
-) -> Iterator[list[Counts]]:
-    """Yield the counts of each shard, per job; a shard is stored as soon as it is finished."""
-    indices = [index for shard in shards for index in shard]
-    # A few images per thread, since windows of several make up a batch; those of the next shard
-    # are read while the last windows of one are encoded.
-    images = prefetch(
-        [[job.data.samples[index] for job in jobs] for index in indices],
-        partial(load_together, protocols=[segmenter.protocol for segmenter in segmenters]),
-        workers=options.workers,
-        window=4 * options.workers,
-    )
-    done = 0
-    for shard in shards:
-        counts = [Counts([], []) for _ in jobs]
-        for predictions in predict_together(segmenters, islice(images, len(shard))):
-            for job, prediction, own in zip(jobs, predictions, counts, strict=True):
-                n_classes, ignored = len(job.protocol.class_names), job.protocol.ignore_index
-                found = confusion(prediction.image.label, prediction.classes, n_classes, ignored)
-                own.confusions.append(pack([found]))
-                own.pictures.append(_save(prediction, job))
-            done += 1
-            progress(Progress("images", done, len(indices)))
-        for job, own in zip(jobs, counts, strict=True):
-            pictures = np.array(own.pictures, "S64").view(np.uint8).reshape(-1, 64)
-            arrays = {"pictures": pictures, **join(own.confusions)._asdict()}
-            store_shard(job.store, shard, arrays)
-        yield counts
+    shard: range,
+    images: Iterator[list[LoadedImage]],
+    step: Callable[[], None],
+) -> list[Arrays]:
+    """Count the pixels of a shard's images by label and prediction, for every job."""
+    found: list[list[tuple[NDArray[np.int64], bytes]]] = [[] for _ in jobs]
+    for predictions in predict_together(segmenters, images):
+        for own, job, (image, classes) in zip(found, jobs, predictions, strict=True):
+            n_classes, ignored = len(job.protocol.class_names), job.protocol.ignore_index
+            counts = confusion(image.label, classes, n_classes, ignored)
+            own.append((counts, _save(image, classes, job)))
+        step()
+    return [_arrays(shard, *zip(*own, strict=True)) for own in found]
 
 
-def _save(prediction: Prediction, job: Job) -> str:
-    """Save a label map where requested; return the SHA-256 of its file, or an empty text."""
+def _arrays(shard: range, counts: Sequence[NDArray[np.int64]], saved: Sequence[bytes]) -> Arrays:
+    sparse = pack(counts)
+    numbered = sparse._replace(image=sparse.image + np.int32(shard.start))
+    pictures = np.frombuffer(b"".join(saved), np.uint8).reshape(len(saved), -1)
+    return {_PICTURES: pictures, **numbered._asdict()}
+
+
+def _save(image: LoadedImage, classes: Label, job: Job) -> bytes:
+    """Save a label map where requested; return the SHA-256 of its file, or zeros."""
     if job.pictures is None:
-        return ""
-    name, palette = prediction.image.sample.name, job.data.palette
+        return bytes(32)
+    name, palette = image.sample.name, job.data.palette
     if job.overlays:
         path = job.pictures / "overlays" / f"{name}.jpg"
-        save_overlay(path, prediction, job.protocol.class_names, palette)
-    return save_label_map(prediction_file(job.pictures, name), prediction.classes, palette)
+        save_overlay(path, image, classes, job.protocol.class_names, palette)
+    return save_label_map(prediction_file(job.pictures, name), classes, palette)

@@ -118,24 +118,17 @@ def fit_to_model(protocol: SegmentationProtocol, encoder: DenseEncoder) -> Segme
 
 
 def make_segmenter(
-    encoder: Encoder, protocol: SegmentationProtocol, options: RunOptions
-) -> Segmenter:
-    """Fit a protocol to a model. Raises UsageError for a model without patch embeddings."""
-    dense = with_patches(encoder, options.attention or protocol.attention)
-    return with_prompts(dense, fit_to_model(protocol, dense), options)
-
-
-def with_prompts(
     encoder: DenseEncoder,
     protocol: SegmentationProtocol,
     options: RunOptions,
     progress: OnProgress = no_progress,
 ) -> Segmenter:
-    """Encode the prompts of a protocol that fits the model."""
+    """Fit a protocol to a model, and encode its prompts."""
     names = [name for synonyms in protocol.queries for name in synonyms]
     queries = prompt_embeddings(encoder, names, protocol.templates, options, progress)
     attention = options.attention or protocol.attention
-    return Segmenter(encoder, queries, protocol, attention, options.batch_size)
+    fitted = fit_to_model(protocol, encoder)
+    return Segmenter(encoder, queries, fitted, attention, options.batch_size)
 
 
 class Prediction(NamedTuple):
@@ -296,7 +289,8 @@ def draw_image(
     """
     check_constants(protocol)
     image = decode(path)
-    segmenter = make_segmenter(encoder, protocol, options)
+    dense = with_patches(encoder, options.attention or protocol.attention)
+    segmenter = make_segmenter(dense, protocol, options)
     fitted = segmenter.protocol
     unlabelled = np.full(image.shape[:2], fitted.ignore_index, np.uint8)
     sample = Sample(path.stem, path, path, {})
@@ -313,6 +307,7 @@ def predictions(
     encoder: Encoder, protocol: SegmentationProtocol, samples: Sequence[Sample], options: RunOptions
 ) -> Iterator[Label]:
     """Yield predicted classes (H, W) of images of a data set, each at its original size."""
-    segmenter = make_segmenter(encoder, protocol, options)
+    dense = with_patches(encoder, options.attention or protocol.attention)
+    segmenter = make_segmenter(dense, protocol, options)
     images = (load_together([sample], [segmenter.protocol])[0] for sample in samples)
     return (prediction.classes for prediction in predict(segmenter, images))

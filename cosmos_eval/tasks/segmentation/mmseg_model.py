@@ -21,6 +21,7 @@ from torch import Tensor
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import Sample, mmseg_datasets, mmseg_models, open_data
 from cosmos_eval.models import load_encoder
+from cosmos_eval.models.maps import with_patches
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.tasks import find_protocol
@@ -65,7 +66,8 @@ class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
         spec = parse_model_spec(model, arch, weights)
         encoder = load_encoder(spec, device=get_device(), precision=precision)
         options = RunOptions(attention=attention, batch_size=batch_size)
-        self.segmenter = make_segmenter(encoder, known, options)
+        dense = with_patches(encoder, attention or known.attention)
+        self.segmenter = make_segmenter(dense, known, options)
 
     def predict(
         self, inputs: Sequence[Tensor], data_samples: Sequence[Any] | None = None

@@ -21,7 +21,7 @@ from cosmos_eval.types import SegmentationProtocol, UsageError
 
 if TYPE_CHECKING:
     # At run time it would import torch.
-    from cosmos_eval.tasks.segmentation.inference import Prediction
+    from cosmos_eval.tasks.segmentation.inference import LoadedImage
 
 Pixels = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -127,24 +127,27 @@ def colours(protocol: SegmentationProtocol) -> tuple[Colour, ...]:
     return palette(protocol) or distinct_colours(len(protocol.class_names))
 
 
-def save_label_map(path: Path, classes: Label, colours: Sequence[Colour]) -> str:
+def save_label_map(path: Path, classes: Label, colours: Sequence[Colour]) -> bytes:
     """Write class indices (H, W) with their colours; return the SHA-256 of the file.
 
     The file is complete or not there. Raises UsageError where the folder cannot be written.
     """
     drawn = Image.fromarray(classes).convert("P")
     drawn.putpalette([value for colour in colours for value in colour])
-    return hashlib.sha256(_write(path, drawn, "PNG")).hexdigest()
+    return hashlib.sha256(_write(path, drawn, "PNG")).digest()
 
 
 def save_overlay(
-    path: Path, prediction: Prediction, names: Sequence[str], colours: Sequence[Colour]
+    path: Path,
+    image: LoadedImage,
+    classes: Label,
+    names: Sequence[str],
+    colours: Sequence[Colour],
 ) -> None:
     """Write a JPEG of image, truth and prediction, with a legend of their classes.
 
     Raises UsageError where the folder cannot be written.
     """
-    image, classes = prediction.image, prediction.classes
     rgb = rgb_of(decode(image.sample.image))
     panels = [
         Panel(image.sample.image.name, rgb),
@@ -157,10 +160,10 @@ def save_overlay(
     _write(path, picture(panels, Legend(names, colours, found)).image, "JPEG")
 
 
-def is_saved(path: Path, sha256: str) -> bool:
+def is_saved(path: Path, sha256: bytes) -> bool:
     """Return whether a label map is on disk as it was written."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest() == sha256
+        return hashlib.sha256(path.read_bytes()).digest() == sha256
     except OSError:
         return False
 
