@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import known_families, known_protocols
 from cosmos_eval.tasks import known_tasks, packages_of, task_of
@@ -48,7 +50,7 @@ def tasks() -> list[Record]:
     """List all tasks, the metrics that tables show, and the packages that bring them."""
     records = []
     for name in known_tasks():
-        bringer = " ".join(*packages_of(name).items()) or "cosmos-eval"
+        bringer = " ".join(chain(*packages_of(name).items())) or "cosmos-eval"
         try:
             shown = ", ".join(known_tasks()[name].headlines)
         except UsageError as error:
