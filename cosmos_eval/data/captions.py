@@ -12,16 +12,9 @@ from typing import Any, NamedTuple
 
 import pydantic
 
-from cosmos_eval.data import readers
+from cosmos_eval.data import readers, sources
 from cosmos_eval.data.folders import several
 from cosmos_eval.data.readers import FileError
-from cosmos_eval.data.sources import (
-    ArchiveMember,
-    ArchiveSample,
-    numbered_archives,
-    open_archives,
-    read_stated,
-)
 from cosmos_eval.data.validation import parse
 from cosmos_eval.types import RetrievalProtocol, UsageError
 
@@ -29,11 +22,6 @@ from cosmos_eval.types import RetrievalProtocol, UsageError
 # the usual ones of open_clip_train/params.py of github.com/mlfoundations/open_clip.
 _IMAGE_KEYS = ("image", "filepath")
 _CAPTION_KEYS = ("caption", "captions", "title")
-
-_JSON_FORMS = (
-    "COCO's {images, annotations}, Karpathy's {images: [{filename, split, sentences}]}, "
-    "or a list of {image, caption}"
-)
 
 
 class Captioned(NamedTuple):
@@ -73,7 +61,10 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
         return _records(((f"record {i}", item) for i, item in enumerate(content)), path, protocol)
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
-        raise FileError(f"has none of the known forms: {_JSON_FORMS}")
+        raise FileError(
+            "has none of the known forms: COCO's {images, annotations}, Karpathy's {images: "
+            "[{filename, split, sentences}]}, or a list of {image, caption}"
+        )
     if not images:
         return []
     if "annotations" not in content and isinstance(images[0], dict) and "sentences" in images[0]:
@@ -125,16 +116,16 @@ def _coco(content: dict[str, Any], path: Path) -> list[Captioned]:
     """Return images in the order of their ids, an image's captions in the order of the file."""
     coco = parse(_Coco, content)
     _require_sound_ids([i.id for i in coco.images], [note.image_id for note in coco.annotations])
-    name_of = {image.id: image.file_name for image in coco.images}
-    captions: dict[Any, list[str]] = {image_id: [] for image_id in sorted(name_of)}
+    captions: dict[Any, list[str]] = {image.id: [] for image in coco.images}
     for note in coco.annotations:
         captions[note.image_id].append(note.caption)
-    bare = [image_id for image_id, own in captions.items() if not own]
+    images = sorted(coco.images, key=lambda image: image.id)
+    bare = [image.id for image in images if not captions[image.id]]
     if bare:
         raise FileError(f"has {len(bare)} images without captions, first: image id {bare[0]}")
     return [
-        Captioned(name_of[image_id], _texts(own, f"{path}: image id {image_id}"))
-        for image_id, own in captions.items()
+        Captioned(image.file_name, _texts(captions[image.id], f"{path}: image id {image.id}"))
+        for image in images
     ]
 
 
@@ -146,8 +137,7 @@ def _require_sound_ids(ids: Sequence[Any], captioned: Sequence[Any]) -> None:
         raise FileError(f"has image ids that are not all whole numbers or all text, but {found}")
     if repeated := readers.first_repeated(ids):
         raise FileError(f"has image id {repeated[0]} twice")
-    lost = sorted(set(captioned) - set(ids))
-    if lost:
+    if lost := sorted(set(captioned) - set(ids)):
         raise FileError(f"has captions of {len(lost)} images not listed, first: id {lost[0]}")
 
 
@@ -195,13 +185,14 @@ def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned
     (number, header), *rows = [*readers.lines(readers.read_text(path))] or [(1, "")]
     if ".jpg," in header:
         raise FileError(f"line {number}: must be a header, not an image")
-    split = [(number, *line.partition(".jpg,")) for number, line in rows]
-    for number, image, suffix, _ in split:
+    found = []
+    for number, line in rows:
+        image, suffix, caption = line.partition(".jpg,")
         if not (image and suffix):
             raise FileError(f"line {number}: expected IMAGE.jpg,caption")
-    fields = [_csv_field(caption) for *_, caption in split]
-    free = [row[0] for row, field in zip(split, fields, strict=True) if field is None]
-    quoted = [r[0] for r, field in zip(split, fields, strict=True) if field not in (None, r[-1])]
+        found.append((number, image, caption, _csv_field(caption)))
+    free = [number for number, *_, field in found if field is None]
+    quoted = [number for number, _, text, field in found if field not in (None, text)]
     if free and quoted:
         raise FileError(
             f"line {free[0]}: the caption holds a comma or a quote and is no CSV field, but "
@@ -209,7 +200,7 @@ def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned
         )
     return _merge(
         Captioned(f"{image}.jpg", _texts(caption if free else field, f"{path}, line {number}"))
-        for (number, image, _, caption), field in zip(split, fields, strict=True)
+        for number, image, caption, field in found
     )
 
 
@@ -233,13 +224,13 @@ _FORMS: Mapping[str, Callable[[Path, RetrievalProtocol], list[Captioned]]] = {
 
 def read_archives(
     root: Path, protocol: RetrievalProtocol
-) -> tuple[list[Captioned], list[ArchiveMember]]:
+) -> tuple[list[Captioned], list[sources.ArchiveMember]]:
     """Return captioned samples, by their archives' paths below the root and keys, and their images.
 
     Captions are lines of a sample's .txt (CLIP Benchmark's webdataset_builder.py), or, where the
     first sample has none, in its .json.
     """
-    samples = open_archives(list(_find_archives(root, protocol)))
+    samples = sources.open_archives(list(_find_archives(root, protocol)))
     extension = next((name for name in ("txt", "json") if name in samples[0].members), None)
     if extension is None:
         raise UsageError(
@@ -248,13 +239,12 @@ def read_archives(
         )
     names = [f"{os.path.relpath(sample.archive, root)}:{sample.key}" for sample in samples]
     captions = [_archived_captions(sample, extension, protocol) for sample in samples]
-    found = list(map(Captioned, names, captions))
     _require_distinct(names, "sample")
-    return found, [sample.image() for sample in samples]
+    return list(map(Captioned, names, captions)), [sample.image() for sample in samples]
 
 
 def _archived_captions(
-    sample: ArchiveSample, extension: str, protocol: RetrievalProtocol
+    sample: sources.ArchiveSample, extension: str, protocol: RetrievalProtocol
 ) -> tuple[str, ...]:
     where, content = f"{sample.name}.{extension}", sample.text(extension)
     if extension == "txt":
@@ -272,13 +262,13 @@ def _find_archives(root: Path, protocol: RetrievalProtocol) -> Iterator[Path]:
     patterns = several(protocol.archives)
     folder = root / patterns[0]
     if len(patterns) == 1 and folder.is_dir():  # clip_benchmark/datasets/builder.py
-        kind = read_stated(folder / "dataset_type.txt")
+        kind = sources.read_stated(folder / "dataset_type.txt")
         if kind.lower() != "retrieval":
             raise UsageError(
                 f"{folder} is of type {kind!r}, not retrieval, by its dataset_type.txt; name other "
                 "archives by a pattern such as FOLDER/*.tar"
             )
-        yield from numbered_archives(folder / protocol.split)
+        yield from sources.numbered_archives(folder / protocol.split)
         return
     for pattern in patterns:
         exists = (root / pattern).exists()

@@ -7,6 +7,7 @@ Imports no torch.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 import shlex
 from collections.abc import Sequence
@@ -15,15 +16,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cosmos_eval.data import sources
 from cosmos_eval.data.class_names import ClassData, class_differences, make_data
 from cosmos_eval.data.folders import FolderWalk, folder_entries, root_of
-from cosmos_eval.data.sources import (
-    ArchiveSample,
-    ImageFile,
-    numbered_archives,
-    open_archives,
-    read_stated,
-)
 from cosmos_eval.protocols.classification import CLASS_LISTS, ClassList
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 
@@ -96,24 +91,20 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
     if protocol.class_list == "imagenet1k" and (flat := flat_images(folder)):
         return _read_flat(folder, flat, protocol, options)
     class_list = CLASS_LISTS.get(protocol.class_list or "")
-    classes = _class_folders(folder, class_list)
+    classes = sorted(entry.name for entry in folder_entries(folder) if entry.is_dir())
+    if not classes:
+        raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
     if class_list is not None:
+        if class_list.numeric and all(map(str.isdecimal, classes)):
+            classes.sort(key=int)  # names that are no numbers fail by the list's hash
         _require_list(protocol, folder, classes, class_list)
     walk = FolderWalk(folder)
     images = [_images(folder / name, walk) for name in classes]
     named = [
-        (path.relative_to(folder).as_posix(), ImageFile(path)) for found in images for path in found
+        (path.relative_to(folder).as_posix(), sources.ImageFile(path))
+        for path in itertools.chain.from_iterable(images)
     ]
     return make_data(classes, named, np.repeat(np.arange(len(classes)), list(map(len, images))))
-
-
-def _class_folders(folder: Path, class_list: ClassList | None) -> list[str]:
-    found = sorted(entry.name for entry in folder_entries(folder) if entry.is_dir())
-    if not found:
-        raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
-    if class_list is not None and class_list.numeric and all(map(str.isdecimal, found)):
-        found.sort(key=int)  # names that are no numbers fail by the list's hash
-    return found
 
 
 def _images(folder: Path, walk: FolderWalk) -> list[Path]:
@@ -136,14 +127,13 @@ def _read_flat(
             f"`cosmos-eval data prepare imagenet --data-root {root}` makes one folder per class"
         )
     images = sorted((str(image.wordnet_id), image.usual, image.name) for image in flat)
-    classes = sorted({wordnet_id for wordnet_id, _, _ in images})
+    ids = [wordnet_id for wordnet_id, _, _ in images]
+    classes, labels = np.unique(ids, return_inverse=True)
     known = CLASS_LISTS["imagenet1k"]
-    _require_list(protocol, folder, classes, known, "classes in the names of its images")
-    return make_data(
-        classes,
-        [(f"{wordnet_id}/{usual}", ImageFile(folder / name)) for wordnet_id, usual, name in images],
-        np.searchsorted(classes, [wordnet_id for wordnet_id, _, _ in images]),
-    )
+    what = "classes in the names of its images"
+    _require_list(protocol, folder, classes.tolist(), known, what)
+    named = [(f"{wnid}/{usual}", sources.ImageFile(folder / name)) for wnid, usual, name in images]
+    return make_data(classes.tolist(), named, labels)
 
 
 def _require_list(
@@ -164,7 +154,7 @@ def _require_list(
 def read_webdataset(folder: Path) -> ClassData:
     """List the samples of the test split in the archives' order. Raises UsageError."""
     names = _lines(folder / _CLASSES)
-    samples = open_archives(numbered_archives(folder / "test"))
+    samples = sources.open_archives(sources.numbered_archives(folder / "test"))
     labels = [_label(sample, len(names)) for sample in samples]
     images = [
         (f"{sample.archive.relative_to(folder)}:{sample.key}", sample.image()) for sample in samples
@@ -186,7 +176,7 @@ def _templates(path: Path) -> tuple[str, ...] | None:
     return tuple(template.replace("{c}", "{}") for template in templates) or None
 
 
-def _label(sample: ArchiveSample, n_classes: int) -> int:
+def _label(sample: sources.ArchiveSample, n_classes: int) -> int:
     text = sample.text("cls").strip()
     if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) >= n_classes:
         raise UsageError(
@@ -196,7 +186,7 @@ def _label(sample: ArchiveSample, n_classes: int) -> int:
 
 
 def _lines(path: Path) -> list[str]:
-    lines = [line.strip() for line in read_stated(path).splitlines()]
+    lines = [line.strip() for line in sources.read_stated(path).splitlines()]
     if not lines or "" in lines:
         raise UsageError(f"{path} is empty or has a blank line")
     return lines

@@ -17,7 +17,6 @@ from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import ClassificationProtocol, Part, UsageError, nearest
 
-_DEFAULT_TEMPLATES = "openai-imagenet"
 _NAMED = 5  # classes that an error message names
 
 
@@ -75,7 +74,7 @@ def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str,
 
 def templates_of(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...] | str:
     """Return the protocol's templates, else those that the data bring, else the usual ones."""
-    return protocol.templates or data.templates or _DEFAULT_TEMPLATES
+    return protocol.templates or data.templates or "openai-imagenet"
 
 
 def clip_benchmark_templates(key: str) -> tuple[str, ...]:
@@ -100,8 +99,11 @@ def class_differences(protocol: ClassificationProtocol, found: Sequence[str]) ->
     known = _known_classes(protocol)
     missing = [name for name in known if name not in found]
     others = [name for name in found if name not in known] if known else []
-    lists = {"missing": missing, "not of this set": others}
-    return "".join(f"; {what}: {_first_few(names)}" for what, names in lists.items() if names)
+    text = ""
+    for what, names in (("missing", missing), ("not of this set", others)):
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        text += f"; {what}: {', '.join(names[:_NAMED])}{more}" if names else ""
+    return text
 
 
 def _known_classes(protocol: ClassificationProtocol) -> Sequence[str]:
@@ -110,20 +112,11 @@ def _known_classes(protocol: ClassificationProtocol) -> Sequence[str]:
         return list(_clip_benchmark("en_classnames.json")["pets"])
     if protocol.class_list == "imagenet1k-numbers":
         return list(map(str, range(1000)))
-    return _wordnet_ids() if protocol.class_list == "imagenet1k" else ()
-
-
-def _wordnet_ids() -> Sequence[str]:
-    """Read ImageNet's WordNet ids, sorted, from timm's copy without importing timm and torch."""
-    package = find_spec("timm")
+    package = find_spec("timm") if protocol.class_list == "imagenet1k" else None
+    # ImageNet's WordNet ids are read from timm's copy without importing timm and torch.
     folders = (package and package.submodule_search_locations) or ()
     lists = (Path(folder, "data", "_info", "imagenet_synsets.txt") for folder in folders)
     return next((sorted(f.read_text("utf-8").split()) for f in lists if f.is_file()), ())
-
-
-def _first_few(names: Sequence[str]) -> str:
-    more = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 @cache

@@ -11,17 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cosmos_eval.data import folders
 from cosmos_eval.data.class_folders import find_folder, read_folders, read_webdataset
 from cosmos_eval.data.class_names import ClassData, class_differences
-from cosmos_eval.data.folders import (
-    Listing,
-    Survey,
-    fingerprint,
-    in_turn,
-    parts_of,
-    root_of,
-    shortfall,
-)
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision
@@ -45,17 +37,19 @@ def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassDat
     return _list(protocol, options).require(protocol, options)
 
 
-def survey(protocol: ClassificationProtocol, options: RunOptions, progress: OnProgress) -> Survey:
+def survey(
+    protocol: ClassificationProtocol, options: RunOptions, progress: OnProgress
+) -> folders.Survey:
     """Count the test images, and list all that is wrong with them."""
     try:
         return _list(protocol, options).surveyed(protocol, options)
     except UsageError as error:
-        return Survey(faults=(str(error),), remedy=_remedy(protocol, options))
+        return folders.Survey(faults=(str(error),), remedy=_remedy(protocol, options))
 
 
 def sample_list_hash(data: ClassData) -> str:
     """Return the SHA-256 of the images' names, in hexadecimal."""
-    return fingerprint(data.names)
+    return folders.fingerprint(data.names)
 
 
 def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
@@ -92,14 +86,6 @@ def _can_fetch(protocol: ClassificationProtocol) -> bool:
     return protocol.dataset == "imagenetv2" and protocol.root is None
 
 
-def _how_to_get(protocol: ClassificationProtocol) -> str:
-    if protocol.download is None:
-        return ""
-    if _can_fetch(protocol):
-        return f"; --download fetches it, or get it from {protocol.download}"
-    return f"; get it from {protocol.download} (--download cannot)"
-
-
 def _remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None:
     root = shlex.quote(str(options.data_root))
     if protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
@@ -109,7 +95,8 @@ def _remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None
     return protocol.download
 
 
-def _list(protocol: ClassificationProtocol, options: RunOptions) -> Listing[ClassData]:
+def _list(protocol: ClassificationProtocol, options: RunOptions) -> folders.Listing[ClassData]:
+    _require_one_kind_of_names(protocol)
     folder, data = _find(protocol, options)
     missing: dict[int, Path] = {}
     if protocol.torchvision is not None:  # whose lists name images that may not be there
@@ -120,34 +107,19 @@ def _list(protocol: ClassificationProtocol, options: RunOptions) -> Listing[Clas
         data = data.select([i for i in range(len(data.images)) if i not in missing])
         missing = {}
     listed = len(data.images)
-    parts = parts_of(images=(listed, protocol.n_images))
-    kept = data.select(in_turn(data.labels, options.limit).tolist())
-    return Listing(
-        data=kept._replace(part=shortfall(parts)),
+    parts = folders.parts_of(images=(listed, protocol.n_images))
+    kept = data.select(folders.in_turn(data.labels, options.limit).tolist())
+    return folders.Listing(
+        data=kept._replace(part=folders.shortfall(parts)),
         where=folder,
         parts=parts,
-        faults=list(_faults(protocol, folder, data, list(missing.values()))),
-        survey=Survey(
-            folder=str(folder), expected=protocol.n_images or listed, images=listed - len(missing)
+        survey=folders.Survey(
+            faults=tuple(_faults(protocol, folder, data, list(missing.values()))),
+            folder=str(folder),
+            expected=protocol.n_images or listed,
+            images=listed - len(missing),
         ),
     )
-
-
-def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, ClassData]:
-    _require_one_kind_of_names(protocol)
-    try:
-        folder = find_folder(protocol, options)
-        if protocol.torchvision is not None:
-            return folder, read_torchvision(protocol, root_of(protocol, options, folder.name))
-    except UsageError as error:
-        raise UsageError(f"{error}{_how_to_get(protocol)}") from error
-    if protocol.layout == "webdataset":
-        data = read_webdataset(folder)
-    else:
-        data = read_folders(folder, protocol, options)
-    if protocol.class_names:
-        _require_named(protocol, folder, data.classes)
-    return folder, data
 
 
 def _require_one_kind_of_names(protocol: ClassificationProtocol) -> None:
@@ -162,9 +134,28 @@ def _require_one_kind_of_names(protocol: ClassificationProtocol) -> None:
         )
 
 
-def _require_named(
-    protocol: ClassificationProtocol, folder: Path, classes: tuple[str, ...]
-) -> None:
+def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, ClassData]:
+    try:
+        folder = find_folder(protocol, options)
+        if protocol.torchvision is not None:
+            root = folders.root_of(protocol, options, folder.name)
+            return folder, read_torchvision(protocol, root)
+    except UsageError as error:
+        page = protocol.download
+        how = f"; get it from {page} (--download cannot)" if page else ""
+        if page and _can_fetch(protocol):
+            how = f"; --download fetches it, or get it from {page}"
+        raise UsageError(f"{error}{how}") from error
+    if protocol.layout == "webdataset":
+        data = read_webdataset(folder)
+    else:
+        data = read_folders(folder, protocol, options)
+    if protocol.class_names:
+        _require_named(protocol, folder, data.classes)
+    return folder, data
+
+
+def _require_named(protocol: ClassificationProtocol, folder: Path, classes: Sequence[str]) -> None:
     known = list(protocol.class_names)
     for name in classes:
         if name not in known:
@@ -172,8 +163,9 @@ def _require_named(
                 f"{protocol.dataset}: class {name} of {folder} has no name in class_names; "
                 f"nearest: {nearest(name, known)}"
             )
-    for name in [name for name in known if name not in classes]:
-        raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
+    for name in known:
+        if name not in classes:
+            raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
 
 
 def _faults(
@@ -190,13 +182,10 @@ def _faults(
     expected = protocol.n_classes if listed is None else listed.n_classes
     if expected not in (None, n_classes):
         what = "" if listed is None else f" {listed.classes} of {protocol.class_list}"
+        differences = class_differences(protocol, data.classes)
+        yield f"{folder} has {n_classes} classes, not the {expected}{what}{differences}{page}"
+    for index in np.flatnonzero((data.labels < 0) | (data.labels >= n_classes))[:1]:
         yield (
-            f"{folder} has {n_classes} classes, not the {expected}{what}"
-            f"{class_differences(protocol, data.classes)}{page}"
-        )
-    beyond = np.flatnonzero((data.labels < 0) | (data.labels >= n_classes))
-    if len(beyond):
-        yield (
-            f"{folder} gives {data.names[beyond[0]]} the class number "
-            f"{data.labels[beyond[0]] + 1}, but has {n_classes} classes{page}"
+            f"{folder} gives {data.names[index]} the class number {data.labels[index] + 1}, "
+            f"but has {n_classes} classes{page}"
         )

@@ -70,9 +70,9 @@ def data_path(
 ) -> Path:
     """Return the first existing path of a set. Raises UsageError that says where it should be."""
     root = root_of(protocol, options, paths)
-    for path in several(paths):
-        if (root / path).exists():
-            return root / path
+    found = (root / path for path in several(paths) if (root / path).exists())
+    if first := next(found, None):
+        return first
     raise missing_path(protocol, root, several(paths), what)
 
 
@@ -160,30 +160,28 @@ def fingerprint(items: Sequence[object]) -> str:
 class Listing(Generic[Data]):
     """Data as their files list them: how complete they are, and what is wrong with them.
 
-    `parts` are the numbers of samples found and known, which `where` has; `faults` are one line
-    each, and `survey` has what was found of the files.
+    `parts` are the numbers of samples found and known, which `where` has. `survey` has what was
+    found of the files, and faults other than wrong numbers of samples.
     """
 
     data: Data
     where: Path
     parts: Sequence[Part]
-    faults: Sequence[str] = ()
     survey: Survey = Survey()
 
     def require(self, protocol: Protocol, options: RunOptions) -> Data:
         """Return the data. Raises UsageError for the first fault."""
-        for fault in self._all_faults(protocol, options):
+        for fault in self._faults(protocol, options):
             raise UsageError(f"{protocol.dataset}: {fault}")
         return self.data
 
     def surveyed(self, protocol: Protocol, options: RunOptions) -> Survey:
         """Return what was found, with all faults and the page that the set comes from."""
-        faults = tuple(self._all_faults(protocol, options))
+        faults = tuple(self._faults(protocol, options))
         return replace(self.survey, faults=faults, remedy=protocol.download if faults else None)
 
-    def _all_faults(self, protocol: Protocol, options: RunOptions) -> Iterator[str]:
-        """Yield the faults, then wrong numbers of samples."""
-        yield from self.faults
+    def _faults(self, protocol: Protocol, options: RunOptions) -> Iterator[str]:
+        yield from self.survey.faults
         end = advice(protocol, options)
         for part in self.parts if options.limit is None else ():
             if part.found > part.known:

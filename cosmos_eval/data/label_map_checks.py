@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.data import label_maps
 from cosmos_eval.data.folders import Survey, find_root
-from cosmos_eval.data.label_maps import (
-    LabelMaps,
-    Sample,
-    displayed_size,
-    list_data,
-    load_label,
-    open_data,
-    require_declared,
-    require_same_size,
-)
+from cosmos_eval.data.label_maps import LabelMaps, Sample
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.types import (
@@ -41,8 +33,6 @@ CHECKED = "every file, the size of every image, every pixel of every label map"
 _MOST_CLASSES = 255  # of label maps of 8 bits, with one value for pixels without a label
 _REDUCED_ZERO = 255  # what MMSegmentation turns zero into where it reduces labels
 
-# Kinds of faults that are mended by making the label maps again.
-_OF_LABEL_MAPS = frozenset({"label maps", "unreadable", "labels"})
 _Fault = tuple[str, str]  # the kind and the text
 # Which of the 256 values a label map holds, as loaded, and its faults by kind.
 _Content = tuple[NDArray[np.bool_], Mapping[str, str]]
@@ -62,7 +52,7 @@ def check(protocol: LabelMapProtocol, options: RunOptions, data: LabelMaps | Non
     Reads every label map, because an undeclared class would otherwise show after hours.
     """
     check_constants(protocol)
-    data = data or open_data(protocol, options)
+    data = data or label_maps.open_data(protocol, options)
     for _, faults in _read_all(data.samples, protocol, options):
         for fault in faults.values():
             raise UsageError(fault)
@@ -73,30 +63,30 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
     try:
         check_constants(protocol)
         root = find_root(protocol, options.data_root)
-        samples = list_data(protocol, options).samples
+        samples = label_maps.list_data(protocol, options).samples
     except UsageError as error:
         return Survey(faults=(str(error),), remedy=_remedy(protocol, options, ()))
     expected = len(samples) if protocol.n_images is None else protocol.n_images
     both = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
     present = np.zeros(256, np.bool_)
-    texts: dict[str, list[str]] = {}
+    texts = defaultdict[str, list[str]](list)
+    missing = _missing_images(samples, protocol, root, expected), _missing_masks(samples, protocol)
+    for kind, text in itertools.chain(*missing):
+        texts[kind].append(text)
     for done, (values, found) in enumerate(_read_all(both, protocol, options), start=1):
         present |= values
         for kind, text in found.items():
-            texts.setdefault(kind, []).append(text)
+            texts[kind].append(text)
         progress(Progress("look", done, len(both)))
-    faults = [
-        *_missing_images(samples, protocol, root, expected),
-        *_missing_masks(samples, protocol),
-    ]
-    for kind, (text, *others) in texts.items():
-        faults.append((kind, f"{text} (and {len(others)} more)" if others else text))
     first = int(protocol.reduce_zero_label)
     present[protocol.ignore_index] = False
     labels = (np.flatnonzero(present) + first).tolist()
     return Survey(
-        faults=tuple(text for _, text in faults),
-        remedy=_remedy(protocol, options, faults) if faults else None,
+        faults=tuple(
+            f"{text} (and {len(others)} more)" if others else text
+            for text, *others in texts.values()
+        ),
+        remedy=_remedy(protocol, options, texts) if texts else None,
         folder=str(root),
         expected=expected,
         images=sum(sample.image.is_file() for sample in samples),
@@ -107,11 +97,10 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
     )
 
 
-def _remedy(
-    protocol: LabelMapProtocol, options: RunOptions, faults: Sequence[_Fault]
-) -> str | None:
-    made_here = {kind for kind, _ in faults} <= _OF_LABEL_MAPS
+def _remedy(protocol: LabelMapProtocol, options: RunOptions, kinds: Iterable[str]) -> str | None:
     name = protocol.preparation
+    # These are mended by making the label maps again.
+    made_here = set(kinds) <= {"label maps", "unreadable", "labels"}
     if name and made_here and can_prepare(name, options.data_root):
         root = shlex.quote(str(options.data_root))
         return f"cosmos-eval data prepare {name} --data-root {root}"
@@ -126,24 +115,20 @@ def _read_all(
 
 
 def _read(sample: Sample, protocol: LabelMapProtocol) -> _Content:
-    faults: dict[str, str] = {}
-
-    @contextlib.contextmanager
-    def noted(kind: str) -> Iterator[None]:
-        try:
-            yield
-        except UsageError as error:
-            faults[kind] = str(error)
-
-    present = np.zeros(256, np.bool_)
-    with noted("unreadable"):
-        label = load_label(sample)
-        present = np.bincount(label.ravel(), minlength=256) > 0
-        with noted("labels"):
-            require_declared(label, sample, protocol)
-        with noted("sizes"):
-            require_same_size(sample, displayed_size(sample.image), label)
-    return present, faults
+    try:
+        label = label_maps.load_label(sample)
+    except UsageError as error:
+        return np.zeros(256, np.bool_), {"unreadable": str(error)}
+    faults = {}
+    try:
+        label_maps.require_declared(label, sample, protocol)
+    except UsageError as error:
+        faults["labels"] = str(error)
+    try:
+        label_maps.require_same_size(sample, label_maps.displayed_size(sample.image), label)
+    except UsageError as error:
+        faults["sizes"] = str(error)
+    return np.bincount(label.ravel(), minlength=256) > 0, faults
 
 
 def _missing_images(
@@ -165,8 +150,7 @@ def _images_of_spare_masks(
     samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path
 ) -> list[Path]:
     folder, suffix = root / protocol.masks, protocol.mask_suffix
-    used = {sample.mask for sample in samples}
-    spare = sorted(path for path in folder.rglob(f"*{suffix}") if path not in used)
+    spare = sorted({*folder.rglob(f"*{suffix}")} - {sample.mask for sample in samples})
     names = (str(path.relative_to(folder)).removesuffix(suffix) for path in spare)
     return [root / protocol.images / f"{name}{protocol.image_suffix}" for name in names]
 
@@ -177,10 +161,9 @@ def _missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> Ite
         return
     text = f"{len(missing)} of {len(samples)} label maps missing, first: {missing[0]}"
     if len(missing) == len(samples):
-        others = (path for path in missing[0].parent.glob("[!.]*") if path.is_file())
-        instead = min(others, default=None)
-        text += f"; none ends in {protocol.mask_suffix}"
-        text += f", there is {instead.name}" if instead else ""
+        others = [path for path in missing[0].parent.glob("[!.]*") if path.is_file()]
+        instead = f", there is {min(others).name}" if others else ""
+        text += f"; none ends in {protocol.mask_suffix}{instead}"
     yield "label maps", text
 
 
@@ -188,7 +171,7 @@ def check_constants(protocol: LabelMapProtocol) -> None:
     """Raise UsageError, naming the data set, for constants that contradict each other."""
     faults = itertools.chain(_class_faults(protocol), _label_faults(protocol))
     if isinstance(protocol, SegmentationProtocol):
-        faults = itertools.chain(faults, _background_faults(protocol), _inference_faults(protocol))
+        faults = itertools.chain(faults, _inference_faults(protocol))
     for fault in faults:
         raise UsageError(f"{protocol.dataset}: {fault}")
 
@@ -225,19 +208,15 @@ def _label_faults(protocol: LabelMapProtocol) -> Iterator[str]:
         yield "small and large must be shares of the image, small below large"
 
 
-def _background_faults(protocol: SegmentationProtocol) -> Iterator[str]:
-    if protocol.prob_thd <= 0 and protocol.area_thd is None:
-        return
-    if protocol.reduce_zero_label:
+def _inference_faults(protocol: SegmentationProtocol) -> Iterator[str]:
+    thresholds = protocol.prob_thd > 0 or protocol.area_thd is not None
+    if thresholds and protocol.reduce_zero_label:
         yield "prob_thd and area_thd need a background class 0, which reduce_zero_label removes"
-    if not has_background(protocol):
+    if thresholds and not has_background(protocol):
         yield (
             "prob_thd and area_thd turn pixels into class 0, and here that is "
             f"'{protocol.class_names[0]}': set them only where class 0 is named 'background'"
         )
-
-
-def _inference_faults(protocol: SegmentationProtocol) -> Iterator[str]:
     for name in ("short_side", "long_side", "window", "stride"):
         pixels = getattr(protocol, name)
         if pixels is not None and pixels <= 0:

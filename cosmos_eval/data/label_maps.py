@@ -64,17 +64,15 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     root = find_root(protocol, options.data_root)
     folder = root / protocol.images
     if protocol.split is None:  # MMSegmentation then walks the folder, also in circles
-        for _ in FolderWalk(folder).files(folder):
-            pass
+        list(FolderWalk(folder).files(folder))
     dataset = _build(protocol, root, options.limit)
-    records = [dataset.get_data_info(index) for index in range(len(dataset))]
-    if not records:
-        raise UsageError(f"{protocol.dataset}: no image *{protocol.image_suffix} in {folder}")
     samples = []
-    for record in records:
+    for record in map(dataset.get_data_info, range(len(dataset))):
         image = Path(record["img_path"])
         name = image.relative_to(folder).as_posix().removesuffix(protocol.image_suffix)
         samples.append(Sample(name, image, Path(record["seg_map_path"]), record))
+    if not samples:
+        raise UsageError(f"{protocol.dataset}: no image *{protocol.image_suffix} in {folder}")
     return LabelMaps(tuple(samples), _colours(dataset.metainfo["palette"], protocol))
 
 

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval.data import folders
 from cosmos_eval.data.captions import read_archives, read_captions
-from cosmos_eval.data.folders import (
-    Listing,
-    Survey,
-    advice,
-    data_path,
-    fingerprint,
-    missing_path,
-    parts_of,
-    root_of,
-    several,
-    shortfall,
-)
 from cosmos_eval.data.sources import ImageFile, ImageSource
 from cosmos_eval.types import OnProgress, Part, RetrievalProtocol, RunOptions, UsageError
 
@@ -49,30 +38,32 @@ def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData
     return _list(protocol, options).require(protocol, options)
 
 
-def survey(protocol: RetrievalProtocol, options: RunOptions, progress: OnProgress) -> Survey:
+def survey(
+    protocol: RetrievalProtocol, options: RunOptions, progress: OnProgress
+) -> folders.Survey:
     """Count images and captions, and list all faults. Raises UsageError without captions."""
     return _list(protocol, options).surveyed(protocol, options)
 
 
 def sample_list_hash(data: RetrievalData) -> str:
     """Return the SHA-256 of names, captions and which belong together, in hexadecimal."""
-    return fingerprint([data.names, data.captions, data.image_of_text.tolist()])
+    return folders.fingerprint([data.names, data.captions, data.image_of_text.tolist()])
 
 
-def _list(protocol: RetrievalProtocol, options: RunOptions) -> Listing[RetrievalData]:
+def _list(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listing[RetrievalData]:
     if bool(protocol.annotations) == bool(protocol.archives):
         raise UsageError(f"{protocol.dataset}: give `annotations` or `archives`, one of them")
     if protocol.captions_per_image == 0:
         raise UsageError(f"{protocol.dataset}: `captions_per_image` must be 1 or more, or null")
-    root = root_of(protocol, options, protocol.archives or protocol.annotations)
+    root = folders.root_of(protocol, options, protocol.archives or protocol.annotations)
     images: Sequence[ImageSource]
     missing: list[Path] = []
     if protocol.archives:
-        captioned, images = read_archives(root, protocol)
-        captioned, images = captioned[: options.limit], images[: options.limit]
-        where = folder = images[0].archive.parent
+        captioned, members = read_archives(root, protocol)
+        captioned, images = captioned[: options.limit], members[: options.limit]
+        where = folder = members[0].archive.parent
     else:
-        where = data_path(protocol, options, protocol.annotations, "captions")
+        where = folders.data_path(protocol, options, protocol.annotations, "captions")
         captioned = read_captions(where, protocol)[: options.limit]
         folder, missing = _image_folder(root, protocol, [image.name for image in captioned])
         known = protocol.n_images is not None
@@ -82,22 +73,22 @@ def _list(protocol: RetrievalProtocol, options: RunOptions) -> Listing[Retrieval
             missing = []
         images = [ImageFile(folder / image.name) for image in captioned]
     n_images, n_captions = len(captioned), sum(len(image.captions) for image in captioned)
-    parts = parts_of(
+    parts = folders.parts_of(
         images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
     )
     kept = [image.captions[: protocol.captions_per_image] for image in captioned]
-    return Listing(
+    return folders.Listing(
         data=RetrievalData(
             names=tuple(image.name for image in captioned),
             images=tuple(images),
             captions=tuple(caption for captions in kept for caption in captions),
-            image_of_text=np.repeat(np.arange(n_images), [len(captions) for captions in kept]),
-            part=shortfall(parts),
+            image_of_text=np.repeat(np.arange(n_images), list(map(len, kept))),
+            part=folders.shortfall(parts),
         ),
         where=where,
         parts=parts,
-        faults=_faults(missing, n_images, protocol, options),
-        survey=Survey(
+        survey=folders.Survey(
+            faults=tuple(_faults(missing, n_images, protocol, options)),
             folder=str(folder),
             expected=protocol.n_images or n_images,
             images=n_images - len(missing),
@@ -110,26 +101,26 @@ def _list(protocol: RetrievalProtocol, options: RunOptions) -> Listing[Retrieval
 def _image_folder(
     root: Path, protocol: RetrievalProtocol, names: Sequence[str]
 ) -> tuple[Path, list[Path]]:
-    """Return the first folder that holds all images, or that which lacks fewest, and these."""
-    folders = [root / path for path in several(protocol.images) if (root / path).is_dir()]
-    if not folders:
-        raise missing_path(protocol, root, several(protocol.images), "images")
+    """Return the folder that lacks the fewest images, and the paths of these."""
+    paths = folders.several(protocol.images)
     found: list[tuple[Path, list[Path]]] = []
-    for folder in folders:
-        paths = (folder / name for name in names)
-        found.append((folder, [path for path in paths if not path.is_file()]))
-        if not found[-1][1]:
+    for folder in (root / path for path in paths if (root / path).is_dir()):
+        missing = [folder / name for name in names if not (folder / name).is_file()]
+        found.append((folder, missing))
+        if not missing:
             break
+    if not found:
+        raise folders.missing_path(protocol, root, paths, "images")
     return min(found, key=lambda one: len(one[1]))
 
 
 def _faults(
     missing: Sequence[Path], listed: int, protocol: RetrievalProtocol, options: RunOptions
-) -> list[str]:
+) -> Iterator[str]:
     if not missing:
-        return []
+        return
     fault = f"{len(missing)} of {listed} images missing, first: {missing[0]}"
     if len(missing) == listed and not isinstance(protocol.images, str):
         # Of a folder that only has another name.
         fault += f"; images are looked for in {', '.join(protocol.images)}"
-    return [fault if protocol.n_images is None else fault + advice(protocol, options)]
+    yield fault if protocol.n_images is None else fault + folders.advice(protocol, options)

@@ -12,17 +12,10 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.data.folders import Listing, Survey, data_path, in_turn, parts_of, shortfall
+from cosmos_eval.data import folders
 from cosmos_eval.data.readers import FileError, read_records
 from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource
-from cosmos_eval.types import (
-    OnProgress,
-    Part,
-    RunOptions,
-    SelectionLayout,
-    SelectionProtocol,
-    UsageError,
-)
+from cosmos_eval.types import OnProgress, Part, RunOptions, SelectionProtocol, UsageError
 
 _T = TypeVar("_T")
 
@@ -84,44 +77,42 @@ def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData
     return _list(protocol, options).require(protocol, options)
 
 
-def survey(protocol: SelectionProtocol, options: RunOptions, progress: OnProgress) -> Survey:
+def survey(
+    protocol: SelectionProtocol, options: RunOptions, progress: OnProgress
+) -> folders.Survey:
     """Count items and images, and list all faults. Raises UsageError where items are unreadable."""
     return _list(protocol, options).surveyed(protocol, options)
 
 
-def _list(protocol: SelectionProtocol, options: RunOptions) -> Listing[SelectionData]:
-    annotations, items = _read(protocol, options)
-    faults: list[str] = []
+def _list(protocol: SelectionProtocol, options: RunOptions) -> folders.Listing[SelectionData]:
+    page = f"; from: {protocol.download}" if protocol.download else ""
+    annotations, items = _read(protocol, options, page)
+    faults: tuple[str, ...] = ()
     try:
-        folder = data_path(protocol, options, protocol.images, "images")
+        folder = folders.data_path(protocol, options, protocol.images, "images")
     except UsageError as error:
-        faults.append(f"{str(error).removeprefix(f'{protocol.dataset}: ')}{_from_page(protocol)}")
+        faults = (f"{str(error).removeprefix(f'{protocol.dataset}: ')}{page}",)
         folder = annotations  # below which none of the images is
     if options.allow_partial and protocol.n_items is not None:
         there = [all((folder / p.file).is_file() for p in item.pictures) for item in items]
         # Where no item is complete, the first image that is missing says more.
         items = list(compress(items, there)) or items
     counts = Counter(item.subset for item in items)
-    subsets = _subsets(protocol, items, counts)
-    kept = in_turn(subsets.of_item, options.limit)
-    subsets = subsets._replace(of_item=subsets.of_item[kept])
-    data = _data(protocol, folder, [items[i] for i in kept], subsets)
+    parts = folders.parts_of(items=(len(items), protocol.n_items))
+    data = _data(protocol, options, folder, items)
     files = list(dict.fromkeys(picture.file for picture in data.pictures))
     missing = [file for file in files if not (folder / file).is_file()]
     if missing and not faults:
-        faults.append(
-            f"{len(missing)} of the {len(files)} images of {annotations} are not there, "
-            f"first: {folder / missing[0]}{_from_page(protocol)}"
-        )
-    parts = parts_of(items=(len(items), protocol.n_items))
+        what = f"{len(missing)} of the {len(files)} images of {annotations} are not there"
+        faults = (f"{what}, first: {folder / missing[0]}{page}",)
     known = protocol.subset_items.items()
     by_subset = [Part(counts[name], expected, f"items of {name}") for name, expected in known]
-    return Listing(
-        data=data._replace(part=shortfall(parts)),
+    return folders.Listing(
+        data=data._replace(part=folders.shortfall(parts)),
         where=annotations,
         parts=by_subset or parts,
-        faults=faults,
-        survey=Survey(
+        survey=folders.Survey(
+            faults=faults,
             folder=str(folder),
             expected=len(files),
             images=len(files) - len(missing),
@@ -131,36 +122,27 @@ def _list(protocol: SelectionProtocol, options: RunOptions) -> Listing[Selection
     )
 
 
-def _read(protocol: SelectionProtocol, options: RunOptions) -> tuple[Path, list[Item]]:
+def _read(protocol: SelectionProtocol, options: RunOptions, page: str) -> tuple[Path, list[Item]]:
     if protocol.template.count("{}") != 1:
         raise UsageError(f"template '{protocol.template}' must hold '{{}}' exactly once")
     try:
-        annotations = data_path(protocol, options, protocol.annotations, "items")
+        annotations = folders.data_path(protocol, options, protocol.annotations, "items")
     except UsageError as error:
-        raise UsageError(f"{error}{_from_page(protocol)}") from None
+        raise UsageError(f"{error}{page}") from None
     items = list(_LAYOUTS[protocol.layout](protocol, annotations))
     if not items:
         raise UsageError(f"{annotations} holds no items")
     for item in items:
-        if len(item.captions) < 2:
+        right, *wrong = item.captions
+        if not wrong:
             raise UsageError(f"{item.where} has no wrong caption: give it a `negative`")
-        if protocol.n_items is None:
-            # Published sets are measured as they are; what cannot be solved there counts as wrong.
-            _require_solvable(item)
+        # Published sets are measured as they are; what cannot be solved there counts as wrong.
+        if protocol.n_items is None and right in wrong:
+            raise UsageError(f"{item.where}: {right!r} is the right caption and a wrong one")
+        if protocol.n_items is None and len(set(item.pictures)) != len(item.pictures):
+            raise UsageError(f"{item.where}: both images are {item.pictures[0].file}")
     _require_subsets(protocol, Counter(item.subset for item in items), annotations)
     return annotations, items
-
-
-def _from_page(protocol: SelectionProtocol) -> str:
-    return f"; from: {protocol.download}" if protocol.download else ""
-
-
-def _require_solvable(item: Item) -> None:
-    right, *wrong = item.captions
-    if right in wrong:
-        raise UsageError(f"{item.where}: {right!r} is the right caption and a wrong one")
-    if len(set(item.pictures)) != len(item.pictures):
-        raise UsageError(f"{item.where}: both images are {item.pictures[0].file}")
 
 
 def _require_subsets(protocol: SelectionProtocol, counts: Counter[str], path: Path) -> None:
@@ -174,16 +156,15 @@ def _require_subsets(protocol: SelectionProtocol, counts: Counter[str], path: Pa
         raise UsageError(f"{protocol.dataset}: {path} has {fault}{', '.join(known)}")
 
 
-def _subsets(protocol: SelectionProtocol, items: Sequence[Item], counts: Counter[str]) -> Subsets:
-    index_of = {name: index for index, name in enumerate(sorted(counts))}
-    averaged = [n not in protocol.left_out and counts[n] >= protocol.smallest for n in index_of]
-    of_item = np.array([index_of[item.subset] for item in items])
-    return Subsets(tuple(index_of), of_item, np.array(averaged))
-
-
 def _data(
-    protocol: SelectionProtocol, folder: Path, items: Sequence[Item], subsets: Subsets
+    protocol: SelectionProtocol, options: RunOptions, folder: Path, items: Sequence[Item]
 ) -> SelectionData:
+    names, of_item, sizes = np.unique(
+        [item.subset for item in items], return_inverse=True, return_counts=True
+    )
+    averaged = ~np.isin(names, protocol.left_out) & (sizes >= protocol.smallest)
+    kept = folders.in_turn(of_item, options.limit)
+    items = [items[i] for i in kept]
     pictures = _index(picture for item in items for picture in item.pictures)
     captions = _index(caption for item in items for caption in item.captions)
     return SelectionData(
@@ -192,7 +173,7 @@ def _data(
         captions=tuple(protocol.template.replace("{}", caption) for caption in captions),
         images_of_item=np.array([[pictures[p] for p in item.pictures] for item in items]),
         captions_of_item=[np.array([captions[c] for c in item.captions]) for item in items],
-        subsets=subsets,
+        subsets=Subsets(tuple(names.tolist()), of_item[kept], averaged),
     )
 
 
@@ -207,6 +188,9 @@ class _Record(NamedTuple):
 
     def text(self, name: str) -> str:
         return self._checked(self._field(name), name)
+
+    def optional(self, name: str) -> str:
+        return self.text(name) if name in self.fields else ""
 
     def number(self, name: str) -> int:
         """Return a field that must be a whole number, or text that is one."""
@@ -242,7 +226,7 @@ def _items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     for record in _records(path):
         picture = Picture(record.text("image") + protocol.image_suffix)
         captions = (record.text("caption"), *record.texts("negative"))
-        yield Item((picture,), captions, _subset(protocol, record), record.where)
+        yield Item((picture,), captions, record.optional(protocol.subset_key), record.where)
 
 
 def _pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
@@ -251,7 +235,7 @@ def _pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         images = record.text("image_0"), record.text("image_1")
         pictures = tuple(Picture(image + protocol.image_suffix) for image in images)
         captions = record.text("caption_0"), record.text("caption_1")
-        yield Item(pictures, captions, _subset(protocol, record), record.where)
+        yield Item(pictures, captions, record.optional(protocol.subset_key), record.where)
 
 
 def _sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
@@ -298,18 +282,13 @@ def _aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         yield Item((picture,), captions, "_".join(named), record.where)
 
 
-_LAYOUTS: Mapping[SelectionLayout, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
+_LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "items": _items,
     "pairs": _pairs,
     "sugarcrepe": _sugarcrepe,
     "mmvp": _mmvp,
     "aro": _aro,
 }
-
-
-def _subset(protocol: SelectionProtocol, record: _Record) -> str:
-    key = protocol.subset_key
-    return record.text(key) if key in record.fields else ""
 
 
 def _records(path: Path) -> list[_Record]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -48,12 +47,34 @@ class ImageSource(Protocol):
         """Turn what was read into an RGB image."""
 
 
+def as_shown(image: Image.Image) -> Image.Image:
+    """Convert an image to RGB as viewers show it: upright, what is transparent in white."""
+    upright = ImageOps.exif_transpose(to_rgb(image) if has_deep_pixels(image) else image)
+    if not upright.has_transparency_data:
+        return to_rgb(upright)
+    layer = upright.convert("RGBA")
+    page = Image.new("RGB", layer.size, "white")
+    page.paste(layer, mask=layer.getchannel("A"))
+    return page
+
+
 class _Encoded:
     name: str
+    _to_rgb = staticmethod(to_rgb)
 
     def decode(self, content: bytes) -> Image.Image:
-        with _decoding(self.name), Image.open(io.BytesIO(content)) as image:
-            return to_rgb(image)
+        # Code that was imported with a model may have allowed it: half an image is another image.
+        PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
+        try:
+            with Image.open(io.BytesIO(content)) as image:
+                return self._to_rgb(image)
+        except Exception as error:
+            # What Pillow's decoders raise for damaged files is not documented. Some messages end
+            # with the address of the buffer.
+            reason = str(error).partition(" <_io.BytesIO")[0] or type(error).__name__
+            raise UsageError(
+                f"cannot decode image {self.name}: {reason}; replace or remove it"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -75,13 +96,10 @@ class ImageFile(_Encoded):
             raise UsageError(f"cannot read image {self.path}: {error}") from error
 
 
-@dataclass(frozen=True)
 class ShownImage(ImageFile):
     """An image file as viewers show it: upright, the first frame, what is transparent in white."""
 
-    def decode(self, content: bytes) -> Image.Image:
-        with _decoding(self.name), Image.open(io.BytesIO(content)) as image:
-            return as_shown(image)
+    _to_rgb = staticmethod(as_shown)
 
 
 @dataclass(frozen=True)
@@ -165,30 +183,6 @@ def require_lossless(image: Image.Image, path: Path) -> None:
             f"label map {path} is a {image.format} file, whose compression changes classes: "
             "get it as PNG"
         )
-
-
-def as_shown(image: Image.Image) -> Image.Image:
-    """Convert an image to RGB as viewers show it: upright, what is transparent in white."""
-    upright = ImageOps.exif_transpose(to_rgb(image) if has_deep_pixels(image) else image)
-    if not upright.has_transparency_data:
-        return to_rgb(upright)
-    layer = upright.convert("RGBA")
-    page = Image.new("RGB", layer.size, "white")
-    page.paste(layer, mask=layer.getchannel("A"))
-    return page
-
-
-@contextmanager
-def _decoding(name: str) -> Iterator[None]:
-    # Code that was imported with a model may have allowed it: half an image is another image.
-    PIL.ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    except Exception as error:
-        # What Pillow's decoders raise for damaged files is not documented. Some messages end with
-        # the address of the buffer.
-        reason = str(error).partition(" <_io.BytesIO")[0] or type(error).__name__
-        raise UsageError(f"cannot decode image {name}: {reason}; replace or remove it") from error
 
 
 class ArchiveSample(NamedTuple):

@@ -7,13 +7,16 @@ with what indexing torchvision's data set gives.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pickle
 import sys
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cosmos_eval.data.class_names import ClassData, list_names, make_data
 from cosmos_eval.data.sources import ImageArray, ImageFile, ImageSource
@@ -81,7 +84,7 @@ def _data_set(name: str, root: Path, download: bool, **arguments: Any) -> Any:
     return getattr(datasets, name)(root, download=download, **arguments)
 
 
-def _files(root: Path, paths: Sequence[str | Path]) -> list[tuple[str, ImageSource]]:
+def _files(root: Path, paths: Iterable[str | Path]) -> list[tuple[str, ImageSource]]:
     return [(Path(path).relative_to(root).as_posix(), ImageFile(Path(path))) for path in paths]
 
 
@@ -89,7 +92,9 @@ def _listed(
     name: str, root: Path, download: bool, *, files: str = "_image_files", **arguments: Any
 ) -> ClassData:
     found = _data_set(name, root, download, split="test", **arguments)
-    return make_data(found.classes, _files(root, getattr(found, files)), found._labels)
+    # Older releases of torchvision have no names of flowers, and the files have none.
+    classes = list_names("flowers102") if name == "Flowers102" else found.classes
+    return make_data(classes, _files(root, getattr(found, files)), found._labels)
 
 
 def _arrays(name: str, root: Path, download: bool) -> ClassData:
@@ -112,12 +117,6 @@ def _stanford_cars(root: Path, download: bool) -> ClassData:
     found = _data_set("StanfordCars", root, download, split="test")
     paths, labels = zip(*found._samples, strict=True)
     return make_data(found.classes, _files(root, paths), labels)
-
-
-def _flowers102(root: Path, download: bool) -> ClassData:
-    """Older releases of torchvision have no names of classes, and the files have none."""
-    found = _data_set("Flowers102", root, download, split="test")
-    return make_data(list_names("flowers102"), _files(root, found._image_files), found._labels)
 
 
 _CALTECH_TRAIN, _CALTECH_IMAGES, _CALTECH_SEED = 3_000, 8_677, 3072
@@ -148,8 +147,8 @@ def _caltech101(root: Path, download: bool, *, background: bool) -> ClassData:
     if not background:
         classes = [name for name in classes if name != "BACKGROUND_Google"]
     paths = [sorted((folder / name).glob("*.jpg")) for name in classes]
-    labels = [label for label, own in enumerate(paths) for _ in own]
-    return make_data(classes, _files(root, [path for own in paths for path in own]), labels)
+    labels = np.repeat(np.arange(len(classes)), list(map(len, paths)))
+    return make_data(classes, _files(root, itertools.chain.from_iterable(paths)), labels)
 
 
 READERS: Mapping[str, Callable[[Path, bool], ClassData]] = {
@@ -161,7 +160,7 @@ READERS: Mapping[str, Callable[[Path, bool], ClassData]] = {
     "fgvc_aircraft": partial(_listed, "FGVCAircraft", annotation_level="variant"),
     "dtd": partial(_listed, "DTD"),
     "oxford_pets": partial(_listed, "OxfordIIITPet", files="_images"),
-    "flowers102": _flowers102,
+    "flowers102": partial(_listed, "Flowers102"),
     "caltech101": _caltech101_published,
     "caltech101-with-background": partial(_caltech101, background=True),
 }

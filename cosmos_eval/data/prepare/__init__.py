@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from contextlib import suppress
 
 from cosmos_eval.data.folders import find_root
 from cosmos_eval.data.prepare import imagenet
@@ -13,12 +13,9 @@ from cosmos_eval.types import OnProgress, Progress, UsageError, nearest, no_prog
 
 # Data sets whose label maps are made, by the name of their preparation.
 _LABEL_MAPS = {
-    "coco_object": SEGMENTATION["coco_object"],
-    "coco_stuff": SEGMENTATION["coco_stuff"],
-    "cityscapes": SEGMENTATION["cityscapes"],
+    **{name: SEGMENTATION[name] for name in ("coco_object", "coco_stuff", "cityscapes")},
     "context": SEGMENTATION["context60"],
 }
-_NAMES = (*_LABEL_MAPS, "imagenet")
 
 
 def prepare(
@@ -29,16 +26,15 @@ def prepare(
     An interrupted call can be repeated. Raises UsageError for an unknown name, for originals that
     are missing (before anything is written) and for one that is broken, each with the path.
     """
-    if name not in _NAMES:
-        known = nearest(name, _NAMES)
-        raise UsageError(f"nothing is known to prepare as {name!r}; known: {known}")
     if name == "imagenet":
         return imagenet.organise(data_root, progress)
+    if name not in _LABEL_MAPS:
+        known = nearest(name, (*_LABEL_MAPS, "imagenet"))
+        raise UsageError(f"nothing is known to prepare as {name!r}; known: {known}")
     protocol = _LABEL_MAPS[name]
-    plan = context if name == "context" else partial(translated, protocol)
     progress(Progress("originals", 0, 1))
     try:
-        work = plan(data_root)
+        work = context(data_root) if name == "context" else translated(protocol, data_root)
     except UsageError as error:
         raise UsageError(f"{error}; download: {protocol.download}") from error
     progress(Progress("originals", 1, 1))
@@ -52,9 +48,6 @@ def can_prepare(name: str, data_root: str | None) -> bool:
     protocol = _LABEL_MAPS[name]
     # One of the originals is enough; where they lie beside the label maps, it is their folder.
     for original in ORIGINALS if name == "context" else (protocol.masks,):
-        try:
-            find_root(protocol, data_root, (protocol.images, original))
-        except UsageError:
-            continue
-        return True
+        with suppress(UsageError):
+            return bool(find_root(protocol, data_root, (protocol.images, original)))
     return False

@@ -59,12 +59,13 @@ def context(data_root: str | None) -> Work:
     """List label maps of training and validation images, then `train.txt` and `val.txt`."""
     root = find_root(_PROTOCOL, data_root, (_PROTOCOL.images,))
     path, folder = root / _ANNOTATION, root / _MATLAB
+    lists = {phase: (root / str(_PROTOCOL.split)).with_name(f"{phase}.txt") for phase in _PHASES}
     if path.is_file():
         pictures = _read_annotation(path)
         names = {phase: [p.name for p in pictures if p.phase == phase] for phase in _PHASES}
         makes = {picture.name: partial(_draw, picture, path) for picture in pictures}
     elif folder.is_dir():
-        names = {phase: _listed(root, phase) for phase in _PHASES}
+        names = {phase: _listed(root, path) for phase, path in lists.items()}
         originals = {name: folder / f"{name}.mat" for own in names.values() for name in own}
         for name, original in originals.items():
             if not (original.is_file() or _target(root, name).is_file()):
@@ -75,22 +76,17 @@ def context(data_root: str | None) -> Work:
     n_classes = len(_PROTOCOL.class_names)
     maps = [LabelMap(_target(root, name), n_classes, make) for name, make in makes.items()]
     texts = {phase: "".join(f"{name}\n" for name in sorted(own)) for phase, own in names.items()}
-    return Work(maps, {_list_path(root, phase): text for phase, text in texts.items()})
+    return Work(maps, {lists[phase]: text for phase, text in texts.items()})
 
 
 def _target(root: Path, name: str) -> Path:
     return root / _PROTOCOL.masks / f"{name}{_PROTOCOL.mask_suffix}"
 
 
-def _list_path(root: Path, phase: str) -> Path:
-    return (root / str(_PROTOCOL.split)).with_name(f"{phase}.txt")
-
-
-def _listed(root: Path, phase: str) -> list[str]:
+def _listed(root: Path, path: Path) -> list[str]:
     """Read the names of a phase: of the list that is there already, else of VOC's own list."""
-    path = _list_path(root, phase)
     if not path.is_file():
-        path = root / "ImageSets/Main" / f"{phase}.txt"
+        path = root / "ImageSets/Main" / path.name
     if not path.is_file():
         raise UsageError(f"{path} is missing")
     return path.read_text("utf-8").split()
@@ -116,13 +112,11 @@ def _classes(categories: NDArray[np.uint16], where: str) -> Label:
 def _read_annotation(path: Path) -> list[_Picture]:
     try:
         content = read_json(path)
-        pictures = {
-            image["image_id"]: _Picture(
-                Path(image["file_name"]).stem, image["phase"], (image["height"], image["width"]), []
-            )
-            for image in content["images"]
-            if image["phase"] in _PHASES
-        }
+        pictures = {}
+        for image in content["images"]:
+            if image["phase"] in _PHASES:
+                name, size_hw = Path(image["file_name"]).stem, (image["height"], image["width"])
+                pictures[image["image_id"]] = _Picture(name, image["phase"], size_hw, [])
         for note in content["annos_segmentation"]:
             if note["image_id"] in pictures:
                 segment = note["category_id"], note["segmentation"]

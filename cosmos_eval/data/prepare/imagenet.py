@@ -13,6 +13,7 @@ Images whose names end in the class (`ILSVRC2012_val_00000293_n01440764.JPEG`) n
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -100,31 +101,29 @@ def _move(sources: Mapping[Path, Path], progress: OnProgress) -> None:
 
 def _mapping(folder: Path, root: Path) -> tuple[Path, Mapping[str, str]]:
     """Return the first file found that tells WordNet ids, and these by file name."""
-    half_found = ""
-    for beside in _searched(folder, root):
-        for path, read in _candidates(beside):
-            class_of = read(path)
-            known = CLASS_LISTS["imagenet1k"]
-            found = sorted(set(class_of.values()))
-            if hashlib.sha256("\n".join(found).encode()).hexdigest() != known.classes_sha256:
-                raise UsageError(
-                    f"{path} has {len(found)} classes, which are not the {known.n_classes} of "
-                    "ImageNet-1k"
-                )
-            return path, class_of
-        for name, other in ((_TRUTH, _META), (_META, _TRUTH)):
-            if (beside / name).is_file() and not half_found:
-                half_found = f" (found {beside / name}, but no {other} beside it)"
+    within = [folder, *(p for p in folder.parents if p == root or root in p.parents)]
+    places = [base / part for base in within for part in _BESIDE if (base / part).is_dir()]
+    for path, read in itertools.chain.from_iterable(map(_candidates, places)):
+        class_of = read(path)
+        found = sorted(set(class_of.values()))
+        known = CLASS_LISTS["imagenet1k"]
+        if hashlib.sha256("\n".join(found).encode()).hexdigest() != known.classes_sha256:
+            raise UsageError(
+                f"{path} has {len(found)} classes, which are not the {known.n_classes} of "
+                "ImageNet-1k"
+            )
+        return path, class_of
+    halves = (
+        f" (found {place / name}, but no {other} beside it)"
+        for place in places
+        for name, other in ((_TRUTH, _META), (_META, _TRUTH))
+        if (place / name).is_file()
+    )
     raise UsageError(
         f"{folder} needs to know the classes of its images: put {_TRUTH} and {_META} (development "
         f"kit), {_KAGGLE} (Kaggle) or a text file with lines `NAME.JPEG nXXXXXXXX` into {root}"
-        f"{half_found}; from: {_PROTOCOL.download}"
+        f"{next(halves, '')}; from: {_PROTOCOL.download}"
     )
-
-
-def _searched(folder: Path, root: Path) -> Iterator[Path]:
-    within = [folder, *(p for p in folder.parents if p == root or root in p.parents)]
-    yield from (base / part for base in within for part in _BESIDE if (base / part).is_dir())
 
 
 def _candidates(beside: Path) -> Iterator[tuple[Path, Callable[[Path], Mapping[str, str]]]]:

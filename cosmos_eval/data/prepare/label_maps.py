@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -80,8 +81,12 @@ def execute(work: Work, *, workers: int, progress: OnProgress) -> Counts:
 
 def _write(wanted: LabelMap) -> bool:
     """Make a label map and return True, unless it is there and whole."""
-    if _is_whole(wanted):
-        return False
+    # What is missing or damaged; Pillow raises SyntaxError for a broken PNG.
+    with suppress(OSError, SyntaxError, ValueError), Image.open(wanted.target) as image:
+        values = np.asarray(image)
+        declared = (values < wanted.n_classes) | (values == _IGNORE)
+        if image.mode in _INDEXED and declared.all():
+            return False
     content = io.BytesIO()
     Image.fromarray(wanted.make()).save(content, format="PNG")
     _publish(wanted.target, content.getvalue())
@@ -95,16 +100,6 @@ def _publish(path: Path, content: bytes) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _is_whole(wanted: LabelMap) -> bool:
-    try:
-        with Image.open(wanted.target) as image:
-            values = np.asarray(image)
-    except (OSError, SyntaxError, ValueError):  # missing or damaged; SyntaxError: a broken PNG
-        return False
-    declared = (values < wanted.n_classes) | (values == _IGNORE)
-    return image.mode in _INDEXED and bool(declared.all())
-
-
 def _table(pairs: Mapping[int, int]) -> NDArray[np.int16]:
     """Return class indices by an original's values, -1 for values that it cannot hold."""
     index_of = np.full(256, -1, np.int16)
@@ -116,10 +111,8 @@ _CITYSCAPES = {
     **dict.fromkeys((*range(_LABEL_IDS), _IGNORE), _IGNORE),
     **{label_id: index for index, label_id in enumerate(_EVALUATED)},
 }
-_STUFF = {
-    **{v: i for i, v in enumerate(v for v in range(_VALUES) if v not in _EMPTY)},
-    _IGNORE: _IGNORE,
-}
+_WITH_PIXELS = (value for value in range(_VALUES) if value not in _EMPTY)
+_STUFF = {**{value: index for index, value in enumerate(_WITH_PIXELS)}, _IGNORE: _IGNORE}
 _OBJECT = {index: index + 1 if index < len(COCO_THINGS) else 0 for index in _STUFF.values()}
 
 # Suffixes of the originals of each set beside its label maps, the first that is there counts, and
