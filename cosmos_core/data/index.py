@@ -11,9 +11,8 @@ import io
 import logging
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -56,10 +55,9 @@ class SampleIndex:
         try:
             with open(self._shard(number), "rb", buffering=0) as file:
                 return RawSample(_read(file, image, image_bytes), _read(file, record, record_bytes))
-        except TarError as error:
-            raise BadSampleError("unreadable", str(error)) from error
-        except OSError as error:
-            raise BadSampleError("unreadable", str(error.strerror or error)) from error
+        except (TarError, OSError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BadSampleError("unreadable", str(reason)) from error
 
     def name(self, number: int) -> tuple[str, str]:
         """Return the shard and the key of a sample; the key is read from the tar."""
@@ -97,43 +95,47 @@ def index_shards(
     Each of `world_size` processes begins at another shard, so that they divide the scanning. Raises
     ShardError for an unreadable tar, and where there is no sample.
     """
-    rows = {shard: cached_rows(shard) for shard in shards}
-    missing = [shard for shard, found in rows.items() if found is None]
+    rows = {shard: found for shard in shards if (found := cached_rows(shard)) is not None}
+    missing = [shard for shard in dict.fromkeys(shards) if shard not in rows]
     first = rank * len(missing) // world_size
     missing = missing[first:] + missing[:first]
-    failures: list[str] = []
+    failures = list[ShardError]()
     for shard, result in zip(missing, _scan(missing, workers), strict=True):
-        try:
-            rows[shard] = result()
-        except ShardError as error:
-            failures.append(str(error))
+        if isinstance(result, ShardError):
+            failures.append(result)
+        else:
+            rows[shard] = result
     if failures:
         others = f" ({len(failures) - 1} other shards fail as well)" if len(failures) > 1 else ""
         raise ShardError(f"{failures[0]}{others}")
-    index = SampleIndex(shards, [found for shard in shards if (found := rows[shard]) is not None])
+    index = SampleIndex(shards, [rows[shard] for shard in shards])
     if len(index) == 0:
         raise ShardError(f"no sample in {len(shards)} shards, of which the first is {shards[0]}")
     return index
 
 
-def _scan(shards: Sequence[str], workers: int) -> Iterator[Callable[[], Rows]]:
-    """Yield for each shard a function that returns its rows or raises ShardError."""
+def _scan(shards: Sequence[str], workers: int) -> Iterator[Rows | ShardError]:
     if not shards or not workers:
-        yield from (partial(tar_rows, shard) for shard in shards)
+        yield from map(tar_rows, shards)
         return
     with worker_lifetime() as start_worker:
         # No context manager: where this is left early, the workers end before their work is done.
         pool = ProcessPoolExecutor(min(workers, len(shards)), None, start_worker, (0,))
-        futures = [pool.submit(tar_rows, shard) for shard in shards]
-        yield from (future.result for future in futures)
+        yield from pool.map(tar_rows, shards)
         pool.shutdown()
 
 
-def tar_rows(shard: str) -> Rows:
-    """Return the rows of a tar; scan it unless they are cached. Raises ShardError."""
+def tar_rows(shard: str) -> Rows | ShardError:
+    """Return the rows of a tar, scanned unless they are cached, or why it cannot be read."""
     if (rows := cached_rows(shard)) is not None:
         return rows
-    state, rows, entry = _state(shard), scan_tar(shard), _entry(shard)
+    try:
+        state, rows = _state(shard), scan_tar(shard)
+    except ShardError as error:
+        return error
+    except OSError as error:
+        return ShardError(f"{shard}: cannot be read ({error.strerror})")
+    entry = _entry(shard)
     try:
         write_atomically(entry, pack_arrays({"state": state, "rows": rows}))
     except OSError as error:
@@ -154,7 +156,7 @@ def scan_tar(shard: str) -> Rows:
     """Read the rows of a tar from its headers: samples in the order of their first files.
 
     Files of one name up to its first full stop are one sample, of which the first image and the
-    first JSON record count. Raises ShardError for a tar that is damaged or cannot be read.
+    first JSON record count. Raises ShardError for a damaged tar, OSError where it cannot be read.
     """
     samples: dict[str, list[int]] = {}
     try:
@@ -168,8 +170,6 @@ def scan_tar(shard: str) -> Rows:
         rows = np.array(list(samples.values()), dtype=np.int32)
     except TarError as error:
         raise ShardError(f"{shard}: {error}") from error
-    except OSError as error:
-        raise ShardError(f"{shard}: cannot be read ({error.strerror})") from error
     except OverflowError as error:  # of the rows' int32
         raise ShardError(f"{shard}: larger than 1 TiB; use smaller tars") from error
     if not samples:
@@ -183,8 +183,5 @@ def _entry(shard: str) -> Path:
 
 
 def _state(shard: str) -> npt.NDArray[np.int64]:
-    try:
-        stat = os.stat(shard)
-    except OSError as error:
-        raise ShardError(f"{shard}: cannot be read ({error.strerror})") from error
+    stat = os.stat(shard)
     return np.array([_VERSION, stat.st_size, stat.st_mtime_ns])

@@ -6,7 +6,6 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,7 +17,7 @@ from cosmos_core.data.index import SampleIndex, index_shards
 from cosmos_core.data.samples import (
     BadSampleError,
     Batch,
-    Failure,
+    Item,
     Problem,
     SampleViews,
     Tokenizer,
@@ -60,17 +59,17 @@ def make_loader(
     if shards.streams:
         # Streams are read by a worker even where none is configured: a command can stall, and what
         # it started can only be ended with a process group of its own.
-        lanes = max(1, workers)
-        streams = StreamBatches(shards, config.seed, schedule, lanes, maker)
-        return _load(config, streams, None, lanes)
+        workers = max(1, workers)
+        streams = StreamBatches(shards, config.seed, schedule, workers, maker)
+        return _load(config, streams, None, workers)
     index = index_shards(shards.shards, workers=workers, rank=rank, world_size=world_size)
     ends = itertools.accumulate(map(len, shards.sets), initial=0)
-    sizes = [index.start(end) - index.start(first) for first, end in itertools.pairwise(ends)]
-    order = BatchOrder(sizes, shards.weights, config.seed, schedule)
+    sizes = np.diff([index.start(end) for end in ends])
+    order = BatchOrder(sizes.tolist(), shards.weights, config.seed, schedule)
     return _load(config, LocalBatches(index, maker), order, workers)
 
 
-class LocalBatches(Dataset["Batch | Failure"]):
+class LocalBatches(Dataset[Item]):
     """A data set whose items are whole batches, indexed by their draws.
 
     A bad sample is replaced by another, which its seed chooses, up to MOST_SUBSTITUTES times.
@@ -79,12 +78,12 @@ class LocalBatches(Dataset["Batch | Failure"]):
     def __init__(self, index: SampleIndex, maker: ViewMaker) -> None:
         self._index, self._maker = index, maker
 
-    def __getitem__(self, draws: Sequence[Draw]) -> Batch | Failure:
-        problems: list[Problem] = []
+    def __getitem__(self, draws: Sequence[Draw]) -> Item:
+        problems = list[Problem]()
         try:
             samples = [self._views(draw, problems) for draw in draws]
         except UnreadableDataError as error:
-            return Failure(str(error))
+            return error
         return self._maker.batch(samples, problems)
 
     def _views(self, draw: Draw, problems: list[Problem]) -> SampleViews:
@@ -104,16 +103,15 @@ class LocalBatches(Dataset["Batch | Failure"]):
 
 
 def _load(
-    config: TrainConfig, dataset: Dataset[Batch | Failure], order: BatchOrder | None, workers: int
+    config: TrainConfig, dataset: Dataset[Item], order: BatchOrder | None, workers: int
 ) -> Iterator[Batch]:
     try:
         with worker_lifetime(commands=order is None) as start:
             loader = DataLoader(
                 dataset,
-                batch_size=None,  # an item is a batch, collated by a worker
+                batch_size=None,  # an item is a batch
                 sampler=order,
                 num_workers=workers,
-                collate_fn=_identity,
                 pin_memory=config.compute.device != "cpu" and torch.cuda.is_available(),
                 worker_init_fn=partial(_start_worker, start),
                 generator=torch.Generator(),  # else a seed is drawn from the global one
@@ -122,9 +120,9 @@ def _load(
                 # Here, so that workers are ended before the loader waits for them to end.
                 items = iter(loader)
             for item in items:
-                if isinstance(item, Failure):
-                    raise UnreadableDataError(item.reason)
-                # Pinning turns the tuple into a list.
+                if isinstance(item, UnreadableDataError):
+                    raise item
+                # The loader turns the tuple into a list.
                 yield Batch(item.views, tuple(item.problems))
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
@@ -133,10 +131,6 @@ def _load(
             f"a data worker died ({' '.join(str(error).split())}); "
             "where memory ran out, lower data.workers or optim.batch_size"
         ) from error
-
-
-def _identity(batch: Any) -> Any:
-    return batch
 
 
 @contextmanager

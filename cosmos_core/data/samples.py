@@ -50,6 +50,8 @@ _log = logging.getLogger(__name__)
 
 Tokenizer = Callable[[list[str]], Tensor]
 """Texts -> token ids (N, S)."""
+SampleViews = tuple[ImageViews, list[str]]
+"""The views of one sample: uint8 images and T captions."""
 
 
 class Problem(NamedTuple):
@@ -88,10 +90,8 @@ class Batch(NamedTuple):
     problems: tuple[Problem, ...]
 
 
-class Failure(NamedTuple):
-    """Why a worker cannot go on; an exception would arrive with the worker's traceback."""
-
-    reason: str
+Item = Batch | UnreadableDataError
+"""What a worker hands on; a raised error would arrive with the worker's traceback."""
 
 
 class RawSample(NamedTuple):
@@ -106,13 +106,6 @@ class Sample(NamedTuple):
 
     image: PIL.Image.Image
     sentences: list[str]
-
-
-class SampleViews(NamedTuple):
-    """The views of one sample: uint8 images and T captions."""
-
-    images: ImageViews
-    captions: list[str]
 
 
 def split_sentences(text: str) -> list[str]:
@@ -207,17 +200,14 @@ class ViewMaker:
         """Make the views that a seed, a few whole numbers >= 0, decides."""
         rng = np.random.default_rng(seed)
         captions = caption_views(sample.sentences, self._texts, rng, self._counts)
-        return SampleViews(self._crops(sample.image, rng), captions)
+        return self._crops(sample.image, rng), captions
 
     def batch(self, samples: Sequence[SampleViews], problems: Sequence[Problem]) -> Batch:
         """Stack the views of B samples, view-major: (G, B, 3, H, W), (L, B, 3, h, w), (T, B, S)."""
-        tokens = self._tokenizer([text for sample in samples for text in sample.captions])
-        views = Views(
-            torch.stack([sample.images.global_images for sample in samples], dim=1),
-            torch.stack([sample.images.local_images for sample in samples], dim=1),
-            tokens.unflatten(0, (len(samples), -1)).transpose(0, 1).contiguous(),
-        )
-        return Batch(views, tuple(problems))
+        tokens = self._tokenizer([text for _, captions in samples for text in captions])
+        texts = tokens.unflatten(0, (len(samples), -1)).transpose(0, 1).contiguous()
+        large, small = zip(*(images for images, _ in samples), strict=True)
+        return Batch(Views(torch.stack(large, 1), torch.stack(small, 1), texts), tuple(problems))
 
 
 class ProblemCounter:

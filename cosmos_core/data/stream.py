@@ -9,6 +9,7 @@ import itertools
 import lzma
 import random
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -22,12 +23,10 @@ from cosmos_core.data.samples import (
     IMAGE_SUFFIXES,
     SAMPLE_SUFFIXES,
     BadSampleError,
-    Batch,
-    Failure,
+    Item,
     Problem,
     RawSample,
     Sample,
-    SampleViews,
     UnreadableDataError,
     ViewMaker,
     decode_sample,
@@ -42,7 +41,7 @@ _DECOMPRESS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _FAILURES = (TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
-class StreamBatches(IterableDataset["Batch | Failure"]):
+class StreamBatches(IterableDataset[Item]):
     """Whole batches; worker i of L, `lanes`, makes those of the steps that leave i modulo L.
 
     PyTorch takes turns among the workers, which puts the batches in order. A run that begins late
@@ -62,18 +61,21 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
         self._shards, self._seed, self._schedule = shards, seed, schedule
         self._lanes, self._maker = lanes, maker
 
-    def __iter__(self) -> Iterator[Batch | Failure]:
+    def __iter__(self) -> Iterator[Item]:
         schedule, worker = self._schedule, get_worker_info()
         lane = ((worker.id if worker else 0) + schedule.first_step) % self._lanes
-        samples = self._samples(lane)
+        problems = list[Problem]()
+        samples = self._samples(lane, problems)
         try:
             for step in range(lane, schedule.steps, self._lanes):
-                # Samples are decoded in any case: which are bad decides where a batch ends.
-                good, problems = self._take(samples, augment=step >= schedule.first_step)
+                batch = itertools.islice(samples, schedule.local_batch_size)
                 if step >= schedule.first_step:
-                    yield self._maker.batch(good, problems)
+                    yield self._maker.batch([self._maker.views(*one) for one in batch], problems)
+                else:  # decoded in any case: which are bad decides where a batch ends
+                    deque(batch, maxlen=0)
+                problems.clear()
         except UnreadableDataError as error:
-            yield Failure(str(error))
+            yield error
 
     def shards_of_pass(self, lane: int, number: int) -> list[str]:
         """Return a worker's part of a permutation of all shards, or with weights as many draws."""
@@ -86,67 +88,52 @@ class StreamBatches(IterableDataset["Batch | Failure"]):
         count = max(1, len(shards) // (world_size * self._lanes))
         return [shards[i] for i in rng.choice(len(shards), count, p=weights / weights.sum())]
 
-    def _take(
-        self, samples: Iterator[_Good | Problem], *, augment: bool
-    ) -> tuple[list[SampleViews], list[Problem]]:
-        views, problems, good = list[SampleViews](), list[Problem](), 0
-        while good < self._schedule.local_batch_size:
-            item = next(samples)
-            if isinstance(item, Problem):
-                problems.append(item)
-                continue
-            good += 1
-            if augment:
-                views.append(self._maker.views(item.sample, item.seed))
-        return views, problems
+    def _samples(
+        self, lane: int, problems: list[Problem]
+    ) -> Iterator[tuple[Sample, tuple[int, ...]]]:
+        """Yield good samples and their seeds for ever, and append the bad ones to `problems`.
 
-    def _samples(self, lane: int) -> Iterator[_Good | Problem]:
-        """Yield decoded samples for ever. Raises UnreadableDataError after a pass without any."""
+        Raises UnreadableDataError after a pass without any good one.
+        """
         for number in itertools.count():
-            good, last = 0, None
+            good, last = 0, ""
             rng = random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
             shuffled = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
-            for read in shuffled(self._read(lane, number)):
-                item = read if isinstance(read, Problem) else _decode(*read)
-                good += isinstance(item, _Good)
-                last = item if isinstance(item, Problem) else last
-                yield item
+            for read, seed in shuffled(self._read(lane, number)):
+                found = read if isinstance(read, Problem) else read.decode()
+                if isinstance(found, Problem):
+                    problems.append(found)
+                    last = f"; the last problem: {found}"
+                else:
+                    good += 1
+                    yield found, seed
             if not good:
-                why = f"; the last problem: {last}" if last else ""
-                raise UnreadableDataError(f"no good sample in the shards of a worker{why}")
+                raise UnreadableDataError(f"no good sample in the shards of a worker{last}")
 
     def _read(
         self, lane: int, number: int
-    ) -> Iterator[tuple[tuple[int, ...], StreamSample] | Problem]:
+    ) -> Iterator[tuple[StreamSample | Problem, tuple[int, ...]]]:
         for turn, shard in enumerate(self.shards_of_pass(lane, number)):
             # A shard that is drawn twice in a pass is not augmented alike.
             twice = () if self._shards.weights is None else (turn,)
             for item in read_stream(shard):
-                if isinstance(item, Problem):
-                    yield item
-                else:
-                    yield (self._seed, number, item.hash, *twice), item
-
-
-class _Good(NamedTuple):
-    seed: tuple[int, ...]
-    sample: Sample
-
-
-def _decode(seed: tuple[int, ...], read: StreamSample) -> _Good | Problem:
-    try:
-        return _Good(seed, decode_sample(read.raw))
-    except BadSampleError as bad:
-        return bad.problem(read.shard, read.key)
+                digest = hashlib.blake2b(item.key.encode(errors="surrogateescape"), digest_size=8)
+                yield item, (self._seed, number, int.from_bytes(digest.digest(), "big"), *twice)
 
 
 class StreamSample(NamedTuple):
-    """An undecoded sample, and the hash of its key, a whole number >= 0."""
+    """An undecoded sample."""
 
     shard: str
     key: str
-    hash: int
     raw: RawSample
+
+    def decode(self) -> Sample | Problem:
+        """Decode the sample, or say what is wrong with it."""
+        try:
+            return decode_sample(self.raw)
+        except BadSampleError as bad:
+            return bad.problem(self.shard, self.key)
 
 
 def read_stream(shard: str) -> Iterator[StreamSample | Problem]:
@@ -162,8 +149,7 @@ def read_stream(shard: str) -> Iterator[StreamSample | Problem]:
     try:
         try:
             for key, raw in _samples(_uncompressed(stream)):
-                digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8)
-                yield StreamSample(shard, key, int.from_bytes(digest.digest(), "big"), raw)
+                yield StreamSample(shard, key, raw)
                 count += 1
         except _FAILURES as error:
             failure = error
@@ -195,20 +181,15 @@ def _uncompressed(stream: Any) -> Readable:
 
 def _samples(stream: Readable) -> Iterator[tuple[str, RawSample]]:
     """Yield the key and the files of each sample, whose files are neighbours."""
-    for key, group in itertools.groupby(_files(stream), key=lambda file: file[0]):
+    reader = TarReader(stream)
+    names = (split_name(member.name) or ("", "") for member in reader)
+    files = ((key, suffix, reader.read()) for key, suffix in names if suffix in SAMPLE_SUFFIXES)
+    for key, group in itertools.groupby(files, key=lambda file: file[0]):
         found: dict[str, bytes] = {}
         for _, suffix, content in group:
             found.setdefault(suffix, content)
         image = next((found[suffix] for suffix in IMAGE_SUFFIXES if suffix in found), None)
         yield key, RawSample(image, found.get("json"))
-
-
-def _files(stream: Readable) -> Iterator[tuple[str, str, bytes]]:
-    reader = TarReader(stream)
-    for member in reader:
-        key, suffix = split_name(member.name) or ("", "")
-        if suffix in SAMPLE_SUFFIXES:
-            yield key, suffix, reader.read()
 
 
 def _end(stream: Any) -> OSError | None:

@@ -37,23 +37,13 @@ def _start(lifeline: Connection, end: Connection, commands: bool, number: int) -
     Signals to the main process's group, as from Ctrl-C, do not reach it: that one ends its workers.
     """
     end.close()  # a copy, which would keep the pipe open
-    signal.signal(signal.SIGINT, _ignore)
-    if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)
-        if commands:
-            _guards.append(_start_guard())
+    signal.signal(signal.SIGINT, lambda *_: None)  # unlike SIG_IGN, commands do not inherit it
+    os.setpgid(0, 0)
+    if commands:  # start one more that kills this group, itself included, once this process ended
+        guard = ["sh", "-c", "trap '' INT TERM HUP; read -r line; kill -s KILL 0"]
+        quiet = subprocess.DEVNULL
+        _guards.append(subprocess.Popen(guard, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet))
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
-
-
-def _ignore(*_: object) -> None:
-    """Do nothing; unlike SIG_IGN, commands do not inherit it."""
-
-
-def _start_guard() -> subprocess.Popen[bytes]:
-    """Start a process that kills this one's group, itself included, once this one has ended."""
-    script = "trap '' INT TERM HUP; read -r line; kill -s KILL 0"
-    quiet = subprocess.DEVNULL
-    return subprocess.Popen(["sh", "-c", script], stdin=subprocess.PIPE, stdout=quiet, stderr=quiet)
 
 
 def _end_with(lifeline: Connection) -> None:
