@@ -34,10 +34,8 @@ Scale = Annotated[tuple[PositiveFraction, PositiveFraction], AfterValidator(_ord
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ImageViewConfig:
     """Multi-crop augmentation. Defaults are the published ones (github.com/ExplainableML/cosmos).
-
     Sizes in pixels, scales as fractions of the image's area, `*_p` probabilities; the three of
-    `blur_p` are for the first global, the second global and the locals.
-    """
+    `blur_p` are for the first global, the second global and the locals."""
 
     global_size: Positive = 224
     local_size: Positive = 96
@@ -100,11 +98,9 @@ class DataConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class ComputeConfig:
-    """How a step is computed; none of it changes the mathematics.
-
-    `device` "auto" takes a GPU where there is one. `accumulate` encodes a batch in so many parts.
-    `checkpointing` recomputes activations in backward, `compile` compiles the towers' blocks.
-    """
+    """How a step is computed; none of it changes the mathematics. `device` "auto" takes a GPU where
+    there is one. `accumulate` encodes a batch in so many parts. `checkpointing` recomputes
+    activations in backward, `compile` compiles the towers' blocks."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "fp16"] = "bf16"
@@ -115,11 +111,9 @@ class ComputeConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SaveConfig:
-    """Snapshots: one every `every` steps; the last `keep` stay.
-
-    `best` names a metric of the evaluations in training, `dataset/weights/metric` such as
-    `scenes-cls/teacher/acc1`, whose highest snapshot stays too.
-    """
+    """Snapshots: one every `every` steps; the last `keep` stay. `best` names a metric of the
+    evaluations in training, `dataset/weights/metric` such as `scenes-cls/teacher/acc1`, whose
+    highest snapshot stays too."""
 
     every: Count = 1000
     keep: Positive = 3

@@ -107,9 +107,8 @@ def slip_loss(
     projections: Tensor,
     gather: Gather = gather_locally,
 ) -> LossTerms:
-    """Return the SLIP loss (arXiv 2112.12750), of L2-normalised features: CLIP's of `image`
-    (V, B, D) and `text` (T, B, D), and SimCLR's of `projections` (2, B, P). One gather serves both.
-    """
+    """Return the SLIP loss (arXiv 2112.12750) of L2-normalised features, in one gather: CLIP's of
+    `image` (V, B, D) and `text` (T, B, D), and SimCLR's of `projections` (2, B, P)."""
     images, texts, projected = gather([image, text, projections])
     clip = contrastive_loss(images, texts, logit_scale)
     return LossTerms(clip=clip, simclr=simclr_loss(projected))
@@ -160,10 +159,8 @@ def silc_loss(student_logits: Tensor, teacher_logits: Tensor, center: Tensor) ->
 def move_center(
     center: Tensor, teacher_logits: Tensor, loss: Tensor, gather: Gather = gather_locally
 ) -> None:
-    """Move `center` (K,), a running mean of the teacher's logits (G, B, K), in place.
-
-    The mean is over all processes: one collective. Where any `loss` is not finite, it stays.
-    """
+    """Move `center` (K,), a running mean of the teacher's logits (G, B, K), in place. The mean is
+    over all processes: one collective. Where any `loss` is not finite, it stays."""
     batch_mean = full_precision(teacher_logits).mean(dim=(0, 1))
     means = gather.mean(torch.cat([batch_mean, loss.detach()[None]]))
     moved = center.lerp(means[:-1], 1 - CENTER_MOMENTUM)

@@ -1,9 +1,6 @@
-"""The records and protocols that the packages of cosmos_core share.
-
-Letters in shapes: V student views, T caption views, L local views, B samples of this process,
-N samples of all processes, D embedding width, S tokens of a caption, H W pixels of a global view,
-h w pixels of a local view.
-"""
+"""The records and protocols that the packages of cosmos_core share. Letters in shapes: V student
+views, T caption views, L local views, B samples of this process, N samples of all processes, D
+embedding width, S tokens of a caption, H W pixels of a global view, h w pixels of a local view."""
 
 from __future__ import annotations
 
@@ -14,11 +11,9 @@ from torch import Tensor, nn
 
 
 class Views(NamedTuple):
-    """The views of one batch.
-
-    `global_images` (G, B, 3, H, W), `local_images` (L, B, 3, h, w) with L >= 0, `texts` (T, B, S)
-    token ids padded with zeros. COSMOS has two global images, and its first two texts are global.
-    """
+    """The views of one batch. `global_images` (G, B, 3, H, W), `local_images` (L, B, 3, h, w) with
+    L >= 0, `texts` (T, B, S) token ids padded with zeros. COSMOS has two global images, and its
+    first two texts are global."""
 
     global_images: Tensor
     local_images: Tensor
@@ -39,11 +34,9 @@ EVERY_VIEW = ViewCounts(global_images=2, local_images=True, global_texts=2, loca
 
 
 class Features(NamedTuple):
-    """L2-normalised features of a batch's views, and the scales, already exponentiated.
-
-    `image` (V, B, D) and `text` (T, B, D), global views first. `image_crossmodal` and
-    `text_crossmodal` have the same shapes, or are None for a teacher. The scales are 0-d.
-    """
+    """L2-normalised features of a batch's views, and the scales, 0-d and already exponentiated.
+    `image` (V, B, D) and `text` (T, B, D) have global views first. `image_crossmodal` and
+    `text_crossmodal` have the same shapes, or are None for a teacher."""
 
     image: Tensor
     text: Tensor
@@ -87,10 +80,8 @@ class Gather:
 
 
 class Method(Protocol):
-    """How a model is trained, as a frozen dataclass whose fields are the method's options.
-
-    Features are a NamedTuple of (V, B, D) tensors, one row per sample, and of 0-d tensors, or None.
-    """
+    """How a model is trained, as a frozen dataclass whose fields are the method's options. Features
+    are a NamedTuple of (V, B, D) tensors, one row per sample, and of 0-d tensors, or None."""
 
     @property
     def name(self) -> str:

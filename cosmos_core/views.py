@@ -129,10 +129,8 @@ def random_box(
 
 
 def cut(pixels: Pixels, box: Box, size: int) -> Pixels:
-    """Crop a box and resize it to a square of `size` pixels, antialiased bicubic.
-
-    Equals Pillow's `crop().resize()` to within a grey level or two.
-    """
+    """Crop a box and resize it to a square of `size` pixels, antialiased bicubic. Equals Pillow's
+    `crop().resize()` to within a grey level or two."""
     crop = np.ascontiguousarray(pixels[None, box.top : box.bottom, box.left : box.right])
     interleaved = torch.from_numpy(crop).permute(0, 3, 1, 2)
     resized = interpolate(interleaved, (size, size), mode="bicubic", antialias=True)
@@ -195,10 +193,8 @@ def solarize(view: Pixels) -> Pixels:
 
 
 def blur(view: Pixels, radius: float) -> Pixels:
-    """Apply Pillow's GaussianBlur of `radius` pixels (> 0), to within three grey levels.
-
-    At the border Pillow repeats the edge before each of six passes, this before the first.
-    """
+    """Apply Pillow's GaussianBlur of `radius` pixels (> 0), to within three grey levels. At the
+    border Pillow repeats the edge before each of six passes, this before the first."""
     kernel = blur_kernel(radius)
     return cv2.sepFilter2D(view, -1, kernel, kernel, borderType=cv2.BORDER_REPLICATE)
 
@@ -222,11 +218,9 @@ def caption_views(
     rng: np.random.Generator,
     counts: ViewCounts = EVERY_VIEW,
 ) -> list[str]:
-    """Draw the caption views of a sample, globals first. Raises ValueError without sentences.
-
-    A global joins U{1..max_sentences} sentences, a local is one. All are drawn without replacement,
-    unless there are too few for the locals.
-    """
+    """Draw the caption views of a sample, globals first. Raises ValueError without sentences. A
+    global joins U{1..max_sentences} sentences, a local is one. All are drawn without replacement,
+    unless there are too few for the locals."""
     if not sentences:
         raise ValueError("a sample without captions")
     views = []

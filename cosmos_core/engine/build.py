@@ -27,19 +27,18 @@ _BUFFERS_EACH_STEP = (
 
 
 def make_training(config: TrainConfig, world: World) -> Training:
-    """Build student, teacher, optimizer and scaler on this process's device, from the seed.
-
-    Weights are drawn on the CPU, whatever the device. Raises ValueError for an unknown or unfit
-    architecture, and for dropout where a batch is encoded in parts.
-    """
+    """Build student, teacher, optimizer and scaler on this process's device, from the seed. Weights
+    are drawn on the CPU, whatever the device. Raises ValueError for an unknown or unfit
+    architecture, and for dropout where a batch is encoded in parts."""
     torch.manual_seed(config.seed)
     compute, method, optim = config.compute, config.method, config.optim
     model = method.create_student(config.architecture).to(world.device)
     if compute.accumulate > 1:
         _refuse_dropout(model)
     teacher = create_teacher(model)
-    if compute.checkpointing:
-        checkpoint_blocks(model)
+    for module in model.modules():
+        if isinstance(module, open_clip.transformer.Transformer):
+            module.grad_checkpointing = compute.checkpointing
     if compute.compile:
         compile_blocks(model)
         compile_blocks(teacher)
@@ -57,15 +56,13 @@ def make_training(config: TrainConfig, world: World) -> Training:
 def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Return groups for `torch.optim.AdamW`: without weight decay (NO_DECAY_NAMES and parameters of
     fewer than two dimensions, as in github.com/ExplainableML/cosmos, after OpenCLIP), and with."""
-    exempt, decayed = list[nn.Parameter](), list[nn.Parameter]()
+    groups: list[dict[str, Any]]
+    groups = [{"params": [], "weight_decay": decay} for decay in (0.0, weight_decay)]
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            spared = parameter.ndim < 2 or any(part in name for part in NO_DECAY_NAMES)
-            (exempt if spared else decayed).append(parameter)
-    return [
-        {"params": exempt, "weight_decay": 0.0},
-        {"params": decayed, "weight_decay": weight_decay},
-    ]
+            decayed = parameter.ndim >= 2 and not any(part in name for part in NO_DECAY_NAMES)
+            groups[decayed]["params"].append(parameter)
+    return groups
 
 
 def learning_rate(step: int, optim: OptimConfig) -> float:
@@ -81,13 +78,6 @@ def teacher_momentum(step: int, optim: OptimConfig) -> float:
     if not optim.momentum_ramp:
         return optim.momentum
     return 1 - (1 - optim.momentum) * 0.5 * (1 + math.cos(math.pi * step / optim.steps))
-
-
-def checkpoint_blocks(model: nn.Module) -> None:
-    """Recompute the transformer blocks of both towers in backward, from their inputs."""
-    for module in model.modules():
-        if isinstance(module, open_clip.transformer.Transformer):
-            module.grad_checkpointing = True
 
 
 def compile_blocks(model: nn.Module, backend: str = "inductor") -> None:

@@ -21,10 +21,8 @@ TOKEN_BYTES = 8  # int64
 
 def check_config(config: TrainConfig, *, world_size: int) -> None:
     """Raise ValueError, one line, for what `world_size` processes cannot train.
-
     `cosmos_core.config` checks each value by itself, `join_world` devices, the evaluator data sets.
-    A warm-up longer than the run is allowed: the learning rate then rises to the end.
-    """
+    A warm-up longer than the run is allowed: the learning rate then rises to the end."""
     _check_data(config.data)
     size, parts = config.optim.batch_size, config.compute.accumulate
     if size % (world_size * parts):

@@ -32,11 +32,9 @@ class World(Distributed):
 
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
-    """Join the processes that torchrun started (NCCL on GPUs, else Gloo), and leave them.
-
-    `device` is "auto", "cpu" or "cuda". Raises ValueError where a GPU is requested and there is
-    none, and where a machine has more processes than GPUs.
-    """
+    """Join the processes that torchrun started (NCCL on GPUs, else Gloo), and leave them. `device`
+    is "auto", "cpu" or "cuda". Raises ValueError where a GPU is requested and there is none, and
+    where a machine has more processes than GPUs."""
     own = _own_device(device)
     backend, index = ("nccl", own) if own.type == "cuda" else ("gloo", None)
     with process_group(backend, timeout=None, device_id=index) as group:
@@ -75,11 +73,9 @@ def mean_over_processes(values: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _GatherFromAll(Gather):
-    """Gather all features at once, packed as rows of samples; backward is one reduce-scatter.
-
-    The released models gathered without gradient, with the whole loss in every process: under DDP,
-    features have the true gradient divided by the number of processes, scales the undivided one.
-    """
+    """Gather all features at once, packed as rows of samples; backward is one reduce-scatter. The
+    released models gathered without gradient, with the whole loss in every process: under DDP,
+    features have the true gradient divided by the number of processes, scales the undivided one."""
 
     world: World
     factor: float

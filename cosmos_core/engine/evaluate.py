@@ -35,9 +35,7 @@ class Evaluator(Protocol):
         gather: Callable[[Any], list[Any]],
     ) -> Mapping[str, Mapping[str, float]]:
         """Return metrics by data set, in all processes, whose objects `gather` returns by rank.
-
-        Raises ValueError for errors that a user can correct.
-        """
+        Raises ValueError for errors that a user can correct."""
 
 
 def find_evaluator() -> Evaluator:

@@ -1,8 +1,6 @@
 """Snapshots of a run: everything that the next step depends on, so that it goes on exactly.
-
 OUTPUT/snapshots/step-00000400.pt holds the state after 400 steps. It is written atomically,
-synchronised, and read with `weights_only=True`.
-"""
+synchronised, and read with `weights_only=True`."""
 
 from __future__ import annotations
 
@@ -78,13 +76,14 @@ class Snapshots:
 
     def newest(self, parts: Sequence[str] = ()) -> dict[str, Any] | None:
         """Return the newest snapshot with all `parts`, on the CPU; log warnings of damaged ones.
-
-        Raises SnapshotError for another format.
-        """
+        Raises SnapshotError for another format."""
         for step in reversed(self.steps()):
             path = self._path(step)
             try:
-                state = _read(path)
+                with zipfile.ZipFile(path) as archive:  # torch itself compares no checksums
+                    if damaged := archive.testzip():
+                        raise SnapshotError(f"{damaged} is not as it was written")
+                state = torch.load(path, map_location="cpu", weights_only=True)
             except Exception as error:  # a truncated file raises errors of any kind
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 logger.warning(f"{path}: damaged, passed over ({reason})")
@@ -125,22 +124,11 @@ class Snapshots:
                 self._path(step).unlink()
 
 
-def _read(path: Path) -> Any:
-    """Read a snapshot and compare its checksums, which torch itself does not."""
-    with zipfile.ZipFile(path) as archive:
-        if damaged := archive.testzip():
-            raise SnapshotError(f"{damaged} is not as it was written")
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
 def find_state(
     snapshots: Snapshots, output: Path, config: TrainConfig, *, resume: bool
 ) -> dict[str, Any] | None:
-    """Return the state to resume from, None if new.
-
-    Raises SnapshotError where a new run would meet an older one in its folder, and where there is
-    nothing to resume or it is another run's.
-    """
+    """Return the state to resume from, None if new. Raises SnapshotError where a new run would meet
+    an older one in its folder, and where there is nothing to resume or it is another run's."""
     if not resume:
         _require_unused(snapshots, output)
         return None

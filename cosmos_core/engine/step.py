@@ -108,12 +108,9 @@ def _backward(
 def _backward_in_parts(
     training: Training, views: Views, gather: Gather, mixed: torch.autocast, parts: int
 ) -> dict[str, float]:
-    """Compute the whole batch's gradient with the activations of one part.
-
-    Features are computed twice: without gradient, for the loss and its gradient in all features;
-    then part by part, to carry that gradient back. Processes exchange the model's gradient once,
-    with the last part.
-    """
+    """Compute the whole batch's gradient with the activations of one part. Features are computed
+    twice: without gradient, for the loss and its gradient in all features; then part by part, to
+    carry that gradient back. Processes exchange the model's gradient once, with the last part."""
     method, pieces = training.method, split_views(views, parts)
     with torch.no_grad(), mixed:
         students = [method.student_features(training.model, piece) for piece in pieces]

@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.loading import make_loader
@@ -25,6 +24,7 @@ from cosmos_core.engine.step import normalise, train_step
 from cosmos_core.engine.watch import RunPictures, Watch
 from cosmos_core.model.build import model_config
 from cosmos_core.model.checkpoint import save_checkpoint
+from cosmos_core.model.cosmos import SCALES
 from cosmos_core.plots.views import Inverse
 from cosmos_core.types import Views
 from cosmos_core.utils.environment import code_state, utc_now
@@ -63,9 +63,7 @@ class Trainer:
 
     def run(self, shards: str) -> int:
         """Train on `shards` to the end, or until a signal asks to stop; return the steps done.
-
-        Raises FloatingPointError for losses that are not finite, ValueError for bad samples.
-        """
+        Raises FloatingPointError for losses that are not finite, ValueError for bad samples."""
         config, setting, world = self._config, self._setting, self._world
         setting.output.mkdir(parents=True, exist_ok=True)
         start = time.monotonic() - self._seconds
@@ -130,6 +128,7 @@ class Trainer:
 
     def _step(self, views: Views) -> dict[str, float]:
         optim, compute, step = self._config.optim, self._config.compute, self._done
+        model = self._training.model
         lr, momentum = learning_rate(step, optim), teacher_momentum(step, optim)
         for group in self._training.optimizer.param_groups:
             group["lr"] = lr
@@ -150,7 +149,7 @@ class Trainer:
             "lr": lr,
             **report.terms,
             "total": sum(report.terms.values()),
-            **_scales(self._training.model),
+            **{name: getattr(model, name).exp().item() for name in SCALES if hasattr(model, name)},
             "momentum": momentum,
             "gradient_norm": report.gradient_norm,
             "bad_samples": self._problems.bad,
@@ -222,11 +221,6 @@ def _next(batches: Iterator[Batch], stop: StopRequest) -> Batch | None:
         if stop.requested:
             return None
         raise
-
-
-def _scales(model: nn.Module) -> dict[str, float]:
-    names = ("logit_scale", "distill_logit_scale")
-    return {name: getattr(model, name).exp().item() for name in names if hasattr(model, name)}
 
 
 class StopWaiting(BaseException):

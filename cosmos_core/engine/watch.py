@@ -45,10 +45,8 @@ GUESS = 1.0  # seconds that the first of these drawings takes
 
 
 class Watch:
-    """Shows and logs the steps of a run, in the first process; all processes call it alike.
-
-    In OUTPUT/log.jsonl, `timing` holds the values in which equal runs may differ.
-    """
+    """Shows and logs the steps of a run, in the first process; all processes call it alike. In
+    OUTPUT/log.jsonl, `timing` holds the values in which equal runs may differ."""
 
     def __init__(self, config: TrainConfig, output: Path, world: World, *, first_step: int) -> None:
         self.config, self.output, self.world, self.first_step = config, output, world, first_step
@@ -156,10 +154,8 @@ class _Meter:
 
 
 class RunPictures(AbstractContextManager["RunPictures"]):
-    """Draws the first batch, and the log's curves as the run goes on, in the first process.
-
-    It uses no random generator, and reports errors in a line: the training stays the same.
-    """
+    """Draws the first batch, and the log's curves as the run goes on, in the first process. It uses
+    no random generator, and reports errors in a line: the training stays the same."""
 
     def __init__(self, watch: Watch, inverse: Inverse) -> None:
         self._watch, self._inverse, self._config = watch, inverse, watch.config
@@ -271,10 +267,8 @@ class RunLog:
 
 
 def read_log(path: Path, before: float = math.inf) -> list[dict[str, Any]]:
-    """Return the complete records of a log, of steps below `before`, in order; none without file.
-
-    A line cut by a killed process is left out.
-    """
+    """Return the complete records of a log, of steps below `before`, in order; none without file. A
+    line cut by a killed process is left out."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8") as lines:

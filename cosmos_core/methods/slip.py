@@ -1,8 +1,6 @@
-"""SLIP (arXiv 2112.12750): CLIP, and SimCLR between two views of the image.
-
-As in the comparison of arXiv 2412.01814 there are two image views; here both meet the caption too.
-The head has no batch normalisation and reads the joint embedding, not the tower's last layer.
-"""
+"""SLIP (arXiv 2112.12750): CLIP, and SimCLR between two views of the image. As in the comparison of
+arXiv 2412.01814 there are two image views; here both meet the caption too. The head has no batch
+normalisation and reads the joint embedding, not the tower's last layer."""
 
 from __future__ import annotations
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import open_clip
-from torch import nn
 
 from cosmos_core.model.clip import MultiViewCLIP
 from cosmos_core.model.cosmos import Cosmos
@@ -96,11 +95,6 @@ def openclip_config(architecture: Architecture) -> dict[str, Any]:
     """Return the arguments of `open_clip.CLIP` in an architecture's configuration."""
     config = model_config(architecture)
     return {key: config[key] for key in config if key in MODEL_KEYS}
-
-
-def model_kind(model: nn.Module) -> ModelKind:
-    """Return the kind of a model that `create_model` made."""
-    return "cosmos" if isinstance(model, Cosmos) else "clip"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -18,8 +18,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from cosmos_core.model.build import MODELS, Architecture, ModelKind, create_model, model_kind
+from cosmos_core.model.build import MODELS, Architecture, ModelKind, create_model
 from cosmos_core.model.clip import HEAD, MultiViewCLIP
+from cosmos_core.model.cosmos import Cosmos
 from cosmos_core.utils.files import write_atomically
 from cosmos_core.utils.text import parse_json
 
@@ -34,9 +35,7 @@ class CheckpointError(ValueError):
 
 class Checkpoint(NamedTuple):
     """State dicts by name (`student`, `teacher`), the model they fit, and how it was trained.
-
-    `architecture` and `training` are None where the file does not contain them.
-    """
+    `architecture` and `training` are None where the file does not contain them."""
 
     weights: dict[str, dict[str, Tensor]]
     model_kind: ModelKind
@@ -124,7 +123,7 @@ def save_checkpoint(
     }
     metadata = {
         "format": "cosmos",
-        "model": model_kind(next(iter(weights.values()))),
+        "model": "cosmos" if isinstance(next(iter(weights.values())), Cosmos) else "clip",
         "method": method,
         "architecture": json.dumps(architecture, sort_keys=True),
         "training": json.dumps(training, sort_keys=True),
@@ -168,7 +167,7 @@ def _read_published(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no pickle raise errors of any kind
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise CheckpointError(f"{path}: not a checkpoint of tensors alone ({reason})") from error
     found = content if isinstance(content, Mapping) else {}
     weights = {

@@ -27,11 +27,8 @@ class Tokens(NamedTuple):
 
 
 class MultiViewCLIP(open_clip.CLIP):
-    """OpenCLIP's CLIP, with its state-dict keys.
-
-    The image tower must be a ViT with a class token, the text tower causal and read at the end of
-    text. Raises ValueError for others.
-    """
+    """OpenCLIP's CLIP, with its state-dict keys. The image tower must be a ViT with a class token,
+    the text tower causal and read at the end of text. Raises ValueError for others."""
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)
@@ -89,11 +86,9 @@ class MultiViewCLIP(open_clip.CLIP):
         return visual.patch_dropout(x + positions.to(x.dtype))
 
     def text_tokens(self, texts: Tensor, keep: int = 0) -> Tokens:
-        """Encode captions (M, S), S up to the context length, in one pass, in their order.
-
-        Each is cut near its end, after which nothing changes its feature; but the first `keep` keep
-        all S positions, and their tokens, after `ln_final`, are returned.
-        """
+        """Encode captions (M, S), S up to the context length, in one pass, in their order. Each is
+        cut near its end, after which nothing changes its feature; but the first `keep` keep all S
+        positions, and their tokens, after `ln_final`, are returned."""
         # The id of the end of text is the highest, unless the config names it.
         is_end = (texts == self.text_eos_id).int() if self.text_pool_type == "eos" else texts
         ends = is_end.argmax(dim=-1)
@@ -134,9 +129,7 @@ def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, i
 
 def sort_by_length(ends: Tensor, context: int, keep: int) -> tuple[Tensor, tuple[Run, ...]]:
     """Return an order (M,) of captions by length, rounded up so that runs are few, and these runs.
-
-    `ends` (M,) are last positions. The first `keep` stay first, at the length of the context.
-    """
+    `ends` (M,) are last positions. The first `keep` stay first, at the length of the context."""
     step = LENGTH_STEPS.get(ends.device.type, OTHER_LENGTH_STEP)
     lengths = ((ends // step + 1) * step).clamp(max=context)
     lengths[:keep] = 0
@@ -147,10 +140,8 @@ def sort_by_length(ends: Tensor, context: int, keep: int) -> tuple[Tensor, tuple
 
 
 class ProjectionHead(nn.Sequential):
-    """Three linear layers, (..., embed_dim) -> (..., out).
-
-    Unlike SLIP's, it has no batch normalisation: projections do not depend on how a batch is split.
-    """
+    """Three linear layers, (..., embed_dim) -> (..., out). Unlike SLIP's, it has no batch
+    normalisation: projections do not depend on how a batch is split."""
 
     def __init__(self, embed_dim: int, hidden: int, out: int) -> None:
         super().__init__(

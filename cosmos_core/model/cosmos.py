@@ -16,6 +16,7 @@ from cosmos_core.model.packed import attend, project
 from cosmos_core.types import Features, Views
 
 CROSS_ATTENTION_HEADS = 8  # github.com/ExplainableML/cosmos, both modalities
+SCALES = ("logit_scale", "distill_logit_scale")
 INITIAL_LOGIT_SCALE = math.log(1 / 0.07)  # arXiv 2103.00020; both scales of COSMOS start here
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -23,9 +24,7 @@ Model = TypeVar("Model", bound=nn.Module)
 
 class CrossAttentionPooler(nn.Module):
     """Pool the tokens of one modality with the features of the other as queries (section 3.2).
-
-    Parameter names (`attn`, `ln_q`, `ln_k`) are those of the published checkpoints.
-    """
+    Parameter names (`attn`, `ln_q`, `ln_k`) are those of the published checkpoints."""
 
     def __init__(self, embed_dim: int, heads: int = CROSS_ATTENTION_HEADS) -> None:
         super().__init__()
@@ -68,11 +67,9 @@ class Cosmos(MultiViewCLIP):
         return self.image_token_mapping, self.text_token_mapping, *poolers
 
     def encode_views(self, views: Views, *, crossmodal: bool = True) -> Features:
-        """Return the student's features of all views, with the cross-modal ones if requested.
-
-        The cross-attention is over the tokens of the *first global view* of the other modality:
-        patch tokens without the class token, and all tokens of the caption, unmasked padding too.
-        """
+        """Return the student's features of all views, with the cross-modal ones if requested. The
+        cross-attention is over the tokens of the *first global view* of the other modality: patch
+        tokens without the class token, and all tokens of the caption, unmasked padding too."""
         batch = views.texts.shape[1]
         sizes = [images.flatten(0, 1) for images in views[:2] if len(images)]
         image, image_tokens = self.image_tokens(sizes, keep=batch)
@@ -103,10 +100,8 @@ class Cosmos(MultiViewCLIP):
         return Features(image, text, None, None, *scales)
 
     def patch_attention(self, images: Tensor, texts: Tensor) -> Tensor:
-        """Return the weights of `visual.attn_cross_pool`, which sum to 1 over h x w patches.
-
-        Images (B, 3, H, W) and features of texts (T, D), not normalised -> (B, heads, T, h, w).
-        """
+        """Return the weights of `visual.attn_cross_pool`, which sum to 1 over h x w patches. Images
+        (B, 3, H, W) and features of texts (T, D), not normalised -> (B, heads, T, h, w)."""
         patch = self.visual.patch_size
         grid = tuple(side // size for side, size in zip(images.shape[2:], patch, strict=True))
         keys = self.image_token_mapping(self.image_tokens([images], keep=len(images)).tokens)
@@ -115,9 +110,7 @@ class Cosmos(MultiViewCLIP):
 
     def token_attention(self, texts: Tensor, images: Tensor) -> Tensor:
         """Return the weights of `text_attn_cross_pool`; they sum to 1 over S tokens and padding.
-
-        Texts (T, S) token ids and features of images (B, D), not normalised -> (T, heads, B, S).
-        """
+        Texts (T, S) token ids and features of images (B, D), not normalised -> (T, heads, B, S)."""
         keys = self.text_token_mapping(self.text_tokens(texts, keep=len(texts)).tokens)
         return self.text_attn_cross_pool.weights(images.expand(len(texts), -1, -1), keys)
 
@@ -125,10 +118,9 @@ class Cosmos(MultiViewCLIP):
 @torch.no_grad()
 def clamp_logit_scales(model: nn.Module) -> None:
     """Clamp `logit_scale` and, where there is one, `distill_logit_scale` to [0, ln 100]."""
-    for name in ("logit_scale", "distill_logit_scale"):
-        scale = getattr(model, name, None)
-        if scale is not None:
-            scale.clamp_(0, math.log(100))
+    for name in SCALES:
+        if hasattr(model, name):
+            getattr(model, name).clamp_(0, math.log(100))
 
 
 def create_teacher(student: Model) -> Model:
@@ -138,10 +130,8 @@ def create_teacher(student: Model) -> Model:
 
 @torch.no_grad()
 def update_teacher(teacher: nn.Module, student: nn.Module, momentum: float) -> None:
-    """teacher <- momentum * teacher + (1 - momentum) * student, over all parameters, in place.
-
-    The foreach form is bitwise equal to a loop over the tensors; `lerp` is not.
-    """
+    """teacher <- momentum * teacher + (1 - momentum) * student, over all parameters, in place. The
+    foreach form is bitwise equal to a loop over the tensors; `lerp` is not."""
     targets = [parameter.data for parameter in teacher.parameters()]
     torch._foreach_mul_(targets, momentum)
     torch._foreach_add_(targets, [p.data for p in student.parameters()], alpha=1 - momentum)

@@ -1,8 +1,6 @@
 """Folders that stock OpenCLIP loads and the Hugging Face Hub takes as they are.
-
 OUTPUT/open_clip_config.json and OUTPUT/open_clip_model.safetensors are the CLIP subset, as
-`open_clip.push_to_hf_hub` (3.3) lays it out; cosmos.safetensors holds all weights in our layout.
-"""
+`open_clip.push_to_hf_hub` (3.3) lays it out; cosmos.safetensors holds all weights in our layout."""
 
 from __future__ import annotations
 
@@ -55,11 +53,9 @@ def export(
     weights: Weights = "teacher",
     architecture: Architecture | None = None,
 ) -> list[Path]:
-    """Write a checkpoint of either layout as a folder, atomically; return its files.
-
-    OpenCLIP loads `weights`. `architecture` may be left out where the file contains its own. Raises
-    ValueError for a folder that is not empty, and an unusable checkpoint or architecture.
-    """
+    """Write a checkpoint of either layout as a folder, atomically; return its files. OpenCLIP loads
+    `weights`. `architecture` may be left out where the file contains its own. Raises ValueError for
+    a folder that is not empty, and an unusable checkpoint or architecture."""
     output = output.resolve()
     if output.exists() and not (output.is_dir() and not any(output.iterdir())):
         raise ValueError(f"{output} is there already; choose another folder")

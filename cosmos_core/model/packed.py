@@ -58,10 +58,8 @@ class PackedBlock(ResidualAttentionBlock):
         attn_mask: Tensor | None = None,
         packing: Packing | None = None,
     ) -> Tensor:
-        """Map tokens (T, W) -> (T, W) with a packing; without one, do as OpenCLIP's block.
-
-        Where `k_x` (T, W) are the tokens, `q_x` (M, W) are those at the packing's ends -> (M, W).
-        """
+        """Map tokens (T, W) -> (T, W) with a packing; without one, do as OpenCLIP's block. Where
+        `k_x` (T, W) are the tokens, `q_x` (M, W) are those at the packing's ends -> (M, W)."""
         if packing is None:
             return super().forward(q_x, k_x, v_x, attn_mask)
         # In mixed precision, a CPU adds tensors of two types several times slower than it converts.
@@ -90,11 +88,8 @@ def pack_blocks(transformer: Transformer) -> None:
 def through_blocks(
     transformer: Transformer, x: Tensor, packing: Packing, whole: int, ends: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Map embedded tokens (T, W) through all blocks.
-
-    Return all tokens (T', W) of the first `whole` runs, and those at `ends` (M,) of the other M
-    sequences (M, W).
-    """
+    """Map embedded tokens (T, W) through all blocks. Return all tokens (T', W) of the first `whole`
+    runs, and those at `ends` (M,) of the other M sequences (M, W)."""
     first = Packing(packing.runs[:whole], packing.causal)
     rest = Packing(packing.runs[whole:], packing.causal, ends)
     *early, last = transformer.resblocks
@@ -163,9 +158,7 @@ def attend(
     q: Tensor, k: Tensor, v: Tensor, *, causal: bool = False, mask: Tensor | None = None
 ) -> Tensor:
     """softmax(q k' / sqrt(d)) v: queries (n, h, m, d), keys and values (n, h, l, d) -> as queries.
-
-    `mask` is true where a query sees a key, and broadcasts to (n, h, m, l).
-    """
+    `mask` is true where a query sees a key, and broadcasts to (n, h, m, l)."""
     if not _needs_plain(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)

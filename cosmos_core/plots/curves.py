@@ -39,10 +39,8 @@ class Series(NamedTuple):
 
 class Panel(NamedTuple):
     """Lines on the same axes: `series` of the log's fields `names`, after a dot inside another.
-
     `noisy` values differ from step to step, so that a mean is drawn too; those of `wide` may range
-    over powers of ten.
-    """
+    over powers of ten."""
 
     title: str
     unit: str
@@ -114,19 +112,16 @@ def lay_out(found: Sequence[Panel], title: str) -> Figure:
     rows = -(-(len(found) + 1) // COLUMNS)
     page = new_page(COLUMNS * WIDTH, rows * HEIGHT + TITLE)
     page.set_layout_engine("constrained")
-    page.suptitle(_heading(found, title), x=0.01, ha="left", fontsize="medium", parse_math=False)
+    # What a thick line over a pale one means.
+    windows = {_window(series) for panel in found if panel.noisy for series in panel.series} - {1}
+    meanings = [f"thick: means over {size} lines of the log, pale: every line" for size in windows]
+    heading = "; ".join([title, *meanings])
+    page.suptitle(heading, x=0.01, ha="left", fontsize="medium", parse_math=False)
     grid = page.add_gridspec(rows, COLUMNS)
     _draw(page.add_subplot(grid[0, :2]), found[0])
     for number, panel in enumerate(found[1:], start=2):
         _draw(page.add_subplot(grid[divmod(number, COLUMNS)]), panel)
     return page
-
-
-def _heading(found: Sequence[Panel], title: str) -> str:
-    """Return the title, and what a thick line over a pale one means."""
-    windows = {_window(series) for panel in found if panel.noisy for series in panel.series} - {1}
-    meanings = [f"thick: means over {size} lines of the log, pale: every line" for size in windows]
-    return "; ".join([title, *meanings])
 
 
 def _window(series: Series) -> int:

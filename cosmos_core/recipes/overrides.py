@@ -23,10 +23,8 @@ from cosmos_core.utils.text import parse_json
 
 
 def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
-    """Apply assignments in order.
-
-    Raises ValueError, one line, for unknown keys and choices, with the nearest, and wrong values.
-    """
+    """Apply assignments in order. Raises ValueError, one line, for unknown keys and choices, with
+    the nearest, and wrong values."""
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:

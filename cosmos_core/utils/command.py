@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 
 
 def start(module: str, program: str) -> None:
-    """Import a module and run its `main`, which exits with the status of the command.
-
-    Until it is imported, SIGINT ends the process at once with status 130: some libraries drop an
-    exception that interrupts their import, and then fail in another way.
-    """
+    """Import a module and run its `main`, which exits with the status of the command. Until it is
+    imported, SIGINT ends the process at once with status 130: some libraries drop an exception that
+    interrupts their import, and then fail in another way."""
 
     def end(number: int, frame: FrameType | None) -> None:
         os.write(2, f"{program}: interrupted\n".encode())
@@ -100,19 +98,15 @@ def _ending(error: BaseException) -> Ending | None:
 
 
 class OutputError(OSError):
-    """Standard output or standard error cannot be written.
-
-    It has no `errno`: Typer ends a program with status 1 on the errno of a closed pipe.
-    """
+    """Standard output or standard error cannot be written. It has no `errno`: Typer ends a program
+    with status 1 on the errno of a closed pipe."""
 
 
 @contextmanager
 def guarded_output() -> Iterator[None]:
-    """Raise OutputError where a standard stream cannot be written, up to its last byte.
-
-    Text that the stream cannot encode is escaped. What cannot be written at the end is dropped,
-    since the interpreter would otherwise try again and replace the exit status.
-    """
+    """Raise OutputError where a standard stream cannot be written, up to its last byte. Text that
+    the stream cannot encode is escaped. What cannot be written at the end is dropped, since the
+    interpreter would otherwise try again and replace the exit status."""
     streams = sys.stdout, sys.stderr
     # Python has None for a stream that was closed at the start. A replacement that is open for
     # reading refuses to be written; messages for a closed standard error are meant to get lost.

@@ -24,10 +24,8 @@ def _alone(item: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Distributed:
-    """Process `rank` of `world_size`.
-
-    `gather` maps an object to those of all processes, in the order of their ranks.
-    """
+    """Process `rank` of `world_size`. `gather` maps an object to those of all processes, in the
+    order of their ranks."""
 
     rank: int = 0
     world_size: int = 1
@@ -40,10 +38,8 @@ class Distributed:
         unit: int = 1,
     ) -> list[Result]:
         """Return what `work` makes of all items, one result per item, in order, in every process.
-
         All processes call it with the same items, and each works on every `world_size`-th run of
-        `unit` of them. An error in one is raised in all, so that none waits for ever.
-        """
+        `unit` of them. An error in one is raised in all, so that none waits for ever."""
         turns = [number // unit % self.world_size for number in range(len(items))]
         own = [item for item, rank in zip(items, turns, strict=True) if rank == self.rank]
         outcomes = self.gather(_attempt(lambda: work(own)))
@@ -52,10 +48,8 @@ class Distributed:
         return [next(results[rank]) for rank in turns]
 
     def synchronized(self, act: Callable[[], Result]) -> Result:
-        """Return the result of `act` in this process, once it has ended in all.
-
-        `act` must not communicate. An error in one process is raised in all.
-        """
+        """Return the result of `act` in this process, once it has ended in all. `act` must not
+        communicate. An error in one process is raised in all."""
         outcome = _attempt(act)
         _raise_first(self.gather(outcome if isinstance(outcome, Exception) else None))
         assert not isinstance(outcome, Exception)  # it would have been raised
@@ -84,11 +78,9 @@ def is_main_process() -> bool:
 def process_group(
     backend: str = "gloo", timeout: timedelta | None = _PATIENCE, device_id: Any = None
 ) -> Iterator[Distributed]:
-    """Join the processes that torchrun started, and leave them; outside it, SINGLE_PROCESS.
-
-    Gloo serves processes on GPUs too, where they exchange Python objects alone. The arguments are
-    those of `torch.distributed.init_process_group`.
-    """
+    """Join the processes that torchrun started, and leave them; outside it, SINGLE_PROCESS. Gloo
+    serves processes on GPUs too, where they exchange Python objects alone. The arguments are those
+    of `torch.distributed.init_process_group`."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE_PROCESS
         return
@@ -117,9 +109,7 @@ def end_process(status: int) -> NoReturn:
 
 def own_device(device: str) -> str:
     """Resolve `auto`, and `cuda` where a machine has several processes, to this process's device.
-
-    Processes take the GPUs in turn, by their number on the machine.
-    """
+    Processes take the GPUs in turn, by their number on the machine."""
     if device not in ("auto", "cuda"):
         return device
     if device == "auto" and version("torch").endswith("+cpu"):  # built without GPUs

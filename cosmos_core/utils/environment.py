@@ -31,12 +31,9 @@ class CodeState(NamedTuple):
 
 
 def code_state(package: Path = _PACKAGE) -> CodeState:
-    """Return the state of the checkout that the folder of a package belongs to.
-
-    Only this project's own checkout counts: a copy installed into an environment that lies
-    inside some other repository must not report that repository's commit. Results and documents
-    do not make the code dirty.
-    """
+    """Return the state of the checkout that the folder of a package belongs to. Only this project's
+    own checkout counts: a copy installed into an environment that lies inside some other repository
+    must not report that repository's commit. Results and documents do not make the code dirty."""
     root = package.parent
     project = root / "pyproject.toml"
     if not ((root / ".git").exists() and project.is_file()):

@@ -44,9 +44,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     nobody reads.
     """
     if _is_special(path):
-        with errors_of(path), open(path, "wb", opener=_open_at_once) as stream:
-            os.set_blocking(stream.fileno(), True)
-            stream.write(content)
+        with errors_of(path):  # without waiting for the other end of a pipe
+            handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+            with open(handle, "wb") as stream:
+                os.set_blocking(handle, True)
+                stream.write(content)
         return
     with errors_of(path), replacing(path) as file:
         file.write(content)
@@ -67,9 +69,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 @contextmanager
 def appearing(path: Path) -> Iterator[Path]:
     """Yield a folder to fill; it becomes `path` at the end of the block, or vanishes on an error.
-
-    Raises OSError where `path` exists and is not an empty folder.
-    """
+    Raises OSError where `path` exists and is not an empty folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with _temporary(path.parent, is_folder=True) as (temporary, _):
         yield temporary
@@ -78,10 +78,8 @@ def appearing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def errors_of(path: Path) -> Iterator[None]:
-    """Name `path` in every OSError of a block that writes it and does nothing else.
-
-    The system names no file when a disk is full, and `torch.save` turns its error into another.
-    """
+    """Name `path` in every OSError of a block that writes it and does nothing else. The system
+    names no file when a disk is full, and `torch.save` turns its error into another."""
     try:
         yield
     except (OSError, RuntimeError) as error:
@@ -120,11 +118,9 @@ def cache_folder() -> Path:
 
 @contextmanager
 def exclusive(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder, which threads and processes take one after the other.
-
-    The kernel releases it when a process dies. Yields whether it is held: some file systems,
-    NFS among them, offer no lock on a folder. Raises OSError for a folder that cannot be opened.
-    """
+    """Hold the lock of a folder, which threads and processes take one after the other. The kernel
+    releases it when a process dies. Yields whether it is held: some file systems, NFS among them,
+    offer no lock on a folder. Raises OSError for a folder that cannot be opened."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         held = False
@@ -194,11 +190,6 @@ def _is_special(path: Path) -> bool:
     return path.exists() and not (path.is_file() or path.is_dir())
 
 
-def _open_at_once(name: str, flags: int) -> int:
-    """Open a file without waiting for the other end of a pipe."""
-    return os.open(name, flags | os.O_NONBLOCK)
-
-
 @contextmanager
 def _temporary(folder: Path, *, is_folder: bool = False) -> Iterator[tuple[Path, int]]:
     """Yield a temporary file or folder, which is removed, and the handle that holds its lock."""
@@ -240,11 +231,9 @@ def _is_held(handle: int) -> bool:
 
 
 def _clear(folder: Path) -> None:
-    """Remove what killed processes left in a folder, once for each folder in a process.
-
-    On some network file systems a lock holds on one machine alone: files of another machine, whose
-    writer may be alive, are removed when they are a day old.
-    """
+    """Remove what killed processes left in a folder, once for each folder in a process. On some
+    network file systems a lock holds on one machine alone: files of another machine, whose writer
+    may be alive, are removed when they are a day old."""
     name = os.path.abspath(folder)
     if name in _cleared:
         return

@@ -63,11 +63,9 @@ class OneLineFormatter(logging.Formatter):
 
 
 def parse_json(content: str | bytes) -> Any:
-    """Parse JSON strictly; bytes are UTF-8, UTF-16 or UTF-32. Raises ValueError.
-
-    Python also accepts NaN and infinities, names given twice (the last one counts), and characters
-    that no text can hold; all of them are refused here, and so is deep nesting.
-    """
+    """Parse JSON strictly; bytes are UTF-8, UTF-16 or UTF-32. Raises ValueError. Python also
+    accepts NaN and infinities, names given twice (the last one counts), and characters that no text
+    can hold; all of them are refused here, and so is deep nesting."""
     text = content if isinstance(content, str) else content.decode(json.detect_encoding(content))
     try:
         found = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
