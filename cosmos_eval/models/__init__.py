@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from cosmos_eval.types import ModelSpec, Precision, UsageError
 
 if TYPE_CHECKING:
-    # At run time it would import torch.
     from cosmos_eval.models.encoder import Encoder
 
 
@@ -18,19 +17,13 @@ def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision =
     `amp`, `bf16` and `fp16` run under autocast, weights stay float32. Raises UsageError for unknown
     names, unusable files, a failed download or a device that is not there.
     """
-    _require_device(device)
+    if device != "cpu":  # which needs no torch
+        import torch
+
+        try:
+            torch.empty(1, device=device)
+        except (RuntimeError, AssertionError) as error:  # AssertionError: built without CUDA
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"device '{device}' cannot be used ({reason}); try cpu") from error
     name = "user" if spec.kind == "python" else spec.kind
     return import_module(f"cosmos_eval.models.{name}").load(spec, device, precision)
-
-
-def _require_device(device: str) -> None:
-    if device == "cpu":  # without importing torch
-        return
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        # An AssertionError says that PyTorch was compiled without CUDA.
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"device '{device}' cannot be used ({reason}); try cpu") from error

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import open_clip
 import safetensors.torch
@@ -28,21 +28,16 @@ from cosmos_eval.models.clip import Tokenizer
 from cosmos_eval.types import UsageError
 
 _NAMED = 3  # differences that a message names
-# Keys of a configuration that are about training alone.
-_TRAINING = {
+_TRAINING = {  # keys of a configuration that are about training alone
     *("hf_model_pretrained", "patch_dropout", "timm_drop", "timm_drop_path"),
     "timm_model_pretrained",
 }
 _PARTS = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg, "multimodal_cfg": MultimodalCfg}
-_PREPROCESSING = ("size", "mean", "std", "interpolation", "resize_mode", "fill_color")
-
-
-class Statement(NamedTuple):
-    """What `source` states of weights: their activation (None: nothing), keys of a transform."""
-
-    source: str
-    quick_gelu: bool | None = None
-    preprocessing: Mapping[str, Any] = {}
+# What may be stated of weights: keys of their transform, and their activation.
+_STATED = (
+    *("size", "mean", "std", "interpolation", "resize_mode", "fill_color"),
+    "quick_gelu",
+)
 
 
 def read_description(path: Path) -> dict[str, Any]:
@@ -58,48 +53,48 @@ def read_description(path: Path) -> dict[str, Any]:
     return config
 
 
-def published(arch: str) -> Statement:
+def published(arch: str) -> dict[str, Any]:
     """Return what all published weights of an architecture agree on."""
     names = open_clip.list_pretrained_tags_by_model(arch)
-    tags = [open_clip.get_pretrained_cfg(arch, name) for name in names]
-    first = tags[0] if tags else {}
-    shared = {
-        key: first[key]
-        for key in _PREPROCESSING
-        if key in first and all(tag.get(key) == first[key] for tag in tags)
-    }
-    quick_gelu = True if tags and all(tag.get("quick_gelu") for tag in tags) else None
-    return Statement(f"all published weights of {arch}", quick_gelu, shared)
+    first, *others = [open_clip.get_pretrained_cfg(arch, name) for name in names] or [{}]
+    agreed = (key for key in _STATED if all(tag.get(key) == first.get(key) for tag in others))
+    return {key: first[key] for key in agreed if first.get(key) is not None}
 
 
-def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
-    """List what two OpenCLIP configurations disagree on, with defaults filled in."""
+def config_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
+    """Name what two OpenCLIP configurations disagree on, with defaults filled in."""
     return _differences(_filled(stated), _filled(built))
 
 
-def stated_differences(
-    statement: Statement, quick_gelu: bool, preprocessing: Mapping[str, Any]
-) -> list[str]:
-    """List differences between what is stated and what was built; other values are free."""
-    stated = {key: statement.preprocessing.get(key) for key in _PREPROCESSING}
-    stated["quick_gelu"] = statement.quick_gelu
-    built = {**preprocessing, "quick_gelu": quick_gelu}
-    keys = [key for key, value in stated.items() if value is not None]
-    sides = ({key: _plain(key, side[key]) for key in keys} for side in (stated, built))
-    return _differences(*sides)
+def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
+    """Name differences between what is stated of weights and what was built."""
+    keys = [key for key in _STATED if stated.get(key) is not None]
+    return _differences(*({key: _plain(key, one[key]) for key in keys} for one in (stated, built)))
 
 
 def stored_tensors(path: Path) -> dict[str, Tensor]:
     """Map a file's tensors by name, dots between nested names; empty for NumPy's formats.
 
-    They are read when they are used. Raises what torch and safetensors raise for other files.
+    They are read when they are used. Raises UsageError for keys that OpenCLIP does not read, and
+    what torch and safetensors raise for other files.
     """
     if path.suffix in (".npz", ".npy"):
         return {}
     if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    mapped = zipfile.is_zipfile(path)  # files of torch < 1.6 are none and cannot be mapped
-    return dict(_flat(torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)))
+        tensors = safetensors.torch.load_file(path)
+    else:
+        mapped = zipfile.is_zipfile(path)  # files of torch < 1.6 are none and cannot be mapped
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+        tensors = dict(_flat(content))
+    heads = {name.partition(".")[0] for name in tensors}
+    if heads & {"student", "teacher"}:
+        raise UsageError(f"{path} is a COSMOS checkpoint: name it as cosmos:{path}")
+    if "model" in heads and "state_dict" not in heads:
+        raise UsageError(
+            f"{path} holds its weights under 'model', where OpenCLIP does not look: save its "
+            "content as a file of its own"
+        )
+    return tensors
 
 
 def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
@@ -108,18 +103,6 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
             yield f"{prefix}{key}", value
         else:
             yield from _flat(value, f"{prefix}{key}.")
-
-
-def require_layout(names: Sequence[str], path: Path | None) -> None:
-    """Raise UsageError for weights under keys that OpenCLIP does not read."""
-    heads = {name.partition(".")[0] for name in names}
-    if heads & {"student", "teacher"}:
-        raise UsageError(f"{path} is a COSMOS checkpoint: name it as cosmos:{path}")
-    if "model" in heads and "state_dict" not in heads:
-        raise UsageError(
-            f"{path} holds its weights under 'model', where OpenCLIP does not look: save its "
-            "content as a file of its own"
-        )
 
 
 def require_fit(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
@@ -137,14 +120,16 @@ def require_fit(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], source:
     if "logit_scale" in names and "logit_bias" in own and "logit_bias" not in names:
         unfit.append("logit_bias is missing")
     if unfit:
-        raise UsageError(f"{source} does not fit the architecture: {named(unfit)}")
+        raise UsageError(f"{source} does not fit the architecture: {_named(unfit)}")
 
 
 def require_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Raise UsageError for weights that are NaN or infinite."""
     bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if bad:
-        raise UsageError(f"{source} has NaN or infinite weights: {named(bad)}; fetch or train anew")
+        raise UsageError(
+            f"{source} has NaN or infinite weights: {_named(bad)}; fetch or train anew"
+        )
 
 
 def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> None:
@@ -157,8 +142,7 @@ def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> No
         )
 
 
-def named(items: Sequence[str]) -> str:
-    """Join the first few of a list, with how many more there are."""
+def _named(items: Sequence[str]) -> str:
     more = len(items) - _NAMED
     return ", ".join(items[:_NAMED]) + (f" and {more} more" if more > 0 else "")
 
@@ -180,12 +164,9 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{key} is {stated.get(key)}, not {built.get(key)}"
-        for key in {**stated, **built}
-        if stated.get(key) != built.get(key)
-    ]
+def _differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:
+    keys = [key for key in {**stated, **built} if stated.get(key) != built.get(key)]
+    return _named([f"{key} is {stated.get(key)}, not {built.get(key)}" for key in keys])
 
 
 def _plain(key: str, value: Any) -> Any:

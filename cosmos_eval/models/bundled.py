@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from safetensors import safe_open
@@ -26,43 +27,21 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     with safe_open(path, "numpy") as file:
         metadata = file.metadata()
     config = json.loads(metadata["architecture"])
-    info = EncoderInfo(
-        spec=spec.text,
-        architecture=json.dumps(config, sort_keys=True),
-        weights=spec.weights,
-        weights_sha256=file_sha256(path),
-        random=False,
-        precision=precision,
-        device=device,
-    )
+
+    def build(_: Any) -> Encoder:
+        from cosmos_eval.models import cosmos
+
+        return cosmos.load(spec, device, precision)
+
     protocol = CrossAttentionEncoder if metadata["model"] == "cosmos" else DenseEncoder
-    members = {name: _Deferred(name) for name in methods(protocol)}
-    encoder: Any = type(f"Bundled{protocol.__name__}", (_Bundled,), members)()
-    encoder.spec, encoder.info = spec, info
+    members = {name: cached_property(attrgetter(f"built.{name}")) for name in methods(protocol)}
+    members["built"] = cached_property(build)
+    encoder: Any = type(f"Bundled{protocol.__name__}", (), members)()
+    described, digest = json.dumps(config, sort_keys=True), file_sha256(path)
+    encoder.info = EncoderInfo(spec.text, described, spec.weights, digest, False, precision, device)
     # All else that decides the inputs is code, which is part of the identity of embeddings.
     size, context = config["vision_cfg"]["image_size"], config["text_cfg"]["context_length"]
     merges = file_sha256(path.with_name("scenes_merges.txt.gz"))
     encoder.preprocessing = {"image_size": size, **config.get("preprocess", {})}
     encoder.tokenizer = {"merges_sha256": merges, "context_length": context}
     return encoder
-
-
-class _Deferred:
-    """A member of an encoder that is built when the member is first read."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __get__(self, encoder: Any, owner: type) -> Any:
-        return self if encoder is None else getattr(encoder.built, self.name)
-
-
-class _Bundled:
-    spec: ModelSpec
-    info: EncoderInfo
-
-    @cached_property
-    def built(self) -> Encoder:
-        from cosmos_eval.models import cosmos
-
-        return cosmos.load(self.spec, self.info.device, self.info.precision)

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import open_clip
 import torch
@@ -33,61 +33,47 @@ Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
 """The tokenizers that open_clip.get_tokenizer (3.3) returns."""
 
 
-class ClipParts(NamedTuple):
-    """A model with `encode_image`, `encode_text` and `visual`, its transform and its tokenizer."""
-
-    model: Any
-    preprocessing: PreprocessCfg
-    tokenizer: Tokenizer
-
-
 class ClipEncoder:
-    """A DenseEncoder around an OpenCLIP-like model, in evaluation mode, on its device.
+    """A DenseEncoder around a model with OpenCLIP's `encode_image`, `encode_text` and `visual`.
 
     `patch_size` is 0 where the image tower is no ViT; `encode_patches` then raises UsageError.
     """
 
-    def __init__(self, parts: ClipParts, info: EncoderInfo) -> None:
+    def __init__(
+        self, model: Any, preprocessing: PreprocessCfg, tokenizer: Tokenizer, info: EncoderInfo
+    ) -> None:
         self.info = info
-        self.model = parts.model.eval().to(info.device)
+        self.model = model.eval().to(info.device)
         # Faster on a CPU, but rounded otherwise than OpenCLIP's forward, which `amp` is.
         if info.precision in ("bf16", "fp16"):
             project_in_one_piece(self.model)
-        self.transform = image_transform_v2(parts.preprocessing, is_train=False)
-        self.preprocessing: Mapping[str, Any] = describe_preprocessing(parts.preprocessing)
-        self.image_mean = tuple(parts.preprocessing.mean)
-        self.image_std = tuple(parts.preprocessing.std)
-        self._tokenizer = parts.tokenizer
-        self.trims_text = _text_can_be_trimmed(parts)
-        trimmed = _TrimmedText(self.model).encode
-        self._encode_tokens = trimmed if self.trims_text else self.model.encode_text
-        visual = self.model.visual
-        self.patch_size = visual.patch_size[0] if isinstance(visual, VisionTransformer) else 0
+        self.transform = image_transform_v2(preprocessing, is_train=False)
+        self.preprocessing: Mapping[str, Any] = json.loads(json.dumps(asdict(preprocessing)))
+        self.image_mean, self.image_std = tuple(preprocessing.mean), tuple(preprocessing.std)
+        self._tokenizer = tokenizer
+        self.trims_text = _text_can_be_trimmed(model, tokenizer)
+        self._encode_tokens = _TrimmedText(model).encode if self.trims_text else model.encode_text
+        vit = isinstance(model.visual, VisionTransformer)
+        self.patch_size = model.visual.patch_size[0] if vit else 0
 
     @cached_property
     def tokenizer(self) -> Mapping[str, Any]:
-        """Everything that decides the ids of a text, as JSON has it."""
         return describe_tokenizer(self._tokenizer)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> (B, context_length) int64, cut to the context as OpenCLIP does."""
         return self._tokenizer(list(texts))
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        """(B,) bool: a text needs more positions than the context has."""
         needed = positions_needed(self._tokenizer, texts)
         return torch.tensor(needed) > self._tokenizer.context_length
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D) float32 on the CPU, L2-normalised."""
         return F.normalize(run(self.info, self.model.encode_image, images), dim=-1).cpu()
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(B, L) -> (B, D) float32 on the CPU, L2-normalised; L < context where trims_text."""
         return F.normalize(run(self.info, self._encode_tokens, tokens), dim=-1).cpu()
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
-        """(B, 3, H, W) -> (B, H // patch, W // patch, D) float32, L2-normalised, same device."""
         encode = partial(encode_patches, self.model.visual, attention=attention)
         return run(self.info, encode, images)
 
@@ -118,9 +104,8 @@ class _TrimmedText(nn.Module):
         return self.model.encode_text(tokens)
 
 
-def _text_can_be_trimmed(parts: ClipParts) -> bool:
+def _text_can_be_trimmed(model: Any, tokenizer: Tokenizer) -> bool:
     """Check for causal attention, a feature at the end of text, and zero padding after it."""
-    model, tokenizer = parts.model, parts.tokenizer
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
         return False
     if isinstance(model, open_clip.CLIP):
@@ -143,34 +128,27 @@ def positions_needed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
     """
     if isinstance(tokenizer, SimpleTokenizer):
         return [len(tokenizer.encode(text)) + 2 for text in texts]  # start and end of text
-    if isinstance(tokenizer, SigLipTokenizer):
-        return _lengths(tokenizer, [canonicalize_text(basic_clean(text)) for text in texts])
-    cleaned = [tokenizer.clean_fn(text) for text in texts]
-    if tokenizer.tokenizer_mode == "clips":  # start, end and the class token at the end
-        return [length + 3 for length in _lengths(tokenizer, cleaned, add_special_tokens=False)]
-    return _lengths(tokenizer, cleaned)
-
-
-def _lengths(tokenizer: Tokenizer, texts: list[str], **options: bool) -> list[int]:
-    encoded = tokenizer.tokenizer(texts, padding=False, truncation=False, verbose=False, **options)
-    return [len(ids) for ids in encoded.input_ids]
-
-
-# Equal descriptions mean equal pixels and equal token ids, in every process; anything that changes
-# one of them changes its description. No name of a file and no address in memory is part of it.
-
-
-def describe_preprocessing(config: PreprocessCfg) -> dict[str, Any]:
-    """Return OpenCLIP's configuration of a transform in JSON's types."""
-    return json.loads(json.dumps(asdict(config)))
+    siglip = isinstance(tokenizer, SigLipTokenizer)
+    clean = (lambda text: canonicalize_text(basic_clean(text))) if siglip else tokenizer.clean_fn
+    # Start, end and the class token at the end.
+    added = 3 if getattr(tokenizer, "tokenizer_mode", "") == "clips" else 0
+    options = {"padding": False, "truncation": False, "add_special_tokens": not added}
+    encoded = tokenizer.tokenizer([clean(text) for text in texts], verbose=False, **options)
+    return [len(ids) + added for ids in encoded.input_ids]
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return everything that decides the ids of a text, vocabulary and rules as hashes."""
+    """Return everything that decides the ids of a text, vocabulary and rules as hashes.
+
+    No name of a file and no address in memory is part of it, so that it is equal in every process.
+    """
     own = _simple(tokenizer) if isinstance(tokenizer, SimpleTokenizer) else _hugging_face(tokenizer)
-    clean = _name(getattr(tokenizer, "clean_fn", None))
-    kind, context = type(tokenizer).__name__, tokenizer.context_length
-    return {"class": kind, "context_length": context, "clean": clean, **own}
+    return {
+        "class": type(tokenizer).__name__,
+        "context_length": tokenizer.context_length,
+        "clean": _name(getattr(tokenizer, "clean_fn", None)),
+        **own,
+    }
 
 
 def _simple(tokenizer: SimpleTokenizer) -> dict[str, Any]:

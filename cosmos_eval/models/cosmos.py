@@ -19,7 +19,7 @@ from cosmos_core.model.build import model_config
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import parse_json
 from cosmos_eval.models import audit
-from cosmos_eval.models.clip import ClipEncoder, ClipParts
+from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.encoder import run
 from cosmos_eval.models.hub import fetch
 from cosmos_eval.models.maps import words_of
@@ -36,17 +36,11 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     except ValueError as error:
         raise UsageError(f"'{spec.text}': {error}") from error
     audit.require_finite(model.state_dict(), f"{spec.weights} of {path}")
-    info = EncoderInfo(
-        spec=spec.text,
-        architecture=_describe(spec, config),
-        weights=spec.weights,
-        weights_sha256=file_sha256(path),
-        random=False,
-        precision=precision,
-        device=device,
-    )
+    described, digest = _describe(spec, config), file_sha256(path)
+    info = EncoderInfo(spec.text, described, spec.weights, digest, False, precision, device)
     kind = CosmosEncoder if isinstance(model, cosmos_core.Cosmos) else ClipEncoder
-    return kind(_parts(model, config), info)
+    tokenizer = _tokenizer(model.vocab_size, model.context_length)
+    return kind(model, _preprocessing(model.visual.image_size, config), tokenizer, info)
 
 
 class CosmosEncoder(ClipEncoder):
@@ -55,23 +49,18 @@ class CosmosEncoder(ClipEncoder):
     _tokenizer: SimpleTokenizer
 
     def words(self, text: str) -> list[CaptionWord]:
-        """Return the words of a text, with the positions of their tokens."""
         return words_of(self._tokenizer, text)
 
     def image_queries(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D) float32 on the CPU, not normalised."""
         return run(self.info, self.model.encode_image, images).cpu()
 
     def text_queries(self, tokens: Tensor) -> Tensor:
-        """(T, L) -> (T, D) float32 on the CPU, not normalised; L < context where trims_text."""
         return run(self.info, self._encode_tokens, tokens).cpu()
 
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
-        """(B, 3, H, W), (T, D) -> (B, heads, T, H // patch, W // patch) float32 on the CPU."""
         return run(self.info, self.model.patch_attention, images, queries).cpu()
 
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
-        """(T, L), (B, D) -> (T, heads, B, L) float32 on the CPU."""
         return run(self.info, self.model.token_attention, tokens, queries).cpu()
 
 
@@ -84,8 +73,7 @@ def _config(path: Path, arch: str | None) -> dict[str, Any]:
         return _named_config(arch)
     if arch is not None and (differences := audit.config_differences(stated, _named_config(arch))):
         raise UsageError(
-            f"{path} states another architecture than {arch}: {audit.named(differences)}; "
-            "leave --arch out"
+            f"{path} states another architecture than {arch}: {differences}; leave --arch out"
         )
     return model_config(stated)
 
@@ -102,22 +90,21 @@ def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:
     return json.dumps(config, sort_keys=True)
 
 
-def _parts(model: open_clip.CLIP, config: Mapping[str, Any]) -> ClipParts:
+def _preprocessing(size: tuple[int, int], config: Mapping[str, Any]) -> PreprocessCfg:
     stated = config.get("preprocess", {})
     preprocessing = PreprocessCfg(
-        size=model.visual.image_size,
+        size=size,
         mean=tuple(stated.get("mean") or open_clip.OPENAI_DATASET_MEAN),
         std=tuple(stated.get("std") or open_clip.OPENAI_DATASET_STD),
         resize_mode="shortest",
         interpolation="bicubic",
     )
-    statement = audit.Statement("architecture", None, stated)
-    if differences := audit.stated_differences(statement, False, asdict(preprocessing)):
+    if differences := audit.stated_differences(stated, asdict(preprocessing)):
         raise UsageError(
-            f"'preprocess' of this architecture cannot be had: {audit.named(differences)}; images "
-            "are made as COSMOS's are, mean and std can be chosen"
+            f"'preprocess' of this architecture cannot be had: {differences}; images are made as "
+            "COSMOS's are, mean and std can be chosen"
         )
-    return ClipParts(model, preprocessing, _tokenizer(model.vocab_size, model.context_length))
+    return preprocessing
 
 
 def _tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:

@@ -7,7 +7,6 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _TEXTS = ("a red ball", "a photograph of two small blue boats on a lake, with a house behind them")
+_IDENTITY = ("info", "preprocessing", "tokenizer")
 _DIMENSIONS = {"transform": 3, "tokenize": 2, "overlong": 1}  # of a method's output
 
 
@@ -30,14 +30,11 @@ class Encoder(Protocol):
 
     @property
     def preprocessing(self) -> Mapping[str, Any]:
-        """Everything that decides what `transform` returns, in JSON's types.
-
-        Equal in every process for equal transforms, different for different ones.
-        """
+        """All that decides what `transform` returns, in JSON's types, equal in every process."""
 
     @property
     def tokenizer(self) -> Mapping[str, Any]:
-        """Everything that decides what `tokenize` returns, as `preprocessing` does for images."""
+        """All that decides what `tokenize` returns, in JSON's types, equal in every process."""
 
     def transform(self, image: PIL.Image.Image) -> Tensor:
         """Apply the model's own evaluation transform: RGB -> (3, H, W) float32 on the CPU."""
@@ -52,10 +49,7 @@ class Encoder(Protocol):
         """(B, 3, H, W) -> (B, D) float32 on the CPU, L2-normalised."""
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(B, L) -> (B, D) float32 on the CPU, L2-normalised.
-
-        L may be shorter than the context length where `trims_text` is true.
-        """
+        """(B, L) -> (B, D) as images; L may be less than the context where `trims_text`."""
 
     @property
     def trims_text(self) -> bool:
@@ -64,10 +58,7 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class DenseEncoder(Encoder, Protocol):
-    """An encoder whose image tower has patch tokens.
-
-    `image_mean` and `image_std` normalise its images, RGB on the 0-1 scale.
-    """
+    """An encoder whose image tower has patch tokens; mean and std are RGB on the 0-1 scale."""
 
     patch_size: int
     image_mean: Rgb
@@ -95,7 +86,7 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
         """(B, 3, H, W) -> (B, D)."""
 
     def text_queries(self, tokens: Tensor) -> Tensor:
-        """(T, L) -> (T, D); L may be shorter than the context where `trims_text` is true."""
+        """(T, L) -> (T, D); L may be less than the context where `trims_text`."""
 
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
         """Images (B, 3, H, W), queries of texts (T, D) -> (B, heads, T, H // patch, W // patch)."""
@@ -104,21 +95,15 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
         """Texts (T, L) with their padding, queries of images (B, D) -> (T, heads, B, L)."""
 
 
-def autocast(info: EncoderInfo) -> AbstractContextManager[Any]:
-    """Return the context in which a model of this precision runs on its device."""
-    import torch
-
-    # None is PyTorch's usual type of the device, as in CLIP Benchmark's `torch.autocast(device)`.
-    dtypes = {"amp": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-    device, precision = torch.device(info.device).type, info.precision
-    return torch.autocast(device, dtype=dtypes.get(precision), enabled=precision in dtypes)
-
-
 def run(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Call a function of a model on its device in its precision; float32 without gradients."""
     import torch
 
-    with torch.inference_mode(), autocast(info):
+    # None is PyTorch's usual type of the device, as in CLIP Benchmark's `torch.autocast(device)`.
+    dtypes = {"amp": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+    kind, dtype = torch.device(info.device).type, dtypes.get(info.precision)
+    enabled = info.precision in dtypes
+    with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=enabled):
         output = function(*(one.to(info.device) for one in inputs))
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"a function returns {type(output).__name__}, not a tensor")
@@ -139,10 +124,8 @@ def tensors_sha256(*states: Mapping[str, Tensor]) -> str:
 
 def methods(protocol: type) -> list[str]:
     """List the members of a protocol that are not its identity (`info`, descriptions)."""
-    bases = protocol.__mro__
-    found = {name for base in bases for name in (*inspect.get_annotations(base), *vars(base))}
-    described = {"info", "preprocessing", "tokenizer"}
-    return sorted(name for name in found - described if not name.startswith("_"))
+    found = {*dir(protocol)}.union(*map(inspect.get_annotations, protocol.__mro__))
+    return sorted(name for name in found - {*_IDENTITY} if not name.startswith("_"))
 
 
 def require_finite(
@@ -165,8 +148,8 @@ def require_finite(
 
 def require_encoder(model: Any, where: str) -> None:
     """Raise UsageError, one line, for an object that does not encode a picture and two texts."""
-    members = ["info", "preprocessing", "tokenizer", *methods(Encoder)]
     try:
+        members = (*_IDENTITY, *methods(Encoder))
         if missing := [name for name in members if not hasattr(model, name)]:
             raise UsageError(f"{where} is no cosmos_eval.Encoder: it has no {', '.join(missing)}")
         if faults := _info_faults(model.info):
@@ -219,10 +202,7 @@ def require_output(method: str, given: Any, output: Any, widths: set[int], where
 
     fault = None
     if method in ("encode_image", "encode_text"):
-        fault = _feature_fault(output, len(given))
-        widths |= set() if fault else {output.shape[1]}
-        if len(widths) > 1:
-            fault = f"features of other dimensions: {sorted(widths)}"
+        fault = _feature_fault(output, len(given), widths)
     elif ndim := _DIMENSIONS.get(method):
         rows = 3 if method == "transform" else len(given)
         if not isinstance(output, Tensor) or output.ndim != ndim or len(output) != rows:
@@ -232,7 +212,7 @@ def require_output(method: str, given: Any, output: Any, widths: set[int], where
         raise UsageError(f"{where}: `{method}` returns {fault}")
 
 
-def _feature_fault(features: Any, inputs: int) -> str | None:
+def _feature_fault(features: Any, inputs: int, widths: set[int]) -> str | None:
     import torch
 
     if not isinstance(features, torch.Tensor):
@@ -246,7 +226,8 @@ def _feature_fault(features: Any, inputs: int) -> str | None:
     if not torch.isfinite(features).all():
         return "features that are not finite (NaN or infinity)"
     norms = features.norm(dim=1)
-    wrong = ~torch.isclose(norms, torch.ones(()), atol=1e-3)
-    if wrong.any():
-        return f"features of length {norms[wrong][0]:.3g}, not 1: normalise them"
-    return None
+    wrong = norms[~torch.isclose(norms, torch.ones(()), atol=1e-3)]
+    if len(wrong):
+        return f"features of length {wrong[0]:.3g}, not 1: normalise them"
+    widths.add(features.shape[1])
+    return f"features of other dimensions: {sorted(widths)}" if len(widths) > 1 else None

@@ -22,7 +22,7 @@ from torch import nn
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.models import audit
-from cosmos_eval.models.clip import ClipEncoder, ClipParts
+from cosmos_eval.models.clip import ClipEncoder, Tokenizer
 from cosmos_eval.models.encoder import tensors_sha256
 from cosmos_eval.models.hub import reason
 from cosmos_eval.models.specs import HUB
@@ -30,10 +30,15 @@ from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nea
 
 RANDOM = "random"
 _RANDOM_SEED = 0  # random weights are the same in every run
+# Files of a folder, in OpenCLIP's own order of preference.
+_WEIGHTS = (
+    *(HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME.replace(".bin", ".safetensors")),
+    HF_WEIGHTS_NAME,
+)
 
 
 class _Source(NamedTuple):
-    """Arguments of open_clip.create_model, and what is stated of the weights.
+    """Arguments of open_clip.create_model, and what `stating` states of the weights.
 
     `file` holds the weights, where that is known. `given` is what of the stated preprocessing
     OpenCLIP must be given; `remedy` completes the error where a model is not as stated.
@@ -42,35 +47,30 @@ class _Source(NamedTuple):
     name: str
     pretrained: str | None
     architecture: str
-    statement: audit.Statement
-    given: Mapping[str, Any] = {}
+    stating: str
+    stated: Mapping[str, Any] = {}
     remedy: str = ""
     file: Path | None = None
+    given: Mapping[str, Any] = {}
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
-    """Load an OpenCLIP model.
-
-    Raises UsageError for unknown names and for weights that do not load or fail the audit.
-    """
+    """Load a model. Raises UsageError where its name is unknown or its weights fail the audit."""
     try:
         with _quiet():
             source = _source(spec)
-            parts = _build(source)
+            model, tokenizer = _build(source)
     except UsageError:
         raise
     except Exception as error:  # OpenCLIP downloads and unpickles: all are faults of the weights
         raise UsageError(f"'{spec.text}' cannot be loaded: {reason(error)}") from error
-    info = EncoderInfo(
-        spec=spec.text,
-        architecture=source.architecture,
-        weights=None,
-        weights_sha256=_weights_sha256(parts.model, source),
-        random=source.pretrained == RANDOM,
-        precision=precision,
-        device=device,
-    )
-    return ClipEncoder(parts, info)
+    random = source.pretrained == RANDOM
+    digest = None
+    if not random:
+        file = source.file
+        digest = file_sha256(file) if file else tensors_sha256(model.state_dict())
+    info = EncoderInfo(spec.text, source.architecture, None, digest, random, precision, device)
+    return ClipEncoder(model, _preprocessing(model.visual.preprocess_cfg), tokenizer, info)
 
 
 @contextmanager
@@ -89,17 +89,17 @@ def _quiet() -> Iterator[None]:
 def _source(spec: ModelSpec) -> _Source:
     arch, weights = spec.arch, spec.name
     if arch is None:
-        return _on_the_hub(weights) if weights.startswith(HUB) else _in_folder(Path(weights))
+        return _described(weights)
     architectures = open_clip.list_models()
     if arch not in architectures:
         known = nearest(arch, architectures)
         raise UsageError(f"unknown OpenCLIP architecture '{arch}'; nearest: {known}")
     if weights == RANDOM:
-        return _Source(arch, RANDOM, arch, audit.Statement("random weights"))
+        return _Source(arch, RANDOM, arch, "random weights")
     if open_clip.is_pretrained_cfg(arch, weights):
         tag = open_clip.get_pretrained_cfg(arch, weights)
-        statement = audit.Statement(f"the weights '{weights}'", tag.get("quick_gelu"), tag)
-        return _Source(arch, weights, arch, statement, remedy="choose another architecture")
+        remedy = "choose another architecture"
+        return _Source(arch, weights, arch, f"the weights '{weights}'", tag, remedy)
     if Path(weights).is_file():
         return _from_file(arch, Path(weights))
     known = nearest(weights, [*open_clip.list_pretrained_tags_by_model(arch), RANDOM])
@@ -110,68 +110,60 @@ def _source(spec: ModelSpec) -> _Source:
 
 def _from_file(arch: str, path: Path) -> _Source:
     """Describe a bare file by a description beside it, else as all published weights of `arch`."""
-    described = path.parent / HF_CONFIG_NAME
+    described = path.with_name(HF_CONFIG_NAME)
     if not described.is_file():
+        stating = f"all published weights of {arch}"
         remedy = f"say in {described} what this file needs, as OpenCLIP's hub layout does"
-        return _Source(arch, str(path), arch, audit.published(arch), remedy=remedy, file=path)
+        return _Source(arch, str(path), arch, stating, audit.published(arch), remedy, path)
     config = audit.read_description(described)
     own = open_clip.get_model_config(arch)
     if differences := audit.config_differences(config["model_cfg"], own):
         raise UsageError(
-            f"{described} describes another model than {arch}: {audit.named(differences)}; "
+            f"{described} describes another model than {arch}: {differences}; "
             f"use openclip:{path.parent}"
         )
     stated = config.get("preprocess_cfg", {})
-    statement = audit.Statement(str(described), None, stated)
     given = {key: value for key, value in stated.items() if key != "size"}  # it is the model's
-    return _Source(arch, str(path), arch, statement, given, "correct it", path)
+    return _Source(arch, str(path), arch, str(described), stated, "correct it", path, given)
 
 
-def _in_folder(folder: Path) -> _Source:
-    # In OpenCLIP's own order of preference.
-    names = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME.replace(".bin", ".safetensors"), HF_WEIGHTS_NAME)
-    files = [folder / name for name in names if (folder / name).is_file()]
-    if not files:
-        raise UsageError(f"{folder} holds no weights: one of {', '.join(names)}")
-    return _described(f"local-dir:{folder}", folder / HF_CONFIG_NAME, files[0])
-
-
-def _on_the_hub(name: str) -> _Source:
-    # Fetched here, since OpenCLIP goes on without what it cannot fetch.
-    repository = name.removeprefix(HUB)
-    config = download_pretrained_from_hf(repository, filename=HF_CONFIG_NAME)
-    return _described(name, Path(config), Path(download_pretrained_from_hf(repository)))
-
-
-def _described(name: str, description: Path, file: Path) -> _Source:
+def _described(name: str) -> _Source:
+    """Find a model that describes itself, in a folder or on the hub."""
+    if name.startswith(HUB):
+        # Fetched here, since OpenCLIP goes on without what it cannot fetch.
+        repository = name.removeprefix(HUB)
+        description = Path(download_pretrained_from_hf(repository, filename=HF_CONFIG_NAME))
+        file = Path(download_pretrained_from_hf(repository))
+    else:
+        folder = Path(name)
+        files = [folder / weights for weights in _WEIGHTS if (folder / weights).is_file()]
+        if not files:
+            raise UsageError(f"{folder} holds no weights: one of {', '.join(_WEIGHTS)}")
+        name, description, file = f"local-dir:{folder}", folder / HF_CONFIG_NAME, files[0]
     config = audit.read_description(description)
-    statement = audit.Statement(str(description), None, config.get("preprocess_cfg", {}))
     architecture = json.dumps(config["model_cfg"], sort_keys=True)
-    return _Source(name, None, architecture, statement, remedy="correct it", file=file)
+    stated = config.get("preprocess_cfg", {})
+    return _Source(name, None, architecture, str(description), stated, "correct it", file)
 
 
-def _build(source: _Source) -> ClipParts:
-    """Create the model and compare it with what is stated of its weights."""
+def _build(source: _Source) -> tuple[Any, Tokenizer]:
+    """Create the model and its tokenizer, and audit them."""
     stored = audit.stored_tensors(source.file) if source.file else {}
-    audit.require_layout(list(stored), source.file)
     # A tag states the activation of its weights, else the architecture decides.
     tag = open_clip.get_pretrained_cfg(source.name, source.pretrained or "")
     stating = (open_clip.get_model_config(source.name), tag)
     quick_gelu = any(bool(config.get("quick_gelu", False)) for config in stating)
     model: Any = _create(source, quick_gelu)
-    config = model.visual.preprocess_cfg
-    if differences := audit.stated_differences(source.statement, quick_gelu, config):
-        raise UsageError(
-            f"{source.statement.source}: {audit.named(differences)} of {source.name}; "
-            f"{source.remedy}"
-        )
+    built = {**model.visual.preprocess_cfg, "quick_gelu": quick_gelu}
+    if differences := audit.stated_differences(source.stated, built):
+        raise UsageError(f"{source.stating}: {differences} of {source.name}; {source.remedy}")
     audit.require_fit(stored, model.state_dict(), str(source.file))
     if source.pretrained != RANDOM:  # some of CoCa's decoder is then whatever the memory held
         audit.require_finite(model.state_dict(), str(source.file or source.pretrained))
     tokenizer = open_clip.get_tokenizer(source.name)
     text: Any = model if isinstance(model, open_clip.CLIP) else model.text
     audit.require_vocabulary(text.vocab_size, tokenizer, str(source.file or source.name))
-    return ClipParts(model, _preprocessing(config), tokenizer)
+    return model, tokenizer
 
 
 def _create(source: _Source, quick_gelu: bool) -> nn.Module:
@@ -195,10 +187,3 @@ def _preprocessing(config: Mapping[str, Any]) -> PreprocessCfg:
     for key, value in channels.items():
         channels[key] = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
     return PreprocessCfg(**{**config, **channels})
-
-
-def _weights_sha256(model: nn.Module, source: _Source) -> str | None:
-    """Hash the file's bytes, or downloaded tensors' bytes in the order of their sorted keys."""
-    if source.pretrained == RANDOM:
-        return None
-    return file_sha256(source.file) if source.file else tensors_sha256(model.state_dict())

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from open_clip.transform import PreprocessCfg
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -101,29 +102,24 @@ def test_size_of_a_whole_image(
     assert whole_image(tiny_encoder, noise(*image_hw)).shape == (3, *expected)
 
 
+def transforming(encoder: ClipEncoder, config: PreprocessCfg) -> ClipEncoder:
+    """The same model with another transform."""
+    return ClipEncoder(encoder.model, config, encoder._tokenizer, encoder.info)
+
+
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("side", [20, 32, 75])
 def test_square_pictures_are_as_the_model_sees_them(
     tiny_encoder: ClipEncoder, interpolation: str, side: int
 ) -> None:
-    from open_clip.transform import PreprocessCfg
-
-    from cosmos_eval.models.clip import ClipParts
-
     config = PreprocessCfg(size=32, interpolation=interpolation, mean=(0.4, 0.5, 0.6))
-    parts = ClipParts(tiny_encoder.model, config, tiny_encoder._tokenizer)
-    encoder = ClipEncoder(parts, tiny_encoder.info)
+    encoder = transforming(tiny_encoder, config)
     image = noise(side, side)
     torch.testing.assert_close(whole_image(encoder, image), encoder.transform(image))
 
 
 def test_a_model_with_an_input_that_is_not_square(tiny_encoder: ClipEncoder) -> None:
-    from open_clip.transform import PreprocessCfg
-
-    from cosmos_eval.models.clip import ClipParts
-
-    parts = ClipParts(tiny_encoder.model, PreprocessCfg(size=(24, 40)), tiny_encoder._tokenizer)
-    encoder = ClipEncoder(parts, tiny_encoder.info)
+    encoder = transforming(tiny_encoder, PreprocessCfg(size=(24, 40)))
     assert whole_size(encoder, (48, 80)) == (24, 40)
     assert whole_size(encoder, (80, 80)) == (40, 40)
     assert whole_size(encoder, (24, 80)) == (24, 80)

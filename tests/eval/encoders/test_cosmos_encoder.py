@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import huggingface_hub
@@ -12,23 +13,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.encoders import CHECKPOINT, CONFIG, PARITY, TINY, load, refusal, save_cosmos
 
-import cosmos_core
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
-from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.encoder import CrossAttentionEncoder
-from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import ModelSpec, UsageError, Weights
 
-PARITY = Path(__file__).parents[2] / "parity"
-CHECKPOINT, CONFIG = PARITY / "checkpoint.pt", PARITY / "model_config.json"
-
-
-def load(path: Path, arch: Path | None = None, weights: Weights = "teacher") -> ClipEncoder:
-    spec = parse_model_spec(f"cosmos:{path}", arch=str(arch) if arch else None, weights=weights)
-    return load_encoder(spec)
+PUBLISHED = f"cosmos:{CHECKPOINT}"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +36,7 @@ def transformed(encoder: ClipEncoder, crops: np.ndarray) -> torch.Tensor:
 
 @pytest.mark.parametrize("weights", ["teacher", "student"])
 def test_recorded_features(weights: Weights, records: dict[str, np.ndarray]) -> None:
-    encoder = load(CHECKPOINT, CONFIG, weights)
+    encoder = load(PUBLISHED, CONFIG, weights)
     images = transformed(encoder, records["global_crops"].reshape(-1, 224, 224, 3))
     features = encoder.encode_image(images).numpy()
     np.testing.assert_allclose(features, records[f"{weights}_image_features"][:6], atol=1e-5)
@@ -55,36 +48,19 @@ def test_recorded_features(weights: Weights, records: dict[str, np.ndarray]) -> 
 
 
 def test_identity() -> None:
-    info = load(CHECKPOINT, CONFIG).info
+    info = load(PUBLISHED, CONFIG).info
     assert info.weights == "teacher"
     assert info.weights_sha256 == hashlib.sha256(CHECKPOINT.read_bytes()).hexdigest()
     assert json.loads(info.architecture) == json.loads(CONFIG.read_text())
     assert not info.random
 
 
-def scenes_checkpoint(path: Path, vocab_size: int) -> Path:
-    """A file in our own layout, which states its architecture."""
-    config = {
-        "embed_dim": 16,
-        "vision_cfg": {
-            "image_size": 32,
-            "layers": 1,
-            "width": 32,
-            "head_width": 16,
-            "patch_size": 8,
-        },
-        "text_cfg": {
-            "context_length": 24,
-            "vocab_size": vocab_size,
-            "width": 16,
-            "heads": 2,
-            "layers": 1,
-        },
-        "preprocess": {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]},
-    }
-    model = cosmos_core.create_model(config)
-    save_checkpoint(path, {"teacher": model}, "cosmos", config, {})
-    return path
+def scenes_checkpoint(path: Path, vocab_size: int) -> str:
+    """How a checkpoint with another vocabulary and preprocessing is typed."""
+    text = {**TINY["text_cfg"], "context_length": 24, "vocab_size": vocab_size}
+    preprocess = {"mean": [0.5, 0.5, 0.5], "std": [0.25, 0.25, 0.25]}
+    save_cosmos(path, text_cfg=text, preprocess=preprocess)
+    return f"cosmos:{path}"
 
 
 def test_a_file_that_states_its_architecture(tmp_path: Path) -> None:
@@ -98,34 +74,28 @@ def test_a_file_that_states_its_architecture(tmp_path: Path) -> None:
 
 
 def test_a_vocabulary_without_tokenizer(tmp_path: Path) -> None:
-    path = scenes_checkpoint(tmp_path / "own.safetensors", 1234)
-    with pytest.raises(UsageError, match="vocabulary of 1234 tokens"):
-        load(path)
+    spec = scenes_checkpoint(tmp_path / "own.safetensors", 1234)
+    assert "vocabulary of 1234 tokens" in refusal(spec)
 
 
 def test_weights_that_the_file_does_not_hold(tmp_path: Path) -> None:
-    path = scenes_checkpoint(tmp_path / "own.safetensors", 49408)
-    with pytest.raises(UsageError, match="no student weights"):
-        load(path, weights="student")
+    spec = scenes_checkpoint(tmp_path / "own.safetensors", 49408)
+    assert "no student weights" in refusal(spec, weights="student")
 
 
 def test_a_file_that_needs_an_architecture() -> None:
-    with pytest.raises(UsageError, match="--arch"):
-        load(CHECKPOINT)
+    assert "--arch" in refusal(PUBLISHED)
 
 
 def test_a_model_can_be_loaded_as_its_result_describes_it(tmp_path: Path) -> None:
     """Results hold an architecture without a name as JSON."""
-    described = load(CHECKPOINT, CONFIG).info.architecture
-    again = parse_model_spec(f"cosmos:{CHECKPOINT}", arch=described)
-    assert load_encoder(again).info.architecture == described
+    described = load(PUBLISHED, CONFIG).info.architecture
+    assert load(PUBLISHED, described).info.architecture == described
     own = scenes_checkpoint(tmp_path / "own.safetensors", scenes_tokenizer(24).vocab_size)
     stated = load(own).info.architecture
-    assert load_encoder(parse_model_spec(f"cosmos:{own}", arch=stated)).info.architecture == stated
-    with pytest.raises(UsageError, match="states another architecture"):
-        load_encoder(parse_model_spec(f"cosmos:{own}", arch=described))
-    with pytest.raises(UsageError, match="Expecting"):
-        load_encoder(parse_model_spec(f"cosmos:{CHECKPOINT}", arch="{oops"))
+    assert load(own, stated).info.architecture == stated
+    assert "states another architecture" in refusal(own, described)
+    assert "Expecting" in refusal(PUBLISHED, "{oops")
 
 
 def test_an_architecture_that_does_not_fit(tmp_path: Path) -> None:
@@ -133,13 +103,11 @@ def test_an_architecture_that_does_not_fit(tmp_path: Path) -> None:
     config["vision_cfg"]["layers"] = 2
     other = tmp_path / "other.json"
     other.write_text(json.dumps(config))
-    with pytest.raises(UsageError, match="unexpected keys"):
-        load(CHECKPOINT, other)
+    assert "unexpected keys" in refusal(PUBLISHED, other)
 
 
 def test_an_unknown_architecture() -> None:
-    with pytest.raises(UsageError, match=r"nearest: .*ViT-B-16"):
-        load(CHECKPOINT, Path("ViT-B-161"))
+    assert re.search("nearest: .*ViT-B-16", refusal(PUBLISHED, "ViT-B-161"))
 
 
 def test_a_released_model_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,9 +116,7 @@ def test_a_released_model_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch
         raise huggingface_hub.errors.LocalEntryNotFoundError("offline\nand much more")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    with pytest.raises(UsageError, match="cannot fetch cosmos_vitb16_cc3m") as raised:
-        load_encoder(parse_model_spec("cosmos:vitb16_cc3m"))
-    assert "\n" not in str(raised.value)
+    assert "cannot fetch cosmos_vitb16_cc3m" in refusal("cosmos:vitb16_cc3m")
 
 
 def test_a_bundled_model_that_is_not_installed() -> None:
@@ -160,9 +126,7 @@ def test_a_bundled_model_that_is_not_installed() -> None:
 
 
 def test_only_models_with_the_module_have_cross_attention() -> None:
-    cosmos, clip = (
-        load_encoder(parse_model_spec(name)) for name in ("scenes-cosmos", "scenes-clip")
-    )
+    cosmos, clip = load("scenes-cosmos"), load("scenes-clip")
     assert not isinstance(clip, CrossAttentionEncoder)
     assert isinstance(cosmos, CrossAttentionEncoder)
     images = torch.rand(2, 3, 64, 64, generator=torch.manual_seed(0))

@@ -11,7 +11,7 @@ import torch
 from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 
-from cosmos_eval.models.clip import ClipEncoder, ClipParts
+from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.types import EncoderInfo, SegmentationProtocol
 
 CLASSES = ("background", "cat", "dog", "grass")
@@ -32,9 +32,9 @@ def encoder() -> ClipEncoder:
         },
         text_cfg={"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
     )
-    parts = ClipParts(model, PreprocessCfg(size=32), SimpleTokenizer(context_length=16))
     info = EncoderInfo("tiny", "tiny", None, None, True, "fp32", "cpu")
-    return ClipEncoder(parts, info)
+    tokenizer = SimpleTokenizer(context_length=16)
+    return ClipEncoder(model, PreprocessCfg(size=32), tokenizer, info)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from support.plain_segmentation import plain_classes, plain_query_logits
 from support.segmenting import measure
 
 from cosmos_eval.data.label_maps import Sample
-from cosmos_eval.models.clip import ClipEncoder, ClipParts
+from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_FAMILIES
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import constants
@@ -43,8 +43,8 @@ def wide_encoder() -> ClipEncoder:
     vision = {"image_size": 64, "layers": 2, "width": 32, "head_width": 8, "patch_size": 16}
     text = {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
     model = open_clip.CLIP(embed_dim=WIDTH, vision_cfg=vision, text_cfg=text)
-    parts = ClipParts(model, PreprocessCfg(size=64), SimpleTokenizer())
-    return ClipEncoder(parts, EncoderInfo("wide", "wide", None, None, True, "fp32", "cpu"))
+    info = EncoderInfo("wide", "wide", None, None, True, "fp32", "cpu")
+    return ClipEncoder(model, PreprocessCfg(size=64), SimpleTokenizer(), info)
 
 
 def photograph(path: Path, size: tuple[int, int]) -> Path:
