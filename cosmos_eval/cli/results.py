@@ -28,7 +28,7 @@ from cosmos_eval.types import RunOptions, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.results.compare import MetricTest
-    from cosmos_eval.results.store import Stored
+    from cosmos_eval.results.labels import Stored
 
 
 def _read(path: Path) -> list[Stored]:

@@ -48,21 +48,17 @@ def table_of(results: Iterable[Stored]) -> pd.DataFrame:
     import pandas as pd
 
     records = [record for one in results for record in _records(one)]
-    return pd.DataFrame(records, columns=list(COLUMNS))
+    return pd.DataFrame(([r.get(c) for c in COLUMNS] for r in records), columns=list(COLUMNS))
 
 
-def _records(one: Stored) -> Iterator[tuple[Any, ...]]:
+def _records(one: Stored) -> Iterator[dict[str, Any]]:
     row = one.row
-    model = (row.model["spec"], row.model["weights"], row.model["random"])
-    setting = (row.task, row.dataset, row.protocol, ", ".join(variants(row)))
     # A table is UTF-8, a path need not be.
     path = os.fsencode(one.path).decode(errors="backslashreplace")
-    origin = (*(row.provenance[key] for key in ("version", "commit", "dirty", "utc")), path)
-    identity = (row.model["weights_sha256"], row.model.get("code_sha256"), one.unchanged)
+    common = {**row.provenance, **row.model, **vars(row), "model": row.model["spec"]}
+    common |= {"variant": ", ".join(variants(row)), "file": path, "unchanged": one.unchanged}
     for metric, value in sorted(row.metrics.items()):
-        interval = row.intervals.get(metric, {})
-        bounds = (interval.get(key) for key in ("low", "high", "method"))
-        yield (*model, *setting, metric, value, *bounds, row.n_samples, *origin, *identity)
+        yield {**common, **row.intervals.get(metric, {}), "metric": metric, "value": value}
 
 
 def export(table: pd.DataFrame, path: Path) -> int:

@@ -97,7 +97,6 @@ def warnings_of(results: Iterable[Stored]) -> list[str]:
 
 
 def variants(row: ResultRow) -> tuple[str, ...]:
-    """Return `overrides_of` a result."""
     return overrides_of(row.provenance, student=row.model["weights"] == "student")
 
 
@@ -109,18 +108,17 @@ def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ..
     """
     attention, precision = settings["attention"], settings["precision"]
     limit, partial = settings["limit"], settings.get("partial")
-    words = (
-        "student" if student else None,
-        None if attention == settings.get("protocol_attention", "csa") else attention,
-        None if precision == "fp32" else precision,
-        None if limit is None else f"first {limit} only",
-        None if partial is None else f"partial ({partial})",
-    )
-    return tuple(word for word in words if word)
+    words = {
+        "student": student,
+        attention: attention and attention != settings.get("protocol_attention", "csa"),
+        precision: precision != "fp32",
+        f"first {limit} only": limit is not None,
+        f"partial ({partial})": partial is not None,
+    }
+    return tuple(word for word, differs in words.items() if differs)
 
 
 def is_partial(row: ResultRow) -> bool:
-    """Return whether a result is of a part of a data set."""
     return row.provenance["limit"] is not None or "partial" in row.provenance
 
 
@@ -175,17 +173,14 @@ def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
 
     Long paths lose as many first folders as possible, so that no two names become the same.
     """
-    ends = {name: _ends(name) for name in dict.fromkeys(names)}
+    ends: dict[str, list[str]] = {}  # the kind of model with ends of its path, shortest first
+    for name in names:
+        kind, colon, path = name.partition(":")
+        parts = path.split("/")
+        found = (f"{kind}{colon}…/{'/'.join(parts[-n:])}" for n in range(1, len(parts)))
+        ends[name] = [end for end in found if len(end) < len(name)]
     times = Counter(end for found in ends.values() for end in found)
     return {
         name: name if len(name) <= longest else next((e for e in found if times[e] == 1), name)
         for name, found in ends.items()
     }
-
-
-def _ends(name: str) -> list[str]:
-    """Return the kind of model with every end of its path, shortest first."""
-    kind, colon, path = name.partition(":")
-    starts = [index + 1 for index, character in enumerate(path) if character == "/"]
-    ends = (f"{kind}{colon}…/{path[start:]}" for start in reversed(starts))
-    return [end for end in ends if len(end) < len(name)]

@@ -17,22 +17,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cosmos_core.utils.files import (
-    exclusive,
-    json_sha256,
-    pack_arrays,
-    unpack_arrays,
-    write_atomically,
-)
+from cosmos_core.utils import files
 from cosmos_eval.data.readers import FileError, read_bytes
-from cosmos_eval.results.labels import (
-    Stored,
-    distinguish,
-    file_stem,
-    model_label,
-    samples_name,
-    warnings_of,
-)
+from cosmos_eval.results import labels
+from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow, validate
 from cosmos_eval.results.text import one_line
 from cosmos_eval.tasks import metric_of, task_named
@@ -41,17 +29,12 @@ from cosmos_eval.types import Samples, UsageError
 Record = Mapping[str, Any]
 """A result as its JSON file holds it."""
 
-# What records of version 1 could have.
-_TASKS_1 = frozenset({"retrieval", "cls", "seg", "select"})
-_MODEL_1 = frozenset({"spec", "architecture", "weights", "weights_sha256", "random"})
-_PROVENANCE_1 = frozenset(
-    {
-        *("version", "commit", "dirty", "packages", "python", "platform", "command", "utc"),
-        *("device", "precision", "seed", "limit", "attention", "protocol_attention"),
-        *("batch_size", "seconds", "peak_memory_bytes", "hashes", "notes", "samples_sha256"),
-    }
-)
-# What version 2 added to samples.
+_TASKS_1 = frozenset({"retrieval", "cls", "seg", "select"})  # of version 1
+# What later versions added to records and to samples.
+_LATER = {
+    "provenance": {"partial", "map", "protocol_map", "record_sha256"},
+    "model": {"code_sha256"},
+}
 _NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
 # Never the first field of a provenance, whose keys are sorted.
 _OWN_HASH = re.compile(rb',"record_sha256":"[0-9a-f]{64}"')
@@ -70,17 +53,16 @@ def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
     """
     for name, value in row.metrics.items():
         if not math.isfinite(value):
-            raise UsageError(
-                f"{model_label(row)} on {row.dataset}: {name} is {value}, which is no result; "
-                "look for NaN in the model's features"
-            )
-    archive = pack_arrays(samples)
+            where = f"{labels.model_label(row)} on {row.dataset}"
+            hint = "look for NaN in the model's features"
+            raise UsageError(f"{where}: {name} is {value}, which is no result; {hint}")
+    archive = files.pack_arrays(samples)
     digest = hashlib.sha256(archive).hexdigest()
     record = to_record(row)
-    record["samples"] = samples_name(row, digest)
+    record["samples"] = labels.samples_name(row, digest)
     record["provenance"]["samples_sha256"] = digest
     record["provenance"]["record_sha256"] = record_sha256(record)
-    path = directory / f"{file_stem(row)}.json"
+    path = directory / f"{labels.file_stem(row)}.json"
     text = _to_text(record, indent=2).encode() + b"\n"
     stored = Stored(path, validate(ResultRow, text, str(path)))
     try:
@@ -100,12 +82,10 @@ def to_record(row: ResultRow) -> dict[str, Any]:
 
 
 def _to_text(content: Any, **form: Any) -> str:
-    return json.dumps(content, sort_keys=True, allow_nan=False, default=_plain, **form)
+    def plain(value: Any) -> Any:  # of NumPy scalars and mappings that are not dicts
+        return dict(value) if isinstance(value, Mapping) else value.item()
 
-
-def _plain(value: Any) -> Any:
-    """Convert NumPy scalars and mappings that are not dicts, which json does not know."""
-    return dict(value) if isinstance(value, Mapping) else value.item()
+    return json.dumps(content, sort_keys=True, allow_nan=False, default=plain, **form)
 
 
 def _replace(path: Path, samples: str, archive: bytes, text: bytes) -> None:
@@ -113,28 +93,22 @@ def _replace(path: Path, samples: str, archive: bytes, text: bytes) -> None:
 
     Without the lock of the folder another writer could name these samples: nothing is removed.
     """
-    with exclusive(path.parent) as alone:
-        former = _samples_named_in(path)
-        write_atomically(path.with_name(samples), archive)
-        write_atomically(path, text)
-        if alone and former not in (None, samples):
+    with files.exclusive(path.parent) as alone:
+        former = None
+        with suppress(UsageError):
+            former = str(read_record(path).get("samples"))
+        files.write_atomically(path.with_name(samples), archive)
+        files.write_atomically(path, text)
+        own = re.escape(path.stem) + r"\.[0-9a-f]{8}\.npz"
+        if alone and former not in (None, samples) and re.fullmatch(own, str(former)):
             with suppress(OSError):  # the new result is whole already
                 path.with_name(str(former)).unlink(missing_ok=True)
-
-
-def _samples_named_in(path: Path) -> str | None:
-    """Return the name of the samples in a JSON file; None where it is not the result's."""
-    try:
-        name = str(read_record(path).get("samples"))
-    except UsageError:
-        return None
-    return name if re.fullmatch(re.escape(path.stem) + r"\.[0-9a-f]{8}\.npz", name) else None
 
 
 def record_sha256(record: Record) -> str:
     """Return the hash that a record holds of itself: of all but that hash."""
     others = {k: v for k, v in record["provenance"].items() if k != "record_sha256"}
-    return json_sha256({**record, "provenance": others})
+    return files.json_sha256({**record, "provenance": others})
 
 
 def record_is_unchanged(record: Record) -> bool | None:
@@ -170,14 +144,13 @@ def read_result(path: Path) -> ResultRow:
 
 def read_stored(paths: Iterable[Path]) -> list[Stored]:
     """Read results, with `distinguish`ed names. Raises UsageError for other files."""
-    return distinguish(map(_read_stored, paths))
-
-
-def _read_stored(path: Path) -> Stored:
-    content = _read(path)
-    row = _to_row(content, path)
-    unchanged = _is_as_written(content, row) or record_is_unchanged(_parse(content, path))
-    return Stored(path, row, unchanged)
+    results = []
+    for path in paths:
+        content = _read(path)
+        row = _to_row(content, path)
+        unchanged = _is_as_written(content, row) or record_is_unchanged(_parse(content, path))
+        results.append(Stored(path, row, unchanged))
+    return labels.distinguish(results)
 
 
 def read_record(path: Path) -> Record:
@@ -245,22 +218,23 @@ def _upgrade_samples(samples: Samples, record: Record, where: str) -> Samples:
 
 
 def _later_than_1(record: Record) -> list[str]:
-    model, provenance, intervals = (
-        part if isinstance(part := record.get(name), Mapping) else {}
-        for name in ("model", "provenance", "intervals")
-    )
-    later = sorted(provenance.keys() - _PROVENANCE_1) + sorted(model.keys() - _MODEL_1)
+    parts = {name: part for name, part in record.items() if isinstance(part, Mapping)}
+    later = [
+        name
+        for part, names in _LATER.items()
+        for name in sorted(names & parts.get(part, {}).keys())
+    ]
     if isinstance(task := record.get("task"), str) and task not in _TASKS_1:
         later.append(f"task {task}")
-    ranks = sorted(name for name in intervals if metric_of(str(task), name).unit == "rank")
+    ranks = sorted(
+        name for name in parts.get("intervals", ()) if metric_of(str(task), name).unit == "rank"
+    )
     return later + [f"an interval of {name}" for name in ranks]
 
 
 def _relabelled(where: str, later: str) -> UsageError:
-    return UsageError(
-        f"{where}: its schema_version is 1, but it has {later}, which came with a later version: "
-        "restore the file or measure again"
-    )
+    came = "which came with a later version: restore the file or measure again"
+    return UsageError(f"{where}: its schema_version is 1, but it has {later}, {came}")
 
 
 class ResultFiles(NamedTuple):
@@ -298,7 +272,7 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
     if hashlib.sha256(content).hexdigest() != row.provenance["samples_sha256"]:
         raise UsageError(f"{archive} is not what was stored with {path.name}: measure again")
     try:
-        samples = unpack_arrays(content)
+        samples = files.unpack_arrays(content)
     except ValueError as error:
         raise UsageError(f"{archive} holds no arrays: measure again ({error})") from error
     return _upgrade_samples(samples, record, str(path))
@@ -311,7 +285,7 @@ def read_results(directory: str | Path) -> list[ResultRow]:
     there are none or a file is not a result.
     """
     results = read_stored(result_paths(Path(directory)))
-    for line in warnings_of(results):
+    for line in labels.warnings_of(results):
         warnings.warn(one_line(line), stacklevel=2)
     return [one.row for one in results]
 
@@ -319,32 +293,31 @@ def read_results(directory: str | Path) -> list[ResultRow]:
 def list_results(place: Path) -> tuple[list[Path], list[str]]:
     """List every *.json of a folder and those in it, or the file itself, sorted; and errors.
 
-    Hidden files, which killed runs may leave, are no results.
+    Hidden files, which killed runs may leave, are no results. Symbolic links to folders are not
+    followed: the same results would be found twice.
     """
-    return _walk(place) if os.path.isdir(place) else ([place], [])
-
-
-def result_paths(place: Path) -> list[Path]:
-    """Return the files of `list_results`. Raises UsageError for its errors and missing folders."""
-    paths, faults = list_results(place) if os.path.lexists(place) else _walk(place)
-    if faults:
-        raise UsageError(faults[0])
-    return paths
-
-
-def _walk(directory: Path) -> tuple[list[Path], list[str]]:
-    """Symbolic links to folders are not followed: the same results would be found twice."""
+    if not os.path.isdir(place):
+        return [place], []
     paths: list[Path] = []
     errors: list[OSError] = []
-    for folder, folders, names in os.walk(directory, onerror=errors.append):
+    for folder, folders, names in os.walk(place, onerror=errors.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        visible = (name for name in names if not name.startswith("."))
-        paths += [Path(folder, name) for name in visible if name.endswith(".json")]
+        paths += [Path(folder, n) for n in names if n.endswith(".json") and not n.startswith(".")]
     faults = [
         f"cannot read folder {error.filename}: {error.strerror}"
         for error in errors
         if not isinstance(error, FileNotFoundError)
     ]
-    if not (paths or faults):
-        faults = [f"no results (*.json) in {directory}: run `cosmos-eval run` first"]
-    return sorted(paths), faults
+    return sorted(paths), faults if paths or faults else [_none_in(place)]
+
+
+def result_paths(place: Path) -> list[Path]:
+    """Return the files of `list_results`. Raises UsageError for its errors and missing folders."""
+    paths, faults = list_results(place) if os.path.lexists(place) else ([], [_none_in(place)])
+    if faults:
+        raise UsageError(faults[0])
+    return paths
+
+
+def _none_in(place: Path) -> str:
+    return f"no results (*.json) in {place}: run `cosmos-eval run` first"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from cosmos_eval.results.labels import warnings_of
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Tie, Ties, rank_entries
-from cosmos_eval.results.text import bounds, difference, shown_text
+from cosmos_eval.results.text import bounds, shown_text
 from cosmos_eval.tasks import known_tasks, metric_of
 
 MARKS: Mapping[Tie, str] = {"": "", "paired": "†", "intervals": "‡"}
@@ -122,16 +122,15 @@ def columns_of(entry: Entry) -> list[Column]:
 def _cell(entry: Entry | None, metric: str, ranked: Mapping[Cell, Rank]) -> Shown:
     if entry is None or metric not in entry.metrics:
         return Shown()
-    value = entry.metrics[metric]
     best, tie, ranks = ranked.get((entry.key, metric), Rank())
     known = metric_of(entry.task, metric)
     return Shown(
-        value=shown_text(known, value),
+        value=shown_text(known, entry.metrics[metric]),
         interval=bounds(known, entry.intervals.get(metric)),
         best=best,
         mark=MARKS[tie],
         ranks="" if ranks is None else "-".join(str(rank) for rank in dict.fromkeys(ranks)),
-        delta=difference(value, entry.published[metric]) if metric in entry.published else "",
+        delta=entry.delta(metric),
     )
 
 

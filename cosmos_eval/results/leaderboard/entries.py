@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Mapping
 from functools import cache
 from importlib.resources import files
@@ -13,6 +12,7 @@ from typing import Any, Literal, NamedTuple, cast
 
 from cosmos_eval.results.labels import Stored, distinguish, is_partial, table_label
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.text import difference
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import UsageError
 
@@ -55,6 +55,11 @@ class Entry(NamedTuple):
     @property
     def key(self) -> Key:
         return Key(self.protocol, self.model, self.source, self.url, self.dataset)
+
+    def delta(self, metric: str) -> str:
+        """Return a metric minus what the model's authors published, if they did."""
+        published = self.published.get(metric)
+        return "" if published is None else difference(self.metrics[metric], published)
 
 
 def headlines_of(entry: Entry) -> Mapping[str, str]:
@@ -108,7 +113,7 @@ def published() -> tuple[Entry, ...]:
     """Return numbers of others, `unverified` where the URL is not the authors' own page."""
     numbers: dict[tuple[str, ...], dict[str, float]] = {}
     for file in files("cosmos_eval.protocols").joinpath("published").iterdir():
-        for line in csv.DictReader(io.StringIO(file.read_text("utf-8"))):
+        for line in csv.DictReader(file.read_text("utf-8").splitlines()):
             names = ("model", "task", "dataset", "protocol", "source", "url")
             # The sources give at most two decimals of a percentage.
             value = round(float(line["percent"]) / 100, 4)

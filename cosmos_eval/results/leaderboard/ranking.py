@@ -58,8 +58,8 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
     """Return the pairs that samples could distinguish: the best of a column with each near it."""
     return [
         Pair(best.key, other.key, metric)
-        for metric, column in _columns(entries)
-        if (best := _best(column, metric)) is not None and best.source == "measured"
+        for metric, best, column in _columns(entries)
+        if best.source == "measured"
         for other in column
         if other is not best and other.source == "measured" and _overlap(best, other, metric)
     ]
@@ -69,55 +69,55 @@ def rank_entries(entries: Iterable[Entry], ties: Ties = NO_TIES) -> dict[Cell, R
     """Return ranks, except of partial results, unverified numbers and metrics of unknown tasks."""
     return {
         (key, metric): rank
-        for metric, column in _columns(entries)
-        for key, rank in _rank_column(column, metric, ties).items()
+        for metric, best, column in _columns(entries)
+        for key, rank in _rank_column(best, column, metric, ties).items()
     }
 
 
-def _columns(entries: Iterable[Entry]) -> list[tuple[str, list[Entry]]]:
-    """Return the headline metric and the ranked entries of every column."""
+def _columns(entries: Iterable[Entry]) -> list[tuple[str, Entry, list[Entry]]]:
+    """Return every column of several ranked entries: its headline metric, the best one, all.
+
+    Of equal ones the first by name is the best.
+    """
     columns: dict[tuple[str, str, str], list[Entry]] = {}
-    ranked = (e for e in entries if not e.partial and e.source != "unverified")
-    for entry in ranked:
+    for entry in (e for e in entries if not e.partial and e.source != "unverified"):
         for metric in headlines_of(entry):
             if metric in entry.metrics and metric_of(entry.task, metric).unit != "unknown":
                 columns.setdefault((entry.protocol, entry.dataset, metric), []).append(entry)
-    return [(metric, column) for (_, _, metric), column in columns.items()]
+    several = ((metric, column) for (_, _, metric), column in columns.items() if len(column) > 1)
+    return [(metric, _best(column, metric), column) for metric, column in several]
 
 
-def _best(column: Sequence[Entry], metric: str) -> Entry | None:
-    """Return the best of several; the first by name of equal ones."""
-    if len(column) < 2:
-        return None
+def _best(column: Sequence[Entry], metric: str) -> Entry:
     sign = -1 if metric_of(column[0].task, metric).higher_is_better else 1
     return min(column, key=lambda entry: (sign * entry.metrics[metric], entry.key))
 
 
-def _rank_column(column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, Rank]:
-    best = _best(column, metric)
-    if best is None:
-        return {}
+def _rank_column(best: Entry, column: Sequence[Entry], metric: str, ties: Ties) -> dict[Key, Rank]:
     known = metric_of(best.task, metric)
     top = shown(known, best.metrics[metric])
-    tied = {entry.key: _tie(best, entry, metric, ties) for entry in column if entry is not best}
+    others = {entry.key: _tie(best, entry, metric, ties) for entry in column if entry is not best}
     ranks = _ranks(column, metric)
     if best.key in ranks:
-        _sharpen(ranks, best.key, tied)
+        for key in ranks.keys() & others.keys():
+            # Samples, where they were compared, decide which results can be first.
+            if Pair(best.key, key, metric) in ties:
+                first, last = ranks[key]
+                ranks[key] = (1, last) if others[key] else (max(2, first), last)
+        ranks[best.key] = (1, 1 + sum(1 for key, tie in others.items() if tie and key in ranks))
     found = {}
     for entry in column:
         is_best = shown(known, entry.metrics[metric]) == top
-        found[entry.key] = Rank(
-            is_best, "" if is_best else tied[entry.key][0], ranks.get(entry.key)
-        )
+        tie = "" if is_best else others[entry.key]
+        found[entry.key] = Rank(is_best, tie, ranks.get(entry.key))
     return found
 
 
-def _tie(best: Entry, other: Entry, metric: str, ties: Ties) -> tuple[Tie, bool]:
-    """Return what ties two results, and whether samples have decided it."""
+def _tie(best: Entry, other: Entry, metric: str, ties: Ties) -> Tie:
     tied = ties.get(Pair(best.key, other.key, metric))
     if tied is not None:
-        return ("paired" if tied else ""), True
-    return ("intervals" if _overlap(best, other, metric) else ""), False
+        return "paired" if tied else ""
+    return "intervals" if _overlap(best, other, metric) else ""
 
 
 def _overlap(best: Entry, other: Entry, metric: str) -> bool:
@@ -142,23 +142,11 @@ def _ranks(column: Sequence[Entry], metric: str) -> dict[Key, tuple[int, int]]:
     if len(ranked) < 2:
         return {}
     ends = {entry.key: _ends(entry, metric) for entry in ranked}
-    lows = sorted(low for low, _ in ends.values())
-    highs = sorted(high for _, high in ends.values())
+    lows, highs = map(sorted, zip(*ends.values(), strict=True))
     return {
         key: (1 + len(lows) - bisect_right(lows, high), len(highs) - bisect_left(highs, low))
         for key, (low, high) in ends.items()
     }
-
-
-def _sharpen(
-    ranks: dict[Key, tuple[int, int]], best: Key, tied: Mapping[Key, tuple[Tie, bool]]
-) -> None:
-    """Let the samples, where they were compared, decide which results can be first."""
-    for key, (tie, decided) in tied.items():
-        if decided and key in ranks:
-            first, last = ranks[key]
-            ranks[key] = (1, last) if tie else (max(2, first), last)
-    ranks[best] = (1, 1 + sum(1 for key, (tie, _) in tied.items() if tie and key in ranks))
 
 
 def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "intervals"]) -> Ties:

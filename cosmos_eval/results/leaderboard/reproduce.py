@@ -145,12 +145,12 @@ def to_tables(numbers: Sequence[Reproduction], width: int) -> list[Table]:
     """Return the same for the terminal, at most `width` characters wide."""
     from rich.text import Text
 
-    rows, columns = _rows(numbers), sorted({number.column for number in numbers})
+    rows = _rows(numbers)
     urls = sorted({number.published.url for number in numbers})
     grid = Grid(
         title=TITLE,
         texts=["model"],
-        titles=[f"{column.dataset}\n{column.title}" for column in columns],
+        columns=sorted({number.column for number in numbers}),
         heads=[[model] for model in rows],
         cells=[[Text("\n".join(_lines(number))) for number in row] for row in rows.values()],
         notes=[summary(numbers), *filter(None, [precision_note(numbers)]), *urls],

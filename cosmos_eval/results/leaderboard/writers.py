@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.results.export import csv_of
 from cosmos_eval.results.labels import shortened
-from cosmos_eval.results.leaderboard.board import MARKS, Board, Row, Shown, boards
+from cosmos_eval.results.leaderboard.board import MARKS, Board, Column, Row, Shown, boards
 from cosmos_eval.results.leaderboard.entries import Entry
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Ties, rank_entries
 from cosmos_eval.results.text import (
-    difference,
     html_templates,
     json_text,
     latex_text,
@@ -35,8 +34,7 @@ _LATEX_MARKS = {"": "", MARKS["paired"]: r"$^\dagger$", MARKS["intervals"]: r"$^
 _FRAME = 3  # a column's two spaces and its rule
 _RANKS = ("rank_low", "rank_high")
 _CSV_COLUMNS = (
-    *("model", "task", "dataset", "protocol", "metric"),
-    *("value", "low", "high", "source", "url"),
+    *("model", "task", "dataset", "protocol", "metric", "value", "low", "high", "source", "url"),
     *("best", "tie", *_RANKS, "delta"),
 )
 
@@ -61,13 +59,11 @@ def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
 
 
 def _csv_record(entry: Entry, metric: str, rank: Rank) -> tuple[Any, ...]:
-    value, ends = entry.metrics[metric], entry.intervals.get(metric, {})
-    published = entry.published.get(metric)
-    delta = "" if published is None else difference(value, published)
+    ends = entry.intervals.get(metric, {})
     where = (entry.model, entry.task, entry.dataset, entry.protocol, metric)
-    number = (value, ends.get("low"), ends.get("high"), entry.source, entry.url)
-    best = "yes" if rank.best else ""
-    return *where, *number, best, rank.tie, *(rank.ranks or (None, None)), delta
+    number = (entry.metrics[metric], ends.get("low"), ends.get("high"), entry.source, entry.url)
+    ranks = ("yes" if rank.best else "", rank.tie, *(rank.ranks or (None, None)))
+    return *where, *number, *ranks, entry.delta(metric)
 
 
 def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
@@ -80,11 +76,7 @@ def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
 
 def _json_record(entry: Entry, found: Mapping[Cell, Rank]) -> dict[str, Any]:
     names = ("model", "task", "dataset", "protocol", "metrics", "intervals", "source")
-    ranks = {
-        metric: found[entry.key, metric]._asdict()
-        for metric in entry.metrics
-        if (entry.key, metric) in found
-    }
+    ranks = {m: found[entry.key, m]._asdict() for m in entry.metrics if (entry.key, m) in found}
     more = {"url": entry.url, "published": dict(entry.published), "standings": ranks}
     fixed = {name: getattr(entry, name) for name in names}
     return {**fixed, **{key: value for key, value in more.items() if value}}
@@ -198,14 +190,14 @@ WRITERS: Mapping[str, Callable[..., str]] = MappingProxyType(
 
 
 class Grid(NamedTuple):
-    """Rows of texts, then of cells that must not be broken; all lists of rows are equally long.
+    """A table for terminals: per row texts (`heads`) under `texts`, then cells under `columns`.
 
-    `texts` names the first columns, `titles` the others; `notes` stand below, one per line.
+    Cells are never broken; `notes` stand below, one per line.
     """
 
     title: str
     texts: list[str]
-    titles: list[str]
+    columns: Sequence[Column]
     heads: list[list[str]]
     cells: list[list[Text]]
     notes: list[str]
@@ -222,7 +214,7 @@ def _grid(board: Board) -> Grid:
     return Grid(
         title=f"Protocol {board.protocol} (%)",
         texts=board.texts,
-        titles=[f"{one_line(c.dataset)}\n{one_line(c.title)}" for c in board.columns],
+        columns=board.columns,
         heads=[[names[row.model], board.source_of(row)][: len(board.texts)] for row in board.rows],
         cells=[[_terminal_cell(cell) for cell in row.cells] for row in board.rows],
         notes=[*board.notes, *urls],
@@ -241,26 +233,27 @@ def grid_tables(grid: Grid, width: int) -> list[Table]:
     """Return a grid as tables at most `width` characters wide; each has all rows' first texts."""
     from rich.text import Text
 
-    grid = _printable(grid)
-    widths = [_width(grid, index) for index in range(len(grid.titles))]
-    texts = zip(*[grid.texts, *grid.heads], strict=True)
+    heads = [[one_line(text) for text in head] for head in grid.heads]
+    titles = [[one_line(column.dataset), one_line(column.title)] for column in grid.columns]
+    # Neither cells nor words of titles are broken.
+    widths = [
+        max(_widest(" ".join(title).split()), _widest(cell.plain for cell in cells))
+        for title, cells in zip(titles, zip(*grid.cells, strict=True), strict=True)
+    ]
+    texts = zip(grid.texts, *heads, strict=True)
     available = width - 1 - sum(_FRAME + _widest(column) for column in texts)
     parts = list(_parts(widths, available))
-    tables = [_table(grid, part, widths) for part in parts]
-    for number, table in enumerate(tables, start=1):
-        part = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
-        table.title = Text(grid.title + part)
-    tables[-1].caption = Text("\n".join(grid.notes)) if grid.notes else None
+    tables = []
+    for number, part in enumerate(parts, start=1):
+        columns = [(titles[index], widths[index]) for index in part]
+        table = _table(grid.texts, columns)
+        for head, cells in zip(heads, grid.cells, strict=True):
+            table.add_row(*map(Text, head), *(cells[index] for index in part))
+        of_parts = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
+        table.title = Text(one_line(grid.title) + of_parts)
+        tables.append(table)
+    tables[-1].caption = Text("\n".join(map(one_line, grid.notes))) if grid.notes else None
     return tables
-
-
-def _printable(grid: Grid) -> Grid:
-    return grid._replace(
-        title=one_line(grid.title),
-        titles=["\n".join(map(one_line, title.split("\n"))) for title in grid.titles],
-        heads=[list(map(one_line, head)) for head in grid.heads],
-        notes=list(map(one_line, grid.notes)),
-    )
 
 
 def _parts(widths: list[int], available: int) -> Iterator[range]:
@@ -274,31 +267,22 @@ def _parts(widths: list[int], available: int) -> Iterator[range]:
     yield range(start, len(widths))
 
 
-def _width(grid: Grid, index: int) -> int:
-    """Return the width that breaks neither cells nor words of the title."""
-    words = _widest(grid.titles[index].split())
-    return max(words, _widest(row[index].plain for row in grid.cells))
-
-
 def _widest(texts: Iterable[str]) -> int:
     from rich.cells import cell_len
 
     return max(cell_len(line) for text in texts for line in text.split("\n"))
 
 
-def _table(grid: Grid, part: range, widths: list[int]) -> Table:
-    """Build a table; columns of numbers have widths and line breaks, which rich finds slowly."""
+def _table(texts: Sequence[str], columns: Iterable[tuple[list[str], int]]) -> Table:
+    """Build a header; columns of numbers have widths and line breaks, which rich finds slowly."""
     from rich.table import Table
     from rich.text import Text
 
     table = Table(title_justify="left", caption_justify="left")
-    for text in grid.texts:
+    for text in texts:
         table.add_column(text, overflow="fold")
-    for index in part:
-        width = widths[index]
-        parts = (wrap(t, width, break_on_hyphens=False) for t in grid.titles[index].split("\n"))
-        header = Text("\n".join(line for lines in parts for line in lines))
+    for title, width in columns:
+        lines = (line for part in title for line in wrap(part, width, break_on_hyphens=False))
+        header = Text("\n".join(lines))
         table.add_column(header, justify="right", width=width, min_width=width, no_wrap=True)
-    for head, cells in zip(grid.heads, grid.cells, strict=True):
-        table.add_row(*map(Text, head), *(cells[index] for index in part))
     return table

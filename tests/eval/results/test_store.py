@@ -20,9 +20,9 @@ import pytest
 
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.results.gate.baseline import Baseline
+from cosmos_eval.results.labels import file_stem
 from cosmos_eval.results.record import ResultRow, json_schema
 from cosmos_eval.results.store import (
-    file_stem,
     read_files,
     read_result,
     read_results,

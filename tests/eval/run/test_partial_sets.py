@@ -17,9 +17,9 @@ from support.sets import LAYOUTS, save_map, write_images, write_masks
 import cosmos_eval
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.results.compare import mismatches, setting
-from cosmos_eval.results.labels import model_label
+from cosmos_eval.results.labels import file_stem, model_label
 from cosmos_eval.results.leaderboard.entries import measured
-from cosmos_eval.results.store import file_stem, read_result
+from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.execute import found_part
 from cosmos_eval.tasks import task_for
 from cosmos_eval.types import (
