@@ -1,7 +1,5 @@
 """The commands `cosmos-train RECIPE`, `cosmos-train prepare` and `cosmos-train export`."""
 
-from __future__ import annotations
-
 import difflib
 import logging
 import os

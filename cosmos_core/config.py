@@ -1,7 +1,5 @@
 """The configuration of a training run: frozen records that pydantic validates."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import field
 from typing import Annotated, Any, Literal
@@ -61,11 +59,9 @@ class TextViewConfig:
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class OptimConfig:
     """AdamW with linear warm-up and a cosine to zero; defaults are the published constants.
-
     `batch_size` counts the samples of all processes. `momentum` is the teacher's, raised to 1 by a
     cosine over the run where `momentum_ramp`. `gradient` "published" is the true one divided by the
-    number of processes for everything but the scales, as the released models were trained.
-    """
+    number of processes for everything but the scales, as the released models were trained."""
 
     steps: Annotated[int, Field(gt=0, lt=10**8)]  # snapshots have eight digits for it
     batch_size: Positive
@@ -82,13 +78,10 @@ class OptimConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class DataConfig:
-    """Where the samples come from.
-
-    `shards`: webdataset tars, as a path, a brace list, `pipe:` or a URL, several sets joined by
-    `::`; or `scenes:N`, N embedded scenes. `weights`, one a set joined by `::`, draw samples with
-    replacement in these proportions; without them every sample is seen once an epoch. A run stops
-    where more than `max_bad` of its samples cannot be read.
-    """
+    """Where the samples come from. `shards`: webdataset tars, as a path, a brace list, `pipe:` or a
+    URL, several sets joined by `::`; or `scenes:N`, N embedded scenes. `weights`, one a set joined
+    by `::`, draw samples with replacement in these proportions; without them every sample is seen
+    once an epoch. A run stops where more than `max_bad` of its samples cannot be read."""
 
     shards: str
     weights: str = ""

@@ -1,7 +1,5 @@
 """The losses: CLIP, COSMOS, SLIP, SILC."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Entry point of `cosmos-train` and of `torchrun -m cosmos_core.train`."""
 
-from __future__ import annotations
-
 from cosmos_core.utils.command import start
 
 

@@ -2,8 +2,6 @@
 views, T caption views, L local views, B samples of this process, N samples of all processes, D
 embedding width, S tokens of a caption, H W pixels of a global view, h w pixels of a local view."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -55,7 +53,6 @@ class LossTerms(NamedTuple):
 
     @property
     def total(self) -> Tensor:
-        """The unweighted sum."""
         return self.clip + self.distill + self.simclr
 
 

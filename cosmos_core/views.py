@@ -6,8 +6,6 @@ uint8 RGB (H, W, 3) and changed by OpenCV. Brightness, contrast, saturation and 
 Pillow's by at most one grey level, because Pillow truncates where OpenCV rounds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias

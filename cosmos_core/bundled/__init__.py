@@ -1,7 +1,5 @@
 """The weights that come with the package: models trained on the embedded scenes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import NamedTuple
 

@@ -1,8 +1,6 @@
 """`python -m cosmos_core.bundled CHECKPOINT NAME`: put trained weights, in float16, and their card
 into the package."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, NoReturn
 

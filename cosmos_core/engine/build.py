@@ -1,7 +1,5 @@
 """What a run trains, built from its configuration, and its schedules."""
 
-from __future__ import annotations
-
 import inspect
 import math
 from typing import Any

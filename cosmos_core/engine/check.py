@@ -1,7 +1,5 @@
 """Whether a configuration can be trained: everything that would fail later, before any work."""
 
-from __future__ import annotations
-
 import os
 
 import open_clip

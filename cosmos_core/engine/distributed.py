@@ -1,7 +1,5 @@
 """Processes that train together, and the tensors that they exchange."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager

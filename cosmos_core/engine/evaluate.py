@@ -1,7 +1,5 @@
 """Evaluations in training, made by the first entry point of the group `cosmos_core.evaluators`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path

@@ -2,8 +2,6 @@
 OUTPUT/snapshots/step-00000400.pt holds the state after 400 steps. It is written atomically,
 synchronised, and read with `weights_only=True`."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -8,8 +8,6 @@ Features are a method's NamedTuple: (V, B, D) tensors have one row per sample, o
 centre of prototypes) belong to the whole batch.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -33,7 +31,6 @@ class Student(nn.Module):
         self.method, self.model = method, model
 
     def forward(self, views: Views) -> Any:
-        """Return the method's student features."""
         return self.method.student_features(self.model, views)
 
 
@@ -59,7 +56,6 @@ class StepReport(NamedTuple):
 
 def normalise(views: Views, mean: Tensor, std: Tensor) -> Views:
     """Convert uint8 images to normalised float32; `mean` and `std` (3,) are on the 0-1 scale."""
-
     large, small = ((v.float() / 255 - mean[:, None, None]) / std[:, None, None] for v in views[:2])
     return Views(large, small, views.texts)
 
@@ -74,12 +70,10 @@ def train_step(
     parts: int = 1,
     clip_norm: float = 0.0,
 ) -> StepReport:
-    """Run forward, backward, teacher, optimizer and clamping, in the published order.
-
-    `views` hold normalised images of this process. Raises FloatingPointError in every process,
-    before any update, where a term or the gradient is not finite in any. With a scaler, such a
-    gradient skips the optimizer instead, and the scale is halved.
-    """
+    """Run forward, backward, teacher, optimizer and clamping, in the published order. `views` hold
+    normalised images of this process. Raises FloatingPointError in every process, before any
+    update, where a term or the gradient is not finite in any. With a scaler, such a gradient skips
+    the optimizer instead, and the scale is halved."""
     training.optimizer.zero_grad(set_to_none=True)
     # Losses are computed outside it, and so is backward: recomputed activations restore it there.
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
@@ -176,13 +170,13 @@ def as_leaves(features: Any) -> Any:
 
 def part_gradients(leaves: Any, parts: int) -> list[list[Tensor | None]]:
     """Return each part's gradient of each field; those of the whole batch go with the last."""
-    by_field: list[Sequence[Tensor | None]] = []
-    for field in leaves:
-        gradient = None if field is None else field.grad
-        if gradient is not None and _per_sample(field):
-            by_field.append(gradient.chunk(parts, dim=1))
-        else:
-            by_field.append([None] * (parts - 1) + [gradient])
+    gradients = [None if field is None else field.grad for field in leaves]
+    by_field = (
+        [None] * (parts - 1) + [gradient]
+        if gradient is None or gradient.ndim != 3
+        else gradient.chunk(parts, dim=1)
+        for gradient in gradients
+    )
     return [list(part) for part in zip(*by_field, strict=True)]
 
 

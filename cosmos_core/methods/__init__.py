@@ -1,8 +1,6 @@
 """Training methods by name, one per file: the views of a sample, and a loss of their features. A
 new one is a frozen dataclass that satisfies `cosmos_core.types.Method`, and one entry here."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from cosmos_core.methods.clip import ClipMethod

@@ -1,7 +1,5 @@
 """CLIP (arXiv 2103.00020): one view of the image against one caption."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from pydantic.dataclasses import dataclass

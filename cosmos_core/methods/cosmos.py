@@ -1,7 +1,5 @@
 """COSMOS (arXiv 2412.01814), whole or without one of its parts."""
 
-from __future__ import annotations
-
 from pydantic.dataclasses import dataclass
 
 from cosmos_core.config import STRICT

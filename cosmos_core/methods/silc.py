@@ -1,8 +1,6 @@
 """SILC (arXiv 2310.13355): CLIP, and the teacher's global views distilled into local ones. The
 head reads the joint embedding, not the tower's last layer."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

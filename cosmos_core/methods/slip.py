@@ -2,8 +2,6 @@
 arXiv 2412.01814 there are two image views; here both meet the caption too. The head has no batch
 normalisation and reads the joint embedding, not the tower's last layer."""
 
-from __future__ import annotations
-
 import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 

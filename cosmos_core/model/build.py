@@ -1,7 +1,5 @@
 """Models from a description: an OpenCLIP architecture name, a dict, or a JSON file."""
 
-from __future__ import annotations
-
 import difflib
 import math
 from collections.abc import Mapping

@@ -6,8 +6,6 @@ and `teacher.*`; its metadata holds `model` (the kind of model), `method` (how i
 `architecture` (JSON) and `training` (JSON). In files without `model`, `method` is its kind.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -55,12 +53,10 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
 def load_model(
     path: str | Path, architecture: Architecture | None = None, weights: Weights = "teacher"
 ) -> MultiViewCLIP:
-    """Return the student or teacher of a checkpoint, float32, in evaluation mode.
-
-    `architecture` may be left out where the file contains its own. Raises CheckpointError where
-    keys are missing, unexpected or wrongly shaped (the first three are named), and ValueError for
-    an unknown architecture.
-    """
+    """Return the student or teacher of a checkpoint, float32, in evaluation mode. `architecture`
+    may be left out where the file contains its own. Raises CheckpointError where keys are missing,
+    unexpected or wrongly shaped (the first three are named), and ValueError for an unknown
+    architecture."""
     return build_model(read_checkpoint(path), weights, architecture, str(path)).eval()
 
 

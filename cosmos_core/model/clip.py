@@ -1,7 +1,5 @@
 """OpenCLIP's CLIP for views of several sizes and captions of several lengths, and heads on it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -109,12 +107,10 @@ class MultiViewCLIP(open_clip.CLIP):
 
 
 def resize_positional_embedding(positional_embedding: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Resize position embeddings (1 + N, width) of a square grid to (1 + h*w, width).
-
-    Bicubic without antialiasing, by a scale factor of (side + 0.1) / sqrt(N) per axis: the factor,
-    not the size, fixes where samples are taken, so the published features need exactly this form
-    (github.com/ExplainableML/cosmos, after DINO). The class token keeps its own embedding.
-    """
+    """Resize position embeddings (1 + N, width) of a square grid to (1 + h*w, width). Bicubic
+    without antialiasing, by a scale factor of (side + 0.1) / sqrt(N) per axis: the factor, not the
+    size, fixes where samples are taken, so the published features need exactly this form
+    (github.com/ExplainableML/cosmos, after DINO). The class token keeps its own embedding."""
     class_embedding, patches = positional_embedding[:1], positional_embedding[1:]
     side = round(patches.shape[0] ** 0.5)
     if grid == (side, side):

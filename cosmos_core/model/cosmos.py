@@ -1,8 +1,6 @@
 """COSMOS (arXiv 2412.01814): OpenCLIP's CLIP with one cross-attention module per modality, and its
 teacher, an exponential moving average of the student."""
 
-from __future__ import annotations
-
 import copy
 import math
 from typing import TypeVar
@@ -83,14 +81,9 @@ class Cosmos(MultiViewCLIP):
             text_pooled = self.visual.attn_cross_pool(text.transpose(0, 1), image_keys)
             image_crossmodal = F.normalize(image + image_pooled.transpose(0, 1), dim=-1)
             text_crossmodal = F.normalize(text + text_pooled.transpose(0, 1), dim=-1)
-        return Features(
-            F.normalize(image, dim=-1),
-            F.normalize(text, dim=-1),
-            image_crossmodal,
-            text_crossmodal,
-            self.logit_scale.exp(),
-            self.distill_logit_scale.exp(),
-        )
+        own = F.normalize(image, dim=-1), F.normalize(text, dim=-1)
+        scales = self.logit_scale.exp(), self.distill_logit_scale.exp()
+        return Features(*own, image_crossmodal, text_crossmodal, *scales)
 
     @torch.no_grad()
     def encode_globals(self, views: Views) -> Features:

@@ -2,8 +2,6 @@
 OUTPUT/open_clip_config.json and OUTPUT/open_clip_model.safetensors are the CLIP subset, as
 `open_clip.push_to_hf_hub` (3.3) lays it out; cosmos.safetensors holds all weights in our layout."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from pathlib import Path

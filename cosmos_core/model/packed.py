@@ -8,8 +8,6 @@ Letters in shapes: T tokens of all sequences, M sequences, W width, n sequences 
 of each, h heads, d width of a head.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -41,11 +39,6 @@ class Packing:
     causal: bool
     ends: Tensor | None = None
 
-    @property
-    def tokens(self) -> int:
-        """Number of tokens of all runs."""
-        return sum(run.tokens for run in self.runs)
-
 
 class PackedBlock(ResidualAttentionBlock):
     """OpenCLIP's block, which can also be called with a packing; see `pack_blocks`."""
@@ -63,18 +56,15 @@ class PackedBlock(ResidualAttentionBlock):
         if packing is None:
             return super().forward(q_x, k_x, v_x, attn_mask)
         # In mixed precision, a CPU adds tensors of two types several times slower than it converts.
-        tokens = None if k_x is None else self.ln_1(k_x)
-        x = q_x + self.ls_1(self._mix(self.ln_1(q_x), tokens, packing)).to(q_x.dtype)
-        return x + self.ls_2(self.mlp(self.ln_2(x))).to(x.dtype)
-
-    def _mix(self, queries: Tensor, tokens: Tensor | None, packing: Packing) -> Tensor:
-        heads = self.attn.num_heads
-        if tokens is None:
+        heads, queries = self.attn.num_heads, self.ln_1(q_x)
+        if k_x is None:
             qkv = F.linear(queries, self.attn.in_proj_weight, self.attn.in_proj_bias)
             mixed = _self_attention(qkv, heads, packing)
         else:
-            mixed = _attention_at_ends(*project(self.attn, queries, tokens), heads, packing)
-        return self.attn.out_proj(mixed)
+            q, kv = project(self.attn, queries, self.ln_1(k_x))
+            mixed = _attention_at_ends(q, kv, heads, packing)
+        x = q_x + self.ls_1(self.attn.out_proj(mixed)).to(q_x.dtype)
+        return x + self.ls_2(self.mlp(self.ln_2(x))).to(x.dtype)
 
 
 def pack_blocks(transformer: Transformer) -> None:
@@ -95,7 +85,8 @@ def through_blocks(
     *early, last = transformer.resblocks
     for block in early:
         x = _call(transformer, block, x, None, packing)
-    complete, others = x.split([first.tokens, rest.tokens])
+    sizes = [sum(run.tokens for run in part.runs) for part in (first, rest)]
+    complete, others = x.split(sizes)
     if first.runs:
         complete = _call(transformer, last, complete, None, first)
     if not rest.runs:

@@ -105,8 +105,8 @@ def draw_views(samples: Sequence[Sequence[SampleView]], title: str) -> bytes:
 
 def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
     """Return a figure of samples side by side, all views enlarged by the same whole factor."""
-    factor = _factor(samples[0])
-    sizes = (0 if view.pixels is None else view.pixels.shape[1] for view in samples[0])
+    sizes = [0 if view.pixels is None else len(view.pixels) for view in samples[0]]
+    factor = max(1, round(READABLE / (max(sizes) or 1)))
     widths = [max(TEXT_COLUMN, size * factor) for size in sizes]
     *lefts, sample_width = itertools.accumulate((width + GAP for width in widths), initial=GAP)
     columns = max(1, min(len(samples), PAGE_WIDTH // sample_width))
@@ -121,11 +121,6 @@ def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
             for view, left, width in zip(sample, lefts, widths, strict=True):
                 _draw_view(page, view, factor, number * sample_width + left, top, width)
     return page
-
-
-def _factor(sample: Sequence[SampleView]) -> int:
-    largest = max((view.pixels.shape[0] for view in sample if view.pixels is not None), default=1)
-    return max(1, round(READABLE / largest))
 
 
 def _heading(sample: Sequence[SampleView], title: str, factor: int) -> str:

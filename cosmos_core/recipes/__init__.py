@@ -7,8 +7,6 @@ train_pixelprose.sh. They name ViT-B-16; the README lists models of ViT-B-32 tra
 data and says nothing else of them.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from functools import partial

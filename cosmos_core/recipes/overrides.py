@@ -1,11 +1,7 @@
-"""`--set a.b=value`: a configuration with some of its values replaced.
-
-Values are JSON; texts and choices need no quotes, tuples no brackets. Two keys are special:
-`method=slip` puts another method, with its own options, in place of the recipe's;
-`architecture` is an OpenCLIP name, a JSON file, or JSON.
-"""
-
-from __future__ import annotations
+"""`--set a.b=value`: a configuration with some of its values replaced. Values are JSON; texts and
+choices need no quotes, tuples no brackets. Two keys are special: `method=slip` puts another method,
+with its own options, in place of the recipe's; `architecture` is an OpenCLIP name, a JSON file, or
+JSON."""
 
 import dataclasses
 import difflib

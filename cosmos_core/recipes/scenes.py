@@ -1,7 +1,5 @@
 """Recipes on the embedded scenes, at a size for two CPU cores."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -72,7 +70,6 @@ def _recipe(
 
 
 def scenes_cosmos() -> TrainConfig:
-    """COSMOS on scenes."""
     return _recipe("scenes_cosmos", CosmosMethod(), batch_size=COSMOS_BATCH_SIZE)
 
 

@@ -1,7 +1,5 @@
 """Processes that torchrun started together. Without it nothing here imports torch."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -94,12 +92,10 @@ def process_group(
 
 
 def end_process(status: int) -> NoReturn:
-    """End this process with a status.
-
-    Threads that a process group has left behind now and then abort the interpreter while it exits
-    ("terminate called without an active exception", PyTorch 2.13), and another status would be
-    reported. Of several processes each therefore ends at once.
-    """
+    """End this process with a status. Threads that a process group has left behind now and then
+    abort the interpreter while it exits ("terminate called without an active exception", PyTorch
+    2.13), and another status would be reported. Of several processes each therefore ends at
+    once."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()

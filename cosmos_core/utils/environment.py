@@ -1,7 +1,5 @@
 """Where a number or a model comes from: code, packages, machine, command. Imports no torch."""
 
-from __future__ import annotations
-
 import getpass
 import importlib.metadata
 import platform
@@ -36,9 +34,8 @@ def code_state(package: Path = _PACKAGE) -> CodeState:
     must not report that repository's commit. Results and documents do not make the code dirty."""
     root = package.parent
     project = root / "pyproject.toml"
-    if not ((root / ".git").exists() and project.is_file()):
-        return CodeState(None, None)
-    if 'name = "cosmos-eval"' not in project.read_text("utf-8"):
+    own = (root / ".git").exists() and project.is_file()
+    if not (own and 'name = "cosmos-eval"' in project.read_text("utf-8")):
         return CodeState(None, None)
     commit = _git(root, "rev-parse", "HEAD")
     changes = _git(root, "status", "--porcelain", "--", *_CODE)

@@ -1,7 +1,5 @@
 """Text and JSON from users and data: safe lines for terminals and logs, strict parsing."""
 
-from __future__ import annotations
-
 import json
 import logging
 import re
