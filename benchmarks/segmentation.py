@@ -118,15 +118,14 @@ def _merge_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
         windows.total, windows.rows.tokens, windows.columns.tokens, EMBEDDING, generator=generator
     )
     patches = torch.nn.functional.normalize(patches, dim=-1)
-    head = _inference._head(segmenter)
 
     def plain() -> np.ndarray:
-        tokens = iter((patches @ head.queries.T).permute(0, 3, 1, 2))
+        tokens = iter((patches @ torch.from_numpy(queries).T).permute(0, 3, 1, 2))
         logits = plain_logits(pixels, (height, width), protocol, lambda _: next(tokens))
         return plain_classes(logits, protocol)
 
     def ours() -> np.ndarray:
-        return _inference._label_map(windows, patches, head)
+        return _inference._label_map(windows, patches, segmenter)
 
     with torch.inference_mode():
         differing = float((plain() != ours()).mean()) * 1e6

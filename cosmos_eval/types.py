@@ -17,9 +17,7 @@ Weights = Literal["teacher", "student"]
 Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
 Precision = Literal["fp32", "amp", "bf16", "fp16"]
 """Of models with float32 weights; autocast, `amp`: to float16 on CUDA, bfloat16 on a CPU."""
-Refinement = Literal["pamr"]
 Executor = Literal["local", "ray", "slurm"]
-ClassLayout = Literal["folders", "webdataset"]
 SelectionLayout = Literal["items", "pairs", "sugarcrepe", "mmvp", "aro"]
 PairAccuracy = Literal["group", "image"]
 MapKind = Literal["cross-attention", "text-to-patch similarity"]
@@ -39,8 +37,7 @@ class UsageError(CosmosEvalError):
 class ModelSpec:
     """A model as the user typed it (`text`), and its parts.
 
-    `arch` is an OpenCLIP architecture or JSON file where the weights do not say, or the JSON that
-    a result has as its architecture.
+    `arch` is an OpenCLIP architecture, a JSON file, or the JSON that a result has of it.
     """
 
     text: str
@@ -53,7 +50,7 @@ class ModelSpec:
 class EncoderInfo(NamedTuple):
     """Identity of a loaded model, for provenance.
 
-    `weights` is None where the model has only one set, `weights_sha256` only for random weights,
+    None are `weights` where the model has only one set, `weights_sha256` of random weights, and
     `code_sha256` where no file of the user made the model.
     """
 
@@ -72,8 +69,7 @@ class Protocol:
     """How one data set is measured; numbers of one `family` are comparable.
 
     Paths are relative to `root`, where the data set has one of its own, else to the data root.
-    `download` is the page that its files come from. Fields that count something (`n_images`) are
-    None where the number is unknown.
+    `download` is the page that its files come from. Unknown numbers (`n_images`) are None.
     """
 
     # Fields that a user's YAML file does not set under their own names.
@@ -90,11 +86,10 @@ class Protocol:
 class RetrievalProtocol(Protocol):
     """Images and their captions, listed in a file or side by side in tar archives.
 
-    `annotations` are the paths at which the file may lie, `images` the folders that image names may
-    be relative to; the first that exists counts. `bare_names` drops the folders of image names.
-    `archives` instead names tar archives by patterns, or a folder in CLIP Benchmark's layout.
-    `image_key` and `caption_key` name columns or keys with unusual names. `captions_per_image`
-    keeps the first N captions of every image.
+    `annotations` are paths of the file, `images` folders that image names are relative to; the
+    first that exists counts. `bare_names` drops the folders of image names. `archives` instead
+    names tar archives by patterns, or a folder in CLIP Benchmark's layout. `image_key` and
+    `caption_key` name unusual columns or keys, `captions_per_image` keeps an image's first N.
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"bare_names", "n_images", "n_captions"}
@@ -117,11 +112,10 @@ class ClassificationProtocol(Protocol):
 
     `folder` holds a folder per class, or webdataset archives, or the set that `torchvision` names
     (a key of cosmos_eval.data.torchvision_sets); `usual_folders` are other places of it.
-    `class_names` maps classes to prompt names; without it they are the classes themselves, with
-    every character of `separators` as a space. `class_list` instead names one of
-    cosmos_eval.protocols.classification.CLASS_LISTS. `templates` are prompts with one `{}`, or the
-    name of a known set; None: those of the data, else OpenAI's for ImageNet. `remark` is what a
-    reader of the numbers must know.
+    `class_names` maps classes to prompt names, by default the classes with every character of
+    `separators` as a space; `class_list` instead names one of protocols.classification.CLASS_LISTS.
+    `templates` are prompts with one `{}`, or the name of a known set; None: those of the data, else
+    OpenAI's for ImageNet. `remark` is what a reader of the numbers must know.
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
@@ -129,7 +123,7 @@ class ClassificationProtocol(Protocol):
     }
 
     folder: str
-    layout: ClassLayout = "folders"
+    layout: Literal["folders", "webdataset"] = "folders"
     torchvision: str | None = None
     usual_folders: tuple[str, ...] = ()
     class_names: Mapping[str, str] = field(default_factory=dict)
@@ -146,10 +140,9 @@ class SelectionProtocol(Protocol):
     """Images, each with captions of which one is right, or pairs of two images and two captions.
 
     `annotations` is a file in the form that `layout` names (docs/data.md), for `sugarcrepe` a
-    folder with a file per subset. `template` is what captions are put into. `pair_accuracy` says
-    when a pair is right: when each caption finds its image (`image`), or each image its caption as
-    well (`group`). `left_out` and `smallest` keep subsets out of the mean over subsets: those named
-    and those with fewer items.
+    folder with a file per subset. `template` is what captions are put into. A pair is right when
+    each caption finds its image (`pair_accuracy` of `image`), or each image its caption as well
+    (`group`). The mean over subsets leaves out those in `left_out` or with under `smallest` items.
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"n_items", "subset_items", "left_out", "smallest"}
@@ -171,11 +164,10 @@ class SelectionProtocol(Protocol):
 class LabelMapProtocol(Protocol):
     """Images with a label map each, and the prompts of the classes in them.
 
-    `mmseg_type` is an MMSegmentation data set class; None: folders of images and masks.
-    `usual_folder` is where MMSegmentation's documentation keeps the set below a data root.
-    `queries` holds the prompt names (synonyms) of every class in order. `scale` multiplies
-    similarities before a softmax, `attention` is the form of the image tower's last block that the
-    settings were made for, `preparation` the name under which label maps can be made.
+    `mmseg_type` is an MMSegmentation data set class, None for plain folders, `usual_folder` where
+    its documentation keeps the set. `queries` holds the prompt names (synonyms) of every class.
+    `scale` multiplies similarities before a softmax, `attention` is the form of the last block that
+    the settings were made for, `preparation` the name under which label maps can be made.
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
@@ -204,10 +196,10 @@ class LabelMapProtocol(Protocol):
 class SegmentationProtocol(LabelMapProtocol):
     """A segmentation data set and every constant of its zero-shot protocol.
 
-    `short_side` and `long_side` bound the resize, `window` and `stride` slide, all in pixels; a
-    window of None is the whole image. `mean` and `std` are RGB on the 0-255 scale, None: the
-    model's own. `scale`, `prob_thd` and `area_thd` are those of the COSMOS evaluation code.
-    `groups` of classes have a mean IoU of their own, such as things and stuff.
+    `short_side` and `long_side` bound the resize, `window` (None: the whole image) and `stride`
+    slide, all in pixels. `mean` and `std` are RGB on the 0-255 scale, None: the model's own.
+    `scale`, `prob_thd` and `area_thd` are those of the COSMOS evaluation code. `groups` of classes
+    have a mean IoU of their own, such as things and stuff.
     """
 
     short_side: int = 336
@@ -218,7 +210,7 @@ class SegmentationProtocol(LabelMapProtocol):
     area_thd: float | None = None
     mean: Rgb | None = None
     std: Rgb | None = None
-    refinement: Refinement | None = None
+    refinement: Literal["pamr"] | None = None
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
@@ -228,9 +220,8 @@ class LocalisationProtocol(LabelMapProtocol):
 
     `map` is the kind of map of all models; None: cross-attention where a model has it. Similarities
     become a distribution by a softmax over the patches, times `scale`. A thing is small below the
-    fraction `small` of the image and large from `large` on: COCO's areas of 32 x 32 and 96 x 96
-    pixels (pycocotools, cocoeval.py) of its usual image, 640 x 480. A class 0 named `background` is
-    no thing.
+    fraction `small` of the image and large from `large` on: COCO's 32 x 32 and 96 x 96 pixels
+    (pycocotools, cocoeval.py) of usually 640 x 480. A class 0 named `background` is no thing.
     """
 
     map: MapKind | None = None
@@ -284,9 +275,9 @@ class Figures:
 class Measurement(Figures):
     """What a task returns: figures, and the samples that they follow from.
 
-    `hashes` identify everything that defines the number (class names, templates, sample list).
-    `settings` are recorded with the provenance, such as a kind of map that the model decides.
-    `notes` are what a reader of the number must know, one line each.
+    `hashes` identify everything that defines the number (class names, templates, sample list),
+    `settings` go into the provenance, such as a kind of map that the model decides, and `notes`,
+    one line each, are what a reader of the number must know.
     """
 
     samples: Samples
@@ -319,9 +310,9 @@ class RunOptions:
     """How a measurement is run; `limit`, `allow_partial` and `attention` change what is measured.
 
     `attention` None is the protocol's own. `limit` measures the first samples only, `allow_partial`
-    the samples found of a known data set that is not complete. `unfinished` is a folder for the
-    finished parts of a measurement, to resume a killed run, `cache` one for embeddings. Device
-    `auto` is the first CUDA device, or the CPU where there is none.
+    those found of an incomplete known data set. `unfinished` is a folder for the finished parts of
+    a measurement, to resume a killed run, `cache` one for embeddings. Device `auto` is the first
+    CUDA device, or the CPU.
     """
 
     data_root: str | None = None
@@ -348,8 +339,8 @@ class RunOptions:
 class CaptionWord(NamedTuple):
     """A word of a text, whose tokens are at positions start, ..., stop - 1 of the context.
 
-    Position 0 is the start of text; words of a text that is cut may lie past the context. `spaced`
-    says whether white space precedes the word.
+    Position 0 is the start of text; a cut text's words may lie past the context. `spaced`: whether
+    white space precedes the word.
     """
 
     text: str

@@ -12,6 +12,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import cast
 
 from cosmos_eval.tasks.task import Metric, Task
 from cosmos_eval.types import Protocol, UsageError, nearest
@@ -75,8 +76,7 @@ def _entries() -> Mapping[str, EntryPoint]:
 def _load(name: str) -> Task:
     """Return a task. Raises KeyError for an unknown one, UsageError for one that is broken."""
     if name in TASKS:
-        task: Task = import_module(_MODULES[name]).TASK
-        return task
+        return cast(Task, import_module(_MODULES[name]).TASK)
     entry = _entries()[name]
     where = f"task '{name}' of {_described(entry)}"
     try:
@@ -90,17 +90,14 @@ def _load(name: str) -> Task:
     return found
 
 
-def _versions(entry: EntryPoint) -> dict[str, str]:
-    return {entry.dist.name: entry.dist.version} if entry.dist else {}
-
-
 def _described(entry: EntryPoint) -> str:
-    return " ".join(*_versions(entry).items()) if entry.dist else entry.value
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
 
 
 def packages_of(task: str) -> dict[str, str]:
     """The package that brings a task and its version; empty for a task of this package."""
-    return {} if task in TASKS else _versions(_entries()[task])
+    package = None if task in TASKS else _entries()[task].dist
+    return {package.name: package.version} if package else {}
 
 
 def task_named(name: str) -> Task:
@@ -116,9 +113,8 @@ def task_named(name: str) -> Task:
 
 def task_of(protocol: Protocol) -> str:
     """The name of the task that a protocol belongs to."""
-    known = known_tasks()
-    for name in known:
-        if known[name].protocol is type(protocol):
+    for name, task in known_tasks().items():
+        if task.protocol is type(protocol):
             return name
     raise UsageError(f"{type(protocol).__name__} is the protocol of no task")
 
@@ -136,10 +132,8 @@ def metric_of(task: str, name: str) -> Metric:
 
 def metric_faults(task: str, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """Yield names and faults of metrics with invalid values; nothing of tasks not installed."""
-    known = known_tasks()
-    for name, value in metrics.items() if task in known else ():
-        fault = known[task].metric(name).fault(value)
-        if fault:
+    for name, value in metrics.items() if task in known_tasks() else ():
+        if fault := metric_of(task, name).fault(value):
             yield name, fault
 
 

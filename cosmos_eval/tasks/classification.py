@@ -15,7 +15,7 @@ from cosmos_eval.data.classification import ClassData, fetch, open_data, sample_
 from cosmos_eval.data.folders import fingerprint
 from cosmos_eval.stats.choices import confusion_pairs, top_classes
 from cosmos_eval.stats.estimates import GroupMean, Proportion, means_of_groups
-from cosmos_eval.tasks.task import Derived, Metric, Task
+from cosmos_eval.tasks.task import Metric, Task
 from cosmos_eval.types import (
     ClassificationProtocol,
     Measurement,
@@ -53,11 +53,8 @@ def measure(
     classifier = prompt_embeddings(encoder, names, templates, options, progress)
     prompted = perf_counter()
     images = embed_images(encoder, data.images, options, progress)
-    samples = {
-        LABELS: data.labels,
-        TOP5: top_classes(images.features, classifier),
-        CLASSES: np.array(data.classes),
-    }
+    top = top_classes(images.features, classifier)
+    samples = {LABELS: data.labels, TOP5: top, CLASSES: np.array(data.classes)}
     return TASK.measurement(
         samples,
         options,
@@ -82,26 +79,9 @@ def mistakes(samples: Samples) -> Mistakes:
     return Mistakes("images", classes, true[wrong], taken_for[wrong], images[wrong], totals)
 
 
-def _derive(samples: Samples) -> Derived:
-    return {**samples, _HITS: samples[TOP5] == samples[LABELS][:, None]}
-
-
-def _acc1(samples: Derived) -> Proportion:
-    return Proportion(samples[_HITS][:, 0])
-
-
-def _acc5(samples: Derived) -> Proportion:
-    return Proportion(samples[_HITS].any(axis=1))
-
-
-def _recall(samples: Derived) -> GroupMean:
-    return GroupMean(samples[_HITS][:, 0], groups=samples[LABELS])
-
-
 def _per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
-    labels = samples[LABELS]
-    columns = {"recall": samples[TOP5][:, 0] == labels}
-    return means_of_groups(samples[CLASSES].tolist(), labels, columns, "images")
+    hits = {"recall": samples[TOP5][:, 0] == samples[LABELS]}
+    return means_of_groups(samples[CLASSES].tolist(), samples[LABELS], hits, "images")
 
 
 def _confusion_pairs(samples: Samples) -> list[dict[str, Any]]:
@@ -131,15 +111,15 @@ def _is_there(protocol: ClassificationProtocol, root: Path) -> bool:
 TASK = Task(
     protocol=ClassificationProtocol,
     metrics=(
-        Metric("acc1", _acc1, primary=True),
-        Metric("acc5", _acc5),
-        Metric("mean_per_class_recall", _recall),
+        Metric("acc1", lambda samples: Proportion(samples[_HITS][:, 0]), primary=True),
+        Metric("acc5", lambda samples: Proportion(samples[_HITS].any(axis=1))),
+        Metric("mean_per_class_recall", lambda s: GroupMean(s[_HITS][:, 0], groups=s[LABELS])),
     ),
     truth=(LABELS,),
     open_data=open_data,
     checked="class folders or lists, and how many images are there; none is decoded",
     measure=measure,
-    derive=_derive,
+    derive=lambda samples: {**samples, _HITS: samples[TOP5] == samples[LABELS][:, None]},
     per_class=_per_class,
     confusion_pairs=_confusion_pairs,
     mistakes=mistakes,

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from itertools import count, islice
-from pathlib import Path
 from time import perf_counter
 from typing import Any, TypeVar
 
@@ -145,7 +144,11 @@ def unfinished_store(
     if options.unfinished is None:
         return ShardStore(None, {})
     names = {field.name for field in fields(options)} - _NOT_DECIDING
-    files = [(sample.name, *_state(sample.image), *_state(sample.mask)) for sample in samples]
+    states = [(sample.name, sample.image.stat(), sample.mask.stat()) for sample in samples]
+    files = [  # other content shows in size and time of the last change
+        (name, image.st_size, image.st_mtime_ns, mask.st_size, mask.st_mtime_ns)
+        for name, image, mask in states
+    ]
     identity = {
         "code": fingerprint("cosmos_core", "cosmos_eval"),
         "model": list(info._replace(spec="", device=info.device.partition(":")[0])),
@@ -156,18 +159,12 @@ def unfinished_store(
     return ShardStore(options.unfinished, identity)
 
 
-def _state(path: Path) -> tuple[int, int]:
-    """Return size and time of the last change, in which other content shows."""
-    found = path.stat()
-    return found.st_size, found.st_mtime_ns
-
-
 def images_at_once(encoder: DenseEncoder, image_hw: tuple[int, int], batch_size: int) -> int:
     """Return how many images of a size make up a batch, at least 1."""
-    if encoder.info.device.partition(":")[0] != "cpu" or not encoder.patch_size:
+    if encoder.info.device.partition(":")[0] != "cpu":
         return batch_size
-    patches = image_hw[0] * image_hw[1] // encoder.patch_size**2
-    return max(1, min(batch_size, _CPU_PATCHES // max(1, patches)))
+    patches = max(1, image_hw[0] * image_hw[1] // encoder.patch_size**2)
+    return max(1, min(batch_size, _CPU_PATCHES // patches))
 
 
 def fingerprints(
@@ -181,7 +178,5 @@ def fingerprints(
         "constants": constants,
         "samples": list(names),
     }
-    return {
-        name: hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-        for name, value in described.items()
-    }
+    texts = {name: json.dumps(value, sort_keys=True) for name, value in described.items()}
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}

@@ -36,11 +36,11 @@ Unit = Literal["fraction", "rank", "ratio", "unknown"]
 Metrics of tasks that are not installed are `unknown`: they are shown as stored and never ranked.
 """
 
-_LEAST = {"fraction": 0.0, "rank": 1.0, "ratio": 0.0, "unknown": 0.0}
+_BOUNDS = {"fraction": (0, 1), "rank": (1, math.inf)}
 
 
 def _nothing(*_: Any) -> None:
-    """Return None: the default of hooks that a task need not have."""
+    """Be the default of hooks that a task need not have."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,11 @@ class Metric:
     """A metric of a task.
 
     `estimate` is a pure function of stored samples, with the arrays that the task's `derive` adds.
-    The kind of estimate that it returns decides how interval and paired test are made; None says
-    that these samples have no such metric. `label` is the title of the metric's column.
-    `headline` metrics are shown in tables; so are `primary` ones, which decide a comparison of
-    models.
-
-    A name that ends with `*` stands for several metrics. `members` gives what the samples have in
-    its place, and `estimate` gets the samples and one of them.
+    Its kind of estimate decides how interval and paired test are made; None says that these samples
+    have no such metric. `label` is the title of its column. Tables show `headline` metrics and
+    `primary` ones, which decide a comparison of models. A name that ends with `*` stands for
+    several metrics: `members` gives what the samples have in its place, of which `estimate` gets
+    one beside the samples.
     """
 
     name: str
@@ -73,23 +71,11 @@ class Metric:
 
     def fault(self, value: float) -> str:
         """Return what is wrong with a value of this metric; empty for a valid one."""
-        least = _LEAST[self.unit]
-        if value >= least and (self.unit != "fraction" or value <= 1):
+        least, most = _BOUNDS.get(self.unit, (0, math.inf))
+        if least <= value <= most:
             return ""
-        bounds = "from 0 to 1" if self.unit == "fraction" else f"{least:g} or more"
+        bounds = "from 0 to 1" if most == 1 else f"{least} or more"
         return f"{value} is no {self.unit}, which is {bounds}"
-
-
-def _same(samples: Samples) -> Samples:
-    return samples
-
-
-def _dataset(protocol: Protocol, options: RunOptions, data: object) -> Hashable:
-    return protocol.dataset
-
-
-def _is_folder(protocol: Protocol, root: Path) -> bool:
-    return root.is_dir()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +99,9 @@ class Task:
     - `checked` says what `open_data`, `check` and `survey` check.
 
     `seconds` is how long a sample takes ViT-B/16 on two busy CPU cores (48 scenes; for seg 6
-    photographs of voc20's usual size).
-    Functions of samples raise KeyError, ValueError or IndexError for samples of another task.
+    photographs of voc20's usual size). `resamples` says whether a paired comparison resamples every
+    sample, which takes seconds for many. Functions of samples raise KeyError, ValueError or
+    IndexError for samples of another task.
     """
 
     protocol: type[Protocol]
@@ -129,11 +116,11 @@ class Task:
         ]
         | None
     ) = None
-    image_pass: Callable[[Any, RunOptions, Any], Hashable] = _dataset
+    image_pass: Callable[[Any, RunOptions, Any], Hashable] = lambda protocol, *_: protocol.dataset
 
     # Of stored samples: arrays that metrics share, figures per class, the most frequent mistakes,
     # all mistakes, and samples of version 1 brought up to date (`upgrade(samples, record)`).
-    derive: Callable[[Samples], Derived] = _same
+    derive: Callable[[Samples], Derived] = lambda samples: samples
     per_class: Callable[[Samples], Mapping[str, Mapping[str, float | None]]] | None = None
     confusion_pairs: Callable[[Samples], Sequence[Mapping[str, Any]]] | None = None
     mistakes: Callable[[Samples], Mistakes] | None = None
@@ -145,14 +132,13 @@ class Task:
     # form of attention that it is made for.
     check: Callable[[Any, RunOptions, Any], None] = _nothing
     survey: Callable[[Any, RunOptions, OnProgress], Survey] | None = None
-    is_there: Callable[[Any, Path], bool] = _is_folder
+    is_there: Callable[[Any, Path], bool] = lambda protocol, root: root.is_dir()
     n_samples: Callable[[Any], int | None] = _nothing
     fetch: Callable[[Any, RunOptions], None] = _nothing
     attention: Callable[[Any], Attention | None] = _nothing
 
     per_sample: str = ""
     seconds: float = 0.4
-    # Whether a paired comparison resamples every sample, which takes seconds for many.
     resamples: bool = True
 
     @cached_property
@@ -167,12 +153,9 @@ class Task:
 
     def metric(self, name: str) -> Metric:
         """The metric of a name; one that is not known is a fraction."""
-        if name in self.by_name:
-            return self.by_name[name]
-        for metric in self.metrics:
-            if metric.members is not None and name.startswith(metric.name.removesuffix("*")):
-                return replace(metric, name=name)
-        return Metric(name)
+        families = (m for m in self.metrics if m.members and name.startswith(m.name[:-1]))
+        family = next(families, Metric(name))
+        return self.by_name.get(name) or replace(family, name=name)
 
     def measure_all(
         self,

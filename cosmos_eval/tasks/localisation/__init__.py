@@ -5,8 +5,7 @@ Importing this package imports no torch: figures follow from stored samples with
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -53,35 +52,33 @@ def derive(samples: Samples) -> Derived:
     return {**samples, SUMS: stats.sums_of_images(_pairs(samples), len(samples[NAME]))}
 
 
-def _metrics() -> Iterator[Metric]:
-    """Every metric of all things, then of those of each size, of which there may be none."""
-    for size, suffix in ((None, ""), *((n, f"_{name}") for n, name in enumerate(stats.SIZES))):
-        for name, function in stats.METRICS.items():
-            yield Metric(
-                name + suffix,
-                partial(_estimate, size, function),
-                "ratio" if name in _RATIOS else "fraction",
-                label=_LABELS.get(name + suffix, ""),
-                headline=name + suffix in _LABELS,
-                primary=name + suffix in _PRIMARY,
-            )
+def _metric(name: str, size: int | None, function: Callable[[stats.Sums], Values]) -> Metric:
+    full_name = name if size is None else f"{name}_{stats.SIZES[size]}"
+    return Metric(
+        full_name,
+        lambda samples: FunctionOfSums(
+            samples[SUMS], lambda sums: function(stats.of_size(size, sums))
+        ),
+        "ratio" if name in _RATIOS else "fraction",
+        label=_LABELS.get(full_name, ""),
+        headline=full_name in _LABELS,
+        primary=full_name in _PRIMARY,
+    )
 
 
-def _estimate(
-    size: int | None, function: Callable[[stats.Sums], Values], samples: Derived
-) -> FunctionOfSums:
-    return FunctionOfSums(samples[SUMS], lambda sums: function(stats.of_size(size, sums)))
+# Every metric of all things, then of those of each size, of which there may be none.
+METRICS = tuple(
+    _metric(name, size, function)
+    for size in (None, *range(len(stats.SIZES)))
+    for name, function in stats.METRICS.items()
+)
 
 
 def _pairs(samples: Samples) -> stats.Pairs:
     of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
-    scores = (samples[name].astype(np.float64) for name in SCORES)
-    return stats.Pairs(
-        image=samples[IMAGE],
-        size=np.searchsorted(samples[BOUNDS], of_image, side="right"),
-        area=_areas(samples),
-        scores=stats.MapScores(*scores),
-    )
+    size = np.searchsorted(samples[BOUNDS], of_image, side="right")
+    scores = stats.MapScores(*(samples[name].astype(np.float64) for name in SCORES))
+    return stats.Pairs(samples[IMAGE], size, _areas(samples), scores)
 
 
 def _areas(samples: Samples) -> NDArray[np.float64]:
@@ -97,9 +94,6 @@ def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
         "AUC": samples[AUC],
     }
     return means_of_groups(samples[CLASSES].tolist(), samples[CLASS], columns, "images")
-
-
-METRICS = tuple(_metrics())
 
 
 def measure(
@@ -122,23 +116,16 @@ def measure(
         yield from measure_data(encoder, protocol, options, progress, own)
 
 
-def image_pass(protocol: LocalisationProtocol, options: RunOptions, data: object) -> Hashable:
-    """Both families of a data set make their own maps, and are timed by themselves."""
-    return protocol.dataset, protocol.family
-
-
 TASK = Task(
     protocol=LocalisationProtocol,
     metrics=METRICS,
-    truth=(
-        *(NAME, PIXELS, LABELLED, CLASSES, BOUNDS),
-        *(IMAGE, CLASS, THING),
-    ),
+    truth=(NAME, PIXELS, LABELLED, CLASSES, BOUNDS, IMAGE, CLASS, THING),
     open_data=open_data,
     check=check,
     checked=CHECKED,
     measure_together=measure,
-    image_pass=image_pass,
+    # Both families of a data set make their own maps, and are timed by themselves.
+    image_pass=lambda protocol, *_: (protocol.dataset, protocol.family),
     derive=derive,
     per_class=per_class,
     survey=survey,

@@ -84,15 +84,14 @@ def measure_data(
         f"{protocol.dataset}: left out are {alone.sum()} of {len(alone)} images in which one "
         "class fills all labelled pixels"
     )
-    stored = {
+    described = {
         fields.NAME: np.array(names),
         fields.CLASSES: np.array(protocol.class_names),
         fields.BOUNDS: np.array([protocol.small, protocol.large]),
-        **arrays,
     }
     constants = {name: getattr(protocol, name) for name in _CONSTANTS}
     yield task_named("loc").measurement(
-        stored,
+        {**described, **arrays},
         options,
         hashes=label_maps.fingerprints(protocol, names, {**constants, "attention": attention}),
         settings={"map": kind, "protocol_map": protocol.map},

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
 from cosmos_eval.data.label_maps import LabelMaps, open_data
-from cosmos_eval.stats.estimates import FunctionOfSums, Values
+from cosmos_eval.stats.estimates import FunctionOfSums
 from cosmos_eval.stats.segmentation import (
     Areas,
     SparseConfusion,
@@ -64,11 +64,6 @@ def derive(samples: Samples) -> Derived:
     return {**samples, AREAS: areas, LABELLED: areas.labelled}
 
 
-def of_areas(function: Callable[[Areas], Values], samples: Derived) -> FunctionOfSums:
-    """A metric that follows from the areas of all images."""
-    return FunctionOfSums(samples[AREAS], function)
-
-
 def group_iou(samples: Derived, group: str) -> FunctionOfSums | None:
     """Mean IoU of the classes of a group; None where there is no such group."""
     groups = samples[GROUPS].tolist()
@@ -80,10 +75,13 @@ def group_iou(samples: Derived, group: str) -> FunctionOfSums | None:
 
 def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
     """IoU and accuracy of every class, None where it does not occur."""
-    areas = derive(samples)[AREAS]
-    total = Areas(*(part.sum(0) for part in areas))
-    scores = zip(samples[CLASSES].tolist(), *class_scores(total), strict=True)
-    return {name: {"IoU": _value(iou), "Acc": _value(acc)} for name, iou, acc in scores}
+    total = Areas(*(part.sum(0) for part in derive(samples)[AREAS]))
+    scores = [
+        [None if np.isnan(score) else score for score in part.tolist()]
+        for part in class_scores(total)
+    ]
+    of_class = zip(samples[CLASSES].tolist(), *scores, strict=True)
+    return {name: {"IoU": iou, "Acc": accuracy} for name, iou, accuracy in of_class}
 
 
 def mistakes(samples: Samples) -> Mistakes:
@@ -125,14 +123,10 @@ def class_arrays(protocol: SegmentationProtocol) -> dict[str, NDArray[Any]]:
     }
 
 
-def _value(score: np.float64) -> float | None:
-    return None if np.isnan(score) else float(score)
-
-
 METRICS = (
-    Metric("mIoU", partial(of_areas, mean_iou), primary=True),
-    Metric("mAcc", partial(of_areas, mean_accuracy)),
-    Metric("aAcc", partial(of_areas, pixel_accuracy)),
+    Metric("mIoU", lambda samples: FunctionOfSums(samples[AREAS], mean_iou), primary=True),
+    Metric("mAcc", lambda samples: FunctionOfSums(samples[AREAS], mean_accuracy)),
+    Metric("aAcc", lambda samples: FunctionOfSums(samples[AREAS], pixel_accuracy)),
     Metric("mIoU_things", partial(group_iou, group="things"), label="mIoU things", headline=True),
     Metric("mIoU_stuff", partial(group_iou, group="stuff"), label="mIoU stuff", headline=True),
     Metric("mIoU_*", group_iou, members=lambda samples: samples[GROUPS].tolist()),

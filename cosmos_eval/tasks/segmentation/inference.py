@@ -24,27 +24,11 @@ from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_finite
 from cosmos_eval.models.maps import with_patches
 from cosmos_eval.tasks.label_maps import images_at_once
 from cosmos_eval.tasks.prompts import prompt_embeddings
-from cosmos_eval.tasks.segmentation.merge import (
-    Axis,
-    Decision,
-    label_map,
-    placement,
-    refined_label_map,
-)
-from cosmos_eval.tasks.segmentation.pictures import (
-    Legend,
-    Panel,
-    Picture,
-    decode,
-    distinct_colours,
-    picture,
-    rgb_of,
-    shares,
-)
+from cosmos_eval.tasks.segmentation import pictures
+from cosmos_eval.tasks.segmentation.merge import Axis, Decision, label_map, placement
 from cosmos_eval.types import (
     Attention,
     OnProgress,
-    Refinement,
     RunOptions,
     SegmentationProtocol,
     UsageError,
@@ -67,7 +51,7 @@ def load_together(
 
     The pixels are shared. Raises UsageError that names a file it cannot use.
     """
-    image = decode(samples[0].image)
+    image = pictures.decode(samples[0].image)
     pixels = normalised(image, protocols[0])
     loaded = []
     for sample, protocol in zip(samples, protocols, strict=True):
@@ -78,7 +62,7 @@ def load_together(
 
 
 def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
-    """Resize (H, W, 3) BGR uint8, keeping the ratio, and normalise it to (3, h, w) RGB float32.
+    """Resize (H, W, 3) RGB uint8, keeping the ratio, and normalise it to (3, h, w) float32.
 
     The protocol must state mean and std, as `fit_to_model` makes it.
     """
@@ -86,8 +70,8 @@ def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tens
         raise ValueError(f"{protocol.dataset}: mean and std are still to be taken from a model")
     height, width = resized_hw((image.shape[0], image.shape[1]), protocol)
     resized = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    rgb = cv2.cvtColor(resized, cv2.COLOR_BGR2RGB).astype(np.float32)
-    scaled = (rgb - np.array(protocol.mean, np.float32)) / np.array(protocol.std, np.float32)
+    mean, std = np.array(protocol.mean, np.float32), np.array(protocol.std, np.float32)
+    scaled = (resized.astype(np.float32) - mean) / std
     return torch.from_numpy(scaled).permute(2, 0, 1).contiguous()
 
 
@@ -178,62 +162,44 @@ def predict_together(
     attention, batch size and windows. Raises UsageError for an image under one patch and for
     patch embeddings that are not finite.
     """
-    heads = [_head(segmenter) for segmenter in segmenters]
     windows = (_windows(one, segmenters[0]) for one in images)
     for group in _groups(windows, segmenters[0].batch_size):
         for one, patches in zip(group, _patches(group, segmenters[0]), strict=True):
-            maps = [_label_map(one, patches, head) for head in heads]
+            maps = [_label_map(one, patches, segmenter) for segmenter in segmenters]
             yield [Prediction(*pair) for pair in zip(one.images, maps, strict=True)]
 
 
-class _Head(NamedTuple):
-    """What turns patch embeddings into classes: queries (Q, D), and the rule."""
-
-    queries: Tensor
-    decision: Decision
-    refinement: Refinement | None
-
-
-def _head(segmenter: Segmenter) -> _Head:
-    protocol, device = segmenter.protocol, segmenter.encoder.info.device
+def _label_map(windows: _Windows, patches: Tensor, segmenter: Segmenter) -> Label:
+    """Classes (H, W) from the patch embeddings (n, h, w, D) of an image's windows."""
+    protocol, device, image = segmenter.protocol, patches.device, windows.images[0]
+    tokens = _tiled(patches @ torch.from_numpy(segmenter.queries).to(device).T, windows)
+    rows = placement(windows.rows, image.label.shape[0]).to(device)
+    columns = placement(windows.columns, image.label.shape[1]).to(device)
     counts = torch.tensor([len(names) for names in protocol.queries])
     classes = torch.arange(len(counts), dtype=torch.uint8).repeat_interleave(counts)
     decision = Decision(classes.to(device), protocol.scale, protocol.prob_thd, protocol.area_thd)
-    queries = torch.from_numpy(segmenter.queries).to(device)
-    return _Head(queries, decision, protocol.refinement)
-
-
-def _label_map(windows: _Windows, patches: Tensor, head: _Head) -> Label:
-    """Classes (H, W) from the patch embeddings (n, h, w, D) of an image's windows."""
-    tokens = _tiled(patches @ head.queries.T, windows)
-    height, width = windows.images[0].label.shape
-    rows = placement(windows.rows, height).to(tokens.device)
-    columns = placement(windows.columns, width).to(tokens.device)
-    if head.refinement is None:
-        return label_map(tokens, rows, columns, head.decision).cpu().numpy()
-    pixels = windows.images[0].pixels
-    return refined_label_map(tokens, rows, columns, head.decision, pixels).cpu().numpy()
+    pixels = image.pixels if protocol.refinement else None
+    return label_map(tokens, rows, columns, decision, pixels).cpu().numpy()
 
 
 def _windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
+    """Place the windows on an image; the whole image is one where the protocol has none."""
     protocol, patch = segmenter.protocol, segmenter.encoder.patch_size
-    image = images[0]
-    height, width = image.pixels.shape[1:]
+    height, width = images[0].pixels.shape[1:]
     if patch > min(height, width, protocol.window or patch):
         windows = f" and windows are {protocol.window} px" if protocol.window else ""
         raise UsageError(
-            f"image {image.sample.image} is {width}x{height} px after the resize{windows}, "
+            f"image {images[0].sample.image} is {width}x{height} px after the resize{windows}, "
             f"but a patch of this model needs {patch}"
         )
-    return _Windows(images, _axis(height, protocol, patch), _axis(width, protocol, patch))
 
+    def axis(length: int) -> Axis:
+        if protocol.window is None:
+            return Axis(length, length, length, length // patch, is_whole=True)
+        tokens = min(protocol.window, length) // patch
+        return Axis(length, protocol.window, protocol.stride, tokens)
 
-def _axis(length: int, protocol: SegmentationProtocol, patch: int) -> Axis:
-    """The windows along an axis; the whole axis is one where the protocol has no windows."""
-    window = protocol.window or length
-    stride = protocol.stride if protocol.window else length
-    tokens = min(window, length) // max(patch, 1)  # 0: a tower that has no patches
-    return Axis(length, window, stride, tokens, is_whole=protocol.window is None)
+    return _Windows(images, axis(height), axis(width))
 
 
 def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windows]]:
@@ -281,26 +247,24 @@ def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
 
 def draw_image(
     encoder: Encoder, protocol: SegmentationProtocol, path: Path, options: RunOptions
-) -> Picture:
+) -> pictures.Picture:
     """Draw an image, its label map under a protocol, and the legend of the colours.
 
     Raises UsageError for a model without patch embeddings, contradictory constants and an image
     that cannot be decoded.
     """
     check_constants(protocol)
-    image = decode(path)
+    image = pictures.decode(path)
     dense = with_patches(encoder, options.attention or protocol.attention)
     segmenter = make_segmenter(dense, protocol, options)
-    fitted = segmenter.protocol
-    unlabelled = np.full(image.shape[:2], fitted.ignore_index, np.uint8)
-    sample = Sample(path.stem, path, path, {})
-    loaded = LoadedImage(sample, normalised(image, fitted), unlabelled)
-    (prediction,) = predict(segmenter, [loaded])
-    n_classes = len(fitted.class_names)
-    colours, found = distinct_colours(n_classes), shares(prediction.classes, n_classes)
-    rgb = rgb_of(image)
-    panels = [Panel(path.name, rgb), Panel(encoder.info.spec, rgb, prediction.classes)]
-    return picture(panels, Legend(fitted.class_names, colours, found))
+    pixels = normalised(image, segmenter.protocol)
+    unlabelled = np.full(image.shape[:2], protocol.ignore_index, np.uint8)
+    loaded = LoadedImage(Sample(path.stem, path, path, {}), pixels, unlabelled)
+    ((_, classes),) = predict(segmenter, [loaded])
+    panels = [(path.name, image, None), (encoder.info.spec, image, classes)]
+    names = protocol.class_names
+    colours = pictures.distinct_colours(len(names))
+    return pictures.picture(panels, names, colours, pictures.shares(classes, len(names)))
 
 
 def predictions(

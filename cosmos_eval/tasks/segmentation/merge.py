@@ -11,8 +11,8 @@ neighbours of a pixel.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
@@ -67,7 +67,8 @@ class Axis(NamedTuple):
     @property
     def starts(self) -> list[int]:
         """First pixel of every window; one that would pass the edge is moved back inside."""
-        return window_starts(self.length, self.window, self.stride)
+        last = max(self.length - self.window, 0)
+        return [min(i * self.stride, last) for i in range(-(-last // self.stride) + 1)]
 
 
 class Decision(NamedTuple):
@@ -90,13 +91,7 @@ class Tile(NamedTuple):
     logits: Tensor
 
 
-def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """First pixel of every window along an axis."""
-    count = max(length - window + stride - 1, 0) // stride + 1
-    return [min(i * stride, max(length - window, 0)) for i in range(count)]
-
-
-@functools.lru_cache(maxsize=64)  # up to about 1 MB each
+@lru_cache(maxsize=64)  # up to about 1 MB each
 def placement(axis: Axis, size: int) -> Tensor:
     """The matrix (size, windows * tokens) that takes tokens of all windows to output pixels.
 
@@ -115,29 +110,34 @@ def placement(axis: Axis, size: int) -> Tensor:
     return _interpolate(merged.flatten(0, 1) / covering, size).T.contiguous()
 
 
-def label_map(tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision) -> Tensor:
-    """Classes (H, W) uint8 from token logits (Q, A, B), rows (H, A) and columns (W, B)."""
-    return decide(functools.partial(_best_classes, tokens, rows, columns), decision)
+def label_map(
+    tokens: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    decision: Decision,
+    pixels: Tensor | None = None,
+) -> Tensor:
+    """Classes (H, W) uint8 from token logits (Q, A, B), rows (H, A) and columns (W, B).
 
-
-def decide(best: Callable[[Decision, Tensor | None], Tensor], decision: Decision) -> Tensor:
-    """Classes (H, W) uint8 from a function that finds every pixel's class.
-
-    `best` maps a decision without its area threshold, and queries (Q,) bool that are ruled out or
-    None, to the class of each pixel's best other query, 0 where its probability is below
-    `prob_thd` (softmax over all queries). The first of equal queries wins. With `area_thd`,
-    classes but 0 with no more than that share of the pixels outside class 0 are ruled out for the
-    image.
+    Logits are refined by the resized image where its `pixels` (3, h, w) are given. A pixel has the
+    class of its best query, the first of equal ones, and class 0 where the query's probability
+    (softmax over all) is below `prob_thd`. With `area_thd`, classes but 0 with no more than that
+    share of the pixels outside class 0 are ruled out for the image.
     """
-    ruled_out = None
-    if decision.area_thd is not None:
-        classes = best(decision._replace(prob_thd=0.0), None)
-        n_classes = int(decision.class_of_query[-1]) + 1
-        areas = torch.bincount(classes.flatten(), minlength=n_classes)
-        small = areas <= decision.area_thd * areas[1:].sum()
-        small[0] = False
-        ruled_out = small[decision.class_of_query.long()]
-    return best(decision, ruled_out)
+    best = partial(_best_classes, tokens, rows, columns)
+    if pixels is not None:
+        size = (len(rows), len(columns))
+        image = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
+        weights = affinities(image.to(tokens.device))
+        best = partial(_best_refined_classes, tokens, rows, columns, weights)
+    if decision.area_thd is None:
+        return best(decision, None)
+    classes = best(decision._replace(prob_thd=0.0), None)
+    n_classes = int(decision.class_of_query[-1]) + 1
+    areas = torch.bincount(classes.flatten(), minlength=n_classes)
+    small = areas <= decision.area_thd * areas[1:].sum()
+    small[0] = False
+    return best(decision, small[decision.class_of_query.long()])
 
 
 def tiles(tokens: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Tile]:
@@ -179,17 +179,6 @@ def _best_classes(
             found[weights.reciprocal() < decision.prob_thd] = 0
         classes[tile.rows, tile.columns] = found
     return classes
-
-
-def refined_label_map(
-    tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, pixels: Tensor
-) -> Tensor:
-    """`label_map` with refined logits; `pixels` (3, h, w) is the resized image."""
-    size = (len(rows), len(columns))
-    image = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
-    weights = affinities(image.to(tokens.device))
-    best = functools.partial(_best_refined_classes, tokens, rows, columns, weights)
-    return decide(best, decision)
 
 
 def affinities(image: Tensor) -> Tensor:

@@ -81,14 +81,11 @@ class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
         return samples
 
     def _load(self, image: Tensor, sample: Any) -> LoadedImage:
-        pixels = image.permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy()
+        rgb = image.flip(0).permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy()
         path = Path(sample.metainfo.get("img_path", "an image of the batch"))
-        unlabelled = np.full(pixels.shape[:2], _MMSEG_IGNORE, np.uint8)
-        return LoadedImage(
-            Sample(path.stem, path, path, {}),
-            normalised(pixels, self.segmenter.protocol),
-            unlabelled,
-        )
+        unlabelled = np.full(rgb.shape[:2], _MMSEG_IGNORE, np.uint8)
+        pixels = normalised(rgb, self.segmenter.protocol)
+        return LoadedImage(Sample(path.stem, path, path, {}), pixels, unlabelled)
 
     def loss(self, *_: Any, **__: Any) -> NoReturn:
         """Nothing is trained here."""

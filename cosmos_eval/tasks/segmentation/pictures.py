@@ -5,7 +5,7 @@ from __future__ import annotations
 import colorsys
 import hashlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -32,24 +32,8 @@ _LINE = 22  # height of a line of text
 _MARGIN = 10
 _GOLDEN = 0.618034  # of a turn: neighbours in the list, and their neighbours, differ in hue
 
-
-class Panel(NamedTuple):
-    """`image` (H, W, 3) RGB; `classes` (H, W), where given, are drawn over it."""
-
-    title: str
-    image: Pixels
-    classes: Pixels | None = None
-
-
-class Legend(NamedTuple):
-    """Names and colours of all classes; those in `shares` are shown, the largest first.
-
-    `shares` maps a class index to its fraction of the pixels.
-    """
-
-    names: Sequence[str]
-    colours: Sequence[Colour]
-    shares: dict[int, float]
+Panel = tuple[str, Pixels, Pixels | None]
+"""A title, an image (H, W, 3) RGB and, where given, classes (H, W) that are drawn over it."""
 
 
 def distinct_colours(count: int) -> tuple[Colour, ...]:
@@ -72,37 +56,46 @@ class Picture(NamedTuple):
     shares: dict[str, float]
 
 
-def picture(panels: Sequence[Panel], legend: Legend) -> Picture:
-    """Draw panels side by side, with the legend at their right."""
-    drawn = [_fit(_blend(panel, legend.colours)) for panel in panels]
-    lines = sorted(legend.shares, key=lambda index: -legend.shares[index])
-    text = [f"{legend.names[index]}  {100 * legend.shares[index]:.1f}%" for index in lines]
+def picture(
+    panels: Sequence[Panel],
+    names: Sequence[str],
+    colours: Sequence[Colour],
+    shares: Mapping[int, float],
+) -> Picture:
+    """Draw panels side by side, with the legend at their right.
+
+    The legend has the classes in `shares`, by their numbers, with their fractions of the pixels,
+    the largest first.
+    """
+    drawn = [_fit(_blend(image, classes, colours)) for _, image, classes in panels]
+    listed = sorted(shares, key=lambda index: -shares[index])
+    text = [f"{names[index]}  {100 * shares[index]:.1f}%" for index in listed]
     font = ImageFont.load_default(size=15)
     legend_width = max([font.getlength(line) for line in text], default=0) + 2 * _LINE
     width = sum(image.width + _MARGIN for image in drawn) + _MARGIN + int(legend_width)
-    height = max([image.height for image in drawn] + [_LINE * len(lines)]) + _LINE + 2 * _MARGIN
+    height = max([image.height for image in drawn] + [_LINE * len(text)]) + _LINE + 2 * _MARGIN
     page = Image.new("RGB", (width, height), "white")
     draw = ImageDraw.Draw(page)
-    left = _MARGIN
-    for panel, image in zip(panels, drawn, strict=True):
-        draw.text((left, _MARGIN // 2), panel.title, "black", font)
-        page.paste(image, (left, _MARGIN + _LINE))
+    left, top = _MARGIN, _MARGIN + _LINE
+    for (title, *_), image in zip(panels, drawn, strict=True):
+        draw.text((left, _MARGIN // 2), title, "black", font)
+        page.paste(image, (left, top))
         left += image.width + _MARGIN
-    for number, index in enumerate(lines):
-        top = _MARGIN + _LINE * (number + 1)
-        draw.rectangle((left, top, left + 16, top + 16), legend.colours[index], "black")
-        draw.text((left + _LINE, top - 1), text[number], "black", font)
-    return Picture(page, {legend.names[index]: legend.shares[index] for index in lines})
+    for index, line in zip(listed, text, strict=True):
+        draw.rectangle((left, top, left + 16, top + 16), colours[index], "black")
+        draw.text((left + _LINE, top - 1), line, "black", font)
+        top += _LINE
+    return Picture(page, {names[index]: shares[index] for index in listed})
 
 
-def _blend(panel: Panel, colours: Sequence[Colour]) -> Pixels:
-    if panel.classes is None:
-        return panel.image
+def _blend(image: Pixels, classes: Pixels | None, colours: Sequence[Colour]) -> Pixels:
+    if classes is None:
+        return image
     table = np.zeros((256, 3), np.float32)
     table[: len(colours)] = colours
-    known = (panel.classes < len(colours))[..., None]
-    mixed = (1 - _OPACITY) * panel.image + _OPACITY * table[panel.classes]
-    return np.where(known, mixed, panel.image).round().astype(np.uint8)
+    mixed = (1 - _OPACITY) * image + _OPACITY * table[classes]
+    known = (classes < len(colours))[..., None]
+    return np.where(known, mixed, image).round().astype(np.uint8)
 
 
 def _fit(pixels: Pixels) -> Image.Image:
@@ -148,16 +141,17 @@ def save_overlay(
 
     Raises UsageError where the folder cannot be written.
     """
-    rgb = rgb_of(decode(image.sample.image))
+    path_of_image = image.sample.image
+    rgb = decode(path_of_image)
     panels = [
-        Panel(image.sample.image.name, rgb),
-        Panel("truth", rgb, image.label),
-        Panel("prediction", rgb, classes),
+        (path_of_image.name, rgb, None),
+        ("truth", rgb, image.label),
+        ("prediction", rgb, classes),
     ]
     found = shares(classes, len(names))
     for index in shares(image.label, len(names)):
         found.setdefault(index, 0.0)
-    _write(path, picture(panels, Legend(names, colours, found)).image, "JPEG")
+    _write(path, picture(panels, names, colours, found).image, "JPEG")
 
 
 def is_saved(path: Path, sha256: bytes) -> bool:
@@ -178,12 +172,8 @@ def _write(path: Path, image: Image.Image, form: str) -> bytes:
     return content.getvalue()
 
 
-def rgb_of(image: Pixels) -> Pixels:
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
-
-
 def decode(path: Path) -> Pixels:
-    """Decode an image file to (H, W, 3) BGR by OpenCV, as MMSegmentation does."""
+    """Decode an image file to (H, W, 3) RGB by OpenCV, as MMSegmentation does."""
     try:
         data = np.frombuffer(read_bytes(path), np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)
@@ -191,9 +181,9 @@ def decode(path: Path) -> Pixels:
         raise UsageError(f"cannot read image {path}: {error}") from error
     if image is None:
         raise UsageError(f"cannot decode image {path}: replace it or take it off the list")
-    return image.astype(np.uint8, copy=False)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def read_image(path: Path) -> Image.Image:
     """Return an image as it is evaluated: RGB, rotated as its EXIF data state."""
-    return Image.fromarray(rgb_of(decode(path)))
+    return Image.fromarray(decode(path))

@@ -19,7 +19,8 @@ from cosmos_eval.protocols.segmentation import (
     SEGMENTATION_FAMILIES,
 )
 from cosmos_eval.runner.suites import read_suite
-from cosmos_eval.tasks import find_protocol, localisation, task_of
+from cosmos_eval.tasks import find_protocol, task_of
+from cosmos_eval.tasks.localisation import TASK
 from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, RunOptions, UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"
@@ -66,7 +67,7 @@ def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff() -> None:
 def test_both_families_are_in_the_suite_of_scenes() -> None:
     listed = [p for p in read_suite("scenes").protocols if task_of(p) == "loc"]
     assert [(p.dataset, p.family) for p in listed] == [("scenes-loc", family) for family in MAPS]
-    assert len({localisation.image_pass(p, RunOptions(), None) for p in listed}) == 2
+    assert len({TASK.image_pass(p, RunOptions(), None) for p in listed}) == 2
 
 
 OWN = "kind: loc\nimages: images\nmasks: masks\nclasses: [sky, {name: car, queries: [car, van]}]\n"

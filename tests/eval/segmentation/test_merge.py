@@ -13,7 +13,6 @@ from cosmos_eval.tasks.segmentation.merge import (
     label_map,
     placement,
     tiles,
-    window_starts,
 )
 
 PATCH = 8
@@ -37,7 +36,7 @@ def _seeded():
     ],
 )
 def test_window_starts_by_hand(length, window, stride, starts):
-    assert window_starts(length, window, stride) == starts
+    assert Axis(length, window, stride, tokens=1).starts == starts
 
 
 def test_placement_by_hand():
@@ -57,7 +56,7 @@ def test_placement_by_hand():
 
 
 def grid(axis: Axis) -> int:
-    return len(window_starts(axis.length, axis.window, axis.stride)) * axis.tokens
+    return len(axis.starts) * axis.tokens
 
 
 def axes_of(resized, protocol):

@@ -12,7 +12,7 @@ from support.segmenting import measure
 from cosmos_eval.cli.app import main
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.tasks.segmentation.inference import draw_image
-from cosmos_eval.tasks.segmentation.pictures import Legend, Panel, distinct_colours, picture, shares
+from cosmos_eval.tasks.segmentation.pictures import distinct_colours, picture, shares
 from cosmos_eval.types import RunOptions, UsageError, no_progress
 
 
@@ -32,8 +32,9 @@ def test_the_legend_lists_classes_by_size_and_pixels_without_one_stay():
     white = np.full((480, 480, 3), 255, np.uint8)
     classes = np.full((480, 480), 255, np.uint8)
     classes[:120], classes[120:180] = 1, 0
-    legend = Legend(("sky", "sea", "sand"), ((255, 0, 0), (0, 0, 255), (0, 255, 0)), {1: 0.5, 0: 1})
-    drawn = picture([Panel("image", white), Panel("found", white, classes)], legend)
+    panels = [("image", white, None), ("found", white, classes)]
+    colours = ((255, 0, 0), (0, 0, 255), (0, 255, 0))
+    drawn = picture(panels, ("sky", "sea", "sand"), colours, {1: 0.5, 0: 1})
     assert list(drawn.shares) == ["sky", "sea"]
     pixels = np.asarray(drawn.image)
     left, top = 10 + 480 + 10, 32  # of the second panel: two margins and a panel, a title

@@ -22,14 +22,9 @@ from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_FAMILI
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import constants
 from cosmos_eval.tasks.segmentation import inference as _inference
-from cosmos_eval.tasks.segmentation.inference import (
-    LoadedImage,
-    Segmenter,
-    decode,
-    normalised,
-    predict,
-)
+from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter, normalised, predict
 from cosmos_eval.tasks.segmentation.merge import placement, tiles
+from cosmos_eval.tasks.segmentation.pictures import decode
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError, no_progress
 
 WIDTH = 16

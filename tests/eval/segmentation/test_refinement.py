@@ -15,9 +15,9 @@ from cosmos_eval.tasks.segmentation.merge import (
     Axis,
     Decision,
     affinities,
+    label_map,
     placement,
     refine,
-    refined_label_map,
 )
 from cosmos_eval.types import RunOptions, no_progress
 
@@ -135,7 +135,7 @@ def test_label_maps_follow_from_refined_logits(chunk, rule, protocol, monkeypatc
     expected = plain_classes(refine(logits, affinities(image)), protocol)
     class_of_query = torch.tensor([0, 0, 0, 1, 2, 2, 3], dtype=torch.uint8)
     decision = Decision(class_of_query, protocol.scale, protocol.prob_thd, protocol.area_thd)
-    found = refined_label_map(tokens, rows, columns, decision, pixels)
+    found = label_map(tokens, rows, columns, decision, pixels)
     assert (found.numpy() != expected).sum() == 0
 
 
