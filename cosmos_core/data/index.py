@@ -131,8 +131,10 @@ def tar_rows(shard: str) -> Rows | ShardError:
         return rows
     try:
         state, rows = _state(shard), scan_tar(shard)
-    except ShardError as error:
-        return error
+    except TarError as error:
+        return ShardError(f"{shard}: {error}")
+    except OverflowError:  # of the rows' int32
+        return ShardError(f"{shard}: larger than 1 TiB; use smaller tars")
     except OSError as error:
         return ShardError(f"{shard}: cannot be read ({error.strerror})")
     entry = _entry(shard)
@@ -156,25 +158,20 @@ def scan_tar(shard: str) -> Rows:
     """Read the rows of a tar from its headers: samples in the order of their first files.
 
     Files of one name up to its first full stop are one sample, of which the first image and the
-    first JSON record count. Raises ShardError for a damaged tar, OSError where it cannot be read.
+    first JSON record count. Raises TarError, OSError, and OverflowError from 1 TiB on.
     """
     samples: dict[str, list[int]] = {}
-    try:
-        with open(shard, "rb") as file:
-            for member in TarReader(file):
-                key, suffix = split_name(member.name) or ("", "")
+    with open(shard, "rb") as file:
+        for member in TarReader(file):
+            key, suffix = split_name(member.name) or ("", "")
+            if suffix in SAMPLE_SUFFIXES:
+                row = samples.setdefault(key, [0] * COLUMNS)
                 column = 2 if suffix == "json" else 0
-                row = samples.setdefault(key, [0] * COLUMNS) if suffix in SAMPLE_SUFFIXES else None
-                if row is not None and row[column] == 0:
+                if row[column] == 0:
                     row[column : column + 2] = member.offset // BLOCK, min(member.size, _MOST)
-        rows = np.array(list(samples.values()), dtype=np.int32)
-    except TarError as error:
-        raise ShardError(f"{shard}: {error}") from error
-    except OverflowError as error:  # of the rows' int32
-        raise ShardError(f"{shard}: larger than 1 TiB; use smaller tars") from error
     if not samples:
         _log.warning("%s: has no samples", shard)
-    return rows.reshape(-1, COLUMNS)
+    return np.array(list(samples.values()), dtype=np.int32).reshape(-1, COLUMNS)
 
 
 def _entry(shard: str) -> Path:

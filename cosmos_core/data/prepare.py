@@ -1,9 +1,8 @@
 """`cosmos-train prepare`: training shards of an img2dataset folder and DreamLIP's captions.
 
-DreamLIP's files are `*_3long_3short_1raw_captions_url.csv` of
-huggingface.co/datasets/qidouxiong619/dreamlip_long_captions: a header, then one row per image with
-its URL, named `Image Path`, and seven captions, each a text of one or more sentences. The largest
-has 30 GB; memory holds 17 bytes per row.
+Those are the files `*_3long_3short_1raw_captions_url.csv` of
+huggingface.co/datasets/qidouxiong619/dreamlip_long_captions: per image a URL, `Image Path`, and
+seven texts of one or more sentences. The largest has 30 GB; memory holds 17 bytes per row.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import logging
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -61,10 +60,11 @@ def prepare(
     """
     if shard_size < 1:
         raise ValueError(f"a shard size of {shard_size}; at least 1 sample per shard")
-    if output.resolve() == images.resolve() or images.resolve() in output.resolve().parents:
+    if output.resolve().is_relative_to(images.resolve()):
         raise ValueError(f"{output}: lies in the folder of the images; choose one outside")
     sources, counts = list_sources(images), Counter[str]()
-    with CaptionFile(captions) as table:
+    with captions.open("rb") as file:
+        table = CaptionFile(file)
         _claim(output, sources, captions, shard_size)
         samples = enumerate(_join(sources, table, counts))
         for shard, group in itertools.groupby(samples, key=lambda sample: sample[0] // shard_size):
@@ -155,50 +155,47 @@ def list_sources(images: Path) -> list[Path]:
     if not sources:
         raise ValueError(f"{images}: neither tars nor folders, which img2dataset writes")
     for tar in tars:
-        with _open(tar) as files:
-            deque(files, maxlen=0)
+        deque(_files(tar), maxlen=0)
     return sources
 
 
 def read_source(source: Path) -> Iterator[DownloadedImage]:
-    """Yield the images of a tar or a folder; each can be read until the next one is requested."""
-    with _open(source) as files:
-        samples: dict[str, dict[str, _Read]] = {}
-        for name, read in files:
-            if (parts := split_name(name)) is not None:
-                samples.setdefault(parts[0], {})[parts[1]] = read
-        for key, found in samples.items():
-            suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in found), None)
-            if suffix is not None:
-                yield DownloadedImage(key, _url(found.get("json")), suffix, found[suffix])
+    """Yield the images of a tar or a folder."""
+    samples: dict[str, dict[str, _Read]] = {}
+    for name, read in _files(source):
+        if (parts := split_name(name)) is not None:
+            samples.setdefault(parts[0], {})[parts[1]] = read
+    for key, found in samples.items():
+        suffix = next((suffix for suffix in IMAGE_SUFFIXES if suffix in found), None)
+        if suffix is not None:
+            yield DownloadedImage(key, _url(found.get("json")), suffix, found[suffix])
 
 
 def _url(read: _Read | None) -> str | None:
-    try:
-        record = json.loads(read()) if read else None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        return None
-    url = record.get("url") if isinstance(record, dict) else None
-    return url if isinstance(url, str) else None
+    with suppress(json.JSONDecodeError, UnicodeDecodeError):
+        match json.loads(read()) if read else None:
+            case {"url": str(url)}:
+                return url
+    return None
 
 
-@contextmanager
-def _open(source: Path) -> Iterator[Iterator[tuple[str, _Read]]]:
+def _files(source: Path) -> Iterator[tuple[str, _Read]]:
     if source.is_dir():
         paths = sorted(path for path in source.iterdir() if path.is_file())
-        yield ((path.name, path.read_bytes) for path in paths)
+        yield from ((path.name, path.read_bytes) for path in paths)
         return
     try:
         with source.open("rb") as file:
-            members = TarReader(file)
-            yield ((member.name, partial(_read, source, file, member)) for member in members)
+            for member in TarReader(file):
+                yield member.name, partial(_read, source, member)
     except TarError as error:
         raise ValueError(f"{source}: {error}") from error
 
 
-def _read(source: Path, file: BinaryIO, member: Member) -> bytes:
-    file.seek(member.offset)
-    content = file.read(member.size)
+def _read(source: Path, member: Member) -> bytes:
+    with source.open("rb") as file:
+        file.seek(member.offset)
+        content = file.read(member.size)
     try:
         require_one_file(content)
     except TarError as error:
@@ -207,26 +204,15 @@ def _read(source: Path, file: BinaryIO, member: Member) -> bytes:
 
 
 class CaptionFile:
-    """The rows of a caption file by URL; the first of rows with one URL. Raises ValueError if not
-    DreamLIP's."""
+    """The rows of DreamLIP's captions by URL, the first of rows with one URL. Raises ValueError."""
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._file = path, path.open("rb")
-        try:
-            self._url, self._columns = self._read_header()
-            hashes, offsets = self._scan()
-        except BaseException:
-            self._file.close()
-            raise
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._url, self._columns = self._read_header()
+        hashes, offsets = self._scan()
         order = np.argsort(hashes, kind="stable")
         self._hashes, self._offsets = hashes[order], offsets[order]
         self._used = np.zeros(len(order), dtype=bool)
-
-    def __enter__(self) -> CaptionFile:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()
 
     @property
     def unused(self) -> int:
@@ -250,15 +236,16 @@ class CaptionFile:
         columns = {key: names.index(key) for key in DREAMLIP_KEYS if key in names}
         if URL_COLUMN not in names or not columns:
             raise ValueError(
-                f"{self._path}: not DreamLIP's captions: its columns are {', '.join(names)}; "
+                f"{self._file.name}: not DreamLIP's captions: its columns are {', '.join(names)}; "
                 f"needed: {URL_COLUMN!r} and any of {', '.join(DREAMLIP_KEYS)}"
             )
         url = names.index(URL_COLUMN)
         first = next(rows, None)
         if first is not None and "://" not in first[url]:
             raise ValueError(
-                f"{self._path}: {URL_COLUMN!r} holds {first[url]!r}, not a URL; paths of another "
-                "download do not state which image is meant: take the file *_captions_url.csv"
+                f"{self._file.name}: {URL_COLUMN!r} holds {first[url]!r}, not a URL; paths of "
+                "another download do not state which image is meant: take the file "
+                "*_captions_url.csv"
             )
         return url, columns
 
@@ -274,7 +261,7 @@ class CaptionFile:
                     offsets.append(offset)
                 offset = self._file.tell()
         except csv.Error as error:
-            raise ValueError(f"{self._path}, line {rows.line_num}: {error}") from error
+            raise ValueError(f"{self._file.name}, line {rows.line_num}: {error}") from error
         return np.array(hashes, np.uint64), np.array(offsets, np.uint64)
 
 

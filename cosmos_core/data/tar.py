@@ -3,14 +3,13 @@
 Python's tarfile, and webdataset with it, takes a damaged or missing header for the end of the
 archive. Here an archive ends with zeros alone, at least two blocks, every header has the right
 checksum, and a wrong size shows: it leads to no header, what should fill up the file's last block
-is not zero, or the content holds the headers of other files.
-
-Formats: POSIX.1-2017, pax, "ustar Interchange Format" and "pax Interchange Format"; for GNU's long
-names and large numbers, GNU tar's manual, "Basic Tar Format". Imports no torch by itself.
+is not zero, or the content holds the headers of other files. Formats: POSIX.1-2017, pax, and for
+GNU's long names and large numbers GNU tar's manual, "Basic Tar Format". Imports no torch by itself.
 """
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
@@ -26,8 +25,7 @@ _DIGITS = 13  # of a size: 10 TB, which every file system can seek to
 _META = re.compile(r"__[^/]*__(/|$)")
 _KEY = re.compile(r"((?:.*/|)[^./][^./]*)[.]([^/]*)", re.DOTALL)
 
-_FILES = (b"0", b"\0", b"7")
-_SKIPPED = (b"5", b"V")  # folders; the label of a volume
+_FILES, _SKIPPED = (b"0", b"\0", b"7"), (b"5", b"V")  # skipped: folders, the label of a volume
 _OTHERS = {
     b"1": "a hard link",
     b"2": "a symbolic link",
@@ -70,12 +68,10 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 def require_one_file(content: bytes) -> None:
     """Raise TarError where a file's content holds headers of others, which iteration cannot see."""
-    magic = content.find(b"ustar")
-    while magic != -1:
-        start = magic - _MAGIC
+    for magic in re.finditer(b"ustar", content):  # in bytes of images quicker than bytes.find
+        start = magic.start() - _MAGIC
         if start >= 0 and start % BLOCK == 0 and _is_header(content[start : start + BLOCK]):
             raise TarError("damaged: a file reaches into the next one; fetch it again")
-        magic = content.find(b"ustar", magic + 1)
 
 
 class TarReader:
@@ -87,8 +83,7 @@ class TarReader:
 
     def __init__(self, file: Readable) -> None:
         self._file = file
-        seekable = getattr(file, "seekable", None)
-        self._seek = getattr(file, "seek", None) if seekable is not None and seekable() else None
+        self._seek = file.seek if isinstance(file, io.IOBase) and file.seekable() else None
         self._position = 0
         self._unread = 0  # bytes of the current file's content
         self._padding = 0  # bytes between that content and the next header
@@ -103,11 +98,8 @@ class TarReader:
 
     def read(self) -> bytes:
         """Return the content of the file that the iteration has reached."""
-        require_one_file(content := self._content())
-        return content
-
-    def _content(self) -> bytes:
         content, self._unread = self._take(self._unread), 0
+        require_one_file(content)
         return content
 
     def _next_file(self) -> Member | None:
@@ -135,12 +127,11 @@ class TarReader:
         """Read the content of an extended header, which is about the next file or, `g`, all."""
         if size > _HEADER_LIMIT:
             raise self._damaged("an extended header is too large")
-        self._unread, self._padding = size, -size % BLOCK
-        content = self._content()
+        content, self._padding = self._take(size), -size % BLOCK
         if kind == b"K":  # the target of a link
             return
         try:
-            found = {b"path": _long_name(content)} if kind == b"L" else _pax(content)
+            found = _long_name(content) if kind == b"L" else _pax(content)
         except ValueError as error:
             raise self._damaged(f"an extended header is broken ({error})") from error
         if kind != b"g":
@@ -150,7 +141,12 @@ class TarReader:
 
     def _next_header(self) -> tuple[bytes, bytes, int] | None:
         """Skip to the next header and parse it; None at the end, once all has been read."""
-        self._skip(self._unread)
+        if self._seek is not None and self._unread:
+            self._position += self._unread
+            self._seek(self._position)
+        else:
+            while self._unread:
+                self._unread -= len(self._take(min(self._unread, _CHUNK)))
         data = self._take(self._padding + BLOCK)
         padding, block = data[: self._padding], data[self._padding :]
         self._unread = self._padding = 0
@@ -162,9 +158,8 @@ class TarReader:
         try:
             return _parse(block)
         except ValueError as error:
-            if self._position == BLOCK:
-                raise _no_tar(str(error)) from error
-            raise self._damaged(str(error)) from error
+            first = self._position == BLOCK
+            raise (_no_tar(str(error)) if first else self._damaged(str(error))) from error
 
     def _require_end(self) -> None:
         """Read the second block of zeros, and zeros to the end of the file."""
@@ -179,14 +174,6 @@ class TarReader:
             raise self._cut_off()
         if len(rest) == _END_LIMIT:
             raise TarError(f"only zeros from byte {end} on: not written to its end; fetch it again")
-
-    def _skip(self, size: int) -> None:
-        if self._seek is not None and size:
-            self._position += size
-            self._seek(self._position)
-            return
-        while size:
-            size -= len(self._take(min(size, _CHUNK)))
 
     def _take(self, size: int) -> bytes:
         data = self._read(size)
@@ -259,12 +246,11 @@ def _pax(content: bytes) -> dict[bytes, bytes]:
     return found
 
 
-def _long_name(content: bytes) -> bytes:
-    """Read a GNU long name, which ends with a zero byte."""
+def _long_name(content: bytes) -> dict[bytes, bytes]:
     name = content.removesuffix(b"\0")
     if not name or b"\0" in name:
         raise ValueError("bad name")
-    return name
+    return {b"path": name}
 
 
 def _path_and_size(name: bytes, size: int, records: dict[bytes, bytes]) -> tuple[str, int]:

@@ -1,7 +1,6 @@
-"""Captions of a scene in the manner of three captioners, alternative texts, and choices.
+"""Captions of a scene in the manner of three captioners, and choices between captions.
 
-Each long caption is a list of sentences about *one* element each, so that a single sentence can
-teach a single small thing or one kind of stuff. Captioners leave things out, but say nothing
+Each sentence of a long caption is about one element. Captioners leave things out, but say nothing
 false. A sentence has at most 11 words, no full stop, and only the vocabulary's words.
 """
 
@@ -9,29 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import accumulate, combinations, product
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from cosmos_core.data.scenes import COLOURS, PALETTE, SIDE, THINGS
 
-CAPTIONERS = ("IB", "SV", "LLA")
-CAPTION_KEYS = (
-    "raw_caption",
-    *(f"{length}{name}_captions" for name in CAPTIONERS for length in ("short", "long")),
-)
-"""Keys of a scene's captions, as in DreamLIP's releases; each holds a list of sentences."""
-
+T = TypeVar("T")
 Captions = dict[str, list[str]]
+"""Key as in DreamLIP's releases -> sentences."""
 Box = tuple[int, int, int, int]
 
 LARGE, SMALL = "large", "small"
-# Sentences in a long caption.
-_FEWEST, _MOST = 4, 7
-# Pixels between centres from which a thing is surely beside, above or below another.
-_APART = 18
-# Pixels that a thing's centre must lie outside of a place for that place to be clearly wrong.
-_CLEAR = 8.0
+_FEWEST, _MOST = 4, 7  # sentences in a long caption
+_APART = 18  # pixels between centres from which a thing is surely beside, above or below another
+_CLEAR = 8.0  # pixels that a centre must lie outside of a place for the place to be clearly wrong
 
 PLACE_PHRASES = {
     "upper left": "in the upper left",
@@ -49,31 +40,27 @@ _PLACES = tuple(PLACE_PHRASES)
 
 SIDES = {"x-": "left of", "x+": "right of", "y-": "above", "y+": "below"}
 
-ATTRIBUTES = ("colour", "place", "kind", "size")
-"""What the two captions of a choice can differ in."""
-_VALUES = dict(zip(ATTRIBUTES, (tuple(PALETTE), _PLACES, THINGS, (LARGE, SMALL)), strict=True))
+ATTRIBUTES: dict[str, Sequence[Any]]
+ATTRIBUTES = {"colour": [*PALETTE], "place": _PLACES, "kind": THINGS, "size": (LARGE, SMALL)}
+"""What the two captions of a choice can differ in, and its values."""
 
 
 class Thing(NamedTuple):
-    """One thing of a scene: `large`, the dominant one, or `small`, in a place of PLACE_PHRASES.
-
-    `box` is x0, y0, x1, y1 of its visible pixels, the last two exclusive; `area` is their fraction
-    of the image.
-    """
+    """One thing of a scene."""
 
     kind: str
     colour: str
-    size: str
-    place: str
-    box: Box
-    area: float
+    size: str  # `large`, the dominant one, or `small`
+    place: str  # of PLACE_PHRASES
+    box: Box  # x0, y0, x1, y1 of the visible pixels, the last two exclusive
+    area: float  # visible pixels as a fraction of the image
 
 
 class Stuff(NamedTuple):
-    """One region of stuff: where is `ground`, `background`, `left`, `right` or `everywhere`."""
+    """One region of stuff."""
 
     kind: str
-    where: str
+    where: str  # `ground`, `background`, `left`, `right` or `everywhere`
     area: float  # visible pixels as a fraction of the image
 
 
@@ -151,11 +138,8 @@ class _Draw:
     def chance(self, probability: float) -> bool:
         return next(self._values) < probability
 
-    def below(self, count: int) -> int:
-        return int(next(self._values) * count)
-
-    def pick(self, options: Sequence[str]) -> str:
-        return options[self.below(len(options))]
+    def pick(self, options: Sequence[T]) -> T:
+        return options[int(next(self._values) * len(options))]
 
 
 def place_of(box: Box) -> str:
@@ -175,7 +159,7 @@ def relation_of(box: Box, other: Box) -> str | None:
 
 
 def describe(rng: np.random.Generator, things: Sequence[Thing], stuff: Sequence[Stuff]) -> Captions:
-    """Return a scene's captions by CAPTION_KEYS. `things` has the dominant one, then small ones."""
+    """Return the captions of a scene. `things` has the dominant one first, then the small ones."""
     draw = _Draw(rng)
     bare = things[0].kind if draw.chance(0.2) else _bare(things[0], draw)
     raw = draw.pick(RAW_PATTERNS).format(a=_with_article(bare), bare=bare)
@@ -213,13 +197,10 @@ def _long(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _
 
 def _noticed(style: Style, elements: Sequence[Thing | Stuff], draw: _Draw) -> list[Thing | Stuff]:
     """Leave out what the captioner overlooks, but never so much that too few are left."""
-    spare = 1 + len(elements) - _FEWEST
-    noticed = []
+    noticed = list(elements)
     for element in elements:
-        if spare > 0 and draw.chance(style.omission):
-            spare -= 1
-        else:
-            noticed.append(element)
+        if 1 + len(noticed) > _FEWEST and draw.chance(style.omission):
+            noticed.remove(element)
     return noticed
 
 
@@ -227,7 +208,7 @@ def _relation(style: Style, things: Sequence[Thing], draw: _Draw) -> list[str]:
     """Relate one small thing to the dominant one, whose kind is unique in the scene."""
     if not style.relation or not draw.chance(0.4):
         return []
-    small = things[1 + draw.below(len(things) - 1)]
+    small = draw.pick(things[1:])
     side = relation_of(small.box, things[0].box)
     if side is None:
         return []
@@ -255,20 +236,6 @@ def join(sentences: Sequence[str], most_tokens: int) -> str:
     return ". ".join(sentences[: sum(tokens - 1 <= most_tokens for tokens in used)])
 
 
-class Claim(NamedTuple):
-    """What one sentence says: there is such a thing."""
-
-    size: str
-    colour: str
-    kind: str
-    place: str
-
-    @property
-    def sentence(self) -> str:
-        """The claim as captioner IB puts it."""
-        return f"a {self.size} {self.colour} {self.kind} {PLACE_PHRASES[self.place]}"
-
-
 def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) -> tuple[str, str]:
     """Draw a right and a wrong caption that differ in one of ATTRIBUTES, out of all equally good.
 
@@ -278,7 +245,7 @@ def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) ->
     two things, which leaves both captions the same words; where no two things of a scene can swap
     it to something false, it replaces it in one.
     """
-    pairs = [(_claim(a), _claim(b)) for a, b in combinations(things, 2)]
+    pairs = list(combinations(things, 2))
     options = []
     for a, b in pairs:
         first, second = getattr(a, attribute), getattr(b, attribute)
@@ -286,7 +253,7 @@ def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) ->
         if all(_is_wrong(claim, things) for claim in swapped):
             options.append(((a, b), swapped))
     if not options:
-        for (a, b), value in product(pairs, _VALUES[attribute]):
+        for (a, b), value in product(pairs, ATTRIBUTES[attribute]):
             claim = b._replace(**{attribute: value})
             if _is_wrong(claim, things):
                 options.append(((a, b), (a, claim)))
@@ -294,20 +261,18 @@ def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) ->
     return _caption(right), _caption(wrong)
 
 
-def _claim(thing: Thing) -> Claim:
-    return Claim(thing.size, thing.colour, thing.kind, thing.place)
+def _caption(pair: Sequence[Thing]) -> str:
+    """Describe two things as captioner IB does, whose long captions begin with the large one."""
+    return ". ".join(
+        f"a {thing.size} {thing.colour} {thing.kind} {PLACE_PHRASES[thing.place]}"
+        for thing in sorted(pair, key=lambda thing: thing.size != LARGE)
+    )
 
 
-def _caption(pair: Sequence[Claim]) -> str:
-    """Join two claims as long captions are joined, which begin with the large thing."""
-    return ". ".join(claim.sentence for claim in sorted(pair, key=lambda c: c.size != LARGE))
-
-
-def _is_wrong(claim: Claim, things: Sequence[Thing]) -> bool:
-    """Return whether a claim could be made of some scene and is clearly false of this one."""
-    alike = [thing for thing in things if _claim(thing)[:3] == claim[:3]]
+def _is_wrong(claim: Thing, things: Sequence[Thing]) -> bool:
+    """Return whether such a thing could be in some scene and is clearly not in this one."""
     return claim.colour in COLOURS[claim.kind] and all(
-        _distance(thing, claim.place) >= _CLEAR for thing in alike
+        _distance(thing, claim.place) >= _CLEAR for thing in things if thing[:3] == claim[:3]
     )
 
 

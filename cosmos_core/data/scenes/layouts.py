@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image as PILImage
 
 from cosmos_core.data.scenes import CLASSES, TEST, THINGS
-from cosmos_core.data.scenes.captions import ATTRIBUTES, CAPTIONERS, choose, join
+from cosmos_core.data.scenes.captions import ATTRIBUTES, STYLES, choose, join
 from cosmos_core.data.scenes.scene import Scene, split_scenes
 from cosmos_core.data.scenes.vocabulary import CONTEXT_LENGTH
 from cosmos_core.utils.files import appearing, errors_of
@@ -29,12 +29,9 @@ _MOST_TOKENS = CONTEXT_LENGTH - 2  # beside the marks of start and end
 
 class _Entry(NamedTuple):
     number: int  # from 1 on, as COCO's image ids
+    id: str  # the number in twelve digits
     scene: Scene
     jpeg: bytes
-
-    @property
-    def id(self) -> str:
-        return f"{self.number:012d}"
 
 
 _Entries = Iterator[_Entry]
@@ -63,7 +60,7 @@ def write_layouts(
 
 def image_captions(scene: Scene) -> list[str]:
     """Return five captions of a scene: three long ones joined, and two short ones."""
-    long = [join(scene.captions[f"long{name}_captions"], _MOST_TOKENS) for name in CAPTIONERS]
+    long = [join(scene.captions[f"long{name}_captions"], _MOST_TOKENS) for name in STYLES]
     return long + scene.captions["shortSV_captions"] + scene.captions["shortLLA_captions"]
 
 
@@ -76,7 +73,7 @@ def _render(split: str, count: int) -> _Entries:
     for number, scene in enumerate(split_scenes(split, count), 1):
         buffer, image = io.BytesIO(), PILImage.fromarray(scene.image)
         image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-        yield _Entry(number, scene, buffer.getvalue())
+        yield _Entry(number, f"{number:012d}", scene, buffer.getvalue())
 
 
 # Each of the following writes its layout of all entries while it passes them on.

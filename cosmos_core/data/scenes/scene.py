@@ -21,23 +21,17 @@ from cosmos_core.data.scenes.captions import (
     describe,
     place_of,
 )
-from cosmos_core.data.scenes.stuff import sample_texture
+from cosmos_core.data.scenes.stuff import Image, Rng, sample_texture
 from cosmos_core.data.scenes.things import LARGE_SIDE, SMALL_SIDE, VARIANTS, sprite
 
-Image = npt.NDArray[np.uint8]
-Rng = np.random.Generator
-
-# Side of a thing as a fraction of the scene's side.
-_SIDES = {LARGE: (0.42, 0.56), SMALL: (0.18, 0.26)}
+_SIDES = {LARGE: (0.42, 0.56), SMALL: (0.18, 0.26)}  # as fractions of the scene's side
 # Largest turn to either side, in degrees; other things stand upright.
 _TURNS = {"ball": 180.0, "ladybird": 60.0, "fish": 18.0, "apple": 18.0}
 _TURN = 9.0
 _GROUND = tuple(kind for kind in STUFF if kind != "sky")
-# Chance of the commonest colour of a kind; the others have equal parts of the rest.
-_COMMON = 0.34
-# Positions tried for a small thing, and the overlap above which it is left out.
-_TRIES = 48
-_MOST_OVERLAP = 0.25
+_COMMON = 0.34  # chance of the commonest colour of a kind; the others share the rest evenly
+_TRIES = 48  # positions for a small thing
+_MOST_OVERLAP = 0.25  # above which a small thing is left out
 
 
 @dataclass(frozen=True, eq=False)

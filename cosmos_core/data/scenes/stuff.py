@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import cache
 
 import cv2
@@ -33,8 +32,9 @@ def sample_texture(rng: Rng, kind: str) -> Image:
 @cache
 def texture(kind: str, variant: int) -> Image:
     """Return the texture (TILE, TILE, 3) RGB of one kind and variant, the same in any process."""
-    rng = np.random.default_rng([_BANK_SEED, STUFF.index(kind), variant])
-    tile = _PAINTERS[kind](rng, float(rng.uniform(0.8, 1.25)))
+    number = STUFF.index(kind)
+    rng = np.random.default_rng([_BANK_SEED, number, variant])
+    tile = _PAINTERS[number](rng, float(rng.uniform(0.8, 1.25)))
     tile.flags.writeable = False
     return tile
 
@@ -168,13 +168,4 @@ def _sky(rng: Rng, scale: float) -> Image:
     return _clipped(tile + (252 - tile.astype(np.float32)) * soft)
 
 
-_PAINTERS: dict[str, Callable[[Rng, float], Image]] = {
-    "grass": _grass,
-    "water": _water,
-    "brick": _brick,
-    "sand": _sand,
-    "wood": _wood,
-    "snow": _snow,
-    "stone": _stone,
-    "sky": _sky,
-}
+_PAINTERS = (_grass, _water, _brick, _sand, _wood, _snow, _stone, _sky)  # in the order of STUFF

@@ -1,11 +1,11 @@
 """The ten things, each drawn from parts: its build is fixed, the rest varies.
 
-Shapes are float arrays (N, 2) of (x, y) in a square from -1 to 1, y downwards.
+Shapes are N points (x, y) in a square from -1 to 1, y downwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from typing import NamedTuple
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from cosmos_core.data.scenes import COLOURS, PALETTE, THINGS
 
-Shape = npt.NDArray[np.float64]
+Shape = npt.NDArray[np.float64] | Sequence[tuple[float, float]]
 Colour = tuple[float, float, float]
 Image = npt.NDArray[np.uint8]
 Rng = np.random.Generator
@@ -26,6 +26,7 @@ LARGE_SIDE, SMALL_SIDE = 92, 46
 _BANK_SEED = 7002  # apart from the scenes' own seeds: drawings belong to no split
 _RESOLUTION = 240
 _BITS = 4  # sub-pixel bits of OpenCV's drawing functions
+_OUTLINE = 3  # pixels
 _MARGIN = 3  # pixels on every side of a small sprite for its rim of light
 
 _DARK: Colour = (34, 28, 34)
@@ -46,13 +47,20 @@ class Sprite(NamedTuple):
 @cache
 def sprite(kind: str, colour: str, variant: int) -> Sprite:
     """Return the drawing of one kind, colour and variant, the same in any process."""
-    seed = [_BANK_SEED, THINGS.index(kind), COLOURS[kind].index(colour), variant]
-    pen = Canvas()
-    _PAINTERS[kind](pen, PALETTE[colour], np.random.default_rng(seed))
-    return pen.sprite()
+    number, pen = THINGS.index(kind), Canvas()
+    rng = np.random.default_rng([_BANK_SEED, number, COLOURS[kind].index(colour), variant])
+    _PAINTERS[number](pen, PALETTE[colour], rng)
+    x, y, w, h = cv2.boundingRect(pen.rgba[..., 3])
+    # The square round the centre that holds the thing and the margin.
+    half = int(np.ceil(max(w, h) / 2 * (1 + 2 * _MARGIN / SMALL_SIDE)))
+    padded = np.pad(pen.rgba, ((half, half), (half, half), (0, 0)))
+    square = padded[y + h // 2 :, x + w // 2 :][: 2 * half, : 2 * half]
+    # A small sprite is shrunk more, so its outline is relatively wider.
+    small = cv2.resize(square, (half, half), interpolation=cv2.INTER_NEAREST)
+    return Sprite(_finished(square, 9, LARGE_SIDE), _finished(small, 7, SMALL_SIDE))
 
 
-def oval(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> Shape:
+def oval(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> npt.NDArray[np.float64]:
     """Return an ellipse round (x, y), turned by an angle in degrees."""
     turn = np.linspace(0, 2 * np.pi, 40, endpoint=False)
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
@@ -62,12 +70,7 @@ def oval(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> Shape:
 
 def box(x0: float, y0: float, x1: float, y1: float) -> Shape:
     """Return an upright rectangle."""
-    return np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
-
-
-def shape(*points: tuple[float, float]) -> Shape:
-    """Return a polygon of the given corners."""
-    return np.array(points)
+    return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
 
 def shade(colour: Colour, level: float) -> Colour:
@@ -86,7 +89,7 @@ class Canvas:
 
     def _pixels(self, points: Shape) -> npt.NDArray[np.int32]:
         half = _RESOLUTION / 2
-        return np.rint((points * half * 0.94 + half) * 2**_BITS).astype(np.int32)
+        return np.rint((np.asarray(points) * half * 0.94 + half) * 2**_BITS).astype(np.int32)
 
     def fill(self, points: Shape, colour: Colour, edge: int = 0) -> None:
         """Fill a shape; `edge` > 0 also draws its border that many pixels wide, darker."""
@@ -110,32 +113,17 @@ class Canvas:
         cv2.fillPoly(outside, [self._pixels(points)], 0, cv2.LINE_8, _BITS)
         cv2.copyTo(before, outside, self.rgba)
 
-    def sprite(self) -> Sprite:
-        """Return the drawing, outlined and cropped, at both sizes."""
-        x, y, w, h = cv2.boundingRect(self.rgba[..., 3])
-        # The square round the centre that holds the thing and the margin.
-        half = int(np.ceil(max(w, h) / 2 * (1 + 2 * _MARGIN / SMALL_SIDE)))
-        padded = np.pad(self.rgba, ((half, half), (half, half), (0, 0)))
-        square = padded[y + h // 2 :, x + w // 2 :][: 2 * half, : 2 * half]
-        # A small sprite is shrunk more, so its outline is relatively wider.
-        large = _outlined(square, 3, 9)
-        small = cv2.resize(square, (half, half), interpolation=cv2.INTER_NEAREST)
-        return Sprite(_shrunk(large, LARGE_SIDE), _shrunk(_outlined(small, 3, 7), SMALL_SIDE))
 
-
-def _outlined(rgba: Image, outline: int, rim: int) -> Image:
-    """Add a dark outline and, up to `rim` pixels away, a faint light of alpha below half."""
+def _finished(rgba: Image, rim: int, side: int) -> Image:
+    """Add a dark outline and, up to `rim` pixels away, a light of alpha below half, and shrink."""
     away = cv2.distanceTransform((rgba[..., 3] == 0).view(np.uint8), cv2.DIST_L2, 3)
     rings = np.array([(*_DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
-    ring = (away > outline).astype(np.intp) + (away > rim)
+    ring = (away > _OUTLINE).astype(np.intp) + (away > rim)
     # One 32-bit word per pixel is much quicker to look up than four bytes.
-    out = rings.view(np.uint32)[:, 0][ring].view(np.uint8).reshape(rgba.shape)
-    return cv2.copyTo(rgba, rgba[..., 3], out)
-
-
-def _shrunk(rgba: Image, side: int) -> Image:
+    around = rings.view(np.uint32)[:, 0][ring].view(np.uint8).reshape(rgba.shape)
     size = round(side * (1 + 2 * _MARGIN / SMALL_SIDE))
-    small: Image = cv2.resize(rgba, (size, size), interpolation=cv2.INTER_AREA)
+    whole = cv2.copyTo(rgba, rgba[..., 3], around)
+    small: Image = cv2.resize(whole, (size, size), interpolation=cv2.INTER_AREA)
     small.flags.writeable = False
     return small
 
@@ -153,9 +141,9 @@ def _apple(pen: Canvas, colour: Colour, rng: Rng) -> None:
         for x, y in rng.uniform(-0.75, 0.75, (int(rng.integers(18, 40)), 2)):
             pen.fill(oval(x, y + 0.16, 0.03, 0.03), shade(colour, 1.45))
     pen.fill(oval(-0.42, -0.12, 0.1, 0.2, 28), shade(colour, 1.8))
-    pen.line(shape((0, -0.22), (0.03, -0.55), (0.12, -0.86)), _BARK, 15)
+    pen.line([(0, -0.22), (0.03, -0.55), (0.12, -0.86)], _BARK, 15)
     pen.fill(oval(0.38, -0.7, 0.3, 0.13, -22), _LEAF, 3)
-    pen.line(shape((0.14, -0.6), (0.6, -0.8)), shade(_LEAF, 0.6), 3)
+    pen.line([(0.14, -0.6), (0.6, -0.8)], shade(_LEAF, 0.6), 3)
 
 
 def _ball(pen: Canvas, colour: Colour, rng: Rng) -> None:
@@ -177,22 +165,22 @@ def _boat(pen: Canvas, colour: Colour, rng: Rng) -> None:
     mast = rng.uniform(-0.12, 0.08)
     sail = PALETTE["white"] if colour != PALETTE["white"] else _CREAM
     pen.fill(box(mast - 0.035, -0.9, mast + 0.035, 0.4), _BARK)
-    main = shape((mast + 0.07, -0.82), (mast + 0.07, 0.33), (rng.uniform(0.62, 0.8), 0.33))
-    jib = shape((mast - 0.07, -0.7), (mast - 0.07, 0.33), (rng.uniform(-0.72, -0.5), 0.33))
+    main = [(mast + 0.07, -0.82), (mast + 0.07, 0.33), (rng.uniform(0.62, 0.8), 0.33)]
+    jib = [(mast - 0.07, -0.7), (mast - 0.07, 0.33), (rng.uniform(-0.72, -0.5), 0.33)]
     stripes = rng.integers(2, 5)
     for part in (main, jib):
         pen.fill(part, sail)
         with pen.inside(part):
             for y in np.linspace(-0.45, 0.2, stripes):
-                pen.line(shape((-1, y), (1, y)), shade(colour, 0.72), 9)
-    hull = shape((-0.95, 0.36), (0.95, 0.36), (0.62, 0.84), (-0.66, 0.84))
+                pen.line([(-1, y), (1, y)], shade(colour, 0.72), 9)
+    hull = [(-0.95, 0.36), (0.95, 0.36), (0.62, 0.84), (-0.66, 0.84)]
     pen.fill(hull, colour)
     with pen.inside(hull):
         pen.fill(box(-1, 0.36, 1, 0.47), shade(colour, 0.6))
         pen.fill(box(-1, 0.72, 1, 0.9), shade(colour, 0.75))
     for x in np.linspace(-0.45, 0.45, int(rng.integers(2, 5))):
         pen.fill(oval(x, 0.59, 0.075, 0.075), _GLASS, 4)
-    pen.fill(shape((mast, -0.98), (mast, -0.78), (mast + 0.3, -0.88)), shade(colour, 0.8))
+    pen.fill([(mast, -0.98), (mast, -0.78), (mast + 0.3, -0.88)], shade(colour, 0.8))
 
 
 def _wheel(pen: Canvas, x: float, radius: float) -> None:
@@ -204,10 +192,8 @@ def _wheel(pen: Canvas, x: float, radius: float) -> None:
 def _car(pen: Canvas, colour: Colour, rng: Rng) -> None:
     back, roof = rng.uniform(-0.62, -0.42), rng.uniform(-0.56, -0.46)
     front = rng.uniform(0.22, 0.36)
-    cabin = shape((back - 0.18, -0.06), (back, roof), (front, roof), (front + 0.26, -0.06))
-    body = shape(
-        (-0.95, 0.38), (-0.95, 0.02), (-0.86, -0.1), (0.62, -0.1), (0.95, 0.08), (0.95, 0.38)
-    )
+    cabin = [(back - 0.18, -0.06), (back, roof), (front, roof), (front + 0.26, -0.06)]
+    body = [(-0.95, 0.38), (-0.95, 0.02), (-0.86, -0.1), (0.62, -0.1), (0.95, 0.08), (0.95, 0.38)]
     pen.fill(cabin, colour, 4)
     pen.fill(body, colour)
     middle, top = (back + front) / 2, roof + 0.09
@@ -215,10 +201,10 @@ def _car(pen: Canvas, colour: Colour, rng: Rng) -> None:
         (back - 0.06, back + 0.05, middle - 0.05, middle - 0.05),
         (middle + 0.05, middle + 0.05, front - 0.04, front + 0.14),
     ):
-        pen.fill(shape((x0, -0.1), (x1, top), (x2, top), (x3, -0.1)), _GLASS, 3)
+        pen.fill([(x0, -0.1), (x1, top), (x2, top), (x3, -0.1)], _GLASS, 3)
     pen.fill(box(-0.95, 0.24, 0.95, 0.38), shade(colour, 0.68))
-    pen.line(shape((middle, -0.06), (middle, 0.24)), shade(colour, 0.5), 4)
-    pen.line(shape((middle + 0.1, 0.04), (middle + 0.22, 0.04)), shade(colour, 0.4), 6)
+    pen.line([(middle, -0.06), (middle, 0.24)], shade(colour, 0.5), 4)
+    pen.line([(middle + 0.1, 0.04), (middle + 0.22, 0.04)], shade(colour, 0.4), 6)
     pen.fill(oval(0.86, 0.1, 0.08, 0.07), (255, 240, 150), 3)
     pen.fill(box(-0.95, 0.02, -0.86, 0.16), (190, 30, 40))
     radius = rng.uniform(0.21, 0.26)
@@ -228,9 +214,9 @@ def _car(pen: Canvas, colour: Colour, rng: Rng) -> None:
 
 def _fish(pen: Canvas, colour: Colour, rng: Rng) -> None:
     dark, tall = shade(colour, 0.72), rng.uniform(0.42, 0.54)
-    pen.fill(shape((-0.48, 0), (-0.96, -0.44), (-0.84, 0), (-0.96, 0.44)), dark, 4)
-    pen.fill(shape((-0.3, -tall * 0.7), (0.02, -tall - 0.28), (0.34, -tall * 0.7)), dark, 4)
-    pen.fill(shape((-0.1, tall * 0.7), (-0.14, tall + 0.2), (0.2, tall * 0.8)), dark, 4)
+    pen.fill([(-0.48, 0), (-0.96, -0.44), (-0.84, 0), (-0.96, 0.44)], dark, 4)
+    pen.fill([(-0.3, -tall * 0.7), (0.02, -tall - 0.28), (0.34, -tall * 0.7)], dark, 4)
+    pen.fill([(-0.1, tall * 0.7), (-0.14, tall + 0.2), (0.2, tall * 0.8)], dark, 4)
     body = oval(0.14, 0, 0.76, tall)
     pen.fill(body, colour)
     striped = rng.random() < 0.4
@@ -241,12 +227,12 @@ def _fish(pen: Canvas, colour: Colour, rng: Rng) -> None:
                 pen.line(oval(x, y, 0.11, 0.11)[30:], dark, 4)
                 pen.line(oval(x, y, 0.11, 0.11)[:11], dark, 4)
         for x in (-0.32, 0.04) if striped else ():
-            pen.fill(shape((x, -1), (x + 0.16, -1), (x + 0.12, 1), (x - 0.04, 1)), _WHITE)
+            pen.fill([(x, -1), (x + 0.16, -1), (x + 0.12, 1), (x - 0.04, 1)], _WHITE)
         pen.line(oval(0.34, 0, 0.24, tall * 1.1)[30:], dark, 6)
         pen.line(oval(0.34, 0, 0.24, tall * 1.1)[:11], dark, 6)
     pen.fill(oval(0.68, -0.1, 0.11, 0.11), (255, 255, 255), 3)
     pen.fill(oval(0.7, -0.1, 0.055, 0.055), (16, 16, 20))
-    pen.line(shape((0.86, 0.12), (0.76, 0.17), (0.68, 0.15)), _DARK, 5)
+    pen.line([(0.86, 0.12), (0.76, 0.17), (0.68, 0.15)], _DARK, 5)
 
 
 def _window(pen: Canvas, x: float, y: float, half: float) -> None:
@@ -264,12 +250,12 @@ def _house(pen: Canvas, colour: Colour, rng: Rng) -> None:
     pen.fill(box(chimney, -0.86, chimney + 0.2, -0.3), shade(roof, 0.8))
     pen.fill(box(-wall, eaves, wall, 0.88), colour, 4)
     for y in np.arange(eaves + 0.14, 0.86, 0.14):
-        pen.line(shape((-wall, y), (wall, y)), shade(colour, 0.86), 3)
-    gable = shape((-wall - 0.2, eaves), (0, -0.92), (wall + 0.2, eaves))
+        pen.line([(-wall, y), (wall, y)], shade(colour, 0.86), 3)
+    gable = [(-wall - 0.2, eaves), (0, -0.92), (wall + 0.2, eaves)]
     pen.fill(gable, roof)
     with pen.inside(gable):
         for y in np.arange(-0.8, eaves, 0.13):
-            pen.line(shape((-1, y), (1, y)), shade(roof, 0.65), 4)
+            pen.line([(-1, y), (1, y)], shade(roof, 0.65), 4)
     pen.fill(box(-0.15, 0.36, 0.15, 0.88), (104, 62, 34), 4)
     pen.fill(oval(0.09, 0.62, 0.03, 0.03), (240, 210, 90))
     for x in (-wall + 0.27, wall - 0.27):
@@ -280,9 +266,9 @@ def _ladybird(pen: Canvas, colour: Colour, rng: Rng) -> None:
     for y in (-0.22, 0.12, 0.46):
         reach = rng.uniform(0.86, 0.96)
         for side in (-1, 1):
-            pen.line(shape((0, y), (side * 0.78, y), (side * reach, y + 0.14)), _DARK, 11)
+            pen.line([(0, y), (side * 0.78, y), (side * reach, y + 0.14)], _DARK, 11)
     for side in (-1, 1):
-        pen.line(shape((0, -0.6), (side * 0.2, -0.84), (side * 0.36, -0.94)), _DARK, 8)
+        pen.line([(0, -0.6), (side * 0.2, -0.84), (side * 0.36, -0.94)], _DARK, 8)
     pen.fill(oval(0, -0.56, 0.4, 0.28), (30, 28, 32))
     for side in (-1, 1):
         pen.fill(oval(side * 0.2, -0.62, 0.09, 0.08), _WHITE)
@@ -295,12 +281,12 @@ def _ladybird(pen: Canvas, colour: Colour, rng: Rng) -> None:
         for x, y in spots[: int(rng.integers(3, 5))]:
             for side in (-1, 1):
                 pen.fill(oval(side * x, y, radius, radius), _DARK)
-        pen.line(shape((0, -0.6), (0, 0.9)), _DARK, 8)
+        pen.line([(0, -0.6), (0, 0.9)], _DARK, 8)
 
 
 def _mushroom(pen: Canvas, colour: Colour, rng: Rng) -> None:
     thin = rng.uniform(0.17, 0.25)
-    stem = shape((-thin, -0.1), (thin, -0.1), (thin + 0.12, 0.84), (-thin - 0.12, 0.84))
+    stem = [(-thin, -0.1), (thin, -0.1), (thin + 0.12, 0.84), (-thin - 0.12, 0.84)]
     pen.fill(stem, _CREAM)
     with pen.inside(stem):
         pen.fill(box(thin * 0.35, -0.1, 1, 0.9), shade(_CREAM, 0.84))
@@ -312,7 +298,7 @@ def _mushroom(pen: Canvas, colour: Colour, rng: Rng) -> None:
     pen.fill(under, shade(_CREAM, 0.82))
     with pen.inside(under):
         for x in np.linspace(-0.8, 0.8, 15):
-            pen.line(shape((x * 0.3, -0.1), (x, 0.3)), shade(_CREAM, 0.55), 3)
+            pen.line([(x * 0.3, -0.1), (x, 0.3)], shade(_CREAM, 0.55), 3)
     # The half ellipse starts at its right end, goes over the top and comes back by a chord.
     cap = cap[np.argsort(-cap[:, 0], kind="stable")]
     pen.fill(np.vstack([cap, oval(0, 0.04, 0.9, 0.1)[:20][::-1]]), colour)
@@ -325,11 +311,11 @@ def _mushroom(pen: Canvas, colour: Colour, rng: Rng) -> None:
 
 def _sunflower(pen: Canvas, colour: Colour, rng: Rng) -> None:
     sway = rng.uniform(-0.12, 0.12)
-    pen.line(shape((0, -0.3), (sway, 0.4), (0, 0.95)), _LEAF, 19)
+    pen.line([(0, -0.3), (sway, 0.4), (0, 0.95)], _LEAF, 19)
     for side in (-1, 1):
         y = rng.uniform(0.5, 0.72)
         pen.fill(oval(side * 0.32, y, 0.3, 0.12, -side * 28), _LEAF, 4)
-        pen.line(shape((0, y + 0.14), (side * 0.52, y - 0.1)), shade(_LEAF, 0.6), 3)
+        pen.line([(0, y + 0.14), (side * 0.52, y - 0.1)], shade(_LEAF, 0.6), 3)
     count = int(rng.integers(11, 16))
     for i, t in enumerate(np.arange(count) * 2 * np.pi / count):
         petal = oval(0.42 * np.cos(t), -0.34 + 0.42 * np.sin(t), 0.24, 0.12, float(np.degrees(t)))
@@ -344,11 +330,11 @@ def _sunflower(pen: Canvas, colour: Colour, rng: Rng) -> None:
 
 def _tree(pen: Canvas, colour: Colour, rng: Rng) -> None:
     foot = rng.uniform(0.2, 0.28)
-    trunk = shape((-0.12, 0), (0.12, 0), (0.14, 0.7), (foot, 0.92), (-foot, 0.92), (-0.14, 0.7))
+    trunk = [(-0.12, 0), (0.12, 0), (0.14, 0.7), (foot, 0.92), (-foot, 0.92), (-0.14, 0.7)]
     pen.fill(trunk, _BARK)
     with pen.inside(trunk):
         for x in (-0.08, 0.0, 0.07):
-            pen.line(shape((x, 0), (x * 1.3, 1)), shade(_BARK, 0.6), 4)
+            pen.line([(x, 0), (x * 1.3, 1)], shade(_BARK, 0.6), 4)
     crown = [oval(0, -0.32, 0.5, 0.42)]
     for t in np.linspace(0, 2 * np.pi, int(rng.integers(6, 9)), endpoint=False):
         x, y = 0.44 * np.cos(t), -0.32 + 0.3 * np.sin(t)
@@ -363,15 +349,5 @@ def _tree(pen: Canvas, colour: Colour, rng: Rng) -> None:
         pen.fill(oval(0.66 * r * np.cos(t), -0.34 + 0.52 * r * np.sin(t), 0.06, 0.035, 30), tone)
 
 
-_PAINTERS: dict[str, Callable[[Canvas, Colour, Rng], None]] = {
-    "apple": _apple,
-    "ball": _ball,
-    "boat": _boat,
-    "car": _car,
-    "fish": _fish,
-    "house": _house,
-    "ladybird": _ladybird,
-    "mushroom": _mushroom,
-    "sunflower": _sunflower,
-    "tree": _tree,
-}
+# In the order of THINGS.
+_PAINTERS = (_apple, _ball, _boat, _car, _fish, _house, _ladybird, _mushroom, _sunflower, _tree)

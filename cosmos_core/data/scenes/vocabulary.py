@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import string
 from collections import Counter
 from functools import lru_cache
@@ -50,26 +51,17 @@ def words() -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
-    out = list[str]()
-    for symbol in word:
-        if out and (out[-1], symbol) == pair:
-            out[-1] += symbol
-        else:
-            out.append(symbol)
-    return tuple(out)
-
-
 def merges() -> list[tuple[str, str]]:
     """Return byte pair merges, in order, that make each of `words()` one token."""
-    spelled = {(*word[:-1], word[-1] + "</w>") for word in words()}
+    spelled = {" ".join(word) + "</w>" for word in words()}
     found = []
-    while spelled := {word for word in spelled if len(word) > 1}:
-        pairs = Counter(pair for word in spelled for pair in pairwise(word))
+    while spelled := {word for word in spelled if " " in word}:
+        pairs = Counter(pair for word in spelled for pair in pairwise(word.split()))
         # Ties go by spelling, so that the order is the same in any process.
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         found.append(best)
-        spelled = {_merged(word, best) for word in spelled}
+        neighbours = re.compile(rf"(?<!\S){re.escape(' '.join(best))}(?!\S)")
+        spelled = {neighbours.sub("".join(best), word) for word in spelled}
     return found
 
 

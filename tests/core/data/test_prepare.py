@@ -256,7 +256,8 @@ def test_rows_are_found_among_many(tmp_path):
     path = write_captions(tmp_path / "a.csv", rows)
     last = f'\r\n"{url(300)}",short\n'.encode()
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes() + last)
-    with CaptionFile(path) as table:
+    with path.open("rb") as file:
+        table = CaptionFile(file)
         assert table.unused == 301
         for number in (299, 0, 150):
             assert table.find(url(number))["raw_caption"] == [f"raw_caption of {number}"]
