@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from cosmos_eval.results import compare
@@ -206,15 +205,13 @@ def compare_set(one: ResultSet) -> list[Comparison]:
     parts: list[list[Sampled]] = []  # results that can be compared with each other
     found: list[Comparison] = []
     for result in one.results:
-        own: list[Sampled] | None = None
-        for part in parts:
-            if why := _why_apart(one.task, part[0], result):
-                found += [_comparison(one, other, result, obstacle=why) for other in part]
-            else:
-                own = part
-        if own is None:
-            parts.append(own := [])
-        own.append(result)
+        obstacles = [_why_apart(one.task, part[0], result) for part in parts]
+        for part, why in zip(parts, obstacles, strict=True):
+            found += [_comparison(one, other, result, obstacle=why) for other in part if why]
+        if "" not in obstacles:
+            obstacles.append("")
+            parts.append([])
+        parts[obstacles.index("")].append(result)
     found += [pair for part in parts for pair in _compare_part(one, part)]
     # One model measured in two ways is not compared with itself.
     return [pair for pair in found if len(set(pair.models)) == 2]
@@ -277,19 +274,15 @@ def pair_models(found: Sequence[Comparison]) -> list[ModelPair]:
 
 
 def _model_pair(models: Models, found: Sequence[Comparison]) -> ModelPair:
-    tests = compare.adjust(test for one in found for test in _tests(one))
+    known = known_tasks()
+    tests = compare.adjust(
+        compare.MetricTest(one.dataset, one.protocol, one.task, name, one.differences[name])
+        for one in found
+        for name in (known[one.task].headlines if one.task in known else ())
+        if name in one.differences
+    )
     obstacles = (f"{o.dataset} ({o.protocol}): {o.obstacle}" for o in found if o.obstacle)
     return ModelPair(models, tests, tuple(obstacles))
-
-
-def _tests(one: Comparison) -> list[compare.MetricTest]:
-    """Return tests of the metrics that tables show, before adjustment."""
-    known = known_tasks().get(one.task)
-    return [
-        compare.MetricTest(one.dataset, one.protocol, one.task, name, one.differences[name])
-        for name in (known.headlines if known else ())
-        if name in one.differences
-    ]
 
 
 def ties_of(found: Sequence[Comparison], entries: Sequence[Entry]) -> Ties:
@@ -327,23 +320,18 @@ def mistakes_of(one: ResultSet) -> MistakeTable | None:
     except (CosmosEvalError, KeyError, IndexError, ValueError) as error:
         where = f"{one.dataset} ({one.protocol})"
         raise UsageError(f"{where}: no mistakes are shown: {error}") from error
-    shares = [_shares(some) for some in found.values()]
-    chosen = {pair for some in found.values() for pair in _most_frequent(some)}
-    rows = [Mistake(*pair, tuple(of.get(pair, 0.0) for of in shares)) for pair in chosen]
+    mistakes = [_shares_of_mistakes(some) for some in found.values()]
+    chosen = {pair for _, frequent in mistakes for pair in frequent}
+    rows = [Mistake(*pair, tuple(of.get(pair, 0.0) for of, _ in mistakes)) for pair in chosen]
     rows.sort(key=lambda row: (-sum(row.shares), row.true, row.predicted))
     unit = next(iter(found.values())).unit
     return MistakeTable(one.protocol, one.dataset, unit, tuple(found), tuple(rows))
 
 
-def _shares(some: Mistakes) -> Mapping[_Classes, float]:
-    shares = some.amounts / some.totals[some.true]
-    return dict(zip(_classes(some, np.arange(len(some.true))), shares.tolist(), strict=True))
-
-
-def _most_frequent(some: Mistakes) -> list[_Classes]:
-    return _classes(some, np.argsort(-some.amounts, kind="stable")[:_FREQUENT])
-
-
-def _classes(some: Mistakes, indices: NDArray[np.integer]) -> list[_Classes]:
-    chosen = zip(some.true[indices], some.predicted[indices], strict=True)
-    return [(some.classes[true], some.classes[predicted]) for true, predicted in chosen]
+def _shares_of_mistakes(some: Mistakes) -> tuple[dict[_Classes, float], list[_Classes]]:
+    """Return the share of every mistake, and the most frequent ones."""
+    indices = zip(some.true, some.predicted, strict=True)
+    pairs = [(some.classes[true], some.classes[predicted]) for true, predicted in indices]
+    shares = (some.amounts / some.totals[some.true]).tolist()
+    frequent = np.argsort(-some.amounts, kind="stable")[:_FREQUENT]
+    return dict(zip(pairs, shares, strict=True)), [pairs[index] for index in frequent]

@@ -7,7 +7,7 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -29,7 +29,7 @@ LIMIT = 5_000_000
 
 NO_PICTURES = Gallery()
 
-# Scripts in their order, which become one function.
+# In the order in which they run.
 _SCRIPTS = (
     *("common", "theme", "tables", "filters", "origins"),
     *("compare", "charts", "pictures", "slider", "paper"),
@@ -48,13 +48,12 @@ class Page(NamedTuple):
 
 def to_page(content: Content, gallery: Gallery = NO_PICTURES) -> Page:
     """Write a page with as many rounds of examples as LIMIT allows; equal input, equal bytes."""
-    rounds, chosen = gallery.rounds, gallery
-    page = _rendered(content, chosen)
-    while len(page) > LIMIT and rounds:
-        rounds -= 1
-        chosen = gallery.limited(rounds)
-        page = _rendered(content, chosen)
-    notes = [*content.notes, *chosen.notes]
+    for rounds in reversed(range(gallery.rounds + 1)):
+        shown = gallery.limited(rounds)
+        page = _rendered(content, shown)
+        if len(page) <= LIMIT:
+            break
+    notes = [*content.notes, *shown.notes]
     if len(page) > LIMIT:
         notes.append(f"no pictures: the tables alone take {len(page) / 1e6:.1f} MB")
     return Page(page, tuple(notes))
@@ -93,26 +92,32 @@ def program() -> Program:
     return Program(text, packed, f"Vega {vega}, Vega-Lite {lite}, Vega-Embed {embed}")
 
 
-class Album:
-    """The pictures of a page, each of which is carried once."""
+def _album() -> Callable[[Picture], tuple[str, str]]:
+    """Return a function of pictures, each of which the page carries once.
 
-    def __init__(self) -> None:
-        self._names: dict[Picture, str] = {}
+    It returns the id of a picture, and its address at the first place that shows it.
+    """
+    names: dict[Picture, str] = {}
 
-    def __call__(self, picture: Picture) -> tuple[str, str]:
-        """Return the id of a picture, and its address at the first place that shows it."""
-        if picture in self._names:
-            return self._names[picture], ""
-        name = self._names[picture] = f"picture-{len(self._names) + 1}"
+    def place(picture: Picture) -> tuple[str, str]:
+        if picture in names:
+            return names[picture], ""
+        names[picture] = f"picture-{len(names) + 1}"
         content = base64.b64encode(picture.content).decode()
-        return name, f"data:{picture.media_type};base64,{content}"
+        return names[picture], f"data:{picture.media_type};base64,{content}"
+
+    return place
 
 
 def _rendered(content: Content, gallery: Gallery) -> bytes:
     of_classes = tables.class_tables(content.results)
-    charts = program()
-    style, script = _style_sheet(), _script()
-    models = content.models
+    charts, models = program(), content.models
+    # A class for the length of every bar of whole percent.
+    lengths = "".join(f".w{step}{{--w:{step}%}}" for step in range(101))
+    style = f"{_static('page.css')}{lengths}\n"
+    # One function, so that scripts leave no names in the page's window.
+    scripts = "\n".join(_static(f"{name}.js") for name in _SCRIPTS)
+    script = f'(() => {{\n"use strict";\n{scripts}}})();\n'
     names = shortened([*models, *(entry.model for entry in content.entries)])
     sections = {kind: gallery.sections(kind) for kind in KINDS}
     data = {**tables.page_data(content, of_classes), "charts": json.loads(_static("charts.json"))}
@@ -121,7 +126,7 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
     environment.globals.update(figures_of=tables.figures_of)
     template = environment.get_template("page.html")
     return template.render(
-        policy=_policy(style, (script, charts.text)),
+        policy=_policy(style, script, charts.text),
         style=style,
         script=script,
         charts=charts,
@@ -138,35 +143,20 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
         mistakes=content.mistakes,
         gallery=sections,
         has_examples=any(sections.values()),
-        picture=Album(),
+        picture=_album(),
         anchors={entry.key: f"entry-{n}" for n, entry in enumerate(content.entries, start=1)},
         entries=content.entries,
     ).encode()
 
 
-def _style_sheet() -> str:
-    """Return the style sheet, with a class for the length of every bar of whole percent."""
-    lengths = "".join(f".w{step}{{--w:{step}%}}" for step in range(101))
-    return _static("page.css") + lengths + "\n"
-
-
-def _script() -> str:
-    """Return all scripts in one function, so that they leave no names in the page's window."""
-    parts = "\n".join(_static(f"{name}.js") for name in _SCRIPTS)
-    return f'(() => {{\n"use strict";\n{parts}}})();\n'
-
-
-def _policy(style: str, scripts: Sequence[str]) -> str:
-    """Allow a browser these texts, pictures that the page holds, and nothing else."""
-    hashes = " ".join(map(_hash, scripts))
+def _policy(*texts: str) -> str:
+    """Allow a browser a style sheet and scripts, pictures that the page holds, and nothing else."""
+    digests = (hashlib.sha256(text.encode()).digest() for text in texts)
+    style, *scripts = (f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     return (
-        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {hashes}; "
+        f"default-src 'none'; img-src data:; style-src {style}; script-src {' '.join(scripts)}; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _hash(text: str) -> str:
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _static(name: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from cosmos_eval.report.content import Content, by_data_set
@@ -10,11 +12,11 @@ from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.labels import Stored, is_partial
 from cosmos_eval.results.leaderboard.board import Board, Shown
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
-from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import bounds, difference, p_value_text, percent, shown
 from cosmos_eval.tasks import known_tasks, metric_of
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
+_key = attrgetter("protocol", "dataset", "metric")
 _FIRST_FIGURE = "IoU"  # has its table before those of other figures per class
 
 
@@ -46,40 +48,34 @@ class BoardView(NamedTuple):
 
 def board_view(board: Board) -> BoardView:
     """Return a board with bars on the scales of its columns."""
-    tasks = [*known_tasks(), "other"]
-    columns = [_cells(board, index) for index in range(len(board.columns))]
-    return BoardView(
-        board,
-        tuple(tasks[min(column.task, len(tasks) - 1)] for column in board.columns),
-        tuple(zip(*columns, strict=True)),
-    )
+    known = [*known_tasks(), "other"]
+    tasks = tuple(known[min(column.task, len(known) - 1)] for column in board.columns)
+    columns = [_cells(board, index, task) for index, task in enumerate(tasks)]
+    return BoardView(board, tasks, tuple(zip(*columns, strict=True)))
 
 
-def _cells(board: Board, index: int) -> list[Cell | None]:
+def _cells(board: Board, index: int, task: str) -> list[Cell | None]:
     """Return a column; its scale goes from its lowest to its highest end, with a margin."""
     metric = board.columns[index].metric
+    factor = metric_of(task, metric).factor
     ends = [_ends(row.entries[index], metric) for row in board.rows]
-    lowest, highest = min(min(e) for e in ends if e), max(max(e) for e in ends if e)
-    margin = _MARGIN * (highest - lowest) or 0.01
-    start, length = lowest - margin, highest - lowest + 2 * margin
+    known = [end for of_row in ends for end in of_row or ()]
+    margin = _MARGIN * (max(known) - min(known)) or 0.01
+    start, length = min(known) - margin, max(known) - min(known) + 2 * margin
 
-    cells: list[Cell | None] = []
-    for row, of_row in zip(board.rows, ends, strict=True):
-        entry = row.entries[index]
-        if entry is None or not of_row:
-            cells.append(None)
-            continue
+    def cell(shown: Shown, of_row: Sequence[float]) -> Cell:
         value, low, high = (round(100 * (end - start) / length, 2) for end in of_row)
-        factor = metric_of(entry.task, metric).factor
         exact = (f"{factor * number:.4f}".rstrip("0").rstrip(".") for number in of_row)
-        cells.append(Cell(row.cells[index], Bar(low, high, value), *exact))
-    return cells
+        return Cell(shown, Bar(low, high, value), *exact)
+
+    rows = zip(board.rows, ends, strict=True)
+    return [of_row and cell(row.cells[index], of_row) for row, of_row in rows]
 
 
-def _ends(entry: Entry | None, metric: str) -> tuple[float, float, float] | tuple[()]:
+def _ends(entry: Entry | None, metric: str) -> tuple[float, float, float] | None:
     """Return a value and its interval, which is the value itself where there is none."""
     if entry is None or metric not in entry.metrics:
-        return ()
+        return None
     value, interval = entry.metrics[metric], entry.intervals.get(metric)
     return (value, interval["low"], interval["high"]) if interval else (value, value, value)
 
@@ -110,31 +106,37 @@ def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
 
 
 def _class_tables(protocol: str, dataset: str, results: Sequence[Stored]) -> Iterator[ClassTable]:
-    rows = [one.row for one in results]
-    classes = list(dict.fromkeys(name for row in rows for name in row.per_class))
-    figures = dict.fromkeys(n for row in rows for some in row.per_class.values() for n in some)
-    counts = [name for name in figures if _is_count(rows, name)]
+    per_class = [one.row.per_class for one in results]
+    figures: dict[str, set[type]] = {}
+    for of_class in chain.from_iterable(classes.values() for classes in per_class):
+        for name, value in of_class.items():
+            figures.setdefault(name, set()).add(type(value))
+    # Results store shares as floats.
+    counts = [name for name, types in figures.items() if int in types and float not in types]
     counted = counts[0] if counts else ""
     models = tuple(one.model for one in results)
-    for figure in sorted(figures, key=lambda figure: figure != _FIRST_FIGURE):
-        if figure not in counts:
-            of_classes = tuple(_class_row(name, rows, figure, counted) for name in classes)
-            yield ClassTable(protocol, dataset, figure, counted, models, of_classes)
+    for figure in sorted(figures.keys() - counts, key=[_FIRST_FIGURE, *figures].index):
+        factor = metric_of(results[0].row.task, figure).factor
+        rows = (
+            _class_row(
+                name, [classes.get(name, {}) for classes in per_class], figure, counted, factor
+            )
+            for name in dict.fromkeys(chain.from_iterable(per_class))
+        )
+        yield ClassTable(protocol, dataset, figure, counted, models, tuple(rows))
 
 
-def _is_count(rows: Sequence[ResultRow], figure: str) -> bool:
-    # Results store shares as floats.
-    values = [some[figure] for row in rows for some in row.per_class.values() if figure in some]
-    return any(isinstance(v, int) for v in values) and not any(isinstance(v, float) for v in values)
-
-
-def _class_row(name: str, rows: Sequence[ResultRow], figure: str, counted: str) -> ClassRow:
-    of_class = [row.per_class.get(name, {}) for row in rows]
-    counts = [count for some in of_class if (count := some.get(counted)) is not None]
-    factor = metric_of(rows[0].task, figure).factor
+def _class_row(
+    name: str,
+    of_class: Sequence[Mapping[str, float | None]],
+    figure: str,
+    counted: str,
+    factor: int,
+) -> ClassRow:
+    count = next((n for some in of_class if (n := some.get(counted)) is not None), None)
     values = (some.get(figure) for some in of_class)
     rounded = tuple(None if value is None else round(factor * value, 2) for value in values)
-    return ClassRow(name, int(counts[0]) if counts else None, rounded)
+    return ClassRow(name, None if count is None else int(count), rounded)
 
 
 class Figure(NamedTuple):
@@ -147,22 +149,17 @@ class Figure(NamedTuple):
     published: str
 
 
-def figures_of(entry: Entry) -> list[Figure]:
-    """Return the metrics of an entry, those of leaderboards first."""
-    names = dict.fromkeys([*headlines_of(entry), *sorted(entry.metrics)])
-    return [_figure(entry, name) for name in names if name in entry.metrics]
-
-
-def _figure(entry: Entry, metric: str) -> Figure:
-    value, interval = entry.metrics[metric], entry.intervals.get(metric)
-    method = f"{interval['method']}, {100 * interval['level']:g}%" if interval else ""
-    known = metric_of(entry.task, metric)
-    text = f"{shown(known, value)}{' %' if known.unit == 'fraction' else ''}"
-    published = ""
-    if metric in entry.published:
-        others = entry.published[metric]
-        published = f"{percent(others)} ({difference(value, others)})"
-    return Figure(metric, text, bounds(known, interval), method, published)
+def figures_of(entry: Entry) -> Iterator[Figure]:
+    """Yield the metrics of an entry, those of leaderboards first."""
+    for name in dict.fromkeys([*headlines_of(entry), *sorted(entry.metrics)]):
+        if name in entry.metrics:
+            metric = metric_of(entry.task, name)
+            value, interval = entry.metrics[name], entry.intervals.get(name)
+            text = f"{shown(metric, value)}{' %' if metric.unit == 'fraction' else ''}"
+            method = f"{interval['method']}, {100 * interval['level']:g}%" if interval else ""
+            other = entry.published.get(name)
+            published = "" if other is None else f"{percent(other)} ({difference(value, other)})"
+            yield Figure(name, text, bounds(metric, interval), method, published)
 
 
 def summary_of(results: Sequence[Stored]) -> dict[str, str]:
@@ -209,9 +206,11 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
     models = {name: index for index, name in enumerate(content.models)}
     tests = {_key(test): test for pair in content.pairs for test in pair.tests}
     metrics = {key: index for index, key in enumerate(tests)}
+    # Of models that won as many tests the first by name.
+    wins = {name: sum(p.wins(name) for p in content.pairs if name in p.models) for name in models}
     return {
         "models": content.models,
-        "first": _most_often_better(content, models),
+        "first": [models[name] for name in sorted(models, key=wins.__getitem__, reverse=True)[:2]],
         "metrics": [
             {
                 "protocol": test.protocol,
@@ -229,21 +228,18 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
             }
             for pair in content.pairs
         ],
-        "classes": [_table(table, models) for table in tables],
+        "classes": [
+            {
+                "protocol": table.protocol,
+                "dataset": table.dataset,
+                "figure": table.figure,
+                "names": [row.name for row in table.rows],
+                "models": [models[name] for name in table.models],
+                "values": list(map(list, zip(*(row.values for row in table.rows), strict=True))),
+            }
+            for table in tables
+        ],
     }
-
-
-def _most_often_better(content: Content, models: Mapping[str, int]) -> list[int]:
-    """Return the indices of the two models that won most tests, of equal ones the first by name."""
-
-    def won(name: str) -> int:
-        return sum(pair.wins(name) for pair in content.pairs if name in pair.models)
-
-    return [models[name] for name in sorted(models, key=won, reverse=True)[:2]]
-
-
-def _key(test: MetricTest) -> tuple[str, str, str]:
-    return test.protocol, test.dataset, test.metric
 
 
 def _test(test: MetricTest) -> list[Any]:
@@ -254,14 +250,3 @@ def _test(test: MetricTest) -> list[Any]:
     adjusted = "" if test.adjusted is None else p_value_text(test.adjusted)
     changed = found.changed or (None, None)
     return [*rounded, p_value_text(found.p_value), adjusted, test.better, *changed]
-
-
-def _table(table: ClassTable, models: Mapping[str, int]) -> dict[str, Any]:
-    return {
-        "protocol": table.protocol,
-        "dataset": table.dataset,
-        "figure": table.figure,
-        "names": [row.name for row in table.rows],
-        "models": [models[name] for name in table.models],
-        "values": [list(one) for one in zip(*(row.values for row in table.rows), strict=True)],
-    }

@@ -5,8 +5,8 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain, groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -33,10 +33,11 @@ from cosmos_eval.models.maps import (
 from cosmos_eval.types import Attention, EncoderInfo, MapKind, ModelSpec, Precision, UsageError
 
 _COLUMNS = ("image", "text")
-_KINDS: dict[str, tuple[MapKind, ...]] = {
+_SIMILARITY: MapKind = "text-to-patch similarity"
+_KINDS: dict[str | None, tuple[MapKind, ...]] = {
     "cross-attention": ("cross-attention",),
-    "similarity": ("text-to-patch similarity",),
-    "both": ("cross-attention", "text-to-patch similarity"),
+    "similarity": (_SIMILARITY,),
+    "both": ("cross-attention", _SIMILARITY),
 }
 # Longest side of a row's picture in pixels, twice that of the largest panel.
 _PICTURE = 680
@@ -54,8 +55,7 @@ class Pair(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class AttendOptions:
+class AttendOptions(NamedTuple):
     """How maps are computed."""
 
     kind: Kind | Literal["both"] | None = None  # the usual kind of each model
@@ -84,8 +84,7 @@ class WordShare(NamedTuple):
         return "low" if self.scaled < 1 / 3 else "middle" if self.scaled < 2 / 3 else "high"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CaptionShares:
+class CaptionShares(NamedTuple):
     """Attention of an image on a text: shares of words, start, end and padding, which sum to 1.
 
     `tokens` counts the whole text, of which `unread` does not fit the `context`, and of the last of
@@ -110,8 +109,7 @@ class Peak(NamedTuple):
     y: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class View:
+class View(NamedTuple):
     """The map (h, w) of one head or of the mean of all: weights that sum to 1, or cosines."""
 
     head: str
@@ -126,8 +124,7 @@ class View:
         return Peak(float(self.map[row, column]), int(x), int(y))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Look:
+class Look(NamedTuple):
     """The maps of a model for a pair, one or one per head; `usual` is the model's own kind."""
 
     info: EncoderInfo
@@ -163,12 +160,13 @@ def image_with_texts(image: Path | Image.Image, texts: Sequence[str]) -> list[Pa
     """Pair an image with each text. Raises UsageError for a blank text and a file of no image."""
     for text in texts:
         _require_text(text, "--text")
+    source: ImageSource
     if isinstance(image, Path):
-        source: ImageSource = ShownImage(image)
-        source.decode(source.read())
-        return [Pair(image.name, source, text) for text in texts]
-    source = ImageArray("image", np.asarray(as_shown(image)))
-    return [Pair("image", source, text) for text in texts]
+        name, source = image.name, ShownImage(image)
+    else:
+        name, source = "image", ImageArray("image", np.asarray(as_shown(image)))
+    source.decode(source.read())
+    return [Pair(name, source, text) for text in texts]
 
 
 def _pairs_of_csv(file: Path) -> list[Pair]:
@@ -235,28 +233,20 @@ def _looks_of_model(
     pairs: Sequence[Pair], spec: ModelSpec, options: AttendOptions
 ) -> list[list[Look]]:
     encoder = load_encoder(spec, device=own_device(options.device), precision=options.precision)
-    kinds = _kinds_of(encoder, options)
+    usual = usual_kind(encoder)
+    # Every model with cross-attention can show similarity as well.
+    kinds = [kind for kind in _KINDS.get(options.kind, (usual,)) if kind in (usual, _SIMILARITY)]
+    if not kinds:
+        raise UsageError(f"{encoder.info.spec} has no cross-attention; leave --kind out")
     if options.heads == "each" and "cross-attention" not in kinds:
         raise UsageError(f"{spec.text}: similarity has no heads; leave --heads out")
     looks: list[list[Look]] = []
-    for _, group in groupby(pairs, key=lambda pair: pair.name):
-        sources, texts = zip(*((pair.source, pair.text) for pair in group), strict=True)
+    for _, group in groupby(pairs, key=attrgetter("name")):
+        _, sources, texts = zip(*group, strict=True)
         image = sources[0].decode(sources[0].read())
         columns = [looks_at_image(encoder, image, texts, kind, options) for kind in kinds]
         looks += map(list, zip(*columns, strict=True))
     return looks
-
-
-def _kinds_of(encoder: Encoder, options: AttendOptions) -> list[MapKind]:
-    """Return the requested kinds of maps that a model has. Raises UsageError for none."""
-    usual = usual_kind(encoder)
-    if options.kind is None:
-        return [usual]
-    # Every model with cross-attention can show similarity as well.
-    found = [kind for kind in _KINDS[options.kind] if kind in (usual, *_KINDS["similarity"])]
-    if not found:
-        raise UsageError(f"{encoder.info.spec} has no cross-attention; leave --kind out")
-    return found
 
 
 def looks_at_image(
@@ -271,28 +261,19 @@ def looks_at_image(
     images = whole_image(encoder, image)[None]
     attention = options.attention or "csa"
     maps = heatmaps(encoder, images, texts, kind=kind, attention=attention)[0]
-    if kind == "cross-attention":
-        views = _attention_views(encoder, images, texts, maps, options)
-    else:
-        views = [(View(head="", map=one[0].numpy(), caption=None),) for one in maps]
-    shown = None if kind == "cross-attention" else attention
     usual = usual_kind(encoder)
-    return [
-        Look(info=encoder.info, usual=usual, kind=kind, attention=shown, views=of_text)
-        for of_text in views
-    ]
-
-
-def _attention_views(
-    encoder: Encoder, images: Tensor, texts: Sequence[str], maps: Tensor, options: AttendOptions
-) -> list[tuple[View, ...]]:
+    if kind != "cross-attention":
+        similarities = (View("", one[0].numpy(), None) for one in maps)
+        return [Look(encoder.info, usual, kind, attention, (view,)) for view in similarities]
     assert isinstance(encoder, CrossAttentionEncoder)  # or it would have no such maps
-    words = wordmaps(encoder, images, texts)
-    for text, word_map in zip(texts, words, strict=True):
-        if not word_map.words:
-            raise UsageError(f"{text!r} has no word that {encoder.info.spec} can read")
+    looks = []
     context = encoder.tokenize(texts[:1]).shape[1]
-    return [_views(*of_text, context, options) for of_text in zip(maps, words, strict=True)]
+    for text, one, words in zip(texts, maps, wordmaps(encoder, images, texts), strict=True):
+        if not words.words:
+            raise UsageError(f"{text!r} has no word that {encoder.info.spec} can read")
+        views = _views(one, words, context, options)
+        looks.append(Look(encoder.info, usual, kind, None, views))
+    return looks
 
 
 def _views(maps: Tensor, words: WordMap, context: int, options: AttendOptions) -> tuple[View, ...]:
@@ -304,7 +285,7 @@ def _views(maps: Tensor, words: WordMap, context: int, options: AttendOptions) -
         names = [f"mean of {len(maps)} heads"]
         maps, shares = maps.mean(0, keepdim=True), shares.mean(0, keepdim=True)
     return tuple(
-        View(head=name, map=one.numpy(), caption=_caption(words, share, context))
+        View(name, one.numpy(), _caption(words, share, context))
         for name, one, share in zip(names, maps, shares, strict=True)
     )
 
@@ -312,17 +293,18 @@ def _views(maps: Tensor, words: WordMap, context: int, options: AttendOptions) -
 def _caption(words: WordMap, shares: Tensor, context: int) -> CaptionShares:
     """Name the shares (words + 3) of a view: of the words, the start, the end and the padding."""
     *of_words, start, end, padding = shares.tolist()
-    relative = scaled(shares[None, :-3])[0].tolist() if of_words else []
-    comparable = len(set(of_words)) > 1
+    levels = [None] * len(of_words)
+    if len(set(of_words)) > 1:
+        levels = scaled(shares[None, :-3])[0].tolist()
     read = {word.start for word in words.words}
     unread = [word for word in words.cut if word.start not in read]
     return CaptionShares(
         words=tuple(
-            WordShare(word.text, share, level if comparable else None, word.spaced)
-            for word, share, level in zip(words.words, of_words, relative, strict=True)
+            WordShare(word.text, share, level, word.spaced)
+            for word, share, level in zip(words.words, of_words, levels, strict=True)
         ),
         unread="".join(f" {word.text}" if word.spaced else word.text for word in unread).strip(),
-        last_word_in_part=any(word.start in read for word in words.cut),
+        last_word_in_part=len(unread) < len(words.cut),
         start=start,
         end=end,
         padding=padding,
@@ -333,7 +315,6 @@ def _caption(words: WordMap, shares: Tensor, context: int) -> CaptionShares:
 
 def _as_drawn(image: Image.Image) -> Image.Image:
     """Resize an image as it is drawn; a very long one is squeezed, as the model sees it."""
-    longest, shortest = max(image.size), min(image.size)
-    long, short = _PICTURE, max(round(_PICTURE * shortest / longest), _PICTURE // LONGEST)
-    size = (long, short) if image.width >= image.height else (short, long)
-    return image.resize(size, Image.Resampling.LANCZOS)
+    sides = (round(_PICTURE * side / max(image.size)) for side in image.size)
+    width, height = (max(side, _PICTURE // LONGEST) for side in sides)
+    return image.resize((width, height), Image.Resampling.LANCZOS)

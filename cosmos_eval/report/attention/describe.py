@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -157,14 +156,14 @@ def word_tables(row: Row) -> list[list[Mapping[str, str]]]:
 
 
 def _word_table(look: Look) -> list[Mapping[str, str]]:
-    captions = [(view.head, view.caption) for view in look.views if view.caption]
-    words = zip(*(caption.words for _, caption in captions), strict=True)
+    captions = {view.head: view.caption for view in look.views if view.caption}
+    name = f"word, as {look.info.spec} weighs it"
     return [
         {
-            f"word, as {look.info.spec} weighs it": printable(of_heads[0].text),
-            **{head: percent(w.share) for (head, _), w in zip(captions, of_heads, strict=True)},
+            name: printable(words[0].text),
+            **dict(zip(captions, (percent(w.share) for w in words), strict=True)),
         }
-        for of_heads in words
+        for words in zip(*(caption.words for caption in captions.values()), strict=True)
     ]
 
 
@@ -222,12 +221,13 @@ def _look_record(row: Row, look: Look) -> dict[str, Any]:
                 "head": view.head or None,
                 "map": view.map.tolist(),
                 "peak": view.peak(row.size)._asdict(),
-                "caption": view.caption and {**asdict(view.caption), "words": _words(view.caption)},
+                "caption": view.caption and _caption_record(view.caption),
             }
             for view in look.views
         ],
     }
 
 
-def _words(caption: CaptionShares) -> list[dict[str, Any]]:
-    return [{**word._asdict(), "level": word.level} for word in caption.words]
+def _caption_record(caption: CaptionShares) -> dict[str, Any]:
+    words = [{**word._asdict(), "level": word.level} for word in caption.words]
+    return {**caption._asdict(), "words": words}

@@ -93,16 +93,13 @@ def to_png(rows: Sequence[Row]) -> bytes:
 
 def to_svg(rows: Sequence[Row]) -> bytes:
     """Draw rows as SVG, with text as text and titles of images and words."""
-    return _with_titles(*_draw_rows(rows, "svg"))
-
-
-def _with_titles(svg: bytes, titles: dict[str, str]) -> bytes:
-    """Add the titles that viewers show and screen readers read, which Matplotlib cannot write."""
+    svg, titles = _draw_rows(rows, "svg")
     namespace = "http://www.w3.org/2000/svg"
     ET.register_namespace("", namespace)
     root = ET.fromstring(svg)
     for metadata in root.findall(f"{{{namespace}}}metadata"):
         root.remove(metadata)
+    # Viewers show titles and screen readers read them, but Matplotlib cannot write them.
     for element in [root, *root.iter()]:
         text = describe.TITLE if element is root else titles.get(element.get("id", ""), "")
         if text and not element.findall(f"{{{namespace}}}title"):
@@ -197,16 +194,18 @@ class _Sheet:
 
 
 def _chips(caption: CaptionShares, width: float) -> Iterator[_Chip]:
-    words = [
-        _Chip(word.text, LEVELS[word.level] if word.level else PLAIN, word.spaced,
-              f"{describe.printable(word.text)}: {describe.percent(word.share)} of the weight")
-        for word in caption.words
-    ]  # fmt: skip
-    unread = [_Chip(text, _UNREAD, True, "not read") for text in caption.unread.split()]
-    for chip in (*words, *unread):
-        pieces = broken(describe.printable(chip.text), _BODY, width - 2 * _PAD)
-        for number, piece in enumerate(pieces):
-            yield chip._replace(text=piece, spaced=chip.spaced and not number)
+    for word in caption.words:
+        title = f"{describe.printable(word.text)}: {describe.percent(word.share)} of the weight"
+        chip = _Chip(word.text, LEVELS[word.level] if word.level else PLAIN, word.spaced, title)
+        yield from _pieces(chip, width)
+    for text in caption.unread.split():
+        yield from _pieces(_Chip(text, _UNREAD, title="not read"), width)
+
+
+def _pieces(chip: _Chip, width: float) -> Iterator[_Chip]:
+    pieces = broken(describe.printable(chip.text), _BODY, width - 2 * _PAD)
+    for number, piece in enumerate(pieces):
+        yield chip._replace(text=piece, spaced=chip.spaced and not number)
 
 
 def flowed(
@@ -285,10 +284,9 @@ def _draw_rows(rows: Sequence[Row], kind: str) -> tuple[bytes, dict[str, str]]:
 
 def _lines(looks: Sequence[Look]) -> list[list[tuple[Look, View]]]:
     """Group the views that stand beside each other: of all models, or a few heads of one."""
-    if all(len(look.views) == 1 for look in looks):
-        groups = [[(look, look.views[0]) for look in looks]]
-    else:
-        groups = [[(look, view) for view in look.views] for look in looks]
+    groups = [[(look, view) for view in look.views] for look in looks]
+    if all(len(group) == 1 for group in groups):
+        groups = [[shown for group in groups for shown in group]]
     return [
         group[start : start + _IN_LINE]
         for group in groups
@@ -333,10 +331,9 @@ def _draw_captions(sheet: _Sheet, y: float, row: Row, width: float) -> float:
     """Write captions on their colours, named if there are several; without any, the text."""
     if not describe.has_words(row.looks):
         return sheet.paragraph(_MARGIN, y, describe.printable(row.text), width, _BODY, _INK)
-    shown = [look for look in row.looks if len(look.views) == 1 and look.views[0].caption]
-    for look in shown:
-        caption = look.views[0].caption
-        assert caption is not None
+    alone = [(look, look.views[0].caption) for look in row.looks if len(look.views) == 1]
+    shown = [(look, caption) for look, caption in alone if caption]
+    for look, caption in shown:
         if len(shown) > 1:
             y = sheet.paragraph(_MARGIN, y, describe.printable(look.info.spec), width) + 4
         y = sheet.caption(_MARGIN, y, caption, width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -51,12 +51,10 @@ def collect(
         watch("pictures", Progress("data sets", done, len(groups)))
         sources.append(_source(group, options, predictions))
     sources.append(AttentionSource(groups, _pairs(groups, sources, options)))
-    requests = (request for source in sources for request in source.requests())
-    outputs, refusals = run_requests(requests, device, watch)
-    candidates = [one for source in sources for one in source.candidates(outputs)]
+    refusals = run_requests([one for of in sources for one in of.requests], device, watch)
+    candidates = [one for source in sources for one in source.candidates()]
     selected = select(candidates, budget, options.workers, partial(watch, "pictures"))
-    notes += [note for source in sources for note in source.notes]
-    notes += [*refusals, *selected.notes]
+    notes += [*(note for source in sources for note in source.notes), *refusals, *selected.notes]
     examples: dict[str, Any] = {
         kind: tuple(example for example in selected.examples if example.kind == kind)
         for kind in KINDS
@@ -77,19 +75,12 @@ def _pairs(groups: Sequence[Group], sources: Sequence[Source], options: RunOptio
 
     Those of the embedded scenes, if any result is of them, name small things.
     """
-    others = [
-        (group.task, source.pairs)
-        for group, source in zip(groups, sources, strict=True)
-        if group.protocol.family != SCENES
-    ]
+    of_groups = zip(groups, sources, strict=True)
+    others = [(g.task, s.pairs) for g, s in of_groups if g.protocol.family != SCENES]
     pairs = [pair for task, some in others if task == "retrieval" for pair in some]
     if len(others) < len(groups):
-        pairs = [*_pairs_of_scenes(options), *pairs]
+        protocol: Any = find_protocol(_SMALL_SCENES)
+        prepare(protocol)
+        scenes = captioned_images(protocol, open_data(protocol, options))
+        pairs = [*(s._replace(text=s.text.partition(". ")[0]) for s in scenes), *pairs]
     return pairs or [pair for _, some in others for pair in some]
-
-
-def _pairs_of_scenes(options: RunOptions) -> Iterator[Pair]:
-    protocol: Any = find_protocol(_SMALL_SCENES)
-    prepare(protocol)
-    for pair in captioned_images(protocol, open_data(protocol, options)):
-        yield pair._replace(text=pair.text.partition(". ")[0])

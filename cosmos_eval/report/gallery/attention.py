@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING
 
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import AttentionExample, Word
-from cosmos_eval.report.gallery.source import PAIRS, Group, Outputs, Pair, Request, Source, label_of
+from cosmos_eval.report.gallery.source import PAIRS, Group, Pair, Request, Source, label_of
 from cosmos_eval.types import OnProgress
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
     from cosmos_eval.report.attention.compute import Look
-
-_KIND = "attention maps"
 
 
 class AttentionSource(Source):
@@ -23,42 +21,38 @@ class AttentionSource(Source):
 
     def __init__(self, groups: Sequence[Group], pairs: Sequence[Pair]) -> None:
         super().__init__()
-        self._rows = {label_of(r): r.row for group in groups for r in group.results}
+        self._looks: dict[tuple[str, str], list[Look]] = {}  # by model and data set
         self._by_set: dict[str, list[Pair]] = {}
         for pair in pairs:
             own = self._by_set.setdefault(pair.dataset, [])
             # Protocols of one data set may have the same images.
             if len(own) < PAIRS and pair.name not in {other.name for other in own}:
                 own.append(pair)
+        rows = {label_of(r): r.row for group in groups for r in group.results}
+        for model in sorted(rows):
+            for dataset in self._by_set:
+                run = partial(self._attend, model, dataset)
+                self.requests.append(Request(rows[model], model, "attention maps", dataset, run))
 
-    def requests(self) -> Iterator[Request]:
-        """Return the maps of every model on every data set."""
-        for model in sorted(self._rows):
-            for dataset, pairs in self._by_set.items():
-                run = partial(_attend, pairs)
-                yield Request(self._rows[model], model, _KIND, dataset, run)
+    def _attend(self, model: str, dataset: str, encoder: Encoder, _: OnProgress) -> None:
+        """Raises UsageError for a model without patches and an image that cannot be used."""
+        from cosmos_eval.models.maps import usual_kind
+        from cosmos_eval.report.attention.compute import AttendOptions, looks_at_image
 
-    def candidates(self, outputs: Outputs) -> Iterator[Candidate]:
+        kind, options = usual_kind(encoder), AttendOptions()
+        self._looks[model, dataset] = [
+            look
+            for pair in self._by_set[dataset]
+            for look in looks_at_image(encoder, pair.image(), [pair.text], kind, options)
+        ]
+
+    def candidates(self) -> Iterator[Candidate]:
         """Return the pairs for which any model has a map."""
         for dataset, pairs in self._by_set.items():
-            found = {model: outputs.get((_KIND, dataset, model)) for model in sorted(self._rows)}
-            for turn, pair in enumerate(pairs):
-                maps = {model: maps[turn] for model, maps in found.items() if maps}
-                if maps:
-                    yield Candidate(turn, partial(_draw, pair, maps))
-
-
-def _attend(pairs: Sequence[Pair], encoder: Encoder, progress: OnProgress) -> list[Look]:
-    """Raises UsageError for a model without patches and an image that cannot be used."""
-    from cosmos_eval.models.maps import usual_kind
-    from cosmos_eval.report.attention.compute import AttendOptions, looks_at_image
-
-    kind = usual_kind(encoder)
-    return [
-        look
-        for pair in pairs
-        for look in looks_at_image(encoder, pair.image(), [pair.text], kind, AttendOptions())
-    ]
+            models = sorted(model for model, of in self._looks if of == dataset)
+            for turn, pair in enumerate(pairs if models else ()):
+                looks = {model: self._looks[model, dataset][turn] for model in models}
+                yield Candidate(turn, partial(_draw, pair, looks))
 
 
 def _draw(pair: Pair, looks: Mapping[str, Look], canvas: Canvas) -> AttentionExample:

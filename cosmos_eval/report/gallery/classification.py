@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain, zip_longest
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from cosmos_eval.data.classification import open_data, sample_list_hash
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import ClassificationExample
-from cosmos_eval.report.gallery.source import Group, Outputs, Source
+from cosmos_eval.report.gallery.source import Group, Source
 from cosmos_eval.stats.choices import confusion_pairs
 from cosmos_eval.tasks.classification import CLASSES, LABELS, TOP5
 from cosmos_eval.types import RunOptions, Samples
@@ -30,21 +31,18 @@ class ClassificationSource(Source):
         self._protocol: Any = group.protocol
         self._results = self.open_results(group, options, open_data, _is_of)
 
-    def candidates(self, outputs: Outputs) -> Iterator[Candidate]:
+    def candidates(self) -> Iterator[Candidate]:
         """Return the chosen images of every result."""
         for result, data in self._results:
-            names = self._names(data)
+            named = class_names(self._protocol, data)
+            counts = Counter(named)
+            # Classes of one name also have the name that the data give them.
+            names = [
+                name if counts[name] == 1 else f"{name} ({own})"
+                for name, own in zip(named, data.classes, strict=True)
+            ]
             for turn, index in enumerate(wrong_images(result.samples)):
                 yield Candidate(turn, partial(_draw, result, data, names, index))
-
-    def _names(self, data: ClassData) -> list[str]:
-        """The classes as prompts name them; those of one name also as the data name them."""
-        names = class_names(self._protocol, data)
-        counts = Counter(names)
-        return [
-            name if counts[name] == 1 else f"{name} ({own})"
-            for name, own in zip(names, data.classes, strict=True)
-        ]
 
 
 def _is_of(data: ClassData, result: Sampled) -> bool:
@@ -62,8 +60,8 @@ def wrong_images(samples: Samples) -> list[int]:
         np.flatnonzero((labels == pair.true) & (predicted == pair.predicted)).tolist()
         for pair in confusion_pairs(labels, predicted, _WRONG)
     ]
-    in_turn = [some[turn] for turn in range(_WRONG) for some in mistakes if turn < len(some)]
-    return in_turn[:_WRONG]
+    in_turn = chain.from_iterable(zip_longest(*mistakes))
+    return [index for index in in_turn if index is not None][:_WRONG]
 
 
 def _draw(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -70,8 +71,11 @@ class Canvas:
         """Draw values (h, w) of patches: faint blue for the least, yellow for the largest."""
         values = (values - values.min()) / (np.ptp(values) or 1)
         # Linear between the centres of patches, as cosmos_eval.models.maps has it.
-        large = Image.fromarray(values).resize(size, Image.Resampling.BILINEAR)
-        return self._encoded(Image.fromarray(_heat(np.asarray(large))))
+        large = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
+        steps = np.linspace(0, 1, len(_VIRIDIS))
+        channels = [np.interp(large, steps, channel) for channel in zip(*_VIRIDIS, strict=True)]
+        rgba = np.stack([*channels, 255 * np.interp(large, (0, 1), _OPACITY)], axis=-1)
+        return self._encoded(Image.fromarray((rgba + 0.5).astype(np.uint8)))
 
     def size_of(self, image_size: tuple[int, int]) -> Size:
         """Return the size that `large` gives an image of this width and height."""
@@ -99,14 +103,6 @@ def _fit(size: tuple[int, int], longest: float) -> Size:
     factor = min(1.0, longest / max(size))
     width, height = (max(1, round(factor * side)) for side in size)
     return Size(width, height)
-
-
-def _heat(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """(H, W) in [0, 1] -> (H, W, 4) RGBA."""
-    steps = np.linspace(0, 1, len(_VIRIDIS))
-    channels = [np.interp(values, steps, channel) for channel in zip(*_VIRIDIS, strict=True)]
-    opacity = 255 * np.interp(values, (0, 1), _OPACITY)
-    return (np.stack([*channels, opacity], axis=-1) + 0.5).astype(np.uint8)
 
 
 class Candidate(NamedTuple):
@@ -139,14 +135,18 @@ def select(
     If round 0 does not fit, all pictures are smaller, and if it never does, some of it is shown. A
     picture of several examples counts once.
     """
+
+    def report(done: int) -> None:
+        progress(Progress("pictures", done, len(candidates)))
+
     total = max((candidate.round for candidate in candidates), default=-1) + 1
     for scale in _SCALES:
-        page, canvas, shown = _Page({}, {}, []), Canvas(scale), 0
+        page, draw, shown = _Page({}, {}, []), partial(_draw, Canvas(scale)), 0
         while shown < total:
-            own = [n for n, candidate in enumerate(candidates) if candidate.round == shown]
-            drawn = _draw(candidates, own, canvas, workers, len(page.examples), progress)
-            partial = shown == 0 and scale == _SCALES[-1]
-            larger = _with_round(page, drawn, budget, partial=partial)
+            own = [(n, one) for n, one in enumerate(candidates) if one.round == shown]
+            drawn = prefetch(own, draw, workers=workers, window=4 * workers)
+            is_partial = shown == 0 and scale == _SCALES[-1]
+            larger = _with_round(page, drawn, budget, is_partial, report)
             if larger is None:
                 break
             page, shown = larger, shown + 1
@@ -157,44 +157,35 @@ def select(
     return Selection([], [])
 
 
-def _draw(
-    candidates: Sequence[Candidate],
-    numbers: Sequence[int],
-    canvas: Canvas,
-    workers: int,
-    before: int,
-    progress: OnProgress,
-) -> Iterator[tuple[int, Example | UsageError]]:
-    """Draw candidates in threads; yields them in order, with their numbers."""
-
-    def draw(number: int) -> tuple[int, Example | UsageError]:
-        try:
-            return number, candidates[number].draw(canvas)
-        except UsageError as error:
-            return number, error
-
-    drawn = prefetch(numbers, draw, workers=workers, window=4 * workers)
-    for done, one in enumerate(drawn, before + 1):
-        yield one
-        progress(Progress("pictures", done, len(candidates)))
+def _draw(canvas: Canvas, candidate: tuple[int, Candidate]) -> tuple[int, Example | UsageError]:
+    number, one = candidate
+    try:
+        return number, one.draw(canvas)
+    except UsageError as error:
+        return number, error
 
 
 def _with_round(
-    page: _Page, drawn: Iterator[tuple[int, Example | UsageError]], budget: int, *, partial: bool
+    page: _Page,
+    drawn: Iterator[tuple[int, Example | UsageError]],
+    budget: int,
+    is_partial: bool,
+    report: Callable[[int], None],
 ) -> _Page | None:
     """Add a round to a page; None where it does not fit, unless a part of it will do."""
-    page = _Page(dict(page.examples), dict(page.sizes), list(page.faults))
-    for number, example in drawn:
+    larger = _Page(dict(page.examples), dict(page.sizes), list(page.faults))
+    for done, (number, example) in enumerate(drawn, len(page.examples) + 1):
         if isinstance(example, UsageError):
-            page.faults.append(str(example))
-            continue
-        sizes = {picture.content: len(picture.content) for picture in pictures_of(example)}
-        if sum((page.sizes | sizes).values()) <= budget:
-            page.examples[number] = example
-            page.sizes.update(sizes)
-        elif not partial:
-            return None
-    return page
+            larger.faults.append(str(example))
+        else:
+            own = {picture.content: len(picture.content) for picture in pictures_of(example)}
+            if sum((larger.sizes | own).values()) <= budget:
+                larger.examples[number] = example
+                larger.sizes.update(own)
+            elif not is_partial:
+                return None
+        report(done)
+    return larger
 
 
 def _reductions(

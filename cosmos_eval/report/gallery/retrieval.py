@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +16,7 @@ from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import Picture, RetrievalExample
-from cosmos_eval.report.gallery.source import Group, Outputs, Pair, Request, Source, listed, spread
+from cosmos_eval.report.gallery.source import Group, Pair, Request, Source, listed, spread
 from cosmos_eval.tasks.retrieval import IMAGE_RANK, TEXT_RANK
 from cosmos_eval.types import OnProgress, Protocol, RunOptions, Samples, UsageError
 
@@ -53,34 +54,48 @@ class RetrievalSource(Source):
 
     def __init__(self, group: Group, options: RunOptions) -> None:
         super().__init__()
-        self._group, self._options = group, options
+        self._name, self._options = group.name, options
+        self._found: dict[str, dict[Query, Found | None]] = {}  # by model
         self._results = self.open_results(group, options, open_data, _is_of)
+        for result, data in self._results:
+            run = partial(self._embed_and_find, result, data)
+            self.requests.append(Request(result.row, result.model, _KIND, group.name, run))
         for _, data in self._results[:1]:
             self.pairs += captioned_images(group.protocol, data)
 
-    def requests(self) -> Iterator[Request]:
-        """Return, for every result, what its model finds."""
-        for result, data in self._results:
-            queries = choose_queries(result.samples)
-            run = partial(_embed_and_find, data, queries, self._options)
-            yield Request(result.row, result.model, _KIND, self._group.name, run)
+    def _embed_and_find(
+        self, result: Sampled, data: RetrievalData, encoder: Encoder, progress: OnProgress
+    ) -> None:
+        """Find the model's first items for each query whose rank comes out as it was measured."""
+        from cosmos_eval.embedding.embed import TooManyError, embed_images, embed_texts
 
-    def candidates(self, outputs: Outputs) -> Iterator[Candidate]:
+        given = self._options, progress
+        try:
+            images = embed_images(encoder, data.images, *given, most=_MOST_IMAGES)
+            texts = embed_texts(
+                encoder, data.captions, *given, phase="captions", most=_MOST_CAPTIONS
+            )
+        except TooManyError as error:
+            raise UsageError(f"{error}, so measure again without --no-cache") from error
+        self._found[result.model] = {
+            query: find(query, images.features, texts.features, data.image_of_text)
+            for query in choose_queries(result.samples)
+        }
+
+    def candidates(self) -> Iterator[Candidate]:
         """Return the chosen queries of every result."""
         differing: list[str] = []
         for result, data in self._results:
-            found = outputs.get((_KIND, self._group.name, result.model))
-            rounds = {"image_to_text": 0, "text_to_image": 0}
+            found = self._found.get(result.model, {})
+            rounds = Counter[Direction]()
             for query in choose_queries(result.samples):
-                items = (found or {}).get(query)
-                draw = partial(_draw, result, data, query, items)
+                draw = partial(_draw, result, data, query, found.get(query))
                 yield Candidate(rounds[query.direction], draw)
                 rounds[query.direction] += 1
-                if found is not None and items is None:
-                    differing.append(result.model)
+            differing += [result.model] * list(found.values()).count(None)
         if differing:
             self.notes.append(
-                f"{self._group.name}: what {listed([*dict.fromkeys(differing)])} found is not "
+                f"{self._name}: what {listed([*dict.fromkeys(differing)])} found is not "
                 f"shown for {len(differing)} queries, whose ranks differ from those measured"
             )
 
@@ -125,27 +140,6 @@ def _spread_over_ranks(ranks: NDArray[np.integer]) -> list[int]:
     return list(dict.fromkeys(indices))[:_FAILURES]
 
 
-def _embed_and_find(
-    data: RetrievalData,
-    queries: Sequence[Query],
-    options: RunOptions,
-    encoder: Encoder,
-    progress: OnProgress,
-) -> dict[Query, Found]:
-    """Find the model's first items for each query whose rank comes out as it was measured."""
-    from cosmos_eval.embedding.embed import TooManyError, embed_images, embed_texts
-
-    try:
-        images = embed_images(encoder, data.images, options, progress, most=_MOST_IMAGES)
-        texts = embed_texts(
-            encoder, data.captions, options, progress, phase="captions", most=_MOST_CAPTIONS
-        )
-    except TooManyError as error:
-        raise UsageError(f"{error}, so measure again without --no-cache") from error
-    found = {q: find(q, images.features, texts.features, data.image_of_text) for q in queries}
-    return {query: items for query, items in found.items() if items is not None}
-
-
 def find(
     query: Query,
     images: NDArray[np.float32],
@@ -156,51 +150,45 @@ def find(
 
     Of items with equal scores the right ones come last, as in the measured ranks.
     """
-    if query.direction == "image_to_text":
-        one, candidates, right = images[query.number], texts, image_of_text == query.number
-    else:
-        one, candidates = texts[query.number], images
-        right = np.arange(len(images)) == image_of_text[query.number]
+    to_text = query.direction == "image_to_text"
+    queries, candidates = (images, texts) if to_text else (texts, images)
+    right = _right_items(query, image_of_text, len(images))
     # Equal features score the same only where sums are exact before they are rounded.
-    scores = (candidates.astype(np.float64) @ one.astype(np.float64)).astype(np.float32)
-    order = np.lexsort((right, -scores))
+    exact = candidates.astype(np.float64) @ queries[query.number].astype(np.float64)
+    order = np.lexsort((right, -exact.astype(np.float32)))
     rank = 1 + int(np.argmax(right[order]))
-    if not _is_same_rank(rank, query.rank):
+    tolerance = 0 if min(rank, query.rank) <= _FIRST else max(1, _ROUNDING * query.rank)
+    if abs(rank - query.rank) > tolerance:
         return None
     return Found(int(order[rank - 1]), tuple(order[:_FIRST].tolist()))
 
 
-def _is_same_rank(rank: int, measured: int) -> bool:
-    if min(rank, measured) <= _FIRST:
-        return rank == measured
-    return abs(rank - measured) <= max(1, _ROUNDING * measured)
+def _right_items(
+    query: Query, image_of_text: NDArray[np.int64], n_images: int
+) -> NDArray[np.bool_]:
+    """Return whether each text, or each image, belongs to the query."""
+    if query.direction == "image_to_text":
+        return image_of_text == query.number
+    return np.arange(n_images) == image_of_text[query.number]
 
 
 def _draw(
     result: Sampled, data: RetrievalData, query: Query, found: Found | None, canvas: Canvas
 ) -> RetrievalExample:
-    def image(index: int) -> Picture | str:
-        return canvas.thumbnail(data.images[index])
+    def item(index: int, *, is_image: bool) -> Picture | str:
+        return canvas.thumbnail(data.images[index]) if is_image else data.captions[index]
 
-    def caption(index: int) -> Picture | str:
-        return data.captions[index]
-
-    owner = data.image_of_text
-    if query.direction == "image_to_text":
-        right, own, other = owner == query.number, image, caption
-    else:
-        right = np.arange(len(data.images)) == owner[query.number]
-        own, other = caption, image
+    of_image = query.direction == "image_to_text"
+    right = _right_items(query, data.image_of_text, len(data.images))
     best, first = found or Found(int(np.argmax(right)), ())
-    items: Any = [other(index) for index in first]
     return RetrievalExample(
         model=result.model,
         dataset=result.row.dataset,
         protocol=result.row.protocol,
         direction=query.direction,
         rank=query.rank,
-        query=own(query.number),
-        expected=other(best),
-        found=items,
+        query=item(query.number, is_image=of_image),
+        expected=item(best, is_image=not of_image),
+        found=[item(index, is_image=not of_image) for index in first],
         right=right[list(first)].tolist(),
     )

@@ -19,7 +19,7 @@ from cosmos_eval.data.label_maps import Label, LabelMaps, Sample, open_data, rea
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas, shrunk
 from cosmos_eval.report.gallery.records import SegmentationExample
-from cosmos_eval.report.gallery.source import MAPS, Group, Outputs, Pair, Request, Source, listed
+from cosmos_eval.report.gallery.source import MAPS, Group, Pair, Request, Source, listed
 from cosmos_eval.results.labels import predictions_of
 from cosmos_eval.stats.segmentation import confusion
 from cosmos_eval.tasks.segmentation import CLASSES, NAME, pictures
@@ -52,18 +52,23 @@ class SegmentationSource(Source):
 
     def __init__(self, group: Group, options: RunOptions, predictions: Path | None) -> None:
         super().__init__()
-        self._group, self._options = group, options
+        self._name, self._options = group.name, options
         self._protocol = cast(SegmentationProtocol, group.protocol)
         self._truths: list[Truth] = []
         self._maps: dict[tuple[str, int], Label] = {}  # by model and number of the image
+        self._differing: set[str] = set()  # models whose predictions were not all measured
         opened = self.open_results(group, options, open_data, self._is_of, whole=True)
         self._results = [result for result, _ in opened]
         if opened:
             self._read_truths(opened[0][1])
-        if predictions is not None:
-            for result in self._results:
+        for result in self._results:
+            if predictions is not None:
                 self._read_saved(predictions, result)
-        self.pairs = list(self._prompted_images())
+            missing = [t for t in self._truths if (result.model, t.number) not in self._maps]
+            if missing:
+                run = partial(self._predict, result, missing)
+                self.requests.append(Request(result.row, result.model, MAPS, group.name, run))
+        self.pairs += self._prompted_images()
 
     def _is_of(self, data: LabelMaps, result: Sampled) -> bool:
         names = result.samples[NAME].tolist()
@@ -79,30 +84,38 @@ class SegmentationSource(Source):
                 self.notes.append(str(error))
 
     def _read_saved(self, folder: Path, result: Sampled) -> None:
-        own = pictures.predictions_folder(
-            predictions_of(folder, result.row.model["spec"]), self._protocol
-        )
-        found: dict[int, Label] = {}
+        of_model = predictions_of(folder, result.row.model["spec"])
+        own = pictures.predictions_folder(of_model, self._protocol)
+        found: list[tuple[Truth, Label]] = []
         for truth in self._truths:
             path = pictures.prediction_file(own, truth.sample.name)
             try:
                 if path.is_file():
-                    found[truth.number] = _saved_map(path)
+                    found.append((truth, _saved_map(path)))
             except UsageError as error:
                 self.notes.append(str(error))
-        if self._add_measured(found, result) < len(found):
+        if not self._add_measured(result, found):
             self.notes.append(f"{own}: not the label maps that {result.model} was measured with")
 
-    def _add_measured(self, found: Mapping[int, Label], result: Sampled) -> int:
-        """Keep the label maps that were measured, as small as drawn; returns how many."""
-        truths = {truth.number: truth for truth in self._truths}
+    def _predict(
+        self, result: Sampled, truths: Sequence[Truth], encoder: Encoder, _: OnProgress
+    ) -> None:
+        from cosmos_eval.tasks.segmentation.inference import predictions
+
+        options = replace(self._options, attention=result.row.provenance["attention"])
+        maps = predictions(encoder, self._protocol, [truth.sample for truth in truths], options)
+        if not self._add_measured(result, list(zip(truths, maps, strict=True))):
+            self._differing.add(result.model)
+
+    def _add_measured(self, result: Sampled, found: Sequence[tuple[Truth, Label]]) -> bool:
+        """Keep the label maps that were measured, as small as drawn; returns whether all were."""
         measured = {
-            (result.model, number): shrunk(classes)
-            for number, classes in found.items()
-            if _is_measured(classes, truths[number], result, self._protocol)
+            (result.model, truth.number): shrunk(classes)
+            for truth, classes in found
+            if _is_measured(classes, truth, result, self._protocol)
         }
         self._maps |= measured
-        return len(measured)
+        return len(measured) == len(found)
 
     def _prompted_images(self) -> Iterator[Pair]:
         """Pair every image with a prompt of its smallest class that is easily seen."""
@@ -115,25 +128,11 @@ class SegmentationSource(Source):
                 image = partial(pictures.read_image, truth.sample.image)
                 yield Pair(protocol.dataset, truth.sample.name, image, _PROMPT.format(name))
 
-    def requests(self) -> Iterator[Request]:
-        """Return the label maps of every result that are not saved."""
-        for result in self._results:
-            missing = [t for t in self._truths if (result.model, t.number) not in self._maps]
-            if missing:
-                options = replace(self._options, attention=result.row.provenance["attention"])
-                run = partial(_predict, self._protocol, missing, options)
-                yield Request(result.row, result.model, MAPS, self._group.name, run)
-
-    def candidates(self, outputs: Outputs) -> Iterator[Candidate]:
+    def candidates(self) -> Iterator[Candidate]:
         """Return the chosen images, with the label maps of all results."""
-        differing = []
-        for result in self._results:
-            found = outputs.get((MAPS, self._group.name, result.model), {})
-            if self._add_measured(found, result) < len(found):
-                differing.append(result.model)
-        if differing:
+        if differing := [r.model for r in self._results if r.model in self._differing]:
             self.notes.append(
-                f"{self._group.name}: label maps of {listed(differing)} are not shown, as they "
+                f"{self._name}: label maps of {listed(differing)} are not shown, as they "
                 "come out otherwise than measured"
             )
         for turn, truth in enumerate(self._truths):
@@ -200,28 +199,12 @@ def _saved_map(path: Path) -> Label:
     return classes
 
 
-def _predict(
-    protocol: SegmentationProtocol,
-    truths: Sequence[Truth],
-    options: RunOptions,
-    encoder: Encoder,
-    progress: OnProgress,
-) -> dict[int, Label]:
-    samples = [truth.sample for truth in truths]
-    from cosmos_eval.tasks.segmentation.inference import predictions
-
-    maps = predictions(encoder, protocol, samples, options)
-    return {truth.number: classes for truth, classes in zip(truths, maps, strict=True)}
-
-
 def _draw(
     protocol: SegmentationProtocol, truth: Truth, maps: Mapping[str, Label], canvas: Canvas
 ) -> SegmentationExample:
-    """Draw image, truth and label maps. Raises UsageError for a damaged image."""
     image = pictures.read_image(truth.sample.image)
     size, palette = canvas.size_of(image.size), pictures.colours(protocol)
-    counts = sum(np.bincount(one.ravel(), minlength=256) for one in (truth.label, *maps.values()))
-    present = np.flatnonzero(np.asarray(counts)[: len(protocol.class_names)]).tolist()
+    present = np.unique(np.concatenate([one.ravel() for one in (truth.label, *maps.values())]))
     return SegmentationExample(
         dataset=protocol.dataset,
         protocol=protocol.family,
@@ -231,6 +214,6 @@ def _draw(
         predictions={model: canvas.label_map(one, palette, size) for model, one in maps.items()},
         legend={
             protocol.class_names[index]: "#{:02x}{:02x}{:02x}".format(*palette[index])
-            for index in present
+            for index in present[present < len(protocol.class_names)]
         },
     )

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,16 +22,10 @@ from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, read_stored, samples_of
 from cosmos_eval.runner.run import Watch
 from cosmos_eval.tasks import find_protocol, task_of
-from cosmos_eval.types import OnProgress, Progress, Protocol, RunOptions, UsageError
+from cosmos_eval.types import OnProgress, Progress, Protocol, RunOptions, UsageError, Weights
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
-
-Key = tuple[str, str, str]
-"""Kind, data set and model of a request."""
-
-Outputs = Mapping[Key, Any]
-"""The outputs of models, without those that could not be computed."""
 
 MAPS = "label maps"
 """The kind of request whose outputs runs can save."""
@@ -40,6 +35,8 @@ PAIRS = 3
 """Images with a text, at most, of a data set."""
 
 _TASKS = ("retrieval", "cls", "seg")  # with examples: their samples tell which images to show
+_Name = tuple[str, str, str]  # task, data set and family: what the results of a group share
+_name: Callable[[ResultRow], _Name] = attrgetter("task", "dataset", "protocol")
 # Indices that `spread` takes, as fractions: both ends, the middle, the quarters.
 _SPREAD = (1.0, 0.0, 0.5, 0.75, 0.25)
 
@@ -54,18 +51,6 @@ class Group(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.protocol.dataset} ({self.protocol.family})"
-
-
-class _Name(NamedTuple):
-    """What the results of a group share."""
-
-    task: str
-    dataset: str
-    family: str
-
-
-def _name(row: ResultRow) -> _Name:
-    return _Name(row.task, row.dataset, row.protocol)
 
 
 def group_results(
@@ -89,14 +74,17 @@ def group_results(
         except UsageError as error:
             notes.append(f"{one.model} on {one.row.dataset}: no pictures: {error}")
     groups = []
-    for name in sorted(by_name, key=lambda name: (_TASKS.index(name.task), name)):
-        results = sorted(by_name[name], key=lambda result: result.model)
+    for name in sorted(by_name, key=lambda name: (_TASKS.index(name[0]), name)):
+        task, dataset, family = name
         try:
-            protocol = _protocol(name, known)
+            if family == USER and name not in known:
+                raise UsageError("name the YAML file that describes it with --dataset FILE")
+            protocol = known[name] if family == USER else find_protocol(dataset, family)
             prepare(protocol)
-            groups.append(Group(name.task, protocol, tuple(results)))
+            results = sorted(by_name[name], key=attrgetter("model"))
+            groups.append(Group(task, protocol, tuple(results)))
         except UsageError as error:
-            notes.append(f"{name.dataset}: no pictures: {error}")
+            notes.append(f"{dataset}: no pictures: {error}")
     return groups, notes
 
 
@@ -116,21 +104,11 @@ def require_inputs(
 def _user_protocols(files: Sequence[str], rows: Iterable[ResultRow]) -> dict[_Name, Protocol]:
     """Read the protocols of users' files. Raises UsageError for one of no result."""
     measured = set(map(_name, rows)) if files else set()
-    known = {}
-    for protocol in map(find_protocol, files):
-        name = _Name(task_of(protocol), protocol.dataset, protocol.family)
+    known = {(task_of(p), p.dataset, p.family): p for p in map(find_protocol, files)}
+    for name in known:
         if name not in measured:
-            raise UsageError(f"no result is of your data set {name.dataset}: leave its file out")
-        known[name] = protocol
+            raise UsageError(f"no result is of your data set {name[1]}: leave its file out")
     return known
-
-
-def _protocol(name: _Name, known: Mapping[_Name, Protocol]) -> Protocol:
-    if name.family != USER:
-        return find_protocol(name.dataset, name.family)
-    if name not in known:
-        raise UsageError("name the YAML file that describes it with --dataset FILE")
-    return known[name]
 
 
 class Request(NamedTuple):
@@ -140,12 +118,7 @@ class Request(NamedTuple):
     label: str
     kind: str
     where: str
-    run: Callable[[Encoder, OnProgress], Any]  # raises UsageError where that is impossible
-
-    @property
-    def key(self) -> Key:
-        """The key of its output."""
-        return self.kind, self.where, self.label
+    run: Callable[[Encoder, OnProgress], None]  # raises UsageError where that is impossible
 
 
 class Pair(NamedTuple):
@@ -160,20 +133,18 @@ class Pair(NamedTuple):
 class Source:
     """The examples of a group of results: read data, request outputs of models, then draw.
 
-    `notes` has one line for each thing that cannot be shown; `pairs` are a few of the images with
-    texts, for attention maps.
+    `requests` are what models have to compute before the candidates are known. `notes` has one line
+    for each thing that cannot be shown; `pairs` are a few of the images with texts, for attention
+    maps.
     """
 
     def __init__(self) -> None:
+        self.requests: list[Request] = []
         self.notes: list[str] = []
         self.pairs: list[Pair] = []
 
-    def requests(self) -> Iterable[Request]:
-        """Return what models have to compute."""
-        return ()
-
-    def candidates(self, outputs: Outputs) -> Iterable[Candidate]:
-        """Return the examples, given the outputs of models."""
+    def candidates(self) -> Iterable[Candidate]:
+        """Return the examples, once the requests have run."""
         raise NotImplementedError
 
     def open_results(
@@ -189,20 +160,22 @@ class Source:
 
         `is_of` tells whether a result was measured on the opened data; others are noted.
         """
-        data: dict[int | None, Any] = {}
-        found, foreign = [], []
+
+        @cache
+        def data_of(limit: int | None) -> Any:
+            own = replace(options, limit=limit, allow_partial=limit is None)
+            try:
+                return open_data(group.protocol, own)
+            except UsageError as error:
+                self.notes.append(_unreadable(group, error))
+
+        found: list[tuple[Sampled, Any]] = []
+        foreign: list[str] = []
         for result in group.results:
-            limit = None if whole else result.row.provenance["limit"]
-            if limit not in data:
-                own = replace(options, limit=limit, allow_partial=limit is None)
-                try:
-                    data[limit] = open_data(group.protocol, own)
-                except UsageError as error:
-                    data[limit] = None
-                    self.notes.append(_unreadable(group, error))
-            if data[limit] is not None and is_of(data[limit], result):
-                found.append((result, data[limit]))
-            elif data[limit] is not None:
+            data = data_of(None if whole else result.row.provenance["limit"])
+            if data is not None and is_of(data, result):
+                found.append((result, data))
+            elif data is not None:
                 foreign.append(result.model)
         if foreign:
             self.notes.append(
@@ -231,17 +204,14 @@ def spread(n: int, most: int = PAIRS) -> list[int]:
     return list(dict.fromkeys(indices))[:most] if n else []
 
 
-def run_requests(
-    requests: Iterable[Request], device: str, watch: Watch
-) -> tuple[Outputs, list[str]]:
+def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> list[str]:
     """Load every model once, one after the other, and run all requests for it.
 
-    Returns outputs, and one line for each that could not be computed. Models are not fetched.
+    Returns one line for each that could not be computed. Models are not fetched.
     """
     by_model: dict[Sequence[Any], list[Request]] = {}
     for request in requests:
         by_model.setdefault(_identity(request.row), []).append(request)
-    outputs: dict[Key, Any] = {}
     refusals: list[tuple[Request, str]] = []
     for own in by_model.values():
         row = own[0].row
@@ -255,10 +225,10 @@ def run_requests(
         for request in own:
             progress = _warnings_only(partial(watch, f"{request.label} on {request.where}"))
             try:
-                outputs[request.key] = request.run(encoder, progress)
+                request.run(encoder, progress)
             except UsageError as error:
                 refusals.append((request, str(error)))
-    return outputs, _lines(refusals)
+    return _lines(refusals)
 
 
 def _warnings_only(progress: OnProgress) -> OnProgress:
@@ -282,12 +252,9 @@ def _load(row: ResultRow, device: str) -> Encoder:
     from cosmos_eval.models.hub import offline, was_not_fetched
 
     model, precision = row.model, row.provenance["precision"]
-    spec = parse_model_spec(model["spec"])
-    if model["weights"] == "student":
-        spec = replace(spec, weights="student")
-    if spec.kind == "cosmos" and spec.arch is None:
-        # For files that do not state their architecture.
-        spec = replace(spec, arch=model["architecture"])
+    # The architecture is for files that do not state their own.
+    weights: Weights = model["weights"] or "teacher"
+    spec = parse_model_spec(model["spec"], arch=model["architecture"], weights=weights)
     try:
         with offline():
             encoder = load_encoder(spec, device=own_device(device), precision=precision)
