@@ -161,11 +161,7 @@ def read_webdataset(folder: Path) -> ClassData:
     ]
     # Several classes may have the same name, as in ImageNet.
     distinct = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
-    data = make_data(distinct, images, labels)
-    return data._replace(prompts=tuple(names), templates=_templates(folder / _TEMPLATES))
-
-
-def _templates(path: Path) -> tuple[str, ...] | None:
+    path = folder / _TEMPLATES
     templates = _lines(path) if path.exists() else []
     for template in templates:
         if template.count("{c}") != 1:
@@ -173,7 +169,9 @@ def _templates(path: Path) -> tuple[str, ...] | None:
                 f"{path}: template {template[:60]!r} must hold '{{c}}' exactly once; prompts for "
                 "each class are not supported"
             )
-    return tuple(template.replace("{c}", "{}") for template in templates) or None
+    prompts = tuple(template.replace("{c}", "{}") for template in templates)
+    data = make_data(distinct, images, labels)
+    return data._replace(prompts=tuple(names), templates=prompts or None)
 
 
 def _label(sample: sources.ArchiveSample, n_classes: int) -> int:

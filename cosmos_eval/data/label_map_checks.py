@@ -136,23 +136,17 @@ def _missing_images(
 ) -> Iterator[_Fault]:
     missing = [sample.image for sample in samples if not sample.image.is_file()]
     found = len(samples) - len(missing)
-    if protocol.split is None and len(samples) < expected:
-        missing += _images_of_spare_masks(samples, protocol, root)
+    images, masks, suffix = root / protocol.images, root / protocol.masks, protocol.mask_suffix
+    if protocol.split is None and len(samples) < expected:  # label maps may name the others
+        spare = sorted({*masks.rglob(f"*{suffix}")} - {sample.mask for sample in samples})
+        names = (str(path.relative_to(masks)).removesuffix(suffix) for path in spare)
+        missing += [images / f"{name}{protocol.image_suffix}" for name in names]
     if missing or found < expected:
         n = max(expected - found, len(missing))
-        first = f", first: {missing[0]}" if missing else f" from {root / protocol.images}"
+        first = f", first: {missing[0]}" if missing else f" from {images}"
         yield "images", f"{n} of {expected} images missing{first}"
     elif found > expected:
-        yield "images", f"{found} images, {expected} expected, in {root / protocol.images}"
-
-
-def _images_of_spare_masks(
-    samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path
-) -> list[Path]:
-    folder, suffix = root / protocol.masks, protocol.mask_suffix
-    spare = sorted({*folder.rglob(f"*{suffix}")} - {sample.mask for sample in samples})
-    names = (str(path.relative_to(folder)).removesuffix(suffix) for path in spare)
-    return [root / protocol.images / f"{name}{protocol.image_suffix}" for name in names]
+        yield "images", f"{found} images, {expected} expected, in {images}"
 
 
 def _missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> Iterator[_Fault]:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -186,11 +185,11 @@ def require_lossless(image: Image.Image, path: Path) -> None:
 
 
 class ArchiveSample(NamedTuple):
-    """The members of an archive under one key (`0001.jpg`, `0001.cls`), by lower extension."""
+    """Adjacent members of an archive under one key (`1.jpg`, `1.cls`), by lower extension."""
 
     archive: Path
     key: str
-    members: Mapping[str, ArchiveMember]
+    members: dict[str, ArchiveMember]
 
     @property
     def name(self) -> str:
@@ -199,19 +198,17 @@ class ArchiveSample(NamedTuple):
 
     def image(self) -> ArchiveMember:
         """Return the sample's image. Raises UsageError where it has none."""
-        for extension in _IMAGE_EXTENSIONS:
-            if extension in self.members:
-                return self.members[extension]
-        raise UsageError(f"{self.name} has no image ({', '.join(_IMAGE_EXTENSIONS)})")
+        found = [self.members[one] for one in _IMAGE_EXTENSIONS if one in self.members]
+        if not found:
+            raise UsageError(f"{self.name} has no image ({', '.join(_IMAGE_EXTENSIONS)})")
+        return found[0]
 
     def text(self, extension: str) -> str:
         """Return a member as UTF-8 text. Raises UsageError where it is missing or is no text."""
         if extension not in self.members:
-            known = ", ".join(self.members)
-            raise UsageError(f"{self.name} has no .{extension}, only {known}")
-        content = self.members[extension].read()
+            raise UsageError(f"{self.name} has no .{extension}, only {', '.join(self.members)}")
         try:
-            text = content.decode()
+            text = self.members[extension].read().decode()
         except UnicodeDecodeError as error:
             raise UsageError(f"{self.name}.{extension} is not UTF-8 text") from error
         if "\0" in text:  # as in a tar of which a part is overwritten with zeros
@@ -227,33 +224,30 @@ def open_archives(archives: Sequence[Path]) -> list[ArchiveSample]:
 
 
 def _samples(archive: Path) -> list[ArchiveSample]:
-    samples = []
-    for key, group in groupby(_members(archive), key=lambda part: part[0]):
-        members: dict[str, ArchiveMember] = {}
-        for _, extension, member in group:
-            if extension in members:
-                raise UsageError(f"{archive}:{key} has two files .{extension}; keep one of them")
-            members[extension] = member
-        samples.append(ArchiveSample(archive, key, members))
-    if not samples:
-        raise UsageError(f"no samples in {archive}")
-    return samples
-
-
-def _members(archive: Path) -> Iterator[tuple[str, str, ArchiveMember]]:
     if archive.exists() and not archive.is_file():
         raise UsageError(f"{archive} is a folder, a pipe or a device, not a tar archive")
+    samples: list[ArchiveSample] = []
     try:
         with archive.open("rb") as file:
             for member in TarReader(file):
-                if (found := split_name(member.name)) is not None:
-                    yield *found, ArchiveMember(archive, *member)
+                if (found := split_name(member.name)) is None:
+                    continue
+                key, extension = found
+                if not samples or samples[-1].key != key:
+                    samples.append(ArchiveSample(archive, key, {}))
+                if extension in samples[-1].members:
+                    name = f"{archive}:{key}"
+                    raise UsageError(f"{name} has two files .{extension}; keep one of them")
+                samples[-1].members[extension] = ArchiveMember(archive, *member)
     except FileNotFoundError as error:
         raise UsageError(f"{archive} is not there") from error
     except TarError as error:
         raise UsageError(f"{archive}: {error}") from error
     except OSError as error:
         raise UsageError(f"cannot read {archive}: {error.strerror}") from error
+    if not samples:
+        raise UsageError(f"no samples in {archive}")
+    return samples
 
 
 def numbered_archives(folder: Path) -> list[Path]:

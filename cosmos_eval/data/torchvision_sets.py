@@ -30,6 +30,8 @@ _FAULTS = (
 # What the folder of a set must hold, where torchvision does not name what is missing.
 _PARTS: Mapping[str, tuple[str, ...]] = {
     "food101": ("meta", "images"),
+    "cifar10": ("batches.meta", *(f"data_batch_{n}" for n in range(1, 6)), "test_batch"),
+    "cifar100": ("meta", "train", "test"),
     "stanford_cars": ("devkit", "cars_test", "cars_test_annos_withlabels.mat"),
     "oxford_pets": ("annotations", "images"),
     "flowers102": ("imagelabels.mat", "setid.mat", "jpg"),
@@ -42,7 +44,8 @@ def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
         return READERS[str(protocol.torchvision)](root, False)
     except _FAULTS as error:
         folder = root / protocol.folder
-        absent = [folder / part for part in _parts(protocol) if not (folder / part).exists()]
+        parts = _PARTS.get(str(protocol.torchvision), ())
+        absent = [folder / part for part in parts if not (folder / part).exists()]
         reason = f"expected {absent[0]}, which is not there" if absent else _reason(error)
         raise UsageError(
             f"{protocol.dataset}: torchvision cannot read {folder}: {reason}"
@@ -66,16 +69,6 @@ def _reason(error: Exception) -> str:
     """Return torchvision's message without its advice to set an argument."""
     text = " ".join(str(error).split()).replace(" You can use download=True to download it", "")
     return text.removesuffix(".") or type(error).__name__
-
-
-def _parts(protocol: ClassificationProtocol) -> tuple[str, ...]:
-    name = str(protocol.torchvision)
-    if not name.startswith("cifar"):
-        return _PARTS.get(name, ())
-    from torchvision import datasets
-
-    kind = getattr(datasets, name.upper())
-    return (kind.meta["filename"], *(part for part, _ in (*kind.train_list, *kind.test_list)))
 
 
 def _data_set(name: str, root: Path, download: bool, **arguments: Any) -> Any:

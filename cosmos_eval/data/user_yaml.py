@@ -27,6 +27,7 @@ FAMILY = "user"
 _LARGEST = float(np.finfo(np.float32).max)
 _NUMBER = Annotated[float, Field(ge=-_LARGEST, le=_LARGEST, allow_inf_nan=False)]
 
+_BY_TAG = Discriminator(lambda value: LIST if isinstance(value, list) else TEXT)
 # Types of fields and how they are read; all others are read as they are.
 _SIMPLE: Mapping[Any, Any] = {str: Text, int: pydantic.NonNegativeInt, float: _NUMBER}
 
@@ -108,12 +109,8 @@ def _strict(hint: Any) -> Any:
         return _strict(rest) | None
     if set(args) == {str, tuple[str, ...]}:
         texts: Any = Annotated[_strict(tuple[str, ...]), Tag(LIST)]
-        return Annotated[texts | Annotated[Text, Tag(TEXT)], Discriminator(_tag)]
+        return Annotated[texts | Annotated[Text, Tag(TEXT)], _BY_TAG]
     return hint
-
-
-def _tag(value: Any) -> str:
-    return LIST if isinstance(value, list) else TEXT
 
 
 def _classes(value: Any, folder: Path) -> list[Any]:

@@ -62,12 +62,14 @@ def _cifar(cls: Any, labels_key: str, root: Path, patch: pytest.MonkeyPatch) -> 
     folder = root / cls.base_folder
     folder.mkdir(parents=True)
     pixels = np.random.default_rng(0).integers(0, 256, (4, 3072), dtype=np.uint8)
-    test, meta = folder / cls.test_list[0][0], folder / cls.meta["filename"]
-    test.write_bytes(pickle.dumps({"data": pixels, labels_key: [2, 0, 1, 0]}, protocol=2))
+    meta = folder / cls.meta["filename"]
     meta.write_bytes(pickle.dumps({cls.meta["key"]: CLASSES[cls.__name__.lower()]}, protocol=2))
-    patch.setattr(cls, "train_list", [])
-    patch.setattr(cls, "test_list", [[test.name, _md5(test)]])
     patch.setattr(cls, "meta", {**cls.meta, "md5": _md5(meta)})
+    for batches in ("train_list", "test_list"):
+        paths = [folder / name for name, _ in getattr(cls, batches)]
+        for path in paths:
+            path.write_bytes(pickle.dumps({"data": pixels, labels_key: [2, 0, 1, 0]}, protocol=2))
+        patch.setattr(cls, batches, [[path.name, _md5(path)] for path in paths])
 
 
 def _sun397(root: Path, _: pytest.MonkeyPatch) -> None:

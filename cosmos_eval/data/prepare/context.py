@@ -129,23 +129,18 @@ def _read_annotation(path: Path) -> list[_Picture]:
 
 def _draw(picture: _Picture, path: Path) -> Label:
     """Draw the segments; later ones lie on top, as the API's `getMask` has them."""
+    from pycocotools import mask
+
     categories = np.zeros(picture.size_hw, np.uint16)
     where = f"{path}: image {picture.name}"
     try:
         for category, code in picture.segments:
-            categories[_decode(code)] = category
+            with _filters, warnings.catch_warnings():
+                # pycocotools returns arrays in a way that NumPy 2 deprecates.
+                warnings.filterwarnings("ignore", message="__array__", category=DeprecationWarning)
+                inside = mask.decode(code) > 0  # (H, W)
+            categories[inside] = category
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"{where} has a broken segment ({reason})") from error
     return _classes(categories, where)
-
-
-def _decode(code: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """Decode a run-length code to (H, W), true inside."""
-    from pycocotools import mask
-
-    with _filters, warnings.catch_warnings():
-        # pycocotools returns arrays in a way that NumPy 2 deprecates.
-        warnings.filterwarnings("ignore", message="__array__", category=DeprecationWarning)
-        inside: NDArray[np.bool_] = mask.decode(code) > 0
-    return inside
