@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,9 @@ import pytest
 from PIL import Image
 from pycocotools import mask as rle
 from support.sets import LAYOUTS, save_map, write_images
+
+from cosmos_eval.data.prepare import prepare
+from cosmos_eval.types import UsageError
 
 # What is drawn, bottom first: category ids of the Detail API, rectangles as (rows, columns).
 SEGMENTS = {
@@ -33,22 +39,11 @@ EXPECTED = {
 def drawn(name: str) -> list[tuple[int, np.ndarray]]:
     """Category and 0/1 map of every segment."""
     segments = []
-    for category, rows, columns in SEGMENTS[name]:
+    for category, rows, columns in SEGMENTS.get(name, ()):
         area = np.zeros(SIZES[name], np.uint8)
         area[slice(*rows), slice(*columns)] = 1
         segments.append((category, area))
     return segments
-
-
-def _image(image_id: int, name: str, phase: str) -> dict[str, object]:
-    height, width = SIZES.get(name, (5, 5))
-    return {
-        "image_id": image_id,
-        "file_name": f"{name}.jpg",
-        "height": height,
-        "width": width,
-        "phase": phase,
-    }
 
 
 @pytest.fixture
@@ -63,26 +58,18 @@ def voc2010(tmp_path: Path) -> Path:
 @pytest.fixture
 def annotation(voc2010: Path) -> Path:
     """The Detail API's file: one training, one validation and one test image."""
-    images = [
-        _image(2008000073, "2008_000073", "val"),
-        _image(2007000033, "2007_000033", "train"),
-        _image(2010000001, "2010_000001", "test"),
-    ]
-    segments = []
-    for image in images[:2]:
-        for category, area in drawn(str(image["file_name"]).removesuffix(".jpg")):
+    images, segments = [], []
+    listed = (("2008_000073", "val"), ("2007_000033", "train"), ("2010_000001", "test"))
+    for name, phase in listed:
+        height, width = SIZES.get(name, (5, 5))
+        image_id = int(name.replace("_", ""))
+        size = {"height": height, "width": width}
+        images.append({"image_id": image_id, "file_name": f"{name}.jpg", "phase": phase, **size})
+        for category, area in drawn(name):
             code = rle.encode(np.asfortranarray(area))
             text = {"size": code["size"], "counts": code["counts"].decode()}
-            segments.append(
-                {
-                    "id": len(segments),
-                    "image_id": image["image_id"],
-                    "category_id": category,
-                    "segmentation": text,
-                    "parts": [],
-                    "iscrowd": 0,
-                }
-            )
+            segment = {"image_id": image_id, "category_id": category, "segmentation": text}
+            segments.append({"id": len(segments), "parts": [], "iscrowd": 0, **segment})
     path = voc2010 / "trainval_merged.json"
     path.write_text(json.dumps({"images": images, "annos_segmentation": segments}))
     return path
@@ -101,3 +88,30 @@ def read(path: Path) -> list[list[int]]:
         assert image.mode == "L"
         values: list[list[int]] = np.asarray(image).tolist()
     return values
+
+
+# Prepares a set until five files are there, then dies as by `kill -9`, other threads in mid-work.
+_KILLED = """
+import os, signal, sys
+from cosmos_eval.data.prepare import prepare
+
+def die(step):
+    if step.phase in ("images", "label maps") and step.done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+prepare(sys.argv[1], sys.argv[2], workers=3, progress=die)
+"""
+
+
+def kill_preparing(name: str, root: Path) -> None:
+    """Prepare a set in a process that is killed after five files."""
+    done = subprocess.run([sys.executable, "-c", _KILLED, name, str(root)], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def refusal(name: str, root: Path) -> str:
+    """The one line by which preparing a set fails."""
+    with pytest.raises(UsageError) as error:
+        prepare(name, str(root))
+    assert "\n" not in str(error.value)
+    return str(error.value)

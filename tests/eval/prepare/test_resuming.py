@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,28 +10,14 @@ import pytest
 from PIL import Image
 from support.sets import save_map
 
-from cosmos_eval.cli.app import main
 from cosmos_eval.data.prepare import Counts, prepare
-from cosmos_eval.types import UsageError
 
-from .conftest import read
+from .conftest import kill_preparing, read, refusal
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 
 MASKS = "coco_stuff164k/annotations/val2017"
 PAGE = "https://github.com/nightrome/cocostuff#downloads"
-
-# Makes label maps until five are there, then dies as by `kill -9`, other threads in mid-work.
-KILLED = """
-import os, signal, sys
-from cosmos_eval.data.prepare import prepare
-
-def die(step):
-    if step.phase == "label maps" and step.done == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-prepare("coco_object", sys.argv[1], workers=3, progress=die)
-"""
 
 
 @pytest.fixture
@@ -53,8 +36,7 @@ def made(root: Path) -> list[Path]:
 
 
 def test_a_killed_call_leaves_whole_maps_and_is_repeated(many):
-    done = subprocess.run([sys.executable, "-c", KILLED, str(many)], check=False)
-    assert done.returncode == -signal.SIGKILL
+    kill_preparing("coco_object", many)
     left = made(many)
     assert 5 <= len(left) < 40
     before = {path: path.read_bytes() for path in left}
@@ -81,13 +63,6 @@ def test_maps_whose_originals_are_gone_are_kept(many):
     for path in (many / MASKS).glob("*[0-9].png"):
         path.unlink()
     assert prepare("coco_object", str(many)) == Counts(made=0, kept=40)
-
-
-def refusal(name: str, root: Path) -> str:
-    with pytest.raises(UsageError) as error:
-        prepare(name, str(root))
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def test_a_missing_original_stops_before_anything_is_written(many):
@@ -155,14 +130,10 @@ def test_a_broken_annotation_is_named(annotation, tmp_path, change, complaint):
     assert complaint in message
 
 
-def test_the_command_tells_its_counts(many, capsys):
-    command = ["data", "prepare", "coco_object", "--data-root", str(many), "--json"]
-    with pytest.raises(SystemExit) as ended:
-        main(command)
-    assert not ended.value.code
-    assert json.loads(capsys.readouterr().out) == [
-        {"prepared": "coco_object", "made": 40, "kept": 0}
-    ]
+def test_the_command_tells_its_counts(many, command):
+    ended = command("data", "prepare", "coco_object", "--data-root", many, "--json")
+    assert ended.status == 0
+    assert json.loads(ended.out) == [{"prepared": "coco_object", "made": 40, "kept": 0}]
 
 
 @pytest.mark.parametrize(
@@ -173,10 +144,8 @@ def test_the_command_tells_its_counts(many, capsys):
         (["coco_object", "--data-root", "nowhere"], "expected nowhere/images/val2017"),
     ],
 )
-def test_wrong_usage_is_one_line_and_status_2(arguments, message, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["data", "prepare", *arguments])
-    captured = capsys.readouterr()
-    assert (ended.value.code, captured.out) == (2, "")
-    assert len(captured.err.splitlines()) == 1
-    assert message in captured.err
+def test_wrong_usage_is_one_line_and_status_2(arguments, message, command):
+    ended = command("data", "prepare", *arguments)
+    assert (ended.status, ended.out) == (2, "")
+    assert len(ended.err.splitlines()) == 1
+    assert message in ended.err
