@@ -1,9 +1,8 @@
-"""The one store of computed arrays: embeddings, and counts of measurements that are unfinished.
+"""The one store of computed arrays: embeddings, and counts of unfinished measurements.
 
-A store has a folder named after the hash of its identity, which is everything that decides its
-arrays. In the folder are shards: safetensors files of arrays, with `keys` (n, 32), the SHA-256 of
-every input. A shard is named after the SHA-256 of its own bytes, so that damage shows, and runs at
-the same time write equal files or different ones. Imports no torch.
+A store's folder is named after the hash of its identity: everything that decides its arrays. Its
+shards are safetensors files of arrays, with `keys` (n, 32), the SHA-256 of every input. A shard is
+named after the SHA-256 of its bytes: damage shows, and runs at the same time do not collide.
 """
 
 from __future__ import annotations
@@ -60,13 +59,10 @@ def embeddings_folder() -> Path:
 def limit_bytes() -> int:
     """Return how large the embedding cache may grow. Raises UsageError for a limit not a number."""
     wanted = os.environ.get(LIMIT_VARIABLE, str(_DEFAULT_GB))
-    try:
-        gigabytes = float(wanted)
-    except ValueError:
-        gigabytes = -1.0
-    if not 0 <= gigabytes < float("inf"):
-        raise UsageError(f"{LIMIT_VARIABLE} must be a number of gigabytes, not {wanted!r}")
-    return int(gigabytes * 1e9)
+    with suppress(ValueError):
+        if 0 <= float(wanted) < float("inf"):
+            return int(float(wanted) * 1e9)
+    raise UsageError(f"{LIMIT_VARIABLE} must be a number of gigabytes, not {wanted!r}")
 
 
 @cache
@@ -97,8 +93,8 @@ def _sources(module: str) -> list[Path]:
 class ShardStore:
     """Shards of one identity below `root`; without a root it is empty and stores nothing.
 
-    With a `limit` in bytes on the whole root, the least recently used shards are removed; it may
-    be exceeded by a hundredth. `remedy` completes the error of a folder that cannot be written.
+    Beyond `limit` bytes in the whole root, give or take a hundredth, the least recently used
+    shards are removed. `remedy` completes the error of a folder that cannot be written.
     """
 
     def __init__(
@@ -115,9 +111,9 @@ class ShardStore:
         self._unmeasured = 0  # bytes that may be written before the folder is measured again
 
     def find(self, keys: Sequence[bytes], report: Report) -> Iterator[tuple[list[bytes], Arrays]]:
-        """Yield keys and arrays of every shard with one of the keys, the oldest first.
+        """Yield keys and arrays of shards with any of `keys`, the oldest first.
 
-        A damaged shard is removed, with a line that reports it.
+        Damaged ones are reported and removed.
         """
         wanted = set(keys)
         for _, _, path in sorted(_shards(self._folder)) if self._folder else ():
@@ -140,8 +136,7 @@ class ShardStore:
         if self._folder is None:
             return
         rows = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _KEY_BYTES)
-        whole = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        content = save({"keys": rows, **whole})
+        content = save({"keys": rows, **{n: np.ascontiguousarray(a) for n, a in arrays.items()}})
         try:
             if not (self._folder / _IDENTITY).exists():
                 write_atomically(self._folder / _IDENTITY, self._identity.encode())
@@ -151,9 +146,8 @@ class ShardStore:
             removed = isinstance(error, FileNotFoundError | FileExistsError)
             if removed and not self._folder.is_file():
                 return  # another run has cleared the store, this shard with it
-            raise UsageError(
-                f"cannot write to {self._folder.parent}: {error.strerror}{self._remedy}"
-            ) from error
+            where = self._folder.parent
+            raise UsageError(f"cannot write to {where}: {error.strerror}{self._remedy}") from error
         self._unmeasured -= len(content)
         if self._limit is not None and self._unmeasured < 0:
             _evict(self._folder.parent, self._limit)
@@ -224,11 +218,11 @@ def spaces(root: Path, **wanted: Any) -> list[Space]:
     """
     found = []
     for folder in _entries(root):
-        identity, files = _identity_of(folder), list(_shards(folder))
+        identity, files = _identity_of(folder), sorted(_shards(folder))
         if files and wanted.items() <= identity.items():
             embeddings = sum(len(_keys_of(file.path) or ()) for file in files)
-            used = max(file.used_ns for file in files) / 1e9
-            found.append(Space(identity, embeddings, sum(file.size for file in files), used))
+            size, used = sum(file.size for file in files), files[-1].used_ns / 1e9
+            found.append(Space(identity, embeddings, size, used))
     return sorted(found, key=lambda space: -space.used)
 
 
@@ -241,24 +235,16 @@ def _identity_of(folder: Path) -> dict[str, Any]:
 
 
 def clear(root: Path) -> int:
-    """Remove all shards, also while runs go on; return the number of bytes.
-
-    Raises UsageError where a file cannot be removed.
-    """
+    """Remove all shards, also while runs go on; return the number of bytes. Raises UsageError."""
     removed = 0
     for folder in _entries(root):
         removed += sum(file.size for file in _shards(folder))
         for path in [*_entries(folder), folder]:
-            _remove(path)
-    return removed
-
-
-def _remove(path: Path) -> None:
-    try:
-        if path.is_dir():
-            with suppress(OSError):  # a run has just put something there
+            try:
+                if not path.is_dir():
+                    path.unlink(missing_ok=True)
+            except OSError as error:
+                raise UsageError(f"cannot remove {path}: {error.strerror}") from error
+            with suppress(OSError):  # it is no folder, or a run has just put something there
                 path.rmdir()
-        else:
-            path.unlink(missing_ok=True)
-    except OSError as error:
-        raise UsageError(f"cannot remove {path}: {error.strerror}") from error
+    return removed

@@ -1,9 +1,8 @@
-"""From an encoder and data to features: each distinct input is encoded once, in batches, or cached.
+"""Features of inputs, which are identified by their content: each is encoded once, or cached.
 
-Inputs are identified by their content. They are encoded in shards of a fixed number, which no batch
-mixes. A killed run loses one shard at most, and processes divide whole shards. Neither the number
-of processes nor a resumed run changes what is encoded together, so that features stay the same to
-the bit. Where all features are cached, nothing here imports torch.
+Inputs are encoded in shards of a fixed number, which no batch mixes and processes divide as wholes.
+Neither the number of processes nor a resumed run, which loses one shard at most, changes a bit of
+the features. Where all of them are cached, nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -68,10 +67,9 @@ class Inputs(NamedTuple):
 
 
 def embed(inputs: Inputs, options: RunOptions, progress: OnProgress) -> Features:
-    """Return features (N, D) in the order of the inputs; equal inputs are encoded once.
+    """Return features (N, D) in the order of the inputs.
 
-    Raises TooManyError where more than `most` are not cached, and UsageError where features are
-    not finite.
+    Raises TooManyError where more than `most` are not cached, UsageError for features not finite.
     """
     first = {key: index for index, key in reversed([*enumerate(inputs.keys)])}
     distinct = sorted(first.values())
@@ -150,8 +148,12 @@ def embed_images(
     """
     if not images:
         raise UsageError("no images to embed: the data set is empty")
-    hashes = partial(_hashes, options.workers)
-    keys = options.distributed.map_sharded(hashes, images, unit=_HASHED_AT_ONCE)
+    workers = options.workers
+    keys = options.distributed.map_sharded(
+        lambda own: [*prefetch(own, _digest, workers=workers, window=4 * workers)],
+        images,
+        unit=_HASHED_AT_ONCE,
+    )
     inputs = Inputs(
         identity=identity(encoder, "image", preprocessing=dict(encoder.preprocessing)),
         keys=keys,
@@ -165,11 +167,8 @@ def embed_images(
     return Embeddings(embed(inputs, options, progress))
 
 
-def _hashes(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
-    def digest(image: ImageSource) -> bytes:
-        return hashlib.sha256(image.read()).digest()
-
-    return list(prefetch(images, digest, workers=workers, window=4 * workers))
+def _digest(image: ImageSource) -> bytes:
+    return hashlib.sha256(image.read()).digest()
 
 
 def _encode_images(
@@ -188,20 +187,15 @@ def _encode_images(
     indices = (index for some in lists for index in some)
     loaded = prefetch(indices, pixels, workers=options.workers, window=2 * options.batch_size)
     for some in lists:
-        batches = []
-        for start in range(0, len(some), options.batch_size):
-            batch = [*islice(loaded, min(options.batch_size, len(some) - start))]
-            batches.append(encoder.encode_image(_stack(batch, encoder)).numpy())
+        import torch
+
+        own, batches = islice(loaded, len(some)), []
+        while batch := [*islice(own, options.batch_size)]:
+            shapes = sorted({tuple(image.shape) for image in batch})
+            if len(shapes) > 1:
+                raise UsageError(f"{encoder.info.spec}: images of one batch have shapes {shapes}")
+            batches.append(encoder.encode_image(torch.stack(batch)).numpy())
         yield np.concatenate(batches)
-
-
-def _stack(images: Sequence[Tensor], encoder: Encoder) -> Tensor:
-    import torch
-
-    shapes = {tuple(image.shape) for image in images}
-    if len(shapes) > 1:
-        raise UsageError(f"{encoder.info.spec}: images of one batch have shapes {sorted(shapes)}")
-    return torch.stack([*images])
 
 
 def embed_texts(
@@ -225,8 +219,8 @@ def embed_texts(
     inputs = Inputs(
         identity=identity(encoder, "text", tokenizer=dict(encoder.tokenizer)),
         keys=[hashlib.sha256(texts[index].encode()).digest() for index in order],
-        encode=partial(
-            _encode_tokens, encoder, encoder.encode_text, tokens[order], options.batch_size
+        encode=lambda lists: (
+            encode_tokens(encoder, tokens[order[rows]], options.batch_size) for rows in lists
         ),
         info=encoder.info,
         name=lambda index: quoted(texts[order[index]]),
@@ -238,36 +232,22 @@ def embed_texts(
     return Embeddings(features[np.argsort(order)], _count_truncated(encoder, texts, tokens))
 
 
-def encode_texts(
-    encoder: Encoder, texts: Sequence[str], batch_size: int, encode: EncodeTokens | None = None
+def encode_tokens(
+    encoder: Encoder, tokens: Tensor, batch_size: int, encode: EncodeTokens | None = None
 ) -> Features:
-    """Encode texts without the cache; features in their order.
+    """Encode tokens (N, L) without the cache; features in their order.
 
     `encode` makes features from tokens; None is the encoder's `encode_text`.
     """
-    tokens = encoder.tokenize(texts)
-    order = _order(encoder, tokens)
-    encode = encode or encoder.encode_text
-    (features,) = _encode_tokens(encoder, encode, tokens[order], batch_size, [range(len(texts))])
-    return features[np.argsort(order)]
+    order, encode = _order(encoder, tokens), encode or encoder.encode_text
+    batches = _text_batches(tokens[order], encoder.trims_text, batch_size)
+    return np.concatenate([encode(batch).numpy() for batch in batches])[np.argsort(order)]
 
 
 def _order(encoder: Encoder, tokens: Tensor) -> NDArray[np.int64]:
     """Sort texts by length where padding is trimmed, so that a batch has little of it."""
     lengths = _lengths(tokens) if encoder.trims_text else np.zeros(len(tokens))
     return np.argsort(lengths, kind="stable")
-
-
-def _encode_tokens(
-    encoder: Encoder,
-    encode: EncodeTokens,
-    tokens: Tensor,
-    batch_size: int,
-    lists: Sequence[Sequence[int]],
-) -> Iterator[Features]:
-    for rows in lists:
-        batches = _text_batches(tokens[list(rows)], encoder.trims_text, batch_size)
-        yield np.concatenate([encode(batch).numpy() for batch in batches])
 
 
 def _text_batches(tokens: Tensor, trims: bool, batch_size: int) -> Iterator[Tensor]:

@@ -73,7 +73,7 @@ def _embed_patches(
     tower: transformer.VisionTransformer, images: Tensor
 ) -> tuple[Tensor, tuple[int, int]]:
     """Return the input of the first block, (B, 1 + h * w, C), and the grid (h, w)."""
-    if any(side < patch for side, patch in zip(images.shape[2:], tower.patch_size, strict=True)):
+    if min(images.shape[2:]) < tower.patch_size[0]:
         raise UsageError(f"an image of {tuple(images.shape[2:])} px is smaller than one patch")
     grid = tower.conv1(images)
     grid_hw = (grid.shape[2], grid.shape[3])
@@ -141,8 +141,8 @@ def neighbourhood(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
 
     Zero in the row and the column of CLS; dtype and device of `like`.
     """
-    rows, columns = (torch.arange(length, device=like.device) for length in grid_hw)
-    patches = torch.cartesian_prod(rows, columns).float()
+    axes = (torch.arange(length, device=like.device) for length in grid_hw)
+    patches = torch.cartesian_prod(*axes).float()
     distance_squared = (patches[:, None] - patches[None]).square().sum(-1)
     near = torch.exp(-distance_squared / (2 * NACLIP_STD**2))
     return F.pad(near, (1, 0, 1, 0)).to(like.dtype)

@@ -8,6 +8,7 @@ values. Each of these gives numbers that look like a model's but are not.
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -34,17 +35,11 @@ _TRAINING = {  # keys of a configuration that are about training alone
 }
 _PARTS = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg, "multimodal_cfg": MultimodalCfg}
 # What may be stated of weights: keys of their transform, and their activation.
-_STATED = (
-    *("size", "mean", "std", "interpolation", "resize_mode", "fill_color"),
-    "quick_gelu",
-)
+_STATED = ("size", "mean", "std", "interpolation", "resize_mode", "fill_color", "quick_gelu")
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """Read open_clip_config.json of OpenCLIP's hub layout: `model_cfg`, maybe `preprocess_cfg`.
-
-    Raises UsageError where it cannot be read or describes no model.
-    """
+    """Read open_clip_config.json: `model_cfg`, maybe `preprocess_cfg`. Raises UsageError."""
     try:
         config = read_json(path)
         _filled(config["model_cfg"])
@@ -111,13 +106,14 @@ def require_fit(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], source:
     Strict loading leaves two such things in OpenCLIP: position embeddings of another size are
     interpolated, and a bias of logits that is missing becomes 0.
     """
-    names = {name.removeprefix("state_dict.").removeprefix("module."): name for name in stored}
+    prefixes = re.compile(r"^(state_dict\.)?(module\.)?")
+    shapes = {prefixes.sub("", name): tuple(tensor.shape) for name, tensor in stored.items()}
     unfit = [
-        f"{name} is {tuple(stored[names[name]].shape)}, not {tuple(own[name].shape)}"
-        for name in sorted(names.keys() & own.keys())
-        if stored[names[name]].shape != own[name].shape and own[name].numel() > 1
+        f"{name} is {shapes[name]}, not {tuple(own[name].shape)}"
+        for name in sorted(shapes.keys() & own.keys())
+        if shapes[name] != own[name].shape and own[name].numel() > 1
     ]
-    if "logit_scale" in names and "logit_bias" in own and "logit_bias" not in names:
+    if "logit_scale" in shapes and "logit_bias" in own and "logit_bias" not in shapes:
         unfit.append("logit_bias is missing")
     if unfit:
         raise UsageError(f"{source} does not fit the architecture: {_named(unfit)}")
@@ -154,14 +150,13 @@ def _filled(config: Mapping[str, Any]) -> dict[str, Any]:
         for part, known in _PARTS.items():
             if part in config or part != "multimodal_cfg":  # CoCa's alone
                 values = asdict(known(**config[part]))
-                keys = values.keys() - _TRAINING
-                flat |= {f"{part}.{key}": _plain(key, values[key]) for key in sorted(keys)}
+                keys = sorted(values.keys() - _TRAINING)
+                flat |= {f"{part}.{key}": _plain(key, values[key]) for key in keys}
     except TypeError as error:
         raise ValueError(f"not an OpenCLIP configuration: {error}") from error
     preprocessing = {**asdict(PreprocessCfg()), **config.get("preprocess", {})}
     flat |= {f"preprocess.{key}": _plain(key, preprocessing[key]) for key in ("mean", "std")}
-    flat |= {"embed_dim": config["embed_dim"], "quick_gelu": bool(config.get("quick_gelu", False))}
-    return flat
+    return {**flat, "embed_dim": config["embed_dim"], "quick_gelu": bool(config.get("quick_gelu"))}
 
 
 def _differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> str:

@@ -28,10 +28,7 @@ _CONNECTING = ("-", "'", ".", "_")  # marks that make one word of what is at bot
 
 
 def usual_kind(encoder: Encoder) -> MapKind:
-    """Return cross-attention where the model has it, else text-to-patch similarity.
-
-    Raises UsageError for a model whose image tower has no patches.
-    """
+    """Return cross-attention where the model has it, else similarity; UsageError for neither."""
     if isinstance(encoder, CrossAttentionEncoder):
         return "cross-attention"
     with_patches(encoder)
@@ -56,13 +53,11 @@ def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
 def whole_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[int, int]:
     """Height and width in pixels at which the model sees a whole image of this size."""
     own_hw = encoder.transform(Image.new("RGB", (64, 64))).shape[1:]
-    factor = max(own / side for own, side in zip(own_hw, image_hw, strict=True))
-    patch = encoder.patch_size
-    height, width = (  # larger than the model's own side by whole patches
-        own + round((min(factor * side, LONGEST * own) - own) / patch) * patch
-        for own, side in zip(own_hw, image_hw, strict=True)
-    )
-    return height, width
+    sides = [*zip(own_hw, image_hw, strict=True)]
+    factor, patch = max(own / side for own, side in sides), encoder.patch_size
+    # Larger than the model's own side by whole patches.
+    more = [round((min(factor * side, LONGEST * own) - own) / patch) * patch for own, side in sides]
+    return own_hw[0] + more[0], own_hw[1] + more[1]
 
 
 def heatmaps(
@@ -103,10 +98,9 @@ def heatmaps_of_features(
 
 
 def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseEncoder:
-    """Return the model itself. Raises UsageError where it has no patch embeddings.
+    """Return the model itself; UsageError where it has no patches, or not this form of attention.
 
-    With a form of attention it encodes an image of one patch, which fails where the tower has no
-    such form.
+    That shows where it encodes an image of one patch.
     """
     if not isinstance(encoder, DenseEncoder) or not (attention or encoder.patch_size):
         raise UsageError(
@@ -129,8 +123,7 @@ def with_cross_attention(encoder: Encoder) -> CrossAttentionEncoder:
 def upsample(maps: Tensor, size_hw: tuple[int, int]) -> Tensor:
     """Maps (..., h, w) -> (..., H, W): linear between the centres of patches, so in their range."""
     flat = maps.reshape(-1, 1, *maps.shape[-2:])
-    large = F.interpolate(flat, size=size_hw, mode="bilinear", align_corners=False)
-    return large.view(*maps.shape[:-2], *size_hw)
+    return F.interpolate(flat, size=size_hw, mode="bilinear").view(*maps.shape[:-2], *size_hw)
 
 
 def scaled(maps: Tensor) -> Tensor:
@@ -161,13 +154,9 @@ def wordmaps(encoder: CrossAttentionEncoder, images: Tensor, texts: Sequence[str
 
     Raises UsageError where attention weights are not finite.
     """
-    tokens = encoder.tokenize(texts)
-    weights = encoder.token_attention(tokens, encoder.image_queries(images))
+    weights = encoder.token_attention(encoder.tokenize(texts), encoder.image_queries(images))
     require_finite(weights, encoder.info, lambda index: repr(texts[index]))
-    return [
-        _wordmap(encoder.words(text), one.transpose(0, 1))
-        for text, one in zip(texts, weights, strict=True)
-    ]
+    return [*map(_wordmap, map(encoder.words, texts), weights.transpose(1, 2))]
 
 
 def _wordmap(words: Sequence[CaptionWord], weights: Tensor) -> WordMap:

@@ -31,10 +31,7 @@ from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nea
 RANDOM = "random"
 _RANDOM_SEED = 0  # random weights are the same in every run
 # Files of a folder, in OpenCLIP's own order of preference.
-_WEIGHTS = (
-    *(HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME.replace(".bin", ".safetensors")),
-    HF_WEIGHTS_NAME,
-)
+_WEIGHTS = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME.replace(".bin", ".safetensors"), HF_WEIGHTS_NAME)
 
 
 class _Source(NamedTuple):

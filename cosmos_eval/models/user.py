@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial, wraps
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -71,19 +71,10 @@ class TwoTower:
                 raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
         functions = [encode_image, encode_text, encode_patches]
         self._weights = [*_found(functions if weights is None else [weights], set())]
-        code = Path(sys._getframe(1).f_code.co_filename)
-        self.info = EncoderInfo(
-            spec=name,
-            architecture=name,
-            weights=None,
-            weights_sha256=tensors_sha256(
-                *(w.state_dict() if isinstance(w, nn.Module) else {"": w} for w in self._weights)
-            ),
-            random=False,
-            precision="fp32",
-            device="cpu",
-            code_sha256=file_sha256(code) if code.is_file() else None,
-        )
+        states = (w.state_dict() if isinstance(w, nn.Module) else {"": w} for w in self._weights)
+        file = Path(sys._getframe(1).f_code.co_filename)
+        code, digest = file_sha256(file) if file.is_file() else None, tensors_sha256(*states)
+        self.info = EncoderInfo(name, name, None, digest, False, "fp32", "cpu", code)
         self._encode_image, self._encode_text = encode_image, encode_text
         self.transform, self._tokenize = transform, tokenize
         self.preprocessing = {"transform": _description(transform)}
@@ -115,11 +106,9 @@ class TwoTower:
         return (longer == tokens).all(dim=1) & (shorter == tokens).all(dim=1)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D) float32 on the CPU, L2-normalised."""
         return F.normalize(run(self.info, self._encode_image, images), dim=-1).cpu()
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        """(B, L) -> (B, D) float32 on the CPU, L2-normalised."""
         return F.normalize(run(self.info, self._encode_text, tokens), dim=-1).cpu()
 
     def _patches(
@@ -160,14 +149,14 @@ def _referred(value: Any) -> list[Any]:
     if not inspect.isfunction(value):
         attributes = getattr(value, "__dict__", {}).values()
         return [one for one in attributes if isinstance(one, nn.Module | Tensor)]
-    used = inspect.getclosurevars(value)
+    used, file = inspect.getclosurevars(value), value.__code__.co_filename
     # Functions of other files are a library's, whose globals are not weights.
-    of_file = [one for one in used.globals.values() if _file(one) in (None, _file(value))]
+    of_file = (
+        one
+        for one in used.globals.values()
+        if not inspect.isfunction(one) or one.__code__.co_filename == file
+    )
     return [*used.nonlocals.values(), *of_file]
-
-
-def _file(value: Any) -> str | None:
-    return value.__code__.co_filename if inspect.isfunction(value) else None
 
 
 def _description(function: Any) -> str:
@@ -176,7 +165,7 @@ def _description(function: Any) -> str:
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
-    """Run the file, get its model, and check that it is an encoder.
+    """Run the file and check that its model is an encoder.
 
     Its `info` gets what was typed and the hash of the file, which identifies cached embeddings.
     Raises UsageError, one line, whatever goes wrong in the file.
@@ -186,57 +175,53 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
         content = read_bytes(path)
     except FileError as error:
         raise UsageError(f"cannot read {path}: {error}") from error
+    code = hashlib.sha256(content).hexdigest()
     with _errors_of(str(path)):
-        module = _run(path, content)
-    make, encoder = getattr(module, "load", None), getattr(module, "model", None)
-    where = f"{path}: load({device!r}, {precision!r})" if callable(make) else f"{path}: `model`"
-    if callable(make):
-        with _errors_of(where):
-            encoder = make(device, precision)
-    elif encoder is None:
+        module = _run(path, content, f"cosmos_eval_model_{code[:16]}")
+    make: Any = getattr(module, "load", None)
+    encoder: Any = getattr(module, "model", None)
+    if not callable(make) and encoder is None:
         raise UsageError(f"{path} has no function `load(device, precision)` and no `model`")
+    where = f"{path}: load({device!r}, {precision!r})" if callable(make) else f"{path}: `model`"
     with _errors_of(where):
+        if callable(make):
+            encoder = make(device, precision)
         if isinstance(encoder, TwoTower):
             encoder.to(device, precision)
         require_encoder(encoder, where)
-    _require_honest(encoder.info, precision, where)
-    code = hashlib.sha256(content).hexdigest()
+        _require_honest(encoder.info, precision, where)
     with _errors_of(f"{where}: setting its `info`"):
         encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code)
-        widths: set[int] = set()
-        for name in methods(CrossAttentionEncoder):
-            if callable(method := getattr(encoder, name, None)):
-                setattr(encoder, name, _guarded(method, name, widths, path))
+        _guard(encoder, path)
     if encoder.info.code_sha256 != code:
         raise UsageError(f"{where}: its `info` cannot be set, and results would not name the file")
     return encoder
 
 
-def _run(path: Path, content: bytes) -> ModuleType:
+def _run(path: Path, content: bytes, name: str) -> ModuleType:
     """Run the hashed content, whatever is compiled already, as a module.
 
     It finds installed packages, but not its neighbours, which the hash would not cover.
     """
-    module = ModuleType(f"cosmos_eval_model_{hashlib.sha256(content).hexdigest()[:16]}")
+    module = sys.modules[name] = ModuleType(name)  # where dataclasses and pickle look for it
     module.__file__ = str(path)
-    sys.modules[module.__name__] = module  # where dataclasses and pickle look for it
     exec(compile(content, str(path), "exec"), module.__dict__)
     return module
 
 
-def _guarded(
-    method: Callable[..., Any], name: str, widths: set[int], path: Path
-) -> Callable[..., Any]:
-    """Wrap a method so that its errors, and outputs of another form, are a UsageError."""
+def _guard(encoder: Any, path: Path) -> None:
+    """Wrap the methods so that their errors, and outputs of another form, are a UsageError."""
+    widths: set[int] = set()
 
-    @wraps(method)
-    def call(given: Any, *more: Any) -> Any:
+    def call(name: str, method: Callable[..., Any], given: Any, *more: Any) -> Any:
         with _errors_of(f"{path}: {name}"):
             output = method(given, *more)
             require_output(name, given, output, widths, str(path))
             return output
 
-    return call
+    for name in methods(CrossAttentionEncoder):
+        if callable(method := getattr(encoder, name, None)):
+            setattr(encoder, name, partial(call, name, method))
 
 
 @contextmanager

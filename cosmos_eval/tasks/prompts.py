@@ -18,7 +18,7 @@ from cosmos_eval.embedding.embed import (
     Features,
     Inputs,
     embed,
-    encode_texts,
+    encode_tokens,
     identity,
     quoted,
 )
@@ -74,7 +74,8 @@ def prompt_embeddings(
     def encode_names(runs: Sequence[Sequence[int]]) -> Iterator[Features]:
         for run in runs:
             prompts = [pattern.replace("{}", names[n]) for n in run for pattern in patterns]
-            features = encode_texts(encoder, prompts, options.batch_size, text_queries)
+            tokens = encoder.tokenize(prompts)
+            features = encode_tokens(encoder, tokens, options.batch_size, text_queries)
             yield features.reshape(len(run), len(patterns), -1).mean(axis=1)
 
     decided = {"tokenizer": dict(encoder.tokenizer), "templates": list(patterns)}

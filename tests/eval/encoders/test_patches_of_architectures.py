@@ -44,8 +44,7 @@ def load_small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEn
 
 
 @pytest.mark.parametrize(
-    "name",
-    ["ViT-B-32-quickgelu", "ViT-L-14", "ViT-H-14-CLIPA", "ViT-M-16-alt", "coca_base"],
+    "name", ["ViT-B-32-quickgelu", "ViT-L-14", "ViT-H-14-CLIPA", "ViT-M-16-alt", "coca_base"]
 )
 def test_every_form_of_attention_gives_patches(name, load_small):
     encoder = load_small(name)

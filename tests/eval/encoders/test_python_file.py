@@ -94,9 +94,7 @@ def test_versions_of_a_file_never_share_embeddings(own, tmp_path, photos):
 
     def measure(shift: str) -> list[str]:
         plan = make_plan(
-            datasets=[photos],
-            models=[own(shift=shift)],
-            options=RunOptions(cache=str(folder)),
+            datasets=[photos], models=[own(shift=shift)], options=RunOptions(cache=str(folder))
         )
         notes: list[str] = []
         for _ in run_all(plan, lambda _, step: notes.append(step.note)):
@@ -131,51 +129,30 @@ def test_in_a_suite_a_file_is_relative_to_the_suite(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "def lod(device, precision): ...",
-            r"has no function `load\(device, precision\)`",
-        ),
+        ("def lod(device, precision): ...", r"has no function `load\(device, precision\)`"),
         ("load = 3", r"mine\.py has no function `load"),
-        (
-            "import no_such_module",
-            r"mine\.py failed: ModuleNotFoundError: No mod",
-        ),
+        ("import no_such_module", r"mine\.py failed: ModuleNotFoundError: No mod"),
         ("def load(:", r"mine\.py failed: SyntaxError: "),
         ("def load(device): ...", r"load\('cpu', 'fp32'\) failed: TypeError: load\(\) takes 1"),
         ("def load(d, p): raise OSError('no weights')", r"fp32'\) failed: OSError: no weights"),
         ("def load(d, p): raise KeyError", r"fp32'\) failed: KeyError \(--debug"),
-        (
-            "def load(d, p): return 3",
-            r"Encoder: it has no info, preprocessing, tokenizer,",
-        ),
+        ("def load(d, p): return 3", r"Encoder: it has no info, preprocessing, tokenizer,"),
         (MODEL.replace("def overlong", "def toolong"), r"Encoder: it has no overlong$"),
         (MODEL.replace('"0" * 64', "None"), r"`info.weights_sha256` is missing, and"),
         (MODEL.replace('"0" * 64, False', "None, True"), r"gives no `weights_sha256`: hash"),
         (MODEL.replace('"0" * 64', '"me"'), r"must be the 64 hexadecimal digits"),
-        (
-            MODEL.replace('"means", None', '"means", "teacher"'),
-            r"`weights` is of COSMOS ch",
-        ),
-        (
-            MODEL.replace("precision, device)\n", "'bf16', device)\n"),
-            r"model of precision bf16",
-        ),
+        (MODEL.replace('"means", None', '"means", "teacher"'), r"`weights` is of COSMOS ch"),
+        (MODEL.replace("precision, device)\n", "'bf16', device)\n"), r"model of precision bf16"),
         (MODEL.replace("EncoderInfo(", "tuple, ("), r"`info` is tuple, not"),
         (MODEL.replace("(images[:, :, 0, 0] + SHIFT + 0.5, dim=1)", "(images)"), r"\(2, D\)"),
         (MODEL.replace("(tokens.float(), dim=1)", "(tokens.float()) * 2"), r"length \d.*normalise"),
-        (
-            MODEL.replace("tokens.float()", "tokens.double()"),
-            r"`encode_text` returns torch.f",
-        ),
+        (MODEL.replace("tokens.float()", "tokens.double()"), r"`encode_text` returns torch.f"),
         (
             MODEL.replace("tokens.float(), dim=1)", "tokens.float()[:, :2], dim=1)"),
             r"other dimensions: \[2, 3\]",
         ),
         (MODEL.replace("(images[", "(torch.ones(1, requires_grad=True) * images["), "a gradient"),
-        (
-            MODEL.replace("len(texts), dtype", "1, dtype"),
-            r"`overlong` returns \(1,\), not 2 rows",
-        ),
+        (MODEL.replace("len(texts), dtype", "1, dtype"), r"`overlong` returns \(1,\), not 2 rows"),
         (MODEL.replace("tokenizer = {}", "tokenizer = {'of': torch}"), "TypeError: Object of type"),
     ],
 )
