@@ -1,7 +1,5 @@
 """Whose commit a result carries."""
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 from pathlib import Path

@@ -4,41 +4,17 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 import cosmos_core
-from cosmos_core import Views
 
 PARITY = Path(__file__).parents[1] / "parity"
 RECORDS = json.loads((PARITY / "training.json").read_text())
-MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073])
-STD = torch.tensor([0.26862954, 0.26130258, 0.27577711])
 
 
 def load(weights):
     return cosmos_core.load_model(PARITY / "checkpoint.pt", PARITY / "model_config.json", weights)
-
-
-def normalised(crops):
-    images = (torch.from_numpy(crops).float() / 255 - MEAN) / STD
-    return images.movedim(-1, -3).contiguous()
-
-
-@pytest.fixture(scope="module")
-def recorded():
-    with np.load(PARITY / "forward.npz") as arrays:
-        return {name: arrays[name] for name in arrays}
-
-
-@pytest.fixture(scope="module")
-def views(recorded):
-    return Views(
-        normalised(recorded["global_crops"]),
-        normalised(recorded["local_crops"]),
-        torch.from_numpy(recorded["text_tokens"]).long(),
-    )
 
 
 def statistics(tensor):
@@ -57,10 +33,10 @@ def worst_difference(statistics_of, recorded_statistics):
     }
 
 
-def test_student_features_of_all_views(recorded, views):
+def test_student_features_of_all_views(recorded, recorded_views):
     student = load("student")
     with torch.no_grad():
-        features = student.encode_views(views)
+        features = student.encode_views(recorded_views)
     for ours, name in (
         (features.image, "student_image_features"),
         (features.text, "student_text_features"),
@@ -70,8 +46,8 @@ def test_student_features_of_all_views(recorded, views):
         assert (ours.flatten(0, 1) - torch.from_numpy(recorded[name])).abs().max() < 1e-5, name
 
 
-def test_teacher_features_of_global_views(recorded, views):
-    features = load("teacher").encode_globals(views)
+def test_teacher_features_of_global_views(recorded, recorded_views):
+    features = load("teacher").encode_globals(recorded_views)
     assert features.image_crossmodal is None
     assert features.text_crossmodal is None
     for ours, name in (
@@ -82,10 +58,10 @@ def test_teacher_features_of_global_views(recorded, views):
         assert (ours.flatten(0, 1) - torch.from_numpy(recorded[name])).abs().max() < 1e-5, name
 
 
-def test_losses_and_gradients(views):
+def test_losses_and_gradients(recorded_views):
     student, teacher = load("student").train(), load("teacher")
     terms = cosmos_core.losses.cosmos_loss(
-        student.encode_views(views), teacher.encode_globals(views)
+        student.encode_views(recorded_views), teacher.encode_globals(recorded_views)
     )
     assert terms.clip.item() == pytest.approx(RECORDS["losses"]["clip_loss"], rel=1e-6)
     assert terms.distill.item() == pytest.approx(RECORDS["losses"]["distill_loss"], rel=1e-6)
@@ -99,7 +75,7 @@ def test_losses_and_gradients(views):
     assert max(worst.values()) < 1e-4, max(worst, key=worst.get)
 
 
-def test_three_steps_with_teacher(views):
+def test_three_steps_with_teacher(recorded_views):
     student, teacher = load("student").train(), load("teacher").requires_grad_(False)
     settings = RECORDS["optimizer"]
     optimizer = torch.optim.AdamW(
@@ -111,7 +87,7 @@ def test_three_steps_with_teacher(views):
     for kept in RECORDS["loss_per_step"]:
         optimizer.zero_grad()
         terms = cosmos_core.losses.cosmos_loss(
-            student.encode_views(views), teacher.encode_globals(views)
+            student.encode_views(recorded_views), teacher.encode_globals(recorded_views)
         )
         assert terms.clip.item() == pytest.approx(kept["clip_loss"], rel=1e-5)
         assert terms.distill.item() == pytest.approx(kept["distill_loss"], rel=1e-5)

@@ -1,8 +1,6 @@
-"""`cosmos-train` in a process forked from one that has loaded the libraries.
-
-It has its own signals, output and exit status, as a program has, and starts in no time. That the
-program starts from nothing as well is tested where a run is killed and under torchrun.
-"""
+"""`cosmos-train` in a process forked from one that has loaded the libraries. It has its own
+signals, output and exit status, as a program has, and starts in no time. That the program starts
+from nothing as well is tested where a run is killed and under torchrun."""
 
 import importlib
 import multiprocessing

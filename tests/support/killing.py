@@ -5,8 +5,6 @@ moment, measures once more and prints a JSON line with what a test compares. Thi
 the libraries and the model, so that a trial costs what it measures.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import random

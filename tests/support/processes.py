@@ -1,7 +1,5 @@
 """Processes that train together, as torchrun would start them, for the length of a test."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import pickle

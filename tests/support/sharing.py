@@ -1,7 +1,5 @@
 """Threads that stand for the processes of one measurement; they meet at a barrier."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """A tiny training: its configuration, batches, and what is measured of its steps."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -24,23 +22,10 @@ from cosmos_core.types import Method, Views
 
 SINGLE_PROCESS = World()
 IMAGE, CROP, TOKENS, VOCABULARY = 32, 16, 8, 20
-ARCHITECTURE = {
-    "embed_dim": 16,
-    "vision_cfg": {
-        "image_size": IMAGE,
-        "patch_size": 8,
-        "width": 16,
-        "layers": 2,
-        "head_width": 8,
-    },
-    "text_cfg": {
-        "context_length": TOKENS,
-        "vocab_size": VOCABULARY,
-        "width": 16,
-        "heads": 2,
-        "layers": 2,
-    },
-}
+SIZES = {"width": 16, "layers": 2}
+VISION = {"image_size": IMAGE, "patch_size": 8, "head_width": 8, **SIZES}
+TEXT = {"context_length": TOKENS, "vocab_size": VOCABULARY, "heads": 2, **SIZES}
+ARCHITECTURE = {"embed_dim": 16, "vision_cfg": VISION, "text_cfg": TEXT}
 METHODS: dict[str, Method] = {
     "clip": ClipMethod(),
     "slip": SlipMethod(hidden=16, out=6),
@@ -133,10 +118,8 @@ def step(training: Training, views: Views, **options: Any) -> StepReport:
 
 
 def kept_for_backward(model: nn.Module, forward: Callable[[], object]) -> int:
-    """Bytes that `forward()` keeps for backward beside the parameters, each storage once.
-
-    These are the saved tensors, and what enters the blocks, which checkpointing keeps elsewhere.
-    """
+    """Bytes that `forward()` keeps for backward beside the parameters, each storage once. These are
+    the saved tensors, and what enters the blocks, which checkpointing keeps elsewhere."""
     sizes = {p.untyped_storage().data_ptr(): 0 for p in model.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:

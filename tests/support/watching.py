@@ -1,7 +1,5 @@
 """Processes that watch and evaluate a run together; each returns what the test compares."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writing under difficulties: a disk that is full, and a process that is killed meanwhile."""
 
-from __future__ import annotations
-
 import resource
 import time
 from collections.abc import Iterator
@@ -16,10 +14,8 @@ from cosmos_core.utils import files
 
 @contextmanager
 def file_size_limit(size: int) -> Iterator[None]:
-    """Let no file of this process grow beyond `size` bytes inside the block.
-
-    Python ignores the signal SIGXFSZ, so that writing raises OSError, as on a full disk.
-    """
+    """Let no file of this process grow beyond `size` bytes inside the block. Python ignores the
+    signal SIGXFSZ, so that writing raises OSError, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -29,10 +25,8 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 
 class Writing:
-    """A process in the middle of writing to a folder.
-
-    `kind` is "replacing" for a file, "appearing" for a folder.
-    """
+    """A process in the middle of writing to a folder. `kind` is "replacing" for a file, "appearing"
+    for a folder."""
 
     def __init__(self, folder: Path, kind: str = "replacing") -> None:
         ready = context.Event()

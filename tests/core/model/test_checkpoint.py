@@ -16,15 +16,22 @@ PARITY = Path(__file__).parents[2] / "parity"
 CONFIG = json.loads((PARITY / "model_config.json").read_text())
 TINY = {
     "embed_dim": 16,
-    "vision_cfg": {
-        "image_size": 32,
-        "patch_size": 16,
-        "width": 16,
-        "layers": 1,
-        "head_width": 8,
-    },
+    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 16, "layers": 1, "head_width": 8},
     "text_cfg": {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1},
 }
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Write a teacher in our layout; return the path."""
+
+    def saved(kind="cosmos", method="cosmos", architecture=TINY, training=None):
+        path = tmp_path / "ours.safetensors"
+        models = {"teacher": cosmos_core.create_model(TINY, kind)}
+        save_checkpoint(path, models, method, architecture, training)
+        return path
+
+    return saved
 
 
 @pytest.fixture
@@ -114,11 +121,9 @@ def test_our_layout_keeps_models_and_architecture(tmp_path, method):
     assert [file.name for file in tmp_path.iterdir()] == ["ours.safetensors"]
 
 
-def test_a_checkpoint_of_one_model_says_so(tmp_path):
-    path = tmp_path / "ours.safetensors"
-    save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY)}, "cosmos", TINY, {})
+def test_a_checkpoint_of_one_model_says_so(save):
     with pytest.raises(cosmos_core.CheckpointError, match="no student weights, only teacher"):
-        cosmos_core.load_model(path, weights="student")
+        cosmos_core.load_model(save(), weights="student")
 
 
 def rewrite_metadata(path, **changes):
@@ -133,26 +138,22 @@ def rewrite_metadata(path, **changes):
 @pytest.mark.parametrize(
     ("kind", "method"), [("clip", "clip"), ("clip", "silc"), ("cosmos", "cosmos")]
 )
-def test_the_kind_of_model_and_the_method_are_distinguished(tmp_path, kind, method):
-    path = tmp_path / "ours.safetensors"
-    save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY, kind)}, method, TINY, {})
+def test_the_kind_of_model_and_the_method_are_distinguished(save, kind, method):
+    path = save(kind, method)
     read = cosmos_core.read_checkpoint(path)
     assert (read.model_kind, read.method) == (kind, method)
     assert isinstance(cosmos_core.load_model(path), cosmos_core.Cosmos) == (kind == "cosmos")
 
 
 @pytest.mark.parametrize("kind", ["clip", "cosmos"])
-def test_older_files_name_the_kind_as_the_method(tmp_path, kind):
-    path = tmp_path / "ours.safetensors"
-    save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY, kind)}, kind, TINY, {})
+def test_older_files_name_the_kind_as_the_method(save, kind):
+    path = save(kind, kind)
     rewrite_metadata(path, model=None)
     assert cosmos_core.read_checkpoint(path).model_kind == kind
 
 
-def test_a_training_that_is_not_known_stays_so(tmp_path):
-    path = tmp_path / "ours.safetensors"
-    save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY)}, "cosmos", TINY, None)
-    assert cosmos_core.read_checkpoint(path).training is None
+def test_a_training_that_is_not_known_stays_so(save):
+    assert cosmos_core.read_checkpoint(save()).training is None
 
 
 @pytest.mark.parametrize(
@@ -166,9 +167,8 @@ def test_a_training_that_is_not_known_stays_so(tmp_path):
         ({"training": "[]"}, "architecture and training are JSON objects"),
     ],
 )
-def test_damaged_metadata(tmp_path, changes, message):
-    path = tmp_path / "ours.safetensors"
-    save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY)}, "cosmos", TINY, {})
+def test_damaged_metadata(save, changes, message):
+    path = save()
     rewrite_metadata(path, **changes)
     with pytest.raises(cosmos_core.CheckpointError, match=re.escape(message)) as caught:
         cosmos_core.read_checkpoint(path)
@@ -228,10 +228,8 @@ def test_published_architecture_has_21_tensors_more_than_openclip():
     ],
     ids=str,
 )
-def test_a_file_may_state_any_architecture(tmp_path, change, message):
-    model = cosmos_core.create_model(TINY)
-    path = tmp_path / "a.safetensors"
-    save_checkpoint(path, {"teacher": model}, "cosmos", {**TINY, **change}, None)
+def test_a_file_may_state_any_architecture(save, change, message):
+    path = save(architecture={**TINY, **change})
     with pytest.raises(ValueError, match=message) as raised:
         cosmos_core.load_model(path)
     assert "\n" not in str(raised.value)

@@ -1,7 +1,5 @@
 """What the cross-attention looks at, against torch's own module on OpenCLIP's own tokens."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 from torch import Tensor, nn

@@ -22,11 +22,7 @@ CONFIG = PARITY / "model_config.json"
 TINY = {
     "embed_dim": 16,
     "vision_cfg": {
-        "image_size": 32,
-        "patch_size": 8,
-        "width": 16,
-        "layers": 2,
-        "head_width": 8,
+        **{"image_size": 32, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8},
         "pool_type": "avg",
     },
     "text_cfg": {"context_length": 8, "vocab_size": 20, "width": 16, "heads": 2, "layers": 1},
@@ -67,12 +63,11 @@ def assert_same_features(model, folder, size, context_length, vocabulary):
     for row, end in enumerate((2, context_length // 2, context_length - 1)):
         texts[row, end], texts[row, end + 1 :] = vocabulary - 1, 0
     with torch.no_grad():
-        torch.testing.assert_close(
-            plain.encode_image(images), model.encode_image(images), rtol=0, atol=1e-6
-        )
-        torch.testing.assert_close(
-            plain.encode_text(texts), model.encode_text(texts), rtol=0, atol=1e-6
-        )
+        for one, other in (
+            (plain.encode_image(images), model.encode_image(images)),
+            (plain.encode_text(texts), model.encode_text(texts)),
+        ):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
     assert torch.equal(plain.logit_scale, model.logit_scale)
 
 

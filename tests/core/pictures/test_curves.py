@@ -136,11 +136,8 @@ def test_a_long_noisy_line_has_its_mean_over_it():
     assert raw.get_alpha() < 0.5
     expected = [noise[max(0, place - 4) : place + 5].mean() for place in range(len(noise))]
     assert mean.get_ydata() == pytest.approx(expected)  # over 9 lines, 8 being a fiftieth of them
-    assert (
-        loss.figure.texts[0]
-        .get_text()
-        .endswith("thick: means over 9 lines of the log, pale: every line")
-    )
+    heading = loss.figure.texts[0].get_text()
+    assert heading.endswith("thick: means over 9 lines of the log, pale: every line")
     assert len(axes["learning rate"].lines) == 1
 
 

@@ -37,12 +37,7 @@ def test_levels_by_hand():
     normal = torch.tensor([0.0, 0.5, -9.0, 9.0]).expand(3, 1, 4)
     pixels = denormalise(normal, inverse((0.4, 0.4, 0.2), (0.2, 0.2, 0.2)))
     assert pixels[0, :, 0].tolist() == [102, 128, 0, 255]  # 0.4 * 255 = 102, 0.5 * 255 = 127.5
-    assert pixels[0, :, 2].tolist() == [
-        51,
-        76,
-        0,
-        255,
-    ]  # 0.3 * 255 = 76.5: halves to even
+    assert pixels[0, :, 2].tolist() == [51, 76, 0, 255]  # 0.3 * 255 = 76.5: halves to even
 
 
 def caption(text, length=12):
