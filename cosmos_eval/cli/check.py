@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -85,7 +84,7 @@ def check(
 
 
 def _examine(
-    results: Sequence[Path], baseline: Path, *, strict: bool
+    results: list[Path], baseline: Path, *, strict: bool
 ) -> tuple[Report, Exception | None]:
     """Return the report, also where the check fails, and an error that is no UsageError.
 
@@ -97,13 +96,12 @@ def _examine(
     problems: list[Problem] = []
     try:
         found, problems = read_results(results)
-        report = examine(found, baseline, strict=strict, problems=problems)
+        return examine(found, baseline, strict=strict, problems=problems), None
     except Exception as error:
         is_usage = isinstance(error, UsageError)
         message = str(error) if is_usage else f"{type(error).__name__}: {error}"
         report = Report(baseline, (), (*problems, Problem("check", message)))
         return report, None if is_usage else error
-    return report, None
 
 
 def _print_report(report: Report, *, as_json: bool) -> None:
@@ -127,10 +125,6 @@ def _write(report: Report, summary: Path | None, junit: Path | None) -> None:
     from cosmos_core.utils.files import write_atomically
     from cosmos_eval.results.gate.reports import to_annotations, to_junit, to_markdown
 
-    def annotate() -> None:
-        # Runners read commands from both streams; standard output may be a JSON document.
-        print(*to_annotations(report), sep="\n", file=sys.stderr)
-
     def append(path: Path) -> None:
         with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(to_markdown(report))
@@ -138,7 +132,8 @@ def _write(report: Report, summary: Path | None, junit: Path | None) -> None:
     try:
         with ExitStack() as reports:
             if os.environ.get("GITHUB_ACTIONS") == "true":
-                reports.callback(annotate)
+                # Runners read commands from both streams; standard output may be a JSON document.
+                reports.callback(print, *to_annotations(report), sep="\n", file=sys.stderr)
             if summary is not None:
                 reports.callback(append, summary)
             if junit is not None:

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
+from typer import Argument, Exit, Typer
 
 from cosmos_eval.cli import options
 from cosmos_eval.cli.output import print_json, print_line, print_records
@@ -18,16 +18,15 @@ if TYPE_CHECKING:
     from cosmos_eval.embedding.cache import Space
     from cosmos_eval.runner.doctor import Diagnosis
 
-data = typer.Typer(help="Check data sets on the disk, or complete downloads.")
-cache = typer.Typer(help="Show or clear the cache of embeddings.")
+data = Typer(help="Check data sets on the disk, or complete downloads.")
+cache = Typer(help="Show or clear the cache of embeddings.")
 
 _WORKERS = os.cpu_count() or 1
 
 
 def list_known(
     what: Annotated[
-        Literal["models", "tasks", "datasets", "protocols", "suites"],
-        typer.Argument(show_default=False),
+        Literal["models", "tasks", "datasets", "protocols", "suites"], Argument(show_default=False)
     ],
     json: options.Json = False,
 ) -> None:
@@ -41,7 +40,7 @@ def list_known(
 def doctor(
     names: Annotated[
         list[str] | None,
-        typer.Argument(
+        Argument(
             metavar="[NAME|FILE]...",
             help="Known data sets or YAML files that describe yours. Default: all known ones.",
         ),
@@ -61,8 +60,7 @@ def doctor(
     protocols = choose(names or (), run_options)
     with Progress() as progress:
         diagnoses = [
-            examine(protocol, run_options, partial(progress.step, protocol.dataset))
-            for protocol in protocols
+            examine(one, run_options, partial(progress.step, one.dataset)) for one in protocols
         ]
     if json:
         print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
@@ -76,16 +74,15 @@ def doctor(
             if diagnosis.remedy:
                 print_line(f"{diagnosis.dataset}: to mend it: {diagnosis.remedy}")
     if not all(diagnosis.whole for diagnosis in diagnoses):
-        raise typer.Exit(1)
+        raise Exit(1)
 
 
 def _diagnosis_row(diagnosis: Diagnosis) -> dict[str, str | None]:
-    expected = diagnosis.expected
     counts = {
-        "images": (diagnosis.images, expected),
+        "images": (diagnosis.images, diagnosis.expected),
         "captions": (diagnosis.captions, diagnosis.expected_captions),
         "items": (diagnosis.items, diagnosis.expected_items),
-        "label maps": (diagnosis.label_maps, expected),
+        "label maps": (diagnosis.label_maps, diagnosis.expected),
     }
     ranges = {"labels": diagnosis.labels, "of": diagnosis.classes}
     return {
@@ -102,7 +99,7 @@ def _diagnosis_row(diagnosis: Diagnosis) -> dict[str, str | None]:
 @data.command("prepare")
 def prepare(
     name: Annotated[
-        str, typer.Argument(help="coco_object, coco_stuff, cityscapes, context or imagenet.")
+        str, Argument(help="coco_object, coco_stuff, cityscapes, context or imagenet.")
     ],
     data_root: options.DataRoot = None,
     json: options.Json = False,

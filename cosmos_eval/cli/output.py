@@ -12,8 +12,7 @@ from cosmos_eval.results.text import json_text, one_line
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-# Wide enough for any table where no terminal states its width.
-_FILE_WIDTH = 200
+_FILE_WIDTH = 200  # enough for any table, where no terminal states its width
 
 
 def print_line(text: str, *, error: bool = False) -> None:
@@ -52,9 +51,8 @@ def print_records(records: Sequence[Mapping[str, Any]], *, as_json: bool = False
 
 def print_tables(tables: Iterable[RenderableType]) -> None:
     """Print rich tables."""
-    target = console()
     for table in tables:
-        target.print(table)
+        console().print(table)
 
 
 def print_json(content: Any) -> None:

@@ -11,8 +11,7 @@ from rich.progress import Progress as Bars
 from cosmos_eval.results.text import one_line
 from cosmos_eval.types import Progress as Step
 
-# Seconds between two lines about the same phase where there is no terminal.
-_INTERVAL = 10.0
+_INTERVAL = 10.0  # seconds between two lines about the same phase where there is no terminal
 
 
 class Progress:
@@ -29,8 +28,8 @@ class Progress:
         description = TextColumn("{task.description}", markup=False)
         columns = (description, BarColumn(), MofNCompleteColumn())
         self._bars = Bars(*columns, TimeRemainingColumn(), console=self._console, transient=True)
-        self._tasks: dict[tuple[str, str], TaskID] = {}
-        self._last_line: dict[tuple[str, str], float] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._last_line: dict[str, float] = {}
 
     def __enter__(self) -> Progress:
         if self._console.is_terminal:
@@ -53,22 +52,13 @@ class Progress:
 
     def step(self, what: str, step: Step) -> None:
         """Show how far a phase is, and its note; the first call of a phase starts it."""
+        key, now = f"{what}: {step.phase}", time.monotonic()
         if step.note:
             self.print(f"{what}: {step.note}")
         if self._console.is_terminal:
-            self._show_bar(what, step)
-        else:
-            self._show_line(what, step)
-
-    def _show_bar(self, what: str, step: Step) -> None:
-        key = (what, step.phase)
-        if key not in self._tasks:
-            self._tasks[key] = self._bars.add_task(one_line(f"{what}: {step.phase}"))
-        self._bars.update(self._tasks[key], completed=step.done, total=step.total)
-
-    def _show_line(self, what: str, step: Step) -> None:
-        now = time.monotonic()
-        last = self._last_line.setdefault((what, step.phase), now)
-        if now - last >= _INTERVAL:
-            self._last_line[what, step.phase] = now
-            self.print(f"{what}: {step.phase} {step.done}/{step.total}")
+            if key not in self._tasks:
+                self._tasks[key] = self._bars.add_task(one_line(key))
+            self._bars.update(self._tasks[key], completed=step.done, total=step.total)
+        elif now - self._last_line.setdefault(key, now) >= _INTERVAL:
+            self._last_line[key] = now
+            self.print(f"{key} {step.done}/{step.total}")

@@ -90,7 +90,7 @@ def reproduce(
     from cosmos_eval.results.leaderboard import reproduce as reproduction
     from cosmos_eval.results.leaderboard.entries import entries_of
 
-    has_results = directory is not None or (RESULTS.exists() and any(RESULTS.iterdir()))
+    has_results = directory or (RESULTS.exists() and any(RESULTS.iterdir()))
     results = _read(directory or RESULTS) if has_results else []
     numbers = reproduction.reproductions(entries_of(results))
     if format == "json":
@@ -146,12 +146,8 @@ def report(
     require_inputs((one.row for one in results), data_root, dataset or (), predictions)
     gallery = Gallery()
     with Progress() as progress:
-        content = content_of(
-            results,
-            read_samples,
-            published() if with_published else (),
-            partial(progress.step, "report"),
-        )
+        others, watch = published() if with_published else (), partial(progress.step, "report")
+        content = content_of(results, read_samples, others, watch)
         if pictures:
             gallery = collect(
                 paths,
@@ -185,11 +181,11 @@ def compare(
     from cosmos_eval.results.labels import warnings_of
     from cosmos_eval.results.store import read_samples, read_stored, result_paths
 
-    if len(model or ()) > 2:
+    names: list[str | None] = [*model] if model else [None]
+    if len(names) > 2:
         raise UsageError("--model is given at most twice: A's model, then B's")
-    names = (model[0], model[-1]) if model else (None, None)
     stored = [read_stored(result_paths(path) if os.path.isdir(path) else [path]) for path in (a, b)]
-    chosen = map(results.choose, stored, names, map(str, (a, b)))
+    chosen = map(results.choose, stored, (names[0], names[-1]), map(str, (a, b)))
     pairs, unpaired = results.pair(*chosen)
     comparison = results.compare(pairs, read_samples)
     notes = [*unpaired, *dict.fromkeys(note for one in stored for note in warnings_of(one))]
@@ -206,9 +202,8 @@ def compare(
 def _test_row(test: MetricTest) -> dict[str, str | None]:
     from cosmos_eval.results.text import p_value_text
 
-    difference = test.difference
-    factor = test.record.factor
-    low, high = difference.interval()[:2]
+    difference, factor = test.difference, test.record.factor
+    low, high = (f"{factor * end:+.2f}" for end in difference.interval()[:2])
     least = difference.detectable()
     return {
         "data set": test.dataset,
@@ -216,8 +211,7 @@ def _test_row(test: MetricTest) -> dict[str, str | None]:
         "metric": test.metric,
         "A": f"{factor * difference.a:.2f}",
         "B": f"{factor * difference.b:.2f}",
-        "A - B [95%]": f"{factor * difference.difference:+.2f} "
-        f"[{factor * low:+.2f}, {factor * high:+.2f}]",
+        "A - B [95%]": f"{factor * difference.difference:+.2f} [{low}, {high}]",
         "p": p_value_text(difference.p_value),
         "p (Holm)": None if test.adjusted is None else p_value_text(test.adjusted),
         "better": test.better,
@@ -263,15 +257,12 @@ def export(
     directory: options.ResultFolder = RESULTS,
 ) -> None:
     """Write all results as one table, one row per metric."""
-    from cosmos_eval.results.export import export as write
-    from cosmos_eval.results.export import table_of
+    from cosmos_eval.results import export as tables
 
     results = _read(directory)
-    changed = write(table_of(results), out)
+    changed = tables.export(tables.table_of(results), out)
     print_written(out)
     if changed:
-        print_line(
-            f"note: {changed} texts would be formulas or several lines in CSV, and are escaped",
-            error=True,
-        )
+        note = f"{changed} texts would be formulas or several lines in CSV, and are escaped"
+        print_notes([note])
     _print_warnings(results)

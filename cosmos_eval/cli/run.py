@@ -26,12 +26,12 @@ from cosmos_eval.types import Executor, RunOptions, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.cli.progress import Progress
-    from cosmos_eval.results.record import ResultRow
     from cosmos_eval.runner.plan import Pair, Plan, Result
     from cosmos_eval.runner.preview import Preview
 
-# Of the most frequent mistakes, which the result file has in full.
-_MISTAKES_SHOWN = 3
+    Existing = Mapping[Pair, Result]
+
+_MISTAKES_SHOWN = 3  # of the most frequent ones, which the result file has in full
 
 
 def run(
@@ -145,19 +145,10 @@ def run(
             cache=str(embeddings_folder()) if cache else None,
             distributed=distributed,
         )
-        make = partial(
-            make_plan,
-            suite=suite,
-            task=task,
-            datasets=dataset or (),
-            families=protocol or (),
-            models=model or (),
-            arch=arch,
-            weights=weights,
-            options=run_options,
-        )
-        plan = distributed.synchronized(make)
-        existing: Mapping[Pair, Result] = {}
+        make = partial(make_plan, suite=suite, task=task, datasets=dataset or ())
+        make = partial(make, families=protocol or (), models=model or (), options=run_options)
+        plan = distributed.synchronized(lambda: make(arch=arch, weights=weights))
+        existing: Existing = {}
         if suite is not None or dry_run:
             existing = distributed.gather(existing_results(plan, output))[0]
         if dry_run:
@@ -170,20 +161,14 @@ def run(
         failed = sum(result.error is not None for result in results)
         if suite is not None or keep_going:
             reused = sum(existing.get(result.pair) is result for result in results)
-            measured = len(results) - reused - failed
-            counts = f"measured {measured}, there already {reused}, failed {failed}"
-            print_line(counts, error=True)
+            counts = f"measured {len(results) - reused - failed}, there already {reused}"
+            print_line(f"{counts}, failed {failed}", error=True)
         if failed:
             raise Exit(1)
 
 
 def _execute(
-    plan: Plan,
-    output: Path,
-    existing: Mapping[Pair, Result],
-    executor: Executor,
-    *,
-    keep_going: bool,
+    plan: Plan, output: Path, existing: Existing, executor: Executor, *, keep_going: bool
 ) -> list[Result]:
     """Measure the pairs without a valid result; return all results, in the plan's order."""
     from cosmos_eval.cli.progress import Progress
@@ -191,19 +176,11 @@ def _execute(
 
     results = {pair: result for pair, result in existing.items() if result.error is None}
     with Progress(silent=not is_main_process()) as progress:
-        for result in existing.values():
-            progress.print(
-                f"{result.error}: measured again"
-                if result.error
-                else f"there already: {result.path}"
-            )
+        for _, _, _, path, error in existing.values():
+            progress.print(f"{error}: measured again" if error else f"there already: {path}")
+        engine, skip = engine_of(executor), frozenset(results)
         for batch in execute(
-            plan,
-            output,
-            engine_of(executor),
-            skip=frozenset(results),
-            keep_going=keep_going,
-            watch=progress.step,
+            plan, output, engine, skip=skip, keep_going=keep_going, watch=progress.step
         ):
             _report(batch, progress)
             results.update({result.pair: result for result in batch})
@@ -238,17 +215,14 @@ def print_results(results: Sequence[Result], *, as_json: bool) -> None:
         return
     print_tables(to_tables(measured(rows), console().width))
     for row in rows:
-        if row.confusion_pairs:
-            print_line(_most_confused(row), error=True)
+        pairs = ", ".join(
+            f"{pair['true']} as {pair['predicted']} ({pair['images']})"
+            for pair in row.confusion_pairs[:_MISTAKES_SHOWN]
+        )
+        if pairs:
+            of = f"{row.model['spec']} on {row.dataset} ({row.protocol})"
+            print_line(f"most confused by {of}: {pairs}", error=True)
     print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
-
-
-def _most_confused(row: ResultRow) -> str:
-    pairs = ", ".join(
-        f"{pair['true']} as {pair['predicted']} ({pair['images']})"
-        for pair in row.confusion_pairs[:_MISTAKES_SHOWN]
-    )
-    return f"most confused by {row.model['spec']} on {row.dataset} ({row.protocol}): {pairs}"
 
 
 def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:
@@ -256,8 +230,7 @@ def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:
         print_json([preview._asdict() for preview in previews])
         return
     print_records([_row(preview) for preview in previews])
-    states = {preview.dataset: preview.data_state for preview in previews}
-    for dataset, state in states.items():
+    for dataset, state in {preview.dataset: preview.data_state for preview in previews}.items():
         if state in ("not found", "no --data-root"):
             print_line(f"data of {dataset}: {state}")
     left = [one for one in previews if one.result is None or one.result_fault]
@@ -268,8 +241,8 @@ def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:
             f"estimate for {len(known)} of the other {len(left)}: about {_duration(sum(known))} h, "
             "one after the other, without cached embeddings"
         )
-        for basis in dict.fromkeys(one.estimated_from for one in left if one.estimated_from):
-            print_line(f"estimated from {basis}")
+    for basis in dict.fromkeys(one.estimated_from for one in left if one.estimated_from):
+        print_line(f"estimated from {basis}")
 
 
 def _row(preview: Preview) -> dict[str, Any]:
