@@ -30,32 +30,23 @@ def of(program: str) -> list[Typed]:
     return [command for command in COMMANDS if command.words[0] == program]
 
 
-def trained() -> list[Typed]:
-    """Trainings, whoever starts them, as if typed by themselves."""
-    found = of("cosmos-train")
-    for line in of("torchrun"):
-        _, module, words = line.line.partition(" -m cosmos_core.train ")
-        found += [line._replace(line=f"cosmos-train {words}")] if module else []
-    for line in of("sbatch"):
-        _, file, words = line.line.partition(" examples/train.sbatch ")
-        assert file, line
-        found.append(line._replace(line=f"cosmos-train {words}"))
+def started(program: str, *launched: str) -> list[Typed]:
+    """Commands of a program, also those that torchrun or sbatch starts, as if typed themselves."""
+    found = of(program)
+    for line, program_of in itertools.product(of("torchrun") + of("sbatch"), launched):
+        _, named, words = line.line.partition(f" {program_of} ")
+        found += [line._replace(line=f"{program} {words}")] if named else []
     return found
 
 
-def measured() -> list[Typed]:
-    """Measurements, whoever starts them."""
-    found = of("cosmos-eval")
-    for line in of("torchrun"):
-        _, module, words = line.line.partition(" -m cosmos_eval ")
-        found += [line._replace(line=f"cosmos-eval {words}")] if module else []
-    return found
+TRAINED = started("cosmos-train", "-m cosmos_core.train", "examples/train.sbatch")
+MEASURED = started("cosmos-eval", "-m cosmos_eval")
 
 
 def test_every_command_is_of_a_kind_that_is_tested_here():
     known = {"cosmos-eval", "cosmos-train", "torchrun", "sbatch", "python", "pip", "python3"}
     assert {command.words[0] for command in COMMANDS} == known
-    assert len(trained()) + len(measured()) == sum(
+    assert len(TRAINED) + len(MEASURED) == sum(
         len(of(name)) for name in ("cosmos-eval", "cosmos-train", "torchrun", "sbatch")
     )
 
@@ -108,7 +99,7 @@ HELP_ONLY = (
 )
 
 
-@pytest.mark.parametrize("command", measured(), ids=str)
+@pytest.mark.parametrize("command", MEASURED, ids=str)
 def test_measuring_commands(command, users_folder, capsys):
     arguments = [re.sub("^~", str(users_folder), word) for word in command.arguments]
     if arguments[0] in HELP_ONLY:
@@ -120,7 +111,7 @@ def test_measuring_commands(command, users_folder, capsys):
     assert not ended.value.code, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", trained(), ids=str)
+@pytest.mark.parametrize("command", TRAINED, ids=str)
 def test_training_commands(command):
     name, *words = command.arguments
     kind = name if name in COMMANDS_OF_TRAIN else "train"

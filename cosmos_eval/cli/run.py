@@ -176,8 +176,9 @@ def _execute(
 
     results = {pair: result for pair, result in existing.items() if result.error is None}
     with Progress(silent=not is_main_process()) as progress:
-        for _, _, _, path, error in existing.values():
-            progress.print(f"{error}: measured again" if error else f"there already: {path}")
+        for pair, result in existing.items():
+            valid = f"there already: {result.path}"
+            progress.print(valid if pair in results else f"{result.error}: measured again")
         engine, skip = engine_of(executor), frozenset(results)
         for batch in execute(
             plan, output, engine, skip=skip, keep_going=keep_going, watch=progress.step

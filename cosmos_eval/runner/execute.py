@@ -71,16 +71,13 @@ _worker = cache(Worker)
 
 
 def run_remote(job: Job) -> list[Result]:
-    """`Worker.run` in a process that an engine has started, which keeps its worker.
-
-    An error that is none of ours might not survive the way back: its traceback goes to this
-    process's log.
-    """
+    """`Worker.run` in a process that an engine has started, which keeps its worker."""
     os.chdir(job.folder)
     results = _worker().run(job)
     error = results[-1].error
     if error is None or type(error) in (UsageError, CosmosEvalError):
         return results
+    # It might not survive the way back: its traceback goes to this process's log.
     traceback.print_exception(error, file=sys.stderr)
     portable = CosmosEvalError(f"{type(error).__name__}: {error}")
     return [one if one.error is None else one._replace(error=portable) for one in results]
@@ -97,10 +94,9 @@ def execute(
 ) -> Iterator[list[Result]]:
     """Measure and store the pairs of a plan that are not to be skipped, job by job in its order.
 
-    The folders that are written, then the data of every data set, are checked first. With
-    `keep_going`, failures are yielded as results with an error, those of one cause together.
-    Otherwise the first one is raised; several data sets that cannot be measured on are yielded
-    before UsageError is raised.
+    The folders that are written, then all data, are checked first. With `keep_going`, failures are
+    yielded as results with an error, those of one cause together. Otherwise the first one is
+    raised; several data sets that cannot be measured on are yielded before UsageError is raised.
     """
     missing = [
         p for p in plan.protocols if any(pair_of(spec, p) not in skip for spec in plan.specs)

@@ -63,8 +63,7 @@ class Plan:
 class Result(NamedTuple):
     """The result of one model on one data set, or the error for which there is none.
 
-    `samples` are the per-sample arrays that the metrics can be recomputed from, None once they are
-    stored; `path` is the file of a stored result.
+    `samples` follow metrics, None once they are stored in the files of `path`.
     """
 
     pair: Pair
@@ -172,15 +171,14 @@ def data_folder(protocol: Protocol, options: RunOptions) -> Path:
 
     Raises UsageError where it is not named or does not exist.
     """
+    name, root = protocol.dataset, options.data_root
     if protocol.root is not None:
         return Path(protocol.root)
-    if options.data_root is None:
-        raise UsageError(
-            f"{protocol.dataset} is not embedded: name its folder with --data-root DIR"
-        )
-    if not Path(options.data_root).is_dir():
-        raise UsageError(f"{protocol.dataset}: no folder {options.data_root}, see --data-root")
-    return Path(options.data_root)
+    if root is None:
+        raise UsageError(f"{name} is not embedded: name its folder with --data-root DIR")
+    if not Path(root).is_dir():
+        raise UsageError(f"{name}: no folder {root}, see --data-root")
+    return Path(root)
 
 
 def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True) -> list[Dataset]:
@@ -228,7 +226,7 @@ def jobs_of(
 
     Data sets that are measured in one pass take the place of the first of them.
     """
-    command, folder = environment.command_line(), os.getcwd()
+    common = plan.options, output, environment.command_line(), os.getcwd()
     jobs = []
     for spec in plan.specs:
         groups: dict[Hashable, list[Dataset]] = defaultdict(list)
@@ -237,8 +235,5 @@ def jobs_of(
             if pair_of(spec, protocol) not in skip:
                 image_pass = task_for(protocol).image_pass(protocol, plan.options, dataset.data)
                 groups[task_of(protocol), image_pass].append(dataset)
-        jobs += [
-            Job(spec, tuple(group), plan.options, output, command, folder)
-            for group in groups.values()
-        ]
+        jobs += [Job(spec, tuple(group), *common) for group in groups.values()]
     return jobs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from importlib.metadata import entry_points
@@ -12,13 +13,12 @@ import pytest
 import torch
 from PIL import Image
 from support.processes import run_processes
+from support.scene_files import write_scenes
 from support.watching import evaluate_together
 
 import cosmos_core
 import cosmos_eval
 from cosmos_core.config import WatchConfig
-from cosmos_core.data.scenes import CLASSES, TEST
-from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.engine.distributed import World
 from cosmos_core.engine.evaluate import WEIGHTS, check_datasets, evaluate, find_evaluator
 from cosmos_core.model.build import model_config
@@ -27,11 +27,6 @@ from cosmos_core.recipes.scenes import scenes_architecture
 from cosmos_eval import training
 
 SCENES = 40  # more than a batch of images
-OWN = {
-    "found.yaml": "kind: retrieval\nimages: coco/images/test\n"
-    "annotations: coco/annotations/captions_test.json\n",
-    "named.yaml": "kind: cls\nfolder: folder/test\ntemplates: ['a large {}']\n",
-}
 
 
 @pytest.fixture(scope="module")
@@ -50,41 +45,23 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_sets(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A segmentation, a retrieval and a classification set of few scenes, as a user's files."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_layouts(folder, split=TEST, count=SCENES, layouts=["coco", "folder", "voc"])
-    names = ", ".join(f"{{name: {name}, queries: [a {name}]}}" for name in CLASSES)
-    segmented = (
-        "kind: seg\nimages: voc/JPEGImages\nmasks: voc/SegmentationClass\n"
-        "split: voc/ImageSets/Segmentation/test.txt\ntemplates: ['{}']\n"
-        f"short_side: 64\nwindow: 32\nstride: 16\nclasses: [{names}]\n"
-    )
-    for name, text in {**OWN, "segmented.yaml": segmented}.items():
-        (folder / name).write_text(text)
-    return ",".join(str(folder / name) for name in [*OWN, "segmented.yaml"])
+    return ",".join(write_scenes(folder, SCENES, "found", "named", "segmented"))
 
 
 @pytest.fixture(scope="module")
 def expected(checkpoint: Path, data_sets: str) -> dict[str, float]:
     """The same measurements by the public function, one at a time."""
-    rows = {
-        weights: [
-            cosmos_eval.evaluate(f"cosmos:{checkpoint}", name, weights=weights, device="cpu")
-            for name in data_sets.split(",")
-        ]
-        for weights in WEIGHTS
-    }
-    return {
-        f"{row.dataset}/{weights}/{name}": value
-        for weights in WEIGHTS
-        for row in rows[weights]
-        for name, value in row.metrics.items()
-    }
+    found = {}
+    for weights, path in itertools.product(WEIGHTS, data_sets.split(",")):
+        row = cosmos_eval.evaluate(f"cosmos:{checkpoint}", path, weights=weights, device="cpu")
+        found |= {f"{row.dataset}/{weights}/{name}": row.metrics[name] for name in row.metrics}
+    return found
 
 
 def test_the_installed_evaluator_is_this_package():
     assert find_evaluator() is training
-    assert [point.value for point in entry_points(group="cosmos_core.evaluators")] == [
-        "cosmos_eval.training"
-    ]
+    (point,) = entry_points(group="cosmos_core.evaluators")
+    assert point.value == "cosmos_eval.training"
 
 
 def test_without_an_evaluator_a_line_says_what_to_do(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -120,8 +121,7 @@ def test_a_path_that_is_not_utf_8_is_no_fault(run, command):
     shutil.copy("good.yaml", f"{folder}/good.yaml")
     assert run(f"{folder}/good.yaml").status == 0
     shutil.move("out", f"{folder}/out")
-    for words in (("leaderboard",), ("verify",), ("export", "--out", "out.csv")):
-        name, *options = words
+    for name, *options in (["leaderboard"], ["verify"], ["export", "--out", "out.csv"]):
         assert command(name, f"{folder}/out", *options).status == 0
     assert "caf\\xe9/out" in Path("out.csv").read_text("utf-8")
 
@@ -153,12 +153,10 @@ def test_boxes_of_any_size(run):
 
 def late(method: str, statement: str) -> str:
     """The model with a method that does something else from its second call on."""
-    head = f"    def {method}(self, given):"
-    body = f"\n        self.calls += 1\n        if self.calls > 1: {statement}\n"
-    kind = {"encode_image": "images", "encode_text": "tokens", "transform": "image"}
-    argument = kind.get(method, "texts")
-    start = f"    def {method}(self, {argument}):"
-    return MODEL.replace(start, head + body + f"        {argument} = given")
+    body = (
+        f"\n        given, self.calls = \\1, self.calls + 1\n        if self.calls > 1: {statement}"
+    )
+    return re.sub(rf"    def {method}\(self, (\w+)\):", rf"\g<0>{body}", MODEL)
 
 
 @pytest.mark.parametrize(

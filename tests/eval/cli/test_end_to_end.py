@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,25 +25,21 @@ def command() -> list[str]:
     return [program] if program else [sys.executable, "-m", "cosmos_eval"]
 
 
+def run(folder: Path, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [*command(), *words], cwd=folder, capture_output=True, text=True, **settings
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("empty")
-    environment = {
-        **os.environ,
-        "COSMOS_EVAL_CACHE": str(tmp_path_factory.mktemp("cache")),
-        "HF_HUB_OFFLINE": "1",
-    }
+    cache = {"COSMOS_EVAL_CACHE": str(tmp_path_factory.mktemp("cache")), "HF_HUB_OFFLINE": "1"}
     model = ["--model", f"cosmos:{PARITY}/checkpoint.pt", "--arch", f"{PARITY}/model_config.json"]
-    done = subprocess.run(
-        [*command(), "run", *model, "--limit", "10", "--json", "--device", "cpu"],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder, done
+    options = [*model, "--limit", "10", "--json", "--device", "cpu"]
+    return folder, run(folder, "run", *options, env={**os.environ, **cache})
 
 
 def test_all_tasks_are_measured_and_stored(finished):
@@ -71,14 +68,9 @@ def test_standard_output_is_one_document_of_the_stored_results(finished):
 
 def test_the_leaderboard_marks_them_as_partial(finished):
     folder, _ = finished
-    board = [*command(), "leaderboard", "--format", "md"]
-    done = subprocess.run(board, cwd=folder, capture_output=True, text=True, check=True)
-    assert "(first 10 only)" in done.stdout
+    assert "(first 10 only)" in run(folder, "leaderboard", "--format", "md").stdout
 
 
 def test_they_are_verified(finished):
     folder, _ = finished
-    done = subprocess.run(
-        [*command(), "verify"], cwd=folder, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.endswith("4 results: 4 verified\n")
+    assert run(folder, "verify").stdout.endswith("4 results: 4 verified\n")

@@ -13,39 +13,25 @@ import numpy as np
 import pytest
 from support.measuring import measure, measure_together
 from support.processes import run_processes
+from support.scene_files import write_scenes
 
-from cosmos_core.data.scenes import CLASSES, TEST
-from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.utils.distributed import SINGLE_PROCESS
 from cosmos_eval.cli.app import main
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 
 PARITY = Path(__file__).parents[2] / "parity"
+MODULE = ["-m", "cosmos_eval"]
 MODEL = ["--model", f"cosmos:{PARITY}/checkpoint.pt", "--arch", f"{PARITY}/model_config.json"]
 SCENES = 37  # more than a batch, and than a shard
+TASKS = ("found", "named", "segmented", "chosen", "looked-at")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All tasks on few scenes, as a user's files."""
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_layouts(folder, split=TEST, count=SCENES, layouts=["coco", "folder", "voc", "choices"])
-    classes = ", ".join(CLASSES)
-    for name, text in {
-        "found": "kind: retrieval\nimages: coco/images/test\n"
-        "annotations: coco/annotations/captions_test.json\n",
-        "named": "kind: cls\nfolder: folder/test\ntemplates: ['a large {}']\n",
-        "segmented": "kind: seg\nimages: voc/JPEGImages\nmasks: voc/SegmentationClass\n"
-        "split: voc/ImageSets/Segmentation/test.txt\ntemplates: ['{}']\n"
-        f"short_side: 64\nwindow: 32\nstride: 16\nclasses: [{classes}]\n",
-        "chosen": "kind: select\nimages: coco/images/test\nannotations: choices\n"
-        "layout: sugarcrepe\n",
-        "looked-at": "kind: loc\nimages: voc/JPEGImages\nmasks: voc/SegmentationClass\n"
-        "split: voc/ImageSets/Segmentation/test.txt\ntemplates: ['a {}']\n"
-        f"classes: [{classes}]\nsmall: 0.06\nlarge: 0.2\n",
-    }.items():
-        (folder / f"{name}.yaml").write_text(text)
+    write_scenes(folder, SCENES, *TASKS)
     return folder
 
 
@@ -71,32 +57,22 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[di
 
 
 def arguments(data: Path, output: Path) -> tuple[list[str], str, str, str]:
-    datasets = [
-        str(data / f"{name}.yaml")
-        for name in ("found", "named", "segmented", "chosen", "looked-at")
-    ]
+    datasets = [str(data / f"{name}.yaml") for name in TASKS]
     return datasets, f"{PARITY}/checkpoint.pt", f"{PARITY}/model_config.json", str(output)
 
 
-def torchrun(processes: int, arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return launch(processes, ["-m", "cosmos_eval", *arguments])
-
-
-def launch(processes: int, program: list[str]) -> subprocess.CompletedProcess[str]:
+def torchrun(processes: int, program: list[str]) -> subprocess.CompletedProcess[str]:
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     return subprocess.run(
         [sys.executable, *launcher, *program],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False,
         timeout=300,
-    )
+    )  # fmt: skip
 
 
 def test_two_processes_write_what_one_writes(data, tmp_path, capsys):
     names = ["named", "found"]
-    done = torchrun(2, [*command(data, tmp_path / "two", *names), "--json"])
+    done = torchrun(2, [*MODULE, *command(data, tmp_path / "two", *names), "--json"])
     assert done.returncode == 0, done.stderr
     printed = {row["dataset"]: row for row in json.loads(done.stdout)}
     assert list(printed) == names
@@ -122,7 +98,7 @@ def test_an_error_in_one_process_ends_all_with_one_line(data, tmp_path):
     content = broken.read_bytes()
     broken.write_bytes(b"no image")
     try:
-        done = torchrun(2, command(data, tmp_path / "out", "named"))
+        done = torchrun(2, [*MODULE, *command(data, tmp_path / "out", "named")])
     finally:
         broken.write_bytes(content)
     ours = [line for line in done.stderr.splitlines() if line.startswith("cosmos-eval:")]
@@ -157,7 +133,7 @@ def test_a_dead_process_ends_all_within_a_minute(data, tmp_path):
     script = tmp_path / "dying.py"
     script.write_text(DYING)
     started = time.monotonic()
-    done = launch(3, [str(script), *command(data, tmp_path / "out", "named")])
+    done = torchrun(3, [str(script), *command(data, tmp_path / "out", "named")])
     assert time.monotonic() - started < 60
     assert done.returncode != 0
     assert "Signal 9 (SIGKILL) received by PID" in done.stderr

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support.scene_files import write_scenes
 
-from cosmos_core.data.scenes import CLASSES, TEST
-from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
-from cosmos_eval.runner.execute import Engine, engine_of, execute
+from cosmos_eval.runner.execute import engine_of, execute
 from cosmos_eval.runner.plan import Pair, Plan, make_plan
 from cosmos_eval.types import RunOptions
 
@@ -24,18 +23,6 @@ PARITY = Path(__file__).parents[2] / "parity"
 MODELS = [f"cosmos:{PARITY}/checkpoint.pt", "scenes-clip"]
 ARCH = str(PARITY / "model_config.json")
 SCENES = 37  # more than a shard, and every class is there
-SEG = (
-    "kind: seg\nimages: voc/JPEGImages\nmasks: voc/SegmentationClass\n"
-    "split: voc/ImageSets/Segmentation/test.txt\n"
-    f"short_side: 64\nwindow: 32\nstride: 16\nclasses: [{', '.join(CLASSES)}]\n"
-)
-OWN = {
-    "segmented": f"{SEG}templates: ['{{}}']\n",
-    "named": "kind: cls\nfolder: folder/test\ntemplates: ['a large {}']\n",
-    "again": f"{SEG}templates: ['a {{}}']\n",
-    "found": "kind: retrieval\nimages: coco/images/test\n"
-    "annotations: coco/annotations/captions_test.json\n",
-}
 
 
 class Run(NamedTuple):
@@ -50,23 +37,14 @@ class Run(NamedTuple):
 @pytest.fixture(scope="session")
 def datasets(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    write_layouts(folder, split=TEST, count=SCENES, layouts=["coco", "folder", "voc"])
-    for name, text in OWN.items():
-        (folder / f"{name}.yaml").write_text(text)
-    return [str(folder / f"{name}.yaml") for name in OWN]
+    return write_scenes(folder, SCENES, "segmented", "named", "again", "found")
 
 
 @pytest.fixture(scope="session")
 def run(datasets: list[str]) -> Callable[..., Run]:
     """Run the plan by an engine; a part of it: one model, two data sets."""
 
-    def run_plan(
-        output: Path,
-        engine: Engine,
-        distributed: Distributed = SINGLE_PROCESS,
-        *,
-        in_part: bool = False,
-    ) -> Run:
+    def run_plan(output, engine, distributed=SINGLE_PROCESS, *, in_part=False) -> Run:
         plan = plan_of(datasets, output, distributed)
         if in_part:
             plan = replace(plan, specs=plan.specs[:1], protocols=plan.protocols[:2])
@@ -78,14 +56,9 @@ def run(datasets: list[str]) -> Callable[..., Run]:
 
 
 def plan_of(datasets: list[str], output: Path, distributed: Distributed) -> Plan:
-    return make_plan(
-        datasets=datasets,
-        models=MODELS,
-        arch=ARCH,
-        options=RunOptions(
-            device="cpu", distributed=distributed, workers=1, unfinished=str(output / ".partial")
-        ),
-    )
+    unfinished = str(output / ".partial")
+    options = RunOptions(device="cpu", distributed=distributed, workers=1, unfinished=unfinished)
+    return make_plan(datasets=datasets, models=MODELS, arch=ARCH, options=options)
 
 
 def written(output: Path) -> tuple[dict[str, dict[str, Any]], list[str]]:

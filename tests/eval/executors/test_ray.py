@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS
-from cosmos_eval.cli.app import main
 from cosmos_eval.runner.execute import engine_of, execute
 from cosmos_eval.runner.ray import connected
 
@@ -30,18 +29,15 @@ def test_a_killed_worker_changes_nothing(run, here, deadly, tmp_path):
     assert int((tmp_path / "killed").read_text()) > 1
 
 
-def test_the_command_prints_what_a_run_here_prints(datasets, here, tmp_path, capsys):
+def test_the_command_prints_what_a_run_here_prints(datasets, here, tmp_path, command):
     models = [word for model in MODELS for word in ("--model", model)]
     sets = [word for name in datasets for word in ("--dataset", name)]
-    with pytest.raises(SystemExit) as ended:
-        main(
-            [
-                *("run", "--executor", "ray", "--json", "--no-cache", "--device", "cpu"),
-                *("--output", str(tmp_path), "--arch", ARCH, "--workers", "1", *models, *sets),
-            ]
-        )
-    assert not ended.value.code
-    printed = json.loads(capsys.readouterr().out)
+    done = command(
+        *("run", "--executor", "ray", "--json", "--no-cache", "--device", "cpu"),
+        *("--output", tmp_path, "--arch", ARCH, "--workers", "1", *models, *sets),
+    )
+    assert not done.status
+    printed = json.loads(done.out)
     named = [(row["model"]["spec"], row["dataset"], row["protocol"]) for row in printed]
     assert named == [(model, Path(name).stem, "user") for model in MODELS for name in datasets]
     assert written(tmp_path) == (here.results, here.samples)

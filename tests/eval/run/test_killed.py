@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 from support.killing import SHARD
-
-from cosmos_core.data.scenes import TEST
-from cosmos_core.data.scenes.layouts import write_layouts
+from support.scene_files import write_scenes
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 
@@ -21,15 +19,12 @@ TRIALS = 50
 
 
 def test_fifty_kills_at_random_moments(tmp_path: Path) -> None:
-    write_layouts(tmp_path / "scenes", split=TEST, count=SCENES, layouts=["coco"])
-    data = tmp_path / "scenes" / "found.yaml"
-    data.write_text(
-        "kind: retrieval\nimages: coco/images/test\n"
-        "annotations: coco/annotations/captions_test.json\ncaptions_per_image: 2\n"
-    )
-    command = [sys.executable, "-m", "support.killing", data, tmp_path / "trials", TRIALS, 0]
+    (data,) = write_scenes(tmp_path / "scenes", SCENES, "found")
+    with open(data, "a") as file:
+        file.write("captions_per_image: 2\n")
+    command = [sys.executable, "-m", "support.killing", data, str(tmp_path / "trials")]
     done = subprocess.run(
-        [str(word) for word in command], cwd=TESTS, capture_output=True, text=True, check=False
+        [*command, str(TRIALS), "0"], cwd=TESTS, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     *trials, whole = [json.loads(line) for line in done.stdout.splitlines()]

@@ -39,9 +39,8 @@ def test_a_folder_that_cannot_be_written_is_named_first(
     before = sorted(tmp_path.iterdir())
     done = command(*RUN, "--suite", str(own_suite), *arguments)
     assert done.status == 2
-    assert f"{message}" in done.err
-    assert "cannot write to" in done.err
-    assert "Traceback" not in done.err
+    assert done.err.startswith("cosmos-eval: cannot write to ")
+    assert message in done.err
     assert sorted(tmp_path.iterdir()) == before
 
 
@@ -93,8 +92,6 @@ def test_a_file_that_cannot_be_written_is_named_before_its_content_is_made(
     assert done.status == 2
     assert done.err.startswith("cosmos-eval: cannot write file/below/a.")
     assert done.err.endswith(": Not a directory\n")
-    done = command(
-        *(word.format(".") if "{}" in word else word for word in words[:-2]), "--out", "."
-    )
+    done = command(*words[:-1], ".")
     assert done.status == 2
     assert "cannot write .: it is a folder; name a file" in done.err

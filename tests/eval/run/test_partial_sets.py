@@ -38,71 +38,48 @@ N = 4  # samples of every made-up set
 ALLOWED = RunOptions(allow_partial=True, workers=0)
 
 
-def write_images_of(root: Path) -> list[str]:
-    names = [f"{number}.png" for number in range(N)]
-    for number, name in enumerate(names):
-        save_map(root / "images" / name, np.full((8, 8), 60 * number))
-        save_map(root / "masks" / name, np.arange(64).reshape(8, 8) % 2)
-        Image.new("RGB", (8, 8)).save(make(root / "classes" / "ab"[number % 2] / name))
-    return names
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Images, a label map of each, the same images in folders of classes, captions and items."""
+    for number in range(N):
+        name, letter = f"{number}.png", "ab"[number % 2]
+        save_map(tmp_path / "images" / name, np.full((8, 8), 60 * number))
+        save_map(tmp_path / "masks" / name, np.arange(64).reshape(8, 8) % 2)
+        (tmp_path / "classes" / letter).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "classes" / letter / name)
+    captions = [{"image": f"{n}.png", "caption": ["one", "two"]} for n in range(N)]
+    items = [
+        {"image": f"{n}.png", "caption": f"a {n}", "negative": "no", "subset": "ab"[n % 2]}
+        for n in range(N)
+    ]
+    (tmp_path / "captions.json").write_text(json.dumps(captions))
+    (tmp_path / "items.json").write_text(json.dumps(items))
+    return tmp_path
 
 
-def make(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def mine(kind: type[Any], root: Path, **fields: Any) -> Any:
+    return kind(dataset="mine", family="test", root=str(root), **fields)
 
 
 def of_label_maps(kind: type[Any], root: Path, known: int) -> Protocol:
-    return kind(
-        dataset="mine",
-        family="test",
-        root=str(root),
-        mmseg_type=None,
-        images="images",
-        masks="masks",
-        image_suffix=".png",
-        class_names=("a", "b"),
-        queries=(("a",), ("b",)),
-        n_images=known,
-    )
+    names = {"class_names": ("a", "b"), "queries": (("a",), ("b",))}
+    files = {"images": "images", "masks": "masks", "image_suffix": ".png"}
+    return mine(kind, root, **files, **names, n_images=known)
 
 
 def of_retrieval(root: Path, known: int) -> Protocol:
-    records = [{"image": f"{number}.png", "caption": ["one", "two"]} for number in range(N)]
-    (root / "captions.json").write_text(json.dumps(records))
-    return RetrievalProtocol(
-        dataset="mine",
-        family="test",
-        root=str(root),
-        images="images",
-        annotations="captions.json",
-        n_images=known,
-        n_captions=2 * known,
-    )
+    files = {"images": "images", "annotations": "captions.json"}
+    return mine(RetrievalProtocol, root, **files, n_images=known, n_captions=2 * known)
 
 
 def of_classes(root: Path, known: int) -> Protocol:
-    return ClassificationProtocol(
-        dataset="mine", family="test", root=str(root), folder="classes", n_images=known
-    )
+    return mine(ClassificationProtocol, root, folder="classes", n_images=known)
 
 
 def of_selection(root: Path, known: int) -> Protocol:
-    items = [
-        {"image": f"{number}.png", "caption": f"a {number}", "negative": "no", "subset": "ab"[n]}
-        for number, n in zip(range(N), (0, 1, 0, 1), strict=True)
-    ]
-    (root / "items.json").write_text(json.dumps(items))
-    return SelectionProtocol(
-        dataset="mine",
-        family="test",
-        root=str(root),
-        images="images",
-        annotations="items.json",
-        layout="items",
-        n_items=known,
-        subset_items={"a": 2, "b": known - 2},
-    )
+    files = {"images": "images", "annotations": "items.json", "layout": "items"}
+    subsets = {"a": 2, "b": known - 2}
+    return mine(SelectionProtocol, root, **files, n_items=known, subset_items=subsets)
 
 
 KINDS: dict[str, Callable[[Path, int], Protocol]] = {
@@ -120,65 +97,62 @@ def check(protocol: Protocol, **options: Any) -> None:
 
 
 @pytest.mark.parametrize("task", KINDS)
-def test_one_sample_too_few_or_too_many_is_refused(task, tmp_path):
-    write_images_of(tmp_path)
-    check(KINDS[task](tmp_path, N))
+def test_one_sample_too_few_or_too_many_is_refused(task, root):
+    check(KINDS[task](root, N))
     with pytest.raises(UsageError, match=r"^mine: .* has \d of \d .*data doctor mine.*--partial"):
-        check(KINDS[task](tmp_path, N + 1))
+        check(KINDS[task](root, N + 1))
     with pytest.raises(UsageError, match=r"^mine: .* has \d \w+.*, more than the \d of mine; see"):
-        check(KINDS[task](tmp_path, N - 1))
+        check(KINDS[task](root, N - 1))
     for known in (N - 1, N + 1):
-        check(KINDS[task](tmp_path, known), limit=2)
+        check(KINDS[task](root, known), limit=2)
 
 
 @pytest.mark.parametrize("task", KINDS)
-def test_a_part_is_accepted_where_that_is_allowed(task, tmp_path):
-    write_images_of(tmp_path)
+def test_a_part_is_accepted_where_that_is_allowed(task, root):
     unit = "items" if task == "select" else "images"
-    less = KINDS[task](tmp_path, N + 1)
+    less = KINDS[task](root, N + 1)
     check(less, allow_partial=True)
     assert found_part(less, ALLOWED) == Part(N, N + 1, unit)
     assert found_part(less, RunOptions()) is None
-    assert found_part(KINDS[task](tmp_path, N), ALLOWED) is None
+    assert found_part(KINDS[task](root, N), ALLOWED) is None
     with pytest.raises(UsageError, match=r"more than the [13] of mine; .*`, or measure the first"):
-        check(KINDS[task](tmp_path, N - 1), allow_partial=True)
+        check(KINDS[task](root, N - 1), allow_partial=True)
 
 
 @pytest.mark.parametrize("task", sorted(KINDS.keys() - {"cls"}))
-def test_samples_whose_files_are_missing_are_left_out_of_a_part(task, tmp_path):
-    write_images_of(tmp_path)
-    (tmp_path / "images" / "2.png").unlink()
-    protocol = KINDS[task](tmp_path, N)
+def test_samples_whose_files_are_missing_are_left_out_of_a_part(task, root):
+    (root / "images" / "2.png").unlink()
+    protocol = KINDS[task](root, N)
     with pytest.raises(UsageError):
         check(protocol)
     check(protocol, allow_partial=True)
-    assert str(found_part(protocol, ALLOWED)) == (
-        "3 of 4 items" if task == "select" else "3 of 4 images"
-    )
+    unit = "items" if task == "select" else "images"
+    assert found_part(protocol, ALLOWED) == Part(3, 4, unit)
 
 
-@pytest.mark.parametrize("task", ["retrieval", "select"])
-def test_missing_files_of_the_users_own_sets_stay_an_error(task, tmp_path):
+@pytest.mark.parametrize(
+    ("task", "own"),
+    [
+        ("retrieval", {"n_images": None, "n_captions": None}),
+        ("select", {"n_items": None, "subset_items": {}}),
+    ],
+)
+def test_missing_files_of_the_users_own_sets_stay_an_error(task, own, root):
     """Their number is not known, so that a result could not be marked."""
-    write_images_of(tmp_path)
-    (tmp_path / "images" / "2.png").unlink()
-    known: Any = KINDS[task](tmp_path, N)
-    own = {"retrieval": {"n_images": None, "n_captions": None}}.get(
-        task, {"n_items": None, "subset_items": {}}
-    )
+    (root / "images" / "2.png").unlink()
+    known: Any = KINDS[task](root, N)
     with pytest.raises(UsageError, match=r"2\.png"):
         check(replace(known, **own), allow_partial=True)
 
 
-def test_label_maps_that_are_missing_are_left_out_as_well(tmp_path):
-    write_images_of(tmp_path)
-    (tmp_path / "masks" / "1.png").unlink()
-    protocol = KINDS["seg"](tmp_path, N)
+def test_label_maps_that_are_missing_are_left_out_as_well(root):
+    (root / "masks" / "1.png").unlink()
+    protocol = KINDS["seg"](root, N)
     with pytest.raises(UsageError, match=r"cannot read label map .*masks/1\.png"):
         check(protocol)
     assert found_part(protocol, ALLOWED) == Part(3, 4, "images")
     for number in range(N):
-        (tmp_path / "masks" / f"{number}.png").unlink(missing_ok=True)
+        (root / "masks" / f"{number}.png").unlink(missing_ok=True)
     with pytest.raises(UsageError, match=r"cannot read label map .*masks/0\.png"):
         check(protocol, allow_partial=True)
 
@@ -249,14 +223,9 @@ def test_a_partial_result_is_marked_wherever_it_is_shown(command, cityscapes, ti
 def test_a_whole_set_is_not_marked(cityscapes, tiny_archs, monkeypatch):
     whole = replace(SEGMENTATION["cityscapes"], n_images=3)
     monkeypatch.setitem(SEGMENTATION, "cityscapes", whole)
-    row = cosmos_eval.evaluate(
-        f"openclip:{tiny_archs['tiny']}/random",
-        "cityscapes",
-        data_root=str(cityscapes),
-        device="cpu",
-        allow_partial=True,
-        cache=False,
-    )
+    options = {"data_root": str(cityscapes), "allow_partial": True, "cache": False}
+    model = f"openclip:{tiny_archs['tiny']}/random"
+    row = cosmos_eval.evaluate(model, "cityscapes", device="cpu", **options)
     assert "partial" not in row.provenance
 
 

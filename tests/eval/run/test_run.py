@@ -10,7 +10,7 @@ import cosmos_eval
 from cosmos_eval import models as encoders
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.results.store import read_result
-from cosmos_eval.runner.plan import Plan, make_plan
+from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.tasks import TASKS, task_named, task_of
 from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
@@ -22,13 +22,8 @@ YAML = "kind: cls\nfolder: photos\ntemplates: ['{}']\n"
 @pytest.fixture
 def photos(tmp_path: Path, save_colour) -> Path:
     """A classification set that a model of mean colours solves: three classes, four images."""
-    for path, colour in {
-        "red/a.png": "red",
-        "green/a.png": "green",
-        "blue/a.png": "blue",
-        "blue/b.png": "blue",
-    }.items():
-        save_colour(tmp_path / "photos" / path, colour)
+    for path in ("red/a.png", "green/a.png", "blue/a.png", "blue/b.png"):
+        save_colour(tmp_path / "photos" / path, path.split("/")[0])
     (tmp_path / "photos.yaml").write_text(YAML)
     return tmp_path / "photos.yaml"
 
@@ -76,8 +71,8 @@ def test_each_model_is_loaded_once_for_all_data_sets(photos, loads):
 
 def test_all_data_are_checked_before_the_first_model_is_loaded(photos, loads):
     (photos.parent / "lost.yaml").write_text(YAML.replace("photos", "lost"))
-    datasets = [str(photos), str(photos.parent / "lost.yaml")]
-    plan = make_plan(datasets=datasets, models=["scenes-clip"])
+    lost = str(photos.parent / "lost.yaml")
+    plan = make_plan(datasets=[str(photos), lost], models=["scenes-clip"])
     with pytest.raises(UsageError, match="lost"):
         next(run_all(plan))
     assert loads == []
@@ -118,12 +113,12 @@ def test_a_default_plan_is_the_bundled_models_on_the_embedded_data():
     names = [protocol.dataset for protocol in plan.protocols]
     assert names == ["scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select"]
     assert [p.dataset for p in make_plan(task="seg").protocols] == ["scenes-seg"]
-    assert isinstance(plan, Plan)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"datasets": ["voc2"]}, "unknown data set 'voc2'"),
         ({"datasets": ["scenes-seg"], "task": "cls"}, "scenes-seg is a data set of task seg"),
         ({"datasets": ["scenes-seg", "scenes-seg"]}, "scenes-seg .* given twice"),
         ({"models": ["scenes-clip", "scenes-clip"]}, "scenes-clip is given twice"),

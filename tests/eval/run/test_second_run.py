@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
+from support.scene_files import write_scenes
 
-from cosmos_core.data.scenes import TEST
-from cosmos_core.data.scenes.layouts import write_layouts
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
@@ -16,26 +14,16 @@ from cosmos_eval.types import RunOptions
 
 SCENES = 37  # with every class among them
 PARITY = Path(__file__).parents[2] / "parity"
-OWN = {
-    "found": "kind: retrieval\nimages: coco/images/test\n"
-    "annotations: coco/annotations/captions_test.json\n",
-    "named": "kind: cls\nfolder: folder/test\ntemplates: ['a large {}', 'a {}']\n",
-    "chosen": "kind: select\nimages: coco/images/test\nannotations: choices.jsonl\nlayout: items\n",
-}
 CHOICE = '{"image": "%s", "caption": "a boat", "negative": "a house"}\n'
+CHOSEN = "kind: select\nimages: coco/images/test\nannotations: choices.jsonl\nlayout: items\n"
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> list[str]:
-    folder = write_layouts(tmp_path / "data", split=TEST, count=SCENES, layouts=["coco", "folder"])
+def test_nothing_is_encoded_twice(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+    data = [*write_scenes(folder, SCENES, "found", "named"), str(folder / "chosen.yaml")]
+    (folder / "chosen.yaml").write_text(CHOSEN)
     image = min((folder / "coco/images/test").iterdir()).name
     (folder / "choices.jsonl").write_text(CHOICE % image)
-    for name, text in OWN.items():
-        (folder / f"{name}.yaml").write_text(text)
-    return [str(folder / f"{name}.yaml") for name in OWN]
-
-
-def test_nothing_is_encoded_twice(data, tmp_path, monkeypatch):
     encoded: list[str] = []
     for name in ("encode_image", "encode_text"):
         encode = getattr(ClipEncoder, name)
