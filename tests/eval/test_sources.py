@@ -70,24 +70,26 @@ def test_the_same_pixels_from_everywhere(shards: list[Path], tmp_path: Path) -> 
 
 
 def shown(path: Path) -> np.ndarray:
-    source = ShownImage(path)
-    return np.asarray(source.decode(source.read()))
+    return decoded(ShownImage(path))
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "1", "LA", "RGBA", "P", "YCbCr"])
 def test_images_of_any_mode_as_viewers_show_them(mode: str, tmp_path: Path) -> None:
-    image = Image.new("RGB", (4, 6), "white").convert(mode)
-    suffix = "tif" if mode in ("CMYK", "YCbCr") else "png"
-    image.save(tmp_path / f"a.{suffix}")
-    pixels = shown(tmp_path / f"a.{suffix}")
-    assert pixels.shape == (6, 4, 3)
-    assert pixels.min() >= 254  # YCbCr rounds
+    path = tmp_path / ("a.tif" if mode in ("CMYK", "YCbCr") else "a.png")
+    Image.new("RGB", (4, 6), "white").convert(mode).save(path)
+    assert shown(path).shape == (6, 4, 3)
+    assert shown(path).min() >= 254  # YCbCr rounds
+
+
+def turned() -> Image.Exif:
+    """An orientation of images that are to be turned by 90 degrees."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    return exif
 
 
 def test_images_are_upright(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6  # orientation: to be turned by 90 degrees
-    Image.fromarray(pixels()).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(pixels()).save(tmp_path / "a.png", exif=turned())
     np.testing.assert_array_equal(shown(tmp_path / "a.png"), np.rot90(pixels(), -1))
     np.testing.assert_array_equal(decoded(ImageFile(tmp_path / "a.png")), pixels())
 
@@ -159,10 +161,8 @@ def test_sixteen_bits_of_grey_are_read_by_their_high_byte(kind: str, tmp_path: P
 
 
 def test_a_turned_image_of_sixteen_bits_is_shown_upright(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
     values = np.array([[0, 0x8000, 0xFF00]], np.uint16)
-    Image.fromarray(values).save(tmp_path / "a.png", exif=exif)
+    Image.fromarray(values).save(tmp_path / "a.png", exif=turned())
     assert shown(tmp_path / "a.png")[..., 0].tolist() == [[0], [128], [255]]
     source = ImageFile(tmp_path / "a.png")
     image = source.decode(source.read())
@@ -193,11 +193,9 @@ def test_grey_without_a_known_white_is_refused(content: bytes, mode: str, tmp_pa
 def ordinary_files() -> dict[str, bytes]:
     """Files whose pixels are Pillow's `convert("RGB")`, as in the published code."""
     photograph = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 7, 3), np.uint8))
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = 6
     files: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
         "jpeg": (photograph, "JPEG", {}),
-        "turned jpeg": (photograph, "JPEG", {"exif": exif}),
+        "turned jpeg": (photograph, "JPEG", {"exif": turned()}),
         "grey jpeg": (photograph.convert("L"), "JPEG", {}),
         "cmyk jpeg": (photograph.convert("CMYK"), "JPEG", {}),
         "png": (photograph, "PNG", {}),

@@ -15,12 +15,11 @@ from support.class_sets import write_class_set
 from support.excerpts import sugarcrepe_excerpt, write_coco_excerpt
 from support.sets import LAYOUTS, PRESENT, save_map, write_images, write_masks
 
-from cosmos_eval.cli.app import main
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.protocols.classification import CLASSIFICATION
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.runner.doctor import Diagnosis, examine
-from cosmos_eval.types import RunOptions, no_progress
+from cosmos_eval.types import Protocol, RunOptions, no_progress
 
 LABELS = {
     **{"voc21": (0, 20), "voc20": (15, 20), "context60": (0, 59), "context59": (1, 59)},
@@ -45,10 +44,13 @@ def sets(whole: Path, tmp_path: Path) -> Path:
     return tmp_path / "sets"
 
 
+def diagnosed(protocol: Protocol, root: Path) -> Diagnosis:
+    return examine(protocol, RunOptions(data_root=str(root)), no_progress)
+
+
 def examined(dataset: str, root: Path, n_images: int = 3) -> Diagnosis:
     """The diagnosis of a published set, as if it had no more images than are made up here."""
-    protocol = dataclasses.replace(SEGMENTATION[dataset], n_images=n_images)
-    return examine(protocol, RunOptions(data_root=str(root)), no_progress)
+    return diagnosed(dataclasses.replace(SEGMENTATION[dataset], n_images=n_images), root)
 
 
 def path_of(dataset: str, root: Path, part: str, number: int) -> Path:
@@ -75,22 +77,18 @@ def test_published_sets_are_compared_with_their_published_sizes():
 
 
 @pytest.mark.parametrize("dataset", PRESENT)
-def test_a_missing_label_map_is_named(dataset, sets):
-    path = path_of(dataset, sets, "masks", 1)
-    path.unlink()
+def test_a_missing_file_is_named_an_image_by_the_list_or_by_its_label_map(dataset, sets):
+    image, mask = (path_of(dataset, sets, part, 1) for part in ("images", "masks"))
+    content = mask.read_bytes()
+    mask.unlink()
     found = examined(dataset, sets)
-    assert found.faults == (f"1 of 3 label maps missing, first: {path}",)
+    assert found.faults == (f"1 of 3 label maps missing, first: {mask}",)
     assert (found.images, found.label_maps) == (3, 2)
-
-
-@pytest.mark.parametrize("dataset", PRESENT)
-def test_a_missing_image_is_named_by_the_list_or_by_its_label_map(dataset, sets):
-    path = path_of(dataset, sets, "images", 1)
-    path.unlink()
+    mask.write_bytes(content)
+    image.unlink()
     found = examined(dataset, sets)
-    assert found.faults == (f"1 of 3 images missing, first: {path}",)
-    assert found.images == 2
-    assert found.remedy == SEGMENTATION[dataset].download
+    assert found.faults == (f"1 of 3 images missing, first: {image}",)
+    assert (found.images, found.remedy) == (2, SEGMENTATION[dataset].download)
 
 
 def test_images_that_nothing_names_are_counted(whole):
@@ -129,15 +127,14 @@ def test_a_label_out_of_range_is_told(dataset, value, sets):
 def test_sizes_that_differ_are_told_once_with_their_number(sets):
     for number in (0, 1):
         save_map(path_of("voc21", sets, "masks", number), np.zeros((20, 30)))
-    found = examined("voc21", sets)
     path = path_of("voc21", sets, "masks", 0)
-    assert found.faults == (f"label map {path} is 30x20 px, its image 61x37 (and 1 more)",)
+    fault = f"label map {path} is 30x20 px, its image 61x37 (and 1 more)"
+    assert examined("voc21", sets).faults == (fault,)
 
 
 def test_a_broken_label_map_and_a_broken_image_are_told(sets):
-    broken = path_of("ade20k", sets, "masks", 0)
+    broken, image = path_of("ade20k", sets, "masks", 0), path_of("ade20k", sets, "images", 1)
     broken.write_bytes(b"no picture")
-    image = path_of("ade20k", sets, "images", 1)
     image.write_bytes(b"no picture")
     faults = "\n".join(examined("ade20k", sets).faults)
     assert f"cannot read label map {broken}" in faults
@@ -176,19 +173,6 @@ def test_context_is_prepared_where_only_its_download_is_there(sets):
 
 
 @pytest.fixture
-def run(capsys):
-    """Run `cosmos-eval data doctor`; returns status, stdout, stderr."""
-
-    def command(*arguments: str):
-        with pytest.raises(SystemExit) as ended:
-            main(["data", "doctor", *arguments])
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return command
-
-
-@pytest.fixture
 def own(tmp_path: Path) -> Path:
     """A user's own set of one image, described by a YAML file."""
     Image.new("RGB", (6, 4)).save(save_map(tmp_path / "images/one.png", np.zeros((4, 6))))
@@ -200,26 +184,26 @@ def own(tmp_path: Path) -> Path:
     return path
 
 
-def test_status_0_for_a_whole_set(own, run):
-    code, out, err = run(str(own))
-    assert (code, err) == (0, "")
-    (row,) = [line.split() for line in out.splitlines() if "mine" in line]
+def test_status_0_for_a_whole_set(own, command):
+    ended = command("data", "doctor", own)
+    assert (ended.status, ended.err) == (0, "")
+    (row,) = [line.split() for line in ended.out.splitlines() if "mine" in line]
     assert row[:10] == ["mine", "seg", "yes", "1", "of", "1", "1", "of", "1", "0-1"]
 
 
-def test_status_1_and_the_fault_for_a_set_that_is_not_whole(own, run):
+def test_status_1_and_the_fault_for_a_set_that_is_not_whole(own, command):
     mask = own.parent / "masks/one.png"
     mask.unlink()
-    code, out, err = run(str(own))
-    assert (code, err) == (1, "")
-    assert f"mine: 1 of 1 label maps missing, first: {mask}" in out
+    ended = command("data", "doctor", own)
+    assert (ended.status, ended.err) == (1, "")
+    assert f"mine: 1 of 1 label maps missing, first: {mask}" in ended.out
 
 
-def test_contradictory_constants_are_a_fault(own, run):
+def test_contradictory_constants_are_a_fault(own, command):
     own.write_text(own.read_text().replace("kind: seg", "kind: seg, stride: 500"))
-    code, out, _ = run(str(own))
-    assert code == 1
-    assert "mine: stride must not exceed window" in out
+    ended = command("data", "doctor", own)
+    assert ended.status == 1
+    assert "mine: stride must not exceed window" in ended.out
 
 
 @pytest.mark.parametrize(
@@ -232,62 +216,66 @@ def test_contradictory_constants_are_a_fault(own, run):
         (["--data-root", "nowhere"], "no folder nowhere"),
     ],
 )
-def test_status_2_for_wrong_usage(arguments, message, run):
-    code, out, err = run(*arguments)
-    assert (code, out) == (2, "")
-    assert len(err.splitlines()) == 1
+def test_status_2_for_wrong_usage(arguments, message, command):
+    ended = command("data", "doctor", *arguments)
+    assert (ended.status, ended.out) == (2, "")
+    assert len(ended.err.splitlines()) == 1
+    assert re.search(message, ended.err)
 
-    assert re.search(message, err)
 
-
-def test_without_a_name_all_known_sets_are_summed_up(whole, run, tmp_path, monkeypatch):
+def test_without_a_name_all_known_sets_are_summed_up(whole, command, tmp_path, monkeypatch):
     monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "empty"))
-    code, out, _ = run("--data-root", str(whole), "--json")
-    rows = {row["dataset"]: row for row in json.loads(out)}
-    assert code == 1
+    ended = command("data", "doctor", "--data-root", whole, "--json")
+    rows = {row["dataset"]: row for row in json.loads(ended.out)}
+    assert ended.status == 1
     assert rows.keys() == known_protocols().keys()
     assert rows["scenes-seg"]["whole"]
     assert not (tmp_path / "empty").exists()
-    assert rows["voc21"]["images"] == 3
-    assert rows["voc21"]["expected"] == 1449
+    assert (rows["voc21"]["images"], rows["voc21"]["expected"]) == (3, 1449)
     assert "captions_val2017.json in annotations" in rows["coco-val2017"]["faults"][0]
     assert rows["imagenet1k"]["remedy"].startswith("https://")
 
 
-def test_other_tasks_are_checked_as_before_a_run(tmp_path, run):
+def test_other_tasks_are_checked_as_before_a_run(tmp_path, command):
     for name in ("a", "b"):
         save_map(tmp_path / f"photos/{name}/one.png", np.zeros((4, 6)))
     path = tmp_path / "photos.yaml"
     path.write_text("{kind: cls, folder: photos, templates: ['{}']}")
-    code, out, _ = run(str(path))
-    assert code == 0
-    assert "checked for cls: class folders" in out
+    ended = command("data", "doctor", path)
+    assert ended.status == 0
+    assert "checked for cls: class folders" in ended.out
+    # Columns without a value are left out.
+    header, _, row, *_ = (line.split() for line in ended.out.splitlines() if line.strip())
+    assert header == ["dataset", "task", "whole", "images", "folder"]
+    assert row[:6] == ["photos", "cls", "yes", "2", "of", "2"]
     (tmp_path / "photos/b/one.png").unlink()
-    code, out, _ = run(str(path))
-    assert code == 1
-    assert f"class folder {tmp_path}/photos/b has no images" in out
+    ended = command("data", "doctor", path)
+    assert ended.status == 1
+    assert f"class folder {tmp_path}/photos/b has no images" in ended.out
 
 
-def test_items_and_images_of_a_selection_set_are_counted(tmp_path):
-    write_coco_excerpt(tmp_path)
-    found = examine(sugarcrepe_excerpt(), RunOptions(data_root=str(tmp_path)), no_progress)
+@pytest.fixture
+def coco(tmp_path: Path) -> list[Path]:
+    """The images of the excerpt of COCO and SugarCrepe in the test's folder."""
+    return write_coco_excerpt(tmp_path)
+
+
+def test_items_and_images_of_a_selection_set_are_counted(coco, tmp_path):
+    found = diagnosed(sugarcrepe_excerpt(), tmp_path)
     assert (found.whole, found.faults, found.remedy) == (True, (), None)
-    assert (found.items, found.expected_items) == (16, 16)
-    assert (found.images, found.expected) == (4, 4)
+    assert (found.items, found.expected_items, found.images, found.expected) == (16, 16, 4, 4)
     assert found.folder == str(tmp_path / "val2017")
 
 
-def test_the_images_of_sugarcrepe_are_named_where_they_are_missing(tmp_path):
-    first, *_ = write_coco_excerpt(tmp_path)
-    options = RunOptions(data_root=str(tmp_path))
-    first.unlink()
-    found = examine(sugarcrepe_excerpt(), options, no_progress)
+def test_the_images_of_sugarcrepe_are_named_where_they_are_missing(coco, tmp_path):
+    coco[0].unlink()
+    found = diagnosed(sugarcrepe_excerpt(), tmp_path)
     assert (found.images, found.expected, found.items) == (3, 4, 16)
     (fault,) = found.faults
     assert fault.startswith(f"1 of the 4 images of {tmp_path}/sugar-crepe/data are not there, ")
-    assert f"first: {first}; from: https://cocodataset.org/#download (images: COCO val" in fault
-    shutil.rmtree(first.parent)
-    found = examine(sugarcrepe_excerpt(), options, no_progress)
+    assert f"first: {coco[0]}; from: https://cocodataset.org/#download (images: COCO val" in fault
+    shutil.rmtree(coco[0].parent)
+    found = diagnosed(sugarcrepe_excerpt(), tmp_path)
     assert (found.images, found.expected, found.items) == (0, 4, 16)
     (fault,) = found.faults
     assert f"no images below {tmp_path}: looked for val2017 in images, ., coco/images, " in fault
@@ -296,10 +284,8 @@ def test_the_images_of_sugarcrepe_are_named_where_they_are_missing(tmp_path):
         assert "https://github.com/RAIVNLab/sugar-crepe" in text
 
 
-def test_a_selection_set_with_other_numbers_of_items(tmp_path):
-    write_coco_excerpt(tmp_path)
-    protocol = known_protocols()["sugarcrepe"]
-    found = examine(protocol, RunOptions(data_root=str(tmp_path)), no_progress)
+def test_a_selection_set_with_other_numbers_of_items(coco, tmp_path):
+    found = diagnosed(known_protocols()["sugarcrepe"], tmp_path)
     assert (found.items, found.expected_items, found.images, found.expected) == (16, 7511, 4, 4)
     assert len(found.faults) == 7
     path = tmp_path / "sugar-crepe/data"
@@ -310,13 +296,12 @@ def test_test_images_of_classification_sets_are_counted(tmp_path, monkeypatch):
     write_class_set("dtd", tmp_path, monkeypatch)
     dtd = CLASSIFICATION["dtd"]
     of_two = dataclasses.replace(dtd, n_classes=2, n_images=2)
-    options = RunOptions(data_root=str(tmp_path))
-    found = examine(of_two, options, no_progress)
+    found = diagnosed(of_two, tmp_path)
     assert (found.whole, found.images, found.expected) == (True, 2, 2)
     assert found.folder == str(tmp_path / "dtd/dtd")
     missing = tmp_path / "dtd/dtd/images/banded/banded_0011.jpg"
     missing.unlink()
-    found = examine(dtd, options, no_progress)
+    found = diagnosed(dtd, tmp_path)
     assert (found.whole, found.images, found.expected) == (False, 1, 1880)
     first, classes, second = found.faults
     assert classes.startswith(f"{tmp_path}/dtd/dtd has 2 classes, not the 47; ")
@@ -324,15 +309,3 @@ def test_test_images_of_classification_sets_are_counted(tmp_path, monkeypatch):
     assert second.startswith(f"{tmp_path}/dtd/dtd has 2 of 1880 images of dtd")
     # torchvision fetches nothing where the folders are there.
     assert found.remedy == dtd.download
-
-
-def test_columns_without_a_value_are_left_out(tmp_path, run):
-    for name in ("a", "b"):
-        save_map(tmp_path / f"photos/{name}/one.png", np.zeros((4, 6)))
-    path = tmp_path / "photos.yaml"
-    path.write_text("{kind: cls, folder: photos, templates: ['{}']}")
-    code, out, _ = run(str(path))
-    assert code == 0
-    header, _, row, *_ = (line.split() for line in out.splitlines() if line.strip())
-    assert header == ["dataset", "task", "whole", "images", "folder"]
-    assert row[:6] == ["photos", "cls", "yes", "2", "of", "2"]

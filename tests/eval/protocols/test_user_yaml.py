@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,10 @@ from cosmos_eval.types import (
 )
 
 SEG = "kind: seg\nimages: images\nmasks: masks\n"
+ONE = SEG + "classes: [a]\n"
+CLS = "kind: cls\nfolder: a\n"
+RETRIEVAL = "kind: retrieval\nimages: i\nannotations: c.json\n"
+SELECT = "kind: select\nimages: i\nannotations: c\n"
 
 
 @pytest.fixture
@@ -49,46 +54,17 @@ def test_a_window_of_null_is_the_whole_image(read):
 
 
 def test_every_constant_of_segmentation_can_be_set(read):
-    protocol = read(
-        SEG
-        + """
-name: streets
-source: somewhere
-split: val.txt
-image_suffix: .png
-mask_suffix: _ids.png
-classes: [road, car]
-templates: ["a photo of a {}."]
-short_side: 560
-long_side: 4096
-window: 448
-stride: 224
-scale: 65
-prob_thd: 0.1
-attention: naclip
-area_thd: 0.2
-reduce_zero_label: true
-mean: [1, 2.5, 3]
-std: [4, 5, 6]
-refinement: pamr
-groups: {things: [car]}
-"""
-    )
-    assert isinstance(protocol, SegmentationProtocol)
-    assert (protocol.dataset, protocol.split, protocol.source) == (
-        "streets",
-        "val.txt",
-        "somewhere",
-    )
-    assert (protocol.short_side, protocol.long_side, protocol.window) == (560, 4096, 448)
-    assert (protocol.stride, protocol.scale, protocol.prob_thd) == (224, 65.0, 0.1)
-    assert protocol.attention == "naclip"
-    assert (protocol.area_thd, protocol.reduce_zero_label) == (0.2, True)
-    assert (protocol.mean, protocol.std) == ((1.0, 2.5, 3.0), (4.0, 5.0, 6.0))
-    assert protocol.refinement == "pamr"
-    assert protocol.templates == ("a photo of a {}.",)
-    assert protocol.groups == {"things": ("car",)}
-    assert (protocol.image_suffix, protocol.mask_suffix) == (".png", "_ids.png")
+    constants = {
+        **{"source": "somewhere", "split": "val.txt", "templates": ("a photo of a {}.",)},
+        **{"image_suffix": ".png", "mask_suffix": "_ids.png", "reduce_zero_label": True},
+        **{"short_side": 560, "long_side": 4096, "window": 448, "stride": 224, "scale": 65},
+        **{"prob_thd": 0.1, "area_thd": 0.2, "attention": "naclip", "refinement": "pamr"},
+        **{"mean": (1, 2.5, 3), "std": (4, 5, 6), "groups": {"things": ("car",)}},
+    }
+    text = json.dumps({"name": "streets", "classes": ["road", "car"], **constants})
+    protocol = read(f"{{kind: seg, images: images, masks: masks, {text[1:]}")
+    assert (protocol.dataset, protocol.class_names) == ("streets", ("road", "car"))
+    assert {name: getattr(protocol, name) for name in constants} == constants
 
 
 def test_classification_and_retrieval(read):
@@ -96,11 +72,10 @@ def test_classification_and_retrieval(read):
     assert isinstance(cls, ClassificationProtocol)
     assert (cls.dataset, cls.folder, dict(cls.class_names)) == ("a", "photos", {"n01": "tench"})
     assert (cls.layout, cls.templates) == ("folders", None)
-    retrieval = read("kind: retrieval\nimages: i\nannotations: c.json\ncaptions_per_image: 5\n")
-    assert isinstance(retrieval, RetrievalProtocol)
-    assert retrieval.captions_per_image == 5
-    retrieval = read("kind: retrieval\nimages: i\nannotations: c.json\ncaptions_per_image: null\n")
-    assert retrieval.captions_per_image is None
+    for value, expected in (("5", 5), ("null", None)):
+        retrieval = read(RETRIEVAL + f"captions_per_image: {value}\n")
+        assert isinstance(retrieval, RetrievalProtocol)
+        assert retrieval.captions_per_image == expected
 
 
 def test_selection(read):
@@ -108,7 +83,7 @@ def test_selection(read):
     assert isinstance(items, SelectionProtocol)
     assert (items.annotations, items.template, items.pair_accuracy) == ("items.csv", "{}", "group")
     pairs = read(
-        "kind: select\nimages: i\nannotations: p.jsonl\nlayout: pairs\nimage_suffix: .png\n"
+        SELECT + "layout: pairs\nimage_suffix: .png\n"
         "subset_key: tag\ntemplate: a photo of {}\npair_accuracy: image\n"
     )
     assert isinstance(pairs, SelectionProtocol)
@@ -122,9 +97,8 @@ def test_every_field_of_retrieval_can_be_set(read):
     )
     assert isinstance(protocol, RetrievalProtocol)
     assert (protocol.annotations, protocol.images) == (("a.tsv", "b.tsv"), ("one", "two"))
-    assert (protocol.split, protocol.image_key, protocol.caption_key) == (
-        *("val", "filepath", "title"),
-    )
+    keys = (protocol.split, protocol.image_key, protocol.caption_key)
+    assert keys == ("val", "filepath", "title")
     protocol = read("{kind: retrieval, archives: 'shards/*.tar'}")
     assert isinstance(protocol, RetrievalProtocol)
     assert (protocol.archives, protocol.images) == ("shards/*.tar", ".")
@@ -162,24 +136,18 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
         ("[1, 2]", "must hold keys and values"),
         ("", "must hold keys and values"),
         ("kind: [", "is not YAML"),
-        ("kind: cls\nfolder: a\nfolder: b\n", "key 'folder' is given twice"),
+        (CLS + "folder: b\n", "key 'folder' is given twice"),
         ("kind: cls\n", "`folder` is missing"),
-        ("kind: cls\nfolder: a\nclassnames: {}\n", "unknown key `classnames`; .*class_names"),
+        (CLS + "classnames: {}\n", "unknown key `classnames`; .*class_names"),
         ("kind: cls\nfolder: 3\n", "`folder` must be text .*in quotes.*, not 3"),
-        ("kind: cls\nfolder: a\nclass_names: [a]\n", "`class_names` must map"),
-        ("kind: cls\nfolder: a\ntemplates: []\n", "`templates` must have an entry"),
-        ("kind: cls\nfolder: a\ntemplates: {cat: [a cat]}\n", "the same for all .*'cat'"),
-        (
-            "kind: cls\nfolder: a\nlayout: tar\n",
-            "`layout` must be 'folders' or 'webdataset', not 'tar'",
-        ),
-        ("kind: cls\nfolder: a\ntorchvision: dtd\n", "unknown key `torchvision`"),
-        ("kind: retrieval\nimages: i\nannotations: c\ncaptions_per_image: x\n", "whole number"),
-        ("kind: select\nimages: i\nannotations: c\n", "`layout` is missing"),
-        (
-            "kind: select\nimages: i\nannotations: c\nlayout: triples\n",
-            "`layout` must be 'items', 'pairs', .*not 'triples'",
-        ),
+        (CLS + "class_names: [a]\n", "`class_names` must map"),
+        (CLS + "templates: []\n", "`templates` must have an entry"),
+        (CLS + "templates: {cat: [a cat]}\n", "the same for all .*'cat'"),
+        (CLS + "layout: tar\n", "`layout` must be 'folders' or 'webdataset', not 'tar'"),
+        (CLS + "torchvision: dtd\n", "unknown key `torchvision`"),
+        (RETRIEVAL + "captions_per_image: x\n", "whole number"),
+        (SELECT, "`layout` is missing"),
+        (SELECT + "layout: triples\n", "`layout` must be 'items', 'pairs', .*not 'triples'"),
         ("kind: select\nimages: i\nn_items: 3\n", "unknown key `n_items`"),
         ("kind: retrieval\narchives: []\n", "`archives` must have an entry"),
         ("kind: retrieval\nn_images: 3\n", "unknown key `n_images`"),
@@ -189,31 +157,25 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
         (SEG + "classes: [{queries: [a]}]\n", r"`classes\[0\].name` is missing"),
         (SEG + "classes: [{name: a, query: b}]\n", r"unknown key `classes\[0\].query`; .* queries"),
         (SEG + "classes: [{name: a, queries: []}]\n", r"`classes\[0\].queries` must have an entry"),
-        (SEG + "classes: [a]\nscale: big\n", "`scale` must be a finite number"),
-        (SEG + "classes: [a]\nscale: true\n", "`scale` must be a finite number .*, not True"),
-        (SEG + "classes: [a]\nscale: .nan\n", "`scale` must be a finite number"),
-        (SEG + "classes: [a]\nprob_thd: -.inf\n", "`prob_thd` must be a finite number"),
-        (SEG + f"classes: [a]\nscale: {10**400}\n", "`scale` must be a finite number"),
-        (SEG + "classes: [a]\nmean: [1, .nan, 2]\n", r"`mean\[1\]` must be a finite number"),
-        (SEG + "classes: [a]\nstd: [.inf, 1, 2]\n", r"`std\[0\]` must be a finite number"),
-        (
-            SEG + "classes: [a]\nmean: [1, no, 2]\n",
-            r"`mean\[1\]` must be a finite number .*, not False",
-        ),
-        (SEG + "classes: [a]\nwindow: -1\n", "`window` must be greater than or equal to 0, not -1"),
-        (SEG + "classes: [a]\nwindow: 2.5\n", "`window` must be a whole number, not 2.5"),
-        (SEG + "classes: [a]\nstride: yes\n", "`stride` must be a whole number, not True"),
-        (SEG + "classes: [a]\nmean: [1, 2]\n", r"`mean\[2\]` is missing"),
-        (SEG + "classes: [a]\nmean: [1, 2, 3, 4]\n", "`mean` .* at most 3 items"),
+        (ONE + "scale: big\n", "`scale` must be a finite number"),
+        (ONE + "scale: true\n", "`scale` must be a finite number .*, not True"),
+        (ONE + "scale: .nan\n", "`scale` must be a finite number"),
+        (ONE + "prob_thd: -.inf\n", "`prob_thd` must be a finite number"),
+        (ONE + f"scale: {10**400}\n", "`scale` must be a finite number"),
+        (ONE + "mean: [1, .nan, 2]\n", r"`mean\[1\]` must be a finite number"),
+        (ONE + "std: [.inf, 1, 2]\n", r"`std\[0\]` must be a finite number"),
+        (ONE + "mean: [1, no, 2]\n", r"`mean\[1\]` must be a finite number .*, not False"),
+        (ONE + "window: -1\n", "`window` must be greater than or equal to 0, not -1"),
+        (ONE + "window: 2.5\n", "`window` must be a whole number, not 2.5"),
+        (ONE + "stride: yes\n", "`stride` must be a whole number, not True"),
+        (ONE + "mean: [1, 2]\n", r"`mean\[2\]` is missing"),
+        (ONE + "mean: [1, 2, 3, 4]\n", "`mean` .* at most 3 items"),
         ("kind: cls\nfoldr: a\n", "unknown key `foldr`; nearest known: folder"),
-        (SEG + "classes: [a]\nrefinement: crf\n", "`refinement` must be 'pamr', not 'crf'"),
-        (
-            SEG + "classes: [a]\nreduce_zero_label: 1\n",
-            "`reduce_zero_label` must be a valid boolean",
-        ),
-        (SEG + "classes: [a]\nignore_label: 3\n", "unknown key `ignore_label`; .*ignore_index"),
-        (SEG + "classes: [a]\nmmseg_type: X\n", "unknown key `mmseg_type`"),
-        (SEG + "classes: [a]\nattention: scip\n", "`attention` must be 'vanilla', 'csa'"),
+        (ONE + "refinement: crf\n", "`refinement` must be 'pamr', not 'crf'"),
+        (ONE + "reduce_zero_label: 1\n", "`reduce_zero_label` must be a valid boolean"),
+        (ONE + "ignore_label: 3\n", "unknown key `ignore_label`; .*ignore_index"),
+        (ONE + "mmseg_type: X\n", "unknown key `mmseg_type`"),
+        (ONE + "attention: scip\n", "`attention` must be 'vanilla', 'csa'"),
         (SEG + "classes: [car]\ngroups: {things: [cat]}\n", "names no class 'cat'; .*car"),
     ],
 )
