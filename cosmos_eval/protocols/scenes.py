@@ -139,6 +139,7 @@ def prepare_scenes() -> None:
 def _render(folder: Path) -> None:
     """Fill an empty folder with the layouts and what the small things need."""
     from cosmos_core.data.scenes import TEST
+    from cosmos_core.data.scenes.captions import PLACE_PHRASES
     from cosmos_core.data.scenes.layouts import write_layouts
 
     layouts = ("coco", "folder", "voc", "records", "choices")
@@ -150,15 +151,11 @@ def _render(folder: Path) -> None:
     coco = json.loads((folder / _COCO / "captions_test_joined.json").read_text("utf-8"))
     for annotation, scene in zip(coco["annotations"], scenes, strict=True):
         small = [thing for thing in scene["things"] if thing["size"] == "small"]
-        annotation["caption"] = ". ".join(map(_small_query, small))
+        annotation["caption"] = ". ".join(
+            f"a small {t['colour']} {t['kind']} {PLACE_PHRASES[t['place']]}" for t in small
+        )
         _cut_out(small[0], scene["id"], folder)
     (folder / _SMALL_CAPTIONS).write_text(json.dumps(coco), encoding="utf-8")
-
-
-def _small_query(thing: Mapping[str, Any]) -> str:
-    from cosmos_core.data.scenes.captions import PLACE_PHRASES
-
-    return f"a small {thing['colour']} {thing['kind']} {PLACE_PHRASES[thing['place']]}"
 
 
 def _cut_out(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
