@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cosmos_eval.data.folders import exist_in, several, truncation_notes
+from cosmos_eval.data.folders import exist_in, several
 from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash, survey
 from cosmos_eval.stats.estimates import Mean, Median
 from cosmos_eval.stats.retrieval import retrieval_ranks
@@ -25,16 +24,13 @@ from cosmos_eval.types import (
 )
 
 if TYPE_CHECKING:
+    from cosmos_eval.embedding.embed import Features
     from cosmos_eval.models.encoder import Encoder
 
 IMAGE_RANK = "image_to_text_rank"  # (N,) rank of every image's best caption, from 1
 TEXT_RANK = "text_to_image_rank"  # (M,) rank of every caption's image, from 1
 IMAGE_OF_TEXT = "image_of_text"  # (M,) index of every caption's image
 _IMAGE = "image"  # (N,) derived: index of every image
-
-# The ranks of the queries of a direction, and the image that each query belongs to. Captions of
-# one image are not independent, so that images are resampled with all their captions.
-_QUERIES = {"image_to_text": (IMAGE_RANK, _IMAGE), "text_to_image": (TEXT_RANK, IMAGE_OF_TEXT)}
 
 
 def measure(
@@ -45,55 +41,33 @@ def measure(
     data: RetrievalData | None = None,
 ) -> Measurement:
     """Measure recall and ranks in both directions; `options.limit` keeps the first images."""
-    from cosmos_eval.embedding.embed import embed_images, embed_texts
+    found = data or open_data(protocol, options)
 
-    data = data or open_data(protocol, options)
-    started = perf_counter()
-    images = embed_images(encoder, data.images, options, progress)
-    imaged = perf_counter()
-    texts = embed_texts(encoder, data.captions, options, progress, phase="captions")
-    captioned = perf_counter()
-    ranks = retrieval_ranks(images.features, texts.features, data.image_of_text)
-    samples = {
-        IMAGE_RANK: ranks.image_to_text,
-        TEXT_RANK: ranks.text_to_image,
-        IMAGE_OF_TEXT: data.image_of_text,
-    }
-    return TASK.measurement(
-        samples,
-        options,
-        hashes={"sample_list": sample_list_hash(data)},
-        seconds={
-            "images": imaged - started,
-            "captions": captioned - imaged,
-            "metrics": perf_counter() - captioned,
-        },
-        notes=truncation_notes(texts.truncated, len(data.captions)),
-    )
+    def score(images: Features, texts: Features) -> Samples:
+        ranks = retrieval_ranks(images, texts, found.image_of_text)
+        queries = {IMAGE_RANK: ranks.image_to_text, TEXT_RANK: ranks.text_to_image}
+        return {**queries, IMAGE_OF_TEXT: found.image_of_text}
+
+    hashes = {"sample_list": sample_list_hash(found)}
+    return TASK.measure_captions(encoder, found, options, progress, score, hashes=hashes)
 
 
-def _derive(samples: Samples) -> Derived:
-    return {**samples, _IMAGE: np.arange(len(samples[IMAGE_RANK]))}
+def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:
+    """The metrics of the ranks of queries, and of the image that each query belongs to.
 
+    Captions of one image are not independent, so that images are resampled with all of them.
+    """
 
-def _recall(direction: str, k: int, samples: Derived) -> Mean:
-    ranks, image = _QUERIES[direction]
-    return Mean(samples[ranks] <= k, samples[image])
+    def recall(k: int, samples: Derived) -> Mean:
+        return Mean(samples[ranks] <= k, samples[image])
 
-
-def _rank(direction: str, kind: type[Mean | Median], samples: Derived) -> Mean | Median:
-    ranks, image = _QUERIES[direction]
-    return kind(samples[ranks], samples[image])
-
-
-def _metrics(direction: str) -> Iterator[Metric]:
     for k in (1, 5, 10):
         name = f"{direction}_R@{k}"
         label = name.replace("_", " ")
-        yield Metric(name, partial(_recall, direction, k), label=label, primary=k == 1)
-    for name, kind in (("mean_rank", Mean), ("median_rank", Median)):
-        estimate = partial(_rank, direction, kind)
-        yield Metric(f"{direction}_{name}", estimate, "rank", higher_is_better=False)
+        yield Metric(name, partial(recall, k), label=label, primary=k == 1)
+    rank = partial(Metric, unit="rank", higher_is_better=False)
+    yield rank(f"{direction}_mean_rank", lambda s: Mean(s[ranks], s[image]))
+    yield rank(f"{direction}_median_rank", lambda s: Median(s[ranks], s[image]))
 
 
 def _is_there(protocol: RetrievalProtocol, root: Path) -> bool:
@@ -104,13 +78,16 @@ def _is_there(protocol: RetrievalProtocol, root: Path) -> bool:
 
 TASK = Task(
     protocol=RetrievalProtocol,
-    metrics=(*_metrics("image_to_text"), *_metrics("text_to_image")),
+    metrics=(
+        *_metrics("image_to_text", IMAGE_RANK, _IMAGE),
+        *_metrics("text_to_image", TEXT_RANK, IMAGE_OF_TEXT),
+    ),
     per_sample=IMAGE_RANK,
     truth=(IMAGE_OF_TEXT,),
     open_data=open_data,
     checked="captions and their number, and that every image is there; none is decoded",
     measure=measure,
-    derive=_derive,
+    derive=lambda samples: {**samples, _IMAGE: np.arange(len(samples[IMAGE_RANK]))},
     survey=survey,
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_images,

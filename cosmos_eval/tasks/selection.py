@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
-from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.data.folders import exist_in, fingerprint, limit_notes, truncation_notes
+from cosmos_eval.data.folders import exist_in, fingerprint
 from cosmos_eval.data.selection import SelectionData, open_data, survey
 from cosmos_eval.stats.choices import pair_hits, single_hits
 from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion, means_of_groups
 from cosmos_eval.tasks.task import Derived, Metric, Task
 from cosmos_eval.types import (
-    Embeddings,
     Measurement,
     OnProgress,
-    PairAccuracy,
     RunOptions,
     Samples,
     SelectionProtocol,
@@ -28,6 +23,7 @@ from cosmos_eval.types import (
 )
 
 if TYPE_CHECKING:
+    from cosmos_eval.embedding.embed import Features
     from cosmos_eval.models.encoder import Encoder
 
 CORRECT = "correct"  # (N,) whether an item counts for the accuracy
@@ -48,51 +44,35 @@ def measure(
     data: SelectionData | None = None,
 ) -> Measurement:
     """Measure accuracy; `options.limit` keeps the first items of subsets in turn."""
-    from cosmos_eval.embedding.embed import embed_images, embed_texts
-
     data = data or open_data(protocol, options)
-    started = perf_counter()
-    images = embed_images(encoder, data.images, options, progress)
-    imaged = perf_counter()
-    texts = embed_texts(encoder, data.captions, options, progress, phase="captions")
-    captioned = perf_counter()
-    samples = {
-        **_hits(data, images, texts, protocol.pair_accuracy),
+    return TASK.measure_captions(
+        encoder,
+        data,
+        options,
+        progress,
+        partial(_samples, protocol.pair_accuracy, data),
+        hashes={"sample_list": _sample_list_hash(data)},
+        notes=_unsolvable_notes(data),
+        unit="items",
+    )
+
+
+def _samples(rule: str, data: SelectionData, images: Features, texts: Features) -> Samples:
+    if data.images_of_item.shape[1] == 1:
+        single = data.images_of_item[:, 0]
+        hits = {CORRECT: single_hits(images, texts, single, data.captions_of_item)}
+    else:
+        captions = np.stack(data.captions_of_item)
+        pairs = pair_hits(images, texts, data.images_of_item, captions)
+        correct = pairs.image if rule == "image" else pairs.text & pairs.image
+        hits = {CORRECT: correct, TEXT: pairs.text, IMAGE: pairs.image}
+    return {
+        **hits,
         SUBSET: data.subsets.of_item,
         SUBSETS: np.array(data.subsets.names),
         AVERAGED: data.subsets.averaged,
         CLUSTER: _clusters(data),
     }
-    return Measurement(
-        **vars(TASK.figures(samples, options.seed)),
-        samples=samples,
-        hashes={"sample_list": _sample_list_hash(data)},
-        seconds={
-            "images": imaged - started,
-            "captions": captioned - imaged,
-            "metrics": perf_counter() - captioned,
-        },
-        notes=(
-            *limit_notes(options, "items"),
-            *truncation_notes(texts.truncated, len(data.captions)),
-            *_unsolvable_notes(data),
-        ),
-    )
-
-
-def _hits(
-    data: SelectionData, images: Embeddings, texts: Embeddings, rule: PairAccuracy
-) -> dict[str, NDArray[Any]]:
-    if data.images_of_item.shape[1] == 1:
-        single = single_hits(
-            images.features, texts.features, data.images_of_item[:, 0], data.captions_of_item
-        )
-        return {CORRECT: single}
-    pairs = pair_hits(
-        images.features, texts.features, data.images_of_item, np.stack(data.captions_of_item)
-    )
-    correct = pairs.image if rule == "image" else pairs.text & pairs.image
-    return {CORRECT: correct, TEXT: pairs.text, IMAGE: pairs.image}
 
 
 def _clusters(data: SelectionData) -> NDArray[np.int64]:
@@ -127,17 +107,15 @@ def _sample_list_hash(data: SelectionData) -> str:
 
 
 def _derive(samples: Samples) -> Derived:
-    pairs = {_GROUP: samples[TEXT] & samples[IMAGE]} if TEXT in samples else {}
-    return {**samples, **pairs}
+    return {**samples, _GROUP: samples[TEXT] & samples[IMAGE]} if TEXT in samples else samples
 
 
 def _score(array: str, samples: Derived) -> Proportion | Mean | None:
     if array not in samples:
         return None
     hits, clusters = samples[array], samples[CLUSTER]
-    if len(np.unique(clusters)) == len(clusters):
-        return Proportion(hits)
-    return Mean(hits, clusters)
+    independent = len(np.unique(clusters)) == len(clusters)
+    return Proportion(hits) if independent else Mean(hits, clusters)
 
 
 def _mean_over_subsets(samples: Derived) -> GroupMean | None:
@@ -162,24 +140,15 @@ def _per_subset(samples: Samples) -> dict[str, dict[str, float | None]]:
     return means_of_groups(subsets, samples[SUBSET], columns, "items")
 
 
-def _upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:
-    return {**samples, SUBSETS: np.array(sorted(record["per_class"]) or [""])}
-
-
-def _is_there(protocol: SelectionProtocol, root: Path) -> bool:
-    return exist_in(root, protocol.annotations, protocol.images)
-
-
+_headline = partial(Metric, headline=True)
 TASK = Task(
     protocol=SelectionProtocol,
     metrics=(
         Metric("accuracy", partial(_score, CORRECT), primary=True),
-        Metric(
-            "mean_subset_accuracy", _mean_over_subsets, label="mean over subsets", headline=True
-        ),
-        Metric("text_score", partial(_score, TEXT), label="text score", headline=True),
-        Metric("image_score", partial(_score, IMAGE), label="image score", headline=True),
-        Metric("group_score", partial(_score, _GROUP), label="group score", headline=True),
+        _headline("mean_subset_accuracy", _mean_over_subsets, label="mean over subsets"),
+        _headline("text_score", partial(_score, TEXT), label="text score"),
+        _headline("image_score", partial(_score, IMAGE), label="image score"),
+        _headline("group_score", partial(_score, _GROUP), label="group score"),
     ),
     per_sample=CORRECT,
     truth=(SUBSET, AVERAGED, CLUSTER),
@@ -188,8 +157,11 @@ TASK = Task(
     measure=measure,
     derive=_derive,
     per_class=_per_subset,
-    upgrade=_upgrade,
+    upgrade=lambda samples, record: {
+        **samples,
+        SUBSETS: np.array(sorted(record["per_class"]) or [""]),
+    },
     survey=survey,
-    is_there=_is_there,
+    is_there=lambda protocol, root: exist_in(root, protocol.annotations, protocol.images),
     n_samples=lambda protocol: protocol.n_items,
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal
 
 from cosmos_eval.types import (
@@ -23,6 +24,9 @@ from cosmos_eval.types import (
 if TYPE_CHECKING:
     # At run time they would import torch or NumPy, which takes long.
     from cosmos_eval.data.folders import Survey
+    from cosmos_eval.data.retrieval import RetrievalData
+    from cosmos_eval.data.selection import SelectionData
+    from cosmos_eval.embedding.embed import Features
     from cosmos_eval.models.encoder import Encoder
     from cosmos_eval.stats.estimates import Estimate
     from cosmos_eval.stats.paired import Compare
@@ -200,6 +204,35 @@ class Task:
             confusion_pairs=self.confusion_pairs(samples) if self.confusion_pairs else (),
         )
 
+    def measure_captions(
+        self,
+        encoder: Encoder,
+        data: RetrievalData | SelectionData,
+        options: RunOptions,
+        progress: OnProgress,
+        score: Callable[[Features, Features], Samples],
+        *,
+        notes: Sequence[str] = (),
+        **more: Any,
+    ) -> Measurement:
+        """Return the measurement of the samples that `score` makes of features.
+
+        They are of all images (N, D) and captions (M, D); `more` is handed to `measurement`.
+        """
+        from cosmos_eval.data.folders import truncation_notes
+        from cosmos_eval.embedding.embed import embed_images, embed_texts
+
+        started = perf_counter()
+        images = embed_images(encoder, data.images, options, progress)
+        imaged = perf_counter()
+        texts = embed_texts(encoder, data.captions, options, progress, phase="captions")
+        captioned = perf_counter()
+        samples = score(images.features, texts.features)
+        seconds = {"images": imaged - started, "captions": captioned - imaged}
+        seconds["metrics"] = perf_counter() - captioned
+        notes = (*truncation_notes(texts.truncated, len(data.captions)), *notes)
+        return self.measurement(samples, options, seconds=seconds, notes=notes, **more)
+
     def measurement(
         self,
         samples: Samples,
@@ -208,11 +241,13 @@ class Task:
         sample_list: Sequence[object] = (),
         hashes: Mapping[str, str] | None = None,
         notes: Sequence[str] = (),
+        unit: str = "images",
         **more: Any,
     ) -> Measurement:
         """Return the measurement of samples; `more` are other fields of `Measurement`.
 
         `sample_list` says which samples were measured, in texts and numbers: its hash is recorded.
+        `unit` is what `options.limit` counts.
         """
         from cosmos_eval.data.folders import fingerprint, limit_notes
 
@@ -221,7 +256,7 @@ class Task:
             **vars(self.figures(samples, options.seed)),
             samples=samples,
             hashes={**listed, **(hashes or {})},
-            notes=(*limit_notes(options), *notes),
+            notes=(*limit_notes(options, unit), *notes),
             **more,
         )
 
