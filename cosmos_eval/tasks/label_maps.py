@@ -43,8 +43,7 @@ _CPU_PATCHES = 8 * 14 * 14
 Image = TypeVar("Image")
 Joined = dict[str, NDArray[Any]]
 Steps = tuple[
-    Callable[[int], Image],
-    Callable[[range, Iterator[Image], Callable[[], None]], Sequence[Arrays]],
+    Callable[[int], Image], Callable[[range, Iterator[Image], Callable[[], None]], Sequence[Arrays]]
 ]
 """What reads the image of an index, and what measures a shard's images: arrays for every store.
 

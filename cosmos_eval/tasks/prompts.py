@@ -13,15 +13,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from cosmos_eval.data.class_names import clip_benchmark_templates
-from cosmos_eval.embedding.embed import (
-    EncodeTokens,
-    Features,
-    Inputs,
-    embed,
-    encode_tokens,
-    identity,
-    quoted,
-)
+from cosmos_eval.embedding import embed as embedding
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.types import OnProgress, RunOptions, UsageError, nearest, no_progress
 
@@ -59,8 +51,8 @@ def prompt_embeddings(
     templates: tuple[str, ...] | str,
     options: RunOptions,
     progress: OnProgress = no_progress,
-    text_queries: EncodeTokens | None = None,
-) -> Features:
+    text_queries: embedding.EncodeTokens | None = None,
+) -> embedding.Features:
     """Return one L2-normalised embedding per name, (N, D) float32.
 
     With the encoder's `text_queries`, return queries of cross-attention, which are not normalised.
@@ -71,22 +63,22 @@ def prompt_embeddings(
         raise UsageError("no class names to build prompts from")
     patterns = resolve_templates(templates)
 
-    def encode_names(runs: Sequence[Sequence[int]]) -> Iterator[Features]:
+    def encode_names(runs: Sequence[Sequence[int]]) -> Iterator[embedding.Features]:
         for run in runs:
             prompts = [pattern.replace("{}", names[n]) for n in run for pattern in patterns]
             tokens = encoder.tokenize(prompts)
-            features = encode_tokens(encoder, tokens, options.batch_size, text_queries)
+            features = embedding.encode_tokens(encoder, tokens, options.batch_size, text_queries)
             yield features.reshape(len(run), len(patterns), -1).mean(axis=1)
 
     decided = {"tokenizer": dict(encoder.tokenizer), "templates": list(patterns)}
-    inputs = Inputs(
-        identity=identity(encoder, "query" if text_queries else "class", **decided),
+    inputs = embedding.Inputs(
+        identity=embedding.identity(encoder, "query" if text_queries else "class", **decided),
         keys=[hashlib.sha256(name.encode()).digest() for name in names],
         encode=encode_names,
         info=encoder.info,
-        name=lambda number: f"prompts of {quoted(names[number])}",
+        name=lambda number: f"prompts of {embedding.quoted(names[number])}",
         shard_size=max(1, PROMPTS_PER_SHARD // len(patterns)),
         phase="prompts",
     )
-    means = embed(inputs, options, progress)
+    means = embedding.embed(inputs, options, progress)
     return means if text_queries else means / np.linalg.norm(means, axis=1, keepdims=True)

@@ -11,11 +11,7 @@ from open_clip.model import CLIPVisionCfg, _build_vision_tower
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmos_eval.models.attention import (
-    encode_patches,
-    neighbourhood,
-    resize_positional_embedding,
-)
+from cosmos_eval.models.attention import encode_patches, neighbourhood, resize_positional_embedding
 from cosmos_eval.types import Attention, UsageError
 
 PATCH, WIDTH, HEADS, EMBED = 8, 32, 4, 16

@@ -10,14 +10,7 @@ from pathlib import Path
 import pytest
 from support.packages import forget_tasks, install
 
-from cosmos_eval.tasks import (
-    TASKS,
-    find_protocol,
-    known_tasks,
-    packages_of,
-    task_named,
-    task_of,
-)
+from cosmos_eval.tasks import TASKS, find_protocol, known_tasks, packages_of, task_named, task_of
 from cosmos_eval.types import ClassificationProtocol, Protocol, UsageError
 
 MODULE = """

@@ -36,16 +36,6 @@ OTHER_NAMES = "other_names"
 SCORES = (MASS, HIT, AUC, OTHER_NAMES)
 SUMS = "sums"  # derived: cosmos_eval.stats.localisation.Sums of every image
 
-_RATIOS = ("mass_over_area", "mass_over_other_names")
-_LABELS = {
-    "attention_mass": "attention mass",
-    "mass_over_area": "mass / area",
-    "mass_over_other_names": "mass / other names",
-    "pointing_game": "pointing game",
-    "AUC": "AUC",
-}
-_PRIMARY = ("attention_mass", "AUC")
-
 
 def derive(samples: Samples) -> Derived:
     """Add the sums over the pairs of every image, (N, sizes)."""
@@ -53,16 +43,17 @@ def derive(samples: Samples) -> Derived:
 
 
 def _metric(name: str, size: int | None, function: Callable[[stats.Sums], Values]) -> Metric:
-    full_name = name if size is None else f"{name}_{stats.SIZES[size]}"
+    def estimate(samples: Derived) -> FunctionOfSums:
+        return FunctionOfSums(samples[SUMS], lambda sums: function(stats.of_size(size, sums)))
+
+    shown = size is None and name != "area"
     return Metric(
-        full_name,
-        lambda samples: FunctionOfSums(
-            samples[SUMS], lambda sums: function(stats.of_size(size, sums))
-        ),
-        "ratio" if name in _RATIOS else "fraction",
-        label=_LABELS.get(full_name, ""),
-        headline=full_name in _LABELS,
-        primary=full_name in _PRIMARY,
+        name if size is None else f"{name}_{stats.SIZES[size]}",
+        estimate,
+        "ratio" if "_over_" in name else "fraction",
+        label=name.replace("_over_", " / ").replace("_", " ") if shown else "",
+        headline=shown,
+        primary=size is None and name in ("attention_mass", "AUC"),
     )
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import defaultdict
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -16,16 +17,8 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
 from cosmos_eval.data.label_maps import LabelMaps, open_data
+from cosmos_eval.stats import segmentation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums
-from cosmos_eval.stats.segmentation import (
-    Areas,
-    SparseConfusion,
-    areas_of_images,
-    class_scores,
-    mean_accuracy,
-    mean_iou,
-    pixel_accuracy,
-)
 from cosmos_eval.tasks.task import Derived, Metric, Task
 from cosmos_eval.types import (
     Attention,
@@ -59,8 +52,8 @@ _CONSTANTS = (
 
 def derive(samples: Samples) -> Derived:
     """Add the areas of every image, the truth about them, and the members of groups."""
-    sparse = SparseConfusion(*(samples[field] for field in SparseConfusion._fields))
-    areas = areas_of_images(sparse, len(samples[NAME]), len(samples[CLASSES]))
+    sparse = stats.SparseConfusion(*(samples[field] for field in stats.SparseConfusion._fields))
+    areas = stats.areas_of_images(sparse, len(samples[NAME]), len(samples[CLASSES]))
     return {**samples, AREAS: areas, LABELLED: areas.labelled}
 
 
@@ -70,15 +63,15 @@ def group_iou(samples: Derived, group: str) -> FunctionOfSums | None:
     if group not in groups:
         return None
     members = np.flatnonzero(samples[MEMBERS][groups.index(group)])
-    return FunctionOfSums(samples[AREAS], partial(mean_iou, members=members))
+    return FunctionOfSums(samples[AREAS], partial(stats.mean_iou, members=members))
 
 
 def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
     """IoU and accuracy of every class, None where it does not occur."""
-    total = Areas(*(part.sum(0) for part in derive(samples)[AREAS]))
+    total = stats.Areas(*(part.sum(0) for part in derive(samples)[AREAS]))
     scores = [
         [None if np.isnan(score) else score for score in part.tolist()]
-        for part in class_scores(total)
+        for part in stats.class_scores(total)
     ]
     of_class = zip(samples[CLASSES].tolist(), *scores, strict=True)
     return {name: {"IoU": iou, "Acc": accuracy} for name, iou, accuracy in of_class}
@@ -124,9 +117,9 @@ def class_arrays(protocol: SegmentationProtocol) -> dict[str, NDArray[Any]]:
 
 
 METRICS = (
-    Metric("mIoU", lambda samples: FunctionOfSums(samples[AREAS], mean_iou), primary=True),
-    Metric("mAcc", lambda samples: FunctionOfSums(samples[AREAS], mean_accuracy)),
-    Metric("aAcc", lambda samples: FunctionOfSums(samples[AREAS], pixel_accuracy)),
+    Metric("mIoU", lambda samples: FunctionOfSums(samples[AREAS], stats.mean_iou), primary=True),
+    Metric("mAcc", lambda samples: FunctionOfSums(samples[AREAS], stats.mean_accuracy)),
+    Metric("aAcc", lambda samples: FunctionOfSums(samples[AREAS], stats.pixel_accuracy)),
     Metric("mIoU_things", partial(group_iou, group="things"), label="mIoU things", headline=True),
     Metric("mIoU_stuff", partial(group_iou, group="stuff"), label="mIoU stuff", headline=True),
     Metric("mIoU_*", group_iou, members=lambda samples: samples[GROUPS].tolist()),
@@ -145,10 +138,10 @@ def constants(protocol: SegmentationProtocol, attention: Attention) -> dict[str,
 
 def shared_prompts(protocol: SegmentationProtocol) -> tuple[str, ...]:
     """Return one note per prompt of several classes: the first class wins wherever it is best."""
-    owners: dict[str, list[str]] = {}
+    owners = defaultdict(list)
     for name, prompts in zip(protocol.class_names, protocol.queries, strict=True):
         for prompt in dict.fromkeys(prompts):
-            owners.setdefault(prompt, []).append(name)
+            owners[prompt].append(name)
     return tuple(
         f"prompt '{prompt}' belongs to {' and '.join(names)}: {names[0]} always wins with it"
         for prompt, names in owners.items()
@@ -162,8 +155,8 @@ _SEEN = ("short_side", "long_side", "window", "stride", "mean", "std")
 
 def image_pass(protocol: SegmentationProtocol, options: RunOptions, data: LabelMaps) -> Hashable:
     """Return what a model sees: protocols of equal keys are evaluated in one pass over images."""
-    seen = (getattr(protocol, name) for name in _SEEN)
-    images = (sample.image for sample in data.samples)
+    seen = [getattr(protocol, name) for name in _SEEN]
+    images = [sample.image for sample in data.samples]
     return (*seen, options.attention or protocol.attention, *images)
 
 

@@ -17,22 +17,15 @@ from cosmos_eval.models.maps import with_patches
 from cosmos_eval.stats.segmentation import confusion, pack
 from cosmos_eval.tasks import task_named
 from cosmos_eval.tasks.label_maps import Joined, Steps, fingerprints, in_shards, unfinished_store
-from cosmos_eval.tasks.segmentation import NAME, class_arrays, constants, shared_prompts
-from cosmos_eval.tasks.segmentation.inference import (
-    LoadedImage,
-    Segmenter,
-    fit_to_model,
-    load_together,
-    make_segmenter,
-    predict_together,
+from cosmos_eval.tasks.segmentation import (
+    NAME,
+    class_arrays,
+    constants,
+    inference,
+    pictures,
+    shared_prompts,
 )
-from cosmos_eval.tasks.segmentation.pictures import (
-    is_saved,
-    prediction_file,
-    predictions_folder,
-    save_label_map,
-    save_overlay,
-)
+from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter
 from cosmos_eval.types import Measurement, OnProgress, RunOptions, SegmentationProtocol, UsageError
 
 _PICTURES = "pictures"  # (N, 32) SHA-256 of saved label maps, zeros where none is saved
@@ -68,12 +61,12 @@ def measure_data(
     synchronized = options.distributed.synchronized
     attention = options.attention or protocols[0].attention
     dense = synchronized(lambda: with_patches(encoder, attention))
-    fitted = [fit_to_model(protocol, dense) for protocol in protocols]
+    fitted = [inference.fit_to_model(protocol, dense) for protocol in protocols]
     pairs = list(zip(fitted, opened, strict=True))
     jobs = synchronized(lambda: [_job(dense, *pair, options) for pair in pairs])
 
     def segmenters() -> list[Segmenter]:
-        return [make_segmenter(dense, protocol, options, progress) for protocol in fitted]
+        return [inference.make_segmenter(dense, protocol, options, progress) for protocol in fitted]
 
     counted, seconds = count_images(jobs, segmenters, options, progress)
     for job, counts in zip(jobs, counted, strict=True):
@@ -87,8 +80,8 @@ def _job(
 ) -> Job:
     store = unfinished_store(encoder.info, protocol, options, data.samples)
     folder = options.save_predictions
-    pictures = None if folder is None else predictions_folder(Path(folder), protocol)
-    return Job(protocol, data, store, pictures, options.overlays)
+    below = None if folder is None else pictures.predictions_folder(Path(folder), protocol)
+    return Job(protocol, data, store, below, options.overlays)
 
 
 def _measurement(
@@ -123,7 +116,7 @@ def count_images(
 
     def load(index: int) -> list[LoadedImage]:
         samples = [job.data.samples[index] for job in jobs]
-        return load_together(samples, [job.protocol for job in jobs])
+        return inference.load_together(samples, [job.protocol for job in jobs])
 
     def prepare() -> Steps[list[LoadedImage]]:
         return load, partial(_count, jobs, make_segmenters())
@@ -139,7 +132,7 @@ def count_images(
 def _are_saved(jobs: Sequence[Job], shard: range, arrays: Sequence[Arrays]) -> bool:
     """Whether all label maps of a shard are on disk as they were saved."""
     return all(
-        is_saved(prediction_file(job.pictures, job.data.samples[index].name), digest.tobytes())
+        pictures.is_saved(job.pictures, job.data.samples[index].name, digest.tobytes())
         for job, own in zip(jobs, arrays, strict=True)
         if job.pictures is not None
         for index, digest in zip(shard, own[_PICTURES], strict=True)
@@ -155,7 +148,7 @@ def _count(
 ) -> list[Arrays]:
     """Count the pixels of a shard's images by label and prediction, for every job."""
     found: list[list[tuple[NDArray[np.int64], bytes]]] = [[] for _ in jobs]
-    for predictions in predict_together(segmenters, images):
+    for predictions in inference.predict_together(segmenters, images):
         for own, job, (image, classes) in zip(found, jobs, predictions, strict=True):
             n_classes, ignored = len(job.protocol.class_names), job.protocol.ignore_index
             counts = confusion(image.label, classes, n_classes, ignored)
@@ -167,8 +160,8 @@ def _count(
 def _arrays(shard: range, counts: Sequence[NDArray[np.int64]], saved: Sequence[bytes]) -> Arrays:
     sparse = pack(counts)
     numbered = sparse._replace(image=sparse.image + np.int32(shard.start))
-    pictures = np.frombuffer(b"".join(saved), np.uint8).reshape(len(saved), -1)
-    return {_PICTURES: pictures, **numbered._asdict()}
+    hashes = np.frombuffer(b"".join(saved), np.uint8).reshape(len(saved), -1)
+    return {_PICTURES: hashes, **numbered._asdict()}
 
 
 def _save(image: LoadedImage, classes: Label, job: Job) -> bytes:
@@ -178,5 +171,5 @@ def _save(image: LoadedImage, classes: Label, job: Job) -> bytes:
     name, palette = image.sample.name, job.data.palette
     if job.overlays:
         path = job.pictures / "overlays" / f"{name}.jpg"
-        save_overlay(path, image, classes, job.protocol.class_names, palette)
-    return save_label_map(prediction_file(job.pictures, name), classes, palette)
+        pictures.save_overlay(path, image, classes, job.protocol.class_names, palette)
+    return pictures.save_label_map(pictures.prediction_file(job.pictures, name), classes, palette)

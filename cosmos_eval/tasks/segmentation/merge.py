@@ -83,14 +83,6 @@ class Decision(NamedTuple):
     area_thd: float | None
 
 
-class Tile(NamedTuple):
-    """Logits (Q, h, w) of a rectangle of the image."""
-
-    rows: slice
-    columns: slice
-    logits: Tensor
-
-
 @lru_cache(maxsize=64)  # up to about 1 MB each
 def placement(axis: Axis, size: int) -> Tensor:
     """The matrix (size, windows * tokens) that takes tokens of all windows to output pixels.
@@ -111,11 +103,7 @@ def placement(axis: Axis, size: int) -> Tensor:
 
 
 def label_map(
-    tokens: Tensor,
-    rows: Tensor,
-    columns: Tensor,
-    decision: Decision,
-    pixels: Tensor | None = None,
+    tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, pixels: Tensor | None = None
 ) -> Tensor:
     """Classes (H, W) uint8 from token logits (Q, A, B), rows (H, A) and columns (W, B).
 
@@ -140,10 +128,13 @@ def label_map(
     return best(decision, small[decision.class_of_query.long()])
 
 
-def tiles(tokens: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Tile]:
-    """Logits of the image in rectangles of at most about _TILE_VALUES values.
+def tiles(
+    tokens: Tensor, rows: Tensor, columns: Tensor
+) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
+    """Rows and columns of rectangles of the image, and their logits (Q, h, w).
 
-    A strip of pixel rows takes something from few token rows; the others are left out.
+    They have at most about _TILE_VALUES values. A strip of pixel rows takes something from few
+    token rows; the others are left out.
     """
     n_queries, n_rows, _ = tokens.shape
     width = max(1, min(_BAND_VALUES // (n_queries * n_rows), _TILE_VALUES // n_queries))
@@ -155,7 +146,7 @@ def tiles(tokens: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Tile]:
             strip = rows[top : top + height]
             used = strip.any(0).nonzero()[:, 0]
             where = (slice(top, top + height), slice(left, left + width))
-            yield Tile(*where, strip[:, used] @ across[:, used])
+            yield where, strip[:, used] @ across[:, used]
 
 
 def _best_classes(
@@ -166,8 +157,8 @@ def _best_classes(
     `ruled_out` (Q,) bool; such queries still have their share of probability.
     """
     classes = torch.empty(len(rows), len(columns), dtype=torch.uint8, device=tokens.device)
-    for tile in tiles(tokens, rows, columns):
-        kept = tile.logits
+    for where, logits in tiles(tokens, rows, columns):
+        kept = logits
         if ruled_out is not None:
             kept = kept.masked_fill(ruled_out[:, None, None], -torch.inf)
         best = kept.max(0)
@@ -175,9 +166,9 @@ def _best_classes(
         if decision.prob_thd > 0:
             # The best query's probability is one over this sum, the softmax's own, without a
             # division for every query.
-            weights = tile.logits.sub_(best.values).mul_(decision.scale).exp_().sum(0)
+            weights = logits.sub_(best.values).mul_(decision.scale).exp_().sum(0)
             found[weights.reciprocal() < decision.prob_thd] = 0
-        classes[tile.rows, tile.columns] = found
+        classes[where] = found
     return classes
 
 

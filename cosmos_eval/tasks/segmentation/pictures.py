@@ -67,7 +67,7 @@ def picture(
     The legend has the classes in `shares`, by their numbers, with their fractions of the pixels,
     the largest first.
     """
-    drawn = [_fit(_blend(image, classes, colours)) for _, image, classes in panels]
+    drawn = [_drawn(image, classes, colours) for _, image, classes in panels]
     listed = sorted(shares, key=lambda index: -shares[index])
     text = [f"{names[index]}  {100 * shares[index]:.1f}%" for index in listed]
     font = ImageFont.load_default(size=15)
@@ -88,21 +88,16 @@ def picture(
     return Picture(page, {names[index]: shares[index] for index in listed})
 
 
-def _blend(image: Pixels, classes: Pixels | None, colours: Sequence[Colour]) -> Pixels:
-    if classes is None:
-        return image
-    table = np.zeros((256, 3), np.float32)
-    table[: len(colours)] = colours
-    mixed = (1 - _OPACITY) * image + _OPACITY * table[classes]
-    known = (classes < len(colours))[..., None]
-    return np.where(known, mixed, image).round().astype(np.uint8)
-
-
-def _fit(pixels: Pixels) -> Image.Image:
-    image = Image.fromarray(pixels)
-    scale = _PANEL / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
-    return image.resize((width, height))
+def _drawn(image: Pixels, classes: Pixels | None, colours: Sequence[Colour]) -> Image.Image:
+    if classes is not None:
+        table = np.zeros((256, 3), np.float32)
+        table[: len(colours)] = colours
+        mixed = (1 - _OPACITY) * image + _OPACITY * table[classes]
+        known = (classes < len(colours))[..., None]
+        image = np.where(known, mixed, image).round().astype(np.uint8)
+    scale = _PANEL / max(image.shape[:2])
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    return Image.fromarray(image).resize((width, height))
 
 
 def predictions_folder(folder: Path, protocol: SegmentationProtocol) -> Path:
@@ -131,11 +126,7 @@ def save_label_map(path: Path, classes: Label, colours: Sequence[Colour]) -> byt
 
 
 def save_overlay(
-    path: Path,
-    image: LoadedImage,
-    classes: Label,
-    names: Sequence[str],
-    colours: Sequence[Colour],
+    path: Path, image: LoadedImage, classes: Label, names: Sequence[str], colours: Sequence[Colour]
 ) -> None:
     """Write a JPEG of image, truth and prediction, with a legend of their classes.
 
@@ -154,10 +145,10 @@ def save_overlay(
     _write(path, picture(panels, names, colours, found).image, "JPEG")
 
 
-def is_saved(path: Path, sha256: bytes) -> bool:
-    """Return whether a label map is on disk as it was written."""
+def is_saved(folder: Path, name: str, sha256: bytes) -> bool:
+    """Return whether the label map of an image is on disk as it was written."""
     try:
-        return hashlib.sha256(path.read_bytes()).digest() == sha256
+        return hashlib.sha256(prediction_file(folder, name).read_bytes()).digest() == sha256
     except OSError:
         return False
 

@@ -72,9 +72,6 @@ def test_the_classifier_is_openclips(tiny_encoder: ClipEncoder) -> None:
     ours = prompt_embeddings(tiny_encoder, names, "openai-imagenet", RunOptions())
     with torch.inference_mode():
         expected = open_clip.build_zero_shot_classifier(
-            tiny_encoder.model,
-            tiny_encoder.tokenize,
-            names,
-            open_clip.OPENAI_IMAGENET_TEMPLATES,
+            tiny_encoder.model, tiny_encoder.tokenize, names, open_clip.OPENAI_IMAGENET_TEMPLATES
         )
     np.testing.assert_allclose(ours.T, expected.numpy(), rtol=0, atol=1e-6)

@@ -71,9 +71,7 @@ def test_both_families_of_a_folder_are_compared(command, tmp_path):
     models = ["--model", "scenes-cosmos", "--model", "scenes-clip"]
     ended = command("compare", "all", "all", *models, "--json")
     found = json.loads(ended.out)
-    assert found["notes"] == [
-        "scenes-loc: map is cross-attention and text-to-patch similarity",
-    ]
+    assert found["notes"] == ["scenes-loc: map is cross-attention and text-to-patch similarity"]
     headlines = [test for test in found["tests"] if test["p_value_holm"] is not None]
     assert {(test["protocol"], test["metric"], test["better"]) for test in headlines} == {
         ("localisation", "attention_mass", "B"),

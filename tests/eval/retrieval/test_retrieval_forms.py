@@ -215,53 +215,37 @@ def with_item(content: Any, *path: Any, value: Any) -> bytes:
     return as_json(content)
 
 
+def bad_record(*path: Any, value: Any) -> bytes:
+    return with_item(grouped(), 1, *path, value=value)
+
+
+def bad_image(number: int, *path: Any, value: Any) -> bytes:
+    return with_item(karpathy(), "images", number, *path, value=value)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("a.json", b"[]", r"a\.json lists no images"),
         ("a.json", b"{", r"a\.json is not JSON: .*; one record per line is \.jsonl"),
         ("a.json", b'{"data": []}', "none of the known forms: COCO's"),
-        ("a.json", with_item(grouped(), 1, "image", value=None), r"record 1: no `image` or `file"),
-        (
-            "a.json",
-            with_item(grouped(), 1, "image", value=3),
-            "record 1: the image must be a",
-        ),
-        ("a.json", with_item(grouped(), 1, "caption", value=[]), r"record 1: an image without cap"),
-        (
-            "a.json",
-            with_item(grouped(), 1, "caption", value=[" "]),
-            "record 1: a caption is bl",
-        ),
-        ("a.json", with_item(grouped(), 1, "caption", value=7), r"record 1: captions must be text"),
-        (
-            "a.json",
-            with_item(grouped(), 1, "title", value="a"),
-            r"record 1: has caption and title; say wh",
-        ),
-        ("a.json", with_item(grouped(), 1, value="a"), r"record 1: must be a record"),
+        ("a.json", bad_record("image", value=None), r"record 1: no `image` or `file"),
+        ("a.json", bad_record("image", value=3), "record 1: the image must be a"),
+        ("a.json", bad_record("caption", value=[]), r"record 1: an image without cap"),
+        ("a.json", bad_record("caption", value=[" "]), "record 1: a caption is bl"),
+        ("a.json", bad_record("caption", value=7), r"record 1: captions must be text"),
+        ("a.json", bad_record("title", value="a"), r"record 1: has caption and title; say wh"),
+        ("a.json", bad_record(value="a"), r"record 1: must be a record"),
         ("a.json", with_item(grouped(), 2, "image", value="no.jpg"), r"1 of 3 .*/images/no\.jpg"),
         ("a.json", as_json(karpathy("val")), r"no images of split 'test', only of train \(1\), v"),
+        ("a.json", bad_image(3, "split", value=None), r"`images\[3\]\.split` is missing"),
+        ("a.json", bad_image(2, "filename", value="red.jpg"), "red.jpg is li"),
         (
             "a.json",
-            with_item(karpathy(), "images", 3, "split", value=None),
-            r"`images\[3\]\.split` is missing",
-        ),
-        (
-            "a.json",
-            with_item(karpathy(), "images", 2, "filename", value="red.jpg"),
-            "red.jpg is li",
-        ),
-        (
-            "a.json",
-            with_item(karpathy(), "images", 3, "sentences", 0, "raw", value=None),
+            bad_image(3, "sentences", 0, "raw", value=None),
             r"`images\[3\]\.sentences\[0\]\.raw` is missing",
         ),
-        (
-            "a.json",
-            with_item(karpathy(), "images", 3, "sentences", value=[]),
-            r"\[3\]: an image wi",
-        ),
+        ("a.json", bad_image(3, "sentences", value=[]), r"\[3\]: an image wi"),
         ("a.jsonl", as_lines(SINGLE) + b"{", "line 7: is not JSON"),
         ("a.jsonl", as_lines([{"image": "red.jpg"}]), "line 1: no `caption`.* only image"),
         ("a.csv", b"", r"a\.csv lists no images"),

@@ -23,7 +23,8 @@ FAMILY_AND_SIZES = {
     "flickr30k-val": ("cosmos", 1014, 5070),
 }
 CAPTIONS = ["a red one", "red, or so"]
-COCO_NAME, FLICKR_NAME = "COCO_val2014_000000391895.jpg", "1007129816.jpg"
+COCO_NAME, FLICKR = "COCO_val2014_000000391895.jpg", "1007129816.jpg"
+COCO_2017_NAME = "000000000139.jpg"
 
 
 def of_coco(name: str) -> str:
@@ -41,93 +42,63 @@ def of_blip(name: str) -> str:
     return json.dumps([{"image": name, "caption": CAPTIONS}])
 
 
-FLICKR_LIST = "image,caption\n" + "".join(f"{FLICKR_NAME},{text}\n" for text in CAPTIONS)
-FLICKR_KARPATHY = of_karpathy(filename=FLICKR_NAME)
-FLICKR_BLIP = of_blip(f"flickr30k-images/{FLICKR_NAME}")
+FLICKR_LIST = "image,caption\n" + "".join(f"{FLICKR},{text}\n" for text in CAPTIONS)
+FLICKR_KARPATHY = of_karpathy(filename=FLICKR)
+FLICKR_BLIP = of_blip(f"flickr30k-images/{FLICKR}")
+COCO_2014, COCO_2017 = of_coco(COCO_NAME), of_coco(COCO_2017_NAME)
 COCO_KARPATHY = of_karpathy(filepath="val2014", filename=COCO_NAME)
 COCO_BLIP = of_blip(f"val2014/{COCO_NAME}")
 
-# (data set, annotation file, its content, image)
-LAYOUTS = [
-    (
-        "coco-val2017",
-        "annotations/captions_val2017.json",
-        of_coco("000000000139.jpg"),
-        "images/val2017/000000000139.jpg",
-    ),
-    (
-        "coco-val2017",
-        "coco/annotations/captions_val2017.json",
-        of_coco("000000000139.jpg"),
-        "coco/val2017/000000000139.jpg",
-    ),
-    (
-        "coco-val2017",
-        "coco/annotations/captions_val2017.json",
-        of_coco("000000000139.jpg"),
-        "coco_stuff164k/images/val2017/000000000139.jpg",
-    ),
-    ("coco-karpathy", "coco_test_karpathy.json", of_coco(COCO_NAME), f"val2014/{COCO_NAME}"),
-    (
-        "coco-karpathy",
-        "mscoco_captions/coco_test_karpathy.json",
-        of_coco(COCO_NAME),
-        f"mscoco_captions/val2014/{COCO_NAME}",
-    ),
-    ("coco-karpathy", "dataset_coco.json", COCO_KARPATHY, f"images/val2014/{COCO_NAME}"),
-    ("coco-karpathy", "coco/dataset_coco.json", COCO_KARPATHY, f"coco/val2014/{COCO_NAME}"),
-    (
-        "coco-karpathy",
-        "coco/annotations/coco_karpathy_test.json",
-        COCO_BLIP,
-        f"coco/images/val2014/{COCO_NAME}",
-    ),
-    (
-        "flickr30k-karpathy",
-        "flickr30k/flickr30k_test_karpathy.txt",
-        FLICKR_LIST,
-        f"flickr30k/{FLICKR_NAME}",
-    ),
-    (
-        "flickr30k-karpathy",
-        "flickr30k/dataset_flickr30k.json",
-        FLICKR_KARPATHY,
-        f"flickr30k/flickr30k-images/{FLICKR_NAME}",
-    ),
-    (
-        "flickr30k-karpathy",
-        "flickr30k_test_karpathy.txt",
-        FLICKR_LIST,
-        f"flickr30k_images/flickr30k_images/{FLICKR_NAME}",
-    ),
-    (
-        "flickr30k-karpathy",
-        "flickr30k/annotations/flickr30k_test.json",
-        FLICKR_BLIP,
-        f"flickr30k/images/flickr30k-images/{FLICKR_NAME}",
-    ),
-    ("flickr30k-val", "flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR_NAME}"),
-    (
-        "flickr30k-val",
-        "flickr30k/flickr30k_val.json",
-        FLICKR_BLIP,
-        f"flickr30k/Images/{FLICKR_NAME}",
-    ),
-    # datasets/README.md of github.com/ExplainableML/cosmos: the list among the images.
-    (
-        "flickr30k-val",
-        "flickr30k-images/flickr30k_val.json",
-        FLICKR_BLIP,
-        f"flickr30k-images/{FLICKR_NAME}",
-    ),
-    (
-        "flickr30k-val",
-        "flickr30k/flickr30k-images/flickr30k_val.json",
-        FLICKR_BLIP,
-        f"flickr30k/flickr30k-images/{FLICKR_NAME}",
-    ),
-    ("flickr30k-val", "flickr30k_val.json", FLICKR_BLIP, FLICKR_NAME),
-]
+# Of every data set: annotation files, what they hold, and an image.
+LAYOUTS_OF = {
+    "coco-val2017": [
+        ("annotations/captions_val2017.json", COCO_2017, f"images/val2017/{COCO_2017_NAME}"),
+        ("coco/annotations/captions_val2017.json", COCO_2017, f"coco/val2017/{COCO_2017_NAME}"),
+        (
+            "coco/annotations/captions_val2017.json",
+            COCO_2017,
+            f"coco_stuff164k/images/val2017/{COCO_2017_NAME}",
+        ),
+    ],
+    "coco-karpathy": [
+        ("coco_test_karpathy.json", COCO_2014, f"val2014/{COCO_NAME}"),
+        (
+            "mscoco_captions/coco_test_karpathy.json",
+            COCO_2014,
+            f"mscoco_captions/val2014/{COCO_NAME}",
+        ),
+        ("dataset_coco.json", COCO_KARPATHY, f"images/val2014/{COCO_NAME}"),
+        ("coco/dataset_coco.json", COCO_KARPATHY, f"coco/val2014/{COCO_NAME}"),
+        ("coco/annotations/coco_karpathy_test.json", COCO_BLIP, f"coco/images/val2014/{COCO_NAME}"),
+    ],
+    "flickr30k-karpathy": [
+        ("flickr30k/flickr30k_test_karpathy.txt", FLICKR_LIST, f"flickr30k/{FLICKR}"),
+        (
+            "flickr30k/dataset_flickr30k.json",
+            FLICKR_KARPATHY,
+            f"flickr30k/flickr30k-images/{FLICKR}",
+        ),
+        ("flickr30k_test_karpathy.txt", FLICKR_LIST, f"flickr30k_images/flickr30k_images/{FLICKR}"),
+        (
+            "flickr30k/annotations/flickr30k_test.json",
+            FLICKR_BLIP,
+            f"flickr30k/images/flickr30k-images/{FLICKR}",
+        ),
+    ],
+    "flickr30k-val": [
+        ("flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR}"),
+        ("flickr30k/flickr30k_val.json", FLICKR_BLIP, f"flickr30k/Images/{FLICKR}"),
+        # datasets/README.md of github.com/ExplainableML/cosmos: the list among the images.
+        ("flickr30k-images/flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR}"),
+        (
+            "flickr30k/flickr30k-images/flickr30k_val.json",
+            FLICKR_BLIP,
+            f"flickr30k/flickr30k-images/{FLICKR}",
+        ),
+        ("flickr30k_val.json", FLICKR_BLIP, FLICKR),
+    ],
+}
+LAYOUTS = [(dataset, *layout) for dataset, layouts in LAYOUTS_OF.items() for layout in layouts]
 
 
 def small(dataset: str) -> RetrievalProtocol:
@@ -193,8 +164,8 @@ def test_an_excerpt_of_the_published_coco_captions(tmp_path: Path) -> None:
 
 def test_the_first_folder_of_images_may_be_another_sets(tmp_path: Path, place, save_colour) -> None:
     save_colour(tmp_path / "images/other.jpg", "blue")
-    place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k/{FLICKR_NAME}")
-    assert read("flickr30k-val", tmp_path).names == (FLICKR_NAME,)
+    place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k/{FLICKR}")
+    assert read("flickr30k-val", tmp_path).names == (FLICKR,)
 
 
 @pytest.mark.parametrize(("dataset", "annotations", "content", "image"), LAYOUTS[::3])
@@ -210,7 +181,7 @@ def test_the_doctor_counts_what_it_finds(
 
 
 def test_the_doctor_tells_other_counts_and_missing_images(tmp_path: Path, place) -> None:
-    path = place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR_NAME}")
+    path = place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR}")
     path.unlink()
     protocol = RETRIEVAL["flickr30k-val"]
     assert isinstance(protocol, RetrievalProtocol)
@@ -227,7 +198,7 @@ def test_the_doctor_tells_other_counts_and_missing_images(tmp_path: Path, place)
 
 
 def test_missing_images_of_a_known_set_come_with_what_to_do(tmp_path: Path, place) -> None:
-    path = place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR_NAME}")
+    path = place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR}")
     path.unlink()
     whole = small("flickr30k-val")
     with pytest.raises(UsageError) as error:

@@ -118,19 +118,13 @@ def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict
         (changed("images", lambda some: some.clear()), "lists no images"),
         (changed("images", lambda some: some.pop(0)), "captions of 1 images .* first: id 20"),
         (changed("annotations", lambda some: some.pop(0)), "1 images without captions"),
-        (
-            changed("annotations", lambda some: some[1].pop("image_id")),
-            "image_id` is missing",
-        ),
+        (changed("annotations", lambda some: some[1].pop("image_id")), "image_id` is missing"),
         (
             changed("annotations", lambda some: some[1].pop("caption")),
             r"`annotations\[1\]\.caption` is missing",
         ),
         (changed("images", lambda some: some[0].update(file_name="no.png")), "first: .*no.png"),
-        (
-            changed("images", lambda some: some[0].pop("file_name")),
-            "file_name` is missing",
-        ),
+        (changed("images", lambda some: some[0].pop("file_name")), "file_name` is missing"),
         (changed("images", lambda some: some.append(some[0])), "has image id 20 twice"),
         (
             changed("images", lambda some: some[0].update(file_name="blue.png")),

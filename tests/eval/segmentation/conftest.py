@@ -5,36 +5,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import open_clip
 import pytest
-import torch
-from open_clip.tokenizer import SimpleTokenizer
-from open_clip.transform import PreprocessCfg
 
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.types import EncoderInfo, SegmentationProtocol
+from cosmos_eval.types import SegmentationProtocol
 
 CLASSES = ("background", "cat", "dog", "grass")
 
 
 @pytest.fixture(scope="session")
-def encoder() -> ClipEncoder:
+def encoder(tiny_encoder: ClipEncoder) -> ClipEncoder:
     """Patch 8, trained at 32 px, random weights."""
-    torch.manual_seed(0)
-    model = open_clip.CLIP(
-        embed_dim=16,
-        vision_cfg={
-            "image_size": 32,
-            "layers": 2,
-            "width": 32,
-            "head_width": 8,
-            "patch_size": 8,
-        },
-        text_cfg={"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    )
-    info = EncoderInfo("tiny", "tiny", None, None, True, "fp32", "cpu")
-    tokenizer = SimpleTokenizer(context_length=16)
-    return ClipEncoder(model, PreprocessCfg(size=32), tokenizer, info)
+    return tiny_encoder
 
 
 @pytest.fixture

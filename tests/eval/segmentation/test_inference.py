@@ -4,7 +4,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import torch
 from support.plain_segmentation import plain_classes, plain_query_logits
 from torch.nn import functional as F
 
@@ -58,25 +57,6 @@ def test_label_maps_equal_the_plain_pipeline(
         different += (prediction.classes != expected).sum()
         total += expected.size
     assert different <= total / 10_000
-
-
-@pytest.mark.parametrize("batch_size", [1, 5, 1000])
-def test_batch_size_changes_no_logits(batch_size, encoder, protocol, queries, write_set, tmp_path):
-    from cosmos_eval.tasks.segmentation import inference as _inference
-
-    write_set(tmp_path, SIZES)
-    images = images_of(protocol, tmp_path)
-
-    def logits(size):
-        segmenter = Segmenter(encoder, queries, protocol, "csa", size)
-        windows = [_inference._windows([image], segmenter) for image in images]
-        groups = list(_inference._groups(windows, size))
-        assert all(len(g) == 1 or sum(w.total for w in g) <= size for g in groups)
-        patches = [part for g in groups for part in _inference._patches(g, segmenter)]
-        return [part @ torch.from_numpy(queries).T for part in patches]
-
-    for one, other in zip(logits(16), logits(batch_size), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
 def test_backbone_batches_hold_windows_of_several_images(

@@ -65,15 +65,6 @@ def test_figures_come_back_from_stored_samples(encoder, protocol, options, tmp_p
     assert set(measurement.seconds) == {"prompts", "images"}
 
 
-def test_workers_and_batches_change_nothing(encoder, protocol, options):
-    plain = dataclasses.replace(options, workers=0, batch_size=1)
-    one, other = (measure(encoder, protocol, o, no_progress) for o in (options, plain))
-    assert one.samples["name"].tolist() == other.samples["name"].tolist()
-    assert one.hashes == other.hashes
-    # Another batch may round a logit differently, which moves single pixels at borders.
-    assert one.metrics == pytest.approx(other.metrics, abs=1e-3)
-
-
 def test_hashes_tell_what_changed(encoder, protocol, options):
     def changed(other_protocol, other_options=options):
         hashes = measure(encoder, other_protocol, other_options, no_progress).hashes
@@ -82,6 +73,7 @@ def test_hashes_tell_what_changed(encoder, protocol, options):
     base = measure(encoder, protocol, options, no_progress).hashes
     assert all(len(value) == 64 for value in base.values())
     replace = dataclasses.replace
+    assert changed(protocol, replace(options, workers=0, batch_size=1)) == set()
     assert changed(replace(protocol, scale=50.0)) == {"constants"}
     assert changed(replace(protocol, templates=("{}",))) == {"templates"}
     queries = (*protocol.queries[:-1], ("lawn",))

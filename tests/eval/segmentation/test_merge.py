@@ -7,13 +7,7 @@ import torch
 from support.plain_segmentation import plain_classes, plain_logits
 
 from cosmos_eval.tasks.segmentation import merge as _merge
-from cosmos_eval.tasks.segmentation.merge import (
-    Axis,
-    Decision,
-    label_map,
-    placement,
-    tiles,
-)
+from cosmos_eval.tasks.segmentation.merge import Axis, Decision, label_map, placement, tiles
 
 PATCH = 8
 
@@ -100,9 +94,9 @@ def test_logits_equal_the_plain_formulation(resized, size, protocol, monkeypatch
     expected = plain_from_tokens(tokens, axes, size, protocol)
     rows, columns = (placement(axis, length) for axis, length in zip(axes, size, strict=True))
     logits = torch.full_like(expected, torch.nan)
-    for tile in tiles(tokens, rows, columns):
-        assert tile.logits.numel() <= 3000
-        logits[:, tile.rows, tile.columns] = tile.logits
+    for (rows_of, columns_of), tile in tiles(tokens, rows, columns):
+        assert tile.numel() <= 3000
+        logits[:, rows_of, columns_of] = tile
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=0)
 
 
@@ -156,11 +150,7 @@ def test_uncertain_pixels_fall_to_class_0():
 
 def test_small_classes_are_ruled_out_and_their_pixels_go_to_the_next_best():
     # Foreground: class 1 has 3 pixels, class 2 has 1, which is 25%.
-    logits = [
-        [[0.0, 0.0, 0.0, 0.0, 9.0]],
-        [[9.0, 9.0, 9.0, 5.0, 0.0]],
-        [[0.0, 0.0, 0.0, 9.0, 0.0]],
-    ]
+    logits = [[[0.0, 0.0, 0.0, 0.0, 9.0]], [[9.0, 9.0, 9.0, 5.0, 0.0]], [[0.0, 0.0, 0.0, 9.0, 0.0]]]
     assert decide(logits, [0, 1, 2], area_thd=0.2) == [[1, 1, 1, 2, 0]]
     assert decide(logits, [0, 1, 2], area_thd=0.25) == [[1, 1, 1, 1, 0]]
 

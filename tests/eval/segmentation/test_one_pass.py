@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from support.segmenting import measure
+from support.sets import LAYOUTS, write_images, write_masks
 from support.sharing import together
 
 from cosmos_eval import models as encoders
@@ -91,17 +91,9 @@ def test_together_gives_what_apart_gives_and_encodes_half(encoder, protocol, opt
 )
 def test_which_published_sets_share_a_pass(one, other, alike, tmp_path):
     protocols = [SEGMENTATION[name] for name in (one, other)]
-    for protocol in protocols:
-        root = tmp_path / protocol.usual_folder
-        for folder, suffix in (
-            (protocol.images, protocol.image_suffix),
-            (protocol.masks, protocol.mask_suffix),
-        ):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            Image.new("L", (6, 4)).save(root / folder / f"one{suffix}")
-        if protocol.split:
-            (root / protocol.split).parent.mkdir(parents=True, exist_ok=True)
-            (root / protocol.split).write_text("one\n")
+    for layout in LAYOUTS.values():
+        write_images(tmp_path, layout)
+        write_masks(tmp_path, layout)
     options = RunOptions(data_root=str(tmp_path), allow_partial=True)
     keys = [image_pass(one, options, open_data(one, options)) for one in protocols]
     assert (keys[0] == keys[1]) == alike

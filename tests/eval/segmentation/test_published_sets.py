@@ -72,8 +72,9 @@ def our_logits(image: LoadedImage, segmenter: Segmenter) -> torch.Tensor:
     tokens = _inference._tiled(patches @ torch.from_numpy(segmenter.queries).T, windows)
     height, width = image.label.shape
     logits = torch.full((len(tokens), height, width), torch.nan)
-    for tile in tiles(tokens, placement(windows.rows, height), placement(windows.columns, width)):
-        logits[:, tile.rows, tile.columns] = tile.logits
+    placements = placement(windows.rows, height), placement(windows.columns, width)
+    for (rows, columns), tile in tiles(tokens, *placements):
+        logits[:, rows, columns] = tile
     return logits
 
 
