@@ -49,7 +49,7 @@ def root(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
     return tmp_path
 
 
-def test_solved_by_hand(root: Path, colour_encoder) -> None:
+def test_solved_by_hand(root, colour_encoder):
     options = RunOptions(data_root=str(root), batch_size=2)
     result = classification.measure(colour_encoder, PROTOCOL, options)
     # Classes in the order of the sorted folders: red, blue, green.
@@ -76,14 +76,14 @@ def test_solved_by_hand(root: Path, colour_encoder) -> None:
     assert result.hashes.keys() == {"class_names", "templates", "sample_list"}
 
 
-def test_limit_takes_the_classes_in_turn(root: Path, colour_encoder) -> None:
+def test_limit_takes_the_classes_in_turn(root, colour_encoder):
     options = RunOptions(data_root=str(root), limit=4)
     result = classification.measure(colour_encoder, PROTOCOL, options)
     assert result.samples["labels"].tolist() == [0, 0, 1, 2]
     assert result.notes == ("at most 4 images were measured",)
 
 
-def test_images_and_classes_are_torchvisions(root: Path) -> None:
+def test_images_and_classes_are_torchvisions(root):
     data = open_data(PROTOCOL, RunOptions(data_root=str(root)))
     expected = ImageFolder(root / "test")
     assert list(data.classes) == expected.classes
@@ -91,7 +91,7 @@ def test_images_and_classes_are_torchvisions(root: Path) -> None:
     assert SUFFIXES == IMG_EXTENSIONS
 
 
-def test_names_without_a_mapping(root: Path, colour_encoder) -> None:
+def test_names_without_a_mapping(root, colour_encoder):
     protocol = ClassificationProtocol(**{**vars(PROTOCOL), "class_names": {}})
     data = make_data(("a_red_one", "blue"), [], [])
     assert class_names(protocol, data) == ("a red one", "blue")
@@ -100,7 +100,7 @@ def test_names_without_a_mapping(root: Path, colour_encoder) -> None:
     assert result.metrics["acc1"] == pytest.approx(3 / 5)
 
 
-def test_bad_folders(root: Path, save_colour: Callable[..., Path]) -> None:
+def test_bad_folders(root, save_colour):
     options = RunOptions(data_root=str(root))
 
     def check(message: str, protocol: ClassificationProtocol = PROTOCOL) -> None:
@@ -128,7 +128,7 @@ def measured_names(root: Path) -> list[str]:
     return list(data.names)
 
 
-def test_links_to_images_and_folders_are_followed(root: Path, tmp_path: Path) -> None:
+def test_links_to_images_and_folders_are_followed(root, tmp_path):
     before = measured_names(root)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -149,16 +149,14 @@ def test_links_to_images_and_folders_are_followed(root: Path, tmp_path: Path) ->
         ("c_one/outside", ".."),
     ],
 )
-def test_a_folder_that_is_reached_twice_is_refused(link: str, target: str, root: Path) -> None:
+def test_a_folder_that_is_reached_twice_is_refused(link, target, root):
     (root / "test" / link).symlink_to(root / "test" / target)
     with pytest.raises(UsageError, match=r"is the same folder as .*; remove the link") as raised:
         measured_names(root)
     assert "\n" not in str(raised.value)
 
 
-def test_a_folder_that_cannot_be_read_is_refused(
-    root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_cannot_be_read_is_refused(root, monkeypatch):
     plain = os.scandir
 
     def scandir(path: str | Path) -> Any:
@@ -171,7 +169,7 @@ def test_a_folder_that_cannot_be_read_is_refused(
         measured_names(root)
 
 
-def test_missing_root() -> None:
+def test_missing_root():
     with pytest.raises(UsageError, match="--data-root DIR, the folder that holds test"):
         classification.open_data(PROTOCOL, RunOptions())
 
@@ -185,9 +183,7 @@ def wordnet_ids() -> list[str]:
     return listed.read_text().split()
 
 
-def test_imagenet_folders(
-    wordnet_ids: list[str], tmp_path: Path, save_colour: Callable[..., Path]
-) -> None:
+def test_imagenet_folders(wordnet_ids, tmp_path, save_colour):
     imagenet = CLASSIFICATION["imagenet1k"]
     joined = "\n".join(sorted(wordnet_ids))
     assert hashlib.sha256(joined.encode()).hexdigest() == CLASS_LISTS["imagenet1k"].classes_sha256
@@ -210,7 +206,7 @@ def test_imagenet_folders(
         classification.open_data(imagenet, options)
 
 
-def test_class_lists_of_the_users_choice(root: Path) -> None:
+def test_class_lists_of_the_users_choice(root):
     options = RunOptions(data_root=str(root))
     fields = {**vars(PROTOCOL), "class_list": "imagenet1k"}
     with pytest.raises(UsageError, match="not both"):

@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from cosmos_eval.models import load_encoder
-from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import prompts
 from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
@@ -21,7 +20,7 @@ from cosmos_eval.types import RunOptions, UsageError
 PARITY = Path(__file__).parents[2] / "parity"
 
 
-def test_recorded_classifier_and_logits() -> None:
+def test_recorded_classifier_and_logits():
     spec = parse_model_spec(
         f"cosmos:{PARITY / 'checkpoint.pt'}", arch=str(PARITY / "model_config.json")
     )
@@ -38,14 +37,14 @@ def test_recorded_classifier_and_logits() -> None:
     np.testing.assert_allclose(cosines, recorded["logits"] / 100, rtol=0, atol=1e-6)
 
 
-def test_openai_templates_are_openclips() -> None:
+def test_openai_templates_are_openclips():
     templates = resolve_templates("openai-imagenet")
     assert len(templates) == 80
     for template, original in zip(templates, open_clip.OPENAI_IMAGENET_TEMPLATES, strict=True):
         assert template.replace("{}", "tench") == original("tench")
 
 
-def test_chunks_do_not_matter(tiny_encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_do_not_matter(tiny_encoder, monkeypatch):
     names, templates = ["cat", "dog", "hot dog", "{x}", "ship"], ("{}", "a photo of a {}.")
     whole = prompt_embeddings(tiny_encoder, names, templates, RunOptions())
     monkeypatch.setattr(prompts, "PROMPTS_PER_SHARD", 4)
@@ -67,11 +66,11 @@ def test_chunks_do_not_matter(tiny_encoder: ClipEncoder, monkeypatch: pytest.Mon
         (("{} and {}",), "exactly once"),
     ],
 )
-def test_bad_templates(templates: tuple[str, ...] | str, message: str) -> None:
+def test_bad_templates(templates, message):
     with pytest.raises(UsageError, match=message):
         resolve_templates(templates)
 
 
-def test_no_names(tiny_encoder: ClipEncoder) -> None:
+def test_no_names(tiny_encoder):
     with pytest.raises(UsageError, match="no class names"):
         prompt_embeddings(tiny_encoder, [], ("{}",), RunOptions())

@@ -6,7 +6,6 @@ import gc
 import io
 import tarfile
 import warnings
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -127,9 +126,7 @@ def test_what_is_wrong_is_named(protocol, name, content, message):
     assert "\n" not in str(raised.value)
 
 
-def test_imagenetv2s_folders_are_sorted_as_numbers(
-    tmp_path: Path, save_colour: Callable[..., Path]
-) -> None:
+def test_imagenetv2s_folders_are_sorted_as_numbers(tmp_path, save_colour):
     protocol = CLASSIFICATION["imagenetv2"]
     one = save_colour(tmp_path / "one.jpeg", "red")
     folder = tmp_path / "imagenetv2-matched-frequency-format-val"

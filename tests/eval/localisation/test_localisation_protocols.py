@@ -28,7 +28,7 @@ PARITY = Path(__file__).parents[2] / "parity"
 
 @pytest.mark.parametrize("family", MAPS)
 @pytest.mark.parametrize("dataset", SEGMENTATION)
-def test_every_segmentation_set_is_one_of_localisation(dataset: str, family: str) -> None:
+def test_every_segmentation_set_is_one_of_localisation(dataset, family):
     found = find_protocol(dataset, family)
     assert isinstance(found, LocalisationProtocol)
     assert (task_of(found), found.family, found.map) == ("loc", family, MAPS[family])
@@ -40,12 +40,12 @@ def test_every_segmentation_set_is_one_of_localisation(dataset: str, family: str
     assert task_of(find_protocol(dataset)) == "seg"
 
 
-def test_the_usual_bounds_are_cocos() -> None:
+def test_the_usual_bounds_are_cocos():
     voc = LOCALISATION_FAMILIES["localisation"]["voc21"]
     assert (round(voc.small, 5), round(voc.large, 5)) == (0.00333, 0.03)
 
 
-def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff() -> None:
+def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff():
     families = known_families("scenes-loc")
     assert list(families) == list(MAPS)
     protocol = families["localisation"]
@@ -64,7 +64,7 @@ def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff() -> None:
     assert np.mean(np.array(stuff) >= protocol.large) > 0.99
 
 
-def test_both_families_are_in_the_suite_of_scenes() -> None:
+def test_both_families_are_in_the_suite_of_scenes():
     listed = [p for p in read_suite("scenes").protocols if task_of(p) == "loc"]
     assert [(p.dataset, p.family) for p in listed] == [("scenes-loc", family) for family in MAPS]
     assert len({TASK.image_pass(p, RunOptions(), None) for p in listed}) == 2
@@ -81,7 +81,7 @@ def own(tmp_path: Path, text: str) -> LocalisationProtocol:
     return found
 
 
-def test_a_users_file(tmp_path: Path) -> None:
+def test_a_users_file(tmp_path):
     found = own(tmp_path, OWN)
     assert found == LocalisationProtocol(
         dataset="mine",
@@ -111,12 +111,12 @@ def test_a_users_file(tmp_path: Path) -> None:
         ("small: tiny", "`small` must be a finite number .*, not 'tiny'"),
     ],
 )
-def test_faults_of_a_users_file(tmp_path: Path, line: str, message: str) -> None:
+def test_faults_of_a_users_file(tmp_path, line, message):
     with pytest.raises(UsageError, match=rf"mine\.yaml: {message}"):
         own(tmp_path, f"{OWN}{line}\n")
 
 
-def test_a_file_without_classes_or_masks(tmp_path: Path) -> None:
+def test_a_file_without_classes_or_masks(tmp_path):
     with pytest.raises(UsageError, match="`classes` must list the class names"):
         own(tmp_path, "kind: loc\nimages: i\nmasks: m\n")
     with pytest.raises(UsageError, match="`masks` is missing"):
@@ -124,7 +124,7 @@ def test_a_file_without_classes_or_masks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["images", "masks"])
-def test_what_is_not_there_is_named(tmp_path: Path, missing: str, command) -> None:
+def test_what_is_not_there_is_named(tmp_path, missing, command):
     for folder in ("images", "masks"):
         (tmp_path / folder).mkdir()
         Image.new("L", (8, 8)).save(tmp_path / folder / "a.png")
@@ -138,7 +138,7 @@ def test_what_is_not_there_is_named(tmp_path: Path, missing: str, command) -> No
     ]
 
 
-def test_recorded_sets_are_read(command) -> None:
+def test_recorded_sets_are_read(command):
     options = ["--data-root", str(PARITY / "voc"), "--model", "scenes-cosmos", "--no-cache"]
     options += ["--partial"]
     dataset = ["--dataset", "voc21", "--protocol", "localisation"]

@@ -13,7 +13,6 @@ from clip_benchmark.datasets.flickr import Flickr
 from clip_benchmark.metrics import zeroshot_retrieval
 from PIL import Image
 
-from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.tasks import retrieval
 from cosmos_eval.types import RetrievalProtocol, RunOptions
 
@@ -40,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore:.*pin_memory.*")
-def test_recalls_are_clip_benchmarks(root: Path, tiny_encoder: ClipEncoder, tiny_archs) -> None:
+def test_recalls_are_clip_benchmarks(root, tiny_encoder, tiny_archs):
     annotations = root / "flickr30k_test_karpathy.txt"
     dataset = Flickr(str(root), str(annotations), transform=tiny_encoder.transform)
     loader = torch.utils.data.DataLoader(

@@ -112,7 +112,7 @@ def read(root: Path):
 
 
 @pytest.mark.parametrize("name", FORMS)
-def test_every_form_gives_the_same_images_and_captions(name: str, root: Path, read) -> None:
+def test_every_form_gives_the_same_images_and_captions(name, root, read):
     data = read(name, FORMS[name])
     assert data.names == tuple(CAPTIONS)
     assert [image.name for image in data.images] == [f"{root}/images/{name}" for name in CAPTIONS]
@@ -133,12 +133,12 @@ def test_every_form_gives_the_same_images_and_captions(name: str, root: Path, re
         (('"red, green', "red"), ('"red, green', "red")),
     ],
 )
-def test_quotes_of_csv_are_no_part_of_captions(lines, captions, read) -> None:
+def test_quotes_of_csv_are_no_part_of_captions(lines, captions, read):
     content = "image,caption\n" + "".join(f"red.jpg,{line}\n" for line in lines)
     assert read("a.txt", content.encode()).captions == captions
 
 
-def test_any_form_can_be_measured(root: Path, colour_encoder) -> None:
+def test_any_form_can_be_measured(root, colour_encoder):
     (root / "list.json").write_bytes(FORMS["list.json"])
     protocol = replace(PROTOCOL, annotations="list.json", captions_per_image=2)
     result = retrieval.measure(colour_encoder, protocol, RunOptions(data_root=str(root)))
@@ -147,31 +147,31 @@ def test_any_form_can_be_measured(root: Path, colour_encoder) -> None:
     assert result.samples["image_to_text_rank"].tolist() == [2, 1, 1]
 
 
-def test_folders_of_names_are_kept_or_dropped(root: Path, read) -> None:
+def test_folders_of_names_are_kept_or_dropped(root, read):
     content = as_json(karpathy(folder="images"))
     assert read("a.json", content, images=".").names[0] == "images/green.jpg"
     content = as_json(karpathy(folder="val2014"))
     assert read("a.json", content, bare_names=True).names[0] == "green.jpg"
 
 
-def test_absolute_names_need_no_folder(root: Path, read) -> None:
+def test_absolute_names_need_no_folder(root, read):
     content = as_lines([{"image": f"{root}/images/red.jpg", "caption": "red"}])
     assert read("a.jsonl", content, images=".").images[0].name == f"{root}/images/red.jpg"
 
 
-def test_columns_and_keys_can_be_named(read) -> None:
+def test_columns_and_keys_can_be_named(read):
     content = b"url,title,alt\nred.jpg,x,red\n"
     assert read("a.csv", content, image_key="url", caption_key="alt").captions == ("red",)
     content = as_json([{"image": "red.jpg", "caption": "x", "long": ["red", "a red one"]}])
     assert read("a.json", content, caption_key="long").captions == ("red", "a red one")
 
 
-def test_the_split_is_chosen(read) -> None:
+def test_the_split_is_chosen(read):
     assert len(read("a.json", as_json(karpathy("restval")), split="restval").names) == 3
 
 
 @pytest.mark.parametrize("places", [("no", "images"), ("empty", "images"), ("half", "images")])
-def test_the_first_folder_that_holds_all_images_counts(places, root: Path, read) -> None:
+def test_the_first_folder_that_holds_all_images_counts(places, root, read):
     (root / "empty").mkdir()
     (root / "half").mkdir()
     (root / "half/red.jpg").write_bytes(b"")
@@ -179,7 +179,7 @@ def test_the_first_folder_that_holds_all_images_counts(places, root: Path, read)
     assert data.images[0].name == f"{root}/images/green.jpg"
 
 
-def test_the_first_file_that_is_there_counts(root: Path, read) -> None:
+def test_the_first_file_that_is_there_counts(root, read):
     (root / "second.json").write_bytes(FORMS["list.json"])
     protocol = replace(PROTOCOL, annotations=("first.json", "second.json"))
     options = RunOptions(data_root=str(root))
@@ -192,7 +192,7 @@ def test_the_first_file_that_is_there_counts(root: Path, read) -> None:
         open_data(replace(protocol, images=("photos", "a/pictures")), options)
 
 
-def test_other_counts_than_the_protocol_has_are_refused(root: Path, read) -> None:
+def test_other_counts_than_the_protocol_has_are_refused(root, read):
     read("a.json", FORMS["list.json"], n_images=3, n_captions=6)
     with pytest.raises(UsageError, match=r"a\.json has 3 of 4 images of colours"):
         read("a.json", FORMS["list.json"], n_images=4)
@@ -269,7 +269,7 @@ def bad_image(number: int, *path: Any, value: Any) -> bytes:
         ("a.npz", b"", r"no known form of captions: \.json, \.jsonl, .*`archives`"),
     ],
 )
-def test_what_is_wrong_is_named(name: str, content: bytes, message: str, read) -> None:
+def test_what_is_wrong_is_named(name, content, message, read):
     with pytest.raises(UsageError, match=message) as raised:
         read(name, content)
     assert "\n" not in str(raised.value)
@@ -314,7 +314,7 @@ def clip_benchmark(root: Path, split: str = "test") -> Path:
     return root / "wds"
 
 
-def test_clip_benchmarks_archives(tmp_path: Path, colour_encoder) -> None:
+def test_clip_benchmarks_archives(tmp_path, colour_encoder):
     clip_benchmark(tmp_path)
     data = opened(tmp_path, "wds")
     assert data.names == ("wds/test/0.tar:green", "wds/test/0.tar:blue", "wds/test/1.tar:red")
@@ -324,7 +324,7 @@ def test_clip_benchmarks_archives(tmp_path: Path, colour_encoder) -> None:
     assert result.samples["text_to_image_rank"].tolist() == [1, 1, 1, 1, 3]
 
 
-def test_a_split_of_clip_benchmarks_archives(tmp_path: Path) -> None:
+def test_a_split_of_clip_benchmarks_archives(tmp_path):
     clip_benchmark(tmp_path, "val")
     assert len(opened(tmp_path, "wds", split="val").names) == 3
     with pytest.raises(UsageError, match=r"cannot read .*test/nshards\.txt"):
@@ -333,7 +333,7 @@ def test_a_split_of_clip_benchmarks_archives(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("extension", ["txt", "json"])
 @pytest.mark.parametrize("archives", ["*.tar", ("a.tar", "b.tar"), ("a.tar", "[b-z].tar")])
-def test_any_archives(extension: str, archives: Any, tmp_path: Path) -> None:
+def test_any_archives(extension, archives, tmp_path):
     names = list(CAPTIONS)
     write_tar(tmp_path / "a.tar", sample(names[0], extension))
     write_tar(tmp_path / "b.tar", {**sample(names[1], extension), **sample(names[2], extension)})
@@ -363,7 +363,7 @@ RED = sample("red.jpg")
         ({"red.png": b"", "red.json": b'{"text": "a"}'}, "no `caption` .* only text"),
     ],
 )
-def test_what_is_wrong_with_archives(members: Members, message: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_archives(members, message, tmp_path):
     write_tar(tmp_path / "a.tar", members)
     with pytest.raises(UsageError, match=message):
         opened(tmp_path, "a.tar")
@@ -381,13 +381,13 @@ def test_what_is_wrong_with_archives(members: Members, message: str, tmp_path: P
         (lambda folder: (folder / "test/1.tar").unlink(), r"1\.tar is not there"),
     ],
 )
-def test_what_is_wrong_with_clip_benchmarks_archives(change, message, tmp_path: Path) -> None:
+def test_what_is_wrong_with_clip_benchmarks_archives(change, message, tmp_path):
     change(clip_benchmark(tmp_path))
     with pytest.raises(UsageError, match=message):
         opened(tmp_path, "wds")
 
 
-def test_fields_that_exclude_each_other(tmp_path: Path, read) -> None:
+def test_fields_that_exclude_each_other(tmp_path, read):
     for changes in ({}, {"archives": "a", "annotations": "b"}):
         with pytest.raises(UsageError, match="`annotations` or `archives`, one of them"):
             open_data(replace(PROTOCOL, **changes), RunOptions(data_root=str(tmp_path)))
@@ -397,7 +397,7 @@ def test_fields_that_exclude_each_other(tmp_path: Path, read) -> None:
         read("a.json", FORMS["list.json"], captions_per_image=0)
 
 
-def test_the_documents_examples_can_be_read(tmp_path: Path, save_colour) -> None:
+def test_the_documents_examples_can_be_read(tmp_path, save_colour):
     text = (Path(__file__).parents[3] / "docs/data.md").read_text()
     examples = re.findall(r"```yaml\n(kind: retrieval\n.*?)```", text, re.DOTALL)
     table, archives = (tmp_path / f"{i}.yaml" for i in range(len(examples)))

@@ -129,16 +129,14 @@ def examined(protocol: RetrievalProtocol, root: Path) -> Diagnosis:
     return examine(protocol, RunOptions(data_root=str(root)), no_progress)
 
 
-def test_families_and_sizes() -> None:
+def test_families_and_sizes():
     found = {name: (p.family, p.n_images, p.n_captions) for name, p in RETRIEVAL.items()}
     assert found == FAMILY_AND_SIZES
     assert {p.captions_per_image for p in RETRIEVAL.values()} == {None}
 
 
 @pytest.mark.parametrize(("dataset", "annotations", "content", "image"), LAYOUTS)
-def test_a_documented_layout_is_found(
-    dataset: str, annotations: str, content: str, image: str, tmp_path: Path, place
-) -> None:
+def test_a_documented_layout_is_found(dataset, annotations, content, image, tmp_path, place):
     path = place(annotations, content, image)
     data = read(dataset, tmp_path)
     assert [source.name for source in data.images] == [str(path)]
@@ -146,7 +144,7 @@ def test_a_documented_layout_is_found(
     assert data.captions == tuple(CAPTIONS)
 
 
-def test_an_excerpt_of_the_published_coco_captions(tmp_path: Path) -> None:
+def test_an_excerpt_of_the_published_coco_captions(tmp_path):
     """Captions in the order of the file, images in that of their ids, none beyond five dropped."""
     paths = write_coco_excerpt(tmp_path)
     content = json.loads((tmp_path / "annotations/captions_val2017.json").read_text())
@@ -162,16 +160,14 @@ def test_an_excerpt_of_the_published_coco_captions(tmp_path: Path) -> None:
     assert data.image_of_text.tolist() == [0] * 5 + [1] * 5 + [2] * 6 + [3] * 6
 
 
-def test_the_first_folder_of_images_may_be_another_sets(tmp_path: Path, place, save_colour) -> None:
+def test_the_first_folder_of_images_may_be_another_sets(tmp_path, place, save_colour):
     save_colour(tmp_path / "images/other.jpg", "blue")
     place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k/{FLICKR}")
     assert read("flickr30k-val", tmp_path).names == (FLICKR,)
 
 
 @pytest.mark.parametrize(("dataset", "annotations", "content", "image"), LAYOUTS[::3])
-def test_the_doctor_counts_what_it_finds(
-    dataset: str, annotations: str, content: str, image: str, tmp_path: Path, place
-) -> None:
+def test_the_doctor_counts_what_it_finds(dataset, annotations, content, image, tmp_path, place):
     path = place(annotations, content, image)
     found = examined(small(dataset), tmp_path)
     assert (found.whole, found.faults, found.remedy) == (True, (), None)
@@ -180,7 +176,7 @@ def test_the_doctor_counts_what_it_finds(
     assert found.folder == str(path.parent)
 
 
-def test_the_doctor_tells_other_counts_and_missing_images(tmp_path: Path, place) -> None:
+def test_the_doctor_tells_other_counts_and_missing_images(tmp_path, place):
     path = place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR}")
     path.unlink()
     protocol = RETRIEVAL["flickr30k-val"]
@@ -197,7 +193,7 @@ def test_the_doctor_tells_other_counts_and_missing_images(tmp_path: Path, place)
     assert found.remedy == protocol.download
 
 
-def test_missing_images_of_a_known_set_come_with_what_to_do(tmp_path: Path, place) -> None:
+def test_missing_images_of_a_known_set_come_with_what_to_do(tmp_path, place):
     path = place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR}")
     path.unlink()
     whole = small("flickr30k-val")
@@ -211,7 +207,7 @@ def test_missing_images_of_a_known_set_come_with_what_to_do(tmp_path: Path, plac
     )
 
 
-def test_the_doctor_names_all_paths(tmp_path: Path) -> None:
+def test_the_doctor_names_all_paths(tmp_path):
     found = examined(small("flickr30k-val"), tmp_path)
     assert found.faults == (
         f"no captions below {tmp_path}: looked for flickr30k_val.json "

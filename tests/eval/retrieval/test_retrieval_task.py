@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.tasks import retrieval
 from cosmos_eval.types import RetrievalProtocol, RunOptions, UsageError
 
@@ -49,7 +48,7 @@ def root(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
     return tmp_path
 
 
-def test_solved_by_hand(root: Path, colour_encoder, capsys: pytest.CaptureFixture[str]) -> None:
+def test_solved_by_hand(root, colour_encoder, capsys):
     options = RunOptions(data_root=str(root), batch_size=2)
     result = retrieval.measure(colour_encoder, PROTOCOL, options)
     # By id: green (3), blue (11), red (20), each with its captions in the order of the file.
@@ -69,7 +68,7 @@ def test_solved_by_hand(root: Path, colour_encoder, capsys: pytest.CaptureFixtur
     assert capsys.readouterr() == ("", "")
 
 
-def test_limit_and_captions_per_image(root: Path, colour_encoder) -> None:
+def test_limit_and_captions_per_image(root, colour_encoder):
     protocol = RetrievalProtocol(**{**vars(PROTOCOL), "captions_per_image": 1})
     options = RunOptions(data_root=str(root), limit=2)
     result = retrieval.measure(colour_encoder, protocol, options)
@@ -77,7 +76,7 @@ def test_limit_and_captions_per_image(root: Path, colour_encoder) -> None:
     assert result.notes == ("at most 2 images were measured",)
 
 
-def test_the_sample_list_is_hashed(root: Path, colour_encoder) -> None:
+def test_the_sample_list_is_hashed(root, colour_encoder):
     options = RunOptions(data_root=str(root))
     first = retrieval.measure(colour_encoder, PROTOCOL, options)
     changed = annotations()
@@ -88,7 +87,7 @@ def test_the_sample_list_is_hashed(root: Path, colour_encoder) -> None:
     assert first.hashes != second.hashes
 
 
-def test_cut_captions_are_noted(root: Path, tiny_encoder: ClipEncoder) -> None:
+def test_cut_captions_are_noted(root, tiny_encoder):
     content = annotations()
     content["annotations"][0]["caption"] = "blue " * 40
     write(root, content)
@@ -132,14 +131,14 @@ def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict
         ),
     ],
 )
-def test_bad_annotations(content: Any, message: str, root: Path) -> None:
+def test_bad_annotations(content, message, root):
     write(root, content)
     with pytest.raises(UsageError, match=message) as raised:
         retrieval.open_data(PROTOCOL, RunOptions(data_root=str(root)))
     assert "\n" not in str(raised.value)
 
 
-def test_missing_data(root: Path) -> None:
+def test_missing_data(root):
     with pytest.raises(UsageError, match=r"--data-root DIR, the folder that holds captions.json"):
         retrieval.open_data(PROTOCOL, RunOptions())
     (root / "captions.json").write_text("{")

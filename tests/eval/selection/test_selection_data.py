@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,7 +57,7 @@ ROWS += [["7", "a.png", "red", "green", ""], ["8", "b.png", "green", "red", "blu
         (ROWS, "i.csv"),
     ],
 )
-def test_own_items_in_every_form(make_set: Make, content: Any, file: str) -> None:
+def test_own_items_in_every_form(make_set, content, file):
     data = opened(make_set(IMAGES, content, file))
     assert described(data) == [
         (["a.png"], ["red", "green"], ""),
@@ -67,7 +66,7 @@ def test_own_items_in_every_form(make_set: Make, content: Any, file: str) -> Non
     assert len(data.captions) == 3
 
 
-def test_the_first_place_that_is_there_counts(make_set: Make, tmp_path: Path) -> None:
+def test_the_first_place_that_is_there_counts(make_set, tmp_path):
     protocol = make_set(IMAGES, ITEMS, "items.json")
     elsewhere = replace(
         protocol, images=("photos", "images"), annotations=("no.json", "items.json")
@@ -77,7 +76,7 @@ def test_the_first_place_that_is_there_counts(make_set: Make, tmp_path: Path) ->
     assert_refused(nowhere, f"no images below {tmp_path}: looked for photos, pictures")
 
 
-def test_sugarcrepe_has_a_file_a_subset(make_set: Make) -> None:
+def test_sugarcrepe_has_a_file_a_subset(make_set):
     def record(name: str, right: str, wrong: str) -> dict[str, str]:
         return {"filename": name, "caption": right, "negative_caption": wrong}
 
@@ -93,7 +92,7 @@ def test_sugarcrepe_has_a_file_a_subset(make_set: Make) -> None:
     ]
 
 
-def test_an_excerpt_of_the_published_sugarcrepe(tmp_path: Path) -> None:
+def test_an_excerpt_of_the_published_sugarcrepe(tmp_path):
     """Read as main_eval.py of its authors does: by index, which `swap_obj` leaves gaps in."""
     write_coco_excerpt(tmp_path)
     data = opened(sugarcrepe_excerpt(), data_root=str(tmp_path))
@@ -112,7 +111,7 @@ def test_an_excerpt_of_the_published_sugarcrepe(tmp_path: Path) -> None:
     ]
 
 
-def test_numbers_of_the_released_sugarcrepe() -> None:
+def test_numbers_of_the_released_sugarcrepe():
     """Counted in the seven released files; no item is left out or invented by the total."""
     released = {
         **{"add_att": 692, "add_obj": 2062, "replace_att": 788, "replace_obj": 1652},
@@ -124,14 +123,14 @@ def test_numbers_of_the_released_sugarcrepe() -> None:
     assert protocol.n_items == sum(released.values()) == 7511
 
 
-def test_a_line_of_json_may_hold_other_line_separators(make_set: Make) -> None:
+def test_a_line_of_json_may_hold_other_line_separators(make_set):
     """JSON allows U+2028 in a text; only a line feed ends a record."""
     item = {**ITEMS[0], "caption": "red\u2028or so"}
     content = json.dumps(item, ensure_ascii=False) + "\n"
     assert opened(make_set(IMAGES, content, "i.jsonl")).captions[0] == "red\u2028or so"
 
 
-def test_winoground(make_set: Make) -> None:
+def test_winoground(make_set):
     record = {"id": 0, "image_0": "a", "image_1": "b", "tag": "Adjective", "num_main_preds": 1}
     record |= {"caption_0": "old kisses young", "caption_1": "young kisses old"}
     known = SELECTION["winoground"]
@@ -157,7 +156,7 @@ QUESTIONS = [
 PATTERNS = {f"{name}.jpg": "red" for name in ("Color/1", "Color/2", "Text/31", "Text/32")}
 
 
-def test_mmvp_pairs_are_rows_that_follow_each_other(make_set: Make) -> None:
+def test_mmvp_pairs_are_rows_that_follow_each_other(make_set):
     protocol = make_set(
         PATTERNS, QUESTIONS, "Questions.csv", layout="mmvp", template="a photo of {}"
     )
@@ -171,7 +170,7 @@ ARO = {"image_path": "a.png", "true_caption": "x on y", "false_caption": "y on x
 BOX = {"bbox_x": 2, "bbox_y": 1, "bbox_w": 4, "bbox_h": 3}
 
 
-def test_aro_looks_at_boxes(make_set: Make, tmp_path: Path) -> None:
+def test_aro_looks_at_boxes(make_set, tmp_path):
     records = [
         {**ARO, **BOX, "relation_name": "on"},
         {**ARO, **BOX, "bbox_x": 0, "relation_name": "by"},
@@ -212,7 +211,7 @@ def changed(**fields: Any) -> list[dict[str, Any]]:
         ([3], "record 0 must hold names and values, not 3"),
     ],
 )
-def test_bad_items(make_set: Make, content: Any, message: str) -> None:
+def test_bad_items(make_set, content, message):
     assert_refused(make_set(IMAGES, content), message)
 
 
@@ -231,11 +230,11 @@ def test_bad_items(make_set: Make, content: Any, message: str) -> None:
         ([QUESTIONS[0], QUESTIONS[1], ["2", "Color", "red"]], "'red' is the right caption and a"),
     ],
 )
-def test_bad_questions(make_set: Make, content: Any, message: str) -> None:
+def test_bad_questions(make_set, content, message):
     assert_refused(make_set(PATTERNS, content, "Questions.csv", layout="mmvp"), message)
 
 
-def test_other_faults(make_set: Make) -> None:
+def test_other_faults(make_set):
     twice = [{"image_0": "a.png", "image_1": "a.png", "caption_0": "x", "caption_1": "y"}]
     assert_refused(make_set(IMAGES, twice, "p.json", layout="pairs"), "both images are a.png")
     assert_refused(make_set(IMAGES, [{**ARO, **BOX}], "b.json", layout="aro"), "has neither")
@@ -250,7 +249,7 @@ def test_other_faults(make_set: Make) -> None:
         selection.open_data(SELECTION["sugarcrepe"], RunOptions())  # type: ignore[arg-type]
 
 
-def test_counts_are_part_of_a_published_set(make_set: Make) -> None:
+def test_counts_are_part_of_a_published_set(make_set):
     records = {
         name: {"0": {"filename": "a.png", "caption": "x", "negative_caption": "y"}}
         for name in ("one.json", "two.json")
@@ -268,7 +267,7 @@ def test_counts_are_part_of_a_published_set(make_set: Make) -> None:
     assert_refused(make_set(IMAGES, ITEMS, n_items=3), "has 2 of 3 items of mine")
 
 
-def test_known_sets() -> None:
+def test_known_sets():
     sugarcrepe = SELECTION["sugarcrepe"]
     assert isinstance(sugarcrepe, SelectionProtocol)
     assert sum(sugarcrepe.subset_items.values()) == sugarcrepe.n_items

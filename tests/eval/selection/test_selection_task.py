@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,6 @@ import torch
 from clip_benchmark.metrics.image_caption_selection import evaluate
 from PIL import Image
 
-from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.tasks import selection
 from cosmos_eval.types import RunOptions, SelectionProtocol
 
@@ -34,7 +32,7 @@ ITEMS = [
 ]
 
 
-def test_single_images_solved_by_hand(make_set: Make, colour_encoder: Any) -> None:
+def test_single_images_solved_by_hand(make_set, colour_encoder):
     result = selection.measure(colour_encoder, make_set(IMAGES, ITEMS), RunOptions(batch_size=2))
     assert result.samples["correct"].tolist() == [True, False, True, False]
     assert result.samples["cluster"].tolist() == [0, 0, 1, 2]
@@ -59,7 +57,7 @@ def pair(images: str, *captions: str, **more: str) -> dict[str, str]:
     return {**named, **{f"caption_{side}": text for side, text in enumerate(captions)}, **more}
 
 
-def test_pairs_solved_by_hand(make_set: Make, colour_encoder: Any) -> None:
+def test_pairs_solved_by_hand(make_set, colour_encoder):
     images = {**IMAGES, "d.png": "red", "e.png": "blue", "f.png": "green"}
     pairs = [
         pair("ab", "red", "green"),
@@ -78,9 +76,7 @@ def test_pairs_solved_by_hand(make_set: Make, colour_encoder: Any) -> None:
 
 
 @pytest.mark.parametrize(("rule", "expected"), [("group", False), ("image", True)])
-def test_a_pair_may_count_by_its_images_alone(
-    make_set: Make, colour_encoder: Any, tmp_path: Path, rule: str, expected: bool
-) -> None:
+def test_a_pair_may_count_by_its_images_alone(make_set, colour_encoder, tmp_path, rule, expected):
     protocol = make_set(
         {"a.png": "red"},
         # The red image scores the same with both; each caption prefers its image.
@@ -95,9 +91,7 @@ def test_a_pair_may_count_by_its_images_alone(
     assert result.metrics["accuracy"] == expected
 
 
-def test_items_that_share_images_by_way_of_others_are_one_cluster(
-    make_set: Make, colour_encoder: Any
-) -> None:
+def test_items_that_share_images_by_way_of_others_are_one_cluster(make_set, colour_encoder):
     images = {f"{name}.png": "red" for name in "abcdef"}
     pairs = [pair(two, "red", "blue") for two in ("ab", "cd", "ef", "bc")]
     result = selection.measure(
@@ -106,7 +100,7 @@ def test_items_that_share_images_by_way_of_others_are_one_cluster(
     assert result.samples["cluster"].tolist() == [0, 0, 1, 0]
 
 
-def test_every_image_and_caption_is_encoded_once(make_set: Make, colour_encoder: Any) -> None:
+def test_every_image_and_caption_is_encoded_once(make_set, colour_encoder):
     seen: dict[str, int] = {}
     selection.measure(
         colour_encoder,
@@ -117,7 +111,7 @@ def test_every_image_and_caption_is_encoded_once(make_set: Make, colour_encoder:
     assert seen == {"images": 3, "captions": 6}
 
 
-def test_limit_takes_subsets_in_turn(make_set: Make, colour_encoder: Any) -> None:
+def test_limit_takes_subsets_in_turn(make_set, colour_encoder):
     protocol = make_set(IMAGES, ITEMS[1:] + ITEMS[:1])
     result = selection.measure(colour_encoder, protocol, RunOptions(limit=2))
     assert result.samples["subset"].tolist() == [1, 0]
@@ -127,7 +121,7 @@ def test_limit_takes_subsets_in_turn(make_set: Make, colour_encoder: Any) -> Non
     assert set(alone.metrics) == {"accuracy"}
 
 
-def test_subsets_left_out_of_the_mean(make_set: Make, colour_encoder: Any) -> None:
+def test_subsets_left_out_of_the_mean(make_set, colour_encoder):
     items = [*ITEMS, item("b.png", "red", "green", subset="three")]
     protocol = make_set(IMAGES, items, left_out=("three",))
     result = selection.measure(colour_encoder, protocol, RunOptions())
@@ -141,7 +135,7 @@ def test_subsets_left_out_of_the_mean(make_set: Make, colour_encoder: Any) -> No
     assert "mean_subset_accuracy" not in few.intervals
 
 
-def test_the_sample_list_is_hashed(make_set: Make, colour_encoder: Any) -> None:
+def test_the_sample_list_is_hashed(make_set, colour_encoder):
     def hashes(items: list[dict[str, Any]], file: str, **fields: Any) -> str:
         protocol = make_set(IMAGES, items, file, **fields)
         return selection.measure(colour_encoder, protocol, RunOptions()).hashes["sample_list"]
@@ -157,15 +151,13 @@ def test_the_sample_list_is_hashed(make_set: Make, colour_encoder: Any) -> None:
     )
 
 
-def test_cut_captions_are_noted(make_set: Make, tiny_encoder: ClipEncoder) -> None:
+def test_cut_captions_are_noted(make_set, tiny_encoder):
     items = [item("a.png", "red " * 40, "blue"), item("b.png", "green", "blue")]
     result = selection.measure(tiny_encoder, make_set(IMAGES, items), RunOptions())
     assert result.notes == ("1 of 3 captions did not fit the model's context and were cut",)
 
 
-def test_what_a_published_set_leaves_unsolvable_is_noted(
-    make_set: Make, colour_encoder: Any
-) -> None:
+def test_what_a_published_set_leaves_unsolvable_is_noted(make_set, colour_encoder):
     items = [item("a.png", "red", "red"), item("b.png", "green", "blue")]
     result = selection.measure(colour_encoder, make_set(IMAGES, items, n_items=2), RunOptions())
     assert result.metrics == {"accuracy": 0.5}
@@ -175,9 +167,7 @@ def test_what_a_published_set_leaves_unsolvable_is_noted(
 
 
 @pytest.mark.parametrize(("per_item", "captions"), [(1, 2), (1, 4), (2, 2)])
-def test_equals_clip_benchmark(
-    make_set: Make, colour_encoder: Any, tmp_path: Path, per_item: int, captions: int
-) -> None:
+def test_equals_clip_benchmark(make_set, colour_encoder, tmp_path, per_item, captions):
     rng = np.random.default_rng(captions)
     # Colours that captions can name; two that name the same would tie, which they count as right.
     known = ["red", "green", "blue", "red, green", "red, blue", "green, blue", "nothing"]
