@@ -93,7 +93,6 @@ class RetrievalProtocol(Protocol):
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"bare_names", "n_images", "n_captions"}
-
     images: tuple[str, ...] | str = "."
     annotations: tuple[str, ...] | str = ()
     archives: tuple[str, ...] | str = ()
@@ -121,7 +120,6 @@ class ClassificationProtocol(Protocol):
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
         *("torchvision", "usual_folders", "separators", "n_classes", "n_images", "remark")
     }
-
     folder: str
     layout: Literal["folders", "webdataset"] = "folders"
     torchvision: str | None = None
@@ -146,7 +144,6 @@ class SelectionProtocol(Protocol):
     """
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"n_items", "subset_items", "left_out", "smallest"}
-
     images: tuple[str, ...] | str
     annotations: tuple[str, ...] | str
     layout: SelectionLayout
@@ -173,7 +170,6 @@ class LabelMapProtocol(Protocol):
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
         *("mmseg_type", "usual_folder", "n_images", "preparation", "class_names", "queries")
     }
-
     mmseg_type: str | None = None
     images: str
     masks: str
@@ -285,13 +281,6 @@ class Measurement(Figures):
     settings: Mapping[str, Any] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-class Embeddings(NamedTuple):
-    """L2-normalised features (N, D), and how many inputs were cut to the model's context."""
-
-    features: NDArray[np.float32]
-    truncated: int = 0
 
 
 class Part(NamedTuple):

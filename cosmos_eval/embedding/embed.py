@@ -20,15 +20,7 @@ from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.embedding.cache import EMBEDDING, ShardStore, fingerprint, limit_bytes
 from cosmos_eval.models.encoder import Encoder, require_finite
-from cosmos_eval.types import (
-    Embeddings,
-    EncoderInfo,
-    OnProgress,
-    Progress,
-    RunOptions,
-    UsageError,
-    no_progress,
-)
+from cosmos_eval.types import EncoderInfo, OnProgress, Progress, RunOptions, UsageError, no_progress
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +33,13 @@ IMAGES_PER_SHARD = 32  # at least a batch, and whole batches
 TEXTS_PER_SHARD = 1024
 _HASHED_AT_ONCE = 256
 _QUOTED_CHARACTERS = 60
+
+
+class Embeddings(NamedTuple):
+    """L2-normalised features (N, D), and how many inputs were cut to the model's context."""
+
+    features: Features
+    truncated: int = 0
 
 
 class TooManyError(UsageError):
