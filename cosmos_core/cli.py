@@ -111,9 +111,7 @@ def export(
         typer.echo(str(path))
 
 
-def run(
-    config: TrainConfig, output: Path, command: str, world: World, *, resume: bool = False
-) -> int:
+def run(config: TrainConfig, output: Path, command: str, world: World, *, resume: bool) -> int:
     """Train a configuration that `check_config` has passed, with scenes written as shards first.
     Returns the steps done. Raises ValueError, before any work, for an unfit folder or data set."""
     world.main_process_only(partial(require_writable, output))

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import PIL.Image
 import torch
+from numpy.random import Generator
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from cosmos_core.config import ImageViewConfig, TextViewConfig
+from cosmos_core.config import ImageViewConfig, Strengths, TextViewConfig
 from cosmos_core.types import EVERY_VIEW, ViewCounts
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
@@ -73,7 +74,7 @@ class MultiCrop:
         self._config, self._globals = config, kinds[: counts.global_images]
         self._locals = [small] * (config.locals if counts.local_images else 0)
 
-    def __call__(self, image: PIL.Image.Image, rng: np.random.Generator) -> ImageViews:
+    def __call__(self, image: PIL.Image.Image, rng: Generator) -> ImageViews:
         """Make the views of an RGB image."""
         config, pixels = self._config, np.array(image)
         large = [random_view(pixels, kind, config, rng) for kind in self._globals]
@@ -89,9 +90,7 @@ def _stack(views: list[Pixels], size: int) -> Tensor:
     return torch.from_numpy(planes)
 
 
-def random_view(
-    pixels: Pixels, kind: ViewKind, config: ImageViewConfig, rng: np.random.Generator
-) -> Pixels:
+def random_view(pixels: Pixels, kind: ViewKind, config: ImageViewConfig, rng: Generator) -> Pixels:
     """Draw one square view (size, size, 3)."""
     height, width, _ = pixels.shape
     view = cut(pixels, random_box(width, height, kind.scale, rng), kind.size)
@@ -108,9 +107,7 @@ def random_view(
     return view
 
 
-def random_box(
-    width: int, height: int, scale: tuple[float, float], rng: np.random.Generator
-) -> Box:
+def random_box(width: int, height: int, scale: tuple[float, float], rng: Generator) -> Box:
     """Draw a crop: U(scale) of the area, log-uniform ratio; after ten misses the largest one."""
     log_ratio = math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1])
     for _ in range(CROP_TRIALS):
@@ -140,9 +137,7 @@ def flip(view: Pixels) -> Pixels:
     return cv2.flip(view, 1)
 
 
-def jitter(
-    view: Pixels, strengths: tuple[float, float, float, float], rng: np.random.Generator
-) -> Pixels:
+def jitter(view: Pixels, strengths: Strengths, rng: Generator) -> Pixels:
     """In random order, scale all but hue by U(1 - s, 1 + s), and shift hue by U(-s, s)."""
     for kind in rng.permutation(4):
         strength = strengths[kind]
@@ -213,7 +208,7 @@ def blur_kernel(radius: float) -> npt.NDArray[np.float32]:
 def caption_views(
     sentences: Sequence[str],
     config: TextViewConfig,
-    rng: np.random.Generator,
+    rng: Generator,
     counts: ViewCounts = EVERY_VIEW,
 ) -> list[str]:
     """Draw the caption views of a sample, globals first. Raises ValueError without sentences. A

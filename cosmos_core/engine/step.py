@@ -22,6 +22,9 @@ from cosmos_core.engine.distributed import mean_over_processes
 from cosmos_core.model.cosmos import clamp_logit_scales, update_teacher
 from cosmos_core.types import Gather, Method, Views
 
+Terms = dict[str, float]
+"""Loss terms by name, means over all processes."""
+
 
 class Student(nn.Module):
     """The student as one module whose forward returns the features: what DDP wraps."""
@@ -50,7 +53,7 @@ class Training:
 class StepReport(NamedTuple):
     """The loss terms before the step, means over all processes, and the norm of the gradient."""
 
-    terms: dict[str, float]
+    terms: Terms
     gradient_norm: float
 
 
@@ -92,7 +95,7 @@ def train_step(
 
 def _backward(
     training: Training, views: Views, gather: Gather, mixed: torch.autocast, parts: int
-) -> dict[str, float]:
+) -> Terms:
     with mixed:
         student = training.student(views)
         teacher = training.method.teacher_features(training.teacher, views)
@@ -101,7 +104,7 @@ def _backward(
 
 def _backward_in_parts(
     training: Training, views: Views, gather: Gather, mixed: torch.autocast, parts: int
-) -> dict[str, float]:
+) -> Terms:
     """Compute the whole batch's gradient with the activations of one part. Features are computed
     twice: without gradient, for the loss and its gradient in all features; then part by part, to
     carry that gradient back. Processes exchange the model's gradient once, with the last part."""
@@ -121,9 +124,7 @@ def _backward_in_parts(
     return terms
 
 
-def _loss_backward(
-    training: Training, student: Any, teacher: Any, gather: Gather
-) -> dict[str, float]:
+def _loss_backward(training: Training, student: Any, teacher: Any, gather: Gather) -> Terms:
     """Run backward from the loss of features; return the terms, means over processes."""
     terms = training.method.loss(student, teacher, gather)
     clip = terms.clip.detach()

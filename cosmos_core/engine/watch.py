@@ -241,9 +241,8 @@ class RunLog:
             return
         with errors_of(self._folder):
             for name, value in record.items():
-                group, values = (
-                    (name, value) if isinstance(value, Mapping) else ("train", {name: value})
-                )
+                is_group = isinstance(value, Mapping)
+                group, values = (name, value) if is_group else ("train", {name: value})
                 for inner, number in values.items():
                     self.events.add_scalar(f"{group}/{inner}", number, step)
 

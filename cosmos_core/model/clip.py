@@ -93,9 +93,7 @@ class MultiViewCLIP(open_clip.CLIP):
         order, runs = sort_by_length(ends, texts.shape[1], keep)
         rows = order.split([run.sequences for run in runs])
         trimmed = [texts[r, : run.length] for r, run in zip(rows, runs, strict=True)]
-        positions = [
-            torch.arange(run.length, device=texts.device).repeat(run.sequences) for run in runs
-        ]
+        positions = [torch.arange(r.length, device=ends.device).repeat(r.sequences) for r in runs]
         x = self.token_embedding(torch.cat([t.flatten() for t in trimmed]))
         x = x + F.embedding(torch.cat(positions), self.positional_embedding)
         whole, others = min(keep, 1), ends[order[keep:]]
@@ -140,13 +138,8 @@ class ProjectionHead(nn.Sequential):
     normalisation: projections do not depend on how a batch is split."""
 
     def __init__(self, embed_dim: int, hidden: int, out: int) -> None:
-        super().__init__(
-            nn.Linear(embed_dim, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, out),
-        )
+        layers = nn.Linear(embed_dim, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU()
+        super().__init__(*layers, nn.Linear(hidden, out))
 
 
 class PrototypeHead(nn.Module):

@@ -110,15 +110,11 @@ def training_facts(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def facts_table(facts: Mapping[str, Any]) -> str:
     """Return facts as a Markdown table without a head; leave out None."""
-    cells = {
-        name: str(value).replace("|", r"\|") for name, value in facts.items() if value is not None
-    }
+    cells = {k: str(v).replace("|", r"\|") for k, v in facts.items() if v is not None}
     return "\n".join(["| | |", "| --- | --- |", *(f"| {k} | {v} |" for k, v in cells.items())])
 
 
-def model_card(
-    name: str, checkpoint: Checkpoint, config: Mapping[str, Any], weights: Weights
-) -> str:
+def model_card(name: str, checkpoint: Checkpoint, config: dict[str, Any], weights: Weights) -> str:
     """Return a card in the Hub's layout for a folder that `export` writes."""
     metadata = ModelCardData(
         license="mit",

@@ -104,12 +104,10 @@ def _call(
     return block(x, tokens, packing=packing)
 
 
-def project(
-    attention: nn.MultiheadAttention, queries: Tensor, tokens: Tensor
-) -> tuple[Tensor, Tensor]:
+def project(attn: nn.MultiheadAttention, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """Project queries (..., W), and other tokens (..., W) to keys and values (..., 2W)."""
     width = queries.shape[-1]
-    weight, bias = attention.in_proj_weight, attention.in_proj_bias
+    weight, bias = attn.in_proj_weight, attn.in_proj_bias
     q = F.linear(queries, weight[:width], bias[:width])
     return q, F.linear(tokens, weight[width:], bias[width:])
 

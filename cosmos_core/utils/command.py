@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from types import FrameType
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TextIO
 
 from cosmos_core.utils.distributed import end_process, is_main_process
 from cosmos_core.utils.text import one_line
@@ -108,7 +108,8 @@ def guarded_output() -> Iterator[None]:
     streams = sys.stdout, sys.stderr
     # Python has None for a stream that was closed at the start. A replacement that is open for
     # reading refuses to be written; messages for a closed standard error are meant to get lost.
-    out, err = sys.stdout or _null_file("r"), sys.stderr or _null_file("w")
+    out = sys.stdout or open(os.devnull)  # noqa: SIM115
+    err = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (out, err):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -123,10 +124,6 @@ def guarded_output() -> Iterator[None]:
             except OSError:
                 with suppress(OSError):  # of a stream without a file descriptor
                     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-
-
-def _null_file(mode: str) -> TextIO:
-    return cast(TextIO, open(os.devnull, mode))
 
 
 class _Guarded:

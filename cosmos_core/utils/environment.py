@@ -45,9 +45,8 @@ def code_state(package: Path = _PACKAGE) -> CodeState:
 def _git(root: Path, *arguments: str) -> str | None:
     """Return the output of a git command; None where git is missing or there is no commit yet."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
-        )
+        command = ["git", "-C", str(root), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()

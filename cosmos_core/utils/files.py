@@ -196,9 +196,8 @@ def _temporary(folder: Path, *, is_folder: bool = False) -> Iterator[tuple[Path,
         path = folder / f".{_MACHINE}-{uuid4().hex}.tmp"
         if is_folder:
             path.mkdir()
-        handle = os.open(
-            path, os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666
-        )
+        flags = os.O_RDONLY if is_folder else os.O_RDWR | os.O_CREAT | os.O_EXCL
+        handle = os.open(path, flags, 0o666)
         if _is_held(handle):
             break
         os.close(handle)

@@ -62,19 +62,6 @@ def test_a_signal_ends_a_run_in_good_order(tmp_path, reference, number):
     assert_same_run(output, reference)
 
 
-def test_a_cut_snapshot_is_passed_over(tmp_path, reference):
-    output = tmp_path / "run"
-    process = start(output, "--set", "save.keep=10")
-    wait_for_step(process, output, 3)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    newest = max((output / "snapshots").glob("*.pt"))
-    newest.write_bytes(newest.read_bytes()[:-1000])
-    printed = finish(start(output, "--resume"))
-    assert f"{newest}: damaged, passed over" in printed
-    assert_same_run(output, reference)
-
-
 def test_a_full_disk_at_a_snapshot_ends_in_a_line_and_the_run_goes_on(tmp_path, reference):
     output = tmp_path / "run"
     process = start(output)
@@ -92,23 +79,29 @@ def test_a_full_disk_at_a_snapshot_ends_in_a_line_and_the_run_goes_on(tmp_path, 
     assert (output / "snapshots" / f".notes.{FOREIGN}.tmp").exists()
 
 
-def test_a_snapshot_that_lacks_a_part_is_passed_over(tmp_path, reference):
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def lose_optimizer(path):
+    state = torch.load(path, weights_only=True)
+    del state["optimizer"]
+    torch.save(state, path)
+
+
+@pytest.mark.parametrize(("damage", "reason"), [(cut, ""), (lose_optimizer, "lacks optimizer")])
+def test_a_damaged_snapshot_is_passed_over(tmp_path, reference, damage, reason):
     output = copy_of(reference, tmp_path / "run")
     *_, before, newest = snapshots_of(output)
-    state = torch.load(newest, weights_only=True)
-    del state["optimizer"]
-    torch.save(state, newest)
+    damage(newest)
     printed = finish(start(output, "--resume"))
-    assert f"{newest}: damaged, passed over (lacks optimizer)" in printed
+    assert f"{newest}: damaged, passed over ({reason}" in printed
     assert "Traceback" not in printed
     assert_same_run(output, reference)
     assert before.exists()
 
 
-@pytest.mark.parametrize(
-    ("part", "content"),
-    [("student", {}), ("random", [{}])],
-)
+@pytest.mark.parametrize(("part", "content"), [("student", {}), ("random", [{}])])
 def test_a_snapshot_that_does_not_fit_is_refused_in_a_line(tmp_path, reference, part, content):
     output = copy_of(reference, tmp_path / "run")
     newest = snapshots_of(output)[-1]
