@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cosmos_core.utils import environment
 from cosmos_core.utils.distributed import own_device
@@ -65,14 +65,7 @@ def run_all(
     datasets = open_datasets(plan, watch) if datasets is None else datasets
     worker = Worker(watch)
     for job in jobs_of(plan, datasets, output=output):
-        yield from measure(worker.load(job), job, watch)
-
-
-class Loaded(NamedTuple):
-    """A model ready to be measured, and how long it took to load."""
-
-    encoder: Encoder
-    seconds: float
+        yield from worker.measure(job)
 
 
 class Worker:
@@ -81,19 +74,19 @@ class Worker:
     def __init__(self, watch: Watch = unwatched) -> None:
         self._watch = watch
         self._spec: ModelSpec | None = None
-        self._model: Loaded | Exception | None = None
+        self._model: tuple[Encoder, float] | Exception | None = None
 
     def run(self, job: Job) -> list[Result]:
         """Measure a job and store its results. An error is that of all results that are missing."""
         results: list[Result] = []
         try:
-            results.extend(measure(self.load(job), job, self._watch))
+            results.extend(self.measure(job))
         except Exception as error:
             results += job.failed(error, len(results))
         return results
 
-    def load(self, job: Job) -> Loaded:
-        """Return the model of a job. A model that cannot be loaded is not tried again."""
+    def measure(self, job: Job) -> Iterator[Result]:
+        """Yield results as `measure` does. A model that cannot be loaded is not tried again."""
         if job.spec != self._spec:
             self._spec, self._model = job.spec, None  # its memory is free before the next
             try:
@@ -103,10 +96,12 @@ class Worker:
         if isinstance(self._model, Exception):
             raise self._model
         assert self._model is not None  # it was loaded or failed
-        return self._model
+        encoder, seconds = self._model
+        yield from measure(encoder, job, self._watch, seconds)
 
 
-def _load(job: Job, watch: Watch) -> Loaded:
+def _load(job: Job, watch: Watch) -> tuple[Encoder, float]:
+    """Return the model of a job, and how long it took to load."""
     from cosmos_eval.models import load_encoder
 
     started, options = time.perf_counter(), job.options
@@ -114,19 +109,21 @@ def _load(job: Job, watch: Watch) -> Loaded:
     load = partial(load_encoder, job.spec, precision=options.precision)
     encoder = options.distributed.synchronized(lambda: load(device=own_device(options.device)))
     watch(job.spec.text, Progress("load", 1, 1))
-    return Loaded(encoder, time.perf_counter() - started)
+    return encoder, time.perf_counter() - started
 
 
 _environment = cache(partial(environment.describe, __version__))
 
 
-def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Result]:
+def measure(
+    encoder: Encoder, job: Job, watch: Watch = unwatched, load_seconds: float = 0.0
+) -> Iterator[Result]:
     """Yield a result per protocol of a job, in their order, from one pass over their images.
 
     A result should be stored before the next is requested, as in `run_all`.
     """
     _environment()  # the state of the code before it can be edited
-    started, options, encoder = time.perf_counter(), job.options, model.encoder
+    started, options = time.perf_counter(), job.options
     protocols = [dataset.protocol for dataset in job.datasets]
     what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
     if options.save_predictions is not None:
@@ -136,7 +133,7 @@ def measure(model: Loaded, job: Job, watch: Watch = unwatched) -> Iterator[Resul
     data = [one.data or task.open_data(one.protocol, options) for one in job.datasets]
     measurements = task.measure_all(encoder, protocols, options, partial(watch, what), data)
     for protocol, opened, measurement in zip(protocols, data, measurements, strict=True):
-        seconds = {"load": model.seconds, **measurement.seconds}
+        seconds = {"load": load_seconds, **measurement.seconds}
         seconds["total"] = time.perf_counter() - started
         part = getattr(opened, "part", None) if options.allow_partial else None
         provenance = _provenance(encoder.info, protocol, measurement, part, job, seconds)
@@ -287,5 +284,5 @@ def _measure_object(encoder: Encoder, plan: Plan) -> Result:
     datasets = open_datasets(plan)
     require_encoder(encoder, name)
     (job,) = jobs_of(replace(plan, specs=[spec]), datasets)
-    (result,) = measure(Loaded(encoder, 0.0), job)
+    (result,) = measure(encoder, job)
     return result
