@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from cosmos_eval.types import LabelMapProtocol, Part, Protocol, RunOptions, UsageError
 
 Data = TypeVar("Data")
+Paths = tuple[str, ...] | str
 
 ADVICE = "; see `cosmos-eval data doctor "
 """The start of the advice in errors about the number of samples."""
@@ -46,17 +47,17 @@ class Survey:
     classes: tuple[int, int] | None = None
 
 
-def several(paths: tuple[str, ...] | str) -> tuple[str, ...]:
+def several(paths: Paths) -> tuple[str, ...]:
     """Return one path or several as a tuple."""
     return (paths,) if isinstance(paths, str) else paths
 
 
-def exist_in(root: Path, *stated: tuple[str, ...] | str) -> bool:
+def exist_in(root: Path, *stated: Paths) -> bool:
     """Return whether of each stated paths one exists below a root."""
     return all(any((root / path).exists() for path in several(paths)) for paths in stated)
 
 
-def root_of(protocol: Protocol, options: RunOptions, holds: tuple[str, ...] | str) -> Path:
+def root_of(protocol: Protocol, options: RunOptions, holds: Paths) -> Path:
     """Return the folder of all paths of a set. Raises UsageError where the user must give it."""
     root = protocol.root or options.data_root
     if root is None:
@@ -65,9 +66,7 @@ def root_of(protocol: Protocol, options: RunOptions, holds: tuple[str, ...] | st
     return Path(root)
 
 
-def data_path(
-    protocol: Protocol, options: RunOptions, paths: tuple[str, ...] | str, what: str = "data"
-) -> Path:
+def data_path(protocol: Protocol, options: RunOptions, paths: Paths, what: str = "data") -> Path:
     """Return the first existing path of a set. Raises UsageError that says where it should be."""
     root = root_of(protocol, options, paths)
     found = (root / path for path in several(paths) if (root / path).exists())

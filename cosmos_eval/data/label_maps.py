@@ -98,7 +98,7 @@ def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
 
 def load_label(sample: Sample) -> Label:
     """Load a label map as `read_label` does, whatever classes it holds."""
-    load = mmseg_datasets().transforms.LoadAnnotations()
+    load = mmseg_module("datasets").transforms.LoadAnnotations()
     try:
         with Image.open(sample.mask) as header:
             mode, size = header.mode, header.size
@@ -166,7 +166,7 @@ def _build(protocol: LabelMapProtocol, root: Path, limit: int | None) -> Any:
 
 @functools.cache
 def _registry() -> Any:
-    base = mmseg_datasets().BaseSegDataset
+    base = mmseg_module("datasets").BaseSegDataset
     from mmseg.registry import DATASETS
 
     @DATASETS.register_module()
@@ -206,24 +206,15 @@ def _require_class_count(kind: Any, protocol: LabelMapProtocol) -> None:
         )
 
 
-def mmseg_datasets() -> ModuleType:
-    """Return the module `mmseg.datasets`, imported on first use, which must not be in a thread."""
-    return _imported("mmseg.datasets")
-
-
-def mmseg_models() -> ModuleType:
-    """Return the module `mmseg.models`, imported on first use, which must not be in a thread."""
-    return _imported("mmseg.models")
-
-
 @functools.cache
-def _imported(module: str) -> ModuleType:
+def mmseg_module(name: str) -> ModuleType:
+    """Return a module of MMSegmentation, imported on first use, which must not be in a thread."""
     with _extension_placeholder(), warnings.catch_warnings():
         # mmcv.ops compiles two functions with torch.jit at import, which newer torch deprecates.
         warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
         # MMCV warns of a name that has moved wherever the name is there.
         warnings.filterwarnings("ignore", message="``MultiScale", category=ImportWarning)
-        return importlib.import_module(module)
+        return importlib.import_module(f"mmseg.{name}")
 
 
 @contextmanager

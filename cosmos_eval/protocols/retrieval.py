@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath
 
-from cosmos_eval.types import Protocol, RetrievalProtocol
+from cosmos_eval.types import RetrievalProtocol
 
 
 def _below(folders: Sequence[str], parts: Sequence[str]) -> tuple[str, ...]:
@@ -101,4 +101,4 @@ _PROTOCOLS = (
     ),
 )
 
-RETRIEVAL: Mapping[str, Protocol] = {protocol.dataset: protocol for protocol in _PROTOCOLS}
+RETRIEVAL: Mapping[str, RetrievalProtocol] = {protocol.dataset: protocol for protocol in _PROTOCOLS}

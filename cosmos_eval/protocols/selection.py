@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from functools import partial
 
 from cosmos_eval.protocols.retrieval import COCO_IMAGES, COCO_VAL2017_IMAGES
-from cosmos_eval.types import Protocol, SelectionProtocol
+from cosmos_eval.types import SelectionProtocol
 
 # Relations that ARO's notebook ("Replicate ARO! VG-Relation, VG-Attribution.ipynb") leaves out of
 # its mean, since most hold both ways round.
@@ -113,4 +113,4 @@ _PROTOCOLS = (
     ),
 )
 
-SELECTION: Mapping[str, Protocol] = {protocol.dataset: protocol for protocol in _PROTOCOLS}
+SELECTION: Mapping[str, SelectionProtocol] = {protocol.dataset: protocol for protocol in _PROTOCOLS}

@@ -39,16 +39,12 @@ def write_coco_excerpt(root: Path) -> list[Path]:
 
 def sugarcrepe_excerpt() -> SelectionProtocol:
     """The known set, with the numbers of items of the excerpt."""
-    protocol = SELECTION["sugarcrepe"]
-    assert isinstance(protocol, SelectionProtocol)
-    return replace(protocol, n_items=sum(SUBSETS.values()), subset_items=SUBSETS)
+    return replace(SELECTION["sugarcrepe"], n_items=sum(SUBSETS.values()), subset_items=SUBSETS)
 
 
 def coco_excerpt() -> RetrievalProtocol:
     """The known set `coco-val2017`, with the numbers of the excerpt."""
-    protocol = RETRIEVAL["coco-val2017"]
-    assert isinstance(protocol, RetrievalProtocol)
-    return replace(protocol, n_images=4, n_captions=22)
+    return replace(RETRIEVAL["coco-val2017"], n_images=4, n_captions=22)
 
 
 def caltech101_images() -> dict[str, int]:

@@ -19,7 +19,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from cosmos_eval.data.label_map_checks import check_constants
-from cosmos_eval.data.label_maps import Sample, mmseg_datasets, mmseg_models, open_data
+from cosmos_eval.data.label_maps import Sample, mmseg_module, open_data
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.maps import with_patches
 from cosmos_eval.models.specs import parse_model_spec
@@ -40,7 +40,7 @@ _MMSEG_IGNORE = 255
 
 
 @MODELS.register_module()
-class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
+class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[misc]
     """A zero-shot model under a protocol of a data set.
 
     `model`, `protocol`, `arch`, `weights`, `attention`, `precision` and `batch_size` are those of
@@ -95,7 +95,7 @@ class CosmosSegmentor(mmseg_models().BaseSegmentor):  # type: ignore[misc]
 
 
 @DATASETS.register_module()
-class CosmosEvalDataset(mmseg_datasets().BaseSegDataset):  # type: ignore[misc]
+class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignore[misc]
     """The images and label maps of a data set that `cosmos-eval` knows, or of a YAML file.
 
     `data_root`, `limit` and `allow_partial` are those of `cosmos_eval.evaluate`, as are errors.

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from cosmos_eval.data.label_maps import mmseg_datasets
+from cosmos_eval.data.label_maps import mmseg_module
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks.segmentation.inference import normalised, resized_hw
 from cosmos_eval.tasks.segmentation.pictures import decode
@@ -27,7 +27,7 @@ def test_resized_size_by_hand(image, resized):
 
 
 def test_resized_size_is_that_of_mmcv():
-    mmseg_datasets()
+    mmseg_module("datasets")
     import mmcv
 
     for height, width in np.random.default_rng(0).integers(20, 3000, (200, 2)).tolist():

@@ -60,9 +60,9 @@ def random_images(n_images: int, n_classes: int, size: int = 900):
 
 
 def test_metrics_equal_mmsegmentations():
-    from cosmos_eval.data.label_maps import mmseg_datasets
+    from cosmos_eval.data.label_maps import mmseg_module
 
-    mmseg_datasets()
+    mmseg_module("datasets")
     from mmseg.evaluation.metrics.iou_metric import IoUMetric
 
     images = list(random_images(6, 12))
