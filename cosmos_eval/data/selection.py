@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import compress
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +17,12 @@ from cosmos_eval.data.readers import FileError, read_records
 from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource
 from cosmos_eval.types import OnProgress, Part, RunOptions, SelectionProtocol, UsageError
 
-_T = TypeVar("_T")
-
 
 class Picture(NamedTuple):
     """An image file below the folder of images, or a box (left, top, right, bottom) of it."""
 
     file: str
     box: tuple[int, int, int, int] | None = None
-
-    def source(self, folder: Path) -> ImageSource:
-        """Return the image below a folder."""
-        whole = ImageFile(folder / self.file)
-        return whole if self.box is None else CroppedImage(whole, self.box)
 
 
 class Item(NamedTuple):
@@ -169,7 +162,10 @@ def _data(
     captions = _index(caption for item in items for caption in item.captions)
     return SelectionData(
         pictures=tuple(pictures),
-        images=tuple(picture.source(folder) for picture in pictures),
+        images=tuple(
+            CroppedImage(ImageFile(folder / file), box) if box else ImageFile(folder / file)
+            for file, box in pictures
+        ),
         captions=tuple(protocol.template.replace("{}", caption) for caption in captions),
         images_of_item=np.array([[pictures[p] for p in item.pictures] for item in items]),
         captions_of_item=[np.array([captions[c] for c in item.captions]) for item in items],
@@ -177,7 +173,7 @@ def _data(
     )
 
 
-def _index(things: Iterable[_T]) -> dict[_T, int]:
+def _index(things: Iterable[Any]) -> dict[Any, int]:
     """Return distinct things with their indices, in the order of the first of each."""
     return {thing: index for index, thing in enumerate(dict.fromkeys(things))}
 
