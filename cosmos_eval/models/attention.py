@@ -37,10 +37,9 @@ Block: TypeAlias = transformer.ResidualAttentionBlock | transformer.CustomResidu
 
 @torch.no_grad()
 def encode_patches(visual: nn.Module, images: Tensor, attention: Attention) -> Tensor:
-    """Compute patch embeddings of images (B, 3, H, W) of any size by an OpenCLIP ViT.
+    """Images (B, 3, H, W) of any size -> (B, H // patch, W // patch, D) float32, L2-normalised.
 
-    Returns (B, H // patch, W // patch, D) float32, L2-normalised. Raises UsageError for towers
-    without patch tokens and for images smaller than a patch.
+    Raises UsageError for towers without patch tokens and for images smaller than a patch.
     """
     tower = _vision_transformer(visual)
     *early_blocks, last_block = tower.transformer.resblocks
@@ -88,9 +87,9 @@ def resize_positional_embedding(
 ) -> Tensor:
     """Positional embeddings (1 + m * n, C) of an m x n grid -> (1 + h * w, C); CLS keeps its own.
 
-    Bicubic by a scale factor of (h + 0.1) / m rather than to a size: the 0.1 guards the rounding
-    of the output size and shifts the samples a little, and published numbers include that shift.
-    Source: interpolate_pos_encoding in github.com/facebookresearch/dino, vision_transformer.py.
+    Bicubic by a scale factor of (h + 0.1) / m: the 0.1 guards the rounding of the output size and
+    shifts the samples a little, which published numbers include (interpolate_pos_encoding in
+    github.com/facebookresearch/dino, vision_transformer.py).
     """
     if grid_hw == trained_hw:
         return embedding
@@ -118,11 +117,11 @@ def _self_attention(
         raise UsageError(f"this model's blocks use {kind}: only --attention vanilla is defined")
     q, k, v = _project(attn, block.ln_1(x))
     if isinstance(attn, nn.MultiheadAttention):
-        return attn.out_proj(_join(_mix(q, k, v, grid_hw, attention)))
+        return attn.out_proj(_mix(q, k, v, grid_hw, attention).transpose(1, 2).flatten(2))
     mixed = _mix(attn.ln_q(q), attn.ln_k(k), v, grid_hw, attention)
     if attn.head_scale is not None:
         mixed = mixed * attn.head_scale
-    return block.ln_attn(attn.out_proj(attn.ln_inner(_join(mixed))))
+    return block.ln_attn(attn.out_proj(attn.ln_inner(mixed.transpose(1, 2).flatten(2))))
 
 
 def _mix(q: Tensor, k: Tensor, v: Tensor, grid_hw: tuple[int, int], attention: Attention) -> Tensor:
@@ -154,10 +153,6 @@ def _project(attn: Any, x: Tensor) -> Tensor:
     return projected.unflatten(-1, (3, attn.num_heads, -1)).permute(2, 0, 3, 1, 4)
 
 
-def _join(heads: Tensor) -> Tensor:
-    return heads.transpose(1, 2).flatten(2)
-
-
 def project_in_one_piece(model: nn.Module) -> None:
     """Replace the self-attentions of a model by `_SelfAttention`, in place, for half precision.
 
@@ -187,4 +182,4 @@ class _SelfAttention(nn.MultiheadAttention):
             return super().forward(query, key, value, attn_mask=mask, **options)
         q, k, v = _project(self, query)
         mixed = attend(q, k, v, attn_mask=None if mask is None else mask.to(q.dtype))
-        return self.out_proj(_join(mixed)), None
+        return self.out_proj(mixed.transpose(1, 2).flatten(2)), None

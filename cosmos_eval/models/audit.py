@@ -1,8 +1,7 @@
 """What must hold of loaded weights before they are measured; every failure is one line.
 
-OpenCLIP (3.3) warns at most where a file's positions do not fit (they are interpolated), where
-activation or preprocessing are not those that the weights were trained with, and it checks no
-values. Each of these gives numbers that look like a model's but are not.
+OpenCLIP (3.3) at most warns of other positions (it interpolates them), activations or preprocessing
+than those of the training, and checks no values: the numbers would look like a model's.
 """
 
 from __future__ import annotations

@@ -91,7 +91,6 @@ class _TrimmedText(nn.Module):
         self._path = "model" if isinstance(model, open_clip.CLIP) else "model.text"
 
     def encode(self, tokens: Tensor) -> Tensor:
-        """(B, L) tokens, L at most the context length -> (B, D), not normalised."""
         length = tokens.shape[1]
         tower: Any = self.get_submodule(self._path)
         swapped = {

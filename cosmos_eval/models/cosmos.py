@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import open_clip
-from open_clip.tokenizer import SimpleTokenizer
+from open_clip.tokenizer import SimpleTokenizer, basic_clean, whitespace_clean
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
@@ -22,9 +24,10 @@ from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.encoder import run
 from cosmos_eval.models.hub import fetch
-from cosmos_eval.models.maps import words_of
 from cosmos_eval.models.specs import RELEASED, local_file
 from cosmos_eval.types import CaptionWord, EncoderInfo, ModelSpec, Precision, UsageError
+
+_CONNECTING = ("-", "'", ".", "_")  # marks that make one word of what is at both sides
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
@@ -67,20 +70,17 @@ class CosmosEncoder(ClipEncoder):
 def _config(path: Path, arch: str | None) -> dict[str, Any]:
     """Return the architecture that the file states, else the one that the user names."""
     stated = cosmos_core.read_checkpoint(path).architecture
-    if stated is None:
-        if arch is None:
+    if arch is None:
+        if stated is None:
             raise UsageError(f"{path} does not state its architecture: name it with --arch")
-        return _named_config(arch)
-    if arch is not None and (differences := audit.config_differences(stated, _named_config(arch))):
+        return model_config(stated)
+    # A name, a JSON file, or JSON as `_describe` writes it.
+    named = model_config(parse_json(arch) if arch.startswith("{") else arch)
+    if stated is not None and (differences := audit.config_differences(stated, named)):
         raise UsageError(
             f"{path} states another architecture than {arch}: {differences}; leave --arch out"
         )
-    return model_config(stated)
-
-
-def _named_config(arch: str) -> dict[str, Any]:
-    """Read the configuration of a name, a JSON file, or JSON as `_describe` writes it."""
-    return model_config(parse_json(arch) if arch.startswith("{") else arch)
+    return named if stated is None else model_config(stated)
 
 
 def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:
@@ -92,13 +92,8 @@ def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:
 
 def _preprocessing(size: tuple[int, int], config: Mapping[str, Any]) -> PreprocessCfg:
     stated = config.get("preprocess", {})
-    preprocessing = PreprocessCfg(
-        size=size,
-        mean=tuple(stated.get("mean") or open_clip.OPENAI_DATASET_MEAN),
-        std=tuple(stated.get("std") or open_clip.OPENAI_DATASET_STD),
-        resize_mode="shortest",
-        interpolation="bicubic",
-    )
+    own = {key: tuple(stated[key]) for key in ("mean", "std") if stated.get(key)}
+    preprocessing = PreprocessCfg(size, resize_mode="shortest", interpolation="bicubic", **own)
     if differences := audit.stated_differences(stated, asdict(preprocessing)):
         raise UsageError(
             f"'preprocess' of this architecture cannot be had: {differences}; images are made as "
@@ -110,8 +105,48 @@ def _preprocessing(size: tuple[int, int], config: Mapping[str, Any]) -> Preproce
 def _tokenizer(vocab_size: int, context_length: int) -> SimpleTokenizer:
     """Return the tokenizer of the model's vocabulary: OpenCLIP's or the scenes'."""
     made = [make(context_length=context_length) for make in (SimpleTokenizer, scenes_tokenizer)]
-    known = {tokenizer.vocab_size: tokenizer for tokenizer in made}
-    if vocab_size in known:
-        return known[vocab_size]
-    sizes = " or ".join(map(str, known))
+    for tokenizer in made:
+        if tokenizer.vocab_size == vocab_size:
+            return tokenizer
+    sizes = " or ".join(str(tokenizer.vocab_size) for tokenizer in made)
     raise UsageError(f"no tokenizer for a vocabulary of {vocab_size} tokens, only for {sizes}")
+
+
+def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
+    """Return all words of a text, in its own spelling as far as the tokenizer's cleaning leaves it.
+
+    OpenCLIP's tokenizer cuts a text into letters, single digits, endings such as 's, and runs of
+    other marks. Pieces that touch are one word again (2024, don't, and with a mark that connects
+    t-shirt); other marks are words of their own, since a model may attend to a full stop as such.
+    """
+    cleaned = tokenizer.clean_fn(text)
+    shown = _in_own_case(text, cleaned)
+    words: list[CaptionWord] = []
+    position = 1  # 0 is the start of text
+    for chunk in re.finditer(r"\S+", cleaned):
+        pieces = [*tokenizer.pat.finditer(cleaned, *chunk.span())]
+        solid = _solid([piece[0] for piece in pieces])
+        for index, piece in enumerate(pieces):
+            letters = "".join(tokenizer.byte_encoder[byte] for byte in piece[0].encode())
+            word = CaptionWord(shown[slice(*piece.span())], position, position, not index)
+            if index and solid[index - 1] and solid[index]:
+                last = words.pop()
+                word = last._replace(text=last.text + word.text)
+            position += tokenizer.bpe(letters).count(" ") + 1
+            words.append(word._replace(stop=position, spaced=word.spaced and len(words) > 0))
+    return words
+
+
+def _solid(touching: Sequence[str]) -> list[bool]:
+    """Tell which pieces are letters (vowel signs, category M, too), digits, or connecting marks."""
+    solid = [any(c.isalnum() or unicodedata.category(c)[0] == "M" for c in p) for p in touching]
+    inner = zip(solid, touching[1:-1], solid[2:], strict=False)
+    connects = [before and piece in _CONNECTING and after for before, piece, after in inner]
+    return [one or two for one, two in zip(solid, [False, *connects, False], strict=False)]
+
+
+def _in_own_case(text: str, cleaned: str) -> str:
+    """Return the cleaned text with the user's capitals, where it differs in nothing else."""
+    spelled = whitespace_clean(basic_clean(text))
+    # Some capitals become two characters in lower case, which moves the positions.
+    return spelled if len(spelled) == len(cleaned) and spelled.lower() == cleaned else cleaned

@@ -1,7 +1,4 @@
-"""The Hugging Face hub: released files, loading offline, and errors of its client in one line.
-
-The client's own cache and switches apply: HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE, HF_TOKEN.
-"""
+"""The Hugging Face hub: released files, loading offline, and errors of its client in one line."""
 
 from __future__ import annotations
 
@@ -23,9 +20,9 @@ _REASON_CHARACTERS = 300
 
 
 def fetch(name: str) -> Path:
-    """Return the file of a released model from the cache or the network, or raise UsageError.
+    """Return the file of a released model from the client's cache or the network, or UsageError.
 
-    The client renames a download when it is whole, so that a broken one is never used.
+    HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN apply; a broken download is never used.
     """
     filename = f"cosmos_{name}.pt"
     try:
@@ -41,19 +38,18 @@ def fetch(name: str) -> Path:
 @contextmanager
 def offline() -> Iterator[None]:
     """Fetch nothing inside the block: only files of this machine can be loaded."""
-    constants, urlopen = huggingface_hub.constants, urllib.request.urlopen
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = True
-    urllib.request.urlopen = _refuse  # how OpenCLIP fetches weights that are on no hub
+
+    def refuse(url: Any, *_: Any, **__: Any) -> NoReturn:
+        raise OfflineModeIsEnabled(f"{url} is not fetched")
+
+    constants = huggingface_hub.constants
+    before = constants.HF_HUB_OFFLINE, urllib.request.urlopen
+    # OpenCLIP opens URLs of weights that are on no hub.
+    constants.HF_HUB_OFFLINE, urllib.request.urlopen = True, refuse
     try:
         yield
     finally:
-        constants.HF_HUB_OFFLINE = before
-        urllib.request.urlopen = urlopen
-
-
-def _refuse(url: Any, *_: Any, **__: Any) -> NoReturn:
-    raise OfflineModeIsEnabled(f"{url} is not fetched")
+        constants.HF_HUB_OFFLINE, urllib.request.urlopen = before
 
 
 def was_not_fetched(error: BaseException) -> bool:
@@ -62,11 +58,9 @@ def was_not_fetched(error: BaseException) -> bool:
 
 
 def reason(error: BaseException) -> str:
-    """Put an error in one line.
-
-    The client raises LocalEntryNotFoundError also where a hub refused a file or could not be
-    reached; its cause says so.
-    """
+    """Put an error in one line."""
+    # The client raises LocalEntryNotFoundError also where a hub refused a file or could not be
+    # reached; its cause says so.
     for step in _causes(error):
         if isinstance(step, LocalEntryNotFoundError) and step.__cause__ is not None:
             return reason(step.__cause__)

@@ -5,10 +5,8 @@ Shapes: B images, T texts, h x w patches, H x W pixels, D embedding, L positions
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -18,13 +16,9 @@ from torch.nn import functional as F
 from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder, require_finite
 from cosmos_eval.types import Attention, CaptionWord, MapKind, UsageError
 
-if TYPE_CHECKING:
-    from open_clip.tokenizer import SimpleTokenizer
-
 # The longer side in units of the shorter one. A tower costs the square of its patches, and
 # positions far beyond those of training say little, so a longer image is squeezed to this.
 LONGEST = 4
-_CONNECTING = ("-", "'", ".", "_")  # marks that make one word of what is at both sides
 
 
 def usual_kind(encoder: Encoder) -> MapKind:
@@ -38,8 +32,7 @@ def usual_kind(encoder: Encoder) -> MapKind:
 def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
     """Resize and normalise an RGB image without a crop -> (3, H, W) float32 on the CPU.
 
-    It is as large as the model's own input on one side and at least as large on the other, which
-    keeps the proportions up to whole patches and LONGEST.
+    One side is the model's own, the other keeps the proportions, to whole patches and LONGEST.
     """
     from torchvision.transforms.functional import normalize, to_tensor
 
@@ -98,17 +91,15 @@ def heatmaps_of_features(
 
 
 def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseEncoder:
-    """Return the model itself; UsageError where it has no patches, or not this form of attention.
-
-    That shows where it encodes an image of one patch.
-    """
+    """Return the model itself; UsageError where it has no patches or not this attention."""
     if not isinstance(encoder, DenseEncoder) or not (attention or encoder.patch_size):
         raise UsageError(
             f"{encoder.info.spec} has no patches to compare a text with: choose a COSMOS model or "
             "an OpenCLIP ViT, such as ViT-B-16"
         )
     if attention is not None:
-        side = max(encoder.patch_size, 1)  # 0: a tower that has no patches and says which it is
+        # An image of one patch shows it; 0 is a tower that has no patches and says which it is.
+        side = max(encoder.patch_size, 1)
         encoder.encode_patches(torch.zeros(1, 3, side, side, device=encoder.info.device), attention)
     return encoder
 
@@ -173,45 +164,3 @@ def _wordmap(words: Sequence[CaptionWord], weights: Tensor) -> WordMap:
         end=weights[..., end],
         padding=weights[..., end + 1 :].sum(-1),
     )
-
-
-def words_of(tokenizer: SimpleTokenizer, text: str) -> list[CaptionWord]:
-    """Return all words of a text, in its own spelling as far as the tokenizer's cleaning leaves it.
-
-    OpenCLIP's tokenizer cuts a text into letters, single digits, endings such as 's, and runs of
-    other marks. Pieces that touch are one word again (2024, don't, and with a mark that connects
-    t-shirt); other marks are words of their own, since a model may attend to a full stop as such.
-    """
-    cleaned = tokenizer.clean_fn(text)
-    shown = _in_own_case(text, cleaned)
-    words: list[CaptionWord] = []
-    position = 1  # 0 is the start of text
-    for chunk in re.finditer(r"\S+", cleaned):
-        pieces = [*tokenizer.pat.finditer(cleaned, *chunk.span())]
-        solid = _solid([piece[0] for piece in pieces])
-        for index, piece in enumerate(pieces):
-            letters = "".join(tokenizer.byte_encoder[byte] for byte in piece[0].encode())
-            word = CaptionWord(shown[slice(*piece.span())], position, position, not index)
-            if index and solid[index - 1] and solid[index]:
-                last = words.pop()
-                word = last._replace(text=last.text + word.text)
-            position += tokenizer.bpe(letters).count(" ") + 1
-            words.append(word._replace(stop=position, spaced=word.spaced and len(words) > 0))
-    return words
-
-
-def _solid(touching: Sequence[str]) -> list[bool]:
-    """Tell which pieces are letters (vowel signs, category M, too), digits, or connecting marks."""
-    solid = [any(c.isalnum() or unicodedata.category(c)[0] == "M" for c in p) for p in touching]
-    inner = zip(solid, touching[1:-1], solid[2:], strict=False)
-    connects = [before and piece in _CONNECTING and after for before, piece, after in inner]
-    return [one or two for one, two in zip(solid, [False, *connects, False], strict=False)]
-
-
-def _in_own_case(text: str, cleaned: str) -> str:
-    """Return the cleaned text with the user's capitals, where it differs in nothing else."""
-    from open_clip.tokenizer import basic_clean, whitespace_clean
-
-    spelled = whitespace_clean(basic_clean(text))
-    # Some capitals become two characters in lower case, which moves the positions.
-    return spelled if len(spelled) == len(cleaned) and spelled.lower() == cleaned else cleaned

@@ -1,14 +1,13 @@
 """OpenCLIP models as OpenCLIP itself runs them, and audited.
 
-`openclip:ARCH/TAG`, `openclip:ARCH/PATH`, and models that describe themselves as OpenCLIP's hub
-layout does: `openclip:FOLDER` and `openclip:hf-hub:ORG/NAME`.
+openclip:ARCH/TAG, openclip:ARCH/PATH, and in its hub layout openclip:FOLDER, openclip:hf-hub:NAME.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -180,7 +179,7 @@ def _create(source: _Source, quick_gelu: bool) -> nn.Module:
 
 
 def _preprocessing(config: Mapping[str, Any]) -> PreprocessCfg:
-    channels = {key: config[key] for key in ("mean", "std")}
-    for key, value in channels.items():
-        channels[key] = tuple(value) if isinstance(value, list | tuple) else (value,) * 3
+    """Fill in OpenCLIP's configuration, where one mean or std may stand for three channels."""
+    stated = ((key, config[key]) for key in ("mean", "std"))
+    channels = {key: tuple(v) if isinstance(v, Sequence) else (v,) * 3 for key, v in stated}
     return PreprocessCfg(**{**config, **channels})

@@ -40,10 +40,9 @@ BUNDLED: tuple[str, ...] = (*_FIRST, *sorted(set(_bundled_files()) - set(_FIRST)
 
 
 def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "teacher") -> ModelSpec:
-    """Parse a typed model name; nothing is loaded.
+    """Parse a typed model name; nothing is loaded, and OpenCLIP's names are checked only then.
 
-    `arch` is used by `cosmos:PATH` only; every other form says its own architecture. Raises
-    UsageError with the nearest known names. OpenCLIP's names are checked when the model is loaded.
+    `arch` is used by `cosmos:PATH` only. Raises UsageError with the nearest known names.
     """
     kind, separator, name = text.partition(":")
     if text != text.encode(errors="ignore").decode():
@@ -72,13 +71,10 @@ def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> Mo
 
 
 def _openclip_spec(text: str, name: str) -> ModelSpec:
-    """Parse ARCH/TAG or ARCH/PATH at the first slash, which no architecture's name holds.
-
-    A model that describes itself, in a folder or on the hub, needs no ARCH.
-    """
+    # A model that describes itself, in a folder or on the hub, needs no ARCH.
     if name.startswith(HUB) or (Path(name) / _DESCRIPTION).is_file():
         return ModelSpec(text=text, kind="openclip", name=name)
-    arch, _, source = name.partition("/")
+    arch, _, source = name.partition("/")  # no architecture's name holds a slash
     if not arch or not source:
         raise UsageError(
             f"'{text}': use openclip:ARCH/TAG or openclip:ARCH/PATH, as in "
@@ -90,14 +86,12 @@ def _openclip_spec(text: str, name: str) -> ModelSpec:
 def located(text: str, folder: Path) -> str:
     """Resolve a model name whose file or folder is relative to `folder`; keep other names."""
     kind, _, name = text.partition(":")
-    if (kind == "cosmos" and name not in RELEASED) or kind == "python":
+    described = kind == "openclip" and (folder / name / _DESCRIPTION).is_file()
+    if (kind == "cosmos" and name not in RELEASED) or kind == "python" or described:
         return f"{kind}:{folder / name}"
-    if kind == "openclip" and (folder / name / _DESCRIPTION).is_file():
-        return f"openclip:{folder / name}"
     arch, _, source = name.partition("/")
-    if kind == "openclip" and source and (folder / source).is_file():
-        return f"openclip:{arch}/{folder / source}"
-    return text
+    own = kind == "openclip" and source and (folder / source).is_file()
+    return f"openclip:{arch}/{folder / source}" if own else text
 
 
 def local_file(spec: ModelSpec) -> Path | None:

@@ -138,10 +138,8 @@ def _found(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor
 
 def _referred(value: Any) -> list[Any]:
     """List what a value holds, or what a function refers to: bound, closed over or global."""
-    if isinstance(value, Mapping):
-        return [*value.values()]
-    if isinstance(value, list | tuple):
-        return [*value]
+    if isinstance(value, Mapping | list | tuple):
+        return [*(value.values() if isinstance(value, Mapping) else value)]
     if isinstance(value, partial):
         return [value.func, *value.args, *value.keywords.values()]
     if inspect.ismethod(value):

@@ -6,7 +6,7 @@ import pytest
 from open_clip.tokenizer import SimpleTokenizer
 
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
-from cosmos_eval.models.maps import words_of
+from cosmos_eval.models.cosmos import words_of
 
 OPENCLIP, SCENES = SimpleTokenizer(), scenes_tokenizer()
 
