@@ -17,6 +17,12 @@ def load(weights):
     return cosmos_core.load_model(PARITY / "checkpoint.pt", PARITY / "model_config.json", weights)
 
 
+def loss(student, teacher, views):
+    return cosmos_core.losses.cosmos_loss(
+        student.encode_views(views), teacher.encode_globals(views)
+    )
+
+
 def statistics(tensor):
     """Norm, sum, and a sum weighted by sin(0.7 i + 0.3), as the records keep them."""
     flat = tensor.detach().double().flatten()
@@ -37,32 +43,24 @@ def test_student_features_of_all_views(recorded, recorded_views):
     student = load("student")
     with torch.no_grad():
         features = student.encode_views(recorded_views)
-    for ours, name in (
-        (features.image, "student_image_features"),
-        (features.text, "student_text_features"),
-        (features.image_crossmodal, "student_image_crossmodal_features"),
-        (features.text_crossmodal, "student_text_crossmodal_features"),
-    ):
-        assert (ours.flatten(0, 1) - torch.from_numpy(recorded[name])).abs().max() < 1e-5, name
+    for name in ("image", "text", "image_crossmodal", "text_crossmodal"):
+        ours, kept = getattr(features, name), recorded[f"student_{name}_features"]
+        assert (ours.flatten(0, 1) - torch.from_numpy(kept)).abs().max() < 1e-5, name
 
 
 def test_teacher_features_of_global_views(recorded, recorded_views):
     features = load("teacher").encode_globals(recorded_views)
     assert features.image_crossmodal is None
     assert features.text_crossmodal is None
-    for ours, name in (
-        (features.image, "teacher_image_features"),
-        (features.text, "teacher_text_features"),
-    ):
+    for name in ("image", "text"):
+        ours, kept = getattr(features, name), recorded[f"teacher_{name}_features"]
         assert not ours.requires_grad
-        assert (ours.flatten(0, 1) - torch.from_numpy(recorded[name])).abs().max() < 1e-5, name
+        assert (ours.flatten(0, 1) - torch.from_numpy(kept)).abs().max() < 1e-5, name
 
 
 def test_losses_and_gradients(recorded_views):
     student, teacher = load("student").train(), load("teacher")
-    terms = cosmos_core.losses.cosmos_loss(
-        student.encode_views(recorded_views), teacher.encode_globals(recorded_views)
-    )
+    terms = loss(student, teacher, recorded_views)
     assert terms.clip.item() == pytest.approx(RECORDS["losses"]["clip_loss"], rel=1e-6)
     assert terms.distill.item() == pytest.approx(RECORDS["losses"]["distill_loss"], rel=1e-6)
     assert terms.total.item() == pytest.approx(RECORDS["total"], rel=1e-6)
@@ -86,9 +84,7 @@ def test_three_steps_with_teacher(recorded_views):
     )
     for kept in RECORDS["loss_per_step"]:
         optimizer.zero_grad()
-        terms = cosmos_core.losses.cosmos_loss(
-            student.encode_views(recorded_views), teacher.encode_globals(recorded_views)
-        )
+        terms = loss(student, teacher, recorded_views)
         assert terms.clip.item() == pytest.approx(kept["clip_loss"], rel=1e-5)
         assert terms.distill.item() == pytest.approx(kept["distill_loss"], rel=1e-5)
         terms.total.backward()
@@ -96,10 +92,8 @@ def test_three_steps_with_teacher(recorded_views):
         optimizer.step()
         for model in (student, teacher):
             cosmos_core.clamp_logit_scales(model)
-    for model, kept in (
-        (student, RECORDS["student_after_3_steps"]),
-        (teacher, RECORDS["teacher_after_3_steps"]),
-    ):
+    for name, model in (("student", student), ("teacher", teacher)):
+        kept = RECORDS[f"{name}_after_3_steps"]
         ours = {name: statistics(p) for name, p in model.named_parameters()}
         assert ours.keys() == kept.keys()
         for name, difference in worst_difference(ours, kept).items():

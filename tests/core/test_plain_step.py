@@ -29,9 +29,8 @@ def plain_module():
 @pytest.fixture
 def plain():
     config = json.loads((PARITY / "model_config.json").read_text())
-    step = plain_module().PlainStep(
-        config, lr=SETTINGS["lr"], weight_decay=SETTINGS["weight_decay"]
-    )
+    options = {name: SETTINGS[name] for name in ("lr", "weight_decay")}
+    step = plain_module().PlainStep(config, **options)
     for name, model in (("student", step.student), ("teacher", step.teacher)):
         loaded = cosmos_core.load_model(PARITY / "checkpoint.pt", config, name)
         model.load_state_dict(loaded.state_dict())
@@ -44,21 +43,15 @@ def ours():
         cosmos_core.load_model(PARITY / "checkpoint.pt", PARITY / "model_config.json", name)
         for name in ("student", "teacher")
     )
-    method = METHODS["cosmos"]()
+    method, scaler = METHODS["cosmos"](), torch.amp.GradScaler("cpu", enabled=False)
     optimizer = torch.optim.AdamW(
         cosmos_core.param_groups(student, SETTINGS["weight_decay"]),
         lr=SETTINGS["lr"],
         betas=(SETTINGS["beta1"], SETTINGS["beta2"]),
         eps=SETTINGS["eps"],
     )
-    return Training(
-        method,
-        student,
-        Student(method, student),
-        teacher.requires_grad_(False),
-        optimizer,
-        torch.amp.GradScaler("cpu", enabled=False),
-    )
+    teacher.requires_grad_(False)
+    return Training(method, student, Student(method, student), teacher, optimizer, scaler)
 
 
 def test_it_meets_the_records_of_the_published_implementation(plain, recorded_views):

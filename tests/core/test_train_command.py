@@ -92,9 +92,8 @@ def prepared(tmp_path):
 def test_output_that_cannot_be_printed_is_status_2_in_a_line(tmp_path):
     process = forked.Forked(prepared(tmp_path), out="/dev/full")
     _, err = process.communicate(timeout=120)
-    assert err.splitlines()[-1:] == [
-        "cosmos-train: cannot write the output: No space left on device"
-    ]
+    last = "cosmos-train: cannot write the output: No space left on device"
+    assert err.splitlines()[-1:] == [last]
     assert "Traceback" not in err
     assert process.returncode == 2
     assert (tmp_path / "out" / "00000.tar").exists()
@@ -114,18 +113,13 @@ def test_a_reader_that_is_gone_is_status_141_without_a_word(tmp_path):
     [
         ["debug", "--output", "{file}/run"],
         ["prepare", "{images}", "{captions}", "{file}/run"],
-        ["export", "{checkpoint}", "{file}/run"],
+        ["export", "none.safetensors", "{file}/run"],
     ],
 )
 def test_an_output_that_cannot_be_written_is_named_before_any_work(tmp_path, arguments):
     (tmp_path / "file").touch()
     _, images, captions, _ = prepared(tmp_path)
-    places = {
-        "file": tmp_path / "file",
-        "images": images,
-        "captions": captions,
-        "checkpoint": tmp_path / "none.safetensors",
-    }
+    places = {"file": tmp_path / "file", "images": images, "captions": captions}
     done = train(*(word.format(**places) for word in arguments))
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
@@ -153,9 +147,8 @@ def test_matplotlib_waits_for_the_first_picture():
 @pytest.mark.slow
 def test_a_killed_run_leaves_a_whole_checkpoint_or_none(tmp_path):
     arguments = ["scenes_clip", *TINY, "--set", "optim.steps=100000", "--set", "save.every=1"]
-    process = subprocess.Popen(
-        command(*arguments, "--output", str(tmp_path)), stderr=subprocess.DEVNULL
-    )
+    words = command(*arguments, "--output", str(tmp_path))
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
     checkpoint = tmp_path / "checkpoint.safetensors"
     deadline = time.monotonic() + 90
     while not checkpoint.exists():

@@ -47,13 +47,8 @@ def main() -> None:
         before = _encoded(place)
         results = [path.name for path in (place / "results").glob("*.json")]
         _wait(_forked(lambda place=place: _measure(data, place)), place)  # type: ignore[misc]
-        line = {
-            "killed_after": before,
-            "in_all": _encoded(place),
-            "finished": results,
-            "files": _files(place),
-        }
-        print(json.dumps(line), flush=True)
+        line = {"in_all": _encoded(place), "finished": results, "files": _files(place)}
+        print(json.dumps({"killed_after": before, **line}), flush=True)
         shutil.rmtree(place)
     print(json.dumps({"in_all": _encoded(root / "whole"), "files": _files(root / "whole")}))
 

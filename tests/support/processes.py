@@ -37,11 +37,9 @@ def run_processes(
     them. An error of a worker is raised here, with its trace.
     """
     results: Any = context.Queue()
-    processes = [
-        context.Process(target=_run, args=(worker, rank, size, port, results, args, join))
-        for port in [_free_port()]
-        for rank in range(size)
-    ]
+    port = _free_port()
+    ranks = [(worker, rank, size, port, results, args, join) for rank in range(size)]
+    processes = [context.Process(target=_run, args=arguments) for arguments in ranks]
     for process in processes:
         process.start()
     try:

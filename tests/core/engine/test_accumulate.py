@@ -41,9 +41,8 @@ class Record(NamedTuple):
 
 def stepped(name, *, parts, precision="fp32"):
     method = EVERY_METHOD[name]
-    training = make_training(
-        tiny_config(method, accumulate=parts, precision=precision), SINGLE_PROCESS
-    )
+    config = tiny_config(method, accumulate=parts, precision=precision)
+    training = make_training(config, SINGLE_PROCESS)
     report = step(training, tiny_views(method), parts=parts, precision=precision)
     return report, training
 
@@ -87,8 +86,7 @@ def test_the_activations_of_one_part_are_held_at_a_time():
 
 
 def test_samples_are_split_in_order():
-    method = METHODS["cosmos"]
-    views = tiny_views(method, 6)
+    views = tiny_views(METHODS["cosmos"], 6)
     pieces = split_views(views, 3)
     assert [piece.texts.shape[1] for piece in pieces] == [2, 2, 2]
     joined = Views(*(torch.cat(parts, dim=1) for parts in zip(*pieces, strict=True)))

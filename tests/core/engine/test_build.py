@@ -74,9 +74,8 @@ def test_recomputed_blocks_give_the_same_step_bit_for_bit(precision):
 def test_recomputed_blocks_keep_less_for_backward():
     views, kept = tiny_views(METHOD), []
     for checkpointing in (False, True):
-        training = build.make_training(
-            tiny_config(METHOD, checkpointing=checkpointing), SINGLE_PROCESS
-        )
+        config = tiny_config(METHOD, checkpointing=checkpointing)
+        training = build.make_training(config, SINGLE_PROCESS)
         kept.append(kept_for_backward(training.model, partial(training.student, views)))
     assert kept[1] < 0.4 * kept[0]
 

@@ -66,9 +66,8 @@ def worst(ours, expected, factor=1.0):
 @pytest.mark.parametrize("name", METHODS)
 def test_the_gradient_is_that_of_one_process_on_the_whole_batch(stepped, alone, name, parts):
     for own in stepped[Case(name, parts=parts)]:
-        assert own.gradients.keys() == {
-            key for key in alone[name].student if not key.endswith("center")
-        }
+        names = {key for key in alone[name].student if not key.endswith("center")}
+        assert own.gradients.keys() == names
         assert worst(own.gradients, alone[name].gradients) < 1e-10
         for term, value in alone[name].report.terms.items():
             assert own.report.terms[term] == pytest.approx(value, abs=1e-12)
@@ -112,20 +111,14 @@ def test_a_step_has_at_most_two_forward_collectives_and_one_backward(stepped, ca
     gathers = 2 if case.method == "cosmos" else 1
     reduces = 1 if case.method == "silc" else 0  # the mean of the teacher's logits
     for own in stepped[case]:
-        assert own.collectives == {
-            "allgather_base": gathers,
-            "reduce_scatter_base": 1,
-            "allreduce": reduces + 2,
-        }
+        forward = {"allgather_base": gathers, "allreduce": reduces + 2}
+        assert own.collectives == {**forward, "reduce_scatter_base": 1}
 
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_recomputed_activations_give_the_same_gradient(stepped, parts):
-    for plain, recomputed in zip(
-        stepped[Case("cosmos", parts=parts)],
-        stepped[Case("cosmos", parts=parts, checkpointing=True)],
-        strict=True,
-    ):
+    cases = (Case("cosmos", parts=parts, checkpointing=on) for on in (False, True))
+    for plain, recomputed in zip(*(stepped[case] for case in cases), strict=True):
         pairs = zip(plain.gradients.values(), recomputed.gradients.values(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
 

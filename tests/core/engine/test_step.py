@@ -62,11 +62,9 @@ def test_a_loss_that_is_not_finite_changes_nothing(parts):
 def test_the_report_is_the_loss_before_the_step():
     training, views = start(), tiny_views(METHOD)
     with torch.no_grad():
-        terms = METHOD.loss(
-            METHOD.student_features(training.model, views),
-            METHOD.teacher_features(training.teacher, views),
-            gather_locally,
-        )
+        student = METHOD.student_features(training.model, views)
+        teacher = METHOD.teacher_features(training.teacher, views)
+        terms = METHOD.loss(student, teacher, gather_locally)
     report = step(training, views)
     assert report.terms["clip"] == pytest.approx(terms.clip.item(), rel=1e-5)
     assert report.terms["distill"] == pytest.approx(terms.distill.item(), rel=1e-5)

@@ -15,10 +15,8 @@ def test_a_run_stopped_before_its_first_step_can_go_on(setting, scene_shards):
         os.kill(os.getpid(), signal.SIGTERM)
         return setting.tokenizer(texts)
 
-    config = override(
-        RECIPES["scenes_cosmos"](),
-        ["optim.steps=1", "optim.batch_size=4", "data.workers=0"],
-    )
+    settings = ["optim.steps=1", "optim.batch_size=4", "data.workers=0"]
+    config = override(RECIPES["scenes_cosmos"](), settings)
     assert Trainer(config, setting._replace(tokenizer=interrupted)).run(scene_shards) == 0
     assert Snapshots(setting.output, keep=1).steps() == [0]
     assert (setting.output / "checkpoint.safetensors").exists()

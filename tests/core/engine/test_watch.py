@@ -44,10 +44,8 @@ def read_scalars(output):
     """Steps and values by tag, as TensorBoard shows them."""
     events = EventAccumulator(str(output / "tensorboard"))
     events.Reload()
-    return {
-        tag: [(event.step, event.value) for event in events.Scalars(tag)]
-        for tag in events.Tags()["scalars"]
-    }
+    tags = events.Tags()["scalars"]
+    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in tags}
 
 
 def test_every_so_many_steps_and_the_last_are_logged(tmp_path):
@@ -114,10 +112,11 @@ def test_evaluations_are_logged_beside_the_steps(tmp_path, capsys):
         watch.evaluation(0, metrics)
     assert read_log(tmp_path)[1] == {"step": 0, "evaluation": metrics}
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-2:] == [
+    teacher, student = (
         "step 0: cats/teacher: acc1 0.5, acc5 0.75",
         "step 0: cats/student: acc1 0.25",
-    ]
+    )
+    assert lines[-2:] == [teacher, student]
     assert read_scalars(tmp_path)["evaluation/cats/teacher/acc5"] == [(0, 0.75)]
 
 
@@ -202,11 +201,8 @@ with Watch(config, Path(sys.argv[1]), World(), first_step=0) as watch:
 def test_a_bar_in_a_terminal(tmp_path):
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", IN_A_TERMINAL, str(tmp_path), str(TESTS)],
-        stderr=theirs,
-        env=environment,
-    )
+    words = [sys.executable, "-c", IN_A_TERMINAL, str(tmp_path), str(TESTS)]
+    process = subprocess.Popen(words, stderr=theirs, env=environment)
     os.close(theirs)
     shown = read_all(ours)
     assert process.wait(timeout=60) == 0, shown

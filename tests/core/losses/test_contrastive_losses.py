@@ -54,9 +54,8 @@ def test_shares_of_two_processes_by_hand():
     """Three samples, of which this process has the last: its row and its column of the logits."""
     images = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]])
     texts = torch.tensor([[[0.0, 1.0], [1.0, 0.0], [0.8, 0.6]]])
-    loss = contrastive_loss(
-        Gathered(images[:, 2:], images, 2), Gathered(texts[:, 2:], texts, 2), torch.tensor(2.0)
-    )
+    own = (Gathered(everywhere[:, 2:], everywhere, 2) for everywhere in (images, texts))
+    loss = contrastive_loss(*own, torch.tensor(2.0))
     row = [2 * 0.8, 2 * 0.6, 2 * 0.96]  # the image with every text
     column = [2 * 0.8, 2 * 0.6, 2 * 0.96]  # the text with every image
     expected = sum(

@@ -43,10 +43,8 @@ def test_simclr_of_two_samples_by_hand():
 
 def test_the_mean_of_shares_is_the_loss_of_the_batch():
     projections = draw(2, samples=6)
-    shares = [
-        simclr_loss(Gathered(projections[:, start : start + 2], projections, start)).item()
-        for start in (0, 2, 4)
-    ]
+    own = (Gathered(projections[:, start : start + 2], projections, start) for start in (0, 2, 4))
+    shares = [simclr_loss(gathered).item() for gathered in own]
     assert sum(shares) / 3 == pytest.approx(loops(projections), rel=1e-12)
 
 

@@ -26,11 +26,8 @@ def model() -> cosmos_core.Cosmos:
 
 
 def torch_weights(pooler: CrossAttentionPooler, queries: Tensor, tokens: Tensor) -> Tensor:
-    keys = pooler.ln_k(tokens)
-    _, weights = pooler.attn(
-        pooler.ln_q(queries), keys, keys, need_weights=True, average_attn_weights=False
-    )
-    return weights
+    inputs = pooler.ln_q(queries), pooler.ln_k(tokens), pooler.ln_k(tokens)
+    return pooler.attn(*inputs, need_weights=True, average_attn_weights=False)[1]
 
 
 def texts() -> Tensor:
@@ -49,11 +46,8 @@ def test_patches_that_texts_look_at(model: cosmos_core.Cosmos) -> None:
     model.visual.output_tokens = True
     _, tokens = model.visual(images)
     model.visual.output_tokens = False
-    expected = torch_weights(
-        model.visual.attn_cross_pool,
-        queries.expand(2, -1, -1),
-        nn.functional.linear(tokens, *model.image_token_mapping.parameters()),
-    )
+    keys = nn.functional.linear(tokens, *model.image_token_mapping.parameters())
+    expected = torch_weights(model.visual.attn_cross_pool, queries.expand(2, -1, -1), keys)
     assert weights.shape == (2, 8, 3, 4, 4)
     torch.testing.assert_close(weights.flatten(3), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(weights.sum((3, 4)), torch.ones(2, 8, 3).double())
@@ -65,11 +59,8 @@ def test_tokens_that_images_look_at(model: cosmos_core.Cosmos) -> None:
     weights = model.token_attention(texts(), queries)
     x = model.token_embedding(texts()) + model.positional_embedding
     tokens = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))
-    expected = torch_weights(
-        model.text_attn_cross_pool,
-        queries.expand(3, -1, -1),
-        nn.functional.linear(tokens, *model.text_token_mapping.parameters()),
-    )
+    keys = nn.functional.linear(tokens, *model.text_token_mapping.parameters())
+    expected = torch_weights(model.text_attn_cross_pool, queries.expand(3, -1, -1), keys)
     assert weights.shape == (3, 8, 2, 12)
     torch.testing.assert_close(weights, expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(weights.sum(-1), torch.ones(3, 8, 2).double())
@@ -77,7 +68,6 @@ def test_tokens_that_images_look_at(model: cosmos_core.Cosmos) -> None:
 
 @torch.no_grad()
 def test_images_that_are_not_square(model: cosmos_core.Cosmos) -> None:
-    weights = model.patch_attention(
-        torch.randn(1, 3, 30, 48, dtype=torch.float64), model.encode_text(texts())
-    )
+    images = torch.randn(1, 3, 30, 48, dtype=torch.float64)
+    weights = model.patch_attention(images, model.encode_text(texts()))
     assert weights.shape == (1, 8, 3, 3, 6)

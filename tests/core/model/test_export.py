@@ -63,11 +63,9 @@ def assert_same_features(model, folder, size, context_length, vocabulary):
     for row, end in enumerate((2, context_length // 2, context_length - 1)):
         texts[row, end], texts[row, end + 1 :] = vocabulary - 1, 0
     with torch.no_grad():
-        for one, other in (
-            (plain.encode_image(images), model.encode_image(images)),
-            (plain.encode_text(texts), model.encode_text(texts)),
-        ):
-            torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+        for name, inputs in (("encode_image", images), ("encode_text", texts)):
+            theirs, ours = (getattr(one, name)(inputs) for one in (plain, model))
+            torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-6)
     assert torch.equal(plain.logit_scale, model.logit_scale)
 
 

@@ -29,13 +29,9 @@ def transformers():
 
 def sequences(requires_grad=False):
     generator = torch.Generator().manual_seed(1)
-    return [
-        torch.randn(
-            run.length, WIDTH, dtype=torch.float64, generator=generator, requires_grad=requires_grad
-        )
-        for run in RUNS
-        for _ in range(run.sequences)
-    ]
+    options = {"dtype": torch.float64, "generator": generator, "requires_grad": requires_grad}
+    lengths = [run.length for run in RUNS for _ in range(run.sequences)]
+    return [torch.randn(length, WIDTH, **options) for length in lengths]
 
 
 def one_by_one(transformer, tokens, causal):

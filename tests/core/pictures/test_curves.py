@@ -41,9 +41,8 @@ def drawn(records):
 def lines(axes):
     """What is drawn on axes, by the legend's names."""
     handles, names = axes.get_legend().legend_handles, axes.get_legend().get_texts()
-    colours = {
-        handle.get_color(): name.get_text() for handle, name in zip(handles, names, strict=True)
-    }
+    pairs = zip(handles, names, strict=True)
+    colours = {handle.get_color(): name.get_text() for handle, name in pairs}
     return {colours[line.get_color()]: line.get_xydata().tolist() for line in axes.lines}
 
 
@@ -57,11 +56,8 @@ def test_lines_are_the_logged_figures(steps):
     }
     (rate,) = axes["learning rate"].lines
     assert rate.get_xydata().tolist() == [[step, 1e-3 / (step + 1)] for step in range(steps)]
-    scales = lines(axes["logit scales"])
-    assert {name: points[0] for name, points in scales.items()} == {
-        "logit_scale": [0, 14.25],
-        "distill_logit_scale": [0, 10.0],
-    }
+    scales = {name: points[0] for name, points in lines(axes["logit scales"]).items()}
+    assert scales == {"logit_scale": [0, 14.25], "distill_logit_scale": [0, 10.0]}
     for title, value, unit in (
         ("teacher's momentum", 0.99, ""),
         ("norm of the gradient", 1.0, ""),
@@ -114,10 +110,8 @@ def test_evaluations_have_a_panel_a_data_set():
     records = [record(0), record(1), measured(1, 0.0), record(2), record(3), measured(3, 0.25)]
     axes = drawn(records)
     birds, ranks = (axes[f"birds{more}"] for more in ("", ", not fractions"))
-    assert [line.get_xydata().tolist() for line in birds.lines] == [
-        [[1, 0.5], [3, 0.75]],
-        [[1, 0.125], [3, 0.125]],
-    ]
+    teacher, student = (line.get_xydata().tolist() for line in birds.lines)
+    assert (teacher, student) == ([[1, 0.5], [3, 0.75]], [[1, 0.125], [3, 0.125]])
     assert [line.get_linestyle() for line in birds.lines] == ["-", "--"]
     assert len({line.get_color() for line in birds.lines}) == 1
     assert [text.get_text() for text in birds.get_legend().get_texts()] == ["acc1"]

@@ -82,11 +82,8 @@ def batch_of(method):
 
     texts = counts.global_texts + LOCAL_TEXTS * counts.local_texts
     captions = [f"{WORDS[view]} {WORDS[b]}" for view in range(texts) for b in range(SAMPLES)]
-    return Views(
-        images(counts.global_images, 10),
-        images(LOCALS * counts.local_images, 110),
-        tokenizer(captions).unflatten(0, (texts, SAMPLES)),
-    )
+    large, small = images(counts.global_images, 10), images(LOCALS * counts.local_images, 110)
+    return Views(large, small, tokenizer(captions).unflatten(0, (texts, SAMPLES)))
 
 
 # How many global and local views of the image a method has, and how many captions.

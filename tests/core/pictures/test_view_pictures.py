@@ -6,6 +6,7 @@ import itertools
 import numpy as np
 import PIL.Image
 import pytest
+from support.pixels import find_pixels
 
 from cosmos_core.plots.views import Caption, SampleView, draw_views, lay_out
 from cosmos_core.utils.figures import new_page, plain_style, png
@@ -39,15 +40,13 @@ def read(content):
     return np.asarray(PIL.Image.open(io.BytesIO(content)).convert("RGB"))
 
 
+def enlarged(pixels, factor):
+    return pixels.repeat(factor, 0).repeat(factor, 1)
+
+
 def place(page, pixels):
     """Row and column of the upper left corner of the only place where a page shows pixels."""
-    height, width, _ = pixels.shape
-    starts = np.argwhere((page == pixels[0, 0]).all(-1))
-    found = [
-        (int(y), int(x))
-        for y, x in starts
-        if np.array_equal(page[y : y + height, x : x + width], pixels)
-    ]
+    found = find_pixels(page, pixels)
     assert len(found) == 1
     return found[0]
 
@@ -58,10 +57,7 @@ def place(page, pixels):
 def test_every_view_is_there_once_enlarged_without_a_change(global_size, local_size, factor):
     samples = cosmos_samples(3, global_size, local_size)
     page = read(draw_views(samples, TITLE))
-    places = [
-        [place(page, one.pixels.repeat(factor, 0).repeat(factor, 1)) for one in sample]
-        for sample in samples
-    ]
+    places = [[place(page, enlarged(one.pixels, factor)) for one in row] for row in samples]
     tops = [{y for y, _ in row} for row in places]
     assert [len(ys) for ys in tops] == [1, 1, 1]  # one row per sample
     assert sorted(ys.pop() for ys in tops) == [row[0][0] for row in places]
@@ -73,7 +69,7 @@ def test_every_view_is_there_once_enlarged_without_a_change(global_size, local_s
 def test_one_view_a_sample_stands_side_by_side():
     samples = [[view("global 1", noise(64, seed))] for seed in range(4)]
     page = read(draw_views(samples, TITLE))
-    places = [place(page, sample[0].pixels.repeat(3, 0).repeat(3, 1)) for sample in samples]
+    places = [place(page, enlarged(sample[0].pixels, 3)) for sample in samples]
     assert len({y for y, _ in places}) == 1
     assert [x for _, x in places] == sorted(x for _, x in places)
 
@@ -84,14 +80,10 @@ def boxes(samples):
         page = lay_out(samples, TITLE)
         png(page)
         texts = [(text.get_text(), text.get_window_extent().extents) for text in page.texts]
-    images = [
-        (
-            "image",
-            (image.ox, image.oy, image.ox + image.get_size()[1], image.oy + image.get_size()[0]),
-        )
-        for image in page.images
-    ]
-    return page, texts + images
+    for image in page.images:
+        height, width = image.get_size()
+        texts.append(("image", (image.ox, image.oy, image.ox + width, image.oy + height)))
+    return page, texts
 
 
 @pytest.mark.parametrize(

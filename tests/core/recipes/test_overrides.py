@@ -17,10 +17,8 @@ def config():
 
 
 def test_values_are_replaced_and_nothing_else(config):
-    changed = override(
-        config,
-        ["optim.steps=7", "optim.lr=1", "image.global_scale=[0.9, 1]", "compute.precision=fp32"],
-    )
+    settings = ["optim.steps=7", "optim.lr=1", "image.global_scale=[0.9, 1]"]
+    changed = override(config, [*settings, "compute.precision=fp32"])
     assert (changed.optim.steps, changed.optim.lr) == (7, 1.0)
     assert changed.image.global_scale == (0.9, 1.0)
     assert changed.compute.precision == "fp32"
