@@ -7,6 +7,7 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -37,16 +38,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("whole") / "0.tar"
     with webdataset.TarWriter(str(path)) as writer:
         for number in range(SAMPLES):
-            record = {"url": f"https://host/{number}.jpg", "raw_caption": [f"caption {number}"]}
-            writer.write(
-                {
-                    "__key__": f"{number:04d}",
-                    "cls": 0,
-                    "webp": jpeg(number),  # the last of its sample
-                    "json": json.dumps(record).encode(),
-                    "txt": f"caption {number}",
-                }
-            )
+            text = f"caption {number}"
+            record = json.dumps({"url": f"https://host/{number}.jpg", "raw_caption": [text]})
+            files = {"cls": 0, "json": record.encode(), "txt": text}
+            # The image is the last file of its sample.
+            writer.write({"__key__": f"{number:04d}", **files, "webp": jpeg(number)})
     return path.read_bytes()
 
 
@@ -83,10 +79,6 @@ def by_doctor(path: Path, text: str) -> int:
     return SAMPLES
 
 
-def by_doctor_of_retrieval(path: Path) -> int:
-    return by_doctor(path, "{kind: retrieval, archives: '*.tar'}")
-
-
 def by_doctor_of_classification(path: Path) -> int:
     (path.parent / "test").mkdir(exist_ok=True)
     (path.parent / "test/0.tar").write_bytes(path.read_bytes())
@@ -97,7 +89,7 @@ def by_doctor_of_classification(path: Path) -> int:
 
 READERS = [
     *(by_index, by_stream, by_prepare, by_archives),
-    *(by_doctor_of_retrieval, by_doctor_of_classification),
+    *(partial(by_doctor, text="{kind: retrieval, archives: '*.tar'}"), by_doctor_of_classification),
 ]
 
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from webdataset import TarWriter
 
 from cosmos_core.data.samples import DREAMLIP_KEYS, IMAGE_SUFFIXES, split_sentences
@@ -209,9 +208,20 @@ class CaptionFile:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._url, self._columns = self._read_header()
-        hashes, offsets = self._scan()
+        hashes, offsets = array("Q"), array("Q")
+        rows = csv.reader(_lines(file, 0))
+        try:
+            next(rows)
+            offset = file.tell()
+            for row in rows:
+                if len(row) > self._url:
+                    hashes.append(_hash(row[self._url]))
+                    offsets.append(offset)
+                offset = file.tell()
+        except csv.Error as error:
+            raise ValueError(f"{file.name}, line {rows.line_num}: {error}") from error
         order = np.argsort(hashes, kind="stable")
-        self._hashes, self._offsets = hashes[order], offsets[order]
+        self._hashes, self._offsets = np.array(hashes)[order], np.array(offsets)[order]
         self._used = np.zeros(len(order), dtype=bool)
 
     @property
@@ -248,21 +258,6 @@ class CaptionFile:
                 "*_captions_url.csv"
             )
         return url, columns
-
-    def _scan(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.uint64]]:
-        hashes, offsets = array("Q"), array("Q")
-        rows = csv.reader(_lines(self._file, 0))
-        try:
-            next(rows)
-            offset = self._file.tell()
-            for row in rows:
-                if len(row) > self._url:
-                    hashes.append(_hash(row[self._url]))
-                    offsets.append(offset)
-                offset = self._file.tell()
-        except csv.Error as error:
-            raise ValueError(f"{self._file.name}, line {rows.line_num}: {error}") from error
-        return np.array(hashes, np.uint64), np.array(offsets, np.uint64)
 
 
 def _lines(file: BinaryIO, offset: int) -> Iterator[str]:

@@ -89,21 +89,7 @@ class TarReader:
         self._padding = 0  # bytes between that content and the next header
 
     def __iter__(self) -> Iterator[Member]:
-        names: set[str] = set()
-        while (member := self._next_file()) is not None:
-            if member.name in names:
-                raise TarError(f"two files are called {member.name!r}; pack it again")
-            names.add(member.name)
-            yield member
-
-    def read(self) -> bytes:
-        """Return the content of the file that the iteration has reached."""
-        content, self._unread = self._take(self._unread), 0
-        require_one_file(content)
-        return content
-
-    def _next_file(self) -> Member | None:
-        """Skip to the next file, past folders; None at the end of the archive."""
+        names = set[str]()
         records: dict[bytes, bytes] = {}
         while (header := self._next_header()) is not None:
             kind, name, size = header
@@ -112,16 +98,24 @@ class TarReader:
                 continue
             path, size = _path_and_size(name, size, records)
             if kind in _FILES and not path.endswith("/"):
+                if path in names:
+                    raise TarError(f"two files are called {path!r}; pack it again")
+                names.add(path)
                 self._unread, self._padding = size, -size % BLOCK
-                return Member(path, self._position, size)
-            if kind not in (*_FILES, *_SKIPPED):
+                yield Member(path, self._position, size)
+            elif kind not in (*_FILES, *_SKIPPED):
                 what = _OTHERS.get(kind, f"of an unknown kind, {kind!r}")
                 how = "pack it again with --dereference --hard-dereference"
                 raise TarError(f"{path!r} is {what}; {how}")
-            records = {}
+            records.clear()
         if records:
             raise self._damaged("an extended header has no file")
-        return None
+
+    def read(self) -> bytes:
+        """Return the content of the file that the iteration has reached."""
+        content, self._unread = self._take(self._unread), 0
+        require_one_file(content)
+        return content
 
     def _extend(self, kind: bytes, size: int, records: dict[bytes, bytes]) -> None:
         """Read the content of an extended header, which is about the next file or, `g`, all."""

@@ -25,14 +25,9 @@ def _prepare_checkpoint(folder: Path) -> None:
 
     prepare_images(folder)
     size = {"layers": 1, "width": 16}
-    architecture = {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "patch_size": 16, "head_width": 8, **size},
-        "text_cfg": {
-            **{"context_length": 16, "vocab_size": scenes_tokenizer().vocab_size, "heads": 2},
-            **size,
-        },
-    }
+    text = {"context_length": 16, "vocab_size": scenes_tokenizer().vocab_size, "heads": 2, **size}
+    image = {"image_size": 32, "patch_size": 16, "head_width": 8, **size}
+    architecture = {"embed_dim": 16, "vision_cfg": image, "text_cfg": text}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         models = {name: create_model(architecture) for name in ("student", "teacher")}
@@ -46,9 +41,7 @@ def _mutate_checkpoint(rng: Random, folder: Path) -> str:
         return damage(rng, path)
     if chance < 0.3:
         return misplace(rng, path)
-    content = path.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    header, data = json.loads(content[8 : 8 + length]), content[8 + length :]
+    header, data = _split(path)
     metadata = header["__metadata__"]
     if chance < 0.6:
         architecture = json.loads(metadata["architecture"])
@@ -92,22 +85,25 @@ def _judge_checkpoint(
         yield from same_numbers(copy, pristine, outcome, reference)
 
 
+def _split(path: Path) -> tuple[Any, bytes]:
+    """The header and the data of a safetensors file."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    return json.loads(content[8 : 8 + length]), content[8 + length :]
+
+
 def _stated(folder: Path) -> Any:
-    content = (folder / "model.safetensors").read_bytes()
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    header, _ = _split(folder / "model.safetensors")
     return {**header["__metadata__"], "training": None}
 
 
 def _tensors(path: Path) -> Mapping[str, np.ndarray]:
-    content = path.read_bytes()
-    length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + length])
+    header, data = _split(path)
     kinds = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
     found = {}
     for name, entry in header.items():
         if name != "__metadata__" and entry["dtype"] in kinds:
-            start, stop = (8 + length + offset for offset in entry["data_offsets"])
-            values = np.frombuffer(content[start:stop], kinds[entry["dtype"]])
+            values = np.frombuffer(data[slice(*entry["data_offsets"])], kinds[entry["dtype"]])
             found[name] = values.reshape(entry["shape"])
     return found
 
@@ -168,12 +164,10 @@ def _judge_tables(copy: Path, pristine: Path, outcome: Outcome, _: Outcome) -> I
 def _contents(folder: Path) -> dict[str, str]:
     found = {}
     for path in (p for p in folder.rglob("*") if p.is_file() and "out" not in p.parts):
-        if path.suffix == ".json":
-            # Spelled out, since 1 == 1.0 == True.
-            content = json.dumps(json.loads(path.read_bytes()), sort_keys=True)
-        else:
-            content = path.read_bytes().hex()
-        found[str(path.relative_to(folder))] = content
+        content = path.read_bytes()
+        # JSON is spelled out, since 1 == 1.0 == True.
+        text = json.dumps(json.loads(content), sort_keys=True) if path.suffix == ".json" else None
+        found[str(path.relative_to(folder))] = text or content.hex()
     return found
 
 
@@ -181,13 +175,8 @@ def _tables(*command: str) -> Kind:
     def arguments(folder: Path) -> list[str]:
         return [word.format(folder) for word in command]
 
-    return Kind(
-        command[0],
-        partial(_prepare_results, ("cls", "retrieval")),
-        partial(_mutate_record, ".json"),
-        arguments,
-        _judge_tables,
-    )
+    prepare = partial(_prepare_results, ("cls", "retrieval"))
+    return Kind(command[0], prepare, partial(_mutate_record, ".json"), arguments, _judge_tables)
 
 
 def _results(task: str) -> Kind:

@@ -60,32 +60,23 @@ def _prepare_sets(folder: Path) -> None:
 
 
 def _lists(names: list[str], rows: list[dict[str, str]]) -> dict[str, Any]:
-    box = {f"bbox_{side}": size for side, size in zip("xywh", (1, 1, 5, 4), strict=True)}
+    captions = [row["caption"] for row in rows]
+    coco = [{"id": n, "file_name": name} for n, name in enumerate(names)]
+    notes = [{"id": n, "image_id": n, "caption": caption} for n, caption in enumerate(captions)]
+    karpathy, aro = [], []
+    box = {"bbox_x": 1, "bbox_y": 1, "bbox_w": 5, "bbox_h": 4}
+    for name, caption in zip(names, captions, strict=True):
+        folder, file = name.split("/")
+        image = {"filepath": folder, "filename": file, "split": "test"}
+        karpathy.append({**image, "sentences": [{"raw": caption}]})
+        choice = {"true_caption": caption, "false_caption": "grey", "relation_name": "on"}
+        aro.append({"image_path": name, **choice, **box})
     return {
         "captions.json": rows,
-        "coco.json": {
-            "images": [{"id": n, "file_name": name} for n, name in enumerate(names)],
-            "annotations": [
-                {"id": n, "image_id": n, "caption": row["caption"]} for n, row in enumerate(rows)
-            ],
-        },
-        "karpathy.json": {
-            "images": [
-                {
-                    **{"filepath": name.split("/")[0], "filename": name.split("/")[1]},
-                    **{"split": "test", "sentences": [{"raw": row["caption"]}]},
-                }
-                for name, row in zip(names, rows, strict=True)
-            ]
-        },
+        "coco.json": {"images": coco, "annotations": notes},
+        "karpathy.json": {"images": karpathy},
         "items.json": [{**row, "negative": "grey", "kind": row["image"][:1]} for row in rows],
-        "aro.json": [
-            {
-                **{"image_path": row["image"], "true_caption": row["caption"]},
-                **{"false_caption": "grey", "relation_name": "on", **box},
-            }
-            for row in rows
-        ],
+        "aro.json": aro,
     }
 
 
@@ -103,13 +94,9 @@ def _mutate_yaml(name: str, rng: Random, folder: Path) -> str:
         return f"{name}.yaml: {lines!r:.120}"
     content = json.loads(json.dumps(SETS[name]))
     done = alter(rng, content)
-    path.write_text(_written(content))
+    # JSON is YAML; what safe_dump would refuse or mend is written as it is.
+    path.write_text(json.dumps(content))
     return f"{name}.yaml: {done}"
-
-
-def _written(content: Any) -> str:
-    """JSON is YAML; what safe_dump would refuse or mend is written as it is."""
-    return json.dumps(content)
 
 
 def _judge_yaml(
@@ -172,13 +159,8 @@ def _sets(
     prefix: str, names: Iterator[str] | tuple[str, ...], mutate: Any, judge: Any
 ) -> Iterator[Kind]:
     for name in names:
-        yield Kind(
-            f"{prefix} {name}",
-            _prepare_sets,
-            partial(mutate, name),
-            partial(measure, f"{name}.yaml"),
-            partial(judge, name),
-        )
+        change, command = partial(mutate, name), partial(measure, f"{name}.yaml")
+        yield Kind(f"{prefix} {name}", _prepare_sets, change, command, partial(judge, name))
 
 
 def same_numbers(_: Path, __: Path, outcome: Outcome, reference: Outcome) -> Iterator[str]:

@@ -73,7 +73,7 @@ class Fuzzer:
         _remove(self._copy)
         shutil.copytree(self._pristine, self._copy, symlinks=True)
         done = self.kind.mutate(rng, self._copy)
-        before, running, children = _snapshot(self._copy), _threads(), _children()
+        before, running, children = _snapshot(self._copy), set(threading.enumerate()), _children()
         outcome = run_command(self.kind.arguments(self._copy), self._copy)
         faults = [*self._faults(outcome, before), *_left_running(running, children)]
         if faults:
@@ -140,16 +140,10 @@ def _snapshot(folder: Path) -> dict[str, str]:
     for parent, folders, names in os.walk(folder):
         for name in folders:
             found[os.path.join(parent, name)] = "folder"
-        for name in names:
-            path = Path(parent, name)
+        for path in (Path(parent, name) for name in names):
             plain = path.is_file() and not path.is_symlink()
-            digest = hashlib.sha256(path.read_bytes()).hexdigest() if plain else "other"
-            found[str(path)] = digest
+            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest() if plain else "other"
     return found
-
-
-def _threads() -> set[threading.Thread]:
-    return set(threading.enumerate())
 
 
 def _children() -> set[str]:
@@ -159,7 +153,7 @@ def _children() -> set[str]:
 
 
 def _left_running(threads: set[threading.Thread], children: set[str]) -> Iterator[str]:
-    for thread in _threads() - threads:
+    for thread in set(threading.enumerate()) - threads:
         thread.join(2)
         if thread.is_alive():
             yield f"thread {thread.name} is still running"
@@ -214,16 +208,13 @@ def misplace(rng: Random, path: Path) -> str:
     """Put something else in the place of a file."""
     path.unlink()
     what = rng.choice(("nothing", "folder", "pipe", "loop", "device", "unreadable"))
+    links = {"loop": path.name, "device": "/dev/zero", "unreadable": "/proc/self/mem"}
     if what == "folder":
         path.mkdir()
     elif what == "pipe":
         os.mkfifo(path)
-    elif what == "loop":
-        path.symlink_to(path.name)
-    elif what == "device":
-        path.symlink_to("/dev/zero")
-    elif what == "unreadable":
-        path.symlink_to("/proc/self/mem")
+    elif what in links:
+        path.symlink_to(links[what])
     return f"{path.name}: {what} in its place"
 
 

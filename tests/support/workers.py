@@ -49,9 +49,8 @@ def one_step(world: World, case: Case) -> Stepped:
     """The first step on this process's share of the tiny batch."""
     method, gradient, parts, checkpointing = METHODS[case.method], *case[1:]
     with double_precision():
-        config = tiny_config(
-            method, gradient=gradient, accumulate=parts, checkpointing=checkpointing
-        )
+        options = {"gradient": gradient, "accumulate": parts, "checkpointing": checkpointing}
+        config = tiny_config(method, **options)
         training, views = make_training(config, world), share(tiny_views(method), world)
         gather = make_gather(world, gradient)
         with Recorder() as recorder:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import product
 from typing import NamedTuple
 
 import cv2
@@ -75,10 +76,8 @@ def box(x0: float, y0: float, x1: float, y1: float) -> Shape:
 
 def shade(colour: Colour, level: float) -> Colour:
     """Darken (level < 1) or lighten towards white (level > 1) a colour."""
-    if level <= 1:
-        return (colour[0] * level, colour[1] * level, colour[2] * level)
-    rest = 2 - level
-    return tuple(255 - (255 - c) * rest for c in colour)  # type: ignore[return-value]
+    end, distance = (0, level) if level <= 1 else (255, 2 - level)
+    return tuple(end - (end - c) * distance for c in colour)  # type: ignore[return-value]
 
 
 class Canvas:
@@ -237,10 +236,9 @@ def _fish(pen: Canvas, colour: Colour, rng: Rng) -> None:
 
 def _window(pen: Canvas, x: float, y: float, half: float) -> None:
     pen.fill(box(x - half, y - half, x + half, y + half), _WHITE)
-    for dx in (-0.45, 0.45):
-        for dy in (-0.45, 0.45):
-            cx, cy, r = x + dx * half, y + dy * half, half * 0.33
-            pen.fill(box(cx - r, cy - r, cx + r, cy + r), (70, 130, 190))
+    for dx, dy in product((-0.45, 0.45), repeat=2):
+        cx, cy, r = x + dx * half, y + dy * half, half * 0.33
+        pen.fill(box(cx - r, cy - r, cx + r, cy + r), (70, 130, 190))
 
 
 def _house(pen: Canvas, colour: Colour, rng: Rng) -> None:

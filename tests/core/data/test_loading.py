@@ -56,29 +56,17 @@ def test_batches_are_uint8_images_and_tokens(folder):
     assert first.problems == ()
 
 
-def test_batches_are_the_same_for_any_number_of_workers(folder):
-    alone = load(train_config(f"{folder}/*.tar"))
-    assert len(alone) == 6
-    for workers in (1, 3):
-        assert_same_batches(load(train_config(f"{folder}/*.tar", workers=workers)), alone)
-
-
-@pytest.mark.parametrize("world_size", [2, 4])
-def test_processes_share_the_batches_of_one(folder, world_size):
+def test_batches_are_the_same_for_any_workers_processes_and_first_step(folder):
     config = train_config(f"{folder}/*.tar")
-    parts = [load(config, rank=rank, world_size=world_size) for rank in range(world_size)]
-    assert_same_batches(list(joined(parts)), load(config))
-
-
-@pytest.mark.parametrize(("first_step", "workers"), [(1, 0), (4, 2), (5, 0)])
-def test_a_run_goes_on_from_any_step(folder, first_step, workers):
-    whole = load(train_config(f"{folder}/*.tar"))
-    late = load(train_config(f"{folder}/*.tar", workers=workers), first_step=first_step)
-    assert_same_batches(late, whole[first_step:])
-
-
-def test_a_finished_run_has_no_batches(folder):
-    assert load(train_config(f"{folder}/*.tar"), first_step=6) == []
+    whole = load(config)
+    assert len(whole) == 6
+    for first_step, workers in ((0, 1), (0, 3), (1, 0), (4, 2), (5, 0)):
+        late = load(train_config(f"{folder}/*.tar", workers=workers), first_step=first_step)
+        assert_same_batches(late, whole[first_step:])
+    for size in (2, 4):
+        parts = [load(config, rank=rank, world_size=size) for rank in range(size)]
+        assert_same_batches(list(joined(parts)), whole)
+    assert load(config, first_step=6) == []
 
 
 def test_every_epoch_has_every_sample_augmented_anew(folder):
@@ -98,12 +86,9 @@ def test_a_seed_decides(folder):
     assert numbers_in(some[0]) != numbers_in(other[0])
 
 
-def test_several_sets_follow_each_other(folder):
+def test_several_sets_follow_each_other_and_weights_favour_one(folder):
     spec = f"{folder}/{{0,1}}.tar::{folder}/2.tar"
     assert_same_batches(load(train_config(spec)), load(train_config(f"{folder}/*.tar")))
-
-
-def test_weights_favour_a_set_and_change_nothing_else(folder):
     spec = f"{folder}/0.tar::{folder}/2.tar"  # 5 and 9 samples
     config = train_config(spec, weights="90::1", steps=20)
     batches = load(config)
@@ -164,15 +149,12 @@ def test_bad_samples_are_reported_and_replaced(broken):
 
 def test_bad_samples_do_not_disturb_the_order(broken):
     spec = f"{broken}/*.tar"
-    whole = load(train_config(spec, steps=5, batch_size=4))
+    alone, one, three = (train_config(spec, steps=5, batch_size=4, workers=n) for n in (0, 1, 3))
+    whole = load(alone)
     assert any(batch.problems for batch in whole[2:])
-    assert_same_batches(load(train_config(spec, steps=5, batch_size=4, workers=3)), whole)
-    late = load(train_config(spec, steps=5, batch_size=4, workers=1), first_step=2)
-    assert_same_batches(late, whole[2:])
-    parts = [
-        load(train_config(spec, steps=5, batch_size=4), rank=rank, world_size=2)
-        for rank in range(2)
-    ]
+    assert_same_batches(load(three), whole)
+    assert_same_batches(load(one, first_step=2), whole[2:])
+    parts = [load(alone, rank=rank, world_size=2) for rank in range(2)]
     assert_same_batches(list(joined(parts)), whole)
 
 
@@ -185,20 +167,14 @@ def test_data_without_a_good_sample_stop_the_run(tmp_path, workers):
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize(
-    ("spec", "options", "message"),
-    [
-        ("{folder}/no.tar", {}, "no such shard: .*no.tar"),
-        ("", {}, "data.shards is empty"),
-        ("{folder}/0.tar", {"weights": "1::1"}, "2 weights for 1 sets"),
-    ],
-)
-def test_bad_specifications_are_refused_at_once(folder, spec, options, message):
-    with pytest.raises(ShardError, match=message):
-        make_loader(train_config(spec.format(folder=folder), **options), tokenize)
-
-
-def test_a_batch_that_cannot_be_dealt_evenly_is_refused(folder):
+def test_bad_specifications_are_refused_at_once(folder):
+    for spec, weights, message in (
+        (f"{folder}/no.tar", "", "no such shard: .*no.tar"),
+        ("", "", "data.shards is empty"),
+        (f"{folder}/0.tar", "1::1", "2 weights for 1 sets"),
+    ):
+        with pytest.raises(ShardError, match=message):
+            make_loader(train_config(spec, weights=weights), tokenize)
     with pytest.raises(ValueError, match=r"optim.batch_size=8 cannot be dealt to 3 processes"):
         make_loader(train_config(f"{folder}/*.tar"), tokenize, world_size=3)
 

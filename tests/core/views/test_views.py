@@ -41,9 +41,6 @@ def test_shapes_types_and_determinism():
     assert torch.equal(views.global_images, again.global_images)
     assert torch.equal(views.local_images, again.local_images)
     assert not torch.equal(views.local_images, other.local_images)
-
-
-def test_one_view_for_the_baseline():
     views = MultiCrop(ImageViewConfig(), ONE_VIEW)(noise_image(), np.random.default_rng(0))
     assert views.global_images.shape[0] == 1
     assert views.local_images.shape == (0, 3, 96, 96)
@@ -72,10 +69,7 @@ CHANGES = {
     "jitter": (lambda p: (replace(PLAIN, jitter_p=p), WHOLE), None),
     "grey": (lambda p: (replace(PLAIN, grayscale_p=p), WHOLE), None),
     "blur": (lambda p: (PLAIN, WHOLE._replace(blur_p=p)), None),
-    "solarize": (
-        lambda p: (PLAIN, WHOLE._replace(solarize_p=p)),
-        lambda x: np.minimum(x, 255 - x),
-    ),
+    "solarize": (lambda p: (PLAIN, WHOLE._replace(solarize_p=p)), lambda x: np.minimum(x, ~x)),
 }
 
 
@@ -115,24 +109,15 @@ def jittered(colour, strengths):
     )
 
 
-def test_brightness_is_uniform_within_its_strength():
-    factors = jittered((200, 200, 200), (0.2, 0, 0, 0))[:, 0] / 200
+def test_each_jitter_is_uniform_within_its_strength():
+    factors = jittered((200, 200, 200), (0.2, 0, 0, 0))[:, 0] / 200  # brightness
     assert ks_1samp(factors, uniform(0.8, 0.4).cdf).pvalue > 0.01
-
-
-def test_saturation_is_uniform_within_its_strength():
-    red, green, _ = jittered((150, 100, 100), (0, 0, 0.4, 0)).T
+    red, green, _ = jittered((150, 100, 100), (0, 0, 0.4, 0)).T  # saturation
     assert ks_1samp((red - green) / 50, uniform(0.6, 0.8).cdf).pvalue > 0.01
-
-
-def test_hue_is_uniform_within_its_strength():
-    red, green, blue = jittered((255, 0, 0), (0, 0, 0, 0.1)).T
+    red, green, blue = jittered((255, 0, 0), (0, 0, 0, 0.1)).T  # hue
     assert (red == 255).all()
-    turns = (green - blue) / 255 / 6
-    assert ks_1samp(turns, uniform(-0.1, 0.2).cdf).pvalue > 0.01
-
-
-def test_contrast_is_uniform_within_its_strength():
+    assert ks_1samp((green - blue) / 255 / 6, uniform(-0.1, 0.2).cdf).pvalue > 0.01
+    # Contrast needs two colours.
     view = np.full((4, 4, 3), 100, np.uint8)
     view[:, 2:] = 200
     rngs = [np.random.default_rng(seed) for seed in range(400)]
@@ -166,8 +151,5 @@ def test_short_lists_repeat_only_as_needed():
     assert all(len(joined.split(". ")) <= 2 for joined in views[:2])
     single = caption_views(["a"], TextViewConfig(), np.random.default_rng(0), ONE_VIEW)
     assert single == ["a"]
-
-
-def test_no_captions_is_an_error():
     with pytest.raises(ValueError, match="without captions"):
         caption_views([], TextViewConfig(), np.random.default_rng(0))
