@@ -37,9 +37,7 @@ def setting(row: ResultRow) -> dict[str, Any]:
 
 def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
     """Describe the fields in which two settings differ; a field that one of them lacks is one.
-
-    Settings without a hash of their samples never match: whether these are the same is unknown.
-    """
+    Settings without a hash of their samples never match: whether these are the same is unknown."""
     found = [
         f"{name} is {_shown(a, name)} and {_shown(b, name)}"
         for name in dict.fromkeys([*a, *b])
@@ -51,9 +49,8 @@ def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(fields: Mapping[str, Any], name: str) -> str:
-    if name not in fields:
-        return "missing"
-    value = "none" if fields[name] is None else str(fields[name])
+    value = fields.get(name, "missing")
+    value = "none" if value is None else str(value)
     return value[:_SHOWN] if name.startswith("hashes.") else value
 
 
@@ -68,11 +65,8 @@ def paired_differences(
 
 
 def differences_of(task: str, a: Measured, b: Measured) -> dict[str, PairedDifference]:
-    """Return every metric of A minus that of B, by name.
-
-    Raises ValueError where the samples are not of the same images and labels, and where a metric
-    does not follow from its samples.
-    """
+    """Return every metric of A minus that of B, by name. Raises ValueError where the samples are
+    not of the same images and labels, and where a metric does not follow from its samples."""
     (found,) = all_differences(task, [a[1], b[1]]).values()
     for (metrics, _), side in ((a, "a"), (b, "b")):
         for name, value in metrics.items():
@@ -83,11 +77,9 @@ def differences_of(task: str, a: Measured, b: Measured) -> dict[str, PairedDiffe
 def all_differences(
     task: str, several: Sequence[Samples], *, without_slow: bool = False
 ) -> dict[tuple[int, int], dict[str, PairedDifference]]:
-    """Return every metric of each of several results minus that of each later one, by indices.
-
-    Many results take little longer than two, except for a few slow metrics, which can be left out.
-    Raises ValueError where the samples are not of the same images and labels.
-    """
+    """Return every metric of each of several results minus that of each later one, by indices. Many
+    results take little longer than two, except for a few slow metrics, which can be left out.
+    Raises ValueError where the samples are not of the same images and labels."""
     try:
         compare = task_named(task).differences(several, without_slow=without_slow)
         pairs = combinations(range(len(several)), 2)
@@ -129,10 +121,8 @@ class MetricTest(NamedTuple):
 
 
 def adjust(tests: Iterable[MetricTest]) -> tuple[MetricTest, ...]:
-    """Return tests with Holm's p-values over all primary metrics.
-
-    They stay None for others, which illustrate, and prove nothing by themselves.
-    """
+    """Return tests with Holm's p-values over all primary metrics. They stay None for others, which
+    illustrate, and prove nothing by themselves."""
     tests = list(tests)
     adjusted = iter(holm([test.difference.p_value for test in tests if test.record.primary]))
     return tuple(t._replace(adjusted=next(adjusted)) if t.record.primary else t for t in tests)
@@ -149,9 +139,7 @@ class Comparison(NamedTuple):
 
 def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Stored]:
     """Return the results of the only model, or of `model`: a specification or a name in tables.
-
-    Raises UsageError where it is not one model.
-    """
+    Raises UsageError where it is not one model."""
     found = results
     if model is not None:
         named = [some for some in results if some.model == model]
@@ -169,10 +157,8 @@ def choose(results: Sequence[Stored], model: str | None, where: str) -> list[Sto
 def pair(
     a: Sequence[Stored], b: Sequence[Stored]
 ) -> tuple[list[tuple[Stored, Stored]], tuple[str, ...]]:
-    """Pair results of the same data set and protocol; note each that is without the other.
-
-    One result each is a pair whatever it is of. Raises UsageError where no two belong together.
-    """
+    """Pair results of the same data set and protocol; note each that is without the other. One
+    result each is a pair whatever it is of. Raises UsageError where no two belong together."""
     if len(a) == len(b) == 1:
         return [(a[0], b[0])], ()
     of_a, of_b = ({(r.row.dataset, r.row.protocol): r for r in results} for results in (a, b))
@@ -197,11 +183,8 @@ def _listed(keys: Iterable[tuple[str, str]]) -> str:
 def compare(
     pairs: Sequence[tuple[Stored, Stored]], read_samples: Callable[[Path], Samples]
 ) -> Comparison:
-    """Compare results pair by pair.
-
-    Raises UsageError for edited results, for pairs of different settings, and where metrics do not
-    follow from their samples.
-    """
+    """Compare results pair by pair. Raises UsageError for edited results, for pairs of different
+    settings, and where metrics do not follow from their samples."""
     for a, b in pairs:
         _require_comparable(a, b)
     tests = adjust(test for one in pairs for test in _tests(*one, read_samples))
@@ -244,18 +227,18 @@ def _notes(a: Stored, b: Stored) -> list[str]:
 
 def to_records(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as JSON holds it."""
-    return {**comparison._asdict(), "tests": [_record(test) for test in comparison.tests]}
-
-
-def _record(test: MetricTest) -> dict[str, Any]:
-    difference = test.difference
-    return {
-        **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
-        **{name: getattr(difference, name) for name in ("a", "b", "difference", "p_value")},
-        "interval": difference.interval()._asdict(),
-        "p_value_holm": test.adjusted,
-        "detectable": difference.detectable(),
-        "test": difference.method,
-        "samples": difference.units,
-        "better": test.better or None,
-    }
+    numbers = ("a", "b", "difference", "p_value")
+    tests = [
+        {
+            **{name: getattr(test, name) for name in ("dataset", "protocol", "metric")},
+            **{name: getattr(test.difference, name) for name in numbers},
+            "interval": test.difference.interval()._asdict(),
+            "p_value_holm": test.adjusted,
+            "detectable": test.difference.detectable(),
+            "test": test.difference.method,
+            "samples": test.difference.units,
+            "better": test.better or None,
+        }
+        for test in comparison.tests
+    ]
+    return {**comparison._asdict(), "tests": tests}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.results import RESULTS
@@ -47,26 +47,23 @@ def table_of(results: Iterable[Stored]) -> pd.DataFrame:
     """Return the table that `load_results` returns."""
     import pandas as pd
 
-    records = [record for one in results for record in _records(one)]
-    return pd.DataFrame(([r.get(c) for c in COLUMNS] for r in records), columns=list(COLUMNS))
-
-
-def _records(one: Stored) -> Iterator[dict[str, Any]]:
-    row = one.row
-    # A table is UTF-8, a path need not be.
-    path = os.fsencode(one.path).decode(errors="backslashreplace")
-    common = {**row.provenance, **row.model, **vars(row), "model": row.model["spec"]}
-    common |= {"variant": ", ".join(variants(row)), "file": path, "unchanged": one.unchanged}
-    for metric, value in sorted(row.metrics.items()):
-        yield {**common, **row.intervals.get(metric, {}), "metric": metric, "value": value}
+    records = []
+    for row, path, unchanged in ((one.row, one.path, one.unchanged) for one in results):
+        # A table is UTF-8, a path need not be.
+        file = os.fsencode(path).decode(errors="backslashreplace")
+        common = {**row.provenance, **row.model, **vars(row), "model": row.model["spec"]}
+        common |= {"variant": ", ".join(variants(row)), "file": file, "unchanged": unchanged}
+        for metric, value in sorted(row.metrics.items()):
+            interval = row.intervals.get(metric, {})
+            record = {**common, **interval, "metric": metric, "value": value}
+            records.append([record.get(column) for column in COLUMNS])
+    return pd.DataFrame(records, columns=list(COLUMNS))
 
 
 def export(table: pd.DataFrame, path: Path) -> int:
-    """Write a table to a .csv or .parquet file, with exact floats.
-
-    Returns how many texts a CSV file holds with escapes (`csv_of`). Raises UsageError for another
-    suffix, where pyarrow is missing, and where the file cannot be written.
-    """
+    """Write a table to a .csv or .parquet file, with exact floats. Returns how many texts a CSV
+    file holds with escapes (`csv_of`). Raises UsageError for another suffix, where pyarrow is
+    missing, and where the file cannot be written."""
     changed = 0
     if path.suffix == ".csv":
         text, changed = csv_of(table)

@@ -17,11 +17,9 @@ _LONGEST = 40  # characters of a name that is not shortened
 
 
 class Stored(NamedTuple):
-    """A result and the file that it was read from.
-
-    `unchanged` is whether the record is what was written, by the hash that it holds of itself; None
-    where that is unknown. `notes` are what `distinguish` adds to the model's name.
-    """
+    """A result and the file that it was read from. `unchanged` is whether the record is what was
+    written, by the hash that it holds of itself; None where that is unknown. `notes` are what
+    `distinguish` adds to the model's name."""
 
     path: Path
     row: ResultRow
@@ -60,10 +58,8 @@ def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:
 
 
 def distinguish(results: Iterable[Stored]) -> list[Stored]:
-    """Return the same results, with notes where a name does not identify one model.
-
-    Where weights, code or architecture of one name differ, the note is the hash of what differs.
-    """
+    """Return the same results, with notes where a name does not identify one model. Where weights,
+    code or architecture of one name differ, the note is the hash of what differs."""
     listed = list(results)
     differing = _differing(listed)
 
@@ -101,11 +97,9 @@ def variants(row: ResultRow) -> tuple[str, ...]:
 
 
 def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ...]:
-    """Return what differs from the defaults in short words; empty for a plain result.
-
-    `settings` are those in a provenance, or of a planned result. A result that differs in one of
-    them must never pass for, nor overwrite, the plain one.
-    """
+    """Return what differs from the defaults in short words; empty for a plain result. `settings`
+    are those in a provenance, or of a planned result. A result that differs in one of them must
+    never pass for, nor overwrite, the plain one."""
     attention, precision = settings["attention"], settings["precision"]
     limit, partial = settings["limit"], settings.get("partial")
     words = {
@@ -163,16 +157,9 @@ def samples_name(row: ResultRow, digest: str) -> str:
     return f"{file_stem(row)}.{digest[:8]}.npz"
 
 
-def predictions_of(folder: Path, model: str) -> Path:
-    """Return the folder of a model's saved predictions below that of all models'."""
-    return folder / safe_name(model)
-
-
 def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
     """Return short forms of names, by name: `cosmos:/data/runs/a/last.pt` -> `cosmos:…/a/last.pt`.
-
-    Long paths lose as many first folders as possible, so that no two names become the same.
-    """
+    Long paths lose as many first folders as possible, so that no two names become the same."""
     ends: dict[str, list[str]] = {}  # the kind of model with ends of its path, shortest first
     for name in names:
         kind, colon, path = name.partition(":")

@@ -43,10 +43,8 @@ Level = Annotated[float, Field(gt=0, lt=1)]
 
 
 def metrics_type(most: float | None = None) -> Any:
-    """Return the type of metrics by name; those of known tasks decide which values are valid.
-
-    The task is a field before the metrics, or one of the setting there; `most` bounds all metrics.
-    """
+    """Return the type of metrics by name; those of known tasks decide which values are valid. The
+    task is a field before the metrics, or one of the setting there; `most` bounds all metrics."""
 
     def check(metrics: dict[str, float], info: ValidationInfo) -> dict[str, float]:
         task = info.data.get("task") or info.data.get("setting", {}).get("task")

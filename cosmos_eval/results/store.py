@@ -46,11 +46,9 @@ def write_result(directory: Path, row: ResultRow, samples: Samples) -> Path:
 
 
 def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
-    """Write a result in place of the former one; return the result as the JSON file holds it.
-
-    The samples come first and carry their hash in their name, so that a JSON file always names its
-    own. Raises UsageError for values outside the schema, and where the files cannot be written.
-    """
+    """Write a result in place of the former one; return the result as the JSON file holds it. The
+    samples come first and carry their hash in their name, so that a JSON file always names its own.
+    Raises UsageError for values outside the schema, and where the files cannot be written."""
     for name, value in row.metrics.items():
         if not math.isfinite(value):
             where = f"{labels.model_label(row)} on {row.dataset}"
@@ -89,10 +87,8 @@ def _to_text(content: Any, **form: Any) -> str:
 
 
 def _replace(path: Path, samples: str, archive: bytes, text: bytes) -> None:
-    """Write both files of a result, then remove the samples that the replaced one named.
-
-    Without the lock of the folder another writer could name these samples: nothing is removed.
-    """
+    """Write both files of a result, then remove the samples that the replaced one named. Without
+    the lock of the folder another writer could name these samples: nothing is removed."""
     with files.exclusive(path.parent) as alone:
         former = None
         with suppress(UsageError):
@@ -125,11 +121,9 @@ def record_is_unchanged(record: Record) -> bool | None:
 
 
 def _is_as_written(content: bytes, row: ResultRow) -> bool:
-    """Return whether a file is, to the byte, what `store_result` writes for its hash.
-
-    Compacting the text takes a third of the time of writing all its numbers again. JSON strings
-    hold no raw line breaks, and no quote without a backslash before it: none is changed.
-    """
+    """Return whether a file is, to the byte, what `store_result` writes for its hash. Compacting
+    the text takes a third of the time of writing all its numbers again. JSON strings hold no raw
+    line breaks, and no quote without a backslash before it: none is changed."""
     compact = b"".join([line.lstrip() for line in content.split(b"\n")])
     for old, new in ((b'\\": ', b"\0"), (b'": ', b'":'), (b"\0", b'\\": ')):
         compact = compact.replace(old, new)
@@ -279,11 +273,9 @@ def samples_of(path: Path, stored: ResultFiles) -> Samples:
 
 
 def read_results(directory: str | Path) -> list[ResultRow]:
-    """Read every result of a folder, in the order of `result_paths`.
-
-    Warns of edited records, and of different models of the same name. Raises UsageError where
-    there are none or a file is not a result.
-    """
+    """Read every result of a folder, in the order of `result_paths`. Warns of edited records, and
+    of different models of the same name. Raises UsageError where there are none or a file is not a
+    result."""
     results = read_stored(result_paths(Path(directory)))
     for line in labels.warnings_of(results):
         warnings.warn(one_line(line), stacklevel=2)
@@ -291,11 +283,9 @@ def read_results(directory: str | Path) -> list[ResultRow]:
 
 
 def list_results(place: Path) -> tuple[list[Path], list[str]]:
-    """List every *.json of a folder and those in it, or the file itself, sorted; and errors.
-
-    Hidden files, which killed runs may leave, are no results. Symbolic links to folders are not
-    followed: the same results would be found twice.
-    """
+    """List every *.json of a folder and those in it, or the file itself, sorted; and errors. Hidden
+    files, which killed runs may leave, are no results. Symbolic links to folders are not followed:
+    the same results would be found twice."""
     if not os.path.isdir(place):
         return [place], []
     paths: list[Path] = []

@@ -56,11 +56,11 @@ _LATEX = str.maketrans(
 
 def markdown_text(text: str) -> str:
     """Text that GitHub's Markdown shows as it is, also in a cell of a table."""
-    return _MARKDOWN.sub(_markdown_escaped, one_line(text))
 
+    def escaped(found: re.Match[str]) -> str:
+        return _ENTITIES.get(found[0], f"{found[0][:-1]}\\{found[0][-1]}")
 
-def _markdown_escaped(found: re.Match[str]) -> str:
-    return _ENTITIES.get(found[0], f"{found[0][:-1]}\\{found[0][-1]}")
+    return _MARKDOWN.sub(escaped, one_line(text))
 
 
 def markdown_code(text: str) -> str:
@@ -85,11 +85,9 @@ def latex_text(text: str) -> str:
 
 
 def csv_text(text: str) -> str:
-    r"""Return text as a cell on one line that no spreadsheet takes for a formula.
-
-    What begins like one, or with an apostrophe, gets an apostrophe in front. Control characters and
-    line breaks become `\x0a`; spaces stay.
-    """
+    r"""Return text as a cell on one line that no spreadsheet takes for a formula. What begins like
+    one, or with an apostrophe, gets an apostrophe in front. Control characters and line breaks
+    become `\x0a`; spaces stay."""
     flat = without_commands(visible(LINE_BREAK.sub(code, text)))
     return f"'{flat}" if flat.lstrip().startswith(_FORMULA) or flat.startswith("'") else flat
 
@@ -113,10 +111,8 @@ def html_value(value: Any) -> Any:
 
 
 def annotation(kind: str, title: str, message: str) -> str:
-    """Return a workflow command of GitHub Actions, which shows a message as an annotation.
-
-    The escaping is that of github.com/actions/toolkit, packages/core/src/command.ts.
-    """
+    """Return a workflow command of GitHub Actions, which shows a message as an annotation. The
+    escaping is that of github.com/actions/toolkit, packages/core/src/command.ts."""
     data, name = (one_line(text).replace("%", "%25") for text in (message, title))
     return f"::{kind} title={name.replace(':', '%3A').replace(',', '%2C')}::{data}"
 
@@ -144,15 +140,10 @@ def html_templates(package: str, folder: str = ".") -> Environment:
     )
 
 
-_TENTH, _HUNDREDTH = Decimal("0.1"), Decimal("0.01")
-
-
 def percent(fraction: float) -> Decimal:
-    """Return percent with one decimal, half up as people round: 0.6705 -> 67.1.
-
-    The shortest text of the float is rounded, since 0.6705 itself is a little less.
-    """
-    return (Decimal(repr(fraction)) * 100).quantize(_TENTH, ROUND_HALF_UP)
+    """Return percent with one decimal, half up as people round: 0.6705 -> 67.1. The shortest text
+    of the float is rounded, since 0.6705 itself is a little less."""
+    return (Decimal(repr(fraction)) * 100).quantize(Decimal("0.1"), ROUND_HALF_UP)
 
 
 def shown(metric: Metric, value: float) -> Decimal:
@@ -161,7 +152,7 @@ def shown(metric: Metric, value: float) -> Decimal:
         return percent(value)
     if metric.unit == "unknown":
         return Decimal(repr(round(value, 4)))
-    return Decimal(repr(value)).quantize(_HUNDREDTH, ROUND_HALF_UP)
+    return Decimal(repr(value)).quantize(Decimal("0.01"), ROUND_HALF_UP)
 
 
 def shown_text(metric: Metric, value: float) -> str:
@@ -183,7 +174,7 @@ def exact_difference(fraction: float, other: float) -> Decimal:
 
 def difference(fraction: float, other: float) -> str:
     """Return by how many percentage points a fraction is above another, as `+0.4`."""
-    points = (exact_difference(fraction, other) * 100).quantize(_TENTH, ROUND_HALF_UP)
+    points = (exact_difference(fraction, other) * 100).quantize(Decimal("0.1"), ROUND_HALF_UP)
     return f"{points:+}" if points else "0.0"
 
 

@@ -13,7 +13,7 @@ from cosmos_core.utils import environment
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval._version import __version__
 from cosmos_eval.embedding.cache import embeddings_folder
-from cosmos_eval.results.labels import predictions_of
+from cosmos_eval.results.labels import safe_name
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import store_result
 from cosmos_eval.runner.plan import (
@@ -127,7 +127,7 @@ def measure(
     protocols = [dataset.protocol for dataset in job.datasets]
     what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
     if options.save_predictions is not None:
-        folder = predictions_of(Path(options.save_predictions), encoder.info.spec)
+        folder = Path(options.save_predictions, safe_name(encoder.info.spec))
         options = replace(options, save_predictions=str(folder))
     task = task_for(protocols[0])
     data = [one.data or task.open_data(one.protocol, options) for one in job.datasets]

@@ -29,14 +29,19 @@ _BLOCK_BYTES = 64 << 20  # of float32 scores or products
 def top_classes(
     image_features: NDArray[np.float32], class_embeddings: NDArray[np.float32], k: int = TOP
 ) -> NDArray[np.int64]:
-    """Return the min(k, C) best classes of (N, D) images by product with (C, D), best first.
-
-    Raises ValueError for features that are not finite.
-    """
+    """Return the min(k, C) best classes of (N, D) images by product with (C, D), best first. Raises
+    ValueError for features that are not finite."""
     require_finite(image_features, class_embeddings)
+    best = np.empty((len(image_features), min(k, len(class_embeddings))), np.int64)
     at_once = max(1, _BLOCK_BYTES // (4 * len(class_embeddings)))
-    blocks = [image_features[a : a + at_once] for a in range(0, len(image_features), at_once)]
-    return np.concatenate([_top_columns(block @ class_embeddings.T, k) for block in blocks])
+    for start in range(0, len(best), at_once):
+        scores = image_features[start : start + at_once] @ class_embeddings.T
+        rows = np.arange(len(scores))
+        # A maximum per pass is faster than a sort for few k, and argmax takes the first of equals.
+        for place in range(best.shape[1]):
+            best[start + rows, place] = found = scores.argmax(axis=1)
+            scores[rows, found] = -np.inf
+    return best
 
 
 class ConfusedPair(NamedTuple):
@@ -50,27 +55,13 @@ class ConfusedPair(NamedTuple):
 def confusion_pairs(
     labels: NDArray[np.integer], predicted: NDArray[np.integer], k: int = PAIRS
 ) -> list[ConfusedPair]:
-    """Return the k most frequent mistakes of (N,) labels and predictions, most frequent first.
-
-    Of equally frequent ones the lower true class, then the lower predicted class comes first.
-    """
-    wrong = labels != predicted
-    mistakes = np.stack([labels[wrong], predicted[wrong]], axis=1)
+    """Return the k most frequent mistakes of (N,) labels and predictions, most frequent first. Of
+    equally frequent ones the lower true class, then the lower predicted class comes first."""
+    mistakes = np.stack([labels, predicted], axis=1)[labels != predicted]
     pairs, counts = np.unique(mistakes, axis=0, return_counts=True)
     # np.unique sorts by true and predicted class, which a stable sort keeps among equals.
     order = np.argsort(-counts, kind="stable")[:k]
-    return [ConfusedPair(int(pairs[i, 0]), int(pairs[i, 1]), int(counts[i])) for i in order]
-
-
-def _top_columns(scores: NDArray[np.float32], k: int) -> NDArray[np.int64]:
-    """Return the columns of the k greatest scores of every row; overwrites `scores`."""
-    rows = np.arange(len(scores))
-    # A maximum per pass is faster than a sort for few k, and argmax takes the first of equals.
-    best = np.empty((len(scores), min(k, scores.shape[1])), dtype=np.int64)
-    for place in range(best.shape[1]):
-        best[:, place] = scores.argmax(axis=1)
-        scores[rows, best[:, place]] = -np.inf
-    return best
+    return [ConfusedPair(*map(int, (*pairs[i], counts[i]))) for i in order]
 
 
 class PairHits(NamedTuple):
@@ -87,10 +78,8 @@ def single_hits(
     captions_of_item: Sequence[NDArray[np.integer]],
 ) -> NDArray[np.bool_]:
     """Return whether an item's image (I, D) scores its first caption (T, D) highest, (N,).
-
     `image_of_item` (N,) and `captions_of_item`, two or more an item, are rows of the features.
-    Raises ValueError for features that are not finite.
-    """
+    Raises ValueError for features that are not finite."""
     require_finite(images, captions)
     lengths = np.array([len(some) for some in captions_of_item])
     starts = np.cumsum(lengths) - lengths
@@ -107,15 +96,12 @@ def pair_hits(
     images_of_item: NDArray[np.integer],
     captions_of_item: NDArray[np.integer],
 ) -> PairHits:
-    """Return the hits of pairs: (N, 2) rows of image (I, D) and caption (T, D) features.
-
-    Raises ValueError for features that are not finite.
-    """
+    """Return the hits of pairs: (N, 2) rows of image (I, D) and caption (T, D) features. Raises
+    ValueError for features that are not finite."""
     require_finite(images, captions)
     rows = np.repeat(images_of_item, 2, axis=1).ravel()
     columns = np.tile(captions_of_item, (1, 2)).ravel()
-    # s[:, image, caption]
-    s = _scores(images, captions, rows, columns).reshape(-1, 2, 2)
+    s = _scores(images, captions, rows, columns).reshape(-1, 2, 2)  # s[:, image, caption]
     return PairHits(
         text=(s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0]),
         image=(s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1]),

@@ -16,10 +16,8 @@ Values = NDArray[np.float64]
 
 
 class Proportion(NamedTuple):
-    """The proportion of hits (N,) among independent samples.
-
-    Its interval is Wilson's, its paired test McNemar's.
-    """
+    """The proportion of hits (N,) among independent samples. Its interval is Wilson's, its paired
+    test McNemar's."""
 
     hits: NDArray[np.bool_]
 
@@ -30,9 +28,7 @@ class Proportion(NamedTuple):
 
 class Mean(NamedTuple):
     """The mean of values (N,); samples with the same number in clusters (N,) are dependent.
-
-    Interval and paired test are by a bootstrap over clusters.
-    """
+    Interval and paired test are by a bootstrap over clusters."""
 
     values: NDArray[Any]
     clusters: NDArray[np.integer]
@@ -54,11 +50,9 @@ class Median(NamedTuple):
 
 
 class GroupMean(NamedTuple):
-    """The mean over groups (N,) of their proportions of hits (N,).
-
-    Interval and paired test are by a bootstrap over clusters (N,), or over independent samples
-    where clusters are None. A group that a resample does not draw is left out of its mean.
-    """
+    """The mean over groups (N,) of their proportions of hits (N,). Interval and paired test are by
+    a bootstrap over clusters (N,), or over independent samples where clusters are None. A group
+    that a resample does not draw is left out of its mean."""
 
     hits: NDArray[np.bool_]
     groups: NDArray[np.integer]
@@ -102,9 +96,7 @@ def means_of_groups(
     counted: str,
 ) -> dict[str, dict[str, float | None]]:
     """Return for each named group the means of columns (N,), and how many samples are `counted`.
-
-    `group` (N,) holds indices of names; means of a group without samples are None.
-    """
+    `group` (N,) holds indices of names; means of a group without samples are None."""
     counts = np.bincount(group, minlength=len(names))
     means = {
         column: ratio(np.bincount(group, weights=values, minlength=len(names)), counts)

@@ -15,19 +15,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.estimates import ratio
-
-Values = NDArray[np.float64]
+from cosmos_eval.stats.estimates import Values, ratio
 
 SIZES = ("small", "medium", "large")
 
 
 class Cover(NamedTuple):
-    """The label map under the patches of a map.
-
-    `things` (K, h, w) are pixels of every thing, `labelled` (h, w) those with any label, fractions
-    included; `thing_middles` and `labelled_middles` say whether the middle of a patch lies on them.
-    """
+    """The label map under the patches of a map. `things` (K, h, w) are pixels of every thing,
+    `labelled` (h, w) those with any label, fractions included; `thing_middles` and
+    `labelled_middles` say whether the middle of a patch lies on them."""
 
     things: Values
     labelled: Values
@@ -41,7 +37,8 @@ def cover(
     """Return the cover of h x w patches that share a label map (H, W) evenly, of K > 0 classes."""
     axes = list(zip(label.shape, grid, strict=True))
     rows, columns = (_overlaps(side, parts) for side, parts in axes)
-    middles = np.ix_(*(_middles(side, parts) for side, parts in axes))
+    # The pixel in the middle of every part; of two, the second.
+    middles = np.ix_(*((2 * np.arange(n) + 1) * side // (2 * n) for side, n in axes))
     things = np.stack([label == number for number in classes])
     labelled = label != ignore_index
     return Cover(
@@ -52,18 +49,12 @@ def cover(
     )
 
 
-def _middles(length: int, parts: int) -> NDArray[np.int64]:
-    """Return the pixel in the middle of each of equal parts; of two, the second."""
-    return (2 * np.arange(parts) + 1) * length // (2 * parts)
-
-
 def _overlaps(length: int, parts: int) -> Values:
     """Return how much of every pixel lies in each of equal parts, (parts, length)."""
     ends = np.arange(parts + 1) * length / parts
     pixels = np.arange(length)
-    return np.clip(
-        np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels), 0, None
-    )
+    overlaps = np.minimum(ends[1:, None], pixels + 1) - np.maximum(ends[:-1, None], pixels)
+    return np.maximum(overlaps, 0)
 
 
 class MapScores(NamedTuple):
@@ -87,18 +78,17 @@ def score_maps(maps: Values, under: Cover) -> MapScores:
     masses = np.divide(on_things, total, out=np.zeros_like(on_things), where=total > 0)
     own = masses.diagonal().copy()
     others = (masses.sum(axis=0) - own) / (k - 1) if k > 1 else np.full(k, np.nan)
-    things = list(zip(maps, under.things, under.thing_middles, strict=True))
-    hits = [pointing(one, middles, under.labelled_middles) for one, _, middles in things]
-    aucs = [auc(one, thing, under.labelled - thing) for one, thing, _ in things]
+    middles = under.labelled_middles
+    hits = [pointing(*one, middles) for one in zip(maps, under.thing_middles, strict=True)]
+    outside = under.labelled - under.things
+    aucs = [auc(*one) for one in zip(maps, under.things, outside, strict=True)]
     return MapScores(own, np.array(hits), np.array(aucs), others)
 
 
 def pointing(one: Values, on_thing: NDArray[np.bool_], labelled: NDArray[np.bool_]) -> float:
-    """Return 1 where the highest point of a map (h, w) lies on the thing, else 0.
-
-    The point is the middle of the highest patch with a labelled middle, where an upsampled map is
-    highest as well; of several equal ones the mean, 0 where there is none.
-    """
+    """Return 1 where the highest point of a map (h, w) lies on the thing, else 0. The point is the
+    middle of the highest patch with a labelled middle, where an upsampled map is highest as well;
+    of several equal ones the mean, 0 where there is none."""
     if not labelled.any():
         return 0.0
     highest = labelled & (one == one[labelled].max())
@@ -107,9 +97,7 @@ def pointing(one: Values, on_thing: NDArray[np.bool_], labelled: NDArray[np.bool
 
 def auc(values: Values, inside: Values, outside: Values) -> float:
     """Return how often a pixel inside has a higher value than one outside; equal ones count half.
-
-    All arguments are per patch: the value of its pixels, and how many are inside and outside.
-    """
+    All arguments are per patch: the value of its pixels, and how many are inside and outside."""
     _, level = np.unique(values.ravel(), return_inverse=True)
     inside_at = np.bincount(level, weights=inside.ravel())
     outside_at = np.bincount(level, weights=outside.ravel())
@@ -119,9 +107,7 @@ def auc(values: Values, inside: Values, outside: Values) -> float:
 
 class Pairs(NamedTuple):
     """Pairs (P,) of an image and a thing in it: the image's number, the size's, and the scores.
-
-    `area` is the share of the labelled pixels that are the thing's.
-    """
+    `area` is the share of the labelled pixels that are the thing's."""
 
     image: NDArray[np.integer]
     size: NDArray[np.integer]
@@ -150,11 +136,10 @@ def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
         return flat.astype(np.float64).reshape(n_images, len(SIZES))
 
     scores = pairs.scores
-    beside_others = ~np.isnan(scores.other_names)
-    mass_beside_others = np.where(beside_others, scores.mass, 0.0)
-    other_names = np.where(beside_others, scores.other_names, 0.0)
-    columns = (np.ones(len(cell)), pairs.area, scores.mass, scores.hit, scores.auc)
-    return Sums(*map(summed, (*columns, mass_beside_others, other_names)))
+    alone = np.isnan(scores.other_names)
+    beside_others = (np.where(alone, 0.0, some) for some in (scores.mass, scores.other_names))
+    columns = (np.ones(len(cell)), pairs.area, *scores[:3], *beside_others)
+    return Sums(*map(summed, columns))
 
 
 METRICS: Mapping[str, Callable[[Sums], Values]] = {

@@ -74,10 +74,8 @@ class PairedDifference(NamedTuple):
         return Interval(self.center - half, self.center + half, method, level)
 
     def p_below(self, bound: float) -> float:
-        """One-sided p-value against a true difference of `bound` or more.
-
-        It is below (1 - level) / 2 exactly where the interval of that level lies below `bound`.
-        """
+        """One-sided p-value against a true difference of `bound` or more. It is below (1 - level) /
+        2 exactly where the interval of that level lies below `bound`."""
         if self.error == 0:
             return 1.0 if self.center >= bound else _least_p(self.units) / 2
         return float(stdtr(self.dof, (self.center - bound) / self.error))
@@ -107,11 +105,9 @@ def mcnemar(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> PairedDifference:
 
 
 def matched_shares(both: int, only_a: int, only_b: int, n: int) -> PairedDifference:
-    """Compare from how many of n samples both, only the first, and only the second get right.
-
-    The p-value is the two-sided binomial one of (only_a, only_b) at a half. The interval is Wald's
-    after half a sample is added to each of the four cells. Raises ValueError without samples.
-    """
+    """Compare from how many of n samples both, only the first, and only the second get right. The
+    p-value is the two-sided binomial one of (only_a, only_b) at a half. The interval is Wald's
+    after half a sample is added to each of the four cells. Raises ValueError without samples."""
     if n < 1:
         raise ValueError("no samples to compare")
     p_value = min(1.0, 2 * float(bdtr(min(only_a, only_b), only_a + only_b, 0.5)))
@@ -140,10 +136,8 @@ def differences(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Compare:
-    """Return the paired differences of two of several models, of the same samples.
-
-    Raises ValueError where fewer than two clusters would be resampled.
-    """
+    """Return the paired differences of two of several models, of the same samples. Raises
+    ValueError where fewer than two clusters would be resampled."""
     chosen = [
         {name: one for name, one in model.items() if not (without_slow and is_slow(one))}
         for model in several
@@ -176,9 +170,7 @@ def _by_bootstrap(
     draw: Callable[..., list[dict[str, Values]]],
 ) -> Compare:
     """Compare what two models have in common, by the standard error of the drawn differences.
-
-    Resamples in which an estimate has no value do not count for it.
-    """
+    Resamples in which an estimate has no value do not count for it."""
     drawn, n = draw(statistics, counts), int(counts.sum())
     if n < 2:
         raise ValueError("two images or more are needed to tell models apart")
@@ -207,17 +199,14 @@ def independent_difference(a: float, b: float, error: float, units: int) -> Pair
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values, in the order given.
-
-    Rejecting those at most alpha errs on any of the tests with probability alpha at most, however
-    they depend on each other.
-    """
+    """Return Holm's adjusted p-values, in the order given. Rejecting those at most alpha errs on
+    any of the tests with probability alpha at most, however they depend on each other."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(p_values), 0, -1)
     stepped = np.maximum.accumulate(factors * np.asarray(p_values, np.float64)[order])
     adjusted = np.empty(len(p_values))
     adjusted[order] = np.minimum(stepped, 1.0)
-    return [float(p) for p in adjusted]
+    return adjusted.tolist()
 
 
 def _by_student(a: float, b: float, error: float, n: int) -> PairedDifference:

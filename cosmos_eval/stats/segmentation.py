@@ -13,17 +13,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.estimates import ratio
+from cosmos_eval.stats.estimates import Values, ratio
 
 Counts = NDArray[np.int64]
-Values = NDArray[np.float64]
 
 
 class SparseConfusion(NamedTuple):
-    """Non-zero confusion counts of all images: three arrays of the same length.
-
-    `pair` is label * K + prediction.
-    """
+    """Non-zero confusion counts of all images: three arrays of the same length. `pair` is label * K
+    + prediction."""
 
     image: NDArray[np.int32]
     pair: NDArray[np.int32]
@@ -48,10 +45,8 @@ class ClassScores(NamedTuple):
 def confusion(
     labels: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int, ignore_index: int
 ) -> Counts:
-    """Count pixels by label (rows) and prediction (columns), (K, K).
-
-    Every label that is not ignored must be below `n_classes`.
-    """
+    """Count pixels by label (rows) and prediction (columns), (K, K). Every label that is not
+    ignored must be below `n_classes`."""
     valid = labels != ignore_index
     pairs = labels[valid].astype(np.int64) * n_classes + predicted[valid]
     return np.bincount(pairs, minlength=n_classes**2).reshape(n_classes, n_classes)

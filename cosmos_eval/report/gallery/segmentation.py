@@ -20,7 +20,7 @@ from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas, shrunk
 from cosmos_eval.report.gallery.records import SegmentationExample
 from cosmos_eval.report.gallery.source import MAPS, Group, Pair, Request, Source, listed
-from cosmos_eval.results.labels import predictions_of
+from cosmos_eval.results.labels import safe_name
 from cosmos_eval.stats.segmentation import confusion
 from cosmos_eval.tasks.segmentation import CLASSES, NAME, pictures
 from cosmos_eval.types import OnProgress, RunOptions, Samples, SegmentationProtocol, UsageError
@@ -84,7 +84,7 @@ class SegmentationSource(Source):
                 self.notes.append(str(error))
 
     def _read_saved(self, folder: Path, result: Sampled) -> None:
-        of_model = predictions_of(folder, result.row.model["spec"])
+        of_model = folder / safe_name(result.row.model["spec"])
         own = pictures.predictions_folder(of_model, self._protocol)
         found: list[tuple[Truth, Label]] = []
         for truth in self._truths:

@@ -30,11 +30,9 @@ ALPHA = 0.025
 
 
 class Finding(NamedTuple):
-    """A metric of a new result and of the baseline.
-
-    `change` is new (its `a`) minus baseline (its `b`); `adjusted` is Holm's one-sided p-value of a
-    regression, and `detectable` the loss that this check finds with a probability of 80%.
-    """
+    """A metric of a new result and of the baseline. `change` is new (its `a`) minus baseline (its
+    `b`); `adjusted` is Holm's one-sided p-value of a regression, and `detectable` the loss that
+    this check finds with a probability of 80%."""
 
     key: Key
     task: str
@@ -174,10 +172,8 @@ def _independent(row: ResultRow, entry: Entry, metric: str) -> PairedDifference:
 
 
 def decide(findings: Sequence[Finding], tolerance: float, total: int) -> Iterator[Finding]:
-    """Yield findings with their p-values and detectable losses among `total` metrics.
-
-    The tolerance is absolute for fractions, relative for ranks and ratios.
-    """
+    """Yield findings with their p-values and detectable losses among `total` metrics. The tolerance
+    is absolute for fractions, relative for ranks and ratios."""
     losses = [tolerance * (1.0 if f.record.unit == "fraction" else f.change.b) for f in findings]
     p_values = [f.gain.p_below(-loss) for f, loss in zip(findings, losses, strict=True)]
     adjusted = holm([*p_values, *[1.0] * (total - len(findings))])

@@ -5,15 +5,8 @@ from __future__ import annotations
 from typing import Any
 from xml.etree import ElementTree as ET
 
+from cosmos_eval.results import text
 from cosmos_eval.results.gate.check import ALPHA, Finding, Report
-from cosmos_eval.results.text import (
-    annotation,
-    markdown_code,
-    markdown_table,
-    markdown_text,
-    one_line,
-    p_value_text,
-)
 
 NAME = "cosmos-eval check"
 
@@ -30,7 +23,7 @@ def to_cells(finding: Finding) -> dict[str, str]:
         "new": f"{factor * change.a:.2f}",
         "change [95%]": f"{factor * change.difference:+.2f} "
         f"[{factor * low:+.2f}, {factor * high:+.2f}]",
-        "p (Holm)": p_value_text(finding.adjusted),
+        "p (Holm)": text.p_value_text(finding.adjusted),
         "detectable": "" if least is None else f"{factor * least:.2f}",
         "test": change.method,
         "decision": finding.status,
@@ -59,14 +52,15 @@ def to_records(report: Report) -> dict[str, Any]:
 
 def to_markdown(report: Report) -> str:
     """Write a section for a pull request: the verdict, problems, and all metrics."""
-    baseline = f"{markdown_code(str(report.baseline))}{markdown_text(tolerance_text(report))}"
-    lines = [f"### {NAME}: {markdown_text(report.verdict)}", "", f"Baseline: {baseline}", ""]
-    lines += [f"- **cannot decide** {markdown_text(str(problem))}" for problem in report.problems]
-    lines += [f"- note: {markdown_text(note)}" for note in report.notes]
+    escaped = text.markdown_text
+    baseline = f"{text.markdown_code(str(report.baseline))}{escaped(tolerance_text(report))}"
+    lines = [f"### {NAME}: {escaped(report.verdict)}", "", f"Baseline: {baseline}", ""]
+    lines += [f"- **cannot decide** {escaped(str(problem))}" for problem in report.problems]
+    lines += [f"- note: {escaped(note)}" for note in report.notes]
     if report.findings:
         rows = [to_cells(finding) for finding in report.findings]
-        cells = ([markdown_text(cell) for cell in row.values()] for row in rows)
-        lines += ["", markdown_table(rows[0], cells, texts=len(rows[0])).rstrip("\n")]
+        cells = (map(escaped, row.values()) for row in rows)
+        lines += ["", text.markdown_table(rows[0], cells, texts=len(rows[0])).rstrip("\n")]
     return "\n".join(lines) + "\n"
 
 
@@ -84,10 +78,10 @@ def to_junit(report: Report) -> str:
         key, where = finding.key, f"{finding.key.dataset} ({finding.key.protocol})"
         case = _case(suite, key.model, f"{where} {finding.metric}")
         if finding.status == "regression":
-            ET.SubElement(case, "failure", {"message": one_line(_sentence(finding))})
+            ET.SubElement(case, "failure", {"message": text.one_line(_sentence(finding))})
     for problem in report.problems:
         case = _case(suite, NAME, problem.where)
-        ET.SubElement(case, "error", {"message": one_line(problem.message)})
+        ET.SubElement(case, "error", {"message": text.one_line(problem.message)})
     ET.indent(suites)
     return ET.tostring(suites, "unicode", xml_declaration=True) + "\n"
 
@@ -97,12 +91,12 @@ def to_annotations(report: Report) -> list[str]:
     errors = [("regression", _sentence(finding)) for finding in report.regressions]
     errors += [("cannot decide", str(problem)) for problem in report.problems]
     if not errors:
-        return [annotation("notice", f"{NAME}: no regression", report.verdict)]
-    return [annotation("error", f"{NAME}: {title}", message) for title, message in errors]
+        return [text.annotation("notice", f"{NAME}: no regression", report.verdict)]
+    return [text.annotation("error", f"{NAME}: {title}", message) for title, message in errors]
 
 
 def _case(suite: ET.Element, group: str, name: str) -> ET.Element:
-    names = {"classname": one_line(group), "name": one_line(name)}
+    names = {"classname": text.one_line(group), "name": text.one_line(name)}
     return ET.SubElement(suite, "testcase", names)
 
 

@@ -43,11 +43,9 @@ NO_TIES: Ties = MappingProxyType({})
 
 
 class Rank(NamedTuple):
-    """How a number compares with the others of its column.
-
-    `best` is whether it is the best as shown, `tie` what does not distinguish it from the best, and
-    `ranks` are the first and last rank that it can have.
-    """
+    """How a number compares with the others of its column. `best` is whether it is the best as
+    shown, `tie` what does not distinguish it from the best, and `ranks` are the first and last rank
+    that it can have."""
 
     best: bool = False
     tie: Tie = ""
@@ -75,10 +73,8 @@ def rank_entries(entries: Iterable[Entry], ties: Ties = NO_TIES) -> dict[Cell, R
 
 
 def _columns(entries: Iterable[Entry]) -> list[tuple[str, Entry, list[Entry]]]:
-    """Return every column of several ranked entries: its headline metric, the best one, all.
-
-    Of equal ones the first by name is the best.
-    """
+    """Return every column of several ranked entries: its headline metric, the best one, all. Of
+    equal ones the first by name is the best."""
     columns: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in (e for e in entries if not e.partial and e.source != "unverified"):
         for metric in headlines_of(entry):
@@ -150,11 +146,9 @@ def _ranks(column: Sequence[Entry], metric: str) -> dict[Key, tuple[int, int]]:
 
 
 def find_ties(entries: Sequence[Entry], rule: Literal["auto", "paired", "intervals"]) -> Ties:
-    """Return whether the paired interval of each close pair covers 0.
-
-    `paired` compares all samples and raises UsageError where that is impossible; `auto` compares
-    what it can, if it is not much; `intervals` reads no samples.
-    """
+    """Return whether the paired interval of each close pair covers 0. `paired` compares all samples
+    and raises UsageError where that is impossible; `auto` compares what it can, if it is not much;
+    `intervals` reads no samples."""
     if rule == "intervals":
         return NO_TIES
     stored = {entry.key: entry.stored for entry in entries if entry.stored is not None}

@@ -8,18 +8,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from cosmos_eval.models.specs import RELEASED
+from cosmos_eval.results import text
 from cosmos_eval.results.leaderboard.board import Column, columns_of
 from cosmos_eval.results.leaderboard.entries import AMP, Entry, published
 from cosmos_eval.results.leaderboard.writers import Grid, grid_tables
-from cosmos_eval.results.text import (
-    bounds,
-    difference,
-    exact_difference,
-    json_text,
-    markdown_table,
-    markdown_text,
-    percent,
-)
 from cosmos_eval.tasks import metric_of
 
 if TYPE_CHECKING:
@@ -66,11 +58,9 @@ class Reproduction(NamedTuple):
 
 
 def reproductions(entries: Iterable[Entry]) -> list[Reproduction]:
-    """Return every published number of the released checkpoints, in the order of their names.
-
-    Only a plain result counts as its measurement: the teacher's, of all samples, in mixed precision
-    as the published one or else in float32.
-    """
+    """Return every published number of the released checkpoints, in the order of their names. Only
+    a plain result counts as its measurement: the teacher's, of all samples, in mixed precision as
+    the published one or else in float32."""
     found = {entry.key: entry for entry in entries}
     models = [f"cosmos:{name}" for name in RELEASED]
     numbers = []
@@ -107,7 +97,7 @@ def summary(numbers: Sequence[Reproduction]) -> str:
 
 def to_json(numbers: Iterable[Reproduction]) -> str:
     """Write a list of records, one per published number; fractions, null where not measured."""
-    return json_text(list(map(_record, numbers)), indent=2, sort_keys=True) + "\n"
+    return text.json_text(list(map(_record, numbers)), indent=2, sort_keys=True) + "\n"
 
 
 def _record(number: Reproduction) -> dict[str, Any]:
@@ -122,7 +112,7 @@ def _record(number: Reproduction) -> dict[str, Any]:
         "status": number.status,
         "measured": value,
         "interval": number.measured.intervals.get(metric) if number.measured else None,
-        "difference": None if value is None else float(exact_difference(value, number.value)),
+        "difference": None if value is None else float(text.exact_difference(value, number.value)),
     }
 
 
@@ -131,13 +121,13 @@ def to_markdown(numbers: Sequence[Reproduction]) -> str:
     columns = sorted({number.column for number in numbers})
     titles = ["model", *(f"{column.dataset} {column.title}" for column in columns)]
     rows = (
-        [markdown_text(model), *map("<br>".join, map(_lines, row))]
+        [text.markdown_text(model), *map("<br>".join, map(_lines, row))]
         for model, row in _rows(numbers).items()
     )
-    table = markdown_table(map(markdown_text, titles), rows, texts=1)
+    table = text.markdown_table(map(text.markdown_text, titles), rows, texts=1)
     sources = "".join(f"- <{url}>\n" for url in sorted({n.published.url for n in numbers}))
     note = precision_note(numbers)
-    remark = f"{markdown_text(note)}.\n\n" if note else ""
+    remark = f"{text.markdown_text(note)}.\n\n" if note else ""
     return f"### {TITLE}\n\n{table}\n{remark}{summary(numbers)}. Published by:\n\n{sources}"
 
 
@@ -166,13 +156,13 @@ def _rows(numbers: Sequence[Reproduction]) -> dict[str, list[Reproduction]]:
 def _lines(number: Reproduction) -> list[str]:
     """The published number; below it the measured one, its interval and the difference."""
     if number.measured is None:
-        return [str(percent(number.value)), number.status]
+        return [str(text.percent(number.value)), number.status]
     metric = number.column.metric
     value = number.measured.metrics[metric]
     known = metric_of(number.measured.task, metric)
     mark = f" {_OUTSIDE}" if number.status == "outside" else ""
     return [
-        *(str(percent(fraction)) for fraction in (number.value, value)),
-        *filter(None, [bounds(known, number.measured.intervals.get(metric))]),
-        difference(value, number.value) + mark,
+        *(str(text.percent(fraction)) for fraction in (number.value, value)),
+        *filter(None, [text.bounds(known, number.measured.intervals.get(metric))]),
+        text.difference(value, number.value) + mark,
     ]

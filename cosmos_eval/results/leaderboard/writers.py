@@ -9,22 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from textwrap import wrap
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from cosmos_eval.results import text
 from cosmos_eval.results.export import csv_of
 from cosmos_eval.results.labels import shortened
-from cosmos_eval.results.leaderboard.board import MARKS, Board, Column, Row, Shown, boards
+from cosmos_eval.results.leaderboard.board import MARKS, Board, Column, Shown, boards
 from cosmos_eval.results.leaderboard.entries import Entry
-from cosmos_eval.results.leaderboard.ranking import NO_TIES, Cell, Rank, Ties, rank_entries
-from cosmos_eval.results.text import (
-    html_templates,
-    json_text,
-    latex_text,
-    markdown_code,
-    markdown_table,
-    markdown_text,
-    one_line,
-)
+from cosmos_eval.results.leaderboard.ranking import NO_TIES, Rank, Ties, rank_entries
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -40,46 +32,37 @@ _CSV_COLUMNS = (
 
 
 def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
-    """Write one line per entry and metric, as a fraction.
-
-    `best` is `yes` or empty, `tie` what ties a number with the best (`paired`, `intervals`), and
-    `delta` is in percentage points above what its authors published.
-    """
+    """Write one line per entry and metric, as a fraction. `best` is `yes` or empty, `tie` what ties
+    a number with the best (`paired`, `intervals`), and `delta` is in percentage points above what
+    its authors published."""
     import pandas as pd
 
     listed = sorted(entries, key=lambda entry: entry.key)
     found = rank_entries(listed, ties)
-    records = [
-        _csv_record(entry, metric, found.get((entry.key, metric), Rank()))
-        for entry in listed
-        for metric in sorted(entry.metrics)
-    ]
+    records = []
+    for entry, metric in ((e, m) for e in listed for m in sorted(e.metrics)):
+        where = (entry.model, entry.task, entry.dataset, entry.protocol, metric)
+        ends = entry.intervals.get(metric, {})
+        number = (entry.metrics[metric], ends.get("low"), ends.get("high"), entry.source, entry.url)
+        rank = found.get((entry.key, metric), Rank())
+        ranks = ("yes" if rank.best else "", rank.tie, *(rank.ranks or (None, None)))
+        records.append((*where, *number, *ranks, entry.delta(metric)))
     table = pd.DataFrame(records, columns=_CSV_COLUMNS).astype(dict.fromkeys(_RANKS, "Int64"))
     return csv_of(table, signed=["delta"])[0]
-
-
-def _csv_record(entry: Entry, metric: str, rank: Rank) -> tuple[Any, ...]:
-    ends = entry.intervals.get(metric, {})
-    where = (entry.model, entry.task, entry.dataset, entry.protocol, metric)
-    number = (entry.metrics[metric], ends.get("low"), ends.get("high"), entry.source, entry.url)
-    ranks = ("yes" if rank.best else "", rank.tie, *(rank.ranks or (None, None)))
-    return *where, *number, *ranks, entry.delta(metric)
 
 
 def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
     """Write a list of records as fractions, with `published` numbers and `standings` by metric."""
     listed = sorted(entries, key=lambda entry: entry.key)
     found = rank_entries(listed, ties)
-    records = [_json_record(entry, found) for entry in listed]
-    return json_text(records, indent=2, sort_keys=True) + "\n"
-
-
-def _json_record(entry: Entry, found: Mapping[Cell, Rank]) -> dict[str, Any]:
     names = ("model", "task", "dataset", "protocol", "metrics", "intervals", "source")
-    ranks = {m: found[entry.key, m]._asdict() for m in entry.metrics if (entry.key, m) in found}
-    more = {"url": entry.url, "published": dict(entry.published), "standings": ranks}
-    fixed = {name: getattr(entry, name) for name in names}
-    return {**fixed, **{key: value for key, value in more.items() if value}}
+    records = []
+    for entry in listed:
+        ranks = {m: found[entry.key, m]._asdict() for m in entry.metrics if (entry.key, m) in found}
+        more = {"url": entry.url, "published": dict(entry.published), "standings": ranks}
+        fixed = {name: getattr(entry, name) for name in names}
+        records.append({**fixed, **{key: value for key, value in more.items() if value}})
+    return text.json_text(records, indent=2, sort_keys=True) + "\n"
 
 
 def to_markdown(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
@@ -88,21 +71,22 @@ def to_markdown(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
 
 
 def _markdown_board(board: Board) -> str:
-    titles = (f"{markdown_text(c.dataset)} {markdown_text(c.title)}" for c in board.columns)
+    names = ((text.markdown_text(c.dataset), text.markdown_text(c.title)) for c in board.columns)
     rows = []
     for row in board.rows:
         source = f"[{row.source}](<{row.url}>)" if row.url else row.source
-        texts = [markdown_text(row.model), source][: len(board.texts)]
+        texts = [text.markdown_text(row.model), source][: len(board.texts)]
         rows.append([*texts, *map(_markdown_cell, row.cells)])
-    table = markdown_table([*board.texts, *titles], rows, len(board.texts))
-    notes = "".join(f"- {markdown_text(note)}\n" for note in board.notes)
-    title = f"### Protocol {markdown_code(board.protocol)} (%)"
+    titles = [*board.texts, *map(" ".join, names)]
+    table = text.markdown_table(titles, rows, len(board.texts))
+    notes = "".join(f"- {text.markdown_text(note)}\n" for note in board.notes)
+    title = f"### Protocol {text.markdown_code(board.protocol)} (%)"
     return "\n".join([title, "", table, *filter(None, [notes])])
 
 
 def _markdown_cell(cell: Shown) -> str:
     value = f"**{cell.value}**" if cell.best else f"{cell.value}{cell.mark}"
-    details = ", ".join(text for text in (cell.ranks and f"rank {cell.ranks}", cell.delta) if text)
+    details = ", ".join(filter(None, [cell.ranks and f"rank {cell.ranks}", cell.delta]))
     numbers = f"{value} {cell.interval}".strip()
     return f"{numbers}<br>{details}" if details else numbers
 
@@ -110,7 +94,7 @@ def _markdown_cell(cell: Shown) -> str:
 def to_html(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
     """Write one page that needs no other file, with a table per protocol, best in bold."""
     listed = [(board, _datasets(board)) for board in boards(entries, ties)]
-    page = html_templates("cosmos_eval.results.leaderboard").get_template("page.html")
+    page = text.html_templates("cosmos_eval.results.leaderboard").get_template("page.html")
     return page.render(boards=listed)
 
 
@@ -127,20 +111,25 @@ def to_latex(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
 
 
 def _latex_table(board: Board) -> str:
-    notes = [latex_text(note) for note in board.notes]
+    notes = [text.latex_text(note) for note in board.notes]
     # An address may be broken after its slashes.
-    urls = [latex_text(url).replace("/", r"/\allowbreak{}") for url in board.urls]
+    urls = [text.latex_text(url).replace("/", r"/\allowbreak{}") for url in board.urls]
     notes += [f"[{number}] {url}" for number, url in enumerate(urls, start=1)]
+    heads = ([text.latex_text(row.model), board.source_of(row)] for row in board.rows)
+    rows = (
+        [*head[: len(board.texts)], *map(_latex_cell, row.cells)]
+        for head, row in zip(heads, board.rows, strict=True)
+    )
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{Protocol {latex_text(board.protocol)} (\%)}}",
+        rf"\caption{{Protocol {text.latex_text(board.protocol)} (\%)}}",
         r"\small",
         rf"\begin{{tabular}}{{{'l' * len(board.texts)}{'r' * len(board.columns)}}}",
         r"\toprule",
         *_latex_header(board),
         r"\midrule",
-        *(_latex_row(row, board) for row in board.rows),
+        *(f"{' & '.join(row)} \\\\" for row in rows),
         r"\bottomrule",
         r"\end{tabular}",
         *(rf"\par\smallskip{{\footnotesize {note}\par}}" for note in notes),
@@ -152,27 +141,22 @@ def _latex_table(board: Board) -> str:
 def _latex_header(board: Board) -> Iterator[str]:
     names, rules, start = [""] * len(board.texts), "", len(board.texts) + 1
     for dataset, width in _datasets(board):
-        names.append(rf"\multicolumn{{{width}}}{{c}}{{{latex_text(dataset)}}}")
+        names.append(rf"\multicolumn{{{width}}}{{c}}{{{text.latex_text(dataset)}}}")
         rules += rf"\cmidrule(lr){{{start}-{start + width - 1}}}"
         start += width
     # The last word of a metric's name is below the others: numbers are narrow.
-    words = ([latex_text(part) for part in c.title.rsplit(" ", 1)] for c in board.columns)
+    words = ([text.latex_text(part) for part in c.title.rsplit(" ", 1)] for c in board.columns)
     titles = [*board.texts, *(_stacked("b", lines) for lines in words)]
     yield f"{' & '.join(names)} \\\\"
     yield rules
     yield f"{' & '.join(titles)} \\\\"
 
 
-def _latex_row(row: Row, board: Board) -> str:
-    texts = [latex_text(row.model), board.source_of(row)][: len(board.texts)]
-    return f"{' & '.join([*texts, *map(_latex_cell, row.cells)])} \\\\"
-
-
 def _latex_cell(cell: Shown) -> str:
     value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value + _LATEX_MARKS[cell.mark]
     ranks = f"rank {cell.ranks.replace('-', '--')}" if cell.ranks else ""
     delta = f"${cell.delta}$" if cell.delta else ""
-    details = (rf"\scriptsize {text}" for text in (cell.interval, ranks, delta) if text)
+    details = (rf"\scriptsize {one}" for one in (cell.interval, ranks, delta) if one)
     return _stacked("t", [value, *details])
 
 
@@ -191,9 +175,7 @@ WRITERS: Mapping[str, Callable[..., str]] = MappingProxyType(
 
 class Grid(NamedTuple):
     """A table for terminals: per row texts (`heads`) under `texts`, then cells under `columns`.
-
-    Cells are never broken; `notes` stand below, one per line.
-    """
+    Cells are never broken; `notes` stand below, one per line."""
 
     title: str
     texts: list[str]
@@ -205,20 +187,20 @@ class Grid(NamedTuple):
 
 def to_tables(entries: Iterable[Entry], width: int, ties: Ties = NO_TIES) -> list[Table]:
     """Return tables at most `width` characters wide, best in bold, long model names shortened."""
-    return [table for board in boards(entries, ties) for table in grid_tables(_grid(board), width)]
-
-
-def _grid(board: Board) -> Grid:
-    names = shortened(row.model for row in board.rows)
-    urls = [f"[{number}] {url}" for number, url in enumerate(board.urls, start=1)]
-    return Grid(
-        title=f"Protocol {board.protocol} (%)",
-        texts=board.texts,
-        columns=board.columns,
-        heads=[[names[row.model], board.source_of(row)][: len(board.texts)] for row in board.rows],
-        cells=[[_terminal_cell(cell) for cell in row.cells] for row in board.rows],
-        notes=[*board.notes, *urls],
-    )
+    tables = []
+    for board in boards(entries, ties):
+        names = shortened(row.model for row in board.rows)
+        heads = ([names[row.model], board.source_of(row)] for row in board.rows)
+        grid = Grid(
+            title=f"Protocol {board.protocol} (%)",
+            texts=board.texts,
+            columns=board.columns,
+            heads=[head[: len(board.texts)] for head in heads],
+            cells=[[_terminal_cell(cell) for cell in row.cells] for row in board.rows],
+            notes=[*board.notes, *(f"[{n}] {url}" for n, url in enumerate(board.urls, start=1))],
+        )
+        tables += grid_tables(grid, width)
+    return tables
 
 
 def _terminal_cell(cell: Shown) -> Text:
@@ -226,15 +208,15 @@ def _terminal_cell(cell: Shown) -> Text:
 
     ranks = f" ({cell.ranks})" if cell.ranks else ""
     first = Text.assemble((cell.value, "bold green" if cell.best else ""), cell.mark, ranks)
-    return Text("\n").join([first, *(Text(text) for text in (cell.interval, cell.delta) if text)])
+    return Text("\n").join([first, *map(Text, filter(None, [cell.interval, cell.delta]))])
 
 
 def grid_tables(grid: Grid, width: int) -> list[Table]:
     """Return a grid as tables at most `width` characters wide; each has all rows' first texts."""
     from rich.text import Text
 
-    heads = [[one_line(text) for text in head] for head in grid.heads]
-    titles = [[one_line(column.dataset), one_line(column.title)] for column in grid.columns]
+    heads = [list(map(text.one_line, head)) for head in grid.heads]
+    titles = [[text.one_line(c.dataset), text.one_line(c.title)] for c in grid.columns]
     # Neither cells nor words of titles are broken.
     widths = [
         max(_widest(" ".join(title).split()), _widest(cell.plain for cell in cells))
@@ -250,9 +232,9 @@ def grid_tables(grid: Grid, width: int) -> list[Table]:
         for head, cells in zip(heads, grid.cells, strict=True):
             table.add_row(*map(Text, head), *(cells[index] for index in part))
         of_parts = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
-        table.title = Text(one_line(grid.title) + of_parts)
+        table.title = Text(text.one_line(grid.title) + of_parts)
         tables.append(table)
-    tables[-1].caption = Text("\n".join(map(one_line, grid.notes))) if grid.notes else None
+    tables[-1].caption = Text("\n".join(map(text.one_line, grid.notes))) if grid.notes else None
     return tables
 
 
@@ -270,7 +252,7 @@ def _parts(widths: list[int], available: int) -> Iterator[range]:
 def _widest(texts: Iterable[str]) -> int:
     from rich.cells import cell_len
 
-    return max(cell_len(line) for text in texts for line in text.split("\n"))
+    return max(cell_len(line) for one in texts for line in one.split("\n"))
 
 
 def _table(texts: Sequence[str], columns: Iterable[tuple[list[str], int]]) -> Table:
@@ -279,8 +261,8 @@ def _table(texts: Sequence[str], columns: Iterable[tuple[list[str], int]]) -> Ta
     from rich.text import Text
 
     table = Table(title_justify="left", caption_justify="left")
-    for text in texts:
-        table.add_column(text, overflow="fold")
+    for name in texts:
+        table.add_column(name, overflow="fold")
     for title, width in columns:
         lines = (line for part in title for line in wrap(part, width, break_on_hyphens=False))
         header = Text("\n".join(lines))
