@@ -98,16 +98,15 @@ def _remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None
 def _list(protocol: ClassificationProtocol, options: RunOptions) -> folders.Listing[ClassData]:
     _require_one_kind_of_names(protocol)
     folder, data = _find(protocol, options)
-    missing: dict[int, Path] = {}
-    if protocol.torchvision is not None:  # whose lists name images that may not be there
-        for index, image in enumerate(data.images):
-            if isinstance(image, ImageFile) and not image.path.is_file():
-                missing[index] = image.path
+    # torchvision's lists name images that may not be there.
+    listed = data.images if protocol.torchvision is not None else ()
+    files = {i: image.path for i, image in enumerate(listed) if isinstance(image, ImageFile)}
+    missing = {i: path for i, path in files.items() if not path.is_file()}
     if options.allow_partial and 0 < len(missing) < len(data.images):
         data = data.select([i for i in range(len(data.images)) if i not in missing])
         missing = {}
-    listed = len(data.images)
-    parts = folders.parts_of(images=(listed, protocol.n_images))
+    n_images = len(data.images)
+    parts = folders.parts_of(images=(n_images, protocol.n_images))
     kept = data.select(folders.in_turn(data.labels, options.limit).tolist())
     return folders.Listing(
         data=kept._replace(part=folders.shortfall(parts)),
@@ -116,8 +115,8 @@ def _list(protocol: ClassificationProtocol, options: RunOptions) -> folders.List
         survey=folders.Survey(
             faults=tuple(_faults(protocol, folder, data, list(missing.values()))),
             folder=str(folder),
-            expected=protocol.n_images or listed,
-            images=listed - len(missing),
+            expected=protocol.n_images or n_images,
+            images=n_images - len(missing),
         ),
     )
 

@@ -55,11 +55,6 @@ class _Class(pydantic.BaseModel):
     name: Text
     queries: Annotated[tuple[Text, ...], Strict(False), Field(min_length=1)] | None = None
 
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _of_name(cls, value: Any) -> Any:
-        return value if isinstance(value, dict) else {"name": value}
-
 
 def _protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Protocol:
     if isinstance(templates := content.get("templates"), dict):
@@ -116,7 +111,7 @@ def _strict(hint: Any) -> Any:
 def _classes(value: Any, folder: Path) -> list[Any]:
     """Return the entries of `classes`, or of the file they name: a class's prompts on each line."""
     if isinstance(value, list) and value:
-        return value
+        return [one if isinstance(one, dict) else {"name": one} for one in value]
     if not isinstance(value, str):
         raise FileError(
             "`classes` must list the class names in the order of the label map's indices, "

@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from cosmos_eval.protocols import scenes
 from cosmos_eval.protocols.classification import CLASSIFICATION, CLASSIFICATION_FAMILIES
 from cosmos_eval.protocols.retrieval import RETRIEVAL
-from cosmos_eval.protocols.scenes import (
-    DEFAULT,
-    ON_REQUEST,
-    prepare_scenes,
-    scenes_localisation,
-    scenes_protocols,
-)
 from cosmos_eval.protocols.segmentation import (
     LOCALISATION_FAMILIES,
     MAPS,
@@ -25,7 +19,7 @@ from cosmos_eval.types import Protocol, UsageError, nearest
 
 def known_protocols() -> Mapping[str, Protocol]:
     """Return every data set that can be named, by name: the embedded ones first."""
-    return {**scenes_protocols(), **RETRIEVAL, **CLASSIFICATION, **SEGMENTATION, **SELECTION}
+    return {**scenes.scenes_protocols(), **RETRIEVAL, **CLASSIFICATION, **SEGMENTATION, **SELECTION}
 
 
 def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
@@ -34,12 +28,12 @@ def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
     `on_request` adds those that are measured when their task alone is named.
     """
     known = known_protocols()
-    return [known[name] for name in (*DEFAULT, *(ON_REQUEST if on_request else ()))]
+    return [known[name] for name in (*scenes.DEFAULT, *(scenes.ON_REQUEST if on_request else ()))]
 
 
 def is_embedded(protocol: Protocol) -> bool:
     """Tell whether a data set comes with this package."""
-    embedded = scenes_protocols().get(protocol.dataset)
+    embedded = scenes.scenes_protocols().get(protocol.dataset)
     return embedded is not None and embedded.root == protocol.root
 
 
@@ -49,7 +43,7 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
     for families in (CLASSIFICATION_FAMILIES, SEGMENTATION_FAMILIES, LOCALISATION_FAMILIES):
         found += [protocols[dataset] for protocols in families.values() if dataset in protocols]
     if dataset == "scenes-loc":
-        found += [scenes_localisation(family) for family in MAPS]
+        found += [scenes.scenes_localisation(family) for family in MAPS]
     return {protocol.family: protocol for protocol in found}
 
 
@@ -72,4 +66,4 @@ def find_known(name: str, family: str | None = None) -> Protocol:
 def prepare(protocol: Protocol) -> None:
     """Make sure that an embedded data set is on the disk; leave other data as they are."""
     if is_embedded(protocol):
-        prepare_scenes()
+        scenes.prepare_scenes()

@@ -35,6 +35,12 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
 
+def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
 def decoded(source: ImageSource) -> np.ndarray:
     return np.asarray(source.decode(source.read()))
 
@@ -45,9 +51,8 @@ def shards(tmp_path: Path) -> list[Path]:
     pattern = str(tmp_path / "%d.tar")
     with webdataset.ShardWriter(pattern, maxcount=3, verbose=0) as sink:
         for number in range(4):
-            content = io.BytesIO()
-            Image.fromarray(pixels() + np.uint8(number)).save(content, "PNG")
-            sink.write({"__key__": f"s{number}", "png": content.getvalue(), "cls": number})
+            content = encoded(Image.fromarray(pixels() + np.uint8(number)), "PNG")
+            sink.write({"__key__": f"s{number}", "png": content, "cls": number})
     return [tmp_path / "0.tar", tmp_path / "1.tar"]
 
 
@@ -134,19 +139,18 @@ def tiff(values: np.ndarray, bits: int, white: int = 1, order: str = "<") -> byt
     return start + content + directory + b"\0\0\0\0"
 
 
-def sixteen_bit_files() -> dict[str, bytes]:
-    values = np.array([GREYS], np.uint16)
-    return {
-        "png": by_opencv(".png", values),
-        "tif": by_opencv(".tiff", values),
-        "tif, large values first": tiff(values, 16, order=">"),
-        "pgm": b"P5 8 1 65535\n" + values.astype(">u2").tobytes(),
-    }
+SIXTEEN_BITS = np.array([GREYS], np.uint16)
+SIXTEEN_BIT_FILES = {
+    "png": by_opencv(".png", SIXTEEN_BITS),
+    "tif": by_opencv(".tiff", SIXTEEN_BITS),
+    "tif, large values first": tiff(SIXTEEN_BITS, 16, order=">"),
+    "pgm": b"P5 8 1 65535\n" + SIXTEEN_BITS.astype(">u2").tobytes(),
+}
 
 
-@pytest.mark.parametrize("kind", sixteen_bit_files())
+@pytest.mark.parametrize("kind", SIXTEEN_BIT_FILES)
 def test_sixteen_bits_of_grey_are_read_by_their_high_byte(kind: str, tmp_path: Path) -> None:
-    content = sixteen_bit_files()[kind]
+    content = SIXTEEN_BIT_FILES[kind]
     (tmp_path / "a.png").write_bytes(content)  # formats are known by what a file holds
     image = ImageFile(tmp_path / "a.png").decode(content)
     assert image.mode == "RGB"
@@ -156,7 +160,7 @@ def test_sixteen_bits_of_grey_are_read_by_their_high_byte(kind: str, tmp_path: P
     np.testing.assert_array_equal(decode_segmented(tmp_path / "a.png"), expected)
     np.testing.assert_array_equal(trained_on(content), expected)
     # Pillow reads 16-bit colours in the same way.
-    colours = by_opencv(".png", np.repeat(np.array([GREYS], np.uint16)[..., None], 3, axis=2))
+    colours = by_opencv(".png", np.repeat(SIXTEEN_BITS[..., None], 3, axis=2))
     np.testing.assert_array_equal(ImageFile(tmp_path / "a.png").decode(colours), expected)
 
 
@@ -177,7 +181,7 @@ def test_a_turned_image_of_sixteen_bits_is_shown_upright(tmp_path: Path) -> None
         (b"Pf 2 1 -1\n" + np.array([0.5, 1], "<f4").tobytes(), "F"),
         (tiff(np.array([[0, 255, 65535]], np.uint32), 32), "I"),
         (tiff(np.zeros((2, 6), np.uint8), 12)[:-4] + b"\0\0\0\0", "I;16"),
-        (tiff(np.array([GREYS], np.uint16), 16, white=0), "I;16"),
+        (tiff(SIXTEEN_BITS, 16, white=0), "I;16"),
     ],
     ids=["float TIFF", "PFM", "32 bits", "12 bits", "0 is white"],
 )
@@ -190,41 +194,32 @@ def test_grey_without_a_known_white_is_refused(content: bytes, mode: str, tmp_pa
         trained_on(content)
 
 
-def ordinary_files() -> dict[str, bytes]:
-    """Files whose pixels are Pillow's `convert("RGB")`, as in the published code."""
-    photograph = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 7, 3), np.uint8))
-    files: dict[str, tuple[Image.Image, str, dict[str, Any]]] = {
-        "jpeg": (photograph, "JPEG", {}),
-        "turned jpeg": (photograph, "JPEG", {"exif": turned()}),
-        "grey jpeg": (photograph.convert("L"), "JPEG", {}),
-        "cmyk jpeg": (photograph.convert("CMYK"), "JPEG", {}),
-        "png": (photograph, "PNG", {}),
-        "1 bit": (photograph.convert("1"), "PNG", {}),
-        "grey and transparency": (photograph.convert("LA"), "PNG", {}),
-        "colours and transparency": (photograph.convert("RGBA"), "PNG", {}),
-        "palette": (photograph.quantize(16), "PNG", {"transparency": 3}),
-        "palette and transparency": (photograph.quantize(4), "PNG", {"transparency": b"\0\x80"}),
-        "webp": (photograph, "WEBP", {}),
-        "ycbcr": (photograph.convert("YCbCr"), "TIFF", {}),
-        "bmp": (photograph, "BMP", {}),
-        "gif": (photograph.quantize(16), "GIF", {}),
-    }
-    frames = [photograph.rotate(180), photograph]
-    for format in ("GIF", "WEBP", "PNG"):
-        options = {"save_all": True, "append_images": frames}
-        files[f"animated {format}"] = (photograph, format, options)
-    contents = {}
-    for name, (image, format, options) in files.items():
-        buffer = io.BytesIO()
-        image.save(buffer, format, **options)
-        contents[name] = buffer.getvalue()
-    return contents
+PHOTOGRAPH = Image.fromarray(np.random.default_rng(1).integers(0, 256, (9, 7, 3), np.uint8))
+FRAMES = {"save_all": True, "append_images": [PHOTOGRAPH.rotate(180), PHOTOGRAPH]}
+# Files whose pixels are Pillow's `convert("RGB")`, as in the published code.
+ORDINARY = {
+    "jpeg": encoded(PHOTOGRAPH, "JPEG"),
+    "turned jpeg": encoded(PHOTOGRAPH, "JPEG", exif=turned()),
+    "grey jpeg": encoded(PHOTOGRAPH.convert("L"), "JPEG"),
+    "cmyk jpeg": encoded(PHOTOGRAPH.convert("CMYK"), "JPEG"),
+    "png": encoded(PHOTOGRAPH, "PNG"),
+    "1 bit": encoded(PHOTOGRAPH.convert("1"), "PNG"),
+    "grey and transparency": encoded(PHOTOGRAPH.convert("LA"), "PNG"),
+    "colours and transparency": encoded(PHOTOGRAPH.convert("RGBA"), "PNG"),
+    "palette": encoded(PHOTOGRAPH.quantize(16), "PNG", transparency=3),
+    "palette and transparency": encoded(PHOTOGRAPH.quantize(4), "PNG", transparency=b"\0\x80"),
+    "webp": encoded(PHOTOGRAPH, "WEBP"),
+    "ycbcr": encoded(PHOTOGRAPH.convert("YCbCr"), "TIFF"),
+    "bmp": encoded(PHOTOGRAPH, "BMP"),
+    "gif": encoded(PHOTOGRAPH.quantize(16), "GIF"),
+    **{f"animated {kind}": encoded(PHOTOGRAPH, kind, **FRAMES) for kind in ("GIF", "WEBP", "PNG")},
+}
 
 
 @pytest.mark.filterwarnings("ignore:Palette images with Transparency")
-@pytest.mark.parametrize("name", ordinary_files())
+@pytest.mark.parametrize("name", ORDINARY)
 def test_other_images_are_pillows_own(name: str, tmp_path: Path) -> None:
-    content = ordinary_files()[name]
+    content = ORDINARY[name]
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     assert expected.shape == (9, 7, 3)  # no turning by EXIF
     np.testing.assert_array_equal(ImageFile(tmp_path / "a.jpg").decode(content), expected)
@@ -235,7 +230,7 @@ def test_other_images_are_pillows_own(name: str, tmp_path: Path) -> None:
 def test_a_cut_file_is_refused_even_where_pillow_is_told_to_take_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = ordinary_files()[name]
+    content = ORDINARY[name]
     cut = content[: 2 * len(content) // 3]
     monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
     with pytest.raises(UsageError, match=r"cannot decode image .*a\.jpg: "):
