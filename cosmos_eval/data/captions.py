@@ -48,7 +48,8 @@ def read_captions(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
         raise UsageError(f"{path} lists no images")
     if protocol.bare_names:
         found = [image._replace(name=PurePosixPath(image.name).name) for image in found]
-    _require_distinct((image.name for image in found), f"{path}: image")
+    if repeated := readers.first_repeated(image.name for image in found):
+        raise UsageError(f"{path}: image {repeated[0]} is listed twice")
     return found
 
 
@@ -239,7 +240,8 @@ def read_archives(
         )
     names = [f"{os.path.relpath(sample.archive, root)}:{sample.key}" for sample in samples]
     captions = [_archived_captions(sample, extension, protocol) for sample in samples]
-    _require_distinct(names, "sample")
+    if repeated := readers.first_repeated(names):
+        raise UsageError(f"sample {repeated[0]} is listed twice")
     return list(map(Captioned, names, captions)), [sample.image() for sample in samples]
 
 
@@ -310,8 +312,3 @@ def _merge(records: Iterable[Captioned]) -> list[Captioned]:
     for record in records:
         captions.setdefault(record.name, []).extend(record.captions)
     return [Captioned(name, tuple(some)) for name, some in captions.items()]
-
-
-def _require_distinct(names: Iterable[str], what: str) -> None:
-    if repeated := readers.first_repeated(names):
-        raise UsageError(f"{what} {repeated[0]} is listed twice")

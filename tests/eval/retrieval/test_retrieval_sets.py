@@ -104,7 +104,6 @@ LAYOUTS = [(dataset, *layout) for dataset, layouts in LAYOUTS_OF.items() for lay
 def small(dataset: str) -> RetrievalProtocol:
     """A known set, as if it had one image with two captions."""
     protocol = RETRIEVAL[dataset]
-    assert isinstance(protocol, RetrievalProtocol)
     return replace(protocol, n_images=1, n_captions=2)
 
 
@@ -180,7 +179,6 @@ def test_the_doctor_tells_other_counts_and_missing_images(tmp_path, place):
     path = place("flickr30k_val.json", FLICKR_BLIP, f"flickr30k-images/{FLICKR}")
     path.unlink()
     protocol = RETRIEVAL["flickr30k-val"]
-    assert isinstance(protocol, RetrievalProtocol)
     found = examined(protocol, tmp_path)
     assert not found.whole
     assert (found.images, found.expected) == (0, 1014)
