@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, groupby, permutations
 from operator import attrgetter
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +53,9 @@ class Sampled(NamedTuple):
     @property
     def model(self) -> str:
         return self.stored.model
+
+
+_Compared = tuple[Sampled, Sampled, Mapping[str, PairedDifference], str]  # the last: an obstacle
 
 
 class ResultSet(NamedTuple):
@@ -203,18 +205,23 @@ def result_sets(results: Sequence[Stored], read: Read) -> Iterator[ResultSet]:
 def compare_set(one: ResultSet) -> list[Comparison]:
     """Compare every two models of a set. Those of other samples or settings have an obstacle."""
     parts: list[list[Sampled]] = []  # results that can be compared with each other
-    found: list[Comparison] = []
+    found: list[_Compared] = []
     for result in one.results:
         obstacles = [_why_apart(one.task, part[0], result) for part in parts]
         for part, why in zip(parts, obstacles, strict=True):
-            found += [_comparison(one, other, result, obstacle=why) for other in part if why]
+            found += [(other, result, {}, why) for other in part if why]
         if "" not in obstacles:
             obstacles.append("")
             parts.append([])
         parts[obstacles.index("")].append(result)
-    found += [pair for part in parts for pair in _compare_part(one, part)]
+    found += [pair for part in parts for pair in _compare_part(one.task, part)]
+    pairs = ((sorted((a.model, b.model)), differences, why) for a, b, differences, why in found)
     # One model measured in two ways is not compared with itself.
-    return [pair for pair in found if len(set(pair.models)) == 2]
+    return [
+        Comparison((a, b), one.protocol, one.dataset, one.task, differences, why)
+        for (a, b), differences, why in pairs
+        if a != b
+    ]
 
 
 def _why_apart(task: str, a: Sampled, b: Sampled) -> str:
@@ -231,17 +238,18 @@ def _why_apart(task: str, a: Sampled, b: Sampled) -> str:
     return ""
 
 
-def _compare_part(one: ResultSet, results: Sequence[Sampled]) -> Iterator[Comparison]:
+def _compare_part(task: str, results: Sequence[Sampled]) -> list[_Compared]:
     pairs = list(combinations(results, 2))
     try:
         samples = [result.samples for result in results]
-        differences = compare.all_differences(one.task, samples, without_slow=True)
+        differences = compare.all_differences(task, samples, without_slow=True).values()
     except (CosmosEvalError, ValueError) as error:
-        yield from (_comparison(one, *pair, obstacle=str(error)) for pair in pairs)
-        return
-    for (a, b), of_pair in zip(pairs, differences.values(), strict=True):
+        return [(a, b, {}, str(error)) for a, b in pairs]
+    found: list[_Compared] = []
+    for (a, b), of_pair in zip(pairs, differences, strict=True):
         why = _not_own(a, of_pair, "a") or _not_own(b, of_pair, "b")
-        yield _comparison(one, a, b, {} if why else of_pair, why)
+        found.append((a, b, {} if why else of_pair, why))
+    return found
 
 
 def _not_own(result: Sampled, differences: Mapping[str, PairedDifference], side: str) -> str:
@@ -253,17 +261,6 @@ def _not_own(result: Sampled, differences: Mapping[str, PairedDifference], side:
     except ValueError as error:
         return f"{result.model}: {error}"
     return ""
-
-
-def _comparison(
-    one: ResultSet,
-    a: Sampled,
-    b: Sampled,
-    differences: Mapping[str, PairedDifference] = MappingProxyType({}),
-    obstacle: str = "",
-) -> Comparison:
-    first, second = sorted((a.model, b.model))
-    return Comparison((first, second), one.protocol, one.dataset, one.task, differences, obstacle)
 
 
 def pair_models(found: Sequence[Comparison]) -> list[ModelPair]:

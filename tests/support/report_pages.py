@@ -48,6 +48,9 @@ ODD = (
 )
 """Texts that would do harm if they were taken for more than texts."""
 
+OPEN_ALL = "document.querySelectorAll('details').forEach(one => { one.open = true; })"
+"""The script that opens every part of a page."""
+
 _FLAGS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
@@ -174,19 +177,6 @@ def open_browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=program, args=list(_FLAGS))
         yield browser
         browser.close()
-
-
-def picture_sizes(gallery: Gallery) -> int:
-    """Bytes of a gallery's pictures, each counted once."""
-    parts: list[Any] = []
-    for query in gallery.retrieval:
-        parts += [query.query, query.expected, *query.found]
-    parts += [example.image for example in gallery.classification]
-    for segmented in gallery.segmentation:
-        parts += [segmented.image, segmented.truth, *segmented.predictions.values()]
-    for attended in gallery.attention:
-        parts += [attended.image, *attended.maps.values()]
-    return sum(len(part.content) for part in {p for p in parts if isinstance(p, Picture)})
 
 
 def noise(seed: int, size: int = 100) -> Picture:

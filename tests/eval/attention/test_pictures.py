@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.colours import contrast, luminance
 
 from cosmos_eval.report.attention.compute import CaptionShares, Look, Row, View, WordShare
 from cosmos_eval.report.attention.describe import notes, padding_line, printable
@@ -31,17 +32,9 @@ from cosmos_eval.types import EncoderInfo, UsageError
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def luminance(colour: str) -> float:
-    """Relative luminance of WCAG 2.2."""
-    channels = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return float(np.dot([0.2126, 0.7152, 0.0722], linear))
-
-
 @pytest.mark.parametrize("ink", [*LEVELS.values(), PLAIN])
 def test_words_can_be_read_on_their_colours(ink) -> None:
-    light, dark = sorted((luminance(ink.ground), luminance(ink.text)), reverse=True)
-    assert (light + 0.05) / (dark + 0.05) > 7
+    assert contrast(ink.ground, ink.text) > 7
 
 
 def scale() -> np.ndarray:
@@ -57,25 +50,21 @@ def test_more_is_brighter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scaled_weight", "level"),
+    ("level", "weights"),
     [
-        (0.0, "low"),
-        (0.333, "low"),
-        (1 / 3, "middle"),
-        (0.5, "middle"),
-        (0.666, "middle"),
-        (2 / 3, "high"),
-        (1.0, "high"),
-        (None, None),
+        ("low", (0.0, 0.333)),
+        ("middle", (1 / 3, 0.5, 0.666)),
+        ("high", (2 / 3, 1.0)),
+        (None, (None,)),
     ],
 )
-def test_levels_by_hand(scaled_weight: float | None, level: str | None) -> None:
-    assert WordShare("a", 0.1, scaled_weight, True).level == level
+def test_levels_by_hand(level: str | None, weights: tuple[float | None, ...]) -> None:
+    assert {WordShare("a", 0.1, weight, True).level for weight in weights} == {level}
 
 
 def test_colours_of_a_map_by_hand() -> None:
     """A patch in four: 0 where the map is least, 1 where it is largest."""
-    view = View(head="", map=np.array([[0.1, 0.1], [0.1, 0.5]], np.float32), caption=None)
+    view = View("", np.array([[0.1, 0.1], [0.1, 0.5]], np.float32), None)
     pixels = np.asarray(coloured(view, (4, 4)))
     assert pixels[0, 0].tolist() == scale()[0].tolist()
     assert pixels[3, 3].tolist() == scale()[255].tolist()
@@ -84,7 +73,7 @@ def test_colours_of_a_map_by_hand() -> None:
 
 def test_colour_is_the_map_s_alone() -> None:
     """Of a red picture only its grey is left, below the colour of an even map."""
-    even = View(head="", map=np.ones((1, 1), np.float32), caption=None)
+    even = View("", np.ones((1, 1), np.float32), None)
     over = overlaid(even, Image.new("RGB", (1, 1), (255, 0, 0)))  # grey 76
     expected = 76 * (1 - OPACITY) + OPACITY * scale()[0].astype(float)
     assert np.allclose(over.getpixel((0, 0)), expected, atol=1)
@@ -129,38 +118,19 @@ def test_text_that_no_file_could_hold() -> None:
 
 
 def caption(**changes: object) -> CaptionShares:
-    words = (
-        WordShare("A", 0.1, 0.0, False),
-        WordShare("dog", 0.2, 0.5, True),
-        WordShare(",", 0.3, 1.0, False),
-    )
-    made = {
-        "words": words,
-        "unread": "",
-        "last_word_in_part": False,
-        "start": 0.05,
-        "end": 0.15,
-        "padding": 0.2,
-        "tokens": 5,
-        "context": 8,
-    }
-    return CaptionShares(**{**made, **changes})
+    words = (("A", 0.1, 0.0, False), ("dog", 0.2, 0.5, True), (",", 0.3, 1.0, False))
+    made = CaptionShares(
+        words=tuple(WordShare(*word) for word in words), unread="", last_word_in_part=False,
+        start=0.05, end=0.15, padding=0.2, tokens=5, context=8,
+    )  # fmt: skip
+    return made._replace(**changes)
 
 
-def row_of(shown: CaptionShares | None, text: str = "A dog,", heads: int = 1) -> Row:
-    info = EncoderInfo(
-        spec="a-model", architecture="tiny", precision="fp32", device="cpu", weights=None,
-        weights_sha256=None, random=True,
-    )  # fmt: skip
-    map_ = np.array([[0.1, 0.2], [0.3, 0.4]], np.float32)
-    view = View(head="head 1", map=map_, caption=shown)
-    look = Look(
-        info=info, usual="cross-attention", kind="cross-attention", attention=None,
-        views=(view,) * heads,
-    )  # fmt: skip
-    return Row(
-        name="日.jpg", text=text, picture=Image.new("RGB", (64, 64)), size=(9, 9), looks=[look]
-    )
+def row_of(shown: CaptionShares | None, text: str = "A dog,") -> Row:
+    info = EncoderInfo("a-model", "tiny", None, None, True, "fp32", "cpu")
+    view = View("head 1", np.array([[0.1, 0.2], [0.3, 0.4]], np.float32), shown)
+    look = Look(info, "cross-attention", "cross-attention", None, (view,))
+    return Row("日.jpg", text, Image.new("RGB", (64, 64)), (9, 9), [look])
 
 
 def test_words_on_their_colours() -> None:

@@ -1,33 +1,18 @@
-"""Results measured here and now, and pictures as pixels."""
+"""Models of random weights, loaded once."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import NDArray
-from PIL import Image
+import safetensors.torch
 
 from cosmos_eval import models
 from cosmos_eval.models.encoder import Encoder
-from cosmos_eval.report.gallery import collect
-from cosmos_eval.report.gallery.records import Gallery, Picture
-from cosmos_eval.results.store import result_paths
-from cosmos_eval.runner.plan import make_plan
-from cosmos_eval.runner.run import run_all
-from cosmos_eval.types import ModelSpec, RunOptions
-
-
-def pixels(picture: Picture, mode: str = "RGBA") -> NDArray[np.uint8]:
-    """A picture decoded, (H, W, channels); its size and type are those that it states."""
-    with Image.open(io.BytesIO(picture.content)) as image:
-        assert (image.width, image.height) == (picture.width, picture.height)
-        assert picture.media_type == Image.MIME[str(image.format)]
-        return np.asarray(image.convert(mode))
+from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.types import ModelSpec
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -48,38 +33,15 @@ def random_models_are_loaded_once() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(name="pixels")
-def pixels_fixture() -> Callable[..., NDArray[np.uint8]]:
-    return pixels
+@pytest.fixture
+def model(tiny_archs: dict[str, str]) -> str:
+    return f"openclip:{tiny_archs['tiny']}/random"
 
 
-def measure(
-    output: Path, datasets: Sequence[str], models: Sequence[str], **options: Any
-) -> list[Path]:
-    """Measure models on data sets; the files of all results in `output`."""
-    how = {key: options.pop(key) for key in ("arch", "weights") if key in options}
-    plan = make_plan(
-        datasets=datasets,
-        models=models,
-        options=RunOptions(device="cpu", workers=0, **options),
-        **how,
-    )
-    list(run_all(plan, output=output))
-    return result_paths(output)
-
-
-@pytest.fixture(name="measure")
-def measure_fixture() -> Callable[..., list[Path]]:
-    return measure
-
-
-def gallery(paths: Sequence[Path], **options: Any) -> Gallery:
-    """The gallery of results; `options` are `collect`'s and RunOptions'."""
-    named = ("datasets", "predictions", "budget")
-    own = {key: options.pop(key) for key in named if key in options}
-    return collect(paths, RunOptions(workers=0, **options), device="cpu", **own)
-
-
-@pytest.fixture(name="gallery")
-def gallery_fixture() -> Callable[..., Gallery]:
-    return gallery
+@pytest.fixture
+def checkpoint(model: str, tmp_path: Path) -> Path:
+    """The weights of the model in a file."""
+    path = tmp_path / "model.safetensors"
+    encoder: Any = models.load_encoder(parse_model_spec(model))
+    safetensors.torch.save_file(encoder.model.state_dict(), path)
+    return path

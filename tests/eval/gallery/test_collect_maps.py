@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from support.galleries import all_of_class_0, gallery, measure, pixels
 from support.models import store
 
 from cosmos_eval.data.label_maps import open_data
@@ -22,11 +23,6 @@ NAMES = ("one", "two", "three", "four")
 CLASSES = ("wall", "cat", "dog")
 # As published with PASCAL VOC's development kit: its colour map's first entries.
 VOC = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 3: (128, 128, 0), 4: (0, 0, 128)}
-
-
-@pytest.fixture
-def model(tiny_archs: dict[str, str]) -> str:
-    return f"openclip:{tiny_archs['tiny']}/random"
 
 
 @pytest.fixture
@@ -50,7 +46,17 @@ def pets(tmp_path: Path) -> Path:
     return described
 
 
-def classes_of(example: SegmentationExample, picture, pixels) -> np.ndarray:
+@pytest.fixture
+def paths(pets: Path, model: str, tmp_path: Path) -> list[Path]:
+    """The result of the model on the pets, its label maps saved."""
+    return measure(tmp_path / "results", model, pets, save_predictions=str(tmp_path / "saved"))
+
+
+def read(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def classes_of(example: SegmentationExample, picture) -> np.ndarray:
     """Class numbers (H, W) of a drawn map by the legend, 255 where it is transparent."""
     drawn = pixels(picture).astype(int)
     found = np.full(drawn.shape[:2], 255)
@@ -60,65 +66,50 @@ def classes_of(example: SegmentationExample, picture, pixels) -> np.ndarray:
     return found
 
 
-def test_drawn_maps_are_those_on_the_disk(pets, model, measure, gallery, pixels, tmp_path) -> None:
+def test_drawn_maps_are_those_on_the_disk(paths, pets, model, tmp_path) -> None:
     """Truth as the set has it, predictions as `--save-predictions` does; none is resized here."""
-    saved = tmp_path / "saved"
-    paths = measure(tmp_path / "results", [str(pets)], [model], save_predictions=str(saved))
-    found = gallery(paths, datasets=[str(pets)])
+    found = gallery(paths, pets)
     assert found.notes == ()
     assert len(found.segmentation) == 3
     for example in found.segmentation:
         assert (example.dataset, example.protocol) == ("pets", "user")
-        truth = np.asarray(Image.open(tmp_path / "masks" / f"{example.name}.png"))
-        np.testing.assert_array_equal(classes_of(example, example.truth, pixels), truth)
-        (folder,) = saved.iterdir()
-        predicted = np.asarray(Image.open(folder / "pets__user" / f"{example.name}.png"))
+        truth = read(tmp_path / "masks" / f"{example.name}.png")
+        np.testing.assert_array_equal(classes_of(example, example.truth), truth)
+        (folder,) = (tmp_path / "saved").iterdir()
+        predicted = read(folder / "pets__user" / f"{example.name}.png")
         ((label, picture),) = example.predictions.items()
         assert label == f"{model} (random weights)"
-        np.testing.assert_array_equal(classes_of(example, picture, pixels), predicted)
+        np.testing.assert_array_equal(classes_of(example, picture), predicted)
         present = {*np.unique(truth[truth < 255]), *np.unique(predicted)}
         assert list(example.legend) == [CLASSES[number] for number in sorted(present)]
-        image = np.asarray(Image.open(tmp_path / "images" / f"{example.name}.png")).astype(int)
+        image = read(tmp_path / "images" / f"{example.name}.png").astype(int)
         assert np.abs(pixels(example.image, "RGB") - image).mean() < 8
 
 
-def test_saved_maps_are_used_and_equal(pets, measure, gallery, tmp_path, tiny_archs) -> None:
+def test_saved_maps_are_used_and_equal(pets, model, checkpoint, tmp_path) -> None:
     """Also without the model; and two forms of attention need no torch to be told apart."""
-    import safetensors.torch
-
-    from cosmos_eval.models import load_encoder
-    from cosmos_eval.models.specs import parse_model_spec
-
-    weights = tmp_path / "model.safetensors"
-    random = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny']}/random"))
-    safetensors.torch.save_file(random.model.state_dict(), weights)
-    spec, saved = f"openclip:{tiny_archs['tiny']}/{weights}", tmp_path / "saved"
-    paths = measure(tmp_path / "results", [str(pets)], [spec], save_predictions=str(saved))
-    live = gallery(paths, datasets=[str(pets)])
-    weights.unlink()
-    without = gallery(paths, datasets=[str(pets)])
+    spec, saved = model.replace("random", str(checkpoint)), tmp_path / "saved"
+    paths = measure(tmp_path / "results", spec, pets, save_predictions=str(saved))
+    live = gallery(paths, pets)
+    checkpoint.unlink()
+    without = gallery(paths, pets)
     assert [dict(example.predictions) for example in without.segmentation] == [{}, {}, {}]
     (note,) = without.notes
     assert note.startswith(f"{spec}: no label maps on pets (user), no attention maps on pets: ")
     assert note.endswith(
         "; `cosmos-eval run --save-predictions DIR` keeps label maps for --predictions DIR"
     )
-    found = gallery(paths, datasets=[str(pets)], predictions=saved)
+    found = gallery(paths, pets, predictions=saved)
     assert found.segmentation == live.segmentation
     assert all("label maps" not in note for note in found.notes)
 
 
-def test_saved_maps_of_another_result_are_not_shown(
-    pets, model, measure, gallery, tmp_path
-) -> None:
+def test_saved_maps_of_another_result_are_not_shown(paths, pets, model, tmp_path) -> None:
     """A run with other attention has replaced them; the model is here and is asked instead."""
     saved = tmp_path / "saved"
-    (path,) = measure(tmp_path / "results", [str(pets)], [model], save_predictions=str(saved))
-    live = gallery([path], datasets=[str(pets)])
-    measure(
-        tmp_path / "others", [str(pets)], [model], save_predictions=str(saved), attention="maskclip"
-    )
-    found = gallery([path], datasets=[str(pets)], predictions=saved)
+    live = gallery(paths, pets)
+    measure(tmp_path / "others", model, pets, save_predictions=str(saved), attention="maskclip")
+    found = gallery(paths, pets, predictions=saved)
     assert found.segmentation == live.segmentation
     (note,) = found.notes
     assert note.startswith(str(saved))
@@ -134,29 +125,21 @@ def test_saved_maps_of_another_result_are_not_shown(
         (lambda path: Image.new("P", (60, 48), 9).save(path), "not the label maps that"),
     ],
 )
-def test_spoilt_saved_maps(
-    spoil: Callable[[Path], None], said: str, pets, model, measure, gallery, tmp_path
-) -> None:
-    saved = tmp_path / "saved"
-    paths = measure(tmp_path / "results", [str(pets)], [model], save_predictions=str(saved))
-    live = gallery(paths, datasets=[str(pets)])
-    for path in saved.rglob("*.png"):
+def test_spoilt_saved_maps(spoil: Callable[[Path], None], said: str, paths, pets, tmp_path) -> None:
+    live = gallery(paths, pets)
+    for path in (tmp_path / "saved").rglob("*.png"):
         spoil(path)
-    found = gallery(paths, datasets=[str(pets)], predictions=saved)
+    found = gallery(paths, pets, predictions=tmp_path / "saved")
     assert found.segmentation == live.segmentation
     assert found.notes
     assert all(said in note for note in found.notes)
 
 
-def test_every_result_in_its_own_form_of_attention(
-    pets, model, measure, gallery, pixels, tmp_path
-) -> None:
+def test_every_result_in_its_own_form_of_attention(pets, model, tmp_path) -> None:
     results = tmp_path / "results"
-    measure(results, [str(pets)], [model])
-    paths = measure(
-        results, [str(pets)], [model], attention="vanilla", save_predictions=str(tmp_path / "v")
-    )
-    found = gallery(paths, datasets=[str(pets)])
+    measure(results, model, pets)
+    paths = measure(results, model, pets, attention="vanilla", save_predictions=str(tmp_path / "v"))
+    found = gallery(paths, pets)
     assert found.notes == ()
     labels = [f"{model} (random weights)", f"{model} (random weights, vanilla)"]
     differ = 0
@@ -165,20 +148,19 @@ def test_every_result_in_its_own_form_of_attention(
         own, vanilla = example.predictions.values()
         differ += own != vanilla
         (folder,) = (tmp_path / "v").iterdir()
-        predicted = np.asarray(Image.open(folder / "pets__user" / f"{example.name}.png"))
-        np.testing.assert_array_equal(classes_of(example, vanilla, pixels), predicted)
+        predicted = read(folder / "pets__user" / f"{example.name}.png")
+        np.testing.assert_array_equal(classes_of(example, vanilla), predicted)
     assert differ
     (maps,) = {tuple(example.maps) for example in found.attention}
     assert maps == (labels[0],)  # one model, however its segmentation was measured
 
 
-def test_other_label_maps_than_were_measured(pets, model, measure, gallery, tmp_path) -> None:
+def test_other_label_maps_than_were_measured(paths, pets, model, tmp_path) -> None:
     """The names are the same, so only the counts tell."""
-    paths = measure(tmp_path / "results", [str(pets)], [model])
     for path in (tmp_path / "masks").iterdir():
-        truth = np.asarray(Image.open(path))
+        truth = read(path)
         Image.fromarray(np.where(truth == 255, 255, (truth + 1) % 3).astype(np.uint8)).save(path)
-    found = gallery(paths, datasets=[str(pets)])
+    found = gallery(paths, pets)
     assert [dict(example.predictions) for example in found.segmentation] == [{}, {}, {}]
     assert found.notes == (
         f"pets (user): label maps of {model} (random weights) are not shown, as they come out "
@@ -186,62 +168,48 @@ def test_other_label_maps_than_were_measured(pets, model, measure, gallery, tmp_
     )
 
 
-def test_images_that_were_not_measured(pets, model, measure, gallery, tmp_path) -> None:
-    paths = measure(tmp_path / "results", [str(pets)], [model])
+def test_images_that_were_not_measured(paths, pets, tmp_path) -> None:
     for folder in ("images", "masks"):
         shutil.copy(tmp_path / folder / "one.png", tmp_path / folder / "another.png")
-    found = gallery(paths, datasets=[str(pets)])
+    found = gallery(paths, pets)
     assert found.segmentation == ()
     assert found.notes[0].startswith("pets (user): no pictures of ")
 
 
-def test_damaged_images_and_label_maps(pets, model, measure, gallery, tmp_path) -> None:
+def test_damaged_images_and_label_maps(paths, pets, tmp_path) -> None:
     """One image is lost in one way, another in the other, and the last is shown."""
-    paths = measure(tmp_path / "results", [str(pets)], [model])
-    names = [example.name for example in gallery(paths, datasets=[str(pets)]).segmentation]
+    names = [example.name for example in gallery(paths, pets).segmentation]
     (tmp_path / "masks" / f"{names[0]}.png").write_bytes(b"no image")
     (tmp_path / "images" / f"{names[1]}.png").write_bytes(b"no image")
-    found = gallery(paths, datasets=[str(pets)])
+    found = gallery(paths, pets)
     assert [example.name for example in found.segmentation] == [names[2]]
     assert any(f"masks/{names[0]}.png" in note for note in found.notes)
     assert any(f"images/{names[1]}.png" in note for note in found.notes)
 
 
-def test_prompts_of_classes_where_there_are_no_captions(
-    pets, model, measure, gallery, tmp_path
-) -> None:
-    paths = measure(tmp_path / "results", [str(pets)], [model])
-    found = gallery(paths, datasets=[str(pets)])
+def test_prompts_of_classes_where_there_are_no_captions(paths, pets, tmp_path) -> None:
+    found = gallery(paths, pets)
     assert len(found.attention) == 3
     for example in found.attention:
-        truth = np.asarray(Image.open(tmp_path / "masks" / f"{example.name}.png"))
+        truth = read(tmp_path / "masks" / f"{example.name}.png")
         counts = np.bincount(truth.ravel(), minlength=256)[:3]
         smallest = min((count, number) for number, count in enumerate(counts) if count > 28)[1]
         assert example.caption == f"a photo of a {CLASSES[smallest]}."
 
 
-def test_colours_of_voc(gallery, pixels, tmp_path) -> None:
+def test_colours_of_voc(tmp_path) -> None:
     """The set's own colours on its own label maps, without a model or its predictions."""
     root = PARITY / "voc"
     protocol = find_protocol("voc21")
     data = open_data(protocol, RunOptions(data_root=str(root), allow_partial=True))
-    n_images, n_classes = len(data.samples), len(protocol.class_names)
-    samples = {
-        "name": np.array([sample.name for sample in data.samples]),
-        "classes": np.array(protocol.class_names),
-        "groups": np.array([], np.str_),
-        "members": np.zeros((0, n_classes), bool),
-        "image": np.arange(n_images, dtype=np.int32),
-        "pair": np.zeros(n_images, np.int32),
-        "pixels": np.full(n_images, 10),
-    }
-    gone = {"spec": "cosmos:gone.pt"}
-    made = {"dataset": "voc21", "protocol": "cosmos", "samples": samples, "model": gone}
-    found = gallery([store(tmp_path, "seg", **made)], data_root=str(root))
+    samples = all_of_class_0([sample.name for sample in data.samples], protocol)
+    made = {"dataset": "voc21", "protocol": "cosmos", "samples": samples}
+    path = store(tmp_path, "seg", **made, model={"spec": "cosmos:gone.pt"})
+    found = gallery([path], data_root=str(root))
     assert len(found.segmentation) == 3
     shown = set()
     for example in found.segmentation:
-        truth = np.asarray(Image.open(root / "SegmentationClass" / f"{example.name}.png"))
+        truth = read(root / "SegmentationClass" / f"{example.name}.png")
         drawn = pixels(example.truth)
         assert max(drawn.shape[:2]) <= 320
         # The middle of every drawn pixel.

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.galleries import bytes_of, examples_of, gallery, measure, pixels
 
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.report.gallery import collect
-from cosmos_eval.report.gallery.records import Gallery, pictures_of
+from cosmos_eval.report.gallery.records import Gallery
+from cosmos_eval.results.store import result_paths
 from cosmos_eval.runner.run import unwatched
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions
@@ -22,14 +24,9 @@ LABELS = ["scenes-clip (first 12 only)", "scenes-cosmos (first 12 only)"]
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    from cosmos_eval.results.store import result_paths
-    from cosmos_eval.runner.plan import make_plan
-    from cosmos_eval.runner.run import run_all
-
     folder = tmp_path_factory.mktemp("results")
-    options = RunOptions(device="cpu", workers=0, limit=12, cache=str(embeddings_folder()))
-    plan = make_plan(datasets=SETS, models=MODELS, options=options)
-    list(run_all(plan, output=folder))
+    for model in MODELS:
+        measure(folder, model, *SETS, limit=12, cache=str(embeddings_folder()))
     return result_paths(folder)
 
 
@@ -66,7 +63,7 @@ def test_cosmos_looks_at_words_as_well(found: Gallery) -> None:
         assert max(weights) == 1
 
 
-def test_the_best_patch_is_where_the_map_is_brightest(found: Gallery, pixels) -> None:
+def test_the_best_patch_is_where_the_map_is_brightest(found: Gallery) -> None:
     """The map of the text that it shows, not of another image or model."""
     import torch
 
@@ -89,7 +86,7 @@ def test_the_best_patch_is_where_the_map_is_brightest(found: Gallery, pixels) ->
         assert isinstance(attention, torch.Tensor)
 
 
-def test_true_things_are_where_the_scene_has_them(found: Gallery, pixels) -> None:
+def test_true_things_are_where_the_scene_has_them(found: Gallery) -> None:
     root = Path(str(find_protocol("scenes-seg").root))
     protocol = find_protocol("scenes-seg")
     for example in found.segmentation:
@@ -109,13 +106,12 @@ def test_true_things_are_where_the_scene_has_them(found: Gallery, pixels) -> Non
 
 def test_again_and_with_less_room(found: Gallery, paths: list[Path]) -> None:
     assert of(paths) == found
-    examples = [*found.retrieval, *found.classification, *found.segmentation, *found.attention]
-    size = sum({p.content: len(p.content) for e in examples for p in pictures_of(e)}.values())
-    budget = size * 2 // 3
+    examples = examples_of(found)
+    budget = bytes_of(examples) * 2 // 3
     less = of(paths, budget=budget)
-    kept = [*less.retrieval, *less.classification, *less.segmentation, *less.attention]
+    kept = examples_of(less)
     assert 0 < len(kept) < len(examples)
-    assert sum({p.content: len(p.content) for e in kept for p in pictures_of(e)}.values()) <= budget
+    assert bytes_of(kept) <= budget
     assert sorted({example.model for example in less.retrieval}) == LABELS
     assert len(less.notes) == 1
     assert "examples of a kind: no more fit into" in less.notes[0]
@@ -129,8 +125,8 @@ def test_progress_is_told(paths: list[Path]) -> None:
     assert unwatched("pictures", told[0][1]) is None
 
 
-def test_the_students_weights_show_the_student(tmp_path, measure, gallery) -> None:
-    paths = measure(tmp_path, ["scenes-seg"], ["scenes-cosmos"], weights="student", limit=3)
+def test_the_students_weights_show_the_student(tmp_path) -> None:
+    paths = measure(tmp_path, "scenes-cosmos", "scenes-seg", weights="student", limit=3)
     found = gallery(paths)
     assert found.notes == ()
     assert [list(e.predictions) for e in found.segmentation] == [

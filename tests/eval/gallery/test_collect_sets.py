@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
+from support.galleries import all_of_class_0, gallery, measure, pixels
 from support.models import store
 
 from cosmos_eval.models import load_encoder
@@ -26,11 +28,6 @@ CAPTIONS = {
     "green": ["grass"],
     "blue": ["<b>the sea</b>", "blue", "the sky & more"],
 }
-
-
-@pytest.fixture
-def model(tiny_archs: dict[str, str]) -> str:
-    return f"openclip:{tiny_archs['tiny']}/random"
 
 
 @pytest.fixture
@@ -59,7 +56,7 @@ def classes(tmp_path: Path, save_colour) -> Path:
     return described
 
 
-def colour_of(picture, pixels) -> str:
+def colour_of(picture) -> str:
     """The colour that most of a picture has."""
     return COLOURS[int(pixels(picture, "RGB").mean((0, 1)).argmax())]
 
@@ -75,11 +72,9 @@ def brute_force(model: str, folder: Path) -> np.ndarray:
     return (encoder.encode_text(encoder.tokenize(texts)) @ features.T).numpy()
 
 
-def test_what_was_found_is_what_the_model_says(
-    retrieval, model, measure, gallery, pixels, tmp_path
-) -> None:
-    paths = measure(tmp_path / "results", [str(retrieval)], [model])
-    found = gallery(paths, datasets=[str(retrieval)])
+def test_what_was_found_is_what_the_model_says(retrieval, model, tmp_path) -> None:
+    paths = measure(tmp_path / "results", model, retrieval)
+    found = gallery(paths, retrieval)
     scores = brute_force(model, tmp_path / "images")
     texts = [text for colour in COLOURS for text in CAPTIONS[colour]]
     owner = np.array([0, 0, 1, 2, 2, 2])
@@ -90,7 +85,7 @@ def test_what_was_found_is_what_the_model_says(
     for example in found.retrieval:
         assert (example.model, example.dataset, example.protocol) == (label, "colours", "user")
         if example.direction == "image_to_text":
-            number = COLOURS.index(colour_of(example.query, pixels))
+            number = COLOURS.index(colour_of(example.query))
             order = np.argsort(-scores[:, number])
             assert list(example.found) == [texts[n] for n in order[:3]]
             assert list(example.right) == [owner[n] == number for n in order[:3]]
@@ -100,14 +95,14 @@ def test_what_was_found_is_what_the_model_says(
         else:
             number = texts.index(example.query)
             order = np.argsort(-scores[number])
-            assert [colour_of(one, pixels) for one in example.found] == [COLOURS[n] for n in order]
-            assert colour_of(example.expected, pixels) == COLOURS[owner[number]]
+            assert [colour_of(one) for one in example.found] == [COLOURS[n] for n in order]
+            assert colour_of(example.expected) == COLOURS[owner[number]]
             assert example.right[example.rank - 1]
 
 
-def test_captions_light_up_patches(retrieval, model, measure, gallery, pixels, tmp_path) -> None:
-    paths = measure(tmp_path / "results", [str(retrieval)], [model])
-    found = gallery(paths, datasets=[str(retrieval)])
+def test_captions_light_up_patches(retrieval, model, tmp_path) -> None:
+    paths = measure(tmp_path / "results", model, retrieval)
+    found = gallery(paths, retrieval)
     assert [example.name for example in found.attention] == ["blue.png", "red.png", "green.png"]
     assert [example.caption for example in found.attention] == [
         CAPTIONS[colour][0] for colour in ("blue", "red", "green")
@@ -119,19 +114,14 @@ def test_captions_light_up_patches(retrieval, model, measure, gallery, pixels, t
         assert pixels(example.maps[label]).shape == (*pixels(example.image).shape[:2], 4)
 
 
-def test_a_model_that_is_gone(retrieval, classes, measure, gallery, tmp_path, tiny_archs) -> None:
+def test_a_model_that_is_gone(retrieval, classes, model, checkpoint, tmp_path) -> None:
     """Queries, ranks and wrong images need none; the rest is noted in one line."""
-    import safetensors.torch
-
-    weights = tmp_path / "model.safetensors"
-    spec = f"openclip:{tiny_archs['tiny']}/{weights}"
-    encoder = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny']}/random"))
-    safetensors.torch.save_file(encoder.model.state_dict(), weights)
-    data = [str(retrieval), str(classes)]
-    paths = measure(tmp_path / "results", data, [spec])
-    whole = gallery(paths, datasets=data)
-    weights.rename(tmp_path / "elsewhere")
-    found = gallery(paths, datasets=data)
+    spec = model.replace("random", str(checkpoint))
+    data = (retrieval, classes)
+    paths = measure(tmp_path / "results", spec, *data)
+    whole = gallery(paths, *data)
+    checkpoint.rename(tmp_path / "elsewhere")
+    found = gallery(paths, *data)
     assert len(whole.attention) == 3
     assert found.attention == ()
     assert found.classification == whole.classification != ()
@@ -148,40 +138,25 @@ def test_a_model_that_is_gone(retrieval, classes, measure, gallery, tmp_path, ti
     assert "nearest" not in note
 
 
-def test_weights_that_have_changed(retrieval, measure, gallery, tmp_path, tiny_archs) -> None:
-    import safetensors.torch
-
-    weights = tmp_path / "model.safetensors"
-    spec = f"openclip:{tiny_archs['tiny']}/{weights}"
-    state = load_encoder(
-        parse_model_spec(f"openclip:{tiny_archs['tiny']}/random")
-    ).model.state_dict()
-    safetensors.torch.save_file(state, weights)
-    paths = measure(tmp_path / "results", [str(retrieval)], [spec])
-    safetensors.torch.save_file({key: value * 1.01 for key, value in state.items()}, weights)
-    found = gallery(paths, datasets=[str(retrieval)])
+def test_weights_that_have_changed(retrieval, model, checkpoint, tmp_path) -> None:
+    spec = model.replace("random", str(checkpoint))
+    paths = measure(tmp_path / "results", spec, retrieval)
+    state = safetensors.torch.load_file(checkpoint)
+    safetensors.torch.save_file({key: value * 1.01 for key, value in state.items()}, checkpoint)
+    found = gallery(paths, retrieval)
     (note,) = found.notes
     assert note.endswith("its weights are not those that were measured any more")
     assert {tuple(example.found) for example in found.retrieval} == {()}
 
 
-def test_models_of_which_the_same_is_to_be_said(gallery, tmp_path, monkeypatch) -> None:
+def test_models_of_which_the_same_is_to_be_said(tmp_path, monkeypatch) -> None:
     """Ten released models that nobody has fetched: one line, not ten."""
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     root = Path(__file__).parents[2] / "parity" / "voc"
     names = (root / "ImageSets/Segmentation/val.txt").read_text().split()
-    protocol = find_protocol("voc20")
-    samples = {
-        "name": np.array(names),
-        "classes": np.array(protocol.class_names),
-        "groups": np.array([], np.str_),
-        "members": np.zeros((0, 20), bool),
-        "image": np.arange(len(names), dtype=np.int32),
-        "pair": np.zeros(len(names), np.int32),
-        "pixels": np.full(len(names), 10),
-    }
+    samples = all_of_class_0(names, find_protocol("voc20"))
     made = {"dataset": "voc20", "protocol": "cosmos", "samples": samples}
     paths = [
         store(tmp_path / "results", "seg", **made, model={"spec": f"cosmos:{name}"})
@@ -196,32 +171,28 @@ def test_models_of_which_the_same_is_to_be_said(gallery, tmp_path, monkeypatch) 
     )
 
 
-def test_wrong_images_with_their_classes(
-    classes, model, measure, gallery, pixels, tmp_path
-) -> None:
-    (path,) = measure(tmp_path / "results", [str(classes)], [model])
+def test_wrong_images_with_their_classes(classes, model, tmp_path) -> None:
+    (path,) = measure(tmp_path / "results", model, classes)
     samples = read_samples(path)
-    found = gallery([path], datasets=[str(classes)])
+    found = gallery([path], classes)
     wrong = int((samples["top5"][:, 0] != samples["labels"]).sum())
     assert len(found.classification) == min(5, wrong) > 0
     for example in found.classification:
-        assert example.label == f"class {colour_of(example.image, pixels)}"
+        assert example.label == f"class {colour_of(example.image)}"
         assert example.predicted[0] != example.label
         assert sorted(example.predicted) == ["class blue", "class green", "class red"]
 
 
-def test_data_of_another_kind_are_never_shown(
-    retrieval, classes, model, measure, gallery, tmp_path
-) -> None:
+def test_data_of_another_kind_are_never_shown(retrieval, classes, model, tmp_path) -> None:
     """A caption less, and an image moved to another class."""
-    data = [str(retrieval), str(classes)]
-    paths = measure(tmp_path / "results", data, [model])
+    data = (retrieval, classes)
+    paths = measure(tmp_path / "results", model, *data)
     captions = json.loads((tmp_path / "captions.json").read_text())
     captions["annotations"][0]["caption"] = "another one"
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     moved = tmp_path / "classes" / "class_red"
     (moved / "0.png").rename(tmp_path / "classes" / "class_blue" / "9.png")
-    found = gallery(paths, datasets=data)
+    found = gallery(paths, *data)
     assert found.retrieval == found.classification == found.attention == ()
     assert found.notes == tuple(
         f"{name} (user): no pictures of {model} (random weights): measured on other images, "
@@ -230,19 +201,17 @@ def test_data_of_another_kind_are_never_shown(
     )
 
 
-def test_an_image_that_is_missing_or_broken(
-    retrieval, classes, model, measure, gallery, tmp_path
-) -> None:
+def test_an_image_that_is_missing_or_broken(retrieval, classes, model, tmp_path) -> None:
     """The set is noted where files are missing; a broken one costs only what shows it."""
-    data = [str(retrieval), str(classes)]
-    paths = measure(tmp_path / "results", data, [model])
-    whole = gallery(paths, datasets=data)
+    data = (retrieval, classes)
+    paths = measure(tmp_path / "results", model, *data)
+    whole = gallery(paths, *data)
     (tmp_path / "images" / "red.png").unlink()
     label = whole.classification[0].label
     for number in range(3):
         broken = tmp_path / "classes" / label.replace(" ", "_") / f"{number}.png"
         broken.write_bytes(b"no image")
-    found = gallery(paths, datasets=data)
+    found = gallery(paths, *data)
     assert found.retrieval == ()
     assert 0 < len(found.classification) < len(whole.classification)
     assert all(example.label != label for example in found.classification)
@@ -252,15 +221,15 @@ def test_an_image_that_is_missing_or_broken(
     assert all(note.startswith("cannot decode image ") for note in undecoded)
 
 
-def test_a_set_that_nobody_describes(retrieval, model, measure, gallery, tmp_path) -> None:
-    paths = measure(tmp_path / "results", [str(retrieval)], [model])
+def test_a_set_that_nobody_describes(retrieval, model, tmp_path) -> None:
+    paths = measure(tmp_path / "results", model, retrieval)
     found = gallery(paths)
     assert found == Gallery(
         notes=("colours: no pictures: name the YAML file that describes it with --dataset FILE",)
     )
 
 
-def test_two_sets_of_one_name(retrieval, classes, model, measure, gallery, tmp_path) -> None:
+def test_two_sets_of_one_name(retrieval, classes, model, tmp_path) -> None:
     """A user's captions and classes of the same images may well be called the same."""
     renamed = [str(path.rename(path.parent / name / "mine.yaml")) for path, name in (
         (retrieval, "images"), (classes, "classes"),
@@ -272,23 +241,23 @@ def test_two_sets_of_one_name(retrieval, classes, model, measure, gallery, tmp_p
     Path(renamed[1]).write_text("kind: cls\nfolder: all\ntemplates: ['a {}']\n")
     paths = []
     for number, described in enumerate(renamed):
-        paths += measure(tmp_path / f"results{number}", [described], [model])
-    found = gallery(paths, datasets=renamed)
+        paths += measure(tmp_path / f"results{number}", model, described)
+    found = gallery(paths, *renamed)
     assert found.notes == ()
     assert {e.dataset for e in (*found.retrieval, *found.classification)} == {"mine"}
     assert found.retrieval
     assert found.classification
 
 
-def test_a_description_of_nothing_measured(retrieval, classes, model, measure, gallery, tmp_path):
-    paths = measure(tmp_path / "results", [str(retrieval)], [model])
+def test_a_description_of_nothing_measured(retrieval, classes, model, tmp_path):
+    paths = measure(tmp_path / "results", model, retrieval)
     with pytest.raises(
         UsageError, match="no result is of your data set shades: leave its file out"
     ):
-        gallery(paths, datasets=[str(retrieval), str(classes)])
+        gallery(paths, retrieval, classes)
 
 
-def test_known_sets_without_a_data_root(gallery, tmp_path) -> None:
+def test_known_sets_without_a_data_root(tmp_path) -> None:
     paths = [
         store(tmp_path, "retrieval", dataset="flickr30k-karpathy", protocol="karpathy"),
         store(tmp_path, "cls", dataset="food101", protocol="clip-benchmark"),
@@ -305,7 +274,7 @@ def test_known_sets_without_a_data_root(gallery, tmp_path) -> None:
     assert all("\n" not in note for note in found.notes)
 
 
-def test_samples_that_are_not_the_results_own(gallery, tmp_path) -> None:
+def test_samples_that_are_not_the_results_own(tmp_path) -> None:
     path = store(tmp_path, "cls", dataset="food101", protocol="clip-benchmark")
     archive = path.with_name(read_result(path).samples)
     archive.write_bytes(b"others")
@@ -315,9 +284,9 @@ def test_samples_that_are_not_the_results_own(gallery, tmp_path) -> None:
     assert note.endswith(f"{archive.name} is not what was stored with {path.name}: measure again")
 
 
-def test_no_torch_where_no_model_is_loaded(classes, model, measure, tmp_path) -> None:
+def test_no_torch_where_no_model_is_loaded(classes, model, tmp_path) -> None:
     """Also what makes collecting from many results quick to start."""
-    (path,) = measure(tmp_path / "results", [str(classes)], [model])
+    (path,) = measure(tmp_path / "results", model, classes)
     code = (
         "import sys; from pathlib import Path; from cosmos_eval.report.gallery import collect\n"
         "from cosmos_eval.types import RunOptions\n"
@@ -325,35 +294,25 @@ def test_no_torch_where_no_model_is_loaded(classes, model, measure, tmp_path) ->
         "assert found.classification, found.notes\n"
         "assert 'torch' not in sys.modules"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(path), str(classes)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, "-c", code, str(path), str(classes)], check=True)
 
 
-def test_equal_input_gives_equal_bytes(
-    retrieval, classes, model, measure, gallery, tmp_path
-) -> None:
-    data = [str(retrieval), str(classes)]
-    paths = measure(tmp_path / "results", data, [model])
-    first = gallery(paths, datasets=data)
-    assert gallery(list(reversed(paths)), datasets=list(reversed(data))) == first
+def test_equal_input_gives_equal_bytes(retrieval, classes, model, tmp_path) -> None:
+    data = (retrieval, classes)
+    paths = measure(tmp_path / "results", model, *data)
+    first = gallery(paths, *data)
+    assert gallery(paths[::-1], *data[::-1]) == first
     moved = tmp_path / "moved"
     shutil.copytree(tmp_path / "results", moved)
-    assert gallery([moved / path.name for path in paths], datasets=data) == first
+    assert gallery([moved / path.name for path in paths], *data) == first
 
 
-def test_results_of_fewer_samples_show_their_own(
-    retrieval, model, measure, gallery, tmp_path
-) -> None:
+def test_results_of_fewer_samples_show_their_own(retrieval, model, tmp_path) -> None:
     """Both together: each is opened as far as it was measured."""
     folder = tmp_path / "results"
-    measure(folder, [str(retrieval)], [model], limit=2)
-    paths = measure(folder, [str(retrieval)], [model])
-    found = gallery(paths, datasets=[str(retrieval)])
+    measure(folder, model, retrieval, limit=2)
+    paths = measure(folder, model, retrieval)
+    found = gallery(paths, retrieval)
     assert found.notes == ()
     labels = {example.model for example in found.retrieval}
     assert labels == {f"{model} (random weights)", f"{model} (random weights, first 2 only)"}

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support.galleries import measure
 
 
 @pytest.fixture
@@ -20,9 +21,9 @@ def colours(tmp_path: Path, save_colour) -> Path:
 
 
 @pytest.fixture
-def results(colours: Path, measure, tiny_archs: dict[str, str], tmp_path: Path) -> Path:
+def results(colours: Path, model: str, tmp_path: Path) -> Path:
     folder = tmp_path / "results"
-    measure(folder, [str(colours)], [f"openclip:{tiny_archs['tiny']}/random"])
+    measure(folder, model, colours)
     return folder
 
 

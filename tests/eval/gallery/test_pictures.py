@@ -6,31 +6,32 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from support.galleries import pixels
 
 from cosmos_eval.data.sources import ImageFile
-from cosmos_eval.report.gallery.pictures import Canvas, Size
+from cosmos_eval.report.gallery.pictures import Canvas
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
 
-def test_a_label_map_solved_by_hand(pixels) -> None:
+def test_a_label_map_solved_by_hand() -> None:
     """Two classes in their colours, 255 and what is no class are transparent."""
     classes = np.array([[0, 1], [255, 2]], np.uint8)
-    drawn = pixels(Canvas().label_map(classes, [RED, BLUE], Size(4, 2)))
+    drawn = pixels(Canvas().label_map(classes, [RED, BLUE], (4, 2)))
     assert drawn[0].tolist() == [[*RED, 255]] * 2 + [[*BLUE, 255]] * 2
     assert drawn[1, :, 3].tolist() == [0] * 4
 
 
-def test_a_label_map_has_no_colours_between_classes(pixels) -> None:
+def test_a_label_map_has_no_colours_between_classes() -> None:
     classes = np.random.default_rng(0).integers(0, 2, (97, 131)).astype(np.uint8)
-    drawn = pixels(Canvas().label_map(classes, [RED, BLUE], Size(50, 31)))
+    drawn = pixels(Canvas().label_map(classes, [RED, BLUE], (50, 31)))
     assert {tuple(colour) for colour in drawn.reshape(-1, 4).tolist()} == {
         (*RED, 255),
         (*BLUE, 255),
     }
 
 
-def test_a_thumbnail_keeps_proportions_and_content(tmp_path: Path, pixels) -> None:
+def test_a_thumbnail_keeps_proportions_and_content(tmp_path: Path) -> None:
     halves = np.zeros((300, 600, 3), np.uint8)
     halves[:, :300] = 200
     Image.fromarray(halves).save(tmp_path / "a.png")
@@ -60,9 +61,9 @@ def test_equal_images_are_one_picture(tmp_path: Path) -> None:
     assert a is canvas.thumbnail(ImageFile(tmp_path / "a.png"))
 
 
-def test_a_heat_map_goes_from_faint_blue_to_yellow(pixels) -> None:
+def test_a_heat_map_goes_from_faint_blue_to_yellow() -> None:
     values = np.array([[0.0, 1.0]], np.float32)
-    drawn = pixels(Canvas().heat_map(values, Size(40, 20))).astype(int)
+    drawn = pixels(Canvas().heat_map(values, (40, 20))).astype(int)
     low, high = drawn[10, 0], drawn[10, -1]
     assert low[2] > low[0]  # blue, not red
     assert high[0] > 200

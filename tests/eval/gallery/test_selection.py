@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.galleries import bytes_of
 
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas, select
 from cosmos_eval.report.gallery.records import ClassificationExample, pictures_of
@@ -23,14 +23,9 @@ def noise(seed: int) -> Image.Image:
 
 
 def draw(name: str, image: Image.Image, canvas: Canvas) -> ClassificationExample:
-    return ClassificationExample(
-        model=name,
-        dataset="noise",
-        protocol="user",
-        image=canvas.large(image),
-        label="a",
-        predicted=["b"],
-    )
+    where = {"dataset": "noise", "protocol": "user"}
+    picture = canvas.large(image)
+    return ClassificationExample(model=name, **where, image=picture, label="a", predicted=["b"])
 
 
 def candidates() -> list[Candidate]:
@@ -40,10 +35,6 @@ def candidates() -> list[Candidate]:
         for model in range(A_ROUND)
         for number in range(ROUNDS)
     ]
-
-
-def bytes_of(examples) -> int:
-    return sum({p.content: len(p.content) for e in examples for p in pictures_of(e)}.values())
 
 
 @pytest.fixture(scope="module")
@@ -105,16 +96,10 @@ def test_an_image_that_cannot_be_used_is_noted(a_picture: int) -> None:
         raise UsageError("cannot decode image a.jpg")
 
     broken = candidates()
-    broken[0] = replace_draw(broken[0], fail)
+    broken[0] = broken[0]._replace(draw=fail)
     selected = select(broken, 20 * a_picture, 0, no_progress)
     assert len(selected.examples) == len(broken) - 1
     assert selected.notes == ["cannot decode image a.jpg"]
-
-
-def replace_draw(
-    candidate: Candidate, draw: Callable[[Canvas], ClassificationExample]
-) -> Candidate:
-    return candidate._replace(draw=draw)
 
 
 def test_progress_ends_at_the_number_of_candidates(a_picture: int) -> None:

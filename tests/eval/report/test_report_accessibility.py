@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 
 import pytest
-from support.report_pages import PUBLISHED, gallery_of, made_up_results
+from support.colours import contrast
+from support.report_pages import OPEN_ALL, PUBLISHED, gallery_of, made_up_results
 
 from cosmos_eval.report.page import to_page
 
@@ -27,9 +28,6 @@ def file(tmp_path_factory):
     content = made_up_results(MODELS).content([PUBLISHED])
     path.write_bytes(to_page(content, gallery_of(MODELS)).content)
     return path
-
-
-OPEN_ALL = "document.querySelectorAll('details').forEach(one => { one.open = true; })"
 
 
 @pytest.fixture
@@ -128,12 +126,4 @@ def test_texts_stand_out_from_the_page(shared_page, scheme, colour):
         )
         for name in (colour, "page")
     )
-    lighter, darker = sorted((luminance(text), luminance(ground)), reverse=True)
-    assert (lighter + 0.05) / (darker + 0.05) >= 4.5
-
-
-def luminance(colour):
-    """Relative luminance as WCAG 2.2 defines it, of `#rrggbb`."""
-    parts = (int(colour.strip()[start : start + 2], 16) / 255 for start in (1, 3, 5))
-    linear = (p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts)
-    return sum(share * part for share, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    assert contrast(text, ground) >= 4.5

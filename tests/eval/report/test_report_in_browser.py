@@ -6,7 +6,7 @@ import re
 
 import pytest
 from playwright.sync_api import expect
-from support.report_pages import ODD, PUBLISHED, gallery_of, made_up_results, odd_results
+from support.report_pages import ODD, OPEN_ALL, PUBLISHED, gallery_of, made_up_results, odd_results
 
 from cosmos_eval.report.page import to_page
 
@@ -36,6 +36,11 @@ def page(open_page, file):
     return open_page(file)
 
 
+def rows_of(made_up, task):
+    """The results of a task by model."""
+    return {one.row.model["spec"]: one.row for one in made_up.results if one.row.task == task}
+
+
 def texts(page, selector):
     return [text.strip() for text in page.locator(selector).all_inner_texts()]
 
@@ -50,8 +55,7 @@ def title(page, name):
 
 
 def test_it_opens_and_draws_everything_without_a_complaint(page):
-    for details in page.locator("details").all():
-        details.evaluate("one => { one.open = true; }")
+    page.evaluate(OPEN_ALL)
     for chart in page.locator(".chart").all():
         chart.scroll_into_view_if_needed()
         chart.locator("svg").wait_for()
@@ -68,11 +72,7 @@ def test_it_is_soon_there(page):
 
 
 def test_sorting_by_mouse_and_by_keyboard(page, made_up):
-    acc1 = {
-        one.row.model["spec"]: one.row.metrics["acc1"]
-        for one in made_up.results
-        if one.row.task == "cls"
-    }
+    acc1 = {model: row.metrics["acc1"] for model, row in rows_of(made_up, "cls").items()}
     column = title(page, "scenes-cls")
     column.click()
     best_first = visible_models(page)
@@ -144,7 +144,7 @@ def test_provenance_opens_and_closes_by_keyboard(page, made_up):
     assert dialog.get_by_role("heading", level=2).inner_text() == (
         "alpha on scenes-retrieval, protocol scenes"
     )
-    row = next(one.row for one in made_up.results if one.row.task == "retrieval")
+    row = rows_of(made_up, "retrieval")["alpha"]
     body = dialog.inner_text()
     for told in (
         row.provenance["hashes"]["sample_list"],
@@ -230,11 +230,7 @@ def test_two_models_are_compared(page, made_up):
     assert chosen == ["gamma", "beta"]  # which won most tests
     page.get_by_label("B", exact=True).first.select_option("alpha")
     rows = compared(page)
-    acc1 = {
-        one.row.model["spec"]: 100 * one.row.metrics["acc1"]
-        for one in made_up.results
-        if one.row.task == "cls"
-    }
+    acc1 = {model: 100 * row.metrics["acc1"] for model, row in rows_of(made_up, "cls").items()}
     a, b, difference, better = rows["scenes-cls", "acc1"]
     assert (a, b) == pytest.approx((acc1["gamma"], acc1["alpha"]), abs=0.051)
     assert difference == pytest.approx(acc1["gamma"] - acc1["alpha"], abs=0.011)
@@ -258,14 +254,12 @@ def test_a_cell_of_the_matrix_chooses_its_models(page):
 
 def test_classes_of_two_models(page, made_up):
     page.get_by_label("Data set and figure").select_option(label="scenes-seg (scenes): IoU")
-    own = {
-        one.row.model["spec"]: one.row.per_class for one in made_up.results if one.row.task == "seg"
-    }
+    own = rows_of(made_up, "seg")
     rows = texts(page, "#class-pair tbody tr")
     assert {row.split()[0] for row in rows} == set("abcd")
     for row in rows:
         name, a, b, difference = row.split()[:4]
-        expected = [100 * own[model][name]["IoU"] for model in ("gamma", "beta")]
+        expected = [100 * own[model].per_class[name]["IoU"] for model in ("gamma", "beta")]
         assert (float(a), float(b)) == pytest.approx(expected, abs=0.051)
         assert number(difference) == pytest.approx(expected[0] - expected[1], abs=0.051)
 
@@ -277,7 +271,7 @@ def test_texts_from_data_are_shown_and_not_run(open_page, tmp_path, odd):
     content = odd_results(odd).content([published])
     path.write_bytes(to_page(content, gallery_of([odd, "b"], odd, odd)).content)
     page = open_page(path, viewport={"width": 1000, "height": 700})
-    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    page.evaluate(OPEN_ALL)
     chart = page.locator(".chart[data-chart=intervals]")
     chart.scroll_into_view_if_needed()
     chart.locator("path[aria-roledescription=point]").first.hover()
@@ -318,7 +312,7 @@ def test_it_is_light_or_dark_as_the_system_or_the_reader_says(open_page, file):
 @pytest.mark.parametrize("width", [360, 1280])
 def test_the_page_itself_does_not_scroll_sideways(open_page, file, width):
     page = open_page(file, viewport={"width": width, "height": 700})
-    page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    page.evaluate(OPEN_ALL)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     wide = page.locator(".wide").first
     name = wide.locator("tbody th").first

@@ -11,6 +11,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from support.galleries import bytes_of, examples_of
 from support.models import make_result
 from support.report_pages import (
     ODD,
@@ -20,7 +21,6 @@ from support.report_pages import (
     made_up_results,
     noise,
     odd_results,
-    picture_sizes,
 )
 
 from cosmos_eval.report import page as page_module
@@ -148,23 +148,16 @@ def test_a_lone_surrogate_does_not_stop_the_page():
 
 
 def test_pictures_are_carried_once(text):
-    gallery = gallery_of(MODELS)
     addresses = re.findall(r'src="(data:image/webp;base64,[^"]*)"', text)
     assert len(set(addresses)) == len(addresses)
     carried = sum(len(base64.b64decode(address.split(",")[1])) for address in addresses)
-    assert carried == picture_sizes(gallery)
+    assert carried == bytes_of(examples_of(gallery_of(MODELS)))
 
 
 def examples(count: int, model: str = "a") -> Gallery:
-    return Gallery(
-        classification=[
-            ClassificationExample(
-                model=model, dataset="d", protocol="p", image=noise(number), label="x",
-                predicted=["y"],
-            )
-            for number in range(count)
-        ]
-    )  # fmt: skip
+    of = {"model": model, "dataset": "d", "protocol": "p", "label": "x", "predicted": ["y"]}
+    shown = [ClassificationExample(image=noise(number), **of) for number in range(count)]
+    return Gallery(classification=shown)
 
 
 def test_examples_that_do_not_fit_are_told(monkeypatch):
