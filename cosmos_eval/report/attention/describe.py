@@ -221,13 +221,13 @@ def _look_record(row: Row, look: Look) -> dict[str, Any]:
                 "head": view.head or None,
                 "map": view.map.tolist(),
                 "peak": view.peak(row.size)._asdict(),
-                "caption": view.caption and _caption_record(view.caption),
+                "caption": view.caption
+                and {**view.caption._asdict(), "words": _words(view.caption)},
             }
             for view in look.views
         ],
     }
 
 
-def _caption_record(caption: CaptionShares) -> dict[str, Any]:
-    words = [{**word._asdict(), "level": word.level} for word in caption.words]
-    return {**caption._asdict(), "words": words}
+def _words(caption: CaptionShares) -> list[dict[str, Any]]:
+    return [{**word._asdict(), "level": word.level} for word in caption.words]

@@ -32,13 +32,8 @@ _OPACITY = (0.35, 0.75)  # of the least and of the most
 _SCALES = (1.0, 0.75, 0.5, 0.35)
 
 Rgb8 = tuple[int, int, int]
-
-
-class Size(NamedTuple):
-    """Of a picture, in pixels."""
-
-    width: int
-    height: int
+Size = tuple[int, int]
+"""Width and height in pixels."""
 
 
 class Canvas:
@@ -77,8 +72,8 @@ class Canvas:
         rgba = np.stack([*channels, 255 * np.interp(large, (0, 1), _OPACITY)], axis=-1)
         return self._encoded(Image.fromarray((rgba + 0.5).astype(np.uint8)))
 
-    def size_of(self, image_size: tuple[int, int]) -> Size:
-        """Return the size that `large` gives an image of this width and height."""
+    def size_of(self, image_size: Size) -> Size:
+        """Return the size that `large` gives an image of this size."""
         return _fit(image_size, LARGE * self._scale)
 
     def _photograph(self, image: Image.Image, longest: int) -> Picture:
@@ -99,10 +94,9 @@ def shrunk(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(classes).resize(size, Image.Resampling.NEAREST))
 
 
-def _fit(size: tuple[int, int], longest: float) -> Size:
+def _fit(size: Size, longest: float) -> Size:
     factor = min(1.0, longest / max(size))
-    width, height = (max(1, round(factor * side)) for side in size)
-    return Size(width, height)
+    return max(1, round(factor * size[0])), max(1, round(factor * size[1]))
 
 
 class Candidate(NamedTuple):

@@ -34,6 +34,7 @@ _REMEDY = "; `cosmos-eval run --save-predictions DIR` keeps label maps for --pre
 PAIRS = 3
 """Images with a text, at most, of a data set."""
 
+_IDENTITY = ("spec", "architecture", "weights", "weights_sha256", "random")
 _TASKS = ("retrieval", "cls", "seg")  # with examples: their samples tell which images to show
 _Name = tuple[str, str, str]  # task, data set and family: what the results of a group share
 _name: Callable[[ResultRow], _Name] = attrgetter("task", "dataset", "protocol")
@@ -209,9 +210,10 @@ def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> list
 
     Returns one line for each that could not be computed. Models are not fetched.
     """
-    by_model: dict[Sequence[Any], list[Request]] = {}
+    by_model: dict[tuple[Any, ...], list[Request]] = {}
     for request in requests:
-        by_model.setdefault(_identity(request.row), []).append(request)
+        identity = *map(request.row.model.get, _IDENTITY), request.row.provenance["precision"]
+        by_model.setdefault(identity, []).append(request)
     refusals: list[tuple[Request, str]] = []
     for own in by_model.values():
         row = own[0].row
@@ -223,27 +225,17 @@ def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> list
             continue
         watch(row.model["spec"], Progress("load", 1, 1))
         for request in own:
-            progress = _warnings_only(partial(watch, f"{request.label} on {request.where}"))
+            what = f"{request.label} on {request.where}"
             try:
-                request.run(encoder, progress)
+                request.run(encoder, partial(_report_warnings, watch, what))
             except UsageError as error:
                 refusals.append((request, str(error)))
     return _lines(refusals)
 
 
-def _warnings_only(progress: OnProgress) -> OnProgress:
+def _report_warnings(watch: Watch, what: str, step: Progress) -> None:
     """Drop the notes of a measurement, such as how much was cached, but its warnings."""
-
-    def report(step: Progress) -> None:
-        note = step.note if step.note.startswith("warning: ") else ""
-        progress(step._replace(note=note))
-
-    return report
-
-
-def _identity(row: ResultRow) -> Sequence[Any]:
-    names = ("spec", "architecture", "weights", "weights_sha256", "random")
-    return *(row.model[name] for name in names), row.provenance["precision"]
+    watch(what, step if step.note.startswith("warning: ") else step._replace(note=""))
 
 
 def _load(row: ResultRow, device: str) -> Encoder:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from support.pages import blocks, typed
 
 from cosmos_eval.report.attention import FORMATS
 
 DOCS = Path(__file__).parents[3] / "docs"
-PAGE = (DOCS / "attention.md").read_text("utf-8")
-BLOCKS = re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S)
+PAGE = DOCS / "attention.md"
 COMMANDS = [
-    line for block in BLOCKS for line in block.splitlines() if line.startswith("cosmos-eval attend")
+    one for one in typed() if one.page == PAGE.name and one.line.startswith("cosmos-eval attend")
 ]
 
 
 def test_the_picture_is_what_its_command_draws(command, tmp_path: Path) -> None:
     (tmp_path / "docs").symlink_to(DOCS)
-    (line,) = [line for line in COMMANDS if "--csv" in line]
-    arguments = shlex.split(line)[1:]
+    (arguments,) = [one.arguments for one in COMMANDS if "--csv" in one.words]
     out = arguments.index("--out") + 1
     drawn_before, arguments[out] = tmp_path / arguments[out], "now.png"
     assert command(*arguments).status == 0
@@ -33,21 +30,21 @@ def test_the_picture_is_what_its_command_draws(command, tmp_path: Path) -> None:
     assert np.abs(difference).mean() < 1  # machines round differently
 
 
-@pytest.mark.parametrize("line", [line for line in COMMANDS if "--csv" not in line])
-def test_commands(line: str, command, photo: Path) -> None:
+@pytest.mark.parametrize("arguments", [c.arguments for c in COMMANDS if "--csv" not in c.words])
+def test_commands(arguments: list[str], command, photo: Path) -> None:
     photo.rename("my-photo.jpg")
-    arguments = shlex.split(line)[1:]
     assert command(*arguments).status == 0
     assert Path(arguments[-1]).stat().st_size > 10_000
 
 
 def test_python_example(command, photo: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo.rename("my-photo.jpg")
-    (block,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.M | re.S)
+    (block,) = blocks(PAGE, "python")
     exec(compile(block, "attention.md", "exec"), {})
     assert capsys.readouterr().out.startswith("cross-attention (8, 12) [('a', ")
     assert Path("attention.png").exists()
 
 
 def test_every_form_is_described() -> None:
-    assert [suffix for suffix in FORMATS if f"`{suffix}`" not in PAGE] == []
+    text = PAGE.read_text("utf-8")
+    assert [suffix for suffix in FORMATS if f"`{suffix}`" not in text] == []

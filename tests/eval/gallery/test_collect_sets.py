@@ -231,14 +231,11 @@ def test_a_set_that_nobody_describes(retrieval, model, tmp_path) -> None:
 
 def test_two_sets_of_one_name(retrieval, classes, model, tmp_path) -> None:
     """A user's captions and classes of the same images may well be called the same."""
-    renamed = [str(path.rename(path.parent / name / "mine.yaml")) for path, name in (
-        (retrieval, "images"), (classes, "classes"),
-    )]  # fmt: skip
-    (tmp_path / "captions.json").rename(tmp_path / "images" / "captions.json")
-    Path(renamed[0]).write_text("kind: retrieval\nimages: .\nannotations: captions.json\n")
-    shutil.copytree(tmp_path / "classes", tmp_path / "classes" / "all")
-    (tmp_path / "classes" / "all" / "mine.yaml").unlink()
-    Path(renamed[1]).write_text("kind: cls\nfolder: all\ntemplates: ['a {}']\n")
+    renamed = [tmp_path / "captioned" / "mine.yaml", tmp_path / "classified" / "mine.yaml"]
+    for path in renamed:
+        path.parent.mkdir()
+    renamed[0].write_text("kind: retrieval\nimages: ../images\nannotations: ../captions.json\n")
+    renamed[1].write_text("kind: cls\nfolder: ../classes\ntemplates: ['a {}']\n")
     paths = []
     for number, described in enumerate(renamed):
         paths += measure(tmp_path / f"results{number}", model, described)

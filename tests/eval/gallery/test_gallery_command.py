@@ -32,8 +32,8 @@ def pictures(page: Path) -> set[bytes]:
     return {base64.b64decode(one) for one in re.findall(r"data:image/webp;base64,([\w+/=]+)", text)}
 
 
-def test_a_page_with_examples(command, results: Path, colours: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
+def test_a_page_with_and_without_examples(command, results: Path, colours: Path) -> None:
+    page = Path("page.html")
     ended = command("report", results, "--out", page, "--dataset", colours)
     assert ended.status == 0, ended.err
     shown = pictures(page)
@@ -42,18 +42,14 @@ def test_a_page_with_examples(command, results: Path, colours: Path, tmp_path: P
     first = page.read_bytes()
     assert command("report", results, "--out", page, "--dataset", colours).status == 0
     assert page.read_bytes() == first
-
-
-def test_a_page_without(command, results: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
     ended = command("report", results, "--out", page, "--no-pictures")
     assert ended.status == 0, ended.err
     assert "not shown" not in ended.err
     assert pictures(page) == set()
 
 
-def test_what_is_missing_is_told(command, results: Path, tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
+def test_what_is_missing_is_told(command, results: Path) -> None:
+    page = Path("page.html")
     ended = command("report", results, "--out", page)
     assert ended.status == 0
     line = "colours: no pictures: name the YAML file that describes it with --dataset FILE"

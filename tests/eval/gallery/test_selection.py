@@ -37,6 +37,10 @@ def candidates() -> list[Candidate]:
     ]
 
 
+def names(rounds: int) -> list[str]:
+    return [f"model {model}, {number}" for model in range(A_ROUND) for number in range(rounds)]
+
+
 @pytest.fixture(scope="module")
 def a_picture() -> int:
     """About the bytes of one."""
@@ -45,16 +49,14 @@ def a_picture() -> int:
 
 def test_everything_within_the_budget(a_picture: int) -> None:
     selected = select(candidates(), 20 * a_picture, 0, no_progress)
-    names = [f"model {model}, {number}" for model in range(A_ROUND) for number in range(ROUNDS)]
-    assert [example.model for example in selected.examples] == names
+    assert [example.model for example in selected.examples] == names(ROUNDS)
     assert selected.notes == []
 
 
 def test_whole_rounds(a_picture: int) -> None:
     """The budget holds ten of twelve: two rounds of four, the same number for every model."""
     selected = select(candidates(), 10 * a_picture, 0, no_progress)
-    names = [f"model {model}, {number}" for model in range(A_ROUND) for number in range(2)]
-    assert [example.model for example in selected.examples] == names
+    assert [example.model for example in selected.examples] == names(2)
     (note,) = selected.notes
     assert note.startswith("more than 2 of up to 3 examples of a kind: no more fit into ")
 

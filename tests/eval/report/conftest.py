@@ -20,33 +20,26 @@ def browser() -> Iterator[Browser]:
         yield browser
 
 
-class Watched:
-    """The requests and the complaints of a page."""
-
-    def __init__(self, page: Page) -> None:
-        self.requests: set[str] = set()
-        self.complaints: list[str] = []
-        page.on("request", lambda request: self.requests.add(request.url))
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-
-
 @contextmanager
 def watched_pages(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Open files; at the end no page may have requested anything else, nor complained."""
-    opened: list[tuple[Path, Page, Watched]] = []
+    opened: list[tuple[Path, Page, set[str]]] = []
+    complaints: list[str] = []
 
     def open_file(path: Path, **context: Any) -> Page:
-        page = browser.new_context(**context).new_page()
-        opened.append((path, page, Watched(page)))
+        page, requests = browser.new_context(**context).new_page(), set[str]()
+        page.on("request", lambda request: requests.add(request.url))
+        page.on("console", lambda message: complaints.append(message.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        opened.append((path, page, requests))
         page.goto(path.as_uri())
         return page
 
     yield open_file
-    for path, page, watched in opened:
+    for path, page, requests in opened:
         page.context.close()
-        assert {url for url in watched.requests if not url.startswith("data:")} == {path.as_uri()}
-        assert watched.complaints == []
+        assert {url for url in requests if not url.startswith("data:")} == {path.as_uri()}
+    assert complaints == []
 
 
 @pytest.fixture
