@@ -61,11 +61,5 @@ def test_table_shows_median_spread_and_target(capsys):
     line = bench.measurement("speed", bench.Spread((1.0, 2.0, 4.0)), "x", at_least=2.5)
     bench.report("title", [line], as_json=False)
     row = next(text for text in capsys.readouterr().out.splitlines() if "speed" in text)
-    assert [cell.strip() for cell in row.strip("│ ").split("│")] == [
-        "speed",
-        "2",
-        "x",
-        "1 to 4",
-        "2.5",
-        "NO",
-    ]
+    cells = [cell.strip() for cell in row.strip("│ ").split("│")]
+    assert cells == ["speed", "2", "x", "1 to 4", "2.5", "NO"]

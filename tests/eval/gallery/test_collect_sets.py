@@ -127,11 +127,7 @@ def test_a_model_that_is_gone(retrieval, classes, model, checkpoint, tmp_path) -
     assert found.classification == whole.classification != ()
     assert [e.rank for e in found.retrieval] == [e.rank for e in whole.retrieval]
     assert [e.query for e in found.retrieval] == [e.query for e in whole.retrieval]
-    assert (
-        {tuple(e.found) for e in found.retrieval}
-        == {()}
-        == {tuple(e.right) for e in found.retrieval}
-    )
+    assert {(*e.found, *e.right) for e in found.retrieval} == {()}
     missing = "no lists of what was found on colours (user), no attention maps on colours"
     (note,) = found.notes
     assert note.startswith(f"{spec}: {missing}: ")
@@ -248,9 +244,8 @@ def test_two_sets_of_one_name(retrieval, classes, model, tmp_path) -> None:
 
 def test_a_description_of_nothing_measured(retrieval, classes, model, tmp_path):
     paths = measure(tmp_path / "results", model, retrieval)
-    with pytest.raises(
-        UsageError, match="no result is of your data set shades: leave its file out"
-    ):
+    message = "no result is of your data set shades: leave its file out"
+    with pytest.raises(UsageError, match=message):
         gallery(paths, retrieval, classes)
 
 

@@ -25,10 +25,8 @@ def test_a_label_map_solved_by_hand() -> None:
 def test_a_label_map_has_no_colours_between_classes() -> None:
     classes = np.random.default_rng(0).integers(0, 2, (97, 131)).astype(np.uint8)
     drawn = pixels(Canvas().label_map(classes, [RED, BLUE], (50, 31)))
-    assert {tuple(colour) for colour in drawn.reshape(-1, 4).tolist()} == {
-        (*RED, 255),
-        (*BLUE, 255),
-    }
+    colours = {tuple(colour) for colour in drawn.reshape(-1, 4).tolist()}
+    assert colours == {(*RED, 255), (*BLUE, 255)}
 
 
 def test_a_thumbnail_keeps_proportions_and_content(tmp_path: Path) -> None:

@@ -65,9 +65,8 @@ def test_smaller_pictures_where_a_round_does_not_fit(a_picture: int) -> None:
     selected = select(candidates(), 3 * a_picture, 0, no_progress)
     assert len(selected.examples) == 2 * A_ROUND  # smaller noise has far fewer bytes
     assert {example.image.width for example in selected.examples} == {240}
-    assert selected.notes[0].startswith(
-        "pictures at their usual size: at 75% of it more of them fit"
-    )
+    note = "pictures at their usual size: at 75% of it more of them fit"
+    assert selected.notes[0].startswith(note)
 
 
 @pytest.mark.parametrize("part", [0.0, 0.3, 1.0, 2.5, 7.0])

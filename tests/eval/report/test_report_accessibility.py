@@ -80,9 +80,8 @@ def test_headings_are_in_order(page):
 
 def test_tables_say_what_their_cells_are(shared_page):
     for table in shared_page.locator("table").all():
-        assert table.evaluate(
-            "one => one.caption?.textContent || one.getAttribute('aria-labelledby')"
-        )
+        name = "one => one.caption?.textContent || one.getAttribute('aria-labelledby')"
+        assert table.evaluate(name)
     heads = shared_page.locator("th")
     assert set(heads.evaluate_all("all => all.map(one => one.scope)")) == {"col", "row"}
 
@@ -90,9 +89,8 @@ def test_tables_say_what_their_cells_are(shared_page):
 def test_pictures_have_texts(shared_page):
     assert shared_page.locator("img:not([alt])").count() == 0
     told = shared_page.locator("img").evaluate_all("all => all.map(one => one.alt)")
-    assert {"image a red square", "true classes of a red square", "query: a red square"} <= set(
-        told
-    )
+    texts = {"image a red square", "true classes of a red square", "query: a red square"}
+    assert texts <= set(told)
     decorative = shared_page.locator("img[alt='']")
     assert decorative.count() == shared_page.locator(".over").count()  # told by the picture before
 
@@ -120,10 +118,6 @@ def test_what_changes_is_told(page):
 def test_texts_stand_out_from_the_page(shared_page, scheme, colour):
     """WCAG 2.2, 1.4.3: a contrast of 4.5 at least."""
     shared_page.emulate_media(color_scheme=scheme)
-    text, ground = (
-        shared_page.evaluate(
-            f"getComputedStyle(document.documentElement).getPropertyValue('--{name}')"
-        )
-        for name in (colour, "page")
-    )
+    style = "getComputedStyle(document.documentElement).getPropertyValue('--{}')"
+    text, ground = (shared_page.evaluate(style.format(name)) for name in (colour, "page"))
     assert contrast(text, ground) >= 4.5

@@ -123,9 +123,8 @@ def test_a_chart_follows_the_column_and_the_filter(page):
     page.wait_for_timeout(500)
     assert points.count() == 4
     names = chart.locator(".role-axis-label text").all_text_contents()
-    assert [name for name in names if not name.isdigit()][-4:] == [
-        "beta (published)", "gamma", "beta", "alpha",
-    ]  # fmt: skip
+    shown = [name for name in names if not name.isdigit()][-4:]
+    assert shown == ["beta (published)", "gamma", "beta", "alpha"]
     page.locator("#filters [name=source]").select_option("measured")
     page.wait_for_timeout(500)
     assert points.count() == 3
@@ -141,17 +140,11 @@ def test_provenance_opens_and_closes_by_keyboard(page, made_up):
     link.focus()
     page.keyboard.press("Enter")
     assert dialog.is_visible()
-    assert dialog.get_by_role("heading", level=2).inner_text() == (
-        "alpha on scenes-retrieval, protocol scenes"
-    )
+    heading = dialog.get_by_role("heading", level=2).inner_text()
+    assert heading == "alpha on scenes-retrieval, protocol scenes"
     row = rows_of(made_up, "retrieval")["alpha"]
-    body = dialog.inner_text()
-    for told in (
-        row.provenance["hashes"]["sample_list"],
-        "1" * 40,
-        "cosmos-eval run",
-        "result-1.json",
-    ):
+    body, digest = dialog.inner_text(), row.provenance["hashes"]["sample_list"]
+    for told in (digest, "1" * 40, "cosmos-eval run", "result-1.json"):
         assert told in body
     assert dialog.locator("tr.chosen th").inner_text() == "image_to_text_R@1"
     page.keyboard.press("Escape")

@@ -9,13 +9,7 @@ import pytest
 from support.models import make_result
 from support.report_pages import TASKS, MadeUpResults, made_up_results
 
-from cosmos_eval.report.content import (
-    Score,
-    compare_set,
-    pair_models,
-    result_sets,
-    scores,
-)
+from cosmos_eval.report.content import Score, compare_set, pair_models, result_sets, scores
 from cosmos_eval.results.compare import compare, pair
 from cosmos_eval.types import UsageError
 
