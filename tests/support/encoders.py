@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import cosmos_core
 from cosmos_core.model.checkpoint import save_checkpoint
@@ -40,3 +42,8 @@ def refusal(spec: str, arch: object = None, weights: Any = "teacher") -> str:
         load(spec, arch, weights)
     assert "\n" not in str(raised.value)
     return str(raised.value)
+
+
+def noise(height: int, width: int) -> Image.Image:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)

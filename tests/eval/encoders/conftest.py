@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
 
 WORDS = ("a", "dog", "cat", "two", "dogs", "on", "sofa", "red", "blue", "photo", "of", "the")
 
@@ -18,16 +18,14 @@ def save_siglip_tokenizer(folder: Path, words: tuple[str, ...] = WORDS) -> Path:
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
     tokenizer.post_processor = processors.TemplateProcessing("$A </s>", None, [("</s>", 1)])
-    wrapped = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", pad_token="</s>"
-    )
-    wrapped.save_pretrained(folder)
+    special = {"unk_token": "<unk>", "eos_token": "</s>", "pad_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder
 
 
-def save_bert_tokenizer(folder: Path, words: tuple[str, ...] = WORDS) -> Path:
+def save_bert_tokenizer(folder: Path) -> Path:
     """As BERT's: whole words between [CLS] and [SEP], padded with 0."""
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *words]
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]
     ids = {word: i for i, word in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -35,16 +33,9 @@ def save_bert_tokenizer(folder: Path, words: tuple[str, ...] = WORDS) -> Path:
     tokenizer.post_processor = processors.TemplateProcessing(
         "[CLS] $A [SEP]", None, [("[CLS]", 2), ("[SEP]", 3)]
     )
-    wrapped = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="[CLS]",
-        eos_token="[SEP]",
-        unk_token="[UNK]",
-        pad_token="[PAD]",
-        cls_token="[CLS]",
-        sep_token="[SEP]",
-    )
-    wrapped.save_pretrained(folder)
+    special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "pad", "cls", "sep")}
+    special |= {"bos_token": "[CLS]", "eos_token": "[SEP]"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return folder
 
 

@@ -8,19 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import open_clip
 import pytest
 import safetensors.torch
 import torch
 from open_clip.pretrained import _pcfg, _slpcfg
-from PIL import Image
-from support.encoders import CHECKPOINT, CONFIG, TINY, load, refusal, save_cosmos
+from support.encoders import CHECKPOINT, CONFIG, TINY, load, noise, refusal, save_cosmos
 
 import cosmos_core
 from cosmos_core.model.checkpoint import save_checkpoint
 from cosmos_core.model.export import export
-from cosmos_eval.cli.app import main
 from cosmos_eval.models.audit import config_differences, published
 from cosmos_eval.models.specs import BUNDLED
 from cosmos_eval.types import UsageError
@@ -37,16 +34,6 @@ WRAPPINGS: dict[str, Callable[[State], Any]] = {
 def state(tiny_archs: dict[str, str]) -> State:
     torch.manual_seed(0)
     return open_clip.create_model(tiny_archs["tiny"]).state_dict()
-
-
-@pytest.fixture
-def pets(tmp_path: Path, save_colour: Callable[..., Path]) -> Path:
-    """Two classes of one image each."""
-    for name, colour in (("cat", "red"), ("dog", "blue")):
-        save_colour(tmp_path / "pets" / name / "0.png", colour)
-    path = tmp_path / "pets.yaml"
-    path.write_text("kind: cls\nfolder: pets\n")
-    return path
 
 
 # Positions of an 8 x 8 grid, which OpenCLIP would interpolate.
@@ -161,7 +148,9 @@ def test_a_file_is_what_is_said_beside_it(tiny_archs, tmp_path, state):
     spec = f"openclip:{arch}/{path}"
     half = {"mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash", "size": 32}
     describe(tmp_path, config, half)
-    assert load(spec).preprocessing["resize_mode"] == "squash"
+    encoder = load(spec)
+    assert encoder.preprocessing["resize_mode"] == "squash"
+    assert encoder.image_mean == encoder.image_std == (0.5, 0.5, 0.5)
     describe(tmp_path, config, {**half, "size": 64})
     assert "size is [64, 64], not [32, 32]" in refusal(spec)
     describe(tmp_path, {**config, "quick_gelu": True}, half)
@@ -183,7 +172,7 @@ def test_folders_describe_themselves(tiny_archs, tmp_path, state):
     assert encoder.preprocessing["interpolation"] == "bilinear"
     assert encoder.image_mean == (0.5, 0.5, 0.5)
     model, transform = open_clip.create_model_from_pretrained(f"local-dir:{tmp_path}")
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8))
+    picture = noise(40, 50)
     torch.testing.assert_close(encoder.transform(picture), transform(picture), rtol=0, atol=0)
     images = transform(picture)[None]
     with torch.no_grad():
@@ -271,30 +260,26 @@ def test_cosmos_weights_that_are_no_numbers(tmp_path):
     [("openclip", "has NaN or infinite weights: visual.proj"), ("cosmos", "leave --arch out")],
 )
 def test_the_command_ends_with_status_2(
-    kind, message, pets, state, tiny_archs, tmp_path, capsys, monkeypatch
+    kind, message, save_colour, state, tiny_archs, tmp_path, command
 ):
-    monkeypatch.chdir(tmp_path)
+    save_colour(tmp_path / "pets" / "cat" / "0.png", "red")
+    (tmp_path / "pets.yaml").write_text("kind: cls\nfolder: pets\n")
     torch.save({"state_dict": {**state, **WITH_NAN}}, tmp_path / "weights.pt")
     save_cosmos(tmp_path / "own.safetensors", quick_gelu=True)
     models = {
         "openclip": [f"openclip:{tiny_archs['tiny']}/{tmp_path / 'weights.pt'}"],
         "cosmos": [f"cosmos:{tmp_path / 'own.safetensors'}", "--arch", "ViT-B-32"],
     }
-    with pytest.raises(SystemExit) as ended:
-        main(["run", "--dataset", str(pets), "--model", *models[kind]])
-    assert ended.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    ended = command("run", "--dataset", "pets.yaml", "--model", *models[kind])
+    assert ended.status == 2
+    (line,) = ended.err.splitlines()
     assert message in line
 
 
 def test_defaults_are_no_difference():
     short = {"embed_dim": 512, "vision_cfg": {}, "text_cfg": {}}
-    long = {
-        "embed_dim": 512,
-        "quick_gelu": False,
-        "vision_cfg": {"layers": 12, "image_size": [224, 224], "timm_model_pretrained": True},
-        "text_cfg": {"vocab_size": 49408},
-    }
+    vision = {"layers": 12, "image_size": [224, 224], "timm_model_pretrained": True}
+    long = {**short, "quick_gelu": False, "vision_cfg": vision, "text_cfg": {"vocab_size": 49408}}
     assert config_differences(short, long) == ""
     assert config_differences(short, {**long, "embed_dim": 16}) == "embed_dim is 512, not 16"
 

@@ -1,19 +1,19 @@
-"""Patch embeddings of OpenCLIP's own architectures, cut down to a size that builds at once."""
+"""Patch embeddings of OpenCLIP's own architectures, and attention that projects in one piece."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import open_clip
 import pytest
 import torch
+from support.encoders import load
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from cosmos_eval.models import load_encoder
+from cosmos_eval.models.attention import project_in_one_piece
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import UsageError
 
 FORMS = ("vanilla", "csa", "maskclip", "clearclip", "naclip")
@@ -21,26 +21,26 @@ SMALL_VISION: dict[str, Any] = {"layers": 2, "width": 32, "head_width": 16, "ima
 SMALL_TEXT: dict[str, Any] = {"layers": 1, "width": 32, "heads": 2, "vocab_size": 49408}
 
 
-@pytest.fixture(scope="module")
-def load_small(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
+@pytest.fixture(scope="module", name="load_small")
+def load_small_fixture(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., ClipEncoder]:
     """Load an architecture of OpenCLIP's with fewer and narrower layers and random weights."""
     folder = tmp_path_factory.mktemp("archs")
 
-    def load(name: str, **vision: Any) -> ClipEncoder:
+    def load_small(name: str, **vision: Any) -> ClipEncoder:
         config = open_clip.get_model_config(name)
         config["embed_dim"] = 16
         config["vision_cfg"] |= {**SMALL_VISION, **vision}
         config["text_cfg"] |= SMALL_TEXT
-        config["text_cfg"].pop("hf_tokenizer_name", None)  # it would be downloaded
-        config["text_cfg"].pop("tokenizer_kwargs", None)
+        for key in ("hf_tokenizer_name", "tokenizer_kwargs"):  # it would be downloaded
+            config["text_cfg"].pop(key, None)
         if "multimodal_cfg" in config:
             config["multimodal_cfg"] |= {**SMALL_TEXT, "dim_head": 16}
         file = folder / f"cosmos-eval-small-{name}.json"
         file.write_text(json.dumps(config))
         open_clip.add_model_config(folder)
-        return load_encoder(parse_model_spec(f"openclip:{file.stem}/random"))
+        return load(f"openclip:{file.stem}/random")
 
-    return load
+    return load_small
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,39 @@ def test_towers_without_patches_in_the_joint_space_are_refused(name, vision, kin
         encoder.encode_patches(torch.zeros(1, 3, 32, 32), "csa")
 
 
-def test_mean_and_std_are_the_models(tmp_path: Path, tiny_archs: dict[str, str]) -> None:
-    arch, half = tiny_archs["tiny"], (0.5, 0.5, 0.5)
-    torch.save(open_clip.create_model(arch).state_dict(), tmp_path / "weights.pt")
-    spec = parse_model_spec(f"openclip:{arch}/{tmp_path / 'weights.pt'}")
-    usual = load_encoder(spec)
-    assert (usual.image_mean, usual.image_std) == (
-        open_clip.OPENAI_DATASET_MEAN,
-        open_clip.OPENAI_DATASET_STD,
-    )
-    description = {
-        "model_cfg": open_clip.get_model_config(arch),
-        "preprocess_cfg": {"mean": half, "std": half},
-    }
-    (tmp_path / "open_clip_config.json").write_text(json.dumps(description))
-    other = load_encoder(spec)
-    assert (other.image_mean, other.image_std) == (half, half)
+class Projections(TorchDispatchMode):
+    """Notes for every linear layer whether its input lies in one piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.in_one_piece: list[bool] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket.__name__ == "linear":
+            self.in_one_piece.append(args[0].is_contiguous())
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("arch", ["tiny", "tiny-bidirectional", "tiny-custom"])
+def test_features_are_the_same(arch, tiny_archs):
+    torch.manual_seed(0)
+    images = torch.randn(3, 3, 32, 32)
+    spec = f"openclip:{tiny_archs[arch]}/random"
+    plain, ours = load(spec), load(spec)
+    before = dict(ours.model.state_dict())
+    project_in_one_piece(ours.model)
+    assert before.keys() == ours.model.state_dict().keys()
+    tokens = plain.tokenize(["a cat", "two dogs on a hill"])
+    torch.testing.assert_close(ours.encode_image(images), plain.encode_image(images))
+    torch.testing.assert_close(ours.encode_text(tokens), plain.encode_text(tokens))
+
+
+def test_in_bf16_every_projection_is_of_one_piece(tiny_archs):
+    images = torch.randn(3, 3, 32, 32)
+    spec = f"openclip:{tiny_archs['tiny']}/random"
+    exact, half = load(spec), load(spec, precision="bf16")
+    with Projections() as projections:
+        features = half.encode_image(images)
+    assert len(projections.in_one_piece) == 2 * 4  # blocks; attention's two and the MLP's two
+    assert all(projections.in_one_piece)
+    assert (features * exact.encode_image(images)).sum(1).min() > 0.999
