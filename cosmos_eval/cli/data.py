@@ -36,7 +36,7 @@ def list_known(
     print_records(LISTS[what](), as_json=json)
 
 
-@data.command("doctor")
+@data.command()
 def doctor(
     names: Annotated[
         list[str] | None,
@@ -96,7 +96,7 @@ def _diagnosis_row(diagnosis: Diagnosis) -> dict[str, str | None]:
     }
 
 
-@data.command("prepare")
+@data.command()
 def prepare(
     name: Annotated[
         str, Argument(help="coco_object, coco_stuff, cityscapes, context or imagenet.")
@@ -116,7 +116,7 @@ def prepare(
     print_records([{"prepared": name, **counts._asdict()}], as_json=json)
 
 
-@cache.command("info")
+@cache.command()
 def info(json: options.Json = False) -> None:
     """Show where embeddings are cached, how many of which models, and the size on disk."""
     from cosmos_eval.embedding.cache import embeddings_folder, limit_bytes, spaces
@@ -133,26 +133,26 @@ def info(json: options.Json = False) -> None:
     print_line(f"{folder}: {size / 1e6:.1f} MB of {limit / 1e9:g} GB")
 
 
-@cache.command("clear")
+@cache.command()
 def clear(json: options.Json = False) -> None:
     """Remove all cached embeddings; the next run that needs them computes them again."""
     from cosmos_eval.embedding import cache as embeddings
 
     folder = embeddings.embeddings_folder()
-    removed = embeddings.clear(folder)
-    print_records([{"folder": str(folder), "removed_bytes": removed}], as_json=json)
+    removed = {"folder": str(folder), "removed_bytes": embeddings.clear(folder)}
+    print_records([removed], as_json=json)
 
 
 def _space_row(space: Space) -> dict[str, str]:
-    identity = space.identity
-    architecture = str(identity.get("architecture", ""))
+    identity = {name: str(value) for name, value in space.identity.items()}
+    architecture = identity.get("architecture", "")
     used = datetime.fromtimestamp(space.used, timezone.utc)
     return {
-        "of": str(identity.get("role", "unknown")),
+        "of": identity.get("role", "unknown"),
         # A JSON configuration instead of a name is too long for a table.
         "architecture": architecture if architecture[:1] != "{" else "from JSON",
-        "weights": str(identity.get("weights_sha256", ""))[:8],
-        "precision": str(identity.get("precision", "")),
+        "weights": identity.get("weights_sha256", "")[:8],
+        "precision": identity.get("precision", ""),
         "embeddings": str(space.embeddings),
         "MB": f"{space.size / 1e6:.1f}",
         "used (UTC)": f"{used:%Y-%m-%d %H:%M}",

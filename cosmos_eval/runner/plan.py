@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Container, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,7 +52,7 @@ class Plan:
 
     specs: Sequence[ModelSpec]
     protocols: Sequence[Protocol]
-    options: RunOptions = field(default_factory=RunOptions)
+    options: RunOptions
 
     @property
     def pairs(self) -> list[Pair]:

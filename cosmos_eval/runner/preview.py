@@ -109,10 +109,14 @@ def _samples(protocol: Protocol, options: RunOptions, rows: Rows) -> int | None:
 
 
 def _cached(spec: ModelSpec, options: RunOptions, rows: Rows) -> Mapping[str, int] | None:
-    digest = _weights_sha256(spec, rows)
+    """Count cached embeddings of a model's weights, hashed here or by results of the model."""
+    file, code = local_file(spec), code_file(spec)
+    digests = {row.model["weights_sha256"] for row in rows if row.model["spec"] == spec.text}
+    if file is not None:
+        digests = {file_sha256(file)} if file.stat().st_size <= _HASHED_BYTES else set()
+    digest = digests.pop() if len(digests) == 1 else None
     if digest is None or options.cache is None:
         return None if digest is None else {}
-    code = code_file(spec)
     cached = spaces(
         Path(options.cache),
         weights_sha256=digest,
@@ -125,15 +129,6 @@ def _cached(spec: ModelSpec, options: RunOptions, rows: Rows) -> Mapping[str, in
     for space in cached:
         counts[str(space.identity["role"])] += space.embeddings
     return dict(sorted(counts.items()))
-
-
-def _weights_sha256(spec: ModelSpec, rows: Rows) -> str | None:
-    """Return the hash of a model's weights: of a small file, or from results of the model."""
-    file = local_file(spec)
-    if file is not None:
-        return file_sha256(file) if file.stat().st_size <= _HASHED_BYTES else None
-    known = {row.model["weights_sha256"] for row in rows if row.model["spec"] == spec.text}
-    return known.pop() if len(known) == 1 else None
 
 
 def _estimate(

@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError
 
 from cosmos_eval.runner.execute import Outcomes, run_remote
-from cosmos_eval.runner.plan import Job, Result, Watch
+from cosmos_eval.runner.plan import Job, Watch
 from cosmos_eval.types import CosmosEvalError, Progress
 
 RETRIES = 3
@@ -35,18 +35,15 @@ def execute(jobs: Sequence[Job], watch: Watch) -> Outcomes:
                 watch("ray", Progress("jobs", len(jobs) - len(waiting), len(jobs)))
                 (ended, *_), _ = ray.wait(list(waiting))
                 index = waiting.pop(ended)
-                yield index, _results(ended, jobs[index])
+                try:
+                    results = ray.get(ended)
+                except RayError as error:
+                    reason = f"Ray gave it up after {RETRIES} retries: {str(error).splitlines()[0]}"
+                    results = jobs[index].failed(CosmosEvalError(reason))
+                yield index, results
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
-
-
-def _results(reference: ray.ObjectRef[list[Result]], job: Job) -> list[Result]:
-    try:
-        return ray.get(reference)
-    except RayError as error:
-        reason = f"Ray gave it up after {RETRIES} retries: {str(error).splitlines()[0]}"
-        return job.failed(CosmosEvalError(reason))
 
 
 @contextmanager

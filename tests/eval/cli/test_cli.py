@@ -15,6 +15,7 @@ from support.results import SAMPLES, store_result
 from support.rows import MODEL, PROVENANCE, make_row
 
 from cosmos_eval.cli import run
+from cosmos_eval.results.store import write_result
 from cosmos_eval.runner import execute
 from cosmos_eval.runner.plan import Pair, Result
 from cosmos_eval.types import CosmosEvalError
@@ -56,8 +57,12 @@ LIGHT = (
 )
 
 
-def test_light_commands_import_no_heavy_package(tmp_path, make_result):
-    make_result(tmp_path / "runs" / "eval")
+def write_plain(folder: Path) -> None:
+    write_result(folder, make_row(), {"x": np.arange(3)})
+
+
+def test_light_commands_import_no_heavy_package(tmp_path):
+    write_plain(tmp_path / "runs" / "eval")
     commands = json.dumps([words.split() for words in LIGHT])
     done = subprocess.run(
         [sys.executable, "-c", SPY, commands],
@@ -180,8 +185,8 @@ def test_lists(command):
     assert "scenes-retrieval-small" in command("list", "datasets").out
 
 
-def test_leaderboard_formats(command, tmp_path, make_result):
-    make_result(tmp_path / "runs" / "eval")
+def test_leaderboard_formats(command, tmp_path):
+    write_plain(tmp_path / "runs" / "eval")
     names = ("table", "md", "csv", "tex", "html", "json")
     forms = {name: command("leaderboard", "--format", name)[1] for name in names}
     assert "[12.5, 50.0]" in forms["table"]
@@ -206,8 +211,8 @@ def test_leaderboard_with_ties_by_samples(command, tmp_path):
     assert tied.format("‡") in forced
 
 
-def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path, make_result):
-    make_result(tmp_path / "runs" / "eval")
+def test_a_reader_that_leaves_early_is_no_error(tmp_path: Path):
+    write_plain(tmp_path / "runs" / "eval")
     script = f"{sys.executable} -m cosmos_eval leaderboard --published --format csv | head -n 1"
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
