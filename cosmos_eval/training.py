@@ -15,10 +15,7 @@ from cosmos_eval.types import CosmosEvalError, RunOptions, Weights
 
 
 def check(datasets: Sequence[str], data_root: str | None) -> None:
-    """Check the data of every data set; embedded ones are made where they are missing.
-
-    Raises ValueError, one line, for unknown names and for missing or inconsistent data.
-    """
+    """Check all data sets, embedded ones are made; raises ValueError, one line, for any fault."""
     with _value_errors():
         _open(tuple(datasets), data_root)
 

@@ -27,8 +27,7 @@ class Diagnosis(Survey):
 def choose(names: Sequence[str], options: RunOptions) -> list[Protocol]:
     """Return the data sets of these names and YAML files; all known ones for no name.
 
-    Raises UsageError for unknown names, a data root that does not exist, and none where a named
-    data set needs one.
+    Raises UsageError for unknown names and for a data root that is missing.
     """
     protocols = list(map(find_protocol, names) if names else known_protocols().values())
     if names or options.data_root is not None:

@@ -90,9 +90,8 @@ class Dataset(NamedTuple):
 class Job(NamedTuple):
     """A model and the data sets that are measured in one pass over their images.
 
-    It holds everything that decides the results, and can be sent to another process. Results are
-    written to `output`, None: not at all, and name `command` as the command line. Paths are
-    relative to `folder`, which all processes must have.
+    It holds all that decides the results, and can be sent to another process. `output` None stores
+    none. Paths are relative to `folder`, which all processes must have.
     """
 
     spec: ModelSpec
@@ -122,8 +121,8 @@ def make_plan(
     """Make a plan from names as they are typed; without names, the bundled models and data sets.
 
     Every data set is measured by its protocol of every family, without families by its usual one.
-    `task` may be `all`. `suite` names models and data sets instead. Raises UsageError for unknown
-    names, repetitions, a data set of another task, and options that contradict each other.
+    `suite` names models and data sets instead. Raises UsageError for unknown names, repetitions, a
+    data set of another task, and options that contradict each other.
     """
     options = options or RunOptions()
     if options.overlays and options.save_predictions is None:
@@ -167,10 +166,7 @@ def _choose_protocols(
 
 
 def data_folder(protocol: Protocol, options: RunOptions) -> Path:
-    """Return the folder that a data set's paths are relative to.
-
-    Raises UsageError where it is not named or does not exist.
-    """
+    """Return the folder of a data set's paths. Raises UsageError where it does not exist."""
     name, root = protocol.dataset, options.data_root
     if protocol.root is not None:
         return Path(protocol.root)

@@ -24,7 +24,7 @@ RETRIES = 3
 
 
 def execute(jobs: Sequence[Job], watch: Watch) -> Outcomes:
-    """Results as jobs end, each with the job's index."""
+    """Yield the results of jobs as they end."""
     with connected():
         on_gpu = any(job.options.device != "cpu" for job in jobs)
         gpus = int(on_gpu and ray.cluster_resources().get("GPU", 0) > 0)
@@ -48,10 +48,7 @@ def execute(jobs: Sequence[Job], watch: Watch) -> Outcomes:
 
 @contextmanager
 def connected(processors: int | None = None) -> Iterator[None]:
-    """Connect to a cluster for the length of a block; use the connection of this process, if any.
-
-    A new cluster uses `processors` processors, by default all.
-    """
+    """Connect this process to a cluster; a new one uses `processors` processors, by default all."""
     if ray.is_initialized():
         yield
         return

@@ -179,11 +179,7 @@ def _row(
 def settings_of(
     protocol: Protocol, options: RunOptions, precision: Precision, part: Part | None
 ) -> dict[str, Any]:
-    """Return the settings in a provenance that make a result another than the plain one.
-
-    `attention` is the form of the last block that is used, `protocol_attention` the one that the
-    protocol is made for.
-    """
+    """Return the settings in a provenance that make a result another than the plain one."""
     own = task_for(protocol).attention(protocol)
     return {
         "precision": precision,
@@ -245,10 +241,9 @@ def evaluate(
 
     `protocol` defaults to the data set's usual one; `download` fetches a missing set of torchvision
     below `data_root`; `limit` measures the first samples only, `allow_partial` the samples found of
-    a known set that is not complete, and both mark the result; `cache` keeps embeddings for the
-    next call, in the folder that `cosmos-eval cache info` shows. Returns the result without storing
-    it; metrics are fractions in [0, 1], ranks start at 1. Raises UsageError for unknown names, for
-    missing or inconsistent data and for an object that is no encoder.
+    a known set that is not complete; `cache` keeps embeddings in the folder that `cosmos-eval cache
+    info` shows. Returns the result without storing it; metrics are fractions in [0, 1], ranks start
+    at 1. Raises UsageError for unknown names, missing or inconsistent data and what is no encoder.
     """
     options = RunOptions(
         data_root=data_root,

@@ -1,8 +1,7 @@
 """Run jobs as SLURM jobs, one each in a job array, through submitit.
 
-sbatch reads what they request (partition, GPUs, time) from SBATCH_PARTITION, SBATCH_GPUS,
-SBATCH_TIMELIMIT and other variables, which override the settings of a job
-(https://slurm.schedmd.com/sbatch.html, input environment variables).
+Partition, GPUs and time are those of SBATCH_PARTITION, SBATCH_GPUS, SBATCH_TIMELIMIT, which
+override a job's settings (https://slurm.schedmd.com/sbatch.html, input environment variables).
 """
 
 from __future__ import annotations
@@ -25,10 +24,9 @@ _INTERVAL = 0.5  # seconds between two looks at jobs; submitit queries SLURM les
 
 
 def execute(jobs: Sequence[Job], watch: Watch, cluster: str = "slurm") -> Outcomes:
-    """Results as jobs end, each with the job's index.
+    """Yield the results of jobs as they end. Raises UsageError where there is no SLURM.
 
-    `cluster` is one of submitit's: `local` starts processes of this machine instead. Raises
-    UsageError where there is no SLURM.
+    `cluster` is one of submitit's: `local` starts processes of this machine instead.
     """
     executor = _executor(jobs[0], cluster)
     running = dict(enumerate(executor.map_array(run_remote, jobs)))

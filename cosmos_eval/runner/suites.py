@@ -1,7 +1,6 @@
-"""Suites: lists of models and data sets under a name, each a YAML file. Imports no torch.
+"""Suites: YAML files of `models`, and of `datasets` by protocol family. Imports no torch.
 
-A file holds `models`, as `--model` takes them, and `datasets`, lists of them by protocol family;
-every model is measured on every data set. Files that it names are relative to it.
+Every model is measured on every data set. Files that a suite names are relative to it.
 """
 
 from __future__ import annotations

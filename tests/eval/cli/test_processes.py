@@ -9,7 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 from support.measuring import measure, measure_together
 from support.processes import run_processes
@@ -82,14 +81,9 @@ def test_two_processes_write_what_one_writes(data, tmp_path, capsys):
     assert not ended.value.code
     for row in json.loads(capsys.readouterr().out):
         two = printed[row["dataset"]]
-        assert two["metrics"] == row["metrics"]
         assert two["provenance"]["hashes"] == row["provenance"]["hashes"]
-        with (
-            np.load(tmp_path / "one" / row["samples"]) as alone,
-            np.load(tmp_path / "two" / two["samples"]) as shared,
-        ):
-            for name in alone:
-                np.testing.assert_array_equal(alone[name], shared[name])
+        # The name of a per-sample file holds the hash of its content.
+        assert [two[name] for name in ("metrics", "samples")] == [row["metrics"], row["samples"]]
 
 
 def test_an_error_in_one_process_ends_all_with_one_line(data, tmp_path):
