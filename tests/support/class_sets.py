@@ -88,9 +88,8 @@ def _stanford_cars(root: Path, _: pytest.MonkeyPatch) -> None:
     (folder / "devkit").mkdir(parents=True)
     names = np.array([CLASSES["stanford_cars"]], dtype=object)
     savemat(folder / "devkit/cars_meta.mat", {"class_names": names})
-    rows = np.zeros((1, 3), dtype=[("class", object), ("fname", object)])
-    for place, (label, name) in enumerate([(2, "00002.jpg"), (1, "00001.jpg"), (2, "00003.jpg")]):
-        rows[0, place] = (label, name)
+    fields = [("class", object), ("fname", object)]
+    rows = np.array([[(2, "00002.jpg"), (1, "00001.jpg"), (2, "00003.jpg")]], fields)
     savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": rows})
     _pictures(*(folder / f"cars_test/0000{number}.jpg" for number in (1, 2, 3)))
 

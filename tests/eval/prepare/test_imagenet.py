@@ -5,11 +5,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -24,30 +24,22 @@ from cosmos_eval.types import RunOptions, UsageError
 
 from .conftest import kill_preparing, refusal
 
-
-def wordnet_ids() -> list[str]:
-    package = importlib.util.find_spec("timm")
-    assert package is not None
-    assert package.submodule_search_locations is not None
-    listed = Path(package.submodule_search_locations[0]) / "data/_info/imagenet_synsets.txt"
-    return sorted(listed.read_text().split())
-
-
-IDS = wordnet_ids()
+IDS = sorted(files("timm").joinpath("data/_info/imagenet_synsets.txt").read_text().split())
 SHUFFLED = np.random.default_rng(0).permutation(IDS).tolist()
 NAMES = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 1001)]
+CLASS_OF = dict(zip(NAMES, SHUFFLED, strict=True))
 
 
 def flat(folder: Path, *, with_class: bool = False) -> Path:
     """Images named as in ILSVRC2012_img_val.tar, or as in val_images.tar.gz on Hugging Face."""
     folder.mkdir(parents=True)
-    for name, wordnet_id in zip(NAMES, SHUFFLED, strict=True):
-        (folder / (named(name, wordnet_id) if with_class else name)).write_text(name)
+    for name in NAMES:
+        (folder / (named(name) if with_class else name)).write_text(name)
     return folder
 
 
-def named(name: str, wordnet_id: str) -> str:
-    return f"{name.removesuffix('.JPEG')}_{wordnet_id}.JPEG"
+def named(name: str) -> str:
+    return f"{name.removesuffix('.JPEG')}_{CLASS_OF[name]}.JPEG"
 
 
 def write_devkit(folder: Path) -> None:
@@ -66,16 +58,14 @@ def write_devkit(folder: Path) -> None:
 
 def write_kaggle(folder: Path) -> None:
     lines = ["ImageId,PredictionString"]
-    for name, wordnet_id in reversed(list(zip(NAMES, SHUFFLED, strict=True))):
-        boxes = f"{wordnet_id} 85 1 499 272 {wordnet_id} 1 2 3 4 "
-        lines.append(f"{name.removesuffix('.JPEG')},{boxes}")
+    for name, own in reversed(CLASS_OF.items()):
+        lines.append(f"{name.removesuffix('.JPEG')},{own} 85 1 499 272 {own} 1 2 3 4 ")
     (folder / "LOC_val_solution.csv").write_text("\n".join(lines) + "\n")
 
 
 def write_lines(folder: Path) -> None:
-    pairs = zip(NAMES, SHUFFLED, strict=True)
     (folder / "LICENSE.txt").write_text("Not a mapping.\n")
-    (folder / "val.txt").write_text("".join(f"{name} {own}\n" for name, own in pairs))
+    (folder / "val.txt").write_text("".join(f"{name} {own}\n" for name, own in CLASS_OF.items()))
 
 
 def organised(folder: Path) -> dict[str, str]:
@@ -106,7 +96,7 @@ def test_every_layout_and_mapping(
     folder = flat(root / place)
     write(root / mapping)
     assert prepare("imagenet", str(root)) == Counts(made=1000, kept=0)
-    assert organised(folder) == dict(zip(NAMES, SHUFFLED, strict=True))
+    assert organised(folder) == CLASS_OF
     assert not list(folder.glob("*.JPEG"))
     assert prepare("imagenet", str(root)) == Counts(made=0, kept=1000)
     assert opened(root, 1000).classes == tuple(IDS)
@@ -124,7 +114,7 @@ def test_a_killed_call_loses_nothing_and_is_repeated(root):
     assert len(organised(root / "val")) == 5
     assert len(list((root / "val").glob("*.JPEG"))) == 995
     assert prepare("imagenet", str(root)) == Counts(made=995, kept=5)
-    assert organised(root / "val") == dict(zip(NAMES, SHUFFLED, strict=True))
+    assert organised(root / "val") == CLASS_OF
 
 
 def refused(root: Path) -> str:
@@ -197,7 +187,7 @@ def test_what_is_wrong_is_named_before_anything_is_moved(root, change, message):
 def test_names_with_the_class_need_no_mapping(tmp_path):
     folder = flat(tmp_path / "imagenet/data/val_images", with_class=True)
     assert prepare("imagenet", str(tmp_path)) == Counts(made=1000, kept=0)
-    assert organised(folder) == dict(zip(NAMES, SHUFFLED, strict=True))
+    assert organised(folder) == CLASS_OF
     assert prepare("imagenet", str(tmp_path)) == Counts(made=0, kept=1000)
 
 
@@ -219,27 +209,27 @@ def test_names_with_the_class_are_read_in_place_as_the_class_folders_are(tmp_pat
 def test_names_with_the_class_beside_others_are_refused(tmp_path):
     folder = flat(tmp_path / "val_images", with_class=True)
     write_lines(tmp_path)
-    first, second = (folder / named(NAMES[n], SHUFFLED[n]) for n in (0, 1))
+    first, second = (folder / named(NAMES[n]) for n in (0, 1))
     (folder / SHUFFLED[0]).mkdir()
     first.rename(folder / SHUFFLED[0] / NAMES[0])
     with pytest.raises(UsageError, match="holds 999 images outside class folders"):
         opened(tmp_path, 3)
     second.rename(folder / NAMES[1])
     assert prepare("imagenet", str(tmp_path)) == Counts(made=999, kept=1)
-    assert organised(folder) == dict(zip(NAMES, SHUFFLED, strict=True))
+    assert organised(folder) == CLASS_OF
 
 
 def test_an_image_under_both_names_is_refused(tmp_path):
     folder = flat(tmp_path / "val_images", with_class=True)
     (folder / NAMES[0]).write_text("another")
     write_lines(tmp_path)
-    with_class = folder / named(NAMES[0], SHUFFLED[0])
+    with_class = folder / named(NAMES[0])
     assert f"both {with_class} and {folder / NAMES[0]} are there" in refused(tmp_path)
 
 
 def test_too_few_classes_in_names_are_refused(tmp_path):
     folder = flat(tmp_path / "val_images", with_class=True)
-    (folder / named(NAMES[5], SHUFFLED[5])).unlink()
+    (folder / named(NAMES[5])).unlink()
     with pytest.raises(UsageError, match="has 999 classes in the names of its images, which"):
         opened(tmp_path, 3)
 
