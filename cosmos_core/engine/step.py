@@ -159,7 +159,7 @@ def join_features(parts: Sequence[Any]) -> Any:
     if parts[0] is None:
         return None
     fields = zip(*parts, strict=True)
-    joined = (torch.cat(list(f), dim=1) if _per_sample(f[0]) else f[0] for f in fields)
+    joined = (f[0] if f[0] is None or f[0].ndim != 3 else torch.cat(list(f), dim=1) for f in fields)
     return type(parts[0])(*joined)
 
 
@@ -186,7 +186,3 @@ def carry_back(features: Any, gradients: Sequence[Tensor | None]) -> None:
     pairs = zip(features, gradients, strict=True)
     known = [(f, gradient) for f, gradient in pairs if gradient is not None and f.requires_grad]
     torch.autograd.backward([f for f, _ in known], [gradient for _, gradient in known])
-
-
-def _per_sample(field: Any) -> bool:
-    return isinstance(field, Tensor) and field.ndim == 3

@@ -18,6 +18,7 @@ from cosmos_core.views import Pixels
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Line = tuple[str, str]  # of text, and its colour
 Decoder = Callable[[list[int]], str]
 """Token ids -> text; KeyError for an id that is not in the vocabulary."""
 
@@ -110,12 +111,12 @@ def lay_out(samples: Sequence[Sequence[SampleView]], title: str) -> Figure:
     widths = [max(TEXT_COLUMN, size * factor) for size in sizes]
     *lefts, sample_width = itertools.accumulate((width + GAP for width in widths), initial=GAP)
     columns = max(1, min(len(samples), PAGE_WIDTH // sample_width))
-    heading = _lines(_heading(samples[0], title, factor), columns * sample_width - 2 * GAP)
+    heading = _lines(_heading(samples[0], title, factor), columns * sample_width - 2 * GAP, BLACK)
     rows = [samples[start : start + columns] for start in range(0, len(samples), columns)]
     heights = [max(_height(sample, widths, factor) for sample in row) for row in rows]
     tops = list(itertools.accumulate(heights, initial=2 * GAP + LINE * len(heading)))
     page = new_page(columns * sample_width, tops[-1], PAPER)
-    _write(page, GAP, GAP, heading, BLACK)
+    _write(page, GAP, GAP, heading)
     for row, top in zip(rows, tops, strict=False):
         for number, sample in enumerate(row):
             for view, left, width in zip(sample, lefts, widths, strict=True):
@@ -132,7 +133,7 @@ def _heading(sample: Sequence[SampleView], title: str, factor: int) -> str:
 
 def _height(sample: Sequence[SampleView], widths: Sequence[int], factor: int) -> int:
     return 2 * GAP + max(
-        LINE * (2 + len(_caption_lines(view, width))) + _image_height(view, factor)
+        LINE * (1 + len(_caption_lines(view, width))) + _image_height(view, factor)
         for view, width in zip(sample, widths, strict=True)
     )
 
@@ -143,34 +144,31 @@ def _image_height(view: SampleView, factor: int) -> int:
 
 def _draw_view(page: Figure, view: SampleView, factor: int, x: int, y: int, width: int) -> None:
     """Draw a view below its name and above its caption."""
-    _write(page, x, y, [view.name], GREY)
+    _write(page, x, y, [(view.name, GREY)])
     y += LINE + 2
     if view.pixels is None:
-        _write(page, x, y, ["no image view"], GREY)
+        _write(page, x, y, [("no image view", GREY)])
     else:
         pixels = np.ascontiguousarray(view.pixels.repeat(factor, 0).repeat(factor, 1))
         page.figimage(pixels, x, int(page.bbox.height) - y - len(pixels), origin="upper")
-    y += _image_height(view, factor) + 4
-    caption = view.caption
-    if caption is None:
-        _write(page, x, y, ["no caption"], GREY)
-        return
+    _write(page, x, y + _image_height(view, factor) + 4, _caption_lines(view, width))
+
+
+def _caption_lines(view: SampleView, width: int) -> list[Line]:
+    if view.caption is None:
+        return [("no caption", GREY)]
+    text, tokens, most = view.caption
     # A text that fills the context was cut, but for the rare one that fits exactly.
-    full, count = caption.tokens >= caption.of, f"{caption.tokens} of {caption.of} tokens"
-    _write(page, x, y, [f"{count}: cut?" if full else count], RED if full else GREY)
-    _write(page, x, y + LINE, _caption_lines(view, width), BLACK)
+    cut, colour = (": cut?", RED) if tokens >= most else ("", GREY)
+    return [(f"{tokens} of {most} tokens{cut}", colour), *_lines(text, width, BLACK)]
 
 
-def _caption_lines(view: SampleView, width: int) -> list[str]:
-    return _lines(view.caption.text, width) if view.caption else []
+def _lines(text: str, width: int, colour: str) -> list[Line]:
+    return [(line, colour) for line in textwrap.wrap(text, width // LETTER)]
 
 
-def _lines(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width // LETTER)
-
-
-def _write(page: Figure, left: int, top: int, lines: Sequence[str], colour: str) -> None:
-    for number, line in enumerate(lines):
+def _write(page: Figure, left: int, top: int, lines: Sequence[Line]) -> None:
+    for number, (line, colour) in enumerate(lines):
         x, y = left / page.bbox.width, 1 - (top + LINE * number) / page.bbox.height
         font: dict[str, Any] = {"size": FONT_POINTS, "family": MONOSPACE, "color": colour}
         page.text(x, y, line, va="top", parse_math=False, **font)
