@@ -41,10 +41,8 @@ def mixed(task: str, old: Samples, new: Samples, same: np.ndarray) -> Samples:
 
 
 def studies(n: int, same: float, loss: float = 0.0, seed: int = 0) -> Iterator[Report]:
-    """Checks of models that agree by design on a share `same` of the images.
-
-    On the others the new model is drawn with a skill of 0.65 less `loss`, the old one with 0.65.
-    """
+    """Checks of models that agree by design on a share `same` of the images. On the others the new
+    model is drawn with a skill of 0.65 less `loss`, the old one with 0.65."""
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
         for number in range(n):
@@ -56,9 +54,7 @@ def studies(n: int, same: float, loss: float = 0.0, seed: int = 0) -> Iterator[R
                 again = mixed(task, first, second, rng.random(120) < same)
                 old.append(Verified(path, *make_result(task, samples=first)))
                 new.append(Verified(path, *make_result(task, samples=again)))
-            replace_baseline(
-                path, old, [], strict=False, reason="study", tolerance=0.0, keep_samples=True
-            )
+            replace_baseline(path, old, [], reason="study")
             yield examine(new, path)
 
 

@@ -158,7 +158,9 @@ _SAMPLES = {
 
 
 def _row(model: str, dataset: str, size: SetSize, samples: Samples) -> ResultRow:
-    metrics, more = _FIGURES[size.task](samples)
+    metrics, known = metrics_of(size.task, samples), task_named(size.task)
+    functions = {name: getattr(known, name) for name in ("per_class", "confusion_pairs")}
+    more = {name: function(samples) for name, function in functions.items() if function}
     intervals = {
         name: wilson(round(value * size.images), size.images)._asdict()
         for name, value in metrics.items()
@@ -172,43 +174,6 @@ def _row(model: str, dataset: str, size: SetSize, samples: Samples) -> ResultRow
         **{"intervals": intervals, "n_samples": size.images, "per_class": {}, **more},
     )
 
-
-def _of_retrieval(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:
-    return metrics_of("retrieval", samples), {}
-
-
-def _of_classification(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:
-    task = task_named("cls")
-    assert task.per_class is not None
-    assert task.confusion_pairs is not None
-    more = {"per_class": task.per_class(samples), "confusion_pairs": task.confusion_pairs(samples)}
-    return metrics_of("cls", samples), more
-
-
-def _of_segmentation(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:
-    per_class = task_named("seg").per_class
-    assert per_class is not None
-    return metrics_of("seg", samples), {"per_class": per_class(samples)}
-
-
-def _of_selection(samples: Samples) -> tuple[dict[str, float], dict[str, Any]]:
-    right, subset = samples["correct"], samples["subset"]
-    shares = [float(right[subset == number].mean()) for number in range(7)]
-    counts = np.bincount(subset).tolist()
-    per_class = {
-        name: {"accuracy": share, "items": count}
-        for name, share, count in zip(samples["subsets"].tolist(), shares, counts, strict=True)
-    }
-    metrics = {"accuracy": float(right.mean()), "mean_subset_accuracy": float(np.mean(shares))}
-    return metrics, {"per_class": per_class}
-
-
-_FIGURES = {
-    "retrieval": _of_retrieval,
-    "cls": _of_classification,
-    "seg": _of_segmentation,
-    "select": _of_selection,
-}
 
 _CAPTION = "A made-up caption of a usual length, with two people and a dog near number {}."
 

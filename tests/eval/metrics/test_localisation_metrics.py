@@ -28,14 +28,7 @@ IGNORED = 9
 
 
 def test_what_lies_under_patches_by_hand() -> None:
-    label = np.array(
-        [
-            [1, 1, 0, 0],
-            [1, 0, 0, 0],
-            [9, 9, 2, 2],
-            [9, 0, 2, 2],
-        ]
-    )
+    label = np.array([[1, 1, 0, 0], [1, 0, 0, 0], [9, 9, 2, 2], [9, 0, 2, 2]])
     under = cover(label, [1, 2], (2, 2), IGNORED)
     assert under.things.tolist() == [[[3, 0], [0, 0]], [[0, 0], [0, 4]]]
     assert under.labelled.tolist() == [[4, 4], [1, 4]]

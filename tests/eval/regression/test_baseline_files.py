@@ -88,15 +88,7 @@ def test_of_two_writers_of_one_baseline_one_wins_with_its_samples(tmp_path):
 
     def write(number: int) -> None:
         barrier.wait()
-        replace_baseline(
-            path,
-            results[number],
-            [],
-            strict=False,
-            reason="x",
-            tolerance=0.0,
-            keep_samples=True,
-        )
+        replace_baseline(path, results[number], [], reason="x")
 
     with ThreadPoolExecutor(2) as pool:
         for _ in range(20):
@@ -126,14 +118,7 @@ def test_baseline_samples_version_1_are_left_when_it_is_replaced(command, tmp_pa
 
 
 def test_the_schema_allows_what_update_does():
+    results = [Verified(Path("x"), *make_result("cls"))]
     with pytest.raises(UsageError, match=r"\$.tolerance"):
-        replace_baseline(
-            Path("never.json"),
-            [Verified(Path("x"), *make_result("cls"))],
-            [],
-            strict=False,
-            reason="x",
-            tolerance=0.5000001,
-            keep_samples=True,
-        )
+        replace_baseline(Path("never.json"), results, [], reason="x", tolerance=0.5000001)
     assert not Path("never.json").exists()

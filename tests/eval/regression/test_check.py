@@ -69,8 +69,7 @@ def test_a_loss_of_the_size_stated_is_found_with_the_power_stated(tmp_path):
 def test_holm_counts_metrics_that_could_not_be_compared(tmp_path):
     path = tmp_path / "base.json"
     results = [Verified(path, *make_result(task)) for task in ("cls", "retrieval", "seg")]
-    options = {"strict": False, "reason": "x", "tolerance": 0.0, "keep_samples": True}
-    replace_baseline(path, results, [], **options)
+    replace_baseline(path, results, [], reason="x")
     worse = Verified(path, *make_result("cls", 0.35, 2))
     report = examine([worse], path)
     acc1 = next(f for f in report.findings if f.metric == "acc1")
@@ -290,21 +289,13 @@ def test_markdown():
 
 
 def test_junit_is_xml_whatever_names_hold():
-    suites = ET.fromstring(to_junit(_report("a&b\x07<é>")))
-    (suite,) = suites
-    assert suite.attrib == {
-        "name": "cosmos-eval check",
-        "tests": "3",
-        "failures": "1",
-        "errors": "1",
-    }
+    (suite,) = ET.fromstring(to_junit(_report("a&b\x07<é>")))
+    counts = {"tests": "3", "failures": "1", "errors": "1"}
+    assert suite.attrib == {"name": "cosmos-eval check", **counts}
     acc1, acc5, problem = suite
     assert (acc1.get("classname"), acc1.get("name")) == ("a&b\\x07<é>", "set (cosmos) acc1")
-    assert (
-        acc1.find("failure")
-        .get("message")
-        .startswith("a&b\\x07<é> on set (cosmos): acc1 was 65.00")
-    )
+    message = acc1.find("failure").get("message")
+    assert message.startswith("a&b\\x07<é> on set (cosmos): acc1 was 65.00")
     assert list(acc5) == []
     assert problem.find("error").get("message") == "50% & <odd> end\\x00"
 
@@ -372,14 +363,6 @@ def test_what_nobody_foresaw_is_no_regression_either(command, update, tmp_path, 
 
 
 def test_writing_refuses_what_its_schema_does_not_have(tmp_path):
-    row, samples = make_result(metrics={"acc1": 2.0})
+    result = Verified(tmp_path, *make_result(metrics={"acc1": 2.0}))
     with pytest.raises(UsageError, match=r"base.json: \$.results.0.metrics.acc1"):
-        replace_baseline(
-            tmp_path / "base.json",
-            [Verified(tmp_path, row, samples)],
-            [],
-            strict=False,
-            reason="x",
-            tolerance=0.0,
-            keep_samples=False,
-        )
+        replace_baseline(tmp_path / "base.json", [result], [], reason="x", keep_samples=False)

@@ -12,12 +12,110 @@ from support.models import make_result, seg_samples, store
 
 SCENARIOS: Scenarios = {}
 scenario = partial(scenario, SCENARIOS)
+OTHER = "d" * 64  # another hash
+CLS = make_result()[1]
 
 
 def test_what_is_the_same_passes(command, bench):
     ended = command(*bench.command("--strict"))
     assert (ended.status, ended.err) == (0, "")
     assert ended.out.endswith("no regression shown, of 37 metrics\n")
+
+
+@pytest.mark.parametrize(
+    ("task", "changes", "message"),
+    [
+        ("cls", {"protocol": "cosmos"}, "scenes-cls .scenes.: the baseline has it, the results ha"),
+        ("cls", {"hashes": {"templates": OTHER}}, "hashes.templates is bbbbbbbbbbbb and dddddddd"),
+        ("cls", {"hashes": {"class_names": OTHER}}, "hashes.class_names is aaaaaaaaaaaa and dddd"),
+        ("cls", {"hashes": {"constants": OTHER}}, "hashes.constants is missing and dddddddddddd"),
+        ("cls", {"hashes": {"sample_list": OTHER}}, "hashes.sample_list is cccccccccccc and dddd"),
+        ("cls", {"provenance": {"hashes": {}}}, "hashes.sample_list is .* and missing"),
+        # Other labels under the same list of samples.
+        ("cls", {"samples": {**CLS, "labels": CLS["labels"][::-1]}}, "`labels` of the samples dif"),
+        (
+            "seg",
+            {"samples": seg_samples(0.6, np.random.default_rng(1), images=20)},
+            "n_samples is 30 and 20",
+        ),
+        ("cls", {"provenance": {"limit": 20}}, r"there is one of scenes-cosmos \(first 20 only\)"),
+        ("seg", {"provenance": {"attention": "vanilla"}}, r"is one of scenes-cosmos \(vanilla\)"),
+        (
+            "seg",
+            {"provenance": {"attention": "naclip", "protocol_attention": "naclip"}},
+            "attention is csa and naclip",
+        ),
+        ("cls", {"provenance": {"precision": "bf16"}}, r"there is one of scenes-cosmos \(bf16\)"),
+        ("cls", {"model": {"weights": "student"}}, r"there is one of scenes-cosmos \(student\)"),
+        ("cls", {"model": {"random": True, "weights_sha256": None}}, "is of random weights"),
+    ],
+)  # fmt: skip
+def test_a_result_measured_otherwise(command, bench, task, changes, message):
+    require_failure(command, bench, (lambda bench: bench.again(task, **changes), 2, message))
+
+
+@pytest.mark.parametrize(
+    ("provenance", "message"),
+    [
+        ({"dirty": True}, "is of edited code .dirty."),
+        ({"dirty": None}, "is of edited code .dirty."),
+        ({"commit": None}, "does not state its commit"),
+    ],
+)
+def test_code_that_strict_refuses(command, bench, provenance, message):
+    bench.again(provenance=provenance)
+    require_failure(command, bench, (lambda bench: bench.command("--strict"), 2, message))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"schema_version": 99}', "version 99"),
+        ("{}", "no result: it has no `schema_version`"),
+        ("{", "cannot be read as a result"),
+        ("", "cannot be read as a result"),
+    ],
+)
+def test_a_file_that_is_no_result(command, bench, text, message):
+    bench.file("cls").write_text(text)
+    require_failure(command, bench, (lambda _: None, 2, message))
+
+
+@pytest.mark.parametrize(
+    ("task", "metric", "value", "message"),
+    [
+        ("cls", "acc1", float("nan"), r"\$.metrics.acc1: Input should be a finite number"),
+        ("retrieval", "image_to_text_mean_rank", float("inf"), "mean_rank: Input should be a fin"),
+        ("cls", "acc1", 0.99, "edited metric acc1: 0.99"),
+    ],
+)
+def test_an_edited_metric(command, bench, task, metric, value, message):
+    metrics = {**json.loads(bench.file(task).read_text())["metrics"], metric: value}
+    bench.edit(bench.file(task), metrics=metrics)
+    require_failure(command, bench, (lambda _: None, 2, message))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("check {samples} --baseline {baseline}", "cannot be read as a result"),
+        ("check {new} nowhere.json --baseline {baseline}", "nowhere.json: cannot be read as a res"),
+        ("check {new} {cls} --baseline {baseline}", "a second result of scenes-cosmos on scenes-c"),
+        ("check {empty} --baseline {baseline}", "no results"),
+        ("check {new} {empty} --baseline {baseline}", "no results"),
+        ("check --baseline {baseline}", "Missing argument 'RESULT...'"),
+        ("check {new}", "Missing option '--baseline'"),
+        ("check {new} --baseline {baseline} --lenient", "No such option"),
+        ("check {new} --baseline {baseline} --reason so", "go with --update"),
+        ("check {new} --baseline {baseline} --summary {new}", "cannot write the report"),
+    ],
+)
+def test_command_lines(command, bench, tmp_path, arguments, message):
+    (tmp_path / "empty").mkdir()
+    places = {"cls": bench.file("cls"), "samples": next(bench.new.glob("*cls*.npz"))}
+    places |= {**bench._asdict(), "empty": tmp_path / "empty"}
+    given = [word.format(**places) for word in arguments.split()]
+    require_failure(command, bench, (lambda bench: given, 2, message))
 
 
 @scenario("a relabelled result under --strict", 2, "version is 1, but it has record_sha256")
@@ -33,60 +131,11 @@ def _(bench):
     bench.edit(bench.file("cls"), metrics=metrics)
 
 
-@scenario("the result is of another version", 2, "version 99")
-def _(bench):
-    bench.edit(bench.file("cls"), schema_version=99)
-
-
-@scenario("the result is of no version", 2, "no result: it has no `schema_version`")
-def _(bench):
-    bench.file("cls").write_text("{}")
-
-
-@scenario("the result is malformed", 2, "cannot be read as a result")
-def _(bench):
-    bench.file("cls").write_text("{")
-
-
-@scenario("the result is empty", 2, "cannot be read as a result")
-def _(bench):
-    bench.file("cls").write_text("")
-
-
-@scenario("the result is no text", 2, "cannot be read as a result")
-def _(bench):
-    return ["check", next(bench.new.glob("*cls*.npz")), "--baseline", bench.baseline]
-
-
-@scenario("the result is not there", 2, "nowhere.json: cannot be read as a result")
-def _(bench):
-    return ["check", bench.new, "nowhere.json", "--baseline", bench.baseline]
-
-
-@scenario("NaN in the result", 2, r"\$.metrics.acc1: Input should be a finite number")
-def _(bench):
-    metrics = json.loads(bench.file("cls").read_text())["metrics"]
-    bench.edit(bench.file("cls"), metrics={**metrics, "acc1": float("nan")})
-
-
-@scenario("infinity in the result", 2, r"mean_rank: Input should be a finite number")
-def _(bench):
-    metrics = json.loads(bench.file("retrieval").read_text())["metrics"]
-    metrics["image_to_text_mean_rank"] = float("inf")
-    bench.edit(bench.file("retrieval"), metrics=metrics)
-
-
 @scenario("NaN in an interval", 2, r"\$.intervals.acc1.low: Input should be a finite number")
 def _(bench):
     intervals = json.loads(bench.file("cls").read_text())["intervals"]
     intervals["acc1"]["low"] = float("nan")
     bench.edit(bench.file("cls"), intervals=intervals)
-
-
-@scenario("an edited metric", 2, "edited metric acc1: 0.99")
-def _(bench):
-    metrics = json.loads(bench.file("cls").read_text())["metrics"]
-    bench.edit(bench.file("cls"), metrics={**metrics, "acc1": 0.99})
 
 
 @scenario("edited provenance", 2, "edited record")
@@ -117,116 +166,6 @@ def _(bench):
     store(bench.new / "again", "cls")
 
 
-@scenario("a file given twice", 2, "a second result of scenes-cosmos on scenes-cls")
-def _(bench):
-    return ["check", bench.new, bench.file("cls"), "--baseline", bench.baseline]
-
-
-@scenario("protocol drift", 2, "scenes-cls .scenes.: the baseline has it, the results have not")
-def _(bench):
-    bench.again(protocol="cosmos")
-
-
-@scenario("templates drift", 2, "hashes.templates is bbbbbbbbbbbb and dddddddddddd")
-def _(bench):
-    bench.again(hashes={"templates": "d" * 64})
-
-
-@scenario("class names drift", 2, "hashes.class_names is aaaaaaaaaaaa and dddddddddddd")
-def _(bench):
-    bench.again(hashes={"class_names": "d" * 64})
-
-
-@scenario("a new hash", 2, "hashes.constants is missing and dddddddddddd")
-def _(bench):
-    bench.again(hashes={"constants": "d" * 64})
-
-
-@scenario("another sample list", 2, "hashes.sample_list is cccccccccccc and dddddddddddd")
-def _(bench):
-    bench.again(hashes={"sample_list": "d" * 64})
-
-
-@scenario("an unknown sample list", 2, "hashes.sample_list is .* and missing")
-def _(bench):
-    bench.again(provenance={"hashes": {}})
-
-
-@scenario("other labels under the same sample list", 2, "`labels` of the samples differs")
-def _(bench):
-    samples = make_result()[1]
-    bench.again(samples={**samples, "labels": samples["labels"][::-1]})
-
-
-@scenario("fewer samples", 2, "n_samples is 30 and 20")
-def _(bench):
-    bench.again("seg", samples=seg_samples(0.6, np.random.default_rng(1), images=20))
-
-
-@scenario("a limit", 2, r"there is one of scenes-cosmos \(first 20 only\)")
-def _(bench):
-    bench.again(provenance={"limit": 20})
-
-
-@scenario("another attention", 2, r"there is one of scenes-cosmos \(vanilla\)")
-def _(bench):
-    bench.again("seg", provenance={"attention": "vanilla"})
-
-
-@scenario("another attention by the protocol", 2, "attention is csa and naclip")
-def _(bench):
-    bench.again("seg", provenance={"attention": "naclip", "protocol_attention": "naclip"})
-
-
-@scenario("another precision", 2, r"there is one of scenes-cosmos \(bf16\)")
-def _(bench):
-    bench.again(provenance={"precision": "bf16"})
-
-
-@scenario("the other weights", 2, r"there is one of scenes-cosmos \(student\)")
-def _(bench):
-    bench.again(model={"weights": "student"})
-
-
-@scenario("random weights", 2, "is of random weights")
-def _(bench):
-    bench.again(model={"random": True, "weights_sha256": None})
-
-
-@scenario("a folder without results", 2, "no results")
-def _(bench):
-    empty = bench.new.parent / "empty"
-    empty.mkdir()
-    return ["check", empty, "--baseline", bench.baseline]
-
-
-@scenario("an empty folder beside good results", 2, "no results")
-def _(bench):
-    empty = bench.new.parent / "empty"
-    empty.mkdir()
-    return ["check", bench.new, empty, "--baseline", bench.baseline]
-
-
-@scenario("no result", 2, "Missing argument 'RESULT...'")
-def _(bench):
-    return ["check", "--baseline", bench.baseline]
-
-
-@scenario("no baseline option", 2, "Missing option '--baseline'")
-def _(bench):
-    return ["check", bench.new]
-
-
-@scenario("an unknown option", 2, "No such option")
-def _(bench):
-    return bench.command("--lenient")
-
-
-@scenario("a reason without --update", 2, "go with --update")
-def _(bench):
-    return bench.command("--reason", "so")
-
-
 @scenario("a data set that was not run", 2, r"scenes-seg \(scenes\): the baseline has it")
 def _(bench):
     bench.file("seg").unlink()
@@ -249,24 +188,6 @@ def _(bench):
     store(bench.new, "cls", model={"spec": "scenes-clip"})
 
 
-@scenario("edited code under --strict", 2, "is of edited code .dirty.")
-def _(bench):
-    bench.again(provenance={"dirty": True})
-    return bench.command("--strict")
-
-
-@scenario("an unknown state of the code under --strict", 2, "is of edited code .dirty.")
-def _(bench):
-    bench.again(provenance={"dirty": None})
-    return bench.command("--strict")
-
-
-@scenario("an unknown commit under --strict", 2, "does not state its commit")
-def _(bench):
-    bench.again(provenance={"commit": None})
-    return bench.command("--strict")
-
-
 @scenario("a regression", 1, "regression shown: [0-9]+ of 37 metrics")
 def _(bench):
     bench.again("retrieval", 0.4, 2)
@@ -274,20 +195,14 @@ def _(bench):
 
 @scenario("an improvement that hides a regression elsewhere", 1, "regression shown")
 def _(bench):
-    bench.again("cls", 0.9, 2)
-    bench.again("seg", 0.95, 2)
-    bench.again("select", 0.2, 2)
+    for task, skill in (("cls", 0.9), ("seg", 0.95), ("select", 0.2)):
+        bench.again(task, skill, 2)
 
 
 @scenario("a regression beside something undecided", 1, "regression shown")
 def _(bench):
     bench.again("retrieval", 0.4, 2)
     bench.file("seg").unlink()
-
-
-@scenario("a summary that cannot be written", 2, "cannot write the report")
-def _(bench):
-    return bench.command("--summary", bench.new)
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

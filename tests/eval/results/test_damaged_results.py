@@ -279,10 +279,7 @@ def test_a_folder_that_cannot_be_read_is_an_error(unreadable: Path) -> None:
     ids=lambda arguments: arguments[0],
 )
 def test_no_command_leaves_a_folder_out(
-    command: Callable,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    arguments: list[str],
+    command: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
 ) -> None:
     scan = os.scandir
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+from support.rows import make_row
 
 from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published
@@ -22,7 +23,7 @@ R1 = {"image_to_text_R@1": 0.5, "text_to_image_R@1": 0.25, "image_to_text_R@5": 
 
 
 @pytest.fixture
-def rows(make_row):
+def rows():
     retrieval = {"task": "retrieval", "dataset": "scenes-retrieval", "intervals": {}}
     clip = {"model": {"spec": "scenes-clip"}}
     return [
@@ -57,7 +58,7 @@ def test_markdown(rows):
     )
 
 
-def test_markdown_says_ties_places_and_differences_to_the_published_number(make_row):
+def test_markdown_says_ties_places_and_differences_to_the_published_number():
     def row(model, value, low, high):
         ends = {"acc1": {"low": low, "high": high, "method": "wilson", "level": 0.95}}
         common = {"dataset": "imagenet1k", "protocol": "cosmos", "intervals": ends}
@@ -77,7 +78,7 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number(make_
     ]
 
 
-def test_names_are_text_in_markdown(make_row):
+def test_names_are_text_in_markdown():
     odd = "cosmos:a|b_c/_d*`<script>alert(1)</script>[x](y)&amp;\n# e"
     text = to_markdown(measured([make_row(model={"spec": odd}, dataset="a|b")]))
     assert (
@@ -141,19 +142,19 @@ def test_csv_has_every_metric_its_interval_and_its_standing(rows):
     assert [line["value"] for line in lines if line["best"]] == ["0.6705", "0.5", "0.5", "0.25"]
 
 
-def test_random_weights_and_variants_are_shown(make_row):
+def test_random_weights_and_variants_are_shown():
     model = {"random": True, "weights_sha256": None, "weights": None}
     row = make_row(model=model, provenance={"precision": "bf16", "attention": "vanilla"})
     (entry,) = measured([row])
     assert entry.model == "scenes-cosmos (random weights, vanilla, bf16)"
 
 
-def test_two_results_for_one_cell(make_row):
+def test_two_results_for_one_cell():
     with pytest.raises(UsageError, match="two results of scenes-cosmos on scenes-cls"):
         measured([make_row(), make_row()])
 
 
-def test_a_variant_is_not_held_against_the_published_number(make_row):
+def test_a_variant_is_not_held_against_the_published_number():
     def entry(**provenance):
         model, where = {"spec": "cosmos:vitb16_cc3m"}, {"dataset": "imagenet1k"}
         (found,) = measured([make_row(provenance, model, protocol="cosmos", **where)])
@@ -178,7 +179,7 @@ def test_published_rows_stand_apart_with_their_sources():
     assert "| cosmos:vitb16_cc3m | [published](<https://example.org>) | 37.1 |" in text
 
 
-def test_metrics_of_a_task_that_is_not_installed_are_shown_as_stored_and_not_ranked(make_row):
+def test_metrics_of_a_task_that_is_not_installed_are_shown_as_stored_and_not_ranked():
     """Nobody knows whether they are shares, and which direction is the better one."""
     ends = {"low": 2.5, "high": 3.5, "method": "wilson", "level": 0.95}
 

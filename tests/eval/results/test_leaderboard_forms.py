@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
+from support.rows import make_row
 
 from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published
@@ -27,7 +28,7 @@ DOCUMENT = """\
 
 
 @pytest.fixture
-def entries(make_row):
+def entries():
     """Two measured models that tie, one with an odd name, on an odd data set, and the published."""
     metrics = {"acc1": 0.26}
     rows = [make_row(), make_row(model={"spec": ODD}, metrics=metrics)]
@@ -35,7 +36,7 @@ def entries(make_row):
     return [*measured(rows), *published()]
 
 
-def test_latex_of_a_small_board(make_row):
+def test_latex_of_a_small_board():
     retrieval = {"task": "retrieval", "dataset": "my_set", "intervals": {}}
     r1 = {"image_to_text_R@1": 0.5, "text_to_image_R@1": 0.25}
     rows = [
@@ -170,7 +171,7 @@ def lines(entries, width):
     return out.getvalue().splitlines()
 
 
-def test_the_terminal_shows_number_place_interval_and_difference(make_row):
+def test_the_terminal_shows_number_place_interval_and_difference():
     where = {"dataset": "imagenet1k", "protocol": "cosmos"}
     rows = [
         make_row(model={"spec": "cosmos:vitb16_cc3m"}, **where),
@@ -186,7 +187,7 @@ def test_the_terminal_shows_number_place_interval_and_difference(make_row):
     ]
 
 
-def test_the_best_is_bold_in_the_terminal(make_row):
+def test_the_best_is_bold_in_the_terminal():
     rows = [make_row(model={"spec": "scenes-clip"}, metrics={"acc1": 0.26}), make_row()]
     (table,) = to_tables(measured(rows), 80)
     first, second = table.columns[-1].cells
@@ -228,7 +229,7 @@ def test_long_paths_are_cut_so_that_they_stay_apart():
     ]
 
 
-def test_shortened_names_are_unique_and_shorter(make_row):
+def test_shortened_names_are_unique_and_shorter():
     import itertools
 
     words = ["data", "runs", "a", "b"]

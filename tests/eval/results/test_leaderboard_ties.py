@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.rows import make_row
 
 from cosmos_eval.results.leaderboard import ranking
 from cosmos_eval.results.leaderboard.entries import entries_of
@@ -18,7 +19,7 @@ CLOSE = {"acc1": {"low": 0.5, "high": 0.7, "method": "wilson", "level": 0.95}}
 
 
 @pytest.fixture
-def board(tmp_path, make_row):
+def board(tmp_path):
     """Three models: the second misses 3 images more than the best, the third 10 more; nothing else.
 
     Agresti and Min's interval is (b - c) / (N + 2) +- 1.96 times its error: 0.015 +- 0.019, which
@@ -74,7 +75,7 @@ def test_pairs_without_samples_fall_back_or_are_refused(board):
         (SAME_LIST, 1, "`labels` of the samples differs"),
     ],
 )
-def test_samples_of_other_images_are_not_compared(board, make_row, provenance, label, said):
+def test_samples_of_other_images_are_not_compared(board, provenance, label, said):
     figures = {"metrics": {"acc1": 0.585}, "intervals": CLOSE, "n_samples": N}
     labels = np.full(N, label)
     row = make_row(provenance, {"spec": "near"}, **figures)

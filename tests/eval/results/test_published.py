@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import open_clip
 import pytest
+from support.rows import make_row
 
 from cosmos_eval.protocols import known_families
 from cosmos_eval.results.leaderboard.entries import measured, published
@@ -107,8 +108,7 @@ EXPECTED = {
     ),
     # A picture of a table there: CLIP B/16 + ClearCLIP.
     "clearclip.csv": _table(
-        _mious("clearclip", CLEARCLIP, FIVE),
-        "openclip:ViT-B-16/openai 80.9 35.9 23.9 30.0 16.7",
+        _mious("clearclip", CLEARCLIP, FIVE), "openclip:ViT-B-16/openai 80.9 35.9 23.9 30.0 16.7"
     ),
     # With PAMR, as `bash test_all.sh reduced naclip 5 on` of that README.
     "naclip.csv": _table(
@@ -160,7 +160,7 @@ def test_a_row_of_openclips_table_has_the_activation_that_is_loaded(model):
 
 
 @pytest.mark.parametrize("model", {line["model"]: None for line in openclip_lines()})
-def test_the_other_name_of_the_same_model_meets_the_same_numbers(model, make_row):
+def test_the_other_name_of_the_same_model_meets_the_same_numbers(model):
     arch, tag = model.removeprefix("openclip:").split("/")
     other = f"{arch}-quickgelu"
     if not open_clip.is_pretrained_cfg(other, tag):

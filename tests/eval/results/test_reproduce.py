@@ -7,6 +7,7 @@ import json
 
 import pytest
 from rich.console import Console
+from support.rows import make_row
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.results.leaderboard.entries import measured
@@ -14,7 +15,7 @@ from cosmos_eval.results.leaderboard.reproduce import reproductions, to_json, to
 from cosmos_eval.results.store import write_result
 
 
-def row(make_row, model, value, low, high, **provenance):
+def row(model, value, low, high, **provenance):
     """ImageNet's accuracy of a checkpoint; the README has 37.1 for vitb16_cc3m."""
     ends = {"acc1": {"low": low, "high": high, "method": "wilson", "level": 0.95}}
     where = {"dataset": "imagenet1k", "protocol": "cosmos"}
@@ -59,33 +60,31 @@ def test_ten_checkpoints_with_five_metrics_in_the_order_of_their_names():
         (0.36, 0.35, 0.3709, -0.011, "outside"),
     ],
 )
-def test_a_measured_number(make_row, value, low, high, difference, status):
-    record = of(
-        records([row(make_row, "cosmos:vitb16_cc3m", value, low, high)]), "cosmos:vitb16_cc3m"
-    )
+def test_a_measured_number(value, low, high, difference, status):
+    record = of(records([row("cosmos:vitb16_cc3m", value, low, high)]), "cosmos:vitb16_cc3m")
     assert record["published"] == 0.371
     assert (record["measured"], record["difference"]) == (value, difference)
     assert record["status"] == status
     assert record["interval"]["low"] == low
 
 
-def test_other_models_variants_and_parts_verify_nothing(make_row):
+def test_other_models_variants_and_parts_verify_nothing():
     others = [
-        row(make_row, "cosmos:vitb16_cc3m", 0.37, 0.36, 0.38, limit=100),
-        row(make_row, "cosmos:vitb16_cc3m", 0.37, 0.36, 0.38, precision="bf16"),
-        row(make_row, "openclip:ViT-B-16/openai", 0.68, 0.67, 0.69),
+        row("cosmos:vitb16_cc3m", 0.37, 0.36, 0.38, limit=100),
+        row("cosmos:vitb16_cc3m", 0.37, 0.36, 0.38, precision="bf16"),
+        row("openclip:ViT-B-16/openai", 0.68, 0.67, 0.69),
         make_row(model={"spec": "cosmos:vitb16_cc3m"}, dataset="imagenet1k", protocol="other"),
     ]
     assert {record["status"] for record in records(others)} == {"unverified"}
 
 
-def test_the_published_precision_is_taken_first(make_row):
+def test_the_published_precision_is_taken_first():
     rows = [
-        row(make_row, "cosmos:vitb16_cc3m", 0.38, 0.375, 0.385),
-        row(make_row, "cosmos:vitb16_cc3m", 0.37, 0.36, 0.38, precision="amp", device="cuda:0"),
-        row(make_row, "cosmos:vitb32_cc3m", 0.33, 0.32, 0.34, precision="amp"),
-        row(make_row, "cosmos:vitb16_cc12m", 0.51, 0.50, 0.52),
-        row(make_row, "cosmos:vitb16_yfcc15m", 0.51, 0.50, 0.52, precision="amp", limit=9),
+        row("cosmos:vitb16_cc3m", 0.38, 0.375, 0.385),
+        row("cosmos:vitb16_cc3m", 0.37, 0.36, 0.38, precision="amp", device="cuda:0"),
+        row("cosmos:vitb32_cc3m", 0.33, 0.32, 0.34, precision="amp"),
+        row("cosmos:vitb16_cc12m", 0.51, 0.50, 0.52),
+        row("cosmos:vitb16_yfcc15m", 0.51, 0.50, 0.52, precision="amp", limit=9),
     ]
     found = records(rows)
     assert {record["published_precision"] for record in found} == {"amp float16"}
@@ -101,7 +100,7 @@ def test_the_published_precision_is_taken_first(make_row):
     assert {r["measured_precision"] for r in found if r["measured"] is None} == {None}
 
 
-def test_another_precision_than_the_published_one_is_named(make_row):
+def test_another_precision_than_the_published_one_is_named():
     def shown(*rows):
         numbers = reproductions(measured(rows))
         table = to_tables(numbers, 200)
@@ -111,11 +110,9 @@ def test_another_precision_than_the_published_one_is_named(make_row):
         text = " ".join(out.getvalue().split())
         return text, " ".join(to_markdown(numbers).split())
 
-    single = row(make_row, "cosmos:vitb16_cc3m", 0.38, 0.375, 0.385)
-    processor = row(make_row, "cosmos:vitb32_cc3m", 0.33, 0.32, 0.34, precision="amp")
-    graphics = row(
-        make_row, "cosmos:vitb16_cc12m", 0.51, 0.50, 0.52, precision="amp", device="cuda:1"
-    )
+    single = row("cosmos:vitb16_cc3m", 0.38, 0.375, 0.385)
+    processor = row("cosmos:vitb32_cc3m", 0.33, 0.32, 0.34, precision="amp")
+    graphics = row("cosmos:vitb16_cc12m", 0.51, 0.50, 0.52, precision="amp", device="cuda:1")
     for text in shown(single, processor, graphics):
         assert (
             "Published in amp float16, measured here: 1 in amp bfloat16, 1 in fp32; "
@@ -125,10 +122,10 @@ def test_another_precision_than_the_published_one_is_named(make_row):
         assert "Published in" not in text
 
 
-def test_markdown(make_row):
+def test_markdown():
     rows = [
-        row(make_row, "cosmos:vitb16_cc3m", 0.38, 0.375, 0.385),
-        row(make_row, "cosmos:vitb32_cc3m", 0.331, 0.325, 0.335),
+        row("cosmos:vitb16_cc3m", 0.38, 0.375, 0.385),
+        row("cosmos:vitb32_cc3m", 0.331, 0.325, 0.335),
     ]
     lines = to_markdown(reproductions(measured(rows))).splitlines()
     unverified = " | ".join(f"{value}<br>unverified" for value in ("53.1", "40.1", "84.1", "68.6"))
@@ -150,13 +147,13 @@ def ended(*arguments):
     return end.value.code
 
 
-def test_the_command(tmp_path, monkeypatch, make_row, capsys):
+def test_the_command(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert ended() == 0
     shown = capsys.readouterr().out
     assert shown.count("unverified") == 50 + 1
     assert "50 published numbers: 0 measured" in shown
-    write_result(tmp_path, row(make_row, "cosmos:vitb16_cc3m", 0.38, 0.375, 0.385), {})
+    write_result(tmp_path, row("cosmos:vitb16_cc3m", 0.38, 0.375, 0.385), {})
     assert ended(".", "--format", "json") == 0
     assert of(json.loads(capsys.readouterr().out), "cosmos:vitb16_cc3m")["status"] == "outside"
     assert ended(".") == 0

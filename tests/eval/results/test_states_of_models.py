@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from support.models import store
+from support.rows import make_row
 
 import cosmos_eval
 from cosmos_eval.results.labels import Stored, distinguish, warnings_of
@@ -43,7 +44,7 @@ NAMES = [f"{SPEC} (weights {state * 8})" for state in "ab"]
         ({"weights": "student", "weights_sha256": "1" * 64}, ()),
     ],
 )
-def test_a_name_gets_the_hash_of_what_differs(make_row, changes, notes):
+def test_a_name_gets_the_hash_of_what_differs(changes, notes):
     rows = [make_row(), make_row(model=changes, dataset="other")]
     found = distinguish(Stored(Path(), row) for row in rows)
     assert tuple(note for one in found for note in one.notes) == notes
@@ -53,7 +54,7 @@ def test_a_name_gets_the_hash_of_what_differs(make_row, changes, notes):
     assert distinguish(reversed(found)) == found[::-1]
 
 
-def test_an_edited_record_changes_no_other_name(make_row):
+def test_an_edited_record_changes_no_other_name():
     good = Stored(Path("a.json"), make_row(), unchanged=True)
     edited = Stored(Path("b.json"), make_row(model={"weights_sha256": "1" * 64}), unchanged=False)
     found = distinguish([good, edited])
@@ -62,7 +63,7 @@ def test_an_edited_record_changes_no_other_name(make_row):
     assert line.endswith(": b.json")
 
 
-def test_rows_of_a_board(make_row):
+def test_rows_of_a_board():
     state = {"weights_sha256": "1" * 64}
     rows = [make_row(), make_row(dataset="b"), make_row(model=state), make_row(dataset="c")]
     (board,) = boards(measured(rows))

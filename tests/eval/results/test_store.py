@@ -9,7 +9,6 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.resources import files
 from pathlib import Path
@@ -17,6 +16,7 @@ from threading import Barrier, Event
 
 import numpy as np
 import pytest
+from support.rows import make_row
 
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.results.gate.baseline import Baseline
@@ -47,7 +47,7 @@ def test_the_schemas_in_the_package_are_those_of_the_code(kind, name):
     assert stored == json_schema(kind), f"write json_schema({kind.__name__}) to {name}"
 
 
-def test_a_result_comes_back_as_it_was(tmp_path, make_row):
+def test_a_result_comes_back_as_it_was(tmp_path):
     path = write_result(tmp_path / "new" / "folder", make_row(), SAMPLES)
     (row,) = read_results(path.parent)
     assert row.metrics == {"acc1": 0.25, "acc5": 0.75}
@@ -60,7 +60,7 @@ def test_a_result_comes_back_as_it_was(tmp_path, make_row):
     assert sorted(p.suffix for p in path.parent.iterdir()) == [".json", ".npz"]
 
 
-def test_samples_come_back_and_others_do_not_pass_for_them(tmp_path, make_row):
+def test_samples_come_back_and_others_do_not_pass_for_them(tmp_path):
     path = write_result(tmp_path, make_row(), SAMPLES)
     for name, array in read_samples(path).items():
         np.testing.assert_array_equal(array, SAMPLES[name])
@@ -100,7 +100,7 @@ def test_the_hash_that_a_record_holds_of_itself(record, unchanged):
     assert record_is_unchanged({"a": 1, "schema_version": 2, **record}) is unchanged
 
 
-def test_frequent_mistakes_are_stored_where_there_are_any(tmp_path, make_row):
+def test_frequent_mistakes_are_stored_where_there_are_any(tmp_path):
     pairs = [{"true": "apple", "predicted": "boat", "images": 3}]
     with_pairs = write_result(tmp_path / "a", make_row(confusion_pairs=pairs), SAMPLES)
     assert read_result(with_pairs).confusion_pairs == pairs
@@ -109,7 +109,7 @@ def test_frequent_mistakes_are_stored_where_there_are_any(tmp_path, make_row):
     assert read_result(without).confusion_pairs == ()
 
 
-def test_the_same_result_gives_the_same_bytes(tmp_path, make_row):
+def test_the_same_result_gives_the_same_bytes(tmp_path):
     first = write_result(tmp_path / "a", make_row(), SAMPLES)
     second = write_result(tmp_path / "b", make_row(metrics={"acc5": 0.75, "acc1": 0.25}), SAMPLES)
     assert first.read_bytes() == second.read_bytes()
@@ -117,14 +117,14 @@ def test_the_same_result_gives_the_same_bytes(tmp_path, make_row):
     assert (tmp_path / "a" / samples).read_bytes() == (tmp_path / "b" / samples).read_bytes()
 
 
-def test_floats_are_exact_and_numpy_scalars_plain(tmp_path, make_row):
+def test_floats_are_exact_and_numpy_scalars_plain(tmp_path):
     row = make_row(metrics={"acc1": np.float32(0.1), "acc5": np.float64(1 / 3)})
     metrics = json.loads(write_result(tmp_path, row, {}).read_text())["metrics"]
     assert metrics == {"acc1": 0.10000000149011612, "acc5": 1 / 3}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, np.float32("nan")])
-def test_a_metric_that_is_no_number_is_refused(tmp_path, make_row, value):
+def test_a_metric_that_is_no_number_is_refused(tmp_path, value):
     with pytest.raises(UsageError, match=r"scenes-cosmos on scenes-cls: acc1 is (nan|inf)"):
         write_result(tmp_path, make_row(metrics={"acc1": value}), SAMPLES)
     assert list(tmp_path.iterdir()) == []
@@ -144,19 +144,19 @@ def test_a_metric_that_is_no_number_is_refused(tmp_path, make_row, value):
         ({"provenance": {"precision": "fp8"}}, "precision"),
     ],
 )
-def test_what_departs_from_the_schema_is_refused(tmp_path, make_row, changes, where):
+def test_what_departs_from_the_schema_is_refused(tmp_path, changes, where):
     with pytest.raises(UsageError, match=rf"\$\.[^:]*{where}.*: "):
         write_result(tmp_path, make_row(**changes), SAMPLES)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_random_weights_need_no_hash(tmp_path, make_row):
+def test_random_weights_need_no_hash(tmp_path):
     row = make_row(model={"random": True, "weights_sha256": None})
     assert read_result(write_result(tmp_path, row, SAMPLES)).model["random"] is True
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 1}', '{"metrics": NaN}'])
-def test_a_file_that_is_no_result_is_named(tmp_path, make_row, text):
+def test_a_file_that_is_no_result_is_named(tmp_path, text):
     write_result(tmp_path, make_row(), SAMPLES)
     (tmp_path / "odd.json").write_text(text)
     with pytest.raises(UsageError, match=r"odd\.json: "):
@@ -168,7 +168,7 @@ def test_no_results(tmp_path):
         read_results(tmp_path / "nowhere")
 
 
-def test_a_new_result_replaces_the_former_with_its_samples(tmp_path, make_row):
+def test_a_new_result_replaces_the_former_with_its_samples(tmp_path):
     write_result(tmp_path, make_row(), SAMPLES)
     write_result(tmp_path, make_row(metrics={"acc1": 0.5}), {"label": np.arange(9)})
     (row,) = read_results(tmp_path)
@@ -189,18 +189,18 @@ def test_a_pipe_is_written_and_stays_a_pipe(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pipe"]
 
 
-def numbered(make_row: Callable[..., ResultRow], number: int) -> tuple[ResultRow, Samples]:
+def numbered(number: int) -> tuple[ResultRow, Samples]:
     """A result, always of the same name, whose metrics and samples hold its number."""
     return make_row(metrics={"acc1": number / 64}), {"x": np.full(3, number)}
 
 
-def test_of_two_writers_of_one_result_one_wins_with_its_samples(tmp_path, make_row):
+def test_of_two_writers_of_one_result_one_wins_with_its_samples(tmp_path):
     """Each round, two threads at once write the same result with different samples."""
     barrier = Barrier(2)
 
     def write(number: int) -> None:
         barrier.wait()
-        write_result(tmp_path, *numbered(make_row, number))
+        write_result(tmp_path, *numbered(number))
 
     with ThreadPoolExecutor(2) as pool:
         for first in range(0, 60, 2):
@@ -212,13 +212,13 @@ def test_of_two_writers_of_one_result_one_wins_with_its_samples(tmp_path, make_r
             assert len(list(tmp_path.iterdir())) == 2  # the loser's samples are gone
 
 
-def test_readers_see_whole_results_while_one_is_replaced(tmp_path, make_row):
-    path = write_result(tmp_path, *numbered(make_row, 0))
+def test_readers_see_whole_results_while_one_is_replaced(tmp_path):
+    path = write_result(tmp_path, *numbered(0))
     finished = Event()
 
     def write() -> None:
         for number in range(1, 60):
-            write_result(tmp_path, *numbered(make_row, number))
+            write_result(tmp_path, *numbered(number))
         finished.set()
 
     with ThreadPoolExecutor(1) as pool:
@@ -248,7 +248,7 @@ for count in range(1_000_000):
 """
 
 
-def test_processes_that_write_and_are_killed_leave_a_whole_result(tmp_path, make_row):
+def test_processes_that_write_and_are_killed_leave_a_whole_result(tmp_path):
     """Of three processes that write the same result, each is killed after some of its writes."""
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(TESTS)}
@@ -264,35 +264,35 @@ def test_processes_that_write_and_are_killed_leave_a_whole_result(tmp_path, make
     (path,) = tmp_path.glob("*.json")
     number = read_result(path).metrics["acc1"] * 64
     assert read_samples(path)["x"].tolist() == [number] * 3
-    write_result(tmp_path, *numbered(make_row, 1))  # nobody holds the lock
+    write_result(tmp_path, *numbered(1))  # nobody holds the lock
     assert read_samples(path)["x"].tolist() == [1, 1, 1]
 
 
-def test_without_a_lock_no_samples_are_removed(tmp_path, make_row, monkeypatch):
+def test_without_a_lock_no_samples_are_removed(tmp_path, monkeypatch):
     def refuse(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     for number in (1, 2):
-        path = write_result(tmp_path, *numbered(make_row, number))
+        path = write_result(tmp_path, *numbered(number))
     assert read_samples(path)["x"].tolist() == [2, 2, 2]
     assert len(list(tmp_path.glob("*.npz"))) == 2
 
 
 @pytest.mark.parametrize("name", ["other.npz", "../x.npz", "{stem}.0123456.npz", "{stem}.json", 5])
-def test_only_samples_of_this_result_are_removed(tmp_path, make_row, name):
-    path = write_result(tmp_path, *numbered(make_row, 1))
+def test_only_samples_of_this_result_are_removed(tmp_path, name):
+    path = write_result(tmp_path, *numbered(1))
     name = name.format(stem=path.stem) if isinstance(name, str) else name
     foreign = [path.with_name("other.npz"), path.with_name(f"{path.stem}.01234567.npz")]
     for file in foreign:
         file.write_bytes(b"somebody else's")
     path.write_text(json.dumps({**json.loads(path.read_text()), "samples": name}))
-    write_result(tmp_path, *numbered(make_row, 2))
+    write_result(tmp_path, *numbered(2))
     assert all(file.read_bytes() == b"somebody else's" for file in foreign)
     assert read_samples(path)["x"].tolist() == [2, 2, 2]
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path, make_row, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -303,7 +303,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, make_row, monkeypatc
 
 
 @pytest.mark.parametrize("step", [1, 2])
-def test_a_killed_run_leaves_the_former_result(tmp_path, make_row, monkeypatch, step):
+def test_a_killed_run_leaves_the_former_result(tmp_path, monkeypatch, step):
     write_result(tmp_path, make_row(), SAMPLES)
     replace, calls = Path.replace, []
 
@@ -323,7 +323,7 @@ def test_a_killed_run_leaves_the_former_result(tmp_path, make_row, monkeypatch, 
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
-def test_file_names_are_safe_and_tell_results_apart(make_row):
+def test_file_names_are_safe_and_tell_results_apart():
     assert file_stem(make_row()) == "scenes-cosmos__scenes-cls__scenes"
     own = make_row(provenance={"attention": "naclip", "protocol_attention": "naclip"})
     assert file_stem(own) == file_stem(make_row())
@@ -350,7 +350,7 @@ def test_file_names_are_safe_and_tell_results_apart(make_row):
         assert len(stem) < 160
 
 
-def test_hidden_files_of_killed_runs_are_no_results(tmp_path, make_row):
+def test_hidden_files_of_killed_runs_are_no_results(tmp_path):
     path = write_result(tmp_path / "one", make_row(), SAMPLES)
     nested = write_result(tmp_path / "more" / "two", make_row(), SAMPLES)
     hidden = [".0123.tmp", ".x.json", ".partial/x.json", "more/.0123.tmp"]

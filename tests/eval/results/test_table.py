@@ -7,6 +7,7 @@ import sys
 import pandas as pd
 import pytest
 from support.results import store_result
+from support.rows import make_row
 
 import cosmos_eval
 from cosmos_eval.cli.app import main
@@ -16,7 +17,7 @@ from cosmos_eval.types import UsageError
 
 
 @pytest.fixture
-def folder(tmp_path, make_row):
+def folder(tmp_path):
     """Four metrics in two results, one in a folder of its own."""
     write_result(tmp_path / "runs/eval", make_row(), {})
     write_result(tmp_path / "runs/eval/student", make_row(model={"weights": "student"}), {})
