@@ -169,6 +169,7 @@ class Source:
                 return open_data(group.protocol, own)
             except UsageError as error:
                 self.notes.append(_unreadable(group, error))
+                return None
 
         found: list[tuple[Sampled, Any]] = []
         foreign: list[str] = []

@@ -15,9 +15,8 @@ from cosmos_eval.types import UsageError
 
 
 def pairs_of(made_up: MadeUpResults):
-    return pair_models(
-        [found for one in result_sets(made_up.results, made_up.read) for found in compare_set(one)]
-    )
+    sets = result_sets(made_up.results, made_up.read)
+    return pair_models([found for one in sets for found in compare_set(one)])
 
 
 def test_pairs_are_those_of_compare():

@@ -32,17 +32,19 @@ from cosmos_eval.results.text import script_json
 from cosmos_eval.types import UsageError
 
 
+def view_of(*rows):
+    (board,) = boards(measured(rows))
+    return board_view(board)
+
+
 def test_bars_are_on_the_scale_of_their_column():
     """From 20 to 60 percent and a margin of 6% of that: 17.6 to 62.4."""
     intervals = {"acc1": {"low": 0.2, "high": 0.4, "method": "wilson", "level": 0.95}}
-    rows = [
+    view = view_of(
         make_row(metrics={"acc1": 0.3}, intervals=intervals),
         make_row(model={"spec": "b"}, metrics={"acc1": 0.6}, intervals={}),
-    ]
-    entries = measured(rows)
-    (board,) = boards(entries)
-    view = board_view(board)
-    by_model = {r.model: cells[0] for r, cells in zip(board.rows, view.cells, strict=True)}
+    )
+    by_model = {r.model: cells[0] for r, cells in zip(view.board.rows, view.cells, strict=True)}
     place = {value: round(100 * (value - 17.6) / 44.8, 2) for value in (20, 30, 40, 60)}
     assert by_model["scenes-cosmos"].bar == pytest.approx(Bar(place[20], place[40], place[30]))
     assert by_model["b"].bar == pytest.approx(Bar(*[place[60]] * 3))
@@ -50,39 +52,33 @@ def test_bars_are_on_the_scale_of_their_column():
 
 
 def test_a_column_of_one_number_has_a_scale():
-    entries = measured([make_row(metrics={"acc1": 0.3}, intervals={})])
-    (board,) = boards(entries)
-    ((cell,),) = board_view(board).cells
+    ((cell,),) = view_of(make_row(metrics={"acc1": 0.3}, intervals={})).cells
     assert cell.bar == Bar(50, 50, 50)
 
 
 def test_ratios_are_no_percentages():
     metrics = {"mass_over_area": 1.914, "pointing_game": 0.5}
     interval = {"low": 1.5, "high": 2.25, "method": "bootstrap", "level": 0.95}
-    row = make_row(
-        task="loc", metrics=metrics, intervals={"mass_over_area": interval}, per_class={}
-    )
-    entries = measured([row])
-    (board,) = boards(entries)
-    view = board_view(board)
+    of = {"metrics": metrics, "intervals": {"mass_over_area": interval}, "per_class": {}}
+    row = make_row(task="loc", **of)
+    view = view_of(row)
     assert view.tasks == ("loc", "loc")
-    assert [column.metric for column in board.columns] == ["mass_over_area", "pointing_game"]
+    assert [column.metric for column in view.board.columns] == ["mass_over_area", "pointing_game"]
     ((ratio, share),) = view.cells
     assert (ratio.shown.value, ratio.shown.interval) == ("1.91x", "[1.50, 2.25]")
     assert (ratio.exact, ratio.low, ratio.high) == ("1.914", "1.5", "2.25")
     assert (share.shown.value, share.exact) == ("50.0", "50")
-    figures = {figure.metric: figure for figure in figures_of(entries[0])}
+    figures = {figure.metric: figure for figure in figures_of(*measured([row]))}
     assert figures["mass_over_area"][1:3] == ("1.91", "[1.50, 2.25]")
     assert figures["pointing_game"].value == "50.0 %"
 
 
 def test_a_task_that_is_not_installed_has_columns():
     """Such as one that another package brings, where the results were measured."""
-    entries = measured([make_row(task="elsewhere", metrics={"hits": 0.5}, intervals={})])
-    (board,) = boards(entries)
-    view = board_view(board)
-    assert (view.tasks, board.columns[0].title) == (("other",), "hits")
-    assert [figure.value for figure in figures_of(entries[0])] == ["0.5"]
+    row = make_row(task="elsewhere", metrics={"hits": 0.5}, intervals={})
+    view = view_of(row)
+    assert (view.tasks, view.board.columns[0].title) == (("other",), "hits")
+    assert [figure.value for figure in figures_of(*measured([row]))] == ["0.5"]
 
 
 def stored(*rows):
@@ -152,13 +148,8 @@ def test_tasks_without_mistakes_have_none():
 
 
 def test_provenance_holds_what_the_result_says():
-    told = {
-        "commit": "c" * 40,
-        "dirty": True,
-        "hashes": {"templates": "f" * 64},
-        "notes": ["first note"],
-        "limit": 5,
-    }
+    told = {"commit": "c" * 40, "dirty": True, "notes": ["first note"], "limit": 5}
+    told["hashes"] = {"templates": "f" * 64}
     interval = {"low": 0.125, "high": 0.5, "method": "wilson", "level": 0.95}
     first_found = "image_to_text_R@1"
     row = make_row(
@@ -188,13 +179,9 @@ def test_provenance_holds_what_the_result_says():
 
 
 def test_the_summary_counts():
-    rows = [
-        make_row({"utc": "2026-01-02T03:04:05+00:00", "limit": 9}),
-        make_row(
-            {"utc": "2025-01-02T03:04:05+00:00", "dirty": True}, {"spec": "b", "random": True}
-        ),
-    ]
-    told = summary_of(stored(*rows))
+    later = make_row({"utc": "2026-01-02T03:04:05+00:00", "limit": 9})
+    record = {"utc": "2025-01-02T03:04:05+00:00", "dirty": True}
+    told = summary_of(stored(later, make_row(record, {"spec": "b", "random": True})))
     assert told["Measured (UTC)"] == "2025-01-02 03:04 to 2026-01-02 03:04"
     assert (told["Results"], told["Models"], told["Data sets"]) == ("2", "2", "1")
     assert told["Of edited code"] == told["Of random weights"] == "1 results"
@@ -205,9 +192,8 @@ def test_published_numbers_stand_beside_what_was_measured_only():
     made_up = made_up_results(["a", "b"], ["cls"])
     elsewhere = PUBLISHED._replace(dataset="other")
     entries = made_up.content([PUBLISHED, elsewhere]).entries
-    assert [(entry.model, entry.source) for entry in entries] == [
-        ("a", "measured"), ("b", "measured"), ("b", "published"),
-    ]  # fmt: skip
+    found = [(entry.model, entry.source) for entry in entries]
+    assert found == [("a", "measured"), ("b", "measured"), ("b", "published")]
 
 
 def test_data_of_the_page():
