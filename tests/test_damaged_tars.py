@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import webdataset
-from support.shards import jpeg
+from support.shards import jpeg, with_size
 
 from cosmos_core.data.index import index_shards
 from cosmos_core.data.prepare import prepare
@@ -103,16 +103,6 @@ def header(data: bytes) -> int:
     return member(data, "0004.webp").offset_data - BLOCK
 
 
-def with_size(data: bytes, size: int) -> bytes:
-    """The size and the checksum of a file in the middle replaced."""
-    start = header(data)
-    block = bytearray(data[start : start + BLOCK])
-    block[124:136] = b"%011o\0" % size
-    block[148:156] = b" " * 8
-    block[148:156] = b"%06o\0 " % sum(block)
-    return data[:start] + bytes(block) + data[start + BLOCK :]
-
-
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "cut in a header": lambda data: data[: header(data) + 100],
     "cut before a header": lambda data: data[: header(data)],
@@ -126,9 +116,9 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
         data[: header(data)] + bytes(4096) + data[header(data) + 4096 :]
     ),
     "zeros to the end": lambda data: data[: header(data)] + bytes(3 << 20),
-    "a wrong size": lambda data: with_size(data, 700),
+    "a wrong size": lambda data: with_size(data, header(data), 700),
     "a wrong size in the same block": lambda data: with_size(
-        data, member(data, "0004.webp").size - 3
+        data, header(data), member(data, "0004.webp").size - 3
     ),
     "two tars joined": lambda data: data + data,
     "bytes behind the end": lambda data: data + b"more",
@@ -159,7 +149,7 @@ def test_a_file_that_reaches_into_the_next_sample_is_an_error_when_it_is_read(wh
     path = tmp_path / "images" / "0.tar"
     path.parent.mkdir()
     after = member(whole, "0006.cls").offset_data - 3 * BLOCK  # before its extended header
-    path.write_bytes(with_size(whole, after - header(whole) - BLOCK))
+    path.write_bytes(with_size(whole, header(whole), after - header(whole) - BLOCK))
     assert by_index(path) == SAMPLES - 1
     for read in (by_stream, by_prepare):
         with pytest.raises(ValueError, match=r"0\.tar: .*a file reaches into the next one"):

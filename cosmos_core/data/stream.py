@@ -32,7 +32,7 @@ from cosmos_core.data.samples import (
     decode_sample,
 )
 from cosmos_core.data.shards import Schedule, ShardError, ShardSets
-from cosmos_core.data.tar import Readable, TarError, TarReader, split_name
+from cosmos_core.data.tar import TarError, TarReader, split_name
 
 SHUFFLE_BUFFER = 1000  # undecoded samples: about 100 MB of photographs in each worker
 # By their first bytes; webdataset decompresses these as well.
@@ -148,7 +148,7 @@ def read_stream(shard: str) -> Iterator[StreamSample | Problem]:
     failure, count = None, 0
     try:
         try:
-            for key, raw in _samples(_uncompressed(stream)):
+            for key, raw in _samples(stream):
                 yield StreamSample(shard, key, raw)
                 count += 1
         except _FAILURES as error:
@@ -173,15 +173,11 @@ class _Stream:
         return head + self._stream.read(size - len(head)) if size > len(head) else head
 
 
-def _uncompressed(stream: Any) -> Readable:
+def _samples(stream: Any) -> Iterator[tuple[str, RawSample]]:
+    """Yield the key and the files of each sample, whose files are neighbours."""
     head = stream.read(2)
     whole = _Stream(stream, head)
-    return _Stream(_DECOMPRESS[head](whole)) if head in _DECOMPRESS else whole
-
-
-def _samples(stream: Readable) -> Iterator[tuple[str, RawSample]]:
-    """Yield the key and the files of each sample, whose files are neighbours."""
-    reader = TarReader(stream)
+    reader = TarReader(_Stream(_DECOMPRESS[head](whole)) if head in _DECOMPRESS else whole)
     names = (split_name(member.name) or ("", "") for member in reader)
     files = ((key, suffix, reader.read()) for key, suffix in names if suffix in SAMPLE_SUFFIXES)
     for key, group in itertools.groupby(files, key=lambda file: file[0]):

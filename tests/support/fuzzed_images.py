@@ -58,8 +58,6 @@ def load(device, precision):
 """
 SAMPLES = [(n, colour) for n, colour in enumerate(("red", "green", "blue", "blue", "green", "red"))]
 FORMATS = ("PNG", "JPEG", "BMP", "PPM", "TIFF", "WEBP")
-
-
 GREY = "none more than another"
 
 
@@ -126,9 +124,6 @@ def _judge_colours(labels: list[tuple[str, bytes]], outcome: Outcome) -> Iterato
     if result["n_samples"] != len(colours) or not right - 1e-9 <= found <= most + 1e-9:
         found = f"{found} of {result['n_samples']}"
         yield f"{found} images are right, by the oracle {right} to {most} of {len(colours)}"
-
-
-# --- Tar archives ------------------------------------------------------------------------------
 
 
 # What GNU tar says of owners, times and permissions, and at its end of having said anything.

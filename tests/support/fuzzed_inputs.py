@@ -191,30 +191,19 @@ def _results(task: str) -> Kind:
     )
 
 
+_evaluate = partial(measure, "set.yaml", model="cosmos:{}/model.safetensors")
+_mutate_baseline = partial(_mutate_record, "baseline")
 KINDS: dict[str, Kind] = {
     kind.name: kind
     for kind in (
         *fuzzed_images.KINDS,
         *fuzzed_sets.KINDS,
-        Kind(
-            "checkpoint",
-            _prepare_checkpoint,
-            _mutate_checkpoint,
-            partial(measure, "set.yaml", model="cosmos:{}/model.safetensors"),
-            _judge_checkpoint,
-        ),
+        Kind("checkpoint", _prepare_checkpoint, _mutate_checkpoint, _evaluate, _judge_checkpoint),
         *map(_results, ("retrieval", "cls", "seg", "select", "loc")),
         _tables("leaderboard", "{}/results", "--format", "md"),
         _tables("export", "{}/results", "--out", "{}/out/table.csv"),
         _tables("report", "{}/results", "--no-pictures", "--out", "{}/out/page.html"),
-        Kind(
-            "baseline",
-            _prepare_baseline,
-            partial(_mutate_record, "baseline"),
-            _check,
-            _judge_records,
-            reports=True,
-        ),
+        Kind("baseline", _prepare_baseline, _mutate_baseline, _check, _judge_records, reports=True),
     )
 }
 """By name."""

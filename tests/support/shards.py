@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import tarfile
 
 import numpy as np
 import PIL.Image
@@ -30,6 +31,28 @@ def write_shard(path, samples):
         for entry in samples:
             writer.write(entry)
     return path
+
+
+def tar_of(files, form=tarfile.PAX_FORMAT):
+    """The bytes of a tar of (name, content) pairs, in this order."""
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w", format=form) as tar:
+        for name, content in files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            info.mtime = 1.5 if form == tarfile.PAX_FORMAT else 1
+            tar.addfile(info, io.BytesIO(content))
+    return data.getvalue()
+
+
+def with_size(data, start, size, *, checksum=True):
+    """A tar whose header at `start` has another size."""
+    header = bytearray(data[start : start + tarfile.BLOCKSIZE])
+    header[124:136] = b"%011o\0" % size
+    if checksum:
+        header[148:156] = b" " * 8
+        header[148:156] = b"%06o\0 " % sum(header)
+    return data[:start] + bytes(header) + data[start + tarfile.BLOCKSIZE :]
 
 
 def write_shards(folder, sizes, first=0):

@@ -11,18 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cosmos_core.data.scenes import CLASSES, COLOURS, SIDE, SPLIT_SEEDS, STUFF, THINGS
-from cosmos_core.data.scenes.captions import (
-    LARGE,
-    SMALL,
-    Box,
-    Captions,
-    Stuff,
-    Thing,
-    describe,
-    place_of,
-)
+from cosmos_core.data.scenes.captions import LARGE, SMALL, Box, Stuff, Thing, describe, place_of
 from cosmos_core.data.scenes.stuff import Image, Rng, sample_texture
-from cosmos_core.data.scenes.things import LARGE_SIDE, SMALL_SIDE, VARIANTS, sprite
+from cosmos_core.data.scenes.things import SPRITE_SIDES, VARIANTS, sprite
 
 _SIDES = {LARGE: (0.42, 0.56), SMALL: (0.18, 0.26)}  # as fractions of the scene's side
 # Largest turn to either side, in degrees; other things stand upright.
@@ -43,7 +34,7 @@ class Scene:
     label: int  # index into THINGS of the dominant thing
     things: tuple[Thing, ...]  # the dominant thing first, then two to four small ones
     stuff: tuple[Stuff, ...]
-    captions: Captions
+    captions: dict[str, list[str]]  # key as in DreamLIP's releases -> sentences
 
 
 def split_scenes(split: str, count: int, start: int = 0) -> Iterator[Scene]:
@@ -143,15 +134,15 @@ def _place_all(rng: Rng, plans: list[_Plan], image: Image, ids: Image) -> list[_
 
 def _patch(rng: Rng, plan: _Plan) -> Image:
     """Return the thing at its final size, premultiplied RGBA (h, w, 4)."""
-    drawing = sprite(plan.kind, plan.colour, int(rng.integers(VARIANTS)))
+    source = sprite(plan.kind, plan.colour, int(rng.integers(VARIANTS)))[plan.size]
     size, turn, aspect, light = rng.random(4).tolist()
     low, high = _SIDES[plan.size]
     side = (low + (high - low) * size) * SIDE
-    large = plan.size == LARGE
-    source, unit = (drawing.large, LARGE_SIDE) if large else (drawing.small, SMALL_SIDE)
     stretch = 0.92 + 0.16 * aspect
     flip = -1.0 if rng.random() < 0.5 else 1.0
-    scale = np.diag([flip * min(1.0, stretch), min(1.0, 1 / stretch)]) * side / unit
+    scale = (
+        np.diag([flip * min(1.0, stretch), min(1.0, 1 / stretch)]) * side / SPRITE_SIDES[plan.size]
+    )
     angle = np.radians((2 * turn - 1) * _TURNS.get(plan.kind, _TURN))
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     matrix = np.array([[cos, -sin], [sin, cos]]) @ scale

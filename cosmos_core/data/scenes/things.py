@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from itertools import product
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from cosmos_core.data.scenes import COLOURS, PALETTE, THINGS
+from cosmos_core.data.scenes.captions import LARGE, SMALL
 
 Shape = npt.NDArray[np.float64] | Sequence[tuple[float, float]]
 Colour = tuple[float, float, float]
@@ -23,12 +23,12 @@ Image = npt.NDArray[np.uint8]
 Rng = np.random.Generator
 
 VARIANTS = 12
-LARGE_SIDE, SMALL_SIDE = 92, 46
+SPRITE_SIDES = {LARGE: 92, SMALL: 46}  # pixels of a sprite without its margin
 _BANK_SEED = 7002  # apart from the scenes' own seeds: drawings belong to no split
 _RESOLUTION = 240
 _BITS = 4  # sub-pixel bits of OpenCV's drawing functions
 _OUTLINE = 3  # pixels
-_MARGIN = 3  # pixels on every side of a small sprite for its rim of light
+_WIDENED = 1 + 2 * 3 / SPRITE_SIDES[SMALL]  # by three pixels around a small one for its light
 
 _DARK: Colour = (34, 28, 34)
 _WHITE: Colour = (246, 246, 242)
@@ -38,27 +38,23 @@ _LEAF: Colour = (62, 142, 52)
 _GLASS: Colour = (168, 214, 240)
 
 
-class Sprite(NamedTuple):
-    """One thing at two sizes, premultiplied RGBA (S, S, 4); alpha below 128 is light around it."""
-
-    large: Image
-    small: Image
-
-
 @cache
-def sprite(kind: str, colour: str, variant: int) -> Sprite:
-    """Return the drawing of one kind, colour and variant, the same in any process."""
+def sprite(kind: str, colour: str, variant: int) -> dict[str, Image]:
+    """Return one thing, the same in any process, by its size, `large` or `small`.
+
+    Images are premultiplied RGBA (S, S, 4); alpha below 128 is light around the thing.
+    """
     number, pen = THINGS.index(kind), Canvas()
     rng = np.random.default_rng([_BANK_SEED, number, COLOURS[kind].index(colour), variant])
     _PAINTERS[number](pen, PALETTE[colour], rng)
     x, y, w, h = cv2.boundingRect(pen.rgba[..., 3])
     # The square round the centre that holds the thing and the margin.
-    half = int(np.ceil(max(w, h) / 2 * (1 + 2 * _MARGIN / SMALL_SIDE)))
+    half = int(np.ceil(max(w, h) / 2 * _WIDENED))
     padded = np.pad(pen.rgba, ((half, half), (half, half), (0, 0)))
     square = padded[y + h // 2 :, x + w // 2 :][: 2 * half, : 2 * half]
     # A small sprite is shrunk more, so its outline is relatively wider.
     small = cv2.resize(square, (half, half), interpolation=cv2.INTER_NEAREST)
-    return Sprite(_finished(square, 9, LARGE_SIDE), _finished(small, 7, SMALL_SIDE))
+    return {LARGE: _finished(square, 9, LARGE), SMALL: _finished(small, 7, SMALL)}
 
 
 def oval(x: float, y: float, rx: float, ry: float, angle: float = 0.0) -> npt.NDArray[np.float64]:
@@ -113,16 +109,16 @@ class Canvas:
         cv2.copyTo(before, outside, self.rgba)
 
 
-def _finished(rgba: Image, rim: int, side: int) -> Image:
+def _finished(rgba: Image, rim: int, size: str) -> Image:
     """Add a dark outline and, up to `rim` pixels away, a light of alpha below half, and shrink."""
     away = cv2.distanceTransform((rgba[..., 3] == 0).view(np.uint8), cv2.DIST_L2, 3)
     rings = np.array([(*_DARK, 255), (110, 110, 106, 112), (0, 0, 0, 0)], np.uint8)
     ring = (away > _OUTLINE).astype(np.intp) + (away > rim)
     # One 32-bit word per pixel is much quicker to look up than four bytes.
     around = rings.view(np.uint32)[:, 0][ring].view(np.uint8).reshape(rgba.shape)
-    size = round(side * (1 + 2 * _MARGIN / SMALL_SIDE))
+    side = round(SPRITE_SIDES[size] * _WIDENED)
     whole = cv2.copyTo(rgba, rgba[..., 3], around)
-    small: Image = cv2.resize(whole, (size, size), interpolation=cv2.INTER_AREA)
+    small: Image = cv2.resize(whole, (side, side), interpolation=cv2.INTER_AREA)
     small.flags.writeable = False
     return small
 

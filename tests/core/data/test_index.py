@@ -9,22 +9,12 @@ from multiprocessing.reduction import ForkingPickler
 import numpy as np
 import pytest
 import webdataset
-from support.shards import jpeg, sample, write_shard, write_shards
+from support.shards import jpeg, sample, tar_of, write_shard, write_shards
 
 from cosmos_core.data.index import SampleIndex, cached_rows, index_shards, scan_tar
 from cosmos_core.data.samples import BadSampleError, RawSample
 from cosmos_core.data.shards import ShardError
 from cosmos_core.data.tar import BLOCK
-
-
-def write_tar(path, files, *, format=tarfile.PAX_FORMAT):
-    """A tar of (name, content) pairs, in this order."""
-    with tarfile.open(path, "w", format=format) as tar:
-        for name, content in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return str(path)
 
 
 def contents(index):
@@ -69,18 +59,18 @@ def test_files_are_grouped_as_webdataset_does(tmp_path, format):
         (f"{long}.jpeg", b"image 2"),
         (f"{long}.json", b"7"),
     ]
-    shard = write_tar(tmp_path / "a.tar", files, format=format)
-    ours = contents(index_shards([shard]))
-    with open(shard, "rb") as stream:
-        source = [{"url": shard, "stream": stream}]
-        files = webdataset.tariterators.tar_file_expander(source)
-        theirs = {
-            found["__key__"]: RawSample(
-                next(found[s] for s in ("jpg", "jpeg", "webp") if s in found), found["json"]
-            )
-            for found in webdataset.tariterators.group_by_keys(files)
-            if "json" in found
-        }
+    shard = tmp_path / "a.tar"
+    shard.write_bytes(tar_of(files, format))
+    ours = contents(index_shards([str(shard)]))
+    source = [{"url": "a.tar", "stream": io.BytesIO(shard.read_bytes())}]
+    expanded = webdataset.tariterators.tar_file_expander(source)
+    theirs = {
+        found["__key__"]: RawSample(
+            next(found[s] for s in ("jpg", "jpeg", "webp") if s in found), found["json"]
+        )
+        for found in webdataset.tariterators.group_by_keys(expanded)
+        if "json" in found
+    }
     assert len(theirs) == 3
     assert list(ours.values()) == list(theirs.values())
     # A name that is too long for its header is cut in messages.
@@ -90,7 +80,8 @@ def test_files_are_grouped_as_webdataset_does(tmp_path, format):
 def test_files_of_a_sample_need_not_be_neighbours_and_those_it_lacks_are_none(tmp_path):
     files = [("0.jpg", b"a"), ("1.jpg", b"b"), ("1.json", b"B"), ("0.json", b"A")]
     files += [("2.jpg", b"a"), ("3.json", b"{}"), ("4.txt", b"neither")]
-    ours = contents(index_shards([write_tar(tmp_path / "a.tar", files)]))
+    (tmp_path / "a.tar").write_bytes(tar_of(files))
+    ours = contents(index_shards([str(tmp_path / "a.tar")]))
     assert ours == {
         **{"0": RawSample(b"a", b"A"), "1": RawSample(b"b", b"B")},
         **{"2": RawSample(b"a", None), "3": RawSample(None, b"{}")},

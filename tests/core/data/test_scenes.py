@@ -121,13 +121,17 @@ def test_things_have_the_colour_that_is_said():
         assert np.mean(apart < 16) > 0.35, (thing, np.median(vivid))
 
 
-def test_places_are_thirds_of_the_picture():
+def test_places_are_thirds_of_the_picture_and_relations_are_between_centres():
     assert place_of((0, 0, 30, 30)) == "upper left"
     assert place_of((50, 0, 78, 20)) == "top"
     assert place_of((100, 54, 128, 74)) == "right"
     assert place_of((44, 44, 84, 84)) == "center"
     assert place_of((0, 100, 20, 128)) == "lower left"
     assert place_of((54, 108, 74, 128)) == "bottom"
+    middle = (54, 54, 74, 74)
+    assert relation_of((0, 50, 20, 70), middle) == "left of"
+    assert relation_of((50, 100, 70, 120), middle) == "below"
+    assert relation_of((50, 50, 70, 70), middle) is None
 
 
 def test_rendering_is_quick(some):
@@ -251,13 +255,6 @@ def assert_relation(scene, kinds, sentence):
 
     gaps = [sign * (centre(t) - centre(dominant)) for t in scene.things if t.kind == other]
     assert max(gaps) > 10, sentence
-
-
-def test_relations_by_hand():
-    middle = (54, 54, 74, 74)
-    assert relation_of((0, 50, 20, 70), middle) == "left of"
-    assert relation_of((50, 100, 70, 120), middle) == "below"
-    assert relation_of((50, 50, 70, 70), middle) is None
 
 
 def test_most_small_things_have_sentences_of_their_own(some):

@@ -1,9 +1,13 @@
-"""What `data.shards` and `data.weights` may say."""
+"""What `data.shards` and `data.weights` may say, and which sample comes when."""
 
+import itertools
+
+import numpy as np
 import pytest
+from scipy import stats
 
 from cosmos_core.config import DataConfig
-from cosmos_core.data.shards import ShardError, ShardSets, parse_shards
+from cosmos_core.data.shards import BatchOrder, Schedule, ShardError, ShardSets, parse_shards
 
 
 @pytest.fixture
@@ -17,10 +21,13 @@ def sets(spec, weights=""):
     return parse_shards(DataConfig(shards=spec, weights=weights))
 
 
-def test_paths_braces_patterns_and_several_sets(folder):
+def test_paths_braces_patterns_and_several_sets(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+
     def names(*wanted):
         return tuple(str(folder / name) for name in wanted)
 
+    assert sets("~/b.tar") == ShardSets((names("b.tar"),), None, False)
     assert sets(f"{folder}/b.tar") == ShardSets((names("b.tar"),), None, False)
     assert sets(f"{folder}/a-{{0..2}}.tar").sets == (names("a-0.tar", "a-1.tar", "a-2.tar"),)
     assert sets(f"{folder}/{{b,a-1}}.tar").sets == (names("b.tar", "a-1.tar"),)
@@ -31,21 +38,11 @@ def test_paths_braces_patterns_and_several_sets(folder):
     assert both.shards == list(names("a-0.tar", "a-1.tar", "b.tar"))
 
 
-def test_the_home_folder_is_known(folder, monkeypatch):
-    monkeypatch.setenv("HOME", str(folder))
-    assert sets("~/b.tar").sets == ((str(folder / "b.tar"),),)
-
-
 def test_commands_and_urls_are_streams():
     spec = "pipe:cat /x/{00..01}.tar::https://host/{a,b}.tar"
-    assert sets(spec) == ShardSets(
-        (
-            ("pipe:cat /x/00.tar", "pipe:cat /x/01.tar"),
-            ("https://host/a.tar", "https://host/b.tar"),
-        ),
-        None,
-        True,
-    )
+    commands = "pipe:cat /x/00.tar", "pipe:cat /x/01.tar"
+    urls = "https://host/a.tar", "https://host/b.tar"
+    assert sets(spec) == ShardSets((commands, urls), None, True)
 
 
 @pytest.mark.parametrize(
@@ -92,6 +89,8 @@ def test_more_shards_than_there_can_be_are_not_expanded(spec):
 
 
 def test_shards_of_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monkeypatch):
+    with pytest.raises(ShardError, match="File name too long"):
+        sets("x" * 5000)
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "0.tar").touch()
@@ -102,19 +101,65 @@ def test_shards_of_a_folder_that_cannot_be_read_are_not_left_out(tmp_path, monke
         sets(f"{tmp_path}/*/*.tar")
 
 
-def test_a_name_that_is_too_long():
-    with pytest.raises(ShardError, match="File name too long"):
-        sets("x" * 5000)
+def test_braces_are_counted_as_they_are_expanded():
+    assert len(sets("pipe:x{000000..231349}").shards) == 231350
+    assert len(sets("pipe:{a,b{0..999},c{0..999..2}}").shards) == 1501
+    assert len(sets("pipe:{train-{000..999},val-{000..999}}").shards) == 2000
+    assert len(sets("pipe:awk '{print}' {1,2}").shards) == 2
 
 
-@pytest.mark.parametrize(
-    ("spec", "count"),
-    [
-        ("pipe:x{000000..231349}", 231350),
-        ("pipe:{a,b{0..999},c{0..999..2}}", 1501),
-        ("pipe:{train-{000..999},val-{000..999}}", 2000),
-        ("pipe:awk '{print}' {1,2}", 2),
-    ],
-)
-def test_braces_are_counted_as_they_are_expanded(spec, count):
-    assert len(sets(spec).shards) == count
+def batches(size, schedule, **order):
+    options = {"weights": None, "seed": 0, **order}
+    return list(BatchOrder([size], schedule=schedule, **options))
+
+
+def test_an_epoch_visits_every_sample_once_in_an_order_of_its_own():
+    draws = list(itertools.chain.from_iterable(batches(9, Schedule(4, 9))))
+    epochs = [draws[first : first + 9] for first in range(0, 36, 9)]
+    for number, epoch in enumerate(epochs):
+        assert sorted(draw.number for draw in epoch) == list(range(9))
+        assert {draw.seed for draw in epoch} == {(0, number, sample) for sample in range(9)}
+    orders = [tuple(draw.number for draw in epoch) for epoch in epochs]
+    assert len(set(orders)) == 4
+
+
+def test_a_batch_may_be_larger_than_the_data():
+    (only,) = batches(3, Schedule(8, 1))
+    assert [draw.seed[1] for draw in only] == [0, 0, 0, 1, 1, 1, 2, 2]
+
+
+def test_another_seed_is_another_order():
+    assert batches(50, Schedule(50, 1)) != batches(50, Schedule(50, 1), seed=1)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_processes_take_the_parts_of_every_global_batch(world_size):
+    whole = batches(10, Schedule(8, 5))
+    parts = [batches(10, Schedule(8, 5, 0, rank, world_size)) for rank in range(world_size)]
+    assert [list(itertools.chain(*step)) for step in zip(*parts, strict=True)] == whole
+
+
+@pytest.mark.parametrize("weights", [None, (2.0,)])
+def test_a_run_can_begin_at_any_step(weights):
+    whole = batches(10, Schedule(4, 9), weights=weights)
+    for step in range(10):
+        assert batches(10, Schedule(4, 9, step), weights=weights) == whole[step:]
+
+
+def test_weights_draw_sets_by_weight_times_size_and_their_samples_evenly():
+    # 300 samples of weight 1 and 100 of weight 3: half of the draws each.
+    sizes, epochs = (300, 100), 50
+    order = BatchOrder(sizes, (1.0, 3.0), 0, Schedule(sum(sizes), epochs))
+    numbers = np.array([draw.number for batch in order for draw in batch])
+    counts = np.bincount(numbers, minlength=400)
+    assert len(counts) == 400
+    # 20,000 draws at 1/2 each: 4 standard deviations are 0.014.
+    assert counts[:300].sum() / len(numbers) == pytest.approx(0.5, abs=0.0142)
+    assert stats.chisquare(counts[:300]).pvalue > 1e-4
+    assert stats.chisquare(counts[300:]).pvalue > 1e-4
+
+
+def test_a_sample_drawn_twice_in_an_epoch_is_not_augmented_alike():
+    (draws,) = batches(5, Schedule(50, 1), weights=(1.0,))
+    assert len({draw.seed for draw in draws}) == 50
+    assert any(a.number == b.number for a, b in itertools.pairwise(draws))

@@ -9,6 +9,7 @@ import tarfile
 
 import pytest
 import webdataset
+from support.shards import tar_of, with_size
 
 from cosmos_core.data.tar import BLOCK, TarError, TarReader, require_one_file, split_name
 
@@ -24,18 +25,6 @@ class Stream:
 
     def read(self, size):
         return self._file.read(min(size, self._most))
-
-
-def write(files, form=tarfile.PAX_FORMAT, **options):
-    """A tar of (name, content) pairs."""
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w", format=form, **options) as tar:
-        for name, content in files:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            info.mtime = 1.5 if form == tarfile.PAX_FORMAT else 1
-            tar.addfile(info, io.BytesIO(content))
-    return data.getvalue()
 
 
 def read_at(data):
@@ -70,8 +59,8 @@ FORMATS = {"pax": tarfile.PAX_FORMAT, "gnu": tarfile.GNU_FORMAT, "ustar": tarfil
 @pytest.mark.parametrize("form", FORMATS)
 def test_what_python_writes(form):
     longer = [(LONG if form != "ustar" else PREFIX, b"1"), ("é\udcff", b"2"), ("z", b"3")]
-    assert assert_read(write([*FILES, *longer], FORMATS[form])) == [*FILES, *longer]
-    assert assert_read(write([], FORMATS[form])) == []
+    assert assert_read(tar_of([*FILES, *longer], FORMATS[form])) == [*FILES, *longer]
+    assert assert_read(tar_of([], FORMATS[form])) == []
 
 
 def test_what_webdataset_writes(tmp_path):
@@ -115,7 +104,7 @@ def test_extended_headers_that_belong_to_no_file_or_to_all_are_refused():
         read_at(headers[:-BLOCK] + bytes(2 * BLOCK))
     for_all = tarfile.TarInfo.create_pax_global_header({"path": "another.jpg"})
     with pytest.raises(TarError, match="one name or size is stated for all files"):
-        read_at(for_all + write(FILES))
+        read_at(for_all + tar_of(FILES))
 
 
 def test_numbers_that_are_too_large_for_their_field():
@@ -129,7 +118,7 @@ def test_numbers_that_are_too_large_for_their_field():
 
 
 def test_an_archive_ends_with_two_blocks_of_zeros():
-    data = write(FILES).rstrip(b"\0")
+    data = tar_of(FILES).rstrip(b"\0")
     data += bytes(-len(data) % BLOCK)  # "1.jpg" fills its blocks
     for zeros in (2 * BLOCK, 2 * BLOCK + 1, 100 * BLOCK):
         assert read_at(data + bytes(zeros)) == read_in_order(data + bytes(zeros)) == FILES
@@ -172,9 +161,9 @@ def test_sparse_files_are_refused(tmp_path, form):
 
 def test_names_are_names_and_no_paths_and_of_one_file():
     with pytest.raises(TarError, match=r"two files are called '0\.jpg'"):
-        read_at(write([("0.jpg", b"old"), ("1.jpg", b""), ("0.jpg", b"new")]))
+        read_at(tar_of([("0.jpg", b"old"), ("1.jpg", b""), ("0.jpg", b"new")]))
     files = [("../../0.jpg", b"0"), ("/etc/1.jpg", b"1"), ("a\nb.jpg", b"2")]
-    assert assert_read(write(files))[0] == files[0]
+    assert assert_read(tar_of(files))[0] == files[0]
     keys = [split_name(name) for name, _ in files]
     assert keys == [("../../0", "jpg"), ("/etc/1", "jpg"), ("a\nb", "jpg")]
 
@@ -196,16 +185,6 @@ def random_files(draw):
         for number in range(draw.randrange(1, 4))
         for extension in draw.sample(["jpg", "json", "txt"], draw.randrange(1, 4))
     ]
-
-
-def with_size(data, start, size, *, checksum):
-    """A header at `start` with another size."""
-    header = bytearray(data[start : start + BLOCK])
-    header[124:136] = b"%011o\0" % size
-    if checksum:
-        header[148:156] = b" " * 8
-        header[148:156] = b"%06o\0 " % sum(header)
-    return data[:start] + bytes(header) + data[start + BLOCK :]
 
 
 def headers(data):
@@ -238,7 +217,7 @@ def test_damage_is_an_error_or_costs_no_file(seed):
     draw = random.Random(seed)
     files = random_files(draw)
     form = draw.choice([tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
-    data = write(files, form)
+    data = tar_of(files, form)
     assert read_at(data) == read_in_order(data) == files
     errors = []
     for what, broken in damaged(data, draw):
@@ -259,10 +238,10 @@ def test_damage_is_an_error_or_costs_no_file(seed):
 @pytest.mark.parametrize("seed", range(30))
 def test_bytes_of_any_kind_are_read_or_refused(seed):
     draw = random.Random(seed)
-    data = bytearray(write(random_files(draw), draw.choice(list(FORMATS.values())[:2])))
+    data = bytearray(tar_of(random_files(draw), draw.choice(list(FORMATS.values())[:2])))
     for _ in range(60):
         for _ in range(draw.randrange(1, 6)):
-            start = draw.choice([start for start, _ in headers(write([("a", b"a")]))])
+            start = draw.choice([start for start, _ in headers(tar_of([("a", b"a")]))])
             data[(start + draw.randrange(len(data))) % len(data)] = draw.randrange(256)
         at, in_order = (outcome(read, bytes(data)) for read in (read_at, read_in_order))
         assert at == in_order

@@ -55,10 +55,6 @@ def test_boxes_lie_inside_the_image_those_of_an_impossible_shape_in_the_centre()
             assert 0 <= top < bottom <= height
 
 
-def noise(width, height):
-    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
 @pytest.mark.parametrize(
     ("box", "size"),
     [
@@ -73,7 +69,7 @@ def noise(width, height):
     ],
 )
 def test_cut_is_pillows_crop_and_bicubic_resize(box, size):
-    pixels = noise(500, 375)
+    pixels = np.random.default_rng(0).integers(0, 256, (375, 500, 3), dtype=np.uint8)
     image = PIL.Image.fromarray(pixels).crop(box)
     expected = np.asarray(image.resize((size, size), PIL.Image.Resampling.BICUBIC), dtype=int)
     difference = np.abs(cut(pixels, box, size) - expected)
