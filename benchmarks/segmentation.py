@@ -197,7 +197,7 @@ def _batches(images: Sequence[LoadedImage], segmenter: Segmenter) -> list[Tensor
 def _disagreement(images: Sequence[LoadedImage], segmenters: Sequence[Segmenter]) -> float:
     """Percent of the pixels of the first two images that get different classes."""
     one, other = (
-        np.concatenate([p.classes.ravel() for p in predict(segmenter, iter(images[:2]))])
+        np.concatenate([classes.ravel() for classes in predict(segmenter, iter(images[:2]))])
         for segmenter in segmenters
     )
     return float((one != other).mean()) * 100

@@ -23,7 +23,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 from typing_extensions import NotRequired, TypedDict
 
-from cosmos_eval.tasks import metric_faults
+from cosmos_eval.tasks import metric_of
 from cosmos_eval.types import Attention, MapKind, Precision, UsageError, Weights
 
 SCHEMA_VERSION = 2
@@ -48,8 +48,9 @@ def metrics_type(most: float | None = None) -> Any:
 
     def check(metrics: dict[str, float], info: ValidationInfo) -> dict[str, float]:
         task = info.data.get("task") or info.data.get("setting", {}).get("task")
-        for name, fault in metric_faults(str(task), metrics):  # of an unknown task none
-            raise out_of_place(name, fault)
+        for name, value in metrics.items():
+            if fault := metric_of(str(task), name).fault(value):
+                raise out_of_place(name, fault)
         return metrics
 
     value = Annotated[float, Field(ge=0, le=most)]

@@ -130,13 +130,6 @@ def metric_of(task: str, name: str) -> Metric:
     return known[task].metric(name) if task in known else Metric(name, unit="unknown")
 
 
-def metric_faults(task: str, metrics: Mapping[str, float]) -> Iterator[tuple[str, str]]:
-    """Yield names and faults of metrics with invalid values; nothing of tasks not installed."""
-    for name, value in metrics.items() if task in known_tasks() else ():
-        if fault := metric_of(task, name).fault(value):
-            yield name, fault
-
-
 def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:
     """A known data set by its name, or the one that a YAML file describes.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from functools import partial
 from itertools import count, islice
 from time import perf_counter
@@ -28,14 +27,6 @@ from cosmos_eval.types import EncoderInfo, LabelMapProtocol, OnProgress, Progres
 
 IMAGES_PER_SHARD = 32
 
-# Options that do not decide results. Batch size and threads change how sums are rounded, which
-# moves a pixel at a border now and then, as another processor would. The samples that `data_root`,
-# `limit` and `allow_partial` lead to are part of the identity one by one, device and precision part
-# of the model's.
-_NOT_DECIDING = {
-    *("data_root", "download", "limit", "allow_partial", "batch_size", "workers", "seed"),
-    *("save_predictions", "unfinished", "cache", "distributed", "device", "precision"),
-}
 # Patches that a CPU encodes at once: eight windows of 224 pixels in patches of 16. More take more
 # memory, and longer, since they leave its caches (docs/log.md).
 _CPU_PATCHES = 8 * 14 * 14
@@ -142,7 +133,6 @@ def unfinished_store(
     """Return the store of the finished shards of one measurement."""
     if options.unfinished is None:
         return ShardStore(None, {})
-    names = {field.name for field in fields(options)} - _NOT_DECIDING
     states = [(sample.name, sample.image.stat(), sample.mask.stat()) for sample in samples]
     files = [  # other content shows in size and time of the last change
         (name, image.st_size, image.st_mtime_ns, mask.st_size, mask.st_mtime_ns)
@@ -152,7 +142,9 @@ def unfinished_store(
         "code": fingerprint("cosmos_core", "cosmos_eval"),
         "model": list(info._replace(spec="", device=info.device.partition(":")[0])),
         "protocol": vars(protocol),
-        "options": {name: getattr(options, name) for name in names},
+        # No other option decides results. Batch size and threads change how sums are rounded, which
+        # moves a pixel at a border now and then, as another processor would.
+        "options": {"attention": options.attention, "overlays": options.overlays},
         "samples": hashlib.sha256(json.dumps(files).encode()).hexdigest(),
     }
     return ShardStore(options.unfinished, identity)

@@ -45,6 +45,8 @@ def measure(
 ) -> Measurement:
     """Measure accuracy; `options.limit` keeps the first items of subsets in turn."""
     data = data or open_data(protocol, options)
+    found = sum(some[0] in some[1:] for some in data.captions_of_item)
+    note = f"{found} items have a wrong caption equal to the right one and count as wrong"
     return TASK.measure_captions(
         encoder,
         data,
@@ -52,7 +54,7 @@ def measure(
         progress,
         partial(_samples, protocol.pair_accuracy, data),
         hashes={"sample_list": _sample_list_hash(data)},
-        notes=_unsolvable_notes(data),
+        notes=[note] if found else [],
         unit="items",
     )
 
@@ -91,12 +93,6 @@ def _clusters(data: SelectionData) -> NDArray[np.int64]:
     size = n_items + len(files)
     graph = coo_array((np.ones(len(item), bool), (item, file)), shape=(size, size))
     return connected_components(graph, directed=False)[1][:n_items].astype(np.int64)
-
-
-def _unsolvable_notes(data: SelectionData) -> tuple[str, ...]:
-    found = sum(some[0] in some[1:] for some in data.captions_of_item)
-    note = f"{found} items have a wrong caption equal to the right one and count as wrong"
-    return (note,) if found else ()
 
 
 def _sample_list_hash(data: SelectionData) -> str:

@@ -20,6 +20,7 @@ from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import EncoderInfo
 
+PARITY = Path(__file__).parents[1] / "parity"
 TINY = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
@@ -48,6 +49,13 @@ def tiny_archs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def tiny_encoder(tiny_archs: dict[str, str]) -> ClipEncoder:
     return load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny']}/random"))
+
+
+@pytest.fixture(scope="session")
+def cosmos() -> ClipEncoder:
+    """The recorded checkpoint: patches of 16, trained at 224 px."""
+    arch = str(PARITY / "model_config.json")
+    return load_encoder(parse_model_spec(f"cosmos:{PARITY / 'checkpoint.pt'}", arch=arch))
 
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}

@@ -39,7 +39,11 @@ SUMS = "sums"  # derived: cosmos_eval.stats.localisation.Sums of every image
 
 def derive(samples: Samples) -> Derived:
     """Add the sums over the pairs of every image, (N, sizes)."""
-    return {**samples, SUMS: stats.sums_of_images(_pairs(samples), len(samples[NAME]))}
+    of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
+    size = np.searchsorted(samples[BOUNDS], of_image, side="right")
+    scores = stats.MapScores(*(samples[name].astype(np.float64) for name in SCORES))
+    pairs = stats.Pairs(samples[IMAGE], size, _areas(samples), scores)
+    return {**samples, SUMS: stats.sums_of_images(pairs, len(samples[NAME]))}
 
 
 def _metric(name: str, size: int | None, function: Callable[[stats.Sums], Values]) -> Metric:
@@ -65,25 +69,14 @@ METRICS = tuple(
 )
 
 
-def _pairs(samples: Samples) -> stats.Pairs:
-    of_image = samples[THING] / samples[PIXELS][samples[IMAGE]]
-    size = np.searchsorted(samples[BOUNDS], of_image, side="right")
-    scores = stats.MapScores(*(samples[name].astype(np.float64) for name in SCORES))
-    return stats.Pairs(samples[IMAGE], size, _areas(samples), scores)
-
-
 def _areas(samples: Samples) -> NDArray[np.float64]:
     return np.divide(samples[THING], samples[LABELLED][samples[IMAGE]])
 
 
 def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
     """Means over the pairs of every class, and how many there are."""
-    columns = {
-        "attention_mass": samples[MASS],
-        "area": _areas(samples),
-        "pointing_game": samples[HIT],
-        "AUC": samples[AUC],
-    }
+    columns = {"attention_mass": samples[MASS], "area": _areas(samples)}
+    columns |= {"pointing_game": samples[HIT], "AUC": samples[AUC]}
     return means_of_groups(samples[CLASSES].tolist(), samples[CLASS], columns, "images")
 
 

@@ -55,12 +55,10 @@ def measure_data(
     attention = options.attention or protocol.attention
     kind = protocol.map or usual_kind(encoder)
 
-    def require_maps() -> DenseEncoder:
-        if kind == "cross-attention":
-            return with_cross_attention(encoder)
-        return with_patches(encoder, attention)
-
-    dense = options.distributed.synchronized(require_maps)
+    crossed = kind == "cross-attention"
+    dense: DenseEncoder = options.distributed.synchronized(
+        lambda: with_cross_attention(encoder) if crossed else with_patches(encoder, attention)
+    )
     store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
 
     def load(index: int) -> LoadedImage:
@@ -73,14 +71,13 @@ def measure_data(
     (arrays,), seconds = label_maps.in_shards(
         [store], len(data.samples), prepare, options, progress
     )
+    where = protocol.dataset
     if not len(arrays[fields.IMAGE]):
-        raise UsageError(
-            f"{protocol.dataset}: no image has a thing beside something else that is labelled"
-        )
+        raise UsageError(f"{where}: no image has a thing beside something else that is labelled")
     names = [sample.name for sample in data.samples]
     alone = arrays.pop(ALONE)
     left_out = (
-        f"{protocol.dataset}: left out are {alone.sum()} of {len(alone)} images in which one "
+        f"{where}: left out are {alone.sum()} of {len(alone)} images in which one "
         "class fills all labelled pixels"
     )
     described = {

@@ -115,13 +115,6 @@ def make_segmenter(
     return Segmenter(encoder, queries, fitted, attention, options.batch_size)
 
 
-class Prediction(NamedTuple):
-    """Predicted classes (H, W) of an image, at its original size."""
-
-    image: LoadedImage
-    classes: Label
-
-
 class _Windows(NamedTuple):
     """A grid of windows of one shape over an image, held with the label map of every protocol."""
 
@@ -146,17 +139,17 @@ class _Windows(NamedTuple):
                 yield self.images[0].pixels[:, top : top + height, left : left + width]
 
 
-def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Prediction]:
+def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Label]:
     """Label maps in the order of the images. Raises UsageError as `predict_together` does."""
-    for (prediction,) in predict_together([segmenter], ([image] for image in images)):
-        yield prediction
+    for ((_, classes),) in predict_together([segmenter], ([image] for image in images)):
+        yield classes
 
 
 @torch.inference_mode()
 def predict_together(
     segmenters: Sequence[Segmenter], images: Iterable[Sequence[LoadedImage]]
-) -> Iterator[list[Prediction]]:
-    """Label maps of every segmenter, in the order of the images, each of which is encoded once.
+) -> Iterator[list[tuple[LoadedImage, Label]]]:
+    """Predict classes (H, W) with every segmenter, in the order of the images, encoded once each.
 
     An image comes with the label map of every segmenter. The segmenters have the same model,
     attention, batch size and windows. Raises UsageError for an image under one patch and for
@@ -166,7 +159,7 @@ def predict_together(
     for group in _groups(windows, segmenters[0].batch_size):
         for one, patches in zip(group, _patches(group, segmenters[0]), strict=True):
             maps = [_label_map(one, patches, segmenter) for segmenter in segmenters]
-            yield [Prediction(*pair) for pair in zip(one.images, maps, strict=True)]
+            yield list(zip(one.images, maps, strict=True))
 
 
 def _label_map(windows: _Windows, patches: Tensor, segmenter: Segmenter) -> Label:
@@ -260,7 +253,7 @@ def draw_image(
     pixels = normalised(image, segmenter.protocol)
     unlabelled = np.full(image.shape[:2], protocol.ignore_index, np.uint8)
     loaded = LoadedImage(Sample(path.stem, path, path, {}), pixels, unlabelled)
-    ((_, classes),) = predict(segmenter, [loaded])
+    (classes,) = predict(segmenter, [loaded])
     panels = [(path.name, image, None), (encoder.info.spec, image, classes)]
     names = protocol.class_names
     colours = pictures.distinct_colours(len(names))
@@ -274,4 +267,4 @@ def predictions(
     dense = with_patches(encoder, options.attention or protocol.attention)
     segmenter = make_segmenter(dense, protocol, options)
     images = (load_together([sample], [segmenter.protocol])[0] for sample in samples)
-    return (prediction.classes for prediction in predict(segmenter, images))
+    return predict(segmenter, images)

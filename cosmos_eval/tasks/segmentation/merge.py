@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache, partial
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -40,10 +41,8 @@ _EPSILON = 1e-8
 
 _OFFSETS = tuple(
     (dilation * down, dilation * right)
-    for dilation in DILATIONS
-    for down in (-1, 0, 1)
-    for right in (-1, 0, 1)
-    if (down, right) != (0, 0)
+    for dilation, down, right in product(DILATIONS, (-1, 0, 1), (-1, 0, 1))
+    if down or right
 )
 _REACH = max(DILATIONS)
 
@@ -68,7 +67,7 @@ class Axis(NamedTuple):
     def starts(self) -> list[int]:
         """First pixel of every window; one that would pass the edge is moved back inside."""
         last = max(self.length - self.window, 0)
-        return [min(i * self.stride, last) for i in range(-(-last // self.stride) + 1)]
+        return [*range(0, last, self.stride), last]
 
 
 class Decision(NamedTuple):
@@ -179,13 +178,9 @@ def affinities(image: Tensor) -> Tensor:
     the standard deviation of the pixel and its neighbours; the pixel counts once a dilation.
     """
     count = len(_OFFSETS) + len(DILATIONS)
-    total = len(DILATIONS) * image
-    for neighbour in _neighbours(image):
-        total += neighbour
-    mean = total / count
-    squares = len(DILATIONS) * (image - mean).square()
-    for neighbour in _neighbours(image):
-        squares += (neighbour - mean).square()
+    mean = sum(_neighbours(image), len(DILATIONS) * image) / count
+    deviations = ((neighbour - mean).square() for neighbour in _neighbours(image))
+    squares = sum(deviations, len(DILATIONS) * (image - mean).square())
     spread = _SHARPNESS * (squares / (count - 1)).sqrt() + _EPSILON
     weights = image.new_empty(len(_OFFSETS), *image.shape[1:])
     for weight, neighbour in zip(weights, _neighbours(image), strict=True):

@@ -75,9 +75,9 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         """Images (3, H, W) -> SegDataSamples with `pred_sem_seg` (1, H, W) int64."""
         samples = [SegDataSample() for _ in inputs] if data_samples is None else list(data_samples)
         images = (self._load(*pair) for pair in zip(inputs, samples, strict=True))
-        for sample, prediction in zip(samples, predict(self.segmenter, images), strict=True):
-            classes = torch.from_numpy(prediction.classes.astype(np.int64))
-            sample.set_data({"pred_sem_seg": PixelData(data=classes[None])})
+        for sample, classes in zip(samples, predict(self.segmenter, images), strict=True):
+            data = torch.from_numpy(classes.astype(np.int64))[None]
+            sample.set_data({"pred_sem_seg": PixelData(data=data)})
         return samples
 
     def _load(self, image: Tensor, sample: Any) -> LoadedImage:

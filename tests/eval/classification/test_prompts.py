@@ -11,8 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-from cosmos_eval.models import load_encoder
-from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import prompts
 from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
 from cosmos_eval.types import RunOptions, UsageError
@@ -20,20 +18,16 @@ from cosmos_eval.types import RunOptions, UsageError
 PARITY = Path(__file__).parents[2] / "parity"
 
 
-def test_recorded_classifier_and_logits():
-    spec = parse_model_spec(
-        f"cosmos:{PARITY / 'checkpoint.pt'}", arch=str(PARITY / "model_config.json")
-    )
-    encoder = load_encoder(spec)
+def test_recorded_classifier_and_logits(cosmos):
     classes = json.loads((PARITY / "classification.json").read_text())
     recorded = np.load(PARITY / "classification.npz")
     classifier = prompt_embeddings(
-        encoder, classes["classnames"], tuple(classes["templates"]), RunOptions()
+        cosmos, classes["classnames"], tuple(classes["templates"]), RunOptions()
     )
     np.testing.assert_allclose(classifier.T, recorded["classifier"], rtol=0, atol=1e-6)
     crops = np.load(PARITY / "forward.npz")["global_crops"].reshape(-1, 224, 224, 3)
-    images = torch.stack([encoder.transform(Image.fromarray(crop)) for crop in crops])
-    cosines = encoder.encode_image(images).numpy() @ classifier.T
+    images = torch.stack([cosmos.transform(Image.fromarray(crop)) for crop in crops])
+    cosines = cosmos.encode_image(images).numpy() @ classifier.T
     np.testing.assert_allclose(cosines, recorded["logits"] / 100, rtol=0, atol=1e-6)
 
 

@@ -21,7 +21,6 @@ from support.class_sets import CLASSES, write_class_set
 from support.excerpts import caltech101_images
 from torchvision import datasets
 
-from cosmos_eval.cli.app import main
 from cosmos_eval.data import torchvision_sets
 from cosmos_eval.data.class_names import ClassData, class_names, list_names, templates_of
 from cosmos_eval.data.classification import open_data
@@ -318,7 +317,7 @@ def test_the_part_that_is_missing_is_named(name, part, tmp_path, monkeypatch):
     )
 
 
-def test_downloading_is_torchvisions_and_only_when_asked(tmp_path, monkeypatch, capsys):
+def test_downloading_is_torchvisions_and_only_when_asked(tmp_path, monkeypatch, capsys, command):
     made = tmp_path / "made"
     write_class_set("dtd", made, monkeypatch)
     asked = []
@@ -329,13 +328,9 @@ def test_downloading_is_torchvisions_and_only_when_asked(tmp_path, monkeypatch, 
         shutil.copytree(made / "dtd", download_root, dirs_exist_ok=True)
 
     monkeypatch.setattr(datasets.dtd, "download_and_extract_archive", fetch)
-    arguments = ["run", "--dataset", "dtd", "--data-root", str(tmp_path), "--limit", "2"]
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    assert f"expected {tmp_path}/dtd/dtd, which is not there; --download fetches it" in (
-        capsys.readouterr().err
-    )
+    ended = command("run", "--dataset", "dtd", "--data-root", tmp_path, "--limit", "2")
+    assert ended.status == 2
+    assert f"expected {tmp_path}/dtd/dtd, which is not there; --download fetches it" in ended.err
     assert asked == []
     options = RunOptions(data_root=str(tmp_path), download=True, limit=2)
     protocol = replace(CLASSIFICATION["dtd"], n_classes=2)

@@ -9,20 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.models import load_encoder
-from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import LocalisationProtocol
 
 PARITY = Path(__file__).parents[2] / "parity"
 CLASSES = ("background", "cat", "dog", "grass")
-
-
-@pytest.fixture(scope="session")
-def cosmos() -> ClipEncoder:
-    """The recorded checkpoint: patches of 16, trained at 224 px."""
-    arch = str(PARITY / "model_config.json")
-    return load_encoder(parse_model_spec(f"cosmos:{PARITY / 'checkpoint.pt'}", arch=arch))
 
 
 @pytest.fixture
@@ -58,6 +48,12 @@ def write_set(tmp_path: Path) -> Callable[..., None]:
                 Image.fromarray(content).save(path)
 
     return write
+
+
+@pytest.fixture
+def labelled(write_set, labels) -> None:
+    """Write the set of all `labels`."""
+    write_set(**labels)
 
 
 @pytest.fixture

@@ -150,8 +150,7 @@ def test_an_image_that_is_turned_is_seen_as_its_label_map(cosmos, protocol, writ
     np.testing.assert_array_equal(measured(cosmos, protocol).samples["mass"], plain.samples["mass"])
 
 
-def test_each_model_has_its_own_kind_of_map(cosmos, tiny_encoder, protocol, write_set, labels):
-    write_set(**labels)
+def test_each_model_has_its_own_kind_of_map(cosmos, tiny_encoder, protocol, labelled):
     assert measured(cosmos, protocol).settings["map"] == "cross-attention"
     assert measured(tiny_encoder, protocol).settings["map"] == "text-to-patch similarity"
     alike = replace(protocol, map="text-to-patch similarity")
@@ -163,8 +162,7 @@ def test_each_model_has_its_own_kind_of_map(cosmos, tiny_encoder, protocol, writ
     )
 
 
-def test_ranks_of_similarity_do_not_depend_on_the_scale(tiny_encoder, protocol, write_set, labels):
-    write_set(**labels)
+def test_ranks_of_similarity_do_not_depend_on_the_scale(tiny_encoder, protocol, labelled):
     some, other = (measured(tiny_encoder, replace(protocol, scale=scale)) for scale in (40, 300))
     for name in ("auc", "hit"):
         np.testing.assert_array_equal(some.samples[name], other.samples[name])
@@ -172,9 +170,8 @@ def test_ranks_of_similarity_do_not_depend_on_the_scale(tiny_encoder, protocol, 
 
 
 def test_the_form_of_attention_counts_for_similarity_alone(
-    cosmos, tiny_encoder, protocol, write_set, labels
+    cosmos, tiny_encoder, protocol, labelled
 ):
-    write_set(**labels)
     vanilla = replace(OPTIONS, attention="vanilla")
     for encoder, differs in ((cosmos, False), (tiny_encoder, True)):
         usual, other = measured(encoder, protocol), measured(encoder, protocol, vanilla)
@@ -182,10 +179,7 @@ def test_the_form_of_attention_counts_for_similarity_alone(
         assert usual.hashes["constants"] != other.hashes["constants"]
 
 
-def test_what_a_model_lacks_is_told_in_a_line(
-    tiny_encoder, tiny_archs, protocol, write_set, labels
-):
-    write_set(**labels)
+def test_what_a_model_lacks_is_told_in_a_line(tiny_encoder, tiny_archs, protocol, labelled):
     with pytest.raises(UsageError, match=r"random has no cross-attention: choose a COSMOS model"):
         measured(tiny_encoder, replace(protocol, map="cross-attention"))
     resnet = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny-resnet']}/random"))
@@ -195,22 +189,19 @@ def test_what_a_model_lacks_is_told_in_a_line(
 
 
 @pytest.mark.parametrize("bounds", [{"small": 0.3}, {"small": 0.0}, {"large": 1.0}])
-def test_bounds_that_contradict_each_other(protocol, write_set, labels, bounds):
-    write_set(**labels)
+def test_bounds_that_contradict_each_other(protocol, labelled, bounds):
     with pytest.raises(UsageError, match="pets: small and large must be shares of the image"):
         check(replace(protocol, **bounds), OPTIONS)
 
 
-def test_a_label_map_of_another_size_is_named(protocol, write_set, labels, tmp_path):
-    write_set(**labels)
+def test_a_label_map_of_another_size_is_named(protocol, labelled, tmp_path):
     Image.new("L", (5, 4)).save(tmp_path / "data/masks/i3.png")
     with pytest.raises(UsageError, match=r"i3\.png is 5x4 px, its image 75x67"):
         check(protocol, OPTIONS)
 
 
-def test_processes_and_batches_change_nothing(cosmos, protocol, write_set, labels, monkeypatch):
+def test_processes_and_batches_change_nothing(cosmos, protocol, labelled, monkeypatch):
     monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
-    write_set(**labels)
     alone = measured(cosmos, protocol)
 
     def act(distributed):
@@ -224,11 +215,8 @@ def test_processes_and_batches_change_nothing(cosmos, protocol, write_set, label
         np.testing.assert_allclose(single.samples[name], alone.samples[name], atol=1e-5)
 
 
-def test_a_killed_run_goes_on_at_its_shard(
-    cosmos, protocol, write_set, labels, monkeypatch, tmp_path
-):
+def test_a_killed_run_goes_on_at_its_shard(cosmos, protocol, labelled, monkeypatch, tmp_path):
     monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
-    write_set(**labels)
     options = replace(OPTIONS, unfinished=str(tmp_path / ".partial"))
 
     def ending(step):

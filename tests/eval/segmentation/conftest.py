@@ -20,6 +20,20 @@ def encoder(tiny_encoder: ClipEncoder) -> ClipEncoder:
 
 
 @pytest.fixture
+def encoded(encoder, monkeypatch) -> list[int]:
+    """Windows of every batch that the model was given."""
+    batches: list[int] = []
+    encode = encoder.encode_patches
+
+    def counting(images, attention):
+        batches.append(len(images))
+        return encode(images, attention)
+
+    monkeypatch.setattr(encoder, "encode_patches", counting)
+    return batches
+
+
+@pytest.fixture
 def protocol() -> SegmentationProtocol:
     """Small windows, synonyms, both thresholds; images and masks in two folders."""
     return SegmentationProtocol(

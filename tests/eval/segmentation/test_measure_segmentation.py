@@ -3,14 +3,21 @@
 import dataclasses
 
 import numpy as np
+import open_clip
 import pytest
 from PIL import Image
 from support.segmenting import measure
 
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.protocols import known_protocols
 from cosmos_eval.stats.segmentation import SparseConfusion
 from cosmos_eval.tasks.segmentation import TASK, check
-from cosmos_eval.types import RunOptions, UsageError, no_progress
+from cosmos_eval.tasks.segmentation.inference import fit_to_model
+from cosmos_eval.types import RunOptions, SegmentationProtocol, UsageError
 
+OPENAI_MEAN = tuple(255 * value for value in open_clip.OPENAI_DATASET_MEAN)
+OPENAI_STD = tuple(255 * value for value in open_clip.OPENAI_DATASET_STD)
 SIZES = {"one": (48, 48), "sub/two": (30, 70), "three": (52, 33)}
 
 
@@ -24,7 +31,7 @@ def test_metrics_are_those_of_the_saved_predictions(encoder, protocol, options, 
     folder = tmp_path / "predictions"
     options = dataclasses.replace(options, save_predictions=str(folder))
     check(protocol, options)
-    measurement = measure(encoder, protocol, options, no_progress)
+    measurement = measure(encoder, protocol, options)
     folder = folder / f"{protocol.dataset}__{protocol.family}"
     assert {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} == {
         f"{name}.png" for name in SIZES
@@ -52,7 +59,7 @@ def test_metrics_are_those_of_the_saved_predictions(encoder, protocol, options, 
 
 
 def test_figures_come_back_from_stored_samples(encoder, protocol, options, tmp_path):
-    measurement = measure(encoder, protocol, options, no_progress)
+    measurement = measure(encoder, protocol, options)
     np.savez(tmp_path / "samples.npz", allow_pickle=False, **measurement.samples)
     with np.load(tmp_path / "samples.npz") as stored:
         names = {"name", "classes", "groups", "members"}
@@ -67,10 +74,10 @@ def test_figures_come_back_from_stored_samples(encoder, protocol, options, tmp_p
 
 def test_hashes_tell_what_changed(encoder, protocol, options):
     def changed(other_protocol, other_options=options):
-        hashes = measure(encoder, other_protocol, other_options, no_progress).hashes
+        hashes = measure(encoder, other_protocol, other_options).hashes
         return {name for name in base if hashes[name] != base[name]}
 
-    base = measure(encoder, protocol, options, no_progress).hashes
+    base = measure(encoder, protocol, options).hashes
     assert all(len(value) == 64 for value in base.values())
     replace = dataclasses.replace
     assert changed(protocol, replace(options, workers=0, batch_size=1)) == set()
@@ -83,11 +90,9 @@ def test_hashes_tell_what_changed(encoder, protocol, options):
 
 
 def test_prompts_of_two_classes_are_noted(encoder, protocol, options):
-    assert measure(encoder, protocol, options, no_progress).notes == ()
+    assert measure(encoder, protocol, options).notes == ()
     queries = (*protocol.queries[:-1], (*protocol.queries[-1], *protocol.queries[1]))
-    (note,) = measure(
-        encoder, dataclasses.replace(protocol, queries=queries), options, no_progress
-    ).notes
+    (note,) = measure(encoder, dataclasses.replace(protocol, queries=queries), options).notes
     first, last = protocol.class_names[1], protocol.class_names[-1]
     assert note.endswith(f"belongs to {first} and {last}: {first} always wins with it")
 
@@ -105,7 +110,7 @@ def test_a_group_without_labels_is_left_out(encoder, protocol, options, tmp_path
     background = dataclasses.replace(
         protocol, prob_thd=0.999, scale=1.0, groups={"animals": ("cat", "dog")}
     )
-    measurement = measure(encoder, background, options, no_progress)
+    measurement = measure(encoder, background, options)
     assert "mIoU_animals" not in measurement.metrics
     assert measurement.per_class["cat"] == {"IoU": None, "Acc": None}
     assert measurement.metrics["mIoU"] == 1.0
@@ -115,14 +120,14 @@ def test_a_set_without_any_label_is_refused(encoder, protocol, options, tmp_path
     for name, size in SIZES.items():
         Image.new("L", size[::-1], color=255).save(tmp_path / "data/masks" / f"{name}.png")
     with pytest.raises(UsageError, match="no pixel of any image has a label"):
-        measure(encoder, protocol, options, no_progress)
+        measure(encoder, protocol, options)
 
 
 def test_an_undecodable_image_stops_the_run_and_is_named(encoder, protocol, options, tmp_path):
     path = tmp_path / "data/images/three.png"
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(UsageError, match=r"three\.png"):
-        measure(encoder, protocol, options, no_progress)
+        measure(encoder, protocol, options)
 
 
 def test_a_model_without_patches_is_refused(protocol, options):
@@ -130,11 +135,47 @@ def test_a_model_without_patches_is_refused(protocol, options):
         info = type("Info", (), {"spec": "openclip:RN50/random"})
 
     with pytest.raises(UsageError, match="RN50/random has no patches"):
-        measure(Pooled(), protocol, options, no_progress)
+        measure(Pooled(), protocol, options)
 
 
 def test_predictions_that_cannot_be_written_stop_the_run(encoder, protocol, options, tmp_path):
     (tmp_path / "file").write_text("")
     options = dataclasses.replace(options, save_predictions=str(tmp_path / "file"))
     with pytest.raises(UsageError, match="cannot write prediction"):
-        measure(encoder, protocol, options, no_progress)
+        measure(encoder, protocol, options)
+
+
+def test_constants_that_are_not_stated_are_the_models(encoder, protocol):
+    unstated = dataclasses.replace(protocol, mean=None, std=(1.0, 2.0, 3.0))
+    fitted = fit_to_model(unstated, encoder)
+    assert fitted.mean == pytest.approx(OPENAI_MEAN)
+    assert fitted == dataclasses.replace(protocol, mean=fitted.mean, std=(1.0, 2.0, 3.0))
+    assert fit_to_model(protocol, encoder) == protocol
+
+
+def test_the_published_and_the_scenes_protocols_state_their_own():
+    protocols = [p for p in known_protocols().values() if isinstance(p, SegmentationProtocol)]
+    own = [p for p in protocols if p.family in ("cosmos", "scenes")]
+    assert len(own) == 10
+    for protocol in own:
+        assert (protocol.mean, protocol.std) == (
+            (122.771, 116.746, 104.094),
+            (68.501, 66.632, 70.323),
+        )
+
+
+def test_hashes_hold_the_values_that_were_used(encoder, protocol, options):
+    def constants(mean):
+        measured = dataclasses.replace(protocol, mean=mean, std=OPENAI_STD)
+        return measure(encoder, measured, options).hashes["constants"]
+
+    assert constants(None) == constants(OPENAI_MEAN)
+    assert constants(None) != constants((127.5, 127.5, 127.5))
+
+
+def test_a_tower_without_patches_is_refused_before_the_prompts(tiny_archs, protocol, options):
+    resnet = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny-resnet']}/random"))
+    steps = []
+    with pytest.raises(UsageError, match="a ModifiedResNet"):
+        measure(resnet, protocol, options, steps.append)
+    assert steps == []

@@ -1,5 +1,6 @@
 """MMEngine's Runner against our own runner: the same label maps, so the same counts."""
 
+import importlib.util
 import json
 import os
 import runpy
@@ -16,7 +17,7 @@ from mmengine.registry import DefaultScope
 from mmseg.registry import DATASETS, METRICS, MODELS
 from PIL import Image
 
-from cosmos_eval.data.label_maps import open_data, read_label
+from cosmos_eval.data.label_maps import mmseg_module, open_data, read_label
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.tasks import find_protocol
@@ -175,3 +176,21 @@ def test_images_alone_can_be_segmented(own_set):
 def test_another_kind_of_data_set_is_refused():
     with pytest.raises(UsageError, match="coco-val2017 is no segmentation data set"):
         CosmosEvalDataset("coco-val2017")
+
+
+def test_placeholder_is_gone_after_the_import():
+    assert hasattr(mmseg_module("datasets"), "PascalVOCDataset")
+    assert hasattr(mmseg_module("models"), "BaseSegmentor")
+    assert "mmcv._ext" not in sys.modules
+    if importlib.util.find_spec("mmcv._ext") is not None:
+        pytest.skip("MMCV is compiled here")
+
+
+def test_calling_a_compiled_operation_fails():
+    mmseg_module("datasets")
+    if importlib.util.find_spec("mmcv._ext") is not None:
+        pytest.skip("MMCV is compiled here")
+    from mmcv.ops import nms
+
+    with pytest.raises(RuntimeError, match="nms is not part of mmcv-lite"):
+        nms(torch.tensor([[0.0, 0, 1, 1]]), torch.ones(1), 0.5)

@@ -37,20 +37,6 @@ def options(tmp_path, write_set) -> RunOptions:
     return RunOptions(data_root=str(tmp_path / "data"), batch_size=8)
 
 
-@pytest.fixture
-def encoded(encoder, monkeypatch) -> list[int]:
-    """Windows of every batch that the model was given."""
-    batches: list[int] = []
-    encode = encoder.encode_patches
-
-    def counting(images, attention):
-        batches.append(len(images))
-        return encode(images, attention)
-
-    monkeypatch.setattr(encoder, "encode_patches", counting)
-    return batches
-
-
 def assert_same_counts(one, other):
     assert one.keys() == other.keys()
     for name in one:
@@ -67,7 +53,7 @@ def test_together_gives_what_apart_gives_and_encodes_half(encoder, protocol, opt
         reduce_zero_label=True,
         groups={},
     )
-    apart = [measure(encoder, one, options, no_progress) for one in (background, things)]
+    apart = [measure(encoder, one, options) for one in (background, things)]
     half = len(encoded) // 2
     assert encoded[:half] == encoded[half:]
     batches = list(encoded)
@@ -140,12 +126,10 @@ def test_a_run_makes_one_pass_for_data_sets_seen_alike(
 def test_processes_give_the_same_counts(size, encoder, protocol, options, monkeypatch):
     monkeypatch.setattr("cosmos_eval.tasks.label_maps.IMAGES_PER_SHARD", 2)
     protocol = replace(protocol, prob_thd=0.3)
-    alone = measure(encoder, protocol, options, no_progress)
+    alone = measure(encoder, protocol, options)
     shared = together(
         size,
-        lambda distributed: measure(
-            encoder, protocol, replace(options, distributed=distributed), no_progress
-        ),
+        lambda distributed: measure(encoder, protocol, replace(options, distributed=distributed)),
     )
     assert len(shared) == size
     for measurement in shared:

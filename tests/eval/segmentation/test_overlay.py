@@ -9,11 +9,10 @@ import pytest
 from PIL import Image
 from support.segmenting import measure
 
-from cosmos_eval.cli.app import main
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.tasks.segmentation.inference import draw_image
 from cosmos_eval.tasks.segmentation.pictures import distinct_colours, picture, shares
-from cosmos_eval.types import RunOptions, UsageError, no_progress
+from cosmos_eval.types import RunOptions, UsageError
 
 
 def test_shares_count_classes_and_leave_out_ignored_pixels():
@@ -52,7 +51,7 @@ def test_an_image_of_no_data_set_is_drawn_as_it_is_segmented(
 ):
     write_set(tmp_path / "data", {"one": (48, 60)})
     options = RunOptions(data_root=str(tmp_path / "data"), save_predictions=str(tmp_path / "out"))
-    measure(encoder, protocol, options, no_progress)
+    measure(encoder, protocol, options)
     with Image.open(tmp_path / "out/pets__user/one.png") as saved:
         expected = shares(np.asarray(saved), 4)
     drawn = draw_image(encoder, protocol, tmp_path / "data/images/one.png", RunOptions())
@@ -64,9 +63,9 @@ def test_an_image_of_no_data_set_is_drawn_as_it_is_segmented(
 def test_overlays_are_drawn_beside_saved_predictions(encoder, protocol, write_set, tmp_path):
     write_set(tmp_path / "data", {"one": (48, 60), "sub/two": (30, 70)})
     options = RunOptions(data_root=str(tmp_path / "data"), save_predictions=str(tmp_path / "out"))
-    measure(encoder, protocol, options, no_progress)
+    measure(encoder, protocol, options)
     assert not list(tmp_path.rglob("*.jpg"))
-    measure(encoder, protocol, dataclasses.replace(options, overlays=True), no_progress)
+    measure(encoder, protocol, dataclasses.replace(options, overlays=True))
     for name in ("one", "sub/two"):
         with Image.open(tmp_path / "out/pets__user/overlays" / f"{name}.jpg") as drawn:
             assert drawn.width > 3 * 480
@@ -74,15 +73,13 @@ def test_overlays_are_drawn_beside_saved_predictions(encoder, protocol, write_se
         make_plan(options=RunOptions(overlays=True))
 
 
-def test_the_command_writes_one_picture(tmp_path, capsys):
-    image = tmp_path / "photo.png"
+def test_the_command_writes_one_picture(tmp_path, command):
+    image, out = tmp_path / "photo.png", tmp_path / "new/drawn.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)).save(image)
-    out = tmp_path / "new/drawn.png"
     classes = "the ground is covered with grass, a red apple"
-    with pytest.raises(SystemExit) as ended:
-        main(["segment", str(image), "--out", str(out), "--classes", classes, "--json"])
-    assert not ended.value.code
-    found = json.loads(capsys.readouterr().out)
+    ended = command("segment", image, "--out", out, "--classes", classes, "--json")
+    assert ended.status == 0
+    found = json.loads(ended.out)
     assert set(found) <= {"the ground is covered with grass", "a red apple"}
     assert sum(found.values()) == pytest.approx(1)
     with Image.open(out) as drawn:
@@ -99,13 +96,9 @@ def test_the_command_writes_one_picture(tmp_path, capsys):
         (["photo.jpg", "--dataset", "voc22"], "unknown data set 'voc22'"),
     ],
 )
-def test_what_cannot_be_drawn_is_said_in_one_line(
-    arguments, message, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        main(["segment", *arguments])
-    assert ended.value.code == 2
-    (line,) = capsys.readouterr().err.splitlines()
+def test_what_cannot_be_drawn_is_said_in_one_line(arguments, message, tmp_path, command):
+    ended = command("segment", *arguments)
+    assert ended.status == 2
+    (line,) = ended.err.splitlines()
     assert message in line
     assert not list(tmp_path.iterdir())

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cosmos_eval.models import load_encoder
-from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.tasks import prompts, segmentation
 from cosmos_eval.tasks.segmentation import inference
@@ -18,16 +16,6 @@ from cosmos_eval.types import RunOptions, no_progress
 PARITY = Path(__file__).parents[2] / "parity"
 RECORDED = json.loads((PARITY / "segmentation.json").read_text("utf-8"))
 ROOTS = {"voc20": "voc", "voc21": "voc", "ade20k": "ade"}
-
-
-@pytest.fixture(scope="module")
-def teacher():
-    spec = parse_model_spec(
-        f"cosmos:{PARITY / 'checkpoint.pt'}",
-        arch=str(PARITY / "model_config.json"),
-        weights="teacher",
-    )
-    return load_encoder(spec)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +33,7 @@ def embed_once():
 
 
 @pytest.mark.parametrize("case", RECORDED)
-def test_label_maps_and_scores(case, teacher, embed_once, monkeypatch, tmp_path):
+def test_label_maps_and_scores(case, cosmos, embed_once, monkeypatch, tmp_path):
     monkeypatch.setattr(inference, "prompt_embeddings", embed_once)
     dataset, attention = case.split("-")
     options = RunOptions(
@@ -56,7 +44,7 @@ def test_label_maps_and_scores(case, teacher, embed_once, monkeypatch, tmp_path)
     )
     protocol = SEGMENTATION[dataset]
     segmentation.check(protocol, options)
-    (measurement,) = segmentation.measure(teacher, [protocol], options, no_progress)
+    (measurement,) = segmentation.measure(cosmos, [protocol], options, no_progress)
     for name, percent in RECORDED[case].items():
         assert measurement.metrics[name] * 100 == pytest.approx(percent, abs=0.01)
     assert measurement.n_samples == len(list((PARITY / "predictions" / case).iterdir()))

@@ -19,7 +19,7 @@ from cosmos_eval.tasks.segmentation.merge import (
     placement,
     refine,
 )
-from cosmos_eval.types import RunOptions, no_progress
+from cosmos_eval.types import RunOptions
 
 
 @pytest.fixture(autouse=True)
@@ -142,9 +142,9 @@ def test_label_maps_follow_from_refined_logits(chunk, rule, protocol, monkeypatc
 def test_a_protocol_may_ask_for_it(encoder, protocol, write_set, tmp_path):
     write_set(tmp_path, {"one": (48, 70), "two": (33, 20)})
     options = RunOptions(data_root=str(tmp_path), batch_size=8)
-    usual = measure(encoder, protocol, options, no_progress)
+    usual = measure(encoder, protocol, options)
     refined = dataclasses.replace(protocol, refinement="pamr")
-    other = measure(encoder, refined, options, no_progress)
+    other = measure(encoder, refined, options)
     assert usual.metrics != other.metrics
     changed = {name for name in usual.hashes if usual.hashes[name] != other.hashes[name]}
     assert changed == {"constants"}

@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 
-from cosmos_eval.cli.app import main
 from cosmos_eval.results.store import read_results
 from cosmos_eval.tasks.segmentation import measure as measure_together
 from cosmos_eval.types import RunOptions
@@ -165,7 +164,7 @@ def pets(tmp_path, write_set) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_killed_command_goes_on(pets, tmp_path, capsys):
+def test_a_killed_command_goes_on(pets, tmp_path, command):
     out, whole = tmp_path / "out", tmp_path / "whole"
     process = subprocess.Popen(
         [sys.executable, "-m", "cosmos_eval", *pets, "--output", str(out)],
@@ -181,17 +180,12 @@ def test_a_killed_command_goes_on(pets, tmp_path, capsys):
     process.communicate()
     assert list(out.glob("*.json")) == []
 
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([*pets, *arguments])
-        assert not ended.value.code
-        return capsys.readouterr().err
-
-    said = run("--output", str(out))
-    (resumed,) = re.findall(r"resumed: (\d+) of 128 images were measured already", said)
+    ended = command(*pets, "--output", out)
+    assert ended.status == 0
+    (resumed,) = re.findall(r"resumed: (\d+) of 128 images were measured already", ended.err)
     assert 32 <= int(resumed) < 128
     assert int(resumed) % 32 == 0
-    assert "resumed" not in run("--output", str(whole))
+    assert "resumed" not in command(*pets, "--output", whole).err
     rows = [read_results(folder)[0] for folder in (out, whole)]
     assert rows[0].metrics == rows[1].metrics
     assert json.dumps(rows[0].per_class) == json.dumps(rows[1].per_class)

@@ -151,12 +151,6 @@ def test_the_sample_list_is_hashed(make_set, colour_encoder):
     )
 
 
-def test_cut_captions_are_noted(make_set, tiny_encoder):
-    items = [item("a.png", "red " * 40, "blue"), item("b.png", "green", "blue")]
-    result = selection.measure(tiny_encoder, make_set(IMAGES, items), RunOptions())
-    assert result.notes == ("1 of 3 captions did not fit the model's context and were cut",)
-
-
 def test_what_a_published_set_leaves_unsolvable_is_noted(make_set, colour_encoder):
     items = [item("a.png", "red", "red"), item("b.png", "green", "blue")]
     result = selection.measure(colour_encoder, make_set(IMAGES, items, n_items=2), RunOptions())
