@@ -8,6 +8,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_images_and_classes_are_torchvisions(root):
 
 
 def test_names_without_a_mapping(root, colour_encoder):
-    protocol = ClassificationProtocol(**{**vars(PROTOCOL), "class_names": {}})
+    protocol = replace(PROTOCOL, class_names={})
     data = make_data(("a_red_one", "blue"), [], [])
     assert class_names(protocol, data) == ("a red one", "blue")
     # No folder is called after a colour: every class scores the same and the first one wins.
@@ -115,17 +116,13 @@ def test_bad_folders(root, save_colour):
     check("c_two has no images")
     shutil.rmtree(root / "test" / "c_two")
     check(f"{root}/test has no class c_two")
-    check("expected .*flat", ClassificationProtocol(**{**vars(PROTOCOL), "folder": "flat"}))
+    check("expected .*flat", replace(PROTOCOL, folder="flat"))
     save_colour(root / "flat" / "1.png", "red")
-    check(
-        "no class folders: .*CLASS/IMAGE",
-        ClassificationProtocol(**{**vars(PROTOCOL), "folder": "flat"}),
-    )
+    check("no class folders: .*CLASS/IMAGE", replace(PROTOCOL, folder="flat"))
 
 
 def measured_names(root: Path) -> list[str]:
-    data = open_data(PROTOCOL, RunOptions(data_root=str(root)))
-    return list(data.names)
+    return list(open_data(PROTOCOL, RunOptions(data_root=str(root))).names)
 
 
 def test_links_to_images_and_folders_are_followed(root, tmp_path):
@@ -208,9 +205,9 @@ def test_imagenet_folders(wordnet_ids, tmp_path, save_colour):
 
 def test_class_lists_of_the_users_choice(root):
     options = RunOptions(data_root=str(root))
-    fields = {**vars(PROTOCOL), "class_list": "imagenet1k"}
+    both = replace(PROTOCOL, class_list="imagenet1k")
     with pytest.raises(UsageError, match="not both"):
-        classification.open_data(ClassificationProtocol(**fields), options)
-    fields |= {"class_names": {}, "class_list": "imagenet2k"}
+        classification.open_data(both, options)
+    unknown = replace(PROTOCOL, class_names={}, class_list="imagenet2k")
     with pytest.raises(UsageError, match="known: imagenet1k"):
-        classification.open_data(ClassificationProtocol(**fields), options)
+        classification.open_data(unknown, options)

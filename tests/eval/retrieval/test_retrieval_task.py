@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_solved_by_hand(root, colour_encoder, capsys):
 
 
 def test_limit_and_captions_per_image(root, colour_encoder):
-    protocol = RetrievalProtocol(**{**vars(PROTOCOL), "captions_per_image": 1})
+    protocol = replace(PROTOCOL, captions_per_image=1)
     options = RunOptions(data_root=str(root), limit=2)
     result = retrieval.measure(colour_encoder, protocol, options)
     assert result.samples["image_of_text"].tolist() == [0, 1]

@@ -183,16 +183,12 @@ def test_the_stride_of_a_whole_image_does_not_change_its_hash():
     assert constants(SEGMENTATION["voc20"], "csa")["stride"] == 112
 
 
-@pytest.fixture(scope="module")
-def pets_sizes() -> dict[str, tuple[int, int]]:
-    return {"a": (48, 48), "b": (90, 900), "c": (20, 1), "d": (37, 41), "e": (61, 200)}
-
-
 @pytest.mark.parametrize(("batch_size", "workers"), [(1, 0), (7, 1), (64, 3)])
 def test_any_batch_size_and_any_workers(
-    batch_size, workers, encoder, protocol, pets_sizes, write_set, tmp_path
+    batch_size, workers, encoder, protocol, write_set, tmp_path
 ):
-    write_set(tmp_path, pets_sizes)
+    sizes = {"a": (48, 48), "b": (90, 900), "c": (20, 1), "d": (37, 41), "e": (61, 200)}
+    write_set(tmp_path, sizes)
     options = RunOptions(
         data_root=str(tmp_path),
         save_predictions=str(tmp_path / "out"),
