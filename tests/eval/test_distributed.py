@@ -34,11 +34,8 @@ def test_more_processes_than_items(size):
 
 
 def test_alone_everything_is_own():
-    assert SINGLE_PROCESS.map_sharded(lambda own: [-n for n in own], [3, 1, 2], unit=2) == [
-        -3,
-        -1,
-        -2,
-    ]
+    found = SINGLE_PROCESS.map_sharded(lambda own: [-n for n in own], [3, 1, 2], unit=2)
+    assert found == [-3, -1, -2]
 
 
 def test_an_error_in_one_process_is_raised_in_all():
@@ -56,11 +53,8 @@ def test_an_error_in_one_process_is_raised_in_all():
 
 
 def test_an_act_of_all_gives_each_its_own_and_an_error_to_all():
-    assert together(3, lambda distributed: distributed.synchronized(lambda: distributed.rank)) == [
-        0,
-        1,
-        2,
-    ]
+    ranks = together(3, lambda distributed: distributed.synchronized(lambda: distributed.rank))
+    assert ranks == [0, 1, 2]
 
     def act(distributed: Distributed) -> None:
         distributed.synchronized(lambda: None if distributed.rank != 1 else int("x"))
@@ -70,9 +64,6 @@ def test_an_act_of_all_gives_each_its_own_and_an_error_to_all():
 
 def test_the_first_process_acts_before_the_others():
     acted: list[int] = []
-    together(
-        3,
-        lambda distributed: distributed.main_process_first(lambda: acted.append(distributed.rank)),
-    )
+    together(3, lambda one: one.main_process_first(lambda: acted.append(one.rank)))
     assert acted[0] == 0
     assert sorted(acted) == [0, 1, 2]

@@ -98,14 +98,9 @@ def loc_samples(skill: float, rng: np.random.Generator) -> Samples:
 
 
 SAMPLES = {
-    "cls": cls_samples,
-    "retrieval": retrieval_samples,
-    "select": select_samples,
-    "seg": seg_samples,
-    "loc": loc_samples,
+    **{"cls": cls_samples, "retrieval": retrieval_samples, "select": select_samples},
+    **{"seg": seg_samples, "loc": loc_samples},
 }
-
-
 _MAP = {"map": "text-to-patch similarity", "protocol_map": "text-to-patch similarity"}
 
 

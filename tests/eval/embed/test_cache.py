@@ -18,7 +18,6 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from cosmos_eval.cli.app import main
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.embedding import cache, embed
 from cosmos_eval.embedding.embed import TooManyError, embed_images, embed_texts
@@ -118,18 +117,18 @@ def test_no_more_is_encoded_than_the_caller_waits_for(encoder, options, images):
     np.testing.assert_array_equal(embed_images(encoder, images, options, most=0).features, whole)
 
 
-def test_nothing_is_cached_without_a_folder(encoder, options, images):
+def test_nothing_is_cached_without_a_folder_or_without_room(encoder, options, images, monkeypatch):
     nowhere = replace(options, cache=None)
-    for _ in range(2):
-        assert newly_encoded(encoder, lambda: embed_images(encoder, images, nowhere)) == IMAGES
+    monkeypatch.setenv(cache.LIMIT_VARIABLE, "0")
+    for some in (nowhere, nowhere, options, options):
+        assert newly_encoded(encoder, lambda kept=some: embed_images(encoder, images, kept)) == 11
     assert shards(options) == []
 
 
 def test_content_counts_and_names_do_not(encoder, options, images, tmp_path):
     first = embed_images(encoder, images, options).features
-    moved = []
-    for number, image in enumerate(reversed(images)):
-        moved.append(ImageFile(image.path.rename(tmp_path / f"moved-{number}.png")))
+    names = (tmp_path / f"moved-{number}.png" for number in range(IMAGES))
+    moved = [ImageFile(image.path.rename(next(names))) for image in reversed(images)]
     twice = [*moved, *moved[:3]]
     assert newly_encoded(encoder, lambda: embed_images(encoder, twice, options)) == 0
     again = embed_images(encoder, twice, options).features
@@ -146,45 +145,34 @@ def test_equal_images_are_encoded_once(encoder, options, images, tmp_path):
     assert newly_encoded(encoder, lambda: embed_images(encoder, some, nowhere)) == IMAGES
 
 
-CHANGES: dict[str, Callable[[Counting], object]] = {
-    "weights": lambda e: setattr(e, "info", e.info._replace(weights_sha256="1" * 64)),
-    "which weights": lambda e: setattr(e, "info", e.info._replace(weights="student")),
-    "random weights": lambda e: setattr(e, "info", e.info._replace(weights_sha256=None)),
-    "architecture": lambda e: setattr(e, "info", e.info._replace(architecture="products")),
-    "precision": lambda e: setattr(e, "info", e.info._replace(precision="bf16")),
-    "device": lambda e: setattr(e, "info", e.info._replace(device="cuda:1")),
-}
-OF_IMAGES = {"preprocessing": lambda e: e.preprocessing.update(mean=[0.4])}
-OF_TEXTS = {"tokenizer": lambda e: e.tokenizer.update(context_length=5)}
-
-
-@pytest.mark.parametrize("change", {**CHANGES, **OF_IMAGES})
-def test_a_change_misses_images(change, encoder, options, images):
-    embed_images(encoder, images, options)
-    {**CHANGES, **OF_IMAGES}[change](encoder)
-    assert newly_encoded(encoder, lambda: embed_images(encoder, images, options)) == IMAGES
-
-
-@pytest.mark.parametrize("change", {**CHANGES, **OF_TEXTS})
-def test_a_change_misses_texts_and_prompts(change, encoder, options):
-    def prompts() -> object:
-        return prompt_embeddings(encoder, TEXTS[:3], ("{}",), options)
-
-    embed_texts(encoder, TEXTS, options)
-    prompts()
-    {**CHANGES, **OF_TEXTS}[change](encoder)
-    assert newly_encoded(encoder, lambda: embed_texts(encoder, TEXTS, options)) == 20
-    assert newly_encoded(encoder, prompts) == 3
-
-
-def test_what_belongs_to_the_other_role_does_not_matter(encoder, options, images):
-    embed_images(encoder, images, options)
-    embed_texts(encoder, TEXTS, options)
-    encoder.tokenizer["context_length"] = 5
-    assert newly_encoded(encoder, lambda: embed_images(encoder, images, options)) == 0
-    encoder.tokenizer["context_length"] = 4
-    encoder.preprocessing["size"] = 9
-    assert newly_encoded(encoder, lambda: embed_texts(encoder, TEXTS, options)) == 0
+@pytest.mark.parametrize(
+    ("change", "of_images", "of_texts"),
+    [
+        ({"weights_sha256": "1" * 64}, True, True),
+        ({"weights": "student"}, True, True),
+        ({"weights_sha256": None}, True, True),
+        ({"architecture": "products"}, True, True),
+        ({"precision": "bf16"}, True, True),
+        ({"device": "cuda:1"}, True, True),
+        ({"preprocessing": {"size": 8, "mean": [0.4]}}, True, False),
+        ({"tokenizer": {"context_length": 5}}, False, True),
+    ],
+)
+def test_a_change_misses_what_it_decides(change, of_images, of_texts, encoder, options, images):
+    acts = {
+        lambda: embed_images(encoder, images, options): IMAGES * of_images,
+        lambda: embed_texts(encoder, TEXTS, options): 20 * of_texts,
+        lambda: prompt_embeddings(encoder, TEXTS[:3], ("{}",), options): 3 * of_texts,
+    }
+    for act in acts:
+        act()
+    for name, value in change.items():
+        if hasattr(encoder, name):
+            setattr(encoder, name, value)
+        else:
+            encoder.info = encoder.info._replace(**{name: value})
+    for act, count in acts.items():
+        assert newly_encoded(encoder, act) == count
 
 
 def test_roles_templates_and_code_are_parts_of_the_identity(encoder, options, monkeypatch):
@@ -238,27 +226,18 @@ def test_a_damaged_key_finds_nothing_false(encoder, options, images):
 
 
 def test_the_least_recently_used_goes_first(encoder, options, images, monkeypatch):
-    few = RunOptions(cache=options.cache, batch_size=2)
     parts = [images[0:4], images[4:8]]
     for part in parts:
-        embed_images(encoder, part, few)
-    ages = {path: number for number, path in enumerate(shards(options))}
-    for path, age in ages.items():
+        embed_images(encoder, part, options)
+    for age, path in enumerate(shards(options)):
         os.utime(path, (age, age))
-    embed_images(encoder, parts[0], few)  # used now
+    embed_images(encoder, parts[0], options)  # used now
     size = sum(path.stat().st_size for path in shards(options))
     monkeypatch.setenv(cache.LIMIT_VARIABLE, str((size + 50) / 1e9))
-    embed_images(encoder, images[8:], few)
-    assert newly_encoded(encoder, lambda: embed_images(encoder, parts[0], few)) == 0
+    embed_images(encoder, images[8:], options)
+    assert newly_encoded(encoder, lambda: embed_images(encoder, parts[0], options)) == 0
     assert sum(path.stat().st_size for path in shards(options)) <= size + 50
-    assert newly_encoded(encoder, lambda: embed_images(encoder, parts[1], few)) == 4
-
-
-def test_no_room_at_all_still_measures(encoder, options, images, monkeypatch):
-    monkeypatch.setenv(cache.LIMIT_VARIABLE, "0")
-    for _ in range(2):
-        assert newly_encoded(encoder, lambda: embed_images(encoder, images, options)) == IMAGES
-    assert shards(options) == []
+    assert newly_encoded(encoder, lambda: embed_images(encoder, parts[1], options)) == 4
 
 
 @pytest.mark.parametrize("wish", ["much", "-1", "nan", "inf"])
@@ -302,42 +281,36 @@ def test_runs_at_the_same_time(options, images):
     assert all(load_file(path)["keys"].shape[1] == 32 for path in shards(options))
 
 
-def test_info_and_clear(encoder, options, images, monkeypatch, tmp_path, capsys):
-    def command(*arguments: str) -> str:
-        with pytest.raises(SystemExit) as ended:
-            main(["cache", *arguments])
-        assert not ended.value.code
-        return capsys.readouterr().out
+def test_info_and_clear(encoder, options, images, monkeypatch, tmp_path, command):
+    def output(*arguments: str) -> str:
+        status, out, _ = command("cache", *arguments)
+        assert status == 0
+        return out
 
     monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path / "own"))
-    assert "0.0 MB of 20 GB" in command("info")
+    assert "0.0 MB of 20 GB" in output("info")
     kept = replace(options, cache=str(cache.embeddings_folder()))
     embed_images(encoder, images, kept)
     embed_texts(encoder, TEXTS, kept)
     size = sum(path.stat().st_size for path in shards(kept))
-    document = json.loads(command("info", "--json"))
+    document = json.loads(output("info", "--json"))
     assert document["bytes"] == size
     assert document["limit_bytes"] == 20_000_000_000
     counts = {space["identity"]["role"]: space["embeddings"] for space in document["spaces"]}
     assert counts == {"image": IMAGES, "text": 20}
-    assert "sums" in command("info")
-    assert json.loads(command("clear", "--json"))[0]["removed_bytes"] == size
+    assert "sums" in output("info")
+    assert json.loads(output("clear", "--json"))[0]["removed_bytes"] == size
     assert list(cache.embeddings_folder().iterdir()) == []
-    assert json.loads(command("clear", "--json"))[0]["removed_bytes"] == 0
-
-
-def write_package(folder: Path) -> dict[str, Path]:
-    """A package with a module, a package below it with two, and a module beside them."""
-    names = ("__init__", "lone", "part/__init__", "part/a", "part/b", "other")
-    files = {name: folder / "copied" / f"{name}.py" for name in names}
-    for name, path in files.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(f"NAME = {name!r}\n")
-    return files
+    assert json.loads(output("clear", "--json"))[0]["removed_bytes"] == 0
 
 
 def test_a_change_of_any_listed_source_is_another_identity(tmp_path, monkeypatch):
-    files = write_package(tmp_path)
+    """Of a package with a module, a package below it with two, and a module beside them."""
+    names = ("__init__", "lone", "part/__init__", "part/a", "part/b", "other")
+    files = {name: tmp_path / "copied" / f"{name}.py" for name in names}
+    files["part/a"].parent.mkdir(parents=True)
+    for name, path in files.items():
+        path.write_text(f"NAME = {name!r}\n")
     monkeypatch.syspath_prepend(tmp_path)
 
     def fingerprint() -> str:

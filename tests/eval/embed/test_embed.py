@@ -51,9 +51,8 @@ def test_trimmed_texts_equal_full_length(
 
 def test_texts_of_an_encoder_that_does_not_trim(colour_encoder) -> None:
     steps: list[Progress] = []
-    texts = ["red", "blue", "red", "red green"]
+    texts, half = ["red", "blue", "red", "red green"], 0.5**0.5
     found = embed_texts(colour_encoder, texts, RunOptions(batch_size=2), steps.append)
-    half = 0.5**0.5
     expected = [[1, 0, 0], [0, 0, 1], [1, 0, 0], [half, half, 0]]
     np.testing.assert_allclose(found.features, expected, atol=1e-6)
     assert found.truncated == 0
@@ -89,13 +88,12 @@ def test_bad_images_are_named(
     colour_encoder, save_colour: Callable[..., Path], tmp_path: Path
 ) -> None:
     good = save_colour(tmp_path / "good.png", "red")
-    cut = save_colour(tmp_path / "cut.png", "red")
-    cut.write_bytes(cut.read_bytes()[:40])
-    text = tmp_path / "text.jpg"
-    text.write_text("no image")
-    for bad, message in ((cut, "cut.png"), (text, "text.jpg"), (tmp_path / "no.jpg", "no.jpg")):
-        with pytest.raises(UsageError, match=message) as raised:
-            embed_images(colour_encoder, [*map(ImageFile, (good, bad, good))], RunOptions())
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:40])
+    (tmp_path / "text.jpg").write_text("no image")
+    for name in ("cut.png", "text.jpg", "no.jpg"):
+        images = [ImageFile(path) for path in (good, tmp_path / name, good)]
+        with pytest.raises(UsageError, match=name) as raised:
+            embed_images(colour_encoder, images, RunOptions())
         assert "\n" not in str(raised.value)
 
 

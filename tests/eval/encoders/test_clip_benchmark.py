@@ -11,18 +11,15 @@ import torch
 from clip_benchmark.metrics import zeroshot_classification, zeroshot_retrieval
 from PIL import Image
 from sklearn.metrics import balanced_accuracy_score
+from support.encoders import CHECKPOINT, CONFIG, PARITY, load
 from torch.utils.data import DataLoader, Dataset
 
 import cosmos_core
 from cosmos_core.model.clip import MultiViewCLIP
-from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.tasks import classification, retrieval
 from cosmos_eval.types import ClassificationProtocol, RetrievalProtocol, RunOptions
 
-PARITY = Path(__file__).parents[2] / "parity"
-CHECKPOINT, CONFIG = PARITY / "checkpoint.pt", PARITY / "model_config.json"
 CLASSES = ("bird", "boat", "car", "dog", "house", "sky")
 TEMPLATES = ["a photo of a {c}.", "the {c}"]
 OF_ONE_IMAGE = 4
@@ -50,7 +47,7 @@ def model() -> MultiViewCLIP:
 
 @pytest.fixture(scope="module")
 def encoder() -> ClipEncoder:
-    return load_encoder(parse_model_spec(f"cosmos:{CHECKPOINT}", arch=str(CONFIG)))
+    return load(f"cosmos:{CHECKPOINT}", CONFIG)
 
 
 @pytest.fixture
@@ -100,20 +97,13 @@ def test_retrieval(model, encoder, paths, tmp_path):
         [f"{texts[(OF_ONE_IMAGE * i + k) % len(texts)]} {i}" for k in range(OF_ONE_IMAGE)]
         for i in range(len(paths))
     ]
+
+    def collate(batch):
+        return torch.stack([image for image, _ in batch]), [texts for _, texts in batch]
+
+    loader = DataLoader(Images(encoder, paths, captions), batch_size=7, collate_fn=collate)
     theirs = zeroshot_retrieval.evaluate(
-        model,
-        DataLoader(
-            Images(encoder, paths, captions),
-            batch_size=7,
-            collate_fn=lambda batch: (
-                torch.stack([image for image, _ in batch]),
-                [texts for _, texts in batch],
-            ),
-        ),
-        encoder.tokenize,
-        "cpu",
-        amp=False,
-        recall_k_list=[1, 5, 10],
+        model, loader, encoder.tokenize, "cpu", amp=False, recall_k_list=[1, 5, 10]
     )
     annotations = {
         "images": [

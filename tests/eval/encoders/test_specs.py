@@ -15,22 +15,15 @@ from cosmos_eval.types import ModelSpec, UsageError
 def test_every_form(tmp_path: Path) -> None:
     file = tmp_path / "trained.pt"
     file.touch()
-    assert parse_model_spec("scenes-cosmos") == ModelSpec(
-        text="scenes-cosmos", kind="bundled", name="scenes-cosmos"
-    )
-    assert parse_model_spec("cosmos:vitb32_cc12m", weights="student") == ModelSpec(
-        text="cosmos:vitb32_cc12m",
-        kind="cosmos",
-        name="vitb32_cc12m",
-        arch="ViT-B-32",
-        weights="student",
-    )
-    assert parse_model_spec(f"cosmos:{file}", arch="ViT-B-16") == ModelSpec(
-        text=f"cosmos:{file}", kind="cosmos", name=str(file), arch="ViT-B-16"
-    )
-    assert parse_model_spec("openclip:ViT-B-32/openai") == ModelSpec(
-        text="openclip:ViT-B-32/openai", kind="openclip", name="openai", arch="ViT-B-32"
-    )
+    student = {"arch": "ViT-B-32", "weights": "student"}
+    for text, given, kind, name, more in (
+        ("scenes-cosmos", {}, "bundled", "scenes-cosmos", {}),
+        ("cosmos:vitb32_cc12m", {"weights": "student"}, "cosmos", "vitb32_cc12m", student),
+        (f"cosmos:{file}", {"arch": "ViT-B-16"}, "cosmos", str(file), {"arch": "ViT-B-16"}),
+        ("openclip:ViT-B-32/openai", {}, "openclip", "openai", {"arch": "ViT-B-32"}),
+    ):
+        expected = ModelSpec(text=text, kind=kind, name=name, **more)
+        assert parse_model_spec(text, **given) == expected
     assert parse_model_spec(f"openclip:RN50/{file}").name == str(file)
 
 
@@ -62,8 +55,7 @@ def test_bad_names(text: str, message: str) -> None:
 def test_names_and_data_are_checked_without_torch() -> None:
     program = (
         "import sys, cosmos_eval.models.bundled, cosmos_eval.embedding.embed, "
-        "cosmos_eval.protocols.retrieval, "
-        "cosmos_eval.protocols.classification, cosmos_eval.tasks.retrieval, "
-        "cosmos_eval.tasks.classification; sys.exit('torch' in sys.modules)"
+        "cosmos_eval.protocols.retrieval, cosmos_eval.protocols.classification, cosmos_eval.tasks."
+        "retrieval, cosmos_eval.tasks.classification; sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

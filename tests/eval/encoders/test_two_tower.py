@@ -10,14 +10,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.encoders import load
 from torch import Tensor, nn
 
 import cosmos_eval
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_eval import TwoTower, UsageError
-from cosmos_eval.models import load_encoder
 from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_encoder
-from cosmos_eval.models.specs import parse_model_spec
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "two_tower.py"
 
@@ -63,20 +62,15 @@ def of_the_file(images: Tensor) -> Tensor:
 
 def make(**changed: Any) -> TwoTower:
     model = Towers()
-    parts: dict[str, Any] = {
-        "encode_image": model.encode_image,
-        "encode_text": model.encode_text,
-        "transform": transform,
-        "tokenize": tokenize,
-        "name": "mine",
-    }
-    return TwoTower(**{**parts, **changed})
+    parts = {"encode_image": model.encode_image, "encode_text": model.encode_text}
+    return TwoTower(
+        **{"transform": transform, "tokenize": tokenize, "name": "mine", **parts, **changed}
+    )
 
 
 def test_the_example_measures_what_the_bundled_model_does():
     assert len(EXAMPLE.read_text("utf-8").splitlines()) <= 15
-    own = load_encoder(parse_model_spec(f"python:{EXAMPLE}"))
-    bundled = load_encoder(parse_model_spec("scenes-clip"))
+    own, bundled = load(f"python:{EXAMPLE}"), load("scenes-clip")
     picture = Image.effect_noise((90, 70), 80).convert("RGB")
     texts = ["a red apple", "very " * 80 + "small", "a"]
     pixels, tokens = own.transform(picture)[None], own.tokenize(texts)
@@ -86,10 +80,8 @@ def test_the_example_measures_what_the_bundled_model_does():
     assert isinstance(own, Encoder)
     assert not isinstance(own, DenseEncoder)
     assert own.info.weights_sha256 is not None
-    rows = [
-        cosmos_eval.evaluate(model, "scenes-cls", limit=20)
-        for model in (f"python:{EXAMPLE}", "scenes-clip")
-    ]
+    models = (f"python:{EXAMPLE}", "scenes-clip")
+    rows = [cosmos_eval.evaluate(model, "scenes-cls", limit=20) for model in models]
     assert rows[0].metrics == rows[1].metrics
     assert len(rows[0].model["code_sha256"]) == 64
 
@@ -101,8 +93,7 @@ def test_an_object_is_measured_with_its_identity():
 
 
 def test_a_file_runs_in_the_precision_that_is_requested():
-    spec = parse_model_spec(f"python:{EXAMPLE}")
-    whole, half = load_encoder(spec), load_encoder(spec, precision="bf16")
+    whole, half = load(f"python:{EXAMPLE}"), load(f"python:{EXAMPLE}", precision="bf16")
     pixels = whole.transform(Image.new("RGB", (64, 64), "red"))[None]
     assert half.info.precision == "bf16"
     assert half.encode_image(pixels).dtype == torch.float32
@@ -184,6 +175,6 @@ def test_another_version_of_the_weights_is_another_identity(tmp_path):
     for name in ("scenes-clip", "scenes-cosmos"):
         path = tmp_path / f"{name}.py"
         path.write_text(text.replace("scenes-clip", name))
-        info = load_encoder(parse_model_spec(f"python:{path}")).info
+        info = load(f"python:{path}").info
         digests.add((info.weights_sha256, info.code_sha256))
     assert len({weights for weights, _ in digests}) == len({code for _, code in digests}) == 2
