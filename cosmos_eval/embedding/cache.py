@@ -175,10 +175,9 @@ def _shards(folder: Path) -> Iterator[_File]:
 
 def _entries(folder: Path) -> list[Path]:
     """List a folder; nothing where another run has removed it, or it is none."""
-    try:
-        return [folder / name for name in os.listdir(folder)]
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+    with suppress(FileNotFoundError, NotADirectoryError):
+        return [*folder.iterdir()]
+    return []
 
 
 def _keys_of(path: Path) -> set[bytes] | None:

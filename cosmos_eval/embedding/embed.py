@@ -99,12 +99,11 @@ def _embed_shards(
         if key in wanted
     }
     by_shard = ([index for index in shard if keys[index] not in found] for shard in shards)
-    missing = [indices for indices in by_shard if indices]
+    missing = [*filter(None, by_shard)]
     left = sum(map(len, missing))
     if inputs.most is not None and left > inputs.most:
         raise TooManyError(f"{left:,} of {total:,} {inputs.phase} are not cached")
-    done = total - left
-    if done:
+    if done := total - left:
         report(f"{done} of {total} {inputs.phase} were embedded already")
     for indices, new in zip(missing, inputs.encode(missing), strict=True):
         names = [inputs.name(index) for index in indices]
@@ -142,8 +141,8 @@ def embed_images(
 ) -> Embeddings:
     """Return features of images, in their order; threads read and decode ahead of the model.
 
-    Raises UsageError for an empty list and for an image that is missing, cannot be decoded, or
-    changes meanwhile, and TooManyError where more than `most` would have to be encoded.
+    Raises UsageError for no images and for one that is missing, cannot be decoded, or changes
+    meanwhile, and TooManyError where more than `most` would have to be encoded.
     """
     if not images:
         raise UsageError("no images to embed: the data set is empty")
@@ -227,8 +226,11 @@ def embed_texts(
         phase=phase,
         most=most,
     )
-    features = embed(inputs, options, progress)
-    return Embeddings(features[np.argsort(order)], _count_truncated(encoder, texts, tokens))
+    features = embed(inputs, options, progress)[np.argsort(order)]
+    # Of texts that are padded by 0 only those that fill the context can be cut.
+    full = tokens[:, -1].bool().tolist() if encoder.trims_text else [True] * len(texts)
+    full_texts = [*compress(texts, full)]
+    return Embeddings(features, int(encoder.overlong(full_texts).sum()) if full_texts else 0)
 
 
 def encode_tokens(
@@ -267,13 +269,6 @@ def _lengths(tokens: Tensor) -> NDArray[np.int64]:
     """Count the positions up to the last one that is not padding (0), (N,)."""
     used = tokens.numpy() != 0
     return tokens.shape[1] - np.argmax(used[:, ::-1], axis=1)
-
-
-def _count_truncated(encoder: Encoder, texts: Sequence[str], tokens: Tensor) -> int:
-    """Count texts that were cut: of those padded by 0 only such as fill the context."""
-    full = tokens[:, -1].bool().tolist() if encoder.trims_text else [True] * len(texts)
-    full_texts = [*compress(texts, full)]
-    return int(encoder.overlong(full_texts).sum()) if full_texts else 0
 
 
 def quoted(text: str) -> str:

@@ -107,13 +107,13 @@ def _text_can_be_trimmed(model: Any, tokenizer: Tokenizer) -> bool:
     """Check for causal attention, a feature at the end of text, and zero padding after it."""
     if not isinstance(tokenizer, SimpleTokenizer) or tokenizer.reduction_fn is not None:
         return False
+    text = model.text if isinstance(model, open_clip.CustomTextCLIP) else None
     if isinstance(model, open_clip.CLIP):
         mask, pool, end = model.attn_mask, model.text_pool_type, model.text_eos_id
-    else:
-        text = getattr(model, "text", None) if isinstance(model, open_clip.CustomTextCLIP) else None
-        if not isinstance(text, TextTransformer) or text.cls_emb is not None:
-            return False
+    elif isinstance(text, TextTransformer) and text.cls_emb is None:
         mask, pool, end = text.attn_mask, text.pool_type, text.eos_id
+    else:
+        return False
     causal = mask is not None and torch.equal(mask, torch.full_like(mask, -torch.inf).triu(1))
     # "eos" reads at the first such token: at padding, if another token were meant.
     return causal and (pool == "argmax" or (pool == "eos" and end == tokenizer.eot_token_id))

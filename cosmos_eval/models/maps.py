@@ -70,18 +70,13 @@ def heatmaps(
     crossed = kind == "cross-attention"
     encode = with_cross_attention(encoder).text_queries if crossed else encoder.encode_text
     features = encode(encoder.tokenize(texts))
-    maps = heatmaps_of_features(encoder, images, features, kind=kind, attention=attention)
+    maps = heatmaps_of_features(encoder, images, features, kind, attention)
     require_finite(maps, encoder.info, lambda index: f"image {index + 1} and its texts")
     return maps
 
 
 def heatmaps_of_features(
-    encoder: Encoder,
-    images: Tensor,
-    features: Tensor,
-    *,
-    kind: MapKind,
-    attention: Attention = "csa",
+    encoder: Encoder, images: Tensor, features: Tensor, kind: MapKind, attention: Attention = "csa"
 ) -> Tensor:
     """Compute `heatmaps` from features of texts (T, D), normalised but for cross-attention."""
     if kind == "cross-attention":

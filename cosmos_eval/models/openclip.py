@@ -165,12 +165,9 @@ def _build(source: _Source) -> tuple[Any, Tokenizer]:
 def _create(source: _Source, quick_gelu: bool) -> nn.Module:
     """Create the model; OpenCLIP opens files with weights_only and loads them strictly."""
     if source.pretrained != RANDOM:
+        options = {"force_quick_gelu": quick_gelu, "force_preprocess_cfg": dict(source.given)}
         return open_clip.create_model(
-            source.name,
-            source.pretrained,
-            force_quick_gelu=quick_gelu,
-            force_preprocess_cfg=dict(source.given),
-            require_pretrained=True,
+            source.name, source.pretrained, require_pretrained=True, **options
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_RANDOM_SEED)

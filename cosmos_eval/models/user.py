@@ -23,15 +23,8 @@ from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import FileError, read_bytes
-from cosmos_eval.models.encoder import (
-    CrossAttentionEncoder,
-    Encoder,
-    methods,
-    require_encoder,
-    require_output,
-    run,
-    tensors_sha256,
-)
+from cosmos_eval.models import encoder as checks
+from cosmos_eval.models.encoder import CrossAttentionEncoder, Encoder, run, tensors_sha256
 from cosmos_eval.types import Attention, EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
 _APPENDED = " and much more"
@@ -186,7 +179,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
             encoder = make(device, precision)
         if isinstance(encoder, TwoTower):
             encoder.to(device, precision)
-        require_encoder(encoder, where)
+        checks.require_encoder(encoder, where)
         _require_honest(encoder.info, precision, where)
     with _errors_of(f"{where}: setting its `info`"):
         encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code)
@@ -214,10 +207,10 @@ def _guard(encoder: Any, path: Path) -> None:
     def call(name: str, method: Callable[..., Any], given: Any, *more: Any) -> Any:
         with _errors_of(f"{path}: {name}"):
             output = method(given, *more)
-            require_output(name, given, output, widths, str(path))
+            checks.require_output(name, given, output, widths, str(path))
             return output
 
-    for name in methods(CrossAttentionEncoder):
+    for name in checks.methods(CrossAttentionEncoder):
         if callable(method := getattr(encoder, name, None)):
             setattr(encoder, name, partial(call, name, method))
 
