@@ -10,7 +10,7 @@ from typer import Argument, Option
 from cosmos_eval import types
 
 
-def option(metavar: str | None, help: str, **settings: Any) -> Any:
+def option(metavar: str, help: str, **settings: Any) -> Any:
     """Return an option that takes a value, named as its parameter."""
     return Option(metavar=metavar, help=help, **settings)
 

@@ -116,7 +116,7 @@ def test_a_file_that_ends_too_early_is_no_interrupt(regressed, command, monkeypa
     def end(*_: object) -> None:
         raise EOFError("No data left in file")
 
-    monkeypatch.setattr("cosmos_eval.results.store.unpack_arrays", end)
+    monkeypatch.setattr("cosmos_core.utils.files.unpack_arrays", end)
     ended = command("compare", "new", "new")
     assert ended.status == 1
     assert "EOFError: No data left in file" in ended.err
