@@ -37,14 +37,7 @@ def descendants(process):
 
 
 def alive(found):
-    return {process: words(process) for process in set(found) & processes().keys()}
-
-
-def words(process):
-    try:
-        return Path(f"/proc/{process}/cmdline").read_text().replace("\0", " ")
-    except OSError:
-        return "ended"
+    return list(names(set(found) & processes().keys()))
 
 
 def names(found):
@@ -74,11 +67,11 @@ def stalled(tmp_path):
     words = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
     run = start(tmp_path / "run", *words)
     pid = run._process.pid
-    wait_until(
-        lambda: run.poll() is not None or list(names(descendants(pid))).count("cat") == 4,
-        100,
-        "no commands",
-    )
+
+    def started():
+        return run.poll() is not None or list(names(descendants(pid))).count("cat") == 4
+
+    wait_until(started, 100, "no commands")
     assert run.poll() is None, run.communicate()
     found = descendants(pid)
     yield run, found

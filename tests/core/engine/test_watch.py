@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.processes import run_processes
+from support.runs import log as read_log
 from support.training import SINGLE_PROCESS
 from support.watching import BATCH, TERMS, wait_by_rank, watch_config
 from support.writing import file_size_limit
@@ -34,10 +35,6 @@ def watched(output, steps, *, log_every=1, first_step=0, world=SINGLE_PROCESS):
     with Watch(config(log_every=log_every), output, world, first_step=first_step) as watch:
         for step in range(first_step, steps):
             watch.step(step, {**TERMS, "clip": 2.5 - step / 8})
-
-
-def read_log(output):
-    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
 
 
 def read_scalars(output):
