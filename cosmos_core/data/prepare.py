@@ -112,8 +112,7 @@ def _close_quietly(tar: TarWriter) -> None:
 
 def _claim(output: Path, sources: list[Path], captions: Path, shard_size: int) -> None:
     """Create the output folder, or check that its shards are of the same inputs and size."""
-    sizes = [len([*p.iterdir()]) if p.is_dir() else p.stat().st_size for p in sources]
-    inputs = [(path.name, size) for path, size in zip(sources, sizes, strict=True)]
+    inputs = [(p.name, len([*p.iterdir()]) if p.is_dir() else p.stat().st_size) for p in sources]
     content = {
         "format": _FORMAT,
         "images": hashlib.sha256(json.dumps(inputs).encode()).hexdigest(),

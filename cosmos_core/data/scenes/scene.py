@@ -103,14 +103,13 @@ def _plan(rng: Rng, label: int) -> list[_Plan]:
     order = [THINGS[i] for i in rng.permutation(len(THINGS)) if i != label][:count]
     if rng.random() < 0.08:
         order[-1] = order[0]
-    plans = [_Plan(THINGS[label], _pick_colour(rng, THINGS[label]), LARGE)]
-    return plans + [_Plan(kind, _pick_colour(rng, kind), SMALL) for kind in order]
-
-
-def _pick_colour(rng: Rng, kind: str) -> str:
-    colours = COLOURS[kind]
-    common, other = rng.random(2).tolist()
-    return colours[0] if common < _COMMON else colours[1 + int(other * (len(colours) - 1))]
+    plans = list[_Plan]()
+    for kind in (THINGS[label], *order):
+        first, *rest = COLOURS[kind]
+        common, other = rng.random(2).tolist()
+        colour = first if common < _COMMON else rest[int(other * len(rest))]
+        plans.append(_Plan(kind, colour, SMALL if plans else LARGE))
+    return plans
 
 
 def _place_all(rng: Rng, plans: list[_Plan], image: Image, ids: Image) -> list[_Plan]:

@@ -21,7 +21,6 @@ CONTEXT_LENGTH = 64
 """Tokens of a text with its start and end: five of the longest sentences joined fit."""
 
 MERGES_FILE = Path(__file__).parents[2] / "bundled" / "scenes_merges.txt.gz"
-_HEADER = "#version: scenes, byte pairs of the scenes' captions and of prompt templates"
 
 # Words of the 80 prompts that OpenAI published for ImageNet (open_clip,
 # zero_shot_metadata.py: OPENAI_IMAGENET_TEMPLATES) and of a few other usual prompts.
@@ -67,7 +66,8 @@ def merges() -> list[tuple[str, str]]:
 
 def write_merges(path: Path) -> None:
     """Write the merges as OpenCLIP's SimpleTokenizer reads them, without a time stamp."""
-    text = "\n".join([_HEADER, *(" ".join(pair) for pair in merges())])
+    header = "#version: scenes, byte pairs of the scenes' captions and of prompt templates"
+    text = "\n".join([header, *map(" ".join, merges())])
     with open(path, "wb") as raw, gzip.GzipFile("", "wb", 9, raw, mtime=0) as file:
         file.write(text.encode())
 

@@ -69,13 +69,10 @@ def encoded(image, format):
 def png(width, height):
     """A valid PNG header of any size, and no pixels."""
 
-    def chunk(name, data):
-        return (
-            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    content = b"\x89PNG\r\n\x1a\n"
+    for chunk in (struct.pack(">4s2L5B", b"IHDR", width, height, 8, 2, 0, 0, 0), b"IDAT", b"IEND"):
+        content += struct.pack(">L", len(chunk) - 4) + chunk + struct.pack(">L", zlib.crc32(chunk))
+    return content
 
 
 @pytest.mark.parametrize(
