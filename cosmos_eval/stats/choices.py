@@ -2,9 +2,7 @@
 
 Tie rules: of classes that score the same, the one listed first wins. Of captions, what is right
 must score strictly higher than everything wrong: a model that gives every pair one score is always
-wrong, not always right. Scores of captions are sums of D products taken in the same order, so that
-equal features tie to the last bit.
-
+wrong. Scores of captions are sums of D products in the same order, so that equal features tie.
 Shapes: N images or items, C classes, I images, T captions, D embedding. Scores of pairs as in
 Winoground (Thrush et al. 2022, arXiv 2204.03162, section 3.2), with images i0, i1 and their
 captions c0, c1: text: s(c0, i0) > s(c1, i0) and s(c1, i1) > s(c0, i1); image: s(c0, i0) > s(c0, i1)

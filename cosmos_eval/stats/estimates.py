@@ -65,12 +65,10 @@ class GroupMean(NamedTuple):
 
 
 class FunctionOfSums(NamedTuple):
-    """A function of sums over independent samples, such as an intersection over a union.
-
-    `terms` is a NamedTuple of arrays (N, ...); `function` gets their sums and returns the value,
-    NaN where there is none, or values (R,) of sums (R, ...). Interval and paired test are by a
-    bootstrap over samples; functions with the same `terms` share its sums.
-    """
+    """A function of sums over independent samples, such as an intersection over a union. `terms` is
+    a NamedTuple of arrays (N, ...); `function` gets their sums and returns the value, NaN where
+    there is none, or values (R,) of sums (R, ...). Interval and paired test are by a bootstrap over
+    samples; functions with the same `terms` share its sums."""
 
     terms: Any
     function: Callable[[Any], Values]

@@ -2,7 +2,6 @@
 
 A map has one weight a patch, spread evenly over the pixels of the patch. Pixels without a label
 count nowhere, neither in masses nor in areas, so that an even map has a mass equal to the area.
-
 Shapes: K things of an image, h x w patches, H x W pixels; P pairs of an image and a thing in it, N
 images, S sizes; a leading `...` is kept.
 """
@@ -58,12 +57,10 @@ def _overlaps(length: int, parts: int) -> Values:
 
 
 class MapScores(NamedTuple):
-    """Scores (K,) of the map of every thing.
-
-    `mass` is the share of the map that falls on its thing, `hit` whether its highest point does,
-    `auc` how often a pixel of the thing ranks above another labelled one. `other_names` is the mean
-    share on this thing of the maps of the other things, NaN where there is none.
-    """
+    """Scores (K,) of the map of every thing. `mass` is the share of the map that falls on its
+    thing, `hit` whether its highest point does, `auc` how often a pixel of the thing ranks above
+    another labelled one. `other_names` is the mean share on this thing of the maps of the other
+    things, NaN where there is none."""
 
     mass: Values
     hit: Values

@@ -3,11 +3,9 @@
 Proportions of independent samples: McNemar's exact test (McNemar 1947, Psychometrika 12) and the
 interval of Agresti and Min 2005, Statistics in Medicine 24. Everything else: a bootstrap that draws
 whole clusters for both models at once, so that what makes a sample hard for both cancels out
-(Efron and Tibshirani 1993, "An Introduction to the Bootstrap", sections 6.2 and 12.2: the standard
-error of the difference, with Student's t for few clusters). Of the t interval and the percentile
-interval, the former holds its level where the models differ on a handful of samples only.
-Several tests: Holm 1979, Scandinavian Journal of Statistics 6.
-
+(Efron and Tibshirani 1993, "An Introduction to the Bootstrap", sections 6.2 and 12.2), with
+Student's t, which unlike the percentile interval holds its level where the models differ on a
+handful of samples only. Several tests: Holm 1979, Scandinavian Journal of Statistics 6.
 Shapes: N samples, C kinds of clusters, R resamples, G groups.
 """
 
@@ -45,12 +43,10 @@ _NORMAL = math.inf  # degrees of freedom
 
 
 class PairedDifference(NamedTuple):
-    """A metric of one model (`a`) minus that of another (`b`), in the metric's unit.
-
-    `center`, `error` (a standard error) and `dof` (degrees of freedom) make its interval; `p_value`
-    is two-sided, of no difference; `units` counts independent samples or clusters. `changed` says
-    how many samples only `a` and only `b` gets right, where there is right and wrong.
-    """
+    """A metric of one model (`a`) minus that of another (`b`), in the metric's unit. `center`,
+    `error` (a standard error) and `dof` (degrees of freedom) make its interval; `p_value` is
+    two-sided, of no difference; `units` counts independent samples or clusters. `changed` says how
+    many samples only `a` and only `b` gets right, where there is right and wrong."""
 
     a: float
     b: float
@@ -64,11 +60,9 @@ class PairedDifference(NamedTuple):
 
     @property
     def difference(self) -> float:
-        """The difference that was observed."""
         return self.a - self.b
 
     def interval(self, level: float = LEVEL) -> Interval:
-        """The two-sided confidence interval of the difference."""
         half = _quantile(self.dof, (1 + level) / 2) * self.error
         method = AGRESTI_MIN if self.method == MCNEMAR else self.method
         return Interval(self.center - half, self.center + half, method, level)
@@ -77,7 +71,9 @@ class PairedDifference(NamedTuple):
         """One-sided p-value against a true difference of `bound` or more. It is below (1 - level) /
         2 exactly where the interval of that level lies below `bound`."""
         if self.error == 0:
-            return 1.0 if self.center >= bound else _least_p(self.units) / 2
+            return (
+                1.0 if self.center >= bound else 0.5**self.units
+            )  # all samples point the same way
         return float(stdtr(self.dof, (self.center - bound) / self.error))
 
     def detectable(self, alpha: float = 1 - LEVEL, power: float = POWER) -> float | None:
@@ -93,7 +89,6 @@ class PairedDifference(NamedTuple):
         return max(factor * self.error, least) or None
 
     def flipped(self) -> PairedDifference:
-        """The difference the other way round."""
         changed = self.changed and self.changed[::-1]
         return self._replace(a=self.b, b=self.a, center=-self.center, changed=changed)
 
@@ -213,13 +208,8 @@ def _by_student(a: float, b: float, error: float, n: int) -> PairedDifference:
     if error > 0:
         p_value = 2 * float(stdtr(n - 1, -abs(a - b) / error))
     else:
-        p_value = 1.0 if a == b else _least_p(n)
+        p_value = 1.0 if a == b else 2 * 0.5**n  # all clusters point the same way
     return PairedDifference(a, b, a - b, error, n - 1, p_value, n, BOOTSTRAP)
-
-
-def _least_p(n: int) -> float:
-    """Return the two-sided p-value of n samples that all point the same way."""
-    return 2 * 0.5**n
 
 
 def _quantile(dof: float, probability: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import NamedTuple
 
 from cosmos_eval.results.labels import warnings_of
@@ -88,10 +89,8 @@ class Board(NamedTuple):
 
 def boards(entries: Iterable[Entry], ties: Ties = NO_TIES) -> list[Board]:
     """Return one table per protocol family, in alphabetical order of the families."""
-    families: dict[str, list[Entry]] = {}
-    for entry in sorted(entries, key=lambda entry: entry.key):
-        families.setdefault(entry.protocol, []).append(entry)
-    return [_board(name, family, ties) for name, family in families.items()]
+    families = groupby(sorted(entries, key=lambda entry: entry.key), lambda e: e.protocol)
+    return [_board(protocol, list(family), ties) for protocol, family in families]
 
 
 def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:

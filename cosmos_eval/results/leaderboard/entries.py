@@ -33,12 +33,10 @@ class Key(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One model's metrics on one data set, measured here or published elsewhere.
-
-    `partial` results are shown and never ranked; `url` is the source of a published number. A
-    measured entry has `stored`, its result, and `published`, what the model's authors published for
-    the same data set and protocol. An edited result is `unverified`.
-    """
+    """One model's metrics on one data set, measured here or published elsewhere. `partial` results
+    are shown and never ranked; `url` is the source of a published number. A measured entry has
+    `stored`, its result, and `published`, what the model's authors published for the same data set
+    and protocol. An edited result is `unverified`."""
 
     model: str
     task: str

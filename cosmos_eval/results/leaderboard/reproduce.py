@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.results import text
@@ -97,23 +97,25 @@ def summary(numbers: Sequence[Reproduction]) -> str:
 
 def to_json(numbers: Iterable[Reproduction]) -> str:
     """Write a list of records, one per published number; fractions, null where not measured."""
-    return text.json_text(list(map(_record, numbers)), indent=2, sort_keys=True) + "\n"
-
-
-def _record(number: Reproduction) -> dict[str, Any]:
-    entry, metric = number.published, number.column.metric
-    value = None if number.measured is None else number.measured.metrics[metric]
-    return {
-        **{name: getattr(entry, name) for name in ("model", "task", "dataset", "protocol", "url")},
-        "metric": metric,
-        "published": number.value,
-        "published_precision": _PUBLISHED_PRECISION,
-        "measured_precision": number.precision,
-        "status": number.status,
-        "measured": value,
-        "interval": number.measured.intervals.get(metric) if number.measured else None,
-        "difference": None if value is None else float(text.exact_difference(value, number.value)),
-    }
+    names = ("model", "task", "dataset", "protocol", "url")
+    records = []
+    for number in numbers:
+        metric, entry = number.column.metric, number.measured
+        value = None if entry is None else entry.metrics[metric]
+        difference = None if value is None else float(text.exact_difference(value, number.value))
+        record = {
+            **{name: getattr(number.published, name) for name in names},
+            "metric": metric,
+            "published": number.value,
+            "published_precision": _PUBLISHED_PRECISION,
+            "measured_precision": number.precision,
+            "status": number.status,
+            "measured": value,
+            "interval": entry.intervals.get(metric) if entry else None,
+            "difference": difference,
+        }
+        records.append(record)
+    return text.json_text(records, indent=2, sort_keys=True) + "\n"
 
 
 def to_markdown(numbers: Sequence[Reproduction]) -> str:

@@ -20,16 +20,15 @@ OTHER = {"model": {"spec": "scenes-clip"}}
 
 @pytest.mark.parametrize("task", TASKS)
 def test_every_metric_is_compared(task):
-    (row_a, samples_a), (row_b, samples_b) = make_result(task, 0.7, 1), make_result(task, 0.5, 2)
-    found = paired_differences(row_a, samples_a, row_b, samples_b)
-    assert set(found) == set(row_a.metrics)
+    a, b = make_result(task, 0.7, 1), make_result(task, 0.5, 2)
+    found = paired_differences(*a, *b)
+    assert set(found) == set(a[0].metrics)
     for name, difference in found.items():
-        expected = row_a.metrics[name] - row_b.metrics[name]
+        expected = a[0].metrics[name] - b[0].metrics[name]
         assert difference.difference == pytest.approx(expected)
         interval = difference.interval()
         assert interval.low <= expected <= interval.high
-    back = paired_differences(row_b, samples_b, row_a, samples_a)
-    for name, difference in back.items():
+    for name, difference in paired_differences(*b, *a).items():
         assert difference.difference == pytest.approx(-found[name].difference)
         assert difference.error == pytest.approx(found[name].error, rel=0.05)
 
@@ -55,12 +54,11 @@ def test_a_result_and_itself_do_not_differ(task):
 
 
 def test_items_that_share_an_image_are_no_independent_samples():
-    rows = [
-        make_result("select", samples=select_samples(s, np.random.default_rng(n), shared=4))
-        for n, s in enumerate((0.6, 0.7))
-    ]
-    (row_a, samples_a), (row_b, samples_b) = rows
-    found = paired_differences(row_a, samples_a, row_b, samples_b)["accuracy"]
+    both = []
+    for number, skill in enumerate((0.6, 0.7)):
+        samples = select_samples(skill, np.random.default_rng(number), shared=4)
+        both += make_result("select", samples=samples)
+    found = paired_differences(*both)["accuracy"]
     assert (found.method, found.units) == ("paired cluster bootstrap", 30)
     alone = [make_result("select", s, n) for n, s in enumerate((0.6, 0.7))]
     found = paired_differences(*alone[0], *alone[1])["accuracy"]

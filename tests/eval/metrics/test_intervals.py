@@ -114,16 +114,19 @@ def test_mean_class_recall_equals_a_plain_bootstrap_over_images() -> None:
     assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.012)
 
 
-def test_mean_class_recall_leaves_out_classes_that_were_not_drawn() -> None:
-    found = interval_of(GroupMean(np.array([True, False]), np.array([0, 1])), resamples=400)
-    assert found.method == "bootstrap"
+@pytest.mark.parametrize(
+    ("clusters", "method"), [(None, "bootstrap"), (np.array([7, 9]), "cluster bootstrap")]
+)
+def test_groups_that_were_not_drawn_are_left_out(clusters: np.ndarray | None, method: str) -> None:
+    estimate = GroupMean(np.array([True, False]), np.array([0, 1]), clusters)
     # Both, the first alone or the second alone: means 0.5, 1 and 0.
-    assert (found.low, found.high) == (0.0, 1.0)
+    assert interval_of(estimate, resamples=400) == Interval(0.0, 1.0, method, 0.95)
 
 
 def test_nothing_to_resample() -> None:
     nothing, none = np.empty(0, bool), np.empty(0, int)
-    for estimate in (Mean(none, none), Median(none, none), GroupMean(nothing, none)):
+    groups = (GroupMean(nothing, none), GroupMean(nothing, none, none))
+    for estimate in (Mean(none, none), Median(none, none), *groups):
         with pytest.raises(ValueError, match="no samples"):
             interval_of(estimate)
     with pytest.raises(ValueError, match="no share"):
@@ -146,15 +149,6 @@ def test_mean_of_groups_equals_a_plain_bootstrap_over_clusters() -> None:
     found = interval_of(GroupMean(hits, groups, clusters), resamples=20_000)
     assert (found.low, found.high) == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.012)
     assert found.method == "cluster bootstrap"
-
-
-def test_mean_of_groups_leaves_out_groups_that_were_not_drawn() -> None:
-    estimate = GroupMean(np.array([True, False]), np.array([0, 1]), np.array([7, 9]))
-    found = interval_of(estimate, resamples=400)
-    assert (found.low, found.high) == (0.0, 1.0)
-    nothing = GroupMean(*(some[:0] for some in estimate))
-    with pytest.raises(ValueError, match="no samples"):
-        interval_of(nothing)
 
 
 def test_wilson_stays_within_bounds() -> None:

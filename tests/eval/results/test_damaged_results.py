@@ -53,16 +53,14 @@ def forge(path: Path, archive: bytes) -> None:
     path.with_name(record["samples"]).write_bytes(archive)
 
 
-def npz(**arrays: Any) -> bytes:
+def npz(*, save: Callable[..., None] = np.savez, **arrays: Any) -> bytes:
     content = io.BytesIO()
-    np.savez(content, **arrays)
+    save(content, **arrays)
     return content.getvalue()
 
 
 def npy(array: np.ndarray) -> bytes:
-    content = io.BytesIO()
-    np.save(content, array)
-    return content.getvalue()
+    return npz(save=np.save, arr=array)
 
 
 def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_STORED) -> bytes:
@@ -122,10 +120,6 @@ def test_samples_that_are_none(tmp_path: Path, name: str) -> None:
     assert "\n" not in "".join([*verdict.differences, verdict.obstacle])
 
 
-def a_pipe(path: Path) -> None:
-    os.mkfifo(path)
-
-
 def a_socket(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         directory = os.open(path.parent, os.O_RDONLY)
@@ -138,20 +132,14 @@ def a_sparse_file(path: Path) -> None:
         file.truncate(1 << 40)
 
 
-def deep(path: Path) -> None:
-    path.write_text("[" * 100_000)
-
-
-def deep_within_limits(path: Path) -> None:
-    path.write_text('{"schema_version": 2, "per_class": ' + "[" * 500 + "]" * 500 + "}")
-
-
 FILES: dict[str, Callable[[Path], object]] = {
-    "a_pipe": a_pipe,
+    "a_pipe": os.mkfifo,
     "a_socket": a_socket,
     "a_sparse_file": a_sparse_file,
-    "deep": deep,
-    "deep_within_limits": deep_within_limits,
+    "deep": lambda path: path.write_text("[" * 100_000),
+    "deep_within_limits": lambda path: path.write_text(
+        '{"schema_version": 2, "per_class": ' + "[" * 500 + "]" * 500 + "}"
+    ),
     "binary": lambda path: path.write_bytes(b"\x00\x05\x16\x07\xff\xfe"),
     "dangling": lambda path: path.symlink_to("nowhere"),
     "loop": lambda path: path.symlink_to(path.name),

@@ -179,18 +179,13 @@ def test_the_other_name_of_the_same_model_meets_the_same_numbers(model):
 
 
 def test_no_file_is_unchecked():
-    assert {
-        file.name for file in files("cosmos_eval.protocols").joinpath("published").iterdir()
-    } == set(EXPECTED)
+    folder = files("cosmos_eval.protocols").joinpath("published")
+    assert {file.name for file in folder.iterdir()} == set(EXPECTED)
 
 
 def test_the_leaderboard_shows_exactly_these():
     found = {
-        (entry.model, entry.task, entry.dataset, entry.protocol, metric): (
-            value,
-            entry.source,
-            entry.url,
-        )
+        (*entry[:4], metric): (value, entry.source, entry.url)
         for entry in published()
         for metric, value in entry.metrics.items()
     }
