@@ -228,17 +228,16 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
             }
             for pair in content.pairs
         ],
-        "classes": [
-            {
-                "protocol": table.protocol,
-                "dataset": table.dataset,
-                "figure": table.figure,
-                "names": [row.name for row in table.rows],
-                "models": [models[name] for name in table.models],
-                "values": list(map(list, zip(*(row.values for row in table.rows), strict=True))),
-            }
-            for table in tables
-        ],
+        "classes": [_table(table, models) for table in tables],
+    }
+
+
+def _table(table: ClassTable, models: Mapping[str, int]) -> dict[str, Any]:
+    return {
+        **{name: getattr(table, name) for name in ("protocol", "dataset", "figure")},
+        "names": [row.name for row in table.rows],
+        "models": [models[name] for name in table.models],
+        "values": [list(one) for one in zip(*(row.values for row in table.rows), strict=True)],
     }
 
 

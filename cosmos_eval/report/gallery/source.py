@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -76,17 +76,20 @@ def group_results(
             notes.append(f"{one.model} on {one.row.dataset}: no pictures: {error}")
     groups = []
     for name in sorted(by_name, key=lambda name: (_TASKS.index(name[0]), name)):
-        task, dataset, family = name
         try:
-            if family == USER and name not in known:
-                raise UsageError("name the YAML file that describes it with --dataset FILE")
-            protocol = known[name] if family == USER else find_protocol(dataset, family)
-            prepare(protocol)
-            results = sorted(by_name[name], key=attrgetter("model"))
-            groups.append(Group(task, protocol, tuple(results)))
+            groups.append(_group(name, by_name[name], known))
         except UsageError as error:
-            notes.append(f"{dataset}: no pictures: {error}")
+            notes.append(f"{name[1]}: no pictures: {error}")
     return groups, notes
+
+
+def _group(name: _Name, results: Sequence[Sampled], known: Mapping[_Name, Protocol]) -> Group:
+    task, dataset, family = name
+    if family == USER and name not in known:
+        raise UsageError("name the YAML file that describes it with --dataset FILE")
+    protocol = known[name] if family == USER else find_protocol(dataset, family)
+    prepare(protocol)
+    return Group(task, protocol, tuple(sorted(results, key=attrgetter("model"))))
 
 
 def require_inputs(
@@ -161,20 +164,14 @@ class Source:
 
         `is_of` tells whether a result was measured on the opened data; others are noted.
         """
-
-        @cache
-        def data_of(limit: int | None) -> Any:
-            own = replace(options, limit=limit, allow_partial=limit is None)
-            try:
-                return open_data(group.protocol, own)
-            except UsageError as error:
-                self.notes.append(_unreadable(group, error))
-                return None
-
+        limits = [None if whole else one.row.provenance["limit"] for one in group.results]
+        opened = {
+            limit: self._open(group, options, open_data, limit) for limit in dict.fromkeys(limits)
+        }
         found: list[tuple[Sampled, Any]] = []
         foreign: list[str] = []
-        for result in group.results:
-            data = data_of(None if whole else result.row.provenance["limit"])
+        for result, limit in zip(group.results, limits, strict=True):
+            data = opened[limit]
             if data is not None and is_of(data, result):
                 found.append((result, data))
             elif data is not None:
@@ -186,11 +183,23 @@ class Source:
             )
         return found
 
-
-def _unreadable(group: Group, error: UsageError) -> str:
-    dataset, family = group.protocol.dataset, group.protocol.family
-    hint = "" if family == USER else f" (see `cosmos-eval data doctor {dataset}`)"
-    return f"{group.name}: no pictures: {str(error).removeprefix(f'{dataset}: ')}{hint}"
+    def _open(
+        self,
+        group: Group,
+        options: RunOptions,
+        open_data: Callable[[Any, RunOptions], Any],
+        limit: int | None,
+    ) -> Any:
+        """Return the data of a group, None where they cannot be opened."""
+        try:
+            own = replace(options, limit=limit, allow_partial=limit is None)
+            return open_data(group.protocol, own)
+        except UsageError as error:
+            dataset, family = group.protocol.dataset, group.protocol.family
+            hint = "" if family == USER else f" (see `cosmos-eval data doctor {dataset}`)"
+            why = str(error).removeprefix(f"{dataset}: ")
+            self.notes.append(f"{group.name}: no pictures: {why}{hint}")
+            return None
 
 
 def label_of(result: Sampled) -> str:
