@@ -47,16 +47,10 @@ def serving() -> Iterator[Hub]:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def do_GET(self) -> None:
-        self._answer()
-
     def log_message(self, *_: object) -> None:
         """Nothing is printed."""
 
-    def _answer(self) -> None:
+    def do_GET(self) -> None:
         if self.path.startswith("/api/"):  # asked for what a hub may lack
             self._refuse(404, {"X-Error-Code": "EntryNotFound"})
             return
@@ -71,6 +65,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, {"X-Error-Code": "EntryNotFound" if repository else "RepoNotFound"})
         else:
             self._send(content, trouble)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def _refuse(self, status: int, headers: dict[str, str]) -> None:
         self.send_response(status)

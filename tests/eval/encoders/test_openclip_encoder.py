@@ -103,13 +103,6 @@ def test_a_resnet_has_no_patches(tiny_archs: dict[str, str], images: torch.Tenso
         encoder.encode_patches(images, "csa")
 
 
-def test_patches(tiny_encoder: ClipEncoder, images: torch.Tensor) -> None:
-    patches = tiny_encoder.encode_patches(images, "vanilla")
-    assert tiny_encoder.patch_size == 8
-    assert patches.shape == (3, 4, 4, 16)
-    torch.testing.assert_close(patches.norm(dim=-1), torch.ones(3, 4, 4))
-
-
 def test_bfloat16_is_near_and_returned_as_float32(
     tiny_archs: dict[str, str], tiny_encoder: ClipEncoder, images: torch.Tensor
 ) -> None:
