@@ -206,14 +206,15 @@ class CaptionFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self._url, self._columns = self._read_header()
         hashes, offsets = array("Q"), array("Q")
         rows = csv.reader(_lines(file, 0))
         try:
-            next(rows)
+            self._url, self._columns = self._read_header(next(rows, []))
             offset = file.tell()
             for row in rows:
                 if len(row) > self._url:
+                    if not hashes:
+                        self._require_url(row[self._url])
                     hashes.append(_hash(row[self._url]))
                     offsets.append(offset)
                 offset = file.tell()
@@ -239,24 +240,22 @@ class CaptionFile:
                 return {key: found for key, cell in cells.items() if (found := read_cell(cell))}
         return None
 
-    def _read_header(self) -> tuple[int, dict[str, int]]:
-        rows = csv.reader(_lines(self._file, 0))
-        names = [name.strip().removeprefix("\ufeff") for name in next(rows, [])]
+    def _read_header(self, header: list[str]) -> tuple[int, dict[str, int]]:
+        names = [name.strip().removeprefix("\ufeff") for name in header]
         columns = {key: names.index(key) for key in DREAMLIP_KEYS if key in names}
         if URL_COLUMN not in names or not columns:
             raise ValueError(
                 f"{self._file.name}: not DreamLIP's captions: its columns are {', '.join(names)}; "
                 f"needed: {URL_COLUMN!r} and any of {', '.join(DREAMLIP_KEYS)}"
             )
-        url = names.index(URL_COLUMN)
-        first = next(rows, None)
-        if first is not None and "://" not in first[url]:
+        return names.index(URL_COLUMN), columns
+
+    def _require_url(self, cell: str) -> None:
+        if "://" not in cell:
             raise ValueError(
-                f"{self._file.name}: {URL_COLUMN!r} holds {first[url]!r}, not a URL; paths of "
-                "another download do not state which image is meant: take the file "
-                "*_captions_url.csv"
+                f"{self._file.name}: {URL_COLUMN!r} holds {cell!r}, not a URL; paths of another "
+                "download do not state which image is meant: take the file *_captions_url.csv"
             )
-        return url, columns
 
 
 def _lines(file: BinaryIO, offset: int) -> Iterator[str]:
@@ -279,4 +278,6 @@ def read_cell(cell: str) -> list[str]:
 
 
 def _hash(url: str) -> int:
-    return int.from_bytes(hashlib.blake2b(url.encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(
+        hashlib.blake2b(url.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
+    )
