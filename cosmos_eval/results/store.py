@@ -175,25 +175,17 @@ def _to_row(content: bytes, path: Path) -> ResultRow:
         return validate(ResultRow, content, str(path))  # in half the time of Python's json
     except UsageError:
         record = _parse(content, path)
-        upgraded = _upgrade_record(record, str(path))
-        if upgraded is record:
+        version = record["schema_version"]
+        if version > SCHEMA_VERSION:
+            known = f"versions up to {SCHEMA_VERSION}: install a newer cosmos-eval"
+            raise UsageError(
+                f"{path} is a result of version {version}, and this cosmos-eval knows {known}"
+            ) from None
+        if version != 1:
             raise
-    return validate(ResultRow, json.dumps(upgraded), str(path))
-
-
-def _upgrade_record(record: Record, where: str) -> Record:
-    """Return a record of this version; of an unknown older version, the same record."""
-    version = record["schema_version"]
-    if version > SCHEMA_VERSION:
-        known = f"this cosmos-eval knows versions up to {SCHEMA_VERSION}"
-        raise UsageError(
-            f"{where} is a result of version {version}, and {known}: install a newer cosmos-eval"
-        )
-    if version != 1:
-        return record
     if later := _later_than_1(record):  # an edit could remove the hash that version 2 holds
-        raise _relabelled(where, later[0])
-    return {**record, "schema_version": 2}
+        raise _relabelled(str(path), later[0])
+    return validate(ResultRow, json.dumps({**record, "schema_version": 2}), str(path))
 
 
 def _upgrade_samples(samples: Samples, record: Record, where: str) -> Samples:

@@ -103,12 +103,8 @@ def test_the_published_precision_is_taken_first():
 def test_another_precision_than_the_published_one_is_named():
     def shown(*rows):
         numbers = reproductions(measured(rows))
-        table = to_tables(numbers, 200)
-        out = io.StringIO()
-        for part in table:
-            Console(file=out, width=200).print(part)
-        text = " ".join(out.getvalue().split())
-        return text, " ".join(to_markdown(numbers).split())
+        texts = (printed(numbers, 200), to_markdown(numbers))
+        return [" ".join(some.split()) for some in texts]
 
     single = row("cosmos:vitb16_cc3m", 0.38, 0.375, 0.385)
     processor = row("cosmos:vitb32_cc3m", 0.33, 0.32, 0.34, precision="amp")
@@ -162,12 +158,17 @@ def test_the_command(tmp_path, monkeypatch, capsys):
     assert "no results (*.json) in nowhere" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("width", [60, 80, 200])
-def test_the_table_fits_the_terminal(width):
+def printed(numbers, width):
+    """What a terminal of a width shows."""
     out = io.StringIO()
     console = Console(file=out, width=width)
-    for table in to_tables(reproductions([]), width):
+    for table in to_tables(numbers, width):
         console.print(table)
-    lines = out.getvalue().splitlines()
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_the_table_fits_the_terminal(width):
+    lines = printed(reproductions([]), width).splitlines()
     assert max(map(len, lines)) <= width
     assert sum(line.count(" unverified │") for line in lines) == 50

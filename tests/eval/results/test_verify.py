@@ -227,11 +227,7 @@ def without_hash(record: dict[str, Any]) -> None:
         ("cls", without_hash, "version is 1, but it has samples with `classes`"),
         ("select", without_hash, "version is 1, but it has samples with `subsets`"),
         ("seg", without_hash, "version is 1, but it has samples with `classes`"),
-        (
-            "retrieval",
-            without_hash,
-            "version is 1, but it has an interval of image_to_text_mean_rank",
-        ),
+        ("retrieval", without_hash, "is 1, but it has an interval of image_to_text_mean_rank"),
         ("loc", without_hash, "version is 1, but it has task loc"),
     ],
 )
