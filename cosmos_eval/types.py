@@ -35,10 +35,7 @@ class UsageError(CosmosEvalError):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model as the user typed it (`text`), and its parts.
-
-    `arch` is an OpenCLIP architecture, a JSON file, or the JSON that a result has of it.
-    """
+    """A model as typed (`text`); `arch` is an OpenCLIP architecture, a JSON file or JSON itself."""
 
     text: str
     kind: Literal["bundled", "cosmos", "openclip", "python"]
@@ -255,10 +252,7 @@ class Mistakes(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """All that follows from stored samples and a seed.
-
-    `confusion_pairs` are the most frequent mistakes: `true`, `predicted` and `images`.
-    """
+    """What follows from samples and a seed; `confusion_pairs` are the most frequent mistakes."""
 
     metrics: Mapping[str, float]
     intervals: Mapping[str, Interval]

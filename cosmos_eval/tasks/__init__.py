@@ -54,10 +54,7 @@ def known_tasks() -> Mapping[str, Task]:
 
 @cache
 def _entries() -> Mapping[str, EntryPoint]:
-    """Return the entry points of installed packages by task; nothing is imported.
-
-    Raises UsageError for a name that no task can have, that this package has, or of two packages.
-    """
+    """Entry points of packages by task. Raises UsageError for a name that no new task can have."""
     found: dict[str, EntryPoint] = {}
     for entry in entry_points(group="cosmos_eval.tasks"):
         name, task = entry.name, f"{_described(entry)} brings a task '{entry.name}'"

@@ -53,10 +53,7 @@ def measure(
 
 
 def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:
-    """The metrics of the ranks of queries, and of the image that each query belongs to.
-
-    Captions of one image are not independent, so that images are resampled with all of them.
-    """
+    """Metrics of ranks; an image is resampled with all its captions, which are not independent."""
 
     def recall(k: int, samples: Derived) -> Mean:
         return Mean(samples[ranks] <= k, samples[image])

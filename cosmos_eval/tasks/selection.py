@@ -78,10 +78,7 @@ def _samples(rule: str, data: SelectionData, images: Features, texts: Features) 
 
 
 def _clusters(data: SelectionData) -> NDArray[np.int64]:
-    """Numbers (N,) that items have in common when they share an image file, also by way of others.
-
-    Boxes of one file are not independent either.
-    """
+    """Number items (N,) alike that share an image file, or boxes of it, also by way of others."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

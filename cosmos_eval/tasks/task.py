@@ -215,10 +215,7 @@ class Task:
         notes: Sequence[str] = (),
         **more: Any,
     ) -> Measurement:
-        """Return the measurement of the samples that `score` makes of features.
-
-        They are of all images (N, D) and captions (M, D); `more` is handed to `measurement`.
-        """
+        """Measure what `score` makes of the features of all images (N, D) and captions (M, D)."""
         from cosmos_eval.data.folders import truncation_notes
         from cosmos_eval.embedding.embed import embed_images, embed_texts
 

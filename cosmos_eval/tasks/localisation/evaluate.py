@@ -26,7 +26,7 @@ from cosmos_eval.models.maps import (
     with_patches,
 )
 from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
-from cosmos_eval.tasks import label_maps, task_named
+from cosmos_eval.tasks import label_maps
 from cosmos_eval.tasks import localisation as fields
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.types import (
@@ -86,7 +86,7 @@ def measure_data(
         fields.BOUNDS: np.array([protocol.small, protocol.large]),
     }
     constants = {name: getattr(protocol, name) for name in _CONSTANTS}
-    yield task_named("loc").measurement(
+    yield fields.TASK.measurement(
         {**described, **arrays},
         options,
         hashes=label_maps.fingerprints(protocol, names, {**constants, "attention": attention}),

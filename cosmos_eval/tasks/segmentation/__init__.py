@@ -90,10 +90,7 @@ def mistakes(samples: Samples) -> Mistakes:
 
 
 def upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:
-    """Add classes and groups of the known protocol, where it still has the names of version 1.
-
-    Raises ValueError and UsageError where it has not.
-    """
+    """Add classes and groups of the known protocol. Raises UsageError and ValueError for others."""
     from cosmos_eval.protocols import find_known  # which takes longer than reading a result
 
     protocol = find_known(record["dataset"], record["protocol"])

@@ -15,16 +15,9 @@ from cosmos_eval.embedding.cache import Arrays, ShardStore
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.maps import with_patches
 from cosmos_eval.stats.segmentation import confusion, pack
-from cosmos_eval.tasks import task_named
+from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.label_maps import Joined, Steps, fingerprints, in_shards, unfinished_store
-from cosmos_eval.tasks.segmentation import (
-    NAME,
-    class_arrays,
-    constants,
-    inference,
-    pictures,
-    shared_prompts,
-)
+from cosmos_eval.tasks.segmentation import inference, pictures
 from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter
 from cosmos_eval.types import Measurement, OnProgress, RunOptions, SegmentationProtocol, UsageError
 
@@ -32,10 +25,7 @@ _PICTURES = "pictures"  # (N, 32) SHA-256 of saved label maps, zeros where none 
 
 
 class Job(NamedTuple):
-    """A protocol, its data, the store of its finished shards and the folder of its label maps.
-
-    With `overlays`, pictures of image, truth and prediction are drawn beside the label maps.
-    """
+    """A protocol, its data and shards, and where label maps go, with `overlays` drawn as well."""
 
     protocol: SegmentationProtocol
     data: LabelMaps
@@ -91,14 +81,14 @@ def _measurement(
     if not counts["pixels"].any():
         raise UsageError(f"{protocol.dataset}: no pixel of any image has a label to compare with")
     names = [sample.name for sample in job.data.samples]
-    samples = {NAME: np.array(names), **class_arrays(protocol), **counts}
-    described = constants(protocol, options.attention or protocol.attention)
+    samples = {segmentation.NAME: np.array(names), **segmentation.class_arrays(protocol), **counts}
+    described = segmentation.constants(protocol, options.attention or protocol.attention)
     return Measurement(
-        **vars(task_named("seg").figures(samples, options.seed)),
+        **vars(segmentation.TASK.figures(samples, options.seed)),
         samples=samples,
         hashes=fingerprints(protocol, names, described),
         seconds=seconds,
-        notes=shared_prompts(protocol),
+        notes=segmentation.shared_prompts(protocol),
     )
 
 

@@ -47,10 +47,7 @@ class LoadedImage(NamedTuple):
 def load_together(
     samples: Sequence[Sample], protocols: Sequence[SegmentationProtocol]
 ) -> list[LoadedImage]:
-    """Read one image with the label map of each protocol; the protocols see it alike.
-
-    The pixels are shared. Raises UsageError that names a file it cannot use.
-    """
+    """Read an image and each protocol's label map. Raises UsageError that names a bad file."""
     image = pictures.decode(samples[0].image)
     pixels = normalised(image, protocols[0])
     loaded = []
@@ -62,10 +59,7 @@ def load_together(
 
 
 def normalised(image: NDArray[np.uint8], protocol: SegmentationProtocol) -> Tensor:
-    """Resize (H, W, 3) RGB uint8, keeping the ratio, and normalise it to (3, h, w) float32.
-
-    The protocol must state mean and std, as `fit_to_model` makes it.
-    """
+    """Resize (H, W, 3) RGB uint8, keeping the ratio, and normalise it to (3, h, w) float32."""
     if protocol.mean is None or protocol.std is None:
         raise ValueError(f"{protocol.dataset}: mean and std are still to be taken from a model")
     height, width = resized_hw((image.shape[0], image.shape[1]), protocol)

@@ -71,10 +71,7 @@ class Axis(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """How logits become classes; see SegmentationProtocol for the constants.
-
-    `class_of_query` (Q,) uint8, non-decreasing.
-    """
+    """How logits become classes, as the protocol says; `class_of_query` (Q,) uint8 is ascending."""
 
     class_of_query: Tensor
     scale: float
@@ -130,11 +127,7 @@ def label_map(
 def tiles(
     tokens: Tensor, rows: Tensor, columns: Tensor
 ) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
-    """Rows and columns of rectangles of the image, and their logits (Q, h, w).
-
-    They have at most about _TILE_VALUES values. A strip of pixel rows takes something from few
-    token rows; the others are left out.
-    """
+    """Rows and columns of rectangles of about _TILE_VALUES logits, and these logits (Q, h, w)."""
     n_queries, n_rows, _ = tokens.shape
     width = max(1, min(_BAND_VALUES // (n_queries * n_rows), _TILE_VALUES // n_queries))
     for left in range(0, len(columns), width):
@@ -143,7 +136,7 @@ def tiles(
         height = max(1, _TILE_VALUES // (n_queries * len(band)))
         for top in range(0, len(rows), height):
             strip = rows[top : top + height]
-            used = strip.any(0).nonzero()[:, 0]
+            used = strip.any(0).nonzero()[:, 0]  # a strip takes something from few token rows
             where = (slice(top, top + height), slice(left, left + width))
             yield where, strip[:, used] @ across[:, used]
 
@@ -151,10 +144,7 @@ def tiles(
 def _best_classes(
     tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, ruled_out: Tensor | None
 ) -> Tensor:
-    """Class (H, W) uint8 of every pixel's best query that is not ruled out, 0 if improbable.
-
-    `ruled_out` (Q,) bool; such queries still have their share of probability.
-    """
+    """Classes (H, W) uint8; queries `ruled_out` (Q,) bool still have their share of probability."""
     classes = torch.empty(len(rows), len(columns), dtype=torch.uint8, device=tokens.device)
     for where, logits in tiles(tokens, rows, columns):
         kept = logits

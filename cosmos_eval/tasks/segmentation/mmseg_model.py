@@ -25,13 +25,7 @@ from cosmos_eval.models.maps import with_patches
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.tasks.segmentation import require_segmentation
-from cosmos_eval.tasks.segmentation.inference import (
-    LoadedImage,
-    make_segmenter,
-    normalised,
-    predict,
-)
+from cosmos_eval.tasks.segmentation import inference, require_segmentation
 from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol
 from cosmos_eval.types import Weights as WhichWeights
 
@@ -67,7 +61,7 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         encoder = load_encoder(spec, device=get_device(), precision=precision)
         options = RunOptions(attention=attention, batch_size=batch_size)
         dense = with_patches(encoder, attention or known.attention)
-        self.segmenter = make_segmenter(dense, known, options)
+        self.segmenter = inference.make_segmenter(dense, known, options)
 
     def predict(
         self, inputs: Sequence[Tensor], data_samples: Sequence[Any] | None = None
@@ -75,17 +69,17 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         """Images (3, H, W) -> SegDataSamples with `pred_sem_seg` (1, H, W) int64."""
         samples = [SegDataSample() for _ in inputs] if data_samples is None else list(data_samples)
         images = (self._load(*pair) for pair in zip(inputs, samples, strict=True))
-        for sample, classes in zip(samples, predict(self.segmenter, images), strict=True):
+        for sample, classes in zip(samples, inference.predict(self.segmenter, images), strict=True):
             data = torch.from_numpy(classes.astype(np.int64))[None]
             sample.set_data({"pred_sem_seg": PixelData(data=data)})
         return samples
 
-    def _load(self, image: Tensor, sample: Any) -> LoadedImage:
+    def _load(self, image: Tensor, sample: Any) -> inference.LoadedImage:
         rgb = image.flip(0).permute(1, 2, 0).to("cpu", torch.uint8).contiguous().numpy()
         path = Path(sample.metainfo.get("img_path", "an image of the batch"))
         unlabelled = np.full(rgb.shape[:2], _MMSEG_IGNORE, np.uint8)
-        pixels = normalised(rgb, self.segmenter.protocol)
-        return LoadedImage(Sample(path.stem, path, path, {}), pixels, unlabelled)
+        pixels = inference.normalised(rgb, self.segmenter.protocol)
+        return inference.LoadedImage(Sample(path.stem, path, path, {}), pixels, unlabelled)
 
     def loss(self, *_: Any, **__: Any) -> NoReturn:
         """Nothing is trained here."""

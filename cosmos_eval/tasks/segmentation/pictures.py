@@ -62,11 +62,7 @@ def picture(
     colours: Sequence[Colour],
     shares: Mapping[int, float],
 ) -> Picture:
-    """Draw panels side by side, with the legend at their right.
-
-    The legend has the classes in `shares`, by their numbers, with their fractions of the pixels,
-    the largest first.
-    """
+    """Draw panels side by side, and a legend of the classes with `shares`, the largest first."""
     drawn = [_drawn(image, classes, colours) for _, image, classes in panels]
     listed = sorted(shares, key=lambda index: -shares[index])
     text = [f"{names[index]}  {100 * shares[index]:.1f}%" for index in listed]
@@ -128,10 +124,7 @@ def save_label_map(path: Path, classes: Label, colours: Sequence[Colour]) -> byt
 def save_overlay(
     path: Path, image: LoadedImage, classes: Label, names: Sequence[str], colours: Sequence[Colour]
 ) -> None:
-    """Write a JPEG of image, truth and prediction, with a legend of their classes.
-
-    Raises UsageError where the folder cannot be written.
-    """
+    """Write a JPEG of image, truth and prediction. Raises UsageError where it cannot."""
     path_of_image = image.sample.image
     rgb = decode(path_of_image)
     panels = [

@@ -104,23 +104,21 @@ def test_a_users_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("line", "message"),
+    ("text", "message"),
     [
-        ("window: 224", "unknown key `window`; nearest known: "),
-        ("map: attention", "`map` must be 'cross-attention' or 'text-to-patch similarity', not"),
-        ("small: tiny", "`small` must be a finite number .*, not 'tiny'"),
+        (f"{OWN}window: 224", "unknown key `window`; nearest known: "),
+        (
+            f"{OWN}map: attention",
+            "`map` must be 'cross-attention' or 'text-to-patch similarity', n",
+        ),
+        (f"{OWN}small: tiny", "`small` must be a finite number .*, not 'tiny'"),
+        ("kind: loc\nimages: i\nmasks: m", "`classes` must list the class names"),
+        ("kind: loc\nimages: i\nclasses: [a, b]", "`masks` is missing"),
     ],
 )
-def test_faults_of_a_users_file(tmp_path, line, message):
+def test_faults_of_a_users_file(tmp_path, text, message):
     with pytest.raises(UsageError, match=rf"mine\.yaml: {message}"):
-        own(tmp_path, f"{OWN}{line}\n")
-
-
-def test_a_file_without_classes_or_masks(tmp_path):
-    with pytest.raises(UsageError, match="`classes` must list the class names"):
-        own(tmp_path, "kind: loc\nimages: i\nmasks: m\n")
-    with pytest.raises(UsageError, match="`masks` is missing"):
-        own(tmp_path, "kind: loc\nimages: i\nclasses: [a, b]\n")
+        own(tmp_path, text)
 
 
 @pytest.mark.parametrize("missing", ["images", "masks"])
