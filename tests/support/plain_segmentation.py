@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from cosmos_eval.tasks.segmentation.inference import Segmenter
 from cosmos_eval.types import SegmentationProtocol
 
 
@@ -82,19 +83,13 @@ def plain_classes(logits: Tensor, protocol: SegmentationProtocol) -> NDArray[np.
     return best.numpy().astype(np.uint8)
 
 
-def plain_query_logits(
-    path: Path,
-    protocol: SegmentationProtocol,
-    queries: NDArray[np.float32],
-    encode: Callable[[Tensor], Tensor],
-) -> Tensor:
-    """Query logits (Q, H, W) of an image file, from queries (Q, D).
-
-    `encode` maps windows (1, 3, h, w) to normalised patch embeddings (1, h', w', D).
-    """
-    pixels, size = plain_pixels(path, protocol)
+def plain_query_logits(path: Path, segmenter: Segmenter) -> Tensor:
+    """Query logits (Q, H, W) of an image file."""
+    pixels, size = plain_pixels(path, segmenter.protocol)
+    queries = torch.from_numpy(segmenter.queries)
 
     def window_logits(window: Tensor) -> Tensor:
-        return torch.einsum("hwd,qd->qhw", encode(window[None])[0], torch.from_numpy(queries))
+        patches = segmenter.encoder.encode_patches(window[None], segmenter.attention)
+        return torch.einsum("hwd,qd->qhw", patches[0], queries)
 
-    return plain_logits(pixels, size, protocol, window_logits)
+    return plain_logits(pixels, size, segmenter.protocol, window_logits)

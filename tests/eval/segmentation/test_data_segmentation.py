@@ -1,7 +1,7 @@
 """Where data are looked for and what is refused before inference."""
 
-import dataclasses
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from cosmos_eval.tasks.segmentation import check
 from cosmos_eval.types import RunOptions, UsageError
 
 PARITY = Path(__file__).parents[2] / "parity"
+VOC = RunOptions(data_root=str(PARITY / "voc"), allow_partial=True)
 LAYOUTS = [("voc20", "voc"), ("voc21", "voc"), ("ade20k", "ade")]
 
 
@@ -26,26 +27,20 @@ def test_the_root_or_its_usual_folder_holds_the_set(dataset, recorded, tmp_path)
         options = RunOptions(data_root=str(root), allow_partial=True)
         check(protocol, options)
         data = open_data(protocol, options)
-        assert [s.image.is_file() and s.mask.is_file() for s in data.samples] == [True] * len(
-            data.samples
-        )
+        assert all(s.image.is_file() and s.mask.is_file() for s in data.samples)
         assert len(data.palette) == len(protocol.class_names)
 
 
 def test_voc_samples_follow_the_list_and_its_first_ones_are_the_limit():
-    options = RunOptions(data_root=str(PARITY / "voc"), allow_partial=True)
-    names = [s.name for s in open_data(SEGMENTATION["voc21"], options).samples]
+    names = [s.name for s in open_data(SEGMENTATION["voc21"], VOC).samples]
     listed = (PARITY / "voc/ImageSets/Segmentation/val.txt").read_text().split()
     assert names == listed
-    some = open_data(
-        SEGMENTATION["voc21"], dataclasses.replace(options, limit=2, allow_partial=False)
-    ).samples
-    assert [s.name for s in some] == listed[:2]
+    some = open_data(SEGMENTATION["voc21"], replace(VOC, limit=2, allow_partial=False))
+    assert [s.name for s in some.samples] == listed[:2]
 
 
 def test_reduced_labels_start_at_the_first_class():
-    options = RunOptions(data_root=str(PARITY / "voc"), allow_partial=True)
-    sample = open_data(SEGMENTATION["voc20"], options).samples[0]
+    sample = open_data(SEGMENTATION["voc20"], VOC).samples[0]
     with Image.open(sample.mask) as image:
         raw = np.asarray(image).astype(int)
     expected = np.where((raw == 0) | (raw == 255), 255, raw - 1)
@@ -53,9 +48,8 @@ def test_reduced_labels_start_at_the_first_class():
 
 
 def test_voc20_palette_is_vocs_without_the_background():
-    options = RunOptions(data_root=str(PARITY / "voc"), allow_partial=True)
-    assert open_data(SEGMENTATION["voc20"], options).palette[0] == (128, 0, 0)  # aeroplane
-    assert open_data(SEGMENTATION["voc21"], options).palette[1] == (128, 0, 0)
+    assert open_data(SEGMENTATION["voc20"], VOC).palette[0] == (128, 0, 0)  # aeroplane
+    assert open_data(SEGMENTATION["voc21"], VOC).palette[1] == (128, 0, 0)
 
 
 def test_a_missing_root_says_what_was_expected(tmp_path):
@@ -77,7 +71,7 @@ def pets(tmp_path, write_set):
 
 
 def test_a_plain_pair_of_folders_is_read_below_subfolders(pets, protocol):
-    own_root = dataclasses.replace(protocol, root=str(pets))
+    own_root = replace(protocol, root=str(pets))
     check(own_root, RunOptions(data_root="elsewhere"))
     samples = open_data(own_root, RunOptions()).samples
     assert [s.name for s in samples] == ["one", "sub/two"]
@@ -92,7 +86,7 @@ def test_a_link_to_a_parent_folder_is_refused_where_folders_are_walked(pets, pro
 def test_a_split_file_names_the_samples(pets, protocol):
     (pets / "list.txt").write_text("sub/two\n")
     options = RunOptions(data_root=str(pets))
-    samples = open_data(dataclasses.replace(protocol, split="list.txt"), options).samples
+    samples = open_data(replace(protocol, split="list.txt"), options).samples
     assert [s.name for s in samples] == ["sub/two"]
 
 
@@ -168,7 +162,7 @@ def test_turned_photographs_are_compared_as_displayed(pets, protocol):
     ],
 )
 def test_what_no_data_are_of_is_refused(changes, message, pets, protocol):
-    assert message in refusal(dataclasses.replace(protocol, **changes), pets)
+    assert message in refusal(replace(protocol, **changes), pets)
 
 
 @pytest.mark.parametrize(
@@ -176,10 +170,10 @@ def test_what_no_data_are_of_is_refused(changes, message, pets, protocol):
 )
 def test_a_zero_label_setting_that_is_not_the_sets_is_refused(name, reduces, tmp_path):
     """The other way round, label maps would be read shifted by one class."""
-    usual = dataclasses.replace(SEGMENTATION[name], prob_thd=0.0, area_thd=None)
+    usual = replace(SEGMENTATION[name], prob_thd=0.0, area_thd=None)
     for part in (usual.images, usual.masks, usual.split or usual.images):
         (tmp_path / part).mkdir(parents=True, exist_ok=True)
-    wrong = dataclasses.replace(usual, reduce_zero_label=not usual.reduce_zero_label)
+    wrong = replace(usual, reduce_zero_label=not usual.reduce_zero_label)
     assert f"reduce_zero_label must be {reduces}" in refusal(wrong, tmp_path)
 
 
@@ -217,4 +211,4 @@ def test_a_zero_label_setting_that_is_not_the_sets_is_refused(name, reduces, tmp
 )
 def test_contradictory_constants_are_refused(pets, protocol, changes, complaint):
     with pytest.raises(UsageError, match=f"pets: .*{complaint}"):
-        check(dataclasses.replace(protocol, **changes), RunOptions(data_root=str(pets)))
+        check(replace(protocol, **changes), RunOptions(data_root=str(pets)))

@@ -1,6 +1,6 @@
 """Predictions of the batched pipeline against one window at a time, from files to label maps."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,16 +41,13 @@ def test_label_maps_equal_the_plain_pipeline(
     attention, rule, encoder, protocol, queries, write_set, tmp_path
 ):
     write_set(tmp_path, SIZES)
-    protocol = dataclasses.replace(protocol, **rule)
+    protocol = replace(protocol, **rule)
     images = images_of(protocol, tmp_path)
     segmenter = Segmenter(encoder, queries, protocol, attention, batch_size=16)
     predictions = list(predict(segmenter, iter(images)))
     different = total = 0
     for name, prediction in zip(SIZES, predictions, strict=True):
-        path = tmp_path / "images" / f"{name}.png"
-        logits = plain_query_logits(
-            path, protocol, queries, lambda window: encoder.encode_patches(window, attention)
-        )
+        logits = plain_query_logits(tmp_path / "images" / f"{name}.png", segmenter)
         expected = plain_classes(logits, protocol)
         assert prediction.shape == expected.shape == SIZES[name]
         different += (prediction != expected).sum()
@@ -78,7 +75,7 @@ def test_an_image_under_one_patch_is_named(encoder, protocol, queries, write_set
 def test_queries_are_compared_by_cosine(encoder, protocol, write_set, tmp_path):
     """A query that is a patch's own embedding wins at that patch."""
     write_set(tmp_path, {"a": (32, 32)})
-    protocol = dataclasses.replace(protocol, short_side=32)
+    protocol = replace(protocol, short_side=32)
     (image,) = images_of(protocol, tmp_path)
     patches = encoder.encode_patches(image.pixels[None], "csa")[0].flatten(0, 1)
     similarity = F.normalize(patches, dim=-1) @ patches.T

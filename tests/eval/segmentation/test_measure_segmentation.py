@@ -1,6 +1,6 @@
 """The whole task on a tiny set: what comes out, what is stored, what stops it."""
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import open_clip
@@ -29,7 +29,7 @@ def options(tmp_path, write_set) -> RunOptions:
 
 def test_metrics_are_those_of_the_saved_predictions(encoder, protocol, options, tmp_path):
     folder = tmp_path / "predictions"
-    options = dataclasses.replace(options, save_predictions=str(folder))
+    options = replace(options, save_predictions=str(folder))
     check(protocol, options)
     measurement = measure(encoder, protocol, options)
     folder = folder / f"{protocol.dataset}__{protocol.family}"
@@ -79,7 +79,6 @@ def test_hashes_tell_what_changed(encoder, protocol, options):
 
     base = measure(encoder, protocol, options).hashes
     assert all(len(value) == 64 for value in base.values())
-    replace = dataclasses.replace
     assert changed(protocol, replace(options, workers=0, batch_size=1)) == set()
     assert changed(replace(protocol, scale=50.0)) == {"constants"}
     assert changed(replace(protocol, templates=("{}",))) == {"templates"}
@@ -92,7 +91,7 @@ def test_hashes_tell_what_changed(encoder, protocol, options):
 def test_prompts_of_two_classes_are_noted(encoder, protocol, options):
     assert measure(encoder, protocol, options).notes == ()
     queries = (*protocol.queries[:-1], (*protocol.queries[-1], *protocol.queries[1]))
-    (note,) = measure(encoder, dataclasses.replace(protocol, queries=queries), options).notes
+    (note,) = measure(encoder, replace(protocol, queries=queries), options).notes
     first, last = protocol.class_names[1], protocol.class_names[-1]
     assert note.endswith(f"belongs to {first} and {last}: {first} always wins with it")
 
@@ -107,9 +106,7 @@ def test_progress_counts_images(encoder, protocol, options):
 def test_a_group_without_labels_is_left_out(encoder, protocol, options, tmp_path):
     for name, size in SIZES.items():
         Image.new("L", size[::-1], color=0).save(tmp_path / "data/masks" / f"{name}.png")
-    background = dataclasses.replace(
-        protocol, prob_thd=0.999, scale=1.0, groups={"animals": ("cat", "dog")}
-    )
+    background = replace(protocol, prob_thd=0.999, scale=1.0, groups={"animals": ("cat", "dog")})
     measurement = measure(encoder, background, options)
     assert "mIoU_animals" not in measurement.metrics
     assert measurement.per_class["cat"] == {"IoU": None, "Acc": None}
@@ -140,16 +137,16 @@ def test_a_model_without_patches_is_refused(protocol, options):
 
 def test_predictions_that_cannot_be_written_stop_the_run(encoder, protocol, options, tmp_path):
     (tmp_path / "file").write_text("")
-    options = dataclasses.replace(options, save_predictions=str(tmp_path / "file"))
+    options = replace(options, save_predictions=str(tmp_path / "file"))
     with pytest.raises(UsageError, match="cannot write prediction"):
         measure(encoder, protocol, options)
 
 
 def test_constants_that_are_not_stated_are_the_models(encoder, protocol):
-    unstated = dataclasses.replace(protocol, mean=None, std=(1.0, 2.0, 3.0))
+    unstated = replace(protocol, mean=None, std=(1.0, 2.0, 3.0))
     fitted = fit_to_model(unstated, encoder)
     assert fitted.mean == pytest.approx(OPENAI_MEAN)
-    assert fitted == dataclasses.replace(protocol, mean=fitted.mean, std=(1.0, 2.0, 3.0))
+    assert fitted == replace(protocol, mean=fitted.mean, std=(1.0, 2.0, 3.0))
     assert fit_to_model(protocol, encoder) == protocol
 
 
@@ -166,7 +163,7 @@ def test_the_published_and_the_scenes_protocols_state_their_own():
 
 def test_hashes_hold_the_values_that_were_used(encoder, protocol, options):
     def constants(mean):
-        measured = dataclasses.replace(protocol, mean=mean, std=OPENAI_STD)
+        measured = replace(protocol, mean=mean, std=OPENAI_STD)
         return measure(encoder, measured, options).hashes["constants"]
 
     assert constants(None) == constants(OPENAI_MEAN)

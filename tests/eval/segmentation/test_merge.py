@@ -1,6 +1,6 @@
 """The separable merge against the plain window-by-window formulation."""
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,7 +103,7 @@ def test_logits_equal_the_plain_formulation(resized, size, protocol, monkeypatch
 @pytest.mark.parametrize(("resized", "size"), SIZES)
 @pytest.mark.parametrize("rule", RULES)
 def test_classes_equal_the_plain_formulation(resized, size, rule, protocol):
-    protocol = dataclasses.replace(protocol, **rule)
+    protocol = replace(protocol, **rule)
     axes = axes_of(resized, protocol)
     tokens = 0.1 * torch.randn(7, grid(axes[0]), grid(axes[1]))
     logits = plain_from_tokens(tokens, axes, size, protocol)

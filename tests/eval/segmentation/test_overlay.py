@@ -1,8 +1,8 @@
 """Pictures for people: what is drawn where, by hand-made images."""
 
-import dataclasses
 import itertools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_overlays_are_drawn_beside_saved_predictions(encoder, protocol, write_se
     options = RunOptions(data_root=str(tmp_path / "data"), save_predictions=str(tmp_path / "out"))
     measure(encoder, protocol, options)
     assert not list(tmp_path.rglob("*.jpg"))
-    measure(encoder, protocol, dataclasses.replace(options, overlays=True))
+    measure(encoder, protocol, replace(options, overlays=True))
     for name in ("one", "sub/two"):
         with Image.open(tmp_path / "out/pets__user/overlays" / f"{name}.jpg") as drawn:
             assert drawn.width > 3 * 480

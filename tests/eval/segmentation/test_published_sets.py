@@ -1,6 +1,5 @@
 """The published sets' own constants against the plain pipeline, from image files to label maps."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +18,15 @@ from support.segmenting import measure
 from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_FAMILIES
-from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import constants
 from cosmos_eval.tasks.segmentation import inference as _inference
-from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter, normalised, predict
+from cosmos_eval.tasks.segmentation.inference import (
+    LoadedImage,
+    Segmenter,
+    make_segmenter,
+    normalised,
+    predict,
+)
 from cosmos_eval.tasks.segmentation.merge import placement, tiles
 from cosmos_eval.tasks.segmentation.pictures import decode
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
@@ -87,12 +91,7 @@ def load(path: Path, segmenter: Segmenter) -> LoadedImage:
 
 def assert_plain_logits(path: Path, segmenter: Segmenter) -> torch.Tensor:
     """Logits of one image against the plain ones, which are returned."""
-    expected = plain_query_logits(
-        path,
-        segmenter.protocol,
-        segmenter.queries,
-        lambda w: segmenter.encoder.encode_patches(w, segmenter.attention),
-    )
+    expected = plain_query_logits(path, segmenter)
     found = our_logits(load(path, segmenter), segmenter)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
     return expected
@@ -189,27 +188,14 @@ def test_any_batch_size_and_any_workers(
 ):
     sizes = {"a": (48, 48), "b": (90, 900), "c": (20, 1), "d": (37, 41), "e": (61, 200)}
     write_set(tmp_path, sizes)
-    options = RunOptions(
-        data_root=str(tmp_path),
-        save_predictions=str(tmp_path / "out"),
-        batch_size=batch_size,
-        workers=workers,
-    )
-    measure(encoder, replace(protocol, prob_thd=0.3), options)
+    options = RunOptions(data_root=str(tmp_path), batch_size=batch_size, workers=workers)
+    protocol = replace(protocol, prob_thd=0.3)
+    measure(encoder, protocol, replace(options, save_predictions=str(tmp_path / "out")))
+    segmenter = make_segmenter(encoder, protocol, options)
     different = total = 0
-    for name, expected in plain_maps(encoder, replace(protocol, prob_thd=0.3), tmp_path):
-        folder = tmp_path / "out" / f"{protocol.dataset}__{protocol.family}"
-        with Image.open(folder / f"{name}.png") as picture:
+    for path in sorted((tmp_path / "images").iterdir()):
+        expected = plain_classes(plain_query_logits(path, segmenter), protocol)
+        with Image.open(tmp_path / "out/pets__user" / path.name) as picture:
             different += (np.asarray(picture) != expected).sum()
         total += expected.size
     assert different <= total / 10_000
-
-
-def plain_maps(encoder, protocol, root: Path) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    names = [name for synonyms in protocol.queries for name in synonyms]
-    queries = prompt_embeddings(encoder, names, protocol.templates, RunOptions())
-    for path in sorted((root / "images").iterdir()):
-        logits = plain_query_logits(
-            path, protocol, queries, lambda window: encoder.encode_patches(window, "csa")
-        )
-        yield path.stem, plain_classes(logits, protocol)

@@ -1,7 +1,7 @@
 """PAMR against a loop over pixels, and what it promises."""
 
-import dataclasses
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -127,7 +127,7 @@ def test_a_sharp_edge_of_colour_sharpens_the_mask():
 def test_label_maps_follow_from_refined_logits(chunk, rule, protocol, monkeypatch):
     """Queries a few at a time against all logits, refined at once and then decided on plainly."""
     monkeypatch.setattr(_merge, "_CHUNK_VALUES", chunk)
-    protocol = dataclasses.replace(protocol, scale=3.0, **rule)
+    protocol = replace(protocol, scale=3.0, **rule)
     rows, columns = placement(Axis(48, 32, 16, 4), 50), placement(Axis(64, 32, 16, 4), 61)
     tokens, pixels = torch.randn(7, rows.shape[1], columns.shape[1]), torch.randn(3, 48, 64)
     logits = torch.einsum("ha,qab,wb->qhw", rows, tokens, columns)
@@ -143,7 +143,7 @@ def test_a_protocol_may_ask_for_it(encoder, protocol, write_set, tmp_path):
     write_set(tmp_path, {"one": (48, 70), "two": (33, 20)})
     options = RunOptions(data_root=str(tmp_path), batch_size=8)
     usual = measure(encoder, protocol, options)
-    refined = dataclasses.replace(protocol, refinement="pamr")
+    refined = replace(protocol, refinement="pamr")
     other = measure(encoder, refined, options)
     assert usual.metrics != other.metrics
     changed = {name for name in usual.hashes if usual.hashes[name] != other.hashes[name]}
