@@ -82,9 +82,10 @@ class Board(NamedTuple):
         """The titles of the columns before the numbers."""
         return ["model", "source"] if self.shows_source else ["model"]
 
-    def source_of(self, row: Row) -> str:
-        """Return the source of a row, with the number of its URL."""
-        return f"{row.source} [{self.urls.index(row.url) + 1}]" if row.url else row.source
+    def head(self, row: Row, model: str) -> list[str]:
+        """Return the texts before a row's numbers; a source has the number of its URL."""
+        source = f"{row.source} [{self.urls.index(row.url) + 1}]" if row.url else row.source
+        return [model, source][: len(self.texts)]
 
 
 def boards(entries: Iterable[Entry], ties: Ties = NO_TIES) -> list[Board]:

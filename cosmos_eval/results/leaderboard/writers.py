@@ -115,10 +115,9 @@ def _latex_table(board: Board) -> str:
     # An address may be broken after its slashes.
     urls = [text.latex_text(url).replace("/", r"/\allowbreak{}") for url in board.urls]
     notes += [f"[{number}] {url}" for number, url in enumerate(urls, start=1)]
-    heads = ([text.latex_text(row.model), board.source_of(row)] for row in board.rows)
     rows = (
-        [*head[: len(board.texts)], *map(_latex_cell, row.cells)]
-        for head, row in zip(heads, board.rows, strict=True)
+        [*board.head(row, text.latex_text(row.model)), *map(_latex_cell, row.cells)]
+        for row in board.rows
     )
     lines = [
         r"\begin{table}",
@@ -190,12 +189,11 @@ def to_tables(entries: Iterable[Entry], width: int, ties: Ties = NO_TIES) -> lis
     tables = []
     for board in boards(entries, ties):
         names = shortened(row.model for row in board.rows)
-        heads = ([names[row.model], board.source_of(row)] for row in board.rows)
         grid = Grid(
             title=f"Protocol {board.protocol} (%)",
             texts=board.texts,
             columns=board.columns,
-            heads=[head[: len(board.texts)] for head in heads],
+            heads=[board.head(row, names[row.model]) for row in board.rows],
             cells=[[_terminal_cell(cell) for cell in row.cells] for row in board.rows],
             notes=[*board.notes, *(f"[{n}] {url}" for n, url in enumerate(board.urls, start=1))],
         )
