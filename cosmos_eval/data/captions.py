@@ -14,8 +14,7 @@ import pydantic
 
 from cosmos_eval.data import readers, sources
 from cosmos_eval.data.folders import several
-from cosmos_eval.data.readers import FileError
-from cosmos_eval.data.validation import parse
+from cosmos_eval.data.readers import FileError, parse
 from cosmos_eval.types import RetrievalProtocol, UsageError
 
 # Keys of records and columns of tables: those of BLIP's lists (github.com/salesforce/BLIP), and

@@ -7,19 +7,16 @@ Imports no torch.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from cosmos_eval.data import sources
 from cosmos_eval.data.class_names import ClassData, class_differences, make_data
 from cosmos_eval.data.folders import FolderWalk, folder_entries, root_of
-from cosmos_eval.protocols.classification import CLASS_LISTS, ClassList
+from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 
 # torchvision/datasets/folder.py, IMG_EXTENSIONS (compared by a test).
@@ -94,17 +91,16 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
     classes = sorted(entry.name for entry in folder_entries(folder) if entry.is_dir())
     if not classes:
         raise UsageError(f"{folder} has no class folders: the layout is {folder}/CLASS/IMAGE")
-    if class_list is not None:
-        if class_list.numeric and all(map(str.isdecimal, classes)):
-            classes.sort(key=int)  # names that are no numbers fail by the list's hash
-        _require_list(protocol, folder, classes, class_list)
+    if class_list and class_list.numeric and all(map(str.isdecimal, classes)):
+        classes.sort(key=int)  # names that are no numbers fail by the list's hash
+    _require_list(protocol, folder, classes)
     walk = FolderWalk(folder)
-    images = [_images(folder / name, walk) for name in classes]
-    named = [
-        (path.relative_to(folder).as_posix(), sources.ImageFile(path))
-        for path in itertools.chain.from_iterable(images)
-    ]
-    return make_data(classes, named, np.repeat(np.arange(len(classes)), list(map(len, images))))
+    samples = (
+        (path.relative_to(folder).as_posix(), sources.ImageFile(path), index)
+        for index, name in enumerate(classes)
+        for path in _images(folder / name, walk)
+    )
+    return make_data(classes, samples)
 
 
 def _images(folder: Path, walk: FolderWalk) -> list[Path]:
@@ -127,24 +123,24 @@ def _read_flat(
             f"`cosmos-eval data prepare imagenet --data-root {root}` makes one folder per class"
         )
     images = sorted((str(image.wordnet_id), image.usual, image.name) for image in flat)
-    ids = [wordnet_id for wordnet_id, _, _ in images]
-    classes, labels = np.unique(ids, return_inverse=True)
-    known = CLASS_LISTS["imagenet1k"]
-    what = "classes in the names of its images"
-    _require_list(protocol, folder, classes.tolist(), known, what)
-    named = [(f"{wnid}/{usual}", sources.ImageFile(folder / name)) for wnid, usual, name in images]
-    return make_data(classes.tolist(), named, labels)
+    index_of = {wnid: index for index, wnid in enumerate(dict.fromkeys(w for w, _, _ in images))}
+    _require_list(protocol, folder, list(index_of), "classes in the names of its images")
+    samples = (
+        (f"{wnid}/{usual}", sources.ImageFile(folder / name), index_of[wnid])
+        for wnid, usual, name in images
+    )
+    return make_data(list(index_of), samples)
 
 
 def _require_list(
     protocol: ClassificationProtocol,
     folder: Path,
     classes: Sequence[str],
-    expected: ClassList,
     what: str = "class folders",
 ) -> None:
+    expected = CLASS_LISTS.get(protocol.class_list or "")
     found = hashlib.sha256("\n".join(classes).encode()).hexdigest()
-    if expected.classes_sha256 not in (None, found):
+    if expected and expected.classes_sha256 not in (None, found):
         raise UsageError(
             f"{folder} has {len(classes)} {what}, which are not the {expected.n_classes} "
             f"{expected.classes} of {protocol.class_list}{class_differences(protocol, classes)}"
@@ -155,10 +151,6 @@ def read_webdataset(folder: Path) -> ClassData:
     """List the samples of the test split in the archives' order. Raises UsageError."""
     names = _lines(folder / _CLASSES)
     samples = sources.open_archives(sources.numbered_archives(folder / "test"))
-    labels = [_label(sample, len(names)) for sample in samples]
-    images = [
-        (f"{sample.archive.relative_to(folder)}:{sample.key}", sample.image()) for sample in samples
-    ]
     # Several classes may have the same name, as in ImageNet.
     distinct = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
     path = folder / _TEMPLATES
@@ -170,7 +162,10 @@ def read_webdataset(folder: Path) -> ClassData:
                 "each class are not supported"
             )
     prompts = tuple(template.replace("{c}", "{}") for template in templates)
-    data = make_data(distinct, images, labels)
+    labels = [_label(sample, len(names)) for sample in samples]
+    keys = [f"{sample.archive.relative_to(folder)}:{sample.key}" for sample in samples]
+    images = [sample.image() for sample in samples]
+    data = make_data(distinct, zip(keys, images, labels, strict=True))
     return data._replace(prompts=tuple(names), templates=prompts or None)
 
 

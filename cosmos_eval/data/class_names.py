@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from importlib.util import find_spec
@@ -45,21 +45,14 @@ class ClassData(NamedTuple):
         )
 
 
-def make_data(
-    classes: Sequence[str],
-    named_images: Sequence[tuple[str, ImageSource]],
-    labels: Sequence[int] | NDArray[np.int64],
-) -> ClassData:
-    """Make the data from names and images. Raises UsageError for a class that is no text."""
+def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, int]]) -> ClassData:
+    """Make data of names, images and labels. Raises UsageError for a class that is no text."""
     for name in classes:
         if name != name.encode(errors="ignore").decode():
             raise UsageError(f"class folder {name!r}: its name is not UTF-8; rename it")
-    return ClassData(
-        classes=tuple(classes),
-        names=tuple(name for name, _ in named_images),
-        images=tuple(image for _, image in named_images),
-        labels=np.asarray(labels, dtype=np.int64),
-    )
+    listed = list(samples)
+    names, images, labels = zip(*listed, strict=True) if listed else ((), (), ())
+    return ClassData(tuple(classes), names, images, np.array(labels, np.int64))
 
 
 def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Read users' files: bytes, text, JSON, JSON lines, tables and YAML. Imports no torch."""
+"""Read users' files: bytes, text, JSON, JSON lines, tables, YAML, checked by pydantic models."""
 
 from __future__ import annotations
 
@@ -6,19 +6,45 @@ import csv
 import io
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
+import pydantic
 import yaml
+from pydantic import ConfigDict, StringConstraints
 
 from cosmos_core.utils import text
+from cosmos_eval.types import nearest
 
 LARGEST = 4 << 30
 """Bytes of the largest file that is read whole."""
 
 _LARGEST_YAML = 16 << 20
 _MOST_VALUES = 1_000_000  # of a YAML file, with its aliases written out
+
+CONFIG = ConfigDict(
+    strict=True, extra="forbid", arbitrary_types_allowed=True, protected_namespaces=()
+)
+"""Of files whose keys are all known: nothing is converted, and other keys are faults."""
+
+Text = Annotated[str, StringConstraints(pattern=r"\S")]
+"""Text that is not blank."""
+
+# Tags of the two types of a field that is a text or a list of texts; they are no part of its path.
+LIST, TEXT = "<list>", "<text>"
+
+# What replaces those of pydantic's messages that say less.
+_MESSAGES = {
+    "string_type": "must be text (write yes, no and numbers in quotes)",
+    "string_pattern_mismatch": "must be text that is not blank",
+    "float_type": "must be a finite number that float32 can hold",
+    "int_type": "must be a whole number",
+    "dict_type": "must map names to values",
+    "too_short": "must have an entry",
+}
+
+_Model = TypeVar("_Model", bound=pydantic.BaseModel)
 
 
 class FileError(ValueError):
@@ -181,6 +207,29 @@ def _count(node: yaml.Node, counts: dict[int, int]) -> int:
     if counts[id(node)] > _MOST_VALUES:
         raise FileError(f"stands for more than {_MOST_VALUES} values with its aliases written out")
     return counts[id(node)]
+
+
+def parse(model: type[_Model], content: Mapping[str, Any]) -> _Model:
+    """Validate the content of a file. Raises FileError, one line, for the first fault."""
+    try:
+        return model.model_validate(content)
+    except pydantic.ValidationError as error:
+        # A wrong spelling makes a key unknown and may leave another one missing.
+        faults = error.errors(include_url=False)
+        fault = min(faults, key=lambda fault: fault["type"] != "extra_forbidden")
+    first, *rest = fault["loc"]
+    inner = (part for part in rest if part not in (LIST, TEXT))
+    path = str(first) + "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in inner)
+    if fault["type"] == "missing":
+        raise FileError(f"`{path}` is missing")
+    if fault["type"] == "extra_forbidden":
+        known = list(model.model_fields) if path == first else ["name", "queries"]
+        names = nearest(path.rpartition(".")[2], known)
+        raise FileError(f"unknown key `{path}`; nearest known: {names}")
+    text = fault["msg"].removeprefix("Input ").replace("should", "must", 1)
+    raise FileError(
+        f"`{path}` {_MESSAGES.get(fault['type'], text)}, not {shortened(fault['input'])}"
+    )
 
 
 def shortened(value: Any) -> str:

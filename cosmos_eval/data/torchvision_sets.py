@@ -7,19 +7,16 @@ with what indexing torchvision's data set gives.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import pickle
 import sys
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from cosmos_eval.data.class_names import ClassData, list_names, make_data
-from cosmos_eval.data.sources import ImageArray, ImageFile, ImageSource
+from cosmos_eval.data.sources import ImageArray, ImageFile
 from cosmos_eval.types import ClassificationProtocol, UsageError
 
 # What torchvision raises for data that are missing, damaged or of another layout.
@@ -41,7 +38,10 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
 def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
     """List images and labels, whether the images are there or not. Raises UsageError."""
     try:
-        return READERS[str(protocol.torchvision)](root, False)
+        data = READERS[str(protocol.torchvision)](root, False)
+        if not data.images:
+            raise ValueError("it has no test images")
+        return data
     except _FAULTS as error:
         folder = root / protocol.folder
         parts = _PARTS.get(str(protocol.torchvision), ())
@@ -77,39 +77,33 @@ def _data_set(name: str, root: Path, download: bool, **arguments: Any) -> Any:
     return getattr(datasets, name)(root, download=download, **arguments)
 
 
-def _files(root: Path, paths: Iterable[str | Path]) -> list[tuple[str, ImageSource]]:
-    return [(Path(path).relative_to(root).as_posix(), ImageFile(Path(path))) for path in paths]
+def _of_files(
+    classes: Sequence[str], root: Path, labelled: Iterable[tuple[str | Path, int]]
+) -> ClassData:
+    paths = ((Path(path), label) for path, label in labelled)
+    samples = ((p.relative_to(root).as_posix(), ImageFile(p), label) for p, label in paths)
+    return make_data(classes, samples)
 
 
 def _listed(
     name: str, root: Path, download: bool, *, files: str = "_image_files", **arguments: Any
 ) -> ClassData:
-    found = _data_set(name, root, download, split="test", **arguments)
+    found = _data_set(name, root, download, **arguments)
     # Older releases of torchvision have no names of flowers, and the files have none.
     classes = list_names("flowers102") if name == "Flowers102" else found.classes
-    return make_data(classes, _files(root, getattr(found, files)), found._labels)
+    cars = name == "StanfordCars"
+    labelled = found._samples if cars else zip(getattr(found, files), found._labels, strict=True)
+    # torchvision leaves the files of SUN397 in the file system's order.
+    return _of_files(classes, root, sorted(labelled) if name == "SUN397" else labelled)
 
 
 def _arrays(name: str, root: Path, download: bool) -> ClassData:
     found = _data_set(name, root, download, train=False)
-    images = [
-        (f"test/{number:05d}", ImageArray(f"{name} test image {number}", pixels))
-        for number, pixels in enumerate(found.data)
-    ]
-    return make_data(found.classes, images, found.targets)
-
-
-def _sun397(root: Path, download: bool) -> ClassData:
-    """List all images, sorted by path: torchvision leaves them in the file system's order."""
-    found = _data_set("SUN397", root, download)
-    paths, labels = zip(*sorted(zip(found._image_files, found._labels, strict=True)), strict=True)
-    return make_data(found.classes, _files(root, paths), labels)
-
-
-def _stanford_cars(root: Path, download: bool) -> ClassData:
-    found = _data_set("StanfordCars", root, download, split="test")
-    paths, labels = zip(*found._samples, strict=True)
-    return make_data(found.classes, _files(root, paths), labels)
+    samples = (
+        (f"test/{number:05d}", ImageArray(f"{name} test image {number}", pixels), label)
+        for number, (pixels, label) in enumerate(zip(found.data, found.targets, strict=True))
+    )
+    return make_data(found.classes, samples)
 
 
 _CALTECH_TRAIN, _CALTECH_IMAGES, _CALTECH_SEED = 3_000, 8_677, 3072
@@ -139,21 +133,24 @@ def _caltech101(root: Path, download: bool, *, background: bool) -> ClassData:
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir())
     if not background:
         classes = [name for name in classes if name != "BACKGROUND_Google"]
-    paths = [sorted((folder / name).glob("*.jpg")) for name in classes]
-    labels = np.repeat(np.arange(len(classes)), list(map(len, paths)))
-    return make_data(classes, _files(root, itertools.chain.from_iterable(paths)), labels)
+    labelled = (
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((folder / name).glob("*.jpg"))
+    )
+    return _of_files(classes, root, labelled)
 
 
 READERS: Mapping[str, Callable[[Path, bool], ClassData]] = {
-    "food101": partial(_listed, "Food101"),
+    "food101": partial(_listed, "Food101", split="test"),
     "cifar10": partial(_arrays, "CIFAR10"),
     "cifar100": partial(_arrays, "CIFAR100"),
-    "sun397": _sun397,
-    "stanford_cars": _stanford_cars,
-    "fgvc_aircraft": partial(_listed, "FGVCAircraft", annotation_level="variant"),
-    "dtd": partial(_listed, "DTD"),
-    "oxford_pets": partial(_listed, "OxfordIIITPet", files="_images"),
-    "flowers102": partial(_listed, "Flowers102"),
+    "sun397": partial(_listed, "SUN397"),  # which has no splits
+    "stanford_cars": partial(_listed, "StanfordCars", split="test"),
+    "fgvc_aircraft": partial(_listed, "FGVCAircraft", split="test", annotation_level="variant"),
+    "dtd": partial(_listed, "DTD", split="test"),
+    "oxford_pets": partial(_listed, "OxfordIIITPet", split="test", files="_images"),
+    "flowers102": partial(_listed, "Flowers102", split="test"),
     "caltech101": _caltech101_published,
     "caltech101-with-background": partial(_caltech101, background=True),
 }

@@ -18,8 +18,8 @@ import numpy as np
 import pydantic
 from pydantic import Discriminator, Field, Strict, Tag
 
-from cosmos_eval.data.readers import FileError, first_repeated, read_text, read_yaml
-from cosmos_eval.data.validation import CONFIG, LIST, TEXT, Text, parse
+from cosmos_eval.data import readers
+from cosmos_eval.data.readers import CONFIG, LIST, TEXT, FileError, Text, read_text
 from cosmos_eval.types import Protocol, UsageError, nearest
 
 FAMILY = "user"
@@ -40,7 +40,7 @@ def read_protocol(
     `kinds` are what `kind` may be, `type_of` gives the type of its protocols. Raises UsageError.
     """
     try:
-        content = read_yaml(path, "kind: seg")
+        content = readers.read_yaml(path, "kind: seg")
         kind = content.pop("kind", None)
         if kind not in kinds:
             raise FileError(f"`kind` must be one of {', '.join(kinds)}, not {kind!r}")
@@ -65,7 +65,7 @@ def _protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Proto
     of_classes = "queries" in cls.NOT_IN_FILES
     if of_classes:
         content["classes"] = _classes(content.get("classes"), path.parent)
-    parsed = parse(_model(cls), content)
+    parsed = readers.parse(_model(cls), content)
     found = {name: getattr(parsed, name) for name in parsed.model_fields_set}
     if of_classes:
         classes = found.pop("classes")
@@ -132,7 +132,7 @@ def _classes(value: Any, folder: Path) -> list[Any]:
 
 
 def _require_known_names(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> None:
-    if repeated := first_repeated(names):
+    if repeated := readers.first_repeated(names):
         raise FileError(f"`classes` names {repeated[0]!r} twice")
     for group, members in groups.items():
         for name in members:

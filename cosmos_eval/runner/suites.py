@@ -12,9 +12,8 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from cosmos_eval.data.readers import FileError, read_yaml
+from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, read_yaml
 from cosmos_eval.data.user_yaml import FAMILY as USER
-from cosmos_eval.data.validation import CONFIG, Text, parse
 from cosmos_eval.models.specs import located, parse_model_spec
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Protocol, UsageError, nearest

@@ -38,7 +38,7 @@ def prepare(
     except UsageError as error:
         raise UsageError(f"{error}; download: {protocol.download}") from error
     progress(Progress("originals", 1, 1))
-    return execute(work, workers=workers, progress=progress)
+    return execute(work, len(protocol.class_names), workers=workers, progress=progress)
 
 
 def can_prepare(name: str, data_root: str | None) -> bool:

@@ -8,6 +8,7 @@ same 459 categories.
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data.folders import find_root
-from cosmos_eval.data.prepare.label_maps import Label, LabelMap, Work
+from cosmos_eval.data.prepare.label_maps import Label, Work
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.types import UsageError
@@ -60,27 +61,25 @@ def context(data_root: str | None) -> Work:
     root = find_root(_PROTOCOL, data_root, (_PROTOCOL.images,))
     path, folder = root / _ANNOTATION, root / _MATLAB
     lists = {phase: (root / str(_PROTOCOL.split)).with_name(f"{phase}.txt") for phase in _PHASES}
+    masks, suffix = root / _PROTOCOL.masks, _PROTOCOL.mask_suffix
     if path.is_file():
         pictures = _read_annotation(path)
         names = {phase: [p.name for p in pictures if p.phase == phase] for phase in _PHASES}
-        makes = {picture.name: partial(_draw, picture, path) for picture in pictures}
+        maps = {masks / f"{p.name}{suffix}": partial(_draw, p, path) for p in pictures}
     elif folder.is_dir():
         names = {phase: _listed(root, path) for phase, path in lists.items()}
-        originals = {name: folder / f"{name}.mat" for own in names.values() for name in own}
-        for name, original in originals.items():
-            if not (original.is_file() or _target(root, name).is_file()):
+        originals = {
+            masks / f"{name}{suffix}": folder / f"{name}.mat"
+            for name in itertools.chain.from_iterable(names.values())
+        }
+        for target, original in originals.items():
+            if not (original.is_file() or target.is_file()):
                 raise UsageError(f"{original} is missing")
-        makes = {name: partial(_read_matlab, original) for name, original in originals.items()}
+        maps = {target: partial(_read_matlab, original) for target, original in originals.items()}
     else:
         raise UsageError(f"{path} is missing")
-    n_classes = len(_PROTOCOL.class_names)
-    maps = [LabelMap(_target(root, name), n_classes, make) for name, make in makes.items()]
     texts = {phase: "".join(f"{name}\n" for name in sorted(own)) for phase, own in names.items()}
     return Work(maps, {lists[phase]: text for phase, text in texts.items()})
-
-
-def _target(root: Path, name: str) -> Path:
-    return root / _PROTOCOL.masks / f"{name}{_PROTOCOL.mask_suffix}"
 
 
 def _listed(root: Path, path: Path) -> list[str]:

@@ -11,7 +11,7 @@ stuff and for pixels without a label.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -45,18 +45,10 @@ _VALUES = 182  # of COCO-Stuff's raw maps, besides 255
 _EMPTY = frozenset({11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})
 
 
-class LabelMap(NamedTuple):
-    """A label map to make: (H, W) class indices below `n_classes` and 255."""
-
-    target: Path
-    n_classes: int
-    make: Callable[[], Label]
-
-
 class Work(NamedTuple):
-    """What a set needs: label maps, and text files that are written when all maps are there."""
+    """What a set needs: label maps (H, W), and texts that are written when all maps are there."""
 
-    maps: Sequence[LabelMap]
+    maps: Mapping[Path, Callable[[], Label]]
     lists: Mapping[Path, str] = {}
 
 
@@ -67,11 +59,15 @@ class Counts(NamedTuple):
     kept: int
 
 
-def execute(work: Work, *, workers: int, progress: OnProgress) -> Counts:
-    """Make every label map that is not there and whole, in `workers` threads; then the lists."""
+def execute(work: Work, n_classes: int, *, workers: int, progress: OnProgress) -> Counts:
+    """Make every label map that is not there and whole, in `workers` threads; then the lists.
+
+    A whole one holds class indices below `n_classes` and 255.
+    """
     made = 0
-    write = prefetch(work.maps, _write, workers=workers, window=4 * workers)
-    for done, is_new in enumerate(write, start=1):
+    write = partial(_write, n_classes=n_classes)
+    written = prefetch(work.maps.items(), write, workers=workers, window=4 * workers)
+    for done, is_new in enumerate(written, start=1):
         made += is_new
         progress(Progress("label maps", done, len(work.maps)))
     for path, text in work.lists.items():
@@ -79,17 +75,17 @@ def execute(work: Work, *, workers: int, progress: OnProgress) -> Counts:
     return Counts(made, len(work.maps) - made)
 
 
-def _write(wanted: LabelMap) -> bool:
+def _write(wanted: tuple[Path, Callable[[], Label]], n_classes: int) -> bool:
     """Make a label map and return True, unless it is there and whole."""
+    target, make = wanted
     # What is missing or damaged; Pillow raises SyntaxError for a broken PNG.
-    with suppress(OSError, SyntaxError, ValueError), Image.open(wanted.target) as image:
+    with suppress(OSError, SyntaxError, ValueError), Image.open(target) as image:
         values = np.asarray(image)
-        declared = (values < wanted.n_classes) | (values == _IGNORE)
-        if image.mode in _INDEXED and declared.all():
+        if image.mode in _INDEXED and ((values < n_classes) | (values == _IGNORE)).all():
             return False
     content = io.BytesIO()
-    Image.fromarray(wanted.make()).save(content, format="PNG")
-    _publish(wanted.target, content.getvalue())
+    Image.fromarray(make()).save(content, format="PNG")
+    _publish(target, content.getvalue())
     return True
 
 
@@ -137,7 +133,7 @@ def translated(protocol: LabelMapProtocol, data_root: str | None) -> Work:
     images = sorted(folder.rglob(f"*{suffix}"))
     if not images:
         raise UsageError(f"no image *{suffix} in {folder}")
-    maps = []
+    maps = {}
     for image in images:
         stem = str(root / protocol.masks / image.relative_to(folder)).removesuffix(suffix)
         target = Path(stem + protocol.mask_suffix)
@@ -145,8 +141,7 @@ def translated(protocol: LabelMapProtocol, data_root: str | None) -> Work:
         original = next((path for path in originals if path.is_file()), next(iter(originals)))
         if not (original.is_file() or target.is_file()):
             raise UsageError(f"{original} is missing")
-        make = partial(_translate, original, originals[original])
-        maps.append(LabelMap(target, len(protocol.class_names), make))
+        maps[target] = partial(_translate, original, originals[original])
     return Work(maps)
 
 

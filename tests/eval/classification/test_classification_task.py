@@ -94,7 +94,7 @@ def test_images_and_classes_are_torchvisions(root):
 
 def test_names_without_a_mapping(root, colour_encoder):
     protocol = replace(PROTOCOL, class_names={})
-    data = make_data(("a_red_one", "blue"), [], [])
+    data = make_data(("a_red_one", "blue"), [])
     assert class_names(protocol, data) == ("a red one", "blue")
     # No folder is called after a colour: every class scores the same and the first one wins.
     result = classification.measure(colour_encoder, protocol, RunOptions(data_root=str(root)))
@@ -184,7 +184,7 @@ def test_imagenet_folders(wordnet_ids, tmp_path, save_colour):
     imagenet = CLASSIFICATION["imagenet1k"]
     joined = "\n".join(sorted(wordnet_ids))
     assert hashlib.sha256(joined.encode()).hexdigest() == CLASS_LISTS["imagenet1k"].classes_sha256
-    names = class_names(imagenet, make_data(sorted(wordnet_ids), [], []))
+    names = class_names(imagenet, make_data(sorted(wordnet_ids), []))
     named = dict(zip(sorted(wordnet_ids), names, strict=True))
     assert (named["n02099712"], named["n04254777"]) == ("Labrador Retriever", "sock")
     assert names == tuple(open_clip.IMAGENET_CLASSNAMES)

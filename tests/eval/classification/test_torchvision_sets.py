@@ -296,6 +296,23 @@ def test_what_is_missing_is_said_with_the_page(tmp_path, monkeypatch):
     assert "corrupted" in refusal("cifar10", tmp_path)
 
 
+@pytest.mark.parametrize("name", ["food101", "stanford_cars", "sun397"])
+def test_a_set_without_test_images_is_refused_at_any_limit(name, tmp_path, monkeypatch):
+    write_class_set(name, tmp_path, monkeypatch)
+    folder = tmp_path / CLASSIFICATION[name].folder
+    if name == "food101":
+        (folder / "meta/test.json").write_text("{}")
+    elif name == "stanford_cars":
+        rows = np.empty((1, 0), [("class", object), ("fname", object)])
+        savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": rows})
+    else:
+        for image in [*folder.rglob("*.jpg")]:
+            image.unlink()
+    for limit in (None, 2):
+        with pytest.raises(UsageError, match=rf"cannot read {folder}: it has no test images; .*h"):
+            open_data(CLASSIFICATION[name], RunOptions(data_root=str(tmp_path), limit=limit))
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [
