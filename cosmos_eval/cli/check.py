@@ -24,9 +24,7 @@ def check(
         list[Path], Argument(metavar="RESULT...", help="Result files, or folders of them.")
     ],
     baseline: Annotated[Path, option("FILE", "The baseline: results to compare with.")],
-    strict: Annotated[
-        bool, flag("--strict", "Refuse results of edited code or of an unknown commit.")
-    ] = False,
+    strict: options.Strict = False,
     summary: Annotated[
         Path | None, option("FILE", "Append a report in Markdown.", envvar="GITHUB_STEP_SUMMARY")
     ] = None,

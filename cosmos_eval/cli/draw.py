@@ -82,13 +82,9 @@ def segment(
     classes: Annotated[
         str | None, Option(help="Names separated by commas. Default: the classes of the data set.")
     ] = None,
-    dataset: Annotated[
-        str, option("NAME|FILE", "Data set that gives classes and settings.")
-    ] = "scenes-seg",
+    dataset: options.SourceOfClasses = "scenes-seg",
     protocol: Annotated[str | None, option("NAME", "Settings of this family.")] = None,
-    model: Annotated[
-        str, option("SPEC", "A model, see `cosmos-eval list models`.")
-    ] = "scenes-cosmos",
+    model: options.Model = "scenes-cosmos",
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
     attention: options.Attention = None,
@@ -105,16 +101,9 @@ def segment(
     # After all names are checked: this imports torch.
     from cosmos_eval.report.segment import segment as draw
 
-    shares = draw(
-        image,
-        out,
-        spec=spec,
-        protocol=known,
-        classes=tuple(name.strip() for name in classes.split(",")) if classes is not None else (),
-        options=RunOptions(attention=attention),
-        device=device,
-        precision=precision,
-    )
+    names = tuple(name.strip() for name in classes.split(",")) if classes is not None else ()
+    run_options = RunOptions(attention=attention, device=device, precision=precision)
+    shares = draw(image, out, spec=spec, protocol=known, classes=names, options=run_options)
     if json:
         print_json(shares)
     else:

@@ -1,4 +1,4 @@
-"""Options and arguments, those of several commands with the same name, form and help."""
+"""Options and arguments: all of several commands, and those of one command that fit a line."""
 
 from __future__ import annotations
 
@@ -60,4 +60,12 @@ Precision = Annotated[
 Device = Annotated[str, Option(help="cpu, cuda, cuda:1...; auto: a GPU if there is one.")]
 Json = Annotated[bool, flag("--json", "Print one JSON document.")]
 DataRoot = Annotated[str | None, option("DIR", "Folder of downloaded data sets.")]
+Download = Annotated[bool, flag("--download", "Fetch classification sets missing in --data-root.")]
+Limit = Annotated[int | None, Option(min=1, help="Only the first N samples; the result is marked.")]
+KeepGoing = Annotated[bool, flag("--keep-going", "Continue after a failure; the status is then 1.")]
+Executor = Annotated[types.Executor, Option(help="Run here, on a Ray cluster, or as SLURM jobs.")]
+Strict = Annotated[bool, flag("--strict", "Refuse results of edited code or of an unknown commit.")]
+Published = Annotated[bool, flag("--published", "Add numbers that others published.")]
+SourceOfClasses = Annotated[str, option("NAME|FILE", "Data set that gives classes and settings.")]
+Model = Annotated[str, option("SPEC", "A model, see `cosmos-eval list models`.")]
 ResultFolder = Annotated[Path, Argument(metavar="[DIR]", help="A folder of results.")]

@@ -48,9 +48,7 @@ def leaderboard(
     format: Annotated[
         Literal["table", "md", "csv", "tex", "html", "json"], Option(help="Form of the output.")
     ] = "table",
-    with_published: Annotated[
-        bool, flag("--published", "Add numbers that others published.")
-    ] = False,
+    with_published: options.Published = False,
     ties: Annotated[
         Literal["auto", "paired", "intervals"],
         Option(
@@ -149,12 +147,12 @@ def report(
         others, watch = published() if with_published else (), partial(progress.step, "report")
         content = content_of(results, read_samples, others, watch)
         if pictures:
+            cache = str(embeddings_folder())
             gallery = collect(
                 paths,
-                RunOptions(data_root=data_root, cache=str(embeddings_folder())),
+                RunOptions(data_root=data_root, cache=cache, device=device),
                 datasets=dataset or (),
                 predictions=predictions,
-                device=device,
                 budget=room_for_pictures(content),
                 watch=progress.step,
             )

@@ -78,17 +78,13 @@ def run(
     weights: options.Weights = "teacher",
     attention: options.Attention = None,
     data_root: options.DataRoot = None,
-    download: Annotated[
-        bool, flag("--download", "Fetch classification sets missing in --data-root.")
-    ] = False,
+    download: options.Download = False,
     output: Annotated[Path, option("DIR", "Folder for results.")] = RESULTS,
     precision: options.Precision = "fp32",
     device: options.Device = "auto",
     batch_size: Annotated[int, Option(min=1, help="Images per batch.")] = RunOptions.batch_size,
     workers: Annotated[int, Option(min=0, help="Threads that read images.")] = RunOptions.workers,
-    limit: Annotated[
-        int | None, Option(min=1, help="Only the first N samples; the result is marked.")
-    ] = None,
+    limit: options.Limit = None,
     allow_partial: Annotated[
         bool,
         flag(
@@ -108,12 +104,8 @@ def run(
         bool,
         flag("--cache/--no-cache", "Read and write cached embeddings, see `cosmos-eval cache`."),
     ] = True,
-    keep_going: Annotated[
-        bool, flag("--keep-going", "Continue after a failure; the status is then 1.")
-    ] = False,
-    executor: Annotated[
-        Executor, Option(help="Run here, on a Ray cluster, or as SLURM jobs.")
-    ] = "local",
+    keep_going: options.KeepGoing = False,
+    executor: options.Executor = "local",
     dry_run: Annotated[
         bool,
         flag("--dry-run", "Only show what would be measured, what exists, and about how long."),

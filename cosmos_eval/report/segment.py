@@ -11,7 +11,7 @@ from cosmos_eval.models import load_encoder
 from cosmos_eval.report import write_file
 from cosmos_eval.tasks.segmentation import require_segmentation
 from cosmos_eval.tasks.segmentation.inference import draw_image
-from cosmos_eval.types import ModelSpec, Precision, Protocol, RunOptions, UsageError
+from cosmos_eval.types import ModelSpec, Protocol, RunOptions, UsageError
 
 
 def segment(
@@ -22,8 +22,6 @@ def segment(
     protocol: Protocol,
     classes: tuple[str, ...] = (),
     options: RunOptions,
-    device: str = "auto",
-    precision: Precision = "fp32",
 ) -> dict[str, float]:
     """Draw the label map of an image to a PNG file; returns the share of every class found.
 
@@ -44,7 +42,7 @@ def segment(
             reduce_zero_label=False,
             ignore_index=255,
         )
-    encoder = load_encoder(spec, device=own_device(device), precision=precision)
+    encoder = load_encoder(spec, device=own_device(options.device), precision=options.precision)
     drawn = draw_image(encoder, protocol, image, options)
     content = io.BytesIO()
     drawn.image.save(content, format="PNG")

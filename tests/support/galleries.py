@@ -44,9 +44,8 @@ def gallery(
     paths: Sequence[Path], *datasets: Path, predictions: Path | None = None, **options: Any
 ) -> Gallery:
     """The gallery of results, of which `datasets` describe users' data; `options` are the run's."""
-    run = RunOptions(workers=0, **options)
-    described = list(map(str, datasets))
-    return collect(paths, run, datasets=described, predictions=predictions, device="cpu")
+    run = RunOptions(device="cpu", workers=0, **options)
+    return collect(paths, run, datasets=list(map(str, datasets)), predictions=predictions)
 
 
 def examples_of(gallery: Gallery) -> list[Example]:

@@ -34,7 +34,6 @@ def collect(
     *,
     datasets: Sequence[str] = (),
     predictions: Path | None = None,
-    device: str = "auto",
     budget: int = BUDGET,
     watch: Watch = unwatched,
 ) -> Gallery:
@@ -51,7 +50,8 @@ def collect(
         watch("pictures", Progress("data sets", done, len(groups)))
         sources.append(_source(group, options, predictions))
     sources.append(AttentionSource(groups, _pairs(groups, sources, options)))
-    refusals = run_requests([one for of in sources for one in of.requests], device, watch)
+    requests = [one for source in sources for one in source.requests]
+    refusals = run_requests(requests, options.device, watch)
     candidates = [one for source in sources for one in source.candidates()]
     selected = select(candidates, budget, options.workers, partial(watch, "pictures"))
     notes += [*(note for source in sources for note in source.notes), *refusals, *selected.notes]

@@ -36,8 +36,8 @@ def found(paths: list[Path]) -> Gallery:
 
 
 def of(paths: list[Path], **options) -> Gallery:
-    cached = RunOptions(workers=2, cache=str(embeddings_folder()))
-    return collect(paths, cached, device="cpu", **options)
+    cached = RunOptions(device="cpu", workers=2, cache=str(embeddings_folder()))
+    return collect(paths, cached, **options)
 
 
 def test_every_kind_is_there_of_both_models(found: Gallery) -> None:
