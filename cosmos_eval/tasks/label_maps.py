@@ -31,21 +31,18 @@ IMAGES_PER_SHARD = 32
 # memory, and longer, since they leave its caches (docs/log.md).
 _CPU_PATCHES = 8 * 14 * 14
 
+Item = TypeVar("Item")
 Image = TypeVar("Image")
 Joined = dict[str, NDArray[Any]]
-Steps = tuple[
-    Callable[[int], Image], Callable[[range, Iterator[Image], Callable[[], None]], Sequence[Arrays]]
-]
-"""What reads the image of an index, and what measures a shard's images: arrays for every store.
-
-The latter calls its last argument after every image.
-"""
+MeasureShard = Callable[[range, Iterator[Image], Callable[[], None]], Sequence[Arrays]]
+"""Returns the arrays of a shard of images for every store; calls its last argument per image."""
 
 
 def in_shards(
     stores: Sequence[ShardStore],
-    n_images: int,
-    prepare: Callable[[], Steps[Image]],
+    samples: Sequence[Item],
+    load: Callable[[Item], Image],
+    prepare: Callable[[], MeasureShard[Image]],
     options: RunOptions,
     progress: OnProgress,
     is_valid: Callable[[range, Sequence[Arrays]], bool] = lambda shard, arrays: True,
@@ -53,10 +50,11 @@ def in_shards(
     """Return the arrays of all images for each store, in all processes, and seconds per phase.
 
     Shards that are stored and valid are used again. Where any is missing, `prepare` is called in
-    all processes, and each measures and stores its share of them. Raises UsageError where a shard
-    cannot be written.
+    all processes, and each measures and stores its share of them; `load` reads the image of a
+    sample. Raises UsageError where a shard cannot be written.
     """
     started = prepared = perf_counter()
+    n_images = len(samples)
     starts = range(0, n_images, IMAGES_PER_SHARD)
     shards = [range(n_images)[start : start + IMAGES_PER_SHARD] for start in starts]
 
@@ -71,7 +69,7 @@ def in_shards(
         report(f"resumed: {done:,} of {n_images:,} images were measured already", done)
     new: Iterator[Sequence[Arrays]] = iter(())
     if left:
-        measure = partial(_measure, stores, prepare(), done, options, progress)
+        measure = partial(_measure, stores, samples, load, prepare(), done, options, progress)
         prepared = perf_counter()
         new = iter(options.distributed.map_sharded(measure, left))
     by_store = zip(*(next(new) if one is None else one for one in found), strict=True)
@@ -97,19 +95,20 @@ def _stored(
 
 def _measure(
     stores: Sequence[ShardStore],
-    steps: Steps[Image],
+    samples: Sequence[Item],
+    load: Callable[[Item], Image],
+    measure_shard: MeasureShard[Image],
     done: int,
     options: RunOptions,
     progress: OnProgress,
     shards: Sequence[range],
 ) -> list[Sequence[Arrays]]:
     """Measure shards and store each; `done` images were measured before."""
-    load, measure_shard = steps
-    indices = [index for shard in shards for index in shard]
-    numbers, total = count(done + 1), done + len(indices)
+    own = [samples[index] for shard in shards for index in shard]
+    numbers, total = count(done + 1), done + len(own)
     # A few images per thread, since windows of several make up a batch; those of the next shard
     # are read while the last ones of a shard are encoded.
-    images = prefetch(indices, load, workers=options.workers, window=4 * options.workers)
+    images = prefetch(own, load, workers=options.workers, window=4 * options.workers)
     measured = []
     for shard in shards:
         arrays = measure_shard(
@@ -117,8 +116,8 @@ def _measure(
             islice(images, len(shard)),
             lambda: progress(Progress("images", next(numbers), total)),
         )
-        for store, own in zip(stores, arrays, strict=True):
-            store.add([_key(shard)], own)
+        for store, of_store in zip(stores, arrays, strict=True):
+            store.add([_key(shard)], of_store)
         measured.append(arrays)
     return measured
 

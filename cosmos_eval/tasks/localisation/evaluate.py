@@ -54,22 +54,19 @@ def measure_data(
     """Measure checked data; finished shards are removed when the caller goes on."""
     attention = options.attention or protocol.attention
     kind = protocol.map or usual_kind(encoder)
-
     crossed = kind == "cross-attention"
     dense: DenseEncoder = options.distributed.synchronized(
         lambda: with_cross_attention(encoder) if crossed else with_patches(encoder, attention)
     )
     store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
 
-    def load(index: int) -> LoadedImage:
-        return load_image(data.samples[index], dense, protocol)
-
-    def prepare() -> label_maps.Steps[LoadedImage]:
+    def prepare() -> label_maps.MeasureShard[LoadedImage]:
         class_maps = _make_maps(dense, kind, protocol, options, progress)
-        return load, partial(_score_shard, dense, class_maps, options.batch_size)
+        return partial(_score_shard, dense, class_maps, options.batch_size)
 
+    load = partial(load_image, encoder=dense, protocol=protocol)
     (arrays,), seconds = label_maps.in_shards(
-        [store], len(data.samples), prepare, options, progress
+        [store], data.samples, load, prepare, options, progress
     )
     where = protocol.dataset
     if not len(arrays[fields.IMAGE]):

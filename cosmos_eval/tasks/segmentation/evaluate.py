@@ -16,7 +16,7 @@ from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.maps import with_patches
 from cosmos_eval.stats.segmentation import confusion, pack
 from cosmos_eval.tasks import segmentation
-from cosmos_eval.tasks.label_maps import Joined, Steps, fingerprints, in_shards, unfinished_store
+from cosmos_eval.tasks.label_maps import Joined, fingerprints, in_shards, unfinished_store
 from cosmos_eval.tasks.segmentation import inference, pictures
 from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter
 from cosmos_eval.types import Measurement, OnProgress, RunOptions, SegmentationProtocol, UsageError
@@ -103,17 +103,15 @@ def count_images(
     The segmenters, one per job, are made where any image is left to count. Raises UsageError for
     an image that cannot be used and where files cannot be written.
     """
-
-    def load(index: int) -> list[LoadedImage]:
-        samples = [job.data.samples[index] for job in jobs]
-        return inference.load_together(samples, [job.protocol for job in jobs])
-
-    def prepare() -> Steps[list[LoadedImage]]:
-        return load, partial(_count, jobs, make_segmenters())
-
-    stores, n_images = [job.store for job in jobs], len(jobs[0].data.samples)
-    saved = partial(_are_saved, jobs)
-    counted, seconds = in_shards(stores, n_images, prepare, options, progress, saved)
+    counted, seconds = in_shards(
+        [job.store for job in jobs],
+        list(zip(*(job.data.samples for job in jobs), strict=True)),
+        partial(inference.load_together, protocols=[job.protocol for job in jobs]),
+        lambda: partial(_count, jobs, make_segmenters()),
+        options,
+        progress,
+        partial(_are_saved, jobs),
+    )
     for counts in counted:
         del counts[_PICTURES]
     return counted, seconds
