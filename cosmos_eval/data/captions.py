@@ -58,7 +58,8 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     except FileError as error:
         raise FileError(f"{error}; one record per line is .jsonl") from error
     if isinstance(content, list):
-        return _records(((f"record {i}", item) for i, item in enumerate(content)), path, protocol)
+        entries = ((f"record {i}", item) for i, item in enumerate(content))
+        return _read_records(path, protocol, entries)
     images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
         raise FileError(
@@ -72,16 +73,12 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     return _coco(content, path)
 
 
-def _read_records(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
-    return _records(readers.read_records(path), path, protocol)
-
-
-def _records(
-    entries: Iterable[tuple[str, Any]], path: Path, protocol: RetrievalProtocol
+def _read_records(
+    path: Path, protocol: RetrievalProtocol, entries: Iterable[tuple[str, Any]] | None = None
 ) -> list[Captioned]:
     """Read records {image: path, caption: text or texts}."""
     found = []
-    for where, record in entries:
+    for where, record in entries or readers.read_records(path):
         where = f"{path}, {where}"
         if not isinstance(record, Mapping):
             raise UsageError(f"{where}: must be a record with an image and its captions")
@@ -93,21 +90,17 @@ def _records(
     return _merge(found)
 
 
-class _Content(pydantic.BaseModel, strict=True):
-    """A part of a published file; keys that are not listed are left out."""
-
-
-class _CocoImage(_Content):
+class _CocoImage(pydantic.BaseModel, strict=True):
     id: Any
     file_name: str
 
 
-class _CocoCaption(_Content):
+class _CocoCaption(pydantic.BaseModel, strict=True):
     image_id: Any
     caption: str
 
 
-class _Coco(_Content):
+class _Coco(pydantic.BaseModel, strict=True):
     images: list[_CocoImage]
     annotations: list[_CocoCaption] = []
 
@@ -120,8 +113,7 @@ def _coco(content: dict[str, Any], path: Path) -> list[Captioned]:
     for note in coco.annotations:
         captions[note.image_id].append(note.caption)
     images = sorted(coco.images, key=lambda image: image.id)
-    bare = [image.id for image in images if not captions[image.id]]
-    if bare:
+    if bare := [image.id for image in images if not captions[image.id]]:
         raise FileError(f"has {len(bare)} images without captions, first: image id {bare[0]}")
     return [
         Captioned(image.file_name, _texts(captions[image.id], f"{path}: image id {image.id}"))
@@ -141,18 +133,18 @@ def _require_sound_ids(ids: Sequence[Any], captioned: Sequence[Any]) -> None:
         raise FileError(f"has captions of {len(lost)} images not listed, first: id {lost[0]}")
 
 
-class _Sentence(_Content):
+class _Sentence(pydantic.BaseModel, strict=True):
     raw: str
 
 
-class _KarpathyImage(_Content):
+class _KarpathyImage(pydantic.BaseModel, strict=True):
     filename: str
     split: str
     sentences: list[_Sentence]
     filepath: str | None = None  # the folder, in COCO's file
 
 
-class _Karpathy(_Content):
+class _Karpathy(pydantic.BaseModel, strict=True):
     images: list[_KarpathyImage]
 
 
@@ -177,10 +169,9 @@ def _karpathy(content: dict[str, Any], path: Path, split: str) -> list[Captioned
 def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     """Read a header, then `IMAGE.jpg,caption` lines, as in CLIP Benchmark's and Kaggle's lists.
 
-    Where every caption is one CSV field, the file is CSV, as pandas writes it, and captions that
-    hold commas or quotes lose the quotes around them. Else a caption is all that follows the image.
-    clip_benchmark/datasets/flickr.py always reads the latter and keeps the quotes of CSV.
-    Raises FileError for a file with lines of both kinds.
+    Where every caption is one CSV field, the file is CSV, as pandas writes it. Else a caption is
+    all that follows the image, as clip_benchmark/datasets/flickr.py always reads it, which keeps
+    the quotes of CSV. Raises FileError for a file with lines of both kinds.
     """
     (number, header), *rows = [*readers.lines(readers.read_text(path))] or [(1, "")]
     if ".jpg," in header:

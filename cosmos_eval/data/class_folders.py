@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from cosmos_eval.data import sources
 from cosmos_eval.data.class_names import ClassData, class_differences, make_data
-from cosmos_eval.data.folders import FolderWalk, folder_entries, root_of
+from cosmos_eval.data.folders import folder_entries, root_of, walk
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 
@@ -94,22 +94,21 @@ def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOpt
     if class_list and class_list.numeric and all(map(str.isdecimal, classes)):
         classes.sort(key=int)  # names that are no numbers fail by the list's hash
     _require_list(protocol, folder, classes)
-    walk = FolderWalk(folder)
+    images: dict[str, list[str]] = {name: [] for name in classes}
+    # In ImageFolder's order, at any depth.
+    for at, names in sorted(walk(folder), key=lambda found: str(found[0])):
+        if at != folder:
+            below = at.relative_to(folder)
+            files = (file for file in sorted(names) if file.lower().endswith(SUFFIXES))
+            images[below.parts[0]] += [(below / file).as_posix() for file in files]
+    if empty := [name for name in classes if not images[name]]:
+        raise UsageError(f"class folder {folder / empty[0]} has no images ({', '.join(SUFFIXES)})")
     samples = (
-        (path.relative_to(folder).as_posix(), sources.ImageFile(path), index)
+        (path, sources.ImageFile(folder / path), index)
         for index, name in enumerate(classes)
-        for path in _images(folder / name, walk)
+        for path in images[name]
     )
     return make_data(classes, samples)
-
-
-def _images(folder: Path, walk: FolderWalk) -> list[Path]:
-    """List the images of a class at any depth, in ImageFolder's order."""
-    files = (Path(at, name) for at, names in sorted(walk.files(folder)) for name in sorted(names))
-    found = [file for file in files if file.name.lower().endswith(SUFFIXES)]
-    if not found:
-        raise UsageError(f"class folder {folder} has no images ({', '.join(SUFFIXES)})")
-    return found
 
 
 def _read_flat(

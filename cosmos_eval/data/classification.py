@@ -44,7 +44,12 @@ def survey(
     try:
         return _list(protocol, options).surveyed(protocol, options)
     except UsageError as error:
-        return folders.Survey(faults=(str(error),), remedy=_remedy(protocol, options))
+        remedy, root = protocol.download, shlex.quote(str(options.data_root))
+        if protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
+            remedy = f"cosmos-eval data prepare imagenet --data-root {root}"
+        elif _can_fetch(protocol) and options.data_root is not None:
+            remedy = f"cosmos-eval run --dataset {protocol.dataset} --data-root {root} --download"
+        return folders.Survey(faults=(str(error),), remedy=remedy)
 
 
 def sample_list_hash(data: ClassData) -> str:
@@ -84,15 +89,6 @@ def _can_fetch(protocol: ClassificationProtocol) -> bool:
     if protocol.torchvision is not None:
         return protocol.torchvision not in _NOT_FETCHED
     return protocol.dataset == "imagenetv2" and protocol.root is None
-
-
-def _remedy(protocol: ClassificationProtocol, options: RunOptions) -> str | None:
-    root = shlex.quote(str(options.data_root))
-    if protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
-        return f"cosmos-eval data prepare imagenet --data-root {root}"
-    if _can_fetch(protocol) and options.data_root is not None:
-        return f"cosmos-eval run --dataset {protocol.dataset} --data-root {root} --download"
-    return protocol.download
 
 
 def _list(protocol: ClassificationProtocol, options: RunOptions) -> folders.Listing[ClassData]:

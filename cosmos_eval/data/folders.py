@@ -114,27 +114,21 @@ def find_root(
     raise UsageError(f"{protocol.dataset}: expected {expected}, which is not there")
 
 
-class FolderWalk:
-    """Walk through the folders of a set and their links, and refuse to enter one twice."""
+def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield a folder and all below it, also by links, each with the names of its files.
 
-    def __init__(self, root: Path) -> None:
-        self._entered: dict[tuple[int, int], str] = {}
-        self._enter(str(root))
-
-    def files(self, folder: Path) -> Iterator[tuple[str, list[str]]]:
-        """Yield a folder and all below it, each with the names of its files. Raises UsageError."""
-        for parent, _, names in os.walk(folder, followlinks=True, onerror=_refuse_unreadable):
-            self._enter(parent)
-            yield parent, names
-
-    def _enter(self, folder: str) -> None:
+    Raises UsageError where a folder cannot be read and where one is entered twice.
+    """
+    entered: dict[tuple[int, int], str] = {}
+    for folder, _, names in os.walk(root, followlinks=True, onerror=_refuse_unreadable):
         status = os.stat(folder)
-        first = self._entered.setdefault((status.st_dev, status.st_ino), folder)
+        first = entered.setdefault((status.st_dev, status.st_ino), folder)
         if first != folder:
             raise UsageError(
                 f"{folder} is the same folder as {first}, by a link: its images would be read "
                 "twice; remove the link"
             )
+        yield Path(folder), names
 
 
 def folder_entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -214,14 +208,3 @@ def in_turn(groups: NDArray[np.int64], limit: int | None) -> NDArray[np.int64]:
     turn = np.empty_like(groups)
     turn[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
     return np.sort(np.lexsort((groups, turn))[:limit])
-
-
-def limit_notes(options: RunOptions, samples: str = "images") -> tuple[str, ...]:
-    """Return the note of a result that covers the first samples only."""
-    return () if options.limit is None else (f"at most {options.limit} {samples} were measured",)
-
-
-def truncation_notes(truncated: int, captions: int) -> tuple[str, ...]:
-    """Return the note of a result some of whose captions were cut."""
-    note = f"{truncated} of {captions} captions did not fit the model's context and were cut"
-    return (note,) if truncated else ()

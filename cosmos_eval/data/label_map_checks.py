@@ -33,7 +33,6 @@ CHECKED = "every file, the size of every image, every pixel of every label map"
 _MOST_CLASSES = 255  # of label maps of 8 bits, with one value for pixels without a label
 _REDUCED_ZERO = 255  # what MMSegmentation turns zero into where it reduces labels
 
-_Fault = tuple[str, str]  # the kind and the text
 # Which of the 256 values a label map holds, as loaded, and its faults by kind.
 _Content = tuple[NDArray[np.bool_], Mapping[str, str]]
 
@@ -70,9 +69,10 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
     both = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
     present = np.zeros(256, np.bool_)
     texts = defaultdict[str, list[str]](list)
-    missing = _missing_images(samples, protocol, root, expected), _missing_masks(samples, protocol)
-    for kind, text in itertools.chain(*missing):
-        texts[kind].append(text)
+    if text := _missing_images(samples, protocol, root, expected):
+        texts["images"] = [text]
+    if text := _missing_masks(samples, protocol):
+        texts["label maps"] = [text]
     for done, (values, found) in enumerate(_read_all(both, protocol, options), start=1):
         present |= values
         for kind, text in found.items():
@@ -133,7 +133,7 @@ def _read(sample: Sample, protocol: LabelMapProtocol) -> _Content:
 
 def _missing_images(
     samples: Sequence[Sample], protocol: LabelMapProtocol, root: Path, expected: int
-) -> Iterator[_Fault]:
+) -> str:
     missing = [sample.image for sample in samples if not sample.image.is_file()]
     found = len(samples) - len(missing)
     images, masks, suffix = root / protocol.images, root / protocol.masks, protocol.mask_suffix
@@ -144,29 +144,26 @@ def _missing_images(
     if missing or found < expected:
         n = max(expected - found, len(missing))
         first = f", first: {missing[0]}" if missing else f" from {images}"
-        yield "images", f"{n} of {expected} images missing{first}"
-    elif found > expected:
-        yield "images", f"{found} images, {expected} expected, in {images}"
+        return f"{n} of {expected} images missing{first}"
+    return f"{found} images, {expected} expected, in {images}" if found > expected else ""
 
 
-def _missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> Iterator[_Fault]:
+def _missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> str:
     missing = [sample.mask for sample in samples if not sample.mask.is_file()]
     if not missing:
-        return
+        return ""
     text = f"{len(missing)} of {len(samples)} label maps missing, first: {missing[0]}"
     if len(missing) == len(samples):
         others = [path for path in missing[0].parent.glob("[!.]*") if path.is_file()]
         instead = f", there is {min(others).name}" if others else ""
         text += f"; none ends in {protocol.mask_suffix}{instead}"
-    yield "label maps", text
+    return text
 
 
 def check_constants(protocol: LabelMapProtocol) -> None:
     """Raise UsageError, naming the data set, for constants that contradict each other."""
-    faults = itertools.chain(_class_faults(protocol), _label_faults(protocol))
-    if isinstance(protocol, SegmentationProtocol):
-        faults = itertools.chain(faults, _inference_faults(protocol))
-    for fault in faults:
+    inference = _inference_faults(protocol) if isinstance(protocol, SegmentationProtocol) else ()
+    for fault in itertools.chain(_class_faults(protocol), _label_faults(protocol), inference):
         raise UsageError(f"{protocol.dataset}: {fault}")
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import inspect
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from cosmos_eval.data.folders import FolderWalk, Listing, find_root, parts_of, shortfall
+from cosmos_eval.data.folders import Listing, find_root, parts_of, shortfall, walk
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS
 from cosmos_eval.types import LabelMapProtocol, Part, RunOptions, UsageError, nearest
@@ -64,7 +64,7 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     root = find_root(protocol, options.data_root)
     folder = root / protocol.images
     if protocol.split is None:  # MMSegmentation then walks the folder, also in circles
-        list(FolderWalk(folder).files(folder))
+        list(walk(folder))
     dataset = _build(protocol, root, options.limit)
     samples = []
     for record in map(dataset.get_data_info, range(len(dataset))):
@@ -209,32 +209,21 @@ def _require_class_count(kind: Any, protocol: LabelMapProtocol) -> None:
 @functools.cache
 def mmseg_module(name: str) -> ModuleType:
     """Return a module of MMSegmentation, imported on first use, which must not be in a thread."""
-    with _extension_placeholder(), warnings.catch_warnings():
+    with warnings.catch_warnings(), contextlib.ExitStack() as after:
         # mmcv.ops compiles two functions with torch.jit at import, which newer torch deprecates.
         warnings.filterwarnings("ignore", message="`torch.jit", category=DeprecationWarning)
         # MMCV warns of a name that has moved wherever the name is there.
         warnings.filterwarnings("ignore", message="``MultiScale", category=ImportWarning)
+        if importlib.util.find_spec("mmcv._ext") is None:
+            sys.modules["mmcv._ext"] = _Placeholder("mmcv._ext")
+            # MMEngine later asks for its spec.
+            after.callback(sys.modules.pop, "mmcv._ext")
         return importlib.import_module(f"mmseg.{name}")
 
 
-@contextmanager
-def _extension_placeholder() -> Iterator[None]:
-    """Have `mmcv._ext` importable inside the block; a real compiled one is left alone.
-
-    MMSegmentation loads it through `mmcv.ops` but calls none of its operations, and `mmcv-lite` has
-    no such module. It is removed after the import, since MMEngine later asks for its spec.
-    """
-    if importlib.util.find_spec("mmcv._ext") is not None:
-        yield
-        return
-    sys.modules["mmcv._ext"] = _Placeholder("mmcv._ext")
-    try:
-        yield
-    finally:
-        del sys.modules["mmcv._ext"]
-
-
 class _Placeholder(ModuleType):
+    """The compiled module that MMSegmentation loads but never calls, and mmcv-lite lacks."""
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what the import system and inspect look for
             raise AttributeError(name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data import folders
 from cosmos_eval.data.captions import read_archives, read_captions
 from cosmos_eval.data.sources import ImageFile, ImageSource
-from cosmos_eval.types import OnProgress, Part, RetrievalProtocol, RunOptions, UsageError
+from cosmos_eval.types import Part, RetrievalProtocol, RunOptions, UsageError
 
 
 class RetrievalData(NamedTuple):
@@ -35,14 +35,7 @@ def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData
     `options.limit` keeps the first images, `options.allow_partial` those of a known set that are
     there. Raises UsageError for missing and malformed files and counts that are not the protocol's.
     """
-    return _list(protocol, options).require(protocol, options)
-
-
-def survey(
-    protocol: RetrievalProtocol, options: RunOptions, progress: OnProgress
-) -> folders.Survey:
-    """Count images and captions, and list all faults. Raises UsageError without captions."""
-    return _list(protocol, options).surveyed(protocol, options)
+    return list_data(protocol, options).require(protocol, options)
 
 
 def sample_list_hash(data: RetrievalData) -> str:
@@ -50,7 +43,8 @@ def sample_list_hash(data: RetrievalData) -> str:
     return folders.fingerprint([data.names, data.captions, data.image_of_text.tolist()])
 
 
-def _list(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listing[RetrievalData]:
+def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listing[RetrievalData]:
+    """List images and captions, with all faults. Raises UsageError without captions."""
     if bool(protocol.annotations) == bool(protocol.archives):
         raise UsageError(f"{protocol.dataset}: give `annotations` or `archives`, one of them")
     if protocol.captions_per_image == 0:
@@ -88,7 +82,7 @@ def _list(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listing[R
         where=where,
         parts=parts,
         survey=folders.Survey(
-            faults=tuple(_faults(missing, n_images, protocol, options)),
+            faults=(_fault(missing, n_images, protocol, options),) if missing else (),
             folder=str(folder),
             expected=protocol.n_images or n_images,
             images=n_images - len(missing),
@@ -114,13 +108,11 @@ def _image_folder(
     return min(found, key=lambda one: len(one[1]))
 
 
-def _faults(
+def _fault(
     missing: Sequence[Path], listed: int, protocol: RetrievalProtocol, options: RunOptions
-) -> Iterator[str]:
-    if not missing:
-        return
+) -> str:
     fault = f"{len(missing)} of {listed} images missing, first: {missing[0]}"
     if len(missing) == listed and not isinstance(protocol.images, str):
         # Of a folder that only has another name.
         fault += f"; images are looked for in {', '.join(protocol.images)}"
-    yield fault if protocol.n_images is None else fault + folders.advice(protocol, options)
+    return fault if protocol.n_images is None else fault + folders.advice(protocol, options)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data import folders
 from cosmos_eval.data.readers import FileError, read_records
 from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource
-from cosmos_eval.types import OnProgress, Part, RunOptions, SelectionProtocol, UsageError
+from cosmos_eval.types import Part, RunOptions, SelectionProtocol, UsageError
 
 
 class Picture(NamedTuple):
@@ -67,17 +67,11 @@ def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData
 
     Raises UsageError for missing and malformed files, items that cannot be solved and wrong counts.
     """
-    return _list(protocol, options).require(protocol, options)
+    return list_data(protocol, options).require(protocol, options)
 
 
-def survey(
-    protocol: SelectionProtocol, options: RunOptions, progress: OnProgress
-) -> folders.Survey:
-    """Count items and images, and list all faults. Raises UsageError where items are unreadable."""
-    return _list(protocol, options).surveyed(protocol, options)
-
-
-def _list(protocol: SelectionProtocol, options: RunOptions) -> folders.Listing[SelectionData]:
+def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listing[SelectionData]:
+    """List items and images, with all faults. Raises UsageError where items are unreadable."""
     page = f"; from: {protocol.download}" if protocol.download else ""
     annotations, items = _read(protocol, options, page)
     faults: tuple[str, ...] = ()
@@ -185,9 +179,6 @@ class _Record(NamedTuple):
     def text(self, name: str) -> str:
         return self._checked(self._field(name), name)
 
-    def optional(self, name: str) -> str:
-        return self.text(name) if name in self.fields else ""
-
     def number(self, name: str) -> int:
         """Return a field that must be a whole number, or text that is one."""
         value = self._field(name)
@@ -218,20 +209,18 @@ class _Record(NamedTuple):
 
 
 def _items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """`image`, `caption`, fields beginning with `negative`, and a subset where there are any."""
-    for record in _records(path):
-        picture = Picture(record.text("image") + protocol.image_suffix)
-        captions = (record.text("caption"), *record.texts("negative"))
-        yield Item((picture,), captions, record.optional(protocol.subset_key), record.where)
+    """`image`, `caption`, fields beginning with `negative`, and a subset where there are any.
 
-
-def _pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """`image_0`, `image_1`, `caption_0`, `caption_1`, as in Winoground's examples.jsonl."""
+    Of pairs `image_0`, `image_1`, `caption_0`, `caption_1`, as in Winoground's examples.jsonl.
+    """
+    ends = ("_0", "_1") if protocol.layout == "pairs" else ("",)
     for record in _records(path):
-        images = record.text("image_0"), record.text("image_1")
-        pictures = tuple(Picture(image + protocol.image_suffix) for image in images)
-        captions = record.text("caption_0"), record.text("caption_1")
-        yield Item(pictures, captions, record.optional(protocol.subset_key), record.where)
+        images = [record.text(f"image{end}") + protocol.image_suffix for end in ends]
+        captions = [record.text(f"caption{end}") for end in ends]
+        if protocol.layout == "items":
+            captions += record.texts("negative")
+        subset = record.text(protocol.subset_key) if protocol.subset_key in record.fields else ""
+        yield Item(tuple(map(Picture, images)), tuple(captions), subset, record.where)
 
 
 def _sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
@@ -280,7 +269,7 @@ def _aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
 _LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "items": _items,
-    "pairs": _pairs,
+    "pairs": _items,
     "sugarcrepe": _sugarcrepe,
     "mmvp": _mmvp,
     "aro": _aro,

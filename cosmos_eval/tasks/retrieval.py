@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cosmos_eval.data.folders import exist_in, several
-from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash, survey
+from cosmos_eval.data.retrieval import RetrievalData, list_data, open_data, sample_list_hash
 from cosmos_eval.stats.estimates import Mean, Median
 from cosmos_eval.stats.retrieval import retrieval_ranks
 from cosmos_eval.tasks.task import Derived, Metric, Task
@@ -85,7 +85,7 @@ TASK = Task(
     checked="captions and their number, and that every image is there; none is decoded",
     measure=measure,
     derive=lambda samples: {**samples, _IMAGE: np.arange(len(samples[IMAGE_RANK]))},
-    survey=survey,
+    survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_images,
 )

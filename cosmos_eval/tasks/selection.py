@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data.folders import exist_in, fingerprint
-from cosmos_eval.data.selection import SelectionData, open_data, survey
+from cosmos_eval.data.selection import SelectionData, list_data, open_data
 from cosmos_eval.stats.choices import pair_hits, single_hits
 from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion, means_of_groups
 from cosmos_eval.tasks.task import Derived, Metric, Task
@@ -154,7 +154,7 @@ TASK = Task(
         **samples,
         SUBSETS: np.array(sorted(record["per_class"]) or [""]),
     },
-    survey=survey,
+    survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),
     is_there=lambda protocol, root: exist_in(root, protocol.annotations, protocol.images),
     n_samples=lambda protocol: protocol.n_items,
 )

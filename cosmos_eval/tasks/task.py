@@ -216,7 +216,6 @@ class Task:
         **more: Any,
     ) -> Measurement:
         """Measure what `score` makes of the features of all images (N, D) and captions (M, D)."""
-        from cosmos_eval.data.folders import truncation_notes
         from cosmos_eval.embedding.embed import embed_images, embed_texts
 
         started = perf_counter()
@@ -227,7 +226,9 @@ class Task:
         samples = score(images.features, texts.features)
         seconds = {"images": imaged - started, "captions": captioned - imaged}
         seconds["metrics"] = perf_counter() - captioned
-        notes = (*truncation_notes(texts.truncated, len(data.captions)), *notes)
+        if texts.truncated:
+            cut = f"{texts.truncated} of {len(data.captions)} captions"
+            notes = (f"{cut} did not fit the model's context and were cut", *notes)
         return self.measurement(samples, options, seconds=seconds, notes=notes, **more)
 
     def measurement(
@@ -246,14 +247,16 @@ class Task:
         `sample_list` says which samples were measured, in texts and numbers: its hash is recorded.
         `unit` is what `options.limit` counts.
         """
-        from cosmos_eval.data.folders import fingerprint, limit_notes
+        from cosmos_eval.data.folders import fingerprint
 
+        if options.limit is not None:
+            notes = (f"at most {options.limit} {unit} were measured", *notes)
         listed = {"sample_list": fingerprint(sample_list)} if sample_list else {}
         return Measurement(
             **vars(self.figures(samples, options.seed)),
             samples=samples,
             hashes={**listed, **(hashes or {})},
-            notes=(*limit_notes(options, unit), *notes),
+            notes=tuple(notes),
             **more,
         )
 
