@@ -138,7 +138,7 @@ def _require_list(
     what: str = "class folders",
 ) -> None:
     expected = CLASS_LISTS.get(protocol.class_list or "")
-    found = hashlib.sha256("\n".join(classes).encode()).hexdigest()
+    found = hashlib.sha256("\n".join(classes).encode(errors="surrogateescape")).hexdigest()
     if expected and expected.classes_sha256 not in (None, found):
         raise UsageError(
             f"{folder} has {len(classes)} {what}, which are not the {expected.n_classes} "

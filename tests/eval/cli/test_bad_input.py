@@ -9,39 +9,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from support import user_models
 
-MODEL = """
-import sys
-import torch
-from cosmos_eval.types import EncoderInfo
-
-class Model:
-    preprocessing = {}
-    tokenizer = {}
-    trims_text = False
-    calls = 0
-
-    def __init__(self, device, precision):
-        self.info = EncoderInfo("mine", "means", None, "0" * 64, False, precision, device)
-
-    def transform(self, image):
-        return torch.tensor(image.resize((1, 1)).getpixel((0, 0))).float()[:, None, None]
-
-    def tokenize(self, texts):
-        return torch.tensor([[len(text), 1, 1] for text in texts])
-
-    def overlong(self, texts):
-        return torch.zeros(len(texts), dtype=torch.bool)
-
-    def encode_image(self, images):
-        return torch.nn.functional.normalize(images[:, :, 0, 0] + 1, dim=1)
-
-    def encode_text(self, tokens):
-        return torch.nn.functional.normalize(tokens.float(), dim=1)
-
-def load(device, precision):
-    return Model(device, precision)
-"""
+MODEL = user_models.MODEL.replace("SHIFT", "0").replace(
+    "class Mean:", "import sys\nclass Mean:\n    calls = 0"
+)
 NAMES = ("red/1.png", "red/2.png", "blue/1.png", "blue/2.png")
 COCO = {
     "images": [{"id": number, "file_name": name} for number, name in enumerate(NAMES)],
@@ -164,7 +136,7 @@ def late(method: str, statement: str) -> str:
     [
         ("import sys; sys.exit()", "model.py failed: SystemExit"),
         ("raise BaseException('x')", "model.py failed: BaseException: x"),
-        (MODEL.replace("return Model(", "sys.exit(0), ("), "failed: SystemExit: 0"),
+        (MODEL.replace("return Mean(", "sys.exit(0), ("), "failed: SystemExit: 0"),
         (MODEL.replace("    preprocessing = {}", "    preprocessing = property(sys.exit)"), "Exit"),
         (late("encode_image", "sys.exit(0)"), "encode_image failed: SystemExit: 0"),
         (late("encode_text", "sys.exit(0)"), "encode_text failed: SystemExit: 0"),
@@ -181,8 +153,8 @@ def late(method: str, statement: str) -> str:
         (late("transform", "return 3"), "`transform` returns int"),
         (late("tokenize", "return [1]"), "`tokenize` returns list"),
         (
-            MODEL + "class Fixed(Model):\n    info = property(lambda self: EncoderInfo('a', 'b', "
-            "None, '0' * 64, False, 'fp32', 'cpu'), lambda self, value: None)\nModel = Fixed\n",
+            MODEL + "class Fixed(Mean):\n    info = property(lambda self: EncoderInfo('a', 'b', "
+            "None, '0' * 64, False, 'fp32', 'cpu'), lambda self, value: None)\nMean = Fixed\n",
             "its `info` cannot be set",
         ),
     ],

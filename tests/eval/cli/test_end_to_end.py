@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.encoders import CHECKPOINT, CONFIG
 
 from cosmos_eval.results.store import read_results
 
 pytestmark = pytest.mark.slow  # starts processes of its own
-
-PARITY = Path(__file__).parents[2] / "parity"
 
 
 def command() -> list[str]:
@@ -37,7 +36,7 @@ def run(folder: Path, *words: str, **settings: Any) -> subprocess.CompletedProce
 def finished(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("empty")
     cache = {"COSMOS_EVAL_CACHE": str(tmp_path_factory.mktemp("cache")), "HF_HUB_OFFLINE": "1"}
-    model = ["--model", f"cosmos:{PARITY}/checkpoint.pt", "--arch", f"{PARITY}/model_config.json"]
+    model = ["--model", f"cosmos:{CHECKPOINT}", "--arch", str(CONFIG)]
     options = [*model, "--limit", "10", "--json", "--device", "cpu"]
     return folder, run(folder, "run", *options, env={**os.environ, **cache})
 

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from support.encoders import CHECKPOINT, CONFIG
 from support.measuring import measure, measure_together
 from support.processes import run_processes
 from support.scene_files import write_scenes
@@ -19,9 +20,8 @@ from cosmos_eval.cli.app import main
 
 pytestmark = pytest.mark.slow  # starts processes of its own
 
-PARITY = Path(__file__).parents[2] / "parity"
 MODULE = ["-m", "cosmos_eval"]
-MODEL = ["--model", f"cosmos:{PARITY}/checkpoint.pt", "--arch", f"{PARITY}/model_config.json"]
+MODEL = ["--model", f"cosmos:{CHECKPOINT}", "--arch", str(CONFIG)]
 SCENES = 37  # more than a batch, and than a shard
 TASKS = ("found", "named", "segmented", "chosen", "looked-at")
 
@@ -57,7 +57,7 @@ def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[di
 
 def arguments(data: Path, output: Path) -> tuple[list[str], str, str, str]:
     datasets = [str(data / f"{name}.yaml") for name in TASKS]
-    return datasets, f"{PARITY}/checkpoint.pt", f"{PARITY}/model_config.json", str(output)
+    return datasets, str(CHECKPOINT), str(CONFIG), str(output)
 
 
 def torchrun(processes: int, program: list[str]) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.encoders import load, refusal
+from support.user_models import MODEL
 
 import cosmos_eval
 from cosmos_eval.embedding.cache import spaces
@@ -18,39 +19,6 @@ from cosmos_eval.runner.execute import existing_results
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
-
-# A model whose identity, but for its code, never changes: SHIFT is all that its versions differ in.
-MODEL = """
-import torch
-from cosmos_eval.types import EncoderInfo
-
-class Mean:
-    preprocessing = {}
-    tokenizer = {}
-    trims_text = False
-
-    def __init__(self, device, precision):
-        self.info = EncoderInfo("mine", "means", None, "0" * 64, False, precision, device)
-
-    def transform(self, image):
-        red, green, blue = image.resize((1, 1)).getpixel((0, 0))
-        return torch.tensor([red, green, blue]).float()[:, None, None] / 255
-
-    def tokenize(self, texts):
-        return torch.tensor([[len(text), 1 + SHIFT, 1] for text in texts])
-
-    def overlong(self, texts):
-        return torch.zeros(len(texts), dtype=torch.bool)
-
-    def encode_image(self, images):
-        return torch.nn.functional.normalize(images[:, :, 0, 0] + SHIFT + 0.5, dim=1)
-
-    def encode_text(self, tokens):
-        return torch.nn.functional.normalize(tokens.float(), dim=1)
-
-def load(device, precision):
-    return Mean(device, precision)
-"""
 
 
 @pytest.fixture

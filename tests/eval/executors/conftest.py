@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support.encoders import CHECKPOINT, CONFIG
 from support.scene_files import write_scenes
 
 from cosmos_core.utils.distributed import SINGLE_PROCESS, Distributed
@@ -19,9 +20,7 @@ from cosmos_eval.runner.execute import engine_of, execute
 from cosmos_eval.runner.plan import Pair, Plan, make_plan
 from cosmos_eval.types import RunOptions
 
-PARITY = Path(__file__).parents[2] / "parity"
-MODELS = [f"cosmos:{PARITY}/checkpoint.pt", "scenes-clip"]
-ARCH = str(PARITY / "model_config.json")
+MODELS, ARCH = [f"cosmos:{CHECKPOINT}", "scenes-clip"], str(CONFIG)
 SCENES = 37  # more than a shard, and every class is there
 
 

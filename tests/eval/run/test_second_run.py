@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from support.encoders import CHECKPOINT, CONFIG
 from support.scene_files import write_scenes
 
 from cosmos_eval.models.clip import ClipEncoder
@@ -13,7 +14,6 @@ from cosmos_eval.runner.run import run_all
 from cosmos_eval.types import RunOptions
 
 SCENES = 37  # with every class among them
-PARITY = Path(__file__).parents[2] / "parity"
 CHOICE = '{"image": "%s", "caption": "a boat", "negative": "a house"}\n'
 CHOSEN = "kind: select\nimages: coco/images/test\nannotations: choices.jsonl\nlayout: items\n"
 
@@ -37,8 +37,8 @@ def test_nothing_is_encoded_twice(tmp_path, monkeypatch):
     def run(output: Path, cache: str | None) -> list[str]:
         plan = make_plan(
             datasets=data,
-            models=[f"cosmos:{PARITY / 'checkpoint.pt'}"],
-            arch=str(PARITY / "model_config.json"),
+            models=[f"cosmos:{CHECKPOINT}"],
+            arch=str(CONFIG),
             options=RunOptions(device="cpu", cache=cache),
         )
         list(run_all(plan, output=output))
