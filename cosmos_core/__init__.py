@@ -1,8 +1,6 @@
 """COSMOS: cross-modality self-distillation for vision-language pre-training (arXiv 2412.01814).
 `import cosmos_core` is light: its names are imported when they are used."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

@@ -1,10 +1,8 @@
-"""Multi-crop views of images, and caption views.
-
-The distributions of image views are those of torchvision's RandomResizedCrop, RandomHorizontalFlip,
-ColorJitter and RandomGrayscale, Pillow's GaussianBlur and RandomSolarize, in this order. Pixels are
-uint8 RGB (H, W, 3) and changed by OpenCV. Brightness, contrast, saturation and grey differ from
-Pillow's by at most one grey level, because Pillow truncates where OpenCV rounds.
-"""
+"""Multi-crop views of images, and caption views. The distributions of image views are those of
+torchvision's RandomResizedCrop, RandomHorizontalFlip, ColorJitter and RandomGrayscale, Pillow's
+GaussianBlur and RandomSolarize, in this order. Pixels are uint8 RGB (H, W, 3) and changed by
+OpenCV. Brightness, contrast, saturation and grey differ from Pillow's by at most one grey level,
+because Pillow truncates where OpenCV rounds."""
 
 import math
 from collections.abc import Sequence

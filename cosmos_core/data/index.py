@@ -1,10 +1,6 @@
-"""Random access to the samples of local tars.
-
-The user's cache folder keeps the index of a tar, rows (samples, 4) of int32: first block and bytes
-of the image, then of the JSON record; block 0, never a file's, where a sample lacks one.
-"""
-
-from __future__ import annotations
+"""Random access to the samples of local tars. The user's cache folder keeps the index of a tar,
+rows (samples, 4) of int32: first block and bytes of the image, then of the JSON record; block 0,
+never a file's, where a sample lacks one."""
 
 import hashlib
 import io
@@ -90,11 +86,9 @@ def _read(file: io.FileIO, block: int, size: int) -> bytes | None:
 def index_shards(
     shards: Sequence[str], *, workers: int = 0, rank: int = 0, world_size: int = 1
 ) -> SampleIndex:
-    """Index local tars; those not in the user's cache are scanned by `workers` processes.
-
-    Each of `world_size` processes begins at another shard, so that they divide the scanning. Raises
-    ShardError for an unreadable tar, and where there is no sample.
-    """
+    """Index local tars; those not in the user's cache are scanned by `workers` processes. Each of
+    `world_size` processes begins at another shard, so that they divide the scanning. Raises
+    ShardError for an unreadable tar, and where there is no sample."""
     rows = {shard: found for shard in shards if (found := cached_rows(shard)) is not None}
     missing = [shard for shard in dict.fromkeys(shards) if shard not in rows]
     first = rank * len(missing) // world_size
@@ -155,11 +149,9 @@ def cached_rows(shard: str) -> Rows | None:
 
 
 def scan_tar(shard: str) -> Rows:
-    """Read the rows of a tar from its headers: samples in the order of their first files.
-
-    Files of one name up to its first full stop are one sample, of which the first image and the
-    first JSON record count. Raises TarError, OSError, and OverflowError from 1 TiB on.
-    """
+    """Read the rows of a tar from its headers: samples in the order of their first files. Files of
+    one name up to its first full stop are one sample, of which the first image and the first JSON
+    record count. Raises TarError, OSError, and OverflowError from 1 TiB on."""
     samples: dict[str, list[int]] = {}
     with open(shard, "rb") as file:
         for member in TarReader(file):

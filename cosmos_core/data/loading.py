@@ -1,7 +1,5 @@
 """The batches of a training run: from a configuration to uint8 views."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,13 +38,11 @@ def make_loader(
     world_size: int = 1,
     first_step: int = 0,
 ) -> Iterator[Batch]:
-    """Return this process's batches of uint8 views, from a global step to the last of the run.
-
-    The batches depend on the seed and the step only; those of streams also on the numbers of
-    processes and of workers. No global random generator is used. Raises ValueError, before any
-    batch, for shards or numbers that do not fit; then UnreadableDataError where no good sample is
-    found, ChildProcessError where a worker died.
-    """
+    """Return this process's batches of uint8 views, from a global step to the last of the run. The
+    batches depend on the seed and the step only; those of streams also on the numbers of processes
+    and of workers. No global random generator is used. Raises ValueError, before any batch, for
+    shards or numbers that do not fit; then UnreadableDataError where no good sample is found,
+    ChildProcessError where a worker died."""
     batch_size = config.optim.batch_size
     if batch_size % world_size:
         raise ValueError(
@@ -70,10 +66,8 @@ def make_loader(
 
 
 class LocalBatches(Dataset[Item]):
-    """A data set whose items are whole batches, indexed by their draws.
-
-    A bad sample is replaced by another, which its seed chooses, up to MOST_SUBSTITUTES times.
-    """
+    """A data set whose items are whole batches, indexed by their draws. A bad sample is replaced by
+    another, which its seed chooses, up to MOST_SUBSTITUTES times."""
 
     def __init__(self, index: SampleIndex, maker: ViewMaker) -> None:
         self._index, self._maker = index, maker

@@ -1,7 +1,5 @@
 """Read the pixels of an image in 8 bits. Imports no torch."""
 
-from __future__ import annotations
-
 import numpy as np
 import PIL.Image
 from PIL import ExifTags
@@ -9,12 +7,10 @@ from PIL import ExifTags
 
 def to_rgb(image: PIL.Image.Image) -> PIL.Image.Image:
     """Convert an image to 8-bit RGB as `Image.convert` does, but 16-bit greyscale by its high byte.
-
     `convert` clips 16-bit greyscale at 255, which leaves all but the darkest greys white. The high
     byte is what Pillow itself reads of 16-bit colours (its raw mode `RGB;16B`) and OpenCV of 16-bit
     PNG files. EXIF tags stay. Raises ValueError for pixels whose white is not defined: 32-bit
-    integers, floats and unusual TIFF encodings.
-    """
+    integers, floats and unusual TIFF encodings."""
     if not has_deep_pixels(image):
         return image.convert("RGB")
     # Older releases of Pillow call 16-bit PNG files, and all releases 16-bit PGM files, `I`.

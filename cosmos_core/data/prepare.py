@@ -1,9 +1,7 @@
-"""`cosmos-train prepare`: training shards of an img2dataset folder and DreamLIP's captions.
-
-Those are the files `*_3long_3short_1raw_captions_url.csv` of
+"""`cosmos-train prepare`: training shards of an img2dataset folder and DreamLIP's captions. Those
+are the files `*_3long_3short_1raw_captions_url.csv` of
 huggingface.co/datasets/qidouxiong619/dreamlip_long_captions: per image a URL, `Image Path`, and
-seven texts of one or more sentences. The largest has 30 GB; memory holds 17 bytes per row.
-"""
+seven texts of one or more sentences. The largest has 30 GB; memory holds 17 bytes per row."""
 
 from __future__ import annotations
 
@@ -51,12 +49,10 @@ class PreparedReport(NamedTuple):
 def prepare(
     images: Path, captions: Path, output: Path, *, shard_size: int = 10_000
 ) -> PreparedReport:
-    """Join images and captions by URL and write them as tars of `shard_size` samples.
-
-    `images` is a folder that img2dataset wrote, `captions` one of DreamLIP's files. The same inputs
-    give the same bytes; a call after a killed one writes what is missing. Raises ValueError for
-    inputs that do not fit, and where `output` holds shards of others.
-    """
+    """Join images and captions by URL and write them as tars of `shard_size` samples. `images` is a
+    folder that img2dataset wrote, `captions` one of DreamLIP's files. The same inputs give the same
+    bytes; a call after a killed one writes what is missing. Raises ValueError for inputs that do
+    not fit, and where `output` holds shards of others."""
     if shard_size < 1:
         raise ValueError(f"a shard size of {shard_size}; at least 1 sample per shard")
     if output.resolve().is_relative_to(images.resolve()):
@@ -143,9 +139,7 @@ class DownloadedImage(NamedTuple):
 
 def list_sources(images: Path) -> list[Path]:
     """Return the tars in a folder of img2dataset, or else its folders (format `files`), by name.
-
-    Raises ValueError where it has none, and for a damaged tar.
-    """
+    Raises ValueError where it has none, and for a damaged tar."""
     if not images.is_dir():
         raise ValueError(f"{images}: no such folder; give the one that img2dataset wrote")
     tars = sorted(images.glob("*.tar"))

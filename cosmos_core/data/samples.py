@@ -1,7 +1,5 @@
 """From the files of a sample to views and batches, and what happens to samples that are broken."""
 
-from __future__ import annotations
-
 import io
 import json
 import logging
@@ -114,12 +112,10 @@ def split_sentences(text: str) -> list[str]:
 
 
 def caption_sentences(record: Mapping[str, Any]) -> list[str]:
-    """Return all sentences of a sample's JSON record, stripped, at least one.
-
-    A caption of DreamLIP is a list of sentences, or a text that is split into them (as FLAIR's
-    presplit_captions.py, github.com/ExplainableML/flair, does). PixelProse has an original caption,
-    kept whole, and a text. Raises BadSampleError for missing captions and for other types.
-    """
+    """Return all sentences of a sample's JSON record, stripped, at least one. A caption of DreamLIP
+    is a list of sentences, or a text that is split into them (as FLAIR's presplit_captions.py,
+    github.com/ExplainableML/flair, does). PixelProse has an original caption, kept whole, and a
+    text. Raises BadSampleError for missing captions and for other types."""
     if any(key in record for key in DREAMLIP_KEYS):
         found = [_sentences(key, record[key]) for key in DREAMLIP_KEYS if key in record]
     elif any(key in record for key in PIXELPROSE_KEYS):
@@ -212,9 +208,8 @@ class ViewMaker:
 
 class ProblemCounter:
     """Counts bad samples of this process by kind, logs some, and stops a run that has too many.
-
-    `limit` is the largest fraction of all samples that may be bad, once `minimum` have been read.
-    """
+    `limit` is the largest fraction of all samples that may be bad, once `minimum` have been
+    read."""
 
     def __init__(self, limit: float, *, minimum: int = 200) -> None:
         self._limit, self._minimum = limit, minimum

@@ -1,7 +1,5 @@
 """The shards that `data.shards` and `data.weights` name, and the order of local samples."""
 
-from __future__ import annotations
-
 import glob
 import itertools
 import math
@@ -47,11 +45,9 @@ class ShardSets(NamedTuple):
 
 
 def parse_shards(config: DataConfig) -> ShardSets:
-    """Find the shards of a configuration; every local path must exist, and none is opened.
-
-    Sets are joined by `::`. A set is a path, a pattern (`*`, `?`, `[...]`), `pipe:COMMAND` or a
-    URL; braces are expanded as webdataset does. Raises ShardError.
-    """
+    """Find the shards of a configuration; every local path must exist, and none is opened. Sets are
+    joined by `::`. A set is a path, a pattern (`*`, `?`, `[...]`), `pipe:COMMAND` or a URL; braces
+    are expanded as webdataset does. Raises ShardError."""
     sets = [_expand(spec) for spec in config.shards.split(SEPARATOR)]
     streams = {_SCHEME.match(shard) is not None for shards in sets for shard in shards}
     if len(streams) > 1:
@@ -154,12 +150,10 @@ class Schedule(NamedTuple):
 
 
 class BatchOrder(Sampler[list[Draw]]):
-    """The draws of a process's batches, a part of each global batch, from any step on.
-
-    Without weights an epoch is a permutation of all samples; batches continue into the next one.
-    With one weight per set, it is as many draws with replacement, of a set in proportion to its
-    weight times its size, as by `--train-data-upsampling-factors` of OpenCLIP.
-    """
+    """The draws of a process's batches, a part of each global batch, from any step on. Without
+    weights an epoch is a permutation of all samples; batches continue into the next one. With one
+    weight per set, it is as many draws with replacement, of a set in proportion to its weight times
+    its size, as by `--train-data-upsampling-factors` of OpenCLIP."""
 
     def __init__(
         self, sizes: Sequence[int], weights: Sequence[float] | None, seed: int, schedule: Schedule

@@ -1,7 +1,5 @@
 """Batches of samples in streams (`pipe:`, a URL), which are read from beginning to end."""
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import hashlib
@@ -41,12 +39,25 @@ _DECOMPRESS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}
 _FAILURES = (TarError, OSError, EOFError, zlib.error, lzma.LZMAError)
 
 
+class StreamSample(NamedTuple):
+    """An undecoded sample."""
+
+    shard: str
+    key: str
+    raw: RawSample
+
+    def decode(self) -> Sample | Problem:
+        """Decode the sample, or say what is wrong with it."""
+        try:
+            return decode_sample(self.raw)
+        except BadSampleError as bad:
+            return bad.problem(self.shard, self.key)
+
+
 class StreamBatches(IterableDataset[Item]):
     """Whole batches; worker i of L, `lanes`, makes those of the steps that leave i modulo L.
-
     PyTorch takes turns among the workers, which puts the batches in order. A run that begins late
-    reads the samples before. Raises ShardError where a worker would have no shard.
-    """
+    reads the samples before. Raises ShardError where a worker would have no shard."""
 
     def __init__(
         self, shards: ShardSets, seed: int, schedule: Schedule, lanes: int, maker: ViewMaker
@@ -92,9 +103,7 @@ class StreamBatches(IterableDataset[Item]):
         self, lane: int, problems: list[Problem]
     ) -> Iterator[tuple[Sample, tuple[int, ...]]]:
         """Yield good samples and their seeds for ever, and append the bad ones to `problems`.
-
-        Raises UnreadableDataError after a pass without any good one.
-        """
+        Raises UnreadableDataError after a pass without any good one."""
         for number in itertools.count():
             good, last = 0, ""
             rng = random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
@@ -119,21 +128,6 @@ class StreamBatches(IterableDataset[Item]):
             for item in read_stream(shard):
                 digest = hashlib.blake2b(item.key.encode(errors="surrogateescape"), digest_size=8)
                 yield item, (self._seed, number, int.from_bytes(digest.digest(), "big"), *twice)
-
-
-class StreamSample(NamedTuple):
-    """An undecoded sample."""
-
-    shard: str
-    key: str
-    raw: RawSample
-
-    def decode(self) -> Sample | Problem:
-        """Decode the sample, or say what is wrong with it."""
-        try:
-            return decode_sample(self.raw)
-        except BadSampleError as bad:
-            return bad.problem(self.shard, self.key)
 
 
 def read_stream(shard: str) -> Iterator[StreamSample | Problem]:

@@ -7,8 +7,6 @@ is not zero, or the content holds the headers of other files. Formats: POSIX.1-2
 GNU's long names and large numbers GNU tar's manual, "Basic Tar Format". Imports no torch by itself.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Iterator
@@ -57,9 +55,7 @@ class Member(NamedTuple):
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Split a file's name into its sample's key and its lower-case extension, as webdataset does.
-
-    None for names without either, and for metadata (`__meta__/...`).
-    """
+    None for names without either, and for metadata (`__meta__/...`)."""
     found = _KEY.fullmatch(name)
     if found is None or _META.match(name):
         return None
@@ -76,10 +72,8 @@ def require_one_file(content: bytes) -> None:
 
 class TarReader:
     """Iterate over the files of an uncompressed tar, from its beginning; folders are skipped.
-
     Raises TarError for a tar that is damaged, cut off or followed by another, for links, devices
-    and sparse files, and for two files of one name.
-    """
+    and sparse files, and for two files of one name."""
 
     def __init__(self, file: Readable) -> None:
         self._file = file

@@ -1,7 +1,5 @@
 """Worker processes that end with the process that started them, however that one ends."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal
@@ -18,9 +16,7 @@ _guards: list[subprocess.Popen[bytes]] = []  # of this process, if it is a worke
 @contextmanager
 def worker_lifetime(*, commands: bool = False) -> Iterator[Callable[[int], None]]:
     """Yield a `worker_init_fn`; its workers end when the context does, or this process by SIGKILL.
-
-    With `commands`, so do the commands that a worker has started, and all that these started.
-    """
+    With `commands`, so do the commands that a worker has started, and all that these started."""
     # Workers read from the pipe, of which only this process has the other end: it is closed here,
     # or by the system when this process dies.
     lifeline, end = multiprocessing.Pipe(duplex=False)
@@ -32,10 +28,8 @@ def worker_lifetime(*, commands: bool = False) -> Iterator[Callable[[int], None]
 
 
 def _start(lifeline: Connection, end: Connection, commands: bool, number: int) -> None:
-    """Prepare a worker, which gets a process group of its own, with all of its commands.
-
-    Signals to the main process's group, as from Ctrl-C, do not reach it: that one ends its workers.
-    """
+    """Prepare a worker, which gets a process group of its own, with all of its commands. Signals to
+    the main process's group, as from Ctrl-C, do not reach it: that one ends its workers."""
     end.close()  # a copy, which would keep the pipe open
     signal.signal(signal.SIGINT, lambda *_: None)  # unlike SIG_IGN, commands do not inherit it
     os.setpgid(0, 0)

@@ -1,10 +1,8 @@
-"""Checkpoint files: the published layout and ours, with their key names.
-
-Published (github.com/ExplainableML/cosmos): a dict saved by torch with `student` and `teacher`
-state dicts, whose keys may start with `module.`. Ours: one safetensors file with keys `student.*`
-and `teacher.*`; its metadata holds `model` (the kind of model), `method` (how it was trained),
-`architecture` (JSON) and `training` (JSON). In files without `model`, `method` is its kind.
-"""
+"""Checkpoint files: the published layout and ours, with their key names. Published
+(github.com/ExplainableML/cosmos): a dict saved by torch with `student` and `teacher` state dicts,
+whose keys may start with `module.`. Ours: one safetensors file with keys `student.*` and
+`teacher.*`; its metadata holds `model` (the kind of model), `method` (how it was trained),
+`architecture` (JSON) and `training` (JSON). In files without `model`, `method` is its kind."""
 
 import json
 from collections.abc import Mapping

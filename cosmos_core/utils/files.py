@@ -1,10 +1,8 @@
-"""Atomic writes, locks, hashes, packed arrays, and the cache folder.
-
-A file or folder is written under a hidden temporary name beside it, `.MACHINE-RANDOM.tmp`, and
-renamed when it is complete, so that it is whole or absent whatever ends the process. The writer
-holds a lock (flock) on it, which the kernel releases when the process dies: the next process that
-writes to the folder removes temporary files without a lock.
-"""
+"""Atomic writes, locks, hashes, packed arrays, and the cache folder. A file or folder is written
+under a hidden temporary name beside it, `.MACHINE-RANDOM.tmp`, and renamed when it is complete, so
+that it is whole or absent whatever ends the process. The writer holds a lock (flock) on it, which
+the kernel releases when the process dies: the next process that writes to the folder removes
+temporary files without a lock."""
 
 from __future__ import annotations
 

@@ -1,11 +1,7 @@
-"""Scenes, the embedded data set: does a dominant thing keep a model from seeing small ones?
-
-A picture has one dominant and two to four small things on textured stuff, captions in which
-single sentences are about single elements, a class label and a pixel-exact label map. `scene`
-renders, `captions` describes, `layouts` writes files, `vocabulary` is the tokenizer.
-"""
-
-from __future__ import annotations
+"""Scenes, the embedded data set: does a dominant thing keep a model from seeing small ones? A
+picture has one dominant and two to four small things on textured stuff, captions in which single
+sentences are about single elements, a class label and a pixel-exact label map. `scene` renders,
+`captions` describes, `layouts` writes files, `vocabulary` is the tokenizer."""
 
 SIDE = 128
 """Height and width of a scene, in pixels."""

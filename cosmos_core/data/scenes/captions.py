@@ -1,10 +1,6 @@
-"""Captions of a scene in the manner of three captioners, and choices between captions.
-
-Each sentence of a long caption is about one element. Captioners leave things out, but say nothing
-false. A sentence has at most 11 words, no full stop, and only the vocabulary's words.
-"""
-
-from __future__ import annotations
+"""Captions of a scene in the manner of three captioners, and choices between captions. Each
+sentence of a long caption is about one element. Captioners leave things out, but say nothing false.
+A sentence has at most 11 words, no full stop, and only the vocabulary's words."""
 
 from collections.abc import Sequence
 from itertools import accumulate, combinations, product
@@ -65,11 +61,9 @@ class Stuff(NamedTuple):
 
 
 class Style(NamedTuple):
-    """Sentence patterns of one captioner.
-
-    Fields: `{a}` a thing with article, colour and, if small, size; `{bare}` without article;
-    `{place}` its place; `{s}` a kind of stuff; `{b}` a second thing; `{side}` a relation.
-    """
+    """Sentence patterns of one captioner. Fields: `{a}` a thing with article, colour and, if small,
+    size; `{bare}` without article; `{place}` its place; `{s}` a kind of stuff; `{b}` a second
+    thing; `{side}` a relation."""
 
     large: tuple[str, ...]
     small: tuple[str, ...]
@@ -238,13 +232,11 @@ def join(sentences: Sequence[str], most_tokens: int) -> str:
 
 def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) -> tuple[str, str]:
     """Draw a right and a wrong caption that differ in one of ATTRIBUTES, out of all equally good.
-
     `things` has the dominant one first and at least two small ones. Both captions are two sentences
     of captioner IB joined as in its long captions, and name colours that the kinds come in, so that
     models trained on scenes know texts like either. The wrong one swaps the attribute between the
     two things, which leaves both captions the same words; where no two things of a scene can swap
-    it to something false, it replaces it in one.
-    """
+    it to something false, it replaces it in one."""
     pairs = list(combinations(things, 2))
     options = []
     for a, b in pairs:

@@ -1,7 +1,5 @@
 """Scenes written in the layouts of usual data sets, so that readers of real data read them."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections import deque
@@ -40,11 +38,9 @@ _Entries = Iterator[_Entry]
 def write_layouts(
     root: Path, *, split: str = TEST, count: int = 400, layouts: Sequence[str] | None = None
 ) -> Path:
-    """Write the first `count` scenes of a split under `root`, which must not exist yet.
-
-    `layouts`, by default all of LAYOUTS, appear at once or not at all. Returns `root`. Raises
-    FileExistsError if it exists, ValueError for an unknown split or layout.
-    """
+    """Write the first `count` scenes of a split under `root`, which must not exist yet. `layouts`,
+    by default all of LAYOUTS, appear at once or not at all. Returns `root`. Raises FileExistsError
+    if it exists, ValueError for an unknown split or layout."""
     unknown = [name for name in layouts or () if name not in _WRITERS]
     if unknown:
         raise ValueError(f"unknown layouts {unknown}; known: {', '.join(LAYOUTS)}")

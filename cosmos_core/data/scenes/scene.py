@@ -1,7 +1,5 @@
 """Scenes: from (seed, index) to an image, its label map, its records and its captions."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple

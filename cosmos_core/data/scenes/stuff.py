@@ -1,7 +1,5 @@
 """Textures of the eight kinds of stuff, drawn once each and then cropped."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import cv2

@@ -1,9 +1,5 @@
-"""The ten things, each drawn from parts: its build is fixed, the rest varies.
-
-Shapes are N points (x, y) in a square from -1 to 1, y downwards.
-"""
-
-from __future__ import annotations
+"""The ten things, each drawn from parts: its build is fixed, the rest varies. Shapes are N points
+(x, y) in a square from -1 to 1, y downwards."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,10 +36,8 @@ _GLASS: Colour = (168, 214, 240)
 
 @cache
 def sprite(kind: str, colour: str, variant: int) -> dict[str, Image]:
-    """Return one thing, the same in any process, by its size, `large` or `small`.
-
-    Images are premultiplied RGBA (S, S, 4); alpha below 128 is light around the thing.
-    """
+    """Return one thing, the same in any process, by its size, `large` or `small`. Images are
+    premultiplied RGBA (S, S, 4); alpha below 128 is light around the thing."""
     number, pen = THINGS.index(kind), Canvas()
     rng = np.random.default_rng([_BANK_SEED, number, COLOURS[kind].index(colour), variant])
     _PAINTERS[number](pen, PALETTE[colour], rng)
