@@ -43,8 +43,8 @@ def segment(
             ignore_index=255,
         )
     encoder = load_encoder(spec, device=own_device(options.device), precision=options.precision)
-    drawn = draw_image(encoder, protocol, image, options)
+    drawn, shares = draw_image(encoder, protocol, image, options)
     content = io.BytesIO()
-    drawn.image.save(content, format="PNG")
+    drawn.save(content, format="PNG")
     write_file(out, content.getvalue())
-    return drawn.shares
+    return shares

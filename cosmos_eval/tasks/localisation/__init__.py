@@ -89,9 +89,8 @@ def measure(
 ) -> Iterator[Measurement]:
     """Yield a measurement per protocol, of checked data.
 
-    Finished shards are stored below `options.unfinished` until the caller goes on. Raises
-    UsageError for a model without patches or without the requested kind of map and, with the
-    file's name, for an image that cannot be decoded.
+    Finished shards are stored until the caller goes on. Raises UsageError for a model without
+    patches or the requested kind of map and for an image, by its name, that cannot be decoded.
     """
     from cosmos_eval.tasks.localisation.evaluate import measure_data
 

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from cosmos_eval.data.label_map_checks import check_constants
@@ -234,8 +235,8 @@ def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
 
 def draw_image(
     encoder: Encoder, protocol: SegmentationProtocol, path: Path, options: RunOptions
-) -> pictures.Picture:
-    """Draw an image, its label map under a protocol, and the legend of the colours.
+) -> tuple[Image.Image, dict[str, float]]:
+    """Draw an image, its label map and a legend, and return the shares of the classes found.
 
     Raises UsageError for a model without patch embeddings, contradictory constants and an image
     that cannot be decoded.
@@ -251,7 +252,9 @@ def draw_image(
     panels = [(path.name, image, None), (encoder.info.spec, image, classes)]
     names = protocol.class_names
     colours = pictures.distinct_colours(len(names))
-    return pictures.picture(panels, names, colours, pictures.shares(classes, len(names)))
+    shares = pictures.shares(classes, len(names))
+    drawn = pictures.picture(panels, names, colours, shares)
+    return drawn, {names[index]: share for index, share in shares.items()}
 
 
 def predictions(

@@ -7,7 +7,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -44,16 +44,10 @@ def distinct_colours(count: int) -> tuple[Colour, ...]:
 
 
 def shares(classes: Pixels, n_classes: int) -> dict[int, float]:
-    """Return the fraction of the pixels of every class that occurs."""
+    """Return the fraction of the pixels of every class that occurs, the largest first."""
     counts = np.bincount(classes.ravel(), minlength=256)[:n_classes]
-    return {int(index): counts[index] / classes.size for index in np.flatnonzero(counts)}
-
-
-class Picture(NamedTuple):
-    """A drawing, and the fraction of the pixels of every class in its legend, largest first."""
-
-    image: Image.Image
-    shares: dict[str, float]
+    ordered = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist()
+    return {index: counts[index] / classes.size for index in ordered}
 
 
 def picture(
@@ -61,11 +55,10 @@ def picture(
     names: Sequence[str],
     colours: Sequence[Colour],
     shares: Mapping[int, float],
-) -> Picture:
-    """Draw panels side by side, and a legend of the classes with `shares`, the largest first."""
+) -> Image.Image:
+    """Draw panels side by side, and a legend of the classes with `shares`, in their order."""
     drawn = [_drawn(image, classes, colours) for _, image, classes in panels]
-    listed = sorted(shares, key=lambda index: -shares[index])
-    text = [f"{names[index]}  {100 * shares[index]:.1f}%" for index in listed]
+    text = [f"{names[index]}  {100 * share:.1f}%" for index, share in shares.items()]
     font = ImageFont.load_default(size=15)
     legend_width = max([font.getlength(line) for line in text], default=0) + 2 * _LINE
     width = sum(image.width + _MARGIN for image in drawn) + _MARGIN + int(legend_width)
@@ -77,11 +70,11 @@ def picture(
         draw.text((left, _MARGIN // 2), title, "black", font)
         page.paste(image, (left, top))
         left += image.width + _MARGIN
-    for index, line in zip(listed, text, strict=True):
+    for index, line in zip(shares, text, strict=True):
         draw.rectangle((left, top, left + 16, top + 16), colours[index], "black")
         draw.text((left + _LINE, top - 1), line, "black", font)
         top += _LINE
-    return Picture(page, {names[index]: shares[index] for index in listed})
+    return page
 
 
 def _drawn(image: Pixels, classes: Pixels | None, colours: Sequence[Colour]) -> Image.Image:
@@ -135,7 +128,7 @@ def save_overlay(
     found = shares(classes, len(names))
     for index in shares(image.label, len(names)):
         found.setdefault(index, 0.0)
-    _write(path, picture(panels, names, colours, found).image, "JPEG")
+    _write(path, picture(panels, names, colours, found), "JPEG")
 
 
 def is_saved(folder: Path, name: str, sha256: bytes) -> bool:
