@@ -6,8 +6,7 @@ from contextlib import suppress
 
 from cosmos_eval.data.folders import find_root
 from cosmos_eval.data.prepare import imagenet
-from cosmos_eval.data.prepare.context import ORIGINALS, context
-from cosmos_eval.data.prepare.label_maps import Counts, execute, translated
+from cosmos_eval.data.prepare.label_maps import ORIGINALS, Counts, context, execute, translated
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.types import OnProgress, Progress, UsageError, nearest, no_progress
 
