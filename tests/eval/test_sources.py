@@ -7,7 +7,6 @@ import io
 import shutil
 import struct
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,6 +14,7 @@ import PIL.ImageFile
 import pytest
 import webdataset
 from PIL import ExifTags, Image, ImageOps
+from support.shards import encoded
 
 from cosmos_core.data.samples import BadSampleError, RawSample, decode_sample
 from cosmos_eval.data.sources import (
@@ -32,12 +32,6 @@ from cosmos_eval.types import UsageError
 
 def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
-
-
-def encoded(image: Image.Image, format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def decoded(source: ImageSource) -> np.ndarray:

@@ -13,11 +13,16 @@ from cosmos_core.config import DataConfig, ImageViewConfig, OptimConfig, TextVie
 from cosmos_core.methods import METHODS
 
 
+def encoded(image, format, **options) -> bytes:
+    """The bytes of an image file."""
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
 def jpeg(seed, size=40):
     pixels = np.random.default_rng(seed).integers(0, 256, (size, size, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return encoded(PIL.Image.fromarray(pixels), "JPEG")
 
 
 def sample(number):
@@ -33,7 +38,7 @@ def write_shard(path, samples):
     return path
 
 
-def tar_of(files, form=tarfile.PAX_FORMAT):
+def tar_of(files, form=tarfile.PAX_FORMAT) -> bytes:
     """The bytes of a tar of (name, content) pairs, in this order."""
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode="w", format=form) as tar:

@@ -9,7 +9,7 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
-from support.shards import jpeg
+from support.shards import encoded, jpeg
 
 from cosmos_core.data.samples import (
     KINDS,
@@ -58,12 +58,6 @@ def test_what_is_no_caption_is_a_kind_of_bad_sample(record, kind, detail):
     with pytest.raises(BadSampleError, match=detail) as error:
         caption_sentences(json.loads(record))
     assert error.value.kind == kind
-
-
-def encoded(image, format):
-    buffer = io.BytesIO()
-    image.save(buffer, format)
-    return buffer.getvalue()
 
 
 def png(width, height):

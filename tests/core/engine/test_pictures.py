@@ -1,9 +1,7 @@
 """The pictures of real runs: when they are drawn, of what, and that they change nothing."""
 
-import io
 import json
 import signal
-import tarfile
 import time
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from support.pixels import find_pixels
+from support.shards import encoded, tar_of
 from support.training import METHODS, SINGLE_PROCESS, tiny_views
 
 from cosmos_core.engine import watch as pictures
@@ -93,14 +92,9 @@ def test_pictures_change_neither_weights_nor_log_nor_random_numbers(
 
 def write_shard(path, image):
     """One sample: an image, without loss, and a caption."""
-    content = io.BytesIO()
-    PIL.Image.fromarray(image).save(content, "PNG")
     record = json.dumps({"raw_caption": "a red fish", "shortIB_captions": []}).encode()
-    with tarfile.open(path, "w") as tar:
-        for name, data in (("0.png", content.getvalue()), ("0.json", record)):
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            tar.addfile(info, io.BytesIO(data))
+    content = encoded(PIL.Image.fromarray(image), "PNG")
+    path.write_bytes(tar_of([("0.png", content), ("0.json", record)]))
 
 
 def test_a_known_image_is_shown_as_it_is_and_a_wrong_view_as_it_is_not(tmp_path, setting):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import io
-import tarfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 from clip_benchmark.datasets.builder import build_wds_dataset
 from PIL import Image
+from support.shards import encoded, tar_of
 
 from cosmos_eval.data.class_names import class_names, list_names, templates_of
 from cosmos_eval.data.classification import open_data
@@ -20,19 +19,11 @@ from cosmos_eval.protocols.classification import CLASSIFICATION
 from cosmos_eval.tasks import classification, find_protocol
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255)}
 
-
-def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    info = tarfile.TarInfo(name)
-    info.size = len(content)
-    tar.addfile(info, io.BytesIO(content))
-
-
-def picture(colour: str, form: str) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", (8, 6), COLOURS[colour]).save(file, form)
-    return file.getvalue()
+def sample(number: int, colour: str, suffix: str, form: str) -> list[tuple[str, bytes]]:
+    """An image, and the number of its class, which is the sample's."""
+    image = encoded(Image.new("RGB", (8, 6), colour), form)
+    return [(f"s{number:07}.{suffix}", image), (f"s{number:07}.cls", str(number).encode())]
 
 
 @pytest.fixture
@@ -44,14 +35,9 @@ def protocol(tmp_path: Path) -> ClassificationProtocol:
     templates = folder / "zeroshot_classification_templates.txt"
     templates.write_text("a {c} photo.\nthe {c} one.\n")
     (folder / "test/nshards.txt").write_text("2\n")
-    with tarfile.open(folder / "test/0.tar", "w") as tar:
-        add(tar, "s0000000.webp", picture("red", "WEBP"))
-        add(tar, "s0000000.cls", b"0")
-    with tarfile.open(folder / "test/1.tar", "w") as tar:
-        add(tar, "s0000001.jpg", picture("green", "JPEG"))
-        add(tar, "s0000001.cls", b"1")
-        add(tar, "s0000002.png", picture("red", "PNG"))
-        add(tar, "s0000002.cls", b"2")
+    (folder / "test/0.tar").write_bytes(tar_of(sample(0, "red", "webp", "WEBP")))
+    others = [*sample(1, "lime", "jpg", "JPEG"), *sample(2, "red", "png", "PNG")]
+    (folder / "test/1.tar").write_bytes(tar_of(others))
     (tmp_path / "colours.yaml").write_text("{kind: cls, layout: webdataset, folder: wds_colours}")
     found = find_protocol(str(tmp_path / "colours.yaml"))
     assert isinstance(found, ClassificationProtocol)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from PIL import Image
+from support.shards import encoded, tar_of
 
 from cosmos_eval.data.retrieval import open_data
 from cosmos_eval.tasks import find_protocol, retrieval
@@ -271,23 +270,14 @@ Members = dict[str, bytes]
 
 def write_tar(path: Path, members: Members) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as tar:
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-
-
-def picture(name: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 6), Path(name).stem).save(buffer, "PNG")
-    return buffer.getvalue()
+    path.write_bytes(tar_of(members.items()))
 
 
 def sample(name: str, extension: str = "txt") -> Members:
-    some = CAPTIONS[name]
+    some, colour = CAPTIONS[name], Path(name).stem
     captions = "\n".join(some).encode() if extension == "txt" else as_json({"caption": some})
-    return {f"{name[:-4]}.png": picture(name), f"{name[:-4]}.{extension}": captions}
+    image = encoded(Image.new("RGB", (8, 6), colour), "PNG")
+    return {f"{colour}.png": image, f"{colour}.{extension}": captions}
 
 
 def opened(root: Path, archives: Any, **changes: Any):
