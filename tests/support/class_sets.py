@@ -9,6 +9,7 @@ import hashlib
 import json
 import pickle
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ CLASSES = {
     "oxford_pets": ["Abyssinian", "American Bulldog", "Persian", "Yorkshire Terrier"],
 }
 """What torchvision calls the classes of the sets that are written here."""
+
+WORDNET_IDS = sorted(files("timm").joinpath("data/_info/imagenet_synsets.txt").read_text().split())
+"""Of ImageNet's 1,000 classes, as timm lists them."""
 
 
 def write_class_set(name: str, root: Path, patch: pytest.MonkeyPatch) -> None:

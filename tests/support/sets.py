@@ -87,6 +87,13 @@ PRESENT = {
 """By data set: the layout it is read from, and the classes that its label maps hold here."""
 
 
+def write_sets(root: Path) -> None:
+    """Write the images, lists and label maps of all layouts."""
+    for layout in LAYOUTS.values():
+        write_images(root, layout)
+        write_masks(root, layout)
+
+
 def write_images(root: Path, layout: Layout) -> None:
     """Write the images and the list of names."""
     rng = np.random.default_rng(0)

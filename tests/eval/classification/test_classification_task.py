@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from typing import Any
 
 import open_clip
 import pytest
+from support.class_sets import WORDNET_IDS
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
@@ -171,34 +171,25 @@ def test_missing_root():
         classification.open_data(PROTOCOL, RunOptions())
 
 
-@pytest.fixture(scope="module")
-def wordnet_ids() -> list[str]:
-    package = importlib.util.find_spec("timm")
-    assert package is not None
-    assert package.submodule_search_locations is not None
-    listed = Path(package.submodule_search_locations[0]) / "data/_info/imagenet_synsets.txt"
-    return listed.read_text().split()
-
-
-def test_imagenet_folders(wordnet_ids, tmp_path, save_colour):
+def test_imagenet_folders(tmp_path, save_colour):
     imagenet = CLASSIFICATION["imagenet1k"]
-    joined = "\n".join(sorted(wordnet_ids))
+    joined = "\n".join(WORDNET_IDS)
     assert hashlib.sha256(joined.encode()).hexdigest() == CLASS_LISTS["imagenet1k"].classes_sha256
-    names = class_names(imagenet, make_data(sorted(wordnet_ids), []))
-    named = dict(zip(sorted(wordnet_ids), names, strict=True))
+    names = class_names(imagenet, make_data(WORDNET_IDS, []))
+    named = dict(zip(WORDNET_IDS, names, strict=True))
     assert (named["n02099712"], named["n04254777"]) == ("Labrador Retriever", "sock")
     assert names == tuple(open_clip.IMAGENET_CLASSNAMES)
     one = save_colour(tmp_path / "one.png", "red")
-    for wordnet_id in wordnet_ids:
+    for wordnet_id in WORDNET_IDS:
         (tmp_path / "val" / wordnet_id).mkdir(parents=True)
         (tmp_path / "val" / wordnet_id / "1.png").hardlink_to(one)
     options = RunOptions(data_root=str(tmp_path), limit=1000)
     classification.open_data(imagenet, options)
-    (tmp_path / "val" / wordnet_ids[7]).rename(tmp_path / "val" / "n99999999")
+    (tmp_path / "val" / WORDNET_IDS[7]).rename(tmp_path / "val" / "n99999999")
     with pytest.raises(
         UsageError,
         match=rf"has 1000 class folders, which are not the 1000 WordNet ids of imagenet1k; "
-        rf"missing: {wordnet_ids[7]}; not of this set: n99999999",
+        rf"missing: {WORDNET_IDS[7]}; not of this set: n99999999",
     ):
         classification.open_data(imagenet, options)
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from support.class_sets import write_class_set
 from support.excerpts import sugarcrepe_excerpt, write_coco_excerpt
-from support.sets import LAYOUTS, PRESENT, save_map, write_images, write_masks
+from support.sets import LAYOUTS, PRESENT, save_map, write_sets
 
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.protocols.classification import CLASSIFICATION
@@ -31,9 +31,7 @@ LABELS = {
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("whole")
-    for layout in LAYOUTS.values():
-        write_images(root, layout)
-        write_masks(root, layout)
+    write_sets(root)
     return root
 
 
@@ -184,22 +182,16 @@ def own(tmp_path: Path) -> Path:
     return path
 
 
-def test_status_0_for_a_whole_set(own, command):
+def test_status_0_for_a_whole_set_else_1_and_the_fault(own, command):
     ended = command("data", "doctor", own)
     assert (ended.status, ended.err) == (0, "")
     (row,) = [line.split() for line in ended.out.splitlines() if "mine" in line]
     assert row[:10] == ["mine", "seg", "yes", "1", "of", "1", "1", "of", "1", "0-1"]
-
-
-def test_status_1_and_the_fault_for_a_set_that_is_not_whole(own, command):
     mask = own.parent / "masks/one.png"
     mask.unlink()
     ended = command("data", "doctor", own)
     assert (ended.status, ended.err) == (1, "")
     assert f"mine: 1 of 1 label maps missing, first: {mask}" in ended.out
-
-
-def test_contradictory_constants_are_a_fault(own, command):
     own.write_text(own.read_text().replace("kind: seg", "kind: seg, stride: 500"))
     ended = command("data", "doctor", own)
     assert ended.status == 1
@@ -254,20 +246,12 @@ def test_other_tasks_are_checked_as_before_a_run(tmp_path, command):
     assert f"class folder {tmp_path}/photos/b has no images" in ended.out
 
 
-@pytest.fixture
-def coco(tmp_path: Path) -> list[Path]:
-    """The images of the excerpt of COCO and SugarCrepe in the test's folder."""
-    return write_coco_excerpt(tmp_path)
-
-
-def test_items_and_images_of_a_selection_set_are_counted(coco, tmp_path):
+def test_items_and_images_of_a_selection_set_are_counted_and_missing_ones_named(tmp_path):
+    coco = write_coco_excerpt(tmp_path)
     found = diagnosed(sugarcrepe_excerpt(), tmp_path)
     assert (found.whole, found.faults, found.remedy) == (True, (), None)
     assert (found.items, found.expected_items, found.images, found.expected) == (16, 16, 4, 4)
     assert found.folder == str(tmp_path / "val2017")
-
-
-def test_the_images_of_sugarcrepe_are_named_where_they_are_missing(coco, tmp_path):
     coco[0].unlink()
     found = diagnosed(sugarcrepe_excerpt(), tmp_path)
     assert (found.images, found.expected, found.items) == (3, 4, 16)
@@ -284,7 +268,8 @@ def test_the_images_of_sugarcrepe_are_named_where_they_are_missing(coco, tmp_pat
         assert "https://github.com/RAIVNLab/sugar-crepe" in text
 
 
-def test_a_selection_set_with_other_numbers_of_items(coco, tmp_path):
+def test_a_selection_set_with_other_numbers_of_items(tmp_path):
+    write_coco_excerpt(tmp_path)
     found = diagnosed(known_protocols()["sugarcrepe"], tmp_path)
     assert (found.items, found.expected_items, found.images, found.expected) == (16, 7511, 4, 4)
     assert len(found.faults) == 7

@@ -9,12 +9,12 @@ import json
 import os
 import re
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.io import savemat
+from support.class_sets import WORDNET_IDS as IDS
 
 from cosmos_eval.data.class_names import ClassData
 from cosmos_eval.data.classification import open_data
@@ -24,7 +24,6 @@ from cosmos_eval.types import RunOptions, UsageError
 
 from .conftest import kill_preparing, refusal
 
-IDS = sorted(files("timm").joinpath("data/_info/imagenet_synsets.txt").read_text().split())
 SHUFFLED = np.random.default_rng(0).permutation(IDS).tolist()
 NAMES = [f"ILSVRC2012_val_{number:08d}.JPEG" for number in range(1, 1001)]
 CLASS_OF = dict(zip(NAMES, SHUFFLED, strict=True))

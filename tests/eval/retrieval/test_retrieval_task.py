@@ -96,12 +96,6 @@ def test_cut_captions_are_noted(root, tiny_encoder):
     assert result.notes == ("1 of 5 captions did not fit the model's context and were cut",)
 
 
-def without(key: str) -> dict[str, Any]:
-    content = annotations()
-    del content[key]
-    return content
-
-
 def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict[str, Any]:
     content = annotations()
     change(content[part])
@@ -111,10 +105,7 @@ def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([], "lists no images"),
-        ({}, "none of the known forms: COCO's"),
-        (without("annotations"), "3 images without captions, first: image id 3"),
-        (without("images"), "none of the known forms"),
+        ({"images": annotations()["images"]}, "3 images without captions, first: image id 3"),
         (changed("images", lambda some: some.clear()), "lists no images"),
         (changed("images", lambda some: some.pop(0)), "captions of 1 images .* first: id 20"),
         (changed("annotations", lambda some: some.pop(0)), "1 images without captions"),
@@ -142,9 +133,6 @@ def test_bad_annotations(content, message, root):
 def test_missing_data(root):
     with pytest.raises(UsageError, match=r"--data-root DIR, the folder that holds captions.json"):
         retrieval.open_data(PROTOCOL, RunOptions())
-    (root / "captions.json").write_text("{")
-    with pytest.raises(UsageError, match=r"captions\.json is not JSON"):
-        retrieval.open_data(PROTOCOL, RunOptions(data_root=str(root)))
     (root / "captions.json").unlink()
     with pytest.raises(UsageError, match=f"expected {root}/captions.json"):
         retrieval.open_data(PROTOCOL, RunOptions(data_root=str(root)))

@@ -6,7 +6,7 @@ import inspect
 from pathlib import Path
 
 import pytest
-from support.sets import LAYOUTS, PRESENT, SIZES, write_images, write_masks
+from support.sets import PRESENT, SIZES, write_sets
 
 import cosmos_eval
 from cosmos_eval.data.label_maps import dataset_class
@@ -16,9 +16,7 @@ from cosmos_eval.protocols.segmentation import SEGMENTATION
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("sets")
-    for layout in LAYOUTS.values():
-        write_images(root, layout)
-        write_masks(root, layout)
+    write_sets(root)
     return root
 
 
