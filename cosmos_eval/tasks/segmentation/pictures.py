@@ -126,7 +126,7 @@ def save_overlay(
         ("prediction", rgb, classes),
     ]
     found = shares(classes, len(names))
-    for index in shares(image.label, len(names)):
+    for index in sorted(shares(image.label, len(names))):
         found.setdefault(index, 0.0)
     _write(path, picture(panels, names, colours, found), "JPEG")
 
