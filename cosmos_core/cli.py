@@ -125,17 +125,13 @@ def run(config: TrainConfig, output: Path, command: str, world: World, *, resume
     inverse = Inverse(preprocess["mean"], preprocess["std"], tokenizer.decode)
     setting = Setting(tokenizer, inverse, output, command, world, evaluator)
     trainer = Trainer(config, setting, resume=resume)
-    scenes = shards.startswith(SCENES)
-    return trainer.run(_write_scenes(shards, output, world) if scenes else shards)
-
-
-def _write_scenes(shards: str, output: Path, world: World) -> str:
-    """Write `scenes:N` as tars, where they do not exist; return their specification."""
-    count = int(shards.removeprefix(SCENES))
-    data = output / f"scenes-{count}"
-    write = partial(write_layouts, data, split=TRAIN, count=count, layouts=["shards"])
-    world.main_process_only(lambda: data.exists() or write())
-    return str(data / "shards" / "*.tar")
+    if shards.startswith(SCENES):
+        count = int(shards.removeprefix(SCENES))
+        data = output / f"scenes-{count}"
+        write = partial(write_layouts, data, split=TRAIN, count=count, layouts=["shards"])
+        world.main_process_only(lambda: data.exists() or write())
+        shards = str(data / "shards" / "*.tar")
+    return trainer.run(shards)
 
 
 def main() -> None:

@@ -9,8 +9,6 @@ from cosmos_core.types import Features, Gather, Gathered, LossTerms
 SIMCLR_TEMPERATURE = 0.1  # SLIP, arXiv 2112.12750, section 3.2 (github.com/facebookresearch/SLIP)
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04  # github.com/facebookresearch/dino
 CENTER_MOMENTUM = 0.9  # the same
-
-
 gather_locally = Gather()  # of a single process
 
 
@@ -31,7 +29,6 @@ def contrastive_loss(
     first: Tensor | Gathered, second: Tensor | Gathered, logit_scale: Tensor
 ) -> Tensor:
     """Return the mean, over all pairs of views, of the symmetric cross-entropy of their samples.
-
     `first` (V, B, D) and `second` (U, B, D), L2-normalised; `logit_scale` 0-d, exponentiated.
     In loops::
 
@@ -42,17 +39,16 @@ def contrastive_loss(
         loss / (V * U)
 
     Gathered over processes, each computes its own rows and columns of the logits alone, (B, N)
-    each, so memory grows with B * N; the mean of the processes' values is the loss above.
-    """
+    each, so memory grows with B * N; the mean of the processes' values is the loss above."""
     if isinstance(first, Tensor) and isinstance(second, Tensor):
-        logits = _logits(first, second, logit_scale)
-        return (_cross_entropy(logits, 0) + _cross_entropy(logits.transpose(1, 2), 0)) / 2
+        first, second = gather_locally([first, second])
     if isinstance(first, Tensor) or isinstance(second, Tensor):
         raise TypeError("gather both sides of the contrastive loss, or neither")
-    if first.local is first.everywhere and second.local is second.everywhere:
-        return contrastive_loss(first.local, second.local, logit_scale)
     rows = _logits(first.local, second.everywhere, logit_scale)
-    columns = _logits(second.local, first.everywhere, logit_scale)
+    if first.local is first.everywhere and second.local is second.everywhere:
+        columns = rows.transpose(1, 2)
+    else:
+        columns = _logits(second.local, first.everywhere, logit_scale)
     return (_cross_entropy(rows, first.offset) + _cross_entropy(columns, second.offset)) / 2
 
 
@@ -71,7 +67,6 @@ def _cross_entropy(logits: Tensor, offset: int) -> Tensor:
 
 def cosmos_loss(student: Features, teacher: Features, gather: Gather = gather_locally) -> LossTerms:
     """Return the COSMOS loss (arXiv 2412.01814): the CLIP and distillation terms of a batch.
-
     CLIP: the student's two global images against all its captions. Distillation: the mean over
     {image, text} cross-modal student features x {image, text} teacher features, each the mean
     over all student views and both teacher views::
@@ -81,8 +76,7 @@ def cosmos_loss(student: Features, teacher: Features, gather: Gather = gather_lo
                 distill += contrastive_loss(student_views, teacher_views, distill_scale) / 4
 
     `gather` collects 26 student and 4 teacher tensors (B, D) over the processes, in one collective
-    each. Raises ValueError where the student has no cross-modal features.
-    """
+    each. Raises ValueError where the student has no cross-modal features."""
     if student.image_crossmodal is None or student.text_crossmodal is None:
         raise ValueError("the COSMOS loss needs the student's cross-modal features")
     if student.distill_logit_scale is None:
@@ -136,7 +130,6 @@ def simclr_loss(projections: Gathered) -> Tensor:
 def silc_loss(student_logits: Tensor, teacher_logits: Tensor, center: Tensor) -> Tensor:
     """Return SILC's mean cross-entropy (arXiv 2310.13355, after DINO, arXiv 2104.14294) of all
     student views with all teacher views of a sample.
-
     `student_logits` (L, B, K) of local views, `teacher_logits` (G, B, K) of global ones, `center`
     (K,) of `move_center`. In loops::
 
@@ -145,8 +138,7 @@ def silc_loss(student_logits: Tensor, teacher_logits: Tensor, center: Tensor) ->
                 target = softmax((teacher_logits[g] - center) / 0.04)
                 loss += -(target * log_softmax(student_logits[l] / 0.1)).sum(-1).mean() / (L * G)
 
-    Samples of other processes play no part: the mean over processes is the loss of the batch.
-    """
+    Samples of other processes play no part: the mean over processes is the loss of the batch."""
     targets = F.softmax((full_precision(teacher_logits) - center) / TEACHER_TEMPERATURE, dim=-1)
     logs = F.log_softmax(full_precision(student_logits) / STUDENT_TEMPERATURE, dim=-1)
     # The mean over pairs of views is a product of two means over views.

@@ -192,8 +192,7 @@ def blur(view: Pixels, radius: float) -> Pixels:
 
 def blur_kernel(radius: float) -> npt.NDArray[np.float32]:
     """Return the weights of Pillow's blur along one axis: three boxes of fractional width with the
-    Gaussian's variance (P. Gwosdek et al., Gaussian Convolution by Extended Box Filtering, 2011).
-    """
+    Gaussian's variance (P. Gwosdek et al., Gaussian Convolution by Extended Box Filtering, 2011)"""
     variance = radius**2 / BLUR_PASSES
     n = math.floor((math.sqrt(12 * variance + 1) - 1) / 2)
     part = (2 * n + 1) * (variance - n * (n + 1) / 3) / (2 * ((n + 1) ** 2 - variance))

@@ -46,10 +46,8 @@ LOGGED = 3  # problems of each kind; after that each time their number has doubl
 
 _log = logging.getLogger(__name__)
 
-Tokenizer = Callable[[list[str]], Tensor]
-"""Texts -> token ids (N, S)."""
-SampleViews = tuple[ImageViews, list[str]]
-"""The views of one sample: uint8 images and T captions."""
+Tokenizer = Callable[[list[str]], Tensor]  # texts -> token ids (N, S)
+SampleViews = tuple[ImageViews, list[str]]  # the views of one sample: uint8 images and T captions
 
 
 class Problem(NamedTuple):
@@ -148,21 +146,17 @@ def _require_text(key: str, value: Any) -> str:
 
 def decode_sample(raw: RawSample) -> Sample:
     """Decode both files of a sample. Raises BadSampleError and nothing else, whatever they hold."""
-    sentences = caption_sentences(_decode_record(raw.record))
-    return Sample(_decode_image(raw.image), sentences)
-
-
-def _decode_record(data: bytes | None) -> dict[str, Any]:
-    if data is None:
+    if raw.record is None:
         raise BadSampleError("record_missing", "no json")
     try:
-        record = json.loads(data)
+        record = json.loads(raw.record)
     except (ValueError, RecursionError) as error:
         raise BadSampleError("record_broken", f"invalid JSON ({error})") from error
     if not isinstance(record, dict):
         kind = type(record).__name__
         raise BadSampleError("record_broken", f"JSON holds a {kind}, not an object")
-    return record
+    sentences = caption_sentences(record)
+    return Sample(_decode_image(raw.image), sentences)
 
 
 def _decode_image(data: bytes | None) -> PIL.Image.Image:

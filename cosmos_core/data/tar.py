@@ -1,11 +1,9 @@
-"""Read the files of a tar strictly: a damaged tar is an error, never a shorter tar.
-
-Python's tarfile, and webdataset with it, takes a damaged or missing header for the end of the
-archive. Here an archive ends with zeros alone, at least two blocks, every header has the right
-checksum, and a wrong size shows: it leads to no header, what should fill up the file's last block
-is not zero, or the content holds the headers of other files. Formats: POSIX.1-2017, pax, and for
-GNU's long names and large numbers GNU tar's manual, "Basic Tar Format". Imports no torch by itself.
-"""
+"""Read the files of a tar strictly: a damaged tar is an error, never a shorter tar. Python's
+tarfile, and webdataset with it, takes a damaged or missing header for the end of the archive. Here
+an archive ends with zeros alone, at least two blocks, every header has the right checksum, and a
+wrong size shows: it leads to no header, what should fill up the file's last block is not zero, or
+the content holds the headers of other files. Formats: POSIX.1-2017, pax, and for GNU's long names
+and large numbers GNU tar's manual, "Basic Tar Format". Imports no torch by itself."""
 
 import io
 import re

@@ -1,12 +1,8 @@
-"""One training step, free of files, logs and loops.
-
-A batch may be encoded in parts and still have the gradient of the whole: the gradient of the loss
-in all features, computed once, is carried back through the model part by part (as in GradCache,
-arXiv 2101.06983).
-
-Features are a method's NamedTuple: (V, B, D) tensors have one row per sample, others (scales, the
-centre of prototypes) belong to the whole batch.
-"""
+"""One training step, free of files, logs and loops. A batch may be encoded in parts and still have
+the gradient of the whole: the gradient of the loss in all features, computed once, is carried back
+through the model part by part (as in GradCache, arXiv 2101.06983). Features are a method's
+NamedTuple: (V, B, D) tensors have one row per sample, others (scales, the centre of prototypes)
+belong to the whole batch."""
 
 import math
 from collections.abc import Sequence
@@ -22,8 +18,7 @@ from cosmos_core.engine.distributed import mean_over_processes
 from cosmos_core.model.cosmos import clamp_logit_scales, update_teacher
 from cosmos_core.types import Gather, Method, Views
 
-Terms = dict[str, float]
-"""Loss terms by name, means over all processes."""
+Terms = dict[str, float]  # loss terms by name, means over all processes
 
 
 class Student(nn.Module):
@@ -110,17 +105,15 @@ def _backward_in_parts(
     carry that gradient back. Processes exchange the model's gradient once, with the last part."""
     method, pieces = training.method, split_views(views, parts)
     with torch.no_grad(), mixed:
-        students = [method.student_features(training.model, piece) for piece in pieces]
+        students = [as_leaves(method.student_features(training.model, piece)) for piece in pieces]
         teachers = [method.teacher_features(training.teacher, piece) for piece in pieces]
-    student = as_leaves(join_features(students))
-    terms = _loss_backward(training, student, join_features(teachers), gather)
-    gradients = part_gradients(student, parts)
+    terms = _loss_backward(training, join_features(students), join_features(teachers), gather)
     ddp = training.student if isinstance(training.student, DistributedDataParallel) else None
-    for number, (piece, gradient) in enumerate(zip(pieces, gradients, strict=True), start=1):
+    for number, (piece, leaves) in enumerate(zip(pieces, students, strict=True), start=1):
         with ddp.no_sync() if ddp is not None and number < parts else nullcontext():
             with mixed:
                 features = training.student(piece)
-            carry_back(features, gradient)
+            carry_back(features, leaves)
     return terms
 
 
@@ -155,11 +148,12 @@ def split_views(views: Views, parts: int) -> list[Views]:
 
 
 def join_features(parts: Sequence[Any]) -> Any:
-    """Join the features of all parts to those of the batch; None where a method has none."""
+    """Join the features of all parts to those of the batch; None where a method has none. What
+    belongs to the whole batch is the last part's, with which DDP exchanges its gradient."""
     if parts[0] is None:
         return None
     fields = zip(*parts, strict=True)
-    joined = (f[0] if f[0] is None or f[0].ndim != 3 else torch.cat(list(f), dim=1) for f in fields)
+    joined = (f[-1] if f[0] is None or f[0].ndim != 3 else torch.cat(f, dim=1) for f in fields)
     return type(parts[0])(*joined)
 
 
@@ -169,20 +163,9 @@ def as_leaves(features: Any) -> Any:
     return type(features)(*leaves)
 
 
-def part_gradients(leaves: Any, parts: int) -> list[list[Tensor | None]]:
-    """Return each part's gradient of each field; those of the whole batch go with the last."""
-    gradients = [None if field is None else field.grad for field in leaves]
-    by_field = (
-        [None] * (parts - 1) + [gradient]
-        if gradient is None or gradient.ndim != 3
-        else gradient.chunk(parts, dim=1)
-        for gradient in gradients
-    )
-    return [list(part) for part in zip(*by_field, strict=True)]
-
-
-def carry_back(features: Any, gradients: Sequence[Tensor | None]) -> None:
-    """Run backward from features whose gradient is known; those without one are left out."""
-    pairs = zip(features, gradients, strict=True)
-    known = [(f, gradient) for f, gradient in pairs if gradient is not None and f.requires_grad]
+def carry_back(features: Any, leaves: Any) -> None:
+    """Run backward from features with the gradients of their leaves, where there are any."""
+    pairs = zip(features, leaves, strict=True)
+    known = [(f, leaf.grad) for f, leaf in pairs if f is not None and f.requires_grad]
+    known = [(f, gradient) for f, gradient in known if gradient is not None]
     torch.autograd.backward([f for f, _ in known], [gradient for _, gradient in known])

@@ -1,12 +1,8 @@
-"""Sequences of several lengths in one pass through OpenCLIP's transformer blocks.
-
-Sequences are concatenated, without padding, to one tensor (T, W), and only attention treats them
-run by run, where a run is equally long sequences. In the last block, sequences of which one token
-is read compute that token only. Both are exact.
-
-Letters in shapes: T tokens of all sequences, M sequences, W width, n sequences of a run, l tokens
-of each, h heads, d width of a head.
-"""
+"""Sequences of several lengths in one pass through OpenCLIP's transformer blocks. Sequences are
+concatenated, without padding, to one tensor (T, W), and only attention treats them run by run,
+where a run is equally long sequences. In the last block, sequences of which one token is read
+compute that token only. Both are exact. Letters in shapes: T tokens of all sequences, M sequences,
+W width, n sequences of a run, l tokens of each, h heads, d width of a head."""
 
 import math
 from dataclasses import dataclass

@@ -1,11 +1,8 @@
-"""Recipes by name: functions that return a `TrainConfig`.
-
-Of the released models, data sets, batches and schedules are those of arXiv 2412.01814. Every
-constant is that of github.com/ExplainableML/cosmos, read in the fork geniusxxx/cosmos: the
-scripts src/train_cc3m.sh, train_cc12m.sh, train_yfcc15m.sh, train_merged30m.sh and
-train_pixelprose.sh. They name ViT-B-16; the README lists models of ViT-B-32 trained on the same
-data and says nothing else of them.
-"""
+"""Recipes by name: functions that return a `TrainConfig`. Of the released models, data sets,
+batches and schedules are those of arXiv 2412.01814. Every constant is that of
+github.com/ExplainableML/cosmos, read in the fork geniusxxx/cosmos: the scripts src/train_cc3m.sh,
+train_cc12m.sh, train_yfcc15m.sh, train_merged30m.sh and train_pixelprose.sh. They name ViT-B-16;
+the README lists models of ViT-B-32 trained on the same data and says nothing else of them."""
 
 import math
 from collections.abc import Callable
@@ -29,14 +26,13 @@ class TrainingSet(NamedTuple):
     momentum: float  # --momentum-teacher with --fix-momentum
 
 
-TRAINING_SETS = {
+TRAINING_SETS = {  # CC3M, CC12M and YFCC15M with DreamLIP's captions, and PixelProse
     "cc3m": TrainingSet(2_823_019, 16 * 64, 0.999),  # processes times --batch-size, also below
     "cc12m": TrainingSet(10_010_225, 128 * 32, 0.99),
     "yfcc15m": TrainingSet(14_065_827, 128 * 32, 0.99),
     "merged30m": TrainingSet(26_899_071, 128 * 32, 0.99),  # the three above, sets joined by `::`
     "pixelprose": TrainingSet(15_037_386, 128 * 32, 0.99),
 }
-"""CC3M, CC12M and YFCC15M with DreamLIP's captions, and PixelProse."""
 
 
 def published(name: str, architecture: str) -> TrainConfig:

@@ -16,10 +16,6 @@ Result = TypeVar("Result")
 _PATIENCE = timedelta(days=7)
 
 
-def _alone(item: Any) -> list[Any]:
-    return [item]
-
-
 @dataclass(frozen=True)
 class Distributed:
     """Process `rank` of `world_size`. `gather` maps an object to those of all processes, in the
@@ -27,7 +23,7 @@ class Distributed:
 
     rank: int = 0
     world_size: int = 1
-    gather: Callable[[Any], list[Any]] = _alone
+    gather: Callable[[Any], list[Any]] = lambda item: [item]
 
     def map_sharded(
         self,
@@ -63,8 +59,7 @@ class Distributed:
         self.synchronized(act if self.rank > 0 else lambda: None)
 
 
-SINGLE_PROCESS = Distributed()
-"""A process that works alone."""
+SINGLE_PROCESS = Distributed()  # a process that works alone
 
 
 def is_main_process() -> bool:

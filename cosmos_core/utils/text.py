@@ -8,14 +8,12 @@ from typing import Any, NoReturn
 
 # Characters that terminals obey (C0, DEL, C1), that turn the direction of text or are invisible,
 # and that are no characters: lone surrogates, U+FFFE, U+FFFF. White space is apart.
-CONTROLS = (
+CONTROLS = (  # control characters, for a set of a regular expression
     "\\x00-\\x08\\x0b\\x0e-\\x1f\\x7f-\\x9f\\u061c\\u200b\\u200e\\u200f\\u202a-\\u202e"
     "\\u2060-\\u206f\\ud800-\\udfff\\ufeff\\ufff9-\\ufffb\\ufffe\\uffff"
 )
-"""Control characters, for a set of a regular expression."""
 
-LINE_BREAK = re.compile(r"[\t-\r\x1c-\x1f\x85\u2028\u2029]")
-"""What ends a line for some reader, and tabs."""
+LINE_BREAK = re.compile(r"[\t-\r\x1c-\x1f\x85\u2028\u2029]")  # for some reader; and tabs
 
 _CONTROL = re.compile(f"[{CONTROLS}]")
 _LINE_BREAKS = re.compile(rf" *{LINE_BREAK.pattern}\s*")

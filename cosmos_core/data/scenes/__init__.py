@@ -3,8 +3,7 @@ picture has one dominant and two to four small things on textured stuff, caption
 sentences are about single elements, a class label and a pixel-exact label map. `scene` renders,
 `captions` describes, `layouts` writes files, `vocabulary` is the tokenizer."""
 
-SIDE = 128
-"""Height and width of a scene, in pixels."""
+SIDE = 128  # height and width of a scene, in pixels
 
 # Alphabetical, so that an image folder's own numbering of its classes is this one.
 THINGS = (
@@ -12,14 +11,12 @@ THINGS = (
     *("house", "ladybird", "mushroom", "sunflower", "tree"),
 )
 STUFF = ("grass", "water", "brick", "sand", "wood", "snow", "stone", "sky")
-CLASSES = THINGS + STUFF
-"""Classes of the label map, in order of their indices: things first."""
+CLASSES = THINGS + STUFF  # classes of the label map, in order of their indices: things first
 
 TRAIN, TEST = "train", "test"
-SPLIT_SEEDS = {TRAIN: 0, TEST: 1}
-"""Seed of each split: disjoint streams of scenes, each indexed from 0."""
+SPLIT_SEEDS = {TRAIN: 0, TEST: 1}  # of disjoint streams of scenes, each indexed from 0
 
-PALETTE = {
+PALETTE = {  # colour word -> RGB in 0..255
     "red": (214, 40, 40),
     "orange": (242, 132, 28),
     "yellow": (247, 214, 44),
@@ -30,11 +27,10 @@ PALETTE = {
     "white": (240, 240, 236),
     "brown": (140, 88, 48),
 }
-"""Colour word -> RGB in 0..255."""
 
 # The first colour of a kind is its commonest; every colour belongs to at least two kinds, so
 # that neither colour nor outline alone names the class.
-COLOURS = {
+COLOURS = {  # kind of thing -> the colours it comes in, commonest first
     "apple": ("red", "green", "yellow", "pink"),
     "ball": ("blue", "red", "green", "orange", "purple", "pink"),
     "boat": ("white", "red", "blue", "green", "orange"),
@@ -46,4 +42,3 @@ COLOURS = {
     "sunflower": ("yellow", "orange", "white", "pink", "purple"),
     "tree": ("green", "orange", "yellow", "pink", "red"),
 }
-"""Kind of thing -> the colours it comes in, commonest first."""

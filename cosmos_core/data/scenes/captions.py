@@ -11,8 +11,7 @@ import numpy as np
 from cosmos_core.data.scenes import COLOURS, PALETTE, SIDE, THINGS
 
 T = TypeVar("T")
-Captions = dict[str, list[str]]
-"""Key as in DreamLIP's releases -> sentences."""
+Captions = dict[str, list[str]]  # key as in DreamLIP's releases -> sentences
 Box = tuple[int, int, int, int]
 
 LARGE, SMALL = "large", "small"
@@ -20,7 +19,7 @@ _FEWEST, _MOST = 4, 7  # sentences in a long caption
 _APART = 18  # pixels between centres from which a thing is surely beside, above or below another
 _CLEAR = 8.0  # pixels that a centre must lie outside of a place for the place to be clearly wrong
 
-PLACE_PHRASES = {
+PLACE_PHRASES = {  # the thirds of a picture, row by row, and how captions name them
     "upper left": "in the upper left",
     "top": "at the top",
     "upper right": "in the upper right",
@@ -31,14 +30,13 @@ PLACE_PHRASES = {
     "bottom": "at the bottom",
     "lower right": "in the lower right",
 }
-"""The thirds of a picture, row by row, and how captions name them."""
 _PLACES = tuple(PLACE_PHRASES)
 
 SIDES = {"x-": "left of", "x+": "right of", "y-": "above", "y+": "below"}
 
+# What the two captions of a choice can differ in, and its values.
 ATTRIBUTES: dict[str, Sequence[Any]]
 ATTRIBUTES = {"colour": [*PALETTE], "place": _PLACES, "kind": THINGS, "size": (LARGE, SMALL)}
-"""What the two captions of a choice can differ in, and its values."""
 
 
 class Thing(NamedTuple):

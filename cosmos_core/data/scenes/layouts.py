@@ -19,8 +19,7 @@ from cosmos_core.utils.files import appearing, errors_of
 
 JPEG_QUALITY = 95
 SHARD_SIZE = 1000
-IGNORED = 255
-"""Label of pixels that do not count, as in PASCAL VOC."""
+IGNORED = 255  # label of pixels that do not count, as in PASCAL VOC
 
 _MOST_TOKENS = CONTEXT_LENGTH - 2  # beside the marks of start and end
 
@@ -195,5 +194,4 @@ _WRITERS = {
     "records": _write_records,
     "choices": _write_choices,
 }
-LAYOUTS = tuple(_WRITERS)
-"""Names of the layouts that `write_layouts` knows."""
+LAYOUTS = tuple(_WRITERS)  # names of the layouts that `write_layouts` knows

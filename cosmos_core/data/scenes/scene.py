@@ -137,9 +137,8 @@ def _patch(rng: Rng, plan: _Plan) -> Image:
     side = (low + (high - low) * size) * SIDE
     stretch = 0.92 + 0.16 * aspect
     flip = -1.0 if rng.random() < 0.5 else 1.0
-    scale = (
-        np.diag([flip * min(1.0, stretch), min(1.0, 1 / stretch)]) * side / SPRITE_SIDES[plan.size]
-    )
+    stretched = np.diag([flip * min(1.0, stretch), min(1.0, 1 / stretch)])
+    scale = stretched * side / SPRITE_SIDES[plan.size]
     angle = np.radians((2 * turn - 1) * _TURNS.get(plan.kind, _TURN))
     cos, sin = float(np.cos(angle)), float(np.sin(angle))
     matrix = np.array([[cos, -sin], [sin, cos]]) @ scale

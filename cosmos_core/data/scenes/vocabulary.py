@@ -17,9 +17,7 @@ from cosmos_core.data.scenes.captions import PLACE_PHRASES, RAW_PATTERNS, SIDES,
 if TYPE_CHECKING:
     from open_clip.tokenizer import SimpleTokenizer
 
-CONTEXT_LENGTH = 64
-"""Tokens of a text with its start and end: five of the longest sentences joined fit."""
-
+CONTEXT_LENGTH = 64  # tokens with start and end: five of the longest sentences joined fit
 MERGES_FILE = Path(__file__).parents[2] / "bundled" / "scenes_merges.txt.gz"
 
 # Words of the 80 prompts that OpenAI published for ImageNet (open_clip,

@@ -1,8 +1,6 @@
 """Our views and those of the plain pipeline of the benchmark come from one distribution.
-
 Kolmogorov-Smirnov tests on what jitter, grey, blur and solarization change in a view; the boxes of
-the crops have their own tests.
-"""
+the crops have their own tests."""
 
 import io
 import random
