@@ -94,8 +94,10 @@ class Canvas:
         cv2.polylines(self.rgba, [pixels], False, (*colour, 255), width, cv2.LINE_8, _BITS)
 
     @contextmanager
-    def inside(self, points: Shape) -> Iterator[None]:
-        """Clip whatever is drawn in this context to a shape."""
+    def inside(self, points: Shape, colour: Colour | None = None, edge: int = 0) -> Iterator[None]:
+        """Clip whatever is drawn in this context to a shape, which is filled with any colour."""
+        if colour is not None:
+            self.fill(points, colour, edge)
         before = self.rgba.copy()
         yield
         outside = np.full(self.rgba.shape[:2], 255, np.uint8)
@@ -123,8 +125,7 @@ def _apple(pen: Canvas, colour: Colour, rng: Rng) -> None:
     radius = 0.78 - dip * np.exp(-((np.angle(np.exp(1j * (turn + np.pi / 2))) / 0.42) ** 2))
     width = rng.uniform(1.0, 1.12)
     body = np.stack([radius * width * np.cos(turn), 0.16 + radius * np.sin(turn)], 1)
-    pen.fill(body, colour)
-    with pen.inside(body):
+    with pen.inside(body, colour):
         pen.fill(oval(0.34, 0.42, 0.72, 0.66), shade(colour, 0.86))
         pen.fill(oval(-0.08, 0.1, 0.72, 0.66), colour)
         for x, y in rng.uniform(-0.75, 0.75, (int(rng.integers(18, 40)), 2)):
@@ -136,12 +137,10 @@ def _apple(pen: Canvas, colour: Colour, rng: Rng) -> None:
 
 
 def _ball(pen: Canvas, colour: Colour, rng: Rng) -> None:
-    disc = oval(0, 0, 0.9, 0.9)
-    pen.fill(disc, _WHITE)
     pole = rng.uniform(-0.3, 0.3, 2)
     wedges = int(rng.choice([3, 4]))
     start = rng.uniform(0, 2 * np.pi)
-    with pen.inside(disc):
+    with pen.inside(oval(0, 0, 0.9, 0.9), _WHITE):
         for wedge in range(wedges):
             turn = start + (wedge + np.linspace(0, 0.5, 9)) / wedges * 2 * np.pi
             rim = np.stack([1.6 * np.cos(turn), 1.6 * np.sin(turn)], 1)
@@ -158,24 +157,15 @@ def _boat(pen: Canvas, colour: Colour, rng: Rng) -> None:
     jib = [(mast - 0.07, -0.7), (mast - 0.07, 0.33), (rng.uniform(-0.72, -0.5), 0.33)]
     stripes = rng.integers(2, 5)
     for part in (main, jib):
-        pen.fill(part, sail)
-        with pen.inside(part):
+        with pen.inside(part, sail):
             for y in np.linspace(-0.45, 0.2, stripes):
                 pen.line([(-1, y), (1, y)], shade(colour, 0.72), 9)
-    hull = [(-0.95, 0.36), (0.95, 0.36), (0.62, 0.84), (-0.66, 0.84)]
-    pen.fill(hull, colour)
-    with pen.inside(hull):
+    with pen.inside([(-0.95, 0.36), (0.95, 0.36), (0.62, 0.84), (-0.66, 0.84)], colour):
         pen.fill(box(-1, 0.36, 1, 0.47), shade(colour, 0.6))
         pen.fill(box(-1, 0.72, 1, 0.9), shade(colour, 0.75))
     for x in np.linspace(-0.45, 0.45, int(rng.integers(2, 5))):
         pen.fill(oval(x, 0.59, 0.075, 0.075), _GLASS, 4)
     pen.fill([(mast, -0.98), (mast, -0.78), (mast + 0.3, -0.88)], shade(colour, 0.8))
-
-
-def _wheel(pen: Canvas, x: float, radius: float) -> None:
-    pen.fill(oval(x, 0.4, radius, radius), (38, 38, 42))
-    pen.fill(oval(x, 0.4, radius * 0.52, radius * 0.52), (190, 194, 200), 3)
-    pen.fill(oval(x, 0.4, radius * 0.18, radius * 0.18), (90, 92, 98))
 
 
 def _car(pen: Canvas, colour: Colour, rng: Rng) -> None:
@@ -197,8 +187,10 @@ def _car(pen: Canvas, colour: Colour, rng: Rng) -> None:
     pen.fill(oval(0.86, 0.1, 0.08, 0.07), (255, 240, 150), 3)
     pen.fill(box(-0.95, 0.02, -0.86, 0.16), (190, 30, 40))
     radius = rng.uniform(0.21, 0.26)
-    _wheel(pen, -0.54, radius)
-    _wheel(pen, 0.52, radius)
+    for x in (-0.54, 0.52):
+        pen.fill(oval(x, 0.4, radius, radius), (38, 38, 42))
+        pen.fill(oval(x, 0.4, radius * 0.52, radius * 0.52), (190, 194, 200), 3)
+        pen.fill(oval(x, 0.4, radius * 0.18, radius * 0.18), (90, 92, 98))
 
 
 def _fish(pen: Canvas, colour: Colour, rng: Rng) -> None:
@@ -206,10 +198,8 @@ def _fish(pen: Canvas, colour: Colour, rng: Rng) -> None:
     pen.fill([(-0.48, 0), (-0.96, -0.44), (-0.84, 0), (-0.96, 0.44)], dark, 4)
     pen.fill([(-0.3, -tall * 0.7), (0.02, -tall - 0.28), (0.34, -tall * 0.7)], dark, 4)
     pen.fill([(-0.1, tall * 0.7), (-0.14, tall + 0.2), (0.2, tall * 0.8)], dark, 4)
-    body = oval(0.14, 0, 0.76, tall)
-    pen.fill(body, colour)
     striped = rng.random() < 0.4
-    with pen.inside(body):
+    with pen.inside(oval(0.14, 0, 0.76, tall), colour):
         pen.fill(oval(0.14, tall, 0.8, tall * 0.75), shade(colour, 1.5))
         for row, y in enumerate(np.arange(-0.5, 0.5, 0.17)):
             for x in np.arange(-0.62 + 0.11 * (row % 2), 0.4, 0.22):
@@ -239,9 +229,7 @@ def _house(pen: Canvas, colour: Colour, rng: Rng) -> None:
     pen.fill(box(-wall, eaves, wall, 0.88), colour, 4)
     for y in np.arange(eaves + 0.14, 0.86, 0.14):
         pen.line([(-wall, y), (wall, y)], shade(colour, 0.86), 3)
-    gable = [(-wall - 0.2, eaves), (0, -0.92), (wall + 0.2, eaves)]
-    pen.fill(gable, roof)
-    with pen.inside(gable):
+    with pen.inside([(-wall - 0.2, eaves), (0, -0.92), (wall + 0.2, eaves)], roof):
         for y in np.arange(-0.8, eaves, 0.13):
             pen.line([(-1, y), (1, y)], shade(roof, 0.65), 4)
     pen.fill(box(-0.15, 0.36, 0.15, 0.88), (104, 62, 34), 4)
@@ -260,9 +248,7 @@ def _ladybird(pen: Canvas, colour: Colour, rng: Rng) -> None:
     pen.fill(oval(0, -0.56, 0.4, 0.28), (30, 28, 32))
     for side in (-1, 1):
         pen.fill(oval(side * 0.2, -0.62, 0.09, 0.08), _WHITE)
-    body = oval(0, 0.16, 0.7, 0.72)
-    pen.fill(body, colour)
-    with pen.inside(body):
+    with pen.inside(oval(0, 0.16, 0.7, 0.72), colour):
         pen.fill(oval(-0.3, -0.14, 0.2, 0.13, -35), shade(colour, 1.5))
         spots = ((0.34, -0.2), (0.42, 0.26), (0.2, 0.6), (0.14, 0.08))
         radius = rng.uniform(0.11, 0.15)
@@ -275,19 +261,16 @@ def _ladybird(pen: Canvas, colour: Colour, rng: Rng) -> None:
 def _mushroom(pen: Canvas, colour: Colour, rng: Rng) -> None:
     thin = rng.uniform(0.17, 0.25)
     stem = [(-thin, -0.1), (thin, -0.1), (thin + 0.12, 0.84), (-thin - 0.12, 0.84)]
-    pen.fill(stem, _CREAM)
-    with pen.inside(stem):
+    with pen.inside(stem, _CREAM):
         pen.fill(box(thin * 0.35, -0.1, 1, 0.9), shade(_CREAM, 0.84))
         pen.fill(oval(0, 0.3, 0.5, 0.07), shade(_CREAM, 0.7))
     tall = rng.uniform(0.86, 1.02)
     dome = oval(0, 0.06, 0.9, tall)
-    cap = dome[dome[:, 1] <= 0.07]
-    under = oval(0, 0.06, 0.9, 0.16)
-    pen.fill(under, shade(_CREAM, 0.82))
-    with pen.inside(under):
+    with pen.inside(oval(0, 0.06, 0.9, 0.16), shade(_CREAM, 0.82)):
         for x in np.linspace(-0.8, 0.8, 15):
             pen.line([(x * 0.3, -0.1), (x, 0.3)], shade(_CREAM, 0.55), 3)
     # The half ellipse starts at its right end, goes over the top and comes back by a chord.
+    cap = dome[dome[:, 1] <= 0.07]
     cap = cap[np.argsort(-cap[:, 0], kind="stable")]
     pen.fill(np.vstack([cap, oval(0, 0.04, 0.9, 0.1)[:20][::-1]]), colour)
     spots = ((-0.5, -0.22), (0.04, -0.42), (0.52, -0.2), (-0.2, -0.7), (0.3, -0.66), (0.02, -0.1))
@@ -308,9 +291,7 @@ def _sunflower(pen: Canvas, colour: Colour, rng: Rng) -> None:
     for i, t in enumerate(np.arange(count) * 2 * np.pi / count):
         petal = oval(0.42 * np.cos(t), -0.34 + 0.42 * np.sin(t), 0.24, 0.12, float(np.degrees(t)))
         pen.fill(petal, shade(colour, (1.0, 0.86)[i % 2]), 4)
-    disc = oval(0, -0.34, 0.31, 0.31)
-    pen.fill(disc, (94, 54, 26), 4)
-    with pen.inside(disc):
+    with pen.inside(oval(0, -0.34, 0.31, 0.31), (94, 54, 26), 4):
         for row, y in enumerate(np.arange(-0.66, 0, 0.09)):
             for x in np.arange(-0.4 + 0.05 * (row % 2), 0.4, 0.1):
                 pen.fill(oval(x, y, 0.024, 0.024), (176, 118, 60))
@@ -319,8 +300,7 @@ def _sunflower(pen: Canvas, colour: Colour, rng: Rng) -> None:
 def _tree(pen: Canvas, colour: Colour, rng: Rng) -> None:
     foot = rng.uniform(0.2, 0.28)
     trunk = [(-0.12, 0), (0.12, 0), (0.14, 0.7), (foot, 0.92), (-foot, 0.92), (-0.14, 0.7)]
-    pen.fill(trunk, _BARK)
-    with pen.inside(trunk):
+    with pen.inside(trunk, _BARK):
         for x in (-0.08, 0.0, 0.07):
             pen.line([(x, 0), (x * 1.3, 1)], shade(_BARK, 0.6), 4)
     crown = [oval(0, -0.32, 0.5, 0.42)]
