@@ -143,11 +143,6 @@ class Schedule(NamedTuple):
     rank: int = 0
     world_size: int = 1
 
-    @property
-    def local_batch_size(self) -> int:
-        """Samples of a batch for this process."""
-        return self.batch_size // self.world_size
-
 
 class BatchOrder(Sampler[list[Draw]]):
     """The draws of a process's batches, a part of each global batch, from any step on. Without
@@ -166,7 +161,8 @@ class BatchOrder(Sampler[list[Draw]]):
         return max(0, self._schedule.steps - self._schedule.first_step)
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        schedule, size = self._schedule, self._schedule.local_batch_size
+        schedule = self._schedule
+        size = schedule.batch_size // schedule.world_size
         for step in range(schedule.first_step, schedule.steps):
             first = step * schedule.batch_size + schedule.rank * size
             yield [self._draw(position) for position in range(first, first + size)]

@@ -79,7 +79,7 @@ class StreamBatches(IterableDataset[Item]):
         samples = self._samples(lane, problems)
         try:
             for step in range(lane, schedule.steps, self._lanes):
-                batch = itertools.islice(samples, schedule.local_batch_size)
+                batch = itertools.islice(samples, schedule.batch_size // schedule.world_size)
                 if step >= schedule.first_step:
                     yield self._maker.batch([self._maker.views(*one) for one in batch], problems)
                 else:  # decoded in any case: which are bad decides where a batch ends

@@ -132,14 +132,10 @@ def _heading(sample: Sequence[SampleView], title: str, factor: int) -> str:
 
 
 def _height(sample: Sequence[SampleView], widths: Sequence[int], factor: int) -> int:
-    return 2 * GAP + max(
-        LINE * (1 + len(_caption_lines(view, width))) + _image_height(view, factor)
-        for view, width in zip(sample, widths, strict=True)
-    )
-
-
-def _image_height(view: SampleView, factor: int) -> int:
-    return LINE if view.pixels is None else view.pixels.shape[0] * factor
+    images = (LINE if view.pixels is None else len(view.pixels) * factor for view in sample)
+    captions = map(_caption_lines, sample, widths)
+    pairs = zip(images, captions, strict=True)
+    return 2 * GAP + max(image + LINE * (1 + len(caption)) for image, caption in pairs)
 
 
 def _draw_view(page: Figure, view: SampleView, factor: int, x: int, y: int, width: int) -> None:
@@ -148,10 +144,12 @@ def _draw_view(page: Figure, view: SampleView, factor: int, x: int, y: int, widt
     y += LINE + 2
     if view.pixels is None:
         _write(page, x, y, [("no image view", GREY)])
+        y += LINE
     else:
         pixels = np.ascontiguousarray(view.pixels.repeat(factor, 0).repeat(factor, 1))
-        page.figimage(pixels, x, int(page.bbox.height) - y - len(pixels), origin="upper")
-    _write(page, x, y + _image_height(view, factor) + 4, _caption_lines(view, width))
+        y += len(pixels)
+        page.figimage(pixels, x, int(page.bbox.height) - y, origin="upper")
+    _write(page, x, y + 4, _caption_lines(view, width))
 
 
 def _caption_lines(view: SampleView, width: int) -> list[Line]:
