@@ -149,7 +149,6 @@ def _require_list(
 def read_webdataset(folder: Path) -> ClassData:
     """List the samples of the test split in the archives' order. Raises UsageError."""
     names = _lines(folder / _CLASSES)
-    samples = sources.open_archives(sources.numbered_archives(folder / "test"))
     # Several classes may have the same name, as in ImageNet.
     distinct = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
     path = folder / _TEMPLATES
@@ -161,10 +160,11 @@ def read_webdataset(folder: Path) -> ClassData:
                 "each class are not supported"
             )
     prompts = tuple(template.replace("{c}", "{}") for template in templates)
-    labels = [_label(sample, len(names)) for sample in samples]
-    keys = [f"{sample.archive.relative_to(folder)}:{sample.key}" for sample in samples]
-    images = [sample.image() for sample in samples]
-    data = make_data(distinct, zip(keys, images, labels, strict=True))
+    samples = (
+        (f"{one.archive.relative_to(folder)}:{one.key}", one.image(), _label(one, len(names)))
+        for one in sources.open_archives(sources.numbered_archives(folder / "test"))
+    )
+    data = make_data(distinct, samples)
     return data._replace(prompts=tuple(names), templates=prompts or None)
 
 

@@ -182,10 +182,8 @@ _CLASSES = (
 _CLASS_OF = np.zeros(_CATEGORIES + 1, np.uint8)
 _CLASS_OF[list(_CLASSES)] = np.arange(1, len(_CLASSES) + 1)
 
-_ANNOTATION = "trainval_merged.json"
-_MATLAB = "trainval"
-ORIGINALS = (_ANNOTATION, _MATLAB)
-"""Beside the images, in the order in which they are preferred."""
+ORIGINALS = ("trainval_merged.json", "trainval")
+"""Of Pascal-Context beside the images, in the order in which they are preferred."""
 
 _PHASES = ("train", "val")
 
@@ -203,7 +201,7 @@ class _Picture(NamedTuple):
 def context(data_root: str | None) -> Work:
     """List label maps of training and validation images, then `train.txt` and `val.txt`."""
     root = find_root(_CONTEXT, data_root, (_CONTEXT.images,))
-    path, folder = root / _ANNOTATION, root / _MATLAB
+    path, folder = (root / original for original in ORIGINALS)
     lists = [(root / str(_CONTEXT.split)).with_name(f"{phase}.txt") for phase in _PHASES]
     masks, suffix = root / _CONTEXT.masks, _CONTEXT.mask_suffix
     maps: dict[Path, Callable[[], Label]] = {}
