@@ -139,11 +139,9 @@ def jitter(view: Pixels, strengths: Strengths, rng: Generator) -> Pixels:
     """In random order, scale all but hue by U(1 - s, 1 + s), and shift hue by U(-s, s)."""
     for kind in rng.permutation(4):
         strength = strengths[kind]
-        if strength == 0:
-            continue
-        if kind == 3:
+        if strength and kind == 3:
             view = hue(view, rng.uniform(-strength, strength))
-        else:
+        elif strength:
             scale = (brightness, contrast, saturation)[kind]
             view = scale(view, rng.uniform(max(0, 1 - strength), 1 + strength))
     return view

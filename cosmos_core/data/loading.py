@@ -11,18 +11,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from cosmos_core.config import TrainConfig
+from cosmos_core.data import samples
 from cosmos_core.data.index import SampleIndex, index_shards
-from cosmos_core.data.samples import (
-    BadSampleError,
-    Batch,
-    Item,
-    Problem,
-    SampleViews,
-    Tokenizer,
-    UnreadableDataError,
-    ViewMaker,
-    decode_sample,
-)
 from cosmos_core.data.shards import BatchOrder, Draw, Schedule, parse_shards
 from cosmos_core.data.stream import StreamBatches
 from cosmos_core.data.workers import worker_lifetime
@@ -32,12 +22,12 @@ MOST_SUBSTITUTES = 100  # for one sample
 
 def make_loader(
     config: TrainConfig,
-    tokenizer: Tokenizer,
+    tokenizer: samples.Tokenizer,
     *,
     rank: int = 0,
     world_size: int = 1,
     first_step: int = 0,
-) -> Iterator[Batch]:
+) -> Iterator[samples.Batch]:
     """Return this process's batches of uint8 views, from a global step to the last of the run. The
     batches depend on the seed and the step only; those of streams also on the numbers of processes
     and of workers. No global random generator is used. Raises ValueError, before any batch, for
@@ -49,7 +39,7 @@ def make_loader(
             f"optim.batch_size={batch_size} cannot be dealt to {world_size} processes evenly; "
             "give a multiple"
         )
-    shards, maker = parse_shards(config.data), ViewMaker(config, tokenizer)
+    shards, maker = parse_shards(config.data), samples.ViewMaker(config, tokenizer)
     schedule = Schedule(batch_size, config.optim.steps, first_step, rank, world_size)
     workers = config.data.workers
     if shards.streams:
@@ -65,40 +55,39 @@ def make_loader(
     return _load(config, LocalBatches(index, maker), order, workers)
 
 
-class LocalBatches(Dataset[Item]):
+class LocalBatches(Dataset[samples.Item]):
     """A data set whose items are whole batches, indexed by their draws. A bad sample is replaced by
     another, which its seed chooses, up to MOST_SUBSTITUTES times."""
 
-    def __init__(self, index: SampleIndex, maker: ViewMaker) -> None:
+    def __init__(self, index: SampleIndex, maker: samples.ViewMaker) -> None:
         self._index, self._maker = index, maker
 
-    def __getitem__(self, draws: Sequence[Draw]) -> Item:
-        problems = list[Problem]()
+    def __getitem__(self, draws: Sequence[Draw]) -> samples.Item:
+        problems = list[samples.Problem]()
         try:
-            samples = [self._views(draw, problems) for draw in draws]
-        except UnreadableDataError as error:
+            return self._maker.batch([self._views(draw, problems) for draw in draws], problems)
+        except samples.UnreadableDataError as error:
             return error
-        return self._maker.batch(samples, problems)
 
-    def _views(self, draw: Draw, problems: list[Problem]) -> SampleViews:
+    def _views(self, draw: Draw, problems: list[samples.Problem]) -> samples.SampleViews:
         number = draw.number
         for substitute in range(1, MOST_SUBSTITUTES + 1):
             try:
-                sample = decode_sample(self._index.read(number))
-            except BadSampleError as bad:
+                sample = samples.decode_sample(self._index.read(number))
+            except samples.BadSampleError as bad:
                 problems.append(bad.problem(*self._index.name(number)))
                 rng = np.random.default_rng((*draw.seed, substitute))
                 number = int(rng.integers(len(self._index)))
             else:
                 return self._maker.views(sample, draw.seed)
-        raise UnreadableDataError(
+        raise samples.UnreadableDataError(
             f"{MOST_SUBSTITUTES} samples in a row could not be read, the last one {problems[-1]}"
         )
 
 
 def _load(
-    config: TrainConfig, dataset: Dataset[Item], order: BatchOrder | None, workers: int
-) -> Iterator[Batch]:
+    config: TrainConfig, dataset: Dataset[samples.Item], order: BatchOrder | None, workers: int
+) -> Iterator[samples.Batch]:
     try:
         with worker_lifetime(commands=order is None) as start:
             loader = DataLoader(
@@ -114,10 +103,10 @@ def _load(
                 # Here, so that workers are ended before the loader waits for them to end.
                 items = iter(loader)
             for item in items:
-                if isinstance(item, UnreadableDataError):
+                if isinstance(item, samples.UnreadableDataError):
                     raise item
                 # The loader turns the tuple into a list.
-                yield Batch(item.views, tuple(item.problems))
+                yield samples.Batch(item.views, tuple(item.problems))
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise

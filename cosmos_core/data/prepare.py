@@ -272,6 +272,5 @@ def read_cell(cell: str) -> list[str]:
 
 
 def _hash(url: str) -> int:
-    return int.from_bytes(
-        hashlib.blake2b(url.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big"
-    )
+    digest = hashlib.blake2b(url.encode("utf-8", "surrogatepass"), digest_size=8)
+    return int.from_bytes(digest.digest(), "big")

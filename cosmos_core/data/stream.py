@@ -17,18 +17,7 @@ import webdataset
 from torch.utils.data import IterableDataset, get_worker_info
 from webdataset.gopen import set_options
 
-from cosmos_core.data.samples import (
-    IMAGE_SUFFIXES,
-    SAMPLE_SUFFIXES,
-    BadSampleError,
-    Item,
-    Problem,
-    RawSample,
-    Sample,
-    UnreadableDataError,
-    ViewMaker,
-    decode_sample,
-)
+from cosmos_core.data import samples
 from cosmos_core.data.shards import Schedule, ShardError, ShardSets
 from cosmos_core.data.tar import TarError, TarReader, split_name
 
@@ -44,23 +33,23 @@ class StreamSample(NamedTuple):
 
     shard: str
     key: str
-    raw: RawSample
+    raw: samples.RawSample
 
-    def decode(self) -> Sample | Problem:
+    def decode(self) -> samples.Sample | samples.Problem:
         """Decode the sample, or say what is wrong with it."""
         try:
-            return decode_sample(self.raw)
-        except BadSampleError as bad:
+            return samples.decode_sample(self.raw)
+        except samples.BadSampleError as bad:
             return bad.problem(self.shard, self.key)
 
 
-class StreamBatches(IterableDataset[Item]):
+class StreamBatches(IterableDataset[samples.Item]):
     """Whole batches; worker i of L, `lanes`, makes those of the steps that leave i modulo L.
     PyTorch takes turns among the workers, which puts the batches in order. A run that begins late
     reads the samples before. Raises ShardError where a worker would have no shard."""
 
     def __init__(
-        self, shards: ShardSets, seed: int, schedule: Schedule, lanes: int, maker: ViewMaker
+        self, shards: ShardSets, seed: int, schedule: Schedule, lanes: int, maker: samples.ViewMaker
     ) -> None:
         super().__init__()
         have, processes = len(shards.shards), schedule.world_size
@@ -72,20 +61,20 @@ class StreamBatches(IterableDataset[Item]):
         self._shards, self._seed, self._schedule = shards, seed, schedule
         self._lanes, self._maker = lanes, maker
 
-    def __iter__(self) -> Iterator[Item]:
+    def __iter__(self) -> Iterator[samples.Item]:
         schedule, worker = self._schedule, get_worker_info()
         lane = ((worker.id if worker else 0) + schedule.first_step) % self._lanes
-        problems = list[Problem]()
-        samples = self._samples(lane, problems)
+        problems = list[samples.Problem]()
+        good = self._samples(lane, problems)
         try:
             for step in range(lane, schedule.steps, self._lanes):
-                batch = itertools.islice(samples, schedule.batch_size // schedule.world_size)
+                batch = itertools.islice(good, schedule.batch_size // schedule.world_size)
                 if step >= schedule.first_step:
                     yield self._maker.batch([self._maker.views(*one) for one in batch], problems)
                 else:  # decoded in any case: which are bad decides where a batch ends
                     deque(batch, maxlen=0)
                 problems.clear()
-        except UnreadableDataError as error:
+        except samples.UnreadableDataError as error:
             yield error
 
     def shards_of_pass(self, lane: int, number: int) -> list[str]:
@@ -100,8 +89,8 @@ class StreamBatches(IterableDataset[Item]):
         return [shards[i] for i in rng.choice(len(shards), count, p=weights / weights.sum())]
 
     def _samples(
-        self, lane: int, problems: list[Problem]
-    ) -> Iterator[tuple[Sample, tuple[int, ...]]]:
+        self, lane: int, problems: list[samples.Problem]
+    ) -> Iterator[tuple[samples.Sample, tuple[int, ...]]]:
         """Yield good samples and their seeds for ever, and append the bad ones to `problems`.
         Raises UnreadableDataError after a pass without any good one."""
         for number in itertools.count():
@@ -109,19 +98,19 @@ class StreamBatches(IterableDataset[Item]):
             rng = random.Random(f"{self._seed} {number} {self._schedule.rank} {lane}")
             shuffled = webdataset.shuffle(SHUFFLE_BUFFER, initial=SHUFFLE_BUFFER, rng=rng)
             for read, seed in shuffled(self._read(lane, number)):
-                found = read if isinstance(read, Problem) else read.decode()
-                if isinstance(found, Problem):
+                found = read if isinstance(read, samples.Problem) else read.decode()
+                if isinstance(found, samples.Problem):
                     problems.append(found)
                     last = f"; the last problem: {found}"
                 else:
                     good += 1
                     yield found, seed
             if not good:
-                raise UnreadableDataError(f"no good sample in the shards of a worker{last}")
+                raise samples.UnreadableDataError(f"no good sample in the shards of a worker{last}")
 
     def _read(
         self, lane: int, number: int
-    ) -> Iterator[tuple[StreamSample | Problem, tuple[int, ...]]]:
+    ) -> Iterator[tuple[StreamSample | samples.Problem, tuple[int, ...]]]:
         for turn, shard in enumerate(self.shards_of_pass(lane, number)):
             # A shard that is drawn twice in a pass is not augmented alike.
             twice = () if self._shards.weights is None else (turn,)
@@ -130,7 +119,7 @@ class StreamBatches(IterableDataset[Item]):
                 yield item, (self._seed, number, int.from_bytes(digest.digest(), "big"), *twice)
 
 
-def read_stream(shard: str) -> Iterator[StreamSample | Problem]:
+def read_stream(shard: str) -> Iterator[StreamSample | samples.Problem]:
     """Yield the samples of a stream up to where it fails, and then the shard's problem."""
     try:
         stream = webdataset.gopen(shard)
@@ -167,19 +156,21 @@ class _Stream:
         return head + self._stream.read(size - len(head)) if size > len(head) else head
 
 
-def _samples(stream: Any) -> Iterator[tuple[str, RawSample]]:
+def _samples(stream: Any) -> Iterator[tuple[str, samples.RawSample]]:
     """Yield the key and the files of each sample, whose files are neighbours."""
     head = stream.read(2)
     whole = _Stream(stream, head)
     reader = TarReader(_Stream(_DECOMPRESS[head](whole)) if head in _DECOMPRESS else whole)
     names = (split_name(member.name) or ("", "") for member in reader)
-    files = ((key, suffix, reader.read()) for key, suffix in names if suffix in SAMPLE_SUFFIXES)
+    files = (
+        (key, suffix, reader.read()) for key, suffix in names if suffix in samples.SAMPLE_SUFFIXES
+    )
     for key, group in itertools.groupby(files, key=lambda file: file[0]):
         found: dict[str, bytes] = {}
         for _, suffix, content in group:
             found.setdefault(suffix, content)
-        image = next((found[suffix] for suffix in IMAGE_SUFFIXES if suffix in found), None)
-        yield key, RawSample(image, found.get("json"))
+        image = next((found[suffix] for suffix in samples.IMAGE_SUFFIXES if suffix in found), None)
+        yield key, samples.RawSample(image, found.get("json"))
 
 
 def _end(stream: Any) -> OSError | None:
@@ -195,7 +186,7 @@ def _end(stream: Any) -> OSError | None:
     return OSError(f"the command ended with status {status}")
 
 
-def _broken(shard: str, samples: int, error: Exception) -> Problem:
+def _broken(shard: str, count: int, error: Exception) -> samples.Problem:
     reason = str(error) or type(error).__name__
-    kind = "truncated" if samples else "unreadable"
-    return BadSampleError(kind, f"after {samples} samples: {reason}").problem(shard, shard)
+    kind = "truncated" if count else "unreadable"
+    return samples.BadSampleError(kind, f"after {count} samples: {reason}").problem(shard, shard)

@@ -5,15 +5,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from cosmos_core.config import (
-    ComputeConfig,
-    DataConfig,
-    ImageViewConfig,
-    OptimConfig,
-    SaveConfig,
-    TrainConfig,
-    WatchConfig,
-)
+from cosmos_core import config
 from cosmos_core.data.scenes.vocabulary import CONTEXT_LENGTH, scenes_tokenizer
 from cosmos_core.methods.clip import ClipMethod
 from cosmos_core.methods.cosmos import CosmosMethod
@@ -40,14 +32,14 @@ def scenes_architecture() -> dict[str, Any]:
 
 def _recipe(
     name: str, method: Method, samples: int = SAMPLES, batch_size: int = BATCH_SIZE
-) -> TrainConfig:
+) -> config.TrainConfig:
     """Views are crops of mild brightness only: captions name colours, and left and right."""
-    return TrainConfig(
+    return config.TrainConfig(
         recipe=name,
         method=method,
         architecture=scenes_architecture(),
-        data=DataConfig(shards=f"scenes:{TRAIN_SCENES}"),
-        optim=OptimConfig(
+        data=config.DataConfig(shards=f"scenes:{TRAIN_SCENES}"),
+        optim=config.OptimConfig(
             steps=samples // batch_size,
             batch_size=batch_size,
             lr=1e-3,
@@ -55,7 +47,7 @@ def _recipe(
             warmup_steps=100,
             momentum=0.99,
         ),
-        image=ImageViewConfig(
+        image=config.ImageViewConfig(
             global_size=64,
             local_size=32,
             flip_p=0.0,
@@ -64,16 +56,16 @@ def _recipe(
             blur_p=(0.0, 0.0, 0.0),
             solarize_p=0.0,
         ),
-        compute=ComputeConfig(device="cpu"),
-        save=SaveConfig(every=400),
+        compute=config.ComputeConfig(device="cpu"),
+        save=config.SaveConfig(every=400),
     )
 
 
-def scenes_cosmos() -> TrainConfig:
+def scenes_cosmos() -> config.TrainConfig:
     return _recipe("scenes_cosmos", CosmosMethod(), batch_size=COSMOS_BATCH_SIZE)
 
 
-def scenes_small() -> TrainConfig:
+def scenes_small() -> config.TrainConfig:
     """COSMOS on scenes at the size of many runs side by side, for comparing methods."""
     large = scenes_architecture()
     architecture = {
@@ -84,21 +76,21 @@ def scenes_small() -> TrainConfig:
     return replace(_recipe("scenes_small", CosmosMethod(), 24_000), architecture=architecture)
 
 
-def debug() -> TrainConfig:
+def debug() -> config.TrainConfig:
     """COSMOS on 256 scenes: everything that `scenes_cosmos` does, in half a minute on one core."""
-    config = scenes_cosmos()
-    steps = DEBUG_EPOCHS * DEBUG_SCENES // config.optim.batch_size
+    whole = scenes_cosmos()
+    steps = DEBUG_EPOCHS * DEBUG_SCENES // whole.optim.batch_size
     return replace(
-        config,
+        whole,
         recipe="debug",
-        data=DataConfig(shards=f"scenes:{DEBUG_SCENES}", workers=0),
-        optim=replace(config.optim, steps=steps, warmup_steps=steps // 4),
-        save=SaveConfig(every=steps // 2),
-        watch=WatchConfig(log_every=1),
+        data=config.DataConfig(shards=f"scenes:{DEBUG_SCENES}", workers=0),
+        optim=replace(whole.optim, steps=steps, warmup_steps=steps // 4),
+        save=config.SaveConfig(every=steps // 2),
+        watch=config.WatchConfig(log_every=1),
     )
 
 
-SCENES_RECIPES: dict[str, Callable[[], TrainConfig]] = {
+SCENES_RECIPES: dict[str, Callable[[], config.TrainConfig]] = {
     "scenes_cosmos": scenes_cosmos,
     "scenes_clip": partial(_recipe, "scenes_clip", ClipMethod()),
     # With heads of the scenes' size.
