@@ -93,7 +93,7 @@ def random_view(pixels: Pixels, kind: ViewKind, config: ImageViewConfig, rng: Ge
     height, width, _ = pixels.shape
     view = cut(pixels, random_box(width, height, kind.scale, rng), kind.size)
     if rng.random() < config.flip_p:
-        view = flip(view)
+        view = cv2.flip(view, 1)
     if rng.random() < config.jitter_p:
         view = jitter(view, config.jitter, rng)
     if rng.random() < config.grayscale_p:
@@ -128,11 +128,6 @@ def cut(pixels: Pixels, box: Box, size: int) -> Pixels:
     interleaved = torch.from_numpy(crop).permute(0, 3, 1, 2)
     resized = interpolate(interleaved, (size, size), mode="bicubic", antialias=True)
     return np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy())
-
-
-def flip(view: Pixels) -> Pixels:
-    """Exchange left and right."""
-    return cv2.flip(view, 1)
 
 
 def jitter(view: Pixels, strengths: Strengths, rng: Generator) -> Pixels:

@@ -104,14 +104,13 @@ class Trainer:
         config, world = self._config, self._world
         batches: Iterator[Batch] = iter(())
         with suppress(StopWaiting), stop.interrupting():
-            loader = make_loader(
+            batches = make_loader(
                 replace(config, data=replace(config.data, shards=shards)),
                 self._setting.tokenizer,
                 rank=world.rank,
                 world_size=world.world_size,
                 first_step=self._done,
             )
-            batches = iter(loader)
         # A loader may draw from the generators as it starts.
         snapshot.restore_random_state(self._random)
         while self._done < config.optim.steps:

@@ -180,9 +180,8 @@ class RunPictures(AbstractContextManager["RunPictures"]):
             steps = f"first {len(samples)} of {size} samples of step {self._first_step}"
             path = self._output / name
             write_atomically(path, draw_views(samples, f"{self._title}: {steps}"))
-            self._watch.say(
-                f"pictures: {path} shows the first batch; {CURVES} beside it will follow"
-            )
+            shown = f"{path} shows the first batch; {CURVES} beside it will follow"
+            self._watch.say(f"pictures: {shown}")
             if name == VIEWS:  # of another run
                 (self._output / RESUMED_VIEWS).unlink(missing_ok=True)
 

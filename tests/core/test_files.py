@@ -10,14 +10,6 @@ import torch
 from support.writing import Writing, file_size_limit
 
 from cosmos_core.utils import files
-from cosmos_core.utils.files import (
-    appearing,
-    errors_of,
-    replacing,
-    require_replaceable,
-    require_writable,
-    write_atomically,
-)
 
 
 def names(folder):
@@ -46,12 +38,12 @@ def test_what_a_killed_process_left_goes_and_what_a_living_one_writes_stays(tmp_
         Writing(tmp_path, kind).kill()
         assert len(names(tmp_path)) == len(foreign) + 2
         forget_folders()
-        write_atomically(tmp_path / "result", b"new")
+        files.write_atomically(tmp_path / "result", b"new")
         assert names(tmp_path) == sorted([*foreign, writing, "result"])
     finally:
         living.kill()
     forget_folders()
-    write_atomically(tmp_path / "result", b"newer")
+    files.write_atomically(tmp_path / "result", b"newer")
     assert names(tmp_path) == sorted([*foreign, "result"])
     assert (tmp_path / "result").read_bytes() == b"newer"
 
@@ -60,12 +52,12 @@ def test_a_file_of_another_machine_stays_for_a_day(tmp_path):
     """Locks of some network file systems hold on one machine alone."""
     path = tmp_path / f".{'0' * 8}-{'a' * 32}.tmp"
     path.touch()
-    write_atomically(tmp_path / "result", b"")
+    files.write_atomically(tmp_path / "result", b"")
     assert path.exists()
     day_ago = time.time() - 86_500
     os.utime(path, (day_ago, day_ago))
     forget_folders()
-    write_atomically(tmp_path / "result", b"")
+    files.write_atomically(tmp_path / "result", b"")
     assert names(tmp_path) == ["result"]
 
 
@@ -77,7 +69,7 @@ def test_writers_and_cleaners_at_once_lose_nothing(tmp_path):
         try:
             for turn in range(40):
                 forget_folders()
-                write_atomically(tmp_path / f"{number}", f"{turn}".encode())
+                files.write_atomically(tmp_path / f"{number}", f"{turn}".encode())
         except Exception as error:
             failures.append(error)
 
@@ -104,8 +96,8 @@ def test_a_full_disk_keeps_the_former_file_and_names_it(tmp_path, write):
     with (
         file_size_limit(4000),
         pytest.raises(OSError, match="File too large") as caught,
-        errors_of(path),
-        replacing(path) as file,
+        files.errors_of(path),
+        files.replacing(path) as file,
     ):
         write(file)
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(path))
@@ -114,10 +106,10 @@ def test_a_full_disk_keeps_the_former_file_and_names_it(tmp_path, write):
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(FileNotFoundError), appearing(tmp_path / "new") as folder:
+    with pytest.raises(FileNotFoundError), files.appearing(tmp_path / "new") as folder:
         write_then_fail(folder)
     assert names(tmp_path) == []
-    with appearing(tmp_path / "new") as folder:
+    with files.appearing(tmp_path / "new") as folder:
         (folder / "whole").touch()
         assert not (tmp_path / "new").exists()
     assert names(tmp_path) == ["new"]
@@ -125,8 +117,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 
 def test_a_check_of_a_folder_leaves_nothing(tmp_path):
-    require_writable(tmp_path / "a" / "b")
-    require_replaceable(tmp_path / "a" / "b.html")
+    files.require_writable(tmp_path / "a" / "b")
+    files.require_replaceable(tmp_path / "a" / "b.html")
     assert names(tmp_path) == []
 
 
@@ -135,18 +127,18 @@ def test_what_cannot_be_written_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     below = tmp_path / "file" / "a" / "b"
     with pytest.raises(ValueError, match=f"cannot write to {below}: Not a directory"):
-        require_writable(below)
+        files.require_writable(below)
     with pytest.raises(ValueError, match=r"file: Not a directory"):
-        require_writable(tmp_path / "file")
+        files.require_writable(tmp_path / "file")
     with pytest.raises(ValueError, match="File name too long"):
-        require_writable(tmp_path / ("x" * 300))
+        files.require_writable(tmp_path / ("x" * 300))
     with file_size_limit(100), pytest.raises(ValueError, match="File too large"):
-        require_writable(tmp_path)
+        files.require_writable(tmp_path)
     with pytest.raises(ValueError, match="it is a folder; name a file"):
-        require_replaceable(tmp_path)
-    require_replaceable(tmp_path / "pipe")
+        files.require_replaceable(tmp_path)
+    files.require_replaceable(tmp_path / "pipe")
     with pytest.raises(OSError, match="No such device or address"):  # nobody reads it
-        write_atomically(tmp_path / "pipe", b"")
+        files.write_atomically(tmp_path / "pipe", b"")
     assert names(tmp_path) == ["file", "pipe"]
 
 
@@ -154,7 +146,7 @@ def test_a_pipe_is_written_and_stays_one(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    write_atomically(pipe, b"content")
+    files.write_atomically(pipe, b"content")
     assert os.read(reader, 100) == b"content"
     os.close(reader)
     assert pipe.is_fifo()
@@ -167,8 +159,8 @@ def test_full_and_read_only_file_systems_are_named(tmp_path, monkeypatch, number
 
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(ValueError, match=f"cannot write to {tmp_path}: {os.strerror(number)}"):
-        require_writable(tmp_path)
+        files.require_writable(tmp_path)
     with pytest.raises(OSError, match=os.strerror(number)) as caught:
-        write_atomically(tmp_path / "result", b"")
+        files.write_atomically(tmp_path / "result", b"")
     assert caught.value.filename == str(tmp_path / "result")
     assert names(tmp_path) == []

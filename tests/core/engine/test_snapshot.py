@@ -8,15 +8,7 @@ import torch
 from support.training import METHODS, tiny_config
 from support.writing import file_size_limit
 
-from cosmos_core.engine.snapshot import (
-    PARTS,
-    Best,
-    SnapshotError,
-    Snapshots,
-    find_state,
-    random_state,
-    restore_random_state,
-)
+from cosmos_core.engine import snapshot
 
 
 def names(folder):
@@ -28,7 +20,7 @@ def state(value):
 
 
 def test_the_newest_comes_back_as_it_was(tmp_path, caplog):
-    snapshots = Snapshots(tmp_path, keep=2)
+    snapshots = snapshot.Snapshots(tmp_path, keep=2)
     snapshots.save(1, state(1))
     snapshots.save(2, state(2))
     found = snapshots.newest()
@@ -38,17 +30,17 @@ def test_the_newest_comes_back_as_it_was(tmp_path, caplog):
 
 
 def test_the_last_few_and_the_best_stay(tmp_path):
-    snapshots = Snapshots(tmp_path, keep=2)
+    snapshots = snapshot.Snapshots(tmp_path, keep=2)
     for step in (1, 2, 3):
         snapshots.save(step, state(step))
         if step == 2:
-            snapshots.note_best(Best(2, 0.5))
+            snapshots.note_best(snapshot.Best(2, 0.5))
     for step in (4, 5):
         snapshots.save(step, state(step))
     assert snapshots.steps() == [2, 4, 5]
-    snapshots.note_best(Best(5, 0.6))
+    snapshots.note_best(snapshot.Best(5, 0.6))
     assert snapshots.steps() == [4, 5]
-    assert snapshots.best() == Best(5, 0.6)
+    assert snapshots.best() == snapshot.Best(5, 0.6)
     assert names(tmp_path) == ["best.json", "step-00000004.pt", "step-00000005.pt"]
 
 
@@ -63,7 +55,7 @@ def flip(content):
 
 @pytest.mark.parametrize("damage", [cut(0.0), cut(0.3), cut(0.99), flip])
 def test_a_damaged_snapshot_is_passed_over_with_a_warning(tmp_path, damage, caplog):
-    snapshots = Snapshots(tmp_path, keep=3)
+    snapshots = snapshot.Snapshots(tmp_path, keep=3)
     snapshots.save(1, state(1))
     newest = snapshots.save(2, state(2))
     newest.write_bytes(damage(newest.read_bytes()))
@@ -73,22 +65,22 @@ def test_a_damaged_snapshot_is_passed_over_with_a_warning(tmp_path, damage, capl
 
 
 def test_code_in_a_snapshot_is_not_run(tmp_path, caplog):
-    snapshots = Snapshots(tmp_path, keep=3)
+    snapshots = snapshot.Snapshots(tmp_path, keep=3)
     snapshots.save(1, {"harm": print})
     assert snapshots.newest() is None
     assert "damaged" in caplog.text
 
 
 def test_files_of_another_format_are_refused(tmp_path):
-    snapshots = Snapshots(tmp_path, keep=3)
+    snapshots = snapshot.Snapshots(tmp_path, keep=3)
     path = snapshots.save(1, state(1))
     torch.save({"format": 0}, path)
-    with pytest.raises(SnapshotError, match="not a snapshot of this version"):
+    with pytest.raises(snapshot.SnapshotError, match="not a snapshot of this version"):
         snapshots.newest()
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    snapshots = Snapshots(tmp_path, keep=3)
+    snapshots = snapshot.Snapshots(tmp_path, keep=3)
     snapshots.save(1, state(1))
     with pytest.raises(AttributeError):
         snapshots.save(2, {"no pickle": lambda: None})
@@ -96,51 +88,51 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 
 def test_random_generators_go_on_where_they_were(tmp_path):
-    snapshots = Snapshots(tmp_path, keep=1)
+    snapshots = snapshot.Snapshots(tmp_path, keep=1)
     random.random(), np.random.standard_normal(), torch.rand(3)
-    snapshots.save(1, {"random": [random_state()]})
+    snapshots.save(1, {"random": [snapshot.random_state()]})
     first = (random.random(), np.random.standard_normal(), torch.rand(3).tolist())
-    restore_random_state(snapshots.newest()["random"][0])
+    snapshot.restore_random_state(snapshots.newest()["random"][0])
     assert (random.random(), np.random.standard_normal(), torch.rand(3).tolist()) == first
 
 
-@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize("part", snapshot.PARTS)
 def test_a_snapshot_without_a_part_is_damaged(tmp_path, part, caplog):
-    snapshots = Snapshots(tmp_path, keep=2)
-    whole = dict.fromkeys(PARTS, 0)
+    snapshots = snapshot.Snapshots(tmp_path, keep=2)
+    whole = dict.fromkeys(snapshot.PARTS, 0)
     snapshots.save(1, whole)
     newest = snapshots.save(2, whole)
     state = torch.load(newest, weights_only=True)
     del state[part]
     torch.save(state, newest)
-    assert snapshots.newest(PARTS)["step"] == 1
+    assert snapshots.newest(snapshot.PARTS)["step"] == 1
     assert caplog.messages == [f"{newest}: damaged, passed over (lacks {part})"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"step": 1, "value": null}', "[" * 9999])
 def test_a_damaged_note_of_the_best_is_named(tmp_path, content):
-    snapshots = Snapshots(tmp_path, keep=2)
+    snapshots = snapshot.Snapshots(tmp_path, keep=2)
     snapshots.save(1, state(1))
     (tmp_path / "snapshots" / "best.json").write_text(content)
-    with pytest.raises(SnapshotError, match=r"best.json: damaged; remove it"):
+    with pytest.raises(snapshot.SnapshotError, match=r"best.json: damaged; remove it"):
         snapshots.best()
 
 
 @pytest.mark.parametrize("name", ["checkpoint.safetensors", "log.jsonl"])
 def test_a_new_run_does_not_replace_what_is_left_of_another(tmp_path, name):
-    snapshots, config = Snapshots(tmp_path, keep=1), tiny_config(METHODS["clip"])
+    snapshots, config = snapshot.Snapshots(tmp_path, keep=1), tiny_config(METHODS["clip"])
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / name).touch()
-    assert find_state(snapshots, tmp_path, config, resume=False) is None
+    assert snapshot.find_state(snapshots, tmp_path, config, resume=False) is None
     (tmp_path / name).write_text("content")
-    with pytest.raises(SnapshotError, match=f"holds {name} of a run without a snapshot"):
-        find_state(snapshots, tmp_path, config, resume=False)
-    with pytest.raises(SnapshotError, match="no whole snapshot to resume from"):
-        find_state(snapshots, tmp_path, config, resume=True)
+    with pytest.raises(snapshot.SnapshotError, match=f"holds {name} of a run without a snapshot"):
+        snapshot.find_state(snapshots, tmp_path, config, resume=False)
+    with pytest.raises(snapshot.SnapshotError, match="no whole snapshot to resume from"):
+        snapshot.find_state(snapshots, tmp_path, config, resume=True)
 
 
 def test_a_full_disk_leaves_the_snapshots_before(tmp_path, caplog):
-    snapshots = Snapshots(tmp_path, keep=1)
+    snapshots = snapshot.Snapshots(tmp_path, keep=1)
     snapshots.save(1, state(1))
     with file_size_limit(10_000), pytest.raises(OSError, match="File too large") as caught:
         snapshots.save(2, state(2))

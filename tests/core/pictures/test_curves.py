@@ -7,16 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from cosmos_core.plots.curves import (
-    LONG,
-    MOST,
-    Series,
-    draw_curves,
-    lay_out,
-    panels,
-    running_mean,
-    thinned,
-)
+from cosmos_core.plots import curves
 from cosmos_core.utils.figures import plain_style
 
 TITLE = "scenes_cosmos (cosmos): steps 0 to 9 of 10"
@@ -35,7 +26,8 @@ def record(step, **figures):
 def drawn(records):
     """The axes of a page by their titles."""
     with plain_style():
-        return {axes.get_title(): axes for axes in lay_out(panels(records), TITLE).axes}
+        page = curves.lay_out(curves.panels(records), TITLE)
+    return {axes.get_title(): axes for axes in page.axes}
 
 
 def lines(axes):
@@ -74,14 +66,14 @@ def test_lines_are_the_logged_figures(steps):
 
 
 def test_the_only_term_is_drawn_without_a_total():
-    (loss, *_) = panels([record(step, distill=0.0, total=3.0) for step in range(3)])
+    (loss, *_) = curves.panels([record(step, distill=0.0, total=3.0) for step in range(3)])
     assert [series.name for series in loss.series] == ["clip"]
-    (loss, *_) = panels([record(step, distill=0.0, simclr=1.0) for step in range(3)])
+    (loss, *_) = curves.panels([record(step, distill=0.0, simclr=1.0) for step in range(3)])
     assert [series.name for series in loss.series] == ["total", "clip", "simclr"]
 
 
 def test_bad_samples_are_shown_where_there_are_some():
-    titles = [panel.title for panel in panels([record(0), record(1, bad_samples=2)])]
+    titles = [panel.title for panel in curves.panels([record(0), record(1, bad_samples=2)])]
     assert "samples that could not be read" in titles
 
 
@@ -90,7 +82,7 @@ def test_what_is_not_finite_is_a_gap():
     records[1] = record(1, gradient_norm=None)
     (line,) = drawn(records)["norm of the gradient"].lines
     assert np.isnan(line.get_ydata()).tolist() == [False, True, False]
-    assert draw_curves([record(0, gradient_norm=None)], TITLE)
+    assert curves.draw_curves([record(0, gradient_norm=None)], TITLE)
 
 
 def test_evaluations_have_a_panel_a_data_set():
@@ -122,7 +114,7 @@ def test_evaluations_have_a_panel_a_data_set():
 
 
 def test_a_long_noisy_line_has_its_mean_over_it():
-    noise = np.random.default_rng(0).normal(3, 0.5, 4 * LONG)
+    noise = np.random.default_rng(0).normal(3, 0.5, 4 * curves.LONG)
     axes = drawn([record(step, clip=value) for step, value in enumerate(noise)])
     loss = axes["loss before the step"]
     raw, mean = (line for line in loss.lines if line.get_color() == "C1")
@@ -144,37 +136,37 @@ def test_a_wide_range_has_a_logarithmic_axis_and_a_narrow_one_has_not():
 def test_the_running_mean_leaves_out_what_is_not_finite():
     values = np.array([1.0, np.nan, 4.0, np.nan, np.nan, np.nan, 7.0])
     expected = [1.0, 2.5, 4.0, 4.0, np.nan, 7.0, 7.0]
-    assert running_mean(values, 3) == pytest.approx(expected, nan_ok=True)
+    assert curves.running_mean(values, 3) == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize("count", [MOST + 1, 12_345, 100_000])
+@pytest.mark.parametrize("count", [curves.MOST + 1, 12_345, 100_000])
 def test_a_thinned_line_keeps_every_peak(count):
     values = np.random.default_rng(0).normal(size=count)
     values[count // 3], values[count // 2], values[7] = 50.0, -50.0, np.nan
     steps = np.arange(count, dtype=float) * 10
-    found = thinned(Series("clip", steps, values), MOST)
-    assert 0.6 * MOST <= len(found.values) <= MOST
+    found = curves.thinned(curves.Series("clip", steps, values), curves.MOST)
+    assert 0.6 * curves.MOST <= len(found.values) <= curves.MOST
     places = (found.steps / 10).astype(int)
     assert (np.diff(places) > 0).all()
     assert found.values == pytest.approx(values[places], nan_ok=True)
     assert {count // 3, count // 2} <= set(places)
-    near = 2 * count / MOST + 1
+    near = 2 * count / curves.MOST + 1
     for place in np.linspace(10, count - 1, 300).astype(int):
         around = found.values[abs(places - place) < near]
         assert np.nanmin(around) <= values[place] <= np.nanmax(around)
 
 
 def test_a_short_line_is_not_thinned():
-    series = Series("clip", np.arange(MOST, dtype=float), np.zeros(MOST))
-    assert thinned(series, MOST) is series
+    series = curves.Series("clip", np.arange(curves.MOST, dtype=float), np.zeros(curves.MOST))
+    assert curves.thinned(series, curves.MOST) is series
 
 
 def test_a_hundred_thousand_lines_are_drawn_soon_and_in_a_small_file():
     noise = np.random.default_rng(0).normal(1, 0.1, 100_000).tolist()
     records = [record(step, clip=value, total=value + 3) for step, value in enumerate(noise)]
-    draw_curves(records[:3], TITLE)  # the first takes the time of importing
+    curves.draw_curves(records[:3], TITLE)  # the first takes the time of importing
     start = time.process_time()
-    content = draw_curves(records, TITLE)
+    content = curves.draw_curves(records, TITLE)
     assert time.process_time() - start < 2
     assert len(content) < 300_000
     assert PIL.Image.open(io.BytesIO(content)).size == (1380, 940)

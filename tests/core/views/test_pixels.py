@@ -51,10 +51,9 @@ def test_grey_is_torchvisions_within_one_grey_level(view):
 
 
 @IMAGES
-def test_solarize_and_flip_are_pillows(view):
-    image = PIL.Image.fromarray(view)
-    assert np.array_equal(views.solarize(view), np.asarray(ImageOps.solarize(image, 128)))
-    assert np.array_equal(views.flip(view), np.asarray(ImageOps.mirror(image)))
+def test_solarize_is_pillows(view):
+    solarized = ImageOps.solarize(PIL.Image.fromarray(view), 128)
+    assert np.array_equal(views.solarize(view), np.asarray(solarized))
 
 
 def exact_hue(view, turns):
@@ -97,6 +96,6 @@ def test_changes_leave_their_input_alone():
     view, before = noise(), noise()
     for name in ("brightness", "contrast", "saturation", "hue", "blur"):
         getattr(views, name)(view, 0.7)
-    for name in ("grey", "solarize", "flip"):
+    for name in ("grey", "solarize"):
         getattr(views, name)(view)
     assert np.array_equal(view, before)
