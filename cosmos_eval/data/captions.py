@@ -221,7 +221,7 @@ def read_archives(
     Captions are lines of a sample's .txt (CLIP Benchmark's webdataset_builder.py), or, where the
     first sample has none, in its .json.
     """
-    samples = sources.open_archives(list(_find_archives(root, protocol)))
+    samples = sources.open_archives(_find_archives(root, protocol))
     extension = next((name for name in ("txt", "json") if name in samples[0].members), None)
     if extension is None:
         raise UsageError(

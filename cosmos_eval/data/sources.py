@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -216,10 +216,8 @@ class ArchiveSample(NamedTuple):
         return text
 
 
-def open_archives(archives: Sequence[Path]) -> list[ArchiveSample]:
+def open_archives(archives: Iterable[Path]) -> list[ArchiveSample]:
     """List all samples of archives, in their order; only headers are read. Raises UsageError."""
-    if not archives:
-        raise UsageError("no samples in no archives")
     return [sample for archive in archives for sample in _samples(archive)]
 
 
@@ -235,10 +233,10 @@ def _samples(archive: Path) -> list[ArchiveSample]:
                 key, extension = found
                 if not samples or samples[-1].key != key:
                     samples.append(ArchiveSample(archive, key, {}))
-                if extension in samples[-1].members:
-                    name = f"{archive}:{key}"
-                    raise UsageError(f"{name} has two files .{extension}; keep one of them")
-                samples[-1].members[extension] = ArchiveMember(archive, *member)
+                sample = samples[-1]
+                if extension in sample.members:
+                    raise UsageError(f"{sample.name} has two files .{extension}; keep one of them")
+                sample.members[extension] = ArchiveMember(archive, *member)
     except FileNotFoundError as error:
         raise UsageError(f"{archive} is not there") from error
     except TarError as error:
