@@ -104,9 +104,8 @@ class ComputeConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class SaveConfig:
-    """Snapshots: one every `every` steps; the last `keep` stay. `best` names a metric of the
-    evaluations in training, `dataset/weights/metric` such as `scenes-cls/teacher/acc1`, whose
-    highest snapshot stays too."""
+    """Snapshots: one every `every` steps; the last `keep` stay, and that with the highest metric
+    `best` of the evaluations, `dataset/weights/metric` such as `scenes-cls/teacher/acc1`."""
 
     every: Count = 1000
     keep: Positive = 3
@@ -115,9 +114,8 @@ class SaveConfig:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT)
 class WatchConfig:
-    """What is written down: a log line every so many steps, an evaluation on `datasets` (names of
-    cosmos_eval joined by commas, files under `data_root`) every so many; `pictures` of the first
-    batch and of the log."""
+    """What is written down: a log line and an evaluation on `datasets` (names of cosmos_eval joined
+    by commas, files under `data_root`) every so many steps; `pictures` of first batch and log."""
 
     log_every: Positive = 10
     pictures: bool = True

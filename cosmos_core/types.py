@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 
 class Views(NamedTuple):
-    """The views of one batch. `global_images` (G, B, 3, H, W), `local_images` (L, B, 3, h, w) with
-    L >= 0, `texts` (T, B, S) token ids padded with zeros. COSMOS has two global images, and its
-    first two texts are global."""
+    """The views of one batch. `global_images` (G, B, 3, H, W), `local_images` (L, B, 3, h, w),
+    L >= 0, `texts` (T, B, S) padded with zeros. In COSMOS two images and two texts are global."""
 
     global_images: Tensor
     local_images: Tensor

@@ -1,5 +1,4 @@
-"""`python -m cosmos_core.bundled CHECKPOINT NAME`: put trained weights, in float16, and their card
-into the package."""
+"""`python -m cosmos_core.bundled CHECKPOINT NAME`: put weights in float16 and their card here."""
 
 from pathlib import Path
 from typing import Annotated, NoReturn

@@ -201,9 +201,8 @@ class ViewMaker:
 
 
 class ProblemCounter:
-    """Counts bad samples of this process by kind, logs some, and stops a run that has too many.
-    `limit` is the largest fraction of all samples that may be bad, once `minimum` have been
-    read."""
+    """Counts bad samples of this process by kind, logs some, and stops a run where more than the
+    fraction `limit` of all samples are bad, once `minimum` have been read."""
 
     def __init__(self, limit: float, *, minimum: int = 200) -> None:
         self._limit, self._minimum = limit, minimum

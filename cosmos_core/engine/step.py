@@ -34,8 +34,7 @@ class Student(nn.Module):
 
 @dataclass
 class Training:
-    """What a step changes. `student` is `model` as `Student`, wrapped by DDP where there are
-    several processes."""
+    """What a step changes. `student` is `model` as `Student`, under DDP with several processes."""
 
     method: Method
     model: nn.Module

@@ -52,9 +52,8 @@ def load_model(
     path: str | Path, architecture: Architecture | None = None, weights: Weights = "teacher"
 ) -> MultiViewCLIP:
     """Return the student or teacher of a checkpoint, float32, in evaluation mode. `architecture`
-    may be left out where the file contains its own. Raises CheckpointError where keys are missing,
-    unexpected or wrongly shaped (the first three are named), and ValueError for an unknown
-    architecture."""
+    may be left out where the file contains its own. Raises CheckpointError for missing, unexpected
+    or wrongly shaped keys (the first three are named), ValueError for an unknown architecture."""
     return build_model(read_checkpoint(path), weights, architecture, str(path)).eval()
 
 

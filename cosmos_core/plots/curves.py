@@ -39,8 +39,7 @@ class Series(NamedTuple):
 
 class Panel(NamedTuple):
     """Lines on the same axes: `series` of the log's fields `names`, after a dot inside another.
-    `noisy` values differ from step to step, so that a mean is drawn too; those of `wide` may range
-    over powers of ten."""
+    `noisy` values get a mean over them, `wide` ones may range over powers of ten."""
 
     title: str
     unit: str

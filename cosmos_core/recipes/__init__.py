@@ -51,9 +51,8 @@ def published(name: str, architecture: str) -> TrainConfig:
 
 
 def published_steps(data: TrainingSet) -> int:
-    """Return the steps of a published run. The last batch of an epoch is filled up (ceil), and so
-    is the last round of the workers, who give equally many batches: src/training/data.py,
-    get_wds_dataset, as in OpenCLIP."""
+    """Return the steps of a published run. The last batch of an epoch and the last round of its
+    workers are filled up (src/training/data.py, get_wds_dataset, as in OpenCLIP)."""
     batches = math.ceil(data.samples / data.batch_size)
     return EPOCHS * WORKERS * math.ceil(batches / WORKERS)
 

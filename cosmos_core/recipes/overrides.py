@@ -1,7 +1,6 @@
 """`--set a.b=value`: a configuration with some of its values replaced. Values are JSON; texts and
-choices need no quotes, tuples no brackets. Two keys are special: `method=slip` puts another method,
-with its own options, in place of the recipe's; `architecture` is an OpenCLIP name, a JSON file, or
-JSON."""
+choices need no quotes, tuples no brackets. `method=slip` puts another method, with its own options,
+in place of the recipe's; `architecture` is an OpenCLIP name, a JSON file, or JSON."""
 
 import dataclasses
 import difflib
@@ -19,8 +18,7 @@ from cosmos_core.utils.text import parse_json
 
 
 def override(config: TrainConfig, assignments: Sequence[str]) -> TrainConfig:
-    """Apply assignments in order. Raises ValueError, one line, for unknown keys and choices, with
-    the nearest, and wrong values."""
+    """Apply assignments in order. Raises ValueError, one line, for wrong keys and values."""
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:

@@ -50,10 +50,9 @@ def run_command(
     arguments: Sequence[str],
     describe: Callable[[BaseException], Ending | None],
 ) -> NoReturn:
-    """Run a command and exit: 0 done, 1 failed, 2 usage, input or output error, 130 interrupted. An
-    error is one line on standard error; --debug shows its traceback. `describe` gives the ending by
-    an error of the program's own kinds. The status is 141 where the reader of a pipe has gone, as
-    for a program that the signal ends."""
+    """Run a command and exit: 0 done, 1 failed, 2 usage, input or output error, 130 interrupted,
+    141 where the reader of a pipe has gone, as by the signal. An error is one line on standard
+    error; --debug shows its traceback. `describe` gives the ending by the program's own errors."""
     words = [word for word in arguments if word != "--debug"]
     with guarded_output():
         try:

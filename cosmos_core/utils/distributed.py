@@ -18,8 +18,7 @@ _PATIENCE = timedelta(days=7)
 
 @dataclass(frozen=True)
 class Distributed:
-    """Process `rank` of `world_size`. `gather` maps an object to those of all processes, in the
-    order of their ranks."""
+    """Process `rank` of `world_size`. `gather` maps an object to those of all processes by rank."""
 
     rank: int = 0
     world_size: int = 1
@@ -87,10 +86,9 @@ def process_group(
 
 
 def end_process(status: int) -> NoReturn:
-    """End this process with a status. Threads that a process group has left behind now and then
-    abort the interpreter while it exits ("terminate called without an active exception", PyTorch
-    2.13), and another status would be reported. Of several processes each therefore ends at
-    once."""
+    """End this process with a status; one of several at once. Threads left by a process group now
+    and then abort the interpreter at its exit ("terminate called without an active exception",
+    PyTorch 2.13), and another status would be reported."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         sys.stdout.flush()
         sys.stderr.flush()

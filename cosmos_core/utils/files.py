@@ -36,9 +36,8 @@ _cleared: set[str] = set()  # folders that this process has cleared
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file; folders are made as needed. Raises OSError, with the path, where it fails.
-    Several threads or processes may write the same path: the last one to finish wins. A pipe or
-    device, such as /dev/stdout, is written and stays what it is; OSError is raised for a pipe that
-    nobody reads."""
+    Of several threads or processes that write one path, the last to finish wins. A pipe or device,
+    such as /dev/stdout, stays what it is; OSError is raised for a pipe that nobody reads."""
     if _is_special(path):
         with errors_of(path):  # without waiting for the other end of a pipe
             handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK)

@@ -18,9 +18,8 @@ LINE_BREAK = re.compile(r"[\t-\r\x1c-\x1f\x85\u2028\u2029]")  # for some reader;
 _CONTROL = re.compile(f"[{CONTROLS}]")
 _LINE_BREAKS = re.compile(rf" *{LINE_BREAK.pattern}\s*")
 
-# Commands in the log of a CI system: `::error title=...::` at the start of a line, which wrapping
-# may make of any place, and `##[error]` anywhere (actions/runner, ActionCommand.cs); `##vso[...]`
-# of Azure Pipelines.
+# Commands in a CI system's log: `::error title=...::` at a line's start, which wrapping may make of
+# any place, `##[error]` anywhere (actions/runner, ActionCommand.cs), Azure Pipelines' `##vso[...]`.
 _COMMAND = re.compile(r"::(?=[A-Za-z-]+(?: |::))|(?<=#)#(?=(?:vso)?\[)")
 
 # The escapes of a JSON text that may spell half a character.

@@ -59,9 +59,8 @@ class Stuff(NamedTuple):
 
 
 class Style(NamedTuple):
-    """Sentence patterns of one captioner. Fields: `{a}` a thing with article, colour and, if small,
-    size; `{bare}` without article; `{place}` its place; `{s}` a kind of stuff; `{b}` a second
-    thing; `{side}` a relation."""
+    """Sentence patterns of one captioner, of `{a}` a thing with article, colour, size if small;
+    `{bare}` without article; its `{place}`; `{b}` another; `{side}` a relation; `{s}` stuff."""
 
     large: tuple[str, ...]
     small: tuple[str, ...]
