@@ -28,11 +28,11 @@ def make_loader(
     world_size: int = 1,
     first_step: int = 0,
 ) -> Iterator[samples.Batch]:
-    """Return this process's batches of uint8 views, from a global step to the last of the run. The
-    batches depend on the seed and the step only; those of streams also on the numbers of processes
-    and of workers. No global random generator is used. Raises ValueError, before any batch, for
-    shards or numbers that do not fit; then UnreadableDataError where no good sample is found,
-    ChildProcessError where a worker died."""
+    """Return this process's batches of uint8 views, from a global step to the last of the run. They
+    depend on the seed and the step only; those of streams also on the numbers of processes and of
+    workers. No global random generator is used. Raises ValueError at once for unfit shards or
+    numbers; later UnreadableDataError without a good sample, ChildProcessError for a dead
+    worker."""
     batch_size = config.optim.batch_size
     if batch_size % world_size:
         raise ValueError(

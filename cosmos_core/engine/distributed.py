@@ -31,8 +31,7 @@ class World(Distributed):
 @contextmanager
 def join_world(device: str) -> Iterator[World]:
     """Join the processes that torchrun started (NCCL on GPUs, else Gloo), and leave them. `device`
-    is "auto", "cpu" or "cuda". Raises ValueError where a GPU is requested and there is none, and
-    where a machine has more processes than GPUs."""
+    is "auto", "cpu" or "cuda". Raises ValueError for "cuda" without a GPU, or with too few."""
     own = _own_device(device)
     backend, index = ("nccl", own) if own.type == "cuda" else ("gloo", None)
     with process_group(backend, timeout=None, device_id=index) as group:

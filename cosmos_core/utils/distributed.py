@@ -71,8 +71,7 @@ def process_group(
     backend: str = "gloo", timeout: timedelta | None = _PATIENCE, device_id: Any = None
 ) -> Iterator[Distributed]:
     """Join the processes that torchrun started, and leave them; outside it, SINGLE_PROCESS. Gloo
-    serves processes on GPUs too, where they exchange Python objects alone. The arguments are those
-    of `torch.distributed.init_process_group`."""
+    also serves GPUs, for Python objects. Arguments: `torch.distributed.init_process_group`."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield SINGLE_PROCESS
         return

@@ -230,10 +230,9 @@ def join(sentences: Sequence[str], most_tokens: int) -> str:
 def choose(rng: np.random.Generator, things: Sequence[Thing], attribute: str) -> tuple[str, str]:
     """Draw a right and a wrong caption that differ in one of ATTRIBUTES, out of all equally good.
     `things` has the dominant one first and at least two small ones. Both captions are two sentences
-    of captioner IB joined as in its long captions, and name colours that the kinds come in, so that
-    models trained on scenes know texts like either. The wrong one swaps the attribute between the
-    two things, which leaves both captions the same words; where no two things of a scene can swap
-    it to something false, it replaces it in one."""
+    of captioner IB joined as in its long captions, and name colours that the kinds come in: models
+    trained on scenes know texts like either. The wrong one swaps the attribute between two things,
+    which keeps the words; where no swap in a scene is false, it replaces it in one."""
     pairs = list(combinations(things, 2))
     options = []
     for a, b in pairs:
