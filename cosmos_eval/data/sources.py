@@ -46,6 +46,11 @@ class ImageSource(Protocol):
         """Turn what was read into an RGB image."""
 
 
+def decoded(source: ImageSource) -> Image.Image:
+    """Read and decode an image."""
+    return source.decode(source.read())
+
+
 def as_shown(image: Image.Image) -> Image.Image:
     """Convert an image to RGB as viewers show it: upright, what is transparent in white."""
     upright = ImageOps.exif_transpose(to_rgb(image) if has_deep_pixels(image) else image)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import combinations, groupby, permutations
+from itertools import combinations, groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -36,8 +36,6 @@ Read = Callable[[Path], Samples]
 
 Models = tuple[str, str]
 """Two models by their labels, in alphabetical order."""
-
-_Classes = tuple[str, str]  # the true and the predicted one
 
 
 class Sampled(NamedTuple):
@@ -91,39 +89,27 @@ class ModelPair(NamedTuple):
         side = "A" if model == self.models[0] else "B"
         return sum(test.better == side for test in self.tests)
 
-
-class Score(NamedTuple):
-    """Tests that a model won and lost against another one, of all tests of the two."""
-
-    won: int
-    lost: int
-    tests: int
-
-
-class Mistake(NamedTuple):
-    """Two classes, and per model the share of the true one that got the predicted one."""
-
-    true: str
-    predicted: str
-    shares: tuple[float, ...]
+    @property
+    def decisive(self) -> int:
+        """The number of tests that count, those with a p-value by Holm."""
+        return sum(test.adjusted is not None for test in self.tests)
 
 
 class MistakeTable(NamedTuple):
-    """The most frequent mistakes on a data set, by their mean share of the true class's `unit`."""
+    """The most frequent mistakes on a data set, by their mean share of the true class's `unit`. A
+    row has the true class, the predicted one, and the share per model."""
 
     protocol: str
     dataset: str
     unit: str
     models: tuple[str, ...]
-    rows: tuple[Mistake, ...]
+    rows: tuple[tuple[str, str, tuple[float, ...]], ...]
 
 
 class Content(NamedTuple):
-    """A page without pictures.
-
-    `results` are those measured here without edited ones, `entries` all of them and the published
-    ones beside them, `pairs` every two models, `notes` one line for each thing that is not shown.
-    """
+    """A page without pictures. `results` are those measured here without edited ones, `entries` all
+    of them and the published ones beside them, `pairs` every two models, `notes` one line for each
+    thing that is not shown."""
 
     results: tuple[Stored, ...]
     entries: tuple[Entry, ...]
@@ -144,11 +130,9 @@ def content_of(
     others: Sequence[Entry] = (),
     progress: OnProgress = no_progress,
 ) -> Content:
-    """Compare everything that can be compared.
-
-    `others` are published numbers; those of measured data sets and protocols are kept. Raises
-    UsageError for two results of the same model, data set and protocol.
-    """
+    """Compare everything that can be compared. `others` are published numbers; those of measured
+    data sets and protocols are kept. Raises UsageError for two results of the same model, data set
+    and protocol."""
     results = distinguish(results)
     trusted = [one for one in results if not one.is_edited]
     own = entries_of(results)
@@ -210,17 +194,16 @@ def compare_set(one: ResultSet) -> list[Comparison]:
         obstacles = [_why_apart(one.task, part[0], result) for part in parts]
         for part, why in zip(parts, obstacles, strict=True):
             found += [(other, result, {}, why) for other in part if why]
-        if "" not in obstacles:
-            obstacles.append("")
-            parts.append([])
-        parts[obstacles.index("")].append(result)
+        if all(obstacles):
+            parts.append([result])
+        else:
+            parts[obstacles.index("")].append(result)
     found += [pair for part in parts for pair in _compare_part(one.task, part)]
-    pairs = ((sorted((a.model, b.model)), differences, why) for a, b, differences, why in found)
-    # One model measured in two ways is not compared with itself.
+    # Results are sorted by model. One that was measured in two ways is not compared with itself.
     return [
-        Comparison((a, b), one.protocol, one.dataset, one.task, differences, why)
-        for (a, b), differences, why in pairs
-        if a != b
+        Comparison((a.model, b.model), one.protocol, one.dataset, one.task, differences, why)
+        for a, b, differences, why in found
+        if a.model != b.model
     ]
 
 
@@ -266,20 +249,18 @@ def _not_own(result: Sampled, differences: Mapping[str, PairedDifference], side:
 def pair_models(found: Sequence[Comparison]) -> list[ModelPair]:
     """Group comparisons by models, with Holm's correction over the decisive tests of a pair."""
     found = sorted(found, key=attrgetter("models", "protocol", "dataset"))
-    groups = groupby(found, attrgetter("models"))
-    return [_model_pair(models, list(several)) for models, several in groups]
-
-
-def _model_pair(models: Models, found: Sequence[Comparison]) -> ModelPair:
-    known = known_tasks()
-    tests = compare.adjust(
-        compare.MetricTest(one.dataset, one.protocol, one.task, name, one.differences[name])
-        for one in found
-        for name in (known[one.task].headlines if one.task in known else ())
-        if name in one.differences
-    )
-    obstacles = (f"{o.dataset} ({o.protocol}): {o.obstacle}" for o in found if o.obstacle)
-    return ModelPair(models, tests, tuple(obstacles))
+    known, pairs = known_tasks(), []
+    for models, group in groupby(found, attrgetter("models")):
+        own = list(group)
+        tests = compare.adjust(
+            compare.MetricTest(one.dataset, one.protocol, one.task, name, one.differences[name])
+            for one in own
+            for name in (known[one.task].headlines if one.task in known else ())
+            if name in one.differences
+        )
+        obstacles = [f"{o.dataset} ({o.protocol}): {o.obstacle}" for o in own if o.obstacle]
+        pairs.append(ModelPair(models, tests, tuple(obstacles)))
+    return pairs
 
 
 def ties_of(found: Sequence[Comparison], entries: Sequence[Entry]) -> Ties:
@@ -297,16 +278,6 @@ def ties_of(found: Sequence[Comparison], entries: Sequence[Entry]) -> Ties:
     return ties
 
 
-def scores(pairs: Sequence[ModelPair], models: Sequence[str]) -> dict[str, list[Score | None]]:
-    """Return the score of every model against each model, None where nothing was compared."""
-    known: dict[Models, Score] = {}
-    for pair in pairs:
-        decisive = sum(test.adjusted is not None for test in pair.tests)
-        for model, other in permutations(pair.models):
-            known[model, other] = Score(pair.wins(model), pair.wins(other), decisive)
-    return {model: [known.get((model, other)) for other in models] for model in models}
-
-
 def mistakes_of(one: ResultSet) -> MistakeTable | None:
     """Return the mistakes on a data set, if any. Raises UsageError for samples without them."""
     try:
@@ -317,18 +288,17 @@ def mistakes_of(one: ResultSet) -> MistakeTable | None:
     except (CosmosEvalError, KeyError, IndexError, ValueError) as error:
         where = f"{one.dataset} ({one.protocol})"
         raise UsageError(f"{where}: no mistakes are shown: {error}") from error
-    mistakes = [_shares_of_mistakes(some) for some in found.values()]
-    chosen = {pair for _, frequent in mistakes for pair in frequent}
-    rows = [Mistake(*pair, tuple(of.get(pair, 0.0) for of, _ in mistakes)) for pair in chosen]
-    rows.sort(key=lambda row: (-sum(row.shares), row.true, row.predicted))
+    shares = [_shares_of_mistakes(some) for some in found.values()]
+    chosen = {pair for of_model in shares for pair in list(of_model)[:_FREQUENT]}
+    rows = [(*pair, tuple(of.get(pair, 0.0) for of in shares)) for pair in chosen]
+    rows.sort(key=lambda row: (-sum(row[2]), *row[:2]))
     unit = next(iter(found.values())).unit
     return MistakeTable(one.protocol, one.dataset, unit, tuple(found), tuple(rows))
 
 
-def _shares_of_mistakes(some: Mistakes) -> tuple[dict[_Classes, float], list[_Classes]]:
-    """Return the share of every mistake, and the most frequent ones."""
-    indices = zip(some.true, some.predicted, strict=True)
-    pairs = [(some.classes[true], some.classes[predicted]) for true, predicted in indices]
-    shares = (some.amounts / some.totals[some.true]).tolist()
-    frequent = np.argsort(-some.amounts, kind="stable")[:_FREQUENT]
-    return dict(zip(pairs, shares, strict=True)), [pairs[index] for index in frequent]
+def _shares_of_mistakes(some: Mistakes) -> dict[tuple[str, str], float]:
+    """Return the share of every mistake, by the true and the predicted class, by frequency."""
+    order = np.argsort(-some.amounts, kind="stable")
+    columns = (some.true, some.predicted, some.amounts / some.totals[some.true])
+    rows = zip(*(column[order].tolist() for column in columns), strict=True)
+    return {(some.classes[true], some.classes[other]): share for true, other, share in rows}

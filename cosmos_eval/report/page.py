@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from cosmos_eval._version import __version__
 from cosmos_eval.report import tables
-from cosmos_eval.report.content import Content, scores
+from cosmos_eval.report.content import Content
 from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
 from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.text import html_templates, html_value, script_json
+from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import UsageError
 
 if TYPE_CHECKING:
@@ -93,18 +94,13 @@ def program() -> Program:
 
 
 def _album() -> Callable[[Picture], tuple[str, str]]:
-    """Return a function of pictures, each of which the page carries once.
-
-    It returns the id of a picture, and its address at the first place that shows it.
-    """
+    """Return a function of pictures, each of which the page carries once. It returns the id of a
+    picture, and its address at the first place that shows it."""
     names: dict[Picture, str] = {}
 
     def place(picture: Picture) -> tuple[str, str]:
-        if picture in names:
-            return names[picture], ""
-        names[picture] = f"picture-{len(names) + 1}"
-        content = base64.b64encode(picture.content).decode()
-        return names[picture], f"data:{picture.media_type};base64,{content}"
+        address = "" if picture in names else picture.address
+        return names.setdefault(picture, f"picture-{len(names) + 1}"), address
 
     return place
 
@@ -121,9 +117,10 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
     names = shortened([*models, *(entry.model for entry in content.entries)])
     sections = {kind: gallery.sections(kind) for kind in KINDS}
     data = {**tables.page_data(content, of_classes), "charts": json.loads(_static("charts.json"))}
+    pairs = {pair.models: pair for pair in content.pairs}
     environment = html_templates("cosmos_eval.report", "templates")
     environment.filters.update(step=_step, breakable=_breakable)
-    environment.globals.update(figures_of=tables.figures_of)
+    environment.globals.update(figures_of=tables.figures_of, bars_of=tables.bars_of)
     template = environment.get_template("page.html")
     return template.render(
         policy=_policy(style, script, charts.text),
@@ -134,18 +131,17 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
         version=__version__,
         summary=tables.summary_of(content.results),
         notes=[*content.notes, *gallery.notes],
-        boards=[tables.board_view(board) for board in content.boards],
+        content=content,
+        tasks=[*known_tasks(), "other"],
         models=models,
         short=lambda model: names.get(model, model),
-        scores=scores(content.pairs, models),
+        pair_of=lambda *models: pairs.get(tuple(sorted(models))),
         tables=of_classes,
         few=_FEW_CLASSES,
-        mistakes=content.mistakes,
         gallery=sections,
         has_examples=any(sections.values()),
         picture=_album(),
         anchors={entry.key: f"entry-{n}" for n, entry in enumerate(content.entries, start=1)},
-        entries=content.entries,
     ).encode()
 
 

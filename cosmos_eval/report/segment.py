@@ -24,10 +24,8 @@ def segment(
     options: RunOptions,
 ) -> dict[str, float]:
     """Draw the label map of an image to a PNG file; returns the share of every class found.
-
-    `classes` replace those of the protocol, whose constants stay but for its thresholds, which
-    need a background. Raises UsageError for bad input and where the file cannot be written.
-    """
+    `classes` replace those of the protocol, whose constants stay but for its thresholds, which need
+    a background. Raises UsageError for bad input and where the file cannot be written."""
     if out.suffix.lower() != ".png":
         raise UsageError(f"--out {out}: pictures are PNG files, so name it NAME.png")
     protocol = require_segmentation(protocol)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 from cosmos_eval.report.content import Content, by_data_set
 from cosmos_eval.results.compare import MetricTest
 from cosmos_eval.results.labels import Stored, is_partial
-from cosmos_eval.results.leaderboard.board import Board, Shown
+from cosmos_eval.results.leaderboard.board import Board
 from cosmos_eval.results.leaderboard.entries import Entry, headlines_of
 from cosmos_eval.results.text import bounds, difference, p_value_text, percent, shown
-from cosmos_eval.tasks import known_tasks, metric_of
+from cosmos_eval.tasks import metric_of
 
 _MARGIN = 0.06  # of a scale, left and right of its ends
 _key = attrgetter("protocol", "dataset", "metric")
@@ -21,82 +21,56 @@ _FIRST_FIGURE = "IoU"  # has its table before those of other figures per class
 
 
 class Bar(NamedTuple):
-    """An interval and its value, in percent of the column's scale from the left."""
+    """A value and its interval, in percent of the column's scale, and as `exact` numbers in text,
+    shares in percent."""
 
+    value: float
     low: float
     high: float
-    value: float
+    exact: tuple[str, ...]
 
 
-class Cell(NamedTuple):
-    """A number; `exact`, `low` and `high` are for sorting and drawing, shares in percent."""
-
-    shown: Shown
-    bar: Bar
-    exact: str
-    low: str
-    high: str
+def bars_of(board: Board) -> list[tuple[Bar | None, ...]]:
+    """Return the bars of a board's cells by row, None where there is no number."""
+    return list(zip(*(_bars(board, index) for index in range(len(board.columns))), strict=True))
 
 
-class BoardView(NamedTuple):
-    """A board with the task of every column, and cells by row, None where there is no number."""
-
-    board: Board
-    tasks: tuple[str, ...]
-    cells: tuple[tuple[Cell | None, ...], ...]
-
-
-def board_view(board: Board) -> BoardView:
-    """Return a board with bars on the scales of its columns."""
-    known = [*known_tasks(), "other"]
-    tasks = tuple(known[min(column.task, len(known) - 1)] for column in board.columns)
-    columns = [_cells(board, index, task) for index, task in enumerate(tasks)]
-    return BoardView(board, tasks, tuple(zip(*columns, strict=True)))
-
-
-def _cells(board: Board, index: int, task: str) -> list[Cell | None]:
-    """Return a column; its scale goes from its lowest to its highest end, with a margin."""
+def _bars(board: Board, index: int) -> Iterator[Bar | None]:
+    """Yield a column; its scale goes from its lowest to its highest end, with a margin."""
     metric = board.columns[index].metric
-    factor = metric_of(task, metric).factor
-    ends = [_ends(row.entries[index], metric) for row in board.rows]
-    known = [end for of_row in ends for end in of_row or ()]
-    margin = _MARGIN * (max(known) - min(known)) or 0.01
-    start, length = min(known) - margin, max(known) - min(known) + 2 * margin
+    entries = [row.entries[index] for row in board.rows]
+    ends = [_ends(entry, metric) if entry else () for entry in entries]
+    low, high = min(chain(*ends)), max(chain(*ends))
+    margin = _MARGIN * (high - low) or 0.01
+    start, length = low - margin, high - low + 2 * margin
+    for entry, of_row in zip(entries, ends, strict=True):
+        if entry and of_row:
+            factor = metric_of(entry.task, metric).factor
+            exact = (f"{factor * number:.4f}".rstrip("0").rstrip(".") for number in of_row)
+            value, lower, upper = (round(100 * (end - start) / length, 2) for end in of_row)
+            yield Bar(value, lower, upper, tuple(exact))
+        else:
+            yield None
 
-    def cell(shown: Shown, of_row: Sequence[float]) -> Cell:
-        value, low, high = (round(100 * (end - start) / length, 2) for end in of_row)
-        exact = (f"{factor * number:.4f}".rstrip("0").rstrip(".") for number in of_row)
-        return Cell(shown, Bar(low, high, value), *exact)
 
-    rows = zip(board.rows, ends, strict=True)
-    return [of_row and cell(row.cells[index], of_row) for row, of_row in rows]
-
-
-def _ends(entry: Entry | None, metric: str) -> tuple[float, float, float] | None:
+def _ends(entry: Entry, metric: str) -> tuple[float, ...]:
     """Return a value and its interval, which is the value itself where there is none."""
-    if entry is None or metric not in entry.metrics:
-        return None
+    if metric not in entry.metrics:
+        return ()
     value, interval = entry.metrics[metric], entry.intervals.get(metric)
     return (value, interval["low"], interval["high"]) if interval else (value, value, value)
 
 
-class ClassRow(NamedTuple):
-    """A class, its number of samples if recorded, and a value per model, shares in percent."""
-
-    name: str
-    counted: int | None
-    values: tuple[float | None, ...]
-
-
 class ClassTable(NamedTuple):
-    """A figure of every class (`IoU`, `Acc`, `recall`...), and the name of its counts."""
+    """A figure of every class (`IoU`, `Acc`, `recall`...), and the name of its counts. A row has
+    the class, its number of samples if recorded, and a value per model, shares in percent."""
 
     protocol: str
     dataset: str
     figure: str
     counted: str
     models: tuple[str, ...]
-    rows: tuple[ClassRow, ...]
+    rows: tuple[tuple[str, int | None, tuple[float | None, ...]], ...]
 
 
 def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
@@ -107,6 +81,10 @@ def class_tables(results: Sequence[Stored]) -> list[ClassTable]:
 
 def _class_tables(protocol: str, dataset: str, results: Sequence[Stored]) -> Iterator[ClassTable]:
     per_class = [one.row.per_class for one in results]
+
+    def values_of(name: str, figure: str) -> list[float | None]:
+        return [classes.get(name, {}).get(figure) for classes in per_class]
+
     figures: dict[str, set[type]] = {}
     for of_class in chain.from_iterable(classes.values() for classes in per_class):
         for name, value in of_class.items():
@@ -117,40 +95,17 @@ def _class_tables(protocol: str, dataset: str, results: Sequence[Stored]) -> Ite
     models = tuple(one.model for one in results)
     for figure in sorted(figures.keys() - counts, key=[_FIRST_FIGURE, *figures].index):
         factor = metric_of(results[0].row.task, figure).factor
-        rows = (
-            _class_row(
-                name, [classes.get(name, {}) for classes in per_class], figure, counted, factor
-            )
-            for name in dict.fromkeys(chain.from_iterable(per_class))
-        )
+        rows = []
+        for name in dict.fromkeys(chain.from_iterable(per_class)):
+            count = next((int(n) for n in values_of(name, counted) if n is not None), None)
+            values = (v if v is None else round(factor * v, 2) for v in values_of(name, figure))
+            rows.append((name, count, tuple(values)))
         yield ClassTable(protocol, dataset, figure, counted, models, tuple(rows))
 
 
-def _class_row(
-    name: str,
-    of_class: Sequence[Mapping[str, float | None]],
-    figure: str,
-    counted: str,
-    factor: int,
-) -> ClassRow:
-    count = next((n for some in of_class if (n := some.get(counted)) is not None), None)
-    values = (some.get(figure) for some in of_class)
-    rounded = tuple(None if value is None else round(factor * value, 2) for value in values)
-    return ClassRow(name, None if count is None else int(count), rounded)
-
-
-class Figure(NamedTuple):
-    """A metric as text, with its interval, the method of the interval, and published numbers."""
-
-    metric: str
-    value: str
-    interval: str
-    method: str
-    published: str
-
-
-def figures_of(entry: Entry) -> Iterator[Figure]:
-    """Yield the metrics of an entry, those of leaderboards first."""
+def figures_of(entry: Entry) -> Iterator[tuple[str, ...]]:
+    """Yield the metrics of an entry, those of leaderboards first: name, value, interval, the method
+    of the interval, and what was published, as text."""
     for name in dict.fromkeys([*headlines_of(entry), *sorted(entry.metrics)]):
         if name in entry.metrics:
             metric = metric_of(entry.task, name)
@@ -159,7 +114,7 @@ def figures_of(entry: Entry) -> Iterator[Figure]:
             method = f"{interval['method']}, {100 * interval['level']:g}%" if interval else ""
             other = entry.published.get(name)
             published = "" if other is None else f"{percent(other)} ({difference(value, other)})"
-            yield Figure(name, text, bounds(metric, interval), method, published)
+            yield name, text, bounds(metric, interval), method, published
 
 
 def summary_of(results: Sequence[Stored]) -> dict[str, str]:
@@ -235,9 +190,9 @@ def page_data(content: Content, tables: Sequence[ClassTable]) -> dict[str, Any]:
 def _table(table: ClassTable, models: Mapping[str, int]) -> dict[str, Any]:
     return {
         **{name: getattr(table, name) for name in ("protocol", "dataset", "figure")},
-        "names": [row.name for row in table.rows],
+        "names": [name for name, *_ in table.rows],
         "models": [models[name] for name in table.models],
-        "values": [list(one) for one in zip(*(row.values for row in table.rows), strict=True)],
+        "values": list(zip(*(values for *_, values in table.rows), strict=True)),
     }
 
 

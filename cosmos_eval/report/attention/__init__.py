@@ -56,10 +56,8 @@ def draw(
     options: compute.AttendOptions,
     out: Path | None,
 ) -> list[compute.Row]:
-    """Compute the attention of models on every pair, and draw it to `out` if given.
-
-    Raises UsageError for bad input, where possible before any model is loaded.
-    """
+    """Compute the attention of models on every pair, and draw it to `out` if given. Raises
+    UsageError for bad input, where possible before any model is loaded."""
     if out is not None:
         _require_writable(out, pairs)
     names = [spec.text for spec in specs]

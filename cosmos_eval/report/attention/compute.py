@@ -18,18 +18,9 @@ from torch import Tensor
 
 from cosmos_core.utils.distributed import own_device
 from cosmos_eval.data.readers import FileError, MissingFileError, read_text
-from cosmos_eval.data.sources import ImageArray, ImageSource, ShownImage, as_shown
-from cosmos_eval.models import load_encoder
+from cosmos_eval.data.sources import ImageArray, ImageSource, ShownImage, as_shown, decoded
+from cosmos_eval.models import load_encoder, maps
 from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder
-from cosmos_eval.models.maps import (
-    LONGEST,
-    WordMap,
-    heatmaps,
-    scaled,
-    usual_kind,
-    whole_image,
-    wordmaps,
-)
 from cosmos_eval.types import Attention, EncoderInfo, MapKind, ModelSpec, Precision, UsageError
 
 _COLUMNS = ("image", "text")
@@ -67,9 +58,7 @@ class AttendOptions(NamedTuple):
 
 class WordShare(NamedTuple):
     """A word and its share of a caption's attention; `spaced` tells of white space before it.
-
-    `scaled` is the share from the smallest (0) to the largest (1) word, None if all are equal.
-    """
+    `scaled` is the share from the smallest (0) to the largest (1) word, None if all are equal."""
 
     text: str
     share: float
@@ -86,10 +75,8 @@ class WordShare(NamedTuple):
 
 class CaptionShares(NamedTuple):
     """Attention of an image on a text: shares of words, start, end and padding, which sum to 1.
-
     `tokens` counts the whole text, of which `unread` does not fit the `context`, and of the last of
-    `words` maybe only a part.
-    """
+    `words` maybe only a part."""
 
     words: tuple[WordShare, ...]
     unread: str
@@ -165,7 +152,7 @@ def image_with_texts(image: Path | Image.Image, texts: Sequence[str]) -> list[Pa
         name, source = image.name, ShownImage(image)
     else:
         name, source = "image", ImageArray("image", np.asarray(as_shown(image)))
-    source.decode(source.read())
+    decoded(source)
     return [Pair(name, source, text) for text in texts]
 
 
@@ -180,7 +167,7 @@ def _pairs_of_csv(file: Path) -> list[Pair]:
             raise UsageError(f"{where}, column image: no file is named")
         source = ShownImage(file.parent / name)
         try:
-            source.decode(source.read())
+            decoded(source)
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error
         pairs.append(Pair(name, source, text))
@@ -214,18 +201,19 @@ def _require_text(text: str, where: str) -> None:
 def compute_rows(
     pairs: Sequence[Pair], specs: Sequence[ModelSpec], options: AttendOptions
 ) -> list[Row]:
-    """Compute the attention of every model on every pair.
-
-    Raises UsageError for a model that cannot be loaded or lacks the requested maps or heads.
-    """
+    """Compute the attention of every model on every pair. Raises UsageError for a model that cannot
+    be loaded or lacks the requested maps or heads."""
     columns = [_looks_of_model(pairs, spec, options) for spec in specs]
     if options.attention and not any(look.attention for looks in columns for look in looks[0]):
         raise UsageError("--attention is about similarity: add --kind similarity, or leave it out")
     rows = []
     for pair, *of_models in zip(pairs, *columns, strict=True):
-        image = pair.source.decode(pair.source.read())
-        looks = list(chain.from_iterable(of_models))
-        rows.append(Row(pair.name, pair.text, _as_drawn(image), image.size, looks))
+        image = decoded(pair.source)
+        # A very long image is squeezed, as the model sees it.
+        sides = (round(_PICTURE * side / max(image.size)) for side in image.size)
+        width, height = (max(side, _PICTURE // maps.LONGEST) for side in sides)
+        picture = image.resize((width, height), Image.Resampling.LANCZOS)
+        rows.append(Row(pair.name, pair.text, picture, image.size, [*chain(*of_models)]))
     return rows
 
 
@@ -233,7 +221,7 @@ def _looks_of_model(
     pairs: Sequence[Pair], spec: ModelSpec, options: AttendOptions
 ) -> list[list[Look]]:
     encoder = load_encoder(spec, device=own_device(options.device), precision=options.precision)
-    usual = usual_kind(encoder)
+    usual = maps.usual_kind(encoder)
     # Every model with cross-attention can show similarity as well.
     kinds = [kind for kind in _KINDS.get(options.kind, (usual,)) if kind in (usual, _SIMILARITY)]
     if not kinds:
@@ -243,7 +231,7 @@ def _looks_of_model(
     looks: list[list[Look]] = []
     for _, group in groupby(pairs, key=attrgetter("name")):
         _, sources, texts = zip(*group, strict=True)
-        image = sources[0].decode(sources[0].read())
+        image = decoded(sources[0])
         columns = [looks_at_image(encoder, image, texts, kind, options) for kind in kinds]
         looks += map(list, zip(*columns, strict=True))
     return looks
@@ -258,17 +246,17 @@ def looks_at_image(
 ) -> list[Look]:
     """Return the look at an image for each text. Raises UsageError for a text without words."""
     assert isinstance(encoder, DenseEncoder)  # or there would be no kinds
-    images = whole_image(encoder, image)[None]
+    images = maps.whole_image(encoder, image)[None]
     attention = options.attention or "csa"
-    maps = heatmaps(encoder, images, texts, kind=kind, attention=attention)[0]
-    usual = usual_kind(encoder)
+    values = maps.heatmaps(encoder, images, texts, kind=kind, attention=attention)[0]
+    usual = maps.usual_kind(encoder)
     if kind != "cross-attention":
-        similarities = (View("", one[0].numpy(), None) for one in maps)
+        similarities = (View("", one[0].numpy(), None) for one in values)
         return [Look(encoder.info, usual, kind, attention, (view,)) for view in similarities]
     assert isinstance(encoder, CrossAttentionEncoder)  # or it would have no such maps
-    looks = []
+    looks, word_maps = [], maps.wordmaps(encoder, images, texts)
     context = encoder.tokenize(texts[:1]).shape[1]
-    for text, one, words in zip(texts, maps, wordmaps(encoder, images, texts), strict=True):
+    for text, one, words in zip(texts, values, word_maps, strict=True):
         if not words.words:
             raise UsageError(f"{text!r} has no word that {encoder.info.spec} can read")
         views = _views(one, words, context, options)
@@ -276,26 +264,28 @@ def looks_at_image(
     return looks
 
 
-def _views(maps: Tensor, words: WordMap, context: int, options: AttendOptions) -> tuple[View, ...]:
+def _views(
+    values: Tensor, words: maps.WordMap, context: int, options: AttendOptions
+) -> tuple[View, ...]:
     """Return the views of one text's maps (heads, h, w), each or their mean."""
     others = torch.stack([words.start, words.end, words.padding], -1)
     shares = torch.cat([words.shares, others], -1)[0]
-    names = [f"head {number + 1}" for number in range(len(maps))]
+    names = [f"head {number + 1}" for number in range(len(values))]
     if options.heads == "mean":
-        names = [f"mean of {len(maps)} heads"]
-        maps, shares = maps.mean(0, keepdim=True), shares.mean(0, keepdim=True)
+        names = [f"mean of {len(values)} heads"]
+        values, shares = values.mean(0, keepdim=True), shares.mean(0, keepdim=True)
     return tuple(
         View(name, one.numpy(), _caption(words, share, context))
-        for name, one, share in zip(names, maps, shares, strict=True)
+        for name, one, share in zip(names, values, shares, strict=True)
     )
 
 
-def _caption(words: WordMap, shares: Tensor, context: int) -> CaptionShares:
+def _caption(words: maps.WordMap, shares: Tensor, context: int) -> CaptionShares:
     """Name the shares (words + 3) of a view: of the words, the start, the end and the padding."""
     *of_words, start, end, padding = shares.tolist()
     levels = [None] * len(of_words)
     if len(set(of_words)) > 1:
-        levels = scaled(shares[None, :-3])[0].tolist()
+        levels = maps.scaled(shares[None, :-3])[0].tolist()
     read = {word.start for word in words.words}
     unread = [word for word in words.cut if word.start not in read]
     return CaptionShares(
@@ -311,10 +301,3 @@ def _caption(words: WordMap, shares: Tensor, context: int) -> CaptionShares:
         tokens=max(word.stop for word in (*words.words, *words.cut)) + 1,
         context=context,
     )
-
-
-def _as_drawn(image: Image.Image) -> Image.Image:
-    """Resize an image as it is drawn; a very long one is squeezed, as the model sees it."""
-    sides = (round(_PICTURE * side / max(image.size)) for side in image.size)
-    width, height = (max(side, _PICTURE // LONGEST) for side in sides)
-    return image.resize((width, height), Image.Resampling.LANCZOS)

@@ -118,19 +118,16 @@ def _model_line(look: Look) -> str:
     info = look.info
     weights = "random weights" if info.random else f"weights {(info.weights_sha256 or '')[:12]}"
     parts = [info.spec, weights, *([info.weights] if info.weights else []), info.precision]
-    heads = [view.head for view in look.views if view.head]
-    if look.attention:
-        how = f"{look.kind} with the last block {look.attention}"
-    else:
-        how = f"{look.kind}, {heads[0] if len(heads) == 1 else f'each of {len(heads)} heads'}"
-    return printable(f"{', '.join(parts)}: {how}")
+    views = look.views
+    heads = views[0].head if len(views) == 1 else f"each of {len(views)} heads"
+    how = f" with the last block {look.attention}" if look.attention else f", {heads}"
+    return printable(f"{', '.join(parts)}: {look.kind}{how}")
 
 
 def map_table(rows: Sequence[Row]) -> list[Mapping[str, str]]:
     """Return one record per map: its peak, and the attention that no word of the text has."""
-    return [
-        _map_record(row, look, view) for row in rows for look in row.looks for view in look.views
-    ]
+    shown = [(row, look, view) for row in rows for look in row.looks for view in look.views]
+    return [_map_record(row, look, view) for row, look, view in shown]
 
 
 def _map_record(row: Row, look: Look, view: View) -> dict[str, str]:
@@ -152,34 +149,29 @@ def _map_record(row: Row, look: Look, view: View) -> dict[str, str]:
 
 def word_tables(row: Row) -> list[list[Mapping[str, str]]]:
     """Return one table per model that weighs words: one record per word, one column per head."""
-    return [_word_table(look) for look in row.looks if look.views[0].caption]
-
-
-def _word_table(look: Look) -> list[Mapping[str, str]]:
-    captions = {view.head: view.caption for view in look.views if view.caption}
-    name = f"word, as {look.info.spec} weighs it"
-    return [
-        {
-            name: printable(words[0].text),
-            **dict(zip(captions, (percent(w.share) for w in words), strict=True)),
-        }
-        for words in zip(*(caption.words for caption in captions.values()), strict=True)
-    ]
+    tables: list[list[Mapping[str, str]]] = []
+    for look in row.looks:
+        heads = [view.head for view in look.views]
+        captions = [view.caption.words for view in look.views if view.caption]
+        name = f"word, as {look.info.spec} weighs it"
+        tables.append(
+            [
+                {name: printable(words[0].text)}
+                | {head: percent(word.share) for head, word in zip(heads, words, strict=True)}
+                for words in zip(*captions, strict=True)
+            ]
+        )
+    return [table for table in tables if table]
 
 
 def notes(rows: Sequence[Row], out: Path) -> list[str]:
     """Return one line per caption that is cut, and one on characters that a PNG cannot show."""
-    captions = {
-        (printable(row.name), look.info.spec): view.caption
-        for row in rows
-        for look in row.looks
-        for view in look.views
-        if view.caption
-    }
+    # All heads read the same words.
+    captions = [(row, look.info, look.views[0].caption) for row in rows for look in row.looks]
     lines = [
-        f"{name}, {model}: {cut_line(caption)}"
-        for (name, model), caption in captions.items()
-        if caption.tokens > caption.context
+        f"{printable(row.name)}, {info.spec}: {cut_line(caption)}"
+        for row, info, caption in captions
+        if caption and caption.tokens > caption.context
     ]
     missing = _missing_glyphs("".join(printable(row.text + row.name) for row in rows))
     if missing and out.suffix.lower() == ".png":
@@ -221,13 +213,13 @@ def _look_record(row: Row, look: Look) -> dict[str, Any]:
                 "head": view.head or None,
                 "map": view.map.tolist(),
                 "peak": view.peak(row.size)._asdict(),
-                "caption": view.caption
-                and {**view.caption._asdict(), "words": _words(view.caption)},
+                "caption": view.caption and _caption_record(view.caption),
             }
             for view in look.views
         ],
     }
 
 
-def _words(caption: CaptionShares) -> list[dict[str, Any]]:
-    return [{**word._asdict(), "level": word.level} for word in caption.words]
+def _caption_record(caption: CaptionShares) -> dict[str, Any]:
+    words = [{**word._asdict(), "level": word.level} for word in caption.words]
+    return {**caption._asdict(), "words": words}

@@ -248,9 +248,8 @@ def wrapped(text: str, size: float, width: float) -> list[str]:
     lines: list[str] = []
     for word in text.split():
         first, *others = broken(word, size, width)
-        joined = f"{lines[-1]} {first}" if lines else first
-        if lines and text_width(joined, size) <= width:
-            lines[-1] = joined
+        if lines and text_width(f"{lines[-1]} {first}", size) <= width:
+            lines[-1] += f" {first}"
         else:
             lines.append(first)
         lines += others
@@ -287,11 +286,8 @@ def _lines(looks: Sequence[Look]) -> list[list[tuple[Look, View]]]:
     groups = [[(look, view) for view in look.views] for look in looks]
     if all(len(group) == 1 for group in groups):
         groups = [[shown for group in groups for shown in group]]
-    return [
-        group[start : start + _IN_LINE]
-        for group in groups
-        for start in range(0, len(group), _IN_LINE)
-    ]
+    starts = [(group, start) for group in groups for start in range(0, len(group), _IN_LINE)]
+    return [group[start : start + _IN_LINE] for group, start in starts]
 
 
 def _draw_row(sheet: _Sheet, y: float, row: Row, panel: float, headed: bool) -> float:
@@ -331,11 +327,11 @@ def _draw_captions(sheet: _Sheet, y: float, row: Row, width: float) -> float:
     """Write captions on their colours, named if there are several; without any, the text."""
     if not describe.has_words(row.looks):
         return sheet.paragraph(_MARGIN, y, describe.printable(row.text), width, _BODY, _INK)
-    alone = [(look, look.views[0].caption) for look in row.looks if len(look.views) == 1]
-    shown = [(look, caption) for look, caption in alone if caption]
-    for look, caption in shown:
+    alone = [(look.info, look.views[0].caption) for look in row.looks if len(look.views) == 1]
+    shown = [(info, caption) for info, caption in alone if caption]
+    for info, caption in shown:
         if len(shown) > 1:
-            y = sheet.paragraph(_MARGIN, y, describe.printable(look.info.spec), width) + 4
+            y = sheet.paragraph(_MARGIN, y, describe.printable(info.spec), width) + 4
         y = sheet.caption(_MARGIN, y, caption, width)
     return y
 

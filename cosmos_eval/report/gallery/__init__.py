@@ -53,13 +53,10 @@ def collect(
     requests = [one for source in sources for one in source.requests]
     refusals = run_requests(requests, options.device, watch)
     candidates = [one for source in sources for one in source.candidates()]
-    selected = select(candidates, budget, options.workers, partial(watch, "pictures"))
-    notes += [*(note for source in sources for note in source.notes), *refusals, *selected.notes]
-    examples: dict[str, Any] = {
-        kind: tuple(example for example in selected.examples if example.kind == kind)
-        for kind in KINDS
-    }
-    return Gallery(**examples, notes=tuple(dict.fromkeys(notes)))
+    shown, left_out = select(candidates, budget, options.workers, partial(watch, "pictures"))
+    notes += [*(note for source in sources for note in source.notes), *refusals, *left_out]
+    by_kind: dict[str, Any] = {kind: tuple(e for e in shown if e.kind == kind) for kind in KINDS}
+    return Gallery(**by_kind, notes=tuple(dict.fromkeys(notes)))
 
 
 def _source(group: Group, options: RunOptions, predictions: Path | None) -> Source:
@@ -72,9 +69,7 @@ def _source(group: Group, options: RunOptions, predictions: Path | None) -> Sour
 
 def _pairs(groups: Sequence[Group], sources: Sequence[Source], options: RunOptions) -> list[Pair]:
     """Choose images and texts for attention maps: captions, or prompts of classes without any.
-
-    Those of the embedded scenes, if any result is of them, name small things.
-    """
+    Those of the embedded scenes, if any result is of them, name small things."""
     of_groups = zip(groups, sources, strict=True)
     others = [(g.task, s.pairs) for g, s in of_groups if g.protocol.family != SCENES]
     pairs = [pair for task, some in others if task == "retrieval" for pair in some]

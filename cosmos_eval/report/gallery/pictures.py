@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cosmos_eval.data.prefetch import prefetch
-from cosmos_eval.data.sources import ImageSource
+from cosmos_eval.data.sources import ImageSource, decoded
 from cosmos_eval.report.gallery.records import Example, Picture, pictures_of
 from cosmos_eval.types import OnProgress, Progress, UsageError
 
@@ -47,13 +47,14 @@ class Canvas:
     def thumbnail(self, source: ImageSource) -> Picture:
         """Encode an image of a data set as a small picture. Raises UsageError for a damaged one."""
         if source.name not in self._thumbnails:
-            image = source.decode(source.read())
-            self._thumbnails[source.name] = self._photograph(image, THUMBNAIL)
+            self._thumbnails[source.name] = self.large(decoded(source), THUMBNAIL)
         return self._thumbnails[source.name]
 
-    def large(self, image: Image.Image) -> Picture:
+    def large(self, image: Image.Image, longest: int = LARGE) -> Picture:
         """Encode an RGB image, to lay maps over."""
-        return self._photograph(image, LARGE)
+        size = _fit(image.size, longest * self._scale)
+        # A copy of the same size is an exact one.
+        return self._encoded(image.resize(size, Image.Resampling.LANCZOS))
 
     def label_map(self, classes: NDArray[np.uint8], colours: Sequence[Rgb8], size: Size) -> Picture:
         """Draw classes (H, W) in their colours; what is no class is transparent."""
@@ -75,11 +76,6 @@ class Canvas:
     def size_of(self, image_size: Size) -> Size:
         """Return the size that `large` gives an image of this size."""
         return _fit(image_size, LARGE * self._scale)
-
-    def _photograph(self, image: Image.Image, longest: int) -> Picture:
-        size = _fit(image.size, longest * self._scale)
-        # A copy of the same size is an exact one.
-        return self._encoded(image.resize(size, Image.Resampling.LANCZOS))
 
     def _encoded(self, image: Image.Image, how: dict[str, Any] = _LOSSY) -> Picture:
         content = io.BytesIO()
@@ -106,28 +102,18 @@ class Candidate(NamedTuple):
     draw: Callable[[Canvas], Example]  # raises UsageError where an image cannot be used
 
 
-class Selection(NamedTuple):
-    """Examples in the order of their candidates, and one line for each thing that is not shown."""
-
-    examples: Sequence[Example]
-    notes: Sequence[str]
-
-
-class _Page(NamedTuple):
-    """Drawn examples by the number of their candidate, sizes of pictures by content, faults."""
-
-    examples: dict[int, Example]
-    sizes: dict[bytes, int]
-    faults: list[str]
+_Page = dict[int, Example | UsageError]
+"""What was drawn, by the number of its candidate; what does not fit is left out."""
 
 
 def select(
     candidates: Sequence[Candidate], budget: int, workers: int, progress: OnProgress
-) -> Selection:
-    """Draw as many whole rounds of candidates as fit into `budget` bytes of pictures.
+) -> tuple[list[Example], list[str]]:
+    """Draw as many whole rounds of candidates as fit into `budget` bytes of pictures. If round 0
+    does not fit, all pictures are smaller, and if it never does, some of it is shown. A picture of
+    several examples counts once.
 
-    If round 0 does not fit, all pictures are smaller, and if it never does, some of it is shown. A
-    picture of several examples counts once.
+    Returns examples in the order of their candidates, and a note on each thing that is not shown.
     """
 
     def report(done: int) -> None:
@@ -135,7 +121,8 @@ def select(
 
     total = max((candidate.round for candidate in candidates), default=-1) + 1
     for scale in _SCALES:
-        page, draw, shown = _Page({}, {}, []), partial(_draw, Canvas(scale)), 0
+        page: _Page = {}
+        draw, shown = partial(_draw, Canvas(scale)), 0
         while shown < total:
             own = [(n, one) for n, one in enumerate(candidates) if one.round == shown]
             drawn = prefetch(own, draw, workers=workers, window=4 * workers)
@@ -145,10 +132,10 @@ def select(
                 break
             page, shown = larger, shown + 1
         if shown:
-            notes = _reductions(page, candidates, shown, scale, budget)
-            examples = [page.examples[number] for number in sorted(page.examples)]
-            return Selection(examples, [*page.faults, *notes])
-    return Selection([], [])
+            faults = [str(one) for one in page.values() if isinstance(one, UsageError)]
+            notes = _reductions(len(page), candidates, shown, scale, budget)
+            return _examples(page), [*faults, *notes]
+    return [], []
 
 
 def _draw(canvas: Canvas, candidate: tuple[int, Candidate]) -> tuple[int, Example | UsageError]:
@@ -167,23 +154,29 @@ def _with_round(
     report: Callable[[int], None],
 ) -> _Page | None:
     """Add a round to a page; None where it does not fit, unless a part of it will do."""
-    larger = _Page(dict(page.examples), dict(page.sizes), list(page.faults))
-    for done, (number, example) in enumerate(drawn, len(page.examples) + 1):
-        if isinstance(example, UsageError):
-            larger.faults.append(str(example))
-        else:
-            own = {picture.content: len(picture.content) for picture in pictures_of(example)}
-            if sum((larger.sizes | own).values()) <= budget:
-                larger.examples[number] = example
-                larger.sizes.update(own)
-            elif not is_partial:
-                return None
+    larger, before = dict(page), _examples(page)
+    sizes = _sizes(before)
+    for done, (number, example) in enumerate(drawn, len(before) + 1):
+        own = {} if isinstance(example, UsageError) else _sizes([example])
+        if sum((sizes | own).values()) <= budget:
+            larger[number] = example
+            sizes |= own
+        elif not is_partial:
+            return None
         report(done)
     return larger
 
 
+def _examples(page: _Page) -> list[Example]:
+    return [one for number in sorted(page) if isinstance(one := page[number], Example)]
+
+
+def _sizes(examples: Sequence[Example]) -> dict[bytes, int]:
+    return {p.content: len(p.content) for one in examples for p in pictures_of(one)}
+
+
 def _reductions(
-    page: _Page, candidates: Sequence[Candidate], shown: int, scale: float, budget: int
+    drawn: int, candidates: Sequence[Candidate], shown: int, scale: float, budget: int
 ) -> Iterator[str]:
     """State what the budget leaves out."""
     size = f"{budget / 1000:,.0f} kB"
@@ -193,5 +186,5 @@ def _reductions(
     if shown < total:
         yield f"more than {shown} of up to {total} examples of a kind: no more fit into {size}"
     wanted = sum(candidate.round < shown for candidate in candidates)
-    if missing := wanted - len(page.examples) - len(page.faults):
+    if missing := wanted - drawn:
         yield f"{missing} of {wanted} examples: their pictures do not fit into {size}"

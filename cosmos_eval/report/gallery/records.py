@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from cosmos_eval.types import MapKind
 
@@ -17,19 +20,29 @@ class Picture(NamedTuple):
     width: int
     height: int
 
+    @property
+    def address(self) -> str:
+        """The picture as the address of an image on a page."""
+        return f"data:{self.media_type};base64,{base64.b64encode(self.content).decode()}"
+
 
 @dataclass(frozen=True, kw_only=True)
-class RetrievalExample:
-    """A query of a result with the rank of its first right item, from 1, and a right item.
+class Example:
+    """What is shown of a data set; `model` and `protocol` are empty where it is of several."""
 
-    `found` are the first items of the model and `right` tells which of them belong to the query;
-    both are empty without embeddings. Items are pictures or captions, by the `direction`.
-    """
+    kind: ClassVar = ""
+    dataset: str
+    protocol: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrievalExample(Example):
+    """A query of a result with the rank of its first right item, from 1, and a right item. `found`
+    are the first items of the model and `right` tells which of them belong to the query; both are
+    empty without embeddings. Items are pictures or captions, by the `direction`."""
 
     kind: ClassVar = "retrieval"
-    model: str
-    dataset: str
-    protocol: str
     direction: Literal["image_to_text", "text_to_image"]
     rank: int
     query: Picture | str
@@ -39,28 +52,21 @@ class RetrievalExample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClassificationExample:
+class ClassificationExample(Example):
     """An image, its class, and the classes that a model predicted, best first."""
 
     kind: ClassVar = "classification"
-    model: str
-    dataset: str
-    protocol: str
     image: Picture
     label: str
     predicted: Sequence[str]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SegmentationExample:
-    """An image, its true label map, and the predictions by model, pictures of one size.
-
-    Maps have the colours of `legend`, by class, and are transparent where there is no class.
-    """
+class SegmentationExample(Example):
+    """An image, its true label map, and the predictions by model, pictures of one size. Maps have
+    the colours of `legend`, by class, and are transparent where there is no class."""
 
     kind: ClassVar = "segmentation"
-    dataset: str
-    protocol: str
     name: str
     image: Picture
     truth: Picture
@@ -77,14 +83,11 @@ class Word(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AttentionExample:
-    """Attention maps for a caption over an image, their kinds and the weighed words, by model.
-
-    Maps have the size of the image and are fainter where there is little attention.
-    """
+class AttentionExample(Example):
+    """Attention maps for a caption over an image, their kinds and the weighed words, by model. Maps
+    have the size of the image and are fainter where there is little attention."""
 
     kind: ClassVar = "attention"
-    dataset: str
     name: str
     caption: str
     image: Picture
@@ -93,10 +96,6 @@ class AttentionExample:
     words: Mapping[str, Sequence[Word]]
 
 
-Example: TypeAlias = (
-    RetrievalExample | ClassificationExample | SegmentationExample | AttentionExample
-)
-
 KINDS: Mapping[str, str] = {
     "segmentation": "segmentation",
     "attention": "what a text lights up",
@@ -104,15 +103,6 @@ KINDS: Mapping[str, str] = {
     "classification": "classification",
 }
 """The kinds of examples in the order of a page, with their names in notes."""
-
-
-class Section(NamedTuple):
-    """The examples of one protocol, data set and, unless they show all models, model."""
-
-    protocol: str
-    dataset: str
-    model: str
-    examples: Sequence[Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,23 +115,21 @@ class Gallery:
     attention: Sequence[AttentionExample] = ()
     notes: Sequence[str] = ()
 
-    def sections(self, kind: str) -> list[Section]:
-        """Group the examples of a kind, in alphabetical order."""
-        groups: dict[tuple[str, str, str], list[Any]] = {}
-        for example in getattr(self, kind):
-            protocol, dataset, model = (getattr(example, n, "") for n in Section._fields[:3])
-            groups.setdefault((protocol, dataset, model), []).append(example)
-        return [Section(*key, groups[key]) for key in sorted(groups)]
+    def sections(self, kind: str) -> list[list[Any]]:
+        """Group the examples of a kind by protocol, data set and model, in alphabetical order."""
+        where = attrgetter("protocol", "dataset", "model")
+        groups = groupby(sorted(getattr(self, kind), key=where), where)
+        return [list(group) for _, group in groups]
 
     @property
     def rounds(self) -> int:
         """The number of examples in the longest section."""
-        return max((len(s.examples) for kind in KINDS for s in self.sections(kind)), default=0)
+        return max((len(some) for kind in KINDS for some in self.sections(kind)), default=0)
 
     def limited(self, rounds: int) -> Gallery:
         """Keep the first examples of every section; notes state how many are left out."""
         kept: dict[str, Any] = {
-            kind: [one for section in self.sections(kind) for one in section.examples[:rounds]]
+            kind: [one for section in self.sections(kind) for one in section[:rounds]]
             for kind in KINDS
         }
         left_out = [

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from cosmos_eval.data.retrieval import RetrievalData, open_data, sample_list_hash
-from cosmos_eval.data.sources import ImageSource
+from cosmos_eval.data.sources import decoded
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import Picture, RetrievalExample
@@ -108,26 +107,22 @@ def captioned_images(protocol: Protocol, data: RetrievalData) -> Iterator[Pair]:
     """Yield a few images, each with its first caption."""
     for index in spread(len(data.images)):
         text = data.captions[int(np.argmax(data.image_of_text == index))]
-        yield Pair(protocol.dataset, data.names[index], partial(_image, data.images[index]), text)
-
-
-def _image(source: ImageSource) -> Image.Image:
-    return source.decode(source.read())
+        yield Pair(protocol.dataset, data.names[index], partial(decoded, data.images[index]), text)
 
 
 def choose_queries(samples: Samples) -> list[Query]:
     """Choose queries of both directions: the worst, a success, a near miss, one between, ..."""
-    of_images = _queries("image_to_text", samples[IMAGE_RANK])
-    return [*of_images, *_queries("text_to_image", samples[TEXT_RANK])]
-
-
-def _queries(direction: Direction, ranks: NDArray[np.integer]) -> list[Query]:
-    by_rank = np.argsort(ranks, kind="stable")
-    successes, failures = np.split(by_rank, [np.count_nonzero(ranks == 1)])
-    wrong = [failures[place] for place in _spread_over_ranks(ranks[failures])]
-    right = [successes[place] for place in spread(len(successes), _SUCCESSES)]
-    indices = [*wrong[:1], *right[:1], *wrong[1:], *right[1:]]
-    return [Query(direction, int(index), int(ranks[index])) for index in indices]
+    queries: list[Query] = []
+    names: dict[Direction, str] = {"image_to_text": IMAGE_RANK, "text_to_image": TEXT_RANK}
+    for direction, name in names.items():
+        ranks = samples[name]
+        by_rank = np.argsort(ranks, kind="stable")
+        successes, failures = np.split(by_rank, [np.count_nonzero(ranks == 1)])
+        wrong = failures[_spread_over_ranks(ranks[failures])].tolist()
+        right = successes[spread(len(successes), _SUCCESSES)].tolist()
+        indices = [*wrong[:1], *right[:1], *wrong[1:], *right[1:]]
+        queries += [Query(direction, index, int(ranks[index])) for index in indices]
+    return queries
 
 
 def _spread_over_ranks(ranks: NDArray[np.integer]) -> list[int]:
@@ -146,10 +141,8 @@ def find(
     texts: NDArray[np.float32],
     image_of_text: NDArray[np.int64],
 ) -> Found | None:
-    """Rank (N, D) images or (M, D) texts for a query; None where its rank differs.
-
-    Of items with equal scores the right ones come last, as in the measured ranks.
-    """
+    """Rank (N, D) images or (M, D) texts for a query; None where its rank differs. Of items with
+    equal scores the right ones come last, as in the measured ranks."""
     to_text = query.direction == "image_to_text"
     queries, candidates = (images, texts) if to_text else (texts, images)
     right = _right_items(query, image_of_text, len(images))

@@ -142,11 +142,9 @@ class SegmentationSource(Source):
 
 
 def choose_images(results: Sequence[Samples]) -> list[int]:
-    """Return indices of a few images that all results have.
-
-    Of several models, the image on which they differ most comes first; then a typical, a poor and a
-    good one. Images are judged by their share of right pixels.
-    """
+    """Return indices of a few images that all results have. Of several models, the image on which
+    they differ most comes first; then a typical, a poor and a good one. Images are judged by their
+    share of right pixels."""
     n_images = min(len(samples[NAME]) for samples in results)
     shares = np.stack([_right_pixels(samples)[:n_images] for samples in results])
     judged = np.flatnonzero(~np.isnan(shares).any(axis=0))

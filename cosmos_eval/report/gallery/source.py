@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from operator import attrgetter
@@ -53,21 +53,23 @@ class Group(NamedTuple):
     def name(self) -> str:
         return f"{self.protocol.dataset} ({self.protocol.family})"
 
+    def without_data(self, error: UsageError) -> str:
+        """Return the note on data that cannot be opened."""
+        dataset, is_users = self.protocol.dataset, self.protocol.family == USER
+        hint = "" if is_users else f" (see `cosmos-eval data doctor {dataset}`)"
+        return f"{self.name}: no pictures: {str(error).removeprefix(f'{dataset}: ')}{hint}"
+
 
 def group_results(
     paths: Sequence[Path], user_files: Sequence[str]
 ) -> tuple[list[Group], list[str]]:
-    """Group results by protocol; returns also notes on results without pictures.
-
-    `user_files` describe users' data sets. Raises UsageError for files of no result.
-    """
+    """Group results by protocol; returns also notes on results without pictures. `user_files`
+    describe users' data sets. Raises UsageError for files of no result."""
     by_name: dict[_Name, list[Sampled]] = {}
     notes = []
     stored = read_stored(paths)
     known = _user_protocols(user_files, (one.row for one in stored))
-    for one in stored:
-        if one.row.task not in _TASKS or one.is_edited:
-            continue
+    for one in [one for one in stored if one.row.task in _TASKS and not one.is_edited]:
         try:
             files = read_files(one.path)
             sampled = Sampled(one._replace(row=files.row), samples_of(one.path, files))
@@ -76,20 +78,17 @@ def group_results(
             notes.append(f"{one.model} on {one.row.dataset}: no pictures: {error}")
     groups = []
     for name in sorted(by_name, key=lambda name: (_TASKS.index(name[0]), name)):
+        task, dataset, family = name
         try:
-            groups.append(_group(name, by_name[name], known))
+            if family == USER and name not in known:
+                raise UsageError("name the YAML file that describes it with --dataset FILE")
+            protocol = known[name] if family == USER else find_protocol(dataset, family)
+            prepare(protocol)
+            results = sorted(by_name[name], key=attrgetter("model"))
+            groups.append(Group(task, protocol, tuple(results)))
         except UsageError as error:
-            notes.append(f"{name[1]}: no pictures: {error}")
+            notes.append(f"{dataset}: no pictures: {error}")
     return groups, notes
-
-
-def _group(name: _Name, results: Sequence[Sampled], known: Mapping[_Name, Protocol]) -> Group:
-    task, dataset, family = name
-    if family == USER and name not in known:
-        raise UsageError("name the YAML file that describes it with --dataset FILE")
-    protocol = known[name] if family == USER else find_protocol(dataset, family)
-    prepare(protocol)
-    return Group(task, protocol, tuple(sorted(results, key=attrgetter("model"))))
 
 
 def require_inputs(
@@ -160,21 +159,22 @@ class Source:
         *,
         whole: bool = False,
     ) -> list[tuple[Sampled, Any]]:
-        """Open the data of every result of a group: all, or as many as it was limited to.
-
-        `is_of` tells whether a result was measured on the opened data; others are noted.
-        """
+        """Open the data of every result of a group: all, or as many as it was limited to. `is_of`
+        tells whether a result was measured on the opened data; others are noted."""
         limits = [None if whole else one.row.provenance["limit"] for one in group.results]
-        opened = {
-            limit: self._open(group, options, open_data, limit) for limit in dict.fromkeys(limits)
-        }
+        opened: dict[int | None, Any] = {}
+        for limit in dict.fromkeys(limits):
+            try:
+                own = replace(options, limit=limit, allow_partial=limit is None)
+                opened[limit] = open_data(group.protocol, own)
+            except UsageError as error:
+                self.notes.append(group.without_data(error))
         found: list[tuple[Sampled, Any]] = []
         foreign: list[str] = []
         for result, limit in zip(group.results, limits, strict=True):
-            data = opened[limit]
-            if data is not None and is_of(data, result):
-                found.append((result, data))
-            elif data is not None:
+            if limit in opened and is_of(opened[limit], result):
+                found.append((result, opened[limit]))
+            elif limit in opened:
                 foreign.append(result.model)
         if foreign:
             self.notes.append(
@@ -182,24 +182,6 @@ class Source:
                 "captions or classes than are there now"
             )
         return found
-
-    def _open(
-        self,
-        group: Group,
-        options: RunOptions,
-        open_data: Callable[[Any, RunOptions], Any],
-        limit: int | None,
-    ) -> Any:
-        """Return the data of a group, None where they cannot be opened."""
-        try:
-            own = replace(options, limit=limit, allow_partial=limit is None)
-            return open_data(group.protocol, own)
-        except UsageError as error:
-            dataset, family = group.protocol.dataset, group.protocol.family
-            hint = "" if family == USER else f" (see `cosmos-eval data doctor {dataset}`)"
-            why = str(error).removeprefix(f"{dataset}: ")
-            self.notes.append(f"{group.name}: no pictures: {why}{hint}")
-            return None
 
 
 def label_of(result: Sampled) -> str:
@@ -216,24 +198,22 @@ def spread(n: int, most: int = PAIRS) -> list[int]:
 
 
 def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> list[str]:
-    """Load every model once, one after the other, and run all requests for it.
-
-    Returns one line for each that could not be computed. Models are not fetched.
-    """
+    """Load every model once, one after the other, and run all requests for it. Returns one line for
+    each that could not be computed. Models are not fetched."""
     by_model: dict[tuple[Any, ...], list[Request]] = {}
     for request in requests:
         identity = *map(request.row.model.get, _IDENTITY), request.row.provenance["precision"]
         by_model.setdefault(identity, []).append(request)
     refusals: list[tuple[Request, str]] = []
     for own in by_model.values():
-        row = own[0].row
-        watch(row.model["spec"], Progress("load", 0, 1))
+        spec = own[0].row.model["spec"]
+        watch(spec, Progress("load", 0, 1))
         try:
-            encoder = _load(row, device)
+            encoder = _load(own[0].row, device)
         except UsageError as error:
             refusals += [(request, str(error)) for request in own]
             continue
-        watch(row.model["spec"], Progress("load", 1, 1))
+        watch(spec, Progress("load", 1, 1))
         for request in own:
             what = f"{request.label} on {request.where}"
             try:

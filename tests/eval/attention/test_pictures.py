@@ -173,6 +173,14 @@ def test_characters_that_the_font_lacks() -> None:
     assert notes([row], Path("a.svg")) == []
 
 
+def test_every_text_that_is_cut_is_noted() -> None:
+    """Also where several rows have one image."""
+    cut = [caption(unread=unread, tokens=11) for unread in ("far", "far away")]
+    lines = notes([row_of(shown) for shown in (*cut, caption())], Path("a.svg"))
+    start = "日.jpg, a-model: The text has 11 tokens and is cut to 8: the last "
+    assert lines == [f"{start}word is not read", f"{start}2 words are not read"]
+
+
 @pytest.mark.parametrize(
     ("unread", "in_part", "expected"),
     [

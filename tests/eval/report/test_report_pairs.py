@@ -9,7 +9,7 @@ import pytest
 from support.models import make_result
 from support.report_pages import TASKS, MadeUpResults, made_up_results
 
-from cosmos_eval.report.content import Score, compare_set, pair_models, result_sets, scores
+from cosmos_eval.report.content import compare_set, pair_models, result_sets
 from cosmos_eval.results.compare import compare, pair
 from cosmos_eval.types import UsageError
 
@@ -119,8 +119,8 @@ def test_wins_by_hand():
         top = np.where(right, 0, 1)[:, None]
         samples = {"labels": truth, "top5": top, "classes": np.array(["x", "y"])}
         made_up.add(*make_result("cls", samples=samples, model={"spec": model}))
-    found = scores(pairs_of(made_up), ["a", "b", "c"])
-    assert found["a"] == [None, Score(0, 0, 1), Score(0, 1, 1)]
-    assert found["c"] == [Score(1, 0, 1), Score(1, 0, 1), None]
-    (test,) = next(one for one in pairs_of(made_up) if one.models == ("a", "c")).tests
+    found = {one.models: one for one in pairs_of(made_up)}
+    won = {models: (*map(one.wins, models), one.decisive) for models, one in found.items()}
+    assert won == {("a", "b"): (0, 0, 1), ("a", "c"): (0, 1, 1), ("b", "c"): (0, 1, 1)}
+    (test,) = found["a", "c"].tests
     assert test.difference.changed == (0, 60)
