@@ -15,6 +15,7 @@ from PIL import Image
 from support.models import cls_samples, make_result
 from support.ten_by_twelve import encoded
 
+from cosmos_eval.report.attention.compute import WordShare
 from cosmos_eval.report.content import Content, content_of
 from cosmos_eval.report.gallery.records import (
     AttentionExample,
@@ -23,7 +24,6 @@ from cosmos_eval.report.gallery.records import (
     Picture,
     RetrievalExample,
     SegmentationExample,
-    Word,
 )
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.entries import Entry
@@ -150,7 +150,7 @@ def gallery_of(models: Sequence[str], text: str = "a red square", dataset: str =
             AttentionExample(
                 dataset=dataset, name=text, caption=text, image=image, maps=maps,
                 kinds=dict.fromkeys(models, "cross-attention"),
-                words={models[0]: [Word(word, 0.5) for word in text.split()]},
+                words={models[0]: [WordShare(word, 0.1, 0.5, True) for word in text.split()]},
             )
         ],
         notes=[f"{text}: no pictures"],

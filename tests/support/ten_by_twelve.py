@@ -18,6 +18,7 @@ from PIL import Image
 from support.results import metrics_of
 from support.rows import make_row
 
+from cosmos_eval.report.attention.compute import WordShare
 from cosmos_eval.report.gallery.records import (
     AttentionExample,
     ClassificationExample,
@@ -25,7 +26,6 @@ from cosmos_eval.report.gallery.records import (
     Picture,
     RetrievalExample,
     SegmentationExample,
-    Word,
 )
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import write_result
@@ -289,7 +289,7 @@ def _attention_examples(
 ) -> Iterator[AttentionExample]:
     for number in range(examples):
         caption = _CAPTION.format(number)
-        words = [Word(text, float(rng.random())) for text in caption.split()]
+        words = [WordShare(text, 0.1, float(rng.random()), True) for text in caption.split()]
         yield AttentionExample(
             dataset=dataset,
             name=f"{dataset}-{number:06}",

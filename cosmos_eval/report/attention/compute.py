@@ -88,14 +88,6 @@ class CaptionShares(NamedTuple):
     context: int
 
 
-class Peak(NamedTuple):
-    """The largest value of a map, and the centre of its patch in pixels of the image."""
-
-    value: float
-    x: int
-    y: int
-
-
 class View(NamedTuple):
     """The map (h, w) of one head or of the mean of all: weights that sum to 1, or cosines."""
 
@@ -103,12 +95,13 @@ class View(NamedTuple):
     map: NDArray[np.float32]
     caption: CaptionShares | None  # None for text-to-patch similarity
 
-    def peak(self, size: tuple[int, int]) -> Peak:
-        """Return the largest value of the map, in an image of this width and height."""
+    def peak(self, size: tuple[int, int]) -> tuple[float, int, int]:
+        """Return the largest value of the map, and x and y of the centre of its patch in pixels of
+        an image of this width and height."""
         height, width = self.map.shape
         row, column = divmod(int(self.map.argmax()), width)
         x, y = (column + 0.5) / width * size[0], (row + 0.5) / height * size[1]
-        return Peak(float(self.map[row, column]), int(x), int(y))
+        return float(self.map[row, column]), int(x), int(y)
 
 
 class Look(NamedTuple):

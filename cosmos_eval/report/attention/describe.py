@@ -61,12 +61,11 @@ def value_text(look: Look, value: float) -> str:
 
 def alt_text(row: Row, look: Look, view: View) -> str:
     """Describe a map for readers who do not see it."""
-    peak = view.peak(row.size)
+    value, x, y = view.peak(row.size)
     head = f", {view.head}" if view.head else ""
     return (
         f"{title(look)} of “{printable(row.text)}” over {printable(row.name)} by "
-        f"{printable(look.info.spec)}{head}: most, {value_text(look, peak.value)}, at x {peak.x}, "
-        f"y {peak.y}"
+        f"{printable(look.info.spec)}{head}: most, {value_text(look, value)}, at x {x}, y {y}"
     )
 
 
@@ -131,15 +130,15 @@ def map_table(rows: Sequence[Row]) -> list[Mapping[str, str]]:
 
 
 def _map_record(row: Row, look: Look, view: View) -> dict[str, str]:
-    text, peak = printable(row.text), view.peak(row.size)
+    text, (value, x, y) = printable(row.text), view.peak(row.size)
     return {
         "image": printable(row.name),
         "text": text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…",
         "model": printable(look.info.spec),
         "map": title(look),
         "head": view.head,
-        "most": value_text(look, peak.value),
-        "at x, y": f"{peak.x}, {peak.y}",
+        "most": value_text(look, value),
+        "at x, y": f"{x}, {y}",
         **{
             name: percent(getattr(view.caption, name)) if view.caption else ""
             for name in ("padding", "start", "end")
@@ -212,7 +211,7 @@ def _look_record(row: Row, look: Look) -> dict[str, Any]:
             {
                 "head": view.head or None,
                 "map": view.map.tolist(),
-                "peak": view.peak(row.size)._asdict(),
+                "peak": dict(zip(("value", "x", "y"), view.peak(row.size), strict=True)),
                 "caption": view.caption and _caption_record(view.caption),
             }
             for view in look.views

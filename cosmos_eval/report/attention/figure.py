@@ -337,7 +337,6 @@ def _draw_captions(sheet: _Sheet, y: float, row: Row, width: float) -> float:
 
 
 def _draw_legend(sheet: _Sheet, y: float, rows: Sequence[Row], width: float) -> float:
-    """Draw the colour bar, the colours of words, and the lines that explain them."""
     looks = [look for row in rows for look in row.looks]
     bar = Image.fromarray(colour_map()(np.arange(256), bytes=True)[None, :, :3])
     sheet.text(_MARGIN, y, "0", _SMALL, _SOFT)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,16 @@ def collect(
     outputs, with the embeddings cached in `options.cache`. Nothing is fetched. `notes` name what
     cannot be shown. Raises UsageError for files that are no results and YAML files of no result.
     """
+    source_of: Mapping[str, Callable[[Group, RunOptions], Source]] = {
+        "retrieval": RetrievalSource,
+        "cls": ClassificationSource,
+        "seg": partial(SegmentationSource, predictions=predictions),
+    }
     groups, notes = group_results(results, datasets)
     sources: list[Source] = []
     for done, group in enumerate(groups):
         watch("pictures", Progress("data sets", done, len(groups)))
-        sources.append(_source(group, options, predictions))
+        sources.append(source_of[group.task](group, options))
     sources.append(AttentionSource(groups, _pairs(groups, sources, options)))
     requests = [one for source in sources for one in source.requests]
     refusals = run_requests(requests, options.device, watch)
@@ -57,14 +62,6 @@ def collect(
     notes += [*(note for source in sources for note in source.notes), *refusals, *left_out]
     by_kind: dict[str, Any] = {kind: tuple(e for e in shown if e.kind == kind) for kind in KINDS}
     return Gallery(**by_kind, notes=tuple(dict.fromkeys(notes)))
-
-
-def _source(group: Group, options: RunOptions, predictions: Path | None) -> Source:
-    if group.task == "cls":
-        return ClassificationSource(group, options)
-    if group.task == "seg":
-        return SegmentationSource(group, options, predictions)
-    return RetrievalSource(group, options)
 
 
 def _pairs(groups: Sequence[Group], sources: Sequence[Source], options: RunOptions) -> list[Pair]:

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
-from cosmos_eval.report.gallery.records import AttentionExample, Word
+from cosmos_eval.report.gallery.records import AttentionExample
 from cosmos_eval.report.gallery.source import PAIRS, Group, Pair, Request, Source, label_of
 from cosmos_eval.types import OnProgress
 
@@ -66,9 +66,5 @@ def _draw(pair: Pair, looks: Mapping[str, Look], canvas: Canvas) -> AttentionExa
         image=canvas.large(image),
         maps={model: canvas.heat_map(view.map, size) for model, view in views.items()},
         kinds={model: look.kind for model, look in looks.items()},
-        words={
-            model: [Word(word.text, word.scaled or 0.0, word.spaced) for word in view.caption.words]
-            for model, view in views.items()
-            if view.caption
-        },
+        words={model: view.caption.words for model, view in views.items() if view.caption},
     )

@@ -178,7 +178,6 @@ def _sizes(examples: Sequence[Example]) -> dict[bytes, int]:
 def _reductions(
     drawn: int, candidates: Sequence[Candidate], shown: int, scale: float, budget: int
 ) -> Iterator[str]:
-    """State what the budget leaves out."""
     size = f"{budget / 1000:,.0f} kB"
     total = max(candidate.round for candidate in candidates) + 1
     if scale < 1:

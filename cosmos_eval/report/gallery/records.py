@@ -7,9 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from cosmos_eval.types import MapKind
+
+if TYPE_CHECKING:
+    from cosmos_eval.report.attention.compute import WordShare
 
 
 class Picture(NamedTuple):
@@ -74,14 +77,6 @@ class SegmentationExample(Example):
     legend: Mapping[str, str]
 
 
-class Word(NamedTuple):
-    """A word of a caption, its share of the attention (0 to 1 over the caption), space before."""
-
-    text: str
-    weight: float
-    spaced: bool = True
-
-
 @dataclass(frozen=True, kw_only=True)
 class AttentionExample(Example):
     """Attention maps for a caption over an image, their kinds and the weighed words, by model. Maps
@@ -93,7 +88,7 @@ class AttentionExample(Example):
     image: Picture
     maps: Mapping[str, Picture]
     kinds: Mapping[str, MapKind]
-    words: Mapping[str, Sequence[Word]]
+    words: Mapping[str, Sequence[WordShare]]
 
 
 KINDS: Mapping[str, str] = {

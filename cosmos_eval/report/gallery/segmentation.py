@@ -186,7 +186,6 @@ def _is_measured(
 
 
 def _saved_map(path: Path) -> Label:
-    """Read a saved label map. Raises UsageError where it cannot be read."""
     try:
         with Image.open(path) as image:
             mode, classes = image.mode, np.asarray(image)

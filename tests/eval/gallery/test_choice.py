@@ -121,19 +121,15 @@ def segmented(*shares: float) -> dict[str, np.ndarray]:
     }
 
 
-def test_images_of_one_model_typical_poor_good() -> None:
-    samples = segmented(*np.linspace(1, 0.5, 11))
-    assert choose_images([samples]) == [5, 9, 1]
-
-
-def test_images_where_models_differ_come_first() -> None:
-    one = segmented(0.9, 0.8, 0.5, 0.9, 0.2)
-    other = segmented(0.9, 0.8, 0.5, 0.1, 0.2)
-    # They differ on the fourth alone; the means of the others are .9, .8, .5 and .2.
-    assert choose_images([one, other]) == [3, 1, 4]
-
-
-def test_images_that_all_have_and_that_have_labels() -> None:
-    whole, first_two = segmented(0.9, np.nan, 0.5), segmented(0.4, np.nan)
-    assert choose_images([whole, first_two]) == [0]
-    assert choose_images([segmented(np.nan)]) == []
+@pytest.mark.parametrize(
+    ("models", "chosen"),
+    [
+        ([np.linspace(1, 0.5, 11)], [5, 9, 1]),  # typical, poor, good
+        # They differ on the fourth alone; the means of the others are .9, .8, .5 and .2.
+        ([(0.9, 0.8, 0.5, 0.9, 0.2), (0.9, 0.8, 0.5, 0.1, 0.2)], [3, 1, 4]),
+        ([(0.9, np.nan, 0.5), (0.4, np.nan)], [0]),  # images that all have and that have labels
+        ([(np.nan,)], []),
+    ],
+)
+def test_images_of_segmentation(models: list[tuple[float, ...]], chosen: list[int]) -> None:
+    assert choose_images([segmented(*shares) for shares in models]) == chosen

@@ -58,9 +58,8 @@ def test_cosmos_looks_at_words_as_well(found: Gallery) -> None:
         spelled = "".join(" " * word.spaced + word.text for word in words).strip()
         assert spelled == example.caption
         assert spelled.startswith("a small ")
-        weights = [word.weight for word in words]
-        assert min(weights) == 0
-        assert max(weights) == 1
+        weights = [word.scaled for word in words]
+        assert (min(weights), max(weights)) == (0, 1)
 
 
 def test_the_best_patch_is_where_the_map_is_brightest(found: Gallery) -> None:
