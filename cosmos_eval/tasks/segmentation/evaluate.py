@@ -83,9 +83,9 @@ def _measurement(
     names = [sample.name for sample in job.data.samples]
     samples = {segmentation.NAME: np.array(names), **segmentation.class_arrays(protocol), **counts}
     described = segmentation.constants(protocol, options.attention or protocol.attention)
-    return Measurement(
-        **vars(segmentation.TASK.figures(samples, options.seed)),
-        samples=samples,
+    return segmentation.TASK.measurement(
+        samples,
+        options,
         hashes=fingerprints(protocol, names, described),
         seconds=seconds,
         notes=segmentation.shared_prompts(protocol),

@@ -88,10 +88,12 @@ def test_hashes_tell_what_changed(encoder, protocol, options):
     assert changed(protocol, replace(options, attention="vanilla")) == {"constants"}
 
 
-def test_prompts_of_two_classes_are_noted(encoder, protocol, options):
+def test_a_limit_and_prompts_of_two_classes_are_noted(encoder, protocol, options):
     assert measure(encoder, protocol, options).notes == ()
     queries = (*protocol.queries[:-1], (*protocol.queries[-1], *protocol.queries[1]))
-    (note,) = measure(encoder, replace(protocol, queries=queries), options).notes
+    limited = replace(options, limit=2)
+    limit, note = measure(encoder, replace(protocol, queries=queries), limited).notes
+    assert limit == "at most 2 images were measured"
     first, last = protocol.class_names[1], protocol.class_names[-1]
     assert note.endswith(f"belongs to {first} and {last}: {first} always wins with it")
 
