@@ -69,9 +69,8 @@ def train(
             steps = run(config, folder, command, world, resume=resume)
         except OSError as error:
             if error.strerror and Snapshots(folder, config.save.keep).steps():
-                error.strerror += (
-                    "; the snapshots are whole: when that is mended, go on by --resume"
-                )
+                hint = "the snapshots are whole: when that is mended, go on by --resume"
+                error.strerror += f"; {hint}"
             raise
     if world.rank != 0:
         return

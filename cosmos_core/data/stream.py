@@ -162,9 +162,7 @@ def _samples(stream: Any) -> Iterator[tuple[str, samples.RawSample]]:
     whole = _Stream(stream, head)
     reader = TarReader(_Stream(_DECOMPRESS[head](whole)) if head in _DECOMPRESS else whole)
     names = (split_name(member.name) or ("", "") for member in reader)
-    files = (
-        (key, suffix, reader.read()) for key, suffix in names if suffix in samples.SAMPLE_SUFFIXES
-    )
+    files = ((key, end, reader.read()) for key, end in names if end in samples.SAMPLE_SUFFIXES)
     for key, group in itertools.groupby(files, key=lambda file: file[0]):
         found: dict[str, bytes] = {}
         for _, suffix, content in group:

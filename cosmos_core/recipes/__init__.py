@@ -38,14 +38,13 @@ TRAINING_SETS = {  # CC3M, CC12M and YFCC15M with DreamLIP's captions, and Pixel
 def published(name: str, architecture: str) -> TrainConfig:
     """Return COSMOS's recipe for one of TRAINING_SETS; `--precision amp` is fp16 and a scaler."""
     data = TRAINING_SETS[name]
+    steps = published_steps(data)
     return TrainConfig(
         recipe=name + SUFFIXES[architecture],
         method=CosmosMethod(),
         architecture=architecture,
         data=DataConfig(shards="", workers=WORKERS),
-        optim=OptimConfig(
-            steps=published_steps(data), batch_size=data.batch_size, momentum=data.momentum
-        ),
+        optim=OptimConfig(steps=steps, batch_size=data.batch_size, momentum=data.momentum),
         compute=ComputeConfig(device="cuda", precision="fp16"),
     )
 

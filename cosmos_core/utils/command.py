@@ -77,9 +77,8 @@ def _ending(error: BaseException) -> Ending | None:
     import typer
 
     # Some versions of Typer bring their own copy of Click, whose class is an ancestor of this one.
-    parse_error: Any = next(
-        kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException"
-    )
+    kinds = typer.BadParameter.__mro__
+    parse_error: Any = next(kind for kind in kinds if kind.__name__ == "ClickException")
     if isinstance(error, typer.Abort) and isinstance(error.__cause__, EOFError):
         # Of a file: Typer expects it from a prompt only.
         return Ending(f"EOFError: {error.__cause__} (--debug shows where)", 1)
