@@ -168,13 +168,8 @@ def test_data_without_a_good_sample_stop_the_run(tmp_path, workers):
 
 
 def test_bad_specifications_are_refused_at_once(folder):
-    for spec, weights, message in (
-        (f"{folder}/no.tar", "", "no such shard: .*no.tar"),
-        ("", "", "data.shards is empty"),
-        (f"{folder}/0.tar", "1::1", "2 weights for 1 sets"),
-    ):
-        with pytest.raises(ShardError, match=message):
-            make_loader(train_config(spec, weights=weights), tokenize)
+    with pytest.raises(ShardError, match=r"no such shard: .*no.tar"):
+        make_loader(train_config(f"{folder}/no.tar"), tokenize)
     with pytest.raises(ValueError, match=r"optim.batch_size=8 cannot be dealt to 3 processes"):
         make_loader(train_config(f"{folder}/*.tar"), tokenize, world_size=3)
 

@@ -11,29 +11,20 @@ import PIL.Image
 import pytest
 from support.shards import encoded, jpeg
 
-from cosmos_core.data.samples import (
-    KINDS,
-    BadSampleError,
-    Problem,
-    ProblemCounter,
-    RawSample,
-    UnreadableDataError,
-    caption_sentences,
-    decode_sample,
-)
+from cosmos_core.data import samples
 
 RECORD = json.dumps({"raw_caption": ["a"]}).encode()
 
 
 def test_dreamlips_captions_are_lists_of_sentences_or_texts():
     listed = {"raw_caption": [" a "], "shortIB_captions": ["b.c"], "longLLA_captions": ["d", " "]}
-    assert caption_sentences(listed) == ["a", "b.c", "d"]
+    assert samples.caption_sentences(listed) == ["a", "b.c", "d"]
     text = {"url": "u", "raw_caption": "a", "longSV_captions": "One. Two\nthree</s>", "width": 3}
-    assert caption_sentences(text) == ["a", "One", "Two", "three"]
+    assert samples.caption_sentences(text) == ["a", "One", "Two", "three"]
     # PixelProse's are an original and a text.
     prose = {"original_caption": "alt. text", "caption": "First one. Second\nThird</s>"}
-    assert caption_sentences(prose) == ["alt. text", "First one", "Second", "Third"]
-    assert caption_sentences({"caption": "only."}) == ["only"]
+    assert samples.caption_sentences(prose) == ["alt. text", "First one", "Second", "Third"]
+    assert samples.caption_sentences({"caption": "only."}) == ["only"]
 
 
 @pytest.mark.parametrize(
@@ -55,8 +46,8 @@ def test_dreamlips_captions_are_lists_of_sentences_or_texts():
     ],
 )
 def test_what_is_no_caption_is_a_kind_of_bad_sample(record, kind, detail):
-    with pytest.raises(BadSampleError, match=detail) as error:
-        caption_sentences(json.loads(record))
+    with pytest.raises(samples.BadSampleError, match=detail) as error:
+        samples.caption_sentences(json.loads(record))
     assert error.value.kind == kind
 
 
@@ -95,10 +86,10 @@ def png(width, height):
     ],
 )
 def test_a_broken_sample_is_of_a_kind(image, record, kind, detail):
-    with pytest.raises(BadSampleError, match=detail) as error:
-        decode_sample(RawSample(image, record))
+    with pytest.raises(samples.BadSampleError, match=detail) as error:
+        samples.decode_sample(samples.RawSample(image, record))
     assert error.value.kind == kind
-    assert kind in KINDS
+    assert kind in samples.KINDS
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "LA", "I;16"])
@@ -107,7 +98,7 @@ def test_every_mode_becomes_rgb(mode):
     deep = PIL.Image.fromarray(grey.astype(np.uint16))
     image = deep if mode == "I;16" else PIL.Image.fromarray(grey).convert(mode)
     data = encoded(image, "TIFF" if mode == "CMYK" else "PNG")
-    decoded, sentences = decode_sample(RawSample(data, RECORD))
+    decoded, sentences = samples.decode_sample(samples.RawSample(data, RECORD))
     assert decoded.mode == "RGB"
     assert decoded.size == (10, 10)
     assert sentences == ["a"]
@@ -117,35 +108,36 @@ def test_oddities_that_pillow_warns_of_do_no_harm():
     image = PIL.Image.new("P", (4, 4))
     data = io.BytesIO()
     image.save(data, "PNG", transparency=b"\x00\x80")  # "should be converted to RGBA"
-    assert decode_sample(RawSample(data.getvalue(), RECORD)).image.mode == "RGB"
+    assert samples.decode_sample(samples.RawSample(data.getvalue(), RECORD)).image.mode == "RGB"
 
 
 def test_a_problem_is_one_printable_line():
-    error = BadSampleError("image_broken", "two\nlines")
+    error = samples.BadSampleError("image_broken", "two\nlines")
     problem = error.problem("a\udcff.tar", "key\udcfe")
     assert problem == ("image_broken", r"key\udcfe", r"a\udcff.tar: two lines")
 
 
 def problems(count, kind="image_broken"):
-    return [Problem(kind, f"{number:03d}", "a.tar: broken") for number in range(count)]
+    return [samples.Problem(kind, f"{number:03d}", "a.tar: broken") for number in range(count)]
 
 
 def test_a_run_stops_above_the_limit_and_not_at_it_nor_before_enough_samples_are_seen():
-    counter = ProblemCounter(0.05, minimum=100)
+    counter = samples.ProblemCounter(0.05, minimum=100)
     counter.add(problems(5), seen=95)
-    with pytest.raises(UnreadableDataError, match=r"^6 of 101 samples could not be read \(5.9%\)"):
+    message = r"^6 of 101 samples could not be read \(5.9%\)"
+    with pytest.raises(samples.UnreadableDataError, match=message):
         counter.add(problems(1), seen=0)
     assert counter.bad == 6
-    counter = ProblemCounter(0.05, minimum=100)
+    counter = samples.ProblemCounter(0.05, minimum=100)
     counter.add([*problems(20), *problems(30, "record_missing")], seen=49)
     with pytest.raises(
-        UnreadableDataError, match=r"max_bad=0.05 allows; most often record_mis.* 029"
+        samples.UnreadableDataError, match=r"max_bad=0.05 allows; most often record_mis.* 029"
     ):
         counter.add([], seen=1)
 
 
 def test_few_of_a_kind_are_logged(caplog):
-    counter = ProblemCounter(1.0)
+    counter = samples.ProblemCounter(1.0)
     with caplog.at_level(logging.WARNING):
         for problem in problems(100):
             counter.add([problem], seen=1)
@@ -160,12 +152,12 @@ def test_few_of_a_kind_are_logged(caplog):
 
 
 def test_counts_go_on_from_a_snapshot():
-    first = ProblemCounter(0.1, minimum=100)
+    first = samples.ProblemCounter(0.1, minimum=100)
     first.add(problems(9), seen=91)
     state = json.loads(json.dumps(first.state()))
-    second = ProblemCounter(0.1, minimum=100)
+    second = samples.ProblemCounter(0.1, minimum=100)
     second.load(state)
     assert second.bad == 9
     assert second.state() == first.state()
-    with pytest.raises(UnreadableDataError, match="11 of 102"):
+    with pytest.raises(samples.UnreadableDataError, match="11 of 102"):
         second.add(problems(2), seen=0)

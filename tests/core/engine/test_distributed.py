@@ -2,18 +2,9 @@
 
 import pytest
 import torch
+from support import workers
 from support.processes import run_processes
 from support.training import ABLATIONS, METHODS, SINGLE_PROCESS
-from support.workers import (
-    Case,
-    loss_elements,
-    many_first_steps,
-    meet,
-    one_bad_process,
-    one_step,
-    published_gradients,
-    three_steps,
-)
 
 from cosmos_core.engine.distributed import join_world, make_gather
 from cosmos_core.losses import gather_locally
@@ -22,9 +13,9 @@ pytestmark = pytest.mark.slow  # starts processes of its own
 
 SCALES = {"logit_scale", "distill_logit_scale"}
 CASES = [
-    *(Case(name, parts=parts) for name in METHODS for parts in (1, 2)),
-    *(Case(name, "published", parts) for name in ("clip", "cosmos") for parts in (1, 2)),
-    *(Case("cosmos", parts=parts, checkpointing=True) for parts in (1, 2)),
+    *(workers.Case(name, parts=parts) for name in METHODS for parts in (1, 2)),
+    *(workers.Case(name, "published", parts) for name in ("clip", "cosmos") for parts in (1, 2)),
+    *(workers.Case("cosmos", parts=parts, checkpointing=True) for parts in (1, 2)),
 ]
 
 
@@ -37,20 +28,20 @@ def size(request):
 @pytest.fixture(scope="module")
 def stepped(size):
     """The first step of every case in every process."""
-    by_rank = run_processes(many_first_steps, size, CASES)
+    by_rank = run_processes(workers.many_first_steps, size, CASES)
     return {case: [rank[case] for rank in by_rank] for case in CASES}
 
 
 @pytest.fixture(scope="module")
 def transcribed(size):
     """The gradients of the transcription of the published training."""
-    return run_processes(published_gradients, size, ["clip", "cosmos"])[0]
+    return run_processes(workers.published_gradients, size, ["clip", "cosmos"])[0]
 
 
 @pytest.fixture(scope="module")
 def alone():
     """The first step of every method on the whole batch in one process."""
-    return {name: one_step(SINGLE_PROCESS, Case(name)) for name in METHODS}
+    return {name: workers.one_step(SINGLE_PROCESS, workers.Case(name)) for name in METHODS}
 
 
 def worst(ours, expected, factor=1.0):
@@ -65,7 +56,7 @@ def worst(ours, expected, factor=1.0):
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_gradient_is_that_of_one_process_on_the_whole_batch(stepped, alone, name, parts):
-    for own in stepped[Case(name, parts=parts)]:
+    for own in stepped[workers.Case(name, parts=parts)]:
         names = {key for key in alone[name].student if not key.endswith("center")}
         assert own.gradients.keys() == names
         assert worst(own.gradients, alone[name].gradients) < 1e-10
@@ -77,7 +68,7 @@ def test_the_gradient_is_that_of_one_process_on_the_whole_batch(stepped, alone, 
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("name", METHODS)
 def test_weights_and_teacher_are_the_same_in_every_process(stepped, alone, name, parts):
-    first, *others = stepped[Case(name, parts=parts)]
+    first, *others = stepped[workers.Case(name, parts=parts)]
     for other in others:
         for model in ("student", "teacher"):
             pairs = zip(getattr(first, model).values(), getattr(other, model).values(), strict=True)
@@ -90,13 +81,13 @@ def test_weights_and_teacher_are_the_same_in_every_process(stepped, alone, name,
 @pytest.mark.parametrize("parts", [1, 2])
 @pytest.mark.parametrize("name", ["clip", "cosmos"])
 def test_published_gradients_are_the_transcriptions(stepped, transcribed, name, parts):
-    for own in stepped[Case(name, "published", parts)]:
+    for own in stepped[workers.Case(name, "published", parts)]:
         assert worst(own.gradients, transcribed[name]) < 1e-10
 
 
 @pytest.mark.parametrize("name", ["clip", "cosmos"])
 def test_published_gradients_are_divided_but_for_the_scales(size, stepped, alone, name):
-    true, own = alone[name].gradients, stepped[Case(name, "published")][0].gradients
+    true, own = alone[name].gradients, stepped[workers.Case(name, "published")][0].gradients
     encoders = true.keys() - SCALES
     assert worst({k: own[k] for k in encoders}, {k: true[k] for k in encoders}, 1 / size) < 1e-10
     scales = true.keys() & SCALES
@@ -117,7 +108,7 @@ def test_a_step_has_at_most_two_forward_collectives_and_one_backward(stepped, ca
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_recomputed_activations_give_the_same_gradient(stepped, parts):
-    cases = (Case("cosmos", parts=parts, checkpointing=on) for on in (False, True))
+    cases = (workers.Case("cosmos", parts=parts, checkpointing=on) for on in (False, True))
     for plain, recomputed in zip(*(stepped[case] for case in cases), strict=True):
         pairs = zip(plain.gradients.values(), recomputed.gradients.values(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
@@ -125,8 +116,8 @@ def test_recomputed_activations_give_the_same_gradient(stepped, parts):
 
 def test_loss_memory_grows_with_the_samples_of_all_processes_not_their_square():
     """With 16 samples per process, four processes hold twice as many samples as two."""
-    (two, plain_two), *_ = run_processes(loss_elements, 2, 16)
-    (four, plain_four), *_ = run_processes(loss_elements, 4, 16)
+    (two, plain_two), *_ = run_processes(workers.loss_elements, 2, 16)
+    (four, plain_four), *_ = run_processes(workers.loss_elements, 4, 16)
     assert four < 2 * two
     assert plain_four > 2.5 * plain_two  # the whole loss in every process: what must not happen
 
@@ -134,19 +125,19 @@ def test_loss_memory_grows_with_the_samples_of_all_processes_not_their_square():
 def test_methods_leave_no_parameter_idle(size):
     """A parameter without gradient would stop DDP in the second step."""
     methods = [*METHODS.values(), *ABLATIONS.values()]
-    for losses in run_processes(three_steps, size, methods)[0]:
+    for losses in run_processes(workers.three_steps, size, methods)[0]:
         assert losses[2] < losses[0]
 
 
 def test_a_loss_that_is_not_finite_in_one_process_stops_all(size):
-    refusals = run_processes(one_bad_process, size, size - 1)
+    refusals = run_processes(workers.one_bad_process, size, size - 1)
     assert {refusal.message for refusal in refusals} == {"the distill loss is nan"}
     assert all(refusal.changed == [] for refusal in refusals)
 
 
 def test_objects_of_all_processes_come_in_the_order_of_their_numbers(size):
     expected = [(rank, f"process {rank}") for rank in range(size)]
-    assert run_processes(meet, size) == [expected] * size
+    assert run_processes(workers.meet, size) == [expected] * size
 
 
 def test_one_process_exchanges_nothing(monkeypatch):
