@@ -8,36 +8,17 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 import typer
 from PIL import Image
+from support.html import Page
 
 from cosmos_eval.cli.app import app
 
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 INJECTION = 'a </text></svg><script>alert("x")</script> & <b>dog</b>'
-
-
-class Page(HTMLParser):
-    """Text, tags with their attributes, and the text of words."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text: list[str] = []
-        self.feed(content)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.text.append(data)
-
-    def all(self, name: str) -> list[dict[str, str | None]]:
-        return [attributes for tag, attributes in self.tags if tag == name]
 
 
 def test_options(command) -> None:
@@ -112,16 +93,15 @@ def test_html_stays_text(command, photo: Path) -> None:
     assert ended.status == 0
     page = Page(Path("a.html").read_text("utf-8"))
     assert len(page.all("script")) == 1
-    assert not page.all("b")
-    assert INJECTION in page.text
+    assert not page.all("b", "link")
+    assert [one.text for one in page.all("h2")] == [INJECTION]
     for image in page.all("img"):
-        assert image["alt"]
-        assert (image["src"] or "").startswith("data:image/jpeg;base64,")
-    assert not page.all("link")
-    words = [mark for mark in page.all("mark") if "title" in mark]
-    assert all(re.fullmatch(r"\d+\.\d% of the weight", word["title"] or "") for word in words)
+        assert image.attributes["alt"]
+        assert image.attributes["src"].startswith("data:image/jpeg;base64,")
+    words = [mark.attributes for mark in page.all("mark") if "title" in mark.attributes]
+    assert all(re.fullmatch(r"\d+\.\d% of the weight", word["title"]) for word in words)
     assert {word["class"] for word in words} <= {"low", "middle", "high"}
-    text = " ".join(page.text)
+    text = " ".join(one.text for one in page.elements)
     assert "text-to-patch similarity (this model has no cross-attention)" in text
     assert re.search(r"padding got \d+\.\d% of the weight", text)
 
@@ -130,8 +110,7 @@ def test_html_lets_one_choose_the_head(command, photo: Path) -> None:
     command("attend", photo, "--text", "a dog", "--heads", "each", "--out", "a.html")
     page = Page(Path("a.html").read_text("utf-8"))
     heads = [f"head {number}" for number in range(1, 9)]
-    shown = [attributes["data-head"] for _, attributes in page.tags if "data-head" in attributes]
-    assert shown == heads * 2  # maps, then captions
+    assert page.values("data-head") == heads * 2  # maps, then captions
     assert len(page.all("option")) == 8
     command("attend", photo, "--text", "a dog", "--out", "a.html")
     assert not Page(Path("a.html").read_text("utf-8")).all("select")

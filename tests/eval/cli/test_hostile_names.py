@@ -8,7 +8,6 @@ import json
 import re
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -17,6 +16,7 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 from support.hostile import HOSTILE, assert_only_text
+from support.html import Page
 from support.models import make_result, store
 
 from cosmos_core.train import main as train
@@ -133,35 +133,6 @@ def test_leaderboard_tex(command, folder):
 NOT_IN_PAGES = re.compile("[\x00-\x08\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
-class Page(HTMLParser):
-    """Names of rows, all tags and all attributes of a page."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: set[str] = set()
-        self.rows: list[str] = []
-        self.models: set[str] = set()
-        self.inside = False
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.attributes |= {name for name, _ in attrs}
-        self.models |= {value for name, value in attrs if name == "data-model"}
-        if ("scope", "row") in attrs:
-            self.inside = True
-            self.rows.append("")
-
-    def handle_endtag(self, tag):
-        self.inside = self.inside and tag != "th"
-
-    def handle_data(self, data):
-        if self.inside:
-            self.rows[-1] += data
-
-
 def in_html(text: str) -> str:
     """A text as a page shows it: logs alone know commands."""
     return " ".join(text.replace(r"\x3a:", "::").replace(r"\x23", "#").split())
@@ -171,9 +142,10 @@ def test_leaderboard_html(command, folder):
     text = command("leaderboard", folder / "a", "--format", "html").out
     assert NOT_IN_PAGES.findall(text) == []
     page = Page(text)
-    assert not page.tags & {"script", "img"}
-    assert not {name for name in page.attributes if name.startswith("on")}
-    assert sorted(map(in_html, page.rows)) == sorted(map(in_html, SHOWN))
+    assert not page.all("script", "img")
+    assert not [name for name in page.names if name.startswith("on")]
+    rows = [one.text for one in page.all("th") if one.attributes.get("scope") == "row"]
+    assert sorted(map(in_html, rows)) == sorted(map(in_html, SHOWN))
 
 
 def test_leaderboard_json(command, folder):
@@ -269,11 +241,12 @@ def test_report(command, folder, tmp_path):
     body = re.sub(r"(?s)<(script|style).*?</\1>", "", text)
     assert NOT_IN_PAGES.findall(text) == []
     page = Page(body)
-    assert not page.tags & {"script", "img", "style"}
-    assert not {name for name in page.attributes if name.startswith("on")}
-    assert set(map(in_html, SHOWN)) <= set(map(in_html, page.models))
+    assert not page.all("script", "img", "style")
+    assert not [name for name in page.names if name.startswith("on")]
+    models = set(map(in_html, page.values("data-model")))
+    assert set(map(in_html, SHOWN)) <= models
     data = json.loads(re.search(r'(?s)<script type="application/json".*?>(.*?)</script>', text)[1])
-    assert set(map(in_html, data["models"])) == set(map(in_html, page.models))
+    assert set(map(in_html, data["models"])) == models
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import hashlib
 import html
 import random
 import re
-from html.parser import HTMLParser
 
 import pytest
 from support.galleries import bytes_of, examples_of
+from support.html import Page
 from support.models import make_result
 from support.report_pages import (
     ODD,
@@ -48,68 +48,37 @@ def test_the_same_input_gives_the_same_bytes(made_up, text):
     assert again.content == text.encode()
 
 
-class Parsed(HTMLParser):
-    """Addresses, attributes and scripts of a page, and that its tags are balanced."""
-
-    EMPTY = ("meta", "img", "input", "wbr", "rect")
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.addresses: set[str] = set()
-        self.names: set[str] = set()
-        self.identities: list[str] = []
-        self.scripts: list[tuple[str, str]] = []
-        self.policy = ""
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        given = dict(attrs)
-        self.names.update(given)
-        self.addresses.update(v for n, v in attrs if n in ("href", "src", "action", "data"))
-        self.identities += [given["id"]] if "id" in given else []
-        if given.get("http-equiv") == "Content-Security-Policy":
-            self.policy = given["content"]
-        if tag in ("script", "style"):
-            self.scripts.append((tag if tag == "style" else given.get("type", ""), ""))
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        if tag not in self.EMPTY:
-            assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] in ("script", "style"):
-            kind, so_far = self.scripts[-1]
-            self.scripts[-1] = (kind, so_far + data)
+def addresses(page: Page) -> set[str]:
+    return {*page.values("href", "src", "action", "data")}
 
 
 def test_nothing_is_loaded_and_only_known_texts_run(text):
-    page = Parsed(text)
-    elsewhere = {a for a in page.addresses if not a.startswith(("#", "data:image/webp;base64,"))}
-    assert elsewhere == {PUBLISHED.url}
+    page = Page(text)
+    embedded = ("#", "data:image/webp;base64,")
+    assert {a for a in addresses(page) if not a.startswith(embedded)} == {PUBLISHED.url}
     assert not [name for name in page.names if name.startswith("on") or name == "style"]
     assert "url(" not in text.replace("#x27;", "")
     assert "@import" not in text
-    assert page.policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
-    assert "unsafe" not in page.policy
-    kinds = [kind for kind, _ in page.scripts]
-    assert kinds == ["style", "application/json", "application/gzip", ""]
-    unpacked = gzip.decompress(base64.b64decode(page.scripts[2][1])).decode()
+    (policy,) = [
+        one.attributes["content"] for one in page.all("meta") if one.attributes.get("http-equiv")
+    ]
+    assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+    style, _, packed, script = page.all("style", "script")
+    kinds = [one.attributes.get("type") for one in page.all("style", "script")]
+    assert kinds == [None, "application/json", "application/gzip", None]
+    unpacked = gzip.decompress(base64.b64decode(packed.text)).decode()
     assert unpacked == program().text
-    for used in (page.scripts[0][1], page.scripts[3][1], unpacked):
+    for used in (style.text, script.text, unpacked):
         digest = base64.b64encode(hashlib.sha256(used.encode()).digest()).decode()
-        assert f"'sha256-{digest}'" in page.policy
+        assert f"'sha256-{digest}'" in policy
 
 
 def test_names_on_the_page_are_its_own_and_links_lead_somewhere(text):
-    page = Parsed(text)
-    assert len(set(page.identities)) == len(page.identities)
-    inner = {address[1:] for address in page.addresses if address.startswith("#")}
-    assert inner <= set(page.identities)
+    page = Page(text)
+    identities = page.values("id")
+    assert len(set(identities)) == len(identities)
+    assert {address[1:] for address in addresses(page) if address[0] == "#"} <= set(identities)
 
 
 @pytest.mark.parametrize("odd", ODD)
@@ -118,7 +87,7 @@ def test_texts_from_data_stay_texts(odd):
     published = PUBLISHED._replace(dataset=odd, model=odd, url=f"https://x/{odd}")
     page = to_page(made_up.content([published]), gallery_of([odd], odd, odd))
     text = page.content.decode()
-    Parsed(text)
+    Page(text)
     body = re.sub(r"<(script|style).*?</\1>", "", text, flags=re.S)
     body = body.replace("<wbr>", "")
     assert not [part for part in ("<script>window", "<img src=x", "<b>bold") if part in body]
@@ -130,12 +99,12 @@ def test_an_address_that_is_no_web_address_is_no_link():
     published = PUBLISHED._replace(url="javascript:alert(1)")
     page = to_page(made_up_results(["a"], ["cls"]).content([published]))
     assert "javascript:alert(1)" in page.content.decode()
-    assert "javascript:alert(1)" not in Parsed(page.content.decode()).addresses
+    assert "javascript:alert(1)" not in addresses(Page(page.content.decode()))
 
 
 def test_a_page_of_one_result():
     text = to_page(made_up_results(["a"], ["retrieval"]).content()).content.decode()
-    Parsed(text)
+    Page(text)
     assert "<h1>Zero-shot evaluation</h1>" in text
     assert 'id="compare"' not in text
     assert 'id="examples"' not in text

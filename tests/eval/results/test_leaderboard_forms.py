@@ -6,10 +6,10 @@ import io
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
 
 import pytest
 from rich.console import Console
+from support.html import Page
 from support.rows import make_row
 
 from cosmos_eval.results.labels import shortened
@@ -108,50 +108,21 @@ def test_latex_compiles(tmp_path, entries):
     assert (tmp_path / "board.pdf").read_bytes().startswith(b"%PDF")
 
 
-class Page(HTMLParser):
-    """What a browser would see: balanced tags, text, addresses."""
-
-    EMPTY = ("meta",)
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.texts: list[str] = []
-        self.addresses: list[str] = []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.addresses += [value for name, value in attrs if name in ("href", "src")]
-        assert not [name for name, _ in attrs if name.startswith("on")]
-        if tag not in self.EMPTY:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.texts.append(data.strip())
-
-
 def test_html_is_one_page_that_needs_nothing_else(entries):
     text = to_html(entries)
     page = Page(text)
-    assert not {"script", "link", "img", "iframe"} & set(page.tags)
+    assert not page.all("script", "link", "img", "iframe")
+    assert not [name for name in page.names if name.startswith("on")]
     assert "@import" not in text
     assert "url(" not in text
-    assert set(page.addresses) == {entry.url for entry in entries if entry.url}
+    assert {*page.values("href", "src")} == {entry.url for entry in entries if entry.url}
     assert "color-scheme: light dark" in text
-    assert page.tags.count("table") == len({entry.protocol for entry in entries})
+    assert len(page.all("table")) == len({entry.protocol for entry in entries})
 
 
 def test_names_are_text_in_html(entries):
-    page = Page(to_html(entries))
-    assert ODD in page.texts
-    assert "[100%]_set" in page.texts
+    texts = [one.text.strip() for one in Page(to_html(entries)).elements]
+    assert {ODD, "[100%]_set"} <= set(texts)
 
 
 def test_html_shows_best_ties_places_and_sources(entries):
