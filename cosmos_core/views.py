@@ -5,7 +5,6 @@ OpenCV. Brightness, contrast, saturation and grey differ from Pillow's by at mos
 because Pillow truncates where OpenCV rounds."""
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import cv2
@@ -196,10 +195,7 @@ def blur_kernel(radius: float) -> npt.NDArray[np.float32]:
 
 
 def caption_views(
-    sentences: Sequence[str],
-    config: TextViewConfig,
-    rng: Generator,
-    counts: ViewCounts = EVERY_VIEW,
+    sentences: list[str], config: TextViewConfig, rng: Generator, counts: ViewCounts = EVERY_VIEW
 ) -> list[str]:
     """Draw the caption views of a sample, globals first. Raises ValueError without sentences. A
     global joins U{1..max_sentences} sentences, a local is one. All are drawn without replacement,

@@ -93,12 +93,9 @@ def index_shards(
     missing = [shard for shard in dict.fromkeys(shards) if shard not in rows]
     first = rank * len(missing) // world_size
     missing = missing[first:] + missing[:first]
-    failures = list[ShardError]()
-    for shard, result in zip(missing, _scan(missing, workers), strict=True):
-        if isinstance(result, ShardError):
-            failures.append(result)
-        else:
-            rows[shard] = result
+    results = dict(zip(missing, _scan(missing, workers), strict=True))
+    rows |= {shard: new for shard, new in results.items() if not isinstance(new, ShardError)}
+    failures = [result for result in results.values() if isinstance(result, ShardError)]
     if failures:
         others = f" ({len(failures) - 1} other shards fail as well)" if len(failures) > 1 else ""
         raise ShardError(f"{failures[0]}{others}")
