@@ -174,7 +174,11 @@ def _short(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: 
 def _long(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _Draw) -> list[str]:
     bare, place = _bare(things[0], draw), PLACE_PHRASES[things[0].place]
     sentences = [draw.pick(style.large).format(a=_with_article(bare), bare=bare, place=place)]
-    for element in _noticed(style, [*things[1:], *stuff], draw):
+    noticed: list[Thing | Stuff] = [*things[1:], *stuff]
+    for element in tuple(noticed):  # captioners overlook some, but never too many
+        if 1 + len(noticed) > _FEWEST and draw.chance(style.omission):
+            noticed.remove(element)
+    for element in noticed:
         if isinstance(element, Thing):
             phrase = _small_phrase(style, element, draw)
             place = PLACE_PHRASES[element.place]
@@ -184,15 +188,6 @@ def _long(style: Style, things: Sequence[Thing], stuff: Sequence[Stuff], draw: _
             sentences.append(draw.pick(patterns).format(s=element.kind, side=element.where))
     sentences += _relation(style, things, draw)
     return sentences[:_MOST]
-
-
-def _noticed(style: Style, elements: Sequence[Thing | Stuff], draw: _Draw) -> list[Thing | Stuff]:
-    """Leave out what the captioner overlooks, but never so much that too few are left."""
-    noticed = list(elements)
-    for element in elements:
-        if 1 + len(noticed) > _FEWEST and draw.chance(style.omission):
-            noticed.remove(element)
-    return noticed
 
 
 def _relation(style: Style, things: Sequence[Thing], draw: _Draw) -> list[str]:

@@ -119,13 +119,6 @@ def _wood(rng: Rng, scale: float) -> Image:
     return tile
 
 
-def _flake(tile: Image, centre: tuple[int, int], arm: float, turn: float) -> None:
-    for angle in turn + np.arange(3) * np.pi / 3:
-        reach = np.array([np.cos(angle), np.sin(angle)]) * arm
-        ends = np.rint(np.array([centre - reach, centre + reach])).astype(np.int32)
-        cv2.polylines(tile, [ends], False, (128, 172, 226), 1, cv2.LINE_AA)
-
-
 def _snow(rng: Rng, scale: float) -> Image:
     drifts = _noise(rng, int(7 / scale), 2.0)
     hollow = np.clip(-drifts, 0, 1.5)[..., None] * np.array([30, 19, 5], np.float32)
@@ -135,7 +128,11 @@ def _snow(rng: Rng, scale: float) -> Image:
         for x in np.arange((row % 2) * step / 2, TILE, step):
             dx, dy, size, turn = rng.random(4).tolist()
             centre = (int(x + (dx - 0.5) * step * 0.6), int(y + (dy - 0.5) * step * 0.6))
-            _flake(tile, centre, (2.6 + 2.2 * size) * scale, turn)
+            arm = (2.6 + 2.2 * size) * scale  # of a flake, which has six
+            for angle in turn + np.arange(3) * np.pi / 3:
+                reach = np.array([np.cos(angle), np.sin(angle)]) * arm
+                ends = np.rint(np.array([centre - reach, centre + reach])).astype(np.int32)
+                cv2.polylines(tile, [ends], False, (128, 172, 226), 1, cv2.LINE_AA)
     return tile
 
 

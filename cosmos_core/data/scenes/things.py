@@ -214,13 +214,6 @@ def _fish(pen: Canvas, colour: Colour, rng: Rng) -> None:
     pen.line([(0.86, 0.12), (0.76, 0.17), (0.68, 0.15)], _DARK, 5)
 
 
-def _window(pen: Canvas, x: float, y: float, half: float) -> None:
-    pen.fill(box(x - half, y - half, x + half, y + half), _WHITE)
-    for dx, dy in product((-0.45, 0.45), repeat=2):
-        cx, cy, r = x + dx * half, y + dy * half, half * 0.33
-        pen.fill(box(cx - r, cy - r, cx + r, cy + r), (70, 130, 190))
-
-
 def _house(pen: Canvas, colour: Colour, rng: Rng) -> None:
     roof: Colour = ((122, 52, 40), (78, 82, 96), (96, 60, 36))[int(rng.integers(3))]
     eaves, wall = rng.uniform(-0.2, -0.08), rng.uniform(0.66, 0.76)
@@ -235,7 +228,11 @@ def _house(pen: Canvas, colour: Colour, rng: Rng) -> None:
     pen.fill(box(-0.15, 0.36, 0.15, 0.88), (104, 62, 34), 4)
     pen.fill(oval(0.09, 0.62, 0.03, 0.03), (240, 210, 90))
     for x in (-wall + 0.27, wall - 0.27):
-        _window(pen, x, rng.uniform(0.2, 0.34), 0.17)
+        y, half = rng.uniform(0.2, 0.34), 0.17  # of a window
+        pen.fill(box(x - half, y - half, x + half, y + half), _WHITE)
+        for dx, dy in product((-0.45, 0.45), repeat=2):
+            cx, cy, r = x + dx * half, y + dy * half, half * 0.33
+            pen.fill(box(cx - r, cy - r, cx + r, cy + r), (70, 130, 190))
 
 
 def _ladybird(pen: Canvas, colour: Colour, rng: Rng) -> None:
