@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from functools import partial
 from itertools import chain, groupby
 from operator import attrgetter
 from pathlib import Path
@@ -242,19 +243,17 @@ def looks_at_image(
     images = maps.whole_image(encoder, image)[None]
     attention = options.attention or "csa"
     values = maps.heatmaps(encoder, images, texts, kind=kind, attention=attention)[0]
-    usual = maps.usual_kind(encoder)
+    look = partial(Look, encoder.info, maps.usual_kind(encoder), kind)
     if kind != "cross-attention":
-        similarities = (View("", one[0].numpy(), None) for one in values)
-        return [Look(encoder.info, usual, kind, attention, (view,)) for view in similarities]
+        return [look(attention, (View("", one[0].numpy(), None),)) for one in values]
     assert isinstance(encoder, CrossAttentionEncoder)  # or it would have no such maps
-    looks, word_maps = [], maps.wordmaps(encoder, images, texts)
-    context = encoder.tokenize(texts[:1]).shape[1]
-    for text, one, words in zip(texts, values, word_maps, strict=True):
+    word_maps = maps.wordmaps(encoder, images, texts)
+    for text, words in zip(texts, word_maps, strict=True):
         if not words.words:
             raise UsageError(f"{text!r} has no word that {encoder.info.spec} can read")
-        views = _views(one, words, context, options)
-        looks.append(Look(encoder.info, usual, kind, None, views))
-    return looks
+    context = encoder.tokenize(texts[:1]).shape[1]
+    pairs = zip(values, word_maps, strict=True)
+    return [look(None, _views(one, words, context, options)) for one, words in pairs]
 
 
 def _views(
@@ -276,9 +275,8 @@ def _views(
 def _caption(words: maps.WordMap, shares: Tensor, context: int) -> CaptionShares:
     """Name the shares (words + 3) of a view: of the words, the start, the end and the padding."""
     *of_words, start, end, padding = shares.tolist()
-    levels = [None] * len(of_words)
-    if len(set(of_words)) > 1:
-        levels = maps.scaled(shares[None, :-3])[0].tolist()
+    differ = len(set(of_words)) > 1
+    levels = maps.scaled(shares[None, :-3])[0].tolist() if differ else [None] * len(of_words)
     read = {word.start for word in words.words}
     unread = [word for word in words.cut if word.start not in read]
     return CaptionShares(

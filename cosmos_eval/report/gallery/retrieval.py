@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
@@ -86,11 +87,9 @@ class RetrievalSource(Source):
         differing: list[str] = []
         for result, data in self._results:
             found = self._found.get(result.model, {})
-            rounds = Counter[Direction]()
-            for query in choose_queries(result.samples):
-                draw = partial(_draw, result, data, query, found.get(query))
-                yield Candidate(rounds[query.direction], draw)
-                rounds[query.direction] += 1
+            for _, queries in groupby(choose_queries(result.samples), attrgetter("direction")):
+                for turn, query in enumerate(queries):
+                    yield Candidate(turn, partial(_draw, result, data, query, found.get(query)))
             differing += [result.model] * list(found.values()).count(None)
         if differing:
             self.notes.append(
@@ -156,13 +155,11 @@ def find(
     return Found(int(order[rank - 1]), tuple(order[:_FIRST].tolist()))
 
 
-def _right_items(
-    query: Query, image_of_text: NDArray[np.int64], n_images: int
-) -> NDArray[np.bool_]:
-    """Return whether each text, or each image, belongs to the query."""
+def _right_items(query: Query, image_of_text: NDArray[np.int64], n: int) -> NDArray[np.bool_]:
+    """Return whether each text, or each of the n images, belongs to the query."""
     if query.direction == "image_to_text":
         return image_of_text == query.number
-    return np.arange(n_images) == image_of_text[query.number]
+    return np.arange(n) == image_of_text[query.number]
 
 
 def _draw(
