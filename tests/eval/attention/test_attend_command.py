@@ -21,6 +21,13 @@ SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 INJECTION = 'a </text></svg><script>alert("x")</script> & <b>dog</b>'
 
 
+def size_of(path: str) -> tuple[int, int]:
+    """The size of a picture that can be read."""
+    with Image.open(path) as drawn:
+        drawn.load()
+        return drawn.size
+
+
 def test_options(command) -> None:
     """What scripts may rely on."""
     click = typer.main.get_command(app)
@@ -35,9 +42,7 @@ def test_options(command) -> None:
 def test_a_png_and_what_is_printed(command, photo: Path) -> None:
     ended = command("attend", photo, "--text", "a large red ball [bold] on grass")
     assert (ended.status, ended.err) == (0, "wrote attention.png\n")
-    with Image.open("attention.png") as drawn:
-        drawn.load()
-        assert drawn.size[0] == 1.5 * (340 * 2 + 12 + 2 * 20)
+    assert size_of("attention.png")[0] == 1.5 * (340 * 2 + 12 + 2 * 20)
     assert re.search(r"photo.png .*\[bold\].* scenes-cosmos .* cross-attention", ended.out)
     assert re.search(r"mean of 8 heads +\d+\.\d% +\d+, \d+ +\d+\.\d%", ended.out)
     words = re.findall(r"^ +(\S+) +(\d+\.\d)% +$", ended.out, re.M)
@@ -124,12 +129,8 @@ def test_a_contact_sheet(command, photo: Path, tmp_path: Path) -> None:
     (folder / "rows.csv").write_text("\n".join(lines), "utf-8-sig")
     ended = command("attend", "--csv", "set/rows.csv", "--json", "--out", "sheets/sheet.png")
     assert [row["text"] for row in json.loads(ended.out)] == ["a dog, running", "grass"]
-    with Image.open("sheets/sheet.png") as drawn:
-        drawn.load()
-        two_rows = drawn.size
     command("attend", "set/photo.png", "--text", "grass", "--out", "one.png")
-    with Image.open("one.png") as drawn:
-        assert two_rows[1] > 1.5 * drawn.size[1]
+    assert size_of("sheets/sheet.png")[1] > 1.5 * size_of("one.png")[1]
 
 
 def test_what_a_picture_does_not_show_is_told(command, photo: Path) -> None:
@@ -149,6 +150,7 @@ BAD = [
     (("photo.png", "--text", " \t"), "--text is empty: say what to look for"),
     (("photo.png", "--text", "\x01"), r"'\\x01' has no word that scenes-cosmos can read"),
     (("photo.png", "--text", "x", "--csv", "rows.csv"), "leave IMAGE and --text out"),
+    (("--csv", "none.csv"), r"cosmos-eval: no such file: none.csv\n$"),
     (
         ("photo.png", "--text", "x", "--out", "o.gif"),
         "name a file that ends with .png, .svg, .html",
@@ -199,11 +201,6 @@ def test_bad_lists_are_told_by_the_row(
     assert (ended.status, ended.out) == (2, "")
     assert re.search(f"^cosmos-eval: .*rows.csv.*{message}", ended.err)
     assert not (tmp_path / "attention.png").exists()
-
-
-def test_a_list_that_is_not_there(command) -> None:
-    ended = command("attend", "--csv", "none.csv")
-    assert (ended.status, ended.err) == (2, "cosmos-eval: no such file: none.csv\n")
 
 
 def test_a_model_without_patches(
