@@ -14,14 +14,7 @@ from torch.nn import functional as F
 
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.maps import (
-    heatmaps,
-    scaled,
-    upsample,
-    usual_kind,
-    whole_image,
-    whole_size,
-)
+from cosmos_eval.models.maps import heatmaps, scaled, upsample, usual_kind, whole_image, whole_size
 from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.types import UsageError
 

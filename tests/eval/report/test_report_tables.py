@@ -16,13 +16,7 @@ from support.rows import make_row
 
 from cosmos_eval.report.content import mistakes_of, result_sets
 from cosmos_eval.report.page import to_page
-from cosmos_eval.report.tables import (
-    bars_of,
-    class_tables,
-    figures_of,
-    page_data,
-    summary_of,
-)
+from cosmos_eval.report.tables import bars_of, class_tables, figures_of, page_data, summary_of
 from cosmos_eval.results.labels import Stored
 from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import measured
