@@ -111,8 +111,7 @@ def test_the_vocabulary_must_be_that_of_the_data(tars):
 
 
 def test_weights_are_one_a_set(tars):
-    sets = f"data.shards={tars}/a.tar::{tars}/b.tar"
-    check("data.weights=1::2", sets, recipe="cc3m")
+    check("data.weights=1::2", f"data.shards={tars}/a.tar::{tars}/b.tar", recipe="cc3m")
     with pytest.raises(ValueError, match=r"^data\.weights has 2 weights for 1 sets"):
         check("data.weights=1::2", f"data.shards={tars}/a.tar", recipe="cc3m")
 
