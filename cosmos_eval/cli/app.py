@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from cosmos_core.utils.command import Ending, run_command
-from cosmos_eval.cli import data, draw, results
+from cosmos_eval.cli import data, draw
 from cosmos_eval.cli.check import check
+from cosmos_eval.cli.results import compare, export, leaderboard, report, reproduce, verify
 from cosmos_eval.cli.run import run
 from cosmos_eval.types import CosmosEvalError, UsageError
 
@@ -26,10 +27,7 @@ app.command()(draw.attend)
 app.command("list")(data.list_known)
 app.add_typer(data.data, name="data")
 app.add_typer(data.cache, name="cache")
-for command in (
-    *(results.leaderboard, results.report, results.reproduce, results.compare),
-    *(check, results.verify, results.export),
-):
+for command in (leaderboard, report, reproduce, compare, check, verify, export):
     app.command()(command)
 
 # Errors of names that users give, and of permissions, whichever access to a file finds them.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,9 +49,9 @@ def print_records(records: Sequence[Mapping[str, Any]], *, as_json: bool = False
     console().print(table)
 
 
-def print_tables(tables: Iterable[RenderableType]) -> None:
-    """Print rich tables."""
-    for table in tables:
+def print_tables(tables_of: Callable[[int], Iterable[RenderableType]]) -> None:
+    """Print the rich tables of the console's width."""
+    for table in tables_of(console().width):
         console().print(table)
 
 

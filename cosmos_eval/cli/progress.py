@@ -15,11 +15,8 @@ _INTERVAL = 10.0  # seconds between two lines about the same phase where there i
 
 
 class Progress:
-    """Bars on a terminal, elsewhere a line now and then; permanent lines in both.
-
-    Nothing is printed for phases that end quickly, so that an error in the data or in the model's
-    name stays the only line.
-    """
+    """Nothing is printed for phases that end quickly, so that an error in the data or in the
+    model's name stays the only line."""
 
     def __init__(self, *, silent: bool = False) -> None:
         self._console = Console(

@@ -12,17 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Exit, Option
 
-from cosmos_eval.cli import options
+from cosmos_eval.cli import options, output
 from cosmos_eval.cli.options import flag, option, output_file
-from cosmos_eval.cli.output import (
-    console,
-    print_json,
-    print_line,
-    print_notes,
-    print_records,
-    print_tables,
-    print_written,
-)
 from cosmos_eval.results import RESULTS
 from cosmos_eval.types import RunOptions, UsageError
 
@@ -40,7 +31,7 @@ def _read(path: Path) -> list[Stored]:
 def _print_warnings(results: Sequence[Stored]) -> None:
     from cosmos_eval.results.labels import warnings_of
 
-    print_notes(warnings_of(results))
+    output.print_notes(warnings_of(results))
 
 
 def leaderboard(
@@ -66,7 +57,7 @@ def leaderboard(
     entries = [*entries_of(results), *(published() if with_published else ())]
     found = find_ties(entries, ties)
     if format == "table":
-        print_tables(to_tables(entries, console().width, found))
+        output.print_tables(partial(to_tables, entries, ties=found))
     else:
         sys.stdout.write(WRITERS[format](entries, found))
     if format in ("csv", "json"):
@@ -91,12 +82,11 @@ def reproduce(
     has_results = directory or (RESULTS.exists() and any(RESULTS.iterdir()))
     results = _read(directory or RESULTS) if has_results else []
     numbers = reproduction.reproductions(entries_of(results))
-    if format == "json":
-        sys.stdout.write(reproduction.to_json(numbers))
-    elif format == "md":
-        sys.stdout.write(reproduction.to_markdown(numbers))
+    if format == "table":
+        output.print_tables(partial(reproduction.to_tables, numbers))
     else:
-        print_tables(reproduction.to_tables(numbers, console().width))
+        write = reproduction.to_json if format == "json" else reproduction.to_markdown
+        sys.stdout.write(write(numbers))
     _print_warnings(results)
 
 
@@ -158,8 +148,8 @@ def report(
             )
     page = to_page(content, gallery)
     write_file(out, page.content)
-    print_written(out, f", {len(page.content) / 1e6:.1f} MB")
-    print_notes(f"not shown: {note}" for note in page.notes)
+    output.print_written(out, f", {len(page.content) / 1e6:.1f} MB")
+    output.print_notes(f"not shown: {note}" for note in page.notes)
     _print_warnings(results)
 
 
@@ -189,12 +179,12 @@ def compare(
     notes = [*unpaired, *dict.fromkeys(note for one in stored for note in warnings_of(one))]
     if json:
         content = results.to_records(comparison)
-        print_json({**content, "notes": [*notes, *content["notes"]]})
+        output.print_json({**content, "notes": [*notes, *content["notes"]]})
         return
-    print_line(f"A: {comparison.a}")
-    print_line(f"B: {comparison.b}")
-    print_records([_test_row(test) for test in comparison.tests])
-    print_notes((*notes, *comparison.notes))
+    output.print_line(f"A: {comparison.a}")
+    output.print_line(f"B: {comparison.b}")
+    output.print_records([_test_row(test) for test in comparison.tests])
+    output.print_notes((*notes, *comparison.notes))
 
 
 def _test_row(test: MetricTest) -> dict[str, str | None]:
@@ -237,15 +227,15 @@ def verify(
     verdicts = list(verify_all(results or [RESULTS]))
     outcomes = Counter(verdict.outcome for verdict in verdicts)
     if json:
-        print_json([{**verdict._asdict(), "outcome": verdict.outcome} for verdict in verdicts])
+        output.print_json([{**one._asdict(), "outcome": one.outcome} for one in verdicts])
     else:
         for verdict in verdicts:
             if verdict.outcome == "verified":
-                print_line(f"{verdict.path}: verified, {verdict.figures} figures")
+                output.print_line(f"{verdict.path}: verified, {verdict.figures} figures")
             for line in verdict.differences or filter(None, [verdict.obstacle]):
-                print_line(f"{verdict.path}: {line}")
+                output.print_line(f"{verdict.path}: {line}")
         counts = ", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items()))
-        print_line(f"{len(verdicts)} results: {counts}")
+        output.print_line(f"{len(verdicts)} results: {counts}")
     if set(outcomes) != {"verified"}:
         raise Exit(1 if "differs" in outcomes else 2)
 
@@ -259,8 +249,8 @@ def export(
 
     results = _read(directory)
     changed = tables.export(tables.table_of(results), out)
-    print_written(out)
+    output.print_written(out)
     if changed:
         note = f"{changed} texts would be formulas or several lines in CSV, and are escaped"
-        print_notes([note])
+        output.print_notes([note])
     _print_warnings(results)

@@ -13,14 +13,7 @@ from typer import Exit, Option
 from cosmos_core.utils.distributed import is_main_process, process_group
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import flag, option
-from cosmos_eval.cli.output import (
-    console,
-    print_json,
-    print_line,
-    print_notes,
-    print_records,
-    print_tables,
-)
+from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records, print_tables
 from cosmos_eval.results import RESULTS
 from cosmos_eval.types import Executor, RunOptions, UsageError
 
@@ -206,7 +199,7 @@ def print_results(results: Sequence[Result], *, as_json: bool) -> None:
     if as_json:
         print_json([to_record(row) for row in rows])
         return
-    print_tables(to_tables(measured(rows), console().width))
+    print_tables(partial(to_tables, measured(rows)))
     for row in rows:
         pairs = ", ".join(
             f"{pair['true']} as {pair['predicted']} ({pair['images']})"

@@ -14,55 +14,37 @@ from itertools import groupby, product
 from pathlib import Path
 
 from cosmos_core.utils.files import file_sha256, require_writable
+from cosmos_eval import types
 from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
 from cosmos_eval.results.labels import overrides_of, stem_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
-from cosmos_eval.runner.plan import (
-    Job,
-    Pair,
-    Plan,
-    Result,
-    Watch,
-    jobs_of,
-    open_datasets,
-    pair_of,
-    unwatched,
-)
+from cosmos_eval.runner import plan as plans
 from cosmos_eval.runner.run import Worker, settings_of
 from cosmos_eval.tasks import task_for
-from cosmos_eval.types import (
-    CosmosEvalError,
-    Executor,
-    ModelSpec,
-    Part,
-    Protocol,
-    RunOptions,
-    UsageError,
-)
 
-Outcomes = Generator[tuple[int, list[Result]], None, None]
+Outcomes = Generator[tuple[int, list[plans.Result]], None, None]
 """The results of jobs as they end, each with the job's index; closed, it cancels the others."""
 
-Engine = Callable[[Sequence[Job], Watch], Outcomes]
+Engine = Callable[[Sequence[plans.Job], plans.Watch], Outcomes]
 """Runs one job or more: it decides where and when, `Worker` measures and writes."""
 
 
-def engine_of(executor: Executor) -> Engine:
+def engine_of(executor: types.Executor) -> Engine:
     """Return an engine by its name. Raises UsageError where its package is not installed."""
     if executor == "local":
         return run_here
     try:
         engine: Engine = import_module(f"cosmos_eval.runner.{executor}").execute
     except ImportError as error:
-        raise UsageError(
+        raise types.UsageError(
             f"--executor {executor} needs a package that is not installed ({error}): "
             f"pip install 'cosmos-eval[{executor}]'"
         ) from error
     return engine
 
 
-def run_here(jobs: Sequence[Job], watch: Watch) -> Outcomes:
+def run_here(jobs: Sequence[plans.Job], watch: plans.Watch) -> Outcomes:
     """Run jobs one after the other in this process, or in those of a torchrun, which share each."""
     yield from enumerate(map(Worker(watch).run, jobs))
 
@@ -70,28 +52,28 @@ def run_here(jobs: Sequence[Job], watch: Watch) -> Outcomes:
 _worker = cache(Worker)
 
 
-def run_remote(job: Job) -> list[Result]:
+def run_remote(job: plans.Job) -> list[plans.Result]:
     """`Worker.run` in a process that an engine has started, which keeps its worker."""
     os.chdir(job.folder)
     results = _worker().run(job)
     error = results[-1].error
-    if error is None or type(error) in (UsageError, CosmosEvalError):
+    if error is None or type(error) in (types.UsageError, types.CosmosEvalError):
         return results
     # It might not survive the way back: its traceback goes to this process's log.
     traceback.print_exception(error, file=sys.stderr)
-    portable = CosmosEvalError(f"{type(error).__name__}: {error}")
+    portable = types.CosmosEvalError(f"{type(error).__name__}: {error}")
     return [one if one.error is None else one._replace(error=portable) for one in results]
 
 
 def execute(
-    plan: Plan,
+    plan: plans.Plan,
     output: Path,
     engine: Engine,
     *,
-    skip: Container[Pair] = (),
+    skip: Container[plans.Pair] = (),
     keep_going: bool = False,
-    watch: Watch = unwatched,
-) -> Iterator[list[Result]]:
+    watch: plans.Watch = plans.unwatched,
+) -> Iterator[list[plans.Result]]:
     """Measure and store the pairs of a plan that are not to be skipped, job by job in its order.
 
     The folders that are written, then all data, are checked first. With `keep_going`, failures are
@@ -99,31 +81,31 @@ def execute(
     raised; several data sets that cannot be measured on are yielded before UsageError is raised.
     """
     missing = [
-        p for p in plan.protocols if any(pair_of(spec, p) not in skip for spec in plan.specs)
+        p for p in plan.protocols if any(plans.pair_of(spec, p) not in skip for spec in plan.specs)
     ]
     if missing:
         require = partial(_require_outputs, plan.options, output)
         plan.options.distributed.main_process_first(require)
-    datasets = open_datasets(replace(plan, protocols=missing), watch, raising=False)
+    datasets = plans.open_datasets(replace(plan, protocols=missing), watch, raising=False)
     errors = [dataset.error for dataset in datasets if dataset.error is not None]
     if len(errors) == 1 and not keep_going:
         raise errors[0]
     for protocol, _, error in datasets:
         if error is not None:
-            pairs = (pair_of(spec, protocol) for spec in plan.specs)
-            yield [Result(pair, error=error) for pair in pairs if pair not in skip]
+            pairs = (plans.pair_of(spec, protocol) for spec in plan.specs)
+            yield [plans.Result(pair, error=error) for pair in pairs if pair not in skip]
     if errors and not keep_going:
-        raise UsageError(
+        raise types.UsageError(
             f"{len(errors)} of {len(datasets)} data sets cannot be measured on; nothing was "
             "measured (--keep-going measures on the others)"
         )
-    jobs = jobs_of(plan, [one for one in datasets if one.error is None], skip, output)
+    jobs = plans.jobs_of(plan, [one for one in datasets if one.error is None], skip, output)
     if jobs:
         with closing(engine(jobs, watch)) as outcomes:
             yield from _in_order(outcomes, raising=not keep_going)
 
 
-def _require_outputs(options: RunOptions, output: Path) -> None:
+def _require_outputs(options: types.RunOptions, output: Path) -> None:
     """Raise UsageError where results, predictions or the cache could not be written."""
     for name, folder in (
         ("--output", str(output)),
@@ -134,12 +116,12 @@ def _require_outputs(options: RunOptions, output: Path) -> None:
             if folder is not None:
                 require_writable(Path(folder))
         except ValueError as error:
-            raise UsageError(f"{error}; choose another folder by {name}") from error
+            raise types.UsageError(f"{error}; choose another folder by {name}") from error
 
 
-def _in_order(outcomes: Outcomes, *, raising: bool) -> Iterator[list[Result]]:
+def _in_order(outcomes: Outcomes, *, raising: bool) -> Iterator[list[plans.Result]]:
     """Yield results in the order of the jobs, then those that failed; or raise the first error."""
-    waiting: dict[int, list[Result]] = {}
+    waiting: dict[int, list[plans.Result]] = {}
     following = 0
     for index, results in outcomes:
         for result in results:
@@ -155,41 +137,41 @@ def _in_order(outcomes: Outcomes, *, raising: bool) -> Iterator[list[Result]]:
 def reason_of(error: Exception) -> str:
     """Return an error in one line, with its type where it is none of ours."""
     text = " ".join(str(error).split())
-    return text if isinstance(error, CosmosEvalError) else f"{type(error).__name__}: {text}"
+    return text if isinstance(error, types.CosmosEvalError) else f"{type(error).__name__}: {text}"
 
 
-def existing_results(plan: Plan, output: Path) -> dict[Pair, Result]:
+def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.Result]:
     """Return the existing results of a plan; an error says why one is to be measured again."""
     existing = {}
     for spec, protocol in product(plan.specs, plan.protocols):
-        pair = pair_of(spec, protocol)
+        pair = plans.pair_of(spec, protocol)
         part = found_part(protocol, plan.options)
-        settings = settings_of(protocol, plan.options, plan.options.precision, part)
+        settings = settings_of(protocol, plan.options, part)
         student = spec.kind in TWO_SETS and spec.weights == "student"
         stem = stem_of(*pair, overrides_of(settings, student=student))
         path = output / f"{stem}.json"
         if path.exists():
             try:
-                existing[pair] = Result(pair, _read_valid(spec, path), path=path)
-            except UsageError as error:
-                existing[pair] = Result(pair, path=path, error=error)
+                existing[pair] = plans.Result(pair, _read_valid(spec, path), path=path)
+            except types.UsageError as error:
+                existing[pair] = plans.Result(pair, path=path, error=error)
     return existing
 
 
-def _read_valid(spec: ModelSpec, path: Path) -> ResultRow:
+def _read_valid(spec: types.ModelSpec, path: Path) -> ResultRow:
     """Read a result. Raises UsageError where samples, weights or code are not its own any more."""
     stored = read_files(path)
     samples_of(path, stored)
     model = stored.row.model
     file, code = local_file(spec), code_file(spec)
     if file is not None and file_sha256(file) != model["weights_sha256"]:
-        raise UsageError(f"{path} is of other weights than {file} now holds")
+        raise types.UsageError(f"{path} is of other weights than {file} now holds")
     if code is not None and file_sha256(code) != model.get("code_sha256"):
-        raise UsageError(f"{path} is of other code than {code} now holds")
+        raise types.UsageError(f"{path} is of other code than {code} now holds")
     return stored.row
 
 
-def found_part(protocol: Protocol, options: RunOptions) -> Part | None:
+def found_part(protocol: types.Protocol, options: types.RunOptions) -> types.Part | None:
     """Return how much of a known data set is there, where less than all of it is allowed.
 
     None for a complete set, and for one that cannot be read, which only a run reports.
@@ -198,5 +180,5 @@ def found_part(protocol: Protocol, options: RunOptions) -> Part | None:
         return None
     try:
         return getattr(task_for(protocol).open_data(protocol, options), "part", None)
-    except UsageError:
+    except types.UsageError:
         return None

@@ -6,30 +6,23 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Container, Hashable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cosmos_core.utils import environment
+from cosmos_eval import types
 from cosmos_eval.models.specs import BUNDLED, parse_model_spec
 from cosmos_eval.protocols import embedded_protocols, prepare
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.suites import read_suite, refuse_repeated
 from cosmos_eval.tasks import find_protocol, task_for, task_named, task_of
-from cosmos_eval.types import (
-    ModelSpec,
-    Progress,
-    Protocol,
-    RunOptions,
-    Samples,
-    UsageError,
-    Weights,
-)
 
-Watch = Callable[[str, Progress], None]
+Watch = Callable[[str, types.Progress], None]
 """Called with the names of model and data set, and their progress."""
 
 
-def unwatched(what: str, progress: Progress) -> None:
+def unwatched(what: str, progress: types.Progress) -> None:
     """The watch that shows nothing."""
 
 
@@ -41,7 +34,7 @@ class Pair(NamedTuple):
     family: str
 
 
-def pair_of(spec: ModelSpec, protocol: Protocol) -> Pair:
+def pair_of(spec: types.ModelSpec, protocol: types.Protocol) -> Pair:
     """Return the key of the result of a model on a data set."""
     return Pair(spec.text, protocol.dataset, protocol.family)
 
@@ -50,9 +43,9 @@ def pair_of(spec: ModelSpec, protocol: Protocol) -> Pair:
 class Plan:
     """All models on all data sets."""
 
-    specs: Sequence[ModelSpec]
-    protocols: Sequence[Protocol]
-    options: RunOptions
+    specs: Sequence[types.ModelSpec]
+    protocols: Sequence[types.Protocol]
+    options: types.RunOptions
 
     @property
     def pairs(self) -> list[Pair]:
@@ -68,7 +61,7 @@ class Result(NamedTuple):
 
     pair: Pair
     row: ResultRow | None = None
-    samples: Samples | None = None
+    samples: types.Samples | None = None
     path: Path | None = None
     error: Exception | None = None
 
@@ -79,11 +72,11 @@ class Dataset(NamedTuple):
     Pickled without its data, which another process opens itself.
     """
 
-    protocol: Protocol
+    protocol: types.Protocol
     data: Any = None
     error: Exception | None = None
 
-    def __reduce__(self) -> tuple[type[Dataset], tuple[Protocol]]:
+    def __reduce__(self) -> tuple[type[Dataset], tuple[types.Protocol]]:
         return Dataset, (self.protocol,)
 
 
@@ -94,9 +87,9 @@ class Job(NamedTuple):
     none. Paths are relative to `folder`, which all processes must have.
     """
 
-    spec: ModelSpec
+    spec: types.ModelSpec
     datasets: tuple[Dataset, ...]
-    options: RunOptions
+    options: types.RunOptions
     output: Path | None
     command: str
     folder: str
@@ -115,8 +108,8 @@ def make_plan(
     families: Sequence[str] = (),
     models: Sequence[str] = (),
     arch: str | None = None,
-    weights: Weights = "teacher",
-    options: RunOptions | None = None,
+    weights: types.Weights = "teacher",
+    options: types.RunOptions | None = None,
 ) -> Plan:
     """Make a plan from names as they are typed; without names, the bundled models and data sets.
 
@@ -124,13 +117,13 @@ def make_plan(
     `suite` names models and data sets instead. Raises UsageError for unknown names, repetitions, a
     data set of another task, and options that contradict each other.
     """
-    options = options or RunOptions()
+    options = options or types.RunOptions()
     if options.overlays and options.save_predictions is None:
-        raise UsageError("--overlays needs --save-predictions DIR: where the pictures go")
+        raise types.UsageError("--overlays needs --save-predictions DIR: where the pictures go")
     if suite is None:
         protocols = _choose_protocols(task, datasets, families)
     elif task != "all" or datasets or families or models:
-        raise UsageError(
+        raise types.UsageError(
             "--suite names models and data sets: leave --task, --dataset, --protocol, --model out"
         )
     else:
@@ -143,37 +136,38 @@ def make_plan(
 
 def _choose_protocols(
     task: str, datasets: Sequence[str], families: Sequence[str]
-) -> Sequence[Protocol]:
+) -> Sequence[types.Protocol]:
     if task != "all":
         task_named(task)
     if families and not datasets:
-        raise UsageError("--protocol needs --dataset: the data sets to be measured by it")
+        raise types.UsageError("--protocol needs --dataset: the data sets to be measured by it")
     if not datasets:
         known = embedded_protocols(on_request=task != "all")
         embedded = [protocol for protocol in known if task in ("all", task_of(protocol))]
         if not embedded:
-            raise UsageError(f"no embedded data set is of task {task}: name one with --dataset")
+            message = f"no embedded data set is of task {task}: name one with --dataset"
+            raise types.UsageError(message)
         return embedded
     wanted: Sequence[str | None] = families or [None]
     protocols = [find_protocol(name, family) for name in datasets for family in wanted]
     for protocol in protocols:
         if task not in ("all", task_of(protocol)):
-            raise UsageError(
+            raise types.UsageError(
                 f"{protocol.dataset} is a data set of task {task_of(protocol)}, not {task}: "
                 "leave --task out"
             )
     return protocols
 
 
-def data_folder(protocol: Protocol, options: RunOptions) -> Path:
+def data_folder(protocol: types.Protocol, options: types.RunOptions) -> Path:
     """Return the folder of a data set's paths. Raises UsageError where it does not exist."""
     name, root = protocol.dataset, options.data_root
     if protocol.root is not None:
         return Path(protocol.root)
     if root is None:
-        raise UsageError(f"{name} is not embedded: name its folder with --data-root DIR")
+        raise types.UsageError(f"{name} is not embedded: name its folder with --data-root DIR")
     if not Path(root).is_dir():
-        raise UsageError(f"{name}: no folder {root}, see --data-root")
+        raise types.UsageError(f"{name}: no folder {root}, see --data-root")
     return Path(root)
 
 
@@ -186,33 +180,26 @@ def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True)
     for protocol in plan.protocols:
         data_folder(protocol, plan.options)
     for done, protocol in enumerate(plan.protocols):
-        watch("data", Progress("check", done, count))
+        watch("data", types.Progress("check", done, count))
         try:
             datasets.append(Dataset(protocol, _open(protocol, plan.options)))
         except Exception as error:
             if raising:
                 raise
             datasets.append(Dataset(protocol, error=error))
-    watch("data", Progress("check", count, count))
+    watch("data", types.Progress("check", count, count))
     return datasets
 
 
-def _open(protocol: Protocol, options: RunOptions) -> Any:
+def _open(protocol: types.Protocol, options: types.RunOptions) -> Any:
     """Make or download what is missing in the main process, then open and check it in all."""
-    task = task_for(protocol)
-
-    def provide() -> None:
-        prepare(protocol)
-        if options.download:
-            task.fetch(protocol, options)
-
-    def open_data() -> Any:
-        data = task.open_data(protocol, options)
-        task.check(protocol, options, data)
-        return data
-
-    options.distributed.main_process_first(provide)
-    return options.distributed.synchronized(open_data)
+    task, processes = task_for(protocol), options.distributed
+    processes.main_process_first(partial(prepare, protocol))
+    if options.download:
+        processes.main_process_first(partial(task.fetch, protocol, options))
+    data = processes.synchronized(partial(task.open_data, protocol, options))
+    processes.synchronized(partial(task.check, protocol, options, data))
+    return data
 
 
 def jobs_of(

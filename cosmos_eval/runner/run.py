@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from cosmos_core.utils import environment
 from cosmos_core.utils.distributed import own_device
+from cosmos_eval import types
 from cosmos_eval._version import __version__
 from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.results.labels import safe_name
@@ -30,20 +31,6 @@ from cosmos_eval.runner.plan import (
     unwatched,
 )
 from cosmos_eval.tasks import packages_of, task_for, task_of
-from cosmos_eval.types import (
-    Attention,
-    EncoderInfo,
-    Measurement,
-    ModelSpec,
-    Part,
-    Precision,
-    Progress,
-    Protocol,
-    RunOptions,
-    Samples,
-    UsageError,
-    Weights,
-)
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
@@ -73,7 +60,7 @@ class Worker:
 
     def __init__(self, watch: Watch = unwatched) -> None:
         self._watch = watch
-        self._spec: ModelSpec | None = None
+        self._spec: types.ModelSpec | None = None
         self._model: tuple[Encoder, float] | Exception | None = None
 
     def run(self, job: Job) -> list[Result]:
@@ -105,10 +92,10 @@ def _load(job: Job, watch: Watch) -> tuple[Encoder, float]:
     from cosmos_eval.models import load_encoder
 
     started, options = time.perf_counter(), job.options
-    watch(job.spec.text, Progress("load", 0, 1))
+    watch(job.spec.text, types.Progress("load", 0, 1))
     load = partial(load_encoder, job.spec, precision=options.precision)
     encoder = options.distributed.synchronized(lambda: load(device=own_device(options.device)))
-    watch(job.spec.text, Progress("load", 1, 1))
+    watch(job.spec.text, types.Progress("load", 1, 1))
     return encoder, time.perf_counter() - started
 
 
@@ -141,7 +128,7 @@ def measure(
         yield _store(pair_of(job.spec, protocol), row, measurement.samples, job)
 
 
-def _store(pair: Pair, row: ResultRow, samples: Samples, job: Job) -> Result:
+def _store(pair: Pair, row: ResultRow, samples: types.Samples, job: Job) -> Result:
     if job.output is None:
         return Result(pair, row, samples)
     write = partial(store_result, job.output, row, samples)
@@ -150,7 +137,10 @@ def _store(pair: Pair, row: ResultRow, samples: Samples, job: Job) -> Result:
 
 
 def _row(
-    info: EncoderInfo, protocol: Protocol, measurement: Measurement, provenance: dict[str, Any]
+    info: types.EncoderInfo,
+    protocol: types.Protocol,
+    measurement: types.Measurement,
+    provenance: dict[str, Any],
 ) -> ResultRow:
     return ResultRow(
         schema_version=SCHEMA_VERSION,
@@ -177,12 +167,12 @@ def _row(
 
 
 def settings_of(
-    protocol: Protocol, options: RunOptions, precision: Precision, part: Part | None
+    protocol: types.Protocol, options: types.RunOptions, part: types.Part | None
 ) -> dict[str, Any]:
     """Return the settings in a provenance that make a result another than the plain one."""
     own = task_for(protocol).attention(protocol)
     return {
-        "precision": precision,
+        "precision": options.precision,
         "limit": options.limit,
         **({} if part is None else {"partial": str(part)}),
         "attention": (options.attention or own) if own else None,
@@ -191,10 +181,10 @@ def settings_of(
 
 
 def _provenance(
-    info: EncoderInfo,
-    protocol: Protocol,
-    measurement: Measurement,
-    part: Part | None,
+    info: types.EncoderInfo,
+    protocol: types.Protocol,
+    measurement: types.Measurement,
+    part: types.Part | None,
     job: Job,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
@@ -206,7 +196,7 @@ def _provenance(
         "utc": environment.utc_now(),
         "device": info.device,
         "seed": options.seed,
-        **settings_of(protocol, options, info.precision, part),
+        **settings_of(protocol, replace(options, precision=info.precision), part),
         **measurement.settings,
         "batch_size": options.batch_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -224,12 +214,12 @@ def evaluate(
     data_root: str | None = None,
     download: bool = False,
     arch: str | None = None,
-    weights: Weights = "teacher",
-    attention: Attention | None = None,
+    weights: types.Weights = "teacher",
+    attention: types.Attention | None = None,
     device: str = "auto",
-    precision: Precision = "fp32",
-    batch_size: int = RunOptions.batch_size,
-    workers: int = RunOptions.workers,
+    precision: types.Precision = "fp32",
+    batch_size: int = types.RunOptions.batch_size,
+    workers: int = types.RunOptions.workers,
     limit: int | None = None,
     allow_partial: bool = False,
     cache: bool = True,
@@ -245,7 +235,7 @@ def evaluate(
     info` shows. Returns the result without storing it; metrics are fractions in [0, 1], ranks start
     at 1. Raises UsageError for unknown names, missing or inconsistent data and what is no encoder.
     """
-    options = RunOptions(
+    options = types.RunOptions(
         data_root=data_root,
         download=download,
         attention=attention,
@@ -257,13 +247,12 @@ def evaluate(
         allow_partial=allow_partial,
         cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
     )
-    named = partial(
-        make_plan, datasets=[dataset], families=[protocol] if protocol else [], options=options
-    )
+    families = [protocol] if protocol else []
+    named = partial(make_plan, datasets=[dataset], families=families, options=options)
     if isinstance(model, str):
         (result,) = run_all(named(models=[model], arch=arch, weights=weights))
     elif (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):
-        raise UsageError("arch, weights, device and precision go with a model that is named")
+        raise types.UsageError("arch, weights, device and precision go with a model that is named")
     else:
         result = _measure_object(model, named())
     assert result.row is not None
@@ -275,7 +264,7 @@ def _measure_object(encoder: Encoder, plan: Plan) -> Result:
     from cosmos_eval.models.encoder import require_encoder
 
     name = type(encoder).__name__
-    spec = ModelSpec(text=name, kind="python", name=name)
+    spec = types.ModelSpec(text=name, kind="python", name=name)
     datasets = open_datasets(plan)
     require_encoder(encoder, name)
     (job,) = jobs_of(replace(plan, specs=[spec]), datasets)

@@ -8,6 +8,7 @@ images, S sizes; a leading `...` is kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -126,17 +127,13 @@ class Sums(NamedTuple):
 
 def sums_of_images(pairs: Pairs, n_images: int) -> Sums:
     """Return the sums over the pairs of every image, (N, S)."""
+    shape, scores = (n_images, len(SIZES)), pairs.scores
     cell = pairs.image * len(SIZES) + pairs.size
-
-    def summed(values: Values) -> Values:
-        flat = np.bincount(cell, weights=values, minlength=n_images * len(SIZES))
-        return flat.astype(np.float64).reshape(n_images, len(SIZES))
-
-    scores = pairs.scores
     alone = np.isnan(scores.other_names)
     beside_others = (np.where(alone, 0.0, some) for some in (scores.mass, scores.other_names))
     columns = (np.ones(len(cell)), pairs.area, *scores[:3], *beside_others)
-    return Sums(*map(summed, columns))
+    sums = (np.bincount(cell, weights=values, minlength=math.prod(shape)) for values in columns)
+    return Sums(*(flat.reshape(shape).astype(np.float64) for flat in sums))
 
 
 METRICS: Mapping[str, Callable[[Sums], Values]] = {

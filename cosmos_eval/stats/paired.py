@@ -20,18 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
+from cosmos_eval.stats import intervals
 from cosmos_eval.stats.estimates import Estimate, GroupMean, Median, Proportion, Values
-from cosmos_eval.stats.intervals import (
-    LEVEL,
-    RESAMPLES,
-    Estimates,
-    Product,
-    Statistic,
-    by_clusters,
-    resample,
-    statistic_of,
-    statistics_of_kinds,
-)
 from cosmos_eval.types import Interval
 
 POWER = 0.8
@@ -62,21 +52,19 @@ class PairedDifference(NamedTuple):
     def difference(self) -> float:
         return self.a - self.b
 
-    def interval(self, level: float = LEVEL) -> Interval:
-        half = _quantile(self.dof, (1 + level) / 2) * self.error
+    def interval(self, level: float = intervals.LEVEL) -> Interval:
+        half = float(stdtrit(self.dof, (1 + level) / 2)) * self.error
         method = AGRESTI_MIN if self.method == MCNEMAR else self.method
         return Interval(self.center - half, self.center + half, method, level)
 
     def p_below(self, bound: float) -> float:
         """One-sided p-value against a true difference of `bound` or more. It is below (1 - level) /
         2 exactly where the interval of that level lies below `bound`."""
-        if self.error == 0:
-            return (
-                1.0 if self.center >= bound else 0.5**self.units
-            )  # all samples point the same way
+        if self.error == 0:  # all samples point the same way
+            return 1.0 if self.center >= bound else 0.5**self.units
         return float(stdtr(self.dof, (self.center - bound) / self.error))
 
-    def detectable(self, alpha: float = 1 - LEVEL, power: float = POWER) -> float | None:
+    def detectable(self, alpha: float = 1 - intervals.LEVEL, power: float = POWER) -> float | None:
         """The true difference that a two-sided test at `alpha` finds with probability `power`.
 
         Of a size of (t(1 - alpha / 2) + t(power)) x standard error, for models that differ on as
@@ -84,7 +72,7 @@ class PairedDifference(NamedTuple):
         least, since a difference of so much makes as many samples differ. None where a bootstrap
         saw no difference at all.
         """
-        factor = _quantile(self.dof, 1 - alpha / 2) + _quantile(self.dof, power)
+        factor = float(stdtrit(self.dof, [1 - alpha / 2, power]).sum())
         least = factor**2 / self.units if self.method == MCNEMAR else 0.0
         return max(factor * self.error, least) or None
 
@@ -125,11 +113,11 @@ def is_slow(estimate: Estimate) -> bool:
 
 
 def differences(
-    several: Sequence[Estimates],
+    several: Sequence[intervals.Estimates],
     *,
     without_slow: bool = False,
     seed: int = 0,
-    resamples: int = RESAMPLES,
+    resamples: int = intervals.RESAMPLES,
 ) -> Compare:
     """Return the paired differences of two of several models, of the same samples. Raises
     ValueError where fewer than two clusters would be resampled."""
@@ -137,13 +125,13 @@ def differences(
         {name: one for name, one in model.items() if not (without_slow and is_slow(one))}
         for model in several
     ]
-    draw = partial(resample, seed=seed, resamples=resamples)
-    clustered = [by_clusters(model) for model in chosen]
+    draw = partial(intervals.resample, seed=seed, resamples=resamples)
+    clustered = [intervals.by_clusters(model) for model in chosen]
     sizes = sorted({size for model in clustered for size in model})
     bootstraps = []
     for size in sizes:
-        products: dict[int, Product] = {}
-        statistics = [statistic_of(model.get(size, {}), products) for model in clustered]
+        products: dict[int, intervals.Product] = {}
+        statistics = [intervals.statistic_of(model.get(size, {}), products) for model in clustered]
         bootstraps.append(_by_bootstrap(statistics, np.ones(size, int), draw))
 
     def compare(a: int, b: int) -> dict[str, PairedDifference]:
@@ -153,14 +141,15 @@ def differences(
                 case Proportion(hits), Proportion(others):
                     found[name] = mcnemar(hits, others)
                 case GroupMean(clusters=None), GroupMean(clusters=None) as other:
-                    found |= _by_bootstrap(*statistics_of_kinds(name, [one, other]), draw)(0, 1)
+                    kinds = intervals.statistics_of_kinds(name, [one, other])
+                    found |= _by_bootstrap(*kinds, draw)(0, 1)
         return {name: found[name] for name in chosen[a] if name in found}
 
     return compare
 
 
 def _by_bootstrap(
-    statistics: Sequence[Statistic],
+    statistics: Sequence[intervals.Statistic],
     counts: NDArray[np.integer],
     draw: Callable[..., list[dict[str, Values]]],
 ) -> Compare:
@@ -199,9 +188,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(p_values), 0, -1)
     stepped = np.maximum.accumulate(factors * np.asarray(p_values, np.float64)[order])
-    adjusted = np.empty(len(p_values))
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return adjusted.tolist()
+    adjusted: list[float] = np.minimum(stepped, 1.0)[np.argsort(order)].tolist()
+    return adjusted
 
 
 def _by_student(a: float, b: float, error: float, n: int) -> PairedDifference:
@@ -210,7 +198,3 @@ def _by_student(a: float, b: float, error: float, n: int) -> PairedDifference:
     else:
         p_value = 1.0 if a == b else 2 * 0.5**n  # all clusters point the same way
     return PairedDifference(a, b, a - b, error, n - 1, p_value, n, BOOTSTRAP)
-
-
-def _quantile(dof: float, probability: float) -> float:
-    return float(stdtrit(dof, probability))
