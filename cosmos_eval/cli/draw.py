@@ -55,8 +55,7 @@ def attend(
     """
     from cosmos_eval.models.specs import parse_model_spec
 
-    names = model or ["scenes-cosmos"]
-    specs = [parse_model_spec(name, arch=arch, weights=weights) for name in names]
+    specs = [parse_model_spec(m, arch=arch, weights=weights) for m in model or ["scenes-cosmos"]]
     # After the models' names are checked: this imports torch.
     from cosmos_eval.report.attention import draw
     from cosmos_eval.report.attention.compute import AttendOptions, read_pairs

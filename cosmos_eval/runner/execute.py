@@ -84,8 +84,7 @@ def execute(
         p for p in plan.protocols if any(plans.pair_of(spec, p) not in skip for spec in plan.specs)
     ]
     if missing:
-        require = partial(_require_outputs, plan.options, output)
-        plan.options.distributed.main_process_first(require)
+        plan.options.distributed.main_process_first(partial(_require_outputs, plan.options, output))
     datasets = plans.open_datasets(replace(plan, protocols=missing), watch, raising=False)
     errors = [dataset.error for dataset in datasets if dataset.error is not None]
     if len(errors) == 1 and not keep_going:

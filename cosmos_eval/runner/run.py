@@ -50,9 +50,8 @@ def run_all(
     for bad data or models, in all processes.
     """
     datasets = open_datasets(plan, watch) if datasets is None else datasets
-    worker = Worker(watch)
-    for job in jobs_of(plan, datasets, output=output):
-        yield from worker.measure(job)
+    for results in map(Worker(watch).measure, jobs_of(plan, datasets, output=output)):
+        yield from results
 
 
 class Worker:

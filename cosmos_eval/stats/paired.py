@@ -127,9 +127,8 @@ def differences(
     ]
     draw = partial(intervals.resample, seed=seed, resamples=resamples)
     clustered = [intervals.by_clusters(model) for model in chosen]
-    sizes = sorted({size for model in clustered for size in model})
     bootstraps = []
-    for size in sizes:
+    for size in sorted({size for model in clustered for size in model}):
         products: dict[int, intervals.Product] = {}
         statistics = [intervals.statistic_of(model.get(size, {}), products) for model in clustered]
         bootstraps.append(_by_bootstrap(statistics, np.ones(size, int), draw))
@@ -158,8 +157,7 @@ def _by_bootstrap(
     drawn, n = draw(statistics, counts), int(counts.sum())
     if n < 2:
         raise ValueError("two images or more are needed to tell models apart")
-    once = counts[None].astype(np.float64)
-    observed = [statistic(once) for statistic in statistics]
+    observed = [statistic(counts[None].astype(np.float64)) for statistic in statistics]
 
     def compare(a: int, b: int) -> dict[str, PairedDifference]:
         found = {}

@@ -11,7 +11,7 @@ from scipy.stats import binomtest, t, ttest_1samp
 from support.results import retrieval_metrics
 
 from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Mean, Median, Proportion
-from cosmos_eval.stats.intervals import Statistic, resample, statistic_of
+from cosmos_eval.stats.intervals import resample, statistic_of
 from cosmos_eval.stats.paired import (
     PairedDifference,
     differences,
@@ -124,10 +124,6 @@ def _ranks(direction: str, ranks: np.ndarray, image: np.ndarray) -> dict[str, Me
     return {**estimates, f"{direction}_median_rank": Median(ranks, image)}
 
 
-def _of_ranks(direction: str, ranks: np.ndarray, image: np.ndarray) -> Statistic:
-    return statistic_of(_ranks(direction, ranks, image))
-
-
 def _areas(areas: Areas, **groups: np.ndarray) -> dict[str, FunctionOfSums]:
     functions = {"mIoU": mean_iou, "mAcc": mean_accuracy, "aAcc": pixel_accuracy}
     for name, members in groups.items():
@@ -143,7 +139,7 @@ def test_ranks_are_those_of_the_samples_drawn() -> None:
         ("image_to_text", ranks.image_to_text, np.arange(9)),
         ("text_to_image", ranks.text_to_image, image),
     )
-    statistics = [_of_ranks(*query) for query in queries]
+    statistics = [statistic_of(_ranks(*query)) for query in queries]
     weights = rng.multinomial(9, np.full(9, 1 / 9), 20)
     found = {n: v for one in statistics for n, v in one(weights.astype(float)).items()}
     for row, drawn in enumerate(weights):

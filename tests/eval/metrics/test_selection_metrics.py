@@ -26,26 +26,6 @@ def test_single_images_solved_by_hand() -> None:
     assert hits.tolist() == [True, False, True, True, False]
 
 
-def test_pairs_solved_by_hand() -> None:
-    def of(scores: list[list[float]]) -> tuple[bool, bool]:
-        """Rows are images, columns captions."""
-        images = np.eye(2, dtype=np.float32)
-        captions = np.array(scores, np.float32).T
-        hits = pair_hits(
-            images, np.ascontiguousarray(captions), np.array([[0, 1]]), np.array([[0, 1]])
-        )
-        return bool(hits.text[0]), bool(hits.image[0])
-
-    assert of([[0.9, 0.1], [0.2, 0.8]]) == (True, True)
-    # Each image prefers its caption, but the second image scores higher with both.
-    assert of([[0.3, 0.2], [0.4, 0.5]]) == (True, False)
-    # Each caption prefers its image, but the second caption scores higher with both.
-    assert of([[0.3, 0.4], [0.2, 0.5]]) == (False, True)
-    assert of([[0.1, 0.9], [0.8, 0.2]]) == (False, False)
-    assert of([[0.5, 0.5], [0.5, 0.5]]) == (False, False)
-    assert of([[0.5, 0.5], [0.2, 0.8]]) == (False, True)
-
-
 @pytest.mark.parametrize("width", [1, 5, 513])
 def test_a_constant_model_is_always_wrong(width: int) -> None:
     rng = np.random.default_rng(0)
@@ -122,14 +102,21 @@ def test_features_that_are_not_finite() -> None:
 @pytest.mark.parametrize(
     ("captions", "text", "image"),
     [
+        ([[9, 2], [1, 8]], True, True),
+        ([[3, 4], [2, 5]], True, False),  # the second image scores higher with both captions
+        ([[3, 2], [4, 5]], False, True),  # the second caption scores higher with both images
+        ([[1, 8], [9, 2]], False, False),
+        ([[5, 5], [5, 5]], False, False),
         ([[2, 0], [0, 3]], True, True),
+        ([[5, 2], [5, 8]], False, True),
         ([[2, 0], [2, 3]], False, True),  # both captions fit the first image equally well
         ([[3, 2], [0, 2]], False, True),  # ... the second image
         ([[2, 2], [0, 3]], True, False),  # both images fit the first caption equally well
         ([[3, 0], [2, 2]], True, False),  # ... the second caption
     ],
 )
-def test_a_tie_within_a_pair_is_a_miss(captions: list[list[int]], text: bool, image: bool) -> None:
+def test_pairs_solved_by_hand(captions: list[list[int]], text: bool, image: bool) -> None:
+    """Rows are captions, columns their scores with two images; a tie is a miss."""
     one = np.array([[0, 1]])
     hits = pair_hits(np.eye(2, dtype=np.float32), np.array(captions, np.float32), one, one)
     assert (hits.text.tolist(), hits.image.tolist()) == ([text], [image])
