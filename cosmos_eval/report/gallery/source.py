@@ -69,7 +69,8 @@ def group_results(
     notes = []
     stored = read_stored(paths)
     known = _user_protocols(user_files, (one.row for one in stored))
-    for one in [one for one in stored if one.row.task in _TASKS and not one.is_edited]:
+    shown = [one for one in stored if one.row.task in _TASKS and not one.is_edited]
+    for one in shown:
         try:
             files = read_files(one.path)
             sampled = Sampled(one._replace(row=files.row), samples_of(one.path, files))
