@@ -213,7 +213,7 @@ def embed_texts(
     if not texts:
         raise UsageError("no texts to embed: the data set is empty")
     tokens = encoder.tokenize(texts)
-    order = _order(encoder, tokens)
+    order = np.argsort(_lengths(encoder, tokens), kind="stable")
     inputs = Inputs(
         identity=identity(encoder, "text", tokenizer=dict(encoder.tokenizer)),
         keys=[hashlib.sha256(texts[index].encode()).digest() for index in order],
@@ -240,33 +240,28 @@ def encode_tokens(
 
     `encode` makes features from tokens; None is the encoder's `encode_text`.
     """
-    order, encode = _order(encoder, tokens), encode or encoder.encode_text
-    batches = _text_batches(tokens[order], encoder.trims_text, batch_size)
+    lengths, encode = _lengths(encoder, tokens), encode or encoder.encode_text
+    order = np.argsort(lengths, kind="stable")  # so that a batch has little padding
+    batches = _text_batches(tokens[order], lengths[order], batch_size)
     return np.concatenate([encode(batch).numpy() for batch in batches])[np.argsort(order)]
 
 
-def _order(encoder: Encoder, tokens: Tensor) -> NDArray[np.int64]:
-    """Sort texts by length where padding is trimmed, so that a batch has little of it."""
-    lengths = _lengths(tokens) if encoder.trims_text else np.zeros(len(tokens))
-    return np.argsort(lengths, kind="stable")
-
-
-def _text_batches(tokens: Tensor, trims: bool, batch_size: int) -> Iterator[Tensor]:
+def _text_batches(tokens: Tensor, lengths: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:
     """Cut (N, L) tokens, the shortest first, into batches of about batch_size * L tokens."""
-    if not trims:
-        yield from tokens.split(batch_size)
-        return
-    lengths, start, budget = _lengths(tokens), 0, batch_size * tokens.shape[1]
+    start = 0
     while start < len(tokens):
         # Sorted ascending: the last row of a batch decides its length.
         sizes = np.arange(1, len(tokens) - start + 1) * lengths[start:]
+        budget = batch_size * tokens.shape[1]
         stop = start + max(1, int(np.searchsorted(sizes, budget, side="right")))
         yield tokens[start:stop, : int(lengths[stop - 1])]
         start = stop
 
 
-def _lengths(tokens: Tensor) -> NDArray[np.int64]:
-    """Count the positions up to the last one that is not padding (0), (N,)."""
+def _lengths(encoder: Encoder, tokens: Tensor) -> NDArray[np.int64]:
+    """Count the positions of each text to encode, (N,): without padding (0) where it is trimmed."""
+    if not encoder.trims_text:
+        return np.full(len(tokens), tokens.shape[1])
     used = tokens.numpy() != 0
     return tokens.shape[1] - np.argmax(used[:, ::-1], axis=1)
 

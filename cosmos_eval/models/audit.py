@@ -19,7 +19,6 @@ import safetensors.torch
 import torch
 from open_clip.coca_model import MultimodalCfg
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
-from open_clip.tokenizer import SimpleTokenizer
 from open_clip.transform import PreprocessCfg
 from torch import Tensor
 
@@ -120,8 +119,7 @@ def require_fit(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], source:
 
 def require_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Raise UsageError for weights that are NaN or infinite."""
-    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if bad:
+    if bad := [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]:
         raise UsageError(
             f"{source} has NaN or infinite weights: {_named(bad)}; fetch or train anew"
         )
@@ -129,7 +127,7 @@ def require_finite(state: Mapping[str, Tensor], source: str) -> None:
 
 def require_vocabulary(vocab_size: int, tokenizer: Tokenizer, source: str) -> None:
     """Raise UsageError where OpenCLIP's own tokenizer has ids that a model does not know."""
-    if isinstance(tokenizer, SimpleTokenizer) and tokenizer.vocab_size > vocab_size:
+    if isinstance(tokenizer, open_clip.SimpleTokenizer) and tokenizer.vocab_size > vocab_size:
         raise UsageError(
             f"{source} knows {vocab_size} tokens, OpenCLIP's tokenizer has {tokenizer.vocab_size}: "
             "it was trained with another one, which is not here; use the COSMOS checkpoint itself "

@@ -13,13 +13,8 @@ from typing import Any, TypeAlias
 import open_clip
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import (
-    HFTokenizer,
-    SigLipTokenizer,
-    SimpleTokenizer,
-    basic_clean,
-    canonicalize_text,
-)
+from open_clip import SimpleTokenizer
+from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, basic_clean, canonicalize_text
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn

@@ -39,7 +39,9 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     except ValueError as error:
         raise UsageError(f"'{spec.text}': {error}") from error
     audit.require_finite(model.state_dict(), f"{spec.weights} of {path}")
-    described, digest = _describe(spec, config), file_sha256(path)
+    # OpenCLIP's name, or the whole configuration: the name of a file says nothing.
+    named = spec.arch if spec.arch in open_clip.list_models() else None
+    described, digest = named or json.dumps(config, sort_keys=True), file_sha256(path)
     info = EncoderInfo(spec.text, described, spec.weights, digest, False, precision, device)
     kind = CosmosEncoder if isinstance(model, cosmos_core.Cosmos) else ClipEncoder
     tokenizer = _tokenizer(model.vocab_size, model.context_length)
@@ -74,20 +76,13 @@ def _config(path: Path, arch: str | None) -> dict[str, Any]:
         if stated is None:
             raise UsageError(f"{path} does not state its architecture: name it with --arch")
         return model_config(stated)
-    # A name, a JSON file, or JSON as `_describe` writes it.
+    # A name, a JSON file, or JSON as results have it.
     named = model_config(parse_json(arch) if arch.startswith("{") else arch)
     if stated is not None and (differences := audit.config_differences(stated, named)):
         raise UsageError(
             f"{path} states another architecture than {arch}: {differences}; leave --arch out"
         )
     return named if stated is None else model_config(stated)
-
-
-def _describe(spec: ModelSpec, config: Mapping[str, Any]) -> str:
-    """Return OpenCLIP's name, or the whole configuration: the name of a file says nothing."""
-    if spec.arch is not None and spec.arch in open_clip.list_models():
-        return spec.arch
-    return json.dumps(config, sort_keys=True)
 
 
 def _preprocessing(size: tuple[int, int], config: Mapping[str, Any]) -> PreprocessCfg:

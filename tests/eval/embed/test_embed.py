@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ import torch
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.embedding.embed import embed_images, embed_texts
-from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.types import Progress, RunOptions, UsageError
 
 SUFFIX = {"CMYK": "jpg"}
@@ -26,9 +24,7 @@ def some_texts(n: int) -> list[str]:
     return [" ".join(rng.choice(WORDS, rng.integers(1, 30))) for _ in range(n)]
 
 
-def test_trimmed_texts_equal_full_length(
-    tiny_encoder: ClipEncoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_trimmed_texts_equal_full_length(tiny_encoder, monkeypatch):
     texts = some_texts(60)
     texts += texts[:7]
     lengths: list[int] = []
@@ -49,7 +45,7 @@ def test_trimmed_texts_equal_full_length(
     assert found.truncated == sum(len(text.split()) > 18 for text in texts) > 0
 
 
-def test_texts_of_an_encoder_that_does_not_trim(colour_encoder) -> None:
+def test_texts_of_an_encoder_that_does_not_trim(colour_encoder):
     steps: list[Progress] = []
     texts, half = ["red", "blue", "red", "red green"], 0.5**0.5
     found = embed_texts(colour_encoder, texts, RunOptions(batch_size=2), steps.append)
@@ -60,9 +56,7 @@ def test_texts_of_an_encoder_that_does_not_trim(colour_encoder) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 3])
-def test_images_in_order(
-    workers: int, colour_encoder, save_colour: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_images_in_order(workers, colour_encoder, save_colour, tmp_path):
     colours = ["red", "blue", "green", "blue", "red"]
     modes = ["RGB", "RGBA", "RGB", "CMYK", "P"]
     images = [
@@ -77,16 +71,14 @@ def test_images_in_order(
     assert steps == [Progress("images", 5, 5)]
 
 
-def test_greyscale_is_read_as_rgb(save_colour: Callable[..., Path], tmp_path: Path) -> None:
+def test_greyscale_is_read_as_rgb(save_colour, tmp_path):
     source = ImageFile(save_colour(tmp_path / "grey.jpg", "green", "L"))
     image = source.decode(source.read())
     assert image.mode == "RGB"
     assert image.getpixel((2, 2)) == (150, 150, 150)
 
 
-def test_bad_images_are_named(
-    colour_encoder, save_colour: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_bad_images_are_named(colour_encoder, save_colour, tmp_path):
     good = save_colour(tmp_path / "good.png", "red")
     (tmp_path / "cut.png").write_bytes(good.read_bytes()[:40])
     (tmp_path / "text.jpg").write_text("no image")
@@ -97,14 +89,14 @@ def test_bad_images_are_named(
         assert "\n" not in str(raised.value)
 
 
-def test_nothing_to_embed(colour_encoder) -> None:
+def test_nothing_to_embed(colour_encoder):
     with pytest.raises(UsageError, match="no images"):
         embed_images(colour_encoder, [], RunOptions())
     with pytest.raises(UsageError, match="no texts"):
         embed_texts(colour_encoder, [], RunOptions())
 
 
-def test_prefetch_keeps_the_order_and_its_window() -> None:
+def test_prefetch_keeps_the_order_and_its_window():
     taken: list[int] = []
 
     def items() -> Iterator[int]:
@@ -122,14 +114,14 @@ def test_prefetch_keeps_the_order_and_its_window() -> None:
         assert len(taken) == min(40, number + 1 + 6)  # those that are in flight or ready
 
 
-def test_prefetch_raises_at_the_items_turn() -> None:
+def test_prefetch_raises_at_the_items_turn():
     results = prefetch([4, 2, 0, 1], lambda x: 8 // x, workers=2, window=2)
     assert [next(results), next(results)] == [2, 4]
     with pytest.raises(ZeroDivisionError):
         next(results)
 
 
-def test_prefetch_can_be_given_up_by_one_of_its_own_threads() -> None:
+def test_prefetch_can_be_given_up_by_one_of_its_own_threads():
     """As when the garbage collector runs there."""
     suspended, ended = threading.Event(), threading.Event()
     problems: list[BaseException] = []

@@ -6,7 +6,6 @@ import gzip
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
 from support.encoders import load, save_cosmos
 
 from cosmos_core.data.scenes.vocabulary import MERGES_FILE
-from cosmos_eval.models.clip import ClipEncoder, describe_tokenizer
+from cosmos_eval.models.clip import describe_tokenizer
 from cosmos_eval.models.specs import BUNDLED
 
 
@@ -33,7 +32,7 @@ def other_merges(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_other_simple_tokenizers(other_merges: Path) -> None:
+def test_other_simple_tokenizers(other_merges):
     make = partial(SimpleTokenizer, bpe_path=str(MERGES_FILE), context_length=20)
     descriptions = [
         describe_tokenizer(tokenizer)
@@ -53,11 +52,8 @@ def test_other_simple_tokenizers(other_merges: Path) -> None:
 
 
 def test_other_hugging_face_tokenizers(
-    siglip_tokenizer: Path,
-    bert_tokenizer: Path,
-    save_siglip_tokenizer: Callable[..., Path],
-    tmp_path: Path,
-) -> None:
+    siglip_tokenizer, bert_tokenizer, save_siglip_tokenizer, tmp_path
+):
     other_words = save_siglip_tokenizer(tmp_path / "words", ("a", "photo"))
     # The same tokens and ids, but cut from a text by other rules.
     other_rules = save_siglip_tokenizer(tmp_path / "rules")
@@ -87,7 +83,7 @@ def test_other_hugging_face_tokenizers(
     assert describe_tokenizer(copy) == describe_tokenizer(tokenizers[0])
 
 
-def test_a_tokenizer_that_is_not_fast(siglip_tokenizer: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_is_not_fast(siglip_tokenizer, tmp_path):
     """Characters, as transformers' own Python has them; only its files can be described."""
     tokenizer = HFTokenizer(siglip_tokenizer, context_length=8)
     found = []
@@ -100,7 +96,7 @@ def test_a_tokenizer_that_is_not_fast(siglip_tokenizer: Path, tmp_path: Path) ->
     assert found[0]["rules_sha256"] != found[1]["rules_sha256"]
 
 
-def test_siglips_own_tokenizer_class(siglip_tokenizer: Path) -> None:
+def test_siglips_own_tokenizer_class(siglip_tokenizer):
     tokenizer = SigLipTokenizer.__new__(SigLipTokenizer)  # its constructor downloads
     tokenizer.tokenizer = HFTokenizer(siglip_tokenizer).tokenizer
     tokenizer.context_length = 64
@@ -117,7 +113,7 @@ print(json.dumps([dict(encoder.preprocessing), dict(encoder.tokenizer)]))
 """
 
 
-def test_another_process_describes_the_same() -> None:
+def test_another_process_describes_the_same():
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, BUNDLED[0]], capture_output=True, text=True, check=True
     )
@@ -125,7 +121,7 @@ def test_another_process_describes_the_same() -> None:
     assert json.loads(done.stdout) == [dict(encoder.preprocessing), dict(encoder.tokenizer)]
 
 
-def test_models_of_both_loaders(tiny_encoder: ClipEncoder, tmp_path: Path) -> None:
+def test_models_of_both_loaders(tiny_encoder, tmp_path):
     assert tiny_encoder.preprocessing == {
         "size": [32, 32],
         "mode": "RGB",

@@ -18,7 +18,6 @@ from open_clip.pretrained import _pcfg
 from PIL import Image
 from support.encoders import load, refusal
 
-from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.encoder import DenseEncoder, run
 from cosmos_eval.types import EncoderInfo, UsageError
 
@@ -31,8 +30,8 @@ def images() -> torch.Tensor:
 
 
 def test_random_weights_are_marked_and_loading_leaves_no_trace(
-    tiny_archs: dict[str, str], tiny_encoder: ClipEncoder, images: torch.Tensor, capfd
-) -> None:
+    tiny_archs, tiny_encoder, images, capfd
+):
     """They are the same every time; nothing is logged, and the random state stays."""
     handlers, expected = list(logging.root.handlers), torch.manual_seed(5).get_state()
     again = load(f"openclip:{tiny_archs['tiny']}/random")
@@ -45,9 +44,7 @@ def test_random_weights_are_marked_and_loading_leaves_no_trace(
     assert torch.equal(again.encode_image(images), tiny_encoder.encode_image(images))
 
 
-def test_a_file_gives_openclips_own_features(
-    tiny_archs: dict[str, str], images: torch.Tensor, tmp_path: Path
-) -> None:
+def test_a_file_gives_openclips_own_features(tiny_archs, images, tmp_path):
     arch = tiny_archs["tiny"]
     model, _, transform = open_clip.create_model_and_transforms(arch)
     path = tmp_path / "weights.pt"
@@ -68,7 +65,7 @@ def test_a_file_gives_openclips_own_features(
     torch.testing.assert_close(encoder.transform(picture), transform(picture))
 
 
-def test_texts_without_padding_give_the_same_features(tiny_encoder: ClipEncoder) -> None:
+def test_texts_without_padding_give_the_same_features(tiny_encoder):
     assert tiny_encoder.trims_text
     tokens = tiny_encoder.tokenize(TEXTS)
     full = tiny_encoder.encode_text(tokens)
@@ -81,21 +78,19 @@ def test_texts_without_padding_give_the_same_features(tiny_encoder: ClipEncoder)
 
 
 @pytest.mark.parametrize("kind", ["tiny-bidirectional", "tiny-last-token"])
-def test_towers_that_look_at_the_padding_are_not_trimmed(
-    kind: str, tiny_archs: dict[str, str]
-) -> None:
+def test_towers_that_look_at_the_padding_are_not_trimmed(kind, tiny_archs):
     encoder = load(f"openclip:{tiny_archs[kind]}/random")
     assert not encoder.trims_text
     assert encoder.encode_text(encoder.tokenize(TEXTS)).shape == (4, 16)
 
 
-def test_overlong_texts(tiny_encoder: ClipEncoder) -> None:
+def test_overlong_texts(tiny_encoder):
     # A context of 20 holds 18 words between start and end of text.
     texts = ["dog " * 17, "dog " * 18, "dog " * 19, "dog"]
     assert tiny_encoder.overlong(texts).tolist() == [False, False, True, False]
 
 
-def test_a_resnet_has_no_patches(tiny_archs: dict[str, str], images: torch.Tensor) -> None:
+def test_a_resnet_has_no_patches(tiny_archs, images):
     encoder = load(f"openclip:{tiny_archs['tiny-resnet']}/random")
     assert encoder.patch_size == 0
     assert encoder.encode_image(images).shape == (3, 16)
@@ -103,9 +98,7 @@ def test_a_resnet_has_no_patches(tiny_archs: dict[str, str], images: torch.Tenso
         encoder.encode_patches(images, "csa")
 
 
-def test_bfloat16_is_near_and_returned_as_float32(
-    tiny_archs: dict[str, str], tiny_encoder: ClipEncoder, images: torch.Tensor
-) -> None:
+def test_bfloat16_is_near_and_returned_as_float32(tiny_archs, tiny_encoder, images):
     half = load(f"openclip:{tiny_archs['tiny']}/random", precision="bf16")
     assert half.info.precision == "bf16"
     for name, given in (("encode_image", images), ("encode_text", half.tokenize(TEXTS))):
@@ -117,9 +110,7 @@ def test_bfloat16_is_near_and_returned_as_float32(
 
 
 @pytest.mark.parametrize("arch", ["tiny", "tiny-bidirectional", "tiny-custom"])
-def test_amp_is_openclips_own_forward_under_autocast(
-    arch: str, tiny_archs: dict[str, str], images: torch.Tensor
-) -> None:
+def test_amp_is_openclips_own_forward_under_autocast(arch, tiny_archs, images):
     spec = f"openclip:{tiny_archs[arch]}/random"
     plain, mixed = load(spec), load(spec, precision="amp")
     tokens = plain.tokenize(TEXTS)
@@ -138,9 +129,7 @@ def test_amp_is_openclips_own_forward_under_autocast(
     assert mixed.info.precision == "amp"
 
 
-def test_amp_reaches_patches(
-    tiny_archs: dict[str, str], tiny_encoder: ClipEncoder, images: torch.Tensor
-) -> None:
+def test_amp_reaches_patches(tiny_archs, tiny_encoder, images):
     mixed = load(f"openclip:{tiny_archs['tiny']}/random", precision="amp")
     for attention in ("vanilla", "csa", "maskclip", "clearclip", "naclip"):
         exact = tiny_encoder.encode_patches(images, attention)
@@ -151,7 +140,7 @@ def test_amp_reaches_patches(
 
 
 @pytest.mark.parametrize(("device", "expected"), [("cuda", torch.float16), ("cpu", torch.bfloat16)])
-def test_amp_is_the_type_that_pytorch_takes_on_a_device(device, expected, monkeypatch) -> None:
+def test_amp_is_the_type_that_pytorch_takes_on_a_device(device, expected, monkeypatch):
     """No GPU is needed to see what is requested of PyTorch."""
     autocast = Mock(return_value=nullcontext())
     monkeypatch.setattr(torch, "autocast", autocast)
@@ -172,7 +161,7 @@ def tags(tiny_archs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyP
     return arch
 
 
-def test_a_tag_brings_its_own_activation(tags: str, images: torch.Tensor) -> None:
+def test_a_tag_brings_its_own_activation(tags, images):
     found = []
     for tag, quick_gelu in (("quick", True), ("plain", False)):
         model = open_clip.create_model(tags, tag, force_quick_gelu=quick_gelu).eval()
@@ -183,7 +172,7 @@ def test_a_tag_brings_its_own_activation(tags: str, images: torch.Tensor) -> Non
     assert not torch.allclose(*found, atol=1e-4)
 
 
-def test_published_weights_are_hashed_by_content(tags: str) -> None:
+def test_published_weights_are_hashed_by_content(tags):
     encoder = load(f"openclip:{tags}/plain")
     state = encoder.model.state_dict()
     joined = b"".join(state[key].numpy().tobytes() for key in sorted(state))
@@ -198,11 +187,11 @@ def test_published_weights_are_hashed_by_content(tags: str) -> None:
         ("openclip:ViT-B-32/no/such.pt", "neither a file nor"),
     ],
 )
-def test_unknown_names(spec: str, message: str) -> None:
+def test_unknown_names(spec, message):
     assert re.search(message, refusal(spec))
 
 
-def test_unusable_files(tiny_archs: dict[str, str], tmp_path: Path) -> None:
+def test_unusable_files(tiny_archs, tmp_path):
     arch = tiny_archs["tiny"]
     state = open_clip.create_model(arch).state_dict()
     del state["ln_final.weight"]
@@ -219,7 +208,7 @@ def test_unusable_files(tiny_archs: dict[str, str], tmp_path: Path) -> None:
         assert message in refusal(f"openclip:{arch}/{tmp_path / name}")
 
 
-def test_a_device_that_is_not_there(tiny_archs: dict[str, str]) -> None:
+def test_a_device_that_is_not_there(tiny_archs):
     for device in ("cuda:77", "toaster"):
         with pytest.raises(UsageError, match=f"device '{device}' cannot be used"):
             load(f"openclip:{tiny_archs['tiny']}/random", device=device)
