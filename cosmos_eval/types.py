@@ -18,8 +18,6 @@ Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
 Precision = Literal["fp32", "amp", "bf16", "fp16"]
 """Of models with float32 weights; autocast, `amp`: to float16 on CUDA, bfloat16 on a CPU."""
 Executor = Literal["local", "ray", "slurm"]
-SelectionLayout = Literal["items", "pairs", "sugarcrepe", "mmvp", "aro"]
-PairAccuracy = Literal["group", "image"]
 MapKind = Literal["cross-attention", "text-to-patch similarity"]
 """What a map over an image shows; only models with a cross-attention module have the first."""
 Rgb = tuple[float, float, float]
@@ -143,11 +141,11 @@ class SelectionProtocol(Protocol):
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"n_items", "subset_items", "left_out", "smallest"}
     images: tuple[str, ...] | str
     annotations: tuple[str, ...] | str
-    layout: SelectionLayout
+    layout: Literal["items", "pairs", "sugarcrepe", "mmvp", "aro"]
     image_suffix: str = ""
     subset_key: str = "subset"
     template: str = "{}"
-    pair_accuracy: PairAccuracy = "group"
+    pair_accuracy: Literal["group", "image"] = "group"
     left_out: tuple[str, ...] = ()
     smallest: int = 1
     n_items: int | None = None

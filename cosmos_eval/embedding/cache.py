@@ -28,10 +28,8 @@ from cosmos_core.utils.files import cache_folder, write_atomically
 from cosmos_eval.types import UsageError
 
 LIMIT_VARIABLE = "COSMOS_EVAL_CACHE_GB"
-_DEFAULT_GB = 20.0
 _IDENTITY = "identity.json"
 _SUFFIX = ".safetensors"
-_KEY_BYTES = 32  # of a SHA-256
 _MEASURED_EVERY = 64_000_000  # bytes written between two measurements of the folder's size
 
 # Modules that decide an embedding: embeddings by another version of them are not used.
@@ -58,7 +56,7 @@ def embeddings_folder() -> Path:
 
 def limit_bytes() -> int:
     """Return how large the embedding cache may grow. Raises UsageError for a limit not a number."""
-    wanted = os.environ.get(LIMIT_VARIABLE, str(_DEFAULT_GB))
+    wanted = os.environ.get(LIMIT_VARIABLE, "20")
     with suppress(ValueError):
         if 0 <= float(wanted) < float("inf"):
             return int(float(wanted) * 1e9)
@@ -135,7 +133,7 @@ class ShardStore:
         """Store arrays as a shard, whole or not at all. Raises UsageError where it cannot."""
         if self._folder is None:
             return
-        rows = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), _KEY_BYTES)
+        rows = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), 32)
         content = save({"keys": rows, **{n: np.ascontiguousarray(a) for n, a in arrays.items()}})
         try:
             if not (self._folder / _IDENTITY).exists():

@@ -32,7 +32,6 @@ EncodeTokens = Callable[["Tensor"], "Tensor"]
 IMAGES_PER_SHARD = 32  # at least a batch, and whole batches
 TEXTS_PER_SHARD = 1024
 _HASHED_AT_ONCE = 256
-_QUOTED_CHARACTERS = 60
 
 
 class Embeddings(NamedTuple):
@@ -268,4 +267,4 @@ def _lengths(encoder: Encoder, tokens: Tensor) -> NDArray[np.int64]:
 
 def quoted(text: str) -> str:
     """Quote a text for an error message, at most about 60 characters of it."""
-    return repr(text if len(text) <= _QUOTED_CHARACTERS else f"{text[:_QUOTED_CHARACTERS]}...")
+    return repr(text if len(text) <= 60 else f"{text[:60]}...")

@@ -16,7 +16,6 @@ from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.types import UsageError
 
 RELEASED_REPOSITORY = "sankim2/cosmos"
-_REASON_CHARACTERS = 300
 
 
 def fetch(name: str) -> Path:
@@ -64,7 +63,7 @@ def reason(error: BaseException) -> str:
     for step in _causes(error):
         if isinstance(step, LocalEntryNotFoundError) and step.__cause__ is not None:
             return reason(step.__cause__)
-    return textwrap.shorten(str(error) or type(error).__name__, _REASON_CHARACTERS)
+    return textwrap.shorten(str(error) or type(error).__name__, 300)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

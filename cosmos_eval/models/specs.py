@@ -63,9 +63,8 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
 
 def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:
     if name not in RELEASED and not Path(name).is_file():
-        raise UsageError(
-            f"'{text}': no such file and no released model; nearest: {nearest(name, [*RELEASED])}"
-        )
+        known = nearest(name, [*RELEASED])
+        raise UsageError(f"'{text}': no such file and no released model; nearest: {known}")
     arch = RELEASED.get(name, arch)
     return ModelSpec(text=text, kind="cosmos", name=name, arch=arch, weights=weights)
 

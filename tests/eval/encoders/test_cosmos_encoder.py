@@ -7,8 +7,6 @@ import json
 import re
 from pathlib import Path
 
-import huggingface_hub
-import huggingface_hub.errors
 import numpy as np
 import pytest
 import torch
@@ -73,17 +71,11 @@ def test_a_file_that_states_its_architecture(tmp_path: Path) -> None:
     assert (encoder.image_mean, encoder.image_std) == ((0.5,) * 3, (0.25,) * 3)
 
 
-def test_a_vocabulary_without_tokenizer(tmp_path: Path) -> None:
-    spec = scenes_checkpoint(tmp_path / "own.safetensors", 1234)
-    assert "vocabulary of 1234 tokens" in refusal(spec)
-
-
-def test_weights_that_the_file_does_not_hold(tmp_path: Path) -> None:
-    spec = scenes_checkpoint(tmp_path / "own.safetensors", 49408)
-    assert "no student weights" in refusal(spec, weights="student")
-
-
-def test_a_file_that_needs_an_architecture() -> None:
+def test_what_a_file_does_not_hold(tmp_path: Path) -> None:
+    """A vocabulary with a tokenizer, weights of the student, and the architecture."""
+    path = tmp_path / "own.safetensors"
+    assert "vocabulary of 1234 tokens" in refusal(scenes_checkpoint(path, 1234))
+    assert "no student weights" in refusal(scenes_checkpoint(path, 49408), weights="student")
     assert "--arch" in refusal(PUBLISHED)
 
 
@@ -104,25 +96,12 @@ def test_an_architecture_that_does_not_fit(tmp_path: Path) -> None:
     other = tmp_path / "other.json"
     other.write_text(json.dumps(config))
     assert "unexpected keys" in refusal(PUBLISHED, other)
-
-
-def test_an_unknown_architecture() -> None:
     assert re.search("nearest: .*ViT-B-16", refusal(PUBLISHED, "ViT-B-161"))
 
 
-def test_a_released_model_that_cannot_be_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(repository: str, filename: str) -> str:
-        assert (repository, filename) == ("sankim2/cosmos", "cosmos_vitb16_cc3m.pt")
-        raise huggingface_hub.errors.LocalEntryNotFoundError("offline\nand much more")
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    assert "cannot fetch cosmos_vitb16_cc3m" in refusal("cosmos:vitb16_cc3m")
-
-
 def test_a_bundled_model_that_is_not_installed() -> None:
-    missing = ModelSpec(text="scenes-none", kind="bundled", name="scenes-none")
     with pytest.raises(UsageError, match="not part of this installation; bundled: scenes-"):
-        load_encoder(missing)
+        load_encoder(ModelSpec(text="scenes-none", kind="bundled", name="scenes-none"))
 
 
 def test_only_models_with_the_module_have_cross_attention() -> None:

@@ -13,7 +13,7 @@ from support.user_models import MODEL
 import cosmos_eval
 from cosmos_eval.embedding.cache import spaces
 from cosmos_eval.models.encoder import DenseEncoder
-from cosmos_eval.models.specs import located, parse_model_spec
+from cosmos_eval.models.specs import located
 from cosmos_eval.results.store import read_record
 from cosmos_eval.runner.execute import existing_results
 from cosmos_eval.runner.plan import make_plan
@@ -125,11 +125,6 @@ def test_what_is_no_model(own, text, message):
     found = refusal(own(text))
     assert re.search(message, found)
     assert "mine.py" in found
-
-
-def test_a_file_that_is_not_there():
-    with pytest.raises(UsageError, match=r"'python:none\.py': no such file"):
-        parse_model_spec("python:none.py")
 
 
 def test_an_object_is_measured_as_it_is(colour_encoder, tmp_path, photos):
