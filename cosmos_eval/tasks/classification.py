@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cosmos_eval import types
 from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import class_names, templates_of
 from cosmos_eval.data.classification import ClassData, fetch, open_data, sample_list_hash, survey
@@ -16,16 +17,6 @@ from cosmos_eval.data.folders import fingerprint
 from cosmos_eval.stats.choices import confusion_pairs, top_classes
 from cosmos_eval.stats.estimates import GroupMean, Proportion, means_of_groups
 from cosmos_eval.tasks.task import Metric, Task
-from cosmos_eval.types import (
-    ClassificationProtocol,
-    Measurement,
-    Mistakes,
-    OnProgress,
-    RunOptions,
-    Samples,
-    UsageError,
-    no_progress,
-)
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
@@ -38,11 +29,11 @@ _HITS = "hits"  # (N, up to 5) derived: whether a prediction is the label
 
 def measure(
     encoder: Encoder,
-    protocol: ClassificationProtocol,
-    options: RunOptions,
-    progress: OnProgress = no_progress,
+    protocol: types.ClassificationProtocol,
+    options: types.RunOptions,
+    progress: types.OnProgress = types.no_progress,
     data: ClassData | None = None,
-) -> Measurement:
+) -> types.Measurement:
     """Measure accuracy and recall; `options.limit` keeps the first images of classes in turn."""
     from cosmos_eval.embedding.embed import embed_images
     from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
@@ -68,7 +59,7 @@ def measure(
     )
 
 
-def mistakes(samples: Samples) -> Mistakes:
+def mistakes(samples: types.Samples) -> types.Mistakes:
     """Count what images of every class were taken for."""
     labels, predicted = samples[LABELS].astype(np.int64), samples[TOP5][:, 0]
     classes = samples[CLASSES].tolist()
@@ -76,15 +67,15 @@ def mistakes(samples: Samples) -> Mistakes:
     true, taken_for = np.divmod(pairs, len(classes))
     wrong = true != taken_for
     totals = np.bincount(labels, minlength=len(classes))
-    return Mistakes("images", classes, true[wrong], taken_for[wrong], images[wrong], totals)
+    return types.Mistakes("images", classes, true[wrong], taken_for[wrong], images[wrong], totals)
 
 
-def _per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
+def _per_class(samples: types.Samples) -> dict[str, dict[str, float | None]]:
     hits = {"recall": samples[TOP5][:, 0] == samples[LABELS]}
     return means_of_groups(samples[CLASSES].tolist(), samples[LABELS], hits, "images")
 
 
-def _confusion_pairs(samples: Samples) -> list[dict[str, Any]]:
+def _confusion_pairs(samples: types.Samples) -> list[dict[str, Any]]:
     classes = samples[CLASSES].tolist()
     return [
         {"true": classes[true], "predicted": classes[predicted], "images": images}
@@ -92,7 +83,7 @@ def _confusion_pairs(samples: Samples) -> list[dict[str, Any]]:
     ]
 
 
-def _upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:
+def _upgrade(samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
     """Add the classes, by their numbers of images: records hold them in alphabetical order."""
     classes = sorted(record["per_class"])
     images = [record["per_class"][name].get("images") for name in classes]
@@ -101,15 +92,15 @@ def _upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:
     return {**samples, CLASSES: np.array(classes)}
 
 
-def _is_there(protocol: ClassificationProtocol, root: Path) -> bool:
+def _is_there(protocol: types.ClassificationProtocol, root: Path) -> bool:
     try:
-        return bool(find_folder(protocol, RunOptions(data_root=str(root))))
-    except UsageError:
+        return bool(find_folder(protocol, types.RunOptions(data_root=str(root))))
+    except types.UsageError:
         return False
 
 
 TASK = Task(
-    protocol=ClassificationProtocol,
+    protocol=types.ClassificationProtocol,
     metrics=(
         Metric("acc1", lambda samples: Proportion(samples[_HITS][:, 0]), primary=True),
         Metric("acc5", lambda samples: Proportion(samples[_HITS].any(axis=1))),

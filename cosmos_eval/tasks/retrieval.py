@@ -9,19 +9,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cosmos_eval import types
 from cosmos_eval.data.folders import exist_in, several
 from cosmos_eval.data.retrieval import RetrievalData, list_data, open_data, sample_list_hash
 from cosmos_eval.stats.estimates import Mean, Median
 from cosmos_eval.stats.retrieval import retrieval_ranks
 from cosmos_eval.tasks.task import Derived, Metric, Task
-from cosmos_eval.types import (
-    Measurement,
-    OnProgress,
-    RetrievalProtocol,
-    RunOptions,
-    Samples,
-    no_progress,
-)
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Features
@@ -35,15 +28,15 @@ _IMAGE = "image"  # (N,) derived: index of every image
 
 def measure(
     encoder: Encoder,
-    protocol: RetrievalProtocol,
-    options: RunOptions,
-    progress: OnProgress = no_progress,
+    protocol: types.RetrievalProtocol,
+    options: types.RunOptions,
+    progress: types.OnProgress = types.no_progress,
     data: RetrievalData | None = None,
-) -> Measurement:
+) -> types.Measurement:
     """Measure recall and ranks in both directions; `options.limit` keeps the first images."""
     found = data or open_data(protocol, options)
 
-    def score(images: Features, texts: Features) -> Samples:
+    def score(images: Features, texts: Features) -> types.Samples:
         ranks = retrieval_ranks(images, texts, found.image_of_text)
         queries = {IMAGE_RANK: ranks.image_to_text, TEXT_RANK: ranks.text_to_image}
         return {**queries, IMAGE_OF_TEXT: found.image_of_text}
@@ -67,14 +60,14 @@ def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:
     yield rank(f"{direction}_median_rank", lambda s: Median(s[ranks], s[image]))
 
 
-def _is_there(protocol: RetrievalProtocol, root: Path) -> bool:
+def _is_there(protocol: types.RetrievalProtocol, root: Path) -> bool:
     if protocol.archives:
         return any(any(root.glob(pattern)) for pattern in several(protocol.archives))
     return exist_in(root, protocol.annotations, protocol.images)
 
 
 TASK = Task(
-    protocol=RetrievalProtocol,
+    protocol=types.RetrievalProtocol,
     metrics=(
         *_metrics("image_to_text", IMAGE_RANK, _IMAGE),
         *_metrics("text_to_image", TEXT_RANK, IMAGE_OF_TEXT),

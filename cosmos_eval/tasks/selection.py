@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval import types
 from cosmos_eval.data.folders import exist_in, fingerprint
 from cosmos_eval.data.selection import SelectionData, list_data, open_data
 from cosmos_eval.stats.choices import pair_hits, single_hits
 from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion, means_of_groups
 from cosmos_eval.tasks.task import Derived, Metric, Task
-from cosmos_eval.types import (
-    Measurement,
-    OnProgress,
-    RunOptions,
-    Samples,
-    SelectionProtocol,
-    no_progress,
-)
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Features
@@ -38,11 +31,11 @@ _GROUP = "group_correct"  # (N,) derived, of pairs: both
 
 def measure(
     encoder: Encoder,
-    protocol: SelectionProtocol,
-    options: RunOptions,
-    progress: OnProgress = no_progress,
+    protocol: types.SelectionProtocol,
+    options: types.RunOptions,
+    progress: types.OnProgress = types.no_progress,
     data: SelectionData | None = None,
-) -> Measurement:
+) -> types.Measurement:
     """Measure accuracy; `options.limit` keeps the first items of subsets in turn."""
     data = data or open_data(protocol, options)
     found = sum(some[0] in some[1:] for some in data.captions_of_item)
@@ -59,7 +52,7 @@ def measure(
     )
 
 
-def _samples(rule: str, data: SelectionData, images: Features, texts: Features) -> Samples:
+def _samples(rule: str, data: SelectionData, images: Features, texts: Features) -> types.Samples:
     if data.images_of_item.shape[1] == 1:
         single = data.images_of_item[:, 0]
         hits = {CORRECT: single_hits(images, texts, single, data.captions_of_item)}
@@ -99,7 +92,7 @@ def _sample_list_hash(data: SelectionData) -> str:
     return fingerprint([data.pictures, data.captions, images, captions, subsets, of_item.tolist()])
 
 
-def _derive(samples: Samples) -> Derived:
+def _derive(samples: types.Samples) -> Derived:
     return {**samples, _GROUP: samples[TEXT] & samples[IMAGE]} if TEXT in samples else samples
 
 
@@ -123,7 +116,7 @@ def _mean_over_subsets(samples: Derived) -> GroupMean | None:
     return GroupMean(samples[CORRECT][kept], subset[kept], samples[CLUSTER][kept])
 
 
-def _per_subset(samples: Samples) -> dict[str, dict[str, float | None]]:
+def _per_subset(samples: types.Samples) -> dict[str, dict[str, float | None]]:
     """Accuracy, items, and of pairs both scores, by the subset's name, where there are subsets."""
     subsets = samples[SUBSETS].tolist()
     if subsets == [""]:
@@ -135,7 +128,7 @@ def _per_subset(samples: Samples) -> dict[str, dict[str, float | None]]:
 
 _headline = partial(Metric, headline=True)
 TASK = Task(
-    protocol=SelectionProtocol,
+    protocol=types.SelectionProtocol,
     metrics=(
         Metric("accuracy", partial(_score, CORRECT), primary=True),
         _headline("mean_subset_accuracy", _mean_over_subsets, label="mean over subsets"),

@@ -13,6 +13,7 @@ import torch
 from PIL import ImageOps
 from torch import Tensor
 
+from cosmos_eval import types
 from cosmos_eval.data.label_map_checks import has_background
 from cosmos_eval.data.label_maps import LabelMaps, Sample, read_label, require_same_size
 from cosmos_eval.data.sources import ImageFile
@@ -29,14 +30,6 @@ from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
 from cosmos_eval.tasks import label_maps
 from cosmos_eval.tasks import localisation as fields
 from cosmos_eval.tasks.prompts import prompt_embeddings
-from cosmos_eval.types import (
-    LocalisationProtocol,
-    MapKind,
-    Measurement,
-    OnProgress,
-    RunOptions,
-    UsageError,
-)
 
 ALONE = "alone"  # (N,) whether one class fills all labelled pixels of an image
 
@@ -46,11 +39,11 @@ _CONSTANTS = ("map", "scale", "small", "large", "reduce_zero_label", "ignore_ind
 
 def measure_data(
     encoder: Encoder,
-    protocol: LocalisationProtocol,
-    options: RunOptions,
-    progress: OnProgress,
+    protocol: types.LocalisationProtocol,
+    options: types.RunOptions,
+    progress: types.OnProgress,
     data: LabelMaps,
-) -> Iterator[Measurement]:
+) -> Iterator[types.Measurement]:
     """Measure checked data; finished shards are removed when the caller goes on."""
     attention = options.attention or protocol.attention
     kind = protocol.map or usual_kind(encoder)
@@ -70,7 +63,9 @@ def measure_data(
     )
     where = protocol.dataset
     if not len(arrays[fields.IMAGE]):
-        raise UsageError(f"{where}: no image has a thing beside something else that is labelled")
+        raise types.UsageError(
+            f"{where}: no image has a thing beside something else that is labelled"
+        )
     names = [sample.name for sample in data.samples]
     alone = arrays.pop(ALONE)
     left_out = (
@@ -166,7 +161,7 @@ class LoadedImage(NamedTuple):
 
 
 def load_image(
-    sample: Sample, encoder: DenseEncoder, protocol: LocalisationProtocol
+    sample: Sample, encoder: DenseEncoder, protocol: types.LocalisationProtocol
 ) -> LoadedImage:
     """Read an image and its label map. Raises UsageError that names a file it cannot use."""
     source = ImageFile(sample.image)
@@ -190,10 +185,10 @@ def load_image(
 
 def _make_maps(
     encoder: DenseEncoder,
-    kind: MapKind,
-    protocol: LocalisationProtocol,
-    options: RunOptions,
-    progress: OnProgress,
+    kind: types.MapKind,
+    protocol: types.LocalisationProtocol,
+    options: types.RunOptions,
+    progress: types.OnProgress,
 ) -> Callable[[Tensor], Tensor]:
     """Return what maps images (B, 3, H, W) to maps of all classes (B, C, h, w) float64.
 

@@ -15,22 +15,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cosmos_eval import types
 from cosmos_eval.data.label_map_checks import CHECKED, check, is_there, survey
 from cosmos_eval.data.label_maps import LabelMaps, open_data
 from cosmos_eval.stats import segmentation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums
 from cosmos_eval.tasks.task import Derived, Metric, Task
-from cosmos_eval.types import (
-    Attention,
-    Measurement,
-    Mistakes,
-    OnProgress,
-    Protocol,
-    RunOptions,
-    Samples,
-    SegmentationProtocol,
-    UsageError,
-)
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
@@ -50,7 +40,7 @@ _CONSTANTS = (
 )
 
 
-def derive(samples: Samples) -> Derived:
+def derive(samples: types.Samples) -> Derived:
     """Add the areas of every image, the truth about them, and the members of groups."""
     sparse = stats.SparseConfusion(*(samples[field] for field in stats.SparseConfusion._fields))
     areas = stats.areas_of_images(sparse, len(samples[NAME]), len(samples[CLASSES]))
@@ -66,7 +56,7 @@ def group_iou(samples: Derived, group: str) -> FunctionOfSums | None:
     return FunctionOfSums(samples[AREAS], partial(stats.mean_iou, members=members))
 
 
-def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
+def per_class(samples: types.Samples) -> dict[str, dict[str, float | None]]:
     """IoU and accuracy of every class, None where it does not occur."""
     total = stats.Areas(*(part.sum(0) for part in derive(samples)[AREAS]))
     scores = [
@@ -77,7 +67,7 @@ def per_class(samples: Samples) -> dict[str, dict[str, float | None]]:
     return {name: {"IoU": iou, "Acc": accuracy} for name, iou, accuracy in of_class}
 
 
-def mistakes(samples: Samples) -> Mistakes:
+def mistakes(samples: types.Samples) -> types.Mistakes:
     """What pixels of every class were taken for."""
     classes = samples[CLASSES].tolist()
     pixels = np.zeros(len(classes) ** 2, np.int64)
@@ -86,15 +76,15 @@ def mistakes(samples: Samples) -> Mistakes:
     totals = square.sum(axis=1)
     np.fill_diagonal(square, 0)
     true, taken_for = np.nonzero(square)
-    return Mistakes("pixels", classes, true, taken_for, square[true, taken_for], totals)
+    return types.Mistakes("pixels", classes, true, taken_for, square[true, taken_for], totals)
 
 
-def upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:
+def upgrade(samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
     """Add classes and groups of the known protocol. Raises UsageError and ValueError for others."""
     from cosmos_eval.protocols import find_known  # which takes longer than reading a result
 
     protocol = find_known(record["dataset"], record["protocol"])
-    if not isinstance(protocol, SegmentationProtocol):
+    if not isinstance(protocol, types.SegmentationProtocol):
         raise ValueError("no segmentation protocol")
     names = hashlib.sha256(json.dumps(protocol.class_names).encode()).hexdigest()
     if names != record["provenance"]["hashes"].get("class_names"):
@@ -102,7 +92,7 @@ def upgrade(samples: Samples, record: Mapping[str, Any]) -> Samples:
     return {**samples, **class_arrays(protocol)}
 
 
-def class_arrays(protocol: SegmentationProtocol) -> dict[str, NDArray[Any]]:
+def class_arrays(protocol: types.SegmentationProtocol) -> dict[str, NDArray[Any]]:
     """Return the arrays to store that name the classes and their groups."""
     classes, groups = protocol.class_names, protocol.groups
     members = [[name in some for name in classes] for some in groups.values()]
@@ -123,7 +113,7 @@ METRICS = (
 )
 
 
-def constants(protocol: SegmentationProtocol, attention: Attention) -> dict[str, Any]:
+def constants(protocol: types.SegmentationProtocol, attention: types.Attention) -> dict[str, Any]:
     """Return the constants of a protocol that define its numbers, and the form of attention."""
     found = {name: getattr(protocol, name) for name in _CONSTANTS}
     if protocol.window is None:
@@ -133,7 +123,7 @@ def constants(protocol: SegmentationProtocol, attention: Attention) -> dict[str,
     return {**found, "attention": attention}
 
 
-def shared_prompts(protocol: SegmentationProtocol) -> tuple[str, ...]:
+def shared_prompts(protocol: types.SegmentationProtocol) -> tuple[str, ...]:
     """Return one note per prompt of several classes: the first class wins wherever it is best."""
     owners = defaultdict(list)
     for name, prompts in zip(protocol.class_names, protocol.queries, strict=True):
@@ -150,7 +140,9 @@ def shared_prompts(protocol: SegmentationProtocol) -> tuple[str, ...]:
 _SEEN = ("short_side", "long_side", "window", "stride", "mean", "std")
 
 
-def image_pass(protocol: SegmentationProtocol, options: RunOptions, data: LabelMaps) -> Hashable:
+def image_pass(
+    protocol: types.SegmentationProtocol, options: types.RunOptions, data: LabelMaps
+) -> Hashable:
     """Return what a model sees: protocols of equal keys are evaluated in one pass over images."""
     seen = [getattr(protocol, name) for name in _SEEN]
     images = [sample.image for sample in data.samples]
@@ -159,11 +151,11 @@ def image_pass(protocol: SegmentationProtocol, options: RunOptions, data: LabelM
 
 def measure(
     encoder: Encoder,
-    protocols: Sequence[SegmentationProtocol],
-    options: RunOptions,
-    progress: OnProgress,
+    protocols: Sequence[types.SegmentationProtocol],
+    options: types.RunOptions,
+    progress: types.OnProgress,
     data: Sequence[LabelMaps] | None = None,
-) -> Iterator[Measurement]:
+) -> Iterator[types.Measurement]:
     """Segment every image once and compare with each protocol's label maps, in their order."""
     from cosmos_eval.tasks.segmentation.evaluate import measure_data
 
@@ -171,15 +163,17 @@ def measure(
     return measure_data(encoder, protocols, options, progress, opened)
 
 
-def require_segmentation(protocol: Protocol) -> SegmentationProtocol:
+def require_segmentation(protocol: types.Protocol) -> types.SegmentationProtocol:
     """Return a protocol of this task. Raises UsageError for one of another."""
-    if not isinstance(protocol, SegmentationProtocol):
-        raise UsageError(f"{protocol.dataset} is no segmentation data set: name one, such as voc20")
+    if not isinstance(protocol, types.SegmentationProtocol):
+        raise types.UsageError(
+            f"{protocol.dataset} is no segmentation data set: name one, such as voc20"
+        )
     return protocol
 
 
 TASK = Task(
-    protocol=SegmentationProtocol,
+    protocol=types.SegmentationProtocol,
     metrics=METRICS,
     truth=(NAME, CLASSES, GROUPS, MEMBERS, LABELLED),
     open_data=open_data,
