@@ -37,20 +37,13 @@ class Item(NamedTuple):
     where: str
 
 
-class Subsets(NamedTuple):
-    """Sorted names (S), the index of every item's subset (N,), which make the mean (S,)."""
-
-    names: tuple[str, ...]
-    of_item: NDArray[np.int64]
-    averaged: NDArray[np.bool_]
-
-
 class SelectionData(NamedTuple):
     """Every distinct image and caption once, and N items that refer to them by index.
 
     `pictures` (I) say what the images are below their folder. `images_of_item` is (N, 1) or, of
-    pairs, (N, 2); `captions_of_item` holds one array per item, the right caption first; `part` is
-    how many items there are of an incomplete known set.
+    pairs, (N, 2); `captions_of_item` holds one array per item, the right caption first. `subsets`
+    are sorted names (S), `subset_of_item` (N,) their indices, `averaged` (S,) which make the mean;
+    `part` is how many items there are of an incomplete known set.
     """
 
     pictures: tuple[Picture, ...]
@@ -58,7 +51,9 @@ class SelectionData(NamedTuple):
     captions: tuple[str, ...]
     images_of_item: NDArray[np.int64]
     captions_of_item: list[NDArray[np.int64]]
-    subsets: Subsets
+    subsets: tuple[str, ...]
+    subset_of_item: NDArray[np.int64]
+    averaged: NDArray[np.bool_]
     part: Part | None = None
 
 
@@ -149,7 +144,6 @@ def _data(
     names, of_item, sizes = np.unique(
         [item.subset for item in items], return_inverse=True, return_counts=True
     )
-    averaged = ~np.isin(names, protocol.left_out) & (sizes >= protocol.smallest)
     kept = folders.in_turn(of_item, options.limit)
     items = [items[i] for i in kept]
     pictures = _index(picture for item in items for picture in item.pictures)
@@ -163,7 +157,9 @@ def _data(
         captions=tuple(protocol.template.replace("{}", caption) for caption in captions),
         images_of_item=np.array([[pictures[p] for p in item.pictures] for item in items]),
         captions_of_item=[np.array([captions[c] for c in item.captions]) for item in items],
-        subsets=Subsets(tuple(names.tolist()), of_item[kept], averaged),
+        subsets=tuple(names.tolist()),
+        subset_of_item=of_item[kept],
+        averaged=~np.isin(names, protocol.left_out) & (sizes >= protocol.smallest),
     )
 
 

@@ -63,9 +63,9 @@ def _samples(rule: str, data: SelectionData, images: Features, texts: Features) 
         hits = {CORRECT: correct, TEXT: pairs.text, IMAGE: pairs.image}
     return {
         **hits,
-        SUBSET: data.subsets.of_item,
-        SUBSETS: np.array(data.subsets.names),
-        AVERAGED: data.subsets.averaged,
+        SUBSET: data.subset_of_item,
+        SUBSETS: np.array(data.subsets),
+        AVERAGED: data.averaged,
         CLUSTER: _clusters(data),
     }
 
@@ -88,8 +88,8 @@ def _clusters(data: SelectionData) -> NDArray[np.int64]:
 def _sample_list_hash(data: SelectionData) -> str:
     images = data.images_of_item.tolist()
     captions = [some.tolist() for some in data.captions_of_item]
-    subsets, of_item, _ = data.subsets
-    return fingerprint([data.pictures, data.captions, images, captions, subsets, of_item.tolist()])
+    subsets = (data.subsets, data.subset_of_item.tolist())
+    return fingerprint([data.pictures, data.captions, images, captions, *subsets])
 
 
 def _derive(samples: types.Samples) -> Derived:

@@ -6,7 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,21 +52,33 @@ def measure_data(
         lambda: with_cross_attention(encoder) if crossed else with_patches(encoder, attention)
     )
     store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
-
-    def prepare() -> label_maps.MeasureShard[LoadedImage]:
-        class_maps = _make_maps(dense, kind, protocol, options, progress)
-        return partial(_score_shard, dense, class_maps, options.batch_size)
-
-    load = partial(load_image, encoder=dense, protocol=protocol)
+    make_maps = partial(_make_maps, dense, kind, protocol, options, progress)
     (arrays,), seconds = label_maps.in_shards(
-        [store], data.samples, load, prepare, options, progress
+        [store],
+        data.samples,
+        partial(load_image, encoder=dense, protocol=protocol),
+        lambda: partial(_score_shard, dense, make_maps(), options.batch_size),
+        options,
+        progress,
     )
+    settings = {"map": kind, "protocol_map": protocol.map}
+    names = [sample.name for sample in data.samples]
+    yield _measurement(protocol, names, arrays, options, settings=settings, seconds=seconds)
+    store.remove()
+
+
+def _measurement(
+    protocol: types.LocalisationProtocol,
+    names: Sequence[str],
+    arrays: label_maps.Joined,
+    options: types.RunOptions,
+    **more: Any,
+) -> types.Measurement:
     where = protocol.dataset
     if not len(arrays[fields.IMAGE]):
         raise types.UsageError(
             f"{where}: no image has a thing beside something else that is labelled"
         )
-    names = [sample.name for sample in data.samples]
     alone = arrays.pop(ALONE)
     left_out = (
         f"{where}: left out are {alone.sum()} of {len(alone)} images in which one "
@@ -78,15 +90,11 @@ def measure_data(
         fields.BOUNDS: np.array([protocol.small, protocol.large]),
     }
     constants = {name: getattr(protocol, name) for name in _CONSTANTS}
-    yield fields.TASK.measurement(
-        {**described, **arrays},
-        options,
-        hashes=label_maps.fingerprints(protocol, names, {**constants, "attention": attention}),
-        settings={"map": kind, "protocol_map": protocol.map},
-        seconds=seconds,
-        notes=[left_out] if alone.any() else [],
-    )
-    store.remove()
+    constants["attention"] = options.attention or protocol.attention
+    hashes = label_maps.fingerprints(protocol, names, constants)
+    notes = [left_out] if alone.any() else []
+    samples = {**described, **arrays}
+    return fields.TASK.measurement(samples, options, hashes=hashes, notes=notes, **more)
 
 
 def _score_shard(
@@ -101,11 +109,10 @@ def _score_shard(
     scores: list[MapScores | None] = [None] * len(loaded)
     for batch in _batches(encoder, loaded, batch_size):
         maps = class_maps(torch.stack([loaded[n].pixels for n in batch]))
-        names = [loaded[n].name for n in batch]
-        require_finite(maps, encoder.info, names.__getitem__)
+        require_finite(maps, encoder.info, [loaded[n].name for n in batch].__getitem__)
         for number, every in zip(batch, maps.numpy(), strict=True):
-            image = loaded[number]
-            scores[number] = score_maps(every[image.classes], image.under) if image.under else None
+            if under := loaded[number].under:
+                scores[number] = score_maps(every[loaded[number].classes], under)
             step()
     return [_arrays(shard, loaded, scores)]
 
@@ -129,15 +136,13 @@ def _arrays(
     scores = [np.stack(some).astype(np.float32) for some in scored if some is not None]
     joined = np.concatenate([np.zeros((len(MapScores._fields), 0), np.float32), *scores], axis=1)
     counts = [len(image.classes) for image in images]
-    classes = [number for image in images for number in image.classes]
-    pixels = [count for image in images for count in image.thing_pixels]
     return {
         fields.PIXELS: np.array([image.image_pixels for image in images], np.int32),
         fields.LABELLED: np.array([image.labelled_pixels for image in images], np.int32),
         ALONE: np.array([image.alone for image in images]),
         fields.IMAGE: np.repeat(np.array(shard, np.int32), counts),
-        fields.CLASS: np.array(classes, np.int16),
-        fields.THING: np.array(pixels, np.int32),
+        fields.CLASS: np.array([n for image in images for n in image.classes], np.int16),
+        fields.THING: np.array([n for image in images for n in image.thing_pixels], np.int32),
         **dict(zip(fields.SCORES, joined, strict=True)),
     }
 

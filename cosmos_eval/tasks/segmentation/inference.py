@@ -89,10 +89,8 @@ class Segmenter(NamedTuple):
 
 def fit_to_model(protocol: SegmentationProtocol, encoder: DenseEncoder) -> SegmentationProtocol:
     """Return the protocol with the model's mean and std where it states none."""
-    mean, std = (
-        (255 * red, 255 * green, 255 * blue)
-        for red, green, blue in (encoder.image_mean, encoder.image_std)
-    )
+    constants = (encoder.image_mean, encoder.image_std)
+    mean, std = ((255 * red, 255 * green, 255 * blue) for red, green, blue in constants)
     return replace(protocol, mean=protocol.mean or mean, std=protocol.std or std)
 
 
@@ -160,7 +158,10 @@ def predict_together(
 def _label_map(windows: _Windows, patches: Tensor, segmenter: Segmenter) -> Label:
     """Classes (H, W) from the patch embeddings (n, h, w, D) of an image's windows."""
     protocol, device, image = segmenter.protocol, patches.device, windows.images[0]
-    tokens = _tiled(patches @ torch.from_numpy(segmenter.queries).to(device).T, windows)
+    logits = patches @ torch.from_numpy(segmenter.queries).to(device).T  # (n, h, w, Q)
+    grid = logits.unflatten(0, (len(windows.rows.starts), len(windows.columns.starts)))
+    # Side by side: (Q, A, B).
+    tokens = grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2).contiguous()
     rows = placement(windows.rows, image.label.shape[0]).to(device)
     columns = placement(windows.columns, image.label.shape[1]).to(device)
     counts = torch.tensor([len(names) for names in protocol.queries])
@@ -227,12 +228,6 @@ def _encode(pixels: Tensor, segmenter: Segmenter) -> Tensor:
     return torch.cat([encoder.encode_patches(one.to(device), attention) for one in batches])
 
 
-def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
-    """Token logits (n, h, w, Q) of an image's windows -> side by side, (Q, A, B)."""
-    grid = logits.unflatten(0, (len(windows.rows.starts), len(windows.columns.starts)))
-    return grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2).contiguous()
-
-
 def draw_image(
     encoder: Encoder, protocol: SegmentationProtocol, path: Path, options: RunOptions
 ) -> tuple[Image.Image, dict[str, float]]:
@@ -251,9 +246,8 @@ def draw_image(
     (classes,) = predict(segmenter, [loaded])
     panels = [(path.name, image, None), (encoder.info.spec, image, classes)]
     names = protocol.class_names
-    colours = pictures.distinct_colours(len(names))
     shares = pictures.shares(classes, len(names))
-    drawn = pictures.picture(panels, names, colours, shares)
+    drawn = pictures.picture(panels, names, pictures.distinct_colours(len(names)), shares)
     return drawn, {names[index]: share for index, share in shares.items()}
 
 

@@ -105,10 +105,7 @@ def colours(protocol: SegmentationProtocol) -> tuple[Colour, ...]:
 
 
 def save_label_map(path: Path, classes: Label, colours: Sequence[Colour]) -> bytes:
-    """Write class indices (H, W) with their colours; return the SHA-256 of the file.
-
-    The file is complete or not there. Raises UsageError where the folder cannot be written.
-    """
+    """Write class indices (H, W) with their colours, or nothing; return the file's SHA-256."""
     drawn = Image.fromarray(classes).convert("P")
     drawn.putpalette([value for colour in colours for value in colour])
     return hashlib.sha256(_write(path, drawn, "PNG")).digest()
@@ -118,13 +115,8 @@ def save_overlay(
     path: Path, image: LoadedImage, classes: Label, names: Sequence[str], colours: Sequence[Colour]
 ) -> None:
     """Write a JPEG of image, truth and prediction. Raises UsageError where it cannot."""
-    path_of_image = image.sample.image
-    rgb = decode(path_of_image)
-    panels = [
-        (path_of_image.name, rgb, None),
-        ("truth", rgb, image.label),
-        ("prediction", rgb, classes),
-    ]
+    name, rgb = image.sample.image.name, decode(image.sample.image)
+    panels = [(name, rgb, None), ("truth", rgb, image.label), ("prediction", rgb, classes)]
     found = shares(classes, len(names))
     for index in sorted(shares(image.label, len(names))):
         found.setdefault(index, 0.0)

@@ -70,8 +70,8 @@ def test_small_label_maps_ignore_the_dominant_thing(rendered):
 
 def test_choices_are_a_right_and_a_wrong_caption_of_every_scene(rendered):
     data = open_data(rendered["scenes-select"], RunOptions())
-    assert data.subsets.names == ("colour", "kind", "place", "size")
-    assert np.bincount(data.subsets.of_item).tolist() == [10] * 4
+    assert data.subsets == ("colour", "kind", "place", "size")
+    assert np.bincount(data.subset_of_item).tolist() == [10] * 4
     assert len(data.images) == 10
 
 

@@ -32,10 +32,10 @@ def described(data: SelectionData) -> list[tuple[list[str], list[str], str]]:
         (
             [data.pictures[i].file for i in images],
             [data.captions[c] for c in captions],
-            data.subsets.names[subset],
+            data.subsets[subset],
         )
         for images, captions, subset in zip(
-            data.images_of_item, data.captions_of_item, data.subsets.of_item, strict=True
+            data.images_of_item, data.captions_of_item, data.subset_of_item, strict=True
         )
     ]
 
@@ -255,7 +255,7 @@ def test_counts_are_part_of_a_published_set(make_set):
     of = {"one": 1, "two": 2}
     short = make_set(IMAGES, records, "s", layout="sugarcrepe", n_items=3, subset_items=of)
     assert_refused(short, r"mine: .*s has 1 of 2 items of two of mine; see")
-    assert len(opened(short, limit=2).subsets.of_item) == 2
+    assert len(opened(short, limit=2).subset_of_item) == 2
     other = make_set(
         IMAGES, records, "o", layout="sugarcrepe", n_items=2, subset_items={"one": 1, "too": 1}
     )
