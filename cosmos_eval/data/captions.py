@@ -167,12 +167,9 @@ def _karpathy(content: dict[str, Any], path: Path, split: str) -> list[Captioned
 
 
 def _read_flickr_list(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
-    """Read a header, then `IMAGE.jpg,caption` lines, as in CLIP Benchmark's and Kaggle's lists.
-
-    Where every caption is one CSV field, the file is CSV, as pandas writes it. Else a caption is
-    all that follows the image, as clip_benchmark/datasets/flickr.py always reads it, which keeps
-    the quotes of CSV. Raises FileError for a file with lines of both kinds.
-    """
+    """Read a header, then `IMAGE.jpg,caption` lines, as in CLIP Benchmark's and Kaggle's lists."""
+    # Where every caption is one CSV field, the file is CSV, as pandas writes it. Else a caption is
+    # all that follows the image, as clip_benchmark/datasets/flickr.py always reads it.
     (number, header), *rows = [*readers.lines(readers.read_text(path))] or [(1, "")]
     if ".jpg," in header:
         raise FileError(f"line {number}: must be a header, not an image")
@@ -218,8 +215,7 @@ def read_archives(
 ) -> tuple[list[Captioned], list[sources.ArchiveMember]]:
     """Return captioned samples, by their archives' paths below the root and keys, and their images.
 
-    Captions are lines of a sample's .txt (CLIP Benchmark's webdataset_builder.py), or, where the
-    first sample has none, in its .json.
+    Captions are lines of .txt (CLIP Benchmark's webdataset_builder.py), or else in .json.
     """
     samples = sources.open_archives(_find_archives(root, protocol))
     extension = next((name for name in ("txt", "json") if name in samples[0].members), None)

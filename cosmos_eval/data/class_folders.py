@@ -57,14 +57,11 @@ def _holds_imagenet(folder: Path) -> bool:
 
 
 class FlatImage(NamedTuple):
-    """One of ImageNet's validation images outside class folders.
-
-    `usual` is the name that ILSVRC2012_img_val.tar gives it, `wordnet_id` the end of its `name`.
-    """
+    """One of ImageNet's validation images outside class folders."""
 
     name: str
-    usual: str
-    wordnet_id: str | None
+    usual: str  # the name that ILSVRC2012_img_val.tar gives it
+    wordnet_id: str | None  # the end of `name`
 
 
 def flat_images(folder: Path) -> list[FlatImage]:
@@ -80,11 +77,7 @@ def must_be_sorted(folder: Path, flat: Sequence[FlatImage]) -> bool:
 
 
 def read_folders(folder: Path, protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
-    """List the images of every class; none is decoded.
-
-    Raises UsageError for another layout, a class without images, folders that are not the
-    protocol's classes, folders that cannot be read, and a folder that is reached twice by a link.
-    """
+    """List the images of every class, undecoded. Raises UsageError for another layout or class."""
     if protocol.class_list == "imagenet1k" and (flat := flat_images(folder)):
         return _read_flat(folder, flat, protocol, options)
     class_list = CLASS_LISTS.get(protocol.class_list or "")
@@ -132,10 +125,7 @@ def _read_flat(
 
 
 def _require_list(
-    protocol: ClassificationProtocol,
-    folder: Path,
-    classes: Sequence[str],
-    what: str = "class folders",
+    protocol: ClassificationProtocol, folder: Path, classes: list[str], what: str = "class folders"
 ) -> None:
     expected = CLASS_LISTS.get(protocol.class_list or "")
     found = hashlib.sha256("\n".join(classes).encode(errors="surrogateescape")).hexdigest()
@@ -153,12 +143,11 @@ def read_webdataset(folder: Path) -> ClassData:
     distinct = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
     path = folder / _TEMPLATES
     templates = _lines(path) if path.exists() else []
-    for template in templates:
-        if template.count("{c}") != 1:
-            raise UsageError(
-                f"{path}: template {template[:60]!r} must hold '{{c}}' exactly once; prompts for "
-                "each class are not supported"
-            )
+    for template in (template for template in templates if template.count("{c}") != 1):
+        raise UsageError(
+            f"{path}: template {template[:60]!r} must hold '{{c}}' exactly once; prompts for "
+            "each class are not supported"
+        )
     prompts = tuple(template.replace("{c}", "{}") for template in templates)
     samples = (
         (f"{one.archive.relative_to(folder)}:{one.key}", one.image(), _label(one, len(names)))

@@ -30,10 +30,7 @@ _IMAGENETV2 = (
 
 
 def open_data(protocol: ClassificationProtocol, options: RunOptions) -> ClassData:
-    """List the images of every class; with `options.allow_partial`, those that are there.
-
-    Raises UsageError for a missing folder, another layout, other classes and wrong counts.
-    """
+    """List every class's images, or the partial set allowed. Raises UsageError for any fault."""
     return _list(protocol, options).require(protocol, options)
 
 
@@ -65,13 +62,9 @@ def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
     if protocol.torchvision is not None:
         download_torchvision(protocol, root)
         return
-    try:
+    with contextlib.suppress(UsageError):
         find_folder(protocol, options)
-    except UsageError:
-        _fetch_imagenetv2(protocol, root)
-
-
-def _fetch_imagenetv2(protocol: ClassificationProtocol, root: Path) -> None:
+        return
     from torchvision.datasets.utils import download_and_extract_archive
 
     try:
@@ -141,10 +134,8 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, 
         if page and _can_fetch(protocol):
             how = f"; --download fetches it, or get it from {page}"
         raise UsageError(f"{error}{how}") from error
-    if protocol.layout == "webdataset":
-        data = read_webdataset(folder)
-    else:
-        data = read_folders(folder, protocol, options)
+    archived = protocol.layout == "webdataset"
+    data = read_webdataset(folder) if archived else read_folders(folder, protocol, options)
     if protocol.class_names:
         _require_named(protocol, folder, data.classes)
     return folder, data
@@ -152,15 +143,13 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, 
 
 def _require_named(protocol: ClassificationProtocol, folder: Path, classes: Sequence[str]) -> None:
     known = list(protocol.class_names)
-    for name in classes:
-        if name not in known:
-            raise UsageError(
-                f"{protocol.dataset}: class {name} of {folder} has no name in class_names; "
-                f"nearest: {nearest(name, known)}"
-            )
-    for name in known:
-        if name not in classes:
-            raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
+    for name in (name for name in classes if name not in known):
+        raise UsageError(
+            f"{protocol.dataset}: class {name} of {folder} has no name in class_names; "
+            f"nearest: {nearest(name, known)}"
+        )
+    for name in (name for name in known if name not in classes):
+        raise UsageError(f"{protocol.dataset}: {folder} has no class {name}")
 
 
 def _faults(

@@ -24,12 +24,11 @@ ADVICE = "; see `cosmos-eval data doctor "
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What is on the disk of a data set.
+    """What is on the disk of a data set; counts, labels and classes are None where not determined.
 
-    Counts (`expected` is of images; `items` are those of a selection set), `labels` (lowest and
-    highest class found, as the files have them) and `classes` (what they may be) are None where
-    they were not determined. `faults` are one line each; `remedy` is the command or the page that
-    mends them, None where there is none.
+    `faults` are one line each; `remedy` is the command or the page that mends them. `expected` is
+    of images, `items` of a selection set. `labels` are the lowest and the highest class found, as
+    the files have them, `classes` what they may be.
     """
 
     faults: tuple[str, ...] = ()
@@ -69,9 +68,9 @@ def root_of(protocol: Protocol, options: RunOptions, holds: Paths) -> Path:
 def data_path(protocol: Protocol, options: RunOptions, paths: Paths, what: str = "data") -> Path:
     """Return the first existing path of a set. Raises UsageError that says where it should be."""
     root = root_of(protocol, options, paths)
-    found = (root / path for path in several(paths) if (root / path).exists())
-    if first := next(found, None):
-        return first
+    for path in several(paths):
+        if (root / path).exists():
+            return root / path
     raise missing_path(protocol, root, several(paths), what)
 
 
@@ -100,10 +99,9 @@ def find_root(
     base = protocol.root or data_root
     usual = protocol.usual_folder or ""
     if base is None:
-        raise UsageError(
-            f"{protocol.dataset}: give --data-root DIR that holds {', '.join(needed)}"
-            + (f", or {usual} with them" if usual else "")
-        )
+        either = f", or {usual} with them" if usual else ""
+        holds = f"{', '.join(needed)}{either}"
+        raise UsageError(f"{protocol.dataset}: give --data-root DIR that holds {holds}")
     missing: list[Path] = []
     for folder in dict.fromkeys([Path(base), Path(base) / usual]):
         absent = [folder / part for part in needed if not (folder / part).exists()]
@@ -115,10 +113,7 @@ def find_root(
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield a folder and all below it, also by links, each with the names of its files.
-
-    Raises UsageError where a folder cannot be read and where one is entered twice.
-    """
+    """Yield a folder and all below it, also by links, with names of files, or raise UsageError."""
     entered: dict[tuple[int, int], str] = {}
     for folder, _, names in os.walk(root, followlinks=True, onerror=_refuse_unreadable):
         status = os.stat(folder)

@@ -46,12 +46,10 @@ def is_there(protocol: LabelMapProtocol, root: Path) -> bool:
 
 
 def check(protocol: LabelMapProtocol, options: RunOptions, data: LabelMaps | None = None) -> None:
-    """Raise UsageError where data are missing or inconsistent, before any model is loaded.
-
-    Reads every label map, because an undeclared class would otherwise show after hours.
-    """
+    """Raise UsageError where data are missing or inconsistent, before any model is loaded."""
     check_constants(protocol)
     data = data or label_maps.open_data(protocol, options)
+    # Every label map, because an undeclared class would otherwise show after hours.
     for _, faults in _read_all(data.samples, protocol, options):
         for fault in faults.values():
             raise UsageError(fault)
@@ -153,11 +151,11 @@ def _missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> str
     if not missing:
         return ""
     text = f"{len(missing)} of {len(samples)} label maps missing, first: {missing[0]}"
-    if len(missing) == len(samples):
-        others = [path for path in missing[0].parent.glob("[!.]*") if path.is_file()]
-        instead = f", there is {min(others).name}" if others else ""
-        text += f"; none ends in {protocol.mask_suffix}{instead}"
-    return text
+    if len(missing) < len(samples):
+        return text
+    others = [path for path in missing[0].parent.glob("[!.]*") if path.is_file()]
+    instead = f", there is {min(others).name}" if others else ""
+    return f"{text}; none ends in {protocol.mask_suffix}{instead}"
 
 
 def check_constants(protocol: LabelMapProtocol) -> None:

@@ -44,10 +44,7 @@ class LabelMaps(NamedTuple):
 
 
 def open_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
-    """List the samples, with `options.allow_partial` those of a known set that are there.
-
-    Raises UsageError for missing files, other classes and another number of images.
-    """
+    """List the samples, all or the partial set allowed. Raises UsageError for any fault."""
     data = list_data(protocol, options)
     if options.allow_partial and protocol.n_images is not None:
         found = [s for s in data.samples if s.image.is_file() and s.mask.is_file()]
@@ -87,10 +84,7 @@ def _colours(colours: Any, protocol: LabelMapProtocol) -> tuple[tuple[int, int, 
 
 
 def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
-    """Return a label map (H, W) of class indices and ignore_index, as MMSegmentation loads it.
-
-    Raises UsageError that names the file where it cannot be read or holds an undeclared class.
-    """
+    """Load a label map (H, W) as MMSegmentation does. Raises UsageError for undeclared classes."""
     label = load_label(sample)
     require_declared(label, sample, protocol)
     return label
@@ -180,11 +174,10 @@ def _registry() -> Any:
 
 def dataset_class(name: str) -> Any:
     """Return the data set class that MMSegmentation has under a name."""
-    kind = _registry().get(name)
-    if kind is None:
-        known = nearest(name, list(_registry().module_dict))
-        raise UsageError(f"MMSegmentation has no data set class '{name}'; known: {known}")
-    return kind
+    if kind := _registry().get(name):
+        return kind
+    known = nearest(name, list(_registry().module_dict))
+    raise UsageError(f"MMSegmentation has no data set class '{name}'; known: {known}")
 
 
 def _require_class_count(kind: Any, protocol: LabelMapProtocol) -> None:

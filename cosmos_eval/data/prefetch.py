@@ -14,10 +14,7 @@ Result = TypeVar("Result")
 def prefetch(
     items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, window: int
 ) -> Iterator[Result]:
-    """Yield results of `work` in order, computed by threads up to `window` items ahead.
-
-    An error is raised at its item's turn.
-    """
+    """Yield results of `work`, or raise its errors, in order; threads are `window` items ahead."""
     if workers < 1:
         yield from map(work, items)
         return

@@ -56,17 +56,14 @@ class MissingFileError(FileError):
 
 
 def read_bytes(path: Path, largest: int = LARGEST) -> bytes:
-    """Read a regular file of at most `largest` bytes.
-
-    Raises FileError, also for a pipe or a device, which may block or never end.
-    """
+    """Read a regular file of at most `largest` bytes. Raises FileError."""
     if "\0" in str(path):
         raise MissingFileError("no such file")
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise FileError("is a folder, not a file")
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(status.st_mode):  # which may block or never end
             raise FileError("is a pipe or a device, not a file")
         if status.st_size > largest:
             raise FileError(f"has {status.st_size} bytes; at most {largest} are read")
@@ -99,11 +96,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the entries of a file and where each is, such as `line 3` or `record 2`.
-
-    The suffix tells the form: .json (a list, or an object by name), .jsonl, .csv or .tsv. Raises
-    FileError, also while entries are read.
-    """
+    """Yield where an entry of a file is, as `line 3` or `record 2`, and it. Raises FileError."""
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
         for number, line in lines(read_text(path)):

@@ -30,11 +30,7 @@ class RetrievalData(NamedTuple):
 
 
 def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData:
-    """Read the captions and find every image; none is decoded.
-
-    `options.limit` keeps the first images, `options.allow_partial` those of a known set that are
-    there. Raises UsageError for missing and malformed files and counts that are not the protocol's.
-    """
+    """List the images and captions, all or the partial set allowed; raise UsageError for faults."""
     return list_data(protocol, options).require(protocol, options)
 
 

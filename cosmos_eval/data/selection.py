@@ -26,15 +26,12 @@ class Picture(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One picture with its right caption first, or two with their captions in the same order.
-
-    `subset` is empty where the file has none; `where` is what errors call the item.
-    """
+    """One picture with its right caption first, or two with their captions in the same order."""
 
     pictures: tuple[Picture, ...]
     captions: tuple[str, ...]
-    subset: str
-    where: str
+    subset: str  # empty where the file has none
+    where: str  # what errors call the item
 
 
 class SelectionData(NamedTuple):
@@ -58,10 +55,7 @@ class SelectionData(NamedTuple):
 
 
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:
-    """Read the items and find every image; with `options.allow_partial`, those that are there.
-
-    Raises UsageError for missing and malformed files, items that cannot be solved and wrong counts.
-    """
+    """Read the items, all or the partial set allowed. Raises UsageError for any fault."""
     return list_data(protocol, options).require(protocol, options)
 
 
@@ -185,12 +179,12 @@ class _Record(NamedTuple):
 
     def texts(self, prefix: str) -> tuple[str, ...]:
         """Return all texts of the fields with a prefix; an empty cell of a CSV table is none."""
-        found = []
-        for name, value in self.fields.items():
-            if str(name).startswith(prefix) and value not in ("", None):
-                texts = value if isinstance(value, list) else [value]
-                found += [self._checked(text, name) for text in texts]
-        return tuple(found)
+        return tuple(
+            self._checked(text, name)
+            for name, value in self.fields.items()
+            if str(name).startswith(prefix) and value not in ("", None)
+            for text in (value if isinstance(value, list) else [value])
+        )
 
     def _field(self, name: str) -> Any:
         if name not in self.fields:
@@ -205,10 +199,8 @@ class _Record(NamedTuple):
 
 
 def _items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """`image`, `caption`, fields beginning with `negative`, and a subset where there are any.
-
-    Of pairs `image_0`, `image_1`, `caption_0`, `caption_1`, as in Winoground's examples.jsonl.
-    """
+    """`image`, `caption`, fields beginning with `negative`, and a subset where there are any."""
+    # Of pairs as in Winoground's examples.jsonl.
     ends = ("_0", "_1") if protocol.layout == "pairs" else ("",)
     for record in _records(path):
         images = [record.text(f"image{end}") + protocol.image_suffix for end in ends]

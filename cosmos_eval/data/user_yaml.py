@@ -35,10 +35,7 @@ _SIMPLE: Mapping[Any, Any] = {str: Text, int: pydantic.NonNegativeInt, float: _N
 def read_protocol(
     path: Path, kinds: Sequence[str], type_of: Callable[[str], type[Protocol]]
 ) -> Protocol:
-    """Read a data set's description, whose paths are relative to the file.
-
-    `kinds` are what `kind` may be, `type_of` gives the type of its protocols. Raises UsageError.
-    """
+    """Read a description of a known `kind` and its type of protocol. Raises UsageError."""
     try:
         content = readers.read_yaml(path, "kind: seg")
         kind = content.pop("kind", None)
@@ -125,9 +122,8 @@ def _classes(value: Any, folder: Path) -> list[Any]:
     if not lines:
         raise FileError(f"`classes`: {path} is empty")
     classes = [[prompt.strip() for prompt in line.split(",")] for line in lines]
-    for number, prompts in enumerate(classes, start=1):
-        if not all(prompts):
-            raise FileError(f"`classes`: {path}, line {number} is blank or has a blank prompt")
+    for number in (i for i, prompts in enumerate(classes, start=1) if not all(prompts)):
+        raise FileError(f"`classes`: {path}, line {number} is blank or has a blank prompt")
     return [{"name": prompts[0], "queries": prompts} for prompts in classes]
 
 
@@ -135,7 +131,6 @@ def _require_known_names(names: Sequence[str], groups: Mapping[str, Sequence[str
     if repeated := readers.first_repeated(names):
         raise FileError(f"`classes` names {repeated[0]!r} twice")
     for group, members in groups.items():
-        for name in members:
-            if name not in names:
-                known = nearest(name, names)
-                raise FileError(f"`groups.{group}` names no class {name!r}; nearest known: {known}")
+        for name in (name for name in members if name not in names):
+            known = nearest(name, names)
+            raise FileError(f"`groups.{group}` names no class {name!r}; nearest known: {known}")

@@ -20,11 +20,7 @@ _LABEL_MAPS = {
 def prepare(
     name: str, data_root: str | None, *, workers: int = 2, progress: OnProgress = no_progress
 ) -> Counts:
-    """Make the files that a set lacks; complete ones are not made again.
-
-    An interrupted call can be repeated. Raises UsageError for an unknown name, for originals that
-    are missing (before anything is written) and for one that is broken, each with the path.
-    """
+    """Make the files that a set lacks; an interrupted call can be repeated. Raises UsageError."""
     if name == "imagenet":
         return imagenet.organise(data_root, progress)
     if name not in _LABEL_MAPS:

@@ -33,10 +33,9 @@ _LINE = re.compile(r"(ILSVRC2012_val_\d{8}\.JPEG)\s+(n\d{8})")
 
 
 def organise(data_root: str | None, progress: OnProgress) -> Counts:
-    """Move every image that is outside class folders into that of its class, by renaming.
+    """Rename every image outside class folders into that of its class; a call can be repeated.
 
-    Returns how many were moved and how many were there. Raises UsageError, before anything is
-    moved, where a class is unknown or an image exists twice. An interrupted call can be repeated.
+    Raises UsageError, before anything is moved, where a class is unknown or an image exists twice.
     """
     folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     there = sum(1 for _ in folder.glob("n*/*.JPEG"))

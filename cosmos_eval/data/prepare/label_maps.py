@@ -69,10 +69,7 @@ class Counts(NamedTuple):
 
 
 def execute(work: Work, n_classes: int, *, workers: int, progress: OnProgress) -> Counts:
-    """Make every label map that is not there and whole, in `workers` threads; then the lists.
-
-    A whole one holds class indices below `n_classes` and 255.
-    """
+    """Make every label map that is not there and whole, in `workers` threads; then the lists."""
     made = 0
     write = partial(_write, n_classes=n_classes)
     written = prefetch(work.maps.items(), write, workers=workers, window=4 * workers)
@@ -133,10 +130,7 @@ _TABLES: Mapping[str, Mapping[str, NDArray[np.int16]]] = {
 
 
 def translated(protocol: LabelMapProtocol, data_root: str | None) -> Work:
-    """List a label map for every image, to be made from the original beside it.
-
-    Raises UsageError for missing folders, no image, and a missing original of a missing target.
-    """
+    """List the label maps of all images, made from originals beside them. Raises UsageError."""
     root = find_root(protocol, data_root, (protocol.images, protocol.masks))
     folder, suffix = root / protocol.images, protocol.image_suffix
     images = sorted(folder.rglob(f"*{suffix}"))
