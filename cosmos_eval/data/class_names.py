@@ -21,20 +21,15 @@ _NAMED = 5  # classes that an error message names
 
 
 class ClassData(NamedTuple):
-    """Classes as the data call them, and images; `labels` (N,) are indices of classes.
-
-    `names` are the images' paths below the set's folder, or their names in an archive or array.
-    `prompts` are what the data themselves say that prompts call the classes, `templates` their
-    prompts with one `{}`; `part` is how many there are of an incomplete known set.
-    """
+    """Classes as the data call them, and images."""
 
     classes: tuple[str, ...]
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # paths below the set's folder, or names in an archive or array
     images: tuple[ImageSource, ...]
-    labels: NDArray[np.int64]
-    prompts: tuple[str, ...] | None = None
-    templates: tuple[str, ...] | None = None
-    part: Part | None = None
+    labels: NDArray[np.int64]  # (N,) indices of classes
+    prompts: tuple[str, ...] | None = None  # what the data say that prompts call the classes
+    templates: tuple[str, ...] | None = None  # the data's prompts, with one `{}` each
+    part: Part | None = None  # how many there are of an incomplete known set
 
     def select(self, indices: Sequence[int]) -> ClassData:
         """Return the data of some images."""

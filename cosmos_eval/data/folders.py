@@ -24,17 +24,12 @@ ADVICE = "; see `cosmos-eval data doctor "
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What is on the disk of a data set; counts, labels and classes are None where not determined.
+    """What is on the disk of a data set; counts are None where they were not determined."""
 
-    `faults` are one line each; `remedy` is the command or the page that mends them. `expected` is
-    of images, `items` of a selection set. `labels` are the lowest and the highest class found, as
-    the files have them, `classes` what they may be.
-    """
-
-    faults: tuple[str, ...] = ()
-    remedy: str | None = None
+    faults: tuple[str, ...] = ()  # one line each
+    remedy: str | None = None  # the command or the page that mends them
     folder: str | None = None
-    expected: int | None = None
+    expected: int | None = None  # images
     images: int | None = None
     expected_captions: int | None = None
     captions: int | None = None
@@ -42,8 +37,8 @@ class Survey:
     items: int | None = None
     label_maps: int | None = None
     mask_suffix: str | None = None
-    labels: tuple[int, int] | None = None
-    classes: tuple[int, int] | None = None
+    labels: tuple[int, int] | None = None  # the lowest and the highest found, as files have them
+    classes: tuple[int, int] | None = None  # what they may be
 
 
 def several(paths: Paths) -> tuple[str, ...]:
@@ -92,8 +87,7 @@ def find_root(
 ) -> Path:
     """Return the folder that holds all `parts` of a set: the root or the usual folder below it.
 
-    None are the folders of images and label maps, and the list of names if there is one. Raises
-    UsageError that names the first path missing from either.
+    Without `parts`, images, label maps and the list of names. Raises UsageError naming the missing.
     """
     needed = parts or [p for p in (protocol.images, protocol.masks, protocol.split) if p]
     base = protocol.root or data_root
@@ -146,16 +140,12 @@ def fingerprint(items: Sequence[object]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Listing(Generic[Data]):
-    """Data as their files list them: how complete they are, and what is wrong with them.
-
-    `parts` are the numbers of samples found and known, which `where` has. `survey` has what was
-    found of the files, and faults other than wrong numbers of samples.
-    """
+    """Data as their files list them: how complete they are, and what is wrong with them."""
 
     data: Data
     where: Path
-    parts: Sequence[Part]
-    survey: Survey = Survey()
+    parts: Sequence[Part]  # the numbers of samples found and known, which `where` has
+    survey: Survey = Survey()  # what was found, and faults other than numbers of samples
 
     def require(self, protocol: Protocol, options: RunOptions) -> Data:
         """Return the data. Raises UsageError for the first fault."""

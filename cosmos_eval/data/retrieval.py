@@ -16,17 +16,13 @@ from cosmos_eval.types import Part, RetrievalProtocol, RunOptions, UsageError
 
 
 class RetrievalData(NamedTuple):
-    """Images and captions in the order of the file; those of a COCO file in that of image ids.
+    """Images and captions in the order of the file; those of a COCO file in that of image ids."""
 
-    `names` are paths as the file has them; `image_of_text` (M,) is the index of each caption's
-    image; `part` is how many there are of an incomplete known set.
-    """
-
-    names: tuple[str, ...]
+    names: tuple[str, ...]  # paths as the file has them
     images: tuple[ImageSource, ...]
     captions: tuple[str, ...]
-    image_of_text: NDArray[np.int64]
-    part: Part | None = None
+    image_of_text: NDArray[np.int64]  # (M,) index of each caption's image
+    part: Part | None = None  # how many there are of an incomplete known set
 
 
 def open_data(protocol: RetrievalProtocol, options: RunOptions) -> RetrievalData:

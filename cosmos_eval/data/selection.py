@@ -35,23 +35,17 @@ class Item(NamedTuple):
 
 
 class SelectionData(NamedTuple):
-    """Every distinct image and caption once, and N items that refer to them by index.
+    """Every distinct image and caption once, and N items that refer to them by index."""
 
-    `pictures` (I) say what the images are below their folder. `images_of_item` is (N, 1) or, of
-    pairs, (N, 2); `captions_of_item` holds one array per item, the right caption first. `subsets`
-    are sorted names (S), `subset_of_item` (N,) their indices, `averaged` (S,) which make the mean;
-    `part` is how many items there are of an incomplete known set.
-    """
-
-    pictures: tuple[Picture, ...]
+    pictures: tuple[Picture, ...]  # (I) what the images are below their folder
     images: tuple[ImageSource, ...]
     captions: tuple[str, ...]
-    images_of_item: NDArray[np.int64]
-    captions_of_item: list[NDArray[np.int64]]
-    subsets: tuple[str, ...]
-    subset_of_item: NDArray[np.int64]
-    averaged: NDArray[np.bool_]
-    part: Part | None = None
+    images_of_item: NDArray[np.int64]  # (N, 1) or, of pairs, (N, 2)
+    captions_of_item: list[NDArray[np.int64]]  # the right caption first
+    subsets: tuple[str, ...]  # (S) sorted names
+    subset_of_item: NDArray[np.int64]  # (N,)
+    averaged: NDArray[np.bool_]  # (S,) whether a subset is part of the mean
+    part: Part | None = None  # how many items there are of an incomplete known set
 
 
 def open_data(protocol: SelectionProtocol, options: RunOptions) -> SelectionData:

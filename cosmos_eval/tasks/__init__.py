@@ -128,10 +128,9 @@ def metric_of(task: str, name: str) -> Metric:
 
 
 def find_protocol(name_or_file: str, family: str | None = None) -> Protocol:
-    """A known data set by its name, or the one that a YAML file describes.
+    """A known data set by name and family (None: the usual one), or that of a YAML file.
 
-    `family` chooses among the protocols of a known data set; None is its usual one. Raises
-    UsageError with the nearest known names, or what is wrong in the file.
+    Raises UsageError with the nearest known names, or what is wrong in the file.
     """
     from cosmos_eval.data.user_yaml import read_protocol
     from cosmos_eval.protocols import find_known  # which makes images

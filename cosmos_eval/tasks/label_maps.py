@@ -50,8 +50,7 @@ def in_shards(
     """Return the arrays of all images for each store, in all processes, and seconds per phase.
 
     Shards that are stored and valid are used again. Where any is missing, `prepare` is called in
-    all processes, and each measures and stores its share of them; `load` reads the image of a
-    sample. Raises UsageError where a shard cannot be written.
+    all processes, and each measures and stores its share. Raises UsageError where it cannot.
     """
     started = prepared = perf_counter()
     n_images = len(samples)

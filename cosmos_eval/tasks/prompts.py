@@ -56,8 +56,7 @@ def prompt_embeddings(
     """Return one L2-normalised embedding per name, (N, D) float32.
 
     With the encoder's `text_queries`, return queries of cross-attention, which are not normalised.
-    The means over templates are cached, not the prompts. Raises UsageError for no names, bad
-    templates and features that are not finite.
+    Means over templates are cached. Raises UsageError for no names and features not finite.
     """
     if not names:
         raise UsageError("no class names to build prompts from")

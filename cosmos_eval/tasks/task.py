@@ -51,12 +51,11 @@ def _nothing(*_: Any) -> None:
 class Metric:
     """A metric of a task.
 
-    `estimate` is a pure function of stored samples, with the arrays that the task's `derive` adds.
-    Its kind of estimate decides how interval and paired test are made; None says that these samples
-    have no such metric. `label` is the title of its column. Tables show `headline` metrics and
-    `primary` ones, which decide a comparison of models. A name that ends with `*` stands for
-    several metrics: `members` gives what the samples have in its place, of which `estimate` gets
-    one beside the samples.
+    `estimate` is a pure function of what the task's `derive` returns. Its kind of estimate decides
+    how interval and paired test are made; None says that these samples have no such metric. Tables
+    show `headline` metrics and `primary` ones, which decide a comparison of models, under `label`.
+    A name that ends with `*` stands for several metrics: `members` gives what the samples have in
+    its place, of which `estimate` gets one beside the samples.
     """
 
     name: str
@@ -84,9 +83,7 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A task: its protocols, its metrics, and the functions that read data and measure models.
-
-    Required fields:
+    """A task: its protocols and metrics, and what reads data and measures. Required fields:
 
     - `protocol` is the type of its protocols; a user's YAML file of this kind sets their fields.
     - `metrics` in the order of tables.
@@ -244,8 +241,7 @@ class Task:
     ) -> Measurement:
         """Return the measurement of samples; `more` are other fields of `Measurement`.
 
-        `sample_list` says which samples were measured, in texts and numbers: its hash is recorded.
-        `unit` is what `options.limit` counts.
+        The hash of `sample_list`, what was measured, is recorded; `options.limit` counts `unit`s.
         """
         from cosmos_eval.data.folders import fingerprint
 
@@ -271,8 +267,7 @@ class Task:
     def differences(self, several: Sequence[Samples], *, without_slow: bool = False) -> Compare:
         """Return paired differences of two of several results, by their indices.
 
-        `without_slow` leaves out the metrics that take longer than all others together. Raises
-        ValueError where the samples are not of the same images and labels.
+        Raises ValueError for other images or labels. `without_slow` leaves out the slowest metrics.
         """
         from cosmos_eval.stats.paired import differences
 

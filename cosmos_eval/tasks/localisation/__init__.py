@@ -87,10 +87,9 @@ def measure(
     progress: OnProgress,
     data: Sequence[LabelMaps] | None = None,
 ) -> Iterator[Measurement]:
-    """Yield a measurement per protocol, of checked data.
+    """Yield a measurement per protocol, of checked data; finished shards are stored until then.
 
-    Finished shards are stored until the caller goes on. Raises UsageError for a model without
-    patches or the requested kind of map and for an image, by its name, that cannot be decoded.
+    Raises UsageError for a model without the requested kind of map and for damaged images.
     """
     from cosmos_eval.tasks.localisation.evaluate import measure_data
 

@@ -148,21 +148,16 @@ def _arrays(
 
 
 class LoadedImage(NamedTuple):
-    """`pixels` (3, H, W) float32, resized and normalised, and what is labelled in an image.
-
-    `classes` (ascending) and `thing_pixels` have one entry per thing that has something else beside
-    it; `under` is None where there is none. `alone` is true where one class fills all labelled
-    pixels, so that no map can miss it.
-    """
+    """Resized and normalised pixels, and the things that have something else beside them."""
 
     name: str
-    pixels: Tensor
-    classes: list[int]
+    pixels: Tensor  # (3, H, W) float32
+    classes: list[int]  # of the things, ascending
     thing_pixels: list[int]
     image_pixels: int
     labelled_pixels: int
-    under: Cover | None
-    alone: bool
+    under: Cover | None  # None without such things
+    alone: bool  # one class fills all labelled pixels, so that no map can miss it
 
 
 def load_image(
@@ -195,11 +190,10 @@ def _make_maps(
     options: types.RunOptions,
     progress: types.OnProgress,
 ) -> Callable[[Tensor], Tensor]:
-    """Return what maps images (B, 3, H, W) to maps of all classes (B, C, h, w) float64.
+    """Return what maps images (B, 3, H, W) to maps of all classes (B, C, h, w) float64, of sum 1.
 
-    They sum to 1. The map of a class is the mean over its names and over heads: of the weights of
-    cross-attention, or of the cosines, to which a softmax over the patches is applied. The feature
-    of a name is the mean over templates.
+    The map of a class is the mean over its names and heads: of the weights of cross-attention, or
+    of the cosines, then their softmax over patches. A name's feature is the mean over templates.
     """
     names = [name for synonyms in protocol.queries for name in synonyms]
     crossed = kind == "cross-attention"

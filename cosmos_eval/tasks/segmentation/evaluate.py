@@ -41,12 +41,11 @@ def measure_data(
     progress: OnProgress,
     opened: Sequence[LabelMaps],
 ) -> Iterator[Measurement]:
-    """Yield a measurement per protocol, of checked data.
+    """Yield a measurement per protocol, of checked data; `options.batch_size` counts windows.
 
-    `options.batch_size` counts windows. Predictions are saved to a folder per protocol below
-    `options.save_predictions`, as palette PNG files named like the images. Finished shards are
-    stored below `options.unfinished` until the caller requests more than the last measurement.
-    Raises UsageError for a model without patch embeddings and for an image that cannot be decoded.
+    Predictions are palette PNG files named like the images, in a folder per protocol below
+    `options.save_predictions`. Finished shards are stored below `options.unfinished` until the
+    caller goes on. Raises UsageError for models without patches and images that are damaged.
     """
     synchronized = options.distributed.synchronized
     attention = options.attention or protocols[0].attention
@@ -100,8 +99,7 @@ def count_images(
 ) -> tuple[list[Joined], dict[str, float]]:
     """Return the confusion counts of all images for every job, and seconds; in all processes.
 
-    The segmenters, one per job, are made where any image is left to count. Raises UsageError for
-    an image that cannot be used and where files cannot be written.
+    The segmenters, one per job, are made where any image is left to count. Raises UsageError.
     """
     counted, seconds = in_shards(
         [job.store for job in jobs],

@@ -144,9 +144,8 @@ def predict_together(
 ) -> Iterator[list[tuple[LoadedImage, Label]]]:
     """Predict classes (H, W) with every segmenter, in the order of the images, encoded once each.
 
-    An image comes with the label map of every segmenter. The segmenters have the same model,
-    attention, batch size and windows. Raises UsageError for an image under one patch and for
-    patch embeddings that are not finite.
+    An image comes with every segmenter's label map; these have the same model, attention, batch
+    size and windows. Raises UsageError for images under one patch and embeddings not finite.
     """
     windows = (_windows(one, segmenters[0]) for one in images)
     for group in _groups(windows, segmenters[0].batch_size):
@@ -158,10 +157,7 @@ def predict_together(
 def _label_map(windows: _Windows, patches: Tensor, segmenter: Segmenter) -> Label:
     """Classes (H, W) from the patch embeddings (n, h, w, D) of an image's windows."""
     protocol, device, image = segmenter.protocol, patches.device, windows.images[0]
-    logits = patches @ torch.from_numpy(segmenter.queries).to(device).T  # (n, h, w, Q)
-    grid = logits.unflatten(0, (len(windows.rows.starts), len(windows.columns.starts)))
-    # Side by side: (Q, A, B).
-    tokens = grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2).contiguous()
+    tokens = _tiled(patches @ torch.from_numpy(segmenter.queries).to(device).T, windows)
     rows = placement(windows.rows, image.label.shape[0]).to(device)
     columns = placement(windows.columns, image.label.shape[1]).to(device)
     counts = torch.tensor([len(names) for names in protocol.queries])
@@ -228,14 +224,16 @@ def _encode(pixels: Tensor, segmenter: Segmenter) -> Tensor:
     return torch.cat([encoder.encode_patches(one.to(device), attention) for one in batches])
 
 
+def _tiled(logits: Tensor, windows: _Windows) -> Tensor:
+    """Token logits (n, h, w, Q) of an image's windows -> side by side, (Q, A, B)."""
+    grid = logits.unflatten(0, (len(windows.rows.starts), len(windows.columns.starts)))
+    return grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2).contiguous()
+
+
 def draw_image(
     encoder: Encoder, protocol: SegmentationProtocol, path: Path, options: RunOptions
 ) -> tuple[Image.Image, dict[str, float]]:
-    """Draw an image, its label map and a legend, and return the shares of the classes found.
-
-    Raises UsageError for a model without patch embeddings, contradictory constants and an image
-    that cannot be decoded.
-    """
+    """Draw an image, its label map and a legend; return also classes' shares. Raises UsageError."""
     check_constants(protocol)
     image = pictures.decode(path)
     dense = with_patches(encoder, options.attention or protocol.attention)

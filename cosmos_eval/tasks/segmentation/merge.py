@@ -51,17 +51,13 @@ _CHUNK_VALUES = 2**21
 
 
 class Axis(NamedTuple):
-    """One axis of the windows of an image, in pixels of the resized image and in tokens.
-
-    `is_whole` marks an image that a protocol does not cut into windows: its logits are interpolated
-    from the tokens to the original size at once.
-    """
+    """One axis of the windows of an image, in pixels of the resized image and in tokens."""
 
     length: int
     window: int
     stride: int
     tokens: int
-    is_whole: bool = False
+    is_whole: bool = False  # not cut: interpolated from tokens to the original size at once
 
     @property
     def starts(self) -> list[int]:
@@ -81,11 +77,8 @@ class Decision(NamedTuple):
 
 @lru_cache(maxsize=64)  # up to about 1 MB each
 def placement(axis: Axis, size: int) -> Tensor:
-    """The matrix (size, windows * tokens) that takes tokens of all windows to output pixels.
-
-    Interpolation weights come from the operation itself, applied to unit vectors, so that they
-    carry its rounding.
-    """
+    """The matrix (size, windows * tokens) that takes tokens of all windows to output pixels."""
+    # Interpolating unit vectors gives its weights with their rounding.
     if axis.is_whole:
         return _interpolate(torch.eye(axis.tokens), size).T.contiguous()
     window = min(axis.window, axis.length)
@@ -103,10 +96,9 @@ def label_map(
 ) -> Tensor:
     """Classes (H, W) uint8 from token logits (Q, A, B), rows (H, A) and columns (W, B).
 
-    Logits are refined by the resized image where its `pixels` (3, h, w) are given. A pixel has the
-    class of its best query, the first of equal ones, and class 0 where the query's probability
-    (softmax over all) is below `prob_thd`. With `area_thd`, classes but 0 with no more than that
-    share of the pixels outside class 0 are ruled out for the image.
+    Logits are refined by the resized image's `pixels` (3, h, w). A pixel has the class of its best
+    query, the first of equal ones, and class 0 where that one's softmax is below `prob_thd`.
+    Classes with no more than `area_thd` of the pixels outside class 0 are ruled out for the image.
     """
     best = partial(_best_classes, tokens, rows, columns)
     if pixels is not None:
@@ -162,10 +154,9 @@ def _best_classes(
 
 
 def affinities(image: Tensor) -> Tensor:
-    """Weights (P, H, W) of every pixel's neighbours, which sum to 1, from an image (C, H, W).
+    """Weights (P, H, W) of a pixel's neighbours n: softmax of -mean_c |x - x_n| / (0.1 s + 1e-8).
 
-    softmax over neighbours n of the mean over channels of -|x - x_n| / (0.1 s + 1e-8), where s is
-    the standard deviation of the pixel and its neighbours; the pixel counts once a dilation.
+    The image is (C, H, W); s is the standard deviation of x and all x_n, x counted once a dilation.
     """
     count = len(_OFFSETS) + len(DILATIONS)
     mean = sum(_neighbours(image), len(DILATIONS) * image) / count

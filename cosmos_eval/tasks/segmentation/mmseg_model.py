@@ -37,10 +37,9 @@ _MMSEG_IGNORE = 255
 class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[misc]
     """A zero-shot model under a protocol of a data set.
 
-    `model`, `protocol`, `arch`, `weights`, `attention`, `precision` and `batch_size` are those of
-    `cosmos_eval.evaluate`; `dataset` is a name or a YAML file and gives classes, prompts and every
-    constant. The pipeline must leave images as LoadImageFromFile reads them: BGR, 0-255, at their
-    own size. Raises UsageError as `evaluate` does.
+    Arguments are those of `cosmos_eval.evaluate`; `dataset` is a name or a YAML file and gives
+    classes, prompts and every constant. The pipeline must leave images as LoadImageFromFile reads
+    them: BGR, 0-255, at their own size. Raises UsageError as `evaluate` does.
     """
 
     def __init__(
