@@ -286,9 +286,8 @@ def _texts(value: Any, where: str) -> tuple[str, ...]:
         raise UsageError(f"{where}: captions must be text or a list of texts, not {value!r}")
     if not found:
         raise UsageError(f"{where}: an image without captions")
-    for caption in found:
-        if not isinstance(caption, str) or not caption.strip():
-            raise UsageError(f"{where}: a caption is blank or no text: {caption!r}")
+    for caption in (text for text in found if not isinstance(text, str) or not text.strip()):
+        raise UsageError(f"{where}: a caption is blank or no text: {caption!r}")
     return tuple(found)
 
 

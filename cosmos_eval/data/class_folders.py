@@ -153,8 +153,7 @@ def read_webdataset(folder: Path) -> ClassData:
         (f"{one.archive.relative_to(folder)}:{one.key}", one.image(), _label(one, len(names)))
         for one in sources.open_archives(sources.numbered_archives(folder / "test"))
     )
-    data = make_data(distinct, samples)
-    return data._replace(prompts=tuple(names), templates=prompts or None)
+    return make_data(distinct, samples)._replace(prompts=tuple(names), templates=prompts or None)
 
 
 def _label(sample: sources.ArchiveSample, n_classes: int) -> int:

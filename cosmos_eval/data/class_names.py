@@ -42,9 +42,8 @@ class ClassData(NamedTuple):
 
 def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, int]]) -> ClassData:
     """Make data of names, images and labels. Raises UsageError for a class that is no text."""
-    for name in classes:
-        if name != name.encode(errors="ignore").decode():
-            raise UsageError(f"class folder {name!r}: its name is not UTF-8; rename it")
+    for name in (name for name in classes if name != name.encode(errors="ignore").decode()):
+        raise UsageError(f"class folder {name!r}: its name is not UTF-8; rename it")
     listed = list(samples)
     names, images, labels = zip(*listed, strict=True) if listed else ((), (), ())
     return ClassData(tuple(classes), names, images, np.array(labels, np.int64))
@@ -109,5 +108,4 @@ def _known_classes(protocol: ClassificationProtocol) -> Sequence[str]:
 
 @cache
 def _clip_benchmark(name: str) -> dict[str, Any]:
-    text = files("clip_benchmark").joinpath("datasets", name).read_text("utf-8")
-    return dict(json.loads(text))
+    return dict(json.loads(files("clip_benchmark").joinpath("datasets", name).read_text("utf-8")))

@@ -100,8 +100,7 @@ def _remedy(protocol: LabelMapProtocol, options: RunOptions, kinds: Iterable[str
     # These are mended by making the label maps again.
     made_here = set(kinds) <= {"label maps", "unreadable", "labels"}
     if name and made_here and can_prepare(name, options.data_root):
-        root = shlex.quote(str(options.data_root))
-        return f"cosmos-eval data prepare {name} --data-root {root}"
+        return f"cosmos-eval data prepare {name} --data-root {shlex.quote(str(options.data_root))}"
     return protocol.download
 
 
@@ -207,8 +206,7 @@ def _inference_faults(protocol: SegmentationProtocol) -> Iterator[str]:
             f"'{protocol.class_names[0]}': set them only where class 0 is named 'background'"
         )
     for name in ("short_side", "long_side", "window", "stride"):
-        pixels = getattr(protocol, name)
-        if pixels is not None and pixels <= 0:
+        if getattr(protocol, name) is not None and getattr(protocol, name) <= 0:
             yield f"{name} must be above 0"
     if protocol.mean is not None and not all(map(math.isfinite, protocol.mean)):
         yield "mean must hold finite numbers"

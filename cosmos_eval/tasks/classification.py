@@ -45,9 +45,8 @@ def measure(
     prompted = perf_counter()
     images = embed_images(encoder, data.images, options, progress)
     top = top_classes(images.features, classifier)
-    samples = {LABELS: data.labels, TOP5: top, CLASSES: np.array(data.classes)}
     return TASK.measurement(
-        samples,
+        {LABELS: data.labels, TOP5: top, CLASSES: np.array(data.classes)},
         options,
         hashes={
             "class_names": fingerprint(names),

@@ -1,8 +1,7 @@
 """What the measurements of data sets with label maps share: shards of images, patches, hashes.
 
-A shard is a fixed number of consecutive images, which are never encoded together with others:
-neither the number of processes nor a resumed run changes a batch, so that results stay the same to
-the bit. Finished shards are stored until the result is, so that a killed run can be resumed.
+Images of a shard are never encoded with others: neither the number of processes nor a resumed run
+changes a batch or a bit of the results. Finished shards are stored until the result is.
 """
 
 from __future__ import annotations
@@ -60,8 +59,7 @@ def in_shards(
     def report(note: str, done: int = 0) -> None:
         progress(Progress("images", done, n_images, note))
 
-    find = partial(_stored, stores, is_valid, report)
-    found = options.distributed.map_sharded(find, shards)
+    found = options.distributed.map_sharded(partial(_stored, stores, is_valid, report), shards)
     left = [shard for shard, arrays in zip(shards, found, strict=True) if arrays is None]
     done = n_images - sum(map(len, left))
     if done:
@@ -83,9 +81,9 @@ def _stored(
     shards: Sequence[range],
 ) -> list[Sequence[Arrays] | None]:
     """Return the arrays of shards that every store has, else None."""
-    keys = [_key(shard) for shard in shards]
+    keys = list(map(_key, shards))
     found = [{own[0]: arrays for own, arrays in store.find(keys, report)} for store in stores]
-    every = [[own[key] for own in found if key in own] for key in keys]
+    every = ([own[key] for own in found if key in own] for key in keys)
     return [
         arrays if len(arrays) == len(stores) and is_valid(shard, arrays) else None
         for shard, arrays in zip(shards, every, strict=True)

@@ -53,8 +53,7 @@ def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:
 
     for k in (1, 5, 10):
         name = f"{direction}_R@{k}"
-        label = name.replace("_", " ")
-        yield Metric(name, partial(recall, k), label=label, primary=k == 1)
+        yield Metric(name, partial(recall, k), label=name.replace("_", " "), primary=k == 1)
     rank = partial(Metric, unit="rank", higher_is_better=False)
     yield rank(f"{direction}_mean_rank", lambda s: Mean(s[ranks], s[image]))
     yield rank(f"{direction}_median_rank", lambda s: Median(s[ranks], s[image]))

@@ -57,8 +57,7 @@ def _samples(rule: str, data: SelectionData, images: Features, texts: Features) 
         single = data.images_of_item[:, 0]
         hits = {CORRECT: single_hits(images, texts, single, data.captions_of_item)}
     else:
-        captions = np.stack(data.captions_of_item)
-        pairs = pair_hits(images, texts, data.images_of_item, captions)
+        pairs = pair_hits(images, texts, data.images_of_item, np.stack(data.captions_of_item))
         correct = pairs.image if rule == "image" else pairs.text & pairs.image
         hits = {CORRECT: correct, TEXT: pairs.text, IMAGE: pairs.image}
     return {
@@ -92,10 +91,6 @@ def _sample_list_hash(data: SelectionData) -> str:
     return fingerprint([data.pictures, data.captions, images, captions, *subsets])
 
 
-def _derive(samples: types.Samples) -> Derived:
-    return {**samples, _GROUP: samples[TEXT] & samples[IMAGE]} if TEXT in samples else samples
-
-
 def _score(array: str, samples: Derived) -> Proportion | Mean | None:
     if array not in samples:
         return None
@@ -108,9 +103,8 @@ def _mean_over_subsets(samples: Derived) -> GroupMean | None:
     """None where there is one subset, or the mean is the accuracy: all subsets of one size."""
     subset, averaged = samples[SUBSET], samples[AVERAGED]
     counts = np.bincount(subset, minlength=len(averaged))
-    chosen = averaged & (counts > 0)
-    same = counts[chosen].sum() == len(subset) and len(np.unique(counts[chosen])) == 1
-    if chosen.sum() < 2 or same:
+    chosen = counts[averaged & (counts > 0)]
+    if len(chosen) < 2 or (chosen.sum() == len(subset) and len(np.unique(chosen)) == 1):
         return None
     kept = averaged[subset]
     return GroupMean(samples[CORRECT][kept], subset[kept], samples[CLUSTER][kept])
@@ -141,12 +135,9 @@ TASK = Task(
     open_data=open_data,
     checked="captions, numbers of items, and that every image is there; none is decoded",
     measure=measure,
-    derive=_derive,
+    derive=lambda s: {**s, _GROUP: s[TEXT] & s[IMAGE]} if TEXT in s else s,
     per_class=_per_subset,
-    upgrade=lambda samples, record: {
-        **samples,
-        SUBSETS: np.array(sorted(record["per_class"]) or [""]),
-    },
+    upgrade=lambda s, record: {**s, SUBSETS: np.array(sorted(record["per_class"]) or [""])},
     survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),
     is_there=lambda protocol, root: exist_in(root, protocol.annotations, protocol.images),
     n_samples=lambda protocol: protocol.n_items,

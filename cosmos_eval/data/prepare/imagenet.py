@@ -148,11 +148,8 @@ def _read_devkit(path: Path) -> Mapping[str, str]:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot read {meta} ({reason}); fetch it again") from error
     try:
-        numbers = [int(line) for line in path.read_text("utf-8").split()]
-        return {
-            f"ILSVRC2012_val_{index:08d}.JPEG": ids[number]
-            for index, number in enumerate(numbers, start=1)
-        }
+        numbers = enumerate(map(int, path.read_text("utf-8").split()), start=1)
+        return {f"ILSVRC2012_val_{index:08d}.JPEG": ids[number] for index, number in numbers}
     except (ValueError, KeyError) as error:
         raise UsageError(f"{path} holds what is no id of {meta}: {error}") from error
 

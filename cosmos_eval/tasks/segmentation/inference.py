@@ -181,8 +181,7 @@ def _windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
     def axis(length: int) -> Axis:
         if protocol.window is None:
             return Axis(length, length, length, length // patch, is_whole=True)
-        tokens = min(protocol.window, length) // patch
-        return Axis(length, protocol.window, protocol.stride, tokens)
+        return Axis(length, protocol.window, protocol.stride, min(protocol.window, length) // patch)
 
     return _Windows(images, axis(height), axis(width))
 
@@ -210,8 +209,7 @@ def _patches(group: Sequence[_Windows], segmenter: Segmenter) -> list[Tensor]:
         owners = [group[i].images[0].sample.name for i in indices for _ in range(group[i].total)]
         encoded = _encode(pixels, segmenter)
         require_finite(encoded, segmenter.encoder.info, owners.__getitem__)
-        parts = encoded.split([group[i].total for i in indices])
-        patches.update(zip(indices, parts, strict=True))
+        patches.update(zip(indices, encoded.split([group[i].total for i in indices]), strict=True))
     return [patches[index] for index in range(len(group))]
 
 

@@ -109,8 +109,7 @@ def label_map(
     if decision.area_thd is None:
         return best(decision, None)
     classes = best(decision._replace(prob_thd=0.0), None)
-    n_classes = int(decision.class_of_query[-1]) + 1
-    areas = torch.bincount(classes.flatten(), minlength=n_classes)
+    areas = torch.bincount(classes.flatten(), minlength=int(decision.class_of_query[-1]) + 1)
     small = areas <= decision.area_thd * areas[1:].sum()
     small[0] = False
     return best(decision, small[decision.class_of_query.long()])

@@ -144,8 +144,7 @@ def _write(path: Path, image: Image.Image, form: str) -> bytes:
 def decode(path: Path) -> Pixels:
     """Decode an image file to (H, W, 3) RGB by OpenCV, as MMSegmentation does."""
     try:
-        data = np.frombuffer(read_bytes(path), np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.frombuffer(read_bytes(path), np.uint8), cv2.IMREAD_COLOR)
     except (FileError, cv2.error) as error:
         raise UsageError(f"cannot read image {path}: {error}") from error
     if image is None:
