@@ -179,9 +179,8 @@ def test_a_turned_image_of_sixteen_bits_is_shown_upright(tmp_path: Path) -> None
     ids=["float TIFF", "PFM", "32 bits", "12 bits", "0 is white"],
 )
 def test_grey_without_a_known_white_is_refused(content: bytes, mode: str, tmp_path: Path) -> None:
-    source = ImageFile(tmp_path / "a.tif")
     with pytest.raises(UsageError, match=rf"a\.tif: its white is not .* mode {mode}: ") as raised:
-        source.decode(content)
+        ImageFile(tmp_path / "a.tif").decode(content)
     assert "\n" not in str(raised.value)
     with pytest.raises(BadSampleError, match="its white is not defined"):
         trained_on(content)
@@ -241,9 +240,8 @@ def test_a_folder_is_no_image(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("box", [(7, 0, 9, 5), (-3, 0, 0, 3), (3, 3, 3, 4), (4, 4, 3, 5)])
 def test_boxes_that_are_not_there(box: tuple[int, int, int, int]) -> None:
-    source = CroppedImage(ImageArray("array", pixels()), box)
     with pytest.raises(UsageError, match=r"array .*: no such box in 7x5 pixels"):
-        decoded(source)
+        decoded(CroppedImage(ImageArray("array", pixels()), box))
 
 
 def test_samples_of_archives(shards: list[Path]) -> None:

@@ -94,19 +94,17 @@ def test_images_and_classes_are_torchvisions(root):
 
 def test_names_without_a_mapping(root, colour_encoder):
     protocol = replace(PROTOCOL, class_names={})
-    data = make_data(("a_red_one", "blue"), [])
-    assert class_names(protocol, data) == ("a red one", "blue")
+    assert class_names(protocol, make_data(("a_red_one", "blue"), [])) == ("a red one", "blue")
     # No folder is called after a colour: every class scores the same and the first one wins.
     result = classification.measure(colour_encoder, protocol, RunOptions(data_root=str(root)))
     assert result.metrics["acc1"] == pytest.approx(3 / 5)
 
 
 def test_bad_folders(root, save_colour):
-    options = RunOptions(data_root=str(root))
 
     def check(message: str, protocol: ClassificationProtocol = PROTOCOL) -> None:
         with pytest.raises(UsageError, match=message) as raised:
-            classification.open_data(protocol, options)
+            classification.open_data(protocol, RunOptions(data_root=str(root)))
         assert "\n" not in str(raised.value)
 
     save_colour(root / "test" / "c_tow" / "1.png", "red")
@@ -196,9 +194,8 @@ def test_imagenet_folders(tmp_path, save_colour):
 
 def test_class_lists_of_the_users_choice(root):
     options = RunOptions(data_root=str(root))
-    both = replace(PROTOCOL, class_list="imagenet1k")
     with pytest.raises(UsageError, match="not both"):
-        classification.open_data(both, options)
+        classification.open_data(replace(PROTOCOL, class_list="imagenet1k"), options)
     unknown = replace(PROTOCOL, class_names={}, class_list="imagenet2k")
     with pytest.raises(UsageError, match="known: imagenet1k"):
         classification.open_data(unknown, options)

@@ -63,8 +63,7 @@ def test_a_whole_set(dataset, whole):
     assert (found.expected, found.images, found.label_maps) == (3, 3, 3)
     assert found.labels == LABELS[dataset]
     assert found.folder is not None
-    folder = path_of(dataset, whole, "images", 0)
-    assert folder.is_relative_to(found.folder)
+    assert path_of(dataset, whole, "images", 0).is_relative_to(found.folder)
 
 
 def test_published_sets_are_compared_with_their_published_sizes():
@@ -280,8 +279,7 @@ def test_a_selection_set_with_other_numbers_of_items(tmp_path):
 def test_test_images_of_classification_sets_are_counted(tmp_path, monkeypatch):
     write_class_set("dtd", tmp_path, monkeypatch)
     dtd = CLASSIFICATION["dtd"]
-    of_two = dataclasses.replace(dtd, n_classes=2, n_images=2)
-    found = diagnosed(of_two, tmp_path)
+    found = diagnosed(dataclasses.replace(dtd, n_classes=2, n_images=2), tmp_path)
     assert (found.whole, found.images, found.expected) == (True, 2, 2)
     assert found.folder == str(tmp_path / "dtd/dtd")
     missing = tmp_path / "dtd/dtd/images/banded/banded_0011.jpg"

@@ -69,8 +69,7 @@ def test_the_kind_is_no_part_of_what_a_model_is_called(tmp_path):
 def test_both_families_of_a_folder_are_compared(command, tmp_path):
     write_both(tmp_path / "all")
     models = ["--model", "scenes-cosmos", "--model", "scenes-clip"]
-    ended = command("compare", "all", "all", *models, "--json")
-    found = json.loads(ended.out)
+    found = json.loads(command("compare", "all", "all", *models, "--json").out)
     assert found["notes"] == ["scenes-loc: map is cross-attention and text-to-patch similarity"]
     headlines = [test for test in found["tests"] if test["p_value_holm"] is not None]
     assert {(test["protocol"], test["metric"], test["better"]) for test in headlines} == {
@@ -79,11 +78,10 @@ def test_both_families_of_a_folder_are_compared(command, tmp_path):
         ("localisation-similarity", "attention_mass", "A"),
         ("localisation-similarity", "AUC", "A"),
     }
-    shown = command("compare", "all", "all", *models).out
     for test in found["tests"]:
         if test["metric"] == "mass_over_area_small":
             row = f"{test['protocol']} mass_over_area_small {test['a']:.2f} {test['b']:.2f} "
-            assert row in " ".join(shown.split())
+            assert row in " ".join(command("compare", "all", "all", *models).out.split())
     area = next(test for test in found["tests"] if test["metric"] == "area")
     assert (area["difference"], area["p_value"]) == (0, 1)
 

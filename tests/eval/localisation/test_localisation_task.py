@@ -225,8 +225,7 @@ def test_a_killed_run_goes_on_at_its_shard(cosmos, protocol, labelled, monkeypat
 
     with pytest.raises(KeyboardInterrupt):
         next(measure(cosmos, [protocol], options, ending))
-    kept = sorted((tmp_path / ".partial").rglob("*.safetensors"))
-    assert len(kept) == 2
+    assert len(sorted((tmp_path / ".partial").rglob("*.safetensors"))) == 2
     notes = []
     running = measure(cosmos, [protocol], options, lambda step: notes.append(step.note))
     resumed = next(running)

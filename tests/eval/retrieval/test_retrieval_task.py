@@ -71,8 +71,7 @@ def test_solved_by_hand(root, colour_encoder, capsys):
 
 def test_limit_and_captions_per_image(root, colour_encoder):
     protocol = replace(PROTOCOL, captions_per_image=1)
-    options = RunOptions(data_root=str(root), limit=2)
-    result = retrieval.measure(colour_encoder, protocol, options)
+    result = retrieval.measure(colour_encoder, protocol, RunOptions(data_root=str(root), limit=2))
     assert result.samples["image_of_text"].tolist() == [0, 1]
     assert result.notes == ("at most 2 images were measured",)
 

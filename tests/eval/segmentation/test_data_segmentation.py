@@ -73,8 +73,7 @@ def pets(tmp_path, write_set):
 def test_a_plain_pair_of_folders_is_read_below_subfolders(pets, protocol):
     own_root = replace(protocol, root=str(pets))
     check(own_root, RunOptions(data_root="elsewhere"))
-    samples = open_data(own_root, RunOptions()).samples
-    assert [s.name for s in samples] == ["one", "sub/two"]
+    assert [s.name for s in open_data(own_root, RunOptions()).samples] == ["one", "sub/two"]
 
 
 def test_a_link_to_a_parent_folder_is_refused_where_folders_are_walked(pets, protocol):
@@ -106,8 +105,7 @@ def test_an_undeclared_class_is_named(pets, protocol):
 
 def test_an_undeclared_class_is_named_as_the_file_has_it(tmp_path):
     shutil.copytree(PARITY / "voc", tmp_path / "voc")
-    mask = tmp_path / "voc/SegmentationClass/2012_000003.png"
-    Image.new("L", (300, 300), color=21).save(mask)
+    Image.new("L", (300, 300), color=21).save(tmp_path / "voc/SegmentationClass/2012_000003.png")
     for dataset in ("voc20", "voc21"):
         assert "2012_000003.png holds class 21" in refusal(SEGMENTATION[dataset], tmp_path / "voc")
 

@@ -36,8 +36,7 @@ def test_resized_size_is_that_of_mmcv():
 
 
 def test_pixels_are_rgb_and_normalised():
-    image = np.full((336, 336, 3), (30, 20, 10), np.uint8)
-    pixels = normalised(image, VOC)
+    pixels = normalised(np.full((336, 336, 3), (30, 20, 10), np.uint8), VOC)
     expected = [(30 - 122.771) / 68.501, (20 - 116.746) / 66.632, (10 - 104.094) / 70.323]
     np.testing.assert_allclose(pixels.mean((1, 2)), expected, rtol=1e-5)
 

@@ -62,8 +62,7 @@ def test_figures_come_back_from_stored_samples(encoder, protocol, options, tmp_p
     measurement = measure(encoder, protocol, options)
     np.savez(tmp_path / "samples.npz", allow_pickle=False, **measurement.samples)
     with np.load(tmp_path / "samples.npz") as stored:
-        names = {"name", "classes", "groups", "members"}
-        assert set(stored) == {*names, *SparseConfusion._fields}
+        assert set(stored) == {*{"name", "classes", "groups", "members"}, *SparseConfusion._fields}
         again = TASK.figures(stored, options.seed)
     assert {name: getattr(measurement, name) for name in vars(again)} == vars(again)
     for name, value in measurement.metrics.items():
@@ -145,8 +144,7 @@ def test_predictions_that_cannot_be_written_stop_the_run(encoder, protocol, opti
 
 
 def test_constants_that_are_not_stated_are_the_models(encoder, protocol):
-    unstated = replace(protocol, mean=None, std=(1.0, 2.0, 3.0))
-    fitted = fit_to_model(unstated, encoder)
+    fitted = fit_to_model(replace(protocol, mean=None, std=(1.0, 2.0, 3.0)), encoder)
     assert fitted.mean == pytest.approx(OPENAI_MEAN)
     assert fitted == replace(protocol, mean=fitted.mean, std=(1.0, 2.0, 3.0))
     assert fit_to_model(protocol, encoder) == protocol

@@ -23,8 +23,7 @@ from cosmos_eval.types import Interval
 
 def test_confusion_by_hand():
     labels = np.array([[0, 0, 1], [2, 255, 1]], np.uint8)
-    predicted = np.array([[0, 1, 1], [0, 2, 1]], np.uint8)
-    counts = confusion(labels, predicted, 3, 255)
+    counts = confusion(labels, np.array([[0, 1, 1], [0, 2, 1]], np.uint8), 3, 255)
     assert counts.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
     assert counts.dtype == np.int64
 
@@ -119,8 +118,7 @@ def test_bootstrap_is_that_of_resampled_images():
 
 def test_bootstrap_is_seeded_and_of_one_image_a_point():
     counts = np.array([[3, 1], [0, 4]])
-    areas = areas_of_images(pack([counts]), 1, 2)
-    intervals = bootstrap(areas, {}, seed=0, resamples=1000)
+    intervals = bootstrap(areas_of_images(pack([counts]), 1, 2), {}, seed=0, resamples=1000)
     assert intervals["mIoU"].low == intervals["mIoU"].high == pytest.approx((3 / 4 + 4 / 5) / 2)
     many = areas_of_images(pack([counts, np.eye(2, dtype=np.int64), 3 * counts.T]), 3, 2)
     few = {seed: bootstrap(many, {}, seed=seed, resamples=20) for seed in (1, 2)}

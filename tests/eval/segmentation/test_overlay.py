@@ -16,8 +16,7 @@ from cosmos_eval.types import RunOptions, UsageError
 
 
 def test_shares_count_classes_and_leave_out_ignored_pixels():
-    classes = np.array([[0, 2, 2, 255]], np.uint8)
-    assert list(shares(classes, 3).items()) == [(2, 0.5), (0, 0.25)]
+    assert list(shares(np.array([[0, 2, 2, 255]], np.uint8), 3).items()) == [(2, 0.5), (0, 0.25)]
 
 
 def test_colours_of_many_classes_differ():
@@ -33,8 +32,7 @@ def test_the_legend_lists_classes_by_size_and_pixels_without_one_stay():
     classes[:120], classes[120:180] = 1, 0
     panels = [("image", white, None), ("found", white, classes)]
     colours = ((255, 0, 0), (0, 0, 255), (0, 255, 0))
-    drawn = picture(panels, ("sky", "sea", "sand"), colours, {0: 1, 1: 0.5})
-    pixels = np.asarray(drawn)
+    pixels = np.asarray(picture(panels, ("sky", "sea", "sand"), colours, {0: 1, 1: 0.5}))
     left, top = 10 + 480 + 10, 32  # of the second panel: two margins and a panel, a title
     # 0.6 of the class's colour, 0.4 of white.
     assert pixels[top + 60, left + 60].tolist() == [102, 102, 255]

@@ -135,16 +135,14 @@ def test_label_maps_follow_from_refined_logits(chunk, rule, protocol, monkeypatc
     expected = plain_classes(refine(logits, affinities(image)), protocol)
     class_of_query = torch.tensor([0, 0, 0, 1, 2, 2, 3], dtype=torch.uint8)
     decision = Decision(class_of_query, protocol.scale, protocol.prob_thd, protocol.area_thd)
-    found = label_map(tokens, rows, columns, decision, pixels)
-    assert (found.numpy() != expected).sum() == 0
+    assert (label_map(tokens, rows, columns, decision, pixels).numpy() != expected).sum() == 0
 
 
 def test_a_protocol_may_ask_for_it(encoder, protocol, write_set, tmp_path):
     write_set(tmp_path, {"one": (48, 70), "two": (33, 20)})
     options = RunOptions(data_root=str(tmp_path), batch_size=8)
     usual = measure(encoder, protocol, options)
-    refined = replace(protocol, refinement="pamr")
-    other = measure(encoder, refined, options)
+    other = measure(encoder, replace(protocol, refinement="pamr"), options)
     assert usual.metrics != other.metrics
     changed = {name for name in usual.hashes if usual.hashes[name] != other.hashes[name]}
     assert changed == {"constants"}

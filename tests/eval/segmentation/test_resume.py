@@ -130,8 +130,7 @@ def test_only_the_same_measurement_goes_on(encoder, protocol, options, monkeypat
         with monkeypatch.context() as patch:
             patch.setattr(encoder, "info", encoder.info._replace(**changed))
             assert not resumes()
-    mask = tmp_path / "data/masks/3.png"
-    Image.new("L", SIZES["3"][::-1], color=1).save(mask)
+    Image.new("L", SIZES["3"][::-1], color=1).save(tmp_path / "data/masks/3.png")
     assert not resumes()
 
 

@@ -84,8 +84,7 @@ def test_sugarcrepe_has_a_file_a_subset(make_set):
         "swap_obj.json": {"0": record("a.png", "x", "y"), "2": record("b.png", "y", "x")},
         "add_att.json": {"0": record("a.png", "z", "x")},
     }
-    data = opened(make_set(IMAGES, files, "data", layout="sugarcrepe"))
-    assert described(data) == [
+    assert described(opened(make_set(IMAGES, files, "data", layout="sugarcrepe"))) == [
         (["a.png"], ["z", "x"], "add_att"),
         (["a.png"], ["x", "y"], "swap_obj"),
         (["b.png"], ["y", "x"], "swap_obj"),
