@@ -4,15 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cosmos_eval.protocols import scenes
+from cosmos_eval.protocols import scenes, segmentation
 from cosmos_eval.protocols.classification import CLASSIFICATION, CLASSIFICATION_FAMILIES
 from cosmos_eval.protocols.retrieval import RETRIEVAL
-from cosmos_eval.protocols.segmentation import (
-    LOCALISATION_FAMILIES,
-    MAPS,
-    SEGMENTATION,
-    SEGMENTATION_FAMILIES,
-)
+from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.types import Protocol, UsageError, nearest
 
@@ -23,10 +18,8 @@ def known_protocols() -> Mapping[str, Protocol]:
 
 
 def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
-    """Return the data sets that are measured when none is named; none needs a download.
-
-    `on_request` adds those that are measured when their task alone is named.
-    """
+    """Return the data sets that are measured when none is named, none of which needs a download;
+    `on_request` adds those that are measured when their task alone is named."""
     known = known_protocols()
     return [known[name] for name in (*scenes.DEFAULT, *(scenes.ON_REQUEST if on_request else ()))]
 
@@ -40,10 +33,11 @@ def is_embedded(protocol: Protocol) -> bool:
 def known_families(dataset: str) -> Mapping[str, Protocol]:
     """Return the protocols of a known data set by their family, its usual one first."""
     found = [known_protocols()[dataset]]
-    for families in (CLASSIFICATION_FAMILIES, SEGMENTATION_FAMILIES, LOCALISATION_FAMILIES):
+    of_maps = segmentation.SEGMENTATION_FAMILIES, segmentation.LOCALISATION_FAMILIES
+    for families in (CLASSIFICATION_FAMILIES, *of_maps):
         found += [protocols[dataset] for protocols in families.values() if dataset in protocols]
     if dataset == "scenes-loc":
-        found += [scenes.scenes_localisation(family) for family in MAPS]
+        found += [scenes.scenes_localisation(family) for family in segmentation.MAPS]
     return {protocol.family: protocol for protocol in found}
 
 

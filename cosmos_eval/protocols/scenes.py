@@ -18,16 +18,8 @@ from typing import Any
 from PIL import Image
 
 from cosmos_core.utils.files import appearing, cache_folder
+from cosmos_eval import types
 from cosmos_eval.protocols.segmentation import LOCALISATION, MEAN, STD, localisation_of
-from cosmos_eval.types import (
-    ClassificationProtocol,
-    LocalisationProtocol,
-    Protocol,
-    RetrievalProtocol,
-    SegmentationProtocol,
-    SelectionProtocol,
-    UsageError,
-)
 
 DEFAULT = ("scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select")
 """Data sets that a run without arguments measures."""
@@ -62,17 +54,17 @@ _SMALL_FOLDER = "folder/small"
 _SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
 
 
-def scenes_protocols() -> Mapping[str, Protocol]:
+def scenes_protocols() -> Mapping[str, types.Protocol]:
     """Return the embedded data sets by name; their files may not exist yet."""
     root = str(_root())
-    retrieval = partial(RetrievalProtocol, family=FAMILY, root=root, images=_COCO_IMAGES)
-    classification = partial(ClassificationProtocol, family=FAMILY, root=root)
-    protocols: tuple[Protocol, ...] = (
+    retrieval = partial(types.RetrievalProtocol, family=FAMILY, root=root, images=_COCO_IMAGES)
+    classification = partial(types.ClassificationProtocol, family=FAMILY, root=root)
+    protocols: tuple[types.Protocol, ...] = (
         retrieval(dataset="scenes-retrieval", annotations=f"{_COCO}/captions_test_joined.json"),
         classification(dataset="scenes-cls", folder="folder/test", templates=_THING_TEMPLATES),
         _segmentation("scenes-seg", root, "voc/SegmentationClass"),
         # cosmos_core.data.scenes.captions says how the wrong captions are made.
-        SelectionProtocol(
+        types.SelectionProtocol(
             dataset="scenes-select",
             family=FAMILY,
             root=root,
@@ -89,14 +81,14 @@ def scenes_protocols() -> Mapping[str, Protocol]:
     return {protocol.dataset: protocol for protocol in protocols}
 
 
-def scenes_localisation(family: str) -> LocalisationProtocol:
+def scenes_localisation(family: str) -> types.LocalisationProtocol:
     """Return the protocol by which a family measures localisation on the scenes."""
     known = _segmentation("scenes-seg", str(_root()), "voc/SegmentationClass")
     return localisation_of(known, family, dataset="scenes-loc", small=_SMALL, large=_LARGE)
 
 
-def _segmentation(dataset: str, root: str, masks: str) -> SegmentationProtocol:
-    return SegmentationProtocol(
+def _segmentation(dataset: str, root: str, masks: str) -> types.SegmentationProtocol:
+    return types.SegmentationProtocol(
         dataset=dataset,
         family=FAMILY,
         root=root,
@@ -116,11 +108,9 @@ def _segmentation(dataset: str, root: str, masks: str) -> SegmentationProtocol:
 
 
 def prepare_scenes() -> None:
-    """Render the test scenes into the cache folder unless they are there.
-
-    All at once or not at all, so that a killed or a simultaneous run does no harm. Raises
-    UsageError where the folder cannot be written.
-    """
+    """Render the test scenes into the cache folder unless they are there: all at once or not at
+    all, so that a killed or a simultaneous run does no harm. Raises UsageError where the folder
+    cannot be written."""
     root = _root()
     if root.is_dir():
         return
@@ -130,7 +120,7 @@ def prepare_scenes() -> None:
     except OSError as error:
         if root.is_dir():
             return  # another run was faster; what it wrote is the same
-        raise UsageError(
+        raise types.UsageError(
             f"cannot write the embedded scenes to {root.parent}: {error}; "
             "set COSMOS_EVAL_CACHE to a folder that can be written"
         ) from error
@@ -159,10 +149,8 @@ def _render(folder: Path) -> None:
 
 
 def _cut_out(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
-    """Write a thing of a scene, with its surroundings, to the folder of its kind.
-
-    The square is half as large again as the thing and moved inside the picture.
-    """
+    """Write a thing of a scene to the folder of its kind, in a square that is half as large again
+    as the thing and moved inside the picture."""
     left, top, right, bottom = thing["box"]
     target = folder / _SMALL_FOLDER / thing["kind"] / f"{scene_id}.png"
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -174,14 +162,12 @@ def _cut_out(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
 
 
 def _root() -> Path:
-    """Return the folder of the scenes: changed code gets another one.
-
-    It has the hash of all code that decides what the files hold, found without importing it.
-    """
+    """Return the folder of the scenes, named by the hash of all code that decides what the files
+    hold, found without importing it: changed code gets another folder."""
     core = importlib.util.find_spec("cosmos_core")
     folders = core.submodule_search_locations if core else None
     if not folders:
-        raise UsageError("the package cosmos_core is missing: install cosmos-eval again")
+        raise types.UsageError("the package cosmos_core is missing: install cosmos-eval again")
     digest = hashlib.sha256(str(TEST_IMAGES).encode())
     for path in [*sorted(Path(folders[0]).glob("data/scenes/*.py")), Path(__file__)]:
         digest.update(path.read_bytes())

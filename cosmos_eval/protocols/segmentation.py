@@ -26,7 +26,6 @@ from typing import Any
 
 from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, MapKind, SegmentationProtocol
 
-_SOURCE = "https://github.com/ExplainableML/cosmos (evaluation code)"
 _GUIDE = "https://mmsegmentation.readthedocs.io/en/latest/user_guides/2_dataset_prepare.html"
 
 # OpenAI's mean and standard deviation as that code rounds them; RGB, 0-255.
@@ -110,7 +109,7 @@ def _protocol(
     return SegmentationProtocol(
         dataset=dataset,
         family="cosmos",
-        source=_SOURCE,
+        source="https://github.com/ExplainableML/cosmos (evaluation code)",
         mmseg_type=mmseg_type,
         class_names=names,
         queries=tuple(prompts.get(name, (name,)) for name in names),
@@ -223,20 +222,13 @@ _PROTOCOLS = (
 SEGMENTATION = {protocol.dataset: protocol for protocol in _PROTOCOLS}
 
 # Names that COCO-Stuff, PASCAL VOC and PASCAL-Context themselves write without their spaces.
-_SPACED = {
-    **{"diningtable": "dining table", "playingfield": "playing field"},
-    **{"pottedplant": "potted plant", "tvmonitor": "tv monitor", "waterdrops": "water drops"},
-}
+_SPACED = _names("dining table, playing field, potted plant, tv monitor, water drops")
 
 
 def _fixed_names(protocol: SegmentationProtocol) -> tuple[tuple[str, ...], ...]:
-    """Return prompts of whole words, none of which belongs to two classes.
-
-    The published lists join "traffic light" into one word, and the background of coco_object
-    claims "bed", which is a class of its own.
-    """
-    joined = {name.replace(" ", ""): name for name in protocol.class_names if " " in name}
-    spaced = {**_SPACED, **joined}
+    """Return prompts of whole words, none of which belongs to two classes: the published lists join
+    "traffic light", and the background of coco_object claims "bed", which is a class of its own."""
+    spaced = {name.replace(" ", ""): name for name in (*protocol.class_names, *_SPACED)}
     queries = [tuple(spaced.get(name, name) for name in names) for names in protocol.queries]
     if protocol.class_names[0] == "background":
         queries[0] = tuple(name for name in queries[0] if name not in protocol.class_names[1:])

@@ -8,17 +8,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import (
-    AfterValidator,
-    ConfigDict,
-    Field,
-    GetPydanticSchema,
-    TypeAdapter,
-    ValidationError,
-    ValidationInfo,
-    WithJsonSchema,
-    with_config,
-)
+import pydantic
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, with_config
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import PydanticCustomError
 from typing_extensions import NotRequired, TypedDict
@@ -46,7 +37,7 @@ def metrics_type(most: float | None = None) -> Any:
     """Return the type of metrics by name; those of known tasks decide which values are valid. The
     task is a field before the metrics, or one of the setting there; `most` bounds all metrics."""
 
-    def check(metrics: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+    def check(metrics: dict[str, float], info: pydantic.ValidationInfo) -> dict[str, float]:
         task = info.data.get("task") or info.data.get("setting", {}).get("task")
         for name, value in metrics.items():
             if fault := metric_of(str(task), name).fault(value):
@@ -64,9 +55,9 @@ def out_of_place(name: str, message: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": message, "name": name})
 
 
-def as_type(kind: Any) -> GetPydanticSchema:
+def as_type(kind: Any) -> pydantic.GetPydanticSchema:
     """Return an annotation that validates a value as `kind`, which type checkers do not see."""
-    return GetPydanticSchema(lambda _, handler: handler(kind))
+    return pydantic.GetPydanticSchema(lambda _, handler: handler(kind))
 
 
 def _doc(description: str, **limits: Any) -> Any:
@@ -117,11 +108,9 @@ class ConfusionPair(TypedDict):
 
 
 _PART = r"^[0-9]+ of [0-9]+ [a-z].*$"
-_LIMIT = _doc("Only the first N samples were measured; null: all.")
 _PARTIAL = _doc("Samples found and known of an incomplete set.", pattern=_PART)
 _ATTENTION = _doc("Form of the image tower's last block; null except for segmentation.")
 _PROTOCOL_ATTENTION = _doc("The form that the protocol is made for; csa where it is missing.")
-_MAP = _doc("Of a localisation: the kind of map measured.")
 _PROTOCOL_MAP = _doc("The kind that the protocol requires; null: each model's own.")
 _MEMORY = _doc("Largest resident memory of the process up to this result.")
 _HASHES = _doc("SHA-256 of what defines the number: names, templates, sample list.")
@@ -140,15 +129,15 @@ class Provenance(TypedDict):
     python: str
     platform: str
     command: str
-    utc: Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
+    utc: Annotated[str, pydantic.WithJsonSchema({"type": "string", "format": "date-time"})]
     device: str
     precision: Precision
     seed: int
-    limit: Annotated[Count | None, _LIMIT]
+    limit: Annotated[Count | None, _doc("Only the first N samples were measured; null: all.")]
     partial: NotRequired[Annotated[str, _PARTIAL]]
     attention: Annotated[Attention | None, _ATTENTION]
     protocol_attention: NotRequired[Annotated[Attention | None, _PROTOCOL_ATTENTION]]
-    map: NotRequired[Annotated[MapKind, _MAP]]
+    map: NotRequired[Annotated[MapKind, _doc("Of a localisation: the kind of map measured.")]]
     protocol_map: NotRequired[Annotated[MapKind | None, _PROTOCOL_MAP]]
     batch_size: Count
     seconds: Annotated[dict[str, Annotated[float, Field(ge=0)]], _doc("Wall time per phase.")]
@@ -160,12 +149,10 @@ class Provenance(TypedDict):
 
 
 _TASK = _doc("As `cosmos-eval list tasks` names it; packages may add some.")
-_FAMILY = _doc("Family of comparable numbers, which are ranked together.")
 _MODEL = as_type(Annotated[ModelRecord, AfterValidator(_with_weights)])
 _CLASSES = as_type(dict[str, dict[str, int | float | None]])
 _PAIRS = as_type(list[ConfusionPair])
 _PER_CLASS = _doc("Class name -> figures; null where a class has no sample.")
-_SAMPLES = _doc("The file beside this one that the metrics follow from.")
 _MISTAKES = _doc("The most frequent mistakes of a classification, most frequent first.")
 _TITLE = "One (model, data set, protocol) result"
 _HEADER: Any = {"$id": f"urn:cosmos-eval:result:{SCHEMA_VERSION}"}
@@ -180,13 +167,13 @@ class ResultRow:
     model: Annotated[Mapping[str, Any], _MODEL]
     task: Annotated[TaskName, _TASK]
     dataset: Name
-    protocol: Annotated[Name, _FAMILY]
+    protocol: Annotated[Name, _doc("Family of comparable numbers, which are ranked together.")]
     metrics: Annotated[Mapping[str, float], metrics_type()]
     intervals: Annotated[Mapping[str, Mapping[str, Any]], as_type(dict[str, IntervalRecord])]
     per_class: Annotated[Mapping[str, Mapping[str, float | None]], _CLASSES, _PER_CLASS]
     n_samples: Count
     provenance: Annotated[Mapping[str, Any], as_type(Provenance)]
-    samples: Annotated[SamplesFile, _SAMPLES]
+    samples: Annotated[SamplesFile, _doc("The file beside this one that the metrics follow from.")]
     source: Literal["measured"]
     confusion_pairs: Annotated[Sequence[Mapping[str, Any]], _PAIRS, _MISTAKES] = ()
 
@@ -204,12 +191,12 @@ def validate(kind: Callable[..., Content], content: str | bytes, where: str) -> 
     """Return JSON text as an object of a kind. Raises UsageError with the first wrong field."""
     try:
         found: Content = adapter(kind).validate_json(content)
-    except ValidationError as error:
+    except pydantic.ValidationError as error:
         raise UsageError(f"{where}: {_first(error)}") from error
     return found
 
 
-def _first(error: ValidationError) -> str:
+def _first(error: pydantic.ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     context = first.get("ctx", {})
     place = [str(part) for part in first["loc"] if part not in ("int", "float")]

@@ -12,7 +12,7 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -183,8 +183,8 @@ def _to_row(content: bytes, path: Path) -> ResultRow:
             ) from None
         if version != 1:
             raise
-    if later := _later_than_1(record):  # an edit could remove the hash that version 2 holds
-        raise _relabelled(str(path), later[0])
+    for later in _later_than_1(record):  # an edit could remove the hash that version 2 holds
+        raise _relabelled(str(path), later)
     return validate(ResultRow, json.dumps({**record, "schema_version": 2}), str(path))
 
 
@@ -203,19 +203,15 @@ def _upgrade_samples(samples: Samples, record: Record, where: str) -> Samples:
         ) from error
 
 
-def _later_than_1(record: Record) -> list[str]:
+def _later_than_1(record: Record) -> Iterator[str]:
     parts = {name: part for name, part in record.items() if isinstance(part, Mapping)}
-    later = [
-        name
-        for part, names in _LATER.items()
-        for name in sorted(names & parts.get(part, {}).keys())
-    ]
+    for part, names in _LATER.items():
+        yield from sorted(names & parts.get(part, {}).keys())
     if isinstance(task := record.get("task"), str) and task not in _TASKS_1:
-        later.append(f"task {task}")
-    ranks = sorted(
-        name for name in parts.get("intervals", ()) if metric_of(str(task), name).unit == "rank"
-    )
-    return later + [f"an interval of {name}" for name in ranks]
+        yield f"task {task}"
+    for name in sorted(parts.get("intervals", ())):
+        if metric_of(str(task), name).unit == "rank":
+            yield f"an interval of {name}"
 
 
 def _relabelled(where: str, later: str) -> UsageError:

@@ -45,9 +45,7 @@ _LATEX = str.maketrans(
         "<": r"\textless{}",
         ">": r"\textgreater{}",
         "|": r"\textbar{}",
-        "[": "{[}",
-        "]": "{]}",
-        "*": "{*}",
+        **{character: f"{{{character}}}" for character in "[]*"},
         "†": r"$\dagger$",
         "‡": r"$\ddagger$",
     }

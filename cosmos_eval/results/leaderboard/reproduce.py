@@ -11,7 +11,7 @@ from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.results import text
 from cosmos_eval.results.leaderboard.board import Column, columns_of
 from cosmos_eval.results.leaderboard.entries import AMP, Entry, published
-from cosmos_eval.results.leaderboard.writers import Grid, grid_tables
+from cosmos_eval.results.leaderboard.writers import grid_tables
 from cosmos_eval.tasks import metric_of
 
 if TYPE_CHECKING:
@@ -139,15 +139,15 @@ def to_tables(numbers: Sequence[Reproduction], width: int) -> list[Table]:
 
     rows = _rows(numbers)
     urls = sorted({number.published.url for number in numbers})
-    grid = Grid(
-        title=TITLE,
+    return grid_tables(
+        TITLE,
+        width,
         texts=["model"],
         columns=sorted({number.column for number in numbers}),
         heads=[[model] for model in rows],
         cells=[[Text("\n".join(_lines(number))) for number in row] for row in rows.values()],
         notes=[summary(numbers), *filter(None, [precision_note(numbers)]), *urls],
     )
-    return grid_tables(grid, width)
 
 
 def _rows(numbers: Sequence[Reproduction]) -> dict[str, list[Reproduction]]:

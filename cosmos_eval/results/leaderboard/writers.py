@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from textwrap import wrap
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from cosmos_eval.results import text
 from cosmos_eval.results.export import csv_of
@@ -172,32 +172,20 @@ WRITERS: Mapping[str, Callable[..., str]] = MappingProxyType(
 """The writers of every form except the terminal's."""
 
 
-class Grid(NamedTuple):
-    """A table for terminals: per row texts (`heads`) under `texts`, then cells under `columns`.
-    Cells are never broken; `notes` stand below, one per line."""
-
-    title: str
-    texts: list[str]
-    columns: Sequence[Column]
-    heads: list[list[str]]
-    cells: list[list[Text]]
-    notes: list[str]
-
-
 def to_tables(entries: Iterable[Entry], width: int, ties: Ties = NO_TIES) -> list[Table]:
     """Return tables at most `width` characters wide, best in bold, long model names shortened."""
     tables = []
     for board in boards(entries, ties):
         names = shortened(row.model for row in board.rows)
-        grid = Grid(
-            title=f"Protocol {board.protocol} (%)",
+        tables += grid_tables(
+            f"Protocol {board.protocol} (%)",
+            width,
             texts=board.texts,
             columns=board.columns,
             heads=[board.head(row, names[row.model]) for row in board.rows],
             cells=[[_terminal_cell(cell) for cell in row.cells] for row in board.rows],
             notes=[*board.notes, *(f"[{n}] {url}" for n, url in enumerate(board.urls, start=1))],
         )
-        tables += grid_tables(grid, width)
     return tables
 
 
@@ -209,30 +197,38 @@ def _terminal_cell(cell: Shown) -> Text:
     return Text("\n").join([first, *map(Text, filter(None, [cell.interval, cell.delta]))])
 
 
-def grid_tables(grid: Grid, width: int) -> list[Table]:
-    """Return a grid as tables at most `width` characters wide; each has all rows' first texts."""
+def grid_tables(
+    title: str,
+    width: int,
+    *,
+    texts: Sequence[str],
+    columns: Sequence[Column],
+    heads: Sequence[Sequence[str]],
+    cells: Sequence[Sequence[Text]],
+    notes: Sequence[str],
+) -> list[Table]:
+    """Return tables at most `width` characters wide, each with all rows' `heads` under `texts`,
+    then the cells of some columns, never broken; `notes` stand below the last."""
     from rich.text import Text
 
-    heads = [list(map(text.one_line, head)) for head in grid.heads]
-    titles = [[text.one_line(c.dataset), text.one_line(c.title)] for c in grid.columns]
     # Neither cells nor words of titles are broken.
+    titles = [[text.one_line(c.dataset), text.one_line(c.title)] for c in columns]
     widths = [
-        max(_widest(" ".join(title).split()), _widest(cell.plain for cell in cells))
-        for title, cells in zip(titles, zip(*grid.cells, strict=True), strict=True)
+        max(_widest(" ".join(words).split()), _widest(cell.plain for cell in column))
+        for words, column in zip(titles, zip(*cells, strict=True), strict=True)
     ]
-    texts = zip(grid.texts, *heads, strict=True)
-    available = width - 1 - sum(_FRAME + _widest(column) for column in texts)
-    parts = list(_parts(widths, available))
+    flat = [list(map(text.one_line, head)) for head in heads]
+    fixed = sum(_FRAME + _widest(column) for column in zip(texts, *flat, strict=True))
+    parts = list(_parts(widths, width - 1 - fixed))
     tables = []
     for number, part in enumerate(parts, start=1):
-        columns = [(titles[index], widths[index]) for index in part]
-        table = _table(grid.texts, columns)
-        for head, cells in zip(heads, grid.cells, strict=True):
-            table.add_row(*map(Text, head), *(cells[index] for index in part))
+        table = _table(texts, [(titles[index], widths[index]) for index in part])
+        for head, row in zip(flat, cells, strict=True):
+            table.add_row(*map(Text, head), *(row[index] for index in part))
         of_parts = f", part {number} of {len(parts)}" if len(parts) > 1 else ""
-        table.title = Text(text.one_line(grid.title) + of_parts)
+        table.title = Text(text.one_line(title) + of_parts)
         tables.append(table)
-    tables[-1].caption = Text("\n".join(map(text.one_line, grid.notes))) if grid.notes else None
+    tables[-1].caption = Text("\n".join(map(text.one_line, notes))) if notes else None
     return tables
 
 
