@@ -1,7 +1,5 @@
 """Known data sets and users' own, each with the protocol it is measured by. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from cosmos_eval.protocols import scenes, segmentation

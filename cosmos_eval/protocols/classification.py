@@ -15,8 +15,6 @@ OpenCLIP's published table takes dtd, oxford_pets, flowers102 and caltech101 fro
 caltech101 that is another split (6,085 images), elsewhere the same images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -26,13 +24,10 @@ from cosmos_eval.types import ClassificationProtocol
 
 
 class ClassList(NamedTuple):
-    """Prompt names in the order of a set's classes.
-
-    `names` is the key in clip_benchmark's en_classnames.json, of whose list the first `skipped`
-    are left out. `classes` says what the classes are called on the disk, `numeric` that they are
-    sorted as numbers; `classes_sha256` is the hash of their names in that order, joined by
-    newlines (None: only their number is checked).
-    """
+    """Prompt names in the order of a set's classes. `names` is the key of clip_benchmark's list
+    (en_classnames.json), whose first `skipped` are left out. `classes` says what the classes are
+    called on the disk, `numeric` that they are sorted as numbers; `classes_sha256` is the hash of
+    their names in that order, joined by newlines (None: only their number is checked)."""
 
     names: str
     classes: str

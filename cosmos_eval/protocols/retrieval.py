@@ -4,8 +4,6 @@ Every set has several annotation files with the same images and captions, in the
 who publish them: whichever is there first is read, and its counts must be the set's.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import PurePosixPath

@@ -5,8 +5,6 @@ them: queries that name nothing else, cut-outs around one small thing per scene,
 ignore the dominant thing.
 """
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

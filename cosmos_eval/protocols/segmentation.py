@@ -18,8 +18,6 @@ prompts of `fixed-names`; no published numbers of them are known. `localisation`
 own map, `localisation-similarity` the similarity of text and patches of all models.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any

@@ -3,8 +3,6 @@
 Counts are part of a protocol: a file with another number of items is another set.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Two models on the same data sets: every metric's difference, and which are more than chance."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Names that distinguish results of the same model, data set and protocol."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from collections import Counter

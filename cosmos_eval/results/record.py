@@ -1,7 +1,5 @@
 """The record of a result; `schema.json` in this package is `json_schema(ResultRow)`."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,12 +62,6 @@ def _doc(description: str, **limits: Any) -> Any:
     return Field(description=description, **limits)
 
 
-def _with_weights(model: ModelRecord) -> ModelRecord:
-    if model["weights_sha256"] is None and not model["random"]:
-        raise out_of_place("weights_sha256", "only random weights have no hash")
-    return model
-
-
 _HASH_UNLESS_RANDOM: Any = {
     "if": {"properties": {"random": {"const": False}}},
     "then": {"properties": {"weights_sha256": {"type": "string"}}},
@@ -86,6 +78,12 @@ class ModelRecord(TypedDict):
     weights_sha256: Sha256 | None
     random: bool
     code_sha256: NotRequired[Annotated[Sha256, _doc("Of the user's Python file, if any.")]]
+
+
+def _with_weights(model: ModelRecord) -> ModelRecord:
+    if model["weights_sha256"] is None and not model["random"]:
+        raise out_of_place("weights_sha256", "only random weights have no hash")
+    return model
 
 
 @with_config(STRICT)

@@ -4,8 +4,6 @@ Version 2 added to samples the names of classes, groups and subsets, to records 
 themselves, and to ranks an interval.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -36,8 +34,6 @@ _LATER = {
     "model": {"code_sha256"},
 }
 _NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
-# Never the first field of a provenance, whose keys are sorted.
-_OWN_HASH = re.compile(rb',"record_sha256":"[0-9a-f]{64}"')
 
 
 def write_result(directory: Path, row: ResultRow, samples: Samples) -> Path:
@@ -120,17 +116,6 @@ def record_is_unchanged(record: Record) -> bool | None:
         return False
 
 
-def _is_as_written(content: bytes, row: ResultRow) -> bool:
-    """Return whether a file is, to the byte, what `store_result` writes for its hash. Compacting
-    the text takes a third of the time of writing all its numbers again. JSON strings hold no raw
-    line breaks, and no quote without a backslash before it: none is changed."""
-    compact = b"".join([line.lstrip() for line in content.split(b"\n")])
-    for old, new in ((b'\\": ', b"\0"), (b'": ', b'":'), (b"\0", b'\\": ')):
-        compact = compact.replace(old, new)
-    without = _OWN_HASH.sub(b"", compact, count=1)
-    return hashlib.sha256(without).hexdigest() == row.provenance.get("record_sha256")
-
-
 def read_result(path: Path) -> ResultRow:
     """Read one result, of any version so far. Raises UsageError for other files."""
     return _to_row(_read(path), path)
@@ -138,13 +123,10 @@ def read_result(path: Path) -> ResultRow:
 
 def read_stored(paths: Iterable[Path]) -> list[Stored]:
     """Read results, with `distinguish`ed names. Raises UsageError for other files."""
-    results = []
-    for path in paths:
-        content = _read(path)
-        row = _to_row(content, path)
-        unchanged = _is_as_written(content, row) or record_is_unchanged(_parse(content, path))
-        results.append(Stored(path, row, unchanged))
-    return labels.distinguish(results)
+    return labels.distinguish(
+        Stored(path, _to_row(content, path), record_is_unchanged(_parse(content, path)))
+        for path, content in ((path, _read(path)) for path in paths)
+    )
 
 
 def read_record(path: Path) -> Record:

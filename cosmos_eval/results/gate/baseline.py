@@ -211,13 +211,10 @@ def replace_baseline(
     tolerance: float = 0.0,
     keep_samples: bool = True,
 ) -> list[dict[str, str]]:
-    """Make results the whole baseline in a file; return what changed.
-
-    Without samples only metrics that have an interval are kept, since nothing else could be decided
-    of the others. Raises UsageError for results that a check could not use, where the result of one
-    model and data set is given twice, for a file that is not called *.json, whose samples could lie
-    in the folder of another, and where it is no baseline or cannot be written.
-    """
+    """Make results the whole baseline in a file; return what changed. Without samples only metrics
+    that have an interval are kept, since nothing could be decided of the others. Raises UsageError
+    for results that a check could not use, for two of one model and data set, for a file that is
+    not called *.json, and where it is no baseline or cannot be written."""
     wrong = [*map(str, problems), *map(str, faults_of(results, strict=strict))]
     if wrong or not results:
         raise UsageError(f"no baseline of such results: {'; '.join(wrong)}")

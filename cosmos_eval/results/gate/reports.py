@@ -1,7 +1,5 @@
 """Reports of the gate: Markdown, JUnit XML, GitHub's annotations, JSON."""
 
-from __future__ import annotations
-
 from typing import Any
 from xml.etree import ElementTree as ET
 

@@ -1,7 +1,5 @@
 """Tables of a leaderboard before they are written: one per protocol family."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """The entries of a leaderboard: numbers measured here and numbers that others published."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterable, Mapping
 from functools import cache

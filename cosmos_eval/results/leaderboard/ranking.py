@@ -4,8 +4,6 @@ Two results differ by the interval of their difference on the same samples where
 by whether their own intervals overlap, which finds fewer differences.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
