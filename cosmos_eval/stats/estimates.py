@@ -109,6 +109,12 @@ def means_of_groups(
     }
 
 
+def first_equal(features: NDArray[np.float32]) -> NDArray[np.int64]:
+    """Return the index of the first row that is equal, for each row of (N, D) features."""
+    first: dict[bytes, int] = {}
+    return np.array([first.setdefault(row.tobytes(), i) for i, row in enumerate(features)])
+
+
 def require_finite(*features: NDArray[np.float32]) -> None:
     """Raise ValueError for features that are not finite."""
     if not all(np.isfinite(some).all() for some in features):

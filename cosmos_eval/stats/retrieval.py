@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cosmos_eval.stats.estimates import require_finite
+from cosmos_eval.stats.estimates import first_equal, require_finite
 
 # Of float32 scores at a time: they stay in the cache while they are compared twice.
 _BLOCK_BYTES = 4 << 20
@@ -125,8 +125,8 @@ def _count(
 ) -> RetrievalRanks:
     """Ranks of images and of rows: one, and what is no positive and no worse than the best."""
     ranks = RetrievalRanks(np.ones(len(matrix.images), int), np.ones(len(matrix.texts), int))
-    image, row = _kinds(matrix.images), _kinds(matrix.texts)[matrix.order]
-    best = np.empty_like(image)  # the kind of the best positive text of every image
+    image, row = first_equal(matrix.images), first_equal(matrix.texts)[matrix.order]
+    best = np.empty_like(image)  # the first equal of the best positive text of every image
     is_best = of_row == of_image[matrix.owner]
     best[matrix.owner[is_best]] = row[is_best]
     for home in bands:
@@ -144,12 +144,6 @@ def _count(
                 if band is home:
                     np.subtract.at(ranks.image_to_text, owner, matrix.own(above, rows, columns))
     return ranks
-
-
-def _kinds(features: NDArray[np.float32]) -> NDArray[np.int64]:
-    """(n,) a number for every one of (n, D) features, the same for equal ones."""
-    numbers: dict[bytes, int] = {}
-    return np.array([numbers.setdefault(one.tobytes(), len(numbers)) for one in features])
 
 
 def _above(

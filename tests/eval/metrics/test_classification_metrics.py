@@ -42,6 +42,16 @@ def test_top_classes_equal_a_stable_sort(
     np.testing.assert_array_equal(top_classes(images, embeddings), expected)
 
 
+def test_equal_classes_tie_however_their_scores_are_rounded() -> None:
+    rng = np.random.default_rng(3)
+    images = rng.normal(size=(1000, 512)).astype(np.float32)
+    classes = np.repeat(rng.normal(size=(2, 512)).astype(np.float32), 300, axis=0)
+    classes = classes[rng.permutation(600)]
+    a, b = (np.flatnonzero((classes == one).all(axis=1))[:5] for one in np.unique(classes, axis=0))
+    top = top_classes(images, classes)
+    assert {tuple(row) for row in top.tolist()} == {tuple(a.tolist()), tuple(b.tolist())}
+
+
 def test_features_that_are_not_finite() -> None:
     with pytest.raises(ValueError, match="NaN"):
         top_classes(np.array([[np.inf]], np.float32), np.ones((1, 1), np.float32))
