@@ -43,11 +43,9 @@ class ModelSpec:
 
 
 class EncoderInfo(NamedTuple):
-    """Identity of a loaded model, for provenance.
-
-    None are `weights` where the model has only one set, `weights_sha256` of random weights, and
-    `code_sha256` where no file of the user made the model.
-    """
+    """Identity of a loaded model, for provenance. None are `weights` where the model has only one
+    set, `weights_sha256` of random weights, and `code_sha256` where no file of the user made the
+    model."""
 
     spec: str
     architecture: str
@@ -61,11 +59,9 @@ class EncoderInfo(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """How one data set is measured; numbers of one `family` are comparable.
-
-    Paths are relative to `root`, where the data set has one of its own, else to the data root.
-    `download` is the page that its files come from. Unknown numbers (`n_images`) are None.
-    """
+    """How one data set is measured; numbers of one `family` are comparable. Paths are relative to
+    `root`, where the data set has one of its own, else to the data root. `download` is the page
+    that its files come from. Unknown numbers (`n_images`) are None."""
 
     # Fields that a user's YAML file does not set under their own names.
     NOT_IN_FILES: ClassVar[frozenset[str]] = frozenset({"dataset", "family", "root", "download"})
@@ -84,8 +80,7 @@ class RetrievalProtocol(Protocol):
     `annotations` are paths of the file, `images` folders that image names are relative to; the
     first that exists counts. `bare_names` drops the folders of image names. `archives` instead
     names tar archives by patterns, or a folder in CLIP Benchmark's layout. `image_key` and
-    `caption_key` name unusual columns or keys, `captions_per_image` keeps an image's first N.
-    """
+    `caption_key` name unusual columns or keys, `captions_per_image` keeps an image's first N."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"bare_names", "n_images", "n_captions"}
     images: tuple[str, ...] | str = "."
@@ -109,8 +104,7 @@ class ClassificationProtocol(Protocol):
     `class_names` maps classes to prompt names, by default the classes with every character of
     `separators` as a space; `class_list` instead names one of protocols.classification.CLASS_LISTS.
     `templates` are prompts with one `{}`, or the name of a known set; None: those of the data, else
-    OpenAI's for ImageNet. `remark` is what a reader of the numbers must know.
-    """
+    OpenAI's for ImageNet. `remark` is what a reader of the numbers must know."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
         *("torchvision", "usual_folders", "separators", "n_classes", "n_images", "remark")
@@ -159,8 +153,7 @@ class LabelMapProtocol(Protocol):
     `mmseg_type` is an MMSegmentation data set class, None for plain folders, `usual_folder` where
     its documentation keeps the set. `queries` holds the prompt names (synonyms) of every class.
     `scale` multiplies similarities before a softmax, `attention` is the form of the last block that
-    the settings were made for, `preparation` the name under which label maps can be made.
-    """
+    the settings were made for, `preparation` the name under which label maps can be made."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
         *("mmseg_type", "usual_folder", "n_images", "preparation", "class_names", "queries")
@@ -190,8 +183,7 @@ class SegmentationProtocol(LabelMapProtocol):
     `short_side` and `long_side` bound the resize, `window` (None: the whole image) and `stride`
     slide, all in pixels. `mean` and `std` are RGB on the 0-255 scale, None: the model's own.
     `scale`, `prob_thd` and `area_thd` are those of the COSMOS evaluation code. `groups` of classes
-    have a mean IoU of their own, such as things and stuff.
-    """
+    have a mean IoU of their own, such as things and stuff."""
 
     short_side: int = 336
     long_side: int = 2048
@@ -212,8 +204,7 @@ class LocalisationProtocol(LabelMapProtocol):
     `map` is the kind of map of all models; None: cross-attention where a model has it. Similarities
     become a distribution by a softmax over the patches, times `scale`. A thing is small below the
     fraction `small` of the image and large from `large` on: COCO's 32 x 32 and 96 x 96 pixels
-    (pycocotools, cocoeval.py) of usually 640 x 480. A class 0 named `background` is no thing.
-    """
+    (pycocotools, cocoeval.py) of usually 640 x 480. A class 0 named `background` is no thing."""
 
     map: MapKind | None = None
     small: float = 32**2 / (640 * 480)
@@ -234,11 +225,9 @@ Samples: TypeAlias = "Mapping[str, NDArray[Any]]"
 
 
 class Mistakes(NamedTuple):
-    """Confusions of C classes, in P pairs of different classes.
-
-    `amounts` (P,) of `unit` (images, pixels) of class `true` (P,) were given class `predicted`
-    (P,); `totals` (C,) are the amounts of each class.
-    """
+    """Confusions of C classes, in P pairs of different classes. `amounts` (P,) of `unit` (images,
+    pixels) of class `true` (P,) were given class `predicted` (P,); `totals` (C,) are the amounts of
+    each class."""
 
     unit: str
     classes: Sequence[str]
@@ -265,8 +254,7 @@ class Measurement(Figures):
 
     `hashes` identify everything that defines the number (class names, templates, sample list),
     `settings` go into the provenance, such as a kind of map that the model decides, and `notes`,
-    one line each, are what a reader of the number must know.
-    """
+    one line each, are what a reader of the number must know."""
 
     samples: Samples
     hashes: Mapping[str, str]
@@ -293,8 +281,7 @@ class RunOptions:
     `attention` None is the protocol's own. `limit` measures the first samples only, `allow_partial`
     those found of an incomplete known data set. `unfinished` is a folder for the finished parts of
     a measurement, to resume a killed run, `cache` one for embeddings. Device `auto` is the first
-    CUDA device, or the CPU.
-    """
+    CUDA device, or the CPU."""
 
     data_root: str | None = None
     download: bool = False
@@ -318,11 +305,9 @@ class RunOptions:
 
 
 class CaptionWord(NamedTuple):
-    """A word of a text, whose tokens are at positions start, ..., stop - 1 of the context.
-
-    Position 0 is the start of text; a cut text's words may lie past the context. `spaced`: whether
-    white space precedes the word.
-    """
+    """A word of a text, whose tokens are at positions start, ..., stop - 1 of the context. Position
+    0 is the start of text; a cut text's words may lie past the context. `spaced`: whether white
+    space precedes the word."""
 
     text: str
     start: int

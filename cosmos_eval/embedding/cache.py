@@ -2,8 +2,7 @@
 
 A store's folder is named after the hash of its identity: everything that decides its arrays. Its
 shards are safetensors files of arrays, with `keys` (n, 32), the SHA-256 of every input. A shard is
-named after the SHA-256 of its bytes: damage shows, and runs at the same time do not collide.
-"""
+named after the SHA-256 of its bytes: damage shows, and runs at the same time do not collide."""
 
 from __future__ import annotations
 
@@ -89,11 +88,9 @@ def _sources(module: str) -> list[Path]:
 
 
 class ShardStore:
-    """Shards of one identity below `root`; without a root it is empty and stores nothing.
-
-    Beyond `limit` bytes in the whole root, give or take a hundredth, the least recently used
-    shards are removed. `remedy` completes the error of a folder that cannot be written.
-    """
+    """Shards of one identity below `root`; without a root it is empty and stores nothing. Beyond
+    `limit` bytes in the whole root, give or take a hundredth, the least recently used shards are
+    removed. `remedy` completes the error of a folder that cannot be written."""
 
     def __init__(
         self,
@@ -109,10 +106,8 @@ class ShardStore:
         self._unmeasured = 0  # bytes that may be written before the folder is measured again
 
     def find(self, keys: Sequence[bytes], report: Report) -> Iterator[tuple[list[bytes], Arrays]]:
-        """Yield keys and arrays of shards with any of `keys`, the oldest first.
-
-        Damaged ones are reported and removed.
-        """
+        """Yield keys and arrays of shards with any of `keys`, the oldest first. Damaged ones are
+        reported and removed."""
         wanted = set(keys)
         for _, _, path in sorted(_shards(self._folder)) if self._folder else ():
             stored = _keys_of(path)
@@ -209,10 +204,8 @@ class Space(NamedTuple):
 
 
 def spaces(root: Path, **wanted: Any) -> list[Space]:
-    """List identities that have the `wanted` values, the most recently used first.
-
-    Damaged shards count without embeddings.
-    """
+    """List identities that have the `wanted` values, the most recently used first. Damaged shards
+    count without embeddings."""
     found = []
     for folder in _entries(root):
         identity, files = _identity_of(folder), sorted(_shards(folder))

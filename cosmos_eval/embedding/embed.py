@@ -2,8 +2,7 @@
 
 Inputs are encoded in shards of a fixed number, which no batch mixes and processes divide as wholes.
 Neither the number of processes nor a resumed run, which loses one shard at most, changes a bit of
-the features. Where all of them are cached, nothing here imports torch.
-"""
+the features. Where all of them are cached, nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -49,10 +48,9 @@ class Inputs(NamedTuple):
     """Inputs to embed, and how.
 
     `identity` is everything besides an input that decides its feature, `keys` the SHA-256 of every
-    input. `encode` yields the features (n, D) of each of several lists of indices of inputs.
-    `info` (the model) and `name` (of an input by its index) are for errors. `most` is how many
-    inputs may be encoded, None any number.
-    """
+    input. `encode` yields the features (n, D) of each of several lists of indices of inputs. `info`
+    (the model) and `name` (of an input by its index) are for errors. `most` is how many inputs may
+    be encoded, None any number."""
 
     identity: Mapping[str, Any]
     keys: Sequence[bytes]
@@ -65,10 +63,8 @@ class Inputs(NamedTuple):
 
 
 def embed(inputs: Inputs, options: RunOptions, progress: OnProgress) -> Features:
-    """Return features (N, D) in the order of the inputs.
-
-    Raises TooManyError where more than `most` are not cached, UsageError for features not finite.
-    """
+    """Return features (N, D) in the order of the inputs. Raises TooManyError where more than `most`
+    are not cached, UsageError for features not finite."""
     first = {key: index for index, key in reversed([*enumerate(inputs.keys)])}
     distinct = sorted(first.values())
     starts = range(0, len(distinct), inputs.shard_size)
@@ -138,11 +134,9 @@ def embed_images(
     progress: OnProgress = no_progress,
     most: int | None = None,
 ) -> Embeddings:
-    """Return features of images, in their order; threads read and decode ahead of the model.
-
-    Raises UsageError for no images and for one that is missing, cannot be decoded, or changes
-    meanwhile, and TooManyError where more than `most` would have to be encoded.
-    """
+    """Return features of images, in their order; threads read and decode ahead of the model. Raises
+    UsageError for no images and for one that is missing, cannot be decoded, or changes meanwhile,
+    and TooManyError where more than `most` would have to be encoded."""
     if not images:
         raise UsageError("no images to embed: the data set is empty")
     workers = options.workers
@@ -207,8 +201,7 @@ def embed_texts(
 
     The batch size counts texts of full length: where the encoder trims, a batch of short texts
     holds as many more as fill the same number of tokens. Raises UsageError for an empty list, and
-    TooManyError where more than `most` would have to be encoded.
-    """
+    TooManyError where more than `most` would have to be encoded."""
     if not texts:
         raise UsageError("no texts to embed: the data set is empty")
     tokens = encoder.tokenize(texts)
@@ -235,10 +228,7 @@ def embed_texts(
 def encode_tokens(
     encoder: Encoder, tokens: Tensor, batch_size: int, encode: EncodeTokens | None = None
 ) -> Features:
-    """Encode tokens (N, L) without the cache; features in their order.
-
-    `encode` makes features from tokens; None is the encoder's `encode_text`.
-    """
+    """Encode tokens (N, L) without the cache, by `encode` or else the encoder's `encode_text`."""
     lengths, encode = _lengths(encoder, tokens), encode or encoder.encode_text
     order = np.argsort(lengths, kind="stable")  # so that a batch has little padding
     batches = _text_batches(tokens[order], lengths[order], batch_size)

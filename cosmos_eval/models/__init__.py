@@ -12,11 +12,9 @@ if TYPE_CHECKING:
 
 
 def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision = "fp32") -> Encoder:
-    """Load a model to encode on `device`; a DenseEncoder unless it is a user's own.
-
-    `amp`, `bf16` and `fp16` run under autocast, weights stay float32. Raises UsageError for unknown
-    names, unusable files, a failed download or a device that is not there.
-    """
+    """Load a model to encode on `device`; a DenseEncoder unless it is a user's own. `amp`, `bf16`
+    and `fp16` run under autocast, weights stay float32. Raises UsageError for unknown names,
+    unusable files, a failed download or a device that is not there."""
     if device != "cpu":  # which needs no torch
         import torch
 

@@ -14,8 +14,7 @@ All products are divided by sqrt(head width). The heads and the output projectio
 is what OpenCLIP's own attention has beside them: norms of q and k, scales of the heads, norms
 before and after the output projection.
 
-Shapes: B images, N tokens (CLS first), h x w patches, C tower width, D embedding.
-"""
+Shapes: B images, N tokens (CLS first), h x w patches, C tower width, D embedding."""
 
 from __future__ import annotations
 
@@ -38,9 +37,7 @@ Block: TypeAlias = transformer.ResidualAttentionBlock | transformer.CustomResidu
 @torch.no_grad()
 def encode_patches(visual: nn.Module, images: Tensor, attention: Attention) -> Tensor:
     """Images (B, 3, H, W) of any size -> (B, H // patch, W // patch, D) float32, L2-normalised.
-
-    Raises UsageError for towers without patch tokens and for images smaller than a patch.
-    """
+    Raises UsageError for towers without patch tokens and for images smaller than a patch."""
     tower = _vision_transformer(visual)
     *early_blocks, last_block = tower.transformer.resblocks
     x, grid_hw = _embed_patches(tower, images)
@@ -89,8 +86,7 @@ def resize_positional_embedding(
 
     Bicubic by a scale factor of (h + 0.1) / m: the 0.1 guards the rounding of the output size and
     shifts the samples a little, which published numbers include (interpolate_pos_encoding in
-    github.com/facebookresearch/dino, vision_transformer.py).
-    """
+    github.com/facebookresearch/dino, vision_transformer.py)."""
     if grid_hw == trained_hw:
         return embedding
     cls, patches = embedding[:1], embedding[1:]
@@ -136,10 +132,7 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, grid_hw: tuple[int, int], attention: A
 
 
 def neighbourhood(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
-    """NACLIP's additive term exp(-distance^2 / (2 * 5^2)) between patches: (1 + hw, 1 + hw).
-
-    Zero in the row and the column of CLS; dtype and device of `like`.
-    """
+    """NACLIP's additive term exp(-distance^2 / (2 * 5^2)), 0 for CLS: (1 + hw, 1 + hw)."""
     axes = (torch.arange(length, device=like.device) for length in grid_hw)
     patches = torch.cartesian_prod(*axes).float()
     distance_squared = (patches[:, None] - patches[None]).square().sum(-1)
@@ -158,8 +151,7 @@ def project_in_one_piece(model: nn.Module) -> None:
 
     `nn.MultiheadAttention` projects a transposed view. Without gradients PyTorch then multiplies
     sample by sample and, in bf16 on a CPU, first copies the weights for each of them: most of the
-    time of a ViT-B/16. Parameters, their names and hooks stay.
-    """
+    time of a ViT-B/16. Parameters, their names and hooks stay."""
     for module in model.modules():
         plain = type(module) is nn.MultiheadAttention and module.in_proj_bias is not None
         if plain and module.batch_first and module.bias_k is None and not module.add_zero_attn:

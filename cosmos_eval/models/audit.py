@@ -1,8 +1,6 @@
-"""What must hold of loaded weights before they are measured; every failure is one line.
-
-OpenCLIP (3.3) at most warns of other positions (it interpolates them), activations or preprocessing
-than those of the training, and checks no values: the numbers would look like a model's.
-"""
+"""What must hold of loaded weights before they are measured; every failure is one line. OpenCLIP
+(3.3) at most warns of other positions (it interpolates them), activations or preprocessing than
+those of the training, and checks no values: the numbers would look like a model's."""
 
 from __future__ import annotations
 
@@ -66,11 +64,9 @@ def stated_differences(stated: Mapping[str, Any], built: Mapping[str, Any]) -> s
 
 
 def stored_tensors(path: Path) -> dict[str, Tensor]:
-    """Map a file's tensors by name, dots between nested names; empty for NumPy's formats.
-
-    They are read when they are used. Raises UsageError for keys that OpenCLIP does not read, and
-    what torch and safetensors raise for other files.
-    """
+    """Map a file's tensors by name, dots between nested names; empty for NumPy's formats. They are
+    read when they are used. Raises UsageError for keys that OpenCLIP does not read, and what torch
+    and safetensors raise for other files."""
     if path.suffix in (".npz", ".npy"):
         return {}
     if path.suffix == ".safetensors":
@@ -99,11 +95,7 @@ def _flat(content: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
 
 
 def require_fit(stored: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
-    """Raise UsageError where loading has made up or interpolated weights.
-
-    Strict loading leaves two such things in OpenCLIP: position embeddings of another size are
-    interpolated, and a bias of logits that is missing becomes 0.
-    """
+    """Raise UsageError where strict loading would interpolate positions or make up a logit bias."""
     prefixes = re.compile(r"^(state_dict\.)?(module\.)?")
     shapes = {prefixes.sub("", name): tuple(tensor.shape) for name, tensor in stored.items()}
     unfit = [

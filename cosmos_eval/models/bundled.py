@@ -1,7 +1,4 @@
-"""Bundled models: their identity is known without building them. Imports no torch.
-
-A run whose embeddings are cached never builds the model, which would take most of its time.
-"""
+"""Bundled models, built only where embeddings are not cached: who they are needs no torch."""
 
 from __future__ import annotations
 

@@ -30,9 +30,7 @@ Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
 
 class ClipEncoder:
     """A DenseEncoder around a model with OpenCLIP's `encode_image`, `encode_text` and `visual`.
-
-    `patch_size` is 0 where the image tower is no ViT; `encode_patches` then raises UsageError.
-    """
+    `patch_size` is 0 where the image tower is no ViT; `encode_patches` then raises UsageError."""
 
     def __init__(
         self, model: Any, preprocessing: PreprocessCfg, tokenizer: Tokenizer, info: EncoderInfo
@@ -74,11 +72,7 @@ class ClipEncoder:
 
 
 class _TrimmedText(nn.Module):
-    """`encode_text` of an OpenCLIP model for texts shorter than the context.
-
-    The two tensors of the text tower that have the context's length are swapped for their
-    beginnings while it runs; the mask is causal, so nothing else changes.
-    """
+    """`encode_text` of an OpenCLIP model with a causal mask for texts shorter than the context."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -88,7 +82,7 @@ class _TrimmedText(nn.Module):
     def encode(self, tokens: Tensor) -> Tensor:
         length = tokens.shape[1]
         tower: Any = self.get_submodule(self._path)
-        swapped = {
+        swapped = {  # the two tensors that have the context's length
             f"{self._path}.positional_embedding": tower.positional_embedding[:length],
             f"{self._path}.attn_mask": tower.attn_mask[:length, :length],
         }
@@ -115,11 +109,9 @@ def _text_can_be_trimmed(model: Any, tokenizer: Tokenizer) -> bool:
 
 
 def positions_needed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
-    """Count the positions of the context that each text takes with its special tokens, uncut.
-
-    The ids that a tokenizer returns do not always show it: an end of text may look like padding
-    (SigLIP) or be replaced by it (CLIPA), and a class token may stand behind the padding.
-    """
+    """Count the positions of the context that each text takes with its special tokens, uncut. The
+    ids that a tokenizer returns do not always show it: an end of text may look like padding
+    (SigLIP) or be replaced by it (CLIPA), and a class token may stand behind the padding."""
     if isinstance(tokenizer, SimpleTokenizer):
         return [len(tokenizer.encode(text)) + 2 for text in texts]  # start and end of text
     siglip = isinstance(tokenizer, SigLipTokenizer)
@@ -132,10 +124,7 @@ def positions_needed(tokenizer: Tokenizer, texts: Sequence[str]) -> list[int]:
 
 
 def describe_tokenizer(tokenizer: Tokenizer) -> dict[str, Any]:
-    """Return everything that decides the ids of a text, vocabulary and rules as hashes.
-
-    No name of a file and no address in memory is part of it, so that it is equal in every process.
-    """
+    """Return everything that decides the ids of a text, as it is equal in every process."""
     own = _simple(tokenizer) if isinstance(tokenizer, SimpleTokenizer) else _hugging_face(tokenizer)
     return {
         "class": type(tokenizer).__name__,

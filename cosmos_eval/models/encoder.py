@@ -66,18 +66,14 @@ class DenseEncoder(Encoder, Protocol):
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
         """(B, 3, H, W) -> (B, H // patch, W // patch, D) float32, L2-normalised, same device.
-
-        `attention` is the form of the last block. Raises UsageError for a tower without patches.
-        """
+        `attention` is the form of the last block. Raises UsageError for a tower without patches."""
 
 
 @runtime_checkable
 class CrossAttentionEncoder(DenseEncoder, Protocol):
-    """An encoder in which each modality attends to the tokens of the other.
-
-    Queries are features that are not normalised, float32 on the CPU. Weights are float32 on the
-    CPU, and sum to 1 over the patches of an image and over the tokens of a text.
-    """
+    """An encoder in which each modality attends to the tokens of the other. Queries are features
+    that are not normalised, float32 on the CPU. Weights are float32 on the CPU, and sum to 1 over
+    the patches of an image and over the tokens of a text."""
 
     def words(self, text: str) -> Sequence[CaptionWord]:
         """Return all words of a text, also where it is cut, with the positions of all tokens."""

@@ -20,9 +20,7 @@ RELEASED_REPOSITORY = "sankim2/cosmos"
 
 def fetch(name: str) -> Path:
     """Return the file of a released model from the client's cache or the network, or UsageError.
-
-    HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN apply; a broken download is never used.
-    """
+    HF_HOME, HF_ENDPOINT, HF_HUB_OFFLINE and HF_TOKEN apply; a broken download is never used."""
     filename = f"cosmos_{name}.pt"
     try:
         return Path(huggingface_hub.hf_hub_download(RELEASED_REPOSITORY, filename))

@@ -1,7 +1,5 @@
 """Attention between an image and texts: one number per patch of the image, or per word of the text.
-
-Shapes: B images, T texts, h x w patches, H x W pixels, D embedding, L positions of the context.
-"""
+Shapes: B images, T texts, h x w patches, H x W pixels, D embedding, L positions of the context."""
 
 from __future__ import annotations
 
@@ -30,10 +28,7 @@ def usual_kind(encoder: Encoder) -> MapKind:
 
 
 def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
-    """Resize and normalise an RGB image without a crop -> (3, H, W) float32 on the CPU.
-
-    One side is the model's own, the other keeps the proportions, to whole patches and LONGEST.
-    """
+    """Resize and normalise an RGB image without a crop -> (3, H, W) float32 on the CPU."""
     from torchvision.transforms.functional import normalize, to_tensor
 
     size = whole_size(encoder, (image.height, image.width))
@@ -44,7 +39,7 @@ def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
 
 
 def whole_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[int, int]:
-    """Height and width in pixels at which the model sees a whole image of this size."""
+    """Return (height, width) for a whole image: the model's own side, the other in whole patches."""
     own_hw = encoder.transform(Image.new("RGB", (64, 64))).shape[1:]
     sides = [*zip(own_hw, image_hw, strict=True)]
     factor, patch = max(own / side for own, side in sides), encoder.patch_size
@@ -65,8 +60,7 @@ def heatmaps(
 
     Cross-attention: weights that sum to 1 over h x w. Similarity: cosines of a text's feature with
     the patches of a last block of the form `attention`, as one head. Raises UsageError where the
-    model does not have this kind, and where maps are not finite.
-    """
+    model does not have this kind, and where maps are not finite."""
     crossed = kind == "cross-attention"
     encode = with_cross_attention(encoder).text_queries if crossed else encoder.encode_text
     features = encode(encoder.tokenize(texts))
@@ -122,10 +116,9 @@ def scaled(maps: Tensor) -> Tensor:
 class WordMap(NamedTuple):
     """The attention of images to a text: fractions that sum to 1 over all but `cut`.
 
-    `shares` (B, heads, words) are sums over the tokens of `words`; `start`, `end` and `padding`
-    (B, heads) belong to the start of text, its end and all that follows it. `cut` holds the words
-    that do not fit the context, also one that fits in part and is the last of `words`.
-    """
+    `shares` (B, heads, words) are sums over the tokens of `words`; `start`, `end` and `padding` (B,
+    heads) belong to the start of text, its end and all that follows it. `cut` holds the words that
+    do not fit the context, also one that fits in part and is the last of `words`."""
 
     words: Sequence[CaptionWord]
     cut: Sequence[CaptionWord]
@@ -136,10 +129,7 @@ class WordMap(NamedTuple):
 
 
 def wordmaps(encoder: CrossAttentionEncoder, images: Tensor, texts: Sequence[str]) -> list[WordMap]:
-    """Return the attention of images (B, 3, H, W) to each text; float32 on the CPU.
-
-    Raises UsageError where attention weights are not finite.
-    """
+    """Return the attention of images (B, 3, H, W) to each text; UsageError if it is not finite."""
     weights = encoder.token_attention(encoder.tokenize(texts), encoder.image_queries(images))
     require_finite(weights, encoder.info, lambda index: repr(texts[index]))
     return [*map(_wordmap, map(encoder.words, texts), weights.transpose(1, 2))]

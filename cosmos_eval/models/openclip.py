@@ -1,7 +1,5 @@
-"""OpenCLIP models as OpenCLIP itself runs them, and audited.
-
-openclip:ARCH/TAG, openclip:ARCH/PATH, and in its hub layout openclip:FOLDER, openclip:hf-hub:NAME.
-"""
+"""OpenCLIP models as OpenCLIP itself runs them, and audited: openclip:ARCH/TAG, openclip:ARCH/PATH,
+and in its hub layout openclip:FOLDER, openclip:hf-hub:NAME."""
 
 from __future__ import annotations
 
@@ -34,11 +32,9 @@ _WEIGHTS = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME.replace(".bin", ".safetensors"
 
 
 class _Source(NamedTuple):
-    """Arguments of open_clip.create_model, and what `stating` states of the weights.
-
-    `file` holds the weights, where that is known. `given` is what of the stated preprocessing
-    OpenCLIP must be given; `remedy` completes the error where a model is not as stated.
-    """
+    """Arguments of open_clip.create_model, and what `stating` states of the weights. `file` holds
+    the weights, where that is known. `given` is what of the stated preprocessing OpenCLIP must be
+    given; `remedy` completes the error where a model is not as stated."""
 
     name: str
     pretrained: str | None

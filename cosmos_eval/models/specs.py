@@ -41,9 +41,7 @@ BUNDLED: tuple[str, ...] = (*_FIRST, *sorted(set(_bundled_files()) - set(_FIRST)
 
 def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "teacher") -> ModelSpec:
     """Parse a typed model name; nothing is loaded, and OpenCLIP's names are checked only then.
-
-    `arch` is used by `cosmos:PATH` only. Raises UsageError with the nearest known names.
-    """
+    `arch` is used by `cosmos:PATH` only. Raises UsageError with the nearest known names."""
     kind, separator, name = text.partition(":")
     if text != text.encode(errors="ignore").decode():
         raise UsageError(f"model {text!r}: its name is not UTF-8, as results need; rename the file")

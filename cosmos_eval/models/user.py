@@ -1,7 +1,4 @@
-"""Models of users: `TwoTower`, and Python files that make a model.
-
-A file has a function `load(device, precision)`, or the model itself as `model`.
-"""
+"""Models of users: `TwoTower`, and Python files with `load(device, precision)` or a `model`."""
 
 from __future__ import annotations
 
@@ -40,8 +37,7 @@ class TwoTower:
 
     `weights` (a module or a state dict) may be left out where the functions are methods of modules
     or refer to modules or tensors in their closure or file. They are hashed and, if modules, moved
-    to the device. Raises UsageError for a function without weights.
-    """
+    to the device. Raises UsageError for a function without weights."""
 
     trims_text = False
 
@@ -156,11 +152,7 @@ def _description(function: Any) -> str:
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
-    """Run the file and check that its model is an encoder.
-
-    Its `info` gets what was typed and the hash of the file, which identifies cached embeddings.
-    Raises UsageError, one line, whatever goes wrong in the file.
-    """
+    """Run the file and check its model. Raises UsageError, one line, whatever goes wrong there."""
     path = Path(spec.name)
     try:
         content = read_bytes(path)
@@ -190,10 +182,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
 
 
 def _run(path: Path, content: bytes, name: str) -> ModuleType:
-    """Run the hashed content, whatever is compiled already, as a module.
-
-    It finds installed packages, but not its neighbours, which the hash would not cover.
-    """
+    """Run the hashed content as a module; it finds no neighbours, which the hash does not cover."""
     module = sys.modules[name] = ModuleType(name)  # where dataclasses and pickle look for it
     module.__file__ = str(path)
     exec(compile(content, str(path), "exec"), module.__dict__)

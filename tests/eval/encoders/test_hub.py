@@ -31,10 +31,8 @@ CONTENT = CHECKPOINT.read_bytes()
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """An empty hub, with an empty cache, whose client does not wait before it tries again.
-
-    The constants are what the client makes of HF_ENDPOINT and HF_HOME when it is imported.
-    """
+    """An empty hub, with an empty cache, whose client does not wait before it tries again. The
+    constants are what the client makes of HF_ENDPOINT and HF_HOME when it is imported."""
     with serving() as hub:
         constants = huggingface_hub.constants
         path = "/{repo_id}/resolve/{revision}/{filename}"

@@ -2,8 +2,7 @@
 
 What tells a kind's inputs apart: SigLIP squashes images, normalises by one half, pads with its end
 of text and lets every position see every other; CLIPA's end of text becomes padding; CoCa's feature
-is that of a class token behind the padding; text towers may be transformers' own.
-"""
+is that of a class token behind the padding; text towers may be transformers' own."""
 
 from __future__ import annotations
 
