@@ -39,7 +39,7 @@ def whole_image(encoder: DenseEncoder, image: Image.Image) -> Tensor:
 
 
 def whole_size(encoder: DenseEncoder, image_hw: tuple[int, int]) -> tuple[int, int]:
-    """Return (height, width) for a whole image: the model's own side, the other in whole patches."""
+    """Return height and width: the model's own side, and one of whole patches up to LONGEST."""
     own_hw = encoder.transform(Image.new("RGB", (64, 64))).shape[1:]
     sides = [*zip(own_hw, image_hw, strict=True)]
     factor, patch = max(own / side for own, side in sides), encoder.patch_size
