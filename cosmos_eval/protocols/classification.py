@@ -12,8 +12,7 @@ stanford_cars and oxford_pets are those of its class lists.
 
 `clip-benchmark`: clip_benchmark 1.6 (github.com/LAION-AI/CLIP_benchmark), datasets/builder.py.
 OpenCLIP's published table takes dtd, oxford_pets, flowers102 and caltech101 from VTAB's copies: for
-caltech101 that is another split (6,085 images), elsewhere the same images.
-"""
+caltech101 that is another split (6,085 images), elsewhere the same images."""
 
 from collections.abc import Mapping
 from dataclasses import replace

@@ -1,8 +1,6 @@
-"""Image-text retrieval data sets. Imports no torch.
-
-Every set has several annotation files with the same images and captions, in the layouts of those
-who publish them: whichever is there first is read, and its counts must be the set's.
-"""
+"""Image-text retrieval data sets. Imports no torch. Every set has several annotation files with the
+same images and captions, in the layouts of those who publish them: whichever is there first is
+read, and its counts must be the set's."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,9 +1,7 @@
 """The embedded data sets: rendered scenes in standard layouts, made in the user's cache folder.
-
 Every data set is also measured on its small things alone, since the dominant thing of a scene hides
 them: queries that name nothing else, cut-outs around one small thing per scene, label maps that
-ignore the dominant thing.
-"""
+ignore the dominant thing."""
 
 import hashlib
 import importlib.util
@@ -43,8 +41,6 @@ _QUERIES = (*(f"we see a {thing}" for thing in THINGS), *(f"with {stuff}" for st
 # A small thing covers 1.6 to 6% of a picture, the dominant one 7.7 to 25%, stuff 20% and more. Two
 # small ones of a kind are one class.
 _SMALL, _LARGE = 0.06, 0.2
-# Windows about as small as a local crop's content: a thing then fills one, as in training.
-_SHORT_SIDE, _WINDOW, _STRIDE = 128, 40, 20
 
 _COCO = "coco/annotations"
 _COCO_IMAGES = "coco/images/test"
@@ -96,9 +92,9 @@ def _segmentation(dataset: str, root: str, masks: str) -> types.SegmentationProt
         class_names=THINGS + STUFF,
         queries=tuple((query,) for query in _QUERIES),
         templates=("{}",),
-        short_side=_SHORT_SIDE,
-        window=_WINDOW,
-        stride=_STRIDE,
+        short_side=128,
+        window=40,  # about a local crop's content: a thing then fills one, as in training
+        stride=20,
         mean=MEAN,
         std=STD,
         groups={"things": THINGS, "stuff": STUFF},

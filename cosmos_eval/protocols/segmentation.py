@@ -15,8 +15,7 @@ write many names of several words without the space; this is kept, as it changes
 
 Only numbers of one family can be compared with each other. Two families measure localisation, with
 prompts of `fixed-names`; no published numbers of them are known. `localisation` takes each model's
-own map, `localisation-similarity` the similarity of text and patches of all models.
-"""
+own map, `localisation-similarity` the similarity of text and patches of all models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace

@@ -1,7 +1,5 @@
 """Caption selection data sets: which of some captions, alike but for a detail, fits. No torch.
-
-Counts are part of a protocol: a file with another number of items is another set.
-"""
+Counts are part of a protocol: a file with another number of items is another set."""
 
 from collections.abc import Mapping
 from functools import partial

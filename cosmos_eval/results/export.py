@@ -28,14 +28,12 @@ COLUMNS = (
 
 
 def load_results(*places: str | Path) -> pd.DataFrame:
-    """Return results as a table with one row per metric, from folders, those in them, and files.
-
-    Without places: from `runs/eval` in the current folder, where `cosmos-eval run` writes them.
+    """Return results as a table with one row per metric, from folders, those in them, and files;
+    without places from `runs/eval` in the current folder, where `cosmos-eval run` writes them.
     Columns: COLUMNS; `variant` lists what differs from the defaults, `low` and `high` are the 95%
     interval by `method`, `unchanged` says whether the file is what was written (None: unknown).
     Warns of edited results, and of different models of the same name. Raises UsageError for a
-    folder without results and for files that are not results.
-    """
+    folder without results and for files that are not results."""
     paths = [path for place in places or (RESULTS,) for path in result_paths(Path(place))]
     results = read_stored(paths)
     for line in warnings_of(results):

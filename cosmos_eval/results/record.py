@@ -146,7 +146,6 @@ class Provenance(TypedDict):
     record_sha256: NotRequired[Annotated[Sha256, OWN_HASH]]
 
 
-_TASK = _doc("As `cosmos-eval list tasks` names it; packages may add some.")
 _MODEL = as_type(Annotated[ModelRecord, AfterValidator(_with_weights)])
 _CLASSES = as_type(dict[str, dict[str, int | float | None]])
 _PAIRS = as_type(list[ConfusionPair])
@@ -163,7 +162,7 @@ class ResultRow:
 
     schema_version: Annotated[int, as_type(Literal[2])]
     model: Annotated[Mapping[str, Any], _MODEL]
-    task: Annotated[TaskName, _TASK]
+    task: Annotated[TaskName, _doc("As `cosmos-eval list tasks` names it; packages may add some.")]
     dataset: Name
     protocol: Annotated[Name, _doc("Family of comparable numbers, which are ranked together.")]
     metrics: Annotated[Mapping[str, float], metrics_type()]

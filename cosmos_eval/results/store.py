@@ -1,8 +1,6 @@
 """Results on disk: one JSON file per result, its per-sample arrays in an .npz file beside it.
-
 Version 2 added to samples the names of classes, groups and subsets, to records a hash of
-themselves, and to ranks an interval.
-"""
+themselves, and to ranks an interval."""
 
 import hashlib
 import json

@@ -1,8 +1,6 @@
-"""Text from data as text of each output format, in which nothing of it is interpreted.
-
-Names come from users, downloads and other people's results. `one_line` is for terminals, errors
-and XML, whose library escapes the rest, `html_value` for templates of web pages.
-"""
+"""Text from data as text of each output format, in which nothing of it is interpreted. Names come
+from users, downloads and other people's results. `one_line` is for terminals, errors and XML, whose
+library escapes the rest, `html_value` for templates of web pages."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""A baseline on the disk: one JSON file, and per-sample arrays in the folder of its name.
-
-Version 2 added a hash of the file's own content, and names of samples that no result has.
-`baseline.schema.json` is `record.json_schema(Baseline)`.
-"""
+"""A baseline on the disk: one JSON file, and per-sample arrays in the folder of its name. Version 2
+added a hash of the file's own content, and names of samples that no result has.
+`baseline.schema.json` is `record.json_schema(Baseline)`."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""The decision, metric by metric; what cannot be compared is a problem, never passes.
-
-A metric regressed where the paired interval of new minus baseline lies below minus the tolerance,
-at a level that holds for all metrics together: Holm's step-down over one-sided tests at 2.5%.
-Without the baseline's samples the standard error is that of two independent results, from their
-intervals: more than the paired one, so that small regressions are missed, not made up.
-"""
+"""The decision, metric by metric; what cannot be compared is a problem, never passes. A metric
+regressed where the paired interval of new minus baseline lies below minus the tolerance, at a level
+that holds for all metrics together: Holm's step-down over one-sided tests at 2.5%. Without the
+baseline's samples the standard error is that of two independent results, from their intervals: more
+than the paired one, so that small regressions are missed, not made up."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""Ranks of results, and ties with the best one.
-
-Two results differ by the interval of their difference on the same samples where that is given; else
-by whether their own intervals overlap, which finds fewer differences.
-"""
+"""Ranks of results, and ties with the best one. Two results differ by the interval of their
+difference on the same samples where that is given; else by whether their own intervals overlap,
+which finds fewer differences."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence

@@ -17,8 +17,6 @@ from cosmos_eval.tasks import metric_of
 if TYPE_CHECKING:
     from rich.table import Table
 
-Status = Literal["inside", "outside", "measured", "unverified"]
-
 TITLE = "Released checkpoints: published, measured [interval], difference (%)"
 _OUTSIDE = "!"
 # github.com/ExplainableML/cosmos: the default of `--precision` in its params.py is `amp`, and its
@@ -34,7 +32,7 @@ class Reproduction(NamedTuple):
     measured: Entry | None
 
     @property
-    def status(self) -> Status:
+    def status(self) -> Literal["inside", "outside", "measured", "unverified"]:
         """Where the published number lies; `measured` where there is no interval."""
         if self.measured is None:
             return "unverified"

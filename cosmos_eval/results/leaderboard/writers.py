@@ -1,7 +1,5 @@
-"""Leaderboards as tables for the terminal, CSV, JSON, Markdown, HTML and LaTeX.
-
-Equal entries give equal bytes.
-"""
+"""Leaderboards as tables for the terminal, CSV, JSON, Markdown, HTML and LaTeX. Equal entries give
+equal bytes."""
 
 from __future__ import annotations
 
