@@ -20,8 +20,6 @@ from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvi
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import ClassificationProtocol, OnProgress, RunOptions, UsageError, nearest
 
-# Of torchvision's sets the one whose page is gone.
-_NOT_FETCHED = frozenset({"stanford_cars"})
 # clip_benchmark/datasets/imagenetv2.py, URLS.
 _IMAGENETV2 = (
     "https://huggingface.co/datasets/vaishaal/ImageNetV2/resolve/main/"
@@ -80,7 +78,7 @@ def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
 
 def _can_fetch(protocol: ClassificationProtocol) -> bool:
     if protocol.torchvision is not None:
-        return protocol.torchvision not in _NOT_FETCHED
+        return protocol.torchvision != "stanford_cars"  # whose page is gone
     return protocol.dataset == "imagenetv2" and protocol.root is None
 
 

@@ -69,11 +69,6 @@ def mistakes(samples: types.Samples) -> types.Mistakes:
     return types.Mistakes("images", classes, true[wrong], taken_for[wrong], images[wrong], totals)
 
 
-def _per_class(samples: types.Samples) -> dict[str, dict[str, float | None]]:
-    hits = {"recall": samples[TOP5][:, 0] == samples[LABELS]}
-    return means_of_groups(samples[CLASSES].tolist(), samples[LABELS], hits, "images")
-
-
 def _confusion_pairs(samples: types.Samples) -> list[dict[str, Any]]:
     classes = samples[CLASSES].tolist()
     return [
@@ -110,7 +105,9 @@ TASK = Task(
     checked="class folders or lists, and how many images are there; none is decoded",
     measure=measure,
     derive=lambda samples: {**samples, _HITS: samples[TOP5] == samples[LABELS][:, None]},
-    per_class=_per_class,
+    per_class=lambda s: means_of_groups(
+        s[CLASSES].tolist(), s[LABELS], {"recall": s[TOP5][:, 0] == s[LABELS]}, "images"
+    ),
     confusion_pairs=_confusion_pairs,
     mistakes=mistakes,
     upgrade=_upgrade,

@@ -15,10 +15,8 @@ import numpy as np
 from cosmos_eval.data.class_names import clip_benchmark_templates
 from cosmos_eval.embedding import embed as embedding
 from cosmos_eval.models.encoder import Encoder
-from cosmos_eval.types import OnProgress, RunOptions, UsageError, nearest, no_progress
+from cosmos_eval.types import OnProgress, RunOptions, UsageError, no_progress
 
-# The 80 templates of OpenCLIP's open_clip.OPENAI_IMAGENET_TEMPLATES.
-TEMPLATE_SETS = ("openai-imagenet",)
 # The templates of a data set in CLIP Benchmark, such as clip-benchmark/food101.
 _CLIP_BENCHMARK = "clip-benchmark/"
 
@@ -31,17 +29,15 @@ def resolve_templates(templates: tuple[str, ...] | str) -> tuple[str, ...]:
     if isinstance(templates, str):
         if templates.startswith(_CLIP_BENCHMARK):
             return clip_benchmark_templates(templates.removeprefix(_CLIP_BENCHMARK))
-        if templates not in TEMPLATE_SETS:
-            known = nearest(templates, TEMPLATE_SETS)
-            raise UsageError(f"unknown template set '{templates}'; known: {known}")
+        if templates != "openai-imagenet":
+            raise UsageError(f"unknown template set '{templates}'; known: openai-imagenet")
         import open_clip
 
         return tuple(template("{}") for template in open_clip.OPENAI_IMAGENET_TEMPLATES)
     if not templates:
         raise UsageError("no prompt templates: give at least one, such as 'a photo of a {}.'")
-    for template in templates:
-        if template.count("{}") != 1:
-            raise UsageError(f"prompt template '{template}' must hold '{{}}' exactly once")
+    for template in (template for template in templates if template.count("{}") != 1):
+        raise UsageError(f"prompt template '{template}' must hold '{{}}' exactly once")
     return templates
 
 

@@ -1,9 +1,8 @@
 """Move ImageNet's validation images, which come in one folder, into one folder per class.
 
 One of three files, which people have beside the images, tells the class of each:
-- the development kit (ILSVRC2012_devkit_t12, its readme.txt): line i of
-  data/ILSVRC2012_validation_ground_truth.txt is the ILSVRC2012_ID of image i, and data/meta.mat
-  maps those of the leaves to WordNet ids (as torchvision/datasets/imagenet.py reads them);
+- the development kit (ILSVRC2012_devkit_t12): line i of ILSVRC2012_validation_ground_truth.txt is
+  the ILSVRC2012_ID of image i, and meta.mat maps those of the leaves to WordNet ids;
 - Kaggle's LOC_val_solution.csv: ImageId, and the WordNet id before every box;
 - a text file with lines such as `ILSVRC2012_val_00000001.JPEG n01751748`.
 

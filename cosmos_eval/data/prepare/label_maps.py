@@ -1,16 +1,14 @@
 """Label maps that downloads lack, made one by one, each whole or not there.
 
-COCO-Stuff and COCO-Object come from the `stuffthingmaps` of COCO-Stuff 164k. A pixel of those holds
-COCO's category id less one: 0 to 90 for things, 91 to 181 for stuff, 255 for none
-(github.com/nightrome/cocostuff, README.md and labels.md). Both sets take the classes that have
-pixels, in order: MMSegmentation's tools/dataset_converters/coco_stuff164k.py, and
-datasets/cvt_coco_object.py of github.com/sinahmr/NACLIP, which puts 1 to 80 for things and 0 for
-stuff and for pixels without a label.
+COCO-Stuff and COCO-Object come from `stuffthingmaps` of COCO-Stuff 164k: COCO's category ids less
+one, 0 to 90 for things, 91 to 181 for stuff, 255 for none (github.com/nightrome/cocostuff). Both
+take the classes that have pixels, in order: MMSegmentation's tools/dataset_converters/
+coco_stuff164k.py, and datasets/cvt_coco_object.py of github.com/sinahmr/NACLIP, which puts 1 to 80
+for things and 0 for stuff and for pixels without a label.
 
 Pascal-Context's come from `trainval_merged.json` of github.com/zhanghang1989/detail-api, as
-MMSegmentation's tools/dataset_converters/pascal_context.py makes them, or where there is no such
-file from the original `trainval/*.mat` (cs.stanford.edu/~roozbeh/pascal-context): both number the
-same 459 categories.
+MMSegmentation's tools/dataset_converters/pascal_context.py makes them, or else from the original
+`trainval/*.mat` (cs.stanford.edu/~roozbeh/pascal-context), which number the same 459 categories.
 """
 
 from __future__ import annotations

@@ -16,16 +16,10 @@ from torch import Tensor
 from cosmos_eval import types
 from cosmos_eval.data.label_map_checks import has_background
 from cosmos_eval.data.label_maps import LabelMaps, Sample, read_label, require_same_size
-from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.data.sources import ImageFile, decoded
 from cosmos_eval.embedding.cache import Arrays
+from cosmos_eval.models import maps
 from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_finite
-from cosmos_eval.models.maps import (
-    heatmaps_of_features,
-    usual_kind,
-    whole_image,
-    with_cross_attention,
-    with_patches,
-)
 from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
 from cosmos_eval.tasks import label_maps
 from cosmos_eval.tasks import localisation as fields
@@ -46,11 +40,10 @@ def measure_data(
 ) -> Iterator[types.Measurement]:
     """Measure checked data; finished shards are removed when the caller goes on."""
     attention = options.attention or protocol.attention
-    kind = protocol.map or usual_kind(encoder)
-    crossed = kind == "cross-attention"
-    dense: DenseEncoder = options.distributed.synchronized(
-        lambda: with_cross_attention(encoder) if crossed else with_patches(encoder, attention)
-    )
+    kind = protocol.map or maps.usual_kind(encoder)
+    with_patches = partial(maps.with_patches, attention=attention)
+    require = maps.with_cross_attention if kind == "cross-attention" else with_patches
+    dense: DenseEncoder = options.distributed.synchronized(lambda: require(encoder))
     store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
     make_maps = partial(_make_maps, dense, kind, protocol, options, progress)
     (arrays,), seconds = label_maps.in_shards(
@@ -108,9 +101,9 @@ def _score_shard(
     loaded = list(images)
     scores: list[MapScores | None] = [None] * len(loaded)
     for batch in _batches(encoder, loaded, batch_size):
-        maps = class_maps(torch.stack([loaded[n].pixels for n in batch]))
-        require_finite(maps, encoder.info, [loaded[n].name for n in batch].__getitem__)
-        for number, every in zip(batch, maps.numpy(), strict=True):
+        found = class_maps(torch.stack([loaded[n].pixels for n in batch]))
+        require_finite(found, encoder.info, [loaded[n].name for n in batch].__getitem__)
+        for number, every in zip(batch, found.numpy(), strict=True):
             if under := loaded[number].under:
                 scores[number] = score_maps(every[loaded[number].classes], under)
             step()
@@ -164,12 +157,11 @@ def load_image(
     sample: Sample, encoder: DenseEncoder, protocol: types.LocalisationProtocol
 ) -> LoadedImage:
     """Read an image and its label map. Raises UsageError that names a file it cannot use."""
-    source = ImageFile(sample.image)
     # As label maps are made of what is displayed.
-    image = ImageOps.exif_transpose(source.decode(source.read()))
+    image = ImageOps.exif_transpose(decoded(ImageFile(sample.image)))
     label = read_label(sample, protocol)
     require_same_size(sample, (image.height, image.width), label)
-    pixels = whole_image(encoder, image)
+    pixels = maps.whole_image(encoder, image)
     height, width = (side // encoder.patch_size for side in pixels.shape[1:])
     counts = np.bincount(label.ravel(), minlength=256)
     labelled = int(counts.sum() - counts[protocol.ignore_index])
@@ -197,7 +189,7 @@ def _make_maps(
     """
     names = [name for synonyms in protocol.queries for name in synonyms]
     crossed = kind == "cross-attention"
-    encode = with_cross_attention(encoder).text_queries if crossed else None
+    encode = maps.with_cross_attention(encoder).text_queries if crossed else None
     features = prompt_embeddings(encoder, names, protocol.templates, options, progress, encode)
     queries = torch.from_numpy(features)
     means = [torch.full((len(some), 1), 1 / len(some)).double() for some in protocol.queries]
@@ -205,8 +197,8 @@ def _make_maps(
     attention = options.attention or protocol.attention
 
     def class_maps(images: Tensor) -> Tensor:
-        maps = heatmaps_of_features(encoder, images, queries, kind=kind, attention=attention)
-        mean = torch.einsum("cq,bqhw->bchw", weights, maps.double().mean(dim=2))
+        found = maps.heatmaps_of_features(encoder, images, queries, kind=kind, attention=attention)
+        mean = torch.einsum("cq,bqhw->bchw", weights, found.double().mean(dim=2))
         return mean if crossed else (protocol.scale * mean).flatten(2).softmax(-1).view_as(mean)
 
     return class_maps

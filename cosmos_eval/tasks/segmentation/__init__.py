@@ -136,17 +136,14 @@ def shared_prompts(protocol: types.SegmentationProtocol) -> tuple[str, ...]:
     )
 
 
-# What of a protocol decides how a model sees an image, beside the form of attention.
-_SEEN = ("short_side", "long_side", "window", "stride", "mean", "std")
-
-
 def image_pass(
     protocol: types.SegmentationProtocol, options: types.RunOptions, data: LabelMaps
 ) -> Hashable:
     """Return what a model sees: protocols of equal keys are evaluated in one pass over images."""
-    seen = [getattr(protocol, name) for name in _SEEN]
-    images = [sample.image for sample in data.samples]
-    return (*seen, options.attention or protocol.attention, *images)
+    size = (protocol.short_side, protocol.long_side, protocol.window, protocol.stride)
+    attention = options.attention or protocol.attention
+    images = (sample.image for sample in data.samples)
+    return (*size, protocol.mean, protocol.std, attention, *images)
 
 
 def measure(
