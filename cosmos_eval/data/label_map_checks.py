@@ -33,9 +33,6 @@ CHECKED = "every file, the size of every image, every pixel of every label map"
 _MOST_CLASSES = 255  # of label maps of 8 bits, with one value for pixels without a label
 _REDUCED_ZERO = 255  # what MMSegmentation turns zero into where it reduces labels
 
-# Which of the 256 values a label map holds, as loaded, and its faults by kind.
-_Content = tuple[NDArray[np.bool_], Mapping[str, str]]
-
 
 def is_there(protocol: LabelMapProtocol, root: Path) -> bool:
     """Return whether the folders of a set are below a root."""
@@ -50,7 +47,8 @@ def check(protocol: LabelMapProtocol, options: RunOptions, data: LabelMaps | Non
     check_constants(protocol)
     data = data or label_maps.open_data(protocol, options)
     # Every label map, because an undeclared class would otherwise show after hours.
-    for _, faults in _read_all(data.samples, protocol, options):
+    read = partial(_read, protocol=protocol)
+    for _, faults in prefetch(data.samples, read, workers=options.workers):
         for fault in faults.values():
             raise UsageError(fault)
 
@@ -71,7 +69,8 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
         texts["images"] = [text]
     if text := _missing_masks(samples, protocol):
         texts["label maps"] = [text]
-    for done, (values, found) in enumerate(_read_all(both, protocol, options), start=1):
+    contents = prefetch(both, partial(_read, protocol=protocol), workers=options.workers)
+    for done, (values, found) in enumerate(contents, start=1):
         present |= values
         for kind, text in found.items():
             texts[kind].append(text)
@@ -104,14 +103,10 @@ def _remedy(protocol: LabelMapProtocol, options: RunOptions, kinds: Iterable[str
     return protocol.download
 
 
-def _read_all(
-    samples: Sequence[Sample], protocol: LabelMapProtocol, options: RunOptions
-) -> Iterator[_Content]:
-    read = partial(_read, protocol=protocol)
-    return prefetch(samples, read, workers=options.workers, window=4 * options.workers)
-
-
-def _read(sample: Sample, protocol: LabelMapProtocol) -> _Content:
+def _read(
+    sample: Sample, protocol: LabelMapProtocol
+) -> tuple[NDArray[np.bool_], Mapping[str, str]]:
+    """Return which of the 256 values a label map holds, as loaded, and its faults by kind."""
     try:
         label = label_maps.load_label(sample)
     except UsageError as error:

@@ -12,9 +12,9 @@ Result = TypeVar("Result")
 
 
 def prefetch(
-    items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, window: int
+    items: Iterable[Item], work: Callable[[Item], Result], *, workers: int, window: int = 0
 ) -> Iterator[Result]:
-    """Yield results of `work`, or raise its errors, in order; threads are `window` items ahead."""
+    """Yield results of `work` in order, up to `window` items ahead; 0 is four for each worker."""
     if workers < 1:
         yield from map(work, items)
         return
@@ -24,7 +24,7 @@ def prefetch(
     try:
         for item in items:
             waiting.append(pool.submit(work, item))
-            if len(waiting) > window:
+            if len(waiting) > (window or 4 * workers):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

@@ -105,7 +105,7 @@ def _measure(
     numbers, total = count(done + 1), done + len(own)
     # A few images per thread, since windows of several make up a batch; those of the next shard
     # are read while the last ones of a shard are encoded.
-    images = prefetch(own, load, workers=options.workers, window=4 * options.workers)
+    images = prefetch(own, load, workers=options.workers)
     measured = []
     for shard in shards:
         arrays = measure_shard(

@@ -17,15 +17,7 @@ from PIL import ExifTags, Image, ImageOps
 from support.shards import encoded
 
 from cosmos_core.data.samples import BadSampleError, RawSample, decode_sample
-from cosmos_eval.data.sources import (
-    ArchiveMember,
-    CroppedImage,
-    ImageArray,
-    ImageFile,
-    ImageSource,
-    ShownImage,
-    open_archives,
-)
+from cosmos_eval.data import sources
 from cosmos_eval.tasks.segmentation.pictures import decode as decode_segmented
 from cosmos_eval.types import UsageError
 
@@ -34,7 +26,7 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
 
 
-def decoded(source: ImageSource) -> np.ndarray:
+def decoded(source: sources.ImageSource) -> np.ndarray:
     return np.asarray(source.decode(source.read()))
 
 
@@ -51,24 +43,24 @@ def shards(tmp_path: Path) -> list[Path]:
 
 def test_the_same_pixels_from_everywhere(shards: list[Path], tmp_path: Path) -> None:
     Image.fromarray(pixels()).save(tmp_path / "a.png")
-    file = ImageFile(tmp_path / "a.png")
-    member = open_archives(shards)[0].image()
-    for source in (file, member, ImageArray("array", pixels())):
+    file = sources.ImageFile(tmp_path / "a.png")
+    member = sources.open_archives(shards)[0].image()
+    for source in (file, member, sources.ImageArray("array", pixels())):
         np.testing.assert_array_equal(decoded(source), pixels())
     assert file.read() == member.read()
-    box = CroppedImage(file, (1, 2, 6, 5))
+    box = sources.CroppedImage(file, (1, 2, 6, 5))
     np.testing.assert_array_equal(decoded(box), pixels()[2:5, 1:6])
-    assert box.read() != CroppedImage(file, (1, 2, 6, 4)).read()
-    beyond = decoded(CroppedImage(file, (-1, 3, 2, 6)))
+    assert box.read() != sources.CroppedImage(file, (1, 2, 6, 4)).read()
+    beyond = decoded(sources.CroppedImage(file, (-1, 3, 2, 6)))
     np.testing.assert_array_equal(beyond[:2, 1:], pixels()[3:5, :2])
     assert not beyond[:, 0].any()
     assert not beyond[2].any()
-    wide = ImageArray("wide", pixels().reshape(7, 5, 3))
-    assert wide.read() != ImageArray("high", pixels()).read()
+    wide = sources.ImageArray("wide", pixels().reshape(7, 5, 3))
+    assert wide.read() != sources.ImageArray("high", pixels()).read()
 
 
 def shown(path: Path) -> np.ndarray:
-    return decoded(ShownImage(path))
+    return decoded(sources.ShownImage(path))
 
 
 @pytest.mark.parametrize("mode", ["L", "CMYK", "1", "LA", "RGBA", "P", "YCbCr"])
@@ -89,7 +81,7 @@ def turned() -> Image.Exif:
 def test_images_are_upright(tmp_path: Path) -> None:
     Image.fromarray(pixels()).save(tmp_path / "a.png", exif=turned())
     np.testing.assert_array_equal(shown(tmp_path / "a.png"), np.rot90(pixels(), -1))
-    np.testing.assert_array_equal(decoded(ImageFile(tmp_path / "a.png")), pixels())
+    np.testing.assert_array_equal(decoded(sources.ImageFile(tmp_path / "a.png")), pixels())
 
 
 def test_what_is_transparent_is_white(tmp_path: Path) -> None:
@@ -145,7 +137,7 @@ SIXTEEN_BIT_FILES = {
 def test_sixteen_bits_of_grey_are_read_by_their_high_byte(kind: str, tmp_path: Path) -> None:
     content = SIXTEEN_BIT_FILES[kind]
     (tmp_path / "a.png").write_bytes(content)  # formats are known by what a file holds
-    image = ImageFile(tmp_path / "a.png").decode(content)
+    image = sources.ImageFile(tmp_path / "a.png").decode(content)
     assert image.mode == "RGB"
     expected = np.repeat(np.array([HIGH_BYTES], np.uint8)[..., None], 3, axis=2)
     np.testing.assert_array_equal(image, expected)
@@ -154,14 +146,14 @@ def test_sixteen_bits_of_grey_are_read_by_their_high_byte(kind: str, tmp_path: P
     np.testing.assert_array_equal(trained_on(content), expected)
     # Pillow reads 16-bit colours in the same way.
     colours = by_opencv(".png", np.repeat(SIXTEEN_BITS[..., None], 3, axis=2))
-    np.testing.assert_array_equal(ImageFile(tmp_path / "a.png").decode(colours), expected)
+    np.testing.assert_array_equal(sources.ImageFile(tmp_path / "a.png").decode(colours), expected)
 
 
 def test_a_turned_image_of_sixteen_bits_is_shown_upright(tmp_path: Path) -> None:
     values = np.array([[0, 0x8000, 0xFF00]], np.uint16)
     Image.fromarray(values).save(tmp_path / "a.png", exif=turned())
     assert shown(tmp_path / "a.png")[..., 0].tolist() == [[0], [128], [255]]
-    source = ImageFile(tmp_path / "a.png")
+    source = sources.ImageFile(tmp_path / "a.png")
     image = source.decode(source.read())
     assert image.size == (3, 1)
     assert ImageOps.exif_transpose(image).size == (1, 3)  # as localisation turns what it reads
@@ -180,7 +172,7 @@ def test_a_turned_image_of_sixteen_bits_is_shown_upright(tmp_path: Path) -> None
 )
 def test_grey_without_a_known_white_is_refused(content: bytes, mode: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=rf"a\.tif: its white is not .* mode {mode}: ") as raised:
-        ImageFile(tmp_path / "a.tif").decode(content)
+        sources.ImageFile(tmp_path / "a.tif").decode(content)
     assert "\n" not in str(raised.value)
     with pytest.raises(BadSampleError, match="its white is not defined"):
         trained_on(content)
@@ -214,7 +206,7 @@ def test_other_images_are_pillows_own(name: str, tmp_path: Path) -> None:
     content = ORDINARY[name]
     expected = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
     assert expected.shape == (9, 7, 3)  # no turning by EXIF
-    np.testing.assert_array_equal(ImageFile(tmp_path / "a.jpg").decode(content), expected)
+    np.testing.assert_array_equal(sources.ImageFile(tmp_path / "a.jpg").decode(content), expected)
     np.testing.assert_array_equal(trained_on(content), expected)
 
 
@@ -226,7 +218,7 @@ def test_a_cut_file_is_refused_even_where_pillow_is_told_to_take_it(
     for cut in (content[:40], content[: 2 * len(content) // 3]):
         monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
         with pytest.raises(UsageError, match=r"cannot decode image .*a\.jpg: ") as raised:
-            ImageFile(tmp_path / "a.jpg").decode(cut)
+            sources.ImageFile(tmp_path / "a.jpg").decode(cut)
         assert "BytesIO" not in str(raised.value)
         monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
         with pytest.raises(BadSampleError):
@@ -235,17 +227,17 @@ def test_a_cut_file_is_refused_even_where_pillow_is_told_to_take_it(
 
 def test_a_folder_is_no_image(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"cannot read image .*: is a folder"):
-        ImageFile(tmp_path).read()
+        sources.ImageFile(tmp_path).read()
 
 
 @pytest.mark.parametrize("box", [(7, 0, 9, 5), (-3, 0, 0, 3), (3, 3, 3, 4), (4, 4, 3, 5)])
 def test_boxes_that_are_not_there(box: tuple[int, int, int, int]) -> None:
     with pytest.raises(UsageError, match=r"array .*: no such box in 7x5 pixels"):
-        decoded(CroppedImage(ImageArray("array", pixels()), box))
+        decoded(sources.CroppedImage(sources.ImageArray("array", pixels()), box))
 
 
 def test_samples_of_archives(shards: list[Path]) -> None:
-    samples = open_archives(shards)
+    samples = sources.open_archives(shards)
     assert [sample.key for sample in samples] == ["s0", "s1", "s2", "s3"]
     assert [sample.text("cls") for sample in samples] == ["0", "1", "2", "3"]
     for number, sample in enumerate(samples):
@@ -267,12 +259,12 @@ def test_bad_archives(shards: list[Path], tmp_path: Path) -> None:
         (empty, "no samples"),
     ):
         with pytest.raises(UsageError, match=message):
-            open_archives([archive])
-    member = open_archives(shards)[0].image()
+            sources.open_archives([archive])
+    member = sources.open_archives(shards)[0].image()
     cut = tmp_path / "cut.tar"
     cut.write_bytes(shards[0].read_bytes()[: member.offset + 10])
     with pytest.raises(UsageError, match=r"cut\.tar is cut off inside s0\.png"):
-        ArchiveMember(cut, member.member, member.offset, member.size).read()
+        sources.ArchiveMember(cut, member.member, member.offset, member.size).read()
     shutil.rmtree(tmp_path)
     with pytest.raises(UsageError, match=r"cannot read .*0.tar:s0.png"):
         member.read()

@@ -70,7 +70,7 @@ def execute(work: Work, n_classes: int, *, workers: int, progress: OnProgress) -
     """Make every label map that is not there and whole, in `workers` threads; then the lists."""
     made = 0
     write = partial(_write, n_classes=n_classes)
-    written = prefetch(work.maps.items(), write, workers=workers, window=4 * workers)
+    written = prefetch(work.maps.items(), write, workers=workers)
     for done, is_new in enumerate(written, start=1):
         made += is_new
         progress(Progress("label maps", done, len(work.maps)))

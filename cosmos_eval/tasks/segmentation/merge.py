@@ -29,10 +29,9 @@ _BAND_VALUES = 2**22
 # Roth, arXiv:2005.00060, constants of their code (models/mods/pamr.py of
 # github.com/visinf/1-stage-wseg). Steps, dilations and where it is applied are those of SCLIP
 # (clip_segmentor.py of github.com/wangf3014/SCLIP) and NACLIP (naclip.py of
-# github.com/sinahmr/NACLIP): the logits of the queries are refined at the original size, before
-# scale and softmax, by the resized image brought to that size. Weights depend on the image alone,
-# and queries are independent before the decision, so that a few queries at a time are refined and
-# compared with the best so far, and full logits never exist.
+# github.com/sinahmr/NACLIP): logits are refined at the original size, before scale and softmax, by
+# the resized image brought to that size. Queries are independent before the decision: a few at a
+# time are refined and compared with the best so far, and full logits never exist.
 STEPS = 10
 DILATIONS = (8, 16)
 # Colour differences are divided by this share of the local standard deviation.

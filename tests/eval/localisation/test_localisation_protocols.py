@@ -11,13 +11,7 @@ from PIL import Image
 
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import open_data, read_label
-from cosmos_eval.protocols import is_embedded, known_families, prepare
-from cosmos_eval.protocols.segmentation import (
-    LOCALISATION_FAMILIES,
-    MAPS,
-    SEGMENTATION,
-    SEGMENTATION_FAMILIES,
-)
+from cosmos_eval.protocols import is_embedded, known_families, prepare, segmentation
 from cosmos_eval.runner.suites import read_suite
 from cosmos_eval.tasks import find_protocol, task_of
 from cosmos_eval.tasks.localisation import TASK
@@ -26,13 +20,13 @@ from cosmos_eval.types import LabelMapProtocol, LocalisationProtocol, RunOptions
 PARITY = Path(__file__).parents[2] / "parity"
 
 
-@pytest.mark.parametrize("family", MAPS)
-@pytest.mark.parametrize("dataset", SEGMENTATION)
+@pytest.mark.parametrize("family", segmentation.MAPS)
+@pytest.mark.parametrize("dataset", segmentation.SEGMENTATION)
 def test_every_segmentation_set_is_one_of_localisation(dataset, family):
     found = find_protocol(dataset, family)
     assert isinstance(found, LocalisationProtocol)
-    assert (task_of(found), found.family, found.map) == ("loc", family, MAPS[family])
-    segmented = SEGMENTATION_FAMILIES["fixed-names"][dataset]
+    assert (task_of(found), found.family, found.map) == ("loc", family, segmentation.MAPS[family])
+    segmented = segmentation.SEGMENTATION_FAMILIES["fixed-names"][dataset]
     for field in fields(LabelMapProtocol):
         if field.name not in ("family", "source"):
             assert getattr(found, field.name) == getattr(segmented, field.name)
@@ -41,13 +35,13 @@ def test_every_segmentation_set_is_one_of_localisation(dataset, family):
 
 
 def test_the_usual_bounds_are_cocos():
-    voc = LOCALISATION_FAMILIES["localisation"]["voc21"]
+    voc = segmentation.LOCALISATION_FAMILIES["localisation"]["voc21"]
     assert (round(voc.small, 5), round(voc.large, 5)) == (0.00333, 0.03)
 
 
 def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff():
     families = known_families("scenes-loc")
-    assert list(families) == list(MAPS)
+    assert list(families) == list(segmentation.MAPS)
     protocol = families["localisation"]
     assert isinstance(protocol, LocalisationProtocol)
     assert is_embedded(protocol)
@@ -66,7 +60,9 @@ def test_bounds_of_scenes_part_small_things_dominant_ones_and_stuff():
 
 def test_both_families_are_in_the_suite_of_scenes():
     listed = [p for p in read_suite("scenes").protocols if task_of(p) == "loc"]
-    assert [(p.dataset, p.family) for p in listed] == [("scenes-loc", family) for family in MAPS]
+    assert [(p.dataset, p.family) for p in listed] == [
+        ("scenes-loc", family) for family in segmentation.MAPS
+    ]
     assert len({TASK.image_pass(p, RunOptions(), None) for p in listed}) == 2
 
 

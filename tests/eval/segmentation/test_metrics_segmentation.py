@@ -6,47 +6,38 @@ import numpy as np
 import pytest
 import torch
 
+from cosmos_eval.stats import segmentation as stats
 from cosmos_eval.stats.estimates import FunctionOfSums
 from cosmos_eval.stats.intervals import intervals as intervals_of
-from cosmos_eval.stats.segmentation import (
-    Areas,
-    areas_of_images,
-    class_scores,
-    confusion,
-    mean_accuracy,
-    mean_iou,
-    pack,
-    pixel_accuracy,
-)
 from cosmos_eval.types import Interval
 
 
 def test_confusion_by_hand():
     labels = np.array([[0, 0, 1], [2, 255, 1]], np.uint8)
-    counts = confusion(labels, np.array([[0, 1, 1], [0, 2, 1]], np.uint8), 3, 255)
+    counts = stats.confusion(labels, np.array([[0, 1, 1], [0, 2, 1]], np.uint8), 3, 255)
     assert counts.tolist() == [[1, 1, 0], [0, 2, 0], [1, 0, 0]]
     assert counts.dtype == np.int64
 
 
 def test_confusion_of_many_classes_does_not_overflow():
     labels = np.full((2, 2), 250, np.uint8)
-    assert confusion(labels, labels, 251, 255)[250, 250] == 4
+    assert stats.confusion(labels, labels, 251, 255)[250, 250] == 4
 
 
 def test_scores_by_hand():
     # Class 0: label 4, predicted 3, both 2. Class 1: label 2, predicted 3, both 1.
     # Class 2: neither. Class 3: predicted 1, never labelled; its label pixels are 0.
     counts = np.array([[2, 2, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]])
-    areas = areas_of_images(pack([counts]), 1, 4)
-    total = Areas(*(part.sum(0) for part in areas))
-    scores = class_scores(total)
+    areas = stats.areas_of_images(stats.pack([counts]), 1, 4)
+    total = stats.Areas(*(part.sum(0) for part in areas))
+    scores = stats.class_scores(total)
     np.testing.assert_allclose(scores.iou, [2 / 4, 1 / 4, np.nan, 0])
     np.testing.assert_allclose(scores.accuracy, [2 / 4, 1 / 2, np.nan, np.nan])
-    assert mean_iou(total) == pytest.approx((1 / 2 + 1 / 4 + 0) / 3)
-    assert mean_accuracy(total) == pytest.approx((1 / 2 + 1 / 2) / 2)
-    assert pixel_accuracy(total) == pytest.approx(3 / 6)
-    assert mean_iou(total, np.array([0, 2])) == pytest.approx(1 / 2)
-    assert np.isnan(mean_iou(total, np.array([2])))
+    assert stats.mean_iou(total) == pytest.approx((1 / 2 + 1 / 4 + 0) / 3)
+    assert stats.mean_accuracy(total) == pytest.approx((1 / 2 + 1 / 2) / 2)
+    assert stats.pixel_accuracy(total) == pytest.approx(3 / 6)
+    assert stats.mean_iou(total, np.array([0, 2])) == pytest.approx(1 / 2)
+    assert np.isnan(stats.mean_iou(total, np.array([2])))
 
 
 def random_images(n_images: int, n_classes: int, size: int = 900):
@@ -70,19 +61,21 @@ def test_metrics_equal_mmsegmentations():
         for t, p in images
     ]
     theirs = IoUMetric.total_area_to_metrics(*(sum(areas) for areas in zip(*parts, strict=True)))
-    confusions = [confusion(t, p, 12, 255) for t, p in images]
-    total = Areas(*(part.sum(0) for part in areas_of_images(pack(confusions), 6, 12)))
-    scores = class_scores(total)
+    confusions = [stats.confusion(t, p, 12, 255) for t, p in images]
+    total = stats.Areas(
+        *(part.sum(0) for part in stats.areas_of_images(stats.pack(confusions), 6, 12))
+    )
+    scores = stats.class_scores(total)
     np.testing.assert_allclose(scores.iou, theirs["IoU"], rtol=1e-6)
     np.testing.assert_allclose(scores.accuracy, theirs["Acc"], rtol=1e-6)
-    assert mean_iou(total) == pytest.approx(np.nanmean(theirs["IoU"]), rel=1e-6)
-    assert mean_accuracy(total) == pytest.approx(np.nanmean(theirs["Acc"]), rel=1e-6)
-    assert pixel_accuracy(total) == pytest.approx(float(theirs["aAcc"]), rel=1e-6)
+    assert stats.mean_iou(total) == pytest.approx(np.nanmean(theirs["IoU"]), rel=1e-6)
+    assert stats.mean_accuracy(total) == pytest.approx(np.nanmean(theirs["Acc"]), rel=1e-6)
+    assert stats.pixel_accuracy(total) == pytest.approx(float(theirs["aAcc"]), rel=1e-6)
 
 
 def test_packing_keeps_every_count():
-    confusions = [confusion(t, p, 5, 255) for t, p in random_images(4, 5)]
-    sparse = pack([*confusions, np.zeros((5, 5), np.int64)])
+    confusions = [stats.confusion(t, p, 5, 255) for t, p in random_images(4, 5)]
+    sparse = stats.pack([*confusions, np.zeros((5, 5), np.int64)])
     rebuilt = np.zeros((5, 25), np.int64)
     rebuilt[sparse.image, sparse.pair] = sparse.pixels
     assert rebuilt[:4].reshape(4, 5, 5).tolist() == np.stack(confusions).tolist()
@@ -90,18 +83,18 @@ def test_packing_keeps_every_count():
     assert (sparse.pixels > 0).all()
 
 
-def bootstrap(areas: Areas, groups, **options) -> dict[str, Interval]:
-    functions = {"mIoU": mean_iou, "mAcc": mean_accuracy, "aAcc": pixel_accuracy}
+def bootstrap(areas: stats.Areas, groups, **options) -> dict[str, Interval]:
+    functions = {"mIoU": stats.mean_iou, "mAcc": stats.mean_accuracy, "aAcc": stats.pixel_accuracy}
     for name, members in groups.items():
-        functions[f"mIoU_{name}"] = partial(mean_iou, members=members)
+        functions[f"mIoU_{name}"] = partial(stats.mean_iou, members=members)
     estimates = {name: FunctionOfSums(areas, one) for name, one in functions.items()}
     return intervals_of(estimates, **options)
 
 
 def test_bootstrap_is_that_of_resampled_images():
     """The same quantiles as drawing images one by one, up to the noise of another generator."""
-    confusions = np.stack([confusion(t, p, 6, 255) for t, p in random_images(25, 6)])
-    areas = areas_of_images(pack(confusions), 25, 6)
+    confusions = np.stack([stats.confusion(t, p, 6, 255) for t, p in random_images(25, 6)])
+    areas = stats.areas_of_images(stats.pack(confusions), 25, 6)
     intervals = bootstrap(areas, {"pair": np.array([0, 1])}, seed=0)
     rng = np.random.default_rng(1)
     drawn = [confusions[rng.integers(25, size=25)].sum(0) for _ in range(4000)]
@@ -118,14 +111,18 @@ def test_bootstrap_is_that_of_resampled_images():
 
 def test_bootstrap_is_seeded_and_of_one_image_a_point():
     counts = np.array([[3, 1], [0, 4]])
-    intervals = bootstrap(areas_of_images(pack([counts]), 1, 2), {}, seed=0, resamples=1000)
+    intervals = bootstrap(
+        stats.areas_of_images(stats.pack([counts]), 1, 2), {}, seed=0, resamples=1000
+    )
     assert intervals["mIoU"].low == intervals["mIoU"].high == pytest.approx((3 / 4 + 4 / 5) / 2)
-    many = areas_of_images(pack([counts, np.eye(2, dtype=np.int64), 3 * counts.T]), 3, 2)
+    many = stats.areas_of_images(
+        stats.pack([counts, np.eye(2, dtype=np.int64), 3 * counts.T]), 3, 2
+    )
     few = {seed: bootstrap(many, {}, seed=seed, resamples=20) for seed in (1, 2)}
     assert few[1] == bootstrap(many, {}, seed=1, resamples=20)
     assert few[1] != few[2]
 
 
 def test_a_group_that_never_occurs_has_no_interval():
-    areas = areas_of_images(pack([np.diag([3, 4, 0])]), 1, 3)
+    areas = stats.areas_of_images(stats.pack([np.diag([3, 4, 0])]), 1, 3)
     assert "mIoU_rare" not in bootstrap(areas, {"rare": np.array([2])})

@@ -18,15 +18,7 @@ from support.segmenting import measure
 from cosmos_eval.data.label_maps import Sample
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_FAMILIES
-from cosmos_eval.tasks.segmentation import constants
-from cosmos_eval.tasks.segmentation import inference as _inference
-from cosmos_eval.tasks.segmentation.inference import (
-    LoadedImage,
-    Segmenter,
-    make_segmenter,
-    normalised,
-    predict,
-)
+from cosmos_eval.tasks.segmentation import constants, inference
 from cosmos_eval.tasks.segmentation.merge import placement, tiles
 from cosmos_eval.tasks.segmentation.pictures import decode
 from cosmos_eval.types import EncoderInfo, RunOptions, UsageError
@@ -58,22 +50,22 @@ def photograph(path: Path, size: tuple[int, int]) -> Path:
 
 def segmenter_of(
     dataset: str, encoder: ClipEncoder, path: Path, family: str = "cosmos"
-) -> Segmenter:
+) -> inference.Segmenter:
     """Queries about the image's own patches, close to each other: thresholds decide."""
     protocol = SEGMENTATION_FAMILIES[family][dataset]
     rng = np.random.default_rng(1)
-    pixels = normalised(decode(path), protocol)[None, :, :224, :224]
+    pixels = inference.normalised(decode(path), protocol)[None, :, :224, :224]
     centre = encoder.encode_patches(pixels, protocol.attention).mean((0, 1, 2)).numpy()
     count = sum(len(names) for names in protocol.queries)
     rows = centre / np.linalg.norm(centre) + rng.normal(size=(count, WIDTH)) * 0.05
     queries = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-    return Segmenter(encoder, queries, protocol, protocol.attention, batch_size=32)
+    return inference.Segmenter(encoder, queries, protocol, protocol.attention, batch_size=32)
 
 
-def our_logits(image: LoadedImage, segmenter: Segmenter) -> torch.Tensor:
-    windows = _inference._windows([image], segmenter)
-    (patches,) = _inference._patches([windows], segmenter)
-    tokens = _inference._tiled(patches @ torch.from_numpy(segmenter.queries).T, windows)
+def our_logits(image: inference.LoadedImage, segmenter: inference.Segmenter) -> torch.Tensor:
+    windows = inference._windows([image], segmenter)
+    (patches,) = inference._patches([windows], segmenter)
+    tokens = inference._tiled(patches @ torch.from_numpy(segmenter.queries).T, windows)
     height, width = image.label.shape
     logits = torch.full((len(tokens), height, width), torch.nan)
     placements = placement(windows.rows, height), placement(windows.columns, width)
@@ -82,14 +74,14 @@ def our_logits(image: LoadedImage, segmenter: Segmenter) -> torch.Tensor:
     return logits
 
 
-def load(path: Path, segmenter: Segmenter) -> LoadedImage:
+def load(path: Path, segmenter: inference.Segmenter) -> inference.LoadedImage:
     image = decode(path)
     sample = Sample(path.stem, path, path, {})
-    pixels = normalised(image, segmenter.protocol)
-    return LoadedImage(sample, pixels, np.zeros(image.shape[:2], np.uint8))
+    pixels = inference.normalised(image, segmenter.protocol)
+    return inference.LoadedImage(sample, pixels, np.zeros(image.shape[:2], np.uint8))
 
 
-def assert_plain_logits(path: Path, segmenter: Segmenter) -> torch.Tensor:
+def assert_plain_logits(path: Path, segmenter: inference.Segmenter) -> torch.Tensor:
     """Logits of one image against the plain ones, which are returned."""
     expected = plain_query_logits(path, segmenter)
     found = our_logits(load(path, segmenter), segmenter)
@@ -97,10 +89,10 @@ def assert_plain_logits(path: Path, segmenter: Segmenter) -> torch.Tensor:
     return expected
 
 
-def assert_plain(path: Path, segmenter: Segmenter) -> NDArray[np.uint8]:
+def assert_plain(path: Path, segmenter: inference.Segmenter) -> NDArray[np.uint8]:
     """Logits and label map of one image against the plain ones; the latter are returned."""
     expected = assert_plain_logits(path, segmenter)
-    (prediction,) = predict(segmenter, [load(path, segmenter)])
+    (prediction,) = inference.predict(segmenter, [load(path, segmenter)])
     classes = plain_classes(expected, segmenter.protocol)
     assert prediction.shape == classes.shape
     assert (prediction != classes).sum() <= classes.size / 10_000
@@ -115,11 +107,8 @@ def test_logits_and_label_maps_are_the_plain_ones(dataset, wide_encoder, tmp_pat
     assert len(np.unique(classes)) > 3
     if segmenter.protocol.prob_thd > 0:  # it decides something, and not everything
         certain = replace(segmenter.protocol, prob_thd=0.0)
-        assert (
-            0.01
-            < (assert_plain(path, segmenter._replace(protocol=certain)) != classes).mean()
-            < 0.99
-        )
+        differ = assert_plain(path, segmenter._replace(protocol=certain)) != classes
+        assert 0.01 < differ.mean() < 0.99
     if segmenter.protocol.area_thd is not None:
         unlimited = replace(segmenter.protocol, area_thd=None)
         assert (assert_plain(path, segmenter._replace(protocol=unlimited)) != classes).any()
@@ -153,7 +142,7 @@ def test_a_whole_image_is_encoded_at_once(wide_encoder, tmp_path, monkeypatch):
         return encode(images, attention)
 
     monkeypatch.setattr(wide_encoder, "encode_patches", recording)
-    list(predict(segmenter, [load(path, segmenter)]))
+    list(inference.predict(segmenter, [load(path, segmenter)]))
     assert shapes == [(1, 3, 336, 450)]  # 67 * 336 / 50 = 450.24
 
 
@@ -171,7 +160,7 @@ def test_a_whole_image_under_one_patch_is_refused(wide_encoder, tmp_path):
     segmenter = segmenter_of("voc20", wide_encoder, photograph(tmp_path / "b.png", (9, 9)))
     whole = segmenter._replace(protocol=SEGMENTATION_FAMILIES["naclip"]["voc20"])
     with pytest.raises(UsageError, match=r"is 2048x7 px after the resize, but a patch .* 16"):
-        list(predict(whole, [load(path, whole)]))
+        list(inference.predict(whole, [load(path, whole)]))
 
 
 def test_the_stride_of_a_whole_image_does_not_change_its_hash():
@@ -191,7 +180,7 @@ def test_any_batch_size_and_any_workers(
     options = RunOptions(data_root=str(tmp_path), batch_size=batch_size, workers=workers)
     protocol = replace(protocol, prob_thd=0.3)
     measure(encoder, protocol, replace(options, save_predictions=str(tmp_path / "out")))
-    segmenter = make_segmenter(encoder, protocol, options)
+    segmenter = inference.make_segmenter(encoder, protocol, options)
     different = total = 0
     for path in sorted((tmp_path / "images").iterdir()):
         expected = plain_classes(plain_query_logits(path, segmenter), protocol)
