@@ -203,9 +203,7 @@ def _csv_field(text: str) -> str | None:
 
 _FORMS: Mapping[str, Callable[[Path, RetrievalProtocol], list[Captioned]]] = {
     ".json": _read_json,
-    ".jsonl": _read_records,
-    ".csv": _read_records,
-    ".tsv": _read_records,
+    **dict.fromkeys((".jsonl", ".csv", ".tsv"), _read_records),
     ".txt": _read_flickr_list,
 }
 

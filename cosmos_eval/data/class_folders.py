@@ -23,8 +23,7 @@ from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 
 # ImageNet's 50,000 validation images without folders: as ILSVRC2012_img_val.tar names them, and
-# with the class at the end, as in val_images.tar.gz of huggingface.co/datasets/ILSVRC/imagenet-1k,
-# which datasets/README.md of github.com/ExplainableML/cosmos lays out.
+# with the class at the end, as in val_images.tar.gz of huggingface.co/datasets/ILSVRC/imagenet-1k.
 _FLAT = re.compile(r"(ILSVRC2012_val_\d{8})(?:_(n\d{8}))?\.JPEG")
 _WORDNET_ID = re.compile(r"n\d{8}")
 

@@ -177,9 +177,7 @@ def advice(protocol: Protocol, options: RunOptions) -> str:
 
 def parts_of(**counts: tuple[int, int | None]) -> list[Part]:
     """Return the numbers of samples found and known, by unit, where they are known."""
-    return [
-        Part(found, known, unit) for unit, (found, known) in counts.items() if known is not None
-    ]
+    return [Part(found, n, unit) for unit, (found, n) in counts.items() if n is not None]
 
 
 def shortfall(parts: Sequence[Part]) -> Part | None:

@@ -198,7 +198,6 @@ class ArchiveSample(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name in error messages."""
         return f"{self.archive}:{self.key}"
 
     def image(self) -> ArchiveMember:

@@ -1,7 +1,6 @@
 """Read users' YAML files: data sets of their own (docs/your-data.md has an example per kind).
 
-The keys are the fields of the kind's protocol in cosmos_eval.types with the defaults given there,
-and `kind`, `name` (default: the file's name) and, for seg and loc, `classes`.
+Keys are the fields of the kind's protocol in cosmos_eval.types, `kind`, `name` and `classes`.
 """
 
 from __future__ import annotations

@@ -103,8 +103,7 @@ def _measure(
     """Measure shards and store each; `done` images were measured before."""
     own = [samples[index] for shard in shards for index in shard]
     numbers, total = count(done + 1), done + len(own)
-    # A few images per thread, since windows of several make up a batch; those of the next shard
-    # are read while the last ones of a shard are encoded.
+    # Images of the next shard are read while the last ones of a shard are encoded.
     images = prefetch(own, load, workers=options.workers)
     measured = []
     for shard in shards:

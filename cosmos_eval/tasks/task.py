@@ -128,9 +128,8 @@ class Task:
     upgrade: Callable[[Samples, Mapping[str, Any]], Samples] | None = None
 
     # Of protocols: `check(protocol, options, data)` raises UsageError where opened data cannot be
-    # measured on, where finding out takes long; what `data doctor` finds of a data set, whether its
-    # folders are below a root, the number of samples where that is known, downloading it, and the
-    # form of attention that it is made for.
+    # measured on, where finding out takes long; what `data doctor` finds, whether folders are below
+    # a root, the number of samples if known, downloading, and the form of attention.
     check: Callable[[Any, RunOptions, Any], None] = _nothing
     survey: Callable[[Any, RunOptions, OnProgress], Survey] | None = None
     is_there: Callable[[Any, Path], bool] = lambda protocol, root: root.is_dir()

@@ -61,14 +61,6 @@ def _metric(name: str, size: int | None, function: Callable[[stats.Sums], Values
     )
 
 
-# Every metric of all things, then of those of each size, of which there may be none.
-METRICS = tuple(
-    _metric(name, size, function)
-    for size in (None, *range(len(stats.SIZES)))
-    for name, function in stats.METRICS.items()
-)
-
-
 def _areas(samples: Samples) -> NDArray[np.float64]:
     return np.divide(samples[THING], samples[LABELLED][samples[IMAGE]])
 
@@ -100,7 +92,12 @@ def measure(
 
 TASK = Task(
     protocol=LocalisationProtocol,
-    metrics=METRICS,
+    # Of all things, then of those of each size, of which there may be none.
+    metrics=tuple(
+        _metric(name, size, function)
+        for size in (None, *range(len(stats.SIZES)))
+        for name, function in stats.METRICS.items()
+    ),
     truth=(NAME, PIXELS, LABELLED, CLASSES, BOUNDS, IMAGE, CLASS, THING),
     open_data=open_data,
     check=check,

@@ -4,9 +4,7 @@ Sliding-window inference upsamples the logits of each window, adds them where wi
 divides by the number of windows and resizes the sum. All of these are linear and act on rows and
 columns apart, so the logits of a query are `rows @ tokens @ columns.T`, with its tokens of all
 windows side by side. They are formed a tile at a time and only the best query of a pixel is kept.
-
-Shapes: Q queries, A x B tokens of all window rows and columns, H x W pixels of the original, P
-neighbours of a pixel.
+Shapes: Q queries, A x B tokens of all windows, H x W original pixels, P neighbours of a pixel.
 """
 
 from __future__ import annotations
