@@ -250,11 +250,9 @@ class Figures:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement(Figures):
-    """What a task returns: figures, and the samples that they follow from.
-
-    `hashes` identify everything that defines the number (class names, templates, sample list),
-    `settings` go into the provenance, such as a kind of map that the model decides, and `notes`,
-    one line each, are what a reader of the number must know."""
+    """What a task returns: figures, and the samples that they follow from. `hashes` identify all
+    that defines the number (class names, templates, sample list), `settings` go into the
+    provenance, and `notes`, one line each, are what a reader of the number must know."""
 
     samples: Samples
     hashes: Mapping[str, str]

@@ -197,10 +197,8 @@ def embed_texts(
     phase: str = "texts",
     most: int | None = None,
 ) -> Embeddings:
-    """Return features of texts, in their order.
-
-    The batch size counts texts of full length: where the encoder trims, a batch of short texts
-    holds as many more as fill the same number of tokens. Raises UsageError for an empty list, and
+    """Return features of texts, in their order. Where the encoder trims, a batch of short texts
+    holds as many more as fill the tokens of full ones. Raises UsageError for an empty list, and
     TooManyError where more than `most` would have to be encoded."""
     if not texts:
         raise UsageError("no texts to embed: the data set is empty")

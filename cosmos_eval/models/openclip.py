@@ -57,10 +57,9 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     except Exception as error:  # OpenCLIP downloads and unpickles: all are faults of the weights
         raise UsageError(f"'{spec.text}' cannot be loaded: {reason(error)}") from error
     random = source.pretrained == RANDOM
-    digest = None
-    if not random:
-        file = source.file
-        digest = file_sha256(file) if file else tensors_sha256(model.state_dict())
+    digest = file_sha256(source.file) if source.file else None
+    if digest is None and not random:
+        digest = tensors_sha256(model.state_dict())
     info = EncoderInfo(spec.text, source.architecture, None, digest, random, precision, device)
     return ClipEncoder(model, _preprocessing(model.visual.preprocess_cfg), tokenizer, info)
 

@@ -82,15 +82,9 @@ def tags(
     """The kinds as architectures of OpenCLIP with random weights under the tag `made`."""
     folder = tmp_path_factory.mktemp("kinds")
     roberta = folder / "roberta"
-    transformers.RobertaConfig(
-        vocab_size=16,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=16,
-        max_position_embeddings=16,
-        pad_token_id=0,
-    ).save_pretrained(roberta)
+    sizes = ("vocab_size", "hidden_size", "intermediate_size", "max_position_embeddings")
+    layers = {"num_hidden_layers": 1, "num_attention_heads": 2, "pad_token_id": 0}
+    transformers.RobertaConfig(**dict.fromkeys(sizes, 16), **layers).save_pretrained(roberta)
     found = kinds(siglip_tokenizer, bert_tokenizer, roberta)
     for name, (config, _) in found.items():
         (folder / f"cosmos-eval-{name}.json").write_text(json.dumps({"embed_dim": 16, **config}))

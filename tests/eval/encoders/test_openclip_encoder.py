@@ -199,13 +199,9 @@ def test_unusable_files(tiny_archs, tmp_path):
     torch.save(Path("an object, not tensors"), tmp_path / "object.pt")
     (tmp_path / "text.pt").write_text("no checkpoint")
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps({"state_dict": print}))
-    for name, message in (
-        ("missing.pt", "ln_final.weight"),
-        ("object.pt", "cannot be loaded"),
-        ("text.pt", "cannot be loaded"),
-        ("pickle.pt", "cannot be loaded"),
-    ):
-        assert message in refusal(f"openclip:{arch}/{tmp_path / name}")
+    assert "ln_final.weight" in refusal(f"openclip:{arch}/{tmp_path}/missing.pt")
+    for name in ("object", "text", "pickle"):
+        assert "cannot be loaded" in refusal(f"openclip:{arch}/{tmp_path}/{name}.pt")
 
 
 def test_a_device_that_is_not_there(tiny_archs):
