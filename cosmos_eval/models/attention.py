@@ -31,6 +31,7 @@ from cosmos_eval.types import Attention, UsageError
 # NACLIP, arXiv:2404.08181, section 4: standard deviation of its Gaussian, in patches.
 NACLIP_STD = 5.0
 
+Grid: TypeAlias = tuple[int, int]
 Block: TypeAlias = transformer.ResidualAttentionBlock | transformer.CustomResidualAttentionBlock
 
 
@@ -65,9 +66,7 @@ def _vision_transformer(visual: nn.Module) -> transformer.VisionTransformer:
     )
 
 
-def _embed_patches(
-    tower: transformer.VisionTransformer, images: Tensor
-) -> tuple[Tensor, tuple[int, int]]:
+def _embed_patches(tower: transformer.VisionTransformer, images: Tensor) -> tuple[Tensor, Grid]:
     """Return the input of the first block, (B, 1 + h * w, C), and the grid (h, w)."""
     if min(images.shape[2:]) < tower.patch_size[0]:
         raise UsageError(f"an image of {tuple(images.shape[2:])} px is smaller than one patch")
@@ -79,9 +78,7 @@ def _embed_patches(
     return tower.ln_pre(tokens + positions.to(tokens.dtype)), grid_hw
 
 
-def resize_positional_embedding(
-    embedding: Tensor, trained_hw: tuple[int, int], grid_hw: tuple[int, int]
-) -> Tensor:
+def resize_positional_embedding(embedding: Tensor, trained_hw: Grid, grid_hw: Grid) -> Tensor:
     """Positional embeddings (1 + m * n, C) of an m x n grid -> (1 + h * w, C); CLS keeps its own.
 
     Bicubic by a scale factor of (h + 0.1) / m: the 0.1 guards the rounding of the output size and
@@ -96,7 +93,7 @@ def resize_positional_embedding(
     return torch.cat([cls, resized[0].flatten(1).T.to(cls.dtype)])
 
 
-def _run_as(block: Block, x: Tensor, grid_hw: tuple[int, int], attention: Attention) -> Tensor:
+def _run_as(block: Block, x: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:
     mixed = block.ls_1(_self_attention(block, x, grid_hw, attention))
     if attention in ("clearclip", "naclip"):  # neither residual nor MLP
         return mixed
@@ -104,9 +101,7 @@ def _run_as(block: Block, x: Tensor, grid_hw: tuple[int, int], attention: Attent
     return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
-def _self_attention(
-    block: Block, x: Tensor, grid_hw: tuple[int, int], attention: Attention
-) -> Tensor:
+def _self_attention(block: Block, x: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:
     attn = block.attn
     if not isinstance(attn, nn.MultiheadAttention | transformer.Attention):
         kind = type(attn).__name__
@@ -120,7 +115,7 @@ def _self_attention(
     return block.ln_attn(attn.out_proj(attn.ln_inner(mixed.transpose(1, 2).flatten(2))))
 
 
-def _mix(q: Tensor, k: Tensor, v: Tensor, grid_hw: tuple[int, int], attention: Attention) -> Tensor:
+def _mix(q: Tensor, k: Tensor, v: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:
     """Mix the values of every head, all (B, heads, N, C / heads)."""
     if attention == "csa":  # unhalved, so that weights sum to 2, as SCLIP's code does
         return attend(q, q, v) + attend(k, k, v)
@@ -131,7 +126,7 @@ def _mix(q: Tensor, k: Tensor, v: Tensor, grid_hw: tuple[int, int], attention: A
     return attend(k, k, v, attn_mask=neighbourhood(grid_hw, k))
 
 
-def neighbourhood(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
+def neighbourhood(grid_hw: Grid, like: Tensor) -> Tensor:
     """NACLIP's additive term exp(-distance^2 / (2 * 5^2)), 0 for CLS: (1 + hw, 1 + hw)."""
     axes = (torch.arange(length, device=like.device) for length in grid_hw)
     patches = torch.cartesian_prod(*axes).float()
