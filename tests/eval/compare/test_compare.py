@@ -1,7 +1,5 @@
 """Comparing stored results: by hand, against the metrics' own bootstrap, and what is refused."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import re

@@ -1,7 +1,5 @@
 """Paired statistics: against SciPy and statsmodels, solved by hand, and in simulated studies."""
 
-from __future__ import annotations
-
 import math
 from functools import partial
 

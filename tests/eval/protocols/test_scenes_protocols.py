@@ -1,7 +1,5 @@
 """The embedded data sets: written once, whole, and as the protocols say."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A user's own data set: what a file says, and what is wrong with it."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A baseline and results, made once and copied for each test."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What writing a baseline puts beside other files, and what it leaves alone."""
 
-from __future__ import annotations
-
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor

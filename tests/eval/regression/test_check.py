@@ -1,7 +1,5 @@
 """Decisions of the gate, the baseline that it writes, and the reports for people and machines."""
 
-from __future__ import annotations
-
 import json
 import math
 from itertools import chain

@@ -1,7 +1,5 @@
 """Baselines that must never pass: each a change of one that does, and the message."""
 
-from __future__ import annotations
-
 import json
 import os
 from functools import partial

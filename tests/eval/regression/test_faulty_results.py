@@ -1,7 +1,5 @@
 """Results that must never pass, and command lines: each a change of what passes."""
 
-from __future__ import annotations
-
 import json
 from functools import partial
 

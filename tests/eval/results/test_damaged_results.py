@@ -1,7 +1,5 @@
 """Damaged and foreign files among results: each has its own verdict, and hides no other."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """A figure that was edited is in no ranking, and every command says so."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

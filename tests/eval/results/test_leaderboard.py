@@ -1,7 +1,5 @@
 """Tables of results: hand-made entries, percent, one family a table."""
 
-from __future__ import annotations
-
 import csv
 import hashlib
 import io

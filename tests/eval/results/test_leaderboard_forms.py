@@ -1,7 +1,5 @@
 """The leaderboard for papers, browsers and terminals."""
 
-from __future__ import annotations
-
 import io
 import re
 import shutil

@@ -1,7 +1,5 @@
 """Best, ties and places, solved by hand."""
 
-from __future__ import annotations
-
 import pytest
 
 from cosmos_eval.results.leaderboard import ranking

@@ -1,7 +1,5 @@
 """Ties by the samples that lie beside real result files."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from support.rows import make_row

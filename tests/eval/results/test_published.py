@@ -1,7 +1,5 @@
 """Every published number that the package ships, against tables copied here from their sources."""
 
-from __future__ import annotations
-
 import csv
 import io
 from importlib.resources import files

@@ -1,7 +1,5 @@
 """Published numbers of the released checkpoints beside measured ones."""
 
-from __future__ import annotations
-
 import io
 import json
 

@@ -1,7 +1,5 @@
 """Two models of one name, such as two states of one checkpoint file, never share a row."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

@@ -1,7 +1,5 @@
 """Result files: what is written is read back, whole or not at all."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import json

@@ -1,7 +1,5 @@
 """Results as one table, read and written."""
 
-from __future__ import annotations
-
 import sys
 
 import pandas as pd

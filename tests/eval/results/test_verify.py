@@ -1,7 +1,5 @@
 """Stored results: whole ones pass, and whatever is changed in either file is told."""
 
-from __future__ import annotations
-
 import json
 import math
 import re
