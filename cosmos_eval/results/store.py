@@ -34,11 +34,6 @@ _LATER = {
 _NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
 
 
-def write_result(directory: Path, row: ResultRow, samples: Samples) -> Path:
-    """Write a result by `store_result`; return the path of the JSON file."""
-    return store_result(directory, row, samples).path
-
-
 def store_result(directory: Path, row: ResultRow, samples: Samples) -> Stored:
     """Write a result in place of the former one; return the result as the JSON file holds it. The
     samples come first and carry their hash in their name, so that a JSON file always names its own.

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from support.results import measured_row
+from support.rows import write_result
 
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.store import write_result
 from cosmos_eval.stats.segmentation import pack
 from cosmos_eval.types import Samples
 

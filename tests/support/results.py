@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from support.rows import make_row
+from support.rows import make_row, write_result
 
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.store import write_result
 from cosmos_eval.stats.retrieval import RetrievalRanks
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Samples

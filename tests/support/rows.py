@@ -1,11 +1,12 @@
 """A made-up result for the tests of everything that reads results."""
 
-from __future__ import annotations
-
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
+from cosmos_eval.results.store import store_result
+from cosmos_eval.types import Samples
 
 PROVENANCE: dict[str, Any] = {
     "version": "0.1.0",
@@ -54,3 +55,8 @@ def make_row(
         source="measured",
     )
     return dataclasses.replace(row, **fields)
+
+
+def write_result(folder: Path, row: ResultRow, samples: Samples) -> Path:
+    """Store a result; return the path of its JSON file."""
+    return store_result(folder, row, samples).path

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from support.results import metrics_of
-from support.rows import make_row
+from support.rows import make_row, write_result
 
 from cosmos_eval.report.attention.compute import WordShare
 from cosmos_eval.report.gallery.records import (
@@ -28,7 +28,6 @@ from cosmos_eval.report.gallery.records import (
     SegmentationExample,
 )
 from cosmos_eval.results.record import ResultRow
-from cosmos_eval.results.store import write_result
 from cosmos_eval.stats.intervals import wilson
 from cosmos_eval.tasks import task_named
 from cosmos_eval.types import Samples

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.results import SAMPLES, store_result
-from support.rows import MODEL, PROVENANCE, make_row
+from support.rows import MODEL, PROVENANCE, make_row, write_result
 
 from cosmos_eval.cli import run
-from cosmos_eval.results.store import write_result
 from cosmos_eval.runner import execute
 from cosmos_eval.runner.plan import Pair, Result
 from cosmos_eval.types import CosmosEvalError

@@ -18,11 +18,11 @@ from markdown_it import MarkdownIt
 from support.hostile import HOSTILE, assert_only_text
 from support.html import Page
 from support.models import make_result, store
+from support.rows import write_result
 
 from cosmos_core.train import main as train
 from cosmos_eval.cli import progress as bars
 from cosmos_eval.results import text as escaping
-from cosmos_eval.results.store import write_result
 from cosmos_eval.types import Progress
 
 SHOWN = sorted(one.shown for one in HOSTILE)

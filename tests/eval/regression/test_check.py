@@ -11,6 +11,7 @@ import pytest
 from support.gate_study import studies
 from support.models import make_result, seal, store
 
+from cosmos_eval.results.gate import reports
 from cosmos_eval.results.gate.baseline import (
     Key,
     Problem,
@@ -19,13 +20,6 @@ from cosmos_eval.results.gate.baseline import (
     replace_baseline,
 )
 from cosmos_eval.results.gate.check import Finding, Report, decide, examine
-from cosmos_eval.results.gate.reports import (
-    to_annotations,
-    to_junit,
-    to_markdown,
-    to_records,
-    tolerance_text,
-)
 from cosmos_eval.results.verify import Verified
 from cosmos_eval.stats.paired import PairedDifference, matched_shares
 from cosmos_eval.types import UsageError
@@ -44,8 +38,8 @@ def update(command, tmp_path):
 def test_equal_models_raise_an_alarm_as_rarely_as_stated():
     # Of 36 checks at the nominal 2.5%, four or more raise an alarm in 2% of all studies; docs/
     # comparing.md has the rates of many more checks.
-    reports = chain.from_iterable(studies(12, same, seed=3) for same in (0.0, 0.5, 0.95))
-    assert sum(report.status == 1 for report in reports) <= 3
+    checks = chain.from_iterable(studies(12, same, seed=3) for same in (0.0, 0.5, 0.95))
+    assert sum(report.status == 1 for report in checks) <= 3
 
 
 def test_worse_models_are_found():
@@ -265,17 +259,17 @@ def _report(model: str = "a|b<c>") -> Report:
 def test_every_report_prints_the_tolerance():
     report = _report()._replace(tolerance=0.015)
     text = ", tolerance 0.015 (1.5 points of a share, 1.5% of a rank or ratio)"
-    assert to_markdown(report).splitlines()[2] == f"Baseline: `base.json`{text}"
-    (tolerance,) = ET.fromstring(to_junit(report)).iter("property")
+    assert reports.to_markdown(report).splitlines()[2] == f"Baseline: `base.json`{text}"
+    (tolerance,) = ET.fromstring(reports.to_junit(report)).iter("property")
     assert tolerance.attrib == {"name": "tolerance", "value": "0.015"}
-    assert to_records(report)["tolerance"] == 0.015
-    assert tolerance_text(report) == text
-    assert tolerance_text(report._replace(tolerance=0.0)) == ", tolerance 0"
-    assert tolerance_text(_report()) == ""
+    assert reports.to_records(report)["tolerance"] == 0.015
+    assert reports.tolerance_text(report) == text
+    assert reports.tolerance_text(report._replace(tolerance=0.0)) == ", tolerance 0"
+    assert reports.tolerance_text(_report()) == ""
 
 
 def test_markdown():
-    text = to_markdown(_report())
+    text = reports.to_markdown(_report())
     first, *_ = text.splitlines()
     assert first == "### cosmos-eval check: regression shown: 1 of 2 metrics"
     assert "- **cannot decide** there: 50% &amp; &lt;odd&gt; end\\\\x00" in text
@@ -287,7 +281,7 @@ def test_markdown():
 
 
 def test_junit_is_xml_whatever_names_hold():
-    (suite,) = ET.fromstring(to_junit(_report("a&b\x07<é>")))
+    (suite,) = ET.fromstring(reports.to_junit(_report("a&b\x07<é>")))
     counts = {"tests": "3", "failures": "1", "errors": "1"}
     assert suite.attrib == {"name": "cosmos-eval check", **counts}
     acc1, acc5, problem = suite
@@ -299,14 +293,14 @@ def test_junit_is_xml_whatever_names_hold():
 
 
 def test_annotations_are_escaped():
-    regression, problem = to_annotations(_report())
+    regression, problem = reports.to_annotations(_report())
     assert regression.startswith("::error title=cosmos-eval check%3A regression::a|b<c> on set")
     assert problem == (
         "::error title=cosmos-eval check%3A cannot decide::there: 50%25 & <odd> end\\x00"
     )
-    assert to_annotations(_report()._replace(findings=_report().findings[1:], problems=())) == [
-        "::notice title=cosmos-eval check%3A no regression::no regression shown, of 1 metrics"
-    ]
+    assert reports.to_annotations(
+        _report()._replace(findings=_report().findings[1:], problems=())
+    ) == ["::notice title=cosmos-eval check%3A no regression::no regression shown, of 1 metrics"]
 
 
 def test_better_is_told():
@@ -342,8 +336,8 @@ def test_reports_are_written_where_a_workflow_reads_them(command, update, tmp_pa
 
 def test_reports_are_also_written_where_nothing_can_be_compared(command, tmp_path):
     store(tmp_path / "new")
-    reports = ["--junit", "junit.xml", "--summary", "summary.md", "--json"]
-    ended = command("check", "new", "--baseline", "nowhere.json", *reports)
+    outputs = ["--junit", "junit.xml", "--summary", "summary.md", "--json"]
+    ended = command("check", "new", "--baseline", "nowhere.json", *outputs)
     assert ended.status == 2
     (problem,) = json.loads(ended.out)["problems"]
     assert "no baseline" in problem["message"]

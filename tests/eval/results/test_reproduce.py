@@ -5,12 +5,11 @@ import json
 
 import pytest
 from rich.console import Console
-from support.rows import make_row
+from support.rows import make_row, write_result
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.results.leaderboard.entries import measured
 from cosmos_eval.results.leaderboard.reproduce import reproductions, to_json, to_markdown, to_tables
-from cosmos_eval.results.store import write_result
 
 
 def row(model, value, low, high, **provenance):

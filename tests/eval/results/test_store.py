@@ -15,7 +15,7 @@ from threading import Barrier, Event
 
 import numpy as np
 import pytest
-from support.rows import make_row
+from support.rows import make_row, write_result
 
 from cosmos_core.utils.files import write_atomically
 from cosmos_eval.results.gate.baseline import Baseline
@@ -29,7 +29,6 @@ from cosmos_eval.results.store import (
     record_is_unchanged,
     result_paths,
     samples_of,
-    write_result,
 )
 from cosmos_eval.types import Samples, UsageError
 
@@ -234,8 +233,7 @@ WRITER = """
 import sys
 from pathlib import Path
 import numpy as np
-from support.rows import make_row
-from cosmos_eval.results.store import write_result
+from support.rows import make_row, write_result
 
 for count in range(1_000_000):
     number = (3 * count + int(sys.argv[2])) % 64

@@ -5,12 +5,11 @@ import sys
 import pandas as pd
 import pytest
 from support.results import store_result
-from support.rows import make_row
+from support.rows import make_row, write_result
 
 import cosmos_eval
 from cosmos_eval.cli.app import main
 from cosmos_eval.results.export import COLUMNS, export, load_results
-from cosmos_eval.results.store import write_result
 from cosmos_eval.types import UsageError
 
 

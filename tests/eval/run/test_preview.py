@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support.rows import make_row
+from support.rows import make_row, write_result
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.embedding.cache import EMBEDDING, ShardStore, fingerprint
@@ -15,7 +15,6 @@ from cosmos_eval.embedding.embed import identity
 from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import local_file, parse_model_spec
 from cosmos_eval.protocols import known_protocols
-from cosmos_eval.results.store import write_result
 from cosmos_eval.runner.execute import existing_results
 from cosmos_eval.runner.plan import Pair, make_plan
 from cosmos_eval.runner.preview import ROUGH, preview
