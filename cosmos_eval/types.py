@@ -274,12 +274,10 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How a measurement is run; `limit`, `allow_partial` and `attention` change what is measured.
-
-    `attention` None is the protocol's own. `limit` measures the first samples only, `allow_partial`
-    those found of an incomplete known data set. `unfinished` is a folder for the finished parts of
-    a measurement, to resume a killed run, `cache` one for embeddings. Device `auto` is the first
-    CUDA device, or the CPU."""
+    """How a measurement is run; `limit` (the first samples only), `allow_partial` (those found of
+    an incomplete known data set) and `attention` (None: the protocol's own) change what is
+    measured. `unfinished` is a folder for the finished parts of a measurement, to resume a killed
+    run, `cache` one for embeddings. Device `auto` is the first CUDA device, or the CPU."""
 
     data_root: str | None = None
     download: bool = False

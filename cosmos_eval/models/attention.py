@@ -80,10 +80,8 @@ def _embed_patches(tower: transformer.VisionTransformer, images: Tensor) -> tupl
 
 def resize_positional_embedding(embedding: Tensor, trained_hw: Grid, grid_hw: Grid) -> Tensor:
     """Positional embeddings (1 + m * n, C) of an m x n grid -> (1 + h * w, C); CLS keeps its own.
-
-    Bicubic by a scale factor of (h + 0.1) / m: the 0.1 guards the rounding of the output size and
-    shifts the samples a little, which published numbers include (interpolate_pos_encoding in
-    github.com/facebookresearch/dino, vision_transformer.py)."""
+    Bicubic by a factor of (h + 0.1) / m: the 0.1 guards the rounding of the size and shifts samples
+    a little, as published numbers have it (facebookresearch/dino, interpolate_pos_encoding)."""
     if grid_hw == trained_hw:
         return embedding
     cls, patches = embedding[:1], embedding[1:]
@@ -142,11 +140,9 @@ def _project(attn: Any, x: Tensor) -> Tensor:
 
 
 def project_in_one_piece(model: nn.Module) -> None:
-    """Replace the self-attentions of a model by `_SelfAttention`, in place, for half precision.
-
-    `nn.MultiheadAttention` projects a transposed view. Without gradients PyTorch then multiplies
-    sample by sample and, in bf16 on a CPU, first copies the weights for each of them: most of the
-    time of a ViT-B/16. Parameters, their names and hooks stay."""
+    """Replace the self-attentions of a model, in place, for half precision. `nn.MultiheadAttention`
+    projects a transposed view, for which PyTorch multiplies sample by sample and, in bf16 on a CPU,
+    copies the weights for each: most of the time of a ViT-B/16. Names and hooks stay."""
     for module in model.modules():
         plain = type(module) is nn.MultiheadAttention and module.in_proj_bias is not None
         if plain and module.batch_first and module.bias_k is None and not module.add_zero_attn:

@@ -56,11 +56,9 @@ def heatmaps(
     kind: MapKind,
     attention: Attention = "csa",
 ) -> Tensor:
-    """Images (B, 3, H, W) and texts -> (B, T, heads, h, w) float32 on the CPU.
-
-    Cross-attention: weights that sum to 1 over h x w. Similarity: cosines of a text's feature with
-    the patches of a last block of the form `attention`, as one head. Raises UsageError where the
-    model does not have this kind, and where maps are not finite."""
+    """Images (B, 3, H, W) and texts -> (B, T, heads, h, w) float32 on the CPU: weights that sum to
+    1 over h x w, or the cosines of texts with patches of a last block of the form `attention`, as
+    one head. Raises UsageError for a kind that the model lacks, and for maps not finite."""
     crossed = kind == "cross-attention"
     encode = with_cross_attention(encoder).text_queries if crossed else encoder.encode_text
     features = encode(encoder.tokenize(texts))
