@@ -146,7 +146,6 @@ def clear(json: options.Json = False) -> None:
 def _space_row(space: Space) -> dict[str, str]:
     identity = {name: str(value) for name, value in space.identity.items()}
     architecture = identity.get("architecture", "")
-    used = datetime.fromtimestamp(space.used, timezone.utc)
     return {
         "of": identity.get("role", "unknown"),
         # A JSON configuration instead of a name is too long for a table.
@@ -155,5 +154,5 @@ def _space_row(space: Space) -> dict[str, str]:
         "precision": identity.get("precision", ""),
         "embeddings": str(space.embeddings),
         "MB": f"{space.size / 1e6:.1f}",
-        "used (UTC)": f"{used:%Y-%m-%d %H:%M}",
+        "used (UTC)": f"{datetime.fromtimestamp(space.used, timezone.utc):%Y-%m-%d %H:%M}",
     }

@@ -161,12 +161,9 @@ def _read_valid(spec: types.ModelSpec, path: Path) -> ResultRow:
     """Read a result. Raises UsageError where samples, weights or code are not its own any more."""
     stored = read_files(path)
     samples_of(path, stored)
-    model = stored.row.model
-    file, code = local_file(spec), code_file(spec)
-    if file is not None and file_sha256(file) != model["weights_sha256"]:
-        raise types.UsageError(f"{path} is of other weights than {file} now holds")
-    if code is not None and file_sha256(code) != model.get("code_sha256"):
-        raise types.UsageError(f"{path} is of other code than {code} now holds")
+    for what, file in {"weights": local_file(spec), "code": code_file(spec)}.items():
+        if file is not None and file_sha256(file) != stored.row.model.get(f"{what}_sha256"):
+            raise types.UsageError(f"{path} is of other {what} than {file} now holds")
     return stored.row
 
 

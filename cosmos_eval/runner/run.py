@@ -17,19 +17,7 @@ from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.results.labels import safe_name
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import store_result
-from cosmos_eval.runner.plan import (
-    Dataset,
-    Job,
-    Pair,
-    Plan,
-    Result,
-    Watch,
-    jobs_of,
-    make_plan,
-    open_datasets,
-    pair_of,
-    unwatched,
-)
+from cosmos_eval.runner import plan as plans
 from cosmos_eval.tasks import packages_of, task_for, task_of
 
 if TYPE_CHECKING:
@@ -37,11 +25,11 @@ if TYPE_CHECKING:
 
 
 def run_all(
-    plan: Plan,
-    watch: Watch = unwatched,
+    plan: plans.Plan,
+    watch: plans.Watch = plans.unwatched,
     output: Path | None = None,
-    datasets: Sequence[Dataset] | None = None,
-) -> Iterator[Result]:
+    datasets: Sequence[plans.Dataset] | None = None,
+) -> Iterator[plans.Result]:
     """Yield a result for every model and data set of the plan, job by job.
 
     All data sets are opened before the first model is loaded, unless `datasets` are open already.
@@ -49,29 +37,29 @@ def run_all(
     requested, since cached parts of unfinished measurements are removed then. Raises UsageError
     for bad data or models, in all processes.
     """
-    datasets = open_datasets(plan, watch) if datasets is None else datasets
-    for results in map(Worker(watch).measure, jobs_of(plan, datasets, output=output)):
+    datasets = plans.open_datasets(plan, watch) if datasets is None else datasets
+    for results in map(Worker(watch).measure, plans.jobs_of(plan, datasets, output=output)):
         yield from results
 
 
 class Worker:
     """Run jobs one after the other; keep the last model, which the next job may use as well."""
 
-    def __init__(self, watch: Watch = unwatched) -> None:
+    def __init__(self, watch: plans.Watch = plans.unwatched) -> None:
         self._watch = watch
         self._spec: types.ModelSpec | None = None
         self._model: tuple[Encoder, float] | Exception | None = None
 
-    def run(self, job: Job) -> list[Result]:
+    def run(self, job: plans.Job) -> list[plans.Result]:
         """Measure a job and store its results. An error is that of all results that are missing."""
-        results: list[Result] = []
+        results: list[plans.Result] = []
         try:
             results.extend(self.measure(job))
         except Exception as error:
             results += job.failed(error, len(results))
         return results
 
-    def measure(self, job: Job) -> Iterator[Result]:
+    def measure(self, job: plans.Job) -> Iterator[plans.Result]:
         """Yield results as `measure` does. A model that cannot be loaded is not tried again."""
         if job.spec != self._spec:
             self._spec, self._model = job.spec, None  # its memory is free before the next
@@ -86,7 +74,7 @@ class Worker:
         yield from measure(encoder, job, self._watch, seconds)
 
 
-def _load(job: Job, watch: Watch) -> tuple[Encoder, float]:
+def _load(job: plans.Job, watch: plans.Watch) -> tuple[Encoder, float]:
     """Return the model of a job, and how long it took to load."""
     from cosmos_eval.models import load_encoder
 
@@ -102,8 +90,11 @@ _environment = cache(partial(environment.describe, __version__))
 
 
 def measure(
-    encoder: Encoder, job: Job, watch: Watch = unwatched, load_seconds: float = 0.0
-) -> Iterator[Result]:
+    encoder: Encoder,
+    job: plans.Job,
+    watch: plans.Watch = plans.unwatched,
+    load_seconds: float = 0.0,
+) -> Iterator[plans.Result]:
     """Yield a result per protocol of a job, in their order, from one pass over their images.
 
     A result should be stored before the next is requested, as in `run_all`.
@@ -124,15 +115,18 @@ def measure(
         part = getattr(opened, "part", None) if options.allow_partial else None
         provenance = _provenance(encoder.info, protocol, measurement, part, job, seconds)
         row = _row(encoder.info, protocol, measurement, provenance)
-        yield _store(pair_of(job.spec, protocol), row, measurement.samples, job)
+        yield _store(protocol, row, measurement.samples, job)
 
 
-def _store(pair: Pair, row: ResultRow, samples: types.Samples, job: Job) -> Result:
+def _store(
+    protocol: types.Protocol, row: ResultRow, samples: types.Samples, job: plans.Job
+) -> plans.Result:
+    result = partial(plans.Result, plans.pair_of(job.spec, protocol))
     if job.output is None:
-        return Result(pair, row, samples)
+        return result(row, samples)
     write = partial(store_result, job.output, row, samples)
     stored = job.options.distributed.main_process_only(write)
-    return Result(pair, row) if stored is None else Result(pair, stored.row, path=stored.path)
+    return result(row) if stored is None else result(stored.row, path=stored.path)
 
 
 def _row(
@@ -184,7 +178,7 @@ def _provenance(
     protocol: types.Protocol,
     measurement: types.Measurement,
     part: types.Part | None,
-    job: Job,
+    job: plans.Job,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     options, common = job.options, _environment()
@@ -247,7 +241,7 @@ def evaluate(
         cache=str(embeddings_folder()) if cache and isinstance(model, str) else None,
     )
     families = [protocol] if protocol else []
-    named = partial(make_plan, datasets=[dataset], families=families, options=options)
+    named = partial(plans.make_plan, datasets=[dataset], families=families, options=options)
     if isinstance(model, str):
         (result,) = run_all(named(models=[model], arch=arch, weights=weights))
     elif (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):
@@ -258,14 +252,14 @@ def evaluate(
     return result.row
 
 
-def _measure_object(encoder: Encoder, plan: Plan) -> Result:
+def _measure_object(encoder: Encoder, plan: plans.Plan) -> plans.Result:
     """Measure an encoder in place of the models of a plan for one data set."""
     from cosmos_eval.models.encoder import require_encoder
 
     name = type(encoder).__name__
     spec = types.ModelSpec(text=name, kind="python", name=name)
-    datasets = open_datasets(plan)
+    datasets = plans.open_datasets(plan)
     require_encoder(encoder, name)
-    (job,) = jobs_of(replace(plan, specs=[spec]), datasets)
+    (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets)
     (result,) = measure(encoder, job)
     return result

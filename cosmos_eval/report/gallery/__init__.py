@@ -17,7 +17,7 @@ from cosmos_eval.report.gallery.records import KINDS, Gallery
 from cosmos_eval.report.gallery.retrieval import RetrievalSource, captioned_images
 from cosmos_eval.report.gallery.segmentation import SegmentationSource
 from cosmos_eval.report.gallery.source import Group, Pair, Source, group_results, run_requests
-from cosmos_eval.runner.run import Watch, unwatched
+from cosmos_eval.runner.plan import Watch, unwatched
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions
 

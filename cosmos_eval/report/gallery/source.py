@@ -20,7 +20,7 @@ from cosmos_eval.report.gallery.pictures import Candidate
 from cosmos_eval.results.labels import model_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, read_stored, samples_of
-from cosmos_eval.runner.run import Watch
+from cosmos_eval.runner.plan import Watch
 from cosmos_eval.tasks import find_protocol, task_of
 from cosmos_eval.types import OnProgress, Progress, Protocol, RunOptions, UsageError, Weights
 

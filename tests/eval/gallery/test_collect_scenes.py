@@ -13,7 +13,7 @@ from cosmos_eval.embedding.cache import embeddings_folder
 from cosmos_eval.report.gallery import collect
 from cosmos_eval.report.gallery.records import Gallery
 from cosmos_eval.results.store import result_paths
-from cosmos_eval.runner.run import unwatched
+from cosmos_eval.runner.plan import unwatched
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.types import Progress, RunOptions
 
