@@ -81,9 +81,7 @@ def check(
     raise Exit(report.status)
 
 
-def _examine(
-    results: list[Path], baseline: Path, *, strict: bool
-) -> tuple[Report, Exception | None]:
+def _examine(paths: list[Path], baseline: Path, *, strict: bool) -> tuple[Report, Exception | None]:
     """Return the report, also where the check fails, and an error that is no UsageError.
 
     Such an error would end other commands with status 1, which here means a regression.
@@ -93,7 +91,7 @@ def _examine(
 
     problems: list[Problem] = []
     try:
-        found, problems = read_results(results)
+        found, problems = read_results(paths)
         return examine(found, baseline, strict=strict, problems=problems), None
     except Exception as error:
         is_usage = isinstance(error, UsageError)

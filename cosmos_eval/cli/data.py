@@ -59,9 +59,7 @@ def doctor(
     run_options = RunOptions(data_root=data_root, workers=_WORKERS)
     protocols = choose(names or (), run_options)
     with Progress() as progress:
-        diagnoses = [
-            examine(one, run_options, partial(progress.step, one.dataset)) for one in protocols
-        ]
+        diagnoses = [examine(p, run_options, partial(progress.step, p.dataset)) for p in protocols]
     if json:
         print_json([dataclasses.asdict(diagnosis) for diagnosis in diagnoses])
     else:

@@ -164,10 +164,8 @@ def _execute(
         for pair, result in existing.items():
             valid = f"there already: {result.path}"
             progress.print(valid if pair in results else f"{result.error}: measured again")
-        engine, skip = engine_of(executor), frozenset(results)
-        for batch in execute(
-            plan, output, engine, skip=skip, keep_going=keep_going, watch=progress.step
-        ):
+        engine, skip, watch = engine_of(executor), frozenset(results), progress.step
+        for batch in execute(plan, output, engine, skip=skip, keep_going=keep_going, watch=watch):
             _report(batch, progress)
             results.update({result.pair: result for result in batch})
     return [results[pair] for pair in plan.pairs if pair in results]

@@ -80,12 +80,10 @@ def execute(
     yielded as results with an error, those of one cause together. Otherwise the first one is
     raised; several data sets that cannot be measured on are yielded before UsageError is raised.
     """
-    missing = [
-        p for p in plan.protocols if any(plans.pair_of(spec, p) not in skip for spec in plan.specs)
-    ]
-    if missing:
+    needed = [p for p in plan.protocols if any(plans.pair_of(m, p) not in skip for m in plan.specs)]
+    if needed:
         plan.options.distributed.main_process_first(partial(_require_outputs, plan.options, output))
-    datasets = plans.open_datasets(replace(plan, protocols=missing), watch, raising=False)
+    datasets = plans.open_datasets(replace(plan, protocols=needed), watch, raising=False)
     errors = [dataset.error for dataset in datasets if dataset.error is not None]
     if len(errors) == 1 and not keep_going:
         raise errors[0]

@@ -17,16 +17,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.estimates import first_equal, require_finite
+from cosmos_eval.stats.estimates import Features, Ints, first_equal, require_finite
 
 TOP = 5
 PAIRS = 10
 _BLOCK_BYTES = 64 << 20  # of float32 scores or products
 
 
-def top_classes(
-    image_features: NDArray[np.float32], class_embeddings: NDArray[np.float32], k: int = TOP
-) -> NDArray[np.int64]:
+def top_classes(image_features: Features, class_embeddings: Features, k: int = TOP) -> Ints:
     """Return the min(k, C) best classes of (N, D) images by product with (C, D), best first. Raises
     ValueError for features that are not finite."""
     require_finite(image_features, class_embeddings)
@@ -53,9 +51,7 @@ class ConfusedPair(NamedTuple):
     images: int
 
 
-def confusion_pairs(
-    labels: NDArray[np.integer], predicted: NDArray[np.integer], k: int = PAIRS
-) -> list[ConfusedPair]:
+def confusion_pairs(labels: Ints, predicted: Ints, k: int = PAIRS) -> list[ConfusedPair]:
     """Return the k most frequent mistakes of (N,) labels and predictions, most frequent first. Of
     equally frequent ones the lower true class, then the lower predicted class comes first."""
     mistakes = np.stack([labels, predicted], axis=1)[labels != predicted]
@@ -73,10 +69,7 @@ class PairHits(NamedTuple):
 
 
 def single_hits(
-    images: NDArray[np.float32],
-    captions: NDArray[np.float32],
-    image_of_item: NDArray[np.integer],
-    captions_of_item: Sequence[NDArray[np.integer]],
+    images: Features, captions: Features, image_of_item: Ints, captions_of_item: Sequence[Ints]
 ) -> NDArray[np.bool_]:
     """Return whether an item's image (I, D) scores its first caption (T, D) highest, (N,).
     `image_of_item` (N,) and `captions_of_item`, two or more an item, are rows of the features.
@@ -92,10 +85,7 @@ def single_hits(
 
 
 def pair_hits(
-    images: NDArray[np.float32],
-    captions: NDArray[np.float32],
-    images_of_item: NDArray[np.integer],
-    captions_of_item: NDArray[np.integer],
+    images: Features, captions: Features, images_of_item: Ints, captions_of_item: Ints
 ) -> PairHits:
     """Return the hits of pairs: (N, 2) rows of image (I, D) and caption (T, D) features. Raises
     ValueError for features that are not finite."""
@@ -109,12 +99,7 @@ def pair_hits(
     )
 
 
-def _scores(
-    images: NDArray[np.float32],
-    captions: NDArray[np.float32],
-    rows: NDArray[np.integer],
-    columns: NDArray[np.integer],
-) -> NDArray[np.float32]:
+def _scores(images: Features, captions: Features, rows: Ints, columns: Ints) -> NDArray[np.float32]:
     """Products of the named rows of both, (K,): not a matrix product, whose columns may be summed
     in different orders."""
     at_once = max(1, _BLOCK_BYTES // (4 * images.shape[1]))

@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+Features = NDArray[np.float32]
+Ints = NDArray[np.integer]
 
 
 class Proportion(NamedTuple):
@@ -31,7 +33,7 @@ class Mean(NamedTuple):
     Interval and paired test are by a bootstrap over clusters."""
 
     values: NDArray[Any]
-    clusters: NDArray[np.integer]
+    clusters: Ints
 
     @property
     def value(self) -> float:
@@ -41,8 +43,8 @@ class Mean(NamedTuple):
 class Median(NamedTuple):
     """The median of values (N,), otherwise like `Mean`; of an even number the mean of two."""
 
-    values: NDArray[np.integer]
-    clusters: NDArray[np.integer]
+    values: Ints
+    clusters: Ints
 
     @property
     def value(self) -> float:
@@ -55,8 +57,8 @@ class GroupMean(NamedTuple):
     that a resample does not draw is left out of its mean."""
 
     hits: NDArray[np.bool_]
-    groups: NDArray[np.integer]
-    clusters: NDArray[np.integer] | None = None
+    groups: Ints
+    clusters: Ints | None = None
 
     @property
     def value(self) -> float:
@@ -88,10 +90,7 @@ def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.flo
 
 
 def means_of_groups(
-    names: Sequence[str],
-    group: NDArray[np.integer],
-    columns: Mapping[str, NDArray[Any]],
-    counted: str,
+    names: Sequence[str], group: Ints, columns: Mapping[str, NDArray[Any]], counted: str
 ) -> dict[str, dict[str, float | None]]:
     """Return for each named group the means of columns (N,), and how many samples are `counted`.
     `group` (N,) holds indices of names; means of a group without samples are None."""
@@ -109,13 +108,13 @@ def means_of_groups(
     }
 
 
-def first_equal(features: NDArray[np.float32]) -> NDArray[np.int64]:
+def first_equal(features: Features) -> NDArray[np.int64]:
     """Return the index of the first row that is equal, for each row of (N, D) features."""
     first: dict[bytes, int] = {}
     return np.array([first.setdefault(row.tobytes(), i) for i, row in enumerate(features)])
 
 
-def require_finite(*features: NDArray[np.float32]) -> None:
+def require_finite(*features: Features) -> None:
     """Raise ValueError for features that are not finite."""
     if not all(np.isfinite(some).all() for some in features):
         raise ValueError("features hold NaN or infinity")

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.estimates import Values, ratio
+from cosmos_eval.stats.estimates import Ints, Values, ratio
 
 SIZES = ("small", "medium", "large")
 
@@ -31,9 +31,7 @@ class Cover(NamedTuple):
     labelled_middles: NDArray[np.bool_]
 
 
-def cover(
-    label: NDArray[np.integer], classes: Sequence[int], grid: tuple[int, int], ignore_index: int
-) -> Cover:
+def cover(label: Ints, classes: Sequence[int], grid: tuple[int, int], ignore_index: int) -> Cover:
     """Return the cover of h x w patches that share a label map (H, W) evenly, of K > 0 classes."""
     axes = list(zip(label.shape, grid, strict=True))
     rows, columns = (_overlaps(side, parts) for side, parts in axes)
@@ -107,8 +105,8 @@ class Pairs(NamedTuple):
     """Pairs (P,) of an image and a thing in it: the image's number, the size's, and the scores.
     `area` is the share of the labelled pixels that are the thing's."""
 
-    image: NDArray[np.integer]
-    size: NDArray[np.integer]
+    image: Ints
+    size: Ints
     area: Values
     scores: MapScores
 

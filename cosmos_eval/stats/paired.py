@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from scipy.special import bdtr, stdtr, stdtrit
 
 from cosmos_eval.stats import intervals
-from cosmos_eval.stats.estimates import Estimate, GroupMean, Median, Proportion, Values
+from cosmos_eval.stats.estimates import Estimate, GroupMean, Ints, Median, Proportion, Values
 from cosmos_eval.types import Interval
 
 POWER = 0.8
@@ -148,7 +148,7 @@ def differences(
 
 def _by_bootstrap(
     statistics: Sequence[intervals.Statistic],
-    counts: NDArray[np.integer],
+    counts: Ints,
     draw: Callable[..., list[dict[str, Values]]],
 ) -> Compare:
     """Compare what two models have in common, by the standard error of the drawn differences.

@@ -116,10 +116,8 @@ def test_ids_and_names_of_captions(run, change, message):
 def test_boxes_of_any_size(run):
     record = {"image_path": NAMES[0], "true_caption": "a", "false_caption": "b", "attributes": "c"}
     box = {"bbox_x": 0, "bbox_y": 0, "bbox_w": 10**12, "bbox_h": 4}
-    Path("aro.json").write_text(json.dumps([{**record, **box}]))
-    Path("bad.yaml").write_text(
-        "kind: select\nimages: photos\nannotations: aro.json\nlayout: aro\n"
-    )
+    Path("a.json").write_text(json.dumps([{**record, **box}]))
+    Path("bad.yaml").write_text("kind: select\nimages: photos\nannotations: a.json\nlayout: aro\n")
     assert_refused(run("bad.yaml"), "the box is too large")
 
 

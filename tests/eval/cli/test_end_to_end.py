@@ -24,10 +24,8 @@ def command() -> list[str]:
     return [program] if program else [sys.executable, "-m", "cosmos_eval"]
 
 
-def run(folder: Path, *words: str, **settings: Any) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [*command(), *words], cwd=folder, capture_output=True, text=True, **settings
-    )
+def run(folder: Path, *words: str, **more: Any) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*command(), *words], cwd=folder, capture_output=True, text=True, **more)
     assert done.returncode == 0, done.stderr
     return done
 

@@ -158,9 +158,7 @@ def test_leaderboard_json(command, folder):
 
 @pytest.mark.parametrize("one", HOSTILE, ids=ascii)
 def test_compare(command, folder, one):
-    a, b = (
-        next(p for p in (folder / side).glob("*.json") if named(p) == one.name) for side in "ab"
-    )
+    a, b = (next(p for p in (folder / sub).glob("*.json") if named(p) == one.name) for sub in "ab")
     done = command("compare", a, b)
     assert done.status == 0, done.err
     assert_only_text(done.out + done.err)

@@ -152,9 +152,8 @@ def test_recall_over_kinds_is_recall_over_images() -> None:
     labels = rng.choice([1, 4, 7], 90, p=[0.2, 0.3, 0.5])
     a, b = rng.random((2, 90)) < 0.6
     own = np.arange(90)
-    plain = difference_of(
-        GroupMean(a, labels, own), GroupMean(b, labels, own), seed=1, resamples=8000
-    )
+    both = (GroupMean(hits, labels, own) for hits in (a, b))
+    plain = difference_of(*both, seed=1, resamples=8000)
     found = difference_of(GroupMean(a, labels), GroupMean(b, labels), resamples=8000)
     assert found.difference == pytest.approx(plain.difference)
     assert found.error == pytest.approx(plain.error, rel=0.04)
@@ -340,9 +339,7 @@ def test_resamples_without_a_value_do_not_count() -> None:
         return np.where(sums.labelled > 0, sums.intersection, np.nan)
 
     first, second = np.array([1, 0]), np.array([2, 0])
-    a, b = (
-        FunctionOfSums(Areas(some, np.array([1, 0]), some), missing) for some in (first, second)
-    )
+    a, b = (FunctionOfSums(Areas(one, np.array([1, 0]), one), missing) for one in (first, second))
     found = difference_of(a, b, seed=1, resamples=400)
     weights = np.random.default_rng(1).integers(2, size=(400, 2))
     changes = -(weights == 0).sum(axis=1)

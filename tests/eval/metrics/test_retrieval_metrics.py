@@ -57,9 +57,7 @@ def test_a_constant_model_is_ranked_last() -> None:
 
 
 @pytest.mark.parametrize("block_bytes", [1, 4 * 37 * 3, 64 << 20])
-def test_equals_plain_loops_with_many_ties(
-    block_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equals_loops_with_many_ties(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retrieval, "_BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(3)
     owner = rng.permutation(np.concatenate([np.arange(11), rng.integers(0, 11, 26)]))

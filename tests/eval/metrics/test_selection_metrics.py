@@ -38,9 +38,7 @@ def test_a_constant_model_is_always_wrong(width: int) -> None:
 
 
 @pytest.mark.parametrize("block_bytes", [1, 4 * 4 * 9, 64 << 20])
-def test_equals_plain_loops_with_many_ties(
-    block_bytes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equals_loops_with_many_ties(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choices, "_BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(3)
     # Small whole numbers: every product is exact, and many are equal.

@@ -84,9 +84,7 @@ def test_what_a_killed_run_left_among_results_is_removed_by_the_next(command, ow
         ["export", ".", "--out", "{}/a.csv"],
     ],
 )
-def test_a_file_that_cannot_be_written_is_named_before_its_content_is_made(
-    command, tmp_path, no_model, words
-):
+def test_a_file_that_cannot_be_written_is_named_first(command, tmp_path, no_model, words):
     (tmp_path / "file").touch()
     done = command(*(word.format("file/below") for word in words))
     assert done.status == 2
