@@ -38,8 +38,7 @@ def organise(data_root: str | None, progress: OnProgress) -> Counts:
     """
     folder = find_folder(_PROTOCOL, RunOptions(data_root=data_root))
     there = sum(1 for _ in folder.glob("n*/*.JPEG"))
-    flat = flat_images(folder)
-    if flat:
+    if flat := flat_images(folder):
         source, class_of = _find_classes(folder, flat, Path(str(data_root)))
         progress(Progress("images", 0, len(flat), f"classes of {len(flat)} images from {source}"))
         _move(_sources(folder, flat, class_of), progress)
@@ -64,8 +63,7 @@ def _find_classes(
         return "their names", class_of
     path, mapping = _mapping(folder, root)
     class_of = {**mapping, **class_of}
-    unknown = [image.name for image in flat if image.name not in class_of]
-    if unknown:
+    if unknown := [image.name for image in flat if image.name not in class_of]:
         raise UsageError(f"{path} has no class for {len(unknown)} images, first: {unknown[0]}")
     return str(path), class_of
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from cosmos_eval import types
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import Label, Sample, read_label, require_same_size
 from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_finite
@@ -27,14 +28,7 @@ from cosmos_eval.tasks.label_maps import images_at_once
 from cosmos_eval.tasks.prompts import prompt_embeddings
 from cosmos_eval.tasks.segmentation import pictures
 from cosmos_eval.tasks.segmentation.merge import Axis, Decision, label_map, placement
-from cosmos_eval.types import (
-    Attention,
-    OnProgress,
-    RunOptions,
-    SegmentationProtocol,
-    UsageError,
-    no_progress,
-)
+from cosmos_eval.types import Attention, OnProgress, RunOptions, SegmentationProtocol, UsageError
 
 
 class LoadedImage(NamedTuple):
@@ -98,7 +92,7 @@ def make_segmenter(
     encoder: DenseEncoder,
     protocol: SegmentationProtocol,
     options: RunOptions,
-    progress: OnProgress = no_progress,
+    progress: OnProgress = types.no_progress,
 ) -> Segmenter:
     """Fit a protocol to a model, and encode its prompts."""
     names = [name for synonyms in protocol.queries for name in synonyms]

@@ -82,8 +82,7 @@ def _drawn(image: Pixels, classes: Pixels | None, colours: Sequence[Colour]) -> 
         table = np.zeros((256, 3), np.float32)
         table[: len(colours)] = colours
         mixed = (1 - _OPACITY) * image + _OPACITY * table[classes]
-        known = (classes < len(colours))[..., None]
-        image = np.where(known, mixed, image).round().astype(np.uint8)
+        image = np.where(classes[..., None] < len(colours), mixed, image).round().astype(np.uint8)
     scale = _PANEL / max(image.shape[:2])
     height, width = (max(1, round(side * scale)) for side in image.shape[:2])
     return Image.fromarray(image).resize((width, height))
@@ -118,9 +117,8 @@ def save_overlay(
     name, rgb = image.sample.image.name, decode(image.sample.image)
     panels = [(name, rgb, None), ("truth", rgb, image.label), ("prediction", rgb, classes)]
     found = shares(classes, len(names))
-    for index in sorted(shares(image.label, len(names))):
-        found.setdefault(index, 0.0)
-    _write(path, picture(panels, names, colours, found), "JPEG")
+    unseen = dict.fromkeys(sorted(shares(image.label, len(names)).keys() - found.keys()), 0.0)
+    _write(path, picture(panels, names, colours, found | unseen), "JPEG")
 
 
 def is_saved(folder: Path, name: str, sha256: bytes) -> bool:
