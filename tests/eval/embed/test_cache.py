@@ -236,6 +236,57 @@ def test_the_least_recently_used_goes_first(encoder, options, images, monkeypatc
     assert newly_encoded(encoder, lambda: embed_images(encoder, parts[1], options)) == 4
 
 
+def add_shard(root: Path, identity: dict[str, Any], key: int, limit: int | None = None) -> Path:
+    """Store a shard of one key; return its file."""
+    store = cache.ShardStore(root, identity, limit)
+    before = set(root.rglob("*.safetensors"))
+    store.add([bytes([key] * 32)], {"values": np.full(1, key, np.float32)})
+    (path,) = set(root.rglob("*.safetensors")) - before
+    return path
+
+
+def test_shards_that_just_fit_stay(tmp_path):
+    first = add_shard(tmp_path, {"of": "a"}, 1)
+    size = first.stat().st_size
+    second = add_shard(tmp_path, {"of": "b"}, 2, limit=2 * size)
+    assert first.exists()
+    assert second.exists()
+    third = add_shard(tmp_path, {"of": "c"}, 3, limit=3 * size - 1)
+    assert [path.exists() for path in (first, second, third)] == [False, True, True]
+
+
+def test_only_a_limited_store_notes_its_use(tmp_path):
+    path = add_shard(tmp_path, {}, 1)
+    os.utime(path, (1, 1))
+    assert len(list(cache.ShardStore(tmp_path, {}).find([b"\1" * 32], print))) == 1
+    assert path.stat().st_mtime == 1
+    assert len(list(cache.ShardStore(tmp_path, {}, limit=10**6).find([b"\1" * 32], print))) == 1
+    assert path.stat().st_mtime > 1
+
+
+def test_spaces_are_listed_by_their_last_use(tmp_path):
+    identities = [{"model": "a", "of": "images"}, {"model": "a", "of": "texts"}, {"model": "b"}]
+    for number, identity in enumerate(identities):
+        used = 10 * number + 5
+        os.utime(add_shard(tmp_path, identity, number), (used, used))
+    old = add_shard(tmp_path, identities[1], 9)
+    os.utime(old, (1, 1))
+    damaged = add_shard(tmp_path, {"model": "damaged"}, 4)
+    damaged.with_name("identity.json").write_text("[]")
+    os.utime(damaged, (2, 2))
+    (tmp_path / "empty").mkdir()
+    size = old.stat().st_size
+    found = [(space.identity, space.embeddings, space.used) for space in cache.spaces(tmp_path)]
+    assert found == [
+        (identities[2], 1, 25.0),
+        (identities[1], 2, 15.0),
+        (identities[0], 1, 5.0),
+        ({}, 1, 2.0),
+    ]
+    assert [space.size for space in cache.spaces(tmp_path, model="a")] == [2 * size, size]
+    assert cache.spaces(tmp_path, model="a", of="none") == []
+
+
 @pytest.mark.parametrize("wish", ["much", "-1", "nan", "inf"])
 def test_a_limit_that_is_no_number(wish, encoder, options, images, monkeypatch):
     monkeypatch.setenv(cache.LIMIT_VARIABLE, wish)
