@@ -1,7 +1,5 @@
 """Entry point of `cosmos-eval` and of `python -m cosmos_eval`, for use under torchrun."""
 
-from __future__ import annotations
-
 from cosmos_core.utils.command import start
 
 

@@ -1,7 +1,5 @@
 """Evaluate checkpoints during training: cosmos_core finds this module by its entry point."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache

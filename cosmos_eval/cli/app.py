@@ -1,7 +1,5 @@
 """`cosmos-eval`: the commands, and how they end."""
 
-from __future__ import annotations
-
 import errno
 import sys
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`cosmos-eval attend` and `cosmos-eval segment`: pictures of what a model sees in an image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal
 

@@ -1,7 +1,5 @@
 """Options and arguments: all of several commands, and those of one command that fit a line."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Any
 

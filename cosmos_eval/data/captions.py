@@ -1,7 +1,5 @@
 """Images with their captions, in every form of docs/data.md. Imports no torch."""
 
-from __future__ import annotations
-
 import csv
 import glob
 import os

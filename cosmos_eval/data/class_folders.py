@@ -4,8 +4,6 @@ ImageNet's validation images may also lie in one folder, with or without their c
 Imports no torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import re
 import shlex

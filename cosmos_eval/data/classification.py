@@ -1,7 +1,5 @@
 """A classification set on the disk: classes, images and labels. Imports no torch by itself."""
 
-from __future__ import annotations
-
 import contextlib
 import shlex
 import sys

@@ -1,7 +1,5 @@
 """Paths, counts of samples and faults that the data sets of all tasks share. Imports no torch."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

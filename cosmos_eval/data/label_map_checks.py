@@ -1,7 +1,5 @@
 """Whether a protocol's constants, images and label maps fit together, and all that does not."""
 
-from __future__ import annotations
-
 import itertools
 import math
 import shlex

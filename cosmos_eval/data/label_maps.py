@@ -1,7 +1,5 @@
 """Segmentation data through MMSegmentation's data set classes: list and read."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import importlib

@@ -1,7 +1,5 @@
 """Work done by threads ahead of the one that needs its results. Imports no torch."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor

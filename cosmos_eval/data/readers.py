@@ -1,7 +1,5 @@
 """Read users' files: bytes, text, JSON, JSON lines, tables, YAML, checked by pydantic models."""
 
-from __future__ import annotations
-
 import csv
 import io
 import stat

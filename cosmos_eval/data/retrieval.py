@@ -1,7 +1,5 @@
 """A retrieval data set on the disk: images, captions, and their pairs. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple

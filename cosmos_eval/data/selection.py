@@ -1,7 +1,5 @@
 """A caption selection set on the disk, in the forms of docs/data.md. Imports no torch."""
 
-from __future__ import annotations
-
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

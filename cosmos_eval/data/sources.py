@@ -4,8 +4,6 @@ Reading and decoding are two steps, so that the content can be hashed: two sourc
 content are the same image, whatever their names. Imports no torch.
 """
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterable

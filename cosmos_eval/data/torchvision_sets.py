@@ -4,8 +4,6 @@ torchvision keeps paths in attributes that begin with an underscore; a test comp
 with what indexing torchvision's data set gives.
 """
 
-from __future__ import annotations
-
 import contextlib
 import pickle
 import sys

@@ -3,8 +3,6 @@
 Keys are the fields of the kind's protocol in cosmos_eval.types, `kind`, `name` and `classes`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import operator

@@ -4,8 +4,6 @@ A store's folder is named after the hash of its identity: everything that decide
 shards are safetensors files of arrays, with `keys` (n, 32), the SHA-256 of every input. A shard is
 named after the SHA-256 of its bytes: damage shows, and runs at the same time do not collide."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.util
 import json

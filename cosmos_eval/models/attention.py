@@ -16,8 +16,6 @@ before and after the output projection.
 
 Shapes: B images, N tokens (CLS first), h x w patches, C tower width, D embedding."""
 
-from __future__ import annotations
-
 from typing import Any, TypeAlias
 
 import torch

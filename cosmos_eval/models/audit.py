@@ -2,8 +2,6 @@
 (3.3) at most warns of other positions (it interpolates them), activations or preprocessing than
 those of the training, and checks no values: the numbers would look like a model's."""
 
-from __future__ import annotations
-
 import json
 import re
 import zipfile

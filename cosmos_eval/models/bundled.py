@@ -1,7 +1,5 @@
 """Bundled models, built only where embeddings are not cached: who they are needs no torch."""
 
-from __future__ import annotations
-
 import json
 from functools import cached_property
 from operator import attrgetter

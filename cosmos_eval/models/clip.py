@@ -1,7 +1,5 @@
 """The encoder shared by every model of OpenCLIP's shape: model, transform, tokenizer, identity."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """COSMOS models: released ones, bundled ones, and checkpoint files of either layout."""
 
-from __future__ import annotations
-
 import json
 import re
 import unicodedata

@@ -1,7 +1,5 @@
 """The Hugging Face hub: released files, loading offline, and errors of its client in one line."""
 
-from __future__ import annotations
-
 import textwrap
 import urllib.request
 from collections.abc import Iterator

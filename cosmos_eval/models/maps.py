@@ -1,8 +1,6 @@
 """Attention between an image and texts: one number per patch of the image, or per word of the text.
 Shapes: B images, T texts, h x w patches, H x W pixels, D embedding, L positions of the context."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

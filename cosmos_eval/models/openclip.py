@@ -1,8 +1,6 @@
 """OpenCLIP models as OpenCLIP itself runs them, and audited: openclip:ARCH/TAG, openclip:ARCH/PATH,
 and in its hub layout openclip:FOLDER, openclip:hf-hub:NAME."""
 
-from __future__ import annotations
-
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence

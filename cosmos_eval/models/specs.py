@@ -1,7 +1,5 @@
 """Model specifications as users type them. Imports no torch: names are checked without loading."""
 
-from __future__ import annotations
-
 import importlib.util
 from pathlib import Path
 

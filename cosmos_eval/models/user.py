@@ -1,7 +1,5 @@
 """Models of users: `TwoTower`, and Python files with `load(device, precision)` or a `model`."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import re

@@ -4,8 +4,6 @@
 `page.to_page` writes both. These import torch only where a model has to be loaded.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from cosmos_core.utils.files import write_atomically

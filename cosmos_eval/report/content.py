@@ -1,7 +1,5 @@
 """What a page states without pictures: leaderboards, comparisons of every two models, mistakes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, groupby
 from operator import attrgetter

@@ -1,7 +1,5 @@
 """One image segmented and drawn: image, label map over it, and a legend in one picture."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The tables of a page (leaderboards, classes, provenance), and the data of its scripts."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from operator import attrgetter

@@ -4,8 +4,6 @@ Ends of intervals may differ by a rounding: BLAS adds resampled sums in the orde
 the processor. Imports no torch.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Lists of what can be named on the command line. Imports no torch."""
 
-from __future__ import annotations
-
 from itertools import chain
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED

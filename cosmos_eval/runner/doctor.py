@@ -1,7 +1,5 @@
 """Whether data sets are whole on the disk, and what mends them. Imports no torch by itself."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial

@@ -1,7 +1,5 @@
 """Run a plan by an executor: here, on a Ray cluster, or as SLURM jobs. Imports no torch."""
 
-from __future__ import annotations
-
 import os
 import sys
 import traceback

@@ -1,7 +1,5 @@
 """What a run would measure, what exists, and about how long it takes. Imports no torch."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

@@ -4,8 +4,6 @@ Ray gives jobs to idle worker processes, and those of a worker that died to anot
 has one processor and, unless the device is the CPU, one GPU where the cluster has some.
 """
 
-from __future__ import annotations
-
 import logging
 import os
 from collections.abc import Iterator, Sequence

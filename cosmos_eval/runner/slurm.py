@@ -4,8 +4,6 @@ Partition, GPUs and time are those of SBATCH_PARTITION, SBATCH_GPUS, SBATCH_TIME
 override a job's settings (https://slurm.schedmd.com/sbatch.html, input environment variables).
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 Every model is measured on every data set. Files that a suite names are relative to it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path

@@ -4,8 +4,6 @@ Each kind holds the arrays that its value follows from. All but `Proportion` are
 give values (R,) for weights (R, C), how often each of C clusters is drawn in each of R resamples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 

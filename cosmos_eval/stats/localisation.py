@@ -6,8 +6,6 @@ Shapes: K things of an image, h x w patches, H x W pixels; P pairs of an image a
 images, S sizes; a leading `...` is kept.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple

@@ -7,8 +7,6 @@ features tie whatever BLAS makes of them: its kernels may round equal rows of a 
 Shapes: N images, M texts, D embedding.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from itertools import pairwise

@@ -5,8 +5,6 @@ or predictions (IoU) or in labels (accuracy); ignored pixels count nowhere.
 Shapes: K classes, N images; a leading `...` is kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 

@@ -4,8 +4,6 @@ Modules are imported when a task is looked up, and import torch only to measure.
 bring tasks of their own by entry points of the group `cosmos_eval.tasks`, which name a `Task`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache

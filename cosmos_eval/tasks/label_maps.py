@@ -4,8 +4,6 @@ Images of a shard are never encoded with others: neither the number of processes
 changes a batch or a bit of the results. Finished shards are stored until the result is.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence

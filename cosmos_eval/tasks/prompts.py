@@ -5,8 +5,6 @@ al. 2021 (CLIP), section 3.1.4, and the zero-shot classifier of github.com/opena
 (notebooks/Prompt_Engineering_for_ImageNet.ipynb).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """Make what downloads of data sets lack: label maps, and ImageNet's class folders."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 
 from cosmos_eval.data.folders import find_root

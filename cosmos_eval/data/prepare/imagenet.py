@@ -9,8 +9,6 @@ One of three files, which people have beside the images, tells the class of each
 Images whose names end in the class (`ILSVRC2012_val_00000293_n01440764.JPEG`) need none of them.
 """
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import re

@@ -11,8 +11,6 @@ MMSegmentation's tools/dataset_converters/pascal_context.py makes them, or else 
 `trainval/*.mat` (cs.stanford.edu/~roozbeh/pascal-context), which number the same 459 categories.
 """
 
-from __future__ import annotations
-
 import io
 import itertools
 import threading

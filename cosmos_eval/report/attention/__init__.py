@@ -4,8 +4,6 @@ Models of COSMOS have both as weights of their cross-attention. Other models sho
 a text to every patch, and every output says so.
 """
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Sequence

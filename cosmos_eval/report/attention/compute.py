@@ -1,7 +1,5 @@
 """Pairs of image and text as requested, and the attention of models on them as records."""
 
-from __future__ import annotations
-
 import csv
 import io
 from collections.abc import Sequence

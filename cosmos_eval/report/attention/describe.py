@@ -1,7 +1,5 @@
 """The words and tables that describe maps and captions, the same in every form of output."""
 
-from __future__ import annotations
-
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path

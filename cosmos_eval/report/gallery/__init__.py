@@ -1,7 +1,5 @@
 """Single samples that stand for results: pictures with the outputs of models. Imports no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path

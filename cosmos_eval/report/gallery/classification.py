@@ -1,7 +1,5 @@
 """Images of a classification result that the model took for another class. Imports no torch."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial

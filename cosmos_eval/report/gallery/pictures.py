@@ -1,7 +1,5 @@
 """Pictures of a gallery, encoded small, and as many as keep within a byte budget. No torch."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial

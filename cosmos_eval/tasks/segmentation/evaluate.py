@@ -1,7 +1,5 @@
 """Segment the images of protocols that see them alike: encoded once, counted for each protocol."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path

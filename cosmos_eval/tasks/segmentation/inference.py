@@ -3,8 +3,6 @@
 Protocols that see an image alike share its patch embeddings, which each compares with its queries.
 """
 
-from __future__ import annotations
-
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

@@ -7,8 +7,6 @@ windows side by side. They are formed a tile at a time and only the best query o
 Shapes: Q queries, A x B tokens of all windows, H x W original pixels, P neighbours of a pixel.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from itertools import product

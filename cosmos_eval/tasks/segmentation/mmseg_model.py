@@ -4,8 +4,6 @@ A config lists this module in `custom_imports`; configs are in benchmarks/mmseg.
 thresholds and refinement are those of `cosmos_eval run`: both call the same functions.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
