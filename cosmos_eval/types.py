@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
@@ -175,6 +176,15 @@ class LabelMapProtocol(Protocol):
     ignore_index: int = 255
     attention: Attention = "csa"
 
+    @property
+    def has_background(self) -> bool:
+        """Whether class 0 is what no other class is."""
+        return self.class_names[0].lower() == "background"
+
+    def faults(self) -> Iterable[str]:
+        """Return contradictions among the constants that a task has of its own."""
+        return ()
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationProtocol(LabelMapProtocol):
@@ -196,6 +206,27 @@ class SegmentationProtocol(LabelMapProtocol):
     refinement: Literal["pamr"] | None = None
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
+    def faults(self) -> Iterator[str]:
+        thresholds = self.prob_thd > 0 or self.area_thd is not None
+        if thresholds and self.reduce_zero_label:
+            yield "prob_thd and area_thd need a background class 0, which reduce_zero_label removes"
+        if thresholds and not self.has_background:
+            yield (
+                "prob_thd and area_thd turn pixels into class 0, and here that is "
+                f"'{self.class_names[0]}': set them only where class 0 is named 'background'"
+            )
+        for name in ("short_side", "long_side", "window", "stride"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                yield f"{name} must be above 0"
+        if self.mean is not None and not all(map(math.isfinite, self.mean)):
+            yield "mean must hold finite numbers"
+        if self.std is not None and not all(0 < value < math.inf for value in self.std):
+            yield "std must be above 0 and finite"
+        if self.window is not None and self.stride > self.window:
+            yield "stride must not exceed window: pixels between windows would have no prediction"
+        if not 0 <= self.prob_thd < 1 or not 0 <= (self.area_thd or 0) < 1:
+            yield "prob_thd and area_thd must be in [0, 1)"
+
 
 @dataclass(frozen=True, kw_only=True)
 class LocalisationProtocol(LabelMapProtocol):
@@ -209,6 +240,10 @@ class LocalisationProtocol(LabelMapProtocol):
     map: MapKind | None = None
     small: float = 32**2 / (640 * 480)
     large: float = 96**2 / (640 * 480)
+
+    def faults(self) -> Iterator[str]:
+        if not 0 < self.small < self.large < 1:
+            yield "small and large must be shares of the image, small below large"
 
 
 class Interval(NamedTuple):

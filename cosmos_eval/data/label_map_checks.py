@@ -16,15 +16,7 @@ from cosmos_eval.data.folders import Survey, find_root
 from cosmos_eval.data.label_maps import LabelMaps, Sample
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.prepare import can_prepare
-from cosmos_eval.types import (
-    LabelMapProtocol,
-    LocalisationProtocol,
-    OnProgress,
-    Progress,
-    RunOptions,
-    SegmentationProtocol,
-    UsageError,
-)
+from cosmos_eval.types import LabelMapProtocol, OnProgress, Progress, RunOptions, UsageError
 
 CHECKED = "every file, the size of every image, every pixel of every label map"
 
@@ -152,14 +144,9 @@ def _missing_masks(samples: Sequence[Sample], protocol: LabelMapProtocol) -> str
 
 def check_constants(protocol: LabelMapProtocol) -> None:
     """Raise UsageError, naming the data set, for constants that contradict each other."""
-    inference = _inference_faults(protocol) if isinstance(protocol, SegmentationProtocol) else ()
-    for fault in itertools.chain(_class_faults(protocol), _label_faults(protocol), inference):
+    own = protocol.faults()
+    for fault in itertools.chain(_class_faults(protocol), _label_faults(protocol), own):
         raise UsageError(f"{protocol.dataset}: {fault}")
-
-
-def has_background(protocol: LabelMapProtocol) -> bool:
-    """Whether class 0 is what no other class is."""
-    return protocol.class_names[0].lower() == "background"
 
 
 def _class_faults(protocol: LabelMapProtocol) -> Iterator[str]:
@@ -185,27 +172,3 @@ def _label_faults(protocol: LabelMapProtocol) -> Iterator[str]:
         yield f"reduce_zero_label turns 0 into {_REDUCED_ZERO}, so ignore_index must be that too"
     if not 0 < protocol.scale < math.inf:
         yield "scale must be a finite number above 0"
-    if isinstance(protocol, LocalisationProtocol) and not 0 < protocol.small < protocol.large < 1:
-        yield "small and large must be shares of the image, small below large"
-
-
-def _inference_faults(protocol: SegmentationProtocol) -> Iterator[str]:
-    thresholds = protocol.prob_thd > 0 or protocol.area_thd is not None
-    if thresholds and protocol.reduce_zero_label:
-        yield "prob_thd and area_thd need a background class 0, which reduce_zero_label removes"
-    if thresholds and not has_background(protocol):
-        yield (
-            "prob_thd and area_thd turn pixels into class 0, and here that is "
-            f"'{protocol.class_names[0]}': set them only where class 0 is named 'background'"
-        )
-    for name in ("short_side", "long_side", "window", "stride"):
-        if getattr(protocol, name) is not None and getattr(protocol, name) <= 0:
-            yield f"{name} must be above 0"
-    if protocol.mean is not None and not all(map(math.isfinite, protocol.mean)):
-        yield "mean must hold finite numbers"
-    if protocol.std is not None and not all(0 < value < math.inf for value in protocol.std):
-        yield "std must be above 0 and finite"
-    if protocol.window is not None and protocol.stride > protocol.window:
-        yield "stride must not exceed window: pixels between windows would have no prediction"
-    if not 0 <= protocol.prob_thd < 1 or not 0 <= (protocol.area_thd or 0) < 1:
-        yield "prob_thd and area_thd must be in [0, 1)"

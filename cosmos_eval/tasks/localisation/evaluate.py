@@ -14,7 +14,6 @@ from PIL import ImageOps
 from torch import Tensor
 
 from cosmos_eval import types
-from cosmos_eval.data.label_map_checks import has_background
 from cosmos_eval.data.label_maps import LabelMaps, Sample, read_label, require_same_size
 from cosmos_eval.data.sources import ImageFile, decoded
 from cosmos_eval.embedding.cache import Arrays
@@ -165,7 +164,7 @@ def load_image(
     height, width = (side // encoder.patch_size for side in pixels.shape[1:])
     counts = np.bincount(label.ravel(), minlength=256)
     labelled = int(counts.sum() - counts[protocol.ignore_index])
-    first, last = int(has_background(protocol)), len(protocol.class_names)
+    first, last = int(protocol.has_background), len(protocol.class_names)
     present = [n for n in range(first, last) if counts[n]]
     alone = any(counts[n] == labelled for n in present)
     classes = [] if alone else present
