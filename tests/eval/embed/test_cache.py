@@ -255,6 +255,16 @@ def test_shards_that_just_fit_stay(tmp_path):
     assert [path.exists() for path in (first, second, third)] == [False, True, True]
 
 
+def test_an_identity_has_no_order_and_is_removed_alone(tmp_path):
+    first = add_shard(tmp_path, {"a": 1, "b": 2}, 1)
+    second = add_shard(tmp_path, {"b": 2, "a": 1}, 2)
+    other = add_shard(tmp_path, {"a": 1}, 3)
+    assert first.parent == second.parent != other.parent
+    cache.ShardStore(tmp_path, {"a": 1, "b": 2}).remove()
+    assert list(tmp_path.iterdir()) == [other.parent]
+    cache.ShardStore(None, {}).remove()
+
+
 def test_only_a_limited_store_notes_its_use(tmp_path):
     path = add_shard(tmp_path, {}, 1)
     os.utime(path, (1, 1))
@@ -264,7 +274,8 @@ def test_only_a_limited_store_notes_its_use(tmp_path):
     assert path.stat().st_mtime > 1
 
 
-def test_spaces_are_listed_by_their_last_use(tmp_path):
+@pytest.mark.parametrize("content", ["[]", "{"])
+def test_spaces_are_listed_by_their_last_use(content, tmp_path):
     identities = [{"model": "a", "of": "images"}, {"model": "a", "of": "texts"}, {"model": "b"}]
     for number, identity in enumerate(identities):
         used = 10 * number + 5
@@ -272,7 +283,7 @@ def test_spaces_are_listed_by_their_last_use(tmp_path):
     old = add_shard(tmp_path, identities[1], 9)
     os.utime(old, (1, 1))
     damaged = add_shard(tmp_path, {"model": "damaged"}, 4)
-    damaged.with_name("identity.json").write_text("[]")
+    damaged.with_name("identity.json").write_text(content)
     os.utime(damaged, (2, 2))
     (tmp_path / "empty").mkdir()
     size = old.stat().st_size
