@@ -160,9 +160,11 @@ def test_own_task_fails_in_a_line(own_task, here, tmp_path, capsys):
 def test_results_of_own_task_without_it(here, results, capsys):
     run("leaderboard", str(results), "--format", "md")
     assert "image_to_image_R@1" in capsys.readouterr().out
-    said = f"unknown task '{TASK}'; known: retrieval; others are brought by packages, which must"
+    expected_message = (
+        f"unknown task '{TASK}'; known: retrieval; others are brought by packages, which must"
+    )
     run("verify", str(results), status=2)
-    assert capsys.readouterr().out.count(said) == 2
+    assert capsys.readouterr().out.count(expected_message) == 2
     run("run", "--dataset", "own_task/pictures.yaml", status=2)
     assert f"must be one of {', '.join(TASKS)}, not '{TASK}'" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""Tasks that packages bring: what a package may get wrong, told in a line."""
+"""Tasks that packages bring: what a package may get wrong, reported in a line."""
 
 from __future__ import annotations
 

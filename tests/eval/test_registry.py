@@ -73,8 +73,10 @@ def test_precision_per_class(add, command, tmp_path):
     assert found == pytest.approx(np.mean(each))
     top = SAMPLES["cls"]["top5"][:, [1, 0, 2]]
     store(tmp_path / "b", "cls", {**SAMPLES["cls"], "top5": top})
-    told = json.loads(command("compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json").out)
-    (test,) = [t for t in told["tests"] if t["metric"] == "mean_per_class_precision"]
+    reported = json.loads(
+        command("compare", str(tmp_path / "a"), str(tmp_path / "b"), "--json").out
+    )
+    (test,) = [t for t in reported["tests"] if t["metric"] == "mean_per_class_precision"]
     assert test["a"] == pytest.approx(found)
     assert test["test"] == "paired cluster bootstrap"
 
@@ -105,10 +107,10 @@ def test_a_metric_of_which_less_is_better(add, command, tmp_path):
     assert (standings["scenes-cosmos"]["best"], standings["scenes-clip"]["best"]) == (True, False)
     assert standings["scenes-cosmos"]["ranks"] == [1, 1]
     assert standings["scenes-clip"]["ranks"] == [2, 2]
-    told = json.loads(
+    reported = json.loads(
         command("compare", str(tmp_path / "good"), str(tmp_path / "bad"), "--json").out
     )
-    (test,) = [t for t in told["tests"] if t["metric"] == "error"]
+    (test,) = [t for t in reported["tests"] if t["metric"] == "error"]
     assert test["difference"] < 0
     assert test["better"] == "A"
 

@@ -126,7 +126,7 @@ def _judge_colours(labels: list[tuple[str, bytes]], outcome: Outcome) -> Iterato
         yield f"{found} images are right, by the oracle {right} to {most} of {len(colours)}"
 
 
-# What GNU tar says of owners, times and permissions, and at its end of having said anything.
+# What GNU tar reports of owners, times and permissions, and its last line after any report.
 _NO_MATTER = re.compile(r"(mode|uid|gid|time)_t|time stamp|contiguous files|Exiting with failure")
 
 

@@ -99,10 +99,10 @@ def odd_results(odd: str) -> MadeUpResults:
     for place, model in enumerate((odd, f"{odd} too")):
         samples = cls_samples(0.5, np.random.default_rng(place))
         names = {"classes": np.array([odd, "b", f"{odd} again", "d"])}
-        told = {"notes": [odd], "command": odd, "commit": odd}
+        reported = {"notes": [odd], "command": odd, "commit": odd}
         made_up.add(
             *make_result("cls", samples={**samples, **names}, model={"spec": model}, dataset=odd,
-                         protocol=odd, provenance=told)
+                         protocol=odd, provenance=reported)
         )  # fmt: skip
     return made_up
 

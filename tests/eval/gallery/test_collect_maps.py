@@ -87,7 +87,7 @@ def test_drawn_maps_are_those_on_the_disk(paths, pets, model, tmp_path) -> None:
 
 
 def test_saved_maps_are_used_and_equal(pets, model, checkpoint, tmp_path) -> None:
-    """Also without the model; and two forms of attention need no torch to be told apart."""
+    """Also without the model; and two forms of attention need no torch to be distinguished."""
     spec, saved = model.replace("random", str(checkpoint)), tmp_path / "saved"
     paths = measure(tmp_path / "results", spec, pets, save_predictions=str(saved))
     live = gallery(paths, pets)
@@ -117,7 +117,7 @@ def test_saved_maps_of_another_result_are_not_shown(paths, pets, model, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         (lambda path: path.write_bytes(path.read_bytes()[:40]), "cannot read the saved label map"),
         (lambda path: Image.new("RGB", (60, 48)).save(path), "is no saved label map: its mode is"),
@@ -125,14 +125,16 @@ def test_saved_maps_of_another_result_are_not_shown(paths, pets, model, tmp_path
         (lambda path: Image.new("P", (60, 48), 9).save(path), "not the label maps that"),
     ],
 )
-def test_spoilt_saved_maps(spoil: Callable[[Path], None], said: str, paths, pets, tmp_path) -> None:
+def test_spoilt_saved_maps(
+    spoil: Callable[[Path], None], message: str, paths, pets, tmp_path
+) -> None:
     live = gallery(paths, pets)
     for path in (tmp_path / "saved").rglob("*.png"):
         spoil(path)
     found = gallery(paths, pets, predictions=tmp_path / "saved")
     assert found.segmentation == live.segmentation
     assert found.notes
-    assert all(said in note for note in found.notes)
+    assert all(message in note for note in found.notes)
 
 
 def test_every_result_in_its_own_form_of_attention(pets, model, tmp_path) -> None:

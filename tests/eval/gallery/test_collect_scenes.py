@@ -117,11 +117,11 @@ def test_again_and_with_less_room(found: Gallery, paths: list[Path]) -> None:
 
 
 def test_progress_is_told(paths: list[Path]) -> None:
-    told: list[tuple[str, Progress]] = []
-    of(paths, watch=lambda what, step: told.append((what, step)))
-    assert {"scenes-clip", "scenes-cosmos", "pictures"} <= {what for what, _ in told}
-    assert {"load", "data sets", "pictures"} <= {step.phase for _, step in told}
-    assert unwatched("pictures", told[0][1]) is None
+    reported: list[tuple[str, Progress]] = []
+    of(paths, watch=lambda what, step: reported.append((what, step)))
+    assert {"scenes-clip", "scenes-cosmos", "pictures"} <= {what for what, _ in reported}
+    assert {"load", "data sets", "pictures"} <= {step.phase for _, step in reported}
+    assert unwatched("pictures", reported[0][1]) is None
 
 
 def test_the_students_weights_show_the_student(tmp_path) -> None:

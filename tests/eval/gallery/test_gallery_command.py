@@ -59,7 +59,7 @@ def test_what_is_missing_is_told(command, results: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("option", "value", "said"),
+    ("option", "value", "message"),
     [
         ("--dataset", "other.yaml", "no result is of your data set other: leave its file out"),
         ("--dataset", "none.yaml", "none.yaml: no such file"),
@@ -67,11 +67,11 @@ def test_what_is_missing_is_told(command, results: Path) -> None:
         ("--predictions", "nowhere", "no folder nowhere, see --predictions"),
     ],
 )
-def test_bad_input(option: str, value: str, said: str, command, results, tmp_path) -> None:
+def test_bad_input(option: str, value: str, message: str, command, results, tmp_path) -> None:
     (tmp_path / "other.yaml").write_text("kind: cls\nfolder: colours\n")
     ended = command("report", results, "--out", "page.html", option, value)
     assert ended.status == 2
     assert ended.err.startswith("cosmos-eval: ")
-    assert said in ended.err
+    assert message in ended.err
     assert len(ended.err.splitlines()) == 1
     assert not (tmp_path / "page.html").exists()

@@ -88,11 +88,13 @@ def test_tables_say_what_their_cells_are(shared_page):
 
 def test_pictures_have_texts(shared_page):
     assert shared_page.locator("img:not([alt])").count() == 0
-    told = shared_page.locator("img").evaluate_all("all => all.map(one => one.alt)")
+    reported = shared_page.locator("img").evaluate_all("all => all.map(one => one.alt)")
     texts = {"image a red square", "true classes of a red square", "query: a red square"}
-    assert texts <= set(told)
+    assert texts <= set(reported)
     decorative = shared_page.locator("img[alt='']")
-    assert decorative.count() == shared_page.locator(".over").count()  # told by the picture before
+    assert (
+        decorative.count() == shared_page.locator(".over").count()
+    )  # the picture before has the text
 
 
 def test_landmarks_language_and_the_way_past_the_contents(page):

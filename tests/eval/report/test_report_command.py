@@ -37,7 +37,9 @@ def test_published_numbers_can_be_left_out(command, tmp_path):
     for option, there in (("--published", True), ("--no-published", False)):
         assert command("report", "r", "--out", "p.html", "--no-pictures", option).status == 0
         text = (tmp_path / "p.html").read_text("utf-8")
-        assert "vs published" in text  # the difference is said as by `leaderboard`, in either case
+        assert (
+            "vs published" in text
+        )  # the difference is stated as by `leaderboard`, in either case
         assert ('data-source="published"' in text) == there
 
 
@@ -99,8 +101,8 @@ def refused(command, *arguments):
 
 def test_wrong_usage_is_one_line(command, results, tmp_path):
     assert "--out" in refused(command)
-    said = refused(command, "--out", "page.pdf")
-    assert said == "cosmos-eval: --out page.pdf: a page is written, so end its name in .html"
+    message = refused(command, "--out", "page.pdf")
+    assert message == "cosmos-eval: --out page.pdf: a page is written, so end its name in .html"
     assert "no results (*.json) in nowhere" in refused(command, "nowhere", "--out", "p.html")
     (tmp_path / "file").touch()
     assert "cannot write file/p.html: " in refused(command, "--out", "file/p.html")
@@ -118,5 +120,5 @@ def test_a_broken_result_is_named(command, results):
 
 def test_two_results_of_one_model_are_named(command, results):
     store_result(results / "more", "cls", model={"spec": "a"}, dataset="scenes-cls")
-    said = refused(command, "--out", "p.html")
-    assert "two results of a on scenes-cls (scenes): keep one of the files" in said
+    message = refused(command, "--out", "p.html")
+    assert "two results of a on scenes-cls (scenes): keep one of the files" in message

@@ -129,8 +129,8 @@ def test_a_chart_follows_the_column_and_the_filter(page):
     page.wait_for_timeout(500)
     assert points.count() == 3
     points.first.hover()
-    told = page.locator("#vg-tooltip-element")
-    assert re.search(r"gamma, measured: \d+\.\d \[\d+\.\d, \d+\.\d\]", told.inner_text())
+    reported = page.locator("#vg-tooltip-element")
+    assert re.search(r"gamma, measured: \d+\.\d \[\d+\.\d, \d+\.\d\]", reported.inner_text())
 
 
 def test_provenance_opens_and_closes_by_keyboard(page, made_up):
@@ -144,8 +144,8 @@ def test_provenance_opens_and_closes_by_keyboard(page, made_up):
     assert heading == "alpha on scenes-retrieval, protocol scenes"
     row = rows_of(made_up, "retrieval")["alpha"]
     body, digest = dialog.inner_text(), row.provenance["hashes"]["sample_list"]
-    for told in (digest, "1" * 40, "cosmos-eval run", "result-1.json"):
-        assert told in body
+    for reported in (digest, "1" * 40, "cosmos-eval run", "result-1.json"):
+        assert reported in body
     assert dialog.locator("tr.chosen th").inner_text() == "image_to_text_R@1"
     page.keyboard.press("Escape")
     assert not dialog.is_visible()

@@ -29,11 +29,11 @@ def test_pairs_are_those_of_compare():
             for model in (first, second)
         )
         expected = compare(pair(own, others)[0], made_up.read).tests
-        told = {(test.dataset, test.metric): test for test in expected}
+        reported = {(test.dataset, test.metric): test for test in expected}
         assert {(t.dataset, t.metric): t for t in one.tests} == {
-            key: told[key] for key in ((t.dataset, t.metric) for t in one.tests)
+            key: reported[key] for key in ((t.dataset, t.metric) for t in one.tests)
         }
-        headlines = {key for key, test in told.items() if test.adjusted is not None}
+        headlines = {key for key, test in reported.items() if test.adjusted is not None}
         assert headlines <= {(t.dataset, t.metric) for t in one.tests}
         assert not one.obstacles
 
@@ -57,8 +57,8 @@ def test_what_differs_is_told(changes, reason):
 def test_results_of_one_setting_are_compared_whatever_a_third_one_is():
     made_up = made_up_results(["a", "c"], ["seg"])
     made_up.add(*make_result("seg", model={"spec": "b"}, hashes={"queries": "1" * 64}))
-    told = {one.models: (len(one.tests), len(one.obstacles)) for one in pairs_of(made_up)}
-    assert told == {("a", "b"): (0, 1), ("a", "c"): (2, 0), ("b", "c"): (0, 1)}
+    reported = {one.models: (len(one.tests), len(one.obstacles)) for one in pairs_of(made_up)}
+    assert reported == {("a", "b"): (0, 1), ("a", "c"): (2, 0), ("b", "c"): (0, 1)}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -79,19 +79,19 @@ def test_a_metric_that_is_not_of_its_samples_is_told():
     row, samples = make_result("retrieval", model={"spec": "c"})
     metrics = {**row.metrics, "text_to_image_R@1": 0.99}
     made_up.add(dataclasses.replace(row, metrics=metrics), samples)
-    told = {one.models: one for one in pairs_of(made_up)}
-    assert told["a", "b"].tests
-    assert "c: text_to_image_R@1 is 0.99, but its samples give" in told["a", "c"].obstacles[0]
+    reported = {one.models: one for one in pairs_of(made_up)}
+    assert reported["a", "b"].tests
+    assert "c: text_to_image_R@1 is 0.99, but its samples give" in reported["a", "c"].obstacles[0]
 
 
 def test_samples_that_cannot_be_read_or_are_foreign_are_told():
     made_up = made_up_results(["a", "b"], ["cls"])
     row, samples = make_result("cls", model={"spec": "c"})
     made_up.add(row, {"labels": samples["labels"]})
-    told = {one.models: one for one in pairs_of(made_up)}
-    assert told["a", "b"].tests
+    reported = {one.models: one for one in pairs_of(made_up)}
+    assert reported["a", "b"].tests
     for models in (("a", "c"), ("b", "c")):
-        assert "samples that lack 'top5' are not of this task" in told[models].obstacles[0]
+        assert "samples that lack 'top5' are not of this task" in reported[models].obstacles[0]
 
     def unreadable(path):
         raise UsageError(f"{path}: missing")

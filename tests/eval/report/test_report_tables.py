@@ -142,12 +142,12 @@ def test_tasks_without_mistakes_have_none():
 
 
 def test_provenance_holds_what_the_result_says():
-    told = {"commit": "c" * 40, "dirty": True, "notes": ["first note"], "limit": 5}
-    told["hashes"] = {"templates": "f" * 64}
+    reported = {"commit": "c" * 40, "dirty": True, "notes": ["first note"], "limit": 5}
+    reported["hashes"] = {"templates": "f" * 64}
     interval = {"low": 0.125, "high": 0.5, "method": "wilson", "level": 0.95}
     first_found = "image_to_text_R@1"
     row = make_row(
-        told,
+        reported,
         task="retrieval",
         metrics={"image_to_text_R@5": 0.5, first_found: 0.25, "image_to_text_mean_rank": 3.25},
         intervals={first_found: interval},
@@ -175,11 +175,11 @@ def test_provenance_holds_what_the_result_says():
 def test_the_summary_counts():
     later = make_row({"utc": "2026-01-02T03:04:05+00:00", "limit": 9})
     record = {"utc": "2025-01-02T03:04:05+00:00", "dirty": True}
-    told = summary_of(stored(later, make_row(record, {"spec": "b", "random": True})))
-    assert told["Measured (UTC)"] == "2025-01-02 03:04 to 2026-01-02 03:04"
-    assert (told["Results"], told["Models"], told["Data sets"]) == ("2", "2", "1")
-    assert told["Of edited code"] == told["Of random weights"] == "1 results"
-    assert told["Of a part of the samples only"] == "1 results"
+    reported = summary_of(stored(later, make_row(record, {"spec": "b", "random": True})))
+    assert reported["Measured (UTC)"] == "2025-01-02 03:04 to 2026-01-02 03:04"
+    assert (reported["Results"], reported["Models"], reported["Data sets"]) == ("2", "2", "1")
+    assert reported["Of edited code"] == reported["Of random weights"] == "1 results"
+    assert reported["Of a part of the samples only"] == "1 results"
 
 
 def test_published_numbers_stand_beside_what_was_measured_only():
@@ -193,12 +193,12 @@ def test_published_numbers_stand_beside_what_was_measured_only():
 def test_data_of_the_page():
     made_up = made_up_results(["a", "b"], ["cls"])
     content = made_up.content()
-    told = page_data(content, class_tables(content.results))
-    assert (told["models"], told["first"]) == (["a", "b"], [1, 0])
-    assert told["metrics"] == [
+    reported = page_data(content, class_tables(content.results))
+    assert (reported["models"], reported["first"]) == (["a", "b"], [1, 0])
+    assert reported["metrics"] == [
         {"protocol": "scenes", "dataset": "scenes-cls", "title": "acc1", "share": True}
     ]
-    ((pair,), (table,)) = told["pairs"], told["classes"]
+    ((pair,), (table,)) = reported["pairs"], reported["classes"]
     rows = {one.row.model["spec"]: one.row for one in made_up.results}
     metric, a, b, difference, low, high, *_, only_a, only_b = pair["tests"][0]
     assert (metric, pair["a"], pair["b"], pair["why"]) == (0, 0, 1, [])

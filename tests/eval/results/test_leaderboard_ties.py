@@ -33,7 +33,7 @@ def board(tmp_path):
     return tmp_path
 
 
-def told(folder, rule):
+def reported(folder, rule):
     entries = entries_of(read_stored(result_paths(folder)))
     ties = find_ties(entries, rule)
     return {pair.other.model: tied for pair, tied in ties.items()}, to_markdown(entries, ties)
@@ -41,7 +41,7 @@ def told(folder, rule):
 
 @pytest.mark.parametrize("rule", ["auto", "paired"])
 def test_samples_tell_apart_what_intervals_do_not(board, rule):
-    ties, text = told(board, rule)
+    ties, text = reported(board, rule)
     assert ties == {"near": True, "apart": False}
     assert "| near | 58.5† [50.0, 70.0]<br>rank 1-3 |" in text
     assert "| apart | 55.0 [50.0, 70.0]<br>rank 2-3 |" in text
@@ -51,39 +51,39 @@ def test_samples_tell_apart_what_intervals_do_not(board, rule):
 def test_intervals_alone_read_no_samples(board):
     for archive in board.glob("*.npz"):
         archive.unlink()
-    ties, text = told(board, "intervals")
+    ties, text = reported(board, "intervals")
     assert ties == {}
     assert text.count("‡ [50.0, 70.0]<br>rank 1-3") == 2
 
 
 def test_pairs_without_samples_fall_back_or_are_refused(board):
     next(board.glob("near*.npz")).unlink()
-    ties, text = told(board, "auto")
+    ties, text = reported(board, "auto")
     assert ties == {"apart": False}
     assert "| near | 58.5‡" in text
     with pytest.raises(UsageError, match=r"near.*cannot be read"):
-        told(board, "paired")
+        reported(board, "paired")
 
 
 @pytest.mark.parametrize(
-    ("provenance", "label", "said"),
+    ("provenance", "label", "message"),
     [
         ({"hashes": {"sample_list": "2" * 64}}, 0, "hashes.sample_list is 1+ and 2+"),
         ({"hashes": {}}, 0, "hashes.sample_list is 1+ and missing"),
         (SAME_LIST, 1, "`labels` of the samples differs"),
     ],
 )
-def test_samples_of_other_images_are_not_compared(board, provenance, label, said):
+def test_samples_of_other_images_are_not_compared(board, provenance, label, message):
     figures = {"metrics": {"acc1": 0.585}, "intervals": CLOSE, "n_samples": N}
     labels = np.full(N, label)
     row = make_row(provenance, {"spec": "near"}, **figures)
     write_result(board, row, {"labels": labels, "top5": labels[:, None]})
-    assert told(board, "auto")[0] == {"apart": False}
-    with pytest.raises(UsageError, match=said):
-        told(board, "paired")
+    assert reported(board, "auto")[0] == {"apart": False}
+    with pytest.raises(UsageError, match=message):
+        reported(board, "paired")
 
 
 def test_many_close_pairs_are_left_to_intervals_unless_asked_for(board, monkeypatch):
     monkeypatch.setattr(ranking, "_MOST_PAIRS", 1)
-    assert told(board, "auto")[0] == {}
-    assert len(told(board, "paired")[0]) == 2
+    assert reported(board, "auto")[0] == {}
+    assert len(reported(board, "paired")[0]) == 2

@@ -1,4 +1,4 @@
-"""Stored results: whole ones pass, and whatever is changed in either file is told."""
+"""Stored results: whole ones pass, and whatever is changed in either file is reported."""
 
 import json
 import math
