@@ -268,7 +268,7 @@ def _the_one(key: str | None, usual: Sequence[str], record: Mapping[str, Any], w
     found = [name for name in wanted if name in record]
     if len(found) > 1:
         keys = " and ".join(found)
-        raise UsageError(f"{where}: has {keys}; say which with image_key or caption_key")
+        raise UsageError(f"{where}: has {keys}; name one with image_key or caption_key")
     if not found:
         names = " or ".join(f"`{name}`" for name in wanted)
         raise UsageError(f"{where}: no {names}, only {', '.join(map(str, record)) or 'nothing'}")

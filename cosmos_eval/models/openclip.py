@@ -102,7 +102,7 @@ def _from_file(arch: str, path: Path) -> _Source:
     described = path.with_name(HF_CONFIG_NAME)
     if not described.is_file():
         stating = f"all published weights of {arch}"
-        remedy = f"say in {described} what this file needs, as OpenCLIP's hub layout does"
+        remedy = f"state in {described} what this file needs, as OpenCLIP's hub layout does"
         return _Source(arch, str(path), arch, stating, audit.published(arch), remedy, path)
     config = audit.read_description(described)
     own = open_clip.get_model_config(arch)

@@ -130,8 +130,8 @@ def read_pairs(image: Path | None, texts: Sequence[str], file: Path | None) -> l
             raise UsageError(f"--csv {file} names images and texts: leave IMAGE and --text out")
         return _pairs_of_csv(file)
     if image is None or not texts:
-        missing = "an IMAGE" if image is None else "what to look for with --text TEXT"
-        raise UsageError(f"say {missing}, or --csv FILE with columns {' and '.join(_COLUMNS)}")
+        missing = "an IMAGE" if image is None else "the text to look for with --text TEXT"
+        raise UsageError(f"give {missing}, or --csv FILE with columns {' and '.join(_COLUMNS)}")
     return image_with_texts(image, texts)
 
 

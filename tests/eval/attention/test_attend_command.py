@@ -144,8 +144,8 @@ def test_what_a_picture_does_not_show_is_told(command, photo: Path) -> None:
 BAD = [
     (("none.png", "--text", "x"), "image not found: none.png"),
     (("rows.csv", "--text", "x"), "cannot decode image rows.csv: cannot identify"),
-    (("photo.png",), "say what to look for with --text TEXT, or --csv FILE"),
-    (("--text", "x"), "say an IMAGE, or --csv FILE"),
+    (("photo.png",), "give the text to look for with --text TEXT, or --csv FILE"),
+    (("--text", "x"), "give an IMAGE, or --csv FILE"),
     (("photo.png", "--text", ""), "--text is empty: say what to look for"),
     (("photo.png", "--text", " \t"), "--text is empty: say what to look for"),
     (("photo.png", "--text", "\x01"), r"'\\x01' has no word that scenes-cosmos can read"),
