@@ -37,7 +37,7 @@ class ModelSpec:
     """A model as typed (`text`); `arch` is an OpenCLIP architecture, a JSON file or JSON itself."""
 
     text: str
-    kind: Literal["bundled", "cosmos", "openclip", "python"]
+    kind: Literal["bundled", "cosmos", "openclip", "hf", "python"]
     name: str
     arch: str | None = None
     weights: Weights = "teacher"
@@ -45,8 +45,8 @@ class ModelSpec:
 
 class EncoderInfo(NamedTuple):
     """Identity of a loaded model, for provenance. None are `weights` where the model has only one
-    set, `weights_sha256` of random weights, and `code_sha256` where no file of the user made the
-    model."""
+    set, `weights_sha256` of random weights, `code_sha256` where no file of the user made the
+    model, and `revision` (a commit) where `hf:` names no repository."""
 
     spec: str
     architecture: str
@@ -56,6 +56,7 @@ class EncoderInfo(NamedTuple):
     precision: Precision
     device: str
     code_sha256: str | None = None
+    revision: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,6 @@
 """The Hugging Face hub: released files, loading offline, and errors of its client in one line."""
 
+import logging
 import textwrap
 import urllib.request
 from collections.abc import Iterator
@@ -45,6 +46,26 @@ def offline() -> Iterator[None]:
         yield
     finally:
         constants.HF_HUB_OFFLINE, urllib.request.urlopen = before
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libraries from logging what they raise, as OpenCLIP does in the root logger, which it
+    sets up, and transformers from showing its progress."""
+    from transformers.utils import logging as progress
+
+    before, bar = logging.root.manager.disable, progress.is_progress_bar_enabled()
+    handler = logging.NullHandler()
+    logging.disable(logging.ERROR)
+    logging.root.addHandler(handler)
+    progress.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bar:
+            progress.enable_progress_bar()
+        logging.root.removeHandler(handler)
+        logging.disable(before)
 
 
 def was_not_fetched(error: BaseException) -> bool:

@@ -2,9 +2,7 @@
 and in its hub layout openclip:FOLDER, openclip:hf-hub:NAME."""
 
 import json
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +17,7 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder, Tokenizer
 from cosmos_eval.models.encoder import tensors_sha256
-from cosmos_eval.models.hub import reason
+from cosmos_eval.models.hub import quiet, reason
 from cosmos_eval.models.specs import HUB
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
@@ -47,7 +45,7 @@ class _Source(NamedTuple):
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     """Load a model. Raises UsageError where its name is unknown or its weights fail the audit."""
     try:
-        with _quiet():
+        with quiet():
             source = _source(spec)
             model, tokenizer = _build(source)
     except UsageError:
@@ -60,19 +58,6 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
         digest = tensors_sha256(model.state_dict())
     info = EncoderInfo(spec.text, source.architecture, None, digest, random, precision, device)
     return ClipEncoder(model, _preprocessing(model.visual.preprocess_cfg), tokenizer, info)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep OpenCLIP from the root logger: it repeats there what it raises, and sets it up."""
-    before, handler = logging.root.manager.disable, logging.NullHandler()
-    logging.disable(logging.ERROR)
-    logging.root.addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.root.removeHandler(handler)
-        logging.disable(before)
 
 
 def _source(spec: ModelSpec) -> _Source:

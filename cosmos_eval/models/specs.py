@@ -1,6 +1,7 @@
 """Model specifications as users type them. Imports no torch: names are checked without loading."""
 
 import importlib.util
+import re
 from pathlib import Path
 
 from cosmos_eval.types import ModelSpec, UsageError, Weights, nearest
@@ -21,8 +22,8 @@ HUB = "hf-hub:"  # as OpenCLIP marks a repository of the Hugging Face hub
 _DESCRIPTION = "open_clip_config.json"
 
 _FORMS = (
-    "cosmos:NAME|PATH, openclip:ARCH/TAG|PATH, openclip:FOLDER, openclip:hf-hub:ORG/NAME "
-    "or python:FILE.py"
+    "cosmos:NAME|PATH, openclip:ARCH/TAG|PATH, openclip:FOLDER, openclip:hf-hub:ORG/NAME, "
+    "hf:FOLDER, hf:ORG/NAME[@REVISION] or python:FILE.py"
 )
 
 
@@ -49,6 +50,10 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
         return _cosmos_spec(text, name, arch, weights)
     if separator and kind == "openclip":
         return _openclip_spec(text, name)
+    if separator and kind == "hf":
+        if Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name):
+            return ModelSpec(text=text, kind="hf", name=name)
+        raise UsageError(f"'{text}': no such folder; use hf:FOLDER or hf:ORG/NAME[@REVISION]")
     if separator and kind == "python":
         if Path(name).is_file():
             return ModelSpec(text=text, kind="python", name=name)
@@ -82,7 +87,8 @@ def located(text: str, folder: Path) -> str:
     """Resolve a model name whose file or folder is relative to `folder`; keep other names."""
     kind, _, name = text.partition(":")
     described = kind == "openclip" and (folder / name / _DESCRIPTION).is_file()
-    if (kind == "cosmos" and name not in RELEASED) or kind == "python" or described:
+    saved = kind == "hf" and name and (folder / name).is_dir()
+    if (kind == "cosmos" and name not in RELEASED) or kind == "python" or described or saved:
         return f"{kind}:{folder / name}"
     arch, _, source = name.partition("/")
     own = kind == "openclip" and source and (folder / source).is_file()

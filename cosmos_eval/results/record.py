@@ -78,6 +78,7 @@ class ModelRecord(TypedDict):
     weights_sha256: Sha256 | None
     random: bool
     code_sha256: NotRequired[Annotated[Sha256, _doc("Of the user's Python file, if any.")]]
+    revision: NotRequired[Annotated[Name, _doc("Of a repository named by hf:, its commit.")]]
 
 
 def _with_weights(model: ModelRecord) -> ModelRecord:

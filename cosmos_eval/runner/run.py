@@ -144,6 +144,7 @@ def _row(
             "weights_sha256": info.weights_sha256,
             "random": info.random,
             **({"code_sha256": info.code_sha256} if info.code_sha256 else {}),
+            **({"revision": info.revision} if info.revision else {}),
         },
         task=task_of(protocol),
         dataset=protocol.dataset,

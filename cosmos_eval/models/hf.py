@@ -1,0 +1,200 @@
+"""Models with two towers as transformers (5) runs them: hf:FOLDER and hf:ORG/NAME[@REVISION].
+
+Code of a repository is never run, and pickles are never opened. transformers initialises weights
+that are not in the files at random, and makes an empty tokenizer where there is none: both are
+refused here."""
+
+import hashlib
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import PIL.Image
+import torch
+import torch.nn.functional as F
+import transformers
+from huggingface_hub.errors import RevisionNotFoundError
+from torch import Tensor, nn
+
+from cosmos_core.utils.files import file_sha256
+from cosmos_eval.data.readers import read_json
+from cosmos_eval.models import audit
+from cosmos_eval.models.encoder import require_encoder, run
+from cosmos_eval.models.hub import quiet, reason
+from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError
+
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_IMAGE_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
+_DESCRIBED = ("*.json", "*.txt", "*.model")  # files of processors, tokenizers, configurations
+_OFFLINE = {"local_files_only": True, "trust_remote_code": False}
+
+
+class HfEncoder:
+    """An Encoder around a model of transformers with `get_image_features` and `get_text_features`.
+    `files` maps the names of the files that describe it to their SHA-256."""
+
+    trims_text = False
+
+    def __init__(
+        self, model: Any, processor: Any, tokenizer: Any, files: dict[str, str], info: EncoderInfo
+    ) -> None:
+        self.info = info
+        self.model = model.eval().to(info.device)
+        self._processor, self._tokenizer = processor, tokenizer
+        self._context = _context_length(model, tokenizer)
+        # SigLIP was trained with padding that is not masked.
+        siglip = model.config.model_type.startswith("siglip")
+        self._masked = not siglip and "attention_mask" in tokenizer.model_input_names
+        read = {name: files[name] for name in _IMAGE_FILES if name in files}
+        self.preprocessing: Mapping[str, Any] = {"class": type(processor).__name__, **read}
+        self.tokenizer: Mapping[str, Any] = {"class": type(tokenizer).__name__, **files}
+
+    def transform(self, image: PIL.Image.Image) -> Tensor:
+        return self._processor(images=image, return_tensors="pt")["pixel_values"][0].float()
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        options = {"padding": "max_length", "truncation": True, "max_length": self._context}
+        return self._tokenizer(list(texts), return_tensors="pt", **options)["input_ids"]
+
+    def overlong(self, texts: Sequence[str]) -> Tensor:
+        encoded = self._tokenizer(list(texts), padding=False, truncation=False, verbose=False)
+        return torch.tensor([len(ids) > self._context for ids in encoded["input_ids"]])
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return F.normalize(run(self.info, self._image_features, images), dim=-1).cpu()
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        return F.normalize(run(self.info, self._text_features, tokens), dim=-1).cpu()
+
+    def _image_features(self, images: Tensor) -> Tensor:
+        output = self.model.get_image_features(pixel_values=images)
+        return getattr(output, "pooler_output", output)
+
+    def _text_features(self, tokens: Tensor) -> Tensor:
+        given = {"input_ids": tokens}
+        if self._masked:
+            mask = _mask(tokens, self._tokenizer)
+            longest = int(mask.sum(1).max())  # positions masked in all texts change nothing
+            given = {"input_ids": tokens[:, :longest], "attention_mask": mask[:, :longest]}
+        output = self.model.get_text_features(**given)
+        return getattr(output, "pooler_output", output)
+
+
+def _mask(tokens: Tensor, tokenizer: Any) -> Tensor:
+    """Return 1 for the tokens of texts (B, L), 0 for the padding after them, as (B, L) int64."""
+    later = (tokens != tokenizer.pad_token_id).long().flip(1).cumsum(1).flip(1)
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:  # CLIP: the first of them is no padding
+        later = F.pad(later[:, :-1], (1, 0), value=1)
+    return later.clamp(max=1)
+
+
+def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
+    """Load a model. Raises UsageError where a file is missing or does not fit the others."""
+    try:
+        with quiet():
+            folder, revision = _found(spec.name)
+            config, digest = _config(folder), _weights_sha256(folder)
+            name = type(config).__name__
+            info = EncoderInfo(spec.text, name, None, digest, False, precision, device)
+            described = sorted({file for names in _DESCRIBED for file in folder.glob(names)})
+            files = {file.name: file_sha256(file) for file in described if file.name != _INDEX}
+            parts = _model(folder, config), *_processors(folder), files
+            encoder = HfEncoder(*parts, info._replace(revision=revision))
+            require_encoder(encoder, "it")
+    except Exception as error:  # transformers and the hub's client: all are faults of the files
+        raise UsageError(f"'{spec.text}' cannot be loaded: {reason(error)}") from error
+    return encoder
+
+
+def _require(holds: object, fault: str) -> None:
+    if not holds:
+        raise UsageError(fault)
+
+
+def _found(name: str) -> tuple[Path, str | None]:
+    """Return the folder of a model, and the commit of a repository, which is fetched."""
+    if Path(name).is_dir():
+        return Path(name), None
+    repository, _, revision = name.partition("@")
+    options: Any = {"allow_patterns": [*_DESCRIBED, "model*.safetensors"], "ignore_patterns": "*/*"}
+    try:
+        found = huggingface_hub.snapshot_download(repository, revision=revision or None, **options)
+    except RevisionNotFoundError as error:
+        raise UsageError(f"no revision '{revision}': name a branch, tag or commit") from error
+    return Path(found), Path(found).name  # snapshots/COMMIT in the client's cache
+
+
+def _config(folder: Path) -> Any:
+    """Read the configuration of a model with two towers, whose code transformers has."""
+    _require((folder / "config.json").is_file(), "no config.json: name what save_pretrained wrote")
+    for file in (*_IMAGE_FILES, "tokenizer_config.json"):
+        coded = (folder / file).is_file() and "auto_map" in read_json(folder / file)
+        fault = f"{file} asks for code of its repository (auto_map), which is never run"
+        _require(not coded, f"{fault}; load it in a file of your own, python:FILE.py")
+    config = transformers.AutoConfig.from_pretrained(folder, **_OFFLINE)
+    kind: Any = transformers.MODEL_MAPPING.get(type(config), None)
+    towers = all(hasattr(kind, f"get_{tower}_features") for tower in ("image", "text"))
+    fault = f"{type(config).__name__} is of no model with an image and a text tower"
+    _require(towers, f"{fault}; choose one such as CLIP or SigLIP")
+    fixed = "spatial_shapes" not in inspect.signature(kind.get_image_features).parameters
+    _require(fixed, "NaFlex takes images of any shape; choose SigLIP 2 with a fixed resolution")
+    return config
+
+
+def _weights_sha256(folder: Path) -> str:
+    """Hash the file of the weights, or the hashes of all files in the order of their names."""
+    if (folder / _WEIGHTS).is_file():
+        return file_sha256(folder / _WEIGHTS)
+    fault = f"no {_WEIGHTS}: pickles are never opened; convert them with save_pretrained"
+    _require((folder / _INDEX).is_file(), fault)
+    names = sorted({*read_json(folder / _INDEX)["weight_map"].values()})
+    missing = [name for name in names if not (folder / name).is_file()]
+    _require(not missing, f"of its weights {', '.join(missing)} is missing; fetch it again")
+    return hashlib.sha256("".join(file_sha256(folder / n) for n in names).encode()).hexdigest()
+
+
+def _processors(folder: Path) -> tuple[Any, Any]:
+    """Read the image processor and the tokenizer."""
+    remedy = "save it with save_pretrained beside the weights"
+    found = any((folder / name).is_file() for name in _IMAGE_FILES[1:])
+    _require(found, f"no image processor ({_IMAGE_FILES[1]}); {remedy}")
+    found = any(any(folder.glob(name)) for name in ("tokenizer.json", "vocab.*", "*.model"))
+    _require(found, f"no tokenizer (tokenizer.json); {remedy}")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_OFFLINE)
+    _require(tokenizer.padding_side == "right", "its tokenizer must pad on the right")
+    return transformers.AutoImageProcessor.from_pretrained(folder, **_OFFLINE), tokenizer
+
+
+def _model(folder: Path, config: Any) -> Any:
+    """Load the weights as float32. Raises UsageError where they do not fit the configuration."""
+    options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    load: Any = transformers.AutoModel.from_pretrained
+    model, found = load(folder, config=config, **options, **_OFFLINE)
+    missing = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
+    # Heads of a training may be left over, layers may not.
+    unread = [key for key in found["unexpected_keys"] if re.search(r"\.\d+\.", key)]
+    for fault, keys in {"lack": missing, "have, unlike config.json,": unread}.items():
+        named = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
+        _require(not keys, f"its weights {fault} {named}; fetch weights and config.json anew")
+    audit.require_finite(model.state_dict(), str(folder))
+    return model
+
+
+def _context_length(model: nn.Module, tokenizer: Any) -> int:
+    """Return how many tokens fit model and tokenizer. Raises UsageError where they do not agree."""
+    modules = [(f".{p}", m) for p, m in model.named_modules() if isinstance(m, nn.Embedding)]
+    of_text = {p.rpartition(".")[2].rstrip("s"): m for p, m in modules if ".text" in p}
+    words = of_text.get("token_embedding", of_text.get("word_embedding"))
+    most = max(tokenizer.get_vocab().values())
+    fault = f"its tokenizer has ids up to {most}, which its text tower does not know"
+    _require(not words or most < words.num_embeddings, f"{fault}; use that of its training")
+    positions, length = of_text.get("position_embedding"), tokenizer.model_max_length
+    if positions:  # RoBERTa's begin after that of the padding
+        first = 0 if positions.padding_idx is None else positions.padding_idx + 1
+        length = min(length, positions.num_embeddings - first)
+    # transformers' number for none is larger.
+    _require(length < 1e6, "no context length: set model_max_length of its tokenizer")
+    return length
