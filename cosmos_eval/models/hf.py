@@ -4,10 +4,7 @@ Code of a repository is never run, and pickles are never opened. transformers in
 that are not in the files at random, and makes an empty tokenizer where there is none: both are
 refused here."""
 
-import hashlib
-import inspect
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,7 @@ import transformers
 from huggingface_hub.errors import RevisionNotFoundError
 from torch import Tensor, nn
 
-from cosmos_core.utils.files import file_sha256
+from cosmos_core.utils.files import file_sha256, json_sha256
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models import audit
 from cosmos_eval.models.encoder import require_encoder, run
@@ -46,11 +43,13 @@ class HfEncoder:
         self._processor, self._tokenizer = processor, tokenizer
         self._context = _context_length(model, tokenizer)
         # SigLIP was trained with padding that is not masked.
-        siglip = model.config.model_type.startswith("siglip")
-        self._masked = not siglip and "attention_mask" in tokenizer.model_input_names
+        masked = "attention_mask" in tokenizer.model_input_names
+        self._masked = masked and model.config.model_type != "siglip"
+        sided = not self._masked or tokenizer.padding_side == "right"
+        _require(sided, "its tokenizer must pad on the right, padding_side")
         read = {name: files[name] for name in _IMAGE_FILES if name in files}
-        self.preprocessing: Mapping[str, Any] = {"class": type(processor).__name__, **read}
-        self.tokenizer: Mapping[str, Any] = {"class": type(tokenizer).__name__, **files}
+        self.preprocessing = {"class": type(processor).__name__, **read}
+        self.tokenizer = {"class": type(tokenizer).__name__, **files}
 
     def transform(self, image: PIL.Image.Image) -> Tensor:
         return self._processor(images=image, return_tensors="pt")["pixel_values"][0].float()
@@ -76,19 +75,14 @@ class HfEncoder:
     def _text_features(self, tokens: Tensor) -> Tensor:
         given = {"input_ids": tokens}
         if self._masked:
-            mask = _mask(tokens, self._tokenizer)
+            pad, end = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
+            mask = (tokens != pad).flip(1).cumsum(1).flip(1) > 0  # all before the last that is none
+            if pad == end:  # CLIP: the first of them is the end of text
+                mask = F.pad(mask[:, :-1], (1, 0), value=True)
             longest = int(mask.sum(1).max())  # positions masked in all texts change nothing
-            given = {"input_ids": tokens[:, :longest], "attention_mask": mask[:, :longest]}
+            given = {"input_ids": tokens[:, :longest], "attention_mask": mask[:, :longest].long()}
         output = self.model.get_text_features(**given)
         return getattr(output, "pooler_output", output)
-
-
-def _mask(tokens: Tensor, tokenizer: Any) -> Tensor:
-    """Return 1 for the tokens of texts (B, L), 0 for the padding after them, as (B, L) int64."""
-    later = (tokens != tokenizer.pad_token_id).long().flip(1).cumsum(1).flip(1)
-    if tokenizer.pad_token_id == tokenizer.eos_token_id:  # CLIP: the first of them is no padding
-        later = F.pad(later[:, :-1], (1, 0), value=1)
-    return later.clamp(max=1)
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
@@ -97,12 +91,13 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
         with quiet():
             folder, revision = _found(spec.name)
             config, digest = _config(folder), _weights_sha256(folder)
-            name = type(config).__name__
-            info = EncoderInfo(spec.text, name, None, digest, False, precision, device)
+            model, own = _model(folder, config), type(config).__name__
             described = sorted({file for names in _DESCRIBED for file in folder.glob(names)})
             files = {file.name: file_sha256(file) for file in described if file.name != _INDEX}
-            parts = _model(folder, config), *_processors(folder), files
-            encoder = HfEncoder(*parts, info._replace(revision=revision))
+            info = EncoderInfo(
+                spec.text, own, None, digest, False, precision, device, None, revision
+            )
+            encoder = HfEncoder(model, *_processors(folder), files, info)
             require_encoder(encoder, "it")
     except Exception as error:  # transformers and the hub's client: all are faults of the files
         raise UsageError(f"'{spec.text}' cannot be loaded: {reason(error)}") from error
@@ -139,7 +134,7 @@ def _config(folder: Path) -> Any:
     towers = all(hasattr(kind, f"get_{tower}_features") for tower in ("image", "text"))
     fault = f"{type(config).__name__} is of no model with an image and a text tower"
     _require(towers, f"{fault}; choose one such as CLIP or SigLIP")
-    fixed = "spatial_shapes" not in inspect.signature(kind.get_image_features).parameters
+    fixed = config.model_type != "siglip2"  # which is "siglip" where images have one shape
     _require(fixed, "NaFlex takes images of any shape; choose SigLIP 2 with a fixed resolution")
     return config
 
@@ -153,7 +148,7 @@ def _weights_sha256(folder: Path) -> str:
     names = sorted({*read_json(folder / _INDEX)["weight_map"].values()})
     missing = [name for name in names if not (folder / name).is_file()]
     _require(not missing, f"of its weights {', '.join(missing)} is missing; fetch it again")
-    return hashlib.sha256("".join(file_sha256(folder / n) for n in names).encode()).hexdigest()
+    return json_sha256([file_sha256(folder / name) for name in names])
 
 
 def _processors(folder: Path) -> tuple[Any, Any]:
@@ -164,19 +159,18 @@ def _processors(folder: Path) -> tuple[Any, Any]:
     found = any(any(folder.glob(name)) for name in ("tokenizer.json", "vocab.*", "*.model"))
     _require(found, f"no tokenizer (tokenizer.json); {remedy}")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_OFFLINE)
-    _require(tokenizer.padding_side == "right", "its tokenizer must pad on the right")
     return transformers.AutoImageProcessor.from_pretrained(folder, **_OFFLINE), tokenizer
 
 
 def _model(folder: Path, config: Any) -> Any:
     """Load the weights as float32. Raises UsageError where they do not fit the configuration."""
-    options = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-    load: Any = transformers.AutoModel.from_pretrained
-    model, found = load(folder, config=config, **options, **_OFFLINE)
+    options: Any = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
+    options |= {"config": config, "ignore_mismatched_sizes": True, **_OFFLINE}  # named below
+    model, found = transformers.AutoModel.from_pretrained(folder, **options)
     missing = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
     # Heads of a training may be left over, layers may not.
-    unread = [key for key in found["unexpected_keys"] if re.search(r"\.\d+\.", key)]
-    for fault, keys in {"lack": missing, "have, unlike config.json,": unread}.items():
+    unread = [key for key in found["unexpected_keys"] if any(map(str.isdigit, key.split(".")))]
+    for fault, keys in {"lack or misshape": missing, "have, unlike config.json,": unread}.items():
         named = ", ".join(sorted(keys)[:3]) + (", ..." if len(keys) > 3 else "")
         _require(not keys, f"its weights {fault} {named}; fetch weights and config.json anew")
     audit.require_finite(model.state_dict(), str(folder))

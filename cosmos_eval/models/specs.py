@@ -51,7 +51,7 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
     if separator and kind == "openclip":
         return _openclip_spec(text, name)
     if separator and kind == "hf":
-        if Path(name).is_dir() or re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name):
+        if (name and Path(name).is_dir()) or re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name):
             return ModelSpec(text=text, kind="hf", name=name)
         raise UsageError(f"'{text}': no such folder; use hf:FOLDER or hf:ORG/NAME[@REVISION]")
     if separator and kind == "python":

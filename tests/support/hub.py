@@ -1,12 +1,14 @@
 """A Hugging Face hub on this machine: what huggingface_hub asks of one when it fetches files.
 
 HEAD and GET of /REPOSITORY/resolve/REVISION/FILE with a commit, an ETag and ranges, and 404 with a
-code that says what is missing (huggingface_hub 2.4, file_download.py and utils/_http.py).
+code that says what is missing (huggingface_hub 2.4, file_download.py and utils/_http.py); the
+commit of a revision, and the files of a commit (hf_api.py).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,12 +25,14 @@ the middle. `short`: half of the file, as if it were all. A number: this status.
 
 @dataclass
 class Hub:
-    """`files` by REPOSITORY/FILE; `trouble` by the same names; `requests` as METHOD NAME."""
+    """`files` by REPOSITORY/FILE; `trouble` by the same names; `requests` of files as METHOD NAME;
+    `tags` of every repository, all of which are COMMIT."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     trouble: dict[str, Trouble] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
 
 
 @contextmanager
@@ -51,8 +55,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing is printed."""
 
     def do_GET(self) -> None:
-        if self.path.startswith("/api/"):  # asked for what a hub may lack
-            self._refuse(404, {"X-Error-Code": "EntryNotFound"})
+        if self.path.startswith("/api/"):
+            self._describe()
             return
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         name = re.sub(r"^/(.+)/resolve/[^/]+/", r"\1/", self.path)
@@ -65,6 +69,29 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, {"X-Error-Code": "EntryNotFound" if repository else "RepoNotFound"})
         else:
             self._send(content, trouble)
+
+    def _describe(self) -> None:
+        hub: Hub = self.server.hub  # type: ignore[attr-defined]
+        asked = re.fullmatch(
+            r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/?]+)(\?.*)?", self.path
+        )
+        repository, what, revision = asked.groups()[:3] if asked else ("", "", "")
+        start = f"{repository}/"
+        files = {k.removeprefix(start): v for k, v in hub.files.items() if k.startswith(start)}
+        if not asked:  # what a hub may lack
+            self._refuse(404, {"X-Error-Code": "EntryNotFound"})
+        elif not files:
+            self._refuse(404, {"X-Error-Code": "RepoNotFound"})
+        elif revision not in ("main", COMMIT, *hub.tags):
+            self._refuse(404, {"X-Error-Code": "RevisionNotFound"})
+        else:
+            oids = {name: hashlib.sha1(content).hexdigest() for name, content in files.items()}
+            listed = [
+                {"type": "file", "path": name, "size": len(files[name]), "oid": oid}
+                for name, oid in oids.items()
+            ]
+            info = {"id": repository, "sha": COMMIT}
+            self._send(json.dumps(listed if what == "tree" else info).encode(), None)
 
     def do_HEAD(self) -> None:
         self.do_GET()

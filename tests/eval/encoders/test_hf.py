@@ -1,0 +1,382 @@
+"""Models of transformers behind the encoder interface, tiny, against transformers itself."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+import transformers as t
+from support.encoders import load, noise, refusal
+from torch.testing import assert_close
+
+from cosmos_eval.models.encoder import DenseEncoder
+from cosmos_eval.models.maps import with_patches
+from cosmos_eval.models.specs import located, parse_model_spec
+from cosmos_eval.types import UsageError
+
+TEXTS = ["a dog", "two dogs on the red sofa", "A photo of a CAT!", "", "dog " * 100]
+LAYERS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+LAYERS |= {"num_attention_heads": 2}
+VISION = {**LAYERS, "image_size": 32, "patch_size": 8}
+WORDS = ("a", "dog", "cat", "two", "dogs", "on", "sofa", "red", "blue", "photo", "of", "the")
+Made = tuple[Any, Any, Any, dict[str, Any]]
+"""A model, its image processor, its tokenizer, and the processor's options for texts."""
+
+
+def text(vocab_size: int, positions: int = 20, **more: Any) -> dict[str, Any]:
+    return {**LAYERS, "vocab_size": vocab_size, "max_position_embeddings": positions, **more}
+
+
+def clip_tokenizer() -> Any:
+    """OpenAI's vocabulary, which OpenCLIP holds, under transformers' names."""
+    own = open_clip.SimpleTokenizer()
+    special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {special.get(word, word): i for word, i in own.encoder.items()}
+    merges = sorted(own.bpe_ranks, key=own.bpe_ranks.__getitem__)
+    return t.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=20)
+
+
+def roberta_tokenizer() -> Any:
+    special = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    pieces = [*special, *((f"▁{word}", -1.0) for word in WORDS), ("<mask>", 0.0)]
+    return t.XLMRobertaTokenizer(vocab=pieces)
+
+
+def gemma_tokenizer() -> Any:
+    special = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+    letters = ("▁", *sorted({*"".join(WORDS)}))
+    vocabulary = {piece: i for i, piece in enumerate((*special, *letters))}
+    return t.GemmaTokenizer(vocab=vocabulary, merges=[], padding_side="right")
+
+
+def clip(act: str = "quick_gelu") -> Made:
+    ends = {"bos_token_id": 49406, "eos_token_id": 49407, "hidden_act": act}
+    config = t.CLIPConfig(
+        text_config=text(49408, **ends),
+        vision_config={**VISION, "hidden_act": act},
+        projection_dim=16,
+    )
+    images = t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    return t.CLIPModel(config), images, clip_tokenizer(), {"max_length": 20}
+
+
+def siglip(tokenizer: Any) -> Made:
+    vocabulary = text(len(tokenizer), 64, bos_token_id=0, eos_token_id=1)
+    config = t.SiglipConfig(text_config=vocabulary, vision_config=VISION)
+    images = t.SiglipImageProcessor(size={"height": 32, "width": 32})
+    # The model's card: padded to the longest length, without a mask.
+    return t.SiglipModel(config), images, tokenizer, {"max_length": 64, "mask": False}
+
+
+def metaclip2() -> Made:
+    words = text(17, bos_token_id=0, eos_token_id=2, pad_token_id=1)
+    config = t.MetaClip2Config(text_config=words, vision_config=VISION, projection_dim=16)
+    images = t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    return t.MetaClip2Model(config), images, roberta_tokenizer(), {"max_length": 20}
+
+
+def altclip() -> Made:
+    """Its positions begin at 2: 22 are 20 tokens."""
+    words = text(17, 22, project_dim=32, pad_token_id=1)
+    config = t.AltCLIPConfig(text_config=words, vision_config=VISION, projection_dim=16)
+    images = t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
+    return t.AltCLIPModel(config), images, roberta_tokenizer(), {"max_length": 20}
+
+
+def chinese_clip(bert: Any) -> Made:
+    config = t.ChineseCLIPConfig(text_config=text(16), vision_config=VISION, projection_dim=16)
+    square = {"height": 32, "width": 32}
+    images = t.ChineseCLIPImageProcessor(size=square, crop_size=square)
+    return t.ChineseCLIPModel(config), images, bert, {"max_length": 20}
+
+
+def align(bert: Any) -> Made:
+    blocks = {
+        **{"in_channels": [32], "out_channels": [16], "kernel_sizes": [3], "strides": [1]},
+        **{"num_block_repeats": [1], "expand_ratios": [1], "depthwise_padding": []},
+    }
+    vision = {**blocks, "image_size": 32, "width_coefficient": 1.0, "depth_coefficient": 1.0}
+    vision["hidden_dim"] = 16
+    config = t.AlignConfig(text_config=text(16), vision_config=vision, projection_dim=16)
+    images = t.EfficientNetImageProcessor(
+        size={"height": 32, "width": 32}, do_center_crop=False, include_top=True
+    )
+    return t.AlignModel(config), images, bert, {"max_length": 20}
+
+
+KINDS = ("clip", "siglip", "siglip2", "metaclip2", "altclip", "chinese_clip", "align")
+
+
+@pytest.fixture(scope="module")
+def makers(siglip_tokenizer: Path, bert_tokenizer: Path) -> dict[str, Callable[[], Made]]:
+    read = t.AutoTokenizer.from_pretrained
+    return {
+        "clip": clip,
+        "siglip": lambda: siglip(read(siglip_tokenizer)),
+        "siglip2": lambda: siglip(gemma_tokenizer()),
+        "metaclip2": metaclip2,
+        "altclip": altclip,
+        "chinese_clip": lambda: chinese_clip(read(bert_tokenizer)),
+        "align": lambda: align(read(bert_tokenizer)),
+    }
+
+
+def save(made: Made, folder: Path, **options: Any) -> Path:
+    for part in made[:3]:
+        part.save_pretrained(folder, **(options if part is made[0] else {}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kinds(makers, tmp_path_factory) -> Callable[[str], tuple[Made, Path]]:
+    """A model of a kind and its folder, each made once."""
+    made: dict[str, tuple[Made, Path]] = {}
+
+    def get(kind: str) -> tuple[Made, Path]:
+        if kind not in made:
+            torch.manual_seed(0)
+            parts = makers[kind]()
+            parts[0].eval()
+            made[kind] = parts, save(parts, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return get
+
+
+@pytest.fixture
+def folder(kinds, tmp_path) -> Path:
+    """A copy of a CLIP's folder, to be spoilt."""
+    return shutil.copytree(kinds("clip")[1], tmp_path / "copy")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_features_are_those_of_transformers_forward(kind: str, kinds: Any) -> None:
+    (model, processor, tokenizer, options), folder = kinds(kind)
+    pictures = [noise(40, 60), noise(40, 60).rotate(90)]
+    length = options["max_length"]
+    words = tokenizer(
+        TEXTS, padding="max_length", truncation=True, max_length=length, return_tensors="pt"
+    )
+    mask = {"attention_mask": words["attention_mask"]} if options.get("mask", True) else {}
+    pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        expected = model(input_ids=words["input_ids"], pixel_values=pixels, **mask)
+    encoder = load(f"hf:{folder}")
+    images = torch.stack([encoder.transform(picture) for picture in pictures])
+    tokens = encoder.tokenize(TEXTS)
+    close = {"rtol": 0, "atol": 1e-6}
+    assert_close(images, pixels, **close)
+    assert_close(tokens, words["input_ids"], rtol=0, atol=0)
+    unit = torch.nn.functional.normalize  # ALIGN's own embeddings are
+    assert_close(encoder.encode_image(images), unit(expected.image_embeds, dim=-1), **close)
+    assert_close(encoder.encode_text(tokens), unit(expected.text_embeds, dim=-1), **close)
+    # A batch of short texts, whose padding is left out.
+    assert_close(encoder.encode_text(tokens[:1]), unit(expected.text_embeds[:1], dim=-1), **close)
+    assert encoder.overlong(TEXTS).tolist() == [False] * 4 + [True]
+    assert encoder.info.architecture == type(model.config).__name__
+    assert not encoder.info.random
+
+
+def test_a_text_that_just_fits(kinds: Any) -> None:
+    """Between start and end of text a context of 20 holds 18 words."""
+    encoder = load(f"hf:{kinds('clip')[1]}")
+    assert encoder.overlong(["dog " * 17, "dog " * 18, "dog " * 19]).tolist() == [0, 0, 1]
+
+
+def to_openclip(state: dict[str, torch.Tensor], layers: int = 2) -> dict[str, torch.Tensor]:
+    """Rename a CLIPModel's weights to OpenCLIP's, and join the projections of attention."""
+    whole = {
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "logit_scale": "logit_scale",
+    }
+    norms = {
+        "visual.ln_pre": "vision_model.pre_layrnorm",
+        "ln_final": "text_model.final_layer_norm",
+    }
+    norms["visual.ln_post"] = "vision_model.post_layernorm"
+    inner = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "attn.out_proj": "self_attn.out_proj"}
+    inner |= {"mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    found = {own: state[name] for own, name in whole.items()}
+    found["visual.proj"] = state["visual_projection.weight"].T
+    found["text_projection"] = state["text_projection.weight"].T
+    for tower, own in (("vision", "visual.transformer"), ("text", "transformer")):
+        for i in range(layers):
+            layer, block = f"{tower}_model.encoder.layers.{i}", f"{own}.resblocks.{i}"
+            norms |= {f"{block}.{a}": f"{layer}.{b}" for a, b in inner.items()}
+            for kind in ("weight", "bias"):
+                parts = [state[f"{layer}.self_attn.{x}_proj.{kind}"] for x in "qkv"]
+                found[f"{block}.attn.in_proj_{kind}"] = torch.cat(parts)
+    for own, name in norms.items():
+        found |= {f"{own}.{kind}": state[f"{name}.{kind}"] for kind in ("weight", "bias")}
+    return {name: tensor.contiguous() for name, tensor in found.items()}
+
+
+@pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
+def test_the_same_weights_through_openclip(act: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    made = clip(act)
+    size = {"width": 32, "layers": 2, "mlp_ratio": 2.0}
+    towers = {
+        "embed_dim": 16,
+        "quick_gelu": act == "quick_gelu",
+        "vision_cfg": {**size, "image_size": 32, "patch_size": 8, "head_width": 16},
+        "text_cfg": {**size, "context_length": 20, "vocab_size": 49408, "heads": 2},
+    }
+    own = tmp_path / "openclip"
+    own.mkdir()
+    (own / "open_clip_config.json").write_text(json.dumps({"model_cfg": towers}))
+    state = to_openclip(made[0].state_dict())
+    safetensors.torch.save_file(state, own / "open_clip_model.safetensors")
+    first, second = load(f"openclip:{own}"), load(f"hf:{save(made, tmp_path / 'hf')}")
+    images = torch.stack([first.transform(noise(40, 60))])
+    close = {"rtol": 0, "atol": 1e-5}
+    assert_close(second.encode_image(images), first.encode_image(images), **close)
+    texts = [first.tokenize(TEXTS[:4]), second.tokenize(TEXTS[:4])]
+    assert_close(second.encode_text(texts[1]), first.encode_text(texts[0]), **close)
+    assert first.overlong(TEXTS).tolist() == second.overlong(TEXTS).tolist()
+
+
+def test_weights_of_several_files(kinds: Any, tmp_path: Path) -> None:
+    made, folder = kinds("clip")
+    sharded = save(made, tmp_path / "sharded", max_shard_size="2MB")
+    names = sorted(path.name for path in sharded.glob("*.safetensors"))
+    assert len(names) > 1
+    whole, parts = load(f"hf:{folder}"), load(f"hf:{sharded}")
+    tokens = whole.tokenize(TEXTS)
+    assert_close(parts.encode_text(tokens), whole.encode_text(tokens), rtol=0, atol=0)
+    first = parts.info.weights_sha256
+    assert first != whole.info.weights_sha256
+    state = safetensors.torch.load_file(sharded / names[-1])
+    state = {name: tensor + 1e-3 for name, tensor in state.items()}
+    safetensors.torch.save_file(state, sharded / names[-1], metadata={"format": "pt"})
+    assert load(f"hf:{sharded}").info.weights_sha256 != first
+    (sharded / names[-1]).unlink()
+    assert f"{names[-1]} is missing; fetch it again" in refusal(f"hf:{sharded}")
+
+
+def test_descriptions_change_with_their_files(folder: Path) -> None:
+    def change(name: str, key: str, value: Any) -> list[bool]:
+        before = load(f"hf:{folder}")
+        content = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**content, key: value}))
+        after = load(f"hf:{folder}")
+        pairs = (
+            (getattr(one, k) for one in (before, after)) for k in ("preprocessing", "tokenizer")
+        )
+        return [first != second for first, second in pairs]
+
+    assert change("config.json", "logit_scale_init_value", 2.0) == [True, True]
+    assert change("tokenizer_config.json", "model_max_length", 12) == [False, True]
+    assert load(f"hf:{folder}").tokenize(["a"]).shape == (1, 12)
+    assert change("preprocessor_config.json", "image_mean", [0.5, 0.5, 0.5])[0]
+
+
+def test_requests_for_patches_are_refused(kinds: Any) -> None:
+    encoder = load(f"hf:{kinds('clip')[1]}")
+    assert not isinstance(encoder, DenseEncoder)
+    with pytest.raises(UsageError, match="has no patches to compare a text with"):
+        with_patches(encoder)
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def without_keys(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    change(state)
+    safetensors.torch.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def pickled(folder: Path) -> None:
+    state = safetensors.torch.load_file(folder / "model.safetensors")
+    torch.save(state, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def small_embedding(folder: Path) -> None:
+    model, images, tokenizer, _ = clip()
+    model.text_model.embeddings.token_embedding = torch.nn.Embedding(100, 32)
+    model.config.text_config.vocab_size = 100
+    save((model, images, tokenizer, {}), folder)
+
+
+def one_layer(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    edit(folder / "config.json", text_config={**config["text_config"], "num_hidden_layers": 1})
+
+
+NORM = "text_model.final_layer_norm.weight"
+SPOILT = {
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors: pickles"),
+    "pickles": (pickled, "no model.safetensors: pickles are never opened; convert"),
+    "no config": (lambda f: (f / "config.json").unlink(), "no config.json: name what"),
+    "no images": (lambda f: (f / "preprocessor_config.json").unlink(), "no image processor"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer (tokenizer.json)"),
+    "code": (
+        lambda f: edit(f / "config.json", auto_map={"AutoModel": "own.Model"}),
+        "config.json asks for code of its repository (auto_map), which is never run",
+    ),
+    "unknown": (lambda f: edit(f / "config.json", model_type="own"), "own"),
+    "vocabulary": (small_embedding, "its tokenizer has ids up to 49407"),
+    "missing key": (
+        lambda f: without_keys(f, lambda s: s.pop(NORM)),
+        f"its weights lack or misshape {NORM};",
+    ),
+    "other shape": (
+        lambda f: without_keys(f, lambda s: s.update({NORM: torch.ones(31)})),
+        f"its weights lack or misshape {NORM};",
+    ),
+    "other layers": (
+        one_layer,
+        "its weights have, unlike config.json, text_model.encoder.layers.1",
+    ),
+    "NaN": (
+        lambda f: without_keys(f, lambda s: s.update({NORM: torch.full((32,), torch.nan)})),
+        "NaN or infinite weights",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", SPOILT)
+def test_folders_that_are_refused(fault: str, folder: Path) -> None:
+    spoil, message = SPOILT[fault]
+    spoil(folder)
+    found = refusal(f"hf:{folder}")
+    assert found.startswith(f"'hf:{folder}' cannot be loaded: ")
+    assert message in found.removeprefix(f"'hf:{folder}'")
+
+
+@pytest.mark.parametrize("kind", ["text", "vision", "naflex"])
+def test_models_that_are_refused(kind: str, folder: Path) -> None:
+    config = {
+        "text": t.BertConfig(**text(16)),
+        "vision": t.CLIPVisionConfig(**VISION),
+        "naflex": t.Siglip2Config(),
+    }[kind]
+    config.save_pretrained(folder)
+    message = "NaFlex takes" if kind == "naflex" else "an image and a text tower; choose one"
+    assert message in refusal(f"hf:{folder}")
+
+
+def test_names(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    for name in (str(tmp_path / "own"), "org/name", "org/name@v1.0"):
+        spec = parse_model_spec(f"hf:{name}")
+        assert (spec.kind, spec.name) == ("hf", name)
+    assert located("hf:own", tmp_path) == f"hf:{tmp_path / 'own'}"
+    assert located("hf:org/name", tmp_path) == "hf:org/name"
+    for name in ("", "none", "no/such/folder", "org/name@"):
+        with pytest.raises(UsageError, match="no such folder; use hf:FOLDER or hf:ORG/NAME"):
+            parse_model_spec(f"hf:{name}")
