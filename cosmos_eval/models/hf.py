@@ -5,6 +5,7 @@ that are not in the files at random, and makes an empty tokenizer where there is
 refused here."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from torch import Tensor, nn
 from cosmos_core.utils.files import file_sha256, json_sha256
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models import audit
-from cosmos_eval.models.encoder import require_encoder, run
+from cosmos_eval.models.encoder import require_encoder
 from cosmos_eval.models.hub import quiet, reason
+from cosmos_eval.models.user import TwoTower
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError
 
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -29,19 +31,21 @@ _DESCRIBED = ("*.json", "*.txt", "*.model")  # files of processors, tokenizers, 
 _OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 
 
-class HfEncoder:
+class HfEncoder(TwoTower):
     """An Encoder around a model of transformers with `get_image_features` and `get_text_features`.
     `files` maps the names of the files that describe it to their SHA-256."""
-
-    trims_text = False
 
     def __init__(
         self, model: Any, processor: Any, tokenizer: Any, files: dict[str, str], info: EncoderInfo
     ) -> None:
-        self.info = info
-        self.model = model.eval().to(info.device)
-        self._processor, self._tokenizer = processor, tokenizer
+        self._model, self._processor, self._read = model, processor, tokenizer
         self._context = _context_length(model, tokenizer)
+        options = {"padding": "max_length", "max_length": self._context, "return_tensors": "pt"}
+        functions: Any = {"encode_image": self._image_features, "encode_text": self._text_features}
+        functions["tokenize"] = partial(tokenizer, truncation=True, **options)
+        super().__init__(name=info.spec, weights=model, transform=self._pixels, **functions)
+        self.info = info
+        self.to(info.device, info.precision)
         # SigLIP was trained with padding that is not masked.
         masked = "attention_mask" in tokenizer.model_input_names
         self._masked = masked and model.config.model_type != "siglip"
@@ -51,52 +55,41 @@ class HfEncoder:
         self.preprocessing = {"class": type(processor).__name__, **read}
         self.tokenizer = {"class": type(tokenizer).__name__, **files}
 
-    def transform(self, image: PIL.Image.Image) -> Tensor:
-        return self._processor(images=image, return_tensors="pt")["pixel_values"][0].float()
-
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        options = {"padding": "max_length", "truncation": True, "max_length": self._context}
-        return self._tokenizer(list(texts), return_tensors="pt", **options)["input_ids"]
-
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        encoded = self._tokenizer(list(texts), padding=False, truncation=False, verbose=False)
+        encoded = self._read([*texts], padding=False, truncation=False, verbose=False)
         return torch.tensor([len(ids) > self._context for ids in encoded["input_ids"]])
 
-    def encode_image(self, images: Tensor) -> Tensor:
-        return F.normalize(run(self.info, self._image_features, images), dim=-1).cpu()
-
-    def encode_text(self, tokens: Tensor) -> Tensor:
-        return F.normalize(run(self.info, self._text_features, tokens), dim=-1).cpu()
+    def _pixels(self, image: PIL.Image.Image) -> Tensor:
+        return self._processor(images=image, return_tensors="pt")["pixel_values"][0].float()
 
     def _image_features(self, images: Tensor) -> Tensor:
-        output = self.model.get_image_features(pixel_values=images)
+        output = self._model.get_image_features(pixel_values=images)
         return getattr(output, "pooler_output", output)
 
     def _text_features(self, tokens: Tensor) -> Tensor:
         given = {"input_ids": tokens}
         if self._masked:
-            pad, end = self._tokenizer.pad_token_id, self._tokenizer.eos_token_id
+            pad, end = self._read.pad_token_id, self._read.eos_token_id
             mask = (tokens != pad).flip(1).cumsum(1).flip(1) > 0  # all before the last that is none
             if pad == end:  # CLIP: the first of them is the end of text
                 mask = F.pad(mask[:, :-1], (1, 0), value=True)
             longest = int(mask.sum(1).max())  # positions masked in all texts change nothing
             given = {"input_ids": tokens[:, :longest], "attention_mask": mask[:, :longest].long()}
-        output = self.model.get_text_features(**given)
+        output = self._model.get_text_features(**given)
         return getattr(output, "pooler_output", output)
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
     """Load a model. Raises UsageError where a file is missing or does not fit the others."""
+    transformers.utils.logging.disable_progress_bar()
     try:
         with quiet():
-            folder, revision = _found(spec.name)
+            folder, commit = _found(spec.name)
             config, digest = _config(folder), _weights_sha256(folder)
             model, own = _model(folder, config), type(config).__name__
             described = sorted({file for names in _DESCRIBED for file in folder.glob(names)})
             files = {file.name: file_sha256(file) for file in described if file.name != _INDEX}
-            info = EncoderInfo(
-                spec.text, own, None, digest, False, precision, device, None, revision
-            )
+            info = EncoderInfo(spec.text, own, None, digest, False, precision, device, None, commit)
             encoder = HfEncoder(model, *_processors(folder), files, info)
             require_encoder(encoder, "it")
     except Exception as error:  # transformers and the hub's client: all are faults of the files
@@ -132,8 +125,8 @@ def _config(folder: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(folder, **_OFFLINE)
     kind: Any = transformers.MODEL_MAPPING.get(type(config), None)
     towers = all(hasattr(kind, f"get_{tower}_features") for tower in ("image", "text"))
-    fault = f"{type(config).__name__} is of no model with an image and a text tower"
-    _require(towers, f"{fault}; choose one such as CLIP or SigLIP")
+    fault = "without an image and a text tower; choose a model such as CLIP or SigLIP"
+    _require(towers, f"{type(config).__name__} is {fault}")
     fixed = config.model_type != "siglip2"  # which is "siglip" where images have one shape
     _require(fixed, "NaFlex takes images of any shape; choose SigLIP 2 with a fixed resolution")
     return config
@@ -182,9 +175,8 @@ def _context_length(model: nn.Module, tokenizer: Any) -> int:
     modules = [(f".{p}", m) for p, m in model.named_modules() if isinstance(m, nn.Embedding)]
     of_text = {p.rpartition(".")[2].rstrip("s"): m for p, m in modules if ".text" in p}
     words = of_text.get("token_embedding", of_text.get("word_embedding"))
-    most = max(tokenizer.get_vocab().values())
-    fault = f"its tokenizer has ids up to {most}, which its text tower does not know"
-    _require(not words or most < words.num_embeddings, f"{fault}; use that of its training")
+    known = not words or max(tokenizer.get_vocab().values()) < words.num_embeddings
+    _require(known, "its tokenizer has ids that its text tower lacks; use that of its training")
     positions, length = of_text.get("position_embedding"), tokenizer.model_max_length
     if positions:  # RoBERTa's begin after that of the padding
         first = 0 if positions.padding_idx is None else positions.padding_idx + 1

@@ -50,20 +50,13 @@ def offline() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keep libraries from logging what they raise, as OpenCLIP does in the root logger, which it
-    sets up, and transformers from showing its progress."""
-    from transformers.utils import logging as progress
-
-    before, bar = logging.root.manager.disable, progress.is_progress_bar_enabled()
-    handler = logging.NullHandler()
+    """Keep libraries from logging what they raise. OpenCLIP also sets up the root logger."""
+    before, handler = logging.root.manager.disable, logging.NullHandler()
     logging.disable(logging.ERROR)
     logging.root.addHandler(handler)
-    progress.disable_progress_bar()
     try:
         yield
     finally:
-        if bar:
-            progress.enable_progress_bar()
         logging.root.removeHandler(handler)
         logging.disable(before)
 

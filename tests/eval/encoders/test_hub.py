@@ -17,9 +17,10 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from open_clip.pretrained import _pcfg, _slpcfg
 from support.encoders import CHECKPOINT, load, refusal
-from support.hub import Hub, serving
+from support.hub import COMMIT, Hub, serving
 
 from cosmos_eval.models.hub import fetch, offline, was_not_fetched
 from cosmos_eval.models.specs import RELEASED
@@ -179,6 +180,67 @@ def test_a_repository_that_describes_itself(hub, state, tiny_archs, siglip_token
     del hub.files["made/whole/open_clip_model.safetensors"]
     hub.files["made/empty/open_clip_config.json"] = json.dumps(description).encode()
     assert "open_clip_pytorch_model.bin" in refusal("openclip:hf-hub:made/empty")
+
+
+@pytest.fixture
+def repository(hub: Hub, siglip_tokenizer: Path, tmp_path: Path) -> Path:
+    """A tiny SigLIP of transformers as made/two, tagged v1; the folder is what the hub holds."""
+    size = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+    size |= {"num_attention_heads": 2}
+    text = {**size, "vocab_size": 14, "bos_token_id": 0, "eos_token_id": 1}
+    vision = {**size, "image_size": 16, "patch_size": 8}
+    folder = tmp_path / "two"
+    config = transformers.SiglipConfig(text_config=text, vision_config=vision)
+    transformers.SiglipModel(config).save_pretrained(folder)
+    transformers.SiglipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
+    transformers.AutoTokenizer.from_pretrained(siglip_tokenizer).save_pretrained(folder)
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    hub.files |= {f"made/two/{path.name}": path.read_bytes() for path in folder.iterdir()}
+    hub.tags.append("v1")
+    return folder
+
+
+def test_a_repository_of_transformers(hub: Hub, repository: Path, monkeypatch: Any) -> None:
+    """Its commit is recorded; it is fetched once, without pickles."""
+    local, tokens = load(f"hf:{repository}"), torch.tensor([[2, 3] + [1] * 62])
+    assert local.info.revision is None
+    for name in ("made/two", "made/two@v1", f"made/two@{COMMIT}"):
+        encoder = load(f"hf:{name}")
+        assert encoder.info.spec == f"hf:{name}"
+        assert encoder.info.revision == COMMIT
+        assert encoder.info.weights_sha256 == local.info.weights_sha256
+        assert torch.equal(encoder.encode_text(tokens), local.encode_text(tokens))
+        # Embeddings are the same ones in the cache, whatever the name.
+        assert encoder.preprocessing == local.preprocessing
+        assert encoder.tokenizer == local.tokenizer
+    fetched = sorted(name for name in hub.requests if name.startswith("GET"))
+    wanted = {f"GET {name}" for name in hub.files if not name.endswith(".bin")}
+    assert fetched == sorted(wanted)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    asked = len(hub.requests)
+    assert load("hf:made/two@v1").info.revision == COMMIT
+    assert len(hub.requests) == asked
+
+
+def test_repositories_of_transformers_that_are_refused(hub: Hub, repository: Path) -> None:
+    with offline(), pytest.raises(UsageError) as raised:
+        load("hf:made/two")
+    assert was_not_fetched(raised.value)
+    found = refusal("hf:made/two@v2")
+    assert found == (
+        "'hf:made/two@v2' cannot be loaded: no revision 'v2': name a branch, tag or commit"
+    )
+    assert "404" in refusal("hf:made/none")
+    hub.trouble["made/two/model.safetensors"] = "cut"
+    assert refusal("hf:made/two").startswith("'hf:made/two' cannot be loaded: ")
+    del hub.trouble["made/two/model.safetensors"]
+    assert load("hf:made/two").info.revision == COMMIT
+
+
+def test_a_repository_of_pickles(hub: Hub, repository: Path) -> None:
+    del hub.files["made/two/model.safetensors"]
+    assert "pickles are never opened" in refusal("hf:made/two")
+    assert "GET made/two/pytorch_model.bin" not in hub.requests
 
 
 def test_what_a_user_sets(hub: Hub, tmp_path: Path) -> None:
