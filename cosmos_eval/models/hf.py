@@ -1,20 +1,17 @@
 """Models with two towers as transformers (5) runs them: hf:FOLDER and hf:ORG/NAME[@REVISION].
 
-Code of a repository is never run, and pickles are never opened. transformers initialises weights
-that are not in the files at random, and makes an empty tokenizer where there is none: both are
-refused here."""
+Code of a repository is never run, and pickles are never opened. transformers makes up weights that
+the files lack, and a tokenizer where there is none: both are refused here."""
 
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import PIL.Image
 import torch
-import torch.nn.functional as F
 import transformers
-from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub import errors, snapshot_download
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256, json_sha256
@@ -28,17 +25,16 @@ from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError
 _WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _IMAGE_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
 _DESCRIBED = ("*.json", "*.txt", "*.model")  # files of processors, tokenizers, configurations
+_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 _OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 
 
 class HfEncoder(TwoTower):
-    """An Encoder around a model of transformers with `get_image_features` and `get_text_features`.
-    `files` maps the names of the files that describe it to their SHA-256."""
+    """An Encoder around a model with `get_image_features` and `get_text_features`, its image
+    processor and its tokenizer; `files` maps the names of their files to SHA-256."""
 
-    def __init__(
-        self, model: Any, processor: Any, tokenizer: Any, files: dict[str, str], info: EncoderInfo
-    ) -> None:
-        self._model, self._processor, self._read = model, processor, tokenizer
+    def __init__(self, parts: Sequence[Any], files: dict[str, str], info: EncoderInfo) -> None:
+        model, processor, tokenizer = self._model, self._processor, self._read = parts
         self._context = _context_length(model, tokenizer)
         options = {"padding": "max_length", "max_length": self._context, "return_tensors": "pt"}
         functions: Any = {"encode_image": self._image_features, "encode_text": self._text_features}
@@ -72,7 +68,7 @@ class HfEncoder(TwoTower):
             pad, end = self._read.pad_token_id, self._read.eos_token_id
             mask = (tokens != pad).flip(1).cumsum(1).flip(1) > 0  # all before the last that is none
             if pad == end:  # CLIP: the first of them is the end of text
-                mask = F.pad(mask[:, :-1], (1, 0), value=True)
+                mask = nn.functional.pad(mask[:, :-1], (1, 0), value=True)
             longest = int(mask.sum(1).max())  # positions masked in all texts change nothing
             given = {"input_ids": tokens[:, :longest], "attention_mask": mask[:, :longest].long()}
         output = self._model.get_text_features(**given)
@@ -86,11 +82,12 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
         with quiet():
             folder, commit = _found(spec.name)
             config, digest = _config(folder), _weights_sha256(folder)
-            model, own = _model(folder, config), type(config).__name__
-            described = sorted({file for names in _DESCRIBED for file in folder.glob(names)})
-            files = {file.name: file_sha256(file) for file in described if file.name != _INDEX}
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, **_OFFLINE)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_OFFLINE)
+            files = {f.name: file_sha256(f) for names in _DESCRIBED for f in folder.glob(names)}
+            own = type(config).__name__
             info = EncoderInfo(spec.text, own, None, digest, False, precision, device, None, commit)
-            encoder = HfEncoder(model, *_processors(folder), files, info)
+            encoder = HfEncoder((_model(folder, config), processor, tokenizer), files, info)
             require_encoder(encoder, "it")
     except Exception as error:  # transformers and the hub's client: all are faults of the files
         raise UsageError(f"'{spec.text}' cannot be loaded: {reason(error)}") from error
@@ -109,26 +106,28 @@ def _found(name: str) -> tuple[Path, str | None]:
     repository, _, revision = name.partition("@")
     options: Any = {"allow_patterns": [*_DESCRIBED, "model*.safetensors"], "ignore_patterns": "*/*"}
     try:
-        found = huggingface_hub.snapshot_download(repository, revision=revision or None, **options)
-    except RevisionNotFoundError as error:
+        found = snapshot_download(repository, revision=revision or None, **options)
+    except errors.RevisionNotFoundError as error:
         raise UsageError(f"no revision '{revision}': name a branch, tag or commit") from error
     return Path(found), Path(found).name  # snapshots/COMMIT in the client's cache
 
 
 def _config(folder: Path) -> Any:
-    """Read the configuration of a model with two towers, whose code transformers has."""
+    """Read the configuration of a model with two towers, and check for its other files."""
     _require((folder / "config.json").is_file(), "no config.json: name what save_pretrained wrote")
     for file in (*_IMAGE_FILES, "tokenizer_config.json"):
-        coded = (folder / file).is_file() and "auto_map" in read_json(folder / file)
-        fault = f"{file} asks for code of its repository (auto_map), which is never run"
-        _require(not coded, f"{fault}; load it in a file of your own, python:FILE.py")
+        asks = (folder / file).is_file() and "auto_map" in read_json(folder / file)
+        _require(
+            not asks, f"{file} asks to run code (auto_map), which is refused: use python:FILE.py"
+        )
+    for what, names in {"image processor": _IMAGE_FILES[1:], "tokenizer": _VOCABULARIES}.items():
+        found = any(any(folder.glob(name)) for name in names)
+        _require(found, f"no {what} ({names[0]}); save it with save_pretrained beside the weights")
     config = transformers.AutoConfig.from_pretrained(folder, **_OFFLINE)
     kind: Any = transformers.MODEL_MAPPING.get(type(config), None)
     towers = all(hasattr(kind, f"get_{tower}_features") for tower in ("image", "text"))
-    fault = "without an image and a text tower; choose a model such as CLIP or SigLIP"
-    _require(towers, f"{type(config).__name__} is {fault}")
-    fixed = config.model_type != "siglip2"  # which is "siglip" where images have one shape
-    _require(fixed, "NaFlex takes images of any shape; choose SigLIP 2 with a fixed resolution")
+    _require(towers, f"{type(config).__name__} has not an image and a text tower; take e.g. CLIP")
+    _require(config.model_type != "siglip2", "NaFlex is not run; choose a SigLIP 2 of one size")
     return config
 
 
@@ -136,23 +135,11 @@ def _weights_sha256(folder: Path) -> str:
     """Hash the file of the weights, or the hashes of all files in the order of their names."""
     if (folder / _WEIGHTS).is_file():
         return file_sha256(folder / _WEIGHTS)
-    fault = f"no {_WEIGHTS}: pickles are never opened; convert them with save_pretrained"
-    _require((folder / _INDEX).is_file(), fault)
+    _require((folder / _INDEX).is_file(), f"no {_WEIGHTS} (pickles are never opened): convert them")
     names = sorted({*read_json(folder / _INDEX)["weight_map"].values()})
     missing = [name for name in names if not (folder / name).is_file()]
     _require(not missing, f"of its weights {', '.join(missing)} is missing; fetch it again")
     return json_sha256([file_sha256(folder / name) for name in names])
-
-
-def _processors(folder: Path) -> tuple[Any, Any]:
-    """Read the image processor and the tokenizer."""
-    remedy = "save it with save_pretrained beside the weights"
-    found = any((folder / name).is_file() for name in _IMAGE_FILES[1:])
-    _require(found, f"no image processor ({_IMAGE_FILES[1]}); {remedy}")
-    found = any(any(folder.glob(name)) for name in ("tokenizer.json", "vocab.*", "*.model"))
-    _require(found, f"no tokenizer (tokenizer.json); {remedy}")
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_OFFLINE)
-    return transformers.AutoImageProcessor.from_pretrained(folder, **_OFFLINE), tokenizer
 
 
 def _model(folder: Path, config: Any) -> Any:

@@ -39,8 +39,7 @@ def models() -> list[Record]:
         "openclip:ARCH/PATH": "an OpenCLIP checkpoint",
         "openclip:FOLDER": "a folder in OpenCLIP's hub layout, as `cosmos-train export` writes it",
         "openclip:hf-hub:ORG/NAME": "a repository of the Hugging Face hub in that layout",
-        "hf:FOLDER": "a model with two towers that transformers' save_pretrained wrote",
-        "hf:ORG/NAME[@REVISION]": "such a repository of the Hugging Face hub",
+        "hf:FOLDER, hf:ORG/NAME[@REVISION]": "a model of transformers with two towers",
         "python:FILE.py": "a model of your own: the file's load(device, precision) makes it",
     }
     return [{"model": name, "kind": kind} for name, kind in kinds.items()]

@@ -169,3 +169,10 @@ def test_names_of_models(run):
     odd = os.fsdecode(b"caf\xe9.py")
     shutil.copy("model.py", odd)
     assert_refused(run(model=f"python:{odd}"), "its name is not UTF-8")
+
+
+def test_folders_that_are_no_model(run):
+    Path("empty").mkdir()
+    assert_refused(run(model="hf:empty"), "'hf:empty' cannot be loaded: no config.json")
+    Path("empty/config.json").write_text('{"model_type": "clip", "auto_map": {}}')
+    assert_refused(run(model="hf:empty"), "config.json asks to run code (auto_map)")

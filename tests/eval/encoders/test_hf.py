@@ -319,14 +319,14 @@ def one_layer(folder: Path) -> None:
 
 NORM = "text_model.final_layer_norm.weight"
 SPOILT = {
-    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors: pickles"),
-    "pickles": (pickled, "no model.safetensors: pickles are never opened; convert"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors (pickles"),
+    "pickles": (pickled, "no model.safetensors (pickles are never opened): convert"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json: name what"),
     "no images": (lambda f: (f / "preprocessor_config.json").unlink(), "no image processor"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer (tokenizer.json)"),
     "code": (
         lambda f: edit(f / "config.json", auto_map={"AutoModel": "own.Model"}),
-        "config.json asks for code of its repository (auto_map), which is never run",
+        "config.json asks to run code (auto_map), which is refused: use python:FILE.py",
     ),
     "unknown": (lambda f: edit(f / "config.json", model_type="own"), "own"),
     "vocabulary": (small_embedding, "its tokenizer has ids that its text tower lacks"),
@@ -367,9 +367,9 @@ def test_models_that_are_refused(kind: str, folder: Path) -> None:
     }[kind]
     config.save_pretrained(folder)
     message = (
-        "NaFlex takes"
+        "NaFlex is not run; choose"
         if kind == "naflex"
-        else "Config is without an image and a text tower; choose"
+        else "Config has not an image and a text tower; take"
     )
     assert message in refusal(f"hf:{folder}")
 

@@ -43,6 +43,7 @@ def test_names_that_are_known() -> None:
         ("cosmos:", "no such file"),
         ("openclip:ViT-B-32", "openclip:ARCH/TAG"),
         ("openclip:ViT-B-32/", "openclip:ARCH/TAG"),
+        ("hf:no/such/folder", "no such folder; use hf:FOLDER"),
         ("python:none.py", r"'python:none\.py': no such file"),
         ("timm:vit", "unknown model 'timm:vit'"),
     ],
