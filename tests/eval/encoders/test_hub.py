@@ -269,6 +269,19 @@ def test_the_command_ends_with_status_2(hub, command, tmp_path, save_colour) -> 
     assert "401" in line
 
 
+def test_a_result_records_the_commit(hub, repository, command, tmp_path, save_colour) -> None:
+    save_colour(tmp_path / "pets" / "cat" / "0.png", "red")
+    save_colour(tmp_path / "pets" / "dog" / "0.png", "blue")
+    (tmp_path / "pets.yaml").write_text("kind: cls\nfolder: pets\n")
+    model = ("--model", "hf:made/two@v1", "--device", "cpu")
+    assert command("run", "--dataset", "pets.yaml", *model, "--output", "out").status == 0
+    (path,) = Path("out").glob("*.json")
+    record = json.loads(path.read_text())["model"]
+    assert (record["spec"], record["revision"]) == ("hf:made/two@v1", COMMIT)
+    assert record["architecture"] == "SiglipConfig"
+    assert command("verify", "out").status == 0
+
+
 def test_it_can_be_offline_before_anything_else_has_imported_the_hub() -> None:
     """`huggingface_hub.constants` is a module that the package itself does not import."""
     code = "from cosmos_eval.models.hub import offline\nwith offline(): pass"
