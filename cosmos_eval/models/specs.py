@@ -101,7 +101,8 @@ def local_file(spec: ModelSpec) -> Path | None:
         return _bundled_files().get(spec.name)
     if spec.kind == "python" or (spec.kind == "cosmos" and spec.name in RELEASED):
         return None
-    return Path(spec.name) if Path(spec.name).is_file() else None
+    path = Path(spec.name, "model.safetensors" if spec.kind == "hf" else "")
+    return path if path.is_file() else None
 
 
 def code_file(spec: ModelSpec) -> Path | None:

@@ -16,9 +16,10 @@ import transformers as t
 from support.encoders import load, noise, refusal
 from torch.testing import assert_close
 
+from cosmos_core.utils.files import file_sha256
 from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.models.maps import with_patches
-from cosmos_eval.models.specs import located, parse_model_spec
+from cosmos_eval.models.specs import local_file, located, parse_model_spec
 from cosmos_eval.types import UsageError
 
 TEXTS = ["a dog", "two dogs on the red sofa", "A photo of a CAT!", "", "dog " * 100]
@@ -280,6 +281,13 @@ def test_descriptions_change_with_their_files(folder: Path) -> None:
     assert change("tokenizer_config.json", "model_max_length", 12) == [False, True]
     assert load(f"hf:{folder}").tokenize(["a"]).shape == (1, 12)
     assert change("preprocessor_config.json", "image_mean", [0.5, 0.5, 0.5])[0]
+
+
+def test_existing_results_are_compared_with_the_weights_of_a_folder(folder: Path) -> None:
+    path = local_file(parse_model_spec(f"hf:{folder}"))
+    assert path is not None
+    assert file_sha256(path) == load(f"hf:{folder}").info.weights_sha256
+    assert local_file(parse_model_spec("hf:org/name")) is None
 
 
 def test_requests_for_patches_are_refused(kinds: Any) -> None:
