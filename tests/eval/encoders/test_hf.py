@@ -35,13 +35,13 @@ def text(vocab_size: int, positions: int = 20, **more: Any) -> dict[str, Any]:
     return {**LAYERS, "vocab_size": vocab_size, "max_position_embeddings": positions, **more}
 
 
-def clip_tokenizer() -> Any:
+def clip_tokenizer(length: int) -> Any:
     """OpenAI's vocabulary, which OpenCLIP holds, under transformers' names."""
     own = open_clip.SimpleTokenizer()
     special = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
     vocabulary = {special.get(word, word): i for word, i in own.encoder.items()}
     merges = sorted(own.bpe_ranks, key=own.bpe_ranks.__getitem__)
-    return t.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=20)
+    return t.CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
 
 
 def roberta_tokenizer() -> Any:
@@ -57,15 +57,16 @@ def gemma_tokenizer() -> Any:
     return t.GemmaTokenizer(vocab=vocabulary, merges=[], padding_side="right")
 
 
-def clip(act: str = "quick_gelu") -> Made:
-    ends = {"bos_token_id": 49406, "eos_token_id": 49407, "hidden_act": act}
+def clip(length: int = 20, **more: Any) -> Made:
+    ends = {"bos_token_id": 49406, "eos_token_id": 49407}
+    more = {"hidden_act": "quick_gelu", **more}
     config = t.CLIPConfig(
-        text_config=text(49408, **ends),
-        vision_config={**VISION, "hidden_act": act},
+        text_config=text(49408, length, **ends, **more),
+        vision_config={**VISION, **more},
         projection_dim=16,
     )
     images = t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
-    return t.CLIPModel(config), images, clip_tokenizer(), {"max_length": 20}
+    return t.CLIPModel(config), images, clip_tokenizer(length), {"max_length": length}
 
 
 def siglip(tokenizer: Any) -> Made:
@@ -223,29 +224,46 @@ def to_openclip(state: dict[str, torch.Tensor], layers: int = 2) -> dict[str, to
     return {name: tensor.contiguous() for name, tensor in found.items()}
 
 
-@pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
-def test_the_same_weights_through_openclip(act: str, tmp_path: Path) -> None:
+def save_both(folder: Path, act: str) -> tuple[str, str]:
+    """Save the same CLIP as OpenCLIP and as transformers have it; return the names of both. Its
+    weights are large, so that features are not alike, and captions of scenes fit its context."""
     torch.manual_seed(1)
-    made = clip(act)
+    made = clip(64, hidden_act=act, initializer_factor=3.0)
     size = {"width": 32, "layers": 2, "mlp_ratio": 2.0}
     towers = {
         "embed_dim": 16,
         "quick_gelu": act == "quick_gelu",
         "vision_cfg": {**size, "image_size": 32, "patch_size": 8, "head_width": 16},
-        "text_cfg": {**size, "context_length": 20, "vocab_size": 49408, "heads": 2},
+        "text_cfg": {**size, "context_length": 64, "vocab_size": 49408, "heads": 2},
     }
-    own = tmp_path / "openclip"
+    own = folder / "openclip"
     own.mkdir()
     (own / "open_clip_config.json").write_text(json.dumps({"model_cfg": towers}))
     state = to_openclip(made[0].state_dict())
     safetensors.torch.save_file(state, own / "open_clip_model.safetensors")
-    first, second = load(f"openclip:{own}"), load(f"hf:{save(made, tmp_path / 'hf')}")
+    return f"openclip:{own}", f"hf:{save(made, folder / 'hf')}"
+
+
+@pytest.mark.parametrize("act", ["gelu", "quick_gelu"])
+def test_the_same_weights_through_openclip(act: str, tmp_path: Path) -> None:
+    first, second = map(load, save_both(tmp_path, act))
     images = torch.stack([first.transform(noise(40, 60))])
     close = {"rtol": 0, "atol": 1e-5}
     assert_close(second.encode_image(images), first.encode_image(images), **close)
     texts = [first.tokenize(TEXTS[:4]), second.tokenize(TEXTS[:4])]
     assert_close(second.encode_text(texts[1]), first.encode_text(texts[0]), **close)
     assert first.overlong(TEXTS).tolist() == second.overlong(TEXTS).tolist()
+
+
+@pytest.mark.parametrize("task", ["retrieval", "cls"])
+def test_the_same_weights_through_openclip_have_the_same_metrics(task, command, tmp_path) -> None:
+    """Pictures of 64 px, halved: transformers and Pillow round no pixel of them differently."""
+    models = [part for name in save_both(tmp_path, "quick_gelu") for part in ("--model", name)]
+    done = command("run", "--task", task, *models, "--limit", 40, "--no-cache", "--output", "out")
+    assert done.status == 0, done.err
+    first, second = (json.loads(path.read_text()) for path in sorted(Path("out").glob("*.json")))
+    assert first["model"]["weights_sha256"] != second["model"]["weights_sha256"]
+    assert first["metrics"] == second["metrics"]
 
 
 def test_weights_of_several_files(kinds: Any, tmp_path: Path) -> None:
