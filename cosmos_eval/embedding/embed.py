@@ -7,9 +7,9 @@ the features. Where all of them are cached, nothing here imports torch."""
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from itertools import compress, islice
+from itertools import chain, compress, islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageSource
 from cosmos_eval.embedding.cache import EMBEDDING, ShardStore, fingerprint, limit_bytes
-from cosmos_eval.models.encoder import Encoder, require_finite
+from cosmos_eval.models.encoder import Encoder, is_gpu, on_host, require_finite, stacked
 from cosmos_eval.types import EncoderInfo, OnProgress, Progress, RunOptions, UsageError, no_progress
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Features = NDArray[np.float32]
 EncodeTokens = Callable[["Tensor"], "Tensor"]
-"""(B, L) tokens -> (B, D) features on the CPU; L may be cut where the encoder trims texts."""
+"""(B, L) tokens -> (B, D) features; L may be cut where the encoder trims texts."""
 
 IMAGES_PER_SHARD = 32  # at least a batch, and whole batches
 TEXTS_PER_SHARD = 1024
@@ -100,7 +100,8 @@ def _embed_shards(
         raise TooManyError(f"{left:,} of {total:,} {inputs.phase} are not cached")
     if done := total - left:
         report(f"{done} of {total} {inputs.phase} were embedded already")
-    for indices, new in zip(missing, inputs.encode(missing), strict=True):
+    encoded: Iterable[Features] = inputs.encode(missing) if missing else ()
+    for indices, new in zip(missing, encoded, strict=True):
         names = [inputs.name(index) for index in indices]
         require_finite(new, inputs.info, names.__getitem__)
         own_keys = [keys[index] for index in indices]
@@ -175,18 +176,28 @@ def _encode_images(
             raise UsageError(f"{images[index].name} has changed while it was read; run again")
         return encoder.transform(images[index].decode(content))
 
-    indices = (index for some in lists for index in some)
-    loaded = prefetch(indices, pixels, workers=options.workers, window=2 * options.batch_size)
-    for some in lists:
-        import torch
+    import torch
 
-        own, batches = islice(loaded, len(some)), []
-        while batch := [*islice(own, options.batch_size)]:
-            shapes = sorted({tuple(image.shape) for image in batch})
-            if len(shapes) > 1:
-                raise UsageError(f"{encoder.info.spec}: images of one batch have shapes {shapes}")
-            batches.append(encoder.encode_image(torch.stack(batch)).numpy())
-        yield np.concatenate(batches)
+    size = options.batch_size
+    indices = (index for some in lists for index in some)
+    loaded = prefetch(indices, pixels, workers=options.workers, window=2 * size)
+    sizes = [
+        [min(size, len(some) - start) for start in range(0, len(some), size)] for some in lists
+    ]
+    batches = ([*islice(loaded, count)] for count in chain(*sizes))
+    # A thread fills the next batch for a GPU, whose batches take milliseconds.
+    ahead = int(is_gpu(encoder.info.device))
+    filled = prefetch(batches, partial(_batch, encoder.info), workers=ahead, window=ahead)
+    shards = (torch.cat([*map(encoder.encode_image, islice(filled, len(own)))]) for own in sizes)
+    for _, (features,) in on_host((None, [features]) for features in shards):
+        yield features.numpy()
+
+
+def _batch(info: EncoderInfo, images: Sequence[Tensor]) -> Tensor:
+    shapes = sorted({tuple(image.shape) for image in images})
+    if len(shapes) > 1:
+        raise UsageError(f"{info.spec}: images of one batch have shapes {shapes}")
+    return stacked(images, info.device)
 
 
 def embed_texts(
@@ -207,8 +218,8 @@ def embed_texts(
     inputs = Inputs(
         identity=identity(encoder, "text", tokenizer=dict(encoder.tokenizer)),
         keys=[hashlib.sha256(texts[index].encode()).digest() for index in order],
-        encode=lambda lists: (
-            encode_tokens(encoder, tokens[order[rows]], options.batch_size) for rows in lists
+        encode=lambda lists: encode_tokens(
+            encoder, (tokens[order[rows]] for rows in lists), options.batch_size
         ),
         info=encoder.info,
         name=lambda index: quoted(texts[order[index]]),
@@ -224,13 +235,23 @@ def embed_texts(
 
 
 def encode_tokens(
-    encoder: Encoder, tokens: Tensor, batch_size: int, encode: EncodeTokens | None = None
-) -> Features:
-    """Encode tokens (N, L) without the cache, by `encode` or else the encoder's `encode_text`."""
-    lengths, encode = _lengths(encoder, tokens), encode or encoder.encode_text
-    order = np.argsort(lengths, kind="stable")  # so that a batch has little padding
-    batches = _text_batches(tokens[order], lengths[order], batch_size)
-    return np.concatenate([encode(batch).numpy() for batch in batches])[np.argsort(order)]
+    encoder: Encoder,
+    lists: Iterable[Tensor],
+    batch_size: int,
+    encode: EncodeTokens | None = None,
+) -> Iterator[Features]:
+    """Yield the features of each list of tokens (N, L), without the cache, by `encode` or else the
+    encoder's `encode_text`."""
+    import torch
+
+    def encoded(tokens: Tensor) -> tuple[NDArray[np.int64], list[Tensor]]:
+        lengths = _lengths(encoder, tokens)
+        order = np.argsort(lengths, kind="stable")  # so that a batch has little padding
+        batches = _text_batches(tokens[order], lengths[order], batch_size)
+        return order, [torch.cat([*map(encode or encoder.encode_text, batches)])]
+
+    for order, (features,) in on_host(map(encoded, lists)):
+        yield features.numpy()[np.argsort(order)]
 
 
 def _text_batches(tokens: Tensor, lengths: NDArray[np.int64], batch_size: int) -> Iterator[Tensor]:

@@ -59,10 +59,10 @@ class ClipEncoder:
         return torch.tensor(needed) > self._tokenizer.context_length
 
     def encode_image(self, images: Tensor) -> Tensor:
-        return F.normalize(run(self.info, self.model.encode_image, images), dim=-1).cpu()
+        return F.normalize(run(self.info, self.model.encode_image, images), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        return F.normalize(run(self.info, self._encode_tokens, tokens), dim=-1).cpu()
+        return F.normalize(run(self.info, self._encode_tokens, tokens), dim=-1)
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
         encode = partial(encode_patches, self.model.visual, attention=attention)

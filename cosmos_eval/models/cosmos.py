@@ -55,16 +55,16 @@ class CosmosEncoder(ClipEncoder):
         return words_of(self._tokenizer, text)
 
     def image_queries(self, images: Tensor) -> Tensor:
-        return run(self.info, self.model.encode_image, images).cpu()
+        return run(self.info, self.model.encode_image, images)
 
     def text_queries(self, tokens: Tensor) -> Tensor:
-        return run(self.info, self._encode_tokens, tokens).cpu()
+        return run(self.info, self._encode_tokens, tokens)
 
     def patch_attention(self, images: Tensor, queries: Tensor) -> Tensor:
-        return run(self.info, self.model.patch_attention, images, queries).cpu()
+        return run(self.info, self.model.patch_attention, images, queries)
 
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
-        return run(self.info, self.model.token_attention, tokens, queries).cpu()
+        return run(self.info, self.model.token_attention, tokens, queries)
 
 
 def _config(path: Path, arch: str | None) -> dict[str, Any]:

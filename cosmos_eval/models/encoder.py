@@ -6,8 +6,10 @@ import hashlib
 import inspect
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from numpy.typing import NDArray
 
@@ -16,6 +18,8 @@ from cosmos_eval.types import Attention, CaptionWord, EncoderInfo, Rgb, UsageErr
 if TYPE_CHECKING:
     import PIL.Image
     from torch import Tensor
+
+Item = TypeVar("Item")
 
 _TEXTS = ("a red ball", "a photograph of two small blue boats on a lake, with a house behind them")
 _IDENTITY = ("info", "preprocessing", "tokenizer")
@@ -46,7 +50,7 @@ class Encoder(Protocol):
         """(B,) bool: whether `tokenize` cuts a text because it does not fit the context."""
 
     def encode_image(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) -> (B, D) float32 on the CPU, L2-normalised."""
+        """(B, 3, H, W) on the CPU -> (B, D) float32, L2-normalised, on the CPU or the device."""
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """(B, L) -> (B, D) as images; L may be less than the context where `trims_text`."""
@@ -72,8 +76,8 @@ class DenseEncoder(Encoder, Protocol):
 @runtime_checkable
 class CrossAttentionEncoder(DenseEncoder, Protocol):
     """An encoder in which each modality attends to the tokens of the other. Queries are features
-    that are not normalised, float32 on the CPU. Weights are float32 on the CPU, and sum to 1 over
-    the patches of an image and over the tokens of a text."""
+    that are not normalised. Weights sum to 1 over the patches of an image and over the tokens of a
+    text. Both are float32, on the CPU or the model's device."""
 
     def words(self, text: str) -> Sequence[CaptionWord]:
         """Return all words of a text, also where it is cut, with the positions of all tokens."""
@@ -100,10 +104,75 @@ def run(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> 
     kind, dtype = torch.device(info.device).type, dtypes.get(info.precision)
     enabled = info.precision in dtypes
     with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=enabled):
-        output = function(*(one.to(info.device) for one in inputs))
+        output = function(*(to_device(one, info.device) for one in inputs))
     if not isinstance(output, torch.Tensor):
         raise TypeError(f"a function returns {type(output).__name__}, not a tensor")
     return output.float()
+
+
+def stacked(tensors: Sequence[Tensor], device: str) -> Tensor:
+    """Stack tensors of one shape for a device: for a GPU in pinned memory."""
+    import torch
+
+    pinned = None
+    if is_gpu(device):
+        shape = (len(tensors), *tensors[0].shape)
+        pinned = torch.empty(shape, dtype=tensors[0].dtype, pin_memory=True)
+    return torch.stack([*tensors], out=pinned)
+
+
+def to_device(tensor: Tensor, device: str) -> Tensor:
+    """Move a tensor. A GPU copies it while it computes, and the process waits for neither."""
+    import torch
+
+    if tensor.is_cuda or not is_gpu(device):
+        return tensor.to(device)
+    computing, copying = torch.cuda.current_stream(device), _copying_stream(device)
+    with torch.cuda.stream(copying):
+        moved = tensor.pin_memory().to(device, non_blocking=True)
+    computing.wait_stream(copying)
+    moved.record_stream(computing)  # its memory is not used again before that has read it
+    return moved
+
+
+def on_host(
+    outputs: Iterable[tuple[Item, Sequence[Tensor]]],
+) -> Iterator[tuple[Item, list[Tensor]]]:
+    """Yield tensors on the CPU, each with its item. Those of a GPU are copied, and waited for, once
+    the next ones were taken from `outputs`, so that it always has work."""
+    import torch
+
+    waiting: deque[tuple[Item, list[Tensor], list[torch.cuda.Event]]] = deque()
+    for item, tensors in outputs:
+        copies = [one.to("cpu", non_blocking=one.is_cuda) for one in tensors]
+        devices = {one.device for one in tensors if one.is_cuda}
+        ends = [torch.cuda.current_stream(device).record_event() for device in devices]
+        waiting.append((item, copies, ends))
+        while len(waiting) > bool(ends):
+            yield _finished(*waiting.popleft())
+    while waiting:
+        yield _finished(*waiting.popleft())
+
+
+def _finished(item: Item, copies: list[Tensor], ends: Sequence[Any]) -> tuple[Item, list[Tensor]]:
+    for end in ends:
+        end.synchronize()
+    # Copies of a GPU's are in pinned memory, which is scarce and used again.
+    return item, [one.clone() for one in copies] if ends else copies
+
+
+def is_gpu(device: str) -> bool:
+    """Whether a device is one of CUDA that is there."""
+    import torch
+
+    return torch.device(device).type == "cuda" and torch.cuda.is_available()
+
+
+@lru_cache
+def _copying_stream(device: str) -> Any:
+    import torch
+
+    return torch.cuda.Stream(device)
 
 
 def tensors_sha256(*states: Mapping[str, Tensor]) -> str:
@@ -183,7 +252,9 @@ def _run_example(model: Encoder, where: str) -> None:
 
     def run(method: str, given: Any) -> Any:
         output = getattr(model, method)(given)
-        require_output(method, given, output, widths, where)
+        # Values are read on the CPU alone, or each batch of a measurement would keep a GPU waiting.
+        read = output.cpu() if isinstance(output, torch.Tensor) else output
+        require_output(method, given, read, widths, where)
         return output
 
     pixels = run("transform", PIL.Image.new("RGB", (64, 48), (200, 120, 40)))
@@ -215,15 +286,23 @@ def _feature_fault(features: Any, inputs: int, widths: set[int]) -> str | None:
         return f"{type(features).__name__}, not a tensor"
     if features.ndim != 2 or len(features) != inputs:
         return f"{tuple(features.shape)} for {inputs} inputs, not ({inputs}, D)"
-    if features.dtype != torch.float32 or features.device.type != "cpu":
-        return f"{features.dtype} on {features.device}, not float32 on the CPU"
+    if features.dtype != torch.float32:
+        return f"{features.dtype}, not float32"
     if features.requires_grad:
         return "features with a gradient: use torch.inference_mode()"
+    widths.add(features.shape[1])
+    if len(widths) > 1:
+        return f"features of other dimensions: {sorted(widths)}"
+    return None if features.is_cuda else _value_fault(features)
+
+
+def _value_fault(features: Tensor) -> str | None:
+    import torch
+
     if not torch.isfinite(features).all():
         return "features that are not finite (NaN or infinity)"
     norms = features.norm(dim=1)
     wrong = norms[~torch.isclose(norms, torch.ones(()), atol=1e-3)]
     if len(wrong):
         return f"features of length {wrong[0]:.3g}, not 1: normalise them"
-    widths.add(features.shape[1])
-    return f"features of other dimensions: {sorted(widths)}" if len(widths) > 1 else None
+    return None

@@ -55,6 +55,12 @@ class HfEncoder(TwoTower):
         encoded = self._read([*texts], padding=False, truncation=False, verbose=False)
         return torch.tensor([len(ids) > self._context for ids in encoded["input_ids"]])
 
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        if self._masked:
+            # Positions masked in all texts change nothing; on a GPU it would wait for the count.
+            tokens = tokens[:, : int(self._mask(tokens).sum(1).max())]
+        return super().encode_text(tokens)
+
     def _pixels(self, image: PIL.Image.Image) -> Tensor:
         return self._processor(images=image, return_tensors="pt")["pixel_values"][0].float()
 
@@ -63,16 +69,16 @@ class HfEncoder(TwoTower):
         return getattr(output, "pooler_output", output)
 
     def _text_features(self, tokens: Tensor) -> Tensor:
-        given = {"input_ids": tokens}
-        if self._masked:
-            pad, end = self._read.pad_token_id, self._read.eos_token_id
-            mask = (tokens != pad).flip(1).cumsum(1).flip(1) > 0  # all before the last that is none
-            if pad == end:  # CLIP: the first of them is the end of text
-                mask = nn.functional.pad(mask[:, :-1], (1, 0), value=True)
-            longest = int(mask.sum(1).max())  # positions masked in all texts change nothing
-            given = {"input_ids": tokens[:, :longest], "attention_mask": mask[:, :longest].long()}
-        output = self._model.get_text_features(**given)
+        given = {"attention_mask": self._mask(tokens).long()} if self._masked else {}
+        output = self._model.get_text_features(input_ids=tokens, **given)
         return getattr(output, "pooler_output", output)
+
+    def _mask(self, tokens: Tensor) -> Tensor:
+        pad, end = self._read.pad_token_id, self._read.eos_token_id
+        mask = (tokens != pad).flip(1).cumsum(1).flip(1) > 0  # all before the last that is none
+        if pad == end:  # CLIP: the first of them is the end of text
+            mask = nn.functional.pad(mask[:, :-1], (1, 0), value=True)
+        return mask
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:

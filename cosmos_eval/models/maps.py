@@ -9,7 +9,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder, require_finite
+from cosmos_eval.models.encoder import (
+    CrossAttentionEncoder,
+    DenseEncoder,
+    Encoder,
+    require_finite,
+    to_device,
+)
 from cosmos_eval.types import Attention, CaptionWord, MapKind, UsageError
 
 # The longer side in units of the shorter one. A tower costs the square of its patches, and
@@ -60,7 +66,7 @@ def heatmaps(
     crossed = kind == "cross-attention"
     encode = with_cross_attention(encoder).text_queries if crossed else encoder.encode_text
     features = encode(encoder.tokenize(texts))
-    maps = heatmaps_of_features(encoder, images, features, kind, attention)
+    maps = heatmaps_of_features(encoder, images, features, kind, attention).cpu()
     require_finite(maps, encoder.info, lambda index: f"image {index + 1} and its texts")
     return maps
 
@@ -68,11 +74,13 @@ def heatmaps(
 def heatmaps_of_features(
     encoder: Encoder, images: Tensor, features: Tensor, kind: MapKind, attention: Attention = "csa"
 ) -> Tensor:
-    """Compute `heatmaps` from features of texts (T, D), normalised but for cross-attention."""
+    """Compute `heatmaps` from features of texts (T, D), normalised but for cross-attention; they
+    are on the CPU or the model's device."""
     if kind == "cross-attention":
         return with_cross_attention(encoder).patch_attention(images, features).transpose(1, 2)
-    patches = with_patches(encoder).encode_patches(images.to(encoder.info.device), attention)
-    return torch.einsum("bhwd,td->bthw", patches.cpu(), features)[:, :, None]
+    images = to_device(images, encoder.info.device)
+    patches = with_patches(encoder).encode_patches(images, attention)
+    return torch.einsum("bhwd,td->bthw", patches, features.to(patches.device))[:, :, None]
 
 
 def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseEncoder:
@@ -126,7 +134,8 @@ class WordMap(NamedTuple):
 
 def wordmaps(encoder: CrossAttentionEncoder, images: Tensor, texts: Sequence[str]) -> list[WordMap]:
     """Return the attention of images (B, 3, H, W) to each text; UsageError if it is not finite."""
-    weights = encoder.token_attention(encoder.tokenize(texts), encoder.image_queries(images))
+    queries = encoder.image_queries(images)
+    weights = encoder.token_attention(encoder.tokenize(texts), queries).cpu()
     require_finite(weights, encoder.info, lambda index: repr(texts[index]))
     return [*map(_wordmap, map(encoder.words, texts), weights.transpose(1, 2))]
 

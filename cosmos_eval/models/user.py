@@ -93,10 +93,10 @@ class TwoTower:
         return (longer == tokens).all(dim=1) & (shorter == tokens).all(dim=1)
 
     def encode_image(self, images: Tensor) -> Tensor:
-        return F.normalize(run(self.info, self._encode_image, images), dim=-1).cpu()
+        return F.normalize(run(self.info, self._encode_image, images), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
-        return F.normalize(run(self.info, self._encode_text, tokens), dim=-1).cpu()
+        return F.normalize(run(self.info, self._encode_text, tokens), dim=-1)
 
     def _patches(
         self, encode: Callable[[Tensor, Attention], Tensor], images: Tensor, attention: Attention

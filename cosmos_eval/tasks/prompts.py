@@ -57,10 +57,12 @@ def prompt_embeddings(
     patterns = resolve_templates(templates)
 
     def encode_names(runs: Sequence[Sequence[int]]) -> Iterator[embedding.Features]:
-        for run in runs:
-            prompts = [pattern.replace("{}", names[n]) for n in run for pattern in patterns]
-            tokens = encoder.tokenize(prompts)
-            features = embedding.encode_tokens(encoder, tokens, options.batch_size, text_queries)
+        tokens = (
+            encoder.tokenize([pattern.replace("{}", names[n]) for n in run for pattern in patterns])
+            for run in runs
+        )
+        encoded = embedding.encode_tokens(encoder, tokens, options.batch_size, text_queries)
+        for run, features in zip(runs, encoded, strict=True):
             yield features.reshape(len(run), len(patterns), -1).mean(axis=1)
 
     decided = {"tokenizer": dict(encoder.tokenizer), "templates": list(patterns)}

@@ -18,7 +18,14 @@ from cosmos_eval.data.label_maps import LabelMaps, Sample, read_label, require_s
 from cosmos_eval.data.sources import ImageFile, decoded
 from cosmos_eval.embedding.cache import Arrays
 from cosmos_eval.models import maps
-from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_finite
+from cosmos_eval.models.encoder import (
+    DenseEncoder,
+    Encoder,
+    on_host,
+    require_finite,
+    stacked,
+    to_device,
+)
 from cosmos_eval.stats.localisation import Cover, MapScores, cover, score_maps
 from cosmos_eval.tasks import label_maps
 from cosmos_eval.tasks import localisation as fields
@@ -99,8 +106,11 @@ def _score_shard(
 ) -> list[Arrays]:
     loaded = list(images)
     scores: list[MapScores | None] = [None] * len(loaded)
-    for batch in _batches(encoder, loaded, batch_size):
-        found = class_maps(torch.stack([loaded[n].pixels for n in batch]))
+    encoded = (
+        (batch, [class_maps(stacked([loaded[n].pixels for n in batch], encoder.info.device))])
+        for batch in _batches(encoder, loaded, batch_size)
+    )
+    for batch, (found,) in on_host(encoded):
         require_finite(found, encoder.info, [loaded[n].name for n in batch].__getitem__)
         for number, every in zip(batch, found.numpy(), strict=True):
             if under := loaded[number].under:
@@ -190,9 +200,9 @@ def _make_maps(
     crossed = kind == "cross-attention"
     encode = maps.with_cross_attention(encoder).text_queries if crossed else None
     features = prompt_embeddings(encoder, names, protocol.templates, options, progress, encode)
-    queries = torch.from_numpy(features)
+    queries = to_device(torch.from_numpy(features), encoder.info.device)
     means = [torch.full((len(some), 1), 1 / len(some)).double() for some in protocol.queries]
-    weights = torch.block_diag(*means).T
+    weights = to_device(torch.block_diag(*means).T, encoder.info.device)
     attention = options.attention or protocol.attention
 
     def class_maps(images: Tensor) -> Tensor:
