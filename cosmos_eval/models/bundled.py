@@ -9,13 +9,13 @@ from safetensors import safe_open
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder, methods
-from cosmos_eval.models.specs import BUNDLED, local_file
+from cosmos_eval.models.specs import BUNDLED, local_weights
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """Return an encoder that builds its model when it is first used."""
-    path = local_file(spec)
+    path = next(iter(local_weights(spec)), None)
     if path is None:
         known = nearest(spec.name, BUNDLED)
         raise UsageError(f"'{spec.name}' is not part of this installation; bundled: {known}")

@@ -22,7 +22,7 @@ from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.encoder import run
 from cosmos_eval.models.hub import fetch
-from cosmos_eval.models.specs import RELEASED, local_file
+from cosmos_eval.models.specs import RELEASED, local_weights
 from cosmos_eval.types import CaptionWord, EncoderInfo, ModelSpec, Precision, UsageError
 
 _CONNECTING = ("-", "'", ".", "_")  # marks that make one word of what is at both sides
@@ -30,7 +30,8 @@ _CONNECTING = ("-", "'", ".", "_")  # marks that make one word of what is at bot
 
 def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
     """Load a checkpoint. Raises UsageError where it is missing, unfit or cannot be fetched."""
-    path = local_file(spec) or (fetch(spec.name) if spec.name in RELEASED else Path(spec.name))
+    own = local_weights(spec) or [Path(spec.name)]
+    path = fetch(spec.name) if spec.name in RELEASED else own[0]
     try:
         config = _config(path, spec.arch)
         model = cosmos_core.load_model(path, config, weights=spec.weights)

@@ -14,15 +14,15 @@ import transformers
 from huggingface_hub import errors, snapshot_download
 from torch import Tensor, nn
 
-from cosmos_core.utils.files import file_sha256, json_sha256
+from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models import audit
 from cosmos_eval.models.encoder import require_encoder
 from cosmos_eval.models.hub import quiet, reason
+from cosmos_eval.models.specs import SAVED, saved_weights, weights_sha256
 from cosmos_eval.models.user import TwoTower
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError
 
-_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
 _IMAGE_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
 _DESCRIBED = ("*.json", "*.txt", "*.model")  # files of processors, tokenizers, configurations
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
@@ -138,14 +138,11 @@ def _config(folder: Path) -> Any:
 
 
 def _weights_sha256(folder: Path) -> str:
-    """Hash the file of the weights, or the hashes of all files in the order of their names."""
-    if (folder / _WEIGHTS).is_file():
-        return file_sha256(folder / _WEIGHTS)
-    _require((folder / _INDEX).is_file(), f"no {_WEIGHTS} (pickles are never opened): convert them")
-    names = sorted({*read_json(folder / _INDEX)["weight_map"].values()})
-    missing = [name for name in names if not (folder / name).is_file()]
+    files = saved_weights(folder)
+    missing = [path.name for path in files if not path.is_file()]
+    _require(missing != [SAVED], f"no {SAVED} (pickles are never opened): convert them")
     _require(not missing, f"of its weights {', '.join(missing)} is missing; fetch it again")
-    return json_sha256([file_sha256(folder / name) for name in names])
+    return weights_sha256(files)
 
 
 def _model(folder: Path, config: Any) -> Any:

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 
 import open_clip
 import torch
-from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import download_pretrained_from_hf
 from open_clip.transform import PreprocessCfg
 from torch import nn
@@ -18,13 +17,11 @@ from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder, Tokenizer
 from cosmos_eval.models.encoder import tensors_sha256
 from cosmos_eval.models.hub import quiet, reason
-from cosmos_eval.models.specs import HUB
+from cosmos_eval.models.specs import DESCRIBED, DESCRIPTION, HUB, local_weights
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
 RANDOM = "random"
 _RANDOM_SEED = 0  # random weights are the same in every run
-# Files of a folder, in OpenCLIP's own order of preference.
-_WEIGHTS = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME.replace(".bin", ".safetensors"), HF_WEIGHTS_NAME)
 
 
 class _Source(NamedTuple):
@@ -63,7 +60,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
 def _source(spec: ModelSpec) -> _Source:
     arch, weights = spec.arch, spec.name
     if arch is None:
-        return _described(weights)
+        return _described(spec)
     architectures = open_clip.list_models()
     if arch not in architectures:
         known = nearest(arch, architectures)
@@ -84,7 +81,7 @@ def _source(spec: ModelSpec) -> _Source:
 
 def _from_file(arch: str, path: Path) -> _Source:
     """Describe a bare file by a description beside it, else as all published weights of `arch`."""
-    described = path.with_name(HF_CONFIG_NAME)
+    described = path.with_name(DESCRIPTION)
     if not described.is_file():
         stating = f"all published weights of {arch}"
         remedy = f"state in {described} what this file needs, as OpenCLIP's hub layout does"
@@ -101,19 +98,19 @@ def _from_file(arch: str, path: Path) -> _Source:
     return _Source(arch, str(path), arch, str(described), stated, "correct it", path, given)
 
 
-def _described(name: str) -> _Source:
+def _described(spec: ModelSpec) -> _Source:
     """Find a model that describes itself, in a folder or on the hub."""
+    name = spec.name
     if name.startswith(HUB):
         # Fetched here, since OpenCLIP goes on without what it cannot fetch.
         repository = name.removeprefix(HUB)
-        description = Path(download_pretrained_from_hf(repository, filename=HF_CONFIG_NAME))
+        description = Path(download_pretrained_from_hf(repository, filename=DESCRIPTION))
         file = Path(download_pretrained_from_hf(repository))
     else:
-        folder = Path(name)
-        files = [folder / weights for weights in _WEIGHTS if (folder / weights).is_file()]
+        folder, files = Path(name), local_weights(spec)
         if not files:
-            raise UsageError(f"{folder} holds no weights: one of {', '.join(_WEIGHTS)}")
-        name, description, file = f"local-dir:{folder}", folder / HF_CONFIG_NAME, files[0]
+            raise UsageError(f"{folder} holds no weights: one of {', '.join(DESCRIBED)}")
+        name, description, file = f"local-dir:{folder}", folder / DESCRIPTION, files[0]
     config = audit.read_description(description)
     architecture = json.dumps(config["model_cfg"], sort_keys=True)
     stated = config.get("preprocess_cfg", {})

@@ -2,8 +2,11 @@
 
 import importlib.util
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
+from cosmos_core.utils.files import file_sha256, json_sha256
+from cosmos_eval.data.readers import read_json
 from cosmos_eval.types import ModelSpec, UsageError, Weights, nearest
 
 # Files cosmos_<name>.pt of the Hugging Face repository sankim2/cosmos and their architectures
@@ -18,8 +21,15 @@ TWO_SETS = ("bundled", "cosmos")
 """The kinds of models that have two sets of weights, the teacher's and the student's."""
 
 HUB = "hf-hub:"  # as OpenCLIP marks a repository of the Hugging Face hub
-# As OpenCLIP describes a model beside its weights; its constant would import torch.
-_DESCRIPTION = "open_clip_config.json"
+# As OpenCLIP names a model's description and its weights, in its own order of preference; its
+# constants would import torch.
+DESCRIPTION = "open_clip_config.json"
+DESCRIBED = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+SAVED = "model.safetensors"  # as transformers names the weights that it saves
 
 _FORMS = (
     "cosmos:NAME|PATH, openclip:ARCH/TAG|PATH, openclip:FOLDER, openclip:hf-hub:ORG/NAME, "
@@ -72,13 +82,13 @@ def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> Mo
 
 def _openclip_spec(text: str, name: str) -> ModelSpec:
     # A model that describes itself, in a folder or on the hub, needs no ARCH.
-    if name.startswith(HUB) or (Path(name) / _DESCRIPTION).is_file():
+    if name.startswith(HUB) or (Path(name) / DESCRIPTION).is_file():
         return ModelSpec(text=text, kind="openclip", name=name)
     arch, _, source = name.partition("/")  # no architecture's name holds a slash
     if not arch or not source:
         raise UsageError(
             f"'{text}': use openclip:ARCH/TAG or openclip:ARCH/PATH, as in "
-            f"openclip:ViT-B-32/openai; a FOLDER needs an {_DESCRIPTION}"
+            f"openclip:ViT-B-32/openai; a FOLDER needs an {DESCRIPTION}"
         )
     return ModelSpec(text=text, kind="openclip", name=source, arch=arch)
 
@@ -86,7 +96,7 @@ def _openclip_spec(text: str, name: str) -> ModelSpec:
 def located(text: str, folder: Path) -> str:
     """Resolve a model name whose file or folder is relative to `folder`; keep other names."""
     kind, _, name = text.partition(":")
-    described = kind == "openclip" and (folder / name / _DESCRIPTION).is_file()
+    described = kind == "openclip" and (folder / name / DESCRIPTION).is_file()
     saved = kind == "hf" and name and (folder / name).is_dir()
     if (kind == "cosmos" and name not in RELEASED) or kind == "python" or described or saved:
         return f"{kind}:{folder / name}"
@@ -95,14 +105,35 @@ def located(text: str, folder: Path) -> str:
     return f"openclip:{arch}/{folder / source}" if own else text
 
 
-def local_file(spec: ModelSpec) -> Path | None:
-    """Return the file of a model's weights where its name says which file of this machine it is."""
-    if spec.kind == "bundled":
-        return _bundled_files().get(spec.name)
+def local_weights(spec: ModelSpec) -> list[Path]:
+    """List the files of a model's weights where its name says which of this machine they are."""
+    path = Path(spec.name)
     if spec.kind == "python" or (spec.kind == "cosmos" and spec.name in RELEASED):
-        return None
-    path = Path(spec.name, "model.safetensors" if spec.kind == "hf" else "")
-    return path if path.is_file() else None
+        return []
+    if spec.kind == "hf" and path.is_dir():
+        found = saved_weights(path)
+    elif spec.kind == "openclip" and spec.arch is None:
+        found = [path / name for name in DESCRIBED if (path / name).is_file()][:1]
+    else:
+        found = [_bundled_files().get(spec.name, path) if spec.kind == "bundled" else path]
+    return found if all(file.is_file() for file in found) else []
+
+
+def saved_weights(folder: Path) -> list[Path]:
+    """List the files of what transformers saved, by name, also missing parts. Raises UsageError."""
+    index = folder / f"{SAVED}.index.json"
+    if (folder / SAVED).is_file() or not index.is_file():
+        return [folder / SAVED]
+    try:
+        return sorted({folder / name for name in read_json(index)["weight_map"].values()})
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UsageError(f"{index} names no weights ({error!r}); fetch it again") from error
+
+
+def weights_sha256(files: Sequence[Path]) -> str:
+    """Hash a file of weights, or the hashes of several in the order given."""
+    digests = [file_sha256(file) for file in files]
+    return digests[0] if len(digests) == 1 else json_sha256(digests)
 
 
 def code_file(spec: ModelSpec) -> Path | None:

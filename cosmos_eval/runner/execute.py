@@ -11,9 +11,9 @@ from importlib import import_module
 from itertools import groupby, product
 from pathlib import Path
 
-from cosmos_core.utils.files import file_sha256, require_writable
+from cosmos_core.utils.files import require_writable
 from cosmos_eval import types
-from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
+from cosmos_eval.models.specs import TWO_SETS, code_file, local_weights, weights_sha256
 from cosmos_eval.results.labels import overrides_of, stem_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
@@ -157,9 +157,10 @@ def _read_valid(spec: types.ModelSpec, path: Path) -> ResultRow:
     """Read a result. Raises UsageError where samples, weights or code are not its own any more."""
     stored = read_files(path)
     samples_of(path, stored)
-    for what, file in {"weights": local_file(spec), "code": code_file(spec)}.items():
-        if file is not None and file_sha256(file) != stored.row.model.get(f"{what}_sha256"):
-            raise types.UsageError(f"{path} is of other {what} than {file} now holds")
+    code = code_file(spec)
+    for what, files in {"weights": local_weights(spec), "code": [code] if code else []}.items():
+        if files and weights_sha256(files) != stored.row.model.get(f"{what}_sha256"):
+            raise types.UsageError(f"{path} is of other {what} than {spec.name} now holds")
     return stored.row
 
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.embedding.cache import EMBEDDING, fingerprint, spaces
-from cosmos_eval.models.specs import TWO_SETS, code_file, local_file
+from cosmos_eval.models.specs import TWO_SETS, code_file, local_weights, weights_sha256
 from cosmos_eval.protocols import is_embedded
 from cosmos_eval.results.labels import is_partial
 from cosmos_eval.results.record import ResultRow
@@ -108,10 +108,11 @@ def _samples(protocol: Protocol, options: RunOptions, rows: Rows) -> int | None:
 
 def _cached(spec: ModelSpec, options: RunOptions, rows: Rows) -> Mapping[str, int] | None:
     """Count cached embeddings of a model's weights, hashed here or by results of the model."""
-    file, code = local_file(spec), code_file(spec)
+    files, code = local_weights(spec), code_file(spec)
     digests = {row.model["weights_sha256"] for row in rows if row.model["spec"] == spec.text}
-    if file is not None:
-        digests = {file_sha256(file)} if file.stat().st_size <= _HASHED_BYTES else set()
+    if files:
+        small = sum(file.stat().st_size for file in files) <= _HASHED_BYTES
+        digests = {weights_sha256(files)} if small else set()
     digest = digests.pop() if len(digests) == 1 else None
     if digest is None or options.cache is None:
         return None if digest is None else {}

@@ -16,10 +16,9 @@ import transformers as t
 from support.encoders import load, noise, refusal
 from torch.testing import assert_close
 
-from cosmos_core.utils.files import file_sha256
 from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.models.maps import with_patches
-from cosmos_eval.models.specs import local_file, located, parse_model_spec
+from cosmos_eval.models.specs import located, parse_model_spec
 from cosmos_eval.types import UsageError
 
 TEXTS = ["a dog", "two dogs on the red sofa", "A photo of a CAT!", "", "dog " * 100]
@@ -266,6 +265,13 @@ def test_the_same_weights_through_openclip_have_the_same_metrics(task, command, 
     assert first["metrics"] == second["metrics"]
 
 
+def spoil(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change the tensors of a file."""
+    state = safetensors.torch.load_file(file)
+    change(state)
+    safetensors.torch.save_file(state, file, metadata={"format": "pt"})
+
+
 def test_weights_of_several_files(kinds: Any, tmp_path: Path) -> None:
     made, folder = kinds("clip")
     sharded = save(made, tmp_path / "sharded", max_shard_size="2MB")
@@ -276,9 +282,7 @@ def test_weights_of_several_files(kinds: Any, tmp_path: Path) -> None:
     assert_close(parts.encode_text(tokens), whole.encode_text(tokens), rtol=0, atol=0)
     first = parts.info.weights_sha256
     assert first != whole.info.weights_sha256
-    state = safetensors.torch.load_file(sharded / names[-1])
-    state = {name: tensor + 1e-3 for name, tensor in state.items()}
-    safetensors.torch.save_file(state, sharded / names[-1], metadata={"format": "pt"})
+    spoil(sharded / names[-1], lambda s: s.update({name: x + 1e-3 for name, x in s.items()}))
     assert load(f"hf:{sharded}").info.weights_sha256 != first
     (sharded / names[-1]).unlink()
     assert f"{names[-1]} is missing; fetch it again" in refusal(f"hf:{sharded}")
@@ -301,11 +305,30 @@ def test_descriptions_change_with_their_files(folder: Path) -> None:
     assert change("preprocessor_config.json", "image_mean", [0.5, 0.5, 0.5])[0]
 
 
-def test_existing_results_are_compared_with_the_weights_of_a_folder(folder: Path) -> None:
-    path = local_file(parse_model_spec(f"hf:{folder}"))
-    assert path is not None
-    assert file_sha256(path) == load(f"hf:{folder}").info.weights_sha256
-    assert local_file(parse_model_spec("hf:org/name")) is None
+@pytest.mark.parametrize("layout", ["openclip", "hf", "parts"])
+def test_existing_results_are_compared_with_the_weights_of_a_folder(
+    layout: str, kinds: Any, command: Any, tmp_path: Path
+) -> None:
+    """And so are cached embeddings, for a preview."""
+    folder = tmp_path / layout
+    if layout == "parts":
+        save(kinds("clip")[0], folder, max_shard_size="2MB")
+    else:
+        save_both(tmp_path, "gelu")
+    run = ("run", "--dataset", "scenes-cls", "--limit", 4, "--output", "out")
+    run += ("--model", f"{'openclip' if layout == 'openclip' else 'hf'}:{folder}")
+    assert command(*run).status == 0
+    (preview,) = json.loads(command(*run, "--dry-run", "--json").out)
+    assert preview["result_fault"] is None
+    assert preview["embeddings_kept"]["image"] == 4
+    file = sorted(folder.glob("*.safetensors"))[-1]
+    spoil(file, lambda s: s.update({name: x + 1 for name, x in s.items()}))
+    (preview,) = json.loads(command(*run, "--dry-run", "--json").out)
+    assert "is of other weights than" in preview["result_fault"]
+    assert preview["embeddings_kept"] == {}
+    for index in folder.glob("*.index.json"):
+        index.write_text("{}")
+        assert f"{index} names no weights" in command(*run, "--dry-run").err
 
 
 def test_requests_for_patches_are_refused(kinds: Any) -> None:
@@ -317,12 +340,6 @@ def test_requests_for_patches_are_refused(kinds: Any) -> None:
 
 def edit(path: Path, **changes: Any) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-def without_keys(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    state = safetensors.torch.load_file(folder / "model.safetensors")
-    change(state)
-    safetensors.torch.save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def pickled(folder: Path) -> None:
@@ -357,11 +374,11 @@ SPOILT = {
     "unknown": (lambda f: edit(f / "config.json", model_type="own"), "own"),
     "vocabulary": (small_embedding, "its tokenizer has ids that its text tower lacks"),
     "missing key": (
-        lambda f: without_keys(f, lambda s: s.pop(NORM)),
+        lambda f: spoil(f / "model.safetensors", lambda s: s.pop(NORM)),
         f"its weights lack or misshape {NORM};",
     ),
     "other shape": (
-        lambda f: without_keys(f, lambda s: s.update({NORM: torch.ones(31)})),
+        lambda f: spoil(f / "model.safetensors", lambda s: s.update({NORM: torch.ones(31)})),
         f"its weights lack or misshape {NORM};",
     ),
     "other layers": (
@@ -369,7 +386,9 @@ SPOILT = {
         "its weights have, unlike config.json, text_model.encoder.layers.1",
     ),
     "NaN": (
-        lambda f: without_keys(f, lambda s: s.update({NORM: torch.full((32,), torch.nan)})),
+        lambda f: spoil(
+            f / "model.safetensors", lambda s: s.update({NORM: torch.full((32,), torch.nan)})
+        ),
         "NaN or infinite weights",
     ),
 }
@@ -377,8 +396,8 @@ SPOILT = {
 
 @pytest.mark.parametrize("fault", SPOILT)
 def test_folders_that_are_refused(fault: str, folder: Path) -> None:
-    spoil, message = SPOILT[fault]
-    spoil(folder)
+    change, message = SPOILT[fault]
+    change(folder)
     found = refusal(f"hf:{folder}")
     assert found.startswith(f"'hf:{folder}' cannot be loaded: ")
     assert message in found.removeprefix(f"'hf:{folder}'")

@@ -13,7 +13,7 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_eval.embedding.cache import EMBEDDING, ShardStore, fingerprint
 from cosmos_eval.embedding.embed import identity
 from cosmos_eval.models import load_encoder
-from cosmos_eval.models.specs import local_file, parse_model_spec
+from cosmos_eval.models.specs import local_weights, parse_model_spec
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.runner.execute import existing_results
 from cosmos_eval.runner.plan import Pair, make_plan
@@ -59,8 +59,7 @@ def test_a_suite_before_and_after_it_ran(command, own_suite, tmp_path):
     ],
 )
 def test_results_are_found_by_the_names_they_are_stored_under(provenance, model, how, tmp_path):
-    file = local_file(parse_model_spec("scenes-cosmos"))
-    assert file is not None
+    (file,) = local_weights(parse_model_spec("scenes-cosmos"))
     own = {**model, "weights_sha256": file_sha256(file)}
     path = write_result(tmp_path, make_row(provenance, own), {"x": np.arange(3)})
     plan = make_plan(datasets=["scenes-cls"], models=["scenes-cosmos"], **how)
