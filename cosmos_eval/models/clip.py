@@ -14,11 +14,12 @@ import torch.nn.functional as F
 from open_clip import SimpleTokenizer
 from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, basic_clean, canonicalize_text
 from open_clip.transform import PreprocessCfg, image_transform_v2
-from open_clip.transformer import TextTransformer, VisionTransformer
+from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256, json_sha256
-from cosmos_eval.models.attention import encode_patches, project_in_one_piece
+from cosmos_eval.models.attention import project_in_one_piece
+from cosmos_eval.models.dense import encode_patches, patch_size
 from cosmos_eval.models.encoder import run
 from cosmos_eval.types import Attention, EncoderInfo
 
@@ -28,7 +29,7 @@ Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
 
 class ClipEncoder:
     """A DenseEncoder around a model with OpenCLIP's `encode_image`, `encode_text` and `visual`.
-    `patch_size` is 0 where the image tower is no ViT; `encode_patches` then raises UsageError."""
+    `patch_size` is 0 where the tower has no patches; `encode_patches` then raises UsageError."""
 
     def __init__(
         self, model: Any, preprocessing: PreprocessCfg, tokenizer: Tokenizer, info: EncoderInfo
@@ -44,8 +45,7 @@ class ClipEncoder:
         self._tokenizer = tokenizer
         self.trims_text = _text_can_be_trimmed(model, tokenizer)
         self._encode_tokens = _TrimmedText(model).encode if self.trims_text else model.encode_text
-        vit = isinstance(model.visual, VisionTransformer)
-        self.patch_size = model.visual.patch_size[0] if vit else 0
+        self.patch_size = patch_size(model.visual)
 
     @cached_property
     def tokenizer(self) -> Mapping[str, Any]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models import audit
+from cosmos_eval.models.dense import encode_patches, patch_size
 from cosmos_eval.models.encoder import require_encoder
 from cosmos_eval.models.hub import quiet, reason
 from cosmos_eval.models.specs import SAVED, saved_weights, weights_sha256
@@ -39,6 +40,11 @@ class HfEncoder(TwoTower):
         options = {"padding": "max_length", "max_length": self._context, "return_tensors": "pt"}
         functions: Any = {"encode_image": self._image_features, "encode_text": self._text_features}
         functions["tokenize"] = partial(tokenizer, truncation=True, **options)
+        functions["encode_patches"] = partial(encode_patches, model)
+        functions["patch_size"] = patch_size(model)
+        if getattr(processor, "do_normalize", False):
+            functions["image_mean"] = tuple(processor.image_mean)
+            functions["image_std"] = tuple(processor.image_std)
         super().__init__(name=info.spec, weights=model, transform=self._pixels, **functions)
         self.info = info
         self.to(info.device, info.precision)
@@ -48,7 +54,10 @@ class HfEncoder(TwoTower):
         sided = not self._masked or tokenizer.padding_side == "right"
         _require(sided, "its tokenizer must pad on the right, padding_side")
         read = {name: files[name] for name in _IMAGE_FILES if name in files}
-        self.preprocessing = {"class": type(processor).__name__, **read}
+        filters = {2: "bilinear", 3: "bicubic"}  # of PIL
+        interpolation = filters.get(getattr(processor, "resample", None))
+        self.preprocessing = {"class": type(processor).__name__, "interpolation": interpolation}
+        self.preprocessing |= read
         self.tokenizer = {"class": type(tokenizer).__name__, **files}
 
     def overlong(self, texts: Sequence[str]) -> Tensor:

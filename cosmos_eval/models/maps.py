@@ -88,7 +88,7 @@ def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseE
     if not isinstance(encoder, DenseEncoder) or not (attention or encoder.patch_size):
         raise UsageError(
             f"{encoder.info.spec} has no patches to compare a text with: choose a COSMOS model or "
-            "an OpenCLIP ViT, such as ViT-B-16"
+            "another ViT, such as ViT-B-16 or ViT-B-16-SigLIP"
         )
     if attention is not None:
         # An image of one patch shows it; 0 is a tower that has no patches and says which it is.

@@ -8,10 +8,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
+from support.dense import weights_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmos_eval.models.attention import encode_patches, neighbourhood, resize_positional_embedding
+from cosmos_eval.models.attention import neighbourhood
+from cosmos_eval.models.dense import encode_patches
+from cosmos_eval.models.towers import resize_positional_embedding
 from cosmos_eval.types import Attention, UsageError
 
 PATCH, WIDTH, HEADS, EMBED = 8, 32, 4, 16
@@ -63,32 +66,6 @@ def test_vanilla_patches_are_those_of_the_tower(name, images):
     patches = encode_patches(visual, images, "vanilla")
     assert patches.shape == (2, 4, 4, EMBED)
     torch.testing.assert_close(patches.flatten(1, 2), expected, atol=2e-6, rtol=0)
-
-
-def gaussian(rows: int, columns: int) -> Tensor:
-    """NACLIP's term, patch pair by patch pair; token 0 is CLS."""
-    term = torch.zeros(1 + rows * columns, 1 + rows * columns, dtype=torch.float64)
-    for i in range(rows * columns):
-        for j in range(rows * columns):
-            (y, x), (v, u) = divmod(i, columns), divmod(j, columns)
-            term[1 + i, 1 + j] = math.exp(-((y - v) ** 2 + (x - u) ** 2) / (2 * 5**2))
-    return term
-
-
-def weights_of(form: str, q: Tensor, k: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Attention weights (B, N, N) of one head, as the papers write them."""
-
-    def compared(a: Tensor, b: Tensor, bias: Tensor | float = 0.0) -> Tensor:
-        scores = torch.einsum("bnd,bmd->bnm", a, b) / math.sqrt(q.shape[-1]) + bias
-        return scores.exp() / scores.exp().sum(-1, keepdim=True)
-
-    return {
-        "vanilla": lambda: compared(q, k),
-        "csa": lambda: compared(q, q) + compared(k, k),
-        "maskclip": lambda: torch.eye(q.shape[1], dtype=q.dtype).expand(len(q), -1, -1),
-        "clearclip": lambda: compared(q, q),
-        "naclip": lambda: compared(k, k, gaussian(*grid)),
-    }[form]()
 
 
 def normed(x: Tensor, norm: nn.Module) -> Tensor:
@@ -170,7 +147,7 @@ def test_forms_of_the_last_block_follow_their_formulas(name, form):
 
 
 def test_neighbourhood_by_hand():
-    near = neighbourhood((1, 2), torch.zeros(1, dtype=torch.float64))
+    near = neighbourhood((1, 2), 1, torch.zeros(1, dtype=torch.float64))
     e = math.exp(-1 / 50)
     torch.testing.assert_close(
         near, torch.tensor([[0, 0, 0], [0, 1, e], [0, e, 1]]).double(), atol=1e-7, rtol=0
@@ -238,9 +215,9 @@ def test_an_image_under_one_patch_is_refused(visual, size):
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"layers": (1, 1, 1, 1)}, "a ModifiedResNet"),
-        ({"attentional_pool": True}, "attentional pooling"),
-        ({"attentional_pool": "parallel"}, "attentional pooling"),
+        ({"layers": (1, 1, 1, 1)}, "ModifiedResNet"),
+        ({"attentional_pool": "parallel"}, "two attentional poolings"),
+        ({"attentional_pool": "cascade"}, "two attentional poolings"),
         ({"patch_size": (8, 4)}, "patches that are not square"),
         ({"scaled_cosine_attn": True}, "scaled cosine attention"),
     ],
@@ -254,15 +231,3 @@ def test_towers_without_patch_tokens_are_refused(changes, kind, images):
 def test_scaled_cosine_attention_fails_in_openclip_itself(images):
     with pytest.raises(RuntimeError):
         tower(scaled_cosine_attn=True)(images)
-
-
-def test_unknown_attention_knows_only_its_own_form(images):
-    class Other(nn.Module):
-        def forward(self, x: Tensor, *_: Tensor, **__: object) -> tuple[Tensor]:
-            return (x,)
-
-    visual = tower()
-    visual.transformer.resblocks[-1].attn = Other()
-    assert encode_patches(visual, images, "vanilla").shape == (2, 4, 4, EMBED)
-    with pytest.raises(UsageError, match="use Other: only --attention vanilla"):
-        encode_patches(visual, images, "csa")

@@ -16,8 +16,9 @@ import transformers as t
 from support.encoders import load, noise, refusal
 from torch.testing import assert_close
 
+from cosmos_eval.models.dense import encode_patches
 from cosmos_eval.models.encoder import DenseEncoder
-from cosmos_eval.models.maps import with_patches
+from cosmos_eval.models.maps import whole_image, with_patches
 from cosmos_eval.models.specs import located, parse_model_spec
 from cosmos_eval.types import UsageError
 
@@ -331,11 +332,29 @@ def test_existing_results_are_compared_with_the_weights_of_a_folder(
         assert f"{index} names no weights" in command(*run, "--dry-run").err
 
 
+@pytest.mark.parametrize(("kind", "resample"), [("clip", 3), ("siglip", 2)])
+def test_patches(kind: str, resample: int, kinds: Any, tmp_path: Path) -> None:
+    (model, processor, *_), folder = kinds(kind)
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    edit(folder / "preprocessor_config.json", resample=resample)
+    encoder = load(f"hf:{folder}")
+    assert isinstance(with_patches(encoder, "csa"), DenseEncoder)
+    assert encoder.patch_size == model.config.vision_config.patch_size
+    assert encoder.image_mean == tuple(processor.image_mean)
+    assert encoder.image_std == tuple(processor.image_std)
+    pixels = torch.stack([encoder.transform(noise(64, 64))])
+    assert_close(whole_image(encoder, noise(64, 64)), pixels[0], rtol=0, atol=1e-5)
+    patches = encoder.encode_patches(pixels, "maskclip")
+    assert patches.shape == (1, 4, 4, encoder.encode_image(pixels).shape[1])
+    assert_close(patches, encode_patches(model, pixels, "maskclip"), rtol=0, atol=1e-6)
+
+
 def test_requests_for_patches_are_refused(kinds: Any) -> None:
-    encoder = load(f"hf:{kinds('clip')[1]}")
-    assert not isinstance(encoder, DenseEncoder)
+    encoder = load(f"hf:{kinds('align')[1]}")
     with pytest.raises(UsageError, match="has no patches to compare a text with"):
         with_patches(encoder)
+    with pytest.raises(UsageError, match="image tower, AlignModel, has no patch embeddings"):
+        with_patches(encoder, "vanilla")
 
 
 def edit(path: Path, **changes: Any) -> None:

@@ -138,6 +138,11 @@ def test_in_reduced_precision(name: str, tags: dict[str, Kind]) -> None:
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     assert (half.encode_text(tokens) * exact.encode_text(tokens)).sum(1).min() > 0.99
     assert (half.encode_image(images) * exact.encode_image(images)).sum(1).min() > 0.99
+    wide = torch.randn(2, 3, 32, 64, generator=torch.Generator().manual_seed(1))
+    for form in ("vanilla", "csa"):
+        pair = [encoder.encode_patches(wide, form) for encoder in (half, exact)]
+        assert (pair[0] * pair[1]).sum(-1).min() > 0.99
+        assert not torch.equal(*pair)
 
 
 def test_custom_text_towers_are_trimmed_exactly(tags: dict[str, Kind]) -> None:

@@ -170,6 +170,6 @@ def test_hashes_hold_the_values_that_were_used(encoder, protocol, options):
 def test_a_tower_without_patches_is_refused_before_the_prompts(tiny_archs, protocol, options):
     resnet = load_encoder(parse_model_spec(f"openclip:{tiny_archs['tiny-resnet']}/random"))
     steps = []
-    with pytest.raises(UsageError, match="a ModifiedResNet"):
+    with pytest.raises(UsageError, match="tower, ModifiedResNet,"):
         measure(resnet, protocol, options, steps.append)
     assert steps == []

@@ -1,0 +1,66 @@
+"""Dense features: one embedding per patch instead of one per image, for towers with patch tokens.
+
+The embedding of a patch is the image feature that the tower's own head makes where every token
+after the last block is that patch's: its norm, pooling and projection. So a patch is compared with
+texts as an image is, and the patches of an image of equal tokens have its feature. By pooling:
+class token      final norm and projection of the patch, in the class token's place (CLIP)
+average          the same; without a norm in between, the feature is the mean of what patches have
+attention (MAP)  the pooling attends to that patch alone: its value and output projection, as in
+                 MaskCLIP (arXiv:2112.01071, section 3), then the head's MLP, norm and projection
+                 (SigLIP, PE, CoCa)
+No weights are fitted. Among the models that can be loaded TIPSv2 alone was trained to align its
+patches with texts (arXiv:2604.12012).
+
+Shapes: B images, N tokens, h x w patches, C tower width, D embedding."""
+
+from contextlib import suppress
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cosmos_eval.models.attention import Grid, Mixing
+from cosmos_eval.models.towers import Tower, image_tower
+from cosmos_eval.types import Attention, UsageError
+
+
+@torch.no_grad()
+def encode_patches(model: nn.Module, images: Tensor, attention: Attention) -> Tensor:
+    """Images (B, 3, H, W) of any size -> (B, H // patch, W // patch, D) float32, L2-normalised;
+    `model` is an image tower of OpenCLIP's or a model of transformers. Raises UsageError for towers
+    without patch tokens or this attention, and for images smaller than a patch."""
+    tower = image_tower(model)
+    height, width = (side // tower.patch_size for side in images.shape[2:])
+    if not height or not width:
+        raise UsageError(f"an image of {tuple(images.shape[2:])} px is smaller than one patch")
+    size = (height * tower.patch_size, width * tower.patch_size)
+    with tower.sized(size):
+        x = tower.before_last(images[..., : size[0], : size[1]])
+        if attention == "vanilla":
+            x = tower.block(x, tower.rope())
+        else:
+            x = _run_as(tower, x, (height, width), attention)
+        patches = tower.pool(x[:, tower.prefix :]).float()
+    return F.normalize(patches, dim=-1).unflatten(1, (height, width))
+
+
+def patch_size(model: nn.Module) -> int:
+    """Return the side of a patch in pixels, 0 where `encode_patches` refuses the tower."""
+    with suppress(UsageError):
+        return image_tower(model).patch_size
+    return 0
+
+
+def _run_as(tower: Tower, x: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:
+    """Run the last block with another form of attention."""
+    with Mixing(attention, tower.prefix, grid_hw) as mixing:
+        mixed = tower.branches[0](x) if tower.branches else x
+    if not tower.branches or mixing.calls != 1:
+        kind = type(tower.block).__name__
+        raise UsageError(
+            f"no other attention than --attention vanilla is defined for this model's last {kind}"
+        )
+    if attention in ("clearclip", "naclip"):  # neither residual nor MLP
+        return mixed
+    x = x + mixed
+    return x + tower.branches[1](x)
