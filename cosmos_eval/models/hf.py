@@ -55,9 +55,9 @@ class HfEncoder(TwoTower):
         _require(sided, "its tokenizer must pad on the right, padding_side")
         read = {name: files[name] for name in _IMAGE_FILES if name in files}
         filters = {2: "bilinear", 3: "bicubic"}  # of PIL
-        interpolation = filters.get(getattr(processor, "resample", None))
-        self.preprocessing = {"class": type(processor).__name__, "interpolation": interpolation}
-        self.preprocessing |= read
+        interpolation = filters.get(getattr(processor, "resample", 0), "other")
+        known = {"class": type(processor).__name__, "interpolation": interpolation}
+        self.preprocessing = {**known, **read}
         self.tokenizer = {"class": type(tokenizer).__name__, **files}
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
