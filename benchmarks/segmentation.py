@@ -125,7 +125,7 @@ def _merge_lines(dataset: str, effort: Effort) -> Iterator[Measurement]:
         return plain_classes(logits, protocol)
 
     def ours() -> np.ndarray:
-        return _inference._label_map(windows, patches, segmenter)
+        return _inference._label_map(windows, patches, segmenter).numpy()
 
     with torch.inference_mode():
         differing = float((plain() != ours()).mean()) * 1e6
@@ -191,7 +191,7 @@ def _batches(images: Sequence[LoadedImage], segmenter: Segmenter) -> list[Tensor
     """The windows as the pipeline puts them into batches."""
     windows = [_inference._windows([image], segmenter) for image in images]
     groups = _inference._groups(windows, segmenter.batch_size)
-    return [torch.stack([pixels for one in group for pixels in one.pixels()]) for group in groups]
+    return [torch.stack([pixels for one in group for pixels in one.cut()]) for group in groups]
 
 
 def _disagreement(images: Sequence[LoadedImage], segmenters: Sequence[Segmenter]) -> float:

@@ -46,6 +46,10 @@ class MultiViewCLIP(open_clip.CLIP):
 
     def encode_text(self, text: Tensor, normalize: bool = False) -> Tensor:
         """(B, S) token ids -> (B, D)."""
+        if text.is_cuda and not torch.is_grad_enabled():
+            # The lengths of runs are read, for which a GPU would be waited for. An evaluation that
+            # sorts and cuts its texts has little padding.
+            return super().encode_text(text, normalize)
         features = self.text_tokens(text).features
         return F.normalize(features, dim=-1) if normalize else features
 

@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from torch import Tensor
 from cosmos_eval import types
 from cosmos_eval.data.label_map_checks import check_constants
 from cosmos_eval.data.label_maps import Label, Sample, read_label, require_same_size
-from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_finite
+from cosmos_eval.models.encoder import DenseEncoder, Encoder, on_host, require_finite, to_device
 from cosmos_eval.models.maps import with_patches
 from cosmos_eval.tasks.label_maps import images_at_once
 from cosmos_eval.tasks.prompts import prompt_embeddings
@@ -101,9 +102,11 @@ def make_segmenter(
 
 
 class _Windows(NamedTuple):
-    """A grid of windows of one shape over an image, held with the label map of every protocol."""
+    """A grid of windows of one shape over an image, held with the label map of every protocol;
+    `pixels` (3, H, W) are on the model's device."""
 
     images: Sequence[LoadedImage]
+    pixels: Tensor
     rows: Axis
     columns: Axis
 
@@ -116,12 +119,12 @@ class _Windows(NamedTuple):
         rows, columns = self.rows, self.columns
         return min(rows.window, rows.length), min(columns.window, columns.length)
 
-    def pixels(self) -> Iterator[Tensor]:
+    def cut(self) -> Iterator[Tensor]:
         """The windows, (3, h, w) each, row by row."""
         height, width = self.shape
         for top in self.rows.starts:
             for left in self.columns.starts:
-                yield self.images[0].pixels[:, top : top + height, left : left + width]
+                yield self.pixels[:, top : top + height, left : left + width]
 
 
 def predict(segmenter: Segmenter, images: Iterable[LoadedImage]) -> Iterator[Label]:
@@ -139,24 +142,39 @@ def predict_together(
     An image comes with every segmenter's label map; these have the same model, attention, batch
     size and windows. Raises UsageError for images under one patch and embeddings not finite.
     """
+    info = segmenters[0].encoder.info
+    for loaded, (largest, *maps) in on_host(_label_maps(segmenters, images)):
+        require_finite(largest, info, [loaded[0].sample.name].__getitem__)
+        yield [(image, classes.numpy()) for image, classes in zip(loaded, maps, strict=True)]
+
+
+def _label_maps(
+    segmenters: Sequence[Segmenter], images: Iterable[Sequence[LoadedImage]]
+) -> Iterator[tuple[Sequence[LoadedImage], list[Tensor]]]:
+    """Yield the largest magnitude (1, 1) of an image's embeddings, and its map by every segmenter.
+
+    A magnitude that is not finite shows one such value, and is read with the maps.
+    """
     windows = (_windows(one, segmenters[0]) for one in images)
     for group in _groups(windows, segmenters[0].batch_size):
         for one, patches in zip(group, _patches(group, segmenters[0]), strict=True):
+            largest = torch.linalg.vector_norm(patches.flatten(), torch.inf).view(1, 1)
             maps = [_label_map(one, patches, segmenter) for segmenter in segmenters]
-            yield list(zip(one.images, maps, strict=True))
+            yield one.images, [largest, *maps]
 
 
-def _label_map(windows: _Windows, patches: Tensor, segmenter: Segmenter) -> Label:
+def _label_map(windows: _Windows, patches: Tensor, segmenter: Segmenter) -> Tensor:
     """Classes (H, W) from the patch embeddings (n, h, w, D) of an image's windows."""
-    protocol, device, image = segmenter.protocol, patches.device, windows.images[0]
-    tokens = _tiled(patches @ torch.from_numpy(segmenter.queries).to(device).T, windows)
-    rows = placement(windows.rows, image.label.shape[0]).to(device)
-    columns = placement(windows.columns, image.label.shape[1]).to(device)
+    protocol, label = segmenter.protocol, windows.images[0].label
+    move = partial(to_device, device=segmenter.encoder.info.device)
+    tokens = _tiled(patches @ move(torch.from_numpy(segmenter.queries)).T, windows)
+    rows = move(placement(windows.rows, label.shape[0]))
+    columns = move(placement(windows.columns, label.shape[1]))
     counts = torch.tensor([len(names) for names in protocol.queries])
     classes = torch.arange(len(counts), dtype=torch.uint8).repeat_interleave(counts)
-    decision = Decision(classes.to(device), protocol.scale, protocol.prob_thd, protocol.area_thd)
-    pixels = image.pixels if protocol.refinement else None
-    return label_map(tokens, rows, columns, decision, pixels).cpu().numpy()
+    decision = Decision(move(classes), protocol.scale, protocol.prob_thd, protocol.area_thd)
+    pixels = windows.pixels if protocol.refinement else None
+    return label_map(tokens, rows, columns, decision, pixels)
 
 
 def _windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
@@ -175,7 +193,8 @@ def _windows(images: Sequence[LoadedImage], segmenter: Segmenter) -> _Windows:
             return Axis(length, length, length, length // patch, is_whole=True)
         return Axis(length, protocol.window, protocol.stride, min(protocol.window, length) // patch)
 
-    return _Windows(images, axis(height), axis(width))
+    pixels = to_device(images[0].pixels, segmenter.encoder.info.device)
+    return _Windows(images, pixels, axis(height), axis(width))
 
 
 def _groups(images: Iterable[_Windows], batch_size: int) -> Iterator[list[_Windows]]:
@@ -197,10 +216,8 @@ def _patches(group: Sequence[_Windows], segmenter: Segmenter) -> list[Tensor]:
         members[one.shape].append(index)
     patches: dict[int, Tensor] = {}
     for indices in members.values():
-        pixels = torch.stack([window for i in indices for window in group[i].pixels()])
-        owners = [group[i].images[0].sample.name for i in indices for _ in range(group[i].total)]
+        pixels = torch.stack([window for i in indices for window in group[i].cut()])
         encoded = _encode(pixels, segmenter)
-        require_finite(encoded, segmenter.encoder.info, owners.__getitem__)
         patches.update(zip(indices, encoded.split([group[i].total for i in indices]), strict=True))
     return [patches[index] for index in range(len(group))]
 
@@ -210,8 +227,7 @@ def _encode(pixels: Tensor, segmenter: Segmenter) -> Tensor:
     encoder = segmenter.encoder
     at_once = images_at_once(encoder, (pixels.shape[2], pixels.shape[3]), segmenter.batch_size)
     batches = pixels.chunk(math.ceil(len(pixels) / at_once))
-    device, attention = encoder.info.device, segmenter.attention
-    return torch.cat([encoder.encode_patches(one.to(device), attention) for one in batches])
+    return torch.cat([encoder.encode_patches(one, segmenter.attention) for one in batches])
 
 
 def _tiled(logits: Tensor, windows: _Windows) -> Tensor:

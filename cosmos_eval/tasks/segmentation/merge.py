@@ -18,6 +18,8 @@ from torch.nn import functional as F
 
 # Logits formed at once: 2^19 float32 values are 2 MB, what a core's own cache can hold.
 _TILE_VALUES = 2**19
+# A GPU takes longer to start a tile's operations than to run them, unless tiles are larger: 128 MB.
+_GPU_TILE_VALUES = 2**25
 # Values held at once with columns placed and rows still to be: 16 MB.
 _BAND_VALUES = 2**22
 
@@ -91,22 +93,25 @@ def label_map(
 ) -> Tensor:
     """Classes (H, W) uint8 from token logits (Q, A, B), rows (H, A) and columns (W, B).
 
-    Logits are refined by the resized image's `pixels` (3, h, w). A pixel has the class of its best
-    query, the first of equal ones, and class 0 where that one's softmax is below `prob_thd`.
-    Classes with no more than `area_thd` of the pixels outside class 0 are ruled out for the image.
+    Logits are refined by the resized image's `pixels` (3, h, w), which are on their device. A pixel
+    has the class of its best query, the first of equal ones, and class 0 where that one's softmax
+    is below `prob_thd`. Classes with no more than `area_thd` of the pixels outside class 0 are
+    ruled out for the image.
     """
     best = partial(_best_classes, tokens, rows, columns)
     if pixels is not None:
         size = (len(rows), len(columns))
         image = F.interpolate(pixels[None], size=size, mode="bilinear", align_corners=False)[0]
-        weights = affinities(image.to(tokens.device))
+        weights = affinities(image)
         best = partial(_best_refined_classes, tokens, rows, columns, weights)
     if decision.area_thd is None:
         return best(decision, None)
     classes = best(decision._replace(prob_thd=0.0), None)
-    areas = torch.bincount(classes.flatten(), minlength=int(decision.class_of_query[-1]) + 1)
+    # As `bincount`, for whose checks a GPU would have to be waited for.
+    areas = torch.zeros(len(tokens), dtype=torch.int64, device=tokens.device)
+    areas.index_add_(0, classes.flatten().int(), areas.new_ones(()).expand(classes.numel()))
     small = areas <= decision.area_thd * areas[1:].sum()
-    small[0] = False
+    small[:1].fill_(False)
     return best(decision, small[decision.class_of_query.long()])
 
 
@@ -115,15 +120,17 @@ def tiles(
 ) -> Iterator[tuple[tuple[slice, slice], Tensor]]:
     """Rows and columns of rectangles of about _TILE_VALUES logits, and these logits (Q, h, w)."""
     n_queries, n_rows, _ = tokens.shape
-    width = max(1, min(_BAND_VALUES // (n_queries * n_rows), _TILE_VALUES // n_queries))
+    tile_values = _GPU_TILE_VALUES if tokens.is_cuda else _TILE_VALUES
+    width = max(1, min(_BAND_VALUES // (n_queries * n_rows), tile_values // n_queries))
     for left in range(0, len(columns), width):
         band = columns[left : left + width]
         across = tokens @ band.T
-        height = max(1, _TILE_VALUES // (n_queries * len(band)))
+        height = max(1, tile_values // (n_queries * len(band)))
         for top in range(0, len(rows), height):
             strip = rows[top : top + height]
-            used = strip.any(0).nonzero()[:, 0]  # a strip takes something from few token rows
             where = (slice(top, top + height), slice(left, left + width))
+            # A strip takes something from few token rows; a GPU would have to be waited for.
+            used = slice(None) if strip.is_cuda else strip.any(0).nonzero()[:, 0]
             yield where, strip[:, used] @ across[:, used]
 
 
@@ -142,7 +149,7 @@ def _best_classes(
             # The best query's probability is one over this sum, the softmax's own, without a
             # division for every query.
             weights = logits.sub_(best.values).mul_(decision.scale).exp_().sum(0)
-            found[weights.reciprocal() < decision.prob_thd] = 0
+            found.masked_fill_(weights.reciprocal() < decision.prob_thd, 0)
         classes[where] = found
     return classes
 
@@ -204,13 +211,13 @@ def _best_refined_classes(
         if decision.prob_thd > 0:
             total = torch.logaddexp(total, logits.logsumexp(0))
         if ruled_out is not None:
-            logits[ruled_out[some]] = -torch.inf
+            logits.masked_fill_(ruled_out[some][:, None, None], -torch.inf)
         peak = logits.max(0)
         better = peak.values > best
         best = torch.where(better, peak.values, best)
         classes = torch.where(better, decision.class_of_query[some][peak.indices], classes)
     if decision.prob_thd > 0:
-        classes[(best - total).exp_() < decision.prob_thd] = 0
+        classes.masked_fill_((best - total).exp_() < decision.prob_thd, 0)
     return classes
 
 

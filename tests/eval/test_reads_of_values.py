@@ -1,0 +1,205 @@
+"""Where values of tensors are read, which makes a process wait for a GPU: once per shard of an
+embedding and per image of a segmentation, never per batch. Reads show on a CPU as well."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from cosmos_eval import TwoTower
+from cosmos_eval.data.label_maps import Label, Sample
+from cosmos_eval.data.sources import ImageArray
+from cosmos_eval.embedding.embed import Features, embed_images, embed_texts
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.clip import ClipEncoder
+from cosmos_eval.models.encoder import Encoder, on_host
+from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.tasks.segmentation.inference import LoadedImage, Segmenter, normalised, predict
+from cosmos_eval.types import RunOptions, SegmentationProtocol
+
+READS = (
+    *("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"),
+    *("nonzero", "bincount", "unique", "equal", "allclose", "masked_select"),
+)
+
+
+class Reads(TorchFunctionMode):
+    """Counts the calls of this thread that read values of tensors, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: Counter[str] = Counter()
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.__name__
+        index = args[1] if name in ("__getitem__", "__setitem__") else ()
+        some = index if isinstance(index, tuple) else (index,)
+        masked = any(isinstance(one, Tensor) and one.dtype == torch.bool for one in some)
+        self.found.update([name] * (name in READS or masked))
+        return func(*args, **(kwargs or {}))
+
+
+def pictures(count: int) -> list[ImageArray]:
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (count, 40, 30, 3), np.uint8)
+    return [ImageArray(str(number), pixels) for number, pixels in enumerate(noise)]
+
+
+def features_of(role: str, encoder: Encoder, batch_size: int) -> Features:
+    """Embed 64 images, which are two shards, or 64 texts, which are one."""
+    options = RunOptions(batch_size=batch_size, workers=2)
+    if role == "images":
+        return embed_images(encoder, pictures(64), options).features
+    texts = ["red " * (1 + number % 9) + str(number) for number in range(64)]
+    return embed_texts(encoder, texts, options).features
+
+
+def reads_of(act: Callable[[], object]) -> Counter[str]:
+    with Reads() as reads:
+        act()
+    return reads.found
+
+
+@pytest.fixture
+def make(tiny_encoder: ClipEncoder, cosmos: ClipEncoder) -> Callable[[str], Encoder]:
+    """Return the encoder of a kind."""
+    own = TwoTower(
+        encode_image=tiny_encoder.model.encode_image,
+        encode_text=tiny_encoder.model.encode_text,
+        transform=tiny_encoder.transform,
+        tokenize=tiny_encoder.tokenize,
+        name="mine",
+    )
+    return {"openclip": tiny_encoder, "cosmos": cosmos, "two towers": own}.__getitem__
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "shards"),
+    [
+        ("openclip", "images", 2),
+        ("openclip", "texts", 1),
+        ("cosmos", "images", 2),  # of texts a CPU reads the lengths
+        ("two towers", "images", 2),
+        ("two towers", "texts", 1),
+    ],
+)
+def test_features_are_read_once_per_shard(kind, role, shards, make):
+    encoder = make(kind)
+    of_few, of_many = (reads_of(lambda n=n: features_of(role, encoder, n)) for n in (32, 2))
+    assert of_few == of_many
+    assert of_few["__bool__"] == shards  # whether features are finite
+
+
+@pytest.fixture
+def segmenter(tiny_encoder: ClipEncoder) -> Segmenter:
+    """Nine windows an image, in batches of two; thresholds and refinement."""
+    rows = np.random.default_rng(1).normal(size=(5, 16)).astype(np.float32)
+    protocol = SegmentationProtocol(
+        dataset="noise",
+        family="user",
+        images="images",
+        masks="masks",
+        class_names=("wall", "cat", "dog"),
+        queries=(("wall", "floor", "sky"), ("cat",), ("dog",)),
+        mean=tuple(255 * one for one in tiny_encoder.image_mean),
+        std=tuple(255 * one for one in tiny_encoder.image_std),
+        **{"short_side": 40, "window": 16, "stride": 12, "prob_thd": 0.4, "area_thd": 0.2},
+    )
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return Segmenter(tiny_encoder, unit, protocol, "naclip", batch_size=2)
+
+
+def label_maps(segmenter: Segmenter, count: int = 3) -> list[Label]:
+    label = np.zeros((40, 30), np.uint8)
+    loaded = (
+        LoadedImage(
+            Sample(source.name, Path(), Path(), {}),
+            normalised(source.pixels, segmenter.protocol),
+            label,
+        )
+        for source in pictures(count)
+    )
+    return [*predict(segmenter, loaded)]
+
+
+@pytest.mark.parametrize("refinement", [None, "pamr"])
+def test_label_maps_are_read_once_per_image(refinement, segmenter):
+    protocol = replace(segmenter.protocol, refinement=refinement)
+    reads = reads_of(lambda: label_maps(segmenter._replace(protocol=protocol)))
+    # Only on a CPU are the token rows counted that a tile needs; maps are formed twice.
+    tiles = {} if refinement else {"nonzero": 2 * 3}
+    assert reads == {"__bool__": 3, "numpy": 3, **tiles}
+
+
+def test_outputs_of_a_cpu_are_had_at_once():
+    """So that a killed run loses the shard that was computed, and no other."""
+    taken: list[int] = []
+
+    def outputs() -> Iterator[tuple[int, list[Tensor]]]:
+        for number in range(3):
+            taken.append(number)
+            yield number, [torch.full((2,), number)]
+
+    for number, (tensor,) in on_host(outputs()):
+        assert taken[-1] == number == tensor[1]
+    assert taken == [0, 1, 2]
+
+
+@pytest.fixture
+def on_gpu() -> Iterator[Callable[[Encoder], Any]]:
+    """Load an encoder once more, on a GPU, where an operation that waits for it raises."""
+    if not torch.cuda.is_available():
+        pytest.skip("there is no GPU")
+
+    def load(encoder: Encoder) -> Any:
+        info = encoder.info
+        arch = info.architecture if info.weights else None
+        spec = parse_model_spec(info.spec, arch=arch)
+        loaded = load_encoder(spec, device="cuda")
+        torch.cuda.set_sync_debug_mode("error")
+        return loaded
+
+    yield load
+    torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("kind", ["openclip", "cosmos"])
+@pytest.mark.parametrize("role", ["images", "texts"])
+def test_a_gpu_is_never_waited_for_and_gives_the_same_features(role, kind, on_gpu, make):
+    encoder = make(kind)
+    found, expected = (features_of(role, one, 4) for one in (on_gpu(encoder), encoder))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("refinement", [None, "pamr"])
+def test_a_gpu_is_never_waited_for_and_gives_the_same_label_maps(refinement, on_gpu, segmenter):
+    protocol = replace(segmenter.protocol, refinement=refinement)
+    own = segmenter._replace(protocol=protocol)
+    found, expected = map(label_maps, (own._replace(encoder=on_gpu(own.encoder)), own))
+    assert np.mean(np.stack(found) != np.stack(expected)) < 0.01
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_a_gpu_has_its_next_work_before_it_is_waited_for():
+    taken: list[int] = []
+
+    def outputs() -> Iterator[tuple[int, list[Tensor]]]:
+        for number in range(3):
+            taken.append(number)
+            yield number, [torch.full((2,), number, device="cuda")]
+
+    for number, (tensor,) in on_host(outputs()):
+        assert taken[-1] == min(number + 1, 2)
+        assert tensor.device.type == "cpu"
+        assert tensor.tolist() == [number, number]
