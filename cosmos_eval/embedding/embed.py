@@ -83,8 +83,8 @@ def _embed_shards(
     remedy = "; set COSMOS_EVAL_CACHE to another folder, or use --no-cache"
     store = ShardStore(options.cache, inputs.identity, limit_bytes(), remedy)
 
-    def report(note: str) -> None:
-        progress(Progress(inputs.phase, 0, total, note))
+    def report(note: str, done: int = 0) -> None:
+        progress(Progress(inputs.phase, done, total, note))
 
     wanted = {keys[index] for shard in shards for index in shard}
     found = {
@@ -99,7 +99,7 @@ def _embed_shards(
     if inputs.most is not None and left > inputs.most:
         raise TooManyError(f"{left:,} of {total:,} {inputs.phase} are not cached")
     if done := total - left:
-        report(f"{done} of {total} {inputs.phase} were embedded already")
+        report(f"{done} of {total} {inputs.phase} were embedded already", done)
     encoded: Iterable[Features] = inputs.encode(missing) if missing else ()
     for indices, new in zip(missing, encoded, strict=True):
         names = [inputs.name(index) for index in indices]

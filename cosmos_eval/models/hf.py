@@ -119,7 +119,8 @@ def _found(name: str) -> tuple[Path, str | None]:
     if Path(name).is_dir():
         return Path(name), None
     repository, _, revision = name.partition("@")
-    options: Any = {"allow_patterns": [*_DESCRIBED, "model*.safetensors"], "ignore_patterns": "*/*"}
+    read = [*_DESCRIBED, "README.md", "model*.safetensors"]
+    options: Any = {"allow_patterns": read, "ignore_patterns": "*/*"}
     try:
         found = snapshot_download(repository, revision=revision or None, **options)
     except errors.RevisionNotFoundError as error:

@@ -54,10 +54,10 @@ class TwoTower:
         image_std: Rgb = (1.0, 1.0, 1.0),
     ) -> None:
         for function in (encode_image, encode_text):
-            if weights is None and next(_found([function], set()), None) is None:
+            if weights is None and next(referred_weights([function], set()), None) is None:
                 raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
         functions = [encode_image, encode_text, encode_patches]
-        self._weights = [*_found(functions if weights is None else [weights], set())]
+        self._weights = [*referred_weights(functions if weights is None else [weights], set())]
         states = (w.state_dict() if isinstance(w, nn.Module) else {"": w} for w in self._weights)
         file = Path(sys._getframe(1).f_code.co_filename)
         code, digest = file_sha256(file) if file.is_file() else None, tensors_sha256(*states)
@@ -111,7 +111,7 @@ class TwoTower:
         return F.normalize(patches, dim=-1)
 
 
-def _found(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor]:
+def referred_weights(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor]:
     """Yield the modules and tensors that values are, hold or refer to, each once."""
     for value in values:
         if id(value) in seen:
@@ -120,7 +120,7 @@ def _found(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor
         if isinstance(value, nn.Module | Tensor):
             yield value
         else:
-            yield from _found(_referred(value), seen)
+            yield from referred_weights(_referred(value), seen)
 
 
 def _referred(value: Any) -> list[Any]:

@@ -68,6 +68,28 @@ _HASH_UNLESS_RANDOM: Any = {
 }
 
 
+_Gflops = Annotated[float, _doc("Multiply-accumulates count 2; 10^9 operations.", gt=0)]
+_TOWER = _doc("Of them, those that encoding an image, or a text, reads.")
+_SEEN = _doc("Pairs of the training, with repetitions.")
+
+
+@with_config(STRICT)
+class FactsRecord(TypedDict):
+    """What a model is; null where that is unknown. No figure depends on it."""
+
+    parameters: Count | None
+    image_parameters: Annotated[Count | None, _TOWER]
+    text_parameters: Annotated[Count | None, _TOWER]
+    image_gflops: Annotated[_Gflops | None, _doc("Per image of image_size.")]
+    text_gflops: Annotated[_Gflops | None, _doc("Per text that fills the context.")]
+    image_size: Annotated[list[Count] | None, _doc("H, W.", min_length=2, max_length=2)]
+    patch_size: Count | None
+    embedding_size: Count | None
+    context_length: Count | None
+    training_data: Name | None
+    samples_seen: Annotated[Count | None, _SEEN]
+
+
 @with_config(ConfigDict(**STRICT, json_schema_extra=_HASH_UNLESS_RANDOM))
 class ModelRecord(TypedDict):
     """A model: its specification, and hashes of its weights and of the user's code."""
@@ -79,6 +101,7 @@ class ModelRecord(TypedDict):
     random: bool
     code_sha256: NotRequired[Annotated[Sha256, _doc("Of the user's Python file, if any.")]]
     revision: NotRequired[Annotated[Name, _doc("Of a repository named by hf:, its commit.")]]
+    facts: NotRequired[FactsRecord]
 
 
 def _with_weights(model: ModelRecord) -> ModelRecord:
@@ -113,6 +136,8 @@ _PROTOCOL_ATTENTION = _doc("The form that the protocol is made for; csa where it
 _PROTOCOL_MAP = _doc("The kind that the protocol requires; null: each model's own.")
 _MEMORY = _doc("Largest resident memory of the process up to this result.")
 _HASHES = _doc("SHA-256 of what defines the number: names, templates, sample list.")
+_Rate = Annotated[float, Field(ge=0)]
+_RATE = _doc("Images encoded, not read from the cache, per second of that phase; null: none.")
 _NOTES = _doc("What a reader of the numbers must know, such as captions cut.")
 OWN_HASH = _doc("SHA-256 of this document without this line, sorted and compact.")
 
@@ -140,6 +165,7 @@ class Provenance(TypedDict):
     protocol_map: NotRequired[Annotated[MapKind | None, _PROTOCOL_MAP]]
     batch_size: Count
     seconds: Annotated[dict[str, Annotated[float, Field(ge=0)]], _doc("Wall time per phase.")]
+    images_per_second: NotRequired[Annotated[_Rate | None, _RATE]]
     peak_memory_bytes: Annotated[int | None, _MEMORY]
     hashes: Annotated[dict[str, str], _HASHES]
     notes: Annotated[list[str], _NOTES]

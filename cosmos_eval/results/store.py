@@ -28,8 +28,8 @@ Record = Mapping[str, Any]
 _TASKS_1 = frozenset({"retrieval", "cls", "seg", "select"})  # of version 1
 # What later versions added to records and to samples.
 _LATER = {
-    "provenance": {"partial", "map", "protocol_map", "record_sha256"},
-    "model": {"code_sha256", "revision"},
+    "provenance": {"partial", "map", "protocol_map", "record_sha256", "images_per_second"},
+    "model": {"code_sha256", "revision", "facts"},
 }
 _NAMES_2 = frozenset({"classes", "groups", "members", "subsets"})
 

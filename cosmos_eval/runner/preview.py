@@ -15,6 +15,7 @@ from cosmos_eval.results.labels import is_partial
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.execute import found_part
+from cosmos_eval.runner.facts import FACTS
 from cosmos_eval.runner.plan import Pair, Plan, Result, pair_of
 from cosmos_eval.tasks import task_for, task_of
 from cosmos_eval.types import ModelSpec, Protocol, RunOptions, UsageError
@@ -126,7 +127,8 @@ def _cached(spec: ModelSpec, options: RunOptions, rows: Rows) -> Mapping[str, in
     )
     counts: Counter[str] = Counter()
     for space in cached:
-        counts[str(space.identity["role"])] += space.embeddings
+        if space.identity["role"] != FACTS:
+            counts[str(space.identity["role"])] += space.embeddings
     return dict(sorted(counts.items()))
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_core.utils import environment
 from cosmos_core.utils.distributed import own_device
@@ -18,6 +18,7 @@ from cosmos_eval.results.labels import safe_name
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import store_result
 from cosmos_eval.runner import plan as plans
+from cosmos_eval.runner.facts import Encoded, facts_of
 from cosmos_eval.tasks import packages_of, task_for, task_of
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Worker:
     def __init__(self, watch: plans.Watch = plans.unwatched) -> None:
         self._watch = watch
         self._spec: types.ModelSpec | None = None
-        self._model: tuple[Encoder, float] | Exception | None = None
+        self._model: Loaded | Exception | None = None
 
     def run(self, job: plans.Job) -> list[plans.Result]:
         """Measure a job and store its results. An error is that of all results that are missing."""
@@ -70,12 +71,19 @@ class Worker:
         if isinstance(self._model, Exception):
             raise self._model
         assert self._model is not None  # it was loaded or failed
-        encoder, seconds = self._model
-        yield from measure(encoder, job, self._watch, seconds)
+        yield from measure(self._model, job, self._watch)
 
 
-def _load(job: plans.Job, watch: plans.Watch) -> tuple[Encoder, float]:
-    """Return the model of a job, and how long it took to load."""
+class Loaded(NamedTuple):
+    """A model, how long it took to load, and its facts."""
+
+    encoder: Encoder
+    seconds: float
+    facts: Mapping[str, Any]
+
+
+def _load(job: plans.Job, watch: plans.Watch) -> Loaded:
+    """Return the model of a job."""
     from cosmos_eval.models import load_encoder
 
     started, options = time.perf_counter(), job.options
@@ -83,24 +91,22 @@ def _load(job: plans.Job, watch: plans.Watch) -> tuple[Encoder, float]:
     load = partial(load_encoder, job.spec, precision=options.precision)
     encoder = options.distributed.synchronized(lambda: load(device=own_device(options.device)))
     watch(job.spec.text, types.Progress("load", 1, 1))
-    return encoder, time.perf_counter() - started
+    seconds = time.perf_counter() - started
+    return Loaded(encoder, seconds, facts_of(encoder, job.spec, options))
 
 
 _environment = cache(partial(environment.describe, __version__))
 
 
 def measure(
-    encoder: Encoder,
-    job: plans.Job,
-    watch: plans.Watch = plans.unwatched,
-    load_seconds: float = 0.0,
+    loaded: Loaded, job: plans.Job, watch: plans.Watch = plans.unwatched
 ) -> Iterator[plans.Result]:
     """Yield a result per protocol of a job, in their order, from one pass over their images.
 
     A result should be stored before the next is requested, as in `run_all`.
     """
     _environment()  # the state of the code before it can be edited
-    started, options = time.perf_counter(), job.options
+    started, options, encoder = time.perf_counter(), job.options, loaded.encoder
     protocols = [dataset.protocol for dataset in job.datasets]
     what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
     if options.save_predictions is not None:
@@ -108,13 +114,17 @@ def measure(
         options = replace(options, save_predictions=str(folder))
     task = task_for(protocols[0])
     data = [one.data or task.open_data(one.protocol, options) for one in job.datasets]
-    measurements = task.measure_all(encoder, protocols, options, partial(watch, what), data)
+    encoded = Encoded(partial(watch, what))
+    measurements = task.measure_all(encoder, protocols, options, encoded, data)
     for protocol, opened, measurement in zip(protocols, data, measurements, strict=True):
-        seconds = {"load": load_seconds, **measurement.seconds}
+        seconds = {"load": loaded.seconds, **measurement.seconds}
         seconds["total"] = time.perf_counter() - started
         part = getattr(opened, "part", None) if options.allow_partial else None
         provenance = _provenance(encoder.info, protocol, measurement, part, job, seconds)
-        row = _row(encoder.info, protocol, measurement, provenance)
+        provenance["images_per_second"] = encoded.per_second(measurement.seconds, options)
+        if task.measure_together is None:  # else all have the same pass
+            encoded.restart()
+        row = _row(loaded, protocol, measurement, provenance)
         yield _store(protocol, row, measurement.samples, job)
 
 
@@ -130,11 +140,12 @@ def _store(
 
 
 def _row(
-    info: types.EncoderInfo,
+    loaded: Loaded,
     protocol: types.Protocol,
     measurement: types.Measurement,
     provenance: dict[str, Any],
 ) -> ResultRow:
+    info = loaded.encoder.info
     return ResultRow(
         schema_version=SCHEMA_VERSION,
         model={
@@ -144,6 +155,7 @@ def _row(
             "weights_sha256": info.weights_sha256,
             "random": info.random,
             **{k: v for k in ("code_sha256", "revision") if (v := getattr(info, k))},
+            "facts": loaded.facts,
         },
         task=task_of(protocol),
         dataset=protocol.dataset,
@@ -261,5 +273,6 @@ def _measure_object(encoder: Encoder, plan: plans.Plan) -> plans.Result:
     datasets = plans.open_datasets(plan)
     require_encoder(encoder, name)
     (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets)
-    (result,) = measure(encoder, job)
+    loaded = Loaded(encoder, 0.0, facts_of(encoder, job.spec, plan.options))
+    (result,) = measure(loaded, job)
     return result

@@ -18,6 +18,7 @@ from torch.testing import assert_close
 
 from cosmos_eval.models.dense import encode_patches
 from cosmos_eval.models.encoder import DenseEncoder
+from cosmos_eval.models.facts import model_facts
 from cosmos_eval.models.maps import whole_image, with_patches
 from cosmos_eval.models.specs import located, parse_model_spec
 from cosmos_eval.types import UsageError
@@ -84,9 +85,9 @@ def metaclip2() -> Made:
     return t.MetaClip2Model(config), images, roberta_tokenizer(), {"max_length": 20}
 
 
-def altclip(vocab_size: int = 17) -> Made:
+def altclip() -> Made:
     """Its positions begin at 2: 22 are 20 tokens."""
-    words = text(vocab_size, 22, project_dim=32, pad_token_id=1)
+    words = text(17, 22, project_dim=32, pad_token_id=1)
     config = t.AltCLIPConfig(text_config=words, vision_config=VISION, projection_dim=16)
     images = t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
     return t.AltCLIPModel(config), images, roberta_tokenizer(), {"max_length": 20}
@@ -113,27 +114,15 @@ def align(bert: Any) -> Made:
     return t.AlignModel(config), images, bert, {"max_length": 20}
 
 
-KINDS = (
-    "clip",
-    "siglip",
-    "siglip_pieces",
-    "siglip2",
-    "metaclip2",
-    "altclip",
-    "chinese_clip",
-    "align",
-)
+KINDS = ("clip", "siglip", "siglip2", "metaclip2", "altclip", "chinese_clip", "align")
 
 
 @pytest.fixture(scope="module")
-def makers(
-    siglip_tokenizer: Path, bert_tokenizer: Path, request: pytest.FixtureRequest
-) -> dict[str, Callable[[], Made]]:
+def makers(siglip_tokenizer: Path, bert_tokenizer: Path) -> dict[str, Callable[[], Made]]:
     read = t.AutoTokenizer.from_pretrained
     return {
         "clip": clip,
         "siglip": lambda: siglip(read(siglip_tokenizer)),
-        "siglip_pieces": lambda: siglip(t.SiglipTokenizer(str(request.getfixturevalue("pieces")))),
         "siglip2": lambda: siglip(gemma_tokenizer()),
         "metaclip2": metaclip2,
         "altclip": altclip,
@@ -198,23 +187,31 @@ def test_features_are_those_of_transformers_forward(kind: str, kinds: Any) -> No
     assert not encoder.info.random
 
 
-def test_a_vocabulary_of_sentencepiece_without_tokenizer_json(pieces: Path, tmp_path: Path) -> None:
-    """XLM-R's tokenizer: ids are sentencepiece's and one, but for four special ones."""
-    from sentencepiece import SentencePieceProcessor
-
-    folder = save(altclip(vocab_size=40), tmp_path)
-    (folder / "tokenizer.json").unlink()
-    shutil.copy(pieces, folder / "sentencepiece.bpe.model")
-    own = SentencePieceProcessor(model_file=str(pieces))
-    ids = own.encode("two dogs on the red sofa")
-    expected = torch.tensor([0, *(i + 1 for i in ids), 2] + [1] * (18 - len(ids)))
-    assert_close(load(f"hf:{folder}").tokenize(["two dogs on the red sofa"])[0], expected)
-
-
 def test_a_text_that_just_fits(kinds: Any) -> None:
     """Between start and end of text a context of 20 holds 18 words."""
     encoder = load(f"hf:{kinds('clip')[1]}")
     assert encoder.overlong(["dog " * 17, "dog " * 18, "dog " * 19]).tolist() == [0, 0, 1]
+
+
+def test_operations_counted_by_hand(kinds: Any) -> None:
+    """Two blocks with an MLP of twice the width, of 17 tokens, 16 of them patches, and of 20."""
+
+    def macs(tokens: int) -> int:
+        return 2 * (4 * tokens * 32**2 + 2 * tokens**2 * 32 + 2 * tokens * 32 * 64) + 32 * 16
+
+    facts = model_facts(load(f"hf:{kinds('clip')[1]}"))
+    assert facts["image_gflops"] == 2 * (macs(17) + 16 * 192 * 32) / 1e9
+    assert facts["text_gflops"] == 2 * macs(20) / 1e9
+    assert (facts["patch_size"], facts["context_length"], facts["image_size"]) == (8, 20, [32, 32])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_facts_of_every_kind(kind: str, kinds: Any) -> None:
+    facts = model_facts(load(f"hf:{kinds(kind)[1]}"))
+    assert [name for name, fact in facts.items() if fact is None] == (
+        ["patch_size"] if kind == "align" else []
+    )
+    assert facts["image_parameters"] + facts["text_parameters"] <= facts["parameters"]
 
 
 def to_openclip(state: dict[str, torch.Tensor], layers: int = 2) -> dict[str, torch.Tensor]:

@@ -67,9 +67,9 @@ def test_versions_of_a_file_never_share_embeddings(own, tmp_path, photos):
         return [note for note in notes if "already" in note]
 
     assert measure("0") == []
-    assert len(spaces(folder)) == 2  # images and texts
+    assert len(spaces(folder)) == 3  # images, texts and facts
     assert measure("1") == []
-    assert len(spaces(folder)) == 4
+    assert len(spaces(folder)) == 6
     assert sorted(measure("0")) == [
         "2 of 2 images were embedded already",
         "2 of 2 prompts were embedded already",

@@ -349,3 +349,27 @@ def test_hidden_files_of_killed_runs_are_no_results(tmp_path):
         (tmp_path / name).write_text("{")
     assert result_paths(tmp_path) == [nested, path]
     assert len(read_results(tmp_path)) == 2
+
+
+FACTS = {
+    **dict.fromkeys(["parameters", "image_parameters", "text_parameters"], 9),
+    **dict.fromkeys(["image_gflops", "text_gflops", "patch_size", "embedding_size"]),
+    **{"image_size": [32, 48], "context_length": 77, "training_data": "a", "samples_seen": None},
+}
+
+
+def test_facts_come_back_and_others_are_refused(tmp_path):
+    path = write_result(tmp_path, make_row(model={"facts": FACTS}), SAMPLES)
+    assert read_result(path).model["facts"] == FACTS
+    for change, place in (
+        ({"parameters": "9"}, "facts.parameters: Input should be a valid integer"),
+        ({"image_size": [32]}, "facts.image_size: List should have at least 2 items"),
+        ({"image_gflops": -1.0}, "facts.image_gflops: Input should be greater than 0"),
+        ({"colour": 1}, "facts.colour: Extra inputs"),
+    ):
+        record = json.loads(path.read_text())
+        record["model"]["facts"] |= change
+        path.with_name("other.json").write_text(json.dumps(record))
+        with pytest.raises(UsageError, match=rf"other\.json: \$\.model\.{place}.*") as raised:
+            read_result(path.with_name("other.json"))
+        assert "\n" not in str(raised.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import cosmos_eval
 from cosmos_eval import models as encoders
@@ -49,6 +50,7 @@ def test_a_result_says_what_was_measured_and_how(photos, loads, tmp_path):
     assert row.metrics["acc1"] == 1.0
     assert set(row.intervals["acc1"]) == {"low", "high", "method", "level"}
     assert row.model["spec"] == "colours"
+    assert row.model["facts"]["embedding_size"] is None  # its images are of any size
     record = row.provenance
     assert record["seconds"]["total"] > 0
     assert record["peak_memory_bytes"] > 10_000_000
@@ -58,6 +60,20 @@ def test_a_result_says_what_was_measured_and_how(photos, loads, tmp_path):
     assert (stored.pair, stored.samples, stored.error) == (result.pair, None, None)
     assert stored.row.metrics == row.metrics
     assert read_result(stored.path) == stored.row
+
+
+def test_images_per_second_are_those_of_images_that_were_encoded(photos, loads, tmp_path):
+    options = RunOptions(cache=str(tmp_path / "cache"))
+    plan = make_plan(datasets=[str(photos)], models=["scenes-clip"], options=options)
+    found = []
+    for colours in ((), ("green", "red"), ()):
+        for colour in colours:
+            Image.new("RGB", (9, 9), colour).save(photos.parent / "photos" / colour / "new.png")
+        (result,) = run_all(plan)
+        rate, seconds = result.row.provenance["images_per_second"], result.row.provenance["seconds"]
+        # Seconds are stored to the nearest thousandth.
+        found.append(None if rate is None else rate * seconds["images"])
+    assert found == [pytest.approx(4, rel=0.5), pytest.approx(2, rel=0.5), None]
 
 
 def test_each_model_is_loaded_once_for_all_data_sets(photos, loads):

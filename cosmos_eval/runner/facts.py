@@ -1,0 +1,63 @@
+"""Facts that a result states beside its figures: the model's, and the speed of the run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from cosmos_eval.embedding.cache import ShardStore, limit_bytes
+from cosmos_eval.embedding.embed import identity
+from cosmos_eval.models.training import training_facts
+from cosmos_eval.types import ModelSpec, OnProgress, Progress, RunOptions
+
+if TYPE_CHECKING:
+    from cosmos_eval.models.encoder import Encoder
+
+FACTS = "facts"
+"""The role of cached facts, among those of embeddings."""
+_KEY = bytes(32)
+_IMAGES = "images"  # the phase in which tasks encode images
+
+
+def facts_of(encoder: Encoder, spec: ModelSpec, options: RunOptions) -> dict[str, Any]:
+    """Return `model.facts` of a result. What is counted is cached as embeddings are, so that a
+    model that has nothing to encode need not be built."""
+    training = training_facts(spec)
+    inputs = {name: dict(getattr(encoder, name)) for name in ("preprocessing", "tokenizer")}
+    store = ShardStore(options.cache, identity(encoder, FACTS, **inputs), limit_bytes())
+    for _, arrays in store.find([_KEY], lambda note: None):
+        return {**json.loads(arrays["facts"].tobytes()), **training}
+    from cosmos_eval.models.facts import model_facts
+
+    facts = model_facts(encoder)
+    store.add([_KEY], {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)})
+    return {**facts, **training}
+
+
+class Encoded:
+    """Passes progress on, and counts the images that this process encodes."""
+
+    def __init__(self, progress: OnProgress) -> None:
+        self._progress = progress
+        self._done = self._images = 0
+
+    def __call__(self, step: Progress) -> None:
+        if step.phase == _IMAGES:
+            # A note is about images that were encoded before; another pass begins at 0.
+            started = self._done if step.done >= self._done else 0
+            self._images += 0 if step.note else step.done - started
+            self._done = step.done
+        self._progress(step)
+
+    def per_second(self, seconds: Mapping[str, float], options: RunOptions) -> float | None:
+        """Return images per second of all processes, None where none was encoded."""
+        images = sum(options.distributed.gather(self._images))
+        spent = seconds.get(_IMAGES, 0)
+        return round(images / spent, 3) if images and spent else None
+
+    def restart(self) -> None:
+        """Forget what was counted: another data set begins."""
+        self._done = self._images = 0

@@ -1,0 +1,254 @@
+"""What a model costs: operations counted by hand, OpenCLIP's published profile, trainings."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+from importlib.resources import files
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from support.encoders import TINY, load, save_cosmos
+from torch import Tensor, nn
+
+import cosmos_core
+from cosmos_core.model.checkpoint import save_checkpoint
+from cosmos_core.recipes import EPOCHS, TRAINING_SETS
+from cosmos_eval import TwoTower
+from cosmos_eval.models.facts import model_facts
+from cosmos_eval.models.specs import RELEASED, parse_model_spec
+from cosmos_eval.models.training import training_facts
+from cosmos_eval.protocols.facts import profile_of, training_of
+from cosmos_eval.runner.facts import Encoded, facts_of
+from cosmos_eval.types import Progress, RunOptions
+
+
+def block(tokens: int, width: int) -> tuple[int, int]:
+    """Multiply-accumulates and parameters of a block with an MLP of four times the width."""
+    projections = tokens * width * (3 * width + width)  # to queries, keys, values; the output
+    scores_and_mixing = 2 * tokens * tokens * width
+    mlp = 2 * tokens * width * 4 * width
+    norms, biases = 4 * width, 3 * width + width + 4 * width + width
+    weights = 4 * width * width + 8 * width * width
+    return projections + scores_and_mixing + mlp, weights + biases + norms
+
+
+# 32 pixels in patches of 8 are 16 tokens and one of the class; 2 blocks of 32; to 16 dimensions.
+PATCHES = 16 * (3 * 8 * 8) * 32
+IMAGE_MACS = PATCHES + 2 * block(17, 32)[0] + 32 * 16
+IMAGE_PARAMETERS = 3 * 8 * 8 * 32 + 32 + 17 * 32 + 2 * block(17, 32)[1] + 2 * 2 * 32 + 32 * 16
+# 20 tokens of 16; two norms less than an image's tower.
+TEXT_MACS = 2 * block(20, 16)[0] + 16 * 16
+TEXT_PARAMETERS = 49408 * 16 + 20 * 16 + 2 * block(20, 16)[1] + 2 * 16 + 16 * 16
+BY_HAND = {
+    "image_parameters": IMAGE_PARAMETERS,
+    "text_parameters": TEXT_PARAMETERS,
+    "image_gflops": 2 * IMAGE_MACS / 1e9,
+    "text_gflops": 2 * TEXT_MACS / 1e9,
+    "image_size": [32, 32],
+    "patch_size": 8,
+    "embedding_size": 16,
+    "context_length": 20,
+}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "amp", "bf16"])
+@pytest.mark.parametrize("kind", ["tiny", "tiny-custom", "tiny-bidirectional"])
+def test_a_small_clip_counted_by_hand(kind, precision, tiny_archs):
+    encoder = load(f"openclip:{tiny_archs[kind]}/random", precision=precision)
+    before = [parameter.requires_grad for parameter in encoder.model.parameters()]
+    facts = model_facts(encoder)
+    # The scale of the logits is of neither tower.
+    assert facts == {**BY_HAND, "parameters": IMAGE_PARAMETERS + TEXT_PARAMETERS + 1}
+    assert [parameter.requires_grad for parameter in encoder.model.parameters()] == before
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_cross_attention_counts_among_all_parameters_alone(tmp_path):
+    save_cosmos(tmp_path / "last.safetensors")
+    facts = model_facts(load(f"cosmos:{tmp_path / 'last.safetensors'}"))
+    own = cosmos_core.create_model(TINY)
+    assert facts == {**BY_HAND, "parameters": sum(p.numel() for p in own.parameters())}
+
+
+def test_a_resnet_has_no_patches(tiny_archs):
+    facts = model_facts(load(f"openclip:{tiny_archs['tiny-resnet']}/random"))
+    assert facts["patch_size"] is None
+    assert facts["image_gflops"] > 0
+
+
+class Pooled(nn.Module):
+    """Attends by a query that is a parameter, with the kernel that PyTorch chooses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query = nn.Parameter(torch.ones(1, 1, 5, 8))
+        self.project = nn.Linear(8, 8, bias=False)
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = images.flatten(2).mT.unflatten(2, (1, 3)).transpose(1, 2)  # (B, 1, 16, 3)
+        query = self.project(self.query)
+        mixed = F.scaled_dot_product_attention(query, F.pad(tokens, (0, 5)), F.pad(tokens, (0, 5)))
+        return mixed.flatten(1)
+
+
+def two_tower(size: int | None, **more: Any) -> TwoTower:
+    side = (4, 4) if size else None
+    tower, words = Pooled(), nn.EmbeddingBag(9, 40)
+    given: dict[str, Any] = {
+        "encode_image": tower.forward,
+        "encode_text": words.forward,
+        "transform": lambda image: torch.ones(3, *(side or image.size)),
+        "tokenize": lambda texts: torch.tensor([[len(text) % 9, 1] for text in texts]),
+    }
+    return TwoTower(name="own", **{**given, **more})
+
+
+def test_functions_of_a_user():
+    facts = model_facts(two_tower(4))
+    attention = 5 * 8 * 8 + 2 * 5 * 16 * 8  # of the query; scores and mixing over 16 tokens
+    assert facts == {
+        "parameters": 5 * 8 + 8 * 8 + 3 + 9 * 40,
+        "image_parameters": 5 * 8 + 8 * 8,
+        "text_parameters": None,  # no context: the tokenizer cuts nothing
+        "image_gflops": 2 * attention / 1e9,
+        "text_gflops": None,
+        "image_size": [4, 4],
+        "patch_size": None,
+        "embedding_size": 40,
+        "context_length": None,
+    }
+
+
+def test_what_is_unknown_is_none(colour_encoder):
+    assert set(model_facts(colour_encoder).values()) == {None}
+    assert model_facts(two_tower(None))["image_size"] is None
+
+
+def test_a_function_that_fails_ends_no_run():
+    def refuse(texts: list[str]) -> Tensor:
+        raise ValueError("too long")
+
+    facts = model_facts(two_tower(4, tokenize=refuse))
+    assert (facts["context_length"], facts["embedding_size"]) == (None, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "architecture",
+    ["ViT-B-32", "ViT-B-16-quickgelu", "EVA02-B-16", "convnext_base", "RN50", "coca_ViT-B-32"],
+)
+def test_openclips_published_profile(architecture):
+    facts, published = (
+        model_facts(load(f"openclip:{architecture}/random")),
+        profile_of(architecture),
+    )
+    assert published.keys() < facts.keys()
+    for name, value in published.items():
+        # Published with two decimals.
+        assert facts[name] == (pytest.approx(value, rel=2e-3) if name[-1] == "s" else value), name
+
+
+# SHA-256 of docs/model_profile.csv at the commit that the rows name.
+PROFILE = "ddee2c3340219a473404e5f6b05d5570c9de7a7547a46928b7ab1e4b32d01146"
+
+
+def table(name: str) -> list[dict[str, str]]:
+    text = files("cosmos_eval.protocols.facts").joinpath(name).read_text("utf-8")
+    return [*csv.DictReader(text.splitlines())]
+
+
+def test_the_profile_is_openclips_file():
+    text = files("cosmos_eval.protocols.facts").joinpath("openclip_profile.csv").read_text("utf-8")
+    own = "".join(f"{line.rpartition(',')[0]}\n" for line in text.splitlines())
+    assert hashlib.sha256(own.encode()).hexdigest() == PROFILE
+    assert {len(row["source"].split("/")[6]) for row in table("openclip_profile.csv")} == {40}
+    assert profile_of("ViT-L-14-336-quickgelu") == {
+        **{"parameters": 427_940_000, "image_parameters": 304_290_000},
+        **{"text_parameters": 123_650_000, "image_gflops": 381.92, "text_gflops": 13.3},
+        **{"image_size": [336, 336], "embedding_size": 768},
+    }
+    assert profile_of("of-nobody") == {}
+
+
+def test_trainings_are_those_of_their_sources():
+    for name in RELEASED:
+        samples = TRAINING_SETS[name.partition("_")[2]].samples * EPOCHS
+        assert training_of(f"cosmos:{name}")["samples_seen"] == samples
+    assert training_of("openclip:ViT-B-32-quickgelu/openai") == {
+        **{"training_data": "WIT", "samples_seen": 400_000_000 * 32}
+    }
+    assert training_of("openclip:ViT-L-14/laion400m_e31") == {"training_data": "LAION-400M"}
+    for other in ("cosmos:runs/vitb16_cc3m", "openclip:ViT-B-32/mine/openai", "hf:a/b"):
+        assert training_of(other) == {}
+    for row in table("training.csv"):
+        assert row["source"].startswith("https://")
+        # The names of most weights state, roughly, the samples that their training saw.
+        stated = re.search(r"_s(\d+)([mb])_", row["model"])
+        if stated and row["samples_seen"]:
+            seen = int(stated[1]) * {"m": 10**6, "b": 10**9}[stated[2]]
+            assert int(row["samples_seen"]) == pytest.approx(seen, rel=0.3)
+
+
+def test_a_checkpoint_and_a_model_card_state_the_training(tmp_path):
+    unknown = {"training_data": None, "samples_seen": None}
+    bundled = {"training_data": "scenes:20000", "samples_seen": 160_000}
+    assert training_facts(parse_model_spec("scenes-cosmos")) == bundled
+    path = tmp_path / "own.safetensors"
+    for training, expected in (
+        ({"samples_seen": 64, "config": {"data": {"shards": "a.tar"}}}, ("a.tar", 64)),
+        ({"samples_seen": "many", "config": []}, (None, None)),
+        (None, (None, None)),
+    ):
+        save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY)}, "clip", TINY, training)
+        assert tuple(training_facts(parse_model_spec(f"cosmos:{path}")).values()) == expected
+    spec = parse_model_spec(f"hf:{tmp_path}")
+    assert training_facts(spec) == unknown
+    for card, data in (
+        ("---\ndatasets:\n- laion/a\n- b\n---\n# a model", "laion/a, b"),
+        ("---\ndatasets: 3\n---\n", None),
+        ("---\n: : [\n---\n", None),
+        ("nothing", None),
+    ):
+        (tmp_path / "README.md").write_text(card)
+        assert training_facts(spec) == {**unknown, "training_data": data}
+
+
+def test_a_counted_model_is_not_built_again(tmp_path):
+    spec, options = parse_model_spec("scenes-clip"), RunOptions(cache=str(tmp_path))
+    first, second = load("scenes-clip"), load("scenes-clip")
+    facts = facts_of(first, spec, options)
+    assert facts == facts_of(second, spec, options)
+    assert "built" in vars(first)
+    assert "built" not in vars(second)
+    assert facts == {**model_facts(first), **training_facts(spec)}
+    assert json.loads(json.dumps(facts)) == facts
+
+
+@pytest.mark.parametrize(
+    ("steps", "images"),
+    [
+        ([(32, ""), (64, ""), (70, "")], 70),
+        ([(50, "50 were embedded already"), (64, ""), (70, "")], 20),
+        ([(70, "70 were embedded already")], None),
+        ([(32, ""), (40, ""), (32, ""), (33, "")], 73),  # two passes
+        ([], None),
+    ],
+)
+def test_only_images_that_were_encoded_count(steps, images):
+    seen: list[Progress] = []
+    encoded = Encoded(seen.append)
+    given = [Progress("images", done, 70, note) for done, note in steps]
+    for step in [*given, Progress("captions", 500, 500)]:
+        encoded(step)
+    assert seen[:-1] == given
+    rate = encoded.per_second({"images": 4.0, "total": 9.0}, RunOptions())
+    assert rate == (None if images is None else images / 4)
+    assert encoded.per_second({"total": 9.0}, RunOptions()) is None
+    encoded.restart()
+    assert encoded.per_second({"images": 4.0}, RunOptions()) is None
