@@ -40,6 +40,24 @@ def save_bert_tokenizer(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vocabulary of sentencepiece, with the special pieces of SigLIP's and of XLM-R's."""
+    import sentencepiece
+
+    path = tmp_path_factory.mktemp("pieces") / "spiece.model"
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(WORDS)] * 20),
+        model_prefix=str(path.with_suffix("")),
+        vocab_size=25,
+        minloglevel=2,
+        bos_id=0,
+        eos_id=1,
+        unk_id=2,
+    )
+    return path
+
+
+@pytest.fixture(scope="session")
 def siglip_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_siglip_tokenizer(tmp_path_factory.mktemp("siglip"))
 

@@ -85,9 +85,9 @@ def metaclip2() -> Made:
     return t.MetaClip2Model(config), images, roberta_tokenizer(), {"max_length": 20}
 
 
-def altclip() -> Made:
+def altclip(vocab_size: int = 17) -> Made:
     """Its positions begin at 2: 22 are 20 tokens."""
-    words = text(17, 22, project_dim=32, pad_token_id=1)
+    words = text(vocab_size, 22, project_dim=32, pad_token_id=1)
     config = t.AltCLIPConfig(text_config=words, vision_config=VISION, projection_dim=16)
     images = t.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=32)
     return t.AltCLIPModel(config), images, roberta_tokenizer(), {"max_length": 20}
@@ -114,15 +114,27 @@ def align(bert: Any) -> Made:
     return t.AlignModel(config), images, bert, {"max_length": 20}
 
 
-KINDS = ("clip", "siglip", "siglip2", "metaclip2", "altclip", "chinese_clip", "align")
+KINDS = (
+    "clip",
+    "siglip",
+    "siglip_pieces",
+    "siglip2",
+    "metaclip2",
+    "altclip",
+    "chinese_clip",
+    "align",
+)
 
 
 @pytest.fixture(scope="module")
-def makers(siglip_tokenizer: Path, bert_tokenizer: Path) -> dict[str, Callable[[], Made]]:
+def makers(
+    siglip_tokenizer: Path, bert_tokenizer: Path, request: pytest.FixtureRequest
+) -> dict[str, Callable[[], Made]]:
     read = t.AutoTokenizer.from_pretrained
     return {
         "clip": clip,
         "siglip": lambda: siglip(read(siglip_tokenizer)),
+        "siglip_pieces": lambda: siglip(t.SiglipTokenizer(str(request.getfixturevalue("pieces")))),
         "siglip2": lambda: siglip(gemma_tokenizer()),
         "metaclip2": metaclip2,
         "altclip": altclip,
@@ -185,6 +197,19 @@ def test_features_are_those_of_transformers_forward(kind: str, kinds: Any) -> No
     assert encoder.overlong(TEXTS).tolist() == [False] * 4 + [True]
     assert encoder.info.architecture == type(model.config).__name__
     assert not encoder.info.random
+
+
+def test_a_vocabulary_of_sentencepiece_without_tokenizer_json(pieces: Path, tmp_path: Path) -> None:
+    """XLM-R's tokenizer: ids are sentencepiece's and one, but for four special ones."""
+    from sentencepiece import SentencePieceProcessor
+
+    folder = save(altclip(vocab_size=40), tmp_path)
+    (folder / "tokenizer.json").unlink()
+    shutil.copy(pieces, folder / "sentencepiece.bpe.model")
+    own = SentencePieceProcessor(model_file=str(pieces))
+    ids = own.encode("two dogs on the red sofa")
+    expected = torch.tensor([0, *(i + 1 for i in ids), 2] + [1] * (18 - len(ids)))
+    assert_close(load(f"hf:{folder}").tokenize(["two dogs on the red sofa"])[0], expected)
 
 
 def test_a_text_that_just_fits(kinds: Any) -> None:
