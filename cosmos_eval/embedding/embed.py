@@ -30,7 +30,8 @@ EncodeTokens = Callable[["Tensor"], "Tensor"]
 
 IMAGES_PER_SHARD = 32  # at least a batch, and whole batches
 TEXTS_PER_SHARD = 1024
-_HASHED_AT_ONCE = 256
+_HASHED_AT_ONCE = 256  # by a process
+_READ_AT_ONCE = 16  # by a thread
 
 
 class Embeddings(NamedTuple):
@@ -140,12 +141,8 @@ def embed_images(
     and TooManyError where more than `most` would have to be encoded."""
     if not images:
         raise UsageError("no images to embed: the data set is empty")
-    workers = options.workers
-    keys = options.distributed.map_sharded(
-        lambda own: [*prefetch(own, _digest, workers=workers, window=4 * workers)],
-        images,
-        unit=_HASHED_AT_ONCE,
-    )
+    digests = partial(_digests, options.workers)
+    keys = options.distributed.map_sharded(digests, images, unit=_HASHED_AT_ONCE)
     inputs = Inputs(
         identity=identity(encoder, "image", preprocessing=dict(encoder.preprocessing)),
         keys=keys,
@@ -159,8 +156,15 @@ def embed_images(
     return Embeddings(embed(inputs, options, progress))
 
 
-def _digest(image: ImageSource) -> bytes:
-    return hashlib.sha256(image.read()).digest()
+def _digests(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
+    # A thread takes several images: to hand one over takes longer than to hash a small one.
+    starts = range(0, len(images), _READ_AT_ONCE)
+    some = (images[start : start + _READ_AT_ONCE] for start in starts)
+    return [*chain.from_iterable(prefetch(some, _digests_of, workers=workers))]
+
+
+def _digests_of(images: Sequence[ImageSource]) -> list[bytes]:
+    return [hashlib.sha256(image.read()).digest() for image in images]
 
 
 def _encode_images(
