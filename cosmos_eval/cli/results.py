@@ -47,6 +47,9 @@ def leaderboard(
             "or by whether intervals overlap. auto: by samples where that is quick."
         ),
     ] = "auto",
+    facts: Annotated[
+        bool, flag("--facts", "Add what models are: parameters, GFLOPs, sizes, training, speed.")
+    ] = False,
 ) -> None:
     """Print results side by side, one table per protocol family."""
     from cosmos_eval.results.leaderboard.entries import entries_of, published
@@ -57,9 +60,9 @@ def leaderboard(
     entries = [*entries_of(results), *(published() if with_published else ())]
     found = find_ties(entries, ties)
     if format == "table":
-        output.print_tables(partial(to_tables, entries, ties=found))
+        output.print_tables(partial(to_tables, entries, ties=found, facts=facts))
     else:
-        sys.stdout.write(WRITERS[format](entries, found))
+        sys.stdout.write(WRITERS[format](entries, found, facts))
     if format in ("csv", "json"):
         # The other forms have the warnings below their tables.
         _print_warnings(results)

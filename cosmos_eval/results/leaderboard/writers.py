@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from textwrap import wrap
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cosmos_eval.results import text
 from cosmos_eval.results.export import csv_of
 from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard.board import MARKS, Board, Column, Shown, boards
 from cosmos_eval.results.leaderboard.entries import Entry
+from cosmos_eval.results.leaderboard.facts import NAMES, ModelTable, facts_of, model_table
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Rank, Ties, rank_entries
 
 if TYPE_CHECKING:
@@ -29,10 +30,10 @@ _CSV_COLUMNS = (
 )
 
 
-def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
+def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) -> str:
     """Write one line per entry and metric, as a fraction. `best` is `yes` or empty, `tie` what ties
     a number with the best (`paired`, `intervals`), and `delta` is in percentage points above what
-    its authors published."""
+    its authors published. Columns of `facts` come last."""
     import pandas as pd
 
     listed = sorted(entries, key=lambda entry: entry.key)
@@ -44,13 +45,21 @@ def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
         number = (entry.metrics[metric], ends.get("low"), ends.get("high"), entry.source, entry.url)
         rank = found.get((entry.key, metric), Rank())
         ranks = ("yes" if rank.best else "", rank.tie, *(rank.ranks or (None, None)))
-        records.append((*where, *number, *ranks, entry.delta(metric)))
-    table = pd.DataFrame(records, columns=_CSV_COLUMNS).astype(dict.fromkeys(_RANKS, "Int64"))
+        own = facts_of(entry) if facts else {}
+        more = (_exact(own.get(name)) for name in NAMES if facts)
+        records.append((*where, *number, *ranks, entry.delta(metric), *more))
+    columns = (*_CSV_COLUMNS, *(NAMES if facts else ()))
+    table = pd.DataFrame(records, columns=columns).astype(dict.fromkeys(_RANKS, "Int64"))
     return csv_of(table, signed=["delta"])[0]
 
 
-def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
-    """Write a list of records as fractions, with `published` numbers and `standings` by metric."""
+def _exact(fact: Any) -> str:
+    return "x".join(map(str, fact)) if isinstance(fact, list) else "" if fact is None else str(fact)
+
+
+def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) -> str:
+    """Write a list of records as fractions, with `published` numbers and `standings` by metric, and
+    with `facts` if requested."""
     listed = sorted(entries, key=lambda entry: entry.key)
     found = rank_entries(listed, ties)
     names = ("model", "task", "dataset", "protocol", "metrics", "intervals", "source")
@@ -59,13 +68,23 @@ def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
         ranks = {m: found[entry.key, m]._asdict() for m in entry.metrics if (entry.key, m) in found}
         more = {"url": entry.url, "published": dict(entry.published), "standings": ranks}
         fixed = {name: getattr(entry, name) for name in names}
-        records.append({**fixed, **{key: value for key, value in more.items() if value}})
+        known = {"facts": facts_of(entry)} if facts else {}
+        records.append({**fixed, **{key: value for key, value in more.items() if value}, **known})
     return text.json_text(records, indent=2, sort_keys=True) + "\n"
 
 
-def to_markdown(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
+def to_markdown(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) -> str:
     """Write tables as GitHub's Markdown, best in bold, with links to published numbers."""
-    return "\n".join(_markdown_board(board) for board in boards(entries, ties))
+    listed = list(entries)
+    parts = [_markdown_board(board) for board in boards(listed, ties)]
+    return "\n".join([*parts, *([_markdown_models(model_table(listed))] if facts else [])])
+
+
+def _markdown_models(models: ModelTable) -> str:
+    rows = [map(text.markdown_text, row) for row in models.rows]
+    table = text.markdown_table(models.titles, rows, models.texts)
+    notes = "".join(f"- {text.markdown_text(note)}\n" for note in models.notes)
+    return "\n".join(["### Models", "", table, notes])
 
 
 def _markdown_board(board: Board) -> str:
@@ -89,11 +108,12 @@ def _markdown_cell(cell: Shown) -> str:
     return f"{numbers}<br>{details}" if details else numbers
 
 
-def to_html(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
+def to_html(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) -> str:
     """Write one page that needs no other file, with a table per protocol, best in bold."""
-    listed = [(board, _datasets(board)) for board in boards(entries, ties)]
+    listed = list(entries)
+    with_sets = [(board, _datasets(board)) for board in boards(listed, ties)]
     page = text.html_templates("cosmos_eval.results.leaderboard").get_template("page.html")
-    return page.render(boards=listed)
+    return page.render(boards=with_sets, models=model_table(listed) if facts else None)
 
 
 def _datasets(board: Board) -> list[tuple[str, int]]:
@@ -102,13 +122,22 @@ def _datasets(board: Board) -> list[tuple[str, int]]:
     return [(dataset, len(list(columns))) for dataset, columns in groups]
 
 
-def to_latex(entries: Iterable[Entry], ties: Ties = NO_TIES) -> str:
+def to_latex(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) -> str:
     r"""Write a `table` per board, best in bold; the document needs `\usepackage{booktabs}`."""
-    tables = "\n".join(_latex_table(board) for board in boards(entries, ties))
-    return "% needs \\usepackage{booktabs} in the preamble\n" + tables
+    listed = list(entries)
+    tables = [_latex_board(board) for board in boards(listed, ties)]
+    tables += [_latex_models(model_table(listed))] if facts else []
+    return "% needs \\usepackage{booktabs} in the preamble\n" + "\n".join(tables)
 
 
-def _latex_table(board: Board) -> str:
+def _latex_models(models: ModelTable) -> str:
+    rows = (map(text.latex_text, row) for row in models.rows)
+    columns = "l" * models.texts + "r" * (len(models.titles) - models.texts)
+    header = [f"{' & '.join(map(text.latex_text, models.titles))} \\\\"]
+    return _latex_table("Models", columns, header, rows, map(text.latex_text, models.notes))
+
+
+def _latex_board(board: Board) -> str:
     notes = [text.latex_text(note) for note in board.notes]
     # An address may be broken after its slashes.
     urls = [text.latex_text(url).replace("/", r"/\allowbreak{}") for url in board.urls]
@@ -117,14 +146,27 @@ def _latex_table(board: Board) -> str:
         [*board.head(row, text.latex_text(row.model)), *map(_latex_cell, row.cells)]
         for row in board.rows
     )
+    caption = rf"Protocol {text.latex_text(board.protocol)} (\%)"
+    columns = "l" * len(board.texts) + "r" * len(board.columns)
+    return _latex_table(caption, columns, _latex_header(board), rows, notes)
+
+
+def _latex_table(
+    caption: str,
+    columns: str,
+    header: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    notes: Iterable[str],
+) -> str:
+    """Return a table of cells of LaTeX, with notes below."""
     lines = [
         r"\begin{table}",
         r"\centering",
-        rf"\caption{{Protocol {text.latex_text(board.protocol)} (\%)}}",
+        rf"\caption{{{caption}}}",
         r"\small",
-        rf"\begin{{tabular}}{{{'l' * len(board.texts)}{'r' * len(board.columns)}}}",
+        rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        *_latex_header(board),
+        *header,
         r"\midrule",
         *(f"{' & '.join(row)} \\\\" for row in rows),
         r"\bottomrule",
@@ -170,10 +212,12 @@ WRITERS: Mapping[str, Callable[..., str]] = MappingProxyType(
 """The writers of every form except the terminal's."""
 
 
-def to_tables(entries: Iterable[Entry], width: int, ties: Ties = NO_TIES) -> list[Table]:
+def to_tables(
+    entries: Iterable[Entry], width: int, ties: Ties = NO_TIES, facts: bool = False
+) -> list[Table]:
     """Return tables at most `width` characters wide, best in bold, long model names shortened."""
-    tables = []
-    for board in boards(entries, ties):
+    listed, tables = list(entries), []
+    for board in boards(listed, ties):
         names = shortened(row.model for row in board.rows)
         tables += grid_tables(
             f"Protocol {board.protocol} (%)",
@@ -184,7 +228,23 @@ def to_tables(entries: Iterable[Entry], width: int, ties: Ties = NO_TIES) -> lis
             cells=[[_terminal_cell(cell) for cell in row.cells] for row in board.rows],
             notes=[*board.notes, *(f"[{n}] {url}" for n, url in enumerate(board.urls, start=1))],
         )
-    return tables
+    return tables + (_model_tables(model_table(listed), width) if facts else [])
+
+
+def _model_tables(models: ModelTable, width: int) -> list[Table]:
+    from rich.text import Text
+
+    names, first = shortened(row[0] for row in models.rows), models.texts - 1
+    titles = models.titles[first:]
+    return grid_tables(
+        "Models",
+        width,
+        texts=models.titles[:first],
+        columns=[Column(0, "", index, "", title) for index, title in enumerate(titles)],
+        heads=[(names[row[0]], *row[1:first]) for row in models.rows],
+        cells=[[*map(Text, row[first:])] for row in models.rows],
+        notes=models.notes,
+    )
 
 
 def _terminal_cell(cell: Shown) -> Text:

@@ -1,0 +1,98 @@
+"""Facts of models beside their numbers: those of results, else those that others state."""
+
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any, NamedTuple
+
+from cosmos_eval.models.specs import RELEASED
+from cosmos_eval.protocols.facts import profile_of, training_of
+from cosmos_eval.results.leaderboard.entries import Entry
+
+NAMES = (
+    *("training_data", "samples_seen", "parameters", "image_gflops", "text_gflops"),
+    *("image_size", "patch_size", "embedding_size", "images_per_second"),
+)
+"""The facts that tables show, as results call them."""
+
+_TITLES = (
+    *("training data", "samples seen", "params (M)", "image GFLOPs", "text GFLOPs"),
+    *("image size", "patch", "embedding", "images/s"),
+)
+_NOTES = (
+    "GFLOPs: 2 operations per multiply-accumulate, of one image and of one text that fills the "
+    "context.",
+    "Images/s: the median of the model's results, of images that were encoded in the run.",
+    "Models that are not measured: OpenCLIP's profile of the architecture.",
+)
+
+
+class ModelTable(NamedTuple):
+    """A row per model and source; the first `texts` columns are texts, the others numbers."""
+
+    titles: tuple[str, ...]
+    texts: int
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...]
+
+
+def facts_of(entry: Entry) -> dict[str, Any]:
+    """Return the facts of an entry that are known. One without facts of its own has those that its
+    name implies."""
+    row = entry.stored.row if entry.stored else None
+    if row is None or "facts" not in row.model:
+        return stated_facts(entry.model if row is None else row.model["spec"])
+    speed = {"images_per_second": row.provenance.get("images_per_second")}
+    return {k: v for k, v in {**row.model["facts"], **speed}.items() if v is not None}
+
+
+def stated_facts(model: str) -> dict[str, Any]:
+    """Return what OpenCLIP's profile and sources of trainings state of a model by its name."""
+    kind, _, name = model.partition(":")
+    if kind == "openclip":
+        return {**profile_of(name.partition("/")[0]), **training_of(model)}
+    profile = profile_of(RELEASED.get(name, "")) if kind == "cosmos" else {}
+    # COSMOS adds a module to the architecture, which features of images and texts do not use.
+    return {**{k: v for k, v in profile.items() if k != "parameters"}, **training_of(model)}
+
+
+def model_table(entries: Iterable[Entry]) -> ModelTable:
+    """Return the facts of all models as text, in the order of their names."""
+    by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for entry in sorted(entries, key=lambda entry: (entry.model, entry.source)):
+        by_model.setdefault((entry.model, entry.source), []).append(facts_of(entry))
+    has_sources = any(source != "measured" for _, source in by_model)
+    heads = [(model, source)[: 1 + has_sources] for model, source in by_model]
+    texts = [fact_texts(_merged(several)) for several in by_model.values()]
+    rows = tuple((*head, *own) for head, own in zip(heads, texts, strict=True))
+    first = ("model", "source")[: 1 + has_sources]
+    return ModelTable((*first, *_TITLES), len(first) + 1, rows, _NOTES[: 2 + has_sources])
+
+
+def _merged(several: list[dict[str, Any]]) -> dict[str, Any]:
+    """Join the facts of a model's results, of which some may be older than others."""
+    speeds = [facts["images_per_second"] for facts in several if "images_per_second" in facts]
+    joined = {name: value for facts in several for name, value in facts.items()}
+    return {**joined, **({"images_per_second": median(speeds)} if speeds else {})}
+
+
+def fact_texts(facts: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return NAMES of facts as tables show them, empty where unknown."""
+    return tuple(_text(name, facts[name]) if name in facts else "" for name in NAMES)
+
+
+def _text(name: str, value: Any) -> str:
+    if name == "samples_seen":
+        return _short(value)
+    if name == "parameters":
+        return f"{value / 1e6:.1f}"
+    if name == "image_size":
+        return "x".join(str(side) for side in dict.fromkeys(value))
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
+
+
+def _short(count: int) -> str:
+    """Write a count with three digits: 34B, 861M, 160k."""
+    units = {"B": 1e9, "M": 1e6, "k": 1e3}
+    found = ((unit, size) for unit, size in units.items() if count >= 0.9995 * size)
+    unit, size = next(found, ("", 1))
+    return f"{count / size:.3g}{unit}"

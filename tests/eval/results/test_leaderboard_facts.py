@@ -1,0 +1,114 @@
+"""What models are, beside their numbers, in every form of a leaderboard."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+from support.html import Page
+from support.rows import make_row, write_result
+
+from cosmos_eval.results.leaderboard.entries import Entry, measured, published
+from cosmos_eval.results.leaderboard.facts import fact_texts, facts_of, model_table
+from cosmos_eval.results.leaderboard.writers import WRITERS, to_csv, to_html, to_json, to_tables
+
+ODD = "<b>|$x"
+FACTS: dict[str, Any] = {
+    **{"parameters": 151_277_313, "image_parameters": 87_849_216, "text_parameters": None},
+    **{"image_gflops": 8.81762304, "text_gflops": None, "image_size": [224, 160], "patch_size": 32},
+    **{"embedding_size": 512, "context_length": 77, "training_data": ODD},
+    "samples_seen": 860_770_272,
+}
+SHOWN = (ODD, "861M", "151.3", "8.82", "", "224x160", "32", "512", "40.00")
+B32 = "openclip:ViT-B-32/datacomp_xl_s13b_b90k"
+OF_PROFILE = ("DataComp-1B", "12.8B", "151.3", "8.82", "5.96", "224", "", "512", "")
+
+
+@pytest.fixture
+def entries() -> list[Entry]:
+    """A model with facts in two of three results, one without any, and the published ones."""
+    own = {"model": {"spec": "mine", "facts": FACTS}}
+    rows = [
+        make_row(**own, provenance={"images_per_second": 30.0}),
+        make_row(**own, dataset="other", provenance={"images_per_second": 50.0}),
+        make_row(model={"spec": "mine"}, dataset="older"),
+        make_row(model={"spec": "yours"}),
+    ]
+    return [*measured(rows), *published()]
+
+
+def test_a_row_per_model(entries):
+    titles, texts, rows, notes = model_table(entries)
+    assert titles[:texts] == ("model", "source", "training data")
+    assert {len(row) for row in rows} == {len(titles)}
+    assert [row[:2] for row in rows] == sorted({(e.model, e.source) for e in entries})
+    by_model = {row[0]: row[2:] for row in rows}
+    assert by_model["mine"] == SHOWN
+    assert set(by_model["yours"]) == {""}
+    assert by_model[B32] == OF_PROFILE
+    # The architecture is OpenCLIP's, but the model has a module more.
+    assert by_model["cosmos:vitb32_cc3m"][1:5] == ("90.3M", "", "8.82", "5.96")
+    assert model_table([e for e in entries if e.source == "measured"]).titles[:2] == (
+        *("model", "training data"),
+    )
+    assert len(notes) == 3
+
+
+def test_an_older_result_has_the_facts_that_its_name_implies():
+    (entry,) = measured([make_row(model={"spec": "openclip:ViT-B-32-quickgelu/laion400m_e31"})])
+    assert fact_texts(facts_of(entry)) == ("LAION-400M", "", *OF_PROFILE[2:])
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(34 * 10**9, "34B"), (12_800_000_000, "12.8B"), (999_900_000, "1B"), (160_000, "160k")],
+)
+def test_samples_seen_have_three_digits(count, text):
+    assert fact_texts({"samples_seen": count})[1] == text
+
+
+def test_every_form(entries):
+    escaped = {"md": r"&lt;b&gt;\|\$x", "tex": r"\textless{}b\textgreater{}\textbar{}\$x"}
+    for form, separator in (("md", " | "), ("tex", " & ")):
+        line = separator.join(["mine", "measured", escaped[form], *SHOWN[1:]])
+        assert line in WRITERS[form](entries, facts=True)
+    cells = [one.text for one in Page(to_html(entries, facts=True)).all("th", "td")]
+    start = len(cells) - cells[::-1].index("mine") - 1
+    assert cells[start : start + 11] == ["mine", "measured", *SHOWN]
+    lines = csv.DictReader(io.StringIO(to_csv(entries, facts=True)))
+    line = next(line for line in lines if (line["model"], line["dataset"]) == ("mine", "other"))
+    assert (line["image_gflops"], line["image_size"]) == ("8.81762304", "224x160")
+    assert (line["text_gflops"], line["images_per_second"]) == ("", "50.0")
+    records = json.loads(to_json(entries, facts=True))
+    record = next(r for r in records if (r["model"], r["dataset"]) == ("mine", "other"))
+    known = {name: fact for name, fact in FACTS.items() if fact is not None}
+    assert record["facts"] == {**known, "images_per_second": 50.0}
+    (yours,) = (r for r in records if r["model"] == "yours")
+    assert yours["facts"] == {}
+
+
+@pytest.mark.parametrize("width", [70, 250])
+def test_the_terminal(entries, width):
+    console = Console(file=io.StringIO(), width=width)
+    for table in to_tables(entries, width, facts=True):
+        console.print(table)
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= width
+    assert all(text in shown for text in SHOWN)
+
+
+@pytest.mark.parametrize("form", sorted(WRITERS))
+def test_only_on_demand(form, entries, command, tmp_path):
+    with_facts = make_row(model={"facts": FACTS}, provenance={"images_per_second": 40.0})
+    for name, row in (("with", with_facts), ("without", make_row())):
+        write_result(tmp_path / name, row, {})
+    plain, old, more = (
+        command("leaderboard", *arguments, "--format", form).out
+        for arguments in (["with"], ["without"], ["with", "--facts"])
+    )
+    assert plain == old
+    assert "8.81762304" in more or "8.82" in more
