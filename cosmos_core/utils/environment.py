@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 # Distributions that can change a number.
 PACKAGES = (
-    *("torch", "torchvision", "open_clip_torch", "clip-benchmark"),
+    *("torch", "torchvision", "open_clip_torch", "timm", "transformers", "clip-benchmark"),
     *("mmsegmentation", "mmcv-lite", "mmengine"),
     *("numpy", "scipy", "opencv-python", "pillow"),
 )

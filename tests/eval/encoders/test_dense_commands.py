@@ -1,0 +1,73 @@
+"""Segmentation, localisation and maps by the commands, with towers of timm and transformers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+import transformers as t
+from support.encoders import noise
+
+TEXT = {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+TOWERS = {
+    "map": {"timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"},
+    "pe": {"timm_model_name": "vit_pe_core_tiny_patch16_384", "timm_pool": "map"},
+}
+LAYERS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+LAYERS |= {"num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def models(siglip_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """SigLIP's and PE's towers of timm, and a SigLIP of transformers, as a user names them."""
+    archs = tmp_path_factory.mktemp("archs")
+    for name, vision in TOWERS.items():
+        config = {"embed_dim": 64, "text_cfg": TEXT, "custom_text": True}
+        config["vision_cfg"] = {"image_size": 160 if name == "map" else 384, **vision}
+        (archs / f"cosmos-eval-dense-{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(archs)
+    folder, tokenizer = archs / "hf", t.AutoTokenizer.from_pretrained(siglip_tokenizer)
+    text = {**LAYERS, "vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 1}
+    vision = {**LAYERS, "image_size": 32, "patch_size": 8}
+    torch.manual_seed(0)
+    images = t.SiglipImageProcessor(size={"height": 32, "width": 32})
+    for part in (
+        t.SiglipModel(t.SiglipConfig(text_config=text, vision_config=vision)),
+        images,
+        tokenizer,
+    ):
+        part.save_pretrained(folder)
+    named = {name: f"openclip:cosmos-eval-dense-{name}/random" for name in TOWERS}
+    return {**named, "hf": f"hf:{folder}"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["map", "pe", "hf"])
+def test_results_and_maps(
+    name: str, models: dict[str, str], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = models[name]
+    run = ("run", "--model", model, "--dataset", "scenes-seg", "--dataset", "scenes-loc")
+    run += ("--limit", 2, "--output", "out")
+    for options in ((), ("--attention", "naclip"), ("--precision", "bf16")):
+        ended = command(*run, *options)
+        assert ended.status == 0, ended.err
+    assert command("verify", "out").status == 0
+    stated = [json.loads(path.read_text()) for path in (tmp_path / "out").glob("*.json")]
+    forms = {(row["task"], row["provenance"]["attention"]): row["metrics"] for row in stated}
+    assert {*forms} == {(task, form) for task in ("seg", "loc") for form in ("csa", "naclip")}
+    assert forms["seg", "csa"] != forms["seg", "naclip"]
+    assert {"timm", "transformers"} <= {*stated[0]["provenance"]["packages"]}
+
+    noise(60, 90).save("photo.png")
+    drawn = command("attend", "photo.png", "--text", "a dog", "--model", model, "--json")
+    assert drawn.status == 0, drawn.err
+    (shown,) = json.loads(drawn.out)[0]["looks"]
+    assert (shown["kind"], shown["attention"]) == ("text-to-patch similarity", "csa")
+    patches = {"map": (10, 15), "pe": (24, 36), "hf": (4, 6)}[name]  # of 60 x 90 px in proportion
+    assert torch.tensor(shown["heads"][0]["map"]).shape == patches
