@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from cosmos_eval.data.prefetch import prefetch
-from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.data.sources import ImageArray, ImageFile
+from cosmos_eval.embedding import embed
 from cosmos_eval.embedding.embed import embed_images, embed_texts
 from cosmos_eval.types import Progress, RunOptions, UsageError
 
@@ -69,6 +70,16 @@ def test_images_in_order(workers, colour_encoder, save_colour, tmp_path):
     assert found.features.argmax(axis=1).tolist() == [0, 2, 1, 2, 0]
     assert found.features.dtype == np.float32
     assert steps == [Progress("images", 5, 5)]
+
+
+def test_batches_that_a_thread_fills_for_a_gpu_are_the_same(tiny_encoder, monkeypatch):
+    """Also the last of a shard and the last of all, which are smaller."""
+    noise = np.random.default_rng(0).integers(0, 256, (71, 8, 8, 3), np.uint8)
+    images = [ImageArray(str(number), pixels) for number, pixels in enumerate(noise)]
+    options = RunOptions(batch_size=9, workers=3)
+    filled_here = embed_images(tiny_encoder, images, options).features
+    monkeypatch.setattr(embed, "is_gpu", lambda device: True)
+    np.testing.assert_array_equal(embed_images(tiny_encoder, images, options).features, filled_here)
 
 
 def test_greyscale_is_read_as_rgb(save_colour, tmp_path):
