@@ -11,7 +11,7 @@ from typing import Any
 import PIL.Image
 import torch
 import transformers
-from huggingface_hub import errors, snapshot_download
+from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
@@ -20,7 +20,7 @@ from cosmos_eval.models import audit
 from cosmos_eval.models.dense import encode_patches, patch_size
 from cosmos_eval.models.encoder import require_encoder
 from cosmos_eval.models.hub import quiet, reason
-from cosmos_eval.models.specs import SAVED, saved_weights, weights_sha256
+from cosmos_eval.models.specs import DESCRIPTION, HUB, saved_weights, weights_sha256
 from cosmos_eval.models.user import TwoTower
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError
 
@@ -96,7 +96,7 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
     try:
         with quiet():
             folder, commit = _found(spec.name)
-            config, digest = _config(folder), _weights_sha256(folder)
+            config, digest = _config(folder, spec.name), weights_sha256(saved_weights(folder))
             processor = transformers.AutoImageProcessor.from_pretrained(folder, **_OFFLINE)
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_OFFLINE)
             files = {f.name: file_sha256(f) for names in _DESCRIBED for f in folder.glob(names)}
@@ -104,8 +104,11 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
             info = EncoderInfo(spec.text, own, None, digest, False, precision, device, None, commit)
             encoder = HfEncoder((_model(folder, config), processor, tokenizer), files, info)
             require_encoder(encoder, "it")
-    except Exception as error:  # transformers and the hub's client: all are faults of the files
-        raise UsageError(f"'{spec.text}' cannot be loaded: {reason(error)}") from error
+    except UsageError as error:
+        raise UsageError(f"'{spec.text}' cannot be loaded: {error}") from error
+    except Exception as error:  # of transformers and the hub's client: all are faults of the files
+        why = reason(error, "; fetch its files anew, or update transformers")
+        raise UsageError(f"'{spec.text}' cannot be loaded: {why}") from error
     return encoder
 
 
@@ -121,16 +124,16 @@ def _found(name: str) -> tuple[Path, str | None]:
     repository, _, revision = name.partition("@")
     read = [*_DESCRIBED, "README.md", "model*.safetensors"]
     options: Any = {"allow_patterns": read, "ignore_patterns": "*/*"}
-    try:
-        found = snapshot_download(repository, revision=revision or None, **options)
-    except errors.RevisionNotFoundError as error:
-        raise UsageError(f"no revision '{revision}': name a branch, tag or commit") from error
+    found = snapshot_download(repository, revision=revision or None, **options)
     return Path(found), Path(found).name  # snapshots/COMMIT in the client's cache
 
 
-def _config(folder: Path) -> Any:
+def _config(folder: Path, name: str) -> Any:
     """Read the configuration of a model with two towers, and check for its other files."""
-    _require((folder / "config.json").is_file(), "no config.json: name what save_pretrained wrote")
+    own = name if Path(name).is_dir() else f"{HUB}{name.partition('@')[0]}"
+    described = (folder / DESCRIPTION).is_file()
+    other = f"use openclip:{own}" if described else "name what save_pretrained wrote"
+    _require((folder / "config.json").is_file(), f"no config.json: {other}")
     for file in (*_IMAGE_FILES, "tokenizer_config.json"):
         asks = (folder / file).is_file() and "auto_map" in read_json(folder / file)
         _require(
@@ -139,20 +142,14 @@ def _config(folder: Path) -> Any:
     for what, names in {"image processor": _IMAGE_FILES[1:], "tokenizer": _VOCABULARIES}.items():
         found = any(any(folder.glob(name)) for name in names)
         _require(found, f"no {what} ({names[0]}); save it with save_pretrained beside the weights")
+    remedy = "name a revision with them (ORG/NAME@refs/pr/N), or convert them"
+    _require(saved_weights(folder), f"no model.safetensors (pickles are never opened): {remedy}")
     config = transformers.AutoConfig.from_pretrained(folder, **_OFFLINE)
     kind: Any = transformers.MODEL_MAPPING.get(type(config), None)
     towers = all(hasattr(kind, f"get_{tower}_features") for tower in ("image", "text"))
     _require(towers, f"{type(config).__name__} has not an image and a text tower; take e.g. CLIP")
     _require(config.model_type != "siglip2", "NaFlex is not run; choose a SigLIP 2 of one size")
     return config
-
-
-def _weights_sha256(folder: Path) -> str:
-    files = saved_weights(folder)
-    missing = [path.name for path in files if not path.is_file()]
-    _require(missing != [SAVED], f"no {SAVED} (pickles are never opened): convert them")
-    _require(not missing, f"of its weights {', '.join(missing)} is missing; fetch it again")
-    return weights_sha256(files)
 
 
 def _model(folder: Path, config: Any) -> Any:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cosmos_core.utils.files import file_sha256, json_sha256
-from cosmos_eval.data.readers import read_json
 from cosmos_eval.types import ModelSpec, UsageError, Weights, nearest
 
 # Files cosmos_<name>.pt of the Hugging Face repository sankim2/cosmos and their architectures
@@ -29,7 +28,6 @@ DESCRIBED = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-SAVED = "model.safetensors"  # as transformers names the weights that it saves
 
 _FORMS = (
     "cosmos:NAME|PATH, openclip:ARCH/TAG|PATH, openclip:FOLDER, openclip:hf-hub:ORG/NAME, "
@@ -120,14 +118,9 @@ def local_weights(spec: ModelSpec) -> list[Path]:
 
 
 def saved_weights(folder: Path) -> list[Path]:
-    """List the files of what transformers saved, by name, also missing parts. Raises UsageError."""
-    index = folder / f"{SAVED}.index.json"
-    if (folder / SAVED).is_file() or not index.is_file():
-        return [folder / SAVED]
-    try:
-        return sorted({folder / name for name in read_json(index)["weight_map"].values()})
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UsageError(f"{index} names no weights ({error!r}); fetch it again") from error
+    """List the files of what transformers saved, one or the parts in the order of their names."""
+    whole = folder / "model.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob("model-*.safetensors"))
 
 
 def weights_sha256(files: Sequence[Path]) -> str:

@@ -18,9 +18,10 @@ from threading import Thread
 from typing import Literal
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-Trouble = Literal["cut", "short"] | int
+Trouble = Literal["cut", "short", "gated"] | int
 """`cut`: every connection breaks after half of what was asked for, or at once where it goes on from
-the middle. `short`: half of the file, as if it were all. A number: this status."""
+the middle. `short`: half of the file, as if it were all. `gated`: its owner has not granted access.
+A number: this status."""
 
 
 @dataclass
@@ -64,6 +65,8 @@ class _Handler(BaseHTTPRequestHandler):
         trouble, content = hub.trouble.get(name), hub.files.get(name)
         if isinstance(trouble, int):
             self._refuse(trouble, {})
+        elif trouble == "gated":
+            self._refuse(403, {"X-Error-Code": "GatedRepo"})
         elif content is None:
             repository = any(file.startswith(name.rpartition("/")[0]) for file in hub.files)
             self._refuse(404, {"X-Error-Code": "EntryNotFound" if repository else "RepoNotFound"})

@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import transformers
 from open_clip.pretrained import _pcfg, _slpcfg
 from support.encoders import CHECKPOINT, load, refusal
 from support.hub import COMMIT, Hub, serving
+from support.writing import file_size_limit
 
 from cosmos_eval.models.hub import fetch, offline, was_not_fetched
 from cosmos_eval.models.specs import RELEASED
@@ -78,12 +80,22 @@ def test_a_broken_download(trouble: Any, hub: Hub) -> None:
     assert fetch("vitb16_cc3m").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("status", [404, 401, 403, 500, None])
-def test_a_hub_that_refuses(status: int | None, hub: Hub) -> None:
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (404, "404"),
+        (401, "no such repository, or a private one: correct its name, or set HF_TOKEN"),
+        (403, "no such repository, or a private one: correct its name, or set HF_TOKEN"),
+        ("gated", "accept the terms on its page there, set HF_TOKEN"),
+        (500, "answers with status 500: try again later"),
+        (None, "no such repository, or a private one: correct its name, or set HF_TOKEN"),
+    ],
+)
+def test_a_hub_that_refuses(status: Any, reason: str, hub: Hub) -> None:
     if status is not None:
         hub.trouble[FILE] = status
     found = refusal("cosmos:vitb16_cc3m")
-    assert str(status or 404) in found
+    assert reason in found
     assert found.endswith("use cosmos:PATH --arch ViT-B-16")
 
 
@@ -136,7 +148,7 @@ def test_inside_a_block_that_is_offline(hub, monkeypatch, tmp_path) -> None:
 def test_openclips_tags_come_from_the_same_hub(hub: Hub) -> None:
     message = refusal("openclip:ViT-B-32/laion2b_s34b_b79k")
     assert message.startswith("'openclip:ViT-B-32/laion2b_s34b_b79k' cannot be loaded: ")
-    assert "404" in message
+    assert f"{hub.url} has no such repository" in message
     repository = "laion/CLIP-ViT-B-32-laion2B-s34B-b79K"
     assert f"HEAD {repository}/open_clip_model.safetensors" in hub.requests
     assert f"HEAD {repository}/open_clip_pytorch_model.bin" in hub.requests
@@ -222,25 +234,146 @@ def test_a_repository_of_transformers(hub: Hub, repository: Path, monkeypatch: A
     assert len(hub.requests) == asked
 
 
-def test_repositories_of_transformers_that_are_refused(hub: Hub, repository: Path) -> None:
+def test_a_repository_of_transformers_after_its_download_broke(hub: Hub, repository: Path) -> None:
     with offline(), pytest.raises(UsageError) as raised:
         load("hf:made/two")
     assert was_not_fetched(raised.value)
-    found = refusal("hf:made/two@v2")
-    assert found == (
-        "'hf:made/two@v2' cannot be loaded: no revision 'v2': name a branch, tag or commit"
-    )
-    assert "404" in refusal("hf:made/none")
     hub.trouble["made/two/model.safetensors"] = "cut"
-    assert refusal("hf:made/two").startswith("'hf:made/two' cannot be loaded: ")
+    assert f"the connection to {hub.url} failed" in refusal("hf:made/two")
     del hub.trouble["made/two/model.safetensors"]
     assert load("hf:made/two").info.revision == COMMIT
 
 
-def test_a_repository_of_pickles(hub: Hub, repository: Path) -> None:
-    del hub.files["made/two/model.safetensors"]
-    assert "pickles are never opened" in refusal("hf:made/two")
-    assert "GET made/two/pytorch_model.bin" not in hub.requests
+WEIGHTS, PARTS = "made/two/model.safetensors", "made/two/model-0000{}-of-00002.safetensors"
+SAVED = "fetch its files anew, or update transformers"
+CODE = "{} asks to run code (auto_map), which is refused: use python:FILE.py"
+TOWERS = "{} has not an image and a text tower; take e.g. CLIP"
+
+
+def edit(hub: Hub, name: str, **changes: Any) -> None:
+    content = json.loads(hub.files.get(f"made/two/{name}", b"{}"))
+    hub.files[f"made/two/{name}"] = json.dumps({**content, **changes}).encode()
+
+
+def part(hub: Hub) -> None:
+    """Leave the first of two parts, and an index that names both."""
+    state = safetensors.torch.load(hub.files.pop(WEIGHTS))
+    hub.files[PARTS.format(1)] = safetensors.torch.save({"logit_scale": state["logit_scale"]})
+    map_of = {name: Path(PARTS.format(1 if name == "logit_scale" else 2)).name for name in state}
+    edit(hub, "model.safetensors.index.json", metadata={}, weight_map=map_of)
+
+
+def more_words(hub: Hub) -> None:
+    tokenizer = json.loads(hub.files["made/two/tokenizer.json"])
+    tokenizer["model"]["vocab"].append(["more", -1.0])
+    hub.files["made/two/tokenizer.json"] = json.dumps(tokenizer).encode()
+
+
+def openclip_layout(hub: Hub) -> None:
+    hub.files["made/two/open_clip_config.json"] = hub.files.pop("made/two/config.json")
+
+
+def cut_weights(hub: Hub) -> None:
+    hub.files[WEIGHTS] = hub.files[WEIGHTS][:-100]
+
+
+REFUSED: dict[str, tuple[Callable[[Hub], object], str]] = {
+    "gated": (lambda h: h.trouble.update({WEIGHTS: "gated"}), "accept the terms on its page"),
+    "busy": (lambda h: h.trouble.update({WEIGHTS: 503}), "status 503: try again later"),
+    "cut": (lambda h: h.trouble.update({WEIGHTS: "cut"}), "check it and HF_ENDPOINT, then try"),
+    "short": (lambda h: h.trouble.update({WEIGHTS: "short"}), SAVED),
+    "pickles": (
+        lambda h: h.files.pop(WEIGHTS),
+        "no model.safetensors (pickles are never opened): name a revision with them",
+    ),
+    "damaged": (cut_weights, f"incomplete metadata, file not fully covered; {SAVED}"),
+    "part": (part, f"model-00002-of-00002.safetensors; {SAVED}"),
+    "text": (lambda h: edit(h, "config.json", model_type="bert"), TOWERS.format("BertConfig")),
+    "vision": (
+        lambda h: edit(h, "config.json", model_type="siglip_vision_model"),
+        TOWERS.format("SiglipVisionConfig"),
+    ),
+    "no processor": (
+        lambda h: h.files.pop("made/two/preprocessor_config.json"),
+        "no image processor (preprocessor_config.json); save it with save_pretrained",
+    ),
+    "no tokenizer": (
+        lambda h: h.files.pop("made/two/tokenizer.json"),
+        "no tokenizer (tokenizer.json); save it with save_pretrained",
+    ),
+    "vocabulary": (more_words, "ids that its text tower lacks; use that of its training"),
+    "layout": (openclip_layout, "no config.json: use openclip:hf-hub:made/two"),
+    **{
+        file: (partial(edit, name=file, auto_map={"Auto": "own.Own"}), CODE.format(file))
+        for file in (
+            "config.json",
+            "preprocessor_config.json",
+            "processor_config.json",
+            "tokenizer_config.json",
+        )
+    },
+}
+
+
+@pytest.fixture
+def run(command: Any, tmp_path: Path, save_colour: Any) -> Callable[[str], Any]:
+    """Measure a model on two pictures."""
+    for colour in ("red", "blue"):
+        save_colour(tmp_path / "pets" / colour / "0.png", colour)
+    (tmp_path / "pets.yaml").write_text("kind: cls\nfolder: pets\n")
+    return partial(command, "run", "--dataset", "pets.yaml", "--output", "out", "--model")
+
+
+@pytest.fixture
+def refused(run: Callable[[str], Any], capsys: Any) -> Callable[[str], str]:
+    """The one line that the command says of a model."""
+
+    def get(model: str) -> str:
+        capsys.readouterr()
+        ended = run(model)
+        assert ended.status == 2
+        (line,) = ended.err.splitlines()
+        return line
+
+    return get
+
+
+@pytest.mark.parametrize("fault", REFUSED)
+def test_repositories_that_the_command_refuses(fault, hub, repository, refused) -> None:
+    change, message = REFUSED[fault]
+    change(hub)
+    hub.files["made/two/own.py"] = b"raise SystemExit('run')"
+    line = refused("hf:made/two")
+    assert line.startswith("cosmos-eval: 'hf:made/two' cannot be loaded: ")
+    assert message in line
+    assert not any(name.endswith((".bin", ".py")) for name in hub.requests)
+
+
+@pytest.mark.parametrize("name", ["hf:made/two", "openclip:hf-hub:made/two", "cosmos:vitb16_cc3m"])
+def test_what_the_command_says_of_a_hub(name, hub, repository, refused, monkeypatch) -> None:
+    hub.files |= {FILE: CONTENT, "made/two/open_clip_config.json": bytes(8192)}
+    constants = huggingface_hub.constants
+    with file_size_limit(4096):
+        line = refused(name)
+        assert f"cannot write to {constants.HF_HUB_CACHE} (File too large): free space" in line
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    line = refused(name)
+    assert f"not in {constants.HF_HUB_CACHE}, and offline mode is enabled: unset" in line
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    hub.files.clear()
+    line = refused(name)
+    assert f"{hub.url} has no such repository, or a private one: correct its name" in line
+    url = "http://127.0.0.1:1"  # where nothing listens
+    monkeypatch.setattr(constants, "ENDPOINT", url)
+    template = url + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    line = refused(name)
+    assert f"the connection to {url} failed ([Errno 111] Connection refused): check it" in line
+
+
+def test_a_revision_that_a_repository_lacks(hub, repository, refused) -> None:
+    line = refused("hf:made/two@v2")
+    assert line.endswith(f"{hub.url} has no such revision of it: name a branch, tag or commit")
 
 
 def test_what_a_user_sets(hub: Hub, tmp_path: Path) -> None:
@@ -258,23 +391,8 @@ def test_what_a_user_sets(hub: Hub, tmp_path: Path) -> None:
     assert hub.requests == [f"HEAD {FILE}", f"GET {FILE}"]
 
 
-def test_the_command_ends_with_status_2(hub, command, tmp_path, save_colour) -> None:
-    save_colour(tmp_path / "pets" / "cat" / "0.png", "red")
-    (tmp_path / "pets.yaml").write_text("kind: cls\nfolder: pets\n")
-    hub.files[FILE], hub.trouble[FILE] = CONTENT, 401
-    ended = command("run", "--dataset", "pets.yaml", "--model", "cosmos:vitb16_cc3m")
-    assert ended.status == 2
-    (line,) = ended.err.splitlines()
-    assert line.startswith("cosmos-eval: cannot fetch cosmos_vitb16_cc3m.pt of sankim2/cosmos")
-    assert "401" in line
-
-
-def test_a_result_records_the_commit(hub, repository, command, tmp_path, save_colour) -> None:
-    save_colour(tmp_path / "pets" / "cat" / "0.png", "red")
-    save_colour(tmp_path / "pets" / "dog" / "0.png", "blue")
-    (tmp_path / "pets.yaml").write_text("kind: cls\nfolder: pets\n")
-    model = ("--model", "hf:made/two@v1", "--device", "cpu")
-    assert command("run", "--dataset", "pets.yaml", *model, "--output", "out").status == 0
+def test_a_result_records_the_commit(hub, repository, run, command) -> None:
+    assert run("hf:made/two@v1").status == 0
     (path,) = Path("out").glob("*.json")
     record = json.loads(path.read_text())["model"]
     assert (record["spec"], record["revision"]) == ("hf:made/two@v1", COMMIT)
