@@ -19,6 +19,8 @@ Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
 Precision = Literal["fp32", "amp", "bf16", "fp16"]
 """Of models with float32 weights; autocast, `amp`: to float16 on CUDA, bfloat16 on a CPU."""
 Executor = Literal["local", "ray", "slurm"]
+ScoredPairs = int | Literal["all"] | None
+"""Of a protocol: how many pairs a query has whose scores replace products of embeddings."""
 MapKind = Literal["cross-attention", "text-to-patch similarity"]
 """What a map over an image shows; only models with a cross-attention module have the first."""
 Rgb = tuple[float, float, float]
@@ -82,7 +84,8 @@ class RetrievalProtocol(Protocol):
     `annotations` are paths of the file, `images` folders that image names are relative to; the
     first that exists counts. `bare_names` drops the folders of image names. `archives` instead
     names tar archives by patterns, or a folder in CLIP Benchmark's layout. `image_key` and
-    `caption_key` name unusual columns or keys, `captions_per_image` keeps an image's first N."""
+    `caption_key` name unusual columns or keys, `captions_per_image` keeps an image's first N.
+    `pairs`: a PairScorer scores all pairs anew, or the N best of each query by embeddings."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"bare_names", "n_images", "n_captions"}
     images: tuple[str, ...] | str = "."
@@ -93,6 +96,7 @@ class RetrievalProtocol(Protocol):
     image_key: str | None = None
     caption_key: str | None = None
     captions_per_image: int | None = None
+    pairs: ScoredPairs = None
     n_images: int | None = None
     n_captions: int | None = None
 
@@ -132,7 +136,7 @@ class SelectionProtocol(Protocol):
     folder with a file per subset. `template` is what captions are put into. A pair is right when
     each caption finds its image (`pair_accuracy` of `image`), or each image its caption as well
     (`group`). The mean over subsets leaves out those in `left_out` or with under `smallest` items.
-    """
+    `pairs`: a PairScorer scores every caption with its images."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"n_items", "subset_items", "left_out", "smallest"}
     images: tuple[str, ...] | str
@@ -144,6 +148,7 @@ class SelectionProtocol(Protocol):
     pair_accuracy: Literal["group", "image"] = "group"
     left_out: tuple[str, ...] = ()
     smallest: int = 1
+    pairs: Literal["all"] | None = None
     n_items: int | None = None
     subset_items: Mapping[str, int] = field(default_factory=dict)
 
@@ -245,6 +250,11 @@ class LocalisationProtocol(LabelMapProtocol):
     def faults(self) -> Iterator[str]:
         if not 0 < self.small < self.large < 1:
             yield "small and large must be shares of the image, small below large"
+
+
+def family_of_pairs(family: str, pairs: ScoredPairs) -> str:
+    """Return the family of numbers whose scores of pairs are not products of embeddings."""
+    return family if pairs is None else f"{family}-pairs{'' if pairs == 'all' else pairs}"
 
 
 class Interval(NamedTuple):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cosmos_core.model.clip import MultiViewCLIP
-from cosmos_core.model.packed import attend, project
+from cosmos_core.model.packed import attend, project_keys, project_queries
 from cosmos_core.types import Features, Views
 
 CROSS_ATTENTION_HEADS = 8  # github.com/ExplainableML/cosmos, both modalities
@@ -32,19 +32,27 @@ class CrossAttentionPooler(nn.Module):
 
     def forward(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """Queries (B, V, D) over tokens (B, N, D), projected once per sample -> (B, V, D)."""
-        pooled = attend(*self._project(queries, tokens))
+        return self.pool(queries, self.keys(tokens))
+
+    def keys(self, tokens: Tensor) -> Tensor:
+        """Return the keys and values of tokens: (B, N, D) -> (B, N, 2D)."""
+        return project_keys(self.attn, self.ln_k(tokens))
+
+    def pool(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Queries (B, V, D) over `keys` of tokens (B, N, 2D) -> (B, V, D)."""
+        pooled = attend(*self._heads(queries, keys))
         return self.attn.out_proj(pooled.transpose(1, 2).flatten(2))
 
     def weights(self, queries: Tensor, tokens: Tensor) -> Tensor:
         """Return the weights of `forward`, (B, heads, V, N); each row sums to 1."""
-        q, k, _ = self._project(queries, tokens)
+        q, k, _ = self._heads(queries, self.keys(tokens))
         return (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(dim=-1)
 
-    def _project(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _heads(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries (B, heads, V, d), and keys and values (B, heads, N, d)."""
         heads = self.attn.num_heads
-        q, kv = project(self.attn, self.ln_q(queries), self.ln_k(tokens))
-        k, v = kv.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+        q = project_queries(self.attn, self.ln_q(queries))
+        k, v = keys.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
         return q.unflatten(-1, (heads, -1)).transpose(1, 2), k, v
 
 
@@ -106,6 +114,30 @@ class Cosmos(MultiViewCLIP):
         Texts (T, S) token ids and features of images (B, D), not normalised -> (T, heads, B, S)."""
         keys = self.text_token_mapping(self.text_tokens(texts, keep=len(texts)).tokens)
         return self.text_attn_cross_pool.weights(images.expand(len(texts), -1, -1), keys)
+
+    def image_parts(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `pair_scores` needs of images (B, 3, H, W): features (B, D), not normalised,
+        and the keys and values of patches (B, N, 2D)."""
+        feature, patches = self.image_tokens([images], keep=len(images))
+        return feature, self.visual.attn_cross_pool.keys(self.image_token_mapping(patches))
+
+    def text_parts(self, texts: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `pair_scores` needs of token ids (T, S), as `image_parts` does; S is the
+        whole context, since padding is attended to."""
+        feature, tokens = self.text_tokens(texts, keep=len(texts))
+        return feature, self.text_attn_cross_pool.keys(self.text_token_mapping(tokens))
+
+    def pair_scores(self, images: tuple[Tensor, Tensor], texts: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the scores (B, T) of images with texts: the mean of three cosines, of image and
+        text feature, and of each with its own cross-modal feature, in which it has attended to the
+        other's tokens. Neither the paper nor its code ranks by these features. This score was
+        chosen on scenes that no model was trained on (docs/log.md)."""
+        (image, patches), (text, tokens) = images, texts
+        image_pooled = self.text_attn_cross_pool.pool(image.expand(len(text), -1, -1), tokens)
+        text_pooled = self.visual.attn_cross_pool.pool(text.expand(len(image), -1, -1), patches)
+        own = F.cosine_similarity(image + image_pooled, image, dim=-1).T
+        own = own + F.cosine_similarity(text + text_pooled, text, dim=-1)
+        return (F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T + own) / 3
 
 
 @torch.no_grad()

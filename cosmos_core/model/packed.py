@@ -57,7 +57,7 @@ class PackedBlock(ResidualAttentionBlock):
             qkv = F.linear(queries, self.attn.in_proj_weight, self.attn.in_proj_bias)
             mixed = _self_attention(qkv, heads, packing)
         else:
-            q, kv = project(self.attn, queries, self.ln_1(k_x))
+            q, kv = project_queries(self.attn, queries), project_keys(self.attn, self.ln_1(k_x))
             mixed = _attention_at_ends(q, kv, heads, packing)
         x = q_x + self.ls_1(self.attn.out_proj(mixed)).to(q_x.dtype)
         return x + self.ls_2(self.mlp(self.ln_2(x))).to(x.dtype)
@@ -100,12 +100,14 @@ def _call(
     return block(x, tokens, packing=packing)
 
 
-def project(attn: nn.MultiheadAttention, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Project queries (..., W), and other tokens (..., W) to keys and values (..., 2W)."""
-    width = queries.shape[-1]
-    weight, bias = attn.in_proj_weight, attn.in_proj_bias
-    q = F.linear(queries, weight[:width], bias[:width])
-    return q, F.linear(tokens, weight[width:], bias[width:])
+def project_queries(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Project (..., W) to queries (..., W)."""
+    return F.linear(x, attn.in_proj_weight[: x.shape[-1]], attn.in_proj_bias[: x.shape[-1]])
+
+
+def project_keys(attn: nn.MultiheadAttention, x: Tensor) -> Tensor:
+    """Project (..., W) to keys and values (..., 2W)."""
+    return F.linear(x, attn.in_proj_weight[x.shape[-1] :], attn.in_proj_bias[x.shape[-1] :])
 
 
 # A packing changes from step to step: compiled code must not depend on it.

@@ -39,6 +39,8 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
         raise UsageError(f"{protocol.dataset}: give `annotations` or `archives`, one of them")
     if protocol.captions_per_image == 0:
         raise UsageError(f"{protocol.dataset}: `captions_per_image` must be 1 or more, or null")
+    if protocol.pairs not in ("all", None) and int(protocol.pairs) < 1:
+        raise UsageError(f"{protocol.dataset}: `pairs` must be 1 or more, `all` or null")
     root = folders.root_of(protocol, options, protocol.archives or protocol.annotations)
     images: Sequence[ImageSource]
     missing: list[Path] = []

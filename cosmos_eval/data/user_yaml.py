@@ -17,7 +17,7 @@ from pydantic import Discriminator, Field, Strict, Tag
 
 from cosmos_eval.data import readers
 from cosmos_eval.data.readers import CONFIG, LIST, TEXT, FileError, Text, read_text
-from cosmos_eval.types import Protocol, UsageError, nearest
+from cosmos_eval.types import Protocol, UsageError, family_of_pairs, nearest
 
 FAMILY = "user"
 
@@ -67,7 +67,8 @@ def _protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Proto
         found["queries"] = tuple(one.queries or (one.name,) for one in classes)
         _require_known_names(found["class_names"], found.get("groups", {}))
     name = found.pop("name", path.stem)
-    return cls(dataset=name, family=FAMILY, root=str(path.parent.absolute()), **found)
+    family = family_of_pairs(FAMILY, found.get("pairs"))
+    return cls(dataset=name, family=family, root=str(path.parent.absolute()), **found)
 
 
 def _model(cls: type[Protocol]) -> type[pydantic.BaseModel]:

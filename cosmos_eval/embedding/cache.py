@@ -32,8 +32,8 @@ _MEASURED_EVERY = 64_000_000  # bytes written between two measurements of the fo
 # Modules that decide an embedding: embeddings by another version of them are not used.
 EMBEDDING = (
     *("cosmos_core.model", "cosmos_core.data.pixels", "cosmos_core.data.scenes.vocabulary"),
-    *("cosmos_eval.models", "cosmos_eval.embedding.embed", "cosmos_eval.data.sources"),
-    "cosmos_eval.tasks.prompts",
+    *("cosmos_eval.models", "cosmos_eval.embedding.embed", "cosmos_eval.embedding.pairs"),
+    *("cosmos_eval.data.sources", "cosmos_eval.tasks.prompts"),
 )
 # Distributions that decode, resize, tokenise and encode.
 _LIBRARIES = (

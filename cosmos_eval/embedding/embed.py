@@ -141,8 +141,7 @@ def embed_images(
     and TooManyError where more than `most` would have to be encoded."""
     if not images:
         raise UsageError("no images to embed: the data set is empty")
-    digests = partial(_digests, options.workers)
-    keys = options.distributed.map_sharded(digests, images, unit=_HASHED_AT_ONCE)
+    keys = image_keys(images, options)
     inputs = Inputs(
         identity=identity(encoder, "image", preprocessing=dict(encoder.preprocessing)),
         keys=keys,
@@ -154,6 +153,12 @@ def embed_images(
         most=most,
     )
     return Embeddings(embed(inputs, options, progress))
+
+
+def image_keys(images: Sequence[ImageSource], options: RunOptions) -> list[bytes]:
+    """Return the SHA-256 of every image's file."""
+    digests = partial(_digests, options.workers)
+    return options.distributed.map_sharded(digests, images, unit=_HASHED_AT_ONCE)
 
 
 def _digests(workers: int, images: Sequence[ImageSource]) -> list[bytes]:
@@ -174,27 +179,42 @@ def _encode_images(
     options: RunOptions,
     lists: Sequence[Sequence[int]],
 ) -> Iterator[Features]:
+    import torch
+
+    sizes = [batch_sizes(len(some), options.batch_size) for some in lists]
+    batches = image_batches(encoder, images, keys, options, chain(*lists), chain(*sizes))
+    shards = (torch.cat([*map(encoder.encode_image, islice(batches, len(own)))]) for own in sizes)
+    for _, (features,) in on_host((None, [features]) for features in shards):
+        yield features.numpy()
+
+
+def batch_sizes(n: int, size: int) -> list[int]:
+    """Return the sizes of the batches of n images."""
+    return [min(size, n - start) for start in range(0, n, size)]
+
+
+def image_batches(
+    encoder: Encoder,
+    images: Sequence[ImageSource],
+    keys: Sequence[bytes],
+    options: RunOptions,
+    indices: Iterable[int],
+    sizes: Iterable[int],
+) -> Iterator[Tensor]:
+    """Yield batches (B, 3, H, W) of these sizes of the images at `indices`; threads read ahead."""
+
     def pixels(index: int) -> Tensor:
         content = images[index].read()
         if hashlib.sha256(content).digest() != keys[index]:
             raise UsageError(f"{images[index].name} has changed while it was read; run again")
         return encoder.transform(images[index].decode(content))
 
-    import torch
-
-    size = options.batch_size
-    indices = (index for some in lists for index in some)
-    loaded = prefetch(indices, pixels, workers=options.workers, window=2 * size)
-    sizes = [
-        [min(size, len(some) - start) for start in range(0, len(some), size)] for some in lists
-    ]
-    batches = ([*islice(loaded, count)] for count in chain(*sizes))
+    window = 2 * options.batch_size
+    loaded = prefetch(indices, pixels, workers=options.workers, window=window)
+    batches = ([*islice(loaded, count)] for count in sizes)
     # A thread fills the next batch for a GPU, whose batches take milliseconds.
     ahead = int(is_gpu(encoder.info.device))
-    filled = prefetch(batches, partial(_batch, encoder.info), workers=ahead, window=ahead)
-    shards = (torch.cat([*map(encoder.encode_image, islice(filled, len(own)))]) for own in sizes)
-    for _, (features,) in on_host((None, [features]) for features in shards):
-        yield features.numpy()
+    return prefetch(batches, partial(_batch, encoder.info), workers=ahead, window=ahead)
 
 
 def _batch(info: EncoderInfo, images: Sequence[Tensor]) -> Tensor:

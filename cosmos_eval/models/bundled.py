@@ -8,7 +8,13 @@ from typing import Any
 from safetensors import safe_open
 
 from cosmos_core.utils.files import file_sha256
-from cosmos_eval.models.encoder import CrossAttentionEncoder, DenseEncoder, Encoder, methods
+from cosmos_eval.models.encoder import (
+    CrossAttentionEncoder,
+    DenseEncoder,
+    Encoder,
+    PairScorer,
+    methods,
+)
 from cosmos_eval.models.specs import BUNDLED, local_weights
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
 
@@ -28,10 +34,12 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
 
         return cosmos.load(spec, device, precision)
 
-    protocol = CrossAttentionEncoder if metadata["model"] == "cosmos" else DenseEncoder
-    members = {name: cached_property(attrgetter(f"built.{name}")) for name in methods(protocol)}
+    crossed = metadata["model"] == "cosmos"
+    kinds = (CrossAttentionEncoder, PairScorer) if crossed else (DenseEncoder,)
+    names = {name for kind in kinds for name in methods(kind)}
+    members = {name: cached_property(attrgetter(f"built.{name}")) for name in names}
     members["built"] = cached_property(build)
-    encoder: Any = type(f"Bundled{protocol.__name__}", (), members)()
+    encoder: Any = type(f"Bundled{kinds[0].__name__}", (), members)()
     described, digest = json.dumps(config, sort_keys=True), file_sha256(path)
     encoder.info = EncoderInfo(spec.text, described, spec.weights, digest, False, precision, device)
     # All else that decides the inputs is code, which is part of the identity of embeddings.

@@ -20,7 +20,7 @@ from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import parse_json
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder
-from cosmos_eval.models.encoder import run
+from cosmos_eval.models.encoder import Parts, run, run_parts
 from cosmos_eval.models.hub import fetch
 from cosmos_eval.models.specs import RELEASED, local_weights
 from cosmos_eval.types import CaptionWord, EncoderInfo, ModelSpec, Precision, UsageError
@@ -48,8 +48,9 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> ClipEncoder:
 
 
 class CosmosEncoder(ClipEncoder):
-    """A CrossAttentionEncoder: a model with the cross-attention module of COSMOS."""
+    """A CrossAttentionEncoder and a PairScorer: a model with the cross-attention of COSMOS."""
 
+    pair_score = "mean cosine of image, text and cross-modal features"
     _tokenizer: SimpleTokenizer
 
     def words(self, text: str) -> list[CaptionWord]:
@@ -66,6 +67,17 @@ class CosmosEncoder(ClipEncoder):
 
     def token_attention(self, tokens: Tensor, queries: Tensor) -> Tensor:
         return run(self.info, self.model.token_attention, tokens, queries)
+
+    def image_parts(self, images: Tensor) -> Parts:
+        return run_parts(self.info, self.model.image_parts, images)
+
+    def text_parts(self, tokens: Tensor) -> Parts:
+        return run_parts(self.info, self.model.text_parts, tokens)
+
+    def pair_scores(self, images: Parts, texts: Parts) -> Tensor:
+        return run(
+            self.info, lambda *parts: self.model.pair_scores(parts[:2], parts[2:]), *images, *texts
+        )
 
 
 def _config(path: Path, arch: str | None) -> dict[str, Any]:

@@ -9,17 +9,18 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from numpy.typing import NDArray
 
-from cosmos_eval.types import Attention, CaptionWord, EncoderInfo, Rgb, UsageError
+from cosmos_eval.types import Attention, CaptionWord, EncoderInfo, Rgb, ScoredPairs, UsageError
 
 if TYPE_CHECKING:
     import PIL.Image
     from torch import Tensor
 
 Item = TypeVar("Item")
+Parts: TypeAlias = "tuple[Tensor, ...]"
 
 _TEXTS = ("a red ball", "a photograph of two small blue boats on a lake, with a house behind them")
 _IDENTITY = ("info", "preprocessing", "tokenizer")
@@ -95,8 +96,52 @@ class CrossAttentionEncoder(DenseEncoder, Protocol):
         """Texts (T, L) with their padding, queries of images (B, D) -> (T, heads, B, L)."""
 
 
+@runtime_checkable
+class PairScorer(Encoder, Protocol):
+    """An encoder that also scores an image and a text together, more exactly than the product of
+    their features, by which candidates are found. Parts are tensors on the model's device with one
+    entry per image or text: all that a score needs of it alone, since it is computed once and
+    scored with many of the other modality."""
+
+    pair_score: str  # what the score is, in a few words
+
+    def image_parts(self, images: Tensor) -> Parts:
+        """(B, 3, H, W) -> parts (B, ...)."""
+
+    def text_parts(self, tokens: Tensor) -> Parts:
+        """(T, context_length), padding included -> parts (T, ...)."""
+
+    def pair_scores(self, images: Parts, texts: Parts) -> Tensor:
+        """Parts of B images and T texts -> scores (B, T) float32, same device; higher is better."""
+
+
+def with_pair_scores(encoder: Encoder) -> PairScorer:
+    """Return the model itself. Raises UsageError where it has no scores of pairs."""
+    if not isinstance(encoder, PairScorer):
+        raise UsageError(
+            f"{encoder.info.spec} has no scores of pairs: choose a COSMOS model, another "
+            "PairScorer, or a protocol without them"
+        )
+    return encoder
+
+
+def settings_of_pairs(encoder: Encoder, pairs: ScoredPairs) -> dict[str, Any]:
+    """Return what a result records of scores of pairs, if any; UsageError if a model has none."""
+    return (
+        {}
+        if pairs is None
+        else {"pairs": pairs, "pair_score": with_pair_scores(encoder).pair_score}
+    )
+
+
 def run(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """Call a function of a model on its device in its precision; float32 without gradients."""
+    (output,) = run_parts(info, function, *inputs)
+    return output
+
+
+def run_parts(info: EncoderInfo, function: Callable[..., Any], *inputs: Tensor) -> Parts:
+    """Call a function that returns one tensor or several as `run` does."""
     import torch
 
     # None is PyTorch's usual type of the device, as in CLIP Benchmark's `torch.autocast(device)`.
@@ -105,9 +150,11 @@ def run(info: EncoderInfo, function: Callable[..., Tensor], *inputs: Tensor) -> 
     enabled = info.precision in dtypes
     with torch.inference_mode(), torch.autocast(kind, dtype=dtype, enabled=enabled):
         output = function(*(to_device(one, info.device) for one in inputs))
-    if not isinstance(output, torch.Tensor):
-        raise TypeError(f"a function returns {type(output).__name__}, not a tensor")
-    return output.float()
+    outputs = output if isinstance(output, tuple) else (output,)
+    for one in outputs:
+        if not isinstance(one, torch.Tensor):
+            raise TypeError(f"a function returns {type(one).__name__}, not a tensor")
+    return tuple(one.float() for one in outputs)
 
 
 def stacked(tensors: Sequence[Tensor], device: str) -> Tensor:

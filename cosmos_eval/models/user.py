@@ -19,19 +19,22 @@ from torch import Tensor, nn
 from cosmos_core.utils.files import file_sha256
 from cosmos_eval.data.readers import FileError, read_bytes
 from cosmos_eval.models import encoder as checks
-from cosmos_eval.models.encoder import CrossAttentionEncoder, Encoder, run, tensors_sha256
+from cosmos_eval.models.encoder import Encoder, Parts, run, run_parts, tensors_sha256
 from cosmos_eval.types import Attention, EncoderInfo, ModelSpec, Precision, Rgb, UsageError
 
 _APPENDED = " and much more"
 
 
 class TwoTower:
-    """An Encoder from functions; with `encode_patches` a DenseEncoder, which segmentation needs.
+    """An Encoder from functions; with `encode_patches` a DenseEncoder, which segmentation needs,
+    with `pair_scores` a PairScorer.
 
     `encode_image` maps (B, 3, H, W) to (B, D) and `encode_text` (B, L) to (B, D), on the model's
     device; features are normalised here. `transform` maps an RGB image to (3, H, W) float32,
     `tokenize` a list of texts to (B, L) int64. `encode_patches` maps (B, 3, H, W) and the form of
-    attention to (B, H // patch_size, W // patch_size, D).
+    attention to (B, H // patch_size, W // patch_size, D). `image_parts` and `text_parts` map the
+    inputs of the encoders to a tensor or several, `pair_scores` parts of B images and T texts to
+    (B, T).
 
     `weights` (a module or a state dict) may be left out where the functions are methods of modules
     or refer to modules or tensors in their closure or file. They are hashed and, if modules, moved
@@ -52,11 +55,15 @@ class TwoTower:
         patch_size: int = 0,
         image_mean: Rgb = (0.0, 0.0, 0.0),
         image_std: Rgb = (1.0, 1.0, 1.0),
+        image_parts: Callable[[Tensor], Any] | None = None,
+        text_parts: Callable[[Tensor], Any] | None = None,
+        pair_scores: Callable[[Any, Any], Tensor] | None = None,
     ) -> None:
         for function in (encode_image, encode_text):
             if weights is None and next(referred_weights([function], set()), None) is None:
                 raise UsageError(f"{name}: {function!r} refers to no module: give weights=")
-        functions = [encode_image, encode_text, encode_patches]
+        of_pairs = image_parts, text_parts, pair_scores
+        functions = [encode_image, encode_text, encode_patches, *of_pairs]
         self._weights = [*referred_weights(functions if weights is None else [weights], set())]
         states = (w.state_dict() if isinstance(w, nn.Module) else {"": w} for w in self._weights)
         file = Path(sys._getframe(1).f_code.co_filename)
@@ -69,6 +76,13 @@ class TwoTower:
         if encode_patches is not None:
             self.patch_size, self.image_mean, self.image_std = patch_size, image_mean, image_std
             self.encode_patches = partial(self._patches, encode_patches)
+        if pair_scores is not None:
+            if image_parts is None or text_parts is None:
+                raise UsageError(f"{name}: pair_scores= needs image_parts= and text_parts=")
+            self.pair_score = getattr(pair_scores, "__name__", type(pair_scores).__name__)
+            self.image_parts = partial(self._run_parts, image_parts)
+            self.text_parts = partial(self._run_parts, text_parts)
+            self.pair_scores = partial(self._scores, pair_scores)
         self.to("cpu", "fp32")
 
     def to(self, device: str, precision: Precision) -> None:
@@ -97,6 +111,18 @@ class TwoTower:
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         return F.normalize(run(self.info, self._encode_text, tokens), dim=-1)
+
+    def _run_parts(self, function: Callable[[Tensor], Any], inputs: Tensor) -> Parts:
+        return run_parts(self.info, function, inputs)
+
+    def _scores(self, score: Callable[[Any, Any], Tensor], images: Parts, texts: Parts) -> Tensor:
+        """Call the function with tensors where parts are one tensor, else with tuples."""
+
+        def unpacked(*parts: Tensor) -> Tensor:
+            both = parts[: len(images)], parts[len(images) :]
+            return score(*(some[0] if len(some) == 1 else some for some in both))
+
+        return run(self.info, unpacked, *images, *texts)
 
     def _patches(
         self, encode: Callable[[Tensor, Attention], Tensor], images: Tensor, attention: Attention
@@ -197,7 +223,8 @@ def _guard(encoder: Any, path: Path) -> None:
             checks.require_output(name, given, output, widths, str(path))
             return output
 
-    for name in checks.methods(CrossAttentionEncoder):
+    protocols = checks.CrossAttentionEncoder, checks.PairScorer
+    for name in {name for protocol in protocols for name in checks.methods(protocol)}:
         if callable(method := getattr(encoder, name, None)):
             setattr(encoder, name, partial(call, name, method))
 

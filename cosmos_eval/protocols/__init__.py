@@ -1,13 +1,24 @@
 """Known data sets and users' own, each with the protocol it is measured by. Imports no torch."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from cosmos_eval.protocols import scenes, segmentation
 from cosmos_eval.protocols.classification import CLASSIFICATION, CLASSIFICATION_FAMILIES
 from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
-from cosmos_eval.types import Protocol, UsageError, nearest
+from cosmos_eval.types import (
+    Protocol,
+    RetrievalProtocol,
+    ScoredPairs,
+    SelectionProtocol,
+    UsageError,
+    family_of_pairs,
+    nearest,
+)
+
+RERANKED = 100  # candidates of a query, of which a known set's `pairs100` scores the pairs
 
 
 def known_protocols() -> Mapping[str, Protocol]:
@@ -36,6 +47,14 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
         found += [protocols[dataset] for protocols in families.values() if dataset in protocols]
     if dataset == "scenes-loc":
         found += [scenes.scenes_localisation(family) for family in segmentation.MAPS]
+    scored: Sequence[ScoredPairs] = ()
+    if isinstance(found[0], RetrievalProtocol):
+        scored = (RERANKED, "all")
+    elif isinstance(found[0], SelectionProtocol):
+        scored = ("all",)
+    for pairs in scored:
+        family = family_of_pairs(found[0].family, pairs)
+        found.append(replace(found[0], family=family, pairs=pairs))  # type: ignore[call-arg]
     return {protocol.family: protocol for protocol in found}
 
 

@@ -218,7 +218,7 @@ def _notes(a: Stored, b: Stored) -> list[str]:
     lines = [f"{dataset}: not compared, since only one of both has it: {name}" for name in lone]
     return lines + [
         f"{dataset}: {name} is {of_a.get(name)} and {of_b.get(name)}"
-        for name in ("map", "precision", "device", "version")
+        for name in ("map", "pair_score", "precision", "device", "version")
         if of_a.get(name) != of_b.get(name)
     ]
 

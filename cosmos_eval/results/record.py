@@ -133,6 +133,7 @@ _PART = r"^[0-9]+ of [0-9]+ [a-z].*$"
 _PARTIAL = _doc("Samples found and known of an incomplete set.", pattern=_PART)
 _ATTENTION = _doc("Form of the image tower's last block; null except for segmentation.")
 _PROTOCOL_ATTENTION = _doc("The form that the protocol is made for; csa where it is missing.")
+_PAIRS_SCORED = _doc("Candidates per query of which an image and a text were scored together.")
 _PROTOCOL_MAP = _doc("The kind that the protocol requires; null: each model's own.")
 _MEMORY = _doc("Largest resident memory of the process up to this result.")
 _HASHES = _doc("SHA-256 of what defines the number: names, templates, sample list.")
@@ -163,6 +164,8 @@ class Provenance(TypedDict):
     protocol_attention: NotRequired[Annotated[Attention | None, _PROTOCOL_ATTENTION]]
     map: NotRequired[Annotated[MapKind, _doc("Of a localisation: the kind of map measured.")]]
     protocol_map: NotRequired[Annotated[MapKind | None, _PROTOCOL_MAP]]
+    pairs: NotRequired[Annotated[Count | Literal["all"], _PAIRS_SCORED]]
+    pair_score: NotRequired[Annotated[Name, _doc("How the model scores an image with a text.")]]
     batch_size: Count
     seconds: Annotated[dict[str, Annotated[float, Field(ge=0)]], _doc("Wall time per phase.")]
     images_per_second: NotRequired[Annotated[_Rate | None, _RATE]]

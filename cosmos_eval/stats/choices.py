@@ -9,13 +9,16 @@ captions c0, c1: text: s(c0, i0) > s(c1, i0) and s(c1, i1) > s(c0, i1); image: s
 and s(c1, i1) > s(c1, i0); group: both.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.stats.estimates import Features, Ints, first_equal, require_finite
+
+Score = Callable[[Ints, Ints], NDArray[np.float32]]
+"""Indices of images (K,) and captions (K,) -> scores (K,)."""
 
 TOP = 5
 PAIRS = 10
@@ -67,40 +70,39 @@ class PairHits(NamedTuple):
 
 
 def single_hits(
-    images: Features, captions: Features, image_of_item: Ints, captions_of_item: Sequence[Ints]
+    score: Score, image_of_item: Ints, captions_of_item: Sequence[Ints]
 ) -> NDArray[np.bool_]:
-    """Return whether an item's image (I, D) scores its first caption (T, D) highest, (N,).
-    `image_of_item` (N,) and `captions_of_item`, two or more an item, are rows of the features.
-    Raises ValueError for features that are not finite."""
-    require_finite(images, captions)
+    """Return whether an item's image scores its first caption highest, (N,). `image_of_item` (N,)
+    and `captions_of_item`, two or more an item, are indices of both."""
     lengths = np.array([len(some) for some in captions_of_item])
     starts = np.cumsum(lengths) - lengths
     rows = np.concatenate(captions_of_item)
-    scores = _scores(images, captions, np.repeat(image_of_item, lengths), rows)
+    scores = score(np.repeat(image_of_item, lengths), rows).copy()
     right = scores[starts].copy()
     scores[starts] = -np.inf
     return right > np.maximum.reduceat(scores, starts)
 
 
-def pair_hits(
-    images: Features, captions: Features, images_of_item: Ints, captions_of_item: Ints
-) -> PairHits:
-    """Return the hits of pairs: (N, 2) rows of image (I, D) and caption (T, D) features. Raises
-    ValueError for features that are not finite."""
-    require_finite(images, captions)
+def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> PairHits:
+    """Return the hits of pairs: (N, 2) indices of images and of captions."""
     rows = np.repeat(images_of_item, 2, axis=1).ravel()
     columns = np.tile(captions_of_item, (1, 2)).ravel()
-    s = _scores(images, captions, rows, columns).reshape(-1, 2, 2)  # s[:, image, caption]
+    s = score(rows, columns).reshape(-1, 2, 2)  # s[:, image, caption]
     return PairHits(
         text=(s[:, 0, 0] > s[:, 0, 1]) & (s[:, 1, 1] > s[:, 1, 0]),
         image=(s[:, 0, 0] > s[:, 1, 0]) & (s[:, 1, 1] > s[:, 0, 1]),
     )
 
 
-def _scores(images: Features, captions: Features, rows: Ints, columns: Ints) -> NDArray[np.float32]:
-    """Products of the named rows of both, (K,): not a matrix product, whose columns may be summed
-    in different orders."""
-    at_once = max(1, _BLOCK_BYTES // (4 * images.shape[1]))
-    blocks = [slice(a, a + at_once) for a in range(0, len(rows), at_once)]
-    products = [(images[rows[some]] * captions[columns[some]]).sum(axis=1) for some in blocks]
-    return np.concatenate(products)
+def products(images: Features, captions: Features) -> Score:
+    """Return the scores by products of (I, D) with (T, D) features: not a matrix product, whose
+    columns may be summed in different orders. Raises ValueError for features not finite."""
+    require_finite(images, captions)
+
+    def score(rows: Ints, columns: Ints) -> NDArray[np.float32]:
+        at_once = max(1, _BLOCK_BYTES // (4 * images.shape[1]))
+        blocks = [slice(a, a + at_once) for a in range(0, len(rows), at_once)]
+        found = [(images[rows[some]] * captions[columns[some]]).sum(axis=1) for some in blocks]
+        return np.concatenate(found)
+
+    return score

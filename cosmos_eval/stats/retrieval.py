@@ -8,7 +8,7 @@ Shapes: N images, M texts, D embedding.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -155,3 +155,76 @@ def _above(
     equal = np.flatnonzero(np.isin(of_rows, of_columns))
     above[equal] |= of_rows[equal, None] == of_columns
     return above
+
+
+class Candidates(NamedTuple):
+    """The items that each query is ranked anew with: (N, k) texts of images, (M, l) images of
+    texts."""
+
+    texts: NDArray[np.int64]
+    images: NDArray[np.int64]
+
+
+def best_candidates(
+    image_features: NDArray[np.float32], text_features: NDArray[np.float32], k: int
+) -> Candidates:
+    """Find the min(k, all) best texts of (N, D) images and images of (M, D) texts, by product. Of
+    equal scores the lower index comes first. Raises ValueError for features not finite."""
+    require_finite(image_features, text_features)
+    return Candidates(
+        texts=_best(image_features, text_features, k),
+        images=_best(text_features, image_features, k),
+    )
+
+
+def _best(queries: NDArray[np.float32], items: NDArray[np.float32], k: int) -> NDArray[np.int64]:
+    """Return the sorted indices (Q, min(k, n)) of each query's best items."""
+    k = min(k, len(items))
+    found = np.empty((len(queries), k), np.int64)
+    for rows in _even_slices(0, len(queries), max(1, _BLOCK_BYTES // (4 * len(items)))):
+        scores = queries[rows] @ items.T
+        least = np.partition(scores, -k, axis=1)[:, -k, None]
+        above, equal = scores > least, scores == least
+        left = k - above.sum(axis=1, keepdims=True)
+        best = above | (equal & (equal.cumsum(axis=1) <= left))
+        found[rows] = np.nonzero(best)[1].reshape(-1, k)
+    return found
+
+
+def ranks_of_pairs(
+    candidates: Candidates,
+    score: Callable[[Any, Any], NDArray[np.float32]],
+    image_of_text: ArrayLike,
+    first: RetrievalRanks,
+) -> RetrievalRanks:
+    """Rank the candidates of every query by their `score(images, texts)`, by indices of one shape.
+    What is no candidate stays behind them, in the order of `first`, by which a query without a
+    positive candidate keeps its rank."""
+    owner = np.asarray(image_of_text)
+
+    def of_image(images: Any, texts: Any) -> Any:
+        return owner[texts] == images, score(images, texts)
+
+    def of_text(texts: Any, images: Any) -> Any:
+        return owner[texts] == images, score(images, texts)
+
+    return RetrievalRanks(
+        image_to_text=_reranked(candidates.texts, of_image, first.image_to_text),
+        text_to_image=_reranked(candidates.images, of_text, first.text_to_image),
+    )
+
+
+def _reranked(
+    candidates: NDArray[np.int64],
+    of: Callable[[Any, Any], tuple[NDArray[np.bool_], NDArray[np.float32]]],
+    first: NDArray[np.int64],
+) -> NDArray[np.int64]:
+    """Return ranks (Q,); `of` gives which pairs of queries and items are right, and scores."""
+    ranks = first.copy()
+    for rows in _even_slices(0, len(ranks), max(1, _BLOCK_BYTES // (4 * candidates.shape[1]))):
+        queries = np.arange(rows.start, rows.stop)[:, None]
+        right, scores = of(queries, candidates[rows])
+        best = np.where(right, scores, -np.inf).max(axis=1, keepdims=True)
+        above = np.count_nonzero((scores >= best) & ~right, axis=1)
+        ranks[rows] = np.where(right.any(axis=1), 1 + above, first[rows])
+    return ranks

@@ -12,12 +12,19 @@ import numpy as np
 from cosmos_eval import types
 from cosmos_eval.data.folders import exist_in, several
 from cosmos_eval.data.retrieval import RetrievalData, list_data, open_data, sample_list_hash
+from cosmos_eval.models.encoder import settings_of_pairs, with_pair_scores
 from cosmos_eval.stats.estimates import Mean, Median
-from cosmos_eval.stats.retrieval import retrieval_ranks
+from cosmos_eval.stats.retrieval import (
+    Candidates,
+    best_candidates,
+    ranks_of_pairs,
+    retrieval_ranks,
+)
 from cosmos_eval.tasks.task import Derived, Metric, Task
 
 if TYPE_CHECKING:
     from cosmos_eval.embedding.embed import Features
+    from cosmos_eval.embedding.pairs import PairScores
     from cosmos_eval.models.encoder import Encoder
 
 IMAGE_RANK = "image_to_text_rank"  # (N,) rank of every image's best caption, from 1
@@ -35,14 +42,52 @@ def measure(
 ) -> types.Measurement:
     """Measure recall and ranks in both directions; `options.limit` keeps the first images."""
     found = data or open_data(protocol, options)
+    settings = settings_of_pairs(encoder, protocol.pairs)
 
     def score(images: Features, texts: Features) -> types.Samples:
         ranks = retrieval_ranks(images, texts, found.image_of_text)
+        if protocol.pairs is not None:
+            candidates = candidates_of(protocol.pairs, images, texts)
+            scores = scores_of(encoder, candidates, found, options, progress)
+            ranks = ranks_of_pairs(candidates, scores, found.image_of_text, ranks)
         queries = {IMAGE_RANK: ranks.image_to_text, TEXT_RANK: ranks.text_to_image}
         return {**queries, IMAGE_OF_TEXT: found.image_of_text}
 
     hashes = {"sample_list": sample_list_hash(found)}
-    return TASK.measure_captions(encoder, found, options, progress, score, hashes=hashes)
+    given = encoder, found, options, progress, score
+    return TASK.measure_captions(*given, hashes=hashes, settings=settings)
+
+
+def candidates_of(pairs: int | str, images: Features, texts: Features) -> Candidates:
+    """Return the items whose pairs with a query are scored: the best `pairs` of them, or `all`."""
+    if isinstance(pairs, int):
+        return best_candidates(images, texts, pairs)
+    sizes = len(images), len(texts)
+    return Candidates(
+        texts=np.broadcast_to(np.arange(sizes[1]), sizes),
+        images=np.broadcast_to(np.arange(sizes[0]), sizes[::-1]),
+    )
+
+
+def scores_of(
+    encoder: Encoder,
+    candidates: Candidates,
+    data: RetrievalData,
+    options: types.RunOptions,
+    progress: types.OnProgress,
+) -> PairScores:
+    """Score the pairs of every query, image or text, with its candidates."""
+    from cosmos_eval.embedding.pairs import score_pairs
+
+    wanted = [*candidates.images]
+    if candidates.images.shape[1] < len(data.images):  # else all pairs are among these
+        queries = np.broadcast_to(np.arange(len(data.images))[:, None], candidates.texts.shape)
+        order = np.argsort(candidates.texts, axis=None, kind="stable")
+        ends = np.cumsum(np.bincount(candidates.texts.ravel(), minlength=len(wanted)))[:-1]
+        of_text = np.split(queries.ravel()[order], ends)
+        wanted = [np.concatenate(both) for both in zip(wanted, of_text, strict=True)]
+    scorer = with_pair_scores(encoder)
+    return score_pairs(scorer, data.images, data.captions, wanted, options, progress)
 
 
 def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:

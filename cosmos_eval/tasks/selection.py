@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from cosmos_eval import types
 from cosmos_eval.data.folders import exist_in, fingerprint
 from cosmos_eval.data.selection import SelectionData, list_data, open_data
-from cosmos_eval.stats.choices import pair_hits, single_hits
+from cosmos_eval.models.encoder import settings_of_pairs, with_pair_scores
+from cosmos_eval.stats.choices import Score, pair_hits, products, single_hits
 from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion, means_of_groups
 from cosmos_eval.tasks.task import Derived, Metric, Task
 
@@ -38,6 +39,14 @@ def measure(
 ) -> types.Measurement:
     """Measure accuracy; `options.limit` keeps the first items of subsets in turn."""
     data = data or open_data(protocol, options)
+    settings = settings_of_pairs(encoder, protocol.pairs)
+
+    def score(images: Features, texts: Features) -> types.Samples:
+        scores: Score = products(images, texts)
+        if protocol.pairs is not None:
+            scores = _scores_of_pairs(encoder, data, options, progress)
+        return _samples(protocol.pair_accuracy, data, scores)
+
     found = sum(some[0] in some[1:] for some in data.captions_of_item)
     note = f"{found} items have a wrong caption equal to the right one and count as wrong"
     return TASK.measure_captions(
@@ -45,19 +54,35 @@ def measure(
         data,
         options,
         progress,
-        partial(_samples, protocol.pair_accuracy, data),
+        score,
         hashes={"sample_list": _sample_list_hash(data)},
+        settings=settings,
         notes=[note] if found else [],
         unit="items",
     )
 
 
-def _samples(rule: str, data: SelectionData, images: Features, texts: Features) -> types.Samples:
+def _scores_of_pairs(
+    encoder: Encoder, data: SelectionData, options: types.RunOptions, progress: types.OnProgress
+) -> Score:
+    """Score every caption with the images of its items."""
+    from cosmos_eval.embedding.pairs import score_pairs
+
+    wanted: list[list[int]] = [[] for _ in data.captions]
+    for images, captions in zip(data.images_of_item.tolist(), data.captions_of_item, strict=True):
+        for caption in captions.tolist():
+            wanted[caption] += images
+    arrays = [np.array(some, np.int64) for some in wanted]
+    scorer = with_pair_scores(encoder)
+    return score_pairs(scorer, data.images, data.captions, arrays, options, progress)
+
+
+def _samples(rule: str, data: SelectionData, score: Score) -> types.Samples:
     if data.images_of_item.shape[1] == 1:
         single = data.images_of_item[:, 0]
-        hits = {CORRECT: single_hits(images, texts, single, data.captions_of_item)}
+        hits = {CORRECT: single_hits(score, single, data.captions_of_item)}
     else:
-        pairs = pair_hits(images, texts, data.images_of_item, np.stack(data.captions_of_item))
+        pairs = pair_hits(score, data.images_of_item, np.stack(data.captions_of_item))
         correct = pairs.image if rule == "image" else pairs.text & pairs.image
         hits = {CORRECT: correct, TEXT: pairs.text, IMAGE: pairs.image}
     return {

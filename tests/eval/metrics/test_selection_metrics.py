@@ -7,7 +7,7 @@ import pytest
 from support.results import metrics_of
 
 from cosmos_eval.stats import choices
-from cosmos_eval.stats.choices import pair_hits, single_hits
+from cosmos_eval.stats.choices import pair_hits, products, single_hits
 from cosmos_eval.stats.estimates import means_of_groups
 
 EYE = np.eye(3, dtype=np.float32)
@@ -17,8 +17,7 @@ def test_single_images_solved_by_hand() -> None:
     # Scores of each caption with the three images.
     captions = np.array([[0.9, 0.1, 0], [0.2, 0.8, 0.5], [0.9, 0.5, 0.5]], np.float32)
     hits = single_hits(
-        EYE,
-        captions,
+        products(EYE, captions),
         np.array([0, 0, 1, 2, 2]),
         [np.array(some) for some in ([0, 1], [0, 2], [1, 0, 2], [2, 0], [1, 0, 2])],
     )
@@ -32,9 +31,9 @@ def test_a_constant_model_is_always_wrong(width: int) -> None:
     images = np.tile(rng.normal(size=width).astype(np.float32), (7, 1))
     captions = np.tile(rng.normal(size=width).astype(np.float32), (13, 1))
     several = [np.array([0, *range(1, 2 + i)]) for i in range(7)]
-    assert not single_hits(images, captions, np.arange(7), several).any()
+    assert not single_hits(products(images, captions), np.arange(7), several).any()
     two = np.array([[0, 1], [3, 5]])
-    assert not np.any(pair_hits(images, captions, two, two))
+    assert not np.any(pair_hits(products(images, captions), two, two))
 
 
 @pytest.mark.parametrize("block_bytes", [1, 4 * 4 * 9, 64 << 20])
@@ -51,10 +50,10 @@ def test_equals_loops_with_many_ties(block_bytes: int, monkeypatch: pytest.Monke
         all(s[i, some[0]] > s[i, wrong] for wrong in some[1:])
         for i, some in zip(image, several, strict=True)
     ]
-    assert single_hits(images, captions, image, several).tolist() == expected
+    assert single_hits(products(images, captions), image, several).tolist() == expected
     two_images = np.array([rng.permutation(11)[:2] for _ in range(60)])
     two_captions = np.array([rng.permutation(17)[:2] for _ in range(60)])
-    hits = pair_hits(images, captions, two_images, two_captions)
+    hits = pair_hits(products(images, captions), two_images, two_captions)
     for n, ((i, j), (a, b)) in enumerate(zip(two_images, two_captions, strict=True)):
         assert hits.text[n] == (s[i, a] > s[i, b] and s[j, b] > s[j, a])
         assert hits.image[n] == (s[i, a] > s[j, a] and s[j, b] > s[i, b])
@@ -92,9 +91,9 @@ def test_metrics_and_subsets_by_hand() -> None:
 def test_features_that_are_not_finite() -> None:
     broken = np.where(EYE == 1, np.nan, EYE)
     with pytest.raises(ValueError, match="NaN"):
-        single_hits(EYE, broken, np.array([0]), [np.array([0, 1])])
+        single_hits(products(EYE, broken), np.array([0]), [np.array([0, 1])])
     with pytest.raises(ValueError, match="NaN"):
-        pair_hits(broken, EYE, np.array([[0, 1]]), np.array([[0, 1]]))
+        pair_hits(products(broken, EYE), np.array([[0, 1]]), np.array([[0, 1]]))
 
 
 @pytest.mark.parametrize(
@@ -116,5 +115,6 @@ def test_features_that_are_not_finite() -> None:
 def test_pairs_solved_by_hand(captions: list[list[int]], text: bool, image: bool) -> None:
     """Rows are captions, columns their scores with two images; a tie is a miss."""
     one = np.array([[0, 1]])
-    hits = pair_hits(np.eye(2, dtype=np.float32), np.array(captions, np.float32), one, one)
+    score = products(np.eye(2, dtype=np.float32), np.array(captions, np.float32))
+    hits = pair_hits(score, one, one)
     assert (hits.text.tolist(), hits.image.tolist()) == ([text], [image])
