@@ -257,6 +257,11 @@ def family_of_pairs(family: str, pairs: ScoredPairs) -> str:
     return family if pairs is None else f"{family}-pairs{'' if pairs == 'all' else pairs}"
 
 
+def base_family(family: str) -> str:
+    """Return the family of the same data whose scores are products of embeddings."""
+    return family.partition("-pairs")[0]
+
+
 class Interval(NamedTuple):
     """A confidence interval of a metric, in the metric's unit."""
 

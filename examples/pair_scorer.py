@@ -5,8 +5,8 @@ of the image, and the score is the cosine of what it pools with the text itself.
     cosmos-eval run --model python:examples/pair_scorer.py --dataset scenes-retrieval \
         --protocol scenes --protocol scenes-pairs100
 
-FLAIR learns the projections of the pooling, under the names `visual_proj.*` of its checkpoints. Here
-they are identities on top of the bundled CLIP, which was trained without them.
+FLAIR learns the projections of the pooling, as `visual_proj.*` of its checkpoints. Here they are
+identities on top of the bundled CLIP, which was trained without them.
 """
 
 import torch

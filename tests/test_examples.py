@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from support.packages import forget_tasks, install
 
@@ -63,6 +65,43 @@ def own_task(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
     monkeypatch.undo()
     forget_tasks("image_retrieval")
+
+
+def test_pair_scorer(here, tmp_path):
+    """FLAIR's pooling, its heads one by one: a text attends to patches and to an empty token."""
+    module = runpy.run_path("pair_scorer.py")
+    model, pooling = module["model"], module["pooling"]
+    torch.manual_seed(0)
+    for parameter in pooling.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    patches, texts = torch.randn(2, 5, 128), torch.randn(3, 128)
+    q, k, v = (
+        torch.nn.functional.linear(norm(x), weight, bias)
+        for norm, x, weight, bias in zip(
+            (pooling.ln_q, pooling.ln_k, pooling.ln_v),
+            (texts, patches, patches),
+            pooling.attn.in_proj_weight.chunk(3),
+            pooling.attn.in_proj_bias.chunk(3),
+            strict=True,
+        )
+    )
+    for image, text in itertools.product(range(2), range(3)):
+        heads = []
+        for head in range(8):
+            own = slice(16 * head, 16 * head + 16)
+            logits = k[image, :, own] @ q[text, own] / 4
+            weights = torch.cat([logits, torch.zeros(1)]).softmax(dim=0)[:-1]
+            heads.append(weights @ v[image, :, own])
+        pooled = pooling.attn.out_proj(torch.cat(heads))
+        expected = torch.cosine_similarity(pooled, texts[text], dim=0)
+        found = model.pair_scores((patches,), (texts,))[image, text]
+        torch.testing.assert_close(found, expected)
+    given = ["--model", "python:pair_scorer.py", "--dataset", "scenes-retrieval", "--limit", "12"]
+    run("run", *given, "--protocol", "scenes-pairs100", "--output", str(tmp_path))
+    result = record(tmp_path, "*.json")
+    assert result["protocol"] == "scenes-pairs100"
+    assert result["provenance"]["pair_score"] == "text_conditioned"
+    run("verify", str(tmp_path))
 
 
 def record(results: Path, pattern: str) -> dict[str, Any]:

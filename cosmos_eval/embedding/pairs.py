@@ -57,9 +57,11 @@ def score_pairs(
     wanted: Sequence[Ints],
     options: RunOptions,
     progress: OnProgress = no_progress,
+    most: int | None = None,
 ) -> PairScores:
     """Score each text with those images, by index, that are `wanted` of it. Raises UsageError for
-    images that cannot be read or change meanwhile, and for scores that are not finite."""
+    images that cannot be read or change meanwhile, and for scores that are not finite, and
+    TooManyError where more than `most` pairs are not cached."""
     from scipy.sparse import csr_array
 
     image, image_keys, own_images = _distinct(embed.image_keys(images, options), images)
@@ -67,7 +69,7 @@ def score_pairs(
     columns = _columns(wanted, image, text)
     shards = [*_shards(columns, len(own_images))]
     given = encoder, own_images, image_keys, own_texts, text_keys
-    work = _Work(*given, options, progress, sum(map(len, columns)))
+    work = _Work(*given, options, progress, sum(map(len, columns)), most)
     by_text: dict[int, list[Scores]] = defaultdict(list)
     scored = options.distributed.map_sharded(work.score, shards)
     for shard, scores in zip(shards, scored, strict=True):
@@ -131,6 +133,7 @@ class _Work:
     options: RunOptions
     progress: OnProgress
     total: int
+    most: int | None
 
     def score(self, shards: Sequence[_Shard]) -> list[list[Scores]]:
         """Return the scores of every text of each shard; those that are not cached are added."""
@@ -142,6 +145,10 @@ class _Work:
             key: arrays["scores"]
             for (key, *_), arrays in store.find(keys, lambda line: self.progress(note(line)))
         }
+        new = (shard for shard, key in zip(shards, keys, strict=True) if key not in stored)
+        left = sum(len(images) for shard in new for images in shard.images)
+        if self.most is not None and left > self.most:
+            raise embed.TooManyError(f"{left:,} of {self.total:,} pairs are not cached")
         block, parts = range(0), tuple[Any, ...]()
         for shard, key in zip(shards, keys, strict=True):
             if (scores := stored.pop(key, None)) is None:

@@ -11,7 +11,7 @@ from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.intervals import LEVEL
 from cosmos_eval.stats.paired import PairedDifference, holm
 from cosmos_eval.tasks import Metric, metric_of, task_named
-from cosmos_eval.types import Samples, UsageError
+from cosmos_eval.types import Samples, UsageError, base_family
 
 # Either name: segmentation calls the hash of its list of images differently.
 _SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
@@ -200,7 +200,9 @@ def _require_comparable(a: Stored, b: Stored) -> None:
                 f"{one.path} was edited after it was written (`cosmos-eval verify` shows more): "
                 "measure again"
             )
-    if found := mismatches(setting(a.row), setting(b.row)):
+    # Scores of pairs are another protocol, but follow from the same samples.
+    same = ({**setting(r), "protocol": base_family(r.protocol)} for r in (a.row, b.row))
+    if found := mismatches(*same):
         raise UsageError(f"{a.path} and {b.path} cannot be compared: {'; '.join(found)}")
 
 
@@ -208,7 +210,8 @@ def _tests(a: Stored, b: Stored, read_samples: Callable[[Path], Samples]) -> lis
     row = a.row
     found = paired_differences(row, read_samples(a.path), b.row, read_samples(b.path))
     names = [name for name in found if name in row.metrics and name in b.row.metrics]
-    tests = (MetricTest(row.dataset, row.protocol, row.task, name, found[name]) for name in names)
+    protocol = " and ".join(dict.fromkeys([row.protocol, b.row.protocol]))
+    tests = (MetricTest(row.dataset, protocol, row.task, name, found[name]) for name in names)
     return sorted(tests, key=lambda test: not test.record.primary)
 
 
@@ -216,6 +219,8 @@ def _notes(a: Stored, b: Stored) -> list[str]:
     dataset, of_a, of_b = a.row.dataset, a.row.provenance, b.row.provenance
     lone = sorted(set(a.row.metrics) ^ set(b.row.metrics))
     lines = [f"{dataset}: not compared, since only one of both has it: {name}" for name in lone]
+    if a.row.protocol != b.row.protocol:
+        lines.append(f"{dataset}: protocol is {a.row.protocol} and {b.row.protocol}")
     return lines + [
         f"{dataset}: {name} is {of_a.get(name)} and {of_b.get(name)}"
         for name in ("map", "pair_score", "precision", "device", "version")

@@ -1,11 +1,12 @@
 """Lists of what can be named on the command line. Imports no torch."""
 
 from itertools import chain
+from typing import Any
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import known_families, known_protocols
 from cosmos_eval.tasks import known_tasks, packages_of, task_of
-from cosmos_eval.types import UsageError
+from cosmos_eval.types import UsageError, base_family
 
 Record = dict[str, str]
 
@@ -69,14 +70,24 @@ def datasets() -> list[Record]:
 def protocols() -> list[Record]:
     """List protocol families, what their numbers can be compared with, and their data sets."""
     families = {name: known_families(name) for name in known_protocols()}
+    of_pairs = {
+        family: f"itself: `{base_family(family)}`, scored by a PairScorer, {_scored(protocol)}"
+        for own in families.values()
+        for family, protocol in own.items()
+        if family != base_family(family)
+    }
     return [
         {
             "protocol": family,
             "comparable with": comparable,
             "datasets": ", ".join(name for name, own in families.items() if family in own),
         }
-        for family, comparable in FAMILIES.items()
+        for family, comparable in {**FAMILIES, **of_pairs}.items()
     ]
+
+
+def _scored(protocol: Any) -> str:
+    return "all pairs" if protocol.pairs == "all" else f"the best {protocol.pairs} of each query"
 
 
 def suites() -> list[Record]:

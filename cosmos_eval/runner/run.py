@@ -108,7 +108,8 @@ def measure(
     _environment()  # the state of the code before it can be edited
     started, options, encoder = time.perf_counter(), job.options, loaded.encoder
     protocols = [dataset.protocol for dataset in job.datasets]
-    what = f"{encoder.info.spec} on {' + '.join(protocol.dataset for protocol in protocols)}"
+    names = dict.fromkeys(protocol.dataset for protocol in protocols)
+    what = f"{encoder.info.spec} on {' + '.join(names)}"
     if options.save_predictions is not None:
         folder = Path(options.save_predictions, safe_name(encoder.info.spec))
         options = replace(options, save_predictions=str(folder))

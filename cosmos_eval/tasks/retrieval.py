@@ -75,8 +75,10 @@ def scores_of(
     data: RetrievalData,
     options: types.RunOptions,
     progress: types.OnProgress,
+    most: int | None = None,
 ) -> PairScores:
-    """Score the pairs of every query, image or text, with its candidates."""
+    """Score the pairs of every query, image or text, with its candidates. Raises TooManyError where
+    more than `most` are not cached."""
     from cosmos_eval.embedding.pairs import score_pairs
 
     wanted = [*candidates.images]
@@ -87,7 +89,7 @@ def scores_of(
         of_text = np.split(queries.ravel()[order], ends)
         wanted = [np.concatenate(both) for both in zip(wanted, of_text, strict=True)]
     scorer = with_pair_scores(encoder)
-    return score_pairs(scorer, data.images, data.captions, wanted, options, progress)
+    return score_pairs(scorer, data.images, data.captions, wanted, options, progress, most)
 
 
 def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:

@@ -17,7 +17,7 @@ from cosmos_eval.report.gallery.segmentation import SegmentationSource
 from cosmos_eval.report.gallery.source import Group, Pair, Source, group_results, run_requests
 from cosmos_eval.runner.plan import Watch, unwatched
 from cosmos_eval.tasks import find_protocol
-from cosmos_eval.types import Progress, RunOptions
+from cosmos_eval.types import Progress, RunOptions, base_family
 
 BUDGET = 3_000_000
 """Bytes of all pictures. A page that holds them as base64 text is a third larger."""
@@ -66,7 +66,7 @@ def _pairs(groups: Sequence[Group], sources: Sequence[Source], options: RunOptio
     """Choose images and texts for attention maps: captions, or prompts of classes without any.
     Those of the embedded scenes, if any result is of them, name small things."""
     of_groups = zip(groups, sources, strict=True)
-    others = [(g.task, s.pairs) for g, s in of_groups if g.protocol.family != SCENES]
+    others = [(g.task, s.pairs) for g, s in of_groups if base_family(g.protocol.family) != SCENES]
     pairs = [pair for task, some in others if task == "retrieval" for pair in some]
     if len(others) < len(groups):
         protocol: Any = find_protocol(_SMALL_SCENES)

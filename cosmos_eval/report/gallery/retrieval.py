@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,19 @@ from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas
 from cosmos_eval.report.gallery.records import Picture, RetrievalExample
 from cosmos_eval.report.gallery.source import Group, Pair, Request, Source, listed, spread
-from cosmos_eval.tasks.retrieval import IMAGE_RANK, TEXT_RANK
-from cosmos_eval.types import OnProgress, Protocol, RunOptions, Samples, UsageError
+from cosmos_eval.stats.retrieval import Candidates
+from cosmos_eval.tasks.retrieval import IMAGE_RANK, TEXT_RANK, candidates_of, scores_of
+from cosmos_eval.types import (
+    OnProgress,
+    Protocol,
+    RetrievalProtocol,
+    RunOptions,
+    Samples,
+    UsageError,
+)
 
 if TYPE_CHECKING:
+    from cosmos_eval.embedding.pairs import PairScores
     from cosmos_eval.models.encoder import Encoder
 
 Direction = Literal["image_to_text", "text_to_image"]
@@ -32,6 +41,7 @@ _FIRST = 3  # items that are shown of those found
 _ROUNDING = 0.05
 # Embedded for a report at most, unless the cache has more.
 _MOST_IMAGES, _MOST_CAPTIONS = 1000, 5000
+_MOST_PAIRS = 250_000
 
 
 class Query(NamedTuple):
@@ -55,6 +65,7 @@ class RetrievalSource(Source):
     def __init__(self, group: Group, options: RunOptions) -> None:
         super().__init__()
         self._name, self._options = group.name, options
+        self._pairs = cast(RetrievalProtocol, group.protocol).pairs
         self._found: dict[str, dict[Query, Found | None]] = {}  # by model
         self._results = self.open_results(group, options, open_data, _is_of)
         for result, data in self._results:
@@ -70,15 +81,20 @@ class RetrievalSource(Source):
         from cosmos_eval.embedding.embed import TooManyError, embed_images, embed_texts
 
         given = self._options, progress
+        rescored = None
         try:
-            images = embed_images(encoder, data.images, *given, most=_MOST_IMAGES)
+            images = embed_images(encoder, data.images, *given, most=_MOST_IMAGES).features
             texts = embed_texts(
                 encoder, data.captions, *given, phase="captions", most=_MOST_CAPTIONS
-            )
+            ).features
+            if self._pairs is not None:
+                candidates = candidates_of(self._pairs, images, texts)
+                pairs = scores_of(encoder, candidates, data, *given, most=_MOST_PAIRS)
+                rescored = partial(_rescored, candidates, pairs)
         except TooManyError as error:
             raise UsageError(f"{error}, so measure again without --no-cache") from error
         self._found[result.model] = {
-            query: find(query, images.features, texts.features, data.image_of_text)
+            query: find(query, images, texts, data.image_of_text, rescored)
             for query in choose_queries(result.samples)
         }
 
@@ -139,20 +155,35 @@ def find(
     images: NDArray[np.float32],
     texts: NDArray[np.float32],
     image_of_text: NDArray[np.int64],
+    rescored: Callable[[Query, NDArray[np.float64]], NDArray[np.float64]] | None = None,
 ) -> Found | None:
-    """Rank (N, D) images or (M, D) texts for a query; None where its rank differs. Of items with
-    equal scores the right ones come last, as in the measured ranks."""
+    """Rank (N, D) images or (M, D) texts for a query; None where its rank differs. `rescored` are
+    scores of pairs in place of products. Of items with equal scores the right ones come last, as in
+    the measured ranks."""
     to_text = query.direction == "image_to_text"
     queries, candidates = (images, texts) if to_text else (texts, images)
     right = _right_items(query, image_of_text, len(images))
     # Equal features score the same only where sums are exact before they are rounded.
     exact = candidates.astype(np.float64) @ queries[query.number].astype(np.float64)
-    order = np.lexsort((right, -exact.astype(np.float32)))
+    scores = exact if rescored is None else rescored(query, exact)
+    order = np.lexsort((right, -scores.astype(np.float32)))
     rank = 1 + int(np.argmax(right[order]))
     tolerance = 0 if min(rank, query.rank) <= _FIRST else max(1, _ROUNDING * query.rank)
     if abs(rank - query.rank) > tolerance:
         return None
     return Found(int(order[rank - 1]), tuple(order[:_FIRST].tolist()))
+
+
+def _rescored(
+    candidates: Candidates, pairs: PairScores, query: Query, scores: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the scores of all items, those of candidates by pairs and above all others."""
+    to_text = query.direction == "image_to_text"
+    items = (candidates.texts if to_text else candidates.images)[query.number]
+    own = np.full_like(items, query.number)
+    found = pairs(own, items) if to_text else pairs(items, own)
+    scores[items] = 2 + (found - found.min())  # cosines are up to 1
+    return scores
 
 
 def _right_items(query: Query, image_of_text: NDArray[np.int64], n: int) -> NDArray[np.bool_]:

@@ -22,7 +22,15 @@ from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, read_stored, samples_of
 from cosmos_eval.runner.plan import Watch
 from cosmos_eval.tasks import find_protocol, task_of
-from cosmos_eval.types import OnProgress, Progress, Protocol, RunOptions, UsageError, Weights
+from cosmos_eval.types import (
+    OnProgress,
+    Progress,
+    Protocol,
+    RunOptions,
+    UsageError,
+    Weights,
+    base_family,
+)
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
@@ -55,7 +63,7 @@ class Group(NamedTuple):
 
     def without_data(self, error: UsageError) -> str:
         """Return the note on data that cannot be opened."""
-        dataset, is_users = self.protocol.dataset, self.protocol.family == USER
+        dataset, is_users = self.protocol.dataset, base_family(self.protocol.family) == USER
         hint = "" if is_users else f" (see `cosmos-eval data doctor {dataset}`)"
         return f"{self.name}: no pictures: {str(error).removeprefix(f'{dataset}: ')}{hint}"
 
@@ -81,9 +89,10 @@ def group_results(
     for name in sorted(by_name, key=lambda name: (_TASKS.index(name[0]), name)):
         task, dataset, family = name
         try:
-            if family == USER and name not in known:
+            is_users = base_family(family) == USER
+            if is_users and name not in known:
                 raise UsageError("name the YAML file that describes it with --dataset FILE")
-            protocol = known[name] if family == USER else find_protocol(dataset, family)
+            protocol = known[name] if is_users else find_protocol(dataset, family)
             prepare(protocol)
             results = sorted(by_name[name], key=attrgetter("model"))
             groups.append(Group(task, protocol, tuple(results)))

@@ -71,3 +71,34 @@ def test_images_that_are_not_square(model: cosmos_core.Cosmos) -> None:
     images = torch.randn(1, 3, 30, 48, dtype=torch.float64)
     weights = model.patch_attention(images, model.encode_text(texts()))
     assert weights.shape == (1, 8, 3, 3, 6)
+
+
+@torch.no_grad()
+def test_scores_of_pairs_are_cosines_with_cross_modal_features(model: cosmos_core.Cosmos) -> None:
+    """Every pair alone, with torch's own module on OpenCLIP's own tokens."""
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    found = model.pair_scores(model.image_parts(images), model.text_parts(texts()))
+    model.visual.output_tokens = True
+    pooled, patches = model.visual(images)
+    model.visual.output_tokens = False
+    x = model.token_embedding(texts()) + model.positional_embedding
+    tokens = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))
+    features = model.encode_text(texts())
+
+    def crossed(pooler: CrossAttentionPooler, feature: Tensor, keys: Tensor) -> Tensor:
+        inputs = pooler.ln_q(feature[None]), pooler.ln_k(keys), pooler.ln_k(keys)
+        return feature + pooler.attn(*inputs)[0][0]
+
+    def cosine(a: Tensor, b: Tensor) -> float:
+        return float(a @ b / a.norm() / b.norm())
+
+    for i, image in enumerate(pooled):
+        for t, text in enumerate(features):
+            of_image = crossed(
+                model.text_attn_cross_pool, image, model.text_token_mapping(tokens[t])
+            )
+            of_text = crossed(
+                model.visual.attn_cross_pool, text, model.image_token_mapping(patches[i])
+            )
+            cosines = cosine(image, text), cosine(of_image, image), cosine(of_text, text)
+            assert float(found[i, t]) == pytest.approx(sum(cosines) / 3, abs=1e-12)

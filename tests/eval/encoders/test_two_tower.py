@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import cosmos_eval
 from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
 from cosmos_eval import TwoTower, UsageError
-from cosmos_eval.models.encoder import DenseEncoder, Encoder, require_encoder
+from cosmos_eval.models.encoder import DenseEncoder, Encoder, PairScorer, require_encoder
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "two_tower.py"
 
@@ -178,3 +178,28 @@ def test_another_version_of_the_weights_is_another_identity(tmp_path):
         info = load(f"python:{path}").info
         digests.add((info.weights_sha256, info.code_sha256))
     assert len({weights for weights, _ in digests}) == len({code for _, code in digests}) == 2
+
+
+def test_scores_of_pairs():
+    """Parts are one tensor or several, on the way in as the functions return them."""
+    given = {"encode_image": towers.encode_image, "encode_text": towers.encode_text}
+    given |= {"transform": transform, "tokenize": tokenize, "name": "mine"}
+
+    def scores(images, text):
+        return images[0] @ text.T + images[1][:, None]
+
+    model = TwoTower(
+        **given,
+        image_parts=lambda images: (towers.encode_image(images), images.amax(dim=(1, 2, 3))),
+        text_parts=towers.encode_text,
+        pair_scores=scores,
+    )
+    assert isinstance(model, PairScorer)
+    assert model.pair_score == "scores"
+    images, tokens = torch.rand(3, 3, 8, 8), tokenize(["a", "some words"])
+    found = model.pair_scores(model.image_parts(images), model.text_parts(tokens))
+    product = towers.encode_image(images) @ towers.encode_text(tokens).T
+    torch.testing.assert_close(found, (product + images.amax(dim=(1, 2, 3))[:, None]).detach())
+    assert not isinstance(TwoTower(**given), PairScorer)
+    with pytest.raises(UsageError, match="mine: pair_scores= needs image_parts= and text_parts="):
+        TwoTower(**given, pair_scores=scores)
