@@ -1,4 +1,4 @@
-"""A model that scores an image and a text together: text-conditioned attention pooling as FLAIR
+r"""A model that scores an image and a text together: text-conditioned attention pooling as FLAIR
 does it (Xiao et al., arXiv 2412.03561, section 3.2). The text is the query that pools the patches
 of the image, and the score is the cosine of what it pools with the text itself.
 

@@ -18,6 +18,7 @@ RESULTS = read_results(ROOT / "results")
     [
         ("scenes_table.py", "README.md", "scenes table"),
         ("localisation_table.py", "docs/attention.md", "localisation table"),
+        ("pairs_table.py", "docs/pair-scores.md", "pairs table"),
     ],
 )
 def test_documents_show_what_the_results_say(script, document, name):
@@ -37,7 +38,11 @@ def test_every_figure_follows_from_the_stored_samples():
 @pytest.mark.parametrize("small", ["", "-small"])
 def test_cosmos_is_above_clip_beyond_the_intervals(dataset, small):
     cosmos, clip = (
-        next(r for r in RESULTS if (r.model["spec"], r.dataset) == (model, dataset + small))
+        next(
+            r
+            for r in RESULTS
+            if (r.model["spec"], r.dataset, r.protocol) == (model, dataset + small, "scenes")
+        )
         for model in ("scenes-cosmos", "scenes-clip")
     )
     for metric in ("image_to_text_R@1", "text_to_image_R@1", "acc1", "mIoU", "mIoU_things"):

@@ -177,13 +177,13 @@ class _Work:
     def _image_parts(self, block: range) -> Parts:
         import torch
 
-        keys, found = [key.tobytes() for key in self.image_keys], []
+        keys, found, done = [key.tobytes() for key in self.image_keys], [], 0
+        sizes = embed.batch_sizes(len(block), self.options.batch_size)
         given = self.encoder, self.images, keys, self.options
-        for batches in embed.image_batches(*given, [block]):
-            for batch in batches:
-                found.append(self.encoder.image_parts(batch))
-                done = min(len(found) * self.options.batch_size, len(block))
-                self.progress(Progress("images for pairs", done, len(block)))
+        for batch in embed.image_batches(*given, block, sizes):
+            found.append(self.encoder.image_parts(batch))
+            done += len(batch)
+            self.progress(Progress("images for pairs", done, len(block)))
         return tuple(map(torch.cat, zip(*found, strict=True)))
 
     def _new_scores(self, shard: _Shard, parts: Parts) -> Scores:
