@@ -33,4 +33,4 @@ def table(results: str) -> str:
 
 
 if __name__ == "__main__":
-    print(table(*(sys.argv[1:] or ["results"])))
+    print(table(*(sys.argv[1:] or ["results/pairs"])))
