@@ -11,9 +11,10 @@ from pathlib import Path
 
 from cosmos_eval.results.compare import compare
 from cosmos_eval.results.store import read_samples, read_stored
+from cosmos_eval.results.text import percent
 
 MODEL = "scenes-cosmos"
-SETS = ("scenes-retrieval", "scenes-retrieval-five", "scenes-retrieval-small", "scenes-select")
+SETS = ("scenes-retrieval", "scenes-retrieval-small", "scenes-select")
 
 
 def table(results: str) -> str:
@@ -27,10 +28,10 @@ def table(results: str) -> str:
             found, interval = test.difference, test.difference.interval()
             low, high, change = (100 * value for value in (*interval[:2], found.difference))
             title = f"{test.dataset}: {test.metric.replace('_', ' ')}"
-            both = f"{100 * found.b:.1f} | {100 * found.a:.1f}"
+            both = f"{percent(found.b)} | {percent(found.a)}"
             lines.append(f"| {title} | {both} | {change:+.1f} [{low:+.1f}, {high:+.1f}] |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    print(table(*(sys.argv[1:] or ["results/pairs"])))
+    print(table(*(sys.argv[1:] or ["results"])))
