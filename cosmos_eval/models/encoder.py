@@ -185,27 +185,27 @@ def to_device(tensor: Tensor, device: str) -> Tensor:
 def on_host(
     outputs: Iterable[tuple[Item, Sequence[Tensor]]],
 ) -> Iterator[tuple[Item, list[Tensor]]]:
-    """Yield tensors on the CPU, each with its item. Those of a GPU are copied, and waited for, once
+    """Yield an item and its tensors, which are of one device, on the CPU. A GPU is waited for once
     the next ones were taken from `outputs`, so that it always has work."""
     import torch
 
-    waiting: deque[tuple[Item, list[Tensor], list[torch.cuda.Event]]] = deque()
+    waiting: deque[tuple[Item, list[Tensor], Any]] = deque()
     for item, tensors in outputs:
-        copies = [one.to("cpu", non_blocking=one.is_cuda) for one in tensors]
-        devices = {one.device for one in tensors if one.is_cuda}
-        ends = [torch.cuda.current_stream(device).record_event() for device in devices]
-        waiting.append((item, copies, ends))
-        while len(waiting) > bool(ends):
+        device, of_gpu = tensors[0].device, tensors[0].is_cuda
+        copies = [one.to("cpu", non_blocking=of_gpu) for one in tensors]
+        end = torch.cuda.current_stream(device).record_event() if of_gpu else None
+        waiting.append((item, copies, end))
+        while len(waiting) > of_gpu:
             yield _finished(*waiting.popleft())
     while waiting:
         yield _finished(*waiting.popleft())
 
 
-def _finished(item: Item, copies: list[Tensor], ends: Sequence[Any]) -> tuple[Item, list[Tensor]]:
-    for end in ends:
-        end.synchronize()
-    # Copies of a GPU's are in pinned memory, which is scarce and used again.
-    return item, [one.clone() for one in copies] if ends else copies
+def _finished(item: Item, copies: list[Tensor], end: Any) -> tuple[Item, list[Tensor]]:
+    if end is None:
+        return item, copies
+    end.synchronize()
+    return item, [one.clone() for one in copies]  # pinned memory is scarce
 
 
 def is_gpu(device: str) -> bool:

@@ -30,6 +30,7 @@ READS = (
     *("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__"),
     *("nonzero", "bincount", "unique", "equal", "allclose", "masked_select"),
 )
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
 
 class Reads(TorchFunctionMode):
@@ -121,16 +122,9 @@ def segmenter(tiny_encoder: ClipEncoder) -> Segmenter:
 
 
 def label_maps(segmenter: Segmenter, count: int = 3) -> list[Label]:
-    label = np.zeros((40, 30), np.uint8)
-    loaded = (
-        LoadedImage(
-            Sample(source.name, Path(), Path(), {}),
-            normalised(source.pixels, segmenter.protocol),
-            label,
-        )
-        for source in pictures(count)
-    )
-    return [*predict(segmenter, loaded)]
+    sample, label = Sample("noise", Path(), Path(), {}), np.zeros((40, 30), np.uint8)
+    pixels = [normalised(source.pixels, segmenter.protocol) for source in pictures(count)]
+    return [*predict(segmenter, (LoadedImage(sample, one, label) for one in pixels))]
 
 
 @pytest.mark.parametrize("refinement", [None, "pamr"])
@@ -142,31 +136,29 @@ def test_label_maps_are_read_once_per_image(refinement, segmenter):
     assert reads == {"__bool__": 3, "numpy": 3, **tiles}
 
 
-def test_outputs_of_a_cpu_are_had_at_once():
-    """So that a killed run loses the shard that was computed, and no other."""
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=needs_gpu)])
+def test_a_gpu_has_its_next_work_before_it_is_waited_for(device):
+    """A CPU has done all its work, of which a killed run loses nothing."""
     taken: list[int] = []
 
     def outputs() -> Iterator[tuple[int, list[Tensor]]]:
         for number in range(3):
             taken.append(number)
-            yield number, [torch.full((2,), number)]
+            yield number, [torch.full((2,), number, device=device)]
 
     for number, (tensor,) in on_host(outputs()):
-        assert taken[-1] == number == tensor[1]
-    assert taken == [0, 1, 2]
+        assert taken[-1] == min(number + (device == "cuda"), 2)
+        assert tensor.device.type == "cpu"
+        assert tensor.tolist() == [number, number]
 
 
 @pytest.fixture
 def on_gpu() -> Iterator[Callable[[Encoder], Any]]:
     """Load an encoder once more, on a GPU, where an operation that waits for it raises."""
-    if not torch.cuda.is_available():
-        pytest.skip("there is no GPU")
 
     def load(encoder: Encoder) -> Any:
-        info = encoder.info
-        arch = info.architecture if info.weights else None
-        spec = parse_model_spec(info.spec, arch=arch)
-        loaded = load_encoder(spec, device="cuda")
+        arch = encoder.info.architecture if encoder.info.weights else None
+        loaded = load_encoder(parse_model_spec(encoder.info.spec, arch=arch), device="cuda")
         torch.cuda.set_sync_debug_mode("error")
         return loaded
 
@@ -174,6 +166,7 @@ def on_gpu() -> Iterator[Callable[[Encoder], Any]]:
     torch.cuda.set_sync_debug_mode("default")
 
 
+@needs_gpu
 @pytest.mark.parametrize("kind", ["openclip", "cosmos"])
 @pytest.mark.parametrize("role", ["images", "texts"])
 def test_a_gpu_is_never_waited_for_and_gives_the_same_features(role, kind, on_gpu, make):
@@ -182,24 +175,10 @@ def test_a_gpu_is_never_waited_for_and_gives_the_same_features(role, kind, on_gp
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
 
 
+@needs_gpu
 @pytest.mark.parametrize("refinement", [None, "pamr"])
 def test_a_gpu_is_never_waited_for_and_gives_the_same_label_maps(refinement, on_gpu, segmenter):
     protocol = replace(segmenter.protocol, refinement=refinement)
     own = segmenter._replace(protocol=protocol)
     found, expected = map(label_maps, (own._replace(encoder=on_gpu(own.encoder)), own))
     assert np.mean(np.stack(found) != np.stack(expected)) < 0.01
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
-def test_a_gpu_has_its_next_work_before_it_is_waited_for():
-    taken: list[int] = []
-
-    def outputs() -> Iterator[tuple[int, list[Tensor]]]:
-        for number in range(3):
-            taken.append(number)
-            yield number, [torch.full((2,), number, device="cuda")]
-
-    for number, (tensor,) in on_host(outputs()):
-        assert taken[-1] == min(number + 1, 2)
-        assert tensor.device.type == "cpu"
-        assert tensor.tolist() == [number, number]
