@@ -19,7 +19,7 @@ const chartConfig = () => {
   return {
     background: "transparent", font: "system-ui, sans-serif", view: { stroke: null },
     axis: { ...titles, gridColor: line, domainColor: line, tickColor: line },
-    legend: titles, line: { color: soft }, range: { category: ["a", "b", "soft"].map(colour) },
+    legend: titles, line: { color: soft }, text: { color: text }, range: { category: ["a", "b", "soft"].map(colour) },
   };
 };
 
@@ -50,7 +50,23 @@ const classRows = () => chosenClasses().map((one) => ({
   label: `${one.name}: A ${one.a.toFixed(1)}, B ${one.b.toFixed(1)}`,
 }));
 
-const chartRows = { intervals: intervalRows, classes: classRows };
+const costRows = (chart) => {
+  const table = chart.closest("details").querySelector("table");
+  const select = chart.querySelector("select");
+  const place = table.tHead.rows[0].cells.length - select.options.length + Number(select.value);
+  const rows = Array.from(table.tBodies[0].rows).filter((row) => row.cells[place].dataset.value);
+  return rows.map((row) => {
+    const { model, source, gflops } = row.dataset;
+    const cell = row.cells[place];
+    return {
+      name: row.querySelector(".name").textContent, source, gflops: Number(gflops),
+      value: Number(cell.dataset.value), front: "front" in cell.dataset,
+      label: `${model}, ${source}: ${cell.firstChild.textContent} with ${Number(gflops).toFixed(2)} GFLOPs per image`,
+    };
+  });
+};
+
+const chartRows = { intervals: intervalRows, classes: classRows, costs: costRows };
 
 const drawChart = async (chart) => {
   const kind = chart.dataset.chart;

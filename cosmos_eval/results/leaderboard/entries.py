@@ -52,6 +52,10 @@ class Entry(NamedTuple):
     def key(self) -> Key:
         return Key(self.protocol, self.model, self.source, self.url, self.dataset)
 
+    @property
+    def is_ranked(self) -> bool:
+        return not self.partial and self.source != "unverified"
+
     def delta(self, metric: str) -> str:
         """Return a metric minus what the model's authors published, if they did."""
         published = self.published.get(metric)

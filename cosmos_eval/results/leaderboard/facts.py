@@ -14,11 +14,11 @@ NAMES = (
 )
 """The facts that tables show, as results call them."""
 
-_TITLES = (
+TITLES = (
     *("training data", "samples seen", "params (M)", "image GFLOPs", "text GFLOPs"),
     *("image size", "patch", "embedding", "images/s"),
 )
-_NOTES = (
+NOTES = (
     "GFLOPs: 2 operations per multiply-accumulate, of one image and of one text that fills the "
     "context.",
     "Images/s: the median of the model's results, of images that were encoded in the run.",
@@ -55,24 +55,29 @@ def stated_facts(model: str) -> dict[str, Any]:
     return {**{k: v for k, v in profile.items() if k != "parameters"}, **training_of(model)}
 
 
-def model_table(entries: Iterable[Entry]) -> ModelTable:
-    """Return the facts of all models as text, in the order of their names."""
-    by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def facts_by_model(entries: Iterable[Entry]) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return facts by model and source, in their order; of results, images per second are the
+    median."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in sorted(entries, key=lambda entry: (entry.model, entry.source)):
-        by_model.setdefault((entry.model, entry.source), []).append(facts_of(entry))
-    has_sources = any(source != "measured" for _, source in by_model)
-    heads = [(model, source)[: 1 + has_sources] for model, source in by_model]
-    texts = [fact_texts(_merged(several)) for several in by_model.values()]
-    rows = tuple((*head, *own) for head, own in zip(heads, texts, strict=True))
-    first = ("model", "source")[: 1 + has_sources]
-    return ModelTable((*first, *_TITLES), len(first) + 1, rows, _NOTES[: 2 + has_sources])
+        found.setdefault((entry.model, entry.source), []).append(facts_of(entry))
+    return {key: _joined(several) for key, several in found.items()}
 
 
-def _merged(several: list[dict[str, Any]]) -> dict[str, Any]:
+def _joined(several: list[dict[str, Any]]) -> dict[str, Any]:
     """Join the facts of a model's results, of which some may be older than others."""
     speeds = [facts["images_per_second"] for facts in several if "images_per_second" in facts]
     joined = {name: value for facts in several for name, value in facts.items()}
     return {**joined, **({"images_per_second": median(speeds)} if speeds else {})}
+
+
+def model_table(entries: Iterable[Entry]) -> ModelTable:
+    """Return the facts of all models as text."""
+    facts = facts_by_model(entries)
+    heads = 1 + any(source != "measured" for _, source in facts)
+    rows = ((*model[:heads], *fact_texts(known)) for model, known in facts.items())
+    titles = (*("model", "source")[:heads], *TITLES)
+    return ModelTable(titles, heads + 1, tuple(rows), NOTES[: 1 + heads])
 
 
 def fact_texts(facts: Mapping[str, Any]) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def _columns(entries: Iterable[Entry]) -> list[tuple[str, Entry, list[Entry]]]:
     """Return every column of several ranked entries: its headline metric, the best one, all. Of
     equal ones the first by name is the best."""
     columns: dict[tuple[str, str, str], list[Entry]] = {}
-    for entry in (e for e in entries if not e.partial and e.source != "unverified"):
+    for entry in (e for e in entries if e.is_ranked):
         for metric in headlines_of(entry):
             if metric in entry.metrics and metric_of(entry.task, metric).unit != "unknown":
                 columns.setdefault((entry.protocol, entry.dataset, metric), []).append(entry)

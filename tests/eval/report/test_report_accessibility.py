@@ -25,7 +25,9 @@ NAME = """(one) => {
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "report.html"
-    content = made_up_results(MODELS).content([PUBLISHED])
+    # A model of which facts are known.
+    published = PUBLISHED._replace(model="openclip:ViT-B-32/openai")
+    content = made_up_results(MODELS).content([published])
     path.write_bytes(to_page(content, gallery_of(MODELS)).content)
     return path
 

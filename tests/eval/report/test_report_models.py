@@ -1,0 +1,129 @@
+"""Facts of models on a page, and metrics against GFLOPs, solved by hand."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from support.html import Page
+from support.report_pages import OPEN_ALL, PUBLISHED, MadeUpResults, made_up_results
+from support.rows import make_row
+
+from cosmos_eval.report.models import cost_tables, fact_rows
+from cosmos_eval.report.page import to_page
+from cosmos_eval.results.leaderboard.board import boards
+from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.results.leaderboard.facts import facts_by_model
+from cosmos_eval.results.record import ResultRow
+
+NAMES = (
+    *("parameters", "image_parameters", "text_parameters", "image_gflops", "text_gflops"),
+    *("image_size", "patch_size", "embedding_size", "context_length"),
+    *("training_data", "samples_seen"),
+)
+
+
+def result(model: str, gflops: float | None, acc1: float, **more: Any) -> ResultRow:
+    facts = {**dict.fromkeys(NAMES), "image_gflops": gflops, "image_size": [224, 224]}
+    metrics = {"acc1": acc1}
+    return make_row(model={"spec": model, "facts": facts}, metrics=metrics, intervals={}, **more)
+
+
+def tables(*rows: ResultRow) -> dict[str, dict[str, list[tuple[str, bool] | None]]]:
+    """What every protocol's table shows of a model: numbers, and whether they are on the front."""
+    entries = measured(rows)
+    return {
+        table.protocol: {
+            row.model: [cell and (cell.value, cell.on_front) for cell in row.cells]
+            for row in table.rows
+        }
+        for table in cost_tables(boards(entries), facts_by_model(entries))
+    }
+
+
+def test_the_front_of_every_column():
+    ratio = {"task": "retrieval", "dataset": "scenes-retrieval"}
+    more = make_row(
+        model={"spec": "small", "facts": result("small", 1.0, 0).model["facts"]},
+        **{**ratio, "metrics": {"image_to_text_R@1": 0.5}, "intervals": {}},
+    )
+    found = tables(
+        result("small", 1.0, 0.5),
+        result("large", 4.0, 0.75),
+        result("worse", 4.0, 0.6),
+        result("dear", 8.0, 0.75),
+        result("unknown", None, 0.9),
+        more,
+    )
+    assert found == {
+        "scenes": {
+            "small": [("50.0", True), ("50.0", True)],
+            "large": [None, ("75.0", True)],
+            "worse": [None, ("60.0", False)],
+            "dear": [None, ("75.0", False)],
+        }
+    }
+
+
+def test_families_are_apart_and_what_is_not_ranked_is_on_no_front():
+    found = tables(
+        result("a", 1.0, 0.5),
+        result("a", 1.0, 0.9, provenance={"limit": 10}),
+        result("b", 2.0, 0.4, dataset="imagenet1k", protocol="cosmos"),
+        result("c", 3.0, 0.3),
+    )
+    assert found == {
+        "cosmos": {"b": [("40.0", True)]},
+        "scenes": {
+            "a": [("50.0", True)],
+            "a (first 10 only)": [("90.0", False)],
+            "c": [("30.0", False)],
+        },
+    }
+
+
+def test_models_of_which_nothing_is_known_have_no_row():
+    entries = measured([make_row(), result("b", 2.0, 0.5)])
+    (row,) = fact_rows(facts_by_model(entries))
+    assert (row.model, row.source) == ("b", "measured")
+    assert [cell for cell in row.cells if cell[0]] == [("2.00", 2.0), ("224", 224)]
+    text = to_page(made_up_results(["a"], ["cls"]).content()).content.decode()
+    Page(text)
+    assert 'id="models"' not in text
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """Three models of rising cost, of which the second is no better, and a published number."""
+    made_up = MadeUpResults()
+    for model, gflops, acc1 in (("small", 1.0, 0.5), ("middle", 3.0, 0.4), ("large", 9.0, 0.6)):
+        made_up.add(result(model, gflops, acc1), {})
+    published = PUBLISHED._replace(
+        model="openclip:ViT-B-32/openai", metrics={"acc1": 0.7, "acc5": 0.9}
+    )
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    path.write_bytes(to_page(made_up.content([published])).content)
+    return path
+
+
+def test_the_chart_of_a_page(open_page, file):
+    page = open_page(file)
+    page.evaluate(OPEN_ALL)
+    chart = page.locator(".chart[data-chart=costs]")
+    chart.scroll_into_view_if_needed()
+    points = chart.locator("path[aria-roledescription=point]")
+    points.first.wait_for()
+    assert points.count() == 4
+    named = chart.locator(".mark-text.role-mark text").all_text_contents()
+    assert sorted(named) == ["openclip:ViT-B-32/openai", "small"]  # with fewer GFLOPs than large
+    (line,) = chart.locator(".mark-line path").all()
+    # A step: two points and the corner between them.
+    assert len(re.findall(r"[MLHV]", line.get_attribute("d"))) == 3
+    points.nth(2).hover()
+    reported = page.locator("#vg-tooltip-element").inner_text()
+    assert "openclip:ViT-B-32/openai, published: 70.0 with 8.82 GFLOPs per image" in reported
+    rows = page.locator("#models table").last.locator("tbody tr").all_inner_texts()
+    assert [("◆" in row, "on the Pareto front" in row) for row in rows] == [
+        *((False, False), (False, False), (True, True), (True, True)),
+    ]
