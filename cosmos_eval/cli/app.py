@@ -52,6 +52,9 @@ def _describe(error: BaseException) -> Ending | None:
         return Ending(str(error), status, everywhere=True)
     if isinstance(error, OSError) and error.errno in _USERS:
         return Ending(f"{error.filename or 'a file'} cannot be used: {error.strerror}", 2)
+    if type(error).__name__ == "OutOfMemoryError":  # of torch, which is not imported for it
+        reason = str(error).partition(". ")[0]
+        return Ending(f"{reason}: use a smaller --batch-size, or --precision bf16", 1)
     if isinstance(error, SystemExit):
         message = f"a model or library called sys.exit({error.code!r}) (--debug shows where)"
         return Ending(message, 2)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from support.results import SAMPLES, store_result
 from support.rows import MODEL, PROVENANCE, make_row, write_result
 
@@ -133,6 +134,11 @@ def test_debug_shows_the_traceback_wherever_it_stands(command):
         (RuntimeError("two\nlines"), 1, "RuntimeError: two lines"),
         (ImportError("libGL.so.1: cannot open"), 1, "a system library is missing"),
         (ImportError("no module"), 1, "ImportError"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+            1,
+            "CUDA out of memory: use a smaller --batch-size",
+        ),
     ],
 )
 def test_failures_are_one_line_too(command, monkeypatch, tmp_path, error, status, message):

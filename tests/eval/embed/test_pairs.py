@@ -17,7 +17,7 @@ from cosmos_eval.embedding import pairs
 from cosmos_eval.embedding.embed import TooManyError
 from cosmos_eval.embedding.pairs import PairScores, score_pairs
 from cosmos_eval.models.encoder import PairScorer
-from cosmos_eval.types import RunOptions, UsageError
+from cosmos_eval.types import Progress, RunOptions, UsageError
 
 N_IMAGES, N_TEXTS = 7, 11
 
@@ -85,11 +85,18 @@ def test_equal_to_every_pair_alone(scorer, images, block, shard, at_once, monkey
     monkeypatch.setattr(pairs, "IMAGES_PER_BLOCK", block)
     monkeypatch.setattr(pairs, "TEXTS_PER_SHARD", shard)
     monkeypatch.setattr(pairs, "_IMAGES_AT_ONCE", at_once)
-    found = score_pairs(scorer, images, TEXTS, WANTED, RunOptions(batch_size=2))
+    steps: list[Progress] = []
+    options = RunOptions(batch_size=2)
+    found = score_pairs(scorer, images, TEXTS, WANTED, options, steps.append)
     check(found, images)
+    total = len({(TEXTS[t], 1 if i == 6 else i) for t, some in enumerate(WANTED) for i in some})
+    scored = [step.done for step in steps if step.phase == "pairs"]
+    assert scored == sorted(scored)
+    assert scored[-1] == total
+    loaded = [step for step in steps if step.phase == "images for pairs"]
+    assert sum(step.done == step.total for step in loaded) == -(-6 // block)
     # Two texts and two images are equal: a pair of theirs is scored once.
-    distinct = {(TEXTS[t], 1 if i == 6 else i) for t, some in enumerate(WANTED) for i in some}
-    assert scorer.pairs == len(distinct)
+    assert scorer.pairs == total
     assert scorer.images == 6
     assert found(np.array([1]), np.array([2])) == found(np.array([6]), np.array([10]))
 
