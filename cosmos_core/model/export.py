@@ -22,7 +22,7 @@ from cosmos_core.model.checkpoint import (
     save_checkpoint,
 )
 from cosmos_core.model.clip import MultiViewCLIP
-from cosmos_core.utils.files import appearing, require_writable, write_atomically
+from cosmos_core.utils.files import appearing, require_new_folder, write_atomically
 
 ALL_WEIGHTS_NAME = "cosmos.safetensors"
 CARD_NAME = "README.md"
@@ -55,9 +55,7 @@ def export(
     `weights`. `architecture` may be left out where the file contains its own. Raises ValueError for
     a folder that is not empty, and an unusable checkpoint or architecture."""
     output = output.resolve()
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise ValueError(f"{output} is there already; choose another folder")
-    require_writable(output.parent)
+    require_new_folder(output)
     read = read_checkpoint(checkpoint)
     names = dict.fromkeys([weights, *read.weights])
     models = {name: build_model(read, name, architecture, str(checkpoint)) for name in names}

@@ -92,6 +92,13 @@ def require_writable(folder: Path) -> None:
         raise ValueError(f"cannot write to {folder}: {error.strerror}") from error
 
 
+def require_new_folder(path: Path) -> None:
+    """Raise ValueError, which names it, for a folder that holds something or cannot be made."""
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise ValueError(f"{path} is there already; choose another folder")
+    require_writable(path.parent)
+
+
 def require_replaceable(path: Path) -> None:
     """Raise ValueError, which names the file, where `write_atomically` could not write it."""
     if path.is_dir():

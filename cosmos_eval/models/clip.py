@@ -42,21 +42,21 @@ class ClipEncoder:
         self.transform = image_transform_v2(preprocessing, is_train=False)
         self.preprocessing: Mapping[str, Any] = json.loads(json.dumps(asdict(preprocessing)))
         self.image_mean, self.image_std = tuple(preprocessing.mean), tuple(preprocessing.std)
-        self._tokenizer = tokenizer
+        self.openclip_tokenizer = tokenizer
         self.trims_text = _text_can_be_trimmed(model, tokenizer)
         self._encode_tokens = _TrimmedText(model).encode if self.trims_text else model.encode_text
         self.patch_size = patch_size(model.visual)
 
     @cached_property
     def tokenizer(self) -> Mapping[str, Any]:
-        return describe_tokenizer(self._tokenizer)
+        return describe_tokenizer(self.openclip_tokenizer)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
-        return self._tokenizer(list(texts))
+        return self.openclip_tokenizer(list(texts))
 
     def overlong(self, texts: Sequence[str]) -> Tensor:
-        needed = positions_needed(self._tokenizer, texts)
-        return torch.tensor(needed) > self._tokenizer.context_length
+        needed = positions_needed(self.openclip_tokenizer, texts)
+        return torch.tensor(needed) > self.openclip_tokenizer.context_length
 
     def encode_image(self, images: Tensor) -> Tensor:
         return F.normalize(run(self.info, self.model.encode_image, images), dim=-1)

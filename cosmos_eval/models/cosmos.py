@@ -51,10 +51,10 @@ class CosmosEncoder(ClipEncoder):
     """A CrossAttentionEncoder and a PairScorer: a model with the cross-attention of COSMOS."""
 
     pair_score = "mean cosine of image, text and cross-modal features"
-    _tokenizer: SimpleTokenizer
+    openclip_tokenizer: SimpleTokenizer
 
     def words(self, text: str) -> list[CaptionWord]:
-        return words_of(self._tokenizer, text)
+        return words_of(self.openclip_tokenizer, text)
 
     def image_queries(self, images: Tensor) -> Tensor:
         return run(self.info, self.model.encode_image, images)

@@ -32,10 +32,11 @@ _OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 
 class HfEncoder(TwoTower):
     """An Encoder around a model with `get_image_features` and `get_text_features`, its image
-    processor and its tokenizer; `files` maps the names of their files to SHA-256."""
+    processor and its tokenizer (`parts`); `files` maps the names of their files to SHA-256."""
 
     def __init__(self, parts: Sequence[Any], files: dict[str, str], info: EncoderInfo) -> None:
         model, processor, tokenizer = self._model, self._processor, self._read = parts
+        self.parts = tuple(parts)
         self._context = _context_length(model, tokenizer)
         options = {"padding": "max_length", "max_length": self._context, "return_tensors": "pt"}
         functions: Any = {"encode_image": self._image_features, "encode_text": self._text_features}

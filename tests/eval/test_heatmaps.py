@@ -97,7 +97,7 @@ def test_size_of_a_whole_image(
 
 def transforming(encoder: ClipEncoder, config: PreprocessCfg) -> ClipEncoder:
     """The same model with another transform."""
-    return ClipEncoder(encoder.model, config, encoder._tokenizer, encoder.info)
+    return ClipEncoder(encoder.model, config, encoder.openclip_tokenizer, encoder.info)
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])

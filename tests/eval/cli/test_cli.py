@@ -51,6 +51,7 @@ LIGHT = (
     "leaderboard --published",
     "verify --help",
     "attend --help",
+    "convert --help",
     "report --help",
     "data doctor --help",
     "data prepare --help",

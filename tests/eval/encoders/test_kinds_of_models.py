@@ -160,7 +160,7 @@ def test_which_texts_are_cut(name: str, tags: dict[str, Kind]) -> None:
     texts = [" ".join(["dog"] * n) for n in (0, 1, fits, fits + 1, fits + 2, 30)]
     assert encoder.overlong(texts).tolist() == [False, False, False, True, True, True]
     # The second way to see it: a longer context changes nothing where nothing was cut.
-    longer = encoder._tokenizer(texts, context_length=9)[:, :8]
+    longer = encoder.openclip_tokenizer(texts, context_length=9)[:, :8]
     changed = (longer != encoder.tokenize(texts)).any(dim=1)
     assert changed.tolist() == [False, False, False, True, True, True]
 

@@ -1,0 +1,31 @@
+"""`cosmos-eval convert`."""
+
+from pathlib import Path
+from typing import Annotated
+
+from typer import Argument
+
+from cosmos_eval.cli import options
+from cosmos_eval.cli.output import print_notes, print_written
+
+
+def convert(
+    model: Annotated[
+        str, Argument(metavar="MODEL", help="A COSMOS or OpenCLIP ViT, or an hf: CLIPModel.")
+    ],
+    output: Annotated[Path, Argument(metavar="OUTPUT", help="A new folder.")],
+    arch: options.Arch = None,
+    weights: options.Weights = "teacher",
+) -> None:
+    """Write a model for another library: transformers' CLIPModel, or from hf: OpenCLIP's CLIP.
+
+    The features are compared before the folder appears.
+    """
+    from cosmos_eval.models.specs import parse_model_spec
+
+    spec = parse_model_spec(model, arch=arch, weights=weights)
+    # After the name is checked: this imports torch.
+    from cosmos_eval.models.convert import convert as write
+
+    print_notes(write(spec, output))
+    print_written(output)

@@ -1,0 +1,411 @@
+"""Converted models, as the other library itself loads and runs them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import pytest
+import safetensors.torch
+import torch
+import transformers as t
+from PIL import Image
+from support.encoders import TINY, load, noise
+from support.pages import ROOT
+from torch.testing import assert_close
+
+import cosmos_core
+import cosmos_eval
+from cosmos_core.data.scenes.vocabulary import scenes_tokenizer
+from cosmos_core.model.checkpoint import save_checkpoint
+from cosmos_eval.models.convert import convert
+from cosmos_eval.models.specs import parse_model_spec
+from cosmos_eval.types import UsageError
+
+TEXTS = ["a dog", "Two DOGs on  the red sofa!", "it's a café, isn't it?", "", "dog " * 100]
+CLOSE = {"rtol": 0, "atol": 1e-6}
+VISION, TEXT = TINY["vision_cfg"], TINY["text_cfg"]
+
+
+def run(spec: str, output: Path, **options: Any) -> list[str]:
+    return convert(parse_model_spec(spec, **options), output)
+
+
+def save_openclip(folder: Path, config: dict[str, Any], **preprocess: Any) -> str:
+    """Write a model with random weights in OpenCLIP's layout; return its name."""
+    folder.mkdir()
+    described = {"model_cfg": config, "preprocess_cfg": preprocess}
+    (folder / "open_clip_config.json").write_text(json.dumps(described))
+    torch.manual_seed(0)
+    model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
+    safetensors.torch.save_file(model.state_dict(), folder / "open_clip_model.safetensors")
+    return f"openclip:{folder}"
+
+
+def of_openclip(folder: Path, picture: Image.Image, texts: list[str]) -> dict[str, Any]:
+    """Stock OpenCLIP's pixels, features and logits."""
+    name = f"local-dir:{folder}"
+    model, _, transform = open_clip.create_model_and_transforms(name)
+    pixels = transform(picture)[None]
+    with torch.no_grad():
+        image, text = pixels, open_clip.get_tokenizer(name)(texts)
+        image, text, scale = model.eval()(image, text)
+    return {"pixels": pixels, "image": image, "text": text, "logits": scale * image @ text.T}
+
+
+def of_transformers(folder: Path, picture: Image.Image, texts: list[str]) -> dict[str, Any]:
+    """Stock transformers' pixels, features and logits, resized by Pillow."""
+    model, found = t.CLIPModel.from_pretrained(folder, output_loading_info=True)
+    assert not any(found.values())
+    processor = t.CLIPProcessor.from_pretrained(folder, backend="pil")
+    options = {"padding": True, "truncation": True, "return_tensors": "pt"}
+    given = processor(images=[picture], text=texts, **options)
+    with torch.no_grad():
+        output = model(**given)
+    image, text = output.image_embeds, output.text_embeds
+    return {
+        "pixels": given["pixel_values"],
+        "image": image,
+        "text": text,
+        "logits": output.logits_per_image,
+    }
+
+
+def assert_same(openclip: Path, other: Path) -> None:
+    first, second = (
+        of(f, noise(40, 60), TEXTS) for of, f in ((of_openclip, openclip), (of_transformers, other))
+    )
+    assert_close(second.pop("logits"), first.pop("logits"), rtol=1e-5, atol=1e-5)
+    assert_close(second, first, **CLOSE)
+
+
+OTHER_SIZES = {
+    "quick_gelu": True,
+    "vision_cfg": {
+        **{**VISION, "mlp_ratio": 1.9, "layers": 3, "head_width": 8, "norm_kwargs": {"eps": 1e-2}},
+        "pos_embed_type": "sin_cos_2d",
+    },
+    "text_cfg": {
+        # 88 * 120 / 88 is 119.99...: the ratio there and back is not the same number.
+        **{**TEXT, "width": 88, "mlp_ratio": 120.5 / 88, "vocab_size": 49500},
+        "norm_kwargs": {"eps": 1e-3},
+    },
+}
+
+
+@pytest.mark.parametrize("config", [{}, OTHER_SIZES], ids=["tiny", "other sizes"])
+def test_openclip_there_and_back(config: dict[str, Any], tmp_path: Path) -> None:
+    spec = save_openclip(tmp_path / "own", {**TINY, **config}, mean=[0.5, 0.4, 0.3])
+    assert run(spec, tmp_path / "hf") == []
+    assert_same(tmp_path / "own", tmp_path / "hf")
+    assert run(f"hf:{tmp_path / 'hf'}", tmp_path / "back") == []
+    assert_same(tmp_path / "back", tmp_path / "hf")
+    before, after = (
+        safetensors.torch.load_file(tmp_path / name / "open_clip_model.safetensors")
+        for name in ("own", "back")
+    )
+    assert_close(after, before, rtol=0, atol=0)
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A folder of OpenCLIP's and what it was converted to."""
+    folder = tmp_path_factory.mktemp("converted")
+    run(save_openclip(folder / "own", {**TINY, "quick_gelu": True}), folder / "hf")
+    return folder / "own", folder / "hf"
+
+
+def test_what_the_folder_states(converted: tuple[Path, Path]) -> None:
+    config = t.AutoConfig.from_pretrained(converted[1])
+    assert config.architectures == ["CLIPModel"]
+    words = config.text_config
+    assert (words.bos_token_id, words.eos_token_id, words.pad_token_id) == (49406, 49407, 49407)
+    assert words.hidden_act == config.vision_config.hidden_act == "quick_gelu"
+    card = (converted[1] / "README.md").read_text()
+    digest = load(f"openclip:{converted[0]}").info.weights_sha256
+    assert f"`openclip:{converted[0]}` (SHA-256 `{digest}`)" in card
+    assert "license:" not in card
+
+
+def test_an_image_tower_as_llava_takes_it(converted: tuple[Path, Path]) -> None:
+    """Features of the last block but one, without the class token."""
+    own = open_clip.create_model(f"local-dir:{converted[0]}").eval()
+    model, found = t.CLIPVisionModel.from_pretrained(converted[1], output_loading_info=True)
+    assert not found["missing_keys"]
+    assert not found["mismatched_keys"]
+    processor = t.CLIPImageProcessor.from_pretrained(converted[1])
+    assert processor.crop_size == {"height": 32, "width": 32}
+    pixels = processor(images=noise(40, 60), return_tensors="pt")["pixel_values"]
+    seen = []
+    own.visual.transformer.resblocks[-2].register_forward_hook(lambda *given: seen.append(given[2]))
+    with torch.no_grad():
+        own.encode_image(pixels)
+        states = model(pixels, output_hidden_states=True).hidden_states
+    assert_close(states[-2][:, 1:], seen[0][:, 1:], **CLOSE)
+
+
+@pytest.mark.parametrize("weights", ["teacher", "student"])
+def test_cosmos(weights: str, tmp_path: Path) -> None:
+    models = {name: cosmos_core.create_model(TINY) for name in ("teacher", "student")}
+    path = tmp_path / "own.safetensors"
+    save_checkpoint(path, models, "cosmos", {**TINY, "preprocess": {"std": [0.5, 0.4, 0.3]}}, {})
+    (note,) = run(f"cosmos:{path}", tmp_path / "hf", weights=weights)
+    left_out = {name for name in models["teacher"].state_dict() if "_cross_" in name}
+    left_out |= {f"{side}_token_mapping" for side in ("image", "text")} | {"distill_logit_scale"}
+    assert note.startswith("CLIPModel has no place for ")
+    named = note.removeprefix("CLIPModel has no place for ").split(", ")
+    assert all(any(key.startswith(name) for name in named) for key in left_out)
+    assert note in (tmp_path / "hf" / "README.md").read_text()
+    own = load(f"cosmos:{path}", weights=weights)
+    found = of_transformers(tmp_path / "hf", noise(40, 60), TEXTS)
+    pixels = own.transform(noise(40, 60))[None]
+    expected = {"pixels": pixels, "image": own.encode_image(pixels)}
+    expected["text"] = own.encode_text(own.tokenize(TEXTS))
+    scale = models[weights].logit_scale.detach().exp()
+    logits = scale * expected["image"] @ expected["text"].T
+    assert_close(found.pop("logits"), logits, rtol=1e-5, atol=1e-5)
+    assert_close(found, expected, **CLOSE)
+
+
+def test_bundled_models_there_and_back(tmp_path: Path) -> None:
+    """Their vocabulary is not OpenCLIP's: it is written beside the weights both times."""
+    own = load("scenes-clip")
+    run("scenes-clip", tmp_path / "hf")
+    (note,) = run(f"hf:{tmp_path / 'hf'}", tmp_path / "back")
+    assert "hf_tokenizer_name" in note
+    texts, pixels = ["a red ball", "two boats " * 80], own.transform(noise(90, 60))[None]
+    for found in (
+        of_transformers(tmp_path / "hf", noise(90, 60), texts),
+        of_openclip(tmp_path / "back", noise(90, 60), texts),
+    ):
+        assert_close(found["pixels"], pixels, **CLOSE)
+        assert_close(found["image"], own.encode_image(pixels), **CLOSE)
+        assert_close(found["text"], own.encode_text(own.tokenize(texts)), **CLOSE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["retrieval", "cls", "select"])
+def test_metrics_of_scenes_are_the_same(task: str, tmp_path: Path) -> None:
+    run("scenes-cosmos", tmp_path / "hf")
+    rows = [
+        cosmos_eval.evaluate(name, f"scenes-{task}")
+        for name in ("scenes-cosmos", f"hf:{tmp_path / 'hf'}")
+    ]
+    assert rows[0].metrics == rows[1].metrics
+
+
+# Height and width; of none does the crop cut off 3, 7, 11... pixels.
+PICTURES = ((32, 32), (40, 60), (60, 40), (32, 33), (37, 32), (20, 31), (128, 96))
+
+
+@pytest.mark.parametrize("mode", ["shortest", "squash"])
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+def test_pixels(mode: str, interpolation: str, tmp_path: Path) -> None:
+    spec = save_openclip(tmp_path / "own", TINY, resize_mode=mode, interpolation=interpolation)
+    run(spec, tmp_path / "hf")
+    transform = load(spec).transform
+    read = t.AutoImageProcessor.from_pretrained
+    pillow, default = read(tmp_path / "hf", backend="pil"), read(tmp_path / "hf")
+    for sides in PICTURES:
+        expected = transform(noise(*sides))
+        found, other = (
+            one(images=noise(*sides), return_tensors="pt")["pixel_values"][0]
+            for one in (pillow, default)
+        )
+        assert_close(found, expected, rtol=0, atol=1e-6)
+        assert (other - expected).abs().mean() < 0.5 / 255 / 0.27  # half a step of 255
+    run(f"hf:{tmp_path / 'hf'}", tmp_path / "back")
+    assert torch.equal(
+        load(f"openclip:{tmp_path / 'back'}").transform(noise(40, 60)), transform(noise(40, 60))
+    )
+
+
+def test_where_crops_are_one_pixel_apart(converted: tuple[Path, Path]) -> None:
+    """At a margin of 3 pixels torchvision rounds 1.5 to 2, transformers to 1."""
+    expected = load(f"openclip:{converted[0]}").transform(noise(32, 35))
+    pillow = t.CLIPImageProcessor.from_pretrained(converted[1])
+    found = pillow(images=noise(32, 35), return_tensors="pt")["pixel_values"][0]
+    assert_close(found[:, :, 1:], expected[:, :, :-1], rtol=0, atol=1e-6)
+
+
+SAME = (
+    *("a dog", "A photo of a CAT!", "", "  a   dog\t\n", "don't you're I'VE x'sy", "1234 5th"),
+    *(
+        "café",
+        "cafe\u0301",
+        "naïve ÉCOLE",
+        "日本語のテキスト",
+        "İstanbul",
+        "straße",
+        "😀👍🏽 👨‍👩‍👧",
+    ),
+    *("a\u00a0b", "½ ² ①", "नमस्ते", "한국어", "مرحبا", "a – b — c…", "!!! ...", "dog " * 100),
+)
+OTHER = (
+    *(
+        "don’t",
+        "“quoted”",
+        "salt &amp; pepper",
+        "ＦＵＬＬ",
+        "ﬁne",
+        "schÃ¶n",
+        "a\ufeffb",
+        "bell\x07",
+    ),
+    *("ΟΔΟΣ", "<end_of_text>", "<|endoftext|>"),
+)
+
+
+@pytest.mark.parametrize("make", [open_clip.SimpleTokenizer, scenes_tokenizer])
+def test_tokens(make: Callable[..., Any], converted: tuple[Path, Path], tmp_path: Path) -> None:
+    """Equal up to the end of text, then padded with it instead of 0, where OpenCLIP's cleaning
+    changes nothing; it also mends encodings, HTML, quotes, ligatures and widths."""
+    own, folder = make(context_length=20), converted[1]
+    if make is scenes_tokenizer:
+        config = {**TINY, "text_cfg": {**TEXT, "vocab_size": own.vocab_size}}
+        save_checkpoint(
+            tmp_path / "c.safetensors",
+            {"teacher": cosmos_core.create_model(config)},
+            "clip",
+            config,
+            {},
+        )
+        run(f"cosmos:{tmp_path / 'c.safetensors'}", folder := tmp_path / "hf")
+    saved = t.AutoTokenizer.from_pretrained(folder)
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    for texts, same in ((SAME, True), (OTHER, False)):
+        expected, found = own(list(texts)), saved(list(texts), **options)["input_ids"]
+        ended = (expected == own.eot_token_id).cumsum(1) > 0
+        expected = expected.where(~ended, own.eot_token_id)
+        equal = (found == expected).all(1).tolist()
+        assert dict(zip(texts, equal, strict=True)) == dict.fromkeys(texts, same)
+
+
+ODD = {  # what OpenCLIP can build and CLIPModel cannot hold, and what the message says of it
+    "ResNet": ({"vision_cfg": {**VISION, "layers": [1, 1, 1, 1], "width": 8}}, "ModifiedResNet"),
+    "custom text": ({"custom_text": True}, "no CustomTextCLIP of OpenCLIP's"),
+    "oblong": ({"vision_cfg": {**VISION, "image_size": [32, 64]}}, "square images"),
+    "mean of patches": ({"vision_cfg": {**VISION, "pool_type": "avg"}}, "the class token"),
+    "layer scale": ({"vision_cfg": {**VISION, "ls_init_value": 0.1}}, "resblocks.0.ls_1.gamma"),
+    "no norm": ({"vision_cfg": {**VISION, "no_ln_pre": True}}, "other weights: visual.ln_pre.bias"),
+    "pooler": (
+        {"vision_cfg": {**VISION, "attentional_pool": True, "attn_pooler_heads": 2}},
+        "other weights: visual.attn_pool.",
+    ),
+    "qk norm": ({"vision_cfg": {**VISION, "qk_norm": True}}, "attn.ln_k.bias"),
+    "no mask": ({"text_cfg": {**TEXT, "no_causal_mask": True}}, "is causal"),
+    "last token": ({"text_cfg": {**TEXT, "pool_type": "last"}}, "read at the end of text"),
+    "no projection": ({"text_cfg": {**TEXT, "proj_type": "none"}}, "weights: text_projection;"),
+    # What only the comparison shows.
+    "tanh": (
+        {"vision_cfg": {**VISION, "act_kwargs": {"approximate": "tanh"}}},
+        "its image features would differ by ",
+    ),
+    "cleaning": (
+        {"text_cfg": {**TEXT, "tokenizer_kwargs": {"clean": "canonicalize"}}},
+        "its text features would differ by ",
+    ),
+}
+
+
+def refusal(spec: str, folder: Path) -> str:
+    """The one line that says why a model is not converted; nothing is left."""
+    before = sorted(folder.iterdir())
+    with pytest.raises(UsageError) as raised:
+        run(spec, folder / "out")
+    assert sorted(folder.iterdir()) == before
+    assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_openclips_models_that_are_refused(kind: str, tmp_path: Path) -> None:
+    changes, message = ODD[kind]
+    found = refusal(save_openclip(tmp_path / "own", {**TINY, **changes}), tmp_path)
+    assert found.startswith("the model cannot be converted: ")
+    assert message in found
+    assert found.endswith("; use it as it is")
+
+
+def test_transforms_and_weights_that_are_refused(tiny_archs, tmp_path: Path) -> None:
+    spec = save_openclip(tmp_path / "own", TINY, resize_mode="longest")
+    assert "CLIPImageProcessor has no resize_mode 'longest'" in refusal(spec, tmp_path)
+    random = refusal(f"openclip:{tiny_archs['tiny']}/random", tmp_path)
+    assert "its weights are random" in random
+
+
+def test_a_bias_of_the_logits_is_left_out(tmp_path: Path) -> None:
+    spec = save_openclip(tmp_path / "own", {**TINY, "init_logit_bias": -10})
+    assert run(spec, tmp_path / "hf") == ["CLIPModel has no place for logit_bias"]
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+ODD_OF_TRANSFORMERS = {  # a file of the folder, what is changed in it, what the message says
+    "activation": ("config.json", {"vision_config": {"hidden_act": "gelu_new"}}, "has no gelu_new"),
+    "two activations": ("config.json", {"text_config": {"hidden_act": "gelu"}}, "quick_gelu and g"),
+    "resampling": ("preprocessor_config.json", {"resample": 0}, "OpenCLIP has no resample 0"),
+    "crop": (
+        "preprocessor_config.json",
+        {"size": {"shortest_edge": 40}},
+        "its pixels would differ",
+    ),
+    "context": ("tokenizer_config.json", {"model_max_length": 9}, "its text features would differ"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_OF_TRANSFORMERS)
+def test_transformers_models_that_are_refused(kind: str, converted: Any, tmp_path: Path) -> None:
+    name, changes, message = ODD_OF_TRANSFORMERS[kind]
+    file = shutil.copytree(converted[1], tmp_path / "copy") / name
+    content = json.loads(file.read_text())
+    for key, value in changes.items():
+        content[key] = {**content[key], **value} if isinstance(value, dict) else value
+    file.write_text(json.dumps(content))
+    assert message in refusal(f"hf:{file.parent}", tmp_path)
+
+
+@pytest.mark.parametrize("eos", [2, 49407])
+def test_ends_of_text_of_both_kinds(eos: int, converted: Any, tmp_path: Path) -> None:
+    """Configurations from before transformers 4.32 have 2, which stands for the highest id."""
+    folder = shutil.copytree(converted[1], tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["eos_token_id"] = eos
+    (folder / "config.json").write_text(json.dumps(config))
+    run(f"hf:{folder}", tmp_path / "out")
+    assert_same(tmp_path / "out", folder)
+
+
+def test_another_model_of_transformers_is_refused(converted: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(converted[1], tmp_path / "copy")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    t.AltCLIPModel(
+        t.AltCLIPConfig(
+            text_config={**sizes, "vocab_size": 49408, "pad_token_id": 1, "project_dim": 32},
+            vision_config={**sizes, "image_size": 32, "patch_size": 8},
+        )
+    ).save_pretrained(folder)
+    assert "OpenCLIP has no AltCLIPModel" in refusal(f"hf:{folder}", tmp_path)
+
+
+def test_the_command(command, tmp_path: Path) -> None:
+    ended = command("convert", "scenes-cosmos", "new")
+    assert (ended.status, ended.out) == (0, "")
+    assert ended.err.startswith("note: CLIPModel has no place for visual.attn_cross_pool, ")
+    assert ended.err.endswith("\nwrote new\n")
+    again = command("convert", "scenes-clip", "new")
+    assert again.status == 2
+    assert again.err == f"cosmos-eval: {tmp_path / 'new'} is there already; choose another folder\n"
+    (tmp_path / "file").touch()
+    assert command("convert", "scenes-clip", "file/new").status == 2
+    own = command("convert", f"python:{ROOT / 'examples' / 'two_tower.py'}", "other")
+    assert (
+        own.err
+        == "cosmos-eval: the model cannot be converted: it is code of your own; use it as it is\n"
+    )
