@@ -8,8 +8,8 @@ average          the same; without a norm in between, the feature is the mean of
 attention (MAP)  the pooling attends to that patch alone: its value and output projection, as in
                  MaskCLIP (arXiv:2112.01071, section 3), then the head's MLP, norm and projection
                  (SigLIP, PE, CoCa)
-No weights are fitted. Among the models that can be loaded TIPSv2 alone was trained to align its
-patches with texts (arXiv:2604.12012).
+No weights are fitted. TIPSv2 was trained to align its patches with texts (arXiv:2604.12012), most
+others were trained on whole images only.
 
 Shapes: B images, N tokens, h x w patches, C tower width, D embedding."""
 
