@@ -82,17 +82,17 @@ def test_a_resnet_has_no_patches(tiny_archs):
 
 
 class Pooled(nn.Module):
-    """Attends by a query that is a parameter, with the kernel that PyTorch chooses."""
+    """Attends by queries that are parameters, with the kernel that PyTorch chooses."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.query = nn.Parameter(torch.ones(1, 1, 5, 8))
+        self.queries = nn.ParameterList([torch.ones(1, 1, 4, 8), torch.ones(1, 1, 1, 8)])
         self.project = nn.Linear(8, 8, bias=False)
         self.unused = nn.Parameter(torch.ones(3))
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = images.flatten(2).mT.unflatten(2, (1, 3)).transpose(1, 2)  # (B, 1, 16, 3)
-        query = self.project(self.query)
+        query = torch.cat([self.project(self.queries[0]), self.queries[1]], dim=2)
         mixed = F.scaled_dot_product_attention(query, F.pad(tokens, (0, 5)), F.pad(tokens, (0, 5)))
         return mixed.flatten(1)
 
@@ -111,7 +111,7 @@ def two_tower(size: int | None, **more: Any) -> TwoTower:
 
 def test_functions_of_a_user():
     facts = model_facts(two_tower(4))
-    attention = 5 * 8 * 8 + 2 * 5 * 16 * 8  # of the query; scores and mixing over 16 tokens
+    attention = 4 * 8 * 8 + 2 * 5 * 16 * 8  # a projection; scores and mixing over 16 tokens
     assert facts == {
         "parameters": 5 * 8 + 8 * 8 + 3 + 9 * 40,
         "image_parameters": 5 * 8 + 8 * 8,
@@ -123,6 +123,20 @@ def test_functions_of_a_user():
         "embedding_size": 40,
         "context_length": None,
     }
+
+
+def test_overlapping_windows_are_no_patches():
+    class Stem(nn.Module):
+        def __init__(self, stride: int) -> None:
+            super().__init__()
+            self.patch_size, self.conv = 2, nn.Conv2d(3, 5, 2, stride)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.conv(images).mean((2, 3))
+
+    words = nn.EmbeddingBag(9, 5).forward
+    towers = (two_tower(4, encode_image=Stem(n).forward, encode_text=words) for n in (1, 2))
+    assert [model_facts(tower)["patch_size"] for tower in towers] == [None, 2]
 
 
 def test_what_is_unknown_is_none(colour_encoder):

@@ -16,6 +16,7 @@ from cosmos_eval.models import load_encoder
 from cosmos_eval.models.specs import local_weights, parse_model_spec
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.runner.execute import existing_results
+from cosmos_eval.runner.facts import facts_of
 from cosmos_eval.runner.plan import Pair, make_plan
 from cosmos_eval.runner.preview import ROUGH, preview
 from cosmos_eval.types import RunOptions
@@ -101,6 +102,8 @@ def test_cached_embeddings_are_counted_by_the_weights_they_are_of(tmp_path):
     ShardStore(tmp_path, own).add(keys, {"features": np.zeros((5, 2), np.float32)})
     for change in ({"code": "other"}, {"precision": "bf16"}, {"weights": "student"}):
         ShardStore(tmp_path, {**own, **change}).add(keys[:1], {"features": np.zeros((1, 2))})
+    # What is known of the model is no embedding.
+    facts_of(encoder, parse_model_spec("scenes-clip"), plan.options)
     counts = [item.embeddings_kept for item in preview(plan, {}, tmp_path)]
     assert counts == [{"image": 5}, {}, None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,8 @@ import cosmos_eval
 from cosmos_eval import models as encoders
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.results.store import read_result
-from cosmos_eval.runner.plan import make_plan
-from cosmos_eval.runner.run import run_all
+from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets
+from cosmos_eval.runner.run import Worker, run_all
 from cosmos_eval.tasks import TASKS, task_named, task_of
 from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
 
@@ -74,6 +75,14 @@ def test_images_per_second_are_those_of_images_that_were_encoded(photos, loads, 
         # Seconds are stored to the nearest thousandth.
         found.append(None if rate is None else rate * seconds["images"])
     assert found == [pytest.approx(4, rel=0.5), pytest.approx(2, rel=0.5), None]
+    # Two protocols of one data set are one job; the second finds what the first has encoded.
+    Image.new("RGB", (9, 9), "blue").save(photos.parent / "photos" / "blue" / "new.png")
+    (dataset,) = open_datasets(plan)
+    family = dataset._replace(protocol=replace(dataset.protocol, family="other"))
+    (job,) = jobs_of(plan, [dataset, family])
+    first, second = (result.row.provenance["images_per_second"] for result in Worker().run(job))
+    assert first > 0
+    assert second is None
 
 
 def test_each_model_is_loaded_once_for_all_data_sets(photos, loads):
