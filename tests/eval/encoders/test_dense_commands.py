@@ -71,3 +71,19 @@ def test_results_and_maps(
     assert (shown["kind"], shown["attention"]) == ("text-to-patch similarity", "csa")
     patches = {"map": (10, 15), "pe": (24, 36), "hf": (4, 6)}[name]  # of 60 x 90 px in proportion
     assert torch.tensor(shown["heads"][0]["map"]).shape == patches
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["vanilla", "naclip"])
+def test_the_same_model_through_transformers(
+    form: str, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Two towers written apart agree on the label maps of a trained model, but for rounding."""
+    assert command("convert", "scenes-clip", "hf").status == 0
+    run = ("run", "--model", "scenes-clip", "--model", "hf:hf", "--limit", 8, "--output", "out")
+    sets = ("--dataset", "scenes-seg", "--dataset", "scenes-loc")
+    assert command(*run, *sets, "--attention", form).status == 0
+    found = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*.json"))]
+    for task in ("seg", "loc"):
+        hugging, own = (row["metrics"] for row in found if row["task"] == task)
+        assert hugging == pytest.approx(own, rel=0, abs=1e-3)
