@@ -67,6 +67,12 @@ def own_task(here: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     forget_tasks("image_retrieval")
 
 
+def test_the_documentation_shows_the_example():
+    code = (EXAMPLES / "two_tower.py").read_text("utf-8").split("\n", 1)[1]
+    assert f"```python\n{code}```" in (EXAMPLES.parent / "docs/models.md").read_text("utf-8")
+    assert len(code.splitlines()) <= 15
+
+
 def test_pair_scorer(here, tmp_path):
     """FLAIR's pooling, its heads one by one: a text attends to patches and to an empty token."""
     module = runpy.run_path("pair_scorer.py")
