@@ -55,7 +55,7 @@ def gemma_tokenizer() -> Any:
     special = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
     letters = ("▁", *sorted({*"".join(WORDS)}))
     vocabulary = {piece: i for i, piece in enumerate((*special, *letters))}
-    return t.GemmaTokenizer(vocab=vocabulary, merges=[], padding_side="right")
+    return t.GemmaTokenizer(vocab=vocabulary, merges=[])  # padded on the left, unlike SigLIP's
 
 
 def clip(length: int = 20, **more: Any) -> Made:
@@ -433,6 +433,14 @@ def small_embedding(folder: Path) -> None:
     save((model, images, tokenizer, {}), folder)
 
 
+def no_positions(folder: Path) -> None:
+    """BLIP-2: its text tower is a language model, and the tokenizer states no length either."""
+    language = {**LAYERS, "model_type": "opt", "word_embed_proj_dim": 32, "ffn_dim": 32}
+    towers = {"vision_config": VISION, "qformer_config": LAYERS, "text_config": language}
+    t.Blip2Model(t.Blip2Config(**towers)).save_pretrained(folder)
+    edit(folder / "tokenizer_config.json", model_max_length=10**30)
+
+
 def one_layer(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     edit(folder / "config.json", text_config={**config["text_config"], "num_hidden_layers": 1})
@@ -451,6 +459,11 @@ SPOILT = {
     ),
     "unknown": (lambda f: edit(f / "config.json", model_type="own"), "own"),
     "vocabulary": (small_embedding, "its tokenizer has ids that its text tower lacks"),
+    "padding": (
+        lambda f: edit(f / "tokenizer_config.json", padding_side="left"),
+        "its tokenizer must pad on the right, padding_side",
+    ),
+    "no length": (no_positions, "no context length: set model_max_length of its tokenizer"),
     "missing key": (
         lambda f: spoil(f / "model.safetensors", lambda s: s.pop(NORM)),
         f"its weights lack or misshape {NORM};",
