@@ -3,7 +3,6 @@
 loaded as any model is, and compared with its source, before the folder appears."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -25,7 +24,7 @@ from cosmos_eval.models.clip import ClipEncoder
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.hf import HfEncoder
 from cosmos_eval.models.specs import parse_model_spec
-from cosmos_eval.types import EncoderInfo, ModelSpec, UsageError
+from cosmos_eval.types import ModelSpec, UsageError
 
 Names = Mapping[str, Sequence[str]]
 
@@ -65,6 +64,15 @@ _RESAMPLE = {"bicubic": 3, "bilinear": 2}  # Pillow's numbers
 _TEXTS = ["", "a dog", "A photo of two CATs, isn't it?", "a café in 1998", "dog " * 100]
 # Relative distances; transformers rounds some values of a resized image otherwise.
 _MOST = {"pixels": 1e-2, "image features": 1e-5, "text features": 1e-5}
+_CARD = """---
+library_name: {library}
+pipeline_tag: zero-shot-image-classification
+---
+# {name}
+
+`{info.spec}` ({weights} weights, SHA-256 `{info.weights_sha256}`), converted by
+`cosmos-eval convert`. {notes}The licence is that of the source: name it in the front matter.
+"""
 
 
 def convert(spec: ModelSpec, output: Path) -> list[str]:
@@ -83,23 +91,10 @@ def convert(spec: ModelSpec, output: Path) -> list[str]:
         else:
             kind, library, notes = "hf", "transformers", _write_transformers(source, folder)
         _require_same(source, load_encoder(parse_model_spec(f"{kind}:{folder}")))
-        card = _card(source.info, library, output.name, notes)
+        stated = {"name": output.name, "library": library, "notes": ". ".join([*notes, ""])}
+        card = _CARD.format(info=source.info, weights=source.info.weights or "model", **stated)
         write_atomically(folder / "README.md", card.encode())
     return notes
-
-
-def _card(info: EncoderInfo, library: str, name: str, notes: Sequence[str]) -> str:
-    weights = f"{info.weights} weights, " if info.weights else ""
-    more = "".join(f" {note}." for note in notes)
-    return f"""---
-library_name: {library}
-pipeline_tag: zero-shot-image-classification
----
-# {name}
-
-`{info.spec}` ({weights}SHA-256 `{info.weights_sha256}`), converted by `cosmos-eval convert`.
-The licence is that of the source: name it in the front matter.{more}
-"""
 
 
 def tensor_names(vision_layers: int, text_layers: int) -> dict[str, list[str]]:
@@ -246,15 +241,9 @@ def _write_openclip(source: HfEncoder, folder: Path, output: Path) -> list[str]:
 
 
 def _openclip_tower(config: Any) -> dict[str, Any]:
-    eps, ratio = config.layer_norm_eps, config.intermediate_size / config.hidden_size
-    if int(config.hidden_size * ratio) < config.intermediate_size:  # OpenCLIP rounds down
-        ratio = math.nextafter(ratio, math.inf)
-    return {
-        "width": config.hidden_size,
-        "layers": config.num_hidden_layers,
-        "mlp_ratio": ratio,
-        **({"norm_kwargs": {"eps": eps}} if eps != 1e-5 else {}),
-    }
+    ratio, eps = config.intermediate_size / config.hidden_size, config.layer_norm_eps
+    sizes = {"width": config.hidden_size, "layers": config.num_hidden_layers, "mlp_ratio": ratio}
+    return {**sizes, **({"norm_kwargs": {"eps": eps}} if eps != 1e-5 else {})}
 
 
 def _preprocessing(processor: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 import transformers as t
 from PIL import Image
-from support.encoders import TINY, load, noise
+from support.encoders import TINY, load, noise, save_cosmos
 from support.pages import ROOT
 from torch.testing import assert_close
 
@@ -46,19 +46,17 @@ def save_openclip(folder: Path, config: dict[str, Any], **preprocess: Any) -> st
     return f"openclip:{folder}"
 
 
-def of_openclip(folder: Path, picture: Image.Image, texts: list[str]) -> dict[str, Any]:
-    """Stock OpenCLIP's pixels, features and logits."""
+def of_openclip(folder: Path, picture: Image.Image, texts: list[str]) -> tuple[Any, ...]:
+    """Stock OpenCLIP's pixels, features and scale of the logits."""
     name = f"local-dir:{folder}"
     model, _, transform = open_clip.create_model_and_transforms(name)
     pixels = transform(picture)[None]
     with torch.no_grad():
-        image, text = pixels, open_clip.get_tokenizer(name)(texts)
-        image, text, scale = model.eval()(image, text)
-    return {"pixels": pixels, "image": image, "text": text, "logits": scale * image @ text.T}
+        return pixels, *model.eval()(pixels, open_clip.get_tokenizer(name)(texts))
 
 
-def of_transformers(folder: Path, picture: Image.Image, texts: list[str]) -> dict[str, Any]:
-    """Stock transformers' pixels, features and logits, resized by Pillow."""
+def of_transformers(folder: Path, picture: Image.Image, texts: list[str]) -> tuple[Any, ...]:
+    """Stock transformers' pixels, resized by Pillow, features and scale of the logits."""
     model, found = t.CLIPModel.from_pretrained(folder, output_loading_info=True)
     assert not any(found.values())
     processor = t.CLIPProcessor.from_pretrained(folder, backend="pil")
@@ -66,21 +64,15 @@ def of_transformers(folder: Path, picture: Image.Image, texts: list[str]) -> dic
     given = processor(images=[picture], text=texts, **options)
     with torch.no_grad():
         output = model(**given)
-    image, text = output.image_embeds, output.text_embeds
-    return {
-        "pixels": given["pixel_values"],
-        "image": image,
-        "text": text,
-        "logits": output.logits_per_image,
-    }
+        scale = output.logits_per_image / (output.image_embeds @ output.text_embeds.T)
+    assert_close(scale, model.logit_scale.exp().expand_as(scale), rtol=1e-4, atol=0)
+    features = output.image_embeds, output.text_embeds
+    return given["pixel_values"], *features, model.logit_scale.exp()
 
 
 def assert_same(openclip: Path, other: Path) -> None:
-    first, second = (
-        of(f, noise(40, 60), TEXTS) for of, f in ((of_openclip, openclip), (of_transformers, other))
-    )
-    assert_close(second.pop("logits"), first.pop("logits"), rtol=1e-5, atol=1e-5)
-    assert_close(second, first, **CLOSE)
+    given = noise(40, 60), TEXTS
+    assert_close(of_transformers(other, *given), of_openclip(openclip, *given), **CLOSE)
 
 
 OTHER_SIZES = {
@@ -90,8 +82,7 @@ OTHER_SIZES = {
         "pos_embed_type": "sin_cos_2d",
     },
     "text_cfg": {
-        # 88 * 120 / 88 is 119.99...: the ratio there and back is not the same number.
-        **{**TEXT, "width": 88, "mlp_ratio": 120.5 / 88, "vocab_size": 49500},
+        **{**TEXT, "width": 24, "mlp_ratio": 2.7, "vocab_size": 49500},
         "norm_kwargs": {"eps": 1e-3},
     },
 }
@@ -125,9 +116,14 @@ def test_what_the_folder_states(converted: tuple[Path, Path]) -> None:
     words = config.text_config
     assert (words.bos_token_id, words.eos_token_id, words.pad_token_id) == (49406, 49407, 49407)
     assert words.hidden_act == config.vision_config.hidden_act == "quick_gelu"
+    t.CLIPVisionModelWithProjection.from_pretrained(converted[1])  # which fails on other sizes
+    vocabulary = t.AutoTokenizer.from_pretrained(converted[1]).get_vocab()
+    assert json.loads((converted[1] / "vocab.json").read_text("utf-8")) == vocabulary
+    merges = (converted[1] / "merges.txt").read_text("utf-8").splitlines()
+    assert merges[1:] == [" ".join(pair) for pair in open_clip.SimpleTokenizer().bpe_ranks]
     card = (converted[1] / "README.md").read_text()
     digest = load(f"openclip:{converted[0]}").info.weights_sha256
-    assert f"`openclip:{converted[0]}` (SHA-256 `{digest}`)" in card
+    assert f"`openclip:{converted[0]}` (model weights, SHA-256 `{digest}`)" in card
     assert "license:" not in card
 
 
@@ -154,21 +150,14 @@ def test_cosmos(weights: str, tmp_path: Path) -> None:
     path = tmp_path / "own.safetensors"
     save_checkpoint(path, models, "cosmos", {**TINY, "preprocess": {"std": [0.5, 0.4, 0.3]}}, {})
     (note,) = run(f"cosmos:{path}", tmp_path / "hf", weights=weights)
-    left_out = {name for name in models["teacher"].state_dict() if "_cross_" in name}
-    left_out |= {f"{side}_token_mapping" for side in ("image", "text")} | {"distill_logit_scale"}
-    assert note.startswith("CLIPModel has no place for ")
-    named = note.removeprefix("CLIPModel has no place for ").split(", ")
-    assert all(any(key.startswith(name) for name in named) for key in left_out)
+    parts = "visual.attn_cross_pool, text_attn_cross_pool, image_token_mapping, text_token_mapping"
+    assert note == f"CLIPModel has no place for {parts}, distill_logit_scale"
     assert note in (tmp_path / "hf" / "README.md").read_text()
     own = load(f"cosmos:{path}", weights=weights)
-    found = of_transformers(tmp_path / "hf", noise(40, 60), TEXTS)
-    pixels = own.transform(noise(40, 60))[None]
-    expected = {"pixels": pixels, "image": own.encode_image(pixels)}
-    expected["text"] = own.encode_text(own.tokenize(TEXTS))
-    scale = models[weights].logit_scale.detach().exp()
-    logits = scale * expected["image"] @ expected["text"].T
-    assert_close(found.pop("logits"), logits, rtol=1e-5, atol=1e-5)
-    assert_close(found, expected, **CLOSE)
+    pixels, tokens = own.transform(noise(40, 60))[None], own.tokenize(TEXTS)
+    features = own.encode_image(pixels), own.encode_text(tokens)
+    expected = pixels, *features, models[weights].logit_scale.exp()
+    assert_close(of_transformers(tmp_path / "hf", noise(40, 60), TEXTS), expected, **CLOSE)
 
 
 def test_bundled_models_there_and_back(tmp_path: Path) -> None:
@@ -178,13 +167,9 @@ def test_bundled_models_there_and_back(tmp_path: Path) -> None:
     (note,) = run(f"hf:{tmp_path / 'hf'}", tmp_path / "back")
     assert "hf_tokenizer_name" in note
     texts, pixels = ["a red ball", "two boats " * 80], own.transform(noise(90, 60))[None]
-    for found in (
-        of_transformers(tmp_path / "hf", noise(90, 60), texts),
-        of_openclip(tmp_path / "back", noise(90, 60), texts),
-    ):
-        assert_close(found["pixels"], pixels, **CLOSE)
-        assert_close(found["image"], own.encode_image(pixels), **CLOSE)
-        assert_close(found["text"], own.encode_text(own.tokenize(texts)), **CLOSE)
+    expected = pixels, own.encode_image(pixels), own.encode_text(own.tokenize(texts))
+    for of, name in ((of_transformers, "hf"), (of_openclip, "back")):
+        assert_close(of(tmp_path / name, noise(90, 60), texts)[:3], expected, **CLOSE)
 
 
 @pytest.mark.slow
@@ -232,32 +217,15 @@ def test_where_crops_are_one_pixel_apart(converted: tuple[Path, Path]) -> None:
     assert_close(found[:, :, 1:], expected[:, :, :-1], rtol=0, atol=1e-6)
 
 
-SAME = (
+SAME = [
     *("a dog", "A photo of a CAT!", "", "  a   dog\t\n", "don't you're I'VE x'sy", "1234 5th"),
-    *(
-        "café",
-        "cafe\u0301",
-        "naïve ÉCOLE",
-        "日本語のテキスト",
-        "İstanbul",
-        "straße",
-        "😀👍🏽 👨‍👩‍👧",
-    ),
+    *("café", "cafe\u0301", "naïve ÉCOLE", "日本語のテキスト", "İstanbul", "straße", "👍🏽 👨‍👩‍👧"),
     *("a\u00a0b", "½ ² ①", "नमस्ते", "한국어", "مرحبا", "a – b — c…", "!!! ...", "dog " * 100),
-)
-OTHER = (
-    *(
-        "don’t",
-        "“quoted”",
-        "salt &amp; pepper",
-        "ＦＵＬＬ",
-        "ﬁne",
-        "schÃ¶n",
-        "a\ufeffb",
-        "bell\x07",
-    ),
-    *("ΟΔΟΣ", "<end_of_text>", "<|endoftext|>"),
-)
+]
+OTHER = [
+    *("don’t", "“quoted”", "salt &amp; pepper", "ＦＵＬＬ", "ﬁne", "schÃ¶n", "a\ufeffb"),
+    *("bell\x07", "ΟΔΟΣ", "<end_of_text>", "<|endoftext|>"),
+]
 
 
 @pytest.mark.parametrize("make", [open_clip.SimpleTokenizer, scenes_tokenizer])
@@ -266,49 +234,42 @@ def test_tokens(make: Callable[..., Any], converted: tuple[Path, Path], tmp_path
     changes nothing; it also mends encodings, HTML, quotes, ligatures and widths."""
     own, folder = make(context_length=20), converted[1]
     if make is scenes_tokenizer:
-        config = {**TINY, "text_cfg": {**TEXT, "vocab_size": own.vocab_size}}
-        save_checkpoint(
-            tmp_path / "c.safetensors",
-            {"teacher": cosmos_core.create_model(config)},
-            "clip",
-            config,
-            {},
-        )
+        save_cosmos(tmp_path / "c.safetensors", text_cfg={**TEXT, "vocab_size": own.vocab_size})
         run(f"cosmos:{tmp_path / 'c.safetensors'}", folder := tmp_path / "hf")
     saved = t.AutoTokenizer.from_pretrained(folder)
     options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
     for texts, same in ((SAME, True), (OTHER, False)):
-        expected, found = own(list(texts)), saved(list(texts), **options)["input_ids"]
+        expected, found = own(texts), saved(texts, **options)["input_ids"]
         ended = (expected == own.eot_token_id).cumsum(1) > 0
         expected = expected.where(~ended, own.eot_token_id)
         equal = (found == expected).all(1).tolist()
         assert dict(zip(texts, equal, strict=True)) == dict.fromkeys(texts, same)
 
 
-ODD = {  # what OpenCLIP can build and CLIPModel cannot hold, and what the message says of it
-    "ResNet": ({"vision_cfg": {**VISION, "layers": [1, 1, 1, 1], "width": 8}}, "ModifiedResNet"),
-    "custom text": ({"custom_text": True}, "no CustomTextCLIP of OpenCLIP's"),
-    "oblong": ({"vision_cfg": {**VISION, "image_size": [32, 64]}}, "square images"),
-    "mean of patches": ({"vision_cfg": {**VISION, "pool_type": "avg"}}, "the class token"),
-    "layer scale": ({"vision_cfg": {**VISION, "ls_init_value": 0.1}}, "resblocks.0.ls_1.gamma"),
-    "no norm": ({"vision_cfg": {**VISION, "no_ln_pre": True}}, "other weights: visual.ln_pre.bias"),
-    "pooler": (
-        {"vision_cfg": {**VISION, "attentional_pool": True, "attn_pooler_heads": 2}},
-        "other weights: visual.attn_pool.",
-    ),
-    "qk norm": ({"vision_cfg": {**VISION, "qk_norm": True}}, "attn.ln_k.bias"),
-    "no mask": ({"text_cfg": {**TEXT, "no_causal_mask": True}}, "is causal"),
-    "last token": ({"text_cfg": {**TEXT, "pool_type": "last"}}, "read at the end of text"),
-    "no projection": ({"text_cfg": {**TEXT, "proj_type": "none"}}, "weights: text_projection;"),
-    # What only the comparison shows.
-    "tanh": (
-        {"vision_cfg": {**VISION, "act_kwargs": {"approximate": "tanh"}}},
-        "its image features would differ by ",
-    ),
-    "cleaning": (
-        {"text_cfg": {**TEXT, "tokenizer_kwargs": {"clean": "canonicalize"}}},
-        "its text features would differ by ",
-    ),
+# What OpenCLIP can build and CLIPModel cannot hold, and what the message says of it.
+OTHER_WEIGHTS = {
+    "visual.attn_pool.": {"attentional_pool": True, "attn_pooler_heads": 2},
+    "visual.transformer.resblocks.0.ls_1.gamma": {"ls_init_value": 0.1},
+    "visual.ln_pre.bias": {"no_ln_pre": True},
+    "visual.transformer.resblocks.0.attn.ln_k.bias": {"qk_norm": True},
+}
+OTHER_IMAGES = {
+    "CLIPModel has no ModifiedResNet": {"layers": [1, 1, 1, 1], "width": 8},
+    "CLIPModel has square images": {"image_size": [32, 64]},
+    "CLIPModel reads the class token": {"pool_type": "avg"},
+    **{f"CLIPModel has other weights: {name}": one for name, one in OTHER_WEIGHTS.items()},
+    "its image features would differ by ": {"act_kwargs": {"approximate": "tanh"}},
+}
+OTHER_TEXTS = {
+    "CLIPModel's text tower is causal": {"no_causal_mask": True},
+    "and read at the end of text": {"pool_type": "last"},
+    "CLIPModel has other weights: text_projection;": {"proj_type": "none"},
+    "its text features would differ by ": {"tokenizer_kwargs": {"clean": "canonicalize"}},
+}
+ODD = {
+    "CLIPModel has no CustomTextCLIP of OpenCLIP's": {"custom_text": True},
+    **{key: {"vision_cfg": {**VISION, **changes}} for key, changes in OTHER_IMAGES.items()},
+    **{key: {"text_cfg": {**TEXT, **changes}} for key, changes in OTHER_TEXTS.items()},
 }
 
 
@@ -322,10 +283,9 @@ def refusal(spec: str, folder: Path) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("kind", ODD)
-def test_openclips_models_that_are_refused(kind: str, tmp_path: Path) -> None:
-    changes, message = ODD[kind]
-    found = refusal(save_openclip(tmp_path / "own", {**TINY, **changes}), tmp_path)
+@pytest.mark.parametrize("message", ODD)
+def test_openclips_models_that_are_refused(message: str, tmp_path: Path) -> None:
+    found = refusal(save_openclip(tmp_path / "own", {**TINY, **ODD[message]}), tmp_path)
     assert found.startswith("the model cannot be converted: ")
     assert message in found
     assert found.endswith("; use it as it is")
@@ -343,54 +303,48 @@ def test_a_bias_of_the_logits_is_left_out(tmp_path: Path) -> None:
     assert run(spec, tmp_path / "hf") == ["CLIPModel has no place for logit_bias"]
 
 
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-ODD_OF_TRANSFORMERS = {  # a file of the folder, what is changed in it, what the message says
-    "activation": ("config.json", {"vision_config": {"hidden_act": "gelu_new"}}, "has no gelu_new"),
-    "two activations": ("config.json", {"text_config": {"hidden_act": "gelu"}}, "quick_gelu and g"),
-    "resampling": ("preprocessor_config.json", {"resample": 0}, "OpenCLIP has no resample 0"),
-    "crop": (
-        "preprocessor_config.json",
-        {"size": {"shortest_edge": 40}},
-        "its pixels would differ",
-    ),
-    "context": ("tokenizer_config.json", {"model_max_length": 9}, "its text features would differ"),
-}
-
-
-@pytest.mark.parametrize("kind", ODD_OF_TRANSFORMERS)
-def test_transformers_models_that_are_refused(kind: str, converted: Any, tmp_path: Path) -> None:
-    name, changes, message = ODD_OF_TRANSFORMERS[kind]
-    file = shutil.copytree(converted[1], tmp_path / "copy") / name
-    content = json.loads(file.read_text())
+def copied(folder: Path, to: Path, file: str, **changes: Any) -> Path:
+    """Copy a folder and change values of a JSON file in it."""
+    path = shutil.copytree(folder, to) / file
+    content = json.loads(path.read_text())
     for key, value in changes.items():
         content[key] = {**content[key], **value} if isinstance(value, dict) else value
-    file.write_text(json.dumps(content))
-    assert message in refusal(f"hf:{file.parent}", tmp_path)
+    path.write_text(json.dumps(content))
+    return to
 
 
-@pytest.mark.parametrize("eos", [2, 49407])
-def test_ends_of_text_of_both_kinds(eos: int, converted: Any, tmp_path: Path) -> None:
-    """Configurations from before transformers 4.32 have 2, which stands for the highest id."""
-    folder = shutil.copytree(converted[1], tmp_path / "copy")
-    config = json.loads((folder / "config.json").read_text())
-    config["text_config"]["eos_token_id"] = eos
-    (folder / "config.json").write_text(json.dumps(config))
-    run(f"hf:{folder}", tmp_path / "out")
-    assert_same(tmp_path / "out", folder)
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config", {"vision_config": {"hidden_act": "relu"}}, "has no relu and quick_gelu"),
+        ("config", {"text_config": {"hidden_act": "gelu"}}, "has no quick_gelu and gelu"),
+        ("preprocessor_config", {"resample": 0}, "OpenCLIP has no resample 0"),
+        ("preprocessor_config", {"size": {"shortest_edge": 40}}, "its pixels would differ"),
+        ("tokenizer_config", {"model_max_length": 9}, "its text features would differ"),
+    ],
+)
+def test_transformers_models_that_are_refused(
+    file: str, changes: dict[str, Any], message: str, converted: Any, tmp_path: Path
+) -> None:
+    folder = copied(converted[1], tmp_path / "copy", f"{file}.json", **changes)
+    assert message in refusal(f"hf:{folder}", tmp_path)
+
+
+def test_an_end_of_text_as_older_configurations_have_it(converted: Any, tmp_path: Path) -> None:
+    """2, which stands for the highest id of a text."""
+    folder = copied(converted[1], tmp_path / "hf", "config.json", text_config={"eos_token_id": 2})
+    run(f"hf:{folder}", tmp_path / "own")
+    assert_same(tmp_path / "own", folder)
 
 
 def test_another_model_of_transformers_is_refused(converted: Any, tmp_path: Path) -> None:
     folder = shutil.copytree(converted[1], tmp_path / "copy")
     sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    t.AltCLIPModel(
-        t.AltCLIPConfig(
-            text_config={**sizes, "vocab_size": 49408, "pad_token_id": 1, "project_dim": 32},
-            vision_config={**sizes, "image_size": 32, "patch_size": 8},
-        )
-    ).save_pretrained(folder)
+    config = t.AltCLIPConfig(
+        text_config={**sizes, "vocab_size": 49408, "pad_token_id": 1, "project_dim": 32},
+        vision_config={**sizes, "image_size": 32, "patch_size": 8},
+    )
+    t.AltCLIPModel(config).save_pretrained(folder)
     assert "OpenCLIP has no AltCLIPModel" in refusal(f"hf:{folder}", tmp_path)
 
 
@@ -405,7 +359,4 @@ def test_the_command(command, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     assert command("convert", "scenes-clip", "file/new").status == 2
     own = command("convert", f"python:{ROOT / 'examples' / 'two_tower.py'}", "other")
-    assert (
-        own.err
-        == "cosmos-eval: the model cannot be converted: it is code of your own; use it as it is\n"
-    )
+    assert "the model cannot be converted: it is code of your own; use it as it is" in own.err
