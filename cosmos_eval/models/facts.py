@@ -28,8 +28,8 @@ def model_facts(encoder: Encoder) -> dict[str, Any]:
     One image and one text that fills the context are encoded. GFLOPs are 10^9 operations: 2 per
     multiply-accumulate of matrix products, convolutions and attention, as PyTorch counts them."""
     model = getattr(encoder, "built", encoder)  # a bundled one is built when it is used
-    found = [*referred_weights([vars(model)], set())] if hasattr(model, "__dict__") else []
-    modules = [one for one in found if isinstance(one, nn.Module)]
+    found = _attempt(lambda: [*referred_weights([vars(model)], set())])
+    modules = [one for one in found or () if isinstance(one, nn.Module)]
     every = {id(p): p for module in modules for p in module.parameters()}
     with _countable([*every.values()]):
         pixels = _attempt(lambda: _pixels(encoder))
@@ -132,10 +132,10 @@ def _countable(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
 def _patch_size(modules: Sequence[nn.Module]) -> int | None:
     """Return the side of the patches that a convolution cuts, as its module states it."""
     for module in (part for whole in modules for part in whole.modules()):
+        stated = getattr(module, "patch_size", None)
         for layer in module.children():
-            stated = getattr(module, "patch_size", None)
-            if isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride and stated:
-                height, width = layer.kernel_size
-                if height == width and stated in (height, layer.kernel_size, [height, width]):
-                    return height
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size == layer.stride:
+                side = layer.kernel_size[0]
+                if stated in (side, (side, side), [side, side]):
+                    return side
     return None

@@ -37,15 +37,15 @@ def _of_card(spec: ModelSpec) -> dict[str, Any]:
     """Read the data sets that the front matter of a model card names."""
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
-    repository, _, revision = spec.name.removeprefix(HUB).partition("@")
-    card: Any = Path(spec.name, "README.md")
     if spec.kind not in ("hf", "openclip") or spec.arch is not None:
         return {}
-    if not card.is_file() and not Path(spec.name).is_dir():
-        card = try_to_load_from_cache(repository, "README.md", revision=revision or None)
+    card: Any = Path(spec.name, "README.md")
+    if not card.parent.is_dir():
+        repository, _, revision = spec.name.removeprefix(HUB).partition("@")
+        card = try_to_load_from_cache(repository, card.name, revision=revision or None)
     try:
         named = ModelCard.load(card, ignore_metadata_errors=True).data.datasets
     except Exception:  # no card, or one that is not as the hub wants it
         return {}
-    listed = [named] if isinstance(named, str) else named if isinstance(named, list) else []
-    return {"training_data": ", ".join(map(str, listed)) or None}
+    listed = named if isinstance(named, list) else [named]
+    return {"training_data": ", ".join(one for one in listed if isinstance(one, str)) or None}

@@ -1,100 +1,48 @@
-"""What a page states of models: their facts, and metrics against the operations per image."""
+"""Metrics against what a model costs, the GFLOPs of an image."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
-from cosmos_eval.results.leaderboard.board import Board, Column, Row
-from cosmos_eval.results.leaderboard.entries import Entry
-from cosmos_eval.results.leaderboard.facts import NAMES, fact_texts
+from cosmos_eval.results.leaderboard.board import Board, Row
+from cosmos_eval.results.leaderboard.facts import facts_of
 from cosmos_eval.stats.pareto import pareto_front
 from cosmos_eval.tasks import metric_of
 
-Facts = Mapping[tuple[str, str], Mapping[str, Any]]
-"""Facts by model and source, as `merged_facts` returns them."""
-
-
-class FactRow(NamedTuple):
-    """A model's facts as text, and by what each column is sorted, None where it is no number."""
-
-    model: str
-    source: str
-    cells: tuple[tuple[str, float | None], ...]
-
-
-class CostCell(NamedTuple):
-    """A number as text and exactly, and whether it is on the Pareto front of its column."""
-
-    value: str
-    exact: str
-    on_front: bool
-
 
 class CostRow(NamedTuple):
-    """A row of a leaderboard beside the model's GFLOPs per image; None where there is no number."""
+    """A row of a leaderboard by its index, its GFLOPs per image, and the indices of the columns in
+    which its number is on the Pareto front."""
 
-    model: str
-    source: str
+    row: int
     gflops: float
-    cells: tuple[CostCell | None, ...]
+    on_front: frozenset[int]
 
 
-class CostTable(NamedTuple):
-    """The numbers of a leaderboard whose models' GFLOPs per image are known."""
-
-    protocol: str
-    columns: tuple[Column, ...]
-    rows: tuple[CostRow, ...]
-
-
-def fact_rows(facts: Facts) -> list[FactRow]:
-    """Return the rows of models of which anything is known."""
+def cost_rows(board: Board) -> list[CostRow]:
+    """Return the rows of models whose GFLOPs are known. What is not ranked is on no front."""
+    found = {index: _gflops(row) for index, row in enumerate(board.rows)}
+    costs = {index: gflops for index, gflops in found.items() if gflops is not None}
+    fronts = [_front(board, costs, column) for column in range(len(board.columns))]
     return [
-        FactRow(model, source, tuple(zip(fact_texts(known), _numbers(known), strict=True)))
-        for (model, source), known in facts.items()
-        if known
+        CostRow(i, cost, frozenset(c for c, front in enumerate(fronts) if i in front))
+        for i, cost in costs.items()
     ]
 
 
-def _numbers(facts: Mapping[str, Any]) -> Iterator[float | None]:
-    for fact in map(facts.get, NAMES):
-        number = fact[0] if isinstance(fact, list) else fact
-        yield None if isinstance(number, str) else number
+def _gflops(row: Row) -> float | None:
+    known = (facts_of(entry).get("image_gflops") for entry in row.entries if entry)
+    return next((gflops for gflops in known if gflops is not None), None)
 
 
-def cost_tables(boards: Sequence[Board], facts: Facts) -> list[CostTable]:
-    """Return a table per board with a model whose GFLOPs are known."""
-    return [table for board in boards if (table := _cost_table(board, facts)).rows]
-
-
-def _cost_table(board: Board, facts: Facts) -> CostTable:
-    costs = [facts[row.model, row.source].get("image_gflops") for row in board.rows]
-    known = [(row, c) for row, c in zip(board.rows, costs, strict=True) if c is not None]
-    columns = [_cells(known, index, c.metric) for index, c in enumerate(board.columns)]
-    rows = (
-        CostRow(row.model, row.source, cost, cells)
-        for (row, cost), cells in zip(known, zip(*columns, strict=True), strict=True)
-    )
-    return CostTable(board.protocol, board.columns, tuple(rows))
-
-
-def _cells(known: Sequence[tuple[Row, float]], index: int, name: str) -> list[CostCell | None]:
-    """Return a column. Numbers that leaderboards do not rank are on no front."""
-    entries = [row.entries[index] for row, _ in known]
-    found = {i: entry for i, entry in enumerate(entries) if entry and name in entry.metrics}
-    front = _front({i: (known[i][1], entry) for i, entry in found.items()}, name)
-    cells: list[CostCell | None] = [None] * len(known)
-    for i, entry in found.items():
-        exact = f"{metric_of(entry.task, name).factor * entry.metrics[name]:.4f}"
-        value = known[i][0].cells[index].value
-        cells[i] = CostCell(value, exact.rstrip("0").rstrip("."), i in front)
-    return cells
-
-
-def _front(found: Mapping[int, tuple[float, Entry]], name: str) -> set[int]:
-    ranked = [(i, cost, entry) for i, (cost, entry) in found.items() if entry.is_ranked]
+def _front(board: Board, costs: Mapping[int, float], column: int) -> set[int]:
+    name = board.columns[column].metric
+    entries = ((i, board.rows[i].entries[column]) for i in costs)
+    ranked = [(i, e) for i, e in entries if e and name in e.metrics and e.is_ranked]
     if not ranked:
         return set()
-    places, costs, entries = zip(*ranked, strict=True)
-    higher = metric_of(entries[0].task, name).higher_is_better
-    values = [entry.metrics[name] for entry in entries]
-    return {places[i] for i in pareto_front(costs, values, higher_is_better=higher)}
+    front = pareto_front(
+        [costs[i] for i, _ in ranked],
+        [entry.metrics[name] for _, entry in ranked],
+        higher_is_better=metric_of(ranked[0][1].task, name).higher_is_better,
+    )
+    return {ranked[place][0] for place in front}

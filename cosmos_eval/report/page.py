@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cosmos_eval._version import __version__
-from cosmos_eval.report import models as models_of
 from cosmos_eval.report import tables
 from cosmos_eval.report.content import Content
 from cosmos_eval.report.gallery.records import KINDS, Gallery, Picture
+from cosmos_eval.report.models import cost_rows
 from cosmos_eval.results.labels import shortened
-from cosmos_eval.results.leaderboard.facts import TITLES, facts_by_model
+from cosmos_eval.results.leaderboard.facts import model_table
 from cosmos_eval.results.text import html_templates, html_value, script_json
 from cosmos_eval.tasks import known_tasks
 from cosmos_eval.types import UsageError
@@ -120,7 +120,6 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
     sections = {kind: gallery.sections(kind) for kind in KINDS}
     data = {**tables.page_data(content, of_classes), "charts": json.loads(_static("charts.json"))}
     pairs = {pair.models: pair for pair in content.pairs}
-    facts = facts_by_model(content.entries)
     environment = html_templates("cosmos_eval.report", "templates")
     environment.filters.update(step=_step, breakable=_breakable)
     environment.globals.update(figures_of=tables.figures_of, bars_of=tables.bars_of)
@@ -141,10 +140,8 @@ def _rendered(content: Content, gallery: Gallery) -> bytes:
         pair_of=lambda *models: pairs.get(tuple(sorted(models))),
         tables=of_classes,
         few=_FEW_CLASSES,
-        facts=models_of.fact_rows(facts),
-        fact_titles=TITLES,
-        costs=models_of.cost_tables(content.boards, facts),
-        front="◆",
+        facts=model_table(content.entries),
+        cost_rows=cost_rows,
         gallery=sections,
         has_examples=any(sections.values()),
         picture=_album(),

@@ -1,6 +1,6 @@
 """Facts of models beside their numbers: those of results, else those that others state."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -8,17 +8,15 @@ from cosmos_eval.models.specs import RELEASED
 from cosmos_eval.protocols.facts import profile_of, training_of
 from cosmos_eval.results.leaderboard.entries import Entry
 
-NAMES = (
-    *("training_data", "samples_seen", "parameters", "image_gflops", "text_gflops"),
-    *("image_size", "patch_size", "embedding_size", "images_per_second"),
-)
-"""The facts that tables show, as results call them."""
+COLUMNS = {
+    **{"training_data": "training data", "samples_seen": "samples seen"},
+    **{"parameters": "params (M)", "image_gflops": "image GFLOPs", "text_gflops": "text GFLOPs"},
+    **{"image_size": "image size", "patch_size": "patch", "embedding_size": "embedding"},
+    "images_per_second": "images/s",
+}
+"""The titles of the facts that tables show, by their names in results."""
 
-TITLES = (
-    *("training data", "samples seen", "params (M)", "image GFLOPs", "text GFLOPs"),
-    *("image size", "patch", "embedding", "images/s"),
-)
-NOTES = (
+_NOTES = (
     "GFLOPs: 2 operations per multiply-accumulate, of one image and of one text that fills the "
     "context.",
     "Images/s: the median of the model's results, of images that were encoded in the run.",
@@ -55,13 +53,19 @@ def stated_facts(model: str) -> dict[str, Any]:
     return {**{k: v for k, v in profile.items() if k != "parameters"}, **training_of(model)}
 
 
-def facts_by_model(entries: Iterable[Entry]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return facts by model and source, in their order; of results, images per second are the
-    median."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+def model_table(entries: Iterable[Entry]) -> ModelTable:
+    """Return the facts of all models of which any are known, as text; empty where unknown."""
+    by_model: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for entry in sorted(entries, key=lambda entry: (entry.model, entry.source)):
-        found.setdefault((entry.model, entry.source), []).append(facts_of(entry))
-    return {key: _joined(several) for key, several in found.items()}
+        by_model.setdefault((entry.model, entry.source), []).append(facts_of(entry))
+    known = {model: _joined(several) for model, several in by_model.items() if any(several)}
+    heads = 1 + any(source != "measured" for _, source in known)
+    rows = tuple(
+        (*model[:heads], *(_text(name, facts.get(name)) for name in COLUMNS))
+        for model, facts in known.items()
+    )
+    titles = (*("model", "source")[:heads], *COLUMNS.values())
+    return ModelTable(titles, heads + 1, rows, _NOTES[: 1 + heads])
 
 
 def _joined(several: list[dict[str, Any]]) -> dict[str, Any]:
@@ -71,33 +75,15 @@ def _joined(several: list[dict[str, Any]]) -> dict[str, Any]:
     return {**joined, **({"images_per_second": median(speeds)} if speeds else {})}
 
 
-def model_table(entries: Iterable[Entry]) -> ModelTable:
-    """Return the facts of all models as text."""
-    facts = facts_by_model(entries)
-    heads = 1 + any(source != "measured" for _, source in facts)
-    rows = ((*model[:heads], *fact_texts(known)) for model, known in facts.items())
-    titles = (*("model", "source")[:heads], *TITLES)
-    return ModelTable(titles, heads + 1, tuple(rows), NOTES[: 1 + heads])
-
-
-def fact_texts(facts: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return NAMES of facts as tables show them, empty where unknown."""
-    return tuple(_text(name, facts[name]) if name in facts else "" for name in NAMES)
-
-
 def _text(name: str, value: Any) -> str:
-    if name == "samples_seen":
-        return _short(value)
+    if value is None:
+        return ""
+    if name == "samples_seen":  # 34B, 861M, 160k
+        units = {"B": 1e9, "M": 1e6, "k": 1e3, "": 1}
+        unit, size = next((u, size) for u, size in units.items() if value >= 0.9995 * size)
+        return f"{value / size:.3g}{unit}"
     if name == "parameters":
         return f"{value / 1e6:.1f}"
     if name == "image_size":
         return "x".join(str(side) for side in dict.fromkeys(value))
     return f"{value:.2f}" if isinstance(value, float) else str(value)
-
-
-def _short(count: int) -> str:
-    """Write a count with three digits: 34B, 861M, 160k."""
-    units = {"B": 1e9, "M": 1e6, "k": 1e3}
-    found = ((unit, size) for unit, size in units.items() if count >= 0.9995 * size)
-    unit, size = next(found, ("", 1))
-    return f"{count / size:.3g}{unit}"

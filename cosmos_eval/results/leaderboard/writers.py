@@ -14,7 +14,7 @@ from cosmos_eval.results.export import csv_of
 from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard.board import MARKS, Board, Column, Shown, boards
 from cosmos_eval.results.leaderboard.entries import Entry
-from cosmos_eval.results.leaderboard.facts import NAMES, ModelTable, facts_of, model_table
+from cosmos_eval.results.leaderboard.facts import COLUMNS, ModelTable, facts_of, model_table
 from cosmos_eval.results.leaderboard.ranking import NO_TIES, Rank, Ties, rank_entries
 
 if TYPE_CHECKING:
@@ -46,9 +46,9 @@ def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) 
         rank = found.get((entry.key, metric), Rank())
         ranks = ("yes" if rank.best else "", rank.tie, *(rank.ranks or (None, None)))
         own = facts_of(entry) if facts else {}
-        more = (_exact(own.get(name)) for name in NAMES if facts)
+        more = (_exact(own.get(name)) for name in COLUMNS if facts)
         records.append((*where, *number, *ranks, entry.delta(metric), *more))
-    columns = (*_CSV_COLUMNS, *(NAMES if facts else ()))
+    columns = (*_CSV_COLUMNS, *(COLUMNS if facts else ()))
     table = pd.DataFrame(records, columns=columns).astype(dict.fromkeys(_RANKS, "Int64"))
     return csv_of(table, signed=["delta"])[0]
 

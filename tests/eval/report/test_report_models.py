@@ -10,11 +10,10 @@ from support.html import Page
 from support.report_pages import OPEN_ALL, PUBLISHED, MadeUpResults, made_up_results
 from support.rows import make_row
 
-from cosmos_eval.report.models import cost_tables, fact_rows
+from cosmos_eval.report.models import cost_rows
 from cosmos_eval.report.page import to_page
 from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import measured
-from cosmos_eval.results.leaderboard.facts import facts_by_model
 from cosmos_eval.results.record import ResultRow
 
 NAMES = (
@@ -22,6 +21,9 @@ NAMES = (
     *("image_size", "patch_size", "embedding_size", "context_length"),
     *("training_data", "samples_seen"),
 )
+
+
+OF_PROFILE = ("151.3", "8.82", "5.96", "224", "512")
 
 
 def result(model: str, gflops: float | None, acc1: float, **more: Any) -> ResultRow:
@@ -32,13 +34,16 @@ def result(model: str, gflops: float | None, acc1: float, **more: Any) -> Result
 
 def tables(*rows: ResultRow) -> dict[str, dict[str, list[tuple[str, bool] | None]]]:
     """What every protocol's table shows of a model: numbers, and whether they are on the front."""
-    entries = measured(rows)
     return {
-        table.protocol: {
-            row.model: [cell and (cell.value, cell.on_front) for cell in row.cells]
-            for row in table.rows
+        board.protocol: {
+            board.rows[index].model: [
+                (shown.value, place in on_front) if shown.value else None
+                for place, shown in enumerate(board.rows[index].cells)
+            ]
+            for index, _, on_front in found
         }
-        for table in cost_tables(boards(entries), facts_by_model(entries))
+        for board in boards(measured(rows))
+        if (found := cost_rows(board))
     }
 
 
@@ -83,11 +88,7 @@ def test_families_are_apart_and_what_is_not_ranked_is_on_no_front():
     }
 
 
-def test_models_of_which_nothing_is_known_have_no_row():
-    entries = measured([make_row(), result("b", 2.0, 0.5)])
-    (row,) = fact_rows(facts_by_model(entries))
-    assert (row.model, row.source) == ("b", "measured")
-    assert [cell for cell in row.cells if cell[0]] == [("2.00", 2.0), ("224", 224)]
+def test_models_of_which_nothing_is_known_have_no_section():
     text = to_page(made_up_results(["a"], ["cls"]).content()).content.decode()
     Page(text)
     assert 'id="models"' not in text
@@ -123,6 +124,16 @@ def test_the_chart_of_a_page(open_page, file):
     points.nth(2).hover()
     reported = page.locator("#vg-tooltip-element").inner_text()
     assert "openclip:ViT-B-32/openai, published: 70.0 with 8.82 GFLOPs per image" in reported
+    facts = page.locator("#models table").first.locator("tbody tr").all_inner_texts()
+    assert [row.split() for row in facts] == [
+        ["large", "measured", "9.00", "224"],
+        ["middle", "measured", "3.00", "224"],
+        [
+            "openclip:ViT-B-32/openai",
+            *["published", "WIT", "12.8B", "151.3", "8.82", "5.96", "224", "512"],
+        ],
+        ["small", "measured", "1.00", "224"],
+    ]
     rows = page.locator("#models table").last.locator("tbody tr").all_inner_texts()
     assert [("◆" in row, "on the Pareto front" in row) for row in rows] == [
         *((False, False), (False, False), (True, True), (True, True)),
