@@ -137,28 +137,13 @@ def _require(holds: object, fault: str) -> None:
 
 def _write_transformers(source: ClipEncoder, folder: Path) -> list[str]:
     _require(isinstance(source, ClipEncoder), "it is code of your own")
-    names, model, tokenizer = _names(source), source.model, source.openclip_tokenizer
-    side, width = model.visual.image_size[0], model.visual.output_dim
-    vision = {"image_size": side, "patch_size": source.patch_size}
-    text = {
-        "vocab_size": model.vocab_size,
-        "max_position_embeddings": model.context_length,
-        "bos_token_id": tokenizer.sot_token_id,
-        # Of the end of text the model reads the feature; 2 would mean a text's highest id.
-        **dict.fromkeys(("eos_token_id", "pad_token_id"), tokenizer.eot_token_id),
-    }
-    config = transformers.CLIPConfig(
-        vision_config=_hf_tower(model.visual.transformer, width) | vision,
-        text_config=_hf_tower(model.transformer, width) | text,
-        projection_dim=width,
-        architectures=["CLIPModel"],
-        dtype="float32",
-    )
-    merges, longest = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.get), model.context_length
-    saved = transformers.CLIPTokenizer(_vocabulary(tokenizer), merges, model_max_length=longest)
-    for part in (config, _image_processor(source.preprocessing, side), saved):
+    names, model, own = _names(source), source.model, source.openclip_tokenizer
+    images = _image_processor(source.preprocessing, model.visual.image_size[0])
+    merges, longest = sorted(own.bpe_ranks, key=own.bpe_ranks.get), model.context_length
+    tokenizer = transformers.CLIPTokenizer(_vocabulary(own), merges, model_max_length=longest)
+    for part in (_hf_config(model, own), images, tokenizer):
         part.save_pretrained(folder)
-    saved.backend_tokenizer.model.save(str(folder))  # vocab.json and merges.txt, for older tools
+    tokenizer.backend_tokenizer.model.save(str(folder))  # vocab.json, merges.txt, for older tools
     state = model.state_dict()
     _save(folder / "model.safetensors", to_transformers(state, names))
     left_out = [name for name in _LEFT_OUT if any(key.startswith(name) for key in state)]
@@ -181,6 +166,25 @@ def _names(source: ClipEncoder) -> dict[str, list[str]]:
     others = sorted(kept ^ names.keys())
     _require(not others, f"CLIPModel has other weights: {', '.join(others[:3])}")
     return names
+
+
+def _hf_config(model: Any, tokenizer: open_clip.SimpleTokenizer) -> Any:
+    visual, end = model.visual, tokenizer.eot_token_id
+    text = {
+        "vocab_size": model.vocab_size,
+        "max_position_embeddings": model.context_length,
+        "bos_token_id": tokenizer.sot_token_id,
+        "eos_token_id": end,  # where the feature is read; 2 would mean the highest id of a text
+        "pad_token_id": end,
+    }
+    image = {"image_size": visual.image_size[0], "patch_size": visual.patch_size[0]}
+    return transformers.CLIPConfig(
+        vision_config=_hf_tower(visual.transformer, visual.output_dim) | image,
+        text_config=_hf_tower(model.transformer, visual.output_dim) | text,
+        projection_dim=visual.output_dim,
+        architectures=["CLIPModel"],
+        dtype="float32",
+    )
 
 
 def _hf_tower(transformer: Any, width: int) -> dict[str, Any]:
@@ -216,28 +220,31 @@ def _vocabulary(tokenizer: open_clip.SimpleTokenizer) -> dict[str, int]:
 def _write_openclip(source: HfEncoder, folder: Path, output: Path) -> list[str]:
     model, processor, tokenizer = source.parts
     _require(isinstance(model, transformers.CLIPModel), f"OpenCLIP has no {type(model).__name__}")
-    vision, text, notes = model.config.vision_config, model.config.text_config, []
+    config, notes = _openclip_config(model.config), []
+    if tokenizer.get_vocab() != _vocabulary(open_clip.SimpleTokenizer()):
+        tokenizer.save_pretrained(folder)  # where OpenCLIP reads it, whatever it is named
+        config["text_cfg"]["hf_tokenizer_name"] = output.name
+        notes = ["On the hub, hf_tokenizer_name must name the repository, which has the tokenizer"]
+    described = {"model_cfg": config, "preprocess_cfg": _preprocessing(processor)}
+    write_atomically(folder / HF_CONFIG_NAME, f"{json.dumps(described, indent=2)}\n".encode())
+    names = tensor_names(config["vision_cfg"]["layers"], config["text_cfg"]["layers"])
+    _save(folder / HF_SAFE_WEIGHTS_NAME, to_openclip(model.state_dict(), names))
+    return notes
+
+
+def _openclip_config(config: Any) -> dict[str, Any]:
+    vision, text = config.vision_config, config.text_config
     acts = f"{vision.hidden_act} and {text.hidden_act}"
     _require(acts in ("gelu and gelu", "quick_gelu and quick_gelu"), f"OpenCLIP has no {acts}")
     image = {key: getattr(vision, key) for key in ("image_size", "patch_size")}
     image["head_width"] = vision.hidden_size // vision.num_attention_heads
     words = {"context_length": text.max_position_embeddings, "vocab_size": text.vocab_size}
-    words["heads"] = text.num_attention_heads
-    if tokenizer.get_vocab() != _vocabulary(open_clip.SimpleTokenizer()):
-        tokenizer.save_pretrained(folder)  # where OpenCLIP reads it, whatever it is named
-        words["hf_tokenizer_name"] = output.name
-        notes = ["On the hub, hf_tokenizer_name must name the repository, which has the tokenizer"]
-    config = {
-        "embed_dim": model.config.projection_dim,
+    return {
+        "embed_dim": config.projection_dim,
         "quick_gelu": text.hidden_act == "quick_gelu",
-        "vision_cfg": {**_openclip_tower(vision), **image},
-        "text_cfg": {**_openclip_tower(text), **words},
+        "vision_cfg": _openclip_tower(vision) | image,
+        "text_cfg": _openclip_tower(text) | words | {"heads": text.num_attention_heads},
     }
-    described = {"model_cfg": config, "preprocess_cfg": _preprocessing(processor)}
-    write_atomically(folder / HF_CONFIG_NAME, f"{json.dumps(described, indent=2)}\n".encode())
-    names = tensor_names(vision.num_hidden_layers, text.num_hidden_layers)
-    _save(folder / HF_SAFE_WEIGHTS_NAME, to_openclip(model.state_dict(), names))
-    return notes
 
 
 def _openclip_tower(config: Any) -> dict[str, Any]:
@@ -271,7 +278,5 @@ def _require_same(source: Encoder, written: Encoder) -> None:
     images = [one.encode_image(pixels[0]) for one in both]
     texts = [one.encode_text(one.tokenize(_TEXTS)) for one in both]
     for (what, most), (a, b) in zip(_MOST.items(), (pixels, images, texts), strict=True):
-        distance = float((a - b).norm() / a.norm()) if a.shape == b.shape else float("inf")
-        _require(
-            distance <= most, f"its {what} would differ by {distance:.1e}, not at most {most:.0e}"
-        )
+        differ = float((a - b).norm() / a.norm()) if a.shape == b.shape else float("inf")
+        _require(differ <= most, f"its {what} would differ by {differ:.1e}, not at most {most:.0e}")
