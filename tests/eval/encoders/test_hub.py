@@ -25,7 +25,8 @@ from support.hub import COMMIT, Hub, serving
 from support.writing import file_size_limit
 
 from cosmos_eval.models.hub import fetch, offline, was_not_fetched
-from cosmos_eval.models.specs import RELEASED
+from cosmos_eval.models.specs import RELEASED, parse_model_spec
+from cosmos_eval.models.training import training_facts
 from cosmos_eval.types import UsageError
 
 FILE = "sankim2/cosmos/cosmos_vitb16_cc3m.pt"
@@ -213,13 +214,16 @@ def repository(hub: Hub, siglip_tokenizer: Path, tmp_path: Path) -> Path:
 
 
 def test_a_repository_of_transformers(hub: Hub, repository: Path, monkeypatch: Any) -> None:
-    """Its commit is recorded; it is fetched once, without pickles."""
+    """Its commit is recorded; it is fetched once, without pickles, with the card of its model."""
+    hub.files["made/two/README.md"] = b"---\ndatasets: laion/laion2B-en\n---\nA model."
     local, tokens = load(f"hf:{repository}"), torch.tensor([[2, 3] + [1] * 62])
     assert local.info.revision is None
     for name in ("made/two", "made/two@v1", f"made/two@{COMMIT}"):
         encoder = load(f"hf:{name}")
         assert encoder.info.spec == f"hf:{name}"
         assert encoder.info.revision == COMMIT
+        training = training_facts(parse_model_spec(f"hf:{name}"))
+        assert training == {"training_data": "laion/laion2B-en", "samples_seen": None}
         assert encoder.info.weights_sha256 == local.info.weights_sha256
         assert torch.equal(encoder.encode_text(tokens), local.encode_text(tokens))
         # Embeddings are the same ones in the cache, whatever the name.
