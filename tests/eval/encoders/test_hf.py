@@ -351,6 +351,24 @@ def test_weights_of_several_files(kinds: Any, tmp_path: Path) -> None:
     assert f"{names[-1]}; fetch its files anew" in refusal(f"hf:{sharded}")
 
 
+def test_half_precision_and_the_head_of_a_training(folder: Path) -> None:
+    """Weights run as float32, and what the model does not have beside its layers is left out."""
+    head = {"head.weight": torch.ones(1), "text_model.embeddings.position_ids": torch.arange(20)}
+
+    def change(state: dict[str, Any]) -> None:
+        state.update({name: tensor.half() for name, tensor in state.items()} | head)
+
+    spoil(folder / "model.safetensors", change)
+    edit(folder / "config.json", dtype="float16")
+    encoder = load(f"hf:{folder}")
+    tokens = encoder.tokenize(TEXTS)
+    with torch.no_grad():
+        model = t.CLIPModel.from_pretrained(folder, dtype=torch.float32)
+        expected = model.get_text_features(tokens).pooler_output
+    unit = torch.nn.functional.normalize
+    assert_close(encoder.encode_text(tokens), unit(expected, dim=-1), rtol=0, atol=1e-6)
+
+
 def test_descriptions_change_with_their_files(folder: Path) -> None:
     def change(name: str, key: str, value: Any) -> list[bool]:
         before = load(f"hf:{folder}")
@@ -426,13 +444,6 @@ def pickled(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
 
 
-def small_embedding(folder: Path) -> None:
-    model, images, tokenizer, _ = clip()
-    model.text_model.embeddings.token_embedding = torch.nn.Embedding(100, 32)
-    model.config.text_config.vocab_size = 100
-    save((model, images, tokenizer, {}), folder)
-
-
 def no_positions(folder: Path) -> None:
     """BLIP-2: its text tower is a language model, and the tokenizer states no length either."""
     language = {**LAYERS, "model_type": "opt", "word_embed_proj_dim": 32, "ffn_dim": 32}
@@ -451,6 +462,10 @@ SPOILT = {
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "no model.safetensors (pickles"),
     "pickles": (pickled, "no model.safetensors (pickles are never opened): name a revision"),
     "no config": (lambda f: (f / "config.json").unlink(), "no config.json: name what"),
+    "layout": (
+        lambda f: (f / "config.json").rename(f / "open_clip_config.json"),
+        "no config.json: use openclip:/",
+    ),
     "no images": (lambda f: (f / "preprocessor_config.json").unlink(), "no image processor"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer (tokenizer.json)"),
     "code": (
@@ -458,7 +473,6 @@ SPOILT = {
         "config.json asks to run code (auto_map), which is refused: use python:FILE.py",
     ),
     "unknown": (lambda f: edit(f / "config.json", model_type="own"), "own"),
-    "vocabulary": (small_embedding, "its tokenizer has ids that its text tower lacks"),
     "padding": (
         lambda f: edit(f / "tokenizer_config.json", padding_side="left"),
         "its tokenizer must pad on the right, padding_side",
@@ -492,6 +506,15 @@ def test_folders_that_are_refused(fault: str, folder: Path) -> None:
     found = refusal(f"hf:{folder}")
     assert found.startswith(f"'hf:{folder}' cannot be loaded: ")
     assert message in found.removeprefix(f"'hf:{folder}'")
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip2", "altclip", "align"])
+def test_a_tokenizer_with_another_word(kind: str, kinds: Any, tmp_path: Path) -> None:
+    (model, processor, _, _), folder = kinds(kind)
+    tokenizer = t.AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["zyzzyva"])
+    found = refusal(f"hf:{save((model, processor, tokenizer, {}), tmp_path)}")
+    assert "its tokenizer has ids that its text tower lacks" in found
 
 
 @pytest.mark.parametrize("kind", ["text", "vision", "naflex"])

@@ -208,6 +208,8 @@ def repository(hub: Hub, siglip_tokenizer: Path, tmp_path: Path) -> Path:
     transformers.SiglipImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(siglip_tokenizer).save_pretrained(folder)
     (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    (folder / "spiece.model").write_bytes(b"of other programs")
+    hub.files["made/two/onnx/config.json"] = b"{}"
     hub.files |= {f"made/two/{path.name}": path.read_bytes() for path in folder.iterdir()}
     hub.tags.append("v1")
     return folder
@@ -230,7 +232,9 @@ def test_a_repository_of_transformers(hub: Hub, repository: Path, monkeypatch: A
         assert encoder.preprocessing == local.preprocessing
         assert encoder.tokenizer == local.tokenizer
     fetched = sorted(name for name in hub.requests if name.startswith("GET"))
-    wanted = {f"GET {name}" for name in hub.files if not name.endswith(".bin")}
+    wanted = {
+        f"GET {name}" for name in hub.files if not name.endswith((".bin", "onnx/config.json"))
+    }
     assert fetched == sorted(wanted)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     asked = len(hub.requests)
@@ -302,7 +306,7 @@ REFUSED: dict[str, tuple[Callable[[Hub], object], str]] = {
         "no image processor (preprocessor_config.json); save it with save_pretrained",
     ),
     "no tokenizer": (
-        lambda h: h.files.pop("made/two/tokenizer.json"),
+        lambda h: [h.files.pop(f"made/two/{name}") for name in ("tokenizer.json", "spiece.model")],
         "no tokenizer (tokenizer.json); save it with save_pretrained",
     ),
     "vocabulary": (more_words, "ids that its text tower lacks; use that of its training"),
@@ -375,9 +379,11 @@ def test_what_the_command_says_of_a_hub(name, hub, repository, refused, monkeypa
     assert f"the connection to {url} failed ([Errno 111] Connection refused): check it" in line
 
 
-def test_a_revision_that_a_repository_lacks(hub, repository, refused) -> None:
+def test_revisions_that_are_refused(hub, repository, refused) -> None:
     line = refused("hf:made/two@v2")
     assert line.endswith(f"{hub.url} has no such revision of it: name a branch, tag or commit")
+    openclip_layout(hub)
+    assert refused("hf:made/two@v1").endswith("no config.json: use openclip:hf-hub:made/two")
 
 
 def test_what_a_user_sets(hub: Hub, tmp_path: Path) -> None:
