@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from support.html import Page
+from support.models import store
 from support.rows import make_row, write_result
 
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published
@@ -114,3 +115,17 @@ def test_only_on_demand(form, entries, command, tmp_path):
     )
     assert plain == old
     assert "8.81762304" in more or "8.82" in more
+
+
+def test_no_comparison_depends_on_facts(command, tmp_path):
+    for name, skill in (("a", 0.4), ("b", 0.8)):
+        store(tmp_path / "plain" / name, skill=skill)
+        known = {"facts": {**FACTS, "parameters": ord(name)}}
+        fast = {"images_per_second": float(ord(name))}
+        store(tmp_path / "known" / name, skill=skill, model=known, provenance=fast)
+    plain, known = (
+        command("compare", f"{kind}/a", f"{kind}/b", "--json") for kind in ("plain", "known")
+    )
+    assert plain.out == known.out
+    assert (plain.status, known.status) == (0, 0)
+    assert command("verify", "known").status == 0
