@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from cosmos_eval.embedding.cache import ShardStore, limit_bytes
 from cosmos_eval.embedding.embed import identity
 from cosmos_eval.models.training import training_facts
-from cosmos_eval.types import ModelSpec, OnProgress, Progress, RunOptions
+from cosmos_eval.types import ModelSpec, OnProgress, Progress, RunOptions, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
@@ -33,7 +34,8 @@ def facts_of(encoder: Encoder, spec: ModelSpec, options: RunOptions) -> dict[str
     from cosmos_eval.models.facts import model_facts
 
     facts = model_facts(encoder)
-    store.add([_KEY], {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)})
+    with suppress(UsageError):  # a cache that cannot be written ends no run
+        store.add([_KEY], {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)})
     return {**facts, **training}
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import cache, partial
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from cosmos_core.utils import environment
 from cosmos_core.utils.distributed import own_device
@@ -74,12 +74,19 @@ class Worker:
         yield from measure(self._model, job, self._watch)
 
 
-class Loaded(NamedTuple):
-    """A model, how long it took to load, and its facts."""
+@dataclass
+class Loaded:
+    """A model, and how long it took to load. Its facts are counted after its first measurement,
+    which reports the faults of a user's model."""
 
     encoder: Encoder
-    seconds: float
-    facts: Mapping[str, Any]
+    spec: types.ModelSpec
+    options: types.RunOptions
+    seconds: float = 0.0
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        return facts_of(self.encoder, self.spec, self.options)
 
 
 def _load(job: plans.Job, watch: plans.Watch) -> Loaded:
@@ -91,8 +98,7 @@ def _load(job: plans.Job, watch: plans.Watch) -> Loaded:
     load = partial(load_encoder, job.spec, precision=options.precision)
     encoder = options.distributed.synchronized(lambda: load(device=own_device(options.device)))
     watch(job.spec.text, types.Progress("load", 1, 1))
-    seconds = time.perf_counter() - started
-    return Loaded(encoder, seconds, facts_of(encoder, job.spec, options))
+    return Loaded(encoder, job.spec, options, time.perf_counter() - started)
 
 
 _environment = cache(partial(environment.describe, __version__))
@@ -274,6 +280,5 @@ def _measure_object(encoder: Encoder, plan: plans.Plan) -> plans.Result:
     datasets = plans.open_datasets(plan)
     require_encoder(encoder, name)
     (job,) = plans.jobs_of(replace(plan, specs=[spec]), datasets)
-    loaded = Loaded(encoder, 0.0, facts_of(encoder, job.spec, plan.options))
-    (result,) = measure(loaded, job)
+    (result,) = measure(Loaded(encoder, job.spec, job.options), job)
     return result

@@ -45,7 +45,7 @@ def error_of(encoder: ClipEncoder, dataset: str) -> str:
     plan = make_plan(datasets=[dataset], models=["scenes-clip"], options=options)
     (job,) = jobs_of(plan, open_datasets(plan))
     with pytest.raises(UsageError) as raised:
-        list(measure(Loaded(encoder, 0.0, {}), job))
+        list(measure(Loaded(encoder, job.spec, job.options), job))
     return str(raised.value)
 
 

@@ -242,6 +242,8 @@ def test_a_counted_model_is_not_built_again(tmp_path):
     assert "built" not in vars(second)
     assert facts == {**model_facts(first), **training_facts(spec)}
     assert json.loads(json.dumps(facts)) == facts
+    (tmp_path / "file").write_text("no folder")
+    assert facts_of(first, spec, RunOptions(cache=str(tmp_path / "file"))) == facts
 
 
 @pytest.mark.parametrize(
