@@ -75,7 +75,7 @@ def reason(error: BaseException, remedy: str = "") -> str:
         # The client raises LocalEntryNotFoundError also where a hub refused a file.
         if isinstance(step, errors.LocalEntryNotFoundError) and step.__cause__ is not None:
             return reason(step.__cause__, remedy)
-    return textwrap.shorten(str(error) or type(error).__name__, 300) + remedy
+    return textwrap.shorten(str(error) or type(error).__name__, 300).rstrip(".") + remedy
 
 
 def _known(error: BaseException) -> str | None:

@@ -37,6 +37,8 @@ def _of_card(spec: ModelSpec) -> dict[str, Any]:
     """Read the data sets that the front matter of a model card names."""
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
+    from cosmos_eval.models.hub import quiet
+
     if spec.kind not in ("hf", "openclip") or spec.arch is not None:
         return {}
     card: Any = Path(spec.name, "README.md")
@@ -44,7 +46,8 @@ def _of_card(spec: ModelSpec) -> dict[str, Any]:
         repository, _, revision = spec.name.removeprefix(HUB).partition("@")
         card = try_to_load_from_cache(repository, card.name, revision=revision or None)
     try:
-        named = ModelCard.load(card, ignore_metadata_errors=True).data.datasets
+        with quiet():
+            named = ModelCard.load(card, ignore_metadata_errors=True).data.datasets
     except Exception:  # no card, or one that is not as the hub wants it
         return {}
     listed = named if isinstance(named, list) else [named]

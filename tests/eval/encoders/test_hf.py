@@ -470,7 +470,7 @@ SPOILT = {
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer (tokenizer.json)"),
     "code": (
         lambda f: edit(f / "config.json", auto_map={"AutoModel": "own.Model"}),
-        "config.json asks to run code (auto_map), which is refused: use python:FILE.py",
+        "config.json asks to run code (auto_map): refused; use python:FILE.py",
     ),
     "unknown": (lambda f: edit(f / "config.json", model_type="own"), "own"),
     "padding": (
