@@ -15,6 +15,7 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
+from cosmos_eval.data.readers import read_json
 from cosmos_eval.models import audit
 from cosmos_eval.models.dense import encode_patches, patch_size
 from cosmos_eval.models.encoder import require_encoder
@@ -24,6 +25,13 @@ from cosmos_eval.models.user import TwoTower
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError
 
 _IMAGE_FILES = ("config.json", "preprocessor_config.json", "processor_config.json")
+# Files that may ask to run code, and their keys of what transformers may have itself.
+_STATED = {
+    "config.json": "model_type",
+    "preprocessor_config.json": "image_processor_type",
+    "processor_config.json": "processor_class",
+    "tokenizer_config.json": "tokenizer_class",
+}
 _DESCRIBED = ("*.json", "*.txt", "*.model")  # files of processors, tokenizers, configurations
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 _OFFLINE = {"local_files_only": True, "trust_remote_code": False}
@@ -107,7 +115,8 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
     except UsageError as error:
         raise UsageError(f"'{spec.text}' cannot be loaded: {error}") from error
     except Exception as error:  # of transformers and the hub's client: all are faults of the files
-        why = reason(error, "; fetch its files anew, or update transformers")
+        installed = not isinstance(error, ImportError)  # which says what is missing
+        why = reason(error, "; fetch its files anew, or update transformers" if installed else "")
         raise UsageError(f"'{spec.text}' cannot be loaded: {why}") from error
     return encoder
 
@@ -134,9 +143,10 @@ def _config(folder: Path, name: str) -> Any:
     described = (folder / DESCRIPTION).is_file()
     other = f"use openclip:{own}" if described else "name what save_pretrained wrote"
     _require((folder / "config.json").is_file(), f"no config.json: {other}")
-    for file in (*_IMAGE_FILES, "tokenizer_config.json"):
+    for file, key in _STATED.items():
         asks = (folder / file).is_file() and b'"auto_map"' in (folder / file).read_bytes()
-        _require(not asks, f"{file} asks to run code (auto_map): refused; use python:FILE.py")
+        needed = asks and not _is_known(read_json(folder / file), key)
+        _require(not needed, f"{file} asks to run code (auto_map): refused; use python:FILE.py")
     for what, names in {"image processor": _IMAGE_FILES[1:], "tokenizer": _VOCABULARIES}.items():
         found = any(any(folder.glob(name)) for name in names)
         _require(found, f"no {what} ({names[0]}); save it with save_pretrained beside the weights")
@@ -148,6 +158,13 @@ def _config(folder: Path, name: str) -> Any:
     _require(towers, f"{type(config).__name__} has not an image and a text tower; take e.g. CLIP")
     _require(config.model_type != "siglip2", "NaFlex is not run; choose a SigLIP 2 of one size")
     return config
+
+
+def _is_known(stated: Any, key: str) -> bool:
+    """Whether transformers has itself what a file names beside the code of its repository."""
+    name = str(stated.get(key))
+    known = name in transformers.CONFIG_MAPPING or hasattr(transformers, name)
+    return "auto_map" in stated and known
 
 
 def _model(folder: Path, config: Any) -> Any:

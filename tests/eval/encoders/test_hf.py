@@ -469,7 +469,7 @@ SPOILT = {
     "no images": (lambda f: (f / "preprocessor_config.json").unlink(), "no image processor"),
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "no tokenizer (tokenizer.json)"),
     "code": (
-        lambda f: edit(f / "config.json", auto_map={"AutoModel": "own.Model"}),
+        lambda f: edit(f / "config.json", auto_map={"AutoModel": "own.Model"}, model_type="own"),
         "config.json asks to run code (auto_map): refused; use python:FILE.py",
     ),
     "unknown": (lambda f: edit(f / "config.json", model_type="own"), "own"),

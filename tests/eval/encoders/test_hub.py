@@ -312,14 +312,21 @@ REFUSED: dict[str, tuple[Callable[[Hub], object], str]] = {
     "vocabulary": (more_words, "ids that its text tower lacks; use that of its training"),
     "layout": (openclip_layout, "no config.json: use openclip:hf-hub:made/two"),
     **{
-        file: (partial(edit, name=file, auto_map={"Auto": "own.Own"}), CODE.format(file))
-        for file in (
-            "config.json",
-            "preprocessor_config.json",
-            "processor_config.json",
-            "tokenizer_config.json",
+        file: (
+            partial(edit, name=file, auto_map={"Auto": "own.Own"}, **{key: "Own"}),
+            CODE.format(file),
         )
+        for file, key in {
+            "config.json": "model_type",
+            "preprocessor_config.json": "image_processor_type",
+            "processor_config.json": "processor_class",
+            "tokenizer_config.json": "tokenizer_class",
+        }.items()
     },
+    "nested": (
+        lambda h: edit(h, "processor_config.json", image_processor={"auto_map": {}}),
+        CODE.format("processor_config.json"),
+    ),
 }
 
 
@@ -355,6 +362,20 @@ def test_repositories_that_the_command_refuses(fault, hub, repository, refused) 
     assert line.startswith("cosmos-eval: 'hf:made/two' cannot be loaded: ")
     assert message in line
     assert not any(name.endswith((".bin", ".py")) for name in hub.requests)
+
+
+def test_code_beside_what_transformers_has_is_not_run(hub, repository, tmp_path) -> None:
+    for name, content in hub.files.items():
+        (tmp_path / Path(name).name).write_bytes(content)
+    for file in ("config.json", "preprocessor_config.json", "tokenizer_config.json"):
+        edit(hub, file, auto_map={"Auto": "own.Own"})
+    hub.files["made/two/own.py"] = b"raise SystemExit('run')"
+    expected, found = load(f"hf:{tmp_path}"), load("hf:made/two")
+    assert b"auto_map" in hub.files["made/two/config.json"]
+    assert not any(name.endswith(".py") for name in hub.requests)
+    tokens = expected.tokenize(["a dog", "two red dogs"])
+    assert torch.equal(found.tokenize(["a dog", "two red dogs"]), tokens)
+    assert torch.equal(found.encode_text(tokens), expected.encode_text(tokens))
 
 
 @pytest.mark.parametrize("name", ["hf:made/two", "openclip:hf-hub:made/two", "cosmos:vitb16_cc3m"])
