@@ -29,8 +29,8 @@ def _of_checkpoint(spec: ModelSpec) -> dict[str, Any]:
     for key in ("config", "data", "shards"):
         data = data.get(key) if isinstance(data, Mapping) else None
     seen = training.get("samples_seen") if isinstance(training, Mapping) else None
-    found = {"training_data": data if isinstance(data, str) else None}
-    return {**found, "samples_seen": seen if type(seen) is int and seen > 0 else None}
+    counted = seen if type(seen) is int and seen > 0 else None
+    return {"training_data": _named(data), "samples_seen": counted}
 
 
 def _of_card(spec: ModelSpec) -> dict[str, Any]:
@@ -51,4 +51,9 @@ def _of_card(spec: ModelSpec) -> dict[str, Any]:
     except Exception:  # no card, or one that is not as the hub wants it
         return {}
     listed = named if isinstance(named, list) else [named]
-    return {"training_data": ", ".join(one for one in listed if isinstance(one, str)) or None}
+    return {"training_data": _named(", ".join(one for one in listed if isinstance(one, str)))}
+
+
+def _named(data: Any) -> str | None:
+    """Return a text as results can hold it, None for anything else."""
+    return data.encode(errors="replace").decode() or None if isinstance(data, str) else None

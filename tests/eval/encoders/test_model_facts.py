@@ -219,6 +219,8 @@ def test_a_checkpoint_and_a_model_card_state_the_training(tmp_path, caplog, monk
     for training, expected in (
         ({"samples_seen": 64, "config": {"data": {"shards": "a.tar"}}}, ("a.tar", 64)),
         ({"samples_seen": "many", "config": []}, (None, None)),
+        ({"samples_seen": True, "config": {"data": {"shards": ""}}}, (None, None)),
+        ({"config": {"data": {"shards": "\ud800.tar"}}}, ("?.tar", None)),
         (None, (None, None)),
     ):
         save_checkpoint(path, {"teacher": cosmos_core.create_model(TINY)}, "clip", TINY, training)
@@ -228,6 +230,7 @@ def test_a_checkpoint_and_a_model_card_state_the_training(tmp_path, caplog, monk
     for card, data in (
         ("---\ndatasets:\n- laion/a\n- b\n---\n# a model", "laion/a, b"),
         ("---\ndatasets: 3\n---\n", None),
+        ('---\ndatasets: "\\ud800"\n---\n', "?"),
         ("---\n: : [\n---\n", None),
         ("nothing", None),
     ):
