@@ -85,6 +85,10 @@ const drawChart = async (chart) => {
       plot.textContent = "No number of this column is shown.";
       return;
     }
+    if (kind === "costs" && plot.clientWidth < 600) {  // no room for names beside points
+      specification.layer.pop();
+      specification.layer.forEach(({ encoding }) => { encoding.x.scale.padding = 20; });
+    }
     specification.datasets = { ...specification.datasets, rows };
     // A height by steps would make Vega-Lite warn of the width, which it takes from the page.
     specification.height ??= BAR * rows.length;

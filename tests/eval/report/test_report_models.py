@@ -138,3 +138,12 @@ def test_the_chart_of_a_page(open_page, file):
     assert [("◆" in row, "on the Pareto front" in row) for row in rows] == [
         *((False, False), (False, False), (True, True), (True, True)),
     ]
+
+
+def test_a_narrow_chart_has_no_names(open_page, file):
+    page = open_page(file, viewport={"width": 390, "height": 800})
+    page.evaluate(OPEN_ALL)
+    chart = page.locator(".chart[data-chart=costs]")
+    chart.scroll_into_view_if_needed()
+    chart.locator(".mark-line path").wait_for()
+    assert chart.locator(".mark-text.role-mark text").count() == 0
