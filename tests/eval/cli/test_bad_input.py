@@ -174,5 +174,5 @@ def test_names_of_models(run):
 def test_folders_that_are_no_model(run):
     Path("empty").mkdir()
     assert_refused(run(model="hf:empty"), "'hf:empty' cannot be loaded: no config.json")
-    Path("empty/config.json").write_text('{"model_type": "clip", "auto_map": {}}')
+    Path("empty/config.json").write_text('{"model_type": "own", "auto_map": {}}')
     assert_refused(run(model="hf:empty"), "config.json asks to run code (auto_map)")

@@ -88,6 +88,7 @@ OTHER_SIZES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [{}, OTHER_SIZES], ids=["tiny", "other sizes"])
 def test_openclip_there_and_back(config: dict[str, Any], tmp_path: Path) -> None:
     spec = save_openclip(tmp_path / "own", {**TINY, **config}, mean=[0.5, 0.4, 0.3])
@@ -187,6 +188,7 @@ def test_metrics_of_scenes_are_the_same(task: str, tmp_path: Path) -> None:
 PICTURES = ((32, 32), (40, 60), (60, 40), (32, 33), (37, 32), (20, 31), (128, 96))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["shortest", "squash"])
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 def test_pixels(mode: str, interpolation: str, tmp_path: Path) -> None:

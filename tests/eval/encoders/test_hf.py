@@ -317,6 +317,7 @@ def test_the_same_weights_through_openclip(act: str, tmp_path: Path) -> None:
         assert_close(*patches, **close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["retrieval", "cls"])
 def test_the_same_weights_through_openclip_have_the_same_metrics(task, command, tmp_path) -> None:
     """Pictures of 64 px, halved: transformers and Pillow round no pixel of them differently."""
@@ -369,6 +370,7 @@ def test_half_precision_and_the_head_of_a_training(folder: Path) -> None:
     assert_close(encoder.encode_text(tokens), unit(expected, dim=-1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_descriptions_change_with_their_files(folder: Path) -> None:
     def change(name: str, key: str, value: Any) -> list[bool]:
         before = load(f"hf:{folder}")
