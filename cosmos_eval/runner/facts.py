@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,22 +45,30 @@ class Encoded:
 
     def __init__(self, progress: OnProgress) -> None:
         self._progress = progress
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was counted: another data set begins."""
         self._done = self._images = 0
+        self._steps: list[tuple[float, int]] = []  # when so many images were encoded
 
     def __call__(self, step: Progress) -> None:
         if step.phase == _IMAGES:
             # A note is about images that were encoded before; another pass begins at 0.
             started = self._done if step.done >= self._done else 0
-            self._images += 0 if step.note else step.done - started
-            self._done = step.done
+            new = 0 if step.note else step.done - started
+            self._done, self._images = step.done, self._images + new
+            if new:
+                self._steps.append((perf_counter(), self._images))
         self._progress(step)
 
     def per_second(self, seconds: Mapping[str, float], options: RunOptions) -> float | None:
-        """Return images per second of all processes, None where none was encoded."""
-        images = sum(options.distributed.gather(self._images))
-        spent = seconds.get(_IMAGES, 0)
-        return round(images / spent, 3) if images and spent else None
-
-    def restart(self) -> None:
-        """Forget what was counted: another data set begins."""
-        self._done = self._images = 0
+        """Return images per second of all processes, None where none was encoded. The first step,
+        in which a model may be built and warmed up, is left out where there are more."""
+        rate, spent = 0.0, seconds.get(_IMAGES, 0)
+        if len(self._steps) > 1:
+            (begin, first), (end, last) = self._steps[0], self._steps[-1]
+            rate = (last - first) / (end - begin)
+        elif self._images and spent:
+            rate = self._images / spent
+        return round(sum(options.distributed.gather(rate)), 3) or None
