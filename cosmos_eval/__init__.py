@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cosmos_eval._version import __version__
 
 if TYPE_CHECKING:
-    from cosmos_eval.models.encoder import DenseEncoder, Encoder
+    from cosmos_eval.models.encoder import DenseEncoder, Encoder, PairScorer
     from cosmos_eval.models.user import TwoTower
     from cosmos_eval.report.attention import attend
     from cosmos_eval.results.export import load_results
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DenseEncoder",
     "Encoder",
+    "PairScorer",
     "TwoTower",
     "UsageError",
     "__version__",
@@ -33,6 +34,7 @@ __all__ = [
 _HOMES = {
     "DenseEncoder": "cosmos_eval.models.encoder",
     "Encoder": "cosmos_eval.models.encoder",
+    "PairScorer": "cosmos_eval.models.encoder",
     "TwoTower": "cosmos_eval.models.user",
     "UsageError": "cosmos_eval.types",
     "attend": "cosmos_eval.report.attention",

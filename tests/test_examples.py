@@ -73,7 +73,7 @@ def test_the_documentation_shows_the_example():
     assert len(code.splitlines()) <= 15
 
 
-def test_pair_scorer(here, tmp_path):
+def test_pair_scorer(here, tmp_path, capsys):
     """FLAIR's pooling, its heads one by one: a text attends to patches and to an empty token."""
     module = runpy.run_path("pair_scorer.py")
     model, pooling = module["model"], module["pooling"]
@@ -108,6 +108,13 @@ def test_pair_scorer(here, tmp_path):
     assert result["protocol"] == "scenes-pairs100"
     assert result["provenance"]["pair_score"] == "text_conditioned"
     run("verify", str(tmp_path))
+    spoilt = (
+        Path("pair_scorer.py").read_text("utf-8").replace("texts, dim=-1)", "texts, dim=-1).T[:1]")
+    )
+    Path("spoilt.py").write_text(spoilt)
+    capsys.readouterr()
+    run("run", "--model", "python:spoilt.py", *given[2:], "--protocol", "scenes-pairs", status=2)
+    assert "`pair_scores` returns (1, 2) for 2 images and 2 texts" in capsys.readouterr().err
 
 
 def record(results: Path, pattern: str) -> dict[str, Any]:

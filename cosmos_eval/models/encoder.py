@@ -305,9 +305,15 @@ def _run_example(model: Encoder, where: str) -> None:
         return output
 
     pixels = run("transform", PIL.Image.new("RGB", (64, 48), (200, 120, 40)))
-    run("encode_image", torch.stack([pixels, pixels]))
-    run("encode_text", run("tokenize", _TEXTS))
+    images, tokens = torch.stack([pixels, pixels]), run("tokenize", _TEXTS)
+    run("encode_image", images)
+    run("encode_text", tokens)
     run("overlong", _TEXTS)
+    if isinstance(model, PairScorer):
+        scores = model.pair_scores(model.image_parts(images), model.text_parts(tokens))
+        if tuple(scores.shape) != (2, len(_TEXTS)):
+            found = f"{tuple(scores.shape)} for 2 images and {len(_TEXTS)} texts"
+            raise UsageError(f"{where}: `pair_scores` returns {found}, not one score per pair")
 
 
 def require_output(method: str, given: Any, output: Any, widths: set[int], where: str) -> None:
