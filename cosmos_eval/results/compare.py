@@ -1,7 +1,7 @@
 """Two models on the same data sets: every metric's difference, and which are more than chance."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,33 +53,50 @@ def _shown(fields: Mapping[str, Any], name: str) -> str:
 
 
 def paired_differences(
-    row_a: ResultRow, samples_a: Samples, row_b: ResultRow, samples_b: Samples
+    row_a: ResultRow,
+    samples_a: Samples,
+    row_b: ResultRow,
+    samples_b: Samples,
+    only: Collection[str] | None = None,
 ) -> dict[str, PairedDifference]:
     """Return `differences_of` two results of a task. Raises UsageError in place of ValueError."""
+    a, b = (row_a.metrics, samples_a), (row_b.metrics, samples_b)
     try:
-        return differences_of(row_a.task, (row_a.metrics, samples_a), (row_b.metrics, samples_b))
+        return differences_of(row_a.task, a, b, only)
     except ValueError as error:
         raise UsageError(f"{row_a.dataset}: {error}") from error
 
 
-def differences_of(task: str, a: Measured, b: Measured) -> dict[str, PairedDifference]:
-    """Return every metric of A minus that of B, by name. Raises ValueError where the samples are
-    not of the same images and labels, and where a metric does not follow from its samples."""
-    (found,) = all_differences(task, [a[1], b[1]]).values()
-    for (metrics, _), side in ((a, "a"), (b, "b")):
+def differences_of(
+    task: str, a: Measured, b: Measured, only: Collection[str] | None = None
+) -> dict[str, PairedDifference]:
+    """Return every metric of A minus that of B, or `only` some, by name. Raises ValueError where
+    the samples are not of the same images and labels, and where a metric does not follow from its
+    samples."""
+    (found,) = all_differences(task, [a[1], b[1]], only=only).values()
+    known = task_named(task)
+    for (metrics, samples), side in ((a, "a"), (b, "b")):
+        computed = {name: getattr(difference, side) for name, difference in found.items()}
+        if metrics.keys() - found.keys():  # of a result of another version, or not compared
+            estimates = known.estimates(known.derive(samples)).items()
+            computed = {name: estimate.value for name, estimate in estimates} | computed
         for name, value in metrics.items():
-            require_own(name, value, getattr(found[name], side) if name in found else None)
+            require_own(name, value, computed.get(name))
     return found
 
 
 def all_differences(
-    task: str, several: Sequence[Samples], *, without_slow: bool = False
+    task: str,
+    several: Sequence[Samples],
+    *,
+    without_slow: bool = False,
+    only: Collection[str] | None = None,
 ) -> dict[tuple[int, int], dict[str, PairedDifference]]:
-    """Return every metric of each of several results minus that of each later one, by indices. Many
-    results take little longer than two, except for a few slow metrics, which can be left out.
-    Raises ValueError where the samples are not of the same images and labels."""
+    """Return every metric, or `only` some, of each of several results minus that of each later one,
+    by indices. Many results take little longer than two, except for a few slow metrics, which can
+    be left out. Raises ValueError where the samples are not of the same images and labels."""
     try:
-        compare = task_named(task).differences(several, without_slow=without_slow)
+        compare = task_named(task).differences(several, without_slow=without_slow, only=only)
         pairs = combinations(range(len(several)), 2)
         return {(a, b): dict(compare(a, b)) for a, b in pairs}
     except (KeyError, IndexError) as error:

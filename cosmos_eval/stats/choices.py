@@ -1,4 +1,4 @@
-"""What scores highest: the best classes of every image, and caption selection.
+"""What scores highest: the best classes of every image, their confidence, and caption selection.
 
 Tie rules: of classes that score the same, the one listed first wins. Of captions, what is right
 must score strictly higher than everything wrong: a model that gives every pair one score is always
@@ -9,39 +9,89 @@ captions c0, c1: text: s(c0, i0) > s(c1, i0) and s(c1, i1) > s(c0, i1); image: s
 and s(c1, i1) > s(c1, i0); group: both.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cosmos_eval.stats.estimates import Features, Ints, first_equal, require_finite
+from cosmos_eval.stats.estimates import (
+    Features,
+    FunctionOfSums,
+    Ints,
+    Values,
+    first_equal,
+    require_finite,
+)
 
 Score = Callable[[Ints, Ints], NDArray[np.float32]]
 """Indices of images (K,) and captions (K,) -> scores (K,)."""
 
 TOP = 5
 PAIRS = 10
+BINS = 15  # of Guo et al. 2017, section 4
 _BLOCK_BYTES = 64 << 20  # of float32 scores or products
 
 
 def top_classes(image_features: Features, class_embeddings: Features, k: int = TOP) -> Ints:
     """Return the min(k, C) best classes of (N, D) images by product with (C, D), best first. Raises
     ValueError for features that are not finite."""
-    require_finite(image_features, class_embeddings)
     best = np.empty((len(image_features), min(k, len(class_embeddings))), np.int64)
-    first = first_equal(class_embeddings)
-    twins = np.flatnonzero(first != np.arange(len(first)))
-    at_once = max(1, _BLOCK_BYTES // (4 * len(class_embeddings)))
-    for start in range(0, len(best), at_once):
-        scores = image_features[start : start + at_once] @ class_embeddings.T
-        scores[:, twins] = scores[:, first[twins]]  # BLAS may round equal columns differently
+    for start, scores in _score_blocks(image_features, class_embeddings):
         rows = np.arange(len(scores))
         # A maximum per pass is faster than a sort for few k, and argmax takes the first of equals.
         for place in range(best.shape[1]):
             best[start + rows, place] = found = scores.argmax(axis=1)
             scores[rows, found] = -np.inf
     return best
+
+
+def top_confidences(
+    image_features: Features, class_embeddings: Features, scale: float
+) -> NDArray[np.float32]:
+    """Return the probability (N,) of the best class of (N, D) images: the softmax over classes of
+    `scale` times the product with (C, D). Raises ValueError for features that are not finite."""
+    found = np.empty(len(image_features), np.float32)
+    for start, scores in _score_blocks(image_features, class_embeddings):
+        scores -= scores.max(axis=1, keepdims=True)
+        found[start : start + len(scores)] = 1 / np.exp(scale * scores).sum(axis=1)
+    return found
+
+
+def _score_blocks(
+    image_features: Features, class_embeddings: Features
+) -> Iterator[tuple[int, Features]]:
+    """Yield the scores of blocks of images with all classes, and the index of a block's first."""
+    require_finite(image_features, class_embeddings)
+    first = first_equal(class_embeddings)
+    twins = np.flatnonzero(first != np.arange(len(first)))
+    at_once = max(1, _BLOCK_BYTES // (4 * len(class_embeddings)))
+    for start in range(0, len(image_features), at_once):
+        scores = image_features[start : start + at_once] @ class_embeddings.T
+        scores[:, twins] = scores[:, first[twins]]  # BLAS may round equal columns differently
+        yield start, scores
+
+
+class CalibrationSums(NamedTuple):
+    """Of N samples: 1 (N,), and in the column of its bin whether it is a hit, minus its confidence
+    (N, bins)."""
+
+    samples: Values
+    gaps: Values
+
+
+def calibration_error(
+    confidences: NDArray[np.float32], hits: NDArray[np.bool_], bins: int = BINS
+) -> FunctionOfSums:
+    """Return the expected calibration error of confidences (N,) in (0, 1] and hits (N,).
+
+    |accuracy - mean confidence| of every bin ((m - 1) / bins, m / bins], weighted by its number of
+    samples (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
+    gaps = np.zeros((len(hits), bins))
+    bin_of = np.ceil(confidences.astype(np.float64) * bins).astype(int) - 1
+    gaps[np.arange(len(hits)), bin_of] = hits - confidences.astype(np.float64)
+    sums = CalibrationSums(np.ones(len(hits)), gaps)
+    return FunctionOfSums(sums, lambda sums: np.abs(sums.gaps).sum(axis=-1) / sums.samples)
 
 
 class ConfusedPair(NamedTuple):

@@ -14,8 +14,13 @@ from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import class_names, templates_of
 from cosmos_eval.data.classification import ClassData, fetch, open_data, sample_list_hash, survey
 from cosmos_eval.data.folders import fingerprint
-from cosmos_eval.stats.choices import confusion_pairs, top_classes
-from cosmos_eval.stats.estimates import GroupMean, Proportion, means_of_groups
+from cosmos_eval.stats.choices import (
+    calibration_error,
+    confusion_pairs,
+    top_classes,
+    top_confidences,
+)
+from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Proportion, means_of_groups
 from cosmos_eval.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
@@ -23,8 +28,10 @@ if TYPE_CHECKING:
 
 LABELS = "labels"  # (N,) class numbers
 TOP5 = "top5"  # (N, up to 5) predicted class numbers, best first
+CONFIDENCE = "confidence"  # (N,) probability of the first prediction; older results lack it
 CLASSES = "classes"  # (C,) the data's own names, since several classes may share a prompt name
 _HITS = "hits"  # (N, up to 5) derived: whether a prediction is the label
+_LOGIT_SCALE = 100  # CLIP's (Radford et al. 2021, section 2.5), which CLIP Benchmark uses for all
 
 
 def measure(
@@ -44,9 +51,14 @@ def measure(
     classifier = prompt_embeddings(encoder, names, templates, options, progress)
     prompted = perf_counter()
     images = embed_images(encoder, data.images, options, progress)
-    top = top_classes(images.features, classifier)
+    samples = {
+        LABELS: data.labels,
+        TOP5: top_classes(images.features, classifier),
+        CONFIDENCE: top_confidences(images.features, classifier, _LOGIT_SCALE),
+        CLASSES: np.array(data.classes),
+    }
     return TASK.measurement(
-        {LABELS: data.labels, TOP5: top, CLASSES: np.array(data.classes)},
+        samples,
         options,
         hashes={
             "class_names": fingerprint(names),
@@ -77,6 +89,12 @@ def _confusion_pairs(samples: types.Samples) -> list[dict[str, Any]]:
     ]
 
 
+def _ece(samples: Mapping[str, Any]) -> FunctionOfSums | None:
+    if CONFIDENCE not in samples:
+        return None
+    return calibration_error(samples[CONFIDENCE], samples[_HITS][:, 0])
+
+
 def _upgrade(samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
     """Add the classes, by their numbers of images: records hold them in alphabetical order."""
     classes = sorted(record["per_class"])
@@ -99,6 +117,7 @@ TASK = Task(
         Metric("acc1", lambda samples: Proportion(samples[_HITS][:, 0]), primary=True),
         Metric("acc5", lambda samples: Proportion(samples[_HITS].any(axis=1))),
         Metric("mean_per_class_recall", lambda s: GroupMean(s[_HITS][:, 0], groups=s[LABELS])),
+        Metric("ece", _ece, higher_is_better=False, label="ECE"),
     ),
     truth=(LABELS,),
     open_data=open_data,

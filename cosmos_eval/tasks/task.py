@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -100,9 +100,9 @@ class Task:
     - `checked` says what `open_data`, `check` and `survey` check.
 
     `seconds` is how long a sample takes ViT-B/16 on two busy CPU cores (48 scenes; for seg 6
-    photographs of voc20's usual size). `resamples` says whether a paired comparison resamples every
-    sample, which takes seconds for many. Functions of samples raise KeyError, ValueError or
-    IndexError for samples of another task.
+    photographs of voc20's usual size). `resamples` says whether a paired comparison of headline
+    metrics resamples every sample, which takes seconds for many. Functions of samples raise
+    KeyError, ValueError or IndexError for samples of another task.
     """
 
     protocol: type[Protocol]
@@ -263,14 +263,25 @@ class Task:
             if not np.array_equal(a[name], b[name]):
                 raise ValueError(f"`{name}` of the samples differs")
 
-    def differences(self, several: Sequence[Samples], *, without_slow: bool = False) -> Compare:
+    def differences(
+        self,
+        several: Sequence[Samples],
+        *,
+        without_slow: bool = False,
+        only: Collection[str] | None = None,
+    ) -> Compare:
         """Return paired differences of two of several results, by their indices.
 
-        Raises ValueError for other images or labels. `without_slow` leaves out the slowest metrics.
+        Raises ValueError for other images or labels. `without_slow` leaves out the slowest metrics,
+        `only` all but some.
         """
         from cosmos_eval.stats.paired import differences
 
         derived = [self.derive(samples) for samples in several]
         for other in derived[1:]:
             self.require_same_truth(derived[0], other)
-        return differences([self.estimates(one) for one in derived], without_slow=without_slow)
+        estimates = [
+            {n: one for n, one in self.estimates(some).items() if only is None or n in only}
+            for some in derived
+        ]
+        return differences(estimates, without_slow=without_slow)

@@ -34,7 +34,9 @@ def _right(skill: float, rng: np.random.Generator, n: int = IMAGES) -> NDArray[n
 def cls_samples(skill: float, rng: np.random.Generator) -> Samples:
     first = np.where(_right(skill, rng), LABELS, (LABELS + 1) % CLASSES)
     top = (first[:, None] + np.arange(CLASSES)) % CLASSES
-    return {"labels": LABELS, "top5": top, "classes": np.array(list("abcd"))}
+    confidence = rng.uniform(1 / CLASSES, 1, IMAGES).astype(np.float32)
+    classes = np.array(list("abcd"))
+    return {"labels": LABELS, "top5": top, "confidence": confidence, "classes": classes}
 
 
 def retrieval_samples(skill: float, rng: np.random.Generator) -> Samples:

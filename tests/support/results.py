@@ -24,6 +24,7 @@ SAMPLES: dict[str, Samples] = {
     "cls": {
         "labels": np.array([0, 0, 0, 1, 2]),
         "top5": np.array([[0, 1, 2], [1, 0, 2], [1, 0, 2], [1, 2, 0], [2, 1, 0]]),
+        "confidence": np.array([0.5, 0.75, 1, 0.875, 0.625], np.float32),
         "classes": np.array(["pear", "apple", "fig"]),
     },
     "select": {

@@ -172,6 +172,7 @@ def _ties(best: Stored, other: Stored, pairs: Sequence[Pair]) -> dict[Pair, bool
         pair = f"{best.model} and {other.model} on {best.row.dataset}"
         raise UsageError(f"{pair} cannot be compared: {'; '.join(differing)}")
     samples = read_samples(best.path), read_samples(other.path)
-    found = paired_differences(best.row, samples[0], other.row, samples[1])
+    only = {pair.metric for pair in pairs}
+    found = paired_differences(best.row, samples[0], other.row, samples[1], only)
     intervals = {pair: found[pair.metric].interval() for pair in pairs if pair.metric in found}
     return {pair: interval.low <= 0 <= interval.high for pair, interval in intervals.items()}

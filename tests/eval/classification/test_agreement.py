@@ -60,7 +60,8 @@ def test_metrics_are_clip_benchmarks(root, tiny_encoder, monkeypatch):
         device="cpu",
         amp=False,
     )
-    assert ours.metrics == pytest.approx(expected, abs=1e-12)
+    assert ours.metrics.keys() - expected.keys() == {"ece"}  # by its formula in test_clip_benchmark
+    assert {name: ours.metrics[name] for name in expected} == pytest.approx(expected, abs=1e-12)
     assert 0 < expected["acc5"] < 1
 
 

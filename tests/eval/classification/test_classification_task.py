@@ -60,6 +60,7 @@ def test_solved_by_hand(root, colour_encoder):
         "acc1": pytest.approx(3 / 5),
         "acc5": 1.0,
         "mean_per_class_recall": pytest.approx((2 / 3 + 0 + 1) / 3),
+        "ece": pytest.approx(1 - 3 / 5),  # cosines of 1 and 0: a confidence of 1 / (1 + 2 e^-100)
     }
     assert result.per_class == {
         "c_one": {"recall": pytest.approx(2 / 3), "images": 3},

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 from support.models import make_result, seg_samples, select_samples, store
+from support.results import store_result
 
 from cosmos_eval.results.compare import all_differences, paired_differences
 from cosmos_eval.results.text import p_value_text
@@ -14,6 +15,7 @@ from cosmos_eval.types import UsageError
 
 TASKS = ("cls", "retrieval", "seg", "select", "loc")
 OTHER = {"model": {"spec": "scenes-clip"}}
+SAME = {"hashes": {"sample_list": "1" * 64}}
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -137,9 +139,22 @@ def test_two_files(command, tmp_path):
     assert first["difference"] == pytest.approx(first["a"] - first["b"])
     assert first["p_value_holm"] == first["p_value"] < 0.001
     assert {t["metric"]: t["p_value_holm"] for t in found["tests"][1:]} == {
-        "acc5": None, "mean_per_class_recall": None,
+        "acc5": None, "mean_per_class_recall": None, "ece": None,
     }  # fmt: skip
     assert json.loads(command("compare", b, a, "--json").out)["tests"][0]["better"] == "B"
+
+
+def test_a_metric_that_only_one_result_has_is_left_out(command, tmp_path):
+    new, other = make_result("cls", 0.9, 1), make_result("cls", 0.5, 2)
+    older = {name: array for name, array in other[1].items() if name != "confidence"}
+    a = store_result(tmp_path / "a", "cls", new[1], provenance=SAME)
+    b = store_result(tmp_path / "b", "cls", older, provenance=SAME, **OTHER)
+    ended = command("compare", a, b)
+    assert (ended.status, ended.out.count("ece")) == (0, 0)
+    assert "not compared, since only one of both has it: ece" in ended.err
+    wrong = dataclasses.replace(new[0], metrics={**new[0].metrics, "ece": 0.5})
+    with pytest.raises(UsageError, match=r"ece is 0\.5, but its samples give"):
+        paired_differences(wrong, new[1], other[0], older)
 
 
 def test_two_folders_with_holm_over_all_headlines(command, tmp_path):

@@ -65,6 +65,18 @@ def paths(tmp_path: Path) -> list[Path]:
     return found
 
 
+def expected_calibration_error(probabilities: torch.Tensor, labels: torch.Tensor) -> float:
+    """Guo et al. 2017, equation 3, bin by bin."""
+    confidences, predicted = probabilities.max(dim=1)
+    error = 0.0
+    for m in range(1, 16):
+        inside = (confidences > (m - 1) / 15) & (confidences <= m / 15)
+        if inside.any():
+            accuracy = (predicted == labels)[inside].double().mean()
+            error += inside.double().mean() * abs(accuracy - confidences[inside].double().mean())
+    return float(error)
+
+
 def test_classification(model, encoder, paths, tmp_path):
     """By its steps: the counting in its `evaluate` (1.6.2) fails with NumPy 2.4."""
     labels = [i // 4 for i in range(len(paths))]
@@ -78,6 +90,7 @@ def test_classification(model, encoder, paths, tmp_path):
     top = logits.topk(5).indices
     theirs = {f"acc{k}": (top[:, :k] == target[:, None]).any(1).double().mean() for k in (1, 5)}
     theirs["mean_per_class_recall"] = balanced_accuracy_score(target, top[:, 0])
+    theirs["ece"] = expected_calibration_error(logits.softmax(dim=1), target)
     protocol = ClassificationProtocol(
         dataset="made",
         family="user",
@@ -86,7 +99,9 @@ def test_classification(model, encoder, paths, tmp_path):
     )
     ours = classification.measure(encoder, protocol, RunOptions(data_root=str(tmp_path)))
     np.testing.assert_array_equal(ours.samples["top5"], top)
-    assert ours.metrics == pytest.approx({name: float(value) for name, value in theirs.items()})
+    assert ours.metrics == pytest.approx(
+        {name: float(value) for name, value in theirs.items()}, rel=1e-5
+    )
     assert 0 < theirs["acc1"] < theirs["acc5"] < 1
 
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from support.results import metrics_of
 
 from cosmos_eval.stats import choices
-from cosmos_eval.stats.choices import confusion_pairs, top_classes
+from cosmos_eval.stats.choices import (
+    calibration_error,
+    confusion_pairs,
+    top_classes,
+    top_confidences,
+)
 from cosmos_eval.stats.estimates import means_of_groups
+from cosmos_eval.stats.intervals import intervals
 
 
 def test_solved_by_hand() -> None:
@@ -50,6 +57,35 @@ def test_equal_classes_tie_however_their_scores_are_rounded() -> None:
     a, b = (np.flatnonzero((classes == one).all(axis=1))[:5] for one in np.unique(classes, axis=0))
     top = top_classes(images, classes)
     assert {tuple(row) for row in top.tolist()} == {tuple(a.tolist()), tuple(b.tolist())}
+
+
+def test_confidences_are_those_of_a_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choices, "_BLOCK_BYTES", 4 * 6 * 7)  # blocks of seven images
+    rng = np.random.default_rng(0)
+    images, classes = (rng.normal(size=(n, 8)).astype(np.float32) for n in (20, 6))
+    expected = softmax(3 * (images @ classes.T).astype(np.float64), axis=1).max(axis=1)
+    np.testing.assert_allclose(top_confidences(images, classes, 3), expected, rtol=1e-5)
+
+
+def test_calibration_error_solved_by_hand() -> None:
+    # Bins (0.4, 0.6], (0.6, 0.8] and (0.8, 1]: gaps |1/2 - 0.5|, |0 - 0.625| and |1 - 0.9375|.
+    confidences = np.array([0.5, 0.5, 0.625, 0.875, 1], np.float32)
+    hits = np.array([True, False, False, True, True])
+    error = calibration_error(confidences, hits, bins=5)
+    assert error.value == pytest.approx((2 * 0 + 1 * 0.625 + 2 * 0.0625) / 5)
+    # The end of a bin belongs to it: 0.5 is alone below 0.5, so that its gap is not made up for.
+    ends = np.array([0.5, 0.75], np.float32), np.array([True, False])
+    assert calibration_error(*ends, bins=2).value == pytest.approx((0.5 + 0.75) / 2)
+
+
+def test_the_interval_of_a_calibration_error_is_that_of_resampled_ones() -> None:
+    rng = np.random.default_rng(0)
+    confidences, hits = rng.uniform(0.1, 1, 300).astype(np.float32), rng.random(300) < 0.5
+    interval = intervals({"ece": calibration_error(confidences, hits)})["ece"]
+    drawn = rng.integers(300, size=(2000, 300))
+    values = [calibration_error(confidences[rows], hits[rows]).value for rows in drawn]
+    assert interval[:2] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.01)
+    assert interval.method == "bootstrap"
 
 
 def test_features_that_are_not_finite() -> None:

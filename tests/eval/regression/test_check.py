@@ -65,9 +65,9 @@ def test_holm_counts_metrics_that_could_not_be_compared(tmp_path):
     worse = Verified(path, *make_result("cls", 0.35, 2))
     report = examine([worse], path)
     acc1 = next(f for f in report.findings if f.metric == "acc1")
-    assert acc1.adjusted <= 17 * acc1.change.p_below(0) * (1 + 1e-12)
-    assert acc1.adjusted >= 16 * acc1.change.p_below(0)
-    assert len(report.findings) == 3
+    assert acc1.adjusted <= 18 * acc1.change.p_below(0) * (1 + 1e-12)
+    assert acc1.adjusted >= 17 * acc1.change.p_below(0)
+    assert len(report.findings) == 4
     assert len(report.problems) == 2
 
 
@@ -121,7 +121,7 @@ def test_without_samples_the_error_is_that_of_both_intervals(tmp_path):
     rows = [make_result("cls", skill, seed) for seed, skill in enumerate((0.6, 0.7))]
     replace_baseline(path, [Verified(path, *rows[0])], [], reason="x", keep_samples=False)
     found = {f.metric: f.change for f in examine([Verified(path, *rows[1])], path).findings}
-    assert len(found) == 3
+    assert len(found) == 4
     for name, change in found.items():
         ends = [row.intervals[name] for row, _ in rows]
         errors = [(end["high"] - end["low"]) / (2 * 1.959964) for end in ends]

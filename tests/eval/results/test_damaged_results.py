@@ -209,7 +209,7 @@ def test_a_check_says_what_is_wrong_in_every_report(
     assert ET.parse(tmp_path / "junit.xml").getroot().get("errors") == str(len(FILES) + 1)
     assert (tmp_path / "summary.md").read_text().count("cannot decide**") == len(FILES) + 1
     found = json.loads(command("check", damaged, *base, "--json").out)
-    assert (len(found["problems"]), len(found["findings"])) == (len(FILES) + 1, 3)
+    assert (len(found["problems"]), len(found["findings"])) == (len(FILES) + 1, 4)
 
 
 @contextmanager
