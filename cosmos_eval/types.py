@@ -262,6 +262,15 @@ def base_family(family: str) -> str:
     return family.partition("-pairs")[0]
 
 
+class SuiteMember(NamedTuple):
+    """A data set whose metric, or the mean of its metrics, counts in the mean of a suite."""
+
+    task: str
+    dataset: str
+    family: str
+    metrics: tuple[str, ...]
+
+
 class Interval(NamedTuple):
     """A confidence interval of a metric, in the metric's unit."""
 

@@ -20,6 +20,8 @@ from cosmos_eval.types import RunOptions, UsageError
 if TYPE_CHECKING:
     from cosmos_eval.results.compare import MetricTest
     from cosmos_eval.results.labels import Stored
+    from cosmos_eval.results.leaderboard.entries import Entry
+    from cosmos_eval.results.leaderboard.suite import SuiteScore
 
 
 def _read(path: Path) -> list[Stored]:
@@ -50,6 +52,10 @@ def leaderboard(
     facts: Annotated[
         bool, flag("--facts", "Add what models are: parameters, GFLOPs, sizes, training, speed.")
     ] = False,
+    suite: Annotated[
+        str | None,
+        option("NAME|FILE", "Add a suite's score: means over its members, intervals and ranks."),
+    ] = None,
 ) -> None:
     """Print results side by side, one table per protocol family."""
     from cosmos_eval.results.leaderboard.entries import entries_of, published
@@ -58,14 +64,22 @@ def leaderboard(
 
     results = _read(directory)
     entries = [*entries_of(results), *(published() if with_published else ())]
+    score = _score(suite, entries) if suite is not None else None
     found = find_ties(entries, ties)
     if format == "table":
-        output.print_tables(partial(to_tables, entries, ties=found, facts=facts))
+        output.print_tables(partial(to_tables, entries, ties=found, facts=facts, suite=score))
     else:
-        sys.stdout.write(WRITERS[format](entries, found, facts))
+        sys.stdout.write(WRITERS[format](entries, found, facts, score))
     if format in ("csv", "json"):
         # The other forms have the warnings below their tables.
         _print_warnings(results)
+
+
+def _score(suite: str, entries: Sequence[Entry]) -> SuiteScore:
+    from cosmos_eval.results.leaderboard.suite import suite_score
+    from cosmos_eval.runner.suites import read_score
+
+    return suite_score(Path(suite).stem, read_score(suite), entries)
 
 
 def reproduce(

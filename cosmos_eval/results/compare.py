@@ -13,8 +13,8 @@ from cosmos_eval.stats.paired import PairedDifference, holm
 from cosmos_eval.tasks import Metric, metric_of, task_named
 from cosmos_eval.types import Samples, UsageError, base_family
 
-# Either name: segmentation calls the hash of its list of images differently.
-_SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
+SAMPLE_LISTS = ("hashes.sample_list", "hashes.samples")
+"""Fields of a setting of which one is the hash of the list of samples."""
 _SHOWN = 12  # characters of a hash
 _ROUNDING = 1e-9  # sums in another order differ in their last bits
 
@@ -41,7 +41,7 @@ def mismatches(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
         for name in dict.fromkeys([*a, *b])
         if name not in a or name not in b or a[name] != b[name]
     ]
-    if not any(a.get(name) for name in _SAMPLE_LISTS):
+    if not any(a.get(name) for name in SAMPLE_LISTS):
         found.append("hashes.sample_list is not recorded and of unknown samples")
     return found
 

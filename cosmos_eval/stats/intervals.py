@@ -224,6 +224,12 @@ def wilson(successes: int, n: int, level: float = LEVEL) -> Interval:
     return Interval(max(0.0, center - half), min(1.0, center + half), "wilson", level)
 
 
+def percentiles(drawn: Values, method: str, level: float = LEVEL) -> Interval:
+    """Return the interval of drawn values (R,), of which NaN does not count."""
+    low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(low), float(high), method, level)
+
+
 def intervals(
     estimates: Estimates, *, seed: int = 0, level: float = LEVEL, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
@@ -238,8 +244,7 @@ def intervals(
         (values,) = resample([statistic], counts, seed=seed, resamples=resamples, **how)
         for name, drawn in values.items():
             if not np.isnan(drawn).all():
-                low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-                found[name] = Interval(float(low), float(high), method, level)
+                found[name] = percentiles(drawn, method, level)
 
     of_sums = {n: one for n, one in estimates.items() if isinstance(one, FunctionOfSums)}
     for size, some in by_clusters(of_sums).items():

@@ -165,12 +165,18 @@ def _by_bootstrap(
             changes = drawn[a][name] - drawn[b][name]
             changes = changes[~np.isnan(changes)]
             if len(changes) > 1 and not any(map(math.isnan, values)):
-                # Resampling n clusters varies by a factor (n - 1) / n too little.
-                error = float(changes.std(ddof=1)) * math.sqrt(n / (n - 1))
-                found[name] = _by_student(*values, error, n)
+                found[name] = difference_of_draws(*values, changes, n)
         return found
 
     return compare
+
+
+def difference_of_draws(a: float, b: float, changes: Values, n: int) -> PairedDifference:
+    """Return the difference of values whose resampled differences are `changes` (R,), of n clusters
+    or, of a mean over several sets of samples, of the smallest number of clusters."""
+    # Resampling n clusters varies by a factor (n - 1) / n too little.
+    error = float(changes.std(ddof=1)) * math.sqrt(n / (n - 1))
+    return _by_student(a, b, error, n)
 
 
 def independent_difference(a: float, b: float, error: float, units: int) -> PairedDifference:

@@ -31,6 +31,7 @@ class ModelTable(NamedTuple):
     texts: int
     rows: tuple[tuple[str, ...], ...]
     notes: tuple[str, ...]
+    title: str = "Models"
 
 
 def facts_of(entry: Entry) -> dict[str, Any]:

@@ -4,7 +4,7 @@ equal bytes."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, product
 from textwrap import wrap
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from cosmos_eval.results.leaderboard.suite import SuiteScore
+
 _LATEX_MARKS = {"": "", MARKS["paired"]: r"$^\dagger$", MARKS["intervals"]: r"$^\ddagger$"}
 _FRAME = 3  # a column's two spaces and its rule
 _RANKS = ("rank_low", "rank_high")
@@ -28,12 +30,19 @@ _CSV_COLUMNS = (
     *("model", "task", "dataset", "protocol", "metric", "value", "low", "high", "source", "url"),
     *("best", "tie", *_RANKS, "delta"),
 )
+_SUITE_COLUMNS = ("members", "p_above_next")
 
 
-def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) -> str:
+def to_csv(
+    entries: Iterable[Entry],
+    ties: Ties = NO_TIES,
+    facts: bool = False,
+    suite: SuiteScore | None = None,
+) -> str:
     """Write one line per entry and metric, as a fraction. `best` is `yes` or empty, `tie` what ties
     a number with the best (`paired`, `intervals`), and `delta` is in percentage points above what
-    its authors published. Columns of `facts` come last."""
+    its authors published. Means of a suite follow, of the task `suite`. Columns of `facts` come
+    last."""
     import pandas as pd
 
     listed = sorted(entries, key=lambda entry: entry.key)
@@ -47,19 +56,43 @@ def to_csv(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) 
         ranks = ("yes" if rank.best else "", rank.tie, *(rank.ranks or (None, None)))
         own = facts_of(entry) if facts else {}
         more = (_exact(own.get(name)) for name in COLUMNS if facts)
-        records.append((*where, *number, *ranks, entry.delta(metric), *more))
-    columns = (*_CSV_COLUMNS, *(COLUMNS if facts else ()))
+        of_suite = (None, None) if suite else ()
+        records.append((*where, *number, *ranks, entry.delta(metric), *of_suite, *more))
+    records += [(*row, *("" for _ in COLUMNS if facts)) for row in _suite_rows(suite)]
+    columns = (*_CSV_COLUMNS, *(_SUITE_COLUMNS if suite else ()), *(COLUMNS if facts else ()))
     table = pd.DataFrame(records, columns=columns).astype(dict.fromkeys(_RANKS, "Int64"))
     return csv_of(table, signed=["delta"])[0]
+
+
+def _suite_rows(suite: SuiteScore | None) -> Iterator[tuple[Any, ...]]:
+    """Yield the lines of a suite: the means, then those over common members."""
+    if suite is None:
+        return
+    families = ", ".join(dict.fromkeys(member.family for member in suite.members))
+    for metric, row in product(("mean", "common") if suite.common else ("mean",), suite.rows):
+        mean, where = getattr(row, metric), (row.model, "suite", suite.name, families)
+        number = (mean.value, *mean.interval[:2]) if mean else (None, None, None)
+        members = suite.present(
+            row if metric == "mean" else row._replace(present=len(suite.common))
+        )
+        ranks, above = (row.ranks, row.above_next) if metric == "mean" else (None, None)
+        name = "mean" if metric == "mean" else "mean_of_common"
+        empty = ("", "", *(ranks or (None, None)), "")
+        yield (*where, name, *number, "measured", "", *empty, members, above)
 
 
 def _exact(fact: Any) -> str:
     return "x".join(map(str, fact)) if isinstance(fact, list) else "" if fact is None else str(fact)
 
 
-def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) -> str:
+def to_json(
+    entries: Iterable[Entry],
+    ties: Ties = NO_TIES,
+    facts: bool = False,
+    suite: SuiteScore | None = None,
+) -> str:
     """Write a list of records as fractions, with `published` numbers and `standings` by metric, and
-    with `facts` if requested."""
+    with `facts` if requested. With a suite it is `results` of an object that also has `suite`."""
     listed = sorted(entries, key=lambda entry: entry.key)
     found = rank_entries(listed, ties)
     names = ("model", "task", "dataset", "protocol", "metrics", "intervals", "source")
@@ -70,21 +103,35 @@ def to_json(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False)
         fixed = {name: getattr(entry, name) for name in names}
         known = {"facts": facts_of(entry)} if facts else {}
         records.append({**fixed, **{key: value for key, value in more.items() if value}, **known})
-    return text.json_text(records, indent=2, sort_keys=True) + "\n"
+    content = {"results": records, "suite": suite.record()} if suite else records
+    return text.json_text(content, indent=2, sort_keys=True) + "\n"
 
 
-def to_markdown(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) -> str:
+def to_markdown(
+    entries: Iterable[Entry],
+    ties: Ties = NO_TIES,
+    facts: bool = False,
+    suite: SuiteScore | None = None,
+) -> str:
     """Write tables as GitHub's Markdown, best in bold, with links to published numbers."""
     listed = list(entries)
     parts = [_markdown_board(board) for board in boards(listed, ties)]
-    return "\n".join([*parts, *([_markdown_models(model_table(listed))] if facts else [])])
+    return "\n".join([*parts, *map(_markdown_models, _model_tables(listed, facts, suite))])
+
+
+def _model_tables(
+    entries: Sequence[Entry], facts: bool, suite: SuiteScore | None
+) -> list[ModelTable]:
+    """Return the tables below the boards."""
+    tables = [] if suite is None else [suite.table()]
+    return tables + ([model_table(entries)] if facts else [])
 
 
 def _markdown_models(models: ModelTable) -> str:
     rows = [map(text.markdown_text, row) for row in models.rows]
     table = text.markdown_table(models.titles, rows, models.texts)
     notes = "".join(f"- {text.markdown_text(note)}\n" for note in models.notes)
-    return "\n".join(["### Models", "", table, notes])
+    return "\n".join([f"### {text.markdown_text(models.title)}", "", table, notes])
 
 
 def _markdown_board(board: Board) -> str:
@@ -108,12 +155,17 @@ def _markdown_cell(cell: Shown) -> str:
     return f"{numbers}<br>{details}" if details else numbers
 
 
-def to_html(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) -> str:
+def to_html(
+    entries: Iterable[Entry],
+    ties: Ties = NO_TIES,
+    facts: bool = False,
+    suite: SuiteScore | None = None,
+) -> str:
     """Write one page that needs no other file, with a table per protocol, best in bold."""
     listed = list(entries)
     with_sets = [(board, _datasets(board)) for board in boards(listed, ties)]
     page = text.html_templates("cosmos_eval.results.leaderboard").get_template("page.html")
-    return page.render(boards=with_sets, models=model_table(listed) if facts else None)
+    return page.render(boards=with_sets, tables=_model_tables(listed, facts, suite))
 
 
 def _datasets(board: Board) -> list[tuple[str, int]]:
@@ -122,11 +174,16 @@ def _datasets(board: Board) -> list[tuple[str, int]]:
     return [(dataset, len(list(columns))) for dataset, columns in groups]
 
 
-def to_latex(entries: Iterable[Entry], ties: Ties = NO_TIES, facts: bool = False) -> str:
+def to_latex(
+    entries: Iterable[Entry],
+    ties: Ties = NO_TIES,
+    facts: bool = False,
+    suite: SuiteScore | None = None,
+) -> str:
     r"""Write a `table` per board, best in bold; the document needs `\usepackage{booktabs}`."""
     listed = list(entries)
     tables = [_latex_board(board) for board in boards(listed, ties)]
-    tables += [_latex_models(model_table(listed))] if facts else []
+    tables += map(_latex_models, _model_tables(listed, facts, suite))
     return "% needs \\usepackage{booktabs} in the preamble\n" + "\n".join(tables)
 
 
@@ -134,7 +191,8 @@ def _latex_models(models: ModelTable) -> str:
     rows = (map(text.latex_text, row) for row in models.rows)
     columns = "l" * models.texts + "r" * (len(models.titles) - models.texts)
     header = [f"{' & '.join(map(text.latex_text, models.titles))} \\\\"]
-    return _latex_table("Models", columns, header, rows, map(text.latex_text, models.notes))
+    title, notes = text.latex_text(models.title), map(text.latex_text, models.notes)
+    return _latex_table(title, columns, header, rows, notes)
 
 
 def _latex_board(board: Board) -> str:
@@ -213,7 +271,11 @@ WRITERS: Mapping[str, Callable[..., str]] = MappingProxyType(
 
 
 def to_tables(
-    entries: Iterable[Entry], width: int, ties: Ties = NO_TIES, facts: bool = False
+    entries: Iterable[Entry],
+    width: int,
+    ties: Ties = NO_TIES,
+    facts: bool = False,
+    suite: SuiteScore | None = None,
 ) -> list[Table]:
     """Return tables at most `width` characters wide, best in bold, long model names shortened."""
     listed, tables = list(entries), []
@@ -228,16 +290,17 @@ def to_tables(
             cells=[[_terminal_cell(cell) for cell in row.cells] for row in board.rows],
             notes=[*board.notes, *(f"[{n}] {url}" for n, url in enumerate(board.urls, start=1))],
         )
-    return tables + (_model_tables(model_table(listed), width) if facts else [])
+    below = _model_tables(listed, facts, suite)
+    return tables + [grid for table in below for grid in _model_grids(table, width)]
 
 
-def _model_tables(models: ModelTable, width: int) -> list[Table]:
+def _model_grids(models: ModelTable, width: int) -> list[Table]:
     from rich.text import Text
 
-    names, first = shortened(row[0] for row in models.rows), models.texts - 1
+    names, first = shortened(row[0] for row in models.rows), max(1, models.texts - 1)
     titles = models.titles[first:]
     return grid_tables(
-        "Models",
+        models.title,
         width,
         texts=models.titles[:first],
         columns=[Column(0, "", index, "", title) for index, title in enumerate(titles)],

@@ -43,7 +43,7 @@ def entries() -> list[Entry]:
 
 
 def test_a_row_per_model(entries):
-    titles, texts, rows, notes = model_table(entries)
+    titles, texts, rows, notes, _ = model_table(entries)
     assert titles[:texts] == ("model", "source", "training data")
     assert {len(row) for row in rows} == {len(titles)}
     known = {(e.model, e.source) for e in entries if not e.model.startswith(("yours", "COSMOS"))}

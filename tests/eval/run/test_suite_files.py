@@ -11,7 +11,7 @@ import pytest
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols.segmentation import SEGMENTATION
-from cosmos_eval.runner.suites import known_suites, read_suite
+from cosmos_eval.runner.suites import known_suites, read_score, read_suite
 from cosmos_eval.types import UsageError
 
 GOOD = "models: [scenes-cosmos]\ndatasets: {cosmos: [voc20]}\n"
@@ -40,6 +40,26 @@ def test_the_suites_of_the_package():
     assert measured("paper-segmentation") == {"cosmos": list(SEGMENTATION)}
     assert len(measured("scenes")["scenes"]) == 7
     assert set(read_suite("scenes").models) <= set(BUNDLED)
+
+
+def test_scores_of_the_package():
+    members = read_score("paper-classification")
+    assert {(m.task, m.family, m.metrics) for m in members} == {("cls", "cosmos", ("acc1",))}
+    assert [member.dataset for member in members] == ELEVEN
+    members = read_score("paper-segmentation")
+    assert [(m.dataset, m.metrics) for m in members] == [(name, ("mIoU",)) for name in SEGMENTATION]
+    for name in ("paper-retrieval", "scenes"):
+        with pytest.raises(UsageError, match=r"yaml: the suite has no `score`"):
+            read_score(name)
+
+
+def test_a_score_is_of_primary_metrics_by_default(tmp_path):
+    path = tmp_path / "own.yaml"
+    sets = "{cosmos: [voc20, dtd], karpathy: [coco-karpathy]}"
+    more = "score: {families: [karpathy, cosmos], metrics: {dtd: acc5}}\n"
+    path.write_text(f"models: [cosmos:lost.pt]\ndatasets: {sets}\n{more}")
+    recalls = ("image_to_text_R@1", "text_to_image_R@1")
+    assert [member.metrics for member in read_score(str(path))] == [("mIoU",), ("acc5",), recalls]
 
 
 @pytest.mark.parametrize("kind", ["classification", "retrieval", "segmentation"])
@@ -96,6 +116,8 @@ def test_files_are_relative_to_the_suite(tmp_path: Path):
         (GOOD.replace("voc20", "lost.yaml"), "lost.yaml states its own protocol: list it under"),
         (GOOD.replace("cosmos: [voc20", "user: [lost.yaml"), "lost.yaml: no such file"),
         (GOOD.replace("voc20", "voc20, voc20"), r"datasets: voc20 \(cosmos\) is given twice"),
+        (GOOD + "score: {metric: acc1}\n", "score: voc20 has no metric 'acc1'; seg has"),
+        (GOOD + "score: mean\n", "`score` must"),
         (GOOD.replace("cosmos]", "clip, scenes-clip]"), "models: scenes-clip is given twice"),
     ],
 )

@@ -1,0 +1,266 @@
+"""The score of a suite: the mean over its members of every model that has them all, with ranks."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cosmos_eval.results.compare import SAMPLE_LISTS, require_own, setting
+from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.leaderboard.entries import Entry
+from cosmos_eval.results.leaderboard.facts import ModelTable
+from cosmos_eval.results.store import read_samples
+from cosmos_eval.results.text import bounds, shown_text
+from cosmos_eval.stats import suites
+from cosmos_eval.stats.estimates import Estimate, Values
+from cosmos_eval.stats.intervals import percentiles
+from cosmos_eval.tasks import Metric, metric_of, task_named
+from cosmos_eval.types import Interval, SuiteMember, UsageError
+
+_ABSENT = "-"
+_TITLES = ("model", "rank", "mean", "95% interval", "members", "P(above next)")
+_COMMON_TITLES = ("mean over common members", "95% interval")
+
+Results = Mapping[SuiteMember, Stored]
+"""The results of a model that count."""
+
+
+class Mean(NamedTuple):
+    """A mean over members, its interval, and its resampled values (R,)."""
+
+    value: float
+    interval: Interval
+    drawn: Values
+
+
+class Row(NamedTuple):
+    """A model's mean over all members, None where it lacks one, and over those that all models
+    have, None unless a model lacks one. `ranks` and `above_next`, the probability that the mean is
+    better than that of the next row, are of models that have all members."""
+
+    model: str
+    present: int
+    mean: Mean | None = None
+    ranks: tuple[int, int] | None = None
+    above_next: float | None = None
+    common: Mean | None = None
+
+
+class SuiteScore(NamedTuple):
+    """The rows of a suite from the best mean down, then those of models that lack members. `common`
+    are the members that all have, empty if that is not of interest; `metric` is one of a member, of
+    which all have the unit and direction."""
+
+    name: str
+    metric: Metric
+    members: tuple[SuiteMember, ...]
+    common: tuple[SuiteMember, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    def present(self, row: Row) -> str:
+        return f"{row.present} of {len(self.members)}"
+
+    def table(self) -> ModelTable:
+        """Return the table as text: percent for fractions, `-` for what is not there."""
+        unit = " (%)" if self.metric.unit == "fraction" else ""
+        titles = (*_TITLES, *(_COMMON_TITLES if self.common else ()))
+        rows = tuple(map(self._texts, self.rows))
+        return ModelTable(titles, 1, rows, self.notes, f"Suite {self.name}{unit}")
+
+    def _texts(self, row: Row) -> tuple[str, ...]:
+        ranks = "-".join(map(str, dict.fromkeys(row.ranks or [_ABSENT])))
+        above = _ABSENT if row.above_next is None else f"{row.above_next:.3f}"
+        common = _texts(self.metric, row.common) if self.common else ()
+        return (row.model, ranks, *_texts(self.metric, row.mean), self.present(row), above, *common)
+
+    def record(self) -> dict[str, Any]:
+        """Return the table as JSON holds it, as fractions."""
+        models = [
+            {**row._asdict(), "mean": _plain(row.mean), "common": _plain(row.common)}
+            for row in self.rows
+        ]
+        members, common = ([m._asdict() for m in some] for some in (self.members, self.common))
+        named = {"suite": self.name, "members": members, "common_members": common}
+        return {**named, "models": models, "notes": self.notes}
+
+
+def _texts(metric: Metric, mean: Mean | None) -> tuple[str, str]:
+    if mean is None:
+        return _ABSENT, _ABSENT
+    return shown_text(metric, mean.value), bounds(metric, mean.interval._asdict())
+
+
+def _plain(mean: Mean | None) -> dict[str, Any] | None:
+    return mean and {"value": mean.value, **mean.interval._asdict()}
+
+
+def suite_score(name: str, members: Sequence[SuiteMember], entries: Sequence[Entry]) -> SuiteScore:
+    """Return the table of a suite. Raises UsageError without a result of any member, and where the
+    samples of one are missing or do not give its metrics."""
+    found = _results(members, entries)
+    if not found:
+        which = "no complete and unedited result of any member"
+        raise UsageError(f"suite {name}: {which}, which are {_listed(members)}")
+    drawn, clusters = _draw(found)
+    means = _means(found, drawn, members)
+    metric = metric_of(members[0].task, members[0].metrics[0])
+    rows, close = _ranked(means, metric, len(members), clusters)
+    lacking = sorted(found.keys() - means.keys())
+    rows += [Row(model, len(found[model])) for model in lacking]
+    shared = [m for m in members if all(m in results for results in found.values())]
+    common = shared if lacking and len(found) > 1 else []
+    if common:
+        of_common = _means(found, drawn, common)
+        rows = [row._replace(common=of_common[row.model]) for row in rows]
+    notes = (
+        *_meanings(members, common, is_ranked=len(means) > 1),
+        *close,
+        *(
+            f"Not ranked: {m} lacks {_listed(x for x in members if x not in found[m])}."
+            for m in lacking
+        ),
+        *_exceptions(members, found, entries),
+    )
+    return SuiteScore(name, metric, tuple(members), tuple(common), tuple(rows), notes)
+
+
+def _results(
+    members: Sequence[SuiteMember], entries: Iterable[Entry]
+) -> dict[str, dict[SuiteMember, Stored]]:
+    """Return the results of members by model, in the order of the suite."""
+    ranked = [entry for entry in entries if entry.is_ranked and entry.stored]
+    by_key = {(e.model, e.task, e.dataset, e.protocol): e for e in ranked}
+    found: dict[str, dict[SuiteMember, Stored]] = {}
+    for model in sorted({entry.model for entry in ranked}):
+        for member in members:
+            entry = by_key.get((model, *member[:3]))
+            if entry and entry.stored and all(n in entry.metrics for n in member.metrics):
+                found.setdefault(model, {})[member] = entry.stored
+    return found
+
+
+def _draw(found: Mapping[str, Results]) -> tuple[dict[str, dict[SuiteMember, Values]], int]:
+    """Return values (R,) of every model and member, and the smallest number of clusters. What has
+    the same list of samples is resampled in the same draws."""
+    by_list: dict[str, list[tuple[str, SuiteMember, Stored]]] = {}
+    for model, results in found.items():
+        for member, stored in results.items():
+            by_list.setdefault(_sample_list(stored), []).append((model, member, stored))
+    drawn: dict[str, dict[SuiteMember, Values]] = {model: {} for model in found}
+    sizes = []
+    for samples, alike in by_list.items():
+        estimates = {
+            f"{index} {name}": estimate
+            for index, (_, member, stored) in enumerate(alike)
+            for name, estimate in _estimates(member, stored).items()
+        }
+        seed = int(hashlib.sha256(samples.encode()).hexdigest()[:16], 16)
+        try:
+            values, size = suites.resample(estimates, seed=seed)
+        except ValueError as error:
+            raise UsageError(f"{alike[0][2].path}: {error}") from error
+        sizes.append(size)
+        for index, (model, member, _) in enumerate(alike):
+            several = [values[f"{index} {name}"] for name in member.metrics]
+            drawn[model][member] = np.mean(several, axis=0)
+    return drawn, min(sizes)
+
+
+def _sample_list(stored: Stored) -> str:
+    """Return the hash of the list of samples; where there is none, a text of this result alone."""
+    recorded = setting(stored.row)
+    known = (recorded[name] for name in SAMPLE_LISTS if recorded.get(name))
+    return str(next(known, (stored.model, stored.row.dataset, stored.row.protocol)))
+
+
+def _estimates(member: SuiteMember, stored: Stored) -> dict[str, Estimate]:
+    task, samples = task_named(member.task), read_samples(stored.path)
+    try:
+        known = task.estimates(task.derive(samples))
+        for name in member.metrics:
+            own = known[name].value if name in known else None
+            require_own(name, stored.row.metrics[name], own)
+    except (KeyError, ValueError, IndexError) as error:
+        raise UsageError(f"{stored.path}: {error} (`cosmos-eval verify` shows more)") from error
+    return {name: known[name] for name in member.metrics}
+
+
+def _means(
+    found: Mapping[str, Results],
+    drawn: Mapping[str, Mapping[SuiteMember, Values]],
+    members: Sequence[SuiteMember],
+) -> dict[str, Mean]:
+    """Return the means over members of the models that have them all."""
+    means = {}
+    for model, results in found.items():
+        if all(member in results for member in members):
+            values = [np.mean([results[m].row.metrics[n] for n in m.metrics]) for m in members]
+            draws: Values = np.mean([drawn[model][member] for member in members], axis=0)
+            means[model] = Mean(float(np.mean(values)), percentiles(draws, "bootstrap"), draws)
+    return means
+
+
+def _ranked(
+    means: Mapping[str, Mean], metric: Metric, members: int, clusters: int
+) -> tuple[list[Row], list[str]]:
+    """Return rows from the best mean down, and a warning of neighbours that may be equally good."""
+    sign = 1 if metric.higher_is_better else -1
+    order = sorted(means, key=lambda model: (-sign * means[model].value, model))
+    values = [sign * means[model].value for model in order]
+    drawn = [sign * means[model].drawn for model in order]
+    standings = suites.standings(values, drawn, clusters) if len(order) > 1 else []
+    rows = [Row(model, members, means[model]) for model in order]
+    for index, standing in enumerate(standings):
+        is_last = index + 1 == len(order)
+        above = None if is_last else suites.probability_above(*drawn[index : index + 2])
+        rows[index] = rows[index]._replace(ranks=standing.ranks, above_next=above)
+    close = [
+        f"{index + 1} and {index + 2} ({order[index]}, {order[index + 1]})"
+        for index, standing in enumerate(standings)
+        if index + 1 in standing.tied
+    ]
+    warning = (
+        "Warning: neighbours that cannot be told apart, since the interval of the paired "
+        f"difference covers 0: ranks {'; '.join(close)}."
+    )
+    return rows, [warning] if close else []
+
+
+def _listed(members: Iterable[SuiteMember]) -> str:
+    return ", ".join(f"{member.dataset} ({member.family})" for member in members)
+
+
+def _meanings(
+    members: Sequence[SuiteMember], common: Sequence[SuiteMember], *, is_ranked: bool
+) -> Iterator[str]:
+    metrics = dict.fromkeys(member.metrics for member in members)
+    of = (
+        f"{' and '.join(names)} of {_listed(m for m in members if m.metrics == names)}"
+        for names in metrics
+    )
+    yield f"Mean: over all {len(members)} members, {'; '.join(of)}."
+    yield (
+        "95% interval: by resampling within every member; members are independent unless they have "
+        "the same list of samples."
+    )
+    if is_ranked:
+        yield "Rank: the ranks that a model can have by the intervals of paired differences."
+        yield "P(above next): the share of paired resamples in which it is better than the next."
+    if common:
+        yield f"Common members ({len(common)} of {len(members)}): {_listed(common)}."
+
+
+def _exceptions(
+    members: Sequence[SuiteMember], found: Mapping[str, Results], entries: Sequence[Entry]
+) -> Iterator[str]:
+    def is_unlike(member: SuiteMember) -> bool:
+        several = (results[member] for results in found.values() if member in results)
+        return len(set(map(_sample_list, several))) > 1
+
+    if unlike := _listed(filter(is_unlike, members)):
+        yield f"Not paired, since lists of samples differ or are not recorded: {unlike}."
+    sets = {(member.dataset, member.family) for member in members}
+    if any((e.dataset, e.protocol) in sets and e.stored and not e.is_ranked for e in entries):
+        yield "Not counted: results of a part of the samples only, and edited ones."

@@ -1,0 +1,80 @@
+"""Means over several data sets: joint resamples of many models, ranks, and who is above whom.
+
+Samples of different data sets are resampled independently, those of one alike for all models, so
+that differences of means are paired. Shapes: M models, N samples, R resamples.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from cosmos_eval.stats import intervals
+from cosmos_eval.stats.estimates import Estimate, GroupMean, Ints, Mean, Proportion, Values
+from cosmos_eval.stats.paired import difference_of_draws
+
+
+class Standing(NamedTuple):
+    """The first and last rank that a mean can have, and by index what is not told apart from it."""
+
+    ranks: tuple[int, int]
+    tied: frozenset[int]
+
+
+def resample(
+    estimates: Mapping[str, Estimate], *, seed: int, resamples: int = intervals.RESAMPLES
+) -> tuple[dict[str, Values], int]:
+    """Return values (R,) of estimates of the same samples, in the same draws, and the smallest
+    number of clusters. Raises ValueError where that is less than two."""
+    shared: dict[bytes, Ints] = {}
+    by_size = intervals.by_clusters({n: _clustered(e, shared) for n, e in estimates.items()})
+    if min(by_size) < 2:
+        raise ValueError("two images or more are needed to tell models apart")
+    drawn: dict[str, Values] = {}
+    for size, some in by_size.items():
+        statistic, ones = intervals.statistic_of(some, {}), np.ones(size, int)
+        drawn |= intervals.resample([statistic], ones, seed=seed, resamples=resamples)[0]
+    return drawn, min(by_size)
+
+
+def _clustered(estimate: Estimate, shared: dict[bytes, Ints]) -> Estimate:
+    """Return an estimate that is resampled by clusters; equal clusters become one array, whose
+    means of many models are one matrix product."""
+
+    def same(clusters: Ints) -> Ints:
+        return shared.setdefault(clusters.tobytes(), clusters)
+
+    match estimate:
+        case Proportion(hits):
+            return Mean(hits, same(np.arange(len(hits))))
+        case Mean(values, clusters):
+            return Mean(values, same(clusters))
+        case GroupMean(hits, groups, None):
+            return GroupMean(hits, groups, np.arange(len(hits)))
+    return estimate
+
+
+def probability_above(a: Values, b: Values) -> float:
+    """Return the share of paired resamples (R,) in which `a` is greater; equal ones are a half."""
+    return float(np.mean((a > b) + 0.5 * (a == b)))
+
+
+def standings(means: Sequence[float], drawn: Sequence[Values], n: int) -> list[Standing]:
+    """Rank M means, the greatest first, by the paired intervals of their differences: behind all
+    that are greater, before all that are smaller. `drawn` holds (R,) of each, n is the smallest
+    number of clusters."""
+    signs = np.zeros((len(means), len(means)), int)
+    for a in range(len(means)):
+        for b in range(a):
+            changes = drawn[a] - drawn[b]
+            changes = changes[~np.isnan(changes)]
+            interval = difference_of_draws(means[a], means[b], changes, n).interval()
+            signs[a, b] = (interval.low > 0) - (interval.high < 0)
+            signs[b, a] = -signs[a, b]
+    return [
+        Standing(
+            (1 + int((row < 0).sum()), len(means) - int((row > 0).sum())),
+            frozenset(int(other) for other in np.flatnonzero(row == 0) if other != index),
+        )
+        for index, row in enumerate(signs)
+    ]

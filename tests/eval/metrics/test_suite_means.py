@@ -1,0 +1,85 @@
+"""Means over several data sets: against scipy, a plain loop, hand-solved cases and simulation."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import bootstrap
+
+from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion
+from cosmos_eval.stats.intervals import percentiles
+from cosmos_eval.stats.suites import probability_above, resample, standings
+
+
+def test_the_interval_of_a_mean_of_two_sets_is_scipys() -> None:
+    rng = np.random.default_rng(0)
+    sets = [rng.random(size) < share for size, share in ((300, 0.8), (120, 0.3))]
+    drawn = [resample({"x": Proportion(hits)}, seed=i)[0]["x"] for i, hits in enumerate(sets)]
+    found = percentiles(np.mean(drawn, axis=0), "bootstrap")
+    expected = bootstrap(
+        sets,
+        lambda a, b, axis: (a.mean(axis=axis) + b.mean(axis=axis)) / 2,
+        n_resamples=10_000,
+        method="percentile",
+        rng=np.random.default_rng(1),
+    ).confidence_interval
+    assert found[:2] == pytest.approx([*expected], abs=0.004)  # a tenth of its half width
+
+
+def test_estimates_of_one_seed_are_of_the_same_draws() -> None:
+    """Each value is that of a plain loop over the generator's own draws."""
+    rng = np.random.default_rng(3)
+    hits, groups = rng.random((2, 40)) < 0.5, np.arange(40) % 2
+    values, clusters = rng.random(80), np.repeat(np.arange(40), 2)
+    several = {
+        "share": Proportion(hits[0]),
+        "other": Proportion(hits[1]),
+        "mean": Mean(values, clusters),
+        "groups": GroupMean(hits[0], groups),
+    }
+    drawn, size = resample(several, seed=7, resamples=50)
+    assert size == 40
+    plain = np.random.default_rng(7).integers(40, size=(50, 40))
+    for index, draw in enumerate(plain):
+        assert drawn["share"][index] == pytest.approx(hits[0][draw].mean())
+        assert drawn["other"][index] == pytest.approx(hits[1][draw].mean())
+        assert drawn["mean"][index] == pytest.approx(values.reshape(40, 2)[draw].mean())
+        halves = [hits[0][draw[groups[draw] == group]].mean() for group in (0, 1)]
+        assert drawn["groups"][index] == pytest.approx(np.mean(halves))
+
+
+def test_one_sample_is_refused() -> None:
+    with pytest.raises(ValueError, match="two images or more"):
+        resample({"x": Proportion(np.array([True]))}, seed=0)
+
+
+def test_the_probability_counts_equal_resamples_as_halves() -> None:
+    assert probability_above(np.array([1, 2, 3, 4.0]), np.array([0, 2, 4, 4.0])) == 0.5
+    assert probability_above(np.array([2.0, 2]), np.array([1.0, 1])) == 1
+
+
+def test_ranks_follow_from_paired_differences() -> None:
+    """The first two vary together, so that their difference of 0.1 is exact; the third varies on
+    its own, by a standard error of 0.2."""
+    common, own = np.random.default_rng(0).normal(0, 0.2, (2, 2_000))
+    means = [0.6, 0.5, 0.45]
+    first, second, third = standings(means, [0.6 + common, 0.5 + common, 0.45 + own], 100)
+    assert (first.ranks, second.ranks, third.ranks) == ((1, 2), (2, 3), (1, 3))
+    assert (first.tied, second.tied, third.tied) == ({2}, {2}, {0, 1})
+
+
+def test_intervals_of_means_hold_the_truth_as_often_as_they_say() -> None:
+    """1,000 studies of five sets; the standard error of their share is 0.7 points."""
+    rng, studies = np.random.default_rng(0), 1_000
+    sets = [(80, 0.9), (100, 0.75), (150, 0.5), (200, 0.3), (250, 0.95)]
+    drawn = []
+    for seed, (size, share) in enumerate(sets):
+        hits = rng.random((studies, size)) < share
+        several = {str(study): Proportion(one) for study, one in enumerate(hits)}
+        drawn.append(resample(several, seed=seed)[0])
+    true = np.mean([share for _, share in sets])
+    holds = 0
+    for study in range(studies):
+        low, high = percentiles(np.mean([one[str(study)] for one in drawn], axis=0), "")[:2]
+        holds += low <= true <= high
+    assert 0.93 <= holds / studies <= 0.97

@@ -1,0 +1,184 @@
+"""The score of a suite, by real result files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.html import Page
+from support.results import store_result
+
+from cosmos_eval.cli.app import main
+
+SUITE = "models: [scenes-cosmos]\ndatasets: {cosmos: [food101, dtd]}\nscore: {metric: acc1}\n"
+SIZES = {"food101": 400, "dtd": 200}
+
+
+def store(folder: Path, model: str, dataset: str, hits: int, **more: str) -> None:
+    """Store a classification of which the first images are hits; lists of samples differ by set."""
+    size = SIZES[dataset]
+    top5 = np.where(np.arange(size) < hits, 0, 1)[:, None]
+    samples = {"labels": np.zeros(size, int), "top5": top5, "classes": np.array(["a", "b"])}
+    hashes = {"sample_list": more.pop("sample_list", dataset)}
+    fields = {"dataset": dataset, "protocol": "cosmos", **more}
+    provenance = {"hashes": hashes}
+    store_result(folder, "cls", samples, model={"spec": model}, provenance=provenance, **fields)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """`best` and `near` differ on 3 of 400 images, `apart` on 20 more and 10 of 200."""
+    (tmp_path / "own.yaml").write_text(SUITE)
+    folder = tmp_path / "results"
+    for model, food, dtd in (("best", 300, 100), ("near", 297, 100), ("apart", 277, 90)):
+        store(folder, model, "food101", food)
+        store(folder, model, "dtd", dtd)
+    store(folder, "lacks", "food101", 320)
+    return folder
+
+
+def printed(capsys, folder: Path, form: str, *options: str) -> str:
+    suite = ("--suite", str(folder.parent / "own.yaml"))
+    with pytest.raises(SystemExit) as raised:
+        main(["leaderboard", str(folder), "--format", form, *(options or suite)])
+    assert raised.value.code == 0
+    return capsys.readouterr().out
+
+
+def table(text: str) -> list[list[str]]:
+    lines = text[text.index("### Suite own (%)") :].splitlines()[4:]
+    return [line.strip("| ").replace("\\", "").split(" | ") for line in lines if line[:1] == "|"]
+
+
+def test_means_ranks_and_probabilities(results, capsys):
+    text = printed(capsys, results, "md")
+    best, near, apart, lacks = table(text)
+    assert [row[:3] for row in (best, near, apart)] == [
+        ["best", "1-2", "62.5"],  # (0.75 + 0.5) / 2
+        ["near", "1-2", "62.1"],
+        ["apart", "3", "57.1"],
+    ]
+    assert "cannot be told apart" in text
+    assert "covers 0: ranks 1 and 2 (best, near)." in text
+    assert lacks[:6] == ["lacks", "-", "-", "-", "1 of 2", "-"]
+    assert [row[6] for row in (best, near, apart, lacks)] == ["75.0", "74.3", "69.3", "80.0"]
+    assert "Not ranked: lacks lacks dtd (cosmos)." in text
+    assert "Common members (1 of 2): food101 (cosmos)." in text
+    # Normal theory: half of the root of both variances.
+    half = 98 * np.sqrt(0.75 * 0.25 / 400 + 0.5 * 0.5 / 200)
+    low, high = map(float, best[3].strip("[]").split(", "))
+    assert (62.5 - low, high - 62.5) == pytest.approx((half, half), abs=0.4)
+    # 3 images of 400 are drawn together or not at all: exp(-3) of the resamples have none.
+    assert float(best[5]) == pytest.approx(1 - np.exp(-3) / 2, abs=0.015)
+    assert (near[5], apart[5]) == ("1.000", "-")
+
+
+def test_every_form_has_the_table(results, capsys):
+    rows = list(csv.DictReader(io.StringIO(printed(capsys, results, "csv"))))
+    found = {(r["metric"], r["model"]): r for r in rows if r["task"] == "suite"}
+    assert len(found) == 8
+    mean, none, common = (
+        found[key] for key in (("mean", "best"), ("mean", "lacks"), ("mean_of_common", "lacks"))
+    )
+    assert (float(mean["value"]), mean["members"], mean["rank_high"]) == (0.625, "2 of 2", "2")
+    assert (none["value"], none["members"], none["p_above_next"]) == ("", "1 of 2", "")
+    assert (float(common["value"]), common["members"]) == (0.8, "1 of 2")
+    suite = json.loads(printed(capsys, results, "json"))["suite"]
+    assert [one["dataset"] for one in suite["members"]] == ["food101", "dtd"]
+    assert suite["models"][0]["mean"]["value"] == 0.625
+    assert suite["models"][-1]["mean"] is None
+    assert suite["models"][0]["ranks"] == [1, 2]
+    texts = [one.text.strip() for one in Page(printed(capsys, results, "html")).elements]
+    assert {"Suite own (%)", "62.5", "1 of 2"} <= set(texts)
+    assert r"lacks & - & - & - & 1 of 2 & - & 80.0" in printed(capsys, results, "tex")
+    assert "Suite own (%)" in printed(capsys, results, "table")
+
+
+def test_the_other_tables_stay_as_they_are(results, capsys):
+    for form in ("md", "tex", "csv"):
+        plain = printed(capsys, results, form, "--ties", "auto").splitlines()
+        added = printed(capsys, results, form).splitlines()
+        assert len(added) > len(plain)
+        assert all(a.startswith(b) for a, b in zip(added, plain, strict=False))
+    own = json.loads(printed(capsys, results, "json", "--ties", "auto"))
+    assert own == json.loads(printed(capsys, results, "json"))["results"]
+
+
+def test_members_of_the_same_images_are_resampled_together(tmp_path, capsys):
+    """Two families of one list of samples know no more than one: the interval is as wide."""
+    folder = tmp_path / "results"
+    suite = SUITE.replace("[food101, dtd]", "[food101], clip-benchmark: [food101]")
+    for same in ("food101", "others"):
+        (tmp_path / "own.yaml").write_text(suite)
+        store(folder, "it", "food101", 200)
+        store(folder, "it", "food101", 200, protocol="clip-benchmark", sample_list=same)
+        ((_, _, mean, interval, *_),) = table(printed(capsys, folder, "md"))
+        low, high = map(float, interval.strip("[]").split(", "))
+        half = 196 * np.sqrt(0.25 / 400) / (1 if same == "food101" else np.sqrt(2))
+        assert (mean, high - low) == ("50.0", pytest.approx(2 * half, abs=0.5))
+
+
+def test_lower_is_better_and_ranks_are_no_percent(tmp_path, capsys):
+    folder = tmp_path / "results"
+    text = SUITE.replace("food101, dtd", "coco-val2017").replace("acc1", "image_to_text_mean_rank")
+    (tmp_path / "own.yaml").write_text(text)
+    for model, rank in (("worse", 3), ("better", 2)):
+        of_text = np.arange(50)
+        ranks = {"image_to_text_rank": np.full(50, rank), "text_to_image_rank": of_text + 1}
+        where = {"dataset": "coco-val2017", "protocol": "cosmos"}
+        samples = {**ranks, "image_of_text": of_text}
+        store_result(folder, "retrieval", samples, model={"spec": model}, **where)
+    shown = printed(capsys, folder, "md")
+    lines = shown[shown.index("### Suite own\n") :].splitlines()[4:6]
+    assert lines[0].startswith("| better | 1 | 2.00 |")
+    assert lines[1].startswith("| worse | 2 | 3.00 |")
+    assert "| 1.000 |" in lines[0]
+    assert "Not paired, since lists of samples differ or are not recorded: coco-val2017" in shown
+
+
+def test_part_of_the_samples_does_not_count(results, capsys):
+    store(results, "best", "dtd", 100)
+    (stored,) = results.glob("best__dtd__cosmos.json")
+    stored.write_text(stored.read_text().replace('"acc1": 0.5', '"acc1": 0.75', 1))
+    text = printed(capsys, results, "md")
+    assert ["best", "-", "-", "-", "1 of 2", "-"] in [row[:6] for row in table(text)]
+    assert "Not counted: results of a part of the samples only, and edited ones." in text
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("score: {metric: acc1}", ""), "the suite has no `score`: add one"),
+        (("metric: acc1", "metric: mIoU"), "food101 has no metric 'mIoU'; cls has "),
+        (("metric: acc1", "metrics: {dts: acc1}"), "unknown member 'dts'; known: dtd"),
+        (("metric: acc1", "families: [cosmo]"), "unknown member 'cosmo'; known: cosmos"),
+        (("metric: acc1", "rule: sum"), "unknown key `score.rule`"),
+        (("food101, dtd", "cifar10"), "no complete and unedited result of any member, which are"),
+        (
+            ("food101, dtd]}\nscore: {metric: acc1", "food101, coco-val2017]}\nscore: {metrics: "
+             "{coco-val2017: image_to_text_mean_rank}"),
+            "no mean of different kinds of metrics: acc1 of food101 (fraction, higher is better), "
+            "image_to_text_mean_rank of coco-val2017 (rank, lower is better)",
+        ),
+    ],
+)  # fmt: skip
+def test_what_no_score_follows_from(change, message, results, capsys):
+    path = results.parent / "own.yaml"
+    path.write_text(SUITE.replace(*change))
+    with pytest.raises(SystemExit) as raised:
+        main(["leaderboard", str(results), "--suite", str(path)])
+    assert raised.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_missing_samples_are_refused(results, capsys):
+    next(results.glob("near__dtd*.npz")).unlink()
+    with pytest.raises(SystemExit) as raised:
+        main(["leaderboard", str(results), "--suite", str(results.parent / "own.yaml")])
+    assert raised.value.code == 2
+    assert "cannot be read" in capsys.readouterr().err
