@@ -95,7 +95,7 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
 # Commands that need results or data of the user's.
 HELP_ONLY = (
     *("leaderboard", "data", "segment", "verify", "export", "reproduce"),
-    *("compare", "check", "report"),
+    *("compare", "check", "report", "overlap"),
 )
 
 

@@ -10,6 +10,7 @@ from cosmos_core.utils.command import Ending, run_command
 from cosmos_eval.cli import data, draw
 from cosmos_eval.cli.check import check
 from cosmos_eval.cli.convert import convert
+from cosmos_eval.cli.overlap import overlap
 from cosmos_eval.cli.results import compare, export, leaderboard, report, reproduce, verify
 from cosmos_eval.cli.run import run
 from cosmos_eval.types import CosmosEvalError, UsageError
@@ -26,7 +27,7 @@ app.command()(draw.attend)
 app.command("list")(data.list_known)
 app.add_typer(data.data, name="data")
 app.add_typer(data.cache, name="cache")
-for command in (leaderboard, report, reproduce, compare, check, verify, export, convert):
+for command in (leaderboard, report, reproduce, compare, check, verify, export, convert, overlap):
     app.command()(command)
 
 # Errors of names that users give, and of permissions, whichever access to a file finds them.

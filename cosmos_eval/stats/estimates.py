@@ -81,6 +81,17 @@ class FunctionOfSums(NamedTuple):
 Estimate = Proportion | Mean | Median | GroupMean | FunctionOfSums
 
 
+def without(estimate: Estimate, keep: NDArray[np.bool_]) -> Estimate:
+    """Return an estimate of those clusters, or samples, that are to be kept (C,)."""
+    if isinstance(estimate, FunctionOfSums):
+        terms = estimate.terms._make(term[keep] for term in estimate.terms)
+        return estimate._replace(terms=terms)
+    clusters = getattr(estimate, "clusters", None)
+    kept = keep if clusters is None else keep[clusters]
+    arrays: Any = {n: a if a is None else a[kept] for n, a in estimate._asdict().items()}
+    return estimate._replace(**arrays)
+
+
 def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.float64]:
     """Return part / whole, NaN where whole is 0."""
     empty = np.full(np.shape(whole), np.nan)

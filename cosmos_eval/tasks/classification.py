@@ -120,6 +120,7 @@ TASK = Task(
         Metric("ece", _ece, higher_is_better=False, label="ECE"),
     ),
     truth=(LABELS,),
+    by_image=True,
     open_data=open_data,
     checked="class folders or lists, and how many images are there; none is decoded",
     measure=measure,

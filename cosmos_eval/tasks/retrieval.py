@@ -119,6 +119,7 @@ TASK = Task(
         *_metrics("text_to_image", TEXT_RANK, IMAGE_OF_TEXT),
     ),
     per_sample=IMAGE_RANK,
+    by_image=True,
     truth=(IMAGE_OF_TEXT,),
     open_data=open_data,
     checked="captions and their number, and that every image is there; none is decoded",

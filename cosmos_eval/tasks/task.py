@@ -101,8 +101,9 @@ class Task:
 
     `seconds` is how long a sample takes ViT-B/16 on two busy CPU cores (48 scenes; for seg 6
     photographs of voc20's usual size). `resamples` says whether a paired comparison of headline
-    metrics resamples every sample, which takes seconds for many. Functions of samples raise
-    KeyError, ValueError or IndexError for samples of another task.
+    metrics resamples every sample, which takes seconds for many. `by_image` says whether the
+    clusters of all estimates, or else their samples, are the images of the data in their order.
+    Functions of samples raise KeyError, ValueError or IndexError for samples of another task.
     """
 
     protocol: type[Protocol]
@@ -140,6 +141,7 @@ class Task:
     per_sample: str = ""
     seconds: float = 0.4
     resamples: bool = True
+    by_image: bool = False
 
     @cached_property
     def by_name(self) -> Mapping[str, Metric]:

@@ -173,6 +173,7 @@ TASK = Task(
     protocol=types.SegmentationProtocol,
     metrics=METRICS,
     truth=(NAME, CLASSES, GROUPS, MEMBERS, LABELLED),
+    by_image=True,
     open_data=open_data,
     check=check,
     checked=CHECKED,

@@ -1,0 +1,110 @@
+"""`cosmos-eval overlap`."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from typer import Argument, Option
+
+from cosmos_core.utils.distributed import is_main_process, process_group
+from cosmos_eval.cli import options
+from cosmos_eval.cli.options import option
+from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records
+from cosmos_eval.results.text import percent
+from cosmos_eval.types import RunOptions, UsageError
+
+_SHOWN = 10  # matches of those in the file or the JSON document
+_WORKERS = os.cpu_count() or 1
+
+
+def overlap(
+    shards: Annotated[
+        str,
+        Argument(metavar="SHARDS", help="Tars of training images, as in 'data/{000..099}.tar'."),
+    ],
+    dataset: Annotated[str, option("NAME|FILE", "The data set whose images are looked for.")],
+    data_root: options.DataRoot = None,
+    results: Annotated[
+        Path | None,
+        option("DIR|FILE", "Results of the data set, shown with and without the images found."),
+    ] = None,
+    workers: Annotated[int, Option(min=0, help="Threads that decode images.")] = _WORKERS,
+    json: options.Json = False,
+) -> None:
+    """Find images of a data set among training images: copies, scaled, compressed or mirrored.
+
+    Under torchrun the processes divide the shards.
+    """
+    from cosmos_eval.cli.progress import Progress
+    from cosmos_eval.runner.overlap import find_overlap, images_of, metrics_without
+    from cosmos_eval.runner.plan import Plan, open_datasets
+    from cosmos_eval.tasks import find_protocol
+
+    with process_group() as distributed:
+        run = RunOptions(data_root=data_root, workers=workers, distributed=distributed)
+        protocol, paths = find_protocol(dataset), _paths(shards)
+        measured = [] if results is None else _results_of(results, protocol.dataset)
+        (opened,) = open_datasets(Plan(specs=[], protocols=[protocol], options=run))
+        with Progress(silent=not is_main_process()) as progress:
+            watch = partial(progress.step, protocol.dataset)
+            images = images_of(opened.data)
+            found = find_overlap(images, paths, run, watch)
+    if not is_main_process():
+        return
+    metrics = metrics_without(measured, [*images], found.found)
+    if json:
+        more = {"dataset": protocol.dataset, "found": found.found, "metrics": metrics}
+        print_json({**asdict(found), **more})
+        return
+    records: list[dict[str, Any]] = [asdict(match) for match in found.matches[:_SHOWN]]
+    if records:
+        print_records(records)
+    if len(found.matches) > _SHOWN:
+        print_line(f"and {len(found.matches) - _SHOWN} more: --json lists all")
+    counts = f"{len(found.found)} of {found.images:,} images of {protocol.dataset}"
+    print_line(f"{counts} have a near-duplicate among {found.training_images:,} training images")
+    if metrics:
+        print_records([_shown(one) for one in metrics])
+    if found.flat:
+        print_notes([f"{found.flat:,} images of the data set show nothing to compare"])
+    if found.unreadable:
+        print_notes([f"{found.unreadable:,} training images cannot be decoded"])
+
+
+def _shown(metric: dict[str, Any]) -> dict[str, Any]:
+    every, rest, low, high = (percent(metric[key]) for key in ("all", "without", "low", "high"))
+    named = {key: metric[key] for key in ("model", "protocol", "metric")}
+    return {**named, "all (%)": every, "without [95%]": f"{rest} [{low}, {high}]"}
+
+
+def _results_of(place: Path, dataset: str) -> list[Any]:
+    """Read the complete results of a data set with their samples. Raises UsageError without any."""
+    from cosmos_eval.results.store import read_samples, read_stored, result_paths
+
+    stored = [one for one in read_stored(result_paths(place)) if one.row.dataset == dataset]
+    whole = [one for one in stored if not {"limit", "partial"} & _set(one.row.provenance)]
+    if not whole:
+        raise UsageError(f"{place} has no complete result of {dataset}")
+    return [(one.row, read_samples(one.path)) for one in whole]
+
+
+def _set(provenance: Any) -> set[str]:
+    return {name for name, value in provenance.items() if value is not None}
+
+
+def _paths(shards: str) -> list[Path]:
+    """Expand braces and patterns. Raises UsageError for shards that are not on this machine."""
+    from cosmos_core.config import DataConfig
+    from cosmos_core.data.shards import ShardError, parse_shards
+
+    try:
+        sets = parse_shards(DataConfig(shards=shards))
+    except ShardError as error:
+        raise UsageError(str(error).replace("data.shards", "SHARDS")) from error
+    if sets.streams:
+        raise UsageError(f"SHARDS {shards!r} are streams: fetch them, and name the tars")
+    return [Path(path) for path in sets.shards]

@@ -1,0 +1,159 @@
+"""Planted copies of evaluation images in training shards are found, others are not."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from support.sharing import together
+
+from cosmos_core.data.scenes.scene import split_scenes
+from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.runner.overlap import find_overlap
+from cosmos_eval.types import RunOptions
+
+SCENES = 12
+COPIES: Mapping[str, Callable[[Image.Image], Image.Image]] = {
+    "same": lambda image: image,
+    "half": lambda image: image.resize((64, 64)),
+    "mirrored": ImageOps.mirror,
+    "darker": lambda image: image.point(lambda value: value * 3 // 4),
+    "middle": lambda image: image.crop((6, 6, 122, 122)),
+}
+
+
+def encoded(image: Image.Image, quality: int = 60) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=quality)
+    return content.getvalue()
+
+
+def write_tar(path: Path, files: Mapping[str, bytes]) -> None:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """A classification set of twelve scenes."""
+    folder = tmp_path / "photos" / "scene"
+    folder.mkdir(parents=True)
+    for number, scene in enumerate(split_scenes("test", SCENES)):
+        Image.fromarray(scene.image).save(folder / f"{number:02}.png")
+    (tmp_path / "photos.yaml").write_text("kind: cls\nfolder: photos\ntemplates: ['{}']\n")
+    return folder
+
+
+@pytest.fixture
+def shards(photos: Path, tmp_path: Path) -> list[Path]:
+    """Ninety scenes of the training split in three tars; copies of the first five in the second."""
+    scenes = [Image.fromarray(scene.image) for scene in split_scenes("train", 90)]
+    files = [{f"{n:03}.jpg": encoded(s) for n, s in enumerate(scenes[i::3])} for i in range(3)]
+    for number, (name, change) in enumerate(COPIES.items()):
+        with Image.open(photos / f"{number:02}.png") as image:
+            files[1][f"{name}.jpg"] = encoded(change(image.convert("RGB")), 40)
+    files[1] |= {"broken.jpg": b"no image", "same.json": b"{}"}
+    paths = [tmp_path / f"{number:03}.tar" for number in range(3)]
+    for path, content in zip(paths, files, strict=True):
+        write_tar(path, content)
+    return paths
+
+
+def test_planted_copies(command, shards, photos, tmp_path) -> None:
+    given = [f"{tmp_path}/{{000..002}}.tar", "--dataset", tmp_path / "photos.yaml"]
+    ended = command("overlap", *given, "--json")
+    assert ended.status == 0, ended.err
+    found = json.loads(ended.out)
+    copies = {(m["key"], m["image"]): m["copy"] for m in found["matches"]}
+    expected = {(name, f"scene/{number:02}.png") for number, name in enumerate(COPIES)}
+    assert {*copies} == expected
+    assert {m["shard"] for m in found["matches"]} == {str(shards[1])}
+    assert copies["mirrored", "scene/02.png"] == "whole, mirrored"
+    assert copies["middle", "scene/04.png"] == "middle 90%"
+    assert (found["images"], found["training_images"], found["unreadable"]) == (SCENES, 96, 1)
+    assert found["found"] == sorted(image for _, image in expected)
+    printed = command("overlap", *given)
+    line = "5 of 12 images of photos have a near-duplicate among 96 training images"
+    assert line in printed.out
+    assert "note: 1 training images cannot be decoded" in printed.err
+
+
+def test_metrics_without_the_images_found(command, shards, photos, tmp_path) -> None:
+    """By the stored labels and predictions of the other seven images."""
+    for number in range(SCENES):  # four classes that no model knows
+        target = photos.parent / "abcd"[number % 4]
+        target.mkdir(exist_ok=True)
+        (photos / f"{number:02}.png").rename(target / f"{number:02}.png")
+    photos.rmdir()
+    given = ["--dataset", tmp_path / "photos.yaml"]
+    ended = command("run", *given, "--model", "scenes-clip", "--output", tmp_path / "out")
+    assert ended.status == 0, ended.err
+    files = f"{tmp_path}/*.tar", *given, "--results", tmp_path / "out"
+    shown = json.loads(command("overlap", *files, "--json").out)
+    names = sorted(f"{'abcd'[n % 4]}/{n:02}.png" for n in range(SCENES))
+    assert shown["found"] == sorted(f"{'abcd'[n % 4]}/{n:02}.png" for n in range(5))
+    (path,) = (tmp_path / "out").glob("*.npz")
+    with np.load(path) as samples:
+        hits = samples["labels"] == samples["top5"][:, 0]
+    rest = [hit for name, hit in zip(names, hits, strict=True) if name not in shown["found"]]
+    (acc1,) = (one for one in shown["metrics"] if one["metric"] == "acc1")
+    assert (acc1["all"], acc1["without"]) == (hits.mean(), np.mean(rest))
+    assert acc1["low"] <= acc1["without"] <= acc1["high"]
+    assert "without [95%]" in command("overlap", *files).out
+    other = command("overlap", files[0], "--dataset", "scenes-cls", "--results", tmp_path / "out")
+    assert (other.status, "no complete result of scenes-cls" in other.err) == (2, True)
+
+
+def test_several_processes_find_the_same(shards, photos) -> None:
+    images = {path.name: ImageFile(path) for path in sorted(photos.iterdir())}
+    alone = find_overlap(images, shards, RunOptions())
+    assert len(alone.matches) == len(COPIES)
+
+    def act(distributed):
+        return find_overlap(images, shards, RunOptions(distributed=distributed))
+
+    assert together(2, act) == [alone, alone]
+
+
+def test_images_that_show_nothing_are_counted(shards, photos, tmp_path) -> None:
+    Image.new("RGB", (40, 30), "grey").save(photos / "plain.png")
+    images = {path.name: ImageFile(path) for path in sorted(photos.iterdir())}
+    plain = {f"{n}.jpg": encoded(Image.new("RGB", (50, 50), "grey")) for n in range(3)}
+    write_tar(tmp_path / "plain.tar", plain)
+    found = find_overlap(images, [tmp_path / "plain.tar"], RunOptions())
+    assert (found.flat, found.training_images, found.matches) == (1, 3, ())
+
+
+@pytest.mark.parametrize(
+    ("shards_named", "message"),
+    [
+        ("none.tar", "no such shard: none.tar"),
+        ("pipe:cat 000.tar", "are streams: fetch them"),
+        ("cut.tar", "cut.tar: "),
+    ],
+)
+def test_bad_input(command, shards, tmp_path, shards_named, message) -> None:
+    (tmp_path / "cut.tar").write_bytes(shards[0].read_bytes()[:-9000])
+    ended = command("overlap", shards_named, "--dataset", "photos.yaml")
+    assert (ended.status, ended.out, len(ended.err.splitlines())) == (2, "", 1)
+    assert message in ended.err
+
+
+def test_correlation_rejects_what_only_the_hash_takes_for_a_copy(monkeypatch, photos) -> None:
+    from cosmos_eval.runner import overlap
+
+    images = {path.name: ImageFile(path) for path in sorted(photos.iterdir())[:3]}
+    same = np.zeros(1, np.uint64)
+    monkeypatch.setattr(overlap, "perceptual_hashes", lambda pictures: same.repeat(len(pictures)))
+    shard = photos.parent / "one.tar"
+    write_tar(shard, {"a.png": (photos / "00.png").read_bytes()})
+    assert [m.image for m in find_overlap(images, [shard], RunOptions()).matches] == ["00.png"]
