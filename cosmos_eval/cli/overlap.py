@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict
 from functools import partial
+from glob import glob
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -98,13 +100,19 @@ def _set(provenance: Any) -> set[str]:
 
 def _paths(shards: str) -> list[Path]:
     """Expand braces and patterns. Raises UsageError for shards that are not on this machine."""
-    from cosmos_core.config import DataConfig
-    from cosmos_core.data.shards import ShardError, parse_shards
+    from braceexpand import UnbalancedBracesError, braceexpand
 
-    try:
-        sets = parse_shards(DataConfig(shards=shards))
-    except ShardError as error:
-        raise UsageError(str(error).replace("data.shards", "SHARDS")) from error
-    if sets.streams:
-        raise UsageError(f"SHARDS {shards!r} are streams: fetch them, and name the tars")
-    return [Path(path) for path in sets.shards]
+    found: list[Path] = []
+    for part in shards.split("::"):
+        if re.match("[A-Za-z][A-Za-z0-9+.-]+:", part):
+            raise UsageError(f"SHARDS {part!r} is a stream: fetch it, and name the tars")
+        try:
+            names = [*braceexpand(os.path.expanduser(part))]
+        except UnbalancedBracesError as error:
+            raise UsageError(f"SHARDS {part!r} cannot be expanded: {error}") from error
+        for name in names:
+            paths = [Path(name)] if Path(name).exists() else [*map(Path, sorted(glob(name)))]
+            if not paths or not all(path.is_file() for path in paths):
+                raise UsageError(f"no such shard: {name}; name tars, as in 'data/*.tar'")
+            found += paths
+    return found

@@ -6,7 +6,7 @@ content are the same image, whatever their names. Imports no torch.
 
 import io
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -102,6 +102,19 @@ class ShownImage(ImageFile):
     """An image file as viewers show it: upright, the first frame, what is transparent in white."""
 
     _to_rgb = staticmethod(as_shown)
+
+
+def shard_images(shard: Path) -> Iterator[tuple[str, bytes]]:
+    """Yield the keys and the files of a tar's images. Raises UsageError for a damaged tar."""
+    try:
+        with shard.open("rb") as file:
+            reader = TarReader(file)
+            for member in reader:
+                named = split_name(member.name)
+                if named and named[1] in _IMAGE_EXTENSIONS:
+                    yield named[0], reader.read()
+    except (TarError, OSError) as error:
+        raise UsageError(f"{shard}: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cosmos_core.data.tar import TarError, TarReader, split_name
 from cosmos_eval.data.prefetch import prefetch
-from cosmos_eval.data.sources import ImageFile, ImageSource
+from cosmos_eval.data.sources import ImageFile, ImageSource, shard_images
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.estimates import without
 from cosmos_eval.stats.hashing import SIDE, HashIndex, correlations, perceptual_hashes
@@ -39,7 +38,6 @@ Pictures = NDArray[np.uint8]
 
 CORRELATION = 0.9
 """Least correlation of the pixels of two small grey pictures that are near-duplicates."""
-_SUFFIXES = ("jpg", "jpeg", "png", "webp")  # of a sample's image
 # What is compared of an evaluation image: the fraction of its sides, and where, from the left and
 # the top, the rest is cut off.
 _CROPS = {
@@ -204,7 +202,7 @@ def _search(
     """Return the number of images in a shard, that of unreadable ones, and the matches."""
     matches: list[Match] = []
     count = unreadable = 0
-    samples = prefetch(_members(shard), _decoded, workers=options.workers)
+    samples = prefetch(shard_images(shard), _decoded, workers=options.workers)
     while block := [*islice(samples, _AT_ONCE)]:
         good = [(key, picture) for key, picture in block if picture is not None]
         count, unreadable = count + len(block), unreadable + len(block) - len(good)
@@ -213,19 +211,6 @@ def _search(
             matches += matches_of(known, str(shard), keys, np.stack(pictures))
         report(len(block))
     return count, unreadable, matches
-
-
-def _members(shard: Path) -> Iterator[tuple[str, bytes]]:
-    """Yield the keys of a shard's images and their files. Raises UsageError for a damaged tar."""
-    try:
-        with shard.open("rb") as file:
-            reader = TarReader(file)
-            for member in reader:
-                named = split_name(member.name)
-                if named and named[1] in _SUFFIXES:
-                    yield named[0], reader.read()
-    except (TarError, OSError) as error:
-        raise UsageError(f"{shard}: {error}") from error
 
 
 def _decoded(member: tuple[str, bytes]) -> tuple[str, Pictures | None]:

@@ -137,7 +137,9 @@ def test_images_that_show_nothing_are_counted(shards, photos, tmp_path) -> None:
     ("shards_named", "message"),
     [
         ("none.tar", "no such shard: none.tar"),
-        ("pipe:cat 000.tar", "are streams: fetch them"),
+        ("pipe:cat 000.tar", "is a stream: fetch it"),
+        ("{000..002.tar::{1", "cannot be expanded"),
+        ("photos", "no such shard: photos"),
         ("cut.tar", "cut.tar: "),
     ],
 )
