@@ -100,7 +100,7 @@ def _set(provenance: Any) -> set[str]:
 
 def _paths(shards: str) -> list[Path]:
     """Expand braces and patterns. Raises UsageError for shards that are not on this machine."""
-    from braceexpand import UnbalancedBracesError, braceexpand
+    from braceexpand import braceexpand
 
     found: list[Path] = []
     for part in shards.split("::"):
@@ -108,7 +108,7 @@ def _paths(shards: str) -> list[Path]:
             raise UsageError(f"SHARDS {part!r} is a stream: fetch it, and name the tars")
         try:
             names = [*braceexpand(os.path.expanduser(part))]
-        except UnbalancedBracesError as error:
+        except ValueError as error:  # unbalanced braces
             raise UsageError(f"SHARDS {part!r} cannot be expanded: {error}") from error
         for name in names:
             paths = [Path(name)] if Path(name).exists() else [*map(Path, sorted(glob(name)))]
