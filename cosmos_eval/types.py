@@ -64,17 +64,23 @@ class EncoderInfo(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How one data set is measured; numbers of one `family` are comparable. Paths are relative to
-    `root`, where the data set has one of its own, else to the data root. `download` is the page
-    that its files come from. Unknown numbers (`n_images`) are None."""
+    `root`, where the data set has one of its own, or to the snapshot of a `repository` of the hub
+    at a `revision` (None: its main branch), else to the data root. `download` is the page that its
+    files come from, `main_metric` what its benchmark reports. Unknown numbers are None."""
 
     # Fields that a user's YAML file does not set under their own names.
-    NOT_IN_FILES: ClassVar[frozenset[str]] = frozenset({"dataset", "family", "root", "download"})
+    NOT_IN_FILES: ClassVar[frozenset[str]] = frozenset(
+        {"dataset", "family", "root", "download", "repository", "revision", "main_metric"}
+    )
 
     dataset: str
     family: str
     source: str = ""
     root: str | None = None
     download: str | None = None
+    repository: str | None = None
+    revision: str | None = None
+    main_metric: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,7 +58,9 @@ Precision = Annotated[
 Device = Annotated[str, Option(help="cpu, cuda, cuda:1...; auto: a GPU if there is one.")]
 Json = Annotated[bool, flag("--json", "Print one JSON document.")]
 DataRoot = Annotated[str | None, option("DIR", "Folder of downloaded data sets.")]
-Download = Annotated[bool, flag("--download", "Fetch classification sets missing in --data-root.")]
+Download = Annotated[
+    bool, flag("--download", "Fetch classification sets missing in --data-root, and wds/ sets.")
+]
 Limit = Annotated[int | None, Option(min=1, help="Only the first N samples; the result is marked.")]
 KeepGoing = Annotated[bool, flag("--keep-going", "Continue after a failure; the status is then 1.")]
 Executor = Annotated[types.Executor, Option(help="Run here, on a Ray cluster, or as SLURM jobs.")]

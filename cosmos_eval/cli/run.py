@@ -215,7 +215,7 @@ def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:
         return
     print_records([_row(preview) for preview in previews])
     for dataset, state in {preview.dataset: preview.data_state for preview in previews}.items():
-        if state in ("not found", "no --data-root"):
+        if state not in ("there", "made by the run"):
             print_line(f"data of {dataset}: {state}")
     left = [one for one in previews if one.result is None or one.result_fault]
     print_line(f"there already: {len(previews) - len(left)} of {len(previews)}")

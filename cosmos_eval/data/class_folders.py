@@ -133,11 +133,15 @@ def _require_list(
         )
 
 
-def read_webdataset(folder: Path) -> ClassData:
-    """List the samples of the test split in the archives' order. Raises UsageError."""
-    names = _lines(folder / _CLASSES)
-    # Several classes may have the same name, as in ImageNet.
-    distinct = [f"{name} ({i})" if names.count(name) > 1 else name for i, name in enumerate(names)]
+def read_webdataset(folder: Path, n_classes: int | None = None) -> ClassData:
+    """List the samples of the test split in the archives' order; with `n_classes`, that many may
+    have blank names. Raises UsageError."""
+    names = _lines(folder / _CLASSES, n_classes)
+    # Several classes may have the same name, as in ImageNet, and CLEVR's fourth distance has none.
+    distinct = [
+        f"{name} ({i})".strip() if not name or names.count(name) > 1 else name
+        for i, name in enumerate(names)
+    ]
     path = folder / _TEMPLATES
     templates = _lines(path) if path.exists() else []
     for template in (template for template in templates if template.count("{c}") != 1):
@@ -162,8 +166,8 @@ def _label(sample: sources.ArchiveSample, n_classes: int) -> int:
     return int(text)
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: Path, expected: int | None = None) -> list[str]:
     lines = [line.strip() for line in sources.read_stated(path).splitlines()]
-    if not lines or "" in lines:
+    if not lines or ("" in lines and len(lines) != expected):
         raise UsageError(f"{path} is empty or has a blank line")
     return lines

@@ -38,7 +38,9 @@ def survey(
         return _list(protocol, options).surveyed(protocol, options)
     except UsageError as error:
         remedy, root = protocol.download, shlex.quote(str(options.data_root))
-        if protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
+        if protocol.repository is not None:
+            remedy = f"cosmos-eval run --dataset {protocol.dataset} --download"
+        elif protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
             remedy = f"cosmos-eval data prepare imagenet --data-root {root}"
         elif _can_fetch(protocol) and options.data_root is not None:
             remedy = f"cosmos-eval run --dataset {protocol.dataset} --data-root {root} --download"
@@ -52,6 +54,10 @@ def sample_list_hash(data: ClassData) -> str:
 
 def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
     """Download the set unless it is there or cannot be. Raises UsageError where that fails."""
+    if protocol.repository is not None:
+        from cosmos_eval.data.hub import fetch_dataset  # which imports the hub's client
+
+        fetch_dataset(protocol)
     if not _can_fetch(protocol):
         return
     root = Path(str(options.data_root))
@@ -125,13 +131,17 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, 
             root = folders.root_of(protocol, options, folder.name)
             return folder, read_torchvision(protocol, root)
     except UsageError as error:
-        page = protocol.download
+        page = None if protocol.repository else protocol.download
         how = f"; get it from {page} (--download cannot)" if page else ""
         if page and _can_fetch(protocol):
             how = f"; --download fetches it, or get it from {page}"
         raise UsageError(f"{error}{how}") from error
     archived = protocol.layout == "webdataset"
-    data = read_webdataset(folder) if archived else read_folders(folder, protocol, options)
+    data = (
+        read_webdataset(folder, protocol.n_classes)
+        if archived
+        else read_folders(folder, protocol, options)
+    )
     if protocol.class_names:
         _require_named(protocol, folder, data.classes)
     return folder, data

@@ -51,6 +51,10 @@ def exist_in(root: Path, *stated: Paths) -> bool:
 
 def root_of(protocol: Protocol, options: RunOptions, holds: Paths) -> Path:
     """Return the folder of all paths of a set. Raises UsageError where the user must give it."""
+    if protocol.repository is not None:
+        from cosmos_eval.data.hub import dataset_folder  # which imports the hub's client
+
+        return dataset_folder(protocol)
     root = protocol.root or options.data_root
     if root is None:
         names = " or ".join(several(holds))

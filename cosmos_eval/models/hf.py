@@ -15,11 +15,11 @@ from huggingface_hub import snapshot_download
 from torch import Tensor, nn
 
 from cosmos_core.utils.files import file_sha256
+from cosmos_eval.data.hub import quiet, reason
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.models import audit
 from cosmos_eval.models.dense import encode_patches, patch_size
 from cosmos_eval.models.encoder import require_encoder
-from cosmos_eval.models.hub import quiet, reason
 from cosmos_eval.models.specs import DESCRIPTION, HUB, saved_weights, weights_sha256
 from cosmos_eval.models.user import TwoTower
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError

@@ -13,10 +13,10 @@ from open_clip.transform import PreprocessCfg
 from torch import nn
 
 from cosmos_core.utils.files import file_sha256
+from cosmos_eval.data.hub import quiet, reason
 from cosmos_eval.models import audit
 from cosmos_eval.models.clip import ClipEncoder, Tokenizer
 from cosmos_eval.models.encoder import tensors_sha256
-from cosmos_eval.models.hub import quiet, reason
 from cosmos_eval.models.specs import DESCRIBED, DESCRIPTION, HUB, local_weights
 from cosmos_eval.types import EncoderInfo, ModelSpec, Precision, UsageError, nearest
 

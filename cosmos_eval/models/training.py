@@ -37,7 +37,7 @@ def _of_card(spec: ModelSpec) -> dict[str, Any]:
     """Read the data sets that the front matter of a model card names."""
     from huggingface_hub import ModelCard, try_to_load_from_cache
 
-    from cosmos_eval.models.hub import quiet
+    from cosmos_eval.data.hub import quiet
 
     if spec.kind not in ("hf", "openclip") or spec.arch is not None:
         return {}

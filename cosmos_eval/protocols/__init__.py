@@ -8,6 +8,7 @@ from cosmos_eval.protocols.classification import CLASSIFICATION, CLASSIFICATION_
 from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
+from cosmos_eval.protocols.webdatasets import WEBDATASETS
 from cosmos_eval.types import (
     Protocol,
     RetrievalProtocol,
@@ -22,8 +23,13 @@ RERANKED = 100  # candidates of a query, of which a known set's `pairs100` score
 
 
 def known_protocols() -> Mapping[str, Protocol]:
-    """Return every data set that can be named, by name: the embedded ones first."""
+    """Return every data set that can be named but the webdatasets, the embedded ones first."""
     return {**scenes.scenes_protocols(), **RETRIEVAL, **CLASSIFICATION, **SEGMENTATION, **SELECTION}
+
+
+def webdatasets() -> Mapping[str, Protocol]:
+    """Return the webdatasets on the hub by name, each with its usual protocol."""
+    return {name: next(iter(families.values())) for name, families in WEBDATASETS.items()}
 
 
 def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
@@ -41,7 +47,7 @@ def is_embedded(protocol: Protocol) -> bool:
 
 def known_families(dataset: str) -> Mapping[str, Protocol]:
     """Return the protocols of a known data set by their family, its usual one first."""
-    found = [known_protocols()[dataset]]
+    found = [*WEBDATASETS.get(dataset, {}).values()] or [known_protocols()[dataset]]
     of_maps = segmentation.SEGMENTATION_FAMILIES, segmentation.LOCALISATION_FAMILIES
     for families in (CLASSIFICATION_FAMILIES, *of_maps):
         found += [protocols[dataset] for protocols in families.values() if dataset in protocols]
@@ -59,19 +65,20 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
 
 
 def find_known(name: str, family: str | None = None) -> Protocol:
-    """Return a known data set; None: its usual family. Raises UsageError with nearest names."""
-    known = known_protocols()
-    if name not in known:
+    """Return a known data set, a webdataset also as NAME@REVISION; None: its usual family. Raises
+    UsageError with nearest names."""
+    known = {**known_protocols(), **webdatasets()}
+    plain, at, revision = name.partition("@")
+    if plain not in known or (at and (not revision or plain not in WEBDATASETS)):
         raise UsageError(
             f"unknown data set {name!r}; known: {nearest(name, list(known))}; "
             "or a .yaml file that describes your own"
         )
-    if family is None:
-        return known[name]
-    families = known_families(name)
-    if family not in families:
-        raise UsageError(f"{name} has no protocol {family!r}; it has: {', '.join(families)}")
-    return families[family]
+    families = known_families(plain)
+    if family not in (None, *families):
+        raise UsageError(f"{plain} has no protocol {family!r}; it has: {', '.join(families)}")
+    found = known[plain] if family is None else families[family]
+    return replace(found, dataset=name, revision=revision) if at else found
 
 
 def prepare(protocol: Protocol) -> None:

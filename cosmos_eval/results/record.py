@@ -166,6 +166,8 @@ class Provenance(TypedDict):
     protocol_map: NotRequired[Annotated[MapKind | None, _PROTOCOL_MAP]]
     pairs: NotRequired[Annotated[Count | Literal["all"], _PAIRS_SCORED]]
     pair_score: NotRequired[Annotated[Name, _doc("How the model scores an image with a text.")]]
+    repository: NotRequired[Annotated[Name, _doc("Of a data set on the Hugging Face hub.")]]
+    revision: NotRequired[Annotated[Name, _doc("The commit of the repository that was read.")]]
     batch_size: Count
     seconds: Annotated[dict[str, Annotated[float, Field(ge=0)]], _doc("Wall time per phase.")]
     images_per_second: NotRequired[Annotated[_Rate | None, _RATE]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cosmos_eval.data.folders import ADVICE, Survey
 from cosmos_eval.protocols import is_embedded, known_protocols
-from cosmos_eval.runner.plan import data_folder
+from cosmos_eval.runner.plan import require_data_root
 from cosmos_eval.tasks import find_protocol, task_named, task_of
 from cosmos_eval.types import OnProgress, Protocol, RunOptions, UsageError
 
@@ -30,7 +30,7 @@ def choose(names: Sequence[str], options: RunOptions) -> list[Protocol]:
     protocols = list(map(find_protocol, names) if names else known_protocols().values())
     if names or options.data_root is not None:
         for protocol in protocols:
-            data_folder(protocol, options)
+            require_data_root(protocol, options)
     return protocols
 
 

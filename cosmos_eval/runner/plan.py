@@ -159,16 +159,15 @@ def _choose_protocols(
     return protocols
 
 
-def data_folder(protocol: types.Protocol, options: types.RunOptions) -> Path:
-    """Return the folder of a data set's paths. Raises UsageError where it does not exist."""
+def require_data_root(protocol: types.Protocol, options: types.RunOptions) -> None:
+    """Raise UsageError where a data set needs a data root that is not named or does not exist."""
     name, root = protocol.dataset, options.data_root
-    if protocol.root is not None:
-        return Path(protocol.root)
+    if protocol.root is not None or protocol.repository is not None:
+        return
     if root is None:
         raise types.UsageError(f"{name} is not embedded: name its folder with --data-root DIR")
     if not Path(root).is_dir():
         raise types.UsageError(f"{name}: no folder {root}, see --data-root")
-    return Path(root)
 
 
 def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True) -> list[Dataset]:
@@ -178,7 +177,7 @@ def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True)
     """
     datasets, count = [], len(plan.protocols)
     for protocol in plan.protocols:
-        data_folder(protocol, plan.options)
+        require_data_root(protocol, plan.options)
     for done, protocol in enumerate(plan.protocols):
         watch("data", types.Progress("check", done, count))
         try:

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Literal, NamedTuple
 
 from cosmos_core.utils.files import file_sha256
+from cosmos_eval.data.folders import root_of
 from cosmos_eval.embedding.cache import EMBEDDING, fingerprint, spaces
 from cosmos_eval.models.specs import TWO_SETS, code_file, local_weights, weights_sha256
 from cosmos_eval.protocols import is_embedded
@@ -20,7 +21,7 @@ from cosmos_eval.runner.plan import Pair, Plan, Result, pair_of
 from cosmos_eval.tasks import task_for, task_of
 from cosmos_eval.types import ModelSpec, Protocol, RunOptions, UsageError
 
-Data = Literal["there", "not found", "no --data-root", "made by the run"]
+Data = Literal["there", "not found", "no --data-root", "made by the run", "not in the hub's cache"]
 Rows = Sequence[ResultRow]
 
 _HASHED_BYTES = 100_000_000  # larger files of weights are not hashed for a preview
@@ -31,11 +32,11 @@ ROUGH = "rough: ViT-B/16 on two busy CPU cores, which a GPU leaves far behind"
 class Preview(NamedTuple):
     """A result before it is measured.
 
-    `data` is the folder that the data set's paths are relative to, None where the user has to name
-    it; `data_state` is about the folders that it needs, not about their content. `samples` is None
-    where neither protocol nor results state it. `result` is the file of an existing result,
-    `result_fault` why it has to be measured again. `embeddings_kept` counts cached embeddings of
-    the model's weights by role, of any images and texts; None: its weights are unknown.
+    `data` is the folder that the data set's paths are relative to or its repository on the hub,
+    None where the user has to name it; `data_state` is about the folders that it needs, not about
+    their content. `samples` is None where neither protocol nor results state it. `result` is the
+    file of an existing result, `result_fault` why it has to be measured again. `embeddings_kept`
+    counts cached embeddings of the weights by role, of any images and texts; None: unknown ones.
     """
 
     model: str
@@ -65,7 +66,7 @@ def preview(plan: Plan, existing: Mapping[Pair, Result], output: Path) -> list[P
             one = Preview(
                 *pair_of(spec, protocol),
                 task=task_of(protocol),
-                data=protocol.root or options.data_root,
+                data=protocol.root or protocol.repository or options.data_root,
                 data_state=_data(protocol, options),
                 samples=count,
                 result=None if result is None else str(result.path),
@@ -87,6 +88,11 @@ def _results(output: Path) -> list[ResultRow]:
 
 
 def _data(protocol: Protocol, options: RunOptions) -> Data:
+    if protocol.repository is not None:
+        with suppress(UsageError):
+            root_of(protocol, options, ".")
+            return "there"
+        return "not in the hub's cache"
     root = protocol.root or options.data_root
     if root is None:
         return "no --data-root"

@@ -209,6 +209,7 @@ def _provenance(
         "device": info.device,
         "seed": options.seed,
         **settings_of(protocol, replace(options, precision=info.precision), part),
+        **_snapshot(protocol),
         **measurement.settings,
         "batch_size": options.batch_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -216,6 +217,14 @@ def _provenance(
         "hashes": dict(measurement.hashes),
         "notes": [*measurement.notes, *([] if part is None else [f"{part} were found"])],
     }
+
+
+def _snapshot(protocol: types.Protocol) -> dict[str, str]:
+    if protocol.repository is None:
+        return {}
+    from cosmos_eval.data.hub import dataset_folder  # which imports the hub's client
+
+    return {"repository": protocol.repository, "revision": dataset_folder(protocol).name}
 
 
 def evaluate(
@@ -242,10 +251,11 @@ def evaluate(
     code is unknown here, and `arch`, `weights`, `device` and `precision` must not be given.
 
     `protocol` defaults to the data set's usual one; `download` fetches a missing set of torchvision
-    below `data_root`; `limit` measures the first samples only, `allow_partial` the samples found of
-    a known set that is not complete; `cache` keeps embeddings in the folder that `cosmos-eval cache
-    info` shows. Returns the result without storing it; metrics are fractions in [0, 1], ranks start
-    at 1. Raises UsageError for unknown names, missing or inconsistent data and what is no encoder.
+    below `data_root`, and a webdataset; `limit` measures the first samples only, `allow_partial`
+    the samples found of a known set that is not complete; `cache` keeps embeddings in the folder
+    that `cosmos-eval cache info` shows. Returns the result without storing it; metrics are
+    fractions in [0, 1], ranks start at 1. Raises UsageError for unknown names, missing or
+    inconsistent data and what is no encoder.
     """
     options = types.RunOptions(
         data_root=data_root,

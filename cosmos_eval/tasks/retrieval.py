@@ -106,6 +106,13 @@ def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:
     yield rank(f"{direction}_median_rank", lambda s: Median(s[ranks], s[image]))
 
 
+def _fetch(protocol: types.RetrievalProtocol, _: types.RunOptions) -> None:
+    if protocol.repository is not None:
+        from cosmos_eval.data.hub import fetch_dataset  # which imports the hub's client
+
+        fetch_dataset(protocol)
+
+
 def _is_there(protocol: types.RetrievalProtocol, root: Path) -> bool:
     if protocol.archives:
         return any(any(root.glob(pattern)) for pattern in several(protocol.archives))
@@ -128,4 +135,5 @@ TASK = Task(
     survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_images,
+    fetch=_fetch,
 )

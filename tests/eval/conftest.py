@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+import huggingface_hub.constants
 import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
+from support.hub import Hub, serving
 
 from cosmos_eval.cli.app import main
 from cosmos_eval.models import load_encoder
@@ -124,3 +127,17 @@ def command(
         return Ended(int(ended.value.code or 0), *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    """An empty hub, with an empty cache, whose client does not wait before it tries again. The
+    constants are what the client makes of HF_ENDPOINT and HF_HOME when it is imported."""
+    with serving() as hub:
+        constants = huggingface_hub.constants
+        path = "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + path)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        yield hub

@@ -2,7 +2,8 @@
 
 HEAD and GET of /REPOSITORY/resolve/REVISION/FILE with a commit, an ETag and ranges, and 404 with a
 code that says what is missing (huggingface_hub 2.4, file_download.py and utils/_http.py); the
-commit of a revision, and the files of a commit (hf_api.py).
+commit of a revision, and the files of a commit (hf_api.py). Names of data sets' repositories begin
+with `datasets/`.
 """
 
 from __future__ import annotations
@@ -76,10 +77,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _describe(self) -> None:
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         asked = re.fullmatch(
-            r"/api/models/([^/]+/[^/]+)/(revision|tree)/([^/?]+)(\?.*)?", self.path
+            r"/api/(?:models|(datasets))/([^/]+/[^/]+)/(revision|tree)/([^/?]+)(\?.*)?", self.path
         )
-        repository, what, revision = asked.groups()[:3] if asked else ("", "", "")
-        start = f"{repository}/"
+        kind, repository, what, revision = asked.groups()[:4] if asked else ("", "", "", "")
+        start = f"{kind}/{repository}/" if kind else f"{repository}/"
         files = {k.removeprefix(start): v for k, v in hub.files.items() if k.startswith(start)}
         if not asked:  # what a hub may lack
             self._refuse(404, {"X-Error-Code": "EntryNotFound"})

@@ -1,8 +1,9 @@
-"""Facts of models as others state them; every row of both tables has its source.
+"""Facts of models and data sets as others state them; every row has its source.
 
 openclip_profile.csv is OpenCLIP's docs/model_profile.csv: parameters in millions, and GFLOPs with 2
 per multiply-accumulate. training.csv has the training of models by patterns of their names, of
-which the first that fits counts; what its source does not state is empty."""
+which the first that fits counts; what its source does not state is empty. webdatasets.csv has
+the names, sizes and main metrics of webdatasets (protocols/webdatasets.py)."""
 
 import csv
 from fnmatch import fnmatchcase
@@ -13,7 +14,7 @@ from typing import Any
 
 def profile_of(architecture: str) -> dict[str, Any]:
     """Return facts of an architecture of OpenCLIP's, as results have them; none of others."""
-    rows = {row["model"]: row for row in _rows("openclip_profile.csv")}
+    rows = {row["model"]: row for row in read_table("openclip_profile.csv")}
     row = rows.get(architecture) or rows.get(architecture.removesuffix("-quickgelu"))
     if row is None:
         return {}
@@ -30,7 +31,7 @@ def profile_of(architecture: str) -> dict[str, Any]:
 def training_of(model: str) -> dict[str, Any]:
     """Return training data and samples seen of a model by its name, where they are known."""
     name = model.replace("-quickgelu/", "/")  # the same weights
-    rows = (row for row in _rows("training.csv") if fnmatchcase(name, row["model"]))
+    rows = (row for row in read_table("training.csv") if fnmatchcase(name, row["model"]))
     # A pattern's `*` would fit folders of a file's path.
     same = (row for row in rows if row["model"].count("/") == name.count("/"))
     row = next(same, {"training_data": "", "samples_seen": ""})
@@ -39,5 +40,6 @@ def training_of(model: str) -> dict[str, Any]:
 
 
 @cache
-def _rows(name: str) -> list[dict[str, str]]:
+def read_table(name: str) -> list[dict[str, str]]:
+    """Return the rows of a table of this package."""
     return [*csv.DictReader(files(__name__).joinpath(name).read_text("utf-8").splitlines())]

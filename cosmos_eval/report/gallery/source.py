@@ -240,8 +240,9 @@ def _report_warnings(watch: Watch, what: str, step: Progress) -> None:
 
 def _load(row: ResultRow, device: str) -> Encoder:
     """Load a model with the weights that were measured. Raises UsageError without them."""
+    from cosmos_eval.data.hub import was_not_fetched
     from cosmos_eval.models import load_encoder
-    from cosmos_eval.models.hub import offline, was_not_fetched
+    from cosmos_eval.models.hub import offline
 
     model, precision = row.model, row.provenance["precision"]
     # The architecture is for files that do not state their own.

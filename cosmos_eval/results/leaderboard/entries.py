@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
+from cosmos_eval.protocols.webdatasets import main_metric
 from cosmos_eval.results.labels import Stored, distinguish, is_partial, table_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference
@@ -63,10 +64,11 @@ class Entry(NamedTuple):
 
 
 def headlines_of(entry: Entry) -> Mapping[str, str]:
-    """Return the titles of the metrics that tables show: all, where the task is not installed."""
-    known = known_tasks()
+    """Return the titles of the metrics that tables show: all, where the task is not installed. The
+    one that a webdataset's own benchmark reports comes first."""
+    known, main = known_tasks(), main_metric(entry.dataset, entry.protocol)
     if entry.task in known:
-        return known[entry.task].headlines
+        return {**({main: main} if main else {}), **known[entry.task].headlines}
     return {metric: metric for metric in sorted(entry.metrics)}
 
 

@@ -6,9 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,30 +20,17 @@ import torch
 import transformers
 from open_clip.pretrained import _pcfg, _slpcfg
 from support.encoders import CHECKPOINT, load, refusal
-from support.hub import COMMIT, Hub, serving
+from support.hub import COMMIT, Hub
 from support.writing import file_size_limit
 
-from cosmos_eval.models.hub import fetch, offline, was_not_fetched
+from cosmos_eval.data.hub import was_not_fetched
+from cosmos_eval.models.hub import fetch, offline
 from cosmos_eval.models.specs import RELEASED, parse_model_spec
 from cosmos_eval.models.training import training_facts
 from cosmos_eval.types import UsageError
 
 FILE = "sankim2/cosmos/cosmos_vitb16_cc3m.pt"
 CONTENT = CHECKPOINT.read_bytes()
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    """An empty hub, with an empty cache, whose client does not wait before it tries again. The
-    constants are what the client makes of HF_ENDPOINT and HF_HOME when it is imported."""
-    with serving() as hub:
-        constants = huggingface_hub.constants
-        path = "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + path)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)
-        yield hub
 
 
 def test_a_released_file_is_fetched_once_and_then_cached(hub: Hub) -> None:

@@ -1,0 +1,133 @@
+"""The Hugging Face hub: data sets in its client's cache, and errors of the client in one line."""
+
+import errno
+import logging
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import constants, errors, snapshot_download
+
+from cosmos_core.utils.files import file_sha256
+from cosmos_eval.data.sources import numbered_archives
+from cosmos_eval.types import Protocol, UsageError
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_HTTP = ("http", "requests", "urllib3")  # libraries of the client's versions
+
+_SHA256_DIGITS = 64
+
+
+def dataset_folder(protocol: Protocol) -> Path:
+    """Return the snapshot of a set's repository in the client's cache, without any request. Its
+    name is the commit. Raises UsageError where it is missing or lacks archives."""
+    where = f"{protocol.dataset}: {protocol.repository}{_at(protocol)}"
+    try:
+        folder = Path(_snapshot(protocol, local_files_only=True))
+    except errors.LocalEntryNotFoundError as error:
+        raise UsageError(
+            f"{where} is not, or not completely, in {constants.HF_HUB_CACHE}: --download fetches it"
+        ) from error
+    except Exception as error:
+        raise UsageError(f"{where} cannot be read from the cache ({reason(error)})") from error
+    archives = numbered_archives(folder / "test")
+    missing = [path.name for path in archives if not path.is_file()]
+    if missing:
+        raise UsageError(
+            f"{where} lists {len(archives)} archives in test/nshards.txt, and lacks "
+            f"{', '.join(missing[:5])}: --download fetches what the repository has"
+        )
+    return folder
+
+
+def fetch_dataset(protocol: Protocol) -> None:
+    """Download what the cache lacks of a set's test split, and check SHA-256s. An interrupted
+    download goes on where it ended. Raises UsageError for what fails or is damaged."""
+    try:
+        folder = Path(_snapshot(protocol))
+    except Exception as error:  # its own, OSError, and those of whatever HTTP library it uses
+        raise UsageError(
+            f"{protocol.dataset}: cannot fetch {protocol.repository}{_at(protocol)} "
+            f"({reason(error)})"
+        ) from error
+    for path in sorted(folder.rglob("*")):
+        # The client names a file of the cache after its ETag, a SHA-256 of what is large.
+        expected = path.resolve().name
+        if len(expected) == _SHA256_DIGITS and file_sha256(path) != expected:
+            raise UsageError(
+                f"{protocol.dataset}: {path} is damaged, its SHA-256 is not the hub's: remove "
+                f"{path.resolve()} and use --download again"
+            )
+
+
+def _snapshot(protocol: Protocol, *, local_files_only: bool = False) -> str:
+    with quiet():
+        return snapshot_download(
+            str(protocol.repository),
+            repo_type="dataset",
+            revision=protocol.revision,
+            allow_patterns=["*.txt", "test/*"],
+            ignore_patterns=["train/*"],
+            local_files_only=local_files_only,
+        )
+
+
+def _at(protocol: Protocol) -> str:
+    return f" at {protocol.revision}" if protocol.revision else ""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libraries from logging what they raise. OpenCLIP also sets up the root logger."""
+    before, handler = logging.root.manager.disable, logging.NullHandler()
+    logging.disable(logging.ERROR)
+    logging.root.addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.root.removeHandler(handler)
+        logging.disable(before)
+
+
+def was_not_fetched(error: BaseException) -> bool:
+    """Tell whether an error comes from a file that `offline` did not let be fetched."""
+    return any(isinstance(step, errors.OfflineModeIsEnabled) for step in _causes(error))
+
+
+def reason(error: BaseException, remedy: str = "") -> str:
+    """Put an error in one line; `remedy` ends it where it is none of the hub or its client."""
+    for step in _causes(error):
+        if known := _known(step):
+            return known
+        # The client raises LocalEntryNotFoundError also where a hub refused a file.
+        if isinstance(step, errors.LocalEntryNotFoundError) and step.__cause__ is not None:
+            return reason(step.__cause__, remedy)
+    return textwrap.shorten(str(error) or type(error).__name__, 300).rstrip(".") + remedy
+
+
+def _known(error: BaseException) -> str | None:
+    """Say what to do about an error of the client, of its HTTP library or of the system."""
+    hub, cache = constants.ENDPOINT, constants.HF_HUB_CACHE
+    status = getattr(getattr(error, "response", None), "status_code", 0)
+    if isinstance(error, errors.OfflineModeIsEnabled):
+        return f"not in {cache}, and offline mode is enabled: unset HF_HUB_OFFLINE to fetch it"
+    if isinstance(error, errors.GatedRepoError):
+        return f"{hub} gives access on request: accept the terms on its page there, set HF_TOKEN"
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
+        return f"{hub} has no such repository, or a private one: correct its name, or set HF_TOKEN"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{hub} has no such revision of it: name a branch, tag or commit"
+    if status == 429 or status >= 500:
+        return f"{hub} answers with status {status}: try again later"
+    if not status and type(error).__module__.startswith(_HTTP):
+        return f"the connection to {hub} failed ({error}): check it and HF_ENDPOINT, then try again"
+    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
+        return f"cannot write to {cache} ({error.strerror}): free space, or set HF_HOME elsewhere"
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
