@@ -12,12 +12,12 @@ from typing import Annotated, Any
 
 from typer import Argument, Option
 
-from cosmos_core.utils.distributed import is_main_process, process_group
+from cosmos_core.utils.distributed import is_main_process, own_device, process_group
 from cosmos_eval.cli import options
 from cosmos_eval.cli.options import option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records
 from cosmos_eval.results.text import percent
-from cosmos_eval.types import RunOptions, UsageError
+from cosmos_eval.types import ModelSpec, RunOptions, UsageError
 
 _SHOWN = 10  # matches of those in the file or the JSON document
 _WORKERS = os.cpu_count() or 1
@@ -34,6 +34,13 @@ def overlap(
         Path | None,
         option("DIR|FILE", "Results of the data set, shown with and without the images found."),
     ] = None,
+    model: Annotated[
+        str | None, option("SPEC", "Also compare embeddings: see `cosmos-eval list models`.")
+    ] = None,
+    cosine: Annotated[
+        float, Option(min=0, max=1, help="With --model: least cosine of a near-duplicate.")
+    ] = 0.95,
+    device: options.Device = "auto",
     workers: Annotated[int, Option(min=0, help="Threads that decode images.")] = _WORKERS,
     json: options.Json = False,
 ) -> None:
@@ -42,19 +49,29 @@ def overlap(
     Under torchrun the processes divide the shards.
     """
     from cosmos_eval.cli.progress import Progress
-    from cosmos_eval.runner.overlap import find_overlap, images_of, metrics_without
+    from cosmos_eval.embedding.cache import embeddings_folder
+    from cosmos_eval.models.specs import parse_model_spec
+    from cosmos_eval.runner.overlap import ByModel, find_overlap, images_of, metrics_without
     from cosmos_eval.runner.plan import Plan, open_datasets
     from cosmos_eval.tasks import find_protocol
 
     with process_group() as distributed:
-        run = RunOptions(data_root=data_root, workers=workers, distributed=distributed)
+        run = RunOptions(
+            data_root=data_root,
+            workers=workers,
+            device=device,
+            cache=str(embeddings_folder()),
+            distributed=distributed,
+        )
         protocol, paths = find_protocol(dataset), _paths(shards)
+        spec = None if model is None else parse_model_spec(model)
         measured = [] if results is None else _results_of(results, protocol.dataset)
         (opened,) = open_datasets(Plan(specs=[], protocols=[protocol], options=run))
         with Progress(silent=not is_main_process()) as progress:
             watch = partial(progress.step, protocol.dataset)
             images = images_of(opened.data)
-            found = find_overlap(images, paths, run, watch)
+            by_model = None if spec is None else ByModel(_load(spec, run), cosine)
+            found = find_overlap(images, paths, run, watch, by_model)
     if not is_main_process():
         return
     metrics = metrics_without(measured, [*images], found.found)
@@ -75,6 +92,13 @@ def overlap(
         print_notes([f"{found.flat:,} images of the data set show nothing to compare"])
     if found.unreadable:
         print_notes([f"{found.unreadable:,} training images cannot be decoded"])
+
+
+def _load(spec: ModelSpec, run: RunOptions) -> Any:
+    from cosmos_eval.models import load_encoder
+
+    load = partial(load_encoder, spec, device=own_device(run.device))
+    return run.distributed.synchronized(load)
 
 
 def _shown(metric: dict[str, Any]) -> dict[str, Any]:

@@ -7,12 +7,12 @@ pictures correlate."""
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,7 @@ from PIL import Image
 
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageFile, ImageSource, shard_images
+from cosmos_eval.embedding.embed import Features, embed_images
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.stats.estimates import without
 from cosmos_eval.stats.hashing import SIDE, HashIndex, correlations, perceptual_hashes
@@ -33,6 +34,11 @@ from cosmos_eval.types import (
     UsageError,
     no_progress,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from cosmos_eval.models.encoder import Encoder
 
 Pictures = NDArray[np.uint8]
 
@@ -50,20 +56,21 @@ _CROPS = {
     },
 }
 _FLAT = 4.0  # standard deviation of grey levels (0-255) under which a picture shows nothing
-_AT_ONCE = 4096
+_AT_ONCE, _PIXELS_AT_ONCE = 4096, 256
 
 
 @dataclass(frozen=True)
 class Match:
-    """A training image, `key` of `shard`, that is nearly an `image` of the data set; `copy` says
-    what was made of it."""
+    """A training image, `key` of `shard`, that is nearly an `image` of the data set. `copy` says
+    what was made of it, or that it is alike by its `embedding`, with this cosine."""
 
     image: str
     shard: str
     key: str
     copy: str
-    distance: int
-    correlation: float
+    distance: int | None = None
+    correlation: float | None = None
+    cosine: float | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +107,8 @@ def metrics_without(
     """Return the headline metrics of results, of all `names` and without those `found`. Raises
     UsageError for results of other images, or of a task whose samples are not images."""
     keep = ~np.isin(np.array(names, object), found)
+    if results and not keep.any():
+        raise UsageError("every image has a near-duplicate: no metric is left without them")
     rows = []
     for row, samples in results:
         task = known_tasks()[row.task]
@@ -119,19 +128,32 @@ def metrics_without(
     return rows
 
 
+class ByModel(NamedTuple):
+    """A model by whose embeddings images are also compared, and the least cosine of a match."""
+
+    encoder: Encoder
+    cosine: float
+
+
 def find_overlap(
     images: Mapping[str, ImageSource],
     shards: Sequence[Path],
     options: RunOptions,
     progress: OnProgress = no_progress,
+    model: ByModel | None = None,
 ) -> Overlap:
     """Compare all images in tar shards with those of a data set; processes divide the shards.
     Raises UsageError for a damaged shard and for an evaluation image that cannot be read."""
     known = Known.of(images, options, progress)
-    done = [0]
+    alike, done = None, [0]
+    if model is not None:
+        own = embed_images(model.encoder, [*images.values()], options, progress)
+        alike = partial(_alike, model, own.features, [*images], options)
 
     def search(own: Sequence[Path]) -> list[tuple[int, int, list[Match]]]:
-        return [_search(known, shard, options, partial(_report, progress, done)) for shard in own]
+        return [
+            _search(known, alike, shard, options, partial(_report, progress, done)) for shard in own
+        ]
 
     counts = options.distributed.map_sharded(search, shards)
     return Overlap(
@@ -197,30 +219,60 @@ def small(image: Image.Image) -> Pictures:
 
 
 def _search(
-    known: Known, shard: Path, options: RunOptions, report: Any
+    known: Known, alike: Any, shard: Path, options: RunOptions, report: Any
 ) -> tuple[int, int, list[Match]]:
     """Return the number of images in a shard, that of unreadable ones, and the matches."""
     matches: list[Match] = []
     count = unreadable = 0
-    samples = prefetch(shard_images(shard), _decoded, workers=options.workers)
-    while block := [*islice(samples, _AT_ONCE)]:
-        good = [(key, picture) for key, picture in block if picture is not None]
+    transform = None if alike is None else alike.args[0].encoder.transform
+    decode = partial(_decoded, transform)
+    samples = prefetch(shard_images(shard), decode, workers=options.workers)
+    while block := [*islice(samples, _AT_ONCE if alike is None else _PIXELS_AT_ONCE)]:
+        good = [sample for sample in block if sample[1] is not None]
         count, unreadable = count + len(block), unreadable + len(block) - len(good)
         if good:
-            keys, pictures = zip(*good, strict=True)
+            keys, pictures, pixels = zip(*good, strict=True)
             matches += matches_of(known, str(shard), keys, np.stack(pictures))
+            if alike is not None:
+                matches += alike(str(shard), keys, pixels)
         report(len(block))
     return count, unreadable, matches
 
 
-def _decoded(member: tuple[str, bytes]) -> tuple[str, Pictures | None]:
+def _alike(
+    model: ByModel,
+    features: Features,
+    names: Sequence[str],
+    options: RunOptions,
+    shard: str,
+    keys: Sequence[str],
+    pixels: Sequence[Tensor],
+) -> Iterator[Match]:
+    """Yield training images whose embeddings are close to those (N, D) of the data set."""
+    import torch
+
+    starts = range(0, len(pixels), options.batch_size)
+    batches = (torch.stack([*pixels[start : start + options.batch_size]]) for start in starts)
+    own = torch.cat([model.encoder.encode_image(batch).cpu() for batch in batches]).numpy()
+    cosines = own @ features.T
+    for query, item in zip(*np.nonzero(cosines >= model.cosine), strict=True):
+        cosine = round(float(cosines[query, item]), 4)
+        yield Match(names[item], shard, keys[query], "embedding", cosine=cosine)
+
+
+def _decoded(
+    transform: Callable[[Image.Image], Tensor] | None, member: tuple[str, bytes]
+) -> tuple[str, Pictures | None, Tensor | None]:
+    """Return an image's key, its small picture, and what a model gets; None if it is unreadable."""
     key, content = member
     try:
         with Image.open(io.BytesIO(content)) as image:
-            image.draft("RGB", (4 * SIDE, 4 * SIDE))  # a JPEG need not be decoded in full
-            return key, small(image.convert("RGB"))
+            if transform is None:  # a JPEG need not be decoded in full
+                image.draft("RGB", (4 * SIDE, 4 * SIDE))
+            whole = image.convert("RGB")
     except Exception:  # what Pillow's decoders raise for damaged files is not documented
-        return key, None
+        return key, None, None
+    return key, small(whole), None if transform is None else transform(whole)
 
 
 def matches_of(
@@ -229,19 +281,10 @@ def matches_of(
     """Yield the best match of each training image with each evaluation image."""
     near = known.hashes.near(perceptual_hashes(pictures))
     alike = correlations(pictures[near.query], known.pictures[near.item])
-    best: dict[tuple[int, str], Match] = {}
-    for query, item, distance, correlation in zip(*near, alike, strict=True):
-        if correlation < CORRELATION:
-            continue
-        match = Match(
-            known.names[item],
-            shard,
-            keys[query],
-            known.copies[item],
-            int(distance),
-            round(float(correlation), 4),
-        )
-        own = best.setdefault((int(query), match.image), match)
-        if match.correlation > own.correlation:
-            best[int(query), match.image] = match
-    yield from best.values()
+    best: dict[tuple[int, str], tuple[float, Match]] = {}
+    for query, item, distance, found in zip(*near, alike.tolist(), strict=True):
+        name, correlation = known.names[item], round(found, 4)
+        match = Match(name, shard, keys[query], known.copies[item], int(distance), correlation)
+        if found >= max(CORRELATION, best.get((int(query), name), (0.0, match))[0]):
+            best[int(query), name] = found, match
+    yield from (match for _, match in best.values())

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 from support.sharing import together
 
 from cosmos_core.data.scenes.scene import split_scenes
 from cosmos_eval.data.sources import ImageFile
+from cosmos_eval.models import load_encoder
+from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.runner.overlap import find_overlap
 from cosmos_eval.types import RunOptions
 
@@ -111,6 +114,30 @@ def test_metrics_without_the_images_found(command, shards, photos, tmp_path) -> 
     assert "without [95%]" in command("overlap", *files).out
     other = command("overlap", files[0], "--dataset", "scenes-cls", "--results", tmp_path / "out")
     assert (other.status, "no complete result of scenes-cls" in other.err) == (2, True)
+
+
+def test_by_the_embeddings_of_a_model(command, shards, photos, tmp_path) -> None:
+    """A copy upside down has another hash; the cosines are those of the model's own features."""
+    with Image.open(photos / "07.png") as image:
+        turned = image.convert("RGB").rotate(180)
+    copy = encoded(turned, 90)
+    write_tar(tmp_path / "turned.tar", {"turned.jpg": copy, "broken.png": b""})
+    given = ["overlap", "turned.tar", "--dataset", "photos.yaml", "--json"]
+    assert json.loads(command(*given).out)["matches"] == []
+    encoder = load_encoder(parse_model_spec("scenes-clip"))
+    sources = [ImageFile(path) for path in sorted(photos.iterdir())]
+    pixels = [encoder.transform(one.decode(one.read())) for one in sources]
+    pixels.append(encoder.transform(Image.open(io.BytesIO(copy)).convert("RGB")))
+    features = encoder.encode_image(torch.stack(pixels))
+    cosines = (features[:-1] @ features[-1]).numpy()
+    least = float(np.sort(cosines)[-2:].mean())  # so that one image is above
+    ended = command(*given, "--model", "scenes-clip", "--cosine", least)
+    assert ended.status == 0, ended.err
+    (match,) = json.loads(ended.out)["matches"]
+    assert match["image"] == f"scene/{int(cosines.argmax()):02}.png"
+    assert (match["key"], match["copy"], match["distance"]) == ("turned", "embedding", None)
+    assert match["cosine"] == pytest.approx(cosines.max(), abs=1e-4)
+    assert command(*given, "--model", "scenes-clap").status == 2
 
 
 def test_several_processes_find_the_same(shards, photos) -> None:
