@@ -116,7 +116,8 @@ class ClassificationProtocol(Protocol):
     `class_names` maps classes to prompt names, by default the classes with every character of
     `separators` as a space; `class_list` instead names one of protocols.classification.CLASS_LISTS.
     `templates` are prompts with one `{}`, or the name of a known set; None: those of the data, else
-    OpenAI's for ImageNet. `remark` is what a reader of the numbers must know."""
+    OpenAI's for ImageNet. `group_file` gives each image, named by `image_key`, a group: the values
+    of `group_keys`. `remark` is what a reader of the numbers must know."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
         *("torchvision", "usual_folders", "separators", "n_classes", "n_images", "remark")
@@ -129,6 +130,9 @@ class ClassificationProtocol(Protocol):
     separators: str = "_"
     class_list: str | None = None
     templates: tuple[str, ...] | str | None = None
+    group_file: str | None = None
+    group_keys: tuple[str, ...] | str = "group"
+    image_key: str = "image"
     n_classes: int | None = None
     n_images: int | None = None
     remark: str = ""

@@ -30,6 +30,8 @@ class ClassData(NamedTuple):
     prompts: tuple[str, ...] | None = None  # what the data say that prompts call the classes
     templates: tuple[str, ...] | None = None  # the data's prompts, with one `{}` each
     part: Part | None = None  # how many there are of an incomplete known set
+    groups: tuple[str, ...] = ()  # names of groups of images, where there are any
+    group: NDArray[np.int64] | None = None  # (N,) indices of groups
 
     def select(self, indices: Sequence[int]) -> ClassData:
         """Return the data of some images."""
@@ -37,6 +39,7 @@ class ClassData(NamedTuple):
             names=tuple(self.names[i] for i in indices),
             images=tuple(self.images[i] for i in indices),
             labels=self.labels[indices],
+            group=None if self.group is None else self.group[indices],
         )
 
 

@@ -6,6 +6,7 @@ import sys
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from cosmos_eval.data import folders
 from cosmos_eval.data.class_folders import find_folder, read_folders, read_webdataset
 from cosmos_eval.data.class_names import ClassData, class_differences
 from cosmos_eval.data.prepare import can_prepare
+from cosmos_eval.data.readers import FileError, read_records, shortened
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision
 from cosmos_eval.protocols.classification import CLASS_LISTS
@@ -89,6 +91,9 @@ def _can_fetch(protocol: ClassificationProtocol) -> bool:
 def _list(protocol: ClassificationProtocol, options: RunOptions) -> folders.Listing[ClassData]:
     _require_one_kind_of_names(protocol)
     folder, data = _find(protocol, options)
+    if protocol.group_file is not None:
+        file = folders.root_of(protocol, options, protocol.group_file) / protocol.group_file
+        data = _with_groups(protocol, folder, data, file)
     # torchvision's lists name images that may not be there.
     listed = data.images if protocol.torchvision is not None else ()
     files = {i: image.path for i, image in enumerate(listed) if isinstance(image, ImageFile)}
@@ -145,6 +150,44 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, 
     if protocol.class_names:
         _require_named(protocol, folder, data.classes)
     return folder, data
+
+
+def _with_groups(
+    protocol: ClassificationProtocol, folder: Path, data: ClassData, path: Path
+) -> ClassData:
+    try:
+        groups = _read_groups(path, protocol)
+    except FileError as error:
+        raise UsageError(f"{protocol.dataset}: `group_file`: {path}: {error}") from error
+    for name in (name for name in data.names if name not in groups):
+        raise UsageError(f"{protocol.dataset}: {path} gives image {name} of {folder} no group")
+    if unknown := sorted(groups.keys() - set(data.names)):
+        near = nearest(unknown[0], data.names)
+        raise UsageError(
+            f"{protocol.dataset}: {path} lists {len(unknown)} images that {folder} does not have, "
+            f"first: {unknown[0]}; nearest: {near}"
+        )
+    names, group = np.unique([groups[name] for name in data.names], return_inverse=True)
+    return data._replace(groups=tuple(names.tolist()), group=group)
+
+
+def _read_groups(path: Path, protocol: ClassificationProtocol) -> dict[str, str]:
+    """Return the group of each listed image: the values of its keys. Raises FileError."""
+    groups: dict[str, str] = {}
+    for where, record in read_records(path):
+        image = _field(record, protocol.image_key, where)
+        if image in groups:
+            raise FileError(f"{where}: image {image} is listed twice")
+        keys = folders.several(protocol.group_keys)
+        groups[image] = ", ".join(_field(record, key, where) for key in keys)
+    return groups
+
+
+def _field(record: Any, key: str, where: str) -> str:
+    value = record.get(key) if isinstance(record, dict) else None
+    if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
+        return str(value)
+    raise FileError(f"{where}: `{key}` must be text or a whole number, not {shortened(value)}")
 
 
 def _require_named(protocol: ClassificationProtocol, folder: Path, classes: Sequence[str]) -> None:

@@ -50,18 +50,20 @@ class Median(NamedTuple):
 
 
 class GroupMean(NamedTuple):
-    """The mean over groups (N,) of their proportions of hits (N,). Interval and paired test are by
-    a bootstrap over clusters (N,), or over independent samples where clusters are None. A group
-    that a resample does not draw is left out of its mean."""
+    """The mean, or the `lowest`, of the proportions of hits (N,) of groups (N,). Interval and
+    paired test are by a bootstrap over clusters (N,), or over independent samples where clusters
+    are None. A group that a resample does not draw is left out of it."""
 
     hits: NDArray[np.bool_]
     groups: Ints
     clusters: Ints | None = None
+    lowest: bool = False
 
     @property
     def value(self) -> float:
         _, group = np.unique(self.groups, return_inverse=True)
-        return float(np.mean(np.bincount(group, weights=self.hits) / np.bincount(group)))
+        proportions = np.bincount(group, weights=self.hits) / np.bincount(group)
+        return float(proportions.min() if self.lowest else np.mean(proportions))
 
 
 class FunctionOfSums(NamedTuple):

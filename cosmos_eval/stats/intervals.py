@@ -162,7 +162,10 @@ def _group_mean(name: str, mean: GroupMean, cluster: NDArray[np.integer]) -> Sta
         drawn = weights[:, owner]
         total = np.add.reduceat(drawn, starts, axis=1)
         found = np.add.reduceat(drawn * right, starts, axis=1)
-        share = np.divide(found, total, out=np.zeros(total.shape), where=total > 0)
+        undrawn = np.full(total.shape, np.inf if mean.lowest else 0.0)
+        share = np.divide(found, total, out=undrawn, where=total > 0)
+        if mean.lowest:
+            return {name: share.min(axis=1)}
         return {name: share.sum(axis=1) / (total > 0).sum(axis=1)}
 
     return statistic
@@ -181,8 +184,11 @@ def statistics_of_kinds(
     kinds, counts = np.unique(table, axis=0, return_counts=True)
     own = np.arange(len(kinds))
     groups, hits = np.split(kinds.T, 2)
-    pairs = zip(groups, hits.astype(bool), strict=True)
-    return [_group_mean(name, GroupMean(hit, group), own) for group, hit in pairs], counts
+    of_kinds = [
+        mean._replace(groups=group, hits=hit)
+        for mean, group, hit in zip(means, groups, hits.astype(bool), strict=True)
+    ]
+    return [_group_mean(name, mean, own) for mean in of_kinds], counts
 
 
 class Product:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,8 @@ LABELS = "labels"  # (N,) class numbers
 TOP5 = "top5"  # (N, up to 5) predicted class numbers, best first
 CONFIDENCE = "confidence"  # (N,) probability of the first prediction; older results lack it
 CLASSES = "classes"  # (C,) the data's own names, since several classes may share a prompt name
+GROUP = "group"  # (N,) group numbers, where the data have groups
+GROUPS = "groups"  # (G,) their names
 _HITS = "hits"  # (N, up to 5) derived: whether a prediction is the label
 _LOGIT_SCALE = 100  # CLIP's (Radford et al. 2021, section 2.5), which CLIP Benchmark uses for all
 
@@ -57,6 +59,10 @@ def measure(
         CONFIDENCE: top_confidences(images.features, classifier, _LOGIT_SCALE),
         CLASSES: np.array(data.classes),
     }
+    groups = {}
+    if data.group is not None:
+        samples |= {GROUP: data.group, GROUPS: np.array(data.groups)}
+        groups["groups"] = fingerprint([data.groups, data.group.tolist()])
     return TASK.measurement(
         samples,
         options,
@@ -64,6 +70,7 @@ def measure(
             "class_names": fingerprint(names),
             "templates": fingerprint(resolve_templates(templates)),
             "sample_list": sample_list_hash(data),
+            **groups,
         },
         seconds={"prompts": prompted - started, "images": perf_counter() - prompted},
         notes=[f"{protocol.dataset}: {protocol.remark}"] if protocol.remark else [],
@@ -95,6 +102,23 @@ def _ece(samples: Mapping[str, Any]) -> FunctionOfSums | None:
     return calibration_error(samples[CONFIDENCE], samples[_HITS][:, 0])
 
 
+def _worst_group(samples: Mapping[str, Any]) -> GroupMean | None:
+    if GROUP not in samples:
+        return None
+    return GroupMean(samples[_HITS][:, 0], groups=samples[GROUP], lowest=True)
+
+
+def _of_group(samples: Mapping[str, Any], group: str) -> Proportion:
+    return Proportion(samples[_HITS][samples[GROUP] == samples[GROUPS].tolist().index(group), 0])
+
+
+def _groups(samples: Mapping[str, Any]) -> Sequence[str]:
+    """Return the names of groups that have images."""
+    if GROUP not in samples:
+        return ()
+    return [str(name) for name in samples[GROUPS][np.unique(samples[GROUP])]]
+
+
 def _upgrade(samples: types.Samples, record: Mapping[str, Any]) -> types.Samples:
     """Add the classes, by their numbers of images: records hold them in alphabetical order."""
     classes = sorted(record["per_class"])
@@ -118,6 +142,8 @@ TASK = Task(
         Metric("acc5", lambda samples: Proportion(samples[_HITS].any(axis=1))),
         Metric("mean_per_class_recall", lambda s: GroupMean(s[_HITS][:, 0], groups=s[LABELS])),
         Metric("ece", _ece, higher_is_better=False, label="ECE"),
+        Metric("worst_group_acc1", _worst_group, label="worst-group acc1", headline=True),
+        Metric("acc1_*", _of_group, members=_groups),
     ),
     truth=(LABELS,),
     by_image=True,

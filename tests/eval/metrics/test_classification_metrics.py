@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import softmax
 from support.results import metrics_of
@@ -14,7 +15,7 @@ from cosmos_eval.stats.choices import (
     top_classes,
     top_confidences,
 )
-from cosmos_eval.stats.estimates import means_of_groups
+from cosmos_eval.stats.estimates import GroupMean, means_of_groups
 from cosmos_eval.stats.intervals import intervals
 
 
@@ -86,6 +87,24 @@ def test_the_interval_of_a_calibration_error_is_that_of_resampled_ones() -> None
     values = [calibration_error(confidences[rows], hits[rows]).value for rows in drawn]
     assert interval[:2] == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=0.01)
     assert interval.method == "bootstrap"
+
+
+def test_the_worst_group_is_that_of_pandas() -> None:
+    rng = np.random.default_rng(0)
+    group, hits = rng.integers(0, 4, 200), rng.random(200) < 0.6
+    worst = GroupMean(hits, groups=group, lowest=True)
+    frame = pd.DataFrame({"group": group, "hit": hits})
+    assert worst.value == frame.groupby("group")["hit"].mean().min()
+    interval = intervals({"worst": worst})["worst"]
+    draws = (frame.sample(200, replace=True, random_state=seed) for seed in range(500))
+    lowest = [draw.groupby("group")["hit"].mean().min() for draw in draws]
+    assert interval[:2] == pytest.approx(np.quantile(lowest, [0.025, 0.975]), abs=0.02)
+    assert interval.method == "bootstrap"
+
+
+def test_a_group_that_a_resample_does_not_draw_is_not_its_worst() -> None:
+    worst = GroupMean(np.ones(3, bool), groups=np.array([0, 1, 2]), lowest=True)
+    assert intervals({"worst": worst})["worst"][:2] == (1, 1)
 
 
 def test_features_that_are_not_finite() -> None:
