@@ -31,7 +31,7 @@ class Suite(NamedTuple):
 
 class _Score(BaseModel):
     """The mean over the data sets of some families (None: all) of a metric, which `metrics` states
-    for single data sets, or else of the primary metrics of each."""
+    for single data sets, or else of the main metric of each or its task's primary ones."""
 
     model_config = CONFIG
 
@@ -143,7 +143,8 @@ def _member(protocol: Protocol, name: str | None) -> SuiteMember:
         where = f"score: {protocol.dataset} has no metric '{name}'"
         raise UsageError(f"{where}; {task} has {nearest(name, known)}")
     primary = tuple(metric.name for metric in records if metric.primary)
-    metrics = primary if name is None else (name,)
+    chosen = name or protocol.main_metric
+    metrics = primary if chosen is None else (chosen,)
     return SuiteMember(task, protocol.dataset, protocol.family, metrics)
 
 

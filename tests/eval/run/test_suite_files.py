@@ -55,11 +55,12 @@ def test_scores_of_the_package():
 
 def test_a_score_is_of_primary_metrics_by_default(tmp_path):
     path = tmp_path / "own.yaml"
-    sets = "{cosmos: [voc20, dtd], karpathy: [coco-karpathy]}"
-    more = "score: {families: [karpathy, cosmos], metrics: {dtd: acc5}}\n"
+    sets = "{cosmos: [voc20, dtd], karpathy: [coco-karpathy], datacomp: [wds/vtab/pets]}"
+    more = "score: {families: [karpathy, cosmos, datacomp], metrics: {dtd: acc5}}\n"
     path.write_text(f"models: [cosmos:lost.pt]\ndatasets: {sets}\n{more}")
     recalls = ("image_to_text_R@1", "text_to_image_R@1")
-    assert [member.metrics for member in read_score(str(path))] == [("mIoU",), ("acc5",), recalls]
+    found = [member.metrics for member in read_score(str(path))]
+    assert found == [("mIoU",), ("acc5",), recalls, ("mean_per_class_recall",)]
 
 
 @pytest.mark.parametrize("kind", ["classification", "retrieval", "segmentation"])
