@@ -25,6 +25,7 @@ from cosmos_eval.stats.estimates import (
     Median,
     Proportion,
     Values,
+    ratio,
 )
 from cosmos_eval.types import Interval
 
@@ -101,11 +102,14 @@ def statistic_of(estimates: Estimates, products: dict[int, Product] | None = Non
         parts.append(_means(means))
     for functions in _sharing(estimates, FunctionOfSums, "terms"):
         parts.append(_functions(functions, {} if products is None else products))
+    for some in _sharing(estimates, GroupMean, "clusters"):
+        for means in _sharing(some, GroupMean, "groups"):
+            clusters = next(iter(means.values())).clusters
+            if clusters is not None:
+                parts.append(_group_means(means, _numbered(clusters)))
     for name, estimate in estimates.items():
         if isinstance(estimate, Median):
             parts.append(_median(name, estimate))
-        elif isinstance(estimate, GroupMean) and estimate.clusters is not None:
-            parts.append(_group_mean(name, estimate, _numbered(estimate.clusters)))
 
     def statistic(weights: Values) -> Mapping[str, Values]:
         found = {name: values for part in parts for name, values in part(weights).items()}
@@ -153,20 +157,26 @@ def _median(name: str, median: Median) -> Statistic:
     return statistic
 
 
-def _group_mean(name: str, mean: GroupMean, cluster: NDArray[np.integer]) -> Statistic:
-    order = np.argsort(mean.groups, kind="stable")
-    starts = np.unique(mean.groups[order], return_index=True)[1]
-    owner, right = cluster[order], mean.hits[order]
+def _group_means(means: Mapping[str, GroupMean], cluster: NDArray[np.integer]) -> Statistic:
+    """Return the statistic of means over the same groups of the same samples."""
+    groups = next(iter(means.values())).groups
+    order = np.argsort(groups, kind="stable")
+    _, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    owner = cluster[order]
+    lowest = {name: mean.hits[order] for name, mean in means.items() if mean.lowest}
+    others = {name: mean.hits[order] for name, mean in means.items() if not mean.lowest}
+    right = np.reshape([*others.values()], (len(others), len(order))).T.astype(np.float64)
 
     def statistic(weights: Values) -> Mapping[str, Values]:
         drawn = weights[:, owner]
         total = np.add.reduceat(drawn, starts, axis=1)
-        found = np.add.reduceat(drawn * right, starts, axis=1)
-        undrawn = np.full(total.shape, np.inf if mean.lowest else 0.0)
-        share = np.divide(found, total, out=undrawn, where=total > 0)
-        if mean.lowest:
-            return {name: share.min(axis=1)}
-        return {name: share.sum(axis=1) / (total > 0).sum(axis=1)}
+        found = {}
+        for name, hits in lowest.items():
+            shares = ratio(np.add.reduceat(drawn * hits, starts, axis=1), total)
+            found[name] = np.nanmin(shares, axis=1)
+        share = np.divide(1, total, out=np.zeros(total.shape), where=total > 0)
+        drawn *= np.repeat(share / (total > 0).sum(axis=1, keepdims=True), sizes, axis=1)
+        return found | dict(zip(others, (drawn @ right).T, strict=True))
 
     return statistic
 
@@ -188,7 +198,7 @@ def statistics_of_kinds(
         mean._replace(groups=group, hits=hit)
         for mean, group, hit in zip(means, groups, hits.astype(bool), strict=True)
     ]
-    return [_group_mean(name, mean, own) for mean in of_kinds], counts
+    return [_group_means({name: mean}, own) for mean in of_kinds], counts
 
 
 class Product:

@@ -38,11 +38,12 @@ def resample(
 
 
 def _clustered(estimate: Estimate, shared: dict[bytes, Ints]) -> Estimate:
-    """Return an estimate that is resampled by clusters; equal clusters become one array, whose
-    means of many models are one matrix product."""
+    """Return an estimate that is resampled by clusters; equal clusters and groups become one array
+    each, whose means of many models are one matrix product."""
 
-    def same(clusters: Ints) -> Ints:
-        return shared.setdefault(clusters.tobytes(), clusters)
+    def same(numbers: Ints) -> Ints:
+        plain = numbers.astype(np.int64)
+        return shared.setdefault(plain.tobytes(), plain)
 
     match estimate:
         case Proportion(hits):
@@ -50,13 +51,14 @@ def _clustered(estimate: Estimate, shared: dict[bytes, Ints]) -> Estimate:
         case Mean(values, clusters):
             return Mean(values, same(clusters))
         case GroupMean(hits, groups, None):
-            return GroupMean(hits, groups, np.arange(len(hits)))
+            return estimate._replace(groups=same(groups), clusters=same(np.arange(len(hits))))
     return estimate
 
 
 def probability_above(a: Values, b: Values) -> float:
     """Return the share of paired resamples (R,) in which `a` is greater; equal ones are a half."""
-    return float(np.mean((a > b) + 0.5 * (a == b)))
+    differences = np.round(a - b, 12)  # equal models may differ by rounding
+    return float(np.mean((differences > 0) + 0.5 * (differences == 0)))
 
 
 def standings(means: Sequence[float], drawn: Sequence[Values], n: int) -> list[Standing]:
