@@ -29,13 +29,14 @@ def test_the_interval_of_a_mean_of_two_sets_is_scipys() -> None:
 def test_estimates_of_one_seed_are_of_the_same_draws() -> None:
     """Each value is that of a plain loop over the generator's own draws."""
     rng = np.random.default_rng(3)
-    hits, groups = rng.random((2, 40)) < 0.5, np.arange(40) % 2
+    hits, groups = rng.random((2, 40)) < 0.5, (np.arange(40) % 3 > 0).astype(int)
     values, clusters = rng.random(80), np.repeat(np.arange(40), 2)
     several = {
         "share": Proportion(hits[0]),
         "other": Proportion(hits[1]),
         "mean": Mean(values, clusters),
         "groups": GroupMean(hits[0], groups),
+        "other groups": GroupMean(hits[1], groups.copy()),
     }
     drawn, size = resample(several, seed=7, resamples=50)
     assert size == 40
@@ -44,8 +45,9 @@ def test_estimates_of_one_seed_are_of_the_same_draws() -> None:
         assert drawn["share"][index] == pytest.approx(hits[0][draw].mean())
         assert drawn["other"][index] == pytest.approx(hits[1][draw].mean())
         assert drawn["mean"][index] == pytest.approx(values.reshape(40, 2)[draw].mean())
-        halves = [hits[0][draw[groups[draw] == group]].mean() for group in (0, 1)]
-        assert drawn["groups"][index] == pytest.approx(np.mean(halves))
+        for name, of_model in zip(("groups", "other groups"), hits, strict=True):
+            halves = [of_model[draw[groups[draw] == group]].mean() for group in (0, 1)]
+            assert drawn[name][index] == pytest.approx(np.mean(halves))
 
 
 def test_one_sample_is_refused() -> None:
