@@ -90,7 +90,9 @@ def without(estimate: Estimate, keep: NDArray[np.bool_]) -> Estimate:
         return estimate._replace(terms=terms)
     clusters = getattr(estimate, "clusters", None)
     kept = keep if clusters is None else keep[clusters]
-    arrays: Any = {n: a if a is None else a[kept] for n, a in estimate._asdict().items()}
+    arrays: Any = {
+        n: a[kept] if isinstance(a, np.ndarray) else a for n, a in estimate._asdict().items()
+    }
     return estimate._replace(**arrays)
 
 

@@ -37,6 +37,7 @@ def test_estimates_of_one_seed_are_of_the_same_draws() -> None:
         "mean": Mean(values, clusters),
         "groups": GroupMean(hits[0], groups),
         "other groups": GroupMean(hits[1], groups.copy()),
+        "lowest": GroupMean(hits[0], groups, lowest=True),
     }
     drawn, size = resample(several, seed=7, resamples=50)
     assert size == 40
@@ -48,6 +49,8 @@ def test_estimates_of_one_seed_are_of_the_same_draws() -> None:
         for name, of_model in zip(("groups", "other groups"), hits, strict=True):
             halves = [of_model[draw[groups[draw] == group]].mean() for group in (0, 1)]
             assert drawn[name][index] == pytest.approx(np.mean(halves))
+        halves = [hits[0][draw[groups[draw] == group]].mean() for group in (0, 1)]
+        assert drawn["lowest"][index] == pytest.approx(min(halves))
 
 
 def test_one_sample_is_refused() -> None:
