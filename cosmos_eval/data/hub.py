@@ -5,6 +5,7 @@ import logging
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import constants, errors, snapshot_download
@@ -39,6 +40,11 @@ def dataset_folder(protocol: Protocol) -> Path:
             f"{', '.join(missing[:5])}: --download fetches what the repository has"
         )
     return folder
+
+
+def pinned(protocol: Protocol) -> Protocol:
+    """Return the protocol at the commit of its snapshot: a branch may move during a run."""
+    return replace(protocol, revision=dataset_folder(protocol).name)
 
 
 def fetch_dataset(protocol: Protocol) -> None:

@@ -181,7 +181,7 @@ def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True)
     for done, protocol in enumerate(plan.protocols):
         watch("data", types.Progress("check", done, count))
         try:
-            datasets.append(Dataset(protocol, _open(protocol, plan.options)))
+            datasets.append(_open(protocol, plan.options))
         except Exception as error:
             if raising:
                 raise
@@ -190,15 +190,19 @@ def open_datasets(plan: Plan, watch: Watch = unwatched, *, raising: bool = True)
     return datasets
 
 
-def _open(protocol: types.Protocol, options: types.RunOptions) -> Any:
+def _open(protocol: types.Protocol, options: types.RunOptions) -> Dataset:
     """Make or download what is missing in the main process, then open and check it in all."""
     task, processes = task_for(protocol), options.distributed
     processes.main_process_first(partial(prepare, protocol))
     if options.download:
         processes.main_process_first(partial(task.fetch, protocol, options))
+    if protocol.repository is not None:
+        from cosmos_eval.data.hub import pinned  # which imports the hub's client
+
+        protocol = processes.synchronized(partial(pinned, protocol))
     data = processes.synchronized(partial(task.open_data, protocol, options))
     processes.synchronized(partial(task.check, protocol, options, data))
-    return data
+    return Dataset(protocol, data)
 
 
 def jobs_of(

@@ -201,6 +201,7 @@ def _provenance(
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
     options, common = job.options, _environment()
+    named = {"repository": protocol.repository, "revision": protocol.revision}
     return {
         **common,
         "packages": {**common["packages"], **packages_of(task_of(protocol))},
@@ -209,7 +210,7 @@ def _provenance(
         "device": info.device,
         "seed": options.seed,
         **settings_of(protocol, replace(options, precision=info.precision), part),
-        **_snapshot(protocol),
+        **(named if protocol.repository else {}),
         **measurement.settings,
         "batch_size": options.batch_size,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
@@ -217,14 +218,6 @@ def _provenance(
         "hashes": dict(measurement.hashes),
         "notes": [*measurement.notes, *([] if part is None else [f"{part} were found"])],
     }
-
-
-def _snapshot(protocol: types.Protocol) -> dict[str, str]:
-    if protocol.repository is None:
-        return {}
-    from cosmos_eval.data.hub import dataset_folder  # which imports the hub's client
-
-    return {"repository": protocol.repository, "revision": dataset_folder(protocol).name}
 
 
 def evaluate(
