@@ -39,10 +39,8 @@ def survey(
     try:
         return _list(protocol, options).surveyed(protocol, options)
     except UsageError as error:
-        remedy, root = protocol.download, shlex.quote(str(options.data_root))
-        if protocol.repository is not None:
-            remedy = f"cosmos-eval run --dataset {protocol.dataset} --download"
-        elif protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
+        remedy, root = folders.remedy_of(protocol), shlex.quote(str(options.data_root))
+        if protocol.class_list == "imagenet1k" and can_prepare("imagenet", options.data_root):
             remedy = f"cosmos-eval data prepare imagenet --data-root {root}"
         elif _can_fetch(protocol) and options.data_root is not None:
             remedy = f"cosmos-eval run --dataset {protocol.dataset} --data-root {root} --download"

@@ -39,6 +39,13 @@ class Survey:
     classes: tuple[int, int] | None = None  # what they may be
 
 
+def remedy_of(protocol: Protocol) -> str | None:
+    """Return the command or the page that a data set's files come from."""
+    if protocol.repository is None:
+        return protocol.download
+    return f"cosmos-eval run --dataset {protocol.dataset} --download"
+
+
 def several(paths: Paths) -> tuple[str, ...]:
     """Return one path or several as a tuple."""
     return (paths,) if isinstance(paths, str) else paths
@@ -158,7 +165,7 @@ class Listing(Generic[Data]):
     def surveyed(self, protocol: Protocol, options: RunOptions) -> Survey:
         """Return what was found, with all faults and the page that the set comes from."""
         faults = tuple(self._faults(protocol, options))
-        return replace(self.survey, faults=faults, remedy=protocol.download if faults else None)
+        return replace(self.survey, faults=faults, remedy=remedy_of(protocol) if faults else None)
 
     def _faults(self, protocol: Protocol, options: RunOptions) -> Iterator[str]:
         yield from self.survey.faults

@@ -48,8 +48,8 @@ def pinned(protocol: Protocol) -> Protocol:
 
 
 def fetch_dataset(protocol: Protocol) -> None:
-    """Download what the cache lacks of a set's test split, and check SHA-256s. An interrupted
-    download goes on where it ended. Raises UsageError for what fails or is damaged."""
+    """Download what the cache lacks of a set's test split, and check SHA-256s. Files
+    of an interrupted download are kept. Raises UsageError for what fails or is damaged."""
     try:
         folder = Path(_snapshot(protocol))
     except Exception as error:  # its own, OSError, and those of whatever HTTP library it uses

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from cosmos_eval.data.folders import ADVICE, Survey
+from cosmos_eval.data.folders import ADVICE, Survey, remedy_of
 from cosmos_eval.protocols import is_embedded, known_protocols
 from cosmos_eval.runner.plan import require_data_root
 from cosmos_eval.tasks import find_protocol, task_named, task_of
@@ -48,7 +48,7 @@ def examine(protocol: Protocol, options: RunOptions, progress: OnProgress) -> Di
             known.check(protocol, options, known.open_data(protocol, options))
             found = Survey(folder=protocol.root or options.data_root)
     except UsageError as error:
-        found = Survey(faults=(str(error),), remedy=protocol.download)
+        found = Survey(faults=(str(error),), remedy=remedy_of(protocol))
     # The name is printed before each fault, and the advice is to call the doctor.
     texts = (fault.partition(ADVICE)[0] for fault in found.faults)
     faults = tuple(text.removeprefix(f"{dataset}: ") for text in texts)

@@ -178,10 +178,10 @@ def test_an_interrupted_download_goes_on_and_a_damaged_file_is_named(
 
 def test_the_doctor_and_a_dry_run_make_no_request(stl10: Hub, command: Any) -> None:
     doctor = ("data", "doctor", "wds/stl10", "--json")
-    absent = command(*doctor)
+    absent = command(*doctor, "wds/flickr8k")
     assert absent.status == 1
-    (found,) = json.loads(absent.out)
-    assert found["remedy"] == "cosmos-eval run --dataset wds/stl10 --download"
+    for found in json.loads(absent.out):
+        assert found["remedy"] == f"cosmos-eval run --dataset {found['dataset']} --download"
     (plan,) = json.loads(command(*RUN, "--dry-run").out)
     assert (plan["data"], plan["data_state"]) == (STL10[9:], "not in the hub's cache")
     assert stl10.requests == []
