@@ -86,7 +86,9 @@ def calibration_error(
     """Return the expected calibration error of confidences (N,) in (0, 1] and hits (N,).
 
     |accuracy - mean confidence| of every bin ((m - 1) / bins, m / bins], weighted by its number of
-    samples (Guo et al. 2017, arXiv:1706.04599, equation 3)."""
+    samples (Guo et al. 2017, arXiv:1706.04599, equation 3). Raises ValueError for others."""
+    if not ((confidences > 0) & (confidences <= 1)).all():
+        raise ValueError("confidences must lie in (0, 1]")
     gaps = np.zeros((len(hits), bins))
     bin_of = np.ceil(confidences.astype(np.float64) * bins).astype(int) - 1
     gaps[np.arange(len(hits)), bin_of] = hits - confidences.astype(np.float64)

@@ -79,6 +79,12 @@ def test_calibration_error_solved_by_hand() -> None:
     assert calibration_error(*ends, bins=2).value == pytest.approx((0.5 + 0.75) / 2)
 
 
+@pytest.mark.parametrize("value", [0, 1.5, np.nan])
+def test_a_confidence_that_is_none(value: float) -> None:
+    with pytest.raises(ValueError, match="confidences must lie in"):
+        calibration_error(np.array([0.5, value], np.float32), np.ones(2, bool))
+
+
 def test_the_interval_of_a_calibration_error_is_that_of_resampled_ones() -> None:
     rng = np.random.default_rng(0)
     confidences, hits = rng.uniform(0.1, 1, 300).astype(np.float32), rng.random(300) < 0.5

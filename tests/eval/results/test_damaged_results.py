@@ -104,6 +104,12 @@ ARCHIVES: dict[str, bytes] = {
     "labels without samples": npz(labels=[], top5=np.zeros((0, 5), int), classes=["a"]),
     "labels out of range": npz(labels=[7], top5=[[0]], classes=np.array(["a"])),
     "classes that are pickled": npz(labels=[0], top5=[[0]], classes=np.array(["a"], object)),
+    "confidences that are none": npz(
+        labels=[0], top5=[[0]], classes=np.array(["a"]), confidence=[np.nan]
+    ),
+    "groups out of range": npz(
+        labels=[0], top5=[[0]], classes=np.array(["a"]), group=[1], groups=np.array(["b"])
+    ),
     "numbers for arrays": npz(labels=np.array(1), top5=np.array(1), classes=np.array(1)),
 }
 
