@@ -93,7 +93,12 @@ def calibration_error(
     bin_of = np.ceil(confidences.astype(np.float64) * bins).astype(int) - 1
     gaps[np.arange(len(hits)), bin_of] = hits - confidences.astype(np.float64)
     sums = CalibrationSums(np.ones(len(hits)), gaps)
-    return FunctionOfSums(sums, lambda sums: np.abs(sums.gaps).sum(axis=-1) / sums.samples)
+    return FunctionOfSums(sums, _mean_gap, one_by_one=True)
+
+
+def _mean_gap(sums: CalibrationSums) -> Values:
+    gap: Values = np.abs(sums.gaps).sum(axis=-1) / sums.samples
+    return gap
 
 
 class ConfusedPair(NamedTuple):

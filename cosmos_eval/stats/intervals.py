@@ -73,9 +73,10 @@ def _multinomial(rng: np.random.Generator, counts: NDArray[np.integer], size: in
 
 def _one_by_one(rng: np.random.Generator, counts: NDArray[np.integer], size: int) -> Values:
     n = len(counts)
-    drawn = rng.integers(n, size=(size, n))
-    drawn += n * np.arange(size)[:, None]
-    return np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
+    weights = np.empty((size, n))
+    for row in weights:  # each of which fits a processor's cache
+        row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+    return weights
 
 
 def by_clusters(estimates: Estimates) -> dict[int, dict[str, Estimate]]:
@@ -263,8 +264,10 @@ def intervals(
                 found[name] = percentiles(drawn, method, level)
 
     of_sums = {n: one for n, one in estimates.items() if isinstance(one, FunctionOfSums)}
-    for size, some in by_clusters(of_sums).items():
-        add("bootstrap", statistic_of(some), np.ones(size, int), multinomial=True)
+    for one_by_one in (False, True):
+        same = {n: one for n, one in of_sums.items() if one.one_by_one == one_by_one}
+        for size, some in by_clusters(same).items():
+            add("bootstrap", statistic_of(some), np.ones(size, int), multinomial=not one_by_one)
     others = {n: one for n, one in estimates.items() if n not in of_sums}
     for size, some in by_clusters(others).items():
         add("cluster bootstrap", statistic_of(some), np.ones(size, int))
