@@ -99,7 +99,7 @@ def test_leaderboard_csv(command, folder):
         assert found == {in_csv(one.name) for one in HOSTILE}
     frame = pd.read_csv(io.StringIO(text))
     assert frame["value"].dtype == float
-    assert len(frame) == len(lines) == 3 * len(HOSTILE)
+    assert len(frame) == len(lines) == 4 * len(HOSTILE)
 
 
 def in_csv(name: str) -> str:
@@ -211,7 +211,7 @@ def test_export(command, folder, tmp_path):
     content = (tmp_path / "all.csv").read_text("utf-8")
     assert_only_text(content)
     table = pd.read_csv(tmp_path / "all.csv")
-    assert len(table) == 3 * len(HOSTILE)
+    assert len(table) == 4 * len(HOSTILE)
     assert {name.removeprefix("'") for name in table["model"]} == {in_csv(o.name) for o in HOSTILE}
     assert not table["model"].str.lstrip().str.startswith(("=", "+", "-", "@")).any()
     assert (table["value"].dtype, table["low"].dtype) == (float, float)
