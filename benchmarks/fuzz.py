@@ -1,6 +1,6 @@
 """`python benchmarks/fuzz.py [--json] [--quick] [--cases N] [--seed S] [--only KIND]`: bad inputs.
 
-Result records of the five tasks, users' YAML and lists, tar archives, images, checkpoints and
+Result records of the six tasks, users' YAML and lists, tar archives, images, checkpoints and
 baselines are damaged by chance, and a command is run on each. It must give a right number, or end
 with one line and status 2, having written nothing and with nothing left running;
 tests/support/fuzzing.py says how that is decided. A case that fails is printed with the options

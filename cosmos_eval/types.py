@@ -262,6 +262,24 @@ class LocalisationProtocol(LabelMapProtocol):
             yield "small and large must be shares of the image, small below large"
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProbeProtocol(Protocol):
+    """Folders of training and of test images, each with a folder per class.
+
+    `c_values` are candidates of scikit-learn's C, of which the share `validation` of the training
+    images chooses one. `shots` are training images per class, of each of which there are `draws`.
+    `neighbours` vote with weights exp(similarity / temperature): DINO's (arXiv 2104.14294)."""
+
+    train: str
+    test: str
+    c_values: tuple[float, ...] = tuple(10.0**power for power in range(-3, 7))
+    validation: float = 0.2
+    shots: tuple[int, ...] = (1, 2, 4, 8, 16)
+    draws: int = 3
+    neighbours: int = 20
+    temperature: float = 0.07
+
+
 def family_of_pairs(family: str, pairs: ScoredPairs) -> str:
     """Return the family of numbers whose scores of pairs are not products of embeddings."""
     return family if pairs is None else f"{family}-pairs{'' if pairs == 'all' else pairs}"

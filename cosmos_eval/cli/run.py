@@ -40,8 +40,9 @@ def run(
         str,
         option(
             "NAME",
-            "Measure only this task: retrieval, cls, seg, select, loc or another of "
-            "`cosmos-eval list tasks`. Only here is loc measured on the embedded scenes.",
+            "Measure only this task: retrieval, cls, seg, select, loc, probe or another of "
+            "`cosmos-eval list tasks`. Only here are loc and probe measured on the embedded "
+            "scenes.",
         ),
     ] = "all",
     dataset: Annotated[

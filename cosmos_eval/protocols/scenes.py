@@ -6,7 +6,7 @@ ignore the dominant thing."""
 import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from cosmos_eval.protocols.segmentation import LOCALISATION, MEAN, STD, localisa
 DEFAULT = ("scenes-retrieval", "scenes-cls", "scenes-seg", "scenes-select")
 """Data sets that a run without arguments measures."""
 
-ON_REQUEST = ("scenes-loc",)
+PROBE = "scenes-probe"
+ON_REQUEST = ("scenes-loc", PROBE)
 """Those that a run of their task alone measures."""
 
 FAMILY = "scenes"
 TEST_IMAGES = 500
+PROBE_IMAGES = 1000  # to train probes on
 
 # In the order of the label maps: cosmos_core.data.scenes.CLASSES, which a test compares. Written
 # out, because importing cosmos_core imports torch.
@@ -45,6 +47,7 @@ _SMALL, _LARGE = 0.06, 0.2
 _COCO = "coco/annotations"
 _COCO_IMAGES = "coco/images/test"
 _SMALL_FOLDER = "folder/small"
+_PROBE = "probe"
 _SMALL_CAPTIONS = f"{_COCO}/captions_test_small.json"
 
 
@@ -71,6 +74,13 @@ def scenes_protocols() -> Mapping[str, types.Protocol]:
         retrieval(dataset="scenes-retrieval-small", annotations=_SMALL_CAPTIONS),
         _segmentation("scenes-seg-small", root, "voc/SegmentationClassSmall"),
         scenes_localisation(LOCALISATION),
+        types.ProbeProtocol(
+            dataset=PROBE,
+            family=FAMILY,
+            root=root,
+            train=f"{_PROBE}/folder/train",
+            test="folder/test",
+        ),
     )
     return {protocol.dataset: protocol for protocol in protocols}
 
@@ -105,12 +115,33 @@ def prepare_scenes() -> None:
     """Render the test scenes into the cache folder unless they are there: all at once or not at
     all, so that a killed or a simultaneous run does no harm. Raises UsageError where the folder
     cannot be written."""
-    root = _root()
+
+    def write(root: Path) -> None:
+        with appearing(root) as temporary:
+            _render(temporary)
+
+    _make(_root(), write)
+
+
+def prepare_probe() -> None:
+    """Render training images of probes beside the test scenes, like these: the scenes that follow
+    those that the bundled models were trained on. Raises UsageError."""
+    from cosmos_core.data.scenes import TRAIN
+    from cosmos_core.data.scenes.layouts import write_layouts
+    from cosmos_core.recipes.scenes import TRAIN_SCENES
+
+    def write(root: Path) -> None:
+        layouts = ["folder"]
+        write_layouts(root, split=TRAIN, count=PROBE_IMAGES, start=TRAIN_SCENES, layouts=layouts)
+
+    _make(_root() / _PROBE, write)
+
+
+def _make(root: Path, write: Callable[[Path], None]) -> None:
     if root.is_dir():
         return
     try:
-        with appearing(root) as temporary:
-            _render(temporary)
+        write(root)
     except OSError as error:
         if root.is_dir():
             return  # another run was faster; what it wrote is the same
@@ -162,7 +193,7 @@ def _root() -> Path:
     folders = core.submodule_search_locations if core else None
     if not folders:
         raise types.UsageError("the package cosmos_core is missing: install cosmos-eval again")
-    digest = hashlib.sha256(str(TEST_IMAGES).encode())
+    digest = hashlib.sha256(f"{TEST_IMAGES} {PROBE_IMAGES}".encode())
     for path in [*sorted(Path(folders[0]).glob("data/scenes/*.py")), Path(__file__)]:
         digest.update(path.read_bytes())
     return cache_folder() / f"scenes-{digest.hexdigest()[:12]}"

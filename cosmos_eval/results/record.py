@@ -129,6 +129,18 @@ class ConfusionPair(TypedDict):
     images: Count
 
 
+@with_config(STRICT)
+class ProbeRecord(TypedDict):
+    """How probes of frozen features were fitted."""
+
+    solver: Name
+    C: Annotated[float, _doc("Of the linear probe, as scikit-learn defines it.", gt=0)]
+    training_images: Count
+    validation_images: Annotated[Count, _doc("Of the training images, those that chose C.")]
+    draw_seeds: Annotated[list[int], _doc("Of few shots, one per draw.")]
+    fewshot_C: Annotated[dict[str, list[float]], _doc("Chosen by each draw, by shots.")]
+
+
 _PART = r"^[0-9]+ of [0-9]+ [a-z].*$"
 _PARTIAL = _doc("Samples found and known of an incomplete set.", pattern=_PART)
 _ATTENTION = _doc("Form of the image tower's last block; null except for segmentation.")
@@ -168,6 +180,7 @@ class Provenance(TypedDict):
     pair_score: NotRequired[Annotated[Name, _doc("How the model scores an image with a text.")]]
     repository: NotRequired[Annotated[Name, _doc("Of a data set on the Hugging Face hub.")]]
     revision: NotRequired[Annotated[Name, _doc("The commit of the repository that was read.")]]
+    probe: NotRequired[ProbeRecord]
     batch_size: Count
     seconds: Annotated[dict[str, Annotated[float, Field(ge=0)]], _doc("Wall time per phase.")]
     images_per_second: NotRequired[Annotated[_Rate | None, _RATE]]

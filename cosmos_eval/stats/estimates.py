@@ -66,6 +66,18 @@ class GroupMean(NamedTuple):
         return float(proportions.min() if self.lowest else np.mean(proportions))
 
 
+class CrossedMean(NamedTuple):
+    """The mean of hits (N, D) of N samples by D draws of what classifies them. Interval and paired
+    test are by a bootstrap that draws samples and draws, each on their own (Owen 2007, "The
+    pigeonhole bootstrap", Annals of Applied Statistics 1)."""
+
+    hits: NDArray[np.bool_]
+
+    @property
+    def value(self) -> float:
+        return float(self.hits.mean())
+
+
 class FunctionOfSums(NamedTuple):
     """A function of sums over independent samples, such as an intersection over a union. `terms` is
     a NamedTuple of arrays (N, ...); `function` gets their sums and returns the value, NaN where
@@ -82,7 +94,7 @@ class FunctionOfSums(NamedTuple):
         return float(self.function(self.terms._make(term.sum(0) for term in self.terms)))
 
 
-Estimate = Proportion | Mean | Median | GroupMean | FunctionOfSums
+Estimate = Proportion | Mean | Median | GroupMean | CrossedMean | FunctionOfSums
 
 
 def without(estimate: Estimate, keep: NDArray[np.bool_]) -> Estimate:

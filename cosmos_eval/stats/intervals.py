@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from cosmos_eval.stats.estimates import (
+    CrossedMean,
     Estimate,
     FunctionOfSums,
     GroupMean,
@@ -45,11 +46,13 @@ def resample(
     seed: int = 0,
     resamples: int = RESAMPLES,
     multinomial: bool = False,
+    sizes: Sequence[int] = (),
 ) -> list[dict[str, Values]]:
     """Return values (R,) of several statistics, of the same draws.
 
     `counts` (C,) holds how many clusters there are of each kind; 1 where each is its own. These are
     drawn one by one, which is ten times as fast as a multinomial draw, unless `multinomial`.
+    `sizes`, which sum to C, are of groups of clusters that are drawn each on their own.
     Raises ValueError without clusters.
     """
     if not counts.sum():
@@ -58,7 +61,9 @@ def resample(
     rng = np.random.default_rng(seed)
     parts: list[list[Mapping[str, Values]]] = [[] for _ in statistics]
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):
-        weights = draw(rng, counts, min(_RESAMPLES_AT_ONCE, resamples - start))
+        rows = min(_RESAMPLES_AT_ONCE, resamples - start)
+        groups = np.split(counts, np.cumsum(sizes[:-1], dtype=int))
+        weights = np.concatenate([draw(rng, group, rows) for group in groups], axis=1)
         for part, statistic in zip(parts, statistics, strict=True):
             part.append(statistic(weights))
     return [
@@ -79,16 +84,19 @@ def _one_by_one(rng: np.random.Generator, counts: NDArray[np.integer], size: int
     return weights
 
 
-def by_clusters(estimates: Estimates) -> dict[int, dict[str, Estimate]]:
-    """Group resampled estimates by how many clusters they have; leave out all others."""
-    found: dict[int, dict[str, Estimate]] = {}
+def by_clusters(estimates: Estimates) -> dict[tuple[int, ...], dict[str, Estimate]]:
+    """Group resampled estimates by how many clusters they have, of which kinds are drawn each on
+    their own; leave out all others."""
+    found: dict[tuple[int, ...], dict[str, Estimate]] = {}
     for name, estimate in estimates.items():
         match estimate:
             case FunctionOfSums(terms):
-                found.setdefault(len(terms[0]), {})[name] = estimate
+                found.setdefault((len(terms[0]),), {})[name] = estimate
+            case CrossedMean(hits):
+                found.setdefault(hits.shape, {})[name] = estimate
             case Mean(_, clusters) | Median(_, clusters) | GroupMean(_, _, clusters):
                 if clusters is not None:
-                    found.setdefault(len(np.unique(clusters)), {})[name] = estimate
+                    found.setdefault((len(np.unique(clusters)),), {})[name] = estimate
     return found
 
 
@@ -111,6 +119,8 @@ def statistic_of(estimates: Estimates, products: dict[int, Product] | None = Non
     for name, estimate in estimates.items():
         if isinstance(estimate, Median):
             parts.append(_median(name, estimate))
+        elif isinstance(estimate, CrossedMean):
+            parts.append(_crossed_mean(name, estimate))
 
     def statistic(weights: Values) -> Mapping[str, Values]:
         found = {name: values for part in parts for name, values in part(weights).items()}
@@ -154,6 +164,16 @@ def _median(name: str, median: Median) -> Statistic:
         lower = (up_to >= np.floor((total + 1) / 2)).argmax(axis=1)
         upper = (up_to >= np.floor(total / 2) + 1).argmax(axis=1)
         return {name: (distinct[lower] + distinct[upper]) / 2}
+
+    return statistic
+
+
+def _crossed_mean(name: str, mean: CrossedMean) -> Statistic:
+    hits, n = mean.hits.astype(np.float64), len(mean.hits)
+
+    def statistic(weights: Values) -> Mapping[str, Values]:
+        samples, draws = weights[:, :n], weights[:, n:]
+        return {name: ((samples @ hits) * draws).sum(axis=1) / hits.size}
 
     return statistic
 
@@ -257,7 +277,7 @@ def intervals(
     """
     found: dict[str, Interval] = {}
 
-    def add(method: str, statistic: Statistic, counts: NDArray[np.integer], **how: bool) -> None:
+    def add(method: str, statistic: Statistic, counts: NDArray[np.integer], **how: Any) -> None:
         (values,) = resample([statistic], counts, seed=seed, resamples=resamples, **how)
         for name, drawn in values.items():
             if not np.isnan(drawn).all():
@@ -266,11 +286,12 @@ def intervals(
     of_sums = {n: one for n, one in estimates.items() if isinstance(one, FunctionOfSums)}
     for one_by_one in (False, True):
         same = {n: one for n, one in of_sums.items() if one.one_by_one == one_by_one}
-        for size, some in by_clusters(same).items():
+        for (size,), some in by_clusters(same).items():
             add("bootstrap", statistic_of(some), np.ones(size, int), multinomial=not one_by_one)
     others = {n: one for n, one in estimates.items() if n not in of_sums}
-    for size, some in by_clusters(others).items():
-        add("cluster bootstrap", statistic_of(some), np.ones(size, int))
+    for sizes, some in by_clusters(others).items():
+        method = "cluster bootstrap" if len(sizes) == 1 else "crossed bootstrap"
+        add(method, statistic_of(some), np.ones(sum(sizes), int), sizes=sizes)
     for name, one in others.items():
         if isinstance(one, Proportion):
             found[name] = wilson(int(one.hits.sum()), len(one.hits), level)

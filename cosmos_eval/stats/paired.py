@@ -127,10 +127,11 @@ def differences(
     draw = partial(intervals.resample, seed=seed, resamples=resamples)
     clustered = [intervals.by_clusters(model) for model in chosen]
     bootstraps = []
-    for size in sorted({size for model in clustered for size in model}):
+    for sizes in sorted({sizes for model in clustered for sizes in model}):
         products: dict[int, intervals.Product] = {}
-        statistics = [intervals.statistic_of(model.get(size, {}), products) for model in clustered]
-        bootstraps.append(_by_bootstrap(statistics, np.ones(size, int), draw))
+        statistics = [intervals.statistic_of(model.get(sizes, {}), products) for model in clustered]
+        ones, within = np.ones(sum(sizes), int), partial(draw, sizes=sizes)
+        bootstraps.append(_by_bootstrap(statistics, ones, within, units=sizes[0]))
 
     def compare(a: int, b: int) -> dict[str, PairedDifference]:
         found = {name: one for some in bootstraps for name, one in some(a, b).items()}
@@ -150,10 +151,12 @@ def _by_bootstrap(
     statistics: Sequence[intervals.Statistic],
     counts: Ints,
     draw: Callable[..., list[dict[str, Values]]],
+    units: int | None = None,
 ) -> Compare:
     """Compare what two models have in common, by the standard error of the drawn differences.
-    Resamples in which an estimate has no value do not count for it."""
-    drawn, n = draw(statistics, counts), int(counts.sum())
+    Resamples in which an estimate has no value do not count for it. `units` of the clusters are
+    samples, by default all."""
+    drawn, n = draw(statistics, counts), units or int(counts.sum())
     if n < 2:
         raise ValueError("two images or more are needed to tell models apart")
     observed = [statistic(counts[None].astype(np.float64)) for statistic in statistics]

@@ -27,14 +27,17 @@ def resample(
     """Return values (R,) of estimates of the same samples, in the same draws, and the smallest
     number of clusters. Raises ValueError where that is less than two."""
     shared: dict[bytes, Ints] = {}
-    by_size = intervals.by_clusters({n: _clustered(e, shared) for n, e in estimates.items()})
-    if min(by_size) < 2:
+    by_sizes = intervals.by_clusters({n: _clustered(e, shared) for n, e in estimates.items()})
+    n = min(sizes[0] for sizes in by_sizes)  # the others are of draws
+    if n < 2:
         raise ValueError("two images or more are needed to tell models apart")
     drawn: dict[str, Values] = {}
-    for size, some in by_size.items():
-        statistic, ones = intervals.statistic_of(some, {}), np.ones(size, int)
-        drawn |= intervals.resample([statistic], ones, seed=seed, resamples=resamples)[0]
-    return drawn, min(by_size)
+    for sizes, some in by_sizes.items():
+        statistic, ones = intervals.statistic_of(some, {}), np.ones(sum(sizes), int)
+        drawn |= intervals.resample([statistic], ones, seed=seed, resamples=resamples, sizes=sizes)[
+            0
+        ]
+    return drawn, n
 
 
 def _clustered(estimate: Estimate, shared: dict[bytes, Ints]) -> Estimate:

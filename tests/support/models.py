@@ -99,9 +99,24 @@ def loc_samples(skill: float, rng: np.random.Generator) -> Samples:
     }
 
 
+def probe_samples(skill: float, rng: np.random.Generator) -> Samples:
+    linear, neighbours = (
+        np.where(_right(skill - less, rng), LABELS, (LABELS + 1) % CLASSES) for less in (0, 0.1)
+    )
+    draws = [np.stack([_right(skill - less, rng) for _ in range(3)], 1) for less in (0.3, 0.2)]
+    return {
+        "labels": LABELS,
+        "linear": linear,
+        "neighbours": neighbours,
+        "shots": np.array([1, 4]),
+        "fewshot_correct": np.stack(draws),
+        "classes": np.array(list("abcd")),
+    }
+
+
 SAMPLES = {
     **{"cls": cls_samples, "retrieval": retrieval_samples, "select": select_samples},
-    **{"seg": seg_samples, "loc": loc_samples},
+    **{"seg": seg_samples, "loc": loc_samples, "probe": probe_samples},
 }
 _MAP = {"map": "text-to-patch similarity", "protocol_map": "text-to-patch similarity"}
 

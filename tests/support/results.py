@@ -60,6 +60,17 @@ SAMPLES: dict[str, Samples] = {
         "auc": np.array([0.5, 0.75, 1], np.float32),
         "other_names": np.array([0.5, 0.125, np.nan], np.float32),
     },
+    # Two draws of one and of four images per class.
+    "probe": {
+        "labels": np.array([0, 0, 1, 2]),
+        "linear": np.array([0, 0, 1, 1]),
+        "neighbours": np.array([0, 1, 1, 1]),
+        "shots": np.array([1, 4]),
+        "fewshot_correct": np.array(
+            [[[1, 0], [1, 1], [0, 0], [0, 0]], [[1, 1], [1, 1], [1, 0], [0, 1]]], bool
+        ),
+        "classes": np.array(["pear", "apple", "fig"]),
+    },
 }
 
 

@@ -35,18 +35,23 @@ _Entries = Iterator[_Entry]
 
 
 def write_layouts(
-    root: Path, *, split: str = TEST, count: int = 400, layouts: Sequence[str] | None = None
+    root: Path,
+    *,
+    split: str = TEST,
+    count: int = 400,
+    start: int = 0,
+    layouts: Sequence[str] | None = None,
 ) -> Path:
-    """Write the first `count` scenes of a split under `root`, which must not exist yet. `layouts`,
-    by default all of LAYOUTS, appear at once or not at all. Returns `root`. Raises FileExistsError
-    if it exists, ValueError for an unknown split or layout."""
+    """Write `count` scenes of a split from index `start` on under `root`, which must not exist yet.
+    `layouts`, by default all of LAYOUTS, appear at once or not at all. Returns `root`. Raises
+    FileExistsError if it exists, ValueError for an unknown split or layout."""
     unknown = [name for name in layouts or () if name not in _WRITERS]
     if unknown:
         raise ValueError(f"unknown layouts {unknown}; known: {', '.join(LAYOUTS)}")
     if root.exists():
         raise FileExistsError(f"{root} exists already")
     with errors_of(root), appearing(root) as folder:
-        entries = _render(split, count)
+        entries = _render(split, count, start)
         for name in layouts or LAYOUTS:
             entries = _WRITERS[name](entries, folder, split)
         deque(entries, maxlen=0)
@@ -64,8 +69,8 @@ def joined_caption(scene: Scene) -> str:
     return join(scene.captions["longIB_captions"], _MOST_TOKENS)
 
 
-def _render(split: str, count: int) -> _Entries:
-    for number, scene in enumerate(split_scenes(split, count), 1):
+def _render(split: str, count: int, start: int) -> _Entries:
+    for number, scene in enumerate(split_scenes(split, count, start), 1):
         buffer, image = io.BytesIO(), PILImage.fromarray(scene.image)
         image.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
         yield _Entry(number, f"{number:012d}", scene, buffer.getvalue())

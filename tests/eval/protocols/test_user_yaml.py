@@ -129,7 +129,10 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kind: segg\n", "`kind` must be one of retrieval, cls, seg, select, loc, not 'segg'"),
+        (
+            "kind: segg\n",
+            "`kind` must be one of retrieval, cls, seg, select, loc, probe, not 'segg'",
+        ),
         ("images: a\n", "`kind` must be one of"),
         ("", "must hold keys and values"),
         ("kind: [", "is not YAML"),

@@ -1,0 +1,203 @@
+"""The task: draws, what chooses C, intervals over images and draws, and bad input."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.probes import make_up, theirs
+
+from cosmos_core.data.scenes import SPLIT_SEEDS, TRAIN
+from cosmos_core.data.scenes.scene import render_scene
+from cosmos_core.recipes.scenes import TRAIN_SCENES
+from cosmos_eval.protocols import find_known, prepare, scenes
+from cosmos_eval.stats.estimates import CrossedMean, Mean
+from cosmos_eval.stats.intervals import intervals
+from cosmos_eval.stats.paired import differences
+from cosmos_eval.tasks import probe
+from cosmos_eval.types import ProbeProtocol, RunOptions, UsageError
+
+PROTOCOL = ProbeProtocol(
+    dataset="photos",
+    family="user",
+    train="train",
+    test="test",
+    shots=(1, 4),
+    draws=2,
+    c_values=(0.1, 10.0, 1e3),
+)
+LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 30))
+
+
+def make_probe(test: np.ndarray, seed: int = 3) -> probe.Probe:
+    train, labels = make_up(280, spread=2.0)
+    return probe.Probe(PROTOCOL, train, labels, test, seed, "cpu")
+
+
+@pytest.mark.parametrize(("shots", "held_out"), [(1, 1), (2, 2), (4, 4), (16, 4)])
+def test_draws_are_balanced_disjoint_and_reproducible(shots, held_out):
+    rows, others = probe.few_shots(LABELS, shots, seed=5)
+    assert np.bincount(LABELS[rows]).tolist() == [shots] * 5
+    assert np.bincount(LABELS[others]).tolist() == [held_out] * 5
+    assert len({*rows, *others}) == 5 * (shots + held_out)
+    assert np.array_equal(rows, probe.few_shots(LABELS, shots, seed=5)[0])
+    assert not np.array_equal(rows, probe.few_shots(LABELS, shots, seed=6)[0])
+    assert {*rows} <= {*probe.few_shots(LABELS, shots + 1, seed=5)[0]}
+
+
+def test_a_part_of_every_class_is_held_out():
+    labels = np.array([0] * 50 + [1] * 2 + [2] * 10)
+    rows, held_out = probe.split(labels, 0.2, seed=0)
+    assert np.bincount(labels[held_out]).tolist() == [10, 1, 2]
+    assert sorted([*rows, *held_out]) == [*range(62)]
+    assert not np.array_equal(held_out, probe.split(labels, 0.2, seed=1)[1])
+
+
+def test_the_linear_probe_is_scikit_learns_on_all_training_images():
+    queries, _ = make_up(1000, seed=1, spread=2.0)
+    of = make_probe(queries)
+    predicted, c, n_held_out = of.linear()
+    rows, held_out = probe.split(of.labels, PROTOCOL.validation, seed=3)
+    scores = {
+        one: theirs(of.train[rows], of.labels[rows], one).score(
+            of.train[held_out], of.labels[held_out]
+        )
+        for one in PROTOCOL.c_values
+    }
+    assert (c, n_held_out) == (max(scores, key=scores.__getitem__), len(held_out))
+    known = theirs(of.train, of.labels, c).predict(queries.astype(np.float64))
+    assert (predicted == known).mean() >= 0.999
+
+
+def test_few_shots_are_scikit_learns_on_the_draws():
+    queries, _ = make_up(500, seed=1, spread=2.0)
+    of = make_probe(queries)
+    predicted, chosen = of.few_shots()
+    assert predicted.shape == (2, 2, 500)
+    assert of.seeds == [3, 4]
+    for shots, classes, values in zip(PROTOCOL.shots, predicted, chosen, strict=True):
+        for seed, found, c in zip(of.seeds, classes, values, strict=True):
+            rows, _ = probe.few_shots(of.labels, shots, seed)
+            known = theirs(of.train[rows], of.labels[rows], c).predict(queries.astype(np.float64))
+            assert (found == known).mean() >= 0.998
+
+
+def test_the_mean_of_draws_has_an_interval_over_images_and_draws():
+    rng = np.random.default_rng(0)
+    skill = np.array([0.5, 0.7, 0.9])  # of three draws, on 400 images
+    hits = rng.random((400, 3)) < skill
+    images_alone = Mean(hits.ravel(), np.repeat(np.arange(400), 3))
+    found = intervals({"both": CrossedMean(hits), "images": images_alone})
+    low, high, method, _ = found["both"]
+    assert method == "crossed bootstrap"
+    assert low < hits.mean() < high
+    # Of the variance over draws a bootstrap of three finds two thirds, on average over draws.
+    error = np.sqrt(hits.mean(axis=0).var() / 3 + hits.mean(axis=1).var() / 400)
+    assert (high - low) / (2 * 1.96 * error) == pytest.approx(1, abs=0.15)
+    assert found["images"].high - found["images"].low < 0.5 * (high - low)
+
+
+def test_two_models_are_compared_on_the_same_images_and_draws():
+    rng = np.random.default_rng(0)
+    hard = rng.random((200, 3))
+    a, b = hard < 0.6, hard < 0.5  # which differ by a tenth, whatever is drawn
+    test = differences([{"m": CrossedMean(a)}, {"m": CrossedMean(b)}])(0, 1)["m"]
+    assert test.difference == pytest.approx(a.mean() - b.mean())
+    assert test.units == 200
+    assert test.p_value < 0.001
+    same = differences([{"m": CrossedMean(a)}, {"m": CrossedMean(a)}])(0, 1)["m"]
+    assert (same.difference, same.p_value) == (0, 1)
+
+
+@pytest.fixture
+def photos(tmp_path: Path, save_colour) -> Path:
+    """Two classes of three training and two test images."""
+    for split, count in (("train", 3), ("test", 2)):
+        for name, colour in (("apples", "red"), ("leaves", "green")):
+            for number in range(count):
+                save_colour(tmp_path / split / name / f"{number}.png", colour)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"test": "train"}, "photos: train and test must be different folders"),
+        ({"shots": (2,)}, "class apples has 3 training images, and 2 shots need 4, .* set `shots`"),
+        ({"shots": (0, 1)}, "shots must be different numbers from 1"),
+        ({"draws": 0}, "draws and neighbours must be 1 or more"),
+        ({"temperature": 0.0}, "temperature and c_values must be above 0"),
+        ({"c_values": (0.0, 1.0)}, "temperature and c_values must be above 0"),
+        ({"validation": 1.0}, "validation must be a share between 0 and 1"),
+        ({"train": "trained"}, "photos: expected .*trained, which is not there"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(photos, changes, message):
+    protocol = replace(PROTOCOL, **{"root": str(photos), "shots": (1,), **changes})
+    with pytest.raises(UsageError, match=message) as raised:
+        probe.open_data(protocol, RunOptions())
+    assert "\n" not in str(raised.value)
+
+
+def test_classes_of_one_folder_only_are_refused(photos, save_colour):
+    protocol = replace(PROTOCOL, root=str(photos), shots=(1,))
+    save_colour(photos / "test" / "sky" / "0.png", "blue")
+    with pytest.raises(UsageError, match=r"^photos: class sky is in test, but not in train$"):
+        probe.open_data(protocol, RunOptions())
+    (photos / "test" / "sky").rename(photos / "train" / "sky")
+    with pytest.raises(UsageError, match=r"^photos: class sky is in train, but not in test$"):
+        probe.open_data(protocol, RunOptions())
+
+
+def test_a_limit_is_of_test_images_and_images_of_both_are_noted(photos, colour_encoder):
+    protocol = replace(PROTOCOL, root=str(photos), shots=(1,))
+    found = probe.measure(colour_encoder, protocol, RunOptions(limit=2, workers=0))
+    assert found.n_samples == 2
+    assert found.settings["probe"]["training_images"] == 6
+    assert found.metrics == {"linear_acc1": 1, "knn_acc1": 1, "fewshot_1_acc1": 1}
+    assert any("test images have the features of training images" in note for note in found.notes)
+
+
+YAML = "kind: probe\ntrain: train\ntest: test\nshots: [1]\nc_values: [1, 100]\n"
+
+
+def test_a_second_run_encodes_nothing_and_test_labels_choose_nothing(photos, command):
+    (photos / "photos.yaml").write_text(YAML)
+    run = ("run", "--model", "scenes-clip", "--dataset", "photos.yaml", "--json", "--output")
+    first, second = (json.loads(command(*run, name).out)[0] for name in ("one", "two"))
+    assert first["provenance"]["images_per_second"] is not None
+    assert second["provenance"]["images_per_second"] is None
+    assert second["metrics"] == first["metrics"]
+    assert "1 verified" in command("verify", "two").out
+    # The classes of the test images change places.
+    for old, new in (("apples", "x"), ("leaves", "apples"), ("x", "leaves")):
+        (photos / "test" / old).rename(photos / "test" / new)
+    third = json.loads(command(*run, "three").out)[0]
+    assert third["metrics"]["linear_acc1"] != first["metrics"]["linear_acc1"]
+    assert third["provenance"]["probe"] == first["provenance"]["probe"]
+    assert third["provenance"]["probe"]["draw_seeds"] == [0, 1, 2]
+
+
+def test_bad_input_is_status_2(photos, command):
+    (photos / "photos.yaml").write_text(YAML.replace("[1]", "[8]"))
+    ended = command("run", "--model", "scenes-clip", "--dataset", "photos.yaml")
+    assert (ended.status, len(ended.err.splitlines())) == (2, 1)
+    assert "8 shots need 12" in ended.err
+
+
+def test_training_scenes_of_probes_are_none_that_models_were_trained_on(tmp_path, monkeypatch):
+    monkeypatch.setenv("COSMOS_EVAL_CACHE", str(tmp_path))
+    monkeypatch.setattr(scenes, "TEST_IMAGES", 10)
+    monkeypatch.setattr(scenes, "PROBE_IMAGES", 20)
+    protocol = find_known("scenes-probe")
+    prepare(protocol)
+    data = probe.open_data(replace(protocol, shots=(1,)), RunOptions())
+    assert np.bincount(data.train.labels).tolist() == [2] * 10
+    for name, image in zip(data.train.names, data.train.images, strict=True):
+        number = int(Path(name).stem)
+        scene = render_scene(SPLIT_SEEDS[TRAIN], TRAIN_SCENES + number - 1)
+        pixels = np.asarray(image.decode(image.read()), float)
+        assert np.abs(pixels - scene.image).mean() < 6

@@ -1,0 +1,23 @@
+"""Made-up features of classes, and scikit-learn's fit to them."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.linear_model import LogisticRegression
+
+CLASSES, DIMENSION = 7, 24
+
+
+def make_up(n: int, seed: int = 0, spread: float = 1.2) -> tuple[np.ndarray, np.ndarray]:
+    """Normalised features around a direction that all share, as those of CLIP are, and labels."""
+    centers = np.random.default_rng(7).normal(size=(CLASSES, DIMENSION)) + 2
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(n) % CLASSES)
+    features = centers[labels] + spread * rng.normal(size=(n, DIMENSION))
+    return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32), labels
+
+
+def theirs(features: np.ndarray, labels: np.ndarray, c: float) -> LogisticRegression:
+    """Scikit-learn's, in float64 and to a tighter tolerance than its default."""
+    solver = LogisticRegression(C=c, tol=1e-7, max_iter=20_000)
+    return solver.fit(features.astype(np.float64), labels)
