@@ -58,7 +58,7 @@ def test_the_target_is_for_runs_that_decoding_does_not_limit(
     lines = {line.name: line for line in benchmark["compare"]("B", functions, 5, 3, options)}
     of_files = lines["B, files to metrics to bare forward"]
     assert (of_files.target, of_files.met) == ((0.9, False) if applies else (None, None))
-    assert of_files.value == pytest.approx(0.5, rel=0.2)
+    assert of_files.value == pytest.approx(0.5, rel=0.5)
     assert lines["B, embedding without decoding to bare forward"].target == 0.9
     said = capsys.readouterr().err
     assert said.startswith("B: decoding is the limit: 2") is not applies

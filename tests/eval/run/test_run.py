@@ -12,11 +12,10 @@ import cosmos_eval
 from cosmos_eval import models as encoders
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.results.store import read_result
-from cosmos_eval.runner import facts
 from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets
 from cosmos_eval.runner.run import Worker, run_all
 from cosmos_eval.tasks import TASKS, task_named, task_of
-from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError, no_progress
+from cosmos_eval.types import ModelSpec, Progress, RunOptions, UsageError
 
 SPEC = ModelSpec(text="cosmos:mine.pt", kind="cosmos", name="mine.pt")
 YAML = "kind: cls\nfolder: photos\ntemplates: ['{}']\n"
@@ -62,19 +61,6 @@ def test_a_result_says_what_was_measured_and_how(photos, loads, tmp_path):
     assert (stored.pair, stored.samples, stored.error) == (result.pair, None, None)
     assert stored.row.metrics == row.metrics
     assert read_result(stored.path) == stored.row
-
-
-def test_images_per_second_leave_out_the_first_step(monkeypatch):
-    """16 images cached, 32 in the step that builds the model, 64 more in 3 seconds."""
-    times = iter([10.0, 12.0, 13.0])
-    monkeypatch.setattr(facts, "perf_counter", lambda: next(times))
-    encoded, steps = facts.Encoded(no_progress), (48, 80, 112)
-    encoded(Progress("images", 16, 112, "16 of 112 images were embedded already"))
-    for done in steps:
-        encoded(Progress("images", done, 112))
-    assert encoded.per_second({"images": 9.0}, RunOptions()) == round(64 / 3, 3)
-    encoded.restart()
-    assert encoded.per_second({"images": 9.0}, RunOptions()) is None
 
 
 def test_images_per_second_are_those_of_images_that_were_encoded(photos, loads, tmp_path):
