@@ -14,7 +14,8 @@ from cosmos_core.data.scenes import SPLIT_SEEDS, TRAIN
 from cosmos_core.data.scenes.scene import render_scene
 from cosmos_core.recipes.scenes import TRAIN_SCENES
 from cosmos_eval.protocols import find_known, prepare, scenes
-from cosmos_eval.stats.estimates import CrossedMean, Mean
+from cosmos_eval.stats import suites
+from cosmos_eval.stats.estimates import CrossedMean, Mean, Proportion, without
 from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.stats.paired import differences
 from cosmos_eval.tasks import probe
@@ -201,3 +202,15 @@ def test_training_scenes_of_probes_are_none_that_models_were_trained_on(tmp_path
         scene = render_scene(SPLIT_SEEDS[TRAIN], TRAIN_SCENES + number - 1)
         pixels = np.asarray(image.decode(image.read()), float)
         assert np.abs(pixels - scene.image).mean() < 6
+
+
+def test_means_of_draws_are_part_of_a_suites_resamples():
+    hits = np.random.default_rng(0).random((50, 3)) < 0.6
+    plain = Proportion(hits[:, 0])
+    drawn, n = suites.resample({"draws": CrossedMean(hits), "plain": plain}, seed=1)
+    assert n == 50
+    assert np.std(drawn["plain"]) == pytest.approx(
+        np.sqrt(plain.value * (1 - plain.value) / 50), 0.1
+    )
+    assert drawn["draws"].mean() == pytest.approx(hits.mean(), abs=0.01)
+    assert without(CrossedMean(hits), np.arange(50) < 10).value == hits[:10].mean()
