@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from glob import glob
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
@@ -18,6 +19,9 @@ from cosmos_eval.cli.options import option
 from cosmos_eval.cli.output import print_json, print_line, print_notes, print_records
 from cosmos_eval.results.text import percent
 from cosmos_eval.types import ModelSpec, RunOptions, UsageError
+
+if TYPE_CHECKING:
+    from cosmos_eval.runner.overlap import Overlap
 
 _SHOWN = 10  # matches of those in the file or the JSON document
 _WORKERS = os.cpu_count() or 1
@@ -78,13 +82,17 @@ def overlap(
     if json:
         more = {"dataset": protocol.dataset, "found": found.found, "metrics": metrics}
         print_json({**asdict(found), **more})
-        return
+    else:
+        _print(found, protocol.dataset, metrics)
+
+
+def _print(found: Overlap, dataset: str, metrics: Sequence[dict[str, Any]]) -> None:
     records: list[dict[str, Any]] = [asdict(match) for match in found.matches[:_SHOWN]]
     if records:
         print_records(records)
     if len(found.matches) > _SHOWN:
         print_line(f"and {len(found.matches) - _SHOWN} more: --json lists all")
-    counts = f"{len(found.found)} of {found.images:,} images of {protocol.dataset}"
+    counts = f"{len(found.found)} of {found.images:,} images of {dataset}"
     print_line(f"{counts} have a near-duplicate among {found.training_images:,} training images")
     if metrics:
         print_records([_shown(one) for one in metrics])
