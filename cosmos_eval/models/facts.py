@@ -1,5 +1,6 @@
 """What a loaded model costs: parameters, operations per image and text, and sizes of its inputs."""
 
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,21 +23,31 @@ _SIZES = ((64, 48), (48, 80))  # of images, which become one size where the mode
 _WORDS = 2_000  # of a text that no context holds
 
 
-def model_facts(encoder: Encoder) -> dict[str, Any]:
-    """Return facts of results' `model.facts` that follow from the model; None where unknown.
+def model_facts(encoder: Encoder, note: Callable[[str], object] = lambda _: None) -> dict[str, Any]:
+    """Return facts of results' `model.facts` that follow from the model; None where unknown. Errors
+    end no run: `note` is given a line of each.
 
     One image and one text that fills the context are encoded. GFLOPs are 10^9 operations: 2 per
     multiply-accumulate of matrix products, convolutions and attention, as PyTorch counts them."""
+
+    def attempt(what: str, function: Callable[[], Any]) -> Any:
+        try:
+            return function()
+        except Exception as error:
+            reason = textwrap.shorten(str(error) or type(error).__name__, 200)
+            note(f"{what} of {encoder.info.spec} cannot be counted: {reason}")
+            return None
+
     model = getattr(encoder, "built", encoder)  # a bundled one is built when it is used
-    found = _attempt(lambda: [*referred_weights([vars(model)], set())])
+    found = attempt("parameters", lambda: [*referred_weights([vars(model)], set())])
     modules = [one for one in found or () if isinstance(one, nn.Module)]
     every = {id(p): p for module in modules for p in module.parameters()}
     with _countable([*every.values()]):
-        pixels = _attempt(lambda: _pixels(encoder))
-        tokens = _attempt(lambda: _tokens(encoder))
+        pixels = attempt("the image size", lambda: _pixels(encoder))
+        tokens = attempt("the context length", lambda: _tokens(encoder))
         encode_image, encode_text = _towers(encoder, model)
-        image = _attempt(lambda: _counted(encode_image, pixels))
-        text = _attempt(lambda: _counted(encode_text, tokens))
+        image = attempt("GFLOPs per image", lambda: _counted(encode_image, pixels))
+        text = attempt("GFLOPs per text", lambda: _counted(encode_text, tokens))
     image_gflops, image_parameters, width = image or (None, None, None)
     text_gflops, text_parameters, _ = text or (None, None, None)
     return {
@@ -61,14 +72,6 @@ def _towers(encoder: Encoder, model: Any) -> tuple[Encode, Encode]:
     own = (open_clip.CLIP.encode_image, open_clip.CLIP.encode_text)
     image, text = (partial(run, encoder.info, partial(encode, clip)) for encode in own)
     return image, text
-
-
-def _attempt(function: Callable[[], Any]) -> Any:
-    """Return what a function returns; None where it fails, since facts must not end a run."""
-    try:
-        return function()
-    except Exception:
-        return None
 
 
 def _pixels(encoder: Encoder) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -24,9 +24,11 @@ _KEY = bytes(32)
 _IMAGES = "images"  # the phase in which tasks encode images
 
 
-def facts_of(encoder: Encoder, spec: ModelSpec, options: RunOptions) -> dict[str, Any]:
-    """Return `model.facts` of a result. What is counted is cached as embeddings are, so that a
-    model that has nothing to encode need not be built."""
+def facts_of(
+    encoder: Encoder, spec: ModelSpec, options: RunOptions, note: Callable[[str], object]
+) -> dict[str, Any]:
+    """Return `model.facts` of a result; `note` is given what could not be counted. What is counted
+    is cached as embeddings are, so that a model that has nothing to encode need not be built."""
     training = training_facts(spec)
     inputs = {name: dict(getattr(encoder, name)) for name in ("preprocessing", "tokenizer")}
     store = ShardStore(options.cache, identity(encoder, FACTS, **inputs), limit_bytes())
@@ -34,7 +36,7 @@ def facts_of(encoder: Encoder, spec: ModelSpec, options: RunOptions) -> dict[str
         return {**json.loads(arrays["facts"].tobytes()), **training}
     from cosmos_eval.models.facts import model_facts
 
-    facts = model_facts(encoder)
+    facts = model_facts(encoder, note)
     with suppress(UsageError):  # a cache that cannot be written ends no run
         store.add([_KEY], {"facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)})
     return {**facts, **training}

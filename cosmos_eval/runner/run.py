@@ -82,11 +82,15 @@ class Loaded:
     encoder: Encoder
     spec: types.ModelSpec
     options: types.RunOptions
+    watch: plans.Watch = plans.unwatched
     seconds: float = 0.0
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
-        return facts_of(self.encoder, self.spec, self.options)
+        def note(line: str) -> None:
+            self.watch(self.spec.text, types.Progress("facts", 0, 1, note=line))
+
+        return facts_of(self.encoder, self.spec, self.options, note)
 
 
 def _load(job: plans.Job, watch: plans.Watch) -> Loaded:
@@ -98,7 +102,7 @@ def _load(job: plans.Job, watch: plans.Watch) -> Loaded:
     load = partial(load_encoder, job.spec, precision=options.precision)
     encoder = options.distributed.synchronized(lambda: load(device=own_device(options.device)))
     watch(job.spec.text, types.Progress("load", 1, 1))
-    return Loaded(encoder, job.spec, options, time.perf_counter() - started)
+    return Loaded(encoder, job.spec, options, watch, time.perf_counter() - started)
 
 
 _environment = cache(partial(environment.describe, __version__))

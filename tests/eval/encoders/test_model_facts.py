@@ -245,14 +245,14 @@ def test_a_checkpoint_and_a_model_card_state_the_training(tmp_path, caplog, monk
 def test_a_counted_model_is_not_built_again(tmp_path):
     spec, options = parse_model_spec("scenes-clip"), RunOptions(cache=str(tmp_path))
     first, second = load("scenes-clip"), load("scenes-clip")
-    facts = facts_of(first, spec, options)
-    assert facts == facts_of(second, spec, options)
+    facts = facts_of(first, spec, options, pytest.fail)
+    assert facts == facts_of(second, spec, options, pytest.fail)
     assert "built" in vars(first)
     assert "built" not in vars(second)
     assert facts == {**model_facts(first), **training_facts(spec)}
     assert json.loads(json.dumps(facts)) == facts
     (tmp_path / "file").write_text("no folder")
-    assert facts_of(first, spec, RunOptions(cache=str(tmp_path / "file"))) == facts
+    assert facts_of(first, spec, RunOptions(cache=str(tmp_path / "file")), pytest.fail) == facts
 
 
 @pytest.mark.parametrize(
@@ -279,3 +279,15 @@ def test_only_images_that_were_encoded_count(steps, rate, monkeypatch):
     assert encoded.per_second({"images": 4.0, "total": 9.0}, RunOptions()) == rate
     encoded.restart()
     assert encoded.per_second({"images": 4.0}, RunOptions()) is None
+
+
+def test_an_error_ends_nothing_and_is_noted():
+    class Fails(nn.Linear):
+        def forward(self, images: Tensor) -> Tensor:
+            raise RuntimeError("out of\nmemory")
+
+    notes: list[str] = []
+    facts = model_facts(two_tower(4, encode_image=Fails(1, 1).forward), notes.append)
+    assert facts["image_gflops"] is None
+    assert facts["image_size"] == [4, 4]
+    assert notes == ["GFLOPs per image of own cannot be counted: out of memory"]
