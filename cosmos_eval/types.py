@@ -268,10 +268,13 @@ class ProbeProtocol(Protocol):
 
     `c_values` are candidates of scikit-learn's C, of which the share `validation` of the training
     images chooses one. `shots` are training images per class, of each of which there are `draws`.
-    `neighbours` vote with weights exp(similarity / temperature): DINO's (arXiv 2104.14294)."""
+    `neighbours` vote with weights exp(similarity / temperature): DINO's (arXiv 2104.14294).
+    `splits` are instead the training and the test images of a known set."""
 
+    NOT_IN_FILES = Protocol.NOT_IN_FILES | {"splits"}
     train: str
     test: str
+    splits: tuple[ClassificationProtocol, ClassificationProtocol] | None = None
     c_values: tuple[float, ...] = tuple(10.0**power for power in range(-3, 7))
     validation: float = 0.2
     shots: tuple[int, ...] = (1, 2, 4, 8, 16)

@@ -16,7 +16,7 @@ from cosmos_eval.data.class_names import ClassData, class_differences
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, read_records, shortened
 from cosmos_eval.data.sources import ImageFile
-from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision
+from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision, split_of
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import ClassificationProtocol, OnProgress, RunOptions, UsageError, nearest
 
@@ -82,7 +82,7 @@ def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
 
 def _can_fetch(protocol: ClassificationProtocol) -> bool:
     if protocol.torchvision is not None:
-        return protocol.torchvision != "stanford_cars"  # whose page is gone
+        return protocol.torchvision.partition("/")[0] != "stanford_cars"  # whose page is gone
     return protocol.dataset == "imagenetv2" and protocol.root is None
 
 
@@ -206,8 +206,8 @@ def _faults(
     page = f"; get the whole set from {protocol.download}" if protocol.download else ""
     if missing:
         yield (
-            f"{len(missing)} of {len(data.images)} test images are not there, the first: "
-            f"{missing[0]}; from: {protocol.download}"
+            f"{len(missing)} of {len(data.images)} {split_of(protocol)} images are not there, "
+            f"the first: {missing[0]}; from: {protocol.download}"
         )
     listed = CLASS_LISTS.get(protocol.class_list or "")
     expected = protocol.n_classes if listed is None else listed.n_classes

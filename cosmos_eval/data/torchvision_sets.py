@@ -1,4 +1,4 @@
-"""Test images and labels of the sets that torchvision reads. Imports torch only when called.
+"""Images and labels of the sets that torchvision reads. Imports torch only when called.
 
 torchvision keeps paths in attributes that begin with an underscore; a test compares each reader
 with what indexing torchvision's data set gives.
@@ -13,10 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cosmos_eval.data.class_names import ClassData, list_names, make_data
 from cosmos_eval.data.sources import ImageArray, ImageFile
 from cosmos_eval.types import ClassificationProtocol, UsageError
 
+TRAIN = "/train"  # ends the name of a reader of images that classifiers are trained on
 # What torchvision raises for data that are missing, damaged or of another layout.
 _FAULTS = (
     *(RuntimeError, OSError, EOFError, ValueError, KeyError, IndexError),
@@ -33,16 +36,21 @@ _PARTS: Mapping[str, tuple[str, ...]] = {
 }
 
 
+def split_of(protocol: ClassificationProtocol) -> str:
+    """Return `training` or `test`."""
+    return "training" if str(protocol.torchvision).endswith(TRAIN) else "test"
+
+
 def read_torchvision(protocol: ClassificationProtocol, root: Path) -> ClassData:
     """List images and labels, whether the images are there or not. Raises UsageError."""
     try:
         data = READERS[str(protocol.torchvision)](root, False)
         if not data.images:
-            raise ValueError("it has no test images")
+            raise ValueError(f"it has no {split_of(protocol)} images")
         return data
     except _FAULTS as error:
         folder = root / protocol.folder
-        parts = _PARTS.get(str(protocol.torchvision), ())
+        parts = _PARTS.get(str(protocol.torchvision).partition("/")[0], ())
         absent = [folder / part for part in parts if not (folder / part).exists()]
         reason = f"expected {absent[0]}, which is not there" if absent else _reason(error)
         raise UsageError(
@@ -95,13 +103,23 @@ def _listed(
     return _of_files(classes, root, sorted(labelled) if name == "SUN397" else labelled)
 
 
-def _arrays(name: str, root: Path, download: bool) -> ClassData:
-    found = _data_set(name, root, download, train=False)
+def _arrays(name: str, root: Path, download: bool, *, train: bool = False) -> ClassData:
+    found, split = _data_set(name, root, download, train=train), "train" if train else "test"
     samples = (
-        (f"test/{number:05d}", ImageArray(f"{name} test image {number}", pixels), label)
+        (f"{split}/{number:05d}", ImageArray(f"{name} {split} image {number}", pixels), label)
         for number, (pixels, label) in enumerate(zip(found.data, found.targets, strict=True))
     )
     return make_data(found.classes, samples)
+
+
+def _joined(name: str, root: Path, download: bool) -> ClassData:
+    """List the images of `train`, then those of `val`."""
+    train, val = (_listed(name, root, download, split=split) for split in ("train", "val"))
+    return train._replace(
+        names=(*train.names, *val.names),
+        images=(*train.images, *val.images),
+        labels=np.concatenate([train.labels, val.labels]),
+    )
 
 
 _CALTECH_TRAIN, _CALTECH_IMAGES, _CALTECH_SEED = 3_000, 8_677, 3072
@@ -139,17 +157,28 @@ def _caltech101(root: Path, download: bool, *, background: bool) -> ClassData:
     return _of_files(classes, root, labelled)
 
 
+_aircraft = partial(_listed, "FGVCAircraft", annotation_level="variant")
+_pets = partial(_listed, "OxfordIIITPet", files="_images")
 READERS: Mapping[str, Callable[[Path, bool], ClassData]] = {
     "food101": partial(_listed, "Food101", split="test"),
+    "food101/train": partial(_listed, "Food101", split="train"),
     "cifar10": partial(_arrays, "CIFAR10"),
+    "cifar10/train": partial(_arrays, "CIFAR10", train=True),
     "cifar100": partial(_arrays, "CIFAR100"),
+    "cifar100/train": partial(_arrays, "CIFAR100", train=True),
     "sun397": partial(_listed, "SUN397"),  # which has no splits
     "stanford_cars": partial(_listed, "StanfordCars", split="test"),
-    "fgvc_aircraft": partial(_listed, "FGVCAircraft", split="test", annotation_level="variant"),
+    "stanford_cars/train": partial(_listed, "StanfordCars", split="train"),
+    "fgvc_aircraft": partial(_aircraft, split="test"),
+    "fgvc_aircraft/train": partial(_aircraft, split="trainval"),
     "dtd": partial(_listed, "DTD", split="test"),
-    "oxford_pets": partial(_listed, "OxfordIIITPet", split="test", files="_images"),
+    "dtd/train": partial(_joined, "DTD"),
+    "oxford_pets": partial(_pets, split="test"),
+    "oxford_pets/train": partial(_pets, split="trainval"),
     "flowers102": partial(_listed, "Flowers102", split="test"),
+    "flowers102/train": partial(_joined, "Flowers102"),
     "caltech101": _caltech101_published,
     "caltech101-with-background": partial(_caltech101, background=True),
 }
-"""Readers of the sets by name, from the root and whether to download."""
+"""Readers of the sets by name, from the root and whether to download: of test images or, with
+`/train`, of what classifiers are trained on."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from cosmos_eval.protocols import scenes, segmentation
 from cosmos_eval.protocols.classification import CLASSIFICATION, CLASSIFICATION_FAMILIES
+from cosmos_eval.protocols.probe import PROBES
 from cosmos_eval.protocols.retrieval import RETRIEVAL
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
@@ -23,8 +24,13 @@ RERANKED = 100  # candidates of a query, of which a known set's `pairs100` score
 
 
 def known_protocols() -> Mapping[str, Protocol]:
-    """Return every data set that can be named but the webdatasets, the embedded ones first."""
+    """Return the data sets that the doctor examines without names, the embedded ones first."""
     return {**scenes.scenes_protocols(), **RETRIEVAL, **CLASSIFICATION, **SEGMENTATION, **SELECTION}
+
+
+def named_protocols() -> Mapping[str, Protocol]:
+    """Return every data set that can be named, each with its usual protocol."""
+    return {**known_protocols(), **PROBES, **webdatasets()}
 
 
 def webdatasets() -> Mapping[str, Protocol]:
@@ -47,7 +53,7 @@ def is_embedded(protocol: Protocol) -> bool:
 
 def known_families(dataset: str) -> Mapping[str, Protocol]:
     """Return the protocols of a known data set by their family, its usual one first."""
-    found = [*WEBDATASETS.get(dataset, {}).values()] or [known_protocols()[dataset]]
+    found = [*WEBDATASETS.get(dataset, {}).values()] or [named_protocols()[dataset]]
     of_maps = segmentation.SEGMENTATION_FAMILIES, segmentation.LOCALISATION_FAMILIES
     for families in (CLASSIFICATION_FAMILIES, *of_maps):
         found += [protocols[dataset] for protocols in families.values() if dataset in protocols]
@@ -67,7 +73,7 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
 def find_known(name: str, family: str | None = None) -> Protocol:
     """Return a known data set, a webdataset also as NAME@REVISION; None: its usual family. Raises
     UsageError with nearest names."""
-    known = {**known_protocols(), **webdatasets()}
+    known = named_protocols()
     plain, at, revision = name.partition("@")
     if plain not in known or (at and (not revision or plain not in WEBDATASETS)):
         raise UsageError(

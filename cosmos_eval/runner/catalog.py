@@ -4,7 +4,7 @@ from itertools import chain
 from typing import Any
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
-from cosmos_eval.protocols import known_families, known_protocols, webdatasets
+from cosmos_eval.protocols import known_families, named_protocols
 from cosmos_eval.tasks import known_tasks, packages_of, task_of
 from cosmos_eval.types import UsageError, base_family
 
@@ -17,6 +17,7 @@ FAMILIES = {
     "clip-benchmark": "CLIP Benchmark's and OpenCLIP's tables of classification (wds/: the former)",
     "datacomp": "DataComp's and OpenCLIP's tables of DataComp's evaluation sets",
     "scenes": "the embedded scenes of this version",
+    "probe": "itself: probes of frozen features on splits of torchvision",
     "fixed-names": "itself: `cosmos` without the faults in its lists of names",
     "sclip": "published numbers of github.com/wangf3014/SCLIP",
     "clearclip": "published numbers of ClearCLIP, arXiv 2407.12442",
@@ -64,13 +65,13 @@ def datasets() -> list[Record]:
     """List known data sets with their task and usual protocol family."""
     return [
         {"dataset": name, "task": task_of(protocol), "protocol": protocol.family}
-        for name, protocol in {**known_protocols(), **webdatasets()}.items()
+        for name, protocol in named_protocols().items()
     ]
 
 
 def protocols() -> list[Record]:
     """List protocol families, what their numbers can be compared with, and their data sets."""
-    families = {name: known_families(name) for name in (*known_protocols(), *webdatasets())}
+    families = {name: known_families(name) for name in named_protocols()}
     of_pairs = {
         family: f"itself: `{base_family(family)}`, scored by a PairScorer, {_scored(protocol)}"
         for own in families.values()

@@ -58,7 +58,9 @@ def _md5(path: Path) -> str:
 def _food101(root: Path, _: pytest.MonkeyPatch) -> None:
     listed = {"waffles": ["waffles/7", "waffles/3"], "apple_pie": ["apple_pie/9"]}
     _text(root / "food-101/meta/test.json", json.dumps(listed))
-    names = [name for own in listed.values() for name in own]
+    trained = {"waffles": ["waffles/1"], "apple_pie": ["apple_pie/2", "apple_pie/4"]}
+    _text(root / "food-101/meta/train.json", json.dumps(trained))
+    names = [name for some in (listed, trained) for own in some.values() for name in own]
     _pictures(*(root / f"food-101/images/{name}.jpg" for name in names))
 
 
@@ -96,20 +98,28 @@ def _stanford_cars(root: Path, _: pytest.MonkeyPatch) -> None:
     rows = np.array([[(2, "00002.jpg"), (1, "00001.jpg"), (2, "00003.jpg")]], fields)
     savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": rows})
     _pictures(*(folder / f"cars_test/0000{number}.jpg" for number in (1, 2, 3)))
+    rows = np.array([[(1, "00001.jpg"), (2, "00002.jpg")]], fields)
+    savemat(folder / "devkit/cars_train_annos.mat", {"annotations": rows})
+    _pictures(*(folder / f"cars_train/0000{number}.jpg" for number in (1, 2)))
 
 
 def _fgvc_aircraft(root: Path, _: pytest.MonkeyPatch) -> None:
     folder = root / "fgvc-aircraft-2013b/data"
     _text(folder / "variants.txt", *CLASSES["fgvc_aircraft"])
     _text(folder / "images_variant_test.txt", "0034309 Yak-42", "0034958 707-320", "01 F/A-18")
-    _pictures(*(folder / f"images/{name}.jpg" for name in ("0034309", "0034958", "01")))
+    _text(folder / "images_variant_trainval.txt", "02 707-320", "03 Yak-42", "04 F/A-18")
+    names = ("0034309", "0034958", "01", "02", "03", "04")
+    _pictures(*(folder / f"images/{name}.jpg" for name in names))
 
 
 def _dtd(root: Path, _: pytest.MonkeyPatch) -> None:
     folder = root / "dtd/dtd"
     names = ("polka-dotted/polka-dotted_0002.jpg", "banded/banded_0011.jpg")
     _text(folder / "labels/test1.txt", *names)
-    _pictures(*(folder / "images" / name for name in names))
+    train = ("polka-dotted/polka-dotted_0004.jpg", "banded/banded_0001.jpg")
+    _text(folder / "labels/train1.txt", *train)
+    _text(folder / "labels/val1.txt", "banded/banded_0002.jpg")
+    _pictures(*(folder / "images" / name for name in (*names, *train, "banded/banded_0002.jpg")))
 
 
 def _oxford_pets(root: Path, _: pytest.MonkeyPatch) -> None:
@@ -117,15 +127,18 @@ def _oxford_pets(root: Path, _: pytest.MonkeyPatch) -> None:
     breeds = ("yorkshire_terrier_9 4 2 1", "Abyssinian_201 1 1 1", "Abyssinian_202 1 1 1")
     others = ("american_bulldog_7 2 2 1", "Persian_1 3 1 1")
     _text(folder / "annotations/test.txt", *breeds, *others)
-    names = [line.split()[0] for line in (*breeds, *others)]
+    trained = ("Abyssinian_1 1 1 1", "american_bulldog_1 2 2 1", "Persian_2 3 1 1")
+    trained = (*trained, "yorkshire_terrier_1 4 2 1")
+    _text(folder / "annotations/trainval.txt", *trained)
+    names = [line.split()[0] for line in (*breeds, *others, *trained)]
     _pictures(*(folder / f"images/{name}.jpg" for name in names))
 
 
 def _flowers102(root: Path, patch: pytest.MonkeyPatch) -> None:
     folder = root / "flowers-102"
-    _pictures(*(folder / f"jpg/image_0000{number}.jpg" for number in (1, 2, 3, 4)))
-    savemat(folder / "imagelabels.mat", {"labels": np.array([[5, 102, 1, 5]])})
-    splits = {"trnid": [[2]], "valid": [[2]], "tstid": [[3, 4, 1]]}
+    _pictures(*(folder / f"jpg/image_0000{number}.jpg" for number in range(1, 8)))
+    savemat(folder / "imagelabels.mat", {"labels": np.array([[5, 102, 1, 5, 7, 5, 1]])})
+    splits = {"trnid": [[2, 6]], "valid": [[5, 7]], "tstid": [[3, 4, 1]]}
     savemat(folder / "setid.mat", {key: np.array(ids) for key, ids in splits.items()})
     checked = {
         "image": datasets.Flowers102._file_dict["image"],

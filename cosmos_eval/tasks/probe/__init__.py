@@ -8,7 +8,10 @@ per class to train on, min(k, 4) others to choose by.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,9 +20,17 @@ from numpy.typing import NDArray
 
 from cosmos_eval import types
 from cosmos_eval.data import classification
+from cosmos_eval.data.class_folders import find_folder
 from cosmos_eval.data.class_names import ClassData
-from cosmos_eval.data.folders import fingerprint
-from cosmos_eval.stats.estimates import CrossedMean, Features, Ints, Proportion, means_of_groups
+from cosmos_eval.data.folders import ADVICE, fingerprint
+from cosmos_eval.stats.estimates import (
+    CrossedMean,
+    Features,
+    GroupMean,
+    Ints,
+    Proportion,
+    means_of_groups,
+)
 from cosmos_eval.tasks.task import Derived, Metric, Task
 
 if TYPE_CHECKING:
@@ -40,13 +51,19 @@ class ProbeData(NamedTuple):
     train: ClassData
     test: ClassData
 
+    @property
+    def part(self) -> types.Part | None:
+        """How many test images there are of an incomplete known set."""
+        return self.test.part
+
 
 def open_data(protocol: types.ProbeProtocol, options: types.RunOptions) -> ProbeData:
     """List the images; `options.limit` keeps the first test images of classes in turn. Raises
     UsageError for other classes in the test, and for too few training images of a class."""
     _require_valid(protocol)
-    train = _images(protocol, protocol.train, replace(options, limit=None))
-    test = _images(protocol, protocol.test, options)
+    of_train, of_test = _splits(protocol)
+    train = _open_training(of_train, replace(options, limit=None, allow_partial=False))
+    test = classification.open_data(of_test, options)
     for name in sorted({*train.classes} ^ {*test.classes}):
         has, lacks = protocol.train, protocol.test
         if name in test.classes:
@@ -61,11 +78,35 @@ def open_data(protocol: types.ProbeProtocol, options: types.RunOptions) -> Probe
     return ProbeData(train, test)
 
 
-def _images(protocol: types.ProbeProtocol, folder: str, options: types.RunOptions) -> ClassData:
-    of_folder = types.ClassificationProtocol(
-        dataset=protocol.dataset, family=protocol.family, root=protocol.root, folder=folder
+def _open_training(split: types.ClassificationProtocol, options: types.RunOptions) -> ClassData:
+    try:
+        return classification.open_data(split, options)
+    except types.UsageError as error:
+        fault, incomplete, _ = str(error).partition(ADVICE)
+        needed = "; a probe needs all training images" if incomplete else ""
+        raise types.UsageError(f"{fault}{needed}") from error
+
+
+def _splits(protocol: types.ProbeProtocol) -> Sequence[types.ClassificationProtocol]:
+    of_folder = partial(
+        types.ClassificationProtocol,
+        dataset=protocol.dataset,
+        family=protocol.family,
+        root=protocol.root,
     )
-    return classification.open_data(of_folder, options)
+    return protocol.splits or [of_folder(folder=one) for one in (protocol.train, protocol.test)]
+
+
+def _fetch(protocol: types.ProbeProtocol, options: types.RunOptions) -> None:
+    for split in protocol.splits or ():
+        classification.fetch(split, options)
+
+
+def _is_there(protocol: types.ProbeProtocol, root: Path) -> bool:
+    options = types.RunOptions(data_root=str(root))
+    with suppress(types.UsageError):
+        return all(find_folder(split, options) for split in _splits(protocol))
+    return False
 
 
 def _require_valid(protocol: types.ProbeProtocol) -> None:
@@ -253,6 +294,10 @@ TASK = Task(
             primary=True,
         ),
         Metric(
+            "linear_mean_per_class_recall",
+            lambda samples: GroupMean(samples[LINEAR] == samples[LABELS], groups=samples[LABELS]),
+        ),
+        Metric(
             "knn_acc1",
             lambda samples: Proportion(samples[NEIGHBOURS] == samples[LABELS]),
             label="kNN acc1",
@@ -264,6 +309,8 @@ TASK = Task(
     open_data=open_data,
     checked="class folders of training and test images, and how many images are there",
     measure=measure,
+    is_there=_is_there,
+    fetch=_fetch,
     per_class=lambda s: means_of_groups(
         s[CLASSES].tolist(), s[LABELS], {"recall": s[LINEAR] == s[LABELS]}, "images"
     ),

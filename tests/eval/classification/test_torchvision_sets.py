@@ -7,6 +7,7 @@ import shutil
 import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import clip_benchmark.datasets.caltech101
 import numpy as np
@@ -33,7 +34,7 @@ from cosmos_eval.protocols.classification import (
 )
 from cosmos_eval.tasks import classification, find_protocol
 from cosmos_eval.tasks.prompts import resolve_templates
-from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
+from cosmos_eval.types import ClassificationProtocol, ProbeProtocol, RunOptions, UsageError
 
 # The test splits as torchvision reads them.
 INDEXED = {
@@ -45,6 +46,20 @@ INDEXED = {
     "dtd": lambda root: datasets.DTD(root, split="test"),
     "oxford_pets": lambda root: datasets.OxfordIIITPet(root, split="test"),
     "flowers102": lambda root: datasets.Flowers102(root, split="test"),
+}
+# What probes are trained on.
+TRAINED = {
+    "food101": lambda root: datasets.Food101(root, split="train"),
+    "cifar10": lambda root: datasets.CIFAR10(root, train=True),
+    "cifar100": lambda root: datasets.CIFAR100(root, train=True),
+    "stanford_cars": lambda root: datasets.StanfordCars(root, split="train"),
+    "fgvc_aircraft": lambda root: datasets.FGVCAircraft(root, split="trainval"),
+    "dtd": lambda root: [*datasets.DTD(root, split="train"), *datasets.DTD(root, split="val")],
+    "oxford_pets": lambda root: datasets.OxfordIIITPet(root, split="trainval"),
+    "flowers102": lambda root: [
+        *datasets.Flowers102(root, split="train"),
+        *datasets.Flowers102(root, split="val"),
+    ],
 }
 # The sets' own pages.
 N_CLASSES = {
@@ -70,20 +85,37 @@ def pixels(data: ClassData) -> list[np.ndarray]:
     return [np.asarray(image.decode(image.read())) for image in data.images]
 
 
-@pytest.mark.parametrize("name", INDEXED)
-def test_images_and_labels_are_torchvisions(name, tmp_path, monkeypatch):
-    write_class_set(name, tmp_path, monkeypatch)
-    data = read(of_any_size(name), tmp_path)
-    expected = INDEXED[name](tmp_path)
+def assert_equal(data: ClassData, expected: Any) -> None:
     assert len(data.images) == len(expected)
     for image, label, (their_image, their_label) in zip(
         pixels(data), data.labels, expected, strict=True
     ):
         np.testing.assert_array_equal(image, np.asarray(their_image.convert("RGB")))
         assert label == their_label
+    assert len(set(data.names)) == len(data.names)
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_images_and_labels_are_torchvisions(name, tmp_path, monkeypatch):
+    write_class_set(name, tmp_path, monkeypatch)
+    data = read(of_any_size(name), tmp_path)
+    expected = INDEXED[name](tmp_path)
+    assert_equal(data, expected)
     if name in CLASSES:
         assert list(data.classes) == CLASSES[name] == list(expected.classes)
-    assert len(set(data.names)) == len(data.names)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_images_of_probes_are_torchvisions(name, tmp_path, monkeypatch):
+    write_class_set(name, tmp_path, monkeypatch)
+    probe = find_protocol(f"{name}-probe")
+    assert isinstance(probe, ProbeProtocol)
+    train, test = (replace(split, n_classes=None, n_images=None) for split in probe.splits)
+    data = read(train, tmp_path)
+    assert_equal(data, TRAINED[name](tmp_path))
+    assert_equal(tested := read(test, tmp_path), INDEXED[name](tmp_path))
+    assert data.classes == tested.classes
+    assert not {*data.names} & {*tested.names}
 
 
 def test_sun397_does_not_depend_on_the_order_of_the_file_system(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.class_sets import write_class_set
 from support.probes import make_up, theirs
 
 from cosmos_core.data.scenes import SPLIT_SEEDS, TRAIN
@@ -18,7 +19,7 @@ from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import CrossedMean, Mean, Proportion, without
 from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.stats.paired import differences
-from cosmos_eval.tasks import probe
+from cosmos_eval.tasks import probe, task_for
 from cosmos_eval.types import ProbeProtocol, RunOptions, UsageError
 
 PROTOCOL = ProbeProtocol(
@@ -30,6 +31,7 @@ PROTOCOL = ProbeProtocol(
     draws=2,
     c_values=(0.1, 10.0, 1e3),
 )
+METRICS = ("linear_acc1", "linear_mean_per_class_recall", "knn_acc1", "fewshot_1_acc1")
 LABELS = np.random.default_rng(0).permutation(np.repeat(np.arange(5), 30))
 
 
@@ -158,8 +160,46 @@ def test_a_limit_is_of_test_images_and_images_of_both_are_noted(photos, colour_e
     found = probe.measure(colour_encoder, protocol, RunOptions(limit=2, workers=0))
     assert found.n_samples == 2
     assert found.settings["probe"]["training_images"] == 6
-    assert found.metrics == {"linear_acc1": 1, "knn_acc1": 1, "fewshot_1_acc1": 1}
+    assert {*found.metrics} == {*METRICS}
+    assert {*found.metrics.values()} == {1}
     assert any("test images have the features of training images" in note for note in found.notes)
+
+
+def of_any_size(name: str, n_images: int | None = None) -> ProbeProtocol:
+    protocol = find_known(name)
+    assert isinstance(protocol, ProbeProtocol)
+    train, test = protocol.splits
+    few = replace(train, n_classes=2, n_images=n_images), replace(test, n_classes=2, n_images=3)
+    return replace(protocol, splits=few, shots=(1,))
+
+
+def test_a_known_set_is_measured_whole(tmp_path, monkeypatch, colour_encoder):
+    write_class_set("food101", tmp_path, monkeypatch)
+    annotations = tmp_path / "food-101/meta/train.json"
+    more = {"waffles": ["waffles/1", "waffles/1"], "apple_pie": ["apple_pie/2", "apple_pie/4"]}
+    annotations.write_text(json.dumps(more))
+    options = RunOptions(data_root=str(tmp_path), workers=0)
+    found = probe.measure(colour_encoder, of_any_size("food101-probe"), options)
+    assert (found.n_samples, found.settings["probe"]["training_images"]) == (3, 4)
+    with pytest.raises(UsageError, match=r"has 4 of 75750 .*; a probe needs all training images$"):
+        probe.open_data(of_any_size("food101-probe", 75_750), options)
+    (tmp_path / "food-101/images/waffles/7.jpg").unlink()
+    partial = replace(options, allow_partial=True)
+    data = probe.open_data(of_any_size("food101-probe"), partial)
+    assert str(data.part) == "2 of 3 images"
+    (tmp_path / "food-101/images/apple_pie/2.jpg").unlink()
+    with pytest.raises(
+        UsageError, match=r"1 of 4 training images are not there, the first: .*apple_pie/2"
+    ):
+        probe.open_data(of_any_size("food101-probe"), partial)
+
+
+def test_imagenets_training_folders_are_found(tmp_path):
+    is_there = task_for(find_known("imagenet1k-probe")).is_there
+    (tmp_path / "imagenet/val").mkdir(parents=True)
+    assert not is_there(find_known("imagenet1k-probe"), tmp_path)
+    (tmp_path / "imagenet/train").mkdir(parents=True)
+    assert is_there(find_known("imagenet1k-probe"), tmp_path)
 
 
 YAML = "kind: probe\ntrain: train\ntest: test\nshots: [1]\nc_values: [1, 100]\n"

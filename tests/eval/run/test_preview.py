@@ -103,7 +103,7 @@ def test_cached_embeddings_are_counted_by_the_weights_they_are_of(tmp_path):
     for change in ({"code": "other"}, {"precision": "bf16"}, {"weights": "student"}):
         ShardStore(tmp_path, {**own, **change}).add(keys[:1], {"features": np.zeros((1, 2))})
     # What is known of the model is no embedding.
-    facts_of(encoder, parse_model_spec("scenes-clip"), plan.options)
+    facts_of(encoder, parse_model_spec("scenes-clip"), plan.options, pytest.fail)
     counts = [item.embeddings_kept for item in preview(plan, {}, tmp_path)]
     assert counts == [{"image": 5}, {}, None]
 
