@@ -117,7 +117,8 @@ class ClassificationProtocol(Protocol):
     `separators` as a space; `class_list` instead names one of protocols.classification.CLASS_LISTS.
     `templates` are prompts with one `{}`, or the name of a known set; None: those of the data, else
     OpenAI's for ImageNet. `group_file` gives each image, named by `image_key`, a group: the values
-    of `group_keys`. `remark` is what a reader of the numbers must know."""
+    of `group_keys`; `metadata` instead names the numbers in the .npy of each sample of an archive.
+    `metrics` are measured beside the usual ones, `remark` is what a reader of them must know."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
         *("torchvision", "usual_folders", "separators", "n_classes", "n_images", "remark")
@@ -133,6 +134,8 @@ class ClassificationProtocol(Protocol):
     group_file: str | None = None
     group_keys: tuple[str, ...] | str = "group"
     image_key: str = "image"
+    metadata: tuple[str, ...] = ()
+    metrics: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = ()
     n_classes: int | None = None
     n_images: int | None = None
     remark: str = ""

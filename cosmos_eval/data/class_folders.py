@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from cosmos_eval.data import sources
 from cosmos_eval.data.class_names import ClassData, class_differences, make_data
-from cosmos_eval.data.folders import folder_entries, root_of, walk
+from cosmos_eval.data.folders import folder_entries, root_of, several, walk
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
 
@@ -133,10 +133,10 @@ def _require_list(
         )
 
 
-def read_webdataset(folder: Path, n_classes: int | None = None) -> ClassData:
+def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData:
     """List the samples of the test split in the archives' order; with `n_classes`, that many may
     have blank names. Raises UsageError."""
-    names = _lines(folder / _CLASSES, n_classes)
+    names = _lines(folder / _CLASSES, protocol.n_classes)
     # Several classes may have the same name, as in ImageNet, and CLEVR's fourth distance has none.
     distinct = [
         f"{name} ({i})".strip() if not name or names.count(name) > 1 else name
@@ -150,11 +150,23 @@ def read_webdataset(folder: Path, n_classes: int | None = None) -> ClassData:
             "each class are not supported"
         )
     prompts = tuple(template.replace("{c}", "{}") for template in templates)
-    samples = (
+    samples = sources.open_archives(sources.numbered_archives(folder / "test"))
+    listed = (
         (f"{one.archive.relative_to(folder)}:{one.key}", one.image(), _label(one, len(names)))
-        for one in sources.open_archives(sources.numbered_archives(folder / "test"))
+        for one in samples
     )
-    return make_data(distinct, samples)._replace(prompts=tuple(names), templates=prompts or None)
+    data = make_data(distinct, listed)._replace(prompts=tuple(names), templates=prompts or None)
+    return data.grouped([_group(one, protocol) for one in samples]) if protocol.metadata else data
+
+
+def _group(sample: sources.ArchiveSample, protocol: ClassificationProtocol) -> str:
+    """Name the group of a sample by the numbers that its .npy holds, such as `region 3`."""
+    found = sample.vector(len(protocol.metadata), exact=False)
+    values = {key: found[protocol.metadata.index(key)] for key in several(protocol.group_keys)}
+    for key, value in values.items():
+        if value < 0 or value != int(value):
+            raise UsageError(f"{sample.name}.npy: `{key}` must be 0, 1, 2..., not {value}")
+    return ", ".join(f"{key} {int(value)}" for key, value in values.items())
 
 
 def _label(sample: sources.ArchiveSample, n_classes: int) -> int:

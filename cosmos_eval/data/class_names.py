@@ -42,6 +42,11 @@ class ClassData(NamedTuple):
             group=None if self.group is None else self.group[indices],
         )
 
+    def grouped(self, groups: Sequence[str]) -> ClassData:
+        """Return the data with the group of each image."""
+        names, group = np.unique(groups, return_inverse=True)
+        return self._replace(groups=tuple(names.tolist()), group=group)
+
 
 def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, int]]) -> ClassData:
     """Make data of names, images and labels. Raises UsageError for a class that is no text."""

@@ -88,6 +88,7 @@ def _can_fetch(protocol: ClassificationProtocol) -> bool:
 
 def _list(protocol: ClassificationProtocol, options: RunOptions) -> folders.Listing[ClassData]:
     _require_one_kind_of_names(protocol)
+    _require_known_groups(protocol)
     folder, data = _find(protocol, options)
     if protocol.group_file is not None:
         file = folders.root_of(protocol, options, protocol.group_file) / protocol.group_file
@@ -127,6 +128,19 @@ def _require_one_kind_of_names(protocol: ClassificationProtocol) -> None:
         )
 
 
+def _require_known_groups(protocol: ClassificationProtocol) -> None:
+    known, fault = protocol.metadata, ""
+    if known and (protocol.group_file is not None or protocol.layout != "webdataset"):
+        fault = "`metadata` are those of webdataset archives, without a `group_file`"
+    elif unknown := [key for key in folders.several(protocol.group_keys) if key not in known]:
+        if known:
+            fault = f"`metadata` has no `{unknown[0]}` for `group_keys`: {', '.join(known)}"
+        elif "worst_group_acc5" in protocol.metrics and protocol.group_file is None:
+            fault = "worst_group_acc5 needs groups: give `group_file`, or `metadata` of archives"
+    if fault:
+        raise UsageError(f"{protocol.dataset}: {fault}")
+
+
 def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, ClassData]:
     try:
         folder = find_folder(protocol, options)
@@ -141,9 +155,7 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, 
         raise UsageError(f"{error}{how}") from error
     archived = protocol.layout == "webdataset"
     data = (
-        read_webdataset(folder, protocol.n_classes)
-        if archived
-        else read_folders(folder, protocol, options)
+        read_webdataset(folder, protocol) if archived else read_folders(folder, protocol, options)
     )
     if protocol.class_names:
         _require_named(protocol, folder, data.classes)
@@ -165,8 +177,7 @@ def _with_groups(
             f"{protocol.dataset}: {path} lists {len(unknown)} images that {folder} does not have, "
             f"first: {unknown[0]}; nearest: {near}"
         )
-    names, group = np.unique([groups[name] for name in data.names], return_inverse=True)
-    return data._replace(groups=tuple(names.tolist()), group=group)
+    return data.grouped([groups[name] for name in data.names])
 
 
 def _read_groups(path: Path, protocol: ClassificationProtocol) -> dict[str, str]:

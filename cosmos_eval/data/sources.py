@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import PIL.ImageFile
@@ -220,15 +220,32 @@ class ArchiveSample(NamedTuple):
 
     def text(self, extension: str) -> str:
         """Return a member as UTF-8 text. Raises UsageError where it is missing or is no text."""
-        if extension not in self.members:
-            raise UsageError(f"{self.name} has no .{extension}, only {', '.join(self.members)}")
         try:
-            text = self.members[extension].read().decode()
+            text = self._read(extension).decode()
         except UnicodeDecodeError as error:
             raise UsageError(f"{self.name}.{extension} is not UTF-8 text") from error
         if "\0" in text:  # as in a tar of which a part is overwritten with zeros
             raise UsageError(f"{self.name}.{extension} has zero bytes, which are no text")
         return text
+
+    def vector(self, size: int, *, exact: bool = True) -> NDArray[Any]:
+        """Return the .npy member, which must hold `size` finite numbers in a row, or where that is
+        not `exact` more. Raises UsageError."""
+        try:
+            found = np.lib.format.read_array(io.BytesIO(self._read("npy")), allow_pickle=False)
+        except (ValueError, EOFError, MemoryError, OverflowError) as error:
+            raise UsageError(f"{self.name}.npy is no array of NumPy's: {error}") from error
+        if found.dtype.kind not in "biuf" or not np.isfinite(found).all():
+            raise UsageError(f"{self.name}.npy must hold finite numbers")
+        if found.ndim != 1 or len(found) < size or (exact and len(found) > size):
+            what = f"{size}{'' if exact else ' or more'} numbers"
+            raise UsageError(f"{self.name}.npy must hold {what}, not an array of {found.shape}")
+        return found
+
+    def _read(self, extension: str) -> bytes:
+        if extension not in self.members:
+            raise UsageError(f"{self.name} has no .{extension}, only {', '.join(self.members)}")
+        return self.members[extension].read()
 
 
 def open_archives(archives: Iterable[Path]) -> list[ArchiveSample]:

@@ -3,16 +3,20 @@
 facts/webdatasets.csv has names, sizes and main metrics with their sources; unknown numbers are
 empty. Repositories: clip-benchmark/wds_NAME as in CLIP Benchmark's benchmark/README.md, and
 djghosh/wds_NAME_test as in DataComp's download_evalsets.py, whose evaluate.py takes acc1 where
-tasklist.yml has no main metric. Imports no torch."""
+tasklist.yml has no main metric. `metadata` and `groups` are what the .npy of DataComp's samples
+holds, and what makes a group: eval_utils/wilds_eval.py and fairness_eval.py of DataComp, commit
+274dbee, whose F1-macro_all, acc_worst_region, acc_wg and acc_top5_wg have other names here.
+Imports no torch."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from cosmos_eval.protocols.facts import read_table
 from cosmos_eval.types import ClassificationProtocol, Protocol, RetrievalProtocol
 
 _REPOSITORIES = {"clip-benchmark": "clip-benchmark/wds_{}", "datacomp": "djghosh/wds_{}_test"}
-_MEASURED = ("", "acc1", "mean_per_class_recall")  # main metrics; the others need groups of images
+# Main metrics that only protocols which name them have.
+_MORE: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = ("f1_macro", "worst_group_acc5")
 
 
 def _protocol(row: Mapping[str, str]) -> Protocol:
@@ -29,16 +33,22 @@ def _protocol(row: Mapping[str, str]) -> Protocol:
     }
     if row["task"] == "retrieval":
         return RetrievalProtocol(**common, archives=".")
-    n_classes = int(row["n_classes"]) if row["n_classes"] else None
-    return ClassificationProtocol(**common, folder=".", layout="webdataset", n_classes=n_classes)
+    return ClassificationProtocol(
+        **common,
+        folder=".",
+        layout="webdataset",
+        n_classes=int(row["n_classes"]) if row["n_classes"] else None,
+        metadata=tuple(row["metadata"].split()),
+        group_keys=tuple(row["groups"].split()),
+        metrics=tuple(name for name in _MORE if name == row["main_metric"]),
+    )
 
 
 def _by_name() -> Mapping[str, Mapping[str, Protocol]]:
     found: dict[str, dict[str, Protocol]] = {}
     for row in read_table("webdatasets.csv"):
-        if row["main_metric"] in _MEASURED:
-            protocol = _protocol(row)
-            found.setdefault(protocol.dataset, {})[protocol.family] = protocol
+        protocol = _protocol(row)
+        found.setdefault(protocol.dataset, {})[protocol.family] = protocol
     return found
 
 

@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from cosmos_eval.stats.estimates import (
     Features,
     FunctionOfSums,
+    FunctionOfWeights,
     Ints,
     Values,
     first_equal,
+    mean_of_known,
+    ratio,
     require_finite,
 )
 
@@ -117,6 +120,30 @@ def confusion_pairs(labels: Ints, predicted: Ints, k: int = PAIRS) -> list[Confu
     # np.unique sorts by true and predicted class, which a stable sort keeps among equals.
     order = np.argsort(-counts, kind="stable")[:k]
     return [ConfusedPair(*map(int, (*pairs[i], counts[i]))) for i in order]
+
+
+def macro_f1(labels: Ints, predicted: Ints) -> FunctionOfWeights:
+    """Return the mean over the classes that labels (N,) hold of the F1 scores of predictions (N,):
+    `sklearn.metrics.f1_score(..., average="macro", labels=np.unique(labels))`, as WILDS has it
+    (github.com/p-lambda/wilds, wilds/common/metrics/all_metrics.py, F1)."""
+    return FunctionOfWeights(np.stack([labels, predicted], axis=1), _macro_f1)
+
+
+def _macro_f1(samples: Ints) -> Callable[[Values], Values]:
+    from scipy.sparse import csr_array
+
+    true, predicted = samples.T
+    classes = np.unique(true)[:, None]
+    of_true, of_predicted = csr_array(true == classes), csr_array(predicted == classes)
+    hits = csr_array((true == classes) & (true == predicted))
+
+    def function(weights: Values) -> Values:
+        drawn = np.ascontiguousarray(weights.T)
+        labelled = of_true @ drawn  # (C, R)
+        scores = ratio(2 * (hits @ drawn), (labelled + of_predicted @ drawn) * (labelled > 0))
+        return mean_of_known(scores)
+
+    return function
 
 
 class PairHits(NamedTuple):

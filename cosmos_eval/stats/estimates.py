@@ -94,7 +94,20 @@ class FunctionOfSums(NamedTuple):
         return float(self.function(self.terms._make(term.sum(0) for term in self.terms)))
 
 
-Estimate = Proportion | Mean | Median | GroupMean | CrossedMean | FunctionOfSums
+class FunctionOfWeights(NamedTuple):
+    """A function of how often each of N independent samples (N, ...) is drawn, such as average
+    precision: `prepare` gets the samples and returns the function of weights (R, N) -> values (R,),
+    NaN where there is none. Interval and paired test are by a bootstrap over samples."""
+
+    samples: NDArray[Any]
+    prepare: Callable[[NDArray[Any]], Callable[[Values], Values]]
+
+    @property
+    def value(self) -> float:
+        return float(self.prepare(self.samples)(np.ones((1, len(self.samples))))[0])
+
+
+Estimate = Proportion | Mean | Median | GroupMean | CrossedMean | FunctionOfSums | FunctionOfWeights
 
 
 def without(estimate: Estimate, keep: NDArray[np.bool_]) -> Estimate:
@@ -114,6 +127,11 @@ def ratio(part: NDArray[np.number], whole: NDArray[np.number]) -> NDArray[np.flo
     """Return part / whole, NaN where whole is 0."""
     empty = np.full(np.shape(whole), np.nan)
     return np.divide(part, whole, out=empty, where=np.asarray(whole) > 0)
+
+
+def mean_of_known(values: NDArray[np.float64]) -> Values:
+    """Return the means (R,) over the values (C, R) that are not NaN, NaN where all are."""
+    return ratio(np.nansum(values, axis=0), np.sum(~np.isnan(values), axis=0))
 
 
 def means_of_groups(

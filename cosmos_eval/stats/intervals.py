@@ -21,6 +21,7 @@ from cosmos_eval.stats.estimates import (
     CrossedMean,
     Estimate,
     FunctionOfSums,
+    FunctionOfWeights,
     GroupMean,
     Mean,
     Median,
@@ -92,6 +93,8 @@ def by_clusters(estimates: Estimates) -> dict[tuple[int, ...], dict[str, Estimat
         match estimate:
             case FunctionOfSums(terms):
                 found.setdefault((len(terms[0]),), {})[name] = estimate
+            case FunctionOfWeights(samples):
+                found.setdefault((len(samples),), {})[name] = estimate
             case CrossedMean(hits):
                 found.setdefault(hits.shape, {})[name] = estimate
             case Mean(_, clusters) | Median(_, clusters) | GroupMean(_, _, clusters):
@@ -121,6 +124,8 @@ def statistic_of(estimates: Estimates, products: dict[int, Product] | None = Non
             parts.append(_median(name, estimate))
         elif isinstance(estimate, CrossedMean):
             parts.append(_crossed_mean(name, estimate))
+        elif isinstance(estimate, FunctionOfWeights):
+            parts.append(_of_weights(name, estimate))
 
     def statistic(weights: Values) -> Mapping[str, Values]:
         found = {name: values for part in parts for name, values in part(weights).items()}
@@ -176,6 +181,11 @@ def _crossed_mean(name: str, mean: CrossedMean) -> Statistic:
         return {name: ((samples @ hits) * draws).sum(axis=1) / hits.size}
 
     return statistic
+
+
+def _of_weights(name: str, estimate: FunctionOfWeights) -> Statistic:
+    function = estimate.prepare(estimate.samples)
+    return lambda weights: {name: function(weights)}
 
 
 def _group_means(means: Mapping[str, GroupMean], cluster: NDArray[np.integer]) -> Statistic:
@@ -288,7 +298,10 @@ def intervals(
         same = {n: one for n, one in of_sums.items() if one.one_by_one == one_by_one}
         for (size,), some in by_clusters(same).items():
             add("bootstrap", statistic_of(some), np.ones(size, int), multinomial=not one_by_one)
-    others = {n: one for n, one in estimates.items() if n not in of_sums}
+    of_weights = {n: one for n, one in estimates.items() if isinstance(one, FunctionOfWeights)}
+    for (size,), some in by_clusters(of_weights).items():
+        add("bootstrap", statistic_of(some), np.ones(size, int))
+    others = {n: one for n, one in estimates.items() if n not in of_sums | of_weights}
     for sizes, some in by_clusters(others).items():
         method = "cluster bootstrap" if len(sizes) == 1 else "crossed bootstrap"
         add(method, statistic_of(some), np.ones(sum(sizes), int), sizes=sizes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -17,10 +18,17 @@ from cosmos_eval.data.folders import fingerprint
 from cosmos_eval.stats.choices import (
     calibration_error,
     confusion_pairs,
+    macro_f1,
     top_classes,
     top_confidences,
 )
-from cosmos_eval.stats.estimates import FunctionOfSums, GroupMean, Proportion, means_of_groups
+from cosmos_eval.stats.estimates import (
+    FunctionOfSums,
+    FunctionOfWeights,
+    GroupMean,
+    Proportion,
+    means_of_groups,
+)
 from cosmos_eval.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
@@ -32,6 +40,7 @@ CONFIDENCE = "confidence"  # (N,) probability of the first prediction; older res
 CLASSES = "classes"  # (C,) the data's own names, since several classes may share a prompt name
 GROUP = "group"  # (N,) group numbers, where the data have groups
 GROUPS = "groups"  # (G,) their names
+METRICS = "metrics"  # (M,) names of metrics beside the usual ones, where the protocol has any
 _HITS = "hits"  # (N, up to 5) derived: whether a prediction is the label
 _LOGIT_SCALE = 100  # CLIP's (Radford et al. 2021, section 2.5), which CLIP Benchmark uses for all
 
@@ -59,6 +68,8 @@ def measure(
         CONFIDENCE: top_confidences(images.features, classifier, _LOGIT_SCALE),
         CLASSES: np.array(data.classes),
     }
+    if protocol.metrics:
+        samples[METRICS] = np.array(protocol.metrics)
     groups = {}
     if data.group is not None:
         samples |= {GROUP: data.group, GROUPS: np.array(data.groups)}
@@ -102,10 +113,15 @@ def _ece(samples: Mapping[str, Any]) -> FunctionOfSums | None:
     return calibration_error(samples[CONFIDENCE], samples[_HITS][:, 0])
 
 
-def _worst_group(samples: Mapping[str, Any]) -> GroupMean | None:
-    if GROUP not in samples:
+def _f1(samples: Mapping[str, Any]) -> FunctionOfWeights | None:
+    wanted = "f1_macro" in samples.get(METRICS, ())
+    return macro_f1(samples[LABELS], samples[TOP5][:, 0]) if wanted else None
+
+
+def _worst_group(samples: Mapping[str, Any], k: int = 1) -> GroupMean | None:
+    if GROUP not in samples or (k != 1 and f"worst_group_acc{k}" not in samples.get(METRICS, ())):
         return None
-    return GroupMean(samples[_HITS][:, 0], groups=samples[GROUP], lowest=True)
+    return GroupMean(samples[_HITS][:, :k].any(axis=1), groups=samples[GROUP], lowest=True)
 
 
 def _of_group(samples: Mapping[str, Any], group: str) -> Proportion:
@@ -143,6 +159,13 @@ TASK = Task(
         Metric("mean_per_class_recall", lambda s: GroupMean(s[_HITS][:, 0], groups=s[LABELS])),
         Metric("ece", _ece, higher_is_better=False, label="ECE"),
         Metric("worst_group_acc1", _worst_group, label="worst-group acc1", headline=True),
+        Metric(
+            "worst_group_acc5",
+            partial(_worst_group, k=5),
+            label="worst-group acc5",
+            headline=True,
+        ),
+        Metric("f1_macro", _f1, label="macro F1", headline=True),
         Metric("acc1_*", _of_group, members=_groups),
     ),
     truth=(LABELS,),
