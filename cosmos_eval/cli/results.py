@@ -60,16 +60,16 @@ def leaderboard(
     """Print results side by side, one table per protocol family."""
     from cosmos_eval.results.leaderboard.entries import entries_of, published
     from cosmos_eval.results.leaderboard.ranking import find_ties
-    from cosmos_eval.results.leaderboard.writers import WRITERS, to_tables
+    from cosmos_eval.results.leaderboard.writers import WRITERS, Leaderboard, to_tables
 
     results = _read(directory)
     entries = [*entries_of(results), *(published() if with_published else ())]
     score = _score(suite, entries) if suite is not None else None
-    found = find_ties(entries, ties)
+    shown = Leaderboard(entries, find_ties(entries, ties), facts, score)
     if format == "table":
-        output.print_tables(partial(to_tables, entries, ties=found, facts=facts, suite=score))
+        output.print_tables(partial(to_tables, shown))
     else:
-        sys.stdout.write(WRITERS[format](entries, found, facts, score))
+        sys.stdout.write(WRITERS[format](shown))
     if format in ("csv", "json"):
         # The other forms have the warnings below their tables.
         _print_warnings(results)

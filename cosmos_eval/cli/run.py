@@ -191,14 +191,14 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
 def print_results(results: Sequence[Result], *, as_json: bool) -> None:
     """Print results as a table; on standard error frequent mistakes and notes."""
     from cosmos_eval.results.leaderboard.entries import measured
-    from cosmos_eval.results.leaderboard.writers import to_tables
+    from cosmos_eval.results.leaderboard.writers import Leaderboard, to_tables
     from cosmos_eval.results.store import to_record
 
     rows = [result.row for result in results if result.row is not None]
     if as_json:
         print_json([to_record(row) for row in rows])
         return
-    print_tables(partial(to_tables, measured(rows)))
+    print_tables(partial(to_tables, Leaderboard(measured(rows))))
     for row in rows:
         pairs = ", ".join(
             f"{pair['true']} as {pair['predicted']} ({pair['images']})"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, product
 from textwrap import wrap
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cosmos_eval.results import text
 from cosmos_eval.results.export import csv_of
@@ -33,20 +33,36 @@ _CSV_COLUMNS = (
 _SUITE_COLUMNS = ("members", "p_above_next")
 
 
-def to_csv(
-    entries: Iterable[Entry],
-    ties: Ties = NO_TIES,
-    facts: bool = False,
-    suite: SuiteScore | None = None,
-) -> str:
+class Leaderboard(NamedTuple):
+    """What is written: entries, what ties their numbers, whether facts of their models are added,
+    and a suite's score or None."""
+
+    entries: Sequence[Entry]
+    ties: Ties = NO_TIES
+    facts: bool = False
+    suite: SuiteScore | None = None
+
+    @property
+    def boards(self) -> list[Board]:
+        return boards(self.entries, self.ties)
+
+    @property
+    def tables_below(self) -> list[ModelTable]:
+        """The tables below the boards."""
+        tables = [] if self.suite is None else [self.suite.table()]
+        return tables + ([model_table(self.entries)] if self.facts else [])
+
+
+def to_csv(shown: Leaderboard) -> str:
     """Write one line per entry and metric, as a fraction. `best` is `yes` or empty, `tie` what ties
     a number with the best (`paired`, `intervals`), and `delta` is in percentage points above what
     its authors published. Means of a suite follow, of the task `suite`. Columns of `facts` come
     last."""
     import pandas as pd
 
-    listed = sorted(entries, key=lambda entry: entry.key)
-    found = rank_entries(listed, ties)
+    facts, suite = shown.facts, shown.suite
+    listed = sorted(shown.entries, key=lambda entry: entry.key)
+    found = rank_entries(listed, shown.ties)
     records = []
     for entry, metric in ((e, m) for e in listed for m in sorted(e.metrics)):
         where = (entry.model, entry.task, entry.dataset, entry.protocol, metric)
@@ -85,46 +101,27 @@ def _exact(fact: Any) -> str:
     return "x".join(map(str, fact)) if isinstance(fact, list) else "" if fact is None else str(fact)
 
 
-def to_json(
-    entries: Iterable[Entry],
-    ties: Ties = NO_TIES,
-    facts: bool = False,
-    suite: SuiteScore | None = None,
-) -> str:
+def to_json(shown: Leaderboard) -> str:
     """Write a list of records as fractions, with `published` numbers and `standings` by metric, and
     with `facts` if requested. With a suite it is `results` of an object that also has `suite`."""
-    listed = sorted(entries, key=lambda entry: entry.key)
-    found = rank_entries(listed, ties)
+    listed = sorted(shown.entries, key=lambda entry: entry.key)
+    found = rank_entries(listed, shown.ties)
     names = ("model", "task", "dataset", "protocol", "metrics", "intervals", "source")
     records = []
     for entry in listed:
         ranks = {m: found[entry.key, m]._asdict() for m in entry.metrics if (entry.key, m) in found}
         more = {"url": entry.url, "published": dict(entry.published), "standings": ranks}
         fixed = {name: getattr(entry, name) for name in names}
-        known = {"facts": facts_of(entry)} if facts else {}
+        known = {"facts": facts_of(entry)} if shown.facts else {}
         records.append({**fixed, **{key: value for key, value in more.items() if value}, **known})
-    content = {"results": records, "suite": suite.record()} if suite else records
+    content = {"results": records, "suite": shown.suite.record()} if shown.suite else records
     return text.json_text(content, indent=2, sort_keys=True) + "\n"
 
 
-def to_markdown(
-    entries: Iterable[Entry],
-    ties: Ties = NO_TIES,
-    facts: bool = False,
-    suite: SuiteScore | None = None,
-) -> str:
+def to_markdown(shown: Leaderboard) -> str:
     """Write tables as GitHub's Markdown, best in bold, with links to published numbers."""
-    listed = list(entries)
-    parts = [_markdown_board(board) for board in boards(listed, ties)]
-    return "\n".join([*parts, *map(_markdown_models, _model_tables(listed, facts, suite))])
-
-
-def _model_tables(
-    entries: Sequence[Entry], facts: bool, suite: SuiteScore | None
-) -> list[ModelTable]:
-    """Return the tables below the boards."""
-    tables = [] if suite is None else [suite.table()]
-    return tables + ([model_table(entries)] if facts else [])
+    parts = [*map(_markdown_board, shown.boards), *map(_markdown_models, shown.tables_below)]
+    return "\n".join(parts)
 
 
 def _markdown_models(models: ModelTable) -> str:
@@ -155,17 +152,11 @@ def _markdown_cell(cell: Shown) -> str:
     return f"{numbers}<br>{details}" if details else numbers
 
 
-def to_html(
-    entries: Iterable[Entry],
-    ties: Ties = NO_TIES,
-    facts: bool = False,
-    suite: SuiteScore | None = None,
-) -> str:
+def to_html(shown: Leaderboard) -> str:
     """Write one page that needs no other file, with a table per protocol, best in bold."""
-    listed = list(entries)
-    with_sets = [(board, _datasets(board)) for board in boards(listed, ties)]
+    with_sets = [(board, _datasets(board)) for board in shown.boards]
     page = text.html_templates("cosmos_eval.results.leaderboard").get_template("page.html")
-    return page.render(boards=with_sets, tables=_model_tables(listed, facts, suite))
+    return page.render(boards=with_sets, tables=shown.tables_below)
 
 
 def _datasets(board: Board) -> list[tuple[str, int]]:
@@ -174,16 +165,9 @@ def _datasets(board: Board) -> list[tuple[str, int]]:
     return [(dataset, len(list(columns))) for dataset, columns in groups]
 
 
-def to_latex(
-    entries: Iterable[Entry],
-    ties: Ties = NO_TIES,
-    facts: bool = False,
-    suite: SuiteScore | None = None,
-) -> str:
+def to_latex(shown: Leaderboard) -> str:
     r"""Write a `table` per board, best in bold; the document needs `\usepackage{booktabs}`."""
-    listed = list(entries)
-    tables = [_latex_board(board) for board in boards(listed, ties)]
-    tables += map(_latex_models, _model_tables(listed, facts, suite))
+    tables = [*map(_latex_board, shown.boards), *map(_latex_models, shown.tables_below)]
     return "% needs \\usepackage{booktabs} in the preamble\n" + "\n".join(tables)
 
 
@@ -264,22 +248,16 @@ def _stacked(position: str, lines: Sequence[str]) -> str:
     return rf"\begin{{tabular}}[{position}]{{@{{}}r@{{}}}}" + r" \\ ".join(lines) + r"\end{tabular}"
 
 
-WRITERS: Mapping[str, Callable[..., str]] = MappingProxyType(
+WRITERS: Mapping[str, Callable[[Leaderboard], str]] = MappingProxyType(
     {"md": to_markdown, "csv": to_csv, "tex": to_latex, "html": to_html, "json": to_json}
 )
 """The writers of every form except the terminal's."""
 
 
-def to_tables(
-    entries: Iterable[Entry],
-    width: int,
-    ties: Ties = NO_TIES,
-    facts: bool = False,
-    suite: SuiteScore | None = None,
-) -> list[Table]:
+def to_tables(shown: Leaderboard, width: int) -> list[Table]:
     """Return tables at most `width` characters wide, best in bold, long model names shortened."""
-    listed, tables = list(entries), []
-    for board in boards(listed, ties):
+    tables = []
+    for board in shown.boards:
         names = shortened(row.model for row in board.rows)
         tables += grid_tables(
             f"Protocol {board.protocol} (%)",
@@ -290,8 +268,7 @@ def to_tables(
             cells=[[_terminal_cell(cell) for cell in row.cells] for row in board.rows],
             notes=[*board.notes, *(f"[{n}] {url}" for n, url in enumerate(board.urls, start=1))],
         )
-    below = _model_tables(listed, facts, suite)
-    return tables + [grid for table in below for grid in _model_grids(table, width)]
+    return tables + [grid for table in shown.tables_below for grid in _model_grids(table, width)]
 
 
 def _model_grids(models: ModelTable, width: int) -> list[Table]:

@@ -14,7 +14,13 @@ from support.rows import make_row
 from cosmos_eval.results.leaderboard.board import boards
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published
 from cosmos_eval.results.leaderboard.ranking import find_ties, rank_entries
-from cosmos_eval.results.leaderboard.writers import WRITERS, to_csv, to_json, to_markdown
+from cosmos_eval.results.leaderboard.writers import (
+    WRITERS,
+    Leaderboard,
+    to_csv,
+    to_json,
+    to_markdown,
+)
 from cosmos_eval.types import UsageError
 
 R1 = {"image_to_text_R@1": 0.5, "text_to_image_R@1": 0.25, "image_to_text_R@5": 0.9}
@@ -35,7 +41,7 @@ def rows():
 
 
 def test_markdown(rows):
-    assert to_markdown(measured(rows)) == (
+    assert to_markdown(Leaderboard(measured(rows))) == (
         "### Protocol `cosmos` (%)\n\n"
         "| model | imagenet1k acc1 |\n"
         "| --- | --: |\n"
@@ -60,7 +66,7 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number():
 
     # The authors of the first published 37.1.
     rows = [row("cosmos:vitb16_cc3m", 0.375, 0.37, 0.38), row("scenes-clip", 0.37, 0.365, 0.3752)]
-    assert to_markdown(measured(rows)).splitlines()[4:] == [
+    assert to_markdown(Leaderboard(measured(rows))).splitlines()[4:] == [
         "| cosmos:vitb16\\_cc3m | **37.5** [37.0, 38.0]<br>rank 1-2, +0.4 |".replace("\\", ""),
         "| scenes-clip | 37.0‡ [36.5, 37.5]<br>rank 1-2 |",
         "",
@@ -74,7 +80,7 @@ def test_markdown_says_ties_places_and_differences_to_the_published_number():
 
 def test_names_are_text_in_markdown():
     odd = "cosmos:a|b_c/_d*`<script>alert(1)</script>[x](y)&amp;\n# e"
-    text = to_markdown(measured([make_row(model={"spec": odd}, dataset="a|b")]))
+    text = to_markdown(Leaderboard(measured([make_row(model={"spec": odd}, dataset="a|b")])))
     assert (
         "| cosmos:a\\|b_c/\\_d\\*\\`&lt;script&gt;alert(1)&lt;/script&gt;\\[x\\](y)&amp;amp; # e |"
         in text
@@ -85,15 +91,16 @@ def test_names_are_text_in_markdown():
 def test_the_order_of_the_input_changes_nothing(rows):
     once, again = measured(rows), measured(rows[::-1])
     for form in WRITERS.values():
-        assert form([*once, *published()]) == form([*published(), *again][::-1])
+        entries, turned = [*once, *published()], [*published(), *again][::-1]
+        assert form(Leaderboard(entries)) == form(Leaderboard(turned))
 
 
 def test_every_process_writes_the_same_bytes(tmp_path):
     """The order of sets and of a folder's files differs between processes."""
     code = (
         "from cosmos_eval.results.leaderboard.entries import published\n"
-        "from cosmos_eval.results.leaderboard.writers import WRITERS\n"
-        "print([write(published()) for write in WRITERS.values()])"
+        "from cosmos_eval.results.leaderboard.writers import WRITERS, Leaderboard\n"
+        "print([write(Leaderboard(published())) for write in WRITERS.values()])"
     )
     command = [sys.executable, "-c", code]
     first, second = (
@@ -105,7 +112,7 @@ def test_every_process_writes_the_same_bytes(tmp_path):
 
 
 def test_json_holds_fractions_and_the_documented_keys(rows):
-    records = json.loads(to_json(measured(rows)))
+    records = json.loads(to_json(Leaderboard(measured(rows))))
     assert len(records) == 6
     keys = {"model", "task", "dataset", "protocol", "metrics", "intervals", "source"}
     assert all(keys <= set(record) <= {*keys, "standings"} for record in records)
@@ -117,12 +124,12 @@ def test_json_holds_fractions_and_the_documented_keys(rows):
 
 
 def test_json_says_where_a_published_number_stands():
-    records = json.loads(to_json(published()))
+    records = json.loads(to_json(Leaderboard(published())))
     assert all(record["url"].startswith("https://") for record in records)
 
 
 def test_csv_has_every_metric_its_interval_and_its_standing(rows):
-    lines = list(csv.DictReader(io.StringIO(to_csv(measured(rows)))))
+    lines = list(csv.DictReader(io.StringIO(to_csv(Leaderboard(measured(rows))))))
     shown = [
         (line["metric"], line["value"], line["low"], line["high"], line["best"])
         for line in lines
@@ -165,7 +172,7 @@ def test_published_rows_stand_apart_with_their_sources():
         ("cosmos:vitb16_cc3m", "measured", ""),
         ("cosmos:vitb16_cc3m", "published", "https://example.org"),
     ]
-    text = to_markdown([here, there])
+    text = to_markdown(Leaderboard([here, there]))
     assert "| cosmos:vitb16_cc3m | [published](<https://example.org>) | 37.1 |" in text
 
 
@@ -181,7 +188,7 @@ def test_metrics_of_a_task_that_is_not_installed_are_shown_as_stored_and_not_ran
     entries = measured([row("a", 3.0), row("b", 2.5)])
     assert rank_entries(entries) == {}
     assert find_ties(entries, "paired") == {}
-    assert to_markdown(entries).splitlines()[2:] == [
+    assert to_markdown(Leaderboard(entries)).splitlines()[2:] == [
         "| model | scenes-cls a_over_b | scenes-cls mean_rank | scenes-cls share |",
         "| --- | --: | --: | --: |",
         "| a | 1.91 | 3.0 [2.5, 3.5] | 0.3333 |",

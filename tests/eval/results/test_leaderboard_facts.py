@@ -15,7 +15,14 @@ from support.rows import make_row, write_result
 
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published
 from cosmos_eval.results.leaderboard.facts import model_table
-from cosmos_eval.results.leaderboard.writers import WRITERS, to_csv, to_html, to_json, to_tables
+from cosmos_eval.results.leaderboard.writers import (
+    WRITERS,
+    Leaderboard,
+    to_csv,
+    to_html,
+    to_json,
+    to_tables,
+)
 
 ODD = "<b>|$x"
 FACTS: dict[str, Any] = {
@@ -78,15 +85,15 @@ def test_every_form(entries):
     escaped = {"md": r"&lt;b&gt;\|\$x", "tex": r"\textless{}b\textgreater{}\textbar{}\$x"}
     for form, separator in (("md", " | "), ("tex", " & ")):
         line = separator.join(["mine", "measured", escaped[form], *SHOWN[1:]])
-        assert line in WRITERS[form](entries, facts=True)
-    cells = [one.text for one in Page(to_html(entries, facts=True)).all("th", "td")]
+        assert line in WRITERS[form](Leaderboard(entries, facts=True))
+    cells = [one.text for one in Page(to_html(Leaderboard(entries, facts=True))).all("th", "td")]
     start = len(cells) - cells[::-1].index("mine") - 1
     assert cells[start : start + 11] == ["mine", "measured", *SHOWN]
-    lines = csv.DictReader(io.StringIO(to_csv(entries, facts=True)))
+    lines = csv.DictReader(io.StringIO(to_csv(Leaderboard(entries, facts=True))))
     line = next(line for line in lines if (line["model"], line["dataset"]) == ("mine", "other"))
     assert (line["image_gflops"], line["image_size"]) == ("8.81762304", "224x160")
     assert (line["text_gflops"], line["images_per_second"]) == ("", "50.0")
-    records = json.loads(to_json(entries, facts=True))
+    records = json.loads(to_json(Leaderboard(entries, facts=True)))
     record = next(r for r in records if (r["model"], r["dataset"]) == ("mine", "other"))
     known = {name: fact for name, fact in FACTS.items() if fact is not None}
     assert record["facts"] == {**known, "images_per_second": 50.0}
@@ -97,7 +104,7 @@ def test_every_form(entries):
 @pytest.mark.parametrize("width", [70, 250])
 def test_the_terminal(entries, width):
     console = Console(file=io.StringIO(), width=width)
-    for table in to_tables(entries, width, facts=True):
+    for table in to_tables(Leaderboard(entries, facts=True), width):
         console.print(table)
     shown = console.file.getvalue()
     assert max(map(len, shown.splitlines())) <= width

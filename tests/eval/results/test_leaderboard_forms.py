@@ -12,7 +12,7 @@ from support.rows import make_row
 
 from cosmos_eval.results.labels import shortened
 from cosmos_eval.results.leaderboard.entries import Entry, measured, published
-from cosmos_eval.results.leaderboard.writers import to_html, to_latex, to_tables
+from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_latex, to_tables
 from cosmos_eval.results.text import latex_text
 
 ODD = "cosmos:[a]\\b_c$d&e#f%g{h}~i^j<script>alert('k')</script>--l*m|\"n\" é"
@@ -44,7 +44,7 @@ def test_latex_of_a_small_board():
     ]
     first, last = (rf"\begin{{tabular}}[{place}]{{@{{}}r@{{}}}}" for place in "tb")
     more, end = r"\scriptsize [12.5, 50.0] \\ \scriptsize rank 1--2", r"\end{tabular}"
-    assert to_latex(measured(rows)).splitlines() == [
+    assert to_latex(Leaderboard(measured(rows))).splitlines() == [
         r"% needs \usepackage{booktabs} in the preamble",
         r"\begin{table}",
         r"\centering",
@@ -79,7 +79,7 @@ def test_special_characters_of_latex():
 
 
 def test_every_line_of_a_latex_table_has_as_many_cells(entries):
-    text = to_latex(entries)
+    text = to_latex(Leaderboard(entries))
     stack = re.compile(r"\\begin\{tabular\}\[[tb]\].*?\\end\{tabular\}")
     for table in stack.sub("", text).split(r"\begin{tabular}")[1:]:
         body = table.split(r"\end{tabular}")[0]
@@ -95,7 +95,7 @@ def test_every_line_of_a_latex_table_has_as_many_cells(entries):
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs LaTeX with booktabs")
 def test_latex_compiles(tmp_path, entries):
-    (tmp_path / "board.tex").write_text(DOCUMENT % to_latex(entries), "utf-8")
+    (tmp_path / "board.tex").write_text(DOCUMENT % to_latex(Leaderboard(entries)), "utf-8")
     done = subprocess.run(
         ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "board.tex"],
         cwd=tmp_path,
@@ -107,7 +107,7 @@ def test_latex_compiles(tmp_path, entries):
 
 
 def test_html_is_one_page_that_needs_nothing_else(entries):
-    text = to_html(entries)
+    text = to_html(Leaderboard(entries))
     page = Page(text)
     assert not page.all("script", "link", "img", "iframe")
     assert not [name for name in page.names if name.startswith("on")]
@@ -119,12 +119,12 @@ def test_html_is_one_page_that_needs_nothing_else(entries):
 
 
 def test_names_are_text_in_html(entries):
-    texts = [one.text.strip() for one in Page(to_html(entries)).elements]
+    texts = [one.text.strip() for one in Page(to_html(Leaderboard(entries))).elements]
     assert {ODD, "[100%]_set"} <= set(texts)
 
 
 def test_html_shows_best_ties_places_and_sources(entries):
-    text = to_html(entries)
+    text = to_html(Leaderboard(entries))
     assert "<td><b>26.0</b><small>[12.5, 50.0]</small><small>rank 1-2</small></td>" in text
     assert "<td>25.0‡<small>[12.5, 50.0]</small><small>rank 1-2</small></td>" in text
     url = "https://github.com/wangf3014/SCLIP/blob/main/README.md"
@@ -135,7 +135,7 @@ def lines(entries, width):
     """What a terminal of a width shows."""
     out = io.StringIO()
     console = Console(file=out, width=width)
-    for table in to_tables(entries, width):
+    for table in to_tables(Leaderboard(entries), width):
         console.print(table)
     return out.getvalue().splitlines()
 
@@ -158,7 +158,7 @@ def test_the_terminal_shows_number_place_interval_and_difference():
 
 def test_the_best_is_bold_in_the_terminal():
     rows = [make_row(model={"spec": "scenes-clip"}, metrics={"acc1": 0.26}), make_row()]
-    (table,) = to_tables(measured(rows), 80)
+    (table,) = to_tables(Leaderboard(measured(rows)), 80)
     first, second = table.columns[-1].cells
     assert [(str(s.style), first.plain[s.start : s.end]) for s in first.spans] == [
         ("bold green", "26.0")

@@ -7,7 +7,7 @@ from support.rows import make_row, write_result
 from cosmos_eval.results.leaderboard import ranking
 from cosmos_eval.results.leaderboard.entries import entries_of
 from cosmos_eval.results.leaderboard.ranking import find_ties
-from cosmos_eval.results.leaderboard.writers import to_markdown
+from cosmos_eval.results.leaderboard.writers import Leaderboard, to_markdown
 from cosmos_eval.results.store import read_stored, result_paths
 from cosmos_eval.types import UsageError
 
@@ -36,7 +36,9 @@ def board(tmp_path):
 def reported(folder, rule):
     entries = entries_of(read_stored(result_paths(folder)))
     ties = find_ties(entries, rule)
-    return {pair.other.model: tied for pair, tied in ties.items()}, to_markdown(entries, ties)
+    return {pair.other.model: tied for pair, tied in ties.items()}, to_markdown(
+        Leaderboard(entries, ties)
+    )
 
 
 @pytest.mark.parametrize("rule", ["auto", "paired"])
