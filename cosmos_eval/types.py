@@ -21,6 +21,8 @@ Precision = Literal["fp32", "amp", "bf16", "fp16"]
 Executor = Literal["local", "ray", "slurm"]
 ScoredPairs = int | Literal["all"] | None
 """Of a protocol: how many pairs a query has whose scores replace products of embeddings."""
+Sentences = Literal["each", "joined"] | None
+"""Of a protocol: whether every sentence of a caption is a caption, or they are joined again."""
 MapKind = Literal["cross-attention", "text-to-patch similarity"]
 """What a map over an image shows; only models with a cross-attention module have the first."""
 Rgb = tuple[float, float, float]
@@ -87,21 +89,31 @@ class Protocol:
 class RetrievalProtocol(Protocol):
     """Images and their captions, listed in a file or side by side in tar archives.
 
-    `annotations` are paths of the file, `images` folders that image names are relative to; the
-    first that exists counts. `bare_names` drops the folders of image names. `archives` instead
-    names tar archives by patterns, or a folder in CLIP Benchmark's layout. `image_key` and
-    `caption_key` name unusual columns or keys, `captions_per_image` keeps an image's first N.
+    `annotations` are paths of the file, or of a folder of texts, `images` folders that image names
+    are relative to; the first that exists counts. `parts` are files in that folder which together
+    are the list, of images in several of the folders. `bare_names` drops the folders of image
+    names, `first` keeps the first N images. `archives` instead names tar archives by patterns, or a
+    folder in CLIP Benchmark's layout. `image_key` and `caption_key` name unusual columns or keys,
+    `split_key` that of the `split`, `image_suffix` is what names of images lack.
+    `captions_per_image` keeps an image's first N; `sentences` splits those.
     `pairs`: a PairScorer scores all pairs anew, or the N best of each query by embeddings."""
 
-    NOT_IN_FILES = Protocol.NOT_IN_FILES | {"bare_names", "n_images", "n_captions"}
+    NOT_IN_FILES = Protocol.NOT_IN_FILES | {
+        *("bare_names", "parts", "first", "n_images", "n_captions")
+    }
     images: tuple[str, ...] | str = "."
     annotations: tuple[str, ...] | str = ()
     archives: tuple[str, ...] | str = ()
     bare_names: bool = False
+    parts: tuple[str, ...] = ()
+    first: int | None = None
     split: str = "test"
+    split_key: str | None = None
     image_key: str | None = None
+    image_suffix: str = ""
     caption_key: str | None = None
     captions_per_image: int | None = None
+    sentences: Sentences = None
     pairs: ScoredPairs = None
     n_images: int | None = None
     n_captions: int | None = None
@@ -284,6 +296,11 @@ class ProbeProtocol(Protocol):
     draws: int = 3
     neighbours: int = 20
     temperature: float = 0.07
+
+
+def family_of_sentences(family: str, sentences: Sentences) -> str:
+    """Return the family of numbers of captions that are split into sentences."""
+    return family + {None: "", "each": "-sentences", "joined": "-joined"}[sentences]
 
 
 def family_of_pairs(family: str, pairs: ScoredPairs) -> str:

@@ -22,9 +22,10 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 from webdataset import TarWriter
 
-from cosmos_core.data.samples import DREAMLIP_KEYS, IMAGE_SUFFIXES, split_sentences
+from cosmos_core.data.samples import DREAMLIP_KEYS, IMAGE_SUFFIXES
 from cosmos_core.data.tar import Member, TarError, TarReader, require_one_file, split_name
 from cosmos_core.utils.files import errors_of, replacing, require_writable, write_atomically
+from cosmos_core.utils.text import split_sentences
 
 MANIFEST = "prepared.json"
 URL_COLUMN = "Image Path"

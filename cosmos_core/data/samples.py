@@ -3,7 +3,6 @@
 import io
 import json
 import logging
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +17,7 @@ from torch import Tensor
 from cosmos_core.config import TrainConfig
 from cosmos_core.data.pixels import to_rgb
 from cosmos_core.types import Views
+from cosmos_core.utils.text import split_sentences
 from cosmos_core.views import ImageViews, MultiCrop, caption_views
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
@@ -28,8 +28,6 @@ DREAMLIP_KEYS = (
     *(f"{length}{name}_captions" for name in ("IB", "SV", "LLA") for length in ("short", "long")),
 )
 PIXELPROSE_KEYS = ("original_caption", "caption")
-# github.com/zyf0619sjtu/DreamLIP training/data.py at 84e073a, CsvDataset.split_caption.
-_SENTENCE_END = re.compile(r"\n|</s>|[.]")
 
 KINDS = (
     "image_missing",
@@ -102,11 +100,6 @@ class Sample(NamedTuple):
 
     image: PIL.Image.Image
     sentences: list[str]
-
-
-def split_sentences(text: str) -> list[str]:
-    """Split a text into stripped sentences without full stops; leave out blank ones."""
-    return [stripped for part in _SENTENCE_END.split(text) if (stripped := part.strip())]
 
 
 def caption_sentences(record: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,10 @@ _LINE_BREAKS = re.compile(rf" *{LINE_BREAK.pattern}\s*")
 # any place, `##[error]` anywhere (actions/runner, ActionCommand.cs), Azure Pipelines' `##vso[...]`.
 _COMMAND = re.compile(r"::(?=[A-Za-z-]+(?: |::))|(?<=#)#(?=(?:vso)?\[)")
 
+# github.com/zyf0619sjtu/DreamLIP training/data.py at 84e073a, CsvDataset.split_caption. LoTLIP's
+# dataloaders (github.com/wuw2019/LoTLIP) and FLAIR (github.com/ExplainableML/flair) have it too.
+_SENTENCE_END = re.compile(r"\n|</s>|[.]")
+
 # The escapes of a JSON text that may spell half a character.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SHOWN = 60  # characters of a name in an error message
@@ -47,6 +51,11 @@ def code(found: re.Match[str]) -> str:
     r"""Return the first character of a match as its code, such as `\x1b`."""
     number = ord(found[0][0])
     return f"\\x{number:02x}" if number < 0x100 else f"\\u{number:04x}"
+
+
+def split_sentences(text: str) -> list[str]:
+    """Split a text into stripped sentences without full stops; leave out blank ones."""
+    return [stripped for part in _SENTENCE_END.split(text) if (stripped := part.strip())]
 
 
 class OneLineFormatter(logging.Formatter):

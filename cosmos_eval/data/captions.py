@@ -5,32 +5,52 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import pydantic
 
+from cosmos_core.utils.text import split_sentences
 from cosmos_eval.data import readers, sources
 from cosmos_eval.data.folders import several
 from cosmos_eval.data.readers import FileError, parse
-from cosmos_eval.types import RetrievalProtocol, UsageError
+from cosmos_eval.types import RetrievalProtocol, Sentences, UsageError
 
-# Keys of records and columns of tables: those of BLIP's lists (github.com/salesforce/BLIP), and
-# the usual ones of open_clip_train/params.py of github.com/mlfoundations/open_clip.
-_IMAGE_KEYS = ("image", "filepath")
-_CAPTION_KEYS = ("caption", "captions", "title")
+# Keys of records and columns of tables: those of BLIP's lists (github.com/salesforce/BLIP), the
+# usual ones of open_clip_train/params.py of github.com/mlfoundations/open_clip, that of
+# datasets/IIW-400/data.jsonl of github.com/google/imageinwords, and LLaVA's conversations.
+_IMAGE_KEYS = ("image", "filepath", "image/key")
+_CAPTION_KEYS = ("caption", "captions", "title", "conversations")
 
 
 class Captioned(NamedTuple):
-    """An image, by its path as the file has it, and its captions."""
+    """An image, by its name, and its captions; `path` is its path where that is not the name."""
 
     name: str
     captions: tuple[str, ...]
+    path: str = ""
 
 
 def read_captions(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     """Read captioned images in the form that suffix and content show. Raises UsageError."""
-    read = _FORMS.get(path.suffix.lower())
+    parts = [path / part for part in protocol.parts] or [path]
+    found = [image for part in parts for image in _read_part(part, protocol)][: protocol.first]
+    if protocol.image_suffix:
+        found = [image._replace(name=_with_suffix(image, protocol)) for image in found]
+    if protocol.bare_names:
+        found = [i._replace(name=PurePosixPath(i.name).name, path=i.name) for i in found]
+    if repeated := readers.first_repeated(image.name for image in found):
+        raise UsageError(f"{path}: image {repeated[0]} is listed twice")
+    return found
+
+
+def _with_suffix(image: Captioned, protocol: RetrievalProtocol) -> str:
+    return image.name.removesuffix(protocol.image_suffix) + protocol.image_suffix
+
+
+def _read_part(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+    read = _read_texts if path.is_dir() else _FORMS.get(path.suffix.lower())
     if read is None:
         raise UsageError(
             f"{path} has no known form of captions: {', '.join(_FORMS)}; "
@@ -43,11 +63,28 @@ def read_captions(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
         raise UsageError(f"{path}{comma} {error}") from error
     if not found:
         raise UsageError(f"{path} lists no images")
-    if protocol.bare_names:
-        found = [image._replace(name=PurePosixPath(image.name).name) for image in found]
-    if repeated := readers.first_repeated(image.name for image in found):
-        raise UsageError(f"{path}: image {repeated[0]} is listed twice")
     return found
+
+
+def in_sentences(image: Captioned, sentences: Sentences) -> tuple[str, ...]:
+    """Return every sentence of an image's captions, or captions of joined sentences. Raises
+    UsageError where there is none."""
+    split = [split_sentences(caption) for caption in image.captions]
+    if not all(split):
+        raise UsageError(f"image {image.name}: a caption without a sentence")
+    if sentences == "each":
+        return tuple(sentence for some in split for sentence in some)
+    # LoTLIP's dataloaders join by this, FLAIR's too.
+    return tuple(". ".join(some) for some in split)
+
+
+def _read_texts(folder: Path, protocol: RetrievalProtocol) -> list[Captioned]:
+    """Read a folder with a text per image of the same name: a caption per line."""
+    texts = sorted(path for path in folder.glob("*.txt") if not path.name.startswith("."))
+    if texts and not protocol.image_suffix:
+        raise FileError("holds texts: name the suffix of the images by `image_suffix`")
+    read = ((path, readers.lines(readers.read_text(path))) for path in texts)
+    return [Captioned(p.stem, _texts([line for _, line in some], str(p))) for p, some in read]
 
 
 def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
@@ -58,7 +95,14 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     if isinstance(content, list):
         entries = ((f"record {i}", item) for i, item in enumerate(content))
         return _read_records(path, protocol, entries)
-    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(content, dict):
+        content = {}
+    if "images" not in content and isinstance(content.get("annotations"), list):  # FLAIR's
+        entries = ((f"annotations[{i}]", item) for i, item in enumerate(content["annotations"]))
+        return _read_records(path, protocol, entries)
+    if content.keys() == {"train", "valid", "test"}:
+        return _dense_captions(content, path)
+    images = content.get("images")
     if not isinstance(images, list):
         raise FileError(
             "has none of the known forms: COCO's {images, annotations}, Karpathy's {images: "
@@ -76,16 +120,62 @@ def _read_records(
 ) -> list[Captioned]:
     """Read records {image: path, caption: text or texts}."""
     found = []
+    splits: Counter[str] = Counter()
     for where, record in entries or readers.read_records(path):
         where = f"{path}, {where}"
         if not isinstance(record, Mapping):
             raise UsageError(f"{where}: must be a record with an image and its captions")
+        if protocol.split_key is not None:
+            split = str(_the_one(protocol.split_key, (), record, where))
+            splits[split] += 1
+            if split != protocol.split:
+                continue
         name = _the_one(protocol.image_key, _IMAGE_KEYS, record, where)
         if not isinstance(name, str) or not name.strip():
             raise UsageError(f"{where}: the image must be a path, not {name!r}")
         captions = _the_one(protocol.caption_key, _CAPTION_KEYS, record, where)
+        if "conversations" in record and captions is record["conversations"]:
+            captions = _reply(captions, where, protocol)
         found.append(Captioned(name, _texts(captions, where)))
+    if splits and not found:
+        raise _no_split(protocol.split, splits)
     return _merge(found)
+
+
+def _no_split(split: str, splits: Counter[str]) -> FileError:
+    has = ", ".join(f"{name} ({count})" for name, count in splits.items())
+    return FileError(f"has no images of split {split!r}, only of {has}")
+
+
+def _reply(turns: Any, where: str, protocol: RetrievalProtocol) -> str:
+    """Return the second turn, on one line as train/sharegpt4v.py of github.com/beichenzbc/Long-CLIP
+    has it unless it is split into sentences."""
+    turn = turns[1] if isinstance(turns, list) and len(turns) > 1 else None
+    text = turn.get("value") if isinstance(turn, Mapping) else None
+    if not isinstance(text, str):
+        raise UsageError(f"{where}: `conversations` must be a question and a reply {{from, value}}")
+    return text if protocol.sentences else text.replace("\n", " ")
+
+
+class _DenseCaption(pydantic.BaseModel, strict=True):
+    image: str
+    short_caption: str
+    extra_caption: str
+
+
+def _dense_captions(content: dict[str, Any], path: Path) -> list[Captioned]:
+    """Read the files of all splits, as dataloaders/dci_retrieval.py of LoTLIP does. Captions are
+    those of DenseCaptionedImage.get_extended_caption of github.com/facebookresearch/DCI."""
+    found = []
+    for name in chain.from_iterable(content.values()):
+        file = path.parent / "annotations" / str(name)
+        try:
+            one = parse(_DenseCaption, readers.read_json(file))
+        except FileError as error:
+            raise UsageError(f"{file}: {error}") from error
+        captions = _texts(f"{one.short_caption}\n{one.extra_caption}", str(file))
+        found.append(Captioned(one.image, captions))
+    return found
 
 
 class _CocoImage(pydantic.BaseModel, strict=True):
@@ -158,9 +248,7 @@ def _karpathy(content: dict[str, Any], path: Path, split: str) -> list[Captioned
         if image.split == split
     ]
     if not found:
-        splits = Counter(image.split for image in images)
-        has = ", ".join(f"{name} ({count})" for name, count in splits.items())
-        raise FileError(f"has no images of split {split!r}, only of {has}")
+        raise _no_split(split, Counter(image.split for image in images))
     return found
 
 
@@ -201,7 +289,7 @@ def _csv_field(text: str) -> str | None:
 
 _FORMS: Mapping[str, Callable[[Path, RetrievalProtocol], list[Captioned]]] = {
     ".json": _read_json,
-    **dict.fromkeys((".jsonl", ".csv", ".tsv"), _read_records),
+    **dict.fromkeys((".jsonl", ".jsonlines", ".csv", ".tsv"), _read_records),
     ".txt": _read_flickr_list,
 }
 

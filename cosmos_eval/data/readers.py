@@ -96,7 +96,7 @@ def read_json(path: Path) -> Any:
 def read_records(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield where an entry of a file is, as `line 3` or `record 2`, and it. Raises FileError."""
     suffix = path.suffix.lower()
-    if suffix == ".jsonl":
+    if suffix in (".jsonl", ".jsonlines"):
         for number, line in lines(read_text(path)):
             try:
                 yield f"line {number}", parse_json(line)

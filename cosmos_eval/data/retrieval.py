@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
-from cosmos_eval.data.captions import read_archives, read_captions
+from cosmos_eval.data.captions import Captioned, in_sentences, read_archives, read_captions
 from cosmos_eval.data.sources import ImageFile, ImageSource
 from cosmos_eval.types import Part, RetrievalProtocol, RunOptions, UsageError
 
@@ -51,18 +51,24 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
     else:
         where = folders.data_path(protocol, options, protocol.annotations, "captions")
         captioned = read_captions(where, protocol)[: options.limit]
-        folder, missing = _image_folder(root, protocol, [image.name for image in captioned])
+        folder, paths = _image_paths(root, protocol, captioned)
         known = protocol.n_images is not None
-        if options.allow_partial and known and len(missing) < len(captioned):
-            absent = set(missing)
-            captioned = [image for image in captioned if folder / image.name not in absent]
-            missing = []
-        images = [ImageFile(folder / image.name) for image in captioned]
+        if options.allow_partial and known and any(paths):
+            captioned = [image for image, path in zip(captioned, paths, strict=True) if path]
+            paths = [*filter(None, paths)]
+        found = [path or folder / i.name for path, i in zip(paths, captioned, strict=True)]
+        missing = [at for at, path in zip(found, paths, strict=True) if path is None]
+        images = [*map(ImageFile, found)]
     n_images, n_captions = len(captioned), sum(len(image.captions) for image in captioned)
     parts = folders.parts_of(
         images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
     )
     kept = [image.captions[: protocol.captions_per_image] for image in captioned]
+    if protocol.sentences is not None:
+        kept = [
+            in_sentences(image._replace(captions=some), protocol.sentences)
+            for image, some in zip(captioned, kept, strict=True)
+        ]
     return folders.Listing(
         data=RetrievalData(
             names=tuple(image.name for image in captioned),
@@ -84,20 +90,26 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
     )
 
 
-def _image_folder(
-    root: Path, protocol: RetrievalProtocol, names: Sequence[str]
-) -> tuple[Path, list[Path]]:
-    """Return the folder that lacks the fewest images, and the paths of these."""
-    paths = folders.several(protocol.images)
-    found: list[tuple[Path, list[Path]]] = []
-    for folder in (root / path for path in paths if (root / path).is_dir()):
-        missing = [folder / name for name in names if not (folder / name).is_file()]
-        found.append((folder, missing))
-        if not missing:
+def _image_paths(
+    root: Path, protocol: RetrievalProtocol, images: Sequence[Captioned]
+) -> tuple[Path, list[Path | None]]:
+    """Return the folder that lacks the fewest images, and where they are, None where they are
+    missing. Images of a list of several `parts` are in any of the folders."""
+    stated = folders.several(protocol.images)
+    present = [root / path for path in stated if (root / path).is_dir()]
+    if not present:
+        raise folders.missing_path(protocol, root, stated, "images")
+    found: list[tuple[Path, list[Path | None]]] = []
+    for group in [present] if protocol.parts else [[folder] for folder in present]:
+        found.append((group[0], [_path_in(group, image) for image in images]))
+        if all(found[-1][1]):
             break
-    if not found:
-        raise folders.missing_path(protocol, root, paths, "images")
-    return min(found, key=lambda one: len(one[1]))
+    return min(found, key=lambda one: one[1].count(None))
+
+
+def _path_in(group: Sequence[Path], image: Captioned) -> Path | None:
+    paths = (folder / name for folder in group for name in (image.name, image.path) if name)
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _fault(

@@ -17,7 +17,13 @@ from pydantic import Discriminator, Field, Strict, Tag
 
 from cosmos_eval.data import readers
 from cosmos_eval.data.readers import CONFIG, LIST, TEXT, FileError, Text, read_text
-from cosmos_eval.types import Protocol, UsageError, family_of_pairs, nearest
+from cosmos_eval.types import (
+    Protocol,
+    UsageError,
+    family_of_pairs,
+    family_of_sentences,
+    nearest,
+)
 
 FAMILY = "user"
 
@@ -67,7 +73,8 @@ def _protocol(content: dict[str, Any], path: Path, cls: type[Protocol]) -> Proto
         found["queries"] = tuple(one.queries or (one.name,) for one in classes)
         _require_known_names(found["class_names"], found.get("groups", {}))
     name = found.pop("name", path.stem)
-    family = family_of_pairs(FAMILY, found.get("pairs"))
+    family = family_of_sentences(FAMILY, found.get("sentences"))
+    family = family_of_pairs(family, found.get("pairs"))
     return cls(dataset=name, family=family, root=str(path.parent.absolute()), **found)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from cosmos_eval.protocols import scenes, segmentation
 from cosmos_eval.protocols.classification import CLASSIFICATION, CLASSIFICATION_FAMILIES
 from cosmos_eval.protocols.probe import PROBES
-from cosmos_eval.protocols.retrieval import RETRIEVAL
+from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_FAMILIES
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.protocols.webdatasets import WEBDATASETS
@@ -55,7 +55,7 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
     """Return the protocols of a known data set by their family, its usual one first."""
     found = [*WEBDATASETS.get(dataset, {}).values()] or [named_protocols()[dataset]]
     of_maps = segmentation.SEGMENTATION_FAMILIES, segmentation.LOCALISATION_FAMILIES
-    for families in (CLASSIFICATION_FAMILIES, *of_maps):
+    for families in (CLASSIFICATION_FAMILIES, RETRIEVAL_FAMILIES, *of_maps):
         found += [protocols[dataset] for protocols in families.values() if dataset in protocols]
     if dataset == "scenes-loc":
         found += [scenes.scenes_localisation(family) for family in segmentation.MAPS]
@@ -64,9 +64,11 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
         scored = (RERANKED, "all")
     elif isinstance(found[0], SelectionProtocol):
         scored = ("all",)
-    for pairs in scored:
-        family = family_of_pairs(found[0].family, pairs)
-        found.append(replace(found[0], family=family, pairs=pairs))  # type: ignore[call-arg]
+    found += [
+        replace(one, family=family_of_pairs(one.family, pairs), pairs=pairs)  # type: ignore[call-arg]
+        for one in found
+        for pairs in scored
+    ]
     return {protocol.family: protocol for protocol in found}
 
 

@@ -3,10 +3,11 @@ same images and captions, in the layouts of those who publish them: whichever is
 read, and its counts must be the set's."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 
-from cosmos_eval.types import RetrievalProtocol
+from cosmos_eval.types import RetrievalProtocol, family_of_sentences
 
 
 def _below(folders: Sequence[str], parts: Sequence[str]) -> tuple[str, ...]:
@@ -97,4 +98,104 @@ _PROTOCOLS = (
     ),
 )
 
-RETRIEVAL: Mapping[str, RetrievalProtocol] = {protocol.dataset: protocol for protocol in _PROTOCOLS}
+# Long captions. Layouts are those of the sets' own downloads, of EVAL_DATASETS.md of
+# github.com/wuw2019/LoTLIP and of datasets/EVAL_DATASETS.md of github.com/ExplainableML/flair.
+_long = partial(_known, family="long")
+_DCI_FOLDERS = ("dci/densely_captioned_images", "densely_captioned_images")
+_DOCCI_FOLDERS = ("docci", ".")
+_IIW_FOLDERS = ("imageinwords/datasets", "imageinwords")
+_IIW_PARTS = ("DOCCI_Test/data.jsonl", "IIW-400/data.jsonl", "DCI_Test/data.jsonl")
+_SHAREGPT4V = partial(
+    _long,
+    source="github.com/beichenzbc/Long-CLIP train/sharegpt4v.py, github.com/wuw2019/LoTLIP",
+    download="https://huggingface.co/datasets/Lin-Chen/ShareGPT4V (captions), "
+    "https://ai.meta.com/datasets/segment-anything-downloads (images)",
+    images=("share4v", "sharegpt4v/data"),
+    annotations=(
+        "share4v/share4v_sam_10k.json",
+        "sharegpt4v/data/share-captioner_coco_lcs_sam_1246k_1107.json",
+    ),
+)
+
+_LONG = (
+    # The test split (google.github.io/docci, arXiv 2404.19753).
+    _long(
+        dataset="docci",
+        source="https://google.github.io/docci",
+        download="https://google.github.io/docci/#downloads",
+        images=_below(_DOCCI_FOLDERS, ("images",)),
+        annotations=_below(_DOCCI_FOLDERS, ("docci_descriptions.jsonlines",)),
+        image_key="image_file",
+        caption_key="description",
+        split_key="split",
+        n_images=5000,
+        n_captions=5000,
+    ),
+    # All splits, as LoTLIP and FLAIR measure them; arXiv 2312.08578.
+    _long(
+        dataset="dci",
+        source="github.com/facebookresearch/DCI, github.com/wuw2019/LoTLIP",
+        download="https://github.com/facebookresearch/DCI#setup",
+        images=_below(_DCI_FOLDERS, ("photos",)),
+        annotations=_below(_DCI_FOLDERS, ("splits.json",)),
+        n_images=7805,
+        n_captions=7805,
+    ),
+    # 100 images of DOCCI, 400 of DOCCI-AAR and 112 of DCI (datasets/README.md of the source), whose
+    # images LoTLIP copies to folders beside the lists.
+    _long(
+        dataset="iiw",
+        source="github.com/google/imageinwords, github.com/wuw2019/LoTLIP",
+        download="https://github.com/google/imageinwords/tree/main/datasets, and images of docci "
+        "(DOCCI and AAR) and dci",
+        images=(
+            *_below(("imageinwords",), ("docci", "docci_aar", "dci")),
+            *("docci/images", "docci/images_aar", *_below(_DCI_FOLDERS, ("photos",))),
+        ),
+        annotations=_IIW_FOLDERS,
+        parts=_IIW_PARTS,
+        image_suffix=".jpg",
+        caption_key="IIW",
+        n_images=612,
+        n_captions=612,
+    ),
+    _long(
+        dataset="iiw-400",
+        source="github.com/google/imageinwords",
+        download="https://github.com/google/imageinwords/tree/main/datasets/IIW-400, and the AAR "
+        "images of docci",
+        images=("imageinwords/docci_aar", "docci/images_aar"),
+        annotations=_below(_IIW_FOLDERS, _IIW_PARTS[1:2]),
+        image_suffix=".jpg",
+        caption_key="IIW",
+        n_images=400,
+        n_captions=400,
+    ),
+    # Of each text the first line, as eval/retrieval/Urban1k.py of Long-CLIP reads it.
+    _long(
+        dataset="urban1k",
+        source="github.com/beichenzbc/Long-CLIP",
+        download="https://huggingface.co/datasets/BeichenZhang/Urban1k",
+        images=_below(("Urban1k", "urban1k"), ("image", "images")),
+        annotations=_below(("Urban1k", "urban1k"), ("caption", "annotations/annotations.json")),
+        image_suffix=".jpg",
+        captions_per_image=1,
+        n_images=1000,
+    ),
+    # The first images of the file, all of SA-1B.
+    _SHAREGPT4V(dataset="sharegpt4v-1k", first=1000, n_images=1000),
+    _SHAREGPT4V(dataset="sharegpt4v-10k", first=10_000, n_images=10_000),
+)
+
+RETRIEVAL: Mapping[str, RetrievalProtocol] = {p.dataset: p for p in (*_PROTOCOLS, *_LONG)}
+
+RETRIEVAL_FAMILIES: Mapping[str, Mapping[str, RetrievalProtocol]] = {
+    family_of_sentences("long", sentences): {
+        protocol.dataset: replace(
+            protocol, family=family_of_sentences("long", sentences), sentences=sentences
+        )
+        for protocol in _LONG
+    }
+    for sentences in ("joined", "each")
+}
+"""Protocols of captions in sentences by family, then by data set."""

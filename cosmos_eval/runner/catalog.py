@@ -14,6 +14,9 @@ Record = dict[str, str]
 FAMILIES = {
     "cosmos": "the evaluation code of COSMOS, github.com/ExplainableML/cosmos",
     "karpathy": "CLIP Benchmark's and OpenCLIP's tables of retrieval",
+    "long": "Long-CLIP's figures (urban1k, sharegpt4v-1k), and itself: captions as published",
+    "long-joined": "LoTLIP's and FLAIR's figures of long captions, whose sentences they join",
+    "long-sentences": "itself; FLAIR's fine-grained figures (docci, iiw) are of scored pairs of it",
     "clip-benchmark": "CLIP Benchmark's and OpenCLIP's tables of classification (wds/: the former)",
     "datacomp": "DataComp's and OpenCLIP's tables of DataComp's evaluation sets",
     "scenes": "the embedded scenes of this version",

@@ -29,7 +29,6 @@ from cosmos_eval.types import (
     RunOptions,
     UsageError,
     Weights,
-    base_family,
 )
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ class Group(NamedTuple):
 
     def without_data(self, error: UsageError) -> str:
         """Return the note on data that cannot be opened."""
-        dataset, is_users = self.protocol.dataset, base_family(self.protocol.family) == USER
+        dataset, is_users = self.protocol.dataset, self.protocol.family.partition("-")[0] == USER
         hint = "" if is_users else f" (see `cosmos-eval data doctor {dataset}`)"
         return f"{self.name}: no pictures: {str(error).removeprefix(f'{dataset}: ')}{hint}"
 
@@ -89,7 +88,7 @@ def group_results(
     for name in sorted(by_name, key=lambda name: (_TASKS.index(name[0]), name)):
         task, dataset, family = name
         try:
-            is_users = base_family(family) == USER
+            is_users = family.partition("-")[0] == USER
             if is_users and name not in known:
                 raise UsageError("name the YAML file that describes it with --dataset FILE")
             protocol = known[name] if is_users else find_protocol(dataset, family)
