@@ -25,6 +25,13 @@ Sentences = Literal["each", "joined"] | None
 """Of a protocol: whether every sentence of a caption is a caption, or they are joined again."""
 MapKind = Literal["cross-attention", "text-to-patch similarity"]
 """What a map over an image shows; only models with a cross-attention module have the first."""
+# fmt: off
+SelectionLayout = Literal[
+    "items", "pairs", "sugarcrepe", "mmvp", "aro", "svo", "valse", "whatsup", "coco-spatial",
+    "gqa-spatial", "negbench", "eqben",
+]
+# fmt: on
+"""The form of a caption selection set's file (docs/data.md)."""
 Rgb = tuple[float, float, float]
 
 
@@ -92,19 +99,21 @@ class RetrievalProtocol(Protocol):
     `annotations` are paths of the file, or of a folder of texts, `images` folders that image names
     are relative to; the first that exists counts. `parts` are files in that folder which together
     are the list, of images in several of the folders. `bare_names` drops the folders of image
-    names, `first` keeps the first N images. `archives` instead names tar archives by patterns, or a
-    folder in CLIP Benchmark's layout. `image_key` and `caption_key` name unusual columns or keys,
+    names, `first` keeps the first N images, `listed_captions` reads captions of a table as a list
+    that Python writes. `archives` instead names tar archives by patterns, or a folder in CLIP
+    Benchmark's layout. `image_key` and `caption_key` name unusual columns or keys,
     `split_key` that of the `split`, `image_suffix` is what names of images lack.
     `captions_per_image` keeps an image's first N; `sentences` splits those.
     `pairs`: a PairScorer scores all pairs anew, or the N best of each query by embeddings."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
-        *("bare_names", "parts", "first", "n_images", "n_captions")
+        *("bare_names", "listed_captions", "parts", "first", "n_images", "n_captions")
     }
     images: tuple[str, ...] | str = "."
     annotations: tuple[str, ...] | str = ()
     archives: tuple[str, ...] | str = ()
     bare_names: bool = False
+    listed_captions: bool = False
     parts: tuple[str, ...] = ()
     first: int | None = None
     split: str = "test"
@@ -155,18 +164,19 @@ class ClassificationProtocol(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class SelectionProtocol(Protocol):
-    """Images, each with captions of which one is right, or pairs of two images and two captions.
+    """Images, each with captions of which one or more are right, captions, each with images of
+    which one is right, or pairs of two images and two captions.
 
-    `annotations` is a file in the form that `layout` names (docs/data.md), for `sugarcrepe` a
-    folder with a file per subset. `template` is what captions are put into. A pair is right when
-    each caption finds its image (`pair_accuracy` of `image`), or each image its caption as well
-    (`group`). The mean over subsets leaves out those in `left_out` or with under `smallest` items.
-    `pairs`: a PairScorer scores every caption with its images."""
+    `annotations` is a file in the form that `layout` names (docs/data.md), or a folder with a file
+    per subset. `template` is what captions are put into. A pair is right when each caption finds
+    its image (`pair_accuracy` of `image`), or each image its caption as well (`group`). The mean
+    over subsets leaves out those in `left_out` or with under `smallest` items. `pairs`: a
+    PairScorer scores every caption with its images."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {"n_items", "subset_items", "left_out", "smallest"}
     images: tuple[str, ...] | str
     annotations: tuple[str, ...] | str
-    layout: Literal["items", "pairs", "sugarcrepe", "mmvp", "aro"]
+    layout: SelectionLayout
     image_suffix: str = ""
     subset_key: str = "subset"
     template: str = "{}"
@@ -176,6 +186,11 @@ class SelectionProtocol(Protocol):
     pairs: Literal["all"] | None = None
     n_items: int | None = None
     subset_items: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def is_published(self) -> bool:
+        """Whether this is a published set, which is measured as it is."""
+        return self.n_items is not None or self.download is not None
 
 
 @dataclass(frozen=True, kw_only=True)

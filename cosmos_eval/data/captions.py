@@ -1,5 +1,6 @@
 """Images with their captions, in every form of docs/data.md. Imports no torch."""
 
+import ast
 import csv
 import glob
 import os
@@ -136,6 +137,8 @@ def _read_records(
         captions = _the_one(protocol.caption_key, _CAPTION_KEYS, record, where)
         if "conversations" in record and captions is record["conversations"]:
             captions = _reply(captions, where, protocol)
+        if protocol.listed_captions:
+            captions = _listed(captions, where)
         found.append(Captioned(name, _texts(captions, where)))
     if splits and not found:
         raise _no_split(protocol.split, splits)
@@ -176,6 +179,13 @@ def _dense_captions(content: dict[str, Any], path: Path) -> list[Captioned]:
         captions = _texts(f"{one.short_caption}\n{one.extra_caption}", str(file))
         found.append(Captioned(one.image, captions))
     return found
+
+
+def _listed(text: Any, where: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise UsageError(f"{where}: captions must be a list as Python writes it: {error}") from None
 
 
 class _CocoImage(pydantic.BaseModel, strict=True):

@@ -3,17 +3,21 @@
 import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import compress
-from pathlib import Path
-from typing import Any, NamedTuple
+from operator import attrgetter
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
 from cosmos_eval.data.readers import FileError, read_records
-from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource
+from cosmos_eval.data.sources import CroppedImage, ImageFile, ImageSource, PixelFile
 from cosmos_eval.types import Part, RunOptions, SelectionProtocol, UsageError
+
+Chosen = Literal["captions", "images", "both"]
 
 
 class Picture(NamedTuple):
@@ -24,12 +28,23 @@ class Picture(NamedTuple):
 
 
 class Item(NamedTuple):
-    """One picture with its right caption first, or two with their captions in the same order."""
+    """One picture with captions, the right ones first; one caption with pictures, the right one
+    first; or two pictures with their captions in the same order."""
 
     pictures: tuple[Picture, ...]
     captions: tuple[str, ...]
     subset: str  # empty where the file has none
     where: str  # what errors call the item
+    right: int = 1  # how many captions are right
+    pair: str = ""  # items of one name are right together
+    set: str = ""  # the same of a larger group
+
+    @property
+    def chosen(self) -> Chosen:
+        """What is chosen: captions by an image, an image by a caption, or in pairs both."""
+        if len(self.pictures) == 1:
+            return "captions"
+        return "images" if len(self.captions) == 1 else "both"
 
 
 class SelectionData(NamedTuple):
@@ -38,11 +53,14 @@ class SelectionData(NamedTuple):
     pictures: tuple[Picture, ...]  # (I) what the images are below their folder
     images: tuple[ImageSource, ...]
     captions: tuple[str, ...]
-    images_of_item: NDArray[np.int64]  # (N, 1) or, of pairs, (N, 2)
-    captions_of_item: list[NDArray[np.int64]]  # the right caption first
+    images_of_item: list[NDArray[np.int64]]  # the right image first
+    captions_of_item: list[NDArray[np.int64]]  # the right captions first
+    right: NDArray[np.int64]  # (N,) how many captions are right
     subsets: tuple[str, ...]  # (S) sorted names
     subset_of_item: NDArray[np.int64]  # (N,)
     averaged: NDArray[np.bool_]  # (S,) whether a subset is part of the mean
+    groups: Mapping[str, NDArray[np.int64]]  # (N,) numbers of pairs and sets; -1 of incomplete ones
+    chosen: Chosen
     part: Part | None = None  # how many items there are of an incomplete known set
 
 
@@ -61,13 +79,16 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
     except UsageError as error:
         faults = (f"{str(error).removeprefix(f'{protocol.dataset}: ')}{page}",)
         folder = annotations  # below which none of the images is
-    if options.allow_partial and protocol.n_items is not None:
+    listed = items
+    if options.allow_partial and protocol.is_published:
         there = [all((folder / p.file).is_file() for p in item.pictures) for item in items]
         # Where no item is complete, the first image that is missing says more.
         items = list(compress(items, there)) or items
     counts = Counter(item.subset for item in items)
-    parts = folders.parts_of(items=(len(items), protocol.n_items))
-    data = _data(protocol, options, folder, items)
+    # Of a published set whose number of items is not known, all that are listed are wanted.
+    n_known = protocol.n_items or (len(listed) if protocol.is_published else None)
+    parts = folders.parts_of(items=(len(items), n_known))
+    data = _data(protocol, options, folder, items, listed)
     files = list(dict.fromkeys(picture.file for picture in data.pictures))
     missing = [file for file in files if not (folder / file).is_file()]
     if missing and not faults:
@@ -84,7 +105,7 @@ def list_data(protocol: SelectionProtocol, options: RunOptions) -> folders.Listi
             folder=str(folder),
             expected=len(files),
             images=len(files) - len(missing),
-            expected_items=protocol.n_items or len(items),
+            expected_items=n_known or len(items),
             items=len(items),
         ),
     )
@@ -101,16 +122,24 @@ def _read(protocol: SelectionProtocol, options: RunOptions, page: str) -> tuple[
     if not items:
         raise UsageError(f"{annotations} holds no items")
     for item in items:
-        right, *wrong = item.captions
-        if not wrong:
-            raise UsageError(f"{item.where} has no wrong caption: give it a `negative`")
-        # Published sets are measured as they are; what cannot be solved there counts as wrong.
-        if protocol.n_items is None and right in wrong:
-            raise UsageError(f"{item.where}: {right!r} is the right caption and a wrong one")
-        if protocol.n_items is None and len(set(item.pictures)) != len(item.pictures):
-            raise UsageError(f"{item.where}: both images are {item.pictures[0].file}")
+        _require_sound(item, items[0], protocol)
     _require_subsets(protocol, Counter(item.subset for item in items), annotations)
     return annotations, items
+
+
+def _require_sound(item: Item, first: Item, protocol: SelectionProtocol) -> None:
+    """Raise UsageError for an item without a choice, or one of another kind than the first."""
+    pictures, right, wrong = item.pictures, item.captions[: item.right], item.captions[item.right :]
+    if not wrong and item.chosen == "captions":
+        raise UsageError(f"{item.where} has no wrong caption: give it a `negative`")
+    if item.chosen != first.chosen:
+        raise UsageError(f"{item.where} chooses other things than {first.where}: make two sets")
+    if protocol.is_published:
+        return  # Measured as it is; what cannot be solved there counts as wrong.
+    if both := set(right) & set(wrong):
+        raise UsageError(f"{item.where}: {both.pop()!r} is the right caption and a wrong one")
+    if len(set(pictures)) != len(pictures):
+        raise UsageError(f"{item.where}: both images are {pictures[0].file}")
 
 
 def _require_subsets(protocol: SelectionProtocol, counts: Counter[str], path: Path) -> None:
@@ -125,8 +154,13 @@ def _require_subsets(protocol: SelectionProtocol, counts: Counter[str], path: Pa
 
 
 def _data(
-    protocol: SelectionProtocol, options: RunOptions, folder: Path, items: Sequence[Item]
+    protocol: SelectionProtocol,
+    options: RunOptions,
+    folder: Path,
+    items: Sequence[Item],
+    listed: Sequence[Item],
 ) -> SelectionData:
+    """Index the items, up to the limit; all that are `listed` tell which groups are complete."""
     names, of_item, sizes = np.unique(
         [item.subset for item in items], return_inverse=True, return_counts=True
     )
@@ -136,17 +170,33 @@ def _data(
     captions = _index(caption for item in items for caption in item.captions)
     return SelectionData(
         pictures=tuple(pictures),
-        images=tuple(
-            CroppedImage(ImageFile(folder / file), box) if box else ImageFile(folder / file)
-            for file, box in pictures
-        ),
+        images=tuple(_source(folder / file, box) for file, box in pictures),
         captions=tuple(protocol.template.replace("{}", caption) for caption in captions),
-        images_of_item=np.array([[pictures[p] for p in item.pictures] for item in items]),
+        images_of_item=[np.array([pictures[p] for p in item.pictures]) for item in items],
         captions_of_item=[np.array([captions[c] for c in item.captions]) for item in items],
+        right=np.array([item.right for item in items]),
         subsets=tuple(names.tolist()),
         subset_of_item=of_item[kept],
         averaged=~np.isin(names, protocol.left_out) & (sizes >= protocol.smallest),
+        groups={
+            kind: _groups([of(i) for i in items], Counter(map(of, listed)))
+            for kind, of in (("pair", attrgetter("pair")), ("set", attrgetter("set")))
+            if any(map(of, listed))
+        },
+        chosen=items[0].chosen,
     )
+
+
+def _source(path: Path, box: tuple[int, int, int, int] | None) -> ImageSource:
+    image = PixelFile(path) if path.suffix == ".npy" else ImageFile(path)
+    return CroppedImage(image, box) if box else image
+
+
+def _groups(names: Sequence[str], whole: Counter[str]) -> NDArray[np.int64]:
+    """Return the number of each item's group (N,), -1 where an item of it is left out."""
+    found = Counter(name for name in names if name)
+    numbers = _index(name for name in found if found[name] == whole[name])
+    return np.array([numbers.get(name, -1) for name in names])
 
 
 def _index(things: Iterable[Any]) -> dict[Any, int]:
@@ -161,6 +211,10 @@ class _Record(NamedTuple):
     def text(self, name: str) -> str:
         return self._checked(self._field(name), name)
 
+    def optional(self, name: str) -> str:
+        """Return the text of a field, empty where there is no such field."""
+        return self.text(name) if name in self.fields else ""
+
     def number(self, name: str) -> int:
         """Return a field that must be a whole number, or text that is one."""
         value = self._field(name)
@@ -169,12 +223,21 @@ class _Record(NamedTuple):
                 return int(value)
         raise UsageError(f"{self.where}: `{name}` must be a whole number, not {value!r}")
 
-    def texts(self, prefix: str) -> tuple[str, ...]:
-        """Return all texts of the fields with a prefix; an empty cell of a CSV table is none."""
+    def truth(self, name: str) -> bool:
+        """Return a field that must be true or false, or text that says so."""
+        value = str(self._field(name)).lower()
+        if value not in ("true", "false"):
+            raise UsageError(f"{self.where}: `{name}` must be true or false, not {value!r}")
+        return value == "true"
+
+    def texts(self, prefix: str, but: str = "\0") -> tuple[str, ...]:
+        """Return all texts of the fields with a prefix, `but` those with a longer one; an empty
+        cell of a CSV table is none."""
         return tuple(
             self._checked(text, name)
             for name, value in self.fields.items()
-            if str(name).startswith(prefix) and value not in ("", None)
+            if str(name).startswith(prefix) and not str(name).startswith(but)
+            if value not in ("", None)
             for text in (value if isinstance(value, list) else [value])
         )
 
@@ -191,28 +254,144 @@ class _Record(NamedTuple):
 
 
 def _items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """`image`, `caption`, fields beginning with `negative`, and a subset where there are any."""
-    # Of pairs as in Winoground's examples.jsonl.
-    ends = ("_0", "_1") if protocol.layout == "pairs" else ("",)
+    """`image`, `caption`, more right captions in fields beginning with `positive`, wrong ones in
+    those with `negative`, or wrong images in those with `negative_image`; and where there are any
+    `pair`, `set` and a subset."""
     for record in _records(path):
-        images = [record.text(f"image{end}") + protocol.image_suffix for end in ends]
-        captions = [record.text(f"caption{end}") for end in ends]
-        if protocol.layout == "items":
-            captions += record.texts("negative")
-        subset = record.text(protocol.subset_key) if protocol.subset_key in record.fields else ""
-        yield Item(tuple(map(Picture, images)), tuple(captions), subset, record.where)
+        right = (record.text("caption"), *record.texts("positive"))
+        wrong = record.texts("negative", but="negative_image")
+        others = record.texts("negative_image")
+        if others and (wrong or len(right) > 1):
+            fault = "has wrong images and more than one caption: make two items of it"
+            raise UsageError(f"{record.where} {fault}")
+        yield Item(
+            pictures=tuple(_pictures(protocol, record.text("image"), *others)),
+            captions=(*right, *wrong),
+            subset=record.optional(protocol.subset_key),
+            where=record.where,
+            right=len(right),
+            pair=record.optional("pair"),
+            set=record.optional("set"),
+        )
 
 
-def _sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
-    """A folder with one file per subset: `filename`, `caption`, `negative_caption` by index."""
+def _pictures(protocol: SelectionProtocol, *files: str) -> Iterator[Picture]:
+    return (Picture(file + protocol.image_suffix) for file in files)
+
+
+# Of Winoground's examples.jsonl, of ColorSwap's test.json, of EqBen's.
+_PAIR_ENDS = (("_0", "_1"), ("_1", "_2"), ("0", "1"))
+
+
+def _pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """`image_0`, `image_1`, `caption_0`, `caption_1`, or other numbers, and a subset."""
+    for record in _records(path):
+        ends = next((e for e in _PAIR_ENDS if f"image{e[0]}" in record.fields), _PAIR_ENDS[0])
+        images = [record.text(f"image{end}") for end in ends]
+        captions = tuple(record.text(f"caption{end}") for end in ends)
+        subset = record.optional(protocol.subset_key)
+        yield Item(tuple(_pictures(protocol, *images)), captions, subset, record.where)
+
+
+def _eqben(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Pairs, whose subset is the first folder of an image."""
+    for item in _pairs(protocol, path):
+        yield item._replace(subset=item.pictures[0].file.partition("/")[0])
+
+
+def _of_files(path: Path) -> Iterator[tuple[str, _Record]]:
+    """Yield the records of a folder with one .json file per subset, and the subset's name."""
     files = sorted(path.glob("*.json"))
     if not files:
         raise UsageError(f"{path} must be a folder with a .json file per subset")
-    for file in files:
-        for record in _records(file):
-            picture = Picture(record.text("filename") + protocol.image_suffix)
-            captions = (record.text("caption"), record.text("negative_caption"))
-            yield Item((picture,), captions, file.stem, record.where)
+    return ((file.stem, record) for file in files for record in _records(file))
+
+
+def _sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """`filename`, `caption`, in SugarCrepe++ `caption2`, and `negative_caption`."""
+    for subset, record in _of_files(path):
+        right = [record.text(name) for name in ("caption", "caption2") if name in record.fields]
+        captions = (*(right or [record.text("caption")]), record.text("negative_caption"))
+        pictures = tuple(_pictures(protocol, record.text("filename")))
+        yield Item(pictures, captions, subset, record.where, right=len(captions) - 1)
+
+
+def _valse(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """`image_file`, `caption`, `foil` of the valid items: those where of three annotators two or
+    more, in `mturk`, chose the caption and not the foil (README.md of VALSE)."""
+    for subset, record in _of_files(path):
+        votes = record.fields.get("mturk")
+        if not isinstance(votes, dict):
+            raise UsageError(f"{record.where} has no votes `mturk`")
+        if _Record(votes, f"{record.where}, `mturk`").number("caption") >= 2:
+            captions = record.text("caption"), record.text("foil")
+            yield Item((Picture(record.text("image_file")),), captions, subset, record.where)
+
+
+_SVO_PARTS = {"subj_neg": "subject", "verb_neg": "verb", "obj_neg": "object"}
+
+
+def _svo(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """`sentence`, `pos_image_id`, `neg_image_id` of rows whose image differs in one of `subj_neg`,
+    `verb_neg` and `obj_neg`, as probing_image_text_models.ipynb of its authors takes them."""
+    for record in _records(path):
+        differs = [name for flag, name in _SVO_PARTS.items() if record.truth(flag)]
+        if len(differs) == 1:
+            ids = [str(record.number(f"{side}_image_id")) for side in ("pos", "neg")]
+            pictures = tuple(_pictures(protocol, *ids))
+            yield Item(pictures, (record.text("sentence"),), differs[0], record.where)
+
+
+_AXES = {"left": "side", "right": "side", "on": "height", "under": "height"}
+_AXES |= {"in-front": "depth", "behind": "depth"}
+
+
+def _whatsup(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """`image_path`, OBJECT_PREPOSITION_OBJECT.jpeg, and `caption_options`, the right one first.
+    Pairs and sets as in evaluate_scores of dataset_zoo/aro_datasets.py."""
+    for record in _records(path):
+        name = PurePosixPath(record.text("image_path"))
+        first, *preposition, last = name.stem.split("_")
+        axis = _AXES.get(preposition[0]) if preposition else None
+        if axis is None:
+            fault = "names no preposition: OBJECT_PREPOSITION_OBJECT is expected"
+            raise UsageError(f"{record.where}: {name.name} {fault}")
+        yield Item(
+            pictures=(Picture(name.name),),
+            captions=record.texts("caption_options"),
+            subset="_".join(preposition),
+            where=record.where,
+            pair=f"{first} {last} {axis}",
+            set=f"{first} {last}",
+        )
+
+
+def _spatial(digits: int, protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """Lists of an image's id, the right caption and the wrong one: What'sUp's file about one
+    object and, beside it, that about two."""
+    for objects in ("one", "two"):
+        file = path.with_name(path.name.replace("one", objects))
+        for where, entry in _entries(file):
+            if not isinstance(entry, list) or len(entry) < 3:
+                raise UsageError(f"{where} must list an image id and two captions, not {entry!r}")
+            record = _Record({"id": entry[0], "caption": entry[1], "wrong": entry[2]}, where)
+            picture = Picture(f"{record.number('id'):0{digits}}.jpg")
+            captions = record.text("caption"), record.text("wrong")
+            yield Item((picture,), captions, f"{objects}_obj", where)
+
+
+def _negbench(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
+    """`image_path`, of which the folders depend on the user, `caption_0` to `caption_3`, the number
+    of the `correct_answer` and its kind, `correct_answer_template`."""
+    for record in _records(path):
+        captions = [record.text(f"caption_{i}") for i in range(4)]
+        answer = record.number("correct_answer")
+        if answer not in range(4):
+            raise UsageError(f"{record.where}: `correct_answer` must be 0 to 3, not {answer}")
+        right = captions.pop(answer)
+        picture = Picture(PurePosixPath(record.text("image_path")).name)
+        subset = record.text("correct_answer_template")
+        yield Item((picture,), (right, *captions), subset, record.where)
 
 
 def _mmvp(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
@@ -249,19 +428,30 @@ def _aro(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
 
 _LAYOUTS: Mapping[str, Callable[[SelectionProtocol, Path], Iterator[Item]]] = {
     "items": _items,
-    "pairs": _items,
+    "pairs": _pairs,
     "sugarcrepe": _sugarcrepe,
     "mmvp": _mmvp,
     "aro": _aro,
+    "svo": _svo,
+    "valse": _valse,
+    "whatsup": _whatsup,
+    "coco-spatial": partial(_spatial, 12),
+    "gqa-spatial": partial(_spatial, 0),
+    "negbench": _negbench,
+    "eqben": _eqben,
 }
 
 
 def _records(path: Path) -> list[_Record]:
-    try:
-        entries = list(read_records(path))
-    except FileError as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
+    entries = _entries(path)
     for where, entry in entries:
         if not isinstance(entry, dict):
-            raise UsageError(f"{path}, {where} must hold names and values, not {entry!r}")
-    return [_Record(entry, f"{path}, {where}") for where, entry in entries]
+            raise UsageError(f"{where} must hold names and values, not {entry!r}")
+    return [_Record(entry, where) for where, entry in entries]
+
+
+def _entries(path: Path) -> list[tuple[str, Any]]:
+    try:
+        return [(f"{path}, {where}", entry) for where, entry in read_records(path)]
+    except FileError as error:
+        raise UsageError(f"cannot read {path}: {error}") from error

@@ -104,6 +104,19 @@ class ShownImage(ImageFile):
     _to_rgb = staticmethod(as_shown)
 
 
+class PixelFile(ImageFile):
+    """A .npy file of pixels (H, W, 3) uint8 in OpenCV's order, BGR, as EqBen has frames."""
+
+    def decode(self, content: bytes) -> Image.Image:
+        try:
+            pixels = np.load(io.BytesIO(content), allow_pickle=False)
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+                raise ValueError(f"{pixels.dtype} of shape {pixels.shape}")
+        except (ValueError, EOFError) as error:
+            raise UsageError(f"{self.name} holds no pixels (H, W, 3) uint8: {error}") from error
+        return Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))
+
+
 def shard_images(shard: Path) -> Iterator[tuple[str, bytes]]:
     """Yield the keys and the files of a tar's images. Raises UsageError for a damaged tar."""
     try:

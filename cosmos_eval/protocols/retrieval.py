@@ -50,6 +50,27 @@ _FLICKR_IMAGE_FOLDERS = _below(
 # The list lies among the images in datasets/README.md of github.com/ExplainableML/cosmos.
 _FLICKR_LIST_FOLDERS = _below(_FLICKR_FOLDERS, (".", "annotations", "flickr30k-images"))
 
+
+def negbench_files(name: str) -> tuple[str, ...]:
+    """Return where a file of NegBench may lie: in a clone of its repository, or in negbench/."""
+    return _below(("negbench/data/images", "negbench/images", "negbench"), (name,))
+
+
+# Alhamoud et al. 2025, arXiv 2501.09425: COCO's val2017 with captions in lists as Python writes
+# them (CsvImageCaptionDataset in benchmarks/src/training/data.py), which gained what is not in the
+# image. 25,014 captions, by the recalls that issue 2 of the repository has of both files: 6 and 5
+# captions of them.
+_negbench = partial(
+    _known,
+    family="negbench",
+    source="github.com/m1k2zoo/negbench, datasets.md and benchmarks/src/training/data.py",
+    download="https://github.com/m1k2zoo/negbench/blob/main/datasets.md",
+    images=COCO_VAL2017_IMAGES,
+    listed_captions=True,
+    n_images=5000,
+    n_captions=25014,
+)
+
 _PROTOCOLS = (
     # The published COSMOS evaluation keeps all captions of COCO val2017 (5,000 images, 25,014
     # captions; some images have more than five).
@@ -95,6 +116,14 @@ _PROTOCOLS = (
         annotations=_below(_FLICKR_LIST_FOLDERS, ("flickr30k_val.json",)),
         n_images=1014,
         n_captions=5070,
+    ),
+    _negbench(
+        dataset="negbench-coco-retrieval",
+        annotations=negbench_files("COCO_val_retrieval.csv"),
+    ),
+    _negbench(
+        dataset="negbench-coco-negated",
+        annotations=negbench_files("COCO_val_negated_retrieval_llama3.1_rephrased_affneg_true.csv"),
     ),
 )
 

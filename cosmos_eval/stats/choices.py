@@ -1,8 +1,8 @@
 """What scores highest: the best classes of every image, their confidence, and caption selection.
 
-Tie rules: of classes that score the same, the one listed first wins. Of captions, what is right
-must score strictly higher than everything wrong: a model that gives every pair one score is always
-wrong. Scores of captions are sums of D products in the same order, so that equal features tie.
+Tie rules: of classes that score the same, the one listed first wins. Of captions or images, what
+is right must score strictly higher than everything wrong: a model that gives every pair one score
+is always wrong. Scores are sums of D products in the same order, so that equal features tie.
 Shapes: N images or items, C classes, I images, T captions, D embedding. Scores of pairs as in
 Winoground (Thrush et al. 2022, arXiv 2204.03162, section 3.2), with images i0, i1 and their
 captions c0, c1: text: s(c0, i0) > s(c1, i0) and s(c1, i1) > s(c0, i1); image: s(c0, i0) > s(c0, i1)
@@ -154,17 +154,18 @@ class PairHits(NamedTuple):
 
 
 def single_hits(
-    score: Score, image_of_item: Ints, captions_of_item: Sequence[Ints]
+    score: Score, image_of_item: Ints, captions_of_item: Sequence[Ints], right: Ints | int = 1
 ) -> NDArray[np.bool_]:
-    """Return whether an item's image scores its first caption highest, (N,). `image_of_item` (N,)
-    and `captions_of_item`, two or more an item, are indices of both."""
+    """Return whether an item's image scores each of its first captions, of which `right` (N,) says
+    how many, higher than all others, (N,). `image_of_item` (N,) and `captions_of_item`, two or more
+    an item, are indices of both."""
     lengths = np.array([len(some) for some in captions_of_item])
     starts = np.cumsum(lengths) - lengths
-    rows = np.concatenate(captions_of_item)
-    scores = score(np.repeat(image_of_item, lengths), rows).copy()
-    right = scores[starts].copy()
-    scores[starts] = -np.inf
-    return right > np.maximum.reduceat(scores, starts)
+    scores = score(np.repeat(image_of_item, lengths), np.concatenate(captions_of_item))
+    place = np.arange(len(scores)) - np.repeat(starts, lengths)
+    is_right = place < np.repeat(np.broadcast_to(right, lengths.shape), lengths)
+    lowest = np.minimum.reduceat(np.where(is_right, scores, np.inf), starts)
+    return lowest > np.maximum.reduceat(np.where(is_right, -np.inf, scores), starts)
 
 
 def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> PairHits:

@@ -21,6 +21,8 @@ FAMILY_AND_SIZES = {
     "coco-karpathy": ("karpathy", 5000, 25010),
     "flickr30k-karpathy": ("karpathy", 1000, 5000),
     "flickr30k-val": ("cosmos", 1014, 5070),
+    "negbench-coco-retrieval": ("negbench", 5000, 25014),
+    "negbench-coco-negated": ("negbench", 5000, 25014),
 }
 CAPTIONS = ["a red one", "red, or so"]
 COCO_NAME, FLICKR = "COCO_val2014_000000391895.jpg", "1007129816.jpg"

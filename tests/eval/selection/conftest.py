@@ -5,12 +5,15 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cosmos_eval.types import SelectionProtocol
+from cosmos_eval.protocols.retrieval import RETRIEVAL
+from cosmos_eval.protocols.selection import SELECTION
+from cosmos_eval.types import RetrievalProtocol, SelectionProtocol
 
 
 @pytest.fixture
@@ -56,3 +59,23 @@ def _write(path: Path, content: Any) -> None:
         path.write_text("".join(f"{json.dumps(record)}\n" for record in content))
     else:
         path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def known_set(
+    tmp_path: Path, save_colour: Callable[..., Path]
+) -> Callable[..., SelectionProtocol | RetrievalProtocol]:
+    """Writes files and images of one colour by their paths below the data root, as the page of a
+    known set has them; returns its protocol, with the root and other `changes`."""
+
+    def make(
+        name: str, files: dict[str, Any], images: dict[str, str], **changes: Any
+    ) -> SelectionProtocol | RetrievalProtocol:
+        for path, content in files.items():
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            _write(tmp_path / path, content)
+        for path, colour in images.items():
+            save_colour(tmp_path / path, colour)
+        return replace({**SELECTION, **RETRIEVAL}[name], root=str(tmp_path), **changes)
+
+    return make
