@@ -337,6 +337,23 @@ class SuiteMember(NamedTuple):
     metrics: tuple[str, ...]
 
 
+class Suite(NamedTuple):
+    """Models as `--model` takes them, none where `--model` has to name them; the protocols that
+    each is measured by; the members of its mean, none without a `score`; and what it lacks of its
+    source, with the reason: it counts as a member that no model has."""
+
+    name: str
+    models: tuple[str, ...]
+    protocols: tuple[Protocol, ...]
+    members: tuple[SuiteMember, ...]
+    left_out: Mapping[str, str]
+    source: str
+
+    def present(self, number: int) -> str:
+        """Return `3 of 38`, of the members with those that are left out."""
+        return f"{number} of {len(self.members or self.protocols) + len(self.left_out)}"
+
+
 class Interval(NamedTuple):
     """A confidence interval of a metric, in the metric's unit."""
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from typer import Argument, Exit, Typer
 
 from cosmos_eval.cli import options
+from cosmos_eval.cli.options import option
 from cosmos_eval.cli.output import print_json, print_line, print_records
 from cosmos_eval.types import RunOptions
 
@@ -45,6 +46,7 @@ def doctor(
             help="Known data sets or YAML files that describe yours. Default: all known ones.",
         ),
     ] = None,
+    suite: Annotated[str | None, option("NAME|FILE", "The data sets of a suite.")] = None,
     data_root: options.DataRoot = None,
     json: options.Json = False,
 ) -> None:
@@ -57,7 +59,7 @@ def doctor(
     from cosmos_eval.tasks import task_named
 
     run_options = RunOptions(data_root=data_root, workers=_WORKERS)
-    protocols = choose(names or (), run_options)
+    protocols = choose(names or (), suite, run_options)
     with Progress() as progress:
         diagnoses = [examine(p, run_options, partial(progress.step, p.dataset)) for p in protocols]
     if json:

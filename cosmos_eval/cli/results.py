@@ -79,7 +79,7 @@ def _score(suite: str, entries: Sequence[Entry]) -> SuiteScore:
     from cosmos_eval.results.leaderboard.suite import suite_score
     from cosmos_eval.runner.suites import read_score
 
-    return suite_score(Path(suite).stem, read_score(suite), entries)
+    return suite_score(read_score(suite), entries)
 
 
 def reproduce(

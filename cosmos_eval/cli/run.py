@@ -32,8 +32,8 @@ def run(
         str | None,
         option(
             "NAME|FILE",
-            "A list of models and data sets, see `cosmos-eval list suites`; only results "
-            "missing in --output are measured.",
+            "A list of data sets, and perhaps of models, see `cosmos-eval list suites`; only "
+            "results missing in --output are measured.",
         ),
     ] = None,
     task: Annotated[
@@ -65,7 +65,8 @@ def run(
         list[str] | None,
         option(
             "SPEC",
-            "A model, see `cosmos-eval list models`; repeatable. Default: the bundled models.",
+            "A model, see `cosmos-eval list models`; repeatable. Default: the suite's, else the "
+            "bundled models.",
         ),
     ] = None,
     arch: options.Arch = None,

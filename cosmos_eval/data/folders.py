@@ -43,7 +43,8 @@ def remedy_of(protocol: Protocol) -> str | None:
     """Return the command or the page that a data set's files come from."""
     if protocol.repository is None:
         return protocol.download
-    return f"cosmos-eval run --dataset {protocol.dataset} --download"
+    named = f"--dataset {protocol.dataset} --protocol {protocol.family}"
+    return f"cosmos-eval run {named} --download"
 
 
 def several(paths: Paths) -> tuple[str, ...]:

@@ -1,12 +1,13 @@
 """Lists of what can be named on the command line. Imports no torch."""
 
+from collections import Counter
 from itertools import chain
 from typing import Any
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import known_families, named_protocols
 from cosmos_eval.tasks import known_tasks, packages_of, task_of
-from cosmos_eval.types import UsageError, base_family
+from cosmos_eval.types import Suite, UsageError, base_family
 
 Record = dict[str, str]
 
@@ -96,17 +97,28 @@ def _scored(protocol: Any) -> str:
 
 
 def suites() -> list[Record]:
-    """List the suites of this package: the number of models, and the data sets."""
+    """List the suites of this package: members, tasks, the rule of the mean, and the source."""
     from cosmos_eval.runner.suites import known_suites, read_suite  # which imports NumPy
 
-    return [
-        {
-            "suite": name,
-            "models": str(len(suite.models)),
-            "datasets": ", ".join(f"{p.dataset} ({p.family})" for p in suite.protocols),
-        }
-        for name, suite in ((name, read_suite(name)) for name in known_suites())
-    ]
+    return [_suite(read_suite(name)) for name in known_suites()]
+
+
+def _suite(suite: Suite) -> Record:
+    sets: dict[str, list[str]] = {}
+    for protocol in suite.protocols:
+        sets.setdefault(protocol.family, []).append(protocol.dataset)
+    counts = Counter(" and ".join(member.metrics) for member in suite.members)
+    metrics = ", ".join(f"{names} ({count})" for names, count in counts.items())
+    lacking = f"; left out: {', '.join(suite.left_out)}" if suite.left_out else ""
+    return {
+        "suite": suite.name,
+        "models": str(len(suite.models)) if suite.models else "--model",
+        "members": suite.present(len(suite.members or suite.protocols)),
+        "tasks": ", ".join(dict.fromkeys(map(task_of, suite.protocols))),
+        "score": f"mean of {metrics}" if metrics else "none",
+        "datasets": "; ".join(f"{f}: {', '.join(names)}" for f, names in sets.items()) + lacking,
+        "source": suite.source,
+    }
 
 
 LISTS = {listed.__name__: listed for listed in (models, tasks, datasets, protocols, suites)}

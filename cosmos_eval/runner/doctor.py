@@ -8,6 +8,7 @@ from pathlib import Path
 from cosmos_eval.data.folders import ADVICE, Survey, remedy_of
 from cosmos_eval.protocols import is_embedded, known_protocols
 from cosmos_eval.runner.plan import require_data_root
+from cosmos_eval.runner.suites import read_suite
 from cosmos_eval.tasks import find_protocol, task_named, task_of
 from cosmos_eval.types import OnProgress, Protocol, RunOptions, UsageError
 
@@ -22,13 +23,17 @@ class Diagnosis(Survey):
     note: str = ""
 
 
-def choose(names: Sequence[str], options: RunOptions) -> list[Protocol]:
-    """Return the data sets of these names and YAML files; all known ones for no name.
+def choose(names: Sequence[str], suite: str | None, options: RunOptions) -> list[Protocol]:
+    """Return the data sets of these names and YAML files, then those of a suite; without either,
+    all known ones.
 
     Raises UsageError for unknown names and for a data root that is missing.
     """
-    protocols = list(map(find_protocol, names) if names else known_protocols().values())
-    if names or options.data_root is not None:
+    protocols = [*map(find_protocol, names)]
+    if suite is not None:
+        protocols += read_suite(suite, with_models=False).protocols
+    is_named, protocols = bool(protocols), protocols or [*known_protocols().values()]
+    if is_named or options.data_root is not None:
         for protocol in protocols:
             require_data_root(protocol, options)
     return protocols

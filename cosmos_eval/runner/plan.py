@@ -114,20 +114,23 @@ def make_plan(
     """Make a plan from names as they are typed; without names, the bundled models and data sets.
 
     Every data set is measured by its protocol of every family, without families by its usual one.
-    `suite` names models and data sets instead. Raises UsageError for unknown names, repetitions, a
-    data set of another task, and options that contradict each other.
+    `suite` names data sets instead, and models where `models` does not. Raises UsageError for
+    unknown names, repetitions, a data set of another task, and options that contradict each other.
     """
     options = options or types.RunOptions()
     if options.overlays and options.save_predictions is None:
         raise types.UsageError("--overlays needs --save-predictions DIR: where the pictures go")
     if suite is None:
         protocols = _choose_protocols(task, datasets, families)
-    elif task != "all" or datasets or families or models:
+    elif task != "all" or datasets or families:
         raise types.UsageError(
-            "--suite names models and data sets: leave --task, --dataset, --protocol, --model out"
+            "--suite names data sets: leave --task, --dataset and --protocol out"
         )
     else:
-        models, protocols = read_suite(suite)
+        named = read_suite(suite, with_models=not models)
+        models, protocols = models or named.models, named.protocols
+        if not models:
+            raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models or BUNDLED]
     refuse_repeated([spec.text for spec in specs])
     refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])

@@ -1,13 +1,13 @@
-"""Suites: YAML files of `models`, of `datasets` by protocol family, and perhaps of a `score`.
+"""Suites: YAML files of `datasets` by protocol family, and perhaps of `models` and a `score`.
 Imports no torch.
 
 Every model is measured on every data set. Files that a suite names are relative to it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, NamedTuple, TypeVar
+from typing import Annotated
 
 from pydantic import BaseModel, Field
 
@@ -15,18 +15,10 @@ from cosmos_eval.data.readers import CONFIG, FileError, Text, parse, read_yaml
 from cosmos_eval.data.user_yaml import FAMILY as USER
 from cosmos_eval.models.specs import located, parse_model_spec
 from cosmos_eval.tasks import find_protocol, metric_of, task_named, task_of
-from cosmos_eval.types import Protocol, SuiteMember, UsageError, nearest
+from cosmos_eval.types import Protocol, Suite, SuiteMember, UsageError, nearest
 
 _SUFFIXES = (".yaml", ".yml")
 _Names = Annotated[list[Text], Field(min_length=1)]
-_Read = TypeVar("_Read")
-
-
-class Suite(NamedTuple):
-    """Models as `--model` takes them and the protocols that each is measured by, both distinct."""
-
-    models: tuple[str, ...]
-    protocols: tuple[Protocol, ...]
 
 
 class _Score(BaseModel):
@@ -43,9 +35,11 @@ class _Score(BaseModel):
 class _File(BaseModel):
     model_config = CONFIG
 
-    models: _Names
+    models: _Names | None = None
     datasets: Annotated[dict[Text, _Names], Field(min_length=1)]
     score: _Score | None = None
+    left_out: dict[Text, Text] = {}
+    source: Text | None = None
 
 
 def known_suites() -> Mapping[str, Path]:
@@ -54,23 +48,12 @@ def known_suites() -> Mapping[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def read_suite(name_or_file: str) -> Suite:
-    """Read a suite of this package by its name, or that of a YAML file.
+def read_suite(name_or_file: str, *, with_models: bool = True) -> Suite:
+    """Read a suite of this package by its name, or that of a YAML file; its models only if they
+    are to be used.
 
     Raises UsageError that names the file and what in it is missing, unknown or given twice.
     """
-    return _read(name_or_file, _suite)
-
-
-def read_score(name_or_file: str) -> tuple[SuiteMember, ...]:
-    """Read the members of a suite's mean, which have metrics of one unit and direction.
-
-    Raises UsageError where the suite has no score, and as `read_suite`. Models may be missing.
-    """
-    return _read(name_or_file, _score)
-
-
-def _read(name_or_file: str, read: Callable[[_File, Path], _Read]) -> _Read:
     known = known_suites()
     path = known.get(name_or_file, Path(name_or_file))
     if path.suffix not in _SUFFIXES:
@@ -79,21 +62,38 @@ def _read(name_or_file: str, read: Callable[[_File, Path], _Read]) -> _Read:
             "or a .yaml file of your own"
         )
     try:
-        content = parse(_File, read_yaml(path, "models: [scenes-cosmos]"))
-        return read(content, path.parent)
+        content = parse(_File, read_yaml(path, "datasets: {scenes: [scenes-cls]}"))
+        return _suite(content, path, content.models or [] if with_models else [])
     except (FileError, UsageError) as error:
         raise UsageError(f"{path}: {error}") from None
 
 
-def _suite(content: _File, folder: Path) -> Suite:
-    models = tuple(located(text, folder) for text in content.models)
-    for text in models:
+def read_score(name_or_file: str) -> Suite:
+    """Read a suite that has members of a mean, whose metrics have one unit and direction.
+
+    Raises UsageError where the suite has no score, and as `read_suite`. Models may be missing.
+    """
+    suite = read_suite(name_or_file, with_models=False)
+    if not suite.members:
+        raise UsageError(
+            f"suite {name_or_file} has no `score`: add one to a file of yours, such as "
+            "`score: {metric: acc1}`"
+        )
+    return suite
+
+
+def _suite(content: _File, path: Path, models: Sequence[str]) -> Suite:
+    located_models = tuple(located(text, path.parent) for text in models)
+    for text in located_models:
         parse_model_spec(text)
-    protocols = _protocols(content, folder)
-    refuse_repeated(models, "models: ")
-    if content.score is not None:
-        _members(content.score, protocols)
-    return Suite(models, protocols)
+    protocols = _protocols(content, path.parent)
+    refuse_repeated(located_models, "models: ")
+    for name in content.left_out:
+        if name in (protocol.dataset for protocol in protocols):
+            raise UsageError(f"left_out: {name} is one of `datasets`")
+    members = () if content.score is None else _members(content.score, protocols)
+    about = (content.left_out, content.source or "")
+    return Suite(path.stem, located_models, protocols, members, *about)
 
 
 def _protocols(content: _File, folder: Path) -> tuple[Protocol, ...]:
@@ -101,12 +101,6 @@ def _protocols(content: _File, folder: Path) -> tuple[Protocol, ...]:
     protocols = tuple(_protocol(*one, folder) for one in named)
     refuse_repeated([f"{p.dataset} ({p.family})" for p in protocols], "datasets: ")
     return protocols
-
-
-def _score(content: _File, folder: Path) -> tuple[SuiteMember, ...]:
-    if content.score is None:
-        raise UsageError("the suite has no `score`: add one, such as `score: {metric: acc1}`")
-    return _members(content.score, _protocols(content, folder))
 
 
 def _members(score: _Score, protocols: Sequence[Protocol]) -> tuple[SuiteMember, ...]:

@@ -16,7 +16,7 @@ from cosmos_eval.stats import suites
 from cosmos_eval.stats.estimates import Estimate, Values
 from cosmos_eval.stats.intervals import percentiles
 from cosmos_eval.tasks import Metric, metric_of, task_named
-from cosmos_eval.types import Interval, SuiteMember, UsageError
+from cosmos_eval.types import Interval, Suite, SuiteMember, UsageError
 
 _ABSENT = "-"
 _TITLES = ("model", "rank", "mean", "95% interval", "members", "P(above next)")
@@ -52,28 +52,25 @@ class SuiteScore(NamedTuple):
     are the members that all have, empty if that is not of interest; `metric` is one of a member, of
     which all have the unit and direction."""
 
-    name: str
+    suite: Suite
     metric: Metric
-    members: tuple[SuiteMember, ...]
     common: tuple[SuiteMember, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
-
-    def present(self, row: Row) -> str:
-        return f"{row.present} of {len(self.members)}"
 
     def table(self) -> ModelTable:
         """Return the table as text: percent for fractions, `-` for what is not there."""
         unit = " (%)" if self.metric.unit == "fraction" else ""
         titles = (*_TITLES, *(_COMMON_TITLES if self.common else ()))
         rows = tuple(map(self._texts, self.rows))
-        return ModelTable(titles, 1, rows, self.notes, f"Suite {self.name}{unit}")
+        return ModelTable(titles, 1, rows, self.notes, f"Suite {self.suite.name}{unit}")
 
     def _texts(self, row: Row) -> tuple[str, ...]:
         ranks = "-".join(map(str, dict.fromkeys(row.ranks or [_ABSENT])))
         above = _ABSENT if row.above_next is None else f"{row.above_next:.3f}"
         common = _texts(self.metric, row.common) if self.common else ()
-        return (row.model, ranks, *_texts(self.metric, row.mean), self.present(row), above, *common)
+        mean, present = _texts(self.metric, row.mean), self.suite.present(row.present)
+        return (row.model, ranks, *mean, present, above, *common)
 
     def record(self) -> dict[str, Any]:
         """Return the table as JSON holds it, as fractions."""
@@ -81,9 +78,12 @@ class SuiteScore(NamedTuple):
             {**row._asdict(), "mean": _plain(row.mean), "common": _plain(row.common)}
             for row in self.rows
         ]
-        members, common = ([m._asdict() for m in some] for some in (self.members, self.common))
-        named = {"suite": self.name, "members": members, "common_members": common}
-        return {**named, "models": models, "notes": self.notes}
+        members, common = (
+            [m._asdict() for m in some] for some in (self.suite.members, self.common)
+        )
+        named = {"suite": self.suite.name, "members": members, "common_members": common}
+        left_out = {"left_out": self.suite.left_out} if self.suite.left_out else {}
+        return {**named, **left_out, "models": models, "notes": self.notes}
 
 
 def _texts(metric: Metric, mean: Mean | None) -> tuple[str, str]:
@@ -96,13 +96,14 @@ def _plain(mean: Mean | None) -> dict[str, Any] | None:
     return mean and {"value": mean.value, **mean.interval._asdict()}
 
 
-def suite_score(name: str, members: Sequence[SuiteMember], entries: Sequence[Entry]) -> SuiteScore:
+def suite_score(suite: Suite, entries: Sequence[Entry]) -> SuiteScore:
     """Return the table of a suite. Raises UsageError without a result of any member, and where the
     samples of one are missing or do not give its metrics."""
+    members = suite.members
     found = _results(members, entries)
     if not found:
         which = "no complete and unedited result of any member"
-        raise UsageError(f"suite {name}: {which}, which are {_listed(members)}")
+        raise UsageError(f"suite {suite.name}: {which}, which are {_listed(members)}")
     drawn, clusters = _draw(found)
     means = _means(found, drawn, members)
     metric = metric_of(members[0].task, members[0].metrics[0])
@@ -115,7 +116,7 @@ def suite_score(name: str, members: Sequence[SuiteMember], entries: Sequence[Ent
         of_common = _means(found, drawn, common)
         rows = [row._replace(common=of_common[row.model]) for row in rows]
     notes = (
-        *_meanings(members, common, is_ranked=len(means) > 1),
+        *_meanings(suite, common, is_ranked=len(means) > 1),
         *close,
         *(
             f"Not ranked: {m} lacks {_listed(x for x in members if x not in found[m])}."
@@ -123,7 +124,7 @@ def suite_score(name: str, members: Sequence[SuiteMember], entries: Sequence[Ent
         ),
         *_exceptions(members, found, entries),
     )
-    return SuiteScore(name, metric, tuple(members), tuple(common), tuple(rows), notes)
+    return SuiteScore(suite, metric, tuple(common), tuple(rows), notes)
 
 
 def _results(
@@ -232,15 +233,17 @@ def _listed(members: Iterable[SuiteMember]) -> str:
     return ", ".join(f"{member.dataset} ({member.family})" for member in members)
 
 
-def _meanings(
-    members: Sequence[SuiteMember], common: Sequence[SuiteMember], *, is_ranked: bool
-) -> Iterator[str]:
+def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -> Iterator[str]:
+    members, lacking = suite.members, suite.left_out
     metrics = dict.fromkeys(member.metrics for member in members)
     of = (
         f"{' and '.join(names)} of {_listed(m for m in members if m.metrics == names)}"
         for names in metrics
     )
-    yield f"Mean: over all {len(members)} members, {'; '.join(of)}."
+    number = suite.present(len(members)) if lacking else f"all {len(members)}"
+    yield f"Mean: over {number} members, {'; '.join(of)}."
+    if lacking:
+        yield f"Left out: {'; '.join(f'{name}: {why}' for name, why in lacking.items())}."
     yield (
         "95% interval: by resampling within every member; members are independent unless they have "
         "the same list of samples."

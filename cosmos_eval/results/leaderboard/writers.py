@@ -84,13 +84,11 @@ def _suite_rows(suite: SuiteScore | None) -> Iterator[tuple[Any, ...]]:
     """Yield the lines of a suite: the means, then those over common members."""
     if suite is None:
         return
-    families = ", ".join(dict.fromkeys(member.family for member in suite.members))
+    families = ", ".join(dict.fromkeys(member.family for member in suite.suite.members))
     for metric, row in product(("mean", "common") if suite.common else ("mean",), suite.rows):
-        mean, where = getattr(row, metric), (row.model, "suite", suite.name, families)
+        mean, where = getattr(row, metric), (row.model, "suite", suite.suite.name, families)
         number = (mean.value, *mean.interval[:2]) if mean else (None, None, None)
-        members = suite.present(
-            row if metric == "mean" else row._replace(present=len(suite.common))
-        )
+        members = suite.suite.present(row.present if metric == "mean" else len(suite.common))
         ranks, above = (row.ranks, row.above_next) if metric == "mean" else (None, None)
         name = "mean" if metric == "mean" else "mean_of_common"
         empty = ("", "", *(ranks or (None, None)), "")

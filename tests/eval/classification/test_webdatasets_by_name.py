@@ -157,7 +157,8 @@ def test_the_doctor_and_a_dry_run_make_no_request(stl10: Hub, command: Any) -> N
     absent = command(*doctor, "wds/flickr8k")
     assert absent.status == 1
     for found in json.loads(absent.out):
-        assert found["remedy"] == f"cosmos-eval run --dataset {found['dataset']} --download"
+        named = f"--dataset {found['dataset']} --protocol clip-benchmark"
+        assert found["remedy"] == f"cosmos-eval run {named} --download"
     (plan,) = json.loads(command(*RUN, "--dry-run").out)
     assert (plan["data"], plan["data_state"]) == (STL10[9:], "not in the hub's cache")
     assert stl10.requests == []

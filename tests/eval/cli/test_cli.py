@@ -37,7 +37,11 @@ for words in json.loads(sys.argv[1]):
 """
 
 
+DATACOMP = "run --dry-run --suite datacomp-38 --model openclip:ViT-B-32/openai"
+DOCTOR = "data doctor --suite datacomp-38"  # status 1: no data are there
 LIGHT = (
+    DATACOMP,
+    DOCTOR,
     "--help",
     "run --help",
     "run --dry-run",
@@ -73,13 +77,18 @@ def test_light_commands_import_no_heavy_package(tmp_path):
         check=True,
     )
     reports = [json.loads(line) for line in done.stderr.splitlines()]
-    assert dict(zip(LIGHT, reports, strict=True)) == {words: [0, True, []] for words in LIGHT}
+    expected = {words: [int(words == DOCTOR), True, []] for words in LIGHT}
+    assert dict(zip(LIGHT, reports, strict=True)) == expected
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("limit", "arguments"),
-    [(0.5, ["--help"]), (1.0, ["run", "--dry-run", "--suite", "paper-classification"])],
+    [
+        (0.5, ["--help"]),
+        (1.0, ["run", "--dry-run", "--suite", "paper-classification"]),
+        (2.0, DATACOMP.split()),
+    ],
 )
 def test_light_commands_are_quick(limit, arguments, tmp_path):
     seconds = []

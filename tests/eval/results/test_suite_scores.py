@@ -122,6 +122,17 @@ def test_members_of_the_same_images_are_resampled_together(tmp_path, capsys):
         assert (mean, high - low) == ("50.0", pytest.approx(2 * half, abs=0.5))
 
 
+def test_what_a_suite_lacks_of_its_source_counts_as_a_member(results, capsys):
+    left_out = "left_out: {winogavil: it has no reader}\n"
+    (results.parent / "own.yaml").write_text(SUITE + left_out)
+    text = printed(capsys, results, "md")
+    assert [row[4] for row in table(text)] == ["2 of 3", "2 of 3", "2 of 3", "1 of 3"]
+    assert "- Mean: over 2 of 3 members, acc1 of food101 (cosmos), dtd (cosmos)." in text
+    assert "- Left out: winogavil: it has no reader." in text
+    suite = json.loads(printed(capsys, results, "json"))["suite"]
+    assert suite["left_out"] == {"winogavil": "it has no reader"}
+
+
 def test_lower_is_better_and_ranks_are_no_percent(tmp_path, capsys):
     folder = tmp_path / "results"
     text = SUITE.replace("food101, dtd", "coco-val2017").replace("acc1", "image_to_text_mean_rank")
@@ -152,7 +163,7 @@ def test_part_of_the_samples_does_not_count(results, capsys):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (("score: {metric: acc1}", ""), "the suite has no `score`: add one"),
+        (("score: {metric: acc1}", ""), "own.yaml has no `score`: add one to a file of yours"),
         (("metric: acc1", "metric: mIoU"), "food101 has no metric 'mIoU'; cls has "),
         (("metric: acc1", "metrics: {dts: acc1}"), "unknown member 'dts'; known: dtd"),
         (("metric: acc1", "families: [cosmo]"), "unknown member 'cosmo'; known: cosmos"),

@@ -10,7 +10,11 @@ import open_clip
 import pytest
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
+from cosmos_eval.protocols import known_protocols, webdatasets
+from cosmos_eval.protocols.facts import read_table
 from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.runner.catalog import suites
+from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.suites import known_suites, read_score, read_suite
 from cosmos_eval.types import UsageError
 
@@ -19,6 +23,24 @@ ELEVEN = [
     *("imagenet1k", "food101", "cifar10", "cifar100", "sun397", "stanford_cars"),
     *("fgvc_aircraft", "dtd", "oxford_pets", "caltech101", "flowers102"),
 ]
+RECALLS = ("image_to_text_R@1", "text_to_image_R@1")
+# tasklist.yml of DataComp, in its order: the names of those with a main metric of their own, here.
+MAIN_METRICS = {
+    **dict.fromkeys(("vtab/caltech101", "fgvc_aircraft"), "mean_per_class_recall"),
+    **dict.fromkeys(("vtab/flowers", "vtab/pets"), "mean_per_class_recall"),
+    "wilds/iwildcam": "f1_macro",
+    "wilds/fmow": "worst_group_acc1",
+    "fairness/dollar_street": "worst_group_acc5",
+    "fairness/geode": "worst_group_acc1",
+}
+DATACOMP = """
+vtab/caltech101 cifar10 vtab/cifar100 vtab/clevr_count_all vtab/clevr_closest_object_distance
+country211 vtab/dtd vtab/eurosat fgvc_aircraft food101 gtsrb imagenet1k imagenet_sketch imagenetv2
+imagenet-a imagenet-o imagenet-r vtab/kitti_closest_vehicle_distance mnist objectnet vtab/flowers
+vtab/pets voc2007 vtab/pcam renderedsst2 vtab/resisc45 cars stl10 sun397 vtab/svhn
+retrieval/flickr30k retrieval/mscoco_2014_5k_test_image_text_retrieval misc/winogavil
+wilds/iwildcam wilds/camelyon17 wilds/fmow fairness/dollar_street fairness/geode
+"""
 
 
 def measured(name: str) -> dict[str, list[str]]:
@@ -30,8 +52,6 @@ def measured(name: str) -> dict[str, list[str]]:
 
 
 def test_the_suites_of_the_package():
-    paper = ["paper-classification", "paper-retrieval", "paper-segmentation"]
-    assert list(known_suites()) == [*paper, "scenes"]
     assert measured("paper-classification") == {"cosmos": ELEVEN, "clip-benchmark": ELEVEN}
     assert measured("paper-retrieval") == {
         "cosmos": ["coco-val2017", "flickr30k-val"],
@@ -43,14 +63,74 @@ def test_the_suites_of_the_package():
 
 
 def test_scores_of_the_package():
-    members = read_score("paper-classification")
+    members = read_score("paper-classification").members
     assert {(m.task, m.family, m.metrics) for m in members} == {("cls", "cosmos", ("acc1",))}
     assert [member.dataset for member in members] == ELEVEN
-    members = read_score("paper-segmentation")
+    members = read_score("paper-segmentation").members
     assert [(m.dataset, m.metrics) for m in members] == [(name, ("mIoU",)) for name in SEGMENTATION]
     for name in ("paper-retrieval", "scenes"):
-        with pytest.raises(UsageError, match=r"yaml: the suite has no `score`"):
+        with pytest.raises(UsageError, match=rf"suite {name} has no `score`"):
             read_score(name)
+
+
+def test_datacomp_is_its_list_of_tasks():
+    suite = read_score("datacomp-38")
+    listed = DATACOMP.split()
+    there = [name for name in listed if f"wds/{name}" not in suite.left_out]
+    assert [member.dataset for member in suite.members] == [f"wds/{name}" for name in there]
+    assert len(suite.members) + len(suite.left_out) == len(listed) == 38
+    for member, name in zip(suite.members, there, strict=True):
+        of_task = RECALLS if name.startswith("retrieval/") else (MAIN_METRICS.get(name, "acc1"),)
+        assert member.metrics == of_task
+
+
+def test_vtab_plus_is_what_clip_benchmark_measures_without_two_of_its_list():
+    """Its webdatasets.txt also has ImageNet-O and one more label of dSprites."""
+    rows = [row for row in read_table("webdatasets.csv") if row["family"] == "clip-benchmark"]
+    listed = {f"wds/{row['name']}" for row in rows if row["task"] == "cls"}
+    members = read_score("vtab+").members
+    more = {"wds/imagenet-o", "wds/vtab/dsprites_label_y_position"}
+    assert {member.dataset for member in members} == listed - more
+    assert {(m.family, m.metrics) for m in members} == {("clip-benchmark", ("acc1",))}
+    assert len(members) == 35
+
+
+def test_smaller_suites_of_the_field():
+    shifts = {"v2", "_sketch", "-a", "-o", "-r"}
+    expected = {"wds/objectnet", *(f"wds/imagenet{name}" for name in shifts)}
+    members = read_score("robustness").members
+    assert {m.dataset for m in members if m.metrics == ("acc1",)} == expected
+    assert {m.metrics for m in read_score("retrieval").members} == {RECALLS}
+    assert measured("segmentation-8") == {"cosmos": list(SEGMENTATION)}
+
+
+@pytest.mark.parametrize("name", known_suites())
+def test_nothing_that_can_be_measured_is_left_out(name):
+    assert not {*known_protocols(), *webdatasets()} & {*read_suite(name).left_out}
+
+
+def test_suites_are_listed_with_members_rule_and_source():
+    listed = {record["suite"]: record for record in suites()}
+    assert {*listed} == {*known_suites()}
+    of_datacomp = listed["datacomp-38"]
+    left_out = len(read_suite("datacomp-38").left_out)
+    assert of_datacomp["members"] == f"{38 - left_out} of 38"
+    assert "mean_per_class_recall (4)" in of_datacomp["score"]
+    assert of_datacomp["source"].endswith("/tasklist.yml")
+    assert listed["scenes"]["score"] == "none"
+    assert listed["vtab+"]["models"] == "--model"
+
+
+def test_models_of_the_command_line_replace_those_of_the_file(tmp_path):
+    path = tmp_path / "own.yaml"
+    path.write_text(GOOD.replace("scenes-cosmos", "cosmos:lost.pt"))
+    plan = make_plan(suite=str(path), models=["scenes-clip"])
+    assert [pair.model for pair in plan.pairs] == ["scenes-clip"]
+    path.write_text("datasets: {cosmos: [voc20]}\n")
+    with pytest.raises(UsageError, match=r"own\.yaml names no models: name one with --model SPEC"):
+        make_plan(suite=str(path))
+    with pytest.raises(UsageError, match="leave --task, --dataset and --protocol out"):
+        make_plan(suite=str(path), task="seg", models=["scenes-clip"])
 
 
 def test_a_score_is_of_primary_metrics_by_default(tmp_path):
@@ -58,9 +138,8 @@ def test_a_score_is_of_primary_metrics_by_default(tmp_path):
     sets = "{cosmos: [voc20, dtd], karpathy: [coco-karpathy], datacomp: [wds/vtab/pets]}"
     more = "score: {families: [karpathy, cosmos, datacomp], metrics: {dtd: acc5}}\n"
     path.write_text(f"models: [cosmos:lost.pt]\ndatasets: {sets}\n{more}")
-    recalls = ("image_to_text_R@1", "text_to_image_R@1")
-    found = [member.metrics for member in read_score(str(path))]
-    assert found == [("mIoU",), ("acc5",), recalls, ("mean_per_class_recall",)]
+    found = [member.metrics for member in read_score(str(path)).members]
+    assert found == [("mIoU",), ("acc5",), RECALLS, ("mean_per_class_recall",)]
 
 
 @pytest.mark.parametrize("kind", ["classification", "retrieval", "segmentation"])
@@ -85,8 +164,9 @@ def test_files_are_relative_to_the_suite(tmp_path: Path):
         "models: [cosmos:mine.pt, 'openclip:hub', openclip:ViT-B-32/weights.bin, "
         "openclip:ViT-B-32/openai]\ndatasets: {user: [own.yaml], cosmos: [voc20]}\n"
     )
-    models, (own, known) = read_suite(str(suite))
-    assert models == (
+    read = read_suite(str(suite))
+    own, known = read.protocols
+    assert read.models == (
         f"cosmos:{folder}/mine.pt",
         f"openclip:{folder}/hub",
         f"openclip:ViT-B-32/{folder}/weights.bin",
@@ -100,10 +180,11 @@ def test_files_are_relative_to_the_suite(tmp_path: Path):
     ("text", "message"),
     [
         ("models: [", "is not YAML"),
-        ("[a, b]", "must hold keys and values, such as `models: "),
+        ("[a, b]", "must hold keys and values, such as `datasets: "),
         (GOOD + "model: [x]\n", "unknown key `model`; nearest known: models"),
         (GOOD + "models: [scenes-clip]\n", "key 'models' is given twice"),
-        ("datasets: {cosmos: [voc20]}\n", "`models` is missing"),
+        (GOOD + "left_out: {voc20: lost}\n", "left_out: voc20 is one of `datasets`"),
+        (GOOD + "left_out: [voc21]\n", "`left_out` must map names to values"),
         ("models: []\ndatasets: {cosmos: [voc20]}\n", "`models` must have an entry"),
         ("models: scenes-clip\ndatasets: {}\n", "`models` must be a valid list"),
         ("models: [scenes-clip]\n", "`datasets` is missing"),

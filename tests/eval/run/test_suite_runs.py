@@ -144,8 +144,8 @@ def test_keep_going_serves_runs_without_a_suite(command, own_suite, tmp_path):
     assert command(*arguments).status == 2
 
 
-@pytest.mark.parametrize("option", ["--task=seg", "--dataset=voc20", "--model=scenes-clip"])
-def test_a_suite_says_all_that_is_measured(command, own_suite, option):
+@pytest.mark.parametrize("option", ["--task=seg", "--dataset=voc20", "--protocol=cosmos"])
+def test_a_suite_says_which_data_are_measured(command, own_suite, option):
     done = command(*RUN, str(own_suite), option)
     assert done.status == 2
-    assert "leave --task, --dataset, --protocol, --model out" in done.err
+    assert "leave --task, --dataset and --protocol out" in done.err
