@@ -200,7 +200,9 @@ class LabelMapProtocol(Protocol):
     `mmseg_type` is an MMSegmentation data set class, None for plain folders, `usual_folder` where
     its documentation keeps the set. `queries` holds the prompt names (synonyms) of every class.
     `scale` multiplies similarities before a softmax, `attention` is the form of the last block that
-    the settings were made for, `preparation` the name under which label maps can be made."""
+    the settings were made for, `preparation` the name under which label maps can be made. Images
+    without a label map are left out where `only_labelled`. An `ignore_index` above 255 means label
+    maps of 16 bits."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
         *("mmseg_type", "usual_folder", "n_images", "preparation", "class_names", "queries")
@@ -212,6 +214,7 @@ class LabelMapProtocol(Protocol):
     usual_folder: str | None = None
     n_images: int | None = None
     preparation: str | None = None
+    only_labelled: bool = False
     image_suffix: str = ".jpg"
     mask_suffix: str = ".png"
     class_names: tuple[str, ...]
@@ -221,6 +224,11 @@ class LabelMapProtocol(Protocol):
     reduce_zero_label: bool = False
     ignore_index: int = 255
     attention: Attention = "csa"
+
+    @property
+    def label_bits(self) -> int:
+        """Bits of a pixel of the label maps: 8 or 16."""
+        return 16 if self.ignore_index > 255 else 8
 
     @property
     def has_background(self) -> bool:

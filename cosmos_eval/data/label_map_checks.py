@@ -20,7 +20,7 @@ from cosmos_eval.types import LabelMapProtocol, OnProgress, Progress, RunOptions
 
 CHECKED = "every file, the size of every image, every pixel of every label map"
 
-_MOST_CLASSES = 255  # of label maps of 8 bits, with one value for pixels without a label
+_MOST_CLASSES = 2**15 - 1  # of predicted label maps, which a device holds in int16
 _REDUCED_ZERO = 255  # what MMSegmentation turns zero into where it reduces labels
 
 
@@ -53,7 +53,7 @@ def survey(protocol: LabelMapProtocol, options: RunOptions, progress: OnProgress
         return Survey(faults=(str(error),), remedy=_remedy(protocol, options, ()))
     expected = len(samples) if protocol.n_images is None else protocol.n_images
     both = [sample for sample in samples if sample.image.is_file() and sample.mask.is_file()]
-    present = np.zeros(256, np.bool_)
+    present = np.zeros(label_maps.VALUES, np.bool_)
     texts = defaultdict[str, list[str]](list)
     if text := _missing_images(samples, protocol, root, expected):
         texts["images"] = [text]
@@ -96,11 +96,11 @@ def _remedy(protocol: LabelMapProtocol, options: RunOptions, kinds: Iterable[str
 def _read(
     sample: Sample, protocol: LabelMapProtocol
 ) -> tuple[NDArray[np.bool_], Mapping[str, str]]:
-    """Return which of the 256 values a label map holds, as loaded, and its faults by kind."""
+    """Return which values a label map holds, as loaded, and its faults by kind."""
     try:
-        label = label_maps.load_label(sample)
+        label = label_maps.load_label(sample, protocol)
     except UsageError as error:
-        return np.zeros(256, np.bool_), {"unreadable": str(error)}
+        return np.zeros(label_maps.VALUES, np.bool_), {"unreadable": str(error)}
     faults = {}
     try:
         label_maps.require_declared(label, sample, protocol)
@@ -110,7 +110,7 @@ def _read(
         label_maps.require_same_size(sample, label_maps.displayed_size(sample.image), label)
     except UsageError as error:
         faults["sizes"] = str(error)
-    return np.bincount(label.ravel(), minlength=256) > 0, faults
+    return label_maps.values_of(label), faults
 
 
 def _missing_images(
@@ -126,7 +126,8 @@ def _missing_images(
     if missing or found < expected:
         n = max(expected - found, len(missing))
         first = f", first: {missing[0]}" if missing else f" from {images}"
-        return f"{n} of {expected} images missing{first}"
+        labelled = f" with label maps in {masks}" if protocol.only_labelled else ""
+        return f"{n} of {expected} images{labelled} missing{first}"
     return f"{found} images, {expected} expected, in {images}" if found > expected else ""
 
 
@@ -152,7 +153,7 @@ def check_constants(protocol: LabelMapProtocol) -> None:
 def _class_faults(protocol: LabelMapProtocol) -> Iterator[str]:
     names, queries = protocol.class_names, protocol.queries
     if not 0 < len(names) <= _MOST_CLASSES:
-        yield f"{len(names)} classes; label maps of 8 bits hold 1 to {_MOST_CLASSES}"
+        yield f"{len(names)} classes; label maps hold 1 to {_MOST_CLASSES}"
     if len(set(names)) < len(names):
         yield "two classes have the same name"
     if not all(name.strip() for name in [*names, *itertools.chain.from_iterable(queries)]):
@@ -166,8 +167,10 @@ def _class_faults(protocol: LabelMapProtocol) -> Iterator[str]:
 
 def _label_faults(protocol: LabelMapProtocol) -> Iterator[str]:
     n_classes, ignored = len(protocol.class_names), protocol.ignore_index
-    if not n_classes <= ignored <= 255:
-        yield f"ignore_index {ignored} must be above the {n_classes} class indices, at most 255"
+    highest = label_maps.VALUES - 1
+    if not n_classes <= ignored <= highest:
+        above = f"above the {n_classes} class indices, at most {highest}"
+        yield f"ignore_index {ignored} must be {above}"
     if protocol.reduce_zero_label and ignored != _REDUCED_ZERO:
         yield f"reduce_zero_label turns 0 into {_REDUCED_ZERO}, so ignore_index must be that too"
     if not 0 < protocol.scale < math.inf:

@@ -21,7 +21,11 @@ from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS
 from cosmos_eval.types import LabelMapProtocol, Part, RunOptions, UsageError, nearest
 
-Label = NDArray[np.uint8]
+Label = NDArray[np.integer[Any]]
+"""Classes (H, W), uint8 or uint16."""
+
+VALUES = 2**16
+"""What label maps can hold, at most."""
 
 
 class Sample(NamedTuple):
@@ -60,12 +64,14 @@ def list_data(protocol: LabelMapProtocol, options: RunOptions) -> LabelMaps:
     folder = root / protocol.images
     if protocol.split is None:  # MMSegmentation then walks the folder, also in circles
         list(walk(folder))
-    dataset = _build(protocol, root, options.limit)
+    dataset = _build(protocol, root, None if protocol.only_labelled else options.limit)
     samples = []
     for record in map(dataset.get_data_info, range(len(dataset))):
         image = Path(record["img_path"])
         name = image.relative_to(folder).as_posix().removesuffix(protocol.image_suffix)
         samples.append(Sample(name, image, Path(record["seg_map_path"]), record))
+    if protocol.only_labelled:
+        samples = [sample for sample in samples if sample.mask.is_file()][: options.limit]
     if not samples:
         raise UsageError(f"{protocol.dataset}: no image *{protocol.image_suffix} in {folder}")
     return LabelMaps(tuple(samples), _colours(dataset.metainfo["palette"], protocol))
@@ -83,26 +89,42 @@ def _colours(colours: Any, protocol: LabelMapProtocol) -> tuple[tuple[int, int, 
 
 def read_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
     """Load a label map (H, W) as MMSegmentation does. Raises UsageError for undeclared classes."""
-    label = load_label(sample)
+    label = load_label(sample, protocol)
     require_declared(label, sample, protocol)
     return label
 
 
-def load_label(sample: Sample) -> Label:
+def load_label(sample: Sample, protocol: LabelMapProtocol) -> Label:
     """Load a label map as `read_label` does, whatever classes it holds."""
-    load = mmseg_module("datasets").transforms.LoadAnnotations()
+    load, bits = mmseg_module("datasets").transforms.LoadAnnotations(), protocol.label_bits
     try:
-        with Image.open(sample.mask) as header:
-            mode, size = header.mode, header.size
-            require_lossless(header, sample.mask)
-        if mode not in ("1", "L", "P"):
-            raise UsageError(f"{sample.mask} is no map of 8-bit class indices (PIL mode {mode})")
+        with Image.open(sample.mask) as image:
+            mode, size = image.mode, image.size
+            require_lossless(image, sample.mask)
+            if _bits(image) != bits:
+                kind = f"map of {bits}-bit class indices (PIL mode {mode})"
+                raise UsageError(f"{sample.mask} is no {kind}")
+            if bits == 16:  # MMSegmentation casts all label maps to 8 bits
+                return np.asarray(image).astype(np.uint16)
         squeezed = load({**sample.record, "seg_fields": []})["gt_seg_map"]
     except UsageError:
         raise
     except Exception as error:  # what Pillow's decoders raise for damaged files is not documented
         raise UsageError(f"cannot read label map {sample.mask}: {error}") from error
     return squeezed.reshape(size[::-1])  # a side of one pixel, which MMSegmentation drops
+
+
+def _bits(image: Image.Image) -> int | None:
+    """Return the bits of an image's integer values; older Pillow calls 16-bit PNG files `I`."""
+    if image.mode in ("1", "L", "P"):
+        return 8
+    deep = image.mode.startswith("I;16") or (image.mode, image.format) == ("I", "PNG")
+    return 16 if deep else None
+
+
+def values_of(label: Label) -> NDArray[np.bool_]:
+    """Return which of the VALUES a label map holds."""
+    return np.bincount(label.ravel(), minlength=VALUES) > 0
 
 
 def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -> None:
@@ -116,7 +138,7 @@ def require_same_size(sample: Sample, image_hw: tuple[int, int], label: Label) -
 
 def require_declared(label: Label, sample: Sample, protocol: LabelMapProtocol) -> None:
     """Raise UsageError where a label map holds a class that the protocol does not declare."""
-    undeclared = np.bincount(label.ravel(), minlength=256) > 0
+    undeclared = values_of(label)
     undeclared[: len(protocol.class_names)] = False
     undeclared[protocol.ignore_index] = False
     if undeclared.any():

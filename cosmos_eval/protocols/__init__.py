@@ -9,6 +9,7 @@ from cosmos_eval.protocols.probe import PROBES
 from cosmos_eval.protocols.retrieval import RETRIEVAL, RETRIEVAL_FAMILIES
 from cosmos_eval.protocols.segmentation import SEGMENTATION
 from cosmos_eval.protocols.selection import SELECTION
+from cosmos_eval.protocols.sets import read_set, set_names
 from cosmos_eval.protocols.webdatasets import WEBDATASETS
 from cosmos_eval.types import (
     Protocol,
@@ -29,13 +30,18 @@ def known_protocols() -> Mapping[str, Protocol]:
 
 
 def named_protocols() -> Mapping[str, Protocol]:
-    """Return every data set that can be named, each with its usual protocol."""
+    """Return every data set that can be named but the described ones, with its usual protocol."""
     return {**known_protocols(), **PROBES, **webdatasets()}
 
 
 def webdatasets() -> Mapping[str, Protocol]:
     """Return the webdatasets on the hub by name, each with its usual protocol."""
     return {name: next(iter(families.values())) for name, families in WEBDATASETS.items()}
+
+
+def described_sets() -> Mapping[str, Protocol]:
+    """Return the segmentation sets that are read when they are named, each with its protocol."""
+    return {name: read_set(name) for name in set_names()}
 
 
 def embedded_protocols(*, on_request: bool = False) -> Sequence[Protocol]:
@@ -53,6 +59,8 @@ def is_embedded(protocol: Protocol) -> bool:
 
 def known_families(dataset: str) -> Mapping[str, Protocol]:
     """Return the protocols of a known data set by their family, its usual one first."""
+    if dataset in set_names():
+        return {read_set(dataset).family: read_set(dataset)}
     found = [*WEBDATASETS.get(dataset, {}).values()] or [named_protocols()[dataset]]
     of_maps = segmentation.SEGMENTATION_FAMILIES, segmentation.LOCALISATION_FAMILIES
     for families in (CLASSIFICATION_FAMILIES, RETRIEVAL_FAMILIES, *of_maps):
@@ -75,17 +83,17 @@ def known_families(dataset: str) -> Mapping[str, Protocol]:
 def find_known(name: str, family: str | None = None) -> Protocol:
     """Return a known data set, a webdataset also as NAME@REVISION; None: its usual family. Raises
     UsageError with nearest names."""
-    known = named_protocols()
+    known = [*named_protocols(), *set_names()]
     plain, at, revision = name.partition("@")
     if plain not in known or (at and (not revision or plain not in WEBDATASETS)):
         raise UsageError(
-            f"unknown data set {name!r}; known: {nearest(name, list(known))}; "
+            f"unknown data set {name!r}; known: {nearest(name, known)}; "
             "or a .yaml file that describes your own"
         )
     families = known_families(plain)
     if family not in (None, *families):
         raise UsageError(f"{plain} has no protocol {family!r}; it has: {', '.join(families)}")
-    found = known[plain] if family is None else families[family]
+    found = families[family or next(iter(families))]
     return replace(found, dataset=name, revision=revision) if at else found
 
 

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 from cosmos_eval.models.specs import BUNDLED, RELEASED
-from cosmos_eval.protocols import known_families, named_protocols
+from cosmos_eval.protocols import described_sets, known_families, named_protocols
 from cosmos_eval.tasks import known_tasks, packages_of, task_of
 from cosmos_eval.types import Suite, UsageError, base_family
 
@@ -26,6 +26,8 @@ FAMILIES = {
     "sclip": "published numbers of github.com/wangf3014/SCLIP",
     "clearclip": "published numbers of ClearCLIP, arXiv 2407.12442",
     "naclip": "published numbers of github.com/sinahmr/NACLIP",
+    "open-vocabulary": "itself: settings of `cosmos` on sets that its code does not have",
+    "mess": "MESS, arXiv 2306.15521: its sets, class names and mean IoU",
     "localisation": "itself: attention mass and pointing of every model's own maps",
     "localisation-similarity": "itself: the same of text-to-patch similarity, of all models",
     "sugarcrepe": "SugarCrepe, arXiv 2306.14610, and CLIP Benchmark's sugar_crepe",
@@ -69,13 +71,13 @@ def datasets() -> list[Record]:
     """List known data sets with their task and usual protocol family."""
     return [
         {"dataset": name, "task": task_of(protocol), "protocol": protocol.family}
-        for name, protocol in named_protocols().items()
+        for name, protocol in {**named_protocols(), **described_sets()}.items()
     ]
 
 
 def protocols() -> list[Record]:
     """List protocol families, what their numbers can be compared with, and their data sets."""
-    families = {name: known_families(name) for name in named_protocols()}
+    families = {name: known_families(name) for name in (*named_protocols(), *described_sets())}
     of_pairs = {
         family: f"itself: `{base_family(family)}`, scored by a PairScorer, {_scored(protocol)}"
         for own in families.values()

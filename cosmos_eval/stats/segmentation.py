@@ -41,7 +41,10 @@ class ClassScores(NamedTuple):
 
 
 def confusion(
-    labels: NDArray[np.uint8], predicted: NDArray[np.uint8], n_classes: int, ignore_index: int
+    labels: NDArray[np.integer],
+    predicted: NDArray[np.integer],
+    n_classes: int,
+    ignore_index: int,
 ) -> Counts:
     """Count pixels by label (rows) and prediction (columns), (K, K). Every label that is not
     ignored must be below `n_classes`."""

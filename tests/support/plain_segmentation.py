@@ -64,8 +64,8 @@ def plain_logits(
     return F.interpolate((total / count)[None], size=size, mode="bilinear")[0]
 
 
-def plain_classes(logits: Tensor, protocol: SegmentationProtocol) -> NDArray[np.uint8]:
-    """Classes (H, W) from query logits (Q, H, W)."""
+def plain_classes(logits: Tensor, protocol: SegmentationProtocol) -> NDArray[np.integer]:
+    """Classes (H, W) from query logits (Q, H, W): uint8, of more than 256 classes int64."""
     probabilities = (logits * protocol.scale).softmax(0)
     owner = [c for c, names in enumerate(protocol.queries) for _ in names]
     member = F.one_hot(torch.tensor(owner)).T.float()  # (classes, Q)
@@ -80,7 +80,7 @@ def plain_classes(logits: Tensor, protocol: SegmentationProtocol) -> NDArray[np.
         classes[small] = 0
     best = classes.argmax(0)
     best[classes.amax(0) < protocol.prob_thd] = 0
-    return best.numpy().astype(np.uint8)
+    return best.numpy().astype(np.uint8 if len(member) <= 256 else np.int64)
 
 
 def plain_query_logits(path: Path, segmenter: Segmenter) -> Tensor:

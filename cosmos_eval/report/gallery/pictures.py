@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from cosmos_eval.data.label_maps import VALUES, Label
 from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.sources import ImageSource, decoded
 from cosmos_eval.report.gallery.records import Example, Picture, pictures_of
@@ -54,9 +55,9 @@ class Canvas:
         # A copy of the same size is an exact one.
         return self._encoded(image.resize(size, Image.Resampling.LANCZOS))
 
-    def label_map(self, classes: NDArray[np.uint8], colours: Sequence[Rgb8], size: Size) -> Picture:
+    def label_map(self, classes: Label, colours: Sequence[Rgb8], size: Size) -> Picture:
         """Draw classes (H, W) in their colours; what is no class is transparent."""
-        table = np.zeros((256, 4), np.uint8)
+        table = np.zeros((VALUES, 4), np.uint8)
         table[: len(colours)] = [(*colour, 255) for colour in colours]
         nearest = Image.fromarray(shrunk(classes)).resize(size, Image.Resampling.NEAREST)
         return self._encoded(Image.fromarray(table[np.asarray(nearest)]), _LOSSLESS)
@@ -82,7 +83,7 @@ class Canvas:
         return self._by_content.setdefault(picture.content, picture)
 
 
-def shrunk(classes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def shrunk(classes: Label) -> Label:
     """Reduce a label map (H, W) to the largest size that is drawn."""
     size = _fit((classes.shape[1], classes.shape[0]), LARGE)
     return np.asarray(Image.fromarray(classes).resize(size, Image.Resampling.NEAREST))

@@ -121,7 +121,8 @@ class SegmentationSource(Source):
         """Pair every image with a prompt of its smallest class that is easily seen."""
         protocol = self._protocol
         for truth in self._truths:
-            pixels = np.bincount(truth.label.ravel(), minlength=256)[: len(protocol.class_names)]
+            n_classes = len(protocol.class_names)
+            pixels = np.bincount(truth.label.ravel(), minlength=n_classes)[:n_classes]
             seen = np.flatnonzero(pixels >= _EASILY_SEEN * truth.label.size)
             if len(seen):
                 name = protocol.queries[seen[np.argmin(pixels[seen])]][0]
@@ -191,7 +192,7 @@ def _saved_map(path: Path) -> Label:
             mode, classes = image.mode, np.asarray(image)
     except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for a broken PNG
         raise UsageError(f"cannot read the saved label map {path}: {error}") from error
-    if mode not in ("P", "L"):
+    if mode not in ("P", "L", "I;16", "I"):
         raise UsageError(f"{path} is no saved label map: its mode is {mode}")
     return classes
 

@@ -172,7 +172,7 @@ def load_image(
     require_same_size(sample, (image.height, image.width), label)
     pixels = maps.whole_image(encoder, image)
     height, width = (side // encoder.patch_size for side in pixels.shape[1:])
-    counts = np.bincount(label.ravel(), minlength=256)
+    counts = np.bincount(label.ravel(), minlength=protocol.ignore_index + 1)
     labelled = int(counts.sum() - counts[protocol.ignore_index])
     first, last = int(protocol.has_background), len(protocol.class_names)
     present = [n for n in range(first, last) if counts[n]]

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cosmos_eval.data.label_maps import Label, LabelMaps
 from cosmos_eval.embedding.cache import Arrays, ShardStore
 from cosmos_eval.models.encoder import Encoder
 from cosmos_eval.models.maps import with_patches
-from cosmos_eval.stats.segmentation import confusion, pack
+from cosmos_eval.stats.segmentation import SparseConfusion, confusion, pack
 from cosmos_eval.tasks import segmentation
 from cosmos_eval.tasks.label_maps import Joined, fingerprints, in_shards, unfinished_store
 from cosmos_eval.tasks.segmentation import inference, pictures
@@ -131,21 +130,24 @@ def _count(
     step: Callable[[], None],
 ) -> list[Arrays]:
     """Count the pixels of a shard's images by label and prediction, for every job."""
-    found: list[list[tuple[NDArray[np.int64], bytes]]] = [[] for _ in jobs]
+    found: list[list[tuple[SparseConfusion, bytes]]] = [[] for _ in jobs]
     for predictions in inference.predict_together(segmenters, images):
         for own, job, (image, classes) in zip(found, jobs, predictions, strict=True):
             n_classes, ignored = len(job.protocol.class_names), job.protocol.ignore_index
             counts = confusion(image.label, classes, n_classes, ignored)
-            own.append((counts, _save(image, classes, job)))
+            own.append((pack([counts]), _save(image, classes, job)))
         step()
     return [_arrays(shard, *zip(*own, strict=True)) for own in found]
 
 
-def _arrays(shard: range, counts: Sequence[NDArray[np.int64]], saved: Sequence[bytes]) -> Arrays:
-    sparse = pack(counts)
-    numbered = sparse._replace(image=sparse.image + np.int32(shard.start))
+def _arrays(shard: range, counts: Sequence[SparseConfusion], saved: Sequence[bytes]) -> Arrays:
+    numbered = [
+        sparse._replace(image=sparse.image + np.int32(index))
+        for index, sparse in zip(shard, counts, strict=True)
+    ]
+    joined = SparseConfusion(*map(np.concatenate, zip(*numbered, strict=True)))
     hashes = np.frombuffer(b"".join(saved), np.uint8).reshape(len(saved), -1)
-    return {_PICTURES: hashes, **numbered._asdict()}
+    return {_PICTURES: hashes, **joined._asdict()}
 
 
 def _save(image: LoadedImage, classes: Label, job: Job) -> bytes:

@@ -145,7 +145,9 @@ def predict_together(
     info = segmenters[0].encoder.info
     for loaded, (largest, *maps) in on_host(_label_maps(segmenters, images)):
         require_finite(largest, info, [loaded[0].sample.name].__getitem__)
-        yield [(image, classes.numpy()) for image, classes in zip(loaded, maps, strict=True)]
+        arrays = (classes.numpy() for classes in maps)
+        unsigned = (array.view(f"u{array.itemsize}") for array in arrays)
+        yield list(zip(loaded, unsigned, strict=True))
 
 
 def _label_maps(
@@ -171,7 +173,9 @@ def _label_map(windows: _Windows, patches: Tensor, segmenter: Segmenter) -> Tens
     rows = move(placement(windows.rows, label.shape[0]))
     columns = move(placement(windows.columns, label.shape[1]))
     counts = torch.tensor([len(names) for names in protocol.queries])
-    classes = torch.arange(len(counts), dtype=torch.uint8).repeat_interleave(counts)
+    # PyTorch has few operations for uint16.
+    narrow = torch.uint8 if len(counts) <= 256 else torch.int16
+    classes = torch.arange(len(counts), dtype=narrow).repeat_interleave(counts)
     decision = Decision(move(classes), protocol.scale, protocol.prob_thd, protocol.area_thd)
     pixels = windows.pixels if protocol.refinement else None
     return label_map(tokens, rows, columns, decision, pixels)
@@ -245,7 +249,7 @@ def draw_image(
     dense = with_patches(encoder, options.attention or protocol.attention)
     segmenter = make_segmenter(dense, protocol, options)
     pixels = normalised(image, segmenter.protocol)
-    unlabelled = np.full(image.shape[:2], protocol.ignore_index, np.uint8)
+    unlabelled = np.full(image.shape[:2], protocol.ignore_index, np.uint16)
     loaded = LoadedImage(Sample(path.stem, path, path, {}), pixels, unlabelled)
     (classes,) = predict(segmenter, [loaded])
     panels = [(path.name, image, None), (encoder.info.spec, image, classes)]

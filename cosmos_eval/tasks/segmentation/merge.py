@@ -64,7 +64,7 @@ class Axis(NamedTuple):
 
 
 class Decision(NamedTuple):
-    """How logits become classes, as the protocol says; `class_of_query` (Q,) uint8 is ascending."""
+    """How logits become classes, as the protocol says; `class_of_query` (Q,) is ascending."""
 
     class_of_query: Tensor
     scale: float
@@ -91,7 +91,7 @@ def placement(axis: Axis, size: int) -> Tensor:
 def label_map(
     tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, pixels: Tensor | None = None
 ) -> Tensor:
-    """Classes (H, W) uint8 from token logits (Q, A, B), rows (H, A) and columns (W, B).
+    """Classes (H, W) from token logits (Q, A, B), rows (H, A) and columns (W, B).
 
     Logits are refined by the resized image's `pixels` (3, h, w), which are on their device. A pixel
     has the class of its best query, the first of equal ones, and class 0 where that one's softmax
@@ -137,8 +137,8 @@ def tiles(
 def _best_classes(
     tokens: Tensor, rows: Tensor, columns: Tensor, decision: Decision, ruled_out: Tensor | None
 ) -> Tensor:
-    """Classes (H, W) uint8; queries `ruled_out` (Q,) bool still have their share of probability."""
-    classes = torch.empty(len(rows), len(columns), dtype=torch.uint8, device=tokens.device)
+    """Classes (H, W); queries `ruled_out` (Q,) bool still have their share of probability."""
+    classes = decision.class_of_query.new_empty(len(rows), len(columns))
     for where, logits in tiles(tokens, rows, columns):
         kept = logits
         if ruled_out is not None:
@@ -200,10 +200,10 @@ def _best_refined_classes(
     decision: Decision,
     ruled_out: Tensor | None,
 ) -> Tensor:
-    """Class (H, W) uint8 of every pixel's best query that is not ruled out, 0 if improbable."""
+    """Class (H, W) of every pixel's best query that is not ruled out, 0 if improbable."""
     best = weights.new_full(weights.shape[1:], -torch.inf)
     total = torch.full_like(best, -torch.inf)
-    classes = torch.zeros_like(best, dtype=torch.uint8)
+    classes = torch.zeros_like(best, dtype=decision.class_of_query.dtype)
     step = max(1, _CHUNK_VALUES // best.numel())
     for start in range(0, len(tokens), step):
         some = slice(start, start + step)

@@ -24,7 +24,7 @@ from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.tasks import find_protocol
 from cosmos_eval.tasks.segmentation import inference, require_segmentation
-from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol
+from cosmos_eval.types import Attention, Precision, RunOptions, SegmentationProtocol, UsageError
 from cosmos_eval.types import Weights as WhichWeights
 
 # What IoUMetric leaves out unless a config says otherwise.
@@ -102,6 +102,8 @@ class CosmosEvalDataset(mmseg_module("datasets").BaseSegDataset):  # type: ignor
         allow_partial: bool = False,
     ) -> None:
         protocol = _segmentation_protocol(dataset)
+        if protocol.label_bits > 8:
+            raise UsageError(f"{dataset}: MMSegmentation casts its label maps to 8 bits")
         prepare(protocol)
         options = RunOptions(data_root=data_root, limit=limit, allow_partial=allow_partial)
         data = open_data(protocol, options)

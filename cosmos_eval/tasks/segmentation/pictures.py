@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from cosmos_core.utils.files import write_atomically
-from cosmos_eval.data.label_maps import Label, palette
+from cosmos_eval.data.label_maps import VALUES, Label, palette
 from cosmos_eval.data.readers import FileError, read_bytes
 from cosmos_eval.types import SegmentationProtocol, UsageError
 
@@ -32,7 +32,7 @@ _LINE = 22  # height of a line of text
 _MARGIN = 10
 _GOLDEN = 0.618034  # of a turn: neighbours in the list, and their neighbours, differ in hue
 
-Panel = tuple[str, Pixels, Pixels | None]
+Panel = tuple[str, Pixels, Label | None]
 """A title, an image (H, W, 3) RGB and, where given, classes (H, W) that are drawn over it."""
 
 
@@ -43,9 +43,9 @@ def distinct_colours(count: int) -> tuple[Colour, ...]:
     return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in found)
 
 
-def shares(classes: Pixels, n_classes: int) -> dict[int, float]:
+def shares(classes: Label, n_classes: int) -> dict[int, float]:
     """Return the fraction of the pixels of every class that occurs, the largest first."""
-    counts = np.bincount(classes.ravel(), minlength=256)[:n_classes]
+    counts = np.bincount(classes.ravel(), minlength=n_classes)[:n_classes]
     ordered = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)].tolist()
     return {index: counts[index] / classes.size for index in ordered}
 
@@ -77,9 +77,9 @@ def picture(
     return page
 
 
-def _drawn(image: Pixels, classes: Pixels | None, colours: Sequence[Colour]) -> Image.Image:
+def _drawn(image: Pixels, classes: Label | None, colours: Sequence[Colour]) -> Image.Image:
     if classes is not None:
-        table = np.zeros((256, 3), np.float32)
+        table = np.zeros((VALUES, 3), np.float32)
         table[: len(colours)] = colours
         mixed = (1 - _OPACITY) * image + _OPACITY * table[classes]
         image = np.where(classes[..., None] < len(colours), mixed, image).round().astype(np.uint8)
@@ -104,9 +104,11 @@ def colours(protocol: SegmentationProtocol) -> tuple[Colour, ...]:
 
 
 def save_label_map(path: Path, classes: Label, colours: Sequence[Colour]) -> bytes:
-    """Write class indices (H, W) with their colours, or nothing; return the file's SHA-256."""
-    drawn = Image.fromarray(classes).convert("P")
-    drawn.putpalette([value for colour in colours for value in colour])
+    """Write class indices (H, W), of 8 bits with their colours; return the file's SHA-256."""
+    drawn = Image.fromarray(classes)
+    if classes.dtype == np.uint8:
+        drawn = drawn.convert("P")
+        drawn.putpalette([value for colour in colours for value in colour])
     return hashlib.sha256(_write(path, drawn, "PNG")).digest()
 
 

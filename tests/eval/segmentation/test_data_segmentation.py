@@ -183,7 +183,7 @@ def test_a_zero_label_setting_that_is_not_the_sets_is_refused(name, reduces, tmp
         ({"class_names": ("cat", "cat", "dog", "grass")}, "same name"),
         ({"class_names": (), "queries": ()}, "0 classes"),
         ({"ignore_index": 3}, "ignore_index 3"),
-        ({"ignore_index": 256}, "ignore_index 256"),
+        ({"ignore_index": 65536}, "ignore_index 65536"),
         ({"ignore_index": 4, "reduce_zero_label": True}, "must be that too"),
         ({"prob_thd": 0.1, "reduce_zero_label": True}, "background class"),
         ({"prob_thd": 0.1, "class_names": ("sky", "cat", "dog", "grass")}, "that is 'sky'"),
