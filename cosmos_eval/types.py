@@ -97,11 +97,11 @@ class RetrievalProtocol(Protocol):
     """Images and their captions, listed in a file or side by side in tar archives.
 
     `annotations` are paths of the file, or of a folder of texts, `images` folders that image names
-    are relative to; the first that exists counts. `parts` are files in that folder which together
-    are the list, of images in several of the folders. `bare_names` drops the folders of image
-    names, `first` keeps the first N images, `listed_captions` reads captions of a table as a list
-    that Python writes. `archives` instead names tar archives by patterns, or a folder in CLIP
-    Benchmark's layout. `image_key` and `caption_key` name unusual columns or keys,
+    are relative to, or zip files; the first that exists counts. `parts` are files in that folder
+    which together are the list, of images in several of the folders. `bare_names` drops the folders
+    of image names, `first` keeps the first N images, `listed_captions` reads a table's captions as
+    a list that JSON or Python writes. `archives` instead names tar archives by patterns, or a
+    folder in CLIP Benchmark's layout. `image_key` and `caption_key` name unusual columns or keys,
     `split_key` that of the `split`, `image_suffix` is what names of images lack.
     `captions_per_image` keeps an image's first N; `sentences` splits those.
     `pairs`: a PairScorer scores all pairs anew, or the N best of each query by embeddings."""
@@ -191,6 +191,20 @@ class SelectionProtocol(Protocol):
     def is_published(self) -> bool:
         """Whether this is a published set, which is measured as it is."""
         return self.n_items is not None or self.download is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssociationProtocol(Protocol):
+    """Cues, each with candidate images, of which some are associated with it.
+
+    Records of `annotations` have a `cue`, and names of images in `candidates` and `associations`,
+    to which `image_suffix` is added; `images` is a folder of them, or a zip file."""
+
+    NOT_IN_FILES = Protocol.NOT_IN_FILES | {"n_items"}
+    images: str
+    annotations: str
+    image_suffix: str = ".jpg"
+    n_items: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,5 @@
 """Images with their captions, in every form of docs/data.md. Imports no torch."""
 
-import ast
 import csv
 import glob
 import os
@@ -183,9 +182,9 @@ def _dense_captions(content: dict[str, Any], path: Path) -> list[Captioned]:
 
 def _listed(text: Any, where: str) -> Any:
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise UsageError(f"{where}: captions must be a list as Python writes it: {error}") from None
+        return readers.parse_list(text)
+    except FileError as error:
+        raise UsageError(f"{where}: captions {error}") from None
 
 
 class _CocoImage(pydantic.BaseModel, strict=True):

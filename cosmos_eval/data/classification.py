@@ -54,10 +54,7 @@ def sample_list_hash(data: ClassData) -> str:
 
 def fetch(protocol: ClassificationProtocol, options: RunOptions) -> None:
     """Download the set unless it is there or cannot be. Raises UsageError where that fails."""
-    if protocol.repository is not None:
-        from cosmos_eval.data.hub import fetch_dataset  # which imports the hub's client
-
-        fetch_dataset(protocol)
+    folders.fetch_repository(protocol, options)
     if not _can_fetch(protocol):
         return
     root = Path(str(options.data_root))

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Generic, NoReturn, TypeVar
+from typing import Any, Generic, NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,14 @@ def remedy_of(protocol: Protocol) -> str | None:
         return protocol.download
     named = f"--dataset {protocol.dataset} --protocol {protocol.family}"
     return f"cosmos-eval run {named} --download"
+
+
+def fetch_repository(protocol: Protocol, _: RunOptions) -> None:
+    """Download what the cache lacks of a set's repository, if it has one. Raises UsageError."""
+    if protocol.repository is not None:
+        from cosmos_eval.data.hub import fetch_dataset  # which imports the hub's client
+
+        fetch_dataset(protocol)
 
 
 def several(paths: Paths) -> tuple[str, ...]:
@@ -183,6 +191,11 @@ def advice(protocol: Protocol, options: RunOptions) -> str:
     """Return the end of an error about an incomplete known data set: what to do."""
     part = "" if options.allow_partial else "the samples found with --partial, "
     return f"{ADVICE}{protocol.dataset}`, or measure {part}the first N with --limit N"
+
+
+def index(things: Iterable[Any]) -> dict[Any, int]:
+    """Return distinct things with their indices, in the order of the first of each."""
+    return {thing: number for number, thing in enumerate(dict.fromkeys(things))}
 
 
 def parts_of(**counts: tuple[int, int | None]) -> list[Part]:

@@ -22,7 +22,7 @@ _SHA256_DIGITS = 64
 
 def dataset_folder(protocol: Protocol) -> Path:
     """Return the snapshot of a set's repository in the client's cache, without any request. Its
-    name is the commit. Raises UsageError where it is missing or lacks archives."""
+    name is the commit. Raises UsageError where it is missing or lacks files."""
     where = f"{protocol.dataset}: {protocol.repository}{_at(protocol)}"
     try:
         folder = Path(_snapshot(protocol, local_files_only=True))
@@ -32,12 +32,14 @@ def dataset_folder(protocol: Protocol) -> Path:
         ) from error
     except Exception as error:
         raise UsageError(f"{where} cannot be read from the cache ({reason(error)})") from error
-    archives = numbered_archives(folder / "test")
-    missing = [path.name for path in archives if not path.is_file()]
+    named = [str(getattr(protocol, field, "") or "") for field in ("annotations", "images")]
+    files = [folder / name for name in named] if named[0] else numbered_archives(folder / "test")
+    missing = [path.name for path in files if not path.is_file()]
     if missing:
+        what = "" if named[0] else f"lists {len(files)} archives in test/nshards.txt, and "
         raise UsageError(
-            f"{where} lists {len(archives)} archives in test/nshards.txt, and lacks "
-            f"{', '.join(missing[:5])}: --download fetches what the repository has"
+            f"{where} {what}lacks {', '.join(missing[:5])}: "
+            "--download fetches what the repository has"
         )
     return folder
 
@@ -73,7 +75,7 @@ def _snapshot(protocol: Protocol, *, local_files_only: bool = False) -> str:
             str(protocol.repository),
             repo_type="dataset",
             revision=protocol.revision,
-            allow_patterns=["*.txt", "test/*"],
+            allow_patterns=["*.txt", "*.csv", "*.zip", "test/*"],
             ignore_patterns=["train/*"],
             local_files_only=local_files_only,
         )

@@ -1,10 +1,12 @@
 """Read users' files: bytes, text, JSON, JSON lines, tables, YAML, checked by pydantic models."""
 
+import ast
 import csv
 import io
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -112,6 +114,18 @@ def read_records(path: Path) -> Iterator[tuple[str, Any]]:
         yield from ((f"record {key}", entry) for key, entry in entries)
     else:
         raise FileError("must be a .json, .jsonl, .csv or .tsv file")
+
+
+def parse_list(cell: Any) -> Any:
+    """Return a list, or that of a table's cell as JSON or Python writes it. Raises FileError."""
+    if not isinstance(cell, str):
+        return cell
+    with suppress(FileError):
+        return parse_json(cell)
+    try:
+        return ast.literal_eval(cell)
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        raise FileError(f"must be a list as Python writes it: {error}") from None
 
 
 def lines(text: str) -> Iterator[tuple[int, str]]:

@@ -1,6 +1,6 @@
 """A retrieval data set on the disk: images, captions, and their pairs. Imports no torch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
 from cosmos_eval.data.captions import Captioned, in_sentences, read_archives, read_captions
-from cosmos_eval.data.sources import ImageFile, ImageSource
+from cosmos_eval.data.sources import ImageFile, ImageSource, holds_images, image_finder
 from cosmos_eval.types import Part, RetrievalProtocol, RunOptions, UsageError
 
 
@@ -51,14 +51,14 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
     else:
         where = folders.data_path(protocol, options, protocol.annotations, "captions")
         captioned = read_captions(where, protocol)[: options.limit]
-        folder, paths = _image_paths(root, protocol, captioned)
+        folder, found = _find_images(root, protocol, captioned)
         known = protocol.n_images is not None
-        if options.allow_partial and known and any(paths):
-            captioned = [image for image, path in zip(captioned, paths, strict=True) if path]
-            paths = [*filter(None, paths)]
-        found = [path or folder / i.name for path, i in zip(paths, captioned, strict=True)]
-        missing = [at for at, path in zip(found, paths, strict=True) if path is None]
-        images = [*map(ImageFile, found)]
+        if options.allow_partial and known and any(found):
+            captioned = [image for image, source in zip(captioned, found, strict=True) if source]
+            found = [*filter(None, found)]
+        paths = [folder / image.name for image in captioned]
+        missing = [path for path, source in zip(paths, found, strict=True) if source is None]
+        images = [source or ImageFile(path) for path, source in zip(paths, found, strict=True)]
     n_images, n_captions = len(captioned), sum(len(image.captions) for image in captioned)
     parts = folders.parts_of(
         images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
@@ -90,26 +90,29 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
     )
 
 
-def _image_paths(
+def _find_images(
     root: Path, protocol: RetrievalProtocol, images: Sequence[Captioned]
-) -> tuple[Path, list[Path | None]]:
-    """Return the folder that lacks the fewest images, and where they are, None where they are
-    missing. Images of a list of several `parts` are in any of the folders."""
+) -> tuple[Path, list[ImageSource | None]]:
+    """Return the folder that lacks the fewest images, and these, None where they are missing.
+    Images of a list of several `parts` are in any of the folders."""
     stated = folders.several(protocol.images)
-    present = [root / path for path in stated if (root / path).is_dir()]
+    present = [root / path for path in stated if holds_images(root / path)]
     if not present:
         raise folders.missing_path(protocol, root, stated, "images")
-    found: list[tuple[Path, list[Path | None]]] = []
+    found: list[tuple[Path, list[ImageSource | None]]] = []
     for group in [present] if protocol.parts else [[folder] for folder in present]:
-        found.append((group[0], [_path_in(group, image) for image in images]))
+        finders = [image_finder(folder) for folder in group]
+        found.append((group[0], [_find(finders, image) for image in images]))
         if all(found[-1][1]):
             break
     return min(found, key=lambda one: one[1].count(None))
 
 
-def _path_in(group: Sequence[Path], image: Captioned) -> Path | None:
-    paths = (folder / name for folder in group for name in (image.name, image.path) if name)
-    return next((path for path in paths if path.is_file()), None)
+def _find(
+    finders: Sequence[Callable[[str], ImageSource | None]], image: Captioned
+) -> ImageSource | None:
+    names = [name for name in (image.name, image.path) if name]
+    return next((source for find in finders for name in names if (source := find(name))), None)
 
 
 def _fault(

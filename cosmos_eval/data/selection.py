@@ -2,7 +2,7 @@
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import compress
 from operator import attrgetter
@@ -166,8 +166,8 @@ def _data(
     )
     kept = folders.in_turn(of_item, options.limit)
     items = [items[i] for i in kept]
-    pictures = _index(picture for item in items for picture in item.pictures)
-    captions = _index(caption for item in items for caption in item.captions)
+    pictures = folders.index(picture for item in items for picture in item.pictures)
+    captions = folders.index(caption for item in items for caption in item.captions)
     return SelectionData(
         pictures=tuple(pictures),
         images=tuple(_source(folder / file, box) for file, box in pictures),
@@ -195,13 +195,8 @@ def _source(path: Path, box: tuple[int, int, int, int] | None) -> ImageSource:
 def _groups(names: Sequence[str], whole: Counter[str]) -> NDArray[np.int64]:
     """Return the number of each item's group (N,), -1 where an item of it is left out."""
     found = Counter(name for name in names if name)
-    numbers = _index(name for name in found if found[name] == whole[name])
+    numbers = folders.index(name for name in found if found[name] == whole[name])
     return np.array([numbers.get(name, -1) for name in names])
-
-
-def _index(things: Iterable[Any]) -> dict[Any, int]:
-    """Return distinct things with their indices, in the order of the first of each."""
-    return {thing: index for index, thing in enumerate(dict.fromkeys(things))}
 
 
 class _Record(NamedTuple):

@@ -6,10 +6,12 @@ content are the same image, whatever their names. Imports no torch.
 
 import io
 import json
-from collections.abc import Iterable, Iterator
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Protocol
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 import PIL.ImageFile
@@ -156,6 +158,42 @@ class ArchiveMember(_Encoded):
         except TarError as error:
             raise UsageError(f"{self.name}: {error}") from error
         return content
+
+
+@dataclass(frozen=True)
+class ZippedImage(_Encoded):
+    """A file inside a zip archive, which threads may read at the same time."""
+
+    archive: ZipFile
+    member: str
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        return f"{self.archive.filename}:{self.member}"
+
+    def read(self) -> bytes:
+        try:
+            return self.archive.read(self.member)
+        except (BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+            raise UsageError(f"cannot read {self.name}: {error}; fetch it again") from error
+
+
+def holds_images(place: Path) -> bool:
+    """Return whether this is a folder or a zip file."""
+    return place.is_dir() or (place.suffix == ".zip" and place.is_file())
+
+
+def image_finder(place: Path) -> Callable[[str], ImageSource | None]:
+    """Return the function that finds an image by its path below a folder, or by its name in any
+    folder of a zip file. Raises UsageError for a damaged zip file."""
+    if place.is_dir():
+        return lambda name: ImageFile(place / name) if (place / name).is_file() else None
+    try:
+        archive = ZipFile(place)
+    except (BadZipFile, OSError) as error:
+        raise UsageError(f"cannot read {place}: {error}; fetch it again") from error
+    members = {PurePosixPath(member).name: member for member in archive.namelist()}
+    return lambda name: ZippedImage(archive, members[name]) if name in members else None
 
 
 @dataclass(frozen=True)

@@ -179,6 +179,23 @@ def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> Pai
     )
 
 
+def jaccard_indices(
+    score: Score,
+    cue_of_item: Ints,
+    candidates_of_item: Sequence[Ints],
+    right_of_item: Sequence[NDArray[np.bool_]],
+) -> Values:
+    """Return the Jaccard indices (N,) of the images that are right and as many that score highest
+    with the cue of an item; of equal scores those that are wrong come first."""
+    found = []
+    for cue, images, right in zip(cue_of_item, candidates_of_item, right_of_item, strict=True):
+        scores = score(images, np.full(len(images), cue))
+        chosen = np.lexsort((right, -scores))[: right.sum()]
+        hits = right[chosen].sum()
+        found.append(hits / (2 * right.sum() - hits))
+    return np.array(found)
+
+
 def products(images: Features, captions: Features) -> Score:
     """Return the scores by products of (I, D) with (T, D) features: not a matrix product, whose
     columns may be summed in different orders. Raises ValueError for features not finite."""

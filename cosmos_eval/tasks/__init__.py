@@ -21,6 +21,7 @@ _MODULES: Mapping[str, str] = {
     "seg": "cosmos_eval.tasks.segmentation",
     "select": "cosmos_eval.tasks.selection",
     "loc": "cosmos_eval.tasks.localisation",
+    "assoc": "cosmos_eval.tasks.association",
     "probe": "cosmos_eval.tasks.probe",
 }
 TASKS = tuple(_MODULES)

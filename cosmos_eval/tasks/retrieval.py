@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cosmos_eval import types
-from cosmos_eval.data.folders import exist_in, several
+from cosmos_eval.data.folders import exist_in, fetch_repository, several
 from cosmos_eval.data.retrieval import RetrievalData, list_data, open_data, sample_list_hash
 from cosmos_eval.models.encoder import settings_of_pairs, with_pair_scores
 from cosmos_eval.stats.estimates import Mean, Median
@@ -106,13 +106,6 @@ def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:
     yield rank(f"{direction}_median_rank", lambda s: Median(s[ranks], s[image]))
 
 
-def _fetch(protocol: types.RetrievalProtocol, _: types.RunOptions) -> None:
-    if protocol.repository is not None:
-        from cosmos_eval.data.hub import fetch_dataset  # which imports the hub's client
-
-        fetch_dataset(protocol)
-
-
 def _is_there(protocol: types.RetrievalProtocol, root: Path) -> bool:
     if protocol.archives:
         return any(any(root.glob(pattern)) for pattern in several(protocol.archives))
@@ -135,5 +128,5 @@ TASK = Task(
     survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_images,
-    fetch=_fetch,
+    fetch=fetch_repository,
 )

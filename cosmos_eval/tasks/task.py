@@ -23,6 +23,7 @@ from cosmos_eval.types import (
 
 if TYPE_CHECKING:
     # At run time they would import torch or NumPy, which takes long.
+    from cosmos_eval.data.association import AssociationData
     from cosmos_eval.data.folders import Survey
     from cosmos_eval.data.retrieval import RetrievalData
     from cosmos_eval.data.selection import SelectionData
@@ -205,7 +206,7 @@ class Task:
     def measure_captions(
         self,
         encoder: Encoder,
-        data: RetrievalData | SelectionData,
+        data: RetrievalData | SelectionData | AssociationData,
         options: RunOptions,
         progress: OnProgress,
         score: Callable[[Features, Features], Samples],

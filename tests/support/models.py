@@ -99,6 +99,16 @@ def loc_samples(skill: float, rng: np.random.Generator) -> Samples:
     }
 
 
+def assoc_samples(skill: float, rng: np.random.Generator) -> Samples:
+    """Two items of the same candidates after each other, of which five are right."""
+    hits = rng.binomial(5, np.clip(skill + 0.2 * HARDNESS - 0.1, 0, 1))
+    return {
+        "jaccard": hits / (10 - hits),
+        "candidates": np.where(np.arange(IMAGES) < IMAGES // 2, 6, 12),
+        "cluster": np.arange(IMAGES) // 2,
+    }
+
+
 def probe_samples(skill: float, rng: np.random.Generator) -> Samples:
     linear, neighbours = (
         np.where(_right(skill - less, rng), LABELS, (LABELS + 1) % CLASSES) for less in (0, 0.1)
@@ -116,7 +126,7 @@ def probe_samples(skill: float, rng: np.random.Generator) -> Samples:
 
 SAMPLES = {
     **{"cls": cls_samples, "retrieval": retrieval_samples, "select": select_samples},
-    **{"seg": seg_samples, "loc": loc_samples, "probe": probe_samples},
+    **{"seg": seg_samples, "loc": loc_samples, "assoc": assoc_samples, "probe": probe_samples},
 }
 _MAP = {"map": "text-to-patch similarity", "protocol_map": "text-to-patch similarity"}
 

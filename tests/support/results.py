@@ -60,6 +60,11 @@ SAMPLES: dict[str, Samples] = {
         "auc": np.array([0.5, 0.75, 1], np.float32),
         "other_names": np.array([0.5, 0.125, np.nan], np.float32),
     },
+    "assoc": {
+        "jaccard": np.array([1, 0.5, 0.25]),
+        "candidates": np.array([5, 6, 10]),
+        "cluster": np.array([0, 1, 2]),
+    },
     # Two draws of one and of four images per class.
     "probe": {
         "labels": np.array([0, 0, 1, 2]),

@@ -13,7 +13,7 @@ from cosmos_eval.results.compare import all_differences, paired_differences
 from cosmos_eval.results.text import p_value_text
 from cosmos_eval.types import UsageError
 
-TASKS = ("cls", "retrieval", "seg", "select", "loc", "probe")
+TASKS = ("cls", "retrieval", "seg", "select", "loc", "assoc", "probe")
 OTHER = {"model": {"spec": "scenes-clip"}}
 SAME = {"hashes": {"sample_list": "1" * 64}}
 
@@ -168,6 +168,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
     assert found["notes"] == ["not compared: only A has only-here (scenes)"]
     headlines = [test for test in found["tests"] if test["p_value_holm"] is not None]
     assert sorted((test["dataset"], test["metric"]) for test in headlines) == [
+        ("scenes-assoc", "jaccard"),
         ("scenes-cls", "acc1"),
         ("scenes-loc", "AUC"),
         ("scenes-loc", "attention_mass"),
