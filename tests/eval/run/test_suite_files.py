@@ -13,6 +13,7 @@ from cosmos_eval.models.specs import BUNDLED, RELEASED
 from cosmos_eval.protocols import known_protocols, webdatasets
 from cosmos_eval.protocols.facts import read_table
 from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.protocols.selection import SELECTION
 from cosmos_eval.runner.catalog import suites
 from cosmos_eval.runner.plan import make_plan
 from cosmos_eval.runner.suites import known_suites, read_score, read_suite
@@ -100,7 +101,10 @@ def test_smaller_suites_of_the_field():
     expected = {"wds/objectnet", *(f"wds/imagenet{name}" for name in shifts)}
     members = read_score("robustness").members
     assert {m.dataset for m in members if m.metrics == ("acc1",)} == expected
-    assert {m.metrics for m in read_score("retrieval").members} == {RECALLS}
+    for name in ("retrieval", "long-text"):
+        assert {m.metrics for m in read_score(name).members} == {RECALLS}
+    compositional = {m.dataset for m in read_score("compositionality").members}
+    assert compositional == {*SELECTION}
     assert measured("segmentation-8") == {"cosmos": list(SEGMENTATION)}
 
 
