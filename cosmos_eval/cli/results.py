@@ -58,13 +58,14 @@ def leaderboard(
     ] = None,
 ) -> None:
     """Print results side by side, one table per protocol family."""
-    from cosmos_eval.results.leaderboard.entries import entries_of, published
+    from cosmos_eval.results.leaderboard.entries import entries_of, published_beside
     from cosmos_eval.results.leaderboard.ranking import find_ties
     from cosmos_eval.results.leaderboard.writers import WRITERS, Leaderboard, to_tables
 
     results = _read(directory)
-    entries = [*entries_of(results), *(published() if with_published else ())]
-    score = _score(suite, entries) if suite is not None else None
+    own, others = entries_of(results), published_beside(results) if with_published else []
+    entries = [*own, *others]
+    score = _score(suite, own, with_published) if suite is not None else None
     shown = Leaderboard(entries, find_ties(entries, ties), facts, score)
     if format == "table":
         output.print_tables(partial(to_tables, shown))
@@ -75,11 +76,12 @@ def leaderboard(
         _print_warnings(results)
 
 
-def _score(suite: str, entries: Sequence[Entry]) -> SuiteScore:
+def _score(suite: str, entries: Sequence[Entry], with_published: bool) -> SuiteScore:
+    from cosmos_eval.results.leaderboard.entries import published
     from cosmos_eval.results.leaderboard.suite import suite_score
     from cosmos_eval.runner.suites import read_score
 
-    return suite_score(read_score(suite), entries)
+    return suite_score(read_score(suite), [*entries, *(published() if with_published else ())])
 
 
 def reproduce(

@@ -1,21 +1,32 @@
 """The entries of a leaderboard: numbers measured here and numbers that others published."""
 
 import csv
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.resources import files
+from itertools import chain, product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, cast
 
-from cosmos_eval.protocols.webdatasets import main_metric
+from cosmos_eval.protocols.webdatasets import WEBDATASETS, main_metric
 from cosmos_eval.results.labels import Stored, distinguish, is_partial, table_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.text import difference
-from cosmos_eval.tasks import known_tasks
+from cosmos_eval.tasks import known_tasks, task_of
 from cosmos_eval.types import UsageError
 
 Source = Literal["measured", "published", "unverified"]
+
+DATACOMP = "datacomp"
+MEAN_RECALL = "mean_recall@1"
+"""The mean of R@1 in both directions, which DataComp publishes instead of them."""
+
+_OPENCLIP_TABLE = "f862f86cd92123615a8695ce8bcb6ecc066af452/docs/openclip_results.csv"
+_OPENCLIP = {
+    "source": "published",
+    "url": f"https://github.com/mlfoundations/open_clip/blob/{_OPENCLIP_TABLE}",
+}
 
 AMP = " (amp)"
 """What a model's name ends with where a plain result was measured in mixed precision."""
@@ -114,17 +125,41 @@ def _entry(one: Stored) -> Entry:
 def published() -> tuple[Entry, ...]:
     """Return numbers of others, `unverified` where the URL is not the authors' own page."""
     numbers: dict[tuple[str, ...], dict[str, float]] = {}
-    for file in files("cosmos_eval.protocols").joinpath("published").iterdir():
-        for line in csv.DictReader(file.read_text("utf-8").splitlines()):
-            names = ("model", "task", "dataset", "protocol", "source", "url")
-            # The sources give at most two decimals of a percentage.
-            value = round(float(line["percent"]) / 100, 4)
-            numbers.setdefault(tuple(line[name] for name in names), {})[line["metric"]] = value
+    folder = files("cosmos_eval.protocols").joinpath("published")
+    for line in chain.from_iterable(_lines(file.read_text("utf-8")) for file in folder.iterdir()):
+        names = ("model", "task", "dataset", "protocol", "source", "url")
+        # The sources give at most two decimals of a percentage.
+        value = round(float(line["percent"]) / 100, 4)
+        numbers.setdefault(tuple(line[name] for name in names), {})[line["metric"]] = value
     entries = (
         Entry(model, task, dataset, protocol, metrics, {}, cast(Source, source), url=url)
         for (model, task, dataset, protocol, source, url), metrics in numbers.items()
     )
     return tuple(sorted(entries, key=lambda entry: entry.key))
+
+
+def _lines(text: str) -> Iterator[Mapping[str, str]]:
+    """Yield the lines of a file of published numbers. A table of DataComp's sets has a line per
+    model and a column per set, of its main metric as a fraction."""
+    lines = csv.DictReader(text.splitlines())
+    if "metric" in (lines.fieldnames or ()):
+        yield from lines
+        return
+    columns = {}
+    for dataset in lines.fieldnames or ():
+        if protocol := WEBDATASETS.get(dataset, {}).get(DATACOMP):
+            metric = protocol.main_metric or MEAN_RECALL
+            where = {"dataset": dataset, "protocol": DATACOMP, "task": task_of(protocol)}
+            columns[dataset] = {**_OPENCLIP, **where, "metric": metric}
+    for line, dataset in product(lines, columns):
+        percent = str(100 * float(line[dataset]))
+        yield {**columns[dataset], "model": line["model"], "percent": percent}
+
+
+def published_beside(results: Iterable[Stored]) -> list[Entry]:
+    """Return published numbers; those of DataComp's sets, of 112 models, only beside results."""
+    families = {one.row.protocol for one in results}
+    return [one for one in published() if one.protocol != DATACOMP or DATACOMP in families]
 
 
 @cache

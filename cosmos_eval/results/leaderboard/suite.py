@@ -8,7 +8,7 @@ import numpy as np
 
 from cosmos_eval.results.compare import SAMPLE_LISTS, require_own, setting
 from cosmos_eval.results.labels import Stored
-from cosmos_eval.results.leaderboard.entries import Entry
+from cosmos_eval.results.leaderboard.entries import MEAN_RECALL, Entry, Source
 from cosmos_eval.results.leaderboard.facts import ModelTable
 from cosmos_eval.results.store import read_samples
 from cosmos_eval.results.text import bounds, shown_text
@@ -27,11 +27,11 @@ Results = Mapping[SuiteMember, Stored]
 
 
 class Mean(NamedTuple):
-    """A mean over members, its interval, and its resampled values (R,)."""
+    """A mean over members, and of measured ones its interval and its resampled values (R,)."""
 
     value: float
-    interval: Interval
-    drawn: Values
+    interval: Interval | None = None
+    drawn: Values = np.empty(0)
 
 
 class Row(NamedTuple):
@@ -45,12 +45,14 @@ class Row(NamedTuple):
     ranks: tuple[int, int] | None = None
     above_next: float | None = None
     common: Mean | None = None
+    source: Source = "measured"
+    url: str = ""
 
 
 class SuiteScore(NamedTuple):
-    """The rows of a suite from the best mean down, then those of models that lack members. `common`
-    are the members that all have, empty if that is not of interest; `metric` is one of a member, of
-    which all have the unit and direction."""
+    """The rows of a suite from the best mean down, then those of models that lack members, then
+    published ones. `common` are the members that all models have, empty if that is not of interest;
+    `metric` is one of a member, of which all have the unit and direction."""
 
     suite: Suite
     metric: Metric
@@ -61,16 +63,22 @@ class SuiteScore(NamedTuple):
     def table(self) -> ModelTable:
         """Return the table as text: percent for fractions, `-` for what is not there."""
         unit = " (%)" if self.metric.unit == "fraction" else ""
-        titles = (*_TITLES, *(_COMMON_TITLES if self.common else ()))
-        rows = tuple(map(self._texts, self.rows))
-        return ModelTable(titles, 1, rows, self.notes, f"Suite {self.suite.name}{unit}")
+        source = ("source",) if self.has_published else ()
+        titles = (_TITLES[0], *source, *_TITLES[1:], *(_COMMON_TITLES if self.common else ()))
+        rows, title = tuple(map(self._texts, self.rows)), f"Suite {self.suite.name}{unit}"
+        return ModelTable(titles, 1 + len(source), rows, self.notes, title)
+
+    @property
+    def has_published(self) -> bool:
+        return any(row.source != "measured" for row in self.rows)
 
     def _texts(self, row: Row) -> tuple[str, ...]:
         ranks = "-".join(map(str, dict.fromkeys(row.ranks or [_ABSENT])))
         above = _ABSENT if row.above_next is None else f"{row.above_next:.3f}"
         common = _texts(self.metric, row.common) if self.common else ()
         mean, present = _texts(self.metric, row.mean), self.suite.present(row.present)
-        return (row.model, ranks, *mean, present, above, *common)
+        source = (row.source,) if self.has_published else ()
+        return (row.model, *source, ranks, *mean, present, above, *common)
 
     def record(self) -> dict[str, Any]:
         """Return the table as JSON holds it, as fractions."""
@@ -89,22 +97,23 @@ class SuiteScore(NamedTuple):
 def _texts(metric: Metric, mean: Mean | None) -> tuple[str, str]:
     if mean is None:
         return _ABSENT, _ABSENT
-    return shown_text(metric, mean.value), bounds(metric, mean.interval._asdict())
+    interval = mean.interval and mean.interval._asdict()
+    return shown_text(metric, mean.value), bounds(metric, interval) or _ABSENT
 
 
 def _plain(mean: Mean | None) -> dict[str, Any] | None:
-    return mean and {"value": mean.value, **mean.interval._asdict()}
+    return mean and {"value": mean.value, **(mean.interval._asdict() if mean.interval else {})}
 
 
 def suite_score(suite: Suite, entries: Sequence[Entry]) -> SuiteScore:
-    """Return the table of a suite. Raises UsageError without a result of any member, and where the
-    samples of one are missing or do not give its metrics."""
+    """Return the table of a suite. Raises UsageError without a number of any member, and where the
+    samples of a result are missing or do not give its metrics."""
     members = suite.members
-    found = _results(members, entries)
-    if not found:
+    found, published = _results(members, entries), _published(members, entries)
+    if not found and not published:
         which = "no complete and unedited result of any member"
         raise UsageError(f"suite {suite.name}: {which}, which are {_listed(members)}")
-    drawn, clusters = _draw(found)
+    drawn, clusters = _draw(found) if found else ({}, 0)
     means = _means(found, drawn, members)
     metric = metric_of(members[0].task, members[0].metrics[0])
     rows, close = _ranked(means, metric, len(members), clusters)
@@ -123,8 +132,32 @@ def suite_score(suite: Suite, entries: Sequence[Entry]) -> SuiteScore:
             for m in lacking
         ),
         *_exceptions(members, found, entries),
+        *(f"Published: {url}." for url in dict.fromkeys(row.url for row in published)),
     )
+    sign = -1 if metric.higher_is_better else 1
+    rows += sorted(published, key=lambda row: (sign * row.mean.value if row.mean else 0, row.model))
     return SuiteScore(suite, metric, tuple(common), tuple(rows), notes)
+
+
+def _published(members: Sequence[SuiteMember], entries: Iterable[Entry]) -> list[Row]:
+    """Return the rows of models of which others published all members."""
+    by_key = {(e.model, *e[1:4]): e for e in entries if e.source == "published" and not e.stored}
+    rows = []
+    for model in dict.fromkeys(key[0] for key in by_key):
+        found = [by_key.get((model, *member[:3])) for member in members]
+        values = [e and _published_value(m, e) for m, e in zip(members, found, strict=True)]
+        urls = {entry.url for entry in found if entry}
+        if None not in values:
+            mean = Mean(float(np.mean([value for value in values if value is not None])))
+            row = Row(model, len(members), mean, source="published", url=", ".join(sorted(urls)))
+            rows.append(row)
+    return rows
+
+
+def _published_value(member: SuiteMember, entry: Entry) -> float | None:
+    if all(name in entry.metrics for name in member.metrics):
+        return float(np.mean([entry.metrics[name] for name in member.metrics]))
+    return entry.metrics.get(MEAN_RECALL)
 
 
 def _results(

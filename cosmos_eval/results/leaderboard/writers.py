@@ -86,13 +86,16 @@ def _suite_rows(suite: SuiteScore | None) -> Iterator[tuple[Any, ...]]:
         return
     families = ", ".join(dict.fromkeys(member.family for member in suite.suite.members))
     for metric, row in product(("mean", "common") if suite.common else ("mean",), suite.rows):
+        if metric == "common" and row.source != "measured":
+            continue
         mean, where = getattr(row, metric), (row.model, "suite", suite.suite.name, families)
-        number = (mean.value, *mean.interval[:2]) if mean else (None, None, None)
+        ends = mean.interval[:2] if mean and mean.interval else (None, None)
+        number = (mean and mean.value, *ends)
         members = suite.suite.present(row.present if metric == "mean" else len(suite.common))
         ranks, above = (row.ranks, row.above_next) if metric == "mean" else (None, None)
         name = "mean" if metric == "mean" else "mean_of_common"
         empty = ("", "", *(ranks or (None, None)), "")
-        yield (*where, name, *number, "measured", "", *empty, members, above)
+        yield (*where, name, *number, row.source, row.url, *empty, members, above)
 
 
 def _exact(fact: Any) -> str:

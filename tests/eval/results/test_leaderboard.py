@@ -12,7 +12,7 @@ import pytest
 from support.rows import make_row
 
 from cosmos_eval.results.leaderboard.board import boards
-from cosmos_eval.results.leaderboard.entries import Entry, measured, published
+from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
 from cosmos_eval.results.leaderboard.ranking import find_ties, rank_entries
 from cosmos_eval.results.leaderboard.writers import (
     WRITERS,
@@ -91,16 +91,16 @@ def test_names_are_text_in_markdown():
 def test_the_order_of_the_input_changes_nothing(rows):
     once, again = measured(rows), measured(rows[::-1])
     for form in WRITERS.values():
-        entries, turned = [*once, *published()], [*published(), *again][::-1]
+        entries, turned = [*once, *published_beside([])], [*published_beside([]), *again][::-1]
         assert form(Leaderboard(entries)) == form(Leaderboard(turned))
 
 
 def test_every_process_writes_the_same_bytes(tmp_path):
     """The order of sets and of a folder's files differs between processes."""
     code = (
-        "from cosmos_eval.results.leaderboard.entries import published\n"
+        "from cosmos_eval.results.leaderboard.entries import published_beside\n"
         "from cosmos_eval.results.leaderboard.writers import WRITERS, Leaderboard\n"
-        "print([write(Leaderboard(published())) for write in WRITERS.values()])"
+        "print([write(Leaderboard(published_beside([]))) for write in WRITERS.values()])"
     )
     command = [sys.executable, "-c", code]
     first, second = (
@@ -124,7 +124,7 @@ def test_json_holds_fractions_and_the_documented_keys(rows):
 
 
 def test_json_says_where_a_published_number_stands():
-    records = json.loads(to_json(Leaderboard(published())))
+    records = json.loads(to_json(Leaderboard(published_beside([]))))
     assert all(record["url"].startswith("https://") for record in records)
 
 

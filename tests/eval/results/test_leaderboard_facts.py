@@ -13,7 +13,7 @@ from support.html import Page
 from support.models import store
 from support.rows import make_row, write_result
 
-from cosmos_eval.results.leaderboard.entries import Entry, measured, published
+from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
 from cosmos_eval.results.leaderboard.facts import model_table
 from cosmos_eval.results.leaderboard.writers import (
     WRITERS,
@@ -46,7 +46,7 @@ def entries() -> list[Entry]:
         make_row(model={"spec": "mine"}, dataset="older"),
         make_row(model={"spec": "yours"}),
     ]
-    return [*measured(rows), *published()]
+    return [*measured(rows), *published_beside([])]
 
 
 def test_a_row_per_model(entries):

@@ -11,7 +11,7 @@ from support.html import Page
 from support.rows import make_row
 
 from cosmos_eval.results.labels import shortened
-from cosmos_eval.results.leaderboard.entries import Entry, measured, published
+from cosmos_eval.results.leaderboard.entries import Entry, measured, published_beside
 from cosmos_eval.results.leaderboard.writers import Leaderboard, to_html, to_latex, to_tables
 from cosmos_eval.results.text import latex_text
 
@@ -31,7 +31,7 @@ def entries():
     metrics = {"acc1": 0.26}
     rows = [make_row(), make_row(model={"spec": ODD}, metrics=metrics)]
     rows += [make_row(dataset="[100%]_set")]
-    return [*measured(rows), *published()]
+    return [*measured(rows), *published_beside([])]
 
 
 def test_latex_of_a_small_board():
@@ -168,12 +168,12 @@ def test_the_best_is_bold_in_the_terminal():
 
 @pytest.mark.parametrize("width", [70, 100, 250])
 def test_wide_boards_become_several_tables_that_fit(width):
-    shown = lines(published(), width)
+    shown = lines(published_beside([]), width)
     assert max(map(len, shown)) <= width
     text = "\n".join(shown)
     assert (", part 1 of" in text) == (width < 250)
     # No number is broken: each of the published ones stands on one line of a cell.
-    numbers = sum(len(entry.metrics) for entry in published())
+    numbers = sum(len(entry.metrics) for entry in published_beside([]))
     cells = [cell.strip() for line in shown if "│" in line for cell in line.split("│")]
     assert sum(re.fullmatch(r"\d+\.\d", cell) is not None for cell in cells) == numbers
 

@@ -3,13 +3,17 @@
 import csv
 import io
 from importlib.resources import files
+from pathlib import Path
 
 import open_clip
 import pytest
 from support.rows import make_row
 
 from cosmos_eval.protocols import known_families
-from cosmos_eval.results.leaderboard.entries import measured, published
+from cosmos_eval.results.labels import Stored
+from cosmos_eval.results.leaderboard.entries import DATACOMP, measured, published, published_beside
+from cosmos_eval.results.leaderboard.suite import suite_score
+from cosmos_eval.runner.suites import read_score
 
 COSMOS = "https://github.com/ExplainableML/cosmos/blob/main/README.md"
 COSMOS_SEGMENTATION = "https://paperswithcode2.com/paper/513034"
@@ -21,6 +25,31 @@ OPENCLIP = f"{_OPENCLIP}/openclip_results.csv"
 OPENCLIP_RETRIEVAL = f"{_OPENCLIP}/openclip_retrieval_results.csv"
 
 I2T, T2I = "image_to_text_R@1", "text_to_image_R@1"
+WIDE = "openclip_datacomp.csv"  # a line per model, a column per set
+# Cells of docs/openclip_results.csv at f862f86, by the names of rows and the titles of columns.
+SAMPLE = {
+    ("ViT-H-14-378-quickgelu dfn5b", "ImageNet 1k", "wds/imagenet1k"): "0.8437",
+    ("ViT-B-16 openai", "Caltech-101", "wds/vtab/caltech101"): "0.8901",
+    ("ViT-B-16 datacomp_xl_s13b_b90k", "FGVC Aircraft", "wds/fgvc_aircraft"): "0.2970",
+    ("ViT-L-14 openai", "ImageNet-A", "wds/imagenet-a"): "0.7075",
+    (
+        "RN50x4 openai",
+        "KITTI Vehicle Distance",
+        "wds/vtab/kitti_closest_vehicle_distance",
+    ): "0.2335",
+    ("coca_ViT-B-32 laion2b_s13b_b90k", "SVHN", "wds/vtab/svhn"): "0.5503",
+    ("ViT-B-32 laion2b_e16", "FMoW", "wds/wilds/fmow"): "0.0000",
+    ("ViT-g-14 laion2b_s12b_b42k", "Dollar Street", "wds/fairness/dollar_street"): "0.6542",
+    ("ViT-B-32-quickgelu laion400m_e32", "iWildCam", "wds/wilds/iwildcam"): "0.0745",
+    ("ViT-B-16-SigLIP webli", "WinoGAViL", "wds/misc/winogavil"): "0.5738",
+    ("ViT-B-32 commonpool_s_laion_s13m_b4k", "GeoDE", "wds/fairness/geode"): "0.2580",
+    (
+        "ViT-bigG-14 laion2b_s39b_b160k",
+        "MSCOCO",
+        "wds/retrieval/mscoco_2014_5k_test_image_text_retrieval",
+    ): "0.5938",
+}
+
 SETS = ("voc20", "cityscapes", "context59", "ade20k", "coco_stuff", "coco_object")
 
 # Columns: task, data set, protocol, metric, where it stands.
@@ -134,14 +163,17 @@ def test_every_cell(name):
     assert shipped(name) == EXPECTED[name]
 
 
-def openclip_lines():
-    text = files("cosmos_eval.protocols").joinpath("published", "openclip.csv").read_text("utf-8")
+def lines_of(name="openclip.csv"):
+    text = files("cosmos_eval.protocols").joinpath("published", name).read_text("utf-8")
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.parametrize("model", {line["model"]: None for line in openclip_lines()})
+ROWS = {line["model"]: line["row"] for line in (*lines_of(), *lines_of(WIDE))}
+
+
+@pytest.mark.parametrize("model", ROWS)
 def test_a_row_of_openclips_table_has_the_activation_that_is_loaded(model):
-    (row,) = {line["row"] for line in openclip_lines() if line["model"] == model}
+    row = ROWS[model]
     arch, tag = model.removeprefix("openclip:").split("/")
     assert open_clip.is_pretrained_cfg(arch, tag)
     loaded = any(
@@ -157,7 +189,7 @@ def test_a_row_of_openclips_table_has_the_activation_that_is_loaded(model):
     assert in_the_table == loaded
 
 
-@pytest.mark.parametrize("model", {line["model"]: None for line in openclip_lines()})
+@pytest.mark.parametrize("model", {line["model"]: None for line in lines_of()})
 def test_the_other_name_of_the_same_model_meets_the_same_numbers(model):
     arch, tag = model.removeprefix("openclip:").split("/")
     other = f"{arch}-quickgelu"
@@ -178,13 +210,14 @@ def test_the_other_name_of_the_same_model_meets_the_same_numbers(model):
 
 def test_no_file_is_unchecked():
     folder = files("cosmos_eval.protocols").joinpath("published")
-    assert {file.name for file in folder.iterdir()} == set(EXPECTED)
+    assert {file.name for file in folder.iterdir()} == {*EXPECTED, WIDE}
 
 
 def test_the_leaderboard_shows_exactly_these():
     found = {
         (*entry[:4], metric): (value, entry.source, entry.url)
         for entry in published()
+        if entry.protocol != DATACOMP
         for metric, value in entry.metrics.items()
     }
     expected = {
@@ -194,6 +227,45 @@ def test_the_leaderboard_shows_exactly_these():
     }
     assert found == expected
     assert len(found) == 50 + 6 + 72 + 8 + 8 + 5
+
+
+def test_a_sample_of_cells_of_the_table_of_38_sets():
+    by_row = {line["row"]: line for line in lines_of(WIDE)}
+    assert {cell: by_row[cell[0]][cell[2]] for cell in SAMPLE} == SAMPLE
+    assert len(by_row) == len({line["model"] for line in lines_of(WIDE)}) == 112
+
+
+def test_the_mean_over_the_members_is_the_published_one():
+    """Cells and mean have four decimals: half a unit of each is the most that may lie between."""
+    suite = read_score("datacomp-38")
+    members = {*(member.dataset for member in suite.members), *suite.left_out}
+    for line in lines_of(WIDE):
+        cells = {name: float(value) for name, value in line.items() if name.startswith("wds/")}
+        assert cells.keys() == members
+        assert sum(cells.values()) / 38 == pytest.approx(float(line["mean"]), abs=1e-4)
+
+
+def test_published_means_of_a_suite():
+    """Of the group "IN dist. shifts", as Fang et al. 2023 (arXiv 2309.17425) print them."""
+    score = suite_score(read_score("robustness"), published())
+    shown = [f"| {' | '.join(row)} |" for row in score.table().rows]
+    page = Path(__file__).parents[3] / "docs" / "suites.md"
+    assert len([line for line in page.read_text("utf-8").splitlines() if line in shown]) == 1
+    rows = score.rows
+    means = {row.model: round(row.mean.value, 3) for row in rows if row.source == "published"}
+    assert len(means) == 112
+    assert means["openclip:ViT-L-14/openai"] == 0.649
+    assert means["openclip:ViT-L-14/datacomp_xl_s13b_b90k"] == 0.679
+    assert means["openclip:ViT-L-14/dfn2b"] == 0.688
+
+
+def test_the_table_of_38_sets_is_shown_beside_results_of_its_protocol(tmp_path):
+    def families(protocol):
+        row = make_row(dataset="wds/imagenet1k", protocol=protocol)
+        return {entry.protocol for entry in published_beside([Stored(tmp_path, row)])}
+
+    assert DATACOMP in families(DATACOMP)
+    assert families("clip-benchmark") == families(DATACOMP) - {DATACOMP}
 
 
 def test_numbers_can_be_measured_under_their_names():

@@ -133,6 +133,24 @@ def test_what_a_suite_lacks_of_its_source_counts_as_a_member(results, capsys):
     assert suite["left_out"] == {"winogavil": "it has no reader"}
 
 
+def test_published_means_stand_below_measured_ones(tmp_path, capsys):
+    """SCLIP's figures of two sets, beside nothing that was measured, and beside a result."""
+    sets = "datasets: {sclip: [voc20, ade20k]}\nscore: {}\n"
+    (tmp_path / "own.yaml").write_text(sets)
+    arguments = ("--published", "--suite", str(tmp_path / "own.yaml"))
+    folder = tmp_path / "results"
+    store(folder, "mine", "food101", 1)
+    (row,) = table(printed(capsys, folder, "md", *arguments))
+    # (81.54 + 16.45) / 2
+    assert row == ["openclip:ViT-B-16/openai", "published", "-", "49.0", "-", "2 of 2", "-"]
+    text = printed(capsys, folder, "csv", *arguments)
+    (line,) = (r for r in csv.DictReader(io.StringIO(text)) if r["task"] == "suite")
+    assert (line["value"], line["low"], line["source"]) == ("0.48995", "", "published")
+    assert line["url"].endswith("SCLIP/blob/main/README.md")
+    found = json.loads(printed(capsys, folder, "json", *arguments))["suite"]["models"]
+    assert [(one["source"], one["mean"]) for one in found] == [("published", {"value": 0.48995})]
+
+
 def test_lower_is_better_and_ranks_are_no_percent(tmp_path, capsys):
     folder = tmp_path / "results"
     text = SUITE.replace("food101, dtd", "coco-val2017").replace("acc1", "image_to_text_mean_rank")

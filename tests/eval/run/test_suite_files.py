@@ -39,8 +39,8 @@ vtab/caltech101 cifar10 vtab/cifar100 vtab/clevr_count_all vtab/clevr_closest_ob
 country211 vtab/dtd vtab/eurosat fgvc_aircraft food101 gtsrb imagenet1k imagenet_sketch imagenetv2
 imagenet-a imagenet-o imagenet-r vtab/kitti_closest_vehicle_distance mnist objectnet vtab/flowers
 vtab/pets voc2007 vtab/pcam renderedsst2 vtab/resisc45 cars stl10 sun397 vtab/svhn
-retrieval/flickr30k retrieval/mscoco_2014_5k_test_image_text_retrieval misc/winogavil
-wilds/iwildcam wilds/camelyon17 wilds/fmow fairness/dollar_street fairness/geode
+retrieval/flickr_1k_test_image_text_retrieval retrieval/mscoco_2014_5k_test_image_text_retrieval
+misc/winogavil wilds/iwildcam wilds/camelyon17 wilds/fmow fairness/dollar_street fairness/geode
 """
 
 
