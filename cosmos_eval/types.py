@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Weights = Literal["teacher", "student"]
-Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip"]
+Attention = Literal["vanilla", "csa", "maskclip", "clearclip", "naclip", "proxy"]
 Precision = Literal["fp32", "amp", "bf16", "fp16"]
 """Of models with float32 weights; autocast, `amp`: to float16 on CUDA, bfloat16 on a CPU."""
 Executor = Literal["local", "ray", "slurm"]
@@ -48,7 +48,7 @@ class ModelSpec:
     """A model as typed (`text`); `arch` is an OpenCLIP architecture, a JSON file or JSON itself."""
 
     text: str
-    kind: Literal["bundled", "cosmos", "openclip", "hf", "python"]
+    kind: Literal["bundled", "cosmos", "openclip", "hf", "python", "timm"]
     name: str
     arch: str | None = None
     weights: Weights = "teacher"
@@ -57,7 +57,8 @@ class ModelSpec:
 class EncoderInfo(NamedTuple):
     """Identity of a loaded model, for provenance. None are `weights` where the model has only one
     set, `weights_sha256` of random weights, `code_sha256` where no file of the user made the
-    model, and `revision` (a commit) where `hf:` names no repository."""
+    model, `revision` (a commit) where `hf:` names no repository, and `auxiliary`, the record of the
+    encoder that guides the last block, where none does."""
 
     spec: str
     architecture: str
@@ -68,6 +69,7 @@ class EncoderInfo(NamedTuple):
     device: str
     code_sha256: str | None = None
     revision: str | None = None
+    auxiliary: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -440,13 +442,15 @@ class Part(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a measurement is run; `limit` (the first samples only), `allow_partial` (those found of
-    an incomplete known data set) and `attention` (None: the protocol's own) change what is
-    measured. `unfinished` is a folder for the finished parts of a measurement, to resume a killed
-    run, `cache` one for embeddings. Device `auto` is the first CUDA device, or the CPU."""
+    an incomplete known data set), `attention` (None: the protocol's own) and `auxiliary` (of
+    attention `proxy`) change what is measured. `unfinished` is a folder for the finished parts of a
+    measurement, to resume a killed run, `cache` one for embeddings. Device `auto` is the first CUDA
+    device, or the CPU."""
 
     data_root: str | None = None
     download: bool = False
     attention: Attention | None = None
+    auxiliary: str | None = None
     device: str = "auto"
     precision: Precision = "fp32"
     batch_size: int = 32
@@ -463,6 +467,10 @@ class RunOptions:
     def __post_init__(self) -> None:
         if self.allow_partial and self.limit is not None:
             raise UsageError("--partial measures all samples found and --limit the first: give one")
+        if (self.attention == "proxy") != (self.auxiliary is not None):
+            raise UsageError(
+                "--attention proxy and --auxiliary SPEC, the encoder that guides it, go together"
+            )
 
 
 class CaptionWord(NamedTuple):

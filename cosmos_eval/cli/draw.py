@@ -85,6 +85,7 @@ def segment(
     arch: options.Arch = None,
     weights: options.Weights = "teacher",
     attention: options.Attention = None,
+    auxiliary: options.Auxiliary = None,
     precision: options.Precision = "fp32",
     device: options.Device = "auto",
     json: options.Json = False,
@@ -99,7 +100,9 @@ def segment(
     from cosmos_eval.report.segment import segment as draw
 
     names = tuple(name.strip() for name in classes.split(",")) if classes is not None else ()
-    run_options = RunOptions(attention=attention, device=device, precision=precision)
+    run_options = RunOptions(
+        attention=attention, auxiliary=auxiliary, device=device, precision=precision
+    )
     shares = draw(image, out, spec=spec, protocol=known, classes=names, options=run_options)
     if json:
         print_json(shares)

@@ -48,6 +48,14 @@ Attention = Annotated[
         "Default: the protocol's, or csa."
     ),
 ]
+Auxiliary = Annotated[
+    str | None,
+    option(
+        "SPEC",
+        "Encoder that guides --attention proxy: timm:ARCH, timm:ARCH/PATH, hf:FOLDER, "
+        "hf:ORG/NAME or python:FILE.py.",
+    ),
+]
 Precision = Annotated[
     types.Precision,
     Option(

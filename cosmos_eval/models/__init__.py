@@ -11,10 +11,17 @@ if TYPE_CHECKING:
     from cosmos_eval.models.encoder import Encoder
 
 
-def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision = "fp32") -> Encoder:
+def load_encoder(
+    spec: ModelSpec,
+    *,
+    device: str = "cpu",
+    precision: Precision = "fp32",
+    auxiliary: str | None = None,
+) -> Encoder:
     """Load a model to encode on `device`; a DenseEncoder unless it is a user's own. `amp`, `bf16`
-    and `fp16` run under autocast, weights stay float32. Raises UsageError for unknown names,
-    unusable files, a failed download or a device that is not there."""
+    and `fp16` run under autocast, weights stay float32. `auxiliary` names the encoder that guides
+    attention `proxy`. Raises UsageError for unknown names, unusable files, a failed download or a
+    device that is not there."""
     if device != "cpu":  # which needs no torch
         import torch
 
@@ -24,4 +31,9 @@ def load_encoder(spec: ModelSpec, *, device: str = "cpu", precision: Precision =
             reason = str(error).splitlines()[0]
             raise UsageError(f"device '{device}' cannot be used ({reason}); try cpu") from error
     name = "user" if spec.kind == "python" else spec.kind
-    return import_module(f"cosmos_eval.models.{name}").load(spec, device, precision)
+    encoder: Encoder = import_module(f"cosmos_eval.models.{name}").load(spec, device, precision)
+    if auxiliary is None:
+        return encoder
+    from cosmos_eval.models.auxiliary import guided
+
+    return guided(encoder, auxiliary)

@@ -6,11 +6,14 @@ csa       SCLIP, arXiv:2312.01597      weights softmax(qq') + softmax(kk'), resi
 maskclip  MaskCLIP, arXiv:2112.01071   every token attends to itself, residual and MLP kept
 clearclip ClearCLIP, arXiv:2407.12442  weights softmax(qq'), neither residual nor MLP
 naclip    NACLIP, arXiv:2404.08181     weights softmax(kk' + w), neither residual nor MLP
-All products are divided by sqrt(head width). q and k are those that the block multiplies: after its
-norms and rotations (RoPE). The heads, the output projection and whatever the block has between them
-are kept: norms, gates, scales of the heads and of the branch.
+proxy     ProxyCLIP, arXiv:2408.04883  weights of another encoder's patches (`proxy_weights`),
+                                       neither residual nor MLP
+All products of q and k are divided by sqrt(head width). q and k are those that the block
+multiplies: after its norms and rotations (RoPE). The heads, the output projection and whatever the
+block has between them are kept: norms, gates, scales of the heads and of the branch.
 
-Shapes: B images, N tokens of which the first P are no patches, h x w patches, C tower width."""
+Shapes: B images, N tokens of which the first P are no patches, h x w patches, C tower width, D
+width of the other encoder."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -25,17 +28,24 @@ from cosmos_eval.types import Attention
 
 # NACLIP, arXiv:2404.08181, section 4: standard deviation of its Gaussian, in patches.
 NACLIP_STD = 5.0
+# ProxyCLIP, arXiv:2408.04883, supplement B, and proxyclip_segmentor.py: shift and scale.
+PROXY_BETA, PROXY_GAMMA = 1.2, 3.0
 
 Grid: TypeAlias = tuple[int, int]
 
 
 class Mixing(TorchFunctionMode):
     """Replace the weights of `scaled_dot_product_attention` by those of `form`, in whatever runs in
-    this context. `calls` counts how often: other attentions do not call it once per block."""
+    this context. `calls` counts how often: other attentions do not call it once per block.
+    `features` (B, h', w', D) are those of the encoder that guides `proxy`, whose h' * w' patches
+    the mixed tokens then are."""
 
-    def __init__(self, form: Attention, prefix: int, grid_hw: Grid) -> None:
+    def __init__(
+        self, form: Attention, prefix: int, grid_hw: Grid, features: Tensor | None = None
+    ) -> None:
         super().__init__()
         self._form, self._prefix, self._grid_hw = form, prefix, grid_hw
+        self._features = features
         self.calls = 0
 
     def __torch_function__(
@@ -59,8 +69,31 @@ class Mixing(TorchFunctionMode):
             return v
         if self._form == "clearclip":
             return attend(q, q, v, scale=scale)
+        if self._features is not None:
+            return proxied(v[:, :, self._prefix :], self._grid_hw, self._features)
         near = neighbourhood(self._grid_hw, self._prefix, k)
         return attend(k, k, v, attn_mask=near, scale=scale)
+
+
+def proxied(v: Tensor, grid_hw: Grid, features: Tensor) -> Tensor:
+    """Mix values of patches (B, heads, hw, C / heads), brought to the grid of `features` (B, h',
+    w', D) by bilinear interpolation, by its `proxy_weights` -> (B, heads, h'w', C / heads)."""
+    values = v.transpose(2, 3).flatten(1, 2).unflatten(2, grid_hw)
+    resized = F.interpolate(values, features.shape[1:3], mode="bilinear").flatten(2)
+    mixed = proxy_weights(features).to(resized.dtype) @ resized.transpose(1, 2)
+    return mixed.unflatten(2, (v.shape[1], -1)).transpose(1, 2)
+
+
+def proxy_weights(features: Tensor) -> Tensor:
+    """Patch features (B, h, w, D) -> weights (B, hw, hw): softmax(3 (S - 1.2 mean(S))) of their
+    cosines S, mean over an image, over the entries that are not negative. A patch is always among
+    its own, which changes rows alone that ProxyCLIP's code leaves without any (NaN)."""
+    unit = F.normalize(features.flatten(1, 2).float(), dim=-1)
+    with torch.autocast(unit.device.type, enabled=False):
+        cosines = unit @ unit.mT
+    shifted = PROXY_GAMMA * (cosines - PROXY_BETA * cosines.mean((1, 2), keepdim=True))
+    own = torch.eye(shifted.shape[1], dtype=torch.bool, device=shifted.device)
+    return shifted.masked_fill((shifted < 0) & ~own, -torch.inf).softmax(-1)
 
 
 def neighbourhood(grid_hw: Grid, prefix: int, like: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ others were trained on whole images only.
 
 Shapes: B images, N tokens, h x w patches, C tower width, D embedding."""
 
+from collections.abc import Callable
 from contextlib import suppress
 
 import torch
@@ -25,23 +26,38 @@ from cosmos_eval.types import Attention, UsageError
 
 
 @torch.no_grad()
-def encode_patches(model: nn.Module, images: Tensor, attention: Attention) -> Tensor:
+def encode_patches(
+    model: nn.Module,
+    images: Tensor,
+    attention: Attention,
+    guide: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Images (B, 3, H, W) of any size -> (B, H // patch, W // patch, D) float32, L2-normalised;
-    `model` is an image tower of OpenCLIP's or a model of transformers. Raises UsageError for towers
-    without patch tokens or this attention, and for images smaller than a patch."""
+    `model` is an image tower of OpenCLIP's or a model of transformers. With attention `proxy`
+    patches are those of `guide`, which maps images to features (B, h', w', D'). Raises UsageError
+    for towers without patch tokens or this attention, and for images smaller than a patch."""
     tower = image_tower(model)
-    height, width = (side // tower.patch_size for side in images.shape[2:])
+    whole = whole_patches(images, tower.patch_size)
+    grid = whole.shape[2] // tower.patch_size, whole.shape[3] // tower.patch_size
+    with tower.sized((whole.shape[2], whole.shape[3])):
+        x = tower.before_last(whole)
+        if attention == "proxy":
+            features = _features(images, guide)
+            x, grid = _guided(tower, x, grid, features), (features.shape[1], features.shape[2])
+        elif attention == "vanilla":
+            x = tower.block(x, tower.rope())[:, tower.prefix :]
+        else:
+            x = _run_as(tower, x, grid, attention)[:, tower.prefix :]
+        patches = tower.pool(x).float()
+    return F.normalize(patches, dim=-1).unflatten(1, grid)
+
+
+def whole_patches(images: Tensor, patch_size: int) -> Tensor:
+    """Cut off borders narrower than a patch. Raises UsageError for images smaller than one."""
+    height, width = (side // patch_size * patch_size for side in images.shape[2:])
     if not height or not width:
         raise UsageError(f"an image of {tuple(images.shape[2:])} px is smaller than one patch")
-    size = (height * tower.patch_size, width * tower.patch_size)
-    with tower.sized(size):
-        x = tower.before_last(images[..., : size[0], : size[1]])
-        if attention == "vanilla":
-            x = tower.block(x, tower.rope())
-        else:
-            x = _run_as(tower, x, (height, width), attention)
-        patches = tower.pool(x[:, tower.prefix :]).float()
-    return F.normalize(patches, dim=-1).unflatten(1, (height, width))
+    return images[..., :height, :width]
 
 
 def patch_size(model: nn.Module) -> int:
@@ -49,6 +65,25 @@ def patch_size(model: nn.Module) -> int:
     with suppress(UsageError):
         return image_tower(model).patch_size
     return 0
+
+
+def _features(images: Tensor, guide: Callable[[Tensor], Tensor] | None) -> Tensor:
+    if guide is None:
+        raise UsageError("--attention proxy needs --auxiliary SPEC, the encoder that guides it")
+    return guide(images)
+
+
+def _guided(tower: Tower, x: Tensor, grid_hw: Grid, features: Tensor) -> Tensor:
+    """Run the attention of the last block alone, with weights of `features` (B, h', w', D) ->
+    (B, h'w', C). Other attentions than PyTorch's cannot return another number of tokens."""
+    attn = getattr(tower.block, "attn", None)
+    if not tower.branches or not isinstance(attn, nn.MultiheadAttention):
+        raise UsageError(
+            f"--attention proxy is not defined for this model's last {type(tower.block).__name__}: "
+            "choose a COSMOS model or OpenCLIP's own CLIP ViT, such as ViT-B-16"
+        )
+    with Mixing("proxy", tower.prefix, grid_hw, features):
+        return tower.branches[0](x)
 
 
 def _run_as(tower: Tower, x: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:

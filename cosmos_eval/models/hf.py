@@ -34,7 +34,7 @@ _STATED = {
 }
 _DESCRIBED = ("*.json", "*.txt", "*.model")  # files of processors, tokenizers, configurations
 _VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
-_OFFLINE = {"local_files_only": True, "trust_remote_code": False}
+OFFLINE = {"local_files_only": True, "trust_remote_code": False}
 
 
 class HfEncoder(TwoTower):
@@ -103,14 +103,14 @@ def load(spec: ModelSpec, device: str, precision: Precision) -> HfEncoder:
     transformers.utils.logging.disable_progress_bar()
     try:
         with quiet():
-            folder, commit = _found(spec.name)
+            folder, commit = snapshot(spec.name)
             config, digest = _config(folder, spec.name), weights_sha256(saved_weights(folder))
-            processor = transformers.AutoImageProcessor.from_pretrained(folder, **_OFFLINE)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **_OFFLINE)
+            processor = transformers.AutoImageProcessor.from_pretrained(folder, **OFFLINE)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **OFFLINE)
             files = {f.name: file_sha256(f) for names in _DESCRIBED for f in folder.glob(names)}
             own = type(config).__name__
             info = EncoderInfo(spec.text, own, None, digest, False, precision, device, None, commit)
-            encoder = HfEncoder((_model(folder, config), processor, tokenizer), files, info)
+            encoder = HfEncoder((load_model(folder, config), processor, tokenizer), files, info)
             require_encoder(encoder, "it")
     except UsageError as error:
         raise UsageError(f"'{spec.text}' cannot be loaded: {error}") from error
@@ -126,7 +126,7 @@ def _require(holds: object, fault: str) -> None:
         raise UsageError(fault)
 
 
-def _found(name: str) -> tuple[Path, str | None]:
+def snapshot(name: str) -> tuple[Path, str | None]:
     """Return the folder of a model, and the commit of a repository, which is fetched."""
     if Path(name).is_dir():
         return Path(name), None
@@ -152,7 +152,7 @@ def _config(folder: Path, name: str) -> Any:
         _require(found, f"no {what} ({names[0]}); save it with save_pretrained beside the weights")
     remedy = "name a revision with them (ORG/NAME@refs/pr/N), or convert them"
     _require(saved_weights(folder), f"no model.safetensors (pickles are never opened): {remedy}")
-    config = transformers.AutoConfig.from_pretrained(folder, **_OFFLINE)
+    config = transformers.AutoConfig.from_pretrained(folder, **OFFLINE)
     kind: Any = transformers.MODEL_MAPPING.get(type(config), None)
     towers = all(hasattr(kind, f"get_{tower}_features") for tower in ("image", "text"))
     _require(towers, f"{type(config).__name__} has not an image and a text tower; take e.g. CLIP")
@@ -167,10 +167,10 @@ def _is_known(stated: Any, key: str) -> bool:
     return "auto_map" in stated and known
 
 
-def _model(folder: Path, config: Any) -> Any:
+def load_model(folder: Path, config: Any, **more: Any) -> Any:
     """Load the weights as float32. Raises UsageError where they do not fit the configuration."""
     options: Any = {"dtype": torch.float32, "use_safetensors": True, "output_loading_info": True}
-    options |= {"config": config, "ignore_mismatched_sizes": True, **_OFFLINE}  # named below
+    options |= {"config": config, "ignore_mismatched_sizes": True, **OFFLINE, **more}  # named below
     model, found = transformers.AutoModel.from_pretrained(folder, **options)
     missing = [*found["missing_keys"], *(key for key, *_ in found["mismatched_keys"])]
     # Heads of a training may be left over, layers may not.

@@ -90,7 +90,7 @@ def with_patches(encoder: Encoder, attention: Attention | None = None) -> DenseE
             f"{encoder.info.spec} has no patches to compare a text with: choose a COSMOS model or "
             "another ViT, such as ViT-B-16 or ViT-B-16-SigLIP"
         )
-    if attention is not None:
+    if attention is not None and encoder.info.auxiliary is None:  # else it was tried
         # An image of one patch shows it; 0 is a tower that has no patches and says which it is.
         side = max(encoder.patch_size, 1)
         encoder.encode_patches(torch.zeros(1, 3, side, side, device=encoder.info.device), attention)

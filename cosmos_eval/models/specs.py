@@ -34,6 +34,8 @@ _FORMS = (
     "hf:FOLDER, hf:ORG/NAME[@REVISION] or python:FILE.py"
 )
 
+_AUXILIARIES = "timm:ARCH, timm:ARCH/PATH, hf:FOLDER, hf:ORG/NAME[@REVISION] or python:FILE.py"
+
 
 def _bundled_files() -> dict[str, Path]:
     package = importlib.util.find_spec("cosmos_core")
@@ -68,6 +70,19 @@ def parse_model_spec(text: str, arch: str | None = None, weights: Weights = "tea
         raise UsageError(f"'{text}': no such file; python:FILE.py is a file that makes a model")
     known = [*BUNDLED, *(f"cosmos:{released}" for released in RELEASED)]
     raise UsageError(f"unknown model '{text}'; nearest: {nearest(text, known)}; forms: {_FORMS}")
+
+
+def parse_auxiliary(text: str) -> ModelSpec:
+    """Parse the name of an encoder that guides another; nothing is loaded. Raises UsageError."""
+    kind, _, name = text.partition(":")
+    if kind in ("hf", "python"):
+        return parse_model_spec(text)
+    arch, slash, path = name.partition("/")
+    if kind != "timm" or not arch:
+        raise UsageError(f"unknown auxiliary encoder '{text}'; forms: {_AUXILIARIES}")
+    if slash and not Path(path).is_file():
+        raise UsageError(f"'{text}': no such file {path}; use timm:ARCH or timm:ARCH/PATH")
+    return ModelSpec(text=text, kind="timm", name=path, arch=arch)
 
 
 def _cosmos_spec(text: str, name: str, arch: str | None, weights: Weights) -> ModelSpec:

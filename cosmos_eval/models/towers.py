@@ -162,7 +162,7 @@ def _timm(visual: Any) -> Tower:
             lambda one: visual.head(trunk.forward_head(one)), trunk.norm(x), prefix + 1
         ),
         rope=rope,
-        sized=partial(_sized, trunk),
+        sized=partial(sized, trunk),
     )
 
 
@@ -182,7 +182,7 @@ def _timm_branches(block: Any, rope: Callable[[], Tensor | None]) -> tuple[Step,
 
 
 @contextmanager
-def _sized(trunk: Any, image_hw: Grid) -> Iterator[None]:
+def sized(trunk: Any, image_hw: Grid) -> Iterator[None]:
     """Set the input size of a tower of timm, which resamples positions as timm does."""
     own, positions = trunk.patch_embed.img_size, trunk.pos_embed
     if image_hw == own:

@@ -178,31 +178,37 @@ def _description(function: Any) -> str:
 def load(spec: ModelSpec, device: str, precision: Precision) -> Encoder:
     """Run the file and check its model. Raises UsageError, one line, whatever goes wrong there."""
     path = Path(spec.name)
-    try:
-        content = read_bytes(path)
-    except FileError as error:
-        raise UsageError(f"cannot read {path}: {error}") from error
-    code = hashlib.sha256(content).hexdigest()
-    with _errors_of(str(path)):
-        module = _run(path, content, f"cosmos_eval_model_{code[:16]}")
-    make: Any = getattr(module, "load", None)
-    encoder: Any = getattr(module, "model", None)
-    if not callable(make) and encoder is None:
-        raise UsageError(f"{path} has no function `load(device, precision)` and no `model`")
-    where = f"{path}: load({device!r}, {precision!r})" if callable(make) else f"{path}: `model`"
-    with _errors_of(where):
-        if callable(make):
-            encoder = make(device, precision)
+    encoder, code, where = made_by(path, device, precision)
+    with errors_of(where):
         if isinstance(encoder, TwoTower):
             encoder.to(device, precision)
         checks.require_encoder(encoder, where)
         _require_honest(encoder.info, precision, where)
-    with _errors_of(f"{where}: setting its `info`"):
+    with errors_of(f"{where}: setting its `info`"):
         encoder.info = encoder.info._replace(spec=spec.text, code_sha256=code)
         _guard(encoder, path)
     if encoder.info.code_sha256 != code:
         raise UsageError(f"{where}: its `info` cannot be set, and results would not name the file")
     return encoder
+
+
+def made_by(path: Path, device: str, precision: Precision) -> tuple[Any, str, str]:
+    """Run a file; return its `model` or what its `load` returns, the file's SHA-256, and which of
+    both it was, for messages. Raises UsageError, one line, whatever goes wrong there."""
+    try:
+        content = read_bytes(path)
+    except FileError as error:
+        raise UsageError(f"cannot read {path}: {error}") from error
+    code = hashlib.sha256(content).hexdigest()
+    with errors_of(str(path)):
+        module = _run(path, content, f"cosmos_eval_model_{code[:16]}")
+    make: Any = getattr(module, "load", None)
+    model: Any = getattr(module, "model", None)
+    if not callable(make) and model is None:
+        raise UsageError(f"{path} has no function `load(device, precision)` and no `model`")
+    where = f"{path}: load({device!r}, {precision!r})" if callable(make) else f"{path}: `model`"
+    with errors_of(where):
+        return make(device, precision) if callable(make) else model, code, where
 
 
 def _run(path: Path, content: bytes, name: str) -> ModuleType:
@@ -218,7 +224,7 @@ def _guard(encoder: Any, path: Path) -> None:
     widths: set[int] = set()
 
     def call(name: str, method: Callable[..., Any], given: Any, *more: Any) -> Any:
-        with _errors_of(f"{path}: {name}"):
+        with errors_of(f"{path}: {name}"):
             output = method(given, *more)
             checks.require_output(name, given, output, widths, str(path))
             return output
@@ -230,7 +236,7 @@ def _guard(encoder: Any, path: Path) -> None:
 
 
 @contextmanager
-def _errors_of(where: str) -> Iterator[None]:
+def errors_of(where: str) -> Iterator[None]:
     """Report whatever the user's code raises, `sys.exit` included; --debug shows where in it."""
     try:
         yield

@@ -38,7 +38,8 @@ def segment(
             reduce_zero_label=False,
             ignore_index=255,
         )
-    encoder = load_encoder(spec, device=own_device(options.device), precision=options.precision)
+    device, precision = own_device(options.device), options.precision
+    encoder = load_encoder(spec, device=device, precision=precision, auxiliary=options.auxiliary)
     drawn, shares = draw_image(encoder, protocol, image, options)
     content = io.BytesIO()
     drawn.save(content, format="PNG")

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cosmos_core.utils.files import json_sha256
 from cosmos_eval.results.record import ResultRow
 
 _FILES = 5  # of edited results that a warning names
@@ -34,13 +35,15 @@ class Stored(NamedTuple):
         return model_label(self.row, self.notes)
 
 
-_PARTS = ("weights", "code", "architecture")
+_PARTS = ("weights", "code", "architecture", "auxiliary")
 
 
 def _state(row: ResultRow) -> tuple[str | None, ...]:
     """Return hashes of the parts of a model, None where there is none."""
     architecture = hashlib.sha256(row.model["architecture"].encode(errors="replace")).hexdigest()
-    return row.model["weights_sha256"], row.model.get("code_sha256"), architecture
+    auxiliary = row.provenance.get("auxiliary")
+    digest = None if auxiliary is None else json_sha256(auxiliary)
+    return row.model["weights_sha256"], row.model.get("code_sha256"), architecture, digest
 
 
 def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:
@@ -100,9 +103,12 @@ def overrides_of(settings: Mapping[str, Any], *, student: bool) -> tuple[str, ..
     never pass for, nor overwrite, the plain one."""
     attention, precision = settings["attention"], settings["precision"]
     limit, partial = settings["limit"], settings.get("partial")
+    usual = settings.get("protocol_attention", "csa")
+    if attention and auxiliary_of(settings):
+        attention = f"{attention}: {auxiliary_of(settings)}"
     words = {
         "student": student,
-        attention: attention and attention != settings.get("protocol_attention", "csa"),
+        attention: attention and attention != usual,
         precision: precision != "fp32",
         f"first {limit} only": limit is not None,
         f"partial ({partial})": partial is not None,
@@ -139,6 +145,17 @@ def safe_name(text: str) -> str:
     return f"{kept}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
 
 
+def auxiliary_of(settings: Mapping[str, Any]) -> str | None:
+    """Return the name of the encoder that guides the model, if any."""
+    record = settings.get("auxiliary")
+    return None if record is None else str(record["spec"])
+
+
+def predictions_name(spec: str, auxiliary: str | None) -> str:
+    """Return the name of the folder of a model's saved label maps."""
+    return safe_name(spec if auxiliary is None else f"{spec} {auxiliary}")
+
+
 def stem_of(model: str, dataset: str, family: str, words: tuple[str, ...]) -> str:
     """Return the file name of a result without suffix: readable, safe everywhere, its own."""
     plain = [word.replace("(", "").replace(")", "") for word in words]
@@ -157,12 +174,15 @@ def samples_name(row: ResultRow, digest: str) -> str:
 
 def shortened(names: Iterable[str], longest: int = _LONGEST) -> dict[str, str]:
     """Return short forms of names, by name: `cosmos:/data/runs/a/last.pt` -> `cosmos:…/a/last.pt`.
-    Long paths lose as many first folders as possible, so that no two names become the same."""
+    Long paths lose as many first folders as possible, so that no two names become the same; what
+    follows a path in brackets stays."""
     ends: dict[str, list[str]] = {}  # the kind of model with ends of its path, shortest first
     for name in names:
-        kind, colon, path = name.partition(":")
+        spec, bracket, rest = name.partition(" (")
+        kind, colon, path = spec.partition(":")
         parts = path.split("/")
-        found = (f"{kind}{colon}…/{'/'.join(parts[-n:])}" for n in range(1, len(parts)))
+        ends_of = ("/".join(parts[-n:]) for n in range(1, len(parts)))
+        found = (f"{kind}{colon}…/{end}{bracket}{rest}" for end in ends_of)
         ends[name] = [end for end in found if len(end) < len(name)]
     times = Counter(end for found in ends.values() for end in found)
     return {

@@ -156,6 +156,22 @@ OWN_HASH = _doc("SHA-256 of this document without this line, sorted and compact.
 
 
 @with_config(STRICT)
+class AuxiliaryRecord(TypedDict):
+    """The encoder that guides attention `proxy`: its weights and inputs, the method's constants."""
+
+    spec: Name
+    architecture: Name
+    weights_sha256: Annotated[Sha256 | None, _doc("null: a user's function without weights.")]
+    code_sha256: NotRequired[Annotated[Sha256, _doc("Of the user's Python file, if any.")]]
+    revision: NotRequired[Annotated[Name, _doc("Of a repository named by hf:, its commit.")]]
+    patch_size: Count
+    image_mean: Annotated[list[float], _doc("RGB on the 0-1 scale.", min_length=3, max_length=3)]
+    image_std: Annotated[list[float], Field(min_length=3, max_length=3)]
+    beta: float
+    gamma: float
+
+
+@with_config(STRICT)
 class Provenance(TypedDict):
     """The code, packages, machine, settings and data that gave a number."""
 
@@ -174,6 +190,7 @@ class Provenance(TypedDict):
     partial: NotRequired[Annotated[str, _PARTIAL]]
     attention: Annotated[Attention | None, _ATTENTION]
     protocol_attention: NotRequired[Annotated[Attention | None, _PROTOCOL_ATTENTION]]
+    auxiliary: NotRequired[AuxiliaryRecord]
     map: NotRequired[Annotated[MapKind, _doc("Of a localisation: the kind of map measured.")]]
     protocol_map: NotRequired[Annotated[MapKind | None, _PROTOCOL_MAP]]
     pairs: NotRequired[Annotated[Count | Literal["all"], _PAIRS_SCORED]]

@@ -3,17 +3,24 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Container, Generator, Iterator, Sequence
+from collections.abc import Callable, Container, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
 from itertools import groupby, product
 from pathlib import Path
+from typing import Any
 
 from cosmos_core.utils.files import require_writable
 from cosmos_eval import types
-from cosmos_eval.models.specs import TWO_SETS, code_file, local_weights, weights_sha256
+from cosmos_eval.models.specs import (
+    TWO_SETS,
+    code_file,
+    local_weights,
+    parse_auxiliary,
+    weights_sha256,
+)
 from cosmos_eval.results.labels import overrides_of, stem_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
@@ -147,21 +154,28 @@ def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.R
         path = output / f"{stem}.json"
         if path.exists():
             try:
-                existing[pair] = plans.Result(pair, _read_valid(spec, path), path=path)
+                row = _read_valid(spec, path, plan.options.auxiliary)
+                existing[pair] = plans.Result(pair, row, path=path)
             except types.UsageError as error:
                 existing[pair] = plans.Result(pair, path=path, error=error)
     return existing
 
 
-def _read_valid(spec: types.ModelSpec, path: Path) -> ResultRow:
+def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> ResultRow:
     """Read a result. Raises UsageError where samples, weights or code are not its own any more."""
     stored = read_files(path)
     samples_of(path, stored)
+    _require_own(spec, path, stored.row.model)
+    if auxiliary is not None:
+        _require_own(parse_auxiliary(auxiliary), path, stored.row.provenance["auxiliary"])
+    return stored.row
+
+
+def _require_own(spec: types.ModelSpec, path: Path, recorded: Mapping[str, Any]) -> None:
     code = code_file(spec)
     for what, files in {"weights": local_weights(spec), "code": [code] if code else []}.items():
-        if files and weights_sha256(files) != stored.row.model.get(f"{what}_sha256"):
+        if files and weights_sha256(files) != recorded.get(f"{what}_sha256"):
             raise types.UsageError(f"{path} is of other {what} than {spec.name} now holds")
-    return stored.row
 
 
 def found_part(protocol: types.Protocol, options: types.RunOptions) -> types.Part | None:

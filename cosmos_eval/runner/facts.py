@@ -31,6 +31,9 @@ def facts_of(
     is cached as embeddings are, so that a model that has nothing to encode need not be built."""
     training = training_facts(spec)
     inputs = {name: dict(getattr(encoder, name)) for name in ("preprocessing", "tokenizer")}
+    if encoder.info.auxiliary is not None:  # which was trained in another way
+        training = dict.fromkeys(training)
+        inputs["auxiliary"] = dict(encoder.info.auxiliary)
     store = ShardStore(options.cache, identity(encoder, FACTS, **inputs), limit_bytes())
     for _, arrays in store.find([_KEY], lambda note: None):
         return {**json.loads(arrays["facts"].tobytes()), **training}

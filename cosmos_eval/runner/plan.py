@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from cosmos_core.utils import environment
 from cosmos_eval import types
-from cosmos_eval.models.specs import BUNDLED, parse_model_spec
+from cosmos_eval.models.specs import BUNDLED, parse_auxiliary, parse_model_spec
 from cosmos_eval.protocols import embedded_protocols, prepare
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.runner.suites import read_suite, refuse_repeated
@@ -132,9 +132,21 @@ def make_plan(
         if not models:
             raise types.UsageError(f"suite {suite} names no models: name one with --model SPEC")
     specs = [parse_model_spec(text, arch=arch, weights=weights) for text in models or BUNDLED]
+    if options.auxiliary is not None:
+        _require_guidable(options.auxiliary, protocols)
     refuse_repeated([spec.text for spec in specs])
     refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
     return Plan(specs=specs, protocols=protocols, options=options)
+
+
+def _require_guidable(auxiliary: str, protocols: Sequence[types.Protocol]) -> None:
+    parse_auxiliary(auxiliary)
+    for protocol in protocols:
+        if task_for(protocol).attention(protocol) is None:
+            raise types.UsageError(
+                f"--auxiliary guides segmentation and localisation alone, and {protocol.dataset} "
+                f"is of task {task_of(protocol)}: add --task seg, or name data sets"
+            )
 
 
 def _choose_protocols(

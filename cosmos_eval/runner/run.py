@@ -14,7 +14,7 @@ from cosmos_core.utils.distributed import own_device
 from cosmos_eval import types
 from cosmos_eval._version import __version__
 from cosmos_eval.embedding.cache import embeddings_folder
-from cosmos_eval.results.labels import safe_name
+from cosmos_eval.results.labels import predictions_name
 from cosmos_eval.results.record import SCHEMA_VERSION, ResultRow
 from cosmos_eval.results.store import store_result
 from cosmos_eval.runner import plan as plans
@@ -99,7 +99,7 @@ def _load(job: plans.Job, watch: plans.Watch) -> Loaded:
 
     started, options = time.perf_counter(), job.options
     watch(job.spec.text, types.Progress("load", 0, 1))
-    load = partial(load_encoder, job.spec, precision=options.precision)
+    load = partial(load_encoder, job.spec, precision=options.precision, auxiliary=options.auxiliary)
     encoder = options.distributed.synchronized(lambda: load(device=own_device(options.device)))
     watch(job.spec.text, types.Progress("load", 1, 1))
     return Loaded(encoder, job.spec, options, watch, time.perf_counter() - started)
@@ -121,7 +121,9 @@ def measure(
     names = dict.fromkeys(protocol.dataset for protocol in protocols)
     what = f"{encoder.info.spec} on {' + '.join(names)}"
     if options.save_predictions is not None:
-        folder = Path(options.save_predictions, safe_name(encoder.info.spec))
+        folder = Path(
+            options.save_predictions, predictions_name(encoder.info.spec, options.auxiliary)
+        )
         options = replace(options, save_predictions=str(folder))
     task = task_for(protocols[0])
     data = [one.data or task.open_data(one.protocol, options) for one in job.datasets]
@@ -193,6 +195,7 @@ def settings_of(
         **({} if part is None else {"partial": str(part)}),
         "attention": (options.attention or own) if own else None,
         "protocol_attention": own,
+        **({} if options.auxiliary is None else {"auxiliary": {"spec": options.auxiliary}}),
     }
 
 
@@ -214,6 +217,7 @@ def _provenance(
         "device": info.device,
         "seed": options.seed,
         **settings_of(protocol, replace(options, precision=info.precision), part),
+        **({} if info.auxiliary is None else {"auxiliary": dict(info.auxiliary)}),
         **(named if protocol.repository else {}),
         **measurement.settings,
         "batch_size": options.batch_size,
@@ -234,6 +238,7 @@ def evaluate(
     arch: str | None = None,
     weights: types.Weights = "teacher",
     attention: types.Attention | None = None,
+    auxiliary: str | None = None,
     device: str = "auto",
     precision: types.Precision = "fp32",
     batch_size: int = types.RunOptions.batch_size,
@@ -245,7 +250,8 @@ def evaluate(
     """Measure a model on a data set, both named as on the command line.
 
     `model` may also be an encoder, ready on its device. Its embeddings are not cached, since its
-    code is unknown here, and `arch`, `weights`, `device` and `precision` must not be given.
+    code is unknown here, and `arch`, `weights`, `auxiliary`, `device` and `precision` must not be
+    given.
 
     `protocol` defaults to the data set's usual one; `download` fetches a missing set of torchvision
     below `data_root`, and a webdataset; `limit` measures the first samples only, `allow_partial`
@@ -258,6 +264,7 @@ def evaluate(
         data_root=data_root,
         download=download,
         attention=attention,
+        auxiliary=auxiliary,
         device=device,
         precision=precision,
         batch_size=batch_size,
@@ -270,8 +277,10 @@ def evaluate(
     named = partial(plans.make_plan, datasets=[dataset], families=families, options=options)
     if isinstance(model, str):
         (result,) = run_all(named(models=[model], arch=arch, weights=weights))
-    elif (arch, weights, device, precision) != (None, "teacher", "auto", "fp32"):
-        raise types.UsageError("arch, weights, device and precision go with a model that is named")
+    elif (arch, weights, auxiliary, device, precision) != (None, "teacher", None, "auto", "fp32"):
+        raise types.UsageError(
+            "arch, weights, auxiliary, device and precision go with a model that is named"
+        )
     else:
         result = _measure_object(model, named())
     assert result.row is not None

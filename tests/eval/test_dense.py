@@ -1,24 +1,22 @@
 """Patch embeddings against OpenCLIP's own tower and the papers' formulas, written plainly."""
 
 import math
-from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from open_clip.model import CLIPVisionCfg, _build_vision_tower
-from support.dense import weights_of
+from support.dense import FORMS, linear_axis, proxy_of, weights_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmos_eval.models.attention import neighbourhood
+from cosmos_eval.models.attention import neighbourhood, proxy_weights
 from cosmos_eval.models.dense import encode_patches
 from cosmos_eval.models.towers import resize_positional_embedding
-from cosmos_eval.types import Attention, UsageError
+from cosmos_eval.types import UsageError
 
 PATCH, WIDTH, HEADS, EMBED = 8, 32, 4, 16
-FORMS = get_args(Attention)
 CUSTOM = ("qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 TOWERS = {
     "openai": {"quick_gelu": True},
@@ -144,6 +142,73 @@ def test_forms_of_the_last_block_follow_their_formulas(name, form):
         torch.testing.assert_close(
             encode_patches(visual, images, form).double(), expected, atol=2e-6, rtol=0
         )
+
+
+def before_last(visual: nn.Module, images: Tensor) -> Tensor:
+    """What the last block gets, normed."""
+    output = visual.forward_intermediates(
+        images, indices=[0], output_fmt="NLC", intermediates_only=True, output_extra_tokens=True
+    )
+    tokens = [output["image_intermediates_prefix"][0], output["image_intermediates"][0]]
+    return normed(torch.cat(tokens, 1), visual.transformer.resblocks[1].ln_1)
+
+
+def plain_proxy(visual: nn.Module, images: Tensor, features: NDArray) -> Tensor:
+    """Patch embeddings (B, h, w, D) that patches `features` (B, h, w, D') of another grid guide."""
+    attn = visual.transformer.resblocks[1].attn
+    x = before_last(visual, images)[:, 1:]
+    v = (x @ attn.in_proj_weight[2 * WIDTH :].T + attn.in_proj_bias[2 * WIDTH :]).unflatten(
+        1, visual.grid_size
+    )
+    axes = zip(features.shape[1:3], visual.grid_size, strict=True)
+    rows, columns = (linear_axis(*lengths) for lengths in axes)
+    resized = np.einsum("hi,wj,bijc->bhwc", rows, columns, v.numpy()).reshape(len(v), -1, WIDTH)
+    mixed = [
+        proxy_of(f.reshape(-1, f.shape[-1])) @ w for f, w in zip(features, resized, strict=True)
+    ]
+    out = torch.from_numpy(np.stack(mixed)) @ attn.out_proj.weight.T + attn.out_proj.bias
+    return (normed(out, visual.ln_post) @ visual.proj).unflatten(1, features.shape[1:3])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("grid", [(4, 4), (8, 8), (5, 4), (3, 7)])  # as of patches of 8, 4, ...
+def test_proxy_follows_its_formula(grid, images):
+    visual, images = tower().double(), images.double()
+    features = np.random.default_rng(0).normal(0.4, 1, (2, *grid, 6))  # cosines of both signs
+    guide = torch.from_numpy(features)
+    patches = encode_patches(visual, images, "proxy", lambda _: guide)
+    expected = F.normalize(plain_proxy(visual, images, features), dim=-1)
+    assert patches.shape == (2, *grid, EMBED)
+    torch.testing.assert_close(patches.double(), expected, atol=2e-6, rtol=0)
+    alone = encode_patches(visual, images[1:], "proxy", lambda _: guide[1:])
+    torch.testing.assert_close(alone[0], patches[1], atol=2e-6, rtol=0)  # the mean is an image's
+
+
+@torch.no_grad()
+def test_a_patch_like_no_other_keeps_its_own_value(visual, images):
+    """As in MaskCLIP's attention, but without residual and MLP."""
+    last = visual.transformer.resblocks[1]
+    out = plain_attention(last, before_last(visual, images), "maskclip", (4, 4))[:, 1:]
+    expected = F.normalize(normed(out, visual.ln_post) @ visual.proj, dim=-1)
+    guide = torch.eye(16).unflatten(0, (4, 4)).expand(2, -1, -1, -1)
+    patches = encode_patches(visual, images, "proxy", lambda _: guide)
+    torch.testing.assert_close(patches.flatten(1, 2), expected, atol=2e-6, rtol=0)
+
+
+def test_proxy_weights_by_hand():
+    """Cosines 1, 0 and their mean 5/9: 1 - 1.2 * 5/9 = 1/3 stays, 0 does not."""
+    features = torch.tensor([[[[2.0, 0.0], [1.0, 0.0], [0.0, 3.0]]]])
+    half = [0.5, 0.5, 0.0]
+    expected = torch.tensor([[half, half, [0.0, 0.0, 1.0]]])
+    torch.testing.assert_close(proxy_weights(features), expected)
+    # The mean of equal patches is 1, which leaves no entry: ProxyCLIP's code divides 0 by 0.
+    assert torch.equal(proxy_weights(torch.ones(1, 2, 2, 3)), torch.eye(4)[None])
+
+
+@pytest.mark.parametrize("name", ["custom", "custom-without-options"])
+def test_proxy_is_refused_for_other_attentions(name, images):
+    with pytest.raises(UsageError, match=r"--attention proxy is not defined .*CustomResidual"):
+        encode_patches(tower(**TOWERS[name]), images, "proxy", lambda _: torch.ones(2, 4, 4, 3))
 
 
 def test_neighbourhood_by_hand():

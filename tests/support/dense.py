@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from cosmos_eval.types import Attention
+
+FORMS = tuple(form for form in get_args(Attention) if form != "proxy")
+"""Of a tower alone: `proxy` needs another encoder."""
 
 
 def gaussian(rows: int, columns: int, prefix: int = 1) -> Tensor:
@@ -18,6 +26,25 @@ def gaussian(rows: int, columns: int, prefix: int = 1) -> Tensor:
             distance_squared = (y - v) ** 2 + (x - u) ** 2
             term[prefix + i, prefix + j] = math.exp(-distance_squared / (2 * 5**2))
     return term
+
+
+def proxy_of(features: NDArray[np.float64]) -> NDArray[np.float64]:
+    """ProxyCLIP's weights (M, M) of the patches (M, D) of one image, entry by entry."""
+    cosines = np.array([[a @ b / math.sqrt((a @ a) * (b @ b)) for b in features] for a in features])
+    shifted = 3.0 * (cosines - 1.2 * cosines.mean())
+    kept = np.where(shifted < 0, 0.0, np.exp(shifted))
+    return kept / kept.sum(1, keepdims=True)
+
+
+def linear_axis(length: int, side: int) -> NDArray[np.float64]:
+    """Matrix (length, side) of linear interpolation between the centres of `side` patches."""
+    matrix = np.zeros((length, side))
+    for out in range(length):
+        place = min(max((out + 0.5) * side / length - 0.5, 0.0), side - 1.0)
+        first = math.floor(place)
+        matrix[out, first] += 1 - (place - first)
+        matrix[out, min(first + 1, side - 1)] += place - first
+    return matrix
 
 
 def weights_of(form: str, q: Tensor, k: Tensor, grid: tuple[int, int], prefix: int = 1) -> Tensor:

@@ -20,7 +20,7 @@ from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate, Canvas, shrunk
 from cosmos_eval.report.gallery.records import SegmentationExample
 from cosmos_eval.report.gallery.source import MAPS, Group, Pair, Request, Source, listed
-from cosmos_eval.results.labels import safe_name
+from cosmos_eval.results.labels import auxiliary_of, predictions_name
 from cosmos_eval.stats.segmentation import confusion
 from cosmos_eval.tasks.segmentation import CLASSES, NAME, pictures
 from cosmos_eval.types import OnProgress, RunOptions, Samples, SegmentationProtocol, UsageError
@@ -84,7 +84,8 @@ class SegmentationSource(Source):
                 self.notes.append(str(error))
 
     def _read_saved(self, folder: Path, result: Sampled) -> None:
-        of_model = folder / safe_name(result.row.model["spec"])
+        auxiliary = auxiliary_of(result.row.provenance)
+        of_model = folder / predictions_name(result.row.model["spec"], auxiliary)
         own = pictures.predictions_folder(of_model, self._protocol)
         found: list[tuple[Truth, Label]] = []
         for truth in self._truths:
@@ -102,7 +103,9 @@ class SegmentationSource(Source):
     ) -> None:
         from cosmos_eval.tasks.segmentation.inference import predictions
 
-        options = replace(self._options, attention=result.row.provenance["attention"])
+        how = result.row.provenance
+        own = {"attention": how["attention"], "auxiliary": auxiliary_of(how)}
+        options = replace(self._options, **own)
         maps = predictions(encoder, self._protocol, [truth.sample for truth in truths], options)
         if not self._add_measured(result, list(zip(truths, maps, strict=True))):
             self._differing.add(result.model)

@@ -17,7 +17,7 @@ from cosmos_eval.models.specs import parse_model_spec
 from cosmos_eval.protocols import prepare
 from cosmos_eval.report.content import Sampled
 from cosmos_eval.report.gallery.pictures import Candidate
-from cosmos_eval.results.labels import model_label
+from cosmos_eval.results.labels import auxiliary_of, model_label
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, read_stored, samples_of
 from cosmos_eval.runner.plan import Watch
@@ -211,7 +211,8 @@ def run_requests(requests: Iterable[Request], device: str, watch: Watch) -> list
     each that could not be computed. Models are not fetched."""
     by_model: dict[tuple[Any, ...], list[Request]] = {}
     for request in requests:
-        identity = *map(request.row.model.get, _IDENTITY), request.row.provenance["precision"]
+        how = request.row.provenance
+        identity = *map(request.row.model.get, _IDENTITY), how["precision"], auxiliary_of(how)
         by_model.setdefault(identity, []).append(request)
     refusals: list[tuple[Request, str]] = []
     for own in by_model.values():
@@ -247,9 +248,10 @@ def _load(row: ResultRow, device: str) -> Encoder:
     # The architecture is for files that do not state their own.
     weights: Weights = model["weights"] or "teacher"
     spec = parse_model_spec(model["spec"], arch=model["architecture"], weights=weights)
+    load = partial(load_encoder, spec, device=own_device(device), precision=precision)
     try:
         with offline():
-            encoder = load_encoder(spec, device=own_device(device), precision=precision)
+            encoder = load(auxiliary=auxiliary_of(row.provenance))
     except UsageError as error:
         if was_not_fetched(error):
             raise UsageError("its weights are not on this machine") from error
@@ -257,6 +259,8 @@ def _load(row: ResultRow, device: str) -> Encoder:
     info = encoder.info
     if (info.weights_sha256, info.random) != (model["weights_sha256"], model["random"]):
         raise UsageError("its weights are not those that were measured any more")
+    if info.auxiliary != row.provenance.get("auxiliary"):
+        raise UsageError("the encoder that guides it is not the one that was measured any more")
     return encoder
 
 

@@ -49,6 +49,11 @@ def measure_data(
     kind = protocol.map or maps.usual_kind(encoder)
     with_patches = partial(maps.with_patches, attention=attention)
     require = maps.with_cross_attention if kind == "cross-attention" else with_patches
+    if kind == "cross-attention" and attention == "proxy":
+        raise types.UsageError(
+            "--attention proxy changes text-to-patch similarity alone, and this model's maps are "
+            "of cross-attention: name a data set and --protocol localisation-similarity"
+        )
     dense: DenseEncoder = options.distributed.synchronized(lambda: require(encoder))
     store = label_maps.unfinished_store(encoder.info, protocol, options, data.samples)
     make_maps = partial(_make_maps, dense, kind, protocol, options, progress)

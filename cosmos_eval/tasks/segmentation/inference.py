@@ -3,13 +3,14 @@
 Protocols that see an image alike share its patch embeddings, which each compares with its queries.
 """
 
+import copy
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -98,7 +99,19 @@ def make_segmenter(
     queries = prompt_embeddings(encoder, names, protocol.templates, options, progress)
     attention = options.attention or protocol.attention
     fitted = fit_to_model(protocol, encoder)
-    return Segmenter(encoder, queries, fitted, attention, options.batch_size)
+    seen = _seen_as(encoder, fitted)
+    return Segmenter(seen, queries, fitted, attention, options.batch_size)
+
+
+def _seen_as(encoder: DenseEncoder, protocol: SegmentationProtocol) -> DenseEncoder:
+    """Return the encoder for images that the protocol normalises, in another way than the model
+    perhaps: the encoder that guides it, if any, must know."""
+    if encoder.info.auxiliary is None:
+        return encoder
+    seen: Any = copy.copy(encoder)
+    moments = (protocol.mean or (), protocol.std or ())
+    seen.image_mean, seen.image_std = (tuple(one / 255 for one in some) for some in moments)
+    return seen
 
 
 class _Windows(NamedTuple):

@@ -48,6 +48,7 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         arch: str | None = None,
         weights: WhichWeights = "teacher",
         attention: Attention | None = None,
+        auxiliary: str | None = None,
         precision: Precision = "fp32",
         batch_size: int = 32,
         data_preprocessor: dict[str, Any] | None = None,
@@ -55,8 +56,8 @@ class CosmosSegmentor(mmseg_module("models").BaseSegmentor):  # type: ignore[mis
         super().__init__(data_preprocessor=data_preprocessor)
         known = _segmentation_protocol(dataset, protocol)  # names first: they cost nothing
         spec = parse_model_spec(model, arch, weights)
-        encoder = load_encoder(spec, device=get_device(), precision=precision)
-        options = RunOptions(attention=attention, batch_size=batch_size)
+        options = RunOptions(attention=attention, auxiliary=auxiliary, batch_size=batch_size)
+        encoder = load_encoder(spec, device=get_device(), precision=precision, auxiliary=auxiliary)
         dense = with_patches(encoder, attention or known.attention)
         self.segmenter = inference.make_segmenter(dense, known, options)
 

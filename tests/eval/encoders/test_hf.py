@@ -6,13 +6,14 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import open_clip
 import pytest
 import safetensors.torch
 import torch
 import transformers as t
+from support.dense import FORMS
 from support.encoders import load, noise, refusal
 from torch.testing import assert_close
 
@@ -21,7 +22,7 @@ from cosmos_eval.models.encoder import DenseEncoder
 from cosmos_eval.models.facts import model_facts
 from cosmos_eval.models.maps import whole_image, with_patches
 from cosmos_eval.models.specs import located, parse_model_spec
-from cosmos_eval.types import Attention, UsageError
+from cosmos_eval.types import UsageError
 
 TEXTS = ["a dog", "two dogs on the red sofa", "A photo of a CAT!", "", "dog " * 100]
 LAYERS = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -312,7 +313,7 @@ def test_the_same_weights_through_openclip(act: str, tmp_path: Path) -> None:
     texts = [first.tokenize(TEXTS[:4]), second.tokenize(TEXTS[:4])]
     assert_close(second.encode_text(texts[1]), first.encode_text(texts[0]), **close)
     assert first.overlong(TEXTS).tolist() == second.overlong(TEXTS).tolist()
-    for form in get_args(Attention):
+    for form in FORMS:
         patches = [encoder.encode_patches(images, form) for encoder in (second, first)]
         assert_close(*patches, **close)
 

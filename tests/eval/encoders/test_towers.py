@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import transformers as t
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer as OpenClip
-from support.dense import weights_of
+from support.dense import FORMS, weights_of
 from timm.layers import HybridEmbed
 from timm.models.eva import Eva
 from timm.models.vision_transformer import DiffAttention, ResPostBlock, VisionTransformer
@@ -29,7 +29,6 @@ from cosmos_eval.models.towers import image_tower
 from cosmos_eval.types import Attention, UsageError
 
 WIDTH, HEADS, EMBED, SIDE, PATCH = 32, 4, 16, 32, 8
-FORMS = get_args(Attention)
 SIZES = ((SIDE, SIDE), (48, 45), (16, 40))
 SIZE = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": WIDTH, "depth": 2, "num_heads": HEADS}
 PE = {"use_rot_pos_emb": True, "ref_feat_shape": (3, 3), "rope_grid_indexing": "xy"}
@@ -304,6 +303,13 @@ def test_blocks_without_other_forms_of_attention(block: str) -> None:
     for form in FORMS[1:]:
         with pytest.raises(UsageError, match=message):
             encode_patches(model, images, form)
+
+
+@pytest.mark.parametrize("name", ["siglip", "eva02", "hf clip"])
+def test_another_encoder_guides_no_attention_but_pytorchs(name: str) -> None:
+    model, images = KINDS[name].make(), torch.zeros(1, 3, SIDE, SIDE)
+    with pytest.raises(UsageError, match=r"not defined for this model's last \w*(Block|Layer):"):
+        encode_patches(model, images, "proxy", lambda _: torch.ones(1, 8, 8, 3))
 
 
 def align() -> Any:

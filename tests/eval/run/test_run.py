@@ -35,7 +35,7 @@ def loads(monkeypatch, colour_encoder) -> list[ModelSpec]:
     """Every model loaded is the one of mean colours; lists the models requested."""
     requested: list[ModelSpec] = []
 
-    def load(spec, *, device, precision):
+    def load(spec, *, device, precision, auxiliary):
         requested.append(spec)
         return colour_encoder
 
