@@ -9,13 +9,14 @@ for things and 0 for stuff and for pixels without a label.
 Pascal-Context's come from `trainval_merged.json` of github.com/zhanghang1989/detail-api, as
 MMSegmentation's tools/dataset_converters/pascal_context.py makes them, or else from the original
 `trainval/*.mat` (cs.stanford.edu/~roozbeh/pascal-context), which number the same 459 categories.
+Label maps of all categories hold these numbers less one, in 16 bits.
 """
 
 import io
 import itertools
 import threading
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -31,12 +32,14 @@ from cosmos_eval.data.prefetch import prefetch
 from cosmos_eval.data.readers import read_json
 from cosmos_eval.data.sources import require_lossless
 from cosmos_eval.protocols.segmentation import COCO_THINGS, SEGMENTATION
+from cosmos_eval.protocols.sets import read_set
 from cosmos_eval.types import LabelMapProtocol, OnProgress, Progress, UsageError
 
-Label = NDArray[np.uint8]
+Label = NDArray[np.uint8] | NDArray[np.uint16]
 
-_IGNORE = 255  # pixels without a label, in label maps
+_IGNORE = 255  # pixels without a label, in label maps of 8 bits
 _INDEXED = ("L", "P")  # modes of PIL whose pixels are 8-bit indices
+_MODES: Mapping[str, Sequence[str]] = {".png": _INDEXED, ".tif": ("I;16",), ".jpg": ()}
 
 # Cityscapes' label ids 0 to 33, and those that are evaluated in the order of the classes: `labels`
 # in cityscapesscripts/helpers/labels.py of github.com/mcordts/cityscapesScripts. The licence
@@ -51,7 +54,8 @@ _EMPTY = frozenset({11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90})
 
 
 class Work(NamedTuple):
-    """What a set needs: label maps (H, W), and texts that are written when all maps are there."""
+    """What a set needs: label maps (H, W) or RGB images (H, W, 3), in formats by their suffix, and
+    texts that are written when all of them are there."""
 
     maps: Mapping[Path, Callable[[], Label]]
     lists: Mapping[Path, str] = {}
@@ -80,13 +84,17 @@ def execute(work: Work, n_classes: int, *, workers: int, progress: OnProgress) -
 def _write(wanted: tuple[Path, Callable[[], Label]], n_classes: int) -> bool:
     """Make a label map and return True, unless it is there and whole."""
     target, make = wanted
+    suffix = target.suffix
     # What is missing or damaged; Pillow raises SyntaxError for a broken PNG.
     with suppress(OSError, SyntaxError, ValueError), Image.open(target) as image:
         values = np.asarray(image)
-        if image.mode in _INDEXED and ((values < n_classes) | (values == _IGNORE)).all():
+        if image.mode == "RGB" and suffix == ".jpg":
+            return False
+        ignored = np.iinfo(values.dtype).max
+        if image.mode in _MODES[suffix] and ((values < n_classes) | (values == ignored)).all():
             return False
     content = io.BytesIO()
-    Image.fromarray(make()).save(content, format="PNG")
+    Image.fromarray(make()).save(content, format=Image.registered_extensions()[suffix])
     _publish(target, content.getvalue())
     return True
 
@@ -169,8 +177,10 @@ _CLASSES = (
     *(296, 308, 324, 326, 347, 349, 354, 355, 360, 366, 368, 397, 415, 416, 420, 424, 427, 440),
     *(445, 454, 458),
 )
-_CLASS_OF = np.zeros(_CATEGORIES + 1, np.uint8)
+_CLASS_OF: Label = np.zeros(_CATEGORIES + 1, np.uint8)
 _CLASS_OF[list(_CLASSES)] = np.arange(1, len(_CLASSES) + 1)
+# Without a category: 65535.
+_INDEX_OF: Label = np.arange(-1, _CATEGORIES).astype(np.uint16)
 
 ORIGINALS = ("trainval_merged.json", "trainval")
 """Of Pascal-Context beside the images, in the order in which they are preferred."""
@@ -190,37 +200,50 @@ class _Picture(NamedTuple):
 
 def context(data_root: str | None) -> Work:
     """List label maps of training and validation images, then `train.txt` and `val.txt`."""
-    root = find_root(_CONTEXT, data_root, (_CONTEXT.images,))
+    return _context(_CONTEXT, data_root, _PHASES, _CLASS_OF)
+
+
+def context_459(data_root: str | None) -> Work:
+    """List label maps of all categories of the validation images, then `val.txt`."""
+    return _context(read_set("context459"), data_root, ("val",), _INDEX_OF)
+
+
+def _context(
+    protocol: LabelMapProtocol, data_root: str | None, phases: Sequence[str], index_of: Label
+) -> Work:
+    root = find_root(protocol, data_root, (protocol.images,))
     path, folder = (root / original for original in ORIGINALS)
-    lists = [(root / str(_CONTEXT.split)).with_name(f"{phase}.txt") for phase in _PHASES]
-    masks, suffix = root / _CONTEXT.masks, _CONTEXT.mask_suffix
+    lists = [(root / str(_CONTEXT.split)).with_name(f"{phase}.txt") for phase in phases]
+    masks, suffix = root / protocol.masks, protocol.mask_suffix
     maps: dict[Path, Callable[[], Label]] = {}
     if path.is_file():
         pictures = _read_annotation(path)
         names = {own: [p.name for p in pictures if p.phase == own.stem] for own in lists}
-        maps |= {masks / f"{p.name}{suffix}": partial(_draw, p, path) for p in pictures}
+        chosen = (p for p in pictures if p.phase in phases)
+        maps |= {masks / f"{p.name}{suffix}": partial(_draw, p, path, index_of) for p in chosen}
     elif folder.is_dir():
         names = {own: _listed(root, own) for own in lists}
         for name in itertools.chain.from_iterable(names.values()):
             target, original = masks / f"{name}{suffix}", folder / f"{name}.mat"
             if not (original.is_file() or target.is_file()):
                 raise UsageError(f"{original} is missing")
-            maps[target] = partial(_read_matlab, original)
+            maps[target] = partial(_read_matlab, original, index_of)
     else:
         raise UsageError(f"{path} is missing")
     return Work(maps, {own: "".join(f"{n}\n" for n in sorted(names[own])) for own in lists})
 
 
 def _listed(root: Path, path: Path) -> list[str]:
-    """Read the names of a phase: of the list that is there already, else of VOC's own list."""
-    if not path.is_file():
-        path = root / "ImageSets/Main" / path.name
-    if not path.is_file():
-        raise UsageError(f"{path} is missing")
-    return path.read_text("utf-8").split()
+    """Read the names of a phase: of the list that is there already, of CAT-Seg's (for all
+    categories), or of VOC's own."""
+    lists = (path, root / f"pascalcontext_{path.name}", root / "ImageSets/Main" / path.name)
+    found = next((one for one in lists if one.is_file()), None)
+    if found is None:
+        raise UsageError(f"{lists[-1]} is missing")
+    return found.read_text("utf-8").split()
 
 
-def _read_matlab(path: Path) -> Label:
+def _read_matlab(path: Path, index_of: Label) -> Label:
     from scipy.io import loadmat
 
     try:
@@ -228,13 +251,13 @@ def _read_matlab(path: Path) -> Label:
     except Exception as error:  # a damaged file fails wherever scipy and zlib first notice
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"cannot read {path} ({reason}); fetch it again") from error
-    return _classes(categories, str(path))
+    return _indices(categories, str(path), index_of)
 
 
-def _classes(categories: NDArray[np.uint16], where: str) -> Label:
+def _indices(categories: NDArray[np.uint16], where: str, index_of: Label) -> Label:
     if (highest := int(categories.max(initial=0))) > _CATEGORIES:
         raise UsageError(f"{where} holds category {highest}; there are {_CATEGORIES}")
-    return _CLASS_OF[categories]
+    return index_of[categories]
 
 
 def _read_annotation(path: Path) -> list[_Picture]:
@@ -255,7 +278,7 @@ def _read_annotation(path: Path) -> list[_Picture]:
     return list(pictures.values())
 
 
-def _draw(picture: _Picture, path: Path) -> Label:
+def _draw(picture: _Picture, path: Path, index_of: Label) -> Label:
     """Draw the segments; later ones lie on top, as the API's `getMask` has them."""
     from pycocotools import mask
 
@@ -271,4 +294,4 @@ def _draw(picture: _Picture, path: Path) -> Label:
     except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UsageError(f"{where} has a broken segment ({reason})") from error
-    return _classes(categories, where)
+    return _indices(categories, where, index_of)

@@ -18,6 +18,7 @@ from support.sets import LAYOUTS, PRESENT, save_map, write_sets
 from cosmos_eval.protocols import known_protocols
 from cosmos_eval.protocols.classification import CLASSIFICATION
 from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.protocols.sets import read_set
 from cosmos_eval.runner.doctor import Diagnosis, examine
 from cosmos_eval.types import Protocol, RunOptions, no_progress
 
@@ -167,6 +168,12 @@ def test_context_is_prepared_where_only_its_download_is_there(sets):
     (root / "trainval").mkdir()
     command = f"cosmos-eval data prepare context --data-root {sets}"
     assert examined("context60", sets).remedy == command
+
+
+def test_ade20k_847_is_prepared_where_its_release_is_there(tmp_path):
+    (tmp_path / "ADE20K_2021_17_01/images/ADE/validation").mkdir(parents=True)
+    command = f"cosmos-eval data prepare ade20k_847 --data-root {tmp_path}"
+    assert diagnosed(read_set("ade20k_847"), tmp_path).remedy == command
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from support.sets import LAYOUTS, save_map, write_images
 from cosmos_eval.data.prepare import Counts, prepare
 from cosmos_eval.protocols.segmentation import CITYSCAPES, COCO_THINGS, CONTEXT, SEGMENTATION
 
-from .conftest import EXPECTED, drawn, read
+from .conftest import EXPECTED, drawn, read, refusal
 
 COCO_MASKS = "coco_stuff164k/annotations/val2017"
 
@@ -154,3 +154,87 @@ def test_contexts_classes_have_the_ids_of_their_categories(voc2010):
     prepare("context", str(voc2010))
     (row,) = read(voc2010 / "SegmentationClassContext/2007_000033.png")
     assert [CONTEXT[index - 1] for index in row] == list(CATEGORIES)
+
+
+def read_wide(path: Path) -> list[list[int]]:
+    with Image.open(path) as image:
+        assert (image.mode, image.format) == ("I;16", "TIFF")
+        values: list[list[int]] = np.asarray(image).tolist()
+    return values
+
+
+def test_all_categories_of_pascal_context_from_either_original(annotation, tmp_path):
+    """Category numbers less one, of the validation image alone: 458, 3 and 284."""
+    mask = annotation.parent / "annotations_detectron2/pc459_val/2008_000073.tif"
+    write_matlab(annotation.parent)
+    for _ in ("annotation", "trainval"):
+        assert prepare("context459", str(tmp_path)) == Counts(made=1, kept=0)
+        assert [path.name for path in mask.parent.iterdir()] == [mask.name]
+        assert read_wide(mask) == [[457, 457, 457], [2, 2, 283]]
+        assert prepare("context459", str(tmp_path)) == Counts(made=0, kept=1)
+        mask.unlink()
+        annotation.unlink(missing_ok=True)
+    lists = annotation.parent / "ImageSets/SegmentationContext"
+    assert [path.name for path in lists.iterdir()] == ["val.txt"]
+
+
+def test_pixels_without_a_category_have_no_class(voc2010):
+    (voc2010 / "trainval").mkdir()
+    values = np.array([[0, 1, 459]], np.uint16)
+    scipy.io.savemat(voc2010 / "trainval/2008_000073.mat", {"LabelMap": values})
+    (voc2010 / "pascalcontext_val.txt").write_text("2008_000073\n")
+    assert prepare("context459", str(voc2010)) == Counts(made=1, kept=0)
+    mask = voc2010 / "annotations_detectron2/pc459_val/2008_000073.tif"
+    assert read_wide(mask) == [[65535, 0, 458]]
+
+
+# Ids of the full release and the classes that they become: register_ade20k_full.py of MaskFormer.
+ADE_IDS = {2978: 0, 312: 1, 3144: 99, 3148: 846}
+
+
+@pytest.fixture
+def ade_full(tmp_path: Path) -> Path:
+    """An image of the full ADE20K, wall on the left, and a small one with ids at both ends."""
+    folder = tmp_path / "ADE20K_2021_17_01/images/ADE/validation/urban/street"
+    rng = np.random.default_rng(0)
+    ids = np.full((600, 900), 2978)
+    ids[:, 450:] = 312
+    for name, values in (("large", ids), ("small", np.array([[*ADE_IDS, 0, 1]]))):
+        segments = np.stack([values // 256 * 10, values % 256, np.zeros_like(values)], axis=-1)
+        stem = folder / f"ADE_val_00000005_{name}"
+        save_map(stem.with_name(f"{stem.name}_seg.png"), segments)
+        save_map(stem.with_name(f"{stem.name}.jpg"), rng.integers(0, 256, (*values.shape, 3)))
+    return tmp_path
+
+
+def test_ade20k_847_from_the_full_release(ade_full):
+    assert prepare("ade20k_847", str(ade_full)) == Counts(made=4, kept=0)
+    root = ade_full / "ADE20K_2021_17_01"
+    small, large = (
+        read_wide(root / f"annotations_detectron2/validation/ADE_val_00000005_{name}.tif")
+        for name in ("small", "large")
+    )
+    assert small == [[*ADE_IDS.values(), 65535, 65535]]
+    assert np.shape(large) == (512, 768)  # 600 px are more than 512
+    assert (np.array(large) == np.repeat([0, 1], 384)).all()
+    with Image.open(root / "images_detectron2/validation/ADE_val_00000005_large.jpg") as image:
+        assert image.size == (768, 512)
+
+
+def test_what_is_whole_of_ade20k_847_is_kept(ade_full):
+    prepare("ade20k_847", str(ade_full))
+    root = ade_full / "ADE20K_2021_17_01"
+    image, mask = (
+        root / f"{kind}_detectron2/validation/ADE_val_00000005_small.{suffix}"
+        for kind, suffix in (("images", "jpg"), ("annotations", "tif"))
+    )
+    image.write_bytes(image.read_bytes()[:-100])
+    Image.fromarray(np.full((1, 6), 847, np.uint16)).save(mask)
+    assert prepare("ade20k_847", str(ade_full)) == Counts(made=2, kept=2)
+    assert read_wide(mask)[0][:2] == [0, 1]
+
+
+def test_a_missing_original_of_ade20k_847_is_named(ade_full):
+    original = next(ade_full.rglob("*small_seg.png"))
+    original.unlink()
+    assert f"{original} is missing; download: https://groups" in refusal("ade20k_847", ade_full)
