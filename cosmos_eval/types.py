@@ -165,6 +165,19 @@ class ClassificationProtocol(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MultilabelProtocol(ClassificationProtocol):
+    """Images and the classes of each: `annotations` lists images below `folder`, named by
+    `image_key`, and in `label_key` classes, separated by `|` or as a list. In webdataset archives
+    the .npy beside an image instead has a 1 for each of its classes and a 0 for all others."""
+
+    NOT_IN_FILES = ClassificationProtocol.NOT_IN_FILES | {
+        *("class_list", "group_file", "group_keys", "metadata", "metrics")
+    }
+    annotations: str | None = None
+    label_key: str = "labels"
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectionProtocol(Protocol):
     """Images, each with captions of which one or more are right, captions, each with images of
     which one is right, or pairs of two images and two captions.

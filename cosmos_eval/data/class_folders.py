@@ -9,13 +9,21 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cosmos_eval.data import sources
 from cosmos_eval.data.class_names import ClassData, class_differences, make_data
 from cosmos_eval.data.folders import folder_entries, root_of, several, walk
 from cosmos_eval.protocols.classification import CLASS_LISTS
-from cosmos_eval.types import ClassificationProtocol, RunOptions, UsageError
+from cosmos_eval.types import (
+    ClassificationProtocol,
+    MultilabelProtocol,
+    RunOptions,
+    UsageError,
+)
 
 # torchvision/datasets/folder.py, IMG_EXTENSIONS (compared by a test).
 SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -151,8 +159,9 @@ def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData
         )
     prompts = tuple(template.replace("{c}", "{}") for template in templates)
     samples = sources.open_archives(sources.numbered_archives(folder / "test"))
+    label = _labels if isinstance(protocol, MultilabelProtocol) else _label
     listed = (
-        (f"{one.archive.relative_to(folder)}:{one.key}", one.image(), _label(one, len(names)))
+        (f"{one.archive.relative_to(folder)}:{one.key}", one.image(), label(one, len(names)))
         for one in samples
     )
     data = make_data(distinct, listed)._replace(prompts=tuple(names), templates=prompts or None)
@@ -167,6 +176,13 @@ def _group(sample: sources.ArchiveSample, protocol: ClassificationProtocol) -> s
         if value < 0 or value != int(value):
             raise UsageError(f"{sample.name}.npy: `{key}` must be 0, 1, 2..., not {value}")
     return ", ".join(f"{key} {int(value)}" for key, value in values.items())
+
+
+def _labels(sample: sources.ArchiveSample, n_classes: int) -> NDArray[Any]:
+    labels = sample.vector(n_classes)
+    if not np.isin(labels, (0, 1)).all():
+        raise UsageError(f"{sample.name}.npy must hold 0 and 1, not {labels.min()}, {labels.max()}")
+    return labels
 
 
 def _label(sample: sources.ArchiveSample, n_classes: int) -> int:

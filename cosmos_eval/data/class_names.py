@@ -26,7 +26,7 @@ class ClassData(NamedTuple):
     classes: tuple[str, ...]
     names: tuple[str, ...]  # paths below the set's folder, or names in an archive or array
     images: tuple[ImageSource, ...]
-    labels: NDArray[np.int64]  # (N,) indices of classes
+    labels: NDArray[Any]  # (N,) indices of classes; (N, C) whether an image has each of several
     prompts: tuple[str, ...] | None = None  # what the data say that prompts call the classes
     templates: tuple[str, ...] | None = None  # the data's prompts, with one `{}` each
     part: Part | None = None  # how many there are of an incomplete known set
@@ -48,13 +48,15 @@ class ClassData(NamedTuple):
         return self._replace(groups=tuple(names.tolist()), group=group)
 
 
-def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, int]]) -> ClassData:
+def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, Any]]) -> ClassData:
     """Make data of names, images and labels. Raises UsageError for a class that is no text."""
     for name in (name for name in classes if name != name.encode(errors="ignore").decode()):
         raise UsageError(f"class folder {name!r}: its name is not UTF-8; rename it")
     listed = list(samples)
     names, images, labels = zip(*listed, strict=True) if listed else ((), (), ())
-    return ClassData(tuple(classes), names, images, np.array(labels, np.int64))
+    found = np.array(labels)
+    kind = bool if found.ndim == 2 else np.int64
+    return ClassData(tuple(classes), names, images, found.astype(kind))
 
 
 def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...]:

@@ -4,21 +4,31 @@ import contextlib
 import shlex
 import sys
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from cosmos_eval.data import folders
 from cosmos_eval.data.class_folders import find_folder, read_folders, read_webdataset
-from cosmos_eval.data.class_names import ClassData, class_differences
+from cosmos_eval.data.class_names import ClassData, class_differences, make_data
 from cosmos_eval.data.prepare import can_prepare
 from cosmos_eval.data.readers import FileError, read_records, shortened
 from cosmos_eval.data.sources import ImageFile
 from cosmos_eval.data.torchvision_sets import download_torchvision, read_torchvision, split_of
 from cosmos_eval.protocols.classification import CLASS_LISTS
-from cosmos_eval.types import ClassificationProtocol, OnProgress, RunOptions, UsageError, nearest
+from cosmos_eval.types import (
+    ClassificationProtocol,
+    MultilabelProtocol,
+    OnProgress,
+    RunOptions,
+    UsageError,
+    nearest,
+)
+
+_Value = TypeVar("_Value")
 
 # clip_benchmark/datasets/imagenetv2.py, URLS.
 _IMAGENETV2 = (
@@ -90,8 +100,9 @@ def _list(protocol: ClassificationProtocol, options: RunOptions) -> folders.List
     if protocol.group_file is not None:
         file = folders.root_of(protocol, options, protocol.group_file) / protocol.group_file
         data = _with_groups(protocol, folder, data, file)
-    # torchvision's lists name images that may not be there.
-    listed = data.images if protocol.torchvision is not None else ()
+    # Lists of torchvision and of users name images that may not be there.
+    is_listed = protocol.torchvision is not None or _list_of(protocol) is not None
+    listed = data.images if is_listed else ()
     files = {i: image.path for i, image in enumerate(listed) if isinstance(image, ImageFile)}
     missing = {i: path for i, path in files.items() if not path.is_file()}
     if options.allow_partial and 0 < len(missing) < len(data.images):
@@ -99,7 +110,8 @@ def _list(protocol: ClassificationProtocol, options: RunOptions) -> folders.List
         missing = {}
     n_images = len(data.images)
     parts = folders.parts_of(images=(n_images, protocol.n_images))
-    kept = data.select(folders.in_turn(data.labels, options.limit).tolist())
+    classes = data.labels if data.labels.ndim == 1 else np.zeros(n_images, np.int64)
+    kept = data.select(folders.in_turn(classes, options.limit).tolist())
     return folders.Listing(
         data=kept._replace(part=folders.shortfall(parts)),
         where=folder,
@@ -150,6 +162,9 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, 
         if page and _can_fetch(protocol):
             how = f"; --download fetches it, or get it from {page}"
         raise UsageError(f"{error}{how}") from error
+    if (annotations := _list_of(protocol)) is not None:
+        path = folders.root_of(protocol, options, annotations) / annotations
+        return folder, _read_list(protocol, folder, path)
     archived = protocol.layout == "webdataset"
     data = (
         read_webdataset(folder, protocol) if archived else read_folders(folder, protocol, options)
@@ -159,11 +174,50 @@ def _find(protocol: ClassificationProtocol, options: RunOptions) -> tuple[Path, 
     return folder, data
 
 
+def _list_of(protocol: ClassificationProtocol) -> str | None:
+    """Return the file that lists images with several classes each, where there is one."""
+    if not isinstance(protocol, MultilabelProtocol) or protocol.layout == "webdataset":
+        return None
+    if protocol.annotations is None:
+        raise UsageError(f"{protocol.dataset}: give `annotations`, or `layout: webdataset`")
+    return protocol.annotations
+
+
+def _read_list(protocol: ClassificationProtocol, folder: Path, path: Path) -> ClassData:
+    """Read images and the classes of each; classes are those of `class_names`, or else listed."""
+    try:
+        listed = _by_image(path, protocol, partial(_classes, protocol))
+    except FileError as error:
+        raise UsageError(f"{protocol.dataset}: {path}: {error}") from error
+    found = {name for names in listed.values() for name in names}
+    classes = list(protocol.class_names) or sorted(found)
+    for name in sorted(found - set(classes)):
+        near = nearest(name, classes)
+        raise UsageError(f"{protocol.dataset}: class_names lacks {name} of {path}; nearest: {near}")
+    samples = (
+        (image, ImageFile(folder / image), np.isin(classes, names))
+        for image, names in listed.items()
+    )
+    return make_data(classes, samples)
+
+
+def _classes(protocol: ClassificationProtocol, record: Any, where: str) -> list[str]:
+    key = getattr(protocol, "label_key", "")
+    value = record.get(key) if isinstance(record, dict) else None
+    names = value.split("|") if isinstance(value, str) and value else value or []
+    if value is None or not isinstance(names, list) or not all(isinstance(n, str) for n in names):
+        raise FileError(f"{where}: `{key}` must be classes, such as a|b, not {shortened(value)}")
+    return [name.strip() for name in names]
+
+
 def _with_groups(
     protocol: ClassificationProtocol, folder: Path, data: ClassData, path: Path
 ) -> ClassData:
+    keys = folders.several(protocol.group_keys)
     try:
-        groups = _read_groups(path, protocol)
+        groups = _by_image(
+            path, protocol, lambda record, at: ", ".join(_field(record, key, at) for key in keys)
+        )
     except FileError as error:
         raise UsageError(f"{protocol.dataset}: `group_file`: {path}: {error}") from error
     for name in (name for name in data.names if name not in groups):
@@ -177,16 +231,17 @@ def _with_groups(
     return data.grouped([groups[name] for name in data.names])
 
 
-def _read_groups(path: Path, protocol: ClassificationProtocol) -> dict[str, str]:
-    """Return the group of each listed image: the values of its keys. Raises FileError."""
-    groups: dict[str, str] = {}
+def _by_image(
+    path: Path, protocol: ClassificationProtocol, value: Callable[[Any, str], _Value]
+) -> dict[str, _Value]:
+    """Return the value of each listed image's record and its place. Raises FileError."""
+    found: dict[str, _Value] = {}
     for where, record in read_records(path):
         image = _field(record, protocol.image_key, where)
-        if image in groups:
+        if image in found:
             raise FileError(f"{where}: image {image} is listed twice")
-        keys = folders.several(protocol.group_keys)
-        groups[image] = ", ".join(_field(record, key, where) for key in keys)
-    return groups
+        found[image] = value(record, where)
+    return found
 
 
 def _field(record: Any, key: str, where: str) -> str:
@@ -215,7 +270,7 @@ def _faults(
     if missing:
         yield (
             f"{len(missing)} of {len(data.images)} {split_of(protocol)} images are not there, "
-            f"the first: {missing[0]}; from: {protocol.download}"
+            f"the first: {missing[0]}{page.replace('get the whole set from', 'from:')}"
         )
     listed = CLASS_LISTS.get(protocol.class_list or "")
     expected = protocol.n_classes if listed is None else listed.n_classes
@@ -223,7 +278,8 @@ def _faults(
         what = "" if listed is None else f" {listed.classes} of {protocol.class_list}"
         differences = class_differences(protocol, data.classes)
         yield f"{folder} has {n_classes} classes, not the {expected}{what}{differences}{page}"
-    for index in np.flatnonzero((data.labels < 0) | (data.labels >= n_classes))[:1]:
+    labels = data.labels if data.labels.ndim == 1 else np.zeros(0, np.int64)
+    for index in np.flatnonzero((labels < 0) | (labels >= n_classes))[:1]:
         yield (
             f"{folder} gives {data.names[index]} the class number {data.labels[index] + 1}, "
             f"but has {n_classes} classes{page}"

@@ -16,6 +16,7 @@ from cosmos_eval.protocols.facts import read_table
 from cosmos_eval.types import (
     AssociationProtocol,
     ClassificationProtocol,
+    MultilabelProtocol,
     Protocol,
     RetrievalProtocol,
 )
@@ -45,9 +46,11 @@ def _protocol(row: Mapping[str, str]) -> Protocol:
     common["n_images"] = size
     if row["task"] == "retrieval":
         return RetrievalProtocol(**common)
+    common["n_classes"] = int(row["n_classes"]) if row["n_classes"] else None
+    if row["task"] == "multilabel":
+        return MultilabelProtocol(**common)
     return ClassificationProtocol(
         **common,
-        n_classes=int(row["n_classes"]) if row["n_classes"] else None,
         metadata=tuple(row["metadata"].split()),
         group_keys=tuple(row["groups"].split()),
         metrics=tuple(name for name in _MORE if name == row["main_metric"]),

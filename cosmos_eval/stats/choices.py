@@ -10,6 +10,7 @@ and s(c1, i1) > s(c1, i0); group: both.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -73,6 +74,13 @@ def _score_blocks(
         scores = image_features[start : start + at_once] @ class_embeddings.T
         scores[:, twins] = scores[:, first[twins]]  # BLAS may round equal columns differently
         yield start, scores
+
+
+def class_scores(image_features: Features, class_embeddings: Features) -> Features:
+    """Return the products (N, C) of (N, D) images with (C, D). Raises ValueError for features that
+    are not finite."""
+    blocks = _score_blocks(image_features, class_embeddings)
+    return np.concatenate([scores for _, scores in blocks])
 
 
 class CalibrationSums(NamedTuple):
@@ -142,6 +150,55 @@ def _macro_f1(samples: Ints) -> Callable[[Values], Values]:
         labelled = of_true @ drawn  # (C, R)
         scores = ratio(2 * (hits @ drawn), (labelled + of_predicted @ drawn) * (labelled > 0))
         return mean_of_known(scores)
+
+    return function
+
+
+def mean_average_precision(scores: Features, labels: NDArray[np.bool_]) -> FunctionOfWeights:
+    """Return the mean over classes of the average precision of scores (N, C), by whether images
+    have a class, labels (N, C); classes without images do not count. Of equal scores all or none
+    are retrieved: `sklearn.metrics.average_precision_score`, which CLIP Benchmark's
+    average_precision_per_class equals where no two scores do."""
+    samples = np.stack([scores, labels], axis=1)
+    return FunctionOfWeights(samples, lambda some: _mean_of(average_precisions(some)))
+
+
+def _mean_of(function: Callable[[Values], Values]) -> Callable[[Values], Values]:
+    return lambda weights: mean_of_known(function(weights))
+
+
+def average_precisions(samples: Features) -> Callable[[Values], Values]:
+    """Return the function of weights (R, N) to average precisions (C, R), NaN of classes without
+    images. `samples` (N, 2, C) are scores and labels."""
+    from scipy.sparse import coo_array, csr_array
+
+    rows, columns, is_right, sizes = [], [], [], [0]
+    for scores, labels in zip(*np.moveaxis(samples, 1, 0).swapaxes(1, 2), strict=True):
+        order = np.argsort(-scores, kind="stable")
+        falling = -scores[order]
+        # Thresholds at which recall rises, and the first of them that retrieves a sample.
+        thresholds = np.unique(falling[labels[order] > 0])
+        first = np.searchsorted(thresholds, falling)
+        kept = first < len(thresholds)
+        rows.append(sum(sizes) + first[kept])
+        columns.append(order[kept])
+        is_right.append(labels[order[kept]])
+        sizes.append(len(thresholds))
+    shape = sum(sizes), len(samples)
+    places = np.concatenate(rows), np.concatenate(columns)
+    retrieved = csr_array(coo_array((np.ones(len(places[0])), places), shape=shape))
+    right = csr_array(coo_array((np.concatenate(is_right).astype(float), places), shape=shape))
+    ends = np.cumsum(sizes)
+
+    def function(weights: Values) -> Values:
+        drawn = np.ascontiguousarray(weights.T)
+        all_new, right_new = retrieved @ drawn, right @ drawn
+        found = []
+        for a, b in pairwise(ends):
+            hits, total = right_new[a:b].cumsum(axis=0), right_new[a:b].sum(axis=0)
+            precision = np.nan_to_num(ratio(hits, all_new[a:b].cumsum(axis=0)))
+            found.append(ratio((precision * right_new[a:b]).sum(axis=0), total))
+        return np.stack(found)
 
     return function
 

@@ -18,6 +18,7 @@ from cosmos_eval.types import Protocol, UsageError, nearest
 _MODULES: Mapping[str, str] = {
     "retrieval": "cosmos_eval.tasks.retrieval",
     "cls": "cosmos_eval.tasks.classification",
+    "multilabel": "cosmos_eval.tasks.multilabel",
     "seg": "cosmos_eval.tasks.segmentation",
     "select": "cosmos_eval.tasks.selection",
     "loc": "cosmos_eval.tasks.localisation",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -32,6 +32,7 @@ from cosmos_eval.stats.estimates import (
 from cosmos_eval.tasks.task import Metric, Task
 
 if TYPE_CHECKING:
+    from cosmos_eval.embedding.embed import Features
     from cosmos_eval.models.encoder import Encoder
 
 LABELS = "labels"  # (N,) class numbers
@@ -53,35 +54,53 @@ def measure(
     data: ClassData | None = None,
 ) -> types.Measurement:
     """Measure accuracy and recall; `options.limit` keeps the first images of classes in turn."""
+    found = data or open_data(protocol, options)
+
+    def score(images: Features, classifier: Features) -> types.Samples:
+        samples = {
+            LABELS: found.labels,
+            TOP5: top_classes(images, classifier),
+            CONFIDENCE: top_confidences(images, classifier, _LOGIT_SCALE),
+            CLASSES: np.array(found.classes),
+        }
+        if protocol.metrics:
+            samples[METRICS] = np.array(protocol.metrics)
+        if found.group is not None:
+            samples |= {GROUP: found.group, GROUPS: np.array(found.groups)}
+        return samples
+
+    prompts = [(class_names(protocol, found), templates_of(protocol, found))]
+    return measure_by_prompts(TASK, encoder, protocol, options, progress, found, prompts, score)
+
+
+def measure_by_prompts(
+    task: Task,
+    encoder: Encoder,
+    protocol: types.ClassificationProtocol,
+    options: types.RunOptions,
+    progress: types.OnProgress,
+    data: ClassData,
+    prompts: Sequence[tuple[Sequence[str], tuple[str, ...] | str]],
+    score: Callable[[Features, Features], types.Samples],
+) -> types.Measurement:
+    """Measure what `score` makes of the features of images (N, D) and the embeddings of classes
+    (C, D), whose names and templates are in one or several `prompts`."""
     from cosmos_eval.embedding.embed import embed_images
     from cosmos_eval.tasks.prompts import prompt_embeddings, resolve_templates
 
-    data = data or open_data(protocol, options)
     started = perf_counter()
-    names, templates = class_names(protocol, data), templates_of(protocol, data)
-    classifier = prompt_embeddings(encoder, names, templates, options, progress)
+    parts = [prompt_embeddings(encoder, *one, options, progress) for one in prompts]
     prompted = perf_counter()
     images = embed_images(encoder, data.images, options, progress)
-    samples = {
-        LABELS: data.labels,
-        TOP5: top_classes(images.features, classifier),
-        CONFIDENCE: top_confidences(images.features, classifier, _LOGIT_SCALE),
-        CLASSES: np.array(data.classes),
-    }
-    if protocol.metrics:
-        samples[METRICS] = np.array(protocol.metrics)
-    groups = {}
-    if data.group is not None:
-        samples |= {GROUP: data.group, GROUPS: np.array(data.groups)}
-        groups["groups"] = fingerprint([data.groups, data.group.tolist()])
-    return TASK.measurement(
-        samples,
+    group = None if data.group is None else data.group.tolist()
+    return task.measurement(
+        score(images.features, np.concatenate(parts)),
         options,
         hashes={
-            "class_names": fingerprint(names),
-            "templates": fingerprint(resolve_templates(templates)),
+            "class_names": fingerprint([name for names, _ in prompts for name in names]),
+            "templates": fingerprint([t for _, some in prompts for t in resolve_templates(some)]),
             "sample_list": sample_list_hash(data),
-            **groups,
+            **({"groups": fingerprint([data.groups, group])} if group is not None else {}),
         },
         seconds={"prompts": prompted - started, "images": perf_counter() - prompted},
         notes=[f"{protocol.dataset}: {protocol.remark}"] if protocol.remark else [],

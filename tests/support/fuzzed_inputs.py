@@ -199,7 +199,9 @@ KINDS: dict[str, Kind] = {
         *fuzzed_images.KINDS,
         *fuzzed_sets.KINDS,
         Kind("checkpoint", _prepare_checkpoint, _mutate_checkpoint, _evaluate, _judge_checkpoint),
-        *map(_results, ("retrieval", "cls", "seg", "select", "loc", "assoc", "probe")),
+        *map(
+            _results, ("retrieval", "cls", "multilabel", "seg", "select", "loc", "assoc", "probe")
+        ),
         _tables("leaderboard", "{}/results", "--format", "md"),
         _tables("export", "{}/results", "--out", "{}/out/table.csv"),
         _tables("report", "{}/results", "--no-pictures", "--out", "{}/out/page.html"),

@@ -99,6 +99,19 @@ def loc_samples(skill: float, rng: np.random.Generator) -> Samples:
     }
 
 
+def multilabel_samples(skill: float, rng: np.random.Generator) -> Samples:
+    """Images of a class or of two, which score higher the better the model is."""
+    first, second = LABELS[:IMAGES, None], (LABELS[:IMAGES, None] + 1) % CLASSES
+    classes, has_two = np.arange(CLASSES), np.arange(IMAGES)[:, None] % 3 == 0
+    labels = (classes == first) | ((classes == second) & has_two)
+    scores = skill * labels + rng.normal(0, 0.3, labels.shape)
+    return {
+        "labels": labels,
+        "scores": scores.astype(np.float32),
+        "classes": np.array(list("abcd")),
+    }
+
+
 def assoc_samples(skill: float, rng: np.random.Generator) -> Samples:
     """Two items of the same candidates after each other, of which five are right."""
     hits = rng.binomial(5, np.clip(skill + 0.2 * HARDNESS - 0.1, 0, 1))
@@ -126,7 +139,13 @@ def probe_samples(skill: float, rng: np.random.Generator) -> Samples:
 
 SAMPLES = {
     **{"cls": cls_samples, "retrieval": retrieval_samples, "select": select_samples},
-    **{"seg": seg_samples, "loc": loc_samples, "assoc": assoc_samples, "probe": probe_samples},
+    **{
+        "seg": seg_samples,
+        "loc": loc_samples,
+        "assoc": assoc_samples,
+        "multilabel": multilabel_samples,
+        "probe": probe_samples,
+    },
 }
 _MAP = {"map": "text-to-patch similarity", "protocol_map": "text-to-patch similarity"}
 

@@ -60,6 +60,11 @@ SAMPLES: dict[str, Samples] = {
         "auc": np.array([0.5, 0.75, 1], np.float32),
         "other_names": np.array([0.5, 0.125, np.nan], np.float32),
     },
+    "multilabel": {
+        "labels": np.array([[1, 1], [1, 0], [0, 0], [0, 1]], bool),
+        "scores": np.array([[0.5, 0.25], [0.125, 0.5], [0.25, 0.125], [0, 0.75]], np.float32),
+        "classes": np.array(["pear", "apple"]),
+    },
     "assoc": {
         "jaccard": np.array([1, 0.5, 0.25]),
         "candidates": np.array([5, 6, 10]),

@@ -108,12 +108,12 @@ def test_macro_f1_is_scikit_learns_also_of_resamples() -> None:
 
     found = macro_f1(labels, predicted)
     assert found.value == pytest.approx(expected(np.arange(300)))
-    drawn = rng.integers(300, size=(500, 300))
+    drawn = rng.integers(300, size=(200, 300))
     weights = np.stack([np.bincount(rows, minlength=300) for rows in drawn]).astype(float)
     values = [expected(rows) for rows in drawn]
     np.testing.assert_allclose(found.prepare(found.samples)(weights), values)
     assert intervals({"f1": found})["f1"][:2] == pytest.approx(
-        np.quantile(values, [0.025, 0.975]), abs=0.01
+        np.quantile(values, [0.025, 0.975]), abs=0.02
     )
 
 

@@ -13,7 +13,7 @@ from cosmos_eval.results.compare import all_differences, paired_differences
 from cosmos_eval.results.text import p_value_text
 from cosmos_eval.types import UsageError
 
-TASKS = ("cls", "retrieval", "seg", "select", "loc", "assoc", "probe")
+TASKS = ("cls", "retrieval", "multilabel", "seg", "select", "loc", "assoc", "probe")
 OTHER = {"model": {"spec": "scenes-clip"}}
 SAME = {"hashes": {"sample_list": "1" * 64}}
 
@@ -172,6 +172,7 @@ def test_two_folders_with_holm_over_all_headlines(command, tmp_path):
         ("scenes-cls", "acc1"),
         ("scenes-loc", "AUC"),
         ("scenes-loc", "attention_mass"),
+        ("scenes-multilabel", "mAP"),
         ("scenes-probe", "linear_acc1"),
         ("scenes-retrieval", "image_to_text_R@1"),
         ("scenes-retrieval", "text_to_image_R@1"),

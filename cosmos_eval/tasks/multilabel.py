@@ -1,0 +1,70 @@
+"""Zero-shot classification of images with several classes each, by mean average precision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from cosmos_eval import types
+from cosmos_eval.data.class_names import ClassData, class_names, templates_of
+from cosmos_eval.data.classification import open_data
+from cosmos_eval.stats.choices import (
+    average_precisions,
+    class_scores,
+    mean_average_precision,
+)
+from cosmos_eval.tasks import classification
+from cosmos_eval.tasks.classification import CLASSES, LABELS
+from cosmos_eval.tasks.task import Metric
+
+if TYPE_CHECKING:
+    from cosmos_eval.embedding.embed import Features
+    from cosmos_eval.models.encoder import Encoder
+
+SCORES = "scores"  # (N, C) float32 cosines of images and classes; LABELS are (N, C) here
+
+
+def measure(
+    encoder: Encoder,
+    protocol: types.MultilabelProtocol,
+    options: types.RunOptions,
+    progress: types.OnProgress = types.no_progress,
+    data: ClassData | None = None,
+) -> types.Measurement:
+    """Measure average precision; `options.limit` keeps the first images."""
+    found = data or open_data(protocol, options)
+
+    def score(images: Features, classifier: Features) -> types.Samples:
+        scores, classes = class_scores(images, classifier), np.array(found.classes)
+        return {LABELS: found.labels, SCORES: scores, CLASSES: classes}
+
+    prompts = [(class_names(protocol, found), templates_of(protocol, found))]
+    given = encoder, protocol, options, progress, found, prompts, score
+    return classification.measure_by_prompts(TASK, *given)
+
+
+def _per_class(samples: types.Samples) -> Mapping[str, Mapping[str, float | None]]:
+    own = np.stack([samples[SCORES], samples[LABELS]], axis=1)
+    precisions = average_precisions(own)(np.ones((1, len(own))))[:, 0]
+    images = samples[LABELS].sum(axis=0).tolist()
+    return {
+        name: {"average_precision": None if not count else float(value), "images": count}
+        for name, value, count in zip(samples[CLASSES].tolist(), precisions, images, strict=True)
+    }
+
+
+TASK = replace(
+    classification.TASK,
+    protocol=types.MultilabelProtocol,
+    metrics=(Metric("mAP", lambda s: mean_average_precision(s[SCORES], s[LABELS]), primary=True),),
+    checked="lists or archives, and how many images are there; none is decoded",
+    measure=measure,
+    derive=lambda samples: samples,
+    per_class=_per_class,
+    confusion_pairs=None,
+    mistakes=None,
+    upgrade=None,
+)
