@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,17 +31,24 @@ finally:
 
 
 class Command(NamedTuple):
-    """A command line, its target in seconds, and whether it may import a heavy package."""
+    """A command line, its target in seconds, whether it may import no heavy package, and its exit
+    status."""
 
     words: tuple[str, ...]
     seconds: float
     is_light: bool = True
+    status: int = 0
 
 
 COMMANDS = {
     "--help": Command(("--help",), 0.5),
     "list models": Command(("list", "models"), 0.5),
     "list datasets": Command(("list", "datasets"), 0.5),
+    "list suites": Command(("list", "suites"), 0.5),
+    "dry run of 38 sets": Command(
+        ("run", "--dry-run", "--suite", "datacomp-38", "--model", "openclip:ViT-B-32/openai"), 2.0
+    ),
+    "doctor of 38 sets": Command(("data", "doctor", "--suite", "datacomp-38"), 2.0, status=1),
     "leaderboard": Command(("leaderboard", RESULTS), 1.5),
     "verify": Command(("verify", RESULTS), 1.5),
     "cached run": Command(
@@ -56,9 +62,9 @@ def main() -> None:
     given = parser(__doc__ or "").parse_args()
     with tempfile.TemporaryDirectory() as folder:
         # The uncounted first round makes the scenes and fills the cache.
-        runs = {name: partial(_run, folder, *one.words) for name, one in COMMANDS.items()}
+        runs = {name: partial(_run, folder, one) for name, one in COMMANDS.items()}
         seconds = interleave(runs, 3 if given.quick else 9)
-        imports = {name: _imported(folder, *one.words) for name, one in COMMANDS.items()}
+        imports = {name: _imported(folder, one) for name, one in COMMANDS.items()}
     times = [
         measurement(name, seconds[name], "s", at_most=one.seconds) for name, one in COMMANDS.items()
     ]
@@ -73,28 +79,29 @@ def _forbidden(name: str, packages: list[str]) -> Measurement:
     return measurement(f"{name}: torch and mmseg imported", len(found), "packages", at_most=limit)
 
 
-def _run(folder: str, *words: str) -> None:
-    _python(folder, "-m", "cosmos_eval", *words)
+def _run(folder: str, command: Command) -> None:
+    _python(folder, "-m", "cosmos_eval", *command.words, status=command.status)
 
 
-def _imported(folder: str, *words: str) -> list[str]:
+def _imported(folder: str, command: Command) -> list[str]:
     """Return which of PACKAGES a command imports."""
     modules = Path(folder, "modules.txt")
-    _python(folder, "-c", SPY, str(modules), *words)
+    _python(folder, "-c", SPY, str(modules), *command.words, status=command.status)
     loaded = modules.read_text().split()
     return [package for package in PACKAGES if package in loaded]
 
 
-def _python(folder: str, *arguments: str) -> None:
-    environment: Mapping[str, str] = {**os.environ, "COSMOS_EVAL_CACHE": f"{folder}/cache"}
-    subprocess.run(
+def _python(folder: str, *arguments: str, status: int) -> None:
+    caches = {"COSMOS_EVAL_CACHE": f"{folder}/cache", "HF_HUB_CACHE": f"{folder}/hub"}
+    done = subprocess.run(
         [sys.executable, *arguments],
         cwd=folder,
-        env=environment,
-        check=True,
+        env={**os.environ, **caches},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    if done.returncode != status:
+        raise SystemExit(f"{arguments} ended with status {done.returncode}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -187,13 +187,18 @@ def _cut_out(thing: Mapping[str, Any], scene_id: str, folder: Path) -> None:
 
 
 def _root() -> Path:
-    """Return the folder of the scenes, named by the hash of all code that decides what the files
-    hold, found without importing it: changed code gets another folder."""
+    """Return the folder of the scenes, named by what decides the content of their files."""
+    return cache_folder() / f"scenes-{_content_hash(TEST_IMAGES, PROBE_IMAGES)[:12]}"
+
+
+@cache
+def _content_hash(*counts: int) -> str:
+    """Return the hash of counts and of all code that makes scenes, found without importing it."""
     core = importlib.util.find_spec("cosmos_core")
     folders = core.submodule_search_locations if core else None
     if not folders:
         raise types.UsageError("the package cosmos_core is missing: install cosmos-eval again")
-    digest = hashlib.sha256(f"{TEST_IMAGES} {PROBE_IMAGES}".encode())
+    digest = hashlib.sha256(" ".join(map(str, counts)).encode())
     for path in [*sorted(Path(folders[0]).glob("data/scenes/*.py")), Path(__file__)]:
         digest.update(path.read_bytes())
-    return cache_folder() / f"scenes-{digest.hexdigest()[:12]}"
+    return digest.hexdigest()
