@@ -462,6 +462,7 @@ class RunOptions:
 
     data_root: str | None = None
     download: bool = False
+    stream: bool = False
     attention: Attention | None = None
     auxiliary: str | None = None
     device: str = "auto"
@@ -484,6 +485,13 @@ class RunOptions:
             raise UsageError(
                 "--attention proxy and --auxiliary SPEC, the encoder that guides it, go together"
             )
+        if self.stream and (self.limit is not None or self.distributed.world_size > 1):
+            raise UsageError("--stream reads whole sets in one process: no --limit, no torchrun")
+
+    def streams(self, protocol: Protocol) -> bool:
+        """Tell whether a set is measured while its archives are fetched."""
+        archives = protocol.repository is not None and not getattr(protocol, "annotations", "")
+        return self.stream and archives
 
 
 class CaptionWord(NamedTuple):

@@ -75,6 +75,7 @@ def run(
     auxiliary: options.Auxiliary = None,
     data_root: options.DataRoot = None,
     download: options.Download = False,
+    stream: options.Stream = False,
     output: Annotated[Path, option("DIR", "Folder for results.")] = RESULTS,
     precision: options.Precision = "fp32",
     device: options.Device = "auto",
@@ -120,6 +121,7 @@ def run(
         run_options = RunOptions(
             data_root=data_root,
             download=download,
+            stream=stream,
             attention=attention,
             auxiliary=auxiliary,
             device=device,

@@ -3,11 +3,13 @@
 import errno
 import logging
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import huggingface_hub as client
 from huggingface_hub import constants, errors, snapshot_download
 
 from cosmos_core.utils.files import file_sha256
@@ -17,6 +19,7 @@ from cosmos_eval.types import Protocol, UsageError
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _HTTP = ("http", "requests", "urllib3")  # libraries of the client's versions
 
+_FILES = ("*.txt", "*.csv", "*.zip", "test/*")  # of a set, but for those of train/
 _SHA256_DIGITS = 64
 
 
@@ -44,41 +47,80 @@ def dataset_folder(protocol: Protocol) -> Path:
     return folder
 
 
-def pinned(protocol: Protocol) -> Protocol:
+def pinned(protocol: Protocol, folder: Callable[[Protocol], Path] = dataset_folder) -> Protocol:
     """Return the protocol at the commit of its snapshot: a branch may move during a run."""
-    return replace(protocol, revision=dataset_folder(protocol).name)
+    return replace(protocol, revision=folder(protocol).name)
 
 
 def fetch_dataset(protocol: Protocol) -> None:
     """Download what the cache lacks of a set's test split, and check SHA-256s. Files
     of an interrupted download are kept. Raises UsageError for what fails or is damaged."""
-    try:
+    with _reported(protocol):
         folder = Path(_snapshot(protocol))
-    except Exception as error:  # its own, OSError, and those of whatever HTTP library it uses
+    for path in sorted(folder.rglob("*")):
+        _require_intact(protocol, path, f"remove {path.resolve()} and use --download again")
+
+
+def fetch_texts(protocol: Protocol) -> Path:
+    """Download what the cache lacks of a set's text files; return its snapshot."""
+    with _reported(protocol):
+        return Path(_snapshot(protocol, ["*.txt"]))
+
+
+def etag_of(protocol: Protocol, file: str) -> str:
+    """Return what the hub identifies a file's content by. Raises UsageError."""
+    with _reported(protocol):
+        url = client.hf_hub_url(filename=file, **_repository(protocol))
+        return str(client.get_hf_file_metadata(url).etag)
+
+
+def fetch_file(protocol: Protocol, file: str, folder: Path | None = None) -> Path:
+    """Return the path of a file in the client's cache, or else in a cache at `folder`, after a
+    download and a check of its SHA-256. Raises UsageError."""
+    where = {"filename": file, **_repository(protocol)}
+    if isinstance(client.try_to_load_from_cache(**where), str):
+        folder = None
+    with _reported(protocol):
+        path = Path(client.hf_hub_download(**where, cache_dir=folder))
+    _require_intact(protocol, path, "run again")
+    return path
+
+
+@contextmanager
+def _reported(protocol: Protocol) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the client's, OSError, and those of its HTTP library
         raise UsageError(
             f"{protocol.dataset}: cannot fetch {protocol.repository}{_at(protocol)} "
             f"({reason(error)})"
         ) from error
-    for path in sorted(folder.rglob("*")):
-        # The client names a file of the cache after its ETag, a SHA-256 of what is large.
-        expected = path.resolve().name
-        if len(expected) == _SHA256_DIGITS and file_sha256(path) != expected:
-            raise UsageError(
-                f"{protocol.dataset}: {path} is damaged, its SHA-256 is not the hub's: remove "
-                f"{path.resolve()} and use --download again"
-            )
 
 
-def _snapshot(protocol: Protocol, *, local_files_only: bool = False) -> str:
+def _require_intact(protocol: Protocol, path: Path, remedy: str) -> None:
+    # The client names a file of the cache after its ETag, a SHA-256 of what is large.
+    expected = path.resolve().name
+    if len(expected) == _SHA256_DIGITS and file_sha256(path) != expected:
+        raise UsageError(
+            f"{protocol.dataset}: {path} is damaged, its SHA-256 is not the hub's: {remedy}"
+        )
+
+
+def _snapshot(
+    protocol: Protocol, files: Sequence[str] = _FILES, *, local_files_only: bool = False
+) -> str:
     with quiet():
         return snapshot_download(
-            str(protocol.repository),
-            repo_type="dataset",
-            revision=protocol.revision,
-            allow_patterns=["*.txt", "*.csv", "*.zip", "test/*"],
+            **_repository(protocol),
+            allow_patterns=list(files),
             ignore_patterns=["train/*"],
             local_files_only=local_files_only,
         )
+
+
+def _repository(protocol: Protocol) -> dict[str, Any]:
+    repository, revision = protocol.repository, protocol.revision
+    return {"repo_id": repository, "repo_type": "dataset", "revision": revision}
 
 
 def _at(protocol: Protocol) -> str:
@@ -131,7 +173,8 @@ def _known(error: BaseException) -> str | None:
     if not status and type(error).__module__.startswith(_HTTP):
         return f"the connection to {hub} failed ({error}): check it and HF_ENDPOINT, then try again"
     if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-        return f"cannot write to {cache} ({error.strerror}): free space, or set HF_HOME elsewhere"
+        remedy = "free space, or set HF_HOME, for --stream TMPDIR, elsewhere"
+        return f"cannot write to {cache} ({error.strerror}): {remedy}"
     return None
 
 

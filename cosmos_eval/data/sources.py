@@ -4,8 +4,10 @@ Reading and decoding are two steps, so that the content can be hashed: two sourc
 content are the same image, whatever their names. Imports no torch.
 """
 
+import hashlib
 import io
 import json
+import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -158,6 +160,17 @@ class ArchiveMember(_Encoded):
         except TarError as error:
             raise UsageError(f"{self.name}: {error}") from error
         return content
+
+
+@dataclass(frozen=True)
+class ImageContent(_Encoded):
+    """An image file that was read before."""
+
+    name: str
+    content: bytes
+
+    def read(self) -> bytes:
+        return self.content
 
 
 @dataclass(frozen=True)
@@ -329,6 +342,23 @@ def _samples(archive: Path) -> list[ArchiveSample]:
     if not samples:
         raise UsageError(f"no samples in {archive}")
     return samples
+
+
+def write_index(archive: Path, index: Path) -> list[ArchiveMember]:
+    """Write a tar with the members of an archive, but the SHA-256 (32 bytes) of each sample's image
+    in its place, and return the images. Raises UsageError."""
+    samples = open_archives([archive])
+    images = [sample.image() for sample in samples]
+    hashed = {image.member for image in images}
+    with tarfile.open(index, "w", format=tarfile.GNU_FORMAT) as tar:
+        for member in (one for sample in samples for one in sample.members.values()):
+            content = member.read()
+            if member.member in hashed:
+                content = hashlib.sha256(content).digest()
+            entry = tarfile.TarInfo(member.member)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return images
 
 
 def numbered_archives(folder: Path) -> list[Path]:

@@ -101,6 +101,7 @@ class ShardStore:
         name = hashlib.sha256(self._identity.encode()).hexdigest()[:32]
         self._folder = None if root is None else Path(root) / name
         self._limit, self._remedy = limit, remedy
+        self._keys: dict[Path, set[bytes] | None] = {}  # of shards that were met
         self._unmeasured = 0  # bytes that may be written before the folder is measured again
 
     def find(self, keys: Sequence[bytes], report: Report) -> Iterator[tuple[list[bytes], Arrays]]:
@@ -108,7 +109,7 @@ class ShardStore:
         reported and removed."""
         wanted = set(keys)
         for _, _, path in sorted(_shards(self._folder)) if self._folder else ():
-            stored = _keys_of(path)
+            stored = self._keys[path] = self._keys.get(path) or _keys_of(path)
             if stored is not None and wanted.isdisjoint(stored):
                 continue
             with suppress(FileNotFoundError):  # another run has removed it

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from itertools import chain, compress, islice
+from itertools import chain, compress, islice, tee
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data.prefetch import prefetch
-from cosmos_eval.data.sources import ImageSource
-from cosmos_eval.embedding.cache import EMBEDDING, ShardStore, fingerprint, limit_bytes
+from cosmos_eval.data.sources import ImageContent, ImageSource
+from cosmos_eval.embedding.cache import EMBEDDING, Report, ShardStore, fingerprint, limit_bytes
 from cosmos_eval.models.encoder import Encoder, is_gpu, on_host, require_finite, stacked
 from cosmos_eval.types import EncoderInfo, OnProgress, Progress, RunOptions, UsageError, no_progress
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Features = NDArray[np.float32]
+Found = dict[bytes, Features]  # by the keys of inputs
+Images = Sequence[ImageSource] | Mapping[int, ImageSource]
 EncodeTokens = Callable[["Tensor"], "Tensor"]
 """(B, L) tokens -> (B, D) features; L may be cut where the encoder trims texts."""
 
@@ -41,6 +44,13 @@ class Embeddings(NamedTuple):
     truncated: int = 0
 
 
+@dataclass(frozen=True)
+class EmbeddedImage(ImageContent):
+    """An image of which the model's feature (D,) is left."""
+
+    feature: Features
+
+
 class TooManyError(UsageError):
     """More inputs would have to be encoded than the caller allows."""
 
@@ -55,7 +65,7 @@ class Inputs(NamedTuple):
 
     identity: Mapping[str, Any]
     keys: Sequence[bytes]
-    encode: Callable[[Sequence[Sequence[int]]], Iterator[Features]]
+    encode: Callable[[Iterable[Sequence[int]]], Iterator[Features]]
     info: EncoderInfo
     name: Callable[[int], str]
     shard_size: int
@@ -81,19 +91,12 @@ def _embed_shards(
 ) -> list[Features]:
     """Return the features of this process's shards; those that are not cached are added."""
     keys, total = inputs.keys, sum(map(len, shards))
-    remedy = "; set COSMOS_EVAL_CACHE to another folder, or use --no-cache"
-    store = ShardStore(options.cache, inputs.identity, limit_bytes(), remedy)
+    store = store_of(inputs.identity, options)
 
     def report(note: str, done: int = 0) -> None:
         progress(Progress(inputs.phase, done, total, note))
 
-    wanted = {keys[index] for shard in shards for index in shard}
-    found = {
-        key: feature
-        for stored, arrays in store.find([*wanted], report)
-        for key, feature in zip(stored, arrays["features"], strict=True)
-        if key in wanted
-    }
+    found = cached_features(store, (keys[index] for shard in shards for index in shard), report)
     by_shard = ([index for index in shard if keys[index] not in found] for shard in shards)
     missing = [*filter(None, by_shard)]
     left = sum(map(len, missing))
@@ -103,14 +106,38 @@ def _embed_shards(
         report(f"{done} of {total} {inputs.phase} were embedded already", done)
     encoded: Iterable[Features] = inputs.encode(missing) if missing else ()
     for indices, new in zip(missing, encoded, strict=True):
-        names = [inputs.name(index) for index in indices]
-        require_finite(new, inputs.info, names.__getitem__)
-        own_keys = [keys[index] for index in indices]
-        store.add(own_keys, {"features": new})
-        found.update(zip(own_keys, new, strict=True))
+        add_features(inputs, store, indices, new, found)
         done += len(indices)
         progress(Progress(inputs.phase, done, total))
     return [np.stack([found[keys[index]] for index in shard]) for shard in shards]
+
+
+def store_of(identity: Mapping[str, Any], options: RunOptions) -> ShardStore:
+    """Return the part of the cache that holds what one identity decides."""
+    remedy = "; set COSMOS_EVAL_CACHE to another folder, or use --no-cache"
+    return ShardStore(options.cache, identity, limit_bytes(), remedy)
+
+
+def cached_features(store: ShardStore, keys: Iterable[bytes], report: Report) -> Found:
+    """Return the cached ones of the features (D,) of inputs, by their keys."""
+    wanted = set(keys)
+    return {
+        key: feature
+        for stored, arrays in store.find([*wanted], report)
+        for key, feature in zip(stored, arrays["features"], strict=True)
+        if key in wanted
+    }
+
+
+def add_features(
+    inputs: Inputs, store: ShardStore, indices: Sequence[int], new: Features, found: Found
+) -> None:
+    """Add new features (n, D), those of the inputs at `indices`, to the cache and to `found`."""
+    names = [inputs.name(index) for index in indices]
+    require_finite(new, inputs.info, names.__getitem__)
+    keys = [inputs.keys[index] for index in indices]
+    store.add(keys, {"features": new})
+    found.update(zip(keys, new, strict=True))
 
 
 def identity(encoder: Encoder, role: str, **of_role: Any) -> dict[str, Any]:
@@ -141,8 +168,18 @@ def embed_images(
     and TooManyError where more than `most` would have to be encoded."""
     if not images:
         raise UsageError("no images to embed: the data set is empty")
-    keys = image_keys(images, options)
-    inputs = Inputs(
+    known = [image.feature for image in images if isinstance(image, EmbeddedImage)]
+    if known:
+        return Embeddings(np.stack(known))
+    inputs = image_inputs(encoder, images, image_keys(images, options), options)
+    return Embeddings(embed(inputs._replace(most=most), options, progress))
+
+
+def image_inputs(
+    encoder: Encoder, images: Images, keys: Sequence[bytes], options: RunOptions
+) -> Inputs:
+    """Return images as inputs. Images and keys may be added while they are encoded."""
+    return Inputs(
         identity=identity(encoder, "image", preprocessing=dict(encoder.preprocessing)),
         keys=keys,
         encode=partial(_encode_images, encoder, images, keys, options),
@@ -150,9 +187,7 @@ def embed_images(
         name=lambda index: str(images[index].name),
         shard_size=options.batch_size * max(1, IMAGES_PER_SHARD // options.batch_size),
         phase="images",
-        most=most,
     )
-    return Embeddings(embed(inputs, options, progress))
 
 
 def image_keys(images: Sequence[ImageSource], options: RunOptions) -> list[bytes]:
@@ -174,16 +209,19 @@ def _digests_of(images: Sequence[ImageSource]) -> list[bytes]:
 
 def _encode_images(
     encoder: Encoder,
-    images: Sequence[ImageSource],
+    images: Images,
     keys: Sequence[bytes],
     options: RunOptions,
-    lists: Sequence[Sequence[int]],
+    lists: Iterable[Sequence[int]],
 ) -> Iterator[Features]:
     import torch
 
-    sizes = [batch_sizes(len(some), options.batch_size) for some in lists]
-    batches = image_batches(encoder, images, keys, options, chain(*lists), chain(*sizes))
-    shards = (torch.cat([*map(encoder.encode_image, islice(batches, len(own)))]) for own in sizes)
+    lists, own_lists = tee(lists)
+    sizes, own_sizes = tee(batch_sizes(len(some), options.batch_size) for some in own_lists)
+    flat = chain.from_iterable(lists), chain.from_iterable(sizes)
+    batches = image_batches(encoder, images, keys, options, *flat)
+    encoded = (map(encoder.encode_image, islice(batches, len(own))) for own in own_sizes)
+    shards = (torch.cat([*some]) for some in encoded)
     for _, (features,) in on_host((None, [features]) for features in shards):
         yield features.numpy()
 
@@ -195,7 +233,7 @@ def batch_sizes(n: int, size: int) -> list[int]:
 
 def image_batches(
     encoder: Encoder,
-    images: Sequence[ImageSource],
+    images: Images,
     keys: Sequence[bytes],
     options: RunOptions,
     indices: Iterable[int],

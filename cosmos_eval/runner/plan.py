@@ -136,6 +136,11 @@ def make_plan(
         _require_guidable(options.auxiliary, protocols)
     refuse_repeated([spec.text for spec in specs])
     refuse_repeated([f"{protocol.dataset} ({protocol.family})" for protocol in protocols])
+    streamed = [protocol.family for protocol in protocols if options.streams(protocol)]
+    if options.stream and not streamed:
+        raise types.UsageError("--stream is for archives of the hub (wds/NAME), and none is named")
+    for family in (name for name in streamed if name != types.base_family(name)):
+        raise types.UsageError(f"{family} needs images twice: --stream cannot do that")
     return Plan(specs=specs, protocols=protocols, options=options)
 
 
@@ -209,12 +214,16 @@ def _open(protocol: types.Protocol, options: types.RunOptions) -> Dataset:
     """Make or download what is missing in the main process, then open and check it in all."""
     task, processes = task_for(protocol), options.distributed
     processes.main_process_first(partial(prepare, protocol))
-    if options.download:
+    streamed = options.streams(protocol)
+    if options.download and not streamed:
         processes.main_process_first(partial(task.fetch, protocol, options))
     if protocol.repository is not None:
-        from cosmos_eval.data.hub import pinned  # which imports the hub's client
+        from cosmos_eval.data import hub  # which imports the hub's client
 
-        protocol = processes.synchronized(partial(pinned, protocol))
+        folder = hub.fetch_texts if streamed else hub.dataset_folder
+        protocol = processes.synchronized(partial(hub.pinned, protocol, folder))
+    if streamed:
+        return Dataset(protocol)  # opened while it is measured
     data = processes.synchronized(partial(task.open_data, protocol, options))
     processes.synchronized(partial(task.check, protocol, options, data))
     return Dataset(protocol, data)

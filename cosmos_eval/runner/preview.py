@@ -21,7 +21,9 @@ from cosmos_eval.runner.plan import Pair, Plan, Result, pair_of
 from cosmos_eval.tasks import task_for, task_of
 from cosmos_eval.types import ModelSpec, Protocol, RunOptions, UsageError
 
-Data = Literal["there", "not found", "no --data-root", "made by the run", "not in the hub's cache"]
+Data = Literal[
+    "there", "not found", "no --data-root", "made by the run", "not in the hub's cache", "streamed"
+]
 Rows = Sequence[ResultRow]
 
 _HASHED_BYTES = 100_000_000  # larger files of weights are not hashed for a preview
@@ -92,7 +94,7 @@ def _data(protocol: Protocol, options: RunOptions) -> Data:
         with suppress(UsageError):
             root_of(protocol, options, ".")
             return "there"
-        return "not in the hub's cache"
+        return "streamed" if options.streams(protocol) else "not in the hub's cache"
     root = protocol.root or options.data_root
     if root is None:
         return "no --data-root"

@@ -126,19 +126,33 @@ def measure(
         )
         options = replace(options, save_predictions=str(folder))
     task = task_for(protocols[0])
-    data = [one.data or task.open_data(one.protocol, options) for one in job.datasets]
     encoded = Encoded(partial(watch, what))
+    data = [one.data or _open(encoder, one.protocol, options, encoded) for one in job.datasets]
+    opened_after = time.perf_counter() - started
     measurements = task.measure_all(encoder, protocols, options, encoded, data)
     for protocol, opened, measurement in zip(protocols, data, measurements, strict=True):
         seconds = {"load": loaded.seconds, **measurement.seconds}
+        seconds |= {"images": seconds.get("images", 0.0) + opened_after} if options.stream else {}
         seconds["total"] = time.perf_counter() - started
         part = getattr(opened, "part", None) if options.allow_partial else None
         provenance = _provenance(encoder.info, protocol, measurement, part, job, seconds)
-        provenance["images_per_second"] = encoded.per_second(measurement.seconds, options)
+        provenance["images_per_second"] = encoded.per_second(seconds, options)
         if task.measure_together is None:  # else all have the same pass
             encoded.restart()
         row = _row(loaded, protocol, measurement, provenance)
         yield _store(protocol, row, measurement.samples, job)
+
+
+def _open(
+    encoder: Encoder, protocol: types.Protocol, options: types.RunOptions, progress: Encoded
+) -> Any:
+    """Return data that were not opened with the plan; images that are streamed are encoded."""
+    open_data = task_for(protocol).open_data
+    if not options.streams(protocol):
+        return open_data(protocol, options)
+    from cosmos_eval.embedding.stream import stream  # which imports the hub's client
+
+    return stream(encoder, protocol, options, progress, open_data)
 
 
 def _store(

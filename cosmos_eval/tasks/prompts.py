@@ -6,7 +6,7 @@ al. 2021 (CLIP), section 3.1.4, and the zero-shot classifier of github.com/opena
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
@@ -56,7 +56,8 @@ def prompt_embeddings(
         raise UsageError("no class names to build prompts from")
     patterns = resolve_templates(templates)
 
-    def encode_names(runs: Sequence[Sequence[int]]) -> Iterator[embedding.Features]:
+    def encode_names(lists: Iterable[Sequence[int]]) -> Iterator[embedding.Features]:
+        runs = [*lists]
         tokens = (
             encoder.tokenize([pattern.replace("{}", names[n]) for n in run for pattern in patterns])
             for run in runs

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,22 +19,23 @@ from threading import Thread
 from typing import Literal
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-Trouble = Literal["cut", "short", "gated"] | int
+Trouble = Literal["cut", "short", "changed", "gated"] | int
 """`cut`: every connection breaks after half of what was asked for, or at once where it goes on from
-the middle. `short`: half of the file, as if it were all. `gated`: its owner has not granted access.
-A number: this status."""
+the middle. `short`: half of the file, as if it were all. `changed`: its bytes in reverse. `gated`:
+its owner has not granted access. A number: this status."""
 
 
 @dataclass
 class Hub:
     """`files` by REPOSITORY/FILE; `trouble` by the same names; `requests` of files as METHOD NAME;
-    `tags` of every repository, all of which are COMMIT."""
+    `tags` of every repository, all of which are COMMIT. `on_request` is called first."""
 
     url: str
     files: dict[str, bytes] = field(default_factory=dict)
     trouble: dict[str, Trouble] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
+    on_request: Callable[[str], object] = str
 
 
 @contextmanager
@@ -63,6 +64,7 @@ class _Handler(BaseHTTPRequestHandler):
         hub: Hub = self.server.hub  # type: ignore[attr-defined]
         name = re.sub(r"^/(.+)/resolve/[^/]+/", r"\1/", self.path)
         hub.requests.append(f"{self.command} {name}")
+        hub.on_request(hub.requests[-1])
         trouble, content = hub.trouble.get(name), hub.files.get(name)
         if isinstance(trouble, int):
             self._refuse(trouble, {})
@@ -113,6 +115,8 @@ class _Handler(BaseHTTPRequestHandler):
         half = body[: len(content) // 2 - start] if start < len(content) // 2 else b""
         if trouble == "short" and self.command == "GET":
             body = half
+        elif trouble == "changed":
+            body = content[::-1]
         self.send_response(206 if asked else 200)
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')

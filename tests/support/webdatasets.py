@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -50,3 +51,11 @@ def put(hub: Hub, repository: str, classes: str, *shards: bytes) -> None:
 def padded(names: Sequence[str], classes: int) -> str:
     """A list of so many class names that begins with these."""
     return "\n".join([*names, *(f"other {i}" for i in range(classes - len(names)))]) + "\n"
+
+
+def refused(ended: Any, *parts: str) -> None:
+    """One line that says what is wrong, and status 2."""
+    assert ended.status == 2, ended
+    bars = "Fetching ", "Downloading ", "Download complete"  # of the hub's client
+    (line,) = [one for one in ended.err.splitlines() if one and not one.startswith(bars)]
+    assert all(part in line for part in parts), line

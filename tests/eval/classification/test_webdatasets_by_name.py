@@ -12,7 +12,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 from support.hub import COMMIT, Hub
-from support.webdatasets import padded, put, shard
+from support.webdatasets import padded, put, refused, shard
 
 from cosmos_eval.data.classification import open_data
 from cosmos_eval.protocols import find_known, known_families, webdatasets
@@ -33,14 +33,6 @@ COLOURS = shard(("red", "0"), ("lime", "1")), shard(("red", "0"), ("red", "2"))
 def stl10(hub: Hub) -> Hub:
     put(hub, STL10, "red\ngreen\nblue\n", *COLOURS)
     return hub
-
-
-def refused(ended: Any, *parts: str) -> None:
-    """One line that says what is wrong, and status 2."""
-    assert ended.status == 2, ended
-    bars = "Fetching ", "Downloading ", "Download complete"  # of the hub's client
-    (line,) = [one for one in ended.err.splitlines() if one and not one.startswith(bars)]
-    assert all(part in line for part in parts), line
 
 
 def test_a_set_is_fetched_once_measured_and_then_read_from_the_cache(
