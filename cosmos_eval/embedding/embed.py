@@ -38,10 +38,10 @@ _READ_AT_ONCE = 16  # by a thread
 
 
 class Embeddings(NamedTuple):
-    """L2-normalised features (N, D), and how many inputs were cut to the model's context."""
+    """L2-normalised features (N, D), and which texts (N,) were cut to the model's context."""
 
     features: Features
-    truncated: int = 0
+    cut: NDArray[np.bool_] = np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True)
@@ -291,9 +291,10 @@ def embed_texts(
     )
     features = embed(inputs, options, progress)[np.argsort(order)]
     # Of texts that are padded by 0 only those that fill the context can be cut.
-    full = tokens[:, -1].bool().tolist() if encoder.trims_text else [True] * len(texts)
-    full_texts = [*compress(texts, full)]
-    return Embeddings(features, int(encoder.overlong(full_texts).sum()) if full_texts else 0)
+    cut = tokens[:, -1].numpy() != 0 if encoder.trims_text else np.ones(len(texts), np.bool_)
+    if full_texts := [*compress(texts, cut)]:
+        cut[cut] = encoder.overlong(full_texts).numpy()
+    return Embeddings(features, cut)
 
 
 def encode_tokens(

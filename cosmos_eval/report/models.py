@@ -38,11 +38,11 @@ def _front(board: Board, costs: Mapping[int, float], column: int) -> set[int]:
     name = board.columns[column].metric
     entries = ((i, board.rows[i].entries[column]) for i in costs)
     ranked = [(i, e) for i, e in entries if e and name in e.metrics and e.is_ranked]
-    if not ranked:
+    if not ranked or (metric := metric_of(ranked[0][1].task, name)).fact:
         return set()
     front = pareto_front(
         [costs[i] for i, _ in ranked],
         [entry.metrics[name] for _, entry in ranked],
-        higher_is_better=metric_of(ranked[0][1].task, name).higher_is_better,
+        higher_is_better=metric.higher_is_better,
     )
     return {ranked[place][0] for place in front}

@@ -14,6 +14,7 @@ from cosmos_eval.data.folders import exist_in, fetch_repository, several
 from cosmos_eval.data.retrieval import RetrievalData, list_data, open_data, sample_list_hash
 from cosmos_eval.models.encoder import settings_of_pairs, with_pair_scores
 from cosmos_eval.stats.estimates import Mean, Median
+from cosmos_eval.stats.lengths import LengthBin, length_bins
 from cosmos_eval.stats.retrieval import (
     Candidates,
     best_candidates,
@@ -23,14 +24,18 @@ from cosmos_eval.stats.retrieval import (
 from cosmos_eval.tasks.task import Derived, Metric, Task
 
 if TYPE_CHECKING:
-    from cosmos_eval.embedding.embed import Features
+    from cosmos_eval.embedding.embed import Embeddings, Features
     from cosmos_eval.embedding.pairs import PairScores
     from cosmos_eval.models.encoder import Encoder
 
 IMAGE_RANK = "image_to_text_rank"  # (N,) rank of every image's best caption, from 1
 TEXT_RANK = "text_to_image_rank"  # (M,) rank of every caption's image, from 1
 IMAGE_OF_TEXT = "image_of_text"  # (M,) index of every caption's image
+# Results of older versions lack the next two.
+WORDS = "words"  # (M,) number of every caption's words
+CUT = "cut"  # (M,) whether a caption did not fit the model's context
 _IMAGE = "image"  # (N,) derived: index of every image
+_TEXT_R1, _CUT_SHARE = "text_to_image_R@1", "captions_cut"  # metrics
 
 
 def measure(
@@ -44,14 +49,15 @@ def measure(
     found = data or open_data(protocol, options)
     settings = settings_of_pairs(encoder, protocol.pairs)
 
-    def score(images: Features, texts: Features) -> types.Samples:
-        ranks = retrieval_ranks(images, texts, found.image_of_text)
+    def score(images: Features, texts: Embeddings) -> types.Samples:
+        ranks = retrieval_ranks(images, texts.features, found.image_of_text)
         if protocol.pairs is not None:
-            candidates = candidates_of(protocol.pairs, images, texts)
+            candidates = candidates_of(protocol.pairs, images, texts.features)
             scores = scores_of(encoder, candidates, found, options, progress)
             ranks = ranks_of_pairs(candidates, scores, found.image_of_text, ranks)
         queries = {IMAGE_RANK: ranks.image_to_text, TEXT_RANK: ranks.text_to_image}
-        return {**queries, IMAGE_OF_TEXT: found.image_of_text}
+        words = np.array([len(caption.split()) for caption in found.captions])
+        return {**queries, IMAGE_OF_TEXT: found.image_of_text, WORDS: words, CUT: texts.cut}
 
     hashes = {"sample_list": sample_list_hash(found)}
     given = encoder, found, options, progress, score
@@ -106,6 +112,25 @@ def _metrics(direction: str, ranks: str, image: str) -> Iterator[Metric]:
     yield rank(f"{direction}_median_rank", lambda s: Median(s[ranks], s[image]))
 
 
+def _captions_cut(samples: Derived) -> Mean | None:
+    return Mean(samples[CUT], samples[IMAGE_OF_TEXT]) if CUT in samples else None
+
+
+def lengths(samples: types.Samples) -> list[LengthBin]:
+    """Return text to image R@1 by the number of words; empty for results of older versions."""
+    if WORDS not in samples:
+        return []
+    arrays = (samples[WORDS], samples[CUT], samples[TEXT_RANK] <= 1, samples[IMAGE_OF_TEXT])
+    return length_bins(*arrays)
+
+
+def _per_length(samples: types.Samples) -> dict[str, dict[str, float | None]]:
+    return {
+        one.name: {_TEXT_R1: one.recall.value, _CUT_SHARE: one.cut, "captions": one.captions}
+        for one in lengths(samples)
+    }
+
+
 def _is_there(protocol: types.RetrievalProtocol, root: Path) -> bool:
     if protocol.archives:
         return any(any(root.glob(pattern)) for pattern in several(protocol.archives))
@@ -117,6 +142,7 @@ TASK = Task(
     metrics=(
         *_metrics("image_to_text", IMAGE_RANK, _IMAGE),
         *_metrics("text_to_image", TEXT_RANK, IMAGE_OF_TEXT),
+        Metric(_CUT_SHARE, _captions_cut, label="captions cut", higher_is_better=False, fact=True),
     ),
     per_sample=IMAGE_RANK,
     by_image=True,
@@ -125,6 +151,8 @@ TASK = Task(
     checked="captions and their number, and that every image is there; none is decoded",
     measure=measure,
     derive=lambda samples: {**samples, _IMAGE: np.arange(len(samples[IMAGE_RANK]))},
+    per_class=_per_length,
+    lengths=lengths,
     survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),
     is_there=_is_there,
     n_samples=lambda protocol: protocol.n_images,

@@ -17,7 +17,7 @@ from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion, means_of_gr
 from cosmos_eval.tasks.task import Derived, Metric, Task
 
 if TYPE_CHECKING:
-    from cosmos_eval.embedding.embed import Features
+    from cosmos_eval.embedding.embed import Embeddings, Features
     from cosmos_eval.models.encoder import Encoder
 
 CORRECT = "correct"  # (N,) whether an item counts for the accuracy
@@ -43,8 +43,8 @@ def measure(
     data = data or open_data(protocol, options)
     settings = settings_of_pairs(encoder, protocol.pairs)
 
-    def score(images: Features, texts: Features) -> types.Samples:
-        scores: Score = products(images, texts)
+    def score(images: Features, texts: Embeddings) -> types.Samples:
+        scores: Score = products(images, texts.features)
         if protocol.pairs is not None:
             scores = _scores_of_pairs(encoder, data, options, progress)
         return _samples(protocol.pair_accuracy, data, scores)

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from cosmos_eval.data.folders import Survey
     from cosmos_eval.data.retrieval import RetrievalData
     from cosmos_eval.data.selection import SelectionData
-    from cosmos_eval.embedding.embed import Features
+    from cosmos_eval.embedding.embed import Embeddings, Features
     from cosmos_eval.models.encoder import Encoder
     from cosmos_eval.stats.estimates import Estimate
+    from cosmos_eval.stats.lengths import LengthBin
     from cosmos_eval.stats.paired import Compare
 
 Derived = Mapping[str, Any]
@@ -55,6 +56,7 @@ class Metric:
     `estimate` is a pure function of what the task's `derive` returns. Its kind of estimate decides
     how interval and paired test are made; None says that these samples have no such metric. Tables
     show `headline` metrics and `primary` ones, which decide a comparison of models, under `label`.
+    A `fact` says how a number came about: it is shown where it is not 0, and never ranked.
     A name that ends with `*` stands for several metrics: `members` gives what the samples have in
     its place, of which `estimate` gets one beside the samples.
     """
@@ -66,6 +68,7 @@ class Metric:
     label: str = ""
     headline: bool = False
     primary: bool = False
+    fact: bool = False
     members: Callable[[Derived], Sequence[str]] | None = None
 
     @property
@@ -121,10 +124,12 @@ class Task:
     ) = None
     image_pass: Callable[[Any, RunOptions, Any], Hashable] = lambda protocol, *_: protocol.dataset
 
-    # Of stored samples: arrays that metrics share, figures per class, the most frequent mistakes,
-    # all mistakes, and samples of version 1 brought up to date (`upgrade(samples, record)`).
+    # Of stored samples: arrays that metrics share, figures per class, recall by the length of
+    # captions, the most frequent mistakes, all mistakes, and samples of version 1 brought up to
+    # date (`upgrade(samples, record)`).
     derive: Callable[[Samples], Derived] = lambda samples: samples
     per_class: Callable[[Samples], Mapping[str, Mapping[str, float | None]]] | None = None
+    lengths: Callable[[Samples], Sequence[LengthBin]] | None = None
     confusion_pairs: Callable[[Samples], Sequence[Mapping[str, Any]]] | None = None
     mistakes: Callable[[Samples], Mistakes] | None = None
     upgrade: Callable[[Samples, Mapping[str, Any]], Samples] | None = None
@@ -152,7 +157,8 @@ class Task:
     @property
     def headlines(self) -> Mapping[str, str]:
         """The titles of the metrics that tables show."""
-        return {m.name: m.label or m.name for m in self.metrics if m.headline or m.primary}
+        shown = (m for m in self.metrics if m.headline or m.primary or m.fact)
+        return {metric.name: metric.label or metric.name for metric in shown}
 
     def metric(self, name: str) -> Metric:
         """The metric of a name; one that is not known is a fraction."""
@@ -209,12 +215,13 @@ class Task:
         data: RetrievalData | SelectionData | AssociationData,
         options: RunOptions,
         progress: OnProgress,
-        score: Callable[[Features, Features], Samples],
+        score: Callable[[Features, Embeddings], Samples],
         *,
         notes: Sequence[str] = (),
         **more: Any,
     ) -> Measurement:
-        """Measure what `score` makes of the features of all images (N, D) and captions (M, D)."""
+        """Measure what `score` makes of the features of all images (N, D) and the embedded captions
+        (M, D)."""
         from cosmos_eval.embedding.embed import embed_images, embed_texts
 
         started = perf_counter()
@@ -222,11 +229,11 @@ class Task:
         imaged = perf_counter()
         texts = embed_texts(encoder, data.captions, options, progress, phase="captions")
         captioned = perf_counter()
-        samples = score(images.features, texts.features)
+        samples = score(images.features, texts)
         seconds = {"images": imaged - started, "captions": captioned - imaged}
         seconds["metrics"] = perf_counter() - captioned
-        if texts.truncated:
-            cut = f"{texts.truncated} of {len(data.captions)} captions"
+        if texts.cut.any():
+            cut = f"{texts.cut.sum()} of {len(data.captions)} captions"
             notes = (f"{cut} did not fit the model's context and were cut", *notes)
         return self.measurement(samples, options, seconds=seconds, notes=notes, **more)
 

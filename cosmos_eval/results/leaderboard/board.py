@@ -22,6 +22,7 @@ _MEANINGS = {
     "delta": "Signed: percentage points above what its authors published.",
     "partial": "Not ranked: results of a part of the samples only.",
     "unverified": "Not ranked: unverified numbers, which are not from the authors' own page.",
+    "cut": "Captions cut: the share that did not fit the model's context; not ranked.",
     "unknown": "Not ranked, and not in percent: metrics of a task that is not installed.",
 }
 
@@ -93,14 +94,15 @@ def boards(entries: Iterable[Entry], ties: Ties = NO_TIES) -> list[Board]:
 
 
 def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:
-    columns = tuple(sorted({column for entry in entries for column in columns_of(entry)}))
+    found = sorted({column for entry in entries for column in columns_of(entry)})
+    columns = tuple(column for column in found if _is_shown(column, entries))
     ranked = rank_entries(entries, ties)
     by_key = {entry.key: entry for entry in entries}
     rows = []
     for key in dict.fromkeys(entry.key._replace(dataset="") for entry in entries):
-        found = [by_key.get(key._replace(dataset=column.dataset)) for column in columns]
-        cells = (_cell(e, c.metric, ranked) for e, c in zip(found, columns, strict=True))
-        rows.append(Row(key.model, key.source, key.url, tuple(cells), tuple(found)))
+        own = [by_key.get(key._replace(dataset=column.dataset)) for column in columns]
+        cells = (_cell(e, c.metric, ranked) for e, c in zip(own, columns, strict=True))
+        rows.append(Row(key.model, key.source, key.url, tuple(cells), tuple(own)))
     return Board(protocol, columns, tuple(rows), _notes(entries, rows, ranked))
 
 
@@ -115,6 +117,13 @@ def columns_of(entry: Entry) -> list[Column]:
         for position, (metric, title) in enumerate(headlines_of(entry).items())
         if metric in entry.metrics
     ]
+
+
+def _is_shown(column: Column, entries: Iterable[Entry]) -> bool:
+    """Return whether a column says something: facts that are 0 everywhere do not."""
+    own = [e for e in entries if e.dataset == column.dataset and column.metric in e.metrics]
+    fact = metric_of(own[0].task, column.metric).fact
+    return not fact or any(entry.metrics[column.metric] for entry in own)
 
 
 def _cell(entry: Entry | None, metric: str, ranked: Mapping[Cell, Rank]) -> Shown:
@@ -145,6 +154,7 @@ def _notes(
         "delta": any(cell.delta for cell in cells),
         "partial": any(entry.partial for entry in entries),
         "unverified": any(e.source == "unverified" and e.stored is None for e in entries),
+        "cut": any(metric_of(e.task, m).fact and e.metrics[m] for e in entries for m in e.metrics),
         "unknown": any(entry.task not in known_tasks() for entry in entries),
     }
     results = [entry.stored for entry in entries if entry.stored is not None]

@@ -60,7 +60,8 @@ def close_pairs(entries: Iterable[Entry]) -> list[Pair]:
 
 
 def rank_entries(entries: Iterable[Entry], ties: Ties = NO_TIES) -> dict[Cell, Rank]:
-    """Return ranks, except of partial results, unverified numbers and metrics of unknown tasks."""
+    """Return ranks, except of partial results, unverified numbers, facts and metrics of unknown
+    tasks."""
     return {
         (key, metric): rank
         for metric, best, column in _columns(entries)
@@ -74,7 +75,8 @@ def _columns(entries: Iterable[Entry]) -> list[tuple[str, Entry, list[Entry]]]:
     columns: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in (e for e in entries if e.is_ranked):
         for metric in headlines_of(entry):
-            if metric in entry.metrics and metric_of(entry.task, metric).unit != "unknown":
+            known = metric_of(entry.task, metric)
+            if metric in entry.metrics and known.unit != "unknown" and not known.fact:
                 columns.setdefault((entry.protocol, entry.dataset, metric), []).append(entry)
     several = ((metric, column) for (_, _, metric), column in columns.items() if len(column) > 1)
     return [(metric, _best(column, metric), column) for metric, column in several]

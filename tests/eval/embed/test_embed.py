@@ -43,7 +43,8 @@ def test_trimmed_texts_equal_full_length(tiny_encoder, monkeypatch):
     full = torch.cat([encode(tiny_encoder.tokenize([text])) for text in texts])
     np.testing.assert_allclose(found.features, full.numpy(), rtol=0, atol=1e-6)
     # 18 words fit the context of 20; every word here is one token.
-    assert found.truncated == sum(len(text.split()) > 18 for text in texts) > 0
+    assert found.cut.tolist() == [len(text.split()) > 18 for text in texts]
+    assert found.cut.any()
 
 
 def test_texts_of_an_encoder_that_does_not_trim(colour_encoder):
@@ -52,7 +53,7 @@ def test_texts_of_an_encoder_that_does_not_trim(colour_encoder):
     found = embed_texts(colour_encoder, texts, RunOptions(batch_size=2), steps.append)
     expected = [[1, 0, 0], [0, 0, 1], [1, 0, 0], [half, half, 0]]
     np.testing.assert_allclose(found.features, expected, atol=1e-6)
-    assert found.truncated == 0
+    assert found.cut.tolist() == [False] * 4
     assert steps == [Progress("texts", 3, 3)]
 
 

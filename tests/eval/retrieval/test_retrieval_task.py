@@ -93,6 +93,9 @@ def test_cut_captions_are_noted(root, tiny_encoder):
     write(root, content)
     result = retrieval.measure(tiny_encoder, PROTOCOL, RunOptions(data_root=str(root)))
     assert result.notes == ("1 of 5 captions did not fit the model's context and were cut",)
+    assert result.samples["cut"].tolist() == [False, False, True, False, False]
+    assert result.samples["words"].tolist() == [3, 1, 40, 1, 3]
+    assert result.metrics["captions_cut"] == pytest.approx(1 / 5)
 
 
 def changed(part: str, change: Callable[[list[dict[str, Any]]], object]) -> dict[str, Any]:

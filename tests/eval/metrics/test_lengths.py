@@ -1,0 +1,133 @@
+"""Recall by the length of captions: bins solved by hand, and what results store."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from support.models import retrieval_samples
+from support.rows import make_row
+
+from cosmos_eval.results.leaderboard.board import boards
+from cosmos_eval.results.leaderboard.entries import measured
+from cosmos_eval.results.leaderboard.ranking import rank_entries
+from cosmos_eval.stats.intervals import intervals
+from cosmos_eval.stats.lengths import length_bins
+from cosmos_eval.tasks import retrieval
+
+FIGURES = ("image_to_text_R@1", "text_to_image_R@1")
+
+
+def bins_of(lengths: dict[int, int], **given):
+    """Bins of so many captions of each length, one per image, shuffled."""
+    words = np.repeat([*lengths], [*lengths.values()])
+    words = np.random.default_rng(0).permutation(words)
+    hits = given.get("hits", words % 2 == 0)
+    return length_bins(words, given.get("cut", words > 60), hits, np.arange(len(words)))
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        # Bins end where they have 100 captions; what is left belongs to the last one.
+        ({5: 60, 6: 40, 9: 100, 30: 99}, {"5-6 words": 100, "9-30 words": 199}),
+        ({5: 99, 7: 1, 8: 100, 9: 100}, {"5-7 words": 100, "8 words": 100, "9 words": 100}),
+        # A length is never divided.
+        ({5: 1, 6: 500, 7: 1, 8: 500}, {"5-6 words": 501, "7-8 words": 501}),
+        # At most eight bins: an eighth of 1,616 is 202.
+        (dict.fromkeys(range(1, 17), 101), {f"{i}-{i + 1} words": 202 for i in range(1, 16, 2)}),
+        # One bin is none.
+        ({5: 199}, {}),
+        ({5: 99, 6: 99}, {}),
+        ({}, {}),
+    ],
+)
+def test_bins(lengths, expected):
+    assert {one.name: one.captions for one in bins_of(lengths)} == expected
+
+
+def test_figures_of_bins():
+    """Of 5 and 6 words the even length is right, of 61 words all are cut, of 62 too."""
+    first, second = bins_of({5: 60, 6: 40, 61: 75, 62: 25})
+    assert (first.recall.value, first.cut) == (0.4, 0)
+    assert (second.recall.value, second.cut) == (0.25, 1)
+
+
+def test_intervals_resample_images_with_their_captions():
+    """Copies of a caption, all right or all wrong, add nothing to what its image says."""
+    few, many = (
+        length_bins(
+            np.tile(np.repeat([5, 9], 100), copies),
+            np.zeros(200 * copies, bool),
+            np.tile(np.arange(200) % 2 == 0, copies),
+            np.tile(np.arange(200), copies),
+        )
+        for copies in (1, 4)
+    )
+    found = [intervals({one.name: one.recall for one in some}) for some in (few, many)]
+    assert found[0] == found[1]
+    # Half of 100 images: the standard error is 0.05.
+    for one in found[0].values():
+        assert (one.low, one.high) == (pytest.approx(0.4, abs=0.02), pytest.approx(0.6, abs=0.02))
+
+
+def samples_of(n: int, cut: float):
+    rng = np.random.default_rng(1)
+    words = rng.integers(5, 200, n)
+    ranks = rng.integers(1, 4, n)
+    return {
+        "image_to_text_rank": ranks,
+        "text_to_image_rank": ranks,
+        "image_of_text": np.arange(n),
+        "words": words,
+        "cut": words > np.quantile(words, 1 - cut) if cut else np.zeros(n, bool),
+    }
+
+
+def test_what_a_result_stores():
+    samples = samples_of(400, cut=0.25)
+    found = retrieval.TASK.figures(samples, seed=0)
+    assert found.metrics["captions_cut"] == samples["cut"].mean() == pytest.approx(0.25, abs=0.01)
+    assert len(found.per_class) == 3
+    for name, figures in found.per_class.items():
+        low, high = map(int, name.removesuffix(" words").split("-"))
+        own = (samples["words"] >= low) & (samples["words"] <= high)
+        assert figures == {
+            "text_to_image_R@1": (samples["text_to_image_rank"][own] == 1).mean(),
+            "captions_cut": samples["cut"][own].mean(),
+            "captions": own.sum(),
+        }
+
+
+def test_results_of_older_versions_have_no_lengths():
+    found = retrieval.TASK.figures(retrieval_samples(0.5, np.random.default_rng(0)), seed=0)
+    assert found.per_class == {}
+    assert "captions_cut" not in found.metrics
+
+
+def entries_with(**cut: float):
+    rows = [
+        make_row(
+            task="retrieval",
+            dataset="docci",
+            model={"spec": name},
+            metrics={**dict.fromkeys(FIGURES, 0.5), "captions_cut": share},
+            intervals={},
+        )
+        for name, share in cut.items()
+    ]
+    return measured(rows)
+
+
+def test_the_share_cut_is_shown_where_it_is_not_0_and_never_ranked():
+    (board,) = boards(entries_with(a=0.0, b=0.0))
+    assert [column.metric for column in board.columns] == [*FIGURES]
+    assert not any("cut" in note for note in board.notes)
+    entries = entries_with(a=0.931, b=0.0)
+    (board,) = boards(entries)
+    assert [column.title for column in board.columns][-1] == "captions cut"
+    assert [(row.cells[-1].value, row.cells[-1].best) for row in board.rows] == [
+        ("93.1", False),
+        ("0.0", False),
+    ]
+    assert any(note.startswith("Captions cut: ") for note in board.notes)
+    assert {metric for _, metric in rank_entries(entries)} == {*FIGURES}
