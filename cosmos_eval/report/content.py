@@ -15,6 +15,9 @@ from cosmos_eval.results.leaderboard.board import Board, boards
 from cosmos_eval.results.leaderboard.entries import Entry, entries_of
 from cosmos_eval.results.leaderboard.ranking import Pair, Ties, close_pairs
 from cosmos_eval.results.record import ResultRow
+from cosmos_eval.results.text import percent
+from cosmos_eval.stats.intervals import intervals
+from cosmos_eval.stats.lengths import LengthBin
 from cosmos_eval.stats.paired import PairedDifference
 from cosmos_eval.tasks import known_tasks, task_named
 from cosmos_eval.types import (
@@ -104,6 +107,25 @@ class MistakeTable(NamedTuple):
     rows: tuple[tuple[str, str, tuple[float, ...]], ...]
 
 
+class LengthCell(NamedTuple):
+    """Text to image R@1 and its interval, and the share of captions cut, in percent as text."""
+
+    value: str
+    low: str
+    high: str
+    cut: str
+
+
+class LengthTable(NamedTuple):
+    """Recall by the length of captions on a data set. A row has the name of a bin, its number of
+    captions, and a cell per model."""
+
+    protocol: str
+    dataset: str
+    models: tuple[str, ...]
+    rows: tuple[tuple[str, int, tuple[LengthCell, ...]], ...]
+
+
 class Content(NamedTuple):
     """A page without pictures. `results` are those measured here without edited ones, `entries` all
     of them and the published ones beside them, `pairs` every two models, `notes` one line for each
@@ -113,6 +135,7 @@ class Content(NamedTuple):
     entries: tuple[Entry, ...]
     boards: tuple[Board, ...]
     pairs: tuple[ModelPair, ...]
+    lengths: tuple[LengthTable, ...]
     mistakes: tuple[MistakeTable, ...]
     notes: tuple[str, ...]
 
@@ -137,6 +160,7 @@ def content_of(
     measured = {(entry.protocol, entry.dataset) for entry in own}
     entries = [*own, *(o for o in others if (o.protocol, o.dataset) in measured)]
     found: list[Comparison] = []
+    lengths: list[LengthTable] = []
     mistakes: list[MistakeTable | None] = []
     notes: list[str] = []
     # The matrices are small: more threads of NumPy's gain little, and wait for each other where
@@ -147,6 +171,7 @@ def content_of(
             found += compare_set(one)
             notes += one.notes
             try:
+                lengths += lengths_of(one)
                 mistakes.append(mistakes_of(one))
             except UsageError as error:
                 notes.append(str(error))
@@ -160,6 +185,7 @@ def content_of(
         entries=tuple(sorted(entries, key=attrgetter("key"))),
         boards=tuple(boards(entries, ties_of(found, entries))),
         pairs=tuple(pair_models(found)),
+        lengths=tuple(lengths),
         mistakes=tuple(table for table in mistakes if table is not None),
         notes=tuple(notes),
     )
@@ -274,6 +300,43 @@ def ties_of(found: Sequence[Comparison], entries: Sequence[Entry]) -> Ties:
             interval = differences[pair.metric].interval()
             ties[Pair(pair.best, pair.other, pair.metric)] = interval.low <= 0 <= interval.high
     return ties
+
+
+def lengths_of(one: ResultSet) -> list[LengthTable]:
+    """Return recall by the length of captions, if any, in a table for each set of captions. Raises
+    UsageError for samples of another task."""
+    known = known_tasks()
+    if one.task not in known or (evaluate := known[one.task].lengths) is None:
+        return []
+    tables: dict[tuple[tuple[str, int], ...], dict[str, list[LengthCell]]] = {}
+    for result in one.results:
+        try:
+            bins = evaluate(result.samples)
+        except (KeyError, IndexError, ValueError) as error:
+            where = f"{one.dataset} ({one.protocol})"
+            raise UsageError(f"{where}: no lengths of captions are shown: {error}") from error
+        if bins:
+            of_bins = tables.setdefault(tuple((b.name, b.captions) for b in bins), {})
+            of_bins[result.model] = _length_cells(bins, result.row.provenance["seed"])
+    return [
+        LengthTable(
+            one.protocol,
+            one.dataset,
+            tuple(cells),
+            tuple(
+                (*b, row) for b, row in zip(bins, zip(*cells.values(), strict=True), strict=True)
+            ),
+        )
+        for bins, cells in tables.items()
+    ]
+
+
+def _length_cells(bins: Sequence[LengthBin], seed: int) -> list[LengthCell]:
+    ends = intervals({one.name: one.recall for one in bins}, seed=seed)
+    return [
+        LengthCell(*(str(percent(n)) for n in (one.recall.value, *ends[one.name][:2], one.cut)))
+        for one in bins
+    ]
 
 
 def mistakes_of(one: ResultSet) -> MistakeTable | None:

@@ -40,12 +40,16 @@ def cls_samples(skill: float, rng: np.random.Generator) -> Samples:
 
 
 def retrieval_samples(skill: float, rng: np.random.Generator) -> Samples:
+    """Every image has a short caption, and a long one, of which some are cut."""
     image_of_text = np.repeat(np.arange(IMAGES), 2)
+    words = np.tile([8, 90], IMAGES)
     chance = np.clip(skill - 0.2 + 0.4 * HARDNESS, 0.05, 1)
     return {
         "image_to_text_rank": rng.geometric(chance),
         "text_to_image_rank": rng.geometric(chance[image_of_text]),
         "image_of_text": image_of_text,
+        "words": words,
+        "cut": (words > 50) & (image_of_text % 4 > 0),
     }
 
 

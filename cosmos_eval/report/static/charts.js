@@ -1,5 +1,7 @@
 // Charts, drawn when they come into view, by a program that is unpacked when the first one does.
 const MOST_BARS = 40, BAR = 26;
+// Colours of lines, one per model.
+const LINES = ["a", "b", "c", "d", "e", "f", "g", "soft"];
 
 const unpacked = async () => {
   const packed = document.getElementById("chart-program").textContent;
@@ -66,7 +68,27 @@ const costRows = (chart) => {
   });
 };
 
-const chartRows = { intervals: intervalRows, classes: classRows, costs: costRows };
+const lengthRows = (chart) => {
+  const table = chart.closest("details").querySelector("table");
+  const titles = Array.from(table.tHead.rows[0].cells);
+  const bodyRows = Array.from(table.tBodies[0].rows);
+  const mean = (place) => bodyRows.reduce((sum, row) => sum + Number(row.cells[place].dataset.value), 0);
+  const models = titles.map((title, place) => ({ title, place })).filter(({ title }) => title.dataset.model);
+  models.sort((a, b) => mean(b.place) - mean(a.place));
+  chart.querySelector(".cut").textContent =
+    models.length > LINES.length ? `The ${LINES.length} highest of ${models.length} models; the table has all.` : "";
+  return models.slice(0, LINES.length).flatMap(({ title, place }) => bodyRows.map((row) => {
+    const { value, low, high, cut } = row.cells[place].dataset;
+    const words = row.cells[0].textContent;
+    return {
+      name: title.querySelector(".name").textContent, words: words.replace(" words", ""),
+      value: Number(value), low: Number(low), high: Number(high), whole: 100 - Number(cut),
+      label: `${title.dataset.model}, ${words}: ${value} [${low}, ${high}], ${cut}% of the captions cut`,
+    };
+  }));
+};
+
+const chartRows = { intervals: intervalRows, classes: classRows, costs: costRows, lengths: lengthRows };
 
 const drawChart = async (chart) => {
   const kind = chart.dataset.chart;
@@ -88,6 +110,13 @@ const drawChart = async (chart) => {
     if (kind === "costs" && plot.clientWidth < 600) {  // no room for names beside points
       specification.layer.pop();
       specification.layer.forEach(({ encoding }) => { encoding.x.scale.padding = 20; });
+    }
+    if (kind === "lengths") {
+      const columns = plot.clientWidth < 600 ? 1 : 2;
+      for (const { encoding: { stroke, color, shape } } of specification.layer) {
+        (stroke ?? color).scale = { range: LINES.map(colour) };
+        for (const legend of [color?.legend, shape?.legend]) if (legend) legend.columns = columns;
+      }
     }
     specification.datasets = { ...specification.datasets, rows };
     // A height by steps would make Vega-Lite warn of the width, which it takes from the page.

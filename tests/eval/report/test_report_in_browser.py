@@ -95,7 +95,7 @@ def test_filters_by_model_source_task_and_data_set(page):
     found = page.locator("#filters-found")
     page.get_by_label("Model", exact=True).fill("ALPH")
     assert visible_models(page) == ["alpha"]
-    assert found.inner_text() == "1 of 5 rows, 7 columns"
+    assert found.inner_text() == "1 of 5 rows, 8 columns"
     page.get_by_role("button", name="Show all").click()
     expect(page.locator(ROWS)).to_have_count(5)
     page.locator("#filters [name=source]").select_option("published")
