@@ -19,7 +19,7 @@ from cosmos_eval.stats.estimates import Mean
 from cosmos_eval.tasks.task import Derived, Metric, Task
 
 if TYPE_CHECKING:
-    from cosmos_eval.embedding.embed import Features
+    from cosmos_eval.embedding.embed import Embeddings, Features
     from cosmos_eval.models.encoder import Encoder
 
 JACCARD = "jaccard"  # (N,) of the chosen images of an item
@@ -39,10 +39,10 @@ def measure(
     items = [some.tolist() for some in found.candidates_of_item]
     own = [*map(str, items)]
 
-    def score(images: Features, texts: Features) -> types.Samples:
+    def score(images: Features, texts: Embeddings) -> types.Samples:
         of_items = found.cue_of_item, found.candidates_of_item, found.right_of_item
         return {
-            JACCARD: jaccard_indices(products(images, texts), *of_items),
+            JACCARD: jaccard_indices(products(images, texts.features), *of_items),
             CANDIDATES: np.array([*map(len, items)]),
             CLUSTER: np.unique(own, return_inverse=True)[1],
         }
