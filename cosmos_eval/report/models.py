@@ -38,7 +38,7 @@ def _front(board: Board, costs: Mapping[int, float], column: int) -> set[int]:
     name = board.columns[column].metric
     entries = ((i, board.rows[i].entries[column]) for i in costs)
     ranked = [(i, e) for i, e in entries if e and name in e.metrics and e.is_ranked]
-    if not ranked or (metric := metric_of(ranked[0][1].task, name)).fact:
+    if not ranked or not (metric := metric_of(ranked[0][1].task, name)).is_ranked:
         return set()
     front = pareto_front(
         [costs[i] for i, _ in ranked],

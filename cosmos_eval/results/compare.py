@@ -235,6 +235,7 @@ def _tests(a: Stored, b: Stored, read_samples: Callable[[Path], Samples]) -> lis
 def _notes(a: Stored, b: Stored) -> list[str]:
     dataset, of_a, of_b = a.row.dataset, a.row.provenance, b.row.provenance
     lone = sorted(set(a.row.metrics) ^ set(b.row.metrics))
+    lone = [name for name in lone if not metric_of(a.row.task, name).reference]
     lines = [f"{dataset}: not compared, since only one of both has it: {name}" for name in lone]
     if a.row.protocol != b.row.protocol:
         lines.append(f"{dataset}: protocol is {a.row.protocol} and {b.row.protocol}")

@@ -34,6 +34,14 @@ FAMILIES = {
     "winoground": "Winoground, arXiv 2204.03162, and CLIP Benchmark's winoground",
     "mmvp": "MMVP-VLM, arXiv 2401.06209",
     "aro": "ARO, arXiv 2210.01936",
+    "sugarcrepe-pp": "SugarCrepe++, arXiv 2406.11171",
+    "svo-probes": "itself: which image fits better; SVO-Probes' paper asks whether one fits",
+    "valse": "pairwise accuracy of VALSE, arXiv 2112.07566",
+    "whatsup": "What'sUp, arXiv 2310.19785",
+    "negbench": "NegBench, arXiv 2501.09425",
+    "colorswap": "ColorSwap, arXiv 2402.04492",
+    "bivlc": "BiVLC, arXiv 2406.09952",
+    "eqben": "itself: the public tenth of EqBen, arXiv 2303.14465",
     "user": "your own data sets",
 }
 

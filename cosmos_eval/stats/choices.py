@@ -9,6 +9,7 @@ captions c0, c1: text: s(c0, i0) > s(c1, i0) and s(c1, i1) > s(c0, i1); image: s
 and s(c1, i1) > s(c1, i0); group: both.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -251,6 +252,33 @@ def jaccard_indices(
         hits = right[chosen].sum()
         found.append(hits / (2 * right.sum() - hits))
     return np.array(found)
+
+
+def text_hits(features: Features, captions_of_item: Sequence[Ints], right: Ints) -> list[bool]:
+    """Return whether an item's `right` first captions, two or more, are all closer to each other
+    than to its other ones, by products of (T, D)."""
+
+    def hit(captions: Ints, n: int) -> bool:
+        s = (features[captions[:n], None] * features[captions]).sum(axis=-1)
+        return bool(s[:, :n][np.triu_indices(n, 1)].min() > s[:, n:].max())
+
+    return [hit(some, n) for some, n in zip(captions_of_item, right, strict=True)]
+
+
+def expected_hits(values: Values, things_of_item: Sequence[Ints], right: Ints) -> Values:
+    """Return how probable it is that an item's `right` first things have the highest of values
+    (T,), equal ones in random order, (N,): with equal values of all the chance level, one in C(n,
+    r). What an item has twice counts once; where a thing is right and wrong, it is 0."""
+
+    def probability(good: Ints, bad: Ints) -> float:
+        lowest, highest = values[good].min(), values[bad].max()
+        if lowest != highest or np.isin(good, bad).any():
+            return float(lowest > highest)
+        tied = (values[good] == lowest).sum()
+        return 1 / math.comb(tied + (values[bad] == highest).sum(), tied)
+
+    items = zip(things_of_item, right, strict=True)
+    return np.array([probability(np.unique(some[:n]), np.unique(some[n:])) for some, n in items])
 
 
 def products(images: Features, captions: Features) -> Score:

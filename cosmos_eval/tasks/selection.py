@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,15 @@ from cosmos_eval import types
 from cosmos_eval.data.folders import exist_in, fingerprint
 from cosmos_eval.data.selection import SelectionData, list_data, open_data
 from cosmos_eval.models.encoder import settings_of_pairs, with_pair_scores
-from cosmos_eval.stats.choices import Score, pair_hits, products, single_hits
-from cosmos_eval.stats.estimates import GroupMean, Mean, Proportion, means_of_groups
+from cosmos_eval.stats.choices import (
+    Score,
+    expected_hits,
+    pair_hits,
+    products,
+    single_hits,
+    text_hits,
+)
+from cosmos_eval.stats.estimates import GroupMean, Ints, Mean, Proportion, means_of_groups
 from cosmos_eval.tasks.task import Derived, Metric, Task
 
 if TYPE_CHECKING:
@@ -29,7 +37,15 @@ AVERAGED = "averaged"  # (S,) whether a subset is part of the mean over subsets
 CLUSTER = "cluster"  # (N,) items of one number share an image or a set
 PAIR = "pair"  # (N,) items of one number are right together; -1: of no complete pair
 SET = "set"  # (N,) the same of sets of pairs
+CHANCE = "chance"  # (N,) how probable it is that a random order of the scores counts
+BLIND = "blind"  # (N,) whether what scores highest with the other items' queries is right
+SHORTER = "shorter"  # (N,) how probable it is that the captions of fewest words are right
+TEXT_TO_TEXT = "text_to_text"  # (N,) whether right captions are closer to each other than to wrong
+_TEXT_CHANCE = "text_to_text_chance"  # (N,)
 _GROUP = "group_correct"  # (N,) derived, of pairs: both
+# One of so many orders of a pair's four scores counts: two are each the higher of two, or the
+# highest of all.
+_ORDERS = {TEXT: 4, IMAGE: 4, _GROUP: 6}
 
 
 def measure(
@@ -45,9 +61,11 @@ def measure(
 
     def score(images: Features, texts: Embeddings) -> types.Samples:
         scores: Score = products(images, texts.features)
+        baselines = _baselines(data, images, texts.features)
         if protocol.pairs is not None:
             scores = _scores_of_pairs(encoder, data, options, progress)
-        return _samples(protocol.pair_accuracy, data, scores)
+            baselines.pop(BLIND, None)  # which is of the embeddings
+        return {**_samples(protocol.pair_accuracy, data, scores), **baselines}
 
     of_item = zip(data.captions_of_item, data.right, strict=True)
     found = sum(bool(np.isin(some[:n], some[n:]).any()) for some, n in of_item)
@@ -80,15 +98,11 @@ def _scores_of_pairs(
     return score_pairs(scorer, data.images, data.captions, arrays, options, progress)
 
 
-def _samples(rule: str, data: SelectionData, score: Score) -> types.Samples:
-    if data.chosen != "both":
-        hits = {CORRECT: _choose(data, score)}
-    else:
-        pairs = pair_hits(score, np.stack(data.images_of_item), np.stack(data.captions_of_item))
-        correct = pairs.image if rule == "image" else pairs.text & pairs.image
-        hits = {CORRECT: correct, TEXT: pairs.text, IMAGE: pairs.image}
+def _samples(rule: str, data: SelectionData, score: Score) -> dict[str, Any]:
     return {
-        **hits,
+        **(
+            _of_pairs(rule, data, score) if data.chosen == "both" else {CORRECT: _hits(data, score)}
+        ),
         SUBSET: data.subset_of_item,
         SUBSETS: np.array(data.subsets),
         AVERAGED: data.averaged,
@@ -97,15 +111,52 @@ def _samples(rule: str, data: SelectionData, score: Score) -> types.Samples:
     }
 
 
-def _choose(data: SelectionData, score: Score) -> NDArray[np.bool_]:
-    """Return whether each item's caption finds its image, or its image the right captions, (N,)."""
+def _of_pairs(rule: str, data: SelectionData, score: Score) -> dict[str, Any]:
+    images, captions = np.stack(data.images_of_item), np.stack(data.captions_of_item)
+    hits = pair_hits(score, images, captions)
+    solvable = (images[:, 0] != images[:, 1]) & (captions[:, 0] != captions[:, 1])
+    correct = hits.image if rule == "image" else hits.text & hits.image
+    chance = solvable / _ORDERS[IMAGE if rule == "image" else _GROUP]
+    return {CORRECT: correct, TEXT: hits.text, IMAGE: hits.image, CHANCE: chance}
+
+
+def _hits(data: SelectionData, score: Score) -> NDArray[np.bool_]:
+    """Return whether each item's image finds its right captions, or its caption the image, (N,)."""
+    images, captions = data.images_of_item, data.captions_of_item
+    if data.chosen == "captions":
+        return single_hits(score, np.concatenate(images), captions, data.right)
+    return single_hits(lambda rows, columns: score(columns, rows), np.concatenate(captions), images)
+
+
+def _baselines(data: SelectionData, images: Features, texts: Features) -> dict[str, Any]:
+    """Return the samples of single items that no image decides, or no caption that chooses one.
+    Blind is the choice by the mean of all images, or captions, which is no item's alone."""
+    found: dict[str, Any] = {}
+    of_item, right = data.captions_of_item, data.right
+    if data.chosen == "both":
+        return found
     if data.chosen == "images":
-        captions = np.concatenate(data.captions_of_item)
-        return single_hits(
-            lambda rows, columns: score(columns, rows), captions, data.images_of_item
-        )
-    images = np.concatenate(data.images_of_item)
-    return single_hits(score, images, data.captions_of_item, data.right)
+        of_item, queries, score = data.images_of_item, texts, products(images, _mean(texts))
+    else:
+        queries, score = images, products(_mean(images), texts)
+        words = np.array([len(caption.split()) for caption in data.captions])
+        found[SHORTER] = expected_hits(-words, of_item, right)
+        if (right > 1).all():
+            found |= _text_to_text(texts, of_item, right)
+    if len(queries) > 1:
+        found[BLIND] = _hits(data, score)
+    return {**found, CHANCE: expected_hits(np.zeros(len(images) + len(texts)), of_item, right)}
+
+
+def _mean(features: Features) -> Features:
+    return np.broadcast_to(features.mean(axis=0), features.shape)
+
+
+def _text_to_text(texts: Features, of_item: Sequence[Ints], right: Ints) -> dict[str, Any]:
+    alike = right * (right - 1) // 2
+    pairs = alike + right * ([*map(len, of_item)] - right)
+    chance = expected_hits(np.zeros(max(pairs)), [np.arange(n) for n in pairs], alike)
+    return {TEXT_TO_TEXT: np.array(text_hits(texts, of_item, right)), _TEXT_CHANCE: chance}
 
 
 def _clusters(data: SelectionData) -> NDArray[np.int64]:
@@ -144,31 +195,33 @@ def _score(array: str, samples: Derived) -> Proportion | Mean | None:
     return _proportion(samples[array], samples[CLUSTER])
 
 
-def _proportion(hits: NDArray[np.bool_], clusters: NDArray[np.int64]) -> Proportion | Mean:
+def _proportion(hits: NDArray[Any], clusters: NDArray[np.int64]) -> Proportion | Mean:
     independent = len(np.unique(clusters)) == len(clusters)
     return Proportion(hits) if independent else Mean(hits, clusters)
 
 
-def _together(groups: str, samples: Derived) -> Proportion | Mean | None:
+def _together(groups: str, array: str, samples: Derived) -> Proportion | Mean | None:
     """Return the share of complete pairs or sets all of whose items are right, None without any."""
     group = samples.get(groups, np.array([-1]))
-    if (group < 0).all():
+    if (group < 0).all() or array not in samples:
         return None
     numbers, first, group = np.unique(group, return_index=True, return_inverse=True)
-    right = np.bincount(group, weights=~samples[CORRECT]) == 0
+    right = np.ones(len(numbers), samples[array].dtype)
+    np.multiply.at(right, group, samples[array])
     whole = numbers >= 0
     return _proportion(right[whole], samples[CLUSTER][first][whole])
 
 
-def _mean_over_subsets(samples: Derived) -> GroupMean | None:
+def _mean_over_subsets(array: str, samples: Derived) -> GroupMean | None:
     """None where there is one subset, or the mean is the accuracy: all subsets of one size."""
     subset, averaged = samples[SUBSET], samples[AVERAGED]
     counts = np.bincount(subset, minlength=len(averaged))
     chosen = counts[averaged & (counts > 0)]
-    if len(chosen) < 2 or (chosen.sum() == len(subset) and len(np.unique(chosen)) == 1):
+    is_accuracy = chosen.sum() == len(subset) and len(np.unique(chosen)) == 1
+    if len(chosen) < 2 or is_accuracy or array not in samples:
         return None
     kept = averaged[subset]
-    return GroupMean(samples[CORRECT][kept], subset[kept], samples[CLUSTER][kept])
+    return GroupMean(samples[array][kept], subset[kept], samples[CLUSTER][kept])
 
 
 def _per_subset(samples: types.Samples) -> dict[str, dict[str, float | None]]:
@@ -177,28 +230,53 @@ def _per_subset(samples: types.Samples) -> dict[str, dict[str, float | None]]:
     if subsets == [""]:
         return {}
     names = {CORRECT: "accuracy", TEXT: "text_score", IMAGE: "image_score"}
+    names |= {CHANCE: CHANCE, BLIND: "blind_accuracy", SHORTER: "shorter_accuracy"}
     columns = {name: samples[array] for array, name in names.items() if array in samples}
     return means_of_groups(subsets, samples[SUBSET], columns, "items")
 
 
+def _derive(samples: types.Samples) -> Derived:
+    if TEXT not in samples:
+        return samples
+    found = {**samples, _GROUP: samples[TEXT] & samples[IMAGE]}
+    if CHANCE in samples:
+        found |= {f"{of}_{CHANCE}": (samples[CHANCE] > 0) / n for of, n in _ORDERS.items()}
+    return found
+
+
 _headline = partial(Metric, headline=True)
+_reference = partial(Metric, reference=True)
+
+
+def _metrics() -> Iterator[Metric]:
+    yield Metric("accuracy", partial(_score, CORRECT), primary=True)
+    yield _reference(CHANCE, partial(_score, CHANCE), headline=True)
+    yield _reference("blind_accuracy", partial(_score, BLIND), headline=True, label="blind")
+    yield _reference("shorter_accuracy", partial(_score, SHORTER))
+    yield _headline(TEXT_TO_TEXT, partial(_score, TEXT_TO_TEXT), label="text to text")
+    yield _reference(_TEXT_CHANCE, partial(_score, _TEXT_CHANCE))
+    for name, label, of in (
+        ("mean_subset_accuracy", "mean over subsets", _mean_over_subsets),
+        ("pair_accuracy", "pairs", partial(_together, PAIR)),
+        ("set_accuracy", "sets", partial(_together, SET)),
+    ):
+        yield _headline(name, partial(of, CORRECT), label=label)
+        yield _reference(f"{name}_chance", partial(of, CHANCE))
+        yield _reference(f"{name}_blind", partial(of, BLIND))
+    for name, array in (("text_score", TEXT), ("image_score", IMAGE), ("group_score", _GROUP)):
+        yield _headline(name, partial(_score, array), label=name.replace("_", " "))
+        yield _reference(f"{name}_chance", partial(_score, f"{array}_{CHANCE}"))
+
+
 TASK = Task(
     protocol=types.SelectionProtocol,
-    metrics=(
-        Metric("accuracy", partial(_score, CORRECT), primary=True),
-        _headline("mean_subset_accuracy", _mean_over_subsets, label="mean over subsets"),
-        _headline("pair_accuracy", partial(_together, PAIR), label="pairs"),
-        _headline("set_accuracy", partial(_together, SET), label="sets"),
-        _headline("text_score", partial(_score, TEXT), label="text score"),
-        _headline("image_score", partial(_score, IMAGE), label="image score"),
-        _headline("group_score", partial(_score, _GROUP), label="group score"),
-    ),
+    metrics=tuple(_metrics()),
     per_sample=CORRECT,
     truth=(SUBSET, AVERAGED, CLUSTER),
     open_data=open_data,
     checked="captions, numbers of items, and that every image is there; none is decoded",
     measure=measure,
-    derive=lambda s: {**s, _GROUP: s[TEXT] & s[IMAGE]} if TEXT in s else s,
+    derive=_derive,
     per_class=_per_subset,
     upgrade=lambda s, record: {**s, SUBSETS: np.array(sorted(record["per_class"]) or [""])},
     survey=lambda protocol, options, _: list_data(protocol, options).surveyed(protocol, options),

@@ -58,7 +58,8 @@ class Metric:
     show `headline` metrics and `primary` ones, which decide a comparison of models, under `label`.
     A `fact` says how a number came about: it is shown where it is not 0, and never ranked.
     A name that ends with `*` stands for several metrics: `members` gives what the samples have in
-    its place, of which `estimate` gets one beside the samples.
+    its place, of which `estimate` gets one beside the samples. A `reference` is what others are
+    read beside, such as the chance level: it has no interval, is not ranked and not compared.
     """
 
     name: str
@@ -69,7 +70,13 @@ class Metric:
     headline: bool = False
     primary: bool = False
     fact: bool = False
+    reference: bool = False
     members: Callable[[Derived], Sequence[str]] | None = None
+
+    @property
+    def is_ranked(self) -> bool:
+        """Whether models are ranked by it."""
+        return not (self.fact or self.reference or self.unit == "unknown")
 
     @property
     def factor(self) -> int:
@@ -201,9 +208,10 @@ class Task:
         estimates = self.estimates(self.derive(samples))
         metrics = {name: estimate.value for name, estimate in estimates.items()}
         known = {name: value for name, value in metrics.items() if not math.isnan(value)}
+        uncertain = {n: estimates[n] for n in known if not self.metric(n).reference}
         return Figures(
             metrics=known,
-            intervals=intervals({name: estimates[name] for name in known}, seed=seed),
+            intervals=intervals(uncertain, seed=seed),
             n_samples=len(samples[self.per_sample or self.truth[0]]),
             per_class=self.per_class(samples) if self.per_class else {},
             confusion_pairs=self.confusion_pairs(samples) if self.confusion_pairs else (),
@@ -291,7 +299,11 @@ class Task:
         for other in derived[1:]:
             self.require_same_truth(derived[0], other)
         estimates = [
-            {n: one for n, one in self.estimates(some).items() if only is None or n in only}
+            {
+                n: one
+                for n, one in self.estimates(some).items()
+                if (only is None or n in only) and not self.metric(n).reference
+            }
             for some in derived
         ]
         return differences(estimates, without_slow=without_slow)

@@ -151,8 +151,9 @@ def _unmatched(by_key: Mapping[Key, Verified], baseline: Baseline) -> Iterator[P
 def _compare(result: Verified, entry: Entry, samples: Samples | None) -> list[Finding]:
     if differing := mismatches(entry.setting, setting(result.row)):
         raise ValueError(f"measured otherwise than the baseline: {'; '.join(differing)}")
-    shared = [name for name in entry.metrics if name in result.row.metrics]
     task, new = result.row.task, (result.row.metrics, result.samples)
+    shared = [name for name in entry.metrics if name in result.row.metrics]
+    shared = [name for name in shared if not metric_of(task, name).reference]
     if samples is None:
         changes = {name: _independent(result.row, entry, name) for name in shared}
     else:

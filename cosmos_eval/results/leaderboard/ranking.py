@@ -75,8 +75,7 @@ def _columns(entries: Iterable[Entry]) -> list[tuple[str, Entry, list[Entry]]]:
     columns: dict[tuple[str, str, str], list[Entry]] = {}
     for entry in (e for e in entries if e.is_ranked):
         for metric in headlines_of(entry):
-            known = metric_of(entry.task, metric)
-            if metric in entry.metrics and known.unit != "unknown" and not known.fact:
+            if metric in entry.metrics and metric_of(entry.task, metric).is_ranked:
                 columns.setdefault((entry.protocol, entry.dataset, metric), []).append(entry)
     several = ((metric, column) for (_, _, metric), column in columns.items() if len(column) > 1)
     return [(metric, _best(column, metric), column) for metric, column in several]

@@ -1,0 +1,176 @@
+"""What an accuracy is read beside: the chance level, and what needs no image.
+
+Chance levels are compared with all orders of the scores, each of which is as probable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations, permutations
+from typing import Any
+
+import numpy as np
+import pytest
+from support.results import metrics_of
+
+from cosmos_eval.stats.choices import expected_hits, pair_hits, single_hits, text_hits
+from cosmos_eval.tasks import selection
+from cosmos_eval.types import Measurement, RunOptions
+
+Orders = Sequence[tuple[int, ...]]
+
+
+def share(orders: Orders, counts: Callable[[np.ndarray[Any, Any]], bool]) -> float:
+    return float(np.mean([counts(np.array(order)) for order in orders]))
+
+
+def orders_of(n: int) -> Orders:
+    return list(permutations(range(n)))
+
+
+@pytest.mark.parametrize(("n", "right"), [(2, 1), (4, 1), (3, 2), (5, 2), (5, 3)])
+def test_chance_of_single_items_by_all_orders(n, right):
+    def counts(order: np.ndarray[Any, Any]) -> bool:
+        score = lambda rows, columns: order[columns].astype(np.float32)  # noqa: E731
+        return bool(single_hits(score, np.array([0]), [np.arange(n)], np.array([right]))[0])
+
+    found = expected_hits(np.zeros(n), [np.arange(n)], np.array([right]))
+    assert found[0] == pytest.approx(share(orders_of(n), counts))
+
+
+@pytest.mark.parametrize("array", ["text_correct", "image_correct", "group_correct"])
+def test_chance_of_pairs_by_all_orders(array):
+    def counts(order: np.ndarray[Any, Any]) -> bool:
+        score = lambda rows, columns: order[2 * rows + columns].astype(np.float32)  # noqa: E731
+        hits = pair_hits(score, np.array([[0, 1]]), np.array([[0, 1]]))
+        samples = {"text_correct": hits.text, "image_correct": hits.image}
+        return bool(selection.TASK.derive({**samples})[array][0])
+
+    hits = np.array([True])
+    samples = {"text_correct": hits, "image_correct": hits, "chance": np.array([1 / 6])}
+    derived = selection.TASK.derive(samples)[f"{array}_chance"]
+    assert derived[0] == pytest.approx(share(orders_of(4), counts))
+
+
+@pytest.mark.parametrize(("n", "right"), [(3, 2), (4, 2), (4, 3)])
+def test_chance_of_text_to_text_by_all_orders(make_set, colour_encoder, n, right):
+    """Of all pairs of captions those with a right one score; the right ones' must be highest."""
+    pairs = [pair for pair in combinations(range(n), 2) if pair[0] < right]
+    alike = np.array([pair[1] < right for pair in pairs])
+    texts = [f"text {i}" for i in range(n)]
+    record = {"image": "a.png", "caption": texts[0], "positive": texts[1:right]}
+    protocol = make_set(IMAGES, [{**record, "negative": texts[right:]}])
+    found = selection.measure(colour_encoder, protocol, RunOptions()).metrics
+    expected = share(orders_of(len(pairs)), lambda o: bool(o[alike].min() > o[~alike].max()))
+    assert found["text_to_text_chance"] == pytest.approx(expected)
+
+
+def test_equal_values_are_in_random_order_and_things_twice_count_once():
+    values = np.array([0.0, 1.0, 1.0, 2.0])
+    items = [[3, 0, 1], [1, 2, 0], [0, 3], [1, 2, 2], [1, 1, 2], [1, 1], [1, 2, 0]]
+    right = np.array([1, 1, 1, 1, 2, 1, 2])
+    found = expected_hits(values, [np.array(some) for some in items], right)
+    assert found.tolist() == [1, 0.5, 0, 0.5, 0.5, 0, 1]
+
+
+def item(image: str, caption: str, *wrong: str, **more: Any) -> dict[str, Any]:
+    return {"image": image, "caption": caption, "negatives": list(wrong), **more}
+
+
+IMAGES = {"a.png": "red", "b.png": "red", "c.png": "green"}
+ITEMS = [
+    # The mean of the images is two parts of red and one of green.
+    item("a.png", "a red thing", "green", subset="one"),  # blind right; the longer one
+    item("c.png", "green", "a red thing", "two blue things", subset="two"),  # blind wrong
+    item("a.png", "red thing", "blue thing", subset="two"),  # as long
+    item("b.png", "the red", "red", subset="two"),  # which score the same
+]
+
+
+@pytest.fixture
+def result(make_set, colour_encoder) -> Measurement:
+    return selection.measure(colour_encoder, make_set(IMAGES, ITEMS), RunOptions())
+
+
+def test_baselines_solved_by_hand(result):
+    assert result.samples["correct"].tolist() == [True, True, True, False]
+    assert result.samples["blind"].tolist() == [True, False, True, False]
+    assert result.samples["shorter"].tolist() == [0, 1, 0.5, 0]
+    assert result.samples["chance"].tolist() == [0.5, pytest.approx(1 / 3), 0.5, 0.5]
+    chance = (0.5 + 1 / 3 + 0.5 + 0.5) / 4
+    assert result.metrics["chance"] == pytest.approx(chance)
+    assert result.metrics["blind_accuracy"] == 0.5
+    assert result.metrics["shorter_accuracy"] == pytest.approx(1.5 / 4)
+    assert result.metrics["mean_subset_accuracy_chance"] == pytest.approx((0.5 + 4 / 9) / 2)
+    assert result.metrics["mean_subset_accuracy_blind"] == pytest.approx((1 + 1 / 3) / 2)
+    assert result.per_class["two"]["blind_accuracy"] == pytest.approx(1 / 3)
+    assert set(result.intervals) == {"accuracy", "mean_subset_accuracy"}
+
+
+def test_metrics_are_those_of_stored_samples(result):
+    assert metrics_of("select", result.samples) == result.metrics
+    # As results of older versions are, which lack them.
+    older = {n: a for n, a in result.samples.items() if n not in ("blind", "shorter", "chance")}
+    assert set(metrics_of("select", older)) == {"accuracy", "mean_subset_accuracy"}
+
+
+def test_references_are_not_compared(result):
+    found = selection.TASK.differences([result.samples, result.samples])(0, 1)
+    assert set(found) == {"accuracy", "mean_subset_accuracy"}
+
+
+def test_pairs_have_a_chance_and_no_blind_choice(make_set, colour_encoder):
+    pairs = [{"image_0": "a.png", "image_1": "c.png", "caption_0": "red", "caption_1": "green"}]
+    protocol = make_set(IMAGES, pairs, layout="pairs")
+    metrics = selection.measure(colour_encoder, protocol, RunOptions()).metrics
+    assert metrics["chance"] == metrics["group_score_chance"] == pytest.approx(1 / 6)
+    assert metrics["text_score_chance"] == metrics["image_score_chance"] == 1 / 4
+    assert "blind_accuracy" not in metrics
+    protocol = make_set(IMAGES, pairs, "i.json", layout="pairs", pair_accuracy="image")
+    assert selection.measure(colour_encoder, protocol, RunOptions()).metrics["chance"] == 1 / 4
+
+
+def test_a_pair_of_one_image_cannot_be_solved(make_set, colour_encoder):
+    pairs = [{"image_0": "a.png", "image_1": "a.png", "caption_0": "red", "caption_1": "green"}]
+    protocol = make_set(IMAGES, pairs, layout="pairs", n_items=1)
+    metrics = selection.measure(colour_encoder, protocol, RunOptions()).metrics
+    assert metrics["chance"] == metrics["text_score_chance"] == 0
+
+
+def test_images_are_chosen_blind_by_the_mean_of_captions(make_set, colour_encoder):
+    records = [
+        {"caption": "red", "image": "a.png", "negative_image": "c.png"},
+        {"caption": "green", "image": "c.png", "negative_image": ["a.png"]},
+        {"caption": "red it is", "image": "b.png", "negative_image": "c.png"},
+    ]
+    found = selection.measure(colour_encoder, make_set(IMAGES, records), RunOptions())
+    assert found.samples["correct"].all()
+    assert found.samples["blind"].tolist() == [True, False, True]
+    assert found.metrics["chance"] == 0.5
+    assert "shorter_accuracy" not in found.metrics
+
+
+def test_one_image_alone_leaves_nothing_to_choose_blind_by(make_set, colour_encoder):
+    found = selection.measure(colour_encoder, make_set(IMAGES, ITEMS[:1]), RunOptions())
+    assert "blind_accuracy" not in found.metrics
+    assert found.metrics["chance"] == 0.5
+
+
+def test_pairs_and_sets_multiply_chances(make_set, colour_encoder):
+    items = [{**one, "pair": pair} for one, pair in zip(ITEMS, ("p", "p", "q", "q"), strict=True)]
+    metrics = selection.measure(colour_encoder, make_set(IMAGES, items), RunOptions()).metrics
+    assert metrics["pair_accuracy"] == 0.5
+    assert metrics["pair_accuracy_chance"] == pytest.approx((0.5 / 3 + 0.25) / 2)
+    assert metrics["pair_accuracy_blind"] == 0
+
+
+def test_text_to_text_by_hand(make_set, colour_encoder):
+    texts = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1]], np.float32)
+    items = [[0, 1, 3], [0, 1, 2], [0, 3, 1]]  # 0.8 > 0.6; 0.8 < 0.96; 0 < 0.6
+    assert text_hits(texts, [np.array(some) for some in items], np.array([2, 2, 2])) == [
+        *(True, False, False)
+    ]
+    records = [{"image": "a.png", "caption": "red", "positive": "red one", "negative": "blue"}]
+    metrics = selection.measure(colour_encoder, make_set(IMAGES, records), RunOptions()).metrics
+    assert metrics["text_to_text"] == 1
+    assert metrics["text_to_text_chance"] == metrics["chance"] == pytest.approx(1 / 3)
