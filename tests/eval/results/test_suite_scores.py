@@ -151,6 +151,33 @@ def test_published_means_stand_below_measured_ones(tmp_path, capsys):
     assert [(one["source"], one["mean"]) for one in found] == [("published", {"value": 0.48995})]
 
 
+def test_main_metrics_of_every_kind_have_a_mean_and_an_interval(tmp_path, capsys):
+    """Two classes of 20 images, of which 10 and 15 are right; half of each class is in a group."""
+    sets = ("wds/vtab/pets", "wds/wilds/iwildcam", "wds/wilds/fmow", "wds/fairness/dollar_street")
+    text = f"datasets: {{datacomp: [{', '.join(sets)}], karpathy: [coco-karpathy]}}\nscore: {{}}\n"
+    (tmp_path / "own.yaml").write_text(text)
+    labels, images = np.repeat([0, 1], 20), np.arange(40)
+    right = images % 20 < np.where(labels, 15, 10)
+    top5 = np.stack([np.where(right, labels, 1 - labels), np.where(images % 4, 9, labels)], axis=1)
+    metrics = np.array(["f1_macro", "worst_group_acc5"])
+    groups = {"group": (images % 20) // 10, "groups": np.array(["early", "late"])}
+    classes = np.array(list("abcdefghij"))
+    samples = {"labels": labels, "top5": top5, "classes": classes, "metrics": metrics, **groups}
+    where = {"protocol": "datacomp", "model": {"spec": "it"}}
+    for name in sets:
+        store_result(tmp_path / "results", "cls", samples, dataset=name, **where)
+    ranks = {"image_to_text_rank": np.tile([1, 2], 20), "text_to_image_rank": np.tile([1, 2], 20)}
+    where |= {"protocol": "karpathy", "dataset": "coco-karpathy"}
+    store_result(tmp_path / "results", "retrieval", {**ranks, "image_of_text": images}, **where)
+    # Recalls 10/20 and 15/20. F1 with 15 and 25 predictions. The late group has the first guess of
+    # none and 5 of 10 right, and with the second guess images 12, 16 and 36 more.
+    expected = [(1 / 2 + 3 / 4) / 2, (20 / 35 + 30 / 45) / 2, 5 / 20, 8 / 20, 1 / 2]
+    ((_, _, mean, interval, present, _),) = table(printed(capsys, tmp_path / "results", "md"))
+    low, high = map(float, interval.strip("[]").split(", "))
+    assert (mean, present) == (f"{100 * sum(expected) / 5:.1f}", "5 of 5")
+    assert 0 < low < float(mean) < high < 100
+
+
 def test_lower_is_better_and_ranks_are_no_percent(tmp_path, capsys):
     folder = tmp_path / "results"
     text = SUITE.replace("food101, dtd", "coco-val2017").replace("acc1", "image_to_text_mean_rank")
