@@ -482,9 +482,7 @@ class RunOptions:
         if self.allow_partial and self.limit is not None:
             raise UsageError("--partial measures all samples found and --limit the first: give one")
         if (self.attention == "proxy") != (self.auxiliary is not None):
-            raise UsageError(
-                "--attention proxy and --auxiliary SPEC, the encoder that guides it, go together"
-            )
+            raise UsageError("--attention proxy and --auxiliary SPEC, which guides it, go together")
         if self.stream and (self.limit is not None or self.distributed.world_size > 1):
             raise UsageError("--stream reads whole sets in one process: no --limit, no torchrun")
 

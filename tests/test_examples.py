@@ -150,6 +150,16 @@ def test_what_own_model_sees(here):
     assert patches.argmax(dim=3)[0, 7].tolist() == [red] * 8 + [black] * 8
 
 
+def test_own_auxiliary(here, tmp_path):
+    name = "python:own_auxiliary.py"
+    given = ["run", "--task", "seg", "--limit", "2", "--output", str(tmp_path)]
+    run(*given, "--model", "scenes-clip", "--attention", "proxy", "--auxiliary", name)
+    stated = record(tmp_path, "scenes-clip*.json")["provenance"]["auxiliary"]
+    assert (stated["spec"], stated["patch_size"], stated["weights_sha256"]) == (name, 8, None)
+    assert len(stated["code_sha256"]) == 64
+    run("verify", str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def results(folder: Path) -> Path:
     """Results of own_task for a bundled model and for own_model."""

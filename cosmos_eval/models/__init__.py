@@ -19,9 +19,8 @@ def load_encoder(
     auxiliary: str | None = None,
 ) -> Encoder:
     """Load a model to encode on `device`; a DenseEncoder unless it is a user's own. `amp`, `bf16`
-    and `fp16` run under autocast, weights stay float32. `auxiliary` names the encoder that guides
-    attention `proxy`. Raises UsageError for unknown names, unusable files, a failed download or a
-    device that is not there."""
+    and `fp16` run under autocast, weights stay float32. `auxiliary` guides attention `proxy`.
+    Raises UsageError for unknown names, unusable files, a failed download or an absent device."""
     if device != "cpu":  # which needs no torch
         import torch
 

@@ -12,8 +12,7 @@ All products of q and k are divided by sqrt(head width). q and k are those that 
 multiplies: after its norms and rotations (RoPE). The heads, the output projection and whatever the
 block has between them are kept: norms, gates, scales of the heads and of the branch.
 
-Shapes: B images, N tokens of which the first P are no patches, h x w patches, C tower width, D
-width of the other encoder."""
+Shapes: B images, N tokens of which the first P are no patches, h x w patches, C tower width."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -36,16 +35,11 @@ Grid: TypeAlias = tuple[int, int]
 
 class Mixing(TorchFunctionMode):
     """Replace the weights of `scaled_dot_product_attention` by those of `form`, in whatever runs in
-    this context. `calls` counts how often: other attentions do not call it once per block.
-    `features` (B, h', w', D) are those of the encoder that guides `proxy`, whose h' * w' patches
-    the mixed tokens then are."""
+    this context. `calls` counts how often: other attentions do not call it once per block."""
 
-    def __init__(
-        self, form: Attention, prefix: int, grid_hw: Grid, features: Tensor | None = None
-    ) -> None:
+    def __init__(self, form: Attention, prefix: int, grid_hw: Grid) -> None:
         super().__init__()
         self._form, self._prefix, self._grid_hw = form, prefix, grid_hw
-        self._features = features
         self.calls = 0
 
     def __torch_function__(
@@ -69,19 +63,17 @@ class Mixing(TorchFunctionMode):
             return v
         if self._form == "clearclip":
             return attend(q, q, v, scale=scale)
-        if self._features is not None:
-            return proxied(v[:, :, self._prefix :], self._grid_hw, self._features)
         near = neighbourhood(self._grid_hw, self._prefix, k)
         return attend(k, k, v, attn_mask=near, scale=scale)
 
 
-def proxied(v: Tensor, grid_hw: Grid, features: Tensor) -> Tensor:
-    """Mix values of patches (B, heads, hw, C / heads), brought to the grid of `features` (B, h',
-    w', D) by bilinear interpolation, by its `proxy_weights` -> (B, heads, h'w', C / heads)."""
-    values = v.transpose(2, 3).flatten(1, 2).unflatten(2, grid_hw)
+def proxy_attention(attn: Any, x: Tensor, grid_hw: Grid, features: Tensor) -> Tensor:
+    """Tokens of patches (B, hw, C) -> (B, h'w', C): values, brought to the grid of `features` (B,
+    h', w', D) by bilinear interpolation, are mixed by its `proxy_weights`."""
+    v = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)[2]
+    values = v.transpose(1, 2).unflatten(2, grid_hw)
     resized = F.interpolate(values, features.shape[1:3], mode="bilinear").flatten(2)
-    mixed = proxy_weights(features).to(resized.dtype) @ resized.transpose(1, 2)
-    return mixed.unflatten(2, (v.shape[1], -1)).transpose(1, 2)
+    return attn.out_proj(proxy_weights(features).to(resized.dtype) @ resized.transpose(1, 2))
 
 
 def proxy_weights(features: Tensor) -> Tensor:

@@ -1,13 +1,10 @@
 """Encoders that guide the last block of another: timm:ARCH, timm:ARCH/PATH, hf:FOLDER,
-hf:ORG/NAME[@REVISION], python:FILE.py. Their patches are those of the last block after the norm.
-
-Shapes: B images, h x w patches of this encoder, D its width."""
+hf:ORG/NAME[@REVISION], python:FILE.py. Patches are those of the last block after its norm."""
 
 import copy
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import timm
 import torch
@@ -27,45 +24,31 @@ from cosmos_eval.models.specs import parse_auxiliary, saved_weights, weights_sha
 from cosmos_eval.models.towers import sized
 from cosmos_eval.types import ModelSpec, Rgb, UsageError, nearest
 
-# Models of transformers with patch tokens, by `model_type`: options of their constructor.
-_TRANSFORMERS: dict[str, dict[str, bool]] = {
-    "vit": {"add_pooling_layer": False},
-    **{name: {} for name in ("dinov2", "dinov2_with_registers", "dinov3_vit")},
-}
-_MEMBERS = ("encode_patches", "patch_size", "image_mean", "image_std")
+# Models of transformers with patch tokens, by `model_type`.
+_TRANSFORMERS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
+
+Encode: TypeAlias = Callable[[Tensor], Tensor]
+"""Images (B, 3, h * patch, w * patch), normalised -> (B, h, w, D)."""
+Loaded: TypeAlias = tuple[Encode, int, Sequence[float], Sequence[float], dict[str, Any]]
+"""With the side of a patch, mean and std (RGB on the 0-1 scale), and identity of the weights."""
 
 
 class Auxiliary(NamedTuple):
-    """An encoder of patches. `encode_patches` maps images (B, 3, h * patch, w * patch), normalised
-    by mean and std (RGB on the 0-1 scale), to (B, h, w, D); `identity` is what results record."""
+    """An encoder of patches; `record` is the `provenance.auxiliary` of results."""
 
-    encode_patches: Callable[[Tensor], Tensor]
-    patch_size: int
-    image_mean: Rgb
-    image_std: Rgb
-    identity: Mapping[str, Any]
+    encode: Encode
+    record: dict[str, Any]
 
-    @property
-    def record(self) -> dict[str, Any]:
-        """The fields of `provenance.auxiliary`."""
-        means = {"image_mean": [*self.image_mean], "image_std": [*self.image_std]}
-        proxy = {"beta": PROXY_BETA, "gamma": PROXY_GAMMA}
-        return {**self.identity, "patch_size": self.patch_size, **means, **proxy}
-
-    def features(self, images: Tensor, normalised: tuple[Rgb, Rgb]) -> Tensor:
+    def features(self, images: Tensor, mean: Rgb, std: Rgb) -> Tensor:
         """Images (B, 3, H, W), normalised by another mean and std -> (B, H // patch, W // patch,
         D). Raises UsageError for images smaller than a patch and features of another shape."""
-        moments = (*normalised, self.image_mean, self.image_std)
-        mean, std, own_mean, own_std = (images.new_tensor(one).view(3, 1, 1) for one in moments)
-        given = whole_patches((images * std + mean - own_mean) / own_std, self.patch_size)
-        found = self.encode_patches(given)
-        expected = (len(given), *(side // self.patch_size for side in given.shape[2:]))
-        if tuple(found.shape[:-1]) != expected:
-            raise UsageError(
-                f"{self.identity['spec']}: `encode_patches` returns {tuple(found.shape)} for "
-                f"{tuple(given.shape)}, not {expected} and the dimensions of features"
-            )
-        return found
+        own = self.record
+        moments = (mean, std, own["image_mean"], own["image_std"])
+        before, scale, own_mean, own_std = (images.new_tensor(m).view(3, 1, 1) for m in moments)
+        given = whole_patches((images * scale + before - own_mean) / own_std, own["patch_size"])
+        features = self.encode(given)
+        user.require_grid(own["spec"], given, features, own["patch_size"])
+        return features
 
 
 def guided(encoder: Encoder, text: str) -> ClipEncoder:
@@ -77,11 +60,10 @@ def guided(encoder: Encoder, text: str) -> ClipEncoder:
             f"{encoder.info.spec}: --attention proxy is defined for COSMOS models and OpenCLIP's "
             "own CLIP ViTs"
         )
-    own = copy.copy(plain)
-    own.auxiliary = load(text, plain.info.device)
-    own.info = plain.info._replace(auxiliary=own.auxiliary.record)
-    own.patch_size = own.auxiliary.patch_size
-    side = max(plain.patch_size, own.patch_size, 1)
+    own, auxiliary = copy.copy(plain), load(text, plain.info.device)
+    own.guide, own.patch_size = auxiliary.features, auxiliary.record["patch_size"]
+    own.info = plain.info._replace(auxiliary=auxiliary.record)
+    side = max(plain.patch_size, own.patch_size)
     own.encode_patches(torch.zeros(1, 3, side, side), "proxy")
     return own
 
@@ -90,20 +72,23 @@ def load(text: str, device: str) -> Auxiliary:
     """Load an encoder by its name, never with random weights. Raises UsageError where it is no ViT,
     or its files are missing, unfit or cannot be fetched."""
     spec = parse_auxiliary(text)
-    load_kind = {"timm": _timm, "hf": _transformers, "python": _users}[spec.kind]
     try:
         with quiet():
-            loaded = load_kind(spec, device)
-            example = torch.zeros(1, 3, 2 * loaded.patch_size, loaded.patch_size, device=device)
-            loaded.features(example, ((0.0,) * 3, (1.0,) * 3))
-            return loaded
+            load_kind = {"timm": _timm, "hf": _transformers, "python": _users}[spec.kind]
+            encode, side, mean, std, identity = load_kind(spec, device)
+            inputs = {"patch_size": side, "image_mean": [*mean], "image_std": [*std]}
+            constants = {"beta": PROXY_BETA, "gamma": PROXY_GAMMA}
+            found = Auxiliary(encode, {"spec": text, **identity, **inputs, **constants})
+            example = torch.zeros(1, 3, 2 * side, side, device=device)
+            found.features(example, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+            return found
     except UsageError:
         raise
     except Exception as error:  # of the libraries and the hub's client: all are faults of the files
         raise UsageError(f"'{text}' cannot be loaded: {reason(error)}") from error
 
 
-def _timm(spec: ModelSpec, device: str) -> Auxiliary:
+def _timm(spec: ModelSpec, device: str) -> Loaded:
     arch, path = str(spec.arch), spec.name
     if not (timm.is_model(arch) if path else timm.is_model_pretrained(arch)):
         known = nearest(arch, timm.list_models("vit_*", pretrained=True))
@@ -119,65 +104,53 @@ def _timm(spec: ModelSpec, device: str) -> Auxiliary:
     model: Any = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=file)
     audit.require_finite(model.state_dict(), path or arch)
     digest = file_sha256(Path(path)) if path else tensors_sha256(model.state_dict())
-    config, (side, *_) = model.pretrained_cfg, model.patch_embed.patch_size
-    encode = partial(_patches_of_timm, _placed(model, device))
-    identity = {"spec": spec.text, "architecture": arch, "weights_sha256": digest}
-    return Auxiliary(encode, side, tuple(config["mean"]), tuple(config["std"]), identity)
 
-
-def _patches_of_timm(model: Any, images: Tensor) -> Tensor:
-    with sized(model, (images.shape[2], images.shape[3])):
+    def encode(images: Tensor) -> Tensor:
         options = {"norm": True, "intermediates_only": True, "output_fmt": "NCHW"}
-        (last,) = model.forward_intermediates(images, indices=1, **options)
-    return last.permute(0, 2, 3, 1)
+        with sized(model, (images.shape[2], images.shape[3])):
+            (last,) = model.forward_intermediates(images, indices=1, **options)
+        return last.permute(0, 2, 3, 1)
+
+    _place(model, device)
+    config, identity = model.pretrained_cfg, {"architecture": arch, "weights_sha256": digest}
+    return encode, model.patch_embed.patch_size[0], config["mean"], config["std"], identity
 
 
-def _transformers(spec: ModelSpec, device: str) -> Auxiliary:
+def _transformers(spec: ModelSpec, device: str) -> Loaded:
     folder, commit = hf.snapshot(spec.name)
     config = transformers.AutoConfig.from_pretrained(folder, **hf.OFFLINE)
     if config.model_type not in _TRANSFORMERS:
-        raise UsageError(
-            f"'{spec.text}' is a {config.model_type}: one of {', '.join(_TRANSFORMERS)} can guide "
-            "another encoder"
-        )
+        known = ", ".join(_TRANSFORMERS)
+        raise UsageError(f"'{spec.text}' is a {config.model_type}, but one of {known} is needed")
     processor = transformers.AutoImageProcessor.from_pretrained(folder, **hf.OFFLINE)
-    model = hf.load_model(folder, config, **_TRANSFORMERS[config.model_type])
-    identity = {"spec": spec.text, "architecture": type(config).__name__}
-    identity["weights_sha256"] = weights_sha256(saved_weights(folder))
-    if commit is not None:
-        identity["revision"] = commit
-    encode = partial(_patches_of_transformers, _placed(model, device))
-    moments = tuple(processor.image_mean), tuple(processor.image_std)
-    return Auxiliary(encode, config.patch_size, *moments, identity)
-
-
-def _patches_of_transformers(model: Any, images: Tensor) -> Tensor:
-    config = model.config
-    options = {"interpolate_pos_encoding": True} if config.model_type == "vit" else {}
-    tokens = model(pixel_values=images, **options).last_hidden_state
+    is_vit, side = config.model_type == "vit", config.patch_size
+    model = hf.load_model(folder, config, **({"add_pooling_layer": False} if is_vit else {}))
     prefix = 1 + getattr(config, "num_register_tokens", 0)
-    return tokens[:, prefix:].unflatten(1, (-1, images.shape[3] // config.patch_size))
-
-
-def _users(spec: ModelSpec, device: str) -> Auxiliary:
-    made, code, where = user.made_by(Path(spec.name), device, "fp32")
-    if lacking := [name for name in _MEMBERS if not hasattr(made, name)]:
-        raise UsageError(f"{where} guides no other encoder: it has no {', '.join(lacking)}")
-    weights = [*user.referred_weights([made.encode_patches], set())]
-    modules = [_placed(one, device) for one in weights if isinstance(one, nn.Module)]
-    states = [{"": one} for one in weights if isinstance(one, Tensor)]
-    states += [module.state_dict() for module in modules]
-    digest = tensors_sha256(*states) if states else None
 
     def encode(images: Tensor) -> Tensor:
-        with user.errors_of(f"{where}: encode_patches"):
-            features: Tensor = made.encode_patches(images)
-            return features
+        options = {"interpolate_pos_encoding": True} if is_vit else {}
+        tokens = model(pixel_values=images, **options).last_hidden_state[:, prefix:]
+        patches: Tensor = tokens.unflatten(1, (-1, images.shape[3] // side))
+        return patches
 
-    identity = {"spec": spec.text, "architecture": type(made).__name__, "weights_sha256": digest}
-    moments = tuple(made.image_mean), tuple(made.image_std)
-    return Auxiliary(encode, made.patch_size, *moments, {**identity, "code_sha256": code})
+    _place(model, device)
+    digest, of_hub = weights_sha256(saved_weights(folder)), {"revision": commit} if commit else {}
+    identity = {"architecture": type(config).__name__, "weights_sha256": digest, **of_hub}
+    return encode, side, processor.image_mean, processor.image_std, identity
 
 
-def _placed(model: nn.Module, device: str) -> nn.Module:
-    return model.eval().requires_grad_(False).to(device)
+def _users(spec: ModelSpec, device: str) -> Loaded:
+    made, code, where = user.made_by(Path(spec.name), device, "fp32")
+    weights = [*user.referred_weights([made.encode_patches], set())]
+    for module in weights:
+        _place(module, device)
+    states = [one.state_dict() if isinstance(one, nn.Module) else {"": one} for one in weights]
+    identity = {"architecture": type(made).__name__, "code_sha256": code}
+    digest = {"weights_sha256": tensors_sha256(*states) if states else None}
+    encode = user.errors_of(f"{where}: encode_patches")(made.encode_patches)
+    return encode, made.patch_size, made.image_mean, made.image_std, identity | digest
+
+
+def _place(model: nn.Module | Tensor, device: str) -> None:
+    if isinstance(model, nn.Module):
+        model.eval().requires_grad_(False).to(device)

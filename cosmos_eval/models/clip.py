@@ -1,14 +1,12 @@
 """The encoder shared by every model of OpenCLIP's shape: model, transform, tokenizer, identity."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import open_clip
 import torch
@@ -25,9 +23,6 @@ from cosmos_eval.models.dense import encode_patches, patch_size
 from cosmos_eval.models.encoder import run
 from cosmos_eval.types import Attention, EncoderInfo
 
-if TYPE_CHECKING:
-    from cosmos_eval.models.auxiliary import Auxiliary
-
 Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
 """The tokenizers that open_clip.get_tokenizer (3.3) returns."""
 
@@ -35,9 +30,9 @@ Tokenizer: TypeAlias = SimpleTokenizer | HFTokenizer | SigLipTokenizer
 class ClipEncoder:
     """A DenseEncoder around a model with OpenCLIP's `encode_image`, `encode_text` and `visual`.
     `patch_size` is 0 where the tower has no patches; `encode_patches` then raises UsageError.
-    `auxiliary` guides attention `proxy`, whose patches are its own."""
+    `guide` maps images, their mean and std to features that guide attention `proxy`, if any."""
 
-    auxiliary: Auxiliary | None = None
+    guide: Callable[..., Tensor] | None = None
 
     def __init__(
         self, model: Any, preprocessing: PreprocessCfg, tokenizer: Tokenizer, info: EncoderInfo
@@ -73,8 +68,7 @@ class ClipEncoder:
         return F.normalize(run(self.info, self._encode_tokens, tokens), dim=-1)
 
     def encode_patches(self, images: Tensor, attention: Attention) -> Tensor:
-        normalised = self.image_mean, self.image_std
-        guide = self.auxiliary and partial(self.auxiliary.features, normalised=normalised)
+        guide = self.guide and partial(self.guide, mean=self.image_mean, std=self.image_std)
         encode = partial(encode_patches, self.model.visual, attention=attention, guide=guide)
         return run(self.info, encode, images)
 

@@ -13,24 +13,21 @@ others were trained on whole images only.
 
 Shapes: B images, N tokens, h x w patches, C tower width, D embedding."""
 
-from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cosmos_eval.models.attention import Grid, Mixing
-from cosmos_eval.models.towers import Tower, image_tower
+from cosmos_eval.models.attention import Grid, Mixing, proxy_attention
+from cosmos_eval.models.towers import Step, Tower, image_tower
 from cosmos_eval.types import Attention, UsageError
 
 
 @torch.no_grad()
 def encode_patches(
-    model: nn.Module,
-    images: Tensor,
-    attention: Attention,
-    guide: Callable[[Tensor], Tensor] | None = None,
+    model: nn.Module, images: Tensor, attention: Attention, guide: Step | None = None
 ) -> Tensor:
     """Images (B, 3, H, W) of any size -> (B, H // patch, W // patch, D) float32, L2-normalised;
     `model` is an image tower of OpenCLIP's or a model of transformers. With attention `proxy`
@@ -42,8 +39,7 @@ def encode_patches(
     with tower.sized((whole.shape[2], whole.shape[3])):
         x = tower.before_last(whole)
         if attention == "proxy":
-            features = _features(images, guide)
-            x, grid = _guided(tower, x, grid, features), (features.shape[1], features.shape[2])
+            x, grid = _guided(tower, x, grid, guide and guide(images))
         elif attention == "vanilla":
             x = tower.block(x, tower.rope())[:, tower.prefix :]
         else:
@@ -67,23 +63,20 @@ def patch_size(model: nn.Module) -> int:
     return 0
 
 
-def _features(images: Tensor, guide: Callable[[Tensor], Tensor] | None) -> Tensor:
-    if guide is None:
-        raise UsageError("--attention proxy needs --auxiliary SPEC, the encoder that guides it")
-    return guide(images)
-
-
-def _guided(tower: Tower, x: Tensor, grid_hw: Grid, features: Tensor) -> Tensor:
+def _guided(tower: Tower, x: Tensor, grid_hw: Grid, features: Tensor | None) -> tuple[Tensor, Grid]:
     """Run the attention of the last block alone, with weights of `features` (B, h', w', D) ->
-    (B, h'w', C). Other attentions than PyTorch's cannot return another number of tokens."""
-    attn = getattr(tower.block, "attn", None)
-    if not tower.branches or not isinstance(attn, nn.MultiheadAttention):
+    (B, h'w', C) and (h', w'). Other blocks cannot return another number of tokens."""
+    if features is None:
+        raise UsageError("--attention proxy needs --auxiliary SPEC, the encoder that guides it")
+    block: Any = tower.block
+    if not isinstance(getattr(block, "attn", None), nn.MultiheadAttention):
         raise UsageError(
-            f"--attention proxy is not defined for this model's last {type(tower.block).__name__}: "
+            f"--attention proxy is not defined for this model's last {type(block).__name__}: "
             "choose a COSMOS model or OpenCLIP's own CLIP ViT, such as ViT-B-16"
         )
-    with Mixing("proxy", tower.prefix, grid_hw, features):
-        return tower.branches[0](x)
+    patches = block.ln_1(x[:, tower.prefix :])
+    mixed = block.ls_1(proxy_attention(block.attn, patches, grid_hw, features))
+    return mixed, (features.shape[1], features.shape[2])
 
 
 def _run_as(tower: Tower, x: Tensor, grid_hw: Grid, attention: Attention) -> Tensor:

@@ -71,14 +71,12 @@ def _towers(encoder: Encoder, model: Any) -> tuple[Encode, Encode]:
         return encoder.encode_image, encoder.encode_text
     own = (open_clip.CLIP.encode_image, open_clip.CLIP.encode_text)
     image, text = (partial(run, encoder.info, partial(encode, clip)) for encode in own)
-    return partial(_after_guide, encoder, model.auxiliary, image), text
+    return partial(_guided, model, image), text
 
 
-def _after_guide(encoder: Encoder, guide: Any, encode: Encode, images: Tensor) -> Tensor:
-    """Encode images, and run the encoder that guides attention `proxy`, if any, before."""
-    if guide is not None:
-        unchanged = guide.image_mean, guide.image_std
-        run(encoder.info, partial(guide.features, normalised=unchanged), images)
+def _guided(model: Any, encode: Encode, images: Tensor) -> Tensor:
+    if model.guide is not None:
+        run(model.info, partial(model.guide, mean=model.image_mean, std=model.image_std), images)
     return encode(images)
 
 

@@ -128,13 +128,18 @@ class TwoTower:
         self, encode: Callable[[Tensor, Attention], Tensor], images: Tensor, attention: Attention
     ) -> Tensor:
         patches = run(self.info, lambda given: encode(given, attention), images)
-        expected = (len(images), *(side // self.patch_size for side in images.shape[2:]))
-        if tuple(patches.shape[:-1]) != expected:
-            raise UsageError(
-                f"{self.info.spec}: `encode_patches` returns {tuple(patches.shape)} for "
-                f"{tuple(images.shape)}, not {expected} and the dimensions of features"
-            )
+        require_grid(self.info.spec, images, patches, self.patch_size)
         return F.normalize(patches, dim=-1)
+
+
+def require_grid(where: str, images: Tensor, patches: Tensor, patch_size: int) -> None:
+    """Raise UsageError where features are not one per whole patch of images (B, 3, H, W)."""
+    expected = (len(images), *(side // patch_size for side in images.shape[2:]))
+    if tuple(patches.shape[:-1]) != expected:
+        raise UsageError(
+            f"{where}: `encode_patches` returns {tuple(patches.shape)} for {tuple(images.shape)}, "
+            f"not {expected} and the dimensions of features"
+        )
 
 
 def referred_weights(values: Sequence[Any], seen: set[int]) -> Iterator[nn.Module | Tensor]:

@@ -14,13 +14,7 @@ from typing import Any
 
 from cosmos_core.utils.files import require_writable
 from cosmos_eval import types
-from cosmos_eval.models.specs import (
-    TWO_SETS,
-    code_file,
-    local_weights,
-    parse_auxiliary,
-    weights_sha256,
-)
+from cosmos_eval.models import specs
 from cosmos_eval.results.labels import overrides_of, stem_of
 from cosmos_eval.results.record import ResultRow
 from cosmos_eval.results.store import read_files, samples_of
@@ -149,7 +143,7 @@ def existing_results(plan: plans.Plan, output: Path) -> dict[plans.Pair, plans.R
         pair = plans.pair_of(spec, protocol)
         part = found_part(protocol, plan.options)
         settings = settings_of(protocol, plan.options, part)
-        student = spec.kind in TWO_SETS and spec.weights == "student"
+        student = spec.kind in specs.TWO_SETS and spec.weights == "student"
         stem = stem_of(*pair, overrides_of(settings, student=student))
         path = output / f"{stem}.json"
         if path.exists():
@@ -165,17 +159,15 @@ def _read_valid(spec: types.ModelSpec, path: Path, auxiliary: str | None) -> Res
     """Read a result. Raises UsageError where samples, weights or code are not its own any more."""
     stored = read_files(path)
     samples_of(path, stored)
-    _require_own(spec, path, stored.row.model)
+    owners: list[tuple[types.ModelSpec, Mapping[str, Any]]] = [(spec, stored.row.model)]
     if auxiliary is not None:
-        _require_own(parse_auxiliary(auxiliary), path, stored.row.provenance["auxiliary"])
+        owners.append((specs.parse_auxiliary(auxiliary), stored.row.provenance["auxiliary"]))
+    for own, recorded in owners:
+        code, weights = specs.code_file(own), specs.local_weights(own)
+        for what, files in {"weights": weights, "code": [code] if code else []}.items():
+            if files and specs.weights_sha256(files) != recorded.get(f"{what}_sha256"):
+                raise types.UsageError(f"{path} is of other {what} than {own.name} now holds")
     return stored.row
-
-
-def _require_own(spec: types.ModelSpec, path: Path, recorded: Mapping[str, Any]) -> None:
-    code = code_file(spec)
-    for what, files in {"weights": local_weights(spec), "code": [code] if code else []}.items():
-        if files and weights_sha256(files) != recorded.get(f"{what}_sha256"):
-            raise types.UsageError(f"{path} is of other {what} than {spec.name} now holds")
 
 
 def found_part(protocol: types.Protocol, options: types.RunOptions) -> types.Part | None:

@@ -99,19 +99,13 @@ def make_segmenter(
     queries = prompt_embeddings(encoder, names, protocol.templates, options, progress)
     attention = options.attention or protocol.attention
     fitted = fit_to_model(protocol, encoder)
-    seen = _seen_as(encoder, fitted)
-    return Segmenter(seen, queries, fitted, attention, options.batch_size)
-
-
-def _seen_as(encoder: DenseEncoder, protocol: SegmentationProtocol) -> DenseEncoder:
-    """Return the encoder for images that the protocol normalises, in another way than the model
-    perhaps: the encoder that guides it, if any, must know."""
-    if encoder.info.auxiliary is None:
-        return encoder
-    seen: Any = copy.copy(encoder)
-    moments = (protocol.mean or (), protocol.std or ())
-    seen.image_mean, seen.image_std = (tuple(one / 255 for one in some) for some in moments)
-    return seen
+    if encoder.info.auxiliary is not None:  # it must know how images are normalised
+        encoder = copy.copy(encoder)
+        moments: Any = fitted.mean, fitted.std
+        encoder.image_mean, encoder.image_std = (
+            tuple(one / 255 for one in some) for some in moments
+        )
+    return Segmenter(encoder, queries, fitted, attention, options.batch_size)
 
 
 class _Windows(NamedTuple):

@@ -67,16 +67,17 @@ def test_patches_of_timm_are_those_of_its_own_forward(arch: str, tmp_path: Path)
     torch.save(model.state_dict(), path)
     found = auxiliary.load(f"timm:{arch}/{path}", "cpu")
     assert found.record["weights_sha256"] == file_sha256(path)
-    assert (found.image_mean, found.patch_size) == (model.pretrained_cfg["mean"], 16)
+    moments = [found.record[name] for name in ("image_mean", "image_std")]
+    assert moments == [[*model.pretrained_cfg[name]] for name in ("mean", "std")]
     side = model.patch_embed.img_size[0]
     images = torch.rand(2, 3, side, side)
-    mean, std = (torch.tensor(one)[:, None, None] for one in (found.image_mean, found.image_std))
+    mean, std = (torch.tensor(one)[:, None, None] for one in moments)
     tokens = model.forward_features((images - mean) / std)[:, model.num_prefix_tokens :]
-    own = found.features(images, UNCHANGED)
+    own = found.features(images, *UNCHANGED)
     torch.testing.assert_close(own.flatten(1, 2), tokens, atol=1e-5, rtol=1e-5)
     # Another size, in between two, and a border that makes no patch.
-    assert found.features(images[..., :100, :72], UNCHANGED).shape[:3] == (2, 6, 4)
-    assert torch.equal(found.features(images, UNCHANGED), own)
+    assert found.features(images[..., :100, :72], *UNCHANGED).shape[:3] == (2, 6, 4)
+    assert torch.equal(found.features(images, *UNCHANGED), own)
 
 
 @torch.no_grad()
@@ -92,9 +93,9 @@ def test_patches_of_transformers_are_those_of_its_own_forward(kind: str, tmp_pat
     found = auxiliary.load(f"hf:{tmp_path}", "cpu")
     images = torch.rand(2, 3, 32, 32)
     tokens = model(pixel_values=images).last_hidden_state[:, -16:]
-    own = found.features(images, IMAGENET)  # as the processor leaves them
+    own = found.features(images, *IMAGENET)  # as the processor leaves them
     torch.testing.assert_close(own.flatten(1, 2), tokens, atol=1e-5, rtol=1e-5)
-    assert found.features(images[..., :20], IMAGENET).shape == (2, 4, 2, 32)
+    assert found.features(images[..., :20], *IMAGENET).shape == (2, 4, 2, 32)
     assert found.record["weights_sha256"] == file_sha256(tmp_path / "model.safetensors")
 
 
@@ -102,7 +103,7 @@ def test_a_users_encoder_sees_the_images_by_its_own_mean_and_std(own: str) -> No
     found = auxiliary.load(own, "cpu")
     pixels = torch.rand(1, 3, 8, 12)
     mean, std = (torch.tensor(one)[:, None, None] for one in IMAGENET)
-    seen = found.features((pixels - mean) / std, IMAGENET)
+    seen = found.features((pixels - mean) / std, *IMAGENET)
     expected = torch.nn.functional.avg_pool2d((pixels - 0.5) / 0.25, 4)
     torch.testing.assert_close(seen, expected.permute(0, 2, 3, 1), atol=1e-5, rtol=1e-5)
     assert found.record["weights_sha256"] is None
@@ -135,7 +136,7 @@ def test_what_cannot_guide_another_encoder(timm_name: str, tmp_path: Path) -> No
         assert message in refused(f"timm:test_vit/{tmp_path / 'broken.pt'}")
     own = tmp_path / "own.py"
     own.write_text(PLAIN.replace("patch_size, image_mean, image_std = patch_size,", "pass;"))
-    assert "it has no patch_size" in refused(f"python:{own}")
+    assert "no attribute 'patch_size'" in refused(f"python:{own}")
     own.write_text(PLAIN.replace("avg_pool2d(images, 4)", "avg_pool2d(images, 2)"))
     assert "`encode_patches` returns (1, 4, 2, 3)" in refused(f"python:{own}")
     own.write_text(PLAIN.replace("torch.nn.functional.avg_pool2d(images, 4)", "images.none"))
