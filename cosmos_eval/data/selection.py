@@ -210,6 +210,11 @@ class _Record(NamedTuple):
         """Return the text of a field, empty where there is no such field."""
         return self.text(name) if name in self.fields else ""
 
+    def identity(self, name: str) -> str:
+        """Return a field of any type as text, empty where there is none."""
+        value = self.fields.get(name)
+        return "" if value is None else str(value)
+
     def number(self, name: str) -> int:
         """Return a field that must be a whole number, or text that is one."""
         value = self._field(name)
@@ -217,13 +222,6 @@ class _Record(NamedTuple):
             if isinstance(value, str | int) and not isinstance(value, bool):
                 return int(value)
         raise UsageError(f"{self.where}: `{name}` must be a whole number, not {value!r}")
-
-    def truth(self, name: str) -> bool:
-        """Return a field that must be true or false, or text that says so."""
-        value = str(self._field(name)).lower()
-        if value not in ("true", "false"):
-            raise UsageError(f"{self.where}: `{name}` must be true or false, not {value!r}")
-        return value == "true"
 
     def texts(self, prefix: str, but: str = "\0") -> tuple[str, ...]:
         """Return all texts of the fields with a prefix, `but` those with a longer one; an empty
@@ -251,7 +249,7 @@ class _Record(NamedTuple):
 def _items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """`image`, `caption`, more right captions in fields beginning with `positive`, wrong ones in
     those with `negative`, or wrong images in those with `negative_image`; and where there are any
-    `pair`, `set` and a subset."""
+    `pair_id`, `set_id` and a subset."""
     for record in _records(path):
         right = (record.text("caption"), *record.texts("positive"))
         wrong = record.texts("negative", but="negative_image")
@@ -260,18 +258,18 @@ def _items(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
             fault = "has wrong images and more than one caption: make two items of it"
             raise UsageError(f"{record.where} {fault}")
         yield Item(
-            pictures=tuple(_pictures(protocol, record.text("image"), *others)),
+            pictures=_pictures(protocol, record.text("image"), *others),
             captions=(*right, *wrong),
             subset=record.optional(protocol.subset_key),
             where=record.where,
             right=len(right),
-            pair=record.optional("pair"),
-            set=record.optional("set"),
+            pair=record.identity("pair_id"),
+            set=record.identity("set_id"),
         )
 
 
-def _pictures(protocol: SelectionProtocol, *files: str) -> Iterator[Picture]:
-    return (Picture(file + protocol.image_suffix) for file in files)
+def _pictures(protocol: SelectionProtocol, *files: str) -> tuple[Picture, ...]:
+    return tuple(Picture(file + protocol.image_suffix) for file in files)
 
 
 # Of Winoground's examples.jsonl, of ColorSwap's test.json, of EqBen's.
@@ -285,7 +283,7 @@ def _pairs(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
         images = [record.text(f"image{end}") for end in ends]
         captions = tuple(record.text(f"caption{end}") for end in ends)
         subset = record.optional(protocol.subset_key)
-        yield Item(tuple(_pictures(protocol, *images)), captions, subset, record.where)
+        yield Item(_pictures(protocol, *images), captions, subset, record.where)
 
 
 def _eqben(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
@@ -305,9 +303,9 @@ def _of_files(path: Path) -> Iterator[tuple[str, _Record]]:
 def _sugarcrepe(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """`filename`, `caption`, in SugarCrepe++ `caption2`, and `negative_caption`."""
     for subset, record in _of_files(path):
-        right = [record.text(name) for name in ("caption", "caption2") if name in record.fields]
-        captions = (*(right or [record.text("caption")]), record.text("negative_caption"))
-        pictures = tuple(_pictures(protocol, record.text("filename")))
+        also = [record.text("caption2")] if "caption2" in record.fields else []
+        captions = (record.text("caption"), *also, record.text("negative_caption"))
+        pictures = _pictures(protocol, record.text("filename"))
         yield Item(pictures, captions, subset, record.where, right=len(captions) - 1)
 
 
@@ -330,11 +328,14 @@ def _svo(protocol: SelectionProtocol, path: Path) -> Iterator[Item]:
     """`sentence`, `pos_image_id`, `neg_image_id` of rows whose image differs in one of `subj_neg`,
     `verb_neg` and `obj_neg`, as probing_image_text_models.ipynb of its authors takes them."""
     for record in _records(path):
-        differs = [name for flag, name in _SVO_PARTS.items() if record.truth(flag)]
+        flags = {part: record.text(flag) for flag, part in _SVO_PARTS.items()}
+        if not {"True", "False"} >= set(flags.values()):
+            raise UsageError(f"{record.where}: {', '.join(_SVO_PARTS)} must be True or False")
+        differs = [part for part, flag in flags.items() if flag == "True"]
         if len(differs) == 1:
             ids = [str(record.number(f"{side}_image_id")) for side in ("pos", "neg")]
-            pictures = tuple(_pictures(protocol, *ids))
-            yield Item(pictures, (record.text("sentence"),), differs[0], record.where)
+            sentence = (record.text("sentence"),)
+            yield Item(_pictures(protocol, *ids), sentence, differs[0], record.where)
 
 
 _AXES = {"left": "side", "right": "side", "on": "height", "under": "height"}

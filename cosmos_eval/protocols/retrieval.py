@@ -56,10 +56,8 @@ def negbench_files(name: str) -> tuple[str, ...]:
     return _below(("negbench/data/images", "negbench/images", "negbench"), (name,))
 
 
-# Alhamoud et al. 2025, arXiv 2501.09425: COCO's val2017 with captions in lists as Python writes
-# them (CsvImageCaptionDataset in benchmarks/src/training/data.py), which gained what is not in the
-# image. 25,014 captions, by the recalls that issue 2 of the repository has of both files: 6 and 5
-# captions of them.
+# Alhamoud et al. 2025, arXiv 2501.09425. Issue 2 of the repository has recalls of both files that
+# are 6 and 5 of 25,014 captions, all of COCO's val2017.
 _negbench = partial(
     _known,
     family="negbench",

@@ -3,6 +3,7 @@ Counts are part of a protocol: a file with another number of items is another se
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from cosmos_eval.protocols.retrieval import COCO_IMAGES, COCO_VAL2017_IMAGES, negbench_files
 from cosmos_eval.types import SelectionProtocol
@@ -46,31 +47,33 @@ _aro = partial(
     layout="aro",
 )
 
-# Kamath et al. 2023, arXiv 2310.19785, with its numbers of items. Files, images and prepositions as
-# in dataset_zoo/aro_datasets.py of github.com/amitakamath/whatsup_vlms (commit 7c1f255), whose
-# folder `data` may also lie in whatsup/.
-_WHATSUP = ("whatsup_vlms/data", "whatsup/data", "whatsup")
+
+def _of_github(dataset: str, repository: str, file: str, **fields: Any) -> SelectionProtocol:
+    """Return a set whose files and rule are those of a file of a repository."""
+    page = f"https://github.com/{repository}"
+    known = {"family": dataset, "download": page, "source": f"github.com/{repository}, {file}"}
+    return SelectionProtocol(dataset=dataset, **{**known, **fields})
+
+
+# Numbers of items: Kamath et al. 2023, arXiv 2310.19785. Read at commit 7c1f255.
+_whatsup = partial(
+    _of_github,
+    repository="amitakamath/whatsup_vlms",
+    file="dataset_zoo/aro_datasets.py",
+    family="whatsup",
+)
 
 
 def _in_whatsup(name: str) -> tuple[str, ...]:
-    return tuple(f"{folder}/{name}" for folder in _WHATSUP)
+    return tuple(f"{folder}/{name}" for folder in ("whatsup_vlms/data", "whatsup/data", "whatsup"))
 
 
-_whatsup = partial(
-    SelectionProtocol,
-    family="whatsup",
-    source="github.com/amitakamath/whatsup_vlms, dataset_zoo/aro_datasets.py",
-    download="https://github.com/amitakamath/whatsup_vlms#downloading-the-data",
-)
-
-# Alhamoud et al. 2025, arXiv 2501.09425. Columns as CsvMCQDataset and the kinds of answers as
-# evaluate_model of its code read them; its csv files are for users to put their own folders in, so
-# that only the names of images count. The numbers of questions are not in what was read.
+# Alhamoud et al. 2025, arXiv 2501.09425.
 _negbench = partial(
-    SelectionProtocol,
+    _of_github,
+    repository="m1k2zoo/negbench",
+    file="datasets.md and benchmarks/src/training/data.py",
     family="negbench",
-    source="github.com/m1k2zoo/negbench, datasets.md and benchmarks/src/training/data.py",
-    download="https://github.com/m1k2zoo/negbench/blob/main/datasets.md",
     layout="negbench",
 )
 
@@ -137,16 +140,13 @@ _PROTOCOLS = (
     ),
 )
 
+# Numbers of items that no source states are None. Commits are those that were read.
 _COMPOSITIONALITY = (
-    # Dumpala et al. 2024, arXiv 2406.11171: SugarCrepe's images with a second right caption.
-    # Fields and rule as in VLMs/test_Variants_CLIP.py, files and numbers those of the repository
-    # (commits cfdcd82 and a70a831).
-    SelectionProtocol(
-        dataset="sugarcrepe-pp",
-        family="sugarcrepe-pp",
-        source="github.com/Sri-Harsha/scpp, VLMs/test_Variants_CLIP.py",
-        download=f"{COCO_IMAGES} (images: COCO val2017), "
-        "https://github.com/Sri-Harsha/scpp/tree/main/data (items)",
+    # Dumpala et al. 2024, arXiv 2406.11171. Numbers are those of the files (cfdcd82, a70a831).
+    _of_github(
+        "sugarcrepe-pp",
+        "Sri-Harsha/scpp",
+        "VLMs/test_Variants_CLIP.py",
         images=COCO_VAL2017_IMAGES,
         annotations=("scpp/data", "scpp/VLMs/data", "sugarcrepe-pp"),
         layout="sugarcrepe",
@@ -156,34 +156,28 @@ _COMPOSITIONALITY = (
             **{"swap_att": 666, "swap_obj": 245},
         },
     ),
-    # Hendricks and Nematzadeh 2021, arXiv 2106.09141. Columns and what counts as a difference in
-    # one part as in its notebook (commit 206219e), which asks whether an image fits or not; which
-    # of two images fits better needs no threshold. The set lists addresses of images, many of
-    # which are gone, so that most measure a part.
-    SelectionProtocol(
-        dataset="svo-probes",
-        family="svo-probes",
-        source="github.com/google-deepmind/svo_probes, probing_image_text_models.ipynb",
-        download="https://github.com/google-deepmind/svo_probes",
+    # Hendricks and Nematzadeh 2021, arXiv 2106.09141 (206219e).
+    _of_github(
+        "svo-probes",
+        "google-deepmind/svo_probes",
+        "probing_image_text_models.ipynb",
         images="svo_probes/images",
         annotations="svo_probes/svo_probes.csv",
         layout="svo",
         image_suffix=".jpg",
     ),
-    # Parcalabescu et al. 2022, arXiv 2112.07566. Fields and valid items as in README.md (commit
-    # 3526a09). Its images come from several sets.
-    SelectionProtocol(
-        dataset="valse",
-        family="valse",
-        source="github.com/Heidelberg-NLP/VALSE, README.md",
-        download="https://github.com/Heidelberg-NLP/VALSE",
+    # Parcalabescu et al. 2022, arXiv 2112.07566 (3526a09).
+    _of_github(
+        "valse",
+        "Heidelberg-NLP/VALSE",
+        "README.md",
         images=("VALSE/images", "VALSE/data/images", "valse/images"),
         annotations=("VALSE/data", "valse/data"),
         layout="valse",
     ),
     *(
         _whatsup(
-            dataset=f"whatsup-{letter}",
+            f"whatsup-{letter}",
             images=_in_whatsup(f"controlled_{kind}"),
             annotations=_in_whatsup(f"controlled_{kind}_dataset.json"),
             layout="whatsup",
@@ -192,7 +186,7 @@ _COMPOSITIONALITY = (
         for letter, kind, n_items in (("a", "images", 412), ("b", "clevr", 408))
     ),
     _whatsup(
-        dataset="coco-spatial",
+        "coco-spatial",
         images=(*_in_whatsup("val2017"), *COCO_VAL2017_IMAGES),
         annotations=_in_whatsup("coco_qa_one_obj.json"),
         layout="coco-spatial",
@@ -200,7 +194,7 @@ _COMPOSITIONALITY = (
         subset_items={"one_obj": 2247, "two_obj": 440},
     ),
     _whatsup(
-        dataset="gqa-spatial",
+        "gqa-spatial",
         images=_in_whatsup("vg_images"),
         annotations=_in_whatsup("vg_qa_one_obj.json"),
         layout="gqa-spatial",
@@ -208,34 +202,31 @@ _COMPOSITIONALITY = (
         subset_items={"one_obj": 1160, "two_obj": 291},
     ),
     _negbench(
-        dataset="negbench-coco",
+        "negbench-coco",
         images=COCO_VAL2017_IMAGES,
         annotations=negbench_files("COCO_val_mcq_llama3.1_rephrased.csv"),
     ),
     _negbench(
-        dataset="negbench-voc2007",
+        "negbench-voc2007",
         images=("VOCdevkit/VOC2007/JPEGImages", "VOC2007/JPEGImages"),
         annotations=negbench_files("VOC2007_mcq_llama3.1_rephrased.csv"),
     ),
-    # Burapacheep et al. 2024, arXiv 2402.04492: the test split, 300 of its 1,000 examples. Fields
-    # as in README.md of github.com/Top34051/colorswap (commit 2d7d10a).
-    SelectionProtocol(
-        dataset="colorswap",
-        family="colorswap",
-        source="github.com/Top34051/colorswap, README.md",
-        download="https://github.com/Top34051/colorswap",
+    # Burapacheep et al. 2024, arXiv 2402.04492 (2d7d10a): the test split.
+    _of_github(
+        "colorswap",
+        "Top34051/colorswap",
+        "README.md",
         images=("colorswap/data", "colorswap"),
         annotations=("colorswap/data/test.json", "colorswap/test.json"),
         layout="pairs",
         n_items=300,
     ),
-    # Miranda et al. 2024, arXiv 2406.09952: 2,933 instances (README.md of
-    # github.com/IMirandaM/BiVLC, commit 0e09346), only on the hub as Parquet files with the images
-    # inside; docs/data.md writes them as pairs.
-    SelectionProtocol(
-        dataset="bivlc",
-        family="bivlc",
-        source="github.com/IMirandaM/BiVLC, main_evaluation_BiVLC.py",
+    # Miranda et al. 2024, arXiv 2406.09952 (0e09346). docs/data.md writes the hub's Parquet files
+    # as pairs.
+    _of_github(
+        "bivlc",
+        "IMirandaM/BiVLC",
+        "README.md",
         download="https://huggingface.co/datasets/imirandam/BiVLC",
         images="bivlc/images",
         annotations="bivlc/items.jsonl",
@@ -243,14 +234,12 @@ _COMPOSITIONALITY = (
         subset_key="type",
         n_items=2933,
     ),
-    # Wang et al. 2023, arXiv 2303.14465: the subset with public labels. Fields of pairs, folders
-    # and frames in .npy files as in src/eqben/eqben_utils.py (commit 128ac8a). README.md has its
-    # number only roughly.
-    SelectionProtocol(
-        dataset="eqben-subset",
+    # Wang et al. 2023, arXiv 2303.14465 (128ac8a): the tenth with public labels.
+    _of_github(
+        "eqben-subset",
+        "Wangt-CN/EqBen",
+        "src/eqben/eqben_utils.py",
         family="eqben",
-        source="github.com/Wangt-CN/EqBen, src/eqben/eqben_utils.py",
-        download="https://github.com/Wangt-CN/EqBen#1-data-download",
         images=("eqben/image_subset", "eqben/images"),
         annotations="eqben/eqben_subset_10percent_final.json",
         layout="eqben",

@@ -38,7 +38,7 @@ CLUSTER = "cluster"  # (N,) items of one number share an image or a set
 PAIR = "pair"  # (N,) items of one number are right together; -1: of no complete pair
 SET = "set"  # (N,) the same of sets of pairs
 CHANCE = "chance"  # (N,) how probable it is that a random order of the scores counts
-BLIND = "blind"  # (N,) whether what scores highest with the other items' queries is right
+BLIND = "blind"  # (N,) whether the choice by the mean of all images, or captions, is right
 SHORTER = "shorter"  # (N,) how probable it is that the captions of fewest words are right
 TEXT_TO_TEXT = "text_to_text"  # (N,) whether right captions are closer to each other than to wrong
 _TEXT_CHANCE = "text_to_text_chance"  # (N,)
@@ -99,10 +99,9 @@ def _scores_of_pairs(
 
 
 def _samples(rule: str, data: SelectionData, score: Score) -> dict[str, Any]:
+    hits = {CORRECT: _hits(data, score)} if data.chosen != "both" else _of_pairs(rule, data, score)
     return {
-        **(
-            _of_pairs(rule, data, score) if data.chosen == "both" else {CORRECT: _hits(data, score)}
-        ),
+        **hits,
         SUBSET: data.subset_of_item,
         SUBSETS: np.array(data.subsets),
         AVERAGED: data.averaged,

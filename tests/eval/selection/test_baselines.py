@@ -157,7 +157,9 @@ def test_one_image_alone_leaves_nothing_to_choose_blind_by(make_set, colour_enco
 
 
 def test_pairs_and_sets_multiply_chances(make_set, colour_encoder):
-    items = [{**one, "pair": pair} for one, pair in zip(ITEMS, ("p", "p", "q", "q"), strict=True)]
+    items = [
+        {**one, "pair_id": pair} for one, pair in zip(ITEMS, ("p", "p", "q", "q"), strict=True)
+    ]
     metrics = selection.measure(colour_encoder, make_set(IMAGES, items), RunOptions()).metrics
     assert metrics["pair_accuracy"] == 0.5
     assert metrics["pair_accuracy_chance"] == pytest.approx((0.5 / 3 + 0.25) / 2)

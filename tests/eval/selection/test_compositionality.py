@@ -277,7 +277,7 @@ def test_eqben_has_frames_as_arrays(measured, tmp_path):
         (
             "svo-probes",
             {"svo_probes/svo_probes.csv": [SVO_HEADER, [*SVO[1][:4], "maybe", "True", "False"]]},
-            r"line 2: `subj_neg` must be true or false, not 'maybe'",
+            "line 2: subj_neg, verb_neg, obj_neg must be True or False",
         ),
         (
             "valse",
@@ -331,8 +331,8 @@ def test_own_sets_can_have_all_of_it(make_set, colour_encoder):
         {"image": "b.png", "caption": "green", "positives": ["a green one"], "negative": "blue"},
         {"image": "c.png", "caption": "red", "negative": "green", "negative_2": "blue"},
     ]
-    for record, pair in zip(records, ("one", "one", "two"), strict=True):
-        record["pair"] = pair
+    for record, pair in zip(records, (0, 0, 1), strict=True):
+        record["pair_id"] = pair
     result = selection.measure(colour_encoder, make_set(images, records), RunOptions())
     assert result.samples["correct"].tolist() == [True, True, False]
     assert result.metrics["pair_accuracy"] == 0.5
