@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FACTS = "facts"
 """The role of cached facts, among those of embeddings."""
 _KEY = bytes(32)
+_OF_IMAGES = ("parameters", "image_parameters", "image_gflops")
 _IMAGES = "images"  # the phase in which tasks encode images
 
 
@@ -32,8 +33,9 @@ def facts_of(
     training = training_facts(spec)
     inputs = {name: dict(getattr(encoder, name)) for name in ("preprocessing", "tokenizer")}
     if encoder.info.auxiliary is not None:  # which was trained in another way
-        training = dict.fromkeys(training)
         inputs["auxiliary"] = dict(encoder.info.auxiliary)
+        uncounted = [] if inputs["auxiliary"]["weights_sha256"] else _OF_IMAGES
+        training = dict.fromkeys([*training, *uncounted])
     store = ShardStore(options.cache, identity(encoder, FACTS, **inputs), limit_bytes())
     for _, arrays in store.find([_KEY], lambda note: None):
         return {**json.loads(arrays["facts"].tobytes()), **training}

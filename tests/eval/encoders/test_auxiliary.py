@@ -209,6 +209,9 @@ def test_results_name_the_other_encoder(
     assert facts["parameters"] == without["parameters"] + more
     assert facts["image_gflops"] > without["image_gflops"]
     assert facts["text_gflops"] == without["text_gflops"]
+    of_function = found[own]["model"]["facts"]  # it may compute by other means than PyTorch's
+    assert (of_function["parameters"], of_function["image_gflops"]) == (None, None)
+    assert {facts["training_data"], of_function["samples_seen"]} == {None}
     # Another version of the file is another model.
     assert "there already: 1 of 1" in command(*guided, own, "--output", "out", "--dry-run").out
     Path(own.removeprefix("python:")).write_text(PLAIN + "# another version\n")

@@ -185,6 +185,7 @@ def test_long_paths_are_cut_so_that_they_stay_apart():
         f"{runs}/second/checkpoints/last.pt",
         f"{runs}/second/checkpoints/last.pt (student, bf16)",
         f"{runs}/second/checkpoints/best.pt",
+        f"{runs}/second/checkpoints/best.pt (proxy: timm:vit_base_patch8_224.dino/dino/last.pt)",
         "openclip:ViT-B-32/laion2b_s34b_b79k",
         "cosmos:second/checkpoints/last.pt",
         "a name that is very long but has no folder in it at all",
@@ -194,7 +195,8 @@ def test_long_paths_are_cut_so_that_they_stay_apart():
         "cosmos:…/second/checkpoints/last.pt",
         "cosmos:…/last.pt (student, bf16)",
         "cosmos:…/best.pt",
-        *names[4:],
+        "cosmos:…/best.pt (proxy: timm:vit_base_patch8_224.dino/dino/last.pt)",
+        *names[5:],
     ]
 
 
