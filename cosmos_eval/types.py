@@ -366,12 +366,14 @@ def base_family(family: str) -> str:
 
 
 class SuiteMember(NamedTuple):
-    """A data set whose metric, or the mean of its metrics, counts in the mean of a suite."""
+    """A data set whose metric, or the mean of its metrics, counts in the mean of a suite, with a
+    weight below 1 where several sets count as one."""
 
     task: str
     dataset: str
     family: str
     metrics: tuple[str, ...]
+    weight: float = 1.0
 
 
 class Suite(NamedTuple):

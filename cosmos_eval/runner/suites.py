@@ -6,6 +6,7 @@ Every model is measured on every data set. Files that a suite names are relative
 
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -23,13 +24,15 @@ _Names = Annotated[list[Text], Field(min_length=1)]
 
 class _Score(BaseModel):
     """The mean over the data sets of some families (None: all) of a metric, which `metrics` states
-    for single data sets, or else of the main metric of each or its task's primary ones."""
+    for single data sets, or else of the main metric of each or its task's primary ones. Each list
+    of `as_one` counts as one data set."""
 
     model_config = CONFIG
 
     families: _Names | None = None
     metric: Text | None = None
     metrics: dict[Text, Text] = {}
+    as_one: list[_Names] = []
 
 
 class _File(BaseModel):
@@ -108,7 +111,13 @@ def _members(score: _Score, protocols: Sequence[Protocol]) -> tuple[SuiteMember,
     chosen = [p for p in protocols if p.family in (score.families or families)]
     _require_known("score.families", score.families or [], families)
     _require_known("score.metrics", score.metrics, [p.dataset for p in chosen])
-    members = tuple(_member(p, score.metrics.get(p.dataset, score.metric)) for p in chosen)
+    weights = {name: 1 / len(names) for names in score.as_one for name in names}
+    _require_known("score.as_one", weights, [p.dataset for p in chosen])
+    refuse_repeated([*chain.from_iterable(score.as_one)], "score.as_one: ")
+    members = tuple(
+        _member(p, score.metrics.get(p.dataset, score.metric), weights.get(p.dataset, 1.0))
+        for p in chosen
+    )
     kinds: dict[tuple[str, bool], str] = {}
     for member in members:
         for metric in (metric_of(member.task, name) for name in member.metrics):
@@ -129,7 +138,7 @@ def _require_known(where: str, names: Iterable[str], known: Sequence[str]) -> No
             raise UsageError(f"{where}: unknown member '{name}'; known: {nearest(name, known)}")
 
 
-def _member(protocol: Protocol, name: str | None) -> SuiteMember:
+def _member(protocol: Protocol, name: str | None, weight: float) -> SuiteMember:
     task = task_of(protocol)
     records = task_named(task).metrics
     known = [metric.name for metric in records if metric.members is None]
@@ -139,7 +148,7 @@ def _member(protocol: Protocol, name: str | None) -> SuiteMember:
     primary = tuple(metric.name for metric in records if metric.primary)
     chosen = name or protocol.main_metric
     metrics = primary if chosen is None else (chosen,)
-    return SuiteMember(task, protocol.dataset, protocol.family, metrics)
+    return SuiteMember(task, protocol.dataset, protocol.family, metrics, weight)
 
 
 def _protocol(name: str, family: str, folder: Path) -> Protocol:

@@ -148,7 +148,7 @@ def _published(members: Sequence[SuiteMember], entries: Iterable[Entry]) -> list
         values = [e and _published_value(m, e) for m, e in zip(members, found, strict=True)]
         urls = {entry.url for entry in found if entry}
         if None not in values:
-            mean = Mean(float(np.mean([value for value in values if value is not None])))
+            mean = Mean(float(_mean([value for value in values if value is not None], members)))
             row = Row(model, len(members), mean, source="published", url=", ".join(sorted(urls)))
             rows.append(row)
     return rows
@@ -231,9 +231,15 @@ def _means(
     for model, results in found.items():
         if all(member in results for member in members):
             values = [np.mean([results[m].row.metrics[n] for n in m.metrics]) for m in members]
-            draws: Values = np.mean([drawn[model][member] for member in members], axis=0)
-            means[model] = Mean(float(np.mean(values)), percentiles(draws, "bootstrap"), draws)
+            draws = _mean([drawn[model][member] for member in members], members)
+            interval = percentiles(draws, "bootstrap")
+            means[model] = Mean(float(_mean(values, members)), interval, draws)
     return means
+
+
+def _mean(values: Sequence[Any], members: Sequence[SuiteMember]) -> Values:
+    weighted: Values = np.average(values, axis=0, weights=[member.weight for member in members])
+    return weighted
 
 
 def _ranked(
@@ -275,6 +281,8 @@ def _meanings(suite: Suite, common: Sequence[SuiteMember], *, is_ranked: bool) -
     )
     number = suite.present(len(members)) if lacking else f"all {len(members)}"
     yield f"Mean: over {number} members, {'; '.join(of)}."
+    if parts := [member for member in members if member.weight < 1]:
+        yield f"Counted in part, as several of them are one: {_listed(parts)}."
     if lacking:
         yield f"Left out: {'; '.join(f'{name}: {why}' for name, why in lacking.items())}."
     yield (

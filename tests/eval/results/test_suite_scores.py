@@ -15,7 +15,7 @@ from support.results import store_result
 from cosmos_eval.cli.app import main
 
 SUITE = "models: [scenes-cosmos]\ndatasets: {cosmos: [food101, dtd]}\nscore: {metric: acc1}\n"
-SIZES = {"food101": 400, "dtd": 200}
+SIZES = {"food101": 400, "dtd": 200, "flowers102": 100}
 
 
 def store(folder: Path, model: str, dataset: str, hits: int, **more: str) -> None:
@@ -131,6 +131,25 @@ def test_what_a_suite_lacks_of_its_source_counts_as_a_member(results, capsys):
     assert "- Left out: winogavil: it has no reader." in text
     suite = json.loads(printed(capsys, results, "json"))["suite"]
     assert suite["left_out"] == {"winogavil": "it has no reader"}
+
+
+def test_sets_may_count_as_one_member(results, capsys):
+    """Both sets of 0.5 and 0.75 are one: their mean, with the interval of a mean of both."""
+    plain = table(printed(capsys, results, "md"))[0]
+    as_one = "score: {metric: acc1, as_one: [[food101, dtd]]}\n"
+    (results.parent / "own.yaml").write_text(SUITE.replace("score: {metric: acc1}\n", as_one))
+    text = printed(capsys, results, "md")
+    assert table(text)[0] == plain
+    assert "- Counted in part, as several of them are one: food101 (cosmos), dtd (cosmos)." in text
+
+
+def test_a_third_set_weighs_as_much_as_two_that_count_as_one(tmp_path, capsys):
+    one = "score: {metric: acc1, as_one: [[food101, dtd]]}\n"
+    (tmp_path / "own.yaml").write_text("datasets: {cosmos: [food101, dtd, flowers102]}\n" + one)
+    for dataset, hits in (("food101", 400), ("dtd", 100), ("flowers102", 10)):
+        store(tmp_path / "results", "it", dataset, hits)
+    ((_, _, mean, *_),) = table(printed(capsys, tmp_path / "results", "md"))
+    assert mean == "42.5"  # ((1 + 0.5) / 2 + 0.1) / 2
 
 
 def test_published_means_stand_below_measured_ones(tmp_path, capsys):

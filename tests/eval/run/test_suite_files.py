@@ -137,6 +137,23 @@ def test_models_of_the_command_line_replace_those_of_the_file(tmp_path):
         make_plan(suite=str(path), task="seg", models=["scenes-clip"])
 
 
+def test_mess_is_the_mean_of_22_sets_and_of_those_of_each_domain():
+    """mess/evaluation/mess_evaluation.py: PAXRay's four sets are replaced by their mean."""
+    members = read_score("mess").members
+    assert (len(members), sum(member.weight for member in members)) == (25, 22)
+    quarters = {member.dataset for member in members if member.weight == 0.25}
+    parts = ("lungs", "bones", "mediastinum", "diaphragm")
+    assert quarters == {f"mess/paxray-{part}" for part in parts}
+    sizes = {
+        **{"general": 6, "earth-monitoring": 5, "medical-sciences": 4, "engineering": 4},
+        "agriculture-biology": 3,
+    }
+    of_domains = [read_score(f"mess-{domain}").members for domain in sizes]
+    assert [sum(m.weight for m in some) for some in of_domains] == list(sizes.values())
+    assert [member for some in of_domains for member in some] == list(members)
+    assert {member.metrics for member in members} == {("mIoU",)}
+
+
 def test_a_score_is_of_primary_metrics_by_default(tmp_path):
     path = tmp_path / "own.yaml"
     sets = "{cosmos: [voc20, dtd], karpathy: [coco-karpathy], datacomp: [wds/vtab/pets]}"
@@ -204,6 +221,8 @@ def test_files_are_relative_to_the_suite(tmp_path: Path):
         (GOOD.replace("voc20", "voc20, voc20"), r"datasets: voc20 \(cosmos\) is given twice"),
         (GOOD + "score: {metric: acc1}\n", "score: voc20 has no metric 'acc1'; seg has"),
         (GOOD + "score: mean\n", "`score` must"),
+        (GOOD + "score: {as_one: [[voc2]]}\n", "score.as_one: unknown member 'voc2'; known: voc20"),
+        (GOOD + "score: {as_one: [[voc20], [voc20]]}\n", "score.as_one: voc20 is given twice"),
         (GOOD.replace("cosmos]", "clip, scenes-clip]"), "models: scenes-clip is given twice"),
     ],
 )
