@@ -178,6 +178,15 @@ class MultilabelProtocol(ClassificationProtocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class FacesProtocol(ClassificationProtocol):
+    """Faces in webdataset archives, of which several questions are asked: names and templates begin
+    with a question (`race:`), and the .npy of an image holds its age, gender, race, and 0 for white
+    or 1, as indices of classes."""
+
+    NOT_IN_FILES = MultilabelProtocol.NOT_IN_FILES
+
+
+@dataclass(frozen=True, kw_only=True)
 class SelectionProtocol(Protocol):
     """Images, each with captions of which one or more are right, captions, each with images of
     which one is right, or pairs of two images and two captions.

@@ -7,7 +7,7 @@ Imports no torch.
 import hashlib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from cosmos_eval.data.folders import folder_entries, root_of, several, walk
 from cosmos_eval.protocols.classification import CLASS_LISTS
 from cosmos_eval.types import (
     ClassificationProtocol,
+    FacesProtocol,
     MultilabelProtocol,
     RunOptions,
     UsageError,
@@ -159,7 +160,7 @@ def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData
         )
     prompts = tuple(template.replace("{c}", "{}") for template in templates)
     samples = sources.open_archives(sources.numbered_archives(folder / "test"))
-    label = _labels if isinstance(protocol, MultilabelProtocol) else _label
+    label = _LABELS[type(protocol)]
     listed = (
         (f"{one.archive.relative_to(folder)}:{one.key}", one.image(), label(one, len(names)))
         for one in samples
@@ -182,7 +183,14 @@ def _labels(sample: sources.ArchiveSample, n_classes: int) -> NDArray[Any]:
     labels = sample.vector(n_classes)
     if not np.isin(labels, (0, 1)).all():
         raise UsageError(f"{sample.name}.npy must hold 0 and 1, not {labels.min()}, {labels.max()}")
-    return labels
+    return labels.astype(bool)
+
+
+def _of_face(sample: sources.ArchiveSample, _: int) -> NDArray[Any]:
+    labels = sample.vector(4, exact=False)[:4]
+    if (labels < 0).any() or (labels != labels.astype(np.int64)).any():
+        raise UsageError(f"{sample.name}.npy must hold 0, 1, 2..., not {labels.tolist()}")
+    return labels.astype(np.int64)
 
 
 def _label(sample: sources.ArchiveSample, n_classes: int) -> int:
@@ -192,6 +200,13 @@ def _label(sample: sources.ArchiveSample, n_classes: int) -> int:
             f"{sample.name}.cls holds {text[:40]!r}, which is no class from 0 to {n_classes - 1}"
         )
     return int(text)
+
+
+_LABELS: Mapping[type, Callable[[sources.ArchiveSample, int], Any]] = {
+    ClassificationProtocol: _label,
+    MultilabelProtocol: _labels,
+    FacesProtocol: _of_face,
+}
 
 
 def _lines(path: Path, expected: int | None = None) -> list[str]:

@@ -26,7 +26,7 @@ class ClassData(NamedTuple):
     classes: tuple[str, ...]
     names: tuple[str, ...]  # paths below the set's folder, or names in an archive or array
     images: tuple[ImageSource, ...]
-    labels: NDArray[Any]  # (N,) indices of classes; (N, C) whether an image has each of several
+    labels: NDArray[Any]  # (N,) indices of classes; (N, C) whether each is one; (N, 4) of faces
     prompts: tuple[str, ...] | None = None  # what the data say that prompts call the classes
     templates: tuple[str, ...] | None = None  # the data's prompts, with one `{}` each
     part: Part | None = None  # how many there are of an incomplete known set
@@ -55,8 +55,8 @@ def make_data(classes: Sequence[str], samples: Iterable[tuple[str, ImageSource, 
     listed = list(samples)
     names, images, labels = zip(*listed, strict=True) if listed else ((), (), ())
     found = np.array(labels)
-    kind = bool if found.ndim == 2 else np.int64
-    return ClassData(tuple(classes), names, images, found.astype(kind))
+    found = found if found.ndim == 2 else found.astype(np.int64)
+    return ClassData(tuple(classes), names, images, found)
 
 
 def class_names(protocol: ClassificationProtocol, data: ClassData) -> tuple[str, ...]:

@@ -16,12 +16,14 @@ from cosmos_eval.protocols.facts import read_table
 from cosmos_eval.types import (
     AssociationProtocol,
     ClassificationProtocol,
+    FacesProtocol,
     MultilabelProtocol,
     Protocol,
     RetrievalProtocol,
 )
 
 _REPOSITORIES = {"clip-benchmark": "clip-benchmark/wds_{}", "datacomp": "djghosh/wds_{}_test"}
+_LIKE_CLS = {"multilabel": MultilabelProtocol, "faces": FacesProtocol}
 # Main metrics that only protocols which name them have.
 _MORE: tuple[Literal["f1_macro", "worst_group_acc5"], ...] = ("f1_macro", "worst_group_acc5")
 
@@ -47,8 +49,8 @@ def _protocol(row: Mapping[str, str]) -> Protocol:
     if row["task"] == "retrieval":
         return RetrievalProtocol(**common)
     common["n_classes"] = int(row["n_classes"]) if row["n_classes"] else None
-    if row["task"] == "multilabel":
-        return MultilabelProtocol(**common)
+    if row["task"] in _LIKE_CLS:
+        return _LIKE_CLS[row["task"]](**common)
     return ClassificationProtocol(
         **common,
         metadata=tuple(row["metadata"].split()),

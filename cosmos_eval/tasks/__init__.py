@@ -19,6 +19,7 @@ _MODULES: Mapping[str, str] = {
     "retrieval": "cosmos_eval.tasks.retrieval",
     "cls": "cosmos_eval.tasks.classification",
     "multilabel": "cosmos_eval.tasks.multilabel",
+    "faces": "cosmos_eval.tasks.faces",
     "seg": "cosmos_eval.tasks.segmentation",
     "select": "cosmos_eval.tasks.selection",
     "loc": "cosmos_eval.tasks.localisation",

@@ -200,7 +200,8 @@ KINDS: dict[str, Kind] = {
         *fuzzed_sets.KINDS,
         Kind("checkpoint", _prepare_checkpoint, _mutate_checkpoint, _evaluate, _judge_checkpoint),
         *map(
-            _results, ("retrieval", "cls", "multilabel", "seg", "select", "loc", "assoc", "probe")
+            _results,
+            ("retrieval", "cls", "multilabel", "faces", "seg", "select", "loc", "assoc", "probe"),
         ),
         _tables("leaderboard", "{}/results", "--format", "md"),
         _tables("export", "{}/results", "--out", "{}/out/table.csv"),

@@ -116,6 +116,18 @@ def multilabel_samples(skill: float, rng: np.random.Generator) -> Samples:
     }
 
 
+def faces_samples(skill: float, rng: np.random.Generator) -> Samples:
+    """Labels that the model gives with a probability, else the next class."""
+    labels = np.stack([LABELS, LABELS % 2, LABELS, LABELS != 1], axis=1).astype(np.int64)
+    right = np.stack([_right(skill, rng) for _ in range(4)], axis=1)
+    answers = labels[:, [2, 1, 0, 3]] * [1, 1, 1, 18]
+    return {
+        "labels": labels,
+        "predicted": np.where(right, answers, (answers + 1) % [4, 2, 4, 21]),
+        "classes": np.array(list("abcd")),
+    }
+
+
 def assoc_samples(skill: float, rng: np.random.Generator) -> Samples:
     """Two items of the same candidates after each other, of which five are right."""
     hits = rng.binomial(5, np.clip(skill + 0.2 * HARDNESS - 0.1, 0, 1))
@@ -148,6 +160,7 @@ SAMPLES = {
         "loc": loc_samples,
         "assoc": assoc_samples,
         "multilabel": multilabel_samples,
+        "faces": faces_samples,
         "probe": probe_samples,
     },
 }

@@ -65,6 +65,12 @@ SAMPLES: dict[str, Samples] = {
         "scores": np.array([[0.5, 0.25], [0.125, 0.5], [0.25, 0.125], [0, 0.75]], np.float32),
         "classes": np.array(["pear", "apple"]),
     },
+    # Labels are age, gender, race and whether it is not white; answers race, gender, age, toxic.
+    "faces": {
+        "labels": np.array([[0, 0, 1, 0], [2, 1, 1, 0], [1, 1, 3, 1], [1, 0, 0, 1]]),
+        "predicted": np.array([[1, 0, 0, 3], [0, 1, 1, 14], [2, 0, 1, 17], [1, 0, 1, 18]]),
+        "classes": np.array(["race:black", "race:white"]),
+    },
     "assoc": {
         "jaccard": np.array([1, 0.5, 0.25]),
         "candidates": np.array([5, 6, 10]),

@@ -131,7 +131,7 @@ def test_faults_of_a_file_of_classes_are_named(read, tmp_path, lines, message):
     [
         (
             "kind: segg\n",
-            "`kind` must be one of retrieval, cls, multilabel, seg, select, loc, assoc, probe, ",
+            "`kind` must be one of retrieval, cls, multilabel, faces, seg, select, loc, assoc, ",
         ),
         ("images: a\n", "`kind` must be one of"),
         ("", "must hold keys and values"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 import cosmos_eval
 from cosmos_eval import models as encoders
-from cosmos_eval.protocols import known_protocols
+from cosmos_eval.protocols import known_protocols, webdatasets
 from cosmos_eval.results.store import read_result
 from cosmos_eval.runner.plan import jobs_of, make_plan, open_datasets
 from cosmos_eval.runner.run import Worker, run_all
@@ -125,12 +125,15 @@ def test_every_task_has_metrics_data_sets_and_an_embedded_one():
         assert {metric.name for metric in task.metrics if metric.primary} <= set(task.headlines)
         assert any(metric.primary for metric in task.metrics)
         assert task.truth
-    assert {task_of(protocol) for protocol in known_protocols().values()} == set(TASKS)
-    assert {task_of(protocol) for protocol in make_plan().protocols} == set(TASKS) - {
-        "loc",
-        "probe",
-    }
-    for name in TASKS:
+    of_hub = {"multilabel", "faces", "assoc"}  # no set of these tasks is embedded
+    known = {task_of(protocol) for protocol in known_protocols().values()}
+    assert known == set(TASKS) - of_hub
+    assert known | {task_of(protocol) for protocol in webdatasets().values()} == set(TASKS)
+    assert {task_of(p) for p in make_plan().protocols} == known - {"loc", "probe"}
+    for name in of_hub:
+        with pytest.raises(UsageError, match=f"no embedded data set is of task {name}"):
+            make_plan(task=name)
+    for name in known:
         (embedded,) = make_plan(task=name).protocols
         assert task_of(embedded) == name
 
