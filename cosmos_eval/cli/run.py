@@ -19,6 +19,8 @@ from cosmos_eval.types import Executor, RunOptions, UsageError
 
 if TYPE_CHECKING:
     from cosmos_eval.cli.progress import Progress
+    from cosmos_eval.results.leaderboard.entries import Entry
+    from cosmos_eval.results.leaderboard.suite import SuiteScore
     from cosmos_eval.runner.plan import Pair, Plan, Result
     from cosmos_eval.runner.preview import Preview
 
@@ -148,7 +150,7 @@ def run(
             return
         results = _execute(plan, output, existing, executor, keep_going=keep_going)
     if is_main_process():
-        print_results(results, as_json=json)
+        print_results(results, as_json=json, suite=suite)
         failed = sum(result.error is not None for result in results)
         if suite is not None or keep_going:
             reused = sum(existing.get(result.pair) is result for result in results)
@@ -193,17 +195,22 @@ def _report(results: Sequence[Result], progress: Progress) -> None:
     progress.print(f"failed: {who} on {', '.join(sorted(sets))}: {reason_of(error)}")
 
 
-def print_results(results: Sequence[Result], *, as_json: bool) -> None:
-    """Print results as a table; on standard error frequent mistakes and notes."""
-    from cosmos_eval.results.leaderboard.entries import measured
+def print_results(results: Sequence[Result], *, as_json: bool, suite: str | None = None) -> None:
+    """Print results as a table, with a suite's score; on standard error frequent mistakes and
+    notes."""
+    from cosmos_eval.results.labels import Stored, distinguish
+    from cosmos_eval.results.leaderboard.entries import entries_of
     from cosmos_eval.results.leaderboard.writers import Leaderboard, to_tables
     from cosmos_eval.results.store import to_record
 
-    rows = [result.row for result in results if result.row is not None]
+    stored = [Stored(one.path or Path(), one.row) for one in results if one.row is not None]
+    rows = [one.row for one in stored]
     if as_json:
         print_json([to_record(row) for row in rows])
         return
-    print_tables(partial(to_tables, Leaderboard(measured(rows))))
+    entries = entries_of(distinguish(stored))
+    score = None if suite is None else _score(suite, entries)
+    print_tables(partial(to_tables, Leaderboard(entries, suite=score)))
     for row in rows:
         pairs = ", ".join(
             f"{pair['true']} as {pair['predicted']} ({pair['images']})"
@@ -213,6 +220,18 @@ def print_results(results: Sequence[Result], *, as_json: bool) -> None:
             of = f"{row.model['spec']} on {row.dataset} ({row.protocol})"
             print_line(f"most confused by {of}: {pairs}", error=True)
     print_notes(dict.fromkeys(note for row in rows for note in row.provenance["notes"]))
+
+
+def _score(name: str, entries: Sequence[Entry]) -> SuiteScore | None:
+    """Return the score of a suite, None where it has none or no result counts in it."""
+    from cosmos_eval.results.leaderboard.suite import suite_score
+    from cosmos_eval.runner.suites import read_suite
+
+    suite = read_suite(name, with_models=False)
+    members = {member[:3] for member in suite.members}
+    ranked = (entry for entry in entries if entry.is_ranked)
+    counts = any((e.task, e.dataset, e.protocol) in members for e in ranked)
+    return suite_score(suite, entries) if counts else None
 
 
 def _print_previews(previews: Sequence[Preview], *, as_json: bool) -> None:

@@ -5,13 +5,16 @@ that differences of means are paired. Shapes: M models, N samples, R resamples.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cosmos_eval.stats import intervals
 from cosmos_eval.stats.estimates import Estimate, GroupMean, Ints, Mean, Proportion, Values
 from cosmos_eval.stats.paired import difference_of_draws
+
+_AT_ONCE = 10  # samples drawn one by one in the time of a kind
 
 
 class Standing(NamedTuple):
@@ -26,6 +29,10 @@ def resample(
 ) -> tuple[dict[str, Values], int]:
     """Return values (R,) of estimates of the same samples, in the same draws, and the smallest
     number of clusters. Raises ValueError where that is less than two."""
+    if alike := _of_kinds(estimates):
+        statistic, counts = intervals.statistic_of(alike[0]), alike[1]
+        how: dict[str, Any] = {"seed": seed, "resamples": resamples, "multinomial": True}
+        return intervals.resample([statistic], counts, **how)[0], int(counts.sum())
     shared: dict[bytes, Ints] = {}
     by_sizes = intervals.by_clusters({n: _clustered(e, shared) for n, e in estimates.items()})
     n = min(sizes[0] for sizes in by_sizes)  # the others are of draws
@@ -38,6 +45,35 @@ def resample(
             0
         ]
     return drawn, n
+
+
+def _of_kinds(estimates: Mapping[str, Estimate]) -> tuple[dict[str, Estimate], Ints] | None:
+    """Return estimates of kinds of samples, which are alike for all of them, and the number of
+    samples of each kind; None where samples depend on each other or are of many kinds."""
+    columns: list[NDArray[Any]] = []
+    for estimate in estimates.values():
+        match estimate:
+            case Proportion(hits):
+                columns.append(hits)
+            case GroupMean(hits, groups, None):
+                columns += [hits, groups]
+            case _:
+                return None
+    kinds, counts = np.unique(
+        np.stack(columns, axis=1).astype(np.int64), axis=0, return_counts=True
+    )
+    if len(kinds) * _AT_ONCE > len(columns[0]):
+        return None
+    own, values = np.arange(len(kinds)), iter(kinds.T)
+    found: dict[str, Estimate] = {}
+    for name, estimate in estimates.items():
+        hits = next(values).astype(bool)
+        found[name] = (
+            estimate._replace(hits=hits, groups=next(values), clusters=own)
+            if isinstance(estimate, GroupMean)
+            else Mean(hits, own)
+        )
+    return found, counts
 
 
 def _clustered(estimate: Estimate, shared: dict[bytes, Ints]) -> Estimate:

@@ -53,6 +53,27 @@ def test_estimates_of_one_seed_are_of_the_same_draws() -> None:
         assert drawn["lowest"][index] == pytest.approx(min(halves))
 
 
+def test_samples_of_few_kinds_are_drawn_as_single_ones_are() -> None:
+    """Means and covariances of 2,000 draws of kinds and of samples, which one more mean forces."""
+    rng = np.random.default_rng(5)
+    n, groups = 1_500, rng.integers(3, size=1_500)
+    first, second = rng.random((2, n)) < 0.2 + 0.2 * groups
+    several = {
+        "first": Proportion(first),
+        "both": Proportion(first & second),
+        "groups": GroupMean(second, groups),
+        "lowest": GroupMean(first, groups, lowest=True),
+    }
+    kinds, size = resample(several, seed=0)
+    single, _ = resample({**several, "more": Mean(np.zeros(n), np.arange(n))}, seed=1)
+    assert size == n
+    both = [np.stack([drawn[name] for name in several]) for drawn in (kinds, single)]
+    cov, expected = map(np.cov, both)
+    np.testing.assert_allclose(cov, expected, atol=0.12 * expected.diagonal().max())
+    apart = (both[0].mean(axis=1) - both[1].mean(axis=1)) / np.sqrt(expected.diagonal() / 1_000)
+    assert np.abs(apart).max() < 4
+
+
 def test_one_sample_is_refused() -> None:
     with pytest.raises(ValueError, match="two images or more"):
         resample({"x": Proportion(np.array([True]))}, seed=0)

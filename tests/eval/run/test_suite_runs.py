@@ -63,6 +63,16 @@ def test_only_what_is_missing_is_measured(command, own_suite, tmp_path, loaded):
     assert results(tmp_path) == after
 
 
+def test_the_score_is_printed_where_results_count(command, own_suite):
+    assert "Suite" not in command(*RUN, str(own_suite)).out
+    own_suite.write_text(own_suite.read_text() + "score: {metric: acc1}\nleft_out: {hot: lost}\n")
+    done = command(*RUN, str(own_suite))
+    assert done.err.splitlines()[-1] == "measured 0, there already 4, failed 0"
+    assert "Suite suite (%)" in done.out
+    assert done.out.count("2 of 3") == 2 + 1  # both models, and the note
+    assert "Suite" not in command(*RUN, str(own_suite), "--limit", "3").out
+
+
 def test_a_result_without_its_own_samples_is_measured_again(command, own_suite, tmp_path):
     command(*RUN, str(own_suite))
     swapped = sorted((tmp_path / "out").glob("*.npz"))
