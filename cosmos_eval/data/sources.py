@@ -113,12 +113,10 @@ class PixelFile(ImageFile):
 
     def decode(self, content: bytes) -> Image.Image:
         try:
-            pixels = np.load(io.BytesIO(content), allow_pickle=False)
-            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-                raise ValueError(f"{pixels.dtype} of shape {pixels.shape}")
-        except (ValueError, EOFError) as error:
+            pixels = np.load(io.BytesIO(content), allow_pickle=False)[:, :, [2, 1, 0]]
+            return Image.fromarray(pixels)
+        except (ValueError, EOFError, IndexError, TypeError) as error:
             raise UsageError(f"{self.name} holds no pixels (H, W, 3) uint8: {error}") from error
-        return Image.fromarray(np.ascontiguousarray(pixels[:, :, ::-1]))
 
 
 def shard_images(shard: Path) -> Iterator[tuple[str, bytes]]:

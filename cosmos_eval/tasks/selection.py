@@ -131,24 +131,20 @@ def _baselines(data: SelectionData, images: Features, texts: Features) -> dict[s
     """Return the samples of single items that no image decides, or no caption that chooses one.
     Blind is the choice by the mean of all images, or captions, which is no item's alone."""
     found: dict[str, Any] = {}
-    of_item, right = data.captions_of_item, data.right
     if data.chosen == "both":
         return found
-    if data.chosen == "images":
-        of_item, queries, score = data.images_of_item, texts, products(images, _mean(texts))
-    else:
-        queries, score = images, products(_mean(images), texts)
+    of_item, queries, right = data.images_of_item, texts, data.right
+    if data.chosen == "captions":
+        of_item, queries = data.captions_of_item, images
         words = np.array([len(caption.split()) for caption in data.captions])
         found[SHORTER] = expected_hits(-words, of_item, right)
         if (right > 1).all():
             found |= _text_to_text(texts, of_item, right)
     if len(queries) > 1:
-        found[BLIND] = _hits(data, score)
+        mean = np.broadcast_to(queries.mean(axis=0), queries.shape)
+        both = (mean, texts) if data.chosen == "captions" else (images, mean)
+        found[BLIND] = _hits(data, products(*both))
     return {**found, CHANCE: expected_hits(np.zeros(len(images) + len(texts)), of_item, right)}
-
-
-def _mean(features: Features) -> Features:
-    return np.broadcast_to(features.mean(axis=0), features.shape)
 
 
 def _text_to_text(texts: Features, of_item: Sequence[Ints], right: Ints) -> dict[str, Any]:

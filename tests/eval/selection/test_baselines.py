@@ -5,13 +5,15 @@ Chance levels are compared with all orders of the scores, each of which is as pr
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from itertools import combinations, permutations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from support.results import metrics_of
+from support.results import metrics_of, store_result
 
 from cosmos_eval.stats.choices import expected_hits, pair_hits, single_hits, text_hits
 from cosmos_eval.tasks import selection
@@ -114,9 +116,47 @@ def test_metrics_are_those_of_stored_samples(result):
     assert set(metrics_of("select", older)) == {"accuracy", "mean_subset_accuracy"}
 
 
-def test_references_are_not_compared(result):
-    found = selection.TASK.differences([result.samples, result.samples])(0, 1)
-    assert set(found) == {"accuracy", "mean_subset_accuracy"}
+COMPARED = {"accuracy", "mean_subset_accuracy"}
+
+
+@pytest.fixture
+def stored(result, tmp_path) -> Path:
+    """The results of two models and, as older versions have it, of a third."""
+    right = {**result.samples, "correct": np.ones(4, bool)}
+    older = {n: a for n, a in right.items() if n not in ("blind", "shorter", "chance")}
+    for name, samples in (("one", result.samples), ("two", right), ("old", older)):
+        named = {"model": {"spec": name}, "provenance": {"hashes": {"sample_list": "0" * 64}}}
+        store_result(tmp_path / "runs/eval", "select", samples, **named)
+    return tmp_path / "runs/eval"
+
+
+def test_references_are_shown_and_not_ranked(command, stored):
+    assert command("verify").status == 0
+    table = command("leaderboard", "--format", "md").out.splitlines()
+    cells = {line.split(" | ")[0][2:]: line.split(" | ") for line in table if line[:1] == "|"}
+    titles = [title.removeprefix("scenes-cls ").rstrip(" |") for title in cells["model"]]
+    assert titles[1:4] == ["accuracy", "chance", "blind"]
+    assert cells["one"][2:4] == ["45.8", "50.0"]
+    assert not cells["old"][2].strip()
+    entries = json.loads(command("leaderboard", "--format", "json").out)
+    assert {name for e in entries for name in e["standings"]} == {
+        "accuracy",
+        "mean_subset_accuracy",
+    }
+
+
+def test_references_are_not_compared(command, stored):
+    """Also not with a result that lacks them."""
+    for other in ("two", "old"):
+        arguments = ("compare", stored, stored, "--model", "one", "--model", other, "--json")
+        status, out, err = command(*arguments)
+        tests = {test["metric"] for test in json.loads(out)["tests"]}
+        assert (status, tests, err) == (0, COMPARED, "")
+    update = ("--update", "--reason", "first")
+    assert command("check", stored, "--baseline", "b.json", *update).status == 0
+    checked = command("check", stored, "--baseline", "b.json")
+    assert checked.status == 0
+    assert "chance" not in checked.out + checked.err
 
 
 def test_pairs_have_a_chance_and_no_blind_choice(make_set, colour_encoder):
