@@ -2,9 +2,10 @@
 hf:ORG/NAME[@REVISION], python:FILE.py. Patches are those of the last block after its norm."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import timm
 import torch
@@ -27,29 +28,6 @@ from cosmos_eval.types import ModelSpec, Rgb, UsageError, nearest
 # Models of transformers with patch tokens, by `model_type`.
 _TRANSFORMERS = ("vit", "dinov2", "dinov2_with_registers", "dinov3_vit")
 
-Encode: TypeAlias = Callable[[Tensor], Tensor]
-"""Images (B, 3, h * patch, w * patch), normalised -> (B, h, w, D)."""
-Loaded: TypeAlias = tuple[Encode, int, Sequence[float], Sequence[float], dict[str, Any]]
-"""With the side of a patch, mean and std (RGB on the 0-1 scale), and identity of the weights."""
-
-
-class Auxiliary(NamedTuple):
-    """An encoder of patches; `record` is the `provenance.auxiliary` of results."""
-
-    encode: Encode
-    record: dict[str, Any]
-
-    def features(self, images: Tensor, mean: Rgb, std: Rgb) -> Tensor:
-        """Images (B, 3, H, W), normalised by another mean and std -> (B, H // patch, W // patch,
-        D). Raises UsageError for images smaller than a patch and features of another shape."""
-        own = self.record
-        moments = (mean, std, own["image_mean"], own["image_std"])
-        before, scale, own_mean, own_std = (images.new_tensor(m).view(3, 1, 1) for m in moments)
-        given = whole_patches((images * scale + before - own_mean) / own_std, own["patch_size"])
-        features = self.encode(given)
-        user.require_grid(own["spec"], given, features, own["patch_size"])
-        return features
-
 
 def guided(encoder: Encoder, text: str) -> ClipEncoder:
     """Return an encoder with attention `proxy`, guided by the encoder of a name. Raises UsageError
@@ -60,17 +38,18 @@ def guided(encoder: Encoder, text: str) -> ClipEncoder:
             f"{encoder.info.spec}: --attention proxy is defined for COSMOS models and OpenCLIP's "
             "own CLIP ViTs"
         )
-    own, auxiliary = copy.copy(plain), load(text, plain.info.device)
-    own.guide, own.patch_size = auxiliary.features, auxiliary.record["patch_size"]
-    own.info = plain.info._replace(auxiliary=auxiliary.record)
+    own, (guide, record) = copy.copy(plain), load(text, plain.info.device)
+    own.guide, own.patch_size = guide, record["patch_size"]
+    own.info = plain.info._replace(auxiliary=record)
     side = max(plain.patch_size, own.patch_size)
     own.encode_patches(torch.zeros(1, 3, side, side), "proxy")
     return own
 
 
-def load(text: str, device: str) -> Auxiliary:
-    """Load an encoder by its name, never with random weights. Raises UsageError where it is no ViT,
-    or its files are missing, unfit or cannot be fetched."""
+def load(text: str, device: str) -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    """Load an encoder by its name, never with random weights: `features` of images, mean and std,
+    and `provenance.auxiliary` of results. Raises UsageError where it is no ViT, or its files are
+    missing, unfit or cannot be fetched."""
     spec = parse_auxiliary(text)
     try:
         with quiet():
@@ -78,17 +57,34 @@ def load(text: str, device: str) -> Auxiliary:
             encode, side, mean, std, identity = load_kind(spec, device)
             inputs = {"patch_size": side, "image_mean": [*mean], "image_std": [*std]}
             constants = {"beta": PROXY_BETA, "gamma": PROXY_GAMMA}
-            found = Auxiliary(encode, {"spec": text, **identity, **inputs, **constants})
+            record = {"spec": text, **identity, **inputs, **constants}
             example = torch.zeros(1, 3, 2 * side, side, device=device)
-            found.features(example, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-            return found
+            features(encode, record, example, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+            return partial(features, encode, record), record
     except UsageError:
         raise
     except Exception as error:  # of the libraries and the hub's client: all are faults of the files
         raise UsageError(f"'{text}' cannot be loaded: {reason(error)}") from error
 
 
-def _timm(spec: ModelSpec, device: str) -> Loaded:
+def features(
+    encode: Callable[[Tensor], Tensor], own: Mapping[str, Any], images: Tensor, mean: Rgb, std: Rgb
+) -> Tensor:
+    """Images (B, 3, H, W), normalised by another mean and std than the record's `own` -> (B, H //
+    patch, W // patch, D). Raises UsageError where they or features are of another shape."""
+    moments = (mean, std, own["image_mean"], own["image_std"])
+    before, scale, own_mean, own_std = (images.new_tensor(m).view(3, 1, 1) for m in moments)
+    given = whole_patches((images * scale + before - own_mean) / own_std, own["patch_size"])
+    patches = encode(given)
+    user.require_grid(own["spec"], given, patches, own["patch_size"])
+    return patches
+
+
+# These return a function of images (B, 3, h * patch, w * patch) to (B, h, w, D), patch, mean and
+# std (RGB on the 0-1 scale), and the identity of the weights.
+
+
+def _timm(spec: ModelSpec, device: str) -> tuple[Any, ...]:
     arch, path = str(spec.arch), spec.name
     if not (timm.is_model(arch) if path else timm.is_model_pretrained(arch)):
         known = nearest(arch, timm.list_models("vit_*", pretrained=True))
@@ -102,6 +98,7 @@ def _timm(spec: ModelSpec, device: str) -> Loaded:
         )
     file = {"file": path, "custom_load": False} if path else None
     model: Any = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=file)
+    model = model.eval().requires_grad_(False).to(device)
     audit.require_finite(model.state_dict(), path or arch)
     digest = file_sha256(Path(path)) if path else tensors_sha256(model.state_dict())
 
@@ -111,12 +108,11 @@ def _timm(spec: ModelSpec, device: str) -> Loaded:
             (last,) = model.forward_intermediates(images, indices=1, **options)
         return last.permute(0, 2, 3, 1)
 
-    _place(model, device)
     config, identity = model.pretrained_cfg, {"architecture": arch, "weights_sha256": digest}
     return encode, model.patch_embed.patch_size[0], config["mean"], config["std"], identity
 
 
-def _transformers(spec: ModelSpec, device: str) -> Loaded:
+def _transformers(spec: ModelSpec, device: str) -> tuple[Any, ...]:
     folder, commit = hf.snapshot(spec.name)
     config = transformers.AutoConfig.from_pretrained(folder, **hf.OFFLINE)
     if config.model_type not in _TRANSFORMERS:
@@ -125,6 +121,7 @@ def _transformers(spec: ModelSpec, device: str) -> Loaded:
     processor = transformers.AutoImageProcessor.from_pretrained(folder, **hf.OFFLINE)
     is_vit, side = config.model_type == "vit", config.patch_size
     model = hf.load_model(folder, config, **({"add_pooling_layer": False} if is_vit else {}))
+    model = model.requires_grad_(False).to(device)  # from_pretrained leaves it in evaluation mode
     prefix = 1 + getattr(config, "num_register_tokens", 0)
 
     def encode(images: Tensor) -> Tensor:
@@ -133,24 +130,18 @@ def _transformers(spec: ModelSpec, device: str) -> Loaded:
         patches: Tensor = tokens.unflatten(1, (-1, images.shape[3] // side))
         return patches
 
-    _place(model, device)
     digest, of_hub = weights_sha256(saved_weights(folder)), {"revision": commit} if commit else {}
     identity = {"architecture": type(config).__name__, "weights_sha256": digest, **of_hub}
     return encode, side, processor.image_mean, processor.image_std, identity
 
 
-def _users(spec: ModelSpec, device: str) -> Loaded:
+def _users(spec: ModelSpec, device: str) -> tuple[Any, ...]:
     made, code, where = user.made_by(Path(spec.name), device, "fp32")
     weights = [*user.referred_weights([made.encode_patches], set())]
-    for module in weights:
-        _place(module, device)
+    for module in (one for one in weights if isinstance(one, nn.Module)):
+        module.eval().requires_grad_(False).to(device)
     states = [one.state_dict() if isinstance(one, nn.Module) else {"": one} for one in weights]
     identity = {"architecture": type(made).__name__, "code_sha256": code}
     digest = {"weights_sha256": tensors_sha256(*states) if states else None}
     encode = user.errors_of(f"{where}: encode_patches")(made.encode_patches)
     return encode, made.patch_size, made.image_mean, made.image_std, identity | digest
-
-
-def _place(model: nn.Module | Tensor, device: str) -> None:
-    if isinstance(model, nn.Module):
-        model.eval().requires_grad_(False).to(device)

@@ -67,7 +67,9 @@ def _guided(tower: Tower, x: Tensor, grid_hw: Grid, features: Tensor | None) -> 
     """Run the attention of the last block alone, with weights of `features` (B, h', w', D) ->
     (B, h'w', C) and (h', w'). Other blocks cannot return another number of tokens."""
     if features is None:
-        raise UsageError("--attention proxy needs --auxiliary SPEC, the encoder that guides it")
+        raise UsageError(
+            "proxy needs an encoder that guides it: `run` or `segment --auxiliary SPEC`"
+        )
     block: Any = tower.block
     if not isinstance(getattr(block, "attn", None), nn.MultiheadAttention):
         raise UsageError(

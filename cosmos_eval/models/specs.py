@@ -34,8 +34,6 @@ _FORMS = (
     "hf:FOLDER, hf:ORG/NAME[@REVISION] or python:FILE.py"
 )
 
-_AUXILIARIES = "timm:ARCH, timm:ARCH/PATH, hf:FOLDER, hf:ORG/NAME[@REVISION] or python:FILE.py"
-
 
 def _bundled_files() -> dict[str, Path]:
     package = importlib.util.find_spec("cosmos_core")
@@ -79,7 +77,8 @@ def parse_auxiliary(text: str) -> ModelSpec:
         return parse_model_spec(text)
     arch, slash, path = name.partition("/")
     if kind != "timm" or not arch:
-        raise UsageError(f"unknown auxiliary encoder '{text}'; forms: {_AUXILIARIES}")
+        forms = "timm:ARCH, timm:ARCH/PATH, hf:FOLDER, hf:ORG/NAME[@REVISION], python:FILE.py"
+        raise UsageError(f"unknown auxiliary encoder '{text}'; forms: {forms}")
     if slash and not Path(path).is_file():
         raise UsageError(f"'{text}': no such file {path}; use timm:ARCH or timm:ARCH/PATH")
     return ModelSpec(text=text, kind="timm", name=path, arch=arch)

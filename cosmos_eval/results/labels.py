@@ -42,8 +42,8 @@ def _state(row: ResultRow) -> tuple[str | None, ...]:
     """Return hashes of the parts of a model, None where there is none."""
     architecture = hashlib.sha256(row.model["architecture"].encode(errors="replace")).hexdigest()
     auxiliary = row.provenance.get("auxiliary")
-    digest = None if auxiliary is None else json_sha256(auxiliary)
-    return row.model["weights_sha256"], row.model.get("code_sha256"), architecture, digest
+    code, digest = row.model.get("code_sha256"), auxiliary and json_sha256(auxiliary)
+    return row.model["weights_sha256"], code, architecture, digest
 
 
 def _differing(results: Iterable[Stored]) -> dict[str, tuple[int, list[int]]]:

@@ -292,9 +292,7 @@ def evaluate(
     if isinstance(model, str):
         (result,) = run_all(named(models=[model], arch=arch, weights=weights))
     elif (arch, weights, auxiliary, device, precision) != (None, "teacher", None, "auto", "fp32"):
-        raise types.UsageError(
-            "arch, weights, auxiliary, device and precision go with a model that is named"
-        )
+        raise types.UsageError("arch, weights, auxiliary, device, precision go with a named model")
     else:
         result = _measure_object(model, named())
     assert result.row is not None

@@ -171,17 +171,19 @@ def plain_proxy(visual: nn.Module, images: Tensor, features: NDArray) -> Tensor:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("grid", [(4, 4), (8, 8), (5, 4), (3, 7)])  # as of patches of 8, 4, ...
-def test_proxy_follows_its_formula(grid, images):
-    visual, images = tower().double(), images.double()
+@pytest.mark.parametrize("patches", [(8, 8), (4, 4), (7, 7), (14, 8)])  # as 8 and 14 are to 16
+def test_proxy_follows_its_formula(patches):
+    visual = tower(image_size=56).double()
+    images = torch.randn(2, 3, 56, 56, dtype=torch.float64)
+    grid = (56 // patches[0], 56 // patches[1])
     features = np.random.default_rng(0).normal(0.4, 1, (2, *grid, 6))  # cosines of both signs
     guide = torch.from_numpy(features)
-    patches = encode_patches(visual, images, "proxy", lambda _: guide)
+    found = encode_patches(visual, images, "proxy", lambda _: guide)
     expected = F.normalize(plain_proxy(visual, images, features), dim=-1)
-    assert patches.shape == (2, *grid, EMBED)
-    torch.testing.assert_close(patches.double(), expected, atol=2e-6, rtol=0)
+    assert found.shape == (2, *grid, EMBED)
+    torch.testing.assert_close(found.double(), expected, atol=2e-6, rtol=0)
     alone = encode_patches(visual, images[1:], "proxy", lambda _: guide[1:])
-    torch.testing.assert_close(alone[0], patches[1], atol=2e-6, rtol=0)  # the mean is an image's
+    torch.testing.assert_close(alone[0], found[1], atol=2e-6, rtol=0)  # the mean is an image's
 
 
 @torch.no_grad()

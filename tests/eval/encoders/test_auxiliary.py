@@ -65,19 +65,19 @@ def test_patches_of_timm_are_those_of_its_own_forward(arch: str, tmp_path: Path)
     model = timm.create_model(arch).eval()
     path = tmp_path / "weights.pt"
     torch.save(model.state_dict(), path)
-    found = auxiliary.load(f"timm:{arch}/{path}", "cpu")
-    assert found.record["weights_sha256"] == file_sha256(path)
-    moments = [found.record[name] for name in ("image_mean", "image_std")]
+    features, record = auxiliary.load(f"timm:{arch}/{path}", "cpu")
+    assert record["weights_sha256"] == file_sha256(path)
+    moments = [record[name] for name in ("image_mean", "image_std")]
     assert moments == [[*model.pretrained_cfg[name]] for name in ("mean", "std")]
     side = model.patch_embed.img_size[0]
     images = torch.rand(2, 3, side, side)
     mean, std = (torch.tensor(one)[:, None, None] for one in moments)
     tokens = model.forward_features((images - mean) / std)[:, model.num_prefix_tokens :]
-    own = found.features(images, *UNCHANGED)
+    own = features(images, *UNCHANGED)
     torch.testing.assert_close(own.flatten(1, 2), tokens, atol=1e-5, rtol=1e-5)
     # Another size, in between two, and a border that makes no patch.
-    assert found.features(images[..., :100, :72], *UNCHANGED).shape[:3] == (2, 6, 4)
-    assert torch.equal(found.features(images, *UNCHANGED), own)
+    assert features(images[..., :100, :72], *UNCHANGED).shape[:3] == (2, 6, 4)
+    assert torch.equal(features(images, *UNCHANGED), own)
 
 
 @torch.no_grad()
@@ -90,24 +90,24 @@ def test_patches_of_transformers_are_those_of_its_own_forward(kind: str, tmp_pat
     model.save_pretrained(tmp_path)
     processor = t.ViTImageProcessor(image_mean=IMAGENET[0], image_std=IMAGENET[1])
     processor.save_pretrained(tmp_path)
-    found = auxiliary.load(f"hf:{tmp_path}", "cpu")
+    features, record = auxiliary.load(f"hf:{tmp_path}", "cpu")
     images = torch.rand(2, 3, 32, 32)
     tokens = model(pixel_values=images).last_hidden_state[:, -16:]
-    own = found.features(images, *IMAGENET)  # as the processor leaves them
+    own = features(images, *IMAGENET)  # as the processor leaves them
     torch.testing.assert_close(own.flatten(1, 2), tokens, atol=1e-5, rtol=1e-5)
-    assert found.features(images[..., :20], *IMAGENET).shape == (2, 4, 2, 32)
-    assert found.record["weights_sha256"] == file_sha256(tmp_path / "model.safetensors")
+    assert features(images[..., :20], *IMAGENET).shape == (2, 4, 2, 32)
+    assert record["weights_sha256"] == file_sha256(tmp_path / "model.safetensors")
 
 
 def test_a_users_encoder_sees_the_images_by_its_own_mean_and_std(own: str) -> None:
-    found = auxiliary.load(own, "cpu")
+    features, record = auxiliary.load(own, "cpu")
     pixels = torch.rand(1, 3, 8, 12)
     mean, std = (torch.tensor(one)[:, None, None] for one in IMAGENET)
-    seen = found.features((pixels - mean) / std, *IMAGENET)
+    seen = features((pixels - mean) / std, *IMAGENET)
     expected = torch.nn.functional.avg_pool2d((pixels - 0.5) / 0.25, 4)
     torch.testing.assert_close(seen, expected.permute(0, 2, 3, 1), atol=1e-5, rtol=1e-5)
-    assert found.record["weights_sha256"] is None
-    assert found.record["code_sha256"] == file_sha256(Path(own.removeprefix("python:")))
+    assert record["weights_sha256"] is None
+    assert record["code_sha256"] == file_sha256(Path(own.removeprefix("python:")))
 
 
 def refused(text: str) -> str:
@@ -152,7 +152,7 @@ def test_models_that_cannot_be_guided(own: str, tiny_archs: dict[str, str]) -> N
     ):
         with pytest.raises(UsageError, match=message):
             load(name, auxiliary=own)
-    with pytest.raises(UsageError, match="needs --auxiliary SPEC"):
+    with pytest.raises(UsageError, match="needs an encoder that guides it"):
         load("scenes-clip").encode_patches(torch.zeros(1, 3, 64, 64), "proxy")
 
 

@@ -132,7 +132,7 @@ def test_an_object_is_measured_as_it_is(colour_encoder, tmp_path, photos):
     assert row.metrics["acc1"] == 1.0
     assert row.model["spec"] == "colours"
     assert "code_sha256" not in row.model
-    with pytest.raises(UsageError, match="arch, weights, auxiliary, device and precision go"):
+    with pytest.raises(UsageError, match="arch, weights, auxiliary, device, precision go"):
         cosmos_eval.evaluate(colour_encoder, photos, precision="bf16")
     with pytest.raises(UsageError, match=r"dict is no cosmos_eval\.Encoder"):
         cosmos_eval.evaluate({}, photos)
