@@ -22,6 +22,14 @@ def test_a_label_map_solved_by_hand() -> None:
     assert drawn[1, :, 3].tolist() == [0] * 4
 
 
+def test_a_label_map_of_more_classes_than_8_bits_hold() -> None:
+    """Classes 300 and 0 in their colours; 44 would be 300 in 8 bits, and 65535 is no class."""
+    classes = np.array([[0, 300], [65535, 301]], np.uint16)
+    drawn = pixels(Canvas().label_map(classes, [RED, *[(9, 9, 9)] * 299, BLUE], (2, 2)))
+    assert drawn[0].tolist() == [[*RED, 255], [*BLUE, 255]]
+    assert drawn[1, :, 3].tolist() == [0, 0]
+
+
 def test_a_label_map_has_no_colours_between_classes() -> None:
     classes = np.random.default_rng(0).integers(0, 2, (97, 131)).astype(np.uint8)
     drawn = pixels(Canvas().label_map(classes, [RED, BLUE], (50, 31)))
