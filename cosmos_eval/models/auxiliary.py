@@ -61,10 +61,9 @@ def load(text: str, device: str) -> tuple[Callable[..., Tensor], dict[str, Any]]
             example = torch.zeros(1, 3, 2 * side, side, device=device)
             features(encode, record, example, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
             return partial(features, encode, record), record
-    except UsageError:
-        raise
     except Exception as error:  # of the libraries and the hub's client: all are faults of the files
-        raise UsageError(f"'{text}' cannot be loaded: {reason(error)}") from error
+        why = error if isinstance(error, UsageError) else reason(error)
+        raise UsageError(f"'{text}' cannot be loaded: {why}") from error
 
 
 def features(
@@ -93,8 +92,8 @@ def _timm(spec: ModelSpec, device: str) -> tuple[Any, ...]:
         kind = type(timm.create_model(arch))
     if not issubclass(kind, VisionTransformer | Eva):
         raise UsageError(
-            f"'{spec.text}': timm's {kind.__name__} has no patch tokens to guide another encoder "
-            "by: choose a ViT, such as timm:vit_base_patch8_224.dino"
+            f"timm's {kind.__name__} has no patch tokens to guide another encoder by: choose a "
+            "ViT, such as timm:vit_base_patch8_224.dino"
         )
     file = {"file": path, "custom_load": False} if path else None
     model: Any = timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=file)
@@ -117,7 +116,7 @@ def _transformers(spec: ModelSpec, device: str) -> tuple[Any, ...]:
     config = transformers.AutoConfig.from_pretrained(folder, **hf.OFFLINE)
     if config.model_type not in _TRANSFORMERS:
         known = ", ".join(_TRANSFORMERS)
-        raise UsageError(f"'{spec.text}' is a {config.model_type}, but one of {known} is needed")
+        raise UsageError(f"it is a {config.model_type}, but one of {known} is needed")
     processor = transformers.AutoImageProcessor.from_pretrained(folder, **hf.OFFLINE)
     is_vit, side = config.model_type == "vit", config.patch_size
     model = hf.load_model(folder, config, **({"add_pooling_layer": False} if is_vit else {}))

@@ -114,6 +114,7 @@ def refused(text: str) -> str:
     with pytest.raises(UsageError) as raised:
         auxiliary.load(text, "cpu")
     assert "\n" not in str(raised.value)
+    assert text in str(raised.value)
     return str(raised.value)
 
 
@@ -142,7 +143,13 @@ def test_what_cannot_guide_another_encoder(timm_name: str, tmp_path: Path) -> No
     own.write_text(PLAIN.replace("torch.nn.functional.avg_pool2d(images, 4)", "images.none"))
     assert "has no attribute 'none'" in refused(f"python:{own}")
     t.CLIPConfig().save_pretrained(tmp_path / "clip")
-    assert "is a clip" in refused(f"hf:{tmp_path / 'clip'}")
+    assert "it is a clip" in refused(f"hf:{tmp_path / 'clip'}")
+    config = t.ViTConfig(**SMALL)
+    t.ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+    t.ViTImageProcessor().save_pretrained(tmp_path / "vit")
+    config.num_hidden_layers = 3
+    config.save_pretrained(tmp_path / "vit")
+    assert "its weights lack or misshape" in refused(f"hf:{tmp_path / 'vit'}")
 
 
 def test_models_that_cannot_be_guided(own: str, tiny_archs: dict[str, str]) -> None:
