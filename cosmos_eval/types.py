@@ -183,7 +183,8 @@ class FacesProtocol(ClassificationProtocol):
     with a question (`race:`), and the .npy of an image holds its age, gender, race, and 0 for white
     or 1, as indices of classes."""
 
-    NOT_IN_FILES = MultilabelProtocol.NOT_IN_FILES
+    NOT_IN_FILES = MultilabelProtocol.NOT_IN_FILES | {"layout"}
+    layout: Literal["folders", "webdataset"] = "webdataset"
 
 
 @dataclass(frozen=True, kw_only=True)

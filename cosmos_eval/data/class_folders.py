@@ -160,7 +160,7 @@ def read_webdataset(folder: Path, protocol: ClassificationProtocol) -> ClassData
         )
     prompts = tuple(template.replace("{c}", "{}") for template in templates)
     samples = sources.open_archives(sources.numbered_archives(folder / "test"))
-    label = _LABELS[type(protocol)]
+    label = _LABELS.get(type(protocol), _label)
     listed = (
         (f"{one.archive.relative_to(folder)}:{one.key}", one.image(), label(one, len(names)))
         for one in samples
@@ -203,7 +203,6 @@ def _label(sample: sources.ArchiveSample, n_classes: int) -> int:
 
 
 _LABELS: Mapping[type, Callable[[sources.ArchiveSample, int], Any]] = {
-    ClassificationProtocol: _label,
     MultilabelProtocol: _labels,
     FacesProtocol: _of_face,
 }

@@ -190,6 +190,8 @@ def _read_list(protocol: ClassificationProtocol, folder: Path, path: Path) -> Cl
     except FileError as error:
         raise UsageError(f"{protocol.dataset}: {path}: {error}") from error
     found = {name for names in listed.values() for name in names}
+    if not found:
+        raise UsageError(f"{protocol.dataset}: {path} lists no image with a class")
     classes = list(protocol.class_names) or sorted(found)
     for name in sorted(found - set(classes)):
         near = nearest(name, classes)

@@ -12,7 +12,7 @@ and s(c1, i1) > s(c1, i0); group: both.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,25 +171,11 @@ def _mean_of(function: Callable[[Values], Values]) -> Callable[[Values], Values]
 def average_precisions(samples: Features) -> Callable[[Values], Values]:
     """Return the function of weights (R, N) to average precisions (C, R), NaN of classes without
     images. `samples` (N, 2, C) are scores and labels."""
-    from scipy.sparse import coo_array, csr_array
+    from scipy.sparse import vstack
 
-    rows, columns, is_right, sizes = [], [], [], [0]
-    for scores, labels in zip(*np.moveaxis(samples, 1, 0).swapaxes(1, 2), strict=True):
-        order = np.argsort(-scores, kind="stable")
-        falling = -scores[order]
-        # Thresholds at which recall rises, and the first of them that retrieves a sample.
-        thresholds = np.unique(falling[labels[order] > 0])
-        first = np.searchsorted(thresholds, falling)
-        kept = first < len(thresholds)
-        rows.append(sum(sizes) + first[kept])
-        columns.append(order[kept])
-        is_right.append(labels[order[kept]])
-        sizes.append(len(thresholds))
-    shape = sum(sizes), len(samples)
-    places = np.concatenate(rows), np.concatenate(columns)
-    retrieved = csr_array(coo_array((np.ones(len(places[0])), places), shape=shape))
-    right = csr_array(coo_array((np.concatenate(is_right).astype(float), places), shape=shape))
-    ends = np.cumsum(sizes)
+    parts = [_thresholds(scores, is_of > 0) for scores, is_of in samples.T]
+    retrieved, right = (vstack(some, format="csr") for some in zip(*parts, strict=True))
+    ends = np.cumsum([0, *(some.shape[0] for some, _ in parts)])
 
     def function(weights: Values) -> Values:
         drawn = np.ascontiguousarray(weights.T)
@@ -202,6 +188,20 @@ def average_precisions(samples: Features) -> Callable[[Values], Values]:
         return np.stack(found)
 
     return function
+
+
+def _thresholds(scores: Features, labels: NDArray[np.bool_]) -> tuple[Any, Any]:
+    """Return which of all samples, and of those of the class, each threshold retrieves that the one
+    above does not, sparse (T, N). Thresholds are those at which recall rises, from the highest."""
+    from scipy.sparse import csr_array
+
+    thresholds = np.unique(-scores[labels])
+    first = np.searchsorted(thresholds, -scores)
+    kept = np.flatnonzero(first < len(thresholds))
+    shape = len(thresholds), len(scores)
+    groups = kept, kept[labels[kept]]
+    all_new, right = (csr_array((np.ones(len(k)), (first[k], k)), shape=shape) for k in groups)
+    return all_new, right
 
 
 class PairHits(NamedTuple):

@@ -163,6 +163,7 @@ def test_a_list_of_the_users_own(protocol_of: Any, colour_encoder: Any) -> None:
     [
         ("image,labels\n1.png,red\n1.png,blue\n", "", "line 3: image 1.png is listed twice"),
         ("image,labels\n9.png,red\n", "", "1 of 1 test images are not there, the first: .*9.png"),
+        ("image,labels\n1.png,\n", "", "labels.csv lists no image with a class"),
         ("image,class\n1.png,red\n", "", "line 2: `labels` must be classes, such as a|b, not None"),
         ("image,labels\n1.png,rad\n", "class_names: {red: red}", "class_names lacks rad of .*red"),
     ],
