@@ -1,6 +1,6 @@
 """Lists of what can be named on the command line. Imports no torch."""
 
-from collections import Counter
+from collections import defaultdict
 from itertools import chain
 from typing import Any
 
@@ -117,8 +117,10 @@ def _suite(suite: Suite) -> Record:
     sets: dict[str, list[str]] = {}
     for protocol in suite.protocols:
         sets.setdefault(protocol.family, []).append(protocol.dataset)
-    counts = Counter(" and ".join(member.metrics) for member in suite.members)
-    metrics = ", ".join(f"{names} ({count})" for names, count in counts.items())
+    counts: dict[str, float] = defaultdict(float)
+    for member in suite.members:
+        counts[" and ".join(member.metrics)] += member.weight
+    metrics = ", ".join(f"{names} ({count:g})" for names, count in counts.items())
     lacking = f"; left out: {', '.join(suite.left_out)}" if suite.left_out else ""
     return {
         "suite": suite.name,

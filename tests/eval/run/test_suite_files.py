@@ -121,6 +121,8 @@ def test_suites_are_listed_with_members_rule_and_source():
     assert "left out: aro-coco-order, " in listed["compositionality"]["datasets"]
     assert "mean_per_class_recall (4)" in of_datacomp["score"]
     assert of_datacomp["source"].endswith("/tasklist.yml")
+    assert all(record["source"] for record in listed.values())
+    assert listed["mess"]["score"] == "mean of mIoU (22)"  # four of its 25 sets count as one
     assert listed["scenes"]["score"] == "none"
     assert listed["vtab+"]["models"] == "--model"
 
