@@ -185,9 +185,7 @@ def _sample_list_hash(data: SelectionData) -> str:
 
 
 def _score(array: str, samples: Derived) -> Proportion | Mean | None:
-    if array not in samples:
-        return None
-    return _proportion(samples[array], samples[CLUSTER])
+    return _proportion(samples[array], samples[CLUSTER]) if array in samples else None
 
 
 def _proportion(hits: NDArray[Any], clusters: NDArray[np.int64]) -> Proportion | Mean:
@@ -252,8 +250,8 @@ def _metrics() -> Iterator[Metric]:
     yield _reference(_TEXT_CHANCE, partial(_score, _TEXT_CHANCE))
     for name, label, of in (
         ("mean_subset_accuracy", "mean over subsets", _mean_over_subsets),
-        ("pair_accuracy", "pairs", partial(_together, PAIR)),
-        ("set_accuracy", "sets", partial(_together, SET)),
+        ("accuracy_of_pairs", "pairs", partial(_together, PAIR)),
+        ("accuracy_of_sets", "sets", partial(_together, SET)),
     ):
         yield _headline(name, partial(of, CORRECT), label=label)
         yield _reference(f"{name}_chance", partial(of, CHANCE))

@@ -201,9 +201,9 @@ def test_pairs_and_sets_multiply_chances(make_set, colour_encoder):
         {**one, "pair_id": pair} for one, pair in zip(ITEMS, ("p", "p", "q", "q"), strict=True)
     ]
     metrics = selection.measure(colour_encoder, make_set(IMAGES, items), RunOptions()).metrics
-    assert metrics["pair_accuracy"] == 0.5
-    assert metrics["pair_accuracy_chance"] == pytest.approx((0.5 / 3 + 0.25) / 2)
-    assert metrics["pair_accuracy_blind"] == 0
+    assert metrics["accuracy_of_pairs"] == 0.5
+    assert metrics["accuracy_of_pairs_chance"] == pytest.approx((0.5 / 3 + 0.25) / 2)
+    assert metrics["accuracy_of_pairs_blind"] == 0
 
 
 def test_text_to_text_by_hand(make_set, colour_encoder):

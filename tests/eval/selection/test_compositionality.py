@@ -153,8 +153,8 @@ def test_whatsup_has_pairs_and_sets(measured):
     result = measured("whatsup-a", WHATSUP_FILES, WHATSUP_IMAGES, n_items=8)
     assert result.samples["correct"].tolist() == [True] * 4 + [False] + [True] * 3
     assert result.metrics["accuracy"] == 7 / 8
-    assert result.metrics["pair_accuracy"] == 3 / 4
-    assert result.metrics["set_accuracy"] == 1 / 2
+    assert result.metrics["accuracy_of_pairs"] == 3 / 4
+    assert result.metrics["accuracy_of_sets"] == 1 / 2
     assert set(result.samples["cluster"][:4]) != set(result.samples["cluster"][4:])
     assert set(result.per_class) == {"left_of", "right_of", "on", "under"}
 
@@ -163,9 +163,9 @@ def test_incomplete_groups_do_not_count(measured):
     files, few = WHATSUP_FILES, RunOptions(limit=5)
     result = measured("whatsup-a", files, WHATSUP_IMAGES, options=few, n_items=8)
     assert result.samples["pair"].tolist() == [0, 0, 1, 1, -1]
-    assert result.metrics["pair_accuracy"] == result.metrics["set_accuracy"] == 1
+    assert result.metrics["accuracy_of_pairs"] == result.metrics["accuracy_of_sets"] == 1
     one = measured("whatsup-a", files, WHATSUP_IMAGES, options=RunOptions(limit=1), n_items=8)
-    assert "pair_accuracy" not in one.metrics
+    assert "accuracy_of_pairs" not in one.metrics
 
 
 SPATIAL = {
@@ -335,7 +335,7 @@ def test_own_sets_can_have_all_of_it(make_set, colour_encoder):
         record["pair_id"] = pair
     result = selection.measure(colour_encoder, make_set(images, records), RunOptions())
     assert result.samples["correct"].tolist() == [True, True, False]
-    assert result.metrics["pair_accuracy"] == 0.5
+    assert result.metrics["accuracy_of_pairs"] == 0.5
     chosen = [
         {
             "caption": "red",
