@@ -15,7 +15,7 @@ from cosmos_core.utils.text import split_sentences
 from cosmos_eval.data import readers, sources
 from cosmos_eval.data.folders import several
 from cosmos_eval.data.readers import FileError, parse
-from cosmos_eval.types import RetrievalProtocol, Sentences, UsageError
+from cosmos_eval.types import RetrievalProtocol, UsageError
 
 # Keys of records and columns of tables: those of BLIP's lists (github.com/salesforce/BLIP), the
 # usual ones of open_clip_train/params.py of github.com/mlfoundations/open_clip, that of
@@ -36,17 +36,13 @@ def read_captions(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     """Read captioned images in the form that suffix and content show. Raises UsageError."""
     parts = [path / part for part in protocol.parts] or [path]
     found = [image for part in parts for image in _read_part(part, protocol)][: protocol.first]
-    if protocol.image_suffix:
-        found = [image._replace(name=_with_suffix(image, protocol)) for image in found]
+    end = protocol.image_suffix
+    found = [image._replace(name=image.name.removesuffix(end) + end) for image in found]
     if protocol.bare_names:
         found = [i._replace(name=PurePosixPath(i.name).name, path=i.name) for i in found]
     if repeated := readers.first_repeated(image.name for image in found):
         raise UsageError(f"{path}: image {repeated[0]} is listed twice")
     return found
-
-
-def _with_suffix(image: Captioned, protocol: RetrievalProtocol) -> str:
-    return image.name.removesuffix(protocol.image_suffix) + protocol.image_suffix
 
 
 def _read_part(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
@@ -66,13 +62,16 @@ def _read_part(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
     return found
 
 
-def in_sentences(image: Captioned, sentences: Sentences) -> tuple[str, ...]:
-    """Return every sentence of an image's captions, or captions of joined sentences. Raises
-    UsageError where there is none."""
-    split = [split_sentences(caption) for caption in image.captions]
+def measured_captions(image: Captioned, protocol: RetrievalProtocol) -> tuple[str, ...]:
+    """Return the captions of an image that a protocol keeps, as they are, every sentence of them,
+    or their sentences joined. Raises UsageError for a caption without a sentence."""
+    kept = image.captions[: protocol.captions_per_image]
+    if protocol.sentences is None:
+        return kept
+    split = [split_sentences(caption) for caption in kept]
     if not all(split):
         raise UsageError(f"image {image.name}: a caption without a sentence")
-    if sentences == "each":
+    if protocol.sentences == "each":
         return tuple(sentence for some in split for sentence in some)
     # LoTLIP's dataloaders join by this, FLAIR's too.
     return tuple(". ".join(some) for some in split)

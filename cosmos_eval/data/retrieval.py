@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cosmos_eval.data import folders
-from cosmos_eval.data.captions import Captioned, in_sentences, read_archives, read_captions
+from cosmos_eval.data.captions import Captioned, measured_captions, read_archives, read_captions
 from cosmos_eval.data.sources import ImageFile, ImageSource, holds_images, image_finder
 from cosmos_eval.types import Part, RetrievalProtocol, RunOptions, UsageError
 
@@ -63,12 +63,7 @@ def list_data(protocol: RetrievalProtocol, options: RunOptions) -> folders.Listi
     parts = folders.parts_of(
         images=(n_images, protocol.n_images), captions=(n_captions, protocol.n_captions)
     )
-    kept = [image.captions[: protocol.captions_per_image] for image in captioned]
-    if protocol.sentences is not None:
-        kept = [
-            in_sentences(image._replace(captions=some), protocol.sentences)
-            for image, some in zip(captioned, kept, strict=True)
-        ]
+    kept = [measured_captions(image, protocol) for image in captioned]
     return folders.Listing(
         data=RetrievalData(
             names=tuple(image.name for image in captioned),

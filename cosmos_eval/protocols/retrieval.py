@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
+from typing import Any
 
 from cosmos_eval.types import RetrievalProtocol, family_of_sentences
 
@@ -125,15 +126,35 @@ _PROTOCOLS = (
     ),
 )
 
+
 # Long captions. Layouts are those of the sets' own downloads, of EVAL_DATASETS.md of
 # github.com/wuw2019/LoTLIP and of datasets/EVAL_DATASETS.md of github.com/ExplainableML/flair.
-_long = partial(_known, family="long")
+def _long(dataset: str, n: int, **fields: Any) -> RetrievalProtocol:
+    """Return a set of n images with a caption each."""
+    return _known(dataset=dataset, family="long", n_images=n, **{"n_captions": n, **fields})
+
+
 _DCI_FOLDERS = ("dci/densely_captioned_images", "densely_captioned_images")
 _DOCCI_FOLDERS = ("docci", ".")
 _IIW_FOLDERS = ("imageinwords/datasets", "imageinwords")
 _IIW_PARTS = ("DOCCI_Test/data.jsonl", "IIW-400/data.jsonl", "DCI_Test/data.jsonl")
-_SHAREGPT4V = partial(
+# 100 images of DOCCI, 400 of DOCCI-AAR and 112 of DCI (datasets/README.md of the source), whose
+# images LoTLIP copies to folders beside the lists.
+_iiw = partial(
     _long,
+    source="github.com/google/imageinwords, github.com/wuw2019/LoTLIP",
+    download="https://github.com/google/imageinwords/tree/main/datasets, and images of docci "
+    "(DOCCI and AAR) and dci",
+    images=(
+        *_below(("imageinwords",), ("docci", "docci_aar", "dci")),
+        *("docci/images", "docci/images_aar", *_below(_DCI_FOLDERS, ("photos",))),
+    ),
+    image_suffix=".jpg",
+    caption_key="IIW",
+)
+_sharegpt4v = partial(
+    _long,
+    n_captions=None,
     source="github.com/beichenzbc/Long-CLIP train/sharegpt4v.py, github.com/wuw2019/LoTLIP",
     download="https://huggingface.co/datasets/Lin-Chen/ShareGPT4V (captions), "
     "https://ai.meta.com/datasets/segment-anything-downloads (images)",
@@ -147,7 +168,8 @@ _SHAREGPT4V = partial(
 _LONG = (
     # The test split (google.github.io/docci, arXiv 2404.19753).
     _long(
-        dataset="docci",
+        "docci",
+        5000,
         source="https://google.github.io/docci",
         download="https://google.github.io/docci/#downloads",
         images=_below(_DOCCI_FOLDERS, ("images",)),
@@ -155,63 +177,33 @@ _LONG = (
         image_key="image_file",
         caption_key="description",
         split_key="split",
-        n_images=5000,
-        n_captions=5000,
     ),
     # All splits, as LoTLIP and FLAIR measure them; arXiv 2312.08578.
     _long(
-        dataset="dci",
+        "dci",
+        7805,
         source="github.com/facebookresearch/DCI, github.com/wuw2019/LoTLIP",
         download="https://github.com/facebookresearch/DCI#setup",
         images=_below(_DCI_FOLDERS, ("photos",)),
         annotations=_below(_DCI_FOLDERS, ("splits.json",)),
-        n_images=7805,
-        n_captions=7805,
     ),
-    # 100 images of DOCCI, 400 of DOCCI-AAR and 112 of DCI (datasets/README.md of the source), whose
-    # images LoTLIP copies to folders beside the lists.
-    _long(
-        dataset="iiw",
-        source="github.com/google/imageinwords, github.com/wuw2019/LoTLIP",
-        download="https://github.com/google/imageinwords/tree/main/datasets, and images of docci "
-        "(DOCCI and AAR) and dci",
-        images=(
-            *_below(("imageinwords",), ("docci", "docci_aar", "dci")),
-            *("docci/images", "docci/images_aar", *_below(_DCI_FOLDERS, ("photos",))),
-        ),
-        annotations=_IIW_FOLDERS,
-        parts=_IIW_PARTS,
-        image_suffix=".jpg",
-        caption_key="IIW",
-        n_images=612,
-        n_captions=612,
-    ),
-    _long(
-        dataset="iiw-400",
-        source="github.com/google/imageinwords",
-        download="https://github.com/google/imageinwords/tree/main/datasets/IIW-400, and the AAR "
-        "images of docci",
-        images=("imageinwords/docci_aar", "docci/images_aar"),
-        annotations=_below(_IIW_FOLDERS, _IIW_PARTS[1:2]),
-        image_suffix=".jpg",
-        caption_key="IIW",
-        n_images=400,
-        n_captions=400,
-    ),
+    _iiw("iiw", 612, annotations=_IIW_FOLDERS, parts=_IIW_PARTS),
+    _iiw("iiw-400", 400, annotations=_below(_IIW_FOLDERS, _IIW_PARTS[1:2])),
     # Of each text the first line, as eval/retrieval/Urban1k.py of Long-CLIP reads it.
     _long(
-        dataset="urban1k",
+        "urban1k",
+        1000,
         source="github.com/beichenzbc/Long-CLIP",
         download="https://huggingface.co/datasets/BeichenZhang/Urban1k",
         images=_below(("Urban1k", "urban1k"), ("image", "images")),
         annotations=_below(("Urban1k", "urban1k"), ("caption", "annotations/annotations.json")),
         image_suffix=".jpg",
         captions_per_image=1,
-        n_images=1000,
+        n_captions=None,
     ),
     # The first images of the file, all of SA-1B.
-    _SHAREGPT4V(dataset="sharegpt4v-1k", first=1000, n_images=1000),
-    _SHAREGPT4V(dataset="sharegpt4v-10k", first=10_000, n_images=10_000),
+    _sharegpt4v("sharegpt4v-1k", 1000, first=1000),
+    _sharegpt4v("sharegpt4v-10k", 10_000, first=10_000),
 )
 
 RETRIEVAL: Mapping[str, RetrievalProtocol] = {p.dataset: p for p in (*_PROTOCOLS, *_LONG)}

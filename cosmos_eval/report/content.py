@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, groupby
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from threadpoolctl import threadpool_limits
@@ -19,7 +19,7 @@ from cosmos_eval.results.text import percent
 from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.stats.lengths import LengthBin
 from cosmos_eval.stats.paired import PairedDifference
-from cosmos_eval.tasks import known_tasks, task_named
+from cosmos_eval.tasks import Task, known_tasks, task_named
 from cosmos_eval.types import (
     CosmosEvalError,
     Mistakes,
@@ -107,23 +107,15 @@ class MistakeTable(NamedTuple):
     rows: tuple[tuple[str, str, tuple[float, ...]], ...]
 
 
-class LengthCell(NamedTuple):
-    """Text to image R@1 and its interval, and the share of captions cut, in percent as text."""
-
-    value: str
-    low: str
-    high: str
-    cut: str
-
-
 class LengthTable(NamedTuple):
-    """Recall by the length of captions on a data set. A row has the name of a bin, its number of
-    captions, and a cell per model."""
+    """Text to image R@1 by the length of captions on a data set. A row has the name of a bin, its
+    number of captions, and per model, in percent as text, the value, its interval's ends and the
+    share of captions cut."""
 
     protocol: str
     dataset: str
     models: tuple[str, ...]
-    rows: tuple[tuple[str, int, tuple[LengthCell, ...]], ...]
+    rows: tuple[tuple[str, int, tuple[tuple[str, ...], ...]], ...]
 
 
 class Content(NamedTuple):
@@ -171,8 +163,8 @@ def content_of(
             found += compare_set(one)
             notes += one.notes
             try:
-                lengths += lengths_of(one)
                 mistakes.append(mistakes_of(one))
+                lengths += lengths_of(one)
             except UsageError as error:
                 notes.append(str(error))
     notes += [
@@ -305,50 +297,47 @@ def ties_of(found: Sequence[Comparison], entries: Sequence[Entry]) -> Ties:
 def lengths_of(one: ResultSet) -> list[LengthTable]:
     """Return recall by the length of captions, if any, in a table for each set of captions. Raises
     UsageError for samples of another task."""
-    known = known_tasks()
-    if one.task not in known or (evaluate := known[one.task].lengths) is None:
-        return []
-    tables: dict[tuple[tuple[str, int], ...], dict[str, list[LengthCell]]] = {}
+    found = _evaluate(one, "lengths of captions", lambda task: task.lengths)
+    tables: dict[tuple[tuple[str, int], ...], dict[str, list[tuple[str, ...]]]] = {}
     for result in one.results:
-        try:
-            bins = evaluate(result.samples)
-        except (KeyError, IndexError, ValueError) as error:
-            where = f"{one.dataset} ({one.protocol})"
-            raise UsageError(f"{where}: no lengths of captions are shown: {error}") from error
-        if bins:
-            of_bins = tables.setdefault(tuple((b.name, b.captions) for b in bins), {})
-            of_bins[result.model] = _length_cells(bins, result.row.provenance["seed"])
+        if bins := found.get(result.model):
+            cells = tables.setdefault(tuple((b.name, b.captions) for b in bins), {})
+            cells[result.model] = _length_cells(bins, result.row.provenance["seed"])
     return [
         LengthTable(
             one.protocol,
             one.dataset,
             tuple(cells),
-            tuple(
-                (*b, row) for b, row in zip(bins, zip(*cells.values(), strict=True), strict=True)
-            ),
+            tuple((*b, row) for b, *row in zip(bins, *cells.values(), strict=True)),
         )
         for bins, cells in tables.items()
     ]
 
 
-def _length_cells(bins: Sequence[LengthBin], seed: int) -> list[LengthCell]:
+def _length_cells(bins: Sequence[LengthBin], seed: int) -> list[tuple[str, ...]]:
     ends = intervals({one.name: one.recall for one in bins}, seed=seed)
-    return [
-        LengthCell(*(str(percent(n)) for n in (one.recall.value, *ends[one.name][:2], one.cut)))
-        for one in bins
-    ]
+    numbers = ((one.recall.value, *ends[one.name][:2], one.cut) for one in bins)
+    return [tuple(str(percent(number)) for number in of_bin) for of_bin in numbers]
+
+
+def _evaluate(
+    one: ResultSet, what: str, function_of: Callable[[Task], Callable[[Samples], Any] | None]
+) -> dict[str, Any]:
+    """Return what a function of the task, if it has one, gives for the samples of each model.
+    Raises UsageError for samples of another task."""
+    try:
+        function = function_of(task_named(one.task))
+        return {result.model: function(result.samples) for result in one.results if function}
+    except (CosmosEvalError, KeyError, IndexError, ValueError) as error:
+        where = f"{one.dataset} ({one.protocol})"
+        raise UsageError(f"{where}: no {what} are shown: {error}") from error
 
 
 def mistakes_of(one: ResultSet) -> MistakeTable | None:
     """Return the mistakes on a data set, if any. Raises UsageError for samples without them."""
-    try:
-        evaluate = task_named(one.task).mistakes
-        if evaluate is None or not one.results:
-            return None
-        found = {result.model: evaluate(result.samples) for result in one.results}
-    except (CosmosEvalError, KeyError, IndexError, ValueError) as error:
-        where = f"{one.dataset} ({one.protocol})"
-        raise UsageError(f"{where}: no mistakes are shown: {error}") from error
+    found = _evaluate(one, "mistakes", lambda task: task.mistakes)
+    if not found:
+        return None
     shares = [_shares_of_mistakes(some) for some in found.values()]
     chosen = {pair for of_model in shares for pair in list(of_model)[:_FREQUENT]}
     rows = [(*pair, tuple(of.get(pair, 0.0) for of in shares)) for pair in chosen]

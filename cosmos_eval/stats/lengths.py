@@ -28,8 +28,8 @@ class LengthBin(NamedTuple):
 class _Sums(NamedTuple):
     """Of every image the hits (N, B) and the captions (N, B) in each bin."""
 
-    hits: NDArray[np.int64]
-    captions: NDArray[np.int64]
+    hits: NDArray[Any]
+    captions: NDArray[Any]
 
 
 def length_bins(
@@ -41,11 +41,10 @@ def length_bins(
     if len(ends) < 2:
         return []
     of_caption = np.searchsorted(ends, words)
-    shape = (int(image_of_text.max()) + 1, len(ends))
-    sums = _Sums(np.zeros(shape, np.int64), np.zeros(shape, np.int64))
-    np.add.at(sums.captions, (image_of_text, of_caption), 1)
-    np.add.at(sums.hits, (image_of_text, of_caption), hits)
-    found = []
+    cell, size = image_of_text * len(ends) + of_caption, len(ends) * (image_of_text.max() + 1)
+    shape, found = (-1, len(ends)), []
+    right, counts = np.bincount(cell, hits, size), np.bincount(cell, minlength=size)
+    sums = _Sums(right.reshape(shape), counts.reshape(shape))
     for index, end in enumerate(ends):
         own = of_caption == index
         start = int(words[own].min())

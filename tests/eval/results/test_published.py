@@ -132,8 +132,8 @@ openclip:ViT-B-32/datacomp_xl_s13b_b90k  69.17 92.30 80.31 86.32 67.80 79.00 61.
 openclip:ViT-B-32/openai                 63.32 87.58 64.23 84.00 62.48 78.90 58.78 50.12 30.44
 """
 
-# As LoTLIP's authors measured their models and CLIP. Earlier versions of the table had the titles of
-# both directions exchanged.
+# As LoTLIP's authors measured their models and CLIP. Earlier versions of the table had the titles
+# of both directions exchanged.
 LOTLIP_COLUMNS = tuple(
     ("retrieval", dataset, "long-joined", metric, LOTLIP)
     for dataset in ("dci", "iiw", "sharegpt4v-10k")
