@@ -91,14 +91,13 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
         content = readers.read_json(path)
     except FileError as error:
         raise FileError(f"{error}; one record per line is .jsonl") from error
+    if isinstance(content, dict) and "images" not in content:  # FLAIR's
+        content = content.get("annotations", content)
     if isinstance(content, list):
         entries = ((f"record {i}", item) for i, item in enumerate(content))
         return _read_records(path, protocol, entries)
     if not isinstance(content, dict):
         content = {}
-    if "images" not in content and isinstance(content.get("annotations"), list):  # FLAIR's
-        entries = ((f"annotations[{i}]", item) for i, item in enumerate(content["annotations"]))
-        return _read_records(path, protocol, entries)
     if content.keys() == {"train", "valid", "test"}:
         return _dense_captions(content, path)
     images = content.get("images")

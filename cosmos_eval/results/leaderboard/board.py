@@ -94,20 +94,20 @@ def boards(entries: Iterable[Entry], ties: Ties = NO_TIES) -> list[Board]:
 
 
 def _board(protocol: str, entries: Sequence[Entry], ties: Ties) -> Board:
-    found = sorted({column for entry in entries for column in columns_of(entry)})
-    columns = tuple(column for column in found if _is_shown(column, entries))
+    columns = tuple(sorted({column for entry in entries for column in columns_of(entry)}))
     ranked = rank_entries(entries, ties)
     by_key = {entry.key: entry for entry in entries}
     rows = []
     for key in dict.fromkeys(entry.key._replace(dataset="") for entry in entries):
-        own = [by_key.get(key._replace(dataset=column.dataset)) for column in columns]
-        cells = (_cell(e, c.metric, ranked) for e, c in zip(own, columns, strict=True))
-        rows.append(Row(key.model, key.source, key.url, tuple(cells), tuple(own)))
+        found = [by_key.get(key._replace(dataset=column.dataset)) for column in columns]
+        cells = (_cell(e, c.metric, ranked) for e, c in zip(found, columns, strict=True))
+        rows.append(Row(key.model, key.source, key.url, tuple(cells), tuple(found)))
     return Board(protocol, columns, tuple(rows), _notes(entries, rows, ranked))
 
 
 def columns_of(entry: Entry) -> list[Column]:
-    """Return the columns of an entry's numbers; tasks that are not installed here come last."""
+    """Return the columns of an entry's numbers, without facts that are 0; tasks that are not
+    installed here come last."""
     order = list(known_tasks())
     installed = entry.task in order
     task = order.index(entry.task) if installed else len(order)
@@ -116,14 +116,8 @@ def columns_of(entry: Entry) -> list[Column]:
         Column(task, entry.dataset, position if installed else 0, metric, title)
         for position, (metric, title) in enumerate(headlines_of(entry).items())
         if metric in entry.metrics
+        and (entry.metrics[metric] or not metric_of(entry.task, metric).fact)
     ]
-
-
-def _is_shown(column: Column, entries: Iterable[Entry]) -> bool:
-    """Return whether a column says something: facts that are 0 everywhere do not."""
-    own = [e for e in entries if e.dataset == column.dataset and column.metric in e.metrics]
-    fact = metric_of(own[0].task, column.metric).fact
-    return not fact or any(entry.metrics[column.metric] for entry in own)
 
 
 def _cell(entry: Entry | None, metric: str, ranked: Mapping[Cell, Rank]) -> Shown:

@@ -56,10 +56,10 @@ def test_intervals_resample_images_with_their_captions():
     """Copies of a caption, all right or all wrong, add nothing to what its image says."""
     few, many = (
         length_bins(
-            np.tile(np.repeat([5, 9], 100), copies),
+            np.repeat([5, 9], 100 * copies),
             np.zeros(200 * copies, bool),
-            np.tile(np.arange(200) % 2 == 0, copies),
-            np.tile(np.arange(200), copies),
+            np.repeat(np.arange(200) % 2 == 0, copies),
+            np.repeat(np.arange(200), copies),
         )
         for copies in (1, 4)
     )

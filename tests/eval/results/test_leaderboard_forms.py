@@ -87,7 +87,7 @@ def test_every_line_of_a_latex_table_has_as_many_cells(entries):
         lines = [line for line in body.splitlines() if line.endswith(r"\\")]
         assert len(lines) > 2
         assert {line.replace(r"\&", "").count(" & ") + 1 for line in lines[1:]} == {columns}
-    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 8
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 9
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}")
     plain = text.replace(r"\{", "").replace(r"\}", "")
     assert plain.count("{") == plain.count("}")

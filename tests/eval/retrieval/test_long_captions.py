@@ -26,7 +26,7 @@ SIZES = {
     "sharegpt4v-1k": (1000, None),
     "sharegpt4v-10k": (10_000, None),
 }
-TEXTS = ("A red wall. It is 2.5 m high.\n\nNothing else", "Grass")
+TEXTS = ("A red wall. It is 2.5 m high\n\nNothing else", "Grass")
 
 Files = dict[str, str]
 
@@ -133,13 +133,13 @@ LAYOUTS: list[tuple[str, Files, list[str], tuple[str, ...]]] = [
         "sharegpt4v-1k",
         {"share4v/share4v_sam_10k.json": sharegpt4v("sa_000048/images")},
         ["share4v/sa_000048/images/sa_0.jpg"],
-        ("A red wall. It is 2.5 m high.  Nothing else", "Grass"),
+        ("A red wall. It is 2.5 m high  Nothing else", "Grass"),
     ),
     (
         "sharegpt4v-10k",
         {"sharegpt4v/data/share-captioner_coco_lcs_sam_1246k_1107.json": sharegpt4v("sam/images")},
         ["sharegpt4v/data/sam/images/sa_0.jpg"],
-        ("A red wall. It is 2.5 m high.  Nothing else", "Grass"),
+        ("A red wall. It is 2.5 m high  Nothing else", "Grass"),
     ),
 ]
 # The other images of a layout lie beside the first one, but for those of DCI in iiw.
