@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.plain_segmentation import plain_classes, plain_query_logits
+from support.plain_segmentation import plain_classes, plain_pixels, plain_query_logits
 from support.segmenting import measure
+from torch.nn import functional as F
 
 from cosmos_eval.data.label_map_checks import survey
 from cosmos_eval.data.label_maps import open_data, read_label
 from cosmos_eval.tasks.segmentation import check, inference
+from cosmos_eval.tasks.segmentation.merge import affinities, refine
 from cosmos_eval.tasks.segmentation.mmseg_model import CosmosEvalDataset
 from cosmos_eval.types import RunOptions, SegmentationProtocol, UsageError, no_progress
 
@@ -113,15 +115,18 @@ def test_predictions_and_figures_are_the_plain_ones(refinement, many, things, en
     many = replace(many, refinement=refinement)
     options = replace(options_of(things), save_predictions=str(things / "out"))
     measured = measure(encoder, many, options)
-    segmenter = inference.make_segmenter(encoder, replace(many, refinement=None), options)
+    segmenter = inference.make_segmenter(encoder, many, options)
     labels, predictions = [], []
     for sample in open_data(many, options).samples:
         with Image.open(things / f"out/pets__user/{sample.name}.png") as saved:
             predictions.append(np.asarray(saved).astype(int))
         labels.append(read_label(sample, many))
-        if refinement is None:
-            expected = plain_classes(plain_query_logits(sample.image, segmenter), many)
-            assert (predictions[-1] != expected).mean() < 1e-4
+        logits = plain_query_logits(sample.image, segmenter)
+        if refinement:
+            pixels, size = plain_pixels(sample.image, segmenter.protocol)
+            large = F.interpolate(pixels[None], size=size, mode="bilinear")[0]
+            logits = refine(logits, affinities(large))
+        assert (predictions[-1] != plain_classes(logits, many)).mean() < 1e-3
     assert max(map(np.max, predictions)) > 255
     counted = np.bincount(measured.samples["image"], measured.samples["pixels"])
     assert counted.tolist() == [(label != IGNORED).sum() for label in labels]
