@@ -30,15 +30,21 @@ def resample(
     """Return values (R,) of estimates of the same samples, in the same draws, and the smallest
     number of clusters. Raises ValueError where that is less than two."""
     if alike := _of_kinds(estimates):
-        statistic, counts = intervals.statistic_of(alike[0]), alike[1]
-        how: dict[str, Any] = {"seed": seed, "resamples": resamples, "multinomial": True}
-        return intervals.resample([statistic], counts, **how)[0], int(counts.sum())
+        of_kinds, counts = alike
+        (drawn,) = intervals.resample(
+            [intervals.statistic_of(of_kinds)],
+            counts,
+            seed=seed,
+            resamples=resamples,
+            multinomial=True,
+        )
+        return drawn, int(counts.sum())
     shared: dict[bytes, Ints] = {}
     by_sizes = intervals.by_clusters({n: _clustered(e, shared) for n, e in estimates.items()})
     n = min(sizes[0] for sizes in by_sizes)  # the others are of draws
     if n < 2:
         raise ValueError("two images or more are needed to tell models apart")
-    drawn: dict[str, Values] = {}
+    drawn = {}
     for sizes, some in by_sizes.items():
         statistic, ones = intervals.statistic_of(some, {}), np.ones(sum(sizes), int)
         drawn |= intervals.resample([statistic], ones, seed=seed, resamples=resamples, sizes=sizes)[
