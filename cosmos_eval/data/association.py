@@ -13,21 +13,14 @@ from cosmos_eval.types import AssociationProtocol, Part, RunOptions, UsageError
 
 
 class AssociationData(NamedTuple):
-    """Every distinct image and prompt once, and N items that refer to them by index."""
+    """Every distinct image and prompt once, and items that refer to them: the index of a prompt,
+    those of its candidates (n,), and which of these are associated with it (n,)."""
 
     names: tuple[str, ...]  # (I) of images, as the file has them
     images: tuple[ImageSource, ...]
     captions: tuple[str, ...]  # the prompts of cues
-    cue_of_item: NDArray[np.int64]  # (N,)
-    candidates_of_item: list[NDArray[np.int64]]
-    right_of_item: list[NDArray[np.bool_]]  # which candidates are associated with the cue
+    items: tuple[tuple[int, NDArray[np.int64], NDArray[np.bool_]], ...]
     part: Part | None = None  # how many items there are of an incomplete known set
-
-
-class _Item(NamedTuple):
-    prompt: str
-    candidates: tuple[str, ...]
-    right: NDArray[np.bool_]
 
 
 def open_data(protocol: AssociationProtocol, options: RunOptions) -> AssociationData:
@@ -49,8 +42,8 @@ def list_data(
         raise UsageError(f"{path} holds no items")
     parts = folders.parts_of(items=(len(items), protocol.n_items))
     kept = items[: options.limit]
-    names = folders.index(name for item in kept for name in item.candidates)
-    prompts = folders.index(item.prompt for item in kept)
+    names = folders.index(name for _, candidates, _ in kept for name in candidates)
+    prompts = folders.index(prompt for prompt, _, _ in kept)
     files = [name + protocol.image_suffix for name in names]
     found = [*map(image_finder(place), files)]
     missing = [file for file, image in zip(files, found, strict=True) if image is None]
@@ -60,9 +53,10 @@ def list_data(
             names=tuple(names),
             images=tuple(one or ImageFile(place / f) for f, one in zip(files, found, strict=True)),
             captions=tuple(prompts),
-            cue_of_item=np.array([prompts[item.prompt] for item in kept]),
-            candidates_of_item=[np.array([names[n] for n in item.candidates]) for item in kept],
-            right_of_item=[item.right for item in kept],
+            items=tuple(
+                (prompts[prompt], np.array([names[name] for name in candidates]), right)
+                for prompt, candidates, right in kept
+            ),
             part=folders.shortfall(parts),
         ),
         where=path,
@@ -78,7 +72,9 @@ def list_data(
     )
 
 
-def _item(record: Any, where: str) -> _Item:
+def _item(record: Any, where: str) -> tuple[str, list[str], NDArray[np.bool_]]:
+    """Return prompt, candidates and which are right. The prompt is that of DataComp's
+    eval_utils/wino_eval.py (get_clip_prompt)."""
     fields = record if isinstance(record, Mapping) else {}
     cue = fields.get("cue")
     if not isinstance(cue, str) or not cue.strip():
@@ -87,16 +83,11 @@ def _item(record: Any, where: str) -> _Item:
     chosen = np.isin(candidates, right)
     if not chosen.any():
         raise FileError(f"{where}: none of `associations` is among the candidates")
-    return _Item(_prompt(cue), candidates, chosen)
+    return f"{'An' if cue[0].lower() in 'aeiou' else 'A'} {cue.lower()}", candidates, chosen
 
 
-def _names(fields: Mapping[str, Any], key: str, where: str) -> tuple[str, ...]:
+def _names(fields: Mapping[str, Any], key: str, where: str) -> list[str]:
     names = parse_list(fields.get(key))
     if not isinstance(names, list) or not all(isinstance(n, str) and n.strip() for n in names):
         raise FileError(f"{where}: `{key}` must be a list of names, not {shortened(names)}")
-    return tuple(names)
-
-
-def _prompt(cue: str) -> str:
-    """Return the prompt of DataComp's eval_utils/wino_eval.py (get_clip_prompt)."""
-    return f"{'An' if cue[0].lower() in 'aeiou' else 'A'} {cue.lower()}"
+    return names

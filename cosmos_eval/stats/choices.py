@@ -237,16 +237,12 @@ def pair_hits(score: Score, images_of_item: Ints, captions_of_item: Ints) -> Pai
     )
 
 
-def jaccard_indices(
-    score: Score,
-    cue_of_item: Ints,
-    candidates_of_item: Sequence[Ints],
-    right_of_item: Sequence[NDArray[np.bool_]],
-) -> Values:
+def jaccard_indices(score: Score, items: Sequence[tuple[int, Ints, NDArray[np.bool_]]]) -> Values:
     """Return the Jaccard indices (N,) of the images that are right and as many that score highest
-    with the cue of an item; of equal scores those that are wrong come first."""
+    with the caption of an item: its index, those of images (n,), and which are right (n,). Of equal
+    scores those that are wrong come first."""
     found = []
-    for cue, images, right in zip(cue_of_item, candidates_of_item, right_of_item, strict=True):
+    for cue, images, right in items:
         scores = score(images, np.full(len(images), cue))
         chosen = np.lexsort((right, -scores))[: right.sum()]
         hits = right[chosen].sum()

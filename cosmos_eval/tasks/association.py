@@ -36,20 +36,17 @@ def measure(
 ) -> types.Measurement:
     """Measure Jaccard indices; `options.limit` keeps the first items."""
     found = data or open_data(protocol, options)
-    items = [some.tolist() for some in found.candidates_of_item]
-    own = [*map(str, items)]
+    items = [(cue, images.tolist(), right.tolist()) for cue, images, right in found.items]
+    candidates = [str(images) for _, images, _ in items]
 
     def score(images: Features, texts: Embeddings) -> types.Samples:
-        of_items = found.cue_of_item, found.candidates_of_item, found.right_of_item
         return {
-            JACCARD: jaccard_indices(products(images, texts.features), *of_items),
-            CANDIDATES: np.array([*map(len, items)]),
-            CLUSTER: np.unique(own, return_inverse=True)[1],
+            JACCARD: jaccard_indices(products(images, texts.features), found.items),
+            CANDIDATES: np.array([len(images) for _, images, _ in items]),
+            CLUSTER: np.unique(candidates, return_inverse=True)[1],
         }
 
-    cues = [found.captions[cue] for cue in found.cue_of_item]
-    right = [some.tolist() for some in found.right_of_item]
-    hashes = {"sample_list": fingerprint([found.names, cues, items, right])}
+    hashes = {"sample_list": fingerprint([found.names, found.captions, *items])}
     given = encoder, found, options, progress, score
     return TASK.measure_captions(*given, hashes=hashes, unit="items")
 

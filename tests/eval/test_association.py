@@ -187,7 +187,8 @@ def test_jaccard_indices_are_scikit_learns() -> None:
     cues = rng.integers(30, size=50)
     candidates = [rng.permutation(20)[:size] for size in rng.choice([5, 6, 10, 12], 50)]
     right = [rng.permutation(np.arange(len(some)) < 1 + len(some) // 3) for some in candidates]
-    found = jaccard_indices(lambda images, texts: scores[images, texts], cues, candidates, right)
+    items = [*zip(cues, candidates, right, strict=True)]
+    found = jaccard_indices(lambda images, texts: scores[images, texts], items)
     for cue, images, own, index in zip(cues, candidates, right, found, strict=True):
         best = np.argsort(scores[images, cue])[-own.sum() :]
         assert index == jaccard_score(own, np.isin(np.arange(len(images)), best))
