@@ -105,8 +105,8 @@ class RetrievalProtocol(Protocol):
     a list that JSON or Python writes. `archives` instead names tar archives by patterns, or a
     folder in CLIP Benchmark's layout. `image_key` and `caption_key` name unusual columns or keys,
     `split_key` that of the `split`, `image_suffix` is what names of images lack.
-    `captions_per_image` keeps an image's first N; `sentences` splits those.
-    `pairs`: a PairScorer scores all pairs anew, or the N best of each query by embeddings."""
+    `captions_per_image` keeps an image's first N; `sentences` splits those. `pairs`: a PairScorer
+    scores all pairs anew, or the N best of each query by embeddings."""
 
     NOT_IN_FILES = Protocol.NOT_IN_FILES | {
         *("bare_names", "listed_captions", "parts", "first", "n_images", "n_captions")

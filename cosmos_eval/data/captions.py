@@ -91,16 +91,14 @@ def _read_json(path: Path, protocol: RetrievalProtocol) -> list[Captioned]:
         content = readers.read_json(path)
     except FileError as error:
         raise FileError(f"{error}; one record per line is .jsonl") from error
+    if isinstance(content, dict) and content.keys() == {"train", "valid", "test"}:
+        return _dense_captions(content, path)
     if isinstance(content, dict) and "images" not in content:  # FLAIR's
         content = content.get("annotations", content)
     if isinstance(content, list):
         entries = ((f"record {i}", item) for i, item in enumerate(content))
         return _read_records(path, protocol, entries)
-    if not isinstance(content, dict):
-        content = {}
-    if content.keys() == {"train", "valid", "test"}:
-        return _dense_captions(content, path)
-    images = content.get("images")
+    images = content.get("images") if isinstance(content, dict) else None
     if not isinstance(images, list):
         raise FileError(
             "has none of the known forms: COCO's {images, annotations}, Karpathy's {images: "
