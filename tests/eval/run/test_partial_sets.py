@@ -15,7 +15,7 @@ from support.rows import make_row
 from support.sets import LAYOUTS, save_map, write_images, write_masks
 
 import cosmos_eval
-from cosmos_eval.protocols.segmentation import SEGMENTATION
+from cosmos_eval.protocols.segmentation import SEGMENTATION, SEGMENTATION_FAMILIES
 from cosmos_eval.results.compare import mismatches, setting
 from cosmos_eval.results.labels import file_stem, model_label
 from cosmos_eval.results.leaderboard.entries import measured
@@ -222,7 +222,7 @@ def test_a_partial_result_is_marked_wherever_it_is_shown(command, cityscapes, ti
 
 def test_a_whole_set_is_not_marked(cityscapes, tiny_archs, monkeypatch):
     whole = replace(SEGMENTATION["cityscapes"], n_images=3)
-    monkeypatch.setitem(SEGMENTATION, "cityscapes", whole)
+    monkeypatch.setitem(SEGMENTATION_FAMILIES["cosmos"], "cityscapes", whole)
     options = {"data_root": str(cityscapes), "allow_partial": True, "cache": False}
     model = f"openclip:{tiny_archs['tiny']}/random"
     row = cosmos_eval.evaluate(model, "cityscapes", device="cpu", **options)
