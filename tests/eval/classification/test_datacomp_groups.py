@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from cosmos_eval.stats.intervals import intervals
 from cosmos_eval.tasks import classification
 from cosmos_eval.types import ClassificationProtocol, Measurement, RunOptions, UsageError
 
+MODEL = f"python:{Path(__file__).parents[3] / 'examples/own_model.py'}"
 NAMES = ["red", "green", "blue"]
 SETS = {  # the number of classes, and what the .npy of an image of group G holds
     "wds/wilds/fmow": (62, lambda group: [group, 14, 40, 0]),
@@ -62,6 +65,23 @@ def test_the_worst_group_solved_by_hand(name: str, measured: Any) -> None:
     main = find_known(name, "datacomp").main_metric
     assert main in found.metrics
     assert main in found.intervals
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "beside"),
+    [
+        ("wds/wilds/fmow", 62, {"cls": "0", "npy": npy([1, 14, 40, 0])}),
+        ("wds/voc2007_multilabel", 3, {"npy": npy([1, 0, 1], np.float32)}),
+    ],
+)
+def test_what_lies_beside_images_is_also_streamed(name, classes, beside, hub, command):
+    files = [shard_of(("red", beside), ("blue", beside)) for _ in range(4)]
+    put(hub, f"datasets/{find_known(name).repository}", padded(NAMES, classes), *files)
+    run = ("run", "--dataset", name, "--model", MODEL, "--partial", "--json")
+    (streamed,) = json.loads(command(*run, "--stream", "--no-cache").out)
+    (fetched,) = json.loads(command(*run, "--download", "--output", "fetched").out)
+    assert streamed["metrics"] == fetched["metrics"]
+    assert streamed["provenance"]["hashes"] == fetched["provenance"]["hashes"]
 
 
 GOOD = npy([1, 14, 40, 0])
